@@ -1,0 +1,232 @@
+"""What a model and a run are: validated dataclasses, and the sizes that have names."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from dlip.errors import UserError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size and vocabulary of a MED. The defaults are BLIP-Base's."""
+
+    image_size: int = 224
+    """Side of the square picture, in px."""
+    patch_size: int = 16
+    """Side of a patch, in px; divides image_size."""
+    image_width: int = 768
+    image_heads: int = 12
+    image_layers: int = 12
+    image_mlp: int = 0
+    """Width of the image encoder's feed-forward; 0 stands for 4 x image_width."""
+    text_width: int = 768
+    text_heads: int = 12
+    text_layers: int = 12
+    text_mlp: int = 0
+    """Width of the text layers' feed-forward; 0 stands for 4 x text_width (unpublished for Middle and Tiny)."""
+    fusion_layers: tuple[int, ...] | None = None
+    """Text layers that hold cross-attention, counted from 0; None stands for all."""
+    embed_dim: int = 256
+    """Width of the space in which ITC compares pictures and texts."""
+    tie_decoder: bool = True
+    """Decoder shares everything but self-attention with the text encoder (BLIP's pre-training); else it has its own."""
+    vocab_size: int = 30524
+    max_positions: int = 512
+    pad_id: int = 0
+    cls_id: int = 101
+    sep_id: int = 102
+    dec_id: int = 30522
+    """[DEC], the first token of a text that is decoded."""
+    enc_id: int = 30523
+    """First token of a text read together with its picture. BLIP's original code puts [ENC] (30523) there; stock
+    `transformers` leaves [CLS], so `enc_id = cls_id` gives its exact scores."""
+    prompt_ids: tuple[int, ...] = ()
+    """Tokens that every decoded caption starts from and that are not learnt (BLIP's captioning: "a picture of")."""
+    dropout: float = 0.0
+    """Share of values dropped after every sub-layer in training."""
+    max_text: int = 30
+    """Longest text, in tokens; longer ones are cut."""
+    image_mean: tuple[float, ...] = CLIP_MEAN
+    image_std: tuple[float, ...] = CLIP_STD
+    image_eps: float = 1e-5
+    text_eps: float = 1e-12
+    """Epsilons of the layer norms."""
+
+    def __post_init__(self):
+        for name, multiple in (("image_mlp", self.image_width), ("text_mlp", self.text_width)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, 4 * multiple)
+        fusion = range(self.text_layers) if self.fusion_layers is None else sorted(set(self.fusion_layers))
+        object.__setattr__(self, "fusion_layers", tuple(fusion))
+        for name in ("image_mean", "image_std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for f in fields(self):
+            if f.type is int and getattr(self, f.name) < (0 if f.name.endswith("_id") else 1):
+                raise UserError(f"model.{f.name} is {getattr(self, f.name)}; give a positive whole number")
+        for width, heads in (("image_width", "image_heads"), ("text_width", "text_heads")):
+            if getattr(self, width) % getattr(self, heads):
+                raise UserError(
+                    f"model.{width} {getattr(self, width)} does not divide into {getattr(self, heads)} heads; "
+                    f"choose {heads} so that it does"
+                )
+        if self.image_size % self.patch_size:
+            raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if not self.fusion_layers or self.fusion_layers[0] < 0 or self.fusion_layers[-1] >= self.text_layers:
+            raise UserError(
+                f"model.fusion_layers {self.fusion_layers} must name at least one of the {self.text_layers} text "
+                f"layers, counted from 0"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch_size
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "ModelConfig":
+        """Raises UserError where a name is not one of the fields."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise UserError(f"model configuration has unknown names {sorted(unknown)}; see dlip/config.py for the known")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+# The paper's encoder sizes (Table 1): width, heads, layers.
+IMAGE_SIZES = {"base": (768, 12, 12), "middle": (576, 9, 12), "small": (384, 6, 12), "tiny": (192, 3, 12)}
+TEXT_SIZES = {"base": (768, 12, 12), "middle": (576, 12, 8), "small": (384, 12, 6), "tiny": (192, 12, 4)}
+
+
+def paper_size(image: str, text: str, **changes) -> ModelConfig:
+    """The model of one of the paper's image encoders and one of its text encoders, e.g. `paper_size("base", "small")`."""
+    (iw, ih, il), (tw, th, tl) = IMAGE_SIZES[image], TEXT_SIZES[text]
+    sizes = dict(image_width=iw, image_heads=ih, image_layers=il, text_width=tw, text_heads=th, text_layers=tl)
+    return ModelConfig(**{**sizes, **changes})
+
+
+def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> ModelConfig:
+    """A model for the built-in scenes: 48 px pictures in 36 patches, heads of 32, one width for picture and text.
+
+    The vocabulary's size and ids are those of the tokenizer trained on the scenes; `enc_id = cls_id`, so that stock
+    `transformers` gives an exported model's exact scores.
+    """
+    heads = max(1, width // 32)
+    sizes = dict(
+        image_size=48, patch_size=8, image_width=width, image_heads=heads, image_layers=image_layers,
+        text_width=width, text_heads=heads, text_layers=text_layers, embed_dim=64, vocab_size=128, max_positions=48,
+        max_text=40, cls_id=2, sep_id=3, dec_id=5, enc_id=2, image_mean=(0.5,) * 3, image_std=(0.25,) * 3,
+    )  # fmt: skip
+    return ModelConfig(**{**sizes, **changes})
+
+
+PRESETS = {
+    "blip-base": paper_size("base", "base"),
+    "dlip-mid": paper_size("middle", "middle"),
+    "dlip-small": paper_size("small", "small"),
+    "dlip-tiny": paper_size("tiny", "tiny"),
+    "scenes-teacher": scenes_size(128, 6, 3),
+    "scenes-student-mid": scenes_size(96, 4, 3),
+    "scenes-student": scenes_size(64, 4, 3),
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """Raises UserError where there is no preset of that name."""
+    if name not in PRESETS:
+        raise UserError(f"there is no model size {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+TERMS = (
+    "itc", "itm", "lm", "vqa",
+    "hr.image", "hr.text", "hr.fusion", "hr.decoder",
+    "at.self", "at.cross", "at.decoder_self", "at.decoder_cross",
+    "kd.itc", "kd.itm", "kd.lm", "kd.vqa",
+)  # fmt: skip
+"""Every term a loss may have; an ablation is a table of their weights."""
+
+VLP = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "vqa": 1.0}
+HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
+AT = {f"at.{map_}": 1.0 for map_ in ("self", "cross", "decoder_self", "decoder_cross")}
+KD = {f"kd.{task}": 1.0 for task in VLP}
+"""The paper's L_VLP, L_HR and L_AT with its unit weights (section 3.3), and the logits beyond it."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained. The defaults are the paper's where it states them."""
+
+    steps: int = 1000
+    batch_size: int = 96
+    """Pictures a step, over all processes."""
+    accumulate: int = 1
+    """Micro-batches that a step's batch is cut into; negatives come from within a micro-batch."""
+    lr: float = 5e-4
+    schedule: str = "epoch"
+    """"epoch" multiplies the rate by `decay` every epoch (the paper); "cosine" falls to zero at the last step."""
+    decay: float = 0.85
+    warmup: int = 100
+    """Steps over which the rate rises from zero."""
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    precision: str = "no"
+    """"no" (fp32), "bf16" or "fp16"."""
+    seed: int = 0
+    weights: dict[str, float] = field(default_factory=lambda: dict(VLP))
+    """Term -> weight; a term of weight 0 or not named is not computed."""
+    layers: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    """Source -> pairs (teacher layer, student layer) that hr.* and at.* compare; the last layers where not named."""
+    learn_teacher_projection: bool = True
+    """Whether hr.* learns the teacher's projection as the paper does, or leaves the teacher's space as it is."""
+    label_smoothing: float = 0.1
+    momentum: float = 0.0
+    """Decay of ITC's momentum encoders (BLIP: 0.995); 0 does without them."""
+    queue: int = 0
+    """Vectors in ITC's queue (BLIP: 57,600); needs momentum."""
+    alpha: float = 0.4
+    """Weight of ITC's soft labels under momentum, reached linearly over the first epoch."""
+    augment: bool = False
+    """Vary the training pictures (crop and shift)."""
+    workers: int = 0
+    """Processes that read pictures ahead."""
+    log_every: int = 20
+    save_every: int = 250
+    eval_every: int = 0
+    """Steps between evaluations on `eval_items` of the val split; 0 for none."""
+    eval_items: int = 200
+
+    def __post_init__(self):
+        unknown = set(self.weights) - set(TERMS)
+        if unknown:
+            raise UserError(f"there is no loss term {sorted(unknown)[0]!r}; the terms are {', '.join(TERMS)}")
+        if not any(self.weights.values()):
+            raise UserError("every loss weight is 0, so there is nothing to learn; give at least one term a weight")
+        for name, choices in (("schedule", ("epoch", "cosine")), ("precision", ("no", "bf16", "fp16"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"train.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}; give a positive whole number")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"train.batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches")
+        if self.queue and not self.momentum:
+            raise UserError("train.queue needs momentum encoders; set train.momentum, for example to 0.995")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TrainConfig":
+        """Raises UserError where a name is not one of the fields."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise UserError(f"training configuration has unknown names {sorted(unknown)}; see dlip/config.py for the known")
+        return cls(**values)
+
+    def replace(self, **changes) -> "TrainConfig":
+        return replace(self, **changes)

@@ -1,0 +1,57 @@
+"""What data sets yield (`Item`) and what models take (`Batch`)."""
+
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+@dataclass
+class Question:
+    """A question about one picture."""
+
+    text: str
+    answers: list[str]
+    """Every annotator's answer; one where there was only one annotator."""
+    type: str = "other"
+
+
+@dataclass
+class Item:
+    """One picture with all that is said and asked of it."""
+
+    image: Image.Image | np.ndarray
+    """RGB picture, or its pixels as uint8 [H, W, 3]."""
+    image_id: int
+    """The same for the same picture, so that its other captions are never taken for negatives."""
+    captions: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """Tensors of B pictures. Captions or questions are None where the data have none."""
+
+    images: torch.Tensor
+    """uint8 [B, 3, H, W]; each model resizes and normalises for itself (`Med.normalise`)."""
+    image_id: torch.Tensor
+    """int64 [B]"""
+    ids: torch.Tensor | None = None
+    """int64 [B, T]: one caption a picture, [CLS] ... [SEP], padded to the longest."""
+    mask: torch.Tensor | None = None
+    """bool [B, T]: true where a token is."""
+    question_ids: torch.Tensor | None = None
+    """int64 [B, Q]: one question a picture."""
+    question_mask: torch.Tensor | None = None
+    answer_ids: torch.Tensor | None = None
+    """int64 [B, A]: its answer, [DEC] ... [SEP]."""
+    answer_mask: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with every tensor on `device`."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: t.to(device, non_blocking=True) for k, t in tensors.items() if t is not None})

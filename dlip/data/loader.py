@@ -1,0 +1,56 @@
+"""The order of the training pictures: a pure function of the seed, so that a resumed run sees what it would have seen."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of the items, another one every epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(length, generator=generator).tolist()
+
+
+class Batches:
+    """Sampler of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its share of each batch.
+
+    A batch never spans two epochs; the items left at an epoch's end sit it out.
+    """
+
+    def __init__(self, length: int, batch_size: int, steps: int, seed: int, start: int = 0, rank: int = 0, world: int = 1):
+        self.length, self.batch_size, self.steps, self.seed, self.start = length, batch_size, steps, seed, start
+        self.rank, self.world = rank, world
+        self.per_epoch = length // batch_size
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, epoch = [], -1
+        for step in range(self.start, self.steps):
+            if step // self.per_epoch != epoch:
+                epoch = step // self.per_epoch
+                order = epoch_order(self.length, self.seed, epoch)
+            at = step % self.per_epoch * self.batch_size
+            share = order[at : at + self.batch_size][self.rank :: self.world]
+            yield [(epoch, i) for i in share]
+
+
+class EpochItems(Dataset):
+    """Items keyed by (epoch, index), so that what is drawn for an item may depend on the epoch."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, index = key
+        return epoch, self.dataset[index]
+
+
+def train_loader(dataset, batches: Batches, collate, workers: int = 0) -> DataLoader:
+    """Batches in the order of `batches`; `collate` takes a list of (epoch, Item)."""
+    return DataLoader(
+        EpochItems(dataset), batch_sampler=batches, collate_fn=collate, num_workers=workers,
+        persistent_workers=False, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""WordPiece with BERT's normalisation, trained on the data or read from a checkpoint; nothing is downloaded."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer as FastTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from dlip.errors import UserError
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
+
+
+class Tokenizer:
+    """Texts to padded ids and back. [DEC] and [ENC] are BLIP's additions to BERT's vocabulary."""
+
+    def __init__(self, fast: FastTokenizer):
+        fast.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS])
+        self.fast = fast
+        self.pad_id, self.cls_id, self.sep_id, self.dec_id, self.enc_id = (
+            fast.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]", "[DEC]", "[ENC]")
+        )
+        fast.no_padding()
+        fast.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]
+        )
+
+    def __len__(self) -> int:
+        return self.fast.get_vocab_size()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """A vocabulary of at most `vocab_size` pieces, the special tokens first."""
+        fast = _bert(models.WordPiece(unk_token="[UNK]"))
+        fast.train_from_iterable(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIALS))
+        return cls(fast)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokenizer":
+        """From `tokenizer.json` or BERT's `vocab.txt` in `folder`. Raises UserError where there is neither."""
+        folder = Path(folder)
+        if (folder / "tokenizer.json").is_file():
+            return cls(FastTokenizer.from_file(str(folder / "tokenizer.json")))
+        if (folder / "vocab.txt").is_file():
+            return cls(_bert(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]")))
+        raise UserError(f"{folder} holds neither tokenizer.json nor vocab.txt; copy the teacher's tokenizer there")
+
+    def save(self, folder: str | Path) -> None:
+        self.fast.save(str(Path(folder) / "tokenizer.json"))
+
+    def encode(
+        self, texts: list[str], first: str = "[CLS]", max_length: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids int64 [B, T] and mask bool [B, T]: `first` ... [SEP], padded to the longest; longer than max_length is cut."""
+        if max_length:
+            self.fast.enable_truncation(max_length)
+        else:
+            self.fast.no_truncation()
+        rows = [encoding.ids for encoding in self.fast.encode_batch_fast(texts)]
+        longest = max(map(len, rows), default=0)
+        ids = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows], dtype=torch.long)
+        ids[:, 0] = self.fast.token_to_id(first)
+        lengths = torch.tensor([len(row) for row in rows])
+        return ids, torch.arange(longest) < lengths[:, None]
+
+    def decode(self, ids: torch.Tensor | list[list[int]]) -> list[str]:
+        """Texts of rows of ids, special tokens left out."""
+        rows = ids.tolist() if isinstance(ids, torch.Tensor) else ids
+        return self.fast.decode_batch(rows, skip_special_tokens=True)
+
+
+def _bert(model: models.WordPiece) -> FastTokenizer:
+    fast = FastTokenizer(model)
+    fast.normalizer = normalizers.BertNormalizer(lowercase=True)
+    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    fast.decoder = decoders.WordPiece()
+    return fast

@@ -1,0 +1,179 @@
+"""What the teacher hands over: representations (hr), attention maps (at) and, beyond the paper, logits (kd).
+
+Source: Kuang et al., DLIP (arXiv 2308.12956), section 3.3. Every term is 0 for a student equal to its teacher.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlip.config import ModelConfig
+from dlip.data.batch import Batch
+from dlip.features import Features, Want
+from dlip.model import Med
+
+MAPS = {  # term -> (source, kind) of the map
+    "at.self": ("fusion", "self"),
+    "at.cross": ("fusion", "cross"),
+    "at.decoder_self": ("decoder", "self"),
+    "at.decoder_cross": ("decoder", "cross"),
+}
+LAST = ((-1, -1),)
+
+
+class Teacher(nn.Module):
+    """A model that cannot be changed: frozen, always in eval mode, without gradients."""
+
+    def __init__(self, med: Med):
+        super().__init__()
+        self.med = med.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in eval mode whatever is asked."""
+        return self
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, want: Want, pairs=None) -> Features:
+        return self.med(batch, want, pairs)
+
+
+# --- the terms --------------------------------------------------------------------------------------------------------
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the positions [N, T] that are no pads."""
+    return values.mean() if mask is None else (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """L_HR of one source (eq. 5): 1 - cos(H_t W_t, H_s W_s), mean over tokens. Both [N, T, D]; mask bool [N, T]."""
+    return masked_mean(1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1), mask)
+
+
+def map_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """L_AT of one map (eq. 6): KL(A_t || A_s), mean over query positions, of maps [N, H, Q, K] averaged over heads.
+
+    The maps are probabilities already and are compared as they are. mask bool [N, Q] leaves out the pads' queries.
+    """
+    p, q = teacher.float().mean(1), student.float().mean(1)  # [N, Q, K]
+    kl = (torch.xlogy(p, p) - torch.xlogy(p, q.clamp(min=1e-9))).sum(-1)
+    return masked_mean(kl, mask)
+
+
+def logit_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL from the teacher's to the student's softmax over the last dimension, mean over the rest.
+
+    Source: Hinton et al. (arXiv 1503.02531) at temperature 1.
+    """
+    log_p, log_q = teacher.float().log_softmax(-1), student.float().log_softmax(-1)
+    return masked_mean((log_p.exp() * (log_p - log_q)).sum(-1), mask)
+
+
+def to_grid(tokens: Tensor, grid: int) -> Tensor:
+    """[CLS] and patches [N, 1+g*g, D] of one grid -> [N, 1+grid*grid, D] of another, the patches interpolated."""
+    old = round((tokens.shape[1] - 1) ** 0.5)
+    if old == grid:
+        return tokens
+    patches = tokens[:, 1:].transpose(1, 2).unflatten(-1, (old, old))
+    patches = F.interpolate(patches, (grid, grid), mode="bilinear", antialias=grid < old, align_corners=False)
+    return torch.cat([tokens[:, :1], patches.flatten(2).transpose(1, 2)], 1)
+
+
+def map_to_grid(probs: Tensor, grid: int) -> Tensor:
+    """A map over [CLS] and patches [N, H, Q, 1+g*g] on another grid, each row a distribution again."""
+    n, heads, queries, keys = probs.shape
+    if keys == 1 + grid * grid:
+        return probs
+    old = keys - 1
+    rows = to_grid(probs.flatten(0, 2)[..., None], grid)[..., 0]
+    rows = torch.cat([rows[:, :1], rows[:, 1:] * (old / grid**2)], 1)  # a patch of another size, the same mass
+    return (rows / rows.sum(-1, keepdim=True)).unflatten(0, (n, heads, queries))
+
+
+# --- all of them over a batch -----------------------------------------------------------------------------------------
+
+
+def identity_(linear: nn.Linear) -> nn.Linear:
+    if linear.in_features == linear.out_features:
+        nn.init.eye_(linear.weight)
+    return linear
+
+
+class Distiller(nn.Module):
+    """The weighted terms between a student and its teacher, with the projections that widths need.
+
+    weights: term -> weight, of hr.*, at.* and kd.*; terms without weight are not computed.
+    layers: source -> pairs (teacher layer, student layer); the last layers where a source is not named.
+    learn_teacher_projection: as the paper has it, both sides are projected into one space, here of the teacher's width;
+    False leaves the teacher's space as it is, which cannot collapse.
+    """
+
+    def __init__(
+        self,
+        student: ModelConfig,
+        teacher: ModelConfig,
+        weights: dict[str, float],
+        layers: dict | None = None,
+        learn_teacher_projection: bool = True,
+    ):
+        super().__init__()
+        self.terms = [term for term, weight in weights.items() if weight and "." in term]
+        self.layers = layers or {}
+        self.grid = student.grid
+        self.ours, self.theirs = nn.ModuleDict(), nn.ModuleDict()
+        for source in (term[3:] for term in self.terms if term.startswith("hr.")):
+            kind = "image_width" if source == "image" else "text_width"
+            mine, other = getattr(student, kind), getattr(teacher, kind)
+            for i, _ in enumerate(self.pairs(source)):
+                self.ours[f"{source}_{i}"] = identity_(nn.Linear(mine, other, bias=False))
+                if learn_teacher_projection:
+                    self.theirs[f"{source}_{i}"] = identity_(nn.Linear(other, other, bias=False))
+                else:
+                    self.theirs[f"{source}_{i}"] = nn.Identity()
+
+    def pairs(self, source: str) -> tuple[tuple[int, int], ...]:
+        return self.layers.get(source, LAST)
+
+    def want(self, side: str) -> Want:
+        """What the terms read of the "teacher" or of the "student"."""
+        layers = {}
+        for term in self.terms:
+            key = (term[3:], "states") if term.startswith("hr.") else MAPS.get(term)
+            if key:
+                layers[key] = tuple(pair[side == "student"] for pair in self.pairs(key[0]))
+        return Want(frozenset(term[3:] for term in self.terms if term.startswith("kd.")), layers)
+
+    def forward(self, student: Features, teacher: Features) -> dict[str, Tensor]:
+        """Term -> loss, unweighted."""
+        return {term: self.term(term, student, teacher) for term in self.terms}
+
+    def term(self, term: str, student: Features, teacher: Features) -> Tensor:
+        kind, name = term.split(".")
+        if kind == "hr":
+            return self.representation(name, student, teacher)
+        if kind == "at":
+            return self.attention(*MAPS[term], student, teacher)
+        mine, other = student.logits[name], teacher.logits[name]
+        if name == "itc":
+            return (logit_loss(mine, other) + logit_loss(mine.T, other.T)) / 2
+        labels = student.labels.get(name)
+        return logit_loss(mine, other, None if labels is None else labels >= 0)
+
+    def representation(self, source: str, student: Features, teacher: Features) -> Tensor:
+        mask, losses = None if source == "image" else student.text_mask(source), []
+        for i, (other, mine) in enumerate(self.pairs(source)):
+            h_s, h_t = student.states(source, mine), teacher.states(source, other)
+            if source == "image":
+                h_t = to_grid(h_t, self.grid)
+            key = f"{source}_{i}"
+            losses.append(cosine_loss(self.ours[key](h_s), self.theirs[key](h_t), mask))
+        return torch.stack(losses).mean()
+
+    def attention(self, source: str, kind: str, student: Features, teacher: Features) -> Tensor:
+        mask, losses = student.text_mask(source), []
+        for other, mine in self.pairs(source):
+            a_s, a_t = student.maps(source, kind, mine), teacher.maps(source, kind, other)
+            if kind == "cross":
+                a_t = map_to_grid(a_t, self.grid)
+            losses.append(map_loss(a_s, a_t, mask))
+        return torch.stack(losses).mean()

@@ -1,0 +1,5 @@
+"""The one exception that a user may meet."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: its text says in one sentence what is wrong, where, and what to do."""

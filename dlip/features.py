@@ -1,0 +1,115 @@
+"""What a model knows of a batch: the one vocabulary that losses read, the same for teacher and student."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+SOURCES = ("image", "text", "fusion", "decoder")
+TASKS = ("itc", "itm", "lm", "vqa")
+NEEDS = {"itc": {"text"}, "itm": {"text", "fusion"}, "lm": {"decoder"}, "vqa": set()}
+"""Sources that a task's logits need; the image every one of them."""
+
+
+@dataclass(frozen=True)
+class Want:
+    """What to compute of a batch. A source that nobody wants is not computed."""
+
+    tasks: frozenset[str] = frozenset()
+    """Logits wanted, of `TASKS`."""
+    layers: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+    """(source, kind) -> layers, -1 being the last. Kind is "states", "self" or "cross" (attention maps)."""
+
+    def source(self, name: str) -> bool:
+        return any(name in NEEDS[task] for task in self.tasks) or any(name == source for source, _ in self.layers)
+
+    def layers_of(self, source: str, config) -> dict[str, dict[int, int]]:
+        """Kind -> {layer as asked for: layer counted from 0}; for "cross", -1 is the last one with cross-attention."""
+        depth = config.image_layers if source == "image" else config.text_layers
+        out = {}
+        for (name, kind), layers in self.layers.items():
+            if name == source:
+                count = config.fusion_layers if kind == "cross" else range(depth)
+                out[kind] = {i: count[i] if i < 0 else i for i in layers}
+        return out
+
+    def __or__(self, other: "Want") -> "Want":
+        layers = dict(self.layers)
+        for key, value in other.layers.items():
+            layers[key] = tuple(sorted({*layers.get(key, ()), *value}))
+        return Want(self.tasks | other.tasks, layers)
+
+
+class Trace:
+    """Keeps what is wanted of an encoder's layers as they run by.
+
+    wanted: kind -> {layer as asked for: layer counted from 0}.
+    """
+
+    def __init__(self, wanted: dict[str, dict[int, int]] | None = None):
+        self.wanted = wanted or {}
+        self.kept: dict[tuple[str, int], Tensor] = {}
+
+    def wants(self, kind: str, layer: int) -> bool:
+        return layer in self.wanted.get(kind, {}).values()
+
+    def keep(self, kind: str, layer: int, value: Tensor) -> None:
+        if self.wants(kind, layer):
+            self.kept[kind, layer] = value
+
+    def get(self, kind: str, layer: int = -1) -> Tensor:
+        """States [N, T, D] or map [N, H, Q, K] of a layer, named as it was asked for."""
+        return self.kept[kind, self.wanted[kind][layer]]
+
+
+@dataclass
+class Features:
+    """Everything computed of a batch of B pictures and captions, by name."""
+
+    traces: dict[str, Trace]
+    """Source -> hidden states and attention maps."""
+    mask: Tensor | None
+    """bool [B, T]: true where the caption has a token."""
+    image_id: Tensor
+    temp: Tensor
+    """The ITC temperature."""
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    """itc [B, B], itm [N, 2], lm [B, T, V], vqa [B, A, V]."""
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    """lm [B, T] and vqa [B, A]: the next token, -100 where none is to be learnt."""
+    decoder_mask: Tensor | None = None
+    """bool [B, T]: true where the decoder's text has a token."""
+    pairs: tuple[Tensor, Tensor] | None = None
+    """Rows of pictures and of texts [N] that ITM read: B matching pairs, then negatives."""
+    image_embed: Tensor | None = None
+    text_embed: Tensor | None = None
+    """ITC vectors [B, E], L2-normalised."""
+
+    def states(self, source: str, layer: int = -1) -> Tensor:
+        """Hidden states [B, T, D] of a layer; of fusion, those of the matching pairs."""
+        return self.traces[source].get("states", layer)[: len(self.image_id)]
+
+    def maps(self, source: str, kind: str, layer: int = -1) -> Tensor:
+        """Attention map [B, H, Q, K] of a layer; of fusion, that of the matching pairs."""
+        return self.traces[source].get(kind, layer)[: len(self.image_id)]
+
+    def text_mask(self, source: str) -> Tensor:
+        """bool [B, T]: true where `source` has a token (the decoder's texts hold the prompt besides)."""
+        return self.decoder_mask if source == "decoder" else self.mask
+
+
+def hard_negatives(similarity: Tensor, image_id: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs for ITM: the B matching ones, B pictures each with a wrong text, B texts each with a wrong picture.
+
+    Wrong ones are drawn in proportion to their softmax similarity [B, B] (pictures in rows); a caption of the same
+    picture never is one. Source: ALBEF (arXiv 2107.07651), section 3.2, as BLIP uses it.
+    """
+    same = image_id[:, None] == image_id[None]
+    keep = (~same).float()
+    if not keep.any(1).all():  # a batch with no other picture has no negatives
+        rows = torch.arange(len(image_id), device=image_id.device)
+        return rows, rows
+    texts = torch.multinomial((similarity.float().softmax(1) + 1e-4) * keep, 1).squeeze(1)
+    pictures = torch.multinomial((similarity.float().softmax(0).T + 1e-4) * keep, 1).squeeze(1)
+    rows = torch.arange(len(image_id), device=image_id.device)
+    return torch.cat([rows, rows, pictures]), torch.cat([rows, texts, rows])

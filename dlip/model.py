@@ -1,0 +1,413 @@
+"""The MED of BLIP in one file: ViT, text layers with cross-attention (fusion), text decoder, and the heads.
+
+Parameter names are those of Hugging Face's BLIP, so a state dict goes into its classes as it is. Attention runs in the
+fused kernel (`scaled_dot_product_attention`) except in a layer whose map is asked for.
+Source: Li et al., BLIP (arXiv 2201.12086), section 3.1; Kuang et al., DLIP (arXiv 2308.12956), section 3.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlip.config import ModelConfig
+from dlip.data.batch import Batch
+from dlip.features import Features, Trace, Want, hard_negatives
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [N, T, D] -> [N, H, T, d]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, want_map: bool):
+    """Softmax attention. q [N, H, Q, d]; k, v [N, H, K, d]; mask bool, broadcast to [N, H, Q, K], true where seen.
+
+    Returns the output [N, Q, H*d] and the map [N, H, Q, K], which is None unless asked for.
+    """
+    if want_map:
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        probs = scores.softmax(-1)
+        out = probs @ v
+    else:
+        probs = None
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return out.transpose(1, 2).flatten(2), probs
+
+
+def drop(p: float) -> nn.Module:
+    return nn.Dropout(p) if p else nn.Identity()
+
+
+# --- image encoder ----------------------------------------------------------------------------------------------------
+
+
+class PatchEmbeddings(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.zeros(1, 1, c.image_width))
+        self.patch_embedding = nn.Conv2d(3, c.image_width, c.patch_size, c.patch_size)
+        self.position_embedding = nn.Parameter(torch.zeros(1, c.grid**2 + 1, c.image_width))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
+        tokens = torch.cat([self.class_embedding.expand(len(pixels), -1, -1), patches], 1)
+        return tokens + self.position_embedding  # [B, P+1, D]
+
+
+class ImageAttention(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.heads = c.image_heads
+        self.qkv = nn.Linear(c.image_width, 3 * c.image_width)
+        self.projection = nn.Linear(c.image_width, c.image_width)
+
+    def forward(self, x: Tensor, want_map: bool):
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
+        out, probs = attend(q, k, v, None, False, want_map)
+        return self.projection(out), probs
+
+
+class ImageMLP(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(c.image_width, c.image_mlp)
+        self.fc2 = nn.Linear(c.image_mlp, c.image_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class ImageLayer(nn.Module):
+    """A pre-norm transformer layer."""
+
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.self_attn = ImageAttention(c)
+        self.layer_norm1 = nn.LayerNorm(c.image_width, c.image_eps)
+        self.mlp = ImageMLP(c)
+        self.layer_norm2 = nn.LayerNorm(c.image_width, c.image_eps)
+        self.drop = drop(c.dropout)
+
+    def forward(self, x: Tensor, want_map: bool):
+        out, probs = self.self_attn(self.layer_norm1(x), want_map)
+        x = x + self.drop(out)
+        return x + self.drop(self.mlp(self.layer_norm2(x))), probs
+
+
+class ImageEncoder(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.embeddings = PatchEmbeddings(c)
+        self.encoder = nn.Module()
+        self.encoder.layers = nn.ModuleList(ImageLayer(c) for _ in range(c.image_layers))
+        self.post_layernorm = nn.LayerNorm(c.image_width, c.image_eps)
+
+    def forward(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
+        trace = trace or Trace()
+        x = self.embeddings(pixels)
+        for i, layer in enumerate(self.encoder.layers):
+            x, probs = layer(x, trace.wants("self", i))
+            trace.keep("self", i, probs)
+            trace.keep("states", i, x)
+        x = self.post_layernorm(x)
+        trace.keep("states", len(self.encoder.layers) - 1, x)  # the last states are the normalised ones
+        return x
+
+
+# --- text layers ------------------------------------------------------------------------------------------------------
+
+
+class TextEmbeddings(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(c.vocab_size, c.text_width, padding_idx=c.pad_id)
+        self.position_embeddings = nn.Embedding(c.max_positions, c.text_width)
+        self.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
+        self.dropout = drop(c.dropout)
+
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        positions = self.position_embeddings.weight[start : start + ids.shape[1]]
+        return self.dropout(self.LayerNorm(self.word_embeddings(ids) + positions))
+
+
+class TextProjections(nn.Module):
+    """Query, key and value of an attention whose keys may come from another width."""
+
+    def __init__(self, c: ModelConfig, key_width: int):
+        super().__init__()
+        self.heads = c.text_heads
+        self.query = nn.Linear(c.text_width, c.text_width)
+        self.key = nn.Linear(key_width, c.text_width)
+        self.value = nn.Linear(key_width, c.text_width)
+
+    def queries(self, x: Tensor) -> Tensor:
+        return split_heads(self.query(x), self.heads)
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        return split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
+
+
+class ResidualNorm(nn.Module):
+    """Linear, dropout, then a post-norm over the sum with the residual."""
+
+    def __init__(self, c: ModelConfig, width: int):
+        super().__init__()
+        self.dense = nn.Linear(width, c.text_width)
+        self.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
+        self.dropout = drop(c.dropout)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class TextAttention(nn.Module):
+    def __init__(self, c: ModelConfig, key_width: int):
+        super().__init__()
+        self.self = TextProjections(c, key_width)
+        self.output = ResidualNorm(c, c.text_width)
+
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor | None, causal: bool, want_map: bool):
+        """x [N, T, D]; kv over N or, where each of B contexts has N / B texts in a row, over B."""
+        q = self.self.queries(x)  # [N, H, T, d]
+        n, contexts = len(x), len(kv[0])
+        if n != contexts:  # texts of one context side by side in one query
+            q = q.unflatten(0, (contexts, n // contexts)).transpose(1, 2).flatten(2, 3)  # [B, H, N/B*T, d]
+        out, probs = attend(q, *kv, mask, causal, want_map)
+        out = out.reshape(x.shape)
+        if probs is not None and n != contexts:
+            probs = probs.unflatten(2, (n // contexts, -1)).transpose(1, 2).flatten(0, 1)
+        return self.output(out, x), probs
+
+
+class TextLayer(nn.Module):
+    """A post-norm transformer layer: self-attention, cross-attention where it is a fusion layer, feed-forward."""
+
+    def __init__(self, c: ModelConfig, fusion: bool):
+        super().__init__()
+        self.attention = TextAttention(c, c.text_width)
+        if fusion:
+            self.crossattention = TextAttention(c, c.image_width)
+        self.intermediate = nn.Module()
+        self.intermediate.dense = nn.Linear(c.text_width, c.text_mlp)
+        self.output = ResidualNorm(c, c.text_mlp)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.output(F.gelu(self.intermediate.dense(x)), x)
+
+
+class TextEncoder(nn.Module):
+    """Text layers; reads a text alone, together with a picture (`cross`), or causally as a decoder."""
+
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.embeddings = TextEmbeddings(c)
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(TextLayer(c, i in c.fusion_layers) for i in range(c.text_layers))
+
+    def cross(self, context: Tensor) -> list[KeysValues | None]:
+        """Cross-attention keys and values of `context` [B, S, Di], a pair each fusion layer; computed once a picture."""
+        layers = self.encoder.layer
+        return [x.crossattention.self.keys_values(context) if hasattr(x, "crossattention") else None for x in layers]
+
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        cross: list[KeysValues | None] | None = None,
+        cross_mask: Tensor | None = None,
+        causal: bool = False,
+        trace: Trace | None = None,
+        cache=None,
+    ) -> Tensor:
+        """ids [N, T] -> states [N, T, D].
+
+        mask bool [N, T] hides pads; a causal text is padded on the right, so that it needs none. `cross` holds keys and
+        values over N contexts, or over B where each has N / B texts in a row; `cross_mask` bool [N or B, S] hides the
+        context's pads. `cache` (dlip.generate.Cache) keeps the keys and values of the tokens before.
+        """
+        trace = trace or Trace()
+        start = cache.length if cache else 0
+        mask = None if mask is None or causal else mask[:, None, None]
+        cross_mask = None if cross_mask is None else cross_mask[:, None, None]
+        x = self.embeddings(ids, start)
+        for i, layer in enumerate(self.encoder.layer):
+            kv = layer.attention.self.keys_values(x)
+            if cache:
+                kv = cache.extend(i, kv)
+            x, probs = layer.attention(x, kv, mask, causal and ids.shape[1] > 1, trace.wants("self", i))
+            trace.keep("self", i, probs)
+            if cross is not None and cross[i] is not None:
+                x, probs = layer.crossattention(x, cross[i], cross_mask, False, trace.wants("cross", i))
+                trace.keep("cross", i, probs)
+            x = layer.feed_forward(x)
+            trace.keep("states", i, x)
+        if cache:
+            cache.length += ids.shape[1]
+        return x
+
+
+class LMHead(nn.Module):
+    """Transform, then the product with the word embeddings."""
+
+    def __init__(self, c: ModelConfig, words: nn.Embedding):
+        super().__init__()
+        self.predictions = nn.Module()
+        self.predictions.transform = nn.Module()
+        self.predictions.transform.dense = nn.Linear(c.text_width, c.text_width)
+        self.predictions.transform.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
+        self.predictions.decoder = nn.Linear(c.text_width, c.vocab_size)
+        self.predictions.decoder.weight = words.weight
+        self.predictions.bias = self.predictions.decoder.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        transform = self.predictions.transform
+        return self.predictions.decoder(transform.LayerNorm(F.gelu(transform.dense(x))))
+
+
+class TextDecoder(nn.Module):
+    def __init__(self, c: ModelConfig, encoder: TextEncoder):
+        super().__init__()
+        self.bert = TextEncoder(c)
+        if c.tie_decoder:
+            self.bert.embeddings = encoder.embeddings
+            for own, shared in zip(self.bert.encoder.layer, encoder.encoder.layer, strict=True):
+                own.intermediate, own.output = shared.intermediate, shared.output
+                if hasattr(shared, "crossattention"):
+                    own.crossattention = shared.crossattention
+        self.cls = LMHead(c, self.bert.embeddings.word_embeddings)
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+class Med(nn.Module):
+    """Multimodal mixture of encoder and decoder, of any width, heads and depth.
+
+    Where the widths of picture and text differ, question states reach the answer decoder through a linear bridge, as
+    its cross-attention takes states of the image's width.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        c = self.config = config
+        self.vision_model = ImageEncoder(c)
+        self.text_encoder = TextEncoder(c)
+        self.text_decoder = TextDecoder(c, self.text_encoder)
+        self.vision_proj = nn.Linear(c.image_width, c.embed_dim)
+        self.text_proj = nn.Linear(c.text_width, c.embed_dim)
+        self.itm_head = nn.Linear(c.text_width, 2)
+        self.question_bridge = nn.Identity() if c.image_width == c.text_width else nn.Linear(c.text_width, c.image_width)
+        self.temp = nn.Parameter(torch.tensor(0.07))
+        self.register_buffer("image_mean", torch.tensor(c.image_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(c.image_std).view(1, 3, 1, 1), persistent=False)
+        self.apply(initialise)
+        for embedding in (self.vision_model.embeddings.class_embedding, self.vision_model.embeddings.position_embedding):
+            nn.init.trunc_normal_(embedding, std=0.02)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] of any size -> the floats that this model reads [B, 3, S, S]."""
+        pixels, size = images.float() / 255, self.config.image_size
+        if pixels.shape[-2:] != (size, size):
+            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return (pixels - self.image_mean) / self.image_std
+
+    def encode_image(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
+        return self.vision_model(pixels, trace)  # [B, P+1, Di]
+
+    def encode_text(self, ids: Tensor, mask: Tensor, trace: Trace | None = None) -> Tensor:
+        return self.text_encoder(ids, mask, trace=trace)  # [N, T, Dt]
+
+    def project_image(self, states: Tensor) -> Tensor:
+        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)  # [B, E]
+
+    def project_text(self, states: Tensor) -> Tensor:
+        return F.normalize(self.text_proj(states[:, 0]), dim=-1)  # [N, E]
+
+    def fuse(self, ids: Tensor, mask: Tensor, image_states: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
+        """Texts [N, T] read together with the pictures `image_states[rows]` -> [N, T, Dt]."""
+        cross = self.text_encoder.cross(image_states)
+        return self._fuse(ids, mask, cross, rows, trace)
+
+    def _fuse(self, ids, mask, cross, rows, trace):
+        if rows is not None:
+            cross = [kv and (kv[0][rows], kv[1][rows]) for kv in cross]
+        return self.text_encoder(first_token(ids, self.config.enc_id), mask, cross, trace=trace)
+
+    def match_logits(self, fused: Tensor) -> Tensor:
+        return self.itm_head(fused[:, 0])  # [N, 2], index 1 is "match"
+
+    def question_states(self, fused: Tensor) -> Tensor:
+        return self.question_bridge(fused)  # [N, Q, Di]
+
+    def decode(self, ids: Tensor, context: Tensor, context_mask: Tensor | None = None, trace=None) -> Tensor:
+        """Logits of every next word [N, T, V], for right-padded ids [N, T] and context [N, S, Di]."""
+        return self._decode(ids, self.text_decoder.bert.cross(context), context_mask, trace)
+
+    def _decode(self, ids, cross, cross_mask, trace):
+        ids = first_token(ids, self.config.dec_id)
+        states = self.text_decoder.bert(ids, None, cross, cross_mask, causal=True, trace=trace)
+        return self.text_decoder.cls(states)
+
+    def prompted(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Captions with the prompt put before their words, and the next words to learn, none of them the prompt's."""
+        prompt = torch.tensor(self.config.prompt_ids, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
+        learnt = torch.cat([mask[:, :1], torch.zeros_like(prompt, dtype=torch.bool), mask[:, 1:]], 1)
+        ids = torch.cat([ids[:, :1], prompt, ids[:, 1:]], 1)
+        return ids, next_words(ids, learnt)
+
+    def forward(self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None) -> Features:
+        """All that `want` names, each source at most once and none that nobody wants.
+
+        `pairs` (picture rows, text rows) says which pairs ITM reads, the B matching ones first; a student mines its hard
+        negatives itself and hands them to its teacher. Raises KeyError where the batch lacks what a task needs.
+        """
+        traces = {source: Trace(want.layers_of(source, self.config)) for source in ("image", "text", "fusion", "decoder")}
+        out = Features(traces=traces, mask=batch.mask, image_id=batch.image_id, temp=self.temp)
+        image = self.encode_image(self.normalise(batch.images), traces["image"])
+        if want.source("text"):
+            text = self.encode_text(batch.ids, batch.mask, traces["text"])
+            out.image_embed, out.text_embed = self.project_image(image), self.project_text(text)
+            out.logits["itc"] = out.image_embed @ out.text_embed.T / self.temp  # [B, B], pictures in rows
+        cross = self.text_encoder.cross(image) if want.source("fusion") or "vqa" in want.tasks else None
+        if want.source("fusion"):
+            ids, mask, rows = batch.ids, batch.mask, None
+            if "itm" in want.tasks:
+                out.pairs = pairs or hard_negatives(out.logits["itc"].detach(), batch.image_id)
+                rows = out.pairs[0]
+                ids, mask = ids[out.pairs[1]], mask[out.pairs[1]]
+            fused = self._fuse(ids, mask, cross, rows, traces["fusion"])
+            out.logits["itm"] = self.match_logits(fused)  # [N, 2]
+        tied = self.config.tie_decoder and cross is not None
+        if want.source("decoder"):
+            decoder_cross = cross if tied else self.text_decoder.bert.cross(image)
+            ids, out.labels["lm"] = self.prompted(batch.ids, batch.mask)
+            out.decoder_mask = ids != self.config.pad_id
+            out.logits["lm"] = self._decode(ids, decoder_cross, None, traces["decoder"])  # [B, T, V]
+        if "vqa" in want.tasks:
+            question = self._fuse(batch.question_ids, batch.question_mask, cross, None, None)
+            question = self.question_states(question)
+            out.logits["vqa"] = self.decode(batch.answer_ids, question, batch.question_mask)  # [B, A, V]
+            out.labels["vqa"] = next_words(batch.answer_ids, batch.answer_mask)
+        return out
+
+
+def first_token(ids: Tensor, token: int) -> Tensor:
+    """The same ids with `token` in the first place: [CLS] alone, [ENC] beside a picture, [DEC] to decode."""
+    return torch.cat([torch.full_like(ids[:, :1], token), ids[:, 1:]], 1)
+
+
+def next_words(ids: Tensor, mask: Tensor) -> Tensor:
+    """What each position should say [N, T]: the token after it; -100, which losses ignore, for pads and at the end."""
+    return F.pad(ids.masked_fill(~mask, -100)[:, 1:], (0, 1), value=-100)
+
+
+def initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,190 @@
+"""One loop for every model: a teacher alone, a student alone, a student under its teacher."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dlip import objectives
+from dlip.config import TrainConfig
+from dlip.data.batch import Batch
+from dlip.data.collate import Collate
+from dlip.data.loader import Batches, train_loader
+from dlip.distillation import Distiller, Teacher
+from dlip.errors import UserError
+from dlip.features import TASKS, Want
+from dlip.run import Run
+from dlip.vlm import VLM
+
+
+class Learner(nn.Module):
+    """All that is trained together: the student, its projections, its momentum encoders. A batch in, named losses out."""
+
+    def __init__(self, student: VLM, teacher: VLM | None, config: TrainConfig):
+        super().__init__()
+        self.config, self.med = config, student.med
+        self.momentum = None
+        if config.momentum:
+            self.momentum = objectives.MomentumITC(self.med, config.queue, config.momentum, config.alpha)
+        self.distiller = None
+        if teacher is not None:
+            self.distiller = Distiller(
+                student.med.config, teacher.med.config, config.weights, config.layers, config.learn_teacher_projection
+            )
+        own = frozenset(task for task in TASKS if config.weights.get(task))
+        self.want = Want(own) | (self.distiller.want("student") if self.distiller else Want())
+
+    def forward(self, batch: Batch, teacher: Teacher | None, epoch: float) -> dict[str, Tensor]:
+        """Term -> loss, unweighted. `epoch` counts epochs with their fraction."""
+        features = self.med(batch, self.want)
+        losses = {}
+        for term in (task for task in TASKS if self.config.weights.get(task)):
+            if term == "itc" and self.momentum is not None:
+                losses[term] = self.momentum(features, self.med, batch, epoch)
+            elif term in ("lm", "vqa"):
+                losses[term] = getattr(objectives, term)(features, self.config.label_smoothing)
+            else:
+                losses[term] = getattr(objectives, term)(features)
+        if self.distiller is not None:
+            losses |= self.distiller(features, teacher(batch, self.distiller.want("teacher"), features.pairs))
+        return losses
+
+
+def learning_rate(step: int, config: TrainConfig, per_epoch: int) -> float:
+    """The rate of a step counted from 0: a linear rise over the warm-up, then the schedule."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "cosine":
+        done = (step - config.warmup) / max(1, config.steps - config.warmup)
+        return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * config.decay ** (step // per_epoch)
+
+
+def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over every trained parameter; biases, norms and single vectors do not decay."""
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.squeeze().ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.squeeze().ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+
+
+def check_data(dataset, config: TrainConfig) -> None:
+    """Raises UserError where the data lack what a term with weight needs."""
+    item = dataset[0]
+    for term, weight in config.weights.items():
+        needs = "questions" if term.endswith("vqa") else "captions"
+        if weight and term != "hr.image" and not getattr(item, needs):
+            raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
+    if len(dataset) < config.batch_size:
+        raise UserError(
+            f"{dataset.name} {dataset.split} has {len(dataset)} pictures, fewer than a batch of {config.batch_size}; "
+            f"lower the batch size"
+        )
+
+
+def train(
+    student: VLM,
+    dataset,
+    config: TrainConfig,
+    folder: str | Path,
+    teacher: VLM | None = None,
+    evaluate: Callable[[VLM], dict] | None = None,
+    about: dict | None = None,
+    progress: bool = True,
+) -> Run:
+    """Trains `student` on `dataset`, under `teacher` where one is given, and keeps everything in the run's folder.
+
+    A folder that holds a checkpoint of the same configuration is resumed from it, exactly: weights, optimiser, schedule,
+    random numbers, data order, momentum queue. `evaluate` is called on the student every `config.eval_every` steps.
+    Raises UserError where the configuration and the data, the teacher or the folder do not fit.
+    """
+    distils = [term for term, weight in config.weights.items() if weight and "." in term]
+    if bool(distils) != (teacher is not None):
+        raise UserError(
+            f"the term {distils[0]} needs a teacher; name one" if distils else
+            "a teacher is given but no term of hr.*, at.* or kd.* has a weight; give one, or leave the teacher out"
+        )  # fmt: skip
+    if teacher is not None and teacher.tokenizer.fast.get_vocab() != student.tokenizer.fast.get_vocab():
+        raise UserError("teacher and student have different vocabularies; give the student the teacher's tokenizer")
+    check_data(dataset, config)
+    accelerator = Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    set_seed(config.seed, device_specific=True)
+    run = Run(Path(folder))
+    main = accelerator.is_main_process
+    start = run.start(student, config, about or {})
+    learner = Learner(student, teacher, config).to(accelerator.device)
+    guarded = Teacher(teacher.med.to(accelerator.device)) if teacher else None
+    adamw = optimiser(learner, config)
+    if start:
+        run.restore(learner, adamw, start)
+    learner.train()
+    model, adamw = accelerator.prepare(learner, adamw)
+
+    micro = config.batch_size // config.accumulate
+    size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
+    batches = Batches(
+        len(dataset), micro, config.steps * config.accumulate, config.seed, start * config.accumulate,
+        accelerator.process_index, accelerator.num_processes,
+    )  # fmt: skip
+    per_epoch = max(1, batches.per_epoch // config.accumulate)
+    collate = Collate(student.tokenizer, size, student.med.config.max_text, config.seed, augment=config.augment)
+    loader = train_loader(dataset, batches, collate, config.workers)
+    bar = tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05)
+    sums, began, since = {}, time.perf_counter(), start
+    step = start
+    for micro_step, batch in enumerate(loader, start * config.accumulate):
+        step = micro_step // config.accumulate
+        rate = learning_rate(step, config, per_epoch)
+        for group in adamw.param_groups:
+            group["lr"] = rate
+        with accelerator.accumulate(model), accelerator.autocast():
+            losses = model(batch.to(accelerator.device), guarded, step / per_epoch)
+            total = sum(config.weights[term] * loss for term, loss in losses.items())
+            values = {term: loss.item() for term, loss in losses.items()}
+            if not all(map(math.isfinite, values.values())):
+                bad = ", ".join(term for term, value in values.items() if not math.isfinite(value))
+                raise UserError(f"{bad} is no finite number in step {step}; lower the learning rate and resume {folder}")
+            accelerator.backward(total)
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(model.parameters(), config.clip).item()
+            adamw.step()
+            adamw.zero_grad()
+        for term, value in {**values, "total": total.item()}.items():
+            sums[term] = sums.get(term, 0.0) + value / config.accumulate
+        if not accelerator.sync_gradients:
+            continue
+        with torch.no_grad():
+            learner.med.temp.clamp_(0.001, 0.5)  # BLIP's bounds
+        step += 1
+        bar.update()
+        if main and (step % config.log_every == 0 or step == config.steps):
+            seconds = (time.perf_counter() - began) / (step - since)
+            means = {term: round(value / (step - since), 6) for term, value in sums.items()}
+            speed = {"lr": rate, "norm": round(norm, 4), "pictures_per_s": round(config.batch_size / seconds, 1)}
+            run.log({"step": step, "epoch": round(step / per_epoch, 3), **speed, "losses": means})
+            bar.set_postfix(loss=f"{means['total']:.3f}", pictures_per_s=f"{speed['pictures_per_s']:.0f}")
+            sums, began, since = {}, time.perf_counter(), step
+        if main and evaluate and config.eval_every and step % config.eval_every == 0:
+            run.log({"step": step, "eval": evaluate(student)})
+            learner.train()
+            began = time.perf_counter() - seconds * (step - since)
+        if main and (step % config.save_every == 0 or step == config.steps):
+            run.save(learner, adamw, step)
+    bar.close()
+    accelerator.wait_for_everyone()
+    if main:
+        run.finish(student)
+    student.med.eval()
+    return run

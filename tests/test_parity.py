@@ -1,0 +1,106 @@
+"""Our MED against stock transformers on the same weights: scores within 1e-4, generated tokens the same."""
+
+import pytest
+import torch
+
+from dlip.config import ModelConfig
+from dlip.generate import generate
+from dlip.huggingface import to_stock
+from dlip.model import Med, first_token
+
+SIZES = {
+    "small": dict(image_width=32, image_heads=4, image_layers=2, text_width=32, text_heads=4, text_layers=2),
+    "odd": dict(image_width=30, image_heads=3, image_layers=3, text_width=30, text_heads=5, text_layers=1,
+                image_mlp=50, text_mlp=70, embed_dim=7),
+    "untied": dict(image_width=32, image_heads=2, image_layers=1, text_width=32, text_heads=8, text_layers=2,
+                   tie_decoder=False),
+    "unequal": dict(image_width=24, image_heads=2, image_layers=2, text_width=32, text_heads=4, text_layers=2),
+}  # fmt: skip
+
+
+def make(name: str, seed: int = 0) -> Med:
+    torch.manual_seed(seed)
+    config = ModelConfig(
+        image_size=24, patch_size=8, vocab_size=61, max_positions=32, cls_id=2, sep_id=3, dec_id=5, enc_id=6,
+        **SIZES[name],
+    )  # fmt: skip
+    med = Med(config).eval()
+    for parameter in med.parameters():  # far from the start, so that no difference hides in small numbers
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return med
+
+
+def texts(n: int, length: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(7, 61, (n, length))
+    lengths = torch.randint(3, length + 1, (n, 1))
+    mask = torch.arange(length) < lengths
+    ids[:, 0] = 2
+    return torch.where(mask, ids, 0), mask
+
+
+@pytest.fixture(params=SIZES)
+def med(request):
+    return make(request.param)
+
+
+@torch.no_grad()
+def test_itc_and_itm(med):
+    stock, pixels, (ids, mask) = to_stock(med, "retrieval"), torch.randn(4, 3, 24, 24), texts(4)
+    image = med.encode_image(pixels)
+    ours = med.project_image(image) @ med.project_text(med.encode_text(ids, mask)).T
+    theirs = stock(ids, pixels, use_itm_head=False, attention_mask=mask).itm_score
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    fused = med.fuse(ids, mask, image)
+    for enc in (ids, first_token(ids, 6)):  # stock puts no [ENC] there: with it the scores are ours, without they differ
+        theirs = stock(enc, pixels, attention_mask=mask).itm_score
+        assert torch.allclose(med.match_logits(fused), theirs, atol=1e-4) == (enc is not ids)
+
+
+@torch.no_grad()
+def test_caption_logits_and_tokens(med):
+    stock, pixels = to_stock(med, "caption"), torch.randn(5, 3, 24, 24)
+    ids, mask = texts(5)
+    context = med.encode_image(pixels)
+    theirs = stock(pixels, first_token(ids, 5), attention_mask=mask).logits
+    torch.testing.assert_close(med.decode(ids, context)[mask], theirs[mask], atol=1e-4, rtol=0)
+    prompt = torch.full((5, 1), 5)
+    for beams in (1, 3, 4):
+        ours = generate(med, context, None, prompt, beams, 12)
+        theirs = stock.generate(pixels, num_beams=beams, max_new_tokens=12, do_sample=False)
+        assert ours == [until_end(row) for row in theirs.tolist()], beams
+
+
+@torch.no_grad()
+def test_answers(med):
+    if med.config.image_width != med.config.text_width:
+        pytest.skip("stock has no such model")
+    stock, pixels = to_stock(med, "vqa"), torch.randn(3, 3, 24, 24)
+    ids, _ = texts(3)
+    ids[ids == 0] = 9  # questions of one length: stock lets answers attend to pads
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    answers, _ = texts(3, 4)
+    ids = first_token(ids, 6)
+    states = med.question_states(med.fuse(ids, mask, med.encode_image(pixels)))
+    theirs = stock(ids, pixels, decoder_input_ids=first_token(answers, 5), attention_mask=mask)
+    ours = med.decode(answers, states, mask)
+    assert theirs.image_embeds.shape == (3, 10, med.config.image_width)
+    stock_logits = stock.text_decoder(first_token(answers, 5), encoder_hidden_states=states).logits
+    torch.testing.assert_close(ours, stock_logits, atol=1e-4, rtol=0)
+    prompt = torch.full((3, 1), 5)
+    for beams in (1, 3):
+        theirs = stock.generate(ids, pixels, attention_mask=mask, num_beams=beams, max_new_tokens=8, do_sample=False)
+        assert generate(med, states, mask, prompt, beams, 8) == [until_end(row) for row in theirs.tolist()]
+
+
+def test_captions_end_before_the_limit():
+    """The token comparison above covers texts that end early as well as texts that are cut."""
+    lengths = set()
+    for seed in range(6):
+        med = make("small", seed)
+        context = med.encode_image(torch.randn(4, 3, 24, 24))
+        lengths |= {len(row) for row in generate(med, context, None, torch.full((4, 1), 5), 3, 12)}
+    assert min(lengths) < 13 and max(lengths) == 13
+
+
+def until_end(row: list[int]) -> list[int]:
+    return row[: row.index(3)] if 3 in row else row
