@@ -109,15 +109,14 @@ def paper_size(image: str, text: str, **changes) -> ModelConfig:
 
 
 def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> ModelConfig:
-    """A model for the built-in scenes: 48 px pictures in 36 patches, heads of 32, one width for picture and text.
+    """A model for the built-in scenes: 48 px pictures in 36 patches, four heads, one width for picture and text.
 
     The vocabulary's size and ids are those of the tokenizer trained on the scenes; `enc_id = cls_id`, so that stock
     `transformers` gives an exported model's exact scores.
     """
-    heads = max(1, width // 32)
     sizes = dict(
-        image_size=48, patch_size=8, image_width=width, image_heads=heads, image_layers=image_layers,
-        text_width=width, text_heads=heads, text_layers=text_layers, embed_dim=64, vocab_size=128, max_positions=48,
+        image_size=48, patch_size=8, image_width=width, image_heads=4, image_layers=image_layers,
+        text_width=width, text_heads=4, text_layers=text_layers, embed_dim=64, vocab_size=128, max_positions=48,
         max_text=40, cls_id=2, sep_id=3, dec_id=5, enc_id=2, image_mean=(0.5,) * 3, image_std=(0.25,) * 3,
     )  # fmt: skip
     return ModelConfig(**{**sizes, **changes})
@@ -128,9 +127,9 @@ PRESETS = {
     "dlip-mid": paper_size("middle", "middle"),
     "dlip-small": paper_size("small", "small"),
     "dlip-tiny": paper_size("tiny", "tiny"),
-    "scenes-teacher": scenes_size(128, 6, 3),
-    "scenes-student-mid": scenes_size(96, 4, 3),
-    "scenes-student": scenes_size(64, 4, 3),
+    "scenes-teacher": scenes_size(128, 5, 6),
+    "scenes-student-mid": scenes_size(112, 4, 3),
+    "scenes-student": scenes_size(80, 4, 2),
 }
 
 
@@ -191,7 +190,9 @@ class TrainConfig:
     alpha: float = 0.4
     """Weight of ITC's soft labels under momentum, reached linearly over the first epoch."""
     augment: bool = False
-    """Vary the training pictures (crop and shift)."""
+    """Vary the training pictures: photos are cropped, drawn pictures shifted."""
+    flip: bool = False
+    """With augment: mirror photos too, save where the words name left or right."""
     workers: int = 0
     """Processes that read pictures ahead."""
     log_every: int = 20
@@ -204,6 +205,9 @@ class TrainConfig:
         unknown = set(self.weights) - set(TERMS)
         if unknown:
             raise UserError(f"there is no loss term {sorted(unknown)[0]!r}; the terms are {', '.join(TERMS)}")
+        elsewhere = set(self.layers) - {term.removeprefix("hr.") for term in HR}
+        if elsewhere:
+            raise UserError(f"train.layers has no source {sorted(elsewhere)[0]!r}; choose of image, text, fusion, decoder")
         if not any(self.weights.values()):
             raise UserError("every loss weight is 0, so there is nothing to learn; give at least one term a weight")
         for name, choices in (("schedule", ("epoch", "cosine")), ("precision", ("no", "bf16", "fp16"))):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
-from dlip.features import Features, Want
+from dlip.features import SOURCES, Features, Want
 from dlip.model import Med
 
 MAPS = {  # term -> (source, kind) of the map
@@ -80,14 +80,16 @@ def to_grid(tokens: Tensor, grid: int) -> Tensor:
 
 
 def map_to_grid(probs: Tensor, grid: int) -> Tensor:
-    """A map over [CLS] and patches [N, H, Q, 1+g*g] on another grid, each row a distribution again."""
-    n, heads, queries, keys = probs.shape
-    if keys == 1 + grid * grid:
+    """A map over [CLS] and patches [N, H, Q, 1+g*g] on another grid: each new patch gets the mass that lies under it."""
+    old = round((probs.shape[-1] - 1) ** 0.5)
+    if old == grid:
         return probs
-    old = keys - 1
-    rows = to_grid(probs.flatten(0, 2)[..., None], grid)[..., 0]
-    rows = torch.cat([rows[:, :1], rows[:, 1:] * (old / grid**2)], 1)  # a patch of another size, the same mass
-    return (rows / rows.sum(-1, keepdim=True)).unflatten(0, (n, heads, queries))
+    new_edges = torch.arange(grid + 1, device=probs.device)[:, None] * old  # in 1 / (old * grid) of a side
+    old_edges = torch.arange(old + 1, device=probs.device) * grid
+    overlap = torch.minimum(new_edges[1:], old_edges[1:]) - torch.maximum(new_edges[:-1], old_edges[:-1])
+    share = (overlap.clamp(min=0) / grid).to(probs.dtype)  # [grid, g]: of an old row, what falls into each new one
+    patches = share @ probs[..., 1:].unflatten(-1, (old, old)) @ share.T  # [N, H, Q, grid, grid]
+    return torch.cat([probs[..., :1], patches.flatten(-2)], -1)
 
 
 # --- all of them over a batch -----------------------------------------------------------------------------------------
@@ -106,6 +108,8 @@ class Distiller(nn.Module):
     layers: source -> pairs (teacher layer, student layer); the last layers where a source is not named.
     learn_teacher_projection: as the paper has it, both sides are projected into one space, here of the teacher's width;
     False leaves the teacher's space as it is, which cannot collapse.
+
+    Raises UserError where `layers` names one that a model does not have.
     """
 
     def __init__(
@@ -130,6 +134,9 @@ class Distiller(nn.Module):
                     self.theirs[f"{source}_{i}"] = identity_(nn.Linear(other, other, bias=False))
                 else:
                     self.theirs[f"{source}_{i}"] = nn.Identity()
+        for side, config in (("student", student), ("teacher", teacher)):
+            for source in SOURCES:
+                self.want(side).layers_of(source, config)
 
     def pairs(self, source: str) -> tuple[tuple[int, int], ...]:
         return self.layers.get(source, LAST)

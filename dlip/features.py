@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dlip.errors import UserError
+
 SOURCES = ("image", "text", "fusion", "decoder")
 TASKS = ("itc", "itm", "lm", "vqa")
-NEEDS = {"itc": {"text"}, "itm": {"text", "fusion"}, "lm": {"decoder"}, "vqa": set()}
-"""Sources that a task's logits need; the image every one of them."""
+NEEDS = {"itc": {"text"}, "itm": {"fusion"}, "lm": {"decoder"}, "vqa": set()}
+"""Sources that a task's logits need; the image every one of them, and ITM the text too where it mines its own pairs."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,19 @@ class Want:
         return any(name in NEEDS[task] for task in self.tasks) or any(name == source for source, _ in self.layers)
 
     def layers_of(self, source: str, config) -> dict[str, dict[int, int]]:
-        """Kind -> {layer as asked for: layer counted from 0}; for "cross", -1 is the last one with cross-attention."""
+        """Kind -> {layer as asked for: layer counted from 0}; for "cross", -1 is the last one with cross-attention.
+
+        Raises UserError for a layer that the model does not have.
+        """
         depth = config.image_layers if source == "image" else config.text_layers
         out = {}
         for (name, kind), layers in self.layers.items():
             if name == source:
-                count = config.fusion_layers if kind == "cross" else range(depth)
-                out[kind] = {i: count[i] if i < 0 else i for i in layers}
+                there = config.fusion_layers if kind == "cross" else range(depth)
+                places = {i: i for i in there} | {k - len(there): i for k, i in enumerate(there)}
+                if missing := [i for i in layers if i not in places]:
+                    raise UserError(f"{source} has no {kind} of layer {missing[0]}; name one of {', '.join(map(str, there))}")
+                out[kind] = {i: places[i] for i in layers}
         return out
 
     def __or__(self, other: "Want") -> "Want":

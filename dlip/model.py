@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
-from dlip.features import Features, Trace, Want, hard_negatives
+from dlip.features import SOURCES, Features, Trace, Want, hard_negatives
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -364,12 +364,13 @@ class Med(nn.Module):
         """All that `want` names, each source at most once and none that nobody wants.
 
         `pairs` (picture rows, text rows) says which pairs ITM reads, the B matching ones first; a student mines its hard
-        negatives itself and hands them to its teacher. Raises KeyError where the batch lacks what a task needs.
+        negatives itself and hands them to its teacher.
         """
-        traces = {source: Trace(want.layers_of(source, self.config)) for source in ("image", "text", "fusion", "decoder")}
+        traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         out = Features(traces=traces, mask=batch.mask, image_id=batch.image_id, temp=self.temp)
         image = self.encode_image(self.normalise(batch.images), traces["image"])
-        if want.source("text"):
+        mines = "itm" in want.tasks and pairs is None
+        if want.source("text") or mines:
             text = self.encode_text(batch.ids, batch.mask, traces["text"])
             out.image_embed, out.text_embed = self.project_image(image), self.project_text(text)
             out.logits["itc"] = out.image_embed @ out.text_embed.T / self.temp  # [B, B], pictures in rows

@@ -139,7 +139,9 @@ def train(
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
     per_epoch = max(1, batches.per_epoch // config.accumulate)
-    collate = Collate(student.tokenizer, size, student.med.config.max_text, config.seed, augment=config.augment)
+    collate = Collate(
+        student.tokenizer, size, True, student.med.config.max_text, config.seed, config.augment, config.flip
+    )
     loader = train_loader(dataset, batches, collate, config.workers)
     bar = tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05)
     sums, began, since = {}, time.perf_counter(), start

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from dlip.checkpoints import load_model, save_model
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import to_square
+from dlip.data.transforms import read_image, square, to_rgb
 from dlip.errors import UserError
 from dlip.generate import generate
 from dlip.model import Med
@@ -36,8 +37,8 @@ class VLM:
 
     def pixels(self, images: Iterable[Picture]) -> torch.Tensor:
         """Pictures as the squares this model reads, uint8 [B, 3, S, S]. Raises UserError for one that cannot be read."""
-        squares = [torch.from_numpy(to_square(image, self.med.config.image_size)) for image in images]
-        return torch.stack(squares).permute(0, 3, 1, 2).contiguous()
+        squares = np.stack([square(upright(image), self.med.config.image_size) for image in images])  # [B, S, S, 3]
+        return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
 
     def texts(self, texts: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """ids int64 [N, T] and mask bool [N, T], cut at the model's longest text."""
@@ -51,7 +52,7 @@ class VLM:
     def caption(
         self, images: Iterable[Picture], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
     ) -> list[str]:
-        """One caption a picture, by beam search, greedily (one beam) or by nucleus sampling (`top_p`)."""
+        """One caption a picture, the prompt left out, by beam search, greedily (one beam) or by nucleus sampling (`top_p`)."""
         images = list(images)
         if not images:
             return []
@@ -59,7 +60,7 @@ class VLM:
         prompt = torch.tensor([[med.config.dec_id, *med.config.prompt_ids]], device=self.device)
         prompt = prompt.expand(len(images), -1)
         rows = generate(med, self.image_states(images), None, prompt, num_beams, max_new_tokens, top_p)
-        return self.tokenizer.decode(rows)
+        return self.tokenizer.decode([row[prompt.shape[1] :] for row in rows])
 
     @torch.inference_mode()
     def answer(self, images: Iterable[Picture], questions: Iterable[str], num_beams: int = 3) -> list[str]:
@@ -88,6 +89,13 @@ class VLM:
             return torch.zeros(0)
         med = self.med.eval()
         return med.match_logits(med.fuse(*self.texts(texts), self.image_states(images))).softmax(-1)[:, 1]
+
+
+def upright(image: Picture | np.ndarray) -> Image.Image | np.ndarray:
+    """A picture, a path or pixels, ready to be resized."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    return to_rgb(image) if isinstance(image, Image.Image) else image
 
 
 def _paired(images, texts, noun: str) -> tuple[list, list]:

@@ -1,9 +1,13 @@
 """The order of the training pictures: a pure function of the seed, so that a resumed run sees what it would have seen."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from dlip.data.batch import Batch
+from dlip.data.collate import Collate
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
@@ -48,9 +52,13 @@ class EpochItems(Dataset):
         return epoch, self.dataset[index]
 
 
-def train_loader(dataset, batches: Batches, collate, workers: int = 0) -> DataLoader:
-    """Batches in the order of `batches`; `collate` takes a list of (epoch, Item)."""
+def train_loader(dataset, batches: Batches, collate: Collate, workers: int = 0) -> DataLoader:
+    """Batches in the order of `batches`, each drawn for its own epoch."""
+
+    def collate_epoch(rows: list) -> Batch:
+        return replace(collate, epoch=rows[0][0])([item for _, item in rows])
+
     return DataLoader(
-        EpochItems(dataset), batch_sampler=batches, collate_fn=collate, num_workers=workers,
-        persistent_workers=False, pin_memory=torch.cuda.is_available(),
+        EpochItems(dataset), batch_sampler=batches, collate_fn=collate_epoch, num_workers=workers,
+        pin_memory=torch.cuda.is_available(), multiprocessing_context="fork" if workers else None,
     )  # fmt: skip

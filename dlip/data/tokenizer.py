@@ -1,11 +1,12 @@
-"""WordPiece with BERT's normalisation, trained on the data or read from a checkpoint; nothing is downloaded."""
+"""WordPiece with BERT's normalisation, its words taken from the data or from a checkpoint; nothing is downloaded."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer as FastTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as FastTokenizer
 
 from dlip.errors import UserError
 
@@ -31,10 +32,20 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """A vocabulary of at most `vocab_size` pieces, the special tokens first."""
+        """At most `vocab_size` pieces: the special tokens, every character, then the most frequent words of `texts`.
+
+        The same texts give the same ids every time, which the library's own trainer does not promise.
+        """
         fast = _bert(models.WordPiece(unk_token="[UNK]"))
-        fast.train_from_iterable(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIALS))
-        return cls(fast)
+        counts = Counter()
+        for text in texts:
+            words = fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(text))
+            counts.update(word for word, _ in words)
+        letters = sorted({letter for word in counts for letter in word})
+        pieces = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters)]
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))
+        pieces += [word for word in frequent if len(word) > 1][: max(0, vocab_size - len(pieces))]
+        return cls(_bert(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":

@@ -1,0 +1,15 @@
+"""DLIP Workbench: distil BLIP-style vision-language models, and see what the student keeps and saves."""
+
+__version__ = "0.1.0"
+__all__ = ["distill", "evaluate", "load"]
+
+_HOMES = {"load": "dlip.vlm:VLM.load", "distill": "dlip.train:distill", "evaluate": "dlip.tasks:evaluate"}
+
+
+def __getattr__(name: str):
+    """Imports torch only when one of `_HOMES` is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pkgutil import resolve_name
+
+    return resolve_name(_HOMES[name])

@@ -1,0 +1,90 @@
+"""What a folder says of its pictures, as Records: `captions.json` in Karpathy's layout, and `vqa.json`."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from dlip.data.batch import Question
+from dlip.errors import UserError
+
+
+@dataclass
+class Record:
+    """All or some of what is said and asked of one picture."""
+
+    name: str
+    """its path below images/"""
+    split: str
+    captions: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    """what had to be left out, each with the picture's name"""
+
+
+def read_captions(file: Path) -> Iterator[Record]:
+    """Karpathy's layout: {"images": [{"filename", "split", "sentences": [{"raw"}], ...}]}; restval counts as train.
+
+    COCO's "filepath", where there is one, is the folder of the filename. Raises UserError where the layout is another.
+    """
+    for i, image in enumerate(_field(_json(file), "images", list, str(file))):
+        where = f"{file}, images[{i}]"
+        name = _picture(_field(image, "filepath", str, where, ""), _field(image, "filename", str, where), where)
+        split = _field(image, "split", str, where)
+        record = Record(name, "train" if split == "restval" else split)
+        for sentence in _field(image, "sentences", list, where):
+            caption = _field(sentence, "raw", str, f"{where}, sentences", "").strip()
+            if caption:
+                record.captions.append(caption)
+            else:
+                record.faults.append(f"{name} has an empty caption")
+        if not record.captions and not record.faults:
+            record.faults.append(f"{name} has no caption")
+        yield record
+
+
+def read_questions(file: Path) -> Iterator[Record]:
+    """A list of {"image", "question", "answers", "question_type", "split"}, one Record each; the type may be left out.
+
+    Blank answers do not count. Raises UserError where the layout is another.
+    """
+    rows = _json(file)
+    if not isinstance(rows, list):
+        raise UserError(f"{file} has to be a list of {{image, question, answers, question_type, split}}")
+    for i, row in enumerate(rows):
+        where = f"{file}, [{i}]"
+        name = _picture("", _field(row, "image", str, where), where)
+        record = Record(name, _field(row, "split", str, where))
+        text = _field(row, "question", str, where).strip()
+        answers = [a.strip() for a in _field(row, "answers", list, where) if isinstance(a, str) and a.strip()]
+        if not text:
+            record.faults.append(f"{name} has an empty question")
+        elif not answers:
+            record.faults.append(f"{name} has no answer to {text!r}")
+        else:
+            record.questions.append(Question(text, answers, _field(row, "question_type", str, where, "other")))
+        yield record
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as JSON ({error}); mend it") from error
+
+
+def _field(record: Any, key: str, kind: type, where: str, default: Any = None) -> Any:
+    """record[key], which must be of its kind; `default` where it is not there."""
+    value = record.get(key, default) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        raise UserError(f"{where} needs {key!r}, a {'text' if kind is str else 'list'}; mend it")
+    return value
+
+
+def _picture(folder: str, name: str, where: str) -> str:
+    """The picture's path below images/. Raises UserError where it would lie elsewhere."""
+    path = PureWindowsPath(folder, name)  # knows both kinds of slash, and drives
+    if path.anchor or ".." in path.parts or not PureWindowsPath(name).parts:
+        raise UserError(f"{where} names the picture {name!r}, which does not lie in images/; give a path below it")
+    return str(PurePosixPath(folder, name))

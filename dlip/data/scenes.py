@@ -1,0 +1,50 @@
+"""The built-in data: generated pictures with exact ground truth, the same on every machine."""
+
+from dlip.data.batch import Item
+from dlip.data.scene_questions import questions
+from dlip.data.scene_render import render
+from dlip.data.scene_text import captions
+from dlip.data.scene_world import Scene, make_scene
+from dlip.errors import UserError
+
+SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000}
+"""Pictures of each split: a teacher's, a student's, and two to measure on."""
+_BLOCK = 10_000_000  # numbers set aside for the scenes of one split and seed
+
+
+class Scenes:
+    """A split of the built-in data. Scene i is a function of (seed, split, i) alone, whatever the size.
+
+    Splits are disjoint by construction, whatever their seeds: the sum of the objects' left and top edges,
+    modulo the number of splits, is the split's place in `SPLITS`, so that no two splits share a layout.
+    """
+
+    name = "scenes"
+
+    def __init__(self, split: str, seed: int = 0, size: int | None = None):
+        """Raises UserError where there is no such split, or where seed or size are out of range."""
+        if split not in SPLITS:
+            raise UserError(f"the data 'scenes' have no split {split!r}; choose one of {', '.join(SPLITS)}")
+        self.split = split
+        self.size = SPLITS[split] if size is None else size
+        if not 1 <= self.size <= _BLOCK:
+            raise UserError(f"scenes cannot have {size} pictures; choose a size from 1 to {_BLOCK}")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"the seed of scenes cannot be {seed}; choose one from 0 to {2**32 - 1}")
+        self.problems: list[str] = []
+        self._place = list(SPLITS).index(split)
+        self._first = (seed * len(SPLITS) + self._place) * _BLOCK
+
+    def __len__(self) -> int:
+        return self.size
+
+    def scene(self, i: int) -> Scene:
+        """What is true of picture i. Raises IndexError beyond the last one."""
+        if not 0 <= i < self.size:
+            raise IndexError(f"scenes {self.split} has pictures 0 to {self.size - 1}, not {i}")
+        return make_scene(self._first + i, self._place, len(SPLITS))
+
+    def __getitem__(self, i: int) -> Item:
+        """Picture i, uint8 [48, 48, 3], with five captions and six questions."""
+        scene = self.scene(i)
+        return Item(render(scene), scene.image_id, captions(scene), questions(scene))

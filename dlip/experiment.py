@@ -1,0 +1,121 @@
+"""An experiment from its names to its record: make or load the models, train, measure, write down."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from dlip import data as data_sets
+from dlip.config import ModelConfig, TrainConfig, preset
+from dlip.data.tokenizer import Tokenizer
+from dlip.efficiency import summary
+from dlip.latency import latency
+from dlip.model import Med
+from dlip.records import append, new_record
+from dlip.run import Run
+from dlip.tasks import evaluate
+from dlip.train import train
+from dlip.vlm import VLM
+
+VOCABULARY = 8192
+"""Most pieces of a vocabulary that is made from the training texts."""
+TEXTS_READ = 20_000
+"""Pictures whose texts a vocabulary is made from."""
+
+
+def texts_of(dataset, pictures: int = TEXTS_READ) -> Iterable[str]:
+    """Captions, questions and answers of the first pictures."""
+    for i in range(min(pictures, len(dataset))):
+        item = dataset[i]
+        yield from item.captions
+        for question in item.questions:
+            yield from (question.text, *question.answers)
+
+
+def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **changes) -> VLM:
+    """An untrained model over the tokenizer's vocabulary; the same seed gives the same weights."""
+    config = preset(size) if isinstance(size, str) else size
+    own_enc = config.enc_id != config.cls_id
+    ids = dict(pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, dec_id=tokenizer.dec_id)
+    ids["enc_id"] = tokenizer.enc_id if own_enc else tokenizer.cls_id
+    torch.manual_seed(seed)
+    med = Med(dataclasses.replace(config, vocab_size=len(tokenizer), **ids, **changes))
+    return VLM(med, tokenizer, size if isinstance(size, str) else "student")
+
+
+def new_student(size: str | ModelConfig, teacher: VLM, seed: int) -> VLM:
+    """An untrained student that reads what its teacher reads: vocabulary, first tokens, prompt, normalisation."""
+    theirs = teacher.med.config
+    shared = {name: getattr(theirs, name) for name in ("enc_id", "prompt_ids", "image_mean", "image_std")}
+    shared |= {name: getattr(theirs, name) for name in ("max_text", "max_positions")}
+    student = new_model(size, teacher.tokenizer, seed)
+    torch.manual_seed(seed)
+    return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)
+
+
+def train_split(name: str | Path) -> str:
+    """The split that a student learns from where none is named."""
+    return "train-small" if str(name) == "scenes" else "train"
+
+
+def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "runs/student") -> Run:
+    """Distils `student` from `teacher` on `data` and returns the run.
+
+    teacher: a VLM or its name. student: a VLM, a size's name or a ModelConfig. data: a data set or its name.
+    Raises UserError where they do not fit together.
+    """
+    teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
+    student = student if isinstance(student, VLM) else new_student(student, teacher, config.seed)
+    data = data_sets.open(data, train_split(data)) if isinstance(data, str | Path) else data
+    return train(student, data, config, folder, teacher)
+
+
+def role(config: TrainConfig, teacher_size: bool) -> str:
+    """What a run is in a comparison: "teacher", "undistilled" or "distilled"."""
+    if any(weight and "." in term for term, weight in config.weights.items()):
+        return "distilled"
+    return "teacher" if teacher_size else "undistilled"
+
+
+def measure(vlm: VLM, dataset, latency_repeats: int = 20, progress: bool = True, **options) -> tuple[dict, dict]:
+    """The model's figures on `dataset` with "efficiency" among them, and what it said ("items")."""
+    figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
+    items = figures.pop("items")
+    figures["efficiency"] = summary(vlm.med)
+    if latency_repeats:
+        figures["efficiency"]["latency"] = latency(vlm, "captioning", repeats=latency_repeats)
+    return figures, items
+
+
+def write_record(run: Run, figures: dict, items: dict, dataset, path: str | Path, **about) -> dict:
+    """Appends the run's record to `path` and returns it."""
+    asked = run.config()
+    record = new_record(
+        config=asked, seed=asked["train"]["seed"], wall_s=run.seconds(), losses=run.losses(),
+        metrics=figures, samples=samples(items, dataset), **about,
+    )  # fmt: skip
+    append(record, path)
+    return record
+
+
+def samples(items: dict, dataset, count: int = 12) -> list[dict]:
+    """What the model said of the first pictures, beside the truth."""
+    out = []
+    captions = {row["image_id"]: row["caption"] for row in items.get("caption", [])}
+    answers: dict[int, list[dict]] = {}
+    for row in items.get("vqa", []):
+        answers.setdefault(row["image_id"], []).append(row)
+    for i in range(min(count, len(dataset))):
+        item = dataset[i]
+        rows = answers.get(item.image_id, [])
+        out.append({
+            "index": i,
+            "image_id": item.image_id,
+            "caption": captions.get(item.image_id),
+            "references": item.captions,
+            "questions": [question.text for question in item.questions],
+            "answers": [row["answer"] for row in rows],
+            "truth": [question.answers[0] for question in item.questions],
+        })  # fmt: skip
+    return out

@@ -1,0 +1,165 @@
+"""How long a task takes, measured: end to end on tensors (preprocessing apart), and module by module.
+
+After warm-up, device synchronised, on random pictures and words. Every generated text has the same number of
+tokens, so that models are compared on the same work. Models that are compared take turns call by call, so
+that a busy machine slows all of them alike.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlip.efficiency import NEW_TOKENS, TASKS, TEXT_TOKENS
+from dlip.errors import UserError
+from dlip.generate import Decoder, generate
+from dlip.model import Med
+
+if TYPE_CHECKING:
+    from dlip.vlm import VLM
+
+
+class Workload:
+    """One task of a model on a batch of random inputs; calling it runs the task.
+
+    retrieval: each of `batch` pictures with a text of `text_tokens`, ITC similarity and ITM score.
+    captioning: `tokens` new tokens. vqa: a question of `text_tokens`, an answer of `tokens`. `tokens` None
+    stands for `NEW_TOKENS`. Raises UserError where there is no such task or the model has too few positions.
+    """
+
+    def __init__(
+        self,
+        model: "Med | VLM",
+        task: str,
+        batch: int = 1,
+        beams: int = 3,
+        tokens: int | None = None,
+        text_tokens: int = TEXT_TOKENS,
+    ):
+        if task not in TASKS:
+            raise UserError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
+        self.med: Med = getattr(model, "med", model).eval()
+        c, device, dtype = self.med.config, self.med.temp.device, self.med.temp.dtype
+        prompt = (c.dec_id, *(c.prompt_ids if task == "captioning" else ()))
+        self.task, self.beams = task, beams
+        self.tokens = 0 if task == "retrieval" else tokens or NEW_TOKENS[task]
+        longest = max(len(prompt) + self.tokens, text_tokens if task != "captioning" else 0)
+        if longest > c.max_positions:
+            raise UserError(f"{longest} tokens exceed the model's {c.max_positions} positions; ask for fewer")
+        self.settings = {
+            "task": task,
+            "batch": batch,
+            "beams": beams if self.tokens else None,
+            "tokens": self.tokens or None,
+            "text_tokens": text_tokens if task != "captioning" else None,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        source = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (batch, 3, c.image_size, c.image_size), dtype=torch.uint8, generator=source)
+        self.pixels = self.med.normalise(images.to(device)).to(dtype)
+        self.ids = torch.randint(c.vocab_size, (batch, text_tokens), generator=source).to(device)
+        self.mask = torch.ones_like(self.ids, dtype=torch.bool)
+        self.prompt = torch.tensor([prompt], device=device).expand(batch, -1)
+
+    @torch.inference_mode()
+    def __call__(self) -> None:
+        states = self.image()
+        if self.task == "retrieval":
+            texts = self.med.project_text(self.text())
+            torch.matmul(self.med.project_image(states), texts.T)  # [B, B] similarities
+            self.med.match_logits(self.fusion(states))
+        elif self.task == "captioning":
+            self.decoder(states, None)
+        else:
+            self.decoder(self.med.question_states(self.fusion(states)), self.mask)
+
+    def image(self) -> Tensor:
+        return self.med.encode_image(self.pixels)
+
+    def text(self) -> Tensor:
+        return self.med.encode_text(self.ids, self.mask)
+
+    def fusion(self, states: Tensor) -> Tensor:
+        return self.med.fuse(self.ids, self.mask, states)
+
+    def decoder(self, context: Tensor, mask: Tensor | None) -> list[list[int]]:
+        return generate(self.med, context, mask, self.prompt, self.beams, self.tokens, min_new_tokens=self.tokens)
+
+    @torch.inference_mode()
+    def modules(self) -> dict[str, Callable[[], object]]:
+        """Name -> a call of that module alone, as far as the task runs it."""
+        states, calls = self.image(), {"image": self.image}
+        if self.task == "captioning":
+            return calls | self._decoder_calls(states, None)
+        fusion = {"fusion": lambda: self.fusion(states)}
+        if self.task == "retrieval":
+            return calls | {"text": self.text} | fusion
+        return calls | fusion | self._decoder_calls(self.med.question_states(self.fusion(states)), self.mask)
+
+    def _decoder_calls(self, context: Tensor, mask: Tensor | None) -> dict[str, Callable[[], object]]:
+        """decoder: the whole text. decoder_step: one token of every beam, with half of the text behind it."""
+        rows, length = len(context) * self.beams, self.prompt.shape[1] + self.tokens
+        decoder = Decoder(self.med, context, mask, rows, length)
+        decoder.cache.store.zero_()
+        token = self.prompt[:1, :1].expand(rows, 1)
+
+        def step():
+            decoder.cache.length = length // 2
+            decoder(token)
+
+        return {"decoder": lambda: self.decoder(context, mask), "decoder_step": step}
+
+
+def latency(model: "Med | VLM", task: str = "captioning", repeats: int = 30, warmup: int = 5, **size) -> dict:
+    """p50_ms and p95_ms of a task and of each of its "modules", and settings; `size` as in `Workload`."""
+    return compare_latency({"model": model}, task, repeats, warmup, **size)["models"]["model"]
+
+
+@torch.inference_mode()
+def compare_latency(
+    models: "dict[str, Med | VLM]", task: str = "captioning", repeats: int = 30, warmup: int = 5, **size
+) -> dict:
+    """{"models": name -> as `latency`, "speedup": name -> median of the first model / that of this one}.
+
+    In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. Raises
+    UserError as `Workload` does.
+    """
+    work = {name: Workload(model, task, **size) for name, model in models.items()}
+    calls = {name: {"total": load, **load.modules()} for name, load in work.items()}
+    times = {name: {part: [] for part in parts} for name, parts in calls.items()}  # ms
+    for turn in range(warmup + repeats):
+        for part in next(iter(calls.values())):
+            for name in calls:
+                ms = _time(calls[name][part], work[name].pixels.device)
+                if turn >= warmup:
+                    times[name][part].append(ms)
+    out = {}
+    for name, parts in times.items():
+        spread = {part: _percentiles(ms) for part, ms in parts.items()}
+        settings = {**work[name].settings, "repeats": repeats, "warmup": warmup}
+        out[name] = {**settings, **spread.pop("total"), "modules": spread}
+    first = next(iter(out.values()))["p50_ms"]
+    return {"models": out, "speedup": {name: first / one["p50_ms"] for name, one in out.items()}}
+
+
+def _time(call: Callable[[], object], device: torch.device) -> float:
+    _synchronise(device)
+    start = time.perf_counter()
+    call()
+    _synchronise(device)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _percentiles(ms: list[float]) -> dict[str, float]:
+    p50, p95 = np.percentile(ms, (50, 95))
+    return {"p50_ms": float(p50), "p95_ms": float(p95)}

@@ -1,0 +1,195 @@
+"""Every figure, drawn with plotly from run records: one colour a role, a title that says the finding.
+
+Backgrounds are transparent and the ink is a grey that reads on dark and light pages alike.
+"""
+
+import textwrap
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dlip.errors import UserError
+from dlip.records import COSTS, ROLES, SCORES, summary, twin
+
+COLOURS = {"teacher": "#0072B2", "undistilled": "#D55E00", "distilled": "#009E73"}
+"""Role -> colour, of Okabe and Ito's palette, which colour-blind people tell apart."""
+SYMBOLS = {"teacher": "diamond", "undistilled": "square", "distilled": "circle"}
+INK, RULE = "#777777", "rgba(128, 128, 128, 0.25)"
+KEPT = (95, 99)  # percent of the teacher's score, marked by lines
+LABELLED = 8  # most points that carry their names
+
+LABELS = {
+    "tr1": ("TR@1", "%"), "tr5": ("TR@5", "%"), "tr10": ("TR@10", "%"),
+    "ir1": ("IR@1", "%"), "ir5": ("IR@5", "%"), "ir10": ("IR@10", "%"),
+    "bleu4": ("BLEU-4", "x 100"), "meteor": ("METEOR", "x 100"), "rougeL": ("ROUGE-L", "x 100"),
+    "cider": ("CIDEr", "x 100"), "spice": ("SPICE", "x 100"), "vqa": ("VQA accuracy", "%"),
+    "params_m": ("parameters", "M"), "flops_g": ("FLOPs", "G a picture and text"),
+    "latency_ms": ("latency", "ms, median"), "latency_p95_ms": ("latency", "ms, 95th percentile"),
+    "params_m_paper": ("parameters, paper's count", "M"),
+    "macs_g_paper": ("multiply-accumulates, paper's count", "G"),
+}  # fmt: skip
+"""Column of scores and costs -> its name and unit."""
+
+UNITS = {"hr": "cosine loss, 0 to 2", "total": "weighted sum"}
+"""Family of loss terms -> unit of its loss; all others are in nats."""
+
+
+def pareto(costs: list[float], scores: list[float]) -> list[int]:
+    """Places of the points that no other beats, by rising cost.
+
+    A point is beaten where another costs no more and scores no less, and is better in one of them. NaNs are no points.
+    """
+    points = [i for i in range(len(costs)) if not np.isnan(costs[i]) and not np.isnan(scores[i])]
+    front = []
+    for i in sorted(points, key=lambda i: (costs[i], -scores[i])):
+        best = front[-1] if front else None
+        if best is None or scores[i] > scores[best] or (costs[i], scores[i]) == (costs[best], scores[best]):
+            front.append(i)
+    return front
+
+
+def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", title: str | None = None) -> go.Figure:
+    """Score against cost, a point for each name (mean over seeds, bars of one standard deviation).
+
+    df: as `dlip.records.load` gives it, of one data set and split. The line joins the models that none beats on both
+    axes; dotted lines stand at 95 and 99% of the teacher's score. Raises UserError where an axis is no score or cost,
+    the runs are of several data sets, or none has both figures.
+    """
+    for column, axis in ((cost, COSTS), (score, SCORES)):
+        if column not in axis:
+            raise UserError(f"{column!r} cannot be an axis here; choose one of {', '.join(axis)}")
+    rows = summary(df.dropna(subset=[cost, score]))
+    if rows.empty:
+        raise UserError(f"no record has both {cost} and {score}; choose other axes")
+    if len(rows[["data", "split"]].drop_duplicates()) > 1:
+        raise UserError("the records are of several data sets or splits; keep those of one")
+    fig = _figure(title or _cost_finding(rows, cost, score))
+    front = rows.iloc[pareto(list(rows[cost]), list(rows[score]))]
+    fig.add_scatter(
+        x=front[cost], y=front[score], mode="lines", line=dict(color=INK, width=1.5, shape="hv"), hoverinfo="skip",
+        name="none better at this cost",
+    )  # fmt: skip
+    for role, some in rows.groupby("role", sort=False):
+        fig.add_scatter(
+            x=some[cost], y=some[score], mode="markers+text" if len(rows) <= LABELLED else "markers", name=role,
+            text=some["name"].map(escape), textposition=[_side(x, rows[cost]) for x in some[cost]],
+            marker=dict(color=COLOURS[role], symbol=SYMBOLS[role], size=12), cliponaxis=False,
+            error_x=_bars(some[f"{cost}_sd"], role), error_y=_bars(some[f"{score}_sd"], role),
+            hovertext=[_hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
+        )  # fmt: skip
+    teacher = rows.loc[rows["role"] == "teacher", score].mean()
+    for percent in KEPT if teacher > 0 else ():
+        fig.add_hline(
+            y=teacher * percent / 100, line=dict(color=INK, width=1, dash="dot"),
+            annotation_text=f"{percent}% of teacher",
+            annotation_position="bottom left" if percent == min(KEPT) else "top left",
+        )  # fmt: skip
+    top = rows[cost].max() * 1.12
+    fig.update_xaxes(title_text=_axis(cost), range=[0, top])
+    fig.update_yaxes(title_text=_axis(score))
+    return fig
+
+
+def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.Figure:
+    """One term's loss over the steps of training, unweighted, a line a run.
+
+    records: as `dlip.records.read` gives them. Raises UserError where no run has the term.
+    """
+    runs = [record for record in records if term in record["losses"]]
+    if not runs:
+        raise UserError(f"no record has losses of {term!r}; choose one of {', '.join(terms(records)) or 'none'}")
+    fig = _figure(title or _loss_finding(runs, term))
+    shown = set()
+    for record in runs:
+        role, name = record["role"], escape(record["name"])
+        fig.add_scatter(
+            x=record["losses"]["step"], y=record["losses"][term], mode="lines",
+            line=dict(color=COLOURS[role], width=1.5), opacity=0.8, name=role, legendgroup=role,
+            showlegend=role not in shown,
+            hovertemplate=f"{name}, seed {record['seed']}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+        shown.add(role)
+    fig.update_xaxes(title_text="step")
+    fig.update_yaxes(title_text=f"{escape(term)} ({UNITS.get(term.split('.')[0], 'nats')})", rangemode="tozero")
+    return fig
+
+
+def terms(records: list[dict]) -> list[str]:
+    """The loss terms of the records, each once, in the order in which they first stand."""
+    return [*dict.fromkeys(term for record in records for term in record["losses"] if term != "step")]
+
+
+# --- parts ----------------------------------------------------------------------------------------------------
+
+
+def _figure(title: str) -> go.Figure:
+    ink = dict(gridcolor=RULE, zerolinecolor=RULE, linecolor=INK, tickcolor=INK)
+    axis = dict(**ink, showline=True, ticks="outside", automargin=True)
+    return go.Figure(
+        layout=dict(
+            template="none",
+            title=dict(text=title, x=0, xref="paper", font=dict(size=16)),
+            hovermode="closest",
+            font=dict(family="system-ui, sans-serif", size=12, color=INK),
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            xaxis=axis,
+            yaxis=axis,
+            margin=dict(l=56, r=16, t=56, b=48),
+            legend=dict(orientation="h", y=1, yanchor="bottom", x=0),
+            height=420,
+            hoverlabel=dict(bgcolor="#24292f", bordercolor="#24292f", font=dict(color="#ffffff"), align="left"),
+        )  # fmt: skip
+    )
+
+
+def _axis(column: str) -> str:
+    name, unit = LABELS[column]
+    return f"{name} ({unit})"
+
+
+def _bars(spread: pd.Series, role: str) -> dict:
+    return dict(type="data", array=spread.fillna(0), color=COLOURS[role], thickness=1.5, width=4)
+
+
+def _side(cost: float, costs: pd.Series) -> str:
+    """Where a point's name stands: inside the axes."""
+    return "bottom left" if cost > 0.6 * costs.max() else "bottom right"
+
+
+def _hover(row: pd.Series, cost: str, score: str) -> str:
+    def figure(column: str) -> str:
+        spread = "" if np.isnan(row[f"{column}_sd"]) else f" ± {row[f'{column}_sd']:.2g}"
+        return f"{_axis(column)}: {row[column]:.4g}{spread}"
+
+    command = "<br>".join(map(escape, textwrap.wrap(row["command"], 60)))
+    runs = f"{row['runs']} seed{'s' if row['runs'] > 1 else ''}"
+    lines = [f"<b>{escape(row['name'])}</b> ({row['role']}, {runs})", figure(score), figure(cost)]
+    return "<br>".join([*lines, escape(row["model"]), f"<i>{command}</i>"])
+
+
+def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
+    """How much of the teacher's score its cheapest distilled student keeps, beside the same student alone."""
+    what, price = LABELS[score][0], LABELS[cost][0]
+    teacher, students = rows[rows["role"] == "teacher"], rows[rows["role"] == "distilled"]
+    if teacher.empty or students.empty:
+        return f"{what} against {price}"
+    student, whole = students.loc[students[cost].idxmin()], teacher.iloc[0]
+    kept = f"{100 * student[score] / whole[score]:.1f}% of {what}" if whole[score] else what
+    text = f"Distilled keeps {kept} with {100 * student[cost] / whole[cost]:.0f}% of the {price}"
+    alone = twin(rows, student)
+    if alone is None or not whole[score]:
+        return text
+    return f"{text}; undistilled {100 * alone[score] / whole[score]:.1f}%"
+
+
+def _loss_finding(runs: list[dict], term: str) -> str:
+    """Where the curves end: the mean over each role's runs, of the last tenth of their points."""
+    ends = {}
+    for record in runs:
+        values = [v for v in record["losses"][term] if v is not None]
+        ends.setdefault(record["role"], []).extend(values[-max(1, len(values) // 10) :])
+    said = [f"{np.mean(ends[role]):.2f} {role}" for role in ROLES if ends.get(role)]
+    return f"{escape(term)} ends at {', '.join(said)}"

@@ -1,0 +1,324 @@
+"""Run records: one JSON object a run, a line each in `results/*.jsonl`, and the same as a table.
+
+**A record** (schema 1) holds, in this order:
+
+- schema (1), id (unique), created (UTC, ISO 8601), name (the same for all seeds of one thing), role ("teacher",
+  "undistilled" or "distilled").
+- command (exactly as typed), config (resolved: "model", "train" and whatever else decides the result),
+  config_hash (`config_hash`), seed.
+- data, split (what was measured on), train_pictures (how many pictures the model learned from).
+- code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
+  transformers (versions), device, threads, wall_s (seconds of training).
+- losses: "step" and each term as lists of one length, at most 100 points.
+- metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them; null where not measured.
+- efficiency: as `dlip.efficiency.summary` yields it, with "latency" as `dlip.latency.latency` does.
+- samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; the last three are lists
+  of one length.
+- notes: why a metric is null, by its name.
+
+**Columns** of `load`, one row a run: id, created, name, role, seed, data, split, train_pictures, model (sizes in
+words), command, config_hash, wall_s, device, threads, torch, transformers; then numbers, NaN where the record has none:
+
+- tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, re-ranked, in %.
+- bleu4 meteor rougeL cider spice: caption scores x 100.
+- vqa: soft accuracy in %. vqa.<type>: of one type of question.
+- params_m: millions of stored parameters. flops_g: GFLOPs of one picture and one text. latency_ms, latency_p95_ms:
+  median and 95th percentile of the timed task. params_m_paper, macs_g_paper: in the paper's count.
+- w.<term>: weight of a loss term; 0 where the run did not have it.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+
+import dlip
+from dlip.errors import UserError
+
+SCHEMA = 1
+ROLES = ("teacher", "undistilled", "distilled")
+POINTS = 100  # of a loss curve
+SAMPLES = 12
+
+ABOUT = (
+    "id", "created", "name", "role", "seed", "data", "split", "train_pictures", "model", "command", "config_hash",
+    "wall_s", "device", "threads", "torch", "transformers",
+)  # fmt: skip
+SCORES = {
+    **{f"{way}{k}": ("metrics", "retrieval", f"{way}@{k}") for way in ("tr", "ir") for k in (1, 5, 10)},
+    **{name: ("metrics", "caption", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
+    "vqa": ("metrics", "vqa", "accuracy"),
+}
+COSTS = {
+    "params_m": ("efficiency", "params_m"),
+    "flops_g": ("efficiency", "flops_g"),
+    "latency_ms": ("efficiency", "latency", "p50_ms"),
+    "latency_p95_ms": ("efficiency", "latency", "p95_ms"),
+    "params_m_paper": ("efficiency", "params_m_paper"),
+    "macs_g_paper": ("efficiency", "macs_g_paper"),
+}
+"""Column -> its place in a record. Of scores more is better, of costs less."""
+NUMBERS = [*SCORES, *COSTS]
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+def new_record(
+    name: str,
+    role: str,
+    *,
+    command: str,
+    config: dict,
+    seed: int,
+    train_pictures: int,
+    metrics: dict,
+    losses: dict[str, list[float]],
+    wall_s: float,
+    device: str = "cpu",
+    samples: Iterable[dict] = (),
+) -> dict:
+    """The record of a finished run.
+
+    metrics: what `dlip.evaluate` yields, with "efficiency" beside it where it was measured; data, split and notes are
+    taken from it too. losses: "step" and one list a term, thinned here. Raises ValueError where the role is none of
+    `ROLES` or the lists of losses differ in length.
+    """
+    import torch  # here, because reading records needs no torch
+
+    if role not in ROLES:
+        raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
+    config = _plain(config)
+    return {
+        "schema": SCHEMA,
+        "id": uuid4().hex,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "name": name,
+        "role": role,
+        "command": command,
+        "config": config,
+        "config_hash": config_hash(config),
+        "seed": seed,
+        "data": metrics["data"],
+        "split": metrics["split"],
+        "train_pictures": train_pictures,
+        "code": _code(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "wall_s": round(wall_s, 1),
+        "losses": _plain(thin(losses)),
+        "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "caption", "vqa")}),
+        "efficiency": _plain(metrics.get("efficiency") or {}),
+        "samples": _plain(list(samples)[:SAMPLES]),
+        "notes": _plain(metrics.get("notes") or {}),
+    }
+
+
+def config_hash(config: dict) -> str:
+    """SHA-256 of the configuration in canonical JSON, without the seeds at its top and of its "train".
+
+    Runs that differ in their seed alone share it, in whatever order their keys stand; other data have another.
+    """
+    parts = {key: value for key, value in _plain(config).items() if key != "seed"}
+    if "train" in parts:
+        parts["train"] = {key: value for key, value in parts["train"].items() if key != "seed"}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def thin(losses: dict[str, list[float]], points: int = POINTS) -> dict[str, list[float]]:
+    """The same curves at no more than `points` evenly spaced steps, the first and the last among them."""
+    lengths = {len(values) for values in losses.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"lists of losses have {sorted(lengths)} points; all must have as many as there are steps")
+    n = max(lengths, default=0)
+    kept = np.linspace(0, n - 1, min(n, points)).round().astype(int)
+    return {term: [values[i] for i in kept] for term, values in losses.items()}
+
+
+def append(record: dict, path: str | Path) -> None:
+    """Adds one line to a file of records, on disk when this returns.
+
+    Processes that append to one file wait for each other, and nothing that is in it is overwritten: after a line that
+    was left half written, the record starts a line of its own. Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            if os.write(file, line) < len(line):
+                raise OSError("the disk is full")
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise UserError(
+            f"the record cannot be added to {path}: {error.strerror or error}; choose another file"
+        ) from error
+
+
+def _plain(value):
+    """What JSON can hold: tuples as lists, numbers of numpy and torch as Python's, no NaN or infinity (null)."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _code() -> dict:
+    """Which code this is."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    commit = modified = None
+    try:
+        if git("ls-files", Path(__file__).name):  # else an environment inside another project's checkout
+            commit, modified = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git, no checkout, or no commit yet
+    return {"version": dlip.__version__, "commit": commit, "modified": modified}
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def read(path: str | Path) -> list[dict]:
+    """The records of a file, or of every `*.jsonl` of a folder, in the order of their lines.
+
+    A line that is no whole record (the last one, where a machine stopped while writing) or that a newer version wrote
+    is named in a warning and skipped. Raises UserError where there is no such file or folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there are no records at {path}; name a .jsonl file of records or a folder of them")
+    records = []
+    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+            try:
+                record = json.loads(line) if line.strip() else None
+            except ValueError:
+                record = {}
+            if record is None:
+                continue
+            if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+                known = isinstance(record, dict) and "schema" in record
+                fault = f"is of schema {record['schema']}, not {SCHEMA}" if known else "is no whole record"
+                warnings.warn(f"{file} line {number} {fault}; it was skipped", stacklevel=2)
+                continue
+            records.append(record)
+    return records
+
+
+def load(path: str | Path) -> pd.DataFrame:
+    """The records of a file or folder, one row a run; columns at the top of this file. Warns and raises as `read`."""
+    return frame(read(path))
+
+
+def frame(records: list[dict]) -> pd.DataFrame:
+    """Records as `load` gives them."""
+    df = pd.DataFrame([_row(record) for record in records])
+    df = df.reindex(columns=[*ABOUT, *NUMBERS, *(c for c in df if "." in c)])
+    numbers = df.columns[len(ABOUT) :]
+    df[numbers] = df[numbers].astype(float)
+    weights = [c for c in df if c.startswith("w.")]
+    return df.fillna(dict.fromkeys(weights, 0.0))
+
+
+def _row(record: dict) -> dict:
+    def find(place: tuple[str, ...]):
+        value = record
+        for key in place:
+            value = (value or {}).get(key)
+        return value
+
+    row = {column: record.get(column) for column in ABOUT} | {"model": _sizes(record["config"].get("model"))}
+    row |= {column: find(place) for column, place in (SCORES | COSTS).items()}
+    row |= {f"vqa.{kind}": value for kind, value in (find(("metrics", "vqa", "by_type")) or {}).items()}
+    return row | {f"w.{term}": value for term, value in (find(("config", "train", "weights")) or {}).items()}
+
+
+def _sizes(model: dict | None) -> str:
+    """A model configuration in a few words."""
+    if not model:
+        return ""
+    image, text = (f"{part} {model[f'{part}_width']} x {model[f'{part}_layers']}" for part in ("image", "text"))
+    return f"{image}, {text}, fusion in {len(model['fusion_layers'])}"
+
+
+# --- comparing ------------------------------------------------------------------------------------------------
+
+
+def latest(df: pd.DataFrame) -> pd.DataFrame:
+    """Of runs that were repeated with the same name, data, split and seed, the one made last."""
+    return df.sort_values("created", kind="stable").drop_duplicates(
+        ["name", "role", "data", "split", "seed"], keep="last"
+    )
+
+
+def retention(df: pd.DataFrame) -> pd.DataFrame:
+    """`load`'s table with every score and cost as percent of the teacher's on the same data and split.
+
+    The teacher's is its mean over seeds; without a teacher the percent is NaN. Raises UserError where two teachers
+    were measured on the same data.
+    """
+    teachers = latest(df[df["role"] == "teacher"]).groupby(["data", "split"])
+    for (data, split), names in teachers["name"].unique().items():
+        if len(names) > 1:
+            raise UserError(f"{data} {split} has the teachers {', '.join(names)}; keep the records of one of them")
+    theirs = teachers[NUMBERS].mean().reindex(pd.MultiIndex.from_frame(df[["data", "split"]]))
+    out = df.copy()
+    out[NUMBERS] = 100 * df[NUMBERS] / theirs.replace(0, math.nan).to_numpy()
+    return out
+
+
+def summary(df: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread over seeds: one row for each name, role, data and split; teachers first, then by size.
+
+    Columns: name, role, data, split; train_pictures, model and command of the run made last; runs (how many seeds);
+    each score and cost (mean) and <it>_sd (sample standard deviation; NaN of a single run). A repeated run counts once.
+    """
+    groups = latest(df).groupby(["name", "role", "data", "split"])
+    about = groups[["train_pictures", "model", "command"]].last()
+    spread = groups[NUMBERS].std().add_suffix("_sd")
+    out = pd.concat([about, groups.size().rename("runs"), groups[NUMBERS].mean(), spread], axis=1).reset_index()
+    rank = out["role"].map(ROLES.index)
+    order = pd.DataFrame({"student": rank > 0, "params": -out["params_m"], "rank": rank})
+    return out.loc[order.sort_values(list(order), kind="stable").index].reset_index(drop=True)
+
+
+def twin(rows: pd.DataFrame, student: pd.Series) -> pd.Series | None:
+    """The undistilled row of a `summary` that is likest to a distilled one: in sizes, pictures, parameters."""
+    alone = rows[rows["role"] == "undistilled"]
+    if alone.empty:
+        return None
+    unlike = [alone[column] != student[column] for column in ("model", "train_pictures")]
+    unlike = pd.concat([*unlike, (alone["params_m"] - student["params_m"]).abs()], axis=1)
+    return alone.loc[unlike.sort_values(list(unlike)).index[0]]

@@ -1,0 +1,339 @@
+"""What a comparison found, from run records alone: a table for the terminal and a page that needs no network."""
+
+import base64
+import difflib
+import io
+import json
+import math
+import textwrap
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from dlip import plots
+from dlip.errors import UserError
+from dlip.records import SAMPLES, frame, retention, summary, twin
+
+PRICES = ("params_m", "flops_g", "latency_ms")
+SCORES = ("tr1", "ir1", "cider", "vqa")
+HEADS = {
+    "params_m": "params", "flops_g": "FLOPs", "latency_ms": "latency", "tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr",
+    "vqa": "VQA", "kept": "kept",
+}  # fmt: skip
+UNITS = {"params_m": "M", "flops_g": "G", "latency_ms": " ms"}
+TEMPLATE = Path(__file__).with_name("report.html")
+SIDE = 320  # px, longest side of a picture in the page
+
+
+# --- the comparison -------------------------------------------------------------------------------------------
+
+
+def comparison(records: list[dict]) -> pd.DataFrame:
+    """`dlip.records.summary` with <it>_kept beside each figure of the table, in % of the teacher's, and their least, kept.
+
+    kept is NaN for the teacher itself. Raises UserError where the records are none or of several data sets.
+    """
+    sources = {(record["data"], record["split"]) for record in records}
+    if len(sources) != 1:
+        found = ", ".join(sorted(" ".join(source) for source in sources)) or "none"
+        raise UserError(f"a report compares records of one data set and split, but these are of: {found}")
+    df = frame(records)
+    rows = summary(df)
+    kept = summary(retention(df))[["name", "role", *PRICES, *SCORES]]
+    rows = rows.merge(kept, on=["name", "role"], suffixes=("", "_kept"))
+    rows["kept"] = rows[[f"{score}_kept" for score in SCORES]].min(axis=1).where(rows["role"] != "teacher")
+    return rows
+
+
+def finding(records: list[dict]) -> list[str]:
+    """What the records show, in sentences; the first is the headline."""
+    rows = comparison(records)
+    students = rows[(rows["role"] == "distilled") & rows["kept"].notna()].sort_values("params_m", kind="stable")
+    if students.empty:
+        return ["A teacher and a distilled student are needed for a comparison; these records lack one of them."]
+    student, others = students.iloc[0], students.iloc[1:]
+    scores = [score for score in SCORES if not math.isnan(student[f"{score}_kept"])]
+    size = "distilled" if others.empty else "smallest distilled"
+    said = [
+        f"The {size} student keeps at least {student['kept']:.1f}% of its teacher's {_listed(HEADS[s] for s in scores)} "
+        f"with {student['params_m_kept']:.0f}% of the parameters."
+    ]
+    costs = [f"needs {student['flops_g_kept']:.0f}% of the FLOPs"]
+    if student["latency_ms_kept"] > 0:
+        costs.append(f"is {100 / student['latency_ms_kept']:.1f} times as fast")
+    said.append(f"It {_listed(costs)}.")
+    alone = twin(rows, student)
+    if alone is not None:
+        said.append(_gain(student, alone, [s for s in scores if not math.isnan(alone[s])]))
+    for _, other in others.iterrows():
+        said.append(f"{other['name']} keeps at least {other['kept']:.1f}% with {other['params_m_kept']:.0f}%.")
+    return said
+
+
+def _gain(student: pd.Series, alone: pd.Series, scores: list[str]) -> str:
+    """What distillation adds, and on how many scores by more than the standard deviation of the difference."""
+    gains = {score: student[score] - alone[score] for score in scores}
+    changes = _listed(f"{gain:+.1f} {HEADS[score]}".replace("-", "−") for score, gain in gains.items())
+    said = f"Undistilled, a student like it keeps at least {alone['kept']:.1f}%: distillation makes {changes}"
+    if min(student["runs"], alone["runs"]) < 2:
+        return said + ", from one seed, so without a spread."
+    sure = [s for s in scores if gains[s] > math.hypot(student[f"{s}_sd"], alone[f"{s}_sd"])]
+    some = "all" if len(sure) == len(scores) else _listed(HEADS[s] for s in sure) or "none"
+    return said + f", above the spread over seeds on {some} of them."
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _cell(row: pd.Series, column: str) -> str:
+    """A figure as it is read: three digits of a cost, one decimal of a score, and its spread over seeds."""
+    value = row[column]
+    if math.isnan(value):
+        return "–"
+    if column in PRICES:
+        return f"{value:#.3g}".rstrip(".") + UNITS[column]
+    if column == "kept":
+        return f"{value:.1f}%"
+    spread = row[f"{column}_sd"]
+    return f"{value:.1f}" + ("" if math.isnan(spread) else f" ±{spread:.1f}")
+
+
+def _share(row: pd.Series, column: str) -> str:
+    """A student's figure beside its teacher's."""
+    share = row.get(f"{column}_kept", math.nan)
+    if row["role"] == "teacher" or math.isnan(share):
+        return ""
+    return f"{share:.1f}%" if column in SCORES else f"{share:.0f}%"
+
+
+def conditions(records: list[dict]) -> str:
+    """How the table's figures are to be read."""
+    timed = {
+        json.dumps({k: v for k, v in latency.items() if k in ("task", "batch", "beams", "tokens", "threads", "device")})
+        for record in records if (latency := record["efficiency"].get("latency"))
+    }  # fmt: skip
+    said = "kept: the least of TR@1, IR@1, CIDEr and VQA in % of the teacher's; ±: standard deviation over seeds; "
+    said += "FLOPs: of one picture and one text"
+    if len(timed) > 1:
+        return said + "; latency: not comparable, as the runs were timed under different conditions."
+    for latency in map(json.loads, timed):
+        said += "; latency: median of {task}, batch {batch}".format(**latency)
+        said += "".join(f", {latency[k]} {k}" for k in ("beams", "tokens", "threads") if latency.get(k))
+        said += f", {latency['device']}"
+    return said + "."
+
+
+def table(records: list[dict]) -> str:
+    """The comparison for a terminal, at most 100 columns wide; under each student its shares of the teacher.
+
+    Raises UserError as `comparison`.
+    """
+    widths = {"params_m": 7, "flops_g": 8, "latency_ms": 9, "tr1": 11, "ir1": 11, "cider": 12, "vqa": 11, "kept": 7}
+    name = 100 - sum(widths.values())
+
+    def line(first: str, cells) -> str:
+        return (f"{first:<{name}}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths.values(), strict=True))).rstrip()
+
+    lines = [line("", (HEADS[column] for column in widths)), "─" * 100]
+    for _, row in comparison(records).iterrows():
+        label = row["name"] if len(row["name"]) < name else row["name"][: name - 2] + "…"
+        lines.append(line(label, (_cell(row, column) for column in widths)))
+        if row["role"] != "teacher":
+            lines.append(line("  of the teacher's", (_share(row, column) for column in widths)))
+    return "\n".join([*lines, "─" * 100, *textwrap.wrap(conditions(records), 100)])
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | str | Path], path: str | Path) -> None:
+    """Writes the comparison as one HTML file that holds all it shows.
+
+    records: of one data set and split, as `dlip.records.read` gives them. pictures: image_id -> a picture, its pixels
+    (uint8 [H, W, 3]) or its file, for the examples that the records hold. Raises UserError as `comparison`, where a
+    picture cannot be read and where the page cannot be written.
+    """
+    rows, path = comparison(records), Path(path)
+    headline, *rest = finding(records)
+    axes = [(cost, score) for cost in PRICES for score in SCORES if rows[[cost, score]].notna().all(axis=1).any()]
+    curves = [term for term in plots.terms(records) if term != "total"]
+    figures = {f"{cost}/{score}": plots.accuracy_cost(frame(records), cost, score) for cost, score in axes}
+    figures |= {term: plots.loss_curves(records, term) for term in curves}
+    page = Template(TEMPLATE.read_text()).substitute(
+        title=escape(f"{records[0]['data']} {records[0]['split']}"),
+        headline=escape(headline),
+        finding=" ".join(map(escape, rest)),
+        table=_table(rows),
+        conditions=escape(conditions(records)),
+        missing=_missing(records),
+        costs=_costs([*dict.fromkeys(cost for cost, _ in axes)]),
+        charts="".join(_chart(score) for score in dict.fromkeys(score for _, score in axes)),
+        examples=_examples(records, rows, pictures),
+        task_losses="".join(_chart(term) for term in curves if "." not in term),
+        distillation_losses=_more("Distillation terms", [_chart(term) for term in curves if "." in term]),
+        runs="".join(map(_run, records)),
+        versions=escape(_versions(records)),
+        configurations=_configurations(records),
+        figures=json.dumps({name: _payload(fig) for name, fig in figures.items()}).replace("<", "\\u003c"),
+        plotly=get_plotlyjs(),
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {path}: {error.strerror}; choose another file") from error
+
+
+def _payload(fig) -> dict:
+    """A figure for the page, which sets its title as a heading, that wraps."""
+    title = fig.layout.title.text
+    fig.update_layout(title_text=None, showlegend=False, height=None, margin=dict(t=12, r=12))
+    return {"title": title, **json.loads(fig.to_json())}
+
+
+def _chart(name: str) -> str:
+    return f'<figure><h3></h3><div class="chart" data-name="{escape(name)}"></div></figure>'
+
+
+def _more(title: str, parts: list[str]) -> str:
+    return (
+        f'<details><summary>{title}</summary><div class="grid three">{"".join(parts)}</div></details>' if parts else ""
+    )
+
+
+def _dot(role: str) -> str:
+    return f'<span class="dot {escape(role)}" title="{escape(role)}"></span>'
+
+
+def _table(rows: pd.DataFrame) -> str:
+    out = []
+    for _, row in rows.iterrows():
+        cells = [
+            f'<td data-head="{head}">{_cell(row, column)}<small>{_share(row, column)}</small></td>'
+            for column, head in HEADS.items()
+        ]
+        pictures = f"{row['train_pictures']:,} pictures, {row['runs']} seed{'s' if row['runs'] > 1 else ''}"
+        name = f"<th>{_dot(row['role'])}{escape(row['name'])}<small>{pictures}</small></th>"
+        out.append(f"<tr>{name}{''.join(cells)}</tr>")
+    heads = "".join(f"<th>{head}</th>" for head in HEADS.values())
+    return f"<table class=figures><thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(out)}</tbody></table>"
+
+
+def _missing(records: list[dict]) -> str:
+    notes = {name: note for record in records for name, note in record["notes"].items()}
+    return "".join(f"<li>{escape(name)}: {escape(str(note))}</li>" for name, note in notes.items())
+
+
+def _costs(costs: list[str]) -> str:
+    """The choice of the charts' cost."""
+    return "".join(
+        f'<label><input type="radio" name="cost" value="{cost}"{" checked" if cost == costs[0] else ""}>'
+        f"<span>{plots.LABELS[cost][0]}</span></label>"
+        for cost in costs
+    )
+
+
+def _examples(records: list[dict], rows: pd.DataFrame, pictures: dict) -> str:
+    """Pictures with what each model said, models in the order of the table, the first run that kept samples for each."""
+    kept = {(r["name"], r["role"]): r for r in reversed(records) if r["samples"]}
+    models = [kept[key] for key in zip(rows["name"], rows["role"], strict=True) if key in kept]
+    said = {}  # image_id -> (record, sample) of each model
+    for record in models:
+        for sample in record["samples"]:
+            said.setdefault(sample["image_id"], []).append((record, sample))
+    return "".join(_example(pictures.get(image_id), some) for image_id, some in [*said.items()][:SAMPLES])
+
+
+def _example(picture, said: list[tuple[dict, dict]]) -> str:
+    first = said[0][1]
+    image = f'<img src="{_data_uri(picture)}" alt="">' if picture is not None else "<div class=gone>no picture</div>"
+    references = "".join(f"<li>{escape(text)}</li>" for text in first["references"])
+    reference = next((s["caption"] for r, s in said if r["role"] == "teacher" and s["caption"]), None)
+    captions = "".join(
+        f"<li>{_dot(record['role'])}<span>{_marked(sample['caption'], reference)}<small>{escape(record['name'])}</small></span></li>"
+        for record, sample in said if sample["caption"]
+    )  # fmt: skip
+    questions = "".join(_question(i, said) for i in range(len(first["questions"])))
+    return (
+        f"<article>{image}<div><ul class=said>{captions}</ul>"
+        f"<details><summary>{len(first['references'])} references</summary><ul class=references>{references}</ul></details>"
+        f"<dl>{questions}</dl></div></article>"
+    )
+
+
+def _marked(text: str, reference: str | None) -> str:
+    """The text with the words marked that differ from the reference's."""
+    if reference is None:
+        return escape(text)
+    words, theirs = text.split(), reference.split()
+    parts = []
+    for change, _, _, start, end in difflib.SequenceMatcher(None, theirs, words, autojunk=False).get_opcodes():
+        if start < end:
+            some = escape(" ".join(words[start:end]))
+            parts.append(some if change == "equal" else f"<mark>{some}</mark>")
+    return " ".join(parts)
+
+
+def _question(i: int, said: list[tuple[dict, dict]]) -> str:
+    """A question, its true answer, and each model's with whether it is the same."""
+    first = said[0][1]
+    answers = []
+    for record, sample in said:
+        if i < len(sample["answers"]):
+            answer, truth = sample["answers"][i], first["truth"][i]
+            right = answer.strip().lower() == truth.strip().lower()
+            shown = escape(answer) if right else f"<mark>{escape(answer)}</mark>"
+            answers.append(f'<span title="{escape(record["name"])}">{_dot(record["role"])}{shown}</span>')
+    return f"<dt>{escape(first['questions'][i])} <b>{escape(first['truth'][i])}</b></dt><dd>{''.join(answers)}</dd>"
+
+
+def _data_uri(picture: Image.Image | np.ndarray | str | Path) -> str:
+    """A picture inside the page: small ones as they are, others as JPEG of at most `SIDE` px."""
+    try:
+        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+        image = (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
+    except OSError as error:
+        raise UserError(f"the picture {picture} cannot be read: {error}; leave it out of the report") from error
+    kind, options = ("png", {}) if max(image.size) <= 128 else ("jpeg", {"quality": 85})
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _run(record: dict) -> str:
+    about = f"seed {record['seed']}, {record['wall_s'] / 60:.1f} minutes, configuration {record['config_hash'][:8]}"
+    made = f"{record['created'][:10]}, {about}"
+    return (
+        f"<li>{_dot(record['role'])}<div>{escape(record['name'])} <small>{escape(made)}</small>"
+        f"<code>{escape(record['command'])}</code></div></li>"
+    )
+
+
+def _versions(records: list[dict]) -> str:
+    """Under what the runs were made, each once."""
+    out = {}
+    for r in records:
+        code = f"dlip {r['code']['version']}"
+        if r["code"]["commit"]:
+            code += f" ({r['code']['commit'][:10]}{', modified' if r['code']['modified'] else ''})"
+        parts = (code, f"torch {r['torch']}", f"transformers {r['transformers']}", f"Python {r['python']}")
+        out[", ".join([*parts, f"{r['device']}, {r['threads']} threads"])] = None
+    return "; ".join(out)
+
+
+def _configurations(records: list[dict]) -> str:
+    configs = {record["config_hash"]: record for record in records}
+    return "".join(
+        f"<details><summary>Configuration {digest[:8]}, {escape(record['name'])}</summary>"
+        f"<pre>{escape(json.dumps(record['config'], indent=1))}</pre></details>"
+        for digest, record in configs.items()
+    )

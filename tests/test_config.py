@@ -1,0 +1,99 @@
+"""Which configurations are refused, what their defaults come to, and that they survive JSON."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from dlip.config import AT, HR, KD, PRESETS, TERMS, VLP, ModelConfig, TrainConfig, preset, scenes_size
+from dlip.errors import UserError
+
+
+def test_defaults_are_blip_base():
+    c = ModelConfig()
+    assert (c.image_mlp, c.text_mlp) == (3072, 3072) and c.fusion_layers == tuple(range(12)) and c.grid == 14
+    assert (c.image_size, c.vocab_size, c.enc_id, c.dec_id, c.max_text) == (224, 30524, 30523, 30522, 30)
+    assert PRESETS["blip-base"] == c
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name):
+    c = preset(name)
+    assert ModelConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "text"),
+    [("dlip-mid", (576, 9, 12), (576, 12, 8)), ("dlip-small", (384, 6, 12), (384, 12, 6)),
+     ("dlip-tiny", (192, 3, 12), (192, 12, 4))],
+)  # fmt: skip
+def test_paper_sizes(name, image, text):
+    c = PRESETS[name]
+    assert (c.image_width, c.image_heads, c.image_layers) == image
+    assert (c.text_width, c.text_heads, c.text_layers) == text
+    assert c.text_mlp == 4 * c.text_width and c.fusion_layers == tuple(range(c.text_layers))
+
+
+def test_fusion_layers_are_sorted_and_named_once():
+    assert replace(ModelConfig(), fusion_layers=(5, 1, 5)).fusion_layers == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(image_width=100, image_heads=3), "image_width 100 does not divide into 3 heads"),
+        (dict(text_width=100, text_heads=3), "text_width 100 does not divide into 3 heads"),
+        (dict(image_size=50), "image_size 50 is not a multiple of patch_size 8"),
+        (dict(fusion_layers=()), "fusion_layers"),
+        (dict(fusion_layers=(0, 2)), "fusion_layers"),
+        (dict(fusion_layers=(-1,)), "fusion_layers"),
+        (dict(text_heads=0), "text_heads is 0"),
+        (dict(image_mlp=-4), "image_mlp is -4"),
+        (dict(pad_id=-1), "pad_id is -1"),
+    ],
+)
+def test_impossible_models_are_refused(changes, says):
+    with pytest.raises(UserError, match=says):
+        scenes_size(32, 1, 2, **changes)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="image_widht"):
+        ModelConfig.from_dict({"image_widht": 3})
+    with pytest.raises(UserError, match="stepz"):
+        TrainConfig.from_dict({"stepz": 3})
+    with pytest.raises(UserError, match="scenes-teacher"):
+        preset("scenes-giant")
+
+
+def test_the_paper_is_the_default():
+    c = TrainConfig()
+    assert (c.lr, c.decay, c.weight_decay, c.schedule) == (5e-4, 0.85, 0.02, "epoch") and c.learn_teacher_projection
+    assert c.weights == VLP and set(VLP.values()) == {1.0}
+    assert sorted([*VLP, *HR, *AT, *KD]) == sorted(TERMS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(weights={"hr.sound": 1.0}), "no loss term 'hr.sound'"),
+        (dict(weights={"itc": 0.0}), "nothing to learn"),
+        (dict(weights={}), "nothing to learn"),
+        (dict(layers={"vision": ((-1, -1),)}), "no source 'vision'"),
+        (dict(schedule="step"), "schedule is 'step'"),
+        (dict(precision="int8"), "precision is 'int8'"),
+        (dict(steps=0), "steps is 0"),
+        (dict(batch_size=10, accumulate=4), "does not divide into 4 micro-batches"),
+        (dict(queue=64), "queue needs momentum"),
+    ],
+)
+def test_impossible_trainings_are_refused(changes, says):
+    with pytest.raises(UserError, match=says):
+        TrainConfig(**changes)
+
+
+def test_trainings_survive_json():
+    c = TrainConfig(weights={**VLP, **HR}, layers={"image": ((5, 3), (-1, -1))}, momentum=0.995, queue=32)
+    again = TrainConfig.from_dict(json.loads(json.dumps(c.to_dict())))
+    assert json.dumps(again.to_dict()) == json.dumps(c.to_dict())
+    assert c.replace(steps=7).steps == 7 and c.steps == 1000

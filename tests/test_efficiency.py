@@ -1,0 +1,120 @@
+"""Counts against hand-made ones, against a real model, and against the paper's table of sizes."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlip.config import PRESETS, ModelConfig
+from dlip.efficiency import TASKS, image_macs, params, stored_params, summary, task_macs, task_params
+from dlip.latency import Workload
+from dlip.model import Med
+from dlip.sizes import PRINTED, models_table, models_text
+
+TINY = ModelConfig(
+    image_size=8, patch_size=4, image_width=6, image_heads=2, image_layers=1, image_mlp=5,
+    text_width=4, text_heads=2, text_layers=2, text_mlp=3, fusion_layers=(1,), embed_dim=2,
+    vocab_size=11, max_positions=16, cls_id=1, sep_id=2, dec_id=3, enc_id=4,
+)  # fmt: skip
+ODD = [
+    TINY,
+    ModelConfig(**{**TINY.to_dict(), "tie_decoder": False}),
+    ModelConfig(**{**TINY.to_dict(), "text_width": 6, "text_heads": 3, "prompt_ids": (5, 6)}),
+    ModelConfig(**{**TINY.to_dict(), "image_layers": 3, "text_layers": 3, "fusion_layers": None}),
+]
+
+
+def test_parameters_counted_by_hand():
+    assert params(TINY) == {
+        # patches 48x6+6, four positions and the class token's and itself, then qkv, projection, MLP, three norms
+        "image": 294 + 36 + (6 * 18 + 18) + (36 + 6) + (6 * 5 + 5) + (5 * 6 + 6) + 36,
+        "embeddings": 11 * 4 + 16 * 4 + 8,
+        "text_self": 2 * (4 * (16 + 4) + 8),
+        "text_ffn": 2 * ((4 * 3 + 3) + (3 * 4 + 4) + 8),
+        "fusion": 2 * (16 + 4) + 2 * (6 * 4 + 4) + 8,  # of one layer; keys and values come from width 6
+        "decoder": 2 * (4 * (16 + 4) + 8),
+        "lm_head": (16 + 4) + 8 + 11,  # the matrix to the words is the embeddings'
+        "itc": (6 * 2 + 2) + (4 * 2 + 2) + 1,
+        "itm": 4 * 2 + 2,
+        "bridge": 4 * 6 + 6,
+    }
+
+
+@pytest.mark.parametrize("config", [*ODD, *PRESETS.values()])
+def test_formula_equals_the_model(config):
+    with torch.device("meta"):
+        med = Med(config)
+    assert stored_params(med) == params(config)
+    assert sum(params(config).values()) == sum(p.numel() for p in med.parameters()) == task_params(config)["all"]
+
+
+def test_a_tied_decoder_is_counted_once():
+    tied, own = params(TINY), params(ODD[1])
+    assert own["decoder"] - tied["decoder"] == tied["embeddings"] + tied["text_ffn"] + tied["fusion"]
+    assert task_params(TINY)["captioning"] == task_params(ODD[1])["captioning"]  # one decoder either way
+    assert task_params(TINY)["vqa"] < task_params(ODD[1])["vqa"]
+
+
+def test_parameters_of_blip_as_others_publish_them():
+    assert round(task_params(PRESETS["blip-base"])["retrieval"] / 1e6, 1) == 223.5
+
+
+def test_image_flops_counted_by_hand():
+    macs = image_macs(TINY)
+    assert macs.linear == 4 * 48 * 6 + 5 * (4 * 36 + 2 * 6 * 5)  # four patches, five tokens
+    assert macs.attention == 2 * 5 * 5 * 6
+    assert macs.flops == 2 * (macs.linear + macs.attention)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("config", ODD)
+def test_flops_are_those_that_torch_counts(config, task, beams):
+    work = Workload(Med(config), task, batch=1, beams=beams, tokens=4, text_tokens=7)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    formula = task_macs(config, task, text_tokens=7, new_tokens=4, beams=beams)
+    assert sum(macs.flops for macs in formula.values()) == counter.get_total_flops()
+
+
+@torch.inference_mode()
+def test_flops_by_pass_are_those_that_torch_counts():
+    work = Workload(Med(TINY), "retrieval", text_tokens=7)
+    for name, call in work.modules().items():
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            call()
+        assert task_macs(TINY, "retrieval", text_tokens=7)[name].flops == counter.get_total_flops()
+
+
+CONSISTENT = {
+    "params": {*PRINTED} - {"text-tiny", "blip-base"},  # width not published; not the sum of its printed parts
+    "macs": {f"image-{size}" for size in ("base", "middle", "small", "tiny")} | {"text-small", "dlip-mid"},
+}
+
+
+def test_the_papers_table():
+    table = models_table()
+    assert (table.loc[sorted(CONSISTENT["params"]), "params_dev"].abs() < 1.5).all()
+    assert (table.loc[sorted(CONSISTENT["macs"]), "macs_dev"].abs() < 1.5).all()
+    assert table.loc["text-base", "paper_macs_g"] == pytest.approx(2.55, rel=0.015)  # printed as 2.25
+    assert table.loc["text-middle", "paper_params_m"] == pytest.approx(60.4, abs=0.05)  # feed-forward 4x
+
+
+def test_the_table_adds_up_and_fits_a_terminal():
+    table = models_table()
+    assert set(PRESETS) <= set(table.index)
+    modules = ["image", "text", "fusion", "decoder", "lm_head", "heads"]
+    whole = table[table.part == "both"]
+    assert whole[[f"params_{m}_m" for m in modules]].sum(axis=1).to_numpy() == pytest.approx(whole.params_m)
+    passes = [f"flops_{name}_g" for name in ("image", "text", "fusion", "heads")]
+    assert whole[passes].sum(axis=1).to_numpy() == pytest.approx(whole.flops_g)
+    text = models_text(table)
+    assert max(len(line) for line in text.splitlines()) <= 120
+    assert "nan" not in text.lower() and "85.8" in text and "223.5" in text
+
+
+def test_summary_of_a_configuration_is_that_of_its_model():
+    figures = summary(TINY)
+    assert figures == summary(Med(TINY))
+    assert figures["params_m"] * 1e6 == pytest.approx(sum(figures["params_by_module"].values()))
+    assert figures["flops_g"] * 1e9 == pytest.approx(sum(figures["flops_by_module"].values()))

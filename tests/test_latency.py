@@ -1,0 +1,80 @@
+"""Which figures are measured and under what settings; never how fast this machine is."""
+
+import pytest
+import torch
+
+from dlip.config import scenes_size
+from dlip.errors import UserError
+from dlip.latency import Workload, compare_latency, latency
+from dlip.memory import memory
+from dlip.model import Med
+
+MODULES = {
+    "retrieval": {"image", "text", "fusion"},
+    "captioning": {"image", "decoder", "decoder_step"},
+    "vqa": {"image", "fusion", "decoder", "decoder_step"},
+}
+
+
+@pytest.fixture(scope="module")
+def med():
+    return Med(scenes_size(32, 1, 2))
+
+
+@pytest.mark.parametrize("task", MODULES)
+def test_latency_states_settings_and_modules(med, task):
+    figures = latency(med, task, repeats=3, warmup=1, batch=2, beams=2, tokens=5, text_tokens=9)
+    assert 0 < figures["p50_ms"] <= figures["p95_ms"]
+    assert set(figures["modules"]) == MODULES[task]
+    assert all(0 < spread["p50_ms"] <= spread["p95_ms"] for spread in figures["modules"].values())
+    stated = {"task": task, "batch": 2, "repeats": 3, "warmup": 1, "device": "cpu", "dtype": "float32"}
+    stated |= {"threads": torch.get_num_threads(), "beams": None if task == "retrieval" else 2}
+    stated |= {"text_tokens": None if task == "captioning" else 9}
+    assert {name: figures[name] for name in stated} == stated
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_every_text_has_the_tokens_asked_for(med, beams):
+    """Also where the model would end at once."""
+    bias = med.text_decoder.cls.predictions.bias
+    work = Workload(med, "captioning", batch=2, beams=beams, tokens=6)
+    with torch.no_grad():
+        bias[med.config.sep_id] += 100
+        rows = work.decoder(work.image(), None)
+        bias[med.config.sep_id] -= 100
+    assert [len(row) for row in rows] == [1 + 6] * 2  # [DEC] and six more
+
+
+def test_models_are_compared_in_turns(med, monkeypatch):
+    order = []
+    encode = Med.encode_image
+
+    def spy(self, pixels, trace=None):
+        order.append(self)
+        return encode(self, pixels, trace)
+
+    monkeypatch.setattr(Med, "encode_image", spy)
+    other = Med(scenes_size(32, 2, 2))
+    figures = compare_latency({"teacher": med, "student": other}, "retrieval", repeats=2, warmup=1)
+    assert set(figures["models"]) == set(figures["speedup"]) == {"teacher", "student"}
+    assert figures["speedup"]["teacher"] == 1
+    medians = {name: one["p50_ms"] for name, one in figures["models"].items()}
+    assert figures["speedup"]["student"] == medians["teacher"] / medians["student"]
+    timed = order[2:]  # after one call each to prepare the modules
+    assert timed == [med, other] * (len(timed) // 2) and len(timed) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "words"),
+    [("detection", {}, "captioning"), ("captioning", {"tokens": 60}, "48"), ("vqa", {"text_tokens": 60}, "48")],
+)
+def test_mistakes_are_named(med, task, size, words):
+    with pytest.raises(UserError, match=words):
+        latency(med, task, **size)
+
+
+def test_memory_grows_with_the_batch(med):
+    one, many = (memory(med, "retrieval", batch=batch) for batch in (1, 256))
+    assert one["weights_mb"] == many["weights_mb"] == sum(p.numel() for p in med.parameters()) * 4 / 1e6
+    if many["peak_mb"] is not None:  # a system that tells
+        assert many["peak_mb"] > max(1, one["peak_mb"])

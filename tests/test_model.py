@@ -1,0 +1,285 @@
+"""The MED against itself by another road: maps against the kernel, grouped against repeated, cached against whole."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dlip.config import PRESETS, VLP, ModelConfig
+from dlip.distillation import Distiller
+from dlip.features import SOURCES, Want
+from dlip.generate import Cache
+from dlip.model import Med, attend, first_token, next_words
+
+SHAPES = {
+    "equal": {},
+    "unequal": dict(image_width=24, image_heads=3, text_width=32),
+    "some fusion": dict(text_layers=3, fusion_layers=(0, 2)),
+    "untied": dict(tie_decoder=False),
+    "prompted": dict(prompt_ids=(9, 11)),
+}
+ALL = Want(frozenset(VLP), {(s, k): (0, -1) for s in SOURCES for k in ("states", "self")})
+CROSS = {("fusion", "cross"): (-1,), ("decoder", "cross"): (-1,)}
+
+
+@pytest.fixture(params=SHAPES)
+def med(request, make_med):
+    return make_med(**SHAPES[request.param])
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", ["open", "masked", "causal"])
+def test_attention_with_its_map_equals_the_kernel(masked):
+    q, k, v = torch.randn(3, 2, 4, 7, 8).unbind(0)
+    mask = torch.rand(2, 1, 1, 7) < 0.6 if masked == "masked" else None
+    if mask is not None:
+        mask[..., 0] = True
+    out, none = attend(q, k, v, mask, masked == "causal", False)
+    same, probs = attend(q, k, v, mask, masked == "causal", True)
+    assert none is None
+    torch.testing.assert_close(out, same)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(2, 4, 7))
+    torch.testing.assert_close(same, (probs @ v).transpose(1, 2).reshape(2, 7, 32))
+    if masked == "masked":
+        assert not probs.masked_select(~mask).any()
+    if masked == "causal":
+        assert not probs.triu(1).any()
+
+
+@torch.no_grad()
+def test_asking_for_maps_changes_nothing(med, make_batch):
+    batch, tasks = make_batch(), Want(frozenset(VLP))
+    torch.manual_seed(3)
+    plain = med(batch, tasks)
+    mapped = med(batch, Want(tasks.tasks, {**ALL.layers, **CROSS}), plain.pairs)
+    for task, logits in plain.logits.items():
+        torch.testing.assert_close(mapped.logits[task], logits, msg=task)
+    for source, rows in (("image", 5), ("text", 8), ("fusion", 8), ("decoder", 8 + len(med.config.prompt_ids))):
+        for layer in (0, -1):
+            assert mapped.maps(source, "self", layer).shape[2:] == (rows, rows)
+            assert mapped.states(source, layer).shape[1] == rows
+        if source in ("fusion", "decoder"):
+            assert mapped.maps(source, "cross").shape == (5, med.config.text_heads, rows, 5)
+
+
+@torch.no_grad()
+def test_last_states_are_the_encoders_outputs(med, make_batch):
+    batch, last = make_batch(), med.config.text_layers - 1
+    texts = {(source, "states"): (-1, 0, last) for source in ("text", "fusion", "decoder")}
+    features = med(batch, Want(layers={("image", "states"): (-1,), **texts}))
+    image = med.encode_image(med.normalise(batch.images))
+    torch.testing.assert_close(features.states("image"), image)
+    torch.testing.assert_close(features.states("text"), med.encode_text(batch.ids, batch.mask))
+    torch.testing.assert_close(features.states("fusion"), med.fuse(batch.ids, batch.mask, image))
+    torch.testing.assert_close(features.logits["lm"], med.text_decoder.cls(features.states("decoder")))
+    for source in ("text", "fusion", "decoder"):
+        assert torch.equal(features.states(source, -1), features.states(source, last))
+        assert not torch.allclose(features.states(source, 0), features.states(source, -1))
+
+
+@torch.no_grad()
+def test_dropout_is_for_training_alone(make_med, make_batch):
+    med, batch = make_med(dropout=0.3), make_batch()
+    scores = [med.train(mode)(batch, Want(frozenset({"itc"}))).logits["itc"] for mode in (True, True, False, False)]
+    assert not torch.allclose(scores[0], scores[1], atol=1e-3) and torch.equal(scores[2], scores[3])
+
+
+def test_nobody_wants_nobody_gets(make_med, make_batch):
+    med, batch = make_med(), make_batch()
+    features = med(batch, Want(frozenset({"lm"}), {("image", "states"): (-1,)}))
+    assert set(features.logits) == set(features.labels) == {"lm"}
+    with pytest.raises(KeyError):
+        features.states("text")
+
+
+# --- structure --------------------------------------------------------------------------------------------------------
+
+
+def test_cross_attention_is_in_the_fusion_layers_alone(make_med):
+    med = make_med(text_layers=4, fusion_layers=(1, 3))
+    for encoder in (med.text_encoder, med.text_decoder.bert):
+        assert [hasattr(layer, "crossattention") for layer in encoder.encoder.layer] == [False, True, False, True]
+    names = [name for name, _ in med.named_parameters() if "crossattention" in name]
+    assert {name.split(".")[3] for name in names} == {"1", "3"}
+
+
+def test_tied_decoder_shares_all_but_self_attention(make_med):
+    med = make_med()
+    own = {n for n, _ in med.text_decoder.named_parameters()} - {
+        n for n, p in med.text_decoder.named_parameters() if any(p is q for q in med.text_encoder.parameters())
+    }
+    parts = ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
+    attention = {
+        f"bert.encoder.layer.{i}.attention.{part}.{kind}"
+        for i in range(2) for part in parts for kind in ("weight", "bias")
+    }  # fmt: skip
+    head = {f"cls.predictions.transform.{part}.{kind}" for part in ("dense", "LayerNorm") for kind in ("weight", "bias")}
+    bias = {"cls.predictions.bias"}
+    assert own - {"cls.predictions.decoder.bias"} == attention | head | bias
+    predictions = med.text_decoder.cls.predictions
+    assert predictions.bias is predictions.decoder.bias
+    assert predictions.decoder.weight is med.text_encoder.embeddings.word_embeddings.weight
+
+
+def test_untied_decoder_shares_nothing_with_the_encoder(make_med):
+    med = make_med(tie_decoder=False)
+    encoder = {id(p) for p in med.text_encoder.parameters()}
+    assert not encoder & {id(p) for p in med.text_decoder.parameters()}
+    words = med.text_decoder.bert.embeddings.word_embeddings.weight
+    assert med.text_decoder.cls.predictions.decoder.weight is words
+
+
+def test_first_token_and_next_words():
+    ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
+    assert first_token(ids, 6)[:, 0].tolist() == [6, 6] and torch.equal(first_token(ids, 6)[:, 1:], ids[:, 1:])
+    assert ids[0, 0] == 2
+    assert next_words(ids, ids > 0).tolist() == [[7, 8, 3, -100], [9, 3, -100, -100]]
+
+
+def test_the_prompt_is_read_but_not_learnt(make_med):
+    med = make_med(prompt_ids=(20, 21))
+    ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
+    prompted, labels = med.prompted(ids, ids > 0)
+    assert prompted.tolist() == [[2, 20, 21, 7, 8, 3], [2, 20, 21, 9, 3, 0]]
+    assert labels.tolist() == [[-100, -100, 7, 8, 3, -100], [-100, -100, 9, 3, -100, -100]]
+
+
+# --- texts and their pictures -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_rows_choose_the_picture_of_each_text(med, make_batch):
+    batch, rows = make_batch(), torch.tensor([4, 0, 0, 2, 4])
+    states = med.encode_image(med.normalise(batch.images))
+    ours = med.fuse(batch.ids, batch.mask, states, rows)
+    torch.testing.assert_close(ours, med.fuse(batch.ids, batch.mask, states[rows]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [False, True])
+def test_texts_side_by_side_equal_repeated_contexts(med, make_batch, masked):
+    """N texts over B contexts in one attention: outputs and maps as if each text had its own copy of the context."""
+    batch = make_batch(size=6, lengths=(4, 5, 4))
+    context = torch.randn(2, 5, med.config.image_width)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool) if masked else None
+    want = Want(layers={("decoder", "cross"): (-1,), ("decoder", "states"): (-1,)})
+    results = []
+    for repeats in (1, 3):
+        trace = med(batch, want).traces["decoder"]
+        trace.kept.clear()
+        cross_mask = None if mask is None else mask.repeat_interleave(repeats, 0)
+        med.decode(batch.ids, context.repeat_interleave(repeats, 0), cross_mask, trace)
+        results.append((trace.get("states"), trace.get("cross")))
+    for ours, theirs in zip(*results, strict=True):
+        assert len(ours) == 6
+        torch.testing.assert_close(ours, theirs)
+
+
+@torch.no_grad()
+def test_pads_and_neighbours_change_nothing(med, make_batch):
+    """Each row alone and unpadded gives what it gives inside the batch."""
+    batch = make_batch()
+    image = med.encode_image(med.normalise(batch.images))
+    text, fused = med.encode_text(batch.ids, batch.mask), med.fuse(batch.ids, batch.mask, image)
+    words = med.decode(batch.ids, image)
+    for i, n in enumerate(batch.mask.sum(1).tolist()):
+        ids, mask = batch.ids[i : i + 1, :n], batch.mask[i : i + 1, :n]
+        torch.testing.assert_close(med.encode_text(ids, mask)[0], text[i, :n])
+        torch.testing.assert_close(med.fuse(ids, mask, image[i : i + 1])[0], fused[i, :n])
+        torch.testing.assert_close(med.decode(ids, image[i : i + 1])[0], words[i, :n])
+
+
+@torch.no_grad()
+def test_cached_decoding_equals_whole_texts(med, make_batch):
+    batch, c = make_batch(), med.config
+    image = med.encode_image(med.normalise(batch.images))
+    whole = med.decode(batch.ids, image)  # [B, T, V]
+    bert, cross = med.text_decoder.bert, med.text_decoder.bert.cross(image)
+    cache = Cache(c.text_layers, 5, c.text_heads, 8, c.text_width // c.text_heads, image)
+    ids = first_token(batch.ids, c.dec_id)
+    steps = [bert(part, None, cross, causal=True, cache=cache) for part in ids.split([3, 1, 1, 1, 1, 1], 1)]
+    torch.testing.assert_close(med.text_decoder.cls(torch.cat(steps, 1)), whole)
+    cache.reorder(torch.tensor([1, 1, 3, 0, 2]))
+    assert torch.equal(cache.store[:, :, 0], cache.store[:, :, 1]) and cache.length == 8
+
+
+@torch.no_grad()
+def test_texts_need_their_pictures(make_med, make_batch):
+    """Cross-attention is no ornament: other pictures, other scores and other words."""
+    med, batch = make_med(), make_batch()
+    image = med.encode_image(med.normalise(batch.images))
+    fused = [med.fuse(batch.ids, batch.mask, states) for states in (image, image.flip(0))]
+    assert not torch.allclose(*map(med.match_logits, fused), atol=1e-3)
+    assert not torch.allclose(med.decode(batch.ids, image), med.decode(batch.ids, image.flip(0)), atol=1e-3)
+
+
+@torch.no_grad()
+def test_unit_vectors_and_the_temperature(make_med, make_batch):
+    med, batch = make_med(), make_batch()
+    features = med(batch, Want(frozenset({"itc"})))
+    for vectors in (features.image_embed, features.text_embed):
+        torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(5))
+    cosine = F.cosine_similarity(features.image_embed[:, None], features.text_embed[None], dim=-1)
+    torch.testing.assert_close(features.logits["itc"], cosine / 0.07)
+
+
+# --- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def test_pixels_are_normalised_channel_by_channel(make_med):
+    med = make_med(image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.25, 0.2))
+    pixels = med.normalise(torch.full((1, 3, 16, 16), 255, dtype=torch.uint8))
+    torch.testing.assert_close(pixels[0, :, 0, 0], torch.tensor([0.9 / 0.5, 0.8 / 0.25, 0.7 / 0.2]))
+
+
+def test_pictures_of_another_size_are_resized(make_med):
+    med = make_med(image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(2, 3, 64, 64).contiguous()
+    pixels = med.normalise(ramp)
+    assert pixels.shape == (2, 3, 16, 16)
+    means = ramp.float().div(255).unflatten(-1, (16, 4)).mean(-1)[..., :16, :]  # a ramp's means are its resized values
+    torch.testing.assert_close(pixels[..., 2:-2], means[..., 2:-2], atol=0.01, rtol=0)
+    checks = torch.randint(0, 2, (1, 3, 9, 9), dtype=torch.uint8) * 255
+    pixels = med.normalise(checks)
+    assert pixels.shape == (1, 3, 16, 16) and pixels.min() >= 0 and pixels.max() <= 1  # bicubic would overshoot
+
+
+# --- every size that has a name ---------------------------------------------------------------------------------------
+
+
+def shrunk(c: ModelConfig) -> ModelConfig:
+    """The same proportions at an eighth of the width (a whole number a head), two layers, few words, 2 patches a side."""
+    image, text = 2 * c.image_heads, 2 * c.text_heads
+    fusion = tuple(i for i in c.fusion_layers if i < 2)
+    return replace(
+        c, image_size=2 * c.patch_size, image_width=image, image_mlp=4 * image, text_width=text, text_mlp=4 * text,
+        image_layers=2, text_layers=2, fusion_layers=fusion, vocab_size=c.vocab_size if c.vocab_size < 1000 else 40,
+        cls_id=2, sep_id=3, dec_id=5, enc_id=6, embed_dim=8,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_goes_forward_and_backward(name, make_batch):
+    med, batch = Med(shrunk(PRESETS[name])), make_batch(pixels=2 * PRESETS[name].patch_size)
+    features = med(batch, Want(frozenset(VLP)))
+    assert {task: logits.shape[-1] for task, logits in features.logits.items()} == {
+        "itc": 5, "itm": 2, "lm": med.config.vocab_size, "vqa": med.config.vocab_size
+    }  # fmt: skip
+    sum(logits.square().sum() for logits in features.logits.values()).backward()
+    missing = [n for n, p in med.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_built_and_distilled_from_base(name):
+    with torch.device("meta"):
+        med = Med(PRESETS[name])
+        Distiller(med.config, PRESETS["blip-base"], {"hr.image": 1.0, "hr.fusion": 1.0, "at.cross": 1.0})
+        states = med.encode_image(torch.zeros(2, 3, med.config.image_size, med.config.image_size))
+        ids = torch.zeros(2, med.config.max_text, dtype=torch.long)
+        logits = med.decode(ids, states)
+    assert states.shape == (2, med.config.grid**2 + 1, med.config.image_width)
+    assert logits.shape == (2, med.config.max_text, med.config.vocab_size)

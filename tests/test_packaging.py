@@ -1,0 +1,111 @@
+"""Set-up: what is declared, what is imported, and what a newcomer meets before anything is installed."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dlip
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+OPTIONAL = [requirement for extra in EXTRAS.values() for requirement in extra]
+
+
+def name_of(requirement: str) -> str:
+    """`Torch_x>=2` -> `torch-x`"""
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def imports(files, everywhere: bool) -> dict[str, str]:
+    """Third-party distribution -> one file that imports it: at its top level, or `everywhere` in it."""
+    owners, found = packages_distributions(), {}
+    own = sys.stdlib_module_names | {"dlip", "app", "tests"}
+    for file in files:
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree) if everywhere else tree.body:
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            else:
+                continue
+            for top in {module.split(".")[0] for module in modules} - own:
+                found[name_of(owners.get(top, [top])[0])] = str(file.relative_to(ROOT))
+    return found
+
+
+def test_everything_imported_is_declared():
+    needed = {name_of(requirement) for requirement in PROJECT["dependencies"]}
+    declared = needed | {name_of(requirement) for requirement in OPTIONAL}
+    package = sorted((ROOT / "dlip").rglob("*.py"))
+    rest = [file for folder in ("app", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
+    at_import, anywhere = imports(package, everywhere=False), imports(package + rest, everywhere=True)
+    assert "torch" in at_import and "pytest" in anywhere
+    assert {k: v for k, v in at_import.items() if k not in needed} == {}
+    assert {k: v for k, v in anywhere.items() if k not in declared} == {}
+
+
+def test_environment_installs_what_pyproject_declares():
+    """Names and ranges reach conda through `-e .[...]`: none can differ. Its own are Python, pip and Java."""
+    *conda, last = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert {name_of(entry) for entry in conda} == {"python", "pip", "openjdk"}
+    (editable,) = last["pip"]
+    extras = re.fullmatch(r"-e \.\[([\w,]+)\]", editable)[1].split(",")
+    assert sorted(extras) == sorted(EXTRAS)
+    (python,) = (entry for entry in conda if name_of(entry) == "python")
+    assert PROJECT["requires-python"] == python.replace("python=", ">=")
+
+
+def test_every_dependency_has_a_lower_bound_and_no_pin():
+    loose_range = re.compile(r"[\w-]+>=[\d.]+(,<\d+)?")
+    assert [r for r in PROJECT["dependencies"] + OPTIONAL if not loose_range.fullmatch(r)] == []
+
+
+def test_version_needs_no_torch():
+    command = [sys.executable, "-X", "importtime", Path(sysconfig.get_path("scripts")) / "dlip", "--version"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0 and dlip.__version__ in run.stdout
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "dlip.cli" in imported
+    assert not imported & {"torch", "transformers", "numpy", "pandas", "plotly"}
+
+
+@pytest.mark.parametrize("name", dlip.__all__)
+def test_lazy_names_lead_to_functions(name):
+    assert callable(getattr(dlip, name))
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'dlip' has no attribute 'nothing'"):
+        dlip.nothing  # noqa: B018
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("exit 1", "is not Python 3.11 or newer"),
+        ('case "$2" in *ensurepip*) exit 1; esac', "sudo apt install python3-venv"),
+    ],
+    ids=["old", "without-venv"],
+)
+def test_make_says_what_python_lacks(tmp_path, body, words):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{body}\n")
+    python.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    run = subprocess.run(["make", "demo", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
+    said = [line for line in run.stderr.splitlines() if not line.startswith("make")]
+    assert run.returncode and len(said) == 1 and words in said[0]
+    assert not (tmp_path / ".venv").exists()

@@ -1,0 +1,159 @@
+"""The built-in data: what is drawn, where, how fast, and that splits never meet."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+from time import process_time
+
+import numpy as np
+import pytest
+
+from dlip.data.scene_render import masks, render
+from dlip.data.scene_world import COLORS, SHAPES, SIDE, SIZES, TEXTURES, Object, Scene, relation
+from dlip.data.scenes import SPLITS, Scenes
+from dlip.errors import UserError
+
+GOLDEN = {  # of the first ten pictures with all their texts
+    "train-large": "1956d9253d48493e",
+    "train-small": "1ea51861f2431ddc",
+    "val": "085e42bf83f19b50",
+    "test": "7803851011037568",
+}
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[Scene]:
+    return [Scenes("train-large").scene(i) for i in range(600)]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_is_the_same_everywhere_and_always(split):
+    digest = hashlib.sha256()
+    for i in range(10):
+        item = Scenes(split)[i]
+        assert item.image.shape == (SIDE, SIDE, 3) and item.image.dtype == np.uint8
+        texts = [item.image_id, item.captions, [[q.text, q.answers, q.type] for q in item.questions]]
+        digest.update(item.image.tobytes() + json.dumps(texts).encode())
+    assert digest.hexdigest()[:16] == GOLDEN[split]
+
+
+def test_size_and_seed_of_a_split():
+    whole, part, other = Scenes("val"), Scenes("val", size=7), Scenes("val", seed=1)
+    assert (len(whole), len(part)) == (500, 7)
+    assert [s.image_id for s in map(part.scene, range(7))] == [s.image_id for s in map(whole.scene, range(7))]
+    assert other.scene(0).objects != whole.scene(0).objects
+    assert len(list(part)) == 7  # iteration ends
+    for i in (-1, 7):
+        with pytest.raises(IndexError):
+            part[i]
+
+
+def test_splits_are_disjoint_by_layout_whatever_their_seeds():
+    layouts: dict[str, set] = {split: set() for split in SPLITS}
+    ids = set()
+    for split, found in layouts.items():
+        for seed in (0, 3):
+            for scene in map(Scenes(split, seed).scene, range(400)):
+                found.add(sum(o.x + o.y for o in scene.objects) % len(SPLITS))
+                ids.add(scene.image_id)
+    assert len(ids) == 400 * 2 * len(SPLITS)
+    assert all(len(found) == 1 for found in layouts.values())  # one residue a split, and
+    assert len(set.union(*layouts.values())) == len(SPLITS)  # no two splits the same
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("val", -1), ("val", 0, 0), ("val", 0, 10**8)])
+def test_a_users_mistake_is_one_sentence(arguments):
+    with pytest.raises(UserError, match="choose"):
+        Scenes(*arguments)
+
+
+def test_objects_lie_inside_and_differ(sample):
+    for scene in sample:
+        assert 2 <= len(scene.objects) <= 4
+        assert len({o.kind for o in scene.objects}) == len(scene.objects)
+        for o in scene.objects:
+            assert min(o.x, o.y) >= 0 and max(o.x, o.y) + o.width <= SIDE and o.width in SIZES[o.size]
+        salience = [(o.size != "large", o.x + o.width / 2) for o in scene.objects]
+        assert salience == sorted(salience)
+        assert any(relation(a, b) for a, b in combinations(scene.objects, 2))
+
+
+def test_the_world_is_as_varied_as_promised(sample):
+    assert min(Counter(scene.background for scene in sample).values()) > 60
+    assert min(Counter(len(scene.objects) for scene in sample).values()) > 150
+    objects = [o for scene in sample for o in scene.objects]
+    for attribute, values in (("color", COLORS), ("shape", SHAPES), ("size", SIZES), ("texture", TEXTURES)):
+        counts = Counter(getattr(o, attribute) for o in objects)
+        assert set(counts) == set(values) and min(counts.values()) > 0.6 * len(objects) / len(values) / 1.5
+    plain = sum(o.texture == "plain" for o in objects) / len(objects)
+    assert 0.55 < plain < 0.65
+
+
+def test_masks_are_what_is_drawn(sample):
+    for scene in sample[:200]:
+        image, found = render(scene), masks(scene)
+        changed = (image != render(replace(scene, objects=()))).any(-1)  # [48, 48]
+        assert found.sum(0).max() == 1  # no pixel is two objects'
+        covered = found.any(0)
+        assert not (covered & ~changed).any()
+        near = covered.copy()  # soft edges reach one pixel beyond
+        near[1:] |= covered[:-1]
+        near[:-1] |= covered[1:]
+        near[:, 1:] |= covered[:, :-1]
+        near[:, :-1] |= covered[:, 1:]
+        rows, columns = np.nonzero(changed & ~near)
+        assert len(rows) <= 8  # tips of stars and triangles
+        for o, mask in zip(scene.objects, found, strict=True):
+            rows, columns = np.nonzero(mask)
+            assert o.y <= rows.min() and rows.max() < o.y + o.width
+            assert o.x <= columns.min() and columns.max() < o.x + o.width
+            drawn = Counter(map(tuple, image[mask].tolist()))
+            assert drawn[o.rgb] >= 0.25 * mask.sum()  # in its own colour
+            ink = sum(n for pixel, n in drawn.items() if sum(pixel) < 0.4 * sum(o.rgb)) / mask.sum()
+            assert ink > 0.04 if o.texture != "plain" else scene.background == "dark" or ink < 0.1
+
+
+def test_occlusion_is_rare(sample):
+    hidden = 0
+    for scene in sample:
+        for i, mask in enumerate(masks(scene)):
+            alone = masks(replace(scene, objects=(scene.objects[i],)))[0]
+            hidden += mask.sum() < alone.sum()
+            assert mask.sum() >= 0.85 * alone.sum()
+    assert 0 < hidden < 0.02 * sum(len(scene.objects) for scene in sample)
+
+
+def test_shapes_textures_and_colors_can_be_told_apart():
+    def draw(shape: str, texture: str, width: int) -> np.ndarray:
+        o = Object("small", texture, "red", shape, 0, 0, width, COLORS["red"])
+        return render(Scene(0, "gray", 128, 0, (o,)))[:width, :width].astype(int)
+
+    for width in (*SIZES["small"], *SIZES["large"]):
+        for a, b in combinations(SHAPES, 2):
+            first, second = draw(a, "plain", width), draw(b, "plain", width)
+            assert (abs(first - second).max(-1) > 40).sum() > width, (a, b, width)  # pixels
+        for shape in SHAPES:
+            for a, b in combinations(TEXTURES, 2):
+                first, second = draw(shape, a, width), draw(shape, b, width)
+                assert (abs(first - second).max(-1) > 60).sum() >= 4, (shape, a, b, width)  # pixels
+    for a, b in combinations(COLORS.values(), 2):
+        darkest, brightest = (np.array(a) * 0.86, np.array(b) * 1.06), (np.array(a) * 1.06, np.array(b) * 0.86)
+        assert min(np.linalg.norm(x - y) for x, y in (darkest, brightest)) > 60
+    assert min(max(rgb) - min(rgb) for rgb in COLORS.values()) >= 100  # backgrounds are gray
+
+
+def test_thousands_of_pictures_a_second():
+    def rate(make) -> float:
+        best = 0.0
+        for _ in range(3):
+            start = process_time()
+            for i in range(300):
+                make(i)
+            best = max(best, 300 / (process_time() - start))
+        return best
+
+    data = Scenes("train-large")
+    assert rate(lambda i: render(data.scene(i))) > 2000
+    assert rate(lambda i: data[i]) > 2000  # with captions and questions

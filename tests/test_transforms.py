@@ -1,0 +1,209 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import transformers
+from PIL import Image, ImageChops
+
+from dlip.data.transforms import MAX_PIXELS, augment, read_image, square, to_rgb
+from dlip.errors import UserError
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    """Smooth, of unequal sides, each corner another colour."""
+    corners = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 10]]], np.uint8)
+    return Image.fromarray(corners).resize((80, 50), Image.Resampling.BILINEAR)
+
+
+def quadrants(image: Image.Image) -> list[str]:
+    """Which of the fixture's colours each corner shows: top left, top right, bottom left, bottom right."""
+    names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow"}
+    w, h = image.width - 1, image.height - 1
+    return [names[tuple(v > 128 for v in image.getpixel(at))] for at in ((0, 0), (w, 0), (0, h), (w, h))]
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A whole header, and no pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
+
+
+ORIENTATIONS = {  # the corners as they must be shown, worked out by hand from the EXIF standard
+    1: "red green blue yellow",
+    2: "green red yellow blue",
+    3: "yellow blue green red",
+    4: "blue yellow red green",
+    5: "red blue green yellow",
+    6: "blue red yellow green",
+    7: "yellow green blue red",
+    8: "green yellow red blue",
+    9: "red green blue yellow",  # not in the standard
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_exif_turns_the_picture(photo, tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo.save(tmp_path / f"a.{suffix}", exif=exif)
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert quadrants(image) == ORIENTATIONS[orientation].split()
+    assert image.size == ((50, 80) if orientation in (5, 6, 7, 8) else (80, 50))
+
+
+def test_damaged_exif_beside_good_pixels(photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A], exif[0x0131] = 6, (72, 1), "camera"
+    good, rng = exif.tobytes(), np.random.default_rng(0)
+    for _ in range(200):
+        bad = bytearray(good)
+        for at in rng.integers(14, len(good), 3):
+            bad[at] = rng.integers(256)
+        photo.save(tmp_path / "a.jpg", exif=bytes(bad))
+        assert read_image(tmp_path / "a.jpg").mode == "RGB"
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("CMYK", "jpg"), ("P", "png"), ("RGBA", "png"), ("YCbCr", "tif")])
+def test_colours_survive_the_mode(photo, tmp_path, mode, suffix):
+    photo.convert(mode).save(tmp_path / f"a.{suffix}")
+    with Image.open(tmp_path / f"a.{suffix}") as kept:
+        assert kept.mode == mode
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert (image.mode, image.size) == ("RGB", (80, 50))
+    assert quadrants(image) == ["red", "green", "blue", "yellow"]
+
+
+def test_jpeg_palette_and_bilevel_in_memory(photo):
+    assert to_rgb(photo) == photo
+    assert to_rgb(photo.convert("L")) == photo.convert("L").convert("RGB")
+    assert set(np.unique(np.asarray(to_rgb(photo.convert("1"))))) == {0, 255}
+    assert to_rgb(photo.convert("HSV")).mode == "RGB"
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
+def test_16_bit_grey_keeps_its_shades(tmp_path, dtype):
+    levels = np.array([[0, 255, 256, 32768, 65535]])
+    Image.fromarray(levels.astype(dtype)).save(tmp_path / "a.tif")
+    shades = np.asarray(read_image(tmp_path / "a.tif"))
+    assert shades[0].tolist() == [[v] * 3 for v in (0, 0, 1, 128, 255)]
+
+
+def test_16_bit_grey_png(tmp_path):
+    Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_float_grey_is_stretched():
+    image = Image.fromarray(np.array([[-1, 0, 1, np.nan]], np.float32))
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255, 0]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_transparency_lies_on_white(mode, tmp_path):
+    image = Image.new("RGBA", (4, 2), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 2, 2))
+    if mode == "P":
+        image = image.convert("RGB").quantize(2)
+        image.putpixel((3, 0), 1)
+        image.save(tmp_path / "a.png", transparency=1)
+        assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 0, 0, 255]
+    else:
+        shown = to_rgb(image.convert("LA").convert(mode) if mode != "RGBA" else image)
+        assert np.asarray(shown)[0].tolist() == [[0] * 3] * 2 + [[255] * 3] * 2
+
+
+def test_an_animation_shows_its_first_frame(photo, tmp_path):
+    photo.save(tmp_path / "a.gif", save_all=True, append_images=[ImageChops.invert(photo)] * 2)
+    assert quadrants(read_image(tmp_path / "a.gif")) == ["red", "green", "blue", "yellow"]
+    with Image.open(tmp_path / "a.gif") as image:
+        image.seek(2)
+        assert quadrants(to_rgb(image)) == ["red", "green", "blue", "yellow"]
+
+
+@pytest.mark.parametrize("fault", ["truncated", "text", "empty", "folder", "png without pixels"])
+@pytest.mark.filterwarnings("error")
+def test_unreadable_files_are_named(photo, tmp_path, fault):
+    file = tmp_path / "bad.jpg"
+    if fault == "truncated":
+        photo.save(file)
+        file.write_bytes(file.read_bytes()[:-200])
+    elif fault == "folder":
+        file.mkdir()
+    else:
+        file.write_bytes({"text": b"not a picture", "empty": b"", "png without pixels": png_claiming(9, 9)}[fault])
+    with pytest.raises(UserError, match=r"cannot read the picture .*bad\.jpg"):
+        read_image(file)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no picture .*gone\.jpg"):
+        read_image(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize("side", [9_000, 12_000, 60_000])  # above our limit, Pillow's warning and Pillow's error
+def test_decompression_bombs_are_refused(tmp_path, side):
+    assert side * side > MAX_PIXELS
+    (tmp_path / "bomb.png").write_bytes(png_claiming(side, side))
+    with pytest.raises(UserError, match=r"bomb\.png.*(above the limit|exceeds limit)"):
+        read_image(tmp_path / "bomb.png")
+
+
+def processor(name: str, size: int):
+    square_size = {"height": size, "width": size}
+    return getattr(transformers, name)(size=square_size, resample=3, do_normalize=False, do_rescale=False)
+
+
+@pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480), (96, 96), (3, 5), (1, 1)])
+def test_square_is_what_blips_processor_makes(size):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    theirs = processor("BlipImageProcessorPil", 96)(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
+    ours = square(Image.fromarray(noise), 96)
+    assert ours.shape == (96, 96, 3) and ours.dtype == np.uint8
+    assert np.array_equal(ours, theirs.transpose(1, 2, 0))
+    assert np.array_equal(square(noise, 96), ours)
+
+
+@pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480)])
+def test_square_is_near_what_blips_torchvision_processor_makes(photo, size):
+    pytest.importorskip("torchvision")
+    image = photo.resize(size, Image.Resampling.BICUBIC)
+    theirs = processor("BlipImageProcessor", 96)(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    assert np.abs(square(image, 96) - theirs.astype(float)).max() <= 2
+
+
+def test_pixels_of_the_right_size_are_not_touched():
+    pixels = np.zeros((48, 48, 3), np.uint8)
+    assert square(pixels, 48) is pixels
+
+
+def test_augment_depends_on_the_generator_alone(photo):
+    def crop(seed, **kwargs):
+        return augment(photo, 32, np.random.default_rng(seed), **kwargs)
+
+    assert np.array_equal(crop(1), crop(1))
+    assert not np.array_equal(crop(1), crop(2))
+    same = [np.array_equal(crop(seed, flip=True), crop(seed)) for seed in range(400)]
+    mirrored = [np.array_equal(crop(seed, flip=True), crop(seed)[:, ::-1]) for seed in range(400)]
+    assert all(a != b for a, b in zip(same, mirrored, strict=True))
+    assert 150 < sum(mirrored) < 250
+
+
+@pytest.mark.parametrize("size", [(640, 480), (90, 1000), (7, 7), (1, 1)])
+def test_crops_keep_half_to_all_of_the_area(size):
+    """Measured on a picture whose red rises with x and green with y, so that a crop shows where it lies."""
+    x, y = np.meshgrid(np.linspace(0, 1, 256), np.linspace(0, 1, 256))
+    ramp = Image.fromarray((255 * np.stack([x, y, 0 * x], -1)).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    rng, areas, aspects = np.random.default_rng(0), [], []
+    for _ in range(100):
+        crop = augment(ramp, 64, rng).astype(float)
+        assert crop.shape == (64, 64, 3)
+        width, height = (np.ptp(crop[32, :, 0]) + 4) / 259, (np.ptp(crop[:, 32, 1]) + 4) / 259
+        areas.append(width * height)
+        aspects.append(width / height)
+    if min(size) > 50:
+        assert 0.46 < min(areas) < 0.6 and 0.9 < max(areas) <= 1.01
+        assert 0.7 < min(aspects) < 0.85 and 1.2 < max(aspects) < 1.42

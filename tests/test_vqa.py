@@ -1,0 +1,160 @@
+"""VQA: accuracy against numbers counted by hand, ranking against likelihoods one by one."""
+
+import pytest
+import torch
+
+from dlip.data.batch import Item, Question
+from dlip.errors import UserError
+from dlip.tasks import vqa
+from dlip.tasks.vqa import (
+    best_answers,
+    blind_baseline,
+    common_answers,
+    log_likelihood,
+    normalise,
+    score,
+    soft_accuracy,
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Yes.", "yes"),
+        ("  A  Dog\n", "dog"),
+        ("the an a", ""),
+        ("two", "2"), ("None", "0"), ("zero", "0"), ("Ten o'clock", "10 o'clock"), ("eleven", "eleven"),
+        ("dont", "don't"), ("couldntve", "couldntve"), ("couldnt've", "couldn't've"), ("couldn'tve", "couldn't've"),
+        ("twas", "'twas"), ("ow's'at", "'ow's'at"), ("yall'd've", "y'all'd've"), ("its", "its"), ("wed", "wed"),
+        ("girl's", "girl's"), ("2:50 pm", "2:50 pm"),
+        ("t-shirt", "t shirt"), ("black/white", "black white"), ("black / white", "black white"),
+        ("red, white", "red white"), ("red,white", "red white"), ("what?", "what"), ("what ?", "what"),
+        ("100,978", "100978"), ("1,000 t-shirts", "1000 tshirts"),
+        ("3.5", "3.5"), ("3. 5", "3 5"), ("mt. fuji", "mt fuji"), ("u.s.a", "usa"), (".5", ".5"),
+    ],
+)  # fmt: skip
+def test_normalisation(answer, expected):
+    """By the published rules, and their program where the rules are silent (spaces beside punctuation)."""
+    assert normalise(answer) == expected
+
+
+@pytest.mark.parametrize("same, expected", [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+def test_ten_annotators(same, expected):
+    """3 of 10 say it: the 3 sets that leave one of them out give 2/3, the other 7 give 1: 0.9."""
+    others = [f"other {i}" for i in range(10 - same)]
+    assert soft_accuracy("Two", ["2"] * same + others) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "same, of, expected", [(1, 1, 1), (0, 1, 0), (1, 3, 1), (1, 5, 2 / 3), (2, 5, 1), (1, 9, 1 / 2.7), (3, 9, 1)]
+)
+def test_fewer_annotators(same, of, expected):
+    assert soft_accuracy("cat", ["a cat"] * same + ["dog"] * (of - same)) == pytest.approx(expected)
+
+
+def test_accuracy_overall_and_by_type():
+    questions = [
+        Question("how many?", ["2"] * 3 + ["3"] * 7, "counting"),
+        Question("how many?", ["2"], "counting"),
+        Question("what color?", ["red"], "color"),
+    ]
+    figures, each = score(["two", "3", "Red."], questions)
+    assert each == pytest.approx([0.9, 0, 1])
+    assert figures["accuracy"] == pytest.approx(190 / 3)
+    assert figures["by_type"] == pytest.approx({"color": 100, "counting": 45})
+
+
+def item(*questions: tuple[str, str, str]) -> Item:
+    return Item(None, 0, [], [Question(text, [answer], type) for text, answer, type in questions])
+
+
+def test_blind_baseline():
+    train = [
+        item(("is it red?", "no", "existence"), ("is it red?", "no", "existence"), ("Is it red?", "yes", "existence")),
+        item(("is it blue?", "yes", "existence"), ("is it big?", "yes", "existence")),
+        item(("how many?", "two", "counting"), ("how many?", "2", "counting"), ("how many?", "1", "counting")),
+    ]
+    test = [
+        item(("is it red?", "no", "existence")),  # known: no
+        item(("is it pink?", "yes", "existence"), ("is it pink?", "no", "existence")),  # by type: yes (3 of 5)
+        item(("how many?", "two", "counting")),
+        item(("why?", "yes", "reason")),  # by all: yes
+    ]
+    figures = blind_baseline(train, test)
+    assert figures["accuracy"] == pytest.approx(80)
+    assert figures["by_type"] == pytest.approx({"counting": 100, "existence": 200 / 3, "reason": 100})
+    with pytest.raises(UserError, match="answered questions"):
+        blind_baseline([], test)
+
+
+def test_common_answers():
+    train = [
+        item(("a", "no", ""), ("b", "yes", ""), ("c", "yes", "")),
+        Item(None, 1, [], [Question("d", ["red", "yes"])]),
+    ]
+    assert common_answers(train) == ["yes", "no", "red"] and common_answers(train, 1) == ["yes"]
+
+
+ANSWERS = ["yes", "no", "two", "red circle", "red square", "large striped red circle", "blue", "left"]
+
+
+@torch.inference_mode()
+def plain_likelihood(vlm, picture, question: str, answer: str) -> float:
+    """log p of one answer to one question, token by token."""
+    med = vlm.med.eval()
+    ids, mask = vlm.texts([question])
+    states = med.question_states(med.fuse(ids, mask, vlm.image_states([picture])))
+    words, _ = vlm.tokenizer.encode([answer], first="[DEC]")
+    total = 0.0
+    for t in range(1, words.shape[1]):
+        total += med.decode(words[:, :t], states)[0, -1].log_softmax(-1)[words[0, t]].item()
+    return total
+
+
+@torch.inference_mode()
+def states_of(vlm, dataset):
+    asked = [(i, q.text) for i, it in enumerate(dataset) for q in it.questions[:2]]
+    ids, mask = vlm.texts(text for _, text in asked)
+    rows = torch.tensor([i for i, _ in asked])
+    pictures = vlm.image_states(it.image for it in dataset)
+    return asked, vlm.med.question_states(vlm.med.fuse(ids, mask, pictures, rows)), mask
+
+
+@torch.inference_mode()
+def test_ranking_picks_what_likelihoods_one_by_one_pick(tiny, scenes, monkeypatch):
+    tiny.med.eval()
+    asked, states, mask = states_of(tiny, scenes)
+    plain = torch.tensor([[plain_likelihood(tiny, scenes[i].image, q, a) for a in ANSWERS] for i, q in asked])
+    expected = plain.argmax(1).tolist()
+    assert len(set(expected)) > 1, "the model has the same favourite everywhere: the test would show nothing"
+    ids, ids_mask = tiny.tokenizer.encode(ANSWERS * len(asked), first="[DEC]")
+    found = log_likelihood(tiny.med, ids, ids_mask, states, mask).view(len(asked), -1)
+    torch.testing.assert_close(found, plain, atol=1e-3, rtol=0)
+    assert best_answers(tiny, states, mask, ANSWERS) == expected
+    monkeypatch.setattr(vqa, "PAIRS", 24)  # three questions at once
+    assert best_answers(tiny, states, mask, ANSWERS) == expected
+
+
+@torch.inference_mode()
+def test_ranking_a_long_list_scores_the_likeliest_first_tokens(tiny, scenes):
+    """With k = 1 the first token alone decides; among first tokens of one likelihood, any of their answers may."""
+    tiny.med.eval()
+    _, states, mask = states_of(tiny, scenes)
+    ids, _ = tiny.tokenizer.encode(ANSWERS, first="[DEC]")
+    first = tiny.med.decode(ids[:1, :1].expand(len(states), -1), states, mask)[:, 0, ids[:, 1]]
+    for best, logits in zip(best_answers(tiny, states, mask, ANSWERS, k=1), first, strict=True):
+        assert logits[best] == logits.max()
+
+
+def test_rows_of_a_model(tiny, scenes):
+    outcome = vqa.run(tiny, scenes, ANSWERS, batch_size=3, progress=False)
+    rows = outcome.rows["vqa"]
+    questions = [(it, q) for it in scenes for q in it.questions]
+    assert [(row["image_id"], row["question"]) for row in rows] == [(it.image_id, q.text) for it, q in questions]
+    assert [row["answer"] for row in rows] == tiny.answer(
+        [it.image for it, _ in questions], [q.text for _, q in questions]
+    )
+    assert {row["ranked_answer"] for row in rows} <= set(ANSWERS)
+    assert set(outcome.figures["by_type"]) == {q.type for _, q in questions}
+    mean = sum(row["ranked_accuracy"] for row in rows) / len(rows)
+    assert outcome.figures["ranked"]["accuracy"] == pytest.approx(100 * mean)
