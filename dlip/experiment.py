@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dlip import data as data_sets
+from dlip.checkpoints import write_json
 from dlip.config import ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
@@ -24,9 +25,9 @@ TEXTS_READ = 20_000
 """Pictures whose texts a vocabulary is made from."""
 
 
-def texts_of(dataset, pictures: int = TEXTS_READ) -> Iterable[str]:
-    """Captions, questions and answers of the first pictures."""
-    for i in range(min(pictures, len(dataset))):
+def texts_of(dataset) -> Iterable[str]:
+    """Captions, questions and answers, of at most the first `TEXTS_READ` pictures."""
+    for i in range(min(TEXTS_READ, len(dataset))):
         item = dataset[i]
         yield from item.captions
         for question in item.questions:
@@ -71,13 +72,6 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     return train(student, data, config, folder, teacher)
 
 
-def role(config: TrainConfig, teacher_size: bool) -> str:
-    """What a run is in a comparison: "teacher", "undistilled" or "distilled"."""
-    if any(weight and "." in term for term, weight in config.weights.items()):
-        return "distilled"
-    return "teacher" if teacher_size else "undistilled"
-
-
 def measure(vlm: VLM, dataset, latency_repeats: int = 20, progress: bool = True, **options) -> tuple[dict, dict]:
     """The model's figures on `dataset` with "efficiency" among them, and what it said ("items")."""
     figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
@@ -88,15 +82,62 @@ def measure(vlm: VLM, dataset, latency_repeats: int = 20, progress: bool = True,
     return figures, items
 
 
-def write_record(run: Run, figures: dict, items: dict, dataset, path: str | Path, **about) -> dict:
-    """Appends the run's record to `path` and returns it."""
-    asked = run.config()
+def run(
+    *,
+    name: str | None,
+    size: str,
+    teacher: str | None,
+    tokenizer: str | None,
+    data: str,
+    split: str | None,
+    limit: int | None,
+    on_error: str,
+    test_split: str | None,
+    config: TrainConfig,
+    folder: str | Path,
+    results: str | Path,
+    command: str,
+    role: str,
+    progress: bool = True,
+) -> dict:
+    """Trains a model, measures it and appends its record to `results`; returns the record.
+
+    teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
+    A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
+    """
+    split, test_split = split or train_split(data), test_split or held_out(data)
+    dataset = data_sets.open(data, split, limit, on_error)
+    dataset.verify()
+    vlm = VLM.load(teacher) if teacher else None
+    kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
+    model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
+    about = {"size": size, "teacher": teacher, "tokenizer": tokenizer}
+    about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
+    check = data_sets.open(data, test_split if data != "scenes" else "val", config.eval_items, on_error)
+
+    def glance(student: VLM) -> dict:
+        return evaluate(student, check, tasks=("retrieval", "vqa"), progress=False)
+
+    done = train(model, dataset, config, folder, vlm, glance, about, progress)
+    test = data_sets.open(data, test_split, on_error=on_error)
+    figures, items = measure(done.model(), test, progress=progress)
     record = new_record(
-        config=asked, seed=asked["train"]["seed"], wall_s=run.seconds(), losses=run.losses(),
-        metrics=figures, samples=samples(items, dataset), **about,
+        name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
+        train_pictures=len(dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
+        samples=samples(items, test),
     )  # fmt: skip
-    append(record, path)
+    append(record, results)
+    write_json(Path(folder) / "record.json", record)
     return record
+
+
+def held_out(data: str) -> str:
+    """The split that a model is measured on where none is named."""
+    return "test" if "test" in data_sets.splits(data) else "val"
+
+
+def vocabulary(dataset) -> Tokenizer:
+    return Tokenizer.train(texts_of(dataset), VOCABULARY)
 
 
 def samples(items: dict, dataset, count: int = 12) -> list[dict]:
@@ -110,7 +151,6 @@ def samples(items: dict, dataset, count: int = 12) -> list[dict]:
         item = dataset[i]
         rows = answers.get(item.image_id, [])
         out.append({
-            "index": i,
             "image_id": item.image_id,
             "caption": captions.get(item.image_id),
             "references": item.captions,

@@ -74,21 +74,21 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
     for role, some in rows.groupby("role", sort=False):
         fig.add_scatter(
             x=some[cost], y=some[score], mode="markers+text" if len(rows) <= LABELLED else "markers", name=role,
-            text=some["name"].map(escape), textposition=[_side(x, rows[cost]) for x in some[cost]],
-            marker=dict(color=COLOURS[role], symbol=SYMBOLS[role], size=12), cliponaxis=False,
+            text=some["name"].map(escape), textposition=f"{'bottom' if role == 'undistilled' else 'top'} center",
+            textfont=dict(size=11), marker=dict(color=COLOURS[role], symbol=SYMBOLS[role], size=12), cliponaxis=False,
             error_x=_bars(some[f"{cost}_sd"], role), error_y=_bars(some[f"{score}_sd"], role),
             hovertext=[_hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
         )  # fmt: skip
     teacher = rows.loc[rows["role"] == "teacher", score].mean()
-    for percent in KEPT if teacher > 0 else ():
-        fig.add_hline(
-            y=teacher * percent / 100, line=dict(color=INK, width=1, dash="dot"),
-            annotation_text=f"{percent}% of teacher",
-            annotation_position="bottom left" if percent == min(KEPT) else "top left",
-        )  # fmt: skip
-    top = rows[cost].max() * 1.12
-    fig.update_xaxes(title_text=_axis(cost), range=[0, top])
-    fig.update_yaxes(title_text=_axis(score))
+    lines = [(percent, teacher * percent / 100) for percent in KEPT if teacher > 0]
+    for percent, y in lines:
+        fig.add_hline(y=y, line=dict(color=INK, width=1, dash="dot"))
+        fig.add_annotation(x=1, xref="paper", xanchor="left", y=y, text=f"{percent}% kept", showarrow=False, xshift=2)
+    reach = [*rows[score], *(y for _, y in lines)]
+    room = 0.12 * (max(reach) - min(reach) or 1)  # for the names
+    fig.update_xaxes(title_text=_axis(cost), range=[0, 1.12 * rows[cost].max()])
+    fig.update_yaxes(title_text=_axis(score), range=[min(reach) - room, max(reach) + room])
+    fig.update_layout(margin_r=64)
     return fig
 
 
@@ -152,11 +152,6 @@ def _axis(column: str) -> str:
 
 def _bars(spread: pd.Series, role: str) -> dict:
     return dict(type="data", array=spread.fillna(0), color=COLOURS[role], thickness=1.5, width=4)
-
-
-def _side(cost: float, costs: pd.Series) -> str:
-    """Where a point's name stands: inside the axes."""
-    return "bottom left" if cost > 0.6 * costs.max() else "bottom right"
 
 
 def _hover(row: pd.Series, cost: str, score: str) -> str:

@@ -28,16 +28,17 @@ HEADS = {
 }  # fmt: skip
 UNITS = {"params_m": "M", "flops_g": "G", "latency_ms": " ms"}
 TEMPLATE = Path(__file__).with_name("report.html")
-SIDE = 320  # px, longest side of a picture in the page
+SIDE, SMALL = 320, 128  # px: longest side of a picture in the page, and of one that is shown pixel by pixel
 
 
 # --- the comparison -------------------------------------------------------------------------------------------
 
 
 def comparison(records: list[dict]) -> pd.DataFrame:
-    """`dlip.records.summary` with <it>_kept beside each figure of the table, in % of the teacher's, and their least, kept.
+    """`dlip.records.summary` with <it>_kept, in % of the teacher's, beside each figure of the table, and kept.
 
-    kept is NaN for the teacher itself. Raises UserError where the records are none or of several data sets.
+    kept is the least of the scores' (NaN for the teacher itself). Raises UserError where there are no records or they
+    are of several data sets.
     """
     sources = {(record["data"], record["split"]) for record in records}
     if len(sources) != 1:
@@ -61,8 +62,8 @@ def finding(records: list[dict]) -> list[str]:
     scores = [score for score in SCORES if not math.isnan(student[f"{score}_kept"])]
     size = "distilled" if others.empty else "smallest distilled"
     said = [
-        f"The {size} student keeps at least {student['kept']:.1f}% of its teacher's {_listed(HEADS[s] for s in scores)} "
-        f"with {student['params_m_kept']:.0f}% of the parameters."
+        f"The {size} student keeps at least {student['kept']:.1f}% of its teacher's "
+        f"{_listed(HEADS[s] for s in scores)} with {student['params_m_kept']:.0f}% of the parameters."
     ]
     costs = [f"needs {student['flops_g_kept']:.0f}% of the FLOPs"]
     if student["latency_ms_kept"] > 0:
@@ -79,8 +80,8 @@ def finding(records: list[dict]) -> list[str]:
 def _gain(student: pd.Series, alone: pd.Series, scores: list[str]) -> str:
     """What distillation adds, and on how many scores by more than the standard deviation of the difference."""
     gains = {score: student[score] - alone[score] for score in scores}
-    changes = _listed(f"{gain:+.1f} {HEADS[score]}".replace("-", "−") for score, gain in gains.items())
-    said = f"Undistilled, a student like it keeps at least {alone['kept']:.1f}%: distillation makes {changes}"
+    changes = _listed(f"{HEADS[score]} by {gain:+.1f}".replace("-", "−") for score, gain in gains.items())
+    said = f"Undistilled, a student like it keeps at least {alone['kept']:.1f}%; distillation changes {changes}"
     if min(student["runs"], alone["runs"]) < 2:
         return said + ", from one seed, so without a spread."
     sure = [s for s in scores if gains[s] > math.hypot(student[f"{s}_sd"], alone[f"{s}_sd"])]
@@ -103,7 +104,7 @@ def _cell(row: pd.Series, column: str) -> str:
     if column == "kept":
         return f"{value:.1f}%"
     spread = row[f"{column}_sd"]
-    return f"{value:.1f}" + ("" if math.isnan(spread) else f" ±{spread:.1f}")
+    return f"{value:.1f}" if math.isnan(spread) else f"{value:.1f} ±{spread:.1f}"
 
 
 def _share(row: pd.Series, column: str) -> str:
@@ -195,7 +196,7 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
 def _payload(fig) -> dict:
     """A figure for the page, which sets its title as a heading, that wraps."""
     title = fig.layout.title.text
-    fig.update_layout(title_text=None, showlegend=False, height=None, margin=dict(t=12, r=12))
+    fig.update_layout(title_text=None, showlegend=False, height=None, margin_t=12)
     return {"title": title, **json.loads(fig.to_json())}
 
 
@@ -209,8 +210,8 @@ def _more(title: str, parts: list[str]) -> str:
     )
 
 
-def _dot(role: str) -> str:
-    return f'<span class="dot {escape(role)}" title="{escape(role)}"></span>'
+def _dot(role: str, name: str) -> str:
+    return f'<span class="dot {escape(role)}" title="{escape(name)}"></span>'
 
 
 def _table(rows: pd.DataFrame) -> str:
@@ -221,7 +222,7 @@ def _table(rows: pd.DataFrame) -> str:
             for column, head in HEADS.items()
         ]
         pictures = f"{row['train_pictures']:,} pictures, {row['runs']} seed{'s' if row['runs'] > 1 else ''}"
-        name = f"<th>{_dot(row['role'])}{escape(row['name'])}<small>{pictures}</small></th>"
+        name = f"<th>{_dot(row['role'], row['name'])}{escape(row['name'])}<small>{pictures}</small></th>"
         out.append(f"<tr>{name}{''.join(cells)}</tr>")
     heads = "".join(f"<th>{head}</th>" for head in HEADS.values())
     return f"<table class=figures><thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(out)}</tbody></table>"
@@ -242,7 +243,7 @@ def _costs(costs: list[str]) -> str:
 
 
 def _examples(records: list[dict], rows: pd.DataFrame, pictures: dict) -> str:
-    """Pictures with what each model said, models in the order of the table, the first run that kept samples for each."""
+    """Pictures with what each model said, models in the order of the table: of each its first run with samples."""
     kept = {(r["name"], r["role"]): r for r in reversed(records) if r["samples"]}
     models = [kept[key] for key in zip(rows["name"], rows["role"], strict=True) if key in kept]
     said = {}  # image_id -> (record, sample) of each model
@@ -254,19 +255,31 @@ def _examples(records: list[dict], rows: pd.DataFrame, pictures: dict) -> str:
 
 def _example(picture, said: list[tuple[dict, dict]]) -> str:
     first = said[0][1]
-    image = f'<img src="{_data_uri(picture)}" alt="">' if picture is not None else "<div class=gone>no picture</div>"
+    image = _image(picture) if picture is not None else '<div class="gone">no picture</div>'
     references = "".join(f"<li>{escape(text)}</li>" for text in first["references"])
     reference = next((s["caption"] for r, s in said if r["role"] == "teacher" and s["caption"]), None)
     captions = "".join(
-        f"<li>{_dot(record['role'])}<span>{_marked(sample['caption'], reference)}<small>{escape(record['name'])}</small></span></li>"
-        for record, sample in said if sample["caption"]
-    )  # fmt: skip
+        f"<li>{_dots(some)}{_marked(text, reference)}<small>{escape(', '.join(r['name'] for r in some))}</small></li>"
+        for text, some in _same((record, sample["caption"]) for record, sample in said)
+    )
     questions = "".join(_question(i, said) for i in range(len(first["questions"])))
     return (
-        f"<article>{image}<div><ul class=said>{captions}</ul>"
-        f"<details><summary>{len(first['references'])} references</summary><ul class=references>{references}</ul></details>"
-        f"<dl>{questions}</dl></div></article>"
+        f'<article>{image}<div><ul class="said">{captions}</ul><details><summary>{len(first["references"])} references'
+        f'</summary><ul class="references">{references}</ul></details><dl>{questions}</dl></div></article>'
     )
+
+
+def _same(said: Iterable[tuple[dict, str | None]]) -> list[tuple[str, list[dict]]]:
+    """Every text once, with the records of the models that said it."""
+    out = {}
+    for record, text in said:
+        if text is not None:
+            out.setdefault(text, []).append(record)
+    return [*out.items()]
+
+
+def _dots(records: list[dict]) -> str:
+    return "".join(_dot(record["role"], record["name"]) for record in records)
 
 
 def _marked(text: str, reference: str | None) -> str:
@@ -283,37 +296,34 @@ def _marked(text: str, reference: str | None) -> str:
 
 
 def _question(i: int, said: list[tuple[dict, dict]]) -> str:
-    """A question, its true answer, and each model's with whether it is the same."""
-    first = said[0][1]
-    answers = []
-    for record, sample in said:
-        if i < len(sample["answers"]):
-            answer, truth = sample["answers"][i], first["truth"][i]
-            right = answer.strip().lower() == truth.strip().lower()
-            shown = escape(answer) if right else f"<mark>{escape(answer)}</mark>"
-            answers.append(f'<span title="{escape(record["name"])}">{_dot(record["role"])}{shown}</span>')
-    return f"<dt>{escape(first['questions'][i])} <b>{escape(first['truth'][i])}</b></dt><dd>{''.join(answers)}</dd>"
+    """A question with its true answer, and what the models answered, marked where it is another."""
+    question, truth = (said[0][1][part][i] for part in ("questions", "truth"))
+    answers = ""
+    for answer, some in _same((record, sample["answers"][i]) for record, sample in said if i < len(sample["answers"])):
+        tag = "span" if answer.strip().lower() == truth.strip().lower() else "mark"
+        answers += f"<span>{_dots(some)}<{tag}>{escape(answer)}</{tag}></span>"
+    return f"<dt>{escape(question)} <b>{escape(truth)}</b></dt><dd>{answers}</dd>"
 
 
-def _data_uri(picture: Image.Image | np.ndarray | str | Path) -> str:
-    """A picture inside the page: small ones as they are, others as JPEG of at most `SIDE` px."""
+def _image(picture: Image.Image | np.ndarray | str | Path) -> str:
+    """A picture inside the page: a small one as it is, others as JPEG of at most `SIDE` px."""
     try:
         image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
         image = (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
     except OSError as error:
         raise UserError(f"the picture {picture} cannot be read: {error}; leave it out of the report") from error
-    kind, options = ("png", {}) if max(image.size) <= 128 else ("jpeg", {"quality": 85})
+    kind, options = ("png", {}) if max(image.size) <= SMALL else ("jpeg", {"quality": 85})
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f'<img class="{kind}" src="data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="">'
 
 
 def _run(record: dict) -> str:
     about = f"seed {record['seed']}, {record['wall_s'] / 60:.1f} minutes, configuration {record['config_hash'][:8]}"
     made = f"{record['created'][:10]}, {about}"
     return (
-        f"<li>{_dot(record['role'])}<div>{escape(record['name'])} <small>{escape(made)}</small>"
+        f"<li>{_dot(record['role'], record['name'])}<div>{escape(record['name'])} <small>{escape(made)}</small>"
         f"<code>{escape(record['command'])}</code></div></li>"
     )
 

@@ -45,3 +45,14 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
             raise UserError(f"{limit} pictures of {name} cannot be used; give a limit of at least 1")
         dataset = First(dataset, limit)
     return dataset
+
+
+def splits(name: str | Path) -> list[str]:
+    """The splits that the data set `name` has. Raises UserError where there is no such data."""
+    if str(name) == "scenes":
+        from dlip.data.scenes import SPLITS
+
+        return list(SPLITS)
+    from dlip.data import folder
+
+    return folder.splits(name)

@@ -24,7 +24,8 @@ class Collate:
     """Makes a Batch of one caption and one question (with one answer) of each item.
 
     With `train` they are drawn anew each epoch, and the pictures varied where `augment` says so. Every draw depends on
-    (seed, epoch, image_id) alone: batches are the same in a resumed run, in any order, by any worker. Without it the first caption and question and the commonest answer are taken, and the whole picture.
+    (seed, epoch, image_id) alone: batches are the same in a resumed run, in any order, by any worker. Without it
+    the first caption and question and the commonest answer are taken, and the whole picture.
 
     Where some items lack a caption or question and others have one, the row holds the first token and padding, with
     that token alone attended to: nothing is all masked out, so no NaN, and `mask[:, 1:]` is false throughout, so the

@@ -84,13 +84,27 @@ class Folder:
         self.problems += faults
 
 
+    def counts(self) -> dict[str, int]:
+        """Pictures, captions and questions."""
+        return {
+            "pictures": len(self.records),
+            "captions": sum(len(record.captions) for record in self.records),
+            "questions": sum(len(record.questions) for record in self.records),
+        }
+
+
+def splits(path: str | Path) -> list[str]:
+    """The splits that a folder has, in alphabetical order. Raises UserError as `Folder` does."""
+    return sorted({record.split for record in _records(Path(path))})
+
+
 def image_id(name: str) -> int:
     """53 bits of the hash of a picture's name: the same in every run, split and folder, and exact in JSON."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 11
 
 
-def _read(path: Path, split: str) -> tuple[list[Record], list[str]]:
-    """A Record for each picture of the split that has a caption or a question, in the files' order, and the faults."""
+def _records(path: Path) -> list[Record]:
+    """Every record of every split. Raises UserError where the folder or its files are wrong."""
     if not path.is_dir():
         raise UserError(f"there is no folder {path}; check its name")
     files = [(path / name, read) for name, read in READERS.items() if (path / name).is_file()]
@@ -98,7 +112,12 @@ def _read(path: Path, split: str) -> tuple[list[Record], list[str]]:
         raise UserError(f"{path} holds neither {' nor '.join(READERS)}; put one there, beside images/")
     if not (path / "images").is_dir():
         raise UserError(f"{path} has no folder images; put the pictures there")
-    found = [record for file, read in files for record in read(file)]
+    return [record for file, read in files for record in read(file)]
+
+
+def _read(path: Path, split: str) -> tuple[list[Record], list[str]]:
+    """A Record for each picture of the split that has a caption or a question, in the files' order, and the faults."""
+    found = _records(path)
     splits = Counter(kind for _, kind in {(record.name, record.split) for record in found})
     if split not in splits:
         names = ", ".join(f"{name} ({count})" for name, count in sorted(splits.items())) or "none"

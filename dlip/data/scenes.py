@@ -48,3 +48,10 @@ class Scenes:
         """Picture i, uint8 [48, 48, 3], with five captions and six questions."""
         scene = self.scene(i)
         return Item(render(scene), scene.image_id, captions(scene), questions(scene))
+
+    def counts(self) -> dict[str, int]:
+        """Pictures, captions and questions."""
+        return {"pictures": len(self), "captions": 5 * len(self), "questions": 6 * len(self)}
+
+    def verify(self) -> None:
+        """Nothing that is drawn can be broken."""

@@ -1,0 +1,214 @@
+"""The commands. Each ends in an exit code: 0 done, 2 a user's mistake in one line, 130 interrupted."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from dlip import __version__
+from dlip.config import AT, HR, KD, PRESETS, TERMS, VLP, TrainConfig
+from dlip.errors import UserError
+
+GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
+OPTIONS = (
+    "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "precision", "seed",
+    "label_smoothing", "momentum", "queue", "alpha", "workers", "log_every", "save_every", "eval_every", "eval_items",
+)  # fmt: skip
+"""Fields of TrainConfig that are options of `train` and `distill` by the same name."""
+
+
+def weights(text: str) -> dict[str, float]:
+    """`vlp,hr,kd.lm=0.5` -> term -> weight; a group stands for all of its terms. Raises UserError for an unknown one."""
+    out: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in GROUPS and name not in TERMS:
+            raise UserError(f"there is no loss term {name!r}; choose of {', '.join((*GROUPS, *TERMS))}")
+        try:
+            weight = float(value or 1)
+        except ValueError:
+            raise UserError(f"the weight of {name} is {value!r}; give a number, as in {name}=0.5") from None
+        out |= {term: weight for term in GROUPS.get(name, (name,))}
+    return out
+
+
+def train_config(args: argparse.Namespace) -> TrainConfig:
+    values = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    flags = {"augment": args.augment, "flip": args.flip, "learn_teacher_projection": not args.fixed_teacher_space}
+    return TrainConfig(weights=weights(args.weights), **values, **flags)
+
+
+def show(value: dict, args: argparse.Namespace) -> None:
+    """Figures to where `--json` says; to the terminal where it says nothing."""
+    text = json.dumps(value, indent=1)
+    if args.json and args.json != "-":
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.json).write_text(text + "\n")
+    else:
+        print(text)
+
+
+# --- the commands; each imports what it needs, so that `dlip --help` is quick -----------------------------------------
+
+
+def models(args: argparse.Namespace) -> None:
+    from dlip.checkpoints import built_in_models
+    from dlip.sizes import models_table, models_text
+
+    table = models_table()
+    if args.json:
+        show({"models": json.loads(table.to_json(orient="index")), "built_in": built_in_models()}, args)
+    else:
+        print(models_text(table))
+        print(f"\nTrained and shipped: {', '.join(built_in_models())}")
+
+
+def data(args: argparse.Namespace) -> None:
+    from dlip import data as data_sets
+
+    counts, problems = {}, []
+    for split in data_sets.splits(args.name):
+        dataset = data_sets.open(args.name, split, on_error="skip")
+        dataset.verify()
+        counts[split] = dataset.counts()
+        problems += dataset.problems
+    if args.json:
+        show({"data": args.name, "splits": counts, "problems": problems}, args)
+        return
+    for split, row in counts.items():
+        print(f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items()))
+    print(f"{len(problems)} problems" + (":" if problems else ""), *problems, sep="\n  ")
+
+
+def train(args: argparse.Namespace) -> None:
+    from dlip import experiment
+
+    record = experiment.run(
+        name=args.name, size=args.size, teacher=args.teacher, tokenizer=args.tokenizer, data=args.data, split=args.split,
+        limit=args.limit, on_error=args.on_error, test_split=args.test_split, config=train_config(args),
+        folder=args.out, results=args.results, command=shlex.join(["dlip", *args.words]), role=args.role,
+        progress=args.json != "-",
+    )  # fmt: skip
+    if args.json:
+        show(record, args)
+    else:
+        from dlip.report import table
+
+        print(table([record]))
+        print(f"The model is in {args.out}, its record in {args.results}.")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from dlip import data as data_sets
+    from dlip import experiment
+    from dlip.vlm import VLM
+
+    dataset = data_sets.open(args.data, args.split, args.limit, args.on_error)
+    figures, items = experiment.measure(
+        VLM.load(args.model), dataset, args.latency_repeats, args.json != "-",
+        tasks=tuple(args.tasks.split(",")), k=args.candidates, num_beams=args.beams,
+    )  # fmt: skip
+    show({**figures, **({"items": items} if args.items else {})}, args)
+
+
+def demo(args: argparse.Namespace) -> None:
+    from dlip.demo import demo
+
+    records = demo(Path(args.out), args.steps, args.seed, quiet=args.json == "-")
+    if args.json:
+        show({"records": records}, args)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="dlip", description="Distil a light vision-language model out of a heavy one.")
+    top.add_argument("--version", action="version", version=f"dlip {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(function, help_: str, example: str, name: str | None = None) -> argparse.ArgumentParser:
+        new = commands.add_parser(
+            name or function.__name__, help=help_, description=f"{help_}.", epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        new.set_defaults(function=function)
+        new.add_argument("--json", metavar="PATH", help="write the figures there as JSON; - for standard output")
+        return new
+
+    new = command(demo, "Distil a small student here and compare it with its teacher", "dlip demo --out runs/demo")
+    new.add_argument("--out", default="runs/demo", help="folder of the run and its report (default %(default)s)")
+    new.add_argument("--steps", type=int, default=600, help="steps of the live student (default %(default)s)")
+    new.add_argument("--seed", type=int, default=0)
+
+    command(models, "Parameters and FLOPs of every size, beside the paper's figures", "dlip models --json sizes.json")
+
+    new = command(data, "Count and check a data set", "dlip data path/to/flickr8k")
+    new.add_argument("name", metavar="DATA", help='"scenes" or a folder')
+
+    for name, help_, example in (
+        ("train", "Train a model without a teacher", "dlip train --size scenes-student --out runs/alone"),
+        ("distill", "Train a student under a teacher",
+         "dlip distill --teacher scenes/teacher --size scenes-student --out runs/student --weights vlp,hr,at,kd"),
+    ):  # fmt: skip
+        training_options(command(train, help_, example, name), distils=name == "distill")
+
+    new = command(evaluate, "Measure a model on a data set", "dlip evaluate --model scenes/student --json -")
+    new.add_argument("--model", required=True, help="a built-in model or a run's folder")
+    data_options(new, "test")
+    new.add_argument("--tasks", default="retrieval,caption,vqa", help="default %(default)s")
+    new.add_argument("--candidates", type=int, metavar="K", help="candidates that ITM ranks anew")
+    new.add_argument("--beams", type=int, default=3, help="beams of captions and answers (default %(default)s)")
+    new.add_argument("--latency-repeats", type=int, default=20, help="timed captions; 0 for none (default %(default)s)")
+    new.add_argument("--items", action="store_true", help="add every caption, answer and rank")
+    return top
+
+
+def data_options(new: argparse.ArgumentParser, split: str | None) -> None:
+    new.add_argument("--data", default="scenes", help='"scenes" or a folder (default %(default)s)')
+    new.add_argument("--split", default=split, help=f"default {split or 'train, of the scenes train-small'}")
+    new.add_argument("--limit", type=int, metavar="N", help="use the first N pictures only")
+    new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help="what a faulty item does")
+
+
+def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
+    new.add_argument("--out", required=True, help="folder of the run; one that holds a checkpoint is resumed")
+    new.add_argument("--name", help="name in the records (default: that of the folder)")
+    new.add_argument("--size", required=True, help=f"one of {', '.join(PRESETS)}")
+    if distils:
+        new.add_argument("--teacher", required=True, help="a built-in model or a run's folder")
+        new.set_defaults(tokenizer=None, role="distilled")
+    else:
+        new.set_defaults(teacher=None)
+        new.add_argument("--tokenizer", metavar="MODEL", help="whose words to take (default: those of the training texts)")
+        new.add_argument("--role", choices=("teacher", "undistilled"), default="undistilled", help="default %(default)s")
+    data_options(new, None)
+    new.add_argument("--test-split", help="measured at the end (default: test where there is one, else val)")
+    new.add_argument("--results", default="runs/records.jsonl", help="where the record goes (default %(default)s)")
+    default = "vlp,hr,at" if distils else "vlp"
+    new.add_argument("--weights", default=default, help="terms, as in vlp,hr,kd.lm=0.5 (default %(default)s)")
+    group = new.add_argument_group("training", "see TrainConfig in dlip/config.py for each")
+    defaults = TrainConfig()
+    for option in OPTIONS:
+        value = getattr(defaults, option)
+        group.add_argument(f"--{option.replace('_', '-')}", type=type(value), metavar="X", help=f"default {value}")
+    group.add_argument("--augment", action="store_true", help="vary the training pictures")
+    group.add_argument("--flip", action="store_true", help="with --augment, mirror photos too")
+    group.add_argument("--fixed-teacher-space", action="store_true", help="hr.* leaves the teacher's space as it is")
+
+
+def main(words: list[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else words
+    args = parser().parse_args(words)
+    args.words = words
+    try:
+        args.function(args)
+    except UserError as mistake:
+        print(f"dlip: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dlip: interrupted; the last checkpoint is kept, the same command goes on from it", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

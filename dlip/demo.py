@@ -1,0 +1,48 @@
+"""The playground's main job: distil a small student here and now, and compare it with what ships."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from dlip import data as data_sets
+from dlip import experiment
+from dlip.checkpoints import BUILT_IN, read_json
+from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.latency import compare_latency
+from dlip.report import finding, report, table
+from dlip.vlm import VLM
+
+SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")
+LIVE = "student distilled here"
+
+
+def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> list[dict]:
+    """Trains a student of the shipped size for `steps` under the shipped teacher; writes `folder`/report.html.
+
+    Returns the records compared: the shipped models' own, with their latency measured here and now beside the new
+    student's, and the new student's. Nothing but the report's place is printed where `quiet`.
+    """
+    began = time.perf_counter()
+    say = (lambda *_: None) if quiet else print
+    say(f"A student of {steps} steps learns from scenes/teacher, on 4,000 generated pictures.")
+    config = TrainConfig(
+        steps=steps, batch_size=64, lr=3e-3, schedule="cosine", warmup=100, seed=seed, label_smoothing=0.0,
+        weights={**VLP, **HR, **AT, **KD}, learn_teacher_projection=False, save_every=100,
+    )  # fmt: skip
+    live = experiment.run(
+        name=LIVE, size="scenes-student", teacher="scenes/teacher", tokenizer=None, data="scenes", split="train-small",
+        limit=None, on_error="fatal", test_split="test", config=config, folder=folder / "student",
+        results=folder / "records.jsonl", command=f"dlip demo --steps {steps} --seed {seed}", role="distilled",
+        progress=not quiet,
+    )  # fmt: skip
+    records = [*(read_json(BUILT_IN / name / "record.json") for name in SHIPPED), live]
+    models = {record["name"]: VLM.load(name) for record, name in zip(records, (*SHIPPED, folder / "student"), strict=True)}
+    for name, timed in compare_latency(models, "captioning")["models"].items():
+        next(r for r in records if r["name"] == name)["efficiency"]["latency"] = timed
+    test = data_sets.open("scenes", "test", limit=12)
+    report(records, {item.image_id: item.image for item in (test[i] for i in range(len(test)))}, folder / "report.html")
+    say("", table(records), "", *finding(records), sep="\n")
+    minutes = (time.perf_counter() - began) / 60
+    say(f"\nReport: {folder / 'report.html'} ({minutes:.1f} minutes on {torch.get_num_threads()} threads)")
+    return records

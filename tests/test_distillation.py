@@ -1,0 +1,340 @@
+"""The terms: 0 for equals, above 0 and learnable for others, untouched by pads, right for any pair of shapes."""
+
+import copy
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dlip.config import AT, HR, KD, TrainConfig
+from dlip.distillation import Distiller, Teacher, cosine_loss, logit_loss, map_loss, map_to_grid, to_grid
+from dlip.errors import UserError
+from dlip.features import SOURCES
+from dlip.train import Learner, optimiser
+from dlip.vlm import VLM
+
+TERMS = {**HR, **AT, **KD}
+OTHER = dict(  # unequal widths, heads, depths, grids and picture sizes, and a layer without cross-attention
+    image_size=24, patch_size=6, image_width=24, image_heads=3, image_layers=1, text_width=20, text_heads=2,
+    text_layers=3, embed_dim=6, fusion_layers=(0, 2),
+)  # fmt: skip
+
+
+def losses(student, teacher, batch, weights=TERMS, distiller=None, **options) -> dict[str, torch.Tensor]:
+    distiller = distiller or Distiller(student.config, teacher.config, weights, **options)
+    torch.manual_seed(5)  # the same negatives every time
+    features = student(batch, distiller.want("student"))
+    return distiller(features, Teacher(teacher)(batch, distiller.want("teacher"), features.pairs))
+
+
+def further(batch, extra: int = 3):
+    """The same batch with more pads behind every text."""
+    batch = copy.copy(batch)
+    for name in ("ids", "mask", "question_ids", "question_mask", "answer_ids", "answer_mask"):
+        setattr(batch, name, F.pad(getattr(batch, name), (0, extra)))
+    return batch
+
+
+# --- equals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("changes", [{}, dict(image_width=24, image_heads=3), dict(prompt_ids=(9,), tie_decoder=False)])
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn(term, changes, make_med, make_batch):
+    teacher = make_med(**changes)
+    student = copy.deepcopy(teacher)
+    assert not make_batch().mask.all()
+    for learnt in (True, False):
+        loss = losses(student, teacher, make_batch(), {term: 1.0}, learn_teacher_projection=learnt)[term]
+        loss.backward()
+        assert abs(loss.item()) < 1e-6
+        assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in student.parameters())
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("changes", [{}, OTHER])
+def test_each_term_falls_when_trained_on_alone(term, changes, make_med, make_batch):
+    student, teacher, batch = make_med(1, **changes), make_med(0), make_batch()
+    student.requires_grad_(True)
+    distiller = Distiller(student.config, teacher.config, {term: 1.0}, learn_teacher_projection=False)
+    adam = torch.optim.Adam([*student.parameters(), *distiller.parameters()], 3e-3)
+    values = []
+    for _ in range(12):
+        loss = losses(student, teacher, batch, distiller=distiller)[term]
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        values.append(loss.item())
+    assert values[0] > 1e-3 and values[-1] < 0.8 * values[0]
+
+
+# --- padding ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, OTHER, dict(prompt_ids=(9, 11))])
+def test_further_pads_change_nothing(changes, make_med, make_batch):
+    prompt = {k: v for k, v in changes.items() if k == "prompt_ids"}
+    student, teacher, batch = make_med(1, **changes), make_med(0, **prompt), make_batch()
+    distiller = Distiller(student.config, teacher.config, TERMS)
+    plain = losses(student, teacher, batch, distiller=distiller)
+    padded = losses(student, teacher, further(batch), distiller=distiller)
+    assert plain.keys() == TERMS.keys()
+    for term, loss in plain.items():
+        assert loss > 1e-4, term
+        torch.testing.assert_close(padded[term], loss, msg=f"{term}: {loss} became {padded[term]}")
+
+
+@pytest.mark.parametrize("term", [term for term in TERMS if term not in ("hr.image", "kd.itc", "kd.itm")])
+def test_each_text_counts_by_its_tokens(term, make_med, make_batch):
+    """A batch's loss is the mean over all tokens: that of two halves, weighted by their tokens."""
+    student, teacher, batch = make_med(1), make_med(0), make_batch(size=6)
+    distiller = Distiller(student.config, teacher.config, {term: 1.0})
+    whole = losses(student, teacher, batch, distiller=distiller)[term]
+    mask = batch.answer_mask if term == "kd.vqa" else batch.mask
+    total = count = 0
+    for half in (slice(0, 2), slice(2, 6)):
+        part = copy.copy(batch)
+        for name, value in vars(batch).items():
+            setattr(part, name, value[half])
+        tokens = mask[half].sum() - (len(mask[half]) if term.startswith("kd") else 0)  # words to say, or tokens
+        total, count = total + losses(student, teacher, part, distiller=distiller)[term] * tokens, count + tokens
+    torch.testing.assert_close(whole, total / count)
+
+
+# --- formulas ---------------------------------------------------------------------------------------------------------
+
+
+def test_cosine_by_hand():
+    """Angles of 0, 90, 180 and 60 degrees, the third masked out."""
+    student = torch.tensor([[[1.0, 0], [1, 0], [1, 0], [1, 0]]])
+    teacher = torch.tensor([[[3.0, 0], [0, 2], [-1, 0], [1, 3**0.5]]])
+    mask = torch.tensor([[True, True, False, True]])
+    torch.testing.assert_close(cosine_loss(student, teacher, mask), torch.tensor((0 + 1 + 0.5) / 3))
+    torch.testing.assert_close(cosine_loss(student, teacher), torch.tensor((0 + 1 + 2 + 0.5) / 4))
+
+
+def test_divergence_of_maps_by_hand():
+    """Two heads are averaged first: (0.5, 0.5) from (0.75, 0.25); the masked query is as wrong as can be."""
+    teacher = torch.tensor([[[[1.0, 0.0], [1, 0]], [[0.0, 1.0], [1, 0]]]])  # [1, 2, 2, 2]
+    student = torch.tensor([[[[0.75, 0.25], [0, 1]]]])  # one head
+    expected = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
+    assert map_loss(student, teacher, torch.tensor([[True, False]])).item() == pytest.approx(expected)
+    assert map_loss(student, teacher).item() > 5
+
+
+def test_divergences_against_torch():
+    torch.manual_seed(0)
+    p, q = torch.randn(2, 3, 4, 5, 6).softmax(-1).unbind(0)  # [3, 4, 5, 6]
+    theirs = F.kl_div(q.mean(1).log(), p.mean(1), reduction="none").sum(-1).mean()
+    torch.testing.assert_close(map_loss(q, p), theirs)
+    logits = torch.randn(2, 7, 6) * 3
+    theirs = F.kl_div(logits[0].log_softmax(-1), logits[1].log_softmax(-1), reduction="batchmean", log_target=True)
+    torch.testing.assert_close(logit_loss(logits[0], logits[1]), theirs)
+    theirs = nn.CosineEmbeddingLoss()(logits[0], logits[1], torch.ones(7))
+    torch.testing.assert_close(cosine_loss(logits[:1], logits[1:]), theirs)
+
+
+def test_maps_with_zeros_have_finite_gradients():
+    student = torch.tensor([[[[0.0, 1.0]]]], requires_grad=True)
+    loss = map_loss(student, torch.tensor([[[[0.0, 1.0]]]]))
+    loss.backward()
+    assert loss.item() == 0 and student.grad.isfinite().all()
+
+
+def test_contrast_is_compared_both_ways(make_med, make_batch):
+    student, teacher, batch = make_med(1), make_med(0), make_batch()
+    loss = losses(student, teacher, batch, {"kd.itc": 1.0})["kd.itc"]
+    tables = []
+    for med in (student, teacher):
+        image = med.project_image(med.encode_image(med.normalise(batch.images)))
+        tables.append(image @ med.project_text(med.encode_text(batch.ids, batch.mask)).T / med.temp)
+    ways = [
+        F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True)
+        for s, t in (tables, [table.T for table in tables])
+    ]
+    torch.testing.assert_close(loss, sum(ways) / 2)
+
+
+GOLDEN = {}
+
+
+def test_golden_numbers(make_med, make_batch):
+    """Pins every term on seeded weights and a seeded batch, the shapes unequal."""
+    student, teacher = make_med(1, **OTHER), make_med(0)
+    torch.manual_seed(9)
+    ours = losses(student, teacher, make_batch())
+    assert {term: round(loss.item(), 4) for term, loss in ours.items()} == pytest.approx(GOLDEN, abs=2e-4)
+
+
+# --- grids ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 2), (2, 4), (6, 4), (3, 5), (14, 24), (3, 3)])
+def test_maps_on_another_grid_stay_distributions(old, new):
+    maps = torch.randn(2, 3, 5, 1 + old * old).softmax(-1)
+    ours = map_to_grid(maps, new)
+    assert ours.shape == (2, 3, 5, 1 + new * new) and (ours >= 0).all()
+    torch.testing.assert_close(ours.sum(-1), torch.ones(2, 3, 5))
+    torch.testing.assert_close(ours[..., 0], maps[..., 0])  # [CLS] keeps its own
+    flat = torch.full((1, 1, 1, 1 + old * old), 0.7 / old**2)
+    flat[..., 0] = 0.3
+    expected = torch.full((1 + new * new,), 0.7 / new**2)
+    expected[0] = 0.3
+    torch.testing.assert_close(map_to_grid(flat, new)[0, 0, 0], expected)
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 2), (2, 4), (8, 4), (4, 8), (6, 4)])
+def test_maps_on_another_grid_keep_the_mass_of_each_quadrant(old, new):
+    maps = torch.randn(2, 3, 5, 1 + old * old).softmax(-1)
+
+    def quadrants(probs, grid):
+        return probs[..., 1:].unflatten(-1, (2, grid // 2, 2, grid // 2)).sum((-1, -3))  # [N, H, Q, 2, 2]
+
+    torch.testing.assert_close(quadrants(map_to_grid(maps, new), new), quadrants(maps, old))
+
+
+def test_a_map_between_grids_by_hand():
+    """3 patches a side to 2: the middle row and column are halved."""
+    row = torch.tensor([0.1, 0, 0.2, 0, 0, 0.4, 0, 0.3, 0, 0])  # [CLS], then three rows of three
+    torch.testing.assert_close(
+        map_to_grid(row[None, None, None], 2)[0, 0, 0], torch.tensor([0.1, 0.1 + 0.1, 0.3, 0, 0]) * 0
+        + torch.tensor([0.1, 0.1, 0.1 + 0.2, 0.15, 0.15 + 0.2]),
+    )  # fmt: skip
+
+
+def test_states_on_another_grid():
+    """[CLS] stays; equal patches stay equal; a slope from left to right stays one."""
+    tokens = torch.randn(2, 1 + 16, 6)
+    assert to_grid(tokens, 4) is tokens
+    assert torch.equal(to_grid(tokens, 2)[:, 0], tokens[:, 0]) and to_grid(tokens, 7).shape == (2, 50, 6)
+    torch.testing.assert_close(to_grid(torch.ones(1, 17, 3), 6), torch.ones(1, 37, 3))
+    slope = torch.arange(4.0).repeat(4)[None, :, None]
+    ours = to_grid(torch.cat([torch.zeros(1, 1, 1), slope], 1), 2)[0, 1:, 0].unflatten(0, (2, 2))
+    torch.testing.assert_close(ours[0], ours[1])
+    assert ours[0, 0].item() == pytest.approx(3 - ours[0, 1].item()) and ours[0, 0] < 1.2
+
+
+# --- layers and sources -----------------------------------------------------------------------------------------------
+
+
+def test_the_last_layers_by_default_and_others_if_asked(make_med):
+    student, teacher = make_med(text_layers=2, image_layers=2).config, make_med(text_layers=4, image_layers=3).config
+    plain = Distiller(student, teacher, TERMS)
+    assert set(plain.want("teacher").layers.values()) == set(plain.want("student").layers.values()) == {(-1,)}
+    asked = Distiller(student, teacher, TERMS, {"fusion": ((3, 1), (1, 0)), "image": ((2, 0),)})
+    assert asked.want("teacher").layers[("fusion", "cross")] == (3, 1)
+    assert asked.want("student").layers[("fusion", "cross")] == (1, 0)
+    assert asked.want("teacher").layers[("image", "states")] == (2,)
+    assert asked.want("student").layers[("image", "states")] == (0,)
+    assert asked.want("student").layers[("text", "states")] == (-1,)
+
+
+def test_named_layers_are_the_ones_compared(make_med, make_batch):
+    """Against the terms made of states and maps that are read one by one."""
+    student, teacher, batch = make_med(1), make_med(0, text_layers=3), make_batch()
+    pairs = {"fusion": ((2, 1), (0, 0)), "text": ((1, 0),)}
+    weights = {"hr.fusion": 1.0, "hr.text": 1.0, "at.self": 1.0, "at.cross": 1.0}
+    ours = losses(student, teacher, batch, weights, layers=pairs, learn_teacher_projection=False)
+    reads = {}
+    for name, med in (("s", student), ("t", teacher)):
+        from dlip.features import Want
+
+        layers = range(med.config.text_layers)
+        wanted = {("fusion", kind): tuple(layers) for kind in ("states", "self", "cross")}
+        reads[name] = med(batch, Want(layers={**wanted, ("text", "states"): tuple(layers)}))
+    s, t = reads["s"], reads["t"]
+    torch.testing.assert_close(ours["hr.text"], cosine_loss(s.states("text", 0), t.states("text", 1), batch.mask))
+    for kind in ("self", "cross"):
+        each = [map_loss(s.maps("fusion", kind, b), t.maps("fusion", kind, a), batch.mask) for a, b in pairs["fusion"]]
+        torch.testing.assert_close(ours[f"at.{kind}"], sum(each) / 2)
+    each = [cosine_loss(s.states("fusion", b), t.states("fusion", a), batch.mask) for a, b in pairs["fusion"]]
+    torch.testing.assert_close(ours["hr.fusion"], sum(each) / 2)
+
+
+def test_layers_that_are_not_there_are_refused_at_once(make_med):
+    config = make_med().config
+    with pytest.raises(UserError, match="image has no states of layer 5"):
+        Distiller(config, config, HR, {"image": ((5, 1),)})
+
+
+@pytest.mark.parametrize(
+    ("term", "computed"),
+    [("hr.image", ()), ("hr.text", ("text",)), ("hr.fusion", ("fusion",)), ("hr.decoder", ("decoder",)),
+     ("at.self", ("fusion",)), ("at.decoder_cross", ("decoder",)), ("kd.itc", ("text",)), ("kd.lm", ("decoder",)),
+     ("kd.itm", ("fusion",)), ("kd.vqa", ("question", "decoder"))],
+)  # fmt: skip
+def test_a_source_that_nobody_wants_is_not_computed(term, computed, make_med, make_batch):
+    """Counts passes through the modules; mining ITM's negatives costs the student its text pass, the teacher nothing."""
+    student, teacher, counts = make_med(1), make_med(0), {"student": Counter(), "teacher": Counter()}
+    for med, seen in ((student, counts["student"]), (teacher, counts["teacher"])):
+        med.vision_model.register_forward_hook(lambda *_, seen=seen: seen.update(["image"]))
+        med.text_decoder.bert.register_forward_hook(lambda *_, seen=seen: seen.update(["decoder"]))
+
+        def read(module, args, seen=seen):
+            ids, alone = args[0], len(args) < 3
+            seen.update(["text" if alone else "question" if ids.shape[1] == 6 else "fusion"])
+
+        med.text_encoder.register_forward_pre_hook(read)
+    losses(student, teacher, make_batch(), {term: 1.0})
+    assert counts["teacher"] == Counter(["image", *computed])
+    assert counts["student"] == Counter(["image", *computed, *(["text"] if term == "kd.itm" else [])])
+
+
+def test_one_pass_serves_all_terms(make_med, make_batch):
+    """Every term at once: each source of teacher and student is computed once a batch."""
+    for asked in ("student", "teacher"):
+        meds = {"student": make_med(1), "teacher": make_med(0)}
+        seen = Counter()
+        meds[asked].vision_model.register_forward_hook(lambda *_, seen=seen: seen.update(["image"]))
+        meds[asked].text_encoder.register_forward_hook(lambda *_, seen=seen: seen.update(["text"]))
+        meds[asked].text_decoder.bert.register_forward_hook(lambda *_, seen=seen: seen.update(["decoder"]))
+        losses(meds["student"], meds["teacher"], make_batch())
+        assert seen == {"image": 1, "text": 3, "decoder": 2}  # text, fusion and question; caption and answer
+
+
+# --- teacher and projections ------------------------------------------------------------------------------------------
+
+
+def test_the_teacher_cannot_be_changed(make_med, make_batch):
+    med, batch = make_med(dropout=0.5).train(), make_batch()
+    teacher = Teacher(med)
+    holder = nn.ModuleDict({"teacher": teacher}).train()
+    assert holder.training and not any(module.training for module in teacher.modules() if module is not teacher)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    want = Distiller(med.config, med.config, TERMS).want("teacher")
+    one, two = teacher(batch, want, (torch.arange(5),) * 2), teacher(batch, want, (torch.arange(5),) * 2)
+    for task, logits in one.logits.items():
+        assert not logits.requires_grad and torch.equal(logits, two.logits[task])
+    assert not any(one.states(source).requires_grad for source in SOURCES)
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_projections_are_reached_by_the_optimiser(learnt, make_med, make_batch):
+    student, teacher, batch = make_med(1, **OTHER), make_med(0), make_batch()
+    config = TrainConfig(weights=HR, learn_teacher_projection=learnt)
+    learner = Learner(VLM(student, None), VLM(teacher, None), config)
+    before = {name: p.clone() for name, p in learner.named_parameters()}
+    sides = {name.split(".")[1] for name in before if name.startswith("distiller.")}
+    assert sides == ({"ours", "theirs"} if learnt else {"ours"})
+    adamw = optimiser(learner, config)
+    sum(learner(batch, Teacher(teacher), 0.0).values()).backward()
+    frozen = {name: p.clone() for name, p in teacher.named_parameters()}
+    adamw.step()
+    still = {name for name, p in learner.named_parameters() if torch.equal(p, before[name])}
+    assert not any(name.startswith("distiller.") for name in still)
+    assert all(torch.equal(p, frozen[name]) for name, p in teacher.named_parameters())
+
+
+def test_projections_start_as_the_identity_where_widths_are_equal(make_med):
+    config, other = make_med().config, make_med(**OTHER).config
+    same = Distiller(config, config, HR)
+    for linear in (*same.ours.values(), *same.theirs.values()):
+        assert torch.equal(linear.weight, torch.eye(16)) and linear.bias is None
+    unequal = Distiller(other, config, HR)
+    assert {name: tuple(p.shape) for name, p in unequal.ours.named_parameters()} == {
+        "image_0.weight": (16, 24), "text_0.weight": (16, 20), "fusion_0.weight": (16, 20), "decoder_0.weight": (16, 20)
+    }  # fmt: skip
+    assert all(torch.equal(linear.weight, torch.eye(16)) for linear in unequal.theirs.values())

@@ -1,0 +1,81 @@
+"""What is asked for by name, what is kept, and which pairs ITM reads."""
+
+import pytest
+import torch
+
+from dlip.config import scenes_size
+from dlip.errors import UserError
+from dlip.features import Trace, Want, hard_negatives
+
+CONFIG = scenes_size(32, 5, 4, fusion_layers=(1, 2))
+
+
+def test_a_source_is_computed_where_a_task_or_a_layer_needs_it():
+    want = Want(frozenset({"itm"}), {("decoder", "self"): (-1,)})
+    assert [want.source(s) for s in ("image", "text", "fusion", "decoder")] == [False, False, True, True]
+    assert Want(frozenset({"itc"})).source("text") and Want(frozenset({"lm"})).source("decoder")
+    assert not any(Want(frozenset({"vqa"})).source(s) for s in ("text", "fusion", "decoder"))
+
+
+def test_wants_are_joined():
+    both = Want(frozenset({"itc"}), {("image", "states"): (-1,)}) | Want(
+        frozenset({"lm"}), {("image", "states"): (0, -1), ("fusion", "cross"): (1,)}
+    )
+    assert both.tasks == {"itc", "lm"}
+    assert both.layers == {("image", "states"): (-1, 0), ("fusion", "cross"): (1,)}
+
+
+def test_layers_count_from_either_end():
+    want = Want(layers={("image", "states"): (-1, 0), ("text", "states"): (-2,), ("fusion", "cross"): (-1, 1)})
+    assert want.layers_of("image", CONFIG) == {"states": {-1: 4, 0: 0}}
+    assert want.layers_of("text", CONFIG) == {"states": {-2: 2}}
+    assert want.layers_of("fusion", CONFIG) == {"cross": {-1: 2, 1: 1}}  # of the layers with cross-attention
+    assert want.layers_of("decoder", CONFIG) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "layer"), [(("image", "states"), 5), (("image", "self"), -6), (("text", "states"), 4), (("fusion", "cross"), 0)]
+)
+def test_layers_that_are_not_there_are_named(key, layer):
+    with pytest.raises(UserError, match=f"{key[0]} has no {key[1]} of layer {layer}"):
+        Want(layers={key: (layer,)}).layers_of(key[0], CONFIG)
+
+
+def test_a_trace_keeps_what_is_wanted():
+    trace, values = Trace({"states": {-1: 3, 0: 0}}), torch.arange(4.0)
+    for i, value in enumerate(values):
+        trace.keep("states", i, value)
+        trace.keep("self", i, value)
+    assert trace.kept.keys() == {("states", 0), ("states", 3)}
+    assert trace.get("states") == 3 and trace.get("states", 0) == 0
+    assert not trace.wants("self", 0) and not Trace().wants("states", 0)
+
+
+def test_negatives_are_never_the_same_picture():
+    ids = torch.tensor([7, 7, 7, 1, 2, 2, 3, 7])
+    similarity = 50 * (ids[:, None] == ids[None]).float()  # the forbidden pairs are by far the most alike
+    for seed in range(20):
+        torch.manual_seed(seed)
+        pictures, texts = hard_negatives(similarity, ids)
+        assert len(pictures) == len(texts) == 24
+        assert pictures[:8].tolist() == texts[:8].tolist() == list(range(8))
+        assert pictures[8:16].tolist() == list(range(8)) and texts[16:].tolist() == list(range(8))
+        assert (ids[pictures[8:]] != ids[texts[8:]]).all()
+
+
+def test_one_picture_alone_has_no_negatives():
+    pictures, texts = hard_negatives(torch.randn(4, 4), torch.full((4,), 9))
+    assert pictures.tolist() == texts.tolist() == [0, 1, 2, 3]
+
+
+def test_negatives_follow_similarity():
+    """Drawn in proportion to the softmax of rows (texts for a picture) and of columns (pictures for a text)."""
+    torch.manual_seed(0)
+    similarity, n = torch.randn(5, 5) * 1.5, 4000
+    draws = [hard_negatives(similarity, torch.arange(5)) for _ in range(n)]
+    texts = torch.stack([t[5:10] for _, t in draws])  # [n, 5], for each picture
+    pictures = torch.stack([p[10:] for p, _ in draws])
+    for drawn, table in ((texts, similarity), (pictures, similarity.T)):
+        counts = torch.stack([(drawn == j).float().mean(0) for j in range(5)], 1)  # [5, 5]
+        expected = table.exp() * (1 - torch.eye(5))
+        torch.testing.assert_close(counts, expected / expected.sum(1, keepdim=True), atol=0.03, rtol=0)
