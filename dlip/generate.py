@@ -59,7 +59,7 @@ def generate(
     [SEP], so that models can be timed on equal work. A text ends at the model's last position at the latest.
     """
     max_new_tokens = min(max_new_tokens, med.config.max_positions - prompt.shape[1])
-    if num_beams > 1 and top_p is None:
+    if num_beams > 1 and top_p is None and max_new_tokens > 0:
         return beam_search(med, context, context_mask, prompt, num_beams, max_new_tokens, min_new_tokens)
     decoder = Decoder(med, context, context_mask, len(prompt), prompt.shape[1] + max_new_tokens)
     ids, new = prompt, prompt

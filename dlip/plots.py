@@ -17,6 +17,7 @@ COLOURS = {"teacher": "#0072B2", "undistilled": "#D55E00", "distilled": "#009E73
 """Role -> colour, of Okabe and Ito's palette, which colour-blind people tell apart."""
 SYMBOLS = {"teacher": "diamond", "undistilled": "square", "distilled": "circle"}
 INK, RULE = "#777777", "rgba(128, 128, 128, 0.25)"
+FONT = "system-ui, sans-serif"
 KEPT = (95, 99)  # percent of the teacher's score, marked by lines
 LABELLED = 8  # most points that carry their names
 
@@ -32,7 +33,7 @@ LABELS = {
 }  # fmt: skip
 """Column of scores and costs -> its name and unit."""
 
-UNITS = {"hr": "cosine loss, 0 to 2", "total": "weighted sum"}
+UNITS = {"hr": "1 − cosine", "total": "weighted sum"}
 """Family of loss terms -> unit of its loss; all others are in nats."""
 
 
@@ -74,7 +75,7 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
     for role, some in rows.groupby("role", sort=False):
         fig.add_scatter(
             x=some[cost], y=some[score], mode="markers+text" if len(rows) <= LABELLED else "markers", name=role,
-            text=some["name"].map(escape), textposition=f"{'bottom' if role == 'undistilled' else 'top'} center",
+            text=some["name"].map(escape), textposition=[_place(role, x / rows[cost].max()) for x in some[cost]],
             textfont=dict(size=11), marker=dict(color=COLOURS[role], symbol=SYMBOLS[role], size=12), cliponaxis=False,
             error_x=_bars(some[f"{cost}_sd"], role), error_y=_bars(some[f"{score}_sd"], role),
             hovertext=[_hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
@@ -88,7 +89,7 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
     room = 0.12 * (max(reach) - min(reach) or 1)  # for the names
     fig.update_xaxes(title_text=_axis(cost), range=[0, 1.12 * rows[cost].max()])
     fig.update_yaxes(title_text=_axis(score), range=[min(reach) - room, max(reach) + room])
-    fig.update_layout(margin_r=64)
+    fig.update_layout(margin_r=100)
     return fig
 
 
@@ -106,13 +107,13 @@ def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.
         role, name = record["role"], escape(record["name"])
         fig.add_scatter(
             x=record["losses"]["step"], y=record["losses"][term], mode="lines",
-            line=dict(color=COLOURS[role], width=1.5), opacity=0.8, name=role, legendgroup=role,
+            line=dict(color=COLOURS[role], width=1.5), opacity=0.9, name=role, legendgroup=role,
             showlegend=role not in shown,
             hovertemplate=f"{name}, seed {record['seed']}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
         shown.add(role)
     fig.update_xaxes(title_text="step")
-    fig.update_yaxes(title_text=f"{escape(term)} ({UNITS.get(term.split('.')[0], 'nats')})", rangemode="tozero")
+    fig.update_yaxes(title_text=UNITS.get(term.split(".")[0], "nats"), rangemode="tozero")
     return fig
 
 
@@ -126,23 +127,17 @@ def terms(records: list[dict]) -> list[str]:
 
 def _figure(title: str) -> go.Figure:
     ink = dict(gridcolor=RULE, zerolinecolor=RULE, linecolor=INK, tickcolor=INK)
-    axis = dict(**ink, showline=True, ticks="outside", automargin=True)
-    return go.Figure(
-        layout=dict(
-            template="none",
-            title=dict(text=title, x=0, xref="paper", font=dict(size=16)),
-            hovermode="closest",
-            font=dict(family="system-ui, sans-serif", size=12, color=INK),
-            paper_bgcolor="rgba(0,0,0,0)",
-            plot_bgcolor="rgba(0,0,0,0)",
-            xaxis=axis,
-            yaxis=axis,
-            margin=dict(l=56, r=16, t=56, b=48),
-            legend=dict(orientation="h", y=1, yanchor="bottom", x=0),
-            height=420,
-            hoverlabel=dict(bgcolor="#24292f", bordercolor="#24292f", font=dict(color="#ffffff"), align="left"),
-        )  # fmt: skip
-    )
+    axis = dict(**ink, showline=True, ticks="outside", title_standoff=8, automargin=True)
+    clear = "rgba(0, 0, 0, 0)"
+    hover = dict(bgcolor="#24292f", bordercolor="#24292f", font=dict(family=FONT, color="#ffffff"), align="left")
+    title = dict(text="<br>".join(textwrap.wrap(title, 68)), font=dict(size=16))
+    layout = dict(
+        title=dict(**title, x=0, xref="paper", y=1, yanchor="top", pad=dict(t=16)), hovermode="closest",
+        font=dict(family=FONT, size=12, color=INK), paper_bgcolor=clear, plot_bgcolor=clear, template="none",
+        xaxis=axis, yaxis=axis, legend=dict(orientation="h", y=1, yanchor="bottom", x=0), hoverlabel=hover,
+        modebar=dict(orientation="v", bgcolor=clear, color=INK), margin=dict(l=56, r=40, t=88, b=64), height=440,
+    )  # fmt: skip
+    return go.Figure(layout=layout)
 
 
 def _axis(column: str) -> str:
@@ -154,12 +149,17 @@ def _bars(spread: pd.Series, role: str) -> dict:
     return dict(type="data", array=spread.fillna(0), color=COLOURS[role], thickness=1.5, width=4)
 
 
+def _place(role: str, x: float) -> str:
+    """Where a point's name stands, clear of the y axis; x: the point's place, 0 to 1."""
+    return f"{'bottom' if role == 'undistilled' else 'top'} {'right' if x < 0.3 else 'center'}"
+
+
 def _hover(row: pd.Series, cost: str, score: str) -> str:
     def figure(column: str) -> str:
-        spread = "" if np.isnan(row[f"{column}_sd"]) else f" ± {row[f'{column}_sd']:.2g}"
+        spread = f" ± {row[f'{column}_sd']:.2g}" if row[f"{column}_sd"] > 0 else ""
         return f"{_axis(column)}: {row[column]:.4g}{spread}"
 
-    command = "<br>".join(map(escape, textwrap.wrap(row["command"], 60)))
+    command = "<br>".join(map(escape, textwrap.wrap(row["command"], 48, break_on_hyphens=False)))
     runs = f"{row['runs']} seed{'s' if row['runs'] > 1 else ''}"
     lines = [f"<b>{escape(row['name'])}</b> ({row['role']}, {runs})", figure(score), figure(cost)]
     return "<br>".join([*lines, escape(row["model"]), f"<i>{command}</i>"])
@@ -171,9 +171,10 @@ def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
     teacher, students = rows[rows["role"] == "teacher"], rows[rows["role"] == "distilled"]
     if teacher.empty or students.empty:
         return f"{what} against {price}"
-    student, whole = students.loc[students[cost].idxmin()], teacher.iloc[0]
+    student, whole = students.sort_values([cost, score], ascending=[True, False]).iloc[0], teacher.iloc[0]
+    who = "Distilled" if len(students) == 1 else escape(student["name"])
     kept = f"{100 * student[score] / whole[score]:.1f}% of {what}" if whole[score] else what
-    text = f"Distilled keeps {kept} with {100 * student[cost] / whole[cost]:.0f}% of the {price}"
+    text = f"{who} keeps {kept} with {100 * student[cost] / whole[cost]:.0f}% of the {price}"
     alone = twin(rows, student)
     if alone is None or not whole[score]:
         return text
@@ -181,10 +182,15 @@ def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
 
 
 def _loss_finding(runs: list[dict], term: str) -> str:
-    """Where the curves end: the mean over each role's runs, of the last tenth of their points."""
-    ends = {}
+    """Where the curves end: the mean of the last tenth of their points, over seeds; the range where names differ."""
+    ends = {role: {} for role in ROLES}  # role -> name -> losses
     for record in runs:
         values = [v for v in record["losses"][term] if v is not None]
-        ends.setdefault(record["role"], []).extend(values[-max(1, len(values) // 10) :])
-    said = [f"{np.mean(ends[role]):.2f} {role}" for role in ROLES if ends.get(role)]
+        last = values[-max(1, len(values) // 10) :]
+        ends[record["role"]].setdefault(record["name"], []).extend(last)
+    said = []
+    for role, losses in ends.items():
+        means = sorted({f"{np.mean(values):.2f}" for values in losses.values() if values}, key=float)
+        if means:
+            said.append(f"{' to '.join([means[0], means[-1]][: len(means)])} {role}")
     return f"{escape(term)} ends at {', '.join(said)}"

@@ -92,8 +92,7 @@ def new_record(
 ) -> dict:
     """The record of a finished run.
 
-    metrics: what `dlip.evaluate` yields, with "efficiency" beside it where it was measured; data, split and notes are
-    taken from it too. losses: "step" and one list a term, thinned here. Raises ValueError where the role is none of
+    metrics: what `dlip.evaluate` yields, with "efficiency" beside it; data, split and notes are taken from it too. losses: "step" and one list a term, thinned here. Raises ValueError where the role is none of
     `ROLES` or the lists of losses differ in length.
     """
     import torch  # here, because reading records needs no torch
@@ -123,7 +122,7 @@ def new_record(
         "wall_s": round(wall_s, 1),
         "losses": _plain(thin(losses)),
         "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "caption", "vqa")}),
-        "efficiency": _plain(metrics.get("efficiency") or {}),
+        "efficiency": _plain(metrics["efficiency"]),
         "samples": _plain(list(samples)[:SAMPLES]),
         "notes": _plain(metrics.get("notes") or {}),
     }

@@ -55,14 +55,15 @@ def comparison(records: list[dict]) -> pd.DataFrame:
 def finding(records: list[dict]) -> list[str]:
     """What the records show, in sentences; the first is the headline."""
     rows = comparison(records)
-    students = rows[(rows["role"] == "distilled") & rows["kept"].notna()].sort_values("params_m", kind="stable")
+    students = rows[(rows["role"] == "distilled") & rows["kept"].notna()]
+    students = students.sort_values(["params_m", "kept"], ascending=[True, False])
     if students.empty:
         return ["A teacher and a distilled student are needed for a comparison; these records lack one of them."]
     student, others = students.iloc[0], students.iloc[1:]
     scores = [score for score in SCORES if not math.isnan(student[f"{score}_kept"])]
-    size = "distilled" if others.empty else "smallest distilled"
+    who = "The distilled student" if others.empty else student["name"]
     said = [
-        f"The {size} student keeps at least {student['kept']:.1f}% of its teacher's "
+        f"{who} keeps at least {student['kept']:.1f}% of its teacher's "
         f"{_listed(HEADS[s] for s in scores)} with {student['params_m_kept']:.0f}% of the parameters."
     ]
     costs = [f"needs {student['flops_g_kept']:.0f}% of the FLOPs"]
@@ -70,10 +71,11 @@ def finding(records: list[dict]) -> list[str]:
         costs.append(f"is {100 / student['latency_ms_kept']:.1f} times as fast")
     said.append(f"It {_listed(costs)}.")
     alone = twin(rows, student)
-    if alone is not None:
-        said.append(_gain(student, alone, [s for s in scores if not math.isnan(alone[s])]))
+    if alone is not None and (both := [score for score in scores if not math.isnan(alone[score])]):
+        said.append(_gain(student, alone, both))
     for _, other in others.iterrows():
-        said.append(f"{other['name']} keeps at least {other['kept']:.1f}% with {other['params_m_kept']:.0f}%.")
+        share = f"{other['params_m_kept']:.0f}% of the parameters"
+        said.append(f"{other['name']} keeps at least {other['kept']:.1f}% with {share}.")
     return said
 
 
@@ -85,13 +87,17 @@ def _gain(student: pd.Series, alone: pd.Series, scores: list[str]) -> str:
     if min(student["runs"], alone["runs"]) < 2:
         return said + ", from one seed, so without a spread."
     sure = [s for s in scores if gains[s] > math.hypot(student[f"{s}_sd"], alone[f"{s}_sd"])]
-    some = "all" if len(sure) == len(scores) else _listed(HEADS[s] for s in sure) or "none"
+    some = "all" if len(sure) == len(scores) else _listed(HEADS[s] for s in sure) if sure else "none"
     return said + f", above the spread over seeds on {some} of them."
 
 
 def _listed(words: Iterable[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _cell(row: pd.Series, column: str) -> str:
@@ -195,8 +201,8 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
 
 def _payload(fig) -> dict:
     """A figure for the page, which sets its title as a heading, that wraps."""
-    title = fig.layout.title.text
-    fig.update_layout(title_text=None, showlegend=False, height=None, margin_t=12)
+    title = fig.layout.title.text.replace("<br>", " ")
+    fig.update_layout(title_text=None, showlegend=False, height=None, margin=dict(t=12, r=64, b=48))
     return {"title": title, **json.loads(fig.to_json())}
 
 
@@ -206,7 +212,7 @@ def _chart(name: str) -> str:
 
 def _more(title: str, parts: list[str]) -> str:
     return (
-        f'<details><summary>{title}</summary><div class="grid three">{"".join(parts)}</div></details>' if parts else ""
+        f'<details><summary>{title}</summary><div class="grid small">{"".join(parts)}</div></details>' if parts else ""
     )
 
 
@@ -221,7 +227,7 @@ def _table(rows: pd.DataFrame) -> str:
             f'<td data-head="{head}">{_cell(row, column)}<small>{_share(row, column)}</small></td>'
             for column, head in HEADS.items()
         ]
-        pictures = f"{row['train_pictures']:,} pictures, {row['runs']} seed{'s' if row['runs'] > 1 else ''}"
+        pictures = f"{row['train_pictures']:,} pictures, {_count(row['runs'], 'seed')}"
         name = f"<th>{_dot(row['role'], row['name'])}{escape(row['name'])}<small>{pictures}</small></th>"
         out.append(f"<tr>{name}{''.join(cells)}</tr>")
     heads = "".join(f"<th>{head}</th>" for head in HEADS.values())
@@ -322,9 +328,10 @@ def _image(picture: Image.Image | np.ndarray | str | Path) -> str:
 def _run(record: dict) -> str:
     about = f"seed {record['seed']}, {record['wall_s'] / 60:.1f} minutes, configuration {record['config_hash'][:8]}"
     made = f"{record['created'][:10]}, {about}"
+    words = " ".join(f"<span>{escape(word)}</span>" for word in record["command"].split())
     return (
         f"<li>{_dot(record['role'], record['name'])}<div>{escape(record['name'])} <small>{escape(made)}</small>"
-        f"<code>{escape(record['command'])}</code></div></li>"
+        f"<code>{words}</code></div></li>"
     )
 
 
@@ -336,7 +343,7 @@ def _versions(records: list[dict]) -> str:
         if r["code"]["commit"]:
             code += f" ({r['code']['commit'][:10]}{', modified' if r['code']['modified'] else ''})"
         parts = (code, f"torch {r['torch']}", f"transformers {r['transformers']}", f"Python {r['python']}")
-        out[", ".join([*parts, f"{r['device']}, {r['threads']} threads"])] = None
+        out[", ".join([*parts, f"{r['device']}, {_count(r['threads'], 'thread')}"])] = None
     return "; ".join(out)
 
 

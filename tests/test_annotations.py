@@ -79,10 +79,11 @@ def test_malformed_questions(tmp_path, content, message):
         questions(tmp_path, content)
 
 
-OUTSIDE = ["../a.jpg", "x/../../a.jpg", "..", "/etc/a.jpg", "C:\\a.jpg", "c:a.jpg", "\\\\host\\share\\a.jpg", "..\\a.jpg", "", "."]
+UNIX = ["../a.jpg", "x/../../a.jpg", "..", "/etc/a.jpg", "", "."]
+WINDOWS = ["C:\\a.jpg", "c:a.jpg", "\\\\host\\share\\a.jpg", "..\\a.jpg"]
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", UNIX + WINDOWS)
 def test_pictures_outside_the_folder_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"vqa\.json, \[1\] names the picture .* does not lie in images/"):
         questions(tmp_path, [ROW, {**ROW, "image": name}])

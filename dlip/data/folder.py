@@ -83,7 +83,6 @@ class Folder:
             raise UserError(f"{where} has no usable picture left: {few}")
         self.problems += faults
 
-
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
         return {

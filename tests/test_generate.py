@@ -1,0 +1,152 @@
+"""Decoding against a slow reference without cache or batches; stock transformers' tokens are in test_parity.py."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from dlip.generate import generate, nucleus
+
+SEP = 3
+START = torch.tensor([[5]])
+
+
+def next_scores(med, row: list[int], context) -> torch.Tensor:
+    """Log-probabilities of the token after `row`, from a whole pass."""
+    return med.decode(torch.tensor([row]), context)[0, -1].log_softmax(-1)
+
+
+def slow_greedy(med, context, row: list[int], new: int) -> list[int]:
+    for _ in range(new):
+        word = next_scores(med, row, context).argmax().item()
+        if word == SEP:
+            break
+        row = [*row, word]
+    return row
+
+
+def slow_beams(med, context, prompt: list[int], k: int, new: int) -> list[int]:
+    """Of 2k continuations a step, those among the first k that end are finished, the best k others go on; a finished
+    text scores its mean log-probability, and the search ends when no running one beats the worst of k finished."""
+    running, finished = [(0.0, prompt)], []
+    for step in range(1, new + 1):
+        options = []
+        for total, row in running:
+            scores = next_scores(med, row, context)
+            options += [(total + scores[word].item(), [*row, word]) for word in range(len(scores))]
+        options = sorted(options, key=lambda option: -option[0])[: 2 * k]
+        ended = [(t / step, row) for t, row in options[:k] if row[-1] == SEP or step == new]
+        finished = sorted([*finished, *ended], key=lambda option: -option[0])[:k]
+        running = [(t, row) for t, row in options if row[-1] != SEP][:k]
+        if len(finished) == k and running[0][0] / step <= finished[-1][0]:
+            break
+    best = finished[0][1]
+    return best[:-1] if best[-1] == SEP else best
+
+
+@pytest.fixture(params=[{}, dict(image_width=24, image_heads=3, text_layers=3, fusion_layers=(1,), tie_decoder=False)])
+def med(request, make_med):
+    """A model that ends its texts at different lengths."""
+    med = make_med(2, **request.param)
+    med.text_decoder.cls.predictions.bias.data[SEP] += 1.0
+    return med
+
+
+def contexts(med, n: int, size: int = 5) -> torch.Tensor:
+    torch.manual_seed(n)
+    return torch.randn(n, size, med.config.image_width)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompt", [[5], [5, 9, 11]])
+def test_greedy_equals_the_slow_way(med, prompt):
+    context = contexts(med, 6)
+    ours = generate(med, context, None, torch.tensor([prompt] * 6), max_new_tokens=9)
+    assert ours == [slow_greedy(med, context[i : i + 1], prompt, 9) for i in range(6)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams", [2, 3])
+def test_beams_equal_the_slow_way(make_med, beams):
+    lengths = set()
+    for seed in range(8):
+        med = make_med(seed, image_width=24, image_heads=3, text_layers=3, fusion_layers=(1,))
+        med.text_decoder.cls.predictions.bias.data[SEP] += seed % 4  # from texts that are cut to those that end at once
+        context = contexts(med, 3)
+        ours = generate(med, context, None, START.expand(3, -1), beams, 7)
+        assert ours == [slow_beams(med, context[i : i + 1], [5], beams, 7) for i in range(3)]
+        lengths |= {len(row) for row in ours}
+    assert max(lengths) == 8 and len(lengths) > 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [dict(), dict(num_beams=3), dict(top_p=0.0)])
+def test_a_batch_equals_one_by_one(med, options):
+    """With contexts of different lengths, too: what the mask hides does not matter."""
+    context, lengths = contexts(med, 6), [5, 3, 2, 5, 4, 1]
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    ours = generate(med, context, mask, START.expand(6, -1), max_new_tokens=8, **options)
+    alone = [generate(med, context[i : i + 1, :n], None, START, max_new_tokens=8, **options) for i, n in enumerate(lengths)]
+    assert ours == [row for (row,) in alone]
+    assert len(set(map(tuple, ours))) > 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams", [1, 3])
+def test_least_and_most_tokens(med, beams):
+    med.text_decoder.cls.predictions.bias.data[SEP] += 30.0  # a model that would end at once
+    context, start = contexts(med, 3), START.expand(3, -1)
+    assert generate(med, context, None, start, beams, 6) == [[5]] * 3
+    for least in (2, 6):
+        rows = generate(med, context, None, start, beams, 6, min_new_tokens=least)
+        assert {len(row) for row in rows} == {1 + least} and not any(SEP in row for row in rows)
+    med.text_decoder.cls.predictions.bias.data[SEP] -= 60.0  # one that never ends
+    assert {len(row) for row in generate(med, context, None, start, beams, 4)} == {5}
+    assert {len(row) for row in generate(med, context, None, start, beams, 100)} == {med.config.max_positions}
+    assert generate(med, context, None, start, beams, 0) == [[5]] * 3
+
+
+@torch.no_grad()
+def test_a_narrow_nucleus_is_greedy(med):
+    context, start = contexts(med, 6), START.expand(6, -1)
+    greedy = generate(med, context, None, start, max_new_tokens=8)
+    assert generate(med, context, None, start, max_new_tokens=8, top_p=1e-6) == greedy
+
+
+def test_nucleus_draws_from_the_smallest_set_in_proportion():
+    """Of 0.4, 0.3, 0.2, 0.1 the first two reach 0.65; three reach 0.75; at 1 every word may come."""
+    torch.manual_seed(0)
+    scores = torch.tensor([0.1, 0.4, 0.2, 0.3]).log().expand(4000, 4)
+    for top_p, allowed in ((0.3, {1: 0.4}), (0.65, {1: 0.4, 3: 0.3}), (0.75, {1: 0.4, 3: 0.3, 2: 0.2})):
+        drawn = Counter(nucleus(scores, top_p).tolist())
+        assert drawn.keys() == allowed.keys()
+        for word, mass in allowed.items():
+            assert drawn[word] / 4000 == pytest.approx(mass / sum(allowed.values()), abs=0.03)
+    assert nucleus(scores, 1.0).unique().tolist() == [0, 1, 2, 3]
+
+
+@torch.no_grad()
+def test_sampled_texts_stay_inside_the_nucleus(med):
+    """Every drawn word is among the most probable ones that together reach top_p, by a whole pass."""
+    context, top_p = contexts(med, 1), 0.5
+    drawn = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        (row,) = generate(med, context, None, START, max_new_tokens=6, top_p=top_p)
+        drawn.add(tuple(row))
+        for i in range(1, len(row)):
+            probs = next_scores(med, row[:i], context).exp()
+            more_probable = probs[probs > probs[row[i]] + 1e-6].sum()
+            assert more_probable <= top_p + 1e-5
+    assert len(drawn) > 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_picture_is_projected_once(med, beams):
+    """Cross-attention keys of a picture are computed once, whatever the beams and the tokens."""
+    rows = []
+    keys = med.text_decoder.bert.encoder.layer[-1 if med.config.text_layers == 2 else 1].crossattention.self.key
+    keys.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    generate(med, contexts(med, 3), None, START.expand(3, -1), beams, 5, min_new_tokens=5)
+    assert rows == [3]

@@ -1,0 +1,189 @@
+"""Records survive what befalls a file, and say the same as a table."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from samples import make_record
+
+from dlip.errors import UserError
+from dlip.records import (
+    ABOUT, NUMBERS, append, config_hash, frame, latest, load, new_record, read, retention, summary, thin, twin,
+)  # fmt: skip
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
+    records = [make_record(seed=seed) for seed in range(3)]
+    for record in records:
+        append(record, tmp_path / "deep" / "runs.jsonl")
+    assert read(tmp_path / "deep" / "runs.jsonl") == read(tmp_path / "deep") == records
+    assert len({record["id"] for record in records}) == 3
+    assert records[0]["schema"] == 1 and records[0]["data"] == "scenes" and records[0]["split"] == "test"
+    assert records[0]["code"].keys() == {"version", "commit", "modified"}
+
+
+def test_a_record_holds_plain_json():
+    record = make_record(retrieval={"tr@1": np.float32(0.5), "ir@1": float("nan")}, losses={"step": (1, 2), "lm": [1, 2]})
+    assert record["metrics"]["retrieval"] == {"tr@1": 0.5, "ir@1": None}
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_a_record_refuses_an_unknown_role_and_uneven_losses():
+    with pytest.raises(ValueError, match="role 'pupil'"):
+        make_record(role="pupil")
+    with pytest.raises(ValueError, match=r"\[1, 2\] points"):
+        make_record(losses={"step": [1, 2], "lm": [1.0]})
+
+
+def test_losses_are_thinned_with_both_ends():
+    steps = list(range(0, 5000, 2))
+    thinned = thin({"step": steps, "lm": [s / 2 for s in steps]})
+    assert len(thinned["step"]) == 100
+    assert (thinned["step"][0], thinned["step"][-1]) == (0, 4998)
+    assert thinned["lm"] == [s / 2 for s in thinned["step"]]
+    gaps = np.diff(thinned["step"])
+    assert gaps.min() >= 50 and gaps.max() <= 52  # 4998 / 99 = 50.5
+    assert thin({"step": [1, 2, 3]}) == {"step": [1, 2, 3]}
+    assert thin({"step": [], "lm": []}) == {"step": [], "lm": []}
+
+
+def _append_many(path: Path, worker: int) -> None:
+    for i in range(25):
+        append({"schema": 1, "id": f"{worker}-{i}", "filler": "x" * 20_000}, path)
+
+
+def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
+    path = tmp_path / "runs.jsonl"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_append_many, args=(path, worker)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    ids = [record["id"] for record in read(path)]
+    assert sorted(ids) == sorted(f"{worker}-{i}" for worker in range(4) for i in range(25))
+
+
+def test_a_half_written_line_is_named_and_skipped(tmp_path: Path):
+    path = tmp_path / "runs.jsonl"
+    first, second = make_record(seed=0), make_record(seed=1)
+    append(first, path)
+    with open(path, "a") as file:
+        file.write(json.dumps(second)[:200])
+    with pytest.warns(UserWarning, match=r"runs\.jsonl line 2 is no whole record"):
+        assert read(path) == [first]
+    append(second, path)  # what follows is whole again
+    with pytest.warns(UserWarning, match="line 2"):
+        assert read(path) == [first, second]
+
+
+def test_a_record_of_a_newer_version_is_named_and_skipped(tmp_path: Path):
+    append({"schema": 2}, tmp_path / "runs.jsonl")
+    append({"no": "schema"}, tmp_path / "runs.jsonl")
+    with pytest.warns(UserWarning) as warned:
+        assert read(tmp_path) == []
+    assert [str(w.message).split("runs.jsonl ")[1] for w in warned] == [
+        "line 1 is of schema 2, not 1; it was skipped",
+        "line 2 is no whole record; it was skipped",
+    ]
+
+
+def test_places_that_do_not_do_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="no records at .*nowhere"):
+        read(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be added"):
+        append({}, tmp_path / "file" / "runs.jsonl")
+    with pytest.raises(UserError, match="cannot be added"):
+        append({}, tmp_path)
+
+
+def test_hash_knows_the_configuration_but_not_the_seed_or_the_order():
+    config = {"model": {"width": 64, "fusion_layers": (1, 2)}, "train": {"lr": 0.1, "seed": 0}, "data": {"seed": 5}}
+    same = {"train": {"seed": 7, "lr": 0.1}, "data": {"seed": 5}, "model": {"fusion_layers": [1, 2], "width": 64}}
+    assert config_hash(config) == config_hash(same) == config_hash({**config, "seed": 3})
+    assert len(config_hash(config)) == 64
+    assert config_hash(config) != config_hash({**config, "data": {"seed": 6}})
+    assert config_hash(config) != config_hash({**config, "train": {"lr": 0.2, "seed": 0}})
+    assert config["train"]["seed"] == 0  # left as it was
+
+
+def test_table_has_its_columns_and_figures(tmp_path: Path):
+    append(make_record("teacher", role="teacher", weights={"itc": 1.0}, tr1=80.0, latency=50.0), tmp_path / "a.jsonl")
+    append(make_record(weights={"itc": 1.0, "kd.itc": 2.0}, vqa=None), tmp_path / "b.jsonl")
+    df = load(tmp_path)
+    assert list(df.columns) == [*ABOUT, *NUMBERS, "vqa.count", "w.itc", "w.kd.itc"]
+    assert list(df["name"]) == ["teacher", "student"]
+    teacher, student = df.iloc[0], df.iloc[1]
+    assert (teacher["tr1"], teacher["latency_ms"], teacher["vqa.count"]) == (80.0, 50.0, 70.0)
+    assert np.isnan(student["vqa"]) and np.isnan(student["vqa.count"]) and np.isnan(student["spice"])
+    assert (teacher["w.kd.itc"], student["w.kd.itc"]) == (0.0, 2.0)
+    assert teacher["model"] == "image 64 x 4, text 64 x 3, fusion in 2"
+    assert all(df[column].dtype == float for column in NUMBERS)
+
+
+def test_table_of_no_records_has_its_columns():
+    assert list(frame([]).columns) == [*ABOUT, *NUMBERS]
+    assert len(summary(frame([]))) == 0
+
+
+def test_retention_is_percent_of_the_teacher_on_the_same_data():
+    df = frame([
+        make_record("t", role="teacher", tr1=80.0, vqa=90.0, params=4.0),
+        make_record("s", tr1=60.0, vqa=None, params=1.0),
+        make_record("t", role="teacher", tr1=40.0, data="other"),
+        make_record("s", tr1=30.0, data="other"),
+        make_record("s", tr1=30.0, data="untaught"),
+    ])  # fmt: skip
+    kept = retention(df)
+    assert list(kept["tr1"].iloc[:4]) == [100.0, 75.0, 100.0, 75.0] and np.isnan(kept["tr1"].iloc[4])
+    assert kept["vqa"].iloc[0] == 100.0 and np.isnan(kept["vqa"].iloc[1])
+    assert kept["params_m"].iloc[1] == 25.0
+    assert list(df["tr1"]) == [80.0, 60.0, 40.0, 30.0, 30.0]  # left as it was
+
+
+def test_retention_averages_a_teacher_over_seeds_and_refuses_two_teachers():
+    seeds = [make_record("t", role="teacher", tr1=tr1, seed=i) for i, tr1 in enumerate((70.0, 90.0))]
+    assert retention(frame([*seeds, make_record("s", tr1=60.0)]))["tr1"].iloc[2] == 75.0
+    with pytest.raises(UserError, match="the teachers t, u"):
+        retention(frame([*seeds, make_record("u", role="teacher")]))
+
+
+def test_summary_has_mean_and_sample_deviation_over_seeds():
+    scores = {"t": (90.0,), "s": (60.0, 62.0, 70.0)}
+    records = [
+        make_record(name, role="teacher" if name == "t" else "distilled", tr1=tr1, seed=seed, params=4.0 if name == "t" else 1.0)
+        for name in ("s", "t") for seed, tr1 in enumerate(scores[name])
+    ]  # fmt: skip
+    rows = summary(frame(records)).set_index("name")
+    assert list(rows.index) == ["t", "s"]
+    assert list(rows["runs"]) == [1, 3]
+    assert rows.loc["s", "tr1"] == pytest.approx(64.0)
+    assert rows.loc["s", "tr1_sd"] == pytest.approx(28.0**0.5)  # (16 + 4 + 36) / 2
+    assert np.isnan(rows.loc["t", "tr1_sd"])
+
+
+def test_a_repeated_run_counts_once_and_the_last_time():
+    early, late = make_record(tr1=10.0), make_record(tr1=20.0)
+    early["created"], late["created"] = "2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"
+    df = frame([late, early, make_record(tr1=30.0, seed=1)])
+    assert sorted(latest(df)["tr1"]) == [20.0, 30.0]
+    assert summary(df)["tr1"].item() == 25.0
+
+
+def test_twin_is_the_undistilled_student_of_the_same_sizes_and_pictures():
+    records = [
+        make_record("small", role="undistilled", width=64, pictures=4000),
+        make_record("small, all pictures", role="undistilled", width=64, pictures=9000),
+        make_record("large", role="undistilled", width=96, pictures=4000),
+        make_record("s", width=64, pictures=9000),
+    ]
+    rows = summary(frame(records))
+    student = rows[rows["name"] == "s"].iloc[0]
+    assert twin(rows, student)["name"] == "small, all pictures"
+    assert twin(rows[rows["name"] != "small, all pictures"], student)["name"] == "small"
+    assert twin(rows[rows["role"] != "undistilled"], student) is None

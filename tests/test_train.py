@@ -1,0 +1,306 @@
+"""The loop: it learns, follows its schedule, resumes to the last bit, and says what is wrong."""
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dlip.checkpoints import read_tensors
+from dlip.config import AT, HR, KD, VLP, TrainConfig, scenes_size
+from dlip.data.scenes import Scenes
+from dlip.data.tokenizer import Tokenizer
+from dlip.errors import UserError
+from dlip.model import Med
+from dlip.train import Learner, learning_rate, optimiser, train
+from dlip.vlm import VLM
+
+PICTURES = Scenes("train-small", size=24)
+SHORT = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def words(tiny) -> Tokenizer:
+    return tiny.tokenizer
+
+
+@pytest.fixture
+def make(words):
+    """Makes an untrained model; the same seed gives the same weights."""
+
+    def make_vlm(seed: int = 1, **changes) -> VLM:
+        torch.manual_seed(seed)
+        return VLM(Med(scenes_size(16, 1, 2, vocab_size=len(words), **changes)), words, "small")
+
+    return make_vlm
+
+
+class Interrupted:
+    """A data set during whose `last` item the user presses Ctrl-C."""
+
+    def __init__(self, dataset, last: int):
+        self.dataset, self.left, self.name, self.split = dataset, last, dataset.name, dataset.split
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        return self.dataset[i]
+
+
+def log(run) -> list[dict]:
+    """The log without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_s")} for row in run.rows()]
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def test_losses_fall(make, tmp_path):
+    config = TrainConfig(steps=60, batch_size=12, lr=5e-3, warmup=5, schedule="cosine", log_every=10, save_every=60)
+    student = make()
+    run = train(student, PICTURES, config, tmp_path, progress=False)
+    losses = run.losses()
+    assert losses["step"] == [10, 20, 30, 40, 50, 60] and run.finished
+    for term in ("itc", "lm", "vqa", "total"):
+        assert losses[term][-1] < 0.85 * losses[term][0], term
+    loaded = run.model()
+    for (name, ours), theirs in zip(student.med.named_parameters(), loaded.med.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert not student.med.training and run.config()["train"]["steps"] == 60
+
+
+def test_a_student_nears_its_teacher(make, tmp_path):
+    teacher = make(0, image_layers=2) if False else make(0)
+    config = SHORT.replace(steps=40, lr=5e-3, save_every=40, log_every=5, weights={**HR, **AT, **KD})
+    before = {name: p.clone() for name, p in teacher.med.named_parameters()}
+    losses = train(make(1), PICTURES, config, tmp_path, teacher, progress=False).losses()
+    assert losses.keys() == {"step", "total", *HR, *AT, *KD}
+    for term in (*HR, "kd.itc", "kd.lm", "kd.vqa", "total"):
+        assert losses[term][-1] < losses[term][0], term
+    assert all(torch.equal(p, before[name]) for name, p in teacher.med.named_parameters())
+
+
+def test_the_total_is_the_weighted_sum(make, tmp_path):
+    config = SHORT.replace(steps=1, weights={"itc": 0.5, "lm": 2.0, "kd.lm": 3.0, "itm": 0.0})
+    (row,) = log(train(make(1), PICTURES, config, tmp_path, make(0), progress=False))
+    losses = row["losses"]
+    assert losses.keys() == {"itc", "lm", "kd.lm", "total"}
+    assert losses["total"] == pytest.approx(0.5 * losses["itc"] + 2 * losses["lm"] + 3 * losses["kd.lm"], abs=1e-4)
+
+
+def test_accumulation_equals_one_batch_where_examples_are_apart(make, tmp_path):
+    """Without terms over pairs and of texts of one length, two micro-batches have the mean gradient of the whole."""
+    config = SHORT.replace(steps=2, warmup=0, weights={"hr.image": 1.0}, weight_decay=0.0)
+    results = []
+    for accumulate in (1, 2, 4):
+        student = make(1)
+        run = train(
+            student, PICTURES, config.replace(accumulate=accumulate), tmp_path / f"{accumulate}", make(0), progress=False
+        )
+        results.append((student.med.vision_model.encoder.layers[0].mlp.fc1.weight, run.losses()["total"]))
+    for weight, losses in results[1:]:
+        torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
+        assert losses == pytest.approx(results[0][1], abs=1e-4)
+
+
+# --- schedule and optimiser -------------------------------------------------------------------------------------------
+
+
+def test_rates_counted_by_hand():
+    epoch = TrainConfig(lr=1.0, warmup=4, decay=0.5, steps=12)
+    rates = [learning_rate(step, epoch, per_epoch=3) for step in range(12)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125, 0.125]
+    cosine = epoch.replace(schedule="cosine")
+    rates = [learning_rate(step, cosine, per_epoch=3) for step in range(13)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and rates[8] == pytest.approx(0.5)
+    assert rates[6] == pytest.approx((1 + math.cos(math.pi / 4)) / 2) and rates[12] == pytest.approx(0)
+
+
+def test_the_loop_follows_the_schedule(make, tmp_path):
+    """Three steps an epoch; two of warm-up; log rows state rate and epoch."""
+    rows = log(train(make(), PICTURES, SHORT.replace(decay=0.5), tmp_path, progress=False))
+    assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4])
+    assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
+    rows = log(train(make(), PICTURES, SHORT.replace(decay=0.5, accumulate=2), tmp_path / "two", progress=False))
+    assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
+
+
+def test_what_decays(make):
+    learner = Learner(make(), None, SHORT.replace(momentum=0.9, queue=4))
+    adamw = optimiser(learner, SHORT)
+    names = {id(p): name for name, p in learner.named_parameters()}
+    decayed, plain = ([names[id(p)] for p in group["params"]] for group in adamw.param_groups)
+    assert (adamw.param_groups[0]["weight_decay"], adamw.param_groups[1]["weight_decay"]) == (0.02, 0.0)
+    assert "med.temp" in plain and "med.vision_model.embeddings.class_embedding" in plain
+    assert all(name.endswith(("bias", "norm1.weight", "norm2.weight", "layernorm.weight", "LayerNorm.weight"))
+               for name in plain if not name.endswith(("temp", "class_embedding")))  # fmt: skip
+    assert all(name.endswith(("weight", "position_embedding")) for name in decayed)
+    assert not any(name.startswith("momentum") for name in (*decayed, *plain))
+    assert {*decayed, *plain} == {name for name in names.values() if not name.startswith("momentum")}
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+CASES = {
+    "alone": (SHORT, {}),
+    "momentum": (SHORT.replace(momentum=0.9, queue=12), {}),
+    "momentum without queue": (SHORT.replace(momentum=0.9), dict(dropout=0.1)),
+    "teacher": (SHORT.replace(weights={**VLP, **HR, **AT, **KD}, augment=True), dict(dropout=0.1)),
+    "accumulate": (SHORT.replace(accumulate=2, momentum=0.9, queue=12, schedule="cosine"), {}),
+    "all": (SHORT.replace(accumulate=2, momentum=0.9, queue=12, weights={**VLP, **HR, "kd.itm": 1.0}), dict(dropout=0.1)),
+    "rarely logged": (SHORT.replace(log_every=5), {}),
+    "workers": (SHORT.replace(workers=1), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stopped_run_goes_on_to_the_last_bit(case, make, tmp_path):
+    """Stopped in evaluation at step 5, in a batch after it, and compared with a run that never stopped."""
+    config, changes = CASES[case]
+    config = config.replace(eval_every=5)
+
+    def go(folder, dataset=PICTURES, evaluate=lambda vlm: {"a": 1}):
+        teacher = make(0, image_layers=1) if False else make(0) if any("." in term for term in config.weights) else None
+        return train(make(1, **changes), dataset, config, folder, teacher, evaluate, progress=False)
+
+    whole = go(tmp_path / "whole")
+
+    def stop(vlm):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "parts", evaluate=stop)
+    torch.manual_seed(99)  # whatever else the process does meanwhile
+    if not config.workers:
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "parts", Interrupted(PICTURES, 5))
+    parts = go(tmp_path / "parts")
+    assert log(parts) == log(whole)
+    name = "checkpoint-00000006.safetensors"
+    ours, theirs = (read_tensors(run.folder / name)[0] for run in (parts, whole))
+    assert ours.keys() == theirs.keys() and any(key.startswith("optimiser.") for key in ours)
+    assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
+    assert (parts.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+    assert sorted(path.name for path in parts.folder.glob("checkpoint-*")) == ["checkpoint-00000004.safetensors", name]
+
+
+def test_a_finished_run_is_left_as_it_is(make, tmp_path):
+    run = train(make(), PICTURES, SHORT, tmp_path, progress=False)
+    before, rows = (tmp_path / "model.safetensors").read_bytes(), run.rows()
+    again = train(make(5), PICTURES, SHORT, tmp_path, progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == before and again.rows() == rows
+
+
+def test_the_seed_decides(make, tmp_path):
+    runs = [
+        log(train(make(1), PICTURES, SHORT.replace(seed=seed), tmp_path / f"{i}", progress=False))
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+# --- evaluation during training ---------------------------------------------------------------------------------------
+
+
+def test_evaluation_is_logged_and_changes_nothing(make, tmp_path):
+    """Also when it comes before the first row of losses; the student trains on with its dropout."""
+    seen = []
+
+    def evaluate(vlm):
+        vlm.med.eval()
+        seen.append(vlm)
+        return {"tr@1": 12.5}
+
+    config, student = SHORT.replace(log_every=4, save_every=6), make(1, dropout=0.1)
+    plain = train(make(1, dropout=0.1), PICTURES, config, tmp_path / "plain", progress=False)
+    run = train(student, PICTURES, config.replace(eval_every=2), tmp_path / "eval", evaluate=evaluate, progress=False)
+    assert [row for row in log(run) if "eval" in row] == [{"step": step, "eval": {"tr@1": 12.5}} for step in (2, 4, 6)]
+    assert seen == [student] * 3 and run.losses() == plain.losses()
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_stops_the_run(make, tmp_path):
+    student = make()
+    student.med.text_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match="itc is no finite number in step 0"):
+        train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
+    assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model.safetensors").exists()
+
+
+class Bare(Scenes):
+    """Scenes that lack captions or questions."""
+
+    def __init__(self, lacks: str):
+        super().__init__("val", size=8)
+        self.lacks = lacks
+
+    def __getitem__(self, i: int):
+        return replace(super().__getitem__(i), **{self.lacks: []})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "says"),
+    [
+        (PICTURES, dict(weights={"itc": 1.0, "hr.text": 1.0}), "hr.text needs a teacher"),
+        (PICTURES, dict(batch_size=25), "24 pictures, fewer than a batch of 25"),
+        (Bare("captions"), dict(weights={"lm": 1.0}), "lm needs captions"),
+        (Bare("questions"), dict(weights={"vqa": 1.0}), "vqa needs questions"),
+    ],
+)
+def test_what_does_not_fit_is_named(dataset, changes, says, make, tmp_path):
+    with pytest.raises(UserError, match=says):
+        train(make(), dataset, SHORT.replace(**changes), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "changes", "says"),
+    [
+        ({}, dict(weights=VLP), "no term of hr"),
+        (dict(prompt_ids=(9, 10)), dict(weights={"kd.lm": 1.0}), "different prompts"),
+        ({}, dict(weights={"hr.text": 1.0}, layers={"text": ((2, 0),)}), "text has no states of layer 2"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(teacher, changes, says, make, tmp_path):
+    with pytest.raises(UserError, match=says):
+        train(make(), PICTURES, SHORT.replace(**changes), tmp_path / "run", make(0, **teacher), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_vocabularies_are_refused(make, tmp_path):
+    teacher, other = make(0), Tokenizer.train(["other words"], 100)
+    with pytest.raises(UserError, match="different vocabularies"):
+        train(make(), PICTURES, SHORT.replace(weights=HR), tmp_path, VLM(teacher.med, other), progress=False)
+
+
+def test_a_folder_of_another_run_is_refused(make, tmp_path):
+    train(make(), PICTURES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
+    before = (tmp_path / "run.json").read_text()
+    others = [
+        (make(), SHORT.replace(steps=2), {"data": "scenes"}, "another train"),
+        (make(embed_dim=8), SHORT.replace(steps=1), {"data": "scenes"}, "another model"),
+        (make(), SHORT.replace(steps=1), {"data": "photos"}, "another data"),
+        (make(), SHORT.replace(steps=1), {}, "another data"),
+    ]
+    for student, config, about, says in others:
+        with pytest.raises(UserError, match=says):
+            train(student, PICTURES, config, tmp_path, about=about, progress=False)
+    assert (tmp_path / "run.json").read_text() == before
+
+
+def test_a_broken_checkpoint_is_named(make, tmp_path):
+    train(make(), PICTURES, SHORT, tmp_path, progress=False)
+    path = tmp_path / "checkpoint-00000006.safetensors"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match="checkpoint-00000006"):
+        train(make(), PICTURES, SHORT, tmp_path, progress=False)
+    assert json.loads((tmp_path / "run.json").read_text())["train"]["steps"] == 6
+    assert copy.deepcopy(SHORT) == SHORT
