@@ -80,7 +80,7 @@ def load_weights(med: Med, tensors: dict[str, torch.Tensor], source: str) -> Non
 
 
 def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, about: dict | None = None) -> None:
-    """A folder that `load_model` reads: config.json, model.safetensors, tokenizer.json. `about` goes into config.json."""
+    """A folder that `load_model` reads: tokenizer.json, model.safetensors and config.json, which also holds `about`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
@@ -96,7 +96,7 @@ def load_model(name: str | Path) -> tuple[Med, Tokenizer]:
     folder = model_folder(name)
     values = read_json(folder / "config.json")
     if "model" not in values:
-        raise UserError(f"{folder / 'config.json'} does not describe a dlip model; name a run folder or a built-in model")
+        raise UserError(f"{folder / 'config.json'} describes no dlip model; name a run folder or a built-in model")
     med = Med(ModelConfig.from_dict(values["model"]))
     load_weights(med, read_tensors(folder / "model.safetensors")[0], str(folder / "model.safetensors"))
     return med.eval(), Tokenizer.load(folder)

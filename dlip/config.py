@@ -92,7 +92,7 @@ class ModelConfig:
         """Raises UserError where a name is not one of the fields."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
-            raise UserError(f"model configuration has unknown names {sorted(unknown)}; see dlip/config.py for the known")
+            raise UserError(f"model configuration has unknown names {sorted(unknown)}; dlip/config.py has them all")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
@@ -102,7 +102,7 @@ TEXT_SIZES = {"base": (768, 12, 12), "middle": (576, 12, 8), "small": (384, 12, 
 
 
 def paper_size(image: str, text: str, **changes) -> ModelConfig:
-    """The model of one of the paper's image encoders and one of its text encoders, e.g. `paper_size("base", "small")`."""
+    """The model of one of the paper's image encoders and one of its text encoders: `paper_size("base", "small")`."""
     (iw, ih, il), (tw, th, tl) = IMAGE_SIZES[image], TEXT_SIZES[text]
     sizes = dict(image_width=iw, image_heads=ih, image_layers=il, text_width=tw, text_heads=th, text_layers=tl)
     return ModelConfig(**{**sizes, **changes})
@@ -207,7 +207,7 @@ class TrainConfig:
             raise UserError(f"there is no loss term {sorted(unknown)[0]!r}; the terms are {', '.join(TERMS)}")
         elsewhere = set(self.layers) - {term.removeprefix("hr.") for term in HR}
         if elsewhere:
-            raise UserError(f"train.layers has no source {sorted(elsewhere)[0]!r}; choose of image, text, fusion, decoder")
+            raise UserError(f"train.layers has no source {sorted(elsewhere)[0]!r}; it has image, text, fusion, decoder")
         if not any(self.weights.values()):
             raise UserError("every loss weight is 0, so there is nothing to learn; give at least one term a weight")
         for name, choices in (("schedule", ("epoch", "cosine")), ("precision", ("no", "bf16", "fp16"))):
@@ -229,7 +229,7 @@ class TrainConfig:
         """Raises UserError where a name is not one of the fields."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
-            raise UserError(f"training configuration has unknown names {sorted(unknown)}; see dlip/config.py for the known")
+            raise UserError(f"training configuration has unknown names {sorted(unknown)}; dlip/config.py has them all")
         return cls(**values)
 
     def replace(self, **changes) -> "TrainConfig":

@@ -80,7 +80,7 @@ def to_grid(tokens: Tensor, grid: int) -> Tensor:
 
 
 def map_to_grid(probs: Tensor, grid: int) -> Tensor:
-    """A map over [CLS] and patches [N, H, Q, 1+g*g] on another grid: each new patch gets the mass that lies under it."""
+    """A map over [CLS] and patches [N, H, Q, 1+g*g] on another grid: each new patch gets the mass under it."""
     old = round((probs.shape[-1] - 1) ** 0.5)
     if old == grid:
         return probs

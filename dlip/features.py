@@ -37,7 +37,7 @@ class Want:
                 there = config.fusion_layers if kind == "cross" else range(depth)
                 places = {i: i for i in there} | {k - len(there): i for k, i in enumerate(there)}
                 if missing := [i for i in layers if i not in places]:
-                    raise UserError(f"{source} has no {kind} of layer {missing[0]}; name one of {', '.join(map(str, there))}")
+                    raise UserError(f"{source} has no {kind} of layer {missing[0]}; name one of {sorted(there)}")
                 out[kind] = {i: places[i] for i in layers}
         return out
 

@@ -78,7 +78,7 @@ def generate(
 
 
 def nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """One token a row from the most probable ones that together reach `top_p` (arXiv 1904.09751). scores [N, V] -> [N]."""
+    """One token a row of the most probable ones that together reach `top_p` (arXiv 1904.09751). [N, V] -> [N]."""
     probs, order = scores.exp().sort(-1, descending=True)
     probs = probs.masked_fill(probs.cumsum(-1) - probs > top_p, 0)
     return order.gather(1, torch.multinomial(probs, 1)).squeeze(1)

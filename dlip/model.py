@@ -210,7 +210,7 @@ class TextEncoder(nn.Module):
         self.encoder.layer = nn.ModuleList(TextLayer(c, i in c.fusion_layers) for i in range(c.text_layers))
 
     def cross(self, context: Tensor) -> list[KeysValues | None]:
-        """Cross-attention keys and values of `context` [B, S, Di], a pair each fusion layer; computed once a picture."""
+        """Cross-attention keys and values of `context` [B, S, Di], a pair a fusion layer; computed once a picture."""
         layers = self.encoder.layer
         return [x.crossattention.self.keys_values(context) if hasattr(x, "crossattention") else None for x in layers]
 
@@ -301,19 +301,21 @@ class Med(nn.Module):
         self.vision_proj = nn.Linear(c.image_width, c.embed_dim)
         self.text_proj = nn.Linear(c.text_width, c.embed_dim)
         self.itm_head = nn.Linear(c.text_width, 2)
-        self.question_bridge = nn.Identity() if c.image_width == c.text_width else nn.Linear(c.text_width, c.image_width)
+        equal = c.image_width == c.text_width
+        self.question_bridge = nn.Identity() if equal else nn.Linear(c.text_width, c.image_width)
         self.temp = nn.Parameter(torch.tensor(0.07))
         self.register_buffer("image_mean", torch.tensor(c.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(c.image_std).view(1, 3, 1, 1), persistent=False)
         self.apply(initialise)
-        for embedding in (self.vision_model.embeddings.class_embedding, self.vision_model.embeddings.position_embedding):
+        patches = self.vision_model.embeddings
+        for embedding in (patches.class_embedding, patches.position_embedding):
             nn.init.trunc_normal_(embedding, std=0.02)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] of any size -> the floats that this model reads [B, 3, S, S]."""
         pixels, size = images.float() / 255, self.config.image_size
         if pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
         return (pixels - self.image_mean) / self.image_std
 
     def encode_image(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
@@ -363,8 +365,8 @@ class Med(nn.Module):
     def forward(self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None) -> Features:
         """All that `want` names, each source at most once and none that nobody wants.
 
-        `pairs` (picture rows, text rows) says which pairs ITM reads, the B matching ones first; a student mines its hard
-        negatives itself and hands them to its teacher.
+        `pairs` (picture rows, text rows) says which pairs ITM reads, the B matching ones first; a student mines its
+        hard negatives itself and hands them to its teacher.
         """
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         out = Features(traces=traces, mask=batch.mask, image_id=batch.image_id, temp=self.temp)

@@ -88,7 +88,7 @@ class MomentumITC(nn.Module):
         e = self.encoders
         images = e["vision_proj"](e["vision_model"](med.normalise(batch.images))[:, 0])
         texts = e["text_proj"](e["text_encoder"](batch.ids, batch.mask)[:, 0])
-        return F.normalize(images, dim=-1), F.normalize(texts, dim=-1)  # [B, E] each
+        return F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)  # [B, E] each
 
     def forward(self, features: Features, med: Med, batch: Batch, progress: float = 1.0) -> Tensor:
         """progress: share of the soft labels' ramp that is done, 0 to 1."""

@@ -92,8 +92,9 @@ def new_record(
 ) -> dict:
     """The record of a finished run.
 
-    metrics: what `dlip.evaluate` yields, with "efficiency" beside it; data, split and notes are taken from it too. losses: "step" and one list a term, thinned here. Raises ValueError where the role is none of
-    `ROLES` or the lists of losses differ in length.
+    metrics: what `dlip.evaluate` yields, with "efficiency" beside it; data, split and notes are taken from it too.
+    losses: "step" and one list a term, thinned here. Raises ValueError where the role is none of `ROLES` or the lists
+    of losses differ in length.
     """
     import torch  # here, because reading records needs no torch
 

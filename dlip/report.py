@@ -106,7 +106,7 @@ def _cell(row: pd.Series, column: str) -> str:
     if math.isnan(value):
         return "–"
     if column in PRICES:
-        return f"{value:#.3g}".rstrip(".") + UNITS[column]
+        return (f"{value:,.0f}" if value >= 100 else f"{value:#.3g}") + UNITS[column]
     if column == "kept":
         return f"{value:.1f}%"
     spread = row[f"{column}_sd"]
@@ -143,7 +143,7 @@ def table(records: list[dict]) -> str:
 
     Raises UserError as `comparison`.
     """
-    widths = {"params_m": 7, "flops_g": 8, "latency_ms": 9, "tr1": 11, "ir1": 11, "cider": 12, "vqa": 11, "kept": 7}
+    widths = {"params_m": 7, "flops_g": 8, "latency_ms": 10, "tr1": 11, "ir1": 11, "cider": 11, "vqa": 11, "kept": 7}
     name = 100 - sum(widths.values())
 
     def line(first: str, cells) -> str:
@@ -202,7 +202,8 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
 def _payload(fig) -> dict:
     """A figure for the page, which sets its title as a heading, that wraps."""
     title = fig.layout.title.text.replace("<br>", " ")
-    fig.update_layout(title_text=None, showlegend=False, height=None, margin=dict(t=12, r=64, b=48))
+    margin = dict(t=12, r=min(64, fig.layout.margin.r), b=48)
+    fig.update_layout(title_text=None, showlegend=False, height=None, margin=margin)
     return {"title": title, **json.loads(fig.to_json())}
 
 
@@ -289,15 +290,14 @@ def _dots(records: list[dict]) -> str:
 
 
 def _marked(text: str, reference: str | None) -> str:
-    """The text with the words marked that differ from the reference's."""
+    """The text with the words marked that differ from the reference's, and "…" where it has none of the reference's."""
     if reference is None:
         return escape(text)
     words, theirs = text.split(), reference.split()
     parts = []
     for change, _, _, start, end in difflib.SequenceMatcher(None, theirs, words, autojunk=False).get_opcodes():
-        if start < end:
-            some = escape(" ".join(words[start:end]))
-            parts.append(some if change == "equal" else f"<mark>{some}</mark>")
+        some = escape(" ".join(words[start:end])) or "…"
+        parts.append(some if change == "equal" else f"<mark>{some}</mark>")
     return " ".join(parts)
 
 

@@ -23,7 +23,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "model.safetensors").is_file()
+        return (self.folder / "config.json").is_file()  # the last file that is written
 
     def model(self) -> VLM:
         """The trained model. Raises UserError where the run is not finished."""
@@ -54,8 +54,9 @@ class Run:
         """Starts the folder, or finds the step to resume from. Raises UserError where it holds another run."""
         asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
         path = self.folder / "run.json"
-        if path.is_file() and self.config() != asked:
-            different = sorted(k for k in asked if self.config().get(k) != asked[k])
+        held = self.config() if path.is_file() else asked
+        if held != asked:
+            different = sorted(k for k in {*held, *asked} if held.get(k) != asked.get(k))
             raise UserError(f"{self.folder} holds a run with another {', '.join(different)}; choose another folder")
         if not path.is_file():
             write_json(path, asked)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from dlip.vlm import VLM
 
 
 class Learner(nn.Module):
-    """All that is trained together: the student, its projections, its momentum encoders. A batch in, named losses out."""
+    """All that is trained together, student, projections and momentum encoders: a batch in, named losses out."""
 
     def __init__(self, student: VLM, teacher: VLM | None, config: TrainConfig):
         super().__init__()
@@ -102,9 +103,9 @@ def train(
 ) -> Run:
     """Trains `student` on `dataset`, under `teacher` where one is given, and keeps everything in the run's folder.
 
-    A folder that holds a checkpoint of the same configuration is resumed from it, exactly: weights, optimiser, schedule,
-    random numbers, data order, momentum queue. `evaluate` is called on the student every `config.eval_every` steps.
-    Raises UserError where the configuration and the data, the teacher or the folder do not fit.
+    A folder that holds a checkpoint of the same configuration is resumed from it, exactly: weights, optimiser,
+    schedule, random numbers, data order, momentum queue. `evaluate` is called on the student every `config.eval_every`
+    steps. Raises UserError where the configuration and the data, the teacher or the folder do not fit.
     """
     distils = [term for term, weight in config.weights.items() if weight and "." in term]
     if bool(distils) != (teacher is not None):
@@ -114,7 +115,10 @@ def train(
         )  # fmt: skip
     if teacher is not None and teacher.tokenizer.fast.get_vocab() != student.tokenizer.fast.get_vocab():
         raise UserError("teacher and student have different vocabularies; give the student the teacher's tokenizer")
+    if teacher is not None and teacher.med.config.prompt_ids != student.med.config.prompt_ids:
+        raise UserError("teacher and student have different prompts; give the student the teacher's prompt_ids")
     check_data(dataset, config)
+    AcceleratorState._reset_state()  # or this process would be held to the precision of its first run
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
@@ -123,14 +127,13 @@ def train(
     set_seed(config.seed, device_specific=True)
     run = Run(Path(folder))
     main = accelerator.is_main_process
-    start = run.start(student, config, about or {})
     learner = Learner(student, teacher, config).to(accelerator.device)
+    start = run.start(student, config, about or {})
     guarded = Teacher(teacher.med.to(accelerator.device)) if teacher else None
     adamw = optimiser(learner, config)
-    if start:
-        run.restore(learner, adamw, start)
     learner.train()
     model, adamw = accelerator.prepare(learner, adamw)
+    clipped = [p for p in model.parameters() if p.ndim]  # the temperature's gradient would drown the others
 
     micro = config.batch_size // config.accumulate
     size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
@@ -142,11 +145,13 @@ def train(
     collate = Collate(
         student.tokenizer, size, True, student.med.config.max_text, config.seed, config.augment, config.flip
     )
-    loader = train_loader(dataset, batches, collate, config.workers)
+    stream = iter(train_loader(dataset, batches, collate, config.workers))  # draws a random number
+    if start:
+        run.restore(learner, adamw, start)
     bar = tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05)
     sums, began, since = {}, time.perf_counter(), start
     step = start
-    for micro_step, batch in enumerate(loader, start * config.accumulate):
+    for micro_step, batch in enumerate(stream, start * config.accumulate):
         step = micro_step // config.accumulate
         rate = learning_rate(step, config, per_epoch)
         for group in adamw.param_groups:
@@ -157,10 +162,10 @@ def train(
             values = {term: loss.item() for term, loss in losses.items()}
             if not all(map(math.isfinite, values.values())):
                 bad = ", ".join(term for term, value in values.items() if not math.isfinite(value))
-                raise UserError(f"{bad} is no finite number in step {step}; lower the learning rate and resume {folder}")
+                raise UserError(f"{bad} is no finite number in step {step}; lower the learning rate in a new folder")
             accelerator.backward(total)
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(model.parameters(), config.clip).item()
+                norm = accelerator.clip_grad_norm_(clipped, config.clip).item()
             adamw.step()
             adamw.zero_grad()
         for term, value in {**values, "total": total.item()}.items():
@@ -171,7 +176,8 @@ def train(
             learner.med.temp.clamp_(0.001, 0.5)  # BLIP's bounds
         step += 1
         bar.update()
-        if main and (step % config.log_every == 0 or step == config.steps):
+        saves = step % config.save_every == 0 or step == config.steps
+        if main and (step % config.log_every == 0 or saves):  # no row spans a checkpoint, so that resuming repeats none
             seconds = (time.perf_counter() - began) / (step - since)
             means = {term: round(value / (step - since), 6) for term, value in sums.items()}
             speed = {"lr": rate, "norm": round(norm, 4), "pictures_per_s": round(config.batch_size / seconds, 1)}
@@ -179,10 +185,11 @@ def train(
             bar.set_postfix(loss=f"{means['total']:.3f}", pictures_per_s=f"{speed['pictures_per_s']:.0f}")
             sums, began, since = {}, time.perf_counter(), step
         if main and evaluate and config.eval_every and step % config.eval_every == 0:
+            paused = time.perf_counter()
             run.log({"step": step, "eval": evaluate(student)})
             learner.train()
-            began = time.perf_counter() - seconds * (step - since)
-        if main and (step % config.save_every == 0 or step == config.steps):
+            began += time.perf_counter() - paused
+        if main and saves:
             run.save(learner, adamw, step)
     bar.close()
     accelerator.wait_for_everyone()

@@ -36,7 +36,7 @@ class VLM:
         return self.med.temp.device
 
     def pixels(self, images: Iterable[Picture]) -> torch.Tensor:
-        """Pictures as the squares this model reads, uint8 [B, 3, S, S]. Raises UserError for one that cannot be read."""
+        """Pictures as the squares this model reads, uint8 [B, 3, S, S]. Raises UserError where one cannot be read."""
         squares = np.stack([square(upright(image), self.med.config.image_size) for image in images])  # [B, S, S, 3]
         return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
 
@@ -52,7 +52,7 @@ class VLM:
     def caption(
         self, images: Iterable[Picture], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
     ) -> list[str]:
-        """One caption a picture, the prompt left out, by beam search, greedily (one beam) or by nucleus sampling (`top_p`)."""
+        """One caption a picture, without the prompt: by beam search, greedily (one beam), or sampled (`top_p`)."""
         images = list(images)
         if not images:
             return []
@@ -77,7 +77,9 @@ class VLM:
     @torch.inference_mode()
     def similarity(self, images: Iterable[Picture], texts: Iterable[str]) -> torch.Tensor:
         """ITC cosine of every picture with every text [I, T]."""
-        med = self.med.eval()
+        images, texts, med = list(images), list(texts), self.med.eval()
+        if not images or not texts:
+            return torch.zeros(len(images), len(texts))
         image = med.project_image(self.image_states(images))
         return image @ med.project_text(med.encode_text(*self.texts(texts))).T
 

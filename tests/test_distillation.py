@@ -266,7 +266,7 @@ def test_layers_that_are_not_there_are_refused_at_once(make_med):
      ("kd.itm", ("fusion",)), ("kd.vqa", ("question", "decoder"))],
 )  # fmt: skip
 def test_a_source_that_nobody_wants_is_not_computed(term, computed, make_med, make_batch):
-    """Counts passes through the modules; mining ITM's negatives costs the student its text pass, the teacher nothing."""
+    """Counts passes through the modules; mining ITM's negatives costs the student a text pass, the teacher nothing."""
     student, teacher, counts = make_med(1), make_med(0), {"student": Counter(), "teacher": Counter()}
     for med, seen in ((student, counts["student"]), (teacher, counts["teacher"])):
         med.vision_model.register_forward_hook(lambda *_, seen=seen: seen.update(["image"]))

@@ -34,7 +34,8 @@ def test_layers_count_from_either_end():
 
 
 @pytest.mark.parametrize(
-    ("key", "layer"), [(("image", "states"), 5), (("image", "self"), -6), (("text", "states"), 4), (("fusion", "cross"), 0)]
+    ("key", "layer"),
+    [(("image", "states"), 5), (("image", "self"), -6), (("text", "states"), 4), (("fusion", "cross"), 0)],
 )
 def test_layers_that_are_not_there_are_named(key, layer):
     with pytest.raises(UserError, match=f"{key[0]} has no {key[1]} of layer {layer}"):

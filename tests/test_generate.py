@@ -86,7 +86,9 @@ def test_a_batch_equals_one_by_one(med, options):
     context, lengths = contexts(med, 6), [5, 3, 2, 5, 4, 1]
     mask = torch.arange(5) < torch.tensor(lengths)[:, None]
     ours = generate(med, context, mask, START.expand(6, -1), max_new_tokens=8, **options)
-    alone = [generate(med, context[i : i + 1, :n], None, START, max_new_tokens=8, **options) for i, n in enumerate(lengths)]
+    alone = [
+        generate(med, context[i : i + 1, :n], None, START, max_new_tokens=8, **options) for i, n in enumerate(lengths)
+    ]
     assert ours == [row for (row,) in alone]
     assert len(set(map(tuple, ours))) > 1
 

@@ -116,7 +116,9 @@ def test_tied_decoder_shares_all_but_self_attention(make_med):
         f"bert.encoder.layer.{i}.attention.{part}.{kind}"
         for i in range(2) for part in parts for kind in ("weight", "bias")
     }  # fmt: skip
-    head = {f"cls.predictions.transform.{part}.{kind}" for part in ("dense", "LayerNorm") for kind in ("weight", "bias")}
+    head = {
+        f"cls.predictions.transform.{part}.{kind}" for part in ("dense", "LayerNorm") for kind in ("weight", "bias")
+    }
     bias = {"cls.predictions.bias"}
     assert own - {"cls.predictions.decoder.bias"} == attention | head | bias
     predictions = med.text_decoder.cls.predictions
@@ -251,7 +253,7 @@ def test_pictures_of_another_size_are_resized(make_med):
 
 
 def shrunk(c: ModelConfig) -> ModelConfig:
-    """The same proportions at an eighth of the width (a whole number a head), two layers, few words, 2 patches a side."""
+    """The same heads of width 2, two layers, few words, 2 patches a side."""
     image, text = 2 * c.image_heads, 2 * c.text_heads
     fusion = tuple(i for i in c.fusion_layers if i < 2)
     return replace(

@@ -1,4 +1,4 @@
-"""The order of the training pictures: a pure function of the seed, so that a resumed run sees what it would have seen."""
+"""The order of the training pictures: a pure function of the seed, the same for a run that was stopped and resumed."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +22,9 @@ class Batches:
     A batch never spans two epochs; the items left at an epoch's end sit it out.
     """
 
-    def __init__(self, length: int, batch_size: int, steps: int, seed: int, start: int = 0, rank: int = 0, world: int = 1):
+    def __init__(
+        self, length: int, batch_size: int, steps: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
+    ):
         self.length, self.batch_size, self.steps, self.seed, self.start = length, batch_size, steps, seed, start
         self.rank, self.world = rank, world
         self.per_epoch = length // batch_size

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 SIDE = 48
 """Height and width of a picture in pixels."""
 
-SIZES = {"small": (9, 10, 11), "large": (16, 17, 18)}
+SIZES = {"small": 10, "large": 16}
 """Width of an object's bounding square in pixels, by the name of its size."""
+LATTICE = 8
+"""Bounding squares start at multiples of so many pixels, so that a shape looks alike wherever it is."""
 TEXTURES = ("plain", "striped", "dotted")
 COLORS = {
     "red": (220, 35, 40),
@@ -93,8 +95,8 @@ def relation(a: Object, b: Object) -> str | None:
 def make_scene(image_id: int, residue: int, modulus: int) -> Scene:
     """The scene of a number: 2 to 4 objects, no two alike, at least one pair of them clearly related.
 
-    The sum of the objects' edges `x + y` is `residue` modulo `modulus`, so that scenes of different residues
-    have different layouts, whatever their numbers.
+    The sum of the objects' edges `x + y`, in steps of the lattice, is `residue` modulo `modulus`, so that scenes of
+    different residues have different layouts, whatever their numbers.
     """
     rng = random.Random(image_id * 4)
     background = pick(rng, BACKGROUNDS)
@@ -132,14 +134,15 @@ def _place(rng: random.Random, kinds: list, residue: int, modulus: int) -> list[
     """
     placed: list[Object] = []
     for kind in kinds:
-        width = pick(rng, SIZES[kind[0]])
-        room = SIDE - width + 1
+        width = SIZES[kind[0]]
+        cells = (SIDE - width) // LATTICE + 1
         last = len(placed) == len(kinds) - 1
         for _ in range(40):
-            x, y = int(rng.random() * room), int(rng.random() * room)
+            column, row = int(rng.random() * cells), int(rng.random() * cells)
             if last:  # move down by 0 to modulus - 1 rows, so that the sum fits
-                y += (residue - sum(o.x + o.y for o in placed) - x - y) % modulus
-            if y < room and all(_apart(x, y, width, kind[2], o) for o in placed):
+                row += (residue - sum(o.x + o.y for o in placed) // LATTICE - column - row) % modulus
+            x, y = LATTICE * column, LATTICE * row
+            if row < cells and all(_apart(x, y, width, kind[2], o) for o in placed):
                 break
         else:
             return None

@@ -49,12 +49,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """From `tokenizer.json` or BERT's `vocab.txt` in `folder`. Raises UserError where there is neither."""
+        """From `tokenizer.json` or BERT's `vocab.txt` in `folder`. Raises UserError where neither can be read."""
         folder = Path(folder)
-        if (folder / "tokenizer.json").is_file():
-            return cls(FastTokenizer.from_file(str(folder / "tokenizer.json")))
-        if (folder / "vocab.txt").is_file():
-            return cls(_bert(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]")))
+        try:
+            if (folder / "tokenizer.json").is_file():
+                return cls(FastTokenizer.from_file(str(folder / "tokenizer.json")))
+            if (folder / "vocab.txt").is_file():
+                return cls(_bert(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]")))
+        except Exception as error:  # the library raises plain ones
+            raise UserError(f"the tokenizer in {folder} cannot be read ({error}); copy it again") from None
         raise UserError(f"{folder} holds neither tokenizer.json nor vocab.txt; copy the teacher's tokenizer there")
 
     def save(self, folder: str | Path) -> None:
@@ -63,16 +66,17 @@ class Tokenizer:
     def encode(
         self, texts: list[str], first: str = "[CLS]", max_length: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids int64 [B, T] and mask bool [B, T]: `first` ... [SEP], padded to the longest; longer than max_length is cut."""
+        """ids int64 [B, T] and mask bool [B, T]: `first` ... [SEP], cut at `max_length` and padded to the longest."""
         if max_length:
             self.fast.enable_truncation(max_length)
         else:
             self.fast.no_truncation()
         rows = [encoding.ids for encoding in self.fast.encode_batch_fast(texts)]
         longest = max(map(len, rows), default=0)
-        ids = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows], dtype=torch.long)
-        ids[:, 0] = self.fast.token_to_id(first)
-        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.full((len(rows), longest), self.pad_id)
+        for own, row in zip(ids, rows, strict=True):
+            own[: len(row)] = torch.tensor([self.fast.token_to_id(first), *row[1:]])
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
         return ids, torch.arange(longest) < lengths[:, None]
 
     def decode(self, ids: torch.Tensor | list[list[int]]) -> list[str]:

@@ -1,0 +1,156 @@
+"""Models go to disk and come back to the last bit; a write that fails leaves the old file; broken files are named."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from dlip.checkpoints import (
+    built_in_models,
+    load_model,
+    load_weights,
+    model_folder,
+    read_json,
+    read_tensors,
+    save_model,
+    weights,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
+from dlip.errors import UserError
+from dlip.model import Med
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    save_model(tiny.med, tiny.tokenizer, tmp_path, about={"run": {"seed": 3}})
+    return tmp_path
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_comes_back_to_the_last_bit(tiny, folder):
+    med, tokenizer = load_model(folder)
+    assert med.config == tiny.med.config and not med.training
+    assert tokenizer.fast.get_vocab() == tiny.tokenizer.fast.get_vocab()
+    ours, theirs = med.state_dict(), tiny.med.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert read_json(folder / "config.json")["run"] == {"seed": 3}
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_tensors_are_stored_once_and_stay_tied(tied, make_med, tmp_path):
+    med = make_med(tie_decoder=tied)
+    write_tensors(tmp_path / "m.safetensors", weights(med))
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        stored = {name: file.get_tensor(name).numel() for name in file.keys()}
+    assert sum(stored.values()) == sum(p.numel() for p in med.parameters())
+    assert "text_decoder.cls.predictions.decoder.weight" not in stored
+    assert ("text_decoder.bert.encoder.layer.0.intermediate.dense.weight" in stored) != tied
+    again = Med(med.config)
+    load_weights(again, read_tensors(tmp_path / "m.safetensors")[0], "m")
+    words = again.text_encoder.embeddings.word_embeddings.weight
+    assert (again.text_decoder.cls.predictions.decoder.weight is words) == tied
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), med.parameters(), strict=True))
+
+
+def test_half_precision_files_load_into_single_precision(make_med, tmp_path):
+    med = make_med()
+    write_tensors(tmp_path / "m.safetensors", {name: t.half() for name, t in weights(med).items()})
+    again = Med(med.config)
+    load_weights(again, read_tensors(tmp_path / "m.safetensors")[0], "m")
+    torch.testing.assert_close(again.vision_proj.weight, med.vision_proj.weight, atol=1e-3, rtol=1e-3)
+    assert again.vision_proj.weight.dtype == torch.float32
+
+
+# --- tensors and JSON -------------------------------------------------------------------------------------------------
+
+
+def test_tensors_of_every_kind_come_back(tmp_path):
+    tensors = {
+        "view": torch.arange(12.0).view(3, 4).T, "whole": torch.tensor(7), "empty": torch.zeros(0, 4),
+        "none": torch.zeros(0, 4), "bytes": torch.get_rng_state(), "grad": torch.ones(2, requires_grad=True),
+    }  # fmt: skip
+    write_tensors(tmp_path / "deep" / "t.safetensors", tensors, {"step": 4})
+    again, meta = read_tensors(tmp_path / "deep" / "t.safetensors")
+    assert meta == {"step": 4} and again.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_write_that_fails_leaves_the_old_file(error, tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+
+    def half(temporary):
+        temporary.write_text('{"a": ')
+        raise error
+
+    with pytest.raises(error):
+        write_atomically(path, half)
+    assert read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
+    write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 2} and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+
+    def look(temporary):
+        assert temporary.parent == tmp_path and temporary != path
+        temporary.write_text("2")
+        assert path.read_text() == "1\n"
+
+    write_atomically(path, look)
+    assert path.read_text() == "2"
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def break_config(folder, **changes):
+    values = read_json(folder / "config.json")
+    write_json(folder / "config.json", {"model": {**values["model"], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no model"),
+        (lambda f: (f / "config.json").write_text('{"model": {'), "config.json cannot be read as JSON"),
+        (lambda f: (f / "config.json").write_text('{"architectures": ["x"]}'), "describes no dlip model"),
+        (lambda f: break_config(f, colour=3), "unknown names ['colour']"),
+        (lambda f: break_config(f, embed_dim=32), "vision_proj.weight"),
+        (lambda f: break_config(f, image_layers=3), "vision_model.encoder.layers.2"),
+        (lambda f: break_config(f, image_layers=1), "vision_model.encoder.layers.1"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "no complete"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "no complete safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "no complete safetensors"),
+        (lambda f: (f / "tokenizer.json").unlink(), "neither tokenizer.json nor vocab.txt"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
+    ],
+)  # fmt: skip
+def test_broken_folders_are_named(damage, says, folder):
+    damage(folder)
+    with pytest.raises(UserError, match=re.escape(says)):
+        load_model(folder)
+
+
+def test_names_of_models(tmp_path):
+    with pytest.raises(UserError, match="there is no model 'scenes/nobody'"):
+        model_folder("scenes/nobody")
+    with pytest.raises(UserError, match="missing"):
+        read_json(tmp_path / "none.json")
+    for name in built_in_models():
+        assert json.loads((model_folder(name) / "config.json").read_text())["model"]

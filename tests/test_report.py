@@ -1,0 +1,233 @@
+"""The report holds all it shows, tells what the records say, and takes no text for markup."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_records import make_record
+
+from dlip.errors import UserError
+from dlip.report import PRICES, SCORES, comparison, finding, report, table
+
+SAMPLE = {
+    "image_id": 7,
+    "references": ["a red star", "a star"],
+    "questions": ["what shape?", "how many?"],
+    "truth": ["star", "1"],
+}
+
+
+def said(caption: str, *answers: str) -> list[dict]:
+    return [{**SAMPLE, "caption": caption, "answers": list(answers)}]
+
+
+@pytest.fixture
+def records() -> list[dict]:
+    teacher = make_record(
+        "big", role="teacher", tr1=80.0, vqa=90.0, params=4.0, latency=50.0, pictures=200_000,
+        samples=said("a red star", "star", "1"),
+    )  # fmt: skip
+    alone = [
+        make_record("alone", "undistilled", seed=seed, tr1=60.0 + 2 * seed, vqa=80.0,
+                    samples=said("a blue star", "star", "2"))
+        for seed in range(3)
+    ]  # fmt: skip
+    losses = {"step": [1, 2], "lm": [2.0, 1.0], "kd.lm": [1.0, 0.5]}
+    taught = [
+        make_record("taught", seed=seed, tr1=76.0 + seed, vqa=81.0, losses=losses,
+                    samples=said("a red star", "star", "1"), notes={"caption.spice": "no models"})
+        for seed in range(3)
+    ]  # fmt: skip
+    return [teacher, *alone, *taught]
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page, text of scripts apart."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.text, self.scripts, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        (self.scripts if self.open and self.open[-1] == "script" else self.text).append(data)
+
+    def shows(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def page(records: list[dict], folder: Path, pictures: dict | None = None) -> Page:
+    report(records, pictures or {}, folder / "report.html")
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_comparison_keeps_the_least_of_the_scores(records: list[dict]):
+    rows = comparison(records).set_index("name")
+    assert list(rows.index) == ["big", "alone", "taught"]
+    assert rows.loc["taught", "tr1_kept"] == pytest.approx(96.25)  # 77 of 80
+    assert rows.loc["taught", "vqa_kept"] == pytest.approx(90.0)
+    assert rows.loc["taught", "kept"] == pytest.approx(90.0)
+    assert rows.loc["alone", "kept"] == pytest.approx(60 / 78 * 100)  # IR@1
+    assert rows.loc["alone", "params_m_kept"] == 25.0
+    assert np.isnan(rows.loc["big", "kept"])
+
+
+def test_finding_is_computed_from_the_records(records: list[dict]):
+    assert finding(records) == [
+        "The distilled student keeps at least 90.0% of its teacher's TR@1, IR@1, CIDEr and VQA "
+        "with 25% of the parameters.",
+        "It needs 25% of the FLOPs and is 2.5 times as fast.",
+        "Undistilled, a student like it keeps at least 76.9%; distillation changes TR@1 by +15.0, IR@1 by +15.0, "
+        "CIDEr by +22.5 and VQA by +1.0, above the spread over seeds on all of them.",
+    ]
+
+
+def test_finding_is_honest_where_distillation_does_not_help():
+    def seeds(name: str, role: str, scores: tuple, vqa: float) -> list[dict]:
+        return [make_record(name, role, seed=i, tr1=tr1, vqa=vqa) for i, tr1 in enumerate(scores)]
+
+    teacher = make_record("t", role="teacher", tr1=80.0, vqa=90.0)
+    alone = seeds("a", "undistilled", (60.0, 62.0, 64.0), 80.0)
+    last = finding([teacher, *alone, *seeds("d", "distilled", (62.0, 64.0, 66.0), 70.0)])[-1]
+    assert "TR@1 by +2.0" in last and "VQA by −10.0" in last  # 2.0 against a deviation of 2.8
+    assert last.endswith("above the spread over seeds on none of them.")
+    last = finding([teacher, alone[0], make_record("d", tr1=70.0)])[-1]
+    assert last.endswith("from one seed, so without a spread.")
+
+
+def test_finding_names_the_smallest_and_best_of_several_students(records: list[dict]):
+    others = [make_record("weak", tr1=40.0), make_record("large", tr1=80.0, vqa=90.0, params=2.0, width=96)]
+    said = finding([*records, *others])
+    assert said[0].startswith("taught keeps at least 90.0%")
+    assert said[-2:] == ["weak keeps at least 48.7% with 25% of the parameters.",
+                         "large keeps at least 100.0% with 50% of the parameters."]  # fmt: skip
+
+
+def test_finding_without_a_teacher_or_student_says_so(records: list[dict]):
+    for some in (records[:1], records[1:]):
+        assert "needed for a comparison" in finding(some)[0]
+
+
+def test_finding_leaves_out_what_was_not_measured():
+    captions_only = [make_record("t", role="teacher", vqa=None, tr1=80.0, params=4.0), make_record(vqa=None, tr1=72.0)]
+    assert "TR@1, IR@1 and CIDEr with" in finding(captions_only)[0]
+
+
+def test_table_fits_a_terminal_and_holds_the_figures(records: list[dict]):
+    records.append(make_record("a-name-that-is-much-too-long-for-a-table", tr1=100.0, params=123.4, latency=12345.6))
+    lines = table(records).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].split() == ["params", "FLOPs", "latency", "TR@1", "IR@1", "CIDEr", "VQA", "kept"]
+    row = next(i for i, line in enumerate(lines) if line.startswith("taught"))
+    assert lines[row].split() == [
+        *("taught", "1.00M", "0.100G", "20.0", "ms"),
+        *("77.0", "±1.0", "75.0", "±1.0", "115.5", "±1.5", "81.0", "±0.0", "90.0%"),
+    ]  # fmt: skip
+    assert lines[row + 1].split()[3:] == ["25%", "25%", "40%", "96.2%", "96.2%", "96.2%", "90.0%"]
+    assert "123M" in table(records) and "a-name-that-is-much-to…" in table(records)
+    assert "batch 1, 3 beams, 20 tokens, 2 threads, cpu" in " ".join(lines)
+
+
+def test_table_says_where_latencies_cannot_be_compared(records: list[dict]):
+    records[0]["efficiency"]["latency"]["threads"] = 8
+    assert "not comparable" in table(records)
+
+
+def test_records_of_several_data_sets_are_refused(records: list[dict]):
+    with pytest.raises(UserError, match="of: other test, scenes test"):
+        table([*records, make_record(data="other")])
+    with pytest.raises(UserError, match="of: none"):
+        table([])
+
+
+def test_page_needs_no_network(records: list[dict], tmp_path: Path):
+    made = page(records, tmp_path, {7: Image.new("RGB", (48, 48), "red")})
+    links = [
+        value for _, attributes in made.tags for name, value in attributes.items() if name in ("src", "href", "srcset")
+    ]
+    assert links and all(link.startswith("data:image/") for link in links)
+    assert not any(tag in ("link", "iframe", "object") for tag, _ in made.tags)
+    styles = re.search(r"<style>(.*?)</style>", (tmp_path / "report.html").read_text(), re.S)[1]
+    assert "url(" not in styles and "@import" not in styles
+    policy = next(a["content"] for tag, a in made.tags if tag == "meta" and a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+    assert sum("plotly.js v" in script for script in made.scripts) == 1
+
+
+def test_page_shows_the_finding_the_table_the_charts_and_how_it_was_made(records: list[dict], tmp_path: Path):
+    made = page(records, tmp_path)
+    shown = made.shows()
+    for part in (*finding(records), "200,000 pictures, 1 seed", "4,000 pictures, 3 seeds", "77.0 ±1.0",
+                 "caption.spice: no models", "dlip train", "seed 2, 1.0 minutes", records[0]["torch"]):  # fmt: skip
+        assert part in shown, part
+    payload = next(a for tag, a in made.tags if a.get("id") == "figures")
+    assert payload["type"] == "application/json"
+    figures = json.loads(next(s for s in made.scripts if s.startswith('{"params_m/tr1"')))
+    assert figures.keys() == {
+        *(f"{cost}/{score}" for cost in PRICES for score in SCORES),
+        "lm", "kd.lm",
+    }  # fmt: skip
+    assert all(figure["data"] and figure["title"] for figure in figures.values())
+    charts = [a["data-name"] for _, a in made.tags if a.get("class") == "chart"]
+    assert charts == ["tr1", "ir1", "cider", "vqa", "lm", "kd.lm"]
+
+
+def test_examples_group_what_is_the_same_and_mark_what_differs(records: list[dict], tmp_path: Path):
+    page(records, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    article = re.search(r"<article>.*?</article>", text, re.S)[0]
+    assert text.count("<article>") == 1
+    assert article.count("a red star<small>big, taught</small>") == 1
+    assert "a <mark>blue</mark> star<small>alone</small>" in article
+    records[-1]["samples"] = records[-2]["samples"] = records[-3]["samples"] = said("a star in a sky", "star", "1")
+    page(records, tmp_path)
+    assert "a <mark>…</mark> star <mark>in a sky</mark><small>taught" in (tmp_path / "report.html").read_text()
+    assert "<mark>2</mark>" in article and "<mark>1</mark>" not in article and "<mark>star</mark>" not in article
+    assert "2 references" in article and "no picture" in article
+
+
+def test_pictures_of_every_kind_are_held(records: list[dict], tmp_path: Path):
+    Image.new("RGB", (640, 480), "blue").save(tmp_path / "photo.jpg")
+    for picture, kind in ((Image.new("L", (48, 48)), "png"), (np.zeros((48, 48, 3), np.uint8), "png"),
+                          (tmp_path / "photo.jpg", "jpeg"), (str(tmp_path / "photo.jpg"), "jpeg")):  # fmt: skip
+        made = page(records, tmp_path, {7: picture})
+        (image,) = [a for tag, a in made.tags if tag == "img"]
+        assert image["src"].startswith(f"data:image/{kind};base64,")
+    with pytest.raises(UserError, match="the picture .*gone.jpg cannot be read"):
+        page(records, tmp_path, {7: tmp_path / "gone.jpg"})
+
+
+def test_text_of_models_and_data_is_no_markup(tmp_path: Path):
+    evil = "<script>alert(1)</script><img/src=x/onerror=alert(1)>\"'&"
+
+    def runs(text: str) -> list[dict]:
+        said = {"caption": text, "references": [text], "questions": [text], "answers": [text], "truth": [text]}
+        return [
+            make_record(text + role, role, command=text, data=text, notes={text: text}, weights={text: 1.0},
+                        losses={"step": [1], text: [1.0], f"{text}.b": [1.0]}, samples=[{"image_id": 1, **said}])
+            for role in ("teacher", "undistilled", "distilled")
+        ]  # fmt: skip
+
+    made, harmless = page(runs(evil), tmp_path), page(runs("plain"), tmp_path)
+    assert [tag for tag, _ in made.tags] == [tag for tag, _ in harmless.tags]
+    assert not [name for _, attributes in made.tags for name in attributes if name.startswith("on")]
+    assert made.shows().count("<script>alert(1)</script>") > 10
+    figures = json.loads(next(s for s in made.scripts if s.startswith('{"params_m/tr1"')))
+    assert not any("<script" in figure["title"] or "<img" in json.dumps(figure) for figure in figures.values())
+
+
+def test_a_page_that_cannot_be_written_is_named(records: list[dict], tmp_path: Path):
+    with pytest.raises(UserError, match="cannot be written"):
+        report(records, {}, tmp_path)

@@ -1,0 +1,114 @@
+"""Ids by hand, BERT's rules against transformers' own tokenizer, and what is refused."""
+
+import pytest
+import torch
+from transformers import BertTokenizer
+
+from dlip.data.tokenizer import SPECIALS, Tokenizer
+from dlip.errors import UserError
+
+TEXTS = ["A red cat sits.", "the red dog sits", "red, red apples", "a Café"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS, 100)
+
+
+def test_the_vocabulary_by_hand(tokenizer):
+    """Special tokens, letters, letters inside words, then words by how often they come and by the alphabet."""
+    vocab = sorted(tokenizer.fast.get_vocab().items(), key=lambda pair: pair[1])
+    pieces = [piece for piece, _ in vocab]
+    letters = sorted(set("aredcatsits.thedogsitsapples,acafe"))
+    assert [i for _, i in vocab] == list(range(len(tokenizer)))
+    assert pieces[:7] == SPECIALS and pieces[7 : 7 + len(letters)] == letters
+    assert pieces[7 + len(letters) : 7 + 2 * len(letters)] == [f"##{letter}" for letter in letters]
+    assert pieces[7 + 2 * len(letters) :] == ["red", "sits", "apples", "cafe", "cat", "dog", "the"]
+    assert (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.dec_id, tokenizer.enc_id) == (0, 2, 3, 5, 6)
+
+
+def test_the_size_is_a_limit_and_the_order_of_texts_does_not_matter(tokenizer):
+    small = Tokenizer.train(TEXTS, len(tokenizer) - 5)
+    assert len(small) == len(tokenizer) - 5 and small.decode(small.encode(["red sits"])[0]) == ["red sits"]
+    assert "cat" not in small.fast.get_vocab() and small.decode(small.encode(["cat"])[0]) == ["cat"]
+    assert Tokenizer.train(reversed(TEXTS), 100).fast.get_vocab() == tokenizer.fast.get_vocab()
+
+
+def test_ids_mask_and_padding(tokenizer):
+    vocab = tokenizer.fast.get_vocab()
+    ids, mask = tokenizer.encode(["red dog", "the red cat sits"])
+    assert ids.dtype == torch.int64 and mask.dtype == torch.bool
+    assert ids.tolist() == [
+        [2, vocab["red"], vocab["dog"], 3, 0, 0],
+        [2, vocab["the"], vocab["red"], vocab["cat"], vocab["sits"], 3],
+    ]
+    assert mask.tolist() == [[True] * 4 + [False] * 2, [True] * 6]
+
+
+def test_first_token_and_cutting(tokenizer):
+    ids, mask = tokenizer.encode(["the red cat sits", "red"], first="[DEC]", max_length=4)
+    assert ids[:, 0].tolist() == [5, 5] and ids.shape == (2, 4) and ids[0, -1] == 3  # [SEP] ends what was cut, too
+    assert mask.sum(1).tolist() == [4, 3]
+    assert tokenizer.encode(["the red cat sits"])[0].shape == (1, 6)  # the cut holds for one call
+
+
+def test_no_texts_and_empty_texts(tokenizer):
+    ids, mask = tokenizer.encode([])
+    assert ids.shape == mask.shape == (0, 0) and ids.dtype == torch.int64 and mask.dtype == torch.bool
+    assert tokenizer.encode([""])[0].tolist() == [[2, 3]]
+    assert tokenizer.decode([]) == [] and tokenizer.decode([[]]) == [""]
+
+
+def test_decoding_leaves_special_tokens_out(tokenizer):
+    ids, _ = tokenizer.encode(["The red CAT sits.", "apples, café"], first="[DEC]")
+    assert tokenizer.decode(ids) == tokenizer.decode(ids.tolist()) == ["the red cat sits.", "apples, cafe"]
+
+
+def test_unknown_letters_are_unknown_words(tokenizer):
+    assert tokenizer.encode(["red кот"])[0].tolist()[0][2] == 1
+    assert tokenizer.decode(tokenizer.encode(["act"])[0]) == ["act"]  # spelt by its letters
+
+
+def test_saved_and_loaded(tokenizer, tmp_path):
+    tokenizer.encode(TEXTS, max_length=3)  # a cut must not be saved with it
+    tokenizer.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.fast.get_vocab() == tokenizer.fast.get_vocab() and again.sep_id == 3
+    for ours, theirs in zip(again.encode(TEXTS), tokenizer.encode(TEXTS), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_berts_vocabulary_file(tokenizer, tmp_path):
+    """The ids of transformers' own BertTokenizer over the same vocab.txt, [DEC] and [ENC] put behind its words."""
+    pieces = [
+        "[PAD]",
+        "[unused0]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "cat",
+        "sit",
+        "##s",
+        "cafe",
+        ".",
+        "!",
+        "'",
+        "t",
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    ours = Tokenizer.load(tmp_path)
+    assert (ours.pad_id, ours.cls_id, ours.sep_id) == (0, 3, 4)
+    assert (ours.dec_id, ours.enc_id, len(ours)) == (15, 16, 17)
+    texts = ["The CAT sits.", "Café!", "cat't  the\tsit", "bird cat", "猫 cat"]
+    theirs = BertTokenizer(str(tmp_path / "vocab.txt"))
+    assert [ours.encode([text])[0][0].tolist() for text in texts] == [theirs(text)["input_ids"] for text in texts]
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(UserError, match="neither tokenizer.json nor vocab.txt"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "trunc')
+    with pytest.raises(UserError, match="cannot be read"):
+        Tokenizer.load(tmp_path)

@@ -1,0 +1,139 @@
+"""The model as its users call it, against its parts; whatever the batch, each picture gets its own answer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dlip
+from dlip.errors import UserError
+from dlip.model import Med
+from dlip.vlm import VLM
+
+TEXTS = ["a red circle", "a large blue star left of a small green square above a cross", "nothing", "a"]
+
+
+@pytest.fixture(scope="module")
+def images(scenes) -> list[Image.Image]:
+    return [Image.fromarray(scenes[i].image) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def questions(scenes) -> list[str]:
+    return [scenes[i].questions[i].text for i in range(4)]
+
+
+@torch.no_grad()
+def test_similarity_is_the_cosine_of_the_two_encoders(tiny, images):
+    ours = tiny.similarity(images, TEXTS[:3])
+    med = tiny.med
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
+    image = med.vision_proj(med.encode_image(med.normalise(pixels))[:, 0])
+    rows = []
+    for text in TEXTS[:3]:
+        ids, mask = tiny.tokenizer.encode([text])
+        rows.append(med.text_proj(med.encode_text(ids, mask)[:, 0]))
+    theirs = torch.nn.functional.cosine_similarity(image[:, None], torch.cat(rows)[None], dim=-1)
+    assert ours.shape == (4, 3)
+    torch.testing.assert_close(ours, theirs)
+
+
+@torch.no_grad()
+def test_match_is_the_probability_of_index_one(tiny, images):
+    ours = tiny.match(images, TEXTS)
+    logits = tiny.med.match_logits(tiny.med.fuse(*tiny.texts(TEXTS), tiny.image_states(images)))
+    torch.testing.assert_close(ours, 1 / (1 + (logits[:, 0] - logits[:, 1]).exp()))
+    assert ours.shape == (4,) and ours.std() > 0
+
+
+@pytest.mark.parametrize("options", [dict(), dict(num_beams=1), dict(num_beams=1, top_p=1e-6), dict(max_new_tokens=3)])
+def test_captions_do_not_depend_on_their_neighbours(tiny, images, options):
+    captions = tiny.caption(images, **options)
+    assert captions == [tiny.caption([image], **options)[0] for image in images]
+    assert len(set(captions)) > 1
+
+
+def test_answers_do_not_depend_on_their_neighbours(tiny, images, questions):
+    answers = tiny.answer(images, questions)
+    assert answers == [tiny.answer([i], [q])[0] for i, q in zip(images, questions, strict=True)]
+    assert len(set(answers)) > 1 and len({len(q) for q in questions}) > 1
+    assert answers != tiny.answer(images[::-1], questions)  # the pictures are looked at
+
+
+def test_scores_do_not_depend_on_their_neighbours(tiny, images):
+    table, matches = tiny.similarity(images, TEXTS), tiny.match(images, TEXTS)
+    for i, (image, text) in enumerate(zip(images, TEXTS, strict=True)):
+        torch.testing.assert_close(tiny.similarity([image], [text])[0, 0], table[i, i])
+        torch.testing.assert_close(tiny.match([image], [text])[0], matches[i])
+
+
+def test_paths_and_pictures_of_any_kind_are_the_same(tiny, images, tmp_path):
+    for i, image in enumerate(images):
+        image.save(tmp_path / f"{i}.png")
+    paths = [tmp_path / "0.png", str(tmp_path / "1.png"), images[2].convert("RGBA"), np.array(images[3])]
+    assert torch.equal(tiny.pixels(paths), tiny.pixels(images))
+    assert tiny.caption(iter(paths)) == tiny.caption(images)
+    torch.testing.assert_close(tiny.match(paths, TEXTS), tiny.match(images, TEXTS))
+    grey = Image.new("L", (100, 30), 128)
+    pixels = tiny.pixels([grey])
+    assert pixels.shape == (1, 3, 48, 48) and pixels.dtype == torch.uint8 and (pixels == 128).all()
+
+
+def test_nothing_in_nothing_out(tiny, images):
+    assert tiny.caption([]) == tiny.answer([], []) == []
+    assert tiny.match([], []).shape == (0,)
+    assert tiny.similarity([], TEXTS).shape == (0, 4) and tiny.similarity(images, []).shape == (4, 0)
+
+
+def test_mistakes_are_named(tiny, images, tmp_path):
+    with pytest.raises(UserError, match="4 pictures came with 1 questions"):
+        tiny.answer(images, ["how many?"])
+    with pytest.raises(UserError, match="2 pictures came with 4 texts"):
+        tiny.match(images[:2], TEXTS)
+    with pytest.raises(UserError, match="missing.png"):
+        tiny.caption([tmp_path / "missing.png"])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="broken.png"):
+        tiny.similarity([tmp_path / "broken.png"], TEXTS)
+
+
+def test_long_texts_are_cut(tiny, images):
+    long = "a red circle " * 100
+    ids, mask = tiny.texts([long])
+    assert ids.shape == (1, tiny.med.config.max_text) and mask.all()
+    assert tiny.match(images[:1], [long]).shape == (1,)
+
+
+def test_the_prompt_is_no_part_of_the_caption(tiny, images):
+    """A model with the same weights and a prompt: it reads the prompt first and does not repeat it."""
+    words = tiny.tokenizer.encode(["a picture"])[0][0, 1:-1].tolist()
+    med = Med(replace(tiny.med.config, prompt_ids=tuple(words)))
+    med.load_state_dict(tiny.med.state_dict())
+    prompted = VLM(med, tiny.tokenizer)
+    captions = prompted.caption(images, num_beams=1, max_new_tokens=5)
+    ids = torch.tensor([[med.config.dec_id, *words]])
+    with torch.no_grad():
+        first = med.decode(ids, prompted.image_states(images[:1]))[0, -1].argmax().item()
+    assert captions[0].startswith(tiny.tokenizer.decode([[first]])[0]) and captions != tiny.caption(images, 1, 5)
+
+
+def test_every_call_is_without_dropout_and_gradients(tiny, images, questions):
+    med = Med(replace(tiny.med.config, dropout=0.5))
+    med.load_state_dict(tiny.med.state_dict())
+    vlm = VLM(med, tiny.tokenizer)
+    for call in (
+        lambda m: m.similarity(images, TEXTS).tolist(), lambda m: m.match(images, TEXTS).tolist(),
+        lambda m: m.caption(images), lambda m: m.answer(images, questions),
+    ):  # fmt: skip
+        med.train()
+        assert call(vlm) == call(tiny)
+    assert not vlm.match(images, TEXTS).requires_grad and not vlm.similarity(images, TEXTS).requires_grad
+
+
+def test_saved_and_loaded_by_name(tiny, images, tmp_path):
+    tiny.save(tmp_path / "model")
+    again = dlip.load(str(tmp_path / "model"))
+    assert again.name == str(tmp_path / "model") and again.caption(images) == tiny.caption(images)
+    assert torch.equal(again.similarity(images, TEXTS), tiny.similarity(images, TEXTS))
