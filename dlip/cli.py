@@ -12,14 +12,14 @@ from dlip.errors import UserError
 
 GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
 OPTIONS = (
-    "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "precision", "seed",
-    "label_smoothing", "momentum", "queue", "alpha", "workers", "log_every", "save_every", "eval_every", "eval_items",
+    "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "precision",
+    "seed", "label_smoothing", "momentum", "queue", "alpha", "workers", "log_every", "save_every", "eval_every", "eval_items",
 )  # fmt: skip
 """Fields of TrainConfig that are options of `train` and `distill` by the same name."""
 
 
 def weights(text: str) -> dict[str, float]:
-    """`vlp,hr,kd.lm=0.5` -> term -> weight; a group stands for all of its terms. Raises UserError for an unknown one."""
+    """`vlp,hr,kd.lm=0.5` as term -> weight; a group stands for all of its terms. Raises UserError for an unknown one."""
     out: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
@@ -85,8 +85,8 @@ def train(args: argparse.Namespace) -> None:
     from dlip import experiment
 
     record = experiment.run(
-        name=args.name, size=args.size, teacher=args.teacher, tokenizer=args.tokenizer, data=args.data, split=args.split,
-        limit=args.limit, on_error=args.on_error, test_split=args.test_split, config=train_config(args),
+        name=args.name, size=args.size, teacher=args.teacher, tokenizer=args.tokenizer, data=args.data,
+        split=args.split, limit=args.limit, on_error=args.on_error, test_split=args.test_split, config=train_config(args),
         folder=args.out, results=args.results, command=shlex.join(["dlip", *args.words]), role=args.role,
         progress=args.json != "-",
     )  # fmt: skip
@@ -178,8 +178,12 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
         new.set_defaults(tokenizer=None, role="distilled")
     else:
         new.set_defaults(teacher=None)
-        new.add_argument("--tokenizer", metavar="MODEL", help="whose words to take (default: those of the training texts)")
-        new.add_argument("--role", choices=("teacher", "undistilled"), default="undistilled", help="default %(default)s")
+        new.add_argument(
+            "--tokenizer", metavar="MODEL", help="whose words to take (default: those of the training texts)"
+        )
+        new.add_argument(
+            "--role", choices=("teacher", "undistilled"), default="undistilled", help="default %(default)s"
+        )
     data_options(new, None)
     new.add_argument("--test-split", help="measured at the end (default: test where there is one, else val)")
     new.add_argument("--results", default="runs/records.jsonl", help="where the record goes (default %(default)s)")

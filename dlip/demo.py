@@ -37,7 +37,9 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
         progress=not quiet,
     )  # fmt: skip
     records = [*(read_json(BUILT_IN / name / "record.json") for name in SHIPPED), live]
-    models = {record["name"]: VLM.load(name) for record, name in zip(records, (*SHIPPED, folder / "student"), strict=True)}
+    models = {
+        record["name"]: VLM.load(name) for record, name in zip(records, (*SHIPPED, folder / "student"), strict=True)
+    }
     for name, timed in compare_latency(models, "captioning")["models"].items():
         next(r for r in records if r["name"] == name)["efficiency"]["latency"] = timed
     test = data_sets.open("scenes", "test", limit=12)

@@ -113,18 +113,19 @@ def run(
     model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
     about = {"size": size, "teacher": teacher, "tokenizer": tokenizer}
     about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
-    check = data_sets.open(data, test_split if data != "scenes" else "val", config.eval_items, on_error)
+    test = data_sets.open(data, test_split, on_error=on_error)
+    test.verify()
+    check = data_sets.First(data_sets.open(data, "val") if data == "scenes" else test, config.eval_items)
 
     def glance(student: VLM) -> dict:
         return evaluate(student, check, tasks=("retrieval", "vqa"), progress=False)
 
     done = train(model, dataset, config, folder, vlm, glance, about, progress)
-    test = data_sets.open(data, test_split, on_error=on_error)
     figures, items = measure(done.model(), test, progress=progress)
     record = new_record(
         name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
         train_pictures=len(dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
-        samples=samples(items, test),
+        device=str(model.device), samples=samples(items, test),
     )  # fmt: skip
     append(record, results)
     write_json(Path(folder) / "record.json", record)

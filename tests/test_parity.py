@@ -51,7 +51,10 @@ def test_itc_and_itm(med):
     theirs = stock(ids, pixels, use_itm_head=False, attention_mask=mask).itm_score
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     fused = med.fuse(ids, mask, image)
-    for enc in (ids, first_token(ids, 6)):  # stock puts no [ENC] there: with it the scores are ours, without they differ
+    for enc in (
+        ids,
+        first_token(ids, 6),
+    ):  # stock puts no [ENC] there: with it the scores are ours, without they differ
         theirs = stock(enc, pixels, attention_mask=mask).itm_score
         assert torch.allclose(med.match_logits(fused), theirs, atol=1e-4) == (enc is not ids)
 

@@ -9,14 +9,13 @@ class First:
     """The first `limit` pictures of a data set."""
 
     def __init__(self, dataset, limit: int):
-        self.dataset, self.limit = dataset, min(limit, len(dataset))
-        self.name, self.split, self.problems = dataset.name, dataset.split, dataset.problems
+        self.dataset, self.limit = dataset, limit
 
     def __len__(self) -> int:
-        return self.limit
+        return min(self.limit, len(self.dataset))
 
     def __getitem__(self, i: int):
-        if not 0 <= i < self.limit:
+        if not 0 <= i < len(self):
             raise IndexError(i)
         return self.dataset[i]
 

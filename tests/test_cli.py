@@ -1,0 +1,94 @@
+"""The commands as a user types them: what they print, their exit codes, one line for a mistake."""
+
+import json
+
+import pytest
+
+from dlip.cli import main, weights
+from dlip.config import AT, HR, VLP
+from dlip.errors import UserError
+
+TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--eval-items", "8"]
+
+
+def test_weights_of_groups_and_terms():
+    assert weights("vlp,hr,at") == {**VLP, **HR, **AT}
+    assert weights("vlp,kd.lm=0.5,itm=0") == {**VLP, "kd.lm": 0.5, "itm": 0.0}
+    with pytest.raises(UserError, match="no loss term 'hr.words'"):
+        weights("hr.words")
+    with pytest.raises(UserError, match="the weight of itc is 'much'"):
+        weights("itc=much")
+
+
+def test_help_lists_the_commands_each_with_an_example(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    for command in ("demo", "models", "data", "train", "distill", "evaluate"):
+        assert f"\n    {command} " in text
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert f"example:\n  dlip {command}" in capsys.readouterr().out
+
+
+def test_models_as_text_and_as_json(capsys):
+    assert main(["models"]) == 0
+    assert "dlip-small" in capsys.readouterr().out
+    assert main(["models", "--json", "-"]) == 0
+    assert "blip-base" in json.loads(capsys.readouterr().out)["models"]
+
+
+def test_data_counts(capsys):
+    assert main(["data", "scenes", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["splits"]["test"] == {"pictures": 1000, "captions": 5000, "questions": 6000}
+    assert found["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "--model", "nowhere"], "there is no model 'nowhere'"),
+        (["train", "--size", "huge", "--out", "x"], "there is no model size 'huge'"),
+        (
+            ["train", "--size", "scenes-student", "--out", "x", "--weights", "nothing"],
+            "there is no loss term 'nothing'",
+        ),
+        (["train", "--size", "scenes-student", "--out", "x", "--data", "nowhere"], "there is no folder nowhere"),
+        (["train", "--size", "scenes-student", "--out", "x", "--weights", "hr"], "needs a teacher"),
+        (["train", "--size", "scenes-student", "--out", "x", "--steps", "0"], "train.steps is 0"),
+        (["evaluate", "--model", "scenes/teacher", "--split", "nope"], "no split 'nope'"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_2(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("dlip: ") and message in said[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_then_distil_then_evaluate(tmp_path, capsys):
+    """The whole road on a few pictures: a teacher, its student, their records, the measured figures."""
+    results = str(tmp_path / "records.jsonl")
+    teacher, student = str(tmp_path / "teacher"), str(tmp_path / "student")
+    common = [*TINY, "--results", results, "--json", "-"]
+    assert main(["train", "--size", "scenes-student", "--role", "teacher", "--out", teacher, *common]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["role"], first["train_pictures"], first["data"], first["split"]) == ("teacher", 64, "scenes", "val")
+    distil = ["distill", "--size", "scenes-student", "--teacher", teacher, "--out", student, "--weights", "hr,at,kd"]
+    assert main([*distil, *common]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert second["role"] == "distilled" and second["command"].startswith("dlip distill --size scenes-student")
+    assert set(second["losses"]) > {"hr.image", "at.cross", "kd.itm", "step"}
+    with open(results) as file:
+        assert [json.loads(line)["id"] for line in file] == [first["id"], second["id"]]
+
+    evaluate = ["evaluate", "--model", student, "--split", "val", "--limit", "20", "--latency-repeats", "0"]
+    assert main([*evaluate, "--tasks", "retrieval,vqa", "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert 0 <= figures["retrieval"]["tr@1"] <= 100 and 0 <= figures["vqa"]["accuracy"] <= 100
+    assert figures["efficiency"]["params_m"] == second["efficiency"]["params_m"]
+    assert main([*distil, *common, "--lr", "0.1"]) == 2  # another configuration in the same folder
+    assert "holds a run with another train" in capsys.readouterr().err
