@@ -13,13 +13,14 @@ from dlip.errors import UserError
 GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
 OPTIONS = (
     "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "precision",
-    "seed", "label_smoothing", "momentum", "queue", "alpha", "workers", "log_every", "save_every", "eval_every", "eval_items",
+    "seed", "label_smoothing", "momentum", "queue", "alpha", "workers", "log_every", "save_every", "eval_every",
+    "eval_items",
 )  # fmt: skip
 """Fields of TrainConfig that are options of `train` and `distill` by the same name."""
 
 
 def weights(text: str) -> dict[str, float]:
-    """`vlp,hr,kd.lm=0.5` as term -> weight; a group stands for all of its terms. Raises UserError for an unknown one."""
+    """`vlp,hr,kd.lm=0.5` as term -> weight; a group stands for all its terms. Raises UserError for an unknown one."""
     out: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
@@ -86,8 +87,8 @@ def train(args: argparse.Namespace) -> None:
 
     record = experiment.run(
         name=args.name, size=args.size, teacher=args.teacher, tokenizer=args.tokenizer, data=args.data,
-        split=args.split, limit=args.limit, on_error=args.on_error, test_split=args.test_split, config=train_config(args),
-        folder=args.out, results=args.results, command=shlex.join(["dlip", *args.words]), role=args.role,
+        split=args.split, limit=args.limit, on_error=args.on_error, test_split=args.test_split,
+        config=train_config(args), folder=args.out, results=args.results, command=shlex.join(["dlip", *args.words]), role=args.role,
         progress=args.json != "-",
     )  # fmt: skip
     if args.json:
