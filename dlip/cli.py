@@ -86,11 +86,22 @@ def train(args: argparse.Namespace) -> None:
     from dlip import experiment
 
     record = experiment.run(
-        name=args.name, size=args.size, teacher=args.teacher, tokenizer=args.tokenizer, data=args.data,
-        split=args.split, limit=args.limit, on_error=args.on_error, test_split=args.test_split,
-        config=train_config(args), folder=args.out, results=args.results, command=shlex.join(["dlip", *args.words]), role=args.role,
+        name=args.name,
+        size=args.size,
+        teacher=args.teacher,
+        tokenizer=args.tokenizer,
+        data=args.data,
+        split=args.split,
+        limit=args.limit,
+        on_error=args.on_error,
+        test_split=args.test_split,
+        config=train_config(args),
+        folder=args.out,
+        results=args.results,
+        command=shlex.join(["dlip", *args.words]),
+        role=args.role,
         progress=args.json != "-",
-    )  # fmt: skip
+    )
     if args.json:
         show(record, args)
     else:

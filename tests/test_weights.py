@@ -1,0 +1,49 @@
+"""The models that ship: they load, are as small as promised, and say how they were made."""
+
+import pytest
+
+import dlip
+from dlip.checkpoints import BUILT_IN, built_in_models, read_json
+from dlip.cli import parser
+from dlip.data.scenes import Scenes
+from dlip.efficiency import summary
+
+NAMES = ("scenes/student", "scenes/student-undistilled", "scenes/teacher")
+
+
+def test_exactly_these_ship_and_are_light():
+    assert tuple(built_in_models()) == NAMES
+    files = [path for path in BUILT_IN.rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) < 15e6
+    assert sum(path.stat().st_size for path in files) < 40e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_says_how_it_was_made(name):
+    record = read_json(BUILT_IN / name / "record.json")
+    words = record["command"].split()
+    assert words[0] == "dlip" and parser().parse_args(words[1:])  # the command is one that can be given
+    assert record["config"]["model"] == read_json(BUILT_IN / name / "config.json")["model"]
+    assert record["metrics"]["retrieval"]["tr@1"] > 0 and record["split"] == "test"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_does_better_than_chance(name):
+    model, scenes = dlip.load(name), Scenes("val", size=20)
+    items = [scenes[i] for i in range(20)]
+    images, texts = [item.image for item in items], [item.captions[0] for item in items]
+    best = model.similarity(images, texts).argmax(1)
+    assert (best == best.new_tensor(range(20))).float().mean() > 0.3
+    captions = model.caption(images)
+    assert all(
+        set(caption.split()) & set(" ".join(item.captions).split())
+        for caption, item in zip(captions, items, strict=True)
+    )
+    assert len(model.answer(images, [item.questions[0].text for item in items])) == 20
+
+
+def test_the_student_is_as_small_as_the_papers():
+    """22.4% of the parameters and 24.8% of the FLOPs: DLIP, section 1."""
+    teacher, student = (summary(dlip.load(name).med) for name in ("scenes/teacher", "scenes/student"))
+    assert student["params_m"] <= 0.224 * teacher["params_m"]
+    assert student["flops_g"] <= 0.248 * teacher["flops_g"]
