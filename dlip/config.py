@@ -141,7 +141,7 @@ def preset(name: str) -> ModelConfig:
 
 
 TERMS = (
-    "itc", "itm", "lm", "vqa",
+    "itc", "itm", "lm", "vqa", "tags",
     "hr.image", "hr.text", "hr.fusion", "hr.decoder",
     "at.self", "at.cross", "at.decoder_self", "at.decoder_cross",
     "kd.itc", "kd.itm", "kd.lm", "kd.vqa",

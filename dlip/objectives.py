@@ -58,6 +58,14 @@ def vqa(features: Features, smoothing: float = 0.1) -> Tensor:
     return next_word(features.logits["vqa"], features.labels["vqa"], smoothing)
 
 
+def tags(logits: Tensor, targets: Tensor) -> Tensor:
+    """Which kinds of things a picture shows: binary cross-entropy, mean over logits and targets [B, K].
+
+    What pre-training on a labelled set such as ImageNet gives the paper's image encoders.
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), targets)
+
+
 class MomentumITC(nn.Module):
     """ITC against moving averages of the encoders, a queue of their latest vectors, and soft labels.
 

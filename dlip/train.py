@@ -25,9 +25,12 @@ from dlip.vlm import VLM
 
 
 class Learner(nn.Module):
-    """All that is trained together, student, projections and momentum encoders: a batch in, named losses out."""
+    """All that is trained together, student, projections, momentum encoders: a batch in, named losses out.
 
-    def __init__(self, student: VLM, teacher: VLM | None, config: TrainConfig):
+    kinds: how many kinds of things the data's tags tell apart; their head is trained with the student and dropped.
+    """
+
+    def __init__(self, student: VLM, teacher: VLM | None, config: TrainConfig, kinds: int = 0):
         super().__init__()
         self.config, self.med = config, student.med
         self.momentum = None
@@ -38,8 +41,12 @@ class Learner(nn.Module):
             self.distiller = Distiller(
                 student.med.config, teacher.med.config, config.weights, config.layers, config.learn_teacher_projection
             )
+        tagged = config.weights.get("tags")
+        self.tag_head = nn.Linear(student.med.config.image_width, kinds) if tagged else None
         own = frozenset(task for task in TASKS if config.weights.get(task))
-        self.want = Want(own) | (self.distiller.want("student") if self.distiller else Want())
+        self.want = Want(own, {("image", "states"): (-1,)} if tagged else {})
+        if self.distiller:
+            self.want |= self.distiller.want("student")
 
     def forward(self, batch: Batch, teacher: Teacher | None, epoch: float) -> dict[str, Tensor]:
         """Term -> loss, unweighted. `epoch` counts epochs with their fraction."""
@@ -52,6 +59,8 @@ class Learner(nn.Module):
                 losses[term] = getattr(objectives, term)(features, self.config.label_smoothing)
             else:
                 losses[term] = getattr(objectives, term)(features)
+        if self.tag_head is not None:
+            losses["tags"] = objectives.tags(self.tag_head(features.states("image")[:, 0]), batch.tags)
         if self.distiller is not None:
             losses |= self.distiller(features, teacher(batch, self.distiller.want("teacher"), features.pairs))
         return losses
@@ -81,8 +90,8 @@ def check_data(dataset, config: TrainConfig) -> None:
     """Raises UserError where the data lack what a term with weight needs."""
     item = dataset[0]
     for term, weight in config.weights.items():
-        needs = "questions" if term.endswith("vqa") else "captions"
-        if weight and term != "hr.image" and not getattr(item, needs):
+        needs = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags"}.get(term, "captions")
+        if weight and term != "hr.image" and (getattr(item, needs) is None or not len(getattr(item, needs))):
             raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(
@@ -127,7 +136,8 @@ def train(
     set_seed(config.seed, device_specific=True)
     run = Run(Path(folder))
     main = accelerator.is_main_process
-    learner = Learner(student, teacher, config).to(accelerator.device)
+    kinds = dataset[0].tags
+    learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
     start = run.start(student, config, about or {})
     guarded = Teacher(teacher.med.to(accelerator.device)) if teacher else None
     adamw = optimiser(learner, config)

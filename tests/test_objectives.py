@@ -1,5 +1,7 @@
 """Each task's loss against a hand-written or torch's own one; the momentum encoders and their queue by hand."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -182,3 +184,8 @@ def test_queued_vectors_of_the_same_picture_are_positives(start):
     logits = [own @ torch.cat([other, other]).T / 0.07 for own, other in pairs]
     targets = torch.cat([torch.eye(5)] * 2, 1) / 2
     torch.testing.assert_close(again, sum(F.cross_entropy(x, targets) for x in logits) / 2)
+
+
+def test_tags_by_hand():
+    loss = objectives.tags(torch.tensor([[0.0, 100.0], [-100.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    torch.testing.assert_close(loss, torch.tensor(2 * math.log(2) / 4))

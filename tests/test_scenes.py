@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dlip.data.scene_render import masks, render
-from dlip.data.scene_world import COLORS, LATTICE, SHAPES, SIDE, SIZES, TEXTURES, Object, Scene, relation
+from dlip.data.scene_world import COLORS, LATTICE, SHAPES, SIDE, SIZES, TAGS, TEXTURES, Object, Scene, relation, tags
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.errors import UserError
 
@@ -114,6 +114,16 @@ def test_masks_are_what_is_drawn(sample):
             assert drawn[o.rgb] >= 0.25 * mask.sum()  # in its own colour
             ink = sum(n for pixel, n in drawn.items() if sum(pixel) < 0.4 * sum(o.rgb)) / mask.sum()
             assert ink > 0.04 if o.texture != "plain" else scene.background == "dark" or ink < 0.1
+
+
+def test_tags_are_the_objects_kinds(sample):
+    for scene in sample[:50]:
+        named = {TAGS[i] for i in tags(scene).nonzero()[0]}
+        assert {shape for _, _, shape in named} == {o.shape for o in scene.objects}
+        assert {(color, shape) for name, color, shape in named if name == "color"} == {
+            (o.color, o.shape) for o in scene.objects
+        }
+        assert ("texture", "striped", scene.objects[0].shape) in named or scene.objects[0].texture != "striped"
 
 
 def test_no_object_hides_another(sample):

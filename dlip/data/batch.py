@@ -27,6 +27,8 @@ class Item:
     """The same for the same picture, so that its other captions are never taken for negatives."""
     captions: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    tags: np.ndarray | None = None
+    """float32 [K]: 1 for each kind of thing that the picture shows, where the data say so."""
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Batch:
     answer_ids: torch.Tensor | None = None
     """int64 [B, A]: its answer, [DEC] ... [SEP]."""
     answer_mask: torch.Tensor | None = None
+    tags: torch.Tensor | None = None
+    """float32 [B, K]"""
 
     def __len__(self) -> int:
         return len(self.images)

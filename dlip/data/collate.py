@@ -62,6 +62,7 @@ class Collate:
             *self._encode(captions, "[CLS]"),
             *self._encode(questions, "[CLS]"),
             *self._encode(answers, "[DEC]"),
+            None if items[0].tags is None else torch.from_numpy(np.stack([item.tags for item in items])),
         )
 
     def _rng(self, image_id: int) -> np.random.Generator | None:

@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 SIDE = 48
 """Height and width of a picture in pixels."""
 
@@ -90,6 +92,21 @@ def relation(a: Object, b: Object) -> str | None:
     if abs(dy) >= max(_CLEAR, _DOMINANT * abs(dx)):
         return "above" if dy < 0 else "below"
     return None
+
+
+TAGS = [
+    (name, value, shape)
+    for name, values in (("color", tuple(COLORS)), ("size", tuple(SIZES)), ("texture", TEXTURES))
+    for value in values
+    for shape in SHAPES
+]
+"""Kinds of objects, as (attribute, value, shape): "a red star", "a large cross", "a dotted circle"."""
+
+
+def tags(scene: Scene) -> np.ndarray:
+    """float32 [len(TAGS)]: 1 for each kind that the scene has an object of."""
+    found = {(name, getattr(o, name), o.shape) for o in scene.objects for name in ("color", "size", "texture")}
+    return np.array([tag in found for tag in TAGS], np.float32)
 
 
 def make_scene(image_id: int, residue: int, modulus: int) -> Scene:

@@ -4,7 +4,7 @@ from dlip.data.batch import Item
 from dlip.data.scene_questions import questions
 from dlip.data.scene_render import render
 from dlip.data.scene_text import captions
-from dlip.data.scene_world import Scene, make_scene
+from dlip.data.scene_world import Scene, make_scene, tags
 from dlip.errors import UserError
 
 SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000}
@@ -45,9 +45,9 @@ class Scenes:
         return make_scene(self._first + i, self._place, len(SPLITS))
 
     def __getitem__(self, i: int) -> Item:
-        """Picture i, uint8 [48, 48, 3], with five captions and six questions."""
+        """Picture i, uint8 [48, 48, 3], with five captions, six questions and a tag for each kind of object in it."""
         scene = self.scene(i)
-        return Item(render(scene), scene.image_id, captions(scene), questions(scene))
+        return Item(render(scene), scene.image_id, captions(scene), questions(scene), tags(scene))
 
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
