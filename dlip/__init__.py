@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 __all__ = ["distill", "evaluate", "load"]
 
-_HOMES = {"load": "dlip.vlm:VLM.load", "distill": "dlip.train:distill", "evaluate": "dlip.tasks:evaluate"}
+_HOMES = {"load": "dlip.vlm:VLM.load", "distill": "dlip.experiment:distill", "evaluate": "dlip.tasks:evaluate"}
 
 
 def __getattr__(name: str):

@@ -70,7 +70,7 @@ def test_the_paper_is_the_default():
     c = TrainConfig()
     assert (c.lr, c.decay, c.weight_decay, c.schedule) == (5e-4, 0.85, 0.02, "epoch") and c.learn_teacher_projection
     assert c.weights == VLP and set(VLP.values()) == {1.0}
-    assert sorted([*VLP, *HR, *AT, *KD]) == sorted(TERMS)
+    assert sorted([*VLP, "tags", *HR, *AT, *KD]) == sorted(TERMS)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def log(run) -> list[dict]:
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("terms", "steps"), [(["itc"], 70), (["lm", "vqa"], 40)])
+@pytest.mark.parametrize(("terms", "steps"), [(["itc"], 70), (["lm", "vqa", "tags"], 40)])
 def test_losses_fall(terms, steps, make, tmp_path):
     config = TrainConfig(
         steps=steps, batch_size=8, lr=1e-2, warmup=10, schedule="cosine", log_every=10, save_every=100,
@@ -187,7 +187,7 @@ CASES = {
     "alone": (SHORT, {}),
     "momentum": (SHORT.replace(momentum=0.9, queue=12), {}),
     "momentum without queue": (SHORT.replace(momentum=0.9), dict(dropout=0.1)),
-    "teacher": (SHORT.replace(weights={**VLP, **HR, **AT, **KD}, augment=True), dict(dropout=0.1)),
+    "teacher": (SHORT.replace(weights={**VLP, "tags": 1.0, **HR, **AT, **KD}, augment=True), dict(dropout=0.1)),
     "accumulate": (SHORT.replace(accumulate=2, momentum=0.9, queue=12, schedule="cosine"), {}),
     "all": (
         SHORT.replace(accumulate=2, momentum=0.9, queue=12, weights={**VLP, **HR, "kd.itm": 1.0}),
@@ -276,7 +276,7 @@ def test_a_loss_that_is_no_number_stops_the_run(make, tmp_path):
 
 
 class Bare(Scenes):
-    """Scenes that lack captions or questions."""
+    """Scenes that lack captions, questions or tags."""
 
     def __init__(self, lacks: str):
         super().__init__("val", size=8)
@@ -293,6 +293,7 @@ class Bare(Scenes):
         (PICTURES, dict(batch_size=25), "24 pictures, fewer than a batch of 25"),
         (Bare("captions"), dict(weights={"lm": 1.0}), "lm needs captions"),
         (Bare("questions"), dict(weights={"vqa": 1.0}), "vqa needs questions"),
+        (Bare("tags"), dict(weights={"tags": 1.0}), "tags needs tags"),
     ],
 )
 def test_what_does_not_fit_is_named(dataset, changes, says, make, tmp_path):

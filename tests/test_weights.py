@@ -47,3 +47,14 @@ def test_the_student_is_as_small_as_the_papers():
     teacher, student = (summary(dlip.load(name).med) for name in ("scenes/teacher", "scenes/student"))
     assert student["params_m"] <= 0.224 * teacher["params_m"]
     assert student["flops_g"] <= 0.248 * teacher["flops_g"]
+
+
+def test_the_readmes_table_is_the_records():
+    text = (BUILT_IN.parents[1] / "README.md").read_text()
+    for name in NAMES:
+        record = read_json(BUILT_IN / name / "record.json")
+        metrics, costs = record["metrics"], record["efficiency"]
+        figures = (metrics["retrieval"]["tr@1"], metrics["retrieval"]["ir@1"], metrics["caption"]["cider"])
+        cells = [f"`{name}`", f"{costs['params_m']:.2f}M", f"{costs['flops_g']:.3f}G"]
+        cells += [f"{figure:.1f}" for figure in (*figures, metrics["vqa"]["accuracy"])]
+        assert f"| {' | '.join(cells)} |" in text

@@ -1,0 +1,50 @@
+"""From names to a run: students that fit their teacher, and the splits that are taken where none is named."""
+
+import pytest
+import torch
+
+import dlip
+from dlip.config import TrainConfig
+from dlip.data.scenes import Scenes
+from dlip.experiment import held_out, new_student, texts_of, vocabulary
+from dlip.vlm import VLM
+
+
+@pytest.fixture(scope="module")
+def teacher() -> VLM:
+    return dlip.load("scenes/teacher")
+
+
+def test_a_student_reads_what_its_teacher_reads(teacher):
+    student = new_student("dlip-tiny", teacher, 0)
+    for name in ("vocab_size", "cls_id", "sep_id", "dec_id", "enc_id", "prompt_ids", "image_mean", "max_text"):
+        assert getattr(student.med.config, name) == getattr(teacher.med.config, name)
+    assert student.tokenizer is teacher.tokenizer and student.med.config.image_width == 192
+
+
+def test_a_seed_is_a_student(teacher):
+    first, again, other = (new_student("scenes-student", teacher, seed).med for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.itm_head.weight, other.itm_head.weight)
+
+
+def test_distil_as_python(teacher, tmp_path):
+    config = TrainConfig(steps=2, batch_size=4, warmup=1, weights={"hr.image": 1.0, "kd.lm": 1.0})
+    run = dlip.distill("scenes/teacher", "scenes-student", Scenes("train-small", size=8), config, tmp_path / "run")
+    assert set(run.losses()) == {"step", "hr.image", "kd.lm", "total"}
+    figures = dlip.evaluate(run.model(), Scenes("val", size=6), tasks=("vqa",), progress=False)
+    assert figures["data"] == "scenes" and 0 <= figures["vqa"]["accuracy"] <= 100
+
+
+def test_the_scenes_vocabulary_is_closed():
+    words = vocabulary(Scenes("train-large", size=300))
+    unknown = words.fast.token_to_id("[UNK]")
+    ids, _ = words.encode(list(texts_of(Scenes("test", size=50))))
+    assert not (ids == unknown).any()
+
+
+def test_held_out_split(tmp_path):
+    assert held_out("scenes") == "test"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "vqa.json").write_text('[{"image": "a.png", "question": "q", "answers": ["a"], "split": "val"}]')
+    assert held_out(str(tmp_path)) == "val"
