@@ -29,7 +29,7 @@ def name_of(requirement: str) -> str:
 def imports(files, everywhere: bool) -> dict[str, str]:
     """Third-party distribution -> one file that imports it: at its top level, or `everywhere` in it."""
     owners, found = packages_distributions(), {}
-    own = sys.stdlib_module_names | {"dlip", "app", "tests"}
+    own = sys.stdlib_module_names | {"dlip", "app", "tests"} | {file.stem for file in files}
     for file in files:
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree) if everywhere else tree.body:
