@@ -134,10 +134,25 @@ PRESETS = {
 
 
 def preset(name: str) -> ModelConfig:
-    """Raises UserError where there is no preset of that name."""
-    if name not in PRESETS:
-        raise UserError(f"there is no model size {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """A named size, or one with changes: `scenes-student:image_width=64,text_layers=6,fusion_layers=4+5`.
+
+    Feed-forwards stay 4 x as wide, and all text layers hold cross-attention where `fusion_layers` is not changed.
+    Raises UserError where there is no such size or change.
+    """
+    base, _, changes = name.partition(":")
+    if base not in PRESETS:
+        raise UserError(f"there is no model size {base!r}; choose one of {', '.join(PRESETS)}")
+    values: dict = {"image_mlp": 0, "text_mlp": 0, "fusion_layers": None}
+    for change in filter(None, changes.split(",")):
+        key, _, value = change.partition("=")
+        try:
+            numbers = tuple(map(int, value.split("+")))
+        except ValueError:
+            raise UserError(f"the size {name!r} has {change!r}; give whole numbers, as in text_layers=6") from None
+        if key not in {f.name for f in fields(ModelConfig) if f.type is int} | {"fusion_layers"}:
+            raise UserError(f"the size {name!r} changes {key!r}, which is no number of ModelConfig in dlip/config.py")
+        values[key] = numbers if key == "fusion_layers" else numbers[0]
+    return replace(PRESETS[base], **values)
 
 
 TERMS = (
@@ -153,6 +168,26 @@ HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
 AT = {f"at.{map_}": 1.0 for map_ in ("self", "cross", "decoder_self", "decoder_cross")}
 KD = {f"kd.{task}": 1.0 for task in VLP}
 """The paper's L_VLP, L_HR and L_AT with its unit weights (section 3.3), and the logits beyond it."""
+GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
+
+
+def weights(text: str) -> dict[str, float]:
+    """`vlp,hr,kd.lm=0.5` as term -> weight; a group stands for all its terms. Raises UserError for an unknown one."""
+    out: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in GROUPS and name not in TERMS:
+            raise UserError(f"there is no loss term {name!r}; choose of {', '.join((*GROUPS, *TERMS))}")
+        try:
+            weight = float(value or 1)
+        except ValueError:
+            raise UserError(f"the weight of {name} is {value!r}; give a number, as in {name}=0.5") from None
+        out |= {term: weight for term in GROUPS.get(name, (name,))}
+    return out
+
+
+CACHE = "runs/teacher-cache"
+"""Where a teacher's outputs are kept if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +228,10 @@ class TrainConfig:
     """Vary the training pictures: photos are cropped, drawn pictures shifted."""
     flip: bool = False
     """With augment: mirror photos too, save where the words name left or right."""
+    questions: int = 1
+    """Questions a picture and step."""
+    cache: bool = False
+    """Read what the teacher says of pictures and captions from the disk, in float16 (dlip/cache.py)."""
     workers: int = 0
     """Processes that read pictures ahead."""
     log_every: int = 20
@@ -213,11 +252,13 @@ class TrainConfig:
         for name, choices in (("schedule", ("epoch", "cosine")), ("precision", ("no", "bf16", "fp16"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"train.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
+        for name in ("steps", "batch_size", "accumulate", "questions", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}; give a positive whole number")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches")
+        if self.cache and self.augment:
+            raise UserError("cached teacher outputs are of unvaried pictures; give up train.augment or train.cache")
         if self.queue and not self.momentum:
             raise UserError("train.queue needs momentum encoders; set train.momentum, for example to 0.995")
 

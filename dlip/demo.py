@@ -31,8 +31,8 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
         weights={**VLP, **HR, **AT, **KD}, learn_teacher_projection=False, save_every=100,
     )  # fmt: skip
     live = experiment.run(
-        name=LIVE, size="scenes-student", teacher="scenes/teacher", tokenizer=None, data="scenes", split="train-small",
-        limit=None, on_error="fatal", test_split="test", config=config, folder=folder / "student",
+        name=LIVE, size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes",
+        split="train-small", limit=None, on_error="fatal", test_split="test", config=config, folder=folder / "student",
         results=folder / "records.jsonl", command=f"dlip demo --steps {steps} --seed {seed}", role="distilled",
         progress=not quiet,
     )  # fmt: skip

@@ -33,8 +33,8 @@ class Teacher(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, batch: Batch, want: Want, pairs=None) -> Features:
-        return self.med(batch, want, pairs)
+    def forward(self, batch: Batch, want: Want, pairs=None, image: Tensor | None = None) -> Features:
+        return self.med(batch, want, pairs, image)
 
 
 # --- the terms --------------------------------------------------------------------------------------------------------

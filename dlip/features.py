@@ -82,9 +82,9 @@ class Features:
     temp: Tensor
     """The ITC temperature."""
     logits: dict[str, Tensor] = field(default_factory=dict)
-    """itc [B, B], itm [N, 2], lm [B, T, V], vqa [B, A, V]."""
+    """itc [B, B], itm [N, 2], lm [B, T, V], vqa [questions, A, V]."""
     labels: dict[str, Tensor] = field(default_factory=dict)
-    """lm [B, T] and vqa [B, A]: the next token, -100 where none is to be learnt."""
+    """lm [B, T] and vqa [questions, A]: the next token, -100 where none is to be learnt."""
     decoder_mask: Tensor | None = None
     """bool [B, T]: true where the decoder's text has a token."""
     pairs: tuple[Tensor, Tensor] | None = None

@@ -362,15 +362,19 @@ class Med(nn.Module):
         ids = torch.cat([ids[:, :1], prompt, ids[:, 1:]], 1)
         return ids, next_words(ids, learnt)
 
-    def forward(self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None) -> Features:
+    def forward(
+        self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None, image: Tensor | None = None
+    ) -> Features:
         """All that `want` names, each source at most once and none that nobody wants.
 
         `pairs` (picture rows, text rows) says which pairs ITM reads, the B matching ones first; a student mines its
-        hard negatives itself and hands them to its teacher.
+        hard negatives itself and hands them to its teacher. `image` [B, P+1, Di] are the pictures' states where they
+        are known already; the pixels are then not read.
         """
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         out = Features(traces=traces, mask=batch.mask, image_id=batch.image_id, temp=self.temp)
-        image = self.encode_image(self.normalise(batch.images), traces["image"])
+        if image is None:
+            image = self.encode_image(self.normalise(batch.images), traces["image"])
         mines = "itm" in want.tasks and pairs is None
         if want.source("text") or mines:
             text = self.encode_text(batch.ids, batch.mask, traces["text"])
@@ -392,9 +396,9 @@ class Med(nn.Module):
             out.decoder_mask = ids != self.config.pad_id
             out.logits["lm"] = self._decode(ids, decoder_cross, None, traces["decoder"])  # [B, T, V]
         if "vqa" in want.tasks:
-            question = self._fuse(batch.question_ids, batch.question_mask, cross, None, None)
+            question = self._fuse(batch.question_ids, batch.question_mask, cross, batch.question_rows, None)
             question = self.question_states(question)
-            out.logits["vqa"] = self.decode(batch.answer_ids, question, batch.question_mask)  # [B, A, V]
+            out.logits["vqa"] = self.decode(batch.answer_ids, question, batch.question_mask)  # [N, A, V]
             out.labels["vqa"] = next_words(batch.answer_ids, batch.answer_mask)
         return out
 

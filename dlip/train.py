@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dlip import objectives
-from dlip.config import TrainConfig
+from dlip.cache import TeacherCache
+from dlip.config import CACHE, TrainConfig
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
@@ -109,12 +110,14 @@ def train(
     evaluate: Callable[[VLM], dict] | None = None,
     about: dict | None = None,
     progress: bool = True,
+    cache: str | Path = CACHE,
 ) -> Run:
     """Trains `student` on `dataset`, under `teacher` where one is given, and keeps everything in the run's folder.
 
     A folder that holds a checkpoint of the same configuration is resumed from it, exactly: weights, optimiser,
     schedule, random numbers, data order, momentum queue. `evaluate` is called on the student every `config.eval_every`
-    steps. Raises UserError where the configuration and the data, the teacher or the folder do not fit.
+    steps. `cache` is where `config.cache` keeps the teacher's outputs. Raises UserError where the configuration and
+    the data, the teacher or the folder do not fit.
     """
     distils = [term for term, weight in config.weights.items() if weight and "." in term]
     if bool(distils) != (teacher is not None):
@@ -139,7 +142,6 @@ def train(
     kinds = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
     start = run.start(student, config, about or {})
-    guarded = Teacher(teacher.med.to(accelerator.device)) if teacher else None
     adamw = optimiser(learner, config)
     learner.train()
     model, adamw = accelerator.prepare(learner, adamw)
@@ -153,8 +155,12 @@ def train(
     )  # fmt: skip
     per_epoch = max(1, batches.per_epoch // config.accumulate)
     collate = Collate(
-        student.tokenizer, size, True, student.med.config.max_text, config.seed, config.augment, config.flip
-    )
+        student.tokenizer, size, True, student.med.config.max_text, config.seed, config.augment, config.flip,
+        config.questions,
+    )  # fmt: skip
+    guarded = Teacher(teacher.med.to(accelerator.device)) if teacher else None
+    if guarded and config.cache:
+        guarded = TeacherCache(cache, guarded, dataset, collate, config.layers)
     stream = iter(train_loader(dataset, batches, collate, config.workers))  # draws a random number
     if start:
         run.restore(learner, adamw, start)

@@ -94,11 +94,9 @@ def test_rows_without_text_have_a_first_token_alone(tokenizer):
     batch = Collate(tokenizer, 8)(rows)
     pad = tokenizer.pad_id
     assert batch.ids[2].tolist() == [tokenizer.cls_id] + [pad] * 4
-    assert batch.question_ids[0].tolist() == [tokenizer.cls_id] + [pad] * 4
-    assert batch.answer_ids[0].tolist() == [tokenizer.dec_id] + [pad] * 4
-    for mask, there in ((batch.mask, [1, 1, 0]), (batch.question_mask, [0, 1, 1]), (batch.answer_mask, [0, 1, 1])):
-        assert mask[:, 0].all() and mask[:, 1].tolist() == mask[:, 1:].any(1).tolist() == list(map(bool, there))
-    assert tokenizer.decode(batch.question_ids) == ["", "who", "what is it"]
+    assert batch.mask[:, 0].all() and batch.mask[:, 1].tolist() == batch.mask[:, 1:].any(1).tolist()
+    assert batch.mask[:, 1].tolist() == [True, True, False]
+    assert tokenizer.decode(batch.question_ids) == ["who", "what is it"] and batch.question_rows.tolist() == [1, 2]
     assert tokenizer.decode(batch.ids) == ["one", "a red cat", ""]
 
 
@@ -166,11 +164,28 @@ def test_draws_do_not_depend_on_the_batch(tokenizer):
     whole = collate(rows)
     assert same(whole, collate(rows)) and same(whole, pickle.loads(pickle.dumps(collate))(rows))
     backwards = fields(collate(rows[::-1]))
-    assert all(torch.equal(tensor.flip(0), backwards[name]) for name, tensor in fields(whole).items())
     parts = [fields(collate([row])) for row in rows]
     for name, tensor in fields(whole).items():
-        assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
+        if name not in ("question_rows", "rows"):
+            assert torch.equal(tensor.flip(0), backwards[name]), name
+            assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
     assert not same(whole, dataclasses.replace(collate, epoch=3)(rows))
+
+
+def test_as_many_questions_as_asked_for_no_one_twice(tokenizer):
+    asked = [("who", "one"), ("what is it", "two"), ("two", "a red cat")]
+    rows = [item(0, ["one"], asked), item(1, ["one"]), item(2, ["one"], asked[:1])]
+    first = Collate(tokenizer, 8, questions=2)(rows)
+    assert first.question_rows.tolist() == [0, 0, 2]
+    assert tokenizer.decode(first.question_ids) == ["who", "what is it", "who"]
+    assert tokenizer.decode(first.answer_ids) == ["one", "two", "one"]
+    seen = set()
+    for epoch in range(20):
+        drawn = Collate(tokenizer, 8, train=True, questions=2, epoch=epoch)(rows)
+        pair = tokenizer.decode(drawn.question_ids)[:2]
+        assert drawn.question_rows.tolist() == [0, 0, 2] and len(set(pair)) == 2
+        seen |= set(pair)
+    assert seen == {"who", "what is it", "two"}
 
 
 def test_photos_are_augmented_on_request_in_training_alone(tokenizer):

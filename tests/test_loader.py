@@ -40,7 +40,7 @@ def test_processes_share_each_batch():
 
 
 def test_items_know_their_epoch(scenes):
-    epoch, item = EpochItems(scenes)[7, 3]
+    epoch, index, item = EpochItems(scenes)[7, 3]
     assert epoch == 7 and item.image_id == scenes[3].image_id
 
 

@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 
 from dlip.data.scene_render import masks, render
-from dlip.data.scene_world import COLORS, LATTICE, SHAPES, SIDE, SIZES, TAGS, TEXTURES, Object, Scene, relation, tags
+from dlip.data.scene_world import (
+    COLORS,
+    KINDS,
+    LATTICE,
+    SHAPES,
+    SIDE,
+    SIZES,
+    TAGS,
+    TEXTURES,
+    Object,
+    Scene,
+    relation,
+    tags,
+)
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.errors import UserError
 
@@ -118,12 +131,23 @@ def test_masks_are_what_is_drawn(sample):
 
 def test_tags_are_the_objects_kinds(sample):
     for scene in sample[:50]:
-        named = {TAGS[i] for i in tags(scene).nonzero()[0]}
+        named = {TAGS[i] for i in tags(scene)[: len(KINDS)].nonzero()[0]}
         assert {shape for _, _, shape in named} == {o.shape for o in scene.objects}
         assert {(color, shape) for name, color, shape in named if name == "color"} == {
             (o.color, o.shape) for o in scene.objects
         }
         assert ("texture", "striped", scene.objects[0].shape) in named or scene.objects[0].texture != "striped"
+
+
+def test_tags_are_the_objects_relations(sample):
+    assert len(set(TAGS)) == len(TAGS) == len(KINDS) + 2 * (8 * 8 + 6 * 6)
+    a = Object("small", "plain", "red", "star", 0, 8, 10, (0, 0, 0))
+    b = Object("large", "plain", "blue", "star", 24, 8, 16, (0, 0, 0))
+    c = Object("small", "plain", "red", "cross", 24, 32, 10, (0, 0, 0))
+    shown = tags(replace(sample[0], objects=(b, a, c)))
+    assert {TAGS[i] for i in shown.nonzero()[0] if i >= len(KINDS)} == {
+        ("red", "left", "blue"), ("star", "left", "star"), ("blue", "above", "red"), ("star", "above", "cross"),
+    }  # fmt: skip
 
 
 def test_no_object_hides_another(sample):

@@ -19,6 +19,9 @@ class First:
             raise IndexError(i)
         return self.dataset[i]
 
+    def fingerprint(self) -> str:
+        return f"{self.dataset.fingerprint()} {len(self)}"
+
     def __getattr__(self, name: str):
         if name == "dataset":  # while being unpickled
             raise AttributeError(name)

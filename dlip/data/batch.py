@@ -33,7 +33,7 @@ class Item:
 
 @dataclass
 class Batch:
-    """Tensors of B pictures. Captions or questions are None where the data have none."""
+    """Tensors of B pictures and N questions about them. Captions or questions are None where the data have none."""
 
     images: torch.Tensor
     """uint8 [B, 3, H, W]; each model resizes and normalises for itself (`Med.normalise`)."""
@@ -44,13 +44,19 @@ class Batch:
     mask: torch.Tensor | None = None
     """bool [B, T]: true where a token is."""
     question_ids: torch.Tensor | None = None
-    """int64 [B, Q]: one question a picture."""
+    """int64 [N, Q]"""
     question_mask: torch.Tensor | None = None
     answer_ids: torch.Tensor | None = None
-    """int64 [B, A]: its answer, [DEC] ... [SEP]."""
+    """int64 [N, A]: an answer to each question, [DEC] ... [SEP]."""
     answer_mask: torch.Tensor | None = None
     tags: torch.Tensor | None = None
     """float32 [B, K]"""
+    question_rows: torch.Tensor | None = None
+    """int64 [N]: the row of the picture that each question is about; without it N is B."""
+    captions: torch.Tensor | None = None
+    """int64 [B]: which of its captions each picture shows; 0 where it has none."""
+    rows: torch.Tensor | None = None
+    """int64 [B]: each picture's place in the data set, where it was read from one in training."""
 
     def __len__(self) -> int:
         return len(self.images)

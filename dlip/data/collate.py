@@ -3,13 +3,14 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-from dlip.data.batch import Batch, Item
+from dlip.data.batch import Batch, Item, Question
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import augment, square
 
@@ -21,15 +22,15 @@ _SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 @dataclass
 class Collate:
-    """Makes a Batch of one caption and one question (with one answer) of each item.
+    """Makes a Batch of one caption and some questions (with one answer each) of each item.
 
     With `train` they are drawn anew each epoch, and the pictures varied where `augment` says so. Every draw depends on
     (seed, epoch, image_id) alone: batches are the same in a resumed run, in any order, by any worker. Without it
-    the first caption and question and the commonest answer are taken, and the whole picture.
+    the first caption and questions and the commonest answer are taken, and the whole picture.
 
-    Where some items lack a caption or question and others have one, the row holds the first token and padding, with
-    that token alone attended to: nothing is all masked out, so no NaN, and `mask[:, 1:]` is false throughout, so the
-    row has no target to predict. `mask[:, 1]` (for answers `answer_mask[:, 1]`) tells which rows are real.
+    Where some items lack a caption and others have one, the row holds the first token and padding, with that token
+    alone attended to: nothing is all masked out, so no NaN, and `mask[:, 1:]` is false throughout, so the row has no
+    target to predict. `mask[:, 1]` tells which rows are real.
     """
 
     tokenizer: Tokenizer
@@ -43,30 +44,38 @@ class Collate:
     """vary the pictures in training: photos are cropped, drawn ones (arrays) shifted by up to `SHIFT` pixels"""
     flip: bool = False
     """with augment: also mirror photos, save those whose words at that time name left or right"""
+    questions: int = 1
+    """of each picture, or as many as it has"""
     epoch: int = 0
     """another one draws anew; workers have their own copy, see `train_loader`"""
 
     def __call__(self, items: list[Item]) -> Batch:
         rngs = [self._rng(item.image_id) for item in items]
-        captions = [_pick(item.captions, rng) for item, rng in zip(items, rngs, strict=True)]
-        asked = [_pick(item.questions, rng) for item, rng in zip(items, rngs, strict=True)]
-        questions = [q and q.text for q in asked]
-        answers = [q and self._answer(q.answers, rng) for q, rng in zip(asked, rngs, strict=True)]
+        shown = [_draw(item.captions, rng) for item, rng in zip(items, rngs, strict=True)]
+        captions = [item.captions[i] if item.captions else None for item, i in zip(items, shown, strict=True)]
+        asked = [self._ask(item.questions, rng) for item, rng in zip(items, rngs, strict=True)]
         pixels = [
-            self._pixels(item.image, rng, words)
-            for item, rng, *words in zip(items, rngs, captions, questions, answers, strict=True)
+            self._pixels(item.image, rng, [caption, *chain(*pairs)])
+            for item, rng, caption, pairs in zip(items, rngs, captions, asked, strict=True)
         ]
         return Batch(
             torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(),  # [B, 3, S, S]
             torch.tensor([item.image_id for item in items]),
             *self._encode(captions, "[CLS]"),
-            *self._encode(questions, "[CLS]"),
-            *self._encode(answers, "[DEC]"),
+            *self._encode([question for pairs in asked for question, _ in pairs], "[CLS]"),
+            *self._encode([answer for pairs in asked for _, answer in pairs], "[DEC]"),
             None if items[0].tags is None else torch.from_numpy(np.stack([item.tags for item in items])),
+            torch.tensor(about) if (about := [row for row, pairs in enumerate(asked) for _ in pairs]) else None,
+            torch.tensor(shown),
         )
 
     def _rng(self, image_id: int) -> np.random.Generator | None:
         return np.random.default_rng((self.seed, self.epoch, image_id)) if self.train else None
+
+    def _ask(self, questions: list[Question], rng: np.random.Generator | None) -> list[tuple[str, str]]:
+        """Some of a picture's questions, no one twice, and an answer to each."""
+        order = range(len(questions)) if rng is None else rng.permutation(len(questions))
+        return [(questions[i].text, self._answer(questions[i].answers, rng)) for i in order[: self.questions]]
 
     def _answer(self, answers: list[str], rng: np.random.Generator | None) -> str:
         """One annotator's in training, so that answers come as often as they were given."""
@@ -101,7 +110,9 @@ def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return wide[row : row + image.shape[0], column : column + image.shape[1]]
 
 
+def _draw(options: list, rng: np.random.Generator | None) -> int:
+    return 0 if rng is None or not options else int(rng.integers(len(options)))
+
+
 def _pick(options: list[T], rng: np.random.Generator | None) -> T | None:
-    if not options:
-        return None
-    return options[0] if rng is None else options[rng.integers(len(options))]
+    return options[_draw(options, rng)] if options else None

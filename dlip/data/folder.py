@@ -71,6 +71,14 @@ class Folder:
         self.records = [record for record, fault in pairs if not fault]
         self._report([f"{record.name} {fault}" for record, fault in pairs if fault])
 
+    def fingerprint(self) -> str:
+        """A hash of the texts and of the pictures' names, sizes and times."""
+        digest = hashlib.sha256()
+        for record in self.records:
+            stat = self._file(record).stat()
+            digest.update(repr((record, stat.st_size, stat.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
     def _file(self, record: Record) -> Path:
         return self.path / "images" / record.name
 

@@ -51,14 +51,15 @@ class EpochItems(Dataset):
 
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
-        return epoch, self.dataset[index]
+        return epoch, index, self.dataset[index]
 
 
 def train_loader(dataset, batches: Batches, collate: Collate, workers: int = 0) -> DataLoader:
     """Batches in the order of `batches`, each drawn for its own epoch."""
 
-    def collate_epoch(rows: list) -> Batch:
-        return replace(collate, epoch=rows[0][0])([item for _, item in rows])
+    def collate_epoch(drawn: list) -> Batch:
+        epochs, rows, items = zip(*drawn, strict=True)
+        return replace(replace(collate, epoch=epochs[0])(list(items)), rows=torch.tensor(rows))
 
     return DataLoader(
         EpochItems(dataset), batch_sampler=batches, collate_fn=collate_epoch, num_workers=workers,

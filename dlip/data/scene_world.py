@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -94,18 +95,26 @@ def relation(a: Object, b: Object) -> str | None:
     return None
 
 
-TAGS = [
+KINDS = [
     (name, value, shape)
     for name, values in (("color", tuple(COLORS)), ("size", tuple(SIZES)), ("texture", TEXTURES))
     for value in values
     for shape in SHAPES
 ]
 """Kinds of objects, as (attribute, value, shape): "a red star", "a large cross", "a dotted circle"."""
+RELATIONS = [
+    (a, where, b) for values in (tuple(COLORS), SHAPES) for a in values for where in ("left", "above") for b in values
+]
+"""Two colours or two shapes and how they lie: ("red", "left", "blue"), ("star", "above", "circle")."""
+TAGS = KINDS + RELATIONS
 
 
 def tags(scene: Scene) -> np.ndarray:
-    """float32 [len(TAGS)]: 1 for each kind that the scene has an object of."""
+    """float32 [len(TAGS)]: 1 for each kind that the scene has an object of, and for each relation that it shows."""
     found = {(name, getattr(o, name), o.shape) for o in scene.objects for name in ("color", "size", "texture")}
+    for a, b in permutations(scene.objects, 2):
+        where = relation(a, b)
+        found |= {(a.color, where, b.color), (a.shape, where, b.shape)}
     return np.array([tag in found for tag in TAGS], np.float32)
 
 

@@ -1,5 +1,7 @@
 """The built-in data: generated pictures with exact ground truth, the same on every machine."""
 
+import hashlib
+
 from dlip.data.batch import Item
 from dlip.data.scene_questions import questions
 from dlip.data.scene_render import render
@@ -10,6 +12,7 @@ from dlip.errors import UserError
 SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000}
 """Pictures of each split: a teacher's, a student's, and two to measure on."""
 _BLOCK = 10_000_000  # numbers set aside for the scenes of one split and seed
+_SAMPLED = 256  # pictures that stand for all in a fingerprint
 
 
 class Scenes:
@@ -52,6 +55,14 @@ class Scenes:
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
         return {"pictures": len(self), "captions": 5 * len(self), "questions": 6 * len(self)}
+
+    def fingerprint(self) -> str:
+        """A hash of what the pictures and texts are; a generator that draws or says other things has another."""
+        digest = hashlib.sha256(f"{self.split} {self._first} {self.size}".encode())
+        for i in range(min(_SAMPLED, self.size)):
+            item = self[i]
+            digest.update(item.image.tobytes() + repr((item.captions, item.questions)).encode())
+        return digest.hexdigest()
 
     def verify(self) -> None:
         """Nothing that is drawn can be broken."""

@@ -1,0 +1,232 @@
+"""Teacher outputs that stay the same from epoch to epoch, kept on disk.
+
+What a teacher says of a picture, of a caption and of the two together is computed once, before training, and read from
+then on: hidden states, attention maps (the mean over heads) and ITC vectors, in float16. What depends on the batch (ITM
+of hard negatives) or is cheap (heads, answers) is computed from the pictures' stored states.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dlip.checkpoints import read_json, weights, write_atomically, write_json
+from dlip.data.batch import Batch
+from dlip.data.collate import Collate
+from dlip.data.transforms import square
+from dlip.distillation import Teacher
+from dlip.errors import UserError
+from dlip.features import SOURCES, Features, Trace, Want
+
+VERSION = 1
+"""Of the layout below."""
+PICTURES = 16
+"""Pictures at a time in filling, with all their captions."""
+FLUSH = 512
+"""Pictures after which what was filled is safe on the disk."""
+MAPS = ("self", "cross")
+
+
+def everything(layers: dict[str, tuple[tuple[int, int], ...]]) -> Want:
+    """All that is kept: the last layers and those of the teacher that `layers` (as in TrainConfig) names."""
+    kept = {}
+    for source in SOURCES:
+        asked = tuple(sorted({-1, *(other for other, _ in layers.get(source, ()))}))
+        for kind in ("states", *(MAPS if source in ("fusion", "decoder") else ())):
+            kept[source, kind] = asked if kind == "states" or source in layers else (-1,)
+    return Want(frozenset({"itc"}), kept)
+
+
+class TeacherCache(nn.Module):
+    """A teacher that answers from the disk; called like `distillation.Teacher`.
+
+    The folder's name is a hash of all that the outputs depend on (weights, data, texts, sizes, layers), so that a stale
+    one is never read. Each column is a file of rows: a picture's (`image.*`), a caption's (`text.embed`) or a token's,
+    so that no pads are kept. Rows beyond the `filled` pictures of `cache.json` have no meaning yet.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        teacher: Teacher,
+        dataset,
+        collate: Collate,
+        layers: dict | None = None,
+        max_gb: float = 20.0,
+    ):
+        """Opens the cache, filling what it lacks. Raises UserError where it would take more than `max_gb` GB."""
+        super().__init__()
+        self.teacher = teacher
+        self.want = everything(layers or {})
+        self.folder = Path(root) / self._key(dataset, collate)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed: another process that fills it is waited for
+            self._index(dataset, collate)
+            self._open(max_gb)
+            self._fill(dataset, collate)
+
+    def forward(self, batch: Batch, want: Want, pairs=None) -> Features:
+        """What `want` names of a batch that was read from the same data set, its `rows` and `captions` known."""
+        med, device = self.teacher.med, batch.image_id.device
+        image = self._rows("image.states.-1", batch.rows).to(device)
+        live = Want(want.tasks & {"itm", "vqa"})
+        out = self.teacher(batch, live, pairs, image)
+        out.decoder_mask = med.prompted(batch.ids, batch.mask)[0] != med.config.pad_id
+        for source in SOURCES:
+            trace = Trace(want.layers_of(source, med.config))
+            for kind, layers in trace.wanted.items():
+                for asked, layer in layers.items():
+                    trace.kept[kind, layer] = self._trace(source, kind, asked, batch, out)
+            out.traces[source] = trace
+        if "itc" in want.tasks:
+            out.image_embed = self._rows("image.embed", batch.rows).to(device)
+            out.text_embed = self._rows("text.embed", self._caption(batch)).to(device)
+            out.logits["itc"] = out.image_embed @ out.text_embed.T / med.temp
+        if "lm" in want.tasks:
+            with torch.no_grad():
+                out.logits["lm"] = med.text_decoder.cls(self._trace("decoder", "states", -1, batch, out))
+        return out
+
+    def _trace(self, source: str, kind: str, layer: int, batch: Batch, out: Features) -> Tensor:
+        """States [B, T, D], or a map [B, 1, T, K]."""
+        column = f"{source}.{kind}.{layer}"
+        if source == "image":
+            return self._rows(column, batch.rows).to(batch.image_id.device)
+        mask = (out.decoder_mask if source == "decoder" else batch.mask).cpu()
+        first = torch.from_numpy(self.starts[source].ravel()[self._caption(batch)])
+        rows = (first[:, None] + torch.arange(mask.shape[1]))[mask]
+        kept = self._rows(column, rows)
+        values = kept.new_zeros(*mask.shape, kept.shape[-1])
+        values[mask] = kept
+        if kind == "self":  # its keys are as many as the longest text of all
+            values = values[..., : mask.shape[1]]
+        return (values[:, None] if kind in MAPS else values).to(batch.image_id.device)
+
+    def _rows(self, column: str, rows) -> Tensor:
+        return torch.from_numpy(self.columns[column][np.asarray(rows)]).float()
+
+    def _caption(self, batch: Batch) -> np.ndarray:
+        return (batch.rows * self.lengths.shape[1] + batch.captions).cpu().numpy()
+
+    # --- on disk --------------------------------------------------------------------------------------------------
+
+    def _key(self, dataset, collate: Collate) -> str:
+        med = self.teacher.med
+        about = {
+            "version": VERSION, "torch": torch.__version__, "model": med.config.to_dict(),
+            "data": dataset.fingerprint(), "side": collate.image_size, "max_text": collate.max_text,
+            "words": sorted(collate.tokenizer.fast.get_vocab().items()), "columns": sorted(self._names()),
+        }  # fmt: skip
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        for name, tensor in sorted(weights(med).items()):
+            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:24]
+
+    def _names(self) -> list[str]:
+        names = [f"{source}.{kind}.{i}" for (source, kind), layers in self.want.layers.items() for i in layers]
+        return [*names, "image.embed", "text.embed"]
+
+    def _index(self, dataset, collate: Collate) -> None:
+        """How many tokens each caption has [pictures, most captions], and the first row of each, by source."""
+        path = self.folder / "lengths.npy"
+        if not path.is_file():
+            texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
+            lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
+            for row, captions in zip(lengths, texts, strict=True):
+                row[: len(captions)] = collate.tokenizer.encode(captions, max_length=collate.max_text)[1].sum(1)
+            write_atomically(path, lambda temporary: _save_array(temporary, lengths))
+        self.lengths = np.load(path)
+        prompt = len(self.teacher.med.config.prompt_ids)
+        tokens = {"decoder": self.lengths + prompt * (self.lengths > 0)}
+        tokens |= dict.fromkeys(("text", "fusion"), self.lengths)
+        self.starts = {source: (n.cumsum() - n.ravel()).reshape(n.shape) for source, n in tokens.items()}
+        self.count = {source: int(n.sum()) for source, n in tokens.items()}
+        self.longest = {source: int(n.max()) for source, n in tokens.items()}
+
+    def _shape(self, column: str) -> tuple[int, ...]:
+        c, pictures = self.teacher.med.config, self.lengths.shape[0]
+        patches = c.grid**2 + 1
+        if column.endswith("embed"):
+            return (pictures if column == "image.embed" else self.lengths.size, c.embed_dim)
+        source, kind, _ = column.split(".")
+        if source == "image":
+            return (pictures, patches, c.image_width)
+        return self.count[source], {"states": c.text_width, "self": self.longest[source], "cross": patches}[kind]
+
+    def _open(self, max_gb: float) -> None:
+        shapes = {column: self._shape(column) for column in self._names()}
+        needed = sum(2 * int(np.prod(shape)) for shape in shapes.values()) / 1e9
+        if needed > max_gb:
+            raise UserError(
+                f"the teacher's outputs would take {needed:.1f} GB, more than the {max_gb:g} GB allowed; allow more, "
+                f"use fewer pictures, or train without the cache"
+            )
+        self.columns = {}
+        for column, shape in shapes.items():
+            path, size = self.folder / f"{column}.f16", 2 * int(np.prod(shape))
+            with open(path, "ab") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError as error:
+                    raise UserError(
+                        f"{needed:.1f} GB for the teacher's outputs cannot be had in {self.folder} ({error.strerror}); "
+                        f"make room, or train without the cache"
+                    ) from None
+            self.columns[column] = np.memmap(path, np.float16, "r+", shape=shape)
+
+    def _fill(self, dataset, collate: Collate) -> None:
+        state = self.folder / "cache.json"
+        filled = read_json(state)["filled"] if state.is_file() else 0
+        with tqdm(total=len(dataset), initial=filled, desc="teacher's outputs", unit="picture", disable=None) as bar:
+            while filled < len(dataset):
+                rows = range(filled, min(filled + PICTURES, len(dataset)))
+                self._fill_rows(rows, [dataset[i] for i in rows], collate)
+                bar.update(len(rows))
+                if filled // FLUSH < rows.stop // FLUSH or rows.stop == len(dataset):
+                    for column in self.columns.values():
+                        column.flush()
+                    write_json(state, {"filled": rows.stop})
+                filled = rows.stop
+
+    @torch.no_grad()
+    def _fill_rows(self, rows: range, items: list, collate: Collate) -> None:
+        med = self.teacher.med
+        device = med.temp.device
+        pixels = torch.from_numpy(np.stack([square(item.image, collate.image_size) for item in items]))  # [B, S, S, 3]
+        trace = Trace(self.want.layers_of("image", med.config))
+        image = med.encode_image(med.normalise(pixels.permute(0, 3, 1, 2).to(device)), trace)
+        picture = [i for i, item in enumerate(items) for _ in item.captions]
+        ids, mask = collate.tokenizer.encode([c for item in items for c in item.captions], max_length=collate.max_text)
+        owner = torch.tensor([items[i].image_id for i in picture])
+        texts = Batch(torch.empty(len(picture), 0), owner, ids, mask).to(device)
+        want = Want(self.want.tasks, {key: layers for key, layers in self.want.layers.items() if key[0] != "image"})
+        out = self.teacher(texts, want, None, image[picture])
+        out.traces["image"] = trace
+
+        at = slice(rows.start, rows.stop)
+        first, last = rows.start * self.lengths.shape[1], rows.stop * self.lengths.shape[1]
+        captions = np.flatnonzero(self.lengths.ravel()[first:last]) + first
+        self.columns["image.embed"][at] = med.project_image(image).half().cpu().numpy()
+        self.columns["text.embed"][captions] = out.text_embed.half().cpu().numpy()
+        for (source, kind), layers in self.want.layers.items():
+            for layer in layers:
+                value = out.traces[source].get(kind, layer)
+                column = self.columns[f"{source}.{kind}.{layer}"]
+                if source == "image":
+                    column[at] = value.half().cpu().numpy()
+                    continue
+                value = (value.mean(1) if kind in MAPS else value)[out.text_mask(source)].half().cpu().numpy()
+                start = self.starts[source][rows.start, 0]
+                column[start : start + len(value), : value.shape[1]] = value
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, array)

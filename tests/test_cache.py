@@ -1,0 +1,182 @@
+"""The teacher's outputs on disk: as computed live, filled once, safe against a kill, never stale."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dlip.cache import TeacherCache
+from dlip.checkpoints import read_tensors
+from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.data import First
+from dlip.data.collate import Collate
+from dlip.data.loader import Batches, train_loader
+from dlip.data.scenes import Scenes
+from dlip.distillation import Distiller, Teacher
+from dlip.errors import UserError
+from dlip.features import hard_negatives
+from dlip.model import Med
+from dlip.train import train
+from dlip.vlm import VLM
+
+LAYERS = {"image": ((0, 0),), "fusion": ((0, 0), (1, 1)), "decoder": ((0, 1),)}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Scenes:
+    return Scenes("train-small", size=40)
+
+
+@pytest.fixture
+def teacher(tiny) -> VLM:
+    torch.manual_seed(3)
+    med = Med(replace(tiny.med.config, fusion_layers=(0, 1), prompt_ids=(9, 10)))
+    for parameter in med.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return VLM(med, tiny.tokenizer, "teacher")
+
+
+def collate_for(vlm: VLM) -> Collate:
+    return Collate(vlm.tokenizer, 48, train=True, max_text=40)
+
+
+def batches(vlm: VLM, pictures, count: int = 3):
+    return train_loader(pictures, Batches(len(pictures), 8, count, seed=0), collate_for(vlm))
+
+
+@pytest.mark.parametrize("layers", [{}, LAYERS], ids=["last layers", "chosen layers"])
+def test_reads_what_the_teacher_says(layers, teacher, pictures, tmp_path):
+    live = Teacher(teacher.med)
+    cached = TeacherCache(tmp_path, live, pictures, collate_for(teacher), layers)
+    distiller = Distiller(teacher.med.config, teacher.med.config, {**HR, **AT, **KD}, layers)
+    want = distiller.want("teacher")
+    for batch in batches(teacher, pictures):
+        pairs = hard_negatives(torch.randn(8, 8), batch.image_id)
+        ours, theirs = cached(batch, want, pairs), live(batch, want, pairs)
+        assert ours.logits.keys() == theirs.logits.keys() == {"itc", "itm", "lm", "vqa"}
+        for task, logits in theirs.logits.items():
+            real = {"lm": theirs.labels["lm"] >= 0}.get(task, ...)
+            assert torch.allclose(ours.logits[task][real], logits[real], rtol=1e-2, atol=0.05), task
+        for (source, kind), asked in want.layers.items():
+            for layer in asked:
+                if kind == "states":
+                    kept, true = ours.states(source, layer), theirs.states(source, layer)
+                else:
+                    kept, true = ours.maps(source, kind, layer), theirs.maps(source, kind, layer).mean(1, True)
+                rows = ... if source == "image" else theirs.text_mask(source)
+                kept, true = (kept, true) if kind == "states" else (kept[:, 0], true[:, 0])
+                assert torch.allclose(kept[rows], true[rows], rtol=2e-3, atol=2e-3), (source, kind, layer)
+
+
+def test_a_student_equal_to_its_teacher_loses_nothing(teacher, pictures, tmp_path):
+    cached = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
+    distiller = Distiller(teacher.med.config, teacher.med.config, {**HR, **AT, **KD})
+    for batch in batches(teacher, pictures):
+        with torch.no_grad():
+            mine = teacher.med(batch, distiller.want("student"))
+            losses = distiller(mine, cached(batch, distiller.want("teacher"), mine.pairs))
+        assert all(loss.abs() < 1e-3 for loss in losses.values()), losses
+
+
+def test_is_filled_once(teacher, pictures, tmp_path, monkeypatch):
+    first = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
+    monkeypatch.setattr(TeacherCache, "_fill_rows", lambda *_: pytest.fail("filled again"))
+    again = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
+    assert again.folder == first.folder
+
+
+def test_another_teacher_data_or_text_length_has_another_cache(teacher, pictures, tmp_path):
+    live, collate = Teacher(teacher.med), collate_for(teacher)
+    folders = [TeacherCache(tmp_path, live, pictures, collate).folder]
+    folders.append(TeacherCache(tmp_path, live, First(pictures, 20), collate).folder)
+    folders.append(TeacherCache(tmp_path, live, Scenes("train-small", seed=1, size=40), collate).folder)
+    folders.append(TeacherCache(tmp_path, live, pictures, replace(collate, max_text=12)).folder)
+    folders.append(TeacherCache(tmp_path, live, pictures, collate, LAYERS).folder)
+    with torch.no_grad():
+        teacher.med.vision_proj.bias[0] += 1e-3
+    folders.append(TeacherCache(tmp_path, live, pictures, collate).folder)
+    assert len(set(folders)) == len(folders)
+
+
+def test_too_large_a_cache_is_refused(teacher, pictures, tmp_path):
+    with pytest.raises(UserError, match=r"would take 0\.0 GB, more than the 1e-05 GB allowed"):
+        TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher), max_gb=1e-5)
+
+
+FILL = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from dlip.cache import TeacherCache
+from dlip.data.collate import Collate
+from dlip.data.scenes import Scenes
+from dlip.distillation import Teacher
+from dlip.vlm import VLM
+import dlip.cache
+dlip.cache.FLUSH = 16
+vlm = VLM.load({model!r})
+TeacherCache({root!r}, Teacher(vlm.med), Scenes("train-small", size=200), Collate(vlm.tokenizer, 48, max_text=40))
+"""
+
+
+def test_killed_while_filling_it_goes_on_to_the_same_bytes(teacher, tmp_path):
+    teacher.save(tmp_path / "model")
+    teacher.med.eval()
+    root = tmp_path / "killed"
+    code = FILL.format(tests="", model=str(tmp_path / "model"), root=str(root))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(root.glob("*/cache.json")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (state,) = root.glob("*/cache.json")
+    assert 0 < json.loads(state.read_text())["filled"] < 200
+    pictures = Scenes("train-small", size=200)
+    goes_on = TeacherCache(root, Teacher(teacher.med), pictures, collate_for(teacher))
+    whole = TeacherCache(tmp_path / "whole", Teacher(teacher.med), pictures, collate_for(teacher))
+    assert goes_on.folder.name == whole.folder.name
+    for column, values in whole.columns.items():
+        assert (values == goes_on.columns[column]).all(), column
+
+
+def test_training_resumes_to_the_same_weights(teacher, tiny, pictures, tmp_path):
+    config = TrainConfig(
+        steps=6, batch_size=8, warmup=2, log_every=1, save_every=2, weights={**VLP, **HR, **AT, **KD}, cache=True
+    )
+
+    def run(folder, data=pictures):
+        torch.manual_seed(5)
+        student = VLM(Med(replace(tiny.med.config, prompt_ids=(9, 10))), tiny.tokenizer, "student")
+        return train(student, data, config, folder, teacher, progress=False, cache=tmp_path / "cache")
+
+    whole = run(tmp_path / "whole")
+
+    class Stops(First):
+        """Stops the run in its fourth step."""
+
+        left = 30
+
+        def __getitem__(self, i):
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+        def fingerprint(self):
+            return self.dataset.fingerprint()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", Stops(pictures, len(pictures)))
+    resumed = run(tmp_path / "stopped")
+    weights = [read_tensors(r.folder / "model.safetensors")[0] for r in (whole, resumed)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_varied_pictures_cannot_be_cached():
+    with pytest.raises(UserError, match="unvaried"):
+        TrainConfig(cache=True, augment=True)

@@ -1,0 +1,121 @@
+"""Beginnings: equal outputs from equal weights, words matched by name, layers evenly spaced, refusals."""
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from dlip.config import scenes_size
+from dlip.data.tokenizer import SPECIALS, Tokenizer
+from dlip.errors import UserError
+from dlip.experiment import new_model
+from dlip.start import begin
+
+WORDS = ["a", "red", "star", "cat", "above", "blue"]
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """A BERT folder as published ones are: config.json, model.safetensors, vocab.txt."""
+    torch.manual_seed(1)
+    pieces = [*SPECIALS[:5], *WORDS, *"bcdelorstuv", *(f"##{c}" for c in "abcdelorstuv")]
+    config = BertConfig(
+        vocab_size=len(pieces), hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=60, initializer_range=0.3,
+    )  # fmt: skip
+    model = BertModel(config).eval()
+    model.save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    return model, tmp_path / "bert"
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return Tokenizer.train(["a blue cat", "red star above a cat"], 100)
+
+
+def small(words: Tokenizer, seed: int = 0, width: int = 32, layers: int = 3, **changes):
+    return new_model(scenes_size(width, 2, layers), words, seed, **changes)
+
+
+def test_a_text_encoder_begun_at_a_bert_gives_its_states(bert, words):
+    theirs, folder = bert
+    ours = small(words)
+    copied = begin(ours, f"text={folder}")
+    assert all(name.startswith("text_") for name in copied) and not any("crossattention" in name for name in copied)
+    ids, mask = words.encode(["a red star", "blue cat above a red star"])
+    vocabulary = Tokenizer.load(folder)
+    their_ids, their_mask = vocabulary.encode(["a red star", "blue cat above a red star"])
+    assert not torch.equal(ids, their_ids) and torch.equal(mask, their_mask)
+    with torch.no_grad():
+        states = ours.med.eval().encode_text(ids, mask)
+        reference = theirs(their_ids, their_mask.long()).last_hidden_state
+    assert torch.allclose(states[mask], reference[mask], atol=1e-5)
+    own = ours.med.text_decoder.bert.encoder.layer[2].attention.self.key.weight
+    assert torch.equal(own, theirs.encoder.layer[2].attention.self.key.weight)
+
+
+def test_words_that_the_source_lacks_begin_as_they_were(bert, words):
+    ours, untouched = small(words), small(words)
+    begin(ours, f"text={bert[1]}")
+    table, before = (m.med.text_encoder.embeddings.word_embeddings.weight for m in (ours, untouched))
+    assert torch.equal(table[words.dec_id], before[words.dec_id])
+    assert not torch.equal(table[words.cls_id], before[words.cls_id])
+
+
+def test_the_whole_of_a_model_of_the_same_size(words, tmp_path):
+    source, ours = small(words, seed=1), small(words, seed=2)
+    source.save(tmp_path)
+    copied = begin(ours, str(tmp_path))
+    assert copied == [name for name, _ in source.med.named_parameters()]
+    for (name, a), b in zip(source.med.named_parameters(), ours.med.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_image_part_alone(words, tmp_path):
+    source, ours = small(words, seed=1), small(words, seed=2)
+    source.save(tmp_path)
+    copied = begin(ours, f"image={tmp_path}")
+    assert copied and all(name.startswith("vision_") for name in copied)
+    assert torch.equal(source.med.vision_proj.weight, ours.med.vision_proj.weight)
+    assert not torch.equal(source.med.text_proj.weight, ours.med.text_proj.weight)
+
+
+@pytest.mark.parametrize(("depth", "layers"), [(1, [5]), (2, [0, 5]), (3, [0, 2, 5])])
+def test_a_shallower_model_takes_evenly_spaced_layers(depth, layers, words, tmp_path):
+    source, ours = small(words, layers=6), small(words, seed=1, layers=depth)
+    source.save(tmp_path)
+    begin(ours, str(tmp_path))
+    for own, theirs in enumerate(layers):
+        for a, b in zip(
+            ours.med.text_encoder.encoder.layer[own].parameters(),
+            source.med.text_encoder.encoder.layer[theirs].parameters(),
+            strict=True,
+        ):
+            assert torch.equal(a, b)
+
+
+def test_another_grid_interpolates_the_positions(words, tmp_path):
+    source = small(words)
+    ramp = torch.linspace(0, 1, 6).view(1, 6, 1, 1).expand(1, 6, 6, 32)
+    source.med.vision_model.embeddings.position_embedding.data[:, 1:] = ramp.reshape(1, 36, 32)
+    source.save(tmp_path)
+    ours = small(words, seed=1, image_size=72)
+    begin(ours, f"image={tmp_path}")
+    patches = ours.med.vision_model.embeddings.position_embedding[0, 1:].view(9, 9, 32)
+    assert torch.allclose(patches[:, 0], patches[:, 8], atol=1e-6) and (patches[1:, 0] > patches[:-1, 0]).all()
+    assert torch.allclose(patches[4], torch.full((9, 32), 0.5), atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(bert, words, tmp_path):
+    small(words).save(tmp_path / "source")
+    for model, source, words_of_it in (
+        (small(words, width=16), f"text={bert[1]}", "choose a size of the same widths"),
+        (small(words, layers=4), str(tmp_path / "source"), "no deeper"),
+        (small(words), str(tmp_path / "nowhere"), "is missing"),
+        (small(words), f"image={bert[1]}", "no weights for the image"),
+    ):
+        with pytest.raises(UserError, match=words_of_it):
+            begin(model, source)
+    (bert[1] / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UserError, match="of type 'gpt2'"):
+        begin(small(words), str(bert[1]))
