@@ -23,6 +23,7 @@ from dlip.data.transforms import square
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.features import SOURCES, Features, Trace, Want
+from dlip.texts import prompted
 
 VERSION = 1
 """Of the layout below."""
@@ -78,7 +79,7 @@ class TeacherCache(nn.Module):
         image = self._rows("image.states.-1", batch.rows).to(device)
         live = Want(want.tasks & {"itm", "vqa"})
         out = self.teacher(batch, live, pairs, image)
-        out.decoder_mask = med.prompted(batch.ids, batch.mask)[0] != med.config.pad_id
+        out.decoder_mask = prompted(batch.ids, batch.mask, med.config.prompt_ids)[0] != med.config.pad_id
         for source in SOURCES:
             trace = Trace(want.layers_of(source, med.config))
             for kind, layers in trace.wanted.items():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
 from dlip.features import SOURCES, Features, Trace, Want, hard_negatives
+from dlip.texts import first_token, next_words, prompted
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -49,9 +50,10 @@ def drop(p: float) -> nn.Module:
 class PatchEmbeddings(nn.Module):
     def __init__(self, c: ModelConfig):
         super().__init__()
-        self.class_embedding = nn.Parameter(torch.zeros(1, 1, c.image_width))
+        self.class_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, c.image_width), std=0.02))
         self.patch_embedding = nn.Conv2d(3, c.image_width, c.patch_size, c.patch_size)
-        self.position_embedding = nn.Parameter(torch.zeros(1, c.grid**2 + 1, c.image_width))
+        places = torch.empty(1, c.grid**2 + 1, c.image_width)
+        self.position_embedding = nn.Parameter(nn.init.trunc_normal_(places, std=0.02))
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
@@ -307,9 +309,6 @@ class Med(nn.Module):
         self.register_buffer("image_mean", torch.tensor(c.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(c.image_std).view(1, 3, 1, 1), persistent=False)
         self.apply(initialise)
-        patches = self.vision_model.embeddings
-        for embedding in (patches.class_embedding, patches.position_embedding):
-            nn.init.trunc_normal_(embedding, std=0.02)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] of any size -> the floats that this model reads [B, 3, S, S]."""
@@ -332,8 +331,7 @@ class Med(nn.Module):
 
     def fuse(self, ids: Tensor, mask: Tensor, image_states: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
         """Texts [N, T] read together with the pictures `image_states[rows]` -> [N, T, Dt]."""
-        cross = self.text_encoder.cross(image_states)
-        return self._fuse(ids, mask, cross, rows, trace)
+        return self._fuse(ids, mask, self.text_encoder.cross(image_states), rows, trace)
 
     def _fuse(self, ids, mask, cross, rows, trace):
         if rows is not None:
@@ -355,13 +353,6 @@ class Med(nn.Module):
         states = self.text_decoder.bert(ids, None, cross, cross_mask, causal=True, trace=trace)
         return self.text_decoder.cls(states)
 
-    def prompted(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Captions with the prompt put before their words, and the next words to learn, none of them the prompt's."""
-        prompt = torch.tensor(self.config.prompt_ids, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
-        learnt = torch.cat([mask[:, :1], torch.zeros_like(prompt, dtype=torch.bool), mask[:, 1:]], 1)
-        ids = torch.cat([ids[:, :1], prompt, ids[:, 1:]], 1)
-        return ids, next_words(ids, learnt)
-
     def forward(
         self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None, image: Tensor | None = None
     ) -> Features:
@@ -373,8 +364,7 @@ class Med(nn.Module):
         """
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         out = Features(traces=traces, mask=batch.mask, image_id=batch.image_id, temp=self.temp)
-        if image is None:
-            image = self.encode_image(self.normalise(batch.images), traces["image"])
+        image = self.encode_image(self.normalise(batch.images), traces["image"]) if image is None else image
         mines = "itm" in want.tasks and pairs is None
         if want.source("text") or mines:
             text = self.encode_text(batch.ids, batch.mask, traces["text"])
@@ -392,7 +382,7 @@ class Med(nn.Module):
         tied = self.config.tie_decoder and cross is not None
         if want.source("decoder"):
             decoder_cross = cross if tied else self.text_decoder.bert.cross(image)
-            ids, out.labels["lm"] = self.prompted(batch.ids, batch.mask)
+            ids, out.labels["lm"] = prompted(batch.ids, batch.mask, self.config.prompt_ids)
             out.decoder_mask = ids != self.config.pad_id
             out.logits["lm"] = self._decode(ids, decoder_cross, None, traces["decoder"])  # [B, T, V]
         if "vqa" in want.tasks:
@@ -401,16 +391,6 @@ class Med(nn.Module):
             out.logits["vqa"] = self.decode(batch.answer_ids, question, batch.question_mask)  # [N, A, V]
             out.labels["vqa"] = next_words(batch.answer_ids, batch.answer_mask)
         return out
-
-
-def first_token(ids: Tensor, token: int) -> Tensor:
-    """The same ids with `token` in the first place: [CLS] alone, [ENC] beside a picture, [DEC] to decode."""
-    return torch.cat([torch.full_like(ids[:, :1], token), ids[:, 1:]], 1)
-
-
-def next_words(ids: Tensor, mask: Tensor) -> Tensor:
-    """What each position should say [N, T]: the token after it; -100, which losses ignore, for pads and at the end."""
-    return F.pad(ids.masked_fill(~mask, -100)[:, 1:], (0, 1), value=-100)
 
 
 def initialise(module: nn.Module) -> None:

@@ -10,7 +10,8 @@ from dlip.config import PRESETS, VLP, ModelConfig
 from dlip.distillation import Distiller
 from dlip.features import SOURCES, Want
 from dlip.generate import Cache
-from dlip.model import Med, attend, first_token, next_words
+from dlip.model import Med, attend
+from dlip.texts import first_token
 
 SHAPES = {
     "equal": {},
@@ -132,21 +133,6 @@ def test_untied_decoder_shares_nothing_with_the_encoder(make_med):
     assert not encoder & {id(p) for p in med.text_decoder.parameters()}
     words = med.text_decoder.bert.embeddings.word_embeddings.weight
     assert med.text_decoder.cls.predictions.decoder.weight is words
-
-
-def test_first_token_and_next_words():
-    ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
-    assert first_token(ids, 6)[:, 0].tolist() == [6, 6] and torch.equal(first_token(ids, 6)[:, 1:], ids[:, 1:])
-    assert ids[0, 0] == 2
-    assert next_words(ids, ids > 0).tolist() == [[7, 8, 3, -100], [9, 3, -100, -100]]
-
-
-def test_the_prompt_is_read_but_not_learnt(make_med):
-    med = make_med(prompt_ids=(20, 21))
-    ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
-    prompted, labels = med.prompted(ids, ids > 0)
-    assert prompted.tolist() == [[2, 20, 21, 7, 8, 3], [2, 20, 21, 9, 3, 0]]
-    assert labels.tolist() == [[-100, -100, 7, 8, 3, -100], [-100, -100, 9, 3, -100, -100]]
 
 
 # --- texts and their pictures -----------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from torch import Tensor
 from dlip.data.batch import Item, Question
 from dlip.errors import UserError
 from dlip.generate import generate
-from dlip.model import next_words
 from dlip.tasks.base import Outcome, Unavailable, batches, percent
+from dlip.texts import next_words
 
 QUESTIONS = 128  # questions that are answered at once
 PAIRS = 256  # pairs of question and candidate answer that the decoder reads at once

@@ -1,0 +1,19 @@
+"""Ids on their way into encoder and decoder, by hand."""
+
+import torch
+
+from dlip.texts import first_token, next_words, prompted
+
+
+def test_first_token_and_next_words():
+    ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
+    assert first_token(ids, 6)[:, 0].tolist() == [6, 6] and torch.equal(first_token(ids, 6)[:, 1:], ids[:, 1:])
+    assert ids[0, 0] == 2
+    assert next_words(ids, ids > 0).tolist() == [[7, 8, 3, -100], [9, 3, -100, -100]]
+
+
+def test_the_prompt_is_read_but_not_learnt():
+    ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
+    read, labels = prompted(ids, ids > 0, (20, 21))
+    assert read.tolist() == [[2, 20, 21, 7, 8, 3], [2, 20, 21, 9, 3, 0]]
+    assert labels.tolist() == [[-100, -100, 7, 8, 3, -100], [-100, -100, 9, 3, -100, -100]]
