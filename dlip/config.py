@@ -122,6 +122,16 @@ def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> M
     return ModelConfig(**{**sizes, **changes})
 
 
+def photos_size(image: tuple[int, int, int], text: tuple[int, int, int], **changes) -> ModelConfig:
+    """A model for a few thousand photographs on a CPU: 112 px in 49 patches; (width, heads, layers) of either side."""
+    (iw, ih, il), (tw, th, tl) = image, text
+    sizes = dict(
+        image_size=112, image_width=iw, image_heads=ih, image_layers=il, text_width=tw, text_heads=th, text_layers=tl,
+        embed_dim=128, max_positions=64,
+    )  # fmt: skip
+    return ModelConfig(**{**sizes, **changes})
+
+
 PRESETS = {
     "blip-base": paper_size("base", "base"),
     "dlip-mid": paper_size("middle", "middle"),
@@ -130,6 +140,8 @@ PRESETS = {
     "scenes-teacher": scenes_size(128, 5, 6),
     "scenes-student-mid": scenes_size(112, 4, 3),
     "scenes-student": scenes_size(80, 4, 2),
+    "photos-teacher": photos_size((256, 8, 6), (384, 12, 6), fusion_layers=(1, 3, 5)),
+    "photos-student": photos_size((192, 6, 4), (192, 6, 3)),
 }
 
 

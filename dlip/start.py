@@ -1,10 +1,12 @@
 """Where a model's weights begin: at another model's, whole or in part, or at those of a published text encoder.
 
-A shallower model takes evenly spaced layers, the first and the last among them. Words are matched by what they are
-called, so that vocabularies may differ; what the source lacks begins as it was.
+A shallower model takes evenly spaced layers, the first and the last among them; a narrower one the most important
+channels (dlip/cut.py). Words are matched by what they are called, so that vocabularies may differ; what the source
+lacks begins as it was.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlip.checkpoints import built_in_models, load_model, read_json, read_tensors, weights
+from dlip.config import ModelConfig
+from dlip.cut import cut
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
 from dlip.vlm import VLM
@@ -27,20 +31,18 @@ def begin(model: VLM, source: str) -> list[str]:
 
     source: a model that `dlip` has written or ships, or a folder of a BERT (config.json, model.safetensors, its
     vocabulary); with "image=" or "text=" before it that part alone. Raises UserError where there is no such source or
-    where its widths are not the model's.
+    where it is shallower or narrower than the model.
     """
     part, _, name = source.partition("=")
     if part not in PARTS:
         part, name = "", source
-    tensors, tokenizer = _read(name)
+    tensors, tokenizer, config = _read(name, model.med.config)
     own, copied = weights(model.med), []
-    depth = {stack: 1 + max(layers) for stack, layers in _layers(own).items()}
-    theirs = {stack: 1 + max(layers) for stack, layers in _layers(tensors).items()}
-    for key, parameter in own.items():
-        twin = _twin(key, depth, theirs)
-        if not key.startswith(PARTS[part]) or twin not in tensors:
-            continue
-        value = tensors[twin]
+    depth, theirs = _depths(own), _depths(tensors)
+    twins = {key: _twin(key, depth, theirs) for key in own}
+    found = cut({key: tensors[twin] for key, twin in twins.items() if twin in tensors}, config, model.med.config)
+    for key in (key for key in found if key.startswith(PARTS[part])):  # cut as a whole, so that parts fit each other
+        parameter, value = own[key], found[key]
         if key.endswith(_WORDS):
             value = _by_word(parameter, value, model.tokenizer, tokenizer)
         elif key.endswith("position_embeddings.weight"):
@@ -50,7 +52,7 @@ def begin(model: VLM, source: str) -> list[str]:
         if value.shape != parameter.shape:
             raise UserError(
                 f"{name} cannot start this model: its {key} is {list(value.shape)}, not {list(parameter.shape)}; "
-                f"choose a size of the same widths"
+                f"choose a size that agrees with it"
             )
         with torch.no_grad():
             parameter.copy_(value)
@@ -60,16 +62,21 @@ def begin(model: VLM, source: str) -> list[str]:
     return copied
 
 
-def _read(name: str) -> tuple[dict[str, Tensor], Tokenizer]:
-    """Weights under this project's names, and the vocabulary that their rows are of."""
+def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer, ModelConfig]:
+    """Weights under this project's names, the vocabulary that their rows are of, and their sizes."""
     folder = Path(name)
     if name in built_in_models() or "model" in read_json(folder / "config.json"):
         med, tokenizer = load_model(name)
-        return weights(med), tokenizer
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind != "bert":
+        return weights(med), tokenizer, med.config
+    config = read_json(folder / "config.json")
+    if (kind := config.get("model_type")) != "bert":
         raise UserError(f"{folder} holds a model of type {kind!r}; a model can start from a dlip model or a BERT")
-    return _bert(read_tensors(folder / "model.safetensors")[0]), Tokenizer.load(folder)
+    sizes = {"text_width": "hidden_size", "text_heads": "num_attention_heads", "text_mlp": "intermediate_size"}
+    try:
+        theirs = replace(ours, **{own: config[their] for own, their in sizes.items()})
+    except KeyError as missing:
+        raise UserError(f"{folder / 'config.json'} lacks {missing}; take the whole of a BERT's folder") from None
+    return _bert(read_tensors(folder / "model.safetensors")[0]), Tokenizer.load(folder), theirs
 
 
 def _bert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,10 +91,11 @@ def _bert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**encoder, **{f"text_decoder.bert.{name}": tensor for name, tensor in tensors.items()}}
 
 
-def _layers(tensors: dict[str, Tensor]) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
+def _depths(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Name of a stack of layers -> how many it has."""
+    found: dict[str, int] = {}
     for match in filter(None, map(_LAYER.fullmatch, tensors)):
-        found.setdefault(match[1], set()).add(int(match[2]))
+        found[match[1]] = max(found.get(match[1], 0), int(match[2]) + 1)
     return found
 
 

@@ -109,7 +109,8 @@ def test_another_grid_interpolates_the_positions(words, tmp_path):
 def test_what_does_not_fit_is_refused_in_a_sentence(bert, words, tmp_path):
     small(words).save(tmp_path / "source")
     for model, source, words_of_it in (
-        (small(words, width=16), f"text={bert[1]}", "choose a size of the same widths"),
+        (small(words, width=64), f"text={bert[1]}", "no wider"),
+        (small(words, embed_dim=32), str(tmp_path / "source"), "choose a size that agrees"),
         (small(words, layers=4), str(tmp_path / "source"), "no deeper"),
         (small(words), str(tmp_path / "nowhere"), "is missing"),
         (small(words), f"image={bert[1]}", "no weights for the image"),

@@ -1,0 +1,90 @@
+"""Narrower widths: what carries nothing goes first, heads keep their channels, and refusals."""
+
+import pytest
+import torch
+
+from dlip.checkpoints import weights
+from dlip.config import scenes_size
+from dlip.cut import axes, cut
+from dlip.errors import UserError
+from dlip.model import Med
+
+WIDE = dict(image_width=32, text_width=32, image_mlp=64, text_mlp=64, image_heads=4, text_heads=4)
+NARROW = dict(image_width=16, text_width=24, image_mlp=40, text_mlp=48, image_heads=4, text_heads=4)
+
+
+def made(seed: int = 0, **changes) -> Med:
+    torch.manual_seed(seed)
+    med = Med(scenes_size(32, 2, 2, **{**WIDE, **changes}))
+    for parameter in med.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return med
+
+
+def test_every_weight_of_a_model_has_an_axis_for_each_dimension():
+    for changes in ({}, dict(text_width=24), dict(tie_decoder=False)):
+        for name, tensor in weights(made(**changes)).items():
+            assert len(axes(name, tensor.ndim)) == tensor.ndim, name
+
+
+def test_the_shapes_of_the_narrower_model():
+    wide, narrow = made(), made(**NARROW)
+    found = cut(weights(wide), wide.config, narrow.config)
+    own = weights(narrow)
+    assert {name: t.shape for name, t in found.items()} == {name: own[name].shape for name in found}
+    assert own.keys() - found.keys() == {"question_bridge.weight", "question_bridge.bias"}
+
+
+def test_equal_widths_change_nothing():
+    med = made()
+    for name, tensor in cut(weights(med), med.config, med.config).items():
+        assert torch.equal(tensor, weights(med)[name]), name
+
+
+def test_channels_that_are_never_used_go_first_and_nothing_is_lost():
+    """A narrow model spread over some channels of a wide one is found again, and says the same."""
+    narrow = made(seed=1, image_width=16, text_width=16, image_mlp=40, text_mlp=48)
+    wide = made(seed=2)
+    torch.manual_seed(3)
+    places, sizes = {}, {}
+    for name, tensor in weights(wide).items():
+        for axis, label in enumerate(axes(name, tensor.ndim)):
+            if label:
+                sizes[label] = (weights(narrow)[name].shape[axis], tensor.shape[axis])
+    for label, (few, many) in sizes.items():
+        few, many = (n // 3 if ".self_attn" in label and n % 3 == 0 and n > 32 else n for n in (few, many))
+        if " heads " in label:  # as many of each head
+            few, many = few // 4, many // 4
+            some = [torch.randperm(many)[:few].sort().values + head * many for head in range(4)]
+            places[label] = torch.cat(some)
+        else:
+            places[label] = torch.randperm(many)[:few].sort().values
+    for name, tensor in weights(wide).items():
+        tensor.data.zero_()
+        small, index = weights(narrow)[name], []
+        for axis, label in enumerate(axes(name, tensor.ndim)):
+            kept = places[label] if label else torch.arange(tensor.shape[axis])
+            if ".qkv." in name and axis == 0:
+                kept = torch.cat([kept + part * tensor.shape[0] // 3 for part in range(3)])
+            index.append(kept)
+        tensor.data[torch.meshgrid(*index, indexing="ij") if index else ...] = small.data
+    for name, tensor in cut(weights(wide), wide.config, narrow.config).items():
+        assert torch.equal(tensor, weights(narrow)[name]), name
+
+
+def test_whole_heads_where_their_number_differs():
+    wide, narrow = made(), made(image_width=16, image_heads=2, text_width=16, text_heads=2)
+    name = "vision_model.encoder.layers.0.self_attn.projection.weight"
+    wide.vision_model.encoder.layers[0].self_attn.projection.weight.data[:, :8] = 0  # head 0
+    wide.vision_model.encoder.layers[0].self_attn.qkv.weight.data.view(3, 4, 8, 32)[:, 0] = 0
+    found = cut(weights(wide), wide.config, narrow.config)
+    assert found[name].shape == (16, 16) and (found[name] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [(dict(text_width=64), "no wider"), (dict(image_width=24, image_heads=2), "give the model 4 heads")],
+)
+def test_what_cannot_be_cut_is_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        cut(weights(made()), made().config, made(**changes).config)
