@@ -94,42 +94,42 @@ def beam_search(
 ) -> list[list[int]]:
     """Beam search as transformers has it: 2k continuations a step, a finished text scores its mean log-probability, and
     a picture is done when no running beam can still beat the worst of k finished texts."""
-    b, start, sep, device = len(prompt), prompt.shape[1], med.config.sep_id, prompt.device
-    decoder = Decoder(med, context, context_mask, b, start + new)
+    b, sep, device = len(prompt), med.config.sep_id, prompt.device
+    decoder = Decoder(med, context, context_mask, b, prompt.shape[1] + new)
     scores = decoder(prompt)  # [B, V]: the beams of a picture are still one
-    cache = decoder.cache
-    cache.store = cache.store.repeat_interleave(k, dim=2)
     vocab = scores.shape[-1]
-    running = prompt[:, None].expand(b, k, start)  # [B, k, t]
-    total = torch.zeros(b, k, device=device)
-    total[:, 1:] = -1e9  # all beams are the same at first
+    decoder.cache.store = decoder.cache.store.repeat_interleave(k, dim=2)
     scores = scores[:, None].expand(b, k, vocab)
+    total = torch.tensor([[0.0] + [-1e9] * (k - 1)] * b, device=device)  # all beams are the same at first
+    texts = [[row] * k for row in prompt.tolist()]
     best: list[list[tuple[float, list[int]]]] = [[] for _ in range(b)]
     open_ = [True] * b
-    offset = torch.arange(b, device=device)[:, None] * k
     for step in range(new):
         if step < least:
             scores = scores.index_fill(-1, torch.tensor([sep], device=device), float("-inf"))
-        values, places = (total[..., None] + scores).flatten(1).topk(2 * k)  # [B, 2k]
-        beams, words = places // vocab, places % vocab
-        texts = torch.cat([running.gather(1, beams[..., None].expand(-1, -1, running.shape[-1])), words[..., None]], -1)
+        found = (total[..., None] + scores).flatten(1).topk(2 * k)  # [B, 2k]; no more than k of them can end
         last = step == new - 1
-        ended = (words == sep) | last
-        _collect(best, open_, values[:, :k] / (step + 1), texts[:, :k], ended[:, :k], k)
-        total, order = (values - 1e9 * ended).topk(k)
-        running = texts.gather(1, order[..., None].expand(-1, -1, texts.shape[-1]))
-        for i in range(b):
-            if open_[i] and len(best[i]) == k:
-                open_[i] = total[i, 0].item() / (step + 1) > best[i][-1][0]
+        running = []  # of each picture its k best (score, beam, word) that go on
+        for i, (values, places) in enumerate(zip(found.values.tolist(), found.indices.tolist(), strict=True)):
+            continued = [(value, *divmod(place, vocab)) for value, place in zip(values, places, strict=True)]
+            ended = [last or word == sep for _, _, word in continued]
+            if open_[i]:
+                best[i] += [
+                    (value / (step + 1), [*texts[i][beam], word])
+                    for (value, beam, word), over in zip(continued[:k], ended, strict=False)
+                    if over
+                ]
+                best[i] = sorted(best[i], key=lambda x: -x[0])[:k]
+            running.append([one for one, over in zip(continued, ended, strict=True) if not over][:k])
+            if open_[i] and len(best[i]) == k and not last:
+                open_[i] = running[i][0][0] / (step + 1) > best[i][-1][0]
         if last or not any(open_):
             break
-        cache.reorder((beams.gather(1, order) + offset).flatten())
-        scores = decoder(running[..., -1].reshape(-1, 1)).unflatten(0, (b, k))
-    return [until_sep(found[0][1], med, start) for found in best]
-
-
-def _collect(best, open_, scores: Tensor, texts: Tensor, ended: Tensor, k: int) -> None:
-    """Adds the texts that ended to each open picture's k best finished ones."""
-    for i, j in ended.nonzero().tolist():
-        if open_[i]:
-            best[i] = sorted([*best[i], (scores[i, j].item(), texts[i, j].tolist())], key=lambda x: -x[0])[:k]
+        texts = [[[*own[beam], word] for _, beam, word in some] for own, some in zip(texts, running, strict=True)]
+        total = torch.tensor([[value for value, _, _ in some] for some in running], device=device)
+        rows = [i * k + beam for i, some in enumerate(running) for _, beam, _ in some]
+        if rows != list(range(b * k)):
+            decoder.cache.reorder(torch.tensor(rows, device=device))
+        words = torch.tensor([[word] for some in running for _, _, word in some], device=device)
+        scores = decoder(words).unflatten(0, (b, k))
+    return [until_sep(found[0][1], med, prompt.shape[1]) for found in best]
