@@ -106,19 +106,12 @@ RELATIONS = [
     (a, where, b) for values in (tuple(COLORS), SHAPES) for a in values for where in ("left", "above") for b in values
 ]
 """Two colours or two shapes and how they lie: ("red", "left", "blue"), ("star", "above", "circle")."""
-THIRDS = (("left", "middle", "right"), ("top", "centre", "bottom"))
-PLACES = [(value, where) for values in (tuple(COLORS), SHAPES) for value in values for where in THIRDS[0] + THIRDS[1]]
-"""A colour or a shape and the third of the picture that its centre lies in: ("red", "left"), ("star", "top")."""
-TAGS = KINDS + RELATIONS + PLACES
+TAGS = KINDS + RELATIONS
 
 
 def tags(scene: Scene) -> np.ndarray:
-    """float32 [len(TAGS)]: 1 for each kind, relation and place that the scene has objects of."""
-    found: set[tuple] = set()
-    for o in scene.objects:
-        found |= {(name, getattr(o, name), o.shape) for name in ("color", "size", "texture")}
-        thirds = [names[(2 * edge + o.width) * 3 // (2 * SIDE)] for names, edge in zip(THIRDS, (o.x, o.y), strict=True)]
-        found |= {(value, where) for value in (o.color, o.shape) for where in thirds}
+    """float32 [len(TAGS)]: 1 for each kind that the scene has an object of, and for each relation that it shows."""
+    found = {(name, getattr(o, name), o.shape) for o in scene.objects for name in ("color", "size", "texture")}
     for a, b in permutations(scene.objects, 2):
         where = relation(a, b)
         found |= {(a.color, where, b.color), (a.shape, where, b.shape)}
