@@ -7,13 +7,27 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test weights lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## train a small student here, compare it with its teacher, write the report
 	.venv/bin/dlip demo
+
+SCENES := --label-smoothing 0 --batch-size 64 --results runs/records.jsonl
+TEACHER := train --size scenes-teacher --split train-large --role teacher --lr 2e-3 $(SCENES)
+STUDENT := --size scenes-student --questions 3 --steps 1300 --lr 3e-3 --schedule cosine --warmup 100 $(SCENES)
+
+weights: $(INSTALLED) ## train the shipped models again, in about an hour and a half of two cores
+	.venv/bin/dlip $(TEACHER) --weights tags --steps 4500 --schedule cosine --warmup 100 --out runs/scenes-teacher-labels
+	.venv/bin/dlip $(TEACHER) --start runs/scenes-teacher-labels --weights itc,lm=2,vqa=4,tags --questions 3 \
+		--steps 2400 --schedule epoch --warmup 100 --out runs/scenes-teacher-words
+	.venv/bin/dlip $(TEACHER) --start runs/scenes-teacher-words --weights itc,itm,lm=2,vqa=4,tags --questions 3 \
+		--steps 1600 --schedule cosine --warmup 50 --out runs/scenes-teacher
+	.venv/bin/dlip distill --teacher runs/scenes-teacher --fixed-teacher-space --cache $(STUDENT) \
+		--weights vlp,hr,at,kd,lm=2,vqa=4,kd.lm=2,kd.vqa=4 --out runs/scenes-student
+	.venv/bin/dlip train --tokenizer runs/scenes-teacher $(STUDENT) --weights vlp,lm=2,vqa=4 --out runs/scenes-student-undistilled
 
 test: lint ## lint, then run every test
 	.venv/bin/pytest

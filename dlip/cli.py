@@ -7,36 +7,25 @@ import sys
 from pathlib import Path
 
 from dlip import __version__
-from dlip.config import AT, HR, KD, PRESETS, TERMS, VLP, TrainConfig
+from dlip.config import CACHE, PRESETS, TrainConfig, weights
 from dlip.errors import UserError
 
-GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
 OPTIONS = (
     "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "precision",
-    "seed", "label_smoothing", "momentum", "queue", "alpha", "workers", "log_every", "save_every", "eval_every",
-    "eval_items",
+    "seed", "label_smoothing", "momentum", "queue", "alpha", "questions", "workers", "log_every", "save_every",
+    "eval_every", "eval_items",
 )  # fmt: skip
 """Fields of TrainConfig that are options of `train` and `distill` by the same name."""
 
 
-def weights(text: str) -> dict[str, float]:
-    """`vlp,hr,kd.lm=0.5` as term -> weight; a group stands for all its terms. Raises UserError for an unknown one."""
-    out: dict[str, float] = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if name not in GROUPS and name not in TERMS:
-            raise UserError(f"there is no loss term {name!r}; choose of {', '.join((*GROUPS, *TERMS))}")
-        try:
-            weight = float(value or 1)
-        except ValueError:
-            raise UserError(f"the weight of {name} is {value!r}; give a number, as in {name}=0.5") from None
-        out |= {term: weight for term in GROUPS.get(name, (name,))}
-    return out
-
-
 def train_config(args: argparse.Namespace) -> TrainConfig:
     values = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    flags = {"augment": args.augment, "flip": args.flip, "learn_teacher_projection": not args.fixed_teacher_space}
+    flags = {
+        "cache": bool(args.cache),
+        "augment": args.augment,
+        "flip": args.flip,
+        "learn_teacher_projection": not args.fixed_teacher_space,
+    }
     return TrainConfig(weights=weights(args.weights), **values, **flags)
 
 
@@ -90,6 +79,7 @@ def train(args: argparse.Namespace) -> None:
         size=args.size,
         teacher=args.teacher,
         tokenizer=args.tokenizer,
+        start=args.start,
         data=args.data,
         split=args.split,
         limit=args.limit,
@@ -101,6 +91,7 @@ def train(args: argparse.Namespace) -> None:
         command=shlex.join(["dlip", *args.words]),
         role=args.role,
         progress=args.json != "-",
+        cache=args.cache or CACHE,
     )
     if args.json:
         show(record, args)
@@ -130,6 +121,44 @@ def demo(args: argparse.Namespace) -> None:
     records = demo(Path(args.out), args.steps, args.seed, quiet=args.json == "-")
     if args.json:
         show({"records": records}, args)
+
+
+def ablate(args: argparse.Namespace) -> None:
+    from dlip import ablation, conclusions, records
+    from dlip.grids import FULL, QUICK
+
+    plan = QUICK if args.quick else FULL
+    results = args.results or (ablation.QUICK_RESULTS if args.quick else ablation.RESULTS)
+    grids = ablation.choose(args.grids, args.only) if args.grids or not args.conclusions else []
+    failed = {}
+    if grids:
+        failed = ablation.ablate(grids, plan, args.seeds, args.workers, args.out, results, args.json != "-")
+    found = records.read(results)
+    tables = {grid.name: ablation.table(grid, found, plan) for grid in grids}
+    verdicts = conclusions.conclusions(found, plan) if args.conclusions else None
+    if args.json:
+        rows = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        judged = None if verdicts is None else json.loads(verdicts.to_json(orient="records"))
+        show({"tables": rows, "failed": failed, "conclusions": judged}, args)
+    else:
+        texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
+        print("\n\n".join([*texts, *([] if verdicts is None else [conclusions.text(verdicts)])]))
+    if failed:
+        (name, reason), *others = failed.items()
+        more = f", and {len(others)} more did" if others else ""
+        raise UserError(f"{name} failed ({reason}){more}; the same command tries again")
+
+
+def advise(args: argparse.Namespace) -> None:
+    from dlip import advise as advice
+    from dlip.records import read
+
+    asked = {"params_m": args.max_params, "flops_g": args.max_gflops, "latency_ms": args.max_latency}
+    found = advice.advise(read(args.results), {k: v for k, v in asked.items() if v is not None}, args.metric)
+    if args.json:
+        show(found, args)
+    else:
+        print(advice.text(found))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -171,6 +200,25 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--beams", type=int, default=3, help="beams of captions and answers (default %(default)s)")
     new.add_argument("--latency-repeats", type=int, default=20, help="timed captions; 0 for none (default %(default)s)")
     new.add_argument("--items", action="store_true", help="add every caption, answer and rank")
+
+    new = command(ablate, "Run grids of students and print the paper's tables", "dlip ablate fusion --workers 2")
+    new.add_argument("grids", nargs="*", metavar="GRID", help='names of dlip/grids.py, as "modules", or all')
+    new.add_argument("--seeds", type=int, metavar="N", help="runs of each row (default: the grids' own, 3)")
+    new.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
+    new.add_argument("--only", action="append", default=[], metavar="ROW", help="this row (may be repeated)")
+    new.add_argument("--quick", action="store_true", help="minutes, not hours: shows that it works, not what it finds")
+    new.add_argument("--conclusions", action="store_true", help="judge the paper's conclusions by the records")
+    new.add_argument("--out", default="runs/ablate", help="folder of the runs (default %(default)s)")
+    new.add_argument("--results", metavar="PATH", help="records (default results/ablations.jsonl; quick ones apart)")
+
+    new = command(advise, "Name the best student known within a budget", "dlip advise --max-params 0.5 --metric cider")
+    new.add_argument("--max-params", type=float, metavar="M", help="millions of parameters")
+    new.add_argument("--max-gflops", type=float, metavar="G", help="GFLOPs of a picture and a text")
+    new.add_argument("--max-latency", type=float, metavar="MS", help="median latency of the timed task")
+    new.add_argument(
+        "--metric", default="all", help="tr1, ir1, cider, vqa or all, the least kept of them (default %(default)s)"
+    )
+    new.add_argument("--results", default="results/ablations.jsonl", help="records (default %(default)s)")
     return top
 
 
@@ -184,18 +232,28 @@ def data_options(new: argparse.ArgumentParser, split: str | None) -> None:
 def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     new.add_argument("--out", required=True, help="folder of the run; one that holds a checkpoint is resumed")
     new.add_argument("--name", help="name in the records (default: that of the folder)")
-    new.add_argument("--size", required=True, help=f"one of {', '.join(PRESETS)}")
+    new.add_argument(
+        "--size", required=True, help=f"one of {', '.join(PRESETS)}; with changes, scenes-student:text_layers=3"
+    )
     if distils:
         new.add_argument("--teacher", required=True, help="a built-in model or a run's folder")
+        new.add_argument(
+            "--cache", nargs="?", const=CACHE, metavar="FOLDER",
+            help="keep what the teacher says there and read it from then on (default there: %(const)s)",
+        )  # fmt: skip
         new.set_defaults(tokenizer=None, role="distilled")
     else:
-        new.set_defaults(teacher=None)
+        new.set_defaults(teacher=None, cache=None)
         new.add_argument(
             "--tokenizer", metavar="MODEL", help="whose words to take (default: those of the training texts)"
         )
         new.add_argument(
             "--role", choices=("teacher", "undistilled"), default="undistilled", help="default %(default)s"
         )
+    new.add_argument(
+        "--start", action="append", default=[], metavar="[PART=]MODEL",
+        help="begin at the weights of a model or of a BERT, whole or one part: image=runs/teacher (may be repeated)",
+    )  # fmt: skip
     data_options(new, None)
     new.add_argument("--test-split", help="measured at the end (default: test where there is one, else val)")
     new.add_argument("--results", default="runs/records.jsonl", help="where the record goes (default %(default)s)")

@@ -148,13 +148,13 @@ PRESETS = {
 def preset(name: str) -> ModelConfig:
     """A named size, or one with changes: `scenes-student:image_width=64,text_layers=6,fusion_layers=4+5`.
 
-    Feed-forwards stay 4 x as wide, and all text layers hold cross-attention where `fusion_layers` is not changed.
-    Raises UserError where there is no such size or change.
+    Feed-forwards stay 4 x as wide; where the text layers change, all of them hold cross-attention if nothing else is
+    said. Raises UserError where there is no such size or change.
     """
     base, _, changes = name.partition(":")
     if base not in PRESETS:
         raise UserError(f"there is no model size {base!r}; choose one of {', '.join(PRESETS)}")
-    values: dict = {"image_mlp": 0, "text_mlp": 0, "fusion_layers": None}
+    values: dict = {"image_mlp": 0, "text_mlp": 0}
     for change in filter(None, changes.split(",")):
         key, _, value = change.partition("=")
         try:
@@ -164,6 +164,8 @@ def preset(name: str) -> ModelConfig:
         if key not in {f.name for f in fields(ModelConfig) if f.type is int} | {"fusion_layers"}:
             raise UserError(f"the size {name!r} changes {key!r}, which is no number of ModelConfig in dlip/config.py")
         values[key] = numbers if key == "fusion_layers" else numbers[0]
+    if "text_layers" in values:
+        values.setdefault("fusion_layers", None)
     return replace(PRESETS[base], **values)
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import torch
 
+from dlip import attention
 from dlip import data as data_sets
 from dlip.checkpoints import write_json
-from dlip.config import ModelConfig, TrainConfig, preset
+from dlip.config import CACHE, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.latency import latency
 from dlip.model import Med
 from dlip.records import append, new_record
 from dlip.run import Run
+from dlip.start import begin
 from dlip.tasks import evaluate
 from dlip.train import train
 from dlip.vlm import VLM
@@ -72,10 +74,17 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     return train(student, data, config, folder, teacher)
 
 
-def measure(vlm: VLM, dataset, latency_repeats: int = 20, progress: bool = True, **options) -> tuple[dict, dict]:
-    """The model's figures on `dataset` with "efficiency" among them, and what it said ("items")."""
+def measure(
+    vlm: VLM, dataset, latency_repeats: int = 20, progress: bool = True, teacher: VLM | None = None, **options
+) -> tuple[dict, dict]:
+    """The model's figures on `dataset` with "efficiency" among them, and what it said ("items").
+
+    On scenes with "attention" too, compared with that of `teacher` where one is given.
+    """
     figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = figures.pop("items")
+    if hasattr(dataset, "scene"):
+        figures["attention"] = attention.measure(vlm, dataset, teacher=teacher)
     figures["efficiency"] = summary(vlm.med)
     if latency_repeats:
         figures["efficiency"]["latency"] = latency(vlm, "captioning", repeats=latency_repeats)
@@ -88,6 +97,7 @@ def run(
     size: str,
     teacher: str | None,
     tokenizer: str | None,
+    start: list[str],
     data: str,
     split: str | None,
     limit: int | None,
@@ -99,10 +109,16 @@ def run(
     command: str,
     role: str,
     progress: bool = True,
+    cache: str | Path = CACHE,
+    test_limit: int | None = None,
+    extra: dict | None = None,
 ) -> dict:
     """Trains a model, measures it and appends its record to `results`; returns the record.
 
     teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
+    start: what its weights begin at, each as `dlip.start.begin` reads it.
+    cache: where `config.cache` keeps the teacher's outputs. test_limit: measure on so many pictures only.
+    extra: fields that the record gets besides.
     A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
     """
     split, test_split = split or train_split(data), test_split or held_out(data)
@@ -111,22 +127,25 @@ def run(
     vlm = VLM.load(teacher) if teacher else None
     kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
     model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
-    about = {"size": size, "teacher": teacher, "tokenizer": tokenizer}
+    for source in start:
+        begin(model, source)
+    about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
     about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
-    test = data_sets.open(data, test_split, on_error=on_error)
+    test = data_sets.open(data, test_split, test_limit, on_error)
     test.verify()
     check = data_sets.First(data_sets.open(data, "val") if data == "scenes" else test, config.eval_items)
 
     def glance(student: VLM) -> dict:
         return evaluate(student, check, tasks=("retrieval", "vqa"), progress=False)
 
-    done = train(model, dataset, config, folder, vlm, glance, about, progress)
-    figures, items = measure(done.model(), test, progress=progress)
+    done = train(model, dataset, config, folder, vlm, glance, about, progress, cache)
+    figures, items = measure(done.model(), test, progress=progress, teacher=kin)
     record = new_record(
         name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
         train_pictures=len(dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
-        device=str(model.device), samples=samples(items, test),
+        device=str(model.device), samples=samples(items, test), items=items,
     )  # fmt: skip
+    record |= extra or {}
     append(record, results)
     write_json(Path(folder) / "record.json", record)
     return record

@@ -10,18 +10,32 @@
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
   transformers (versions), device, threads, wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.
-- metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them; null where not measured.
+- metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as `dlip.attention.measure`
+  does; null where not measured.
 - efficiency: as `dlip.efficiency.summary` yields it, with "latency" as `dlip.latency.latency` does.
 - samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; the last three are lists
   of one length.
 - notes: why a metric is null, by its name.
+- outcomes: what the scores are the means of, each a column of float16, compressed and in base64 (`outcomes` reads it).
+  In the order of the pictures measured: tr1 (0 or 1) and cider (x 100), one a picture with captions; ir1, one a
+  caption; vqa (0 to 1), one a question; captions and questions, how many of them each picture has.
+- of a grid's run, ablation: {"hash"}, of all that decides the result but the seed (`dlip.ablation.identity`); and
+  quick: true where the run was too short for its scores to mean anything.
+
+A run of a grid that failed is a line {"schema", "failed": why, "created", "name", "role", "seed", "ablation"}, which
+`failures` gives and `read` leaves out.
 
 **Columns** of `load`, one row a run: id, created, name, role, seed, data, split, train_pictures, model (sizes in
-words), command, config_hash, wall_s, device, threads, torch, transformers; then numbers, NaN where the record has none:
+words), command, config_hash, wall_s, device, threads, torch, transformers, quick; then numbers, NaN where the record
+has none:
 
 - tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, re-ranked, in %.
 - bleu4 meteor rougeL cider spice: caption scores x 100.
 - vqa: soft accuracy in %. vqa.<type>: of one type of question.
+- pointing, mass: how often the cross-attention of a word that names an object has its maximum there, and how much of it
+  lies there, in %, when a caption is read; pointing_other, mass_other: of the scene's other objects. divergence:
+  Jensen-Shannon, from the teacher's maps (or those of the model whose tokenizer it has), in bits. <it>_decoder: when
+  the caption is said.
 - params_m: millions of stored parameters. flops_g: GFLOPs of one picture and one text. latency_ms, latency_p95_ms:
   median and 95th percentile of the timed task. params_m_paper, macs_g_paper: in the paper's count.
 - w.<term>: weight of a loss term; 0 where the run did not have it.
@@ -37,6 +51,7 @@ import subprocess
 import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
@@ -46,6 +61,8 @@ import pandas as pd
 
 import dlip
 from dlip.errors import UserError
+from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
+from dlip.outcomes import packed
 
 SCHEMA = 1
 ROLES = ("teacher", "undistilled", "distilled")
@@ -54,12 +71,14 @@ SAMPLES = 12
 
 ABOUT = (
     "id", "created", "name", "role", "seed", "data", "split", "train_pictures", "model", "command", "config_hash",
-    "wall_s", "device", "threads", "torch", "transformers",
+    "wall_s", "device", "threads", "torch", "transformers", "quick",
 )  # fmt: skip
 SCORES = {
     **{f"{way}{k}": ("metrics", "retrieval", f"{way}@{k}") for way in ("tr", "ir") for k in (1, 5, 10)},
     **{name: ("metrics", "caption", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
     "vqa": ("metrics", "vqa", "accuracy"),
+    **{name: ("metrics", "attention", "fusion", name) for name in ("pointing", "mass")},
+    **{f"{name}_decoder": ("metrics", "attention", "decoder", name) for name in ("pointing", "mass")},
 }
 COSTS = {
     "params_m": ("efficiency", "params_m"),
@@ -70,7 +89,12 @@ COSTS = {
     "macs_g_paper": ("efficiency", "macs_g_paper"),
 }
 """Column -> its place in a record. Of scores more is better, of costs less."""
-NUMBERS = [*SCORES, *COSTS]
+BESIDE = {
+    **{name: ("metrics", "attention", "fusion", name) for name in ("pointing_other", "mass_other", "divergence")},
+    **{f"{n}_decoder": ("metrics", "attention", "decoder", n) for n in ("pointing_other", "mass_other", "divergence")},
+}
+"""Column -> its place, of figures that are neither."""
+NUMBERS = [*SCORES, *COSTS, *BESIDE]
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -89,12 +113,13 @@ def new_record(
     wall_s: float,
     device: str = "cpu",
     samples: Iterable[dict] = (),
+    items: dict[str, list[dict]] | None = None,
 ) -> dict:
     """The record of a finished run.
 
     metrics: what `dlip.evaluate` yields, with "efficiency" beside it; data, split and notes are taken from it too.
-    losses: "step" and one list a term, thinned here. Raises ValueError where the role is none of `ROLES` or the lists
-    of losses differ in length.
+    losses: "step" and one list a term, thinned here. items: as `dlip.evaluate` returns them, for "outcomes".
+    Raises ValueError where the role is none of `ROLES` or the lists of losses differ in length.
     """
     import torch  # here, because reading records needs no torch
 
@@ -122,11 +147,18 @@ def new_record(
         "threads": torch.get_num_threads(),
         "wall_s": round(wall_s, 1),
         "losses": _plain(thin(losses)),
-        "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "caption", "vqa")}),
+        "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "caption", "vqa", "attention")}),
         "efficiency": _plain(metrics["efficiency"]),
         "samples": _plain(list(samples)[:SAMPLES]),
         "notes": _plain(metrics.get("notes") or {}),
+        "outcomes": packed(items or {}),
     }
+
+
+def failure(name: str, role: str, seed: int, ablation: dict, reason: str) -> dict:
+    """The line of a grid's run that failed."""
+    about = {"schema": SCHEMA, "failed": reason, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    return about | {"name": name, "role": role, "seed": seed, "ablation": ablation}
 
 
 def config_hash(config: dict) -> str:
@@ -190,8 +222,9 @@ def _plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@cache
 def _code() -> dict:
-    """Which code this is."""
+    """Which code this process runs, as the first record found it."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -216,7 +249,15 @@ def read(path: str | Path) -> list[dict]:
     A line that is no whole record (the last one, where a machine stopped while writing) or that a newer version wrote
     is named in a warning and skipped. Raises UserError where there is no such file or folder.
     """
-    path = Path(path)
+    return [line for line in _lines(Path(path)) if "failed" not in line]
+
+
+def failures(path: str | Path) -> list[dict]:
+    """The lines of runs that failed. Warns and raises as `read`."""
+    return [line for line in _lines(Path(path)) if "failed" in line]
+
+
+def _lines(path: Path) -> list[dict]:
     if not path.exists():
         raise UserError(f"there are no records at {path}; name a .jsonl file of records or a folder of them")
     records = []
@@ -231,7 +272,7 @@ def read(path: str | Path) -> list[dict]:
             if not isinstance(record, dict) or record.get("schema") != SCHEMA:
                 known = isinstance(record, dict) and "schema" in record
                 fault = f"is of schema {record['schema']}, not {SCHEMA}" if known else "is no whole record"
-                warnings.warn(f"{file} line {number} {fault}; it was skipped", stacklevel=2)
+                warnings.warn(f"{file} line {number} {fault}; it was skipped", stacklevel=3)
                 continue
             records.append(record)
     return records
@@ -260,9 +301,23 @@ def _row(record: dict) -> dict:
         return value
 
     row = {column: record.get(column) for column in ABOUT} | {"model": _sizes(record["config"].get("model"))}
-    row |= {column: find(place) for column, place in (SCORES | COSTS).items()}
+    row["quick"] = bool(record.get("quick"))
+    row |= {column: find(place) for column, place in (SCORES | COSTS | BESIDE).items()}
     row |= {f"vqa.{kind}": value for kind, value in (find(("metrics", "vqa", "by_type")) or {}).items()}
     return row | {f"w.{term}": value for term, value in (find(("config", "train", "weights")) or {}).items()}
+
+
+def export(df: pd.DataFrame, path: str | Path) -> None:
+    """Writes `load`'s table as CSV or Parquet, as the path ends in. Raises UserError where it cannot."""
+    path = Path(path)
+    writers = {".csv": lambda: df.to_csv(path, index=False), ".parquet": lambda: df.to_parquet(path, index=False)}
+    if path.suffix not in writers:
+        raise UserError(f"{path} ends in neither .csv nor .parquet; name a file that does")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix]()
+    except OSError as error:
+        raise UserError(f"the table cannot be written to {path}: {error.strerror}; choose another file") from error
 
 
 def _sizes(model: dict | None) -> str:

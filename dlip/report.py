@@ -1,8 +1,5 @@
 """What a comparison found, from run records alone: a table for the terminal and a page that needs no network."""
 
-import base64
-import difflib
-import io
 import json
 import math
 import textwrap
@@ -18,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from dlip import plots
 from dlip.errors import UserError
+from dlip.html import image_tag, marked
 from dlip.records import SAMPLES, frame, retention, summary, twin
 
 PRICES = ("params_m", "flops_g", "latency_ms")
@@ -28,7 +26,6 @@ HEADS = {
 }  # fmt: skip
 UNITS = {"params_m": "M", "flops_g": "G", "latency_ms": " ms"}
 TEMPLATE = Path(__file__).with_name("report.html")
-SIDE, SMALL = 320, 128  # px: longest side of a picture in the page, and of one that is shown pixel by pixel
 
 
 # --- the comparison -------------------------------------------------------------------------------------------
@@ -262,11 +259,11 @@ def _examples(records: list[dict], rows: pd.DataFrame, pictures: dict) -> str:
 
 def _example(picture, said: list[tuple[dict, dict]]) -> str:
     first = said[0][1]
-    image = _image(picture) if picture is not None else '<div class="gone">no picture</div>'
+    image = image_tag(picture) if picture is not None else '<div class="gone">no picture</div>'
     references = "".join(f"<li>{escape(text)}</li>" for text in first["references"])
     reference = next((s["caption"] for r, s in said if r["role"] == "teacher" and s["caption"]), None)
     captions = "".join(
-        f"<li>{_dots(some)}{_marked(text, reference)}<small>{escape(', '.join(r['name'] for r in some))}</small></li>"
+        f"<li>{_dots(some)}{marked(text, reference)}<small>{escape(', '.join(r['name'] for r in some))}</small></li>"
         for text, some in _same((record, sample["caption"]) for record, sample in said)
     )
     questions = "".join(_question(i, said) for i in range(len(first["questions"])))
@@ -289,18 +286,6 @@ def _dots(records: list[dict]) -> str:
     return "".join(_dot(record["role"], record["name"]) for record in records)
 
 
-def _marked(text: str, reference: str | None) -> str:
-    """The text with the words marked that differ from the reference's, and "…" where it has none of the reference's."""
-    if reference is None:
-        return escape(text)
-    words, theirs = text.split(), reference.split()
-    parts = []
-    for change, _, _, start, end in difflib.SequenceMatcher(None, theirs, words, autojunk=False).get_opcodes():
-        some = escape(" ".join(words[start:end])) or "…"
-        parts.append(some if change == "equal" else f"<mark>{some}</mark>")
-    return " ".join(parts)
-
-
 def _question(i: int, said: list[tuple[dict, dict]]) -> str:
     """A question with its true answer, and what the models answered, marked where it is another."""
     question, truth = (said[0][1][part][i] for part in ("questions", "truth"))
@@ -309,20 +294,6 @@ def _question(i: int, said: list[tuple[dict, dict]]) -> str:
         tag = "span" if answer.strip().lower() == truth.strip().lower() else "mark"
         answers += f"<span>{_dots(some)}<{tag}>{escape(answer)}</{tag}></span>"
     return f"<dt>{escape(question)} <b>{escape(truth)}</b></dt><dd>{answers}</dd>"
-
-
-def _image(picture: Image.Image | np.ndarray | str | Path) -> str:
-    """A picture inside the page: a small one as it is, others as JPEG of at most `SIDE` px."""
-    try:
-        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-        image = (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
-    except OSError as error:
-        raise UserError(f"the picture {picture} cannot be read: {error}; leave it out of the report") from error
-    kind, options = ("png", {}) if max(image.size) <= SMALL else ("jpeg", {"quality": 85})
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f'<img class="{kind}" src="data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="">'
 
 
 def _run(record: dict) -> str:

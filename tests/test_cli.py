@@ -3,10 +3,14 @@
 import json
 
 import pytest
+from test_records import make_record
 
+from dlip import ablation
 from dlip.cli import main, weights
 from dlip.config import AT, HR, VLP
 from dlip.errors import UserError
+from dlip.grids import FULL, GRIDS, WHOLE
+from dlip.records import append
 
 TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--eval-items", "8"]
 
@@ -25,7 +29,7 @@ def test_help_lists_the_commands_each_with_an_example(capsys):
         main(["--help"])
     assert done.value.code == 0
     text = capsys.readouterr().out
-    for command in ("demo", "models", "data", "train", "distill", "evaluate"):
+    for command in ("demo", "models", "data", "train", "distill", "evaluate", "ablate", "advise"):
         assert f"\n    {command} " in text
         with pytest.raises(SystemExit):
             main([command, "--help"])
@@ -59,6 +63,10 @@ def test_data_counts(capsys):
         (["train", "--size", "scenes-student", "--out", "x", "--weights", "hr"], "needs a teacher"),
         (["train", "--size", "scenes-student", "--out", "x", "--steps", "0"], "train.steps is 0"),
         (["evaluate", "--model", "scenes/teacher", "--split", "nope"], "no split 'nope'"),
+        (["ablate"], "there is no grid to run; choose of modules, fusion"),
+        (["ablate", "depth"], "there is no grid 'depth'"),
+        (["ablate", "fusion", "--only", "seven"], "there is no row 'seven' in fusion"),
+        (["advise", "--max-params", "1"], "there are no records at results/ablations.jsonl"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(words, message, capsys, tmp_path, monkeypatch):
@@ -92,3 +100,45 @@ def test_train_then_distil_then_evaluate(tmp_path, capsys):
     assert figures["efficiency"]["params_m"] == second["efficiency"]["params_m"]
     assert main([*distil, *common, "--lr", "0.1"]) == 2  # another configuration in the same folder
     assert "holds a run with another train" in capsys.readouterr().err
+
+
+def test_ablate_prints_what_is_recorded_already(tmp_path, capsys, monkeypatch):
+    """Nothing is left to train, so that this is quick: the table, the verdicts, a failure in one line."""
+    results, rows = tmp_path / "runs.jsonl", (WHOLE, *(row for row in GRIDS["init"].rows if row.name == "from scratch"))
+    for row in rows:
+        append(make_record("x", row.role, tr1=61.5) | {"ablation": {"hash": ablation.identity(row, FULL)}}, results)
+    words = ["ablate", "init", "--only", "from scratch", "--seeds", "1"]
+    words += ["--results", str(results), "--out", str(tmp_path)]
+    assert main([*words, "--conclusions"]) == 0
+    said = capsys.readouterr().out
+    assert ["from", "scratch", "61.5", "74.5", "59.5", "57.1"] in [line.split()[:6] for line in said.splitlines()]
+    assert said.count("UNDECIDED HERE") == 7
+    assert main([*words, "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["tr1"], row["tr1_sd"]) for row in found["tables"]["init"]] == [
+        ("teacher", 61.5, None), ("from scratch", 61.5, None),
+    ]  # fmt: skip
+    assert found["failed"] == {} and found["conclusions"] is None
+    assert main(["ablate", "--conclusions", "--results", str(results), "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tables"] == {} and {row["number"] for row in found["conclusions"]} == set(range(1, 8))
+    monkeypatch.setattr(ablation, "ablate", lambda *_: {"init: a, seed 0": "it broke", "init: b, seed 1": "again"})
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said == "dlip: init: a, seed 0 failed (it broke), and 1 more did; the same command tries again\n"
+
+
+def test_advise(tmp_path, capsys):
+    for record in (
+        make_record("t", "teacher", tr1=80.0, params=4.0),
+        make_record("s", params=1.0, command="dlip distill x"),
+    ):
+        append(record, tmp_path / "runs.jsonl")
+    words = ["advise", "--max-params", "2", "--metric", "tr1", "--results", str(tmp_path / "runs.jsonl")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Within 2 M parameters: s (distilled, 1 seed") and said.endswith("  dlip distill x\n")
+    assert main([*words, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["student"]["kept"]["tr1"] == 87.5
+    assert main([*words[:1], *words[3:]]) == 2
+    assert "advice needs a budget" in capsys.readouterr().err

@@ -34,6 +34,32 @@ def test_paper_sizes(name, image, text):
     assert c.text_mlp == 4 * c.text_width and c.fusion_layers == tuple(range(c.text_layers))
 
 
+def test_a_size_with_changes():
+    c = preset("scenes-student:image_width=64,text_layers=4")
+    assert c == scenes_size(80, 4, 4, image_width=64)
+    assert (c.image_mlp, c.text_mlp, c.fusion_layers) == (256, 320, (0, 1, 2, 3))
+    assert preset("scenes-student:text_layers=4,fusion_layers=3+1").fusion_layers == (1, 3)
+    assert preset("scenes-student:image_mlp=100").image_mlp == 100
+    for name in PRESETS:
+        assert preset(name) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scenes-student:text_layers", "give whole numbers"),
+        ("scenes-student:text_layers=many", "give whole numbers"),
+        ("scenes-student:depth=3", "changes 'depth'"),
+        ("scenes-student:image_eps=3", "changes 'image_eps'"),
+        ("scenes-student:image_heads=3", "does not divide into 3 heads"),
+        ("huge:text_layers=3", "no model size 'huge'"),
+    ],
+)
+def test_a_wrong_change_of_a_size(name, message):
+    with pytest.raises(UserError, match=message):
+        preset(name)
+
+
 def test_fusion_layers_are_sorted_and_named_once():
     assert replace(ModelConfig(), fusion_layers=(5, 1, 5)).fusion_layers == (1, 5)
 

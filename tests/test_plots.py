@@ -1,14 +1,30 @@
 """Figures show what the records say, in the colours of their roles."""
 
 import random
+from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from PIL import Image
 from test_records import make_record
 
+from dlip.data.batch import Item, Question
 from dlip.errors import UserError
-from dlip.plots import COLOURS, LABELS, accuracy_cost, loss_curves, pareto, terms
+from dlip.plots import (
+    COLOURS,
+    LABELS,
+    accuracy_cost,
+    cards,
+    gain_bars,
+    loss_curves,
+    module_curves,
+    overlay,
+    overlays,
+    pareto,
+    terms,
+)
 from dlip.records import COSTS, NUMBERS, ROLES, SCORES, frame
 
 
@@ -82,6 +98,13 @@ def test_accuracy_cost_names_the_student_among_several(records: list[dict]):
     assert title.startswith("b keeps 97.5% of TR@1 with 25%")
 
 
+def test_accuracy_cost_says_what_is_best_where_none_keeps_enough(records: list[dict]):
+    few = [r for r in records if r["role"] != "distilled"]
+    low = [make_record("cheap", tr1=40.0, params=0.5), make_record("dear", tr1=70.0, params=2.0)]
+    title = accuracy_cost(frame([*few, *low])).layout.title.text
+    assert title.startswith("dear keeps 87.5% of TR@1 with 50%")
+
+
 def test_hover_tells_configuration_and_command_and_escapes_them():
     record = make_record("<i>x</i>", command="dlip train --out '<b>'")
     points = by_name(accuracy_cost(frame([record])))["distilled"]
@@ -136,3 +159,155 @@ def test_loss_terms_and_their_lack(records: list[dict]):
     assert terms([*records, make_record(losses={"step": [1], "kd.lm": [1.0], "lm": [1.0]})]) == ["lm", "kd.lm"]
     with pytest.raises(UserError, match="no record has losses of 'itc'; choose one of lm"):
         loss_curves(records, "itc")
+
+
+# --- module curves ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def curves() -> pd.DataFrame:
+    """Image and text encoder at two sizes, the other at two, with and without distillation."""
+    rows = [{"role": "teacher", "tr1": 80.0}]
+    for swept, low in (("image", 10.0), ("text", 4.0)):
+        for fixed in ("base", "small"):
+            for role, gain in (("undistilled", 0.0), ("distilled", 20.0)):
+                for size, m in (("base", 1.0), ("tiny", 0.05)):
+                    tr1 = 50.0 + gain - (low if size == "tiny" else 0) - (fixed == "small")
+                    rows.append(dict(role=role, swept=swept, size=size, encoder_m=m, fixed=fixed, tr1=tr1, tr1_sd=0.5))
+    return pd.DataFrame(rows)
+
+
+def test_module_curves_hold_the_scores_of_the_frame(curves):
+    fig = module_curves(curves)
+    lines = {(trace.name, trace.xaxis): trace for trace in fig.data}
+    assert len(fig.data) == len(lines) == 8
+    line = lines["distilled, the other encoder small", "x2"]  # the text encoder's panel
+    assert (list(line.x), list(line.y), list(line.error_y.array)) == ([0.05, 1.0], [65.0, 69.0], [0.5, 0.5])
+    assert (line.line.color, line.line.dash) == (COLOURS["distilled"], "dash")
+    assert lines["undistilled, the other encoder base", "x"].line.dash == "solid"
+    assert [trace.showlegend for trace in fig.data] == [True] * 4 + [False] * 4
+    assert {shape.y0 for shape in fig.layout.shapes} == {80.0} and len(fig.layout.shapes) == 2
+    assert fig.layout.xaxis.title.text == "image encoder (M parameters)" and fig.layout.yaxis.title.text == "TR@1 (%)"
+    assert list(fig.layout.xaxis2.ticktext) == ["tiny<br>0.05", "base<br>1"]
+
+
+def test_module_curves_say_what_the_smallest_lose(curves):
+    title = module_curves(curves).layout.title.text.replace("<br>", " ")
+    assert title == (
+        "TR@1 of the smallest encoder less the largest: image encoder −10.0 undistilled, −10.0 distilled; "
+        "text encoder −4.0 undistilled, −4.0 distilled"
+    )
+
+
+def test_module_curves_leave_out_what_is_not_there(curves):
+    fig = module_curves(curves[curves["swept"] != "text"].iloc[1:])
+    assert len(fig.data) == 4 and not fig.layout.shapes and "text" not in fig.layout.title.text
+    with pytest.raises(UserError, match="no run of the modules has tr1"):
+        module_curves(curves.assign(tr1=np.nan))
+
+
+# --- gains ------------------------------------------------------------------------------------------------------------
+
+
+def test_gain_bars_hold_gains_and_intervals():
+    df = pd.DataFrame(
+        dict(name=["image", "fusion"], role="distilled", gain=[-0.5, 3.0], low=[-2.0, 1.0], high=[1.5, 4.0],
+             paper=[1.4, np.nan])
+    )  # fmt: skip
+    fig = gain_bars(df, "ir1")
+    bars = by_name(fig)["distilled"]
+    assert (list(bars.x), list(bars.y), bars.marker.color) == ([-0.5, 3.0], ["image", "fusion"], COLOURS["distilled"])
+    assert (list(bars.error_x.array), list(bars.error_x.arrayminus)) == ([2.0, 1.0], [1.5, 2.0])
+    paper = by_name(fig)["the paper's, on its data"]
+    assert paper.x[0] == 1.4 and np.isnan(paper.x[1])
+    assert fig.layout.xaxis.title.text == "gain in IR@1 over no distillation (percentage points)"
+    title = fig.layout.title.text.replace("<br>", " ")
+    assert (
+        title == "IR@1 gains most from fusion: +3.0 [+1.0, +4.0] over no distillation; 1 of 2 gains are surely above 0"
+    )
+    assert len(gain_bars(df.assign(paper=np.nan)).data) == 1
+    with pytest.raises(UserError, match="no gains"):
+        gain_bars(df.iloc[:0])
+
+
+# --- overlays ---------------------------------------------------------------------------------------------------------
+
+OVER = np.array([[0.1, 0.2], [0.3, 0.4]])
+PICTURE = np.zeros((48, 48, 3), np.uint8)
+
+
+def test_overlays_share_one_scale_and_score_the_mask():
+    mask = np.zeros((48, 48), bool)
+    mask[24:, 24:] = True
+    sharp = np.array([[0.0, 0.0], [0.0, 1.0]])
+    maps = [("big", "teacher", OVER), ("small", "distilled", sharp)]
+    fig = overlays(PICTURE, maps, "a <star>", mask, 0.25)
+    heat = [trace for trace in fig.data if trace.type == "heatmap"]
+    np.testing.assert_allclose(heat[0].z, 100 * OVER)
+    np.testing.assert_allclose(heat[1].z, 100 * sharp)
+    assert {trace.coloraxis for trace in heat} == {"coloraxis"} and fig.layout.coloraxis.cmax == 100.0
+    assert (heat[0].x0, heat[0].dx, heat[0].y0, heat[0].dy) == (0.25, 0.5, 0.25, 0.5)  # patches of a unit square
+    assert len(fig.layout.images) == 3 and len([t for t in fig.data if t.type == "contour"]) == 2
+    title = fig.layout.title.text.replace("<br>", " ")
+    assert title == (
+        "“a &lt;star&gt;”: 40% of the big's and 100% of the small's attention comes from it; "
+        "the maps differ by 0.25 of 1 bit"
+    )
+    names = [note.text for note in fig.layout.annotations]
+    assert COLOURS["teacher"] in names[1] and "big" in names[1] and COLOURS["distilled"] in names[2]
+
+
+def test_signed_overlays_are_of_the_whole_effect_and_even_about_nought():
+    signed = np.array([[3.0, -1.0], [0.0, 0.0]])
+    fig = overlays(Image.fromarray(PICTURE), [("m", "teacher", signed)], "x")
+    np.testing.assert_allclose(fig.data[-1].z, 25 * signed)
+    assert fig.layout.coloraxis.cmin == -fig.layout.coloraxis.cmax
+    assert "raises and lowers" in fig.layout.coloraxis.colorbar.title.text
+
+
+def test_an_overlay_is_clear_where_nothing_is_and_bright_where_most_is():
+    shown = np.asarray(overlay(PICTURE + 100, np.array([[0.0, 0.0], [0.0, 1.0]])))
+    assert shown.shape == (288, 288, 3)
+    grey, bright = shown[0, 0], shown[-1, -1]
+    assert len(set(grey.tolist())) == 1 and bright[0] > 200 and bright[2] < 80  # yellow
+    half = np.asarray(overlay(PICTURE, np.array([[0.0, 1.0]]), top=200.0))
+    assert (half[0, -1] != np.asarray(overlay(PICTURE, np.array([[0.0, 1.0]])))[0, -1]).any()
+    large = overlay(Image.new("RGB", (2000, 1000)), OVER)
+    assert large.size == (640, 320)
+
+
+# --- disagreements ----------------------------------------------------------------------------------------------------
+
+
+class Text(HTMLParser):
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_cards_show_picture_question_both_answers_and_the_truth():
+    rows = pd.DataFrame([
+        dict(image_id=7, asked="what <shape>?", teacher="a star", student="a <b>cross</b>", teacher_score=100.0,
+             student_score=0.0, loss=100.0, measure="% accuracy"),
+        dict(image_id=8, asked="", teacher="red star", student="red cross", teacher_score=120.0, student_score=30.0,
+             loss=90.0, measure="% accuracy"),
+    ])  # fmt: skip
+    item = Item(PICTURE, 7, ["a red star"], [Question("how many?", ["2"]), Question("what <shape>?", ["star", "sun"])])
+    page = Text(cards(rows, {7: item}, "undistilled", ("big", "small")))
+    said = " ".join(" ".join(page.text).split())
+    for part in ("what <shape>?", "big, 100 a star", "<b>cross</b>", "true: star, sun", "small, 30 red cross"):
+        assert part in said
+    assert "in % accuracy: 100 on the first" in said
+    assert "b" not in {tag for tag, _ in page.tags}
+    (image,) = (attributes for tag, attributes in page.tags if tag == "img")
+    assert image["src"].startswith("data:image/png") and image["alt"] == "picture 7"
+    colours = [attributes["style"] for tag, attributes in page.tags if attributes.get("class") == "who"]
+    assert [c.split()[-1] for c in colours] == [COLOURS["teacher"], COLOURS["undistilled"]] * 2
+    assert "loses on no item" in cards(rows.iloc[:0], {})

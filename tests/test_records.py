@@ -5,6 +5,7 @@ import multiprocessing
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dlip.errors import UserError
@@ -13,6 +14,9 @@ from dlip.records import (
     NUMBERS,
     append,
     config_hash,
+    export,
+    failure,
+    failures,
     frame,
     latest,
     load,
@@ -28,6 +32,7 @@ from dlip.records import (
 def make_record(
     name="student", role="distilled", *, seed=0, data="scenes", pictures=4000, width=64, params=1.0, latency=20.0,
     tr1=70.0, vqa=80.0, retrieval=None, losses=None, weights=None, samples=(), command="dlip train", notes=None,
+    items=None,
 ) -> dict:  # fmt: skip
     """A record of a run that never was."""
     sizes = {"image_width": width, "image_layers": 4, "text_width": width, "text_layers": 3, "fusion_layers": (1, 2)}
@@ -43,6 +48,7 @@ def make_record(
     }  # fmt: skip
     return new_record(
         name, role, command=command, seed=seed, train_pictures=pictures, metrics=metrics, wall_s=60.0, samples=samples,
+        items=items,
         losses=losses or {"step": [1, 2], "lm": [2.0, 1.0]},
         config={"model": sizes, "train": {"seed": seed, "weights": weights or {"lm": 1.0}}},
     )  # fmt: skip
@@ -101,6 +107,40 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
     assert [worker.exitcode for worker in workers] == [0] * 4
     ids = [record["id"] for record in read(path)]
     assert sorted(ids) == sorted(f"{worker}-{i}" for worker in range(4) for i in range(25))
+
+
+def test_failed_runs_are_no_records(tmp_path: Path):
+    path, good = tmp_path / "runs.jsonl", make_record()
+    append(failure("s", "distilled", 2, {"hash": "ab"}, "it broke"), path)
+    append(good, path)
+    assert read(path) == [good] and len(load(path)) == 1
+    (failed,) = failures(path)
+    assert failed.pop("created") and failed == {
+        "schema": 1, "failed": "it broke", "name": "s", "role": "distilled", "seed": 2, "ablation": {"hash": "ab"},
+    }  # fmt: skip
+
+
+def test_quick_runs_are_marked():
+    assert list(frame([make_record(), make_record() | {"quick": True}])["quick"]) == [False, True]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_export_comes_back_the_same(tmp_path: Path, suffix):
+    df = frame([make_record(seed=0, vqa=None), make_record(seed=1, weights={"itc": 0.5})])
+    path = tmp_path / "deep" / f"runs.{suffix}"
+    export(df, path)
+    back = pd.read_csv(path) if suffix == "csv" else pd.read_parquet(path)
+    assert list(back.columns) == list(df.columns)
+    assert list(back["id"]) == list(df["id"]) and list(back["seed"]) == [0, 1]
+    np.testing.assert_allclose(back[["tr1", "vqa", "w.itc"]], df[["tr1", "vqa", "w.itc"]])
+
+
+def test_export_says_what_it_cannot_write(tmp_path: Path):
+    with pytest.raises(UserError, match="neither .csv nor .parquet"):
+        export(frame([make_record()]), tmp_path / "runs.xlsx")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export(frame([make_record()]), tmp_path / "file" / "runs.csv")
 
 
 def test_a_half_written_line_is_named_and_skipped(tmp_path: Path):

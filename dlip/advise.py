@@ -1,0 +1,136 @@
+"""The best student known within a budget, from run records alone, and what they cannot tell."""
+
+import math
+
+import pandas as pd
+
+from dlip.errors import UserError
+from dlip.records import frame, latest, retention, summary
+
+SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
+COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
+"""Cost -> its unit and its name."""
+CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
+"""What latencies must share to be compared."""
+
+
+def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> dict:
+    """The student that keeps most of its teacher's scores within `budget` (of `COSTS` -> most).
+
+    found: as `dlip.records.read` gives them, of one data set and split. metric: of `SCORES`, or "all", the least kept
+    of the four. Returns {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name",
+    "role", "model", "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the
+    teacher's by score and "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an
+    unknown metric, or records of several data sets or teachers.
+    """
+    if not budget:
+        raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
+    if metric not in (*SCORES, "all"):
+        raise UserError(f"there is no metric {metric!r}; choose of {', '.join(SCORES)} or all")
+    found = [record for record in found if not record.get("quick")]
+    df = latest(frame(found))
+    if len(sources := df[["data", "split"]].drop_duplicates()) > 1:
+        named = ", ".join(" ".join(row) for row in sources.itertuples(index=False))
+        raise UserError(f"the records are of {named}; name a file of one data set and split with --results")
+    rows, doubts = _students(df), []
+    out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
+    if "latency_ms" in budget and (doubt := _untimed(found)):
+        doubts.append(doubt)
+        return out
+    within = rows[(rows[list(budget)] <= (1 + 1e-9) * pd.Series(budget)).all(axis=1)]  # means over seeds are rounded
+    if within.empty:
+        doubts.append(f"no student in the records is within {_budget(budget)}" + _nearest(rows, budget))
+        return out
+    if not (df["role"] == "teacher").any():
+        doubts.append("no record of the teacher, so what a student keeps is unknown")
+        if metric == "all":
+            doubts.append("scores of different kinds have no common scale without a teacher; choose one --metric")
+            return out
+        value, spread = metric, f"{metric}_sd"
+    else:
+        value, spread = f"{metric}_kept", f"{metric}_kept_sd"
+    if unscored := int(within[value].isna().sum()):
+        doubts.append(f"{unscored} of {len(within)} students within the budget lack a score that is asked for")
+    ranked = within.dropna(subset=[value]).sort_values([value, "params_m"], ascending=[False, True])
+    if ranked.empty:
+        return out
+    best = ranked.iloc[0]
+    out["student"] = _told(best)
+    if len(ranked) > 1:
+        second = ranked.iloc[1]
+        out["runner_up"] = _told(second)
+        lead, noise = best[value] - second[value], math.hypot(best[spread], second[spread])
+        if math.isnan(noise):
+            doubts.append(f"whether it is better than {second['name']} ({lead:+.1f} points): one has a single seed")
+        elif lead <= noise:
+            doubts.append(
+                f"whether it is better than {second['name']}: the lead of {lead:.1f} points is within the spread over "
+                f"seeds, {noise:.1f}"
+            )
+    return out
+
+
+def _students(df: pd.DataFrame) -> pd.DataFrame:
+    """`dlip.records.summary` of the students, with <it>_kept of scores, "all" and costs, and <score>_kept_sd."""
+    rows = summary(df)
+    kept = retention(df)
+    kept["all"] = kept[list(SCORES)].min(axis=1, skipna=False)
+    groups = kept.groupby(["name", "role"])[[*SCORES, "all", *COSTS]]
+    rows = rows.join(groups.mean().add_suffix("_kept"), on=["name", "role"])
+    rows = rows.join(groups.std().add_suffix("_kept_sd"), on=["name", "role"])
+    return rows[rows["role"] != "teacher"]
+
+
+def _untimed(found: list[dict]) -> str | None:
+    """Why latencies cannot be compared."""
+    timed = [record["efficiency"]["latency"] for record in found if record["efficiency"].get("latency")]
+    if not timed:
+        return "no record has a latency; dlip evaluate measures it"
+    ways = {tuple(latency.get(name) for name in CONDITIONS) for latency in timed}
+    if len(ways) > 1:
+        unlike = [name for i, name in enumerate(CONDITIONS) if len({way[i] for way in ways}) > 1]
+        return f"latencies were measured with different {' and '.join(unlike)}, so that they cannot be compared"
+    return None
+
+
+def _budget(budget: dict[str, float]) -> str:
+    return " and ".join(f"{most:g} {COSTS[cost][0]}" for cost, most in budget.items())
+
+
+def _nearest(rows: pd.DataFrame, budget: dict[str, float]) -> str:
+    least = {cost: rows[cost].min() for cost in budget if rows[cost].notna().any()}
+    return "".join(f"; the least is {value:.3g} {COSTS[cost][0]}" for cost, value in least.items())
+
+
+def _told(row: pd.Series) -> dict:
+    def figures(columns, suffix: str = "") -> dict:
+        values = {column: row[f"{column}{suffix}"] for column in columns}
+        return {column: None if math.isnan(value) else float(value) for column, value in values.items()}
+
+    return {
+        "name": row["name"], "role": row["role"], "model": row["model"], "seeds": int(row["runs"]),
+        "costs": figures(COSTS), "costs_kept": figures(COSTS, "_kept"), "scores": figures(SCORES),
+        "kept": figures((*SCORES, "all"), "_kept"), "kept_sd": figures((*SCORES, "all"), "_kept_sd"),
+        "command": row["command"],
+    }  # fmt: skip
+
+
+def text(advice: dict) -> str:
+    """`advise`'s answer in words."""
+    lines, best = [], advice["student"]
+    if best:
+        seeds = f"{best['seeds']} seed{'s' if best['seeds'] > 1 else ''}"
+        lines.append(f"Within {_budget(advice['budget'])}: {best['name']} ({best['role']}, {seeds}; {best['model']})")
+        for score, name in SCORES.items():
+            value, kept, spread = best["scores"][score], best["kept"][score], best["kept_sd"][score]
+            said = "not measured" if value is None else f"{value:.1f}"
+            said += "" if kept is None else f", {kept:.1f}%" + ("" if spread is None else f" ±{spread:.1f}") + " kept"
+            lines.append(f"  {name:6} {said}")
+        for cost, (unit, name) in COSTS.items():
+            if best["costs"][cost] is not None:
+                share = best["costs_kept"][cost]
+                of = "" if share is None else f", {share:.0f}% of the teacher's {name}"
+                lines.append(f"  {best['costs'][cost]:.3g} {unit}{of}")
+        lines.append(f"  {best['command']}")
+    lines += [f"The records cannot tell: {doubt}." for doubt in advice["cannot_tell"]]
+    return "\n".join(lines)

@@ -1,0 +1,312 @@
+"""Where a model looks: maps of one picture and text, their score against objects' masks, and how far two models differ.
+
+A map holds what a query gives to [CLS] and to every patch, and sums to 1. A word, as it stands between spaces, has the
+mean of the maps of its pieces. In "fusion" a text is read with its picture, in "decoder" it is said, and the map of a
+word is that of the step which chooses it.
+"""
+
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from dlip.data.scene_render import masks
+from dlip.data.scene_truth import read, referents
+from dlip.data.scene_world import Scene
+from dlip.distillation import map_to_grid
+from dlip.errors import UserError
+from dlip.features import Trace, Want
+from dlip.model import Med
+from dlip.tasks.base import percent
+from dlip.texts import prompted
+from dlip.vlm import VLM, Picture
+
+SOURCES = ("fusion", "decoder")
+ARTICLES = ("a", "an", "the")
+PICTURES = 32
+"""Pictures that are measured at once, with all their captions."""
+
+
+# --- maps of one picture ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WordMaps:
+    """Cross-attention of every word of a text over one picture."""
+
+    words: list[str]
+    """The text at its spaces, as far as the model read it."""
+    layers: tuple[int, ...]
+    """Text layers with cross-attention, counted from 0."""
+    maps: Tensor
+    """[L, H, W, 1+P]: layer, head, word; [CLS] and patches."""
+
+    def map(self, word: int, layer: int = -1, head: int | None = None) -> Tensor:
+        """[1+P] of a word of one head, or of the mean over heads.
+
+        layer: a text layer counted from 0, or from the last one with cross-attention (-1). Raises UserError where there
+        is no such word, layer or head.
+        """
+        _check("word", word, range(len(self.words)))
+        found = _layer(self.maps, self.layers, layer, head)
+        return found[word]
+
+    def patches(self, word: int, layer: int = -1, head: int | None = None) -> Tensor:
+        """[g, g]: `map` over the patches alone."""
+        return patches(self.map(word, layer, head))
+
+
+@dataclass(frozen=True)
+class ImageMaps:
+    """Self-attention of the image encoder on one picture."""
+
+    maps: Tensor
+    """[L, H, 1+P, 1+P]: layer, head, query, key; [CLS] and patches."""
+
+    def cls(self, layer: int = -1, head: int | None = None) -> Tensor:
+        """[g, g]: what [CLS] gives to the patches in one head, or in the mean over heads. Raises UserError as above."""
+        return patches(_layer(self.maps, range(len(self.maps)), layer, head)[0])
+
+    def rollout(self) -> Tensor:
+        """[g, g]: what of the patches reaches [CLS] through all layers."""
+        return patches(rollout(self.maps)[0])
+
+
+@torch.inference_mode()
+def word_maps(vlm: VLM, image: Picture, text: str, source: str = "fusion") -> WordMaps:
+    """The maps of a caption or question that is read with its picture, or ("decoder") of a caption that is said.
+
+    Raises UserError where the picture cannot be read or the text has no word.
+    """
+    pool = pieces(vlm, [text])[0]  # [W, T]
+    known = int((pool.sum(1) > 0).sum())
+    if not known:
+        raise UserError("the text has no word to look at; type one")
+    layers = vlm.med.config.fusion_layers
+    maps = cross(vlm.med.eval(), vlm.image_states([image]), *vlm.texts([text]), source, layers)  # each [1, H, T, 1+P]
+    return WordMaps(text.split()[:known], layers, pool[:known] @ torch.cat(maps).float().cpu())
+
+
+@torch.inference_mode()
+def image_maps(vlm: VLM, image: Picture) -> ImageMaps:
+    """The image encoder's maps. Raises UserError where the picture cannot be read."""
+    med, layers = vlm.med.eval(), tuple(range(vlm.med.config.image_layers))
+    trace = Trace(Want(layers={("image", "self"): layers}).layers_of("image", med.config))
+    med.encode_image(med.normalise(vlm.pixels([image]).to(vlm.device)), trace)
+    return ImageMaps(torch.cat([trace.get("self", i) for i in layers]).float().cpu())
+
+
+def rollout(maps: Tensor) -> Tensor:
+    """Attention rollout [T, T] of self-attention maps [L, H, T, T], heads averaged, half of each layer its residual.
+
+    Source: Abnar and Zuidema (arXiv 2005.00928): R_l = (A_l + I) / 2 · R_(l-1).
+    """
+    eye = torch.eye(maps.shape[-1])
+    rolled = eye
+    for layer in maps.mean(1):
+        rolled = (layer + eye) / 2 @ rolled
+    return rolled
+
+
+def patches(probs: Tensor) -> Tensor:
+    """Maps [..., 1+P] over their square of patches alone [..., g, g], [CLS] left out and made distributions again."""
+    side = round((probs.shape[-1] - 1) ** 0.5)
+    over = probs[..., 1:]
+    return (over / over.sum(-1, keepdim=True).clamp(min=1e-9)).unflatten(-1, (side, side))
+
+
+def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of distributions [..., K] in bits: 0 where they are equal, 1 where they share nothing.
+
+    Source: Lin (1991), Divergence measures based on the Shannon entropy.
+    """
+    mean = (p + q) / 2
+    entropy = torch.special.entr(mean) - (torch.special.entr(p) + torch.special.entr(q)) / 2
+    return (entropy.sum(-1) / torch.log(torch.tensor(2.0))).clamp(0, 1)
+
+
+def differ(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence [...] of two models' maps [..., 1+P] and [..., 1+Q], on the coarser of their grids."""
+    side = round((min(p.shape[-1], q.shape[-1]) - 1) ** 0.5)
+    return jensen_shannon(
+        *(map_to_grid(x.reshape(1, 1, -1, x.shape[-1]), side).view(*x.shape[:-1], -1) for x in (p, q))
+    )
+
+
+# --- against the masks of scenes --------------------------------------------------------------------------------------
+
+
+def named(caption: str, scene: Scene) -> dict[int, int]:
+    """Place of a word in `caption.split()` -> the place in `scene.objects` of the object it names; articles apart."""
+    reading, words = read(caption), caption.lower().split()
+    meant = zip(reading.mentions, referents(reading, scene), strict=True)
+    places = {i: o for mention, o in meant if o is not None for i in range(mention.start, mention.end)}
+    return {i: o for i, o in places.items() if words[i] not in ARTICLES}
+
+
+def cover(mask: Tensor, grid: int) -> Tensor:
+    """Masks bool [..., S, S] as the share of each patch that they cover [..., grid, grid], 0 to 1."""
+    side = mask.shape[-1]
+    pixels = F.pad(mask.reshape(1, 1, -1, side * side).float(), (1, 0))  # pixels are a grid with [CLS] before it
+    return map_to_grid(pixels, grid)[..., 1:].view(*mask.shape[:-2], grid, grid) * (grid / side) ** 2
+
+
+def pointing(over: Tensor, covered: Tensor) -> Tensor:
+    """The pointing game, bool [...]: whether the greatest patch of maps [..., g, g] holds a pixel of the object.
+
+    covered: `cover` of its mask [..., g, g]. The tolerance is thus the patch, which is all that a map resolves; by
+    chance a hit comes as often as patches hold a pixel of the object. Source: Zhang et al. (arXiv 1608.00507), 4.1.
+    """
+    place = over.flatten(-2).argmax(-1, keepdim=True).expand(*covered.shape[:-2], 1)
+    return (covered.flatten(-2).gather(-1, place) > 0).squeeze(-1)
+
+
+def mass(over: Tensor, covered: Tensor) -> Tensor:
+    """Share [...] of maps [..., g, g] that lies under the mask, each patch spread evenly; by chance the mask's area."""
+    return (over * covered).sum((-2, -1))
+
+
+def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM | None = None) -> dict:
+    """How well the words of captions find the objects that they name, on the first `limit` pictures of scenes.
+
+    Of "fusion" and of "decoder", over every word of every caption that names an object, in percent: "pointing", "mass",
+    and the same against the scene's other objects ("pointing_other", "mass_other"), which is as much as a model reaches
+    that looks at objects but knows no words; "divergence", in bits, where a teacher is given. Beside them "chance",
+    {"pointing", "mass"} of a map that knows nothing, and "pictures" and "words", how many were measured.
+    """
+    found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    pictures, grid = min(limit, len(dataset)), vlm.med.config.grid
+    for first, captions, rows, maps in _batches((vlm,), dataset, limit, layer):
+        scenes = [dataset.scene(first + i) for i in range(max(rows) + 1)]
+        known = maps["fusion"][0].sum(-1) > 0  # [N, W]: a long caption's last words may be cut off
+        names = [named(text, scenes[row]).items() for text, row in zip(captions, rows, strict=True)]
+        at = [(text, word, rows[text], o) for text, some in enumerate(names) for word, o in some if known[text, word]]
+        if not at:
+            continue
+        text, word, picture, own = torch.tensor(at).T  # [K] words
+        covers = [cover(torch.from_numpy(masks(scene)), grid) for scene in scenes]
+        others = torch.tensor([len(objects) - 1 for objects in covers])[picture]
+        covered = pad_sequence(covers, batch_first=True)[picture]  # [K, O, g, g], zeros where there is no object
+
+        scores = {("chance", "pointing"): (covered > 0).float().mean((2, 3)), ("chance", "mass"): covered.mean((2, 3))}
+        for source in SOURCES:
+            over = patches(maps[source][0][text, word])[:, None]  # [K, 1, g, g]
+            scores[source, "pointing"] = pointing(over, covered).float()
+            scores[source, "mass"] = mass(over, covered)
+        for (source, name), of_each in scores.items():  # [K, O]
+            hit = of_each.gather(1, own[:, None]).squeeze(1)
+            found[source, name].append(hit)
+            if source != "chance":
+                found[source, f"{name}_other"].append((of_each.sum(1) - hit) / others)
+    if not found:
+        raise UserError(f"no caption of {dataset.name} {dataset.split} names an object; attention cannot be scored")
+    out: dict = {source: {} for source in (*SOURCES, "chance")}
+    for (source, name), parts in found.items():
+        out[source][name] = percent(torch.cat(parts))
+    if teacher is not None:
+        for source, bits in divergence(teacher, vlm, dataset, limit, layer).items():
+            out[source]["divergence"] = bits
+    return {**out, "pictures": pictures, "words": sum(map(len, found["chance", "mass"]))}
+
+
+def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200, layer: int = -1) -> dict[str, float]:
+    """Jensen-Shannon divergence in bits of two models' maps of the same words, by source: the mean over all words.
+
+    On the first `limit` pictures of any data with captions; heads averaged, on the coarser of the two grids, [CLS]
+    included. Words, pads and special tokens apart, are compared even where the models cut them into other pieces.
+    """
+    found: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
+    for _, _, _, maps in _batches((teacher, student), dataset, limit, layer):
+        for source, (theirs, ours) in maps.items():
+            both = (theirs.sum(-1) > 0) & (ours.sum(-1) > 0)
+            found[source].append(differ(theirs[both], ours[both]))
+    return {source: torch.cat(parts).mean().item() for source, parts in found.items()}
+
+
+# --- many texts at once -----------------------------------------------------------------------------------------------
+
+
+def cross(med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, layers: Sequence[int]) -> list[Tensor]:
+    """Cross-attention [N, H, T, 1+P] of each layer for texts [N, T] with their pictures' states [N or B, 1+P, Di].
+
+    Of B pictures each has N / B texts in a row.
+    Place t is where token t is read, or in "decoder" the step that chooses it; place 0 has no meaning there.
+    """
+    trace = Trace(Want(layers={(source, "cross"): tuple(layers)}).layers_of(source, med.config))
+    if source == "fusion":
+        med.fuse(ids, mask, states, trace=trace)
+        return [trace.get("cross", i) for i in layers]
+    med.decode(prompted(ids, mask, med.config.prompt_ids)[0], states, trace=trace)
+    before = len(med.config.prompt_ids)
+    return [trace.get("cross", i)[:, :, before:].roll(1, 2) for i in layers]
+
+
+def pieces(vlm: VLM, texts: Sequence[str]) -> Tensor:
+    """How the words of texts are averaged from the tokens that `vlm.texts` gives: float [N, W, T], rows sum to 1.
+
+    W: words between spaces, of the longest text; a row of zeros where the text has no such word, or where it was cut.
+    Punctuation counts only where the word has nothing else.
+    """
+    fast = vlm.tokenizer.fast
+    fast.enable_truncation(vlm.med.config.max_text)
+    encodings = fast.encode_batch(list(texts))
+    starts = [[word.start() for word in re.finditer(r"\S+", text)] for text in texts]
+    longest = max(len(encoding.ids) for encoding in encodings)
+    out = torch.zeros(len(texts), max(map(len, starts)), longest)
+    for rows, text, begins, encoding in zip(out, texts, starts, encodings, strict=True):
+        for token, (start, end) in enumerate(encoding.offsets):
+            if end > start:  # [CLS] and [SEP] stand for nothing in the text
+                says = any(letter.isalnum() for letter in text[start:end])
+                rows[bisect_right(begins, start) - 1, token] = 1.0 if says else 1e-6
+    whole = out.sum(-1, keepdim=True)
+    out[(out < 1) & (whole >= 1)] = 0
+    return out / out.sum(-1, keepdim=True).clamp(min=1e-6)
+
+
+@torch.inference_mode()
+def _batches(
+    models: tuple[VLM, ...], dataset, limit: int, layer: int
+) -> Iterator[tuple[int, list[str], list[int], dict[str, list[Tensor]]]]:
+    """Place of a batch's first picture, its captions, the picture of each counted from there, and by source every
+    model's word maps [N, W, 1+P], heads averaged."""
+    for first in range(0, min(limit, len(dataset)), PICTURES):
+        items = [dataset[i] for i in range(first, min(first + PICTURES, limit, len(dataset)))]
+        captions = [text for item in items for text in item.captions]
+        rows = [i for i, item in enumerate(items) for _ in item.captions]
+        if not captions:
+            continue
+        maps: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
+        for vlm in models:
+            states = vlm.image_states([item.image for item in items])
+            if len({len(item.captions) for item in items}) > 1:
+                states = states[rows]
+            ids, mask = vlm.texts(captions)
+            pool = pieces(vlm, captions)
+            for source, found in maps.items():
+                (probs,) = cross(vlm.med.eval(), states, ids, mask, source, (layer,))
+                found.append(pool @ probs.float().mean(1).cpu())
+        yield first, captions, rows, maps
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _layer(maps: Tensor, layers: Sequence[int], layer: int, head: int | None) -> Tensor:
+    """Of maps [L, H, ...] those of one layer, and of one head or of their mean."""
+    _check("layer", layer, [*layers, *range(-len(layers), 0)])
+    found = maps[layer if layer < 0 else list(layers).index(layer)]
+    if head is None:
+        return found.mean(0)
+    _check("head", head, range(len(found)))
+    return found[head]
+
+
+def _check(noun: str, asked: int, there: Sequence[int]) -> None:
+    if asked not in there:
+        raise UserError(f"there is no {noun} {asked}; choose one of {', '.join(str(i) for i in there if i >= 0)}")

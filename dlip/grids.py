@@ -1,0 +1,220 @@
+"""The grids of `dlip ablate`: what is varied, as tables; all else is `FULL`'s, the same for every row.
+
+A row is a name, a size, the weights of its losses, and the paper's figures beside it: Flickr30k's TR@1 and IR@1, COCO's
+CIDEr, VQA (arXiv 2308.12956; those of `modules` are read off a figure). Students learn from `TEACHER`, sizes are
+changes of `STUDENT`.
+"""
+
+from dataclasses import dataclass, replace
+
+from dlip.config import TrainConfig, weights
+from dlip.data.scenes import SPLITS
+from dlip.errors import UserError
+
+TEACHER = "scenes/teacher"
+STUDENT = "scenes-student"
+PICTURES = 4000
+TASK = "vlp"
+"""Losses of a student without its teacher."""
+DISTILLED = f"{TASK},hr,at"
+"""Losses of a distilled one: the paper's."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all rows of a grid share."""
+
+    train: TrainConfig
+    seeds: int
+    test_pictures: int
+    """Measured on the first so many of the test split."""
+    cached_pictures: int = PICTURES
+    """Most pictures of whose teacher's outputs a cache is kept on the disk."""
+    teacher: str = TEACHER
+    quick: bool = False
+
+
+FULL = Plan(
+    TrainConfig(
+        steps=600, batch_size=64, lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0,
+        learn_teacher_projection=False,
+    ),
+    seeds=3, test_pictures=1000,
+)  # fmt: skip
+QUICK = replace(
+    FULL, train=FULL.train.replace(steps=10, batch_size=32, warmup=4), seeds=1, test_pictures=24, cached_pictures=0,
+    quick=True,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that is trained, once a seed. Without weights it is the teacher, which is measured only."""
+
+    name: str
+    size: str = STUDENT
+    weights: str = TASK
+    paper: tuple[float | None, ...] = (None,) * 4
+    """TR@1, IR@1, CIDEr, VQA."""
+    start: tuple[str, ...] = ()
+    """Parts that begin at the teacher's weights: "image", "text"."""
+    pictures: int = PICTURES
+    """How many the student may learn from."""
+
+    @property
+    def role(self) -> str:
+        if not self.weights:
+            return "teacher"
+        return "distilled" if any("." in term for term in weights(self.weights)) else "undistilled"
+
+    @property
+    def split(self) -> str:
+        return "train-small" if self.pictures <= SPLITS["train-small"] else "train-large"
+
+    def train(self, plan: Plan, seed: int) -> TrainConfig:
+        cache = self.role == "distilled" and self.pictures <= plan.cached_pictures
+        return plan.train.replace(weights=weights(self.weights), seed=seed, cache=cache)
+
+
+@dataclass(frozen=True)
+class Grid:
+    name: str
+    question: str
+    rows: tuple[Row, ...]
+    note: str = ""
+    """How the paper's figures are to be read."""
+
+
+def changed(*changes: str) -> str:
+    """`STUDENT` with changes, as `dlip.config.preset` reads them."""
+    changes = ",".join(filter(None, changes))
+    return f"{STUDENT}:{changes}" if changes else STUDENT
+
+
+# --- modules: how far can each encoder be compressed? -----------------------------------------------------------------
+
+IMAGE = {
+    "tiny": "image_width=32",
+    "small": "",
+    "middle": "image_width=104",
+    "base": "image_width=128,image_layers=5",
+}
+TEXT = {
+    "tiny": "text_width=48",
+    "small": "",
+    "middle": "text_width=112,text_layers=4",
+    "base": "text_width=128,text_layers=6",
+}
+"""Sizes of the encoders: small is the student's, base the teacher's; of its parameters tiny has about a twentieth,
+middle half."""
+
+SWEEPS = (
+    # image     text       TR@1  IR@1  CIDEr  VQA of the paper, undistilled
+    ("tiny",   "base",   (85.4, 68.4, 110.9, 71.3)),
+    ("small",  "base",   (90.3, 76.2, 118.1, 73.7)),
+    ("middle", "base",   (90.9, 77.5, 120.7, 74.5)),
+    ("base",   "base",   (92.8, 79.2, 121.8, 75.2)),
+    ("base",   "middle", (90.9, 77.7, 123.1, 74.6)),
+    ("base",   "small",  (89.4, 75.3, 123.5, 73.6)),
+    ("base",   "tiny",   (83.6, 69.9, 122.3, 70.9)),
+    ("tiny",   "small",  (79.3, 64.4, 112.3, 69.5)),
+    ("small",  "small",  (85.5, 72.2, 119.6, 72.3)),
+    ("middle", "small",  (87.9, 73.2, 121.5, 72.8)),
+    ("small",  "middle", (87.9, 74.5, 120.5, 73.2)),
+    ("small",  "tiny",   (80.4, 62.9, 118.2, 68.4)),
+)  # fmt: skip
+
+
+def pair(image: str, text: str, distilled: bool = False) -> str:
+    """The name of a row of `modules`."""
+    return f"image {image}, text {text}" + ", distilled" * distilled
+
+
+MODULES = Grid(
+    "modules", "How far can the image encoder and the text encoder each be compressed?",
+    tuple(Row(pair(image, text), changed(IMAGE[image], TEXT[text]), TASK, paper) for image, text, paper in SWEEPS)
+    + tuple(Row(pair(image, text, True), changed(IMAGE[image], TEXT[text]), DISTILLED) for image, text, _ in SWEEPS),
+    "The paper's: the same share of its encoders, undistilled, read off a figure.",
+)  # fmt: skip
+
+# --- fusion: how many text layers need cross-attention? The upper ones hold it, as in ALBEF ---------------------------
+
+FUSION = Grid("fusion", "How many layers need cross-attention?", tuple(
+    Row(f"{count} of 6 layers fused", changed("text_layers=6", f"fusion_layers={fused}"), DISTILLED, paper)
+    for count, fused, paper in (
+        (1, "5",           (84.0, 68.7, 116.7, 70.88)),
+        (2, "4+5",         (85.9, 70.8, 118.3, 71.87)),
+        (3, "3+4+5",       (88.0, 72.7, 119.1, 72.65)),
+        (4, "2+3+4+5",     (87.3, 73.2, 118.7, 72.74)),
+        (6, "0+1+2+3+4+5", (87.6, 73.5, 118.9, 73.00)),
+    )
+), "The paper's: 1, 3, 6, 9 and 12 of 12 layers.")  # fmt: skip
+
+# --- what the teacher hands over --------------------------------------------------------------------------------------
+
+MODALITIES = Grid("modalities", "Which representations should the teacher hand over?", (
+    Row("none", STUDENT, TASK,                                 (85.5, 72.1, 119.6, 71.24)),
+    Row("image", STUDENT, f"{TASK},hr.image",                  (86.9, 73.1, 120.2, 72.37)),
+    Row("text", STUDENT, f"{TASK},hr.text",                    (87.3, 72.9, 119.7, 72.22)),
+    Row("image and text", STUDENT, f"{TASK},hr.image,hr.text", (88.2, 74.6, 120.4, 72.39)),
+    Row("fusion", STUDENT, f"{TASK},hr.fusion",                (88.6, 75.2, 120.6, 72.48)),
+    Row("decoder", STUDENT, f"{TASK},hr.decoder",              (87.9, 74.5, 121.3, 72.61)),
+    Row("all four", STUDENT, f"{TASK},hr",                     (89.1, 76.0, 121.9, 72.70)),
+), "The paper's last row seems to include attention maps, as it equals that of all its losses.")  # fmt: skip
+
+ATTENTION = Grid("attention", "Which attention maps should the teacher hand over?", (
+    Row("no maps", STUDENT, TASK,                                        (85.5, 72.1, 119.6, None)),
+    Row("self-attention", STUDENT, f"{TASK},at.self,at.decoder_self",    (87.2, 72.9, 120.4, None)),
+    Row("cross-attention", STUDENT, f"{TASK},at.cross,at.decoder_cross", (87.7, 73.2, 120.6, None)),
+    Row("both", STUDENT, f"{TASK},at",                                   (88.2, 73.6, 120.8, None)),
+))  # fmt: skip
+
+OBJECTIVES = Grid("objectives", "Which losses add up?", (
+    Row("VLP", STUDENT, TASK,            (85.5, 72.1, 119.6, 71.24)),
+    Row("VLP+AT", STUDENT, f"{TASK},at", (88.2, 73.6, 120.8, 72.31)),
+    Row("VLP+HR", STUDENT, f"{TASK},hr", (88.8, 75.4, 121.6, 72.62)),
+    Row("AT+HR", STUDENT, "hr,at",       (87.4, 74.8, 120.9, 72.26)),
+    Row("VLP+AT+HR", STUDENT, DISTILLED, (89.1, 76.0, 121.9, 72.70)),
+    Row("VLP+AT+HR+kd.itc", STUDENT, f"{DISTILLED},kd.itc"),
+    Row("VLP+AT+HR+kd.itm", STUDENT, f"{DISTILLED},kd.itm"),
+    Row("VLP+AT+HR+kd.lm", STUDENT, f"{DISTILLED},kd.lm"),
+    Row("VLP+AT+HR+kd.vqa", STUDENT, f"{DISTILLED},kd.vqa"),
+    Row("VLP+AT+HR+KD", STUDENT, f"{DISTILLED},kd"),
+), "AT+HR trains no head here; the paper's is fine-tuned on each task.")  # fmt: skip
+
+INIT = Grid("init", "Where should the student's weights begin?", (
+    Row("from scratch", STUDENT, TASK,    (74.5, 57.1, 101.4, None)),
+    Row("image inherited", STUDENT, TASK, (85.5, 72.1, 119.6, None), start=("image",)),
+    Row("text inherited", STUDENT, TASK,  (75.9, 58.5, 100.5, None), start=("text",)),
+    Row("both inherited", STUDENT, TASK,  (85.9, 71.4, 119.8, None), start=("image", "text")),
+), "Inherited here: the teacher's evenly spaced layers; the paper's: ViT's and BERT's published weights.")  # fmt: skip
+
+# --- beyond the paper -------------------------------------------------------------------------------------------------
+
+
+def square(width: int, image_layers: int, text_layers: int) -> Row:
+    """A distilled student of one width for picture and text."""
+    sizes = f"image_width={width},text_width={width},image_layers={image_layers},text_layers={text_layers}"
+    return Row(f"{width} wide, {image_layers}+{text_layers} layers", changed(sizes), DISTILLED)
+
+
+SIZES = Grid("sizes", "What does a size cost, and what does it keep?", (
+    square(32, 2, 1), square(48, 2, 1), square(48, 4, 2), square(64, 3, 2), square(80, 2, 1), square(80, 4, 2),
+    square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 3, 2), square(128, 5, 6),
+))  # fmt: skip
+
+DATA = Grid("data", "From how many pictures on does distillation pay?", tuple(
+    Row(f"{pictures:,} pictures" + ", distilled" * (losses == DISTILLED), STUDENT, losses, pictures=pictures)
+    for pictures in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
+))  # fmt: skip
+
+GRIDS = {g.name: g for g in (MODULES, FUSION, MODALITIES, ATTENTION, OBJECTIVES, INIT, SIZES, DATA)}
+WHOLE = Row("teacher", TEACHER, "", (92.0, 78.5, 121.8, 75.3))
+"""The first row of every table; the paper's is BLIP-Base."""
+
+
+def grid(name: str) -> Grid:
+    """Raises UserError where there is no grid of that name."""
+    if name not in GRIDS:
+        raise UserError(f"there is no grid {name!r}; choose of {', '.join(GRIDS)} or all")
+    return GRIDS[name]

@@ -1,0 +1,58 @@
+"""What all figures share: one colour a role, names and units, and an ink that reads on light and dark pages."""
+
+import textwrap
+
+import pandas as pd
+import plotly.graph_objects as go
+
+COLOURS = {"teacher": "#0072B2", "undistilled": "#D55E00", "distilled": "#009E73"}
+"""Role -> colour, of Okabe and Ito's palette, which colour-blind people tell apart."""
+SYMBOLS = {"teacher": "diamond", "undistilled": "square", "distilled": "circle"}
+INK, RULE, CLEAR = "#777777", "rgba(128, 128, 128, 0.25)", "rgba(0, 0, 0, 0)"
+FONT = "system-ui, sans-serif"
+
+LABELS = {
+    "tr1": ("TR@1", "%"), "tr5": ("TR@5", "%"), "tr10": ("TR@10", "%"),
+    "ir1": ("IR@1", "%"), "ir5": ("IR@5", "%"), "ir10": ("IR@10", "%"),
+    "bleu4": ("BLEU-4", "x 100"), "meteor": ("METEOR", "x 100"), "rougeL": ("ROUGE-L", "x 100"),
+    "cider": ("CIDEr", "x 100"), "spice": ("SPICE", "x 100"), "vqa": ("VQA accuracy", "%"),
+    "pointing": ("words that point at their object", "%"), "mass": ("attention on the word's object", "%"),
+    "pointing_decoder": ("words, when said, that point at their object", "%"),
+    "mass_decoder": ("attention, when saying a word, on its object", "%"),
+    "params_m": ("parameters", "M"), "flops_g": ("FLOPs", "G a picture and text"),
+    "latency_ms": ("latency", "ms, median"), "latency_p95_ms": ("latency", "ms, 95th percentile"),
+    "params_m_paper": ("parameters, paper's count", "M"),
+    "macs_g_paper": ("multiply-accumulates, paper's count", "G"),
+}  # fmt: skip
+"""Column of scores and costs -> its name and unit."""
+
+
+AXIS = dict(
+    gridcolor=RULE, zerolinecolor=RULE, linecolor=INK, tickcolor=INK, showline=True, ticks="outside", title_standoff=8,
+    automargin=True,
+)  # fmt: skip
+
+
+def figure(title: str, panels: int = 1) -> go.Figure:
+    """An empty figure that says its finding, its panels side by side over one y axis."""
+    hover = dict(bgcolor="#24292f", bordercolor="#24292f", font=dict(family=FONT, color="#ffffff"), align="left")
+    title = dict(text="<br>".join(textwrap.wrap(title, 68)), font=dict(size=16))
+    layout = dict(
+        title=dict(**title, x=0, xref="paper", y=1, yanchor="top", pad=dict(t=16)), hovermode="closest",
+        font=dict(family=FONT, size=12, color=INK), paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, template="none",
+        legend=dict(orientation="h", y=1, yanchor="bottom", x=0), hoverlabel=hover, height=440,
+        modebar=dict(orientation="v", bgcolor=CLEAR, color=INK), margin=dict(l=56, r=40, t=88, b=64),
+    )  # fmt: skip
+    fig = go.Figure(layout=layout).set_subplots(1, panels, shared_yaxes=True, horizontal_spacing=0.05)
+    return fig.update_xaxes(**AXIS).update_yaxes(**AXIS)
+
+
+def axis_title(column: str) -> str:
+    """A column's name with its unit."""
+    name, unit = LABELS[column]
+    return f"{name} ({unit})"
+
+
+def error_bars(spread: pd.Series, role: str) -> dict:
+    """Bars of `spread` up and down, none where it is NaN."""
+    return dict(type="data", array=spread.fillna(0), color=COLOURS[role], thickness=1.5, width=4)

@@ -1,0 +1,242 @@
+"""Grids of runs: which run is which, what is done once, what is done again, and the tables they end in."""
+
+import json
+import math
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_records import make_record
+
+from dlip import ablation, records
+from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text
+from dlip.checkpoints import write_json
+from dlip.cli import parser, train_config
+from dlip.data.scenes import SPLITS
+from dlip.errors import UserError
+from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
+
+SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
+ONE = Grid("one", "?", (Row("a", SMALL, paper=(1.0, 2.0, 3.0, None)), Row("b", SMALL, DISTILLED)))
+TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vlp"), Row("broken", SMALL, pictures=250)), "As printed.")
+
+
+def fake(job: ablation.Job) -> None:
+    """Writes a record of a run that never was, and a line for each time it is asked to."""
+    with open(Path(job.out) / "done", "a") as file:
+        file.write(f"{job.row.name} {job.seed}\n")
+    if job.row.name == "broken" and not (Path(job.out) / "mended").exists():
+        raise ValueError("no such luck")
+    record = make_record(job.name, job.row.role, seed=job.seed, tr1=50.0 + job.seed)
+    records.append(record | {"ablation": {"hash": job.hash}}, job.results)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> dict:
+    """Where grids run, `fake` in the place of training."""
+    monkeypatch.setattr(ablation, "do", fake)
+    return {"out": tmp_path / "out", "results": tmp_path / "runs.jsonl", "progress": False}
+
+
+def made_record(row: Row, seed: int = 0, plan=FULL, **about) -> dict:
+    return make_record("x", row.role, seed=seed, **about) | {"ablation": {"hash": identity(row, plan)}}
+
+
+# --- which run is which -----------------------------------------------------------------------------------------------
+
+
+def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
+    row, plan = Row("a", weights=DISTILLED), FULL
+    other = [
+        (replace(row, size="scenes-student:text_layers=3"), plan),
+        (replace(row, weights="vlp,hr,at=0.5"), plan),
+        (replace(row, start=("image",)), plan),
+        (replace(row, pictures=1000), plan),
+        (row, replace(plan, test_pictures=10)),
+        (row, replace(plan, train=plan.train.replace(lr=1e-4))),
+        (row, replace(plan, train=plan.train.replace(steps=7))),
+        (row, QUICK),
+        (Row("a"), plan),
+        (WHOLE, plan),
+    ]
+    assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
+    same = [
+        (replace(row, name="b", paper=(1.0,) * 4), plan),
+        (replace(row, weights="at,hr,vlp"), plan),
+        (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
+        (row, replace(plan, seeds=9)),
+        (row, replace(plan, train=plan.train.replace(save_every=7, log_every=3))),
+    ]
+    assert {identity(*pair) for pair in same} == {identity(row, plan)}
+
+
+def test_another_teacher_is_another_run(tmp_path, tiny):
+    for name in ("first", "same", "second"):
+        tiny.save(tmp_path / name)
+    with open(tmp_path / "second" / "model.safetensors", "ab") as file:
+        file.write(b" ")
+    for row in (Row("a"), Row("a", weights="hr"), WHOLE):
+        first, same, second = (
+            identity(row, replace(FULL, teacher=str(tmp_path / name))) for name in ("first", "same", "second")
+        )
+        assert first == same != second
+
+
+def test_a_run_that_grids_share_is_one_job_under_one_name():
+    found = jobs([GRIDS["attention"], GRIDS["modalities"]], FULL, 2, "out", "results")
+    assert len(found) == 1 + 2 * (len(GRIDS["attention"].rows) + len(GRIDS["modalities"].rows) - 1)
+    assert found[0].row == WHOLE and [job.seed for job in found[1:5]] == [0] * 4
+    assert len({job.folder for job in found}) == len({job.key for job in found}) == len(found)
+    (shared,) = (job for job in found if not job.seed and job.hash == identity(GRIDS["attention"].rows[0], FULL))
+    assert shared.name == "modules: image small, text small" and shared.row in GRIDS["modules"].rows
+    assert len(jobs(choose(["all"]), FULL, 1, "out", "results")) < sum(len(some.rows) for some in GRIDS.values())
+
+
+@pytest.mark.parametrize("some", GRIDS)
+def test_the_command_of_a_row_makes_it(some):
+    for row in GRIDS[some].rows:
+        words = shlex.split(command(row, FULL, 2))
+        args = parser().parse_args(words[1:])
+        assert train_config(args) == row.train(FULL, 2)
+        assert (args.size, args.role, args.data, args.split) == (row.size, row.role, "scenes", row.split)
+        assert (args.limit or SPLITS[row.split]) == row.pictures
+        assert args.start == [f"{part}={TEACHER}" for part in row.start]
+        assert TEACHER in (args.teacher, args.tokenizer)
+
+
+def test_choosing_rows():
+    assert choose(["all"]) == [*GRIDS.values()] and choose(["fusion"]) == [GRIDS["fusion"]]
+    (only,) = choose(["fusion", "init"], ["text inherited"])
+    assert (only.name, [row.name for row in only.rows]) == ("init", ["text inherited"])
+    for names, rows, message in (
+        ([], [], "no grid to run"),
+        (["depth"], [], "no grid 'depth'"),
+        (["init"], ["VLP"], "no row 'VLP' in init; choose of from scratch"),
+    ):
+        with pytest.raises(UserError, match=message):
+            choose(names, rows)
+
+
+# --- doing them -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_runs_are_done_once_and_failures_are_tried_again(place):
+    failed = ablate([ONE, TWO], FULL, 2, 2, **place)
+    assert failed == {f"two: broken, seed {seed}": "ValueError: no such luck" for seed in (0, 1)}
+    lines = (place["out"] / "done").read_text().splitlines()
+    assert sorted(lines) == ["a 0", "a 1", "b 0", "b 1", "broken 0", "broken 1", "teacher 0"]  # c is b
+    made = records.read(place["results"])
+    assert len(made) == 5 and len(records.failures(place["results"])) == 2
+    assert records.failures(place["results"])[0]["failed"] == "ValueError: no such luck"
+
+    (place["out"] / "mended").touch()
+    assert ablate([ONE, TWO], FULL, 3, 1, **place) == {}
+    lines = (place["out"] / "done").read_text().splitlines()[len(lines) :]
+    assert sorted(lines) == ["a 2", "b 2", "broken 0", "broken 1", "broken 2"]
+    assert records.read(place["results"])[:5] == made
+    assert ablate([ONE, TWO], FULL, 3, 1, **place) == {}
+    assert len(records.read(place["results"])) == 10
+
+
+def test_two_processes_do_not_share_a_folder(place):
+    with ablation._alone(place["out"]), pytest.raises(UserError, match="another process runs grids in"):
+        ablate([ONE], FULL, 1, 1, **place)
+    with pytest.raises(UserError, match="positive whole numbers"):
+        ablate([ONE], FULL, 1, 0, **place)
+
+
+def test_progress_follows_the_log_of_a_run(tmp_path):
+    job = jobs([ONE], FULL, 1, tmp_path, tmp_path / "r")[1]
+    assert job.done() == 0.0
+    job.folder.mkdir()
+    (job.folder / "log.jsonl").write_text(json.dumps({"step": FULL.train.steps // 4}) + "\n")
+    assert job.done() == job.cost()[0] / 4 > 0
+    assert jobs([ONE], FULL, 1, tmp_path, tmp_path / "r")[0].cost()[0] == 0  # the teacher is only measured
+
+
+TINY = replace(
+    QUICK, train=QUICK.train.replace(steps=2, batch_size=4, warmup=1, save_every=5, log_every=1), test_pictures=4
+)
+LONG = replace(TINY, train=TINY.train.replace(steps=150))
+REAL = Grid("real", "?", (Row("a", SMALL, pictures=8), Row("b", SMALL, "lm,hr.image,kd.lm", pictures=8)))
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
+    """Killed in its last run: what is recorded stays as it is, and the last run goes on from its checkpoint."""
+    tiny.save(tmp_path / "teacher")
+    write_json(tmp_path / "teacher" / "record.json", make_record("t", "teacher"))
+    plan = replace(LONG, teacher=str(tmp_path / "teacher"))
+    place = {"out": tmp_path / "out", "results": tmp_path / "runs.jsonl", "progress": False}
+    code = f"""if True:
+        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from dataclasses import replace
+        from test_ablation import LONG, REAL, ablate
+        plan = replace(LONG, teacher={plan.teacher!r})
+        ablate([REAL], plan, 1, 1, {str(place["out"])!r}, {str(place["results"])!r}, False)
+    """
+    last = jobs([REAL], plan, 1, place["out"], place["results"])[-1]
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    end = time.monotonic() + 600
+    while len(list(last.folder.glob("checkpoint-*.safetensors"))) < 2:
+        assert parent.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    before = records.read(place["results"])
+    assert [record["name"] for record in before] == ["teacher", "real: a"]
+    steps = [json.loads(line)["step"] for line in (last.folder / "log.jsonl").read_text().splitlines()]
+    assert 10 <= steps[-1] < 150
+
+    assert ablate([REAL], plan, 1, 1, **place) == {}
+    after = records.read(place["results"])
+    assert after[:2] == before and [record["name"] for record in after[2:]] == ["real: b"]
+    assert after[2]["losses"]["step"][0] == 1 and after[2]["losses"]["step"][-1] == 150
+    rows = [json.loads(line) for line in (last.folder / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 151))
+    assert not list(place["out"].glob("*/checkpoint-*"))
+
+    found = table(REAL, after, plan)
+    assert list(found["runs"]) == [1, 1, 1] and found[["tr1", "ir1", "cider", "vqa"]].notna().all(axis=None)
+    assert all(record["quick"] for record in after)
+    for record in after:
+        items = records.outcomes(record)
+        assert {name: len(values) for name, values in items.items()} == {
+            "tr1": 4, "ir1": 20, "cider": 4, "vqa": 24, "captions": 4, "questions": 4,
+        }  # fmt: skip
+        assert 100 * items["vqa"].mean() == pytest.approx(record["metrics"]["vqa"]["accuracy"], abs=0.01)
+        assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])
+        assert items["cider"].mean() == pytest.approx(record["metrics"]["caption"]["cider"], rel=0.01, abs=0.01)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_has_mean_and_spread_over_seeds_beside_the_papers_row():
+    a, b = ONE.rows
+    found = [made_record(WHOLE, tr1=90.0, params=4.0)]
+    found += [made_record(a, seed, tr1=tr1) for seed, tr1 in enumerate((60.0, 62.0, 70.0))]
+    found += [made_record(a, 0, QUICK, tr1=1.0), make_record(tr1=2.0)]  # neither is of this grid
+    rows = table(ONE, found).set_index("name")
+    assert list(rows.index) == ["teacher", "a", "b"] and list(rows["runs"]) == [1, 3, 0]
+    assert rows.loc["a", "tr1"] == pytest.approx(64.0) and rows.loc["a", "tr1_sd"] == pytest.approx(28**0.5)
+    assert rows.loc["a", ["paper_tr1", "paper_cider"]].tolist() == [1.0, 3.0] and math.isnan(rows.loc["a", "paper_vqa"])
+    assert list(rows["role"]) == ["teacher", "undistilled", "distilled"] and rows.loc["a", "wall_s"] == 60.0
+    assert rows.loc["b", ["tr1", "params_m"]].isna().all() and math.isnan(rows.loc["teacher", "tr1_sd"])
+    assert list(runs(ONE, found)["name"]) == ["teacher", "a", "a", "a"]
+    said = text(ONE, table(ONE, found))
+    assert "64.0 ±5.3    1.0" in said and max(map(len, said.splitlines())) <= 120
+    assert table(ONE, [])["runs"].sum() == 0 and "a " in text(ONE, table(ONE, []))
+
+
+def test_every_grids_table_fits_a_terminal():
+    for some in GRIDS.values():
+        row = some.rows[-1]
+        found = [made_record(row, seed, tr1=tr1) for seed, tr1 in enumerate((1.0, 99.0))]
+        assert max(map(len, text(some, table(some.name, found)).splitlines())) <= 120
+        assert table(some.name, found)["runs"].sum() == 2

@@ -1,0 +1,105 @@
+"""Advice from made-up records: the best within the budget, and what the records cannot tell."""
+
+import pytest
+from test_records import make_record
+
+from dlip.advise import advise, text
+from dlip.errors import UserError
+
+SEEDS = (-1.0, 0.0, 1.0)
+
+
+def student(name: str, tr1: float, params: float, vqa: float | None = 45.0, latency: float = 20.0) -> list[dict]:
+    return [
+        make_record(name, seed=seed, tr1=tr1 + noise, vqa=vqa, params=params, latency=latency, command=f"make {name}")
+        for seed, noise in enumerate(SEEDS)
+    ]
+
+
+TEACHER = [make_record("teacher", "teacher", tr1=80.0, vqa=90.0, params=4.0, latency=50.0)]
+SMALL, LARGE = student("small", 40.0, 0.5, latency=10.0), student("large", 60.0, 1.0)
+KNOWN = [*TEACHER, *SMALL, *LARGE]
+
+
+def test_the_best_within_the_budget():
+    found = advise(KNOWN, {"params_m": 2.0}, "tr1")
+    best = found["student"]
+    assert (best["name"], best["seeds"], best["command"]) == ("large", 3, "make large")
+    assert best["kept"]["tr1"] == pytest.approx(75.0) and best["kept_sd"]["tr1"] == pytest.approx(1.25)
+    assert best["costs_kept"]["params_m"] == 25.0 and found["runner_up"]["name"] == "small"
+    assert found["cannot_tell"] == []
+    assert advise(KNOWN, {"params_m": 0.7}, "tr1")["student"]["name"] == "small"
+    assert advise(KNOWN, {"flops_g": 0.05}, "tr1")["student"]["name"] == "small"
+    assert advise(KNOWN, {"latency_ms": 15.0}, "tr1")["student"]["name"] == "small"
+    assert advise(KNOWN, {"params_m": 2.0, "latency_ms": 15.0}, "tr1")["student"]["name"] == "small"
+
+
+def test_all_is_the_least_kept():
+    """The one keeps 75% of TR@1 and 50% of VQA, the other 62.5% and 67%."""
+    found = advise([*TEACHER, *student("even", 50.0, 1.0, vqa=60.0), *LARGE], {"params_m": 2.0})
+    assert found["student"]["name"] == "even" and found["student"]["kept"]["all"] < 62.5
+    assert found["runner_up"]["kept"]["all"] == pytest.approx(50.0)
+
+
+def test_text_has_the_figures_and_the_command():
+    said = text(advise(KNOWN, {"params_m": 2.0}, "tr1"))
+    assert said.startswith("Within 2 M parameters: large (distilled, 3 seeds; ")
+    assert "TR@1   60.0, 75.0% ±1.2 kept" in said and "25% of the teacher's parameters" in said
+    assert said.splitlines()[-1] == "  make large"
+
+
+def test_nothing_within_the_budget():
+    found = advise(KNOWN, {"params_m": 0.1})
+    assert found["student"] is None
+    assert text(found) == (
+        "The records cannot tell: no student in the records is within 0.1 M parameters; the least is 0.5 M parameters."
+    )
+
+
+def test_a_lead_within_the_spread_is_said():
+    near = student("near", 59.0, 0.9)
+    (doubt,) = advise([*KNOWN, *near], {"params_m": 2.0}, "tr1")["cannot_tell"]
+    assert "better than near: the lead of 1.2 points is within the spread over seeds, 1.8" in doubt
+    single = [*TEACHER, *SMALL, LARGE[0]]
+    (doubt,) = advise(single, {"params_m": 2.0}, "tr1")["cannot_tell"]
+    assert "better than small (+23.8 points): one has a single seed" in doubt
+
+
+def test_latencies_that_are_lacking_or_unlike():
+    bare = [r | {"efficiency": {**r["efficiency"], "latency": None}} for r in KNOWN]
+    found = advise(bare, {"latency_ms": 15.0})
+    assert found["student"] is None and "no record has a latency" in found["cannot_tell"][0]
+    other = {**KNOWN[1]["efficiency"]["latency"], "threads": 16}
+    mixed = [*KNOWN, SMALL[0] | {"seed": 9, "efficiency": {**SMALL[0]["efficiency"], "latency": other}}]
+    found = advise(mixed, {"latency_ms": 15.0})
+    assert found["student"] is None and "measured with different threads" in found["cannot_tell"][0]
+    assert advise(mixed, {"params_m": 2.0})["student"]["name"] == "large"
+
+
+def test_without_a_teacher_one_score_still_ranks():
+    found = advise([*SMALL, *LARGE], {"params_m": 2.0}, "vqa")
+    assert found["student"]["kept"]["vqa"] is None and "no record of the teacher" in found["cannot_tell"][0]
+    assert advise([*SMALL, *LARGE], {"params_m": 2.0}, "tr1")["student"]["name"] == "large"
+    found = advise([*SMALL, *LARGE], {"params_m": 2.0})
+    assert found["student"] is None and "choose one --metric" in found["cannot_tell"][1]
+
+
+def test_students_without_the_score_and_quick_runs_are_left_out():
+    found = advise([*TEACHER, *SMALL, *student("mute", 70.0, 1.0, vqa=None)], {"params_m": 2.0}, "vqa")
+    assert found["student"]["name"] == "small" and "1 of 2 students within the budget lack" in found["cannot_tell"][0]
+    quick = [r | {"quick": True} for r in LARGE]
+    assert advise([*TEACHER, *SMALL, *quick], {"params_m": 2.0}, "tr1")["student"]["name"] == "small"
+
+
+@pytest.mark.parametrize(
+    ("records", "budget", "metric", "message"),
+    [
+        (KNOWN, {}, "all", "needs a budget"),
+        (KNOWN, {"params_m": 1.0}, "bleu", "no metric 'bleu'"),
+        ([*KNOWN, make_record(data="photos")], {"params_m": 1.0}, "all", "the records are of scenes test, photos test"),
+        ([*KNOWN, make_record("other", "teacher")], {"params_m": 1.0}, "all", "the teachers teacher, other"),
+    ],
+)
+def test_mistakes(records, budget, metric, message):
+    with pytest.raises(UserError, match=message):
+        advise(records, budget, metric)

@@ -1,0 +1,297 @@
+"""Maps are those that the losses read, words are whole, and scores agree with counting by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dlip import attention, experiment, records
+from dlip.attention import (
+    cover,
+    differ,
+    divergence,
+    image_maps,
+    jensen_shannon,
+    mass,
+    measure,
+    named,
+    patches,
+    pieces,
+    pointing,
+    rollout,
+    word_maps,
+)  # fmt: skip
+from dlip.config import scenes_size
+from dlip.data.batch import Batch
+from dlip.data.scene_render import masks
+from dlip.data.scenes import Scenes
+from dlip.data.tokenizer import Tokenizer
+from dlip.errors import UserError
+from dlip.features import Want
+from dlip.model import Med
+from dlip.vlm import VLM
+
+
+def changed(vlm: VLM, seed: int, **changes) -> VLM:
+    """Another untrained model over the same words."""
+    torch.manual_seed(seed)
+    med = Med(replace(vlm.med.config, **changes))
+    for parameter in med.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return VLM(med, vlm.tokenizer, f"tiny {seed}")
+
+
+def features(vlm: VLM, image, text: str):
+    """What the losses read of one picture and caption."""
+    batch = Batch(vlm.pixels([image]), torch.zeros(1), *vlm.texts([text]))
+    with torch.no_grad():
+        return vlm.med.eval()(batch, Want(layers={("fusion", "cross"): (-1,), ("decoder", "cross"): (-1,)}))
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_word_is_the_mean_of_its_pieces():
+    words = Tokenizer.train(["red star on it", "red star"], 40)  # "blue" is not among them: b ##l ##u ##e
+    vlm = VLM(Med(scenes_size(32, 1, 1, vocab_size=len(words), max_text=9)), words)
+    pool = pieces(vlm, ["Red  star, (on)", "it - rats star star star star"])
+    assert pool.shape == (2, 7, 9)
+    assert pool[0, 0].nonzero().flatten().tolist() == [1]
+    assert pool[0, 1].nonzero().flatten().tolist() == [2]  # without its comma
+    assert pool[0, 2].nonzero().flatten().tolist() == [5]  # without its brackets
+    assert pool[1, 1].nonzero().flatten().tolist() == [2]  # nothing but a mark
+    assert pool[1, 2, 3:7].tolist() == [0.25] * 4
+    assert pool[1, 3].nonzero().flatten().tolist() == [7]
+    assert not pool[1, 4:].any() and not pool[0, 3:].any()  # cut off, and not there
+    assert set(pool.sum(-1).flatten().tolist()) == {0.0, 1.0}
+
+
+def test_maps_are_those_that_the_losses_read(tiny, scenes):
+    item = scenes[0]
+    caption = item.captions[0]
+    words = caption.split()
+    maps = word_maps(tiny, item.image, caption)
+    assert maps.words == words and maps.layers == (1,) and maps.maps.shape == (1, 4, len(words), 37)
+    theirs = features(tiny, item.image, caption).maps("fusion", "cross")[0]  # [H, T, 1+P]
+    where = len(words) - 1
+    whole = pieces(tiny, [caption])[0, where] > 0
+    torch.testing.assert_close(maps.map(where, head=2), theirs[2, whole].mean(0))
+    torch.testing.assert_close(maps.map(where), theirs[:, whole].mean((0, 1)))
+    torch.testing.assert_close(maps.map(where, layer=1), maps.map(where))
+
+
+@pytest.mark.parametrize("prompt", [(), (9, 10)])
+def test_a_said_word_has_the_map_of_the_step_that_chooses_it(tiny, scenes, prompt):
+    item, vlm = scenes[1], changed(tiny, 1, prompt_ids=prompt)
+    caption = item.captions[2]
+    theirs = features(vlm, item.image, caption).maps("decoder", "cross")[0].mean(0)  # [prompt + T, 1+P]
+    maps = word_maps(vlm, item.image, caption, "decoder")
+    for word in (0, len(maps.words) - 1):
+        tokens = pieces(vlm, [caption])[0, word].nonzero().flatten()
+        torch.testing.assert_close(maps.map(word), theirs[tokens + len(prompt) - 1].mean(0))
+
+
+def test_maps_are_distributions_and_wrong_choices_are_named(tiny, scenes):
+    maps = word_maps(tiny, scenes[0].image, "a red star")
+    assert maps.patches(1).shape == (6, 6) and maps.patches(1).sum() == pytest.approx(1.0)
+    assert maps.map(1).sum() == pytest.approx(1.0)
+    over = maps.map(1)
+    torch.testing.assert_close(maps.patches(1).flatten(), over[1:] / over[1:].sum())
+    for choice, fault in (
+        ((3,), "no word 3; choose one of 0, 1, 2"),
+        ((0, 0), "no layer 0"),
+        ((0, -1, 4), "no head 4"),
+    ):
+        with pytest.raises(UserError, match=fault):
+            maps.map(*choice)
+    with pytest.raises(UserError, match="no word to look at"):
+        word_maps(tiny, scenes[0].image, "  ")
+
+
+# --- the image encoder ------------------------------------------------------------------------------------------------
+
+
+def test_image_maps_are_those_of_the_encoder(tiny, scenes):
+    image = scenes[0].image
+    maps = image_maps(tiny, image)
+    assert maps.maps.shape == (2, 4, 37, 37)
+    batch = Batch(tiny.pixels([image]), torch.zeros(1))
+    with torch.no_grad():
+        theirs = tiny.med.eval()(batch, Want(layers={("image", "self"): (0, -1)}))
+    torch.testing.assert_close(maps.maps[0], theirs.maps("image", "self", 0)[0])
+    own = theirs.maps("image", "self")[0, :, 0].mean(0)[1:]
+    torch.testing.assert_close(maps.cls().flatten(), own / own.sum())
+    assert maps.rollout().sum() == pytest.approx(1.0)
+    with pytest.raises(UserError, match="no layer 2; choose one of 0, 1"):
+        maps.cls(2)
+
+
+def test_rollout_is_the_product_by_hand():
+    first = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]])  # two heads, their mean all halves
+    second = torch.tensor([[[0.2, 0.8], [1.0, 0.0]], [[0.2, 0.8], [1.0, 0.0]]])
+    # (A1 + I) / 2 = [[.75, .25], [.25, .75]]; (A2 + I) / 2 = [[.6, .4], [.5, .5]]; their product, the later on the left
+    torch.testing.assert_close(rollout(torch.stack([first, second])), torch.tensor([[0.55, 0.45], [0.5, 0.5]]))
+    equal = torch.full((3, 2, 4, 4), 0.25)
+    torch.testing.assert_close(rollout(equal).sum(-1), torch.ones(4))
+
+
+# --- scores by hand ---------------------------------------------------------------------------------------------------
+
+
+def test_cover_counts_pixels():
+    mask = torch.zeros(2, 6, 6, dtype=torch.bool)
+    mask[0, :3, :3] = True  # a whole patch of a grid of two
+    mask[0, 0, 3] = True  # and a ninth of the next
+    mask[1, 5, 5] = True
+    torch.testing.assert_close(cover(mask, 2)[0], torch.tensor([[1, 1 / 9], [0, 0]]))
+    torch.testing.assert_close(cover(mask, 2)[1], torch.tensor([[0, 0], [0, 1 / 9]]))
+    uneven = cover(mask, 4)  # patches of 1.5 pixels
+    torch.testing.assert_close(uneven[0, 0], torch.tensor([1.0, 1.0, 1 / 1.5**2, 0.0]))
+    torch.testing.assert_close(uneven.mean((1, 2)), mask.float().mean((1, 2)))  # the area stays
+
+
+def test_pointing_and_mass_by_hand():
+    over = torch.tensor([[[0.1, 0.2], [0.3, 0.4]], [[0.7, 0.1], [0.1, 0.1]]])
+    covered = torch.tensor([[[1.0, 0.5], [0.0, 0.0]], [[0.01, 0.0], [0.0, 1.0]]])
+    assert pointing(over, covered).tolist() == [False, True]  # the tolerance is a patch
+    assert mass(over, covered).tolist() == pytest.approx([0.1 + 0.1, 0.007 + 0.1])
+    assert pointing(over[:, None], covered[None].expand(2, -1, -1, -1)).tolist() == [[False, True], [True, True]]
+
+
+def test_named_words_are_those_of_objects_in_the_scene():
+    data = Scenes("test", size=30)
+    for i in range(30):
+        scene = data.scene(i)
+        for caption in data[i].captions:
+            found, words = named(caption, scene), caption.replace(",", "").split()
+            assert found and {"a", "the", "left", "and"}.isdisjoint(words[place] for place in found)
+            assert all(words[place] in scene.objects[o].kind for place, o in found.items())
+    assert named("nothing of note", data.scene(0)) == {}
+
+
+def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
+    """Every word looks at one patch: where it is the object's own is counted here, word by word."""
+    place = 14
+
+    def stare(med, states, ids, mask, source, layers):
+        maps = torch.zeros(len(ids), 4, ids.shape[1], 37)
+        maps[..., 0], maps[..., 1 + place] = 0.5, 0.5  # [CLS] is left out
+        return [maps]
+
+    monkeypatch.setattr(attention, "cross", stare)
+    hits, under, others, areas, touched = [], [], [], [], []
+    for i in range(5):
+        scene = scenes.scene(i)
+        shares = masks(scene).reshape(-1, 6, 8, 6, 8).mean((2, 4)).reshape(len(scene.objects), 36)
+        for caption in scenes[i].captions:
+            for o in named(caption, scene).values():
+                hits.append(shares[o, place] > 0)
+                under.append(shares[o, place])
+                others.append(np.mean([shares[p, place] > 0 for p in range(len(shares)) if p != o]))
+                areas.append(shares[o].mean())
+                touched.append((shares[o] > 0).mean())
+    found = measure(tiny, scenes, limit=5)
+    assert any(hits) and not all(hits)
+    for source in ("fusion", "decoder"):
+        assert found[source]["pointing"] == pytest.approx(100 * np.mean(hits))
+        assert found[source]["mass"] == pytest.approx(100 * np.mean(under))
+        assert found[source]["pointing_other"] == pytest.approx(100 * np.mean(others))
+        assert "divergence" not in found[source]
+    assert found["chance"] == pytest.approx({"pointing": 100 * np.mean(touched), "mass": 100 * np.mean(areas)})
+    assert (found["pictures"], found["words"]) == (5, len(hits))
+
+
+def test_a_map_that_knows_nothing_scores_what_chance_does(tiny, scenes, monkeypatch):
+    even = lambda med, states, ids, mask, source, layers: [torch.full((len(ids), 4, ids.shape[1], 37), 1 / 37)]  # noqa: E731
+    monkeypatch.setattr(attention, "cross", even)
+    found = measure(tiny, scenes)
+    assert found["fusion"]["mass"] == pytest.approx(found["chance"]["mass"])
+
+
+def test_data_that_name_no_object_are_refused(tiny, scenes, monkeypatch):
+    monkeypatch.setattr(attention, "named", lambda caption, scene: {})
+    with pytest.raises(UserError, match="no caption of scenes test names an object"):
+        measure(tiny, scenes)
+
+
+def test_uneven_numbers_of_captions_do_not_change_a_maps_picture(tiny, scenes):
+    class Uneven:
+        name, split, scene = scenes.name, scenes.split, scenes.scene
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return replace(scenes[i], captions=scenes[i].captions[: 1 + i % 3])
+
+    found = measure(tiny, Uneven())
+    alone = []
+    for i in range(4):
+        scene, item = scenes.scene(i), Uneven()[i]
+        covered = cover(torch.from_numpy(masks(scene)), 6)
+        for caption in item.captions:
+            maps = word_maps(tiny, item.image, caption)
+            alone += [mass(maps.patches(word), covered[o]).item() for word, o in named(caption, scene).items()]
+    assert found["fusion"]["mass"] == pytest.approx(100 * np.mean(alone), rel=1e-4)
+
+
+# --- two models -------------------------------------------------------------------------------------------------------
+
+
+def test_jensen_shannon_by_hand():
+    p, q = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.3, 0.7]]), torch.tensor([[0.0, 1.0], [0.5, 0.5], [0.3, 0.7]])
+    # H(3/4, 1/4) - H(1/2, 1/2) / 2 = 0.8113 - 0.5 bits
+    assert jensen_shannon(p, q).tolist() == pytest.approx([1.0, 0.311278, 0.0], abs=1e-6)
+    torch.testing.assert_close(jensen_shannon(p, q), jensen_shannon(q, p))
+
+
+def test_maps_of_two_grids_differ_on_the_coarser():
+    fine, coarse = torch.zeros(1, 17), torch.zeros(1, 5)
+    fine[0, 1 + 5], fine[0, 0], coarse[0, 1], coarse[0, 0] = 0.6, 0.4, 0.6, 0.4  # row 1, column 1 lies in the first
+    assert differ(fine, coarse).item() == pytest.approx(0.0, abs=1e-6) == differ(coarse, fine).item()
+
+
+def test_divergence_is_nought_of_equals_and_symmetric(tiny, scenes):
+    other = changed(tiny, 2, patch_size=16, text_layers=1, fusion_layers=(0,))
+    assert divergence(tiny, tiny, scenes) == pytest.approx({"fusion": 0.0, "decoder": 0.0}, abs=1e-6)
+    there = divergence(tiny, other, scenes)
+    assert all(0.001 < bits < 1 for bits in there.values())
+    assert there == pytest.approx(divergence(other, tiny, scenes))
+
+
+def test_divergence_is_the_mean_over_words(tiny, scenes):
+    other, bits = changed(tiny, 3), []
+    for i in range(2):
+        for caption in scenes[i].captions:
+            ours, theirs = (word_maps(vlm, scenes[i].image, caption, "decoder") for vlm in (tiny, other))
+            bits += [differ(ours.map(w), theirs.map(w)).item() for w in range(len(ours.words))]
+    assert divergence(tiny, other, scenes, limit=2)["decoder"] == pytest.approx(np.mean(bits), rel=1e-3)
+
+
+def test_the_figures_reach_the_records(tiny, scenes):
+    figures, _ = experiment.measure(tiny, scenes, 0, False, teacher=changed(tiny, 4), tasks=("vqa",))
+    record = records.new_record(
+        "x", "distilled", command="", config={}, seed=0, train_pictures=8, metrics=figures, losses={}, wall_s=0.0
+    )
+    row = records.frame([record]).iloc[0]
+    for column in ("pointing", "mass", "pointing_other", "mass_other", "divergence"):
+        assert row[column] == figures["attention"]["fusion"][column]
+        assert row[f"{column}_decoder"] == figures["attention"]["decoder"][column]
+    alone, _ = experiment.measure(tiny, scenes, 0, False, tasks=("vqa",))
+    assert "divergence" not in alone["attention"]["fusion"]
+
+
+def test_distillation_teaches_where_to_look():
+    """The distilled student's words find their objects; the undistilled one's find any object as often as their own."""
+    data, teacher = Scenes("test", size=12), VLM.load("scenes/teacher")
+    alone, taught = (
+        measure(VLM.load(f"scenes/{name}"), data, teacher=teacher)["fusion"]
+        for name in ("student-undistilled", "student")
+    )
+    assert taught["pointing"] > taught["pointing_other"] + 15 and taught["pointing"] > alone["pointing"] + 10
+    assert taught["divergence"] < alone["divergence"] / 2
+
+
+def test_patches_leave_out_cls():
+    torch.testing.assert_close(patches(torch.tensor([0.5, 0.1, 0.1, 0.1, 0.2])), torch.tensor([[0.2, 0.2], [0.2, 0.4]]))

@@ -1,0 +1,157 @@
+"""Attributions add up, point at what a score comes from, and can be watched and stopped."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import dlip.model
+from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
+from dlip.data.batch import Batch
+from dlip.data.scenes import Scenes
+from dlip.errors import UserError
+from dlip.features import Trace, Want
+from dlip.model import Med
+from dlip.vlm import VLM
+
+METHODS = (integrated_gradients, occlusion, grad_cam)
+
+
+@pytest.fixture(scope="module")
+def student() -> VLM:
+    return VLM.load("scenes/student")
+
+
+@pytest.fixture(scope="module")
+def item():
+    return Scenes("test")[3]
+
+
+# --- what is explained ------------------------------------------------------------------------------------------------
+
+
+def test_a_match_is_the_log_odds_of_what_the_model_says(student, item):
+    texts = [item.captions[0], "a small red star above a blue circle"]
+    odds = torch.stack([Score(student, text)(Score(student, text).pixels(item.image))[0] for text in texts])
+    torch.testing.assert_close(odds.sigmoid(), student.match([item.image] * 2, texts))
+
+
+@pytest.mark.parametrize("prompt", [(), (9, 10)])
+def test_words_log_probabilities_add_up_to_the_captions(tiny, scenes, prompt):
+    torch.manual_seed(0)
+    vlm = VLM(Med(replace(tiny.med.config, prompt_ids=prompt)), tiny.tokenizer)
+    text, image = "a large red star above a cross", scenes[0].image
+    batch = Batch(vlm.pixels([image]), torch.zeros(1), *vlm.texts([text]))
+    with torch.no_grad():
+        said = vlm.med.eval()(batch, Want(frozenset({"lm"})))
+        words = [Score(vlm, text, i)(Score(vlm, text).pixels(image))[0] for i in range(len(text.split()))]
+    learnt = said.labels["lm"][0] >= 0
+    whole = said.logits["lm"][0].log_softmax(-1)[learnt].gather(1, said.labels["lm"][0, learnt, None]).squeeze(1)
+    torch.testing.assert_close(sum(words), whole[:-1].sum())  # the last is [SEP]
+
+
+def test_words_that_are_not_there_are_named(student, item):
+    with pytest.raises(UserError, match="no word 3 in the 3 that"):
+        Score(student, "a red star", 3)
+    with pytest.raises(UserError, match="no word 0 in the 0 that"):
+        Score(student, " ")
+    with pytest.raises(UserError, match="no word -1"):
+        grad_cam(Score(student, "a red star"), item.image, through=-1)
+
+
+# --- the methods ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", [None, 4])
+def test_integrated_gradients_add_up_to_the_score(student, item, word):
+    """Completeness: their sum is what the picture scores above a plain one."""
+    score = Score(student, item.captions[0], word)
+    pixels = score.pixels(item.image)
+    with torch.no_grad():
+        risen = (score(pixels) - score(torch.zeros_like(pixels))).item()
+    found = integrated_gradients(score, item.image, steps=100)
+    assert found.shape == (48, 48) and abs(risen) > 0.5
+    assert found.sum().item() == pytest.approx(risen, rel=0.02)
+
+
+def test_occlusion_is_what_hiding_costs(student, item):
+    score = Score(student, item.captions[0])
+    pixels = score.pixels(item.image)
+    hidden = pixels.clone()
+    hidden[..., 16:32, 32:48] = 0
+    with torch.no_grad():
+        cost = score(pixels) - score(hidden)
+    found = occlusion(score, item.image, window=16, stride=16)
+    torch.testing.assert_close(found[16:32, 32:48], cost.expand(16, 16))
+    assert len(found.unique()) <= 9  # nine squares
+
+
+def test_occlusion_takes_the_mean_where_squares_overlap(student, item):
+    score = Score(student, item.captions[0])
+    pixels = score.pixels(item.image).expand(4, -1, -1, -1).clone()
+    for hidden, (top, left) in zip(pixels, ((0, 0), (0, 16), (16, 0), (16, 16)), strict=True):
+        hidden[:, top : top + 32, left : left + 32] = 0
+    with torch.no_grad():
+        costs = score(score.pixels(item.image)) - score(pixels)
+    found = occlusion(score, item.image, window=32, stride=16)
+    expected = torch.stack([costs[0], costs[:2].mean(), costs[1], costs.mean(), costs[3]])
+    torch.testing.assert_close(found[[0, 0, 0, 20, 47], [0, 20, 47, 20, 47]], expected)
+
+
+@pytest.mark.parametrize("word", [None, 4])
+def test_grad_cam_is_attention_times_what_more_of_it_would_gain(student, item, word, monkeypatch):
+    """The gradient counted from differences: a row for each head and patch, its attention a little greater."""
+    score, source = Score(student, item.captions[0], word), "fusion" if word is None else "decoder"
+    query = 0 if word is None else score.pool[word].argmax() - 1  # the first token; the step before the word
+    more = torch.zeros(4 * 36, 4, len(score.ids[0]), 37)
+    more[range(144), torch.arange(144) // 36, query, 1 + torch.arange(144) % 36] = 0.02
+    attend = dlip.model.attend
+
+    def attend_more(q, k, v, mask, causal, want_map, sign=1.0):
+        out, probs = attend(q, k, v, mask, causal, want_map)
+        return (out + sign * (more @ v).transpose(1, 2).flatten(2) if want_map else out), probs
+
+    def seen() -> tuple[torch.Tensor, torch.Tensor]:
+        trace = Trace(Want(layers={(source, "cross"): (-1,)}).layers_of(source, student.med.config))
+        with torch.no_grad():
+            return score(score.pixels(item.image).expand(144, -1, -1, -1), trace), trace.get("cross")[0]
+
+    _, probs = seen()
+    monkeypatch.setattr(dlip.model, "attend", attend_more)
+    above, _ = seen()
+    monkeypatch.setattr(dlip.model, "attend", partial(attend_more, sign=-1.0))
+    below, _ = seen()
+    monkeypatch.undo()
+    slope = ((above - below) / 0.04).view(4, 36)
+    cam = (probs[:, query, 1:] * slope.clamp(min=0)).mean(0).view(1, 1, 6, 6)
+    expected = F.interpolate(cam, (48, 48), mode="bilinear", align_corners=False)[0, 0]
+    found = grad_cam(score, item.image)
+    assert found.shape == (48, 48) and found.max() > 0
+    torch.testing.assert_close(found, expected, atol=0.02 * found.max().item(), rtol=0.02)
+
+
+def test_grad_cam_of_a_word_needs_a_layer_that_the_match_depends_on(student, item):
+    score = Score(student, item.captions[0])
+    assert grad_cam(score, item.image, through=4).max() > 0
+    torch.testing.assert_close(grad_cam(score, item.image, 4), grad_cam(score, item.image, 4, layer=0))
+    for layer in (1, -1):
+        with pytest.raises(UserError, match="does not depend on words' attention in the last text layer"):
+            grad_cam(score, item.image, through=4, layer=layer)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_progress_rises_to_one_and_what_it_raises_stops_the_work(student, item, method):
+    score, shares = Score(student, item.captions[0]), []
+    method(score, item.image, progress=shares.append)
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    if method is not grad_cam:
+        assert shares[0] < 0.5
+
+    def stop(share: float):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        method(score, item.image, progress=stop)
+    assert all(parameter.grad is None for parameter in student.med.parameters())

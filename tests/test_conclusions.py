@@ -1,0 +1,200 @@
+"""Verdicts on records made to hold known effects, and intervals that cover what they should."""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+from test_records import make_record
+
+from dlip.ablation import identity
+from dlip.conclusions import CONCLUSIONS, FAILS, HOLDS, OPEN, Claim, Sums, conclusions, interval, judge, slopes, text
+from dlip.config import preset
+from dlip.efficiency import paper_count
+from dlip.grids import FULL, GRIDS, WHOLE, Row
+
+PICTURES, CAPTIONS, QUESTIONS = 400, 5, 6
+TEACHER = {"tr1": 0.8, "ir1": 0.6, "cider": 200.0, "vqa": 0.7}
+
+
+@cache
+def luck(score: str) -> np.ndarray:
+    """How hard each item is, the same for all who are measured on it."""
+    items = {"ir1": CAPTIONS, "vqa": QUESTIONS}.get(score, 1) * PICTURES
+    return np.random.default_rng(len(score)).permutation((np.arange(items) + 0.5) / items)
+
+
+def made(row: Row, kept: float | dict[str, float], seed: int = 0) -> dict:
+    """A record of a student that keeps this percent of the teacher's scores, of one alone where they are named."""
+    kept = kept if isinstance(kept, dict) else dict.fromkeys(TEACHER, kept)
+    share = {score: kept[score] / 100 * whole for score, whole in TEACHER.items()}
+    hits = {score: luck(score) < share[score] for score in ("tr1", "ir1", "vqa")}
+    cider = share["cider"] * (0.5 + luck("cider"))
+    items = {
+        "tr": [{"image_id": i, "rank": 0 if hit else 3} for i, hit in enumerate(hits["tr1"])],
+        "ir": [{"image_id": i // CAPTIONS, "rank": 0 if hit else 3} for i, hit in enumerate(hits["ir1"])],
+        "caption": [{"image_id": i, "cider": value} for i, value in enumerate(cider)],
+        "vqa": [{"image_id": i // QUESTIONS, "accuracy": float(hit)} for i, hit in enumerate(hits["vqa"])],
+    }
+    return make_record(row.name, row.role, seed=seed, items=items) | {"ablation": {"hash": identity(row, FULL)}}
+
+
+def grid(name: str, levels: dict, spread: float = 0.1, seeds: int = 3) -> list[dict]:
+    """The teacher and rows of a grid -> percent kept, with a spread over seeds that differs from row to row."""
+    rng, found = np.random.default_rng(1), [made(WHOLE, 100.0)]
+    for row in GRIDS[name].rows:
+        if row.name in levels:
+            noise = rng.permutation(np.linspace(-spread, spread, seeds))
+            level = levels[row.name]
+            for seed in range(seeds):
+                kept = (
+                    {k: v + noise[seed] for k, v in level.items()} if isinstance(level, dict) else level + noise[seed]
+                )
+                found.append(made(row, kept, seed))
+    return found
+
+
+def verdict(number: int, *grids: list[dict]):
+    df = conclusions([record for some in grids for record in some])
+    rows = df[df["number"] == number]
+    (found,) = set(rows["verdict"])
+    return found, rows
+
+
+def encoders(image: float, text: float, spread: float = 0.1) -> list[dict]:
+    """Undistilled students that lose so many points with each halving of an encoder."""
+    base = paper_count(preset("scenes-teacher"))
+    levels = {}
+    for row in GRIDS["modules"].rows:
+        if row.role == "undistilled":
+            own = paper_count(preset(row.size))
+            halvings = [np.log2(own[f"{side}_params"] / base[f"{side}_params"]) for side in ("image", "text")]
+            levels[row.name] = 90.0 + image * halvings[0] + text * halvings[1]
+    return grid("modules", levels, spread)
+
+
+def test_slopes_are_those_of_a_straight_line():
+    weights = slopes()
+    assert sum(weights.values()) == pytest.approx(0) and len(weights) == 12
+    sizes = {row.name: paper_count(preset(row.size)) for row in GRIDS["modules"].rows}
+    line = {name: 3 * np.log2(c["image_params"]) + 2 * np.log2(c["text_params"]) for name, c in sizes.items()}
+    # The text encoder's cross-attention reads the picture: it shrinks a little with the image encoder.
+    assert sum(weight * line[name] for name, weight in weights.items()) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("image", "text", "wanted"), [(5, 5, HOLDS), (6, 2, FAILS), (2, 6, FAILS), (4, 3, OPEN)])
+def test_1_equal_encoders(image, text, wanted):
+    found, rows = verdict(1, encoders(image, text))
+    assert found == wanted
+    assert rows["effect"].item() == pytest.approx(image - text, abs=0.4)
+
+
+@pytest.mark.parametrize(("half", "wanted"), [(90, HOLDS), (95, HOLDS), (80, FAILS), (89, OPEN)])
+def test_2_half_of_the_layers(half, wanted):
+    found, rows = verdict(2, grid("fusion", {"6 of 6 layers fused": 90.0, "3 of 6 layers fused": half}))
+    assert found == wanted and rows["effect"].item() == pytest.approx(90 - half, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("hr", "at", "spread", "wanted"), [(90, 80, 1, HOLDS), (80, 90, 1, FAILS), (81, 80, 3, OPEN), (90, 80, 9, OPEN)]
+)
+def test_3_representations(hr, at, spread, wanted):
+    found, rows = verdict(3, grid("objectives", {"VLP+HR": hr, "VLP+AT": at}, spread))
+    assert found == wanted
+    row = rows.iloc[0]
+    assert row["low"] < row["effect"] < row["high"] and row["seeds"] == 3
+    assert row["effect"] == pytest.approx(hr - at, abs=0.3)
+    assert row["d_cider"] == pytest.approx(2 * (hr - at), abs=0.5)  # of the teacher's 200
+    assert row["d_vqa"] == pytest.approx(0.7 * (hr - at), abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "cross", "wanted"), [(90, 85, HOLDS), (90, 70, FAILS), (83, 85, FAILS), (90, 80, OPEN), (85, 85, OPEN)]
+)
+def test_4_holds_only_where_all_its_claims_do(fusion, cross, wanted):
+    states = grid("modalities", {"fusion": fusion, "image": 80, "text": 85})
+    found, rows = verdict(4, states, grid("attention", {"cross-attention": cross, "self-attention": 80.0}))
+    assert found == wanted and len(rows) == 3
+
+
+@pytest.mark.parametrize(("retrieval", "words", "wanted"), [(70, 90, HOLDS), (95, 75, FAILS), (95, 80, OPEN)])
+def test_5_reads_decoder_tasks_alone(retrieval, words, wanted):
+    decoder = {"tr1": retrieval, "ir1": retrieval, "cider": words, "vqa": words}
+    assert verdict(5, grid("modalities", {"decoder": decoder, "fusion": 80}))[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "wanted"), [(80, 62, HOLDS), (80, 75, FAILS), (60, 60, FAILS), (80, 65, OPEN)]
+)
+def test_6_beginnings(image, text, wanted):
+    found, rows = verdict(6, grid("init", {"from scratch": 60, "image inherited": image, "text inherited": text}))
+    assert found == wanted
+    assert list(rows["effect"]) == pytest.approx([image - 60, (image - 60) / 4 - (text - 60)], abs=0.4)
+
+
+@pytest.mark.parametrize(("both", "wanted"), [(90, HOLDS), (82, FAILS), (85, OPEN)])
+def test_7_terms_add_up(both, wanted):
+    assert verdict(7, grid("objectives", {"VLP+AT+HR": both, "VLP+HR": 85, "VLP+AT": 80}))[0] == wanted
+
+
+def test_what_is_lacking_leaves_it_undecided():
+    levels = {"VLP+HR": 90, "VLP+AT": 80}
+    found, rows = verdict(3)
+    assert found == OPEN and "no run of 'VLP+HR'; dlip ablate objectives makes it" in rows["why"].item()
+    found, rows = verdict(3, grid("objectives", levels)[1:])
+    assert found == OPEN and "no run of 'teacher'" in rows["why"].item()
+    found, rows = verdict(3, grid("objectives", levels, seeds=1))
+    assert found == OPEN and rows["why"].item() == "one seed has no spread"
+    assert rows["effect"].item() == pytest.approx(10, abs=0.3) and math.isnan(rows["low"].item())
+    records = grid("objectives", levels)
+    apart = [r | {"seed": 7 + r["seed"]} if r["name"] == "VLP+HR" else r for r in records]
+    assert verdict(3, apart)[1]["why"].item() == "its rows have no seed in common"
+    bare = [r | {"outcomes": {}} for r in records]
+    assert verdict(3, bare)[1]["why"].item() == "a run has no TR@1"
+
+
+def test_seeds_are_paired():
+    """A seed that lifts both rows alike is no noise of their difference."""
+    found = [made(WHOLE, 100.0)]
+    rows = {row.name: row for row in GRIDS["objectives"].rows}
+    for seed, lift in enumerate((-8.0, 0.0, 8.0)):
+        found += [made(rows["VLP+HR"], 83 + lift, seed), made(rows["VLP+AT"], 80 + lift, seed)]
+    assert verdict(3, found)[0] == HOLDS
+
+
+def test_text_names_each_verdict_and_its_interval():
+    said = text(conclusions(grid("objectives", {"VLP+HR": 90, "VLP+AT": 80})))
+    assert "3. Representations carry more than attention maps. HOLDS" in said
+    assert "VLP+HR less VLP+AT: +10.0" in said and "said to lie above 0: holds" in said
+    assert said.count("UNDECIDED HERE") == len(CONCLUSIONS) - 1 == 6
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"), [(1.1, 2, HOLDS), (-2, 0.9, FAILS), (0.5, 2, OPEN), (4, 9, OPEN), (6, 9, FAILS)]
+)
+def test_a_claim_holds_where_the_whole_interval_does(low, high, wanted):
+    assert judge(Claim("", "", {}, 1.0, 5.0), low, high) == wanted
+
+
+@pytest.mark.parametrize(("seeds", "items"), [(1.0, 0.1), (0.1, 8.0), (0.5, 5.0)])
+def test_intervals_cover_the_truth_as_often_as_they_say(seeds, items):
+    """Noise of seeds alone, of pictures alone, of both: 600 experiments each, whose true effect is 2."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(600):
+        pictures = rng.normal(0, items, 100)
+        values = 2 + rng.normal(0, seeds, (3, 1)) + pictures
+        effect, low, high = interval([Sums(values / 2, np.ones(100), 1.0)] * 2)
+        assert effect == pytest.approx(values.mean())
+        covered += low < 2 < high
+    assert 0.915 <= covered / 600 <= 0.98  # a normal instead of Student's t: 0.81
+
+
+def test_an_interval_counts_items_and_is_the_same_each_time():
+    counts = np.array([1.0, 3.0, 2.0])
+    values = np.array([[1.0, 3.0, 2.0], [2.0, 6.0, 4.0]])
+    effect, low, high = interval([Sums(values, counts, 10.0)])
+    assert effect == pytest.approx(15.0)  # one and two an item, whatever is drawn
+    assert interval([Sums(values, counts, 10.0)]) == (effect, low, high)
+    assert low == pytest.approx(15 - 12.706 * 5, rel=0.25)  # Student's t of one degree of freedom, 97.5%
+    wider = interval([Sums(values, counts, 10.0)], 0.01)
+    assert wider[1] < low and wider[2] > high

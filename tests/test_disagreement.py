@@ -1,0 +1,65 @@
+"""The worst items first, each of another picture, with what both said."""
+
+import pytest
+
+from dlip.data.scenes import Scenes
+from dlip.disagreement import disagreements, items_of
+from dlip.errors import UserError
+
+
+def items(*rows: tuple) -> dict:
+    """Items of (image, caption, CIDEr, question, answer, accuracy, rank)."""
+    return {
+        "caption": [dict(image_id=i, caption=c, cider=s) for i, c, s, *_ in rows],
+        "vqa": [dict(image_id=i, question=q, type="x", answer=a, accuracy=s) for i, _, _, q, a, s, _ in rows],
+        "tr": [dict(image_id=row[0], rank=row[-1], itc_rank=0) for row in rows],
+        "ir": [dict(image_id=row[0], caption=row[1], rank=row[-1], itc_rank=0) for row in rows],
+    }
+
+
+TEACHER = items((1, "a star", 90.0, "q?", "yes", 1.0, 0), (2, "a dot", 50.0, "q?", "no", 1.0, 1),
+                (3, "a", 10.0, "q?", "no", 0.0, 3))  # fmt: skip
+STUDENT = items((1, "a cross", 20.0, "q?", "no", 0.4, 1), (2, "a dot", 50.0, "q?", "yes", 0.0, 1),
+                (3, "b", 30.0, "q?", "no", 0.0, 0))  # fmt: skip
+
+
+def test_captions_are_by_cider():
+    df = disagreements(TEACHER, STUDENT, "caption")
+    assert df.to_dict("records") == [
+        dict(image_id=1, asked="", teacher="a star", student="a cross", teacher_score=90.0, student_score=20.0,
+             loss=70.0, measure="CIDEr x 100")
+    ]  # fmt: skip
+
+
+def test_answers_are_by_accuracy_the_worst_first():
+    df = disagreements(TEACHER, STUDENT, "vqa")
+    assert (list(df["image_id"]), list(df["loss"]), list(df["asked"])) == ([2, 1], [100.0, 60.0], ["q?", "q?"])
+    assert list(disagreements(TEACHER, STUDENT, "vqa", count=1)["image_id"]) == [2]
+
+
+def test_retrieval_is_by_place():
+    df = disagreements(TEACHER, STUDENT, "tr")
+    assert (list(df["image_id"]), list(df["loss"])) == ([1], [50.0])
+    assert (df["teacher"][0], df["student"][0]) == ("found at place 1", "found at place 2")
+
+
+def test_a_picture_is_shown_once():
+    twice = [TEACHER["vqa"] * 2, [dict(row, accuracy=0.0) for row in STUDENT["vqa"]] * 2]
+    df = disagreements({"vqa": twice[0]}, {"vqa": twice[1]}, "vqa")
+    assert list(df["image_id"]) == [1, 2]
+
+
+def test_what_cannot_be_compared_is_named():
+    with pytest.raises(UserError, match="no items of 'vqa' to compare; choose of caption$"):
+        disagreements({"caption": TEACHER["caption"]}, STUDENT, "vqa")
+    # captions that are looked for are the same for both, and here they are not
+    for task, fewer in (("caption", {"caption": STUDENT["caption"][:2]}), ("ir", STUDENT)):
+        with pytest.raises(UserError, match="evaluated on different data"):
+            disagreements(TEACHER, fewer, task)
+
+
+def test_items_are_found_by_their_number():
+    data = Scenes("test", size=6)
+    wanted = [data[4].image_id, data[1].image_id]
+    found = items_of(data, wanted)
+    assert set(found) == set(wanted) and found[wanted[0]].captions == data[4].captions

@@ -1,0 +1,57 @@
+"""Tables of grids hold the records' numbers, on the curves and beside the base that they belong to."""
+
+import numpy as np
+import pytest
+from test_conclusions import grid, made
+
+from dlip.config import preset
+from dlip.effects import gains, sweeps
+from dlip.efficiency import paper_count
+from dlip.grids import GRIDS, MODALITIES, WHOLE
+from dlip.plots import gain_bars, module_curves
+
+
+@pytest.fixture(scope="module")
+def modalities() -> list[dict]:
+    return grid("modalities", {"none": 80.0, "image": 82.0, "fusion": 90.0}, spread=0.5)
+
+
+def test_gains_are_over_the_first_row(modalities):
+    df = gains("modalities", modalities, "tr1")
+    assert list(df["name"]) == ["image", "fusion"] and set(df["role"]) == {"distilled"}
+    # a teacher's TR@1 of 80, so that 2 and 10% of it are 1.6 and 8 points
+    assert df["gain"].tolist() == pytest.approx([1.6, 8.0], abs=0.2)
+    assert (df["low"] < df["gain"]).all() and (df["gain"] < df["high"]).all() and (df["seeds"] == 3).all()
+    assert df["paper"].tolist() == pytest.approx([86.9 - 85.5, 88.6 - 85.5])
+    assert gains("modalities", modalities, "cider")["gain"].tolist() == pytest.approx([4.0, 20.0], abs=2.0)
+    bars = gain_bars(df).data[0]
+    assert list(bars.x) == df["gain"].tolist()
+
+
+def test_gains_over_another_row_of_one_seed_have_no_interval(modalities):
+    one = [record for record in modalities if record["seed"] == 0]
+    df = gains(MODALITIES, one, "vqa", base="fusion")
+    assert list(df["name"]) == ["none", "image"] and (df["gain"] < 0).all() and df["low"].isna().all()
+    assert gains("modalities", [], "tr1").empty
+
+
+def test_sweeps_put_every_student_on_its_curves():
+    rows = {row.name: row for row in GRIDS["modules"].rows}
+    found = [made(WHOLE, 100.0)] + [
+        made(row, 50.0 + 2 * i, seed) for i, row in enumerate(rows.values()) for seed in (0, 1)
+    ]
+    for record in found:  # the columns of the table come from the metrics
+        record["metrics"]["retrieval"]["tr@1"] = float(len(record["name"])) + record["seed"]
+    df = sweeps(found)
+    assert df.loc[0, "role"] == "teacher" and df["swept"].isna().sum() == 1
+    students = df.iloc[1:]
+    assert students.groupby(["swept", "fixed", "role"]).size().to_dict() == {
+        (swept, fixed, role): 4
+        for swept in ("image", "text") for fixed in ("base", "small") for role in ("distilled", "undistilled")
+    }  # fmt: skip
+    for _, row in students.iterrows():
+        own = paper_count(preset(rows[row["name"]].size))
+        assert row["encoder_m"] == own[f"{row['swept']}_params"] / 1e6
+        assert f"{row['swept']} {row['size']}" in row["name"] and row["fixed"] in row["name"]
+        assert row["tr1"] == len(row["name"]) + 0.5 and row["tr1_sd"] == pytest.approx(np.sqrt(0.5))
+    assert len(module_curves(df).data) == 8

@@ -1,0 +1,91 @@
+"""What the grids vary: the rows that the paper has, the sizes that their names promise."""
+
+import pytest
+
+from dlip.ablation import identity
+from dlip.checkpoints import model_folder, read_json
+from dlip.config import AT, HR, KD, VLP, preset, weights
+from dlip.efficiency import paper_count
+from dlip.errors import UserError
+from dlip.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
+
+
+def rows(name: str) -> dict[str, Row]:
+    return {row.name: row for row in GRIDS[name].rows}
+
+
+def terms(row: Row) -> set[str]:
+    return {term for term, weight in weights(row.weights).items() if weight}
+
+
+def test_rows_differ_in_name_and_in_what_they_are():
+    for some in GRIDS.values():
+        assert len(rows(some.name)) == len(some.rows)
+        assert len({identity(row, FULL) for row in some.rows}) == len(some.rows)
+
+
+def test_the_grids_share_their_students():
+    """The student alone is in five grids, the distilled one in five."""
+    alone = [rows("modules")[pair("small", "small")]]
+    same = ("modalities", "none"), ("attention", "no maps"), ("objectives", "VLP"), ("init", "from scratch")
+    alone += [rows(name)[row] for name, row in (*same, ("data", "4,000 pictures"))]
+    assert len({identity(row, FULL) for row in alone}) == 1
+    same = ("objectives", "VLP+AT+HR"), ("sizes", "80 wide, 4+2 layers"), ("data", "4,000 pictures, distilled")
+    taught = [rows(name)[row] for name, row in (*same, ("modules", pair("small", "small", True)))]
+    assert len({identity(row, FULL) for row in taught}) == 1
+
+
+def test_modules_sweep_each_encoder_at_two_sizes_of_the_other_with_and_without_a_teacher():
+    wanted = {pair(i, t, d) for i in IMAGE for t in ("base", "small") for d in (False, True)}
+    wanted |= {pair(i, t, d) for i in ("base", "small") for t in TEXT for d in (False, True)}
+    assert rows("modules").keys() == wanted
+    assert all((row.role == "distilled") == name.endswith("distilled") for name, row in rows("modules").items())
+    teacher = read_json(model_folder(TEACHER) / "config.json")["model"]
+    base, whole = preset(rows("modules")[pair("base", "base")].size), preset("scenes-teacher")
+    for part in ("width", "layers", "heads"):
+        for side in ("image", "text"):
+            assert getattr(base, f"{side}_{part}") == teacher[f"{side}_{part}"]
+    for side, sizes in (("image", IMAGE), ("text", TEXT)):
+        assert list(sizes) == ["tiny", "small", "middle", "base"]
+        counts = [paper_count(preset(changed(size)))[f"{side}_params"] for size in sizes.values()]
+        share = [count / paper_count(whole)[f"{side}_params"] for count in counts]
+        assert 0.04 < share[0] < 0.07 and 0.1 < share[1] < 0.35 and 0.45 < share[2] < 0.55 and 0.9 < share[3] <= 1
+
+
+def test_the_papers_rows_of_the_other_grids():
+    fused = {len(preset(row.size).fusion_layers): row.paper for row in rows("fusion").values()}
+    assert fused.keys() == {1, 2, 3, 4, 6} and fused[3] == (88.0, 72.7, 119.1, 72.65)
+    assert all(preset(row.size).fusion_layers[-1] == 5 for row in rows("fusion").values())
+    handed = [terms(row) - {*VLP} for row in GRIDS["modalities"].rows]
+    assert handed[:4] == [set(), {"hr.image"}, {"hr.text"}, {"hr.image", "hr.text"}]
+    assert handed[4:] == [{"hr.fusion"}, {"hr.decoder"}, {*HR}]
+    maps = [
+        {t.removeprefix("at.").removeprefix("decoder_") for t in terms(row) - {*VLP}} for row in GRIDS["attention"].rows
+    ]
+    assert maps == [set(), {"self"}, {"cross"}, {"self", "cross"}]
+    losses = [terms(row) for row in GRIDS["objectives"].rows]
+    assert losses[:4] == [{*VLP}, {*VLP, *AT}, {*VLP, *HR}, {*AT, *HR}]
+    assert losses[4:] == [{*VLP, *AT, *HR, *kd} for kd in ((), *((term,) for term in KD), KD)]
+    assert [row.start for row in GRIDS["init"].rows] == [(), ("image",), ("text",), ("image", "text")]
+
+
+def test_what_goes_beyond_the_paper():
+    sizes = [preset(row.size) for row in GRIDS["sizes"].rows]
+    assert len({(c.image_width, c.image_layers, c.text_layers) for c in sizes}) >= 8
+    assert len({c.image_width for c in sizes}) > 4 and len({c.text_layers for c in sizes}) > 3
+    learnt = {(row.pictures, row.role): row.split for row in GRIDS["data"].rows}
+    assert {pictures for pictures, _ in learnt} == {250, 1000, 4000, 20_000, 200_000} and len(learnt) == 10
+    assert learnt[4000, "distilled"] == "train-small" and learnt[20_000, "undistilled"] == "train-large"
+
+
+def test_rows_train_by_the_plan():
+    config = Row("a", weights=DISTILLED).train(FULL, 7)
+    assert (config.seed, config.steps, config.cache, config.weights) == (7, FULL.train.steps, True, weights(DISTILLED))
+    assert not Row("a", weights=TASK).train(FULL, 0).cache and not Row("a", weights=DISTILLED).train(QUICK, 0).cache
+    assert not Row("a", weights=DISTILLED, pictures=200_000).train(FULL, 0).cache
+    assert QUICK.quick and not FULL.quick and FULL.seeds == 3 and QUICK.seeds == 1
+
+
+def test_an_unknown_grid():
+    with pytest.raises(UserError, match="no grid 'depth'; choose of modules, fusion"):
+        grid("depth")
