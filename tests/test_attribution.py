@@ -71,7 +71,7 @@ def test_integrated_gradients_add_up_to_the_score(student, item, word):
     pixels = score.pixels(item.image)
     with torch.no_grad():
         risen = (score(pixels) - score(torch.zeros_like(pixels))).item()
-    found = integrated_gradients(score, item.image, steps=100)
+    found = integrated_gradients(score, item.image, steps=1000)
     assert found.shape == (48, 48) and abs(risen) > 0.5
     assert found.sum().item() == pytest.approx(risen, rel=0.02)
 

@@ -73,7 +73,8 @@ def test_the_processes_end_with_the_loop(tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_processes_end_with_their_parent(tmp_path, how):
     code = f"""if True:
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin by ignoring it
         from pathlib import Path
         from test_workers import act, work
         list(work(act, [("long", Path({str(tmp_path)!r}))], 1, Path({str(tmp_path)!r}), lambda running: None))
