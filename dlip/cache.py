@@ -61,7 +61,10 @@ class TeacherCache(nn.Module):
         layers: dict | None = None,
         max_gb: float = 20.0,
     ):
-        """Opens the cache, filling what it lacks. Raises UserError where it would take more than `max_gb` GB."""
+        """Opens the cache, filling what it lacks.
+
+        Raises UserError where it would take more than `max_gb` GB, or where a picture has no caption.
+        """
         super().__init__()
         self.teacher = teacher
         self.want = everything(layers or {})
@@ -110,11 +113,11 @@ class TeacherCache(nn.Module):
             values = values[..., : mask.shape[1]]
         return (values[:, None] if kind in MAPS else values).to(batch.image_id.device)
 
-    def _rows(self, column: str, rows) -> Tensor:
-        return torch.from_numpy(self.columns[column][np.asarray(rows)]).float()
+    def _rows(self, column: str, rows: Tensor) -> Tensor:
+        return torch.from_numpy(self.columns[column][rows.cpu().numpy()]).float()
 
-    def _caption(self, batch: Batch) -> np.ndarray:
-        return (batch.rows * self.lengths.shape[1] + batch.captions).cpu().numpy()
+    def _caption(self, batch: Batch) -> Tensor:
+        return (batch.rows * self.lengths.shape[1] + batch.captions).cpu()
 
     # --- on disk --------------------------------------------------------------------------------------------------
 
@@ -139,6 +142,11 @@ class TeacherCache(nn.Module):
         path = self.folder / "lengths.npy"
         if not path.is_file():
             texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
+            if silent := sum(not captions for captions in texts):
+                raise UserError(
+                    f"{silent} pictures of {dataset.name} have no caption, by which the teacher's outputs are kept; "
+                    f"train without the cache"
+                )
             lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
             for row, captions in zip(lengths, texts, strict=True):
                 row[: len(captions)] = collate.tokenizer.encode(captions, max_length=collate.max_text)[1].sum(1)

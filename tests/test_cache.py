@@ -109,6 +109,16 @@ def test_too_large_a_cache_is_refused(teacher, pictures, tmp_path):
         TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher), max_gb=1e-5)
 
 
+def test_pictures_without_captions_are_refused(teacher, pictures, tmp_path):
+    class Silent(First):
+        def __getitem__(self, i):
+            item = super().__getitem__(i)
+            return replace(item, captions=[]) if i == 3 else item
+
+    with pytest.raises(UserError, match="1 pictures of scenes have no caption"):
+        TeacherCache(tmp_path, Teacher(teacher.med), Silent(pictures, 8), collate_for(teacher))
+
+
 FILL = """
 import sys, torch
 sys.path.insert(0, {tests!r})
