@@ -86,7 +86,7 @@ def command(row: Row, plan: Plan, seed: int) -> str:
     for field, default in TrainConfig().to_dict().items():
         value = getattr(config, field)
         if value != default and field not in ("weights", "learn_teacher_projection", "cache"):
-            words += [f"--{field.replace('_', '-')}", str(value)]
+            words += [f"--{field.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join([*words, "--out", f"runs/{row.name.replace(', ', '-').replace(' ', '-')}-{seed}"])
 
 

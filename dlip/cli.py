@@ -25,6 +25,7 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
         "augment": args.augment,
         "flip": args.flip,
         "learn_teacher_projection": not args.fixed_teacher_space,
+        "center_states": args.center_states,
     }
     return TrainConfig(weights=weights(args.weights), **values, **flags)
 
@@ -267,6 +268,7 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     group.add_argument("--augment", action="store_true", help="vary the training pictures")
     group.add_argument("--flip", action="store_true", help="with --augment, mirror photos too")
     group.add_argument("--fixed-teacher-space", action="store_true", help="hr.* leaves the teacher's space as it is")
+    group.add_argument("--center-states", action="store_true", help="hr.* compares how states differ from their mean")
 
 
 def main(words: list[str] | None = None) -> int:

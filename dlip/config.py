@@ -231,6 +231,8 @@ class TrainConfig:
     """Source -> pairs (teacher layer, student layer) that hr.* and at.* compare; the last layers where not named."""
     learn_teacher_projection: bool = True
     """Whether hr.* learns the teacher's projection as the paper does, or leaves the teacher's space as it is."""
+    center_states: bool = False
+    """Whether hr.* compares how states differ from their mean over the batch, beyond the paper."""
     label_smoothing: float = 0.1
     momentum: float = 0.0
     """Decay of ITC's momentum encoders (BLIP: 0.995); 0 does without them."""

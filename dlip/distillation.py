@@ -50,6 +50,16 @@ def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) ->
     return masked_mean(1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1), mask)
 
 
+def centred(states: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Hidden states [N, T, D] less their mean over the batch's tokens, which mask [N, T] counts.
+
+    Beyond the paper: the mean is most of a state, so that a cosine with it left in is small before anything is learnt.
+    """
+    if mask is None:
+        return states - states.mean((0, 1))
+    return states - (states * mask[..., None]).sum((0, 1)) / mask.sum().clamp(min=1)
+
+
 def map_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """L_AT of one map (eq. 6): KL(A_t || A_s), mean over query positions, of maps [N, H, Q, K] averaged over heads.
 
@@ -108,6 +118,7 @@ class Distiller(nn.Module):
     layers: source -> pairs (teacher layer, student layer); the last layers where a source is not named.
     learn_teacher_projection: as the paper has it, both sides are projected into one space, here of the teacher's width;
     False leaves the teacher's space as it is, which cannot collapse.
+    center_states: hr.* compares how states differ from their mean over the batch.
 
     Raises UserError where `layers` names one that a model does not have.
     """
@@ -119,8 +130,10 @@ class Distiller(nn.Module):
         weights: dict[str, float],
         layers: dict | None = None,
         learn_teacher_projection: bool = True,
+        center_states: bool = False,
     ):
         super().__init__()
+        self.center_states = center_states
         self.terms = [term for term, weight in weights.items() if weight and "." in term]
         self.layers = layers or {}
         self.grid = student.grid
@@ -172,6 +185,8 @@ class Distiller(nn.Module):
             h_s, h_t = student.states(source, mine), teacher.states(source, other)
             if source == "image":
                 h_t = to_grid(h_t, self.grid)
+            if self.center_states:
+                h_s, h_t = centred(h_s, mask), centred(h_t, mask)
             key = f"{source}_{i}"
             losses.append(cosine_loss(self.ours[key](h_s), self.theirs[key](h_t), mask))
         return torch.stack(losses).mean()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dlip.config import AT, HR, KD, TrainConfig
-from dlip.distillation import Distiller, Teacher, cosine_loss, logit_loss, map_loss, map_to_grid, to_grid
+from dlip.distillation import Distiller, Teacher, centred, cosine_loss, logit_loss, map_loss, map_to_grid, to_grid
 from dlip.errors import UserError
 from dlip.features import SOURCES, Want
 from dlip.train import Learner, optimiser
@@ -47,8 +47,9 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(term, changes, make
     teacher = make_med(**changes)
     student = copy.deepcopy(teacher)
     assert not make_batch().mask.all()
-    for learnt in (True, False):
-        loss = losses(student, teacher, make_batch(), {term: 1.0}, learn_teacher_projection=learnt)[term]
+    for learnt, centre in ((True, False), (False, False), (False, True)):
+        options = dict(learn_teacher_projection=learnt, center_states=centre)
+        loss = losses(student, teacher, make_batch(), {term: 1.0}, **options)[term]
         loss.backward()
         assert abs(loss.item()) < 1e-6
         assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in student.parameters())
@@ -74,10 +75,11 @@ def test_each_term_falls_when_trained_on_alone(term, changes, make_med, make_bat
 
 
 @pytest.mark.parametrize("changes", [{}, OTHER, dict(prompt_ids=(9, 11))])
-def test_further_pads_change_nothing(changes, make_med, make_batch):
+@pytest.mark.parametrize("centre", [False, True])
+def test_further_pads_change_nothing(changes, centre, make_med, make_batch):
     prompt = {k: v for k, v in changes.items() if k == "prompt_ids"}
     student, teacher, batch = make_med(1, **changes), make_med(0, **prompt), make_batch()
-    distiller = Distiller(student.config, teacher.config, TERMS)
+    distiller = Distiller(student.config, teacher.config, TERMS, center_states=centre)
     plain = losses(student, teacher, batch, distiller=distiller)
     padded = losses(student, teacher, further(batch), distiller=distiller)
     assert plain.keys() == TERMS.keys()
@@ -113,6 +115,24 @@ def test_cosine_by_hand():
     mask = torch.tensor([[True, True, False, True]])
     torch.testing.assert_close(cosine_loss(student, teacher, mask), torch.tensor((0 + 1 + 0.5) / 3))
     torch.testing.assert_close(cosine_loss(student, teacher), torch.tensor((0 + 1 + 2 + 0.5) / 4))
+
+
+def test_centred_states_by_hand():
+    """The mean of (1, 0), (3, 0) and (5, 6) is (3, 2), whatever stands where there is no token."""
+    states = torch.tensor([[[1.0, 0], [3, 0]], [[5, 6], [70, 80]]])
+    mask = torch.tensor([[True, True], [True, False]])
+    torch.testing.assert_close(centred(states, mask)[mask], torch.tensor([[-2.0, -2], [0, -2], [2, 4]]))
+    torch.testing.assert_close(centred(states[:, :1]), torch.tensor([[[-2.0, -3]], [[2, 3]]]))
+
+
+def test_what_all_states_share_counts_until_they_are_centred(make_med, make_batch):
+    """A teacher's bias hides what its states differ in: only centred ones still tell the student what to learn."""
+    student, teacher, batch = make_med(1), make_med(0), make_batch()
+    with torch.no_grad():
+        for model in (student, teacher):
+            model.vision_model.post_layernorm.bias.add_(10)
+    plain, centre = (losses(student, teacher, batch, {"hr.image": 1.0}, center_states=c)["hr.image"] for c in (0, 1))
+    assert plain < 0.05 and centre > 0.5
 
 
 def test_divergence_of_maps_by_hand():
