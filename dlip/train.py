@@ -40,7 +40,8 @@ class Learner(nn.Module):
         self.distiller = None
         if teacher is not None:
             self.distiller = Distiller(
-                student.med.config, teacher.med.config, config.weights, config.layers, config.learn_teacher_projection
+                student.med.config, teacher.med.config, config.weights, config.layers,
+                config.learn_teacher_projection, config.center_states,
             )
         tagged = config.weights.get("tags")
         self.tag_head = nn.Linear(student.med.config.image_width, kinds) if tagged else None
