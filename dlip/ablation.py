@@ -85,6 +85,8 @@ def command(row: Row, plan: Plan, seed: int) -> str:
     words += ["--fixed-teacher-space"] * (not config.learn_teacher_projection) + ["--cache"] * config.cache
     for field, default in TrainConfig().to_dict().items():
         value = getattr(config, field)
+        if field == "joins":
+            value = ",".join(f"{term}={step}" for term, step in value.items()) or default
         if value != default and field not in ("weights", "learn_teacher_projection", "cache"):
             words += [f"--{field.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join([*words, "--out", f"runs/{row.name.replace(', ', '-').replace(' ', '-')}-{seed}"])

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dlip import __version__
-from dlip.config import CACHE, PRESETS, TrainConfig, weights
+from dlip.config import CACHE, PRESETS, TrainConfig, joins, weights
 from dlip.errors import UserError
 
 OPTIONS = (
@@ -27,7 +27,7 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
         "learn_teacher_projection": not args.fixed_teacher_space,
         "center_states": args.center_states,
     }
-    return TrainConfig(weights=weights(args.weights), **values, **flags)
+    return TrainConfig(weights=weights(args.weights), joins=joins(args.joins), **values, **flags)
 
 
 def show(value: dict, args: argparse.Namespace) -> None:
@@ -260,6 +260,7 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     new.add_argument("--results", default="runs/records.jsonl", help="where the record goes (default %(default)s)")
     default = "vlp,hr,at" if distils else "vlp"
     new.add_argument("--weights", default=default, help="terms, as in vlp,hr,kd.lm=0.5 (default %(default)s)")
+    new.add_argument("--joins", default="", help="terms that join later, and after how many steps: vlp=500,itm=900")
     group = new.add_argument_group("training", "see TrainConfig in dlip/config.py for each")
     defaults = TrainConfig()
     for option in OPTIONS:

@@ -187,16 +187,26 @@ GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
 
 def weights(text: str) -> dict[str, float]:
     """`vlp,hr,kd.lm=0.5` as term -> weight; a group stands for all its terms. Raises UserError for an unknown one."""
-    out: dict[str, float] = {}
+    return _by_term(text, float)
+
+
+def joins(text: str) -> dict[str, int]:
+    """`vlp=500,itm=900` as term -> step at which it joins. Raises UserError as `weights` does."""
+    return _by_term(text, int)
+
+
+def _by_term(text: str, number: type) -> dict:
+    out = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if name not in GROUPS and name not in TERMS:
             raise UserError(f"there is no loss term {name!r}; choose of {', '.join((*GROUPS, *TERMS))}")
         try:
-            weight = float(value or 1)
+            value = number(value or 1)
         except ValueError:
-            raise UserError(f"the weight of {name} is {value!r}; give a number, as in {name}=0.5") from None
-        out |= {term: weight for term in GROUPS.get(name, (name,))}
+            kind, example = ("weight", "0.5") if number is float else ("first step", "500")
+            raise UserError(f"the {kind} of {name} is {value!r}; give a number, as in {name}={example}") from None
+        out |= {term: value for term in GROUPS.get(name, (name,))}
     return out
 
 
@@ -227,6 +237,8 @@ class TrainConfig:
     seed: int = 0
     weights: dict[str, float] = field(default_factory=lambda: dict(VLP))
     """Term -> weight; a term of weight 0 or not named is not computed."""
+    joins: dict[str, int] = field(default_factory=dict)
+    """Term -> steps that are done without it; 0 where not named. Until then it is not computed."""
     layers: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     """Source -> pairs (teacher layer, student layer) that hr.* and at.* compare; the last layers where not named."""
     learn_teacher_projection: bool = True
@@ -257,7 +269,7 @@ class TrainConfig:
     eval_items: int = 200
 
     def __post_init__(self):
-        unknown = set(self.weights) - set(TERMS)
+        unknown = {*self.weights, *self.joins} - set(TERMS)
         if unknown:
             raise UserError(f"there is no loss term {sorted(unknown)[0]!r}; the terms are {', '.join(TERMS)}")
         elsewhere = set(self.layers) - {term.removeprefix("hr.") for term in HR}
@@ -265,6 +277,8 @@ class TrainConfig:
             raise UserError(f"train.layers has no source {sorted(elsewhere)[0]!r}; it has image, text, fusion, decoder")
         if not any(self.weights.values()):
             raise UserError("every loss weight is 0, so there is nothing to learn; give at least one term a weight")
+        if not self.active(0):
+            raise UserError("no loss term is there at the first step; leave at least one out of train.joins")
         for name, choices in (("schedule", ("epoch", "cosine")), ("precision", ("no", "bf16", "fp16"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"train.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
@@ -277,6 +291,10 @@ class TrainConfig:
             raise UserError("cached teacher outputs are of unvaried pictures; give up train.augment or train.cache")
         if self.queue and not self.momentum:
             raise UserError("train.queue needs momentum encoders; set train.momentum, for example to 0.995")
+
+    def active(self, step: int) -> frozenset[str]:
+        """Terms that count in a step counted from 0."""
+        return frozenset(term for term, weight in self.weights.items() if weight and step >= self.joins.get(term, 0))
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -3,6 +3,8 @@
 Source: Kuang et al., DLIP (arXiv 2308.12956), section 3.3. Every term is 0 for a student equal to its teacher.
 """
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -154,18 +156,22 @@ class Distiller(nn.Module):
     def pairs(self, source: str) -> tuple[tuple[int, int], ...]:
         return self.layers.get(source, LAST)
 
-    def want(self, side: str) -> Want:
-        """What the terms read of the "teacher" or of the "student"."""
-        layers = {}
-        for term in self.terms:
+    def active(self, terms: Collection[str] | None) -> list[str]:
+        """Those of our terms that are among `terms`; all if it is None."""
+        return [term for term in self.terms if terms is None or term in terms]
+
+    def want(self, side: str, terms: Collection[str] | None = None) -> Want:
+        """What the terms that are among `terms` read of the "teacher" or of the "student"."""
+        layers, active = {}, self.active(terms)
+        for term in active:
             key = (term[3:], "states") if term.startswith("hr.") else MAPS.get(term)
             if key:
                 layers[key] = tuple(pair[side == "student"] for pair in self.pairs(key[0]))
-        return Want(frozenset(term[3:] for term in self.terms if term.startswith("kd.")), layers)
+        return Want(frozenset(term[3:] for term in active if term.startswith("kd.")), layers)
 
-    def forward(self, student: Features, teacher: Features) -> dict[str, Tensor]:
-        """Term -> loss, unweighted."""
-        return {term: self.term(term, student, teacher) for term in self.terms}
+    def forward(self, student: Features, teacher: Features, terms: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Term -> loss, unweighted, of those among `terms`."""
+        return {term: self.term(term, student, teacher) for term in self.active(terms)}
 
     def term(self, term: str, student: Features, teacher: Features) -> Tensor:
         kind, name = term.split(".")

@@ -38,11 +38,11 @@ class Run:
         lines = path.read_text().splitlines() if path.is_file() else []
         return [json.loads(line) for line in lines]
 
-    def losses(self) -> dict[str, list[float]]:
-        """The log's losses as columns: "step" and one list a term."""
+    def losses(self) -> dict[str, list[float | None]]:
+        """The log's losses as columns: "step" and one list a term, None before it joins."""
         rows = [row for row in self.rows() if "losses" in row]
-        terms = rows[0]["losses"] if rows else {}
-        return {"step": [row["step"] for row in rows], **{t: [row["losses"][t] for row in rows] for t in terms}}
+        terms = dict.fromkeys(term for row in reversed(rows) for term in row["losses"])
+        return {"step": [row["step"] for row in rows], **{t: [row["losses"].get(t) for row in rows] for t in terms}}
 
     def seconds(self) -> float:
         """Wall time spent training, over all its sessions."""

@@ -40,31 +40,38 @@ class Learner(nn.Module):
         self.distiller = None
         if teacher is not None:
             self.distiller = Distiller(
-                student.med.config, teacher.med.config, config.weights, config.layers,
-                config.learn_teacher_projection, config.center_states,
+                student.med.config,
+                teacher.med.config,
+                config.weights,
+                config.layers,
+                config.learn_teacher_projection,
+                config.center_states,
             )
         tagged = config.weights.get("tags")
         self.tag_head = nn.Linear(student.med.config.image_width, kinds) if tagged else None
-        own = frozenset(task for task in TASKS if config.weights.get(task))
-        self.want = Want(own, {("image", "states"): (-1,)} if tagged else {})
-        if self.distiller:
-            self.want |= self.distiller.want("student")
 
-    def forward(self, batch: Batch, teacher: Teacher | None, epoch: float) -> dict[str, Tensor]:
-        """Term -> loss, unweighted. `epoch` counts epochs with their fraction."""
-        features = self.med(batch, self.want)
+    def want(self, terms: frozenset[str]) -> Want:
+        """What `terms` read of the student."""
+        want = Want(terms & set(TASKS), {("image", "states"): (-1,)} if "tags" in terms else {})
+        return want | self.distiller.want("student", terms) if self.distiller else want
+
+    def forward(self, batch: Batch, teacher: Teacher | None, step: int, epoch: float) -> dict[str, Tensor]:
+        """Term -> loss, unweighted, of those that have joined by `step`. `epoch` counts epochs with their fraction."""
+        terms = self.config.active(step)
+        features = self.med(batch, self.want(terms))
         losses = {}
-        for term in (task for task in TASKS if self.config.weights.get(task)):
+        for term in (task for task in TASKS if task in terms):
             if term == "itc" and self.momentum is not None:
                 losses[term] = self.momentum(features, self.med, batch, epoch)
             elif term in ("lm", "vqa"):
                 losses[term] = getattr(objectives, term)(features, self.config.label_smoothing)
             else:
                 losses[term] = getattr(objectives, term)(features)
-        if self.tag_head is not None:
+        if "tags" in terms:
             losses["tags"] = objectives.tags(self.tag_head(features.states("image")[:, 0]), batch.tags)
         if self.distiller is not None:
-            losses |= self.distiller(features, teacher(batch, self.distiller.want("teacher"), features.pairs))
+            known = teacher(batch, self.distiller.want("teacher", terms), features.pairs)
+            losses |= self.distiller(features, known, terms)
         return losses
 
 
@@ -174,7 +181,7 @@ def train(
         for group in adamw.param_groups:
             group["lr"] = rate
         with accelerator.accumulate(model), accelerator.autocast():
-            losses = model(batch.to(accelerator.device), guarded, step / per_epoch)
+            losses = model(batch.to(accelerator.device), guarded, step, step / per_epoch)
             total = sum(config.weights[term] * loss for term, loss in losses.items())
             values = {term: loss.item() for term, loss in losses.items()}
             if not all(map(math.isfinite, values.values())):
@@ -194,7 +201,8 @@ def train(
         step += 1
         bar.update()
         saves = step % config.save_every == 0 or step == config.steps
-        if main and (step % config.log_every == 0 or saves):  # no row spans a checkpoint, so that resuming repeats none
+        ends = saves or config.active(step) != config.active(step - 1)
+        if main and (step % config.log_every == 0 or ends):  # no row spans a checkpoint, so that resuming repeats none
             seconds = (time.perf_counter() - began) / (step - since)
             means = {term: round(value / (step - since), 6) for term, value in sums.items()}
             speed = {"lr": rate, "norm": round(norm, 4), "pictures_per_s": round(config.batch_size / seconds, 1)}

@@ -339,7 +339,7 @@ def test_projections_are_reached_by_the_optimiser(learnt, make_med, make_batch):
     sides = {name.split(".")[1] for name in before if name.startswith("distiller.")}
     assert sides == ({"ours", "theirs"} if learnt else {"ours"})
     adamw = optimiser(learner, config)
-    sum(learner(batch, Teacher(teacher), 0.0).values()).backward()
+    sum(learner(batch, Teacher(teacher), 0, 0.0).values()).backward()
     frozen = {name: p.clone() for name, p in teacher.named_parameters()}
     adamw.step()
     still = {name for name, p in learner.named_parameters() if torch.equal(p, before[name])}

@@ -97,6 +97,23 @@ def test_the_total_is_the_weighted_sum(make, tmp_path):
     assert losses["total"] == pytest.approx(0.5 * losses["itc"] + 2 * losses["lm"] + 3 * losses["kd.lm"], abs=1e-4)
 
 
+def test_terms_join_in_their_step(make, tmp_path):
+    """Until a term joins the run is the run without it; no row of the log spans its joining."""
+    config = SHORT.replace(log_every=4, weights={"itc": 1.0, "lm": 1.0, "hr.image": 1.0})
+    late = config.replace(joins={"lm": 3, "hr.image": 2})
+    losses = train(make(1), PICTURES, late, tmp_path / "late", make(0), progress=False).losses()
+    assert losses["step"] == [2, 3, 4, 6] and None not in losses["itc"] + losses["total"]
+    assert [loss is None for loss in losses["hr.image"]] == [True, False, False, False]
+    assert [loss is None for loss in losses["lm"]] == [True, True, False, False]
+    assert losses["total"][:2] == pytest.approx([losses["itc"][0], losses["itc"][1] + losses["hr.image"][1]], abs=1e-4)
+    alone = SHORT.replace(log_every=2, weights={"itc": 1.0})
+    assert train(make(1), PICTURES, alone, tmp_path / "one", progress=False).losses()["itc"][0] == losses["itc"][0]
+    with pytest.raises(UserError, match="no loss term is there at the first step"):
+        late.replace(joins={"itc": 1, "lm": 1, "hr.image": 1})
+    with pytest.raises(UserError, match="no loss term 'hr.imgae'"):
+        late.replace(joins={"hr.imgae": 1})
+
+
 def test_accumulation_equals_one_batch(make, tmp_path):
     """Of a term that is a plain mean over pictures, micro-batches have the mean gradient of the whole batch."""
     config = SHORT.replace(steps=2, warmup=0, weights={"hr.image": 1.0}, weight_decay=0.0)
