@@ -228,7 +228,7 @@ def text(rows: pd.DataFrame) -> str:
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
         lines.append(f"{number}. {statement} {verdict.upper()}")
         for _, row in claims.iterrows():
-            lines.append(f"   {row['comparison']}: {_figures(row)}")
+            lines.append(f"   {row['comparison']}: {figures(row)}")
     lines.append(
         f"Points: % of the teacher's scores, averaged. Intervals: 95% over seeds and test pictures. "
         f"Said to lie: the range in which the claim is true; {MARGIN:g} point counts as no difference."
@@ -236,7 +236,8 @@ def text(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _figures(row: pd.Series) -> str:
+def figures(row: pd.Series) -> str:
+    """A claim's effect, interval, range and verdict in words, or why there is none."""
     if math.isnan(row["effect"]):
         return row["why"]
     ends = [f"{'above' if side == 'low' else 'below'} {row[f'range_{side}']:g}" for side in ("low", "high")

@@ -39,7 +39,7 @@ def module_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None
                 f"%{{y:.1f}} ± %{{customdata[1]:.1f}}<extra>{name}</extra>",
             )  # fmt: skip
             shown.add(name)
-        sizes = panel.drop_duplicates("encoder_m")
+        sizes = panel.groupby("size", sort=False)["encoder_m"].mean().reset_index()  # varies with the other
         fig.update_xaxes(
             title_text=f"{swept} encoder (M parameters)", type="log", col=column, tickvals=sizes["encoder_m"],
             ticktext=[f"{size}<br>{m:.2g}" for size, m in zip(sizes["size"], sizes["encoder_m"], strict=True)],
@@ -62,7 +62,8 @@ def _finding(students: pd.DataFrame, score: str) -> str:
         lost = []
         for role in ROLES[1:]:
             ends = panel[panel["role"] == role].groupby("encoder_m")[score].mean()
-            lost += [f"{ends.iloc[0] - ends.iloc[-1]:+.1f} {role}"] * (len(ends) > 1)
+            if len(ends) > 1:
+                lost.append(f"{ends.iloc[0] - ends.iloc[-1]:+.1f} {role}")
         said.append(f"{swept} encoder {', '.join(lost)}")
     text = f"{LABELS[score][0]} of the smallest encoder less the largest: {'; '.join(said)}"
     return text.replace("-", "−")

@@ -1,0 +1,156 @@
+"""The live cell: a student that learns here and now, its losses drawn as they fall."""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlip.vlm import VLM
+
+EVERY = 2.0
+"""Seconds between two drawings."""
+
+
+def short(many: int, few: int = 2) -> int:
+    """`many`, or `few` where the environment has DLIP_QUICK, as the tests have."""
+    return few if os.getenv("DLIP_QUICK") else many
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A student made in a live cell."""
+
+    model: "VLM"
+    losses: dict[str, list[float]]
+    """"step" and one list a term."""
+    seconds: float
+
+
+def recipe(size: str = "scenes-student", **weights: float):
+    """The choice of a size and of weights (a group or a term each) as the command that does the same, in Markdown."""
+    from IPython.display import Markdown
+
+    from dlip import config
+    from dlip.efficiency import params
+    from dlip.notebook.controls import weights_text
+
+    said = weights_text(weights)
+    c = config.preset(size)
+    command = "dlip distill --teacher scenes/teacher" if _distils(said) else "dlip train --tokenizer scenes/teacher"
+    return Markdown(
+        f"{sum(params(c).values()) / 1e6:.2f}M parameters, {len(config.weights(said))} loss terms: "
+        f"`{command} --size {size} --weights {said} --out runs/mine`"
+    )
+
+
+def anatomy(image: str, text: str):
+    """A student of the grid `modules`, its thousands of parameters by module beside the teacher's, as a table."""
+    import pandas as pd
+
+    from dlip.config import preset
+    from dlip.efficiency import params
+    from dlip.grids import IMAGE, TEXT, changed
+
+    sizes = {"teacher": "scenes-teacher", "student": changed(IMAGE[image], TEXT[text])}
+    rows = pd.DataFrame({name: params(preset(size)) for name, size in sizes.items()})
+    rows.loc["in all"] = rows.sum()
+    rows = rows[rows.any(axis=1)]
+    share = (100 * rows["student"] / rows["teacher"].replace(0, float("nan"))).map("{:.0f}%".format, na_action="ignore")
+    return (rows / 1000).round(1).assign(share=share.fillna("–"))
+
+
+def _distils(weights: str) -> bool:
+    from dlip import config
+
+    return any("." in term and weight for term, weight in config.weights(weights).items())
+
+
+def learn(
+    size: str,
+    weights: str,
+    steps: int,
+    *,
+    start: Sequence[str] = (),
+    data: str | Path = "scenes",
+    split: str = "train-small",
+    teacher: str = "scenes/teacher",
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Learnt:
+    """Trains a student in a folder of its own that is removed, and draws its losses while it learns.
+
+    size, weights: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the teacher teaches it. steps: few
+    where `short` says so. start: parts ("image", "text", or "" for all) that begin at the teacher's weights. Stopped by
+    hand, the student is what it was then. Raises UserError as `dlip.train.train` does.
+    """
+    import torch
+
+    from dlip import config
+    from dlip import data as data_sets
+    from dlip.experiment import new_student
+    from dlip.grids import FULL
+    from dlip.run import Run
+    from dlip.start import begin
+    from dlip.train import train
+    from dlip.vlm import VLM
+
+    steps, began = short(steps), time.perf_counter()
+    vlm = VLM.load(teacher)
+    student = new_student(size, vlm, seed)
+    for part in start:
+        begin(student, f"{part}={teacher}" if part else teacher)
+    settings = FULL.train.replace(
+        weights=config.weights(weights), steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
+        warmup=min(FULL.train.warmup, steps // 4),
+    )  # fmt: skip
+    folder = Path(tempfile.mkdtemp(prefix="dlip-"))
+    try:
+        with watch(folder, steps):
+            train(
+                student, data_sets.open(data, split), settings, folder, vlm if _distils(weights) else None,
+                progress=False,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print("Stopped; the student is what it was then.")
+    losses = Run(folder).losses()
+    shutil.rmtree(folder)
+    student.med.eval()
+    seconds = time.perf_counter() - began
+    print(f"{steps} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}")
+    return Learnt(student, losses, seconds)
+
+
+@contextmanager
+def watch(folder: str | Path, steps: int | None = None) -> Iterator[None]:
+    """Draws the losses of a run's folder while the block trains there, and once more when it ends."""
+    from IPython.display import display
+
+    from dlip.notebook.controls import bundle
+    from dlip.plots import term_curves
+    from dlip.run import Run
+
+    run, stop = Run(folder), threading.Event()
+    shown = display(bundle(term_curves({}, steps)), raw=True, display_id=True)
+
+    def draw() -> None:
+        shown.update(bundle(term_curves(run.losses(), steps)), raw=True)
+
+    def keep_drawing() -> None:
+        while not stop.wait(EVERY):
+            draw()
+
+    thread = threading.Thread(target=keep_drawing, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        draw()

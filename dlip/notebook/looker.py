@@ -1,0 +1,64 @@
+"""One picture and one caption as several models see them, for controls to draw."""
+
+from typing import TYPE_CHECKING
+
+from dlip.plots import overlays
+
+if TYPE_CHECKING:
+    from dlip.vlm import VLM
+
+METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
+
+
+class Looker:
+    """Maps of a scene's caption by role, "teacher" first; each model's are computed once.
+
+    words, layers, heads: what there is to choose, as pairs (label, value); words that name an object come first, its
+    noun before its qualities, layers are counted from the last one that all models have.
+    """
+
+    def __init__(self, models: dict[str, "VLM"], dataset, picture: int, caption: int = 0):
+        import torch
+
+        from dlip.attention import named, word_maps
+        from dlip.data.scene_render import masks
+
+        item, scene = dataset[picture], dataset.scene(picture)
+        self.models, self.image, self.text = models, item.image, item.captions[caption]
+        self.maps = {role: word_maps(vlm, item.image, self.text) for role, vlm in models.items()}
+        self.masks = torch.from_numpy(masks(scene))  # [O, S, S]
+        self.objects = named(self.text, scene)
+        known = range(min(len(maps.words) for maps in self.maps.values()))
+        words = self.text.split()
+        ends = {i for i in self.objects if self.objects.get(i + 1) != self.objects[i]}  # "circle" of "a red circle"
+        order = sorted(known, key=lambda i: (i not in ends, i not in self.objects, i))
+        self.words = [(f"{i + 1}. {words[i]}", i) for i in order]
+        depth = min(len(maps.layers) for maps in self.maps.values())
+        self.layers = [("last" if i == 1 else f"{i - 1} before the last", -i) for i in range(1, depth + 1)]
+        heads = min(maps.maps.shape[1] for maps in self.maps.values())
+        self.heads = [("mean of all", None), *((str(i + 1), i) for i in range(heads))]
+
+    def _mask(self, word: int):
+        return self.masks[self.objects[word]].numpy() if word in self.objects else None
+
+    def attention(self, word: int, layer: int = -1, head: int | None = None, student: str = "distilled"):
+        """Cross-attention of a word in teacher and student, with the divergence of the two maps."""
+        from dlip.attention import differ
+
+        pair = {role: self.maps[role] for role in ("teacher", student)}
+        shown = [(role, role, maps.patches(word, layer, head).numpy()) for role, maps in pair.items()]
+        bits = differ(*(maps.map(word, layer, head) for maps in pair.values())).item()
+        return overlays(self.image, shown, self.text.split()[word], self._mask(word), bits)
+
+    def attributions(self, word: int, method: str = METHODS[0], student: str = "distilled"):
+        """Which pixels make the decoder say a word, in teacher and student, by one of `METHODS`."""
+        from dlip import attribution
+
+        function = {
+            "integrated gradients": attribution.integrated_gradients,
+            "occlusion": attribution.occlusion,
+            "Grad-CAM": attribution.grad_cam,
+        }[method]
+        scores = {role: attribution.Score(self.models[role], self.text, word) for role in ("teacher", student)}
+        shown = [(role, role, function(score, self.image).numpy()) for role, score in scores.items()]
+        return overlays(self.image, shown, self.text.split()[word], self._mask(word))

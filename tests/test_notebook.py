@@ -1,0 +1,273 @@
+"""The notebooks' helpers: cards, records or a sentence, controls, the live chart, still pictures."""
+
+import base64
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from test_records import make_record
+
+from dlip import ablation, notebook
+from dlip.config import weights
+from dlip.data.scenes import Scenes
+from dlip.errors import UserError
+from dlip.grids import FULL
+from dlip.notebook import execute, live, page
+from dlip.plots import term_curves
+from dlip.run import Run
+
+
+@pytest.fixture
+def displayed(monkeypatch) -> list[dict]:
+    """What is displayed, and what it is changed to, in order."""
+    shown: list[dict] = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data)
+
+    def display(data, raw=False, display_id=False):
+        shown.append(data)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return shown
+
+
+# --- page -------------------------------------------------------------------------------------------------------------
+
+
+def test_opening_names_what_runs_and_leaves_the_notebooks_folder(tmp_path, monkeypatch):
+    import torch
+
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.delenv("DLIP_QUICK", raising=False)
+    for name in ("PATH", "HF_HUB_DISABLE_PROGRESS_BARS"):  # which it sets, so that they are put back
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    card = notebook.opening().data
+    assert os.getcwd() == str(tmp_path)
+    assert f"torch {torch.__version__.split('+')[0]}" in card and "short run" not in card
+    monkeypatch.setenv("DLIP_QUICK", "1")
+    assert "short run" in notebook.opening().data and os.getcwd() == str(tmp_path)
+
+
+def test_missing_records_are_one_sentence_a_grid(tmp_path, capsys):
+    assert notebook.records("fusion", "init", path=tmp_path / "none.jsonl") == []
+    fusion, init = capsys.readouterr().out.splitlines()
+    assert "no run of the grid fusion" in fusion and "dlip ablate init" in init
+    assert "no run of the grid fusion" in notebook.table("fusion", []).data
+    assert "no run of the grid fusion" in notebook.measures("fusion", [], "tr1").data
+    assert "missing" in notebook.advice([], 1.0).data
+
+
+def test_records_are_counted(tmp_path, capsys):
+    (row, *_), path = ablation.grid("fusion").rows, tmp_path / "some.jsonl"
+    about = {"ablation": {"hash": ablation.identity(row, FULL)}, "wall_s": 1800.0}
+    path.write_text("".join(json.dumps(make_record("it", seed=seed) | about) + "\n" for seed in range(3)))
+    found = notebook.records("fusion", path=path)
+    assert len(found) == 3
+    assert capsys.readouterr().out == "fusion: 3 runs of 1 of 5 students, 1.5 hours of training\n"
+    table = notebook.table("fusion", found)
+    assert table.loc[row.name, ("TR@1", "here")] and table.loc[row.name, ("TR@1", "paper")] == "84.0"
+    assert table.loc["6 of 6 layers fused", ("TR@1", "here")] == ""
+    measured = notebook.measures("fusion", found, "tr1", "params_m")
+    assert measured.loc[row.name, "tr1"].endswith("±0.00") and measured.loc["6 of 6 layers fused", "params_m"] == ""
+
+
+def test_rerun_does_the_grids_in_a_file_of_its_own(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablation, "ablate", lambda grids, workers, results: done.append((grids[0].name, results)))
+    notebook.records("fusion", rerun=True)
+    assert done == [("fusion", page.RERUN_RESULTS)] and page.RERUN_RESULTS != ablation.RESULTS
+
+
+def test_chart_says_what_is_missing():
+    def draw(number):
+        if number:
+            return number
+        raise UserError("no run has it; run it first")
+
+    assert notebook.chart(draw, 3) == 3
+    assert notebook.chart(draw, 0).data == "*Nothing to show yet: no run has it; run it first.*"
+
+
+def test_findings_are_the_titles_of_charts():
+    fig = term_curves({"step": [1, 2], "itc": [3.0, 2.0], "total": [3.0, 2.0]})
+    missing = notebook.chart(lambda: fig)
+    assert notebook.findings(missing).data == "- After 2 steps the weighted sum has fallen from 3.00 to 2.00."
+    assert "missing" in notebook.findings(object()).data
+
+
+def test_verdicts_are_those_asked_for():
+    text = notebook.verdicts([], 2, 6).data
+    assert text.count("**undecided here**") == 2 and "**2. A large fusion" in text and "dlip ablate init" in text
+
+
+def test_shipped_records_are_of_every_role():
+    assert {"teacher", "undistilled", "distilled"} <= {record["role"] for record in notebook.shipped()}
+
+
+def test_a_users_mistake_is_one_sentence(capsys):
+    assert page._one_sentence(None, UserError, UserError("there is no layer 9"), None) == ["there is no layer 9"]
+    assert capsys.readouterr().err == "dlip: there is no layer 9\n"
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def test_controls_draw_anew_and_are_read_later(displayed):
+    drawn = []
+
+    def draw(**values):
+        drawn.append(values)
+        return term_curves({"step": [1], "itc": [1.0], "total": [1.0]}, title="it")
+
+    choice = notebook.play(draw, size=["small", "large"], word=[("2. red", 1), ("1. a", 0)], hr=1.0, kd=0.0)
+    first = {"size": "small", "word": 1, "hr": 1.0, "kd": 0.0}
+    assert drawn == [first] and choice.values() == first and choice.weights == "hr=1"
+    assert displayed[1]["text/plain"] == "it" and displayed[1][page.PLOTLY]["data"][0]["type"] == "scatter"
+    choice.boxes["kd"].value = 0.5
+    choice.boxes["word"].value = 0
+    assert drawn[-1] == {"size": "small", "word": 0, "hr": 1.0, "kd": 0.5} and len(displayed) == 4
+    assert choice["word"] == 0 and weights(choice.weights) == weights("hr=1,kd=0.5")
+
+
+def test_recipe_is_the_command_of_what_is_chosen():
+    assert "`dlip distill --teacher scenes/teacher --size scenes-student --weights vlp=1,hr=0.5 " in (
+        notebook.recipe("scenes-student", vlp=1.0, hr=0.5, kd=0.0).data
+    )
+    alone = notebook.recipe("scenes-student", vlp=1.0, hr=0.0).data
+    assert "`dlip train --tokenizer scenes/teacher " in alone and "4 loss terms" in alone
+
+
+def test_anatomy_adds_up():
+    rows = notebook.anatomy("base", "base")
+    assert rows.loc["in all", "student"] == pytest.approx(rows["student"].iloc[:-1].sum(), abs=0.5)
+    tiny = notebook.anatomy("tiny", "base")
+    assert tiny.loc["image", "student"] < rows.loc["image", "student"]
+    assert tiny.loc["text_ffn", "student"] == rows.loc["text_ffn", "student"]
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_chart_follows_the_log(tmp_path, displayed, monkeypatch):
+    monkeypatch.setattr(live, "EVERY", 0.02)
+    run = Run(tmp_path)
+    run._since = time.perf_counter()
+    with notebook.watch(tmp_path, 20):
+        run.log({"step": 10, "losses": {"itc": 4.0, "total": 4.0}})
+        while len(displayed) < 3:
+            time.sleep(0.01)
+        run.log({"step": 20, "losses": {"itc": 3.0, "total": 3.0}})
+    titles = [data["text/plain"] for data in displayed]
+    assert titles[0] == "The first steps are under way"
+    assert any(title.startswith("After 10 of 20 steps") for title in titles)
+    assert titles[-1] == "After 20 of 20 steps the weighted sum has fallen from 4.00 to 3.00"
+
+
+def test_a_student_learns_and_leaves_nothing_behind(tmp_path, displayed, monkeypatch, capsys):
+    monkeypatch.setenv("DLIP_QUICK", "1")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = notebook.learn("scenes-student:image_layers=1,text_layers=1", "itc,hr.image", steps=300, batch_size=4)
+    assert made.losses["step"] == [1, 2] and set(made.losses) == {"step", "itc", "hr.image", "total"}
+    assert made.model.med.config.image_layers == 1 and not made.model.med.training
+    assert not list(tmp_path.glob("dlip-*"))
+    assert capsys.readouterr().out.startswith("2 steps in ")
+    assert displayed[-1]["text/plain"].startswith("After 2 of 2 steps")
+
+
+def test_a_stopped_student_is_kept(displayed, monkeypatch, capsys):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dlip.train.train", stop)
+    made = notebook.learn("scenes-student", "itc", steps=2)
+    assert made.model.caption([Scenes("test", size=1)[0].image]) and "Stopped" in capsys.readouterr().out
+
+
+# --- words and looks --------------------------------------------------------------------------------------------------
+
+
+def test_words_stand_side_by_side_with_the_truth(tiny, scenes):
+    items = [scenes[i] for i in range(2)]
+    html = notebook.compare([("big", "teacher", tiny), ("small", "distilled", tiny)], items, questions=True).data
+    assert html.count("<tr>") == 3 and html.count("<img") == 2 and "<mark>" not in html
+    assert items[1].questions[1].text in html and "■</span> small" in html
+    assert notebook.gallery(items).data.count("<img") == 2
+
+
+def test_scores_are_a_row_a_model(tiny, scenes):
+    rows = notebook.scores([("one", "teacher", tiny)], scenes)
+    assert list(rows.columns) == ["TR@1", "IR@1", "VQA"] and rows.loc["one"].between(0, 100).all()
+
+
+def test_looker_offers_what_there_is_and_draws_it(tiny, scenes):
+    looker = notebook.Looker({"teacher": tiny, "distilled": tiny}, scenes, picture=1)
+    first = looker.words[0][1]
+    assert first in looker.objects and looker.layers == [("last", -1)]
+    assert [value for _, value in looker.heads] == [None, 0, 1, 2, 3]
+    fig = looker.attention(first, -1, 2)
+    assert "differ by 0.00 of 1 bit" in fig.layout.title.text
+    ours = [np.asarray(trace.z) for trace in fig.data if trace.type == "heatmap"]
+    wanted = looker.maps["teacher"].patches(first, -1, 2).numpy()
+    assert len(ours) == 2 and np.allclose(ours[0], 100 * wanted, atol=1e-4)
+    for method in notebook.METHODS:
+        assert any(trace.type == "heatmap" for trace in looker.attributions(first, method).data)
+
+
+# --- executing --------------------------------------------------------------------------------------------------------
+
+
+def executed():
+    fig = term_curves({"step": [1], "itc": [1.0], "total": [1.0]})
+    data = {page.PLOTLY: json.loads(fig.to_json()), "text/plain": "it"}
+    widget = {execute.WIDGET: {"model_id": "x"}, "text/plain": "HBox()"}
+    outputs = [new_output("display_data", some) for some in (widget, data)]
+    cells = [new_code_cell("1", outputs=outputs), new_code_cell("2", metadata={"tags": ["live"]})]
+    for cell, begin, end in zip(cells, ("00:00", "01:00"), ("02.5", "07"), strict=True):
+        at = f"2026-01-01T00:{begin[:2]}:"
+        cell.metadata["execution"] = {"iopub.execute_input": f"{at}00.0Z", "shell.execute_reply": f"{at}{end}Z"}
+    return new_notebook(cells=cells, metadata={"widgets": {}})
+
+
+def test_time_is_that_of_the_cells():
+    assert execute.seconds(executed()) == 9.5 and execute.seconds(executed(), before_live=True) == 2.5
+
+
+def test_tidy_leaves_a_sentence_for_widgets_and_no_times():
+    book = executed()
+    execute.tidy(book)
+    assert [output["data"] for output in book.cells[0].outputs][0] == {"text/plain": execute.CONTROLS}
+    assert "execution" not in book.cells[0].metadata and "widgets" not in book.metadata
+
+
+def test_every_chart_gets_a_picture(monkeypatch):
+    def write(figures, files, width, height, scale):
+        for figure, file in zip(figures, files, strict=True):
+            file.write_bytes(figure.layout.title.text.encode())
+
+    book = executed()
+    monkeypatch.setattr("plotly.io.write_images", write)
+    assert execute.add_pictures(book) == 0
+    assert base64.b64decode(book.cells[0].outputs[1]["data"]["image/png"]).startswith(b"After 1 steps")
+    assert execute.add_pictures(book) == 0  # which it has by now
+
+
+def test_without_a_browser_charts_stay_as_they_are(monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("Kaleido requires Google Chrome to be installed.")
+
+    book = executed()
+    monkeypatch.setattr("plotly.io.write_images", fail)
+    assert execute.add_pictures(book) == 1 and page.PLOTLY in book.cells[0].outputs[1]["data"]
+
+
+def test_an_unknown_grid_is_a_users_mistake():
+    with pytest.raises(UserError, match="there is no grid"):
+        notebook.records("nothing")

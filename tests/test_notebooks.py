@@ -1,0 +1,87 @@
+"""Every notebook, executed from a clean kernel; and the committed copies, as a reader finds them."""
+
+import ast
+import base64
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from dlip.ablation import RESULTS
+from dlip.notebook import execute, page
+
+ROOT = Path(__file__).parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = ("01_playground", "02_module_wise", "03_modality_wise", "04_tradeoffs", "05_attention", "06_your_own_data")
+ALL = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def code(book) -> list:
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def said(cell) -> str:
+    """All text that a cell has put out."""
+    parts = []
+    for output in cell.outputs:
+        data = output.get("data", {"text/plain": output.get("text", "")})
+        parts += [str(content) for kind, content in data.items() if not kind.startswith("image/")]
+    return "".join(parts).strip()
+
+
+def charts(book) -> list[dict]:
+    return [o["data"] for cell in code(book) for o in cell.outputs if page.PLOTLY in o.get("data", {})]
+
+
+def test_all_are_there():
+    assert tuple(path.stem for path in PATHS) == NAMES
+
+
+@pytest.mark.slow
+@ALL
+def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLIP_QUICK", "1")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    copy = shutil.copy(path, tmp_path / "notebooks")
+    book = execute.execute(copy, timeout=240)  # which raises where a cell does
+    committed = nbformat.read(path, 4)
+    for cell, before in zip(code(book), code(committed), strict=True):
+        assert not [output for output in cell.outputs if output.output_type == "error"]
+        assert bool(said(cell)) == bool(said(before)), f"{cell.source}\nputs out {said(cell)[:500]!r}"
+
+
+@ALL
+def test_committed_copy_is_executed_and_needs_no_kernel(path):
+    book = nbformat.read(path, 4)
+    assert path.stat().st_size < 1.5e6
+    assert [cell.execution_count for cell in code(book)] == list(range(1, 1 + len(code(book))))
+    assert all(said(cell) for cell in code(book))
+    for data in charts(book):
+        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert execute.WIDGET not in path.read_text() and "widgets" not in book.metadata
+    assert str(ROOT) not in path.read_text()
+    if (ROOT / RESULTS).exists() and path.stem[:2] in ("02", "03", "04"):
+        assert len(charts(book)) > 2 and "Nothing to show" not in path.read_text()
+
+
+@ALL
+def test_order_of_a_notebook(path):
+    cells = nbformat.read(path, 4).cells
+    assert cells[0].source.startswith(f"# {int(path.stem[:2])}. ")
+    assert "**Aim.**" in cells[0].source and "**Run time.**" in cells[0].source
+    assert "RERUN = False" in cells[1].source
+    assert any("## What was learnt" in cell.source for cell in cells[-3:])
+    assert sum(execute.LIVE in cell.metadata.get("tags", ()) for cell in cells) == 1
+
+
+@ALL
+def test_notebooks_define_nothing(path):
+    source = "\n".join(cell.source for cell in code(nbformat.read(path, 4)))
+    tree = ast.parse(re.sub(r"^[!%].*$", "", source, flags=re.MULTILINE))
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+    imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} <= {"dlip", "pandas", "transformers"}
