@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlip import parallel
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
 from dlip.features import SOURCES, Features, Want
@@ -43,8 +44,10 @@ class Teacher(nn.Module):
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the positions [N, T] that are no pads."""
-    return values.mean() if mask is None else (values * mask).sum() / mask.sum().clamp(min=1)
+    """Mean over the positions [N, T] that are no pads, in the batch of all processes; 0 where there is none."""
+    if mask is None:  # of as many values in every process
+        return values.sum() / max(1, values.numel())
+    return parallel.mean((values * mask).sum(), mask.sum())
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -57,9 +60,8 @@ def centred(states: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Beyond the paper: the mean is most of a state, so that a cosine with it left in is small before anything is learnt.
     """
-    if mask is None:
-        return states - states.mean((0, 1))
-    return states - (states * mask[..., None]).sum((0, 1)) / mask.sum().clamp(min=1)
+    mask = states.new_ones(states.shape[:2]) if mask is None else mask
+    return states - parallel.total((states * mask[..., None]).sum((0, 1))) / parallel.total(mask.sum()).clamp(min=1)
 
 
 def map_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:

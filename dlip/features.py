@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dlip import parallel
 from dlip.errors import UserError
 
 SOURCES = ("image", "text", "fusion", "decoder")
@@ -72,26 +73,32 @@ class Trace:
 
 @dataclass
 class Features:
-    """Everything computed of a batch of B pictures and captions, by name."""
+    """Everything computed of a batch of B pictures and captions, by name.
+
+    Contrast is over the C pictures with a caption of all processes that share the batch (dlip/parallel.py).
+    """
 
     traces: dict[str, Trace]
     """Source -> hidden states and attention maps."""
     mask: Tensor | None
-    """bool [B, T]: true where the caption has a token."""
+    """bool [B, T]: true where the caption has a token; nowhere in the row of a picture without a caption."""
     image_id: Tensor
     temp: Tensor
     """The ITC temperature."""
     logits: dict[str, Tensor] = field(default_factory=dict)
-    """itc [B, B], itm [N, 2], lm [B, T, V], vqa [questions, A, V]."""
+    """itc [C, C], itm [N, 2], lm [B, T, V], vqa [questions, A, V]."""
     labels: dict[str, Tensor] = field(default_factory=dict)
-    """lm [B, T] and vqa [questions, A]: the next token, -100 where none is to be learnt."""
+    """lm [B, T] and vqa [questions, A]: the next token; itm [N]: 1 for a match, else 0. -100 where none is learnt."""
     decoder_mask: Tensor | None = None
     """bool [B, T]: true where the decoder's text has a token."""
     pairs: tuple[Tensor, Tensor] | None = None
-    """Rows of pictures and of texts [N] that ITM read: B matching pairs, then negatives."""
+    """Rows of pictures and of texts [N] that ITM read: B matching pairs, then negatives. Texts are counted over all
+    processes; each reads the pairs of its own pictures."""
     image_embed: Tensor | None = None
     text_embed: Tensor | None = None
     """ITC vectors [B, E], L2-normalised."""
+    rows: Tensor | None = None
+    """int64 [C]: places, in the batch of all processes, of the pictures that are contrasted."""
 
     def states(self, source: str, layer: int = -1) -> Tensor:
         """Hidden states [B, T, D] of a layer; of fusion, those of the matching pairs."""
@@ -100,6 +107,41 @@ class Features:
     def maps(self, source: str, kind: str, layer: int = -1) -> Tensor:
         """Attention map [B, H, Q, K] of a layer; of fusion, that of the matching pairs."""
         return self.traces[source].get(kind, layer)[: len(self.image_id)]
+
+    @property
+    def captioned(self) -> Tensor:
+        """bool [B]: which pictures have a caption."""
+        return self.mask.any(1)
+
+    def contrast(self, image_embed: Tensor, text_embed: Tensor) -> None:
+        """Takes the ITC vectors [B, E] and computes the logits [C, C] of every picture with every caption."""
+        self.image_embed, self.text_embed = image_embed, text_embed
+        self.rows = parallel.gather(self.captioned).nonzero().squeeze(1)
+        images, texts = self.contrasted(image_embed), self.contrasted(text_embed)
+        self.logits["itc"] = images @ texts.T / self.temp  # pictures in rows
+
+    def contrasted(self, values: Tensor) -> Tensor:
+        """Of values [B, ...] of each process those of the pictures that are contrasted, [C, ...]."""
+        return parallel.gather(values)[self.rows]
+
+    def choose_pairs(self, given: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Sets and returns the pairs that ITM reads: `given` ones, or hard negatives drawn from all processes' batch.
+
+        So BLIP draws them for retrieval (in pre-training from each process's own part). The main process draws, and a
+        pair is read where its picture is, so that the states of pictures need not be sent.
+        """
+        b = len(self.image_id)
+        if given is None:
+            ids = self.contrasted(self.image_id)
+            pictures, texts = (self.rows[x[len(ids) :]] for x in hard_negatives(self.logits["itc"].detach(), ids))
+            pictures, texts = parallel.mains(torch.stack([pictures, texts]))
+            first = b * (parallel.rank() if parallel.sharers() > 1 else 0)
+            own, here = (pictures >= first) & (pictures < first + b), torch.arange(b, device=pictures.device)
+            given = torch.cat([here, pictures[own] - first]), torch.cat([here + first, texts[own]])
+        self.pairs = given
+        self.labels["itm"] = torch.zeros_like(given[0])
+        self.labels["itm"][:b] = torch.where(self.captioned, 1, -100)
+        return given
 
     def text_mask(self, source: str) -> Tensor:
         """bool [B, T]: true where `source` has a token (the decoder's texts hold the prompt besides)."""
@@ -114,7 +156,7 @@ def hard_negatives(similarity: Tensor, image_id: Tensor) -> tuple[Tensor, Tensor
     """
     same = image_id[:, None] == image_id[None]
     keep = (~same).float()
-    if not keep.any(1).all():  # a batch with no other picture has no negatives
+    if not keep.any():  # a batch with no other picture has no negatives
         rows = torch.arange(len(image_id), device=image_id.device)
         return rows, rows
     texts = torch.multinomial((similarity.float().softmax(1) + 1e-4) * keep, 1).squeeze(1)

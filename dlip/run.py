@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dlip import parallel
 from dlip.checkpoints import read_json, read_tensors, save_model, write_atomically, write_json, write_tensors
-from dlip.config import TrainConfig
+from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
 from dlip.vlm import VLM
 
@@ -54,7 +55,7 @@ class Run:
         """Starts the folder, or finds the step to resume from. Raises UserError where it holds another run."""
         asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
         path = self.folder / "run.json"
-        held = self.config() if path.is_file() else asked
+        held = _completed(self.config()) if path.is_file() else asked
         if held != asked:
             different = sorted(k for k in {*held, *asked} if held.get(k) != asked.get(k))
             raise UserError(f"{self.folder} holds a run with another {', '.join(different)}; choose another folder")
@@ -75,38 +76,55 @@ class Run:
         with open(self.folder / "log.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-        """A checkpoint of everything that the next step depends on."""
-        tensors = {f"learner.{name}": tensor for name, tensor in _unique(learner).items()}
+    def save(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int, scaler=None) -> None:
+        """A checkpoint of everything that the next step depends on: every process calls this, the main one writes.
+
+        What processes do not share, random numbers and buffers (parts of a queue), is kept of each by its rank.
+        scaler: of the losses in fp16, a `torch.amp.GradScaler`.
+        """
+        own = {f"learner.{name}": buffer.cpu() for name, buffer in learner.named_buffers()}
+        own["rng.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            own["rng.cuda"] = torch.cuda.get_rng_state()
+        parts = parallel.to_main(own)
+        if parts is None:
+            return
+        tensors = {_of(rank, name): tensor for rank, part in enumerate(parts) for name, tensor in part.items()}
+        tensors |= {f"learner.{name}": parameter for name, parameter in learner.named_parameters()}
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        write_tensors(self._checkpoint(step), tensors, {"step": step})
+        about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict()}
+        write_tensors(self._checkpoint(step), tensors, about)
         for old in sorted(self.folder.glob("checkpoint-*.safetensors"))[:-KEEP]:
             old.unlink()
 
-    def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-        """The state that `save` kept. Raises UserError where the checkpoint is broken or of another shape."""
+    def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int, scaler=None) -> None:
+        """The state that `save` kept, in every process its own.
+
+        Raises UserError where the checkpoint is broken, of another shape or of another number of processes.
+        """
         path = self._checkpoint(step)
-        tensors, _ = read_tensors(path)
-        own = _unique(learner)
-        saved = {name.removeprefix("learner."): t for name, t in tensors.items() if name.startswith("learner.")}
-        if saved.keys() != own.keys():
+        tensors, about = read_tensors(path)
+        if (processes := about.get("processes", 1)) != parallel.processes():
+            raise UserError(f"{path} is of {processes} processes, not {parallel.processes()}; resume it with as many")
+        rank, parameters, buffers = parallel.rank(), dict(learner.named_parameters()), dict(learner.named_buffers())
+        saved = {name.removeprefix("learner.") for name in tensors if name.startswith("learner.")}
+        if saved != {*parameters, *buffers}:
             raise UserError(f"{path} is of another model or other losses; choose another folder")
         with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(saved[name])
+            for name, tensor in {**parameters, **buffers}.items():
+                tensor.copy_(tensors[_of(rank if name in buffers else 0, f"learner.{name}")])
         state: dict[int, dict] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimiser."):
                 _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = tensor
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        torch.set_rng_state(tensors["rng.cpu"])
-        if "rng.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
+        torch.set_rng_state(tensors[_of(rank, "rng.cpu")])
+        if _of(rank, "rng.cuda") in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors[_of(rank, "rng.cuda")])
+        if scaler:
+            scaler.load_state_dict(about["scaler"])
 
     def finish(self, student: VLM) -> None:
         save_model(student.med, student.tokenizer, self.folder, about={"run": self.config()})
@@ -115,5 +133,12 @@ class Run:
         return self.folder / f"checkpoint-{step:08d}.safetensors"
 
 
-def _unique(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+def _completed(held: dict) -> dict:
+    """With the defaults of fields that the configurations got since the run began."""
+    known = {"model": ModelConfig.from_dict(held["model"]), "train": TrainConfig.from_dict(held["train"])}
+    return held | json.loads(json.dumps({name: config.to_dict() for name, config in known.items()}))
+
+
+def _of(rank: int, name: str) -> str:
+    """A tensor's name in a checkpoint: that of a process alone, with the rank before it in all but the main one."""
+    return f"{rank}.{name}" if rank else name

@@ -1,19 +1,27 @@
 """One loop for every model: a teacher alone, a student alone, a student under its teacher."""
 
+import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from tqdm import tqdm
 
-from dlip import objectives
+from dlip import objectives, parallel
 from dlip.cache import TeacherCache
+from dlip.composite import check
 from dlip.config import CACHE, TrainConfig
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
@@ -21,8 +29,13 @@ from dlip.data.loader import Batches, train_loader
 from dlip.distillation import Distiller, Teacher
 from dlip.errors import UserError
 from dlip.features import TASKS, Want
+from dlip.model import ImageLayer
+from dlip.recompute import recompute
 from dlip.run import Run
 from dlip.vlm import VLM
+
+NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "pictures"}
+"""What a term needs of the data; captions where nothing is said."""
 
 
 class Learner(nn.Module):
@@ -55,9 +68,15 @@ class Learner(nn.Module):
         want = Want(terms & set(TASKS), {("image", "states"): (-1,)} if "tags" in terms else {})
         return want | self.distiller.want("student", terms) if self.distiller else want
 
+    @parallel.together()
     def forward(self, batch: Batch, teacher: Teacher | None, step: int, epoch: float) -> dict[str, Tensor]:
-        """Term -> loss, unweighted, of those that have joined by `step`. `epoch` counts epochs with their fraction."""
+        """Term -> loss, unweighted, of this process's part of the batch, of those that have joined by `step`.
+
+        `epoch` counts epochs with their fraction.
+        """
         terms = self.config.active(step)
+        if parallel.sharers() > 1:
+            batch = levelled(batch, self.med.config.pad_id)
         features = self.med(batch, self.want(terms))
         losses = {}
         for term in (task for task in TASKS if task in terms):
@@ -73,6 +92,22 @@ class Learner(nn.Module):
             known = teacher(batch, self.distiller.want("teacher", terms), features.pairs)
             losses |= self.distiller(features, known, terms)
         return losses
+
+
+def levelled(batch: Batch, pad_id: int) -> Batch:
+    """Captions padded to the longest of all processes, so that they can be gathered."""
+    length = torch.tensor([batch.ids.shape[1]], device=batch.ids.device)
+    more = (0, int(parallel.gather(length).max() - length))
+    return replace(batch, ids=F.pad(batch.ids, more, value=pad_id), mask=F.pad(batch.mask, more))
+
+
+def sharded(teacher: Teacher, device: torch.device) -> Teacher:
+    """The teacher with its weights spread over all processes, layers of the image encoder apart, the rest together."""
+    mesh = init_device_mesh(device.type, (parallel.processes(),))
+    for layer in [module for module in teacher.modules() if isinstance(module, ImageLayer)]:
+        fully_shard(layer, mesh=mesh)
+    single = {parameter for parameter in teacher.parameters() if not parameter.ndim}
+    return fully_shard(teacher, mesh=mesh, reshard_after_forward=True, ignored_params=single).to(device)
 
 
 def learning_rate(step: int, config: TrainConfig, per_epoch: int) -> float:
@@ -95,18 +130,35 @@ def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
 
 
-def check_data(dataset, config: TrainConfig) -> None:
-    """Raises UserError where the data lack what a term with weight needs."""
-    item = dataset[0]
-    for term, weight in config.weights.items():
-        needs = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags"}.get(term, "captions")
-        if weight and term != "hr.image" and (getattr(item, needs) is None or not len(getattr(item, needs))):
-            raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
+def check_data(dataset, config: TrainConfig, processes: int = 1) -> None:
+    """Raises UserError where the data lack what a term with weight needs, or do not divide into batches and processes.
+
+    Some pictures may have captions and others questions: each term learns from those that have what it needs.
+    """
+    wanted = {NEEDS.get(term, "captions"): term for term, weight in config.weights.items() if weight}
+    wanted.pop("pictures", None)
+    for i in range(len(dataset)):
+        if not wanted:
+            break
+        item = dataset[i]
+        for needs in [n for n in wanted if getattr(item, n) is not None and len(getattr(item, n))]:
+            del wanted[needs]
+    for needs, term in wanted.items():
+        raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(
             f"{dataset.name} {dataset.split} has {len(dataset)} pictures, fewer than a batch of {config.batch_size}; "
             f"lower the batch size"
         )
+    for name, value, parts in (
+        ("batch_size", config.batch_size, config.accumulate * processes),
+        ("queue", config.queue, processes),
+    ):
+        if value % parts:
+            raise UserError(
+                f"train.{name} {value} does not divide into {parts} parts, one a process"
+                f"{' and micro-batch' if name == 'batch_size' else ''}; choose a multiple of {parts}"
+            )
 
 
 def train(
@@ -123,9 +175,11 @@ def train(
     """Trains `student` on `dataset`, under `teacher` where one is given, and keeps everything in the run's folder.
 
     A folder that holds a checkpoint of the same configuration is resumed from it, exactly: weights, optimiser,
-    schedule, random numbers, data order, momentum queue. `evaluate` is called on the student every `config.eval_every`
-    steps. `cache` is where `config.cache` keeps the teacher's outputs. Raises UserError where the configuration and
-    the data, the teacher or the folder do not fit.
+    schedule, random numbers, data order, momentum queue, fp16's scale. `evaluate` is called on the student every
+    `config.eval_every` steps. Several processes, as `accelerate launch` starts them, share each batch and learn what
+    one would; the main one alone evaluates and writes, while the others wait. `cache` is where
+    `config.cache` keeps the teacher's outputs. Raises UserError where the configuration and the data, the teacher or
+    the folder do not fit.
     """
     distils = [term for term, weight in config.weights.items() if weight and "." in term]
     if bool(distils) != (teacher is not None):
@@ -137,22 +191,29 @@ def train(
         raise UserError("teacher and student have different vocabularies; give the student the teacher's tokenizer")
     if teacher is not None and teacher.med.config.prompt_ids != student.med.config.prompt_ids:
         raise UserError("teacher and student have different prompts; give the student the teacher's prompt_ids")
-    check_data(dataset, config)
     AcceleratorState._reset_state()  # or this process would be held to the precision of its first run
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        cpu=not torch.accelerator.is_available(),  # or several processes would not find each other there
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
+    check_data(dataset, config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
     run = Run(Path(folder))
     main = accelerator.is_main_process
     kinds = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
-    start = run.start(student, config, about or {})
+    if teacher is not None:
+        check(teacher.med, learner.distiller.want("teacher"))
+    start = parallel.on_main(lambda: run.start(student, config, about or {}))
     adamw = optimiser(learner, config)
     learner.train()
-    model, adamw = accelerator.prepare(learner, adamw)
+    if config.gradient_checkpointing:
+        recompute(student.med)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # what accelerate still calls it
+        model, adamw = accelerator.prepare(learner, adamw)
     clipped = [p for p in model.parameters() if p.ndim]  # the temperature's gradient would drown the others
 
     micro = config.batch_size // config.accumulate
@@ -166,12 +227,16 @@ def train(
         student.tokenizer, size, True, student.med.config.max_text, config.seed, config.augment, config.flip,
         config.questions,
     )  # fmt: skip
-    guarded = Teacher(teacher.med.to(accelerator.device)) if teacher else None
+    guarded = None
+    if teacher and config.shard_teacher and accelerator.num_processes > 1:
+        guarded = sharded(Teacher(copy.deepcopy(teacher.med)), accelerator.device)
+    elif teacher:
+        guarded = Teacher(teacher.med.to(accelerator.device))
     if guarded and config.cache:
         guarded = TeacherCache(cache, guarded, dataset, collate, config.layers)
     stream = iter(train_loader(dataset, batches, collate, config.workers))  # draws a random number
     if start:
-        run.restore(learner, adamw, start)
+        run.restore(learner, adamw, start, accelerator.scaler)
     bar = tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05)
     sums, began, since = {}, time.perf_counter(), start
     step = start
@@ -183,21 +248,24 @@ def train(
         with accelerator.accumulate(model), accelerator.autocast():
             losses = model(batch.to(accelerator.device), guarded, step, step / per_epoch)
             total = sum(config.weights[term] * loss for term, loss in losses.items())
-            values = {term: loss.item() for term, loss in losses.items()}
+            found = torch.stack([*losses.values(), total]).detach().float()
+            values = dict(zip([*losses, "total"], accelerator.reduce(found, "mean").tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
-                bad = ", ".join(term for term, value in values.items() if not math.isfinite(value))
+                bad = ", ".join(term for term in losses if not math.isfinite(values[term])) or "the total"
                 raise UserError(f"{bad} is no finite number in step {step}; lower the learning rate in a new folder")
             accelerator.backward(total)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(clipped, config.clip).item()
             adamw.step()
             adamw.zero_grad()
-        for term, value in {**values, "total": total.item()}.items():
+        for term, value in values.items():
             sums[term] = sums.get(term, 0.0) + value / config.accumulate
         if not accelerator.sync_gradients:
             continue
         with torch.no_grad():
             learner.med.temp.clamp_(0.001, 0.5)  # BLIP's bounds
+        if learner.momentum is not None:
+            learner.momentum.step(learner.med)
         step += 1
         bar.update()
         saves = step % config.save_every == 0 or step == config.steps
@@ -205,20 +273,21 @@ def train(
         if main and (step % config.log_every == 0 or ends):  # no row spans a checkpoint, so that resuming repeats none
             seconds = (time.perf_counter() - began) / (step - since)
             means = {term: round(value / (step - since), 6) for term, value in sums.items()}
-            speed = {"lr": rate, "norm": round(norm, 4), "pictures_per_s": round(config.batch_size / seconds, 1)}
+            length = round(norm, 4) if math.isfinite(norm) else None  # in fp16 a step may overflow, and is left out
+            speed = {"lr": rate, "norm": length, "pictures_per_s": round(config.batch_size / seconds, 1)}
             run.log({"step": step, "epoch": round(step / per_epoch, 3), **speed, "losses": means})
             bar.set_postfix(loss=f"{means['total']:.3f}", pictures_per_s=f"{speed['pictures_per_s']:.0f}")
             sums, began, since = {}, time.perf_counter(), step
-        if main and evaluate and config.eval_every and step % config.eval_every == 0:
+        if evaluate and config.eval_every and step % config.eval_every == 0:
             paused = time.perf_counter()
-            run.log({"step": step, "eval": evaluate(student)})
+            score = parallel.on_main(partial(evaluate, student))
+            if main:
+                run.log({"step": step, "eval": score})
             learner.train()
             began += time.perf_counter() - paused
-        if main and saves:
-            run.save(learner, adamw, step)
+        if saves:
+            run.save(learner, adamw, step, accelerator.scaler)
     bar.close()
-    accelerator.wait_for_everyone()
-    if main:
-        run.finish(student)
-    student.med.eval()
+    parallel.on_main(lambda: run.finish(student))
+    recompute(student.med.eval(), False)
     return run

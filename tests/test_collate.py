@@ -100,6 +100,18 @@ def test_rows_without_text_have_a_first_token_alone(tokenizer):
     assert tokenizer.decode(batch.ids) == ["one", "a red cat", ""]
 
 
+def test_a_training_batch_always_has_texts_if_only_empty_ones(tokenizer):
+    """So that every batch takes the same way; blank captions are none."""
+    batch = Collate(tokenizer, 8, train=True)([item(0), item(1, [" "])])
+    pad = tokenizer.pad_id
+    assert batch.ids.tolist() == [[tokenizer.cls_id, pad]] * 2 and batch.mask.tolist() == [[True, False]] * 2
+    assert batch.question_ids.tolist() == [[tokenizer.cls_id, pad]] and batch.question_rows.tolist() == [0]
+    assert batch.answer_ids.tolist() == [[tokenizer.dec_id, pad]]
+    assert not batch.captioned.any()
+    some = Collate(tokenizer, 8, train=True)([item(0), item(1, ["one"]), item(2, ["  "])])
+    assert some.captioned.tolist() == [False, True, False]
+
+
 def test_rows_without_question_weigh_nothing_and_make_no_nan(tiny, scenes):
     asked = [scenes[0], scenes[1]]
     silent = dataclasses.replace(scenes[2], questions=[])
@@ -255,5 +267,5 @@ def test_real_photographs_make_a_batch():
     tokenizer = Tokenizer.train(list(folder.texts()), 1000)
     batch = Collate(tokenizer, 96, train=True, augment=True, flip=True)([folder[i] for i in range(8)])
     assert batch.images.shape == (8, 3, 96, 96) and len(batch.image_id.unique()) == 8
-    assert batch.mask.sum(1).min() > 4 and batch.question_ids is None
+    assert batch.mask.sum(1).min() > 4 and batch.captioned.all()
     assert batch.images.float().std((1, 2, 3)).min() > 5

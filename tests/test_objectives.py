@@ -9,12 +9,13 @@ from torch import nn
 
 from dlip import objectives
 from dlip.features import Features, Want
-from dlip.objectives import MomentumITC, itc_targets, next_word
+from dlip.objectives import MomentumITC, cross_entropy, itc_targets
 
 
 def features(ids=None, **values) -> Features:
     ids = torch.arange(4) if ids is None else torch.tensor(ids)
-    return Features(traces={}, mask=None, image_id=ids, temp=torch.tensor(0.07), **values)
+    mask = torch.ones(len(ids), 3, dtype=torch.bool)
+    return Features(traces={}, mask=mask, image_id=ids, temp=torch.tensor(0.07), rows=torch.arange(len(ids)), **values)
 
 
 def test_itc_is_clips_loss_where_pictures_differ():
@@ -42,7 +43,8 @@ def test_itm_counted_by_hand():
     """Four matching pairs, then wrong ones; index 1 is "match"."""
     logits = torch.tensor([[0.0, 2.0]] * 4 + [[0.0, 2.0]] * 2)
     expected = (4 * torch.tensor(-2.0).exp().log1p() + 2 * torch.tensor(2.0).exp().log1p()) / 6
-    torch.testing.assert_close(objectives.itm(features(logits={"itm": logits})), expected)
+    labels = torch.tensor([1, 1, 1, 1, 0, 0])
+    torch.testing.assert_close(objectives.itm(features(logits={"itm": logits}, labels={"itm": labels})), expected)
 
 
 def test_itm_without_negatives(make_med, make_batch):
@@ -69,12 +71,12 @@ def test_words_against_torch(make_med, make_batch, smoothing):
 def test_smoothing_counted_by_hand():
     logits, labels = torch.tensor([[[1.0, 2.0, 3.0], [9.0, 9.0, 9.0]]]), torch.tensor([[2, -100]])
     log_p = torch.tensor([1.0, 2.0, 3.0]).log_softmax(0)
-    torch.testing.assert_close(next_word(logits, labels, 0.3), -(0.7 * log_p[2] + 0.3 * log_p.mean()))
+    torch.testing.assert_close(cross_entropy(logits, labels, 0.3), -(0.7 * log_p[2] + 0.3 * log_p.mean()))
 
 
 def test_no_words_no_loss():
     logits = torch.randn(2, 3, 5, requires_grad=True)
-    loss = next_word(logits, torch.full((2, 3), -100), 0.1)
+    loss = cross_entropy(logits, torch.full((2, 3), -100), 0.1)
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
 
@@ -134,7 +136,7 @@ def test_moving_average_counted_by_hand(start):
     with torch.no_grad():
         new += 1.0
     for _ in range(2):
-        momentum(out, med, batch)
+        momentum.step(med)
     expected = old * 0.995**2 + (0.005 * 0.995 + 0.005) * new
     torch.testing.assert_close(dict(momentum.encoders.named_parameters())[name], expected)
     assert not any(p.requires_grad for p in momentum.encoders.parameters())
@@ -149,7 +151,7 @@ def test_momentum_vectors_come_from_the_moving_averages(start):
     with torch.no_grad():
         med.vision_proj.weight.neg_()
     torch.testing.assert_close(momentum.embed(med, batch)[0], images)
-    momentum.update(med)
+    momentum.step(med)
     assert not torch.allclose(momentum.embed(med, batch)[0], images)
 
 
@@ -162,6 +164,7 @@ def test_the_queue_wraps_around(start):
     for start_id in (10, 20, 30):
         out.image_id = torch.arange(5) + start_id
         momentum(out, med, batch)
+        momentum.step(med)
         places.append(momentum.place.item())
     assert momentum.ids.tolist() == [34, 23, 24, 30, 31, 32, 33] and places == [5, 3, 1]
     torch.testing.assert_close(momentum.images, out.image_embed[[4, 3, 4, 0, 1, 2, 3]])
@@ -172,6 +175,7 @@ def test_a_queue_smaller_than_a_batch_keeps_what_fits(start):
     med, out, batch = start
     momentum = MomentumITC(med, queue=3)
     momentum(out, med, batch)
+    momentum.step(med)
     assert momentum.ids.tolist() == [100, 101, 102]
 
 
@@ -179,11 +183,30 @@ def test_queued_vectors_of_the_same_picture_are_positives(start):
     med, out, batch = start
     momentum = MomentumITC(med, queue=5, momentum=1.0, alpha=0.0)
     momentum(out, med, batch)
+    momentum.step(med)
     again = momentum(out, med, batch)
     pairs = ((out.image_embed, out.text_embed), (out.text_embed, out.image_embed))
     logits = [own @ torch.cat([other, other]).T / 0.07 for own, other in pairs]
     targets = torch.cat([torch.eye(5)] * 2, 1) / 2
     torch.testing.assert_close(again, sum(F.cross_entropy(x, targets) for x in logits) / 2)
+
+
+def test_micro_batches_count_as_one_step(start):
+    """Two of them leave averages and queue alone until the step, which moves the averages once and takes both in."""
+    med, out, batch = start
+    momentum = MomentumITC(med, queue=12, momentum=0.9)
+    name = "vision_proj.weight"
+    before = momentum.encoders.state_dict()[name].clone()
+    with torch.no_grad():
+        med.vision_proj.weight += 1.0
+    for start_id in (10, 20):
+        out.image_id = torch.arange(5) + start_id
+        momentum(out, med, batch)
+    torch.testing.assert_close(momentum.encoders.state_dict()[name], before)
+    assert momentum.ids.tolist() == [-1] * 12
+    momentum.step(med)
+    torch.testing.assert_close(momentum.encoders.state_dict()[name], before + 0.1)
+    assert momentum.ids.tolist() == [*range(10, 15), *range(20, 25), -1, -1] and momentum.place == 10
 
 
 def test_tags_by_hand():

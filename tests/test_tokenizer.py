@@ -1,5 +1,7 @@
 """Ids by hand, BERT's rules against transformers' own tokenizer, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import BertTokenizer
@@ -112,3 +114,19 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "trunc')
     with pytest.raises(UserError, match="cannot be read"):
         Tokenizer.load(tmp_path)
+
+
+def test_saving_that_breaks_off_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
+    tokenizer.save(tmp_path)
+    before = (tmp_path / "tokenizer.json").read_bytes()
+    assert Tokenizer.load(tmp_path).fast.get_vocab() == tokenizer.fast.get_vocab()
+
+    class Breaking:
+        def save(self, path: str) -> None:
+            Path(path).write_text("{")
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(tokenizer, "fast", Breaking())
+    with pytest.raises(OSError, match="full"):
+        tokenizer.save(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == before and len(list(tmp_path.iterdir())) == 1

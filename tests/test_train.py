@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from dlip.checkpoints import read_tensors
 from dlip.config import AT, HR, KD, VLP, TrainConfig, scenes_size
@@ -245,6 +246,32 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make, tmp_path):
     assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
     assert (parts.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
     assert sorted(path.name for path in parts.folder.glob("checkpoint-*")) == ["checkpoint-00000004.safetensors", name]
+
+
+def test_the_scale_of_fp16_is_resumed(make, tmp_path, monkeypatch):
+    """accelerate has no fp16 on a CPU, so it is put in: the first losses overflow and their steps are left out."""
+
+    class Scaled(Accelerator):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.native_amp = True
+            self.scaler = torch.amp.GradScaler("cpu", 2.0**40, backoff_factor=2.0**-16, growth_interval=2)
+
+    monkeypatch.setattr("dlip.train.Accelerator", Scaled)
+
+    def stop(vlm):
+        raise KeyboardInterrupt
+
+    config = SHORT.replace(eval_every=5, precision="fp16")
+    rows = log(train(make(1), PICTURES, config, tmp_path / "whole", evaluate=lambda vlm: {}, progress=False))
+    assert rows[0]["norm"] is None and rows[-1]["norm"] > 0
+    with pytest.raises(KeyboardInterrupt):
+        train(make(1), PICTURES, config, tmp_path / "parts", evaluate=stop, progress=False)
+    assert log(train(make(1), PICTURES, config, tmp_path / "parts", evaluate=lambda vlm: {}, progress=False)) == rows
+    name = "checkpoint-00000006.safetensors"
+    (ours, one), (theirs, two) = (read_tensors(tmp_path / part / name) for part in ("parts", "whole"))
+    assert one["scaler"] == two["scaler"] and one["scaler"]["scale"] < 2.0**40
+    assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
 
 
 def test_a_finished_run_is_left_as_it_is(make, tmp_path):

@@ -33,7 +33,10 @@ class Item:
 
 @dataclass
 class Batch:
-    """Tensors of B pictures and N questions about them. Captions or questions are None where the data have none."""
+    """Tensors of B pictures and N questions about them.
+
+    Captions or questions are None where there are none; in training there are always some, if only empty ones.
+    """
 
     images: torch.Tensor
     """uint8 [B, 3, H, W]; each model resizes and normalises for itself (`Med.normalise`)."""
@@ -60,6 +63,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def captioned(self) -> torch.Tensor:
+        """bool [B]: which pictures have a caption; the rows of the others hold a first token and pads."""
+        return self.mask[:, 1:].any(1)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""

@@ -28,9 +28,10 @@ class Collate:
     (seed, epoch, image_id) alone: batches are the same in a resumed run, in any order, by any worker. Without it
     the first caption and questions and the commonest answer are taken, and the whole picture.
 
-    Where some items lack a caption and others have one, the row holds the first token and padding, with that token
-    alone attended to: nothing is all masked out, so no NaN, and `mask[:, 1:]` is false throughout, so the row has no
-    target to predict. `mask[:, 1]` tells which rows are real.
+    Where an item lacks a caption, the row holds the first token and padding, with that token alone attended to: nothing
+    is all masked out, so no NaN, and `mask[:, 1:]` is false throughout, so the row has no target to predict;
+    `Batch.captioned` tells which rows are real. In training a batch without any question has such a row for one, so
+    that every batch, in every process, goes the same way through the losses.
     """
 
     tokenizer: Tokenizer
@@ -53,7 +54,12 @@ class Collate:
         rngs = [self._rng(item.image_id) for item in items]
         shown = [_draw(item.captions, rng) for item, rng in zip(items, rngs, strict=True)]
         captions = [item.captions[i] if item.captions else None for item, i in zip(items, shown, strict=True)]
+        captions = [caption if caption and caption.strip() else None for caption in captions]
         asked = [self._ask(item.questions, rng) for item, rng in zip(items, rngs, strict=True)]
+        questions = [pair for pairs in asked for pair in pairs]
+        about = [row for row, pairs in enumerate(asked) for _ in pairs]
+        if self.train and not questions:
+            questions, about = [(None, None)], [0]
         pixels = [
             self._pixels(item.image, rng, [caption, *chain(*pairs)])
             for item, rng, caption, pairs in zip(items, rngs, captions, asked, strict=True)
@@ -62,10 +68,10 @@ class Collate:
             torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(),  # [B, 3, S, S]
             torch.tensor([item.image_id for item in items]),
             *self._encode(captions, "[CLS]"),
-            *self._encode([question for pairs in asked for question, _ in pairs], "[CLS]"),
-            *self._encode([answer for pairs in asked for _, answer in pairs], "[DEC]"),
+            *self._encode([question for question, _ in questions], "[CLS]"),
+            *self._encode([answer for _, answer in questions], "[DEC]"),
             None if items[0].tags is None else torch.from_numpy(np.stack([item.tags for item in items])),
-            torch.tensor(about) if (about := [row for row, pairs in enumerate(asked) for _ in pairs]) else None,
+            torch.tensor(about) if about else None,
             torch.tensor(shown),
         )
 
@@ -91,15 +97,16 @@ class Collate:
         return augment(image, self.image_size, rng, self.flip and not _SIDE.search(" ".join(filter(None, words))))
 
     def _encode(self, texts: list[str | None], first: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """ids and mask [B, T], or two Nones where there is no text at all."""
+        """ids and mask [B, T]; where there is no text at all two Nones, save in training."""
         rows = [row for row, text in enumerate(texts) if text is not None]
-        if not rows:
+        if not rows and not self.train:
             return None, None
         some_ids, some_mask = self.tokenizer.encode([texts[row] for row in rows], first, self.max_text)
-        ids = torch.full((len(texts), some_ids.shape[1]), self.tokenizer.pad_id)
+        ids = torch.full((len(texts), max(2, some_ids.shape[1])), self.tokenizer.pad_id)
         mask = torch.zeros(ids.shape, dtype=torch.bool)
-        ids[:, 0], mask[:, 0] = some_ids[0, 0], True
-        ids[rows], mask[rows] = some_ids, some_mask
+        ids[:, 0], mask[:, 0] = self.tokenizer.fast.token_to_id(first), True
+        if rows:
+            ids[rows], mask[rows] = some_ids, some_mask
         return ids, mask
 
 

@@ -17,9 +17,10 @@ def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
 
 
 class Batches:
-    """Sampler of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its share of each batch.
+    """Sampler of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its part of each batch.
 
-    A batch never spans two epochs; the items left at an epoch's end sit it out.
+    The parts put together in order of rank are the batch that one process alone would get. A batch never spans two
+    epochs; the items left at an epoch's end sit it out.
     """
 
     def __init__(
@@ -38,9 +39,9 @@ class Batches:
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
                 order = epoch_order(self.length, self.seed, epoch)
-            at = step % self.per_epoch * self.batch_size
-            share = order[at : at + self.batch_size][self.rank :: self.world]
-            yield [(epoch, i) for i in share]
+            share = self.batch_size // self.world
+            at = step % self.per_epoch * self.batch_size + self.rank * share
+            yield [(epoch, i) for i in order[at : at + share]]
 
 
 class EpochItems(Dataset):

@@ -61,7 +61,10 @@ class Tokenizer:
         raise UserError(f"{folder} holds neither tokenizer.json nor vocab.txt; copy the teacher's tokenizer there")
 
     def save(self, folder: str | Path) -> None:
-        self.fast.save(str(Path(folder) / "tokenizer.json"))
+        """Writes `folder`/tokenizer.json, whole or not at all."""
+        from dlip.checkpoints import write_atomically  # which imports this module
+
+        write_atomically(Path(folder) / "tokenizer.json", lambda temporary: self.fast.save(str(temporary)))
 
     def encode(
         self, texts: list[str], first: str = "[CLS]", max_length: int | None = None

@@ -1,0 +1,87 @@
+"""Every command of the README does what it says, as it stands there, on little data; the Python too."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_records import make_record
+
+from dlip.cli import main, parser
+from dlip.data.scenes import SPLITS, Scenes
+from dlip.records import append
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl"]
+RUN = {
+    "models": [], "data": [], "train": SMALL, "distill": SMALL, "evaluate": ["--latency-repeats", "1"], "advise": [],
+    "export": [],
+}  # fmt: skip
+"""Command -> options that make it short."""
+NOT_RUN = {
+    "dlip ablate": "a grid trains for minutes; tests/test_ablation.py does one of two steps",
+    "dlip app": "serves until it is stopped; tests/test_app.py opens it",
+    "dlip demo": "trains for minutes; tests/test_experiment.py makes a record of two steps",
+    "Salesforce/": "needs the hub; tests/test_published.py reads small checkpoints of the same layouts",
+}
+"""Part of a command -> why it is only parsed here."""
+PLACES = {"path/to/flickr8k": "photos", "path/to/folder": "photos", "runs/small": "runs/student"}
+"""Names in the README -> what stands for them here."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("dlip ")]
+
+
+def folder(path: Path) -> None:
+    """Six pictures in Karpathy's layout."""
+    (path / "images").mkdir(parents=True)
+    images = []
+    for i in range(6):
+        Image.new("RGB", (60, 48), (40 * i, 90, 120)).save(path / "images" / f"{i}.jpg")
+        images.append({"filename": f"{i}.jpg", "split": "train" if i < 4 else "val", "sentences": [{"raw": "a wall"}]})
+    (path / "captions.json").write_text(json.dumps({"images": images}))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with what the README takes for granted."""
+    path = tmp_path_factory.mktemp("readme")
+    folder(path / "photos")
+    append(make_record("teacher", "teacher", tr1=80.0, params=4.0), path / "results" / "ablations.jsonl")
+    append(make_record("student", params=0.9, command="dlip distill"), path / "results" / "ablations.jsonl")
+    Image.fromarray(Scenes("test")[0].image).save(path / "picture.png")
+    return path
+
+
+def test_every_command_works(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    for split, size in {"train-small": 64, "val": 16, "test": 16}.items():
+        monkeypatch.setitem(SPLITS, split, size)
+    asked = commands()
+    assert len(asked) > 5
+    for words in asked:
+        line = shlex.join(words)
+        parser().parse_args(words[1:])
+        if any(part in line for part in NOT_RUN):
+            continue
+        assert words[1] in RUN, f"README's {line!r} is neither known to tests/test_readme.py nor in its NOT_RUN"
+        words = [PLACES.get(word, word) for word in words[1:]] + RUN[words[1]]
+        assert main(words) == 0, f"{line}: {capsys.readouterr().err}"
+
+
+def test_the_python_works(place, monkeypatch):
+    monkeypatch.chdir(place)
+    names: dict = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    said = names["model"].caption(["picture.png"])
+    assert said[0].startswith("a ") or said[0].startswith("there ") or len(said[0].split()) > 3
+    assert names["model"].similarity(["picture.png"], ["a red circle"]).shape == (1, 1)

@@ -1,0 +1,62 @@
+"""Gradient checkpointing: less is kept, and losses and gradients are the same."""
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.data.scenes import Scenes
+from dlip.distillation import Teacher
+from dlip.recompute import recompute
+from dlip.train import Learner, train
+from dlip.vlm import VLM
+
+DROPOUT = dict(dropout=0.1, image_layers=4, text_layers=4)
+
+
+def learn(learner: Learner, teacher: VLM, batch) -> tuple[dict, dict, int]:
+    """Losses, gradients, and the numbers kept for backward."""
+    kept, mine = {}, {p.data_ptr() for p in learner.parameters()}
+
+    def keep(x):
+        if x.data_ptr() not in mine:
+            kept[x.data_ptr()] = x.numel()
+        return x
+
+    torch.manual_seed(1)
+    learner.zero_grad()
+    with saved_tensors_hooks(keep, lambda x: x):
+        losses = learner(batch, Teacher(teacher.med), 0, 1.0)
+    numbers = sum(kept.values())
+    sum(losses.values()).backward()
+    return losses, {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}, numbers
+
+
+@pytest.mark.parametrize("terms", [VLP, {**VLP, **HR, **AT, **KD}])
+def test_losses_and_gradients_stay_the_same(terms, make_med, make_batch):
+    """With dropout, whose choices are made again, and with maps, which layers hand out."""
+    student, teacher, batch = VLM(make_med(1, **DROPOUT), None), VLM(make_med(0), None), make_batch()
+    learner = Learner(student, teacher if "hr.text" in terms else None, TrainConfig(weights=terms)).train()
+    plain = learn(learner, teacher, batch)
+    recompute(student.med)
+    less = learn(learner, teacher, batch)
+    assert plain[0] == less[0] and plain[1].keys() == less[1].keys()
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(less[1][name], gradient, msg=name)
+    assert less[2] < 0.6 * plain[2]
+    recompute(student.med, False)
+    assert learn(learner, teacher, batch)[2] == plain[2]
+
+
+def test_a_run_is_the_same_run(tiny, tmp_path):
+    config, rows = TrainConfig(steps=2, batch_size=4, warmup=1, log_every=1), []
+    for on in (False, True):
+        torch.manual_seed(0)
+        student = VLM(type(tiny.med)(tiny.med.config), tiny.tokenizer)
+        done = train(
+            student, Scenes("train-small", size=8), config.replace(gradient_checkpointing=on), tmp_path / f"{on}",
+            progress=False,
+        )  # fmt: skip
+        rows.append(done.losses())
+        assert not any("forward" in vars(module) for module in student.med.modules())
+    assert rows[0] == rows[1]
