@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dlip.checkpoints import read_json, weights, write_atomically, write_json
+from dlip.composite import Composite
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import square
@@ -66,6 +67,8 @@ class TeacherCache(nn.Module):
         Raises UserError where it would take more than `max_gb` GB, or where a picture has no caption.
         """
         super().__init__()
+        if isinstance(teacher.med, Composite):
+            raise UserError("outputs of a teacher of several checkpoints are not kept on disk; train without the cache")
         self.teacher = teacher
         self.want = everything(layers or {})
         self.folder = Path(root) / self._key(dataset, collate)
@@ -90,9 +93,8 @@ class TeacherCache(nn.Module):
                     trace.kept[kind, layer] = self._trace(source, kind, asked, batch, out)
             out.traces[source] = trace
         if "itc" in want.tasks:
-            out.image_embed = self._rows("image.embed", batch.rows).to(device)
-            out.text_embed = self._rows("text.embed", self._caption(batch)).to(device)
-            out.logits["itc"] = out.image_embed @ out.text_embed.T / med.temp
+            embeds = self._rows("image.embed", batch.rows), self._rows("text.embed", self._caption(batch))
+            out.contrast(*(embed.to(device) for embed in embeds))
         if "lm" in want.tasks:
             with torch.no_grad():
                 out.logits["lm"] = med.text_decoder.cls(self._trace("decoder", "states", -1, batch, out))

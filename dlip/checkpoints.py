@@ -2,17 +2,26 @@
 
 import json
 import os
+import pickle
+import re
 import uuid
+import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
+from dlip.features import TASKS
 from dlip.model import Med
+
+if TYPE_CHECKING:
+    from dlip.published import Checkpoint
 
 BUILT_IN = Path(__file__).parent / "weights"
 
@@ -73,7 +82,9 @@ def load_weights(med: Med, tensors: dict[str, torch.Tensor], source: str) -> Non
     wrong = [name for name in wanted if name not in tensors] + [name for name in tensors if name not in wanted]
     wrong += [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
     if wrong:
-        raise UserError(f"{source} does not fit its config.json: {', '.join(wrong[:3])} missing, unknown or misshapen")
+        raise UserError(
+            f"{source} does not fit its configuration: {', '.join(wrong[:3])} missing, unknown or misshapen"
+        )
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(tensors[name])
@@ -85,21 +96,62 @@ def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, about: dict |
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     write_tensors(folder / "model.safetensors", weights(med))
-    write_json(folder / "config.json", {"model": med.config.to_dict(), **(about or {})})
+    partial = {} if med.abilities == frozenset(TASKS) else {"abilities": sorted(med.abilities)}
+    write_json(folder / "config.json", {"model": med.config.to_dict(), **partial, **(about or {})})
 
 
-def load_model(name: str | Path) -> tuple[Med, Tokenizer]:
-    """A model by name: a built-in (`scenes/teacher`) or a folder that dlip has written; in eval mode, on the CPU.
+def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
+    """A model by name, in eval mode, on the CPU; with "@384" behind it, at that picture size, positions interpolated.
 
-    Raises UserError where there is none of that name, or where its files do not fit each other.
+    A built-in (`scenes/teacher`), a folder that dlip or stock `transformers` has written, a hub id
+    (`Salesforce/blip-itm-base-coco`), or an original BLIP `.pth`. Several joined by "+" are one teacher, each doing
+    what it can (dlip/composite.py). Raises UserError where there is none of that name, or where its files or the
+    several models do not fit each other.
     """
-    folder = model_folder(name)
-    values = read_json(folder / "config.json")
-    if "model" not in values:
-        raise UserError(f"{folder / 'config.json'} describes no dlip model; name a run folder or a built-in model")
-    med = Med(ModelConfig.from_dict(values["model"]))
-    load_weights(med, read_tensors(folder / "model.safetensors")[0], str(folder / "model.safetensors"))
-    return med.eval(), Tokenizer.load(folder)
+    names = [str(name)] if Path(name).exists() else str(name).split("+")
+    found = [read_model(one) for one in names]
+    for one, other in zip(names[1:], found[1:], strict=True):
+        if other.tokenizer.fast.get_vocab() != found[0].tokenizer.fast.get_vocab():
+            raise UserError(
+                f"{names[0]} and {one} have different vocabularies; compose a teacher of models that share it"
+            )
+    meds = [checkpoint.build(one) for one, checkpoint in zip(names, found, strict=True)]
+    return (meds[0] if len(meds) == 1 else Composite(meds)), found[0].tokenizer
+
+
+def read_model(name: str) -> "Checkpoint":
+    """What is on disk of one model of `load_model`'s names. Raises UserError as it does."""
+    from dlip import published  # which reads its files with the functions above
+
+    name, size = re.fullmatch(r"(.*?)(?:@(\d+))?", name, re.DOTALL).groups()
+    path = locate(name)
+    if path.is_file():
+        checkpoint = published.original(path)
+    elif "model" in (values := read_json(path / "config.json")):
+        tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", TASKS))
+        checkpoint = published.Checkpoint(tensors, ModelConfig.from_dict(values["model"]), Tokenizer.load(path), able)
+    elif values.get("model_type") == "blip":
+        checkpoint = published.hugging_face(path)
+    else:
+        raise UserError(f"{path / 'config.json'} describes no dlip model and no BLIP; name a run folder or a BLIP's")
+    return checkpoint.at(int(size)) if size else checkpoint
+
+
+def locate(name: str) -> Path:
+    """The folder or file of a name; a hub id is downloaded where no folder has its name.
+
+    Raises UserError where there is none.
+    """
+    path = BUILT_IN / name if name in built_in_models() else Path(name)
+    if path.is_file() or (path / "config.json").is_file():
+        return path
+    owner = name.split("/")[0]
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(owner).exists() and not (BUILT_IN / owner).exists():
+        return hub_model(name)
+    raise UserError(
+        f"there is no model {name!r}; name a run folder, a BLIP's folder or .pth, or one of "
+        f"{', '.join(built_in_models())}"
+    )
 
 
 def built_in_models() -> list[str]:
@@ -107,9 +159,57 @@ def built_in_models() -> list[str]:
 
 
 def model_folder(name: str | Path) -> Path:
-    if str(name) in built_in_models():
-        return BUILT_IN / name
-    folder = Path(name)
+    """The folder of a model that dlip has written. Raises UserError where there is none."""
+    folder = BUILT_IN / name if str(name) in built_in_models() else Path(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no model {str(name)!r}; name a run folder or one of {', '.join(built_in_models())}")
     return folder
+
+
+# --- what others have written -----------------------------------------------------------------------------------------
+
+FILES = ("*.json", "vocab.txt", "model.safetensors")
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, or of a folder's model.safetensors or pytorch_model.bin; a file's "model", if it has one.
+
+    No code in a file is ever run. Raises UserError where there are none or where reading would need code.
+    """
+    if path.is_dir():
+        found = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
+        if not found:
+            raise UserError(f"{path} has neither model.safetensors nor pytorch_model.bin; copy the weights there")
+        path = found[0]
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} holds more than tensors, which could run code; take a file of tensors alone") from None
+    except Exception as error:  # a broken file raises nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as weights ({reason}); get it again") from None
+    state = state.get("model", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"{path} holds no table of tensors; take a checkpoint's state dict")
+    return state
+
+
+def from_hub(name: str, patterns: tuple[str, ...]) -> Path:
+    """The folder of a hub repository's files, downloaded where they are new. Raises UserError where it cannot be."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except Exception as error:  # network, hub and disk raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"there is no folder {name!r}, and the hub does not give it ({reason}); check the name and the connection"
+        ) from None
+
+
+def hub_model(name: str) -> Path:
+    """A model's folder from the hub; older ones keep their weights in pytorch_model.bin alone."""
+    folder = from_hub(name, FILES)
+    return folder if (folder / "model.safetensors").is_file() else from_hub(name, (*FILES, "pytorch_model.bin"))

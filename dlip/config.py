@@ -32,6 +32,8 @@ class ModelConfig:
     """Width of the space in which ITC compares pictures and texts."""
     tie_decoder: bool = True
     """Decoder shares everything but self-attention with the text encoder (BLIP's pre-training); else it has its own."""
+    tie_head: bool = True
+    """The decoder's scores are products with the word embeddings; BLIP's published pre-training has a matrix apart."""
     vocab_size: int = 30524
     max_positions: int = 512
     pad_id: int = 0
@@ -234,6 +236,8 @@ class TrainConfig:
     """Largest norm of the gradient."""
     precision: str = "no"
     """"no" (fp32), "bf16" or "fp16"."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for backward and compute the rest again: less memory, about a third more time."""
     seed: int = 0
     weights: dict[str, float] = field(default_factory=lambda: dict(VLP))
     """Term -> weight; a term of weight 0 or not named is not computed."""
@@ -260,6 +264,8 @@ class TrainConfig:
     """Questions a picture and step."""
     cache: bool = False
     """Read what the teacher says of pictures and captions from the disk, in float16 (dlip/cache.py)."""
+    shard_teacher: bool = False
+    """Each of several processes keeps a part of the teacher, and gathers the rest for its forward pass alone (FSDP)."""
     workers: int = 0
     """Processes that read pictures ahead."""
     log_every: int = 20
@@ -289,6 +295,8 @@ class TrainConfig:
             raise UserError(f"train.batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches")
         if self.cache and self.augment:
             raise UserError("cached teacher outputs are of unvaried pictures; give up train.augment or train.cache")
+        if self.cache and self.shard_teacher:
+            raise UserError("a teacher whose outputs are cached is whole; give up train.shard_teacher or train.cache")
         if self.queue and not self.momentum:
             raise UserError("train.queue needs momentum encoders; set train.momentum, for example to 0.995")
 

@@ -44,9 +44,9 @@ def params(c: ModelConfig) -> dict[str, int]:
 
     image; embeddings (words and positions), text_self and text_ffn (self-attention and feed-forward) of the
     text encoder; fusion (its cross-attention); decoder (all that it does not share with the text encoder,
-    which is its self-attention where they are tied); lm_head (its matrix is the word embeddings'); itc (two
-    projections and the temperature); itm; bridge (question states to the image's width, where the widths
-    differ).
+    which is its self-attention where they are tied); lm_head (without its matrix where that is the word
+    embeddings'); itc (two projections and the temperature); itm; bridge (question states to the image's
+    width, where the widths differ).
     """
     di, d, n = c.image_width, c.text_width, c.text_layers
     mlp = _linear(di, c.image_mlp) + _linear(c.image_mlp, di)
@@ -61,7 +61,7 @@ def params(c: ModelConfig) -> dict[str, int]:
     shared = 0 if c.tie_decoder else out["embeddings"] + out["text_ffn"] + out["fusion"]
     return out | {
         "decoder": out["text_self"] + shared,
-        "lm_head": _linear(d, d) + 2 * d + c.vocab_size,
+        "lm_head": _linear(d, d) + 2 * d + c.vocab_size * (1 if c.tie_head else 1 + d),
         "itc": _linear(di, c.embed_dim) + _linear(d, c.embed_dim) + 1,
         "itm": _linear(d, 2),
         "bridge": 0 if di == d else _linear(d, di),

@@ -14,6 +14,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.latency import latency
 from dlip.model import Med
+from dlip.parallel import on_main
 from dlip.records import append, new_record
 from dlip.run import Run
 from dlip.start import begin
@@ -83,12 +84,18 @@ def measure(
     """
     figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = figures.pop("items")
-    if hasattr(dataset, "scene"):
-        figures["attention"] = attention.measure(vlm, dataset, teacher=teacher)
+    if hasattr(dataset, "scene") and looks(vlm):
+        figures["attention"] = attention.measure(vlm, dataset, teacher=teacher if teacher and looks(teacher) else None)
     figures["efficiency"] = summary(vlm.med)
     if latency_repeats:
-        figures["efficiency"]["latency"] = latency(vlm, "captioning", repeats=latency_repeats)
+        timed = "captioning" if "lm" in vlm.med.abilities else "vqa" if "vqa" in vlm.med.abilities else "retrieval"
+        figures["efficiency"]["latency"] = latency(vlm, timed, repeats=latency_repeats)
     return figures, items
+
+
+def looks(vlm: VLM) -> bool:
+    """Whether a model has weights for both attentions that are scored, fusion's and the decoder's."""
+    return vlm.med.abilities >= {"itm", "lm"}
 
 
 def run(
@@ -139,16 +146,20 @@ def run(
         return evaluate(student, check, tasks=("retrieval", "vqa"), progress=False)
 
     done = train(model, dataset, config, folder, vlm, glance, about, progress, cache)
-    figures, items = measure(done.model(), test, progress=progress, teacher=kin)
-    record = new_record(
-        name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
-        train_pictures=len(dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
-        device=str(model.device), samples=samples(items, test), items=items,
-    )  # fmt: skip
-    record |= extra or {}
-    append(record, results)
-    write_json(Path(folder) / "record.json", record)
-    return record
+
+    def write_down() -> dict:
+        figures, items = measure(done.model(), test, progress=progress, teacher=kin)
+        record = new_record(
+            name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
+            train_pictures=len(dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
+            device=str(model.device), samples=samples(items, test), items=items,
+        )  # fmt: skip
+        record |= extra or {}
+        append(record, results)
+        write_json(Path(folder) / "record.json", record)
+        return record
+
+    return on_main(write_down)
 
 
 def held_out(data: str) -> str:

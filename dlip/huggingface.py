@@ -34,8 +34,11 @@ def stock_config(c: ModelConfig) -> BlipConfig:
         layer_norm_eps=c.text_eps, encoder_hidden_size=c.image_width, hidden_act="gelu",
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         pad_token_id=c.pad_id, bos_token_id=c.dec_id, eos_token_id=c.sep_id, sep_token_id=c.sep_id,
+        tie_word_embeddings=c.tie_head,
     )  # fmt: skip
-    return BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=c.embed_dim)
+    return BlipConfig(
+        vision_config=vision, text_config=text, image_text_hidden_size=c.embed_dim, tie_word_embeddings=c.tie_head
+    )
 
 
 def to_stock(med: Med, task: str) -> PreTrainedModel:

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlip import parallel
+from dlip.composite import Able
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
-from dlip.features import SOURCES, Features, Trace, Want, hard_negatives
+from dlip.features import SOURCES, Features, Trace, Want
 from dlip.texts import first_token, next_words, prompted
 
 KeysValues = tuple[Tensor, Tensor]
@@ -175,8 +177,7 @@ class TextAttention(nn.Module):
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor | None, causal: bool, want_map: bool):
         """x [N, T, D]; kv over N or, where each of B contexts has N / B texts in a row, over B."""
-        q = self.self.queries(x)  # [N, H, T, d]
-        n, contexts = len(x), len(kv[0])
+        q, n, contexts = self.self.queries(x), len(x), len(kv[0])  # q [N, H, T, d]
         if n != contexts:  # texts of one context side by side in one query
             q = q.unflatten(0, (contexts, n // contexts)).transpose(1, 2).flatten(2, 3)  # [B, H, N/B*T, d]
         out, probs = attend(q, *kv, mask, causal, want_map)
@@ -233,10 +234,9 @@ class TextEncoder(nn.Module):
         context's pads. `cache` (dlip.generate.Cache) keeps the keys and values of the tokens before.
         """
         trace = trace or Trace()
-        start = cache.length if cache else 0
         mask = None if mask is None or causal else mask[:, None, None]
         cross_mask = None if cross_mask is None else cross_mask[:, None, None]
-        x = self.embeddings(ids, start)
+        x = self.embeddings(ids, cache.length if cache else 0)
         for i, layer in enumerate(self.encoder.layer):
             kv = layer.attention.self.keys_values(x)
             if cache:
@@ -254,7 +254,7 @@ class TextEncoder(nn.Module):
 
 
 class LMHead(nn.Module):
-    """Transform, then the product with the word embeddings."""
+    """Transform, then the product with the word embeddings, or with a matrix of its own."""
 
     def __init__(self, c: ModelConfig, words: nn.Embedding):
         super().__init__()
@@ -263,7 +263,7 @@ class LMHead(nn.Module):
         self.predictions.transform.dense = nn.Linear(c.text_width, c.text_width)
         self.predictions.transform.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
         self.predictions.decoder = nn.Linear(c.text_width, c.vocab_size)
-        self.predictions.decoder.weight = words.weight
+        self.predictions.decoder.weight = words.weight if c.tie_head else self.predictions.decoder.weight
         self.predictions.bias = self.predictions.decoder.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -287,7 +287,7 @@ class TextDecoder(nn.Module):
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 
-class Med(nn.Module):
+class Med(Able, nn.Module):
     """Multimodal mixture of encoder and decoder, of any width, heads and depth.
 
     Where the widths of picture and text differ, question states reach the answer decoder through a linear bridge, as
@@ -363,27 +363,25 @@ class Med(nn.Module):
         are known already; the pixels are then not read.
         """
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
-        out = Features(traces=traces, mask=batch.mask, image_id=batch.image_id, temp=self.temp)
+        mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
+        out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
         image = self.encode_image(self.normalise(batch.images), traces["image"]) if image is None else image
-        mines = "itm" in want.tasks and pairs is None
-        if want.source("text") or mines:
+        if want.source("text") or ("itm" in want.tasks and pairs is None):
             text = self.encode_text(batch.ids, batch.mask, traces["text"])
-            out.image_embed, out.text_embed = self.project_image(image), self.project_text(text)
-            out.logits["itc"] = out.image_embed @ out.text_embed.T / self.temp  # [B, B], pictures in rows
+            out.contrast(self.project_image(image), self.project_text(text))
         cross = self.text_encoder.cross(image) if want.source("fusion") or "vqa" in want.tasks else None
         if want.source("fusion"):
             ids, mask, rows = batch.ids, batch.mask, None
             if "itm" in want.tasks:
-                out.pairs = pairs or hard_negatives(out.logits["itc"].detach(), batch.image_id)
-                rows = out.pairs[0]
-                ids, mask = ids[out.pairs[1]], mask[out.pairs[1]]
+                rows, texts = out.choose_pairs(pairs)
+                ids, mask = parallel.gather(ids)[texts], parallel.gather(mask)[texts]
             fused = self._fuse(ids, mask, cross, rows, traces["fusion"])
             out.logits["itm"] = self.match_logits(fused)  # [N, 2]
         tied = self.config.tie_decoder and cross is not None
         if want.source("decoder"):
             decoder_cross = cross if tied else self.text_decoder.bert.cross(image)
             ids, out.labels["lm"] = prompted(batch.ids, batch.mask, self.config.prompt_ids)
-            out.decoder_mask = ids != self.config.pad_id
+            out.decoder_mask = (ids != self.config.pad_id) & batch.captioned[:, None]
             out.logits["lm"] = self._decode(ids, decoder_cross, None, traces["decoder"])  # [B, T, V]
         if "vqa" in want.tasks:
             question = self._fuse(batch.question_ids, batch.question_mask, cross, batch.question_rows, None)

@@ -8,6 +8,7 @@ from dlip.config import scenes_size
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.errors import UserError
 from dlip.experiment import new_model
+from dlip.huggingface import to_stock
 from dlip.start import begin
 
 WORDS = ["a", "red", "star", "cat", "above", "blue"]
@@ -94,6 +95,30 @@ def test_a_shallower_model_takes_evenly_spaced_layers(depth, layers, words, tmp_
             assert torch.equal(a, b)
 
 
+def test_chosen_layers(words, tmp_path):
+    source, ours = small(words, layers=6), small(words, seed=1, layers=3)
+    source.save(tmp_path)
+    begin(ours, f"text={tmp_path}:1+2+5")
+    for own, theirs in enumerate((1, 2, 5)):
+        for stack in ("text_encoder", "text_decoder.bert"):
+            a, b = (m.med.get_submodule(f"{stack}.encoder.layer") for m in (ours, source))
+            assert torch.equal(a[own].attention.self.key.weight, b[theirs].attention.self.key.weight)
+    image = [m.med.vision_model.encoder.layers[0].mlp.fc1.weight for m in (ours, source)]
+    assert not torch.equal(*image)
+
+
+def test_a_captioning_checkpoint_gives_no_heads_that_it_lacks(words, tmp_path):
+    source, ours, before = small(words, seed=1), small(words, seed=2), small(words, seed=2)
+    to_stock(source.med, "caption").save_pretrained(tmp_path)
+    words.save(tmp_path)
+    copied = begin(ours, str(tmp_path))
+    assert "itm_head.weight" not in copied and "text_decoder.cls.predictions.bias" in copied
+    key = "text_encoder.encoder.layer.0.attention.self.key.weight"
+    for name, parameter in ours.med.named_parameters():
+        assert torch.equal(parameter, (source if name in copied else before).med.get_parameter(name)), name
+    assert key not in copied and torch.equal(ours.med.get_parameter(key), before.med.get_parameter(key))
+
+
 def test_another_grid_interpolates_the_positions(words, tmp_path):
     source = small(words)
     ramp = torch.linspace(0, 1, 6).view(1, 6, 1, 1).expand(1, 6, 6, 32)
@@ -112,11 +137,13 @@ def test_what_does_not_fit_is_refused_in_a_sentence(bert, words, tmp_path):
         (small(words, width=64), f"text={bert[1]}", "no wider"),
         (small(words, embed_dim=32), str(tmp_path / "source"), "choose a size that agrees"),
         (small(words, layers=4), str(tmp_path / "source"), "no deeper"),
-        (small(words), str(tmp_path / "nowhere"), "is missing"),
+        (small(words), str(tmp_path / "nowhere"), "there is no model"),
+        (small(words), f"image={tmp_path / 'source'}:0", "choose 2 of 0 to 1"),
+        (small(words), f"image={tmp_path / 'source'}:0+2", "choose 2 of 0 to 1"),
         (small(words), f"image={bert[1]}", "no weights for the image"),
     ):
         with pytest.raises(UserError, match=words_of_it):
             begin(model, source)
     (bert[1] / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(UserError, match="of type 'gpt2'"):
+    with pytest.raises(UserError, match="describes no dlip model and no BLIP"):
         begin(small(words), str(bert[1]))

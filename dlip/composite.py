@@ -1,0 +1,110 @@
+"""What a model's weights are for, and one teacher made of several checkpoints.
+
+BLIP's published checkpoints were each fine-tuned for one task and lack the others' heads; whoever needs a task asks
+`able`, whoever reads a source's states asks `sees`, and neither ever gets numbers from weights that nobody trained.
+"""
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from dlip.config import ModelConfig
+from dlip.data.batch import Batch
+from dlip.errors import Unable, UserError
+from dlip.features import SOURCES, TASKS, Features, Trace, Want
+
+SEES = {"image": TASKS, "text": ("itc",), "fusion": ("itm", "vqa"), "decoder": ("lm",)}
+"""Source -> tasks, any of which teaches a model what its states are to be."""
+WORDS = {"itc": "compare pictures with texts", "itm": "match texts with pictures", "lm": "write captions",
+         "vqa": "answer questions"}  # fmt: skip
+
+
+class Able:
+    """A model that knows which tasks its weights are for; all of them where nothing else is said."""
+
+    abilities: frozenset[str] = frozenset(TASKS)
+
+    @property
+    def members(self) -> list["Able"]:
+        return [self]
+
+    def able(self, task: str) -> "Able":
+        """The model that does a task of `TASKS`. Raises Unable where its weights are missing."""
+        return self._first((task,), WORDS[task])
+
+    def sees(self, source: str) -> "Able":
+        """The model whose states of a source are worth reading: of images the first. Raises Unable as `able` does."""
+        return self._first(SEES[source], f"read the {source} as its own task has it")
+
+    def _first(self, tasks: tuple[str, ...], words: str) -> "Able":
+        for med in self.members:
+            if med.abilities.intersection(tasks):
+                return med
+        can = "; ".join(WORDS[task] for task in TASKS if task in self.abilities)
+        raise Unable(f"this model cannot {words}, its checkpoint has no weights for it (it can: {can}); name another")
+
+
+def check(model: Able, want: Want) -> None:
+    """Raises Unable where `want` names logits or states that the model has no weights for."""
+    for task in want.tasks:
+        model.able(task)
+    for source, _ in want.layers:
+        model.sees(source)
+
+
+class Composite(Able, nn.Module):
+    """Several models as one: each task is done by the first of them that can, with that model's own image encoder.
+
+    They were fine-tuned apart, so that their image encoders differ. "image" is seen by the first of all, and the
+    student's hr.image compares with that encoder alone; "text" is seen by the model that does ITC, "fusion" by the one
+    that does ITM (or answers, where none does), "decoder" by the one that writes captions. `config` is the first
+    model's, with the largest picture, the captions' prompt and the first token of fusion taken from whose they are.
+    Raises UserError where the text layers differ in size, which one student's terms could not be compared with.
+    """
+
+    def __init__(self, meds: list):
+        super().__init__()
+        self.meds = nn.ModuleList(meds)
+        self.abilities = frozenset().union(*(med.abilities for med in meds))
+        first = meds[0].config
+        for other in (med.config for med in meds[1:]):
+            for size in ("vocab_size", "text_width", "text_layers", "fusion_layers", "max_positions"):
+                if getattr(first, size) != getattr(other, size):
+                    raise UserError(
+                        f"the checkpoints of one teacher differ in {size} ({getattr(first, size)} and "
+                        f"{getattr(other, size)}); compose it of models with the same text layers"
+                    )
+        speaks = self.able("lm").config.prompt_ids if "lm" in self.abilities else ()
+        fuses = self.sees("fusion").config.enc_id if self.abilities & {"itm", "vqa"} else first.enc_id
+        sizes = {name: max(getattr(med.config, name) for med in meds) for name in ("image_size", "max_text")}
+        self.config: ModelConfig = replace(first, prompt_ids=speaks, enc_id=fuses, **sizes)
+
+    @property
+    def members(self) -> list:
+        return list(self.meds)
+
+    @property
+    def temp(self) -> Tensor:
+        return (self.able("itc") if "itc" in self.abilities else self.meds[0]).temp
+
+    def forward(self, batch: Batch, want: Want, pairs=None, image: None = None) -> Features:
+        """What `want` names, each part from whose it is, as one model's; `image` must be None: there is not one."""
+        if image is not None:
+            raise ValueError("a composite has several image encoders; it cannot go on from one picture's states")
+        out = Features({source: Trace() for source in SOURCES}, batch.mask, batch.image_id, self.temp, pairs=pairs)
+        for med in self.meds:
+            tasks = frozenset(task for task in want.tasks if self.able(task) is med)
+            layers = {key: kept for key, kept in want.layers.items() if self.sees(key[0]) is med}
+            if not tasks and not layers:
+                continue
+            found = med(batch, Want(tasks, layers), pairs)
+            out.traces |= {source: found.traces[source] for source, _ in layers}
+            out.logits |= {task: found.logits[task] for task in tasks}
+            out.labels |= {task: found.labels[task] for task in tasks & found.labels.keys()}
+            if found.decoder_mask is not None:
+                out.decoder_mask = found.decoder_mask
+            if "itm" in tasks:
+                out.pairs = found.pairs
+            if "itc" in tasks:
+                out.image_embed, out.text_embed, out.rows = found.image_embed, found.text_embed, found.rows
+        return out

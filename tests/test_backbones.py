@@ -1,0 +1,181 @@
+"""Image encoders begun at published ones give their states; other patches and grids are resized; so do BERTs."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification, ViTModel
+
+from dlip.backbones import on_patch
+from dlip.config import ModelConfig
+from dlip.data.tokenizer import SPECIALS, Tokenizer
+from dlip.errors import UserError
+from dlip.experiment import new_model
+from dlip.start import begin
+
+SIZES = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=256, image_size=32,
+             patch_size=8, initializer_range=0.1)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return Tokenizer.train(["a red star"], 60)
+
+
+def student(words: Tokenizer, **changes):
+    sizes = dict(image_size=32, patch_size=8, image_width=128, image_heads=2, image_layers=3, image_mlp=256,
+                 text_width=32, text_heads=2, text_layers=2, image_eps=1e-12)  # fmt: skip
+    return new_model(ModelConfig(**{**sizes, **changes}), words, 0)
+
+
+def model(kind: str):
+    torch.manual_seed(1)
+    stock = {
+        "vit": (ViTConfig, ViTModel),
+        "deit": (DeiTConfig, DeiTModel),
+        "classifier": (ViTConfig, ViTForImageClassification),
+    }
+    config, cls = stock[kind]
+    out = cls(config(**SIZES)).eval()
+    for parameter in out.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return out
+
+
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+def states(vlm, pixels: torch.Tensor = PIXELS) -> torch.Tensor:
+    with torch.no_grad():
+        return vlm.med.eval().encode_image(pixels)
+
+
+@pytest.mark.parametrize("kind", ["vit", "classifier"])
+@torch.no_grad()
+def test_a_vit_folder(kind, words, tmp_path):
+    theirs, ours = model(kind), student(words)
+    theirs.save_pretrained(tmp_path)
+    copied = begin(ours, f"image={tmp_path}")
+    assert len(copied) == len(list(ours.med.vision_model.parameters()))
+    backbone = getattr(theirs, "vit", theirs)
+    torch.testing.assert_close(states(ours), backbone(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_vit_whose_file_has_the_state_dicts_own_names(words, tmp_path):
+    theirs, ours = model("vit"), student(words)
+    theirs.config.save_pretrained(tmp_path)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    begin(ours, f"image={tmp_path}")
+    torch.testing.assert_close(states(ours), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_deit_without_its_distillation_token(words, tmp_path):
+    theirs, ours = model("deit"), student(words)
+    theirs.save_pretrained(tmp_path)
+    begin(ours, f"image={tmp_path}")
+    x = theirs.embeddings(PIXELS)[:, [0, *range(2, 18)]]  # their second token is the one for distillation
+    for layer in theirs.layers:
+        x = layer(x, None)
+    torch.testing.assert_close(states(ours), theirs.layernorm(x), atol=1e-4, rtol=0)
+
+
+def timm_state(stock) -> dict[str, torch.Tensor]:
+    """A ViTModel's weights in timm's names, by hand."""
+    own = stock.state_dict()
+    out = {"cls_token": own["embeddings.cls_token"], "pos_embed": own["embeddings.position_embeddings"],
+           "head.weight": torch.randn(10, 128), "head.bias": torch.zeros(10)}  # fmt: skip
+    for kind in ("weight", "bias"):
+        out[f"patch_embed.proj.{kind}"] = own[f"embeddings.patch_embeddings.projection.{kind}"]
+        out[f"norm.{kind}"] = own[f"layernorm.{kind}"]
+        for i in range(3):
+            theirs = f"layers.{i}"
+            qkv = [own[f"{theirs}.attention.{part}_proj.{kind}"] for part in "qkv"]
+            out |= {
+                f"blocks.{i}.norm1.{kind}": own[f"{theirs}.layernorm_before.{kind}"],
+                f"blocks.{i}.norm2.{kind}": own[f"{theirs}.layernorm_after.{kind}"],
+                f"blocks.{i}.attn.qkv.{kind}": torch.cat(qkv),
+                f"blocks.{i}.attn.proj.{kind}": own[f"{theirs}.attention.o_proj.{kind}"],
+                f"blocks.{i}.mlp.fc1.{kind}": own[f"{theirs}.mlp.fc1.{kind}"],
+                f"blocks.{i}.mlp.fc2.{kind}": own[f"{theirs}.mlp.fc2.{kind}"],
+            }
+    return out
+
+
+@pytest.mark.parametrize("layout", ["file", "folder", "distilled"])
+@torch.no_grad()
+def test_timms_layout(layout, words, tmp_path):
+    theirs, ours, source = model("vit"), student(words), tmp_path / "deit.pth"
+    state = timm_state(theirs)
+    if layout == "distilled":
+        places = state["pos_embed"]
+        extra = torch.cat([places[:, :1], torch.randn(1, 1, 128), places[:, 1:]], 1)
+        state |= {"dist_token": torch.randn(1, 1, 128), "pos_embed": extra}
+    if layout == "folder":
+        source = tmp_path
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny", "num_classes": 10}))
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    else:
+        torch.save({"model": state}, source)
+    begin(ours, f"image={source}")
+    torch.testing.assert_close(states(ours), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_larger_patches_read_an_enlarged_picture_as_before(words, tmp_path):
+    theirs, ours = model("vit"), student(words, patch_size=16, image_size=64)
+    theirs.save_pretrained(tmp_path)
+    begin(ours, f"image={tmp_path}")
+    patches = PIXELS.unfold(2, 8, 8).unfold(3, 8, 8).flatten(0, 3)[:, None]  # each patch is enlarged by itself
+    large = F.interpolate(patches, (16, 16), mode="bilinear", align_corners=False)
+    large = large.view(2, 3, 4, 4, 16, 16).transpose(3, 4).reshape(2, 3, 64, 64)
+    torch.testing.assert_close(states(ours, large), theirs(PIXELS).last_hidden_state, atol=1e-3, rtol=0)
+    kernel = torch.randn(4, 3, 8, 8)
+    assert on_patch(kernel, 8) is kernel and on_patch(kernel, 4).shape == (4, 3, 4, 4)
+
+
+@torch.no_grad()
+def test_another_grid_as_the_stock_class_interpolates(words, tmp_path):
+    theirs, ours = model("vit"), student(words, image_size=48)
+    theirs.save_pretrained(tmp_path)
+    begin(ours, f"image={tmp_path}")
+    pixels = torch.randn(2, 3, 48, 48)
+    reference = theirs(pixels, interpolate_pos_encoding=True).last_hidden_state
+    torch.testing.assert_close(states(ours, pixels), reference, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_layers_and_widths_of_a_vit(words, tmp_path):
+    theirs, ours = model("vit"), student(words, image_layers=2, image_width=64, image_heads=1, image_mlp=128)
+    theirs.save_pretrained(tmp_path)
+    assert begin(ours, f"image={tmp_path}:0+2")
+    assert states(ours).isfinite().all()
+    with pytest.raises(UserError, match="no wider"):
+        begin(student(words, image_width=256, image_heads=4), f"image={tmp_path}")
+    with pytest.raises(UserError, match="no weights for the text"):
+        begin(student(words), f"text={tmp_path}")
+
+
+@torch.no_grad()
+def test_an_old_bert_file_in_a_hub_folder(words, tmp_path, monkeypatch):
+    """MiniLM's: weights in pytorch_model.bin, norms named gamma and beta, names with "bert." before them."""
+    torch.manual_seed(2)
+    sizes = dict(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, initializer_range=0.3
+    )
+    theirs = BertModel(BertConfig(vocab_size=len(SPECIALS) + 3, max_position_embeddings=64, **sizes)).eval()
+    state = {f"bert.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    state = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+             for n, t in state.items()}  # fmt: skip
+    theirs.config.save_pretrained(tmp_path)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS[:5], "a", "red", "star", "[DEC]", "[ENC]"]) + "\n")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path))
+    ours = student(words, text_mlp=64, text_layers=4)
+    begin(ours, "text=microsoft/MiniLM-L12-H384-uncased")
+    ids, mask = words.encode(["a red star"])
+    their_ids, _ = Tokenizer.load(tmp_path).encode(["a red star"])
+    reference = theirs(their_ids).last_hidden_state
+    torch.testing.assert_close(ours.med.eval().encode_text(ids, mask), reference, atol=1e-4, rtol=0)

@@ -1,0 +1,138 @@
+"""A teacher of several checkpoints: each task from whose it is, with its own encoder; what nobody has is refused."""
+
+import pytest
+import torch
+
+import dlip
+from dlip.checkpoints import load_model
+from dlip.composite import Composite, check
+from dlip.config import TrainConfig
+from dlip.distillation import Teacher
+from dlip.errors import Unable, UserError
+from dlip.experiment import measure
+from dlip.features import Want
+from dlip.train import train
+from dlip.vlm import VLM
+
+ONLY = {"match": frozenset({"itc", "itm"}), "speak": frozenset({"lm"}), "answer": frozenset({"vqa"})}
+HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
+
+
+@pytest.fixture
+def parts(make_med):
+    """Three models, fine-tuned apart: other weights each, the captioning one with a prompt and larger pictures."""
+    changes = {"match": {}, "speak": dict(prompt_ids=(9, 8), image_size=24), "answer": dict(image_width=32)}
+    meds = {name: make_med(seed, **changes[name]) for seed, name in enumerate(ONLY)}
+    for name, med in meds.items():
+        med.abilities = ONLY[name]
+    return meds
+
+
+def test_each_task_and_source_is_whose_it_is(parts):
+    whole = Composite([parts["speak"], parts["match"], parts["answer"]])
+    assert whole.able("itm") is parts["match"] and whole.able("lm") is parts["speak"]
+    assert whole.able("vqa") is parts["answer"] and whole.sees("image") is parts["speak"]
+    assert whole.sees("text") is whole.sees("fusion") is parts["match"] and whole.sees("decoder") is parts["speak"]
+    assert Composite([parts["answer"], parts["speak"]]).sees("fusion") is parts["answer"]
+    assert whole.config.prompt_ids == (9, 8) and whole.config.image_size == 24
+
+
+def test_features_are_those_of_the_owners(parts, make_batch):
+    whole, batch = Composite([parts["speak"], parts["match"], parts["answer"]]), make_batch(pixels=24)
+    layers = {("image", "states"): (-1,), ("text", "states"): (-1,), ("fusion", "cross"): (-1,),
+              ("decoder", "states"): (0, -1)}  # fmt: skip
+    want, pairs = Want(frozenset({"itc", "itm", "lm", "vqa"}), layers), (torch.arange(5), torch.arange(5))
+    with torch.no_grad():
+        out = Teacher(whole)(batch, want, pairs)
+        alone = {name: med(batch, Want(want.tasks & ONLY[name], layers), pairs) for name, med in parts.items()}
+    for task, owner in {"itc": "match", "itm": "match", "lm": "speak", "vqa": "answer"}.items():
+        assert torch.equal(out.logits[task], alone[owner].logits[task])
+    assert torch.equal(out.states("image"), alone["speak"].states("image"))
+    assert not torch.equal(out.states("image")[:, :5], alone["match"].states("image")[:, :5])
+    assert torch.equal(out.states("text"), alone["match"].states("text"))
+    assert torch.equal(out.maps("fusion", "cross"), alone["match"].maps("fusion", "cross"))
+    for layer in (0, -1):
+        assert torch.equal(out.states("decoder", layer), alone["speak"].states("decoder", layer))
+    assert torch.equal(out.decoder_mask, alone["speak"].decoder_mask) and out.temp is parts["match"].temp
+    with pytest.raises(ValueError, match="several image encoders"):
+        whole(batch, want, pairs, image=torch.zeros(1))
+
+
+def test_only_the_owners_are_run(parts, make_batch, monkeypatch):
+    whole = Composite([parts["speak"], parts["match"]])
+    monkeypatch.setattr(parts["match"], "encode_image", None)
+    assert whole(make_batch(pixels=24), Want(frozenset({"lm"}))).logits["lm"].isfinite().all()
+
+
+def test_what_nobody_has_is_refused(parts):
+    whole = Composite([parts["match"], parts["speak"]])
+    check(whole, Want(frozenset({"itc", "lm"}), {("image", "states"): (-1,), ("decoder", "cross"): (-1,)}))
+    with pytest.raises(Unable, match="cannot answer questions"):
+        check(whole, Want(frozenset({"vqa"})))
+    with pytest.raises(Unable, match="cannot read the decoder"):
+        check(parts["match"], Want(layers={("decoder", "self"): (-1,)}))
+    check(parts["answer"], Want(layers={("fusion", "states"): (-1,)}))
+
+
+def test_text_layers_of_other_sizes_are_refused(parts, make_med):
+    with pytest.raises(UserError, match=r"differ in text_layers \(2 and 3\)"):
+        Composite([parts["match"], make_med(text_layers=3)])
+
+
+# --- by name, in training and in use ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def names(tiny, tmp_path_factory):
+    """Two folders: a model that only matches, and another that only writes."""
+    folder, out = tmp_path_factory.mktemp("parts"), {}
+    for seed, name in enumerate(("match", "speak")):
+        med, tokenizer = type(tiny.med)(tiny.med.config), tiny.tokenizer
+        torch.manual_seed(seed)
+        for parameter in med.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+        med.abilities = ONLY[name]
+        VLM(med, tokenizer).save(folder / name)
+        out[name] = str(folder / name)
+    return out
+
+
+def test_a_composite_by_name_does_what_its_parts_do(names, scenes):
+    both, images = dlip.load(f"{names['match']}+{names['speak']}"), [scenes[i].image for i in range(3)]
+    texts = [scenes[i].captions[0] for i in range(3)]
+    match, speak = dlip.load(names["match"]), dlip.load(names["speak"])
+    assert torch.equal(both.match(images, texts), match.match(images, texts))
+    assert torch.equal(both.similarity(images, texts), match.similarity(images, texts))
+    assert both.caption(images) == speak.caption(images)
+    with pytest.raises(Unable):
+        both.answer(images, texts)
+
+
+def test_vocabularies_must_agree(names):
+    with pytest.raises(UserError, match="different vocabularies"):
+        load_model(f"{names['match']}+scenes/student")
+
+
+def test_a_student_learns_from_a_composite(names, scenes, tmp_path):
+    teacher = f"{names['match']}+{names['speak']}"
+    weights = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "kd.itm": 1.0, "kd.lm": 1.0, "at.cross": 1.0, **HR}
+    config = TrainConfig(steps=2, batch_size=4, warmup=1, log_every=1, weights=weights)
+    run = dlip.distill(
+        teacher, "scenes-student:image_width=16,text_width=16,text_layers=1", scenes, config, tmp_path / "a"
+    )
+    losses = run.losses()
+    assert set(weights) <= set(losses) and all(value > 0 for term in weights for value in losses[term])
+    with pytest.raises(UserError, match="several checkpoints are not kept on disk"):
+        dlip.distill(teacher, "scenes-student", scenes, config.replace(cache=True), tmp_path / "b")
+    with pytest.raises(Unable, match="cannot answer"):
+        lone = config.replace(weights={"kd.vqa": 1.0})
+        train(dlip.load(names["match"]), scenes, lone, tmp_path / "c", dlip.load(teacher))
+
+
+def test_models_that_lack_a_task_can_be_measured(names, scenes):
+    """On scenes attention is measured where there are weights for it, and a task is timed that the model has."""
+    figures, _ = measure(dlip.load(names["match"]), scenes, 1, False, tasks=("retrieval",))
+    assert "attention" not in figures and figures["efficiency"]["latency"]["task"] == "retrieval"
+    both = dlip.load(f"{names['match']}+{names['speak']}")
+    figures, _ = measure(both, scenes, 1, False, teacher=both, tasks=("retrieval",))
+    assert figures["attention"]["fusion"]["divergence"] == 0

@@ -1,0 +1,255 @@
+"""Exported folders load in stock transformers, in a process that cannot import this package, and say the same there."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+import dlip
+from dlip import export
+from dlip.checkpoints import read_json
+from dlip.cli import main
+from dlip.config import TrainConfig, scenes_size
+from dlip.data.transforms import square
+from dlip.errors import UserError
+from dlip.experiment import new_model
+from dlip.huggingface import to_stock
+from dlip.vlm import VLM
+
+READER = r"""
+import json, sys
+sys.modules["dlip"] = None  # importing it fails from here on
+from PIL import Image
+from transformers import (AutoProcessor, BlipForConditionalGeneration, BlipForImageTextRetrieval,
+                          BlipForQuestionAnswering, pipeline)
+folder, paths, texts, prompt, cls = sys.argv[1], *map(json.loads, sys.argv[2:])
+images = [Image.open(path).convert("RGB") for path in paths]
+found = {}
+
+def load(task, of):
+    return AutoProcessor.from_pretrained(f"{folder}/{task}"), of.from_pretrained(f"{folder}/{task}").eval()
+
+processor, model = load("retrieval", BlipForImageTextRetrieval)
+inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+found["pixels"] = inputs.pixel_values.tolist()
+found["match"] = model(**inputs).itm_score.softmax(-1)[:, 1].tolist()
+inputs.input_ids[:, 0] = cls
+found["itc"] = model(**inputs, use_itm_head=False).itm_score.tolist()
+
+processor, model = load("caption", BlipForConditionalGeneration)
+words = {"text": [prompt] * len(images)} if prompt else {}
+inputs = processor(images=images, return_tensors="pt", **words)
+ids = model.generate(**inputs, generation_config=model.generation_config)
+found["caption"] = processor.batch_decode(ids, skip_special_tokens=True)
+pipe = pipeline("image-text-to-text", model=f"{folder}/caption")
+found["pipeline"] = [pipe(image, text=prompt, generate_kwargs=dict(num_beams=3, max_new_tokens=20))
+                     [0]["generated_text"] for image in images]
+
+processor, model = load("vqa", BlipForQuestionAnswering)
+inputs = [processor(images=image, text=text, return_tensors="pt") for image, text in zip(images, texts)]
+ids = [model.generate(**one, generation_config=model.generation_config)[0] for one in inputs]
+found["vqa"] = processor.batch_decode(ids, skip_special_tokens=True)
+try:
+    import dlip
+    found["dlip"] = True
+except ImportError:
+    found["dlip"] = False
+json.dump(found, open(f"{folder}/found.json", "w"))
+"""
+
+
+def elsewhere(folder, paths, texts, prompt, cls) -> dict:
+    """What the reader finds, offline, in another folder and without this package."""
+    arguments = [str(folder), *map(json.dumps, ([str(path) for path in paths], texts, prompt, cls))]
+    done = subprocess.run(
+        [sys.executable, "-c", READER, *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
+        env={"HF_HUB_OFFLINE": "1", "HOME": str(folder), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "found.json").read_text())
+
+
+def untrained(tokenizer, **changes) -> VLM:
+    vlm = new_model(scenes_size(32, 2, 2, **changes), tokenizer, 0)
+    torch.manual_seed(1)
+    for parameter in vlm.med.parameters():  # far from the start, so that scores differ
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return vlm
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [folder / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.fromarray(torch.randint(256, (30 + 20 * i, 60, 3), dtype=torch.uint8).numpy()).save(path)
+    return paths
+
+
+TEXTS = ["a red circle", "a small blue star above it", "what color is it ?"]
+RECORD = {
+    "name": "tiny", "role": "distilled", "command": "dlip distill --out runs/tiny", "wall_s": 12.3, "device": "cpu",
+    "data": "scenes", "split": "test", "efficiency": {"params_m": 0.12, "flops_g": 0.034},
+    "config": {"teacher": "scenes/teacher", "start": [], "data": {"name": "scenes", "split": "train", "pictures": 4000},
+               "train": {"steps": 100, "batch_size": 8, "seed": 3, "weights": {"itc": 1.0, "kd.lm": 0.5, "vqa": 0}}},
+    "metrics": {"retrieval": {"tr@1": 75.81, "ir@1": 54.3}, "caption": {"cider": 315.0, "spice": None}, "vqa": None},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tiny, pictures, tmp_path_factory):
+    """A model that begins texts beside pictures with [ENC] and captions with a prompt, exported, and read elsewhere."""
+    folder = tmp_path_factory.mktemp("export")
+    prompt = tuple(tiny.tokenizer.encode(["a red"])[0][0, 1:-1].tolist())
+    vlm = untrained(tiny.tokenizer, enc_id=6, prompt_ids=prompt, image_mean=(0.4, 0.5, 0.6))
+    vlm.save(folder / "run")
+    (folder / "run" / "record.json").write_text(json.dumps(RECORD))
+    assert main(["export", str(folder / "run"), "--to", "transformers", "--out", str(folder / "out")]) == 0
+    found = elsewhere(folder / "out", pictures, TEXTS, "a red", tiny.tokenizer.cls_id)
+    return VLM.load(folder / "run"), pictures, TEXTS, found, folder
+
+
+def test_the_reader_cannot_import_this_package(made):
+    assert made[3]["dlip"] is False
+
+
+def test_the_same_pixels(made):
+    vlm, paths, _, found, _ = made
+    ours = vlm.med.normalise(vlm.pixels(paths))
+    torch.testing.assert_close(torch.tensor(found["pixels"]), ours, atol=1e-5, rtol=0)
+    assert square(Image.open(paths[0]).convert("RGB"), 48).shape == (48, 48, 3)
+
+
+def test_the_same_scores(made):
+    vlm, paths, texts, found, _ = made
+    torch.testing.assert_close(torch.tensor(found["match"]), vlm.match(paths, texts), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(found["itc"]), vlm.similarity(paths, texts), atol=1e-4, rtol=0)
+
+
+def test_the_same_words(made):
+    vlm, paths, texts, found, _ = made
+    captions = [f"a red {caption}".strip() for caption in vlm.caption(paths)]
+    assert found["caption"] == captions and len(set(captions)) > 1
+    assert [text.strip() for text in found["pipeline"]] == captions
+    assert found["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
+
+
+def test_from_stock_checkpoints_to_a_student_in_stock_classes(tiny, pictures, scenes, tmp_path):
+    """The whole way: two teachers in Hugging Face's layout in, a distilled student out, read without this package."""
+    theirs = untrained(tiny.tokenizer)
+    for task in ("retrieval", "caption"):
+        to_stock(theirs.med, task).save_pretrained(tmp_path / task)
+        tiny.tokenizer.save(tmp_path / task)
+    weights = {
+        "itc": 1.0,
+        "itm": 1.0,
+        "lm": 1.0,
+        "hr.image": 1.0,
+        "hr.fusion": 1.0,
+        "at.decoder_cross": 1.0,
+        "kd.lm": 1.0,
+    }
+    config = TrainConfig(steps=3, batch_size=4, warmup=1, lr=1e-2, weights=weights)
+    teacher, size = f"{tmp_path / 'retrieval'}+{tmp_path / 'caption'}", "scenes-student:image_width=32,text_width=32"
+    run = dlip.distill(teacher, size, scenes, config, tmp_path / "run")
+    export.to_transformers(str(tmp_path / "run"), tmp_path / "out")
+    student, found = run.model(), elsewhere(tmp_path / "out", pictures, TEXTS, "", tiny.tokenizer.cls_id)
+    torch.testing.assert_close(torch.tensor(found["match"]), student.match(pictures, TEXTS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(found["itc"]), student.similarity(pictures, TEXTS), atol=1e-4, rtol=0)
+    assert found["caption"] == student.caption(pictures) and found["dlip"] is False
+    card = (tmp_path / "out" / "caption" / "README.md").read_text()
+    assert "| steps | 3 of 4 pictures |" in card and "kd.lm x 1" in card
+
+
+def test_the_card_says_what_the_record_says(made):
+    text = (made[4] / "out" / "caption" / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: transformers\n")
+    for line in (
+        "a student distilled from a heavier teacher", "| teacher | scenes/teacher |", "| TR@1 | 75.8% |",
+        "| CIDEr | 315.0 |", "scenes train, 4,000 pictures", "| losses | itc x 1, kd.lm x 0.5 |",
+        "100 of 8 pictures", "`dlip distill --out runs/tiny`", "0.12M parameters", 'text="a red"', "48 x 48 px",
+    ):  # fmt: skip
+        assert line in text, line
+    assert "SPICE" not in text and "VQA soft" not in text and "| seed | 3 |" in text
+    assert "[CLS]" in (made[4] / "out" / "retrieval" / "README.md").read_text()
+
+
+def test_a_model_without_a_record_has_a_card_all_the_same(tiny, tmp_path):
+    untrained(tiny.tokenizer).save(tmp_path / "plain")
+    folders, left_out = export.to_transformers(str(tmp_path / "plain"), tmp_path / "out")
+    text = (folders["vqa"] / "README.md").read_text()
+    assert set(folders) == {"retrieval", "caption", "vqa"} and not left_out
+    assert "How to use it" in text and "What it reaches" not in text and "How it was made" not in text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["caption", "retrieval", "vqa"]
+
+
+def test_what_stock_has_no_place_for_is_left_out_and_said(tiny, tmp_path, capsys):
+    untrained(tiny.tokenizer, text_width=48).save(tmp_path / "unequal")
+    assert (
+        main(["export", str(tmp_path / "unequal"), "--to", "transformers", "--out", str(tmp_path / "a"), "--json", "-"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["folders"]) == {"retrieval", "caption"} and "equal widths" in found["left_out"]["vqa"]
+    tiny.save(tmp_path / "sparse")  # lacks cross-attention in a layer
+    with pytest.raises(UserError, match="has no place for.*cross-attention in every text layer"):
+        export.to_transformers(str(tmp_path / "sparse"), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_folders_are_whole_or_not_at_all(tiny, tmp_path):
+    def half(folder):
+        (folder / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    def whole(text):
+        def write(folder):
+            for name in ("config.json", "README.md"):
+                (folder / name).write_text(text)
+
+        return write
+
+    with pytest.raises(KeyboardInterrupt):
+        export.write_folder(tmp_path / "x" / "caption", half)
+    assert list((tmp_path / "x").iterdir()) == []
+    export.write_folder(tmp_path / "x" / "caption", whole("1"))
+    with pytest.raises(KeyboardInterrupt):
+        export.write_folder(tmp_path / "x" / "caption", half)
+    assert (tmp_path / "x" / "caption" / "README.md").read_text() == "1"
+    export.write_folder(tmp_path / "x" / "caption", whole("2"))
+    assert (tmp_path / "x" / "caption" / "README.md").read_text() == "2"
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["caption"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all my work")
+    with pytest.raises(UserError, match="is no export"):
+        export.write_folder(tmp_path / "mine", whole("3"))
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"
+
+
+def test_pushing(tiny, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    class Api:
+        def create_repo(self, name, exist_ok):
+            if name.startswith("forbidden/"):
+                raise OSError("403 Forbidden\nlong story")
+            calls.append(name)
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls.append((repo_id, read_json_of(folder_path)["model_type"]))
+
+    def read_json_of(folder):
+        return read_json(type(tmp_path)(folder) / "config.json")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    untrained(tiny.tokenizer).save(tmp_path / "run")
+    words = ["export", str(tmp_path / "run"), "--to", "transformers", "--out", str(tmp_path / "out"), "--push"]
+    assert main([*words, "me/student"]) == 0
+    names = [f"me/student-{task}" for task in ("retrieval", "caption", "vqa")]
+    assert calls == [call for name in names for call in (name, (name, "blip"))]
+    assert main([*words, "forbidden/student"]) == 2
+    assert "does not take forbidden/student-retrieval (403 Forbidden)" in capsys.readouterr().err

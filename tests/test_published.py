@@ -1,0 +1,371 @@
+"""Published BLIPs load, and say what their own implementation says; what is none, or has code in it, is refused."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import BlipConfig
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextModel
+
+import dlip
+from dlip.checkpoints import load_model, read_model
+from dlip.config import ModelConfig, TrainConfig
+from dlip.errors import Unable, UserError
+from dlip.experiment import new_student
+from dlip.huggingface import CLASSES
+from dlip.published import ours
+from dlip.train import train
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a picture of red star cat what is it ?".split() + [f"w{i}" for i in range(40)]
+DEC, ENC, VOCAB = len(WORDS), len(WORDS) + 1, len(WORDS) + 2
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+TEXTS = ["a red star", "a cat", "what is it ?"]
+
+
+def stock(kind: str, width: int = 128, size: int = 32, eps: float = 1e-5):
+    """One of the stock classes with weights far from the start; text width 128 in heads of 64 as in BLIP."""
+    torch.manual_seed(0)
+    vision = dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=width // 64,
+                  image_size=size, patch_size=8, layer_norm_eps=eps)  # fmt: skip
+    text = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, vocab_size=VOCAB,
+                max_position_embeddings=64, bos_token_id=DEC, eos_token_id=3, sep_token_id=3,
+                pad_token_id=0)  # fmt: skip
+    model = CLASSES[kind](BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=16)).eval()
+    return shaken(model)
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def stock_folder(model, folder, weights: str = "safetensors"):
+    """A checkpoint's folder as the hub has it."""
+    model.save_pretrained(folder)
+    if weights == "bin":
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    processor = {"image_mean": MEAN, "image_std": STD, "size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    torch.manual_seed(3)
+    return [Image.fromarray(torch.randint(256, (40 + i, 50, 3), dtype=torch.uint8).numpy()) for i in range(3)]
+
+
+def pixels(pictures, mean=MEAN, std=STD, size: int = 32):
+    """As the stock processor makes them."""
+    processor = BlipImageProcessorPil(image_mean=mean, image_std=std, size={"height": size, "width": size})
+    return processor(pictures, return_tensors="pt")["pixel_values"]
+
+
+def until_end(rows: torch.Tensor, model) -> list[str]:
+    return model.tokenizer.decode([row[: row.index(3)] if 3 in row else row for row in rows.tolist()])
+
+
+# --- Hugging Face's layout --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["safetensors", "bin"])
+@torch.no_grad()
+def test_a_retrieval_folder(weights, pictures, tmp_path):
+    theirs = stock("retrieval", width=192)
+    model = dlip.load(stock_folder(theirs, tmp_path, weights))
+    assert model.med.abilities == {"itc", "itm"} and model.med.config.image_width == 192
+    ids, mask = model.texts(TEXTS)
+    score = theirs(ids, pixels(pictures), use_itm_head=False, attention_mask=mask.long()).itm_score
+    torch.testing.assert_close(model.similarity(pictures, TEXTS), score, atol=1e-4, rtol=0)
+    match = theirs(ids, pixels(pictures), attention_mask=mask.long()).itm_score.softmax(-1)[:, 1]
+    assert match.max() - match.min() > 0.01
+    torch.testing.assert_close(model.match(pictures, TEXTS), match, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_captioning_folder(pictures, tmp_path):
+    theirs = stock("caption", width=192)
+    model = dlip.load(stock_folder(theirs, tmp_path))
+    for beams in (1, 3):
+        said = theirs.generate(pixels(pictures), num_beams=beams, max_new_tokens=12, do_sample=False)
+        assert model.caption(pictures, beams, 12) == until_end(said, model)
+    ids, mask = model.tokenizer.encode(TEXTS, first="[DEC]")
+    logits = theirs(pixels(pictures), ids, attention_mask=mask.long()).logits
+    mine = model.med.decode(ids, model.image_states(pictures))
+    torch.testing.assert_close(mine[mask], logits[mask], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_folder_that_answers_questions(pictures, tmp_path):
+    theirs = stock("vqa")
+    model = dlip.load(stock_folder(theirs, tmp_path))
+    questions = ["what is it ?"] * 3  # of one length: the stock class lets answers attend to pads
+    ids, mask = model.texts(questions)
+    for beams in (1, 3):
+        said = theirs.generate(ids, pixels(pictures), mask.long(), num_beams=beams, max_new_tokens=10, do_sample=False)
+        assert model.answer(pictures, questions, beams) == until_end(said, model)
+
+
+def test_what_a_checkpoint_lacks_is_refused(pictures, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("dlip.tasks.captioning.find_java", lambda: None)  # its metrics take long
+    model = dlip.load(stock_folder(stock("caption"), tmp_path / "theirs"))
+    model.save(tmp_path / "saved")
+    for one in (model, dlip.load(tmp_path / "saved")):
+        assert one.med.abilities == {"lm"} and len(one.caption(pictures[:1])) == 1
+        with pytest.raises(Unable, match="cannot match texts with pictures.*it can: write captions"):
+            one.match(pictures[:1], TEXTS[:1])
+        with pytest.raises(Unable, match="cannot compare"):
+            one.similarity(pictures, TEXTS)
+        with pytest.raises(Unable, match="cannot answer"):
+            one.answer(pictures[:1], TEXTS[:1])
+    found = dlip.evaluate(model, scenes, tasks=("retrieval", "caption"), max_new_tokens=3, progress=False)
+    assert found["retrieval"] is None and "cannot match" in found["notes"]["retrieval"] and found["caption"]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_student_learns_from_a_captioning_checkpoint(cache, scenes, tmp_path):
+    teacher = dlip.load(stock_folder(stock("caption"), tmp_path / "theirs"))
+    student = new_student("scenes-student:image_width=16,text_width=16,text_layers=1", teacher, 0)
+    weights = {"lm": 1.0, "hr.image": 1.0, "hr.decoder": 1.0, "at.decoder_cross": 1.0, "kd.lm": 1.0}
+    config = TrainConfig(steps=1, batch_size=4, warmup=1, log_every=1, weights=weights, cache=cache)
+    losses = train(
+        student, scenes, config, tmp_path / "run", teacher, cache=tmp_path / "cache", progress=False
+    ).losses()
+    assert set(weights) <= set(losses) and all(value > 0 for term in weights for value in losses[term])
+    for term in ("hr.text", "hr.fusion", "at.cross", "kd.itm", "kd.itc"):
+        with pytest.raises(Unable):
+            train(student, scenes, config.replace(weights={term: 1.0}), tmp_path / term, teacher, progress=False)
+
+
+def test_loading_twice_gives_the_same_weights(tmp_path):
+    """What the checkpoint lacks is no accident either: the cache of a teacher's outputs is known by its weights."""
+    stock_folder(stock("caption"), tmp_path)
+    a, b = (load_model(tmp_path)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- the original files -----------------------------------------------------------------------------------------------
+
+
+def backwards(state: dict) -> dict:
+    """Stock names to the original's, by hand."""
+    pairs = [("vision_model.embeddings.class_embedding", "visual_encoder.cls_token"),
+             ("vision_model.embeddings.position_embedding", "visual_encoder.pos_embed"),
+             ("vision_model.embeddings.patch_embedding", "visual_encoder.patch_embed.proj"),
+             ("vision_model.post_layernorm", "visual_encoder.norm"),
+             ("vision_model.encoder.layers", "visual_encoder.blocks"),
+             (".self_attn.projection", ".attn.proj"), (".self_attn.qkv", ".attn.qkv"), (".layer_norm1", ".norm1"),
+             (".layer_norm2", ".norm2")]  # fmt: skip
+    out = {}
+    for name, tensor in state.items():
+        for new, old in pairs:
+            name = name.replace(new, old)
+        out[name] = tensor.clone()
+    return out
+
+
+def with_training_state(state: dict) -> dict:
+    """Momentum copies and queues, as pre-training and retrieval files hold them, all wrong on purpose."""
+    copies = {re.sub(r"^(visual_encoder|text_encoder|vision_proj|text_proj)\.", r"\1_m.", name): tensor + 1
+              for name, tensor in state.items() if not name.startswith(("text_decoder", "itm"))}  # fmt: skip
+    queues = {"image_queue": torch.randn(16, 8), "text_queue": torch.randn(16, 8), "queue_ptr": torch.zeros(1).long(),
+              "temp": torch.tensor(0.0321)}  # fmt: skip
+    return {**state, **copies, **queues, "text_encoder.embeddings.position_ids": torch.arange(64)[None]}
+
+
+def write(state: dict, folder, name: str = "model.pth"):
+    folder.mkdir(exist_ok=True)
+    torch.save({"model": state, "epoch": 3}, folder / name)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return folder / name
+
+
+def with_enc(ids: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.full_like(ids[:, :1], ENC), ids[:, 1:]], 1)
+
+
+CLIP = dict(mean=ModelConfig().image_mean, std=ModelConfig().image_std)
+
+
+@pytest.mark.parametrize("width", [128, 192])
+@torch.no_grad()
+def test_an_original_retrieval_file(width, pictures, tmp_path):
+    theirs = stock("retrieval", width, eps=1e-6)
+    model = dlip.load(write(with_training_state(backwards(theirs.state_dict())), tmp_path))
+    assert model.med.abilities == {"itc", "itm"} and model.med.temp.item() == pytest.approx(0.0321)
+    ids, mask = model.texts(TEXTS)
+    score = theirs(ids, pixels(pictures, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
+    torch.testing.assert_close(model.similarity(pictures, TEXTS), score, atol=1e-4, rtol=0)
+    match = theirs(with_enc(ids), pixels(pictures, **CLIP), attention_mask=mask.long()).itm_score.softmax(-1)[:, 1]
+    torch.testing.assert_close(model.match(pictures, TEXTS), match, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("width", [128, 192])
+@torch.no_grad()
+def test_an_original_captioning_file_says_its_prompt_first(width, pictures, tmp_path):
+    theirs = stock("caption", width, eps=1e-6)
+    model = dlip.load(write(backwards(theirs.state_dict()), tmp_path))
+    prompt, _ = model.tokenizer.encode(["a picture of"], first="[DEC]")
+    assert model.med.config.prompt_ids == tuple(prompt[0, 1:-1].tolist()) == (5, 6, 7)
+    prompt = prompt.expand(3, -1)  # with its [SEP], which the stock class cuts off
+    said = theirs.generate(pixels(pictures, **CLIP), prompt.clone(), num_beams=3, max_new_tokens=12, do_sample=False)
+    assert model.caption(pictures, 3, 12) == until_end(said[:, 4:], model)
+
+
+@pytest.mark.parametrize("width", [128, 192])
+@torch.no_grad()
+def test_an_original_vqa_file(width, pictures, tmp_path):
+    """The large one's decoder reads questions in the text's width, which the stock class has no place for."""
+    whole = stock("vqa", width, eps=1e-6)
+    reads, says = (BlipTextModel(whole.config.text_config, add_pooling_layer=False), whole.text_decoder)
+    reads.load_state_dict(whole.text_encoder.state_dict())
+    narrow = BlipConfig(text_config={**whole.config.text_config.to_dict()}, vision_config={"hidden_size": 128})
+    if width != 128:
+        says = shaken(BlipTextLMHeadModel(narrow.text_config))
+    state = {name: t for name, t in whole.state_dict().items() if not name.startswith("text_decoder")}
+    state |= {f"text_decoder.{name}": tensor for name, tensor in says.state_dict().items()}
+    model = dlip.load(write(backwards(state), tmp_path))
+    assert model.med.abilities == {"vqa"}
+    ids, mask = model.texts(["what is it ?"] * 3)  # of one length: the stock class lets answers attend to pads
+    seen = whole.vision_model(pixels(pictures, **CLIP))[0]
+    fused = reads.eval()(with_enc(ids), mask.long(), encoder_hidden_states=seen)[0]
+    answers, _ = model.tokenizer.encode(["a red cat", "a star", "it"], first="[DEC]")
+    logits = says.eval()(answers, encoder_hidden_states=fused, encoder_attention_mask=mask.long()).logits
+    states = model.med.question_states(model.med.fuse(ids, mask, model.image_states(pictures)))
+    torch.testing.assert_close(model.med.decode(answers, states, mask), logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@torch.no_grad()
+def test_an_original_pretraining_file(apart, pictures, tmp_path):
+    """Encoder and decoder share all but self-attention; the head is its own since BLIP ties the encoders after it."""
+    reads, says = stock("retrieval", 192, eps=1e-6), stock("caption", 192, eps=1e-6).text_decoder
+    says.cls.predictions.decoder.weight = nn.Parameter(says.cls.predictions.decoder.weight.clone())
+    for name, parameter in says.bert.named_parameters():
+        if ".attention." not in name:
+            parameter.copy_(reads.text_encoder.get_parameter(name))
+    if not apart:
+        says.cls.predictions.decoder.weight.copy_(says.bert.embeddings.word_embeddings.weight)
+    state = reads.state_dict() | {f"text_decoder.{name}": tensor for name, tensor in says.state_dict().items()}
+    model = dlip.load(write(with_training_state(backwards(state)), tmp_path))
+    c = model.med.config
+    assert model.med.abilities == {"itc", "itm", "lm"} and c.tie_decoder and c.tie_head != apart and c.prompt_ids == ()
+    ids, mask = model.texts(TEXTS)
+    score = reads(ids, pixels(pictures, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
+    torch.testing.assert_close(model.similarity(pictures, TEXTS), score, atol=1e-4, rtol=0)
+    captions, _ = model.tokenizer.encode(TEXTS, first="[DEC]")
+    logits = says(captions, encoder_hidden_states=reads.vision_model(pixels(pictures, **CLIP))[0]).logits
+    mine = model.med.decode(captions, model.image_states(pictures))
+    torch.testing.assert_close(mine[mask], logits[mask], atol=1e-4, rtol=0)
+    model.save(tmp_path / "saved")
+    again = dlip.load(tmp_path / "saved")
+    torch.testing.assert_close(again.med.decode(captions, again.image_states(pictures)), mine, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_another_picture_size_interpolates_the_positions(pictures, tmp_path):
+    """24 patches a side where the file has 14 in BLIP's own case; here 6 where it has 4. By hand as BLIP's vit.py."""
+    state = backwards(stock("retrieval", eps=1e-6).state_dict())
+    path = write(state, tmp_path)
+    model = dlip.load(f"{path}@48")
+    positions = state["visual_encoder.pos_embed"]
+    grid = positions[:, 1:].reshape(1, 4, 4, 128).permute(0, 3, 1, 2)
+    grid = nn.functional.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=False)
+    wanted = torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+    large, small = stock("retrieval", size=48, eps=1e-6), stock("retrieval", eps=1e-6).state_dict()
+    large.load_state_dict({**small, "vision_model.embeddings.position_embedding": wanted})
+    ids, mask = model.texts(TEXTS)
+    score = large(ids, pixels(pictures, **CLIP, size=48), use_itm_head=False, attention_mask=mask.long()).itm_score
+    torch.testing.assert_close(model.similarity(pictures, TEXTS), score, atol=1e-4, rtol=0)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Code that would run if the file were unpickled as usual."""
+
+    def __reduce__(self):
+        return print, ("the file's code ran",)
+
+
+def test_no_code_in_a_file_is_run(tmp_path, capsys):
+    torch.save({"model": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(UserError, match="holds more than tensors"):
+        dlip.load(tmp_path / "trap.pth")
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_files_that_are_no_blip_are_named(tmp_path):
+    state = backwards(stock("caption").state_dict())
+    whole = write(state, tmp_path)
+    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:3000])
+    part = {name: tensor for name, tensor in state.items() if "layer.1.attention" not in name}
+    other = {name: tensor for name, tensor in state.items() if not name.startswith("text_decoder")}
+    for path, says in (
+        (tmp_path / "cut.pth", "cannot be read as weights"),
+        (write({"fc.weight": torch.ones(2)}, tmp_path, "fc.pth"), "no visual_encoder"),
+        (write(part, tmp_path, "part.pth"), "text_decoder.bert.encoder.layer.1.attention"),
+        (write(other, tmp_path, "image.pth"), "unknown kind"),
+        (write({"a": 1}, tmp_path, "numbers.pth"), "no table of tensors"),
+        (tmp_path / "none.pth", "there is no model"),
+    ):
+        with pytest.raises(UserError, match=says):
+            dlip.load(path)
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS[:-1]) + "\n")
+    with pytest.raises(UserError, match="vocabulary beside it"):
+        dlip.load(whole)
+
+
+def test_a_folder_whose_vocabulary_is_anothers_is_refused(tmp_path):
+    stock_folder(stock("caption"), tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS[:-1]) + "\n")
+    with pytest.raises(UserError, match=r"of a vocabulary of 57 with \[DEC\] at 55, the one there is of 56"):
+        dlip.load(tmp_path)
+
+
+def test_the_hub_is_asked_for_what_is_nowhere_here(tmp_path, monkeypatch):
+    folder, asked = stock_folder(stock("caption"), tmp_path / "hub", "bin"), []
+
+    def snapshot(name, allow_patterns):
+        asked.append((name, "pytorch_model.bin" in allow_patterns))
+        if name == "nobody/nothing":
+            raise OSError("404 not found\nand more")
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert dlip.load("Salesforce/blip-image-captioning-base").med.abilities == {"lm"}
+    assert asked == [("Salesforce/blip-image-captioning-base", False), ("Salesforce/blip-image-captioning-base", True)]
+    with pytest.raises(UserError, match="'nobody/nothing'.*404 not found.; check"):
+        dlip.load("nobody/nothing")
+    path = write(backwards(stock("caption").state_dict()), tmp_path / "original")
+    (tmp_path / "original" / "vocab.txt").unlink()
+    assert len(dlip.load(path).tokenizer) == VOCAB  # the hub's
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(UserError, match="put its vocab.txt beside the file"):
+        dlip.load(path)
+    asked.clear()
+    with pytest.raises(UserError, match="there is no model 'scenes/nobody'"):
+        dlip.load("scenes/nobody")
+    assert not asked
+
+
+def test_the_renaming_leaves_nothing_out():
+    """Every parameter of the stock classes is one of ours, and each is there once."""
+    for kind in CLASSES:
+        model = stock(kind)
+        found = ours(model.state_dict(), kind)
+        assert sum(tensor.numel() for tensor in found.values()) == sum(p.numel() for p in model.parameters())
+        assert len({tensor.data_ptr() for tensor in found.values()}) == len(found)
+
+
+def test_read_model_keeps_only_what_is_there(tmp_path):
+    found = read_model(str(stock_folder(stock("retrieval"), tmp_path)))
+    assert not any(name.startswith("text_decoder") for name in found.tensors)

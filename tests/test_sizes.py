@@ -1,0 +1,42 @@
+"""Every published size builds, takes another's weights, and runs forward and backward, in all tasks."""
+
+import pytest
+import torch
+
+from dlip.config import PRESETS, paper_size
+from dlip.data.batch import Batch
+from dlip.features import TASKS, Want
+from dlip.model import Med
+from dlip.published import Checkpoint
+
+LARGE = dict(image_width=1024, image_heads=16, image_layers=24)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        *(
+            pytest.param(name, marks=pytest.mark.slow) if name in ("blip-base", "dlip-mid") else name
+            for name in PRESETS
+        ),
+        pytest.param("large", marks=pytest.mark.slow),
+        pytest.param("large-384", marks=pytest.mark.slow),
+    ],
+)
+def test_every_size_builds_loads_and_runs_forward_and_backward(size):
+    if size.startswith("large"):
+        config = paper_size("base", "base", **LARGE, image_size=384 if "384" in size else 224)
+    else:
+        config = PRESETS[size]
+    source = Med(config)
+    med = Checkpoint(dict(source.named_parameters()), config, None).build("here")
+    assert torch.equal(med.itm_head.weight, source.itm_head.weight)
+    del source
+    ids = torch.full((1, 4), 7)
+    ids[:, 0], mask = config.cls_id, torch.ones(1, 4, dtype=torch.bool)
+    images = torch.randint(256, (1, 3, config.image_size, config.image_size), dtype=torch.uint8)
+    batch = Batch(images, torch.zeros(1, dtype=torch.long), ids, mask, ids, mask, ids, mask)
+    out = med.train()(batch, Want(frozenset(TASKS)))
+    sum(out.logits[task].float().square().mean() for task in TASKS).backward()
+    assert all(out.logits[task].isfinite().all() for task in TASKS)
+    assert med.vision_model.embeddings.patch_embedding.weight.grad.isfinite().all()
