@@ -7,13 +7,16 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test weights lint format clean
+.PHONY: help demo app test load weights notebooks lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## train a small student here, compare it with its teacher, write the report
 	.venv/bin/dlip demo
+
+app: $(INSTALLED) ## open teacher and student side by side in a browser; `make app PORT=8000` chooses the port
+	.venv/bin/dlip app $(if $(PORT),--port $(PORT))
 
 SCENES := --label-smoothing 0 --batch-size 64 --results runs/records.jsonl
 TEACHER := train --size scenes-teacher --split train-large --role teacher --lr 2e-3 $(SCENES)
@@ -29,8 +32,15 @@ weights: $(INSTALLED) ## train the shipped models again, in about an hour and a 
 		--weights vlp,hr,at,kd,lm=2,vqa=4,kd.lm=2,kd.vqa=4 --out runs/scenes-student
 	.venv/bin/dlip train --tokenizer runs/scenes-teacher $(STUDENT) --weights vlp,lm=2,vqa=4 --out runs/scenes-student-undistilled
 
+notebooks: $(INSTALLED) ## execute every notebook in place; the pictures of their charts need Chrome or Chromium
+	.venv/bin/python -m pip install --quiet --editable ".[notebooks]"
+	.venv/bin/python -m dlip.notebook.execute notebooks/*.ipynb
+
 test: lint ## lint, then run every test
 	.venv/bin/pytest
+
+load: $(INSTALLED) ## 30 visitors of the app for a minute: no failure, no crossed answer, steady memory
+	.venv/bin/pytest -m load tests/test_app_load.py
 
 lint: $(INSTALLED) ## check style and formatting
 	.venv/bin/ruff check .

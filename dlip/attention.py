@@ -24,7 +24,7 @@ from dlip.errors import UserError
 from dlip.features import Trace, Want
 from dlip.model import Med
 from dlip.tasks.base import percent
-from dlip.texts import prompted
+from dlip.texts import first_token, prompted
 from dlip.vlm import VLM, Picture
 
 SOURCES = ("fusion", "decoder")
@@ -47,17 +47,17 @@ class WordMaps:
     maps: Tensor
     """[L, H, W, 1+P]: layer, head, word; [CLS] and patches."""
 
-    def map(self, word: int, layer: int = -1, head: int | None = None) -> Tensor:
+    def map(self, word: int, layer: int | None = -1, head: int | None = None) -> Tensor:
         """[1+P] of a word of one head, or of the mean over heads.
 
-        layer: a text layer counted from 0, or from the last one with cross-attention (-1). Raises UserError where there
-        is no such word, layer or head.
+        layer: a text layer counted from 0, or from the last one with cross-attention (-1); None for the mean over
+        layers. Raises UserError where there is no such word, layer or head.
         """
         _check("word", word, range(len(self.words)))
         found = _layer(self.maps, self.layers, layer, head)
         return found[word]
 
-    def patches(self, word: int, layer: int = -1, head: int | None = None) -> Tensor:
+    def patches(self, word: int, layer: int | None = -1, head: int | None = None) -> Tensor:
         """[g, g]: `map` over the patches alone."""
         return patches(self.map(word, layer, head))
 
@@ -69,7 +69,7 @@ class ImageMaps:
     maps: Tensor
     """[L, H, 1+P, 1+P]: layer, head, query, key; [CLS] and patches."""
 
-    def cls(self, layer: int = -1, head: int | None = None) -> Tensor:
+    def cls(self, layer: int | None = -1, head: int | None = None) -> Tensor:
         """[g, g]: what [CLS] gives to the patches in one head, or in the mean over heads. Raises UserError as above."""
         return patches(_layer(self.maps, range(len(self.maps)), layer, head)[0])
 
@@ -88,15 +88,40 @@ def word_maps(vlm: VLM, image: Picture, text: str, source: str = "fusion") -> Wo
     known = int((pool.sum(1) > 0).sum())
     if not known:
         raise UserError("the text has no word to look at; type one")
-    layers = vlm.med.config.fusion_layers
-    maps = cross(vlm.med.eval(), vlm.image_states([image]), *vlm.texts([text]), source, layers)  # each [1, H, T, 1+P]
+    med = vlm.med.sees(source).eval()
+    layers = med.config.fusion_layers
+    maps = cross(med, vlm.image_states([image], med), *vlm.texts([text]), source, layers)  # each [1, H, T, 1+P]
     return WordMaps(text.split()[:known], layers, pool[:known] @ torch.cat(maps).float().cpu())
+
+
+@torch.inference_mode()
+def answer_maps(vlm: VLM, image: Picture, question: str, answer: str) -> WordMaps:
+    """The maps of an answer's words, which the decoder says from the question's tokens and not from the picture.
+
+    A word's map is the mean of the tokens' maps in "fusion", each weighed by what the word's step gives to it in the
+    decoder's last layer, heads averaged. Raises UserError as `word_maps`.
+    """
+    pool = pieces(vlm, [answer])[0]  # [W, A]
+    known = int((pool.sum(1) > 0).sum())
+    if not known:
+        raise UserError("the answer has no word to look at; ask another question")
+    med = vlm.med.able("vqa").eval()
+    c, (asked, mask) = med.config, vlm.texts([question])  # [1, T]
+    trace = Trace(Want(layers={("fusion", "cross"): c.fusion_layers}).layers_of("fusion", c))
+    states = med.question_states(med.fuse(asked, mask, vlm.image_states([image], med), trace=trace))
+    read = torch.cat([trace.get("cross", i) for i in c.fusion_layers])  # [L, H, T, 1+P]
+    ids, _ = vlm.texts([answer])
+    trace = Trace(Want(layers={("decoder", "cross"): (-1,)}).layers_of("decoder", c))
+    med.decode(first_token(ids, c.dec_id), states, mask, trace=trace)
+    said = trace.get("cross", -1).mean(1)[0].roll(1, 0)  # [A, T]
+    return WordMaps(answer.split()[:known], c.fusion_layers, pool[:known] @ (said @ read).float().cpu())
 
 
 @torch.inference_mode()
 def image_maps(vlm: VLM, image: Picture) -> ImageMaps:
     """The image encoder's maps. Raises UserError where the picture cannot be read."""
-    med, layers = vlm.med.eval(), tuple(range(vlm.med.config.image_layers))
+    med = vlm.med.sees("image").eval()
+    layers = tuple(range(med.config.image_layers))
     trace = Trace(Want(layers={("image", "self"): layers}).layers_of("image", med.config))
     med.encode_image(med.normalise(vlm.pixels([image]).to(vlm.device)), trace)
     return ImageMaps(torch.cat([trace.get("self", i) for i in layers]).float().cpu())
@@ -283,13 +308,14 @@ def _batches(
             continue
         maps: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
         for vlm in models:
-            states = vlm.image_states([item.image for item in items])
+            sees = {source: vlm.med.sees(source).eval() for source in SOURCES}
+            states = {med: vlm.image_states([item.image for item in items], med) for med in set(sees.values())}
             if len({len(item.captions) for item in items}) > 1:
-                states = states[rows]
+                states = {med: some[rows] for med, some in states.items()}
             ids, mask = vlm.texts(captions)
             pool = pieces(vlm, captions)
             for source, found in maps.items():
-                (probs,) = cross(vlm.med.eval(), states, ids, mask, source, (layer,))
+                (probs,) = cross(sees[source], states[sees[source]], ids, mask, source, (layer,))
                 found.append(pool @ probs.float().mean(1).cpu())
         yield first, captions, rows, maps
 
@@ -297,10 +323,13 @@ def _batches(
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _layer(maps: Tensor, layers: Sequence[int], layer: int, head: int | None) -> Tensor:
-    """Of maps [L, H, ...] those of one layer, and of one head or of their mean."""
-    _check("layer", layer, [*layers, *range(-len(layers), 0)])
-    found = maps[layer if layer < 0 else list(layers).index(layer)]
+def _layer(maps: Tensor, layers: Sequence[int], layer: int | None, head: int | None) -> Tensor:
+    """Of maps [L, H, ...] those of one layer and of one head, each the mean where it is None."""
+    if layer is None:
+        found = maps.mean(0)
+    else:
+        _check("layer", layer, [*layers, *range(-len(layers), 0)])
+        found = maps[layer if layer < 0 else list(layers).index(layer)]
     if head is None:
         return found.mean(0)
     _check("head", head, range(len(found)))

@@ -32,7 +32,8 @@ class Score:
     """
 
     def __init__(self, vlm: VLM, text: str, word: int | None = None):
-        self.vlm, self.med, self.word = vlm, vlm.med.eval(), word
+        self.vlm, self.word = vlm, word
+        self.med = vlm.med.able("itm" if word is None else "lm").eval()
         self.ids, self.mask = vlm.texts([text])  # [1, T]
         pool = pieces(vlm, [text])[0].to(vlm.device)
         self.pool = pool[pool.sum(1) > 0]  # [W, T]
@@ -46,7 +47,7 @@ class Score:
 
     def pixels(self, image: Picture) -> Tensor:
         """[1, 3, S, S] as the model reads it. Raises UserError where the picture cannot be read."""
-        return self.med.normalise(self.vlm.pixels([image]).to(self.vlm.device))
+        return self.med.normalise(self.vlm.pixels([image], self.med).to(self.vlm.device))
 
     def __call__(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
         """Normalised pixels [N, 3, S, S] -> scores [N]."""

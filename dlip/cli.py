@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 from dlip import __version__
 from dlip.config import CACHE, PRESETS, TrainConfig, joins, weights
@@ -24,6 +26,8 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
         "cache": bool(args.cache),
         "augment": args.augment,
         "flip": args.flip,
+        "gradient_checkpointing": args.gradient_checkpointing,
+        "shard_teacher": args.shard_teacher,
         "learn_teacher_projection": not args.fixed_teacher_space,
         "center_states": args.center_states,
     }
@@ -73,7 +77,7 @@ def data(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from dlip import experiment
+    from dlip import experiment, parallel
 
     record = experiment.run(
         name=args.name,
@@ -94,6 +98,8 @@ def train(args: argparse.Namespace) -> None:
         progress=args.json != "-",
         cache=args.cache or CACHE,
     )
+    if parallel.rank():  # of several processes the main one tells
+        return
     if args.json:
         show(record, args)
     else:
@@ -162,18 +168,43 @@ def advise(args: argparse.Namespace) -> None:
         print(advice.text(found))
 
 
+def app(args: argparse.Namespace) -> None:
+    try:
+        serve = resolve_name("app.page:serve")  # by its name: nothing of dlip depends on the app
+    except ModuleNotFoundError as missing:
+        raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
+    serve(args.port, args.share, args.models.split(",") if args.models else None)
+
+
+def export(args: argparse.Namespace) -> None:
+    from dlip import export as stock
+
+    out = args.out or Path("runs/export") / args.model.strip("/").replace("/", "-")
+    folders, left_out = stock.to_transformers(args.model, out)
+    hub = stock.push(folders, args.push) if args.push else []
+    if args.json:
+        show({"folders": {task: str(path) for task, path in folders.items()}, "left_out": left_out, "hub": hub}, args)
+        return
+    lines = [f"{task:10} {path}" for task, path in folders.items()]
+    lines += [f"{task:10} left out: {reason}" for task, reason in left_out.items()]
+    print(*lines, *(f"on the hub as {name}" for name in hub), sep="\n")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="dlip", description="Distil a light vision-language model out of a heavy one.")
     top.add_argument("--version", action="version", version=f"dlip {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(function, help_: str, example: str, name: str | None = None) -> argparse.ArgumentParser:
+    def command(
+        function, help_: str, example: str, name: str | None = None, figures: bool = True
+    ) -> argparse.ArgumentParser:
         new = commands.add_parser(
             name or function.__name__, help=help_, description=f"{help_}.", epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         new.set_defaults(function=function)
-        new.add_argument("--json", metavar="PATH", help="write the figures there as JSON; - for standard output")
+        if figures:
+            new.add_argument("--json", metavar="PATH", help="write the figures there as JSON; - for standard output")
         return new
 
     new = command(demo, "Distil a small student here and compare it with its teacher", "dlip demo --out runs/demo")
@@ -194,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
         training_options(command(train, help_, example, name), distils=name == "distill")
 
     new = command(evaluate, "Measure a model on a data set", "dlip evaluate --model scenes/student --json -")
-    new.add_argument("--model", required=True, help="a built-in model or a run's folder")
+    new.add_argument("--model", required=True, help="a built-in model, a run's folder, or a published BLIP")
     data_options(new, "test")
     new.add_argument("--tasks", default="retrieval,caption,vqa", help="default %(default)s")
     new.add_argument("--candidates", type=int, metavar="K", help="candidates that ITM ranks anew")
@@ -212,6 +243,12 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--out", default="runs/ablate", help="folder of the runs (default %(default)s)")
     new.add_argument("--results", metavar="PATH", help="records (default results/ablations.jsonl; quick ones apart)")
 
+    new = command(export, "Write a model for other programs", "dlip export runs/student --to transformers")
+    new.add_argument("model", metavar="MODEL", help="a run's folder or another model's name")
+    new.add_argument("--to", required=True, choices=("transformers",), help="whose classes load it")
+    new.add_argument("--out", metavar="FOLDER", help="where to (default runs/export/MODEL)")
+    new.add_argument("--push", metavar="REPO", help="upload to the hub as REPO-retrieval, REPO-caption, REPO-vqa")
+
     new = command(advise, "Name the best student known within a budget", "dlip advise --max-params 0.5 --metric cider")
     new.add_argument("--max-params", type=float, metavar="M", help="millions of parameters")
     new.add_argument("--max-gflops", type=float, metavar="G", help="GFLOPs of a picture and a text")
@@ -220,6 +257,11 @@ def parser() -> argparse.ArgumentParser:
         "--metric", default="all", help="tr1, ir1, cider, vqa or all, the least kept of them (default %(default)s)"
     )
     new.add_argument("--results", default="results/ablations.jsonl", help="records (default %(default)s)")
+
+    new = command(app, "Open teacher and student side by side in a browser", "dlip app --port 7860", figures=False)
+    new.add_argument("--port", type=int, help="default: the first free one from 7860")
+    new.add_argument("--share", action="store_true", help="a public address, through Gradio's servers")
+    new.add_argument("--models", metavar="A,B", help="only these can be chosen, the first two at the start")
     return top
 
 
@@ -237,7 +279,7 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
         "--size", required=True, help=f"one of {', '.join(PRESETS)}; with changes, scenes-student:text_layers=3"
     )
     if distils:
-        new.add_argument("--teacher", required=True, help="a built-in model or a run's folder")
+        new.add_argument("--teacher", required=True, help="a model's name, or several joined by +")
         new.add_argument(
             "--cache", nargs="?", const=CACHE, metavar="FOLDER",
             help="keep what the teacher says there and read it from then on (default there: %(const)s)",
@@ -268,6 +310,8 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
         group.add_argument(f"--{option.replace('_', '-')}", type=type(value), metavar="X", help=f"default {value}")
     group.add_argument("--augment", action="store_true", help="vary the training pictures")
     group.add_argument("--flip", action="store_true", help="with --augment, mirror photos too")
+    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time: see there")
+    group.add_argument("--shard-teacher", action="store_true", help="each process keeps a part of the teacher")
     group.add_argument("--fixed-teacher-space", action="store_true", help="hr.* leaves the teacher's space as it is")
     group.add_argument("--center-states", action="store_true", help="hr.* compares how states differ from their mean")
 
@@ -279,7 +323,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         args.function(args)
     except UserError as mistake:
-        print(f"dlip: {mistake}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of a machine's several processes one tells
+            print(f"dlip: {mistake}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dlip: interrupted; the last checkpoint is kept, the same command goes on from it", file=sys.stderr)

@@ -60,7 +60,8 @@ def generate(
     """
     max_new_tokens = min(max_new_tokens, med.config.max_positions - prompt.shape[1])
     if num_beams > 1 and top_p is None and max_new_tokens > 0:
-        return beam_search(med, context, context_mask, prompt, num_beams, max_new_tokens, min_new_tokens)
+        found = beam_search(med, context, context_mask, prompt, num_beams, max_new_tokens, min_new_tokens)
+        return [until_sep(texts[0][1], med, prompt.shape[1]) for texts in found]
     decoder = Decoder(med, context, context_mask, len(prompt), prompt.shape[1] + max_new_tokens)
     ids, new = prompt, prompt
     done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
@@ -90,10 +91,13 @@ def until_sep(row: list[int], med: Med, start: int) -> list[int]:
 
 
 def beam_search(
-    med: Med, context: Tensor, context_mask: Tensor | None, prompt: Tensor, k: int, new: int, least: int
-) -> list[list[int]]:
-    """Beam search as transformers has it: 2k continuations a step, a finished text scores its mean log-probability, and
-    a picture is done when no running beam can still beat the worst of k finished texts."""
+    med: Med, context: Tensor, context_mask: Tensor | None, prompt: Tensor, k: int, new: int, least: int = 0
+) -> list[list[tuple[float, list[int]]]]:
+    """Of each prompt its k best texts, the best first: the mean log-probability of a new token, and all tokens.
+
+    Beam search as transformers has it: 2k continuations a step, a finished text, [SEP] included, scores its mean
+    log-probability, and a picture is done when no running beam can still beat the worst of k finished texts.
+    """
     b, sep, device = len(prompt), med.config.sep_id, prompt.device
     decoder = Decoder(med, context, context_mask, b, prompt.shape[1] + new)
     scores = decoder(prompt)  # [B, V]: the beams of a picture are still one
@@ -132,4 +136,4 @@ def beam_search(
             decoder.cache.reorder(torch.tensor(rows, device=device))
         words = torch.tensor([[word] for some in running for _, _, word in some], device=device)
         scores = decoder(words).unflatten(0, (b, k))
-    return [until_sep(found[0][1], med, prompt.shape[1]) for found in best]
+    return best

@@ -6,7 +6,7 @@ that a busy machine slows all of them alike.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,9 @@ from dlip.efficiency import NEW_TOKENS, TASKS, TEXT_TOKENS
 from dlip.errors import UserError
 from dlip.generate import Decoder, generate
 from dlip.model import Med
+
+NEEDS = {"retrieval": "itm", "captioning": "lm", "vqa": "vqa"}
+"""Task -> what a model must be able to, of `dlip.features.TASKS`."""
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
@@ -41,7 +44,7 @@ class Workload:
     ):
         if task not in TASKS:
             raise UserError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-        self.med: Med = getattr(model, "med", model).eval()
+        self.med: Med = getattr(model, "med", model).able(NEEDS[task]).eval()
         c, device, dtype = self.med.config, self.med.temp.device, self.med.temp.dtype
         prompt = (c.dec_id, *(c.prompt_ids if task == "captioning" else ()))
         self.task, self.beams = task, beams
@@ -122,12 +125,17 @@ def latency(model: "Med | VLM", task: str = "captioning", repeats: int = 30, war
 
 @torch.inference_mode()
 def compare_latency(
-    models: "dict[str, Med | VLM]", task: str = "captioning", repeats: int = 30, warmup: int = 5, **size
+    models: "dict[str, Med | VLM]",
+    task: str = "captioning",
+    repeats: int = 30,
+    warmup: int = 5,
+    progress: Callable[[float], object] | None = None,
+    **size,
 ) -> dict:
     """{"models": name -> as `latency`, "speedup": name -> median of the first model / that of this one}.
 
-    In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. Raises
-    UserError as `Workload` does.
+    In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. `progress` is called
+    with the share done, 0 to 1, after each round. Raises UserError as `Workload` does.
     """
     work = {name: Workload(model, task, **size) for name, model in models.items()}
     calls = {name: {"total": load, **load.modules()} for name, load in work.items()}
@@ -138,6 +146,8 @@ def compare_latency(
                 ms = _time(calls[name][part], work[name].pixels.device)
                 if turn >= warmup:
                     times[name][part].append(ms)
+        if progress:
+            progress((turn + 1) / (warmup + repeats))
     out = {}
     for name, parts in times.items():
         spread = {part: _percentiles(ms) for part, ms in parts.items()}
@@ -145,6 +155,36 @@ def compare_latency(
         out[name] = {**settings, **spread.pop("total"), "modules": spread}
     first = next(iter(out.values()))["p50_ms"]
     return {"models": out, "speedup": {name: first / one["p50_ms"] for name, one in out.items()}}
+
+
+@torch.inference_mode()
+def throughput(
+    models: "dict[str, Med | VLM]",
+    task: str = "captioning",
+    batches: Sequence[int] = (1, 4, 16),
+    repeats: int = 5,
+    progress: Callable[[float], object] | None = None,
+    **size,
+) -> dict[str, list[float]]:
+    """Name -> items a second at each size of batch: the batch / the median time of the task end to end.
+
+    The models take turns at each batch, after one round that is not counted. `progress` is called with the share done,
+    0 to 1, after each round. Raises UserError as `Workload` does.
+    """
+    out = {name: [] for name in models}
+    for place, batch in enumerate(batches):
+        work = {name: Workload(model, task, batch, **size) for name, model in models.items()}
+        times = {name: [] for name in models}  # ms
+        for turn in range(1 + repeats):
+            for name, load in work.items():
+                ms = _time(load, load.pixels.device)
+                if turn:
+                    times[name].append(ms)
+            if progress:
+                progress((place + (turn + 1) / (1 + repeats)) / len(batches))
+        for name, some in times.items():
+            out[name].append(1000 * batch / float(np.median(some)))
+    return out
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:

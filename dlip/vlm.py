@@ -1,5 +1,6 @@
 """A model as its users see it: pictures and words in, words and scores out."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,24 +9,32 @@ import torch
 from PIL import Image
 
 from dlip.checkpoints import load_model, save_model
+from dlip.composite import Composite
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import read_image, square, to_rgb
 from dlip.errors import UserError
-from dlip.generate import generate
+from dlip.generate import beam_search, generate
 from dlip.model import Med
 
 Picture = Image.Image | str | Path
+ANSWER = 10
+"""Tokens of an answer at most."""
 
 
 class VLM:
-    """A MED with its tokenizer. Every method takes PIL images or paths and runs in eval mode without gradients."""
+    """A MED with its tokenizer. Every method takes PIL images or paths and runs in eval mode without gradients.
 
-    def __init__(self, med: Med, tokenizer: Tokenizer, name: str = "model"):
+    Raises Unable, a UserError, where a method is called that the model's checkpoint has no weights for.
+    """
+
+    def __init__(self, med: Med | Composite, tokenizer: Tokenizer, name: str = "model"):
         self.med, self.tokenizer, self.name = med, tokenizer, name
 
     @classmethod
     def load(cls, name: str | Path) -> "VLM":
-        """A built-in model (`scenes/teacher`) or a run folder. Raises UserError where there is none of that name."""
+        """A model by name, as `dlip.checkpoints.load_model` reads it: a built-in (`scenes/teacher`), a run folder, a
+        BLIP of the hub or of a folder, an original `.pth`, several joined by "+". Raises UserError where there is none.
+        """
         return cls(*load_model(name), name=str(name))
 
     def save(self, folder: str | Path) -> None:
@@ -35,9 +44,13 @@ class VLM:
     def device(self) -> torch.device:
         return self.med.temp.device
 
-    def pixels(self, images: Iterable[Picture]) -> torch.Tensor:
-        """Pictures as the squares this model reads, uint8 [B, 3, S, S]. Raises UserError where one cannot be read."""
-        squares = np.stack([square(upright(image), self.med.config.image_size) for image in images])  # [B, S, S, 3]
+    def pixels(self, images: Iterable[Picture], med: Med | None = None) -> torch.Tensor:
+        """Pictures as the squares that `med`, of a composite the first, reads, uint8 [B, 3, S, S].
+
+        Raises UserError where one cannot be read.
+        """
+        side = (med or self.med.sees("image")).config.image_size
+        squares = np.stack([square(upright(image), side) for image in images])  # [B, S, S, 3]
         return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
 
     def texts(self, texts: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,8 +58,10 @@ class VLM:
         ids, mask = self.tokenizer.encode(list(texts), max_length=self.med.config.max_text)
         return ids.to(self.device), mask.to(self.device)
 
-    def image_states(self, images: Iterable[Picture]) -> torch.Tensor:
-        return self.med.encode_image(self.med.normalise(self.pixels(images).to(self.device)))  # [B, P+1, Di]
+    def image_states(self, images: Iterable[Picture], med: Med | None = None) -> torch.Tensor:
+        """States [B, P+1, Di] of the image encoder of `med`, of a composite that of the first."""
+        med = med or self.med.sees("image")
+        return med.encode_image(med.normalise(self.pixels(images, med).to(self.device)))
 
     @torch.inference_mode()
     def caption(
@@ -56,10 +71,10 @@ class VLM:
         images = list(images)
         if not images:
             return []
-        med = self.med.eval()
+        med = self.med.able("lm").eval()
         prompt = torch.tensor([[med.config.dec_id, *med.config.prompt_ids]], device=self.device)
         prompt = prompt.expand(len(images), -1)
-        rows = generate(med, self.image_states(images), None, prompt, num_beams, max_new_tokens, top_p)
+        rows = generate(med, self.image_states(images, med), None, prompt, num_beams, max_new_tokens, top_p)
         return self.tokenizer.decode([row[prompt.shape[1] :] for row in rows])
 
     @torch.inference_mode()
@@ -68,20 +83,49 @@ class VLM:
         images, questions = _paired(images, questions, "question")
         if not images:
             return []
-        med = self.med.eval()
-        ids, mask = self.texts(questions)
-        states = med.question_states(med.fuse(ids, mask, self.image_states(images)))
-        start = ids.new_full((len(images), 1), med.config.dec_id)
-        return self.tokenizer.decode(generate(med, states, mask, start, num_beams, 10))
+        return self.tokenizer.decode(generate(*self._asked(images, questions), num_beams, ANSWER))
 
     @torch.inference_mode()
+    def answers(self, images: Iterable[Picture], questions: Iterable[str], k: int = 5) -> list[list[tuple[str, float]]]:
+        """The answers to each picture's question that a search with `k` beams (2 or more) ends with, the most probable
+        first, each with the probability, 0 to 1, that the decoder says it and ends there. Raises UserError as `answer`.
+        """
+        images, questions = _paired(images, questions, "question")
+        if not images:
+            return []
+        out = []
+        for found in beam_search(*self._asked(images, questions), k, ANSWER):
+            texts = self.tokenizer.decode([row for _, row in found])
+            probabilities = [math.exp(mean * (len(row) - 1)) for mean, row in found]  # the first token is given
+            out.append(sorted(zip(texts, probabilities, strict=True), key=lambda answer: -answer[1]))
+        return out
+
+    def _asked(self, images: list, questions: list[str]) -> tuple[Med, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What answers come from: the model, the questions' states [N, Q, Di] and mask, and first tokens [N, 1]."""
+        med = self.med.able("vqa").eval()
+        ids, mask = self.texts(questions)
+        states = med.question_states(med.fuse(ids, mask, self.image_states(images, med)))
+        return med, states, mask, ids.new_full((len(images), 1), med.config.dec_id)
+
     def similarity(self, images: Iterable[Picture], texts: Iterable[str]) -> torch.Tensor:
         """ITC cosine of every picture with every text [I, T]."""
-        images, texts, med = list(images), list(texts), self.med.eval()
-        if not images or not texts:
-            return torch.zeros(len(images), len(texts))
-        image = med.project_image(self.image_states(images))
-        return image @ med.project_text(med.encode_text(*self.texts(texts))).T
+        return self.embed_images(images) @ self.embed_texts(texts).T
+
+    @torch.inference_mode()
+    def embed_images(self, images: Iterable[Picture]) -> torch.Tensor:
+        """Pictures as ITC compares them, unit vectors [I, E], for galleries that are searched more than once."""
+        images, med = list(images), self.med.able("itc").eval()
+        if not images:
+            return torch.zeros(0, med.config.embed_dim, device=self.device)
+        return med.project_image(self.image_states(images, med))
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Iterable[str]) -> torch.Tensor:
+        """Texts as ITC compares them, unit vectors [T, E]."""
+        texts, med = list(texts), self.med.able("itc").eval()
+        if not texts:
+            return torch.zeros(0, med.config.embed_dim, device=self.device)
+        return med.project_text(med.encode_text(*self.texts(texts)))
 
     @torch.inference_mode()
     def match(self, images: Iterable[Picture], texts: Iterable[str]) -> torch.Tensor:
@@ -89,8 +133,8 @@ class VLM:
         images, texts = _paired(images, texts, "text")
         if not images:
             return torch.zeros(0)
-        med = self.med.eval()
-        return med.match_logits(med.fuse(*self.texts(texts), self.image_states(images))).softmax(-1)[:, 1]
+        med = self.med.able("itm").eval()
+        return med.match_logits(med.fuse(*self.texts(texts), self.image_states(images, med))).softmax(-1)[:, 1]
 
 
 def upright(image: Picture | np.ndarray) -> Image.Image | np.ndarray:

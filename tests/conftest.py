@@ -1,5 +1,14 @@
 """What several test modules share."""
 
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -72,3 +81,79 @@ def make_batch():
         return Batch(images, torch.arange(size) + 100, *texts[0], *texts[1], *texts[2])
 
     return make
+
+
+# --- the app, as a user starts it -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running_app(*words: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The app started as `dlip app WORDS` in a process of its own, and where it listens: http://127.0.0.1:7860/."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dlip.cli", "app", "--port", str(port), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
+        try:
+            line = app.stdout.readline()
+            assert line.startswith(f"The app is at http://127.0.0.1:{port}/"), line
+            yield f"http://127.0.0.1:{port}/", app
+        finally:
+            app.send_signal(signal.SIGINT)
+            assert app.wait(30) == 130
+
+
+@pytest.fixture(scope="session")
+def app_address() -> Iterator[str]:
+    with running_app() as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium under Playwright."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium on the PATH; install it (`apt-get install chromium`) to test in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, app_address):
+    """Opens the app in a window of its own and waits for its first captions: open_page(width=, height=, scheme=).
+
+    When the test ends, no page may have written errors to its console or asked another host for anything.
+    """
+    contexts, faults = [], []
+
+    def open_(width: int = 1280, height: int = 800, scheme: str = "light"):
+        contexts.append(browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(90_000)
+        page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: faults.append(request.url) if not own(request.url) else None)
+        page.goto(app_address)
+        page.wait_for_selector("#rankings td")
+        return page
+
+    def own(url: str) -> bool:
+        return url.startswith((app_address, "data:", "blob:"))
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture(scope="session")
+def screens() -> Path:
+    """The folder that pictures of pages are kept in, to be looked at."""
+    folder = Path(__file__).parent.parent / "build" / "screens"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -8,6 +8,7 @@ import torch
 
 from dlip import attention, experiment, records
 from dlip.attention import (
+    answer_maps,
     cover,
     differ,
     divergence,
@@ -28,7 +29,7 @@ from dlip.data.scene_render import masks
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
-from dlip.features import Want
+from dlip.features import Trace, Want
 from dlip.model import Med
 from dlip.vlm import VLM
 
@@ -79,6 +80,32 @@ def test_maps_are_those_that_the_losses_read(tiny, scenes):
     torch.testing.assert_close(maps.map(where, head=2), theirs[2, whole].mean(0))
     torch.testing.assert_close(maps.map(where), theirs[:, whole].mean((0, 1)))
     torch.testing.assert_close(maps.map(where, layer=1), maps.map(where))
+
+
+def test_the_mean_over_layers(tiny, scenes):
+    deep = changed(tiny, 2, fusion_layers=(0, 1))
+    maps = word_maps(deep, scenes[0].image, scenes[0].captions[0])
+    both = (maps.map(1, layer=0, head=3) + maps.map(1, layer=1, head=3)) / 2
+    torch.testing.assert_close(maps.map(1, layer=None, head=3), both)
+
+
+def test_an_answers_word_looks_through_the_questions_tokens(tiny, scenes):
+    """What the answer's step gives to each token, times what that token gives to the picture, by the losses' maps."""
+    vlm, question = changed(tiny, 3), scenes[0].questions[0]
+    maps = answer_maps(vlm, scenes[0].image, question.text, "yes two")
+    assert maps.words == ["yes", "two"]
+    torch.testing.assert_close(maps.maps.sum(-1), torch.ones(1, 4, 2))
+    med, (ids, mask), (said, _) = vlm.med.eval(), vlm.texts([question.text]), vlm.texts(["yes two"])
+    with torch.no_grad():
+        states = med.question_states(med.fuse(ids, mask, vlm.image_states([scenes[0].image])))
+        trace = Trace({"cross": {-1: med.config.fusion_layers[-1]}})
+        med.decode(said, states, mask, trace=trace)
+    tokens = trace.get("cross")[0].mean(0)  # [A, T]: the steps that choose yes, two and the end
+    read = features(vlm, scenes[0].image, question.text).maps("fusion", "cross")[0]  # [H, T, 1+P]
+    torch.testing.assert_close(maps.map(0, head=2), tokens[0] @ read[2])
+    torch.testing.assert_close(maps.map(1, head=2), tokens[1] @ read[2])
+    with pytest.raises(UserError, match="no word"):
+        answer_maps(vlm, scenes[0].image, question.text, " ")
 
 
 @pytest.mark.parametrize("prompt", [(), (9, 10)])

@@ -19,7 +19,7 @@ TINY = ModelConfig(
 ODD = [
     TINY,
     ModelConfig(**{**TINY.to_dict(), "tie_decoder": False}),
-    ModelConfig(**{**TINY.to_dict(), "text_width": 6, "text_heads": 3, "prompt_ids": (5, 6)}),
+    ModelConfig(**{**TINY.to_dict(), "text_width": 6, "text_heads": 3, "prompt_ids": (5, 6), "tie_head": False}),
     ModelConfig(**{**TINY.to_dict(), "image_layers": 3, "text_layers": 3, "fusion_layers": None}),
 ]
 

@@ -5,7 +5,7 @@ import torch
 
 from dlip.config import scenes_size
 from dlip.errors import UserError
-from dlip.latency import Workload, compare_latency, latency
+from dlip.latency import Workload, compare_latency, latency, throughput
 from dlip.memory import memory
 from dlip.model import Med
 
@@ -62,6 +62,28 @@ def test_models_are_compared_in_turns(med, monkeypatch):
     assert figures["speedup"]["student"] == medians["teacher"] / medians["student"]
     timed = order[2:]  # after one call each to prepare the modules
     assert timed == [med, other] * (len(timed) // 2) and len(timed) == 2 * 2 * 3
+
+
+def test_progress_rises_to_the_end_and_can_stop_the_work(med):
+    shares = []
+    compare_latency({"one": med}, "retrieval", repeats=3, warmup=1, progress=shares.append)
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+
+    def stop(share: float):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare_latency({"one": med}, "retrieval", repeats=3, progress=stop)
+
+
+def test_throughput_is_the_batch_over_its_median_time(med, monkeypatch):
+    clock = iter([9000, 9000, *(time for ms in (10, 40, 20) for time in (ms, 2 * ms)),
+                  9000, 9000, *(time for ms in (20, 80, 40) for time in (ms, 2 * ms))])  # fmt: skip
+    monkeypatch.setattr("dlip.latency._time", lambda call, device: next(clock))  # ms, the first round of each apart
+    shares = []
+    found = throughput({"one": med, "two": med}, "retrieval", batches=(1, 4), repeats=3, progress=shares.append)
+    assert found == {"one": [50.0, 100.0], "two": [25.0, 50.0]}  # medians of 20 and 40 ms, then of 40 and 80
+    assert shares[-1] == 1 and shares == sorted(shares) and len(shares) == 8
 
 
 @pytest.mark.parametrize(

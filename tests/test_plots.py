@@ -17,13 +17,18 @@ from dlip.plots import (
     LABELS,
     accuracy_cost,
     cards,
+    css_scale,
     gain_bars,
+    latency_bars,
     loss_curves,
+    memory_bars,
     module_curves,
     overlay,
     overlays,
     pareto,
+    peak,
     terms,
+    throughput_curves,
 )
 from dlip.records import COSTS, NUMBERS, ROLES, SCORES, frame
 
@@ -67,6 +72,7 @@ def test_accuracy_cost_shows_means_and_spread_in_the_colours_of_roles(records: l
     assert (traces["distilled"].x[0], traces["distilled"].y[0]) == (21.0, 77.0)
     assert (traces["distilled"].error_x.array[0], traces["distilled"].error_y.array[0]) == (1.0, 1.0)
     assert traces["teacher"].error_y.array[0] == 0.0
+    assert list(traces["distilled"].customdata) == ["distilled"]  # what a click on the point names
     assert len(set(COLOURS.values())) == 3
 
 
@@ -274,6 +280,64 @@ def test_an_overlay_is_clear_where_nothing_is_and_bright_where_most_is():
     assert (half[0, -1] != np.asarray(overlay(PICTURE, np.array([[0.0, 1.0]])))[0, -1]).any()
     large = overlay(Image.new("RGB", (2000, 1000)), OVER)
     assert large.size == (640, 320)
+    rises = np.asarray(overlay(PICTURE, np.array([[0.0, 1.0]]), signed=True))[0]
+    assert len(set(rises[0].tolist())) == 1 and rises[-1, 0] > 200 and rises[-1, 2] < 30  # orange
+
+
+def test_an_outline_lies_inside_its_mask():
+    mask = np.zeros((48, 48), bool)
+    mask[12:36, 12:36] = True
+    plain, outlined = (np.asarray(overlay(PICTURE, OVER, mask=some)) for some in (None, mask))
+    changed = (plain != outlined).any(-1)
+    whole = np.kron(mask, np.ones((6, 6), bool))
+    assert not changed[~whole].any() and (outlined[changed] == 255).all()
+    assert changed[72, 72:216].all() and changed[144, 72] and changed[144, 215] and not changed[144, 144]
+    assert changed.sum() == 144**2 - 140**2  # two pixels wide
+
+
+def test_the_scale_has_the_colours_of_maps():
+    assert css_scale().startswith("linear-gradient(90deg, rgba(126, 3, 168, 0) 0%") and "#555" in css_scale()
+    assert css_scale(True).count("rgba") == 5 and "rgba(220, 90, 0, 0.95) 100%" in css_scale(True)
+    assert peak(np.array([1.0, 3.0])) == 75.0
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+NAMES = {"big": "teacher", "small <1>": "distilled"}
+
+
+def test_latency_bars_stack_the_modules_and_mark_the_whole():
+    def timed(whole: float, **modules: float) -> dict:
+        spread = {name: {"p50_ms": ms, "p95_ms": 2 * ms} for name, ms in modules.items()}
+        return {"p50_ms": whole, "p95_ms": 2 * whole, "modules": spread}
+
+    models = dict(zip(NAMES, (timed(9.0, image=2.0, decoder=6.0, decoder_step=0.5),
+                              timed(3.0, image=1.0, decoder=2.0, decoder_step=0.2)), strict=True))  # fmt: skip
+    fig = latency_bars(models, NAMES)
+    traces = by_name(fig)
+    assert [*traces] == ["image", "decoder", "p50 end to end", "p95 end to end"] and fig.layout.barmode == "stack"
+    assert traces["image"].x == (2.0, 1.0) and traces["decoder"].x == (6.0, 2.0)
+    assert traces["p50 end to end"].x == (9.0, 3.0) and traces["p95 end to end"].x == (18.0, 6.0)
+    assert traces["decoder"].marker.color == tuple(COLOURS[role].lower() for role in NAMES.values())
+    assert traces["image"].marker.color[0] == "#003f62"  # 0.55 of #0072B2
+    title = fig.layout.title.text.replace("<br>", " ")
+    assert title == "Most of the time goes to: decoder 75% of big’s, decoder 67% of small &lt;1&gt;’s"
+
+
+def test_throughput_curves_are_a_line_a_model():
+    fig = throughput_curves([1, 4], {"big": [10.0, 30.0], "small <1>": [50.0, 140.0]}, NAMES)
+    traces = by_name(fig)
+    assert traces["big"].x == (1, 4) and traces["small &lt;1&gt;"].y == (50.0, 140.0)
+    assert traces["big"].line.color == COLOURS["teacher"]
+    assert fig.layout.title.text == "At most 140 a second: small &lt;1&gt;, 4 at a time"
+
+
+def test_memory_bars_are_the_weights_and_the_peak():
+    memories = {"big": {"weights_mb": 8.0, "peak_mb": 2.0}, "small <1>": {"weights_mb": 1.0, "peak_mb": None}}
+    fig = memory_bars(memories, NAMES)
+    traces = by_name(fig)
+    assert traces["weights"].x == (8.0, 1.0) and traces["peak on top"].x == (2.0, None)
+    assert fig.layout.title.text == "big 10.0 MB, small &lt;1&gt; 1.0 MB"
 
 
 # --- disagreements ----------------------------------------------------------------------------------------------------

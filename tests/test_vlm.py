@@ -10,6 +10,7 @@ from PIL import Image
 import dlip
 from dlip.errors import UserError
 from dlip.model import Med
+from dlip.tasks.vqa import log_likelihood
 from dlip.vlm import VLM
 
 TEXTS = ["a red circle", "a large blue star left of a small green square above a cross", "nothing", "a"]
@@ -60,6 +61,22 @@ def test_answers_do_not_depend_on_their_neighbours(tiny, images, questions):
     assert answers == [tiny.answer([i], [q])[0] for i, q in zip(images, questions, strict=True)]
     assert len(set(answers)) > 1 and len({len(q) for q in questions}) > 1
     assert answers != tiny.answer(images[::-1], questions)  # the pictures are looked at
+
+
+def test_answers_come_with_their_probability(images, questions):
+    """The same as a forward pass over each whole answer gives; of a trained model, whose answers are words."""
+    vlm = dlip.load("scenes/student")
+    found = vlm.answers(images, questions, k=5)
+    for image, question, some in zip(images, questions, found, strict=True):
+        assert len(some) == 5 and some == sorted(some, key=lambda answer: -answer[1])
+        assert vlm.answer([image], [question], num_beams=5)[0] in [text for text, _ in some]
+        ids, mask = vlm.texts([question])
+        answer_ids, answer_mask = vlm.tokenizer.encode([text for text, p in some if p > 1e-3], first="[DEC]")
+        with torch.no_grad():
+            states = vlm.med.question_states(vlm.med.fuse(ids, mask, vlm.image_states([image])))
+            likely = log_likelihood(vlm.med, answer_ids, answer_mask, states, mask).exp()
+        assert len(likely) and [p for _, p in some if p > 1e-3] == pytest.approx(likely.tolist(), rel=1e-4)
+    assert vlm.answers([], []) == [] and 0.9 < sum(p for _, p in found[0]) <= 1
 
 
 def test_scores_do_not_depend_on_their_neighbours(tiny, images):

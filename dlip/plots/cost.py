@@ -57,6 +57,7 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
             textfont=dict(size=11), marker=dict(color=COLOURS[role], symbol=SYMBOLS[role], size=12), cliponaxis=False,
             error_x=error_bars(some[f"{cost}_sd"], role), error_y=error_bars(some[f"{score}_sd"], role),
             hovertext=[_hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
+            customdata=some["name"],
         )  # fmt: skip
     teacher = rows.loc[rows["role"] == "teacher", score].mean()
     lines = [(percent, teacher * percent / 100) for percent in KEPT if teacher > 0]

@@ -5,13 +5,15 @@ from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
 from dlip.html import data_uri
 from dlip.plots.style import COLOURS, INK, figure
 
 SMALL, LARGE = 288, 640
 """px: the longest side of a picture in a figure, a small one's pixels shown as squares."""
+LINE = 5
+"""px: square whose reach an outline keeps within its mask."""
 MOVES = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale", "togglespikelines"]
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHARES = ((126, 3, 168, 0), (126, 3, 168, 0.5), (204, 71, 120, 0.75), (248, 149, 64, 0.9), (240, 249, 33, 0.95))
@@ -37,7 +39,7 @@ def overlays(
     """
     signed = any((np.asarray(values) < 0).any() for _, _, values in maps)
     maps = [(name, role, _percent(values)) for name, role, values in maps]
-    top, stops = max(_top(values) for _, _, values in maps), SIGNED if signed else SHARES
+    top, stops = max(peak(values) for _, _, values in maps), SIGNED if signed else SHARES
     image, panels = _image(picture), 1 + len(maps)
     fig = figure(title or _finding(maps, about, mask, divergence, signed), panels)
     for column, (name, role, values) in enumerate([("the picture", None, None), *maps], 1):
@@ -82,14 +84,22 @@ def overlays(
     )  # fmt: skip
 
 
-def overlay(picture: Image.Image | np.ndarray, values: np.ndarray, top: float | None = None) -> Image.Image:
+def overlay(
+    picture: Image.Image | np.ndarray,
+    values: np.ndarray,
+    top: float | None = None,
+    mask: np.ndarray | None = None,
+    signed: bool | None = None,
+) -> Image.Image:
     """One map [g, g] over the picture, as in `overlays`, as a picture of its own.
 
-    top: the percentage that counts as the most, so that several maps can share it; by default this map's.
+    top: the percentage that counts as the most, so that several maps can share it; by default this map's `peak`. mask:
+    bool [S, S], an object's, whose outline is drawn. signed: whether colours tell what lowers a score from what raises
+    it; by default where this map has negative values.
     """
     image, values = _image(picture), _percent(values)
-    signed = (values < 0).any()
-    place = (values / (top or _top(values))).clip(-1, 1)
+    signed = (values < 0).any() if signed is None else signed
+    place = (values / (top or peak(values))).clip(-1, 1)
     place = (place + 1) / 2 if signed else place
     tint = np.stack(
         [np.interp(place, PLACES, channel) for channel in zip(*(SIGNED if signed else SHARES), strict=True)]
@@ -97,7 +107,17 @@ def overlay(picture: Image.Image | np.ndarray, values: np.ndarray, top: float | 
     tint[3] *= 255
     veil = Image.fromarray(tint.transpose(1, 2, 0).round().astype(np.uint8))  # [g, g, RGBA]
     veil = veil.resize(image.size, Image.Resampling.NEAREST)
-    return Image.alpha_composite(_grey(image).convert("RGBA"), veil).convert("RGB")
+    shown = Image.alpha_composite(_grey(image).convert("RGBA"), veil).convert("RGB")
+    if mask is not None:
+        whole = Image.fromarray(255 * np.asarray(mask, np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+        shown.paste("white", mask=ImageChops.subtract(whole, whole.filter(ImageFilter.MinFilter(LINE))))
+    return shown
+
+
+def css_scale(signed: bool = False) -> str:
+    """The colours from the least to the most, over the grey of a picture, as a background in CSS."""
+    stops = (f"rgba{colour} {100 * at:.0f}%" for at, colour in zip(PLACES, SIGNED if signed else SHARES, strict=True))
+    return f"linear-gradient(90deg, {', '.join(stops)}) #555"
 
 
 def _percent(values: np.ndarray) -> np.ndarray:
@@ -105,9 +125,9 @@ def _percent(values: np.ndarray) -> np.ndarray:
     return 100 * values / (np.abs(values).sum() or 1.0)
 
 
-def _top(values: np.ndarray) -> float:
-    """What counts as the most: of many pixels, few of which stand out, what all but 1% stay below."""
-    size = np.abs(values)
+def peak(values: np.ndarray) -> float:
+    """The percentage of a map that counts as the most: of many pixels of which few stand out, what 99% stay below."""
+    size = np.abs(_percent(values))
     return float(np.quantile(size, 0.99) if (values < 0).any() else size.max()) or 1.0
 
 

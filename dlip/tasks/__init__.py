@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from dlip.data import open as open_data
-from dlip.errors import UserError
+from dlip.errors import Unable, UserError
 from dlip.tasks import captioning, retrieval, vqa
 from dlip.tasks.base import Unavailable
 from dlip.vlm import VLM
@@ -52,7 +52,7 @@ def evaluate(
         for task in tasks:
             try:
                 outcome = TASKS[task](model, data, batch_size=batch_size, progress=progress, **options[task])
-            except Unavailable as reason:
+            except (Unavailable, Unable) as reason:
                 result[task], notes[task] = None, str(reason)
                 continue
             result[task] = outcome.figures

@@ -46,12 +46,12 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     leaves ITC's order. Raises Unavailable where there are no captions.
     """
     k = (16 if dataset.name == "scenes" else 128) if k is None else k
-    med = vlm.med
+    med = vlm.med.able("itm")
     states, embeds, image_id, caption_id, captions = [], [], [], [], []
     for items in batches(dataset, batch_size, "retrieval: pictures", progress):
         items = [item for item in items if item.captions]
         if items:
-            encoded = vlm.image_states(item.image for item in items)
+            encoded = vlm.image_states((item.image for item in items), med)
             embeds.append(med.project_image(encoded))
             states.append(encoded.cpu())
         image_id += [item.image_id for item in items]

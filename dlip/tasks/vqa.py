@@ -49,13 +49,13 @@ def run(
     In eval and inference mode. Rows "vqa": one a question. Raises Unavailable where no question has an
     answer.
     """
-    med = vlm.med
+    med = vlm.med.able("vqa")
     questions, image_id, free, ranked = [], [], [], []
     for items in batches(dataset, batch_size, "vqa", progress):
         asked = [(row, q) for row, item in enumerate(items) for q in item.questions if q.answers]
         if not asked:
             continue
-        pictures = vlm.image_states(item.image for item in items)
+        pictures = vlm.image_states((item.image for item in items), med)
         for start in range(0, len(asked), QUESTIONS):
             rows, some = zip(*asked[start : start + QUESTIONS], strict=True)
             ids, mask = vlm.texts(q.text for q in some)
@@ -86,7 +86,7 @@ def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int =
 
     Of more than `k` answers, the k with the likeliest first tokens are scored in full, as in BLIP.
     """
-    med = vlm.med
+    med = vlm.med.able("vqa")
     ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer.encode(answers, first="[DEC]"))  # [C, A]
     if len(answers) <= k:
         chosen = torch.arange(len(answers), device=states.device).expand(len(states), -1)  # [N, K]

@@ -1,0 +1,272 @@
+"""Attention: both models' maps of a word, or of the picture alone, side by side over the picture."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from html import escape
+from typing import TypedDict
+
+import gradio as gr
+import torch.nn.functional as F
+from torch import Tensor
+
+from app import attributions, guard, looks, models, parts, pictures
+from dlip.attention import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
+from dlip.data.scene_truth import mentions
+from dlip.errors import Unable, UserError
+from dlip.vlm import VLM
+
+CROSS, OWN, ROLLED = "cross-attention", "self-attention", "rollout"
+VIEWS = (CROSS, OWN, ROLLED, *attributions.METHODS)
+SOURCES = {"as the caption is said": "decoder", "as it is read with the picture": "fusion"}
+PRESS = """
+element.addEventListener("click", event => {
+    const word = event.target.closest("[data-index]");
+    if (!word) return;
+    element.querySelectorAll("[aria-pressed=true]").forEach(other => other.setAttribute("aria-pressed", "false"));
+    word.setAttribute("aria-pressed", "true");
+    trigger("click", {index: Number(word.dataset.index)});
+});
+"""
+"""`parts.PICK`, and the word that was clicked stays marked."""
+EMPTY = (
+    '<p class="hint">Drop a picture in, or choose an example: its captions appear here, each word to be clicked.</p>'
+)
+
+
+class Text(TypedDict):
+    """A text whose words can be looked at."""
+
+    who: str
+    """teacher, student, or you."""
+    kind: str
+    """caption, question or answer."""
+    text: str
+    question: str
+    """What an answer answers; empty for others."""
+
+
+# --- what is done -----------------------------------------------------------------------------------------------------
+
+
+def words(picture: str, teacher: str, student: str, question: str = "") -> list[Text]:
+    """Both models' captions of a picture and, where there is a question, the question and both answers to it.
+
+    A model whose checkpoint cannot caption or answer is left out.
+    """
+    image, pair, question = pictures.read(picture), models.pair(teacher, student), " ".join(question.split())
+    found = [Text(who=who, kind="caption", text=text, question="") for who, text in _able(pair, VLM.caption, [image])]
+    if question:
+        found.append(Text(who="you", kind="question", text=question, question=""))
+        answers = _able(pair, VLM.answer, [image], [question])
+        found += [Text(who=who, kind="answer", text=text, question=question) for who, text in answers]
+    return found
+
+
+def attention(
+    picture: str,
+    teacher: str,
+    student: str,
+    text: str,
+    word: int,
+    source: str = "decoder",
+    question: str = "",
+    teacher_layer: str = "last",
+    teacher_head: str = "mean",
+    student_layer: str = "last",
+    student_head: str = "mean",
+) -> looks.Look:
+    """Both models' cross-attention over the picture of a word of one text, and how far the two maps differ.
+
+    word: its place in the text's words, from 0. source: "decoder" for a caption as it is said, "fusion" for a caption
+    or a question as it is read, "answer" for an answer to `question`. Layers: "last", "mean", or counted from 0; heads:
+    "mean", or counted from 0. On a scene that is one of the page's examples, a word that names an object is scored
+    against its mask.
+    """
+    image, pair, word = pictures.read(picture), models.pair(teacher, student), int(word)
+    chosen = {"teacher": (teacher_layer, teacher_head), "student": (student_layer, student_head)}
+    maps = {
+        who: _words(vlm, image, text, source, question).map(word, *_place(*chosen[who])) for who, vlm in pair.items()
+    }
+    scene = looks.scene_of(image)
+    thing = None if source == "answer" else looks.thing_of(word, text, scene)
+    names = {who: vlm.name for who, vlm in pair.items()}
+    return looks.compare(text.split()[word], CROSS, names, maps, scene, thing)
+
+
+def self_attention(
+    picture: str,
+    teacher: str,
+    student: str,
+    rollout: bool = False,
+    teacher_layer: str = "last",
+    teacher_head: str = "mean",
+    student_layer: str = "last",
+    student_head: str = "mean",
+) -> looks.Look:
+    """What [CLS] of both image encoders gives to the picture's patches: in one layer, or rolled out through all.
+
+    Layers: "last", "mean", or counted from 0; heads: "mean", or counted from 0.
+    """
+    image, pair = pictures.read(picture), models.pair(teacher, student)
+    chosen = {"teacher": (teacher_layer, teacher_head), "student": (student_layer, student_head)}
+    maps = {who: _image(image_maps(vlm, image), rollout, *chosen[who]) for who, vlm in pair.items()}
+    names = {who: vlm.name for who, vlm in pair.items()}
+    return looks.compare("the picture", ROLLED if rollout else OWN, names, maps, None, None)
+
+
+def _able(pair: dict[str, VLM], method: Callable, *inputs) -> list[tuple[str, str]]:
+    """What each model says that has weights for it."""
+    said = []
+    for who, vlm in pair.items():
+        with suppress(Unable):
+            said.append((who, method(vlm, *inputs)[0]))
+    return said
+
+
+def _words(vlm: VLM, image, text: str, source: str, question: str) -> WordMaps:
+    if source == "answer":
+        return answer_maps(vlm, image, question, text)
+    if source not in SOURCES.values():
+        raise UserError(f"there is no source {source!r}; choose decoder, fusion or answer")
+    return word_maps(vlm, image, text, source)
+
+
+def _image(maps: ImageMaps, rollout: bool, layer: str, head: str) -> Tensor:
+    over = maps.rollout() if rollout else maps.cls(*_place(layer, head))  # [g, g]
+    return F.pad(over.flatten(), (1, 0))
+
+
+def _place(layer: str, head: str) -> tuple[int | None, int | None]:
+    """As `WordMaps.map` takes them."""
+    places = []
+    for noun, said, known in (("layer", layer, {"last": -1, "mean": None}), ("head", head, {"mean": None})):
+        if said not in known and not str(said).isdigit():
+            raise UserError(f"there is no {noun} {said!r}; choose {', '.join(known)} or a number from 0")
+        places.append(known[said] if said in known else int(said))
+    return places[0], places[1]
+
+
+def depth(name: str, view: str) -> tuple[list[str], list[str]]:
+    """Layers and heads that can be chosen of a model. Raises UserError as `models.load`."""
+    c = models.load(name).med.config
+    layers, heads = (c.fusion_layers, c.text_heads) if view == CROSS else (range(c.image_layers), c.image_heads)
+    return ["last", "mean", *map(str, layers)], ["mean", *map(str, range(heads))]
+
+
+def first(texts: list[Text]) -> dict | None:
+    """The first word that names a thing, or the first one: {"text": place in `texts`, "word"}."""
+    for i, text in enumerate(texts):
+        if found := mentions(text["text"]):
+            return {"text": i, "word": found[0].end - 1}
+    return next(({"text": i, "word": 0} for i, text in enumerate(texts) if text["text"].split()), None)
+
+
+def place_of(index: int, texts: list[Text]) -> dict:
+    """Which word the button `index` of `show` is."""
+    for i, text in enumerate(texts):
+        if index < (count := len(text["text"].split())):
+            return {"text": i, "word": index}
+        index -= count
+    raise UserError("this word is no longer there; describe the picture again")
+
+
+def show(texts: list[Text], chosen: dict | None) -> str:
+    """The texts, each word a button, the chosen one pressed."""
+    rows, index = [], 0
+    for i, text in enumerate(texts):
+        buttons = []
+        for j, word in enumerate(text["text"].split()):
+            pressed = "true" if chosen == {"text": i, "word": j} else "false"
+            buttons.append(
+                f'<button type="button" data-index="{index}" aria-pressed="{pressed}">{escape(word)}</button>'
+            )
+            index += 1
+        who = {"you": "Your question"}.get(text["who"], f"{text['who'].capitalize()}’s {text['kind']}")
+        said = " ".join(buttons) or "<i>nothing</i>"
+        rows.append(f'<div class="{text["who"]}" role="group" aria-label="{who}"><b>{who}</b><p>{said}</p></div>')
+    return f'<div class="words">{"".join(rows)}</div>'
+
+
+# --- the tab ----------------------------------------------------------------------------------------------------------
+
+
+def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
+    with gr.Row(elem_classes="ask"):
+        question = gr.Textbox(label="A question, to look at its words and its answers’ too", scale=4,
+                              placeholder="what color is the circle?", max_length=300)  # fmt: skip
+        describe = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
+    texts, chosen, opened = gr.JSON(visible=False), gr.JSON(visible=False), gr.Checkbox(visible=False)
+    spoken = gr.HTML(EMPTY, js_on_load=PRESS, elem_id="words")
+    view = gr.Radio(VIEWS, value=CROSS, label="What to look at", container=False, elem_id="view", elem_classes="pills")
+    with gr.Row(visible=False) as demand:
+        explain = gr.Button("Explain", variant="primary", elem_id="explain", min_width=120)
+        cancel = gr.Button("Stop", elem_id="stop-explaining", min_width=120)
+    shown = gr.HTML(elem_id="look")
+    with gr.Accordion("Layers, heads, and how captions are taken", open=False):
+        source = gr.Radio(list(SOURCES), value=next(iter(SOURCES)), label="Words of captions")
+        outline = gr.Checkbox(True, label="Outline the object that the word names (on scenes)")
+        with gr.Row():
+            places = []
+            for who, name in zip(parts.SIDES, (models.TEACHER, models.STUDENT), strict=True):
+                for noun, some in zip(("layer", "head"), depth(name, CROSS), strict=True):
+                    label = f"{parts.SIDES[who]}’s {noun}"
+                    places.append(gr.Dropdown(some, value=some[0], label=label, min_width=130, allow_custom_value=True))
+
+    def spell(picture, teacher, student, question, opened):
+        if not opened:
+            return gr.skip(), gr.skip(), gr.skip()
+        if not picture:
+            return [], None, EMPTY
+        found = words(picture, teacher, student, question)
+        return found, first(found), show(found, first(found))
+
+    def look(picture, teacher, student, texts, chosen, view, source, outline, *places):
+        if not picture or not texts:
+            return ""
+        if view in (OWN, ROLLED):
+            return looks.show(self_attention(picture, teacher, student, view == ROLLED, *places), picture, outline)
+        if view != CROSS or not chosen:
+            return attributions.ASK
+        text = texts[chosen["text"]]
+        how = {"caption": SOURCES[source], "question": "fusion", "answer": "answer"}[text["kind"]]
+        found = attention(picture, teacher, student, text["text"], chosen["word"], how, text["question"], *places)
+        return looks.show(found, picture, outline)
+
+    def press(picture, teacher, student, texts, view, source, outline, l1, h1, l2, h2, event: gr.EventData):
+        chosen = place_of(event.index, texts)
+        places = (l1, h1, l2, h2)
+        return chosen, look(picture, teacher, student, texts, chosen, view, source, outline, *places)
+
+    def turn(teacher, student, view):
+        found = [some for name in (teacher, student) for some in depth(name, view)]
+        explains = view in attributions.METHODS
+        return gr.Row(visible=explains), *(gr.Dropdown(some, value=some[0]) for some in found)
+
+    quick = dict(**guard.QUICK, api_visibility="private", show_progress="hidden")
+    asked, settings = [picture, *names], [view, source, outline, *places]
+    said = dict(fn=guard.guarded(spell), inputs=[*asked, question, opened], outputs=[texts, chosen, spoken], **quick)
+    turned = dict(fn=guard.guarded(turn), inputs=[*names, view], outputs=[demand, *places], **quick)
+    see = dict(fn=guard.guarded(look), inputs=[*asked, texts, chosen, *settings], outputs=shown, **quick)
+    here = spoken.parent  # nothing is worked out before the tab is looked at
+    here.select(lambda: True, None, opened, api_visibility="private", queue=False)
+    opened.change(**said).then(**see)
+    for event in (describe.click, question.submit, picture.change):
+        event(**said).then(**see)
+    gr.on([name.change for name in names], **turned, trigger_mode="always_last").then(**said).then(**see)
+    view.change(**turned).then(**see)
+    spoken.click(guard.guarded(press), [*asked, texts, *settings], [chosen, shown], **quick)
+    for part in (source, outline, *places):
+        part.input(**see)
+    attributions.events(asked, texts, chosen, view, outline, explain, cancel, shown)
+
+    with gr.Row(visible=False):
+        text, word, way = (
+            gr.Textbox(),
+            gr.Number(0, precision=0),
+            gr.Radio([*SOURCES.values(), "answer"], value="decoder"),
+        )
+        rolled, method = gr.Checkbox(), gr.Radio(list(attributions.METHODS), value=attributions.METHODS[0])
+    guard.endpoint(words, [*asked, question])
+    guard.endpoint(attention, [*asked, text, word, way, question, *places])
+    guard.endpoint(self_attention, [*asked, rolled, *places])
+    guard.endpoint(attributions.attribution, [*asked, text, word, method], guard.LONG)

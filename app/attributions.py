@@ -1,0 +1,64 @@
+"""Attributions: which pixels a word, or the match of a question, comes from, by Captum and Grad-CAM."""
+
+from collections.abc import Callable
+
+import gradio as gr
+import torch.nn.functional as F
+
+from app import guard, looks, models, pictures, work
+from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
+from dlip.errors import UserError
+
+GRADIENTS, OCCLUSION, CAM = METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
+_RUN: dict[str, Callable] = {GRADIENTS: integrated_gradients, OCCLUSION: occlusion, CAM: grad_cam}
+ASK = (
+    '<p class="hint">Choose a word of a caption and press Explain: which pixels raise the probability that it is said? '
+    "Of a question’s words and of answers, those that raise the match of that text and the picture are shown.</p>"
+)
+
+
+def attribution(
+    picture: str,
+    teacher: str,
+    student: str,
+    text: str,
+    word: int | None,
+    method: str,
+    progress: work.Progress | None = None,
+) -> looks.Look:
+    """Which pixels raise (above 0) or lower a score of both models, and how far the two maps differ.
+
+    The score: the log-probability that the decoder says `word`, its place in the text's words from 0, after the words
+    before it; below 0, or null, the log-odds that the whole text matches the picture. method: integrated gradients,
+    occlusion or Grad-CAM.
+    """
+    if method not in METHODS:
+        raise UserError(f"there is no method {method!r}; choose {', '.join(METHODS)}")
+    image, said = pictures.read(picture), None if word is None or word < 0 else int(word)
+    names, maps = {}, {}
+    with work.turns(progress) as step:
+        for i, (who, vlm) in enumerate(models.pair(teacher, student).items()):
+            found = _RUN[method](Score(vlm, text, said), image, progress=work.part(step, i / 2, (i + 1) / 2))
+            maps[who], names[who] = F.pad(found.flatten(), (1, 0)), vlm.name
+        scene = looks.scene_of(image)
+        thing = None if said is None else looks.thing_of(said, text, scene)
+        return looks.compare(text if said is None else text.split()[said], method, names, maps, scene, thing)
+
+
+def events(asked, texts, chosen, view, outline, explain, cancel, shown) -> None:
+    """What the buttons do: `explain` fills `shown`, `cancel` stops it."""
+
+    def start(picture, teacher, student, texts, chosen, method, outline, request: gr.Request, bar=gr.Progress()):  # noqa: B008
+        if not texts or not chosen:
+            raise UserError("there is no word to explain; describe the picture first, and choose one")
+        text = texts[chosen["text"]]
+        word = chosen["word"] if text["kind"] == "caption" else None
+        report = lambda share: bar(share, desc=method.capitalize())  # noqa: E731
+        with work.stoppable(request.session_hash, report) as step:
+            step(0.0)
+            found = attribution(picture, teacher, student, text["text"], word, method, step)
+        return looks.show(found, picture, outline)
+
+    inputs = [*asked, texts, chosen, view, outline]
+    going = explain.click(guard.guarded(start, long=True), inputs, shown, api_visibility="private", **guard.LONG)
+    cancel.click(work.stop, cancels=going, queue=False, api_visibility="private")

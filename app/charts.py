@@ -1,0 +1,34 @@
+"""Charts of dlip.plots on the page: their findings as headings that wrap, and links that hold a file."""
+
+import base64
+from html import escape
+
+import gradio as gr
+import plotly.graph_objects as go
+
+from dlip.plots.overlays import MOVES
+
+
+def place(elem_id: str) -> tuple[gr.HTML, gr.Plot]:
+    """Where a chart goes: its heading and itself."""
+    return gr.HTML(elem_classes="finding"), gr.Plot(show_label=False, container=False, elem_id=elem_id)
+
+
+def fitted(fig: go.Figure) -> tuple[str, go.Figure]:
+    """A figure's title as a heading, and the figure without it, as wide as there is room for."""
+    title = fig.layout.title.text.replace("<br>", " ")
+    margin = dict(l=8, r=min(72, fig.layout.margin.r), t=34, b=8)
+    fig.update_layout(title_text=None, autosize=True, margin=margin, height=fig.layout.height - 90, dragmode=False)
+    fig.update_layout(modebar=dict(orientation="h", remove=MOVES))
+    return f"<h3>{title}</h3>", fig
+
+
+def filled(heading: str, fig: go.Figure | None) -> tuple[str, gr.Plot]:
+    """What `place` is given: the chart, or no room where there is none."""
+    return heading, gr.Plot(fig, visible=fig is not None)
+
+
+def link(name: str, kind: str, text: str) -> str:
+    """A link that downloads a file which lies in the page itself. kind: as application/json."""
+    data = base64.b64encode(text.encode()).decode()
+    return f'<a class="download" download="{escape(name)}" href="data:{kind};base64,{data}">{escape(name)}</a>'

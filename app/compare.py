@@ -1,0 +1,262 @@
+"""Compare: both models' caption of a picture, answer to a question, and ranking of typed captions, side by side."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from html import escape
+from typing import Literal, TypedDict
+
+import gradio as gr
+import torch
+from gradio.context import Context
+
+from app import models, parts, pictures
+from app.guard import QUICK, endpoint, guarded
+from dlip.data.transforms import square
+from dlip.efficiency import params, task_macs
+from dlip.errors import Unable, UserError
+from dlip.html import marked
+from dlip.vlm import VLM
+
+LONGEST, MOST = 1000, 20
+"""Characters of a text, and captions of a ranking, at most."""
+BEAMS = 5
+"""Of the search whose ends are an answer's alternatives."""
+Method = Literal["beam", "greedy", "nucleus"]
+
+
+class Caption(TypedDict):
+    text: str | None
+    """None where the model cannot write captions; `note` says why."""
+    note: str
+    cost: parts.Cost | None
+
+
+class Captions(TypedDict):
+    teacher: Caption
+    student: Caption
+    summary: str
+
+
+class Answer(TypedDict):
+    answers: list[tuple[str, float]]
+    """The likeliest answers, the first being the model's, each with its probability from 0 to 1."""
+    note: str
+    cost: parts.Cost | None
+
+
+class Answers(TypedDict):
+    teacher: Answer
+    student: Answer
+    summary: str
+
+
+class Ranked(TypedDict):
+    text: str
+    itm: float
+    """Probability from 0 to 1 that the text describes the picture."""
+    itc: float
+    """Cosine similarity of text and picture, -1 to 1."""
+
+
+class Ranking(TypedDict):
+    ranked: list[Ranked]
+    """By ITM, the best first."""
+    note: str
+    cost: parts.Cost | None
+
+
+class Rankings(TypedDict):
+    teacher: Ranking
+    student: Ranking
+    summary: str
+
+
+def captions(
+    picture: str, teacher: str, student: str, method: Method = "beam", beams: int = 3, top_p: float = 0.9,
+    length: int = 30, seed: int = 0,
+) -> Captions:  # fmt: skip
+    """What both models say of a picture: by beam search, greedily, or sampled from the words that make up `top_p`.
+
+    length: tokens at most. seed: of the sampling.
+    """
+    image = pictures.read(picture)
+    beams = int(beams) if method == "beam" else 1
+
+    def say(vlm: VLM) -> dict:
+        torch.manual_seed(int(seed))
+        (text,), ms = _timed(
+            vlm, "lm", image, lambda im: vlm.caption(im, beams, int(length), top_p if method == "nucleus" else None)
+        )
+        tokens = len(vlm.tokenizer.encode([text])[0][0]) - 1  # with the end, without the beginning
+        return {"text": text, "cost": _cost(vlm, "lm", "captioning", ms, tokens, new_tokens=tokens, beams=beams)}
+
+    return _both(teacher, student, say, {"text": None})
+
+
+def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
+    """Both models' likeliest answers to a question about a picture, each with its probability."""
+    image, question = pictures.read(picture), text(question, "question")
+
+    def answer(vlm: VLM) -> dict:
+        (found,), ms = _timed(vlm, "vqa", image, lambda im: vlm.answers(im, [question], BEAMS))
+        asked, said = (len(vlm.tokenizer.encode([words])[0][0]) for words in (question, found[0][0]))
+        cost = _cost(vlm, "vqa", "vqa", ms, said - 1, text_tokens=asked, new_tokens=said - 1, beams=BEAMS)
+        return {"answers": found, "cost": cost}
+
+    return _both(teacher, student, answer, {"answers": []})
+
+
+def rankings(picture: str, teacher: str, student: str, candidates: str) -> Rankings:
+    """How well each caption, one a line, describes the picture: ITM probability and ITC similarity by both models."""
+    image = pictures.read(picture)
+    texts = [text(line, "caption") for line in (candidates or "").splitlines() if line.strip()]
+    if not 1 <= len(texts) <= MOST:
+        raise UserError(f"{len(texts)} captions cannot be ranked; type 1 to {MOST}, each on a line of its own")
+
+    def rank(vlm: VLM) -> dict:
+        (itc, itm), ms = _timed(
+            vlm,
+            "itm",
+            image,
+            lambda im: (vlm.similarity(im, texts)[0].tolist(), vlm.match(im * len(texts), texts).tolist()),
+        )
+        rows = [Ranked(text=t, itm=p, itc=c) for t, p, c in zip(texts, itm, itc, strict=True)]
+        longest = max(len(vlm.tokenizer.encode([t])[0][0]) for t in texts)
+        cost = _cost(vlm, "itm", "retrieval", ms, None, times=len(texts), text_tokens=longest)
+        return {"ranked": sorted(rows, key=lambda row: -row["itm"]), "cost": cost}
+
+    return _both(teacher, student, rank, {"ranked": []})
+
+
+def text(words: str | None, noun: str) -> str:
+    """A visitor's text without spaces around it. Raises UserError where it is empty or longer than `LONGEST`."""
+    words = " ".join((words or "").split())
+    if not words:
+        raise UserError(f"the {noun} is empty; type one")
+    if len(words) > LONGEST:
+        raise UserError(f"the {noun} has {len(words):,} characters; shorten it to {LONGEST:,}")
+    return words
+
+
+def _both(teacher: str, student: str, work: Callable[[VLM], dict], nothing: dict) -> dict:
+    """What both models make of it; a model that lacks the weights says so in its place."""
+    found = {}
+    for side, vlm in models.pair(teacher, student).items():
+        try:
+            found[side] = {**work(vlm), "note": ""}
+        except Unable as unable:
+            found[side] = {**nothing, "cost": None, "note": str(unable)}
+    of_each = [found[side]["cost"] for side in ("teacher", "student")]
+    return {**found, "summary": parts.saves(*of_each) if all(of_each) else ""}
+
+
+def _timed(vlm: VLM, task: str, image, work: Callable) -> tuple:
+    """What `work` makes of [the picture, made the model's square], and its milliseconds."""
+    squared = square(image, vlm.med.able(task).config.image_size)
+    start = time.perf_counter()
+    found = work([squared])
+    return found, 1000 * (time.perf_counter() - start)
+
+
+def _cost(vlm: VLM, ability: str, task: str, ms: float, tokens: int | None, times: int = 1, **sizes) -> parts.Cost:
+    c = vlm.med.able(ability).config
+    return parts.Cost(
+        ms=ms,
+        tokens_per_s=None if tokens is None else 1000 * tokens / ms,
+        params_m=sum(params(c).values()) / 1e6,
+        flops_g=times * sum(macs.flops for macs in task_macs(c, task, **sizes).values()) / 1e9,
+    )
+
+
+# --- as the page shows it ---------------------------------------------------------------------------------------------
+
+
+def show_captions(found: Captions, names: tuple[str, str]) -> str:
+    """Both captions, the words that differ marked."""
+    said = [found[side]["text"] for side in parts.SIDES]
+    bodies = [f'<p class="said">{marked(own, other) if own else "…"}</p>' for own, other in (said, said[::-1])]
+    return _pair(found, names, bodies)
+
+
+def show_answers(found: Answers, names: tuple[str, str]) -> str:
+    """Both answers with the alternatives above 0.1%; an answer that differs is marked."""
+    first = [found[side]["answers"][0][0] if found[side]["answers"] else None for side in parts.SIDES]
+    bodies = []
+    for side, own, other in zip(parts.SIDES, first, first[::-1], strict=True):
+        likely = [(words, p) for words, p in found[side]["answers"] if p >= 0.001][:3]
+        bars = "".join(parts.bar(p, words, f"{100 * p:.1f}%") for words, p in likely)
+        bodies.append(f'<p class="said">{marked(own or "…", other)}</p>{bars}')
+    return _pair(found, names, bodies)
+
+
+def show_rankings(found: Rankings, names: tuple[str, str]) -> str:
+    bodies = []
+    for side in parts.SIDES:
+        rows = "".join(
+            f"<tr><td>{escape(row['text'])}</td><td>{100 * row['itm']:.1f}%</td><td>{row['itc']:.2f}</td></tr>"
+            for row in found[side]["ranked"]
+        )
+        bodies.append(
+            f"<table><thead><tr><th>Caption</th><th>ITM</th><th>ITC</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+    return _pair(found, names, bodies)
+
+
+def _pair(found: dict, names: tuple[str, str], bodies: list[str]) -> str:
+    cards = {}
+    for (side, name), body in zip(zip(parts.SIDES, names, strict=True), bodies, strict=True):
+        own = found[side]
+        body = f'<p class="note">{escape(own["note"])}</p>' if own["note"] else body
+        cards[side] = parts.card(side, models.role(name, side), name, body, own["cost"])
+    return parts.pair(cards, found["summary"])
+
+
+def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.Textbox, gr.Textbox]:
+    """Returns the question and the captions to rank, which an example fills in."""
+    first = pictures.examples()[0]
+    with gr.Row(elem_classes="ask"):
+        method = gr.Radio(["beam", "greedy", "nucleus"], value="beam", label="Decoding", scale=3, min_width=240)
+        say = gr.Button("Caption", variant="primary", scale=1, min_width=110, elem_id="say")
+    with gr.Accordion("Beams, length and seed", open=False, elem_classes="settings"), gr.Row():
+        beams = gr.Slider(2, 8, 3, step=1, label="Beams", info="of beam search")
+        top_p = gr.Slider(0.1, 1, 0.9, step=0.05, label="Top p", info="of nucleus sampling")
+        length = gr.Slider(3, 40, 30, step=1, label="Length", info="tokens at most")
+        seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="Seed", info="of nucleus sampling")
+    captioned = gr.HTML(elem_id="captions")
+    with gr.Row(elem_classes="ask"):
+        question = gr.Textbox(first.question, label="Question", scale=3, min_width=240, max_lines=1, elem_id="question")
+        answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="answer")
+    answered = gr.HTML(elem_id="answers")
+    with gr.Row(elem_classes="ask"):
+        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one a line", lines=2,
+                                max_lines=4, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
+        rank = gr.Button("Rank", variant="primary", scale=1, min_width=110, elem_id="rank")
+    ranked = gr.HTML(elem_id="rankings")
+
+    actions = [
+        (captions, show_captions, [method, beams, top_p, length, seed], captioned, say.click),
+        (answers, show_answers, [question], answered, answer.click),
+        (rankings, show_rankings, [candidates], ranked, rank.click),
+    ]
+    new = [Context.root_block.load, picture.change, *(name.change for name in names)]
+    for function, show, options, out, click in actions:
+        inputs, event = [picture, *names, *options], dict(api_visibility="private", show_progress="minimal", **QUICK)
+        endpoint(function, inputs)
+        click(guarded(_shown(function, show)), inputs, out, **event)
+        then = new.then if isinstance(new, gr.events.Dependency) else partial(gr.on, new, trigger_mode="always_last")
+        new = then(guarded(_shown(function, show, quiet=True)), inputs, out, **event)
+    question.submit(guarded(_shown(answers, show_answers)), [picture, *names, question], answered,
+                    api_visibility="private", **QUICK)  # fmt: skip
+    return question, candidates
+
+
+def _shown(function: Callable, show: Callable, quiet: bool = False) -> Callable:
+    """The function with its result as the page shows it; `quiet` where nobody asked: without a picture, nothing."""
+
+    def event(picture, teacher, student, *options):
+        if quiet and not picture:
+            return ""
+        return show(function(picture, teacher, student, *options), (teacher, student))
+
+    return event

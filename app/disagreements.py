@@ -1,0 +1,98 @@
+"""Disagreements: the test pictures on which the student loses most against its teacher."""
+
+from collections.abc import Callable
+from typing import TypedDict
+
+import gradio as gr
+import pandas as pd
+
+from app import guard, models, work
+from dlip import disagreement
+from dlip.data.scenes import SPLITS, Scenes
+from dlip.errors import UserError
+from dlip.plots import cards
+from dlip.tasks import evaluate
+
+TASKS = {"captions": "caption", "answers": "vqa", "captions found by picture": "tr", "pictures found by caption": "ir"}
+RUN = {"caption": "caption", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
+"""Task of dlip.disagreement -> that of dlip.evaluate which yields its items."""
+LEAST, MOST, COUNT = 10, 200, 12
+BATCH = 16
+"""Pictures at a time: others get in between."""
+
+
+class Disagreement(TypedDict):
+    """One item, scored for both models; the first ones are those on which the student loses most."""
+
+    image_id: int
+    asked: str
+    """The question, or the caption that is looked for; empty for captions."""
+    teacher: str
+    student: str
+    teacher_score: float
+    student_score: float
+    loss: float
+    measure: str
+
+
+class Watched(Scenes):
+    """The first pictures of the test split; says how much of them is read."""
+
+    def __init__(self, size: int, progress: Callable[[float], object]):
+        super().__init__("test", size=size)
+        self.progress = progress
+
+    def __getitem__(self, i: int):
+        self.progress(i / len(self))
+        return super().__getitem__(i)
+
+
+def disagreements(
+    teacher: str, student: str, task: str = "captions", pictures: int = 50, progress: work.Progress | None = None
+) -> list[Disagreement]:
+    """The items of the built-in test pictures on which the student loses most, at most twelve, of a picture each.
+
+    task: "captions", "answers", "captions found by picture" or "pictures found by caption". pictures: how many of the
+    test split both models are evaluated on.
+    """
+    if task not in TASKS:
+        raise UserError(f"there is no task {task!r}; choose {', '.join(TASKS)}")
+    if not LEAST <= pictures <= MOST:
+        raise UserError(f"{pictures} pictures cannot be compared here; choose from {LEAST} to {MOST}")
+    with work.turns(progress) as step:
+        items = []
+        for i, vlm in enumerate(models.pair(teacher, student).values()):
+            data = Watched(int(pictures), work.part(step, i / 2, (i + 1) / 2))
+            found = evaluate(vlm, data, tasks=(RUN[TASKS[task]],), batch_size=BATCH, return_items=True, progress=False)
+            items.append(found["items"])
+        rows = disagreement.disagreements(*items, TASKS[task], COUNT)
+    return [Disagreement(**row) for row in rows.to_dict("records")]
+
+
+def show(found: list[Disagreement], names: tuple[str, str]) -> str:
+    """A card for each item: the picture, both answers, and what is true."""
+    columns = [*disagreement.COLUMNS, "measure"]
+    items = disagreement.items_of(Scenes("test", size=MOST), [row["image_id"] for row in found])
+    return cards(pd.DataFrame(found, columns=columns), items, models.role(names[1], "student"), names)
+
+
+def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
+    with gr.Row():
+        task = gr.Radio(list(TASKS), value="captions", label="Compare their", scale=3, min_width=300)
+        pictures = gr.Slider(LEAST, MOST, 50, step=10, label="Pictures", scale=2, min_width=200,
+                             info=f"of the {SPLITS['test']:,} that test the scenes models")  # fmt: skip
+    with gr.Row():
+        start = gr.Button("Find the worst", variant="primary", elem_id="find")
+        cancel = gr.Button("Stop", elem_id="stop-finding")
+    shown = gr.HTML(elem_id="worst", min_height=90)
+
+    def find(teacher, student, task, pictures, request: gr.Request, bar=gr.Progress()):  # noqa: B008
+        with work.stoppable(request.session_hash, lambda share: bar(share, desc="Evaluating both models")) as step:
+            found = disagreements(teacher, student, task, pictures, step)
+        return show(found, (teacher, student))
+
+    inputs = [*names, task, pictures]
+    options = dict(api_visibility="private", **guard.LONG)
+    going = start.click(guard.guarded(find, long=True), inputs, shown, **options)
+    cancel.click(work.stop, cancels=going, queue=False, api_visibility="private")
+    guard.endpoint(disagreements, inputs, guard.LONG)

@@ -1,0 +1,74 @@
+"""Between the page and the functions behind it: mistakes as one sentence, queues, endpoints with documented types."""
+
+import inspect
+import logging
+import typing
+from collections.abc import Callable
+from functools import wraps
+from html import escape
+
+import gradio as gr
+from gradio.components.api_component import Api
+from gradio_client.utils import python_type_to_json_schema
+
+from app import models
+from dlip.errors import UserError
+
+QUICK, SEARCH, LONG = ({"concurrency_id": name, "concurrency_limit": 1} for name in ("quick", "search", "long"))
+"""Options of an event: lines of visitors, so that nobody with a short question waits behind a long measurement."""
+UNKNOWN = "This did not work, and the reason is in the program's log; try another picture, text or model"
+
+
+def guarded(function: Callable, long: bool = False) -> Callable:
+    """The function, or generator function, of an event: a UserError, or a fault, becomes one sentence on the page.
+
+    It holds `models.turn` unless `long`; a long one takes the turn itself around each step.
+    """
+    if inspect.isgeneratorfunction(function):
+
+        @wraps(function)
+        def steps(*args):
+            with _sentences():
+                yield from function(*args)
+
+        return steps
+
+    @wraps(function)
+    def call(*args):
+        with _sentences():
+            if long:
+                return function(*args)
+            with models.turn:
+                return function(*args)
+
+    return call
+
+
+class _sentences:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is None or not isinstance(error, Exception) or isinstance(error, gr.Error):
+            return False
+        if not isinstance(error, UserError):
+            logging.getLogger("app").error("an event failed", exc_info=error)
+        said = str(error) if isinstance(error, UserError) else UNKNOWN
+        raise gr.Error(escape(sentence(said), quote=False), duration=15, title="", print_exception=False) from None
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop, on one line."""
+    text = " ".join(text.split())
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def endpoint(function: Callable, inputs: list, long: bool = False, line: dict | None = None) -> None:
+    """Makes a pure function callable over the API by its own name, its docstring and return type as documentation.
+
+    inputs: the page's components that stand for its parameters, in order; they say what each may be. line: of
+    visitors; by default `QUICK`, or `LONG` where `long`.
+    """
+    result = Api(None, python_type_to_json_schema(typing.get_type_hints(function)["return"]), "result")
+    line = line or (LONG if long else QUICK)
+    gr.on([], guarded(function, long), inputs, result, api_name=function.__name__, **line)

@@ -1,0 +1,153 @@
+"""Where two models look, as JSON and as HTML: two maps of one picture, how far they differ, and whether they hit."""
+
+from functools import cache
+from html import escape
+from typing import TypedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from app import models, parts, pictures
+from dlip.attention import cover, differ, mass, named, patches, pointing
+from dlip.data.scene_render import masks
+from dlip.data.scene_world import Scene
+from dlip.data.scenes import Scenes
+from dlip.html import data_uri
+from dlip.plots import css_scale, overlay, peak
+
+MOST = 96
+"""Most cells along a side of a map that leaves the server."""
+
+
+class Side(TypedDict):
+    """One model's map."""
+
+    model: str
+    map: list[list[float]]
+    """Rows from the top: shares of the whole, signs apart, that is, their sizes sum to 1."""
+    hit: bool | None
+    """Whether its greatest cell holds a pixel of the object; null without an object."""
+    share: float | None
+    """How much of what is positive lies on the object, 0 to 1."""
+    chance_hit: float | None
+    chance_share: float | None
+    """The same of a map that knows nothing."""
+
+
+class Look(TypedDict):
+    """Two models' maps of one thing."""
+
+    about: str
+    kind: str
+    """What the maps are of: attention, or a method of attribution."""
+    teacher: Side
+    student: Side
+    divergence: float
+    """Jensen-Shannon divergence in bits: 0 where the maps are equal, 1 where they share nothing."""
+    object: int | None
+    """The place in the scene's objects of the one that the word names; null where there is none."""
+
+
+def compare(
+    about: str, kind: str, names: dict[str, str], maps: dict[str, Tensor], scene: Scene | None, thing: int | None
+) -> Look:
+    """maps: side -> [1+P], its [CLS] first; values below 0 lower a score, and count neither for hits nor divergence."""
+    mask = None if scene is None or thing is None else torch.from_numpy(masks(scene)[thing])
+    raised = {side: over.clamp(min=0) for side, over in maps.items()}
+    raised = {side: over / over.sum().clamp(min=1e-9) for side, over in raised.items()}
+    sides = {side: _side(names[side], over, raised[side], mask) for side, over in maps.items()}
+    bits = differ(raised["teacher"], raised["student"]).item()
+    return Look(about=about, kind=kind, **sides, divergence=bits, object=None if mask is None else thing)
+
+
+def _side(name: str, over: Tensor, raised: Tensor, mask: Tensor | None) -> Side:
+    side = round((len(over) - 1) ** 0.5)
+    grid = over[1:].view(1, side, side)
+    if side > MOST:
+        grid = F.adaptive_avg_pool2d(grid, MOST)
+    shares = (grid / grid.abs().sum().clamp(min=1e-9))[0]
+    found = Side(model=name, map=[[round(x, 6) for x in row] for row in shares.tolist()], hit=None, share=None,
+                 chance_hit=None, chance_share=None)  # fmt: skip
+    if mask is not None:
+        covered, within = cover(mask, side), patches(raised)
+        found |= {"hit": pointing(within, covered).item(), "share": mass(within, covered).item()}
+        found |= {"chance_hit": (covered > 0).float().mean().item(), "chance_share": covered.mean().item()}
+    return found
+
+
+def scene_of(image: Image.Image) -> Scene | None:
+    """What is true of a picture that is one of the examples' scenes."""
+    return _scenes().get(image.tobytes())
+
+
+@cache
+def _scenes() -> dict[bytes, Scene]:
+    data = Scenes("test")
+    return {data[i].image.tobytes(): data.scene(i) for i in pictures.SCENES}
+
+
+def thing_of(word: int, text: str, scene: Scene | None) -> int | None:
+    """The place in the scene's objects of the one that a word of a text names."""
+    return None if scene is None else named(text, scene).get(word)
+
+
+def show(look: Look, picture: str, outline: bool = True) -> str:
+    """The two maps over the picture on one scale, with their scores, as HTML."""
+    image = pictures.read(picture)
+    grids = {side: np.array(look[side]["map"]) for side in parts.SIDES}
+    signed = any((grid < 0).any() for grid in grids.values())
+    top = max(peak(grid) for grid in grids.values())
+    scene = scene_of(image) if outline and look["object"] is not None else None
+    mask = None if scene is None else masks(scene)[look["object"]]
+    cards = {}
+    for side, grid in grids.items():
+        alt = f"{look['kind']} of the {side} for “{look['about']}”: most at {_place(grid)}"
+        body = picture_of(overlay(image, grid, top, mask, signed), alt) + _score(look[side], look["kind"])
+        name = look[side]["model"]
+        cards[side] = parts.card(side, models.role(name, side), name, body)
+    return f'<div class="look">{_head(look)}{parts.pair(cards)}{_scale(top, signed, look["kind"])}</div>'
+
+
+def picture_of(image: Image.Image, alt: str) -> str:
+    return f'<img src="{data_uri(image)}" alt="{escape(alt)}">'
+
+
+def _head(look: Look) -> str:
+    bits = look["divergence"]
+    meter = f'<meter min="0" max="1" value="{bits:.3f}" aria-label="how far the two maps differ"></meter>'
+    said = f"the maps differ by <b>{bits:.2f}</b> of 1 bit"
+    about = f"{look['kind']}: " if look["kind"] != look["about"] else ""
+    return (
+        f'<div class="differ"><b>{escape(about)}“{escape(look["about"])}”</b><span>{meter} {said}</span>'
+        "<small>0: they look at the same; 1: at nothing in common (Jensen-Shannon divergence)</small></div>"
+    )
+
+
+def _score(side: Side, kind: str) -> str:
+    """What of the map falls on the object, beside what falls there by chance."""
+    if side["hit"] is None:
+        return ""
+    verdict = "hit" if side["hit"] else "miss"
+    return (
+        f'<p class="score"><b class="is-{verdict}">{verdict}</b> {100 * side["share"]:.0f}% on the object, by chance '
+        f"{100 * side['chance_share']:.0f}% (a hit: {100 * side['chance_hit']:.0f}%)</p>"
+    )
+
+
+def _scale(top: float, signed: bool, kind: str) -> str:
+    least, most = (f"−{top:.2g}%", f"+{top:.2g}%") if signed else ("0", f"{top:.2g}%")
+    what = "of what raises and lowers the score" if signed else f"of the {'attention' if 'att' in kind else 'score'}"
+    return (
+        f'<div class="scale"><span>{least}</span><i style="background: {css_scale(signed)}"></i>'
+        f"<span>{most} {what} in one cell</span></div>"
+    )
+
+
+def _place(grid: np.ndarray) -> str:
+    """Where the most of a map is, in words."""
+    row, column = np.unravel_index(grid.argmax(), grid.shape)
+    rows, columns = ("top", "middle", "bottom"), ("left", "centre", "right")
+    return f"the {rows[3 * row // len(grid)]} {columns[3 * column // len(grid)]}"

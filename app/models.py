@@ -1,0 +1,68 @@
+"""The models that visitors name: loaded once, the latest few kept, used by one thread at a time."""
+
+import threading
+from functools import cache, lru_cache
+
+import dlip
+from dlip.checkpoints import built_in_models, model_folder, read_json
+from dlip.errors import UserError
+from dlip.vlm import VLM
+
+KEPT = 6
+"""Models in memory; of more, the one that has not been used for longest is dropped."""
+TEACHER, STUDENT = "scenes/teacher", "scenes/student"
+
+turn = threading.RLock()
+"""Held while a model works: two at a time would spoil each other's timings. Long work holds it a step at a time."""
+
+_fixed: tuple[str, ...] = ()
+_load = lru_cache(maxsize=KEPT)(dlip.load)
+
+
+def fix(names: list[str] | None) -> None:
+    """Only these can be chosen from now on; any that `dlip.load` finds where there are none."""
+    global _fixed
+    _fixed = tuple(names or ())
+
+
+def fixed() -> bool:
+    return bool(_fixed)
+
+
+def choices() -> list[str]:
+    """Names to choose from: the fixed ones, or the built-in models."""
+    return list(_fixed) or built_in_models()
+
+
+def first() -> tuple[str, str]:
+    """The teacher and the student that the page opens with."""
+    if not _fixed:
+        return TEACHER, STUDENT
+    return (TEACHER, STUDENT) if {TEACHER, STUDENT} <= set(_fixed) else (_fixed[0], _fixed[min(1, len(_fixed) - 1)])
+
+
+def load(name: str) -> VLM:
+    """A model by name. Raises UserError where there is none of that name, or where it is not among the fixed ones."""
+    name = (name or "").strip()
+    if not name:
+        raise UserError("a model is missing; choose one at the top of the page")
+    if _fixed and name not in _fixed:
+        raise UserError(f"the model {name!r} cannot be chosen here; choose one of {', '.join(_fixed)}")
+    with turn:
+        return _load(name)
+
+
+def pair(teacher: str, student: str) -> dict[str, VLM]:
+    """{"teacher", "student"}: the two models. Raises UserError as `load` does."""
+    return {"teacher": load(teacher), "student": load(student)}
+
+
+@cache
+def role(name: str, side: str) -> str:
+    """The key of dlip.plots.style.COLOURS that a model is drawn in: a student's own record says how it was trained."""
+    if side == "teacher":
+        return side
+    try:
+        return read_json(model_folder(name) / "record.json").get("role", "distilled").replace("teacher", "distilled")
+    except UserError:
+        return "distilled"

@@ -1,0 +1,121 @@
+"""The page: two models named at the top, one picture, and a tab for each thing that can be asked of them.
+
+Conventions of a tab, a module of this package with
+
+    def tab(names, picture) -> None
+
+called inside its own gr.Tab:
+
+- `names` = (teacher, student), two gr.Dropdown whose values are model names; `picture`, a gr.Image whose value is a
+  file's path or None. They go first into an event's inputs, `[picture, *names, ...]`. Nothing of a visitor is kept on
+  the server: every event carries the names and the picture, so two visitors cannot meet. A tab may set `picture` as an
+  output. Which tabs show the picture's panel is decided in style.css by the tab's elem_id.
+- Pure functions do the work and know no gradio, so that tests call them without a browser: `def words(picture: str,
+  teacher: str, student: str, ...) -> Words`, with `pictures.read(picture)`, `models.pair(teacher, student)` and `dlip`;
+  they return a TypedDict (or dict, list) that is plain JSON, raise UserError, and stand above `tab` in its module.
+- `guard.endpoint(function, [picture, *names, ...])` makes such a function an endpoint named after it: its docstring
+  and return type are what API users read. The page's own events show the same result, usually as HTML made by a pure
+  function `show(result) -> str` (escape all text!), and say `api_visibility="private"` and `**guard.QUICK`, or
+  `**guard.LONG` for what takes more than a second: the lines of the queue (an endpoint: `long=True`).
+- Every event's function goes through `guard.guarded(function)`: a UserError, or a fault, becomes one sentence on the
+  page. It holds `models.turn` throughout; a generator or `long=True` takes `with models.turn:` itself around each step,
+  so that others get in between.
+- Looks: classes of style.css, with --teacher, --distilled, --undistilled; charts by dlip.plots. No inline colours, no
+  addresses of other hosts, no files served.
+"""
+
+import os
+import tempfile
+import threading
+
+import gradio as gr
+
+from app import attention, compare, disagreements, models, parts, pictures, search, speed, theme, tradeoffs
+from dlip.errors import UserError
+
+TABS = {
+    "compare": ("Compare", compare),
+    "search": ("Search", search),
+    "attention": ("Attention", attention),
+    "speed": ("Speed", speed),
+    "tradeoffs": ("Trade-offs", tradeoffs),
+    "disagreements": ("Disagreements", disagreements),
+}
+WAITING = 64
+"""Visitors in the queue, after whom the next ones are asked to come back."""
+FILE = "20mb"
+TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and saves</p>"
+
+
+def build() -> gr.Blocks:
+    """The page, not yet served."""
+    examples = pictures.examples()
+    with gr.Blocks(title="DLIP Workbench", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
+        with gr.Row(elem_id="header"):
+            gr.HTML(TITLE, scale=2, min_width=280)
+            names = _names()
+        with gr.Row(elem_id="body"):
+            with gr.Column(scale=3, min_width=280, elem_id="picture-panel"):
+                picture = gr.Image(
+                    examples[0].image, type="filepath", image_mode=None, format="png", label="Picture",
+                    elem_id="picture", sources=["upload", "clipboard", "webcam"], alt_text="the picture asked about",
+                )  # fmt: skip
+                picture.preprocess = lambda payload: (
+                    payload and payload.path
+                )  # pictures.read opens it, with its own words
+                thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
+                chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")
+                gr.HTML('<p class="hint">Drop, paste or photograph a picture, or choose one of these.</p>')
+            with gr.Column(scale=8, min_width=320), gr.Tabs():
+                returned = {}
+                for name, (label, module) in TABS.items():
+                    with gr.Tab(label, id=name, elem_id=name):
+                        returned[name] = module.tab(names, picture)
+
+        def choose(event: gr.EventData):
+            example = examples[event.index]
+            return example.image, example.question, "\n".join(example.captions)
+
+        chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", queue=False)
+    return page
+
+
+def _names() -> tuple[gr.Dropdown, gr.Dropdown]:
+    teacher, student = models.first()
+    options = dict(choices=models.choices(), allow_custom_value=not models.fixed(), interactive=True, min_width=200)
+    return (
+        gr.Dropdown(value=teacher, label="Teacher", elem_id="teacher", **options),
+        gr.Dropdown(value=student, label="Student", elem_id="student", **options),
+    )
+
+
+def serve(port: int | None = None, share: bool = False, names: list[str] | None = None) -> None:
+    """Serves the page until it is interrupted.
+
+    names: only these models can be chosen, the first two at the start; on a public address only the built-in ones where
+    none are named. Raises UserError where a model cannot be loaded or the port is taken.
+    """
+    public = share or "SPACE_ID" in os.environ
+    models.fix(names or (models.choices() if public else None))
+    for name in models.first():
+        models.load(name)
+    with tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
+        page = build().queue(max_size=WAITING)
+        try:
+            page.launch(
+                server_port=port, share=share, quiet=True, prevent_thread_lock=True, ssr_mode=False, run_history=False,
+                theme=theme.theme(), css=theme.css(), head=theme.HEAD, favicon_path=theme.ICON, footer_links=["api"],
+                max_file_size=FILE,
+            )  # fmt: skip
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"the app cannot listen on port {port or '7860 to 7959'} ({error}); choose another"
+            ) from None
+        print(f"The app is at {page.share_url or page.local_url}; Ctrl-C stops it.", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        finally:
+            page.close(verbose=False)

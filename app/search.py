@@ -1,0 +1,168 @@
+"""Search: the pictures of a gallery that fit a sentence, and the sentences that fit a picture, by both models."""
+
+from html import escape
+from typing import TypedDict
+from weakref import WeakKeyDictionary
+
+import gradio as gr
+import torch
+from torch import Tensor
+
+from app import models, parts, pictures
+from app.compare import text
+from app.guard import SEARCH, endpoint, guarded
+from dlip.data.scenes import Scenes
+from dlip.errors import Unable
+from dlip.vlm import VLM
+
+GALLERY = Scenes("test", size=200)
+CANDIDATES, SHOWN, STEP = 16, 5, 20
+"""Of ITC that ITM ranks anew; results that are shown; pictures or sentences that are read at a time."""
+
+
+class Hit(TypedDict):
+    place: int
+    """Of the picture in the gallery, which is the first 200 of the scenes' test split."""
+    caption: str
+    """What is searched for by picture; of a picture, its first caption."""
+    itc: float
+    """Cosine similarity, -1 to 1."""
+    itm: float
+    """Probability from 0 to 1 that picture and sentence fit."""
+    itc_rank: int
+    """Place by ITC alone, from 1."""
+
+
+class Hits(TypedDict):
+    hits: list[Hit]
+    """Of the `CANDIDATES` best by ITC, those that ITM likes best."""
+    note: str
+
+
+class Found(TypedDict):
+    teacher: Hits
+    student: Hits
+
+
+def search(teacher: str, student: str, sentence: str) -> Found:
+    """The gallery's pictures that fit a sentence best: ITC chooses 16 of 200, ITM ranks them anew; the best five."""
+    sentence = text(sentence, "sentence")
+
+    def find(vlm: VLM) -> list[Hit]:
+        embeds = _gallery(vlm, "pictures")
+        with models.turn:
+            itc = vlm.embed_texts([sentence])[0] @ embeds.T
+            best = itc.topk(CANDIDATES).indices.tolist()
+            itm = vlm.match([GALLERY[i].image for i in best], [sentence] * len(best))
+        return _hits(best, itc[best], itm, [_captions()[i] for i in best])
+
+    return _both(teacher, student, find)
+
+
+def sentences(picture: str, teacher: str, student: str) -> Found:
+    """The reverse: the gallery's first captions that fit a picture best, chosen and ranked in the same way."""
+    image = pictures.read(picture)
+
+    def find(vlm: VLM) -> list[Hit]:
+        embeds = _gallery(vlm, "captions")
+        with models.turn:
+            itc = vlm.embed_images([image])[0] @ embeds.T
+            best = itc.topk(CANDIDATES).indices.tolist()
+            itm = vlm.match([image] * len(best), [_captions()[i] for i in best])
+        return _hits(best, itc[best], itm, [_captions()[i] for i in best])
+
+    return _both(teacher, student, find)
+
+
+_kept: WeakKeyDictionary[VLM, dict[str, Tensor]] = WeakKeyDictionary()
+_texts: list[str] = []
+
+
+def _captions() -> list[str]:
+    if not _texts:
+        _texts.extend(GALLERY[i].captions[0] for i in range(len(GALLERY)))
+    return _texts
+
+
+def _gallery(vlm: VLM, what: str) -> Tensor:
+    """The gallery's pictures or captions as ITC compares them [200, E], computed once a model, a step at a time."""
+    kept = _kept.setdefault(vlm, {})
+    if what not in kept:
+        found = []
+        for start in range(0, len(GALLERY), STEP):
+            places = range(start, min(start + STEP, len(GALLERY)))
+            with models.turn:
+                if what == "pictures":
+                    found.append(vlm.embed_images([GALLERY[i].image for i in places]))
+                else:
+                    found.append(vlm.embed_texts([_captions()[i] for i in places]))
+        kept[what] = torch.cat(found)
+    return kept[what]
+
+
+def _hits(best: list[int], itc: Tensor, itm: Tensor, texts: list[str]) -> list[Hit]:
+    order = itm.argsort(descending=True, stable=True).tolist()[:SHOWN]
+    return [Hit(place=best[i], caption=texts[i], itc=itc[i].item(), itm=itm[i].item(), itc_rank=i + 1) for i in order]
+
+
+def _both(teacher: str, student: str, find) -> Found:
+    found = {}
+    for side, vlm in models.pair(teacher, student).items():
+        try:
+            found[side] = Hits(hits=find(vlm), note="")
+        except Unable as unable:
+            found[side] = Hits(hits=[], note=str(unable))
+    return found
+
+
+# --- as the page shows it ---------------------------------------------------------------------------------------------
+
+
+def show(found: Found, names: tuple[str, str], as_pictures: bool) -> str:
+    """Both models' hits side by side; one that both found is marked."""
+    shared = set.intersection(*({hit["place"] for hit in found[side]["hits"]} for side in parts.SIDES))
+    cards = {}
+    for side, name in zip(parts.SIDES, names, strict=True):
+        body = "".join(
+            _hit(rank, hit, hit["place"] in shared, as_pictures) for rank, hit in enumerate(found[side]["hits"], 1)
+        )
+        body = f'<p class="note">{escape(found[side]["note"])}</p>' if found[side]["note"] else f"<ol>{body}</ol>"
+        cards[side] = parts.card(side, models.role(name, side), name, body)
+    both = len(shared)
+    return parts.pair(
+        cards, f"Both found {both} of the same {SHOWN}; those are marked." if both else "They share none."
+    )
+
+
+def _hit(rank: int, hit: Hit, shared: bool, as_pictures: bool) -> str:
+    moved = hit["itc_rank"] - rank
+    arrow = f"▲{moved}" if moved > 0 else f"▼{-moved}" if moved < 0 else "="
+    scores = (
+        f"<small>ITM {100 * hit['itm']:.1f}% · ITC {hit['itc']:.2f} "
+        f'<abbr title="ITC alone put it at {hit["itc_rank"]}">{arrow}</abbr></small>'
+    )
+    words = escape(hit["caption"])
+    seen = parts.picture(GALLERY[hit["place"]].image, hit["caption"]) if as_pictures else ""
+    return f'<li class="hit{" shared" if shared else ""}">{seen}<div><span>{words}</span>{scores}</div></li>'
+
+
+def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
+    with gr.Row(elem_classes="ask"):
+        sentence = gr.Textbox(_captions()[5], label="Sentence", scale=3,
+                              min_width=240, max_lines=1, elem_id="sentence")  # fmt: skip
+        find = gr.Button("Find pictures", variant="primary", scale=1, min_width=130, elem_id="find")
+        reverse = gr.Button("Sentences for my picture", scale=1, min_width=250, elem_id="reverse")
+    out = gr.HTML(elem_id="found")
+    inputs, inputs_reverse = [*names, sentence], [picture, *names]
+    endpoint(search, inputs, long=True, line=SEARCH)
+    endpoint(sentences, inputs_reverse, long=True, line=SEARCH)
+
+    def found(teacher, student, words):
+        return show(search(teacher, student, words), (teacher, student), as_pictures=True)
+
+    def found_reverse(image, teacher, student):
+        return show(sentences(image, teacher, student), (teacher, student), as_pictures=False)
+
+    event = dict(api_visibility="private", show_progress="minimal", **SEARCH)
+    gr.on([find.click, sentence.submit], guarded(found, long=True), inputs, out, **event)
+    reverse.click(guarded(found_reverse, long=True), inputs_reverse, out, **event)

@@ -1,0 +1,283 @@
+"""Trade-offs: the shipped records as score against cost, and what is behind each point."""
+
+import json
+from collections import Counter
+from functools import cache, lru_cache
+from html import escape
+from pathlib import Path
+from typing import TypedDict
+
+import gradio as gr
+import pandas as pd
+
+import dlip
+from app import charts, guard, parts
+from dlip.ablation import matched
+from dlip.checkpoints import BUILT_IN, built_in_models, read_json
+from dlip.data.scenes import Scenes
+from dlip.disagreement import items_of
+from dlip.errors import UserError
+from dlip.grids import GRIDS
+from dlip.html import marked
+from dlip.plots import LABELS, accuracy_cost, pareto
+from dlip.plots.style import axis_title
+from dlip.records import COSTS, ROLES, SAMPLES, SCORES, frame, read, summary
+
+RESULTS = Path(dlip.__file__).parents[1] / "results"
+ALL = "all runs"
+SHOWN = 4
+"""Samples of a point that are shown."""
+FIRST = ("tr1", "ir1", "cider", "vqa", "pointing", "params_m", "flops_g", "latency_ms")
+"""Figures of a point that are shown at once."""
+HEAR = """
+new MutationObserver(() => {
+    const chart = element.querySelector(".js-plotly-plot");
+    if (!chart || !chart.on || chart.heard === chart.on) return;
+    chart.heard = chart.on;
+    chart.on("plotly_click", event => {
+        const name = event.points[0].customdata;
+        if (name) trigger("click", {name});
+    });
+}).observe(element, {childList: true, subtree: true});
+"""
+"""Clicks on a chart's points, which gradio does not tell of: the event's `name` is the point's."""
+
+
+class Point(TypedDict):
+    """Runs of one name, all seeds of it."""
+
+    name: str
+    role: str
+    cost: float
+    score: float
+    score_sd: float | None
+    """Standard deviation over seeds; null of a single run."""
+    runs: int
+    front: bool
+    """Whether no other point costs no more and scores no less, and is better in one of them."""
+
+
+class Run(TypedDict):
+    """What is behind a point: the latest of its runs, and its scores' means over seeds."""
+
+    name: str
+    role: str
+    command: str
+    config: dict
+    seeds: list[int]
+    train_pictures: int
+    figures: dict[str, float]
+    """Scores and costs by column, as in dlip.records; those that were measured."""
+    samples: list[dict]
+    """Examples of its words: image_id, caption, references, questions, answers, truth."""
+
+
+# --- what is done -----------------------------------------------------------------------------------------------------
+
+
+def tradeoffs(grid: str = ALL, cost: str = "params_m", score: str = "tr1") -> list[Point]:
+    """The shipped runs as points, cheapest first.
+
+    grid: "all runs", or the name of a grid of `dlip ablate`. cost and score: columns of dlip.records, as params_m,
+    flops_g, latency_ms; tr1, ir1, cider, vqa.
+    """
+    rows = _rows(grid, cost, score)
+    front = set(pareto(list(rows[cost]), list(rows[score])))
+    return [
+        Point(name=row["name"], role=row["role"], cost=float(row[cost]), score=float(row[score]), runs=int(row["runs"]),
+              score_sd=_number(row[f"{score}_sd"]), front=i in front)
+        for i, row in rows.sort_values(cost).iterrows()
+    ]  # fmt: skip
+
+
+def run(name: str, grid: str = ALL) -> Run:
+    """What is behind a point of `tradeoffs`: configuration, command, figures, and examples of its words."""
+    mine = [record for record in chosen(grid) if record["name"] == name]
+    if not mine:
+        raise UserError(f"there is no point {name!r} in {grid}; choose one of the chart")
+    last, row = max(mine, key=lambda record: record["created"]), summary(frame(mine)).iloc[-1]
+    figures = {column: float(row[column]) for column in (*SCORES, *COSTS) if not pd.isna(row[column])}
+    return Run(
+        name=name, role=last["role"], command=last["command"], config=last["config"], figures=figures,
+        seeds=sorted({record["seed"] for record in mine}), train_pictures=last["train_pictures"],
+        samples=next((record["samples"] for record in mine if record["samples"]), []),
+    )  # fmt: skip
+
+
+def chosen(grid: str) -> list[dict]:
+    """The records of a grid, under the names of its rows, or all. Raises UserError where there is no such grid."""
+    if grid != ALL and grid not in GRIDS:
+        raise UserError(f"there is no grid {grid!r}; choose {ALL} or one of {', '.join(GRIDS)}")
+    found = shipped()
+    if grid == ALL:
+        return found
+    rows = matched(grid, found)
+    return [{**record, "name": name} for name, made in rows.items() for record in made]
+
+
+def shipped() -> list[dict]:
+    """The records of `results/` and of the built-in models, each once, those of runs too short to mean anything apart.
+
+    Of several data sets and splits, those on which most were measured.
+    """
+    files = sorted(RESULTS.glob("*.jsonl")) + [BUILT_IN / name / "record.json" for name in built_in_models()]
+    return _read(tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file()))
+
+
+@lru_cache(maxsize=1)
+def _read(files: tuple[tuple[Path, int], ...]) -> list[dict]:
+    lists = [read(file) if file.suffix == ".jsonl" else [read_json(file)] for file, _ in files]
+    found = {record["id"]: record for some in lists for record in some if not record.get("quick")}
+    ((most, _),) = Counter((record["data"], record["split"]) for record in found.values()).most_common(1)
+    return [record for record in found.values() if (record["data"], record["split"]) == most]
+
+
+def grids() -> list[str]:
+    """Those of which a run is shipped, the teacher apart."""
+    found = shipped()
+    return [
+        ALL,
+        *(name for name in GRIDS if any(made for row, made in matched(name, found).items() if row != "teacher")),
+    ]
+
+
+def _rows(grid: str, cost: str, score: str) -> pd.DataFrame:
+    for column, axis in ((cost, COSTS), (score, SCORES)):
+        if column not in axis:
+            raise UserError(f"{column!r} cannot be an axis here; choose one of {', '.join(axis)}")
+    found = frame(chosen(grid))
+    rows = summary(found.dropna(subset=[cost, score])) if len(found) else found
+    if rows.empty:
+        raise UserError(f"no run of {grid} has both {cost} and {score}; choose other axes, or another grid")
+    return rows
+
+
+def _number(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def sources() -> str:
+    """Where the points come from, in a sentence."""
+    count = f"{len(shipped()):,} runs that are shipped with this project; click a point, or choose it by name."
+    if any(RESULTS.glob("*.jsonl")):
+        return count
+    return f"{count} This installation has no folder results: only the built-in models’ own records are shown."
+
+
+def show(of: Run) -> str:
+    """A point's figures, command, configuration and words."""
+    first = "".join(_figure(name, of["figures"][name]) for name in FIRST if name in of["figures"])
+    rest = "".join(_figure(name, value) for name, value in of["figures"].items() if name not in FIRST)
+    seeds = f"{len(of['seeds'])} seed{'s' * (len(of['seeds']) > 1)}, {of['train_pictures']:,} pictures to learn from"
+    config = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in _settings(of["config"]))
+    whole = f"<pre>{escape(json.dumps(of['config'], indent=1))}</pre>"
+    return (
+        f'<section class="run card {of["role"]}"><header><b>{escape(of["name"])}</b> {of["role"]}, {seeds}</header>'
+        f'<code>{escape(of["command"])}</code><div class="tables">'
+        f"<div><table>{first}</table><details><summary>All figures</summary><table>{rest}</table></details></div>"
+        f"<div><table>{config}</table><details><summary>Whole configuration</summary>{whole}</details></div></div>"
+        f'<div class="samples">{_samples(of["samples"])}</div></section>'
+    )
+
+
+def _figure(name: str, value: float) -> str:
+    shown = f"{value:,.1f}" if name in SCORES else f"{value:,.3g}"
+    return f"<tr><td>{axis_title(name)}</td><td>{shown}</td></tr>"
+
+
+def _settings(config: dict) -> list[tuple[str, str]]:
+    """What tells a run from another, in words."""
+    model, train = config.get("model") or {}, config.get("train") or {}
+    found = [
+        (part, f"{model[f'{part}_layers']} layers, {model[f'{part}_width']} wide")
+        for part in ("image", "text") if f"{part}_layers" in model
+    ]  # fmt: skip
+    found += [("losses", ", ".join(f"{term} × {weight:g}" for term, weight in (train.get("weights") or {}).items()))]
+    found += [(name.replace("_", " "), f"{train[name]}") for name in ("steps", "batch_size", "lr") if name in train]
+    found += [("teacher", str(config["teacher"]))] if config.get("teacher") else []
+    return [(name, value) for name, value in found if value]
+
+
+def _samples(samples: list[dict]) -> str:
+    if not samples:
+        return '<p class="hint">This run’s record holds no examples of its words.</p>'
+    pictures, reference = _pictures(), _teachers()
+    out = []
+    for sample in samples[:SHOWN]:
+        image = pictures.get(sample["image_id"])
+        asked = zip(sample["questions"], sample["answers"], sample["truth"], strict=False)
+        told = "".join(
+            f"<li>{escape(question)} <b>{escape(answer)}</b>{f' (true: {escape(truth)})' * (answer != truth)}</li>"
+            for question, answer, truth in asked
+        )
+        caption = marked(sample["caption"] or "", reference.get(sample["image_id"]))
+        alt = f"picture {sample['image_id']}"
+        out.append(f"<article>{parts.picture(image, alt) if image is not None else ''}<div><p>{caption}</p>"
+                   f"<details><summary>{len(sample['questions'])} questions</summary><ul>{told}</ul></details></div>"
+                   "</article>")  # fmt: skip
+    return "".join(out)
+
+
+@cache
+def _pictures() -> dict:
+    """image_id -> the picture that samples are of."""
+    data = Scenes("test", size=SAMPLES)
+    return {i: item.image for i, item in items_of(data, [data[k].image_id for k in range(SAMPLES)]).items()}
+
+
+def _teachers() -> dict[int, str]:
+    """image_id -> what the latest teacher says of it."""
+    made = [record for record in shipped() if record["role"] == "teacher" and record["samples"]]
+    last = max(made, key=lambda record: record["created"], default={"samples": []})
+    return {sample["image_id"]: sample["caption"] for sample in last["samples"]}
+
+
+def listed(grid: str, cost: str, score: str) -> list[str]:
+    """The points by name: teachers first, then students, each group by cost."""
+    points = tradeoffs(grid, cost, score)
+    return [point["name"] for point in sorted(points, key=lambda point: ROLES.index(point["role"]) > 0)]
+
+
+# --- the tab ----------------------------------------------------------------------------------------------------------
+
+
+def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
+    def axes(of) -> list[tuple[str, str]]:
+        found = frame(shipped())
+        return [(LABELS[column][0], column) for column in of if found[column].notna().any()]
+
+    first = (ALL, "params_m", "tr1")
+    with gr.Row():
+        grid = gr.Dropdown(grids(), value=ALL, label="Runs", min_width=180)
+        cost = gr.Dropdown(axes(COSTS), value=first[1], label="Cost", min_width=180)
+        score = gr.Dropdown(axes(SCORES), value=first[2], label="Score", min_width=180)
+    gr.HTML(f'<p class="hint">{sources()}</p>')
+    finding = gr.HTML(elem_classes="finding")
+    with gr.HTML(html_template="@children", js_on_load=HEAR, elem_id="chart-of-runs") as heard:
+        chart = gr.Plot(show_label=False, container=False, elem_id="runs")
+    point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")
+    shown = gr.HTML(elem_id="run")
+
+    def draw(grid, cost, score):
+        tradeoffs(grid, cost, score)
+        title, fig = charts.fitted(accuracy_cost(frame(chosen(grid)), cost, score))
+        return title, fig, gr.Dropdown(listed(grid, cost, score), value=None), ""
+
+    def tell(point, grid):
+        return show(run(point, grid)) if point else ""
+
+    def hear(grid, event: gr.EventData):
+        return event.name, tell(event.name, grid)
+
+    quick = dict(**guard.QUICK, api_visibility="private", show_progress="hidden")
+    asked = [grid, cost, score]
+    drawn = dict(fn=guard.guarded(draw), inputs=asked, outputs=[finding, chart, point, shown], **quick)
+    finding.parent.select(**drawn)
+    gr.on([part.input for part in asked], **drawn)
+    heard.click(guard.guarded(hear), grid, [point, shown], **quick)
+    point.input(guard.guarded(tell), [point, grid], shown, **quick)
+    guard.endpoint(tradeoffs, asked)
+    guard.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), grid])

@@ -1,0 +1,59 @@
+"""Long work: others get in between its steps, and its visitor can stop it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import gradio as gr
+
+from app import models
+from dlip.errors import UserError
+
+Progress = Callable[[float], object]
+_asked: dict[str, threading.Event] = {}
+"""Session -> what its visitor sets to stop the work at hand."""
+
+
+@contextmanager
+def turns(progress: Progress | None = None) -> Iterator[Progress]:
+    """Holds `models.turn`; yields what dlip's long functions take as `progress`, during which others take a turn."""
+
+    def step(share: float) -> None:
+        models.turn.release()
+        try:
+            if progress:
+                progress(share)
+            time.sleep(0.001)  # a lock that is let go and taken at once goes to nobody else
+        finally:
+            models.turn.acquire()
+
+    with models.turn:
+        yield step
+
+
+@contextmanager
+def stoppable(session: str, progress: Progress) -> Iterator[Progress]:
+    """Yields `progress` that raises UserError as soon as `stop` was called for that session."""
+    asked = _asked[session] = threading.Event()
+
+    def step(share: float) -> None:
+        if asked.is_set():
+            raise UserError("stopped, as you asked")
+        progress(share)
+
+    try:
+        yield step
+    finally:
+        _asked.pop(session, None)
+
+
+def stop(request: gr.Request) -> None:
+    """Stops the work of the visitor who asks, if there is any."""
+    if request.session_hash in _asked:
+        _asked[request.session_hash].set()
+
+
+def part(progress: Progress, start: float, end: float) -> Progress:
+    """Progress of one part of the work, which is done from `start` to `end` of the whole."""
+    return lambda share: progress(start + share * (end - start))

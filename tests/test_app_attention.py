@@ -1,0 +1,217 @@
+"""The Attention tab's functions against dlip called directly."""
+
+import re
+import threading
+
+import pytest
+import torch
+from PIL import Image
+
+import dlip
+from app import attention as page
+from app import attributions, looks, models, pictures, work
+from dlip.attention import answer_maps, cover, differ, image_maps, mass, patches, pointing, word_maps
+from dlip.attribution import Score, grad_cam
+from dlip.data.scene_render import masks
+from dlip.data.scenes import Scenes
+from dlip.errors import UserError
+
+TEACHER, STUDENT = "scenes/teacher", "scenes/student"
+NAMES = {"teacher": TEACHER, "student": STUDENT}
+CAPTION = "a large dotted yellow circle to the right of a small orange diamond"
+CIRCLE = 4  # its place among the words
+QUESTION = "what color is the large circle?"
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("app") / "scene.png"
+    Image.fromarray(Scenes("test")[pictures.SCENES[0]].image).save(path)
+    return str(path)
+
+
+def grid(side: dict) -> torch.Tensor:
+    return torch.tensor(side["map"])
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_words_are_what_both_models_say(picture):
+    found = page.words(picture, TEACHER, STUDENT, f" {QUESTION}\n")
+    image = pictures.read(picture)
+    captions = [dlip.load(name).caption([image])[0] for name in NAMES.values()]
+    answers = [dlip.load(name).answer([image], [QUESTION])[0] for name in NAMES.values()]
+    assert [text["text"] for text in found] == [*captions, QUESTION, *answers]
+    assert [text["who"] for text in found] == ["teacher", "student", "you", "teacher", "student"]
+    assert [text["question"] for text in found] == ["", "", "", QUESTION, QUESTION]
+    assert len(page.words(picture, TEACHER, STUDENT)) == 2
+
+
+def test_a_model_that_cannot_caption_is_left_out(picture, monkeypatch):
+    monkeypatch.setattr(models.load(STUDENT).med, "abilities", frozenset({"vqa"}))
+    found = page.words(picture, TEACHER, STUDENT, QUESTION)
+    assert [(text["who"], text["kind"]) for text in found] == [
+        ("teacher", "caption"), ("you", "question"), ("teacher", "answer"), ("student", "answer"),
+    ]  # fmt: skip
+
+
+def test_every_word_is_a_button_and_finds_its_place_again():
+    texts = [page.Text(who="teacher", kind="caption", text="a <red> star", question=""),
+             page.Text(who="student", kind="caption", text="", question=""),
+             page.Text(who="you", kind="question", text="what now?", question="")]  # fmt: skip
+    shown = page.show(texts, {"text": 2, "word": 0})
+    buttons = re.findall(r'data-index="(\d+)" aria-pressed="(\w+)">([^<]*)<', shown)
+    assert buttons == [("0", "false", "a"), ("1", "false", "&lt;red&gt;"), ("2", "false", "star"),
+                       ("3", "true", "what"), ("4", "false", "now?")]  # fmt: skip
+    assert page.place_of(2, texts) == {"text": 0, "word": 2} and page.place_of(4, texts) == {"text": 2, "word": 1}
+    with pytest.raises(UserError, match="no longer there"):
+        page.place_of(5, texts)
+    assert page.first(texts) == {"text": 0, "word": 2}  # the first thing that is named
+    assert page.first(texts[1:]) == {"text": 1, "word": 0} and page.first(texts[1:2]) is None
+
+
+# --- maps -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["decoder", "fusion"])
+def test_maps_divergence_and_hits_are_dlips(picture, source):
+    found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
+    image, scene = pictures.read(picture), Scenes("test").scene(pictures.SCENES[0])
+    maps = [word_maps(dlip.load(name), image, CAPTION, source).map(CIRCLE) for name in NAMES.values()]
+    assert found["divergence"] == pytest.approx(differ(*maps).item(), abs=1e-6)
+    assert found["about"] == "circle" and [scene.objects[found["object"]].shape] == ["circle"]
+    covered = cover(torch.from_numpy(masks(scene)[found["object"]]), 6)
+    for (side, name), over in zip(NAMES.items(), maps, strict=True):
+        own = found[side]
+        assert own["model"] == name
+        torch.testing.assert_close(grid(own), patches(over), atol=1e-6, rtol=0)
+        assert own["hit"] == pointing(patches(over), covered).item()
+        assert own["share"] == pytest.approx(mass(patches(over), covered).item(), abs=1e-6)
+        assert own["chance_share"] == pytest.approx(covered.mean().item())
+        assert own["chance_hit"] == pytest.approx((covered > 0).sum().item() / 36)
+
+
+def test_layers_and_heads_are_those_that_were_asked_for(picture):
+    found = page.attention(picture, TEACHER, STUDENT, CAPTION, 1, "fusion", "", "mean", "2", "0", "mean")
+    image = pictures.read(picture)
+    theirs = word_maps(dlip.load(TEACHER), image, CAPTION).patches(1, None, 2)
+    ours = word_maps(dlip.load(STUDENT), image, CAPTION).patches(1, 0)
+    torch.testing.assert_close(grid(found["teacher"]), theirs, atol=1e-6, rtol=0)
+    torch.testing.assert_close(grid(found["student"]), ours, atol=1e-6, rtol=0)
+    assert page.depth(TEACHER, page.CROSS) == (["last", "mean", *"012345"], ["mean", *"0123"])
+    assert page.depth(TEACHER, page.OWN)[0] == ["last", "mean", *"01234"]  # of the image encoder
+
+
+def test_an_answers_word_looks_through_its_question(picture):
+    found = page.attention(picture, TEACHER, STUDENT, "yellow", 0, "answer", QUESTION)
+    theirs = answer_maps(dlip.load(TEACHER), pictures.read(picture), QUESTION, "yellow").patches(0)
+    torch.testing.assert_close(grid(found["teacher"]), theirs, atol=1e-6, rtol=0)
+    assert found["object"] is None and found["teacher"]["hit"] is None
+
+
+def test_the_pictures_own_attention(picture):
+    maps = image_maps(dlip.load(STUDENT), pictures.read(picture))
+    one = page.self_attention(picture, TEACHER, STUDENT, False, "last", "mean", "0", "1")
+    torch.testing.assert_close(grid(one["student"]), maps.cls(0, 1), atol=1e-6, rtol=0)
+    rolled = page.self_attention(picture, TEACHER, STUDENT, True)
+    torch.testing.assert_close(grid(rolled["student"]), maps.rollout(), atol=1e-6, rtol=0)
+    assert 0 < rolled["divergence"] < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(word=40), "no word 40"),
+        (dict(source="itm"), "no source 'itm'"),
+        (dict(student_layer="4"), "no layer 4"),
+        (dict(teacher_layer="-1"), "no layer '-1'"),
+        (dict(teacher_head="all"), "no head 'all'"),
+        (dict(text=" "), "no word"),
+        (dict(picture=None), "no picture yet"),
+    ],
+)
+def test_mistakes_are_sentences(picture, change, said):
+    asked = dict(picture=picture, teacher=TEACHER, student=STUDENT, text=CAPTION, word=0)
+    with pytest.raises(UserError, match=said):
+        page.attention(**asked | change)
+
+
+def test_the_page_shows_maps_of_other_pictures_without_a_score(tmp_path):
+    path = tmp_path / "photo.png"
+    pictures.drawing().save(path)
+    found = page.attention(str(path), TEACHER, STUDENT, CAPTION, CIRCLE)
+    assert found["object"] is None and found["student"]["hit"] is None
+    shown = looks.show({**found, "about": "<b>"}, str(path))
+    assert "&lt;b&gt;" in shown and "<b>”" not in shown and "by chance" not in shown
+    assert f"<b>{found['divergence']:.2f}</b> of 1 bit" in shown and shown.count("<img") == 2
+
+
+def test_the_page_shows_the_outline_and_the_score(picture):
+    found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE)
+    outlined, plain = looks.show(found, picture), looks.show(found, picture, outline=False)
+    assert outlined != plain and re.sub('base64,[^"]*', "", outlined) == re.sub('base64,[^"]*', "", plain)
+    share = f"{100 * found['student']['share']:.0f}% on the object"
+    assert share in outlined and ("is-hit" in outlined or "is-miss" in outlined)
+
+
+# --- attributions -----------------------------------------------------------------------------------------------------
+
+
+def test_attributions_are_dlips(picture):
+    shares = []
+    found = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM", shares.append)
+    theirs = grad_cam(Score(dlip.load(TEACHER), CAPTION, CIRCLE), pictures.read(picture))
+    torch.testing.assert_close(grid(found["teacher"]), theirs / theirs.sum(), atol=2e-6, rtol=0)
+    assert shares == [0.5, 1.0] and found["kind"] == "Grad-CAM" and found["object"] is not None
+    whole = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, None, "Grad-CAM")
+    assert whole["about"] == CAPTION and whole["object"] is None
+    with pytest.raises(UserError, match="no method 'LIME'"):
+        attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "LIME")
+
+
+def test_large_maps_are_thinned(picture):
+    over = torch.rand(1 + 384 * 384)
+    found = looks.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, None, None)
+    assert len(found["student"]["map"]) == looks.MOST and found["divergence"] == pytest.approx(0, abs=1e-6)
+    assert sum(map(sum, found["student"]["map"])) == pytest.approx(1, abs=0.01)
+
+
+def test_long_work_stops_when_its_visitor_says_so(picture):
+    class Visitor:
+        session_hash = "one"
+
+    class Other:
+        session_hash = "two"
+
+    shares = []
+
+    def report(share: float) -> None:
+        shares.append(share)
+        work.stop(Other)
+        if share > 0.1:
+            work.stop(Visitor)
+
+    with pytest.raises(UserError, match="stopped"), work.stoppable("one", report) as step:
+        attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", step)
+    assert 0.1 < shares[-1] < 0.5
+    work.stop(Visitor)  # nothing is going on, and nothing happens
+    assert models.turn.acquire(blocking=False)
+    models.turn.release()
+
+
+def test_others_get_in_between_the_steps():
+    began, got_in = threading.Event(), threading.Event()
+
+    def other():
+        began.wait(5)
+        with models.turn:
+            got_in.set()
+
+    visitor = threading.Thread(target=other)
+    visitor.start()
+    with work.turns(lambda share: began.set() or got_in.wait(5)) as step:
+        assert not got_in.is_set()
+        step(0.5)
+        assert got_in.is_set()
+    visitor.join(5)

@@ -1,0 +1,183 @@
+"""The app in a browser as its users meet it: what the page shows is what dlip says, and every mistake is a sentence.
+
+Screens are kept in build/screens, to be looked at.
+"""
+
+import re
+
+import pytest
+from PIL import Image
+
+import dlip
+from app import pictures, search
+from app.page import TABS
+
+TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
+BOTH = {"teacher": TEACHER, "student": STUDENT}
+
+
+def said(page, where: str) -> list[str]:
+    """What both models' cards say, the marks left out."""
+    return page.locator(f"#{where} .said").all_inner_texts()
+
+
+def wait_for(page, where: str, wanted: list[str]) -> None:
+    """Until both models' cards say what is wanted; "…" stands where one has none of the other's words."""
+    page.wait_for_function(
+        """([where, wanted]) => wanted === [...document.querySelectorAll(`#${where} .said`)]
+            .map(e => e.innerText.replaceAll("…", "").split(/\\s+/).filter(Boolean).join(" ")).join("|")""",
+        arg=[where, "|".join(wanted)],
+    )
+
+
+def captions(picture, *names, **options) -> list[str]:
+    return [dlip.load(name).caption([picture], **{"max_new_tokens": 30, **options})[0] for name in names]
+
+
+def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens):
+    """The examples, the models, the ways of decoding, a question and captions to rank."""
+    page = open_page()
+    first, second = pictures.examples()[:2]
+    assert said(page, "captions") == captions(first.image, TEACHER, STUDENT)
+    page.screenshot(path=screens / "compare.png")
+
+    page.get_by_role("button", name=second.name).click()
+    wait_for(page, "captions", captions(second.image, TEACHER, STUDENT))
+    assert page.locator("#question textarea, #question input").input_value() == second.question
+
+    page.get_by_text("greedy", exact=True).click()
+    page.locator("#say").click()
+    wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1))
+    marks = page.locator("#captions mark").all_inner_texts()
+    words = [set(text.split()) for text in captions(second.image, TEACHER, STUDENT, num_beams=1)]
+    assert marks and set(" ".join(marks).split()) >= words[0] ^ words[1]
+
+    question = "how many objects are there?"
+    page.locator("#question textarea, #question input").fill(question)
+    page.locator("#answer").click()
+    direct = [dlip.load(name).answers([second.image], [question])[0] for name in (TEACHER, STUDENT)]
+    wait_for(page, "answers", [answers[0][0] for answers in direct])
+    assert f"{100 * direct[0][0][1]:.1f}%" in page.locator("#answers .teacher").inner_text()
+
+    texts = ["a ${1 + 1} {{value}} <b>circle", min(second.captions, key=len)]
+    page.locator("#candidates textarea").fill("\n".join(texts))
+    page.locator("#rank").click()
+    page.wait_for_function("document.querySelectorAll('#rankings tbody tr').length === 4")
+    rows = [row.split("\t") for row in page.locator("#rankings .teacher tbody tr").all_inner_texts()]
+    vlm = dlip.load(TEACHER)
+    itm, itc = vlm.match([second.image] * 2, texts).tolist(), vlm.similarity([second.image], texts)[0].tolist()
+    best = max(range(2), key=itm.__getitem__)
+    assert [cell.strip() for cell in rows[0]] == [texts[best], f"{100 * itm[best]:.1f}%", f"{itc[best]:.2f}"]
+
+    page.get_by_label("Student", exact=True).click()
+    page.get_by_role("option", name=OTHER).click()
+    wait_for(page, "captions", captions(second.image, TEACHER, OTHER, num_beams=1))
+    assert page.locator("#captions .undistilled").count() == 1
+    for part in ("ms", "tokens/s", "0.622M parameters", "GFLOPs"):
+        assert part in page.locator("#captions .undistilled footer").inner_text()
+    assert "times faster" in page.locator("#captions .summary").inner_text()
+
+
+def test_search_by_sentence_and_by_picture(open_page, screens):
+    page = open_page()
+    page.locator("#search-button").click()
+    sentence = "a large green triangle on a dark background"
+    page.locator("#sentence textarea, #sentence input").fill(sentence)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#found .hit img")
+    for side, hits in search.search(**BOTH, sentence=sentence).items():
+        card = page.locator("#found .card").nth(list(BOTH).index(side))
+        assert card.locator(".hit span").all_inner_texts() == [hit["caption"] for hit in hits["hits"]]
+    page.screenshot(path=screens / "search.png")
+    page.locator("#reverse").click()
+    page.wait_for_function("!document.querySelector('#found .hit img') && document.querySelector('#found .hit')")
+    assert "ITM" in page.locator("#found .teacher .hit").first.inner_text()
+
+
+def test_a_picture_is_dropped_in_and_mistakes_are_sentences(open_page, tmp_path):
+    page = open_page()
+    photo = tmp_path / "photo.jpg"
+    pictures.drawing(900).crop((100, 0, 900, 500)).save(photo, quality=95)
+    page.locator(
+        "#picture button[aria-label='Clear'], #picture button[title='Clear'], #picture [aria-label='Remove Image']"
+    ).first.click()
+    page.locator("#picture input[type=file]").set_input_files(photo)
+    wait_for(page, "captions", captions(photo, TEACHER, STUDENT))
+
+    def toast() -> str:
+        message = page.locator(".toast-body").last
+        message.wait_for()
+        text = message.inner_text()
+        message.locator("button").click()
+        message.wait_for(state="detached")
+        return re.sub(r"\s+", " ", text)
+
+    page.locator("#question textarea, #question input").fill("  ")
+    page.locator("#answer").click()
+    assert "The question is empty; type one." in toast()
+    page.locator("#candidates textarea").fill("a\n" * 30)
+    page.locator("#rank").click()
+    assert "30 captions cannot be ranked" in toast()
+    page.get_by_label("Student", exact=True).fill("scenes/none")
+    page.keyboard.press("Enter")
+    assert "There is no model 'scenes/none'" in toast()
+    assert "Traceback" not in page.content()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scheme"), [(1280, 800, "light"), (1280, 800, "dark"), (390, 844, "light"), (390, 844, "dark")]
+)
+def test_every_tab_fits_the_window(open_page, screens, width, height, scheme):
+    """No tab is wider than the window, nothing is without a name, and each is kept as a picture."""
+    page = open_page(width, height, scheme)
+    for tab, (label, _) in TABS.items():
+        if page.locator(f"#{tab}-button").count() == 0:  # in a narrow window
+            page.locator(".overflow-menu > button").click()
+            page.locator(".overflow-dropdown button", has_text=label).click()
+        else:
+            page.locator(f"#{tab}-button").click()
+        page.locator(f"#{tab}").wait_for()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        page.screenshot(path=screens / f"{tab}-{width}-{scheme}.png", full_page=width < 500)
+    nameless = page.evaluate(
+        """[...document.querySelectorAll("button, input:not([type=file]), textarea, img")].filter(e =>
+            e.offsetParent && !(e.innerText || e.ariaLabel || e.title || e.alt || e.placeholder || e.labels?.length))
+            .map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert nameless == []
+
+
+def test_the_keyboard_reaches_everything(open_page):
+    """From the models by way of the picture and the examples to the buttons, Tab by Tab."""
+    page = open_page()
+    parts, reached = ("student", "examples", "say", "question", "answer", "candidates", "rank"), set()
+    page.get_by_label("Teacher", exact=True).focus()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate("parts => document.activeElement.closest(parts)?.id", ", ".join(f"#{x}" for x in parts))
+        )
+    assert set(parts) <= reached
+    example = page.get_by_role("button", name=pictures.examples()[2].name)
+    example.focus()
+    page.keyboard.press("Enter")
+    wait_for(page, "captions", captions(pictures.examples()[2].image, TEACHER, STUDENT))
+
+
+def test_a_place_in_the_queue_is_shown(open_page, app_address, tmp_path):
+    """A second visitor who waits behind others sees where."""
+    from gradio_client import Client, handle_file
+
+    path = tmp_path / "scene.png"
+    Image.fromarray(pictures.examples()[0].image).save(path)
+    page = open_page()
+    client = Client(app_address, verbose=False)
+    jobs = [
+        client.submit(handle_file(str(path)), TEACHER, TEACHER, "beam", 8, 0.9, 40, 0, api_name="/captions")
+        for _ in range(12)
+    ]
+    page.locator("#say").click()
+    page.wait_for_function("/queue: \\d+\\/\\d+/.test(document.querySelector('#captions').innerText)", timeout=60_000)
+    for job in jobs:
+        job.result()

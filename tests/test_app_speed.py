@@ -1,0 +1,96 @@
+"""The Speed tab's functions: what is measured, under what settings, and how it is written; never how fast."""
+
+import base64
+import io
+import json
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from app import speed as page
+from dlip.errors import UserError
+from dlip.plots import COLOURS
+
+TEACHER, STUDENT = "scenes/teacher", "scenes/student-undistilled"
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    shares = []
+    found = page.speed(TEACHER, STUDENT, "vqa", 2, 2, 3, repeats=2, batches=[4, 1], with_memory=False,
+                       progress=shares.append)  # fmt: skip
+    assert shares == sorted(shares) and 0.79 < shares[-1] <= 0.8  # the rest is the memory's
+    return found
+
+
+def test_what_is_measured_and_its_settings(found):
+    json.dumps(found)
+    assert found["models"] == {"teacher": TEACHER, "student": STUDENT}
+    for side in found["models"]:
+        own = found["latency"]["models"][side]
+        assert 0 < own["p50_ms"] <= own["p95_ms"] and {"image", "fusion", "decoder"} <= own["modules"].keys()
+        assert [own[k] for k in ("task", "batch", "beams", "tokens", "repeats", "warmup")] == ["vqa", 2, 2, 3, 2, 3]
+        assert len(found["throughput"][side]) == 2 and min(found["throughput"][side]) > 0
+    assert found["batches"] == [1, 4] and found["memory"] is None
+
+
+def test_the_table_holds_every_number(found):
+    table = page.table(found)
+    timed = found["latency"]["models"]["student"]
+    row = table.query("side == 'student' and part == 'fusion' and measure == 'p95'")
+    assert row["value"].tolist() == [timed["modules"]["fusion"]["p95_ms"]] and row["unit"].tolist() == ["ms"]
+    rates = table.query("side == 'teacher' and measure == 'throughput'")
+    assert dict(zip(rates["batch"], rates["value"], strict=True)) == dict(
+        zip(found["batches"], found["throughput"]["teacher"], strict=True)
+    )
+    parts = 1 + len(timed["modules"])
+    assert len(table) == 2 * (2 * parts + 2)
+    assert (table["threads"] == torch.get_num_threads()).all() and (table["beams"] == 2).all()
+
+
+def test_the_page_states_every_setting_and_holds_the_files(found):
+    taken = {side: {"weights_mb": 12.34, "peak_mb": peak} for side, peak in (("teacher", 5.0), ("student", None))}
+    full = {**found, "memory": taken}
+    shown = page.show(full)
+    for stated in (
+        "vqa, batch 2",
+        "2 beams",
+        "3 new tokens",
+        "2 rounds after 3 to warm up",
+        "float32",
+        torch.__version__,
+    ):
+        assert stated in shown
+    assert f"{found['latency']['models']['teacher']['p50_ms']:.1f} ms" in shown
+    assert "12.3 MB" in shown and "not known here" in shown and "undistilled" in shown
+    files = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', shown))
+    assert json.loads(base64.b64decode(files["speed.json"])) == full
+    csv = pd.read_csv(io.BytesIO(base64.b64decode(files["speed.csv"])))
+    assert csv["value"].tolist() == pytest.approx(page.table(full)["value"].tolist())
+    assert csv.query("measure == 'memory'")["value"].tolist() == [12.34, 5.0, 12.34]
+
+
+def test_figures_are_drawn_for_what_was_measured(found):
+    (heading, bars), (rates_heading, rates), memory = page.figures(found)
+    assert "Most of the time goes to" in heading and bars.layout.title.text is None
+    assert rates.data[1].line.color == COLOURS["undistilled"] and "a second" in rates_heading
+    assert memory == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(batch=0), "batch is 0 here"),
+        (dict(beams=9), "beams is 9"),
+        (dict(tokens=100), "tokens is 100"),
+        (dict(repeats=1000), "repeats is 1000"),
+        (dict(batches=[1, 500]), "batch is 500"),
+        (dict(task="detection"), "no task 'detection'"),
+    ],
+)
+def test_too_much_is_refused_before_anything_is_measured(change, said, monkeypatch):
+    monkeypatch.setattr("dlip.latency._time", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match=said):
+        page.speed(TEACHER, STUDENT, **change)

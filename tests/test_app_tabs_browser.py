@@ -1,0 +1,188 @@
+"""Attention, Speed, Trade-offs and Disagreements in a browser: what the page shows is what dlip says.
+
+Screens are kept in build/screens, to be looked at.
+"""
+
+import json
+import re
+
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+import dlip
+from app import attention, attributions, disagreements, pictures, tradeoffs
+from dlip import disagreement
+from dlip.attention import answer_maps, differ, word_maps
+from dlip.data.scenes import Scenes
+from dlip.records import frame, summary
+from dlip.tasks import evaluate
+
+TEACHER, STUDENT = "scenes/teacher", "scenes/student"
+BOTH = (TEACHER, STUDENT)
+
+
+def wait_for_text(page, where: str, wanted: str) -> None:
+    page.wait_for_function(
+        "([where, wanted]) => document.querySelector(where)?.innerText.includes(wanted)", arg=[where, wanted]
+    )
+
+
+def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens):
+    page, image = open_page(), pictures.examples()[0].image
+    captions = [dlip.load(name).caption([image])[0] for name in BOTH]
+    page.locator("#attention-button").click()
+    page.wait_for_selector("#look img")
+    spoken = [" ".join(row.all_inner_texts()) for row in map(page.locator, (f"#words .{who} button" for who in
+                                                                          ("teacher", "student")))]  # fmt: skip
+    assert spoken == captions
+    page.screenshot(path=screens / "attention-word.png")
+
+    word = captions[1].split()[2]
+    bits = differ(*(word_maps(dlip.load(name), image, captions[1], "decoder").map(2) for name in BOTH)).item()
+    page.locator("#words .student button").nth(2).click()
+    wait_for_text(page, "#look", f"“{word}”")
+    wait_for_text(page, "#look", f"differ by {bits:.2f} of 1 bit")
+    assert page.locator("#words [aria-pressed=true]").all_inner_texts() == [word]
+    assert [
+        image.get_attribute("alt").startswith("cross-attention of the") for image in page.locator("#look img").all()
+    ]
+
+    question = "what color is the large circle?"
+    page.locator("#attention textarea, #attention input[type=text]").first.fill(question)
+    page.locator("#describe").click()
+    answers = [dlip.load(name).answer([image], [question])[0] for name in BOTH]
+    wait_for_text(page, "#words", answers[0])
+    page.locator("#words > div > div, .words > div").last.locator("button").first.click()
+    maps = [answer_maps(dlip.load(name), image, question, answers[1]).map(0) for name in BOTH]
+    wait_for_text(page, "#look", f"“{answers[1].split()[0]}”")
+    wait_for_text(page, "#look", f"differ by {differ(*maps).item():.2f} of 1 bit")
+
+
+def test_attributions_come_on_demand_and_can_be_stopped(open_page, screens):
+    page = open_page()
+    page.locator("#attention-button").click()
+    page.wait_for_selector("#look img")
+    page.locator("#view").get_by_text("Grad-CAM", exact=True).click()
+    page.locator("#explain").click()
+    page.wait_for_selector("#look img[alt^='Grad-CAM']")
+    page.screenshot(path=screens / "attribution.png")
+
+    page.locator("#view").get_by_text("integrated gradients", exact=True).click()
+    page.locator("#explain").click()
+    page.wait_for_selector("#look .progress-text, #look .progress-bar, .progress-level")
+    page.locator("#stop-explaining").click()
+    page.wait_for_selector(".progress-level", state="detached")
+    page.locator("#view").get_by_text("rollout", exact=True).click()
+    page.wait_for_selector("#look img[alt^='rollout']")
+    assert page.locator("#look img[alt^='integrated']").count() == 0
+
+
+def test_speed_is_measured_and_can_be_downloaded(open_page, screens):
+    page = open_page()
+    page.locator("#speed-button").click()
+    page.locator("#speed").get_by_text("retrieval", exact=True).click()
+    for label in ("4", "16", "Memory"):
+        page.locator("#speed").get_by_label(label, exact=True).uncheck()
+    page.locator("#measure").click()
+    page.wait_for_selector("#measured h2")
+    shown = page.locator("#measured").inner_text()
+    page.wait_for_selector("#latency .js-plotly-plot")
+    page.screenshot(path=screens / "speed-measured.png", full_page=True)
+    with page.expect_download() as file:
+        page.get_by_text("speed.json", exact=True).click()
+    found = json.loads(file.value.path().read_text())
+    assert found["batches"] == [1] and found["memory"] is None
+    for side in ("teacher", "student"):
+        timed = found["latency"]["models"][side]
+        assert timed["task"] == "retrieval" and f"{timed['p50_ms']:.1f} ms" in shown
+        assert f"{found['throughput'][side][0]:,.1f} a second" in shown
+    assert f"{timed['threads']} thread" in shown
+
+
+def test_a_point_that_is_clicked_tells_of_its_run(open_page, screens):
+    page = open_page()
+    page.locator("#tradeoffs-button").click()
+    page.wait_for_selector("#runs .js-plotly-plot .point")
+    rows = summary(frame(tradeoffs.shipped()).dropna(subset=["params_m", "tr1"]))
+    role = rows["role"].iloc[-1]
+    name = rows.loc[rows["role"] == role, "name"].iloc[0]
+    names = page.evaluate(
+        "role => document.querySelector('#runs .js-plotly-plot').data.find(t => t.name === role).customdata", role
+    )
+    assert name in names
+    place = page.evaluate("role => document.querySelector('#runs .js-plotly-plot').data.map(t => t.name).indexOf(role)",
+                          role)  # fmt: skip
+    point = page.locator("#runs .scatterlayer .trace").nth(place).locator(".point").nth(names.index(name))
+    box = point.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#run code")
+    clicked = page.locator("#point input").input_value()
+    assert clicked in names  # the one that lies on top
+    assert page.locator("#run code").inner_text() == tradeoffs.run(clicked)["command"]
+    page.screenshot(path=screens / "tradeoffs-point.png", full_page=True)
+
+    page.locator("#point input").click()  # the same by name
+    page.get_by_role("option", name="teacher", exact=True).click()
+    figures = tradeoffs.run("teacher")["figures"]
+    wait_for_text(page, "#run", f"{figures['tr1']:,.1f}")
+
+
+def test_disagreements_are_shown_with_their_pictures(open_page, screens):
+    page = open_page()
+    page.locator("#disagreements-button").click()
+    page.locator("#disagreements").get_by_text("answers", exact=True).click()
+    page.locator("#disagreements input[type=number]").fill("10")
+    page.locator("#disagreements input[type=number]").press("Tab")
+    page.locator("#find").click()
+    page.wait_for_selector("#worst article")
+    items = [evaluate(name, Scenes("test", size=10), tasks=("vqa",), return_items=True, progress=False)["items"]
+             for name in BOTH]  # fmt: skip
+    rows = disagreement.disagreements(*items, "vqa")
+    cards = page.locator("#worst article")
+    assert cards.count() == len(rows) and cards.locator("img").count() == len(rows)
+    first = re.sub(r"\s+", " ", cards.first.inner_text())
+    assert rows["asked"][0] in first and rows["teacher"][0] in first and rows["student"][0] in first
+    page.screenshot(path=screens / "disagreements-found.png", full_page=True)
+
+
+def test_the_endpoints_answer_as_the_functions_do(app_address, tmp_path):
+    client, path = Client(app_address, verbose=False), str(tmp_path / "scene.png")
+    Image.fromarray(pictures.examples()[0].image).save(path)
+    picture, text, last = handle_file(path), "a large yellow circle", ("last", "mean", "last", "mean")
+    documented = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    for function, inputs, direct in (
+        (attention.words, (picture, *BOTH, "what is this?"), (path, *BOTH, "what is this?")),
+        (attention.attention, (picture, *BOTH, text, 3, "fusion", "", *last), (path, *BOTH, text, 3, "fusion")),
+        (attention.self_attention, (picture, *BOTH, True, *last), (path, *BOTH, True)),
+        (attributions.attribution, (picture, *BOTH, text, 3, "Grad-CAM"), (path, *BOTH, text, 3, "Grad-CAM")),
+        (tradeoffs.tradeoffs, ("all runs", "flops_g", "cider"), ("all runs", "flops_g", "cider")),
+        (tradeoffs.run, ("student", "all runs"), ("student",)),
+        (disagreements.disagreements, (*BOTH, "answers", 10), (*BOTH, "answers", 10)),
+    ):
+        name = function.__name__
+        assert documented[f"/{name}"]["returns"][0]["type"], name
+        found = client.predict(*inputs, api_name=f"/{name}")
+        assert json.loads(json.dumps(found), parse_float=rounded) == json.loads(
+            json.dumps(function(*direct)), parse_float=rounded
+        )
+    found = client.predict(*BOTH, "retrieval", 1, 1, 5, 2, [2], False, api_name="/speed")
+    assert found["batches"] == [2] and found["latency"]["models"]["student"]["repeats"] == 2
+
+
+def rounded(number: str) -> float:
+    return round(float(number), 3)
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "dark"), (390, 844, "light"), (1280, 800, "dark")])
+def test_the_tabs_fit_a_phone_and_the_dark(open_page, screens, width, height, scheme):
+    page = open_page(width=width, height=height, scheme=scheme)
+    for tab, filled in (("Attention", "#look img"), ("Trade-offs", "#runs .js-plotly-plot .point")):
+        button = page.get_by_role("tab", name=tab, exact=True)
+        if not button.is_visible():
+            page.locator(".overflow-menu > button").click()
+            button = page.locator(".overflow-dropdown").get_by_text(tab, exact=True)
+        button.click()
+        page.wait_for_selector(filled)
+        page.screenshot(path=screens / f"{tab.lower()}-{width}-{scheme}-filled.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

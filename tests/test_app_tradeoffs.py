@@ -1,0 +1,102 @@
+"""The tabs Trade-offs and Disagreements against records and dlip called directly."""
+
+import json
+
+import pytest
+from test_records import make_record
+
+from app import disagreements as worst
+from app import tradeoffs as page
+from dlip import disagreement
+from dlip.checkpoints import BUILT_IN, built_in_models, read_json
+from dlip.data.scenes import Scenes
+from dlip.errors import UserError
+from dlip.records import frame, summary
+from dlip.tasks import evaluate
+
+TEACHER, STUDENT = "scenes/teacher", "scenes/student"
+SAMPLE = {"image_id": 0, "caption": "a <blue> star", "references": ["a star"],
+          "questions": ["what shape?", "how many?"], "answers": ["star", "<2>"], "truth": ["star", "1"]}  # fmt: skip
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch) -> list[dict]:
+    """Of a folder results: a teacher, two students with seeds, and a run that is too short to mean anything."""
+    made = [make_record("big", role="teacher", tr1=80.0, params=4.0)]
+    made += [make_record("good", seed=seed, tr1=70.0 + seed, params=1.0, samples=[SAMPLE]) for seed in range(3)]
+    made += [
+        make_record("<bad>", "undistilled", tr1=50.0, params=2.0),
+        make_record("short", tr1=99.0) | {"quick": True},
+    ]
+    made += [make_record("far", tr1=99.0) | {"split": "val"}]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr(page, "built_in_models", list)
+    return made
+
+
+def test_points_are_the_runs_means_and_their_front(records):
+    points = page.tradeoffs()
+    assert [(p["name"], p["cost"], p["score"], p["runs"], p["front"]) for p in points] == [
+        ("good", 1.0, 71.0, 3, True), ("<bad>", 2.0, 50.0, 1, False), ("big", 4.0, 80.0, 1, True),
+    ]  # fmt: skip
+    assert points[0]["score_sd"] == 1.0 and points[1]["score_sd"] is None
+    assert page.listed(page.ALL, "params_m", "tr1") == ["big", "good", "<bad>"]
+    json.dumps(points)
+
+
+def test_a_point_tells_of_its_run(records):
+    found = page.run("good")
+    last = max((r for r in records if r["name"] == "good"), key=lambda r: r["created"])
+    assert (found["command"], found["config"], found["seeds"]) == (last["command"], last["config"], [0, 1, 2])
+    assert found["figures"]["tr1"] == 71.0 and found["samples"] == [SAMPLE]
+    shown = page.show(found)
+    assert "&lt;blue&gt;" in shown and "<blue>" not in shown and "<b>&lt;2&gt;</b> (true: 1)" in shown
+    assert "(true: star)" not in shown and ">71.0<" in shown
+    assert "no examples" in page.show(page.run("<bad>")) and "<bad>" not in page.show(page.run("<bad>"))
+
+
+def test_mistakes_are_sentences(records):
+    for call, said in (
+        (lambda: page.tradeoffs("all grids"), "no grid 'all grids'"),
+        (lambda: page.tradeoffs(page.ALL, "tr1"), "'tr1' cannot be an axis"),
+        (lambda: page.tradeoffs(page.ALL, "params_m", "spice"), "choose other axes"),
+        (lambda: page.tradeoffs("fusion"), "no run of fusion"),
+        (lambda: page.run("nobody"), "no point 'nobody'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            call()
+    assert page.grids() == [page.ALL]
+
+
+def test_a_grids_runs_have_the_names_of_its_rows(records, monkeypatch):
+    monkeypatch.setattr(page, "matched", lambda grid, found: {"teacher": found[:1], "a row": found[1:3], "none": []})
+    assert [p["name"] for p in page.tradeoffs("fusion")] == ["a row", "teacher"]
+    assert page.run("a row", "fusion")["seeds"] == [0, 1] and "fusion" in page.grids()
+
+
+def test_without_a_folder_of_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "nowhere")
+    made = [read_json(BUILT_IN / name / "record.json") for name in built_in_models()]
+    rows = summary(frame(made)).set_index("name")
+    points = page.tradeoffs()
+    assert len(points) == 3 and "no folder results" in page.sources()
+    for point in points:
+        assert (point["cost"], point["score"]) == (rows.loc[point["name"], "params_m"], rows.loc[point["name"], "tr1"])
+    assert "<img" in page.show(page.run("student"))
+
+
+def test_disagreements_are_dlips():
+    shares = []
+    found = worst.disagreements(TEACHER, STUDENT, "answers", 10, shares.append)
+    items = [evaluate(name, Scenes("test", size=10), tasks=("vqa",), return_items=True, progress=False)["items"]
+             for name in (TEACHER, STUDENT)]  # fmt: skip
+    rows = disagreement.disagreements(*items, "vqa")
+    assert found == rows.to_dict("records") and found[0]["loss"] == 100
+    assert shares == sorted(shares) and len(shares) == 20
+    shown = worst.show(found, (TEACHER, STUDENT))
+    assert shown.count("<article>") == len(found) == shown.count("<img") and found[0]["asked"] in shown
+    assert "loses on no item" in worst.show([], (TEACHER, STUDENT))
+    for asked, said in ((("spelling", 10), "no task 'spelling'"), (("answers", 5000), "5000 pictures")):
+        with pytest.raises(UserError, match=said):
+            worst.disagreements(TEACHER, STUDENT, *asked)
