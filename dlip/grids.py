@@ -37,9 +37,9 @@ class Plan:
 FULL = Plan(
     TrainConfig(
         steps=600, batch_size=64, lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0,
-        learn_teacher_projection=False,
+        learn_teacher_projection=False, center_states=True,
     ),
-    seeds=3, test_pictures=1000,
+    seeds=3, test_pictures=500,
 )  # fmt: skip
 QUICK = replace(
     FULL, train=FULL.train.replace(steps=10, batch_size=32, warmup=4), seeds=1, test_pictures=24, cached_pictures=0,
