@@ -20,6 +20,19 @@ OPTIONS = (
 """Fields of TrainConfig that are options of `train` and `distill` by the same name."""
 
 
+DATA = '"scenes", a folder, shards (a folder or address of *.tar), or hub:NAME'
+
+
+class Commands(argparse.ArgumentParser):
+    """Of which some commands are two words: `data check`."""
+
+    def parse_args(self, words=None, namespace=None):
+        words = list(sys.argv[1:] if words is None else words)
+        if words[:1] == ["data"] and words[1:2] in (["check"], ["shard"]):
+            words[:2] = [" ".join(words[:2])]
+        return super().parse_args(words, namespace)
+
+
 def train_config(args: argparse.Namespace) -> TrainConfig:
     values = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     flags = {
@@ -74,6 +87,34 @@ def data(args: argparse.Namespace) -> None:
     for split, row in counts.items():
         print(f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items()))
     print(f"{len(problems)} problems" + (":" if problems else ""), *problems, sep="\n  ")
+
+
+def data_check(args: argparse.Namespace) -> None:
+    from dlip.data import check
+
+    found = check.check(args.name)
+    if args.json:
+        show(found, args)
+    else:
+        print(check.text(found))
+
+
+def data_shard(args: argparse.Namespace) -> None:
+    from dlip import data as data_sets
+    from dlip.data.pack import write_shards
+
+    opened = {}
+    for split in args.splits.split(",") if args.splits else data_sets.splits(args.name):
+        opened[split] = data_sets.open(args.name, split, on_error=args.on_error)
+        opened[split].verify()
+    written = write_shards(args.out, opened, args.pictures)
+    if args.json:
+        show(written, args)
+        return
+    print(
+        *(f"{row['file']}  {row['pictures']:>6,} pictures  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]),
+        sep="\n",
+    )
 
 
 def train(args: argparse.Namespace) -> None:
@@ -177,11 +218,15 @@ def app(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from dlip import export as stock
+    from dlip.export import push, to_transformers
 
+    if args.to == "onnx":
+        from dlip.onnx_export import to_onnx as write
+    else:
+        write = to_transformers
     out = args.out or Path("runs/export") / args.model.strip("/").replace("/", "-")
-    folders, left_out = stock.to_transformers(args.model, out)
-    hub = stock.push(folders, args.push) if args.push else []
+    folders, left_out = write(args.model, out)
+    hub = push(folders, args.push) if args.push else []
     if args.json:
         show({"folders": {task: str(path) for task, path in folders.items()}, "left_out": left_out, "hub": hub}, args)
         return
@@ -191,7 +236,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="dlip", description="Distil a light vision-language model out of a heavy one.")
+    top = Commands(prog="dlip", description="Distil a light vision-language model out of a heavy one.")
     top.add_argument("--version", action="version", version=f"dlip {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -214,8 +259,21 @@ def parser() -> argparse.ArgumentParser:
 
     command(models, "Parameters and FLOPs of every size, beside the paper's figures", "dlip models --json sizes.json")
 
-    new = command(data, "Count and check a data set", "dlip data path/to/flickr8k")
-    new.add_argument("name", metavar="DATA", help='"scenes" or a folder')
+    new = command(data, "Count the pictures and texts of a data set", "dlip data path/to/flickr8k")
+    new.add_argument("name", metavar="DATA", help=DATA)
+    new = command(data_check, "Find what is wrong with a data set", "dlip data check path/to/flickr8k", "data check")
+    new.add_argument("name", metavar="DATA", help=DATA)
+    new = command(
+        data_shard,
+        "Pack a data set into shards",
+        "dlip data shard path/to/flickr8k --out flickr8k-shards",
+        "data shard",
+    )
+    new.add_argument("name", metavar="DATA", help=DATA)
+    new.add_argument("--out", required=True, metavar="FOLDER", help="where the shards and their index go")
+    new.add_argument("--splits", metavar="A,B", help="only these")
+    new.add_argument("--pictures", type=int, default=1000, metavar="N", help="of a shard (default %(default)s)")
+    new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help="what a faulty item does")
 
     for name, help_, example in (
         ("train", "Train a model without a teacher", "dlip train --size scenes-student --out runs/alone"),
@@ -245,9 +303,9 @@ def parser() -> argparse.ArgumentParser:
 
     new = command(export, "Write a model for other programs", "dlip export runs/student --to transformers")
     new.add_argument("model", metavar="MODEL", help="a run's folder or another model's name")
-    new.add_argument("--to", required=True, choices=("transformers",), help="whose classes load it")
-    new.add_argument("--out", metavar="FOLDER", help="where to (default runs/export/MODEL)")
-    new.add_argument("--push", metavar="REPO", help="upload to the hub as REPO-retrieval, REPO-caption, REPO-vqa")
+    new.add_argument("--to", required=True, choices=("transformers", "onnx"), help="what runs it")
+    new.add_argument("--out", metavar="FOLDER", help="where its folders go (default runs/export/MODEL)")
+    new.add_argument("--push", metavar="REPO", help="upload to the hub as REPO-retrieval and so on, by folder")
 
     new = command(advise, "Name the best student known within a budget", "dlip advise --max-params 0.5 --metric cider")
     new.add_argument("--max-params", type=float, metavar="M", help="millions of parameters")
@@ -266,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def data_options(new: argparse.ArgumentParser, split: str | None) -> None:
-    new.add_argument("--data", default="scenes", help='"scenes" or a folder (default %(default)s)')
+    new.add_argument("--data", default="scenes", help=f"{DATA} (default %(default)s)")
     new.add_argument("--split", default=split, help=f"default {split or 'train, of the scenes train-small'}")
     new.add_argument("--limit", type=int, metavar="N", help="use the first N pictures only")
     new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help="what a faulty item does")

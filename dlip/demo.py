@@ -26,9 +26,13 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     began = time.perf_counter()
     say = (lambda *_: None) if quiet else print
     say(f"A student of {steps} steps learns from scenes/teacher, on 4,000 generated pictures.")
+    weights = {**VLP, **dict.fromkeys(HR, 5.0), **AT, **KD}
+    joins = {term: steps // 6 for term in weights if term != "hr.image"}
+    joins |= dict.fromkeys(("itm", "kd.itm", "kd.vqa"), steps // 3)  # what is dear and learnt last
     config = TrainConfig(
-        steps=steps, batch_size=64, lr=3e-3, schedule="cosine", warmup=100, seed=seed, label_smoothing=0.0,
-        weights={**VLP, **HR, **AT, **KD}, learn_teacher_projection=False, save_every=100,
+        steps=steps, batch_size=64, lr=3e-3, schedule="cosine", warmup=min(100, steps // 6), seed=seed,
+        label_smoothing=0.0, weights=weights, joins=joins, learn_teacher_projection=False, center_states=True,
+        questions=3, save_every=100,
     )  # fmt: skip
     live = experiment.run(
         name=LIVE, size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes",

@@ -59,7 +59,7 @@ class PatchEmbeddings(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
-        tokens = torch.cat([self.class_embedding.expand(len(pixels), -1, -1), patches], 1)
+        tokens = torch.cat([self.class_embedding.expand(pixels.shape[0], -1, -1), patches], 1)
         return tokens + self.position_embedding  # [B, P+1, D]
 
 
@@ -177,7 +177,7 @@ class TextAttention(nn.Module):
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor | None, causal: bool, want_map: bool):
         """x [N, T, D]; kv over N or, where each of B contexts has N / B texts in a row, over B."""
-        q, n, contexts = self.self.queries(x), len(x), len(kv[0])  # q [N, H, T, d]
+        q, n, contexts = self.self.queries(x), x.shape[0], kv[0].shape[0]  # q [N, H, T, d]
         if n != contexts:  # texts of one context side by side in one query
             q = q.unflatten(0, (contexts, n // contexts)).transpose(1, 2).flatten(2, 3)  # [B, H, N/B*T, d]
         out, probs = attend(q, *kv, mask, causal, want_map)

@@ -220,7 +220,7 @@ def train(
     size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
     batches = Batches(
         len(dataset), micro, config.steps * config.accumulate, config.seed, start * config.accumulate,
-        accelerator.process_index, accelerator.num_processes,
+        accelerator.process_index, accelerator.num_processes, getattr(dataset, "order", None),
     )  # fmt: skip
     per_epoch = max(1, batches.per_epoch // config.accumulate)
     collate = Collate(

@@ -1,4 +1,4 @@
-"""Data by name: the built-in scenes, or a folder of pictures with what is said and asked of them."""
+"""Data by name: the built-in scenes, a folder of pictures with texts, shards, or a data set of the hub."""
 
 from pathlib import Path
 
@@ -22,6 +22,12 @@ class First:
     def fingerprint(self) -> str:
         return f"{self.dataset.fingerprint()} {len(self)}"
 
+    @property
+    def order(self):
+        """The data set's own order of an epoch, of what is left; as it, where it has none, there is none."""
+        order = self.dataset.order
+        return lambda seed, epoch: [i for i in order(seed, epoch) if i < self.limit]
+
     def __getattr__(self, name: str):
         if name == "dataset":  # while being unpickled
             raise AttributeError(name)
@@ -29,19 +35,12 @@ class First:
 
 
 def open(name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal"):
-    """The data set `name`: "scenes", or a folder with captions.json or vqa.json and images/ beside them.
+    """The data set `name`: "scenes", "hub:NAME" (`hub`), shards (`shard_names`) or a folder (`layouts`).
 
     limit: use the first pictures only. on_error: "fatal" stops at a picture or text that cannot be used, "skip" leaves
     it out and names it in `problems`. Raises UserError where there is no such data or split.
     """
-    if str(name) == "scenes":
-        from dlip.data.scenes import Scenes
-
-        dataset = Scenes(split)
-    else:
-        from dlip.data.folder import Folder
-
-        dataset = Folder(name, split, on_error)
+    dataset = _kind(name)[0](name, split, on_error)
     if limit is not None:
         if limit < 1:
             raise UserError(f"{limit} pictures of {name} cannot be used; give a limit of at least 1")
@@ -51,10 +50,25 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
 
 def splits(name: str | Path) -> list[str]:
     """The splits that the data set `name` has. Raises UserError where there is no such data."""
-    if str(name) == "scenes":
-        from dlip.data.scenes import SPLITS
+    return _kind(name)[1](name)
 
-        return list(SPLITS)
+
+def _kind(name: str | Path):
+    """What opens a split of such data, and what lists its splits; imported when it is needed."""
+    if str(name) == "scenes":
+        from dlip.data.scenes import SPLITS, Scenes
+
+        return lambda _, split, on_error: Scenes(split), lambda _: list(SPLITS)
+    if str(name).startswith("hub:"):
+        from dlip.data import hub
+
+        return hub.Hub, hub.splits
+    from dlip.data import shard_names
+
+    if shard_names.is_shards(name):
+        from dlip.data.shards import Shards
+
+        return Shards, shard_names.splits
     from dlip.data import folder
 
-    return folder.splits(name)
+    return folder.Folder, folder.splits

@@ -9,6 +9,8 @@ from typing import Any
 from dlip.data.batch import Question
 from dlip.errors import UserError
 
+KINDS = {str: "text", list: "list", int: "number"}
+
 
 @dataclass
 class Record:
@@ -28,13 +30,13 @@ def read_captions(file: Path) -> Iterator[Record]:
 
     COCO's "filepath", where there is one, is the folder of the filename. Raises UserError where the layout is another.
     """
-    for i, image in enumerate(_field(_json(file), "images", list, str(file))):
+    for i, image in enumerate(need(load(file), "images", list, str(file))):
         where = f"{file}, images[{i}]"
-        name = _picture(_field(image, "filepath", str, where, ""), _field(image, "filename", str, where), where)
-        split = _field(image, "split", str, where)
+        name = below(need(image, "filepath", str, where, ""), need(image, "filename", str, where), where)
+        split = need(image, "split", str, where)
         record = Record(name, "train" if split == "restval" else split)
-        for sentence in _field(image, "sentences", list, where):
-            caption = _field(sentence, "raw", str, f"{where}, sentences", "").strip()
+        for sentence in need(image, "sentences", list, where):
+            caption = need(sentence, "raw", str, f"{where}, sentences", "").strip()
             if caption:
                 record.captions.append(caption)
             else:
@@ -49,40 +51,44 @@ def read_questions(file: Path) -> Iterator[Record]:
 
     Blank answers do not count. Raises UserError where the layout is another.
     """
-    rows = _json(file)
+    rows = load(file)
     if not isinstance(rows, list):
         raise UserError(f"{file} has to be a list of {{image, question, answers, question_type, split}}")
     for i, row in enumerate(rows):
         where = f"{file}, [{i}]"
-        name = _picture("", _field(row, "image", str, where), where)
-        record = Record(name, _field(row, "split", str, where))
-        text = _field(row, "question", str, where).strip()
-        answers = [a.strip() for a in _field(row, "answers", list, where) if isinstance(a, str) and a.strip()]
+        name = below("", need(row, "image", str, where), where)
+        record = Record(name, need(row, "split", str, where))
+        text = need(row, "question", str, where).strip()
+        answers = [a.strip() for a in need(row, "answers", list, where) if isinstance(a, str) and a.strip()]
         if not text:
             record.faults.append(f"{name} has an empty question")
         elif not answers:
             record.faults.append(f"{name} has no answer to {text!r}")
         else:
-            record.questions.append(Question(text, answers, _field(row, "question_type", str, where, "other")))
+            record.questions.append(Question(text, answers, need(row, "question_type", str, where, "other")))
         yield record
 
 
-def _json(file: Path) -> Any:
+def load(file: Path) -> Any:
+    """What a JSON file says. Raises UserError where it cannot be read."""
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}); mend it") from error
 
 
-def _field(record: Any, key: str, kind: type, where: str, default: Any = None) -> Any:
-    """record[key], which must be of its kind; `default` where it is not there."""
+def need(record: Any, key: str, kind: type, where: str, default: Any = None) -> Any:
+    """record[key], which must be of its kind (str, list or int); `default` where it is not there.
+
+    Raises UserError, naming `where` it was looked for.
+    """
     value = record.get(key, default) if isinstance(record, dict) else None
     if not isinstance(value, kind):
-        raise UserError(f"{where} needs {key!r}, a {'text' if kind is str else 'list'}; mend it")
+        raise UserError(f"{where} needs {key!r}, a {KINDS[kind]}; mend it")
     return value
 
 
-def _picture(folder: str, name: str, where: str) -> str:
+def below(folder: str, name: str, where: str) -> str:
     """The picture's path below images/. Raises UserError where it would lie elsewhere."""
     path = PureWindowsPath(folder, name)  # knows both kinds of slash, and drives
     if path.anchor or ".." in path.parts or not PureWindowsPath(name).parts:

@@ -1,25 +1,21 @@
-"""A folder of pictures with `captions.json` (Karpathy's layout), `vqa.json`, or both."""
+"""A folder of pictures with files that say and ask something of them, in any layout of `dlip.data.layouts`."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from tqdm import tqdm
-
-from dlip.data.annotations import Record, read_captions, read_questions
+from dlip.data import layouts
+from dlip.data.annotations import Record
 from dlip.data.batch import Item, Question
+from dlip.data.checked import Checked, Stored, image_id, in_threads
 from dlip.data.transforms import read_image
 from dlip.errors import UserError
 
-READERS = {"captions.json": read_captions, "vqa.json": read_questions}
 
-
-class Folder:
-    """A split of a folder: `images/` beside `captions.json`, `vqa.json`, or both, which are then joined by picture.
+class Folder(Checked):
+    """A split of a folder: pictures, and files of captions, of questions, or both, which are then joined by picture.
 
     A fault is a picture that is missing or cannot be read, an empty caption or question, a question without answer, or
     a picture's text in another split than its first. With on_error "skip" it is left out and named in `problems`, and
@@ -29,14 +25,9 @@ class Folder:
     def __init__(self, path: str | Path, split: str, on_error: str = "fatal"):
         """Raises UserError where the folder, its files, their layout, the split or `on_error` are wrong."""
         self.path = Path(path)
-        self.name = self.path.resolve().name
-        self.split = split
-        if on_error not in ("fatal", "skip"):
-            raise UserError(f"on_error cannot be {on_error!r}; choose fatal or skip")
-        self.on_error = on_error
-        self.problems: list[str] = []
-        """faults skipped, each with its picture's name"""
-        self.records, faults = _read(self.path, split)
+        super().__init__(self.path.resolve().name, str(path), split, on_error)
+        self.root, found = layouts.read(self.path)
+        self.records, faults = _join(self.path, split, found)
         self._report(faults)
 
     def __len__(self) -> int:
@@ -47,6 +38,15 @@ class Folder:
         record = self.records[i]
         image = read_image(self._file(record))
         return Item(image, image_id(record.name), record.captions, record.questions)
+
+    def stored(self, i: int) -> Stored:
+        """Picture i as its file holds it. Raises UserError where the file cannot be read."""
+        record, file = self.records[i], self._file(self.records[i])
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read the picture {file} ({error}); mend or remove it") from error
+        return Stored(record.name, image_id(record.name), record.captions, record.questions, data)
 
     def texts(self) -> Iterator[str]:
         """Every caption, question and answer, no picture opened: what a tokenizer is trained on."""
@@ -61,12 +61,7 @@ class Folder:
 
         Raises UserError, as opening does, where faults are fatal or nothing is left.
         """
-        pool = ThreadPoolExecutor(os.cpu_count())
-        try:
-            found = pool.map(_fault, map(self._file, self.records))
-            faults = list(tqdm(found, "checking pictures", len(self.records), leave=False, disable=None))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        faults = in_threads(_fault, map(self._file, self.records), len(self.records))
         pairs = list(zip(self.records, faults, strict=True))
         self.records = [record for record, fault in pairs if not fault]
         self._report([f"{record.name} {fault}" for record, fault in pairs if fault])
@@ -80,16 +75,7 @@ class Folder:
         return digest.hexdigest()
 
     def _file(self, record: Record) -> Path:
-        return self.path / "images" / record.name
-
-    def _report(self, faults: list[str]) -> None:
-        where = f"the {self.split} split of {self.path}"
-        few = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
-        if faults and self.on_error == "fatal":
-            raise UserError(f"{where} has {len(faults)} faults: {few}: mend them, or skip them with on_error=skip")
-        if not self.records:
-            raise UserError(f"{where} has no usable picture left: {few}")
-        self.problems += faults
+        return self.root / record.name
 
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
@@ -102,29 +88,11 @@ class Folder:
 
 def splits(path: str | Path) -> list[str]:
     """The splits that a folder has, in alphabetical order. Raises UserError as `Folder` does."""
-    return sorted({record.split for record in _records(Path(path))})
+    return sorted({record.split for record in layouts.read(Path(path))[1]})
 
 
-def image_id(name: str) -> int:
-    """53 bits of the hash of a picture's name: the same in every run, split and folder, and exact in JSON."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 11
-
-
-def _records(path: Path) -> list[Record]:
-    """Every record of every split. Raises UserError where the folder or its files are wrong."""
-    if not path.is_dir():
-        raise UserError(f"there is no folder {path}; check its name")
-    files = [(path / name, read) for name, read in READERS.items() if (path / name).is_file()]
-    if not files:
-        raise UserError(f"{path} holds neither {' nor '.join(READERS)}; put one there, beside images/")
-    if not (path / "images").is_dir():
-        raise UserError(f"{path} has no folder images; put the pictures there")
-    return [record for file, read in files for record in read(file)]
-
-
-def _read(path: Path, split: str) -> tuple[list[Record], list[str]]:
+def _join(path: Path, split: str, found: list[Record]) -> tuple[list[Record], list[str]]:
     """A Record for each picture of the split that has a caption or a question, in the files' order, and the faults."""
-    found = _records(path)
     splits = Counter(kind for _, kind in {(record.name, record.split) for record in found})
     if split not in splits:
         names = ", ".join(f"{name} ({count})" for name, count in sorted(splits.items())) or "none"

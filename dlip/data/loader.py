@@ -1,7 +1,8 @@
 """The order of the training pictures: a pure function of the seed, the same for a run that was stopped and resumed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -20,14 +21,24 @@ class Batches:
     """Sampler of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its part of each batch.
 
     The parts put together in order of rank are the batch that one process alone would get. A batch never spans two
-    epochs; the items left at an epoch's end sit it out.
+    epochs; the items left at an epoch's end sit it out. `order(seed, epoch)` permutes the items, by default as
+    `epoch_order` does.
     """
 
     def __init__(
-        self, length: int, batch_size: int, steps: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        order: Callable[[int, int], list[int]] | None = None,
     ):
-        self.length, self.batch_size, self.steps, self.seed, self.start = length, batch_size, steps, seed, start
+        self.batch_size, self.steps, self.seed, self.start = batch_size, steps, seed, start
         self.rank, self.world = rank, world
+        self.order = order or partial(epoch_order, length)
         self.per_epoch = length // batch_size
 
     def __len__(self) -> int:
@@ -38,7 +49,7 @@ class Batches:
         for step in range(self.start, self.steps):
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
-                order = epoch_order(self.length, self.seed, epoch)
+                order = self.order(self.seed, epoch)
             share = self.batch_size // self.world
             at = step % self.per_epoch * self.batch_size + self.rank * share
             yield [(epoch, i) for i in order[at : at + share]]

@@ -1,0 +1,126 @@
+"""Shards from the web, kept on disk while they are read: each is fetched whole, once, as it is reached."""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from dlip.errors import UserError
+
+TRIES = 3
+TIMEOUT = 60
+"""Seconds without a byte after which a try is given up."""
+
+
+def cache_folder() -> Path:
+    """Where fetched shards and indexes are kept: DLIP_CACHE, else dlip in the user's folder of caches."""
+    if own := os.environ.get("DLIP_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlip"
+
+
+def cache_bytes() -> int:
+    """How much of fetched shards is kept: DLIP_CACHE_GB, else 50 GB. Raises UserError where that is no number."""
+    value = os.environ.get("DLIP_CACHE_GB", "50")
+    try:
+        return int(float(value) * 1e9)
+    except ValueError:
+        raise UserError(f"DLIP_CACHE_GB is {value!r}, which is no number of gigabytes; mend it") from None
+
+
+def is_url(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+class Handle:
+    """An open shard, closed when nobody refers to it any more."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file = os.open(path, os.O_RDONLY)
+
+    def __del__(self, close=os.close):  # bound here: `os` may be gone when the interpreter ends
+        if hasattr(self, "file"):
+            close(self.file)
+
+
+def open_shard(source: str) -> Handle:
+    """A shard, open; one from the web is fetched to this disk first, by one process while others wait.
+
+    What was read longest ago makes room for it. Raises UserError where it cannot be had.
+    """
+    if not is_url(source):
+        try:
+            return Handle(Path(source))
+        except OSError as error:
+            raise UserError(f"cannot read {source} ({error.strerror}); copy it again") from error
+    folder = cache_folder() / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.rpartition('/')[2].partition('?')[0]}"
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+            return Handle(path)
+        except FileNotFoundError:
+            fetch(source, path)
+            handle = Handle(path)
+    make_room(folder, path)
+    return handle
+
+
+def fetch(url: str, path: Path) -> None:
+    """Writes what `url` gives to `path`, whole or not at all, in up to `TRIES` tries. Raises UserError after those."""
+    from dlip.checkpoints import write_atomically
+
+    for attempt in range(TRIES):
+        try:
+            write_atomically(path, lambda temporary: _download(url, temporary))
+            return
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            gone = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if gone or attempt == TRIES - 1:
+                raise UserError(
+                    f"cannot fetch {url} ({error}); check the address and the network, and give the same command again"
+                ) from error
+            time.sleep(2**attempt)
+
+
+def make_room(folder: Path, keep: Path) -> None:
+    """Deletes the shards read longest ago until those that are left fit `cache_bytes`, `keep` among them."""
+    found = []
+    for path in folder.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):  # another process deletes too
+            found.append((path.stat().st_atime, path.stat().st_size, path))
+    total, limit = sum(size for _, size, _ in found), cache_bytes()
+    for _, size, path in sorted(found):
+        if total > limit and path != keep:
+            path.unlink(missing_ok=True)  # who has it open reads on
+            total -= size
+
+
+def _download(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, open(path, "wb") as file:
+        shutil.copyfileobj(answer, file, 2**20)
+        promised = answer.headers.get("Content-Length")
+        if promised is not None and file.tell() != int(promised):
+            raise OSError(f"it broke off after {file.tell():,} of {int(promised):,} bytes")
+
+
+def read_url(url: str) -> bytes | None:
+    """What a small file on the web says, None where there is none. Raises UserError where it cannot be had."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            return answer.read()
+    except urllib.error.HTTPError as error:
+        if error.code in (403, 404, 410):
+            return None
+        raise UserError(f"cannot fetch {url} ({error}); check the address") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise UserError(f"cannot fetch {url} ({error}); check the address and the network") from error

@@ -1,0 +1,227 @@
+"""Shards in WebDataset's layout: what is in them, in which order they come, what broken and evil ones do."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlip import data
+from dlip.data import samples
+from dlip.data.batch import Question
+from dlip.data.collate import Collate
+from dlip.data.loader import Batches, train_loader
+from dlip.data.pack import write_shards
+from dlip.data.scenes import Scenes
+from dlip.data.shard_names import braces
+from dlip.data.shards import Shards
+from dlip.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def jpeg(shade: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade, 10, 200)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes | str | dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            content = json.dumps(content) if isinstance(content, dict) else content
+            content = content.encode() if isinstance(content, str) else content
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def captions(dataset) -> list[list[str]]:
+    return [item.captions for item in dataset]
+
+
+def test_webdatasets_layout(tmp_path):
+    write_tar(tmp_path / "0.tar", {
+        "./a/1.jpg": jpeg(1), "./a/1.txt": "a cat\na tabby\n", "b.PNG": jpeg(2), "b.json": {"caption": "a dog"},
+        "c.seg.png": jpeg(3), "c.jpeg": jpeg(4), "c.cls": "7", "c.txt": "a cow",
+        "d.jpg": jpeg(5), "d.json": {"captions": ["x", "y"], "image_id": 77, "questions": [
+            {"question": "what?", "answers": ["z", " "], "question_type": "kind"}]},
+    })  # fmt: skip
+    dataset = Shards(tmp_path, "train")
+    assert captions(dataset) == [["a cat", "a tabby"], ["a dog"], ["a cow"], ["x", "y"]]
+    assert dataset[3].image_id == 77 and dataset[3].questions == [Question("what?", ["z"], "kind")]
+    assert dataset[2].image.getpixel((0, 0))[0] == Image.open(io.BytesIO(jpeg(4))).getpixel((0, 0))[0]
+    assert dataset.counts() == {"pictures": 4, "captions": 6, "questions": 1}
+    assert len({item.image_id for item in dataset}) == 4
+    with pytest.raises(IndexError):
+        dataset[4]
+
+
+def test_img2datasets_output(tmp_path):
+    for shard in range(2):
+        members = {}
+        for i in range(3):
+            key = f"{shard:05}{i:04}"
+            about = {"caption": f"text {key}", "url": "x", "key": key, "status": "success", "width": 8, "sha256": "y"}
+            members |= {f"{key}.jpg": jpeg(i), f"{key}.txt": f"text {key}", f"{key}.json": about}
+        write_tar(tmp_path / f"{shard:05}.tar", members)
+        (tmp_path / f"{shard:05}_stats.json").write_text("{}")
+    dataset = data.open(tmp_path, "train")
+    dataset.verify()
+    assert captions(dataset) == [[f"text {shard:05}{i:04}"] for shard in range(2) for i in range(3)]
+
+
+def test_names_of_shards_and_their_splits(tmp_path):
+    assert braces("x-{08..11}.tar") == ["x-08.tar", "x-09.tar", "x-10.tar", "x-11.tar"]
+    assert braces("{train,val}-{0..1}") == ["train-0", "train-1", "val-0", "val-1"]
+    files = ("cc3m-train-0000.tar", "cc3m-validation-0000.tar", "laion-7.tar", "extra/1.tar", "validation/2.tar")
+    for i, name in enumerate(files):
+        write_tar(tmp_path / name, {"1.jpg": jpeg(i), "1.txt": str(i)})
+    assert data.splits(tmp_path) == ["extra", "train", "val"]
+    assert captions(data.open(tmp_path, "train")) == [["0"], ["2"]]
+    assert captions(data.open(tmp_path, "val")) == [["1"], ["4"]]
+    assert captions(data.open(tmp_path / "{laion,laion}-7.tar", "train")) == [["2"]] * 2
+    assert captions(data.open(tmp_path / "cc3m-*.tar", "val")) == [["1"]]
+    for name, message in (("none-*.tar", "there are no shards"), ("none-{1..2}.tar", r"no shard .*none-1\.tar")):
+        with pytest.raises(UserError, match=message):
+            data.open(tmp_path / name, "train")
+    with pytest.raises(UserError, match=r"no split 'test'; .* extra \(1 shards\), train \(2 shards\), val"):
+        data.open(tmp_path, "test")
+
+
+@pytest.mark.parametrize("pictures", [3, 100])
+def test_a_packed_folder_reads_back_equal(tmp_path, pictures):
+    from dlip.data.write import write_folder
+
+    write_folder(tmp_path / "plain", {"train": Scenes("train-small", size=7), "train-more": Scenes("val", size=2)})
+    splits = {split: data.open(tmp_path / "plain", split) for split in ("train", "train-more")}
+    written = write_shards(tmp_path / "shards", splits, pictures)
+    assert sum(row["pictures"] for row in written["shards"]) == 9
+    assert data.splits(tmp_path / "shards") == ["train", "train-more"]
+    for split, plain in splits.items():
+        packed = data.open(tmp_path / "shards", split)
+        packed.verify()
+        assert len(packed) == len(plain) and packed.counts() == plain.counts()
+        for ours, theirs in zip(packed, plain, strict=True):
+            assert np.array_equal(np.asarray(ours.image), np.asarray(theirs.image))
+            assert (ours.captions, ours.questions, ours.image_id) == (
+                theirs.captions,
+                theirs.questions,
+                theirs.image_id,
+            )
+    first = {file.name: file.read_bytes() for file in (tmp_path / "shards").glob("*.tar")}
+    write_shards(tmp_path / "again", splits, pictures)
+    assert first == {file.name: file.read_bytes() for file in (tmp_path / "again").glob("*.tar")}
+    with pytest.raises(UserError, match="holds shards already"):
+        write_shards(tmp_path / "shards", splits)
+
+
+def test_order_is_a_permutation_near_in_shards(tmp_path, monkeypatch):
+    for shard in range(6):
+        write_tar(
+            tmp_path / f"{shard}.tar", {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))}
+        )
+    dataset = Shards(tmp_path, "train")
+    monkeypatch.setattr("dlip.data.shards.WINDOW", 8)
+    orders = [dataset.order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(24)) for order in orders) and len(set(map(tuple, orders))) == 4
+    assert orders[0] == Shards(tmp_path, "train").order(0, 0)
+    for order in orders:  # two shards a window, no more
+        assert [len({i // 4 for i in order[at : at + 8]}) for at in (0, 8, 16)] == [2, 2, 2]
+        assert any(abs(a - b) > 1 for a, b in zip(order[:8], order[1:8], strict=False))
+    few = data.First(dataset, 10)
+    assert few.order(0, 0) == [i for i in orders[0] if i < 10]
+    with pytest.raises(AttributeError):
+        _ = data.First(Scenes("val", size=3), 2).order
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_epoch_goes_on_as_it_would_have(tmp_path, tiny, workers):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=23)}, 5)
+    dataset = Shards(tmp_path, "train")
+    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40, seed=1, augment=True)
+    whole = list(train_loader(dataset, Batches(23, 4, 8, 1, order=dataset.order), collate))
+    late = list(
+        train_loader(Shards(tmp_path, "train"), Batches(23, 4, 8, 1, start=3, order=dataset.order), collate, workers)
+    )
+    assert len(whole) == 8 and len(late) == 5
+    for ours, theirs in zip(late, whole[3:], strict=True):
+        for name, tensor in vars(theirs).items():
+            assert tensor is None or torch.equal(getattr(ours, name), tensor), name
+    assert len(set(torch.cat([batch.image_id for batch in whole[:5]]).tolist())) == 20
+
+
+def test_evil_names_stay_names(tmp_path):
+    """Nothing is unpacked: names that point elsewhere, links and devices make no file."""
+    shard = tmp_path / "in" / "0.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as tar:
+        for name in ("../../evil.jpg", "../../evil.txt", "/etc/evil.jpg", "/etc/evil.txt"):
+            content = jpeg(1) if name.endswith("jpg") else b"a text"
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    before = sorted(tmp_path.rglob("*"))
+    dataset = Shards(shard.parent, "train")
+    assert captions(dataset) == [["a text"]] * 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_faults_of_members(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "MAX_MEMBER", 2000)
+    write_tar(tmp_path / "0.tar", {
+        "good.jpg": jpeg(1), "good.txt": "fine", "text.txt": "alone", "bare.jpg": jpeg(1), "broken.jpg": jpeg(1)[:90],
+        "broken.txt": "cut", "blank.jpg": jpeg(1), "blank.txt": " \n", "odd.jpg": jpeg(1), "odd.json": "{",
+        "huge.jpg": b"x" * 3000, "huge.txt": "big",
+    })  # fmt: skip
+    with pytest.raises(UserError, match=r"has 6 faults: "):
+        Shards(tmp_path, "train")
+    dataset = Shards(tmp_path, "train", "skip")
+    assert sorted(problem.split(" (")[0].split(":")[0] for problem in dataset.problems) == [
+        "0.tar/bare has no caption", "0.tar/blank has an empty caption", "0.tar/huge is missing",
+        "0.tar/huge.jpg is left out", "0.tar/odd has JSON that cannot be read", "0.tar/text is missing",
+    ]  # fmt: skip
+    dataset.verify()
+    assert dataset.problems[-1].startswith("0.tar/broken cannot be read (") and captions(dataset) == [["fine"]]
+
+
+@pytest.mark.parametrize("left", [0, 700, 5000])
+def test_a_cut_shard_keeps_what_is_whole(tmp_path, left):
+    members = {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))}
+    shard = write_tar(tmp_path / "0.tar", members)
+    write_tar(tmp_path / "1.tar", {"1.jpg": jpeg(1), "1.txt": "y"})
+    shard.write_bytes(shard.read_bytes()[:left])
+    with pytest.raises(UserError, match=r"0\.tar cannot be read beyond its first \d files"):
+        Shards(tmp_path, "train")
+    dataset = Shards(tmp_path, "train", "skip")
+    dataset.verify()
+    assert captions(dataset) == [["x"]] * (0 if left < 5000 else 2) + [["y"]]
+
+
+def test_a_changed_shard_is_indexed_anew(tmp_path):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    first = Shards(tmp_path, "train")
+    assert Shards(tmp_path, "train").fingerprint() == first.fingerprint()
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one", "2.jpg": jpeg(2), "2.txt": "two"})
+    again = Shards(tmp_path, "train")
+    assert captions(again) == [["one"], ["two"]] and again.fingerprint() != first.fingerprint()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"shards": [{"file": "0.tar"}]}'])
+def test_a_broken_index_is_one_sentence(tmp_path, content):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(UserError, match="is no index of shards"):
+        data.splits(tmp_path)
