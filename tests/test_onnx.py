@@ -1,0 +1,212 @@
+"""ONNX graphs give torch's numbers, and their runner, where neither torch nor this package is, torch's words."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dlip
+from dlip import onnx_export
+from dlip.checkpoints import read_json
+from dlip.cli import main
+from dlip.composite import Composite
+from dlip.config import ModelConfig
+from dlip.data.scenes import Scenes
+from dlip.errors import UserError
+from dlip.model import Med
+from dlip.onnx_runner import Runner
+from dlip.vlm import VLM
+
+READER = r"""
+import json, sys
+sys.modules["torch"] = sys.modules["dlip"] = sys.modules["transformers"] = None  # importing them fails from here on
+sys.path.insert(0, sys.argv[1])
+from runner import Runner
+paths, questions = json.loads(sys.argv[2]), json.loads(sys.argv[3])
+runner = Runner(threads=1)
+found = {f"caption {k}": runner.caption(paths, k) for k in (1, 3)}
+found |= {f"answer {k}": runner.answer(paths, questions, k) for k in (1, 3)}
+found["match"], found["itc"] = runner.match(paths, questions).tolist(), runner.similarity(paths, questions).tolist()
+json.dump(found, sys.stdout)
+"""
+ENV = {"OMP_NUM_THREADS": "1", "PATH": ""}
+SIZES = ((1, 3), (3, 6), (4, 11), (2, 4))
+"""Of (pictures or texts, tokens)."""
+
+
+def wanted(vlm, paths, questions) -> dict:
+    found = {f"caption {k}": vlm.caption(paths, k) for k in (1, 3)}
+    return found | {f"answer {k}": vlm.answer(paths, questions, k) for k in (1, 3)}
+
+
+def elsewhere(folder, paths, questions) -> dict:
+    """What the folder's runner finds in a process that cannot import torch or this package."""
+    arguments = [str(folder), json.dumps([str(path) for path in paths]), json.dumps(questions)]
+    done = subprocess.run(
+        [sys.executable, "-c", READER, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, env=ENV
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def assert_equal_graphs(vlm, folder) -> None:
+    part = Runner(folder, threads=1).parts[0]
+    for name, of in onnx_export.GRAPHS.items():
+        graph = of(vlm.med, frozenset(part.config["tasks"])).eval()
+        for n, t in SIZES:
+            inputs = graph.example(n, t)
+            found = part.run(name, graph.outputs, **{key: value.numpy() for key, value in inputs.items()})
+            with torch.no_grad():
+                for ours, theirs in zip(graph(**inputs), found, strict=True):
+                    torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """The shipped student, exported by the command, with pictures as files and what is asked of them."""
+    folder = tmp_path_factory.mktemp("student")
+    assert main(["export", "scenes/student", "--to", "onnx", "--out", str(folder / "out")]) == 0
+    items = list(Scenes("test", size=6))
+    paths = [folder / f"{i}.png" for i in range(len(items))]
+    for path, item in zip(paths, items, strict=True):
+        Image.fromarray(item.image).save(path)
+    return (
+        dlip.load("scenes/student"),
+        folder / "out" / "onnx",
+        paths,
+        [item.questions[i % len(item.questions)].text for i, item in enumerate(items)],
+    )
+
+
+@pytest.fixture(scope="module")
+def odd(tiny, tmp_path_factory):
+    """Odd sizes, cross-attention in one layer of three, a bridge, a prompt, [ENC], a decoder and a head of its own."""
+    folder = tmp_path_factory.mktemp("odd")
+    prompt = tuple(tiny.tokenizer.encode(["a red"])[0][0, 1:-1].tolist())
+    words = tiny.tokenizer
+    torch.manual_seed(0)
+    med = Med(ModelConfig(
+        image_size=30, patch_size=10, image_width=18, image_heads=3, image_layers=1, text_width=20, text_heads=5,
+        text_layers=3, fusion_layers=(1,), embed_dim=7, vocab_size=len(words), max_positions=13, max_text=9,
+        pad_id=words.pad_id, cls_id=words.cls_id, sep_id=words.sep_id, dec_id=words.dec_id, enc_id=words.enc_id,
+        tie_decoder=False, tie_head=False, prompt_ids=prompt,
+    ))  # fmt: skip
+    for parameter in med.parameters():  # far from the start, so that words differ
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    VLM(med, words).save(folder / "run")
+    paths = [folder / name for name in ("wide.png", "clear.png", "grey.png", "turned.jpg")]
+    pixels = [torch.randint(256, (20 + 9 * i, 50, 4), dtype=torch.uint8).numpy() for i in range(4)]
+    Image.fromarray(pixels[0][..., :3]).save(paths[0])
+    Image.fromarray(pixels[1]).save(paths[1])  # transparent in parts
+    Image.fromarray(pixels[2][..., 0]).save(paths[2])
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels[3][..., :3]).save(paths[3], exif=exif)
+    folders, left_out = onnx_export.to_onnx(str(folder / "run"), folder / "out")
+    assert left_out == {}
+    long = "is the small red circle above the large blue star or is it to the left of it"
+    return VLM.load(folder / "run"), folders["onnx"], paths, ["what color is it ?", "circle", long, "is it red ?"]
+
+
+@pytest.mark.parametrize("of", ["student", "odd"])
+def test_graphs_equal_torch_at_other_sizes_than_traced(of, request):
+    vlm, folder, _, _ = request.getfixturevalue(of)
+    torch.manual_seed(1)
+    assert_equal_graphs(vlm, folder)
+
+
+@pytest.mark.parametrize("of", ["student", "odd"])
+def test_the_same_words_and_scores_without_torch(of, request):
+    vlm, folder, paths, questions = request.getfixturevalue(of)
+    found = elsewhere(folder, paths, questions)
+    words = wanted(vlm, paths, questions)
+    assert {name: found[name] for name in words} == words
+    assert len(set(words["caption 3"])) > 1 and len(set(words["answer 3"])) > 1
+    torch.testing.assert_close(torch.tensor(found["match"]), vlm.match(paths, questions), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(found["itc"]), vlm.similarity(paths, questions), atol=1e-4, rtol=0)
+
+
+def test_the_command_line(student):
+    vlm, folder, paths, questions = student
+    words = [str(paths[0]), "--caption", "--match", "a red circle", "--match", "a star", "--answer", questions[0]]
+    command = [sys.executable, str(folder / "runner.py")]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, env=ENV)
+    chances = vlm.match([paths[0]] * 2, ["a red circle", "a star"]).tolist()
+    lines = [f"{value:.4f}  {text}" for value, text in zip(chances, ("a red circle", "a star"), strict=True)]
+    assert done.stdout.splitlines() == [*vlm.caption(paths[:1]), *lines, *vlm.answer(paths[:1], questions[:1])]
+    done = subprocess.run([*command, "none.png", "--caption"], capture_output=True, text=True, env=ENV)
+    assert done.returncode == 2 and done.stderr == "runner.py: there is no picture none.png; check its name\n"
+
+
+def test_one_picture_with_many_texts_and_many_words_at_most(student):
+    vlm, folder, paths, questions = student
+    runner = Runner(folder, threads=1)
+    np.testing.assert_allclose(runner.match(paths[:1], questions), vlm.match(paths[:1] * 6, questions), atol=1e-4)
+    for new in (0, 1, 4, 200):
+        assert runner.caption(paths, 4, new) == vlm.caption(paths, 4, new)
+    with pytest.raises(UserError, match="2 pictures came with 6 texts"):
+        runner.match(paths[:2], questions)
+
+
+def test_weights_are_stored_once(student):
+    vlm, folder, _, _ = student
+    bytes_ = 4 * sum(parameter.numel() for parameter in vlm.med.parameters())
+    assert (folder / "weights.bin").stat().st_size < 1.2 * bytes_
+    assert max(path.stat().st_size for path in folder.glob("*.onnx")) < 0.2 * bytes_
+    assert not any(b"model.py" in path.read_bytes() for path in folder.glob("*.onnx"))  # whose paths are this machine's
+    text = (folder / "README.md").read_text()
+    assert "| TR@1 |" in text and "| teacher | " in text and "`decoder.onnx` | `token` int64 [B, K]" in text
+
+
+def untraced(monkeypatch):
+    monkeypatch.setattr(onnx_export, "trace", lambda graph, path: path.write_text(",".join(graph.outputs)))
+    monkeypatch.setattr(onnx_export, "share", lambda path, store, places: None)
+    monkeypatch.setattr(onnx_export, "check", lambda vlm, runner, graphs: None)
+
+
+def test_each_task_from_the_checkpoint_that_does_it(tiny, tmp_path, monkeypatch):
+    untraced(monkeypatch)
+    meds = [Med(tiny.med.config) for _ in range(2)]
+    meds[0].abilities, meds[1].abilities = frozenset({"itc", "itm"}), frozenset({"itm", "lm"})
+    monkeypatch.setattr(VLM, "load", lambda name: VLM(Composite(meds), tiny.tokenizer, name))
+    folders, left_out = onnx_export.to_onnx("a+b", tmp_path)
+    files = {str(path.relative_to(folders["onnx"])): path.read_text() for path in folders["onnx"].rglob("*.onnx")}
+    assert files == {
+        "1/image.onnx": "states,vector", "1/text.onnx": "vector", "1/fusion.onnx": "match",
+        "2/image.onnx": "states", "2/context.onnx": "cross", "2/decoder.onnx": "scores,present",
+    }  # fmt: skip
+    runner = Runner(folders["onnx"])
+    assert [runner.part(task).folder.name for task in ("itc", "itm", "lm")] == ["1", "1", "2"]
+    assert set(left_out) == {"vqa"} and read_json(folders["onnx"] / "config.json")["left_out"] == left_out
+    with pytest.raises(UserError, match="cannot answer questions"):
+        runner.answer([], [])
+
+
+def test_an_export_that_differs_is_not_written(student, tmp_path, monkeypatch):
+    vlm, folder, _, _ = student
+
+    def copied(graph, path):
+        """The student's own graphs, of which the decoder is given for other weights."""
+        (name,) = (name for name, of in onnx_export.GRAPHS.items() if type(graph) is of)
+        for file in (f"{name}.onnx", "weights.bin"):
+            (path.parent / file).write_bytes((folder / file).read_bytes())
+
+    monkeypatch.setattr(onnx_export, "trace", copied)
+    monkeypatch.setattr(onnx_export, "share", lambda path, store, places: None)
+    assert onnx_export.to_onnx("scenes/student", tmp_path / "same")[0]["onnx"].is_dir()
+    other = VLM.load("scenes/student")
+    other.med.text_decoder.cls.predictions.transform.dense.bias.data += 1e-2
+    monkeypatch.setattr(VLM, "load", lambda name: other)
+    with pytest.raises(UserError, match="export of scenes/student is not written.*decoder.onnx gives other scores"):
+        onnx_export.to_onnx("scenes/student", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["export", "scenes/student", "--to", "onnx", "--out", str(tmp_path)]) == 2
+    assert "ONNX needs onnxruntime, which is not installed; run pip install 'dlip[onnx]'" in capsys.readouterr().err
