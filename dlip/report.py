@@ -170,6 +170,8 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
     axes = [(cost, score) for cost in PRICES for score in SCORES if rows[[cost, score]].notna().all(axis=1).any()]
     curves = [term for term in plots.terms(records) if term != "total"]
     figures = {f"{cost}/{score}": plots.accuracy_cost(frame(records), cost, score) for cost, score in axes}
+    for fig in figures.values():
+        fig.update_traces(customdata=None)  # names, for the clicks that the page does not take
     figures |= {term: plots.loss_curves(records, term) for term in curves}
     page = Template(TEMPLATE.read_text()).substitute(
         title=escape(f"{records[0]['data']} {records[0]['split']}"),
