@@ -83,6 +83,7 @@ def test_search_by_sentence_and_by_picture(open_page, screens):
     page.locator("#search-button").click()
     sentence = "a large green triangle on a dark background"
     page.locator("#sentence textarea, #sentence input").fill(sentence)
+    page.wait_for_timeout(500)  # until the page has taken the text over
     page.keyboard.press("Enter")
     page.wait_for_selector("#found .hit img")
     for side, hits in search.search(**BOTH, sentence=sentence).items():
