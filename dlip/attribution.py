@@ -118,7 +118,8 @@ def grad_cam(
     trace = Trace(Want(layers={(source, "cross"): (layer,)}).layers_of(source, c))
     if trace.wanted["cross"][layer] not in layers:
         raise UserError("the match does not depend on words' attention in the last text layer; choose another layer")
-    value = _counted(score, 1, progress)(score.pixels(image), trace)
+    pixels = score.pixels(image).requires_grad_()  # or a frozen model's maps would have no gradient
+    value = _counted(score, 1, progress)(pixels, trace)
     probs = trace.get("cross", layer)  # [1, H, T, 1+P]
     (slope,) = torch.autograd.grad(value.sum(), probs)
     cam = (probs * slope.clamp(min=0)).mean(1)[0].detach()  # [T, 1+P]

@@ -93,14 +93,19 @@ def running_app(*words: str) -> Iterator[tuple[str, subprocess.Popen]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "dlip.cli", "app", "--port", str(port), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
+    # a background job of a shell ignores Ctrl-C, and so would the app
+    heed = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **heed) as app:
         try:
             line = app.stdout.readline()
             assert line.startswith(f"The app is at http://127.0.0.1:{port}/"), line
             yield f"http://127.0.0.1:{port}/", app
         finally:
             app.send_signal(signal.SIGINT)
-            assert app.wait(30) == 130
+            try:
+                assert app.wait(30) == 130
+            finally:
+                app.kill()
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens)
     page.locator("#attention textarea, #attention input[type=text]").first.fill(question)
     page.locator("#describe").click()
     answers = [dlip.load(name).answer([image], [question])[0] for name in BOTH]
-    wait_for_text(page, "#words", answers[0])
+    wait_for_text(page, "#words", "answer")
     page.locator("#words > div > div, .words > div").last.locator("button").first.click()
     maps = [answer_maps(dlip.load(name), image, question, answers[1]).map(0) for name in BOTH]
     wait_for_text(page, "#look", f"“{answers[1].split()[0]}”")

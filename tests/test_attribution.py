@@ -1,5 +1,6 @@
 """Attributions add up, point at what a score comes from, and can be watched and stopped."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -130,6 +131,13 @@ def test_grad_cam_is_attention_times_what_more_of_it_would_gain(student, item, w
     found = grad_cam(score, item.image)
     assert found.shape == (48, 48) and found.max() > 0
     torch.testing.assert_close(found, expected, atol=0.02 * found.max().item(), rtol=0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_frozen_model_is_explained_as_any_other(student, item, method):
+    frozen = VLM(copy.deepcopy(student.med).requires_grad_(False), student.tokenizer)
+    maps = [method(Score(vlm, item.captions[0]), item.image) for vlm in (student, frozen)]
+    torch.testing.assert_close(maps[1], maps[0])
 
 
 def test_grad_cam_of_a_word_needs_a_layer_that_the_match_depends_on(student, item):
