@@ -1,5 +1,9 @@
 """DLIP Workbench: distil BLIP-style vision-language models, and see what the student keeps and saves."""
 
+import os
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told what is done here
+
 __version__ = "0.1.0"
 __all__ = ["distill", "evaluate", "load"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from dlip.data.transforms import read_image, square, to_rgb
+from dlip.data.transforms import square, upright
 from dlip.errors import UserError
 
 Picture = Image.Image | np.ndarray | str | Path
@@ -152,13 +152,6 @@ class Runner:
 
     def _say(self, rows: list[list[int]]) -> list[str]:
         return self.tokenizer.decode_batch(rows, skip_special_tokens=True)
-
-
-def upright(image: Picture) -> Image.Image | np.ndarray:
-    """A picture, a path or pixels, ready to be resized."""
-    if isinstance(image, str | Path):
-        return read_image(image)
-    return to_rgb(image) if isinstance(image, Image.Image) else image
 
 
 def main(words: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 from dlip.checkpoints import load_model, save_model
 from dlip.composite import Composite
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import read_image, square, to_rgb
+from dlip.data.transforms import square, upright
 from dlip.errors import UserError
 from dlip.generate import beam_search, generate
 from dlip.model import Med
@@ -135,13 +135,6 @@ class VLM:
             return torch.zeros(0)
         med = self.med.able("itm").eval()
         return med.match_logits(med.fuse(*self.texts(texts), self.image_states(images, med))).softmax(-1)[:, 1]
-
-
-def upright(image: Picture | np.ndarray) -> Image.Image | np.ndarray:
-    """A picture, a path or pixels, ready to be resized."""
-    if isinstance(image, str | Path):
-        return read_image(image)
-    return to_rgb(image) if isinstance(image, Image.Image) else image
 
 
 def _paired(images, texts, noun: str) -> tuple[list, list]:

@@ -24,6 +24,15 @@ class Record:
     faults: list[str] = field(default_factory=list)
     """what had to be left out, each with the picture's name"""
 
+    def ask(self, text: str, answers: list[str], kind: str) -> None:
+        """Takes in a question and its answers, or the fault where either is empty."""
+        if not text:
+            self.faults.append(f"{self.name} has an empty question")
+        elif not answers:
+            self.faults.append(f"{self.name} has no answer to {text!r}")
+        else:
+            self.questions.append(Question(text, answers, kind))
+
 
 def read_captions(file: Path) -> Iterator[Record]:
     """Karpathy's layout: {"images": [{"filename", "split", "sentences": [{"raw"}], ...}]}; restval counts as train.
@@ -60,12 +69,7 @@ def read_questions(file: Path) -> Iterator[Record]:
         record = Record(name, need(row, "split", str, where))
         text = need(row, "question", str, where).strip()
         answers = [a.strip() for a in need(row, "answers", list, where) if isinstance(a, str) and a.strip()]
-        if not text:
-            record.faults.append(f"{name} has an empty question")
-        elif not answers:
-            record.faults.append(f"{name} has no answer to {text!r}")
-        else:
-            record.questions.append(Question(text, answers, need(row, "question_type", str, where, "other")))
+        record.ask(text, answers, need(row, "question_type", str, where, "other"))
         yield record
 
 

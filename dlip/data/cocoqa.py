@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlip.data.annotations import Record
-from dlip.data.batch import Question
 from dlip.data.pictures import Pictures
 from dlip.data.vqa2 import coco_names
 from dlip.errors import UserError
@@ -33,10 +32,7 @@ def read_cocoqa(folder: Path, pictures: Pictures) -> Iterator[Record]:
             )
         name = pictures.find(*coco_names(int(number), "train2014"))
         record = Record(name, folder.name)
-        if text and answer:
-            record.questions.append(Question(text, [answer], TYPES[kind]))
-        else:
-            record.faults.append(f"{name} has no answer to {text!r}" if text else f"{name} has an empty question")
+        record.ask(text, [answer] if answer else [], TYPES[kind])
         yield record
 
 

@@ -45,6 +45,13 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
         raise UserError(f"cannot read the picture {path} ({error}); mend or remove it") from error
 
 
+def upright(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
+    """A picture, a path or pixels, ready to be resized."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    return to_rgb(image) if isinstance(image, Image.Image) else image
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB, turned as its EXIF says, transparency over white, an animation's first frame.
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlip.data.annotations import Record, load, need
-from dlip.data.batch import Question
 from dlip.data.coco import split_of
 from dlip.data.pictures import Pictures
 from dlip.errors import UserError
@@ -55,13 +54,7 @@ def read_vqa2(file: Path, pictures: Pictures) -> Iterator[Record]:
         place, known = answered.get(need(row, "question_id", int, where), (None, {"answers": []}))
         where = f"{answers_file}, annotations[{place}]"
         given = [need(a, "answer", str, f"{where}, answers").strip() for a in need(known, "answers", list, where)]
-        given = [answer for answer in given if answer]
-        if not text:
-            record.faults.append(f"{name} has an empty question")
-        elif not given:
-            record.faults.append(f"{name} has no answer to {text!r}")
-        else:
-            record.questions.append(Question(text, given, need(known, "answer_type", str, where, "other")))
+        record.ask(text, [answer for answer in given if answer], need(known, "answer_type", str, where, "other"))
         yield record
 
 
