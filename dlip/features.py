@@ -118,7 +118,7 @@ class Features:
         self.image_embed, self.text_embed = image_embed, text_embed
         self.rows = parallel.gather(self.captioned).nonzero().squeeze(1)
         images, texts = self.contrasted(image_embed), self.contrasted(text_embed)
-        self.logits["itc"] = images @ texts.T / self.temp  # pictures in rows
+        self.logits["itc"] = cosines(images, texts) / self.temp  # pictures in rows
 
     def contrasted(self, values: Tensor) -> Tensor:
         """Of values [B, ...] of each process those of the pictures that are contrasted, [C, ...]."""
@@ -146,6 +146,12 @@ class Features:
     def text_mask(self, source: str) -> Tensor:
         """bool [B, T]: true where `source` has a token (the decoder's texts hold the prompt besides)."""
         return self.decoder_mask if source == "decoder" else self.mask
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Of L2-normalised vectors [M, E] and [N, E], [M, N]; in fp32, as in bf16 a logit may be 0.1 off."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float().T
 
 
 def hard_negatives(similarity: Tensor, image_id: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,9 +26,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, want_map: bool):
     """Softmax attention. q [N, H, Q, d]; k, v [N, H, K, d]; mask bool, broadcast to [N, H, Q, K], true where seen.
 
-    Returns the output [N, Q, H*d] and the map [N, H, Q, K], which is None unless asked for.
+    Returns the output [N, Q, H*d] and the map [N, H, Q, K], which is None unless asked for. In bf16 on a CPU the map is
+    made all the same: backward through the fused kernel is several times as slow there.
     """
-    if want_map:
+    mixed_on_cpu = q.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if want_map or mixed_on_cpu:
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if causal:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
@@ -39,7 +41,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, w
     else:
         probs = None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    return out.transpose(1, 2).flatten(2), probs
+    return out.transpose(1, 2).flatten(2), probs if want_map else None
 
 
 def drop(p: float) -> nn.Module:
@@ -324,10 +326,10 @@ class Med(Able, nn.Module):
         return self.text_encoder(ids, mask, trace=trace)  # [N, T, Dt]
 
     def project_image(self, states: Tensor) -> Tensor:
-        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)  # [B, E]
+        return F.normalize(self.vision_proj(states[:, 0]).float(), dim=-1)  # [B, E]
 
     def project_text(self, states: Tensor) -> Tensor:
-        return F.normalize(self.text_proj(states[:, 0]), dim=-1)  # [N, E]
+        return F.normalize(self.text_proj(states[:, 0]).float(), dim=-1)  # [N, E]
 
     def fuse(self, ids: Tensor, mask: Tensor, image_states: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
         """Texts [N, T] read together with the pictures `image_states[rows]` -> [N, T, Dt]."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlip import parallel
 from dlip.data.batch import Batch
-from dlip.features import Features
+from dlip.features import Features, cosines
 from dlip.model import Med
 
 
@@ -119,7 +119,7 @@ class MomentumITC(nn.Module):
             (features.text_embed, texts, images, self.images),
         ):
             held = torch.cat([other[here], queue])
-            own, mine = (features.contrasted(x) @ held.T / features.temp for x in (own, mine))  # [C, held]
+            own, mine = (cosines(features.contrasted(x), held) / features.temp for x in (own, mine))  # [C, held]
             targets = alpha * log_shares(mine).exp().detach() + (1 - alpha) * hard
             loss = loss - (targets * log_shares(own)).sum()
         self.waiting.append((images[here], texts[here], ids))
