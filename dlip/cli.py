@@ -20,7 +20,7 @@ OPTIONS = (
 """Fields of TrainConfig that are options of `train` and `distill` by the same name."""
 
 
-DATA = '"scenes", a folder, shards (a folder or address of *.tar), or hub:NAME'
+DATA = '"scenes", a folder, shards (a folder or address of *.tar), hub:NAME, or several joined by +'
 
 
 class Commands(argparse.ArgumentParser):

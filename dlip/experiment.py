@@ -29,12 +29,13 @@ TEXTS_READ = 20_000
 
 
 def texts_of(dataset) -> Iterable[str]:
-    """Captions, questions and answers, of at most the first `TEXTS_READ` pictures."""
-    for i in range(min(TEXTS_READ, len(dataset))):
-        item = dataset[i]
-        yield from item.captions
-        for question in item.questions:
-            yield from (question.text, *question.answers)
+    """Captions, questions and answers, of at most the first `TEXTS_READ` pictures, of joined sets of each."""
+    for part in getattr(dataset, "datasets", [dataset]):
+        for i in range(min(TEXTS_READ, len(part))):
+            item = part[i]
+            yield from item.captions
+            for question in item.questions:
+                yield from (question.text, *question.answers)
 
 
 def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **changes) -> VLM:

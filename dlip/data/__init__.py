@@ -1,4 +1,4 @@
-"""Data by name: the built-in scenes, a folder of pictures with texts, shards, or a data set of the hub."""
+"""Data by name: the built-in scenes, a folder of pictures with texts, shards, a data set of the hub, or several."""
 
 from pathlib import Path
 
@@ -35,12 +35,14 @@ class First:
 
 
 def open(name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal"):
-    """The data set `name`: "scenes", "hub:NAME" (`hub`), shards (`shard_names`) or a folder (`layouts`).
+    """The data set `name`: "scenes", "hub:NAME" (`hub`), shards (`shard_names`), a folder (`layouts`), or several of
+    them with + between their names (`joined`).
 
     limit: use the first pictures only. on_error: "fatal" stops at a picture or text that cannot be used, "skip" leaves
     it out and names it in `problems`. Raises UserError where there is no such data or split.
     """
-    dataset = _kind(name)[0](name, split, on_error)
+    opened = [_kind(part)[0](part, split, on_error) for part in _parts(name)]
+    dataset = opened[0] if len(opened) == 1 else _joined(opened)
     if limit is not None:
         if limit < 1:
             raise UserError(f"{limit} pictures of {name} cannot be used; give a limit of at least 1")
@@ -49,8 +51,29 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
 
 
 def splits(name: str | Path) -> list[str]:
-    """The splits that the data set `name` has. Raises UserError where there is no such data."""
-    return _kind(name)[1](name)
+    """The splits that the data set `name` has, of several those that all of them have.
+
+    Raises UserError where there is no such data, or no such split.
+    """
+    found = [_kind(part)[1](part) for part in _parts(name)]
+    common = [split for split in found[0] if all(split in other for other in found)]
+    if not common:
+        raise UserError(f"the sets of {name} have no split in common; name each with splits of the same names")
+    return common
+
+
+def _parts(name: str | Path) -> list[str]:
+    """`photos/flickr8k+photos/coco_vqa` as its names; what is there under the whole name is one."""
+    names = [str(name)] if Path(name).exists() else str(name).split("+")
+    if len(names) > 1 and not all(names):
+        raise UserError(f"the data {str(name)!r} have an empty name beside a +; name a set on both sides of it")
+    return names
+
+
+def _joined(datasets: list):
+    from dlip.data.joined import Joined
+
+    return Joined(datasets)
 
 
 def _kind(name: str | Path):
