@@ -119,6 +119,7 @@ def run(
     progress: bool = True,
     cache: str | Path = CACHE,
     test_limit: int | None = None,
+    candidates: int | None = None,
     extra: dict | None = None,
 ) -> dict:
     """Trains a model, measures it and appends its record to `results`; returns the record.
@@ -126,6 +127,7 @@ def run(
     teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
     start: what its weights begin at, each as `dlip.start.begin` reads it.
     cache: where `config.cache` keeps the teacher's outputs. test_limit: measure on so many pictures only.
+    candidates: that retrieval re-ranks, as `dlip.tasks.retrieval.predict` takes them.
     extra: fields that the record gets besides.
     A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
     """
@@ -149,7 +151,7 @@ def run(
     done = train(model, dataset, config, folder, vlm, glance, about, progress, cache)
 
     def write_down() -> dict:
-        figures, items = measure(done.model(), test, progress=progress, teacher=kin)
+        figures, items = measure(done.model(), test, progress=progress, teacher=kin, k=candidates)
         record = new_record(
             name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
             train_pictures=len(dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),

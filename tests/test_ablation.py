@@ -15,7 +15,8 @@ from test_records import make_record
 from dlip import ablation, records
 from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text
 from dlip.checkpoints import write_json
-from dlip.cli import parser, train_config
+from dlip.cli import parser
+from dlip.commands import train_config
 from dlip.data.scenes import SPLITS
 from dlip.errors import UserError
 from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row

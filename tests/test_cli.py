@@ -6,8 +6,8 @@ import pytest
 from test_records import make_record
 
 from dlip import ablation
-from dlip.cli import main, weights
-from dlip.config import AT, HR, VLP
+from dlip.cli import main
+from dlip.config import AT, HR, VLP, weights
 from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, WHOLE
 from dlip.records import append

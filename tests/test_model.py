@@ -271,3 +271,18 @@ def test_every_preset_can_be_built_and_distilled_from_base(name):
         logits = med.decode(ids, states)
     assert states.shape == (2, med.config.grid**2 + 1, med.config.image_width)
     assert logits.shape == (2, med.config.max_text, med.config.vocab_size)
+
+
+def test_bf16_on_a_cpu_is_close_and_hides_the_same(make_med, make_batch):
+    """It takes another way through attention, where pads and later words must weigh nothing either."""
+    med, batch = make_med(), make_batch(size=4)
+    want = Want(frozenset({"itc", "itm", "lm", "vqa"}))
+    pairs = torch.arange(4), torch.arange(4)
+    exact = med(batch, want, pairs)
+    longer = replace(batch, ids=F.pad(batch.ids, (0, 3)), mask=F.pad(batch.mask, (0, 3)))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, padded = med(batch, want, pairs), med(longer, want, pairs)
+    assert ours.logits["lm"].dtype == torch.bfloat16 and ours.logits["itc"].dtype == torch.float32
+    for task, scores in ours.logits.items():
+        torch.testing.assert_close(scores.float(), exact.logits[task], atol=0.15, rtol=0.05)
+        torch.testing.assert_close(scores, padded.logits[task][:, : scores.shape[1]], atol=0.05, rtol=0.02)

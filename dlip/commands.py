@@ -1,0 +1,217 @@
+"""What each command does. Each imports what it needs itself, so that `dlip --help` is quick."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from pkgutil import resolve_name
+
+from dlip.config import CACHE, TrainConfig, joins, weights
+from dlip.errors import UserError
+
+OPTIONS = (
+    "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "precision",
+    "seed", "label_smoothing", "momentum", "queue", "alpha", "questions", "workers", "log_every", "save_every",
+    "eval_every", "eval_items",
+)  # fmt: skip
+"""Fields of TrainConfig that are options of `train` and `distill` by the same name."""
+
+
+def train_config(args: argparse.Namespace) -> TrainConfig:
+    values = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    flags = {
+        "cache": bool(args.cache),
+        "augment": args.augment,
+        "flip": args.flip,
+        "gradient_checkpointing": args.gradient_checkpointing,
+        "shard_teacher": args.shard_teacher,
+        "learn_teacher_projection": not args.fixed_teacher_space,
+        "center_states": args.center_states,
+    }
+    return TrainConfig(weights=weights(args.weights), joins=joins(args.joins), **values, **flags)
+
+
+def show(value: dict, args: argparse.Namespace) -> None:
+    """Figures to where `--json` says; to the terminal where it says nothing."""
+    text = json.dumps(value, indent=1)
+    if args.json and args.json != "-":
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.json).write_text(text + "\n")
+    else:
+        print(text)
+
+
+def models(args: argparse.Namespace) -> None:
+    from dlip.checkpoints import built_in_models
+    from dlip.sizes import models_table, models_text
+
+    table = models_table()
+    if args.json:
+        show({"models": json.loads(table.to_json(orient="index")), "built_in": built_in_models()}, args)
+    else:
+        print(models_text(table))
+        print(f"\nTrained and shipped: {', '.join(built_in_models())}")
+
+
+def data(args: argparse.Namespace) -> None:
+    from dlip import data as data_sets
+
+    counts, problems = {}, []
+    for split in data_sets.splits(args.name):
+        dataset = data_sets.open(args.name, split, on_error="skip")
+        dataset.verify()
+        counts[split] = dataset.counts()
+        problems += dataset.problems
+    if args.json:
+        show({"data": args.name, "splits": counts, "problems": problems}, args)
+        return
+    for split, row in counts.items():
+        print(f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items()))
+    print(f"{len(problems)} problems" + (":" if problems else ""), *problems, sep="\n  ")
+
+
+def data_check(args: argparse.Namespace) -> None:
+    from dlip.data import check
+
+    found = check.check(args.name)
+    if args.json:
+        show(found, args)
+    else:
+        print(check.text(found))
+
+
+def data_shard(args: argparse.Namespace) -> None:
+    from dlip import data as data_sets
+    from dlip.data.pack import write_shards
+
+    opened = {}
+    for split in args.splits.split(",") if args.splits else data_sets.splits(args.name):
+        opened[split] = data_sets.open(args.name, split, on_error=args.on_error)
+        opened[split].verify()
+    written = write_shards(args.out, opened, args.pictures)
+    if args.json:
+        show(written, args)
+        return
+    print(
+        *(f"{row['file']}  {row['pictures']:>6,} pictures  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]),
+        sep="\n",
+    )
+
+
+def train(args: argparse.Namespace) -> None:
+    from dlip import experiment, parallel
+
+    record = experiment.run(
+        name=args.name,
+        size=args.size,
+        teacher=args.teacher,
+        tokenizer=args.tokenizer,
+        start=args.start,
+        data=args.data,
+        split=args.split,
+        limit=args.limit,
+        on_error=args.on_error,
+        test_split=args.test_split,
+        config=train_config(args),
+        folder=args.out,
+        results=args.results,
+        command=shlex.join(["dlip", *args.words]),
+        role=args.role,
+        progress=args.json != "-",
+        cache=args.cache or CACHE,
+        candidates=args.candidates,
+    )
+    if parallel.rank():  # of several processes the main one tells
+        return
+    if args.json:
+        show(record, args)
+    else:
+        from dlip.report import table
+
+        print(table([record]))
+        print(f"The model is in {args.out}, its record in {args.results}.")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from dlip import data as data_sets
+    from dlip import experiment
+    from dlip.vlm import VLM
+
+    dataset = data_sets.open(args.data, args.split, args.limit, args.on_error)
+    figures, items = experiment.measure(
+        VLM.load(args.model), dataset, args.latency_repeats, args.json != "-",
+        tasks=tuple(args.tasks.split(",")), k=args.candidates, num_beams=args.beams,
+    )  # fmt: skip
+    show({**figures, **({"items": items} if args.items else {})}, args)
+
+
+def demo(args: argparse.Namespace) -> None:
+    from dlip.demo import demo
+
+    records = demo(Path(args.out), args.steps, args.seed, quiet=args.json == "-")
+    if args.json:
+        show({"records": records}, args)
+
+
+def ablate(args: argparse.Namespace) -> None:
+    from dlip import ablation, conclusions, records
+    from dlip.grids import FULL, QUICK
+
+    plan = QUICK if args.quick else FULL
+    results = args.results or (ablation.QUICK_RESULTS if args.quick else ablation.RESULTS)
+    grids = ablation.choose(args.grids, args.only) if args.grids or not args.conclusions else []
+    failed = {}
+    if grids:
+        failed = ablation.ablate(grids, plan, args.seeds, args.workers, args.out, results, args.json != "-")
+    found = records.read(results)
+    tables = {grid.name: ablation.table(grid, found, plan) for grid in grids}
+    verdicts = conclusions.conclusions(found, plan) if args.conclusions else None
+    if args.json:
+        rows = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        judged = None if verdicts is None else json.loads(verdicts.to_json(orient="records"))
+        show({"tables": rows, "failed": failed, "conclusions": judged}, args)
+    else:
+        texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
+        print("\n\n".join([*texts, *([] if verdicts is None else [conclusions.text(verdicts)])]))
+    if failed:
+        (name, reason), *others = failed.items()
+        more = f", and {len(others)} more did" if others else ""
+        raise UserError(f"{name} failed ({reason}){more}; the same command tries again")
+
+
+def advise(args: argparse.Namespace) -> None:
+    from dlip import advise as advice
+    from dlip.records import read
+
+    asked = {"params_m": args.max_params, "flops_g": args.max_gflops, "latency_ms": args.max_latency}
+    found = advice.advise(read(args.results), {k: v for k, v in asked.items() if v is not None}, args.metric)
+    if args.json:
+        show(found, args)
+    else:
+        print(advice.text(found))
+
+
+def app(args: argparse.Namespace) -> None:
+    try:
+        serve = resolve_name("app.page:serve")  # by its name: nothing of dlip depends on the app
+    except ModuleNotFoundError as missing:
+        raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
+    serve(args.port, args.share, args.models.split(",") if args.models else None)
+
+
+def export(args: argparse.Namespace) -> None:
+    from dlip.export import push, to_transformers
+
+    if args.to == "onnx":
+        from dlip.onnx_export import to_onnx as write
+    else:
+        write = to_transformers
+    out = args.out or Path("runs/export") / args.model.strip("/").replace("/", "-")
+    folders, left_out = write(args.model, out)
+    hub = push(folders, args.push) if args.push else []
+    if args.json:
+        show({"folders": {task: str(path) for task, path in folders.items()}, "left_out": left_out, "hub": hub}, args)
+        return
+    lines = [f"{task:10} {path}" for task, path in folders.items()]
+    lines += [f"{task:10} left out: {reason}" for task, reason in left_out.items()]
+    print(*lines, *(f"on the hub as {name}" for name in hub), sep="\n")
