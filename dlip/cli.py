@@ -8,18 +8,19 @@ from dlip import __version__, commands
 from dlip.commands import OPTIONS
 from dlip.config import CACHE, PRESETS, TrainConfig
 from dlip.errors import UserError
+from dlip.recipes import RECIPES, spelled_out
 
 DATA = '"scenes", a folder, shards (a folder or address of *.tar), hub:NAME, or several joined by +'
 
 
 class Commands(argparse.ArgumentParser):
-    """Of which some commands are two words: `data check`."""
+    """Of which some commands are two words, `data check`, and of whose options some stand for others, `--recipe`."""
 
     def parse_args(self, words=None, namespace=None):
         words = list(sys.argv[1:] if words is None else words)
         if words[:1] == ["data"] and words[1:2] in (["check"], ["shard"]):
             words[:2] = [" ".join(words[:2])]
-        return super().parse_args(words, namespace)
+        return super().parse_args(spelled_out(words), namespace)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -165,6 +166,11 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     default = "vlp,hr,at" if distils else "vlp"
     new.add_argument("--weights", default=default, help="terms, as in vlp,hr,kd.lm=0.5 (default %(default)s)")
     new.add_argument("--joins", default="", help="terms that join later, and after how many steps: vlp=500,itm=900")
+    new.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: how often each picture is seen")
+    new.add_argument(
+        "--recipe", choices=RECIPES, help="the paper's options for this stage (docs/recipe.md); those typed here win"
+    )
+    new.add_argument("--dry-run", action="store_true", help="only tell what it would cost: FLOPs, memory, hours")
     group = new.add_argument_group("training", "see TrainConfig in dlip/config.py for each")
     defaults = TrainConfig()
     for option in OPTIONS:
@@ -180,9 +186,9 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
 
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
-    args = parser().parse_args(words)
-    args.words = words
     try:
+        args = parser().parse_args(words)
+        args.words = words
         args.function(args)
     except UserError as mistake:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of a machine's several processes one tells

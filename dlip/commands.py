@@ -99,20 +99,21 @@ def data_shard(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from dlip import experiment, parallel
+    from dlip import budget, experiment, parallel
 
+    names = ("size", "teacher", "tokenizer", "start", "data", "split", "limit", "on_error", "epochs")
+    asked = {name: getattr(args, name) for name in names} | {"config": train_config(args)}
+    if args.dry_run:
+        cost = experiment.preview(**asked)
+        if args.json:
+            show(cost, args)
+        else:
+            print(budget.text(cost))
+        return
     record = experiment.run(
+        **asked,
         name=args.name,
-        size=args.size,
-        teacher=args.teacher,
-        tokenizer=args.tokenizer,
-        start=args.start,
-        data=args.data,
-        split=args.split,
-        limit=args.limit,
-        on_error=args.on_error,
         test_split=args.test_split,
-        config=train_config(args),
         folder=args.out,
         results=args.results,
         command=shlex.join(["dlip", *args.words]),

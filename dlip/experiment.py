@@ -2,16 +2,19 @@
 
 import dataclasses
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from dlip import attention
 from dlip import data as data_sets
+from dlip.budget import budget
 from dlip.checkpoints import write_json
 from dlip.config import CACHE, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
+from dlip.errors import UserError
 from dlip.latency import latency
 from dlip.model import Med
 from dlip.parallel import on_main
@@ -19,7 +22,7 @@ from dlip.records import append, new_record
 from dlip.run import Run
 from dlip.start import begin
 from dlip.tasks import evaluate
-from dlip.train import train
+from dlip.train import check_fit, train
 from dlip.vlm import VLM
 
 VOCABULARY = 8192
@@ -99,9 +102,23 @@ def looks(vlm: VLM) -> bool:
     return vlm.med.abilities >= {"itm", "lm"}
 
 
-def run(
+@dataclass
+class Material:
+    """What an experiment begins with."""
+
+    student: VLM
+    """Untrained, or at the weights where it starts."""
+    teacher: VLM | None
+    kin: VLM | None
+    """The teacher, or the model whose vocabulary the student reads."""
+    dataset: object
+    config: TrainConfig
+    about: dict
+    """Where they come from."""
+
+
+def prepare(
     *,
-    name: str | None,
     size: str,
     teacher: str | None,
     tokenizer: str | None,
@@ -110,8 +127,48 @@ def run(
     split: str | None,
     limit: int | None,
     on_error: str,
-    test_split: str | None,
     config: TrainConfig,
+    epochs: float | None = None,
+) -> Material:
+    """From names to models and data.
+
+    teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
+    start: what its weights begin at, each as `dlip.start.begin` reads it. epochs: how often each picture is seen, which
+    decides the configuration's steps. Raises UserError where there is no such thing or they do not fit.
+    """
+    split = split or train_split(data)
+    dataset = data_sets.open(data, split, limit, on_error)
+    dataset.verify()
+    if epochs is not None:
+        if epochs <= 0:
+            raise UserError(f"{epochs:g} epochs are none; give a positive number")
+        config = config.replace(steps=max(1, round(epochs * (len(dataset) // config.batch_size))))
+    vlm = VLM.load(teacher) if teacher else None
+    kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
+    model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
+    for source in start:
+        begin(model, source)
+    about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
+    about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
+    return Material(model, vlm, kin, dataset, config, about)
+
+
+def preview(**asked) -> dict:
+    """What training with the arguments of `prepare` would cost, as `dlip.budget.budget` gives it; nothing is written.
+
+    Raises UserError as `prepare` and `dlip.train.train` do.
+    """
+    got = prepare(**asked)
+    check_fit(got.student, got.teacher, got.dataset, got.config)
+    return budget(got.student, got.dataset, got.config, got.teacher)
+
+
+def run(
+    *,
+    name: str | None,
+    data: str,
+    on_error: str,
+    test_split: str | None,
     folder: str | Path,
     results: str | Path,
     command: str,
@@ -121,26 +178,19 @@ def run(
     test_limit: int | None = None,
     candidates: int | None = None,
     extra: dict | None = None,
+    **asked,
 ) -> dict:
     """Trains a model, measures it and appends its record to `results`; returns the record.
 
-    teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
-    start: what its weights begin at, each as `dlip.start.begin` reads it.
+    asked: what else `prepare` takes.
     cache: where `config.cache` keeps the teacher's outputs. test_limit: measure on so many pictures only.
     candidates: that retrieval re-ranks, as `dlip.tasks.retrieval.predict` takes them.
     extra: fields that the record gets besides.
     A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
     """
-    split, test_split = split or train_split(data), test_split or held_out(data)
-    dataset = data_sets.open(data, split, limit, on_error)
-    dataset.verify()
-    vlm = VLM.load(teacher) if teacher else None
-    kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
-    model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
-    for source in start:
-        begin(model, source)
-    about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
-    about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
+    got = prepare(data=data, on_error=on_error, **asked)
+    config, kin = got.config, got.kin
+    test_split = test_split or held_out(data)
     test = data_sets.open(data, test_split, test_limit, on_error)
     test.verify()
     check = data_sets.First(data_sets.open(data, "val") if data == "scenes" else test, config.eval_items)
@@ -148,14 +198,14 @@ def run(
     def glance(student: VLM) -> dict:
         return evaluate(student, check, tasks=("retrieval", "vqa"), progress=False)
 
-    done = train(model, dataset, config, folder, vlm, glance, about, progress, cache)
+    done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache)
 
     def write_down() -> dict:
         figures, items = measure(done.model(), test, progress=progress, teacher=kin, k=candidates)
         record = new_record(
             name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
-            train_pictures=len(dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
-            device=str(model.device), samples=samples(items, test), items=items,
+            train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
+            device=str(got.student.device), samples=samples(items, test), items=items,
         )  # fmt: skip
         record |= extra or {}
         append(record, results)

@@ -130,8 +130,26 @@ def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
 
 
-def check_data(dataset, config: TrainConfig, processes: int = 1) -> None:
-    """Raises UserError where the data lack what a term with weight needs, or do not divide into batches and processes.
+def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -> None:
+    """Raises UserError where the terms with weight, the models and the data do not go together."""
+    distils = [term for term, weight in config.weights.items() if weight and "." in term]
+    if bool(distils) != (teacher is not None):
+        raise UserError(
+            f"the term {distils[0]} needs a teacher; name one" if distils else
+            "a teacher is given but no term of hr.*, at.* or kd.* has a weight; give one, or leave the teacher out"
+        )  # fmt: skip
+    if teacher is not None and teacher.tokenizer.fast.get_vocab() != student.tokenizer.fast.get_vocab():
+        raise UserError("teacher and student have different vocabularies; give the student the teacher's tokenizer")
+    if teacher is not None and teacher.med.config.prompt_ids != student.med.config.prompt_ids:
+        raise UserError("teacher and student have different prompts; give the student the teacher's prompt_ids")
+    if teacher is not None:
+        size = student.med.config, teacher.med.config
+        check(teacher.med, Distiller(*size, config.weights, config.layers).want("teacher"))
+    check_data(dataset, config)
+
+
+def check_data(dataset, config: TrainConfig) -> None:
+    """Raises UserError where the data lack what a term with weight needs, or are too few for a batch.
 
     Some pictures may have captions and others questions: each term learns from those that have what it needs.
     """
@@ -150,6 +168,10 @@ def check_data(dataset, config: TrainConfig, processes: int = 1) -> None:
             f"{dataset.name} {dataset.split} has {len(dataset)} pictures, fewer than a batch of {config.batch_size}; "
             f"lower the batch size"
         )
+
+
+def check_parts(config: TrainConfig, processes: int) -> None:
+    """Raises UserError where a batch or queue does not divide into the parts of so many processes."""
     for name, value, parts in (
         ("batch_size", config.batch_size, config.accumulate * processes),
         ("queue", config.queue, processes),
@@ -181,16 +203,7 @@ def train(
     `config.cache` keeps the teacher's outputs. Raises UserError where the configuration and the data, the teacher or
     the folder do not fit.
     """
-    distils = [term for term, weight in config.weights.items() if weight and "." in term]
-    if bool(distils) != (teacher is not None):
-        raise UserError(
-            f"the term {distils[0]} needs a teacher; name one" if distils else
-            "a teacher is given but no term of hr.*, at.* or kd.* has a weight; give one, or leave the teacher out"
-        )  # fmt: skip
-    if teacher is not None and teacher.tokenizer.fast.get_vocab() != student.tokenizer.fast.get_vocab():
-        raise UserError("teacher and student have different vocabularies; give the student the teacher's tokenizer")
-    if teacher is not None and teacher.med.config.prompt_ids != student.med.config.prompt_ids:
-        raise UserError("teacher and student have different prompts; give the student the teacher's prompt_ids")
+    check_fit(student, teacher, dataset, config)
     AcceleratorState._reset_state()  # or this process would be held to the precision of its first run
     accelerator = Accelerator(
         mixed_precision=config.precision,
@@ -198,14 +211,12 @@ def train(
         cpu=not torch.accelerator.is_available(),  # or several processes would not find each other there
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
-    check_data(dataset, config, accelerator.num_processes)
+    check_parts(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
     run = Run(Path(folder))
     main = accelerator.is_main_process
     kinds = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
-    if teacher is not None:
-        check(teacher.med, learner.distiller.want("teacher"))
     start = parallel.on_main(lambda: run.start(student, config, about or {}))
     adamw = optimiser(learner, config)
     learner.train()
