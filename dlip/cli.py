@@ -5,6 +5,7 @@ import os
 import sys
 
 from dlip import __version__, commands
+from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
 from dlip.config import CACHE, PRESETS, TrainConfig
 from dlip.errors import UserError
@@ -97,6 +98,13 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--conclusions", action="store_true", help="judge the paper's conclusions by the records")
     new.add_argument("--out", default="runs/ablate", help="folder of the runs (default %(default)s)")
     new.add_argument("--results", metavar="PATH", help="records (default results/ablations.jsonl; quick ones apart)")
+
+    about = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
+    new = command(commands.bench, "Time things side by side and keep the record", "dlip bench captioning")
+    new.add_argument("name", choices=BENCHES, help=about)
+    new.add_argument("--data", help="a folder of pictures with texts, where the benchmark reads one")
+    new.add_argument("--rounds", type=int, metavar="N", help="in each of which all sides take a turn")
+    new.add_argument("--results", default="results/bench.jsonl", help="where the record goes (default %(default)s)")
 
     new = command(commands.export, "Write a model for other programs", "dlip export runs/student --to transformers")
     new.add_argument("model", metavar="MODEL", help="a run's folder or another model's name")

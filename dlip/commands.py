@@ -192,6 +192,20 @@ def advise(args: argparse.Namespace) -> None:
         print(advice.text(found))
 
 
+def bench(args: argparse.Namespace) -> None:
+    from dlip import bench as benches
+    from dlip.records import append
+
+    asked = {"data": args.data, "rounds": args.rounds}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    record = benches.bench(args.name, shlex.join(["dlip", *args.words]), **asked)
+    append(record, args.results)
+    if args.json:
+        show(record, args)
+    else:
+        print(benches.text(record))
+
+
 def app(args: argparse.Namespace) -> None:
     try:
         serve = resolve_name("app.page:serve")  # by its name: nothing of dlip depends on the app

@@ -74,5 +74,12 @@ def process_growth(config: dict, dtype: str, threads: int, size: dict) -> int:
     return max(0, _status("VmHWM") - before)
 
 
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory that this process ever held: of a GPU in tensors, of a CPU in all; None where nobody can tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM") if PROCESS.exists() else None
+
+
 def _status(field: str) -> int:
     return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", (PROCESS / "status").read_text())[1])

@@ -1,36 +1,37 @@
-"""How fast pictures are read, beside torchvision's ImageFolder on the same files: python -m dlip.data.speed FOLDER."""
+"""How fast pictures are read, beside torchvision's ImageFolder on the same files."""
 
-import argparse
-import json
 import random
 import tempfile
 import time
 from pathlib import Path
 from pkgutil import resolve_name
-from statistics import median
 
 from torch.utils.data import DataLoader, Dataset
 
-from dlip.data.folder import Folder
+from dlip.bench import row
+from dlip.data.folder import Folder, splits
 from dlip.data.pack import write_shards
 from dlip.data.shards import Shards
 from dlip.errors import UserError
 
-ROUNDS = 9
+PICTURES = 1000
 
 
-def compare(folder: str | Path, split: str, pictures: int = 1000, workers: int = 0, rounds: int = ROUNDS) -> dict:
-    """Pictures a second, decoded to RGB at their own size: medians of `rounds`, the readers by turns in each.
+def run(data: str | None = None, rounds: int = 9) -> tuple[dict, list[dict]]:
+    """Pictures a second of a folder, decoded to RGB at their own size, the readers by turns in each round.
 
     ImageFolder reads the same files, as links in a folder that is one class; the shards hold their bytes. The order is
     random and the same for all; a first round, which fills the system's file cache, is not counted. Each round is
-    timed whole, workers started and texts read included. Raises UserError where torchvision is not installed.
+    timed whole. Raises UserError where there is no folder, or torchvision is not installed.
     """
+    if data is None:
+        raise UserError("this benchmark reads pictures of a folder; name one, as in --data path/to/flickr8k")
     try:
         image_folder = resolve_name("torchvision.datasets:ImageFolder")  # needed for nothing else
     except ModuleNotFoundError:
         raise UserError("the comparison needs torchvision; run pip install torchvision") from None
-    files = Folder(folder, split)
+    split = splits(data)[0]
+    files = Folder(data, split)
     with tempfile.TemporaryDirectory() as place:
         links = Path(place) / "links" / "one"
         links.mkdir(parents=True)
@@ -42,20 +43,17 @@ def compare(folder: str | Path, split: str, pictures: int = 1000, workers: int =
             "shards": Shards(Path(place) / "shards", split),
             "folder": files,
         }
-        order = random.Random(0).sample(range(len(files)), min(pictures, len(files)))
+        order = random.Random(0).sample(range(len(files)), min(PICTURES, len(files)))
         speeds: dict[str, list[float]] = {name: [] for name in readers}
         for turn in range(rounds + 1):
             for name in random.Random(turn).sample(list(readers), len(readers)):
                 began = time.perf_counter()
-                _read(readers[name], order, workers)
+                _read(readers[name], order)
                 if turn:
                     speeds[name].append(len(order) / (time.perf_counter() - began))
-    figures = {name: round(median(some), 1) for name, some in speeds.items()}
-    ratio = {
-        name: round(median(a / b for a, b in zip(speeds[name], speeds["ImageFolder"], strict=True)), 3)
-        for name in ("shards", "folder")
-    }
-    return {"pictures": len(order), "workers": workers, "rounds": rounds, "per_s": figures, "times_ImageFolder": ratio}
+    first = speeds["ImageFolder"]
+    rows = [row(name, some, first, "pictures_per_s") for name, some in speeds.items()]
+    return {"data": files.name, "pictures": len(order), "rounds": rounds}, rows
 
 
 class Chosen(Dataset):
@@ -71,20 +69,6 @@ class Chosen(Dataset):
         return 0 if self.dataset[self.order[i]] else 1
 
 
-def _read(dataset, order: list[int], workers: int) -> None:
-    for _ in DataLoader(Chosen(dataset, order), 16, num_workers=workers, collate_fn=len):
+def _read(dataset, order: list[int]) -> None:
+    for _ in DataLoader(Chosen(dataset, order), 16, collate_fn=len):
         pass
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    print(json.dumps(compare(**vars(parser.parse_args())), indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,80 @@
+"""Benchmarks: things compared side by side on one machine, in alternation, and kept as records. A file each.
+
+A record is {"bench", "created", "command", "machine", "versions", "settings", "rows"}; every row is one of the things
+compared, by "name", with medians over the rounds, their spread, and "ratio": how many times as fast as the first row.
+"""
+
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from pkgutil import resolve_name
+from statistics import median
+
+from dlip.errors import UserError
+
+BENCHES = {
+    "captioning": "a caption of the shipped students against their teacher's",
+    "reading": "pictures a second, from a folder and from shards against torchvision's ImageFolder (needs --data)",
+    "step": "a distillation step, DLIP-Small from a random BLIP-Base: time and memory, and what --dry-run says of them",
+}
+"""Name, that of its module -> what is compared."""
+
+
+def bench(name: str, command: str = "", **options) -> dict:
+    """The record of a benchmark; `options` are those of its module's `run`. Raises UserError where there is none."""
+    import torch
+
+    if name not in BENCHES:
+        raise UserError(f"there is no benchmark {name!r}; choose of {', '.join(BENCHES)}")
+    settings, rows = resolve_name(f"dlip.bench.{name}:run")(**options)
+    return {
+        "bench": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "machine": machine(),
+        "versions": {"dlip": version("dlip"), "torch": torch.__version__, "transformers": version("transformers")},
+        "settings": settings,
+        "rows": rows,
+    }
+
+
+def machine() -> dict:
+    """cpu (its name), cores, and gpu (its name, null for none)."""
+    import torch
+
+    named = re.search(r"model name\s*:\s*(.+)", _text(Path("/proc/cpuinfo")))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": named[1].strip() if named else platform.processor(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def row(name: str, values: list[float], first: list[float], unit: str, **more) -> dict:
+    """A row of values, one a round: median, min and max, and how many times as fast as `first` in the same round.
+
+    unit: "s" and "ms" are times, of which less is faster; of all others more is.
+    """
+    ratio = median(a / b for a, b in zip(values, first, strict=True))
+    ratio = 1 / ratio if unit in ("s", "ms") else ratio
+    spread = {unit: median(values), f"{unit}_min": min(values), f"{unit}_max": max(values)}
+    return {"name": name, **{key: round(value, 4) for key, value in spread.items()}, "ratio": round(ratio, 3), **more}
+
+
+def text(record: dict) -> str:
+    """A record as a table for a terminal."""
+    columns = list(dict.fromkeys(key for one in record["rows"] for key in one))
+    cells = [columns, *([_cell(one.get(column)) for column in columns] for one in record["rows"])]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    about = ", ".join(f"{key} {value}" for key, value in record["settings"].items())
+    machine = record["machine"]
+    return "\n".join([*lines, about, f"on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores"])
+
+
+def _cell(value) -> str:
+    return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""

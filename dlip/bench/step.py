@@ -1,0 +1,106 @@
+"""A distillation step of the paper's size: DLIP-Small under a random BLIP-Base, at 224 px, all terms of the paper.
+
+Each variant runs in a process of its own, so that its memory is its own; the processes take turns step by step.
+"""
+
+import time
+from itertools import chain
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from statistics import median
+
+import torch
+
+from dlip import data as data_sets
+from dlip.bench import row
+from dlip.budget import budget
+from dlip.config import AT, HR, VLP, TrainConfig
+from dlip.data.collate import Collate
+from dlip.data.tokenizer import Tokenizer
+from dlip.distillation import Teacher
+from dlip.experiment import new_model, new_student, texts_of
+from dlip.memory import peak_bytes
+from dlip.train import Learner, optimiser
+
+WORDS = 30_524
+VARIANTS = {"fp32": "no", "bf16": "bf16"}
+"""Name -> precision; where there is a GPU, each also compiled."""
+
+
+def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, list[dict]]:
+    """ "ratio" is a step's time in parts of the first variant's.
+
+    peak_gb: the most memory that the process held, or of a GPU what its allocator did; dry_run_gb and dry_run_s: what
+    `dlip.budget` says; tflops: achieved, of the FLOPs that it counts. Raises UserError where there are no such data.
+    """
+    split = "train" if data != "scenes" else "train-small"
+    data_sets.open(data, split, batch)
+    compiled = (False, True) if torch.cuda.is_available() else (False,)
+    context, workers = get_context("spawn"), {}
+    for name, precision in VARIANTS.items():
+        for whole in compiled:
+            ours, theirs = context.Pipe()
+            job = (theirs, data, split, batch, precision, whole, torch.get_num_threads())
+            process = context.Process(target=_serve, args=job, daemon=True)
+            process.start()
+            theirs.close()
+            workers[name + ", compiled" * whole] = ours, process
+    costs = {name: ours.recv() for name, (ours, _) in workers.items()}
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for turn in range(1 + rounds):
+        for name, (ours, _) in workers.items():
+            ours.send("step")
+            seconds = ours.recv()
+            if turn:
+                times[name].append(seconds)
+    rows, first = [], next(iter(times.values()))
+    for name, (ours, process) in workers.items():
+        ours.send(None)
+        peak, cost = ours.recv(), costs[name]
+        process.join()
+        rows.append(row(
+            name, times[name], first, "s", pictures_per_s=round(batch / median(times[name]), 2),
+            tflops=round(cost["flops"] / median(times[name]) / 1e12, 3), peak_gb=round(peak / 1e9, 2),
+            dry_run_gb=round(sum(cost["memory_gb"].values()), 2),
+            dry_run_s=round(3600 * cost["hours"]["this machine"], 2),
+        ))  # fmt: skip
+    settings = {
+        "teacher": "blip-base, random", "student": "dlip-small", "image_size": 224, "batch": batch,
+        "terms": "vlp,hr,at", "data": data.rstrip("/").split("/")[-1], "rounds": rounds,
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    return settings, rows
+
+
+def _serve(boss: Connection, data: str, split: str, batch: int, precision: str, compiled: bool, threads: int) -> None:
+    """Sends what a step is said to cost, then the seconds of a step whenever asked, and in the end the memory."""
+    torch.set_num_threads(threads)
+    dataset = data_sets.open(data, split, 4 * batch)
+    teacher = new_model("blip-base", words(dataset), 0)
+    student = new_student("dlip-small", teacher, 0)
+    weights = {**VLP, **HR, **AT} | ({} if dataset[0].questions else {"vqa": 0.0})
+    config = TrainConfig(steps=1, batch_size=batch, precision=precision, weights=weights)
+    boss.send(budget(student, dataset, config, teacher))
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    learner = Learner(student, teacher, config).to(device).train()
+    guarded, adamw = Teacher(teacher.med.to(device)), optimiser(learner, config)
+    forward = torch.compile(learner) if compiled else learner
+    collate = Collate(student.tokenizer, 224, True, student.med.config.max_text)
+    ready = collate([dataset[i] for i in range(batch)]).to(device)
+    while boss.recv():
+        began = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            losses = forward(ready, guarded, 0, 0.0)
+            total = sum(weights[term] * loss for term, loss in losses.items())
+        total.backward()
+        adamw.step()
+        adamw.zero_grad()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        boss.send(time.perf_counter() - began)
+    boss.send(peak_bytes(device))
+
+
+def words(dataset) -> Tokenizer:
+    """As many as BERT's vocabulary has: those of the data, and made-up ones that nobody says."""
+    return Tokenizer.train(chain(texts_of(dataset), (f"w{i}" for i in range(WORDS))), WORDS)
