@@ -101,6 +101,8 @@ def data_shard(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     from dlip import budget, experiment, parallel
 
+    if args.steps and args.epochs:
+        raise UserError("--steps and --epochs both say how long; give one of them")
     names = ("size", "teacher", "tokenizer", "start", "data", "split", "limit", "on_error", "epochs")
     asked = {name: getattr(args, name) for name in names} | {"config": train_config(args)}
     if args.dry_run:

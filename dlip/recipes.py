@@ -14,8 +14,9 @@ TUNING = f"--size dlip-small:image_size=384 --schedule cosine --weight-decay 0.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options, and the terms of the loss: those of the task, and those that a teacher adds."""
+    """How long, with which options, and the terms of the loss: those of the task, and those that a teacher adds."""
 
+    epochs: int
     options: str
     task: str
     handed: str
@@ -28,20 +29,24 @@ class Recipe:
 
 RECIPES = {
     "pretrain": Recipe(
-        "--size dlip-small --epochs 20 --batch-size 2048 --lr 5e-4 --warmup 3000 --schedule epoch --decay 0.85 "
+        20,
+        "--size dlip-small --batch-size 2048 --lr 5e-4 --warmup 3000 --schedule epoch --decay 0.85 "
         f"--weight-decay 0.02 --label-smoothing 0.1 --momentum 0.995 --queue 57344 --alpha 0.4 {PHOTOS}",
         "itc,itm,lm", "hr,at",
     ),
     "retrieval": Recipe(
-        f"{TUNING} --epochs 6 --lr 1e-5 --warmup 0 --momentum 0.995 --queue 57344 --alpha 0.4",
+        6,
+        f"{TUNING} --lr 1e-5 --warmup 0 --momentum 0.995 --queue 57344 --alpha 0.4",
         "itc,itm", "hr.image,hr.text,hr.fusion,at.self,at.cross",
     ),
     "captioning": Recipe(
-        f"{TUNING} --epochs 5 --lr 1e-5 --warmup 0 --label-smoothing 0.1",
+        5,
+        f"{TUNING} --lr 1e-5 --warmup 0 --label-smoothing 0.1",
         "lm", "hr.image,hr.decoder,at.decoder_self,at.decoder_cross",
     ),
     "vqa": Recipe(
-        f"{TUNING} --epochs 10 --lr 2e-5 --warmup 0 --label-smoothing 0.1 --questions 2",
+        10,
+        f"{TUNING} --lr 2e-5 --warmup 0 --label-smoothing 0.1 --questions 2",
         "vqa", "hr.image,kd.vqa",
     ),
 }  # fmt: skip
@@ -59,4 +64,6 @@ def spelled_out(words: list[str]) -> list[str]:
     if words[:1] not in (["train"], ["distill"]) or "--recipe" not in words[:-1]:
         return words
     at = words.index("--recipe")
-    return [words[0], *recipe(words[at + 1]).words(words[0]), *words[1:at], *words[at + 2 :]]
+    chosen, typed = recipe(words[at + 1]), [*words[1:at], *words[at + 2 :]]
+    length = [] if "--steps" in typed else ["--epochs", str(chosen.epochs)]
+    return [words[0], *chosen.words(words[0]), *length, *typed]

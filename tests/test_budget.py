@@ -1,0 +1,123 @@
+"""What a run would cost: FLOPs as counted by hand, memory and FLOPs of a few pictures as of all, nothing written."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dlip import budget as costs
+from dlip.budget import budget, first, probe
+from dlip.cli import main
+from dlip.config import TrainConfig, scenes_size
+from dlip.data.collate import Collate
+from dlip.data.scenes import Scenes
+from dlip.distillation import Teacher
+from dlip.efficiency import task_macs
+from dlip.experiment import new_model, new_student
+from dlip.train import Learner
+from dlip.vlm import VLM
+
+
+@pytest.fixture(scope="module")
+def teacher() -> VLM:
+    return VLM.load("scenes/teacher")
+
+
+def made(student: VLM, teacher: VLM | None, config: TrainConfig) -> tuple:
+    return Learner(student, teacher, config), Teacher(teacher.med) if teacher else None
+
+
+def test_flops_as_counted_by_hand(teacher):
+    """Of labels alone the image encoder's products: forward once, backward twice, but not for the pixels' gradient."""
+    config = TrainConfig(steps=1, batch_size=4, weights={"tags": 1.0})
+    student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=4)
+    batch = Collate(student.tokenizer, 48, True)([dataset[i] for i in range(4)])
+    learner = Learner(student, None, config, len(dataset[0].tags))
+    found = probe(learner, None, batch, config, 0)
+    c, kinds = student.med.config, len(dataset[0].tags)
+    image = task_macs(c, "retrieval")["image"].flops  # of one picture
+    patches = 2 * c.grid**2 * 3 * c.patch_size**2 * c.image_width
+    head = 2 * c.image_width * kinds
+    assert found.flops == 4 * (3 * image - patches + 3 * head)
+
+
+def test_a_few_pictures_stand_for_all(teacher):
+    config = TrainConfig(
+        steps=1, batch_size=16, weights={"itc": 1, "itm": 1, "lm": 1, "vqa": 1, "hr.image": 1, "kd.lm": 1}
+    )
+    student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
+    batch = Collate(student.tokenizer, 48, True, questions=2)([dataset[i] for i in range(16)])
+    part, whole = (probe(*made(student, teacher, config), b, config, 0) for b in (first(batch, 4), batch))
+    assert (part.pictures, whole.pictures) == (4, 16)
+    assert part.flops * 4 == pytest.approx(whole.flops, rel=0.02)
+    assert part.saved_bytes * 4 == pytest.approx(whole.saved_bytes, rel=0.05)
+
+
+def test_the_first_pictures_keep_their_questions_and_pads(teacher):
+    dataset = [replace(item, questions=item.questions * (i != 1)) for i, item in enumerate(Scenes("val", size=6))]
+    batch = Collate(teacher.tokenizer, 48, True, questions=2)(dataset)
+    part = first(batch, 3)
+    assert part.ids.shape == (3, batch.ids.shape[1]) and part.question_rows.tolist() == [0, 0, 2, 2]
+    torch.testing.assert_close(part.question_ids, batch.question_ids[batch.question_rows < 3])
+    unasked = first(
+        Collate(teacher.tokenizer, 48, True)([replace(item, questions=[]) for item in dataset[:2]] + dataset[2:]), 2
+    )
+    assert unasked.question_rows.tolist() == [1] and len(unasked.question_ids) == 1
+    assert first(batch, 6) is batch
+
+
+def test_terms_that_join_later_cost_from_then_on(teacher, monkeypatch):
+    monkeypatch.setattr(costs, "ENOUGH_S", 0)
+    student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=8)
+    config = TrainConfig(steps=10, batch_size=8, weights={"hr.image": 1.0, "lm": 1.0})
+    early = budget(student, dataset, config.replace(weights={"hr.image": 1.0}), teacher)
+    whole = budget(student, dataset, config, teacher)
+    mixed = budget(student, dataset, config.replace(joins={"lm": 4}), teacher)
+    assert mixed["flops"] == pytest.approx(0.4 * early["flops"] + 0.6 * whole["flops"], rel=1e-6)
+    assert mixed["memory_gb"] == whole["memory_gb"]
+    assert (whole["pictures"], whole["epochs"], whole["train_pictures"]) == (80, 10.0, 8)
+
+
+def test_memory_and_hours(teacher, monkeypatch):
+    monkeypatch.setattr(costs, "ENOUGH_S", 0)
+    student = new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0)
+    config = TrainConfig(steps=10, batch_size=8)
+    alone = budget(student, Scenes("val", size=8), config)
+    stored = sum(p.numel() for p in student.med.parameters()) * 4e-9
+    kept = 24e-9  # mean and standard deviation of the pixels
+    assert alone["memory_gb"] == pytest.approx(
+        {
+            "student": stored + kept,
+            "gradients": stored,
+            "optimiser": 2 * stored,
+            "teacher": 0,
+            "saved": alone["memory_gb"]["saved"],
+        }
+    )
+    assert alone["hours"]["A100"] == pytest.approx(alone["flops"] / (19.5e12 * 0.35) / 3600)
+    half = budget(student, Scenes("val", size=8), config.replace(precision="bf16"))
+    assert half["hours"]["A100"] == pytest.approx(half["flops"] / (312e12 * 0.35) / 3600)
+    assert half["memory_gb"]["saved"] < alone["memory_gb"]["saved"]
+
+
+def test_a_dry_run_writes_nothing_and_draws_nothing(tmp_path, monkeypatch, capsys, teacher):
+    monkeypatch.chdir(tmp_path)
+    words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--limit", "8", "--batch-size", "8"]
+    words += ["--epochs", "4", "--out", "run", "--dry-run"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 steps, 32 pictures: 4.0 epochs of 8\n") and "this machine" in said
+    assert main([*words, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 4
+    assert list(tmp_path.iterdir()) == []
+    before = torch.get_rng_state()
+    with torch.random.fork_rng():
+        budget(new_student("scenes-student", teacher, 0), Scenes("val", size=8), TrainConfig(batch_size=8, steps=1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_mistakes_are_found_before_anything_is_tried(capsys):
+    words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--weights", "vlp", "--out", "run"]
+    assert main([*words, "--dry-run"]) == 2
+    assert "no term of hr.*" in capsys.readouterr().err

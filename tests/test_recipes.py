@@ -1,0 +1,73 @@
+"""The paper's road: recipes parse, what is typed wins, the page's commands are commands, and every stage learns."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dlip.cli import main, parser
+from dlip.commands import train_config
+from dlip.config import AT, HR
+from dlip.recipes import RECIPES, recipe
+
+PAGE = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text()
+PLACE = ["--out", "x", "--teacher", "t"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_teacher_adds_terms_and_changes_nothing_else(name):
+    alone = parser().parse_args(["train", "--recipe", name, "--out", "x"])
+    taught = parser().parse_args(["distill", "--recipe", name, *PLACE])
+    ours, theirs = train_config(alone), train_config(taught)
+    assert theirs.replace(weights=ours.weights) == ours
+    handed = theirs.weights.keys() - ours.weights.keys()
+    assert handed and all("." in term for term in handed) and not any("." in term for term in ours.weights)
+    assert (alone.epochs, alone.size) == (taught.epochs, taught.size)
+
+
+def test_what_the_paper_states():
+    args = parser().parse_args(["distill", "--recipe", "pretrain", *PLACE])
+    config = train_config(args)
+    assert (config.lr, config.decay, config.schedule, config.weight_decay) == (5e-4, 0.85, "epoch", 0.02)
+    assert config.weights == dict.fromkeys(("itc", "itm", "lm", *HR, *AT), 1.0) and config.momentum
+    assert args.size == "dlip-small"
+    for name in RECIPES.keys() - {"pretrain"}:
+        assert parser().parse_args(["train", "--recipe", name, "--out", "x"]).size == "dlip-small:image_size=384"
+
+
+def test_what_is_typed_wins_wherever_it_stands():
+    for words in (["--lr", "1", "--recipe", "vqa"], ["--recipe", "vqa", "--lr", "1"]):
+        args = parser().parse_args(["train", *words, "--out", "x", "--weights", "lm"])
+        assert (args.lr, args.weights, args.epochs) == (1.0, "lm", recipe("vqa").epochs)
+    assert parser().parse_args(["train", "--recipe", "vqa", "--out", "x", "--steps", "3"]).epochs is None
+
+
+def test_every_command_of_the_page_is_one():
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("dlip ")]
+    assert {words[words.index("--recipe") + 1] for words in found} == set(RECIPES)
+    assert all(parser().parse_args(words).teacher.startswith("Salesforce/") for words in found)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_stage_learns_from_the_one_before(name, tmp_path, capsys):
+    small = ["--size", "scenes-student:image_width=16,text_width=16", "--limit", "16", "--batch-size", "8"]
+    small += ["--steps", "2", "--workers", "0", "--precision", "no", "--test-split", "val", "--candidates", "4"]
+    small += ["--queue", "0"] if recipe(name).task == "lm" or "vqa" in recipe(name).task else ["--queue", "16"]
+    words = ["distill", "--recipe", name, "--teacher", "scenes/teacher", *small, "--out", str(tmp_path / "run")]
+    words += ["--results", str(tmp_path / "records.jsonl"), "--json", "-"]
+    assert main(words) == 0
+    losses = json.loads(capsys.readouterr().out)["losses"]
+    assert losses.keys() - {"step", "total"} == train_config(parser().parse_args(words)).weights.keys()
+
+
+def test_mistakes_are_a_sentence(capsys):
+    for words, sentence in (
+        (["--recipe", "soup"], "there is no recipe 'soup'; choose of pretrain"),
+        (["--steps", "3", "--epochs", "2", "--size", "scenes-student"], "give one of them"),
+        (["--epochs", "0", "--size", "scenes-student"], "give a positive number"),
+    ):
+        assert main(["train", "--out", "x", *words]) == 2
+        assert sentence in capsys.readouterr().err
