@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("name", choices=BENCHES, help=about)
     new.add_argument("--data", help="a folder of pictures with texts, where the benchmark reads one")
     new.add_argument("--rounds", type=int, metavar="N", help="in each of which all sides take a turn")
-    new.add_argument("--results", default="results/bench.jsonl", help="where the record goes (default %(default)s)")
+    new.add_argument("--results", metavar="PATH", help="where the record goes (default results/bench/NAME.jsonl)")
 
     new = command(commands.export, "Write a model for other programs", "dlip export runs/student --to transformers")
     new.add_argument("model", metavar="MODEL", help="a run's folder or another model's name")

@@ -201,7 +201,7 @@ def bench(args: argparse.Namespace) -> None:
     asked = {"data": args.data, "rounds": args.rounds}
     asked = {name: value for name, value in asked.items() if value is not None}
     record = benches.bench(args.name, shlex.join(["dlip", *args.words]), **asked)
-    append(record, args.results)
+    append(record, args.results or f"results/bench/{args.name}.jsonl")
     if args.json:
         show(record, args)
     else:
