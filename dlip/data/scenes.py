@@ -1,6 +1,7 @@
 """The built-in data: generated pictures with exact ground truth, the same on every machine."""
 
 import hashlib
+from functools import lru_cache
 
 from dlip.data.batch import Item
 from dlip.data.scene_questions import questions
@@ -12,6 +13,8 @@ from dlip.errors import UserError
 SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000}
 """Pictures of each split: a teacher's, a student's, and two to measure on."""
 _BLOCK = 10_000_000  # numbers set aside for the scenes of one split and seed
+KEPT = 8192
+"""Pictures that are kept once made, about 12 KB each with their texts: those of `train-small` are made once a run."""
 _SAMPLED = 256  # pictures that stand for all in a fingerprint
 
 
@@ -43,14 +46,17 @@ class Scenes:
 
     def scene(self, i: int) -> Scene:
         """What is true of picture i. Raises IndexError beyond the last one."""
-        if not 0 <= i < self.size:
-            raise IndexError(f"scenes {self.split} has pictures 0 to {self.size - 1}, not {i}")
-        return make_scene(self._first + i, self._place, len(SPLITS))
+        return make_scene(self._number(i), self._place, len(SPLITS))
 
     def __getitem__(self, i: int) -> Item:
         """Picture i, uint8 [48, 48, 3], with five captions, six questions and a tag for each kind of object in it."""
-        scene = self.scene(i)
-        return Item(render(scene), scene.image_id, captions(scene), questions(scene), tags(scene))
+        return _item(self._number(i), self._place)
+
+    def _number(self, i: int) -> int:
+        """Of all scenes' that of picture i."""
+        if not 0 <= i < self.size:
+            raise IndexError(f"scenes {self.split} has pictures 0 to {self.size - 1}, not {i}")
+        return self._first + i
 
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
@@ -66,3 +72,11 @@ class Scenes:
 
     def verify(self) -> None:
         """Nothing that is drawn can be broken."""
+
+
+@lru_cache(maxsize=KEPT)
+def _item(number: int, place: int) -> Item:
+    scene = make_scene(number, place, len(SPLITS))
+    image, kinds = render(scene), tags(scene)
+    image.flags.writeable = kinds.flags.writeable = False  # it is handed out more than once
+    return Item(image, scene.image_id, captions(scene), questions(scene), kinds)
