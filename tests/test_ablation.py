@@ -23,7 +23,7 @@ from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
 
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
 ONE = Grid("one", "?", (Row("a", SMALL, paper=(1.0, 2.0, 3.0, None)), Row("b", SMALL, DISTILLED)))
-TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vlp"), Row("broken", SMALL, pictures=250)), "As printed.")
+TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vlp,tags"), Row("broken", SMALL, pictures=250)), "As printed.")
 
 
 def fake(job: ablation.Job) -> None:
@@ -54,7 +54,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     row, plan = Row("a", weights=DISTILLED), FULL
     other = [
         (replace(row, size="scenes-student:text_layers=3"), plan),
-        (replace(row, weights="vlp,hr,at=0.5"), plan),
+        (replace(row, weights="tags,vlp,hr,at=0.5"), plan),
         (replace(row, start=("image",)), plan),
         (replace(row, pictures=1000), plan),
         (row, replace(plan, test_pictures=10)),
@@ -67,7 +67,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
     same = [
         (replace(row, name="b", paper=(1.0,) * 4), plan),
-        (replace(row, weights="at,hr,vlp"), plan),
+        (replace(row, weights="at,tags,hr,vlp"), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
         (row, replace(plan, seeds=9)),
         (row, replace(plan, train=plan.train.replace(save_every=7, log_every=3))),

@@ -15,7 +15,10 @@ def rows(name: str) -> dict[str, Row]:
 
 
 def terms(row: Row) -> set[str]:
-    return {term for term, weight in weights(row.weights).items() if weight}
+    """Labels apart, with which every row but those of `init` begins."""
+    named = {term for term, weight in weights(row.weights).items() if weight}
+    assert ("tags" in named) != (row in GRIDS["init"].rows)
+    return named - {"tags"}
 
 
 def test_rows_differ_in_name_and_in_what_they_are():
@@ -25,10 +28,10 @@ def test_rows_differ_in_name_and_in_what_they_are():
 
 
 def test_the_grids_share_their_students():
-    """The student alone is in five grids, the distilled one in five."""
+    """The student alone is in five grids, the distilled one in four."""
     alone = [rows("modules")[pair("small", "small")]]
-    same = ("modalities", "none"), ("attention", "no maps"), ("objectives", "VLP"), ("init", "from scratch")
-    alone += [rows(name)[row] for name, row in (*same, ("data", "4,000 pictures"))]
+    same = ("modalities", "none"), ("attention", "no maps"), ("objectives", "VLP"), ("data", "4,000 pictures")
+    alone += [rows(name)[row] for name, row in same]
     assert len({identity(row, FULL) for row in alone}) == 1
     same = ("objectives", "VLP+AT+HR"), ("sizes", "80 wide, 4+2 layers"), ("data", "4,000 pictures, distilled")
     taught = [rows(name)[row] for name, row in (*same, ("modules", pair("small", "small", True)))]
@@ -81,6 +84,9 @@ def test_what_goes_beyond_the_paper():
 def test_rows_train_by_the_plan():
     config = Row("a", weights=DISTILLED).train(FULL, 7)
     assert (config.seed, config.steps, config.cache, config.weights) == (7, FULL.train.steps, True, weights(DISTILLED))
+    late = {"itm": 2 * FULL.train.steps // 3}
+    assert config.joins == dict.fromkeys({*VLP, *HR, *AT}, FULL.train.steps // 3) | late
+    assert Row("a", weights="vlp").train(FULL, 0).joins == late and Row("a", weights="hr").train(FULL, 0).joins == {}
     assert not Row("a", weights=TASK).train(FULL, 0).cache and not Row("a", weights=DISTILLED).train(QUICK, 0).cache
     assert not Row("a", weights=DISTILLED, pictures=200_000).train(FULL, 0).cache
     assert QUICK.quick and not FULL.quick and FULL.seeds == 3 and QUICK.seeds == 1
