@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dlip import bench
-from dlip.bench import reading, step
+from dlip.bench import reading, step, training
 from dlip.cli import main
 from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
@@ -39,6 +39,12 @@ def test_the_command_prints_a_table_and_appends_a_record(tmp_path, capsys):
         "scenes/teacher", "scenes/student", "scenes/student-undistilled"
     ]  # fmt: skip
     assert record["rows"][0]["ratio"] == 1 and record["settings"]["beams"] == 3 and record["machine"]["cores"] > 0
+
+
+def test_the_step_is_timed_in_both_precisions():
+    settings, rows = training.run(rounds=1)
+    assert [row["name"] for row in rows] == ["fp32", "bf16"] and all(row["s"] > 0 for row in rows)
+    assert settings["terms"] == "vlp,hr,at,kd"
 
 
 def test_every_reader_reads_the_same_pictures(folder, monkeypatch):

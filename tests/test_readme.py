@@ -17,6 +17,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl"]
 RUN = {
     "models": [], "data": [], "train": SMALL, "distill": SMALL, "evaluate": ["--latency-repeats", "1"], "advise": [],
+    "bench": ["--rounds", "1"],
     "export": [],
 }  # fmt: skip
 """Command -> options that make it short."""

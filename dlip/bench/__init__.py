@@ -19,6 +19,7 @@ BENCHES = {
     "captioning": "a caption of the shipped students against their teacher's",
     "reading": "pictures a second, from a folder and from shards against torchvision's ImageFolder (needs --data)",
     "step": "a distillation step, DLIP-Small from a random BLIP-Base: time and memory, and what --dry-run says of them",
+    "training": "a distillation step of the playground in fp32 and in bf16",
 }
 """Name, that of its module -> what is compared."""
 
