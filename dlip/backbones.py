@@ -66,10 +66,10 @@ def vit(folder: Path, like: ModelConfig) -> Found:
 
 def timm(path: Path, like: ModelConfig) -> Found:
     """A ViT or DeiT in timm's layout, whose heads are 64 channels wide as all of timm's are."""
-    tensors = undistilled(read_state(path))
-    width = tensors["cls_token"].shape[-1]
-    mlp = len(tensors["blocks.0.mlp.fc1.bias"])
-    return from_timm(tensors), replace(like, image_width=width, image_heads=max(1, width // 64), image_mlp=mlp)
+    tensors = from_timm(undistilled(read_state(path)))
+    width = tensors["vision_model.embeddings.class_embedding"].shape[-1]
+    mlp = len(tensors["vision_model.encoder.layers.0.mlp.fc1.bias"])
+    return tensors, replace(like, image_width=width, image_heads=max(1, width // 64), image_mlp=mlp)
 
 
 def is_timm(path: Path) -> bool:

@@ -19,7 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dlip.config import TrainConfig
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
+from dlip.data.loader import Batches
 from dlip.distillation import Teacher
+from dlip.recompute import recompute
 from dlip.train import Learner
 from dlip.vlm import VLM
 
@@ -90,18 +92,22 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     """
     size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
-    batch = collate([dataset[i] for i in range(config.batch_size // config.accumulate)])
+    micro = config.batch_size // config.accumulate
+    drawn = Batches(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    batch = collate([dataset[i] for _, i in next(iter(drawn))]).to(device)
     kinds = dataset[0].tags
-    learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).train()
-    guarded = Teacher(teacher.med) if teacher else None
     with random_numbers_kept():
+        learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(device).train()
+        guarded = Teacher(teacher.med.to(device)) if teacher else None
+        recompute(student.med, config.gradient_checkpointing)
         starts = sorted({0, *(step for step in config.joins.values() if step < config.steps)})
         steps = [tried(learner, guarded, batch, config, start) for start in starts]
+        recompute(student.med.eval(), False)
     lengths = [end - start for start, end in zip(starts, [*starts[1:], config.steps], strict=True)]
-    shares = [length * config.batch_size / one.pictures for length, one in zip(lengths, steps, strict=True)]
-    flops = sum(share * one.flops for share, one in zip(shares, steps, strict=True))
-    seconds = sum(share * one.seconds for share, one in zip(shares, steps, strict=True))
-    saved = max(one.saved_bytes / one.pictures for one in steps) * config.batch_size / config.accumulate
+    flops = sum(length * config.accumulate * one.flops for length, one in zip(lengths, steps, strict=True))
+    seconds = sum(length * config.accumulate * one.seconds for length, one in zip(lengths, steps, strict=True))
+    saved = max(one.saved_bytes for one in steps)
     half = config.precision != "no"
     hours = {card: flops / (peaks[half] * 1e12 * UTILISATION) / 3600 for card, peaks in PEAK_TFLOPS.items()}
     seen = config.steps * config.batch_size
@@ -113,13 +119,26 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
 
 
 def tried(learner: Learner, teacher: Teacher | None, batch: Batch, config: TrainConfig, step: int) -> Step:
-    """`probe` of as many of a batch's pictures as it takes for the time to mean something."""
+    """A step of the whole batch, told from `probe` of some of it, as many as it takes for the time to mean something.
+
+    FLOPs and memory grow with the pictures from what any number takes (a queue, weights cast to bf16), which half as
+    many show; time is in proportion.
+    """
     pictures = PICTURES
     while True:
-        found = probe(learner, teacher, first(batch, pictures), config, step)
-        if found.seconds > ENOUGH_S or pictures >= len(batch):
-            return found
+        some = probe(learner, teacher, first(batch, pictures), config, step)
+        if some.pictures == len(batch):
+            return some
+        if some.seconds > ENOUGH_S:
+            break
         pictures *= 4
+    half = probe(learner, teacher, first(batch, some.pictures // 2), config, step)
+    more = (len(batch) - some.pictures) / (some.pictures - half.pictures)
+    return Step(
+        len(batch), some.flops + more * (some.flops - half.flops),
+        round(some.saved_bytes + more * (some.saved_bytes - half.saved_bytes)),
+        some.seconds * len(batch) / some.pictures,
+    )  # fmt: skip
 
 
 def first(batch: Batch, pictures: int) -> Batch:

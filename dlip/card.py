@@ -1,5 +1,7 @@
 """The card of an exported model: what it is, how to use it, how it was made and what it reaches, from its record."""
 
+from pathlib import Path
+
 from dlip import __version__
 from dlip.config import ModelConfig
 
@@ -34,7 +36,7 @@ def card(task: str, vlm, c: ModelConfig, record: dict) -> str:
     """
     parts = [
         header(task),
-        f"# {record.get('name') or vlm.name}: {TITLES[task]}",
+        f"# {record.get('name') or Path(vlm.name).name}: {TITLES[task]}",
         origin(c, record),
         usage(task, vlm, c),
     ]

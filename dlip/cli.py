@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         new = kinds.add_parser(
             name or function.__name__, help=help_, description=f"{help_}.", epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         new.set_defaults(function=function)
         if figures:
@@ -83,6 +83,10 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--model", required=True, help="a built-in model, a run's folder, or a published BLIP")
     data_options(new, "test")
     new.add_argument("--tasks", default="retrieval,caption,vqa", help="default %(default)s")
+    new.add_argument(
+        "--answers", action="append", metavar="FILE",
+        help="rank these answers too: VQA's annotations of training, or a text, one a line (may be repeated)",
+    )  # fmt: skip
     new.add_argument("--beams", type=int, default=3, help="beams of captions and answers (default %(default)s)")
     new.add_argument("--latency-repeats", type=int, default=20, help="timed captions; 0 for none (default %(default)s)")
     new.add_argument("--items", action="store_true", help="add every caption, answer and rank")
@@ -169,7 +173,8 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
         help="begin at the weights of a model or of a BERT, whole or one part: image=runs/teacher (may be repeated)",
     )  # fmt: skip
     data_options(new, None)
-    new.add_argument("--test-split", help="measured at the end (default: test where there is one, else val)")
+    new.add_argument("--test-data", metavar="DATA", help="measured on at the end (default: --data)")
+    new.add_argument("--test-split", help="of it (default: test where there is one, else val)")
     new.add_argument("--results", default="runs/records.jsonl", help="where the record goes (default %(default)s)")
     default = "vlp,hr,at" if distils else "vlp"
     new.add_argument("--weights", default=default, help="terms, as in vlp,hr,kd.lm=0.5 (default %(default)s)")

@@ -57,10 +57,11 @@ def data(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
 
     counts, problems = {}, []
-    for split in data_sets.splits(args.name):
-        dataset = data_sets.open(args.name, split, on_error="skip")
+    sets = data_sets.parts(args.name)
+    for part, split in [(one, split) for one in sets for split in data_sets.splits(one)]:
+        dataset = data_sets.open(part, split, on_error="skip")
         dataset.verify()
-        counts[split] = dataset.counts()
+        counts[split if len(sets) == 1 else f"{part} {split}"] = dataset.counts()
         problems += dataset.problems
     if args.json:
         show({"data": args.name, "splits": counts, "problems": problems}, args)
@@ -103,7 +104,8 @@ def train(args: argparse.Namespace) -> None:
 
     if args.steps and args.epochs:
         raise UserError("--steps and --epochs both say how long; give one of them")
-    names = ("size", "teacher", "tokenizer", "start", "data", "split", "limit", "on_error", "epochs")
+    names = ("size", "teacher", "tokenizer", "start", "data", "split", "limit", "on_error", "epochs", "test_data",
+             "test_split")  # fmt: skip
     asked = {name: getattr(args, name) for name in names} | {"config": train_config(args)}
     if args.dry_run:
         cost = experiment.preview(**asked)
@@ -115,7 +117,6 @@ def train(args: argparse.Namespace) -> None:
     record = experiment.run(
         **asked,
         name=args.name,
-        test_split=args.test_split,
         folder=args.out,
         results=args.results,
         command=shlex.join(["dlip", *args.words]),
@@ -138,12 +139,14 @@ def train(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
     from dlip import experiment
+    from dlip.data.vqa2 import read_answers
     from dlip.vlm import VLM
 
     dataset = data_sets.open(args.data, args.split, args.limit, args.on_error)
+    answers = read_answers(args.answers) if args.answers else None
     figures, items = experiment.measure(
         VLM.load(args.model), dataset, args.latency_repeats, args.json != "-",
-        tasks=tuple(args.tasks.split(",")), k=args.candidates, num_beams=args.beams,
+        tasks=tuple(args.tasks.split(",")), k=args.candidates, num_beams=args.beams, answers=answers,
     )  # fmt: skip
     show({**figures, **({"items": items} if args.items else {})}, args)
 

@@ -13,8 +13,8 @@ from dlip.data.batch import Batch
 from dlip.errors import Unable, UserError
 from dlip.features import SOURCES, TASKS, Features, Trace, Want
 
-SEES = {"image": TASKS, "text": ("itc",), "fusion": ("itm", "vqa"), "decoder": ("lm",)}
-"""Source -> tasks, any of which teaches a model what its states are to be."""
+SEES = {"text": ("itc",), "fusion": ("itm", "vqa"), "decoder": ("lm",)}
+"""Source -> tasks that teach a model what its states are to be, the first being the one that counts; of images all."""
 WORDS = {"itc": "compare pictures with texts", "itm": "match texts with pictures", "lm": "write captions",
          "vqa": "answer questions"}  # fmt: skip
 
@@ -34,12 +34,15 @@ class Able:
 
     def sees(self, source: str) -> "Able":
         """The model whose states of a source are worth reading: of images the first. Raises Unable as `able` does."""
+        if source == "image":
+            return self.members[0]
         return self._first(SEES[source], f"read the {source} as its own task has it")
 
     def _first(self, tasks: tuple[str, ...], words: str) -> "Able":
-        for med in self.members:
-            if med.abilities.intersection(tasks):
-                return med
+        for task in tasks:
+            for med in self.members:
+                if task in med.abilities:
+                    return med
         can = "; ".join(WORDS[task] for task in TASKS if task in self.abilities)
         raise Unable(f"this model cannot {words}, its checkpoint has no weights for it (it can: {can}); name another")
 

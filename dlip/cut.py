@@ -5,6 +5,7 @@ structures (Li et al., arXiv 1608.08710). Where a width is not cut, the weights 
 """
 
 import re
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -17,10 +18,13 @@ _ATTENTION = re.compile(r"(.*\.(?:self_attn|attention|crossattention))\.(.*)\.(?
 _MLP_IN, _MLP_OUT = (".mlp.fc1.", ".intermediate.dense."), (".mlp.fc2.", ".output.dense.")
 
 
-def cut(tensors: dict[str, Tensor], source: ModelConfig, target: ModelConfig) -> dict[str, Tensor]:
+def cut(
+    tensors: dict[str, Tensor], source: ModelConfig, target: ModelConfig, wanted: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """`tensors`, named as this project names weights and sized as `source`, in the widths of `target`.
 
-    Raises UserError where a target is wider, or where its heads differ in both number and width.
+    wanted: names of those that are returned, where it is not all; the others still say which channels matter. Raises
+    UserError where a target of these is wider, or where its heads differ in both number and width.
     """
     named = {name: axes(name, tensor.ndim) for name, tensor in tensors.items()}
     importance: dict[str, Tensor] = {}
@@ -30,9 +34,12 @@ def cut(tensors: dict[str, Tensor], source: ModelConfig, target: ModelConfig) ->
                 squares = tensor.float().square().movedim(axis, 0).reshape(tensor.shape[axis], -1).sum(1)
                 squares = squares.view(3, -1).sum(0) if _is_qkv(name, axis) else squares
                 importance[label] = importance.get(label, 0) + squares
-    kept = {label: keep(label, squares, source, target) for label, squares in importance.items()}
+    names = [name for name in tensors if wanted is None or name in wanted]
+    labels = {label for name in names for label in named[name]} - {None}
+    kept = {label: keep(label, importance[label], source, target) for label in labels}
     out = {}
-    for name, tensor in tensors.items():
+    for name in names:
+        tensor = tensors[name]
         for axis, label in enumerate(named[name]):
             if label:
                 places = kept[label]

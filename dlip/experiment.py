@@ -33,7 +33,10 @@ TEXTS_READ = 20_000
 
 def texts_of(dataset) -> Iterable[str]:
     """Captions, questions and answers, of at most the first `TEXTS_READ` pictures, of joined sets of each."""
-    for part in getattr(dataset, "datasets", [dataset]):
+    for part in [dataset] if isinstance(dataset, data_sets.First) else getattr(dataset, "datasets", [dataset]):
+        if hasattr(type(part), "texts"):  # no picture need be opened
+            yield from part.texts(TEXTS_READ)
+            continue
         for i in range(min(TEXTS_READ, len(part))):
             item = part[i]
             yield from item.captions
@@ -112,6 +115,8 @@ class Material:
     kin: VLM | None
     """The teacher, or the model whose vocabulary the student reads."""
     dataset: object
+    test: object
+    """What the model is measured on."""
     config: TrainConfig
     about: dict
     """Where they come from."""
@@ -129,16 +134,25 @@ def prepare(
     on_error: str,
     config: TrainConfig,
     epochs: float | None = None,
+    test_data: str | None = None,
+    test_split: str | None = None,
+    test_limit: int | None = None,
+    verify: bool = True,
 ) -> Material:
     """From names to models and data.
 
     teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
     start: what its weights begin at, each as `dlip.start.begin` reads it. epochs: how often each picture is seen, which
-    decides the configuration's steps. Raises UserError where there is no such thing or they do not fit.
+    decides the configuration's steps. test_data, test_split, test_limit: what the model is measured on, by default the
+    `held_out` split of the data. verify: whether every picture is read once beforehand. Raises UserError where there is
+    no such thing or they do not fit.
     """
     split = split or train_split(data)
     dataset = data_sets.open(data, split, limit, on_error)
-    dataset.verify()
+    test = data_sets.open(test_data or data, test_split or held_out(test_data or data), test_limit, on_error)
+    if verify:
+        dataset.verify()
+        test.verify()
     if epochs is not None:
         if epochs <= 0:
             raise UserError(f"{epochs:g} epochs are none; give a positive number")
@@ -150,7 +164,7 @@ def prepare(
         begin(model, source)
     about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
     about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
-    return Material(model, vlm, kin, dataset, config, about)
+    return Material(model, vlm, kin, dataset, test, config, about)
 
 
 def preview(**asked) -> dict:
@@ -158,7 +172,7 @@ def preview(**asked) -> dict:
 
     Raises UserError as `prepare` and `dlip.train.train` do.
     """
-    got = prepare(**asked)
+    got = prepare(**asked, verify=False)
     check_fit(got.student, got.teacher, got.dataset, got.config)
     return budget(got.student, got.dataset, got.config, got.teacher)
 
@@ -167,15 +181,12 @@ def run(
     *,
     name: str | None,
     data: str,
-    on_error: str,
-    test_split: str | None,
     folder: str | Path,
     results: str | Path,
     command: str,
     role: str,
     progress: bool = True,
     cache: str | Path = CACHE,
-    test_limit: int | None = None,
     candidates: int | None = None,
     extra: dict | None = None,
     **asked,
@@ -183,16 +194,13 @@ def run(
     """Trains a model, measures it and appends its record to `results`; returns the record.
 
     asked: what else `prepare` takes.
-    cache: where `config.cache` keeps the teacher's outputs. test_limit: measure on so many pictures only.
+    cache: where `config.cache` keeps the teacher's outputs.
     candidates: that retrieval re-ranks, as `dlip.tasks.retrieval.predict` takes them.
     extra: fields that the record gets besides.
     A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
     """
-    got = prepare(data=data, on_error=on_error, **asked)
-    config, kin = got.config, got.kin
-    test_split = test_split or held_out(data)
-    test = data_sets.open(data, test_split, test_limit, on_error)
-    test.verify()
+    got = prepare(data=data, **asked)
+    config, kin, test = got.config, got.kin, got.test
     check = data_sets.First(data_sets.open(data, "val") if data == "scenes" else test, config.eval_items)
 
     def glance(student: VLM) -> dict:
@@ -216,8 +224,17 @@ def run(
 
 
 def held_out(data: str) -> str:
-    """The split that a model is measured on where none is named."""
-    return "test" if "test" in data_sets.splits(data) else "val"
+    """The split that a model is measured on where none is named: test, or where there is none val.
+
+    Raises UserError where there is neither.
+    """
+    there = data_sets.splits(data)
+    if split := next((split for split in ("test", "val") if split in there), None):
+        return split
+    raise UserError(
+        f"{data} has neither a test nor a val split to measure the model on, only {', '.join(there)}; name one with "
+        f"--test-split, or other data with --test-data"
+    )
 
 
 def vocabulary(dataset) -> Tokenizer:

@@ -147,12 +147,25 @@ _TIMM = (
 
 
 def from_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a ViT in timm's names under `vision_model.`; others (classifier, distillation token) are left out."""
+    """Weights of a ViT in timm's names under `vision_model.`; classifier and distillation token are left out.
+
+    Raises UserError where it is a ViT of another kind, with weights that have no place here or without a class token's.
+    """
     out = {}
     for name, tensor in tensors.items():
-        for pattern, new in _TIMM:
-            if match := re.fullmatch(pattern, name):
-                out["vision_model." + match.expand(new)] = tensor
+        found = [match.expand(new) for pattern, new in _TIMM if (match := re.fullmatch(pattern, name))]
+        if found:
+            out["vision_model." + found[0]] = tensor
+        elif re.match(r"blocks\.|norm_pre|reg_token|patch_embed\.norm", name):
+            raise UserError(
+                f"this ViT has {name}, which a BLIP's image encoder has no place for; take a plain ViT or DeiT"
+            )
+    names = ("class_embedding", "position_embedding", "patch_embedding.weight")
+    if missing := [name for name in names if f"vision_model.embeddings.{name}" not in out]:
+        raise UserError(f"these weights have no {missing[0]}, as a ViT has; take a plain ViT or DeiT")
+    places = out["vision_model.embeddings.position_embedding"].shape[1]
+    if round((places - 1) ** 0.5) ** 2 != places - 1:
+        raise UserError(f"{places} positions are not those of a class token and a square of patches; take another ViT")
     return out
 
 

@@ -61,9 +61,14 @@ def recipe(name: str) -> Recipe:
 
 def spelled_out(words: list[str]) -> list[str]:
     """A command's words, those of `--recipe NAME` being its options, put first. Raises UserError as `recipe`."""
-    if words[:1] not in (["train"], ["distill"]) or "--recipe" not in words[:-1]:
+    typed = [
+        part
+        for word in words
+        for part in (word.split("=", 1) if word.startswith(("--recipe=", "--steps=")) else [word])
+    ]
+    if typed[:1] not in (["train"], ["distill"]) or "--recipe" not in typed[:-1]:
         return words
-    at = words.index("--recipe")
-    chosen, typed = recipe(words[at + 1]), [*words[1:at], *words[at + 2 :]]
-    length = [] if "--steps" in typed else ["--epochs", str(chosen.epochs)]
-    return [words[0], *chosen.words(words[0]), *length, *typed]
+    at = typed.index("--recipe")
+    chosen, rest = recipe(typed[at + 1]), [*typed[1:at], *typed[at + 2 :]]
+    length = [] if "--steps" in rest else ["--epochs", str(chosen.epochs)]
+    return [typed[0], *chosen.words(typed[0]), *length, *rest]

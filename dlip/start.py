@@ -41,10 +41,13 @@ def begin(model: VLM, source: str) -> list[str]:
     tensors, tokenizer, config = _read(name, model.med.config)
     own, copied = weights(model.med), []
     depth, theirs = _depths(own), _depths(tensors)
-    twins = {key: _twin(key, depth, theirs, chosen if key.startswith(PARTS[part]) else None) for key in own}
-    found = cut({key: tensors[twin] for key, twin in twins.items() if twin in tensors}, config, model.med.config)
-    for key in (key for key in found if key.startswith(PARTS[part])):  # cut as a whole, so that parts fit each other
-        parameter, value = own[key], found[key]
+    wanted = [key for key in own if key.startswith(PARTS[part])]
+    twins = {key: _twin(key, depth, theirs, chosen) for key in wanted}
+    # cut as a whole, so that parts fit each other; what is not taken may be shallower than the model
+    twins |= {key: _twin(key, depth, theirs, None) for key in own if key not in twins and _reaches(key, depth, theirs)}
+    there = {key: tensors[twin] for key, twin in twins.items() if twin in tensors}
+    for key, value in cut(there, config, model.med.config, wanted).items():
+        parameter = own[key]
         if key.endswith(_WORDS):
             value = _by_word(parameter, value, model.tokenizer, tokenizer)
         elif key.endswith("position_embeddings.weight"):
@@ -89,6 +92,12 @@ def _depths(tensors: dict[str, Tensor]) -> dict[str, int]:
     for match in filter(None, map(_LAYER.fullmatch, tensors)):
         found[match[1]] = max(found.get(match[1], 0), int(match[2]) + 1)
     return found
+
+
+def _reaches(name: str, depth: dict[str, int], theirs: dict[str, int]) -> bool:
+    """Whether the source is deep enough for the stack that a weight is in."""
+    match = _LAYER.fullmatch(name)
+    return not match or match[1] not in theirs or depth[match[1]] <= theirs[match[1]]
 
 
 def _twin(name: str, depth: dict[str, int], theirs: dict[str, int], chosen: tuple[int, ...] | None) -> str:

@@ -154,15 +154,10 @@ def check_data(dataset, config: TrainConfig) -> None:
     Some pictures may have captions and others questions: each term learns from those that have what it needs.
     """
     wanted = {NEEDS.get(term, "captions"): term for term, weight in config.weights.items() if weight}
-    wanted.pop("pictures", None)
-    for i in range(len(dataset)):
-        if not wanted:
-            break
-        item = dataset[i]
-        for needs in [n for n in wanted if getattr(item, n) is not None and len(getattr(item, n))]:
-            del wanted[needs]
+    counts = {"pictures": len(dataset), "tags": dataset[0].tags is not None, **dataset.counts()}
     for needs, term in wanted.items():
-        raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
+        if not counts[needs]:
+            raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(
             f"{dataset.name} {dataset.split} has {len(dataset)} pictures, fewer than a batch of {config.batch_size}; "

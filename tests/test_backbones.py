@@ -179,3 +179,20 @@ def test_an_old_bert_file_in_a_hub_folder(words, tmp_path, monkeypatch):
     their_ids, _ = Tokenizer.load(tmp_path).encode(["a red star"])
     reference = theirs(their_ids).last_hidden_state
     torch.testing.assert_close(ours.med.eval().encode_text(ids, mask), reference, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"blocks.0.ls1.gamma": torch.ones(128)}, "has blocks.0.ls1.gamma, which a BLIP"),
+        ({"norm_pre.weight": torch.ones(128)}, "has norm_pre.weight, which a BLIP"),
+        ({"pos_embed": torch.zeros(1, 16, 128)}, "16 positions are not those of a class token"),
+        ({"cls_token": None}, "have no class_embedding"),
+    ],
+)
+def test_vits_of_another_kind_are_refused(changes, sentence, words, tmp_path):
+    """They would load, and see something else."""
+    state = timm_state(model("vit")) | changes
+    torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=sentence):
+        begin(student(words), f"image={tmp_path / 'other.pth'}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dlip import budget as costs
-from dlip.budget import budget, first, probe
+from dlip.budget import budget, first, probe, tried
 from dlip.cli import main
 from dlip.config import TrainConfig, scenes_size
 from dlip.data.collate import Collate
@@ -52,6 +52,46 @@ def test_a_few_pictures_stand_for_all(teacher):
     assert (part.pictures, whole.pictures) == (4, 16)
     assert part.flops * 4 == pytest.approx(whole.flops, rel=0.02)
     assert part.saved_bytes * 4 == pytest.approx(whole.saved_bytes, rel=0.05)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(precision="bf16"), dict(momentum=0.9, queue=512)])
+def test_what_any_number_of_pictures_takes_is_counted_once(changes, teacher, monkeypatch):
+    """Weights cast to bf16, a queue."""
+    monkeypatch.setattr(costs, "ENOUGH_S", 0)
+    config = TrainConfig(steps=1, batch_size=16, weights={"itc": 1, "lm": 1}, **changes)
+    student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
+    batch = Collate(student.tokenizer, 48, True)([dataset[i] for i in range(16)])
+    told, whole = (way(*made(student, None, config), batch, config, 0) for way in (tried, probe))
+    assert told.pictures == 16
+    assert told.flops == pytest.approx(whole.flops, rel=0.01)
+    assert told.saved_bytes == pytest.approx(whole.saved_bytes, rel=0.03)
+
+
+def test_gradient_checkpointing_saves_memory_and_costs_time(teacher):
+    student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=4)
+    config = TrainConfig(steps=1, batch_size=4, weights={"lm": 1.0})
+    plain, less = (budget(student, dataset, config.replace(gradient_checkpointing=on)) for on in (False, True))
+    assert less["memory_gb"]["saved"] < 0.7 * plain["memory_gb"]["saved"] and less["flops"] > 1.2 * plain["flops"]
+
+
+def test_the_pictures_tried_are_those_of_a_first_batch(teacher):
+    """Not the first of the data: of joined sets these would all be of one."""
+    said = [replace(item, questions=[]) for item in Scenes("val", size=32)]
+    asked = [replace(item, captions=[]) for item in Scenes("val", size=32, seed=1)]
+
+    class Half(Scenes):
+        items = said + asked
+
+        def __getitem__(self, i):
+            return self.items[i]
+
+    class Turned(Half):
+        items = asked + said
+
+    config = TrainConfig(steps=1, batch_size=32, weights={"lm": 1.0, "vqa": 1.0})
+    student = new_student("scenes-student", teacher, 0)
+    one, other = (budget(student, kind("val", size=64), config)["flops"] for kind in (Half, Turned))
+    assert one == pytest.approx(other, rel=0.25)
 
 
 def test_the_first_pictures_keep_their_questions_and_pads(teacher):

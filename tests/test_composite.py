@@ -34,6 +34,7 @@ def test_each_task_and_source_is_whose_it_is(parts):
     assert whole.able("vqa") is parts["answer"] and whole.sees("image") is parts["speak"]
     assert whole.sees("text") is whole.sees("fusion") is parts["match"] and whole.sees("decoder") is parts["speak"]
     assert Composite([parts["answer"], parts["speak"]]).sees("fusion") is parts["answer"]
+    assert Composite([parts["answer"], parts["match"]]).sees("fusion") is parts["match"]  # in whatever order
     assert whole.config.prompt_ids == (9, 8) and whole.config.image_size == 24
 
 

@@ -4,8 +4,12 @@ import pytest
 import torch
 
 import dlip
+from dlip import data, records
+from dlip.cli import main
 from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
+from dlip.data.write import write_folder
+from dlip.errors import UserError
 from dlip.experiment import held_out, new_student, texts_of, vocabulary
 from dlip.vlm import VLM
 
@@ -48,3 +52,36 @@ def test_held_out_split(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "vqa.json").write_text('[{"image": "a.png", "question": "q", "answers": ["a"], "split": "val"}]')
     assert held_out(str(tmp_path)) == "val"
+    (tmp_path / "vqa.json").write_text('[{"image": "a.png", "question": "q", "answers": ["a"], "split": "train"}]')
+    with pytest.raises(UserError, match="neither a test nor a val split .* only train; .*--test-data"):
+        held_out(str(tmp_path))
+
+
+def test_other_data_to_measure_on(tmp_path):
+    """Data with a training split alone are learnt from, and measured on others."""
+    write_folder(tmp_path / "set", {"train": Scenes("train-small", size=8)})
+    words = ["train", "--data", str(tmp_path / "set"), "--size", "scenes-student", "--tokenizer", "scenes/teacher"]
+    words += [
+        "--steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+        "--results",
+        str(tmp_path / "r.jsonl"),
+    ]
+    assert main(words) == 2 and main([*words, "--dry-run"]) == 2
+    write_folder(tmp_path / "other", {"val": Scenes("val", size=6)})
+    assert main([*words, "--test-data", str(tmp_path / "other"), "--candidates", "2"]) == 0
+    (record,) = records.read(tmp_path / "r.jsonl")
+    assert (record["data"], record["split"], record["train_pictures"]) == ("other", "val", 8)
+
+
+def test_words_come_from_no_more_pictures_than_are_learnt_from(tmp_path):
+    write_folder(tmp_path / "set", {"train": Scenes("train-small", size=6)})
+    for name in (str(tmp_path / "set"), f"{tmp_path / 'set'}+{tmp_path / 'set'}"):
+        some = data.open(name, "train", limit=2)
+        assert list(texts_of(some)) == [text for i in range(2) for text in texts_of([some[i]])]
+        asked = len(some[0].questions) + len(some[1].questions)
+        assert some.counts() == {"pictures": 2, "captions": 10, "questions": asked}

@@ -143,3 +143,10 @@ def test_a_broken_picture_on_the_web(server, tmp_path, caplog):
 def test_no_server(tmp_path):
     with pytest.raises(UserError, match="cannot fetch http://127.0.0.1:1/index.json"):
         data.open("http://127.0.0.1:1/", "train")
+
+
+def test_a_signed_address_keeps_the_shards_name(monkeypatch):
+    """What stands behind the question mark may have slashes of its own."""
+    monkeypatch.setattr(fetch, "fetch", lambda url, path: path.write_bytes(b"tar"))
+    opened = fetch.open_shard(f"https://host/train-00000.tar?Credential=KEY/2024/{'x' * 300}")
+    assert opened.path.name.endswith("-train-00000.tar") and opened.path.suffix == ".tar"

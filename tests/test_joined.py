@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from dlip import data
+from dlip.cli import main
 from dlip.config import TrainConfig
+from dlip.data.check import check
 from dlip.data.joined import Joined
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
@@ -111,3 +113,36 @@ def test_faults_of_the_name(make, tmp_path):
     with pytest.raises(UserError, match="no folder"):
         data.open(f"{one}+{tmp_path / 'gone'}", "train")
     assert data.open(make("c++", 2), "train").name == "c++"  # a folder that is there
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("scenes+scenes", 2),
+        ("https://host/a+b/train-{000..003}.tar", 1),
+        ("my+data/train-{000..003}.tar", 1),
+        ("hub:/place/c++/set", 1),
+        ("hub:one+hub:two", 2),
+        ("https://host/a+scenes", 2),
+        ("no/such+folders", 2),
+    ],
+)
+def test_a_plus_within_a_name(name, names):
+    assert len(data.parts(name)) == names
+
+
+def test_checking_reads_every_split_of_every_set(make, capsys):
+    one, two = make("one", 3), make("two", 2, asked=True)
+    rows = json.loads((one / "captions.json").read_text())
+    Image.open(one / "images" / "0.png").save(one / "images" / "copy.png")
+    rows["images"].append(dict(filename="copy.png", split="val", sentences=[{"raw": "again"}]))
+    (one / "captions.json").write_text(json.dumps(rows))
+    Image.new("RGB", (8, 8), (250, 0, 0)).save(two / "images" / "1.png")  # 0.png is one's 0.png too
+    found = check(f"{one}+{two}")
+    assert found["splits"].keys() == {f"{one} train", f"{one} val", f"{two} train"}
+    assert found["faults"] == {
+        "pictures shared by splits": [f"copy.png ({one} val) is 0.png ({one} train)"],
+        "repeated pictures": [f"0.png ({two} train) is 0.png ({one} train)"],
+    }
+    assert main(["data", f"{one}+{two}"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[:3]] == ["train", "val", "train"]

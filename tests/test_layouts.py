@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from dlip import data
+from dlip.cli import main
 from dlip.data.batch import Question
-from dlip.data.vqa2 import answer_list
+from dlip.data.vqa2 import answer_list, read_answers
 from dlip.errors import UserError
 
 TRAIN, VAL = "COCO_train2014_000000000009.jpg", "COCO_val2014_000000000042.jpg"
@@ -165,6 +166,15 @@ def test_half_a_pair_says_what_is_missing(tmp_path, gone, message):
     (tmp_path / gone).unlink()
     with pytest.raises(UserError, match=message):
         data.open(tmp_path, "train")
+
+
+def test_answers_from_lines(tmp_path, capsys):
+    (tmp_path / "answers.txt").write_text("yes\n\n  no \nyes\n")
+    assert read_answers([tmp_path / "answers.txt"]) == ["yes", "no"]
+    words = ["evaluate", "--model", "scenes/student", "--limit", "4", "--tasks", "vqa", "--latency-repeats", "0"]
+    assert main([*words, "--answers", str(tmp_path / "answers.txt"), "--json", "-"]) == 0
+    assert "accuracy" in json.loads(capsys.readouterr().out)["vqa"]["ranked"]
+    assert main([*words, "--answers", str(tmp_path / "gone.txt")]) == 2 and "gone.txt" in capsys.readouterr().err
 
 
 def test_answer_list_counts_each_question_once(tmp_path):

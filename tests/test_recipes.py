@@ -41,7 +41,11 @@ def test_what_is_typed_wins_wherever_it_stands():
     for words in (["--lr", "1", "--recipe", "vqa"], ["--recipe", "vqa", "--lr", "1"]):
         args = parser().parse_args(["train", *words, "--out", "x", "--weights", "lm"])
         assert (args.lr, args.weights, args.epochs) == (1.0, "lm", recipe("vqa").epochs)
-    assert parser().parse_args(["train", "--recipe", "vqa", "--out", "x", "--steps", "3"]).epochs is None
+    for words in (["--recipe", "vqa", "--steps", "3"], ["--steps=3", "--recipe=vqa"]):
+        args = parser().parse_args(["train", "--out", "x", *words])
+        assert (args.steps, args.epochs, args.weights) == (3, None, "vqa")
+    with pytest.raises(SystemExit):  # a name cut short would not be seen to be a recipe
+        parser().parse_args(["train", "--out", "x", "--rec", "vqa", "--size", "scenes-student"])
 
 
 def test_every_command_of_the_page_is_one():

@@ -147,3 +147,17 @@ def test_what_does_not_fit_is_refused_in_a_sentence(bert, words, tmp_path):
     (bert[1] / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UserError, match="describes no dlip model and no BLIP"):
         begin(small(words), str(bert[1]))
+
+
+def test_a_part_does_not_mind_what_the_others_are(words, tmp_path):
+    """The source's texts are shallower, or narrower, than the model's, whose image encoder alone begins there."""
+    for changes in (dict(text_layers=1, fusion_layers=(0,)), dict(text_width=16, text_heads=2)):
+        source = small(words, seed=3, **changes)
+        source.save(tmp_path / "source")
+        begun = small(words)
+        copied = begin(begun, f"image={tmp_path / 'source'}")
+        assert copied and all(name.startswith("vision_") for name in copied)
+        own, theirs = begun.med.vision_model.state_dict(), source.med.vision_model.state_dict()
+        assert all(torch.equal(own[name], theirs[name]) for name in theirs)
+        with pytest.raises(UserError, match="start a model that is no"):
+            begin(small(words), str(tmp_path / "source"))

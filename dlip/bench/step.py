@@ -18,6 +18,7 @@ from dlip.config import AT, HR, VLP, TrainConfig
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Teacher
+from dlip.errors import UserError
 from dlip.experiment import new_model, new_student, texts_of
 from dlip.memory import peak_bytes
 from dlip.train import Learner, optimiser
@@ -45,22 +46,22 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
             process.start()
             theirs.close()
             workers[name + ", compiled" * whole] = ours, process
-    costs = {name: ours.recv() for name, (ours, _) in workers.items()}
+    costs = {name: _told(name, ours) for name, (ours, _) in workers.items()}
     times: dict[str, list[float]] = {name: [] for name in workers}
     for turn in range(1 + rounds):
         for name, (ours, _) in workers.items():
             ours.send("step")
-            seconds = ours.recv()
+            seconds = _told(name, ours)
             if turn:
                 times[name].append(seconds)
     rows, first = [], next(iter(times.values()))
     for name, (ours, process) in workers.items():
         ours.send(None)
-        peak, cost = ours.recv(), costs[name]
+        peak, cost = _told(name, ours), costs[name]
         process.join()
         rows.append(row(
             name, times[name], first, "s", pictures_per_s=round(batch / median(times[name]), 2),
-            tflops=round(cost["flops"] / median(times[name]) / 1e12, 3), peak_gb=round(peak / 1e9, 2),
+            tflops=round(cost["flops"] / median(times[name]) / 1e12, 3), peak_gb=peak and round(peak / 1e9, 2),
             dry_run_gb=round(sum(cost["memory_gb"].values()), 2),
             dry_run_s=round(3600 * cost["hours"]["this machine"], 2),
         ))  # fmt: skip
@@ -70,6 +71,13 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
         "threads": torch.get_num_threads(),
     }  # fmt: skip
     return settings, rows
+
+
+def _told(name: str, worker: Connection):
+    try:
+        return worker.recv()
+    except EOFError:
+        raise UserError(f"the process of {name} ended, for want of memory maybe; free some, or take a GPU") from None
 
 
 def _serve(boss: Connection, data: str, split: str, batch: int, precision: str, compiled: bool, threads: int) -> None:

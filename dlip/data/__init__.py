@@ -1,5 +1,6 @@
 """Data by name: the built-in scenes, a folder of pictures with texts, shards, a data set of the hub, or several."""
 
+import re
 from pathlib import Path
 
 from dlip.errors import UserError
@@ -22,6 +23,12 @@ class First:
     def fingerprint(self) -> str:
         return f"{self.dataset.fingerprint()} {len(self)}"
 
+    def counts(self) -> dict[str, int]:
+        """Pictures, captions and questions."""
+        items = [self[i] for i in range(len(self))]
+        captions, questions = (sum(len(getattr(item, noun)) for item in items) for noun in ("captions", "questions"))
+        return {"pictures": len(items), "captions": captions, "questions": questions}
+
     @property
     def order(self):
         """The data set's own order of an epoch, of what is left; as it, where it has none, there is none."""
@@ -41,7 +48,7 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
     limit: use the first pictures only. on_error: "fatal" stops at a picture or text that cannot be used, "skip" leaves
     it out and names it in `problems`. Raises UserError where there is no such data or split.
     """
-    opened = [_kind(part)[0](part, split, on_error) for part in _parts(name)]
+    opened = [_kind(part)[0](part, split, on_error) for part in parts(name)]
     dataset = opened[0] if len(opened) == 1 else _joined(opened)
     if limit is not None:
         if limit < 1:
@@ -55,19 +62,34 @@ def splits(name: str | Path) -> list[str]:
 
     Raises UserError where there is no such data, or no such split.
     """
-    found = [_kind(part)[1](part) for part in _parts(name)]
+    found = [_kind(part)[1](part) for part in parts(name)]
     common = [split for split in found[0] if all(split in other for other in found)]
     if not common:
         raise UserError(f"the sets of {name} have no split in common; name each with splits of the same names")
     return common
 
 
-def _parts(name: str | Path) -> list[str]:
-    """`photos/flickr8k+photos/coco_vqa` as its names; what is there under the whole name is one."""
-    names = [str(name)] if Path(name).exists() else str(name).split("+")
-    if len(names) > 1 and not all(names):
+def parts(name: str | Path) -> list[str]:
+    """`photos/flickr8k+photos/coco_vqa` as its names.
+
+    What is there under the whole name is one; so is an address, a pattern or a hub's name with a + in it whose parts
+    are nothing by themselves.
+    """
+    names = str(name).split("+")
+    whole = Path(name).exists() or (re.search(r"^hub:|://|[{*?]", str(name)) and not all(map(_is_there, names)))
+    if whole or len(names) == 1:
+        return [str(name)]
+    if not all(names):
         raise UserError(f"the data {str(name)!r} have an empty name beside a +; name a set on both sides of it")
     return names
+
+
+def _is_there(name: str) -> bool:
+    """Whether a name by itself may be that of data."""
+    if name == "scenes" or re.match(r"hub:.|https?://", name):
+        return True
+    place = Path(name)
+    return bool(name) and (place.parent.is_dir() if re.search(r"[{*?]", name) else place.exists())
 
 
 def _joined(datasets: list):

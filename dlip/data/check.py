@@ -27,18 +27,20 @@ NAMED = 3
 def check(name: str) -> dict:
     """Reads all of a data set: {"data", "splits": {split: counts}, "faults": {kind: sentences}, "sound"}.
 
-    Counts are those of what can be used. Faults are those of `KINDS`; "repeated captions", the same twice of one
-    picture; and "pictures shared by splits" and "repeated pictures" of one split, whose files are equal byte for byte,
-    or whose names or numbers are.
+    Of sets joined by + each is read, with all of its own splits. Counts are those of what can be used. Faults are those
+    of `KINDS`; "repeated captions", the same twice of one picture; and "pictures shared by splits" and "repeated
+    pictures" of one split, whose files are equal byte for byte, or whose names or numbers in one set are.
     "sound" is whether there are none. "shared_captions" counts captions that several pictures have, which is no fault.
     Raises UserError where there is no such data, or nothing of a split can be used.
     """
     splits, faults = {}, defaultdict(list)
-    seen: dict[bytes | int, tuple[str, str]] = {}
+    seen: dict[bytes | tuple[str, int], tuple[str, str]] = {}
     said: Counter = Counter()
-    for split in data_sets.splits(name):
+    sets = data_sets.parts(name)
+    for part, own in [(one, split) for one in sets for split in data_sets.splits(one)]:
+        split = own if len(sets) == 1 else f"{part} {own}"
         try:
-            dataset = data_sets.open(name, split, on_error="skip")
+            dataset = data_sets.open(part, own, on_error="skip")
             dataset.verify()
         except UserError as error:
             if "no usable picture left" not in str(error):
@@ -62,15 +64,15 @@ def check(name: str) -> dict:
                 continue
             here = f"{picture.name} ({split})"
             digest = hashlib.blake2b(picture.data, digest_size=16).digest()
-            same, namesake = (seen.setdefault(key, (here, split)) for key in (digest, picture.image_id))
+            same, namesake = (seen.setdefault(key, (here, own)) for key in (digest, (part, picture.image_id)))
             for other, what in ((same, "is"), (namesake, "has the name or number of")):
                 if other[0] is not here:
-                    kind = "repeated pictures" if other[1] == split else "pictures shared by splits"
+                    kind = "repeated pictures" if other[1] == own else "pictures shared by splits"
                     faults[kind].append(f"{here} {what} {other[0]}")
                     break
-            own = Counter(picture.captions)
-            faults["repeated captions"] += [f"{here} has {n} times {text!r}" for text, n in own.items() if n > 1]
-            said.update(own.keys())
+            words = Counter(picture.captions)
+            faults["repeated captions"] += [f"{here} has {n} times {text!r}" for text, n in words.items() if n > 1]
+            said.update(words.keys())
     shared = sum(count > 1 for count in said.values())
     found = {kind: sentences for kind, sentences in faults.items() if sentences}
     return {"data": name, "splits": splits, "shared_captions": shared, "faults": found, "sound": not found}

@@ -62,7 +62,7 @@ def open_shard(source: str) -> Handle:
             raise UserError(f"cannot read {source} ({error.strerror}); copy it again") from error
     folder = cache_folder() / "shards"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.rpartition('/')[2].partition('?')[0]}"
+    path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.partition('?')[0].rpartition('/')[2]}"
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:

@@ -48,9 +48,9 @@ class Folder(Checked):
             raise UserError(f"cannot read the picture {file} ({error}); mend or remove it") from error
         return Stored(record.name, image_id(record.name), record.captions, record.questions, data)
 
-    def texts(self) -> Iterator[str]:
-        """Every caption, question and answer, no picture opened: what a tokenizer is trained on."""
-        for record in self.records:
+    def texts(self, pictures: int | None = None) -> Iterator[str]:
+        """Every caption, question and answer, or those of the first pictures, none of them opened."""
+        for record in self.records[:pictures]:
             yield from record.captions
             for question in record.questions:
                 yield question.text

@@ -122,13 +122,13 @@ class Hub(Checked):
         try:
             self[i]
         except UserError as error:
-            return f"{self._rows[i][0]} cannot be read ({error.__cause__})"
+            return f"{self._rows[i][0]} cannot be read ({error.__cause__ or 'there is no picture in its row'})"
         return None
 
 
 def splits(name: str) -> list[str]:
     """The splits that a data set has, `validation` as val, in alphabetical order. Raises UserError as `Hub` does."""
-    return sorted(map(_own, _load(*parse(str(name)))))
+    return sorted(set(map(_own, _load(*parse(str(name))))))
 
 
 def parse(name: str) -> tuple[str, dict[str, str]]:

@@ -4,7 +4,7 @@ Source: Goyal et al., Making the V in VQA Matter (arXiv 1612.00837), and the fil
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dlip.data.annotations import Record, load, need
@@ -56,6 +56,26 @@ def read_vqa2(file: Path, pictures: Pictures) -> Iterator[Record]:
         given = [need(a, "answer", str, f"{where}, answers").strip() for a in need(known, "answers", list, where)]
         record.ask(text, [answer for answer in given if answer], need(known, "answer_type", str, where, "other"))
         yield record
+
+
+def read_answers(files: Sequence[str | Path]) -> list[str]:
+    """Answers to choose from: those of VQA's annotations (*.json, as `answer_list`), or the lines of text files.
+
+    Raises UserError where a file cannot be read or there is no answer.
+    """
+    annotations = [file for file in files if Path(file).suffix == ".json"]
+    found = answer_list(*annotations) if annotations else []
+    for file in files:
+        if file not in annotations:
+            try:
+                found += filter(None, map(str.strip, Path(file).read_text().splitlines()))
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(
+                    f"the answers in {file} cannot be read ({error}); give a text with one a line"
+                ) from None
+    if not found:
+        raise UserError(f"there is no answer in {', '.join(map(str, files))}; give one a line, or VQA's annotations")
+    return list(dict.fromkeys(found))
 
 
 def answer_list(*annotations: str | Path, at_least: int = AT_LEAST) -> list[str]:
