@@ -154,7 +154,8 @@ def check_data(dataset, config: TrainConfig) -> None:
     Some pictures may have captions and others questions: each term learns from those that have what it needs.
     """
     wanted = {NEEDS.get(term, "captions"): term for term, weight in config.weights.items() if weight}
-    counts = {"pictures": len(dataset), "tags": dataset[0].tags is not None, **dataset.counts()}
+    tags = dataset[0].tags
+    counts = {**dataset.counts(), "tags": 0 if tags is None else len(tags)}
     for needs, term in wanted.items():
         if not counts[needs]:
             raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
