@@ -25,6 +25,8 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     """
     if not budget:
         raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
+    if wrong := [most for most in budget.values() if not 0 < most < math.inf]:
+        raise UserError(f"no student is within {wrong[0]:g}; give a positive number")
     if metric not in (*SCORES, "all"):
         raise UserError(f"there is no metric {metric!r}; choose of {', '.join(SCORES)} or all")
     found = [record for record in found if not record.get("quick")]

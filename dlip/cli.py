@@ -1,8 +1,10 @@
 """The commands. Each ends in an exit code: 0 done, 2 a user's mistake in one line, 130 interrupted."""
 
 import argparse
+import math
 import os
 import sys
+from pathlib import Path
 
 from dlip import __version__, commands
 from dlip.bench import BENCHES
@@ -22,6 +24,29 @@ class Commands(argparse.ArgumentParser):
         if words[:1] == ["data"] and words[1:2] in (["check"], ["shard"]):
             words[:2] = [" ".join(words[:2])]
         return super().parse_args(spelled_out(words), namespace)
+
+    def error(self, message: str):
+        """In one line, as every other mistake."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def whole(least: int, most: float = math.inf):
+    """Reads whole numbers within these bounds."""
+
+    def read(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or not least <= int(text) <= most:
+            upper = f" to {most:,}" if most < math.inf else " or more"
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least}{upper}")
+        return int(text)
+
+    return read
+
+
+def named(text: str) -> str:
+    """Reads names, which must not be empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
         commands.demo, "Distil a small student here and compare it with its teacher", "dlip demo --out runs/demo"
     )
     new.add_argument("--out", default="runs/demo", help="folder of the run and its report (default %(default)s)")
-    new.add_argument("--steps", type=int, default=600, help="steps of the live student (default %(default)s)")
-    new.add_argument("--seed", type=int, default=0)
+    new.add_argument("--steps", type=whole(1), default=600, help="steps of the live student (default %(default)s)")
+    new.add_argument("--seed", type=whole(0, 2**32 - 1), default=0)
 
     command(
         commands.models,
@@ -87,16 +112,20 @@ def parser() -> argparse.ArgumentParser:
         "--answers", action="append", metavar="FILE",
         help="rank these answers too: VQA's annotations of training, or a text, one a line (may be repeated)",
     )  # fmt: skip
-    new.add_argument("--beams", type=int, default=3, help="beams of captions and answers (default %(default)s)")
-    new.add_argument("--latency-repeats", type=int, default=20, help="timed captions; 0 for none (default %(default)s)")
+    new.add_argument(
+        "--beams", type=whole(1, 100), default=3, help="beams of captions and answers (default %(default)s)"
+    )
+    new.add_argument(
+        "--latency-repeats", type=whole(0), default=20, help="timed captions; 0 for none (default %(default)s)"
+    )
     new.add_argument("--items", action="store_true", help="add every caption, answer and rank")
 
     new = command(
         commands.ablate, "Run grids of students and print the paper's tables", "dlip ablate fusion --workers 2"
     )
     new.add_argument("grids", nargs="*", metavar="GRID", help='names of dlip/grids.py, as "modules", or all')
-    new.add_argument("--seeds", type=int, metavar="N", help="runs of each row (default: the grids' own, 3)")
-    new.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
+    new.add_argument("--seeds", type=whole(1), metavar="N", help="runs of each row (default: the grids' own, 3)")
+    new.add_argument("--workers", type=whole(1), default=1, metavar="N", help="runs at a time (default %(default)s)")
     new.add_argument("--only", action="append", default=[], metavar="ROW", help="this row (may be repeated)")
     new.add_argument("--quick", action="store_true", help="minutes, not hours: shows that it works, not what it finds")
     new.add_argument("--conclusions", action="store_true", help="judge the paper's conclusions by the records")
@@ -107,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     new = command(commands.bench, "Time things side by side and keep the record", "dlip bench captioning")
     new.add_argument("name", choices=BENCHES, help=about)
     new.add_argument("--data", help="a folder of pictures with texts, where the benchmark reads one")
-    new.add_argument("--rounds", type=int, metavar="N", help="in each of which all sides take a turn")
+    new.add_argument("--rounds", type=whole(1), metavar="N", help="in each of which all sides take a turn")
     new.add_argument("--results", metavar="PATH", help="where the record goes (default results/bench/NAME.jsonl)")
 
     new = command(commands.export, "Write a model for other programs", "dlip export runs/student --to transformers")
@@ -142,14 +171,16 @@ def data_options(new: argparse.ArgumentParser, split: str | None) -> None:
     new.add_argument("--limit", type=int, metavar="N", help="use the first N pictures only")
     new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help="what a faulty item does")
     new.add_argument(
-        "--candidates", type=int, metavar="K",
+        "--candidates", type=whole(0), metavar="K",
         help="of a picture or caption, that ITM ranks anew in retrieval (default 16 of scenes, else 128)",
     )  # fmt: skip
 
 
 def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
-    new.add_argument("--out", required=True, help="folder of the run; one that holds a checkpoint is resumed")
-    new.add_argument("--name", help="name in the records (default: that of the folder)")
+    new.add_argument(
+        "--out", required=True, type=named, help="folder of the run; one that holds a checkpoint is resumed"
+    )
+    new.add_argument("--name", type=named, help="name in the records (default: that of the folder)")
     new.add_argument(
         "--size", required=True, help=f"one of {', '.join(PRESETS)}; with changes, scenes-student:text_layers=3"
     )
@@ -197,15 +228,30 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     group.add_argument("--center-states", action="store_true", help="hr.* compares how states differ from their mean")
 
 
+def check_places(args: argparse.Namespace) -> None:
+    """Raises UserError where figures or records could not be written in the end, before any work is done."""
+    for option in ("json", "results"):
+        path = getattr(args, option, None)
+        if path and path != "-" and (Path(path).is_dir() or any(place.is_file() for place in Path(path).parents)):
+            raise UserError(f"--{option} {path} cannot be a file; name another place")
+
+
+def told(fault: OSError) -> str:
+    """What the system says of a file, as a sentence."""
+    where = f" {fault.filename}" if fault.filename else ""
+    return f"the system refuses{where} ({fault.strerror or fault}); name another place, or make room"
+
+
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     try:
         args = parser().parse_args(words)
         args.words = words
+        check_places(args)
         args.function(args)
-    except UserError as mistake:
+    except (UserError, OSError) as mistake:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of a machine's several processes one tells
-            print(f"dlip: {mistake}", file=sys.stderr)
+            print(f"dlip: {mistake if isinstance(mistake, UserError) else told(mistake)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dlip: interrupted; the last checkpoint is kept, the same command goes on from it", file=sys.stderr)

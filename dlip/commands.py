@@ -216,7 +216,10 @@ def app(args: argparse.Namespace) -> None:
         serve = resolve_name("app.page:serve")  # by its name: nothing of dlip depends on the app
     except ModuleNotFoundError as missing:
         raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
-    serve(args.port, args.share, args.models.split(",") if args.models else None)
+    names = args.models.split(",") if args.models else None
+    if names and not all(map(str.strip, names)):
+        raise UserError(f"--models {args.models} has an empty name; give names with one comma between them")
+    serve(args.port, args.share, names)
 
 
 def export(args: argparse.Namespace) -> None:

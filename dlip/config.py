@@ -1,5 +1,6 @@
 """What a model and a run are: validated dataclasses, and the sizes that have names."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from dlip.errors import UserError
@@ -163,12 +164,20 @@ def preset(name: str) -> ModelConfig:
             numbers = tuple(map(int, value.split("+")))
         except ValueError:
             raise UserError(f"the size {name!r} has {change!r}; give whole numbers, as in text_layers=6") from None
-        if key not in {f.name for f in fields(ModelConfig) if f.type is int} | {"fusion_layers"}:
+        sizes = {f.name for f in fields(ModelConfig) if f.type is int and not f.name.endswith("_id")} - {"vocab_size"}
+        if len(numbers) > 1 and key != "fusion_layers":
+            raise UserError(f"the size {name!r} has {change!r}; give one number, only fusion_layers has several")
+        if key not in sizes | {"fusion_layers"}:
             raise UserError(f"the size {name!r} changes {key!r}, which is no number of ModelConfig in dlip/config.py")
         values[key] = numbers if key == "fusion_layers" else numbers[0]
     if "text_layers" in values:
         values.setdefault("fusion_layers", None)
-    return replace(PRESETS[base], **values)
+    config = replace(PRESETS[base], **values)
+    if not 3 <= config.max_text <= config.max_positions:
+        raise UserError(
+            f"the size {name!r} reads {config.max_text} tokens at {config.max_positions} positions; mend one"
+        )
+    return config
 
 
 TERMS = (
@@ -214,6 +223,26 @@ def _by_term(text: str, number: type) -> dict:
 
 CACHE = "runs/teacher-cache"
 """Where a teacher's outputs are kept if nothing else is said."""
+
+
+ABOVE_0 = math.ulp(0.0)
+NATURAL = (0, math.inf, "0 or a positive whole number")
+RANGES = {
+    "lr": (ABOVE_0, 1, "a number above 0, at most 1"),
+    "decay": (ABOVE_0, 1, "a number above 0, at most 1"),
+    "warmup": NATURAL,
+    "weight_decay": (0, 1e6, "0 or a positive number"),
+    "clip": (ABOVE_0, 1e300, "a positive number"),
+    "seed": (0, 2**32 - 1, "a whole number from 0 to 4294967295"),
+    "label_smoothing": (0, 1, "a number from 0 to 1"),
+    "momentum": (0, 1, "a number from 0 to 1"),
+    "queue": (0, 10**8, "0 or a positive whole number, at most 100,000,000"),
+    "alpha": (0, 1, "a number from 0 to 1"),
+    "workers": (0, 1000, "a whole number from 0 to 1,000"),
+    "eval_every": NATURAL,
+    "eval_items": (1, math.inf, "a positive whole number"),
+}
+"""Field of TrainConfig -> the least and the most that it may be, and what to give instead."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +320,15 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "questions", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}; give a positive whole number")
+        for name, (least, most, words) in RANGES.items():
+            if not least <= getattr(self, name) <= most:  # so that no NaN passes
+                raise UserError(f"train.{name} is {getattr(self, name)}; give {words}")
+        for term, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise UserError(f"the weight of {term} is {weight}; give a number that is not below 0")
+        for term, step in self.joins.items():
+            if step < 0 or (step >= self.steps and self.weights.get(term)):
+                raise UserError(f"{term} joins after {step} of {self.steps} steps; let it join before the last one")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches")
         if self.cache and self.augment:

@@ -154,8 +154,8 @@ def prepare(
         dataset.verify()
         test.verify()
     if epochs is not None:
-        if epochs <= 0:
-            raise UserError(f"{epochs:g} epochs are none; give a positive number")
+        if not 0 < epochs < 1e9:
+            raise UserError(f"{epochs:g} epochs cannot be trained; give a positive number")
         config = config.replace(steps=max(1, round(epochs * (len(dataset) // config.batch_size))))
     vlm = VLM.load(teacher) if teacher else None
     kin = vlm or (VLM.load(tokenizer) if tokenizer else None)

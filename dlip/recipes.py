@@ -68,6 +68,8 @@ def spelled_out(words: list[str]) -> list[str]:
     ]
     if typed[:1] not in (["train"], ["distill"]) or "--recipe" not in typed[:-1]:
         return words
+    if typed.count("--recipe") > 1:
+        raise UserError("--recipe is given more than once; give one")
     at = typed.index("--recipe")
     chosen, rest = recipe(typed[at + 1]), [*typed[1:at], *typed[at + 2 :]]
     length = [] if "--steps" in rest else ["--epochs", str(chosen.epochs)]

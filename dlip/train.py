@@ -247,54 +247,62 @@ def train(
     bar = tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05)
     sums, began, since = {}, time.perf_counter(), start
     step = start
-    for micro_step, batch in enumerate(stream, start * config.accumulate):
-        step = micro_step // config.accumulate
-        rate = learning_rate(step, config, per_epoch)
-        for group in adamw.param_groups:
-            group["lr"] = rate
-        with accelerator.accumulate(model), accelerator.autocast():
-            losses = model(batch.to(accelerator.device), guarded, step, step / per_epoch)
-            total = sum(config.weights[term] * loss for term, loss in losses.items())
-            found = torch.stack([*losses.values(), total]).detach().float()
-            values = dict(zip([*losses, "total"], accelerator.reduce(found, "mean").tolist(), strict=True))
-            if not all(map(math.isfinite, values.values())):
-                bad = ", ".join(term for term in losses if not math.isfinite(values[term])) or "the total"
-                raise UserError(f"{bad} is no finite number in step {step}; lower the learning rate in a new folder")
-            accelerator.backward(total)
-            if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(clipped, config.clip).item()
-            adamw.step()
-            adamw.zero_grad()
-        for term, value in values.items():
-            sums[term] = sums.get(term, 0.0) + value / config.accumulate
-        if not accelerator.sync_gradients:
-            continue
-        with torch.no_grad():
-            learner.med.temp.clamp_(0.001, 0.5)  # BLIP's bounds
-        if learner.momentum is not None:
-            learner.momentum.step(learner.med)
-        step += 1
-        bar.update()
-        saves = step % config.save_every == 0 or step == config.steps
-        ends = saves or config.active(step) != config.active(step - 1)
-        if main and (step % config.log_every == 0 or ends):  # no row spans a checkpoint, so that resuming repeats none
-            seconds = (time.perf_counter() - began) / (step - since)
-            means = {term: round(value / (step - since), 6) for term, value in sums.items()}
-            length = round(norm, 4) if math.isfinite(norm) else None  # in fp16 a step may overflow, and is left out
-            speed = {"lr": rate, "norm": length, "pictures_per_s": round(config.batch_size / seconds, 1)}
-            run.log({"step": step, "epoch": round(step / per_epoch, 3), **speed, "losses": means})
-            bar.set_postfix(loss=f"{means['total']:.3f}", pictures_per_s=f"{speed['pictures_per_s']:.0f}")
-            sums, began, since = {}, time.perf_counter(), step
-        if evaluate and config.eval_every and step % config.eval_every == 0:
-            paused = time.perf_counter()
-            score = parallel.on_main(partial(evaluate, student))
-            if main:
-                run.log({"step": step, "eval": score})
-            learner.train()
-            began += time.perf_counter() - paused
-        if saves:
-            run.save(learner, adamw, step, accelerator.scaler)
-    bar.close()
+    with bar:
+        for micro_step, batch in enumerate(stream, start * config.accumulate):
+            step = micro_step // config.accumulate
+            rate = learning_rate(step, config, per_epoch)
+            for group in adamw.param_groups:
+                group["lr"] = rate
+            with accelerator.accumulate(model), accelerator.autocast():
+                losses = model(batch.to(accelerator.device), guarded, step, step / per_epoch)
+                total = sum(config.weights[term] * loss for term, loss in losses.items())
+                found = torch.stack([*losses.values(), total]).detach().float()
+                values = dict(zip([*losses, "total"], accelerator.reduce(found, "mean").tolist(), strict=True))
+                if not all(map(math.isfinite, values.values())):
+                    bad = ", ".join(term for term in losses if not math.isfinite(values[term])) or "the total"
+                    raise UserError(
+                        f"{bad} is no finite number in step {step}; lower the learning rate in a new folder"
+                    )
+                accelerator.backward(total)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(clipped, config.clip).item()
+                adamw.step()
+                adamw.zero_grad()
+            for term, value in values.items():
+                sums[term] = sums.get(term, 0.0) + value / config.accumulate
+            if not accelerator.sync_gradients:
+                continue
+            with torch.no_grad():
+                learner.med.temp.clamp_(0.001, 0.5)  # BLIP's bounds
+            if learner.momentum is not None:
+                learner.momentum.step(learner.med)
+            step += 1
+            bar.update()
+            saves = step % config.save_every == 0 or step == config.steps
+            ends = saves or config.active(step) != config.active(step - 1)
+            if main and (
+                step % config.log_every == 0 or ends
+            ):  # no row spans a checkpoint, so that resuming repeats none
+                seconds = (time.perf_counter() - began) / (step - since)
+                means = {term: round(value / (step - since), 6) for term, value in sums.items()}
+                length = round(norm, 4) if math.isfinite(norm) else None  # in fp16 a step may overflow, and is left out
+                speed = {"lr": rate, "norm": length, "pictures_per_s": round(config.batch_size / seconds, 1)}
+                run.log({"step": step, "epoch": round(step / per_epoch, 3), **speed, "losses": means})
+                bar.set_postfix(loss=f"{means['total']:.3f}", pictures_per_s=f"{speed['pictures_per_s']:.0f}")
+                sums, began, since = {}, time.perf_counter(), step
+            if evaluate and config.eval_every and step % config.eval_every == 0:
+                paused = time.perf_counter()
+                score = parallel.on_main(partial(evaluate, student))
+                if main:
+                    run.log({"step": step, "eval": score})
+                learner.train()
+                began += time.perf_counter() - paused
+            if saves:
+                run.save(learner, adamw, step, accelerator.scaler)
+    if not all(parameter.isfinite().all() for parameter in learner.parameters()):
+        raise UserError(
+            "the last step left weights that are no finite numbers; lower the learning rate in a new folder"
+        )
     parallel.on_main(lambda: run.finish(student))
     recompute(student.med.eval(), False)
     return run

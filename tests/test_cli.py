@@ -8,6 +8,8 @@ from test_records import make_record
 from dlip import ablation
 from dlip.cli import main
 from dlip.config import AT, HR, VLP, weights
+from dlip.data.scenes import Scenes
+from dlip.data.write import write_folder
 from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, WHOLE
 from dlip.records import append
@@ -142,3 +144,66 @@ def test_advise(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["student"]["kept"]["tr1"] == 87.5
     assert main([*words[:1], *words[3:]]) == 2
     assert "advice needs a budget" in capsys.readouterr().err
+
+
+TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        *(
+            ([*TRAIN, f"--{option}", value], f"train.{option.replace('-', '_')} is ")
+            for option, value in (
+                ("lr", "nan"),
+                ("lr", "-1"),
+                ("lr", "inf"),
+                ("clip", "nan"),
+                ("clip", "0"),
+                ("warmup", "-1"),
+                ("weight-decay", "-1"),
+                ("label-smoothing", "7"),
+                ("momentum", "2"),
+                ("alpha", "-1"),
+                ("decay", "nan"),
+                ("queue", "-8"),
+                ("workers", "-1"),
+                ("seed", "-1"),
+                ("eval-every", "-1"),
+                ("eval-items", "-4"),
+            )
+        ),
+        ([*TRAIN, "--weights", "itc=nan"], "the weight of itc is nan"),
+        ([*TRAIN, "--weights", "itc=-1"], "the weight of itc is -1"),
+        ([*TRAIN, "--joins", "lm=-5"], "lm joins after -5 of 1000 steps"),
+        ([*TRAIN, "--joins", "lm=1000"], "lm joins after 1000 of 1000 steps"),
+        ([*TRAIN, "--candidates", "-1"], "'-1' is no whole number of 0 or more"),
+        ([*TRAIN, "--lr", "fast"], "invalid float value: 'fast'; see dlip train --help"),
+        (["train", "--size", "scenes-student", "--out", ""], "the name is empty"),
+        ([*TRAIN, "--data", ""], "the data have no name"),
+        ([*TRAIN, "--json", "."], "--json . cannot be a file"),
+        ([*TRAIN, "--results", "taken/records.jsonl"], "--results taken/records.jsonl cannot be a file"),
+        (["train", "--size", "scenes-student:max_positions=4", "--out", "x"], "reads 40 tokens at 4 positions"),
+        (["train", "--size", "scenes-student:image_width=16+32", "--out", "x"], "give one number"),
+        (["train", "--size", "scenes-student:vocab_size=7", "--out", "x"], "changes 'vocab_size'"),
+        (["evaluate", "--model", "scenes/student", "--beams", "0"], "'0' is no whole number of 1 to 100"),
+        (["evaluate", "--model", "scenes/student", "--latency-repeats", "-5"], "is no whole number of 0 or more"),
+        (["bench", "captioning", "--rounds", "0"], "'0' is no whole number of 1 or more"),
+        (["bench", "captioning", "--data", "scenes"], "the benchmark captioning takes no --data"),
+        (["bench", "speed"], "invalid choice: 'speed'"),
+        (["data", "x{0..999999999}.tar"], "stands for more than 1,000,000 shards"),
+        (["data", "shard", "photos", "--out", "taken"], "taken"),
+        (["advise", "--max-params", "nan", "--results", "none.jsonl"], "n"),
+        (["app", "--models", ","], "has an empty name"),
+    ],
+)
+def test_every_mistake_is_one_line(words, sentence, tmp_path, monkeypatch, capsys):
+    """Found before anything is done: nothing is written, but where the mistake itself is a place to write."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    write_folder(tmp_path / "photos", {"val": Scenes("val", size=2)})
+    before = sorted(tmp_path.rglob("*"))
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err and said.err.startswith("dlip: ") and said.err.count("\n") == 1 and said.out == ""
+    assert sorted(tmp_path.rglob("*")) == before

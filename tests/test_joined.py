@@ -110,6 +110,10 @@ def test_faults_of_the_name(make, tmp_path):
         data.open(f"{one}+{two}", "val")
     with pytest.raises(UserError, match="empty name"):
         data.open(f"{one}+", "train")
+    with pytest.raises(UserError, match="name a set twice"):
+        data.open(f"{one}+{one}", "train")
+    with pytest.raises(UserError, match="have no name"):
+        data.open(" ", "train")
     with pytest.raises(UserError, match="no folder"):
         data.open(f"{one}+{tmp_path / 'gone'}", "train")
     assert data.open(make("c++", 2), "train").name == "c++"  # a folder that is there
@@ -118,7 +122,7 @@ def test_faults_of_the_name(make, tmp_path):
 @pytest.mark.parametrize(
     ("name", "names"),
     [
-        ("scenes+scenes", 2),
+        ("scenes+hub:name", 2),
         ("https://host/a+b/train-{000..003}.tar", 1),
         ("my+data/train-{000..003}.tar", 1),
         ("hub:/place/c++/set", 1),

@@ -10,6 +10,7 @@ import pytest
 from dlip.cli import main, parser
 from dlip.commands import train_config
 from dlip.config import AT, HR
+from dlip.errors import UserError
 from dlip.recipes import RECIPES, recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text()
@@ -44,7 +45,9 @@ def test_what_is_typed_wins_wherever_it_stands():
     for words in (["--recipe", "vqa", "--steps", "3"], ["--steps=3", "--recipe=vqa"]):
         args = parser().parse_args(["train", "--out", "x", *words])
         assert (args.steps, args.epochs, args.weights) == (3, None, "vqa")
-    with pytest.raises(SystemExit):  # a name cut short would not be seen to be a recipe
+    with pytest.raises(
+        UserError, match="unrecognized arguments: --rec vqa"
+    ):  # a name cut short would not be seen to be a recipe
         parser().parse_args(["train", "--out", "x", "--rec", "vqa", "--size", "scenes-student"])
 
 
@@ -72,6 +75,8 @@ def test_mistakes_are_a_sentence(capsys):
         (["--recipe", "soup"], "there is no recipe 'soup'; choose of pretrain"),
         (["--steps", "3", "--epochs", "2", "--size", "scenes-student"], "give one of them"),
         (["--epochs", "0", "--size", "scenes-student"], "give a positive number"),
+        (["--epochs", "nan", "--size", "scenes-student"], "give a positive number"),
+        (["--recipe", "vqa", "--recipe", "captioning"], "given more than once"),
     ):
         assert main(["train", "--out", "x", *words]) == 2
         assert sentence in capsys.readouterr().err

@@ -9,6 +9,7 @@ import platform
 import re
 from datetime import UTC, datetime
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from statistics import median
@@ -30,7 +31,10 @@ def bench(name: str, command: str = "", **options) -> dict:
 
     if name not in BENCHES:
         raise UserError(f"there is no benchmark {name!r}; choose of {', '.join(BENCHES)}")
-    settings, rows = resolve_name(f"dlip.bench.{name}:run")(**options)
+    run = resolve_name(f"dlip.bench.{name}:run")
+    if unknown := options.keys() - signature(run).parameters:
+        raise UserError(f"the benchmark {name} takes no --{min(unknown)}; leave it out")
+    settings, rows = run(**options)
     return {
         "bench": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

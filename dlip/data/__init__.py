@@ -75,12 +75,16 @@ def parts(name: str | Path) -> list[str]:
     What is there under the whole name is one; so is an address, a pattern or a hub's name with a + in it whose parts
     are nothing by themselves.
     """
+    if not str(name).strip():
+        raise UserError("the data have no name; give scenes, a folder, shards or hub:NAME")
     names = str(name).split("+")
     whole = Path(name).exists() or (re.search(r"^hub:|://|[{*?]", str(name)) and not all(map(_is_there, names)))
     if whole or len(names) == 1:
         return [str(name)]
     if not all(names):
         raise UserError(f"the data {str(name)!r} have an empty name beside a +; name a set on both sides of it")
+    if len(set(names)) < len(names):
+        raise UserError(f"the data {str(name)!r} name a set twice; name each once")
     return names
 
 

@@ -54,7 +54,7 @@ class Checked:
         if faults and self.on_error == "fatal":
             raise UserError(f"{where} has {len(faults)} faults: {few}: mend them, or skip them with on_error=skip")
         if not len(self):
-            raise UserError(f"{where} has no usable picture left: {few}")
+            raise UserError(f"{where} has no usable picture left: {few or 'there is none in it'}")
         self.problems += faults
 
 

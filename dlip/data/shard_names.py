@@ -12,6 +12,8 @@ from dlip.errors import UserError
 
 INDEX = "index.json"
 """What `dlip data shard` writes beside its shards: their splits and how much is in each."""
+MOST = 1_000_000
+"""Shards that one {000..999} may stand for."""
 _KNOWN = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
 
@@ -74,6 +76,8 @@ def braces(name: str) -> list[str]:
     for match in _RANGE.finditer(name):
         pieces.append([name[end : match.start()]])
         first, last, words = match.groups()
+        if last and int(last) - int(first) >= MOST:
+            raise UserError(f"{name} stands for more than {MOST:,} shards; name fewer")
         numbers = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
         pieces.append(numbers)
         end = match.end()
