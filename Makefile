@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test load weights notebooks lint format clean
+.PHONY: help demo app test load weights photos notebooks lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,20 @@ weights: $(INSTALLED) ## train the shipped models again; the teacher alone took 
 		--joins vlp=400,hr=400,hr.image=0,at=400,kd=400,itm=800,kd.itm=800,kd.vqa=800
 	.venv/bin/dlip train --tokenizer runs/scenes-teacher $(STUDENT) --weights vlp --steps 4000 --weight-decay 0.1 \
 		--out runs/scenes-student-undistilled
+
+PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --batch-size 64 --schedule cosine \
+	--questions 2 --augment --flip --weight-decay 0.05 --candidates 16 --results runs/records.jsonl
+PHOTO_STUDENT := --size photos-student --steps 800 --lr 1e-3 --warmup 100
+
+photos: $(INSTALLED) ## train the models of photographs again; PHOTOS= names the folder of flickr8k, coco_vqa and minilm
+	.venv/bin/dlip train --size photos-teacher --role teacher --start text=$(PHOTOS)/minilm --weights itc,lm,vqa \
+		--steps 1600 --lr 5e-4 --warmup 200 $(PHOTO) --out runs/photos-teacher-words
+	.venv/bin/dlip train --size photos-teacher --role teacher --start runs/photos-teacher-words --weights itc,itm,lm,vqa \
+		--steps 300 --lr 2e-4 --warmup 30 $(PHOTO) --out runs/photos-teacher
+	.venv/bin/dlip train --tokenizer runs/photos-teacher $(PHOTO_STUDENT) --weights vlp --joins itm=500 $(PHOTO) \
+		--out runs/photos-student-undistilled
+	.venv/bin/dlip distill --teacher runs/photos-teacher $(PHOTO_STUDENT) --weights vlp,hr,at,kd \
+		--joins itm=500,kd.itm=500 --fixed-teacher-space --center-states $(PHOTO) --out runs/photos-student
 
 notebooks: $(INSTALLED) ## execute every notebook in place; the pictures of their charts need Chrome or Chromium
 	.venv/bin/python -m pip install --quiet --editable ".[notebooks]"
