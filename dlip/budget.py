@@ -7,7 +7,6 @@ micro-batch; the libraries' own, and what lives only within an operation, are no
 
 import time
 from collections.abc import Collection
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -97,7 +96,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     batch = collate([dataset[i] for _, i in next(iter(drawn))]).to(device)
     kinds = dataset[0].tags
-    with random_numbers_kept():
+    with torch.random.fork_rng():
         learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(device).train()
         guarded = Teacher(teacher.med.to(device)) if teacher else None
         recompute(student.med, config.gradient_checkpointing)
@@ -157,13 +156,6 @@ def first(batch: Batch, pictures: int) -> Batch:
     if changes.get("question_rows") is not None:
         changes["question_rows"] = changes["question_rows"].clamp(max=pictures - 1)
     return replace(batch, **changes)
-
-
-@contextmanager
-def random_numbers_kept():
-    """What is drawn within leaves no trace."""
-    with torch.random.fork_rng():
-        yield
 
 
 def _held(learner: Learner, teacher: VLM | None) -> Collection[tuple[str, int]]:

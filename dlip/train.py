@@ -23,6 +23,7 @@ from dlip import objectives, parallel
 from dlip.cache import TeacherCache
 from dlip.composite import check
 from dlip.config import CACHE, TrainConfig
+from dlip.data import holds
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
@@ -154,10 +155,10 @@ def check_data(dataset, config: TrainConfig) -> None:
     Some pictures may have captions and others questions: each term learns from those that have what it needs.
     """
     wanted = {NEEDS.get(term, "captions"): term for term, weight in config.weights.items() if weight}
+    wanted.pop("pictures", None)
     tags = dataset[0].tags
-    counts = {**dataset.counts(), "tags": 0 if tags is None else len(tags)}
     for needs, term in wanted.items():
-        if not counts[needs]:
+        if not (tags is not None and len(tags) if needs == "tags" else holds(dataset, needs)):
             raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(

@@ -86,6 +86,13 @@ def test_a_picture_found_broken_moves_those_behind_it(make):
         data.open(f"{said}+{asked}", "train").verify()
 
 
+def test_of_a_limited_set_only_what_is_used_counts(make):
+    name = f"{make('said', 3)}+{make('asked', 2, asked=True)}"
+    assert data.holds(data.open(name, "train"), "questions")
+    assert not data.holds(data.open(name, "train", limit=3), "questions")
+    assert data.holds(data.open(name, "train", limit=4), "questions")
+
+
 def test_tags_mean_something_else_elsewhere(make):
     assert Joined([Scenes("val", size=2), data.open(make("said", 2), "train")])[0].tags is None
 

@@ -29,7 +29,7 @@ VARIANTS = {"fp32": "no", "bf16": "bf16"}
 
 
 def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, list[dict]]:
-    """ "ratio" is a step's time in parts of the first variant's.
+    """A step of `batch` pictures in each variant: forward, backward, the teacher's part and the optimiser's.
 
     peak_gb: the most memory that the process held, or of a GPU what its allocator did; dry_run_gb and dry_run_s: what
     `dlip.budget` says; tflops: achieved, of the FLOPs that it counts. Raises UserError where there are no such data.

@@ -23,12 +23,6 @@ class First:
     def fingerprint(self) -> str:
         return f"{self.dataset.fingerprint()} {len(self)}"
 
-    def counts(self) -> dict[str, int]:
-        """Pictures, captions and questions."""
-        items = [self[i] for i in range(len(self))]
-        captions, questions = (sum(len(getattr(item, noun)) for item in items) for noun in ("captions", "questions"))
-        return {"pictures": len(items), "captions": captions, "questions": questions}
-
     @property
     def order(self):
         """The data set's own order of an epoch, of what is left; as it, where it has none, there is none."""
@@ -55,6 +49,13 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
             raise UserError(f"{limit} pictures of {name} cannot be used; give a limit of at least 1")
         dataset = First(dataset, limit)
     return dataset
+
+
+def holds(dataset, noun: str) -> bool:
+    """Whether a data set has "captions" or "questions": as it counts them, or of a limited one as is found there."""
+    if isinstance(dataset, First):
+        return any(getattr(dataset[i], noun) for i in range(len(dataset)))
+    return bool(dataset.counts()[noun])
 
 
 def splits(name: str | Path) -> list[str]:
