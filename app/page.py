@@ -69,8 +69,7 @@ def build() -> gr.Blocks:
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():
-                    # a field to type in is there before its tab opens, or what is typed at once would be lost
-                    with gr.Tab(label, id=name, elem_id=name, render_children=name == "search"):
+                    with gr.Tab(label, id=name, elem_id=name):
                         returned[name] = module.tab(names, picture)
 
         def choose(event: gr.EventData):

@@ -82,6 +82,7 @@ def test_search_by_sentence_and_by_picture(open_page, screens):
     page = open_page()
     page.locator("#search-button").click()
     sentence = "a large green triangle on a dark background"
+    page.wait_for_timeout(1000)  # a tab that was just opened sets its fields up
     page.locator("#sentence textarea, #sentence input").fill(sentence)
     page.wait_for_timeout(500)  # until the page has taken the text over
     page.keyboard.press("Enter")
