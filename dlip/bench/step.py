@@ -37,7 +37,7 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
     split = "train" if data != "scenes" else "train-small"
     data_sets.open(data, split, batch)
     compiled = (False, True) if torch.cuda.is_available() else (False,)
-    context, workers = get_context("spawn"), {}
+    context, workers, costs = get_context("spawn"), {}, {}
     for name, precision in VARIANTS.items():
         for whole in compiled:
             ours, theirs = context.Pipe()
@@ -45,8 +45,9 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
             process = context.Process(target=_serve, args=job, daemon=True)
             process.start()
             theirs.close()
-            workers[name + ", compiled" * whole] = ours, process
-    costs = {name: _told(name, ours) for name, (ours, _) in workers.items()}
+            variant = name + ", compiled" * whole
+            workers[variant] = ours, process
+            costs[variant] = _told(variant, ours)  # before the next begins, as it times a step
     times: dict[str, list[float]] = {name: [] for name in workers}
     for turn in range(1 + rounds):
         for name, (ours, _) in workers.items():
