@@ -27,7 +27,7 @@ RESULTS = Path(dlip.__file__).parents[1] / "results"
 ALL = "all runs"
 SHOWN = 4
 """Samples of a point that are shown."""
-FIRST = ("tr1", "ir1", "cider", "vqa", "pointing", "params_m", "flops_g", "latency_ms")
+FIRST = ("tr1", "ir1", "cider", "vqa", "pointing", "params_m", "flops_g", "latency_ms", "latency_share")
 """Figures of a point that are shown at once."""
 HEAR = """
 new MutationObserver(() => {

@@ -190,7 +190,8 @@ def _measured(job: Job) -> dict:
     """The teacher's record with its figures on the grids' test pictures."""
     made = read_json(model_folder(job.plan.teacher) / "record.json")
     test = data.open("scenes", "test", job.plan.test_pictures)
-    figures, items = experiment.measure(VLM.load(job.plan.teacher), test, progress=False)
+    teacher = VLM.load(job.plan.teacher)
+    figures, items = experiment.measure(teacher, test, progress=False, teacher=teacher)
     about = {key: made[key] for key in ("command", "config", "seed", "train_pictures", "losses", "wall_s")}
     return records.new_record(job.name, "teacher", metrics=figures, items=items, **about)
 

@@ -15,7 +15,7 @@ from dlip.config import CACHE, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.errors import UserError
-from dlip.latency import latency
+from dlip.latency import NEEDS, compare_latency
 from dlip.model import Med
 from dlip.parallel import on_main
 from dlip.records import append, new_record
@@ -87,7 +87,8 @@ def measure(
 ) -> tuple[dict, dict]:
     """The model's figures on `dataset` with "efficiency" among them, and what it said ("items").
 
-    On scenes with "attention" too, compared with that of `teacher` where one is given.
+    On scenes with "attention" too. Both are compared with those of `teacher` where one is given: of the latency, timed
+    by turns, "share" is the percentage of the teacher's.
     """
     figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = figures.pop("items")
@@ -96,7 +97,10 @@ def measure(
     figures["efficiency"] = summary(vlm.med)
     if latency_repeats:
         timed = "captioning" if "lm" in vlm.med.abilities else "vqa" if "vqa" in vlm.med.abilities else "retrieval"
-        figures["efficiency"]["latency"] = latency(vlm, timed, repeats=latency_repeats)
+        pair = {"teacher": teacher} if teacher and NEEDS[timed] in teacher.med.abilities else {}
+        found = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
+        share = {"share": 100 / found["speedup"]["model"]} if pair else {}
+        figures["efficiency"]["latency"] = found["models"]["model"] | share
     return figures, items
 
 

@@ -37,7 +37,8 @@ has none:
   Jensen-Shannon, from the teacher's maps (or those of the model whose tokenizer it has), in bits. <it>_decoder: when
   the caption is said.
 - params_m: millions of stored parameters. flops_g: GFLOPs of one picture and one text. latency_ms, latency_p95_ms:
-  median and 95th percentile of the timed task. params_m_paper, macs_g_paper: in the paper's count.
+  median and 95th percentile of the timed task; latency_share: the median in % of the teacher's (or of that of the model
+  whose tokenizer it has), timed by turns. params_m_paper, macs_g_paper: in the paper's count.
 - w.<term>: weight of a loss term; 0 where the run did not have it.
 """
 
@@ -85,6 +86,7 @@ COSTS = {
     "flops_g": ("efficiency", "flops_g"),
     "latency_ms": ("efficiency", "latency", "p50_ms"),
     "latency_p95_ms": ("efficiency", "latency", "p95_ms"),
+    "latency_share": ("efficiency", "latency", "share"),
     "params_m_paper": ("efficiency", "params_m_paper"),
     "macs_g_paper": ("efficiency", "macs_g_paper"),
 }

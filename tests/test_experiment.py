@@ -1,5 +1,7 @@
 """From names to a run: students that fit their teacher, and the splits that are taken where none is named."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError
-from dlip.experiment import held_out, new_student, texts_of, vocabulary
+from dlip.experiment import held_out, measure, new_student, texts_of, vocabulary
 from dlip.vlm import VLM
 
 
@@ -38,6 +40,17 @@ def test_distil_as_python(teacher, tmp_path):
     assert set(run.losses()) == {"step", "hr.image", "kd.lm", "total"}
     figures = dlip.evaluate(run.model(), Scenes("val", size=6), tasks=("vqa",), progress=False)
     assert figures["data"] == "scenes" and 0 <= figures["vqa"]["accuracy"] <= 100
+
+
+def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):
+    clock = {"teacher": 8.0, "model": 2.0}  # ms of each call
+    monkeypatch.setattr("dlip.latency.Workload.__call__", lambda work: None)
+    monkeypatch.setattr("dlip.latency._time", lambda call, device: next(turns))
+    turns = itertools.cycle(clock.values())
+    figures, _ = measure(tiny, scenes, latency_repeats=3, progress=False, teacher=tiny, tasks=("vqa",))
+    assert figures["efficiency"]["latency"]["share"] == 25 and figures["efficiency"]["latency"]["p50_ms"] == 2
+    alone, _ = measure(tiny, scenes, latency_repeats=3, progress=False, tasks=("vqa",))
+    assert "share" not in alone["efficiency"]["latency"]
 
 
 def test_the_scenes_vocabulary_is_closed():

@@ -21,6 +21,7 @@ LABELS = {
     "mass_decoder": ("attention, when saying a word, on its object", "%"),
     "params_m": ("parameters", "M"), "flops_g": ("FLOPs", "G a picture and text"),
     "latency_ms": ("latency", "ms, median"), "latency_p95_ms": ("latency", "ms, 95th percentile"),
+    "latency_share": ("latency", "% of the teacher's"),
     "params_m_paper": ("parameters, paper's count", "M"),
     "macs_g_paper": ("multiply-accumulates, paper's count", "G"),
 }  # fmt: skip
