@@ -188,8 +188,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError:
         raise UserError(f"{path} holds more than tensors, which could run code; take a file of tensors alone") from None
     except Exception as error:  # a broken file raises nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as weights ({reason}); get it again") from None
+        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) and str(error) else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as weights ({reason}); name a checkpoint, or get this one again"
+        ) from None
     state = state.get("model", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path} holds no table of tensors; take a checkpoint's state dict")

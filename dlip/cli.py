@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from dlip import __version__, commands
@@ -244,6 +245,7 @@ def told(fault: OSError) -> str:
 
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
+    warnings.formatwarning = lambda message, *_: f"dlip: {message}\n"
     try:
         args = parser().parse_args(words)
         args.words = words

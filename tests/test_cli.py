@@ -1,6 +1,8 @@
 """The commands as a user types them: what they print, their exit codes, one line for a mistake."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from test_records import make_record
@@ -207,3 +209,17 @@ def test_every_mistake_is_one_line(words, sentence, tmp_path, monkeypatch, capsy
     said = capsys.readouterr()
     assert sentence in said.err and said.err.startswith("dlip: ") and said.err.count("\n") == 1 and said.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_warning_is_one_line_too(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    file.write_text("torn\n")
+    words = [
+        "advise",
+        "--max-params",
+        "1",
+        "--results",
+        str(file),
+    ]  # in a process, as pytest has its own way of warning
+    done = subprocess.run([sys.executable, "-m", "dlip.cli", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, f"dlip: {file} line 1 is no whole record; it was skipped\n")

@@ -9,7 +9,8 @@ import torch
 import dlip
 from dlip.data.batch import Item, Question
 from dlip.errors import UserError
-from dlip.tasks import captioning
+from dlip.tasks import TASKS, captioning
+from dlip.tasks.base import Outcome
 from dlip.vlm import VLM
 
 
@@ -65,6 +66,13 @@ def test_a_model_by_name(tiny, scenes, tmp_path):
     options = dict(tasks=("retrieval",), progress=False)
     found = dlip.evaluate(str(tmp_path), scenes, **options)
     assert found["retrieval"] == dlip.evaluate(tiny, scenes, **options)["retrieval"]
+
+
+def test_a_task_that_is_named_twice_is_done_once(tiny, scenes, monkeypatch):
+    done = []
+    monkeypatch.setitem(TASKS, "vqa", lambda *_, **__: done.append("vqa") or Outcome({"accuracy": 1.0}, {}))
+    dlip.evaluate(tiny, scenes, tasks=("vqa", "vqa"), progress=False)
+    assert done == ["vqa"]
 
 
 def test_a_diverged_model_has_no_hits_to_show(tiny, scenes):

@@ -113,8 +113,11 @@ def test_faults_of_the_name(make, tmp_path):
     one, two = make("one", 1), make("two", 1, split="val")
     with pytest.raises(UserError, match="no split in common"):
         data.splits(f"{one}+{two}")
-    with pytest.raises(UserError, match="has no split 'val'"):
-        data.open(f"{one}+{two}", "val")
+    for mixed in (f"{one}+{two}", f"scenes+{one}"):
+        with pytest.raises(UserError, match="no split in common"):
+            data.open(mixed, "train")
+    with pytest.raises(UserError, match="share no split 'val'; choose one that they share: train"):
+        data.open(f"{one}+{make('other', 1)}", "val")
     with pytest.raises(UserError, match="empty name"):
         data.open(f"{one}+", "train")
     with pytest.raises(UserError, match="name a set twice"):

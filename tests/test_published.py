@@ -309,8 +309,10 @@ def test_files_that_are_no_blip_are_named(tmp_path):
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:3000])
     part = {name: tensor for name, tensor in state.items() if "layer.1.attention" not in name}
     other = {name: tensor for name, tensor in state.items() if not name.startswith("text_decoder")}
+    (tmp_path / "notes.txt").write_text("root:x:0:0:root:/root:/bin/bash\n")
     for path, says in (
         (tmp_path / "cut.pth", "cannot be read as weights"),
+        (tmp_path / "notes.txt", r"cannot be read as weights \(IndexError\); name a checkpoint"),
         (write({"fc.weight": torch.ones(2)}, tmp_path, "fc.pth"), "no visual_encoder"),
         (write(part, tmp_path, "part.pth"), "text_decoder.bert.encoder.layer.1.attention"),
         (write(other, tmp_path, "image.pth"), "unknown kind"),

@@ -42,7 +42,10 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
     limit: use the first pictures only. on_error: "fatal" stops at a picture or text that cannot be used, "skip" leaves
     it out and names it in `problems`. Raises UserError where there is no such data or split.
     """
-    opened = [_kind(part)[0](part, split, on_error) for part in parts(name)]
+    names = parts(name)
+    if len(names) > 1 and split not in (shared := splits(name)):
+        raise UserError(f"the sets of {name} share no split {split!r}; choose one that they share: {', '.join(shared)}")
+    opened = [_kind(part)[0](part, split, on_error) for part in names]
     dataset = opened[0] if len(opened) == 1 else _joined(opened)
     if limit is not None:
         if limit < 1:

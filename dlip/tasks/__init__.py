@@ -49,7 +49,7 @@ def evaluate(
     result = {"model": model.name, "data": data.name, "split": data.split}
     notes, items = {}, {}
     with _evaluating(model.med):
-        for task in tasks:
+        for task in dict.fromkeys(tasks):
             try:
                 outcome = TASKS[task](model, data, batch_size=batch_size, progress=progress, **options[task])
             except (Unavailable, Unable) as reason:
