@@ -82,7 +82,8 @@ def usage(task: str, vlm, c: ModelConfig) -> str:
     note = {
         "caption": "\n\nThe decoder inside does not read this folder's generation settings: hand them over as above, "
         "or to a pipeline as `generate_kwargs=dict(num_beams=3, max_new_tokens=20)`.",
-        "vqa": "\n\nQuestions of one length may go together; the stock class lets answers attend to pads.",
+        "vqa": "\n\nQuestions of one length may go together; the stock class lets answers attend to pads. Since its "
+        "version 5 transformers has no `pipeline` for questions.",
     }.get(task, "")
     return (
         "## How to use it\n\n```python\nfrom PIL import Image\n"
