@@ -14,6 +14,7 @@ from dlip.composite import Able
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
 from dlip.features import SOURCES, Features, Trace, Want
+from dlip.linear import Linear
 from dlip.texts import first_token, next_words, prompted
 
 KeysValues = tuple[Tensor, Tensor]
@@ -69,8 +70,8 @@ class ImageAttention(nn.Module):
     def __init__(self, c: ModelConfig):
         super().__init__()
         self.heads = c.image_heads
-        self.qkv = nn.Linear(c.image_width, 3 * c.image_width)
-        self.projection = nn.Linear(c.image_width, c.image_width)
+        self.qkv = Linear(c.image_width, 3 * c.image_width)
+        self.projection = Linear(c.image_width, c.image_width)
 
     def forward(self, x: Tensor, want_map: bool):
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
@@ -81,11 +82,11 @@ class ImageAttention(nn.Module):
 class ImageMLP(nn.Module):
     def __init__(self, c: ModelConfig):
         super().__init__()
-        self.fc1 = nn.Linear(c.image_width, c.image_mlp)
-        self.fc2 = nn.Linear(c.image_mlp, c.image_width)
+        self.fc1 = Linear(c.image_width, c.image_mlp)
+        self.fc2 = Linear(c.image_mlp, c.image_width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.fc1(x, gelu=True))
 
 
 class ImageLayer(nn.Module):
@@ -147,9 +148,9 @@ class TextProjections(nn.Module):
     def __init__(self, c: ModelConfig, key_width: int):
         super().__init__()
         self.heads = c.text_heads
-        self.query = nn.Linear(c.text_width, c.text_width)
-        self.key = nn.Linear(key_width, c.text_width)
-        self.value = nn.Linear(key_width, c.text_width)
+        self.query = Linear(c.text_width, c.text_width)
+        self.key = Linear(key_width, c.text_width)
+        self.value = Linear(key_width, c.text_width)
 
     def queries(self, x: Tensor) -> Tensor:
         return split_heads(self.query(x), self.heads)
@@ -163,7 +164,7 @@ class ResidualNorm(nn.Module):
 
     def __init__(self, c: ModelConfig, width: int):
         super().__init__()
-        self.dense = nn.Linear(width, c.text_width)
+        self.dense = Linear(width, c.text_width)
         self.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
         self.dropout = drop(c.dropout)
 
@@ -198,11 +199,11 @@ class TextLayer(nn.Module):
         if fusion:
             self.crossattention = TextAttention(c, c.image_width)
         self.intermediate = nn.Module()
-        self.intermediate.dense = nn.Linear(c.text_width, c.text_mlp)
+        self.intermediate.dense = Linear(c.text_width, c.text_mlp)
         self.output = ResidualNorm(c, c.text_mlp)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        return self.output(F.gelu(self.intermediate.dense(x)), x)
+        return self.output(self.intermediate.dense(x, gelu=True), x)
 
 
 class TextEncoder(nn.Module):
@@ -262,15 +263,15 @@ class LMHead(nn.Module):
         super().__init__()
         self.predictions = nn.Module()
         self.predictions.transform = nn.Module()
-        self.predictions.transform.dense = nn.Linear(c.text_width, c.text_width)
+        self.predictions.transform.dense = Linear(c.text_width, c.text_width)
         self.predictions.transform.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
-        self.predictions.decoder = nn.Linear(c.text_width, c.vocab_size)
+        self.predictions.decoder = Linear(c.text_width, c.vocab_size)
         self.predictions.decoder.weight = words.weight if c.tie_head else self.predictions.decoder.weight
         self.predictions.bias = self.predictions.decoder.bias
 
     def forward(self, x: Tensor) -> Tensor:
         transform = self.predictions.transform
-        return self.predictions.decoder(transform.LayerNorm(F.gelu(transform.dense(x))))
+        return self.predictions.decoder(transform.LayerNorm(transform.dense(x, gelu=True)))
 
 
 class TextDecoder(nn.Module):
@@ -302,11 +303,11 @@ class Med(Able, nn.Module):
         self.vision_model = ImageEncoder(c)
         self.text_encoder = TextEncoder(c)
         self.text_decoder = TextDecoder(c, self.text_encoder)
-        self.vision_proj = nn.Linear(c.image_width, c.embed_dim)
-        self.text_proj = nn.Linear(c.text_width, c.embed_dim)
-        self.itm_head = nn.Linear(c.text_width, 2)
+        self.vision_proj = Linear(c.image_width, c.embed_dim)
+        self.text_proj = Linear(c.text_width, c.embed_dim)
+        self.itm_head = Linear(c.text_width, 2)
         equal = c.image_width == c.text_width
-        self.question_bridge = nn.Identity() if equal else nn.Linear(c.text_width, c.image_width)
+        self.question_bridge = nn.Identity() if equal else Linear(c.text_width, c.image_width)
         self.temp = nn.Parameter(torch.tensor(0.07))
         self.register_buffer("image_mean", torch.tensor(c.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(c.image_std).view(1, 3, 1, 1), persistent=False)

@@ -1,0 +1,46 @@
+"""Linear layers whose products are oneDNN's where that is faster.
+
+Torch gives products of fp32 to MKL, which leaves half of some processors' arithmetic unused and is several times slower
+than their memory for the few rows of a decoding step. oneDNN has neither fault, but a call of it costs more.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
+
+WEIGHTS, PRODUCTS = 90_000, 1_500_000
+"""From so many weights, or multiply-accumulates, oneDNN's product is faster, its call included."""
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, optionally followed by GELU, with fast products on a CPU where nothing is learnt."""
+
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        if _suits_onednn(x, self.weight):
+            return torch.ops.mkldnn._linear_pointwise(
+                x, self.weight, self.bias, "gelu" if gelu else "none", [], "none" if gelu else ""
+            )
+        x = F.linear(x, self.weight, self.bias)
+        return F.gelu(x) if gelu else x
+
+
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Without gradients, mixed precision or a graph that is being recorded: oneDNN's call knows none of them."""
+    return (
+        ONEDNN
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and (weight.numel() >= WEIGHTS or x.numel() * len(weight) >= PRODUCTS)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+    )
+
+
+if ONEDNN:
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _flops(x: torch.Size, weight: torch.Size, *rest, **more) -> int:
+        return 2 * x.numel() * weight[0]

@@ -1,0 +1,62 @@
+"""Linear layers: the same sums whichever library makes them, and gradients as ever."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlip import linear
+from dlip.linear import Linear
+
+pytestmark = pytest.mark.skipif(not linear.ONEDNN, reason="torch without oneDNN")
+
+
+@pytest.fixture
+def products(monkeypatch) -> list:
+    """The shapes whose product torch was asked for."""
+    asked, plain = [], F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *rest: asked.append(tuple(x.shape)) or plain(x, *rest))
+    return asked
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("shape", [(1, 300), (3, 1, 300), (2, 40, 300)])
+def test_equal_whichever_way(shape, gelu, products):
+    torch.manual_seed(0)
+    layer, x = Linear(300, 320), torch.randn(shape)
+    with torch.no_grad():
+        fast = layer(x, gelu)
+    assert not products
+    plain = layer(x, gelu)  # with gradients
+    assert products and plain.requires_grad
+    torch.testing.assert_close(fast, plain.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        plain, F.gelu(x @ layer.weight.T + layer.bias) if gelu else x @ layer.weight.T + layer.bias
+    )
+
+
+def test_changed_weights_count_at_once():
+    layer, x = Linear(300, 320), torch.randn(3, 300)
+    with torch.inference_mode():
+        before = layer(x)
+    layer.weight.data *= 2
+    layer.bias.data *= 2
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), 2 * before)
+
+
+@torch.no_grad()
+def test_what_onednn_is_not_asked(products):
+    layer = Linear(300, 320)
+    Linear(8, 8)(torch.randn(3, 8))  # its call would cost more than it saves
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(3, 300)).dtype == torch.bfloat16
+    assert layer.bfloat16()(torch.randn(3, 300).bfloat16()).dtype == torch.bfloat16
+    assert len(products) == 3
+
+
+@torch.no_grad()
+def test_products_are_counted():
+    with FlopCounterMode(display=False) as counter:
+        Linear(300, 320)(torch.randn(2, 3, 300))
+    assert counter.get_total_flops() == 2 * 6 * 300 * 320
