@@ -334,9 +334,10 @@ class Med(Able, nn.Module):
 
     def fuse(self, ids: Tensor, mask: Tensor, image_states: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
         """Texts [N, T] read together with the pictures `image_states[rows]` -> [N, T, Dt]."""
-        return self._fuse(ids, mask, self.text_encoder.cross(image_states), rows, trace)
+        return self.fuse_with(self.text_encoder.cross(image_states), ids, mask, rows, trace)
 
-    def _fuse(self, ids, mask, cross, rows, trace):
+    def fuse_with(self, cross: list, ids: Tensor, mask: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
+        """As `fuse`, with the pictures' keys and values (`TextEncoder.cross`) at hand; one picture may do for all."""
         if rows is not None:
             cross = [kv and (kv[0][rows], kv[1][rows]) for kv in cross]
         return self.text_encoder(first_token(ids, self.config.enc_id), mask, cross, trace=trace)
@@ -378,7 +379,7 @@ class Med(Able, nn.Module):
             if "itm" in want.tasks:
                 rows, texts = out.choose_pairs(pairs)
                 ids, mask = parallel.gather(ids)[texts], parallel.gather(mask)[texts]
-            fused = self._fuse(ids, mask, cross, rows, traces["fusion"])
+            fused = self.fuse_with(cross, ids, mask, rows, traces["fusion"])
             out.logits["itm"] = self.match_logits(fused)  # [N, 2]
         tied = self.config.tie_decoder and cross is not None
         if want.source("decoder"):
@@ -387,7 +388,7 @@ class Med(Able, nn.Module):
             out.decoder_mask = (ids != self.config.pad_id) & batch.captioned[:, None]
             out.logits["lm"] = self._decode(ids, decoder_cross, None, traces["decoder"])  # [B, T, V]
         if "vqa" in want.tasks:
-            question = self._fuse(batch.question_ids, batch.question_mask, cross, batch.question_rows, None)
+            question = self.fuse_with(cross, batch.question_ids, batch.question_mask, batch.question_rows)
             question = self.question_states(question)
             out.logits["vqa"] = self.decode(batch.answer_ids, question, batch.question_mask)  # [N, A, V]
             out.labels["vqa"] = next_words(batch.answer_ids, batch.answer_mask)

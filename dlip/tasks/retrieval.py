@@ -4,29 +4,43 @@ Source: BLIP's evaluation (arXiv 2201.12086, section 5.1), where ITM scores agai
 likes best.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dlip.data.batch import Item
 from dlip.tasks.base import Outcome, Unavailable, batches, percent
+from dlip.tasks.ranking import Nearest, nearest, reranked
 
 RECALLS = (1, 5, 10)
-TEXTS = 64  # texts that are encoded at once
-BEHIND = -100.0  # added to the similarity of pairs that are no candidates
+TEXTS = 64  # texts that are read at once
+KEPT = 1 << 30
+"""Most bytes of pictures' states that are kept for re-ranking; of more the pictures are encoded a second time."""
 
 
 @dataclass
-class Scores:
-    """Scores of I pictures against T captions, the greater the better."""
+class Direction:
+    """What the queries of one direction find."""
 
-    itc: Tensor
-    """[I, T] cosine similarity."""
-    tr: Tensor
-    """[I, T] similarity, plus ITM's match logit for each picture's candidates, minus 100 for the others."""
-    ir: Tensor
-    """[T, I] the same with each caption's candidates."""
+    nearest: Nearest
+    """By ITC's cosine."""
+    scores: Tensor
+    """[Q, k]: of the candidates, cosine plus ITM's match logit."""
+    rank: Tensor
+    """int64 [Q]: how many wrong ones come before the best own one once the candidates are ordered by `scores`."""
+
+
+@dataclass
+class Found:
+    """Both directions of retrieval over I pictures and T captions."""
+
+    tr: Direction
+    """Captions by picture."""
+    ir: Direction
+    """Pictures by caption."""
     image_id: Tensor
     """int64 [I]"""
     caption_id: Tensor
@@ -35,25 +49,27 @@ class Scores:
 
 
 def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool = True) -> Outcome:
-    """Figures of `score` for the scores of `predict`."""
+    """Figures of `score` for what `predict` finds."""
     return score(predict(vlm, dataset, k, batch_size, progress))
 
 
-def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool = True) -> Scores:
-    """Scores of every picture that has captions against every caption; in eval and inference mode.
+def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool = True) -> Found:
+    """What every picture that has captions finds among all captions, and the reverse; in eval and inference mode.
 
     `k` candidates a query are re-ranked, by default 16 of the built-in scenes and BLIP's 128 elsewhere; 0
     leaves ITC's order. Raises Unavailable where there are no captions.
     """
     k = (16 if dataset.name == "scenes" else 128) if k is None else k
     med = vlm.med.able("itm")
-    states, embeds, image_id, caption_id, captions = [], [], [], [], []
-    for items in batches(dataset, batch_size, "retrieval: pictures", progress):
-        items = [item for item in items if item.captions]
-        if items:
-            encoded = vlm.image_states((item.image for item in items), med)
-            embeds.append(med.project_image(encoded))
-            states.append(encoded.cpu())
+    vectors, image_id, caption_id, captions = [], [], [], []
+    kept, room = [], KEPT
+    for items, states in look(vlm, med, dataset, batch_size, progress):
+        vectors.append(med.project_image(states))
+        room -= states.nbytes
+        if room >= 0:
+            kept.append(states.cpu())
+        else:
+            kept.clear()
         image_id += [item.image_id for item in items]
         caption_id += [item.image_id for item in items for _ in item.captions]
         captions += [caption for item in items for caption in item.captions]
@@ -61,15 +77,33 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
         raise Unavailable("the data have no captions")
 
     ids, mask = vlm.texts(captions)
-    texts = embeds[0].new_empty(len(captions), embeds[0].shape[1])
+    pictures, texts = torch.cat(vectors), ids.new_empty(len(captions), vectors[0].shape[1], dtype=vectors[0].dtype)
     for rows in mask.sum(1).argsort().split(TEXTS):
         texts[rows] = med.project_text(med.encode_text(*trim(ids, mask, rows)))
-    itc = (torch.cat(embeds) @ texts.T).float()  # [I, T]
+    image_id, caption_id = torch.tensor(image_id), torch.tensor(caption_id)
+    of = image_id.to(ids.device), caption_id.to(ids.device)
+    tr, ir = nearest(pictures, texts, *of, k), nearest(texts, pictures, *of[::-1], k)
 
-    tr_wanted, ir_wanted = candidates(itc, k), candidates(itc.T, k).T  # [I, T]
-    match = match_logits(med, ids, mask, torch.cat(states), tr_wanted | ir_wanted, progress)
-    tr, ir = (itc + match.masked_fill(~wanted, BEHIND) for wanted in (tr_wanted, ir_wanted))
-    return Scores(itc.cpu(), tr.cpu(), ir.T.cpu(), torch.tensor(image_id), torch.tensor(caption_id), captions)
+    picture, text = (torch.cat(both) for both in zip(_pairs(tr.candidates), _pairs(ir.candidates)[::-1], strict=True))
+    keys, place = (picture * len(texts) + text).unique(return_inverse=True)  # what both directions ask for, once
+    if room < 0:
+        kept = (states for _, states in look(vlm, med, dataset, batch_size, False))
+    picture, text = keys // len(texts), keys % len(texts)
+    logits = match_logits(med, ids, mask, kept, text, picture.bincount(minlength=len(pictures)), progress)[place]
+    itm = logits.split([tr.candidates.numel(), ir.candidates.numel()])
+    sides = []
+    for near, logit, (own, theirs) in zip((tr, ir), itm, ((image_id, caption_id), (caption_id, image_id)), strict=True):
+        scores = near.similarity + logit.view_as(near.similarity)
+        rank = reranked(near, scores, own[:, None] == theirs[near.candidates], len(theirs))
+        sides.append(Direction(near, scores, rank))
+    return Found(*sides, image_id, caption_id, captions)
+
+
+def look(vlm, med, dataset, batch_size: int, progress: bool) -> Iterator[tuple[list[Item], Tensor]]:
+    """The pictures that have captions, and their states [B, P+1, Di]."""
+    for items in batches(dataset, batch_size, "retrieval: pictures", progress):
+        if items := [item for item in items if item.captions]:
+            yield items, vlm.image_states((item.image for item in items), med)
 
 
 def trim(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,52 +112,46 @@ def trim(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return ids[rows, :longest], mask[rows, :longest]
 
 
-def candidates(similarity: Tensor, k: int) -> Tensor:
-    """Where each row's k most similar columns are, bool [Q, N]."""
-    top = similarity.topk(min(k, similarity.shape[1]), 1).indices
-    return torch.zeros_like(similarity, dtype=torch.bool).scatter(1, top, True)
+def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """The queries [Q * k] and their candidates [Q * k]."""
+    return torch.arange(len(candidates)).repeat_interleave(candidates.shape[1]), candidates.flatten()
 
 
-def match_logits(med, ids: Tensor, mask: Tensor, states: Tensor, wanted: Tensor, progress: bool) -> Tensor:
-    """ITM's match logit of the wanted pairs [I, T], else 0; a picture's texts of a length go together."""
-    logits = torch.zeros(wanted.shape, device=wanted.device)
-    lengths = mask.sum(1)
-    pictures = wanted.any(1).nonzero().flatten().tolist()
-    for i in tqdm(pictures, desc="retrieval: re-ranking", unit="picture", disable=not progress):
-        texts = wanted[i].nonzero().squeeze(1)
-        picture = states[i : i + 1].to(ids.device)
-        for rows in texts[lengths[texts].argsort()].split(TEXTS):
-            logits[i, rows] = med.match_logits(med.fuse(*trim(ids, mask, rows), picture))[:, 1].float()
+def match_logits(
+    med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], texts: Tensor, counts: Tensor, progress: bool
+) -> Tensor:
+    """ITM's match logit of every picture with its `texts` [P], those of the first picture first; fp32 [P].
+
+    states: of all pictures in order, some at a time [B, P+1, Di]. counts: how many texts each picture has. A picture's
+    keys and values are computed once for all of them, and texts of a length go together.
+    """
+    logits, lengths = torch.empty(len(texts)), mask.sum(1).cpu()
+    mine = iter(torch.arange(len(texts)).split(counts.tolist()))
+    with tqdm(total=len(counts), desc="retrieval: re-ranking", unit="picture", disable=not progress) as bar:
+        for some in states if len(texts) else ():
+            for picture in some.to(ids.device).split(1):
+                cross, places = med.text_encoder.cross(picture), next(mine)
+                for part in places[lengths[texts[places]].argsort()].split(TEXTS):
+                    fused = med.fuse_with(cross, *trim(ids, mask, texts[part].to(ids.device)))
+                    logits[part] = med.match_logits(fused)[:, 1].float().cpu()
+                bar.update()
     return logits
 
 
-def score(scores: Scores) -> Outcome:
+def score(found: Found) -> Outcome:
     """Recalls in percent: "tr@1", "tr@5" ... "ir@10" re-ranked, "itc_tr@1" ... "itc_ir@10" by ITC alone.
 
     A picture is answered by any of its own captions, a caption by its own picture. Rows "tr", one a picture,
     and "ir", one a caption, hold the ranks, counted from 0.
     """
-    own = scores.image_id[:, None] == scores.caption_id  # [I, T]
-    found = {"tr": ranks(scores.tr, own), "ir": ranks(scores.ir, own.T)}
-    found |= {"itc_tr": ranks(scores.itc, own), "itc_ir": ranks(scores.itc.T, own.T)}
-    figures = {f"{name}@{n}": percent(rank < n) for name, rank in found.items() for n in RECALLS}
-    found = {name: rank.tolist() for name, rank in found.items()}
-    pictures = zip(scores.image_id.tolist(), found["tr"], found["itc_tr"], strict=True)
-    captions = zip(scores.caption_id.tolist(), scores.captions, found["ir"], found["itc_ir"], strict=True)
+    ranks = {"tr": found.tr.rank, "ir": found.ir.rank}
+    ranks |= {"itc_tr": found.tr.nearest.rank, "itc_ir": found.ir.nearest.rank}
+    figures = {f"{name}@{n}": percent(rank < n) for name, rank in ranks.items() for n in RECALLS}
+    ranks = {name: rank.tolist() for name, rank in ranks.items()}
+    pictures = zip(found.image_id.tolist(), ranks["tr"], ranks["itc_tr"], strict=True)
+    captions = zip(found.caption_id.tolist(), found.captions, ranks["ir"], ranks["itc_ir"], strict=True)
     rows = {
         "tr": [dict(image_id=i, rank=rank, itc_rank=itc) for i, rank, itc in pictures],
         "ir": [dict(image_id=i, caption=text, rank=rank, itc_rank=itc) for i, text, rank, itc in captions],
     }
     return Outcome(figures, rows)
-
-
-def ranks(scores: Tensor, own: Tensor) -> Tensor:
-    """How many wrong ones come before each query's best own one, int64 [Q]; scores [Q, N], own bool [Q, N].
-
-    Equal scores keep their order, as in a stable sort, and what is no number comes first, so that neither a
-    collapsed nor a diverged model has hits to show.
-    """
-    best, place = scores.masked_fill(~own, float("-inf")).max(1, keepdim=True)
-    later = torch.arange(scores.shape[1]) > place
-    behind = (scores < best) | ((scores == best) & later)
-    return (~(behind | own)).sum(1)

@@ -1,0 +1,65 @@
+"""Ranks against a stable sort and figures counted by hand, and the gallery searched in pieces."""
+
+import pytest
+import torch
+from test_retrieval import plain_rank
+
+from dlip.tasks import ranking
+from dlip.tasks.ranking import Nearest, nearest, ranks, reranked
+
+
+def test_ranks_are_those_of_a_sort():
+    torch.manual_seed(0)
+    scores = torch.randn(50, 30)
+    own = torch.rand(50, 30) < 0.1
+    own[:, 3] = True
+    rows = zip(scores.tolist(), own.tolist(), strict=True)
+    assert ranks(scores, own).tolist() == [plain_rank(*row) for row in rows]
+
+
+def test_ties_keep_their_order_and_no_number_is_no_hit():
+    own = torch.eye(4, dtype=torch.bool)
+    assert ranks(torch.zeros(4, 4), own).tolist() == [0, 1, 2, 3]
+    assert ranks(torch.full((4, 4), float("nan")), own).tolist() == [3, 3, 3, 3]
+    broken = torch.eye(4)
+    broken[0, 2] = float("nan")
+    assert ranks(broken, own).tolist() == [1, 0, 0, 0]
+
+
+def test_ranks_counted_by_hand():
+    """Three pictures with two, one and three captions."""
+    scores = torch.tensor([
+        [0.1, 0.9, 0.8, 0.15, 0.3, 0.4],  # second caption first
+        [0.9, 0.8, 0.1, 0.7, 0.6, 0.5],  # its one caption last
+        [0.5, 0.4, 0.3, 0.2, 0.1, 0.0],  # its first caption fourth
+    ])  # fmt: skip
+    own = torch.tensor([7, 8, 9])[:, None] == torch.tensor([7, 7, 8, 9, 9, 9])
+    assert ranks(scores, own).tolist() == [0, 5, 3]
+    assert ranks(scores.T, own.T).tolist() == [2, 0, 2, 1, 2, 2]
+
+
+def test_two_items_of_one_picture_own_each_others_captions():
+    similarity = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.5], [0.0, 0.0, 1.0]])
+    of = torch.tensor([4, 4, 5])
+    assert nearest(similarity, torch.eye(3), of, of, 1).rank.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("k", [0, 3, 60])
+def test_pieces_are_the_whole(k, monkeypatch):
+    torch.manual_seed(0)
+    queries, gallery = torch.randn(30, 8), torch.randn(50, 8)
+    of = torch.arange(30) % 10, torch.arange(50) % 10
+    whole = nearest(queries, gallery, *of, k)
+    assert torch.equal(whole.candidates, (queries @ gallery.T).topk(min(k, 50), 1).indices)
+    monkeypatch.setattr(ranking, "PIECE", 120)  # two queries
+    pieces = nearest(queries, gallery, *of, k)
+    assert torch.equal(pieces.candidates, whole.candidates) and torch.equal(pieces.rank, whole.rank)
+    torch.testing.assert_close(pieces.similarity, whole.similarity)
+
+
+def test_candidates_scored_again_come_before_the_rest():
+    """Gallery of 9, 3 candidates: own ones among them, none of them, and one whose score is no number."""
+    found = Nearest(torch.zeros(4, 3).long(), torch.zeros(4, 3), torch.tensor([2, 6, 0, 1]))
+    scores = torch.tensor([[0.1, 0.2, 0.3], [1.0, 2.0, 3.0], [0.5, 0.4, float("nan")], [0.1, 0.1, 0.1]])
+    own = torch.tensor([[True, True, False], [False] * 3, [False, False, True], [False] * 3])
+    assert reranked(found, scores, own, 9).tolist() == [1, 6, 8, 3]
