@@ -6,14 +6,17 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dlip import bench
-from dlip.bench import reading, step, training
+from dlip.bench import reading, reranking, search, step, stock, training
 from dlip.cli import main
 from dlip.data.scenes import Scenes
+from dlip.data.tokenizer import Tokenizer
 from dlip.data.write import write_folder
 from dlip.errors import UserError
+from dlip.experiment import texts_of
 
 
 @pytest.fixture
@@ -80,6 +83,47 @@ def test_without_torchvision_or_folder(folder, monkeypatch):
 
 def test_the_big_step_reads_as_many_words_as_bert(scenes):
     assert len(step.words(scenes)) == 30_524
+
+
+def test_stock_and_ours_do_the_same_before_they_are_timed(monkeypatch, scenes):
+    small = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
+    monkeypatch.setattr(stock, "SIZES", (small.replace("32", "48"), small))
+    monkeypatch.setattr(stock, "BATCHES", (2,))
+    monkeypatch.setattr(stock, "words", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    settings, rows = stock.run(rounds=1)
+    assert [row["name"].removeprefix(f"{small}, ") for row in rows[-7:]] == [
+        "caption of 2: stock", "caption of 2: here", "caption of 2: here, bf16",
+        "states of 2: stock", "states of 2: here", "pair of 2: stock", "pair of 2: here",
+    ]  # fmt: skip
+    caption = rows[-7]
+    assert caption["ratio"] == 1 and caption["base_ratio"] == pytest.approx(rows[0]["s"] / caption["s"], abs=0.01)
+    monkeypatch.setattr(stock, "same", lambda theirs, ours: False)
+    with pytest.raises(UserError, match="another result here than in stock"):
+        stock.run(rounds=1)
+    assert settings["tokens"] == 20
+
+
+def test_what_counts_as_the_same():
+    numbers = torch.ones(3)
+    assert stock.same(numbers, numbers + 1e-4) and not stock.same(numbers, numbers + 0.1)
+    assert stock.same([[1, 2]], [[1, 2]]) and not stock.same([[1, 2]], [[1, 3]])
+
+
+def test_both_ways_of_reranking_rank_the_same(monkeypatch):
+    monkeypatch.setattr(reranking, "K", 3)
+    settings, rows = reranking.run(pictures=6)
+    assert [row["name"].split(": ")[1] for row in rows] == ["plain", "here"] * 2 and settings["candidates"] == 3
+    assert (rows[0]["pictures"], rows[0]["captions"], rows[2]["captions"]) == (6, 30, 10)
+    monkeypatch.setattr(reranking, "here", lambda *material: [torch.zeros(1)] * 2)
+    with pytest.raises(UserError, match="other ranks here than by the plain loops"):
+        reranking.run(pictures=6)
+
+
+def test_the_first_stage_at_growing_sizes(monkeypatch):
+    monkeypatch.setattr(search, "PICTURES", 80)
+    _, rows = search.run(rounds=1)
+    assert [row["name"] for row in rows] == ["10 x 50", "20 x 100", "40 x 200", "80 x 400"]
+    assert all(row["growth_gb"] >= 0 and row["pairs_per_s"] > 0 for row in rows)
 
 
 def test_unknown():

@@ -7,6 +7,8 @@ compared, by "name", with medians over the rounds, their spread, and "ratio": ho
 import os
 import platform
 import re
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from inspect import signature
@@ -19,7 +21,10 @@ from dlip.errors import UserError
 BENCHES = {
     "captioning": "a caption of the shipped students against their teacher's",
     "reading": "pictures a second, from a folder and from shards against torchvision's ImageFolder (needs --data)",
+    "reranking": "retrieval's second stage against BLIP's own loops, the same ranks",
+    "search": "retrieval's first stage at growing sizes: time and memory",
     "step": "a distillation step, DLIP-Small from a random BLIP-Base: time and memory, and what --dry-run says of them",
+    "stock": "captions, pictures and pairs against stock transformers on the same weights, the same outputs",
     "training": "a distillation step of the playground in fp32 and in bf16",
 }
 """Name, that of its module -> what is compared."""
@@ -53,6 +58,18 @@ def machine() -> dict:
     named = re.search(r"model name\s*:\s*(.+)", _text(Path("/proc/cpuinfo")))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": named[1].strip() if named else platform.processor(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def by_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call, one a round; the calls take turns, and a first round is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(1 + rounds):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return times
 
 
 def row(name: str, values: list[float], first: list[float], unit: str, **more) -> dict:

@@ -1,10 +1,10 @@
 """A step of the playground's distillation, the shipped student's size under its teacher: fp32 and bf16 by turns."""
 
-import time
+from functools import partial
 
 import torch
 
-from dlip.bench import row
+from dlip.bench import by_turns, row
 from dlip.config import AT, HR, KD, VLP, TrainConfig
 from dlip.data.collate import Collate
 from dlip.data.scenes import Scenes
@@ -27,18 +27,17 @@ def run(rounds: int = 10) -> tuple[dict, list[dict]]:
     for name in ("fp32", "bf16"):
         learner = Learner(new_student("scenes-student", teacher, 0), teacher, config).train()
         learners[name] = learner, optimiser(learner, config)
-    times: dict[str, list[float]] = {name: [] for name in learners}
-    for turn in range(1 + rounds):
-        for name, (learner, adamw) in learners.items():
-            began = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
-                losses = learner(batch, guarded, 0, 0.0)
-                total = sum(weights[term] * loss for term, loss in losses.items())
-            total.backward()
-            adamw.step()
-            adamw.zero_grad()
-            if turn:
-                times[name].append(time.perf_counter() - began)
+
+    def step(name: str) -> None:
+        learner, adamw = learners[name]
+        with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
+            losses = learner(batch, guarded, 0, 0.0)
+            total = sum(weights[term] * loss for term, loss in losses.items())
+        total.backward()
+        adamw.step()
+        adamw.zero_grad()
+
+    times = by_turns({name: partial(step, name) for name in learners}, rounds)
     rows = [row(name, some, times["fp32"], "s") for name, some in times.items()]
     settings = {"student": "scenes-student", "batch": BATCH, "questions": QUESTIONS, "terms": "vlp,hr,at,kd"}
     return settings | {"rounds": rounds, "threads": torch.get_num_threads()}, rows

@@ -84,16 +84,12 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     of = image_id.to(ids.device), caption_id.to(ids.device)
     tr, ir = nearest(pictures, texts, *of, k), nearest(texts, pictures, *of[::-1], k)
 
-    picture, text = (torch.cat(both) for both in zip(_pairs(tr.candidates), _pairs(ir.candidates)[::-1], strict=True))
-    keys, place = (picture * len(texts) + text).unique(return_inverse=True)  # what both directions ask for, once
     if room < 0:
         kept = (states for _, states in look(vlm, med, dataset, batch_size, False))
-    picture, text = keys // len(texts), keys % len(texts)
-    logits = match_logits(med, ids, mask, kept, text, picture.bincount(minlength=len(pictures)), progress)[place]
-    itm = logits.split([tr.candidates.numel(), ir.candidates.numel()])
+    itm = candidates_logits(med, ids, mask, kept, tr.candidates, ir.candidates, progress)
     sides = []
     for near, logit, (own, theirs) in zip((tr, ir), itm, ((image_id, caption_id), (caption_id, image_id)), strict=True):
-        scores = near.similarity + logit.view_as(near.similarity)
+        scores = near.similarity + logit
         rank = reranked(near, scores, own[:, None] == theirs[near.candidates], len(theirs))
         sides.append(Direction(near, scores, rank))
     return Found(*sides, image_id, caption_id, captions)
@@ -110,6 +106,20 @@ def trim(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Some of the padded texts [N, T], with no more pads than they need."""
     longest = mask[rows].sum(1).max()
     return ids[rows, :longest], mask[rows, :longest]
+
+
+def candidates_logits(
+    med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], tr: Tensor, ir: Tensor, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """ITM's match logits of pictures' candidate texts [I, k] and of texts' candidate pictures [T, k], as they.
+
+    states: of all pictures in order, some at a time [B, P+1, Di]. A pair of both directions is read once.
+    """
+    picture, text = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
+    keys, place = (picture * len(ids) + text).unique(return_inverse=True)
+    counts = (keys // len(ids)).bincount(minlength=len(tr))
+    logits = match_logits(med, ids, mask, states, keys % len(ids), counts, progress)[place]
+    return logits[: tr.numel()].view_as(tr), logits[tr.numel() :].view_as(ir)
 
 
 def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:

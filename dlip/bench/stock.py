@@ -1,0 +1,92 @@
+"""A caption, a picture's states and a pair's score, here and in stock transformers, on the same random weights."""
+
+from collections.abc import Callable
+
+import torch
+
+from dlip.bench import by_turns, row
+from dlip.bench.step import words
+from dlip.data.scenes import Scenes
+from dlip.errors import UserError
+from dlip.experiment import new_model
+from dlip.generate import generate, until_sep
+from dlip.huggingface import to_stock
+from dlip.model import Med
+from dlip.texts import first_token
+
+SIZES, BATCHES = ("blip-base", "dlip-small"), (1, 8)
+BEAMS, TOKENS, TEXT, TOLERANCE = 3, 20, 12, 1e-3
+Calls = dict[str, Callable[[], object]]
+
+
+def run(rounds: int = 5) -> tuple[dict, list[dict]]:
+    """224 px, fp32 unless said; captions of 3 beams and 20 tokens, end to end; pairs of a picture and 12 tokens.
+
+    ratio: against stock on the same weights; base_ratio: a caption against that of stock BLIP-Base. Outputs are
+    compared before anything is timed: tokens are the same, numbers within 1e-3. Raises UserError where they are not.
+    """
+    vocabulary, groups = words(Scenes("train-small", size=16)), {}
+    for size in SIZES:
+        torch.manual_seed(0)
+        med = new_model(size, vocabulary, 0).med.eval()
+        for batch in BATCHES:
+            groups |= {f"{size}, {what} of {batch}": calls for what, calls in compared(med, batch).items()}
+    for name, (stock, here) in ((name, (calls["stock"], calls["here"])) for name, calls in groups.items()):
+        if not same(stock(), here()):
+            raise UserError(f"nothing is timed: {name} has another result here than in stock transformers")
+    calls = {f"{name}: {who}": call for name, some in groups.items() for who, call in some.items()}
+    times, rows = by_turns(calls, rounds), []
+    for name, some in groups.items():
+        base = times.get(f"{name.replace(SIZES[1], SIZES[0])}: stock")
+        for who in some:
+            mine = times[f"{name}: {who}"]
+            more = {"base_ratio": row("", mine, base, "s")["ratio"]} if "caption" in name else {}
+            rows.append(row(f"{name}: {who}", mine, times[f"{name}: stock"], "s", **more))
+    settings = {"image_size": 224, "beams": BEAMS, "tokens": TOKENS, "text_tokens": TEXT, "rounds": rounds}
+    return settings | {"threads": torch.get_num_threads()}, rows
+
+
+def compared(med: Med, batch: int) -> dict[str, Calls]:
+    """What is done with `batch` pictures -> by whom."""
+    c = med.config
+    captioner, matcher = to_stock(med, "caption"), to_stock(med, "retrieval")
+    half = Med(c).eval()
+    half.load_state_dict(med.state_dict())
+    half.bfloat16()
+    pixels = torch.randn(batch, 3, c.image_size, c.image_size)
+    prompt = torch.full((batch, 1), c.dec_id)
+    ids = first_token(torch.randint(10, c.vocab_size, (batch, TEXT)), c.enc_id)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    length = dict(num_beams=BEAMS, max_new_tokens=TOKENS, min_new_tokens=TOKENS)
+
+    @torch.inference_mode()
+    def caption(model: Med):
+        states = model.encode_image(pixels.to(model.temp.dtype))
+        return generate(model, states, None, prompt, **length)
+
+    def stock_caption():
+        found = captioner.generate(pixel_values=pixels, do_sample=False, **length)
+        return [until_sep(row, med, 1) for row in found.tolist()]
+
+    @torch.inference_mode()
+    def pair():
+        return med.match_logits(med.fuse(ids, mask, med.encode_image(pixels)))
+
+    @torch.inference_mode()
+    def stock_pair():
+        return matcher(ids, pixels, attention_mask=mask).itm_score
+
+    return {
+        "caption": {
+            "stock": stock_caption, "here": lambda: caption(med), "here, bf16": lambda: caption(half),
+        },
+        "states": {
+            "stock": torch.inference_mode()(lambda: matcher.vision_model(pixels).last_hidden_state),
+            "here": torch.inference_mode()(lambda: med.encode_image(pixels)),
+        },
+        "pair": {"stock": stock_pair, "here": pair},
+    }  # fmt: skip
+
+
+def same(theirs, ours) -> bool:
+    return ours == theirs if isinstance(ours, list) else torch.allclose(ours, theirs, TOLERANCE, TOLERANCE)
