@@ -23,8 +23,13 @@ class Cache:
         self.store[1, layer, :, :, self.length : end] = kv[1]
         return self.store[0, layer, :, :, :end], self.store[1, layer, :, :, :end]
 
-    def reorder(self, rows: Tensor) -> None:
-        self.store[..., : self.length, :] = self.store[:, :, rows, :, : self.length]
+    def reorder(self, rows: list[int]) -> None:
+        """Puts what is in row rows[i] into row i and drops rows beyond; one that stays where it is costs nothing."""
+        moved = [i for i, row in enumerate(rows) if i != row]
+        if moved:
+            of = [rows[i] for i in moved]
+            self.store[:, :, moved, :, : self.length] = self.store[:, :, of, :, : self.length]
+        self.store = self.store[:, :, : len(rows)]
 
 
 class Decoder:
@@ -33,8 +38,14 @@ class Decoder:
     def __init__(self, med: Med, context: Tensor, context_mask: Tensor | None, rows: int, length: int):
         c = med.config
         self.med, self.mask = med, context_mask
-        self.cross = med.text_decoder.bert.cross(context)
+        cross = med.text_decoder.bert.cross(context)
+        self.cross = [kv and (kv[0].contiguous(), kv[1].contiguous()) for kv in cross]  # they are read every step
         self.cache = Cache(c.text_layers, rows, c.text_heads, length, c.text_width // c.text_heads, context)
+
+    def keep(self, contexts: list[int]) -> None:
+        """Goes on with these contexts alone; the caller reorders the cache."""
+        self.cross = [kv and (kv[0][contexts], kv[1][contexts]) for kv in self.cross]
+        self.mask = None if self.mask is None else self.mask[contexts]
 
     def __call__(self, ids: Tensor) -> Tensor:
         """ids [N, t] -> log-probabilities of the next token [N, V] (fp32)."""
@@ -101,21 +112,22 @@ def beam_search(
     b, sep, device = len(prompt), med.config.sep_id, prompt.device
     decoder = Decoder(med, context, context_mask, b, prompt.shape[1] + new)
     scores = decoder(prompt)  # [B, V]: the beams of a picture are still one
-    vocab = scores.shape[-1]
     decoder.cache.store = decoder.cache.store.repeat_interleave(k, dim=2)
-    scores = scores[:, None].expand(b, k, vocab)
+    scores = scores[:, None].expand(b, k, -1)
     total = torch.tensor([[0.0] + [-1e9] * (k - 1)] * b, device=device)  # all beams are the same at first
     texts = [[row] * k for row in prompt.tolist()]
     best: list[list[tuple[float, list[int]]]] = [[] for _ in range(b)]
-    open_ = [True] * b
+    going, open_ = list(range(b)), [True] * b  # the pictures whose beams run, and which of all are not done
     for step in range(new):
         if step < least:
             scores = scores.index_fill(-1, torch.tensor([sep], device=device), float("-inf"))
-        found = (total[..., None] + scores).flatten(1).topk(2 * k)  # [B, 2k]; no more than k of them can end
+        each = scores.topk(min(2 * k, scores.shape[-1]))  # of each beam, [B, k, 2k]
+        found = (total[..., None] + each.values).flatten(1).topk(2 * k)  # of all; no more than k of them can end
+        beams, words = found.indices // each.values.shape[-1], each.indices.flatten(1).gather(1, found.indices)
         last = step == new - 1
-        running = []  # of each picture its k best (score, beam, word) that go on
-        for i, (values, places) in enumerate(zip(found.values.tolist(), found.indices.tolist(), strict=True)):
-            continued = [(value, *divmod(place, vocab)) for value, place in zip(values, places, strict=True)]
+        running = {}  # of each picture its k best (score, beam, word) that go on
+        for i, *some in zip(going, found.values.tolist(), beams.tolist(), words.tolist(), strict=True):
+            continued = list(zip(*some, strict=True))
             ended = [last or word == sep for _, _, word in continued]
             if open_[i]:
                 best[i] += [
@@ -124,16 +136,20 @@ def beam_search(
                     if over
                 ]
                 best[i] = sorted(best[i], key=lambda x: -x[0])[:k]
-            running.append([one for one, over in zip(continued, ended, strict=True) if not over][:k])
+            running[i] = [one for one, over in zip(continued, ended, strict=True) if not over][:k]
             if open_[i] and len(best[i]) == k and not last:
                 open_[i] = running[i][0][0] / (step + 1) > best[i][-1][0]
         if last or not any(open_):
             break
-        texts = [[[*own[beam], word] for _, beam, word in some] for own, some in zip(texts, running, strict=True)]
-        total = torch.tensor([[value for value, _, _ in some] for some in running], device=device)
-        rows = [i * k + beam for i, some in enumerate(running) for _, beam, _ in some]
-        if rows != list(range(b * k)):
-            decoder.cache.reorder(torch.tensor(rows, device=device))
-        words = torch.tensor([[word] for some in running for _, _, word in some], device=device)
-        scores = decoder(words).unflatten(0, (b, k))
+        rows = {i: [place * k + beam for _, beam, _ in running[i]] for place, i in enumerate(going)}
+        still = [i for i in going if open_[i]]
+        if 2 * len(still) <= len(going):  # to leave the others out costs a copy
+            decoder.keep([place for place, i in enumerate(going) if open_[i]])
+            going = still
+        decoder.cache.reorder([row for i in going for row in rows[i]])
+        for i in going:
+            texts[i] = [[*texts[i][beam], word] for _, beam, word in running[i]]
+        total = torch.tensor([[value for value, _, _ in running[i]] for i in going], device=device)
+        words = torch.tensor([[word] for i in going for _, _, word in running[i]], device=device)
+        scores = decoder(words).unflatten(0, (len(going), k))
     return best

@@ -30,12 +30,12 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     """Without gradients, mixed precision or a graph that is being recorded: oneDNN's call knows none of them."""
     return (
         ONEDNN
+        and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and (weight.numel() >= WEIGHTS or x.numel() * len(weight) >= PRODUCTS)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
     )
 
 

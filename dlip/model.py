@@ -27,11 +27,10 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, want_map: bool):
     """Softmax attention. q [N, H, Q, d]; k, v [N, H, K, d]; mask bool, broadcast to [N, H, Q, K], true where seen.
 
-    Returns the output [N, Q, H*d] and the map [N, H, Q, K], which is None unless asked for. In bf16 on a CPU the map is
-    made all the same: backward through the fused kernel is several times as slow there.
+    Returns the output [N, Q, H*d] and the map [N, H, Q, K], which is None unless asked for. On a CPU the map is made
+    all the same where the fused kernel is slower: in bf16, backward, and of a few queries over many keys.
     """
-    mixed_on_cpu = q.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if want_map or mixed_on_cpu:
+    if want_map or (q.device.type == "cpu" and (torch.is_autocast_enabled("cpu") or _few_over_many(q, k))):
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if causal:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
@@ -43,6 +42,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, w
         probs = None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return out.transpose(1, 2).flatten(2), probs if want_map else None
+
+
+def _few_over_many(q: Tensor, k: Tensor) -> bool:
+    """As in cross-attention of a decoding step; a graph that is being recorded is for any number."""
+    recorded = torch.compiler.is_compiling() or torch.is_grad_enabled()
+    return not recorded and q.shape[2] <= 8 and k.shape[2] >= 32
 
 
 def drop(p: float) -> nn.Module:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from dlip.generate import generate, nucleus
+from dlip.generate import Decoder, generate, nucleus
 
 SEP = 3
 START = torch.tensor([[5]])
@@ -63,6 +63,19 @@ def test_greedy_equals_the_slow_way(med, prompt):
     context = contexts(med, 6)
     ours = generate(med, context, None, torch.tensor([prompt] * 6), max_new_tokens=9)
     assert ours == [slow_greedy(med, context[i : i + 1], prompt, 9) for i in range(6)]
+
+
+@torch.no_grad()
+def test_pictures_that_are_done_are_left_out(make_med, monkeypatch):
+    med, seen = make_med(1, image_width=24, image_heads=3), []
+    med.text_decoder.cls.predictions.bias.data[SEP] += 2.0
+    context = contexts(med, 8)
+    call = Decoder.__call__
+    monkeypatch.setattr(Decoder, "__call__", lambda decoder, ids: seen.append(len(ids)) or call(decoder, ids))
+    mask = torch.arange(5) < torch.tensor([[5], [3]]).repeat(4, 1)
+    ours = generate(med, context, mask, START.expand(8, -1), 2, 9)
+    assert ours == [slow_beams(med, context[i : i + 1, : mask[i].sum()], [5], 2, 9) for i in range(8)]
+    assert seen[1] == 16 and seen[-1] < 16 and len({len(row) for row in ours}) > 2
 
 
 @torch.no_grad()
