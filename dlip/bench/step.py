@@ -3,17 +3,21 @@
 Each variant runs in a process of its own, so that its memory is its own; the processes take turns step by step.
 """
 
+import tempfile
 import time
+from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 
 from dlip import data as data_sets
 from dlip.bench import row
 from dlip.budget import budget
+from dlip.cache import TeacherCache
 from dlip.config import AT, HR, VLP, TrainConfig
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
@@ -24,30 +28,48 @@ from dlip.memory import peak_bytes
 from dlip.train import Learner, optimiser
 
 WORDS = 30_524
-VARIANTS = {"fp32": "no", "bf16": "bf16"}
-"""Name -> precision; where there is a GPU, each also compiled."""
+TOKENS = 30
+
+
+@dataclass(frozen=True)
+class Variant:
+    precision: str = "no"
+    padded: bool = False
+    """Texts of `TOKENS` tokens, whatever they need."""
+    cached: bool = False
+    """The teacher's outputs come from the disk, where they are already."""
+    compiled: bool = False
+
+
+VARIANTS = {
+    "plain": Variant(padded=True),
+    "fp32": Variant(),
+    "bf16": Variant("bf16"),
+    "bf16, cached teacher": Variant("bf16", cached=True),
+}
+COMPILED = {"bf16, compiled": Variant("bf16", compiled=True)}
+"""Where there is a GPU too."""
 
 
 def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, list[dict]]:
     """A step of `batch` pictures in each variant: forward, backward, the teacher's part and the optimiser's.
 
-    peak_gb: the most memory that the process held, or of a GPU what its allocator did; dry_run_gb and dry_run_s: what
-    `dlip.budget` says; tflops: achieved, of the FLOPs that it counts. Raises UserError where there are no such data.
+    plain: fp32, texts of 30 tokens. peak_gb: the most memory that the process held, or of a GPU what its allocator did;
+    dry_run_gb and dry_run_s: what `dlip.budget` says; tflops: achieved, of the FLOPs that it counts, a cached teacher's
+    among them. Raises UserError where there are no such data.
     """
     split = "train" if data != "scenes" else "train-small"
     data_sets.open(data, split, batch)
-    compiled = (False, True) if torch.cuda.is_available() else (False,)
+    variants = VARIANTS | (COMPILED if torch.cuda.is_available() else {})
     context, workers, costs = get_context("spawn"), {}, {}
-    for name, precision in VARIANTS.items():
-        for whole in compiled:
-            ours, theirs = context.Pipe()
-            job = (theirs, data, split, batch, precision, whole, torch.get_num_threads())
-            process = context.Process(target=_serve, args=job, daemon=True)
-            process.start()
-            theirs.close()
-            variant = name + ", compiled" * whole
-            workers[variant] = ours, process
-            costs[variant] = _told(variant, ours)  # before the next begins, as it times a step
+    for name, variant in variants.items():
+        ours, theirs = context.Pipe()
+        job = (theirs, data, split, batch, variant, torch.get_num_threads())
+        process = context.Process(target=_serve, args=job, daemon=True)
+        process.start()
+        theirs.close()
+        workers[name] = ours, process
+        costs[name] = _told(name, ours)  # before the next begins, as it times a step
     times: dict[str, list[float]] = {name: [] for name in workers}
     for turn in range(1 + rounds):
         for name, (ours, _) in workers.items():
@@ -81,24 +103,32 @@ def _told(name: str, worker: Connection):
         raise UserError(f"the process of {name} ended, for want of memory maybe; free some, or take a GPU") from None
 
 
-def _serve(boss: Connection, data: str, split: str, batch: int, precision: str, compiled: bool, threads: int) -> None:
+def _serve(boss: Connection, data: str, split: str, batch: int, variant: Variant, threads: int) -> None:
     """Sends what a step is said to cost, then the seconds of a step whenever asked, and in the end the memory."""
     torch.set_num_threads(threads)
     dataset = data_sets.open(data, split, 4 * batch)
     teacher = new_model("blip-base", words(dataset), 0)
     student = new_student("dlip-small", teacher, 0)
     weights = {**VLP, **HR, **AT} | ({} if dataset[0].questions else {"vqa": 0.0})
-    config = TrainConfig(steps=1, batch_size=batch, precision=precision, weights=weights)
+    config = TrainConfig(steps=1, batch_size=batch, precision=variant.precision, weights=weights)
     boss.send(budget(student, dataset, config, teacher))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     learner = Learner(student, teacher, config).to(device).train()
     guarded, adamw = Teacher(teacher.med.to(device)), optimiser(learner, config)
-    forward = torch.compile(learner) if compiled else learner
+    forward = torch.compile(learner) if variant.compiled else learner
     collate = Collate(student.tokenizer, 224, True, student.med.config.max_text)
-    ready = collate([dataset[i] for i in range(batch)]).to(device)
+    ready = replace(collate([dataset[i] for i in range(batch)]), rows=torch.arange(batch)).to(device)
+    if variant.padded:
+        more = (0, TOKENS - ready.ids.shape[1])
+        ready = replace(
+            ready, ids=F.pad(ready.ids, more, value=student.med.config.pad_id), mask=F.pad(ready.mask, more)
+        )
+    if variant.cached:
+        place = tempfile.TemporaryDirectory()
+        guarded = TeacherCache(place.name, guarded, data_sets.open(data, split, batch), collate)
     while boss.recv():
         began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=variant.precision == "bf16"):
             losses = forward(ready, guarded, 0, 0.0)
             total = sum(weights[term] * loss for term, loss in losses.items())
         total.backward()
