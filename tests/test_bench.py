@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from dlip import bench
-from dlip.bench import reading, reranking, search, step, stock, training
+from dlip.bench import growth, modules, reading, reranking, search, step, stock, training
 from dlip.cli import main
+from dlip.config import ModelConfig
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.write import write_folder
@@ -124,6 +125,42 @@ def test_the_first_stage_at_growing_sizes(monkeypatch):
     _, rows = search.run(rounds=1)
     assert [row["name"] for row in rows] == ["10 x 50", "20 x 100", "40 x 200", "80 x 400"]
     assert all(row["growth_gb"] >= 0 and row["pairs_per_s"] > 0 for row in rows)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    name = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
+    for module in (modules, growth):
+        monkeypatch.setattr(module, "words", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    monkeypatch.setattr(modules, "SIZES", (name,))
+    monkeypatch.setattr(growth, "SIZE", name)
+    monkeypatch.setattr(growth, "USUAL", dict(batch=1, image_size=48, tokens=4, beams=2))
+    monkeypatch.setattr(growth, "VARIED", {"batch": (1, 2), "image_size": (32, 48), "tokens": (2,), "beams": (1,)})
+
+
+def test_modules_beside_the_machines_most(small, monkeypatch):
+    monkeypatch.setattr(modules, "SIDE", 64)
+    monkeypatch.setattr(modules, "BYTES", 1 << 16)
+    _, rows = modules.run(rounds=1)
+    assert [row["name"] for row in rows[:3]] == ["product, fp32", "product, bf16", "reading"]
+    assert [row["name"].split(": ")[1] for row in rows[3:]] == ["image", "decoder", "decoder_step"] * 4
+    assert all(("gb" in row) == row["name"].endswith(("reading", "step")) for row in rows)
+
+
+def test_a_decoding_steps_weights_counted_by_hand():
+    c = ModelConfig(
+        image_width=16, image_heads=2, image_layers=1, text_width=8, text_heads=2, text_layers=2, fusion_layers=(1,),
+        text_mlp=24, vocab_size=50,
+    )  # fmt: skip
+    layer = 4 * 8 * 8 + 2 * 8 * 24
+    assert modules.cost(c, "decoder_step", 8, 2)[1] == 2 * (2 * layer + 2 * 8 * 8 + 8 * 8 + 8 * 50)
+
+
+def test_one_thing_grows_at_a_time(small):
+    _, rows = growth.run(rounds=1)
+    names = [row["name"] for row in rows]
+    assert names[:4] == ["batch 1", "batch 2", "image_size 32", "image_size 48"] and names[-1] == "candidates 256"
+    assert rows[-1]["per"] == pytest.approx(rows[-1]["s"] / 256, abs=1e-5)
 
 
 def test_unknown():

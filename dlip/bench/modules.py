@@ -1,0 +1,70 @@
+"""Where a caption's time goes: its modules against what this machine can do at most, measured beside them."""
+
+from functools import partial
+
+import torch
+
+from dlip.bench import by_turns, row
+from dlip.bench.step import words
+from dlip.config import ModelConfig
+from dlip.data.scenes import Scenes
+from dlip.efficiency import decoder_macs, image_macs, step_macs
+from dlip.experiment import new_model
+from dlip.latency import Workload
+from dlip.linear import Linear
+
+SIZES, BATCHES = ("blip-base", "dlip-small"), (1, 8)
+BEAMS, TOKENS = 3, 20
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SIDE, BYTES = 2048, 1 << 28
+"""Of the product and of the reading that are the machine's most."""
+
+
+@torch.inference_mode()
+def run(rounds: int = 5) -> tuple[dict, list[dict]]:
+    """The machine's largest product in fp32 and bf16 and its reading from memory, then every module of a caption.
+
+    gflops: a second; gb: that are read a second, of a decoding step its weights, once; peak: of the product or, of a
+    decoding step, of the reading, in %. Each module runs alone, 3 beams, 20 tokens, 224 px.
+    """
+    layer, x, store = Linear(SIDE, SIDE), torch.randn(SIDE, SIDE), torch.ones(BYTES // 4)
+    half = torch.nn.Linear(SIDE, SIDE).bfloat16()
+    most = {"product, fp32": partial(layer, x), "product, bf16": partial(half, x.bfloat16()), "reading": store.sum}
+    vocabulary, calls, costs = words(Scenes("train-small", size=16)), {}, {}
+    for size in SIZES:
+        for precision, dtype in DTYPES.items():
+            med = new_model(size, vocabulary, 0).med.to(dtype)
+            for batch in BATCHES:
+                for part, call in Workload(med, "captioning", batch, BEAMS, TOKENS).modules().items():
+                    name = f"{size}, {precision}, batch {batch}: {part}"
+                    calls[name], costs[name] = call, (precision, *cost(med.config, part, batch, dtype.itemsize))
+    times = by_turns(most | calls, rounds)
+    peaks = {name: (BYTES if name == "reading" else 2 * SIDE**3) / min(times[name]) / 1e9 for name in most}
+    rows = [
+        row(name, times[name], times[name], "s", **{"gb" if name == "reading" else "gflops": round(peak, 1)})
+        for name, peak in peaks.items()
+    ]
+    for name, (precision, flops, weights) in costs.items():
+        one = row(name, times[name], times[name], "s")
+        one["gflops"] = round(flops / one["s"] / 1e9, 1)
+        if weights:
+            one["gb"] = round(weights / one["s"] / 1e9, 1)
+        share = one["gb"] / peaks["reading"] if weights else one["gflops"] / peaks[f"product, {precision}"]
+        rows.append(one | {"peak": round(100 * share)})
+    for one in rows:
+        del one["ratio"]  # to nothing
+    return {"beams": BEAMS, "tokens": TOKENS, "rounds": rounds, "threads": torch.get_num_threads()}, rows
+
+
+def cost(c: ModelConfig, part: str, batch: int, size: int) -> tuple[int, int]:
+    """FLOPs of a module of a caption, and the bytes of its weights of `size` bytes: 0 of all but a decoding step.
+
+    A decoding step is that of all beams with half of the text behind it, as `Workload` times it.
+    """
+    picture, prompt = c.grid**2 + 1, 1 + len(c.prompt_ids)
+    if part == "image":
+        return batch * image_macs(c).flops, 0
+    if part == "decoder":
+        return batch * decoder_macs(c, picture, prompt, TOKENS, BEAMS).flops, 0
+    step = step_macs(c, 1, (prompt + TOKENS) // 2, picture)
+    return batch * BEAMS * step.flops, size * step.linear
