@@ -19,6 +19,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
 from dlip.features import TASKS
 from dlip.model import Med
+from dlip.precision import precision
 
 if TYPE_CHECKING:
     from dlip.published import Checkpoint
@@ -96,8 +97,9 @@ def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, about: dict |
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     write_tensors(folder / "model.safetensors", weights(med))
-    partial = {} if med.abilities == frozenset(TASKS) else {"abilities": sorted(med.abilities)}
-    write_json(folder / "config.json", {"model": med.config.to_dict(), **partial, **(about or {})})
+    kind = {} if med.abilities == frozenset(TASKS) else {"abilities": sorted(med.abilities)}
+    kind |= {} if precision(med) == "fp32" else {"precision": precision(med)}
+    write_json(folder / "config.json", {"model": med.config.to_dict(), **kind, **(about or {})})
 
 
 def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
@@ -129,7 +131,8 @@ def read_model(name: str) -> "Checkpoint":
         checkpoint = published.original(path)
     elif "model" in (values := read_json(path / "config.json")):
         tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", TASKS))
-        checkpoint = published.Checkpoint(tensors, ModelConfig.from_dict(values["model"]), Tokenizer.load(path), able)
+        config, stored = ModelConfig.from_dict(values["model"]), values.get("precision", "fp32")
+        checkpoint = published.Checkpoint(tensors, config, Tokenizer.load(path), able, stored)
     elif values.get("model_type") == "blip":
         checkpoint = published.hugging_face(path)
     else:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -223,12 +224,14 @@ def app(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from dlip.export import push, to_transformers
+    from dlip.export import push, to_precision, to_transformers
 
     if args.to == "onnx":
         from dlip.onnx_export import to_onnx as write
-    else:
+    elif args.to == "transformers":
         write = to_transformers
+    else:
+        write = partial(to_precision, precision=args.to)
     out = args.out or Path("runs/export") / args.model.strip("/").replace("/", "-")
     folders, left_out = write(args.model, out)
     hub = push(folders, args.push) if args.push else []

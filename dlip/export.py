@@ -15,10 +15,12 @@ from transformers import BlipProcessor, GenerationConfig, PreTrainedTokenizerFas
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from dlip.card import card
-from dlip.checkpoints import locate, read_json
+from dlip.checkpoints import locate, read_json, save_model
+from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.errors import UserError
 from dlip.huggingface import to_stock
+from dlip.precision import lower, whole
 from dlip.vlm import ANSWER, VLM
 
 ABILITY = {"retrieval": "itm", "caption": "lm", "vqa": "vqa"}
@@ -56,8 +58,21 @@ def to_transformers(name: str, out: str | Path) -> tuple[dict[str, Path], dict[s
         folders[task] = out / task
         write_folder(folders[task], write)
     if not folders:
-        raise UserError(f"stock transformers has no place for {name}: {'; '.join(left_out.values())}")
+        raise UserError(f"stock transformers has no place for {name}: {'; '.join(dict.fromkeys(left_out.values()))}")
     return folders, left_out
+
+
+def to_precision(name: str, out: str | Path, precision: str) -> tuple[dict[str, Path], dict[str, str]]:
+    """Writes `out`/bf16 or `out`/int8, which `dlip.load` reads, whole or not at all.
+
+    Returns the folder by its name, and nothing that is left out. Raises UserError for a model of several checkpoints.
+    """
+    vlm, folder = VLM.load(name), Path(out) / precision
+    if isinstance(vlm.med, Composite):
+        raise UserError(f"{name} are several models; export each by itself")
+    lower(whole(vlm.med, "export"), precision)
+    write_folder(folder, lambda new: save_model(vlm.med, vlm.tokenizer, new, {"made_from": name}))
+    return {precision: folder}, {}
 
 
 def processor(vlm: VLM, c: ModelConfig, task: str) -> BlipProcessor:

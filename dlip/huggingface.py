@@ -11,6 +11,7 @@ from transformers import (
 from dlip.config import ModelConfig
 from dlip.errors import UserError
 from dlip.model import Med
+from dlip.precision import whole
 
 CLASSES = {
     "retrieval": BlipForImageTextRetrieval,
@@ -50,6 +51,6 @@ def to_stock(med: Med, task: str) -> PreTrainedModel:
     if task == "vqa" and med.config.image_width != med.config.text_width:
         raise UserError("stock BlipForQuestionAnswering needs equal widths of picture and text; this model's differ")
     stock = CLASSES[task](stock_config(med.config))
-    ours = med.state_dict()
+    ours = whole(med, "export").state_dict()
     stock.load_state_dict({name: ours[name] for name in stock.state_dict()})
     return stock.eval()

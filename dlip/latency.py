@@ -64,7 +64,7 @@ class Workload:
         }
         source = torch.Generator().manual_seed(0)
         images = torch.randint(256, (batch, 3, c.image_size, c.image_size), dtype=torch.uint8, generator=source)
-        self.pixels = self.med.normalise(images.to(device)).to(dtype)
+        self.pixels = self.med.normalise(images.to(device))
         self.ids = torch.randint(c.vocab_size, (batch, text_tokens), generator=source).to(device)
         self.mask = torch.ones_like(self.ids, dtype=torch.bool)
         self.prompt = torch.tensor([prompt], device=device).expand(batch, -1)

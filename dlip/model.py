@@ -323,7 +323,7 @@ class Med(Able, nn.Module):
         pixels, size = images.float() / 255, self.config.image_size
         if pixels.shape[-2:] != (size, size):
             pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        return (pixels - self.image_mean) / self.image_std
+        return ((pixels - self.image_mean) / self.image_std).to(self.temp.dtype)
 
     def encode_image(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
         return self.vision_model(pixels, trace)  # [B, P+1, Di]

@@ -22,6 +22,7 @@ from dlip.errors import UserError
 from dlip.export import record_of, write_folder
 from dlip.features import TASKS
 from dlip.model import KeysValues, Med
+from dlip.precision import whole
 from dlip.vlm import ANSWER, VLM
 
 TOLERANCE = 1e-4
@@ -170,10 +171,12 @@ def to_onnx(name: str, out: str | Path) -> tuple[dict[str, Path], dict[str, str]
     owners: dict[int, tuple[Med, set]] = {}
     for task in TASKS:
         try:
-            med = vlm.med.able(task).eval()
+            med = whole(vlm.med.able(task).eval(), "export")
             owners.setdefault(id(med), (med, set()))[1].add(task)
         except UserError as reason:
             left_out[task] = str(reason)
+    if not owners:
+        raise UserError(f"nothing of {name} can be written: {'; '.join(dict.fromkeys(left_out.values()))}")
     parts = {"" if len(owners) == 1 else str(i): owner for i, owner in enumerate(owners.values(), 1)}
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # of the inputs that graphs are checked on

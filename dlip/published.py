@@ -20,6 +20,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
 from dlip.features import TASKS
 from dlip.model import Med
+from dlip.precision import lower
 
 HEAD, WORDS = "text_decoder.cls.predictions.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight"
 VOCABULARY = "google-bert/bert-base-uncased"
@@ -43,10 +44,11 @@ class Checkpoint:
     config: ModelConfig
     tokenizer: Tokenizer
     abilities: frozenset[str] = frozenset(TASKS)
+    precision: str = "fp32"
 
     def build(self, source: str) -> Med:
         """The model in eval mode, zeros where no ability of it needs weights. Raises UserError where others lack."""
-        med = Med(self.config).eval()
+        med = lower(Med(self.config).eval(), self.precision)
         med.abilities = self.abilities
         spare = {name: torch.zeros_like(tensor) for name, tensor in weights(med).items() if not self.needs(name)}
         spare["temp"] = med.temp  # only the original files keep it; BLIP begins with the same
@@ -66,7 +68,7 @@ class Checkpoint:
         config = replace(self.config, image_size=size)
         key = "vision_model.embeddings.position_embedding"
         tensors = {**self.tensors, key: on_grid(self.tensors[key].float(), config.grid**2 + 1)}
-        return Checkpoint(tensors, config, self.tokenizer, self.abilities)
+        return replace(self, tensors=tensors, config=config)
 
 
 def kind_of(state: dict[str, Tensor], source: str) -> str:

@@ -82,6 +82,8 @@ def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer | 
         return tensors, Tokenizer.load(path), theirs
     else:
         source = read_model(name)
+        if source.precision != "fp32":
+            raise UserError(f"{name} is in {source.precision}, where no weights can begin; take what it was made from")
         return source.tensors, source.tokenizer, source.config
     return tensors, None, theirs
 

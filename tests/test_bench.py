@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dlip import bench
-from dlip.bench import growth, modules, reading, reranking, search, step, stock, training
+from dlip.bench import growth, modules, precision, reading, reranking, search, step, stock, training
 from dlip.cli import main
 from dlip.config import ModelConfig
 from dlip.data.scenes import Scenes
@@ -92,11 +92,11 @@ def test_stock_and_ours_do_the_same_before_they_are_timed(monkeypatch, scenes):
     monkeypatch.setattr(stock, "BATCHES", (2,))
     monkeypatch.setattr(stock, "words", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
     settings, rows = stock.run(rounds=1)
-    assert [row["name"].removeprefix(f"{small}, ") for row in rows[-7:]] == [
-        "caption of 2: stock", "caption of 2: here", "caption of 2: here, bf16",
+    assert [row["name"].removeprefix(f"{small}, ") for row in rows[-8:]] == [
+        "caption of 2: stock", "caption of 2: here", "caption of 2: here, bf16", "caption of 2: here, int8",
         "states of 2: stock", "states of 2: here", "pair of 2: stock", "pair of 2: here",
     ]  # fmt: skip
-    caption = rows[-7]
+    caption = rows[-8]
     assert caption["ratio"] == 1 and caption["base_ratio"] == pytest.approx(rows[0]["s"] / caption["s"], abs=0.01)
     monkeypatch.setattr(stock, "same", lambda theirs, ours: False)
     with pytest.raises(UserError, match="another result here than in stock"):
@@ -136,6 +136,13 @@ def small(monkeypatch):
     monkeypatch.setattr(growth, "SIZE", name)
     monkeypatch.setattr(growth, "USUAL", dict(batch=1, image_size=48, tokens=4, beams=2))
     monkeypatch.setattr(growth, "VARIED", {"batch": (1, 2), "image_size": (32, 48), "tokens": (2,), "beams": (1,)})
+
+
+def test_precisions_keep_scores():
+    settings, rows = precision.run(rounds=1, pictures=12)
+    assert [row["name"] for row in rows] == ["fp32", "bf16", "int8"] and settings["pictures"] == 12
+    assert rows[0]["kept"] == 100 and rows[0]["mb"] > rows[1]["mb"] > rows[2]["mb"]
+    assert all(row["kept"] > 80 and row["ms"] > 0 for row in rows)
 
 
 def test_modules_beside_the_machines_most(small, monkeypatch):

@@ -1,6 +1,8 @@
 """A caption, a picture's states and a pair's score, here and in stock transformers, on the same random weights."""
 
+import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -12,6 +14,7 @@ from dlip.experiment import new_model
 from dlip.generate import generate, until_sep
 from dlip.huggingface import to_stock
 from dlip.model import Med
+from dlip.precision import PRECISIONS, lower
 from dlip.texts import first_token
 
 SIZES, BATCHES = ("blip-base", "dlip-small"), (1, 8)
@@ -50,9 +53,7 @@ def compared(med: Med, batch: int) -> dict[str, Calls]:
     """What is done with `batch` pictures -> by whom."""
     c = med.config
     captioner, matcher = to_stock(med, "caption"), to_stock(med, "retrieval")
-    half = Med(c).eval()
-    half.load_state_dict(med.state_dict())
-    half.bfloat16()
+    lowered = {name: lower(copy.deepcopy(med), name) for name in PRECISIONS[1:]}
     pixels = torch.randn(batch, 3, c.image_size, c.image_size)
     prompt = torch.full((batch, 1), c.dec_id)
     ids = first_token(torch.randint(10, c.vocab_size, (batch, TEXT)), c.enc_id)
@@ -61,8 +62,7 @@ def compared(med: Med, batch: int) -> dict[str, Calls]:
 
     @torch.inference_mode()
     def caption(model: Med):
-        states = model.encode_image(pixels.to(model.temp.dtype))
-        return generate(model, states, None, prompt, **length)
+        return generate(model, model.encode_image(pixels.to(model.temp.dtype)), None, prompt, **length)
 
     def stock_caption():
         found = captioner.generate(pixel_values=pixels, do_sample=False, **length)
@@ -78,7 +78,8 @@ def compared(med: Med, batch: int) -> dict[str, Calls]:
 
     return {
         "caption": {
-            "stock": stock_caption, "here": lambda: caption(med), "here, bf16": lambda: caption(half),
+            "stock": stock_caption, "here": lambda: caption(med),
+            **{f"here, {name}": partial(caption, other) for name, other in lowered.items()},
         },
         "states": {
             "stock": torch.inference_mode()(lambda: matcher.vision_model(pixels).last_hidden_state),

@@ -1,0 +1,93 @@
+"""Low precision: weights of 8 bits counted by hand, models that say nearly the same, and what they are refused for."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import dlip
+from dlip.cli import main
+from dlip.data.scenes import Scenes
+from dlip.errors import UserError
+from dlip.export import to_precision, to_transformers
+from dlip.linear import Linear
+from dlip.onnx_export import to_onnx
+from dlip.precision import Int8Linear, lower, precision
+from dlip.start import begin
+from dlip.vlm import VLM
+
+
+def test_a_row_counted_by_hand():
+    layer = Linear(16, 2)
+    layer.weight.data.zero_()
+    layer.weight.data[0, :3] = torch.tensor([1.27, -0.5, 0.001])
+    small = Int8Linear(layer)
+    assert small.weight[0, :3].tolist() == [127, -50, 0] and small.scale[0].item() == pytest.approx(0.01, rel=0.01)
+    assert small.weight[1].tolist() == [0] * 16 and small.weight.dtype == torch.int8
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (3, 1, 32), (2, 20, 32)])
+@pytest.mark.parametrize("gelu", [False, True])
+@torch.inference_mode()
+def test_products_of_few_and_of_many_rows(shape, gelu):
+    torch.manual_seed(0)
+    layer = Linear(32, 50)
+    small, x = Int8Linear(layer), torch.randn(shape).bfloat16()
+    weight = small.weight.float() * small.scale.float()[:, None]
+    plain = F.linear(x.float(), weight, layer.bias)
+    plain = F.gelu(plain) if gelu else plain
+    assert (weight - layer.weight).abs().max() <= 0.51 * layer.weight.abs().max() / 127 + 1e-4
+    torch.testing.assert_close(small(x, gelu).float(), plain, atol=0.03, rtol=0.03)
+
+
+@pytest.fixture(scope="module")
+def student() -> VLM:
+    return dlip.load("scenes/student")
+
+
+@pytest.fixture(scope="module", params=["bf16", "int8"])
+def lowered(request, tmp_path_factory) -> VLM:
+    folders, left_out = to_precision("scenes/student", tmp_path_factory.mktemp("export"), request.param)
+    assert not left_out and list(folders) == [request.param]
+    return VLM.load(folders[request.param])
+
+
+def test_it_says_nearly_the_same(student, lowered):
+    scenes = Scenes("val", size=40)
+    before, after = (dlip.evaluate(vlm, scenes, progress=False) for vlm in (student, lowered))
+    for task, figure in (("retrieval", "tr@1"), ("retrieval", "ir@1"), ("caption", "cider"), ("vqa", "accuracy")):
+        assert after[task][figure] == pytest.approx(before[task][figure], rel=0.05)
+    images = [scenes[i].image for i in range(8)]
+    texts = [scenes[i].captions[0] for i in range(8)]
+    torch.testing.assert_close(lowered.similarity(images, texts), student.similarity(images, texts), atol=0.03, rtol=0)
+
+
+def test_what_is_of_8_bits(student):
+    med = lower(copy.deepcopy(student.med), "int8")
+    small = {name for name, module in med.named_modules() if isinstance(module, Int8Linear)}
+    assert "text_decoder.cls.predictions.decoder" in small and "text_encoder.encoder.layer.0.output.dense" in small
+    assert not any(name.startswith("vision_model") or ".crossattention.self.key" in name for name in small)
+    shared = med.text_encoder.encoder.layer[0].output, med.text_decoder.bert.encoder.layer[0].output
+    assert shared[0].dense is shared[1].dense
+    assert med.image_mean.dtype == torch.float32 and med.vision_proj.weight.dtype == torch.bfloat16
+    assert (precision(student.med), precision(med)) == ("fp32", "int8")
+
+
+def test_the_command_and_the_folder(tmp_path, capsys):
+    assert main(["export", "scenes/student", "--int8", "--out", str(tmp_path), "--json", "-"]) == 0
+    folder = tmp_path / "int8"
+    assert json.loads(capsys.readouterr().out)["folders"] == {"int8": str(folder)}
+    kept = json.loads((folder / "config.json").read_text())
+    assert (kept["precision"], kept["made_from"]) == ("int8", "scenes/student")
+    whole = to_precision("scenes/student", tmp_path, "bf16")[0]["bf16"]
+    assert (folder / "model.safetensors").stat().st_size < (whole / "model.safetensors").stat().st_size
+    for write in (to_transformers, to_onnx, lambda name, out: to_precision(name, out, "int8")):
+        with pytest.raises(UserError, match="in int8.*; take the model that it was made from"):
+            write(str(folder), tmp_path / "again")
+    with pytest.raises(UserError, match="is in int8, where no weights can begin"):
+        begin(dlip.load("scenes/student"), str(folder))
+    (folder / "config.json").write_text(json.dumps(kept | {"precision": "int2"}))
+    with pytest.raises(UserError, match="no precision 'int2'; choose of fp32, bf16, int8"):
+        VLM.load(folder)
