@@ -14,7 +14,7 @@ from dlip.linear import Linear
 from dlip.model import Med
 
 PRECISIONS = ("fp32", "bf16", "int8")
-FEW = 16
+FEW = 64
 """Rows up to which products read the weights in 8 bits."""
 MULTIPLE = 16
 """Of which the width of their input must be one."""
