@@ -123,11 +123,10 @@ def beam_search(
             scores = scores.index_fill(-1, torch.tensor([sep], device=device), float("-inf"))
         each = scores.topk(min(2 * k, scores.shape[-1]))  # of each beam, [B, k, 2k]
         found = (total[..., None] + each.values).flatten(1).topk(2 * k)  # of all; no more than k of them can end
-        beams, words = found.indices // each.values.shape[-1], each.indices.flatten(1).gather(1, found.indices)
-        last = step == new - 1
+        words, width, last = each.indices.flatten(1).tolist(), each.indices.shape[-1], step == new - 1
         running = {}  # of each picture its k best (score, beam, word) that go on
-        for i, *some in zip(going, found.values.tolist(), beams.tolist(), words.tolist(), strict=True):
-            continued = list(zip(*some, strict=True))
+        for i, own, *best_of in zip(going, words, found.values.tolist(), found.indices.tolist(), strict=True):
+            continued = [(value, place // width, own[place]) for value, place in zip(*best_of, strict=True)]
             ended = [last or word == sep for _, _, word in continued]
             if open_[i]:
                 best[i] += [

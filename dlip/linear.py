@@ -18,25 +18,25 @@ class Linear(nn.Linear):
     """`nn.Linear`, optionally followed by GELU, with fast products on a CPU where nothing is learnt."""
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
-        if _suits_onednn(x, self.weight):
+        if self._suits_onednn(x):
             return torch.ops.mkldnn._linear_pointwise(
                 x, self.weight, self.bias, "gelu" if gelu else "none", [], "none" if gelu else ""
             )
         x = F.linear(x, self.weight, self.bias)
         return F.gelu(x) if gelu else x
 
-
-def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Without gradients, mixed precision or a graph that is being recorded: oneDNN's call knows none of them."""
-    return (
-        ONEDNN
-        and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and (weight.numel() >= WEIGHTS or x.numel() * len(weight) >= PRODUCTS)
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-    )
+    def _suits_onednn(self, x: Tensor) -> bool:
+        """Without gradients, mixed precision or a graph that is being recorded: oneDNN's call knows none of them."""
+        return (
+            ONEDNN
+            and not torch.compiler.is_compiling()  # sizes may be unknown then
+            and (self.in_features * self.out_features >= WEIGHTS or x.numel() * self.out_features >= PRODUCTS)
+            and not torch.is_grad_enabled()
+            and x.device.type == "cpu"
+            and x.dtype == self.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.jit.is_tracing()
+        )
 
 
 if ONEDNN:
