@@ -207,7 +207,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         outline = gr.Checkbox(True, label="Outline the object that the word names (on scenes)")
         with gr.Row():
             places = []
-            for who, name in zip(parts.SIDES, (models.TEACHER, models.STUDENT), strict=True):
+            for who, name in zip(parts.SIDES, models.first(), strict=True):
                 for noun, some in zip(("layer", "head"), depth(name, CROSS), strict=True):
                     label = f"{parts.SIDES[who]}’s {noun}"
                     places.append(gr.Dropdown(some, value=some[0], label=label, min_width=130, allow_custom_value=True))

@@ -19,6 +19,7 @@ from PIL import Image
 
 import dlip
 from app import compare, guard, models, pictures, search, space
+from app.page import build
 from dlip.cli import main
 from dlip.data.scenes import Scenes
 from dlip.data.transforms import MAX_PIXELS
@@ -229,6 +230,23 @@ def test_only_fixed_models_can_be_chosen(picture):
     finally:
         models.fix(None)
     assert models.first() == (TEACHER, STUDENT) and TEACHER in models.choices()
+
+
+@pytest.mark.parametrize("names", [[OTHER, STUDENT], [STUDENT], [TEACHER, STUDENT, OTHER]])
+def test_the_page_opens_on_any_list_of_models(names):
+    models.fix(names)
+    try:
+        shown = {part["props"].get("elem_id"): part["props"] for part in build().get_config_file()["components"]}
+    finally:
+        models.fix(None)
+    assert (shown["teacher"]["value"], shown["student"]["value"]) == (names[0], names[min(1, len(names) - 1)])
+
+
+def test_models_of_the_command_line_stand_without_spaces(monkeypatch):
+    served = []
+    monkeypatch.setattr("app.page.serve", lambda *asked: served.append(asked))
+    assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
+    assert served == [(None, False, [OTHER, STUDENT])]
 
 
 def test_faults_become_one_sentence():
