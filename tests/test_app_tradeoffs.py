@@ -56,6 +56,17 @@ def test_a_point_tells_of_its_run(records):
     assert "no examples" in page.show(page.run("<bad>")) and "<bad>" not in page.show(page.run("<bad>"))
 
 
+def test_the_words_are_of_the_latest_run_that_kept_some(records, tmp_path):
+    kept = [
+        make_record("again", seed=seed, samples=[{**SAMPLE, "caption": f"{seed}"}] * (seed < 2)) for seed in (1, 0, 2)
+    ]
+    dated = [record | {"created": f"2026-01-0{record['seed'] + 1}T00:00:00+00:00"} for record in kept]
+    (tmp_path / "more.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in (dated[1], dated[0], dated[2]))
+    )
+    assert page.run("again")["samples"][0]["caption"] == "1"
+
+
 def test_mistakes_are_sentences(records):
     for call, said in (
         (lambda: page.tradeoffs("all grids"), "no grid 'all grids'"),
