@@ -186,10 +186,11 @@ def pointing(over: Tensor, covered: Tensor) -> Tensor:
     """The pointing game, bool [...]: whether the greatest patch of maps [..., g, g] holds a pixel of the object.
 
     covered: `cover` of its mask [..., g, g]. The tolerance is thus the patch, which is all that a map resolves; by
-    chance a hit comes as often as patches hold a pixel of the object. Source: Zhang et al. (arXiv 1608.00507), 4.1.
+    chance a hit comes as often as patches hold a pixel of the object. Of several that are greatest, half have to hold
+    one. Source: Zhang et al. (arXiv 1608.00507), 4.1.
     """
-    place = over.flatten(-2).argmax(-1, keepdim=True).expand(*covered.shape[:-2], 1)
-    return (covered.flatten(-2).gather(-1, place) > 0).squeeze(-1)
+    greatest = (over == over.amax((-2, -1), keepdim=True)).float()
+    return (greatest * (covered > 0)).sum((-2, -1)) >= greatest.sum((-2, -1)) / 2
 
 
 def mass(over: Tensor, covered: Tensor) -> Tensor:
