@@ -79,8 +79,8 @@ def attention(
 
     word: its place in the text's words, from 0. source: "decoder" for a caption as it is said, "fusion" for a caption
     or a question as it is read, "answer" for an answer to `question`. Layers: "last", "mean", or counted from 0; heads:
-    "mean", or counted from 0. On a scene that is one of the page's examples, a word that names an object is scored
-    against its mask.
+    "mean", or counted from 0. On a scene that is one of the page's examples, a word that names an object, and no
+    other, is scored against its mask.
     """
     image, pair, word = pictures.read(picture), models.pair(teacher, student), int(word)
     chosen = {"teacher": (teacher_layer, teacher_head), "student": (student_layer, student_head)}

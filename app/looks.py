@@ -13,6 +13,7 @@ from torch import Tensor
 from app import models, parts, pictures
 from dlip.attention import cover, differ, mass, named, patches, pointing
 from dlip.data.scene_render import masks
+from dlip.data.scene_truth import certain
 from dlip.data.scene_world import Scene
 from dlip.data.scenes import Scenes
 from dlip.html import data_uri
@@ -29,7 +30,7 @@ class Side(TypedDict):
     map: list[list[float]]
     """Rows from the top: shares of the whole, signs apart, that is, their sizes sum to 1."""
     hit: bool | None
-    """Whether its greatest cell holds a pixel of the object; null without an object."""
+    """Whether its greatest cell, or half of several, holds a pixel of the object; null without an object."""
     share: float | None
     """How much of what is positive lies on the object, 0 to 1."""
     chance_hit: float | None
@@ -90,8 +91,8 @@ def _scenes() -> dict[bytes, Scene]:
 
 
 def thing_of(word: int, text: str, scene: Scene | None) -> int | None:
-    """The place in the scene's objects of the one that a word of a text names."""
-    return None if scene is None else named(text, scene).get(word)
+    """The place in the scene's objects of the one that a word of a text names beyond doubt."""
+    return None if scene is None else named(text, scene, certain).get(word)
 
 
 def show(look: Look, picture: str, outline: bool = True) -> str:

@@ -8,7 +8,7 @@ word is that of the step which chooses it.
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -167,10 +167,13 @@ def differ(p: Tensor, q: Tensor) -> Tensor:
 # --- against the masks of scenes --------------------------------------------------------------------------------------
 
 
-def named(caption: str, scene: Scene) -> dict[int, int]:
-    """Place of a word in `caption.split()` -> the place in `scene.objects` of the object it names; articles apart."""
+def named(caption: str, scene: Scene, find: Callable = referents) -> dict[int, int]:
+    """Place of a word in `caption.split()` -> the place in `scene.objects` of the object it names; articles apart.
+
+    find: `referents`, or another of dlip.data.scene_truth that takes a reading and its scene.
+    """
     reading, words = read(caption), caption.lower().split()
-    meant = zip(reading.mentions, referents(reading, scene), strict=True)
+    meant = zip(reading.mentions, find(reading, scene), strict=True)
     places = {i: o for mention, o in meant if o is not None for i in range(mention.start, mention.end)}
     return {i: o for i, o in places.items() if words[i] not in ARTICLES}
 

@@ -155,6 +155,29 @@ def test_the_page_shows_the_outline_and_the_score(picture):
     assert share in outlined and ("is-hit" in outlined or "is-miss" in outlined)
 
 
+def test_a_word_that_names_nothing_or_one_of_several_is_not_scored(picture):
+    scene = Scenes("test").scene(pictures.SCENES[0])
+    shapes = [o.shape for o in scene.objects]
+    assert "star" not in shapes and shapes.count("circle") == 1
+    for text, word in (("what color is the star?", 4), ("a small yellow circle", 3), ("a large red circle", 2)):
+        found = page.attention(picture, TEACHER, STUDENT, text, word, "fusion")
+        assert found["object"] is None and found["teacher"]["hit"] is None and found["student"]["hit"] is None
+    found = page.attention(picture, TEACHER, STUDENT, "what color is the circle?", 4, "fusion")
+    assert found["object"] == shapes.index("circle")
+
+
+def test_a_block_of_greatest_pixels_hits_by_its_share_on_the_object():
+    scene = Scenes("test").scene(pictures.SCENES[0])
+    mask = masks(scene)[0]
+    over = torch.zeros(1 + mask.size)
+    rows, columns = mask.nonzero()
+    block = torch.zeros(mask.shape)
+    block[rows.min() - 1 : rows.max() + 1, columns.min() : columns.max() + 1] = 1.0  # its first row misses
+    over[1:] = block.flatten()
+    found = looks.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, scene, 0)
+    assert found["teacher"]["hit"] and found["teacher"]["chance_hit"] == found["teacher"]["chance_share"]
+
+
 # --- attributions -----------------------------------------------------------------------------------------------------
 
 
