@@ -165,7 +165,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         batches = gr.CheckboxGroup(
             list(BATCHES), value=[1, 4, 16], label="Throughput at batches of", scale=3, min_width=260
         )
-        with_memory = gr.Checkbox(True, label="Memory", info="in fresh processes", scale=1, min_width=260)
+        with_memory = gr.Checkbox(True, label="Memory", info="at the task’s peak", scale=1, min_width=260)
     with gr.Row():
         batch = gr.Slider(1, BATCHES[-1], 1, step=1, label="Batch", min_width=140)
         beams = gr.Slider(1, BEAMS, 3, step=1, label="Beams", min_width=140)
