@@ -23,7 +23,7 @@ def latency_bars(models: dict[str, dict], roles: dict[str, str], title: str | No
         spent = [one["modules"].get(part, {}).get("p50_ms") for one in models.values()]
         if any(spent):
             fig.add_bar(
-                x=spent, y=names, orientation="h", name=part, width=0.5, showlegend=False,
+                x=spent, y=names, orientation="h", name=part, width=0.5,
                 marker=dict(color=[_shade(roles[name], share) for name in models], line=dict(color=INK, width=1)),
                 text=[part] * len(names), **INSIDE, hovertemplate=f"%{{y}}, {part}: %{{x:.2f}} ms<extra></extra>",
             )  # fmt: skip
