@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PROCESS = Path("/proc/self")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes when it starts and stops
+with profile():  # which is set up the first time, and complains where that is not in the main thread
+    pass
 
 
 def memory(model: "Med | VLM", task: str = "captioning", **size) -> dict:
