@@ -262,10 +262,11 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")
     shown = gr.HTML(elem_id="run")
 
-    def draw(grid, cost, score):
-        tradeoffs(grid, cost, score)
+    def draw(grid, cost, score, point):
+        names = listed(grid, cost, score)
         title, fig = charts.fitted(accuracy_cost(frame(chosen(grid)), cost, score))
-        return title, fig, gr.Dropdown(listed(grid, cost, score), value=None), ""
+        point = point if point in names else None
+        return title, fig, gr.Dropdown(names, value=point), tell(point, grid)
 
     def tell(point, grid):
         return show(run(point, grid)) if point else ""
@@ -275,7 +276,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
 
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="hidden")
     asked = [grid, cost, score]
-    drawn = dict(fn=guard.guarded(draw), inputs=asked, outputs=[finding, chart, point, shown], **quick)
+    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=[finding, chart, point, shown], **quick)
     finding.parent.select(**drawn)
     gr.on([part.input for part in asked], **drawn)
     heard.click(guard.guarded(hear), grid, [point, shown], **quick)
