@@ -45,7 +45,9 @@ def test_words_are_what_both_models_say(picture):
     assert [text["text"] for text in found] == [*captions, QUESTION, *answers]
     assert [text["who"] for text in found] == ["teacher", "student", "you", "teacher", "student"]
     assert [text["question"] for text in found] == ["", "", "", QUESTION, QUESTION]
-    assert len(page.words(picture, TEACHER, STUDENT)) == 2
+    assert len(page.words(picture, TEACHER, STUDENT)) == len(page.words(picture, TEACHER, STUDENT, None)) == 2
+    with pytest.raises(UserError, match="the question has 1,001 characters"):
+        page.words(picture, TEACHER, STUDENT, "x" * 1001)
 
 
 def test_a_model_that_cannot_caption_is_left_out(picture, monkeypatch):
@@ -54,6 +56,22 @@ def test_a_model_that_cannot_caption_is_left_out(picture, monkeypatch):
     assert [(text["who"], text["kind"]) for text in found] == [
         ("teacher", "caption"), ("you", "question"), ("teacher", "answer"), ("student", "answer"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("able", "source"), [({"vqa"}, "decoder"), ({"itc", "itm"}, "decoder"), ({"lm"}, "fusion")])
+def test_a_model_that_lacks_one_ability_says_so_beside_the_others_map(able, source, picture, monkeypatch):
+    whole = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
+    monkeypatch.setattr(models.load(STUDENT).med, "abilities", frozenset(able))
+    found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
+    assert found["teacher"] == whole["teacher"] and found["divergence"] is None
+    assert found["student"]["map"] == [] and found["student"]["note"].startswith("This model cannot ")
+    shown = looks.show(found, picture)
+    assert shown.count("<img") == 1 and found["student"]["note"] in shown.replace("&#x27;", "'") and "bit" not in shown
+    both = looks.show({**found, "teacher": {**found["teacher"], "map": [], "note": "No."}}, picture)
+    assert "<img" not in both and "No." in both
+    if source == "decoder":
+        found = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM")
+        assert found["teacher"]["map"] and found["student"]["map"] == [] and found["student"]["note"]
 
 
 def test_every_word_is_a_button_and_finds_its_place_again():
@@ -128,6 +146,9 @@ def test_the_pictures_own_attention(picture):
         (dict(teacher_layer="-1"), "no layer '-1'"),
         (dict(teacher_head="all"), "no head 'all'"),
         (dict(text=" "), "no word"),
+        (dict(text="x" * 1001), "the text has 1,001 characters"),
+        (dict(word=None), "word is missing"),
+        (dict(source="answer", question=None), "the question is empty"),
         (dict(picture=None), "no picture yet"),
     ],
 )
