@@ -75,11 +75,12 @@ def attention(
     image, pair = pictures.read(picture), models.pair(teacher, student)
     text, word = inputs.text(text, "text", optional=True), inputs.whole(word, "word", 0, inputs.LONGEST)
     question = inputs.text(question, "question", optional=source != "answer")
+    about = looks.spoken(word, text)
     places = {"teacher": _place(teacher_layer, teacher_head), "student": _place(student_layer, student_head)}
     maps = looks.of_each(pair, lambda who, vlm: _words(vlm, image, text, source, question).map(word, *places[who]))
     scene = looks.scene_of(image)
     thing = None if source == "answer" else looks.thing_of(word, text, scene)
-    return looks.compare(text.split()[word], CROSS, models.names(pair), maps, scene, thing)
+    return looks.compare(about, CROSS, models.names(pair), maps, scene, thing)
 
 
 def self_attention(

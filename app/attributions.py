@@ -39,6 +39,7 @@ def attribution(
     image, text = pictures.read(picture), inputs.text(text, "text")
     said = None if word is None else inputs.whole(word, "word", -1, inputs.LONGEST)
     said = None if said == -1 else said
+    about = text if said is None else looks.spoken(said, text)
 
     def explained(who: str, vlm: VLM) -> Tensor:
         start = 0.5 * (who == "student")
@@ -49,9 +50,7 @@ def attribution(
         pair = models.pair(teacher, student)
         maps, scene = looks.of_each(pair, explained), looks.scene_of(image)
         thing = None if said is None else looks.thing_of(said, text, scene)
-        return looks.compare(
-            text if said is None else text.split()[said], method, models.names(pair), maps, scene, thing
-        )
+        return looks.compare(about, method, models.names(pair), maps, scene, thing)
 
 
 def events(asked, texts, chosen, view, outline, explain, cancel, shown) -> None:

@@ -17,7 +17,7 @@ from dlip.data.scene_render import masks
 from dlip.data.scene_truth import certain
 from dlip.data.scene_world import Scene
 from dlip.data.scenes import Scenes
-from dlip.errors import Unable
+from dlip.errors import Unable, UserError
 from dlip.html import data_uri
 from dlip.plots import css_scale, overlay, peak
 from dlip.vlm import VLM
@@ -112,6 +112,14 @@ def scene_of(image: Image.Image) -> Scene | None:
 def _scenes() -> dict[bytes, Scene]:
     data = Scenes("test")
     return {data[i].image.tobytes(): data.scene(i) for i in pictures.SCENES}
+
+
+def spoken(word: int, text: str) -> str:
+    """The word at a place of a text. Raises UserError where there is none."""
+    words = text.split()
+    if word >= len(words):
+        raise UserError(f"there is no word {word} in a text of {len(words)}; count from 0")
+    return words[word]
 
 
 def thing_of(word: int, text: str, scene: Scene | None) -> int | None:

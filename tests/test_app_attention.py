@@ -67,8 +67,11 @@ def test_a_model_that_lacks_one_ability_says_so_beside_the_others_map(able, sour
     assert found["student"]["map"] == [] and found["student"]["note"].startswith("This model cannot ")
     shown = looks.show(found, picture)
     assert shown.count("<img") == 1 and found["student"]["note"] in shown.replace("&#x27;", "'") and "bit" not in shown
+    assert "write captions" in found["student"]["note"] or source == "fusion"
     both = looks.show({**found, "teacher": {**found["teacher"], "map": [], "note": "No."}}, picture)
     assert "<img" not in both and "No." in both
+    with pytest.raises(UserError, match="there is no word 40 in a text of 13; count from 0"):
+        page.attention(picture, STUDENT, STUDENT, CAPTION, 40, source)
     if source == "decoder":
         found = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM")
         assert found["teacher"]["map"] and found["student"]["map"] == [] and found["student"]["note"]
