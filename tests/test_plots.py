@@ -30,6 +30,7 @@ from dlip.plots import (
     terms,
     throughput_curves,
 )
+from dlip.plots.speed import PARTS, luminance
 from dlip.records import COSTS, NUMBERS, ROLES, SCORES, frame
 
 
@@ -364,6 +365,16 @@ def test_latency_bars_stack_the_modules_and_mark_the_whole():
 def test_every_part_of_the_latency_is_named_in_the_legend():
     timed = {"p50_ms": 9.0, "p95_ms": 9.0, "modules": {"image": {"p50_ms": 0.1}, "decoder": {"p50_ms": 8.0}}}
     assert all(trace.showlegend is not False for trace in latency_bars({"big": timed}, NAMES).data)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_names_inside_bars_can_be_read(role):
+    timed = {"p50_ms": 9.0, "p95_ms": 9.0, "modules": {part: {"p50_ms": 2.0} for part in PARTS}}
+    bars = latency_bars({"big": timed}, {"big": role}).data[: len(PARTS)]
+    bars += memory_bars({"big": {"weights_mb": 8.0, "peak_mb": 2.0}}, {"big": role}).data
+    for bar in bars:
+        low, high = sorted(map(luminance, (bar.marker.color[0], bar.insidetextfont.color[0])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, bar.name
 
 
 def test_findings_break_at_spaces_alone():
