@@ -9,7 +9,7 @@ import gradio as gr
 import torch.nn.functional as F
 from torch import Tensor
 
-from app import attributions, guard, looks, models, parts, pictures
+from app import attributions, guard, inputs, looks, models, parts, pictures, work
 from dlip.attention import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.data.scene_truth import mentions
 from dlip.errors import Unable, UserError
@@ -18,19 +18,8 @@ from dlip.vlm import VLM
 CROSS, OWN, ROLLED = "cross-attention", "self-attention", "rollout"
 VIEWS = (CROSS, OWN, ROLLED, *attributions.METHODS)
 SOURCES = {"as the caption is said": "decoder", "as it is read with the picture": "fusion"}
-PRESS = """
-element.addEventListener("click", event => {
-    const word = event.target.closest("[data-index]");
-    if (!word) return;
-    element.querySelectorAll("[aria-pressed=true]").forEach(other => other.setAttribute("aria-pressed", "false"));
-    word.setAttribute("aria-pressed", "true");
-    trigger("click", {index: Number(word.dataset.index)});
-});
-"""
-"""`parts.PICK`, and the word that was clicked stays marked."""
-EMPTY = (
-    '<p class="hint">Drop a picture in, or choose an example: its captions appear here, each word to be clicked.</p>'
-)
+EMPTY = "Drop a picture in, or choose an example: its captions appear here, each word to be clicked."
+SPEECHLESS = "Neither model can write captions: type a question, to look at its words and its answers’."
 
 
 class Text(TypedDict):
@@ -53,7 +42,8 @@ def words(picture: str, teacher: str, student: str, question: str = "") -> list[
 
     A model whose checkpoint cannot caption or answer is left out.
     """
-    image, pair, question = pictures.read(picture), models.pair(teacher, student), " ".join(question.split())
+    image, pair = pictures.read(picture), models.pair(teacher, student)
+    question = inputs.text(question, "question", optional=True)
     found = [Text(who=who, kind="caption", text=text, question="") for who, text in _able(pair, VLM.caption, [image])]
     if question:
         found.append(Text(who="you", kind="question", text=question, question=""))
@@ -79,18 +69,18 @@ def attention(
 
     word: its place in the text's words, from 0. source: "decoder" for a caption as it is said, "fusion" for a caption
     or a question as it is read, "answer" for an answer to `question`. Layers: "last", "mean", or counted from 0; heads:
-    "mean", or counted from 0. On a scene that is one of the page's examples, a word that names an object is scored
-    against its mask.
+    "mean", or counted from 0. On a scene that is one of the page's examples, a word that names an object, and no
+    other, is scored against its mask.
     """
-    image, pair, word = pictures.read(picture), models.pair(teacher, student), int(word)
-    chosen = {"teacher": (teacher_layer, teacher_head), "student": (student_layer, student_head)}
-    maps = {
-        who: _words(vlm, image, text, source, question).map(word, *_place(*chosen[who])) for who, vlm in pair.items()
-    }
+    image, pair = pictures.read(picture), models.pair(teacher, student)
+    text, word = inputs.text(text, "text", optional=True), inputs.whole(word, "word", 0, inputs.LONGEST)
+    question = inputs.text(question, "question", optional=source != "answer")
+    about = looks.spoken(word, text)
+    places = {"teacher": _place(teacher_layer, teacher_head), "student": _place(student_layer, student_head)}
+    maps = looks.of_each(pair, lambda who, vlm: _words(vlm, image, text, source, question).map(word, *places[who]))
     scene = looks.scene_of(image)
     thing = None if source == "answer" else looks.thing_of(word, text, scene)
-    names = {who: vlm.name for who, vlm in pair.items()}
-    return looks.compare(text.split()[word], CROSS, names, maps, scene, thing)
+    return looks.compare(about, CROSS, models.names(pair), maps, scene, thing)
 
 
 def self_attention(
@@ -110,8 +100,7 @@ def self_attention(
     image, pair = pictures.read(picture), models.pair(teacher, student)
     chosen = {"teacher": (teacher_layer, teacher_head), "student": (student_layer, student_head)}
     maps = {who: _image(image_maps(vlm, image), rollout, *chosen[who]) for who, vlm in pair.items()}
-    names = {who: vlm.name for who, vlm in pair.items()}
-    return looks.compare("the picture", ROLLED if rollout else OWN, names, maps, None, None)
+    return looks.compare("the picture", ROLLED if rollout else OWN, models.names(pair), maps, None, None)
 
 
 def _able(pair: dict[str, VLM], method: Callable, *inputs) -> list[tuple[str, str]]:
@@ -192,22 +181,22 @@ def show(texts: list[Text], chosen: dict | None) -> str:
 
 def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.Row(elem_classes="ask"):
-        question = gr.Textbox(label="A question, to look at its words and its answers’ too", scale=4,
-                              placeholder="what color is the circle?", max_length=300)  # fmt: skip
+        question = gr.Textbox("", label="A question, to look at its words and its answers’ too", scale=4,
+                              placeholder="what color is the circle?")  # fmt: skip
         describe = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
     texts, chosen, opened = gr.JSON(visible=False), gr.JSON(visible=False), gr.Checkbox(visible=False)
-    spoken = gr.HTML(EMPTY, js_on_load=PRESS, elem_id="words")
+    spoken = gr.HTML(parts.hint(EMPTY), js_on_load=parts.PICK, elem_id="words")
     view = gr.Radio(VIEWS, value=CROSS, label="What to look at", container=False, elem_id="view", elem_classes="pills")
     with gr.Row(visible=False) as demand:
         explain = gr.Button("Explain", variant="primary", elem_id="explain", min_width=120)
-        cancel = gr.Button("Stop", elem_id="stop-explaining", min_width=120)
+        cancel = work.stop_button("stop-explaining")
     shown = gr.HTML(elem_id="look")
     with gr.Accordion("Layers, heads, and how captions are taken", open=False):
         source = gr.Radio(list(SOURCES), value=next(iter(SOURCES)), label="Words of captions")
         outline = gr.Checkbox(True, label="Outline the object that the word names (on scenes)")
         with gr.Row():
             places = []
-            for who, name in zip(parts.SIDES, (models.TEACHER, models.STUDENT), strict=True):
+            for who, name in zip(parts.SIDES, models.first(), strict=True):
                 for noun, some in zip(("layer", "head"), depth(name, CROSS), strict=True):
                     label = f"{parts.SIDES[who]}’s {noun}"
                     places.append(gr.Dropdown(some, value=some[0], label=label, min_width=130, allow_custom_value=True))
@@ -216,9 +205,9 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         if not opened:
             return gr.skip(), gr.skip(), gr.skip()
         if not picture:
-            return [], None, EMPTY
+            return [], None, parts.hint(EMPTY)
         found = words(picture, teacher, student, question)
-        return found, first(found), show(found, first(found))
+        return found, first(found), show(found, first(found)) if found else parts.hint(SPEECHLESS)
 
     def look(picture, teacher, student, texts, chosen, view, source, outline, *places):
         if not picture or not texts:
@@ -244,19 +233,24 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
 
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="hidden")
     asked, settings = [picture, *names], [view, source, outline, *places]
-    said = dict(fn=guard.guarded(spell), inputs=[*asked, question, opened], outputs=[texts, chosen, spoken], **quick)
-    turned = dict(fn=guard.guarded(turn), inputs=[*names, view], outputs=[demand, *places], **quick)
-    see = dict(fn=guard.guarded(look), inputs=[*asked, texts, chosen, *settings], outputs=shown, **quick)
+    silent = guard.following(spell, lambda said: ([], None, parts.hint(said)))
+    said = dict(inputs=[*asked, question, opened], outputs=[texts, chosen, spoken], **quick)
+    turned = dict(fn=guard.following(turn, lambda said: (gr.skip(),) * (1 + len(places))), inputs=[*names, view],
+                  outputs=[demand, *places], **quick)  # fmt: skip
+    see = dict(inputs=[*asked, texts, chosen, *settings], outputs=shown, **quick)
+    follow, ask = guard.following(look, guard.nothing), guard.guarded(look)
     here = spoken.parent  # nothing is worked out before the tab is looked at
     here.select(lambda: True, None, opened, api_visibility="private", queue=False)
-    opened.change(**said).then(**see)
-    for event in (describe.click, question.submit, picture.change):
-        event(**said).then(**see)
-    gr.on([name.change for name in names], **turned, trigger_mode="always_last").then(**said).then(**see)
-    view.change(**turned).then(**see)
+    for event in (opened.change, picture.change):
+        event(silent, **said).then(follow, **see)
+    for event in (describe.click, question.submit):
+        event(guard.guarded(spell), **said).then(follow, **see)
+    renamed = gr.on([name.change for name in names], **turned, trigger_mode="always_last")
+    renamed.then(silent, **said).then(follow, **see)
+    view.change(**turned).then(ask, **see)
     spoken.click(guard.guarded(press), [*asked, texts, *settings], [chosen, shown], **quick)
     for part in (source, outline, *places):
-        part.input(**see)
+        part.input(ask, **see)
     attributions.events(asked, texts, chosen, view, outline, explain, cancel, shown)
 
     with gr.Row(visible=False):

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import gradio as gr
 import torch.nn.functional as F
+from torch import Tensor
 
-from app import guard, looks, models, pictures, work
+from app import inputs, looks, models, pictures, work
 from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.errors import UserError
+from dlip.vlm import VLM
 
 GRADIENTS, OCCLUSION, CAM = METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 _RUN: dict[str, Callable] = {GRADIENTS: integrated_gradients, OCCLUSION: occlusion, CAM: grad_cam}
@@ -29,20 +31,26 @@ def attribution(
     """Which pixels raise (above 0) or lower a score of both models, and how far the two maps differ.
 
     The score: the log-probability that the decoder says `word`, its place in the text's words from 0, after the words
-    before it; below 0, or null, the log-odds that the whole text matches the picture. method: integrated gradients,
+    before it; of word -1, or null, the log-odds that the whole text matches the picture. method: integrated gradients,
     occlusion or Grad-CAM.
     """
     if method not in METHODS:
         raise UserError(f"there is no method {method!r}; choose {', '.join(METHODS)}")
-    image, said = pictures.read(picture), None if word is None or word < 0 else int(word)
-    names, maps = {}, {}
+    image, text = pictures.read(picture), inputs.text(text, "text")
+    said = None if word is None else inputs.whole(word, "word", -1, inputs.LONGEST)
+    said = None if said == -1 else said
+    about = text if said is None else looks.spoken(said, text)
+
+    def explained(who: str, vlm: VLM) -> Tensor:
+        start = 0.5 * (who == "student")
+        found = _RUN[method](Score(vlm, text, said), image, progress=work.part(step, start, start + 0.5))
+        return F.pad(found.flatten(), (1, 0))
+
     with work.turns(progress) as step:
-        for i, (who, vlm) in enumerate(models.pair(teacher, student).items()):
-            found = _RUN[method](Score(vlm, text, said), image, progress=work.part(step, i / 2, (i + 1) / 2))
-            maps[who], names[who] = F.pad(found.flatten(), (1, 0)), vlm.name
-        scene = looks.scene_of(image)
+        pair = models.pair(teacher, student)
+        maps, scene = looks.of_each(pair, explained), looks.scene_of(image)
         thing = None if said is None else looks.thing_of(said, text, scene)
-        return looks.compare(text if said is None else text.split()[said], method, names, maps, scene, thing)
+        return looks.compare(about, method, models.names(pair), maps, scene, thing)
 
 
 def events(asked, texts, chosen, view, outline, explain, cancel, shown) -> None:
@@ -59,6 +67,4 @@ def events(asked, texts, chosen, view, outline, explain, cancel, shown) -> None:
             found = attribution(picture, teacher, student, text["text"], word, method, step)
         return looks.show(found, picture, outline)
 
-    inputs = [*asked, texts, chosen, view, outline]
-    going = explain.click(guard.guarded(start, long=True), inputs, shown, api_visibility="private", **guard.LONG)
-    cancel.click(work.stop, cancels=going, queue=False, api_visibility="private")
+    work.started(explain, cancel, start, [*asked, texts, chosen, view, outline], shown)

@@ -4,25 +4,36 @@ import time
 from collections.abc import Callable
 from functools import partial
 from html import escape
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 import gradio as gr
 import torch
 from gradio.context import Context
+from PIL import Image
 
-from app import models, parts, pictures
-from app.guard import QUICK, endpoint, guarded
+from app import guard, inputs, models, parts, pictures
+from app.guard import QUICK
+from dlip.checkpoints import built_in_models
+from dlip.data.scene_world import SIDE
 from dlip.data.transforms import square
 from dlip.efficiency import params, task_macs
 from dlip.errors import Unable, UserError
 from dlip.html import marked
 from dlip.vlm import VLM
 
-LONGEST, MOST = 1000, 20
-"""Characters of a text, and captions of a ranking, at most."""
-BEAMS = 5
-"""Of the search whose ends are an answer's alternatives."""
+MOST = 20
+"""Captions of a ranking, at most."""
+ENDS = 5
+"""Beams of the search whose ends are an answer's alternatives."""
 Method = Literal["beam", "greedy", "nucleus"]
+BEAMS, TOP_P, LENGTH, SEED = (2, 8), (0.1, 1), (3, 40), (0, 2**31)
+"""The least and the most of what can be asked of decoding."""
+
+
+HEADS = (
+    '<th><abbr title="matching: the probability that the caption describes the picture">ITM</abbr></th>'
+    '<th><abbr title="contrast: the cosine similarity of caption and picture, -1 to 1">ITC</abbr></th>'
+)
 
 
 class Caption(TypedDict):
@@ -81,13 +92,15 @@ def captions(
     length: tokens at most. seed: of the sampling.
     """
     image = pictures.read(picture)
-    beams = int(beams) if method == "beam" else 1
+    if method not in get_args(Method):
+        raise UserError(f"there is no decoding {method!r}; choose {', '.join(get_args(Method))}")
+    beams, top_p = inputs.whole(beams, "beams", *BEAMS), inputs.number(top_p, "top p", *TOP_P)
+    length, seed = inputs.whole(length, "length", *LENGTH), inputs.whole(seed, "seed", *SEED)
+    beams, top_p = (beams if method == "beam" else 1), (top_p if method == "nucleus" else None)
 
     def say(vlm: VLM) -> dict:
-        torch.manual_seed(int(seed))
-        (text,), ms = _timed(
-            vlm, "lm", image, lambda im: vlm.caption(im, beams, int(length), top_p if method == "nucleus" else None)
-        )
+        torch.manual_seed(seed)
+        (text,), ms = _timed(vlm, "lm", image, lambda im: vlm.caption(im, beams, length, top_p))
         tokens = len(vlm.tokenizer.encode([text])[0][0]) - 1  # with the end, without the beginning
         return {"text": text, "cost": _cost(vlm, "lm", "captioning", ms, tokens, new_tokens=tokens, beams=beams)}
 
@@ -96,12 +109,12 @@ def captions(
 
 def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
     """Both models' likeliest answers to a question about a picture, each with its probability."""
-    image, question = pictures.read(picture), text(question, "question")
+    image, question = pictures.read(picture), inputs.text(question, "question")
 
     def answer(vlm: VLM) -> dict:
-        (found,), ms = _timed(vlm, "vqa", image, lambda im: vlm.answers(im, [question], BEAMS))
+        (found,), ms = _timed(vlm, "vqa", image, lambda im: vlm.answers(im, [question], ENDS))
         asked, said = (len(vlm.tokenizer.encode([words])[0][0]) for words in (question, found[0][0]))
-        cost = _cost(vlm, "vqa", "vqa", ms, said - 1, text_tokens=asked, new_tokens=said - 1, beams=BEAMS)
+        cost = _cost(vlm, "vqa", "vqa", ms, said - 1, text_tokens=asked, new_tokens=said - 1, beams=ENDS)
         return {"answers": found, "cost": cost}
 
     return _both(teacher, student, answer, {"answers": []})
@@ -110,7 +123,7 @@ def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
 def rankings(picture: str, teacher: str, student: str, candidates: str) -> Rankings:
     """How well each caption, one a line, describes the picture: ITM probability and ITC similarity by both models."""
     image = pictures.read(picture)
-    texts = [text(line, "caption") for line in (candidates or "").splitlines() if line.strip()]
+    texts = [inputs.text(line, "caption") for line in (candidates or "").splitlines() if line.strip()]
     if not 1 <= len(texts) <= MOST:
         raise UserError(f"{len(texts)} captions cannot be ranked; type 1 to {MOST}, each on a line of its own")
 
@@ -127,16 +140,6 @@ def rankings(picture: str, teacher: str, student: str, candidates: str) -> Ranki
         return {"ranked": sorted(rows, key=lambda row: -row["itm"]), "cost": cost}
 
     return _both(teacher, student, rank, {"ranked": []})
-
-
-def text(words: str | None, noun: str) -> str:
-    """A visitor's text without spaces around it. Raises UserError where it is empty or longer than `LONGEST`."""
-    words = " ".join((words or "").split())
-    if not words:
-        raise UserError(f"the {noun} is empty; type one")
-    if len(words) > LONGEST:
-        raise UserError(f"the {noun} has {len(words):,} characters; shorten it to {LONGEST:,}")
-    return words
 
 
 def _both(teacher: str, student: str, work: Callable[[VLM], dict], nothing: dict) -> dict:
@@ -172,6 +175,13 @@ def _cost(vlm: VLM, ability: str, task: str, ms: float, tokens: int | None, time
 # --- as the page shows it ---------------------------------------------------------------------------------------------
 
 
+def abroad(image: Image.Image, names: tuple[str, str]) -> str:
+    """What to know where a model of scenes is shown another picture; else nothing."""
+    if image.size == (SIDE, SIDE) or not set(names) & set(built_in_models()):
+        return ""
+    return parts.hint("The scenes models know only the drawn scenes: in any other picture they see one of those.")
+
+
 def show_captions(found: Captions, names: tuple[str, str]) -> str:
     """Both captions, the words that differ marked."""
     said = [found[side]["text"] for side in parts.SIDES]
@@ -197,9 +207,7 @@ def show_rankings(found: Rankings, names: tuple[str, str]) -> str:
             f"<tr><td>{escape(row['text'])}</td><td>{100 * row['itm']:.1f}%</td><td>{row['itc']:.2f}</td></tr>"
             for row in found[side]["ranked"]
         )
-        bodies.append(
-            f"<table><thead><tr><th>Caption</th><th>ITM</th><th>ITC</th></tr></thead><tbody>{rows}</tbody></table>"
-        )
+        bodies.append(f"<table><thead><tr><th>Caption</th>{HEADS}</tr></thead><tbody>{rows}</tbody></table>")
     return _pair(found, names, bodies)
 
 
@@ -219,10 +227,10 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
         method = gr.Radio(["beam", "greedy", "nucleus"], value="beam", label="Decoding", scale=3, min_width=240)
         say = gr.Button("Caption", variant="primary", scale=1, min_width=110, elem_id="say")
     with gr.Accordion("Beams, length and seed", open=False, elem_classes="settings"), gr.Row():
-        beams = gr.Slider(2, 8, 3, step=1, label="Beams", info="of beam search")
-        top_p = gr.Slider(0.1, 1, 0.9, step=0.05, label="Top p", info="of nucleus sampling")
-        length = gr.Slider(3, 40, 30, step=1, label="Length", info="tokens at most")
-        seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="Seed", info="of nucleus sampling")
+        beams = gr.Slider(*BEAMS, 3, step=1, label="Beams", info="of beam search")
+        top_p = gr.Slider(*TOP_P, 0.9, step=0.05, label="Top p", info="of nucleus sampling")
+        length = gr.Slider(*LENGTH, 30, step=1, label="Length", info="tokens at most")
+        seed = gr.Number(0, precision=0, minimum=SEED[0], maximum=SEED[1], label="Seed", info="of nucleus sampling")
     captioned = gr.HTML(elem_id="captions")
     with gr.Row(elem_classes="ask"):
         question = gr.Textbox(first.question, label="Question", scale=3, min_width=240, max_lines=1, elem_id="question")
@@ -230,7 +238,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
     answered = gr.HTML(elem_id="answers")
     with gr.Row(elem_classes="ask"):
         candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one a line", lines=2,
-                                max_lines=4, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
+                                max_lines=2, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
         rank = gr.Button("Rank", variant="primary", scale=1, min_width=110, elem_id="rank")
     ranked = gr.HTML(elem_id="rankings")
 
@@ -240,13 +248,15 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
         (rankings, show_rankings, [candidates], ranked, rank.click),
     ]
     new = [Context.root_block.load, picture.change, *(name.change for name in names)]
+    event = dict(api_visibility="private", show_progress="minimal", **QUICK)
     for function, show, options, out, click in actions:
-        inputs, event = [picture, *names, *options], dict(api_visibility="private", show_progress="minimal", **QUICK)
-        endpoint(function, inputs)
-        click(guarded(_shown(function, show)), inputs, out, **event)
-        then = new.then if isinstance(new, gr.events.Dependency) else partial(gr.on, new, trigger_mode="always_last")
-        new = then(guarded(_shown(function, show, quiet=True)), inputs, out, **event)
-    question.submit(guarded(_shown(answers, show_answers)), [picture, *names, question], answered,
+        asked, alone = [picture, *names, *options], isinstance(new, list)
+        guard.endpoint(function, asked)
+        click(guard.guarded(_shown(function, show)), asked, out, **event)
+        then = partial(gr.on, new, trigger_mode="always_last") if alone else new.then
+        instead = guard.toast if alone else guard.nothing  # a mistake that all of them meet is told once
+        new = then(guard.following(_shown(function, show, quiet=True), instead), asked, out, **event)
+    question.submit(guard.guarded(_shown(answers, show_answers)), [picture, *names, question], answered,
                     api_visibility="private", **QUICK)  # fmt: skip
     return question, candidates
 
@@ -257,6 +267,7 @@ def _shown(function: Callable, show: Callable, quiet: bool = False) -> Callable:
     def event(picture, teacher, student, *options):
         if quiet and not picture:
             return ""
-        return show(function(picture, teacher, student, *options), (teacher, student))
+        found = show(function(picture, teacher, student, *options), (teacher, student))
+        return found + (abroad(pictures.read(picture), (teacher, student)) if function is captions else "")
 
     return event

@@ -6,7 +6,7 @@ from typing import TypedDict
 import gradio as gr
 import pandas as pd
 
-from app import guard, models, work
+from app import guard, inputs, models, work
 from dlip import disagreement
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.errors import UserError
@@ -57,12 +57,11 @@ def disagreements(
     """
     if task not in TASKS:
         raise UserError(f"there is no task {task!r}; choose {', '.join(TASKS)}")
-    if not LEAST <= pictures <= MOST:
-        raise UserError(f"{pictures} pictures cannot be compared here; choose from {LEAST} to {MOST}")
+    pictures = inputs.whole(pictures, "pictures", LEAST, MOST)
     with work.turns(progress) as step:
         items = []
         for i, vlm in enumerate(models.pair(teacher, student).values()):
-            data = Watched(int(pictures), work.part(step, i / 2, (i + 1) / 2))
+            data = Watched(pictures, work.part(step, i / 2, (i + 1) / 2))
             found = evaluate(vlm, data, tasks=(RUN[TASKS[task]],), batch_size=BATCH, return_items=True, progress=False)
             items.append(found["items"])
         rows = disagreement.disagreements(*items, TASKS[task], COUNT)
@@ -82,8 +81,8 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         pictures = gr.Slider(LEAST, MOST, 50, step=10, label="Pictures", scale=2, min_width=200,
                              info=f"of the {SPLITS['test']:,} that test the scenes models")  # fmt: skip
     with gr.Row():
-        start = gr.Button("Find the worst", variant="primary", elem_id="find")
-        cancel = gr.Button("Stop", elem_id="stop-finding")
+        start = gr.Button("Find the worst", variant="primary", elem_id="find-worst")
+        cancel = work.stop_button("stop-finding")
     shown = gr.HTML(elem_id="worst", min_height=90)
 
     def find(teacher, student, task, pictures, request: gr.Request, bar=gr.Progress()):  # noqa: B008
@@ -91,8 +90,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
             found = disagreements(teacher, student, task, pictures, step)
         return show(found, (teacher, student))
 
-    inputs = [*names, task, pictures]
-    options = dict(api_visibility="private", **guard.LONG)
-    going = start.click(guard.guarded(find, long=True), inputs, shown, **options)
-    cancel.click(work.stop, cancels=going, queue=False, api_visibility="private")
-    guard.endpoint(disagreements, inputs, guard.LONG)
+    asked = [*names, task, pictures]
+    work.started(start, cancel, find, asked, shown)
+    gr.on([part.change for part in asked], lambda: "", None, shown, api_visibility="private", queue=False)
+    guard.endpoint(disagreements, asked, guard.LONG)

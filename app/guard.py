@@ -14,8 +14,12 @@ from gradio_client.utils import python_type_to_json_schema
 from app import models
 from dlip.errors import UserError
 
+CHECKING = (gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.CheckboxGroup)
+"""Components that refuse values in words of their own."""
 QUICK, SEARCH, LONG = ({"concurrency_id": name, "concurrency_limit": 1} for name in ("quick", "search", "long"))
 """Options of an event: lines of visitors, so that nobody with a short question waits behind a long measurement."""
+DURATION = 15
+"""Seconds that a sentence stays at the edge of the page."""
 UNKNOWN = "This did not work, and the reason is in the program's log; try another picture, text or model"
 
 
@@ -44,6 +48,33 @@ def guarded(function: Callable, long: bool = False) -> Callable:
     return call
 
 
+def following(function: Callable, instead: Callable[[str], object]) -> Callable:
+    """The function of an event that follows a choice made elsewhere on the page: a mistake, or a fault, leaves nothing
+    there that belongs to an earlier choice, but what `instead` makes of the sentence, ready for HTML.
+    """
+
+    @wraps(function)
+    def call(*args):
+        with models.turn:
+            try:
+                return function(*args)
+            except Exception as error:
+                return instead(_told(error))
+
+    return call
+
+
+def toast(said: str) -> str:
+    """Tells of a mistake at the edge of the page, and shows nothing else."""
+    gr.Warning(said, duration=DURATION, title="")
+    return ""
+
+
+def nothing(said: str) -> str:
+    """Where another event tells of the mistake."""
+    return ""
+
+
 class _sentences:
     def __enter__(self):
         return self
@@ -51,10 +82,14 @@ class _sentences:
     def __exit__(self, kind, error, trace):
         if error is None or not isinstance(error, Exception) or isinstance(error, gr.Error):
             return False
-        if not isinstance(error, UserError):
-            logging.getLogger("app").error("an event failed", exc_info=error)
-        said = str(error) if isinstance(error, UserError) else UNKNOWN
-        raise gr.Error(escape(sentence(said), quote=False), duration=15, title="", print_exception=False) from None
+        raise gr.Error(_told(error), duration=DURATION, title="", print_exception=False) from None
+
+
+def _told(error: Exception) -> str:
+    """One sentence, ready for HTML; what is no user's mistake goes to the log."""
+    if not isinstance(error, UserError):
+        logging.getLogger("app").error("an event failed", exc_info=error)
+    return escape(sentence(str(error) if isinstance(error, UserError) else UNKNOWN), quote=False)
 
 
 def sentence(text: str) -> str:
@@ -66,9 +101,13 @@ def sentence(text: str) -> str:
 def endpoint(function: Callable, inputs: list, long: bool = False, line: dict | None = None) -> None:
     """Makes a pure function callable over the API by its own name, its docstring and return type as documentation.
 
-    inputs: the page's components that stand for its parameters, in order; they say what each may be. line: of
-    visitors; by default `QUICK`, or `LONG` where `long`.
+    inputs: the page's components that stand for its parameters, in order; they say what each may be, and the function
+    itself checks it, so that there is one sentence whatever is sent. line: of visitors; by default `QUICK`, or `LONG`
+    where `long`.
     """
+    for part in inputs:
+        if isinstance(part, CHECKING):
+            part.preprocess = lambda value: value
     result = Api(None, python_type_to_json_schema(typing.get_type_hints(function)["return"]), "result")
     line = line or (LONG if long else QUICK)
     gr.on([], guarded(function, long), inputs, result, api_name=function.__name__, **line)

@@ -1,5 +1,6 @@
 """Where two models look, as JSON and as HTML: two maps of one picture, how far they differ, and whether they hit."""
 
+from collections.abc import Callable
 from functools import cache
 from html import escape
 from typing import TypedDict
@@ -10,13 +11,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from app import models, parts, pictures
+from app import guard, models, parts, pictures
 from dlip.attention import cover, differ, mass, named, patches, pointing
 from dlip.data.scene_render import masks
+from dlip.data.scene_truth import certain
 from dlip.data.scene_world import Scene
 from dlip.data.scenes import Scenes
+from dlip.errors import Unable, UserError
 from dlip.html import data_uri
 from dlip.plots import css_scale, overlay, peak
+from dlip.vlm import VLM
 
 MOST = 96
 """Most cells along a side of a map that leaves the server."""
@@ -26,10 +30,12 @@ class Side(TypedDict):
     """One model's map."""
 
     model: str
+    note: str
+    """Why the model has no map, where its checkpoint lacks the weights; else empty."""
     map: list[list[float]]
-    """Rows from the top: shares of the whole, signs apart, that is, their sizes sum to 1."""
+    """Rows from the top: shares of the whole, signs apart, that is, their sizes sum to 1; empty where there is none."""
     hit: bool | None
-    """Whether its greatest cell holds a pixel of the object; null without an object."""
+    """Whether its greatest cell, or half of several, holds a pixel of the object; null without an object."""
     share: float | None
     """How much of what is positive lies on the object, 0 to 1."""
     chance_hit: float | None
@@ -45,32 +51,51 @@ class Look(TypedDict):
     """What the maps are of: attention, or a method of attribution."""
     teacher: Side
     student: Side
-    divergence: float
-    """Jensen-Shannon divergence in bits: 0 where the maps are equal, 1 where they share nothing."""
+    divergence: float | None
+    """Jensen-Shannon divergence in bits: 0 where the maps are equal, 1 where they share nothing; null of one map."""
     object: int | None
     """The place in the scene's objects of the one that the word names; null where there is none."""
 
 
+def of_each(pair: dict[str, VLM], make: Callable[[str, VLM], Tensor]) -> dict[str, Tensor | Unable]:
+    """What `make` makes of each side and its model; of one that lacks the weights, what it says of that."""
+    found: dict[str, Tensor | Unable] = {}
+    for side, vlm in pair.items():
+        try:
+            found[side] = make(side, vlm)
+        except Unable as unable:
+            found[side] = unable
+    return found
+
+
 def compare(
-    about: str, kind: str, names: dict[str, str], maps: dict[str, Tensor], scene: Scene | None, thing: int | None
-) -> Look:
+    about: str, kind: str, names: dict[str, str], maps: dict[str, Tensor | Unable], scene: Scene | None,
+    thing: int | None,
+) -> Look:  # fmt: skip
     """maps: side -> [1+P], its [CLS] first; values below 0 lower a score, and count neither for hits nor divergence."""
     mask = None if scene is None or thing is None else torch.from_numpy(masks(scene)[thing])
-    raised = {side: over.clamp(min=0) for side, over in maps.items()}
-    raised = {side: over / over.sum().clamp(min=1e-9) for side, over in raised.items()}
-    sides = {side: _side(names[side], over, raised[side], mask) for side, over in maps.items()}
-    bits = differ(raised["teacher"], raised["student"]).item()
+    sides, raised = {}, []
+    for side, over in maps.items():
+        sides[side] = Side(model=names[side], note="", map=[], hit=None, share=None, chance_hit=None,
+                           chance_share=None)  # fmt: skip
+        if isinstance(over, Unable):
+            sides[side]["note"] = guard.sentence(str(over))
+            continue
+        above = over.clamp(min=0)
+        raised.append(above / above.sum().clamp(min=1e-9))
+        sides[side] |= _scored(over, raised[-1], mask)
+    bits = differ(*raised).item() if len(raised) == 2 else None
     return Look(about=about, kind=kind, **sides, divergence=bits, object=None if mask is None else thing)
 
 
-def _side(name: str, over: Tensor, raised: Tensor, mask: Tensor | None) -> Side:
+def _scored(over: Tensor, raised: Tensor, mask: Tensor | None) -> dict:
+    """A side's map and, where there is an object, its scores."""
     side = round((len(over) - 1) ** 0.5)
     grid = over[1:].view(1, side, side)
     if side > MOST:
         grid = F.adaptive_avg_pool2d(grid, MOST)
     shares = (grid / grid.abs().sum().clamp(min=1e-9))[0]
-    found = Side(model=name, map=[[round(x, 6) for x in row] for row in shares.tolist()], hit=None, share=None,
-                 chance_hit=None, chance_share=None)  # fmt: skip
+    found: dict = {"map": [[round(x, 6) for x in row] for row in shares.tolist()]}
     if mask is not None:
         covered, within = cover(mask, side), patches(raised)
         found |= {"hit": pointing(within, covered).item(), "share": mass(within, covered).item()}
@@ -89,26 +114,36 @@ def _scenes() -> dict[bytes, Scene]:
     return {data[i].image.tobytes(): data.scene(i) for i in pictures.SCENES}
 
 
+def spoken(word: int, text: str) -> str:
+    """The word at a place of a text. Raises UserError where there is none."""
+    words = text.split()
+    if word >= len(words):
+        raise UserError(f"there is no word {word} in a text of {len(words)}; count from 0")
+    return words[word]
+
+
 def thing_of(word: int, text: str, scene: Scene | None) -> int | None:
-    """The place in the scene's objects of the one that a word of a text names."""
-    return None if scene is None else named(text, scene).get(word)
+    """The place in the scene's objects of the one that a word of a text names beyond doubt."""
+    return None if scene is None else named(text, scene, certain).get(word)
 
 
 def show(look: Look, picture: str, outline: bool = True) -> str:
     """The two maps over the picture on one scale, with their scores, as HTML."""
     image = pictures.read(picture)
-    grids = {side: np.array(look[side]["map"]) for side in parts.SIDES}
+    grids = {side: np.array(look[side]["map"]) for side in parts.SIDES if look[side]["map"]}
     signed = any((grid < 0).any() for grid in grids.values())
-    top = max(peak(grid) for grid in grids.values())
+    top = max((peak(grid) for grid in grids.values()), default=0.0)
     scene = scene_of(image) if outline and look["object"] is not None else None
     mask = None if scene is None else masks(scene)[look["object"]]
     cards = {}
-    for side, grid in grids.items():
-        alt = f"{look['kind']} of the {side} for “{look['about']}”: most at {_place(grid)}"
-        body = picture_of(overlay(image, grid, top, mask, signed), alt) + _score(look[side], look["kind"])
-        name = look[side]["model"]
+    for side in parts.SIDES:
+        body, name = f'<p class="note">{escape(look[side]["note"])}</p>', look[side]["model"]
+        if side in grids:
+            alt = f"{look['kind']} of the {side} for “{look['about']}”: most at {_place(grids[side])}"
+            body = picture_of(overlay(image, grids[side], top, mask, signed), alt) + _score(look[side])
         cards[side] = parts.card(side, models.role(name, side), name, body)
-    return f'<div class="look">{_head(look)}{parts.pair(cards)}{_scale(top, signed, look["kind"])}</div>'
+    scale = _scale(top, signed, look["kind"]) if grids else ""
+    return f'<div class="look">{_head(look)}{parts.pair(cards)}{scale}</div>'
 
 
 def picture_of(image: Image.Image, alt: str) -> str:
@@ -116,17 +151,19 @@ def picture_of(image: Image.Image, alt: str) -> str:
 
 
 def _head(look: Look) -> str:
-    bits = look["divergence"]
+    about = f"{look['kind']}: " if look["kind"] != look["about"] else ""
+    about = f"<b>{escape(about)}“{escape(look['about'])}”</b>"
+    if (bits := look["divergence"]) is None:
+        return f'<div class="differ">{about}</div>'
     meter = f'<meter min="0" max="1" value="{bits:.3f}" aria-label="how far the two maps differ"></meter>'
     said = f"the maps differ by <b>{bits:.2f}</b> of 1 bit"
-    about = f"{look['kind']}: " if look["kind"] != look["about"] else ""
     return (
-        f'<div class="differ"><b>{escape(about)}“{escape(look["about"])}”</b><span>{meter} {said}</span>'
+        f'<div class="differ">{about}<span>{meter} {said}</span>'
         "<small>0: they look at the same; 1: at nothing in common (Jensen-Shannon divergence)</small></div>"
     )
 
 
-def _score(side: Side, kind: str) -> str:
+def _score(side: Side) -> str:
     """What of the map falls on the object, beside what falls there by chance."""
     if side["hit"] is None:
         return ""

@@ -43,7 +43,7 @@ def first() -> tuple[str, str]:
 
 def load(name: str) -> VLM:
     """A model by name. Raises UserError where there is none of that name, or where it is not among the fixed ones."""
-    name = (name or "").strip()
+    name = str(name or "").strip()
     if not name:
         raise UserError("a model is missing; choose one at the top of the page")
     if _fixed and name not in _fixed:
@@ -55,6 +55,11 @@ def load(name: str) -> VLM:
 def pair(teacher: str, student: str) -> dict[str, VLM]:
     """{"teacher", "student"}: the two models. Raises UserError as `load` does."""
     return {"teacher": load(teacher), "student": load(student)}
+
+
+def names(pair: dict[str, VLM]) -> dict[str, str]:
+    """What the models of a `pair` are called."""
+    return {side: vlm.name for side, vlm in pair.items()}
 
 
 @cache

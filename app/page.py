@@ -76,6 +76,7 @@ def build() -> gr.Blocks:
             example = examples[event.index]
             return example.image, example.question, "\n".join(example.captions)
 
+        gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
         chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", queue=False)
     return page
 

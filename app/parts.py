@@ -12,10 +12,16 @@ from dlip.html import data_uri
 PICK = """
 element.addEventListener("click", event => {
     const button = event.target.closest("[data-index]");
-    if (button) trigger("click", {index: Number(button.dataset.index)});
+    if (!button) return;
+    element.querySelectorAll("[aria-pressed=true]").forEach(other => other.setAttribute("aria-pressed", "false"));
+    button.setAttribute("aria-pressed", "true");
+    trigger("click", {index: Number(button.dataset.index)});
 });
 """
-"""`js_on_load` of a gr.HTML whose buttons carry data-index: its click event's `gr.EventData` has that `index`."""
+"""`js_on_load` of a gr.HTML whose buttons carry data-index: its click event's `gr.EventData` has that `index`, and the
+button stays pressed."""
+RELEASE = "() => document.querySelectorAll('#examples [aria-pressed=true]').forEach(b => b.ariaPressed = 'false')"
+"""No example is the chosen one any more."""
 SIDES = {"teacher": "Teacher", "student": "Student"}
 
 
@@ -61,18 +67,25 @@ def saves(teacher: Cost, student: Cost) -> str:
     """One sentence on how much faster and smaller the student is."""
     faster = teacher["ms"] / student["ms"]
     pace = f"{faster:.1f} times faster" if faster >= 1 else f"{1 / faster:.1f} times slower"
+    pace = "equally fast" if pace.startswith("1.0 ") else pace
     size, work = (teacher[key] / student[key] for key in ("params_m", "flops_g"))
     return f"The student was {pace} this time, with {_times(size)} the parameters and {_times(work)} the operations."
 
 
 def _times(ratio: float) -> str:
-    return f"1/{ratio:.1f} of" if ratio >= 1 else f"{1 / ratio:.1f} times"
+    said = f"1/{ratio:.1f} of" if ratio >= 1 else f"{1 / ratio:.1f} times"
+    return "all" if said in ("1/1.0 of", "1.0 times") else said
 
 
 def bar(share: float, label: str, value: str) -> str:
     """A labelled bar of a share from 0 to 1."""
     fill = f'<i style="width: {100 * share:.1f}%"></i>'
     return f'<div class="bar"><span>{escape(label)}</span><span class="track">{fill}</span><span>{value}</span></div>'
+
+
+def hint(said: str) -> str:
+    """A sentence where nothing is to be shown; said: HTML."""
+    return f'<p class="hint">{said}</p>'
 
 
 def picture(image: Image.Image | np.ndarray, alt: str, side: int = 96) -> str:
@@ -87,9 +100,11 @@ def picture(image: Image.Image | np.ndarray, alt: str, side: int = 96) -> str:
 
 
 def buttons(pictures: Sequence[tuple[str, str, str]], label: str) -> str:
-    """Pictures to choose from, for `PICK`. pictures: of each its HTML, what its button is called, and a line below."""
+    """Pictures to choose from, for `PICK`. pictures: of each its HTML, what its button is called, and a line below; the
+    first one is pressed."""
     found = "".join(
-        f'<button type="button" data-index="{i}" aria-label="{escape(name)}" title="{escape(name)}">{html}'
+        f'<button type="button" data-index="{i}" aria-pressed="{"false" if i else "true"}" aria-label="{escape(name)}" '
+        f'title="{escape(name)}">{html}'
         f"{f'<small>{line}</small>' if line else ''}</button>"
         for i, (html, name, line) in enumerate(pictures)
     )

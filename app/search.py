@@ -8,8 +8,7 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from app import models, parts, pictures
-from app.compare import text
+from app import inputs, models, parts, pictures
 from app.guard import SEARCH, endpoint, guarded
 from dlip.data.scenes import Scenes
 from dlip.errors import Unable
@@ -46,7 +45,7 @@ class Found(TypedDict):
 
 def search(teacher: str, student: str, sentence: str) -> Found:
     """The gallery's pictures that fit a sentence best: ITC chooses 16 of 200, ITM ranks them anew; the best five."""
-    sentence = text(sentence, "sentence")
+    sentence = inputs.text(sentence, "sentence")
 
     def find(vlm: VLM) -> list[Hit]:
         embeds = _gallery(vlm, "pictures")
@@ -129,9 +128,8 @@ def show(found: Found, names: tuple[str, str], as_pictures: bool) -> str:
         body = f'<p class="note">{escape(found[side]["note"])}</p>' if found[side]["note"] else f"<ol>{body}</ol>"
         cards[side] = parts.card(side, models.role(name, side), name, body)
     both = len(shared)
-    return parts.pair(
-        cards, f"Both found {both} of the same {SHOWN}; those are marked." if both else "They share none."
-    )
+    said = f"Both found {both} of the same {SHOWN}; those are marked." if both else "They share none."
+    return parts.pair(cards, said if all(found[side]["hits"] for side in parts.SIDES) else "")
 
 
 def _hit(rank: int, hit: Hit, shared: bool, as_pictures: bool) -> str:
@@ -153,9 +151,9 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         find = gr.Button("Find pictures", variant="primary", scale=1, min_width=130, elem_id="find")
         reverse = gr.Button("Sentences for my picture", scale=1, min_width=250, elem_id="reverse")
     out = gr.HTML(elem_id="found")
-    inputs, inputs_reverse = [*names, sentence], [picture, *names]
-    endpoint(search, inputs, long=True, line=SEARCH)
-    endpoint(sentences, inputs_reverse, long=True, line=SEARCH)
+    asked, asked_reverse = [*names, sentence], [picture, *names]
+    endpoint(search, asked, long=True, line=SEARCH)
+    endpoint(sentences, asked_reverse, long=True, line=SEARCH)
 
     def found(teacher, student, words):
         return show(search(teacher, student, words), (teacher, student), as_pictures=True)
@@ -164,5 +162,8 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         return show(sentences(image, teacher, student), (teacher, student), as_pictures=False)
 
     event = dict(api_visibility="private", show_progress="minimal", **SEARCH)
-    gr.on([find.click, sentence.submit], guarded(found, long=True), inputs, out, **event)
-    reverse.click(guarded(found_reverse, long=True), inputs_reverse, out, **event)
+    gr.on([find.click, sentence.submit], guarded(found, long=True), asked, out, **event)
+    reverse.click(guarded(found_reverse, long=True), asked_reverse, out, **event)
+    gr.on(
+        [picture.change, *(name.change for name in names)], lambda: "", None, out, api_visibility="private", queue=False
+    )

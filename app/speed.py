@@ -8,9 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from app import charts, guard, models, parts, work
+from app import charts, guard, inputs, models, parts, work
 from dlip.efficiency import TASKS
-from dlip.errors import UserError
 from dlip.latency import compare_latency, throughput
 from dlip.memory import memory
 from dlip.plots import latency_bars, memory_bars, throughput_curves
@@ -56,9 +55,9 @@ def speed(
     task: captioning, vqa or retrieval. tokens: of every text that is written, the same for both. repeats: rounds that
     are counted. batches: sizes for the throughput. Others' work on the same machine slows both models alike.
     """
-    batch, beams, tokens, repeats = int(batch), int(beams), int(tokens), int(repeats)
-    batches = sorted({int(size) for size in batches})
-    _check(batch, beams, tokens, repeats, batches)
+    batch, beams = inputs.whole(batch, "batch", 1, BATCHES[-1]), inputs.whole(beams, "beams", 1, BEAMS)
+    tokens, repeats = inputs.whole(tokens, "tokens", 1, LENGTH), inputs.whole(repeats, "repeats", 1, REPEATS)
+    batches = sorted({inputs.whole(size, "throughput's batch", 1, BATCHES[-1]) for size in batches or ()})
     with work.turns(progress) as step:
         pair = models.pair(teacher, student)
         size = dict(beams=beams, tokens=tokens)
@@ -69,16 +68,7 @@ def speed(
             if with_memory:
                 taken[side] = memory(vlm, task, batch=batch, **size)
                 step(0.9 + 0.1 * i)
-    names = {side: vlm.name for side, vlm in pair.items()}
-    return Speed(models=names, latency=timed, batches=batches, throughput=rates, memory=taken or None)
-
-
-def _check(batch: int, beams: int, tokens: int, repeats: int, batches: list[int]) -> None:
-    limits = {"batch": (batch, BATCHES[-1]), "beams": (beams, BEAMS), "tokens": (tokens, LENGTH)}
-    limits |= {"repeats": (repeats, REPEATS), "throughput's batch": (max(batches, default=1), BATCHES[-1])}
-    for name, (value, most) in limits.items():
-        if not 1 <= value <= most:
-            raise UserError(f"{name} is {value} here; choose a number from 1 to {most}")
+    return Speed(models=models.names(pair), latency=timed, batches=batches, throughput=rates, memory=taken or None)
 
 
 def table(found: Speed) -> pd.DataFrame:
@@ -134,6 +124,7 @@ def show(found: Speed) -> str:
         cards[side] = parts.card(side, models.role(name, side), name, f"<table>{rows}</table>")
     times = found["latency"]["speedup"]["student"]
     pace = f"{times:.1f} times as fast as" if times >= 1 else f"{1 / times:.1f} times slower than"
+    pace = "as fast as" if pace.startswith("1.0 ") else pace
     files = charts.link("speed.json", "application/json", json.dumps(found, indent=1))
     files += charts.link("speed.csv", "text/csv", table(found).to_csv(index=False))
     return (
@@ -165,7 +156,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         batches = gr.CheckboxGroup(
             list(BATCHES), value=[1, 4, 16], label="Throughput at batches of", scale=3, min_width=260
         )
-        with_memory = gr.Checkbox(True, label="Memory", info="in fresh processes", scale=1, min_width=260)
+        with_memory = gr.Checkbox(True, label="Memory", info="at the task’s peak", scale=1, min_width=260)
     with gr.Row():
         batch = gr.Slider(1, BATCHES[-1], 1, step=1, label="Batch", min_width=140)
         beams = gr.Slider(1, BEAMS, 3, step=1, label="Beams", min_width=140)
@@ -173,7 +164,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         repeats = gr.Slider(1, REPEATS, 15, step=1, label="Rounds", min_width=140)
     with gr.Row():
         start = gr.Button("Measure both models", variant="primary", elem_id="measure")
-        cancel = gr.Button("Stop", elem_id="stop-measuring")
+        cancel = work.stop_button("stop-measuring")
     gr.HTML('<p class="hint">Both models do the same work here, in turns, on this app’s own machine.</p>')
     shown = gr.HTML(elem_id="measured", min_height=90)
     with gr.Column(visible=False) as drawn:
@@ -202,8 +193,8 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         drawings = [part for pair in figures(found) for part in charts.filled(*pair)]
         return show(found), gr.Column(visible=True), *drawings
 
-    inputs = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
-    going = start.click(guard.guarded(measure, long=True), inputs, [shown, drawn, *heads], show_progress_on=shown,
-                        api_visibility="private", **guard.LONG)  # fmt: skip
-    cancel.click(work.stop, cancels=going, queue=False, api_visibility="private")
-    guard.endpoint(speed, inputs, guard.LONG)
+    asked = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
+    work.started(start, cancel, measure, asked, [shown, drawn, *heads], show_progress_on=shown)
+    gr.on([part.change for part in asked], lambda: ("", gr.Column(visible=False)), None, [shown, drawn],
+          api_visibility="private", queue=False)  # fmt: skip
+    guard.endpoint(speed, asked, guard.LONG)

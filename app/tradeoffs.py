@@ -69,7 +69,7 @@ class Run(TypedDict):
     figures: dict[str, float]
     """Scores and costs by column, as in dlip.records; those that were measured."""
     samples: list[dict]
-    """Examples of its words: image_id, caption, references, questions, answers, truth."""
+    """Examples of the latest words that were kept: image_id, caption, references, questions, answers, truth."""
 
 
 # --- what is done -----------------------------------------------------------------------------------------------------
@@ -95,12 +95,13 @@ def run(name: str, grid: str = ALL) -> Run:
     mine = [record for record in chosen(grid) if record["name"] == name]
     if not mine:
         raise UserError(f"there is no point {name!r} in {grid}; choose one of the chart")
-    last, row = max(mine, key=lambda record: record["created"]), summary(frame(mine)).iloc[-1]
+    latest, row = sorted(mine, key=lambda record: record["created"], reverse=True), summary(frame(mine)).iloc[-1]
+    last = latest[0]
     figures = {column: float(row[column]) for column in (*SCORES, *COSTS) if not pd.isna(row[column])}
     return Run(
         name=name, role=last["role"], command=last["command"], config=last["config"], figures=figures,
         seeds=sorted({record["seed"] for record in mine}), train_pictures=last["train_pictures"],
-        samples=next((record["samples"] for record in mine if record["samples"]), []),
+        samples=next((record["samples"] for record in latest if record["samples"]), []),
     )  # fmt: skip
 
 
@@ -261,10 +262,11 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")
     shown = gr.HTML(elem_id="run")
 
-    def draw(grid, cost, score):
-        tradeoffs(grid, cost, score)
+    def draw(grid, cost, score, point):
+        names = listed(grid, cost, score)
         title, fig = charts.fitted(accuracy_cost(frame(chosen(grid)), cost, score))
-        return title, fig, gr.Dropdown(listed(grid, cost, score), value=None), ""
+        point = point if point in names else None
+        return title, fig, gr.Dropdown(names, value=point), tell(point, grid)
 
     def tell(point, grid):
         return show(run(point, grid)) if point else ""
@@ -274,7 +276,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
 
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="hidden")
     asked = [grid, cost, score]
-    drawn = dict(fn=guard.guarded(draw), inputs=asked, outputs=[finding, chart, point, shown], **quick)
+    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=[finding, chart, point, shown], **quick)
     finding.parent.select(**drawn)
     gr.on([part.input for part in asked], **drawn)
     heard.click(guard.guarded(hear), grid, [point, shown], **quick)

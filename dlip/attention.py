@@ -8,7 +8,7 @@ word is that of the step which chooses it.
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -167,10 +167,13 @@ def differ(p: Tensor, q: Tensor) -> Tensor:
 # --- against the masks of scenes --------------------------------------------------------------------------------------
 
 
-def named(caption: str, scene: Scene) -> dict[int, int]:
-    """Place of a word in `caption.split()` -> the place in `scene.objects` of the object it names; articles apart."""
+def named(caption: str, scene: Scene, find: Callable = referents) -> dict[int, int]:
+    """Place of a word in `caption.split()` -> the place in `scene.objects` of the object it names; articles apart.
+
+    find: `referents`, or another of dlip.data.scene_truth that takes a reading and its scene.
+    """
     reading, words = read(caption), caption.lower().split()
-    meant = zip(reading.mentions, referents(reading, scene), strict=True)
+    meant = zip(reading.mentions, find(reading, scene), strict=True)
     places = {i: o for mention, o in meant if o is not None for i in range(mention.start, mention.end)}
     return {i: o for i, o in places.items() if words[i] not in ARTICLES}
 
@@ -186,10 +189,11 @@ def pointing(over: Tensor, covered: Tensor) -> Tensor:
     """The pointing game, bool [...]: whether the greatest patch of maps [..., g, g] holds a pixel of the object.
 
     covered: `cover` of its mask [..., g, g]. The tolerance is thus the patch, which is all that a map resolves; by
-    chance a hit comes as often as patches hold a pixel of the object. Source: Zhang et al. (arXiv 1608.00507), 4.1.
+    chance a hit comes as often as patches hold a pixel of the object. Of several that are greatest, half have to hold
+    one. Source: Zhang et al. (arXiv 1608.00507), 4.1.
     """
-    place = over.flatten(-2).argmax(-1, keepdim=True).expand(*covered.shape[:-2], 1)
-    return (covered.flatten(-2).gather(-1, place) > 0).squeeze(-1)
+    greatest = (over == over.amax((-2, -1), keepdim=True)).float()
+    return (greatest * (covered > 0)).sum((-2, -1)) >= greatest.sum((-2, -1)) / 2
 
 
 def mass(over: Tensor, covered: Tensor) -> Tensor:

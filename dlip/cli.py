@@ -14,6 +14,8 @@ from dlip.config import CACHE, PRESETS, TrainConfig
 from dlip.errors import UserError
 from dlip.recipes import RECIPES, spelled_out
 
+RESUMED = ("demo", "train", "distill", "ablate")
+"""Commands that go on from a checkpoint."""
 DATA = '"scenes", a folder, shards (a folder or address of *.tar), hub:NAME, or several joined by +'
 
 
@@ -260,7 +262,8 @@ def main(words: list[str] | None = None) -> int:
             print(f"dlip: {mistake if isinstance(mistake, UserError) else told(mistake)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dlip: interrupted; the last checkpoint is kept, the same command goes on from it", file=sys.stderr)
+        kept = "; the last checkpoint is kept, the same command goes on from it" * (words[0] in RESUMED)
+        print(f"dlip: interrupted{kept}", file=sys.stderr)
         return 130
     return 0
 

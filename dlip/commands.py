@@ -217,8 +217,8 @@ def app(args: argparse.Namespace) -> None:
         serve = resolve_name("app.page:serve")  # by its name: nothing of dlip depends on the app
     except ModuleNotFoundError as missing:
         raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
-    names = args.models.split(",") if args.models else None
-    if names and not all(map(str.strip, names)):
+    names = [name.strip() for name in args.models.split(",")] if args.models else None
+    if names and not all(names):
         raise UserError(f"--models {args.models} has an empty name; give names with one comma between them")
     serve(args.port, args.share, names)
 

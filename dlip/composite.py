@@ -36,7 +36,7 @@ class Able:
         """The model whose states of a source are worth reading: of images the first. Raises Unable as `able` does."""
         if source == "image":
             return self.members[0]
-        return self._first(SEES[source], f"read the {source} as its own task has it")
+        return self._first(SEES[source], WORDS[SEES[source][0]])
 
     def _first(self, tasks: tuple[str, ...], words: str) -> "Able":
         for task in tasks:

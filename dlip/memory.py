@@ -1,15 +1,16 @@
-"""How much memory a task takes, measured: on a GPU by its allocator, on a CPU by the growth of a process."""
+"""How much memory a task takes, measured: what torch's allocator hands out at its peak."""
 
-import json
+import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.autograd.profiler import profile
+from torch.autograd.profiler_util import MEMORY_EVENT_NAME
 
-from dlip.config import ModelConfig, scenes_size
 from dlip.latency import Workload
 from dlip.model import Med
 
@@ -17,25 +18,24 @@ if TYPE_CHECKING:
     from dlip.vlm import VLM
 
 PROCESS = Path("/proc/self")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes when it starts and stops
+with profile():  # which is set up the first time, and complains where that is not in the main thread
+    pass
 
 
 def memory(model: "Med | VLM", task: str = "captioning", **size) -> dict:
-    """weights_mb, peak_mb (the task's peak on top of the weights; MB of 1e6 bytes) and the settings.
+    """weights_mb, peak_mb (the most that the task's tensors take at a time; MB of 1e6 bytes) and the settings.
 
-    On a CPU, peak_mb is how far the resident set of a fresh process grows that runs a model of the same
-    sizes, once torch has set itself up; None where the system cannot tell (all but Linux). `size` and
-    UserError as in `Workload`.
+    peak_mb is None on devices other than CPU and CUDA. `size` and UserError as in `Workload`.
     """
     work = Workload(model, task, **size)
-    kind = work.pixels.device.type
-    peak = _allocator_peak(work) if kind == "cuda" else None
-    if kind == "cpu" and (PROCESS / "clear_refs").exists():
-        peak = _fresh_process(work.med, task=task, **size)
+    measured = {"cuda": _peak_on_cuda, "cpu": peak_on_cpu}.get(work.pixels.device.type)
+    peak = measured(work) / 1e6 if measured else None
     weights = sum(p.numel() * p.element_size() for p in work.med.parameters())
-    return {**work.settings, "weights_mb": weights / 1e6, "peak_mb": None if peak is None else peak / 1e6}
+    return {**work.settings, "weights_mb": weights / 1e6, "peak_mb": peak}
 
 
-def _allocator_peak(work: Workload) -> int:
+def _peak_on_cuda(work: Workload) -> int:
     device = work.pixels.device
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -43,35 +43,13 @@ def _allocator_peak(work: Workload) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _fresh_process(med: Med, **size) -> int:
-    job = {
-        "config": med.config.to_dict(),
-        "dtype": str(med.temp.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "size": size,
-    }
-    code = "import json, sys, dlip.memory as m; print(m.process_growth(**json.load(sys.stdin)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps(job),
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
-
-
-def process_growth(config: dict, dtype: str, threads: int, size: dict) -> int:
-    """Bytes by which this process grows at its peak while a new model of that configuration does the task."""
-    torch.set_num_threads(threads)
-    small = scenes_size(32, 1, 1, max_positions=config["max_positions"])
-    Workload(Med(small).to(getattr(torch, dtype)), **{**size, "batch": 1})()  # sets up torch's threads and kernels
-    work = Workload(Med(ModelConfig.from_dict(config)).to(getattr(torch, dtype)), **size)
-    (PROCESS / "clear_refs").write_text("5")  # the peak so far is forgotten: man proc_pid_clear_refs
-    before = _status("VmRSS")
-    work()
-    return max(0, _status("VmHWM") - before)
+def peak_on_cpu(work: Callable[[], object]) -> int:
+    """The most bytes that tensors which `work` makes take at a time."""
+    with profile(profile_memory=True) as seen:
+        work()
+    events = [event for event in seen.kineto_results.events() if event.name() == MEMORY_EVENT_NAME]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate((event.nbytes() for event in events), initial=0))
 
 
 def peak_bytes(device: torch.device) -> int | None:

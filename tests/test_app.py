@@ -2,11 +2,13 @@
 
 import json
 import re
+import struct
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 
 import gradio as gr
@@ -19,6 +21,7 @@ from PIL import Image
 
 import dlip
 from app import compare, guard, models, pictures, search, space
+from app.page import build
 from dlip.cli import main
 from dlip.data.scenes import Scenes
 from dlip.data.transforms import MAX_PIXELS
@@ -84,6 +87,8 @@ def test_costs_are_counted_and_the_summary_divides_them(picture):
         said == "The student was 1.5 times faster this time, with 1/2.0 of the parameters and 1/10.0 of the operations."
     )
     assert "1.5 times slower this time, with 2.0 times the parameters" in compare.parts.saves(*costs[::-1])
+    same = compare.parts.saves(costs[0], costs[0] | {"ms": 30.4})
+    assert same == "The student was equally fast this time, with all the parameters and all the operations."
 
 
 def test_answers_and_their_probabilities_are_those_of_dlip(picture):
@@ -107,6 +112,22 @@ def test_rankings_are_those_of_dlip(picture):
         assert [row["itm"] for row in ranked] == pytest.approx(itm[order].tolist(), abs=1e-5)
         assert [row["itc"] for row in ranked] == pytest.approx(itc[order].tolist(), abs=1e-5)
     assert found["teacher"]["ranked"][0]["text"] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(beams=None), "beams is missing; choose a number from 2 to 8"),
+        (dict(seed=None), "seed is missing; choose a number from 0 to 2,147,483,648"),
+        (dict(seed=-1), "seed is -1 here; choose a number from 0"),
+        (dict(top_p=2), "top p is 2 here; choose a number from 0.1 to 1"),
+        (dict(length=1000), "length is 1000 here"),
+        (dict(method="magic"), "there is no decoding 'magic'; choose beam, greedy, nucleus"),
+    ],
+)
+def test_settings_of_decoding_are_named(options, message, picture):
+    with pytest.raises(UserError, match=message):
+        compare.captions(picture, TEACHER, STUDENT, **options)
 
 
 def test_search_is_itc_re_ranked_by_itm(picture):
@@ -140,6 +161,10 @@ def test_a_model_that_lacks_the_weights_says_so_and_the_other_answers(picture, m
     found = compare.answers(picture, TEACHER, STUDENT, QUESTION)
     assert found["teacher"]["answers"][0][0] == "yellow" and found["student"]["answers"] == []
     assert "cannot answer questions" in compare.show_answers(found, (TEACHER, STUDENT)) and found["summary"] == ""
+    monkeypatch.setattr(pair["student"].med, "abilities", frozenset({"vqa"}))
+    found = search.search(TEACHER, STUDENT, "a red circle")
+    shown = search.show(found, (TEACHER, STUDENT), True)
+    assert len(found["teacher"]["hits"]) == 5 and "cannot compare pictures" in shown and "share none" not in shown
 
 
 def test_words_that_differ_are_marked_and_texts_are_escaped(picture):
@@ -150,6 +175,12 @@ def test_words_that_differ_are_marked_and_texts_are_escaped(picture):
     assert "<b>circle" not in html and "&lt;b&gt;circle" in html and "<i>" not in html
     found["student"]["text"] = "a red <b>circle"
     assert "<mark>" not in compare.show_captions(found, (TEACHER, STUDENT))
+
+
+def test_other_pictures_than_scenes_are_said_to_be_strange_to_the_scenes_models():
+    scene, photograph = Image.fromarray(Scenes("test")[0].image), Image.new("RGB", (640, 480))
+    assert "know only the drawn scenes" in compare.abroad(photograph, (TEACHER, "runs/own"))
+    assert compare.abroad(scene, (TEACHER, STUDENT)) == compare.abroad(photograph, ("runs/big", "runs/own")) == ""
 
 
 def test_students_wear_the_colour_of_their_training():
@@ -181,12 +212,20 @@ def test_any_picture_is_read(mode, tmp_path):
     assert [found["student"]["text"]] == dlip.load(STUDENT).caption([path], 1, 30)
 
 
+def huge(side: int) -> bytes:
+    """A PNG that says it is so many pixels wide and high."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), b"IDAT")
+    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda path: path.write_bytes(b"GIF89a no picture"), "cannot be read as a picture"),
         (lambda path: path.write_text("hello"), "cannot be read as a picture"),
         (lambda path: path.write_bytes(b""), "cannot be read as a picture"),
+        (lambda path: path.write_bytes(huge(60000)), "above the limit of 80,000,000"),
         (
             lambda path: Image.new("1", (20000, MAX_PIXELS // 20000 + 1)).save(path, "PNG"),
             "above the limit of 80,000,000",
@@ -231,6 +270,23 @@ def test_only_fixed_models_can_be_chosen(picture):
     assert models.first() == (TEACHER, STUDENT) and TEACHER in models.choices()
 
 
+@pytest.mark.parametrize("names", [[OTHER, STUDENT], [STUDENT], [TEACHER, STUDENT, OTHER]])
+def test_the_page_opens_on_any_list_of_models(names):
+    models.fix(names)
+    try:
+        shown = {part["props"].get("elem_id"): part["props"] for part in build().get_config_file()["components"]}
+    finally:
+        models.fix(None)
+    assert (shown["teacher"]["value"], shown["student"]["value"]) == (names[0], names[min(1, len(names) - 1)])
+
+
+def test_models_of_the_command_line_stand_without_spaces(monkeypatch):
+    served = []
+    monkeypatch.setattr("app.page.serve", lambda *asked: served.append(asked))
+    assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
+    assert served == [(None, False, [OTHER, STUDENT])]
+
+
 def test_faults_become_one_sentence():
     def fails(error):
         raise error
@@ -247,6 +303,68 @@ def test_faults_become_one_sentence():
     assert next(steps) == 1
     with pytest.raises(gr.Error, match="No."):
         next(steps)
+
+
+def test_what_follows_a_choice_leaves_nothing_of_the_earlier_one(caplog):
+    def fails(error):
+        raise error
+
+    told = []
+    follows = guard.following(fails, told.append)
+    assert follows(UserError("there is no <b>")) is None and told == ["There is no &lt;b&gt;."]
+    assert follows(ZeroDivisionError("/secret/path")) is None and "the program's log" in told[1]
+    assert caplog.text.count("Traceback") == 1 and guard.following(lambda: 3, guard.nothing)() == 3
+    with pytest.warns(UserWarning, match="^No[.]$"):
+        assert guard.following(fails, guard.toast)(UserError("no")) == ""
+
+
+def following(page: gr.Blocks, trigger: str) -> list:
+    """The page's events that follow a change of a component, in their order."""
+    (start,) = [part._id for part in page.blocks.values() if getattr(part, "elem_id", None) == trigger]
+    found = [fn for fn in page.fns.values() if (start, "change") in fn.targets]
+    for fn in found:
+        found += [other for other in page.fns.values() if other.trigger_after == fn._id]
+    return found
+
+
+def test_a_model_that_cannot_be_loaded_is_told_once_and_nothing_old_stays_under_its_name(picture, monkeypatch):
+    told, shown = [], {}
+    monkeypatch.setattr(gr, "Warning", lambda said, **_: told.append(said))
+    page = build()
+    values = {part._id: getattr(part, "value", None) for part in page.blocks.values()}
+    for part in page.blocks.values():
+        if getattr(part, "elem_id", None) in ("picture", "student") or isinstance(part, gr.Checkbox):
+            values[part._id] = {"picture": picture, "student": "scenes/none"}.get(part.elem_id, True)
+    for fn in following(page, "student"):
+        found = fn.fn(*(values[part._id] for part in fn.inputs)) if fn.fn else None
+        for part, value in zip(fn.outputs, found if isinstance(found, tuple) else [found], strict=True):
+            if not isinstance(value, dict):  # skip
+                values[part._id] = value
+            if isinstance(part, gr.HTML):
+                shown[part.elem_id] = value
+    assert len(told) == 1 and told[0].startswith("There is no model 'scenes/none'; ")
+    assert shown.keys() == {"captions", "answers", "rankings", "found", "words", "look", "measured", "worst"}
+    assert shown.pop("words") == f'<p class="hint">{told[0]}</p>' and set(shown.values()) == {""}
+
+
+def test_what_was_found_goes_with_the_picture_and_the_settings():
+    page = build()
+    assert {part.elem_id for fn in following(page, "picture") for part in fn.outputs} >= {"found", "captions", "words"}
+    ids = [part.elem_id for part in page.blocks.values() if getattr(part, "elem_id", None)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_endpoints_take_what_their_functions_take_by_default(picture):
+    page = build()
+    found = page.get_api_info()["named_endpoints"]
+    for name in ("/words", "/attention"):
+        (question,) = [part for part in found[name]["parameters"] if part["parameter_name"] == "question"]
+        assert question["parameter_has_default"] and question["parameter_default"] == ""
+    for fn in page.fns.values():
+        if fn.api_visibility == "public":
+            for part in fn.inputs:
+                if not isinstance(part, gr.Image | gr.Checkbox):
+                    assert part.preprocess(None) is None, (fn.api_name, part.label)
 
 
 def test_examples_offer_scenes_a_drawing_and_photographs():
@@ -332,9 +450,19 @@ def test_mistakes_over_the_api_are_one_sentence(client, picture, tmp_path):
             "There is no model 'scenes/none'",
         ),
         (dict(picture=None, **BOTH, question="what?"), "There is no picture yet"),
+        (
+            dict(picture=image, **BOTH, beams=None, api_name="/captions"),
+            "Beams is missing; choose a number from 2 to 8.",
+        ),
+        (dict(picture=image, **BOTH, method="magic", api_name="/captions"), "There is no decoding 'magic'"),
+        (
+            dict(**BOTH, task="answers", pictures=None, api_name="/disagreements"),
+            "Pictures is missing; choose a number",
+        ),
+        (dict(picture=image, **BOTH, question="x" * 1001, api_name="/words"), "The question has 1,001 characters"),
     ):
         with pytest.raises(Exception, match=message) as caught:
-            client.predict(**sent, api_name="/answers")
+            client.predict(**{"api_name": "/answers", **sent})
         assert re.match(line, str(caught.value)) and "Traceback" not in str(caught.value)
 
 

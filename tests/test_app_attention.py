@@ -45,7 +45,9 @@ def test_words_are_what_both_models_say(picture):
     assert [text["text"] for text in found] == [*captions, QUESTION, *answers]
     assert [text["who"] for text in found] == ["teacher", "student", "you", "teacher", "student"]
     assert [text["question"] for text in found] == ["", "", "", QUESTION, QUESTION]
-    assert len(page.words(picture, TEACHER, STUDENT)) == 2
+    assert len(page.words(picture, TEACHER, STUDENT)) == len(page.words(picture, TEACHER, STUDENT, None)) == 2
+    with pytest.raises(UserError, match="the question has 1,001 characters"):
+        page.words(picture, TEACHER, STUDENT, "x" * 1001)
 
 
 def test_a_model_that_cannot_caption_is_left_out(picture, monkeypatch):
@@ -54,6 +56,25 @@ def test_a_model_that_cannot_caption_is_left_out(picture, monkeypatch):
     assert [(text["who"], text["kind"]) for text in found] == [
         ("teacher", "caption"), ("you", "question"), ("teacher", "answer"), ("student", "answer"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("able", "source"), [({"vqa"}, "decoder"), ({"itc", "itm"}, "decoder"), ({"lm"}, "fusion")])
+def test_a_model_that_lacks_one_ability_says_so_beside_the_others_map(able, source, picture, monkeypatch):
+    whole = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
+    monkeypatch.setattr(models.load(STUDENT).med, "abilities", frozenset(able))
+    found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
+    assert found["teacher"] == whole["teacher"] and found["divergence"] is None
+    assert found["student"]["map"] == [] and found["student"]["note"].startswith("This model cannot ")
+    shown = looks.show(found, picture)
+    assert shown.count("<img") == 1 and found["student"]["note"] in shown.replace("&#x27;", "'") and "bit" not in shown
+    assert "write captions" in found["student"]["note"] or source == "fusion"
+    both = looks.show({**found, "teacher": {**found["teacher"], "map": [], "note": "No."}}, picture)
+    assert "<img" not in both and "No." in both
+    with pytest.raises(UserError, match="there is no word 40 in a text of 13; count from 0"):
+        page.attention(picture, STUDENT, STUDENT, CAPTION, 40, source)
+    if source == "decoder":
+        found = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM")
+        assert found["teacher"]["map"] and found["student"]["map"] == [] and found["student"]["note"]
 
 
 def test_every_word_is_a_button_and_finds_its_place_again():
@@ -128,6 +149,9 @@ def test_the_pictures_own_attention(picture):
         (dict(teacher_layer="-1"), "no layer '-1'"),
         (dict(teacher_head="all"), "no head 'all'"),
         (dict(text=" "), "no word"),
+        (dict(text="x" * 1001), "the text has 1,001 characters"),
+        (dict(word=None), "word is missing"),
+        (dict(source="answer", question=None), "the question is empty"),
         (dict(picture=None), "no picture yet"),
     ],
 )
@@ -153,6 +177,29 @@ def test_the_page_shows_the_outline_and_the_score(picture):
     assert outlined != plain and re.sub('base64,[^"]*', "", outlined) == re.sub('base64,[^"]*', "", plain)
     share = f"{100 * found['student']['share']:.0f}% on the object"
     assert share in outlined and ("is-hit" in outlined or "is-miss" in outlined)
+
+
+def test_a_word_that_names_nothing_or_one_of_several_is_not_scored(picture):
+    scene = Scenes("test").scene(pictures.SCENES[0])
+    shapes = [o.shape for o in scene.objects]
+    assert "star" not in shapes and shapes.count("circle") == 1
+    for text, word in (("what color is the star?", 4), ("a small yellow circle", 3), ("a large red circle", 2)):
+        found = page.attention(picture, TEACHER, STUDENT, text, word, "fusion")
+        assert found["object"] is None and found["teacher"]["hit"] is None and found["student"]["hit"] is None
+    found = page.attention(picture, TEACHER, STUDENT, "what color is the circle?", 4, "fusion")
+    assert found["object"] == shapes.index("circle")
+
+
+def test_a_block_of_greatest_pixels_hits_by_its_share_on_the_object():
+    scene = Scenes("test").scene(pictures.SCENES[0])
+    mask = masks(scene)[0]
+    over = torch.zeros(1 + mask.size)
+    rows, columns = mask.nonzero()
+    block = torch.zeros(mask.shape)
+    block[rows.min() - 1 : rows.max() + 1, columns.min() : columns.max() + 1] = 1.0  # its first row misses
+    over[1:] = block.flatten()
+    found = looks.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, scene, 0)
+    assert found["teacher"]["hit"] and found["teacher"]["chance_hit"] == found["teacher"]["chance_share"]
 
 
 # --- attributions -----------------------------------------------------------------------------------------------------

@@ -72,6 +72,11 @@ def test_the_page_states_every_setting_and_holds_the_files(found):
     assert csv.query("measure == 'memory'")["value"].tolist() == [12.34, 5.0, 12.34]
 
 
+def test_equally_fast_is_not_one_time_as_fast(found):
+    even = {**found, "latency": {**found["latency"], "speedup": {"teacher": 1.0, "student": 0.97}}}
+    assert "The student is as fast as its teacher." in page.show(even)
+
+
 def test_figures_are_drawn_for_what_was_measured(found):
     (heading, bars), (rates_heading, rates), memory = page.figures(found)
     assert "Most of the time goes to" in heading and bars.layout.title.text is None
@@ -87,6 +92,8 @@ def test_figures_are_drawn_for_what_was_measured(found):
         (dict(tokens=100), "tokens is 100"),
         (dict(repeats=1000), "repeats is 1000"),
         (dict(batches=[1, 500]), "batch is 500"),
+        (dict(batch=None), "batch is missing"),
+        (dict(tokens=None), "tokens is missing"),
         (dict(task="detection"), "no task 'detection'"),
     ],
 )

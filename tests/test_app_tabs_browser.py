@@ -134,7 +134,7 @@ def test_disagreements_are_shown_with_their_pictures(open_page, screens):
     page.locator("#disagreements").get_by_text("answers", exact=True).click()
     page.locator("#disagreements input[type=number]").fill("10")
     page.locator("#disagreements input[type=number]").press("Tab")
-    page.locator("#find").click()
+    page.locator("#find-worst").click()
     page.wait_for_selector("#worst article")
     items = [evaluate(name, Scenes("test", size=10), tasks=("vqa",), return_items=True, progress=False)["items"]
              for name in BOTH]  # fmt: skip

@@ -7,6 +7,7 @@ from test_records import make_record
 
 from app import disagreements as worst
 from app import tradeoffs as page
+from app.page import build
 from dlip import disagreement
 from dlip.checkpoints import BUILT_IN, built_in_models, read_json
 from dlip.data.scenes import Scenes
@@ -56,6 +57,27 @@ def test_a_point_tells_of_its_run(records):
     assert "no examples" in page.show(page.run("<bad>")) and "<bad>" not in page.show(page.run("<bad>"))
 
 
+def test_the_words_are_of_the_latest_run_that_kept_some(records, tmp_path):
+    kept = [
+        make_record("again", seed=seed, samples=[{**SAMPLE, "caption": f"{seed}"}] * (seed < 2)) for seed in (1, 0, 2)
+    ]
+    dated = [record | {"created": f"2026-01-0{record['seed'] + 1}T00:00:00+00:00"} for record in kept]
+    (tmp_path / "more.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in (dated[1], dated[0], dated[2]))
+    )
+    assert page.run("again")["samples"][0]["caption"] == "1"
+
+
+def test_the_chosen_point_stays_chosen_as_long_as_it_is_there(records):
+    (draw,) = {fn.fn for fn in build().fns.values() if fn.name == "draw"}
+    for axes, point, kept in (
+        ((page.ALL, "params_m", "ir1"), "good", "good"),
+        ((page.ALL, "params_m", "tr1"), "x", None),
+    ):
+        *_, chosen, shown = draw(*axes, point)
+        assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
+
+
 def test_mistakes_are_sentences(records):
     for call, said in (
         (lambda: page.tradeoffs("all grids"), "no grid 'all grids'"),
@@ -97,6 +119,9 @@ def test_disagreements_are_dlips():
     shown = worst.show(found, (TEACHER, STUDENT))
     assert shown.count("<article>") == len(found) == shown.count("<img") and found[0]["asked"] in shown
     assert "loses on no item" in worst.show([], (TEACHER, STUDENT))
-    for asked, said in ((("spelling", 10), "no task 'spelling'"), (("answers", 5000), "5000 pictures")):
+    for asked, said in (
+        (("spelling", 10), "no task 'spelling'"),
+        (("answers", 5000), "pictures is 5000 here; choose a number from 10 to 200"),
+    ):
         with pytest.raises(UserError, match=said):
             worst.disagreements(TEACHER, STUDENT, *asked)

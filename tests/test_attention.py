@@ -186,6 +186,12 @@ def test_pointing_and_mass_by_hand():
     assert pointing(over[:, None], covered[None].expand(2, -1, -1, -1)).tolist() == [[False, True], [True, True]]
 
 
+def test_of_several_greatest_patches_half_have_to_point():
+    covered = torch.tensor([[0.0, 0.0], [0.5, 1.0]])
+    over = torch.tensor([[[0.3, 0.1], [0.3, 0.3]], [[0.3, 0.3], [0.3, 0.1]], [[0.4, 0.1], [0.1, 0.4]]])
+    assert pointing(over, covered).tolist() == [True, False, True]
+
+
 def test_named_words_are_those_of_objects_in_the_scene():
     data = Scenes("test", size=30)
     for i in range(30):

@@ -2,9 +2,11 @@
 
 import json
 import re
+from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import safe_open
 
 from dlip.checkpoints import (
@@ -145,6 +147,22 @@ def test_broken_folders_are_named(damage, says, folder):
     damage(folder)
     with pytest.raises(UserError, match=re.escape(says)):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (LocalEntryNotFoundError("Got: ConnectError: [Errno -2] Name or service not known"), "cannot be reached"),
+        (RepositoryNotFoundError("404 Client Error. (Request ID: Root=1)", response=Mock()), "has none of that name"),
+        (GatedRepoError("401 Client Error.", response=Mock()), "keeps it for those who were admitted"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_one_sentence(error, said, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=error))
+    with pytest.raises(UserError) as caught:
+        load_model("nobody/nothing")
+    sentence = f"there is no folder 'nobody/nothing', and the hub {said}; check the name and the connection"
+    assert str(caught.value) == sentence
 
 
 def test_names_of_models(tmp_path):

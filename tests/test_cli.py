@@ -211,6 +211,18 @@ def test_every_mistake_is_one_line(words, sentence, tmp_path, monkeypatch, capsy
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("command", "kept"), [("app", False), ("ablate", True)])
+def test_ctrl_c_speaks_of_checkpoints_where_there_are_any(command, kept, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    interrupted.__name__ = command
+    monkeypatch.setattr(f"dlip.commands.{command}", interrupted)
+    assert main([command, *["fusion"] * kept]) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("dlip: interrupted") and ("checkpoint" in said) == kept and said.count("\n") == 1
+
+
 def test_a_warning_is_one_line_too(tmp_path):
     file = tmp_path / "runs.jsonl"
     file.write_text("torn\n")

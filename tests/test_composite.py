@@ -70,7 +70,7 @@ def test_what_nobody_has_is_refused(parts):
     check(whole, Want(frozenset({"itc", "lm"}), {("image", "states"): (-1,), ("decoder", "cross"): (-1,)}))
     with pytest.raises(Unable, match="cannot answer questions"):
         check(whole, Want(frozenset({"vqa"})))
-    with pytest.raises(Unable, match="cannot read the decoder"):
+    with pytest.raises(Unable, match="cannot write captions"):
         check(parts["match"], Want(layers={("decoder", "self"): (-1,)}))
     check(parts["answer"], Want(layers={("fusion", "states"): (-1,)}))
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+import dlip
 from dlip.config import scenes_size
+from dlip.efficiency import TASKS
 from dlip.errors import UserError
 from dlip.latency import Workload, compare_latency, latency, throughput
-from dlip.memory import memory
+from dlip.memory import memory, peak_on_cpu
 from dlip.model import Med
 
 MODULES = {
@@ -95,8 +97,25 @@ def test_mistakes_are_named(med, task, size, words):
         latency(med, task, **size)
 
 
-def test_memory_grows_with_the_batch(med):
+def test_the_peak_is_what_tensors_take_at_a_time():
+    kept = torch.empty(1000)
+
+    def work():
+        nonlocal kept
+        kept = torch.empty(1000, 1000)
+        more = torch.empty(500, 1000)
+        del more
+        return kept + 1, torch.empty(250, 1000)
+
+    assert peak_on_cpu(work) == 4 * (2_000_000 + 250_000)
+    assert peak_on_cpu(lambda: None) == 0
+
+
+def test_memory_is_that_of_a_task_and_grows_with_the_batch_and_the_model(med):
     one, many = (memory(med, "retrieval", batch=batch) for batch in (1, 256))
     assert one["weights_mb"] == many["weights_mb"] == sum(p.numel() for p in med.parameters()) * 4 / 1e6
-    if many["peak_mb"] is not None:  # a system that tells
-        assert many["peak_mb"] > max(1, one["peak_mb"])
+    assert many["peak_mb"] > max(1, 10 * one["peak_mb"]) and one["peak_mb"] > 0
+    for task in TASKS:
+        teacher, student = (memory(dlip.load(f"scenes/{name}"), task) for name in ("teacher", "student"))
+        assert teacher["peak_mb"] > student["peak_mb"] > 0.05
+        assert memory(dlip.load("scenes/student"), task) == student  # whatever this process held before

@@ -30,6 +30,7 @@ from dlip.plots import (
     terms,
     throughput_curves,
 )
+from dlip.plots.speed import PARTS, luminance
 from dlip.records import COSTS, NUMBERS, ROLES, SCORES, frame
 
 
@@ -85,6 +86,43 @@ def test_accuracy_cost_marks_what_is_kept(records: list[dict]):
     fig = accuracy_cost(frame(records), "params_m", "tr1")
     assert [line.y0 for line in fig.layout.shapes] == pytest.approx([76.0, 79.2])
     assert [note.text for note in fig.layout.annotations] == ["95% kept", "99% kept"]
+
+
+def test_names_of_points_stand_clear_of_each_other_or_are_left_out():
+    """As student-40k and student-undistilled-40k, which are as large as each other and nearly as good."""
+    near = {"teacher": 98.6, "student": 98.7, "student-undistilled": 97.7, "student-40k": 98.3,
+            "student-undistilled-40k": 98.6, "twin": 98.301}  # fmt: skip
+    roles = {"teacher": "teacher", "student-undistilled": "undistilled", "student-undistilled-40k": "undistilled"}
+    made = [make_record(name, role=roles.get(name, "distilled"), tr1=tr1, params=3.06 if name == "teacher" else 0.62)
+            for name, tr1 in near.items()]  # fmt: skip
+    fig = accuracy_cost(frame(made), "params_m", "tr1")
+    width, height = 480 / fig.layout.xaxis.range[1], 300 / np.diff(fig.layout.yaxis.range)[0]
+    points, boxes = [], {}
+    for trace in fig.data[1:]:
+        for x, y, text, place, name in zip(
+            trace.x, trace.y, trace.text, trace.textposition, trace.customdata, strict=True
+        ):
+            at = (x * width, y * height)
+            points.append(at)
+            up, side = place.split()
+            low = at[1] + {"top": 8, "middle": -7, "bottom": -22}[up]
+            wide = 6.5 * len(text)
+            start = at[0] + {"left": -8 - wide, "center": -wide / 2, "right": 8}[side]
+            if text:
+                assert text == name and start >= 0
+                boxes[name] = (start, low, start + wide, low + 14)
+    assert {"teacher", "student-undistilled"} <= boxes.keys()
+    for name, (left, low, right, high) in boxes.items():
+        assert not any(left < x < right and low < y < high for x, y in points), name
+        for other, (left2, low2, right2, high2) in boxes.items():
+            assert other == name or not (left < right2 and left2 < right and low < high2 and low2 < high), (name, other)
+
+
+def test_a_name_without_room_is_left_out_and_stays_in_the_hover():
+    made = [make_record(f"one-of-many-students-{i}", params=0.62) for i in range(8)]
+    (points,) = [trace for trace in accuracy_cost(frame(made)).data if trace.name == "distilled"]
+    assert 1 <= sum(map(bool, points.text)) < 8
+    assert all(name in text for name, text in zip(points.customdata, points.hovertext, strict=True))
 
 
 def test_accuracy_cost_says_its_finding_and_units(records: list[dict]):
@@ -322,6 +360,30 @@ def test_latency_bars_stack_the_modules_and_mark_the_whole():
     assert traces["image"].marker.color[0] == "#003f62"  # 0.55 of #0072B2
     title = fig.layout.title.text.replace("<br>", " ")
     assert title == "Most of the time goes to: decoder 75% of big’s, decoder 67% of small &lt;1&gt;’s"
+
+
+def test_every_part_of_the_latency_is_named_in_the_legend():
+    timed = {"p50_ms": 9.0, "p95_ms": 9.0, "modules": {"image": {"p50_ms": 0.1}, "decoder": {"p50_ms": 8.0}}}
+    assert all(trace.showlegend is not False for trace in latency_bars({"big": timed}, NAMES).data)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_names_inside_bars_can_be_read(role):
+    timed = {"p50_ms": 9.0, "p95_ms": 9.0, "modules": {part: {"p50_ms": 2.0} for part in PARTS}}
+    bars = latency_bars({"big": timed}, {"big": role}).data[: len(PARTS)]
+    bars += memory_bars({"big": {"weights_mb": 8.0, "peak_mb": 2.0}}, {"big": role}).data
+    for bar in bars:
+        low, high = sorted(map(luminance, (bar.marker.color[0], bar.insidetextfont.color[0])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, bar.name
+
+
+def test_findings_break_at_spaces_alone():
+    title = accuracy_cost(frame([make_record()]), title="as few of the multiply-accumulates " * 4).layout.title.text
+    assert "multiply-<br>" not in title and "<br>" in title
+
+
+def test_every_figure_has_a_name_of_its_own():
+    assert len({name for name, _ in LABELS.values()}) == len(LABELS)
 
 
 def test_throughput_curves_are_a_line_a_model():

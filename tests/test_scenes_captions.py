@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dlip.data.scene_text import captions, vocabulary
-from dlip.data.scene_truth import Fact, describes, fits, judge, mentions, read, referents
+from dlip.data.scene_truth import Fact, certain, describes, fits, judge, mentions, read, referents
 from dlip.data.scene_world import ATTRIBUTES, Object, Scene
 from dlip.data.scenes import Scenes
 
@@ -174,3 +174,25 @@ def test_between_two_that_fit_the_relation_decides(scene):
     both = replace(scene, objects=(*scene.objects, second))
     assert referents(read("a red circle under a large striped blue square"), both) == [3, 1]
     assert referents(read("a red circle left of a large striped blue square"), both) == [0, 1]
+
+
+def test_what_is_certain_is_true_of_one_object_alone(scene):
+    def found(text: str, scene: Scene = scene) -> list[int | None]:
+        return certain(read(text), scene)
+
+    assert found("what color is the star?") == [2] and found("what color is the cross?") == [None]
+    assert found("a small circle, a blue star and a plain square") == [None, None, None]
+    assert found("a large blue square and a cross") == [1, None]  # no texture was said
+    assert found("nothing of note") == []
+    second = replace(scene.objects[0], texture="dotted", x=34, y=34)
+    both = replace(scene, objects=(*scene.objects, second))
+    assert found("what color is the circle?", both) == [None] and found("the dotted circle", both) == [3]
+    assert found("a large red circle", both) == [0]  # captions leave out "plain"
+    assert found("a circle under the square", both) == [3, 1] and found("a circle and a circle", both) == [None, None]
+    assert found("a star and a star and a circle") == [2, 2, 0]
+
+
+def test_captions_are_certain_of_what_they_mean(scenes):
+    for scene in scenes[:200]:
+        for caption in captions(scene):
+            assert certain(read(caption), scene) == referents(read(caption), scene)

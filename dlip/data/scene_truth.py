@@ -6,9 +6,9 @@ adjectives that lead to no shape, claim nothing. A relation that lacks one of it
 
 import re
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 
-from dlip.data.scene_world import ATTRIBUTES, BACKGROUNDS, SHAPES, VALUES, Scene, relation
+from dlip.data.scene_world import ATTRIBUTES, BACKGROUNDS, SHAPES, VALUES, Object, Scene, relation
 
 _ATTRIBUTE = {value: attribute for attribute, values in zip(ATTRIBUTES, VALUES, strict=True) for value in values}
 _DIRECTION = {where: where for where in ("left", "right", "above", "below")} | {
@@ -131,6 +131,32 @@ def referents(reading: Reading, scene: Scene) -> list[int | None]:
         return whole, sum(agreed), sum(_holds(claim, meant, scene) for claim in reading.relations)
 
     return [*max(permutations(slots, len(described)), key=merit), *undescribed]
+
+
+def certain(reading: Reading, scene: Scene) -> list[int | None]:
+    """As `referents`, but None where the words of a mention are not true of an object, or do not tell it from others.
+
+    Where no texture is named, any will do; of objects that all other attributes fail to tell apart, the plain one is
+    meant. How mentions lie, and that each is of another object, tells objects apart too.
+    """
+    described = [mention.claims for mention in reading.mentions[:_MOST]]
+    said = [claims[:-1] if claims[-1][0] == "texture" else claims for claims in described]  # a shape is said last
+    fitting = [[i for i, o in enumerate(scene.objects) if _true_of(o, claims)] or [None] for claims in said]
+    undescribed = [None] * (len(reading.mentions) - len(described))
+
+    def merit(choice: tuple) -> tuple[int, int, int]:
+        there = [(scene.objects[i], claims) for i, claims in zip(choice, described, strict=True) if i is not None]
+        whole = sum(len(claims) == len(ATTRIBUTES) and _true_of(o, claims) for o, claims in there)
+        meant = [*choice, *undescribed]
+        return len({*choice} - {None}), whole, sum(_holds(claim, meant, scene) for claim in reading.relations)
+
+    merits = {choice: merit(choice) for choice in product(*fitting)}
+    best = [choice for choice, worth in merits.items() if worth == max(merits.values())]
+    return [some[0] if len(set(some)) == 1 else None for some in zip(*best, strict=True)] + undescribed
+
+
+def _true_of(o: Object, claims: tuple[tuple[str, str], ...]) -> bool:
+    return all(getattr(o, attribute) == value for attribute, value in claims)
 
 
 def _holds(claim: tuple[int | None, str, int | None], meant: list[int | None], scene: Scene) -> bool:

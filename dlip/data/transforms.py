@@ -42,6 +42,8 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
     except Exception as error:  # on a broken file Pillow's decoders raise nearly anything
         if isinstance(error, UnidentifiedImageError):  # which does not say it in words for users
             error = ValueError("it is no picture of a known kind")
+        if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, before to_rgb sees the picture
+            error = ValueError(f"it is above the limit of {MAX_PIXELS:,} pixels")
         raise UserError(f"cannot read the picture {path} ({error}); mend or remove it") from error
 
 

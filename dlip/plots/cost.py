@@ -2,6 +2,7 @@
 
 import textwrap
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,14 @@ from dlip.records import COSTS, SCORES, summary, twin
 
 KEPT = (95, 99)  # percent of the teacher's score, marked by lines
 LABELLED = 8  # most points that carry their names
+WIDTH, HEIGHT = 480, 300  # px that points have at least
+MARK, LETTER, LINE = 8, 6.5, 14  # px: half of a point with the space around it, width of a letter, height of a line
+
+PLACES = {
+    "top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0), "top right": (1, 1),
+    "bottom right": (1, -1), "top left": (-1, 1), "bottom left": (-1, -1),
+}  # fmt: skip
+"""Where a name may stand by its point, the first choice first, and that as steps (rightwards, upwards)."""
 
 
 def pareto(costs: list[float], scores: list[float]) -> list[int]:
@@ -50,24 +59,26 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
         x=front[cost], y=front[score], mode="lines", line=dict(color=INK, width=1.5, shape="hv"), hoverinfo="skip",
         name="none better at this cost",
     )  # fmt: skip
+    teacher = rows.loc[rows["role"] == "teacher", score].mean()
+    lines = [(percent, teacher * percent / 100) for percent in KEPT if teacher > 0]
+    reach = [*rows[score], *(y for _, y in lines)]
+    room = 0.12 * (max(reach) - min(reach) or 1)  # for the names
+    across, up = [0, 1.12 * rows[cost].max()], [min(reach) - room, max(reach) + room]
+    names = _names(rows, front, [y for _, y in lines], (cost, score), (across, up))
     for role, some in rows.groupby("role", sort=False):
+        texts, places = zip(*(names.get(i, ("", "top center")) for i in some.index), strict=True)
         fig.add_scatter(
-            x=some[cost], y=some[score], mode="markers+text" if len(rows) <= LABELLED else "markers", name=role,
-            text=some["name"].map(escape), textposition=[_place(role, x / rows[cost].max()) for x in some[cost]],
+            x=some[cost], y=some[score], mode="markers+text", name=role, text=texts, textposition=places,
             textfont=dict(size=11), marker=dict(color=COLOURS[role], symbol=SYMBOLS[role], size=12), cliponaxis=False,
             error_x=error_bars(some[f"{cost}_sd"], role), error_y=error_bars(some[f"{score}_sd"], role),
             hovertext=[_hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
             customdata=some["name"],
         )  # fmt: skip
-    teacher = rows.loc[rows["role"] == "teacher", score].mean()
-    lines = [(percent, teacher * percent / 100) for percent in KEPT if teacher > 0]
     for percent, y in lines:
         fig.add_hline(y=y, line=dict(color=INK, width=1, dash="dot"))
         fig.add_annotation(x=1, xref="paper", xanchor="left", y=y, text=f"{percent}% kept", showarrow=False, xshift=2)
-    reach = [*rows[score], *(y for _, y in lines)]
-    room = 0.12 * (max(reach) - min(reach) or 1)  # for the names
-    fig.update_xaxes(title_text=axis_title(cost), range=[0, 1.12 * rows[cost].max()])
-    fig.update_yaxes(title_text=axis_title(score), range=[min(reach) - room, max(reach) + room])
+    fig.update_xaxes(title_text=axis_title(cost), range=across)
+    fig.update_yaxes(title_text=axis_title(score), range=up)
     fig.update_layout(margin_r=100)
     return fig
 
@@ -75,9 +86,40 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
 # --- parts ----------------------------------------------------------------------------------------------------
 
 
-def _place(role: str, x: float) -> str:
-    """Where a point's name stands, clear of the y axis; x: the point's place, 0 to 1."""
-    return f"{'bottom' if role == 'undistilled' else 'top'} {'right' if x < 0.3 else 'center'}"
+def _names(rows: pd.DataFrame, front: pd.DataFrame, lines: list[float], axes: tuple[str, str], ranges) -> dict:
+    """Place in `rows` -> the name of that point and where it stands, clear of all that is drawn and of other names.
+
+    Without names: points that have no room for one, and all where there are more than `LABELLED`. Boxes are
+    (left, low, right, high) in px.
+    """
+    if len(rows) > LABELLED:
+        return {}
+    (left, right), (low, high) = ranges
+    x, y = (rows[axis].to_numpy() for axis in axes)
+    x, y = WIDTH * (x - left) / (right - left), HEIGHT * (y - low) / (high - low)
+    spread = HEIGHT * rows[f"{axes[1]}_sd"].fillna(0).to_numpy() / (high - low)
+    steps = [rows.index.get_loc(i) for i in front.index]
+    drawn = [(a - MARK, b - MARK, a + MARK, b + MARK) for a, b in zip(x, y, strict=True)]
+    drawn += [(a, b - sd, a, b + sd) for a, b, sd in zip(x, y, spread, strict=True)]
+    drawn += [(0, at, WIDTH, at) for at in (HEIGHT * (line - low) / (high - low) for line in lines)]
+    for i, j in pairwise(steps):
+        drawn += [(x[i], y[i], x[j], y[i]), (x[j], y[i], x[j], y[j])]
+    found = {}
+    for k, (i, name) in enumerate(rows["name"].items()):
+        wide = LETTER * len(name)
+        for place, (sideways, upwards) in PLACES.items():
+            start = x[k] + sideways * MARK - wide * (1 - sideways) / 2
+            base = y[k] + upwards * MARK - LINE * (1 - upwards) / 2
+            box = (start, base, start + wide, base + LINE)
+            if start >= 0 and box[2] <= WIDTH + MARK and not any(_meet(box, other) for other in drawn):
+                found[i] = escape(name), place
+                drawn.append(box)
+                break
+    return found
+
+
+def _meet(a: tuple, b: tuple) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _hover(row: pd.Series, cost: str, score: str) -> str:

@@ -8,7 +8,9 @@ from dlip.plots.style import COLOURS, INK, SYMBOLS, figure
 
 PARTS = {"image": 0.55, "text": 0.7, "fusion": 0.85, "decoder": 1.0}
 """Module -> how bright its bar is, as a share of its model's colour."""
-INSIDE = dict(textposition="inside", insidetextanchor="middle", textangle=0, insidetextfont_color="#ffffff")
+INSIDE = dict(textposition="inside", insidetextanchor="middle", textangle=0)
+EVEN = (1.05 * 0.05) ** 0.5 - 0.05
+"""Luminance of what white and black read on alike."""
 SHOWN = dict(minsize=10, mode="hide")
 """Names of bars that are too narrow for them are left out."""
 
@@ -23,9 +25,9 @@ def latency_bars(models: dict[str, dict], roles: dict[str, str], title: str | No
         spent = [one["modules"].get(part, {}).get("p50_ms") for one in models.values()]
         if any(spent):
             fig.add_bar(
-                x=spent, y=names, orientation="h", name=part, width=0.5, showlegend=False,
-                marker=dict(color=[_shade(roles[name], share) for name in models], line=dict(color=INK, width=1)),
-                text=[part] * len(names), **INSIDE, hovertemplate=f"%{{y}}, {part}: %{{x:.2f}} ms<extra></extra>",
+                x=spent, y=names, orientation="h", name=part, width=0.5,
+                **_filled([_shade(roles[name], share) for name in models]), text=[part] * len(names), **INSIDE,
+                hovertemplate=f"%{{y}}, {part}: %{{x:.2f}} ms<extra></extra>",
             )  # fmt: skip
     for key, symbol in (("p50_ms", "line-ns"), ("p95_ms", "line-ns-open")):
         label = key.removesuffix("_ms")
@@ -70,7 +72,7 @@ def memory_bars(memories: dict[str, dict], roles: dict[str, str], title: str | N
         fig.add_bar(
             x=[one[key] for one in memories.values()], y=[*map(escape, memories)], orientation="h", name=part,
             width=0.5, showlegend=False, text=[part] * len(memories), **INSIDE,
-            marker=dict(color=[_shade(roles[name], share) for name in memories], line=dict(color=INK, width=1)),
+            **_filled([_shade(roles[name], share) for name in memories]),
             hovertemplate=f"%{{y}}, {part}: %{{x:.2f}} MB<extra></extra>",
         )  # fmt: skip
     fig.update_xaxes(title_text="memory (MB of 1,000,000 bytes)", rangemode="tozero")
@@ -81,6 +83,19 @@ def memory_bars(memories: dict[str, dict], roles: dict[str, str], title: str | N
 def _shade(role: str, share: float) -> str:
     """A role's colour, darker."""
     return "#" + "".join(f"{round(share * int(COLOURS[role][i : i + 2], 16)):02x}" for i in (1, 3, 5))
+
+
+def _filled(colours: list[str]) -> dict:
+    """Bars of these colours, with names inside that can be read on them."""
+    inks = ["#ffffff" if luminance(colour) < EVEN else "#000000" for colour in colours]
+    return dict(marker=dict(color=colours, line=dict(color=INK, width=1)), insidetextfont_color=inks)
+
+
+def luminance(colour: str) -> float:
+    """Of "#rrggbb", 0 to 1, as WCAG 2 has it, whose contrast of two colours is (L1 + 0.05) / (L2 + 0.05)."""
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _slowest(models: dict[str, dict]) -> str:

@@ -20,8 +20,8 @@ LABELS = {
     "pointing_decoder": ("words, when said, that point at their object", "%"),
     "mass_decoder": ("attention, when saying a word, on its object", "%"),
     "params_m": ("parameters", "M"), "flops_g": ("FLOPs", "G a picture and text"),
-    "latency_ms": ("latency", "ms, median"), "latency_p95_ms": ("latency", "ms, 95th percentile"),
-    "latency_share": ("latency", "% of the teacher's"),
+    "latency_ms": ("median latency", "ms"), "latency_p95_ms": ("95th percentile of latency", "ms"),
+    "latency_share": ("latency beside the teacher's", "%"),
     "params_m_paper": ("parameters, paper's count", "M"),
     "macs_g_paper": ("multiply-accumulates, paper's count", "G"),
 }  # fmt: skip
@@ -37,7 +37,7 @@ AXIS = dict(
 def figure(title: str, panels: int = 1) -> go.Figure:
     """An empty figure that says its finding, its panels side by side over one y axis."""
     hover = dict(bgcolor="#24292f", bordercolor="#24292f", font=dict(family=FONT, color="#ffffff"), align="left")
-    title = dict(text="<br>".join(textwrap.wrap(title, 68)), font=dict(size=16))
+    title = dict(text="<br>".join(textwrap.wrap(title, 68, break_on_hyphens=False)), font=dict(size=16))
     layout = dict(
         title=dict(**title, x=0, xref="paper", y=1, yanchor="top", pad=dict(t=16)), hovermode="closest",
         font=dict(family=FONT, size=12, color=INK), paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, template="none",
