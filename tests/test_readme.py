@@ -86,3 +86,19 @@ def test_the_python_works(place, monkeypatch):
     said = names["model"].caption(["picture.png"])
     assert said[0].startswith("a ") or said[0].startswith("there ") or len(said[0].split()) > 3
     assert names["model"].similarity(["picture.png"], ["a red circle"]).shape == (1, 1)
+
+
+def test_the_table_of_speed_is_the_latest_records():
+    record = json.loads((Path(__file__).parents[1] / "results" / "bench" / "stock.jsonl").read_text().splitlines()[-1])
+    rows = {row["name"]: row for row in record["rows"]}
+    asked = {
+        "a caption, BLIP-Base": ("blip-base, caption", "ratio"),
+        "a caption, DLIP-Small": ("dlip-small, caption", "ratio"),
+        "DLIP-Small here against stock BLIP-Base": ("dlip-small, caption", "base_ratio"),
+        "a picture's states, BLIP-Base": ("blip-base, states", "ratio"),
+        "a pair's score, BLIP-Base": ("blip-base, pair", "ratio"),
+    }
+    for title, (what, ratio) in asked.items():
+        cells = re.search(rf"^\| {title} \|(.*)\|$", README, re.MULTILINE)[1].split("|")
+        names = [f"{what} of {n}: here{way}" for n in (1, 8) for way in ("", ", bf16", ", int8")]
+        assert [cell.strip() for cell in cells] == [f"{rows[n][ratio]:.1f}" if n in rows else "" for n in names], title
