@@ -1,5 +1,6 @@
 """Models and training states on disk: safetensors and JSON, written whole or not at all, nothing ever unpickled."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -55,21 +56,34 @@ def read_json(path: Path) -> dict:
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None) -> None:
-    """One safetensors file; `meta` goes with it as JSON."""
+    """One safetensors file; `meta` goes with it as JSON, and a checksum of all tensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"meta": json.dumps(meta or {})}))
+    about = json.dumps({**(meta or {}), "sha256": checksum(tensors)})  # under one key, as their order is not kept
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"meta": about}))
+
+
+def checksum(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, torch.Tensor], dict]:
-    """What `write_tensors` wrote. Raises UserError where the file is missing or broken."""
+    """What `write_tensors` wrote. Raises UserError where the file is missing, broken or not what was written."""
     try:
         with safe_open(path, "pt", device=device) as file:
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, meta
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a folder that dlip has written") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is no complete safetensors file ({error}); copy it again") from None
+    known = meta.pop("sha256", None)  # older files have none
+    if known and checksum({name: tensor.cpu() for name, tensor in tensors.items()}) != known:
+        raise UserError(f"{path} is damaged: its weights are not those of its checksum; copy it again")
+    return tensors, meta
 
 
 def weights(med: Med) -> dict[str, torch.Tensor]:

@@ -11,9 +11,9 @@ from dlip.config import CACHE, TrainConfig, joins, weights
 from dlip.errors import UserError
 
 OPTIONS = (
-    "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "precision",
-    "seed", "label_smoothing", "momentum", "queue", "alpha", "questions", "workers", "log_every", "save_every",
-    "eval_every", "eval_items",
+    "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "nonfinite",
+    "precision", "seed", "label_smoothing", "momentum", "queue", "alpha", "questions", "workers", "log_every",
+    "save_every", "eval_every", "eval_items",
 )  # fmt: skip
 """Fields of TrainConfig that are options of `train` and `distill` by the same name."""
 

@@ -263,6 +263,8 @@ class TrainConfig:
     weight_decay: float = 0.02
     clip: float = 1.0
     """Largest norm of the gradient."""
+    nonfinite: str = "stop"
+    """Where a loss or gradient is no finite number: "stop" the run, or "skip" the step."""
     precision: str = "no"
     """"no" (fp32), "bf16" or "fp16"."""
     gradient_checkpointing: bool = False
@@ -314,7 +316,9 @@ class TrainConfig:
             raise UserError("every loss weight is 0, so there is nothing to learn; give at least one term a weight")
         if not self.active(0):
             raise UserError("no loss term is there at the first step; leave at least one out of train.joins")
-        for name, choices in (("schedule", ("epoch", "cosine")), ("precision", ("no", "bf16", "fp16"))):
+        for name, choices in (
+            ("schedule", ("epoch", "cosine")), ("precision", ("no", "bf16", "fp16")), ("nonfinite", ("stop", "skip")),
+        ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise UserError(f"train.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         for name in ("steps", "batch_size", "accumulate", "questions", "log_every", "save_every"):

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -61,13 +62,27 @@ class Run:
             raise UserError(f"{self.folder} holds a run with another {', '.join(different)}; choose another folder")
         if not path.is_file():
             write_json(path, asked)
-        steps = [int(p.stem.split("-")[1]) for p in self.folder.glob("checkpoint-*.safetensors")]
-        start = max(steps, default=0)
+        start = self._latest()
         kept = [row for row in self.rows() if row["step"] <= start]
         lines = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomically(self.folder / "log.jsonl", lambda temporary: temporary.write_text(lines))
         self._since = time.perf_counter()
         return start
+
+    def _latest(self) -> int:
+        """The step of the last checkpoint that is whole, else 0; damaged ones are left aside, with a warning."""
+        steps = sorted(int(path.stem.split("-")[1]) for path in self.folder.glob("checkpoint-*.safetensors"))
+        for step in reversed(steps):
+            path = self._checkpoint(step)
+            try:
+                read_tensors(path)
+            except UserError as fault:
+                aside = path.rename(path.with_name(f"damaged-{path.name}"))
+                sentence = f"{fault}; the run goes on from what was kept before, the file is now {aside.name}"
+                warnings.warn(sentence, stacklevel=3)
+                continue
+            return step
+        return 0
 
     def log(self, row: dict) -> None:
         now = time.perf_counter()

@@ -131,6 +131,16 @@ def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
 
 
+def unsound(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[str]:
+    """The terms whose own gradient holds what is no finite number; "the total" where it is only their sum's."""
+    found = []
+    for term, loss in losses.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
+            found.append(term)
+    return found or ["the total"]
+
+
 def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -> None:
     """Raises UserError where the terms with weight, the models and the data do not go together."""
     distils = [term for term, weight in config.weights.items() if weight and "." in term]
@@ -222,7 +232,9 @@ def train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # what accelerate still calls it
         model, adamw = accelerator.prepare(learner, adamw)
-    clipped = [p for p in model.parameters() if p.ndim]  # the temperature's gradient would drown the others
+    clipped = [
+        p for p in model.parameters() if p.ndim and p.requires_grad
+    ]  # the temperature's gradient would drown the others
 
     micro = config.batch_size // config.accumulate
     size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
@@ -246,7 +258,7 @@ def train(
     if start:
         run.restore(learner, adamw, start, accelerator.scaler)
     bar = tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05)
-    sums, began, since = {}, time.perf_counter(), start
+    sums, began, since, wrong = {}, time.perf_counter(), start, []
     step = start
     with bar:
         for micro_step, batch in enumerate(stream, start * config.accumulate):
@@ -255,35 +267,50 @@ def train(
             for group in adamw.param_groups:
                 group["lr"] = rate
             with accelerator.accumulate(model), accelerator.autocast():
-                losses = model(batch.to(accelerator.device), guarded, step, step / per_epoch)
+                batch = batch.to(accelerator.device)
+                losses = model(batch, guarded, step, step / per_epoch)
                 total = sum(config.weights[term] * loss for term, loss in losses.items())
                 found = torch.stack([*losses.values(), total]).detach().float()
                 values = dict(zip([*losses, "total"], accelerator.reduce(found, "mean").tolist(), strict=True))
-                if not all(map(math.isfinite, values.values())):
-                    bad = ", ".join(term for term in losses if not math.isfinite(values[term])) or "the total"
-                    raise UserError(
-                        f"{bad} is no finite number in step {step}; lower the learning rate in a new folder"
-                    )
-                accelerator.backward(total)
+                if not wrong and not all(map(math.isfinite, values.values())):
+                    wrong = [term for term in losses if not math.isfinite(values[term])] or ["the total"]
+                if not wrong:
+                    accelerator.backward(total)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(clipped, config.clip).item()
-                adamw.step()
-                adamw.zero_grad()
-            for term, value in values.items():
+                    if not (wrong or accelerator.scaler or math.isfinite(norm)):  # which in fp16 the scaler sees to
+                        losses = learner(batch, guarded, step, step / per_epoch)
+                        wrong = [f"the gradient of {term}" for term in unsound(losses, clipped)]
+                if wrong and config.nonfinite == "stop":
+                    raise UserError(
+                        f"{', '.join(wrong)} is no finite number in step {step}; lower the learning rate in a new "
+                        f"folder, or leave such steps out with --nonfinite skip"
+                    )
+                if not wrong:
+                    adamw.step()
+                if not wrong or accelerator.sync_gradients:
+                    adamw.zero_grad()
+            for term, value in ({} if wrong else values).items():
                 sums[term] = sums.get(term, 0.0) + value / config.accumulate
             if not accelerator.sync_gradients:
                 continue
-            with torch.no_grad():
-                learner.med.temp.clamp_(0.001, 0.5)  # BLIP's bounds
-            if learner.momentum is not None:
-                learner.momentum.step(learner.med)
+            if wrong:
+                sentence = f"{', '.join(wrong)} is no finite number in step {step}; the step is left out"
+                warnings.warn(sentence, stacklevel=2)
+                since, wrong = since + 1, []
+                if learner.momentum is not None:
+                    learner.momentum.waiting.clear()
+            else:
+                with torch.no_grad():
+                    learner.med.temp.clamp_(0.001, 0.5)  # BLIP's bounds
+                if learner.momentum is not None:
+                    learner.momentum.step(learner.med)
             step += 1
             bar.update()
             saves = step % config.save_every == 0 or step == config.steps
             ends = saves or config.active(step) != config.active(step - 1)
-            if main and (
-                step % config.log_every == 0 or ends
-            ):  # no row spans a checkpoint, so that resuming repeats none
+            if main and step > since and (step % config.log_every == 0 or ends):
+                # no row spans a checkpoint, so that resuming repeats none
                 seconds = (time.perf_counter() - began) / (step - since)
                 means = {term: round(value / (step - since), 6) for term, value in sums.items()}
                 length = round(norm, 4) if math.isfinite(norm) else None  # in fp16 a step may overflow, and is left out

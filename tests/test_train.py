@@ -320,6 +320,60 @@ def test_a_loss_that_is_no_number_stops_the_run(make, tmp_path):
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model.safetensors").exists()
 
 
+class Spoilt:
+    """Losses of which one, or its gradient, is no number in the steps that are named; put in for Learner's."""
+
+    def __init__(self, monkeypatch, steps: set[int], term: str, gradient: bool):
+        self.steps, self.term, self.gradient = steps, term, gradient
+        plain = Learner.forward
+        monkeypatch.setattr(Learner, "forward", lambda *inputs: self.spoil(inputs[3], plain(*inputs)))
+
+    def spoil(self, step: int, losses: dict) -> dict:
+        if step in self.steps:
+            loss = losses[self.term]
+            losses[self.term] = NoGradient.apply(loss) if self.gradient else loss * float("nan")
+        return losses
+
+
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize(("gradient", "says"), [(False, "lm is no"), (True, "the gradient of lm is no")])
+def test_a_gradient_that_is_no_number_stops_the_run_in_its_step(gradient, says, make, tmp_path, monkeypatch):
+    Spoilt(monkeypatch, {4}, "lm", gradient)
+    config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, save_every=2)
+    with pytest.raises(UserError, match=f"^{says} finite number in step 4; .* --nonfinite skip"):
+        train(make(), PICTURES, config, tmp_path, progress=False)
+    last = read_tensors(tmp_path / "checkpoint-00000004.safetensors")[0]  # stands as it was
+    assert all(tensor.isfinite().all() for tensor in last.values())
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_that_are_left_out(gradient, accumulate, make, tmp_path, monkeypatch):
+    """A run without the step's update; its log counts the others alone."""
+    config = SHORT.replace(
+        weights={"itc": 1.0, "lm": 1.0}, momentum=0.9, queue=12, nonfinite="skip", accumulate=accumulate, save_every=4
+    )
+    Spoilt(monkeypatch, {3}, "lm", gradient)
+    with pytest.warns(UserWarning, match="lm is no finite number in step 3; the step is left out"):
+        run = train(make(1), PICTURES, config, tmp_path / "skipped", progress=False)
+    monkeypatch.undo()
+    whole = train(make(1), PICTURES, config, tmp_path / "whole", progress=False)
+    ours, theirs = ({row["step"]: row["losses"] for row in some.rows()} for some in (run, whole))
+    assert ours[3] == theirs[3] and 4 not in ours and ours[6] != theirs[6]
+    kept = {step: read_tensors(run.folder / f"checkpoint-0000000{step}.safetensors")[0] for step in (4, 6)}
+    assert all(tensor.isfinite().all() for tensor in kept[6].values())
+    assert kept[4]["learner.momentum.place"] == 3 * config.batch_size % 12
+
+
 class Bare(Scenes):
     """Scenes that lack captions, questions or tags."""
 
@@ -385,9 +439,25 @@ def test_a_folder_of_another_run_is_refused(make, tmp_path):
     assert (tmp_path / "run.json").read_text() == before
 
 
-def test_a_broken_checkpoint_is_named(make, tmp_path):
-    train(make(), PICTURES, SHORT, tmp_path, progress=False)
-    path = tmp_path / "checkpoint-00000006.safetensors"
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match="checkpoint-00000006"):
-        train(make(), PICTURES, SHORT, tmp_path, progress=False)
+def cut(content: bytes) -> bytes:
+    return content[:2000]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.filterwarnings("ignore:.*the run goes on from what was kept before")  # of all but the last
+@pytest.mark.parametrize("spoil", [cut, flipped])
+@pytest.mark.parametrize("which", ["the last", "all"])
+def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, make, tmp_path):
+    whole = train(make(), PICTURES, SHORT, tmp_path / "whole", progress=False)
+    run = train(make(), PICTURES, SHORT, tmp_path / "run", progress=False)
+    paths = sorted(run.folder.glob("checkpoint-*"))[-1 if which == "the last" else 0 :]
+    for path in paths:
+        path.write_bytes(spoil(path.read_bytes()))
+    with pytest.warns(UserWarning, match=f"{paths[-1].name}.*; the run goes on from what was kept before"):
+        again = train(make(), PICTURES, SHORT, tmp_path / "run", progress=False)
+    assert log(again) == log(whole)
+    assert (run.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+    assert sorted(path.name for path in run.folder.glob("damaged-*")) == [f"damaged-{path.name}" for path in paths]
