@@ -153,6 +153,15 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--push", metavar="REPO", help="upload to the hub as REPO-retrieval and so on, by folder")
 
     new = command(
+        commands.rerun, "Make a record again by its own command", "dlip rerun results/playground.jsonl --name student"
+    )
+    new.add_argument("records", metavar="PATH", help="a file of records, or a folder of them")
+    new.add_argument("--name", help="of the record (default: the latest of all)")
+    new.add_argument("--seed", type=whole(0), metavar="N", help="of the record (default: the latest)")
+    new.add_argument("--out", default="runs/rerun", help="folder of the run (default %(default)s)")
+    new.add_argument("--results", default="runs/rerun.jsonl", help="where its record goes (default %(default)s)")
+
+    new = command(
         commands.advise, "Name the best student known within a budget", "dlip advise --max-params 0.5 --metric cider"
     )
     new.add_argument("--max-params", type=float, metavar="M", help="millions of parameters")

@@ -1,8 +1,10 @@
 """What each command does. Each imports what it needs itself, so that `dlip --help` is quick."""
 
 import argparse
+import contextlib
 import json
 import shlex
+import sys
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -221,6 +223,27 @@ def app(args: argparse.Namespace) -> None:
     if names and not all(names):
         raise UserError(f"--models {args.models} has an empty name; give names with one comma between them")
     serve(args.port, args.share, names)
+
+
+def rerun(args: argparse.Namespace) -> None:
+    from dlip import records
+    from dlip import rerun as again
+    from dlip.cli import main
+
+    before = again.chosen(args.records, args.name, args.seed)
+    words = again.command(before, args.out, args.results)
+    if not args.json:
+        print("dlip", shlex.join(words))
+    with contextlib.redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):
+        if main(words):
+            raise UserError(f"the command of the record {before['name']} ended with a mistake, told above")
+    found = again.difference(before, records.read(args.results)[-1])
+    if args.json:
+        show(found, args)
+        return
+    for name, value in found["before"].items():
+        print(f"{name:6} {value:8.2f} then {found['after'][name]:8.2f} now {found['difference'][name]:+8.2f}")
+    print("losses", "the same to the last digit" if found["losses"] else "not the same to the last digit")
 
 
 def export(args: argparse.Namespace) -> None:

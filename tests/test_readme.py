@@ -24,6 +24,7 @@ RUN = {
 NOT_RUN = {
     "dlip ablate": "a grid trains for minutes; tests/test_ablation.py does one of two steps",
     "dlip app": "serves until it is stopped; tests/test_app.py opens it",
+    "dlip rerun": "trains as long as the record did; tests/test_rerun.py makes one of three steps again",
     "dlip demo": "trains for minutes; tests/test_experiment.py makes a record of two steps",
     "Salesforce/": "needs the hub; tests/test_published.py reads small checkpoints of the same layouts",
 }

@@ -1,0 +1,48 @@
+"""A record made again by its own command, and how far the new figures are from the old."""
+
+import shlex
+from pathlib import Path
+
+from dlip import records
+from dlip.errors import UserError
+
+PLACES = ("--out", "--results", "--json")
+"""Options that say where things go, and nothing about what is learnt."""
+FIGURES = ("tr1", "ir1", "cider", "vqa")
+
+
+def chosen(path: str | Path, name: str | None = None, seed: int | None = None) -> dict:
+    """The latest record of a file or folder, of this name and seed where they are given.
+
+    Raises UserError where there is none, or where its command trains nothing.
+    """
+    found = [r for r in records.read(path) if name in (None, r["name"]) and seed in (None, r["seed"])]
+    if not found:
+        asked = " and ".join(f"{what} {value}" for what, value in (("name", name), ("seed", seed)) if value is not None)
+        raise UserError(f"{path} has no record of {asked or 'a run'}; see its names with pandas or in the app")
+    words = shlex.split(found[-1]["command"])
+    if words[:1] != ["dlip"] or words[1:2] not in (["train"], ["distill"]):
+        raise UserError(f"the record {found[-1]['name']} was not made by dlip train or distill; choose another")
+    return found[-1]
+
+
+def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
+    """The words of its command, behind `dlip`, with other places for what it makes."""
+    words, kept = iter(shlex.split(record["command"])[1:]), []
+    for word in words:
+        if word in PLACES:
+            next(words, None)
+        elif not word.startswith(tuple(f"{option}=" for option in PLACES)):
+            kept.append(word)
+    return [*kept, "--out", str(folder), "--results", str(results)]
+
+
+def difference(before: dict, after: dict) -> dict:
+    """{"before", "after", "difference"}: figure -> value, where both records have it; and whether "losses" are equal,
+    to the last digit, which they are by the same versions on the same processor with as many threads."""
+    rows = records.frame([before, after])[list(FIGURES)].dropna(axis=1)
+    old, new = (rows.iloc[i].to_dict() for i in range(2))
+    return {
+        "before": old, "after": new, "difference": {name: new[name] - old[name] for name in old},
+        "losses": before["losses"] == after["losses"],
+    }  # fmt: skip

@@ -1,0 +1,51 @@
+"""Records made again: the same figures from the same command, and places that are kept apart."""
+
+import json
+
+import pytest
+from test_records import make_record
+
+from dlip import records
+from dlip.cli import main
+from dlip.errors import UserError
+from dlip.records import append
+from dlip.rerun import chosen, command, difference
+
+TINY = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1"
+
+
+def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys):
+    file = tmp_path / "first.jsonl"
+    words = ["train", "--tokenizer", "scenes/teacher", "--size", TINY, "--limit", "32", "--steps", "3", "--batch-size"]
+    words += ["8", "--warmup", "1", "--log-every", "1", "--test-split", "val", "--seed", "3", "--name", "mine"]
+    assert main([*words, "--out", str(tmp_path / "run"), "--results", str(file), "--json", str(tmp_path / "a")]) == 0
+    again = ["rerun", str(file), "--out", str(tmp_path / "again"), "--results", str(tmp_path / "second.jsonl")]
+    capsys.readouterr()
+    assert main([*again, "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["losses"] and set(found["difference"].values()) == {0} and found["before"] == found["after"]
+    assert len(records.read(file)) == 1 and records.read(tmp_path / "second.jsonl")[0]["seed"] == 3
+    assert main([*again[:3], str(tmp_path / "run"), "--results", str(tmp_path / "third.jsonl")]) == 0
+    assert "the same to the last digit" in capsys.readouterr().out
+
+
+def test_the_record_that_is_meant(tmp_path):
+    for name, seed in (("a", 0), ("a", 1), ("b", 0)):
+        append(make_record(name, seed=seed, command=f"dlip distill --name {name}"), tmp_path / "r.jsonl")
+    append(make_record("demo", command="dlip demo"), tmp_path / "r.jsonl")
+    assert chosen(tmp_path / "r.jsonl", "a")["seed"] == 1 and chosen(tmp_path / "r.jsonl", "a", 0)["seed"] == 0
+    for asked, says in ((("c",), "no record of name c;"), (("b", 4), "name b and seed 4"), (("demo",), "was not made")):
+        with pytest.raises(UserError, match=says):
+            chosen(tmp_path / "r.jsonl", *asked)
+
+
+def test_places_are_others():
+    record = {"command": "dlip distill --out a --teacher 'b c' --results=d --json - --steps 5"}
+    assert command(record, "x", "y") == ["distill", "--teacher", "b c", "--steps", "5", "--out", "x", "--results", "y"]
+
+
+def test_differences_counted_by_hand():
+    before, after = make_record("a", tr1=50.0), make_record("a", tr1=48.5)
+    assert difference(before, after)["difference"]["tr1"] == -1.5
+    after["losses"] = {"step": [1], "total": [0.5]}
+    assert not difference(before, after)["losses"]
