@@ -34,7 +34,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if rows <= FEW and x.device.type == "cpu":
+        if 0 < rows <= FEW and x.device.type == "cpu":
             out = torch._weight_int8pack_mm(x.reshape(rows, -1).contiguous(), self.weight, self.scale) + self.bias
             out = out.view(*x.shape[:-1], -1)
         else:

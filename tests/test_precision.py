@@ -28,7 +28,7 @@ def test_a_row_counted_by_hand():
     assert small.weight[1].tolist() == [0] * 16 and small.weight.dtype == torch.int8
 
 
-@pytest.mark.parametrize("shape", [(1, 32), (3, 1, 32), (2, 40, 32)])
+@pytest.mark.parametrize("shape", [(0, 32), (1, 32), (3, 1, 32), (2, 40, 32)])
 @pytest.mark.parametrize("gelu", [False, True])
 @torch.inference_mode()
 def test_products_of_few_and_of_many_rows(shape, gelu):
