@@ -235,6 +235,7 @@ def train(
     clipped = [
         p for p in model.parameters() if p.ndim and p.requires_grad
     ]  # the temperature's gradient would drown the others
+    scalars = [p for p in model.parameters() if not p.ndim and p.requires_grad]
 
     micro = config.batch_size // config.accumulate
     size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
@@ -278,9 +279,10 @@ def train(
                     accelerator.backward(total)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(clipped, config.clip).item()
-                    if not (wrong or accelerator.scaler or math.isfinite(norm)):  # which in fp16 the scaler sees to
+                    sound = math.isfinite(norm) and all(p.grad is None or p.grad.isfinite() for p in scalars)
+                    if not (wrong or accelerator.scaler or sound):  # which in fp16 the scaler sees to
                         losses = learner(batch, guarded, step, step / per_epoch)
-                        wrong = [f"the gradient of {term}" for term in unsound(losses, clipped)]
+                        wrong = [f"the gradient of {term}" for term in unsound(losses, [*clipped, *scalars])]
                 if wrong and config.nonfinite == "stop":
                     raise UserError(
                         f"{', '.join(wrong)} is no finite number in step {step}; lower the learning rate in a new "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,15 @@ def screens() -> Path:
     folder = Path(__file__).parent.parent / "build" / "screens"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def make_vlm(tiny):
+    """Makes an untrained model with a vocabulary; the same seed gives the same weights."""
+
+    def make(seed: int = 1, **changes) -> VLM:
+        torch.manual_seed(seed)
+        sizes = scenes_size(16, 1, 2, vocab_size=len(tiny.tokenizer))
+        return VLM(Med(replace(sizes, **changes)), tiny.tokenizer, "small")
+
+    return make

@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dlip.attend import attend
 from dlip.config import PRESETS, VLP, ModelConfig
 from dlip.distillation import Distiller
 from dlip.features import SOURCES, Want
 from dlip.generate import Cache
-from dlip.model import Med, attend
+from dlip.model import Med
 from dlip.texts import first_token
 
 SHAPES = {
