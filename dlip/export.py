@@ -14,6 +14,7 @@ from tokenizers import processors
 from transformers import BlipProcessor, GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from dlip import __version__
 from dlip.card import card
 from dlip.checkpoints import locate, read_json, save_model
 from dlip.composite import Composite
@@ -71,7 +72,15 @@ def to_precision(name: str, out: str | Path, precision: str) -> tuple[dict[str, 
     if isinstance(vlm.med, Composite):
         raise UserError(f"{name} are several models; export each by itself")
     lower(whole(vlm.med, "export"), precision)
-    write_folder(folder, lambda new: save_model(vlm.med, vlm.tokenizer, new, {"made_from": name}))
+
+    def write(new: Path) -> None:
+        save_model(vlm.med, vlm.tokenizer, new, {"made_from": name})
+        (new / "README.md").write_text(
+            f"# {Path(vlm.name).name} in {precision}\n\n"
+            f"{name} as DLIP Workbench {__version__} has put it into {precision}; `dlip.load` reads this folder.\n"
+        )
+
+    write_folder(folder, write)
     return {precision: folder}, {}
 
 
@@ -112,7 +121,7 @@ def record_of(name: str) -> dict:
 def write_folder(path: Path, write) -> None:
     """`write(temporary folder)` beside it, then a rename; an export that is there already is replaced only then.
 
-    Raises UserError where something that is no export is in the way.
+    What a killed export left beside it goes with it. Raises UserError where something that is no export is in the way.
     """
     if path.exists() and not ((path / "config.json").is_file() and (path / "README.md").is_file()):
         raise UserError(f"{path} is there already and is no export; choose another folder")
@@ -126,7 +135,8 @@ def write_folder(path: Path, write) -> None:
         new.rename(path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    for left in path.parent.glob(f".{path.name}.????????"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def push(folders: dict[str, Path], repo: str) -> list[str]:

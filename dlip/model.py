@@ -319,7 +319,8 @@ class Med(Able, nn.Module):
     def fuse_with(self, cross: list, ids: Tensor, mask: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
         """As `fuse`, with the pictures' keys and values (`TextEncoder.cross`) at hand; one picture may do for all."""
         if rows is not None:
-            cross = [kv and (kv[0][rows], kv[1][rows]) for kv in cross]
+            # not kv[rows], whose gradients several threads add up in any order
+            cross = [kv and (kv[0].index_select(0, rows), kv[1].index_select(0, rows)) for kv in cross]
         return self.text_encoder(first_token(ids, self.config.enc_id), mask, cross, trace=trace)
 
     def match_logits(self, fused: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ class Run:
     def start(self, student: VLM, config: TrainConfig, about: dict) -> int:
         """Starts the folder, or finds the step to resume from. Raises UserError where it holds another run."""
         asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
+        for left in self.folder.glob(".*.????????"):  # half written by a process that was killed
+            left.unlink()
         path = self.folder / "run.json"
         held = _completed(self.config()) if path.is_file() else asked
         if held != asked:

@@ -195,6 +195,18 @@ def test_cached_decoding_equals_whole_texts(med, make_batch):
     assert torch.equal(cache.store[:, :, 0], cache.store[:, :, 1]) and cache.length == 8
 
 
+@pytest.mark.skipif(torch.get_num_threads() < 2, reason="one thread adds in one order")
+def test_several_threads_give_the_same_gradients_every_time(make_med):
+    """Those of a picture that many texts are read with: what is added up in another order has other last digits."""
+    med = make_med(image_width=64, image_heads=4, text_width=64, image_size=48)
+    ids, mask = torch.randint(7, 40, (96, 12)), torch.ones(96, 12, dtype=torch.bool)
+    states, rows = torch.randn(4, 37, 64, requires_grad=True), torch.arange(96) % 4
+    fused = med.fuse(ids, mask, states, rows)
+    toward = torch.randn_like(fused)
+    first, *others = (torch.autograd.grad(fused, states, toward, retain_graph=True)[0] for _ in range(6))
+    assert all(torch.equal(first, other) for other in others)
+
+
 @torch.no_grad()
 def test_texts_need_their_pictures(make_med, make_batch):
     """Cross-attention is no ornament: other pictures, other scores and other words."""

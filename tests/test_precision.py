@@ -81,6 +81,9 @@ def test_the_command_and_the_folder(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["folders"] == {"int8": str(folder)}
     kept = json.loads((folder / "config.json").read_text())
     assert (kept["precision"], kept["made_from"]) == ("int8", "scenes/student")
+    (tmp_path / ".int8.0123abcd").mkdir()  # left by a killed one
+    assert main(["export", "scenes/student", "--int8", "--out", str(tmp_path)]) == 0  # over the one before
+    assert [path.name for path in tmp_path.iterdir()] == ["int8"]
     whole = to_precision("scenes/student", tmp_path, "bf16")[0]["bf16"]
     assert (folder / "model.safetensors").stat().st_size < (whole / "model.safetensors").stat().st_size
     for write in (to_transformers, to_onnx, lambda name, out: to_precision(name, out, "int8")):

@@ -1,0 +1,45 @@
+"""Drills: what happens when things go wrong, tried many times over, and kept as records. A file each.
+
+`python -m drills` does all of them, `python -m drills killed` one. A record is {"drill", "created", "command",
+"machine", "versions", "settings", "counts", "faults", "seconds"}: what was tried, how often each came out in which way,
+and every one that came out wrong, in words; a drill has held where there are none.
+"""
+
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from inspect import signature
+from pkgutil import resolve_name
+
+import torch
+
+from dlip.bench import machine
+from dlip.errors import UserError
+
+DRILLS = {
+    "killed": "SIGKILL at random moments of training, of a cache's fill, of a grid and of an export",
+}
+"""Name, that of its module -> what is tried."""
+RESULTS = "results/drills.jsonl"
+
+
+def drill(name: str, command: str = "", **options) -> dict:
+    """The record of a drill; `options` are those of its module's `run`. Raises UserError where there is none."""
+    if name not in DRILLS:
+        raise UserError(f"there is no drill {name!r}; choose of {', '.join(DRILLS)}")
+    run = resolve_name(f"drills.{name}:run")
+    if unknown := options.keys() - signature(run).parameters:
+        raise UserError(f"the drill {name} takes no {min(unknown)}; leave it out")
+    began = time.perf_counter()
+    settings, counts, faults = run(**options)
+    return {
+        "drill": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "machine": machine(),
+        "versions": {"dlip": version("dlip"), "torch": torch.__version__, "transformers": version("transformers")},
+        "settings": settings,
+        "counts": counts,
+        "faults": faults,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
