@@ -46,13 +46,16 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Raises UserError where the file is missing or is no JSON."""
+    """Raises UserError where the file is missing, or holds no table in JSON."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a folder that dlip has written") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); write it again or take another folder") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no table of names and values; write it again or take another folder")
+    return value
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None) -> None:
@@ -78,7 +81,7 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, torch.Tenso
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a folder that dlip has written") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no complete safetensors file ({error}); copy it again") from None
     known = meta.pop("sha256", None)  # older files have none
     if known and checksum({name: tensor.cpu() for name, tensor in tensors.items()}) != known:
@@ -91,8 +94,8 @@ def weights(med: Med) -> dict[str, torch.Tensor]:
     return dict(med.named_parameters())
 
 
-def load_weights(med: Med, tensors: dict[str, torch.Tensor], source: str) -> None:
-    """Copies `tensors` into the model. Raises UserError naming the first tensors that are missing or do not fit."""
+def fitting(med: Med, tensors: dict[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
+    """The tensors. Raises UserError naming the first that are missing or do not fit the model."""
     wanted = weights(med)
     wrong = [name for name in wanted if name not in tensors] + [name for name in tensors if name not in wanted]
     wrong += [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
@@ -100,8 +103,13 @@ def load_weights(med: Med, tensors: dict[str, torch.Tensor], source: str) -> Non
         raise UserError(
             f"{source} does not fit its configuration: {', '.join(wrong[:3])} missing, unknown or misshapen"
         )
+    return tensors
+
+
+def load_weights(med: Med, tensors: dict[str, torch.Tensor]) -> None:
+    """Copies tensors that are `fitting` into the model."""
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in weights(med).items():
             parameter.copy_(tensors[name])
 
 

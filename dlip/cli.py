@@ -11,7 +11,7 @@ from dlip import __version__, commands
 from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
 from dlip.config import CACHE, PRESETS, TrainConfig
-from dlip.errors import UserError
+from dlip.errors import UserError, one_line
 from dlip.recipes import RECIPES, spelled_out
 
 RESUMED = ("demo", "train", "distill", "ablate")
@@ -268,7 +268,7 @@ def main(words: list[str] | None = None) -> int:
         args.function(args)
     except (UserError, OSError) as mistake:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of a machine's several processes one tells
-            print(f"dlip: {mistake if isinstance(mistake, UserError) else told(mistake)}", file=sys.stderr)
+            print(f"dlip: {mistake if isinstance(mistake, UserError) else one_line(told(mistake))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "; the last checkpoint is kept, the same command goes on from it" * (words[0] in RESUMED)

@@ -2,11 +2,38 @@
 
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import UnionType
+from typing import get_args, get_origin
 
 from dlip.errors import UserError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+MOST, MOST_LAYERS = 10_000_000, 1_000
+"""Of anything that a model counts, and of its layers: more is a mistake, and would not fit any machine."""
+KINDS = {
+    int: ((int,), "a whole number"), float: ((int, float), "a number"), bool: ((bool,), "true or false"),
+    str: ((str,), "a word"), dict: ((dict,), "a table"), tuple: ((list, tuple), "a list of numbers"),
+}  # fmt: skip
+"""Type of a field -> the types that its value may have when it is read from JSON, in words."""
+
+
+def check_kinds(cls: type, values: dict, what: str) -> None:
+    """Raises UserError where `values` are no table of fields of a configuration, each of the type of its field."""
+    known = {f.name: f.type for f in fields(cls)}
+    if not isinstance(values, dict) or (unknown := set(values) - set(known)):
+        said = f"has unknown names {sorted(unknown)}" if isinstance(values, dict) else "is no table of names"
+        raise UserError(f"the {what} configuration {said}; dlip/config.py has them all")
+    for name, value in values.items():
+        one, *other = get_args(known[name]) if isinstance(known[name], UnionType) else (known[name],)
+        types, words = KINDS[get_origin(one) or one]
+        sound = isinstance(value, types) and (one is bool or not isinstance(value, bool))
+        if sound and types == KINDS[tuple][0]:
+            sound = all(isinstance(number, int | float) for number in value)
+        if not sound and not (value is None and other):
+            raise UserError(f"{what}.{name} is {value!r}; it has to be {words}")
 
 
 @dataclass(frozen=True)
@@ -66,8 +93,10 @@ class ModelConfig:
         for name in ("image_mean", "image_std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for f in fields(self):
-            if f.type is int and getattr(self, f.name) < (0 if f.name.endswith("_id") else 1):
-                raise UserError(f"model.{f.name} is {getattr(self, f.name)}; give a positive whole number")
+            least, most = 0 if f.name.endswith("_id") else 1, MOST_LAYERS if f.name.endswith("_layers") else MOST
+            if f.type is int and not least <= getattr(self, f.name) <= most:
+                value = getattr(self, f.name)
+                raise UserError(f"model.{f.name} is {value}; give a positive whole number of at most {most:,}")
         for width, heads in (("image_width", "image_heads"), ("text_width", "text_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise UserError(
@@ -92,10 +121,8 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
-        """Raises UserError where a name is not one of the fields."""
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise UserError(f"model configuration has unknown names {sorted(unknown)}; dlip/config.py has them all")
+        """Raises UserError where a name is not one of the fields, or a value none of its kind."""
+        check_kinds(cls, values, "model")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
@@ -351,10 +378,8 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainConfig":
-        """Raises UserError where a name is not one of the fields."""
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise UserError(f"training configuration has unknown names {sorted(unknown)}; dlip/config.py has them all")
+        """Raises UserError where a name is not one of the fields, or a value none of its kind."""
+        check_kinds(cls, values, "train")
         return cls(**values)
 
     def replace(self, **changes) -> "TrainConfig":

@@ -1,9 +1,21 @@
 """What a user may meet."""
 
+LONGEST = 800
+"""Characters of a sentence: names and texts that users give stand in it as they are."""
+
 
 class UserError(Exception):
     """A mistake that the user can mend: its text says in one sentence what is wrong, where, and what to do."""
 
+    def __init__(self, sentence: str):
+        super().__init__(one_line(sentence))
+
 
 class Unable(UserError):
     """A model was asked for what its checkpoint has no weights for."""
+
+
+def one_line(text: str) -> str:
+    """A text as a terminal can show it: a long one without its middle, what does not print as escapes."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.checkpoints import from_hub, load_weights, read_json, read_state, weights
+from dlip.checkpoints import fitting, from_hub, load_weights, read_json, read_state, weights
 from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
@@ -48,12 +48,18 @@ class Checkpoint:
 
     def build(self, source: str) -> Med:
         """The model in eval mode, zeros where no ability of it needs weights. Raises UserError where others lack."""
+        with torch.device("meta"):  # first without memory, which sizes that are not the weights' might not find
+            self._whole(lower(Med(self.config), self.precision), source)
         med = lower(Med(self.config).eval(), self.precision)
         med.abilities = self.abilities
+        load_weights(med, self._whole(med, source))
+        return med
+
+    def _whole(self, med: Med, source: str) -> dict[str, Tensor]:
+        """The tensors with what may lack. Raises UserError where they are not those of the model."""
         spare = {name: torch.zeros_like(tensor) for name, tensor in weights(med).items() if not self.needs(name)}
         spare["temp"] = med.temp  # only the original files keep it; BLIP begins with the same
-        load_weights(med, {**spare, **self.tensors}, source)
-        return med
+        return fitting(med, {**spare, **self.tensors}, source)
 
     def needs(self, name: str) -> bool:
         """Whether one of the abilities reads the weight of this name."""

@@ -61,7 +61,7 @@ import numpy as np
 import pandas as pd
 
 import dlip
-from dlip.errors import UserError
+from dlip.errors import UserError, one_line
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.outcomes import packed
 
@@ -97,6 +97,12 @@ BESIDE = {
 }
 """Column -> its place, of figures that are neither."""
 NUMBERS = [*SCORES, *COSTS, *BESIDE]
+WHOLE = {
+    **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),
+    **dict.fromkeys(("config", "losses", "metrics", "efficiency"), dict), "seed": int, "samples": list,
+}  # fmt: skip
+FAILURE = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
+"""What a line has to have, and of which kind, for a record or for a failed run."""
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -267,17 +273,33 @@ def _lines(path: Path) -> list[dict]:
         for number, line in enumerate(file.read_bytes().splitlines(), 1):
             try:
                 record = json.loads(line) if line.strip() else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = {}
             if record is None:
                 continue
-            if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-                known = isinstance(record, dict) and "schema" in record
-                fault = f"is of schema {record['schema']}, not {SCHEMA}" if known else "is no whole record"
-                warnings.warn(f"{file} line {number} {fault}; it was skipped", stacklevel=3)
+            if not isinstance(record, dict) or record.get("schema") != SCHEMA or not _whole(record):
+                other = isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA
+                fault = f"is of schema {record['schema']}, not {SCHEMA}" if other else "is no whole record"
+                warnings.warn(one_line(f"{file} line {number} {fault}; it was skipped"), stacklevel=3)
                 continue
             records.append(record)
     return records
+
+
+def _whole(record: dict) -> bool:
+    """Whether a line has what every record has, each of its kind."""
+    if "failed" in record:
+        return all(isinstance(record.get(key), kind) for key, kind in FAILURE.items())
+    try:
+        row = _row(record)
+    except (AttributeError, KeyError, TypeError):
+        return False
+    numbers = [value for column, value in row.items() if column in NUMBERS or "." in column]
+    return (
+        all(isinstance(record.get(key), kind) for key, kind in WHOLE.items())
+        and record["role"] in ROLES
+        and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in numbers)
+    )
 
 
 def load(path: str | Path) -> pd.DataFrame:

@@ -55,7 +55,7 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tied, make_med, tmp_path):
     assert "text_decoder.cls.predictions.decoder.weight" not in stored
     assert ("text_decoder.bert.encoder.layer.0.intermediate.dense.weight" in stored) != tied
     again = Med(med.config)
-    load_weights(again, read_tensors(tmp_path / "m.safetensors")[0], "m")
+    load_weights(again, read_tensors(tmp_path / "m.safetensors")[0])
     words = again.text_encoder.embeddings.word_embeddings.weight
     assert (again.text_decoder.cls.predictions.decoder.weight is words) == tied
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), med.parameters(), strict=True))
@@ -65,7 +65,7 @@ def test_half_precision_files_load_into_single_precision(make_med, tmp_path):
     med = make_med()
     write_tensors(tmp_path / "m.safetensors", {name: t.half() for name, t in weights(med).items()})
     again = Med(med.config)
-    load_weights(again, read_tensors(tmp_path / "m.safetensors")[0], "m")
+    load_weights(again, read_tensors(tmp_path / "m.safetensors")[0])
     torch.testing.assert_close(again.vision_proj.weight, med.vision_proj.weight, atol=1e-3, rtol=1e-3)
     assert again.vision_proj.weight.dtype == torch.float32
 

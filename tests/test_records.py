@@ -93,7 +93,7 @@ def test_losses_are_thinned_with_both_ends():
 
 def _append_many(path: Path, worker: int) -> None:
     for i in range(25):
-        append({"schema": 1, "id": f"{worker}-{i}", "filler": "x" * 20_000}, path)
+        append(make_record() | {"id": f"{worker}-{i}", "filler": "x" * 20_000}, path)
 
 
 def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):

@@ -77,7 +77,7 @@ def load(file: Path) -> Any:
     """What a JSON file says. Raises UserError where it cannot be read."""
     try:
         return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}); mend it") from error
 
 

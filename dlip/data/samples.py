@@ -91,7 +91,7 @@ def read_texts(about: bytes | None, text: bytes | None) -> tuple[list[str], list
     if about is not None:
         try:
             known = json.loads(about)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             known = None
             faults.append(f"has JSON that cannot be read ({error})")
         if isinstance(known, dict):

@@ -107,7 +107,7 @@ def _read_index(data: bytes, where: str) -> dict[str, dict]:
         for row in json.loads(data)["shards"]:
             counts = {noun: int(row[noun]) for noun in ("pictures", "captions", "questions", "bytes")}
             known[str(row["file"])] = {"split": str(row["split"]), **counts}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{where} is no index of shards ({error!r}); remove it, or let dlip data shard write it"
         ) from error

@@ -74,6 +74,7 @@ class Tokenizer:
             self.fast.enable_truncation(max_length)
         else:
             self.fast.no_truncation()
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # halves of a character are no text
         rows = [encoding.ids for encoding in self.fast.encode_batch_fast(texts)]
         longest = max(map(len, rows), default=0)
         ids = torch.full((len(rows), longest), self.pad_id)

@@ -14,7 +14,7 @@ from dlip.errors import UserError
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused: a small file can claim to unpack into more memory than there is."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # to_rgb refuses such pictures itself
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of bombs, which to_rgb refuses itself, and of what does no harm
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,6 +35,8 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
     try:
         if data is not None and data.startswith(b"\xff\xd8\xff"):
             return to_rgb(JpegImageFile(BytesIO(data)))  # without a search for the format, a twentieth of the time
+        if data is None and Path(path).exists() and not Path(path).is_file():
+            raise OSError("it is no file")  # a pipe would be waited for
         with Image.open(path if data is None else BytesIO(data)) as image:
             return to_rgb(image)
     except FileNotFoundError as error:
