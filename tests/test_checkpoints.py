@@ -132,7 +132,12 @@ def break_config(folder, **changes):
         (lambda f: (f / "config.json").write_text('{"model": {'), "config.json cannot be read as JSON"),
         (lambda f: (f / "config.json").write_text('{"architectures": ["x"]}'), "describes no dlip model"),
         (lambda f: break_config(f, colour=3), "unknown names ['colour']"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json cannot be read as JSON"),
+        (lambda f: (f / "config.json").write_text('["model"]'), "config.json holds no table"),
+        (lambda f: break_config(f, embed_dim="64"), "model.embed_dim is '64'; it has to be a whole number"),
         (lambda f: break_config(f, embed_dim=32), "vision_proj.weight"),
+        (lambda f: break_config(f, vocab_size=9_000_000), "word_embeddings.weight"),  # no memory is asked for it
+        (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "at most 1,000"),
         (lambda f: break_config(f, image_layers=3), "vision_model.encoder.layers.2"),
         (lambda f: break_config(f, image_layers=1), "vision_model.encoder.layers.1"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),

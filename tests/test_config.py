@@ -1,6 +1,7 @@
 """Which configurations are refused, what their defaults come to, and that they survive JSON."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,25 @@ def test_fusion_layers_are_sorted_and_named_once():
 def test_impossible_models_are_refused(changes, says):
     with pytest.raises(UserError, match=says):
         scenes_size(32, 1, 2, **changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([1], "model configuration is no table of names"),
+        ({"embed_dim": True}, "model.embed_dim is True; it has to be a whole number"),
+        ({"dropout": "0"}, "model.dropout is '0'; it has to be a number"),
+        ({"prompt_ids": ["a"]}, "it has to be a list of numbers"),
+        ({"fusion_layers": {}}, "it has to be a list of numbers"),
+        ({"tie_head": None}, "model.tie_head is None; it has to be true or false"),
+    ],
+)
+def test_values_of_another_kind_are_refused(values, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        ModelConfig.from_dict(values)
+    with pytest.raises(UserError, match=r"train\.weights is \[\]; it has to be a table"):
+        TrainConfig.from_dict({"weights": []})
+    assert ModelConfig.from_dict({"fusion_layers": None}) == ModelConfig()
 
 
 def test_unknown_names_are_refused():

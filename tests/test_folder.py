@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,18 @@ def test_verify_reads_a_picture_once_until_it_changes(make, monkeypatch):
     Image.new("RGB", (40, 30)).save(path / "images" / "b.png")
     Folder(path, "train").verify()
     assert sorted(read) == ["a.png", "b.png", "b.png"]
+
+
+def test_a_pipe_and_a_device_are_no_pictures(make):
+    """Reading either would never end."""
+    path = make([picture("a.png", "one"), picture("pipe.png", "two"), picture("zero.png", "three")])
+    for name in ("pipe.png", "zero.png"):
+        (path / "images" / name).unlink(missing_ok=True)
+    os.mkfifo(path / "images" / "pipe.png")
+    (path / "images" / "zero.png").symlink_to("/dev/zero")
+    folder = Folder(path, "train", "skip")
+    folder.verify()
+    assert folder.problems == [f"{name} cannot be read (it is no file)" for name in ("pipe.png", "zero.png")]
 
 
 def test_nothing_left(make):

@@ -109,6 +109,21 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
     assert sorted(ids) == sorted(f"{worker}-{i}" for worker in range(4) for i in range(25))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"role": "king"}, {"seed": "0"}, {"metrics": None}, {"config": {"model": 3}}, {"losses": []}, {"id": {}},
+        {"efficiency": {"params_m": "many"}}, {"metrics": {"vqa": {"accuracy": [1]}}}, {"metrics": {"retrieval": True}},
+    ],
+)  # fmt: skip
+def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text("\n".join(json.dumps(record) for record in (make_record() | change, make_record(seed=1))))
+    with pytest.warns(UserWarning, match="line 1 is no whole record; it was skipped"):
+        (kept,) = read(path)
+    assert kept["seed"] == 1 and len(frame([kept])) == 1
+
+
 def test_failed_runs_are_no_records(tmp_path: Path):
     path, good = tmp_path / "runs.jsonl", make_record()
     append(failure("s", "distilled", 2, {"hash": "ab"}, "it broke"), path)

@@ -71,6 +71,12 @@ def test_unknown_letters_are_unknown_words(tokenizer):
     assert tokenizer.decode(tokenizer.encode(["act"])[0]) == ["act"]  # spelt by its letters
 
 
+def test_half_a_character_is_a_question_mark(tokenizer):
+    """Which no UTF-8 can hold, but JSON and file names can."""
+    ids, mask = tokenizer.encode(["a \ud83d b", "a ? b"])
+    assert torch.equal(ids[0], ids[1]) and torch.equal(mask[0], mask[1])
+
+
 def test_saved_and_loaded(tokenizer, tmp_path):
     tokenizer.encode(TEXTS, max_length=3)  # a cut must not be saved with it
     tokenizer.save(tmp_path)

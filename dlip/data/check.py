@@ -8,7 +8,7 @@ from tqdm import tqdm
 from dlip import data as data_sets
 from dlip.data.pack import stored
 from dlip.data.shards import Broken
-from dlip.errors import UserError
+from dlip.errors import UserError, one_line
 
 KINDS = {
     "missing pictures": " is missing",
@@ -87,7 +87,7 @@ def text(found: dict) -> str:
     lines.append(f"{found['shared_captions']:,} captions are said of more than one picture")
     for kind, sentences in found["faults"].items():
         lines.append(f"{len(sentences):,} {kind}:")
-        lines += [f"  {sentence}" for sentence in sentences[:NAMED]] + ["  ..."] * (len(sentences) > NAMED)
+        lines += [f"  {one_line(sentence)}" for sentence in sentences[:NAMED]] + ["  ..."] * (len(sentences) > NAMED)
     return "\n".join([*lines, "no faults" if found["sound"] else "--json PATH lists every fault"])
 
 

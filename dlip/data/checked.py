@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from dlip.data.batch import Question
-from dlip.errors import UserError, one_line
+from dlip.errors import UserError
 
 T = TypeVar("T")
 SUFFIXES = {
@@ -49,7 +49,7 @@ class Checked:
 
     def _report(self, faults: list[str]) -> None:
         """Keeps the faults, or raises UserError where they are fatal or nothing else is left."""
-        where, faults = f"the {self.split} split of {self.where}", list(map(one_line, faults))
+        where = f"the {self.split} split of {self.where}"
         few = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
         if faults and self.on_error == "fatal":
             raise UserError(f"{where} has {len(faults)} faults: {few}: mend them, or skip them with on_error=skip")

@@ -1,0 +1,19 @@
+"""Sentences as terminals and pages can show them."""
+
+import pickle
+
+from dlip.errors import LONGEST, UserError, one_line
+
+
+def test_what_does_not_print_is_escaped():
+    assert str(UserError("a\nb \x1b[31m \ud800 \u202e é 猫 📷")) == "a\\nb \\x1b[31m \\ud800 \\u202e é 猫 📷"
+
+
+def test_a_long_sentence_loses_its_middle():
+    shown = one_line("there is no model " + "\0" * 5000 + "; name another")
+    assert len(shown) < LONGEST + 10
+    assert shown.startswith("there is no model \\x00") and shown.endswith("\\x00; name another") and " ... " in shown
+
+
+def test_it_survives_a_process():
+    assert str(pickle.loads(pickle.dumps(UserError("a\tb")))) == "a\\tb"
