@@ -10,7 +10,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from dlip.config import CACHE, TrainConfig, joins, weights
-from dlip.errors import UserError
+from dlip.errors import UserError, one_line
 
 OPTIONS = (
     "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "nonfinite",
@@ -71,7 +71,7 @@ def data(args: argparse.Namespace) -> None:
         return
     for split, row in counts.items():
         print(f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items()))
-    print(f"{len(problems)} problems" + (":" if problems else ""), *problems, sep="\n  ")
+    print(f"{len(problems)} problems" + (":" if problems else ""), *map(one_line, problems), sep="\n  ")
 
 
 def data_check(args: argparse.Namespace) -> None:

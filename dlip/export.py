@@ -16,7 +16,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from dlip import __version__
 from dlip.card import card
-from dlip.checkpoints import locate, read_json, save_model
+from dlip.checkpoints import locate, read_json, save_model, system_errors
 from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.errors import UserError
@@ -129,7 +129,8 @@ def write_folder(path: Path, write) -> None:
     new, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}") for _ in range(2))
     try:
         new.mkdir()
-        write(new)
+        with system_errors(path):
+            write(new)
         if path.exists():
             path.rename(old)
         new.rename(path)

@@ -17,6 +17,10 @@ from dlip.bench import machine
 from dlip.errors import UserError
 
 DRILLS = {
+    "full": "a disk that is full, at random moments of training and of an export",
+    "inputs": "thousands of bad pictures, texts, files, checkpoints and commands",
+    "large": "a million captions and 100,000 pictures packed, indexed, searched and learnt from, in flat memory",
+    "siege": "the app under fifty visitors for five minutes, good and bad, and killed in the end",
     "killed": "SIGKILL at random moments of training, of a cache's fill, of a grid and of an export",
 }
 """Name, that of its module -> what is tried."""
