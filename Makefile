@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test load weights photos notebooks lint format clean
+.PHONY: help demo app test load drills weights photos notebooks lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,9 @@ test: lint ## lint, then run every test
 
 load: $(INSTALLED) ## 30 visitors of the app for a minute: no failure, no crossed answer, steady memory
 	.venv/bin/pytest -m load tests/test_app_load.py
+
+drills: $(INSTALLED) ## what goes wrong, thousands of times: kills, bad inputs, full disks, a besieged app (an hour or two)
+	.venv/bin/python -m drills
 
 lint: $(INSTALLED) ## check style and formatting
 	.venv/bin/ruff check .
