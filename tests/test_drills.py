@@ -65,5 +65,5 @@ def test_what_differs_is_told(tmp_path):
 
 
 def test_a_command_that_fails_is_told(tmp_path):
-    (said,) = killed.finish(killed.Work("export nothing", killed.files), tmp_path / "here")
+    (said,) = killed.finish(killed.Work("export nothing --int8", killed.files), tmp_path / "here")
     assert said.startswith("exit 2: ") and "there is no model" in said
