@@ -21,7 +21,8 @@ app: $(INSTALLED) ## open teacher and student side by side in a browser; `make a
 SCENES := --label-smoothing 0 --batch-size 64 --results runs/records.jsonl
 TEACHER := train --size scenes-teacher --split train-large --role teacher --lr 2e-3 $(SCENES)
 
-STUDENT := --size scenes-student --questions 3 --lr 3e-3 --schedule cosine --warmup 100 $(SCENES)
+STUDENT := --size scenes-student --limit 1000 --questions 3 --lr 3e-3 --schedule cosine --warmup 100 --precision bf16 \
+	$(SCENES)
 
 weights: $(INSTALLED) ## train the shipped models again; the teacher alone took 51 minutes of two cores
 	.venv/bin/dlip $(TEACHER) --weights tags --steps 4500 --schedule cosine --warmup 100 --out runs/scenes-teacher-labels
@@ -30,9 +31,9 @@ weights: $(INSTALLED) ## train the shipped models again; the teacher alone took 
 	.venv/bin/dlip $(TEACHER) --start runs/scenes-teacher-words --weights itc,itm,lm=2,vqa=4,tags --questions 3 \
 		--steps 1600 --schedule cosine --warmup 50 --out runs/scenes-teacher
 	.venv/bin/dlip distill --teacher runs/scenes-teacher --fixed-teacher-space --center-states --cache $(STUDENT) \
-		--weights vlp,vqa=2,hr=5,at,kd,kd.vqa=2 --steps 2800 --out runs/scenes-student \
+		--weights vlp,vqa=2,hr=5,at,kd,kd.vqa=2 --steps 5000 --out runs/scenes-student \
 		--joins vlp=400,hr=400,hr.image=0,at=400,kd=400,itm=800,kd.itm=800,kd.vqa=800
-	.venv/bin/dlip train --tokenizer runs/scenes-teacher $(STUDENT) --weights vlp --steps 4000 --weight-decay 0.1 \
+	.venv/bin/dlip train --tokenizer runs/scenes-teacher $(STUDENT) --weights vlp --steps 8000 --weight-decay 0.1 \
 		--out runs/scenes-student-undistilled
 
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --batch-size 64 --schedule cosine \

@@ -15,6 +15,8 @@ from dlip.vlm import VLM
 
 SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")
 LIVE = "student distilled here"
+PICTURES = 1000
+"""That a student may learn from, as the shipped ones."""
 
 
 def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> list[dict]:
@@ -25,7 +27,7 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     """
     began = time.perf_counter()
     say = (lambda *_: None) if quiet else print
-    say(f"A student of {steps} steps learns from scenes/teacher, on 4,000 generated pictures.")
+    say(f"A student of {steps} steps learns from scenes/teacher, on {PICTURES:,} generated pictures.")
     weights = {**VLP, **dict.fromkeys(HR, 5.0), **AT, **KD}
     joins = {term: steps // 6 for term in weights if term != "hr.image"}
     joins |= dict.fromkeys(("itm", "kd.itm", "kd.vqa"), steps // 3)  # what is dear and learnt last
@@ -36,7 +38,7 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     )  # fmt: skip
     live = experiment.run(
         name=LIVE, size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes",
-        split="train-small", limit=None, on_error="fatal", test_split="test", config=config, folder=folder / "student",
+        split="train-small", limit=PICTURES, on_error="fatal", test_split="test", config=config, folder=folder / "student",
         results=folder / "records.jsonl", command=f"dlip demo --steps {steps} --seed {seed}", role="distilled",
         progress=not quiet,
     )  # fmt: skip
