@@ -11,15 +11,23 @@ from app import guard, models
 from dlip.errors import UserError
 
 Progress = Callable[[float], object]
+LIMIT_S = 300
+"""Seconds that one visitor's work may take."""
 _asked: dict[str, threading.Event] = {}
 """Session -> what its visitor sets to stop the work at hand."""
 
 
 @contextmanager
 def turns(progress: Progress | None = None) -> Iterator[Progress]:
-    """Holds `models.turn`; yields what dlip's long functions take as `progress`, during which others take a turn."""
+    """Holds `models.turn`; yields what dlip's long functions take as `progress`, during which others take a turn.
+
+    It raises UserError after `LIMIT_S` seconds.
+    """
+    end = time.monotonic() + LIMIT_S
 
     def step(share: float) -> None:
+        if time.monotonic() > end:
+            raise UserError(f"this has taken the {LIMIT_S} seconds that it may take here; choose less of it")
         models.turn.release()
         try:
             if progress:

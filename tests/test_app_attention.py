@@ -262,3 +262,13 @@ def test_others_get_in_between_the_steps():
         step(0.5)
         assert got_in.is_set()
     visitor.join(5)
+
+
+def test_long_work_ends_when_its_time_is_up(monkeypatch):
+    with work.turns() as step:
+        step(0.5)
+    monkeypatch.setattr(work, "LIMIT_S", -1)
+    with pytest.raises(UserError, match="has taken the -1 seconds that it may take"), work.turns() as step:
+        step(0.5)
+    assert models.turn.acquire(blocking=False)
+    models.turn.release()
