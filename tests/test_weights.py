@@ -68,7 +68,8 @@ def test_the_readmes_tables_are_the_records(file, name):
     row, shown = records.summary(found).set_index("name").loc[name], TABLES[file][name]
     if shown:
         assert read_json(BUILT_IN / shown / "record.json")["id"] in set(records.latest(found)["id"])
-    cells = [f"`{shown or name}`", f"{row['train_pictures']:,}", f"{row['params_m']:.2f}M", f"{row['flops_g']:.3f}G", f"{row['runs']}"]
+    cells = [f"`{shown or name}`", f"{row['train_pictures']:,}"]
+    cells += [f"{row['params_m']:.2f}M", f"{row['flops_g']:.3f}G", f"{row['runs']}"]
     for score in ("tr1", "ir1", "cider", "vqa"):
         cells.append(f"{row[score]:.1f}" + (f" ±{row[f'{score}_sd']:.1f}" if row["runs"] > 1 else ""))
     assert f"| {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
