@@ -38,9 +38,9 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     )  # fmt: skip
     live = experiment.run(
         name=LIVE, size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes",
-        split="train-small", limit=PICTURES, on_error="fatal", test_split="test", config=config, folder=folder / "student",
-        results=folder / "records.jsonl", command=f"dlip demo --steps {steps} --seed {seed}", role="distilled",
-        progress=not quiet,
+        split="train-small", limit=PICTURES, on_error="fatal", test_split="test", config=config,
+        folder=folder / "student", results=folder / "records.jsonl", role="distilled",
+        command=f"dlip demo --steps {steps} --seed {seed}", progress=not quiet,
     )  # fmt: skip
     records = [*(read_json(BUILT_IN / name / "record.json") for name in SHIPPED), live]
     models = {
