@@ -29,7 +29,7 @@ def name_of(requirement: str) -> str:
 def imports(files, everywhere: bool) -> dict[str, str]:
     """Third-party distribution -> one file that imports it: at its top level, or `everywhere` in it."""
     owners, found = packages_distributions(), {}
-    own = sys.stdlib_module_names | {"dlip", "app", "tests"} | {file.stem for file in files}
+    own = sys.stdlib_module_names | {"dlip", "app", "drills", "tests"} | {file.stem for file in files}
     for file in files:
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree) if everywhere else tree.body:
@@ -48,7 +48,7 @@ def test_everything_imported_is_declared():
     needed = {name_of(requirement) for requirement in PROJECT["dependencies"]}
     declared = needed | {name_of(requirement) for requirement in OPTIONAL}
     package = sorted((ROOT / "dlip").rglob("*.py"))
-    rest = [file for folder in ("app", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
+    rest = [file for folder in ("app", "drills", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
     at_import, anywhere = imports(package, everywhere=False), imports(package + rest, everywhere=True)
     assert "torch" in at_import and "pytest" in anywhere
     assert {k: v for k, v in at_import.items() if k not in needed} == {}
@@ -69,6 +69,12 @@ def test_environment_installs_what_pyproject_declares():
 def test_every_dependency_has_a_lower_bound_and_no_pin():
     loose_range = re.compile(r"[\w-]+>=[\d.]+(,<\d+)?")
     assert [r for r in PROJECT["dependencies"] + OPTIONAL if not loose_range.fullmatch(r)] == []
+
+
+def test_every_dependency_has_its_licence_told():
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.M)[1:]
+    told = {name for names, licence in rows for name in names.split(", ") if licence.strip()}
+    assert told == {name_of(requirement) for requirement in PROJECT["dependencies"] + OPTIONAL}
 
 
 def test_version_needs_no_torch():
