@@ -1,5 +1,7 @@
 """What a user may meet."""
 
+import re
+
 LONGEST = 800
 """Characters of a sentence: names and texts that users give stand in it as they are."""
 
@@ -16,6 +18,7 @@ class Unable(UserError):
 
 
 def one_line(text: str) -> str:
-    """A text as a terminal can show it: a long one without its middle, what does not print as escapes."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """A text as a terminal can show it: a long one without its middle, line breaks as spaces, what does not print as
+    escapes."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*[\n\r\t\v\f]\s*", " ", text))
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"
