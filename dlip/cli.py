@@ -175,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
     new = command(
         commands.app, "Open teacher and student side by side in a browser", "dlip app --port 7860", figures=False
     )
-    new.add_argument("--port", type=int, help="default: the first free one from 7860")
+    new.add_argument("--port", type=whole(1, 65535), help="default: the first free one from 7860")
     new.add_argument("--share", action="store_true", help="a public address, through Gradio's servers")
     new.add_argument("--models", metavar="A,B", help="only these can be chosen, the first two at the start")
     return top

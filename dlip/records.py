@@ -292,7 +292,8 @@ def _whole(record: dict) -> bool:
         return all(isinstance(record.get(key), kind) for key, kind in FAILURE.items())
     try:
         row = _row(record)
-    except (AttributeError, KeyError, TypeError):
+        "".join(value for value in record.values() if isinstance(value, str)).encode()  # no halves of characters
+    except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
         return False
     numbers = [value for column, value in row.items() if column in NUMBERS or "." in column]
     return (

@@ -24,7 +24,6 @@ DRILLS = {
     "killed": "SIGKILL at random moments of training, of a cache's fill, of a grid and of an export",
 }
 """Name, that of its module -> what is tried."""
-RESULTS = "results/drills.jsonl"
 
 
 def drill(name: str, command: str = "", **options) -> dict:

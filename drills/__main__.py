@@ -3,11 +3,10 @@
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 from dlip.errors import UserError
 from dlip.records import append
-from drills import DRILLS, RESULTS, drill
+from drills import DRILLS, drill
 
 
 def main(words: list[str]) -> int:
@@ -17,7 +16,7 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     parser.add_argument("--times", type=int, metavar="N", help="how often (default: the drill's own)")
-    parser.add_argument("--results", default=RESULTS, type=Path, help="where records go (default %(default)s)")
+    parser.add_argument("--results", metavar="PATH", help="where records go (default results/drills/NAME.jsonl)")
     args, broken = parser.parse_args(words), []
     options = {} if args.times is None else {"times": args.times}
     for name in args.names or DRILLS:
@@ -26,7 +25,7 @@ def main(words: list[str]) -> int:
         except UserError as mistake:
             print(mistake, file=sys.stderr)
             return 2
-        append(record, args.results)
+        append(record, args.results or f"results/drills/{name}.jsonl")
         print(f"{name}: {record['counts']} in {record['seconds']:,.0f} s")
         for fault in record["faults"]:
             print(f"  {fault}")

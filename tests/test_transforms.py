@@ -216,3 +216,9 @@ def test_crops_keep_half_to_all_of_the_area(size):
     if min(size) > 50:
         assert 0.46 < min(areas) < 0.6 and 0.9 < max(areas) <= 1.01
         assert 0.7 < min(aspects) < 0.85 and 1.2 < max(aspects) < 1.42
+
+
+def test_exif_that_cannot_be_read_turns_nothing():
+    image = Image.new("RGB", (3, 2), "red")
+    image.info["exif"] = b"Exif\0\0" + b"no TIFF header"
+    assert to_rgb(image).size == (3, 2)

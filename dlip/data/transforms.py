@@ -69,7 +69,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if getattr(image, "is_animated", False):
         image.seek(0)
     image.load()
-    orientation = image.getexif().get(ExifTags.Base.Orientation)  # exif_transpose also rewrites it, and may fail
+    orientation = _orientation(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
     elif image.mode == "F":
@@ -79,6 +79,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     image = image if image.mode == "RGB" else image.convert("RGB")
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """As the EXIF says, if it can be read; `exif_transpose` would also rewrite it, and may fail."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # on a broken one Pillow raises nearly anything
+        return None
 
 
 def square(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
