@@ -5,21 +5,15 @@ the rounds; the record goes to results/bench/app.jsonl.
 """
 
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 from PIL import Image
 
 from app import pictures
-from dlip.bench import machine
+from app.served import served
+from dlip.bench import about
 from dlip.errors import UserError
 from dlip.records import append
 
@@ -43,23 +37,6 @@ async ([press, shown]) => {
 }
 """
 """Presses a button; milliseconds until what it shows has been made anew."""
-
-
-@contextmanager
-def served() -> Iterator[tuple[str, float]]:
-    """Where the app listens, and the seconds from the command to its being ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "dlip.cli", "app", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
-        try:
-            if not app.stdout.readline().startswith("The app is at "):
-                raise UserError("the app did not start; try `dlip app`")
-            yield f"http://127.0.0.1:{port}/", time.perf_counter() - began
-        finally:
-            app.send_signal(signal.SIGINT)
 
 
 def in_browser(address: str) -> dict[str, list[float]]:
@@ -114,18 +91,16 @@ def over_the_models(address: str, folder: Path) -> list[float]:
 def main() -> None:
     from tempfile import TemporaryDirectory
 
-    with served() as (address, ready), TemporaryDirectory() as folder:
+    began = time.perf_counter()
+    with served() as (address, _), TemporaryDirectory() as folder:
+        ready = time.perf_counter() - began
         ready_name, *_, over_name = ASKED_S
         waited = {ready_name: [ready], **in_browser(address), over_name: over_the_models(address, Path(folder))}
     rows = [
         {"name": name, "s": round(median(waited[name]), 3), "s_max": round(max(waited[name]), 3), "asked_s": asked}
         for name, asked in ASKED_S.items()
     ]  # fmt: skip
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    append(
-        {"bench": "app", "created": now, "command": "python -m app.measure", "machine": machine(), "rows": rows},
-        RESULTS,
-    )
+    append({"bench": "app", **about("python -m app.measure"), "rows": rows}, RESULTS)
     for row in rows:
         print(f"{row['name']:40} {row['s']:7.3f} s (slowest {row['s_max']:.3f}), asked {row['asked_s']:g}")
 

@@ -21,7 +21,8 @@ from dlip.grids import GRIDS
 from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto
 from dlip.plots.style import axis_title
-from dlip.records import COSTS, ROLES, SAMPLES, SCORES, frame, read, summary
+from dlip.records import SAMPLES, frame, read, summary
+from dlip.schema import COSTS, ROLES, SCORES
 
 RESULTS = Path(dlip.__file__).parents[1] / "results"
 ALL = "all runs"

@@ -17,7 +17,7 @@ from dlip.model import Med
 if TYPE_CHECKING:
     from dlip.vlm import VLM
 
-PROCESS = Path("/proc/self")
+PROCESSES = Path("/proc")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes when it starts and stops
 with profile():  # which is set up the first time, and complains where that is not in the main thread
     pass
@@ -56,8 +56,14 @@ def peak_bytes(device: torch.device) -> int | None:
     """The most memory that this process ever held: of a GPU in tensors, of a CPU in all; None where nobody can tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM") if PROCESS.exists() else None
+    return _status("VmHWM") if (PROCESSES / "self").exists() else None
 
 
-def _status(field: str) -> int:
-    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", (PROCESS / "status").read_text())[1])
+def resident_mb(process: int | str = "self") -> float:
+    """What a process holds now, in MB of 1e6 bytes, where there is Linux's /proc."""
+    return _status("VmRSS", process) / 1e6
+
+
+def _status(field: str, process: int | str = "self") -> int:
+    status = (PROCESSES / str(process) / "status").read_text()
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])

@@ -64,9 +64,8 @@ import dlip
 from dlip.errors import UserError, one_line
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.outcomes import packed
+from dlip.schema import NUMBERS, ROLES, SCHEMA, numbers, sizes, whole
 
-SCHEMA = 1
-ROLES = ("teacher", "undistilled", "distilled")
 POINTS = 100  # of a loss curve
 SAMPLES = 12
 
@@ -74,35 +73,6 @@ ABOUT = (
     "id", "created", "name", "role", "seed", "data", "split", "train_pictures", "model", "command", "config_hash",
     "wall_s", "device", "threads", "torch", "transformers", "quick",
 )  # fmt: skip
-SCORES = {
-    **{f"{way}{k}": ("metrics", "retrieval", f"{way}@{k}") for way in ("tr", "ir") for k in (1, 5, 10)},
-    **{name: ("metrics", "caption", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
-    "vqa": ("metrics", "vqa", "accuracy"),
-    **{name: ("metrics", "attention", "fusion", name) for name in ("pointing", "mass")},
-    **{f"{name}_decoder": ("metrics", "attention", "decoder", name) for name in ("pointing", "mass")},
-}
-COSTS = {
-    "params_m": ("efficiency", "params_m"),
-    "flops_g": ("efficiency", "flops_g"),
-    "latency_ms": ("efficiency", "latency", "p50_ms"),
-    "latency_p95_ms": ("efficiency", "latency", "p95_ms"),
-    "latency_share": ("efficiency", "latency", "share"),
-    "params_m_paper": ("efficiency", "params_m_paper"),
-    "macs_g_paper": ("efficiency", "macs_g_paper"),
-}
-"""Column -> its place in a record. Of scores more is better, of costs less."""
-BESIDE = {
-    **{name: ("metrics", "attention", "fusion", name) for name in ("pointing_other", "mass_other", "divergence")},
-    **{f"{n}_decoder": ("metrics", "attention", "decoder", n) for n in ("pointing_other", "mass_other", "divergence")},
-}
-"""Column -> its place, of figures that are neither."""
-NUMBERS = [*SCORES, *COSTS, *BESIDE]
-WHOLE = {
-    **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),
-    **dict.fromkeys(("config", "losses", "metrics", "efficiency"), dict), "seed": int, "samples": list,
-}  # fmt: skip
-FAILURE = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
-"""What a line has to have, and of which kind, for a record or for a failed run."""
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -277,30 +247,13 @@ def _lines(path: Path) -> list[dict]:
                 record = {}
             if record is None:
                 continue
-            if not isinstance(record, dict) or record.get("schema") != SCHEMA or not _whole(record):
+            if not isinstance(record, dict) or record.get("schema") != SCHEMA or not whole(record):
                 other = isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA
                 fault = f"is of schema {record['schema']}, not {SCHEMA}" if other else "is no whole record"
                 warnings.warn(one_line(f"{file} line {number} {fault}; it was skipped"), stacklevel=3)
                 continue
             records.append(record)
     return records
-
-
-def _whole(record: dict) -> bool:
-    """Whether a line has what every record has, each of its kind."""
-    if "failed" in record:
-        return all(isinstance(record.get(key), kind) for key, kind in FAILURE.items())
-    try:
-        row = _row(record)
-        "".join(value for value in record.values() if isinstance(value, str)).encode()  # no halves of characters
-    except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
-        return False
-    numbers = [value for column, value in row.items() if column in NUMBERS or "." in column]
-    return (
-        all(isinstance(record.get(key), kind) for key, kind in WHOLE.items())
-        and record["role"] in ROLES
-        and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in numbers)
-    )
 
 
 def load(path: str | Path) -> pd.DataFrame:
@@ -319,17 +272,8 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 
 def _row(record: dict) -> dict:
-    def find(place: tuple[str, ...]):
-        value = record
-        for key in place:
-            value = (value or {}).get(key)
-        return value
-
-    row = {column: record.get(column) for column in ABOUT} | {"model": _sizes(record["config"].get("model"))}
-    row["quick"] = bool(record.get("quick"))
-    row |= {column: find(place) for column, place in (SCORES | COSTS | BESIDE).items()}
-    row |= {f"vqa.{kind}": value for kind, value in (find(("metrics", "vqa", "by_type")) or {}).items()}
-    return row | {f"w.{term}": value for term, value in (find(("config", "train", "weights")) or {}).items()}
+    row = {column: record.get(column) for column in ABOUT} | {"model": sizes(record["config"].get("model"))}
+    return row | {"quick": bool(record.get("quick"))} | numbers(record)
 
 
 def export(df: pd.DataFrame, path: str | Path) -> None:
@@ -343,14 +287,6 @@ def export(df: pd.DataFrame, path: str | Path) -> None:
         writers[path.suffix]()
     except OSError as error:
         raise UserError(f"the table cannot be written to {path}: {error.strerror}; choose another file") from error
-
-
-def _sizes(model: dict | None) -> str:
-    """A model configuration in a few words."""
-    if not model:
-        return ""
-    image, text = (f"{part} {model[f'{part}_width']} x {model[f'{part}_layers']}" for part in ("image", "text"))
-    return f"{image}, {text}, fusion in {len(model['fusion_layers'])}"
 
 
 # --- comparing ------------------------------------------------------------------------------------------------

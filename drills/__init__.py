@@ -6,22 +6,18 @@ and every one that came out wrong, in words; a drill has held where there are no
 """
 
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from inspect import signature
 from pkgutil import resolve_name
 
-import torch
-
-from dlip.bench import machine
+from dlip.bench import about
 from dlip.errors import UserError
 
 DRILLS = {
     "full": "a disk that is full, at random moments of training and of an export",
     "inputs": "thousands of bad pictures, texts, files, checkpoints and commands",
+    "killed": "SIGKILL at random moments of training, of a cache's fill, of a grid and of an export",
     "large": "a million captions and 100,000 pictures packed, indexed, searched and learnt from, in flat memory",
     "siege": "the app under fifty visitors for five minutes, good and bad, and killed in the end",
-    "killed": "SIGKILL at random moments of training, of a cache's fill, of a grid and of an export",
 }
 """Name, that of its module -> what is tried."""
 
@@ -35,14 +31,6 @@ def drill(name: str, command: str = "", **options) -> dict:
         raise UserError(f"the drill {name} takes no {min(unknown)}; leave it out")
     began = time.perf_counter()
     settings, counts, faults = run(**options)
-    return {
-        "drill": name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "machine": machine(),
-        "versions": {"dlip": version("dlip"), "torch": torch.__version__, "transformers": version("transformers")},
-        "settings": settings,
-        "counts": counts,
-        "faults": faults,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    seconds = round(time.perf_counter() - began, 1)
+    record = {"drill": name, **about(command), "settings": settings, "counts": counts}
+    return record | {"faults": faults, "seconds": seconds}

@@ -26,19 +26,10 @@ MB = {"training": (1, 40), "export": (1, 12)}
 def run(times: int = 20, seed: int = 0) -> tuple[dict, dict, list[str]]:
     """Settings, how often the disk was full and was not, and what was wrong. Raises UserError without `unshare`."""
     with tempfile.TemporaryDirectory() as place:
-        words = [
-            "unshare",
-            "--map-root-user",
-            "--mount",
-            sys.executable,
-            "-m",
-            "drills.full",
-            place,
-            str(times),
-            str(seed),
-        ]
+        alone = ("unshare", "--map-root-user", "--mount")
+        words = (sys.executable, "-m", "drills.full", place, str(times), str(seed))
         try:
-            done = subprocess.run(words, capture_output=True, text=True)
+            done = subprocess.run([*alone, *words], capture_output=True, text=True)
         except FileNotFoundError:
             raise UserError("the drill full needs unshare, of util-linux; do the others by their names") from None
         if done.returncode:

@@ -16,7 +16,7 @@ from dlip.config import TrainConfig
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
 from dlip.experiment import new_student
-from dlip.memory import peak_bytes
+from dlip.memory import peak_bytes, resident_mb
 from dlip.tasks import retrieval
 from dlip.train import train
 from dlip.vlm import VLM
@@ -98,11 +98,6 @@ def learn(folder: str, pictures: int, threads: int) -> dict:
     train(new_student("scenes-student", teacher, 0), Watched(), config, Path(folder) / "run", progress=False)
     half = seen[len(seen) // 2 :]
     return {"grown_mb": round(max(half) - half[0]), **peak()}
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
 
 
 def peak() -> dict:

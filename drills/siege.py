@@ -8,17 +8,12 @@ import random
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from gradio_client import Client, handle_file
@@ -26,8 +21,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import compare, search
+from app.served import served
 from dlip.checkpoints import BUILT_IN
 from dlip.data.scenes import Scenes
+from dlip.memory import resident_mb
 
 TEACHER, STUDENTS = "scenes/teacher", ("scenes/student", "scenes/student-undistilled")
 QUESTION, SENTENCE = "what color is the star?", "a red circle above a blue star"
@@ -53,7 +50,7 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
         (broken / "model.safetensors").write_bytes(b"no weights")
         models = ",".join((TEACHER, *STUDENTS, str(broken)))
         asked = Requests(place, str(broken))
-        with serving(models, place / "first.log") as (address, app):
+        with open(place / "first.log", "w") as log, served("--models", models, errors=log) as (address, app):
             end, threads = time.monotonic() + times, []
             for number in range(visitors):
                 visit = threading.Thread(target=asked.visit, args=(number, address, end, counts, faults))
@@ -72,11 +69,11 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
             for visit in leaving:
                 visit.join()
         began = time.monotonic()
-        with serving(models, place / "again.log") as (address, app):
+        with open(place / "again.log", "w") as log, served("--models", models, errors=log) as (address, _):
             back = time.monotonic() - began
             faults += [f"after a kill: {fault}" for fault in asked.one("captions", Client(address, verbose=False))[1]]
-        log = (place / "first.log").read_text() + (place / "again.log").read_text()
-    faults += [f"the log has {line.strip()[:200]!r}" for line in re.findall("^Traceback.*(?:\n .*)*\n.*", log, re.M)]
+        logs = (place / "first.log").read_text() + (place / "again.log").read_text()
+    faults += [f"the log has {line.strip()[:200]!r}" for line in re.findall("^Traceback.*(?:\n .*)*\n.*", logs, re.M)]
     faults += [f"memory grew by {grown:.0f} MB"] * (grown > GROWTH_MB)
     about = {"memory_mb": round(before), "grown_mb": round(grown), "back_after_kill_s": round(back, 1)}
     return {"seconds": times, "visitors": visitors}, dict(sorted(counts.items())) | about, faults
@@ -192,24 +189,3 @@ def forbidden(address: str, path: str) -> tuple[str, list[str]]:
         return ("refused", []) if error.code < 500 else ("wrong", [f"{path}: HTTP {error.code}"])
     leaks = b"root:" in body or body.startswith(b"\xb0") or b"__metadata__" in body
     return ("wrong", [f"{path} was served: {body[:80]!r}"]) if leaks else ("refused", [])  # with the page itself
-
-
-@contextmanager
-def serving(models: str, log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The app in a process of its own with these models, what it prints in `log`, and where it listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dlip.cli", "app", "--port", str(port), "--models", models]
-    with open(log, "w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as app:
-        try:
-            if not app.stdout.readline().startswith("The app is at "):
-                raise RuntimeError(f"the app did not start: {log.read_text()[-500:]}")
-            yield f"http://127.0.0.1:{port}/", app
-        finally:
-            app.kill()
-
-
-def resident_mb(pid: int) -> float:
-    """Memory of a process, as Linux tells it."""
-    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024

@@ -1,10 +1,7 @@
 """What several test modules share."""
 
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.served import served
 from dlip.config import ModelConfig, scenes_size
 from dlip.data.batch import Batch
 from dlip.data.scenes import Scenes
@@ -90,23 +88,9 @@ def make_batch():
 @contextmanager
 def running_app(*words: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """The app started as `dlip app WORDS` in a process of its own, and where it listens: http://127.0.0.1:7860/."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dlip.cli", "app", "--port", str(port), *words]
-    # a background job of a shell ignores Ctrl-C, and so would the app
-    heed = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **heed) as app:
-        try:
-            line = app.stdout.readline()
-            assert line.startswith(f"The app is at http://127.0.0.1:{port}/"), line
-            yield f"http://127.0.0.1:{port}/", app
-        finally:
-            app.send_signal(signal.SIGINT)
-            try:
-                assert app.wait(30) == 130
-            finally:
-                app.kill()
+    with served(*words) as (address, app):
+        yield address, app
+    assert app.returncode == 130
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,10 @@ from PIL import Image
 
 from app import compare
 from dlip.data.scenes import Scenes
+from dlip.memory import resident_mb
 
 VISITORS, SECONDS, KINDS = 30, 60, 6
 STUDENTS = ("scenes/student", "scenes/student-undistilled")
-
-
-def resident_mb(pid: int) -> float:
-    """Memory of a process, as Linux tells it."""
-    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
 
 
 @pytest.mark.load

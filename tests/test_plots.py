@@ -31,7 +31,8 @@ from dlip.plots import (
     throughput_curves,
 )
 from dlip.plots.speed import PARTS, luminance
-from dlip.records import COSTS, NUMBERS, ROLES, SCORES, frame
+from dlip.records import frame
+from dlip.schema import COSTS, NUMBERS, ROLES, SCORES
 
 
 def by_name(fig: go.Figure) -> dict[str, go.Scatter]:

@@ -35,22 +35,22 @@ BENCHES = {
 
 def bench(name: str, command: str = "", **options) -> dict:
     """The record of a benchmark; `options` are those of its module's `run`. Raises UserError where there is none."""
-    import torch
-
     if name not in BENCHES:
         raise UserError(f"there is no benchmark {name!r}; choose of {', '.join(BENCHES)}")
     run = resolve_name(f"dlip.bench.{name}:run")
     if unknown := options.keys() - signature(run).parameters:
         raise UserError(f"the benchmark {name} takes no --{min(unknown)}; leave it out")
     settings, rows = run(**options)
+    return {"bench": name, **about(command), "settings": settings, "rows": rows}
+
+
+def about(command: str) -> dict:
+    """created, command, machine and versions, of a record that is made now."""
     return {
-        "bench": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "machine": machine(),
-        "versions": {"dlip": version("dlip"), "torch": torch.__version__, "transformers": version("transformers")},
-        "settings": settings,
-        "rows": rows,
+        "versions": {name: version(name) for name in ("dlip", "torch", "transformers")},
     }
 
 

@@ -12,7 +12,7 @@ from dlip.checkpoints import save_model
 from dlip.data.scenes import Scenes
 from dlip.latency import Workload
 from dlip.precision import PRECISIONS, lower
-from dlip.records import SCORES
+from dlip.schema import SCORES
 from dlip.tasks import evaluate
 from dlip.vlm import VLM
 

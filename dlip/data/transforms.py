@@ -1,9 +1,11 @@
 """Pictures of any kind to the RGB squares, uint8 [S, S, 3], that batches are made of."""
 
 import math
+import os
 import warnings
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -35,7 +37,7 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
     try:
         if data is not None and data.startswith(b"\xff\xd8\xff"):
             return to_rgb(JpegImageFile(BytesIO(data)))  # without a search for the format, a twentieth of the time
-        if data is None and Path(path).exists() and not Path(path).is_file():
+        if data is None and not S_ISREG(os.stat(path).st_mode):
             raise OSError("it is no file")  # a pipe would be waited for
         with Image.open(path if data is None else BytesIO(data)) as image:
             return to_rgb(image)

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 
 from dlip.errors import UserError
 from dlip.plots.style import COLOURS, INK, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.records import COSTS, SCORES, summary, twin
+from dlip.records import summary, twin
+from dlip.schema import COSTS, SCORES
 
 KEPT = (95, 99)  # percent of the teacher's score, marked by lines
 LABELLED = 8  # most points that carry their names

@@ -5,7 +5,8 @@ import plotly.graph_objects as go
 
 from dlip.errors import UserError
 from dlip.plots.style import COLOURS, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.records import ROLES, summary
+from dlip.records import summary
+from dlip.schema import ROLES
 
 
 def data_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None) -> go.Figure:

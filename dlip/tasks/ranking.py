@@ -44,7 +44,7 @@ def ranks(scores: Tensor, own: Tensor) -> Tensor:
     best, place = scores.masked_fill(~own, float("-inf")).max(1, keepdim=True)
     later = torch.arange(scores.shape[1], device=scores.device) > place
     behind = (scores < best) | ((scores == best) & later)
-    return (~(behind | own)).sum(1, dtype=torch.int32).long()  # in int64 the sum takes thirty times as long
+    return (~(behind | own)).sum(1, dtype=torch.int32).long()  # in int64 such a sum is slow
 
 
 def reranked(found: Nearest, scores: Tensor, own: Tensor, size: int) -> Tensor:

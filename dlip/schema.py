@@ -1,0 +1,73 @@
+"""Where a record's numbers stand, and what a line has to have to be a record (dlip/records.py says what they mean)."""
+
+SCHEMA = 1
+ROLES = ("teacher", "undistilled", "distilled")
+SCORES = {
+    **{f"{way}{k}": ("metrics", "retrieval", f"{way}@{k}") for way in ("tr", "ir") for k in (1, 5, 10)},
+    **{name: ("metrics", "caption", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
+    "vqa": ("metrics", "vqa", "accuracy"),
+    **{name: ("metrics", "attention", "fusion", name) for name in ("pointing", "mass")},
+    **{f"{name}_decoder": ("metrics", "attention", "decoder", name) for name in ("pointing", "mass")},
+}
+COSTS = {
+    "params_m": ("efficiency", "params_m"),
+    "flops_g": ("efficiency", "flops_g"),
+    "latency_ms": ("efficiency", "latency", "p50_ms"),
+    "latency_p95_ms": ("efficiency", "latency", "p95_ms"),
+    "latency_share": ("efficiency", "latency", "share"),
+    "params_m_paper": ("efficiency", "params_m_paper"),
+    "macs_g_paper": ("efficiency", "macs_g_paper"),
+}
+"""Column -> its place in a record. Of scores more is better, of costs less."""
+BESIDE = {
+    **{name: ("metrics", "attention", "fusion", name) for name in ("pointing_other", "mass_other", "divergence")},
+    **{f"{n}_decoder": ("metrics", "attention", "decoder", n) for n in ("pointing_other", "mass_other", "divergence")},
+}
+"""Column -> its place, of figures that are neither."""
+NUMBERS = [*SCORES, *COSTS, *BESIDE]
+NEEDED = {
+    **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),
+    **dict.fromkeys(("config", "losses", "metrics", "efficiency"), dict), "seed": int, "samples": list,
+}  # fmt: skip
+FAILURE = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
+"""What a line has to have, and of which kind, for a record or for a failed run."""
+
+
+def find(record: dict, *place: str):
+    """What stands at a place; None where there is nothing. Raises AttributeError where a table is none."""
+    value = record
+    for key in place:
+        value = (value or {}).get(key)
+    return value
+
+
+def numbers(record: dict) -> dict:
+    """Column -> number or None, also vqa.<type> and w.<term>. Raises AttributeError as `find`."""
+    found = {column: find(record, *place) for column, place in (SCORES | COSTS | BESIDE).items()}
+    found |= {f"vqa.{kind}": value for kind, value in (find(record, "metrics", "vqa", "by_type") or {}).items()}
+    return found | {f"w.{term}": value for term, value in (find(record, "config", "train", "weights") or {}).items()}
+
+
+def sizes(model: dict | None) -> str:
+    """A model configuration in a few words."""
+    if not model:
+        return ""
+    image, text = (f"{part} {model[f'{part}_width']} x {model[f'{part}_layers']}" for part in ("image", "text"))
+    return f"{image}, {text}, fusion in {len(model['fusion_layers'])}"
+
+
+def whole(line: dict) -> bool:
+    """Whether a line has what a record, or a failed run, has, each of its kind."""
+    failed = "failed" in line
+    has_all = all(isinstance(line.get(key), kind) for key, kind in (FAILURE if failed else NEEDED).items())
+    if failed or not has_all:
+        return has_all
+    try:
+        "".join(value for value in line.values() if isinstance(value, str)).encode()  # no halves of characters
+        sizes(line["config"].get("model"))
+        values = numbers(line).values()
+    except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
+        return False
+    return line["role"] in ROLES and all(
+        value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values
+    )
