@@ -229,7 +229,7 @@ def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, 
             bar.refresh()
 
         show([])
-        for job, reason in work(do, todo, min(workers, len(todo)), out, show):
+        for job, reason in work(do, todo, workers, out, show):
             worth, ended = worth + 1, ended + sum(job.cost())
             if reason is not None:
                 failed[f"{job.name}, seed {job.seed}"] = reason

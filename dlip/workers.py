@@ -23,9 +23,9 @@ def work(
 ) -> Iterator[tuple[J, str | None]]:
     """Does `function(job)` in spawned processes, each taking the next job; yields each as it ends, with why it failed.
 
-    The processor's threads are shared out evenly; `watch` is called with the running jobs every second. What a process
-    prints goes to `folder`/worker-<i>.log. The processes end with the caller's loop, however that ends, and with this
-    process, even if it is killed.
+    The processor's threads are shared out evenly, also where jobs are fewer, as a job's last digits depend on them;
+    `watch` is called with the running jobs every second. What a process prints goes to `folder`/worker-<i>.log. The
+    processes end with the caller's loop, however that ends, and with this process, even if it is killed.
     """
     waiting, team = deque(jobs), {}  # connection -> (process, job)
     threads = max(1, torch.get_num_threads() // workers)

@@ -151,6 +151,14 @@ def test_two_processes_do_not_share_a_folder(place):
         ablate([ONE], FULL, 1, 0, **place)
 
 
+def test_the_last_run_has_as_many_threads_as_all(tmp_path, monkeypatch):
+    """So that what is left of a stopped grid comes out as it would have, to the last digit."""
+    asked = []
+    monkeypatch.setattr("dlip.ablation.work", lambda do, todo, workers, *rest: asked.append(workers) or [])
+    ablate([ONE], FULL, 1, 7, tmp_path / "out", tmp_path / "runs.jsonl", progress=False)
+    assert len(jobs([ONE], FULL, 1, tmp_path, tmp_path / "r")) < 7 and asked == [7]
+
+
 def test_progress_follows_the_log_of_a_run(tmp_path):
     job = jobs([ONE], FULL, 1, tmp_path, tmp_path / "r")[1]
     assert job.done() == 0.0
