@@ -4,11 +4,13 @@ from dlip.errors import UserError
 
 LONGEST = 1000
 """Characters of a text, at most."""
+CONTROLS = dict.fromkeys((*range(32), 127), " ")
 
 
 def text(words: str | None, noun: str, optional: bool = False) -> str:
-    """Without spaces around it. Raises UserError where it is longer than `LONGEST`, or empty and not `optional`."""
-    words = " ".join((words or "").split())
+    """Control characters as spaces, and none around it. Raises UserError where it is longer than `LONGEST`, or empty
+    and not `optional`."""
+    words = " ".join((words or "").translate(CONTROLS).split())
     if not words and not optional:
         raise UserError(f"the {noun} is empty; type one")
     if len(words) > LONGEST:

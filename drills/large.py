@@ -17,7 +17,6 @@ from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
 from dlip.experiment import new_student
 from dlip.memory import peak_bytes, resident_mb
-from dlip.tasks import retrieval
 from dlip.train import train
 from dlip.vlm import VLM
 
@@ -72,8 +71,9 @@ def index(folder: str, pictures: int, threads: int) -> dict:
 
 def search(folder: str, pictures: int, threads: int) -> dict:
     torch.set_num_threads(threads)
-    found = retrieval.run(dlip.load("scenes/student"), data.open(f"{folder}/shards", "train"), k=0, progress=False)
-    return {"itc_tr@10": found.figures["itc_tr@10"], "itc_ir@10": found.figures["itc_ir@10"], **peak()}
+    shards = data.open(f"{folder}/shards", "train")
+    found = dlip.evaluate(dlip.load("scenes/student"), shards, tasks=("retrieval",), k=0, progress=False)["retrieval"]
+    return {name: found[name] for name in ("itc_tr@10", "itc_ir@10")} | peak()
 
 
 def learn(folder: str, pictures: int, threads: int) -> dict:

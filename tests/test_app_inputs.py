@@ -19,8 +19,8 @@ def test_numbers_keep_their_fraction_unless_they_are_whole():
 
 
 def test_texts_are_trimmed_and_bounded():
-    assert inputs.text("  a\n b ", "text") == "a b" and inputs.text(None, "question", optional=True) == ""
+    assert inputs.text("  a\n \0 b\x7f ", "text") == "a b" and inputs.text(None, "question", optional=True) == ""
     with pytest.raises(UserError, match="the question is empty; type one"):
-        inputs.text(None, "question")
+        inputs.text(" \0 ", "question")
     with pytest.raises(UserError, match="the question has 1,001 characters; shorten it to 1,000"):
         inputs.text("x" * 1001, "question", optional=True)
