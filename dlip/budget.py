@@ -20,8 +20,8 @@ from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches
 from dlip.distillation import Teacher
-from dlip.recompute import recompute
-from dlip.train import Learner
+from dlip.layers import run_layers
+from dlip.learner import Learner
 from dlip.vlm import VLM
 
 PICTURES = 4
@@ -99,10 +99,10 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     with torch.random.fork_rng():
         learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(device).train()
         guarded = Teacher(teacher.med.to(device)) if teacher else None
-        recompute(student.med, config.gradient_checkpointing)
+        run_layers(student.med, config.gradient_checkpointing)
         starts = sorted({0, *(step for step in config.joins.values() if step < config.steps)})
         steps = [tried(learner, guarded, batch, config, start) for start in starts]
-        recompute(student.med.eval(), False)
+        run_layers(student.med.eval())
     lengths = [end - start for start, end in zip(starts, [*starts[1:], config.steps], strict=True)]
     flops = sum(length * config.accumulate * one.flops for length, one in zip(lengths, steps, strict=True))
     seconds = sum(length * config.accumulate * one.seconds for length, one in zip(lengths, steps, strict=True))

@@ -239,6 +239,7 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     group.add_argument("--augment", action="store_true", help="vary the training pictures")
     group.add_argument("--flip", action="store_true", help="with --augment, mirror photos too")
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time: see there")
+    group.add_argument("--compile", action="store_true", help="compile the layers: slow to start, then faster on GPUs")
     group.add_argument("--shard-teacher", action="store_true", help="each process keeps a part of the teacher")
     group.add_argument("--fixed-teacher-space", action="store_true", help="hr.* leaves the teacher's space as it is")
     group.add_argument("--center-states", action="store_true", help="hr.* compares how states differ from their mean")

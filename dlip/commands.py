@@ -27,6 +27,7 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
         "augment": args.augment,
         "flip": args.flip,
         "gradient_checkpointing": args.gradient_checkpointing,
+        "compile": args.compile,
         "shard_teacher": args.shard_teacher,
         "learn_teacher_projection": not args.fixed_teacher_space,
         "center_states": args.center_states,

@@ -296,6 +296,8 @@ class TrainConfig:
     """"no" (fp32), "bf16" or "fp16"."""
     gradient_checkpointing: bool = False
     """Keep only each layer's input for backward and compute the rest again: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the layers of teacher and student with torch.compile: the first steps take minutes, the rest less."""
     seed: int = 0
     weights: dict[str, float] = field(default_factory=lambda: dict(VLP))
     """Term -> weight; a term of weight 0 or not named is not computed."""

@@ -15,7 +15,7 @@ from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
 from dlip.efficiency import task_macs
 from dlip.experiment import new_model, new_student
-from dlip.train import Learner
+from dlip.learner import Learner
 from dlip.vlm import VLM
 
 

@@ -8,8 +8,9 @@ import torch
 from dlip.config import AT, HR, KD, VLP, TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
+from dlip.learner import Learner
 from dlip.model import Med
-from dlip.train import Learner, train
+from dlip.train import train
 from dlip.vlm import VLM
 
 WORDED = [term for term in {**VLP, **HR, **AT, **KD} if term not in ("vqa", "kd.vqa", "hr.image")]

@@ -22,9 +22,10 @@ from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Teacher
 from dlip.errors import UserError
+from dlip.learner import Learner
 from dlip.model import Med
 from dlip.run import Run
-from dlip.train import Learner, train
+from dlip.train import train
 from dlip.vlm import VLM
 
 PICTURES = Scenes("train-small", size=24)

@@ -1,7 +1,5 @@
 """The loop: it learns, follows its schedule, resumes to the last bit, and says what is wrong."""
 
-import math
-
 import pytest
 import torch
 from accelerate import Accelerator
@@ -10,8 +8,7 @@ from dlip.checkpoints import read_tensors
 from dlip.config import AT, HR, KD, VLP, TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
-from dlip.objectives import MomentumITC
-from dlip.train import Learner, learning_rate, optimiser, train
+from dlip.train import train
 
 PICTURES = Scenes("train-small", size=24)
 SHORT = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2)
@@ -108,76 +105,6 @@ def test_accumulation_equals_one_batch(make_vlm, tmp_path):
     for weight, losses in results[1:]:
         torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
         assert losses == pytest.approx(results[0][1], abs=1e-4)
-
-
-# --- schedule and optimiser -------------------------------------------------------------------------------------------
-
-
-def test_rates_counted_by_hand():
-    epoch = TrainConfig(lr=1.0, warmup=4, decay=0.5, steps=12)
-    rates = [learning_rate(step, epoch, per_epoch=3) for step in range(12)]
-    assert rates == [0.25, 0.5, 0.75, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125, 0.125]
-    cosine = epoch.replace(schedule="cosine")
-    rates = [learning_rate(step, cosine, per_epoch=3) for step in range(13)]
-    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and rates[8] == pytest.approx(0.5)
-    assert rates[6] == pytest.approx((1 + math.cos(math.pi / 4)) / 2) and rates[12] == pytest.approx(0)
-
-
-def test_the_loop_follows_the_schedule(make_vlm, tmp_path):
-    """Three steps an epoch; two of warm-up; log rows state rate and epoch."""
-    rows = log(train(make_vlm(), PICTURES, SHORT.replace(decay=0.5), tmp_path, progress=False))
-    assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4])
-    assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
-    rows = log(train(make_vlm(), PICTURES, SHORT.replace(decay=0.5, accumulate=2), tmp_path / "two", progress=False))
-    assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
-
-
-def test_what_decays(make_vlm):
-    learner = Learner(make_vlm(), None, SHORT.replace(momentum=0.9, queue=4))
-    adamw = optimiser(learner, SHORT)
-    names = {id(p): name for name, p in learner.named_parameters()}
-    decayed, plain = ([names[id(p)] for p in group["params"]] for group in adamw.param_groups)
-    assert (adamw.param_groups[0]["weight_decay"], adamw.param_groups[1]["weight_decay"]) == (0.02, 0.0)
-    assert "med.temp" in plain and "med.vision_model.embeddings.class_embedding" in plain
-    assert all(name.endswith(("bias", "norm1.weight", "norm2.weight", "layernorm.weight", "LayerNorm.weight"))
-               for name in plain if not name.endswith(("temp", "class_embedding")))  # fmt: skip
-    assert all(name.endswith(("weight", "position_embedding")) for name in decayed)
-    assert not any(name.startswith("momentum") for name in (*decayed, *plain))
-    assert {*decayed, *plain} == {name for name in names.values() if not name.startswith("momentum")}
-
-
-@pytest.mark.parametrize("clip", [1.0, 1e-14])
-def test_gradients_are_clipped_before_the_step(clip, make_vlm, tmp_path):
-    """So short a gradient drowns in AdamW's epsilon, and all weights stay but the temperature, which is not clipped.
-    The log states the norm before clipping."""
-    student, before = make_vlm(1), make_vlm(1)
-    config = SHORT.replace(steps=2, clip=clip, weight_decay=0.0, warmup=0)
-    (row, _) = log(train(student, PICTURES, config, tmp_path, progress=False))
-    pairs = zip(student.med.parameters(), before.med.parameters(), strict=True)
-    assert (max((a - b).abs().max().item() for a, b in pairs if a.ndim) < 1e-7) == (clip < 1)
-    assert row["norm"] > 0.1 and abs(student.med.temp.item() - 0.07) > 1e-4
-
-
-@pytest.mark.parametrize(("start", "end"), [(1e-4, 1e-3), (0.9, 0.5)])
-def test_the_temperature_stays_within_blips_bounds(start, end, make_vlm, tmp_path):
-    student = make_vlm(1)
-    student.med.temp.data.fill_(start)
-    train(student, PICTURES, SHORT.replace(steps=1, lr=1e-9), tmp_path, progress=False)
-    assert student.med.temp.item() == pytest.approx(end)
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_soft_labels_are_told_the_epochs_done(accumulate, make_vlm, tmp_path, monkeypatch):
-    told, forward = [], MomentumITC.forward
-
-    def listen(self, features, med, batch, progress):
-        told.append(progress)
-        return forward(self, features, med, batch, progress)
-
-    monkeypatch.setattr(MomentumITC, "forward", listen)
-    config = SHORT.replace(accumulate=accumulate, momentum=0.9, weights={"itc": 1.0})
-    train(make_vlm(), PICTURES, config, tmp_path, progress=False)
-    assert told[::accumulate] == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]) and len(told) == 6 * accumulate
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------

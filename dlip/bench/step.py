@@ -21,11 +21,13 @@ from dlip.cache import TeacherCache
 from dlip.config import AT, HR, VLP, TrainConfig
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
+from dlip.descent import optimiser
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.experiment import new_model, new_student, texts_of
+from dlip.layers import can_compile, run_layers
+from dlip.learner import Learner
 from dlip.memory import peak_bytes
-from dlip.train import Learner, optimiser
 
 WORDS = 30_524
 TOKENS = 30
@@ -48,7 +50,7 @@ VARIANTS = {
     "bf16, cached teacher": Variant("bf16", cached=True),
 }
 COMPILED = {"bf16, compiled": Variant("bf16", compiled=True)}
-"""Where there is a GPU too."""
+"""Where layers can be compiled."""
 
 
 def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, list[dict]]:
@@ -60,7 +62,7 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
     """
     split = "train" if data != "scenes" else "train-small"
     data_sets.open(data, split, batch)
-    variants = VARIANTS | (COMPILED if torch.cuda.is_available() else {})
+    variants = VARIANTS | (COMPILED if can_compile() else {})
     context, workers, costs = get_context("spawn"), {}, {}
     for name, variant in variants.items():
         ours, theirs = context.Pipe()
@@ -115,7 +117,8 @@ def _serve(boss: Connection, data: str, split: str, batch: int, variant: Variant
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     learner = Learner(student, teacher, config).to(device).train()
     guarded, adamw = Teacher(teacher.med.to(device)), optimiser(learner, config)
-    forward = torch.compile(learner) if variant.compiled else learner
+    for model in (learner, guarded):
+        run_layers(model, compiled=variant.compiled)
     collate = Collate(student.tokenizer, 224, True, student.med.config.max_text)
     ready = replace(collate([dataset[i] for i in range(batch)]), rows=torch.arange(batch)).to(device)
     if variant.padded:
@@ -129,7 +132,7 @@ def _serve(boss: Connection, data: str, split: str, batch: int, variant: Variant
     while boss.recv():
         began = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=variant.precision == "bf16"):
-            losses = forward(ready, guarded, 0, 0.0)
+            losses = learner(ready, guarded, 0, 0.0)
             total = sum(weights[term] * loss for term, loss in losses.items())
         total.backward()
         adamw.step()

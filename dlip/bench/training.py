@@ -8,9 +8,10 @@ from dlip.bench import by_turns, row
 from dlip.config import AT, HR, KD, VLP, TrainConfig
 from dlip.data.collate import Collate
 from dlip.data.scenes import Scenes
+from dlip.descent import optimiser
 from dlip.distillation import Teacher
 from dlip.experiment import new_student
-from dlip.train import Learner, optimiser
+from dlip.learner import Learner
 from dlip.vlm import VLM
 
 BATCH, QUESTIONS = 64, 3

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: less is kept, and losses and gradients are the same."""
+"""Layers computed again keep less, compiled ones run: losses and gradients are the same."""
 
 import pytest
 import torch
@@ -7,8 +7,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from dlip.config import AT, HR, KD, VLP, TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
-from dlip.recompute import recompute
-from dlip.train import Learner, train
+from dlip.errors import UserError
+from dlip.layers import can_compile, run_layers
+from dlip.learner import Learner
+from dlip.train import train
 from dlip.vlm import VLM
 
 DROPOUT = dict(dropout=0.1, image_layers=4, text_layers=4)
@@ -38,13 +40,13 @@ def test_losses_and_gradients_stay_the_same(terms, make_med, make_batch):
     student, teacher, batch = VLM(make_med(1, **DROPOUT), None), VLM(make_med(0), None), make_batch()
     learner = Learner(student, teacher if "hr.text" in terms else None, TrainConfig(weights=terms)).train()
     plain = learn(learner, teacher, batch)
-    recompute(student.med)
+    run_layers(student.med, recomputed=True)
     less = learn(learner, teacher, batch)
     assert plain[0] == less[0] and plain[1].keys() == less[1].keys()
     for name, gradient in plain[1].items():
         torch.testing.assert_close(less[1][name], gradient, msg=name)
     assert less[2] < 0.6 * plain[2]
-    recompute(student.med, False)
+    run_layers(student.med)
     assert learn(learner, teacher, batch)[2] == plain[2]
 
 
@@ -60,3 +62,24 @@ def test_a_run_is_the_same_run(tiny, tmp_path):
         rows.append(done.losses())
         assert not any("forward" in vars(module) for module in student.med.modules())
     assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(), reason="g++ is not installed")
+def test_compiled_layers_learn_the_same(make_med, make_batch):
+    student, teacher, batch = VLM(make_med(1), None), VLM(make_med(0), None), make_batch()
+    learner = Learner(student, teacher, TrainConfig(weights={**VLP, **HR, **AT, **KD})).train()
+    plain = learn(learner, teacher, batch)
+    for recomputed in (False, True):
+        run_layers(student.med, recomputed, compiled=True)
+        assert "forward" in vars(student.med.vision_model.encoder.layers[0])
+        mine = learn(learner, teacher, batch)
+        for one, other in zip(plain[:2], mine[:2], strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_machine_without_a_compiler_says_so(make_med, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(UserError, match="needs a C.. compiler"):
+        run_layers(make_med(), compiled=True)

@@ -1,0 +1,118 @@
+"""A step of the optimiser: losses in, changed weights out, and what is no finite number left out or told."""
+
+import math
+import warnings
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from dlip.config import TrainConfig
+from dlip.data.batch import Batch
+from dlip.distillation import Teacher
+from dlip.errors import UserError
+from dlip.learner import Learner
+
+
+def learning_rate(step: int, config: TrainConfig, per_epoch: int) -> float:
+    """The rate of a step counted from 0: a linear rise over the warm-up, then the schedule."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "cosine":
+        done = (step - config.warmup) / max(1, config.steps - config.warmup)
+        return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * config.decay ** (step // per_epoch)
+
+
+def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over every trained parameter; biases, norms and single vectors do not decay."""
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.squeeze().ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.squeeze().ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+
+
+def unsound(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[str]:
+    """The terms whose own gradient holds what is no finite number; "the total" where it is only their sum's."""
+    found = []
+    for term, loss in losses.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
+            found.append(term)
+    return found or ["the total"]
+
+
+class Descent:
+    """The steps of a run, micro-batch by micro-batch.
+
+    per_epoch: steps an epoch. A step is complete where `complete` says so; `norm` is then its gradient's, not finite
+    where fp16's scaler left it out.
+    """
+
+    def __init__(self, learner: Learner, config: TrainConfig, per_epoch: int, accelerator: Accelerator):
+        self.config, self.per_epoch, self.accelerator, self.learner = config, per_epoch, accelerator, learner
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # what accelerate still calls it
+            self.model, self.adamw = accelerator.prepare(learner, optimiser(learner, config))
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.clipped = [p for p in trained if p.ndim]  # the temperature's gradient would drown the others
+        self.scalars = [p for p in trained if not p.ndim]
+        self.losses: dict[str, float] = {}
+        self.wrong: list[str] = []
+
+    @property
+    def complete(self) -> bool:
+        return self.accelerator.sync_gradients
+
+    def rate(self, step: int) -> float:
+        return learning_rate(step, self.config, self.per_epoch)
+
+    def micro_batch(self, batch: Batch, teacher: Teacher | None, step: int) -> dict[str, float]:
+        """Mean loss by term and in "total" of the micro-batches so far of `step`, from 0 on; {} if it is left out.
+
+        The step's last micro-batch changes the weights. Raises UserError where a loss or a gradient is no finite number
+        and the run is to stop there; else a warning says that the step is left out.
+        """
+        config, accelerator, inputs = self.config, self.accelerator, (batch, teacher, step, step / self.per_epoch)
+        for group in self.adamw.param_groups:
+            group["lr"] = self.rate(step)
+        with accelerator.accumulate(self.model), accelerator.autocast():
+            losses = self.model(*inputs)
+            total = sum(config.weights[term] * loss for term, loss in losses.items())
+            means = accelerator.reduce(torch.stack([*losses.values(), total]).detach().float(), "mean").tolist()
+            for term, mean in zip([*losses, "total"], means, strict=True):
+                self.losses[term] = self.losses.get(term, 0.0) + mean / config.accumulate
+            if not self.wrong and not all(map(math.isfinite, means)):
+                named = zip(losses, means, strict=False)
+                self.wrong = [term for term, mean in named if not math.isfinite(mean)] or ["the total"]
+            if not self.wrong:
+                accelerator.backward(total)
+            if self.complete:
+                self.norm = accelerator.clip_grad_norm_(self.clipped, config.clip).item()
+                if not (self.wrong or accelerator.scaler or self._sound()):  # which in fp16 the scaler sees to
+                    found = unsound(self.learner(*inputs), [*self.clipped, *self.scalars])
+                    self.wrong = [f"the gradient of {term}" for term in found]
+            if self.wrong and config.nonfinite == "stop":
+                raise UserError(
+                    f"{', '.join(self.wrong)} is no finite number in step {step}; lower the learning rate in a new "
+                    f"folder, or leave such steps out with --nonfinite skip"
+                )
+            if not self.wrong:
+                self.adamw.step()
+            if not self.wrong or self.complete:
+                self.adamw.zero_grad()
+        return self._completed(step) if self.complete else self.losses
+
+    def _sound(self) -> bool:
+        return math.isfinite(self.norm) and all(p.grad is None or p.grad.isfinite() for p in self.scalars)
+
+    def _completed(self, step: int) -> dict[str, float]:
+        losses, wrong, self.losses, self.wrong = self.losses, self.wrong, {}, []
+        if wrong:
+            warnings.warn(f"{', '.join(wrong)} is no finite number in step {step}; the step is left out", stacklevel=4)
+            self.learner.left_out()
+            return {}
+        self.learner.moved()
+        return losses

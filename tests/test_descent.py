@@ -1,0 +1,155 @@
+"""A step of the optimiser: its rate, what decays, what is clipped, and numbers that are none."""
+
+import math
+
+import pytest
+import torch
+from test_train import PICTURES, SHORT, log
+
+from dlip.checkpoints import read_tensors
+from dlip.config import TrainConfig
+from dlip.descent import learning_rate, optimiser
+from dlip.errors import UserError
+from dlip.learner import Learner
+from dlip.objectives import MomentumITC
+from dlip.train import train
+
+
+def test_rates_counted_by_hand():
+    epoch = TrainConfig(lr=1.0, warmup=4, decay=0.5, steps=12)
+    rates = [learning_rate(step, epoch, per_epoch=3) for step in range(12)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125, 0.125]
+    cosine = epoch.replace(schedule="cosine")
+    rates = [learning_rate(step, cosine, per_epoch=3) for step in range(13)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and rates[8] == pytest.approx(0.5)
+    assert rates[6] == pytest.approx((1 + math.cos(math.pi / 4)) / 2) and rates[12] == pytest.approx(0)
+
+
+def test_the_loop_follows_the_schedule(make_vlm, tmp_path):
+    """Three steps an epoch; two of warm-up; log rows state rate and epoch."""
+    rows = log(train(make_vlm(), PICTURES, SHORT.replace(decay=0.5), tmp_path, progress=False))
+    assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4])
+    assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
+    rows = log(train(make_vlm(), PICTURES, SHORT.replace(decay=0.5, accumulate=2), tmp_path / "two", progress=False))
+    assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
+
+
+def test_what_decays(make_vlm):
+    learner = Learner(make_vlm(), None, SHORT.replace(momentum=0.9, queue=4))
+    adamw = optimiser(learner, SHORT)
+    names = {id(p): name for name, p in learner.named_parameters()}
+    decayed, plain = ([names[id(p)] for p in group["params"]] for group in adamw.param_groups)
+    assert (adamw.param_groups[0]["weight_decay"], adamw.param_groups[1]["weight_decay"]) == (0.02, 0.0)
+    assert "med.temp" in plain and "med.vision_model.embeddings.class_embedding" in plain
+    assert all(name.endswith(("bias", "norm1.weight", "norm2.weight", "layernorm.weight", "LayerNorm.weight"))
+               for name in plain if not name.endswith(("temp", "class_embedding")))  # fmt: skip
+    assert all(name.endswith(("weight", "position_embedding")) for name in decayed)
+    assert not any(name.startswith("momentum") for name in (*decayed, *plain))
+    assert {*decayed, *plain} == {name for name in names.values() if not name.startswith("momentum")}
+
+
+@pytest.mark.parametrize("clip", [1.0, 1e-14])
+def test_gradients_are_clipped_before_the_step(clip, make_vlm, tmp_path):
+    """So short a gradient drowns in AdamW's epsilon, and all weights stay but the temperature, which is not clipped.
+    The log states the norm before clipping."""
+    student, before = make_vlm(1), make_vlm(1)
+    config = SHORT.replace(steps=2, clip=clip, weight_decay=0.0, warmup=0)
+    (row, _) = log(train(student, PICTURES, config, tmp_path, progress=False))
+    pairs = zip(student.med.parameters(), before.med.parameters(), strict=True)
+    assert (max((a - b).abs().max().item() for a, b in pairs if a.ndim) < 1e-7) == (clip < 1)
+    assert row["norm"] > 0.1 and abs(student.med.temp.item() - 0.07) > 1e-4
+
+
+@pytest.mark.parametrize(("start", "end"), [(1e-4, 1e-3), (0.9, 0.5)])
+def test_the_temperature_stays_within_blips_bounds(start, end, make_vlm, tmp_path):
+    student = make_vlm(1)
+    student.med.temp.data.fill_(start)
+    train(student, PICTURES, SHORT.replace(steps=1, lr=1e-9), tmp_path, progress=False)
+    assert student.med.temp.item() == pytest.approx(end)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_soft_labels_are_told_the_epochs_done(accumulate, make_vlm, tmp_path, monkeypatch):
+    told, forward = [], MomentumITC.forward
+
+    def listen(self, features, med, batch, progress):
+        told.append(progress)
+        return forward(self, features, med, batch, progress)
+
+    monkeypatch.setattr(MomentumITC, "forward", listen)
+    config = SHORT.replace(accumulate=accumulate, momentum=0.9, weights={"itc": 1.0})
+    train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+    assert told[::accumulate] == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]) and len(told) == 6 * accumulate
+
+
+# --- numbers that are none --------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_stops_the_run(make_vlm, tmp_path):
+    student = make_vlm()
+    student.med.text_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match="itc is no finite number in step 0"):
+        train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
+    assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model.safetensors").exists()
+
+
+class Spoilt:
+    """Losses of which one, or its gradient, is no number in the steps that are named; put in for Learner's."""
+
+    def __init__(self, monkeypatch, steps: set[int], term: str, gradient: bool):
+        self.steps, self.term, self.gradient = steps, term, gradient
+        plain = Learner.forward
+        monkeypatch.setattr(Learner, "forward", lambda *inputs: self.spoil(inputs[3], plain(*inputs)))
+
+    def spoil(self, step: int, losses: dict) -> dict:
+        if step in self.steps:
+            loss = losses[self.term]
+            losses[self.term] = NoGradient.apply(loss) if self.gradient else loss * float("nan")
+        return losses
+
+
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize(("gradient", "says"), [(False, "lm is no"), (True, "the gradient of lm is no")])
+def test_a_gradient_that_is_no_number_stops_the_run_in_its_step(gradient, says, make_vlm, tmp_path, monkeypatch):
+    Spoilt(monkeypatch, {4}, "lm", gradient)
+    config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, save_every=2)
+    with pytest.raises(UserError, match=f"^{says} finite number in step 4; .* --nonfinite skip"):
+        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+    last = read_tensors(tmp_path / "checkpoint-00000004.safetensors")[0]  # stands as it was
+    assert all(tensor.isfinite().all() for tensor in last.values())
+
+
+def test_a_temperature_without_a_gradient_stops_the_run_too(make_vlm, tmp_path):
+    student = make_vlm()
+    student.med.temp.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(UserError, match="^the gradient of itc is no finite number in step 0"):
+        train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_that_are_left_out(gradient, accumulate, make_vlm, tmp_path, monkeypatch):
+    """A run without the step's update; its log counts the others alone."""
+    config = SHORT.replace(
+        weights={"itc": 1.0, "lm": 1.0}, momentum=0.9, queue=12, nonfinite="skip", accumulate=accumulate, save_every=4
+    )
+    Spoilt(monkeypatch, {3}, "lm", gradient)
+    with pytest.warns(UserWarning, match="lm is no finite number in step 3; the step is left out"):
+        run = train(make_vlm(1), PICTURES, config, tmp_path / "skipped", progress=False)
+    monkeypatch.undo()
+    whole = train(make_vlm(1), PICTURES, config, tmp_path / "whole", progress=False)
+    ours, theirs = ({row["step"]: row["losses"] for row in some.rows()} for some in (run, whole))
+    assert ours[3] == theirs[3] and 4 not in ours and ours[6] != theirs[6]
+    assert ours[6] == pytest.approx(theirs[6], rel=0.1)  # without micro-batches of the step that was left out
+    kept = {step: read_tensors(run.folder / f"checkpoint-0000000{step}.safetensors")[0] for step in (4, 6)}
+    assert all(tensor.isfinite().all() for tensor in kept[6].values())
+    assert kept[4]["learner.momentum.place"] == 3 * config.batch_size % 12
