@@ -149,7 +149,7 @@ def test_steps_that_are_left_out(gradient, accumulate, make_vlm, tmp_path, monke
     whole = train(make_vlm(1), PICTURES, config, tmp_path / "whole", progress=False)
     ours, theirs = ({row["step"]: row["losses"] for row in some.rows()} for some in (run, whole))
     assert ours[3] == theirs[3] and 4 not in ours and ours[6] != theirs[6]
-    assert ours[6] == pytest.approx(theirs[6], rel=0.1)  # without micro-batches of the step that was left out
+    assert ours[5] == pytest.approx(theirs[5], rel=0.1)  # without micro-batches of the step that was left out
     kept = {step: read_tensors(run.folder / f"checkpoint-0000000{step}.safetensors")[0] for step in (4, 6)}
     assert all(tensor.isfinite().all() for tensor in kept[6].values())
     assert kept[4]["learner.momentum.place"] == 3 * config.batch_size % 12
