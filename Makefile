@@ -1,16 +1,16 @@
 # Each target works as the first command on a fresh machine: .venv is built from pyproject.toml, once.
 # pip's own settings hold: on a machine without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds
-# and the CUDA libraries (several GB) are not downloaded.
+# and the CUDA libraries (several GB) are not downloaded; for test-oldest, set UV_TORCH_BACKEND=cpu.
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test load drills weights photos notebooks lint format clean
+.PHONY: help demo app test test-oldest load drills weights photos notebooks lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## train a small student here, compare it with its teacher, write the report
 	.venv/bin/dlip demo
@@ -57,6 +57,14 @@ notebooks: $(INSTALLED) ## execute every notebook in place; the pictures of thei
 test: lint ## lint, then run every test
 	.venv/bin/pytest
 
+test-oldest: $(INSTALLED) ## run every test with the oldest and with the newest releases that pyproject.toml admits
+	.venv/bin/python -m pip install --quiet uv
+	for end in lowest-direct highest; do \
+		.venv/bin/uv venv --clear --python 3.11 .venv-$$end && \
+		.venv/bin/uv pip install --python .venv-$$end --resolution $$end --editable ".[test]" && \
+		.venv-$$end/bin/python -m pytest || exit 1; \
+	done
+
 load: $(INSTALLED) ## 30 visitors of the app for a minute: no failure, no crossed answer, steady memory
 	.venv/bin/pytest -m load tests/test_app_load.py
 
@@ -72,7 +80,7 @@ format: $(INSTALLED) ## mend style and formatting
 	.venv/bin/ruff format .
 
 clean: ## remove .venv, builds and caches
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml | .venv/bin/pip
