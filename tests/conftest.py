@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from app.served import served
 from dlip.config import ModelConfig, scenes_size
@@ -97,6 +98,14 @@ def running_app(*words: str) -> Iterator[tuple[str, subprocess.Popen]]:
 def app_address() -> Iterator[str]:
     with running_app() as (address, _):
         yield address
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory) -> str:
+    """A scene as the file that a visitor brings."""
+    path = tmp_path_factory.mktemp("app") / "scene.png"
+    Image.fromarray(Scenes("test")[0].image).save(path)
+    return str(path)
 
 
 @pytest.fixture(scope="session")

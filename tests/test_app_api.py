@@ -1,0 +1,146 @@
+"""The app's endpoints against its functions: the same answers, documented, apart from each other, and closed."""
+
+import json
+import re
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from app import compare, search
+from dlip.data.scenes import Scenes
+
+TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
+BOTH = {"teacher": TEACHER, "student": STUDENT}
+QUESTION = "what color is the large circle?"
+
+
+@pytest.fixture(scope="module")
+def client(app_address) -> Client:
+    return Client(app_address, verbose=False)
+
+
+def untimed(found):
+    """Without what differs from call to call."""
+    if isinstance(found, dict):
+        return {k: untimed(v) for k, v in found.items() if k not in ("ms", "tokens_per_s", "summary")}
+    return [untimed(v) for v in found] if isinstance(found, list | tuple) else found
+
+
+def test_endpoints_give_what_the_functions_give(client, picture):
+    captions, question = "a red circle\na large dotted yellow circle", QUESTION
+    calls = {
+        compare.captions: dict(picture=picture, **BOTH, method="beam", beams=3, top_p=0.9, length=30, seed=0),
+        compare.answers: dict(picture=picture, **BOTH, question=question),
+        compare.rankings: dict(picture=picture, **BOTH, candidates=captions),
+        search.search: dict(**BOTH, sentence="a red star on a dark background"),
+        search.sentences: dict(picture=picture, **BOTH),
+    }
+    for function, arguments in calls.items():
+        direct = json.loads(json.dumps(untimed(function(**arguments))))
+        sent = arguments | ({"picture": handle_file(picture)} if "picture" in arguments else {})
+        found = untimed(client.predict(**sent, api_name=f"/{function.__name__}"))
+        assert approximately(found, direct), function.__name__
+
+
+def approximately(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(approximately(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(approximately, a, b))
+    return a == pytest.approx(b, abs=1e-4) if isinstance(a, float) else a == b
+
+
+def test_the_readme_s_example_works(app_address, picture, monkeypatch):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (example,) = re.findall(r"^```py\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(Path(picture).parent)
+    Image.open(picture).save("picture.png")
+    names = {}
+    exec(compile(example.replace("http://127.0.0.1:7860/", app_address), "README.md", "exec"), names)
+    assert names["found"]["student"]["text"] == compare.captions(picture, TEACHER, STUDENT)["student"]["text"]
+
+
+def test_endpoints_are_documented(client):
+    described = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert {"/captions", "/answers", "/rankings", "/search", "/sentences"} <= described.keys()
+    for name, endpoint in described.items():
+        assert endpoint["description"], name
+        assert all(p["type"] and p["parameter_name"] for p in endpoint["parameters"]), name
+        assert endpoint["returns"][0]["type"].get("properties") or endpoint["returns"][0]["type"].get("items"), name
+    names = [p["parameter_name"] for p in described["/captions"]["parameters"]]
+    assert names == ["picture", "teacher", "student", "method", "beams", "top_p", "length", "seed"]
+    assert described["/captions"]["returns"][0]["type"]["properties"]["teacher"]["properties"]["text"]
+
+
+def test_mistakes_over_the_api_are_one_sentence(client, picture, tmp_path):
+    (tmp_path / "wrong.png").write_text("no picture")
+    image, line = handle_file(picture), r"^[A-Z][^\n]*[.]$"
+    for sent, message in (
+        (
+            dict(picture=handle_file(str(tmp_path / "wrong.png")), **BOTH, question="what?"),
+            "cannot be read as a picture",
+        ),
+        (dict(picture=image, **BOTH, question=" "), "The question is empty; type one."),
+        (
+            dict(picture=image, teacher="scenes/none", student=STUDENT, question="what?"),
+            "There is no model 'scenes/none'",
+        ),
+        (dict(picture=None, **BOTH, question="what?"), "There is no picture yet"),
+        (
+            dict(picture=image, **BOTH, beams=None, api_name="/captions"),
+            "Beams is missing; choose a number from 2 to 8.",
+        ),
+        (dict(picture=image, **BOTH, method="magic", api_name="/captions"), "There is no decoding 'magic'"),
+        (
+            dict(**BOTH, task="answers", pictures=None, api_name="/disagreements"),
+            "Pictures is missing; choose a number",
+        ),
+        (dict(picture=image, **BOTH, question="x" * 1001, api_name="/words"), "The question has 1,001 characters"),
+    ):
+        with pytest.raises(Exception, match=message) as caught:
+            client.predict(**{"api_name": "/answers", **sent})
+        assert re.match(line, str(caught.value)) and "Traceback" not in str(caught.value)
+
+
+def test_two_at_once_with_different_models_do_not_meet(app_address, tmp_path):
+    wanted, found = {}, {}
+    for i, student in enumerate((STUDENT, OTHER, STUDENT, OTHER)):
+        path = str(tmp_path / f"{i}.png")
+        Image.fromarray(Scenes("test")[i].image).save(path)
+        wanted[path, student] = [compare.captions(path, TEACHER, student)[side]["text"] for side in BOTH]
+
+    def visit(path, student):
+        own = Client(app_address, verbose=False)
+        for _ in range(3):
+            said = own.predict(handle_file(path), TEACHER, student, "beam", 3, 0.9, 30, 0, api_name="/captions")
+            found.setdefault((path, student), []).append([said[side]["text"] for side in BOTH])
+
+    visitors = [threading.Thread(target=visit, args=key) for key in wanted]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    assert found == {key: [texts] * 3 for key, texts in wanted.items()}
+    assert len({tuple(texts) for texts in wanted.values()}) == 4
+
+
+def test_nothing_else_on_the_disk_is_served(app_address, picture):
+    root = Path(__file__).parent.parent
+    paths = ["/etc/passwd", picture, root / "README.md", root / "app" / "page.py", "README.md", "../README.md"]
+    for path in map(str, paths):
+        for address in (f"/gradio_api/file={path}", f"/file={path}", f"/static/../{path}", f"/{path}"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(app_address.rstrip("/") + urllib.request.quote(address, safe="/=")).read()
+            assert refused.value.code in (403, 404), address
+    stolen = {"path": picture, "meta": {"_type": "gradio.FileData"}}  # a picture, but none that was brought
+    body = json.dumps({"data": [stolen, TEACHER, STUDENT, QUESTION]}).encode()
+    asked = urllib.request.Request(f"{app_address}gradio_api/call/answers", body, {"Content-Type": "application/json"})
+    event = json.load(urllib.request.urlopen(asked))["event_id"]
+    with urllib.request.urlopen(f"{app_address}gradio_api/call/answers/{event}") as stream:
+        said = stream.read().decode()
+    assert "event: error" in said and "yellow" not in said

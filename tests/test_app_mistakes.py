@@ -1,0 +1,199 @@
+"""What the app does with visitors' mistakes: any picture is read, each fault is one sentence, nothing old stays."""
+
+import struct
+import zlib
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+import dlip
+from app import compare, guard, models
+from app.page import build
+from dlip.cli import main
+from dlip.data.scenes import Scenes
+from dlip.data.transforms import MAX_PIXELS
+from dlip.errors import UserError
+
+TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
+BOTH = {"teacher": TEACHER, "student": STUDENT}
+QUESTION = "what color is the large circle?"
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F", "tall", "wide", "dot", "turned"]
+)
+def test_any_picture_is_read(mode, tmp_path):
+    scene = Image.fromarray(Scenes("test")[0].image)
+    sizes = {"tall": (3, 2000), "wide": (5000, 2), "dot": (1, 1)}
+    image = scene.resize(sizes[mode]) if mode in sizes else scene
+    if mode in ("F", "I", "I;16"):
+        image = scene.convert("L")
+        image = Image.fromarray(np.asarray(image).astype({"F": np.float32, "I": np.int32, "I;16": np.uint16}[mode]))
+    elif mode not in (*sizes, "turned"):
+        image = scene.convert("RGB").convert(mode)
+    path = tmp_path / "picture.tiff"
+    exif = Image.Exif()
+    exif[0x0112] = 6 if mode == "turned" else 1
+    image.save(path, exif=exif)
+    found = compare.captions(str(path), TEACHER, STUDENT, method="greedy")
+    assert [found["student"]["text"]] == dlip.load(STUDENT).caption([path], 1, 30)
+
+
+def huge(side: int) -> bytes:
+    """A PNG that says it is so many pixels wide and high."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), b"IDAT")
+    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b"GIF89a no picture"), "cannot be read as a picture"),
+        (lambda path: path.write_text("hello"), "cannot be read as a picture"),
+        (lambda path: path.write_bytes(b""), "cannot be read as a picture"),
+        (lambda path: path.write_bytes(huge(60000)), "above the limit of 80,000,000"),
+        (
+            lambda path: Image.new("1", (20000, MAX_PIXELS // 20000 + 1)).save(path, "PNG"),
+            "above the limit of 80,000,000",
+        ),
+    ],
+)
+def test_wrong_files_are_one_sentence_without_their_place(make, message, tmp_path):
+    path = tmp_path / "secret-folder"
+    make(path)
+    with pytest.raises(UserError, match=message) as caught:
+        compare.captions(str(path), TEACHER, STUDENT)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_texts_are_bounded_and_models_named(picture):
+    with pytest.raises(UserError, match="no picture yet"):
+        compare.captions(None, TEACHER, STUDENT)
+    with pytest.raises(UserError, match="question is empty"):
+        compare.answers(picture, TEACHER, STUDENT, " \n ")
+    with pytest.raises(UserError, match="2,000 characters"):
+        compare.answers(picture, TEACHER, STUDENT, "x" * 2000)
+    with pytest.raises(UserError, match="0 captions cannot be ranked"):
+        compare.rankings(picture, TEACHER, STUDENT, "\n \n")
+    with pytest.raises(UserError, match="21 captions cannot be ranked"):
+        compare.rankings(picture, TEACHER, STUDENT, "a\n" * 21)
+    with pytest.raises(UserError, match="there is no model 'scenes/none'"):
+        compare.captions(picture, TEACHER, "scenes/none")
+    with pytest.raises(UserError, match="a model is missing"):
+        compare.captions(picture, "", STUDENT)
+    long = " ".join(["circle"] * 140)
+    assert compare.answers(picture, TEACHER, STUDENT, long)["teacher"]["answers"]
+
+
+def test_only_fixed_models_can_be_chosen(picture):
+    models.fix([OTHER, STUDENT])
+    try:
+        assert models.choices() == [OTHER, STUDENT] and models.first() == (OTHER, STUDENT)
+        with pytest.raises(UserError, match="'scenes/teacher' cannot be chosen here; choose one of scenes/student-"):
+            compare.captions(picture, TEACHER, STUDENT)
+    finally:
+        models.fix(None)
+    assert models.first() == (TEACHER, STUDENT) and TEACHER in models.choices()
+
+
+@pytest.mark.parametrize("names", [[OTHER, STUDENT], [STUDENT], [TEACHER, STUDENT, OTHER]])
+def test_the_page_opens_on_any_list_of_models(names):
+    models.fix(names)
+    try:
+        shown = {part["props"].get("elem_id"): part["props"] for part in build().get_config_file()["components"]}
+    finally:
+        models.fix(None)
+    assert (shown["teacher"]["value"], shown["student"]["value"]) == (names[0], names[min(1, len(names) - 1)])
+
+
+def test_models_of_the_command_line_stand_without_spaces(monkeypatch):
+    served = []
+    monkeypatch.setattr("app.page.serve", lambda *asked: served.append(asked))
+    assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
+    assert served == [(None, False, [OTHER, STUDENT])]
+
+
+def test_faults_become_one_sentence():
+    def fails(error):
+        raise error
+
+    def fails_later(error):
+        yield 1
+        raise error
+
+    with pytest.raises(gr.Error, match=r"^'The caption &lt;b&gt; is empty.'$"):
+        guard.guarded(fails)(UserError("the caption <b>\n is empty"))
+    with pytest.raises(gr.Error, match="reason is in the program's log"):
+        guard.guarded(fails)(ZeroDivisionError("/secret/path"))
+    steps = guard.guarded(fails_later)(UserError("no"))
+    assert next(steps) == 1
+    with pytest.raises(gr.Error, match="No."):
+        next(steps)
+
+
+def test_what_follows_a_choice_leaves_nothing_of_the_earlier_one(caplog):
+    def fails(error):
+        raise error
+
+    told = []
+    follows = guard.following(fails, told.append)
+    assert follows(UserError("there is no <b>")) is None and told == ["There is no &lt;b&gt;."]
+    assert follows(ZeroDivisionError("/secret/path")) is None and "the program's log" in told[1]
+    assert caplog.text.count("Traceback") == 1 and guard.following(lambda: 3, guard.nothing)() == 3
+    with pytest.warns(UserWarning, match="^No[.]$"):
+        assert guard.following(fails, guard.toast)(UserError("no")) == ""
+
+
+def following(page: gr.Blocks, trigger: str) -> list:
+    """The page's events that follow a change of a component, in their order."""
+    (start,) = [part._id for part in page.blocks.values() if getattr(part, "elem_id", None) == trigger]
+    found = [fn for fn in page.fns.values() if (start, "change") in fn.targets]
+    for fn in found:
+        found += [other for other in page.fns.values() if other.trigger_after == fn._id]
+    return found
+
+
+def test_a_model_that_cannot_be_loaded_is_told_once_and_nothing_old_stays_under_its_name(picture, monkeypatch):
+    told, shown = [], {}
+    monkeypatch.setattr(gr, "Warning", lambda said, **_: told.append(said))
+    page = build()
+    values = {part._id: getattr(part, "value", None) for part in page.blocks.values()}
+    for part in page.blocks.values():
+        if getattr(part, "elem_id", None) in ("picture", "student") or isinstance(part, gr.Checkbox):
+            values[part._id] = {"picture": picture, "student": "scenes/none"}.get(part.elem_id, True)
+    for fn in following(page, "student"):
+        found = fn.fn(*(values[part._id] for part in fn.inputs)) if fn.fn else None
+        for part, value in zip(fn.outputs, found if isinstance(found, tuple) else [found], strict=True):
+            if not isinstance(value, dict):  # skip
+                values[part._id] = value
+            if isinstance(part, gr.HTML):
+                shown[part.elem_id] = value
+    assert len(told) == 1 and told[0].startswith("There is no model 'scenes/none'; ")
+    assert shown.keys() == {"captions", "answers", "rankings", "found", "words", "look", "measured", "worst"}
+    assert shown.pop("words") == f'<p class="hint">{told[0]}</p>' and set(shown.values()) == {""}
+
+
+def test_what_was_found_goes_with_the_picture_and_the_settings():
+    page = build()
+    assert {part.elem_id for fn in following(page, "picture") for part in fn.outputs} >= {"found", "captions", "words"}
+    ids = [part.elem_id for part in page.blocks.values() if getattr(part, "elem_id", None)]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("word", ["port", "models"])
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_2(word, app_address, capsys, monkeypatch):
+    port = app_address.rstrip("/").rpartition(":")[2]
+    value, message = {
+        "port": (port, f"cannot listen on port {port}"),
+        "models": ("scenes/none,scenes/student", "there is no model 'scenes/none'"),
+    }[word]
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    try:
+        assert main(["app", f"--{word}", value]) == 2
+    finally:
+        models.fix(None)
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("dlip: ") and said.count("\n") == 1
