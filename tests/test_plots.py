@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from PIL import Image
 from test_records import make_record
 
 from dlip.data.batch import Item, Question
@@ -17,20 +16,12 @@ from dlip.plots import (
     LABELS,
     accuracy_cost,
     cards,
-    css_scale,
     gain_bars,
-    latency_bars,
     loss_curves,
-    memory_bars,
     module_curves,
-    overlay,
-    overlays,
     pareto,
-    peak,
     terms,
-    throughput_curves,
 )
-from dlip.plots.speed import PARTS, luminance
 from dlip.records import frame
 from dlip.schema import COSTS, NUMBERS, ROLES, SCORES
 
@@ -275,134 +266,6 @@ def test_gain_bars_hold_gains_and_intervals():
         gain_bars(df.iloc[:0])
 
 
-# --- overlays ---------------------------------------------------------------------------------------------------------
-
-OVER = np.array([[0.1, 0.2], [0.3, 0.4]])
-PICTURE = np.zeros((48, 48, 3), np.uint8)
-
-
-def test_overlays_share_one_scale_and_score_the_mask():
-    mask = np.zeros((48, 48), bool)
-    mask[24:, 24:] = True
-    sharp = np.array([[0.0, 0.0], [0.0, 1.0]])
-    maps = [("big", "teacher", OVER), ("small", "distilled", sharp)]
-    fig = overlays(PICTURE, maps, "a <star>", mask, 0.25)
-    heat = [trace for trace in fig.data if trace.type == "heatmap"]
-    np.testing.assert_allclose(heat[0].z, 100 * OVER)
-    np.testing.assert_allclose(heat[1].z, 100 * sharp)
-    assert {trace.coloraxis for trace in heat} == {"coloraxis"} and fig.layout.coloraxis.cmax == 100.0
-    assert (heat[0].x0, heat[0].dx, heat[0].y0, heat[0].dy) == (0.25, 0.5, 0.25, 0.5)  # patches of a unit square
-    assert len(fig.layout.images) == 3 and len([t for t in fig.data if t.type == "contour"]) == 2
-    title = fig.layout.title.text.replace("<br>", " ")
-    assert title == (
-        "“a &lt;star&gt;”: 40% of the big's and 100% of the small's attention comes from it; "
-        "the maps differ by 0.25 of 1 bit"
-    )
-    names = [note.text for note in fig.layout.annotations]
-    assert COLOURS["teacher"] in names[1] and "big" in names[1] and COLOURS["distilled"] in names[2]
-
-
-def test_signed_overlays_are_of_the_whole_effect_and_even_about_nought():
-    signed = np.array([[3.0, -1.0], [0.0, 0.0]])
-    fig = overlays(Image.fromarray(PICTURE), [("m", "teacher", signed)], "x")
-    np.testing.assert_allclose(fig.data[-1].z, 25 * signed)
-    assert fig.layout.coloraxis.cmin == -fig.layout.coloraxis.cmax
-    assert "raises and lowers" in fig.layout.coloraxis.colorbar.title.text
-
-
-def test_an_overlay_is_clear_where_nothing_is_and_bright_where_most_is():
-    shown = np.asarray(overlay(PICTURE + 100, np.array([[0.0, 0.0], [0.0, 1.0]])))
-    assert shown.shape == (288, 288, 3)
-    grey, bright = shown[0, 0], shown[-1, -1]
-    assert len(set(grey.tolist())) == 1 and bright[0] > 200 and bright[2] < 80  # yellow
-    half = np.asarray(overlay(PICTURE, np.array([[0.0, 1.0]]), top=200.0))
-    assert (half[0, -1] != np.asarray(overlay(PICTURE, np.array([[0.0, 1.0]])))[0, -1]).any()
-    large = overlay(Image.new("RGB", (2000, 1000)), OVER)
-    assert large.size == (640, 320)
-    rises = np.asarray(overlay(PICTURE, np.array([[0.0, 1.0]]), signed=True))[0]
-    assert len(set(rises[0].tolist())) == 1 and rises[-1, 0] > 200 and rises[-1, 2] < 30  # orange
-
-
-def test_an_outline_lies_inside_its_mask():
-    mask = np.zeros((48, 48), bool)
-    mask[12:36, 12:36] = True
-    plain, outlined = (np.asarray(overlay(PICTURE, OVER, mask=some)) for some in (None, mask))
-    changed = (plain != outlined).any(-1)
-    whole = np.kron(mask, np.ones((6, 6), bool))
-    assert not changed[~whole].any() and (outlined[changed] == 255).all()
-    assert changed[72, 72:216].all() and changed[144, 72] and changed[144, 215] and not changed[144, 144]
-    assert changed.sum() == 144**2 - 140**2  # two pixels wide
-
-
-def test_the_scale_has_the_colours_of_maps():
-    assert css_scale().startswith("linear-gradient(90deg, rgba(126, 3, 168, 0) 0%") and "#555" in css_scale()
-    assert css_scale(True).count("rgba") == 5 and "rgba(220, 90, 0, 0.95) 100%" in css_scale(True)
-    assert peak(np.array([1.0, 3.0])) == 75.0
-
-
-# --- speed ------------------------------------------------------------------------------------------------------------
-
-NAMES = {"big": "teacher", "small <1>": "distilled"}
-
-
-def test_latency_bars_stack_the_modules_and_mark_the_whole():
-    def timed(whole: float, **modules: float) -> dict:
-        spread = {name: {"p50_ms": ms, "p95_ms": 2 * ms} for name, ms in modules.items()}
-        return {"p50_ms": whole, "p95_ms": 2 * whole, "modules": spread}
-
-    models = dict(zip(NAMES, (timed(9.0, image=2.0, decoder=6.0, decoder_step=0.5),
-                              timed(3.0, image=1.0, decoder=2.0, decoder_step=0.2)), strict=True))  # fmt: skip
-    fig = latency_bars(models, NAMES)
-    traces = by_name(fig)
-    assert [*traces] == ["image", "decoder", "p50 end to end", "p95 end to end"] and fig.layout.barmode == "stack"
-    assert traces["image"].x == (2.0, 1.0) and traces["decoder"].x == (6.0, 2.0)
-    assert traces["p50 end to end"].x == (9.0, 3.0) and traces["p95 end to end"].x == (18.0, 6.0)
-    assert traces["decoder"].marker.color == tuple(COLOURS[role].lower() for role in NAMES.values())
-    assert traces["image"].marker.color[0] == "#003f62"  # 0.55 of #0072B2
-    title = fig.layout.title.text.replace("<br>", " ")
-    assert title == "Most of the time goes to: decoder 75% of big’s, decoder 67% of small &lt;1&gt;’s"
-
-
-def test_every_part_of_the_latency_is_named_in_the_legend():
-    timed = {"p50_ms": 9.0, "p95_ms": 9.0, "modules": {"image": {"p50_ms": 0.1}, "decoder": {"p50_ms": 8.0}}}
-    assert all(trace.showlegend is not False for trace in latency_bars({"big": timed}, NAMES).data)
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_names_inside_bars_can_be_read(role):
-    timed = {"p50_ms": 9.0, "p95_ms": 9.0, "modules": {part: {"p50_ms": 2.0} for part in PARTS}}
-    bars = latency_bars({"big": timed}, {"big": role}).data[: len(PARTS)]
-    bars += memory_bars({"big": {"weights_mb": 8.0, "peak_mb": 2.0}}, {"big": role}).data
-    for bar in bars:
-        low, high = sorted(map(luminance, (bar.marker.color[0], bar.insidetextfont.color[0])))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, bar.name
-
-
-def test_findings_break_at_spaces_alone():
-    title = accuracy_cost(frame([make_record()]), title="as few of the multiply-accumulates " * 4).layout.title.text
-    assert "multiply-<br>" not in title and "<br>" in title
-
-
-def test_every_figure_has_a_name_of_its_own():
-    assert len({name for name, _ in LABELS.values()}) == len(LABELS)
-
-
-def test_throughput_curves_are_a_line_a_model():
-    fig = throughput_curves([1, 4], {"big": [10.0, 30.0], "small <1>": [50.0, 140.0]}, NAMES)
-    traces = by_name(fig)
-    assert traces["big"].x == (1, 4) and traces["small &lt;1&gt;"].y == (50.0, 140.0)
-    assert traces["big"].line.color == COLOURS["teacher"]
-    assert fig.layout.title.text == "At most 140 a second: small &lt;1&gt;, 4 at a time"
-
-
-def test_memory_bars_are_the_weights_and_the_peak():
-    memories = {"big": {"weights_mb": 8.0, "peak_mb": 2.0}, "small <1>": {"weights_mb": 1.0, "peak_mb": None}}
-    fig = memory_bars(memories, NAMES)
-    traces = by_name(fig)
-    assert traces["weights"].x == (8.0, 1.0) and traces["peak on top"].x == (2.0, None)
-    assert fig.layout.title.text == "big 10.0 MB, small &lt;1&gt; 1.0 MB"
-
-
 # --- disagreements ----------------------------------------------------------------------------------------------------
 
 
@@ -426,7 +289,12 @@ def test_cards_show_picture_question_both_answers_and_the_truth():
         dict(image_id=8, asked="", teacher="red star", student="red cross", teacher_score=120.0, student_score=30.0,
              loss=90.0, measure="% accuracy"),
     ])  # fmt: skip
-    item = Item(PICTURE, 7, ["a red star"], [Question("how many?", ["2"]), Question("what <shape>?", ["star", "sun"])])
+    item = Item(
+        np.zeros((48, 48, 3), np.uint8),
+        7,
+        ["a red star"],
+        [Question("how many?", ["2"]), Question("what <shape>?", ["star", "sun"])],
+    )
     page = Text(cards(rows, {7: item}, "undistilled", ("big", "small")))
     said = " ".join(" ".join(page.text).split())
     for part in ("what <shape>?", "big, 100 a star", "<b>cross</b>", "true: star, sun", "small, 30 red cross"):
