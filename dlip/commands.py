@@ -147,11 +147,14 @@ def evaluate(args: argparse.Namespace) -> None:
     from dlip.vlm import VLM
 
     dataset = data_sets.open(args.data, args.split, args.limit, args.on_error)
+    left_out = {dataset.split: len(data_sets.verified(dataset))}
     answers = read_answers(args.answers) if args.answers else None
     figures, items = experiment.measure(
         VLM.load(args.model), dataset, args.latency_repeats, args.json != "-",
         tasks=tuple(args.tasks.split(",")), k=args.candidates, num_beams=args.beams, answers=answers,
     )  # fmt: skip
+    if any(left_out.values()):
+        figures.setdefault("notes", {})["data"] = experiment.left_out_text(left_out)
     show({**figures, **({"items": items} if args.items else {})}, args)
 
 

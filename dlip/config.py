@@ -331,7 +331,7 @@ class TrainConfig:
     log_every: int = 20
     save_every: int = 250
     eval_every: int = 0
-    """Steps between evaluations on `eval_items` of the val split; 0 for none."""
+    """Steps between evaluations on `eval_items` of the val split, or where there is none of the test split; 0: none."""
     eval_items: int = 200
 
     def __post_init__(self):

@@ -121,9 +121,13 @@ class Material:
     dataset: object
     test: object
     """What the model is measured on."""
+    watched: object
+    """What it is glanced at on while it is trained."""
     config: TrainConfig
     about: dict
     """Where they come from."""
+    left_out: dict[str, int]
+    """Split -> faults that are left out of it."""
 
 
 def prepare(
@@ -154,9 +158,9 @@ def prepare(
     split = split or train_split(data)
     dataset = data_sets.open(data, split, limit, on_error)
     test = data_sets.open(test_data or data, test_split or held_out(test_data or data), test_limit, on_error)
-    if verify:
-        dataset.verify()
-        test.verify()
+    seen = test if test.split == "val" or not config.eval_every else watched(test_data or data, test, on_error)
+    opened = {id(one): one for one in (dataset, test, seen)}.values()
+    left_out = {one.split: len(data_sets.verified(one)) for one in opened} if verify else {}
     if epochs is not None:
         if not 0 < epochs < 1e9:
             raise UserError(f"{epochs:g} epochs cannot be trained; give a positive number")
@@ -168,7 +172,12 @@ def prepare(
         begin(model, source)
     about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
     about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
-    return Material(model, vlm, kin, dataset, test, config, about)
+    return Material(model, vlm, kin, dataset, test, data_sets.First(seen, config.eval_items), config, about, left_out)
+
+
+def watched(data: str | Path, test, on_error: str):
+    """What a model is glanced at on while it is trained: val where there is one, else `test`."""
+    return data_sets.open(data, "val", on_error=on_error) if "val" in data_sets.splits(data) else test
 
 
 def preview(**asked) -> dict:
@@ -205,15 +214,16 @@ def run(
     """
     got = prepare(data=data, **asked)
     config, kin, test = got.config, got.kin, got.test
-    check = data_sets.First(data_sets.open(data, "val") if data == "scenes" else test, config.eval_items)
 
     def glance(student: VLM) -> dict:
-        return evaluate(student, check, tasks=("retrieval", "vqa"), progress=False)
+        return evaluate(student, got.watched, tasks=("retrieval", "vqa"), progress=False)
 
     done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache)
 
     def write_down() -> dict:
         figures, items = measure(done.model(), test, progress=progress, teacher=kin, k=candidates)
+        if any(got.left_out.values()):
+            figures.setdefault("notes", {})["data"] = left_out_text(got.left_out)
         record = new_record(
             name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
             train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
@@ -225,6 +235,12 @@ def run(
         return record
 
     return on_main(write_down)
+
+
+def left_out_text(faults: dict[str, int]) -> str:
+    """`faults left out: 2 of train, 1 of val`, of split -> faults."""
+    counts = [f"{count} of {split}" for split, count in faults.items() if count]
+    return f"faults left out: {', '.join(counts)}"
 
 
 def held_out(data: str) -> str:

@@ -1,6 +1,7 @@
 """From names to a run: students that fit their teacher, and the splits that are taken where none is named."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError
-from dlip.experiment import held_out, measure, new_student, texts_of, vocabulary
+from dlip.experiment import held_out, measure, new_student, prepare, texts_of, vocabulary
 from dlip.vlm import VLM
 
 
@@ -68,6 +69,48 @@ def test_held_out_split(tmp_path):
     (tmp_path / "vqa.json").write_text('[{"image": "a.png", "question": "q", "answers": ["a"], "split": "train"}]')
     with pytest.raises(UserError, match="neither a test nor a val split .* only train; .*--test-data"):
         held_out(str(tmp_path))
+
+
+@pytest.fixture
+def damaged(tmp_path) -> list[str]:
+    """Options of data of three splits, each of whose first pictures cannot be read."""
+    split_of = {"train": "train-small", "val": "val", "test": "test"}
+    write_folder(tmp_path / "set", {split: Scenes(name, size=9) for split, name in split_of.items()})
+    for split in split_of:
+        (tmp_path / "set" / "images" / f"{split}-000000.png").write_bytes(b"broken")
+    return ["--data", str(tmp_path / "set"), "--on-error", "skip"]
+
+
+def test_what_is_left_out_is_told_and_written_down(damaged, tmp_path, capsys):
+    new = ["--size", "scenes-student", "--tokenizer", "scenes/teacher", "--steps", "1", "--batch-size", "4"]
+    places = ["--out", str(tmp_path / "run"), "--results", str(tmp_path / "r.jsonl")]
+    with pytest.warns(UserWarning) as warned:
+        assert main(["train", *damaged, *new, *places, "--candidates", "2"]) == 0
+    said = [str(warning.message) for warning in warned]
+    for split in ("train", "test"):
+        assert any(f"of set {split}, 1 fault left out: {split}-000000.png" in line for line in said)
+    assert not any("of set val" in line for line in said)
+    (record,) = records.read(tmp_path / "r.jsonl")
+    assert record["train_pictures"] == 8 and record["notes"]["data"] == "faults left out: 1 of train, 1 of test"
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="of set test, 1 fault left out: test-000000.png"):
+        assert main(["evaluate", "--model", str(tmp_path / "run"), *damaged, "--candidates", "2", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"]["data"] == "faults left out: 1 of test"
+
+
+def test_training_glances_at_val_and_never_at_test(damaged, tmp_path):
+    asked = dict(
+        size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], split=None, limit=None,
+        on_error="skip",
+    )  # fmt: skip
+    config = TrainConfig(eval_every=1, eval_items=5)
+    with pytest.warns(UserWarning, match="of set val, 1 fault left out"):
+        got = prepare(data=damaged[1], config=config, **asked)
+    assert (got.watched.split, len(got.watched), got.test.split, len(got.test)) == ("val", 5, "test", 8)
+    scenes = prepare(data="scenes", config=config, **asked)
+    assert (scenes.watched.split, scenes.test.split) == ("val", "test")
+    write_folder(tmp_path / "two", {"train": Scenes("train-small", size=6), "test": Scenes("test", size=6)})
+    assert prepare(data=str(tmp_path / "two"), config=config, **asked).watched.split == "test"  # there is no other
 
 
 def test_other_data_to_measure_on(tmp_path):

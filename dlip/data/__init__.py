@@ -1,9 +1,10 @@
 """Data by name: the built-in scenes, a folder of pictures with texts, shards, a data set of the hub, or several."""
 
 import re
+import warnings
 from pathlib import Path
 
-from dlip.errors import UserError
+from dlip.errors import UserError, one_line
 
 
 class First:
@@ -52,6 +53,20 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
             raise UserError(f"{limit} pictures of {name} cannot be used; give a limit of at least 1")
         dataset = First(dataset, limit)
     return dataset
+
+
+def verified(dataset) -> list[str]:
+    """Reads every picture once, so that none fails later. Returns the faults that are left out, and warns of them.
+
+    Raises UserError where they are fatal or nothing is left.
+    """
+    dataset.verify()
+    faults = dataset.problems
+    if faults:
+        few = one_line("; ".join(faults[:10]) + ("; ..." if len(faults) > 10 else ""))
+        left = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
+        warnings.warn(f"of {dataset.name} {dataset.split}, {left} left out: {few}", stacklevel=3)
+    return faults
 
 
 def holds(dataset, noun: str) -> bool:

@@ -25,7 +25,7 @@ def write_folder(path: str | Path, splits: dict[str, object]) -> None:
                 sentences = [{"raw": text} for text in item.captions]
                 captions.append({"filename": name, "split": split, "sentences": sentences})
             for asked in item.questions or ():
-                about = {"question": asked.text, "answers": list(asked.answers)}
+                about = {"question": asked.text, "answers": list(asked.answers), "question_type": asked.type}
                 questions.append({"image": name, **about, "split": split})
     (folder / "captions.json").write_text(json.dumps({"images": captions}, indent=1))
     (folder / "vqa.json").write_text(json.dumps(questions, indent=1))
