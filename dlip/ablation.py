@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from dlip import data, experiment, records
 from dlip.checkpoints import model_folder, read_json
-from dlip.config import ModelConfig, TrainConfig, preset, weights
+from dlip.config import ModelConfig, TrainConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import task_macs
 from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, PICTURES, WHOLE, Grid, Plan, Row, grid
+from dlip.terms import weights
 from dlip.vlm import VLM
 from dlip.workers import work
 

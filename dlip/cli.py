@@ -226,6 +226,10 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     default = "vlp,hr,at" if distils else "vlp"
     new.add_argument("--weights", default=default, help="terms, as in vlp,hr,kd.lm=0.5 (default %(default)s)")
     new.add_argument("--joins", default="", help="terms that join later, and after how many steps: vlp=500,itm=900")
+    if distils:
+        new.add_argument(
+            "--layers", default="", help="layers that hr.* and at.* compare, teacher:student, as in fusion=5:1+3:0"
+        )
     new.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: how often each picture is seen")
     new.add_argument(
         "--recipe", choices=RECIPES, help="the paper's options for this stage (docs/recipe.md); those typed here win"

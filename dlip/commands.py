@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
-from dlip.config import CACHE, TrainConfig, joins, weights
+from dlip.config import CACHE, TrainConfig
 from dlip.errors import UserError, one_line
+from dlip.terms import joins, layers, weights
 
 OPTIONS = (
     "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "nonfinite",
@@ -32,7 +33,9 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
         "learn_teacher_projection": not args.fixed_teacher_space,
         "center_states": args.center_states,
     }
-    return TrainConfig(weights=weights(args.weights), joins=joins(args.joins), **values, **flags)
+    terms = {"weights": weights(args.weights), "joins": joins(args.joins)}
+    terms["layers"] = layers(getattr(args, "layers", ""))  # which `train` does not have
+    return TrainConfig(**terms, **values, **flags)
 
 
 def show(value: dict, args: argparse.Namespace) -> None:

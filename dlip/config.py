@@ -6,6 +6,7 @@ from types import UnionType
 from typing import get_args, get_origin
 
 from dlip.errors import UserError
+from dlip.terms import HR, TERMS, VLP
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -205,47 +206,6 @@ def preset(name: str) -> ModelConfig:
             f"the size {name!r} reads {config.max_text} tokens at {config.max_positions} positions; mend one"
         )
     return config
-
-
-TERMS = (
-    "itc", "itm", "lm", "vqa", "tags",
-    "hr.image", "hr.text", "hr.fusion", "hr.decoder",
-    "at.self", "at.cross", "at.decoder_self", "at.decoder_cross",
-    "kd.itc", "kd.itm", "kd.lm", "kd.vqa",
-)  # fmt: skip
-"""Every term a loss may have; an ablation is a table of their weights."""
-
-VLP = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "vqa": 1.0}
-HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
-AT = {f"at.{map_}": 1.0 for map_ in ("self", "cross", "decoder_self", "decoder_cross")}
-KD = {f"kd.{task}": 1.0 for task in VLP}
-"""The paper's L_VLP, L_HR and L_AT with its unit weights (section 3.3), and the logits beyond it."""
-GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
-
-
-def weights(text: str) -> dict[str, float]:
-    """`vlp,hr,kd.lm=0.5` as term -> weight; a group stands for all its terms. Raises UserError for an unknown one."""
-    return _by_term(text, float)
-
-
-def joins(text: str) -> dict[str, int]:
-    """`vlp=500,itm=900` as term -> step at which it joins. Raises UserError as `weights` does."""
-    return _by_term(text, int)
-
-
-def _by_term(text: str, number: type) -> dict:
-    out = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if name not in GROUPS and name not in TERMS:
-            raise UserError(f"there is no loss term {name!r}; choose of {', '.join((*GROUPS, *TERMS))}")
-        try:
-            value = number(value or 1)
-        except ValueError:
-            kind, example = ("weight", "0.5") if number is float else ("first step", "500")
-            raise UserError(f"the {kind} of {name} is {value!r}; give a number, as in {name}={example}") from None
-        out |= {term: value for term in GROUPS.get(name, (name,))}
-    return out
 
 
 CACHE = "runs/teacher-cache"

@@ -8,9 +8,10 @@ import torch
 from dlip import data as data_sets
 from dlip import experiment
 from dlip.checkpoints import BUILT_IN, read_json
-from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.config import TrainConfig
 from dlip.latency import compare_latency
 from dlip.report import finding, report, table
+from dlip.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")

@@ -1,6 +1,7 @@
 """An experiment from its names to its record: make or load the models, train, measure, write down."""
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
-from dlip.checkpoints import write_json
+from dlip.checkpoints import read_json, write_json
 from dlip.config import CACHE, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
@@ -229,12 +230,28 @@ def run(
             train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
             device=str(got.student.device), samples=samples(items, test), items=items,
         )  # fmt: skip
-        record |= extra or {}
+        record |= {"history": history(got.about["start"])} | (extra or {})
         append(record, results)
         write_json(Path(folder) / "record.json", record)
         return record
 
     return on_main(write_down)
+
+
+def history(start: Iterable[str]) -> list[dict]:
+    """The runs that a model begins at, the earliest first: {"folder", "command" (null where none was kept), "config",
+    "wall_s" (of training)}."""
+    found = []
+    for source in start:
+        folder = Path(re.sub(r":\d+(\+\d+)*$", "", source.rpartition("=")[2]))  # as `dlip.start.begin` reads it
+        if not (folder / "run.json").is_file():
+            continue
+        run = Run(folder)
+        config, kept = run.config(), folder / "record.json"
+        command = read_json(kept)["command"] if kept.is_file() else None
+        found += history(config.get("start") or [])
+        found.append({"folder": str(folder), "command": command, "config": config, "wall_s": round(run.seconds(), 1)})
+    return found
 
 
 def left_out_text(faults: dict[str, int]) -> str:

@@ -7,9 +7,10 @@ changes of `STUDENT`.
 
 from dataclasses import dataclass, replace
 
-from dlip.config import TrainConfig, weights
+from dlip.config import TrainConfig
 from dlip.data.scenes import SPLITS
 from dlip.errors import UserError
+from dlip.terms import weights
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"

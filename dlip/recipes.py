@@ -32,22 +32,22 @@ RECIPES = {
         20,
         "--size dlip-small --batch-size 2048 --lr 5e-4 --warmup 3000 --schedule epoch --decay 0.85 "
         f"--weight-decay 0.02 --label-smoothing 0.1 --momentum 0.995 --queue 57344 --alpha 0.4 {PHOTOS}",
-        "itc,itm,lm", "hr,at",
+        "itc,itm,lm", "hr=0.25,at",
     ),
     "retrieval": Recipe(
         6,
         f"{TUNING} --lr 1e-5 --warmup 0 --momentum 0.995 --queue 57344 --alpha 0.4",
-        "itc,itm", "hr.image,hr.text,hr.fusion,at.self,at.cross",
+        "itc,itm", "hr.image=0.25,hr.text=0.25,hr.fusion=0.25,at.self,at.cross",
     ),
     "captioning": Recipe(
         5,
         f"{TUNING} --lr 1e-5 --warmup 0 --label-smoothing 0.1",
-        "lm", "hr.image,hr.decoder,at.decoder_self,at.decoder_cross",
+        "lm", "hr.image=0.25,hr.decoder=0.25,at.decoder_self,at.decoder_cross",
     ),
     "vqa": Recipe(
         10,
         f"{TUNING} --lr 2e-5 --warmup 0 --label-smoothing 0.1 --questions 2",
-        "vqa", "hr.image,kd.vqa",
+        "vqa", "hr.image=0.25,kd.vqa",
     ),
 }  # fmt: skip
 

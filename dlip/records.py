@@ -15,10 +15,12 @@
 - efficiency: as `dlip.efficiency.summary` yields it, with "latency" as `dlip.latency.latency` does.
 - samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; the last three are lists
   of one length.
-- notes: why a metric is null, by its name.
+- notes: why a metric is null, by its name; under "data" how many faults of the data were left out.
 - outcomes: what the scores are the means of, each a column of float16, compressed and in base64 (`outcomes` reads it).
   In the order of the pictures measured: tr1 (0 or 1) and cider (x 100), one a picture with captions; ir1, one a
   caption; vqa (0 to 1), one a question; captions and questions, how many of them each picture has.
+- history: the runs that the model's weights begin at, the earliest first, each {"folder", "command" (null where none
+  was kept), "config", "wall_s" (of training)}.
 - of a grid's run, ablation: {"hash"}, of all that decides the result but the seed (`dlip.ablation.identity`); and
   quick: true where the run was too short for its scores to mean anything.
 

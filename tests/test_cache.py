@@ -13,7 +13,7 @@ import torch
 
 from dlip.cache import TeacherCache
 from dlip.checkpoints import read_tensors
-from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.config import TrainConfig
 from dlip.data import First
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
@@ -22,6 +22,7 @@ from dlip.distillation import Distiller, Teacher
 from dlip.errors import UserError
 from dlip.features import hard_negatives
 from dlip.model import Med
+from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.vlm import VLM
 

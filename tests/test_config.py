@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from dlip.config import AT, HR, KD, PRESETS, TERMS, VLP, ModelConfig, TrainConfig, preset, scenes_size
+from dlip.config import PRESETS, ModelConfig, TrainConfig, preset, scenes_size
 from dlip.errors import UserError
+from dlip.terms import AT, HR, KD, TERMS, VLP
 
 
 def test_defaults_are_blip_base():

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlip.config import AT, HR, KD, TrainConfig
+from dlip.config import TrainConfig
 from dlip.descent import optimiser
 from dlip.distillation import Distiller, Teacher, centred, cosine_loss, logit_loss, map_loss, map_to_grid, to_grid
 from dlip.errors import UserError
 from dlip.features import SOURCES, Want
 from dlip.learner import Learner
+from dlip.terms import AT, HR, KD
 from dlip.vlm import VLM
 
 TERMS = {**HR, **AT, **KD}

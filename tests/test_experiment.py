@@ -10,7 +10,7 @@ import dlip
 from dlip import data, records
 from dlip.cli import main
 from dlip.config import TrainConfig
-from dlip.data.scenes import Scenes
+from dlip.data.scenes import SPLITS, Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError
 from dlip.experiment import held_out, measure, new_student, prepare, texts_of, vocabulary
@@ -111,6 +111,22 @@ def test_training_glances_at_val_and_never_at_test(damaged, tmp_path):
     assert (scenes.watched.split, scenes.test.split) == ("val", "test")
     write_folder(tmp_path / "two", {"train": Scenes("train-small", size=6), "test": Scenes("test", size=6)})
     assert prepare(data=str(tmp_path / "two"), config=config, **asked).watched.split == "test"  # there is no other
+
+
+def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train-small", "test"):
+        monkeypatch.setitem(SPLITS, split, 8)
+    new = ["train", "--size", "scenes-student", "--tokenizer", "scenes/teacher", "--steps", "1", "--batch-size", "4"]
+    for out, start in (("one", []), ("two", ["image=one:0+1+2+3"]), ("three", ["two", "image=scenes/student"])):
+        words = [*new, *(word for part in start for word in ("--start", part)), "--out", out, "--results", "r.jsonl"]
+        assert main([*words, "--candidates", "2"]) == 0
+    one, two, three = records.read("r.jsonl")
+    assert one["history"] == []
+    for record, earlier in ((two, [one]), (three, [one, two])):
+        assert [run["command"] for run in record["history"]] == [run["command"] for run in earlier]
+        assert [run["config"]["train"]["steps"] for run in record["history"]] == [1] * len(earlier)
+        assert all(run["wall_s"] >= 0 for run in record["history"])
 
 
 def test_other_data_to_measure_on(tmp_path):

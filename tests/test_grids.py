@@ -4,10 +4,11 @@ import pytest
 
 from dlip.ablation import identity
 from dlip.checkpoints import model_folder, read_json
-from dlip.config import AT, HR, KD, VLP, preset, weights
+from dlip.config import preset
 from dlip.efficiency import paper_count
 from dlip.errors import UserError
 from dlip.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
+from dlip.terms import AT, HR, KD, VLP, weights
 
 
 def rows(name: str) -> dict[str, Row]:

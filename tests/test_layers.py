@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.layers import can_compile, run_layers
 from dlip.learner import Learner
+from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.vlm import VLM
 

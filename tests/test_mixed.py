@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
 from dlip.learner import Learner
 from dlip.model import Med
+from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.vlm import VLM
 

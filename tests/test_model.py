@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from dlip.attend import attend
-from dlip.config import PRESETS, VLP, ModelConfig
+from dlip.config import PRESETS, ModelConfig
 from dlip.distillation import Distiller
 from dlip.features import SOURCES, Want
 from dlip.generate import Cache
 from dlip.model import Med
+from dlip.terms import VLP
 from dlip.texts import first_token
 
 SHAPES = {

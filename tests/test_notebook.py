@@ -11,13 +11,13 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from test_records import make_record
 
 from dlip import ablation, notebook
-from dlip.config import weights
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.grids import FULL
 from dlip.notebook import execute, live, page
 from dlip.plots import term_curves
 from dlip.run import Run
+from dlip.terms import weights
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dlip import parallel
 from dlip.checkpoints import read_tensors
-from dlip.config import AT, HR, KD, VLP, TrainConfig, scenes_size
+from dlip.config import TrainConfig, scenes_size
 from dlip.data.collate import Collate
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
@@ -25,6 +25,7 @@ from dlip.errors import UserError
 from dlip.learner import Learner
 from dlip.model import Med
 from dlip.run import Run
+from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.vlm import VLM
 

@@ -9,9 +9,9 @@ import pytest
 
 from dlip.cli import main, parser
 from dlip.commands import train_config
-from dlip.config import AT, HR
 from dlip.errors import UserError
 from dlip.recipes import RECIPES, recipe
+from dlip.terms import AT, HR
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text()
 PLACE = ["--out", "x", "--teacher", "t"]
@@ -32,7 +32,8 @@ def test_what_the_paper_states():
     args = parser().parse_args(["distill", "--recipe", "pretrain", *PLACE])
     config = train_config(args)
     assert (config.lr, config.decay, config.schedule, config.weight_decay) == (5e-4, 0.85, "epoch", 0.02)
-    assert config.weights == dict.fromkeys(("itc", "itm", "lm", *HR, *AT), 1.0) and config.momentum
+    terms = {**dict.fromkeys(("itc", "itm", "lm", *AT), 1.0), **dict.fromkeys(HR, 0.25)}  # L_HR is a mean
+    assert config.weights == terms and config.momentum
     assert args.size == "dlip-small"
     for name in RECIPES.keys() - {"pretrain"}:
         assert parser().parse_args(["train", "--recipe", name, "--out", "x"]).size == "dlip-small:image_size=384"

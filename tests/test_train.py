@@ -5,9 +5,10 @@ import torch
 from accelerate import Accelerator
 
 from dlip.checkpoints import read_tensors
-from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
+from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 
 PICTURES = Scenes("train-small", size=24)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from test_train import PICTURES, SHORT, log
 
-from dlip.config import HR, VLP
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
+from dlip.terms import HR, VLP
 from dlip.train import train
 from dlip.vlm import VLM
 

@@ -17,8 +17,10 @@ def test_a_written_folder_reads_back_the_same(tmp_path):
         assert len(back) == len(dataset)
         for ours, theirs in zip((dataset[i] for i in range(len(dataset))), back, strict=True):
             assert np.array_equal(ours.image, np.asarray(theirs.image)) and ours.captions == theirs.captions
-            asked = {q.text: q.answers[0] for q in ours.questions}  # a question that comes twice is one, answered twice
-            assert {q.text: q.answers[0] for q in theirs.questions} == asked
+            asked = {
+                q.text: (q.answers[0], q.type) for q in ours.questions
+            }  # one that comes twice is one, answered twice
+            assert {q.text: (q.answers[0], q.type) for q in theirs.questions} == asked
 
 
 def test_what_is_written_again_replaces_the_old(tmp_path):

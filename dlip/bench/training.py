@@ -5,13 +5,14 @@ from functools import partial
 import torch
 
 from dlip.bench import by_turns, row
-from dlip.config import AT, HR, KD, VLP, TrainConfig
+from dlip.config import TrainConfig
 from dlip.data.collate import Collate
 from dlip.data.scenes import Scenes
 from dlip.descent import optimiser
 from dlip.distillation import Teacher
 from dlip.experiment import new_student
 from dlip.learner import Learner
+from dlip.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 BATCH, QUESTIONS = 64, 3

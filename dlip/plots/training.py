@@ -2,9 +2,9 @@
 
 import plotly.graph_objects as go
 
-from dlip.config import GROUPS
 from dlip.plots.losses import UNITS
 from dlip.plots.style import INK, figure
+from dlip.terms import GROUPS
 
 SHADES = ("#E69F00", "#56B4E9", "#CC79A7", INK)
 """Of the terms of a group: Okabe and Ito's colours that no role has."""
