@@ -11,6 +11,7 @@ from PIL import Image
 
 from dlip import bench
 from dlip.bench import growth, modules, precision, reading, reranking, search, step, stock, training
+from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.config import ModelConfig
 from dlip.data.scenes import Scenes
@@ -49,6 +50,17 @@ def test_the_step_is_timed_in_both_precisions():
     settings, rows = training.run(rounds=1)
     assert [row["name"] for row in rows] == ["fp32", "bf16"] and all(row["s"] > 0 for row in rows)
     assert settings["terms"] == "vlp,hr,at,kd"
+
+
+def test_no_scene_is_drawn_twice(monkeypatch):
+    """What was drawn before would be at hand."""
+    asked, scene, item = [], Scenes.scene, Scenes.__getitem__
+    monkeypatch.setattr(Scenes, "scene", lambda data, i: asked.append(i) or scene(data, i))
+    monkeypatch.setattr(Scenes, "__getitem__", lambda data, i: asked.append(i) or item(data, i))
+    monkeypatch.setattr("dlip.bench.scenes.PICTURES", 5)
+    settings, rows = drawn.run(rounds=2)
+    assert asked == list(range(30)) and settings == {"pictures": 5, "rounds": 2}
+    assert [row["name"] for row in rows] == ["pixels", "with words"] and rows[0]["pictures_per_s"] > 0
 
 
 def test_every_reader_reads_the_same_pictures(folder, monkeypatch):

@@ -25,6 +25,7 @@ BENCHES = {
     "precision": "the shipped student in bf16 and int8: what it keeps of its scores, and its captions' time",
     "reading": "pictures a second, from a folder and from shards against torchvision's ImageFolder (needs --data)",
     "reranking": "retrieval's second stage against BLIP's own loops, the same ranks",
+    "scenes": "scenes drawn a second, pixels alone and with their words",
     "search": "retrieval's first stage at growing sizes: time and memory",
     "step": "a distillation step, DLIP-Small from a random BLIP-Base: time and memory, and what --dry-run says of them",
     "stock": "captions, pictures and pairs against stock transformers on the same weights, the same outputs",
