@@ -24,10 +24,10 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     """Trains a student of the shipped size for `steps` under the shipped teacher; writes `folder`/report.html.
 
     Returns the records compared: the shipped models' own, with their latency measured here and now beside the new
-    student's, and the new student's. Nothing but the report's place is printed where `quiet`.
+    student's, and the new student's. Nothing is printed where `quiet`.
     """
     began = time.perf_counter()
-    say = (lambda *_: None) if quiet else print
+    say = (lambda *_, **__: None) if quiet else print
     say(f"A student of {steps} steps learns from scenes/teacher, on {PICTURES:,} generated pictures.")
     weights = {**VLP, **dict.fromkeys(HR, 5.0), **AT, **KD}
     joins = {term: steps // 6 for term in weights if term != "hr.image"}

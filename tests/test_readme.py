@@ -18,14 +18,13 @@ SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "rec
 RUN = {
     "models": [], "data": [], "train": SMALL, "distill": SMALL, "evaluate": ["--latency-repeats", "1"], "advise": [],
     "bench": ["--rounds", "1"],
-    "export": [],
+    "export": [], "demo": ["--steps", "2"],
 }  # fmt: skip
 """Command -> options that make it short."""
 NOT_RUN = {
     "dlip ablate": "a grid trains for minutes; tests/test_ablation.py does one of two steps",
     "dlip app": "serves until it is stopped; tests/test_app.py opens it",
     "dlip rerun": "trains as long as the record did; tests/test_rerun.py makes one of three steps again",
-    "dlip demo": "trains for minutes; tests/test_experiment.py makes a record of two steps",
     "Salesforce/": "needs the hub; tests/test_published.py reads small checkpoints of the same layouts",
 }
 """Part of a command -> why it is only parsed here."""

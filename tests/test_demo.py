@@ -1,0 +1,38 @@
+"""The playground's main job in little: a student of two steps beside the models that ship."""
+
+import json
+import re
+
+import pytest
+
+from dlip.checkpoints import BUILT_IN, read_json
+from dlip.cli import main
+from dlip.data.scenes import SPLITS
+from dlip.demo import LIVE, SHIPPED
+
+
+@pytest.fixture(autouse=True)
+def little(monkeypatch):
+    for split, size in {"train-small": 64, "test": 16}.items():
+        monkeypatch.setitem(SPLITS, split, size)
+
+
+def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
+    assert main(["demo", "--steps", "2", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    shipped = [read_json(BUILT_IN / name / "record.json")["name"] for name in SHIPPED]
+    rows = [line for line in said.splitlines() if line.startswith((*shipped, LIVE)) and re.search(r"\d\.\d+M ", line)]
+    assert len(rows) == 4 and rows[-1].startswith(LIVE) and f"Report: {tmp_path / 'report.html'}" in said
+    for column in ("params", "FLOPs", "TR@1", "IR@1", "CIDEr", "VQA"):
+        assert column in said
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 12 and LIVE in page and 'src="http' not in page
+    (record,) = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
+    assert (record["name"], record["train_pictures"], record["losses"]["step"][-1]) == (LIVE, 64, 2)
+
+
+def test_the_demo_says_its_records_alone_where_they_are_asked_for(tmp_path, capsys):
+    assert main(["demo", "--steps", "2", "--out", str(tmp_path), "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)["records"]
+    assert [record["role"] for record in found] == ["teacher", "undistilled", "distilled", "distilled"]
+    assert all(record["efficiency"]["latency"]["p50_ms"] > 0 for record in found)  # measured here and now
