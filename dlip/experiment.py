@@ -17,6 +17,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.errors import UserError
 from dlip.latency import NEEDS, compare_latency
+from dlip.memory import memory
 from dlip.model import Med
 from dlip.parallel import on_main
 from dlip.records import append, new_record
@@ -88,8 +89,9 @@ def measure(
 ) -> tuple[dict, dict]:
     """The model's figures on `dataset` with "efficiency" among them, and what it said ("items").
 
-    On scenes with "attention" too. Both are compared with those of `teacher` where one is given: of the latency, timed
-    by turns, "share" is the percentage of the teacher's.
+    On scenes with "attention" too. Where latency is timed, memory is measured beside it. Attention and latency are
+    compared with those of `teacher` where one is given: of the latency, timed by turns, "share" is the percentage of
+    the teacher's.
     """
     figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = figures.pop("items")
@@ -102,6 +104,7 @@ def measure(
         found = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
         share = {"share": 100 / found["speedup"]["model"]} if pair else {}
         figures["efficiency"]["latency"] = found["models"]["model"] | share
+        figures["efficiency"]["memory"] = memory(vlm, timed)
     return figures, items
 
 

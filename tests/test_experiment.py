@@ -52,6 +52,8 @@ def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):
     assert figures["efficiency"]["latency"]["share"] == 25 and figures["efficiency"]["latency"]["p50_ms"] == 2
     alone, _ = measure(tiny, scenes, latency_repeats=3, progress=False, tasks=("vqa",))
     assert "share" not in alone["efficiency"]["latency"]
+    taken = alone["efficiency"]["memory"]  # of calls that do nothing here
+    assert taken["peak_mb"] == 0 and taken["weights_mb"] == pytest.approx(4 * alone["efficiency"]["params_m"])
 
 
 def test_the_scenes_vocabulary_is_closed():
