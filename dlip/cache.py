@@ -132,7 +132,7 @@ class TeacherCache(nn.Module):
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for name, tensor in sorted(weights(med).items()):
-            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+            digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:24]
 
     def _names(self) -> list[str]:
@@ -142,18 +142,20 @@ class TeacherCache(nn.Module):
     def _index(self, dataset, collate: Collate) -> None:
         """How many tokens each caption has [pictures, most captions], and the first row of each, by source."""
         path = self.folder / "lengths.npy"
-        if not path.is_file():
+        try:
+            self.lengths = np.load(path)
+        except (OSError, ValueError, EOFError):  # not there yet, or not whole
             texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
             if silent := sum(not captions for captions in texts):
                 raise UserError(
                     f"{silent} pictures of {dataset.name} have no caption, by which the teacher's outputs are kept; "
                     f"train without the cache"
-                )
+                ) from None
             lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
             for row, captions in zip(lengths, texts, strict=True):
                 row[: len(captions)] = collate.tokenizer.encode(captions, max_length=collate.max_text)[1].sum(1)
             write_atomically(path, lambda temporary: _save_array(temporary, lengths))
-        self.lengths = np.load(path)
+            self.lengths = lengths
         prompt = len(self.teacher.med.config.prompt_ids)
         tokens = {"decoder": self.lengths + prompt * (self.lengths > 0)}
         tokens |= dict.fromkeys(("text", "fusion"), self.lengths)
@@ -179,9 +181,11 @@ class TeacherCache(nn.Module):
                 f"the teacher's outputs would take {needed:.1f} GB, more than the {max_gb:g} GB allowed; allow more, "
                 f"use fewer pictures, or train without the cache"
             )
+        sizes = {self.folder / f"{column}.f16": 2 * int(np.prod(shape)) for column, shape in shapes.items()}
+        if any(not path.is_file() or path.stat().st_size != size for path, size in sizes.items()):
+            (self.folder / "cache.json").unlink(missing_ok=True)  # what it says is filled is not there
         self.columns = {}
-        for column, shape in shapes.items():
-            path, size = self.folder / f"{column}.f16", 2 * int(np.prod(shape))
+        for (path, size), (column, shape) in zip(sizes.items(), shapes.items(), strict=True):
             with open(path, "ab") as file:
                 try:
                     os.posix_fallocate(file.fileno(), 0, size)

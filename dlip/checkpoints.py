@@ -86,18 +86,23 @@ def checksum(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, torch.Tensor], dict]:
-    """What `write_tensors` wrote. Raises UserError where the file is missing, broken or not what was written."""
+def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tuple[dict[str, torch.Tensor], dict]:
+    """What `write_tensors` wrote. Raises UserError where the file is missing, broken or not what was written.
+
+    checked: whether a file without a checksum, as others write them, is broken too.
+    """
     try:
         with safe_open(path, "pt", device=device) as file:
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+            if not isinstance(meta, dict):
+                raise ValueError("what is written beside the weights is no table")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a folder that dlip has written") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no complete safetensors file ({error}); copy it again") from None
     known = meta.pop("sha256", None)  # older files have none
-    if known and checksum({name: tensor.cpu() for name, tensor in tensors.items()}) != known:
+    if (known or checked) and checksum({name: tensor.cpu() for name, tensor in tensors.items()}) != known:
         raise UserError(f"{path} is damaged: its weights are not those of its checksum; copy it again")
     return tensors, meta
 

@@ -236,8 +236,11 @@ def rerun(args: argparse.Namespace) -> None:
     from dlip import records
     from dlip import rerun as again
     from dlip.cli import main
+    from dlip.run import Run
 
     before = again.chosen(args.records, args.name, args.seed)
+    if Run(args.out).finished:
+        raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
     words = again.command(before, args.out, args.results)
     if not args.json:
         print("dlip", shlex.join(words))
@@ -251,6 +254,8 @@ def rerun(args: argparse.Namespace) -> None:
     for name, value in found["before"].items():
         print(f"{name:6} {value:8.2f} then {found['after'][name]:8.2f} now {found['difference'][name]:+8.2f}")
     print("losses", "the same to the last digit" if found["losses"] else "not the same to the last digit")
+    for what, (then, now) in again.circumstances(before, records.read(args.results)[-1]).items():
+        print(f"{what}: {then} then, {now} now")
 
 
 def export(args: argparse.Namespace) -> None:

@@ -37,6 +37,12 @@ def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
     return [*kept, "--out", str(folder), "--results", str(results)]
 
 
+def circumstances(before: dict, after: dict) -> dict[str, tuple]:
+    """Of what last digits depend on, that which differs: its name -> then and now."""
+    pairs = {what: (before.get(what), after.get(what)) for what in ("device", "threads", "torch", "code")}
+    return {what: pair for what, pair in pairs.items() if pair[0] != pair[1]}
+
+
 def difference(before: dict, after: dict) -> dict:
     """{"before", "after", "difference"}: figure -> value, where both records have it; and whether "losses" are equal,
     to the last digit, which they are by the same versions on the same processor with as many threads."""

@@ -36,9 +36,13 @@ class Run:
 
     def rows(self) -> list[dict]:
         """The log: rows {step, epoch, lr, norm, pictures_per_s, losses} and {step, eval}."""
-        path = self.folder / "log.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
+        path, rows = self.folder / "log.jsonl", []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # half written, on a full disk
+                break
+        return rows
 
     def losses(self) -> dict[str, list[float | None]]:
         """The log's losses as columns: "step" and one list a term, None before it joins."""
@@ -73,18 +77,20 @@ class Run:
 
     def _latest(self) -> int:
         """The step of the last checkpoint that is whole, else 0; damaged ones are left aside, with a warning."""
-        steps = sorted(int(path.stem.split("-")[1]) for path in self.folder.glob("checkpoint-*.safetensors"))
-        for step in reversed(steps):
-            path = self._checkpoint(step)
+        for path in reversed(self._checkpoints()):
             try:
-                read_tensors(path)
+                read_tensors(path, checked=True)
             except UserError as fault:
                 aside = path.rename(path.with_name(f"damaged-{path.name}"))
                 sentence = f"{fault}; the run goes on from what was kept before, the file is now {aside.name}"
                 warnings.warn(sentence, stacklevel=3)
                 continue
-            return step
+            return int(path.stem.rpartition("-")[2])
         return 0
+
+    def _checkpoints(self) -> list[Path]:
+        """The earliest first."""
+        return sorted(self.folder.glob(f"checkpoint-{'[0-9]' * 8}.safetensors"))
 
     def log(self, row: dict) -> None:
         now = time.perf_counter()
@@ -112,7 +118,7 @@ class Run:
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
         about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict()}
         write_tensors(self._checkpoint(step), tensors, about)
-        for old in sorted(self.folder.glob("checkpoint-*.safetensors"))[:-KEEP]:
+        for old in self._checkpoints()[:-KEEP]:
             old.unlink()
 
     def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int, scaler=None) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -191,3 +192,25 @@ def test_training_resumes_to_the_same_weights(teacher, tiny, pictures, tmp_path)
 def test_varied_pictures_cannot_be_cached():
     with pytest.raises(UserError, match="unvaried"):
         TrainConfig(cache=True, augment=True)
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "no lengths"])
+def test_what_is_missing_is_filled_again(damage, teacher, pictures, tmp_path):
+    def kept() -> tuple[dict[str, bytes], Path]:
+        cache = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
+        return {path.name: path.read_bytes() for path in cache.folder.glob("*.f16")}, cache.folder
+
+    before, folder = kept()
+    column = folder / "image.embed.f16"
+    if damage == "no lengths":
+        (folder / "lengths.npy").write_bytes(b"")
+    elif damage == "gone":
+        column.unlink()
+    else:
+        column.write_bytes(column.read_bytes()[:100])
+    assert kept()[0] == before and any(before["image.embed.f16"])
+
+
+def test_a_teacher_in_bf16_has_a_cache_of_its_own(teacher, pictures, tmp_path):
+    first = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher)).folder
+    assert TeacherCache(tmp_path, Teacher(teacher.med.bfloat16()), pictures, collate_for(teacher)).folder != first

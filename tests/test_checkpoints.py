@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dlip.checkpoints import (
     built_in_models,
@@ -177,3 +178,10 @@ def test_names_of_models(tmp_path):
         read_json(tmp_path / "none.json")
     for name in built_in_models():
         assert json.loads((model_folder(name) / "config.json").read_text())["model"]
+
+
+@pytest.mark.parametrize("meta", ["[1]", "3", "null"])
+def test_what_stands_beside_weights_has_to_be_a_table(meta, tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {"meta": meta})
+    with pytest.raises(UserError, match="is no complete safetensors file .*is no table"):
+        read_tensors(tmp_path / "a.safetensors")

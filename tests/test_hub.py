@@ -146,3 +146,18 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'dlip\[hub\]'"):
         data.splits("hub:any/thing")
+
+
+def test_rows_reach_no_file_of_another_place(tmp_path):
+    (tmp_path / "set").mkdir()
+    for folder in (tmp_path, tmp_path / "set"):
+        (folder / "a.png").write_bytes(png(7))
+    (tmp_path / "set" / "link.png").symlink_to(tmp_path / "a.png")
+    names = [str(tmp_path / "set" / "a.png"), str(tmp_path / "a.png"), f"{tmp_path}/set/../a.png", "/dev/zero",
+             str(tmp_path / "set" / "link.png")]  # fmt: skip
+    made = datasets.Dataset.from_dict({"image": names, "text": list("abcde")})
+    made.to_parquet(str(tmp_path / "set" / "train.parquet"))
+    dataset = data.open(f"hub:{tmp_path}/set/train.parquet", "train", on_error="skip")
+    dataset.verify()
+    assert [item.captions for item in dataset] == [["a"]] and len(dataset.problems) == 4
+    assert all("there is no such file in the data set's own folders" in problem for problem in dataset.problems)

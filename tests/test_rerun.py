@@ -9,7 +9,7 @@ from dlip import records
 from dlip.cli import main
 from dlip.errors import UserError
 from dlip.records import append
-from dlip.rerun import chosen, command, difference
+from dlip.rerun import chosen, circumstances, command, difference
 
 TINY = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1"
 
@@ -25,8 +25,8 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["losses"] and set(found["difference"].values()) == {0} and found["before"] == found["after"]
     assert len(records.read(file)) == 1 and records.read(tmp_path / "second.jsonl")[0]["seed"] == 3
-    assert main([*again[:3], str(tmp_path / "run"), "--results", str(tmp_path / "third.jsonl")]) == 0
-    assert "the same to the last digit" in capsys.readouterr().out
+    assert main([*again[:3], str(tmp_path / "again"), "--results", str(tmp_path / "third.jsonl")]) == 2
+    assert "holds a finished run" in capsys.readouterr().err and not (tmp_path / "third.jsonl").exists()
 
 
 def test_the_record_that_is_meant(tmp_path):
@@ -42,6 +42,12 @@ def test_the_record_that_is_meant(tmp_path):
 def test_places_are_others():
     record = {"command": "dlip distill --out a --teacher 'b c' --results=d --json - --steps 5"}
     assert command(record, "x", "y") == ["distill", "--teacher", "b c", "--steps", "5", "--out", "x", "--results", "y"]
+
+
+def test_what_last_digits_depend_on_is_told_where_it_differs():
+    before, after = make_record("a"), make_record("a")
+    assert circumstances(before, after) == {}
+    assert circumstances(before | {"threads": 1}, after | {"threads": 2}) == {"threads": (1, 2)}
 
 
 def test_differences_counted_by_hand():

@@ -225,3 +225,14 @@ def test_a_broken_index_is_one_sentence(tmp_path, content):
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(UserError, match="is no index of shards"):
         data.splits(tmp_path)
+
+
+def test_long_names_take_no_room(tmp_path):
+    """One long key would make every sample's place in the index as long."""
+    names = ["a", "b" * 1001, "c"]
+    members = {f"{name}.{kind}": what for name in names for kind, what in (("jpg", jpeg(1)), ("txt", "one"))}
+    write_tar(tmp_path / "train-000000.tar", members)
+    dataset = data.open(tmp_path, "train", on_error="skip")
+    assert len(dataset) == 2 and any("a name of 1,005 characters, of 1,000 at most" in p for p in dataset.problems)
+    again = data.open(tmp_path, "train", on_error="skip")  # from the index that is kept
+    assert again.problems == dataset.problems

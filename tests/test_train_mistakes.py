@@ -109,3 +109,23 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, mak
     assert log(again) == log(whole) and not half.exists()
     assert (run.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
     assert sorted(path.name for path in run.folder.glob("damaged-*")) == [f"damaged-{path.name}" for path in paths]
+
+
+def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_path):
+    """As a full disk leaves it; a checkpoint's name that is none of ours is left alone."""
+    whole = train(make_vlm(), PICTURES, SHORT, tmp_path / "whole", progress=False)
+    run = train(make_vlm(), PICTURES, SHORT, tmp_path / "run", progress=False)
+    (run.folder / "model.safetensors").unlink()
+    (run.folder / "checkpoint-best.safetensors").touch()
+    (run.folder / "log.jsonl").write_text((run.folder / "log.jsonl").read_text() + '{"step": 6, "lo')
+    assert log(train(make_vlm(), PICTURES, SHORT, run.folder, progress=False)) == log(whole)
+    assert (run.folder / "checkpoint-best.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*the run goes on from what was kept before")
+def test_a_checkpoint_without_its_checksum_is_damaged(make_vlm, tmp_path):
+    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    last = sorted(run.folder.glob("checkpoint-*"))[-1]
+    last.write_bytes(last.read_bytes().replace(b"sha256", b"sha255"))
+    train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    assert (run.folder / f"damaged-{last.name}").exists()

@@ -6,7 +6,7 @@ import pytest
 import transformers
 from PIL import Image, ImageChops
 
-from dlip.data.transforms import MAX_PIXELS, augment, read_image, square, to_rgb
+from dlip.data.transforms import FORMATS, MAX_PIXELS, augment, read_image, square, to_rgb
 from dlip.errors import UserError
 
 
@@ -222,3 +222,12 @@ def test_exif_that_cannot_be_read_turns_nothing():
     image = Image.new("RGB", (3, 2), "red")
     image.info["exif"] = b"Exif\0\0" + b"no TIFF header"
     assert to_rgb(image).size == (3, 2)
+
+
+def test_pictures_that_other_programs_would_draw_are_not_opened(photo, tmp_path):
+    photo.save(tmp_path / "photo.eps")
+    with pytest.raises(UserError, match="it is no picture of a known kind"):
+        read_image(tmp_path / "photo.eps")
+    for kind in FORMATS:
+        photo.save(tmp_path / "photo", kind)
+        assert read_image(tmp_path / "photo").size == photo.size, kind

@@ -45,6 +45,7 @@ class Hub(Checked):
         if split not in theirs:
             raise UserError(f"{name} has no split {split!r}; choose one of those it has: {', '.join(sorted(theirs))}")
         self.data = found[theirs[split]]
+        self._roots = _roots(address)
         self.columns = _columns(self.data.column_names, options, str(name))
         self._report(self._group())
 
@@ -106,9 +107,9 @@ class Hub(Checked):
         value = self.data[row][self.columns["image"]]
         try:
             if isinstance(value, dict):
-                value = value["bytes"] if value.get("bytes") is not None else Path(value["path"]).read_bytes()
+                value = value["bytes"] if value.get("bytes") is not None else self._file(value["path"])
             elif isinstance(value, str):
-                value = Path(value).read_bytes()
+                value = self._file(value)
         except (OSError, KeyError, TypeError) as error:
             raise UserError(f"cannot read the picture {name} ({error}); mend or remove it") from error
         if not isinstance(value, bytes):
@@ -116,6 +117,13 @@ class Hub(Checked):
                 f"the column {self.columns['image']!r} of {self.where} holds no pictures; name it: ?image=..."
             )
         return value
+
+    def _file(self, path: str) -> bytes:
+        """A picture that lies beside the rows. Raises OSError for a file of another place: rows may name any."""
+        file = Path(path).resolve()
+        if not (file.is_file() and any(map(file.is_relative_to, self._roots))):
+            raise OSError("there is no such file in the data set's own folders")
+        return file.read_bytes()
 
     def _fault(self, i: int) -> str | None:
         """Why a picture cannot be used, if so."""
@@ -211,6 +219,18 @@ def _load(address: str, options: dict[str, str]) -> dict:
                 data = data.cast_column(column, datasets.Image(decode=False))
         found[split] = data
     return found
+
+
+def _roots(address: str) -> list[Path]:
+    """The folders that a data set's pictures may lie in: its own, or the libraries' downloads."""
+    if Path(address).exists():
+        place = Path(address).resolve()
+        return [place.parent if place.is_file() else place]
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
+    return [Path(place).expanduser().resolve() for place in places]
 
 
 def _columns(names: list[str], options: dict[str, str], where: str) -> dict[str, str]:

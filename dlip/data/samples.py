@@ -20,7 +20,9 @@ from dlip.errors import UserError
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
 MAX_MEMBER = 64 * 2**20
 """Bytes; a larger file in a tar is left out, whatever its name."""
-VERSION = 1
+MAX_NAME = 1000
+"""Characters of a file's name in a tar."""
+VERSION = 2
 """Of the index that is kept on disk."""
 PARTS = ("picture", "json", "txt")
 
@@ -40,14 +42,14 @@ def index(tar: Path, label: str, cache: Path) -> tuple[np.ndarray, list[str]]:
     kept = cache / f"{hashlib.sha256(known.encode(errors='surrogatepass')).hexdigest()[:32]}.npz"
     try:
         with np.load(kept) as columns:
-            return columns["samples"], columns["faults"].tolist()
+            return columns["samples"], json.loads(columns["faults"].tobytes())
     except (OSError, ValueError, KeyError, EOFError):
         samples, faults = scan(tar, label)
     from dlip.checkpoints import write_atomically  # which imports torch and all
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez(file, samples=samples, faults=np.array(faults, dtype=np.str_))
+            np.savez(file, samples=samples, faults=np.frombuffer(json.dumps(faults).encode(), np.uint8))
 
     write_atomically(kept, write)
     return samples, faults
@@ -136,7 +138,10 @@ def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], li
                 stem, _, suffix = last.partition(".")
                 if not member.isreg() or member.sparse is not None or not stem:
                     continue
-                if member.size > MAX_MEMBER:
+                if len(member.name) > MAX_NAME:
+                    long = f"a name of {len(member.name):,} characters, of {MAX_NAME:,} at most"
+                    faults.append(f"{label}/{member.name[:60]}... is left out: {long}")
+                elif member.size > MAX_MEMBER:
                     faults.append(
                         f"{label}/{member.name} is left out: {member.size:,} bytes, of {MAX_MEMBER:,} at most"
                     )

@@ -29,6 +29,10 @@ _UPRIGHT = {
 }
 
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""That are read. Others are no photographs, or are handed to programs outside (EPS)."""
+
+
 def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
     """The picture in a file, or in `data` under that name, RGB and upright.
 
@@ -39,7 +43,7 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
             return to_rgb(JpegImageFile(BytesIO(data)))  # without a search for the format, a twentieth of the time
         if data is None and not S_ISREG(os.stat(path).st_mode):
             raise OSError("it is no file")  # a pipe would be waited for
-        with Image.open(path if data is None else BytesIO(data)) as image:
+        with Image.open(path if data is None else BytesIO(data), formats=FORMATS) as image:
             return to_rgb(image)
     except FileNotFoundError as error:
         raise UserError(f"there is no picture {path}; check its name") from error
