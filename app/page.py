@@ -25,8 +25,11 @@ called inside its own gr.Tab:
 """
 
 import os
+import signal
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import gradio as gr
 
@@ -100,7 +103,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
     models.fix(names or (models.choices() if public else None))
     for name in models.first():
         models.load(name)
-    with tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
         page = build().queue(max_size=WAITING)
         try:
@@ -120,3 +123,17 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             raise SystemExit(130) from None
         finally:
             page.close(verbose=False)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is done here as Ctrl-C does, so that nothing of it is left behind, with the exit code 143."""
+
+    def end(number: int, _) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
