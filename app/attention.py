@@ -181,8 +181,8 @@ def show(texts: list[Text], chosen: dict | None) -> str:
 
 def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.Row(elem_classes="ask"):
-        question = gr.Textbox("", label="A question, to look at its words and its answers’ too", scale=4,
-                              placeholder="what color is the circle?")  # fmt: skip
+        asking = "to look at its words and its answers’, as: what color is the circle?"
+        question = gr.Textbox("", label="Question", scale=4, max_lines=1, placeholder=asking)
         describe = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
     texts, chosen, opened = gr.JSON(visible=False), gr.JSON(visible=False), gr.Checkbox(visible=False)
     spoken = gr.HTML(parts.hint(EMPTY), js_on_load=parts.PICK, elem_id="words")

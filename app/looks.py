@@ -159,7 +159,7 @@ def _head(look: Look) -> str:
     said = f"the maps differ by <b>{bits:.2f}</b> of 1 bit"
     return (
         f'<div class="differ">{about}<span>{meter} {said}</span>'
-        "<small>0: they look at the same; 1: at nothing in common (Jensen-Shannon divergence)</small></div>"
+        "<small>Jensen-Shannon: 0 the same, 1 nothing in common</small></div>"
     )
 
 

@@ -33,7 +33,7 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from app import attention, compare, disagreements, models, parts, pictures, search, speed, theme, tradeoffs
+from app import attention, compare, disagreements, guard, models, parts, pictures, search, speed, theme, tradeoffs
 from dlip.errors import UserError
 
 TABS = {
@@ -68,7 +68,8 @@ def build() -> gr.Blocks:
                 )  # pictures.read opens it, with its own words
                 thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
                 chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")
-                gr.HTML('<p class="hint">Drop, paste or photograph a picture, or choose one of these.</p>')
+                gr.HTML(parts.hint("Drop, paste or photograph a picture, or choose one of these."))
+                strange = gr.HTML(elem_id="strange")
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():
@@ -79,6 +80,11 @@ def build() -> gr.Blocks:
             example = examples[event.index]
             return example.image, example.question, "\n".join(example.captions)
 
+        def estrange(picture, teacher, student):
+            return compare.abroad(pictures.read(picture), (teacher, student)) if picture else ""
+
+        gr.on([picture.change, *(name.change for name in names)], guard.following(estrange, guard.nothing),
+              [picture, *names], strange, api_visibility="private", show_progress="hidden", **guard.QUICK)  # fmt: skip
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
         chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", queue=False)
     return page
@@ -86,7 +92,9 @@ def build() -> gr.Blocks:
 
 def _names() -> tuple[gr.Dropdown, gr.Dropdown]:
     teacher, student = models.first()
-    options = dict(choices=models.choices(), allow_custom_value=not models.fixed(), interactive=True, min_width=200)
+    info = None if models.fixed() else "or type a run folder or a hub id"
+    options = dict(choices=models.choices(), allow_custom_value=not models.fixed(), interactive=True, min_width=200,
+                   info=info)  # fmt: skip
     return (
         gr.Dropdown(value=teacher, label="Teacher", elem_id="teacher", **options),
         gr.Dropdown(value=student, label="Student", elem_id="student", **options),

@@ -77,10 +77,10 @@ def _times(ratio: float) -> str:
     return "all" if said in ("1/1.0 of", "1.0 times") else said
 
 
-def bar(share: float, label: str, value: str) -> str:
-    """A labelled bar of a share from 0 to 1."""
+def bar(share: float, label: str) -> str:
+    """A labelled bar of a share from 0 to 1; label: HTML."""
     fill = f'<i style="width: {100 * share:.1f}%"></i>'
-    return f'<div class="bar"><span>{escape(label)}</span><span class="track">{fill}</span><span>{value}</span></div>'
+    return f'<div class="bar">{label}<span class="track">{fill}</span><span>{100 * share:.1f}%</span></div>'
 
 
 def hint(said: str) -> str:
