@@ -176,7 +176,8 @@ def _score(side: Side) -> str:
 
 def _scale(top: float, signed: bool, kind: str) -> str:
     least, most = (f"−{top:.2g}%", f"+{top:.2g}%") if signed else ("0", f"{top:.2g}%")
-    what = "of what raises and lowers the score" if signed else f"of the {'attention' if 'att' in kind else 'score'}"
+    attends = kind == "rollout" or kind.endswith("attention")
+    what = "of what raises and lowers the score" if signed else f"of the {'attention' if attends else 'score'}"
     return (
         f'<div class="scale"><span>{least}</span><i style="background: {css_scale(signed)}"></i>'
         f"<span>{most} {what} in one cell</span></div>"
