@@ -268,11 +268,17 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
 
 
 def _shown(function: Callable, show: Callable, quiet: bool = False) -> Callable:
-    """The function with its result as the page shows it; `quiet` where nobody asked: without a picture, nothing."""
+    """The function with its result as the page shows it; `quiet` where nobody asked: nothing without a picture, nor of
+    one that cannot be read, which the page itself refuses."""
 
     def event(picture, teacher, student, *options):
         if quiet and not picture:
             return ""
-        return show(function(picture, teacher, student, *options), (teacher, student))
+        try:
+            return show(function(picture, teacher, student, *options), (teacher, student))
+        except pictures.Unreadable:
+            if quiet:
+                return ""
+            raise
 
     return event

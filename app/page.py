@@ -69,12 +69,13 @@ def build() -> gr.Blocks:
                 thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
                 chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")
                 gr.HTML(parts.hint("Drop, paste or photograph a picture, or choose one of these."))
-                strange = gr.HTML(elem_id="strange")
+                strange, unreadable = gr.HTML(elem_id="strange"), gr.Checkbox(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():
-                    with gr.Tab(label, id=name, elem_id=name):
+                    with gr.Tab(label, id=name, elem_id=name) as tab:
                         returned[name] = module.tab(names, picture)
+                    tab.select(None, js=parts.RESIZE, api_visibility="private")
 
         def choose(event: gr.EventData):
             example = examples[event.index]
@@ -83,8 +84,20 @@ def build() -> gr.Blocks:
         def estrange(picture, teacher, student):
             return compare.abroad(pictures.read(picture), (teacher, student)) if picture else ""
 
+        def check(picture):
+            if picture:
+                pictures.read(picture)
+            return False
+
+        def refuse(said):
+            guard.toast(said)
+            return True
+
         gr.on([picture.change, *(name.change for name in names)], guard.following(estrange, guard.nothing),
               [picture, *names], strange, api_visibility="private", show_progress="hidden", **guard.QUICK)  # fmt: skip
+        # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
+        picture.input(guard.following(check, refuse), picture, unreadable, api_visibility="private",
+                      show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
         chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", queue=False)
     return page

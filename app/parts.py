@@ -22,6 +22,10 @@ element.addEventListener("click", event => {
 button stays pressed."""
 RELEASE = "() => document.querySelectorAll('#examples [aria-pressed=true]').forEach(b => b.ariaPressed = 'false')"
 """No example is the chosen one any more."""
+CLEAR = "bad => { if (bad) document.querySelector('#picture [aria-label=\"Remove Image\"]')?.click() }"
+"""Takes the picture away if it is bad."""
+RESIZE = "() => setTimeout(() => window.dispatchEvent(new Event('resize')), 100)"
+"""Charts that were drawn while their tab was hidden take the width that they have now."""
 SIDES = {"teacher": "Teacher", "student": "Student"}
 
 
