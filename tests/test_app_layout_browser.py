@@ -1,6 +1,7 @@
 """How the app's page is laid out, in a browser: what fits the window, what is seen of it, and where it stands."""
 
 import pytest
+from gradio_client import Client, handle_file
 
 from app import pictures
 
@@ -46,3 +47,82 @@ def test_the_page_says_what_else_can_be_named_and_what_the_models_know(open_page
     assert page.locator("#strange").inner_text() == ""
     page.get_by_role("button", name="Photograph: a lion").click()
     page.locator("#strange").get_by_text("know only the drawn scenes").wait_for()
+
+
+SEEN = """where => new Promise(done => {
+    const lines = [...document.querySelectorAll(`${where} .progress-text`)];
+    const line = lines.find(e => /queue: \\d+\\/\\d+/.test(e.innerText));
+    if (!line || !line.checkVisibility({opacityProperty: true})) return done(false);
+    new IntersectionObserver(([seen], observer) => {
+        observer.disconnect();
+        done(seen.intersectionRatio > 0.9);
+    }).observe(line);
+})"""
+"""Whether a place in the queue is there, and nothing cuts it off or hides it."""
+
+
+@pytest.mark.parametrize(
+    ("tab", "press", "where"),
+    [
+        ("Compare", "#say", "#captions"),
+        ("Attention", "#words button:nth-of-type(2)", "#look"),
+        ("Trade-offs", "#speed-button, #tradeoffs-button", "#runs"),
+    ],
+)
+def test_a_place_in_the_queue_is_seen(open_page, app_address, picture, tab, press, where):
+    """Of a visitor who waits behind others."""
+    page = open_page()
+    select(page, tab)
+    page.wait_for_selector({"Compare": "#rankings td", "Attention": "#look img"}.get(tab, "#runs .point"))
+    client, models = Client(app_address, verbose=False), ["scenes/teacher"] * 2
+    jobs = [
+        client.submit(handle_file(picture), *models, "beam", 8, 0.9, 40, 0, api_name="/captions") for _ in range(20)
+    ]
+    page.wait_for_timeout(500)  # until they are in the queue
+    for button in page.locator(press).all()[:2]:
+        button.click()
+    page.wait_for_function(SEEN, arg=where, timeout=30_000)
+    for job in jobs:
+        job.result()
+
+
+def test_a_chart_that_was_drawn_out_of_sight_fits_a_phone(open_page):
+    page = open_page(390, 844)
+    select(page, "Speed")
+    page.locator("#speed").get_by_text("retrieval", exact=True).click()
+    for label in ("4", "16", "Memory"):
+        page.locator("#speed").get_by_label(label, exact=True).uncheck()
+    page.locator("#measure").click()
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    page.wait_for_selector("#latency .js-plotly-plot", state="attached")
+    page.wait_for_timeout(1000)
+    select(page, "Speed")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("#latency svg.main-svg")].every(
+            e => e.getBoundingClientRect().width > 200 && e.getBoundingClientRect().right <= 390)"""
+    )
+
+
+def test_fields_of_speed_stand_in_the_window_and_apply(open_page):
+    page = open_page(390, 844)
+    select(page, "Speed")
+    box = page.locator("#with-memory").bounding_box()
+    assert box["width"] > 300 and page.locator("#measure").bounding_box()["width"] < 220
+    assert not page.locator("#stop-measuring").is_visible()
+    beams, tokens, rounds = (
+        page.locator("#speed").get_by_label(name).first for name in ("Beams", "New tokens", "Rounds")
+    )
+    assert beams.is_enabled() and tokens.is_enabled()
+    page.locator("#speed").get_by_text("retrieval", exact=True).click()
+    page.wait_for_function("document.querySelectorAll('#speed input[type=range]:disabled').length === 2")
+    assert beams.is_disabled() and tokens.is_disabled() and rounds.is_enabled()
+
+
+def test_words_stand_on_their_line_and_the_meter_is_no_verdict(open_page):
+    page = open_page()
+    select(page, "Attention")
+    page.wait_for_selector("#look meter")
+    lines = {round(e.bounding_box()["y"]) for e in page.locator("#words .teacher button").all()}
+    gaps = sorted(lines)
+    assert all(b - a > 20 for a, b in zip(gaps, gaps[1:], strict=False))  # the last word is no line of its own
+    assert page.locator("#look meter").evaluate("e => getComputedStyle(e).appearance") == "none"
