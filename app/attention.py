@@ -181,16 +181,16 @@ def show(texts: list[Text], chosen: dict | None) -> str:
 
 def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.Row(elem_classes="ask"):
-        question = gr.Textbox("", label="A question, to look at its words and its answers’ too", scale=4,
-                              placeholder="what color is the circle?")  # fmt: skip
+        asking = "to look at its words and its answers’, as: what color is the circle?"
+        question = gr.Textbox("", label="Question", scale=4, max_lines=1, placeholder=asking)
         describe = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
-    texts, chosen, opened = gr.JSON(visible=False), gr.JSON(visible=False), gr.Checkbox(visible=False)
+    texts, chosen, found, opened = *(gr.JSON(visible=False) for _ in range(3)), gr.Checkbox(visible=False)
     spoken = gr.HTML(parts.hint(EMPTY), js_on_load=parts.PICK, elem_id="words")
     view = gr.Radio(VIEWS, value=CROSS, label="What to look at", container=False, elem_id="view", elem_classes="pills")
-    with gr.Row(visible=False) as demand:
-        explain = gr.Button("Explain", variant="primary", elem_id="explain", min_width=120)
+    with gr.Row(visible=False, elem_classes="act") as demand:
+        explain = gr.Button("Explain", variant="primary", elem_id="explain", scale=0, min_width=160)
         cancel = work.stop_button("stop-explaining")
-    shown = gr.HTML(elem_id="look")
+    shown = gr.HTML(elem_id="look", min_height=90)
     with gr.Accordion("Layers, heads, and how captions are taken", open=False):
         source = gr.Radio(list(SOURCES), value=next(iter(SOURCES)), label="Words of captions")
         outline = gr.Checkbox(True, label="Outline the object that the word names (on scenes)")
@@ -206,39 +206,44 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
             return gr.skip(), gr.skip(), gr.skip()
         if not picture:
             return [], None, parts.hint(EMPTY)
-        found = words(picture, teacher, student, question)
-        return found, first(found), show(found, first(found)) if found else parts.hint(SPEECHLESS)
+        said = words(picture, teacher, student, question)
+        return said, first(said), show(said, first(said)) if said else parts.hint(SPEECHLESS)
 
     def look(picture, teacher, student, texts, chosen, view, source, outline, *places):
         if not picture or not texts:
-            return ""
+            return None, ""
         if view in (OWN, ROLLED):
-            return looks.show(self_attention(picture, teacher, student, view == ROLLED, *places), picture, outline)
-        if view != CROSS or not chosen:
-            return attributions.ASK
-        text = texts[chosen["text"]]
-        how = {"caption": SOURCES[source], "question": "fusion", "answer": "answer"}[text["kind"]]
-        found = attention(picture, teacher, student, text["text"], chosen["word"], how, text["question"], *places)
-        return looks.show(found, picture, outline)
+            seen = self_attention(picture, teacher, student, view == ROLLED, *places)
+        elif view != CROSS or not chosen:
+            return None, attributions.ASK
+        else:
+            text = texts[chosen["text"]]
+            how = {"caption": SOURCES[source], "question": "fusion", "answer": "answer"}[text["kind"]]
+            seen = attention(picture, teacher, student, text["text"], chosen["word"], how, text["question"], *places)
+        return seen, looks.show(seen, picture, outline)
 
     def press(picture, teacher, student, texts, view, source, outline, l1, h1, l2, h2, event: gr.EventData):
         chosen = place_of(event.index, texts)
         places = (l1, h1, l2, h2)
-        return chosen, look(picture, teacher, student, texts, chosen, view, source, outline, *places)
+        return chosen, *look(picture, teacher, student, texts, chosen, view, source, outline, *places)
+
+    def redraw(picture, found, outline):
+        return looks.show(found, picture, outline) if picture and found else gr.skip()
 
     def turn(teacher, student, view):
-        found = [some for name in (teacher, student) for some in depth(name, view)]
-        explains = view in attributions.METHODS
-        return gr.Row(visible=explains), *(gr.Dropdown(some, value=some[0]) for some in found)
+        some = [of for name in (teacher, student) for of in depth(name, view)]
+        deep, explains = view in (CROSS, OWN), view in attributions.METHODS
+        fields = (gr.Dropdown(of, value=of[0], interactive=deep) for of in some)
+        return gr.Row(visible=explains), gr.Radio(interactive=view == CROSS), *fields
 
-    quick = dict(**guard.QUICK, api_visibility="private", show_progress="hidden")
-    asked, settings = [picture, *names], [view, source, outline, *places]
+    quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
+    asked, settings, seen = [picture, *names], [view, source, outline, *places], [found, shown]
     silent = guard.following(spell, lambda said: ([], None, parts.hint(said)))
-    said = dict(inputs=[*asked, question, opened], outputs=[texts, chosen, spoken], **quick)
-    turned = dict(fn=guard.following(turn, lambda said: (gr.skip(),) * (1 + len(places))), inputs=[*names, view],
-                  outputs=[demand, *places], **quick)  # fmt: skip
-    see = dict(inputs=[*asked, texts, chosen, *settings], outputs=shown, **quick)
-    follow, ask = guard.following(look, guard.nothing), guard.guarded(look)
+    said = dict(inputs=[*asked, question, opened], outputs=[texts, chosen, spoken], show_progress_on=spoken, **quick)
+    turned = dict(fn=guard.following(turn, lambda said: (gr.skip(),) * (2 + len(places))), inputs=[*names, view],
+                  outputs=[demand, source, *places], **{**quick, "show_progress": "hidden"})  # fmt: skip
+    see = dict(inputs=[*asked, texts, chosen, *settings], outputs=seen, show_progress_on=shown, **quick)
+    follow, ask = guard.following(look, lambda said: (None, "")), guard.guarded(look)
     here = spoken.parent  # nothing is worked out before the tab is looked at
     here.select(lambda: True, None, opened, api_visibility="private", queue=False)
     for event in (opened.change, picture.change):
@@ -248,10 +253,11 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     renamed = gr.on([name.change for name in names], **turned, trigger_mode="always_last")
     renamed.then(silent, **said).then(follow, **see)
     view.change(**turned).then(ask, **see)
-    spoken.click(guard.guarded(press), [*asked, texts, *settings], [chosen, shown], **quick)
-    for part in (source, outline, *places):
+    spoken.click(guard.guarded(press), [*asked, texts, *settings], [chosen, *seen], show_progress_on=shown, **quick)
+    for part in (source, *places):
         part.input(ask, **see)
-    attributions.events(asked, texts, chosen, view, outline, explain, cancel, shown)
+    outline.input(guard.guarded(redraw), [picture, found, outline], shown, **quick)
+    attributions.events(asked, texts, chosen, view, outline, explain, cancel, seen)
 
     with gr.Row(visible=False):
         text, word, way = (

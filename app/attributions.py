@@ -53,8 +53,8 @@ def attribution(
         return looks.compare(about, method, models.names(pair), maps, scene, thing)
 
 
-def events(asked, texts, chosen, view, outline, explain, cancel, shown) -> None:
-    """What the buttons do: `explain` fills `shown`, `cancel` stops it."""
+def events(asked, texts, chosen, view, outline, explain, cancel, seen) -> None:
+    """What the buttons do: `explain` fills `seen`, a look and its HTML, `cancel` stops it."""
 
     def start(picture, teacher, student, texts, chosen, method, outline, request: gr.Request, bar=gr.Progress()):  # noqa: B008
         if not texts or not chosen:
@@ -65,6 +65,6 @@ def events(asked, texts, chosen, view, outline, explain, cancel, shown) -> None:
         with work.stoppable(request.session_hash, report) as step:
             step(0.0)
             found = attribution(picture, teacher, student, text["text"], word, method, step)
-        return looks.show(found, picture, outline)
+        return found, looks.show(found, picture, outline)
 
-    work.started(explain, cancel, start, [*asked, texts, chosen, view, outline], shown)
+    work.started(explain, cancel, start, [*asked, texts, chosen, view, outline], seen, show_progress_on=seen[1])

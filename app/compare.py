@@ -190,13 +190,18 @@ def show_captions(found: Captions, names: tuple[str, str]) -> str:
 
 
 def show_answers(found: Answers, names: tuple[str, str]) -> str:
-    """Both answers with the alternatives above 0.1%; an answer that differs is marked."""
+    """Both answers, each with the alternatives above 0.1% below it; an answer that differs is marked."""
     first = [found[side]["answers"][0][0] if found[side]["answers"] else None for side in parts.SIDES]
     bodies = []
     for side, own, other in zip(parts.SIDES, first, first[::-1], strict=True):
-        likely = [(words, p) for words, p in found[side]["answers"] if p >= 0.001][:3]
-        bars = "".join(parts.bar(p, words, f"{100 * p:.1f}%") for words, p in likely)
-        bodies.append(f'<p class="said">{marked(own or "…", other)}</p>{bars}')
+        if own is None:
+            bodies.append("")
+            continue
+        (_, p), *others = found[side]["answers"][:3]
+        bars = [parts.bar(p, f'<b class="said">{marked(own, other)}</b>')]
+        bars += [parts.bar(p, f'<span title="{escape(words)}">{escape(words)}</span>') for words, p in others
+                 if p >= 0.001]  # fmt: skip
+        bodies.append("".join(bars))
     return _pair(found, names, bodies)
 
 
@@ -204,7 +209,8 @@ def show_rankings(found: Rankings, names: tuple[str, str]) -> str:
     bodies = []
     for side in parts.SIDES:
         rows = "".join(
-            f"<tr><td>{escape(row['text'])}</td><td>{100 * row['itm']:.1f}%</td><td>{row['itc']:.2f}</td></tr>"
+            f'<tr><td title="{escape(row["text"])}">{escape(row["text"])}</td>'
+            f"<td>{100 * row['itm']:.1f}%</td><td>{row['itc']:.2f}</td></tr>"
             for row in found[side]["ranked"]
         )
         bodies.append(f"<table><thead><tr><th>Caption</th>{HEADS}</tr></thead><tbody>{rows}</tbody></table>")
@@ -225,12 +231,12 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
     first = pictures.examples()[0]
     with gr.Row(elem_classes="ask"):
         method = gr.Radio(["beam", "greedy", "nucleus"], value="beam", label="Decoding", scale=3, min_width=240)
+        with gr.Accordion("Beams, length and seed", open=False, elem_classes="settings"), gr.Row():
+            beams = gr.Slider(*BEAMS, 3, step=1, label="Beams", info="of beam search")
+            top_p = gr.Slider(*TOP_P, 0.9, step=0.05, label="Top p", info="of nucleus sampling")
+            length = gr.Slider(*LENGTH, 30, step=1, label="Length", info="tokens at most")
+            seed = gr.Number(0, precision=0, minimum=SEED[0], maximum=SEED[1], label="Seed", info="of nucleus sampling")
         say = gr.Button("Caption", variant="primary", scale=1, min_width=110, elem_id="say")
-    with gr.Accordion("Beams, length and seed", open=False, elem_classes="settings"), gr.Row():
-        beams = gr.Slider(*BEAMS, 3, step=1, label="Beams", info="of beam search")
-        top_p = gr.Slider(*TOP_P, 0.9, step=0.05, label="Top p", info="of nucleus sampling")
-        length = gr.Slider(*LENGTH, 30, step=1, label="Length", info="tokens at most")
-        seed = gr.Number(0, precision=0, minimum=SEED[0], maximum=SEED[1], label="Seed", info="of nucleus sampling")
     captioned = gr.HTML(elem_id="captions")
     with gr.Row(elem_classes="ask"):
         question = gr.Textbox(first.question, label="Question", scale=3, min_width=240, max_lines=1, elem_id="question")
@@ -262,12 +268,17 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
 
 
 def _shown(function: Callable, show: Callable, quiet: bool = False) -> Callable:
-    """The function with its result as the page shows it; `quiet` where nobody asked: without a picture, nothing."""
+    """The function with its result as the page shows it; `quiet` where nobody asked: nothing without a picture, nor of
+    one that cannot be read, which the page itself refuses."""
 
     def event(picture, teacher, student, *options):
         if quiet and not picture:
             return ""
-        found = show(function(picture, teacher, student, *options), (teacher, student))
-        return found + (abroad(pictures.read(picture), (teacher, student)) if function is captions else "")
+        try:
+            return show(function(picture, teacher, student, *options), (teacher, student))
+        except pictures.Unreadable:
+            if quiet:
+                return ""
+            raise
 
     return event

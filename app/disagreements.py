@@ -80,8 +80,8 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         task = gr.Radio(list(TASKS), value="captions", label="Compare their", scale=3, min_width=300)
         pictures = gr.Slider(LEAST, MOST, 50, step=10, label="Pictures", scale=2, min_width=200,
                              info=f"of the {SPLITS['test']:,} that test the scenes models")  # fmt: skip
-    with gr.Row():
-        start = gr.Button("Find the worst", variant="primary", elem_id="find-worst")
+    with gr.Row(elem_classes="act"):
+        start = gr.Button("Find the worst", variant="primary", elem_id="find-worst", scale=0, min_width=200)
         cancel = work.stop_button("stop-finding")
     shown = gr.HTML(elem_id="worst", min_height=90)
 

@@ -16,8 +16,11 @@ from dlip.errors import UserError
 
 CHECKING = (gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.CheckboxGroup)
 """Components that refuse values in words of their own."""
-QUICK, SEARCH, LONG = ({"concurrency_id": name, "concurrency_limit": 1} for name in ("quick", "search", "long"))
-"""Options of an event: lines of visitors, so that nobody with a short question waits behind a long measurement."""
+QUICK, SEARCH, LONG = (
+    {"concurrency_id": name, "concurrency_limit": limit} for name, limit in (("quick", 4), ("search", 1), ("long", 1))
+)
+"""Options of an event: lines of visitors, so that nobody with a short question waits behind a long measurement, nor
+behind a model that is being loaded: others of the four then take `models.turn`."""
 DURATION = 15
 """Seconds that a sentence stays at the edge of the page."""
 UNKNOWN = "This did not work, and the reason is in the program's log; try another picture, text or model"

@@ -159,7 +159,7 @@ def _head(look: Look) -> str:
     said = f"the maps differ by <b>{bits:.2f}</b> of 1 bit"
     return (
         f'<div class="differ">{about}<span>{meter} {said}</span>'
-        "<small>0: they look at the same; 1: at nothing in common (Jensen-Shannon divergence)</small></div>"
+        "<small>Jensen-Shannon: 0 the same, 1 nothing in common</small></div>"
     )
 
 
@@ -176,7 +176,8 @@ def _score(side: Side) -> str:
 
 def _scale(top: float, signed: bool, kind: str) -> str:
     least, most = (f"−{top:.2g}%", f"+{top:.2g}%") if signed else ("0", f"{top:.2g}%")
-    what = "of what raises and lowers the score" if signed else f"of the {'attention' if 'att' in kind else 'score'}"
+    attends = kind == "rollout" or kind.endswith("attention")
+    what = "of what raises and lowers the score" if signed else f"of the {'attention' if attends else 'score'}"
     return (
         f'<div class="scale"><span>{least}</span><i style="background: {css_scale(signed)}"></i>'
         f"<span>{most} {what} in one cell</span></div>"

@@ -1,7 +1,9 @@
 """The models that visitors name: loaded once, the latest few kept, used by one thread at a time."""
 
 import threading
-from functools import cache, lru_cache
+from collections import OrderedDict
+from concurrent.futures import Future
+from functools import cache
 
 import dlip
 from dlip.checkpoints import built_in_models, model_folder, read_json
@@ -12,11 +14,13 @@ KEPT = 6
 """Models in memory; of more, the one that has not been used for longest is dropped."""
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 
-turn = threading.RLock()
-"""Held while a model works: two at a time would spoil each other's timings. Long work holds it a step at a time."""
+turn = threading.Condition()
+"""Held while a model works: two at a time would spoil each other's timings. Long work holds it a step at a time, and
+nobody holds it while waiting for a model to be loaded."""
 
 _fixed: tuple[str, ...] = ()
-_load = lru_cache(maxsize=KEPT)(dlip.load)
+_kept: OrderedDict[str, Future[VLM]] = OrderedDict()
+"""By name, those that are being loaded among them; the one that was asked for last stands last."""
 
 
 def fix(names: list[str] | None) -> None:
@@ -49,7 +53,30 @@ def load(name: str) -> VLM:
     if _fixed and name not in _fixed:
         raise UserError(f"the model {name!r} cannot be chosen here; choose one of {', '.join(_fixed)}")
     with turn:
-        return _load(name)
+        if name not in _kept:
+            _kept[name] = Future()
+            threading.Thread(target=_load, args=(name, _kept[name]), daemon=True).start()
+        _kept.move_to_end(name)
+        found = _kept[name]
+        turn.wait_for(found.done)
+    return found.result()
+
+
+def _load(name: str, found: Future[VLM]) -> None:
+    vlm = mistake = None
+    try:
+        vlm = dlip.load(name)
+    except Exception as error:
+        mistake = error
+    with turn:
+        if mistake:
+            found.set_exception(mistake)
+            _kept.pop(name, None)  # whoever asks again may have put it right
+        else:
+            found.set_result(vlm)
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+        turn.notify_all()
 
 
 def pair(teacher: str, student: str) -> dict[str, VLM]:

@@ -25,12 +25,15 @@ called inside its own gr.Tab:
 """
 
 import os
+import signal
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import gradio as gr
 
-from app import attention, compare, disagreements, models, parts, pictures, search, speed, theme, tradeoffs
+from app import attention, compare, disagreements, guard, models, parts, pictures, search, speed, theme, tradeoffs
 from dlip.errors import UserError
 
 TABS = {
@@ -65,17 +68,36 @@ def build() -> gr.Blocks:
                 )  # pictures.read opens it, with its own words
                 thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
                 chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")
-                gr.HTML('<p class="hint">Drop, paste or photograph a picture, or choose one of these.</p>')
+                gr.HTML(parts.hint("Drop, paste or photograph a picture, or choose one of these."))
+                strange, unreadable = gr.HTML(elem_id="strange"), gr.Checkbox(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():
-                    with gr.Tab(label, id=name, elem_id=name):
+                    with gr.Tab(label, id=name, elem_id=name) as tab:
                         returned[name] = module.tab(names, picture)
+                    tab.select(None, js=parts.RESIZE, api_visibility="private")
 
         def choose(event: gr.EventData):
             example = examples[event.index]
             return example.image, example.question, "\n".join(example.captions)
 
+        def estrange(picture, teacher, student):
+            return compare.abroad(pictures.read(picture), (teacher, student)) if picture else ""
+
+        def check(picture):
+            if picture:
+                pictures.read(picture)
+            return False
+
+        def refuse(said):
+            guard.toast(said)
+            return True
+
+        gr.on([picture.change, *(name.change for name in names)], guard.following(estrange, guard.nothing),
+              [picture, *names], strange, api_visibility="private", show_progress="hidden", **guard.QUICK)  # fmt: skip
+        # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
+        picture.input(guard.following(check, refuse), picture, unreadable, api_visibility="private",
+                      show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
         chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", queue=False)
     return page
@@ -83,7 +105,9 @@ def build() -> gr.Blocks:
 
 def _names() -> tuple[gr.Dropdown, gr.Dropdown]:
     teacher, student = models.first()
-    options = dict(choices=models.choices(), allow_custom_value=not models.fixed(), interactive=True, min_width=200)
+    info = None if models.fixed() else "or type a run folder or a hub id"
+    options = dict(choices=models.choices(), allow_custom_value=not models.fixed(), interactive=True, min_width=200,
+                   info=info)  # fmt: skip
     return (
         gr.Dropdown(value=teacher, label="Teacher", elem_id="teacher", **options),
         gr.Dropdown(value=student, label="Student", elem_id="student", **options),
@@ -100,7 +124,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
     models.fix(names or (models.choices() if public else None))
     for name in models.first():
         models.load(name)
-    with tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
         page = build().queue(max_size=WAITING)
         try:
@@ -120,3 +144,17 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             raise SystemExit(130) from None
         finally:
             page.close(verbose=False)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is done here as Ctrl-C does, so that nothing of it is left behind, with the exit code 143."""
+
+    def end(number: int, _) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

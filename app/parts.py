@@ -22,6 +22,10 @@ element.addEventListener("click", event => {
 button stays pressed."""
 RELEASE = "() => document.querySelectorAll('#examples [aria-pressed=true]').forEach(b => b.ariaPressed = 'false')"
 """No example is the chosen one any more."""
+CLEAR = "bad => { if (bad) document.querySelector('#picture [aria-label=\"Remove Image\"]')?.click() }"
+"""Takes the picture away if it is bad."""
+RESIZE = "() => setTimeout(() => window.dispatchEvent(new Event('resize')), 100)"
+"""Charts that were drawn while their tab was hidden take the width that they have now."""
 SIDES = {"teacher": "Teacher", "student": "Student"}
 
 
@@ -77,10 +81,10 @@ def _times(ratio: float) -> str:
     return "all" if said in ("1/1.0 of", "1.0 times") else said
 
 
-def bar(share: float, label: str, value: str) -> str:
-    """A labelled bar of a share from 0 to 1."""
+def bar(share: float, label: str) -> str:
+    """A labelled bar of a share from 0 to 1; label: HTML."""
     fill = f'<i style="width: {100 * share:.1f}%"></i>'
-    return f'<div class="bar"><span>{escape(label)}</span><span class="track">{fill}</span><span>{value}</span></div>'
+    return f'<div class="bar">{label}<span class="track">{fill}</span><span>{100 * share:.1f}%</span></div>'
 
 
 def hint(said: str) -> str:

@@ -28,16 +28,20 @@ class Example:
     captions: list[str]
 
 
+class Unreadable(UserError):
+    """A visitor's file is no picture, or too large a one."""
+
+
 def read(path: str | Path | None) -> Image.Image:
-    """A visitor's picture, RGB and upright. Raises UserError where there is none, or where it cannot be read."""
+    """A visitor's picture, RGB and upright. Raises UserError where there is none, and Unreadable."""
     if not path:
         raise UserError("there is no picture yet; drop one in, or choose an example")
     try:
         return read_image(path)
     except UserError as error:
         if "above the limit" in str(error):
-            raise UserError(f"this picture is above the limit of {MAX_PIXELS:,} pixels; scale it down") from None
-        raise UserError("this file cannot be read as a picture; choose another, as PNG, JPEG or WebP") from None
+            raise Unreadable(f"this picture is above the limit of {MAX_PIXELS:,} pixels; scale it down") from None
+        raise Unreadable("this file cannot be read as a picture; choose another, as PNG, JPEG or WebP") from None
 
 
 @cache

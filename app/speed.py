@@ -156,14 +156,15 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         batches = gr.CheckboxGroup(
             list(BATCHES), value=[1, 4, 16], label="Throughput at batches of", scale=3, min_width=260
         )
-        with_memory = gr.Checkbox(True, label="Memory", info="at the task’s peak", scale=1, min_width=260)
+        with_memory = gr.Checkbox(True, label="Memory", info="at the task’s peak", scale=1, min_width=260,
+                                  elem_id="with-memory")  # fmt: skip
     with gr.Row():
         batch = gr.Slider(1, BATCHES[-1], 1, step=1, label="Batch", min_width=140)
         beams = gr.Slider(1, BEAMS, 3, step=1, label="Beams", min_width=140)
         tokens = gr.Slider(1, LENGTH, 20, step=1, label="New tokens", min_width=140)
         repeats = gr.Slider(1, REPEATS, 15, step=1, label="Rounds", min_width=140)
-    with gr.Row():
-        start = gr.Button("Measure both models", variant="primary", elem_id="measure")
+    with gr.Row(elem_classes="act"):
+        start = gr.Button("Measure both models", variant="primary", elem_id="measure", scale=0, min_width=200)
         cancel = work.stop_button("stop-measuring")
     gr.HTML('<p class="hint">Both models do the same work here, in turns, on this app’s own machine.</p>')
     shown = gr.HTML(elem_id="measured", min_height=90)
@@ -193,6 +194,11 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         drawings = [part for pair in figures(found) for part in charts.filled(*pair)]
         return show(found), gr.Column(visible=True), *drawings
 
+    def apply(task):
+        writes = task != "retrieval"
+        return gr.Slider(interactive=writes), gr.Slider(interactive=writes)
+
+    task.change(apply, task, [beams, tokens], api_visibility="private", queue=False)
     asked = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
     work.started(start, cancel, measure, asked, [shown, drawn, *heads], show_progress_on=shown)
     gr.on([part.change for part in asked], lambda: ("", gr.Column(visible=False)), None, [shown, drawn],

@@ -14,8 +14,12 @@ HEAD = """<script>
 document.addEventListener("load", ({target: image}) => {
     if (image.tagName === "IMG") image.toggleAttribute("data-tiny", image.naturalWidth <= 128);
 }, true);
+document.addEventListener("keydown", event => {
+    if (event.key === "Tab" && event.target.matches?.("input[role=combobox]")) event.stopPropagation();
+}, true);
 </script>"""
-"""Marks small pictures, so that style.css shows their pixels as squares."""
+"""Marks small pictures, so that style.css shows their pixels as squares; and keeps Tab from gradio's dropdowns, whose
+list would open anew while the focus leaves it."""
 
 
 def theme() -> gr.themes.Base:

@@ -161,12 +161,16 @@ def _number(value: float) -> float | None:
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def sources() -> str:
-    """Where the points come from, in a sentence."""
-    count = f"{len(shipped()):,} runs that are shipped with this project; click a point, or choose it by name."
+def sources(points: list[Point]) -> str:
+    """What the points are made of, in a sentence."""
+    runs = sum(point["runs"] for point in points)
+    count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project have both figures; "
+    count += "click a point, or choose it by name."
     if any(RESULTS.glob("*.jsonl")):
-        return count
-    return f"{count} This installation has no folder results: only the built-in models’ own records are shown."
+        return parts.hint(count)
+    return parts.hint(
+        f"{count} This installation has no folder results: only the built-in models’ own records are shown."
+    )
 
 
 def show(of: Run) -> str:
@@ -256,18 +260,18 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         grid = gr.Dropdown(grids(), value=ALL, label="Runs", min_width=180)
         cost = gr.Dropdown(axes(COSTS), value=first[1], label="Cost", min_width=180)
         score = gr.Dropdown(axes(SCORES), value=first[2], label="Score", min_width=180)
-    gr.HTML(f'<p class="hint">{sources()}</p>')
+    note = gr.HTML(sources(tradeoffs(*first)))
     finding = gr.HTML(elem_classes="finding")
     with gr.HTML(html_template="@children", js_on_load=HEAR, elem_id="chart-of-runs") as heard:
         chart = gr.Plot(show_label=False, container=False, elem_id="runs")
     point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")
-    shown = gr.HTML(elem_id="run")
+    shown = gr.HTML(elem_id="run", min_height=90)
 
     def draw(grid, cost, score, point):
         names = listed(grid, cost, score)
         title, fig = charts.fitted(accuracy_cost(frame(chosen(grid)), cost, score))
         point = point if point in names else None
-        return title, fig, gr.Dropdown(names, value=point), tell(point, grid)
+        return sources(tradeoffs(grid, cost, score)), title, fig, gr.Dropdown(names, value=point), tell(point, grid)
 
     def tell(point, grid):
         return show(run(point, grid)) if point else ""
@@ -275,12 +279,13 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     def hear(grid, event: gr.EventData):
         return event.name, tell(event.name, grid)
 
-    quick = dict(**guard.QUICK, api_visibility="private", show_progress="hidden")
+    quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
     asked = [grid, cost, score]
-    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=[finding, chart, point, shown], **quick)
+    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=[note, finding, chart, point, shown],
+                 show_progress_on=chart, **quick)  # fmt: skip
     finding.parent.select(**drawn)
     gr.on([part.input for part in asked], **drawn)
-    heard.click(guard.guarded(hear), grid, [point, shown], **quick)
+    heard.click(guard.guarded(hear), grid, [point, shown], show_progress_on=shown, **quick)
     point.input(guard.guarded(tell), [point, grid], shown, **quick)
     guard.endpoint(tradeoffs, asked)
     guard.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), grid])

@@ -63,18 +63,18 @@ def stop(request: gr.Request) -> None:
 
 
 def stop_button(elem_id: str) -> gr.Button:
-    """What stops long work; it can be pressed only while that goes on."""
-    return gr.Button("Stop", interactive=False, elem_id=elem_id, min_width=120)
+    """What stops long work; it is there only while that goes on."""
+    return gr.Button("Stop", visible=False, elem_id=elem_id, scale=0, min_width=120)
 
 
 def started(start: gr.Button, cancel: gr.Button, function: Callable, inputs: list, outputs, **options) -> None:
     """What a button that starts long work does, and its `stop_button`."""
     private = dict(api_visibility="private", queue=False)
-    start.click(lambda: gr.Button(interactive=True), None, cancel, **private)
+    start.click(lambda: gr.Button(visible=True), None, cancel, **private)
     going = start.click(guard.guarded(function, long=True), inputs, outputs, api_visibility="private", **guard.LONG,
                         **options)  # fmt: skip
     for end in (going, cancel.click(stop, cancels=going, **private)):
-        end.then(lambda: gr.Button(interactive=False), None, cancel, **private)
+        end.then(lambda: gr.Button(visible=False), None, cancel, **private)
 
 
 def part(progress: Progress, start: float, end: float) -> Progress:

@@ -138,6 +138,7 @@ def test_the_pictures_own_attention(picture):
     rolled = page.self_attention(picture, TEACHER, STUDENT, True)
     torch.testing.assert_close(grid(rolled["student"]), maps.rollout(), atol=1e-6, rtol=0)
     assert 0 < rolled["divergence"] < 1
+    assert "of the attention in one cell" in looks.show(rolled, picture)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def test_the_page_opens_on_any_list_of_models(names):
     finally:
         models.fix(None)
     assert (shown["teacher"]["value"], shown["student"]["value"]) == (names[0], names[min(1, len(names) - 1)])
+    assert "info" not in shown["teacher"]  # nothing else can be typed
 
 
 def test_models_of_the_command_line_stand_without_spaces(monkeypatch):
@@ -172,7 +173,9 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_nothing_old_stays_under_
             if isinstance(part, gr.HTML):
                 shown[part.elem_id] = value
     assert len(told) == 1 and told[0].startswith("There is no model 'scenes/none'; ")
-    assert shown.keys() == {"captions", "answers", "rankings", "found", "words", "look", "measured", "worst"}
+    assert shown.keys() == {
+        "strange", "captions", "answers", "rankings", "found", "words", "look", "measured", "worst"
+    }  # fmt: skip
     assert shown.pop("words") == f'<p class="hint">{told[0]}</p>' and set(shown.values()) == {""}
 
 

@@ -5,6 +5,7 @@ Screens are kept in build/screens, to be looked at.
 
 import json
 import re
+import time
 
 import pytest
 from gradio_client import Client, handle_file
@@ -44,9 +45,8 @@ def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens)
     wait_for_text(page, "#look", f"“{word}”")
     wait_for_text(page, "#look", f"differ by {bits:.2f} of 1 bit")
     assert page.locator("#words [aria-pressed=true]").all_inner_texts() == [word]
-    assert [
-        image.get_attribute("alt").startswith("cross-attention of the") for image in page.locator("#look img").all()
-    ]
+    alts = [image.get_attribute("alt") for image in page.locator("#look img").all()]
+    assert len(alts) == 2 and all(alt.startswith("cross-attention of the") for alt in alts)
 
     question = "what color is the large circle?"
     page.locator("#attention textarea, #attention input[type=text]").first.fill(question)
@@ -59,6 +59,23 @@ def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens)
     wait_for_text(page, "#look", f"differ by {differ(*maps).item():.2f} of 1 bit")
 
 
+def assert_stops(page, start: str, stop: str, shown: str) -> None:
+    """Work that is done once, to know how long it takes, and then stopped: nothing comes of it in much longer."""
+    began = time.monotonic()
+    page.locator(start).click()
+    page.wait_for_selector(shown)
+    took = time.monotonic() - began
+    page.locator(stop).wait_for(state="hidden")
+    page.evaluate("shown => document.querySelectorAll(shown).forEach(e => e.dataset.old = 'yes')", shown)
+    page.locator(start).click()
+    page.wait_for_selector(".progress-level")
+    page.locator(stop).click()
+    page.locator(stop).wait_for(state="hidden")
+    page.wait_for_timeout(1000 * (1.5 * took + 1))
+    assert page.locator(f"{shown}:not([data-old])").count() == 0
+    assert page.locator(".progress-level").count() == 0
+
+
 def test_attributions_come_on_demand_and_can_be_stopped(open_page, screens):
     page = open_page()
     page.locator("#attention-button").click()
@@ -69,20 +86,55 @@ def test_attributions_come_on_demand_and_can_be_stopped(open_page, screens):
     page.screenshot(path=screens / "attribution.png")
 
     page.locator("#view").get_by_text("integrated gradients", exact=True).click()
+    assert_stops(page, "#explain", "#stop-explaining", "#look img[alt^='integrated']")
+
+
+def test_measuring_can_be_stopped(open_page):
+    page = open_page()
+    page.locator("#speed-button").click()
+    for label in ("1", "4", "16", "Memory"):
+        page.locator("#speed").get_by_label(label, exact=True).uncheck()
+    assert_stops(page, "#measure", "#stop-measuring", "#measured h2")
+
+
+def test_finding_disagreements_can_be_stopped(open_page):
+    page = open_page()
+    page.locator("#disagreements-button").click()
+    page.locator("#disagreements").get_by_text("answers", exact=True).click()
+    assert_stops(page, "#find-worst", "#stop-finding", "#worst article")
+
+
+def test_what_was_found_is_drawn_again_without_the_outline(open_page):
+    page = open_page()
+    page.locator("#attention-button").click()
+    page.wait_for_selector("#look img")
+    page.get_by_text("Layers, heads, and how captions are taken").click()
+    fields = [page.get_by_label(name, exact=True) for name in ("as it is read with the picture", "Teacher’s layer")]
+    for view, usable in (("rollout", [False, False]), ("self-attention", [False, True]), ("Grad-CAM", [False, False])):
+        page.locator("#view").get_by_text(view, exact=True).click()
+        page.wait_for_function(
+            "usable => document.querySelector('#attention [aria-label=\"Teacher’s layer\"]').disabled !== usable",
+            arg=usable[1],
+        )
+        assert [field.is_enabled() for field in fields] == usable, view
     page.locator("#explain").click()
-    page.wait_for_selector("#look .progress-text, #look .progress-bar, .progress-level")
-    page.locator("#stop-explaining").click()
-    page.wait_for_selector(".progress-level", state="detached")
-    page.locator("#view").get_by_text("rollout", exact=True).click()
-    page.wait_for_selector("#look img[alt^='rollout']")
-    assert page.locator("#look img[alt^='integrated']").count() == 0
+    page.wait_for_selector("#look img[alt^='Grad-CAM']")
+    outlined = [image.get_attribute("src") for image in page.locator("#look img").all()]
+    head = page.locator("#look .differ").inner_text()
+    page.get_by_label("Outline the object that the word names").uncheck()
+    page.wait_for_function("src => document.querySelector('#look img')?.src !== src", arg=outlined[0])
+    assert (
+        page.locator("#look img[alt^='Grad-CAM']").count() == 2 and page.locator("#look .differ").inner_text() == head
+    )
+    page.get_by_label("Outline the object that the word names").check()
+    page.wait_for_function("src => document.querySelector('#look img')?.src === src", arg=outlined[0])
 
 
 def test_speed_is_measured_and_can_be_downloaded(open_page, screens):
     page = open_page()
     page.locator("#speed-button").click()
     page.locator("#speed").get_by_text("retrieval", exact=True).click()
-    for label in ("4", "16", "Memory"):
+    for label in ("4", "16"):
         page.locator("#speed").get_by_label(label, exact=True).uncheck()
     page.locator("#measure").click()
     page.wait_for_selector("#measured h2")
@@ -92,7 +144,10 @@ def test_speed_is_measured_and_can_be_downloaded(open_page, screens):
     with page.expect_download() as file:
         page.get_by_text("speed.json", exact=True).click()
     found = json.loads(file.value.path().read_text())
-    assert found["batches"] == [1] and found["memory"] is None
+    assert found["batches"] == [1]
+    bars = page.evaluate("document.querySelector('#memory .js-plotly-plot').data.flatMap(t => Array.from(t.x))")
+    taken = [found["memory"][side][key] for side in ("teacher", "student") for key in ("weights_mb", "peak_mb")]
+    assert sorted(bars) == pytest.approx(sorted(taken))
     for side in ("teacher", "student"):
         timed = found["latency"]["models"][side]
         assert timed["task"] == "retrieval" and f"{timed['p50_ms']:.1f} ms" in shown
@@ -126,6 +181,30 @@ def test_a_point_that_is_clicked_tells_of_its_run(open_page, screens):
     page.get_by_role("option", name="teacher", exact=True).click()
     figures = tradeoffs.run("teacher")["figures"]
     wait_for_text(page, "#run", f"{figures['tr1']:,.1f}")
+
+
+POINTS = """points => {
+    const drawn = document.querySelector("#runs .js-plotly-plot").data.filter(t => t.customdata)
+        .flatMap(t => t.customdata.map((name, i) => [name, ...[t.x, t.y].map(of => (of._inputArray ?? of)[i])]));
+    drawn.sort((a, b) => a[0] < b[0] ? -1 : 1);
+    return drawn.length === points.length && drawn.every((d, i) => d[0] === points[i][0]
+        && Math.abs(d[1] - points[i][1]) < 1e-6 && Math.abs(d[2] - points[i][2]) < 1e-6);
+}"""
+"""Whether the chart shows these points: name, cost and score of each."""
+
+
+def test_the_chart_follows_its_axes_and_its_grid(open_page):
+    page = open_page()
+    page.locator("#tradeoffs-button").click()
+    page.wait_for_selector("#runs .js-plotly-plot .point")
+    grid, cost, score = tradeoffs.grids()[-1], "params_m", "tr1"
+    for label, noun in (("Cost", "FLOPs"), ("Score", "CIDEr"), ("Runs", grid)):
+        page.get_by_label(label, exact=True).click()
+        page.get_by_role("option", name=noun, exact=True).click()
+        cost, score = ("flops_g", score) if label == "Cost" else (cost, "cider")
+        points = tradeoffs.tradeoffs(grid if label == "Runs" else tradeoffs.ALL, cost, score)
+        wait_for_text(page, "#tradeoffs", f"{sum(point['runs'] for point in points)} of the ")
+        page.wait_for_function(POINTS, arg=sorted([point["name"], point["cost"], point["score"]] for point in points))
 
 
 def test_disagreements_are_shown_with_their_pictures(open_page, screens):

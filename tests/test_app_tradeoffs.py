@@ -102,7 +102,7 @@ def test_without_a_folder_of_results_the_built_in_models_are_shown(tmp_path, mon
     made = [read_json(BUILT_IN / name / "record.json") for name in built_in_models()]
     rows = summary(frame(made)).set_index("name")
     points = page.tradeoffs()
-    assert len(points) == 3 and "no folder results" in page.sources()
+    assert len(points) == 3 and "no folder results" in page.sources(points)
     for point in points:
         assert (point["cost"], point["score"]) == (rows.loc[point["name"], "params_m"], rows.loc[point["name"], "tr1"])
     assert "<img" in page.show(page.run("student"))

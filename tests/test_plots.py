@@ -120,7 +120,7 @@ def test_a_name_without_room_is_left_out_and_stays_in_the_hover():
 def test_accuracy_cost_says_its_finding_and_units(records: list[dict]):
     fig = accuracy_cost(frame(records), "params_m", "tr1")
     title = fig.layout.title.text.replace("<br>", " ")
-    assert title == "Distilled keeps 96.2% of TR@1 with 25% of the parameters; undistilled 76.2%"
+    assert title == "The distilled student keeps 96.2% of TR@1 with 25% of the parameters; without distillation 76.2%"
     assert fig.layout.xaxis.title.text == "parameters (M)" and fig.layout.yaxis.title.text == "TR@1 (%)"
     assert accuracy_cost(frame(records), title="Mine").layout.title.text == "Mine"
     students = [r for r in records if r["role"] != "teacher"]
@@ -131,14 +131,14 @@ def test_accuracy_cost_names_the_student_among_several(records: list[dict]):
     better = make_record("b", tr1=78.0, params=1.0)
     larger = make_record("c", tr1=80.0, params=2.0)
     title = accuracy_cost(frame([*records, better, larger])).layout.title.text
-    assert title.startswith("b keeps 97.5% of TR@1 with 25%")
+    assert title.startswith("The distilled student b keeps 97.5% of TR@1 with 25%")
 
 
 def test_accuracy_cost_says_what_is_best_where_none_keeps_enough(records: list[dict]):
     few = [r for r in records if r["role"] != "distilled"]
     low = [make_record("cheap", tr1=40.0, params=0.5), make_record("dear", tr1=70.0, params=2.0)]
     title = accuracy_cost(frame([*few, *low])).layout.title.text
-    assert title.startswith("dear keeps 87.5% of TR@1 with 50%")
+    assert title.startswith("The distilled student dear keeps 87.5% of TR@1 with 50%")
 
 
 def test_hover_tells_configuration_and_command_and_escapes_them():
@@ -303,6 +303,6 @@ def test_cards_show_picture_question_both_answers_and_the_truth():
     assert "b" not in {tag for tag, _ in page.tags}
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
     assert image["src"].startswith("data:image/png") and image["alt"] == "picture 7"
-    colours = [attributes["style"] for tag, attributes in page.tags if attributes.get("class") == "who"]
+    colours = [attributes["style"] for tag, attributes in page.tags if attributes.get("class") == "side"]
     assert [c.split()[-1] for c in colours] == [COLOURS["teacher"], COLOURS["undistilled"]] * 2
     assert "loses on no item" in cards(rows.iloc[:0], {})

@@ -21,7 +21,8 @@ STYLE = """
 .dlip-cards span.who::before { content: ""; display: inline-block; width: 9px; height: 9px; margin-right: 6px;
   background: var(--role); }
 .dlip-cards .truth { opacity: .75; font-size: 13px; }
-.dlip-cards mark { background: rgba(230, 159, 0, .35); color: inherit; border-radius: 3px; padding: 0 2px; }
+.dlip-cards mark { background: color-mix(in srgb, var(--role) 25%, transparent); color: inherit;
+  box-shadow: inset 0 -2px var(--role); border-radius: 2px; padding: 0 2px; }
 """
 
 
@@ -45,7 +46,8 @@ def _card(row: pd.Series, item, role: str, names: tuple[str, str]) -> str:
     asked = f"<p class=asked>{escape(row['asked'])}</p>" if row["asked"] else ""
     texts = escape(row["teacher"]), marked(row["student"], row["teacher"])
     said = "".join(
-        f'<p><span class=who style="--role: {COLOURS[who]}">{escape(name)}, {row[f"{side}_score"]:.0f}</span>{text}</p>'
+        f'<p class=side style="--role: {COLOURS[who]}">'
+        f"<span class=who>{escape(name)}, {row[f'{side}_score']:.0f}</span>{text}</p>"
         for side, who, name, text in zip(("teacher", "student"), ("teacher", role), names, texts, strict=True)
     )
     truth = _truth(row, item)

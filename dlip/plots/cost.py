@@ -144,10 +144,11 @@ def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
     enough = students[students[score] >= KEPT[0] / 100 * whole[score]]
     order = ([cost, score], [True, False]) if len(enough) else ([score, cost], [False, True])
     student = (enough if len(enough) else students).sort_values(order[0], ascending=order[1]).iloc[0]
-    who = "Distilled" if len(students) == 1 else escape(student["name"])
+    named = len(students) > 1 and student["name"] != "student"
+    who = f"The distilled student {escape(student['name'])}" if named else "The distilled student"
     kept = f"{100 * student[score] / whole[score]:.1f}% of {what}" if whole[score] else what
     text = f"{who} keeps {kept} with {100 * student[cost] / whole[cost]:.0f}% of the {price}"
     alone = twin(rows, student)
     if alone is None or not whole[score]:
         return text
-    return f"{text}; undistilled {100 * alone[score] / whole[score]:.1f}%"
+    return f"{text}; without distillation {100 * alone[score] / whole[score]:.1f}%"

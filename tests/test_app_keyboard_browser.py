@@ -1,0 +1,56 @@
+"""The app's dropdowns by keyboard alone, in a browser."""
+
+import dlip
+from app import pictures
+
+OTHER = "scenes/student-undistilled"
+
+
+def tab_on(page, until: str) -> list[str]:
+    """Tab by Tab until something that fits has the focus; the dropdowns on the way. No list stays open behind it."""
+    passed = []
+    for _ in range(80):
+        name = page.evaluate(
+            "document.activeElement.matches('[role=combobox]') ? document.activeElement.ariaLabel : ''"
+        )
+        passed += [name] if name else []
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(250)  # a list opens and closes slowly
+        here = page.evaluate("document.activeElement.matches('[role=combobox]')")
+        assert page.locator("[role=listbox]:visible").count() <= here, f"after {passed}"
+        if page.evaluate("until => !!document.activeElement.closest(until)", until):
+            return passed
+    raise AssertionError(f"{until} was not reached; passed {passed}")
+
+
+def test_tab_leaves_no_list_of_a_dropdown_open(open_page):
+    page = open_page()
+    page.get_by_label("Teacher", exact=True).focus()
+    assert tab_on(page, "#picture") == ["Teacher", "Student"]
+    page.locator("#tradeoffs-button").click()
+    page.wait_for_selector("#runs .js-plotly-plot .point")
+    page.locator("#tradeoffs-button").focus()
+    assert tab_on(page, "footer") == ["Runs", "Cost", "Score", "A point of the chart"]
+    assert page.get_by_label("Score", exact=True).input_value() == "TR@1"
+
+
+def test_a_model_is_typed_or_chosen_and_left_by_tab(open_page):
+    page, image = open_page(), pictures.examples()[0].image
+    (said,) = dlip.load(OTHER).caption([image], max_new_tokens=30)
+    student = page.get_by_label("Student", exact=True)
+    student.fill(OTHER)
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#captions .undistilled")
+    assert student.input_value() == OTHER
+    shown = page.locator("#captions .undistilled .said").inner_text()
+    assert [word for word in shown.split() if word != "…"] == said.split()
+
+    student.focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.wait_for_function("!document.querySelector('#captions .undistilled')")
+    chosen = student.input_value()
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(500)
+    assert student.input_value() == chosen != OTHER and page.locator("[role=listbox]:visible").count() == 0

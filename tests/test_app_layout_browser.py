@@ -1,0 +1,133 @@
+"""How the app's page is laid out, in a browser: what fits the window, what is seen of it, and where it stands."""
+
+import time
+
+import pytest
+from gradio_client import Client, handle_file
+
+from app import pictures
+
+EXAMPLES = (2, 8, 10, 11, 0)
+"""Places of examples with long captions, with several answers, with much to say."""
+
+
+def select(page, label: str) -> None:
+    """Opens a tab, from the menu of those for which there is no room."""
+    tab = page.get_by_role("tab", name=label, exact=True)
+    if not tab.is_visible():
+        page.locator(".overflow-menu > button").click()
+        tab = page.locator(".overflow-dropdown").get_by_text(label, exact=True)
+    tab.click()
+
+
+@pytest.mark.parametrize(("tab", "shown"), [("Compare", "#rankings td"), ("Attention", "#look img")])
+def test_the_first_screen_needs_no_scrolling(open_page, tab, shown):
+    page = open_page(1280, 800)
+    select(page, tab)
+    for place in EXAMPLES:
+        page.wait_for_selector(shown)
+        page.evaluate("shown => document.querySelectorAll(shown).forEach(e => e.dataset.old = 'yes')", shown)
+        page.get_by_role("button", name=pictures.examples()[place].name, exact=True).click()
+        page.wait_for_selector(f"{shown}:not([data-old])")
+        assert page.evaluate("document.documentElement.scrollHeight") <= 800, pictures.examples()[place].name
+
+
+def test_settings_of_decoding_open_below_their_line(open_page):
+    page = open_page()
+    button = page.get_by_text("Beams, length and seed")
+    button.click()
+    seed = page.get_by_label("Seed")
+    seed.wait_for()
+    assert seed.bounding_box()["y"] > page.locator("#say").bounding_box()["y"] + 38
+    assert button.bounding_box()["y"] < page.locator("#say").bounding_box()["y"] + 38
+
+
+def test_the_page_says_what_else_can_be_named_and_what_the_models_know(open_page):
+    page = open_page()
+    for side in ("teacher", "student"):
+        assert "or type a run folder or a hub id" in page.locator(f"#{side}").inner_text()
+    assert page.locator("#strange").inner_text() == ""
+    page.get_by_role("button", name="Photograph: a lion").click()
+    page.locator("#strange").get_by_text("know only the drawn scenes").wait_for()
+
+
+SEEN = """where => new Promise(done => {
+    const lines = [...document.querySelectorAll(`${where} .progress-text`)];
+    const line = lines.find(e => /queue: \\d+\\/\\d+/.test(e.innerText));
+    if (!line || !line.checkVisibility({opacityProperty: true})) return done(false);
+    new IntersectionObserver(([seen], observer) => {
+        observer.disconnect();
+        done(seen.intersectionRatio > 0.9);
+    }).observe(line);
+})"""
+"""Whether a place in the queue is there, and nothing cuts it off or hides it."""
+
+
+@pytest.mark.parametrize(
+    ("tab", "press", "where"),
+    [
+        ("Compare", "#say", "#captions"),
+        ("Attention", "#words button:nth-of-type(2)", "#look"),
+        ("Trade-offs", "#speed-button, #tradeoffs-button", "#runs"),
+    ],
+)
+def test_a_place_in_the_queue_is_seen(open_page, app_address, picture, tab, press, where):
+    """Of a visitor who waits behind others."""
+    page = open_page()
+    select(page, tab)
+    page.wait_for_selector({"Compare": "#rankings td", "Attention": "#look img"}.get(tab, "#runs .point"))
+    client, models = Client(app_address, verbose=False), ["scenes/teacher"] * 2
+    jobs = [
+        client.submit(handle_file(picture), *models, "beam", 8, 0.9, 40, 0, api_name="/captions") for _ in range(20)
+    ]
+    page.wait_for_timeout(500)  # until they are in the queue
+    for button in page.locator(press).all()[:2]:
+        button.click()
+    end = time.monotonic() + 30
+    while not page.evaluate(SEEN, where):
+        assert time.monotonic() < end, "no place in the queue was seen"
+        page.wait_for_timeout(50)
+    for job in jobs:
+        job.result()
+
+
+def test_a_chart_that_was_drawn_out_of_sight_fits_a_phone(open_page):
+    page = open_page(390, 844)
+    select(page, "Speed")
+    page.locator("#speed").get_by_text("retrieval", exact=True).click()
+    for label in ("4", "16", "Memory"):
+        page.locator("#speed").get_by_label(label, exact=True).uncheck()
+    page.locator("#measure").click()
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    page.wait_for_selector("#latency .js-plotly-plot", state="attached")
+    page.wait_for_timeout(1000)
+    select(page, "Speed")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("#latency svg.main-svg")].every(
+            e => e.getBoundingClientRect().width > 200 && e.getBoundingClientRect().right <= 390)"""
+    )
+
+
+def test_fields_of_speed_stand_in_the_window_and_apply(open_page):
+    page = open_page(390, 844)
+    select(page, "Speed")
+    box = page.locator("#with-memory").bounding_box()
+    assert box["width"] > 300 and page.locator("#measure").bounding_box()["width"] < 220
+    assert not page.locator("#stop-measuring").is_visible()
+    beams, tokens, rounds = (
+        page.locator("#speed").get_by_label(name).first for name in ("Beams", "New tokens", "Rounds")
+    )
+    assert beams.is_enabled() and tokens.is_enabled()
+    page.locator("#speed").get_by_text("retrieval", exact=True).click()
+    page.wait_for_function("document.querySelectorAll('#speed input[type=range]:disabled').length === 2")
+    assert beams.is_disabled() and tokens.is_disabled() and rounds.is_enabled()
+
+
+def test_words_stand_on_their_line_and_the_meter_is_no_verdict(open_page):
+    page = open_page()
+    select(page, "Attention")
+    page.wait_for_selector("#look meter")
+    lines = {round(e.bounding_box()["y"]) for e in page.locator("#words .teacher button").all()}
+    gaps = sorted(lines)
+    assert all(b - a > 20 for a, b in zip(gaps, gaps[1:], strict=False))  # the last word is no line of its own
+    assert page.locator("#look meter").evaluate("e => getComputedStyle(e).appearance") == "none"

@@ -1,0 +1,79 @@
+"""The app as a service: how it ends, and how it loads models while others are served."""
+
+import signal
+import threading
+
+import pytest
+from gradio_client import Client, handle_file
+
+import dlip
+from app import guard, models
+from app.served import served
+from dlip.errors import UserError
+
+TEACHER, STUDENT = "scenes/teacher", "scenes/student"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_visitors_pictures_are_gone_when_the_app_is_ended(number, code, picture, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with served() as (address, app):
+        sent = dict(picture=handle_file(picture), teacher=STUDENT, student=STUDENT, question="what is this?")
+        assert Client(address, verbose=False).predict(**sent, api_name="/answers")["teacher"]["answers"]
+        assert list(tmp_path.glob("dlip-app-*/**/*.png"))
+        app.send_signal(number)
+        assert app.wait(30) == code
+    assert not list(tmp_path.glob("dlip-app-*"))
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Models of which one, "slow", is loaded only when the event is set, and "none" never; how often each was asked."""
+    ready, asked = threading.Event(), []
+
+    def load(name: str):
+        asked.append(name)
+        if name == "slow":
+            ready.wait(20)
+        if name == "none":
+            raise UserError("there is no model 'none'")
+        return object()
+
+    monkeypatch.setattr(dlip, "load", load)
+    monkeypatch.setattr(models, "_kept", models._kept.__class__())
+    return ready, asked
+
+
+def test_a_model_that_is_being_loaded_keeps_nobody_else_waiting(slow):
+    ready, asked = slow
+    found = []
+    visitors = [threading.Thread(target=lambda: found.append(guard.guarded(models.load)("slow"))) for _ in range(3)]
+    for visitor in visitors:
+        visitor.start()
+    other = threading.Thread(target=guard.guarded(models.load), args=["quick"])
+    other.start()
+    other.join(10)
+    assert not other.is_alive() and found == []
+    ready.set()
+    for visitor in visitors:
+        visitor.join(10)
+    assert len(set(found)) == 1 and len(found) == 3 and sorted(asked) == ["quick", "slow"]
+    assert models.turn.acquire(blocking=False)
+    models.turn.release()
+
+
+def test_the_latest_models_are_kept_and_a_fault_is_not(slow):
+    _, asked = slow
+    first = models.load("0")
+    for name in map(str, range(models.KEPT)):
+        models.load(name)
+    assert models.load("0") is first
+    models.load("more")  # in the place of "1"
+    models.load("0")
+    assert asked == [*map(str, range(models.KEPT)), "more"]
+    models.load("1")
+    assert asked[-1] == "1"
+    for _ in range(2):
+        with pytest.raises(UserError, match="no model 'none'"):
+            models.load("none")
+    assert asked[-2:] == ["none", "none"]
