@@ -47,6 +47,8 @@ TABS = {
 WAITING = 64
 """Visitors in the queue, after whom the next ones are asked to come back."""
 FILE = "20mb"
+LOCAL = ("127.0.0.1", "localhost", "::1")
+"""Addresses that only this machine's users reach."""
 TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and saves</p>"
 
 
@@ -120,8 +122,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
     names: only these models can be chosen, the first two at the start; on a public address only the built-in ones where
     none are named. Raises UserError where a model cannot be loaded or the port is taken.
     """
-    public = share or "SPACE_ID" in os.environ
-    models.fix(names or (models.choices() if public else None))
+    models.fix(names or (models.choices() if share or public() else None))
     for name in models.first():
         models.load(name)
     with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
@@ -144,6 +145,12 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             raise SystemExit(130) from None
         finally:
             page.close(verbose=False)
+
+
+def public() -> bool:
+    """Whether others than this machine's users reach the page: as a Space, or where GRADIO_SERVER_NAME is an address
+    that is not this machine's own."""
+    return "SPACE_ID" in os.environ or os.environ.get("GRADIO_SERVER_NAME", LOCAL[0]) not in LOCAL
 
 
 @contextmanager

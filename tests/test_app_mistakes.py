@@ -10,7 +10,7 @@ from PIL import Image
 
 import dlip
 from app import compare, guard, models
-from app.page import build
+from app.page import build, public
 from dlip.cli import main
 from dlip.data.scenes import Scenes
 from dlip.data.transforms import MAX_PIXELS
@@ -200,3 +200,14 @@ def test_a_mistake_on_the_command_line_is_one_line_and_exit_2(word, app_address,
         models.fix(None)
     said = capsys.readouterr().err
     assert message in said and said.startswith("dlip: ") and said.count("\n") == 1
+
+
+def test_where_others_reach_the_page_it_is_public(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    for address, expected in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("192.168.1.5", True)):
+        monkeypatch.setenv("GRADIO_SERVER_NAME", address)
+        assert public() is expected
+    monkeypatch.delenv("GRADIO_SERVER_NAME")
+    assert not public()
+    monkeypatch.setenv("SPACE_ID", "somebody/dlip")
+    assert public()
