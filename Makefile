@@ -33,7 +33,7 @@ weights: $(INSTALLED) ## train the shipped models again; the teacher alone took 
 	.venv/bin/dlip distill --teacher runs/scenes-teacher --fixed-teacher-space --center-states --cache $(STUDENT) \
 		--weights vlp,vqa=2,hr=5,at,kd,kd.vqa=2 --steps 5000 --out runs/scenes-student \
 		--joins vlp=400,hr=400,hr.image=0,at=400,kd=400,itm=800,kd.itm=800,kd.vqa=800
-	.venv/bin/dlip train --tokenizer runs/scenes-teacher $(STUDENT) --weights vlp --steps 8000 --weight-decay 0.1 \
+	.venv/bin/dlip train --tokenizer runs/scenes-teacher $(STUDENT) --weights vlp --steps 16000 --weight-decay 0.1 \
 		--out runs/scenes-student-undistilled
 
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --batch-size 64 --schedule cosine \

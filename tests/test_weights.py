@@ -10,7 +10,7 @@ from dlip.config import ModelConfig
 from dlip.data.scenes import Scenes
 from dlip.efficiency import summary
 
-MORE = ("student-mid", "student-40k", "student-undistilled-40k")
+MORE = ("student-mid", "student-undistilled-4k", "student-40k", "student-undistilled-40k")
 NAMES = ("scenes/student", "scenes/student-undistilled", "scenes/teacher")
 
 
