@@ -37,7 +37,7 @@ def recipe(size: str = "scenes-student", **weights: float):
     """The choice of a size and of weights (a group or a term each) as the command that does the same, in Markdown."""
     from IPython.display import Markdown
 
-    from dlip import config
+    from dlip import config, terms
     from dlip.efficiency import params
     from dlip.notebook.controls import weights_text
 
@@ -45,7 +45,7 @@ def recipe(size: str = "scenes-student", **weights: float):
     c = config.preset(size)
     command = "dlip distill --teacher scenes/teacher" if _distils(said) else "dlip train --tokenizer scenes/teacher"
     return Markdown(
-        f"{sum(params(c).values()) / 1e6:.2f}M parameters, {len(config.weights(said))} loss terms: "
+        f"{sum(params(c).values()) / 1e6:.2f}M parameters, {len(terms.weights(said))} loss terms: "
         f"`{command} --size {size} --weights {said} --out runs/mine`"
     )
 
@@ -67,9 +67,9 @@ def anatomy(image: str, text: str):
 
 
 def _distils(weights: str) -> bool:
-    from dlip import config
+    from dlip import terms
 
-    return any("." in term and weight for term, weight in config.weights(weights).items())
+    return any("." in term and weight for term, weight in terms.weights(weights).items())
 
 
 def learn(
@@ -92,8 +92,8 @@ def learn(
     """
     import torch
 
-    from dlip import config
     from dlip import data as data_sets
+    from dlip import terms
     from dlip.experiment import new_student
     from dlip.grids import FULL
     from dlip.run import Run
@@ -107,7 +107,7 @@ def learn(
     for part in start:
         begin(student, f"{part}={teacher}" if part else teacher)
     settings = FULL.train.replace(
-        weights=config.weights(weights), steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
+        weights=terms.weights(weights), steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
         warmup=min(FULL.train.warmup, steps // 4),
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="dlip-"))

@@ -13,7 +13,7 @@ GAP = 0.08
 
 
 def term_curves(losses: dict[str, list[float]], steps: int | None = None, title: str | None = None) -> go.Figure:
-    """A panel for each group of terms (`dlip.config.GROUPS`), in it a line a term, unweighted, from 0 up.
+    """A panel for each group of terms (`dlip.terms.GROUPS`), in it a line a term, unweighted, from 0 up.
 
     losses: as `dlip.run.Run.losses` gives them, empty before the first row. steps: where the axis ends, by default at
     the last row.
