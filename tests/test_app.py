@@ -36,7 +36,8 @@ def test_captions_are_those_of_dlip(picture, options, direct):
         vlm = dlip.load(name)
         torch.manual_seed(options.get("seed", 0))
         assert [found[side]["text"]] == vlm.caption([picture], **direct)
-    assert options or found["teacher"]["text"] != found["student"]["text"]
+    drawn, short = options.get("method") == "nucleus", options.get("length") == 4  # which may say the same
+    assert drawn or short or found["teacher"]["text"] != found["student"]["text"]
 
 
 def test_costs_are_counted_and_the_summary_divides_them(picture):
