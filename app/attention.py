@@ -250,7 +250,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         event(silent, **said).then(follow, **see)
     for event in (describe.click, question.submit):
         event(guard.guarded(spell), **said).then(follow, **see)
-    renamed = gr.on([name.change for name in names], **turned, trigger_mode="always_last")
+    renamed = gr.on([name.change for name in names], **turned)
     renamed.then(silent, **said).then(follow, **see)
     view.change(**turned).then(ask, **see)
     spoken.click(guard.guarded(press), [*asked, texts, *settings], [chosen, *seen], show_progress_on=shown, **quick)

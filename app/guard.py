@@ -16,9 +16,11 @@ from dlip.errors import UserError
 
 CHECKING = (gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.CheckboxGroup)
 """Components that refuse values in words of their own."""
-QUICK, SEARCH, LONG = (
-    {"concurrency_id": name, "concurrency_limit": limit} for name, limit in (("quick", 4), ("search", 1), ("long", 1))
-)
+LATEST = {"trigger_mode": "always_last"}
+"""Option of an event: the latest choice made while an earlier one is answered is answered next, and not lost."""
+QUICK = {"concurrency_id": "quick", "concurrency_limit": 4, **LATEST}
+SEARCH = {"concurrency_id": "search", "concurrency_limit": 1, **LATEST}
+LONG = {"concurrency_id": "long", "concurrency_limit": 1}
 """Options of an event: lines of visitors, so that nobody with a short question waits behind a long measurement, nor
 behind a model that is being loaded: others of the four then take `models.turn`."""
 DURATION = 15

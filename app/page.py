@@ -101,7 +101,8 @@ def build() -> gr.Blocks:
         picture.input(guard.following(check, refuse), picture, unreadable, api_visibility="private",
                       show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
-        chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", queue=False)
+        chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", queue=False,
+                      **guard.LATEST)  # fmt: skip
     return page
 
 

@@ -157,6 +157,27 @@ def test_a_file_that_is_no_picture_is_told_once_and_does_not_stay(open_page, tmp
         wait_for(page, "captions", captions(picture, TEACHER, STUDENT))
 
 
+def test_a_picture_brought_while_the_last_one_is_looked_at_is_looked_at_too(open_page, tmp_path):
+    page, held = open_page(), []
+
+    def hold(request):
+        held.append(request)
+
+    (tmp_path / "wrong.png").write_text("no picture")
+    page.route("**/queue/join*", hold)
+    page.locator("#picture [aria-label='Remove Image']").click()
+    page.wait_for_timeout(500)
+    waiting = len(held)
+    assert waiting
+    page.locator("#picture input[type=file]").set_input_files(tmp_path / "wrong.png")
+    page.wait_for_timeout(1000)
+    for request in list(held):
+        request.continue_()
+    page.unroute("**/queue/join*", hold)
+    page.locator(".toast-body").wait_for()
+    assert "This file cannot be read as a picture" in page.locator(".toast-body").inner_text()
+
+
 @pytest.mark.parametrize(
     ("width", "height", "scheme"), [(1280, 800, "light"), (1280, 800, "dark"), (390, 844, "light"), (390, 844, "dark")]
 )
