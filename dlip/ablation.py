@@ -1,13 +1,11 @@
 """Grids of runs: each done once, wherever the work was stopped, and read back as the paper's tables."""
 
-import fcntl
 import hashlib
 import json
 import math
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from dlip import data, experiment, records
-from dlip.checkpoints import model_folder, read_json
+from dlip.checkpoints import held, model_folder, read_json
 from dlip.config import ModelConfig, TrainConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import task_macs
@@ -213,7 +211,8 @@ def ablate(
     """
     if workers < 1 or (seeds is not None and seeds < 1):
         raise UserError(f"{seeds} seeds by {workers} workers is no work; give both as positive whole numbers")
-    with _alone(Path(out)):
+    busy = f"another process runs grids in {out}; wait for it, or choose another --out"
+    with held(Path(out) / "lock", busy):
         done = {(r["ablation"]["hash"], r["seed"]) for r in _read(results) if "ablation" in r}
         todo = [job for job in jobs(grids, plan, seeds or plan.seeds, out, results) if job.key not in done]
         return _run(todo, workers, Path(out), progress) if todo else {}
@@ -237,18 +236,6 @@ def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, 
                 about = job.name, job.row.role, job.seed, {"hash": job.hash}
                 records.append(records.failure(*about, reason), job.results)
     return failed
-
-
-@contextmanager
-def _alone(out: Path):
-    """Holds the folder of the runs. Raises UserError where another process does."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
-        except OSError:
-            raise UserError(f"another process runs grids in {out}; wait for it, or choose another --out") from None
-        yield
 
 
 def _read(results: str | Path) -> list[dict]:

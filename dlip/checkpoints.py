@@ -1,5 +1,6 @@
 """Models and training states on disk: safetensors and JSON, written whole or not at all, nothing ever unpickled."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -52,6 +53,18 @@ def system_errors(path: Path):
         if found := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
         raise
+
+
+@contextmanager
+def held(path: Path, busy: str):
+    """The file, made where it is missing, is this process's meanwhile. Raises UserError(busy) where it is another's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
+        except BlockingIOError:
+            raise UserError(busy) from None
+        yield
 
 
 def write_json(path: Path, value) -> None:

@@ -3,13 +3,14 @@
 import json
 import time
 import warnings
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from dlip import parallel
-from dlip.checkpoints import read_json, read_tensors, save_model, write_atomically, write_json, write_tensors
+from dlip.checkpoints import held, read_json, read_tensors, save_model, write_atomically, write_json, write_tensors
 from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
 from dlip.vlm import VLM
@@ -53,6 +54,14 @@ class Run:
     def seconds(self) -> float:
         """Wall time spent training, over all its sessions."""
         return sum(row.get("seconds", 0.0) for row in self.rows())
+
+    @contextmanager
+    def alone(self):
+        """The folder is this run's meanwhile. Raises UserError, in all of its processes, where another trains in it."""
+        busy = f"another process trains in {self.folder}; wait for it, or choose another folder"
+        with ExitStack() as stack:
+            parallel.on_main(lambda: stack.enter_context(held(self.folder / ".lock", busy)))
+            yield
 
     # --- written by the training loop ---------------------------------------------------------------------------------
 

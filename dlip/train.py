@@ -159,11 +159,21 @@ def train(
     )
     check_parts(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
-    run = Run(Path(folder))
+    run = Run(folder)
+    with run.alone():
+        _train(run, student, dataset, config, teacher, evaluate, about or {}, progress, cache, accelerator)
+    for vlm in filter(None, (student, teacher)):
+        run_layers(vlm.med)
+    student.med.eval()
+    return run
+
+
+def _train(run, student, dataset, config, teacher, evaluate, about, progress, cache, accelerator: Accelerator) -> None:
+    """What `train` does once it has the folder to itself."""
     main = accelerator.is_main_process
     kinds = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
-    start = parallel.on_main(lambda: run.start(student, config, about or {}))
+    start = parallel.on_main(lambda: run.start(student, config, about))
     learner.train()
     run_layers(student.med, config.gradient_checkpointing, config.compile)
     batches = Batches(
@@ -217,7 +227,3 @@ def train(
             "the last step left weights that are no finite numbers; lower the learning rate in a new folder"
         )
     parallel.on_main(lambda: run.finish(student))
-    for vlm in filter(None, (student, teacher)):
-        run_layers(vlm.med)
-    student.med.eval()
-    return run

@@ -14,7 +14,7 @@ from test_records import make_record
 
 from dlip import ablation, records
 from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text
-from dlip.checkpoints import write_json
+from dlip.checkpoints import held, write_json
 from dlip.cli import parser
 from dlip.commands import train_config
 from dlip.data.scenes import SPLITS
@@ -145,7 +145,7 @@ def test_runs_are_done_once_and_failures_are_tried_again(place):
 
 
 def test_two_processes_do_not_share_a_folder(place):
-    with ablation._alone(place["out"]), pytest.raises(UserError, match="another process runs grids in"):
+    with held(Path(place["out"], "lock"), ""), pytest.raises(UserError, match="another process runs grids in"):
         ablate([ONE], FULL, 1, 1, **place)
     with pytest.raises(UserError, match="positive whole numbers"):
         ablate([ONE], FULL, 1, 0, **place)

@@ -8,6 +8,7 @@ from test_train import PICTURES, SHORT, log
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
+from dlip.run import Run
 from dlip.terms import HR, VLP
 from dlip.train import train
 from dlip.vlm import VLM
@@ -68,6 +69,12 @@ def test_other_vocabularies_are_refused(make_vlm, tmp_path):
     teacher, other = make_vlm(0), Tokenizer.train(["other words"], 100)
     with pytest.raises(UserError, match="different vocabularies"):
         train(make_vlm(), PICTURES, SHORT.replace(weights=HR), tmp_path, VLM(teacher.med, other), progress=False)
+
+
+def test_two_runs_do_not_share_a_folder(make_vlm, tmp_path):
+    with Run(tmp_path).alone(), pytest.raises(UserError, match="another process trains in"):
+        train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False)
+    assert train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False).finished
 
 
 def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):

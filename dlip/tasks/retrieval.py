@@ -53,8 +53,9 @@ def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool
     return score(predict(vlm, dataset, k, batch_size, progress))
 
 
+@torch.inference_mode()
 def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool = True) -> Found:
-    """What every picture that has captions finds among all captions, and the reverse; in eval and inference mode.
+    """What every picture that has captions finds among all captions, and the reverse; of a model in eval mode.
 
     `k` candidates a query are re-ranked, by default 16 of the built-in scenes and BLIP's 128 elsewhere; 0
     leaves ITC's order. Raises Unavailable where there are no captions.
