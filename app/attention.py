@@ -37,6 +37,7 @@ class Text(TypedDict):
 # --- what is done -----------------------------------------------------------------------------------------------------
 
 
+@inputs.checked
 def words(picture: str, teacher: str, student: str, question: str = "") -> list[Text]:
     """Both models' captions of a picture and, where there is a question, the question and both answers to it.
 
@@ -52,6 +53,7 @@ def words(picture: str, teacher: str, student: str, question: str = "") -> list[
     return found
 
 
+@inputs.checked
 def attention(
     picture: str,
     teacher: str,
@@ -83,6 +85,7 @@ def attention(
     return looks.compare(about, CROSS, models.names(pair), maps, scene, thing)
 
 
+@inputs.checked
 def self_attention(
     picture: str,
     teacher: str,

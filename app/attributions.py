@@ -19,6 +19,7 @@ ASK = (
 )
 
 
+@inputs.checked
 def attribution(
     picture: str,
     teacher: str,

@@ -83,6 +83,7 @@ class Rankings(TypedDict):
     summary: str
 
 
+@inputs.checked
 def captions(
     picture: str, teacher: str, student: str, method: Method = "beam", beams: int = 3, top_p: float = 0.9,
     length: int = 30, seed: int = 0,
@@ -107,6 +108,7 @@ def captions(
     return _both(teacher, student, say, {"text": None})
 
 
+@inputs.checked
 def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
     """Both models' likeliest answers to a question about a picture, each with its probability."""
     image, question = pictures.read(picture), inputs.text(question, "question")
@@ -120,6 +122,7 @@ def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
     return _both(teacher, student, answer, {"answers": []})
 
 
+@inputs.checked
 def rankings(picture: str, teacher: str, student: str, candidates: str) -> Rankings:
     """How well each caption, one a line, describes the picture: ITM probability and ITC similarity by both models."""
     image = pictures.read(picture)

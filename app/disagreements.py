@@ -47,6 +47,7 @@ class Watched(Scenes):
         return super().__getitem__(i)
 
 
+@inputs.checked
 def disagreements(
     teacher: str, student: str, task: str = "captions", pictures: int = 50, progress: work.Progress | None = None
 ) -> list[Disagreement]:

@@ -14,8 +14,8 @@ from gradio_client.utils import python_type_to_json_schema
 from app import models
 from dlip.errors import UserError
 
-CHECKING = (gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.CheckboxGroup)
-"""Components that refuse values in words of their own."""
+CHECKING = (gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.CheckboxGroup, gr.Textbox)
+"""Components that refuse values in words of their own, or take anything for a text."""
 LATEST = {"trigger_mode": "always_last"}
 """Option of an event: the latest choice made while an earlier one is answered is answered next, and not lost."""
 QUICK = {"concurrency_id": "quick", "concurrency_limit": 4, **LATEST}

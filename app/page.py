@@ -33,7 +33,7 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from app import attention, compare, disagreements, guard, models, parts, pictures, search, speed, theme, tradeoffs
+from app import attention, compare, disagreements, gate, guard, models, parts, pictures, search, speed, theme, tradeoffs
 from dlip.errors import UserError
 
 TABS = {
@@ -133,7 +133,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             page.launch(
                 server_port=port, share=share, quiet=True, prevent_thread_lock=True, ssr_mode=False, run_history=False,
                 theme=theme.theme(), css=theme.css(), head=theme.HEAD, favicon_path=theme.ICON, footer_links=["api"],
-                max_file_size=FILE,
+                max_file_size=FILE, app_kwargs={"middleware": gate.shut()},
             )  # fmt: skip
         except (OSError, OverflowError) as error:
             raise UserError(

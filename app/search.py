@@ -43,6 +43,7 @@ class Found(TypedDict):
     student: Hits
 
 
+@inputs.checked
 def search(teacher: str, student: str, sentence: str) -> Found:
     """The gallery's pictures that fit a sentence best: ITC chooses 16 of 200, ITM ranks them anew; the best five."""
     sentence = inputs.text(sentence, "sentence")
@@ -58,6 +59,7 @@ def search(teacher: str, student: str, sentence: str) -> Found:
     return _both(teacher, student, find)
 
 
+@inputs.checked
 def sentences(picture: str, teacher: str, student: str) -> Found:
     """The reverse: the gallery's first captions that fit a picture best, chosen and ranked in the same way."""
     image = pictures.read(picture)

@@ -38,6 +38,7 @@ class Speed(TypedDict):
 # --- what is done -----------------------------------------------------------------------------------------------------
 
 
+@inputs.checked
 def speed(
     teacher: str,
     student: str,

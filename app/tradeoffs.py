@@ -11,7 +11,7 @@ import gradio as gr
 import pandas as pd
 
 import dlip
-from app import charts, guard, parts
+from app import charts, guard, inputs, parts
 from dlip.ablation import matched
 from dlip.checkpoints import BUILT_IN, built_in_models, read_json
 from dlip.data.scenes import Scenes
@@ -76,6 +76,7 @@ class Run(TypedDict):
 # --- what is done -----------------------------------------------------------------------------------------------------
 
 
+@inputs.checked
 def tradeoffs(grid: str = ALL, cost: str = "params_m", score: str = "tr1") -> list[Point]:
     """The shipped runs as points, cheapest first.
 
@@ -91,6 +92,7 @@ def tradeoffs(grid: str = ALL, cost: str = "params_m", score: str = "tr1") -> li
     ]  # fmt: skip
 
 
+@inputs.checked
 def run(name: str, grid: str = ALL) -> Run:
     """What is behind a point of `tradeoffs`: configuration, command, figures, and examples of its words."""
     mine = [record for record in chosen(grid) if record["name"] == name]

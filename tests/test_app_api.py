@@ -79,7 +79,7 @@ def test_endpoints_are_documented(client):
 
 def test_mistakes_over_the_api_are_one_sentence(client, picture, tmp_path):
     (tmp_path / "wrong.png").write_text("no picture")
-    image, line = handle_file(picture), r"^[A-Z][^\n]*[.]$"
+    image, address, line = handle_file(picture), handle_file("http://127.0.0.1:9/a.png"), r"^[A-Z][^\n]*[.]$"
     for sent, message in (
         (
             dict(picture=handle_file(str(tmp_path / "wrong.png")), **BOTH, question="what?"),
@@ -100,6 +100,9 @@ def test_mistakes_over_the_api_are_one_sentence(client, picture, tmp_path):
             dict(**BOTH, task="answers", pictures=None, api_name="/disagreements"),
             "Pictures is missing; choose a number",
         ),
+        (dict(picture=address, **BOTH, question="what?"), "not fetched from addresses"),
+        (dict(picture=image, teacher=address, student=STUDENT, question="what?"), "not fetched from addresses"),
+        (dict(picture=image, **BOTH, question=["what?"]), "Question is \\['what\\?'\\] here; give a text"),
         (dict(picture=image, **BOTH, question="x" * 1001, api_name="/words"), "The question has 1,001 characters"),
     ):
         with pytest.raises(Exception, match=message) as caught:
@@ -144,3 +147,14 @@ def test_nothing_else_on_the_disk_is_served(app_address, picture):
     with urllib.request.urlopen(f"{app_address}gradio_api/call/answers/{event}") as stream:
         said = stream.read().decode()
     assert "event: error" in said and "yellow" not in said
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": "5000000"}, {"Transfer-Encoding": "chunked"}])
+def test_a_request_without_end_is_refused(app_address, headers):
+    """Whether it says its length or not, with 413 or, before all is sent, by hanging up; the next one is answered."""
+    body = (b"x" * 500_000 for _ in range(10))
+    sent = {"Content-Type": "application/json"} | headers
+    asked = urllib.request.Request(f"{app_address}gradio_api/call/answers", body, sent)
+    with pytest.raises(urllib.error.URLError, match="413|reset|pipe"):
+        urllib.request.urlopen(asked)
+    assert urllib.request.urlopen(app_address).status == 200

@@ -1,8 +1,13 @@
 """What visitors type and choose: every mistake names its field and its limits."""
 
+import inspect
+import typing
+
+import gradio as gr
 import pytest
 
 from app import inputs
+from app.page import build
 from dlip.errors import UserError
 
 
@@ -24,3 +29,28 @@ def test_texts_are_trimmed_and_bounded():
         inputs.text(" \0 ", "question")
     with pytest.raises(UserError, match="the question has 1,001 characters; shorten it to 1,000"):
         inputs.text("x" * 1001, "question", optional=True)
+
+
+@pytest.fixture(scope="module")
+def endpoints() -> list:
+    """The functions behind the named endpoints."""
+    return [one.fn for one in build().fns.values() if isinstance(one.api_name, str) and one.api_visibility == "public"]
+
+
+WRONG = {
+    "a text": (5, ["x"], {}), "a number": ("x", [], {"x": 1}), "true or false": ("x", [True]), "a list": ("x", 5, {}),
+}  # fmt: skip
+
+
+def test_what_is_of_another_kind_is_one_sentence(endpoints, caplog):
+    """Every field of every endpoint, one at a time, nothing in the others."""
+    tried = 0
+    for function in endpoints:
+        hints, nothing = typing.get_type_hints(function), dict.fromkeys(inspect.signature(function).parameters)
+        for name in nothing:
+            kind, said = inputs.KINDS.get(inputs._plain(hints[name]), ((), None))
+            for value in WRONG.get(said, ()):
+                with pytest.raises(gr.Error, match=f"(?i)^.{name.replace('_', ' ')} is .* here; give {said}"):
+                    function(*(nothing | {name: value}).values())
+                tried += 1
+    assert tried > 150 and not caplog.records
