@@ -21,11 +21,12 @@ from dlip.grids import GRIDS
 from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto
 from dlip.plots.style import axis_title
-from dlip.records import SAMPLES, frame, read, summary
+from dlip.records import MEASURED, SAMPLES, frame, read, summary
 from dlip.schema import COSTS, ROLES, SCORES
 
 RESULTS = Path(dlip.__file__).parents[1] / "results"
-ALL = "all runs"
+MAIN = "playground"
+"""The records of no grid: the shipped models and their like."""
 SHOWN = 4
 """Samples of a point that are shown."""
 FIRST = ("tr1", "ir1", "cider", "vqa", "pointing", "params_m", "flops_g", "latency_ms", "latency_share")
@@ -77,11 +78,11 @@ class Run(TypedDict):
 
 
 @inputs.checked
-def tradeoffs(grid: str = ALL, cost: str = "params_m", score: str = "tr1") -> list[Point]:
+def tradeoffs(grid: str = MAIN, cost: str = "params_m", score: str = "vqa") -> list[Point]:
     """The shipped runs as points, cheapest first.
 
-    grid: "all runs", or the name of a grid of `dlip ablate`. cost and score: columns of dlip.records, as params_m,
-    flops_g, latency_ms; tr1, ir1, cider, vqa.
+    grid: "playground", the shipped models and their like, or the name of a grid of `dlip ablate`. cost and score:
+    columns of dlip.records, as params_m, flops_g, latency_ms; tr1, ir1, cider, vqa.
     """
     rows = _rows(grid, cost, score)
     front = set(pareto(list(rows[cost]), list(rows[score])))
@@ -93,7 +94,7 @@ def tradeoffs(grid: str = ALL, cost: str = "params_m", score: str = "tr1") -> li
 
 
 @inputs.checked
-def run(name: str, grid: str = ALL) -> Run:
+def run(name: str, grid: str = MAIN) -> Run:
     """What is behind a point of `tradeoffs`: configuration, command, figures, and examples of its words."""
     mine = [record for record in chosen(grid) if record["name"] == name]
     if not mine:
@@ -109,21 +110,24 @@ def run(name: str, grid: str = ALL) -> Run:
 
 
 def chosen(grid: str) -> list[dict]:
-    """The records of a grid, under the names of its rows, or all. Raises UserError where there is no such grid."""
-    if grid != ALL and grid not in GRIDS:
-        raise UserError(f"there is no grid {grid!r}; choose {ALL} or one of {', '.join(GRIDS)}")
+    """The records of a grid, under the names of its rows; those of `MAIN` are measured on what most of them are.
+
+    Raises UserError where there is no such grid.
+    """
+    if grid not in (MAIN, *GRIDS):
+        raise UserError(f"there is no grid {grid!r}; choose {MAIN} or one of {', '.join(GRIDS)}")
     found = shipped()
-    if grid == ALL:
-        return found
+    if grid == MAIN:
+        rest = [record for record in found if "ablation" not in record]
+        on = [tuple(row) for row in frame(rest)[MEASURED].itertuples(index=False)]
+        ((most, _),) = Counter(on).most_common(1)
+        return [record for record, its in zip(rest, on, strict=True) if its == most]
     rows = matched(grid, found)
     return [{**record, "name": name} for name, made in rows.items() for record in made]
 
 
 def shipped() -> list[dict]:
-    """The records of `results/` and of the built-in models, each once, those of runs too short to mean anything apart.
-
-    Of several data sets and splits, those on which most were measured.
-    """
+    """The records of `results/` and of the built-in models, each once, but for runs too short to mean anything."""
     files = sorted(RESULTS.glob("*.jsonl")) + [BUILT_IN / name / "record.json" for name in built_in_models()]
     return _read(tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file()))
 
@@ -131,16 +135,14 @@ def shipped() -> list[dict]:
 @lru_cache(maxsize=1)
 def _read(files: tuple[tuple[Path, int], ...]) -> list[dict]:
     lists = [read(file) if file.suffix == ".jsonl" else [read_json(file)] for file, _ in files]
-    found = {record["id"]: record for some in lists for record in some if not record.get("quick")}
-    ((most, _),) = Counter((record["data"], record["split"]) for record in found.values()).most_common(1)
-    return [record for record in found.values() if (record["data"], record["split"]) == most]
+    return list({record["id"]: record for some in lists for record in some if not record.get("quick")}.values())
 
 
 def grids() -> list[str]:
     """Those of which a run is shipped, the teacher apart."""
     found = shipped()
     return [
-        ALL,
+        MAIN,
         *(name for name in GRIDS if any(made for row, made in matched(name, found).items() if row != "teacher")),
     ]
 
@@ -163,11 +165,12 @@ def _number(value: float) -> float | None:
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def sources(points: list[Point]) -> str:
+def sources(points: list[Point], grid: str = MAIN) -> str:
     """What the points are made of, in a sentence."""
+    pictures = frame(chosen(grid))["test_pictures"].max()
     runs = sum(point["runs"] for point in points)
-    count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project have both figures; "
-    count += "click a point, or choose it by name."
+    count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project, measured on {pictures:,} "
+    count += "test pictures; click a point, or choose it by name."
     if any(RESULTS.glob("*.jsonl")):
         return parts.hint(count)
     return parts.hint(
@@ -238,7 +241,7 @@ def _pictures() -> dict:
 
 def _teachers() -> dict[int, str]:
     """image_id -> what the latest teacher says of it."""
-    made = [record for record in shipped() if record["role"] == "teacher" and record["samples"]]
+    made = [record for record in chosen(MAIN) if record["role"] == "teacher" and record["samples"]]
     last = max(made, key=lambda record: record["created"], default={"samples": []})
     return {sample["image_id"]: sample["caption"] for sample in last["samples"]}
 
@@ -254,12 +257,12 @@ def listed(grid: str, cost: str, score: str) -> list[str]:
 
 def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     def axes(of) -> list[tuple[str, str]]:
-        found = frame(shipped())
+        found = frame(chosen(MAIN))
         return [(LABELS[column][0], column) for column in of if found[column].notna().any()]
 
-    first = (ALL, "params_m", "tr1")
+    first = (MAIN, "params_m", "vqa")
     with gr.Row():
-        grid = gr.Dropdown(grids(), value=ALL, label="Runs", min_width=180)
+        grid = gr.Dropdown(grids(), value=MAIN, label="Runs", min_width=180)
         cost = gr.Dropdown(axes(COSTS), value=first[1], label="Cost", min_width=180)
         score = gr.Dropdown(axes(SCORES), value=first[2], label="Score", min_width=180)
     note = gr.HTML(sources(tradeoffs(*first)))
@@ -273,7 +276,8 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         names = listed(grid, cost, score)
         title, fig = charts.fitted(accuracy_cost(frame(chosen(grid)), cost, score))
         point = point if point in names else None
-        return sources(tradeoffs(grid, cost, score)), title, fig, gr.Dropdown(names, value=point), tell(point, grid)
+        said = sources(tradeoffs(grid, cost, score), grid)
+        return said, title, fig, gr.Dropdown(names, value=point), tell(point, grid)
 
     def tell(point, grid):
         return show(run(point, grid)) if point else ""

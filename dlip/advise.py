@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from dlip.errors import UserError
-from dlip.records import frame, latest, retention, summary
+from dlip.records import frame, latest, retention, sources, summary
 
 SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
@@ -17,8 +17,8 @@ CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
 def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> dict:
     """The student that keeps most of its teacher's scores within `budget` (of `COSTS` -> most).
 
-    found: as `dlip.records.read` gives them, of one data set and split. metric: of `SCORES`, or "all", the least kept
-    of the four. Returns {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name",
+    found: as `dlip.records.read` gives them, measured on the same pictures. metric: of `SCORES`, or "all", the least
+    kept of the four. Returns {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name",
     "role", "model", "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the
     teacher's by score and "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an
     unknown metric, or records of several data sets or teachers.
@@ -31,9 +31,8 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
         raise UserError(f"there is no metric {metric!r}; choose of {', '.join(SCORES)} or all")
     found = [record for record in found if not record.get("quick")]
     df = latest(frame(found))
-    if len(sources := df[["data", "split"]].drop_duplicates()) > 1:
-        named = ", ".join(" ".join(row) for row in sources.itertuples(index=False))
-        raise UserError(f"the records are of {named}; name a file of one data set and split with --results")
+    if len(sources(df)) > 1:
+        raise UserError(f"the records are of {'; '.join(sources(df))}; name a file of one of them with --results")
     rows, doubts = _students(df), []
     out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
     if "latency_ms" in budget and (doubt := _untimed(found)):

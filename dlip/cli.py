@@ -122,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
         "--latency-repeats", type=whole(0), default=20, help="timed captions; 0 for none (default %(default)s)"
     )
     new.add_argument("--items", action="store_true", help="add every caption, answer and rank")
+    new.add_argument("--results", metavar="FILE", help="add the figures to these records, if one lies beside the model")
 
     new = command(
         commands.ablate, "Run grids of students and print the paper's tables", "dlip ablate fusion --workers 2"

@@ -145,7 +145,7 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
-    from dlip import experiment
+    from dlip import experiment, records
     from dlip.data.vqa2 import read_answers
     from dlip.vlm import VLM
 
@@ -158,6 +158,9 @@ def evaluate(args: argparse.Namespace) -> None:
     )  # fmt: skip
     if any(left_out.values()):
         figures.setdefault("notes", {})["data"] = experiment.left_out_text(left_out)
+    if args.results:
+        command = shlex.join(["dlip", *args.words])
+        records.append(experiment.again(args.model, command, figures, items, dataset), args.results)
     show({**figures, **({"items": items} if args.items else {})}, args)
 
 
@@ -239,9 +242,9 @@ def rerun(args: argparse.Namespace) -> None:
     from dlip.run import Run
 
     before = again.chosen(args.records, args.name, args.seed)
-    if Run(args.out).finished:
-        raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
     words = again.command(before, args.out, args.results)
+    if "--out" in words and Run(args.out).finished:
+        raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
     if not args.json:
         print("dlip", shlex.join(words))
     with contextlib.redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):

@@ -11,7 +11,7 @@ import torch
 from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
-from dlip.checkpoints import read_json, write_json
+from dlip.checkpoints import model_folder, read_json, write_json
 from dlip.config import CACHE, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
@@ -239,6 +239,18 @@ def run(
         return record
 
     return on_main(write_down)
+
+
+def again(model: str, command: str, figures: dict, items: dict, dataset) -> dict:
+    """The record of a trained model that `command` has measured once more: how it was made is in its history.
+
+    figures, items: of `measure`. Raises UserError where no record lies beside the model.
+    """
+    made = read_json(model_folder(model) / "record.json")
+    about = {key: made[key] for key in ("name", "role", "config", "seed", "train_pictures", "losses", "wall_s")}
+    record = new_record(command=command, metrics=figures, items=items, samples=samples(items, dataset), **about)
+    training = {key: made[key] for key in ("command", "config", "wall_s")}
+    return record | {"history": [*made.get("history", []), {"folder": model, **training}]}
 
 
 def history(start: Iterable[str]) -> list[dict]:

@@ -6,7 +6,8 @@
   "undistilled" or "distilled").
 - command (exactly as typed), config (resolved: "model", "train" and whatever else decides the result),
   config_hash (`config_hash`), seed.
-- data, split (what was measured on), train_pictures (how many pictures the model learned from).
+- data, split (what was measured on; the outcomes tell how many pictures), train_pictures (how many pictures the model
+  learned from).
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
   transformers (versions), device, threads, wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.
@@ -20,17 +21,17 @@
 - outcomes: what the scores are the means of, each a column of float16, compressed and in base64 (`outcomes` reads it).
   In the order of the pictures measured: tr1 (0 or 1) and cider (x 100), one a picture with captions; ir1, one a
   caption; vqa (0 to 1), one a question; captions and questions, how many of them each picture has.
-- history: the runs that the model's weights begin at, the earliest first, each {"folder", "command" (null where none
-  was kept), "config", "wall_s" (of training)}.
+- history: the runs that the model's weights begin at or, where `command` only measured it, come from, the earliest
+  first, each {"folder", "command" (null where none was kept), "config", "wall_s" (of training)}.
 - of a grid's run, ablation: {"hash"}, of all that decides the result but the seed (`dlip.ablation.identity`); and
   quick: true where the run was too short for its scores to mean anything.
 
 A run of a grid that failed is a line {"schema", "failed": why, "created", "name", "role", "seed", "ablation"}, which
 `failures` gives and `read` leaves out.
 
-**Columns** of `load`, one row a run: id, created, name, role, seed, data, split, train_pictures, model (sizes in
-words), command, config_hash, wall_s, device, threads, torch, transformers, quick; then numbers, NaN where the record
-has none:
+**Columns** of `load`, one row a run: id, created, name, role, seed, data, split, test_pictures (how many were measured
+on; 0 where the record does not tell), train_pictures, model (sizes in words), command, config_hash, wall_s, device,
+threads, torch, transformers, quick; then numbers, NaN where the record has none:
 
 - tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, re-ranked, in %.
 - bleu4 meteor rougeL cider spice: caption scores x 100.
@@ -73,9 +74,11 @@ POINTS = 100  # of a loss curve
 SAMPLES = 12
 
 ABOUT = (
-    "id", "created", "name", "role", "seed", "data", "split", "train_pictures", "model", "command", "config_hash",
-    "wall_s", "device", "threads", "torch", "transformers", "quick",
+    "id", "created", "name", "role", "seed", "data", "split", "test_pictures", "train_pictures", "model", "command",
+    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick",
 )  # fmt: skip
+MEASURED = ["data", "split", "test_pictures"]
+"""What records must share for their scores to be compared."""
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -276,7 +279,13 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 def _row(record: dict) -> dict:
     row = {column: record.get(column) for column in ABOUT} | {"model": sizes(record["config"].get("model"))}
-    return row | {"quick": bool(record.get("quick"))} | numbers(record)
+    return row | {"test_pictures": test_pictures(record), "quick": bool(record.get("quick"))} | numbers(record)
+
+
+def test_pictures(record: dict) -> int:
+    """On how many pictures it was measured; 0 where it does not tell."""
+    counts = outcomes(record)
+    return max((len(counts[name]) for name in ("captions", "questions") if name in counts), default=0)
 
 
 def export(df: pd.DataFrame, path: str | Path) -> None:
@@ -295,36 +304,41 @@ def export(df: pd.DataFrame, path: str | Path) -> None:
 # --- comparing ------------------------------------------------------------------------------------------------
 
 
+def sources(df: pd.DataFrame) -> list[str]:
+    """What the runs were measured on, each in words: `scenes test, 1,000 pictures`."""
+    rows = df[MEASURED].drop_duplicates().itertuples(index=False)
+    return [f"{data} {split}" + (f", {count:,} pictures" if count else "") for data, split, count in rows]
+
+
 def latest(df: pd.DataFrame) -> pd.DataFrame:
-    """Of runs that were repeated with the same name, data, split and seed, the one made last."""
-    return df.sort_values("created", kind="stable").drop_duplicates(
-        ["name", "role", "data", "split", "seed"], keep="last"
-    )
+    """Of runs that were repeated with the same name and seed, and measured on the same, the one made last."""
+    return df.sort_values("created", kind="stable").drop_duplicates(["name", "role", *MEASURED, "seed"], keep="last")
 
 
 def retention(df: pd.DataFrame) -> pd.DataFrame:
-    """`load`'s table with every score and cost as percent of the teacher's on the same data and split.
+    """`load`'s table with every score and cost as percent of the teacher's on the same pictures.
 
     The teacher's is its mean over seeds; without a teacher the percent is NaN. Raises UserError where two teachers
     were measured on the same data.
     """
-    teachers = latest(df[df["role"] == "teacher"]).groupby(["data", "split"])
-    for (data, split), names in teachers["name"].unique().items():
+    teachers = latest(df[df["role"] == "teacher"]).groupby(MEASURED)
+    for (data, split, _), names in teachers["name"].unique().items():
         if len(names) > 1:
             raise UserError(f"{data} {split} has the teachers {', '.join(names)}; keep the records of one of them")
-    theirs = teachers[NUMBERS].mean().reindex(pd.MultiIndex.from_frame(df[["data", "split"]]))
+    theirs = teachers[NUMBERS].mean().reindex(pd.MultiIndex.from_frame(df[MEASURED]))
     out = df.copy()
     out[NUMBERS] = 100 * df[NUMBERS] / theirs.replace(0, math.nan).to_numpy()
     return out
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over seeds: one row for each name, role, data and split; teachers first, then by size.
+    """Mean and spread over seeds: one row for each name, role and `MEASURED`; teachers first, then by size.
 
-    Columns: name, role, data, split; train_pictures, model and command of the run made last; runs (how many seeds);
-    each score and cost (mean) and <it>_sd (sample standard deviation; NaN of a single run). A repeated run counts once.
+    Columns: name, role, data, split, test_pictures; train_pictures, model and command of the run made last; runs (how
+    many seeds); each score and cost (mean) and <it>_sd (sample standard deviation; NaN of a single run). A repeated run
+    counts once.
     """
-    groups = latest(df).groupby(["name", "role", "data", "split"])
+    groups = latest(df).groupby(["name", "role", *MEASURED])
     about = groups[["train_pictures", "model", "command"]].last()
     spread = groups[NUMBERS].std().add_suffix("_sd")
     out = pd.concat([about, groups.size().rename("runs"), groups[NUMBERS].mean(), spread], axis=1).reset_index()

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from dlip import plots
 from dlip.errors import UserError
 from dlip.html import image_tag, marked
-from dlip.records import SAMPLES, frame, retention, summary, twin
+from dlip.records import SAMPLES, frame, retention, sources, summary, twin
 
 PRICES = ("params_m", "flops_g", "latency_ms")
 SCORES = ("tr1", "ir1", "cider", "vqa")
@@ -35,13 +35,12 @@ def comparison(records: list[dict]) -> pd.DataFrame:
     """`dlip.records.summary` with <it>_kept, in % of the teacher's, beside each figure of the table, and kept.
 
     kept is the least of the scores' (NaN for the teacher itself). Raises UserError where there are no records or they
-    are of several data sets.
+    were not measured on the same pictures.
     """
-    sources = {(record["data"], record["split"]) for record in records}
-    if len(sources) != 1:
-        found = ", ".join(sorted(" ".join(source) for source in sources)) or "none"
-        raise UserError(f"a report compares records of one data set and split, but these are of: {found}")
     df = frame(records)
+    if len(sources(df)) != 1:
+        found = "; ".join(sources(df)) or "none"
+        raise UserError(f"a report compares records measured on the same pictures, but these are of: {found}")
     rows = summary(df)
     kept = summary(retention(df))[["name", "role", *PRICES, *SCORES]]
     rows = rows.merge(kept, on=["name", "role"], suffixes=("", "_kept"))
@@ -161,9 +160,9 @@ def table(records: list[dict]) -> str:
 def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | str | Path], path: str | Path) -> None:
     """Writes the comparison as one HTML file that holds all it shows.
 
-    records: of one data set and split, as `dlip.records.read` gives them. pictures: image_id -> a picture, its pixels
-    (uint8 [H, W, 3]) or its file, for the examples that the records hold. Raises UserError as `comparison`, where a
-    picture cannot be read and where the page cannot be written.
+    records: measured on the same pictures, as `dlip.records.read` gives them. pictures: image_id -> a picture, its
+    pixels (uint8 [H, W, 3]) or its file, for the examples that the records hold. Raises UserError as `comparison`,
+    where a picture cannot be read and where the page cannot be written.
     """
     rows, path = comparison(records), Path(path)
     headline, *rest = finding(records)

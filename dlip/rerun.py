@@ -14,15 +14,17 @@ FIGURES = ("tr1", "ir1", "cider", "vqa")
 def chosen(path: str | Path, name: str | None = None, seed: int | None = None) -> dict:
     """The latest record of a file or folder, of this name and seed where they are given.
 
-    Raises UserError where there is none, or where its command trains nothing.
+    Raises UserError where there is none, or where its command neither trains nor evaluates.
     """
     found = [r for r in records.read(path) if name in (None, r["name"]) and seed in (None, r["seed"])]
     if not found:
         asked = " and ".join(f"{what} {value}" for what, value in (("name", name), ("seed", seed)) if value is not None)
         raise UserError(f"{path} has no record of {asked or 'a run'}; see its names with pandas or in the app")
     words = shlex.split(found[-1]["command"])
-    if words[:1] != ["dlip"] or words[1:2] not in (["train"], ["distill"]):
-        raise UserError(f"the record {found[-1]['name']} was not made by dlip train or distill; choose another")
+    if words[:1] != ["dlip"] or words[1:2] not in (["train"], ["distill"], ["evaluate"]):
+        raise UserError(
+            f"the record {found[-1]['name']} was not made by dlip train, distill or evaluate; choose another"
+        )
     return found[-1]
 
 
@@ -34,7 +36,7 @@ def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
             next(words, None)
         elif not word.startswith(tuple(f"{option}=" for option in PLACES)):
             kept.append(word)
-    return [*kept, "--out", str(folder), "--results", str(results)]
+    return [*kept, *(["--out", str(folder)] if kept[0] != "evaluate" else []), "--results", str(results)]
 
 
 def circumstances(before: dict, after: dict) -> dict[str, tuple]:

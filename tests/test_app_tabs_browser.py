@@ -159,7 +159,7 @@ def test_a_point_that_is_clicked_tells_of_its_run(open_page, screens):
     page = open_page()
     page.locator("#tradeoffs-button").click()
     page.wait_for_selector("#runs .js-plotly-plot .point")
-    rows = summary(frame(tradeoffs.shipped()).dropna(subset=["params_m", "tr1"]))
+    rows = summary(frame(tradeoffs.chosen(tradeoffs.MAIN)).dropna(subset=["params_m", "vqa"]))
     role = rows["role"].iloc[-1]
     name = rows.loc[rows["role"] == role, "name"].iloc[0]
     names = page.evaluate(
@@ -197,12 +197,12 @@ def test_the_chart_follows_its_axes_and_its_grid(open_page):
     page = open_page()
     page.locator("#tradeoffs-button").click()
     page.wait_for_selector("#runs .js-plotly-plot .point")
-    grid, cost, score = tradeoffs.grids()[-1], "params_m", "tr1"
+    grid, cost, score = "modalities", "params_m", "vqa"
     for label, noun in (("Cost", "FLOPs"), ("Score", "CIDEr"), ("Runs", grid)):
         page.get_by_label(label, exact=True).click()
         page.get_by_role("option", name=noun, exact=True).click()
         cost, score = ("flops_g", score) if label == "Cost" else (cost, "cider")
-        points = tradeoffs.tradeoffs(grid if label == "Runs" else tradeoffs.ALL, cost, score)
+        points = tradeoffs.tradeoffs(grid if label == "Runs" else tradeoffs.MAIN, cost, score)
         wait_for_text(page, "#tradeoffs", f"{sum(point['runs'] for point in points)} of the ")
         page.wait_for_function(POINTS, arg=sorted([point["name"], point["cost"], point["score"]] for point in points))
 
@@ -235,8 +235,8 @@ def test_the_endpoints_answer_as_the_functions_do(app_address, tmp_path):
         (attention.attention, (picture, *BOTH, text, 3, "fusion", "", *last), (path, *BOTH, text, 3, "fusion")),
         (attention.self_attention, (picture, *BOTH, True, *last), (path, *BOTH, True)),
         (attributions.attribution, (picture, *BOTH, text, 3, "Grad-CAM"), (path, *BOTH, text, 3, "Grad-CAM")),
-        (tradeoffs.tradeoffs, ("all runs", "flops_g", "cider"), ("all runs", "flops_g", "cider")),
-        (tradeoffs.run, ("student", "all runs"), ("student",)),
+        (tradeoffs.tradeoffs, ("playground", "flops_g", "cider"), ("playground", "flops_g", "cider")),
+        (tradeoffs.run, ("student", "playground"), ("student",)),
         (disagreements.disagreements, (*BOTH, "answers", 10), (*BOTH, "answers", 10)),
     ):
         name = function.__name__

@@ -29,7 +29,12 @@ def records(tmp_path, monkeypatch) -> list[dict]:
         make_record("<bad>", "undistilled", tr1=50.0, params=2.0),
         make_record("short", tr1=99.0) | {"quick": True},
     ]
-    made += [make_record("far", tr1=99.0) | {"split": "val"}]
+    made += [
+        make_record("far", tr1=99.0) | {"split": "val"},
+        make_record("row", tr1=99.0) | {"ablation": {"hash": "x"}},
+    ]
+    few = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "image_id": 0}], "caption": [], "vqa": []}
+    made += [make_record("of one picture", tr1=99.0, items=few)]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     monkeypatch.setattr(page, "built_in_models", list)
@@ -37,12 +42,13 @@ def records(tmp_path, monkeypatch) -> list[dict]:
 
 
 def test_points_are_the_runs_means_and_their_front(records):
-    points = page.tradeoffs()
+    points = page.tradeoffs(score="tr1")
     assert [(p["name"], p["cost"], p["score"], p["runs"], p["front"]) for p in points] == [
         ("good", 1.0, 71.0, 3, True), ("<bad>", 2.0, 50.0, 1, False), ("big", 4.0, 80.0, 1, True),
     ]  # fmt: skip
     assert points[0]["score_sd"] == 1.0 and points[1]["score_sd"] is None
-    assert page.listed(page.ALL, "params_m", "tr1") == ["big", "good", "<bad>"]
+    assert "5 of the 8 runs" in page.sources(points)
+    assert page.listed(page.MAIN, "params_m", "tr1") == ["big", "good", "<bad>"]
     json.dumps(points)
 
 
@@ -71,8 +77,8 @@ def test_the_words_are_of_the_latest_run_that_kept_some(records, tmp_path):
 def test_the_chosen_point_stays_chosen_as_long_as_it_is_there(records):
     (draw,) = {fn.fn for fn in build().fns.values() if fn.name == "draw"}
     for axes, point, kept in (
-        ((page.ALL, "params_m", "ir1"), "good", "good"),
-        ((page.ALL, "params_m", "tr1"), "x", None),
+        ((page.MAIN, "params_m", "ir1"), "good", "good"),
+        ((page.MAIN, "params_m", "tr1"), "x", None),
     ):
         *_, chosen, shown = draw(*axes, point)
         assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
@@ -81,19 +87,19 @@ def test_the_chosen_point_stays_chosen_as_long_as_it_is_there(records):
 def test_mistakes_are_sentences(records):
     for call, said in (
         (lambda: page.tradeoffs("all grids"), "no grid 'all grids'"),
-        (lambda: page.tradeoffs(page.ALL, "tr1"), "'tr1' cannot be an axis"),
-        (lambda: page.tradeoffs(page.ALL, "params_m", "spice"), "choose other axes"),
+        (lambda: page.tradeoffs(page.MAIN, "tr1"), "'tr1' cannot be an axis"),
+        (lambda: page.tradeoffs(page.MAIN, "params_m", "spice"), "choose other axes"),
         (lambda: page.tradeoffs("fusion"), "no run of fusion"),
         (lambda: page.run("nobody"), "no point 'nobody'"),
     ):
         with pytest.raises(UserError, match=said):
             call()
-    assert page.grids() == [page.ALL]
+    assert page.grids() == [page.MAIN]
 
 
 def test_a_grids_runs_have_the_names_of_its_rows(records, monkeypatch):
     monkeypatch.setattr(page, "matched", lambda grid, found: {"teacher": found[:1], "a row": found[1:3], "none": []})
-    assert [p["name"] for p in page.tradeoffs("fusion")] == ["a row", "teacher"]
+    assert [p["name"] for p in page.tradeoffs("fusion", score="tr1")] == ["a row", "teacher"]
     assert page.run("a row", "fusion")["seeds"] == [0, 1] and "fusion" in page.grids()
 
 
@@ -101,7 +107,7 @@ def test_without_a_folder_of_results_the_built_in_models_are_shown(tmp_path, mon
     monkeypatch.setattr(page, "RESULTS", tmp_path / "nowhere")
     made = [read_json(BUILT_IN / name / "record.json") for name in built_in_models()]
     rows = summary(frame(made)).set_index("name")
-    points = page.tradeoffs()
+    points = page.tradeoffs(score="tr1")
     assert len(points) == 3 and "no folder results" in page.sources(points)
     for point in points:
         assert (point["cost"], point["score"]) == (rows.loc[point["name"], "params_m"], rows.loc[point["name"], "tr1"])

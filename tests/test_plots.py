@@ -155,7 +155,7 @@ def test_wrong_axes_and_mixed_data_are_named(records: list[dict]):
                         (("params_m", "spice"), "no record has both")):  # fmt: skip
         with pytest.raises(UserError, match=fault):
             accuracy_cost(df, *axes)
-    with pytest.raises(UserError, match="several data sets"):
+    with pytest.raises(UserError, match="the records are of scenes test; other test; keep"):
         accuracy_cost(frame([*records, make_record(data="other")]))
 
 

@@ -146,7 +146,7 @@ def test_table_says_where_latencies_cannot_be_compared(records: list[dict]):
 
 
 def test_records_of_several_data_sets_are_refused(records: list[dict]):
-    with pytest.raises(UserError, match="of: other test, scenes test"):
+    with pytest.raises(UserError, match="of: scenes test; other test"):
         table([*records, make_record(data="other")])
     with pytest.raises(UserError, match="of: none"):
         table([])

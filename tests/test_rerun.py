@@ -6,6 +6,7 @@ import pytest
 from test_records import make_record
 
 from dlip import records
+from dlip.checkpoints import model_folder, read_json
 from dlip.cli import main
 from dlip.errors import UserError
 from dlip.records import append
@@ -27,6 +28,17 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys):
     assert len(records.read(file)) == 1 and records.read(tmp_path / "second.jsonl")[0]["seed"] == 3
     assert main([*again[:3], str(tmp_path / "again"), "--results", str(tmp_path / "third.jsonl")]) == 2
     assert "holds a finished run" in capsys.readouterr().err and not (tmp_path / "third.jsonl").exists()
+
+
+def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, capsys):
+    file, more = tmp_path / "r.jsonl", tmp_path / "more.jsonl"
+    words = ["evaluate", "--model", "scenes/student", "--split", "test-5k", "--limit", "20", "--tasks", "retrieval"]
+    assert main([*words, "--latency-repeats", "0", "--results", str(file), "--json", str(tmp_path / "a")]) == 0
+    (record,), made = records.read(file), read_json(model_folder("scenes/student") / "record.json")
+    assert (record["split"], record["seed"], record["metrics"]["vqa"]) == ("test-5k", made["seed"], None)
+    assert record["history"][-1]["command"] == made["command"] != record["command"]
+    assert main(["rerun", str(file), "--results", str(more), "--json", "-"]) == 0
+    assert records.read(more)[0]["metrics"] == record["metrics"]
 
 
 def test_the_record_that_is_meant(tmp_path):

@@ -24,7 +24,7 @@ from dlip.data.scene_world import (
     relation,
     tags,
 )
-from dlip.data.scenes import SPLITS, Scenes
+from dlip.data.scenes import PLACES, SPLITS, Scenes
 from dlip.errors import UserError
 
 GOLDEN = {  # of the first ten pictures with all their texts
@@ -32,6 +32,7 @@ GOLDEN = {  # of the first ten pictures with all their texts
     "train-small": "069acf9b69d3b684",
     "val": "2b788e52de716ee2",
     "test": "43327860370ac23e",
+    "test-5k": "43327860370ac23e",
 }
 
 
@@ -62,17 +63,24 @@ def test_size_and_seed_of_a_split():
             part[i]
 
 
+def test_the_5k_test_begins_with_the_test():
+    test, more = Scenes("test"), Scenes("test-5k")
+    assert (len(test), len(more)) == (1000, 5000)
+    assert [s.image_id for s in map(more.scene, range(1000))] == [s.image_id for s in map(test.scene, range(1000))]
+    assert more.fingerprint() != test.fingerprint()
+
+
 def test_splits_are_disjoint_by_layout_whatever_their_seeds():
-    layouts: dict[str, set] = {split: set() for split in SPLITS}
+    layouts: dict[str, set] = {split: set() for split in PLACES}
     ids = set()
     for split, found in layouts.items():
         for seed in (0, 3):
             for scene in map(Scenes(split, seed).scene, range(400)):
-                found.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(SPLITS))
+                found.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(PLACES))
                 ids.add(scene.image_id)
-    assert len(ids) == 400 * 2 * len(SPLITS)
+    assert len(ids) == 400 * 2 * len(PLACES)
     assert all(len(found) == 1 for found in layouts.values())  # one residue a split, and
-    assert len(set.union(*layouts.values())) == len(SPLITS)  # no two splits the same
+    assert len(set.union(*layouts.values())) == len(PLACES)  # no two splits the same
 
 
 @pytest.mark.parametrize("arguments", [("train",), ("val", -1), ("val", 0, 0), ("val", 0, 10**8)])

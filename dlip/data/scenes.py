@@ -10,8 +10,11 @@ from dlip.data.scene_text import captions
 from dlip.data.scene_world import Scene, make_scene, tags
 from dlip.errors import UserError
 
-SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000}
-"""Pictures of each split: a teacher's, a student's, and two to measure on."""
+SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000, "test-5k": 5_000}
+"""Pictures of each split: a teacher's, a student's, and those to measure on. `test-5k` begins with `test`: retrieval
+among five times as many, as COCO's 5K beside its 1K."""
+PLACES = ("train-large", "train-small", "val", "test")
+"""Splits of which no two share a layout."""
 _BLOCK = 10_000_000  # numbers set aside for the scenes of one split and seed
 KEPT = 8192
 """Pictures that are kept once made, about 12 KB each with their texts: those of `train-small` are made once a run."""
@@ -22,7 +25,7 @@ class Scenes:
     """A split of the built-in data. Scene i is a function of (seed, split, i) alone, whatever the size.
 
     Splits are disjoint by construction, whatever their seeds: the sum of the objects' left and top edges,
-    modulo the number of splits, is the split's place in `SPLITS`, so that no two splits share a layout.
+    modulo the number of places, is the split's place in `PLACES`, so that no two of them share a layout.
     """
 
     name = "scenes"
@@ -38,15 +41,15 @@ class Scenes:
         if not 0 <= seed < 2**32:
             raise UserError(f"the seed of scenes cannot be {seed}; choose one from 0 to {2**32 - 1}")
         self.problems: list[str] = []
-        self._place = list(SPLITS).index(split)
-        self._first = (seed * len(SPLITS) + self._place) * _BLOCK
+        self._place = PLACES.index(split.removesuffix("-5k"))
+        self._first = (seed * len(PLACES) + self._place) * _BLOCK
 
     def __len__(self) -> int:
         return self.size
 
     def scene(self, i: int) -> Scene:
         """What is true of picture i. Raises IndexError beyond the last one."""
-        return make_scene(self._number(i), self._place, len(SPLITS))
+        return make_scene(self._number(i), self._place, len(PLACES))
 
     def __getitem__(self, i: int) -> Item:
         """Picture i, uint8 [48, 48, 3], with five captions, six questions and a tag for each kind of object in it."""
@@ -76,7 +79,7 @@ class Scenes:
 
 @lru_cache(maxsize=KEPT)
 def _item(number: int, place: int) -> Item:
-    scene = make_scene(number, place, len(SPLITS))
+    scene = make_scene(number, place, len(PLACES))
     image, kinds = render(scene), tags(scene)
     image.flags.writeable = kinds.flags.writeable = False  # it is handed out more than once
     return Item(image, scene.image_id, captions(scene), questions(scene), kinds)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from dlip.errors import UserError
 from dlip.plots.style import COLOURS, INK, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.records import summary, twin
+from dlip.records import sources, summary, twin
 from dlip.schema import COSTS, SCORES
 
 KEPT = (95, 99)  # percent of the teacher's score, marked by lines
@@ -42,9 +42,9 @@ def pareto(costs: list[float], scores: list[float]) -> list[int]:
 def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", title: str | None = None) -> go.Figure:
     """Score against cost, a point for each name (mean over seeds, bars of one standard deviation).
 
-    df: as `dlip.records.load` gives it, of one data set and split. The line joins the models that none beats on both
-    axes; dotted lines stand at 95 and 99% of the teacher's score. Raises UserError where an axis is no score or cost,
-    the runs are of several data sets, or none has both figures.
+    df: as `dlip.records.load` gives it, measured on the same pictures. The line joins the models that none beats on
+    both axes; dotted lines stand at 95 and 99% of the teacher's score. Raises UserError where an axis is no score or
+    cost, the runs were measured on different pictures, or none has both figures.
     """
     for column, axis in ((cost, COSTS), (score, SCORES)):
         if column not in axis:
@@ -52,8 +52,8 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
     rows = summary(df.dropna(subset=[cost, score]))
     if rows.empty:
         raise UserError(f"no record has both {cost} and {score}; choose other axes")
-    if len(rows[["data", "split"]].drop_duplicates()) > 1:
-        raise UserError("the records are of several data sets or splits; keep those of one")
+    if len(sources(rows)) > 1:
+        raise UserError(f"the records are of {'; '.join(sources(rows))}; keep those of one of them")
     fig = figure(title or _cost_finding(rows, cost, score))
     front = rows.iloc[pareto(list(rows[cost]), list(rows[score]))]
     fig.add_scatter(
