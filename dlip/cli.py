@@ -138,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
 
     about = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
     new = command(commands.bench, "Time things side by side and keep the record", "dlip bench captioning")
-    new.add_argument("name", choices=BENCHES, help=about)
+    new.add_argument("name", choices=(*BENCHES, "all"), help=f"all, but reading without --data, or one: {about}")
     new.add_argument("--data", help="a folder of pictures with texts, where the benchmark reads one")
     new.add_argument("--rounds", type=whole(1), metavar="N", help="in each of which all sides take a turn")
     new.add_argument("--results", metavar="PATH", help="where the record goes (default results/bench/NAME.jsonl)")

@@ -216,12 +216,14 @@ def bench(args: argparse.Namespace) -> None:
 
     asked = {"data": args.data, "rounds": args.rounds}
     asked = {name: value for name, value in asked.items() if value is not None}
-    record = benches.bench(args.name, shlex.join(["dlip", *args.words]), **asked)
-    append(record, args.results or f"results/bench/{args.name}.jsonl")
+    records = []
+    for name, options in benches.every(asked).items() if args.name == "all" else [(args.name, asked)]:
+        records.append(benches.bench(name, shlex.join(["dlip", *args.words]), **options))
+        append(records[-1], args.results or f"results/bench/{name}.jsonl")
+        if not args.json:
+            print(benches.text(records[-1]), flush=True)
     if args.json:
-        show(record, args)
-    else:
-        print(benches.text(record))
+        show({"records": records} if args.name == "all" else records[0], args)
 
 
 def app(args: argparse.Namespace) -> None:

@@ -46,6 +46,19 @@ def test_the_command_prints_a_table_and_appends_a_record(tmp_path, capsys):
     assert record["rows"][0]["ratio"] == 1 and record["settings"]["beams"] == 3 and record["machine"]["cores"] > 0
 
 
+def test_all_are_run_one_after_the_other(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        bench, "bench", lambda name, command, **asked: {"bench": name, "rows": [{"name": name, **asked}]}
+    )
+    words = ["bench", "all", "--rounds", "1", "--results", str(tmp_path / "all.jsonl")]
+    assert main([*words, "--json", "-"]) == 0
+    made = json.loads(capsys.readouterr().out)["records"]
+    assert [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()] == made
+    assert [(record["bench"], record["rows"][0]["rounds"]) for record in made] == [
+        (name, 1) for name in bench.BENCHES if name != "reading"
+    ]
+
+
 def test_the_step_is_timed_in_both_precisions():
     settings, rows = training.run(rounds=1)
     assert [row["name"] for row in rows] == ["fp32", "bf16"] and all(row["s"] > 0 for row in rows)
@@ -184,5 +197,8 @@ def test_one_thing_grows_at_a_time(small):
 
 
 def test_unknown():
+    assert list(bench.every({"rounds": 1})) == [name for name in bench.BENCHES if name != "reading"]
+    assert bench.every({"data": "a", "rounds": 1})["reading"] == {"data": "a", "rounds": 1}
+    assert bench.every({"data": "a"})["stock"] == {}
     with pytest.raises(UserError, match="no benchmark 'x'"):
         bench.bench("x")

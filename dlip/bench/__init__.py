@@ -45,6 +45,13 @@ def bench(name: str, command: str = "", **options) -> dict:
     return {"bench": name, **about(command), "settings": settings, "rows": rows}
 
 
+def every(asked: dict) -> dict[str, dict]:
+    """Name -> those of the options that it takes, of all benchmarks that can run with them: `reading` needs data."""
+    takes = {name: signature(resolve_name(f"dlip.bench.{name}:run")).parameters for name in BENCHES}
+    able = [name for name in BENCHES if name != "reading" or "data" in asked]
+    return {name: {key: value for key, value in asked.items() if key in takes[name]} for name in able}
+
+
 def about(command: str) -> dict:
     """created, command, machine and versions, of a record that is made now."""
     return {
