@@ -90,10 +90,7 @@ class Descent:
             if not self.wrong:
                 accelerator.backward(total)
             if self.complete:
-                self.norm = accelerator.clip_grad_norm_(self.clipped, config.clip).item()
-                if not (self.wrong or accelerator.scaler or self._sound()):  # which in fp16 the scaler sees to
-                    found = unsound(self.learner(*inputs), [*self.clipped, *self.scalars])
-                    self.wrong = [f"the gradient of {term}" for term in found]
+                self.norm = math.nan if self.wrong else self._clip(inputs)
             if self.wrong and config.nonfinite == "stop":
                 raise UserError(
                     f"{', '.join(self.wrong)} is no finite number in step {step}; lower the learning rate in a new "
@@ -105,8 +102,16 @@ class Descent:
                 self.adamw.zero_grad()
         return self._completed(step) if self.complete else self.losses
 
-    def _sound(self) -> bool:
-        return math.isfinite(self.norm) and all(p.grad is None or p.grad.isfinite() for p in self.scalars)
+    def _clip(self, inputs: tuple) -> float:
+        """The gradient's norm before it is clipped; `wrong` says whose gradient holds what is no finite number."""
+        norm, scaler = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip).item(), self.accelerator.scaler
+        sound = math.isfinite(norm) and all(p.grad is None or p.grad.isfinite() for p in self.scalars)
+        if not sound and not (scaler and scaler.get_scale() >= 1):  # else fp16 may have overflowed: its scale shrinks
+            found = unsound(self.learner(*inputs), [*self.clipped, *self.scalars])
+            self.wrong = [f"the gradient of {term}" for term in found]
+            if scaler:
+                scaler.update()  # or the next step could not be unscaled
+        return norm
 
     def _completed(self, step: int) -> dict[str, float]:
         losses, wrong, self.losses, self.wrong = self.losses, self.wrong, {}, []

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_train import PICTURES, SHORT, log
+from test_train import PICTURES, SHORT, log, scaled
 
 from dlip.checkpoints import read_tensors
 from dlip.config import TrainConfig
@@ -126,6 +126,25 @@ def test_a_gradient_that_is_no_number_stops_the_run_in_its_step(gradient, says, 
         train(make_vlm(), PICTURES, config, tmp_path, progress=False)
     last = read_tensors(tmp_path / "checkpoint-00000004.safetensors")[0]  # stands as it was
     assert all(tensor.isfinite().all() for tensor in last.values())
+
+
+def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path, monkeypatch):
+    """Above a scale of 1 it may be an overflow, which the scaler answers by a smaller one."""
+    scaled(monkeypatch, 4.0, 0.5)
+    Spoilt(monkeypatch, set(range(6)), "lm", gradient=True)
+    config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16")
+    with pytest.raises(UserError, match="^the gradient of lm is no finite number in step 3"):
+        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_steps_that_are_left_out_in_fp16(gradient, make_vlm, tmp_path, monkeypatch):
+    scaled(monkeypatch, 2.0**-8, 0.5)
+    Spoilt(monkeypatch, {3}, "lm", gradient)
+    config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16", nonfinite="skip")
+    with pytest.warns(UserWarning, match="lm is no finite number in step 3; the step is left out"):
+        run = train(make_vlm(1), PICTURES, config, tmp_path, progress=False)
+    assert [row["step"] for row in run.rows()] == [1, 2, 3, 5, 6]
 
 
 def test_a_temperature_without_a_gradient_stops_the_run_too(make_vlm, tmp_path):

@@ -157,16 +157,21 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
     assert sorted(path.name for path in parts.folder.glob("checkpoint-*")) == ["checkpoint-00000004.safetensors", name]
 
 
-def test_the_scale_of_fp16_is_resumed(make_vlm, tmp_path, monkeypatch):
-    """accelerate has no fp16 on a CPU, so it is put in: the first losses overflow and their steps are left out."""
+def scaled(monkeypatch, scale: float, backoff: float) -> None:
+    """accelerate has no fp16 on a CPU, so it is put in."""
 
     class Scaled(Accelerator):
         def __init__(self, **options):
             super().__init__(**options)
             self.native_amp = True
-            self.scaler = torch.amp.GradScaler("cpu", 2.0**40, backoff_factor=2.0**-16, growth_interval=2)
+            self.scaler = torch.amp.GradScaler("cpu", scale, backoff_factor=backoff, growth_interval=2)
 
     monkeypatch.setattr("dlip.train.Accelerator", Scaled)
+
+
+def test_the_scale_of_fp16_is_resumed(make_vlm, tmp_path, monkeypatch):
+    """The first losses overflow and their steps are left out."""
+    scaled(monkeypatch, 2.0**40, 2.0**-16)
 
     def stop(vlm):
         raise KeyboardInterrupt
