@@ -8,6 +8,7 @@ from test_records import make_record
 from dlip import records
 from dlip.checkpoints import model_folder, read_json
 from dlip.cli import main
+from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.records import append
 from dlip.rerun import chosen, circumstances, command, difference
@@ -26,6 +27,9 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["losses"] and set(found["difference"].values()) == {0} and found["before"] == found["after"]
     assert len(records.read(file)) == 1 and records.read(tmp_path / "second.jsonl")[0]["seed"] == 3
+    inputs = records.read(file)[0]["inputs"]
+    assert inputs["test"] == Scenes("val").fingerprint() != inputs["data"] and len(inputs["teacher"]) == 64
+    assert inputs == records.read(tmp_path / "second.jsonl")[0]["inputs"]
     assert main([*again[:3], str(tmp_path / "again"), "--results", str(tmp_path / "third.jsonl")]) == 2
     assert "holds a finished run" in capsys.readouterr().err and not (tmp_path / "third.jsonl").exists()
 
@@ -60,6 +64,8 @@ def test_what_last_digits_depend_on_is_told_where_it_differs():
     before, after = make_record("a"), make_record("a")
     assert circumstances(before, after) == {}
     assert circumstances(before | {"threads": 1}, after | {"threads": 2}) == {"threads": (1, 2)}
+    one, two = ({"inputs": {"data": "a" * 64, "teacher": digit * 64}} for digit in "12")
+    assert circumstances(before | one, after | two) == {"teacher": ("1" * 12, "2" * 12)}
 
 
 def test_differences_counted_by_hand():
