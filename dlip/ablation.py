@@ -47,7 +47,7 @@ def identity(row: Row, plan: Plan) -> str:
             _changed(ModelConfig(), theirs),
             *(_sha(folder, f) for f in ("tokenizer.json", "model.safetensors")),
         ],
-        "test": [_test_pictures(), plan.test_pictures],
+        "test": [_test_pictures(), plan.test_pictures, plan.candidates],
     }
     if row.role != "teacher":
         train = _changed(TrainConfig(), row.train(plan, 0).to_dict())
@@ -81,6 +81,7 @@ def command(row: Row, plan: Plan, seed: int) -> str:
     words += [word for part in row.start for word in ("--start", f"{part}={plan.teacher}")]
     words += ["--split", row.split] + (["--limit", str(row.pictures)] if row.pictures < SPLITS[row.split] else [])
     config = row.train(plan, seed)
+    words += ["--test-limit", str(plan.test_pictures), "--candidates", str(plan.candidates)]
     words += ["--fixed-teacher-space"] * (not config.learn_teacher_projection) + ["--cache"] * config.cache
     for field, default in TrainConfig().to_dict().items():
         value = getattr(config, field)
@@ -179,7 +180,8 @@ def do(job: Job) -> None:
         data="scenes", split=job.row.split, limit=limit, on_error="fatal", test_split="test",
         config=job.row.train(job.plan, job.seed), folder=job.folder, results=job.results,
         command=command(job.row, job.plan, job.seed), role=job.row.role, progress=False,
-        cache=Path(job.out).parent / "teacher-cache", test_limit=job.plan.test_pictures, extra=extra,
+        cache=Path(job.out).parent / "teacher-cache", test_limit=job.plan.test_pictures,
+        candidates=job.plan.candidates, extra=extra,
     )  # fmt: skip
     for checkpoint in job.folder.glob("checkpoint-*"):
         checkpoint.unlink()
@@ -190,7 +192,7 @@ def _measured(job: Job) -> dict:
     made = read_json(model_folder(job.plan.teacher) / "record.json")
     test = data.open("scenes", "test", job.plan.test_pictures)
     teacher = VLM.load(job.plan.teacher)
-    figures, items = experiment.measure(teacher, test, progress=False, teacher=teacher)
+    figures, items = experiment.measure(teacher, test, progress=False, teacher=teacher, k=job.plan.candidates)
     about = {key: made[key] for key in ("command", "config", "seed", "train_pictures", "losses", "wall_s")}
     return records.new_record(job.name, "teacher", metrics=figures, items=items, **about)
 

@@ -223,6 +223,7 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     data_options(new, None)
     new.add_argument("--test-data", metavar="DATA", help="measured on at the end (default: --data)")
     new.add_argument("--test-split", help="of it (default: test where there is one, else val)")
+    new.add_argument("--test-limit", type=whole(1), metavar="N", help="measure on the first N pictures of it only")
     new.add_argument("--results", default="runs/records.jsonl", help="where the record goes (default %(default)s)")
     default = "vlp,hr,at" if distils else "vlp"
     new.add_argument("--weights", default=default, help="terms, as in vlp,hr,kd.lm=0.5 (default %(default)s)")

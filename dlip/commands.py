@@ -112,7 +112,7 @@ def train(args: argparse.Namespace) -> None:
     if args.steps and args.epochs:
         raise UserError("--steps and --epochs both say how long; give one of them")
     names = ("size", "teacher", "tokenizer", "start", "data", "split", "limit", "on_error", "epochs", "test_data",
-             "test_split")  # fmt: skip
+             "test_split", "test_limit")  # fmt: skip
     asked = {name: getattr(args, name) for name in names} | {"config": train_config(args)}
     if args.dry_run:
         cost = experiment.preview(**asked)

@@ -7,7 +7,7 @@ rows' weights and orders their pictures alike, and all are measured on the same 
 **Intervals** hold the noise of both. Each draw resamples the test pictures, with their captions and questions, and adds
 an error of the mean over seeds from Student's t with one degree of freedom fewer than there are seeds; the interval is
 the middle 95% of the draws. Three seeds are few, so it is wide. Where a conclusion makes several claims, each has its
-share of the 5% (Bonferroni), so that all hold at once with 95%.
+share of the 5% (Bonferroni) and a wider interval, so that all hold at once with 95%.
 
 **Verdicts.** A claim is a range that its effect is said to lie in. It holds where the whole interval does, fails where
 none of it does, and is else undecided here. A conclusion holds where all its claims do, and fails where one does.
@@ -100,8 +100,12 @@ CONCLUSIONS = (
         Claim("image inherited less from scratch", "init", less("image inherited", "from scratch"), MARGIN),
         Claim("a quarter of what image inherited gains, less what text inherited gains", "init",
               {"image inherited": 0.25, "text inherited": -1.0, "from scratch": 0.75}),
+        Claim("a quarter of what image inherited gains, and what text inherited gains", "init",
+              {"image inherited": 0.25, "text inherited": 1.0, "from scratch": -1.25}),
     )),
     Conclusion(7, "The terms add up.", (  # AT+HR trains no head here, so that it proves nothing
+        Claim("VLP+HR less VLP", "objectives", less("VLP+HR", "VLP")),
+        Claim("VLP+AT less VLP", "objectives", less("VLP+AT", "VLP")),
         Claim("VLP+AT+HR less VLP+HR", "objectives", less("VLP+AT+HR", "VLP+HR")),
         Claim("VLP+AT+HR less VLP+AT", "objectives", less("VLP+AT+HR", "VLP+AT")),
     )),
@@ -230,8 +234,9 @@ def text(rows: pd.DataFrame) -> str:
         for _, row in claims.iterrows():
             lines.append(f"   {row['comparison']}: {figures(row)}")
     lines.append(
-        f"Points: % of the teacher's scores, averaged. Intervals: 95% over seeds and test pictures. "
-        f"Said to lie: the range in which the claim is true; {MARGIN:g} point counts as no difference."
+        "Points: % of the teacher's scores, averaged. Intervals: over seeds and test pictures, 95% for all claims of "
+        f"a conclusion together. Said to lie: the range in which the claim is true; {MARGIN:g} point counts as no "
+        "difference."
     )
     return "\n".join(lines)
 
@@ -243,4 +248,6 @@ def figures(row: pd.Series) -> str:
     ends = [f"{'above' if side == 'low' else 'below'} {row[f'range_{side}']:g}" for side in ("low", "high")
             if math.isfinite(row[f"range_{side}"])]  # fmt: skip
     said = f"said to lie {' and '.join(ends)}: {row['claim']}" + f" ({row['why']})" * bool(row["why"])
+    if math.isnan(row["low"]):
+        return f"{row['effect']:+.2f} points from one seed, {said}"
     return f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] points from {row['seeds']} seeds, {said}"

@@ -19,8 +19,14 @@ from dlip.errors import UserError
 from dlip.published import on_grid
 from dlip.vlm import VLM
 
-PARTS = {"image": ("vision_",), "text": ("text_", "itm_head", "question_bridge"), "": ("",)}
-"""Part -> how the names of its weights begin; "" stands for the whole model."""
+PARTS = {
+    "image": "vision_",
+    "text": "text_|itm_head|question_bridge",
+    "language": "text_(encoder|decoder)(?!.*crossattention)",
+    "": "",
+}
+"""Part -> a pattern that the names of its weights begin with: the image encoder and its projection, all else, what of
+that a BERT has (words, self-attention, feed-forward, the next word's head), the whole model."""
 _LAYER = re.compile(r"(.*\blayers?)\.(\d+)\.(.*)")
 _WORDS = ("word_embeddings.weight", "predictions.bias")
 
@@ -29,9 +35,9 @@ def begin(model: VLM, source: str) -> list[str]:
     """Copies weights of `source` into `model` and returns the names of those that were copied.
 
     source: any one model that `dlip.load` takes, or the folder or hub id of a BERT, ViT or DeiT, or a ViT's file in
-    timm's layout; with "image=" or "text=" before it that part alone; with ":0+3+7" behind it these layers, counted
-    from 0, as the model's first, second and third. Raises UserError where there is no such source or layer or where it
-    is shallower or narrower than the model.
+    timm's layout; with "image=", "text=" or "language=" before it that part (`PARTS`) alone; with ":0+3+7" behind it
+    these layers, counted from 0, as the model's first, second and third. Raises UserError where there is no such source
+    or layer or where it is shallower or narrower than the model.
     """
     part, _, name = source.partition("=")
     if part not in PARTS:
@@ -41,7 +47,7 @@ def begin(model: VLM, source: str) -> list[str]:
     tensors, tokenizer, config = _read(name, model.med.config)
     own, copied = weights(model.med), []
     depth, theirs = _depths(own), _depths(tensors)
-    wanted = [key for key in own if key.startswith(PARTS[part])]
+    wanted = [key for key in own if re.match(PARTS[part], key)]
     twins = {key: _twin(key, depth, theirs, chosen) for key in wanted}
     # cut as a whole, so that parts fit each other; what is not taken may be shallower than the model
     twins |= {key: _twin(key, depth, theirs, None) for key in own if key not in twins and _reaches(key, depth, theirs)}

@@ -58,6 +58,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
         (replace(row, start=("image",)), plan),
         (replace(row, pictures=1000), plan),
         (row, replace(plan, test_pictures=10)),
+        (row, replace(plan, candidates=16)),
         (row, replace(plan, train=plan.train.replace(lr=1e-4))),
         (row, replace(plan, train=plan.train.replace(steps=7))),
         (row, QUICK),
@@ -67,7 +68,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
     same = [
         (replace(row, name="b", paper=(1.0,) * 4), plan),
-        (replace(row, weights="at,tags,hr,vlp"), plan),
+        (replace(row, weights="at,vqa,tags,hr,lm,itc"), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
         (row, replace(plan, seeds=9)),
         (row, replace(plan, train=plan.train.replace(save_every=7, log_every=3))),
@@ -105,6 +106,7 @@ def test_the_command_of_a_row_makes_it(some):
         assert train_config(args) == row.train(FULL, 2)
         assert (args.size, args.role, args.data, args.split) == (row.size, row.role, "scenes", row.split)
         assert (args.limit or SPLITS[row.split]) == row.pictures
+        assert (args.test_limit, args.candidates) == (FULL.test_pictures, FULL.candidates)
         assert args.start == [f"{part}={TEACHER}" for part in row.start]
         assert TEACHER in (args.teacher, args.tokenizer)
 

@@ -124,17 +124,22 @@ def test_5_reads_decoder_tasks_alone(retrieval, words, wanted):
 
 
 @pytest.mark.parametrize(
-    ("image", "text", "wanted"), [(80, 62, HOLDS), (80, 75, FAILS), (60, 60, FAILS), (80, 65, OPEN)]
+    ("image", "text", "wanted"),
+    [(80, 62, HOLDS), (80, 75, FAILS), (60, 60, FAILS), (80, 65, OPEN), (80, 50, FAILS)],
 )
 def test_6_beginnings(image, text, wanted):
     found, rows = verdict(6, grid("init", {"from scratch": 60, "image inherited": image, "text inherited": text}))
     assert found == wanted
-    assert list(rows["effect"]) == pytest.approx([image - 60, (image - 60) / 4 - (text - 60)], abs=0.4)
+    gains = image - 60, text - 60
+    assert list(rows["effect"]) == pytest.approx([gains[0], gains[0] / 4 - gains[1], gains[0] / 4 + gains[1]], abs=0.4)
 
 
-@pytest.mark.parametrize(("both", "wanted"), [(90, HOLDS), (82, FAILS), (85, OPEN)])
-def test_7_terms_add_up(both, wanted):
-    assert verdict(7, grid("objectives", {"VLP+AT+HR": both, "VLP+HR": 85, "VLP+AT": 80}))[0] == wanted
+@pytest.mark.parametrize(
+    ("task", "both", "wanted"), [(75, 90, HOLDS), (75, 82, FAILS), (75, 85, OPEN), (88, 90, FAILS), (80, 90, OPEN)]
+)
+def test_7_terms_add_up(task, both, wanted):
+    levels = {"VLP": task, "VLP+AT+HR": both, "VLP+HR": 85, "VLP+AT": 80}
+    assert verdict(7, grid("objectives", levels))[0] == wanted
 
 
 def test_what_is_lacking_leaves_it_undecided():
@@ -146,6 +151,7 @@ def test_what_is_lacking_leaves_it_undecided():
     found, rows = verdict(3, grid("objectives", levels, seeds=1))
     assert found == OPEN and rows["why"].item() == "one seed has no spread"
     assert rows["effect"].item() == pytest.approx(10, abs=0.3) and math.isnan(rows["low"].item())
+    assert " points from one seed, said to lie above 0: undecided here (one seed" in text(rows)
     records = grid("objectives", levels)
     apart = [r | {"seed": 7 + r["seed"]} if r["name"] == "VLP+HR" else r for r in records]
     assert verdict(3, apart)[1]["why"].item() == "its rows have no seed in common"

@@ -8,7 +8,9 @@ from dlip.config import preset
 from dlip.efficiency import paper_count
 from dlip.errors import UserError
 from dlip.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
-from dlip.terms import AT, HR, KD, VLP, weights
+from dlip.terms import AT, HR, KD, weights
+
+VLP = {"itc", "lm", "vqa"}
 
 
 def rows(name: str) -> dict[str, Row]:
@@ -67,10 +69,16 @@ def test_the_papers_rows_of_the_other_grids():
         {t.removeprefix("at.").removeprefix("decoder_") for t in terms(row) - {*VLP}} for row in GRIDS["attention"].rows
     ]
     assert maps == [set(), {"self"}, {"cross"}, {"self", "cross"}]
-    losses = [terms(row) for row in GRIDS["objectives"].rows]
+    for some, group in (("modalities", HR), ("attention", AT)):
+        totals = {
+            sum(weight for term, weight in weights(row.weights).items() if term in group) for row in GRIDS[some].rows
+        }
+        assert totals == {0, 4}  # however many sources share it
+    losses = [terms(row) - {"itm"} for row in GRIDS["objectives"].rows]
     assert losses[:4] == [{*VLP}, {*VLP, *AT}, {*VLP, *HR}, {*AT, *HR}]
     assert losses[4:] == [{*VLP, *AT, *HR, *kd} for kd in ((), *((term,) for term in KD), KD)]
-    assert [row.start for row in GRIDS["init"].rows] == [(), ("image",), ("text",), ("image", "text")]
+    assert {row.name for row in GRIDS["objectives"].rows if "itm" in terms(row)} == {"VLP+AT+HR+kd.itm", "VLP+AT+HR+KD"}
+    assert [row.start for row in GRIDS["init"].rows] == [(), ("image",), ("language",), ("image", "language")]
 
 
 def test_what_goes_beyond_the_paper():
@@ -85,9 +93,8 @@ def test_what_goes_beyond_the_paper():
 def test_rows_train_by_the_plan():
     config = Row("a", weights=DISTILLED).train(FULL, 7)
     assert (config.seed, config.steps, config.cache, config.weights) == (7, FULL.train.steps, True, weights(DISTILLED))
-    late = {"itm": 2 * FULL.train.steps // 3}
-    assert config.joins == dict.fromkeys({*VLP, *HR, *AT}, FULL.train.steps // 3) | late
-    assert Row("a", weights="vlp").train(FULL, 0).joins == late and Row("a", weights="hr").train(FULL, 0).joins == {}
+    assert config.joins == dict.fromkeys({*VLP, *HR, *AT}, 400)
+    assert Row("a", weights="vlp,hr").train(FULL, 0).joins == {"itm": 1200}
     assert not Row("a", weights=TASK).train(FULL, 0).cache and not Row("a", weights=DISTILLED).train(QUICK, 0).cache
     assert not Row("a", weights=DISTILLED, pictures=200_000).train(FULL, 0).cache
     assert QUICK.quick and not FULL.quick and FULL.seeds == 3 and QUICK.seeds == 1

@@ -81,6 +81,15 @@ def test_the_image_part_alone(words, tmp_path):
     assert not torch.equal(source.med.text_proj.weight, ours.med.text_proj.weight)
 
 
+def test_the_language_part_is_what_a_bert_has(words, tmp_path):
+    source, ours = small(words, seed=1), small(words, seed=2)
+    source.save(tmp_path)
+    copied = begin(ours, f"language={tmp_path}")
+    assert any("attention.self" in name for name in copied) and any("cls.predictions" in name for name in copied)
+    assert all(name.startswith(("text_encoder", "text_decoder")) and "crossattention" not in name for name in copied)
+    assert {name for name in begin(ours, f"text={tmp_path}") if name not in copied} >= {"text_proj.weight"}
+
+
 @pytest.mark.parametrize(("depth", "layers"), [(1, [5]), (2, [0, 5]), (3, [0, 2, 5])])
 def test_a_shallower_model_takes_evenly_spaced_layers(depth, layers, words, tmp_path):
     source, ours = small(words, layers=6), small(words, seed=1, layers=depth)
