@@ -63,8 +63,8 @@ def finding(records: list[dict]) -> list[str]:
         f"{_listed(HEADS[s] for s in scores)} with {student['params_m_kept']:.0f}% of the parameters."
     ]
     costs = [f"needs {student['flops_g_kept']:.0f}% of the FLOPs"]
-    if student["latency_ms_kept"] > 0:
-        costs.append(f"is {100 / student['latency_ms_kept']:.1f} times as fast")
+    if student["latency_share"] > 0:  # timed by turns with the teacher
+        costs.append(f"is {100 / student['latency_share']:.1f} times as fast")
     said.append(f"It {_listed(costs)}.")
     alone = twin(rows, student)
     if alone is not None and (both := [score for score in scores if not math.isnan(alone[score])]):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from dlip import records
 from dlip.checkpoints import BUILT_IN, read_json
 from dlip.cli import main
 from dlip.data.scenes import SPLITS
@@ -15,6 +16,7 @@ from dlip.demo import LIVE, SHIPPED
 def little(monkeypatch):
     for split, size in {"train-small": 64, "test": 16}.items():
         monkeypatch.setitem(SPLITS, split, size)
+    monkeypatch.setattr(records, "test_pictures", lambda record: 16)  # and not the 1,000 of the shipped records
 
 
 def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):

@@ -218,7 +218,9 @@ def test_looker_offers_what_there_is_and_draws_it(tiny, scenes):
     wanted = looker.maps["teacher"].patches(first, -1, 2).numpy()
     assert len(ours) == 2 and np.allclose(ours[0], 100 * wanted, atol=1e-4)
     for method in notebook.METHODS:
-        assert any(trace.type == "heatmap" for trace in looker.attributions(first, method).data)
+        fig = looker.attributions(first, method)
+        assert any(trace.type == "heatmap" for trace in fig.data)
+        assert fig.layout.coloraxis.colorbar.title.text == "% of what raises and lowers the score"
 
 
 # --- executing --------------------------------------------------------------------------------------------------------

@@ -94,6 +94,12 @@ def test_finding_is_computed_from_the_records(records: list[dict]):
     ]
 
 
+def test_times_that_were_not_measured_by_turns_are_not_compared(records: list[dict]):
+    for record in records:
+        del record["efficiency"]["latency"]["share"]
+    assert finding(records)[1] == "It needs 25% of the FLOPs."
+
+
 def test_finding_is_honest_where_distillation_does_not_help():
     def seeds(name: str, role: str, scores: tuple, vqa: float) -> list[dict]:
         return [make_record(name, role, seed=i, tr1=tr1, vqa=vqa) for i, tr1 in enumerate(scores)]

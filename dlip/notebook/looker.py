@@ -61,4 +61,4 @@ class Looker:
         }[method]
         scores = {role: attribution.Score(self.models[role], self.text, word) for role in ("teacher", student)}
         shown = [(role, role, function(score, self.image).numpy()) for role, score in scores.items()]
-        return overlays(self.image, shown, self.text.split()[word], self._mask(word))
+        return overlays(self.image, shown, self.text.split()[word], self._mask(word), signed=True)

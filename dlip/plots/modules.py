@@ -56,14 +56,16 @@ def module_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None
 
 
 def _finding(students: pd.DataFrame, score: str) -> str:
-    """What the smallest encoder loses against the largest, the mean over the other's sizes, by role."""
+    """What the smallest encoder loses against the largest, the mean over those sizes of the other that both have."""
     said = []
     for swept, panel in students.groupby("swept"):
         lost = []
         for role in ROLES[1:]:
-            ends = panel[panel["role"] == role].groupby("encoder_m")[score].mean()
-            if len(ends) > 1:
-                lost.append(f"{ends.iloc[0] - ends.iloc[-1]:+.1f} {role}")
+            mine = panel[panel["role"] == role]
+            sizes = mine.groupby("size")["encoder_m"].mean().sort_values().index  # an encoder's varies with the other's
+            if len(sizes) > 1:
+                by_size = mine.pivot_table(index="fixed", columns="size", values=score)
+                lost.append(f"{(by_size[sizes[0]] - by_size[sizes[-1]]).mean():+.1f} {role}")
         said.append(f"{swept} encoder {', '.join(lost)}")
     text = f"{LABELS[score][0]} of the smallest encoder less the largest: {'; '.join(said)}"
     return text.replace("-", "−")

@@ -29,15 +29,17 @@ def overlays(
     mask: np.ndarray | None = None,
     divergence: float | None = None,
     title: str | None = None,
+    signed: bool | None = None,
 ) -> go.Figure:
     """The picture, and beside it each model's map over it in grey, all on one scale.
 
     picture: RGB, or uint8 [H, W, 3]. maps: (name, role, map [g, g]) of each model: shares, as of attention, or with
     negative values where attributions lower a score; each is shown in percent of its own sum, signs apart. about: the
     word that they are of. mask: bool [S, S], an object's, drawn as an outline and scored in the title. divergence: of
-    two maps, in bits.
+    two maps, in bits. signed: whether they are attributions; by default where a value is negative.
     """
-    signed = any((np.asarray(values) < 0).any() for _, _, values in maps)
+    if signed is None:
+        signed = any((np.asarray(values) < 0).any() for _, _, values in maps)
     maps = [(name, role, _percent(values)) for name, role, values in maps]
     top, stops = max(peak(values) for _, _, values in maps), SIGNED if signed else SHARES
     image, panels = _image(picture), 1 + len(maps)
