@@ -117,7 +117,10 @@ class Job:
         """FLOPs of training and of measuring, roughly."""
         size = self.row.size if self.row.role != "teacher" else "scenes-teacher"
         pair = sum(macs.flops for macs in task_macs(preset(size), "retrieval").values())
-        trained = 3 * self.plan.train.steps * self.plan.train.batch_size * pair * (self.row.role != "teacher")
+        shown = self.plan.train.steps * self.plan.train.batch_size * (self.row.role != "teacher")
+        trained = 3 * shown * pair
+        if self.row.role == "distilled" and not self.row.train(self.plan, self.seed).cache:
+            trained += shown * sum(macs.flops for macs in task_macs(preset("scenes-teacher"), "retrieval").values())
         return trained, 40 * self.plan.test_pictures * pair  # candidates of a picture and of its texts; words are short
 
     def done(self) -> float:
@@ -223,7 +226,9 @@ def ablate(
 def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, str]:
     failed, ended, worth = {}, 0.0, 0
     layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
-    with tqdm(total=sum(sum(job.cost()) for job in todo), smoothing=0, bar_format=layout, disable=not progress) as bar:
+    begun = sum(job.done() for job in todo)  # in earlier sessions
+    total = sum(sum(job.cost()) for job in todo)
+    with tqdm(total=total, initial=begun, smoothing=0, bar_format=layout, disable=not progress) as bar:
 
         def show(running: list[Job]) -> None:
             bar.set_description(f"{worth} of {len(todo)} runs" + f", {len(failed)} failed" * bool(failed), False)
@@ -232,8 +237,11 @@ def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, 
 
         show([])
         for job, reason in work(do, todo, workers, out, show):
-            worth, ended = worth + 1, ended + sum(job.cost())
-            if reason is not None:
+            worth += 1
+            if reason is None:
+                ended += sum(job.cost())
+            else:
+                bar.total -= sum(job.cost())
                 failed[f"{job.name}, seed {job.seed}"] = reason
                 about = job.name, job.row.role, job.seed, {"hash": job.hash}
                 records.append(records.failure(*about, reason), job.results)

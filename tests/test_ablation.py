@@ -146,6 +146,31 @@ def test_runs_are_done_once_and_failures_are_tried_again(place):
     assert len(records.read(place["results"])) == 10
 
 
+def test_the_bar_leaves_out_what_was_done_before_and_what_failed(place, monkeypatch):
+    bars = []
+
+    class Bar(ablation.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append((self, options["initial"]))
+
+    monkeypatch.setattr(ablation, "tqdm", Bar)
+    teacher, first, second = jobs([ONE], FULL, 1, place["out"], place["results"])
+    first.folder.mkdir(parents=True)
+    (first.folder / "log.jsonl").write_text(json.dumps({"step": FULL.train.steps // 4}) + "\n")
+    monkeypatch.setattr(ablation, "work", lambda *_: iter([(teacher, None), (first, None), (second, "no luck")]))
+    assert ablate([ONE], FULL, 1, 1, **place) == {"one: b, seed 0": "no luck"}
+    ((bar, initial),) = bars
+    assert initial == first.cost()[0] / 4 and bar.total == sum(teacher.cost()) + sum(first.cost())
+
+
+def test_the_cost_of_a_run_counts_its_teacher_unless_it_is_read_from_the_disk():
+    runs = {job.name: job for job in jobs([GRIDS["data"]], FULL, 1, "out", "results")}
+    costs = {name.removeprefix("data: "): job.cost()[0] for name, job in runs.items()}
+    assert costs["250 pictures"] == costs["250 pictures, distilled"] == costs["20,000 pictures"]
+    assert costs["20,000 pictures, distilled"] > 2 * costs["20,000 pictures"]
+
+
 def test_two_processes_do_not_share_a_folder(place):
     with held(Path(place["out"], "lock"), ""), pytest.raises(UserError, match="another process runs grids in"):
         ablate([ONE], FULL, 1, 1, **place)
