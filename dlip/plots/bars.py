@@ -44,4 +44,4 @@ def _finding(df: pd.DataFrame, name: str, base: str) -> str:
     best, sure = df.loc[df["gain"].idxmax()], (df["low"] > 0).sum()
     ends = "" if pd.isna(best["low"]) else f" [{best['low']:+.1f}, {best['high']:+.1f}]"
     text = f"{name} gains most from {best['name']}: {best['gain']:+.1f}{ends} over {base}; "
-    return (text + f"{sure} of {len(df)} gains are surely above 0").replace("-", "−")
+    return (text + f"{sure} of {len(df)} gains have an interval above 0").replace("-", "−")
