@@ -18,10 +18,11 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     """The student that keeps most of its teacher's scores within `budget` (of `COSTS` -> most).
 
     found: as `dlip.records.read` gives them, measured on the same pictures. metric: of `SCORES`, or "all", the least
-    kept of the four. Returns {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name",
-    "role", "model", "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the
-    teacher's by score and "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an
-    unknown metric, or records of several data sets or teachers.
+    kept of the four. A latency is the least of all runs of equal sizes: the machine of the others was busy. Returns
+    {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model", "seeds",
+    "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the teacher's by score and
+    "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an unknown metric, or records
+    of several data sets or teachers.
     """
     if not budget:
         raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
@@ -33,6 +34,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     df = latest(frame(found))
     if len(sources(df)) > 1:
         raise UserError(f"the records are of {'; '.join(sources(df))}; name a file of one of them with --results")
+    df["latency_ms"] = df.groupby(["model", "params_m"])["latency_ms"].transform("min")
     rows, doubts = _students(df), []
     out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
     if "latency_ms" in budget and (doubt := _untimed(found)):

@@ -103,3 +103,9 @@ def test_students_without_the_score_and_quick_runs_are_left_out():
 def test_mistakes(records, budget, metric, message):
     with pytest.raises(UserError, match=message):
         advise(records, budget, metric)
+
+
+def test_a_busy_machine_makes_no_student_slower():
+    students = [make_record("a", seed=seed, latency=latency) for seed, latency in enumerate((30.0, 10.0, 45.0))]
+    found = advise([make_record("t", "teacher", params=4.0, latency=40.0), *students], {"latency_ms": 12.0}, "tr1")
+    assert (found["student"]["name"], found["student"]["costs"]["latency_ms"]) == ("a", 10.0)

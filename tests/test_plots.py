@@ -263,7 +263,8 @@ def test_gain_bars_hold_gains_and_intervals():
     assert fig.layout.xaxis.title.text == "gain in IR@1 over no distillation (percentage points)"
     title = fig.layout.title.text.replace("<br>", " ")
     assert (
-        title == "IR@1 gains most from fusion: +3.0 [+1.0, +4.0] over no distillation; 1 of 2 gains have an interval above 0"
+        title
+        == "IR@1 gains most from fusion: +3.0 [+1.0, +4.0] over no distillation; 1 of 2 gains have an interval above 0"
     )
     assert len(gain_bars(df.assign(paper=np.nan)).data) == 1
     with pytest.raises(UserError, match="no gains"):
