@@ -163,14 +163,20 @@ def test_a_picture_brought_while_the_last_one_is_looked_at_is_looked_at_too(open
     def hold(request):
         held.append(request)
 
+    def more_than(count):
+        for _ in range(600):
+            if len(held) > count:
+                return page.wait_for_timeout(500)
+            page.wait_for_timeout(100)
+        raise AssertionError("no request came in a minute")
+
     (tmp_path / "wrong.png").write_text("no picture")
     page.route("**/queue/join*", hold)
     page.locator("#picture [aria-label='Remove Image']").click()
-    page.wait_for_timeout(500)
+    more_than(0)
     waiting = len(held)
-    assert waiting
     page.locator("#picture input[type=file]").set_input_files(tmp_path / "wrong.png")
-    page.wait_for_timeout(1000)
+    more_than(waiting)  # once the file is there
     for request in list(held):
         request.continue_()
     page.unroute("**/queue/join*", hold)
