@@ -35,13 +35,15 @@ FLUSH = 512
 MAPS = ("self", "cross")
 
 
-def everything(layers: dict[str, tuple[tuple[int, int], ...]]) -> Want:
-    """All that is kept: the last layers and those of the teacher that `layers` (as in TrainConfig) names."""
+def everything(layers: dict[str, tuple[tuple[int, int], ...]], fused: tuple[int, ...]) -> Want:
+    """All that is kept: the last layers and those of the teacher that `layers` (as in TrainConfig) names; maps of
+    cross-attention of those that are `fused`."""
     kept = {}
     for source in SOURCES:
         asked = tuple(sorted({-1, *(other for other, _ in layers.get(source, ()))}))
         for kind in ("states", *(MAPS if source in ("fusion", "decoder") else ())):
-            kept[source, kind] = asked if kind == "states" or source in layers else (-1,)
+            some = asked if kind == "states" or source in layers else (-1,)
+            kept[source, kind] = tuple(i for i in some if kind != "cross" or i < 0 or i in fused)
     return Want(frozenset({"itc"}), kept)
 
 
@@ -70,7 +72,7 @@ class TeacherCache(nn.Module):
         if isinstance(teacher.med, Composite):
             raise UserError("outputs of a teacher of several checkpoints are not kept on disk; train without the cache")
         self.teacher = teacher
-        self.want = everything(layers or {})
+        self.want = everything(layers or {}, teacher.med.config.fusion_layers)
         self.folder = Path(root) / self._key(dataset, collate)
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "w") as lock:
@@ -82,7 +84,7 @@ class TeacherCache(nn.Module):
     def forward(self, batch: Batch, want: Want, pairs=None) -> Features:
         """What `want` names of a batch that was read from the same data set, its `rows` and `captions` known."""
         med, device = self.teacher.med, batch.image_id.device
-        image = self._rows("image.states.-1", batch.rows).to(device)
+        image = self._rows("image.states.-1", batch.rows).to(device, med.temp.dtype)
         live = Want(want.tasks & {"itm", "vqa"})
         out = self.teacher(batch, live, pairs, image)
         out.decoder_mask = prompted(batch.ids, batch.mask, med.config.prompt_ids)[0] != med.config.pad_id
@@ -97,7 +99,8 @@ class TeacherCache(nn.Module):
             out.contrast(*(embed.to(device) for embed in embeds))
         if "lm" in want.tasks:
             with torch.no_grad():
-                out.logits["lm"] = med.text_decoder.cls(self._trace("decoder", "states", -1, batch, out))
+                states = self._trace("decoder", "states", -1, batch, out).to(med.temp.dtype)
+                out.logits["lm"] = med.text_decoder.cls(states)
         return out
 
     def _trace(self, source: str, kind: str, layer: int, batch: Batch, out: Features) -> Tensor:
@@ -188,7 +191,10 @@ class TeacherCache(nn.Module):
         for (path, size), (column, shape) in zip(sizes.items(), shapes.items(), strict=True):
             with open(path, "ab") as file:
                 try:
-                    os.posix_fallocate(file.fileno(), 0, size)
+                    if hasattr(os, "posix_fallocate"):  # macOS has none: there a full disk is told of later
+                        os.posix_fallocate(file.fileno(), 0, size)
+                    else:
+                        file.truncate(size)
                 except OSError as error:
                     raise UserError(
                         f"{needed:.1f} GB for the teacher's outputs cannot be had in {self.folder} ({error.strerror}); "

@@ -44,6 +44,11 @@ def write_atomically(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def half_written(folder: Path, name: str = "*") -> list[Path]:
+    """What a process that was killed has left in `write_atomically`, of the file of this name or of any."""
+    return list(folder.glob(f".{name}.{'[0-9a-f]' * 8}"))
+
+
 @contextmanager
 def system_errors(path: Path):
     """What the system refuses, a full disk for one, is an OSError too where a library in Rust meets it."""

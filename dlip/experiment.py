@@ -58,11 +58,12 @@ def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **change
 
 
 def new_student(size: str | ModelConfig, teacher: VLM, seed: int) -> VLM:
-    """An untrained student that reads what its teacher reads: vocabulary, first tokens, prompt, normalisation."""
+    """An untrained student that reads what its teacher reads: vocabulary, first tokens, prompt, normalisation, and no
+    longer texts."""
     theirs = teacher.med.config
     shared = {name: getattr(theirs, name) for name in ("enc_id", "prompt_ids", "image_mean", "image_std")}
-    shared |= {name: getattr(theirs, name) for name in ("max_text", "max_positions")}
     student = new_model(size, teacher.tokenizer, seed)
+    shared |= {"max_positions": theirs.max_positions, "max_text": min(student.med.config.max_text, theirs.max_text)}
     torch.manual_seed(seed)
     return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)
 

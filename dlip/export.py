@@ -16,7 +16,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from dlip import __version__
 from dlip.card import card
-from dlip.checkpoints import locate, read_json, save_model, system_errors
+from dlip.checkpoints import half_written, locate, read_json, save_model, system_errors
 from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.errors import UserError
@@ -136,7 +136,7 @@ def write_folder(path: Path, write) -> None:
         new.rename(path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    for left in path.parent.glob(f".{path.name}.????????"):
+    for left in half_written(path.parent, path.name):
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -98,7 +98,7 @@ def _patient() -> dist.ProcessGroup:
 def on_main(function: Callable[[], T]) -> T:
     """What `function` returns in the main process, to all of them; the others wait, however long it takes.
 
-    Raises in all of them the UserError that it raises.
+    Raises in all of them the UserError or OSError that it raises.
     """
     if processes() == 1:
         return function()
@@ -107,7 +107,7 @@ def on_main(function: Callable[[], T]) -> T:
     if rank() == 0:
         try:
             box[0] = function()
-        except UserError as mistake:
+        except (UserError, OSError) as mistake:
             box[1] = mistake
     dist.broadcast_object_list(box, 0, group)
     if box[1] is not None:

@@ -10,12 +10,23 @@ import torch
 from torch import nn
 
 from dlip import parallel
-from dlip.checkpoints import held, read_json, read_tensors, save_model, write_atomically, write_json, write_tensors
+from dlip.checkpoints import (
+    half_written,
+    held,
+    read_json,
+    read_tensors,
+    save_model,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
 from dlip.vlm import VLM
 
 KEEP = 2  # checkpoints
+OWN = ("run.json", "log.jsonl", "checkpoint-*", "tokenizer.json", "model.safetensors", "config.json", "record.json")
+"""Files of a run."""
 
 
 class Run:
@@ -68,13 +79,13 @@ class Run:
     def start(self, student: VLM, config: TrainConfig, about: dict) -> int:
         """Starts the folder, or finds the step to resume from. Raises UserError where it holds another run."""
         asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
-        for left in self.folder.glob(".*.????????"):  # half written by a process that was killed
-            left.unlink()
         path = self.folder / "run.json"
         held = _completed(self.config()) if path.is_file() else asked
         if held != asked:
             different = sorted(k for k in {*held, *asked} if held.get(k) != asked.get(k))
             raise UserError(f"{self.folder} holds a run with another {', '.join(different)}; choose another folder")
+        for left in (one for name in OWN for one in half_written(self.folder, name)):
+            left.unlink()
         if not path.is_file():
             write_json(path, asked)
         start = self._latest()
@@ -155,7 +166,7 @@ class Run:
         torch.set_rng_state(tensors[_of(rank, "rng.cpu")])
         if _of(rank, "rng.cuda") in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors[_of(rank, "rng.cuda")])
-        if scaler:
+        if scaler and about["scaler"]:
             scaler.load_state_dict(about["scaler"])
 
     def finish(self, student: VLM) -> None:

@@ -22,7 +22,7 @@ from dlip.composite import check
 from dlip.config import CACHE, TrainConfig
 from dlip.data import holds
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, train_loader
+from dlip.data.loader import Batches, sound, train_loader
 from dlip.descent import Descent
 from dlip.distillation import Distiller, Teacher
 from dlip.errors import UserError
@@ -157,6 +157,8 @@ def train(
         cpu=not torch.accelerator.is_available(),  # or several processes would not find each other there
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
+    if config.precision == "fp16" and accelerator.scaler is None:
+        raise UserError("fp16 needs a GPU; train with --precision bf16, or no, here")
     check_parts(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
     run = Run(folder)
@@ -197,7 +199,7 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ca
         run.restore(learner, descent.adamw, start, accelerator.scaler)
     step, meter = start, Meter()
     with tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05) as bar:
-        for batch in stream:
+        for batch in sound(stream):
             losses = descent.micro_batch(batch.to(accelerator.device), guarded, step)
             if not descent.complete:
                 continue

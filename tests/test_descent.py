@@ -85,11 +85,13 @@ def test_soft_labels_are_told_the_epochs_done(accumulate, make_vlm, tmp_path, mo
 # --- numbers that are none --------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_no_number_stops_the_run(make_vlm, tmp_path):
+@pytest.mark.parametrize("other", ["lm", "itm"])
+def test_a_loss_that_is_no_number_stops_the_run(other, make_vlm, tmp_path):
+    """Nor do hard negatives of such a similarity: they are drawn before the loss is looked at."""
     student = make_vlm()
     student.med.text_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(UserError, match="itc is no finite number in step 0"):
-        train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
+        train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, other: 1.0}), tmp_path, progress=False)
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model.safetensors").exists()
 
 

@@ -158,3 +158,9 @@ def test_words_come_from_no_more_pictures_than_are_learnt_from(tmp_path):
     for name in (str(tmp_path / "set"), f"{tmp_path / 'set'}+{tmp_path / 'more'}"):
         some = data.open(name, "train", limit=2)
         assert list(texts_of(some)) == [text for i in range(2) for text in texts_of([some[i]])]
+
+
+@pytest.mark.parametrize(("asked", "got"), [("max_text=20", 20), ("max_text=44", 40)])
+def test_a_student_reads_no_longer_texts_than_it_may_or_its_teacher_does(asked, got):
+    student = new_student(f"scenes-student:{asked}", VLM.load("scenes/teacher"), 0)
+    assert student.med.config.max_text == got

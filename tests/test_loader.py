@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, EpochItems, epoch_order, train_loader
+from dlip.data.loader import Batches, EpochItems, epoch_order, sound, train_loader
 from dlip.data.scenes import Scenes
+from dlip.errors import UserError
 
 
 def test_an_epoch_is_a_permutation_of_its_own():
@@ -56,6 +57,22 @@ def test_batches_are_the_same_by_any_worker_and_from_any_start(workers, tiny):
             assert torch.equal(getattr(ours, name), tensor), name
     order = epoch_order(9, 1, 0) + epoch_order(9, 1, 1)
     assert torch.cat([batch.image_id for batch in plain]).tolist() == [pictures[i].image_id for i in order]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("fault", [UserError("a.png is no picture; copy it again"), FileNotFoundError(2, "gone", "a")])
+def test_what_cannot_be_drawn_is_raised_as_it_is(fault, workers, tiny):
+    class Broken(Scenes):
+        def __getitem__(self, i):
+            if i == 3:
+                raise fault
+            return super().__getitem__(i)
+
+    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
+    drawn = sound(iter(train_loader(Broken("val", size=8), Batches(8, 4, 2, seed=0), collate, workers)))
+    with pytest.raises(type(fault)) as raised:
+        list(drawn)
+    assert str(raised.value) == str(fault)
 
 
 def test_each_epoch_draws_anew(tiny):

@@ -119,6 +119,9 @@ def work(rank: int, folder: Path, port: int) -> None:
         with pytest.raises(UserError) as mistake:
             train(changed(models()[0], dropout), PICTURES, config, folder / "whole", teacher, progress=False)
         mistakes.append(str(mistake.value))
+    with pytest.raises(FileNotFoundError) as mistake:
+        parallel.on_main(Path("/nowhere/at/all").read_text)
+    mistakes.append(str(mistake.value))
     dist.destroy_process_group()
     parallel._patient.cache_clear()
     limit = timedelta(seconds=1)
@@ -220,6 +223,7 @@ def test_mistakes_are_told_to_all(two):
         assert "holds a run with another train" in part["mistakes"][0]
         assert "train.batch_size 10 does not divide into 4 parts" in part["mistakes"][1]
         assert "train.queue 13 does not divide into 2 parts" in part["mistakes"][2]
+        assert "/nowhere/at/all" in part["mistakes"][3]
     assert json.loads((two[0] / "whole" / "run.json").read_text())["train"]["steps"] == 4
 
 

@@ -77,6 +77,19 @@ def test_two_runs_do_not_share_a_folder(make_vlm, tmp_path):
     assert train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False).finished
 
 
+def test_half_written_files_go_and_the_users_own_stay(make_vlm, tmp_path):
+    for name in (".env.template", ".run.json.0123abcd", ".checkpoint-00000001.safetensors.89abcdef", ".a.0123abcd"):
+        (tmp_path / name).write_text("x")
+    train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False)
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".a.0123abcd", ".env.template", ".lock"]
+
+
+def test_fp16_without_a_gpu_is_refused(make_vlm, tmp_path):
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        train(make_vlm(), PICTURES, SHORT.replace(precision="fp16"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
     train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
     before = (tmp_path / "run.json").read_text()

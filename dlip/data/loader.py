@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
+from dlip.errors import UserError
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
@@ -63,17 +64,30 @@ class EpochItems(Dataset):
 
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
-        return epoch, index, self.dataset[index]
+        try:
+            return epoch, index, self.dataset[index]
+        except (UserError, OSError) as fault:  # a worker would raise it with its traceback for a sentence
+            return epoch, index, fault
 
 
 def train_loader(dataset, batches: Batches, collate: Collate, workers: int = 0) -> DataLoader:
-    """Batches in the order of `batches`, each drawn for its own epoch."""
+    """Batches in the order of `batches`, each drawn for its own epoch; `sound` raises what could not be drawn."""
 
-    def collate_epoch(drawn: list) -> Batch:
+    def collate_epoch(drawn: list) -> Batch | Exception:
         epochs, rows, items = zip(*drawn, strict=True)
+        if faults := [item for item in items if isinstance(item, Exception)]:
+            return faults[0]
         return replace(replace(collate, epoch=epochs[0])(list(items)), rows=torch.tensor(rows))
 
     return DataLoader(
         EpochItems(dataset), batch_sampler=batches, collate_fn=collate_epoch, num_workers=workers,
         pin_memory=torch.cuda.is_available(), multiprocessing_context="fork" if workers else None,
     )  # fmt: skip
+
+
+def sound(stream: Iterator[Batch | Exception]) -> Iterator[Batch]:
+    """The batches of a `train_loader`. Raises the UserError or OSError that drawing one has raised."""
+    for batch in stream:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
