@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from dlip.checkpoints import read_json, weights, write_atomically, write_json
 from dlip.composite import Composite
+from dlip.config import CACHE_GB
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import square
@@ -62,7 +63,7 @@ class TeacherCache(nn.Module):
         dataset,
         collate: Collate,
         layers: dict | None = None,
-        max_gb: float = 20.0,
+        max_gb: float = CACHE_GB,
     ):
         """Opens the cache, filling what it lacks.
 
@@ -181,8 +182,8 @@ class TeacherCache(nn.Module):
         needed = sum(2 * int(np.prod(shape)) for shape in shapes.values()) / 1e9
         if needed > max_gb:
             raise UserError(
-                f"the teacher's outputs would take {needed:.1f} GB, more than the {max_gb:g} GB allowed; allow more, "
-                f"use fewer pictures, or train without the cache"
+                f"the teacher's outputs would take {needed:.1f} GB, more than the {max_gb:g} GB allowed; allow more "
+                f"with --cache-gb, use fewer pictures, or train without the cache"
             )
         sizes = {self.folder / f"{column}.f16": 2 * int(np.prod(shape)) for column, shape in shapes.items()}
         if any(not path.is_file() or path.stat().st_size != size for path, size in sizes.items()):

@@ -10,7 +10,7 @@ from pathlib import Path
 from dlip import __version__, commands
 from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
-from dlip.config import CACHE, PRESETS, TrainConfig
+from dlip.config import CACHE, CACHE_GB, PRESETS, TrainConfig
 from dlip.errors import UserError, one_line
 from dlip.recipes import RECIPES, spelled_out
 
@@ -207,9 +207,10 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
             "--cache", nargs="?", const=CACHE, metavar="FOLDER",
             help="keep what the teacher says there and read it from then on (default there: %(const)s)",
         )  # fmt: skip
+        new.add_argument("--cache-gb", type=float, default=CACHE_GB, metavar="GB", help="at most (default %(default)s)")
         new.set_defaults(tokenizer=None, role="distilled")
     else:
-        new.set_defaults(teacher=None, cache=None)
+        new.set_defaults(teacher=None, cache=None, cache_gb=CACHE_GB)
         new.add_argument(
             "--tokenizer", metavar="MODEL", help="whose words to take (default: those of the training texts)"
         )

@@ -130,6 +130,7 @@ def train(args: argparse.Namespace) -> None:
         role=args.role,
         progress=args.json != "-",
         cache=args.cache or CACHE,
+        cache_gb=args.cache_gb,
         candidates=args.candidates,
     )
     if parallel.rank():  # of several processes the main one tells

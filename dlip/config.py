@@ -210,6 +210,8 @@ def preset(name: str) -> ModelConfig:
 
 CACHE = "runs/teacher-cache"
 """Where a teacher's outputs are kept if nothing else is said."""
+CACHE_GB = 20.0
+"""How many GB they may take."""
 
 
 ABOVE_0 = math.ulp(0.0)

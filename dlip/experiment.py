@@ -12,7 +12,7 @@ from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
 from dlip.checkpoints import checksum, model_folder, read_json, weights, write_json
-from dlip.config import CACHE, ModelConfig, TrainConfig, preset
+from dlip.config import CACHE, CACHE_GB, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.errors import UserError
@@ -205,6 +205,7 @@ def run(
     role: str,
     progress: bool = True,
     cache: str | Path = CACHE,
+    cache_gb: float = CACHE_GB,
     candidates: int | None = None,
     extra: dict | None = None,
     **asked,
@@ -212,7 +213,7 @@ def run(
     """Trains a model, measures it and appends its record to `results`; returns the record.
 
     asked: what else `prepare` takes.
-    cache: where `config.cache` keeps the teacher's outputs.
+    cache: where `config.cache` keeps the teacher's outputs; cache_gb: how many GB they may take.
     candidates: that retrieval re-ranks, as `dlip.tasks.retrieval.predict` takes them.
     extra: fields that the record gets besides.
     A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
@@ -225,7 +226,7 @@ def run(
 
     inputs = {"data": got.dataset.fingerprint(), "test": test.fingerprint()}
     inputs |= {"teacher": checksum(weights(kin.med))} if kin else {}
-    done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache)
+    done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb)
 
     def write_down() -> dict:
         figures, items = measure(done.model(), test, progress=progress, teacher=kin, k=candidates)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dlip import parallel
 from dlip.cache import TeacherCache
 from dlip.composite import check
-from dlip.config import CACHE, TrainConfig
+from dlip.config import CACHE, CACHE_GB, TrainConfig
 from dlip.data import holds
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, sound, train_loader
@@ -139,15 +139,16 @@ def train(
     about: dict | None = None,
     progress: bool = True,
     cache: str | Path = CACHE,
+    cache_gb: float = CACHE_GB,
 ) -> Run:
     """Trains `student` on `dataset`, under `teacher` where one is given, and keeps everything in the run's folder.
 
     A folder that holds a checkpoint of the same configuration is resumed from it, exactly: weights, optimiser,
     schedule, random numbers, data order, momentum queue, fp16's scale. `evaluate` is called on the student every
     `config.eval_every` steps. Several processes, as `accelerate launch` starts them, share each batch and learn what
-    one would; the main one alone evaluates and writes, while the others wait. `cache` is where
-    `config.cache` keeps the teacher's outputs. Raises UserError where the configuration and the data, the teacher or
-    the folder do not fit.
+    one would; the main one alone evaluates and writes, while the others wait. `cache` is where `config.cache` keeps the
+    teacher's outputs, `cache_gb` how many GB they may take. Raises UserError where the configuration and the data, the
+    teacher or the folder do not fit.
     """
     check_fit(student, teacher, dataset, config)
     AcceleratorState._reset_state()  # or this process would be held to the precision of its first run
@@ -163,14 +164,15 @@ def train(
     set_seed(config.seed, device_specific=True)
     run = Run(folder)
     with run.alone():
-        _train(run, student, dataset, config, teacher, evaluate, about or {}, progress, cache, accelerator)
+        keep = partial(TeacherCache, cache, max_gb=cache_gb)
+        _train(run, student, dataset, config, teacher, evaluate, about or {}, progress, keep, accelerator)
     for vlm in filter(None, (student, teacher)):
         run_layers(vlm.med)
     student.med.eval()
     return run
 
 
-def _train(run, student, dataset, config, teacher, evaluate, about, progress, cache, accelerator: Accelerator) -> None:
+def _train(run, student, dataset, config, teacher, evaluate, about, progress, keep, accelerator: Accelerator) -> None:
     """What `train` does once it has the folder to itself."""
     main = accelerator.is_main_process
     kinds = dataset[0].tags
@@ -193,7 +195,7 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ca
     if guarded:
         run_layers(guarded, compiled=config.compile)
     if guarded and config.cache:
-        guarded = TeacherCache(cache, guarded, dataset, collate, config.layers)
+        guarded = keep(guarded, dataset, collate, config.layers)
     stream = iter(train_loader(dataset, batches, collate, config.workers))  # draws a random number
     if start:
         run.restore(learner, descent.adamw, start, accelerator.scaler)
