@@ -11,7 +11,7 @@ import torch
 from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
-from dlip.checkpoints import checksum, model_folder, read_json, weights, write_json
+from dlip.checkpoints import model_folder, read_json, write_json
 from dlip.config import CACHE, CACHE_GB, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
@@ -224,8 +224,6 @@ def run(
     def glance(student: VLM) -> dict:
         return evaluate(student, got.watched, tasks=("retrieval", "vqa"), progress=False)
 
-    inputs = {"data": got.dataset.fingerprint(), "test": test.fingerprint()}
-    inputs |= {"teacher": checksum(weights(kin.med))} if kin else {}
     done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb)
 
     def write_down() -> dict:
@@ -237,7 +235,11 @@ def run(
             train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
             device=str(got.student.device), samples=samples(items, test), items=items,
         )  # fmt: skip
-        record |= {"history": history(got.about["start"]), "inputs": inputs} | (extra or {})
+        record |= {
+            "history": history(got.about["start"]),
+            "inputs": done.config().get("inputs", {}) | {"test": test.fingerprint()},
+        }
+        record |= extra or {}
         append(record, results)
         write_json(Path(folder) / "record.json", record)
         return record

@@ -23,8 +23,8 @@
   caption; vqa (0 to 1), one a question; captions and questions, how many of them each picture has.
 - history: the runs that the model's weights begin at or, where `command` only measured it, come from, the earliest
   first, each {"folder", "command" (null where none was kept), "config", "wall_s" (of training)}.
-- inputs: {"data", "test", "teacher"}: SHA-256 of what was learnt from and measured on (their `fingerprint`), and of the
-  weights of the teacher, or of the model whose tokenizer it has, if there is one.
+- inputs: SHA-256 of the "teacher"'s weights (null for none), of the student's at the "start", of the "data" and the
+  "test" (their `fingerprint`); "pictures", how many it learnt from.
 - of a grid's run, ablation: {"hash"}, of all that decides the result but the seed (`dlip.ablation.identity`); and
   quick: true where the run was too short for its scores to mean anything.
 

@@ -43,7 +43,7 @@ def circumstances(before: dict, after: dict) -> dict[str, tuple]:
     """Of what last digits depend on, that which differs: its name -> then and now."""
     pairs = {what: (before.get(what), after.get(what)) for what in ("device", "threads", "torch", "code")}
     then, now = (record.get("inputs", {}) for record in (before, after))  # older records have none
-    pairs |= {what: (then[what][:12], now[what][:12]) for what in then if what in now}
+    pairs |= {what: (str(then[what])[:12], str(now[what])[:12]) for what in then if what in now}
     return {what: pair for what, pair in pairs.items() if pair[0] != pair[1]}
 
 

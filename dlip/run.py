@@ -11,15 +11,17 @@ from torch import nn
 
 from dlip import parallel
 from dlip.checkpoints import (
+    checksum,
     half_written,
     held,
     read_json,
     read_tensors,
     save_model,
+    weights,
     write_atomically,
     write_json,
     write_tensors,
-)
+)  # fmt: skip
 from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
 from dlip.vlm import VLM
@@ -27,6 +29,21 @@ from dlip.vlm import VLM
 KEEP = 2  # checkpoints
 OWN = ("run.json", "log.jsonl", "checkpoint-*", "tokenizer.json", "model.safetensors", "config.json", "record.json")
 """Files of a run."""
+FIXED = {"teacher": "teacher (its weights differ)", "pictures": "number of pictures"}
+"""Inputs of a run that cannot change, in words."""
+FREE = {"data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights"}
+"""Those whose change may be innocent: a copy has other times, another torch other random numbers."""
+
+
+def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
+    """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "data"; and
+    its number of "pictures"."""
+
+    def of(vlm: VLM) -> str:
+        return checksum({name: tensor.detach().cpu() for name, tensor in weights(vlm.med).items()})
+
+    about = {"teacher": teacher and of(teacher), "start": of(student)}
+    return about | {"data": dataset.fingerprint(), "pictures": len(dataset)}
 
 
 class Run:
@@ -81,9 +98,16 @@ class Run:
         asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
         path = self.folder / "run.json"
         held = _completed(self.config()) if path.is_file() else asked
-        if held != asked:
-            different = sorted(k for k in {*held, *asked} if held.get(k) != asked.get(k))
+        different = sorted(k for k in {*held, *asked} - {"inputs"} if held.get(k) != asked.get(k))
+        then, now = held.get("inputs", {}), asked.get("inputs", {})  # older runs have none
+        others = [what for what in then if then[what] != now.get(what)]
+        different += [noun for what, noun in FIXED.items() if what in others]
+        if different:
             raise UserError(f"{self.folder} holds a run with another {', '.join(different)}; choose another folder")
+        for noun in (noun for what, noun in FREE.items() if what in others):
+            warnings.warn(
+                f"the {noun} are not those that the run in {self.folder} began with; it goes on", stacklevel=2
+            )
         for left in (one for name in OWN for one in half_written(self.folder, name)):
             left.unlink()
         if not path.is_file():

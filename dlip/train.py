@@ -29,7 +29,7 @@ from dlip.errors import UserError
 from dlip.layers import run_layers
 from dlip.learner import Learner
 from dlip.model import ImageLayer
-from dlip.run import Run
+from dlip.run import Run, made_of
 from dlip.vlm import VLM
 
 NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "pictures"}
@@ -177,7 +177,7 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
     main = accelerator.is_main_process
     kinds = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
-    start = parallel.on_main(lambda: run.start(student, config, about))
+    start = parallel.on_main(lambda: run.start(student, config, about | {"inputs": made_of(student, teacher, dataset)}))
     learner.train()
     run_layers(student.med, config.gradient_checkpointing, config.compile)
     batches = Batches(

@@ -238,7 +238,7 @@ def test_a_warning_is_one_line_too(tmp_path):
 
 
 def test_how_much_the_cache_may_take_is_said(tmp_path, capsys):
-    words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--limit", "64", "--cache"]
+    words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--limit", "96", "--cache"]
     words += [str(tmp_path / "cache"), "--cache-gb", "0.001", "--weights", "hr", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     assert "more than the 0.001 GB allowed; allow more with --cache-gb" in capsys.readouterr().err

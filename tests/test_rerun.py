@@ -28,7 +28,8 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys):
     assert found["losses"] and set(found["difference"].values()) == {0} and found["before"] == found["after"]
     assert len(records.read(file)) == 1 and records.read(tmp_path / "second.jsonl")[0]["seed"] == 3
     inputs = records.read(file)[0]["inputs"]
-    assert inputs["test"] == Scenes("val").fingerprint() != inputs["data"] and len(inputs["teacher"]) == 64
+    assert inputs["test"] == Scenes("val").fingerprint() != inputs["data"] and len(inputs["start"]) == 64
+    assert (inputs["teacher"], inputs["pictures"]) == (None, 32)
     assert inputs == records.read(tmp_path / "second.jsonl")[0]["inputs"]
     assert main([*again[:3], str(tmp_path / "again"), "--results", str(tmp_path / "third.jsonl")]) == 2
     assert "holds a finished run" in capsys.readouterr().err and not (tmp_path / "third.jsonl").exists()

@@ -77,6 +77,17 @@ def test_two_runs_do_not_share_a_folder(make_vlm, tmp_path):
     assert train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False).finished
 
 
+def test_a_folder_takes_over_no_other_teacher_nor_fewer_pictures(make_vlm, tmp_path):
+    config = SHORT.replace(steps=1, weights=HR)
+    train(make_vlm(1), PICTURES, config, tmp_path, make_vlm(2), progress=False)
+    with pytest.raises(UserError, match=r"holds a run with another teacher \(its weights differ\); choose"):
+        train(make_vlm(1), PICTURES, config, tmp_path, make_vlm(3), progress=False)
+    with pytest.raises(UserError, match="holds a run with another number of pictures"):
+        train(make_vlm(1), Scenes("val", size=12), config, tmp_path, make_vlm(2), progress=False)
+    with pytest.warns(UserWarning, match="first weights are not those that the run in .* began with; it goes on"):
+        train(make_vlm(4), PICTURES, config, tmp_path, make_vlm(2), progress=False)
+
+
 def test_half_written_files_go_and_the_users_own_stay(make_vlm, tmp_path):
     for name in (".env.template", ".run.json.0123abcd", ".checkpoint-00000001.safetensors.89abcdef", ".a.0123abcd"):
         (tmp_path / name).write_text("x")
