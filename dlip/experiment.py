@@ -20,6 +20,7 @@ from dlip.latency import NEEDS, compare_latency
 from dlip.memory import memory
 from dlip.model import Med
 from dlip.parallel import on_main
+from dlip.precision import precision
 from dlip.records import append, new_record
 from dlip.run import Run
 from dlip.start import begin
@@ -92,8 +93,12 @@ def measure(
 
     On scenes with "attention" too. Where latency is timed, memory is measured beside it. Attention and latency are
     compared with those of `teacher` where one is given: of the latency, timed by turns, "share" is the percentage of
-    the teacher's.
+    the teacher's. Where there is an accelerator the models are moved there, but for int8, which only a CPU reads.
     """
+    models = [model for model in (vlm, teacher) if model]
+    fast = torch.accelerator.is_available() and all(precision(model.med) != "int8" for model in models)
+    for model in models:
+        model.med.to(torch.accelerator.current_accelerator() if fast else "cpu")
     figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = figures.pop("items")
     if hasattr(dataset, "scene") and looks(vlm):
@@ -227,13 +232,14 @@ def run(
     done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb)
 
     def write_down() -> dict:
-        figures, items = measure(done.model(), test, progress=progress, teacher=kin, k=candidates)
+        model = done.model()
+        figures, items = measure(model, test, progress=progress, teacher=kin, k=candidates)
         if any(got.left_out.values()):
             figures.setdefault("notes", {})["data"] = left_out_text(got.left_out)
         record = new_record(
             name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
             train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
-            device=str(got.student.device), samples=samples(items, test), items=items,
+            device=str(model.device), samples=samples(items, test), items=items,
         )  # fmt: skip
         record |= {
             "history": history(got.about["start"]),

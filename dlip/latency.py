@@ -135,9 +135,13 @@ def compare_latency(
     """{"models": name -> as `latency`, "speedup": name -> median of the first model / that of this one}.
 
     In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. `progress` is called
-    with the share done, 0 to 1, after each round. Raises UserError as `Workload` does.
+    with the share done, 0 to 1, after each round. Raises UserError as `Workload` does, and where the models are on
+    different devices.
     """
     work = {name: Workload(model, task, **size) for name, model in models.items()}
+    if len({load.pixels.device for load in work.values()}) > 1:
+        places = ", ".join(f"{name} on {load.pixels.device}" for name, load in work.items())
+        raise UserError(f"times on different devices cannot be compared: {places}; move the models to one of them")
     calls = {name: {"total": load, **load.modules()} for name, load in work.items()}
     times = {name: {part: [] for part in parts} for name, parts in calls.items()}  # ms
     for turn in range(warmup + repeats):

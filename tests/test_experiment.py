@@ -7,13 +7,15 @@ import pytest
 import torch
 
 import dlip
-from dlip import data, records
+from dlip import data, experiment, records
 from dlip.cli import main
 from dlip.config import TrainConfig
+from dlip.data import First
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError
 from dlip.experiment import held_out, measure, new_student, prepare, texts_of, vocabulary
+from dlip.model import Med
 from dlip.vlm import VLM
 
 
@@ -164,3 +166,14 @@ def test_words_come_from_no_more_pictures_than_are_learnt_from(tmp_path):
 def test_a_student_reads_no_longer_texts_than_it_may_or_its_teacher_does(asked, got):
     student = new_student(f"scenes-student:{asked}", VLM.load("scenes/teacher"), 0)
     assert student.med.config.max_text == got
+
+
+def test_models_are_measured_on_the_accelerator_but_int8(tiny, scenes, monkeypatch):
+    placed, kinds = [], iter(("fp32", "fp32", "fp32", "int8"))
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: "the fast one")
+    monkeypatch.setattr(experiment, "precision", lambda med: next(kinds))
+    monkeypatch.setattr(Med, "to", lambda med, place: placed.append(place))
+    for _ in range(2):
+        measure(tiny, First(scenes, 2), 0, False, teacher=tiny, tasks=("vqa",))
+    assert placed == ["the fast one"] * 2 + ["cpu"] * 2

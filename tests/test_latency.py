@@ -119,3 +119,8 @@ def test_memory_is_that_of_a_task_and_grows_with_the_batch_and_the_model(med):
         teacher, student = (memory(dlip.load(f"scenes/{name}"), task) for name in ("teacher", "student"))
         assert teacher["peak_mb"] > student["peak_mb"] > 0.05
         assert memory(dlip.load("scenes/student"), task) == student  # whatever this process held before
+
+
+def test_times_on_different_devices_are_not_compared(med):
+    with pytest.raises(UserError, match="cannot be compared: teacher on cpu, student on meta; move"):
+        compare_latency({"teacher": med, "student": Med(med.config).to("meta")}, repeats=1)
