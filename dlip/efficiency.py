@@ -22,10 +22,13 @@ causal map as its whole square). Norms, softmax, activations, biases, sums and l
 
 from dataclasses import dataclass
 
+from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.model import Med
 
 TASKS = ("retrieval", "captioning", "vqa")
+TASK_OF = {"itc": "retrieval", "itm": "retrieval", "lm": "captioning", "vqa": "vqa"}
+"""Ability of a model -> the task that needs it."""
 TEXT_TOKENS = 30
 """Tokens of a text that is read, where nothing else is said; the paper's."""
 NEW_TOKENS = {"captioning": 20, "vqa": 3}
@@ -89,19 +92,33 @@ def stored_params(med: Med) -> dict[str, int]:
     return out
 
 
-def task_params(c: ModelConfig) -> dict[str, int]:
-    """Parameters of the model that does one task alone (of `TASKS`), and of the one that does "all"."""
-    count = params(c)
+def task_modules(c: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Task of `TASKS` -> the modules that inference of it needs."""
     text = ("embeddings", "text_self", "text_ffn", "fusion")
     decoder = ("decoder", "lm_head")
     shared = ("embeddings", "text_ffn", "fusion") if c.tie_decoder else ()
-    modules = {
+    return {
         "retrieval": ("image", *text, "itc", "itm"),
         "captioning": ("image", *shared, *decoder),
         "vqa": ("image", *text, "bridge", *decoder),
-        "all": count,
     }
-    return {task: sum(count[name] for name in names) for task, names in modules.items()}
+
+
+def task_params(c: ModelConfig) -> dict[str, int]:
+    """Parameters of the model that does one task alone (of `TASKS`), and of the one that does "all"."""
+    count = params(c)
+    alone = {task: sum(count[name] for name in names) for task, names in task_modules(c).items()}
+    return alone | {"all": sum(count.values())}
+
+
+def needed_params(model: Med | Composite) -> dict[str, int]:
+    """Parameters by module as in `params` of what a model's abilities need, over all checkpoints that it is made of."""
+    out = dict.fromkeys(params(model.config), 0)
+    for member in model.members:
+        count, modules = params(member.config), task_modules(member.config)
+        for name in {name for ability in member.abilities for name in modules[TASK_OF[ability]]}:
+            out[name] += count[name]
+    return out
 
 
 # --- FLOPs --------------------------------------------------------------------------------------------------
@@ -225,18 +242,23 @@ COUNTED = (
 )
 
 
-def summary(model: ModelConfig | Med) -> dict:
-    """What records keep of a model's cost; "counted" says in words what each figure means."""
+def summary(model: ModelConfig | Med | Composite) -> dict:
+    """What records keep of a model's cost; "counted" says in words what each figure means.
+
+    Of a model without all abilities, or of several checkpoints, the parameters are those that what it can do needs;
+    FLOPs, the paper's count and those by task are of its (first) configuration.
+    """
     c = getattr(model, "config", model)
+    count = params(c) if c is model else needed_params(model)
     macs = {task: task_macs(c, task) for task in TASKS}
     flops = {task: sum(m.flops for m in passes.values()) for task, passes in macs.items()}
     paper = paper_count(c)
     return {
-        "params_m": sum(params(c).values()) / 1e6,
+        "params_m": sum(count.values()) / 1e6,
         "flops_g": flops["retrieval"] / 1e9,
         "macs_g_paper": (paper["image_macs"] + paper["text_macs"]) / 1e9,
         "params_m_paper": (paper["image_params"] + paper["text_params"]) / 1e6,
-        "params_by_module": params(c),
+        "params_by_module": count,
         "params_by_task": task_params(c),
         "flops_by_module": {name: m.flops for name, m in macs["retrieval"].items()},
         "flops_by_task": flops,

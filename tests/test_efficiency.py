@@ -5,6 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dlip.composite import Composite
 from dlip.config import PRESETS, ModelConfig
 from dlip.efficiency import TASKS, image_macs, params, stored_params, summary, task_macs, task_params
 from dlip.latency import Workload
@@ -118,3 +119,13 @@ def test_summary_of_a_configuration_is_that_of_its_model():
     assert figures == summary(Med(TINY))
     assert figures["params_m"] * 1e6 == pytest.approx(sum(figures["params_by_module"].values()))
     assert figures["flops_g"] * 1e9 == pytest.approx(sum(figures["flops_by_module"].values()))
+
+
+def test_parameters_of_checkpoints_for_one_task_each_are_those_that_it_needs():
+    ranks, writes = Med(TINY), Med(TINY)
+    ranks.abilities, writes.abilities = frozenset({"itc", "itm"}), frozenset({"lm"})
+    alone = task_params(TINY)
+    assert summary(ranks)["params_m"] * 1e6 == pytest.approx(alone["retrieval"])
+    assert summary(writes)["params_m"] * 1e6 == pytest.approx(alone["captioning"])
+    both = summary(Composite([ranks, writes]))["params_m"] * 1e6
+    assert both == pytest.approx(alone["retrieval"] + alone["captioning"])
