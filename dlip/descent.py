@@ -12,6 +12,7 @@ from dlip.data.batch import Batch
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.learner import Learner
+from dlip.terms import NEEDS
 
 
 def learning_rate(step: int, config: TrainConfig, per_epoch: int) -> float:
@@ -69,17 +70,30 @@ class Descent:
     def rate(self, step: int) -> float:
         return learning_rate(step, self.config, self.per_epoch)
 
-    def micro_batch(self, batch: Batch, teacher: Teacher | None, step: int) -> dict[str, float]:
+    def shares(self, group: list[Batch]) -> list[dict[str, float]]:
+        """Of each micro-batch of a step how many times the mean one's "captions" and "questions" it has, in all
+        processes; the mean of a term over the step's is that of micro-batches, so weighed."""
+        if len(group) == 1:
+            return [{}]
+        counts = torch.tensor([[batch.captioned.sum(), batch.answered.sum()] for batch in group], dtype=torch.float)
+        counts = self.accelerator.reduce(counts.to(self.accelerator.device), "sum")  # [accumulate, 2]
+        times = counts / counts.mean(0).clamp(min=1 / len(group))
+        return [dict(zip(("captions", "questions"), row, strict=True)) for row in times.tolist()]
+
+    def micro_batch(
+        self, batch: Batch, teacher: Teacher | None, step: int, share: dict[str, float]
+    ) -> dict[str, float]:
         """Mean loss by term and in "total" of the micro-batches so far of `step`, from 0 on; {} if it is left out.
 
-        The step's last micro-batch changes the weights. Raises UserError where a loss or a gradient is no finite number
-        and the run is to stop there; else a warning says that the step is left out.
+        share: of `shares`. The step's last micro-batch changes the weights. Raises UserError where a loss or a gradient
+        is no finite number and the run is to stop there; else a warning says that the step is left out.
         """
         config, accelerator, inputs = self.config, self.accelerator, (batch, teacher, step, step / self.per_epoch)
         for group in self.adamw.param_groups:
             group["lr"] = self.rate(step)
         with accelerator.accumulate(self.model), accelerator.autocast():
             losses = self.model(*inputs)
+            losses = {term: loss * share.get(NEEDS.get(term, "captions"), 1.0) for term, loss in losses.items()}
             total = sum(config.weights[term] * loss for term, loss in losses.items())
             means = accelerator.reduce(torch.stack([*losses.values(), total]).detach().float(), "mean").tolist()
             for term, mean in zip([*losses, "total"], means, strict=True):

@@ -42,8 +42,8 @@ def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
     def of(vlm: VLM) -> str:
         return checksum({name: tensor.detach().cpu() for name, tensor in weights(vlm.med).items()})
 
-    about = {"teacher": teacher and of(teacher), "start": of(student)}
-    return about | {"data": dataset.fingerprint(), "pictures": len(dataset)}
+    data = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None  # a class of the user's own may have none
+    return {"teacher": teacher and of(teacher), "start": of(student), "data": data, "pictures": len(dataset)}
 
 
 class Run:
@@ -104,7 +104,7 @@ class Run:
         different += [noun for what, noun in FIXED.items() if what in others]
         if different:
             raise UserError(f"{self.folder} holds a run with another {', '.join(different)}; choose another folder")
-        for noun in (noun for what, noun in FREE.items() if what in others):
+        for noun in (noun for what, noun in FREE.items() if what in others and then[what] and now.get(what)):
             warnings.warn(
                 f"the {noun} are not those that the run in {self.folder} began with; it goes on", stacklevel=2
             )

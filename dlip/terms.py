@@ -21,6 +21,8 @@ KD = {f"kd.{task}": 1.0 for task in VLP}
 The paper's L_HR is the mean over its four sources: `hr=0.25` is exactly its.
 """
 GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
+NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "pictures"}
+"""What a term needs of the data; captions where nothing is said."""
 
 
 def weights(text: str) -> dict[str, float]:

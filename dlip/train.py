@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -30,10 +31,8 @@ from dlip.layers import run_layers
 from dlip.learner import Learner
 from dlip.model import ImageLayer
 from dlip.run import Run, made_of
+from dlip.terms import NEEDS
 from dlip.vlm import VLM
-
-NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "pictures"}
-"""What a term needs of the data; captions where nothing is said."""
 
 
 def sharded(teacher: Teacher, device: torch.device) -> Teacher:
@@ -196,15 +195,14 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
         run_layers(guarded, compiled=config.compile)
     if guarded and config.cache:
         guarded = keep(guarded, dataset, collate, config.layers)
-    stream = iter(train_loader(dataset, batches, collate, config.workers))  # draws a random number
+    stream = sound(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
     if start:
         run.restore(learner, descent.adamw, start, accelerator.scaler)
     step, meter = start, Meter()
     with tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05) as bar:
-        for batch in sound(stream):
-            losses = descent.micro_batch(batch.to(accelerator.device), guarded, step)
-            if not descent.complete:
-                continue
+        while group := list(islice(stream, config.accumulate)):
+            for batch, share in zip(group, descent.shares(group), strict=True):
+                losses = descent.micro_batch(batch.to(accelerator.device), guarded, step, share)
             meter.add(losses)
             step += 1
             bar.update()

@@ -1,11 +1,14 @@
 """The loop: it learns, follows its schedule, resumes to the last bit, and says what is wrong."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
 
 from dlip.checkpoints import read_tensors
 from dlip.config import TrainConfig
+from dlip.data.batch import Question
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.terms import AT, HR, KD, VLP
@@ -106,6 +109,28 @@ def test_accumulation_equals_one_batch(make_vlm, tmp_path):
     for weight, losses in results[1:]:
         torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
         assert losses == pytest.approx(results[0][1], abs=1e-4)
+
+
+class Asked(Scenes):
+    """Every fifth picture has a question, whose answer is one word, and every third a caption, of six words."""
+
+    def __getitem__(self, i: int):
+        item = super().__getitem__(i)
+        questions = [Question("what?", ["red"])] if i % 5 == 0 else []
+        return replace(item, questions=questions, captions=["a red star above a circle"] if i % 3 == 0 else [])
+
+
+@pytest.mark.parametrize("term", ["vqa", "lm"])
+def test_accumulation_equals_one_batch_where_few_pictures_have_what_a_term_needs(term, make_vlm, tmp_path):
+    config = SHORT.replace(steps=1, warmup=0, weights={term: 1.0}, batch_size=24, label_smoothing=0.0)
+    results = []
+    for accumulate in (1, 4, 12):
+        student, cut = make_vlm(1), config.replace(accumulate=accumulate)
+        run = train(student, Asked("val", size=24), cut, tmp_path / f"{accumulate}", progress=False)
+        results.append((student.med.text_encoder.encoder.layer[0].output.dense.weight, run.losses()[term]))
+    for weight, losses in results[1:]:
+        torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
+        assert losses == pytest.approx(results[0][1], abs=1e-5)
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------

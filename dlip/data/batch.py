@@ -69,6 +69,11 @@ class Batch:
         """bool [B]: which pictures have a caption; the rows of the others hold a first token and pads."""
         return self.mask[:, 1:].any(1)
 
+    @property
+    def answered(self) -> torch.Tensor:
+        """bool [N]: which questions have an answer."""
+        return self.answer_mask[:, 1:].any(1)
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
