@@ -23,7 +23,7 @@ from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
 
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
 ONE = Grid("one", "?", (Row("a", SMALL, paper=(1.0, 2.0, 3.0, None)), Row("b", SMALL, DISTILLED)))
-TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vlp,tags"), Row("broken", SMALL, pictures=250)), "As printed.")
+TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vqa,lm,itc,tags"), Row("broken", SMALL, pictures=250)), "As printed.")
 
 
 def fake(job: ablation.Job) -> None:
