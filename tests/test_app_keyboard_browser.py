@@ -31,7 +31,7 @@ def test_tab_leaves_no_list_of_a_dropdown_open(open_page):
     page.wait_for_selector("#runs .js-plotly-plot .point")
     page.locator("#tradeoffs-button").focus()
     assert tab_on(page, "footer") == ["Runs", "Cost", "Score", "A point of the chart"]
-    assert page.get_by_label("Score", exact=True).input_value() == "TR@1"
+    assert page.get_by_label("Score", exact=True).input_value() == "VQA accuracy"
 
 
 def test_a_model_is_typed_or_chosen_and_left_by_tab(open_page):
