@@ -73,3 +73,12 @@ def test_the_readmes_tables_are_the_records(file, name):
     for score in ("tr1", "ir1", "cider", "vqa"):
         cells.append(f"{row[score]:.1f}" + (f" ±{row[f'{score}_sd']:.1f}" if row["runs"] > 1 else ""))
     assert f"| {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
+
+
+def test_what_the_readme_says_of_retrieval_among_5000_is_in_the_records():
+    rows = records.summary(records.load(ROOT / "results" / "playground-5k.jsonl")).set_index("name")
+    said = " ".join((ROOT / "README.md").read_text().split())
+    alone, taught = rows.loc["student-undistilled"], rows.loc["student"]
+    assert (alone["runs"], taught["runs"], alone["test_pictures"]) == (3, 1, 5000)
+    figures = " and ".join(f"{alone[score]:.1f} ±{alone[f'{score}_sd']:.1f}" for score in ("tr1", "ir1"))
+    assert f"are {figures} for the undistilled one (3 seeds), {taught['tr1']:.1f} and {taught['ir1']:.1f}" in said
