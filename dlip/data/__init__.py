@@ -124,9 +124,9 @@ def _joined(datasets: list):
 def _kind(name: str | Path):
     """What opens a split of such data, and what lists its splits; imported when it is needed."""
     if str(name) == "scenes":
-        from dlip.data.scenes import SPLITS, Scenes
+        from dlip.data.scenes import PLACES, Scenes
 
-        return lambda _, split, on_error: Scenes(split), lambda _: list(SPLITS)
+        return lambda _, split, on_error: Scenes(split), lambda _: list(PLACES)
     if str(name).startswith("hub:"):
         from dlip.data import hub
 
