@@ -1,5 +1,6 @@
 """The teacher's outputs on disk: as computed live, filled once, safe against a kill, never stale."""
 
+import copy
 import json
 import os
 import signal
@@ -85,7 +86,8 @@ def test_reads_what_the_teacher_says(layers, precision, teacher, pictures, tmp_p
 def test_layers_without_cross_attention_can_be_named(tiny, pictures, tmp_path):
     """Where only the second layer fuses, states of the first are kept, and no map of it is asked for."""
     layers = {"fusion": ((0, 0),)}
-    cached = TeacherCache(tmp_path, Teacher(tiny.med), pictures, collate_for(tiny), layers)
+    live = Teacher(copy.deepcopy(tiny.med))  # a teacher's weights learn no more, and others use `tiny`
+    cached = TeacherCache(tmp_path, live, pictures, collate_for(tiny), layers)
     want = Distiller(tiny.med.config, tiny.med.config, HR, layers).want("teacher")
     assert cached(next(iter(batches(tiny, pictures))), want).states("fusion", 0).shape[-1] == tiny.med.config.text_width
 
