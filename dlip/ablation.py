@@ -140,7 +140,7 @@ def jobs(grids: Sequence[Grid], plan: Plan, seeds: int, out: str | Path, results
         for row in some.rows:
             first.setdefault(_content(row), (f"{some.name}: {row.name}", row))
     asked = [(*first[_content(row)], seed) for some in grids for seed in range(seeds) for row in some.rows]
-    made = read_json(model_folder(plan.teacher) / "record.json")["seed"]
+    made = experiment.made(plan.teacher)["seed"]
     found = {}
     for name, row, seed in [("teacher", WHOLE, made), *asked]:
         job = Job(name, row, seed, plan, identity(row, plan), str(out), str(results))
@@ -192,7 +192,7 @@ def do(job: Job) -> None:
 
 def _measured(job: Job) -> dict:
     """The teacher's record with its figures on the grids' test pictures."""
-    made = read_json(model_folder(job.plan.teacher) / "record.json")
+    made = experiment.made(job.plan.teacher)
     test = data.open("scenes", "test", job.plan.test_pictures)
     teacher = VLM.load(job.plan.teacher)
     figures, items = experiment.measure(teacher, test, progress=False, teacher=teacher, k=job.plan.candidates)

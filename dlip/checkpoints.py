@@ -44,8 +44,8 @@ def write_atomically(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def half_written(folder: Path, name: str = "*") -> list[Path]:
-    """What a process that was killed has left in `write_atomically`, of the file of this name or of any."""
+def half_written(folder: Path, name: str) -> list[Path]:
+    """What a process that was killed has left of files of this name, or pattern, in `write_atomically`."""
     return list(folder.glob(f".{name}.{'[0-9a-f]' * 8}"))
 
 

@@ -150,6 +150,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from dlip.data.vqa2 import read_answers
     from dlip.vlm import VLM
 
+    if args.results:
+        experiment.made(args.model)  # before anything is measured in vain
     dataset = data_sets.open(args.data, args.split, args.limit, args.on_error)
     left_out = {dataset.split: len(data_sets.verified(dataset))}
     answers = read_answers(args.answers) if args.answers else None

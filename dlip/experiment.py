@@ -253,16 +253,21 @@ def run(
     return on_main(write_down)
 
 
+def made(model: str) -> dict:
+    """The record of the run that a model comes from. Raises UserError where none lies beside it."""
+    return read_json(model_folder(model) / "record.json")
+
+
 def again(model: str, command: str, figures: dict, items: dict, dataset) -> dict:
     """The record of a trained model that `command` has measured once more: how it was made is in its history.
 
-    figures, items: of `measure`. Raises UserError where no record lies beside the model.
+    figures, items: of `measure`. Raises UserError as `made` does.
     """
-    made = read_json(model_folder(model) / "record.json")
-    about = {key: made[key] for key in ("name", "role", "config", "seed", "train_pictures", "losses", "wall_s")}
+    first = made(model)
+    about = {key: first[key] for key in ("name", "role", "config", "seed", "train_pictures", "losses", "wall_s")}
     record = new_record(command=command, metrics=figures, items=items, samples=samples(items, dataset), **about)
-    training = {key: made[key] for key in ("command", "config", "wall_s")}
-    return record | {"history": [*made.get("history", []), {"folder": model, **training}]}
+    training = {key: first[key] for key in ("command", "config", "wall_s")}
+    return record | {"history": [*first.get("history", []), {"folder": model, **training}]}
 
 
 def history(start: Iterable[str]) -> list[dict]:

@@ -17,8 +17,8 @@ STUDENT = "scenes-student"
 PICTURES = 4000
 VLP = "itc,lm,vqa"
 """The paper's, but for ITM: matching is at chance until contrast is good, which takes more steps than a grid's runs
-have (with ITM in the last third, re-ranking by it took 15 points from ITC's own TR@1). So pictures and texts are found
-by ITC alone, the teacher's too."""
+have: with it in the last of three thirds, re-ranking took some 15 points from ITC's own TR@1
+(results/tuning/ablations-with-itm.jsonl). So pictures and texts are found by ITC alone, the teacher's too."""
 TASK = f"tags,{VLP}"
 """Losses of a student without its teacher. Its image encoder begins with labels, as the paper's with ImageNet."""
 DISTILLED = f"{TASK},hr,at"

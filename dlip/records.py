@@ -285,7 +285,8 @@ def _row(record: dict) -> dict:
 
 
 def test_pictures(record: dict) -> int:
-    """On how many pictures it was measured; 0 where it does not tell."""
+    """On how many pictures with captions it was measured, or with questions where those are more; 0 where it does not
+    tell."""
     counts = outcomes(record)
     return max((len(counts[name]) for name in ("captions", "questions") if name in counts), default=0)
 

@@ -46,6 +46,13 @@ def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, ca
     assert records.read(more)[0]["metrics"] == record["metrics"]
 
 
+def test_a_model_without_a_record_is_refused_before_it_is_measured(tiny, tmp_path, capsys, monkeypatch):
+    tiny.save(tmp_path / "model")
+    monkeypatch.setattr("dlip.experiment.measure", lambda *_, **__: pytest.fail("measured"))
+    words = ["evaluate", "--model", str(tmp_path / "model"), "--results", str(tmp_path / "r.jsonl")]
+    assert main(words) == 2 and "record.json is missing" in capsys.readouterr().err
+
+
 def test_the_record_that_is_meant(tmp_path):
     for name, seed in (("a", 0), ("a", 1), ("b", 0)):
         append(make_record(name, seed=seed, command=f"dlip distill --name {name}"), tmp_path / "r.jsonl")
