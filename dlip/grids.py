@@ -46,13 +46,13 @@ class Plan:
 
 FULL = Plan(
     TrainConfig(
-        steps=1600, batch_size=64, lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0, precision="bf16",
+        steps=1600, batch_size=32, lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0, precision="bf16",
         learn_teacher_projection=False, center_states=True,
     ),
     seeds=3, test_pictures=500,
 )  # fmt: skip
 QUICK = replace(
-    FULL, train=FULL.train.replace(steps=10, batch_size=32, warmup=4, precision="no"), seeds=1, test_pictures=24,
+    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, test_pictures=24,
     cached_pictures=0, quick=True,
 )  # fmt: skip
 
@@ -222,7 +222,7 @@ SIZES = Grid("sizes", "What does a size cost, and what does it keep?", (
 DATA = Grid("data", "From how many pictures on does distillation pay?", tuple(
     Row(f"{pictures:,} pictures" + ", distilled" * (losses == DISTILLED), STUDENT, losses, pictures=pictures)
     for pictures in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
-), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} pictures: of 200,000 half, each once.")  # fmt: skip
+), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} pictures: of 200,000 a quarter, each once.")  # fmt: skip
 
 GRIDS = {g.name: g for g in (MODULES, FUSION, MODALITIES, ATTENTION, OBJECTIVES, INIT, SIZES, DATA)}
 WHOLE = Row("teacher", TEACHER, "", (92.0, 78.5, 121.8, 75.3))
