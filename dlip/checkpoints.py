@@ -150,7 +150,12 @@ def load_weights(med: Med, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, about: dict | None = None) -> None:
-    """A folder that `load_model` reads: tokenizer.json, model.safetensors and config.json, which also holds `about`."""
+    """A folder that `load_model` reads: tokenizer.json, model.safetensors and config.json, which also holds `about`.
+
+    Raises UserError for a packed model, which has its weights no more.
+    """
+    if any(tensor.is_meta for tensor in weights(med).values()):
+        raise UserError("a packed model cannot be saved; save the one that it was made from")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)

@@ -35,6 +35,8 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
     }
     terms = {"weights": weights(args.weights), "joins": joins(args.joins)}
     terms["layers"] = layers(getattr(args, "layers", ""))  # which `train` does not have
+    if args.epochs:
+        values["steps"] = sys.maxsize  # until the data tell how many there are
     return TrainConfig(**terms, **values, **flags)
 
 

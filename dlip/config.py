@@ -154,11 +154,14 @@ def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> M
 
 
 def photos_size(image: tuple[int, int, int], text: tuple[int, int, int], **changes) -> ModelConfig:
-    """A model for a few thousand photographs on a CPU: 112 px in 49 patches; (width, heads, layers) of either side."""
+    """A model for a few thousand photographs on a CPU: 112 px in 49 patches; (width, heads, layers) of either side.
+
+    The vocabulary's size and ids are those of a tokenizer trained on the captions.
+    """
     (iw, ih, il), (tw, th, tl) = image, text
     sizes = dict(
         image_size=112, image_width=iw, image_heads=ih, image_layers=il, text_width=tw, text_heads=th, text_layers=tl,
-        embed_dim=128, max_positions=64,
+        embed_dim=128, vocab_size=8192, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6,
     )  # fmt: skip
     return ModelConfig(**{**sizes, **changes})
 

@@ -47,8 +47,10 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     models = {
         record["name"]: VLM.load(name) for record, name in zip(records, (*SHIPPED, folder / "student"), strict=True)
     }
-    for name, timed in compare_latency(models, "captioning")["models"].items():
-        next(r for r in records if r["name"] == name)["efficiency"]["latency"] = timed
+    found = compare_latency(models, "captioning")
+    for record in records:
+        share = {"share": 100 / found["speedup"][record["name"]]} if record["role"] != "teacher" else {}
+        record["efficiency"]["latency"] = found["models"][record["name"]] | share
     test = data_sets.open("scenes", "test", limit=12)
     report(records, {item.image_id: item.image for item in (test[i] for i in range(len(test)))}, folder / "report.html")
     say("", table(records), "", *finding(records), sep="\n")

@@ -12,6 +12,7 @@ from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
 from dlip.checkpoints import model_folder, read_json, write_json
+from dlip.composite import SEES
 from dlip.config import CACHE, CACHE_GB, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
@@ -25,6 +26,7 @@ from dlip.records import append, new_record
 from dlip.run import Run
 from dlip.start import begin
 from dlip.tasks import evaluate
+from dlip.terms import learnt
 from dlip.train import check_fit, train
 from dlip.vlm import VLM
 
@@ -58,13 +60,19 @@ def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **change
     return VLM(med, tokenizer, size if isinstance(size, str) else "student")
 
 
+SHARED = ("enc_id", "prompt_ids", "image_mean", "image_std", "max_positions")
+"""What of a student's configuration is its teacher's."""
+
+
 def new_student(size: str | ModelConfig, teacher: VLM, seed: int) -> VLM:
     """An untrained student that reads what its teacher reads: vocabulary, first tokens, prompt, normalisation, and no
-    longer texts."""
+    longer texts. Raises UserError for a size that says otherwise."""
     theirs = teacher.med.config
-    shared = {name: getattr(theirs, name) for name in ("enc_id", "prompt_ids", "image_mean", "image_std")}
+    shared = {name: getattr(theirs, name) for name in SHARED}
+    if typed := set(re.findall(r"[:,](\w+)=", size if isinstance(size, str) else "")) & set(SHARED):
+        raise UserError(f"a student's {sorted(typed)[0]} is its teacher's; leave it out of the size {size}")
     student = new_model(size, teacher.tokenizer, seed)
-    shared |= {"max_positions": theirs.max_positions, "max_text": min(student.med.config.max_text, theirs.max_text)}
+    shared |= {"max_text": min(student.med.config.max_text, theirs.max_text)}
     torch.manual_seed(seed)
     return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)
 
@@ -81,7 +89,9 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     Raises UserError where they do not fit together.
     """
     teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
-    student = student if isinstance(student, VLM) else new_student(student, teacher, config.seed)
+    if not isinstance(student, VLM):
+        student = new_student(student, teacher, config.seed)
+        student.med.abilities = learnt(config.weights)
     data = data_sets.open(data, train_split(data)) if isinstance(data, str | Path) else data
     return train(student, data, config, folder, teacher)
 
@@ -116,7 +126,7 @@ def measure(
 
 def looks(vlm: VLM) -> bool:
     """Whether a model has weights for both attentions that are scored, fusion's and the decoder's."""
-    return vlm.med.abilities >= {"itm", "lm"}
+    return all(vlm.med.abilities & set(SEES[source]) for source in attention.SOURCES)
 
 
 @dataclass
@@ -178,6 +188,7 @@ def prepare(
     vlm = VLM.load(teacher) if teacher else None
     kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
     model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
+    model.med.abilities = learnt(config.weights)
     for source in start:
         begin(model, source)
     about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
@@ -232,19 +243,17 @@ def run(
     done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb)
 
     def write_down() -> dict:
-        model = done.model()
+        model, settings = done.model(), done.config()
+        inputs = settings.pop("inputs", {})  # the weights begun with are another seed's, and no configuration
         figures, items = measure(model, test, progress=progress, teacher=kin, k=candidates)
         if any(got.left_out.values()):
             figures.setdefault("notes", {})["data"] = left_out_text(got.left_out)
         record = new_record(
-            name or Path(folder).name, role, command=command, config=done.config(), seed=config.seed,
+            name or Path(folder).name, role, command=command, config=settings, seed=config.seed,
             train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
             device=str(model.device), samples=samples(items, test), items=items,
         )  # fmt: skip
-        record |= {
-            "history": history(got.about["start"]),
-            "inputs": done.config().get("inputs", {}) | {"test": test.fingerprint()},
-        }
+        record |= {"history": history(got.about["start"]), "inputs": inputs | {"test": test.fingerprint()}}
         record |= extra or {}
         append(record, results)
         write_json(Path(folder) / "record.json", record)

@@ -43,8 +43,12 @@ class Decoder:
         self.cache = Cache(c.text_layers, rows, c.text_heads, length, c.text_width // c.text_heads, context)
 
     def keep(self, contexts: list[int]) -> None:
-        """Goes on with these contexts alone; the caller reorders the cache."""
-        self.cross = [kv and (kv[0][contexts], kv[1][contexts]) for kv in self.cross]
+        """Goes on with these contexts alone, as `filled` orders them; the caller reorders the cache."""
+        moved = [i for i, context in enumerate(contexts) if i != context]
+        of = [contexts[i] for i in moved]
+        for values in (values for kv in self.cross if kv for values in kv) if moved else ():
+            values[moved] = values[of]
+        self.cross = [kv and (kv[0][: len(contexts)], kv[1][: len(contexts)]) for kv in self.cross]
         self.mask = None if self.mask is None else self.mask[contexts]
 
     def __call__(self, ids: Tensor) -> Tensor:
@@ -74,19 +78,29 @@ def generate(
         found = beam_search(med, context, context_mask, prompt, num_beams, max_new_tokens, min_new_tokens)
         return [until_sep(texts[0][1], med, prompt.shape[1]) for texts in found]
     decoder = Decoder(med, context, context_mask, len(prompt), prompt.shape[1] + max_new_tokens)
-    ids, new = prompt, prompt
-    done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+    texts, going, new = prompt.tolist(), list(range(len(prompt))), prompt
     for step in range(max_new_tokens):
         scores = decoder(new)
         if step < min_new_tokens:
             scores[:, med.config.sep_id] = float("-inf")
-        new = scores.argmax(-1) if top_p is None else nucleus(scores, top_p)
-        new = new.masked_fill(done, med.config.pad_id)[:, None]
-        ids = torch.cat([ids, new], 1)
-        done |= new[:, 0] == med.config.sep_id
-        if done.all():
+        words = (scores.argmax(-1) if top_p is None else nucleus(scores, top_p)).tolist()
+        for i, word in zip(going, words, strict=True):
+            texts[i].append(word)
+        open_ = filled([place for place, word in enumerate(words) if word != med.config.sep_id])
+        if not open_:
             break
-    return [until_sep(row, med, prompt.shape[1]) for row in ids.tolist()]
+        if len(open_) < len(going):
+            decoder.keep(open_)
+            decoder.cache.reorder(open_)
+            going, words = [going[place] for place in open_], [words[place] for place in open_]
+        new = torch.tensor(words, device=prompt.device)[:, None]
+    return [until_sep(row, med, prompt.shape[1]) for row in texts]
+
+
+def filled(places: list[int]) -> list[int]:
+    """The rows at these ascending places, in the order that moves fewest: the last ones go where others have left."""
+    there, last = set(places), [place for place in places if place >= len(places)]
+    return [place if place in there else last.pop() for place in range(len(places))]
 
 
 def nucleus(scores: Tensor, top_p: float) -> Tensor:
@@ -141,10 +155,10 @@ def beam_search(
         if last or not any(open_):
             break
         rows = {i: [place * k + beam for _, beam, _ in running[i]] for place, i in enumerate(going)}
-        still = [i for i in going if open_[i]]
-        if 2 * len(still) <= len(going):  # to leave the others out costs a copy
-            decoder.keep([place for place, i in enumerate(going) if open_[i]])
-            going = still
+        still = filled([place for place, i in enumerate(going) if open_[i]])
+        if len(still) < len(going):
+            decoder.keep(still)
+            going = [going[place] for place in still]
         decoder.cache.reorder([row for i in going for row in rows[i]])
         for i in going:
             texts[i] = [[*texts[i][beam], word] for _, beam, word in running[i]]

@@ -64,7 +64,7 @@ class Learner(nn.Module):
                 losses[term] = getattr(objectives, term)(features)
         if "tags" in terms:
             losses["tags"] = objectives.tags(self.tag_head(features.states("image")[:, 0]), batch.tags)
-        if self.distiller is not None:
+        if self.distiller is not None and self.distiller.active(terms):
             known = teacher(batch, self.distiller.want("teacher", terms), features.pairs)
             losses |= self.distiller(features, known, terms)
         return losses

@@ -14,16 +14,30 @@ WEIGHTS, PRODUCTS = 90_000, 1_500_000
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+ROWS = 24
+"""For which weights are packed; any other number but 1 has the same layout."""
+
+
 class Linear(nn.Linear):
     """`nn.Linear`, optionally followed by GELU, with fast products on a CPU where nothing is learnt."""
 
+    packed: Tensor | None = None
+    """The weights as oneDNN's products read them, after `pack`."""
+
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
-        if self._suits_onednn(x):
+        if self.packed is not None or self._suits_onednn(x):
+            weight = self.weight if self.packed is None else self.packed
             return torch.ops.mkldnn._linear_pointwise(
-                x, self.weight, self.bias, "gelu" if gelu else "none", [], "none" if gelu else ""
+                x, weight, self.bias, "gelu" if gelu else "none", [], "none" if gelu else ""
             )
         x = F.linear(x, self.weight, self.bias)
         return F.gelu(x) if gelu else x
+
+    def pack(self) -> None:
+        """Lays the weights out as products read them, where that pays; `weight` from then on has a shape, no values."""
+        if ONEDNN and self.packed is None and self.in_features * self.out_features >= WEIGHTS:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
+            self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)
 
     def _suits_onednn(self, x: Tensor) -> bool:
         """Without gradients, mixed precision or a graph that is being recorded: oneDNN's call knows none of them."""

@@ -1,7 +1,7 @@
 """The MED of BLIP in one file: ViT, text layers with cross-attention (fusion), text decoder, and the heads.
 
-Parameter names are those of Hugging Face's BLIP, so a state dict goes into its classes as it is. Attention runs in the
-fused kernel (`scaled_dot_product_attention`) except in a layer whose map is asked for.
+Parameter names are those of Hugging Face's BLIP, so a state dict goes into its classes as it is. Where no map is asked
+for, `dlip.attend.attend` takes the kernel that is fastest, as a rule the fused `scaled_dot_product_attention`.
 Source: Li et al., BLIP (arXiv 2201.12086), section 3.1; Kuang et al., DLIP (arXiv 2308.12956), section 3.
 """
 
@@ -209,8 +209,9 @@ class TextEncoder(nn.Module):
         causal: bool = False,
         trace: Trace | None = None,
         cache=None,
+        first_only: bool = False,
     ) -> Tensor:
-        """ids [N, T] -> states [N, T, D].
+        """ids [N, T] -> states [N, T, D], or `first_only` [N, 1, D]: the last layer then computes no others.
 
         mask bool [N, T] hides pads; a causal text is padded on the right, so that it needs none. `cross` holds keys and
         values over N contexts, or over B where each has N / B texts in a row; `cross_mask` bool [N or B, S] hides the
@@ -224,6 +225,8 @@ class TextEncoder(nn.Module):
             kv = layer.attention.self.keys_values(x)
             if cache:
                 kv = cache.extend(i, kv)
+            if first_only and i == len(self.encoder.layer) - 1:
+                x = x[:, :1]
             x, probs = layer.attention(x, kv, mask, causal and ids.shape[1] > 1, trace.wants("self", i))
             trace.keep("self", i, probs)
             if cross is not None and cross[i] is not None:
@@ -303,8 +306,8 @@ class Med(Able, nn.Module):
     def encode_image(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
         return self.vision_model(pixels, trace)  # [B, P+1, Di]
 
-    def encode_text(self, ids: Tensor, mask: Tensor, trace: Trace | None = None) -> Tensor:
-        return self.text_encoder(ids, mask, trace=trace)  # [N, T, Dt]
+    def encode_text(self, ids: Tensor, mask: Tensor, trace: Trace | None = None, first_only: bool = False) -> Tensor:
+        return self.text_encoder(ids, mask, trace=trace, first_only=first_only)  # [N, T, Dt], or [N, 1, Dt]
 
     def project_image(self, states: Tensor) -> Tensor:
         return F.normalize(self.vision_proj(states[:, 0]).float(), dim=-1)  # [B, E]
@@ -316,12 +319,16 @@ class Med(Able, nn.Module):
         """Texts [N, T] read together with the pictures `image_states[rows]` -> [N, T, Dt]."""
         return self.fuse_with(self.text_encoder.cross(image_states), ids, mask, rows, trace)
 
-    def fuse_with(self, cross: list, ids: Tensor, mask: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
-        """As `fuse`, with the pictures' keys and values (`TextEncoder.cross`) at hand; one picture may do for all."""
+    def fuse_with(
+        self, cross: list, ids: Tensor, mask: Tensor, rows: Tensor | None = None, trace=None, first_only: bool = False
+    ) -> Tensor:
+        """As `fuse`, with the pictures' keys and values (`TextEncoder.cross`) at hand; one picture may do for all.
+        Matching reads the first token alone: `first_only` gives [N, 1, Dt]."""
         if rows is not None:
             # not kv[rows], whose gradients several threads add up in any order
             cross = [kv and (kv[0].index_select(0, rows), kv[1].index_select(0, rows)) for kv in cross]
-        return self.text_encoder(first_token(ids, self.config.enc_id), mask, cross, trace=trace)
+        ids = first_token(ids, self.config.enc_id)
+        return self.text_encoder(ids, mask, cross, trace=trace, first_only=first_only)
 
     def match_logits(self, fused: Tensor) -> Tensor:
         return self.itm_head(fused[:, 0])  # [N, 2], index 1 is "match"
@@ -350,10 +357,12 @@ class Med(Able, nn.Module):
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
-        image = self.encode_image(self.normalise(batch.images), traces["image"]) if image is None else image
+        if image is None and (want.tasks or any(want.source(source) for source in ("image", "fusion", "decoder"))):
+            image = self.encode_image(self.normalise(batch.images), traces["image"])
         if want.source("text") or ("itm" in want.tasks and pairs is None):
             text = self.encode_text(batch.ids, batch.mask, traces["text"])
-            out.contrast(self.project_image(image), self.project_text(text))
+            if want.tasks & {"itc", "itm"}:
+                out.contrast(self.project_image(image), self.project_text(text))
         cross = self.text_encoder.cross(image) if want.source("fusion") or "vqa" in want.tasks else None
         if want.source("fusion"):
             ids, mask, rows = batch.ids, batch.mask, None

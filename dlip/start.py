@@ -34,6 +34,8 @@ _WORDS = ("word_embeddings.weight", "predictions.bias")
 def begin(model: VLM, source: str) -> list[str]:
     """Copies weights of `source` into `model` and returns the names of those that were copied.
 
+    A model that begins as another can do from the start what that one can.
+
     source: any one model that `dlip.load` takes, or the folder or hub id of a BERT, ViT or DeiT, or a ViT's file in
     timm's layout; with "image=", "text=" or "language=" before it that part (`PARTS`) alone; with ":0+3+7" behind it
     these layers, counted from 0, as the model's first, second and third. Raises UserError where there is no such source
@@ -44,7 +46,7 @@ def begin(model: VLM, source: str) -> list[str]:
         part, name = "", source
     name, named = re.fullmatch(r"(.*?)(?::(\d+(?:\+\d+)*))?", name, re.DOTALL).groups()
     chosen = tuple(map(int, named.split("+"))) if named else None
-    tensors, tokenizer, config = _read(name, model.med.config)
+    tensors, tokenizer, config, able = _read(name, model.med.config)
     own, copied = weights(model.med), []
     depth, theirs = _depths(own), _depths(tensors)
     wanted = [key for key in own if re.match(PARTS[part], key)]
@@ -72,11 +74,13 @@ def begin(model: VLM, source: str) -> list[str]:
         copied.append(key)
     if not copied:
         raise UserError(f"{name} has no weights for the {part or 'model'}; choose another source")
+    if not part:
+        model.med.abilities |= able
     return copied
 
 
-def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer | None, ModelConfig]:
-    """Weights under this project's names, the vocabulary that their rows are of, if any, and their sizes."""
+def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer | None, ModelConfig, frozenset[str]]:
+    """Weights under this project's names, the vocabulary that their rows are of, if any, their sizes and tasks."""
     path = locate(name.split("@")[0])
     values = read_json(path / "config.json") if path.is_dir() else {}
     if path.is_file() and backbones.is_timm(path) or "architecture" in values:
@@ -85,13 +89,13 @@ def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer | 
         tensors, theirs = backbones.vit(path, ours)
     elif values.get("model_type") == "bert":
         tensors, theirs = backbones.bert(path, ours)
-        return tensors, Tokenizer.load(path), theirs
+        return tensors, Tokenizer.load(path), theirs, frozenset()
     else:
         source = read_model(name)
         if source.precision != "fp32":
             raise UserError(f"{name} is in {source.precision}, where no weights can begin; take what it was made from")
-        return source.tensors, source.tokenizer, source.config
-    return tensors, None, theirs
+        return source.tensors, source.tokenizer, source.config, source.abilities
+    return tensors, None, theirs, frozenset()
 
 
 def _depths(tensors: dict[str, Tensor]) -> dict[str, int]:

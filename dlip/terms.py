@@ -25,6 +25,11 @@ NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": 
 """What a term needs of the data; captions where nothing is said."""
 
 
+def learnt(weights: dict[str, float]) -> frozenset[str]:
+    """The tasks whose heads these weights train; all where they train none, as the paper's AT+HR does."""
+    return frozenset(task for task in VLP if weights.get(task) or weights.get(f"kd.{task}")) or frozenset(VLP)
+
+
 def weights(text: str) -> dict[str, float]:
     """`vlp,hr,kd.lm=0.5` as term -> weight; a group stands for all its terms. Raises UserError for an unknown one."""
     return _by_term(text, float)

@@ -15,6 +15,7 @@ from dlip.data.transforms import square, upright
 from dlip.errors import UserError
 from dlip.generate import beam_search, generate
 from dlip.model import Med
+from dlip.precision import pack
 
 Picture = Image.Image | str | Path
 ANSWER = 10
@@ -39,6 +40,11 @@ class VLM:
 
     def save(self, folder: str | Path) -> None:
         save_model(self.med, self.tokenizer, folder)
+
+    def pack(self) -> "VLM":
+        """The model itself, faster on a CPU from now on, and for nothing else: `dlip.precision.pack`."""
+        pack(self.med)
+        return self
 
     @property
     def device(self) -> torch.device:

@@ -1,10 +1,12 @@
 """Image encoders begun at published ones give their states; other patches and grids are resized; so do BERTs."""
 
 import json
+import tempfile
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification, ViTModel
 
 from dlip.backbones import on_patch
@@ -77,29 +79,31 @@ def test_a_deit_without_its_distillation_token(words, tmp_path):
     theirs.save_pretrained(tmp_path)
     begin(ours, f"image={tmp_path}")
     x = theirs.embeddings(PIXELS)[:, [0, *range(2, 18)]]  # their second token is the one for distillation
-    for layer in theirs.layers:
-        x = layer(x, None)
+    for layer in theirs.layers if hasattr(theirs, "layers") else theirs.encoder.layer:  # the latter until 5.8
+        x = layer(x)
     torch.testing.assert_close(states(ours), theirs.layernorm(x), atol=1e-4, rtol=0)
 
 
 def timm_state(stock) -> dict[str, torch.Tensor]:
     """A ViTModel's weights in timm's names, by hand."""
-    own = stock.state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        stock.save_pretrained(folder)  # by the names of published files, which are the same in every release
+        own = load_file(f"{folder}/model.safetensors")
     out = {"cls_token": own["embeddings.cls_token"], "pos_embed": own["embeddings.position_embeddings"],
            "head.weight": torch.randn(10, 128), "head.bias": torch.zeros(10)}  # fmt: skip
     for kind in ("weight", "bias"):
         out[f"patch_embed.proj.{kind}"] = own[f"embeddings.patch_embeddings.projection.{kind}"]
         out[f"norm.{kind}"] = own[f"layernorm.{kind}"]
         for i in range(3):
-            theirs = f"layers.{i}"
-            qkv = [own[f"{theirs}.attention.{part}_proj.{kind}"] for part in "qkv"]
+            theirs = f"encoder.layer.{i}"
+            qkv = [own[f"{theirs}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
             out |= {
                 f"blocks.{i}.norm1.{kind}": own[f"{theirs}.layernorm_before.{kind}"],
                 f"blocks.{i}.norm2.{kind}": own[f"{theirs}.layernorm_after.{kind}"],
                 f"blocks.{i}.attn.qkv.{kind}": torch.cat(qkv),
-                f"blocks.{i}.attn.proj.{kind}": own[f"{theirs}.attention.o_proj.{kind}"],
-                f"blocks.{i}.mlp.fc1.{kind}": own[f"{theirs}.mlp.fc1.{kind}"],
-                f"blocks.{i}.mlp.fc2.{kind}": own[f"{theirs}.mlp.fc2.{kind}"],
+                f"blocks.{i}.attn.proj.{kind}": own[f"{theirs}.attention.output.dense.{kind}"],
+                f"blocks.{i}.mlp.fc1.{kind}": own[f"{theirs}.intermediate.dense.{kind}"],
+                f"blocks.{i}.mlp.fc2.{kind}": own[f"{theirs}.output.dense.{kind}"],
             }
     return out
 

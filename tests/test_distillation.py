@@ -180,15 +180,20 @@ def test_contrast_is_compared_both_ways(make_med, make_batch):
 
 
 GOLDEN = {
-    "hr.image": 1.0666, "hr.text": 0.8076, "hr.fusion": 0.9031, "hr.decoder": 1.0273,
-    "at.self": 0.0808, "at.cross": 0.2302, "at.decoder_self": 0.0554, "at.decoder_cross": 0.2229,
-    "kd.itc": 4.8367, "kd.itm": 0.556, "kd.lm": 0.8851, "kd.vqa": 0.9333,
+    "hr.image": 1.031, "hr.text": 1.0737, "hr.fusion": 0.8139, "hr.decoder": 1.3069,
+    "at.self": 0.068, "at.cross": 0.4308, "at.decoder_self": 0.0179, "at.decoder_cross": 0.3726,
+    "kd.itc": 1.6796, "kd.itm": 0.0343, "kd.lm": 0.6691, "kd.vqa": 0.6744,
 }  # fmt: skip
 
 
-def test_golden_numbers(make_med, make_batch):
+def test_golden_numbers(make_med, make_batch, monkeypatch):
     """Pins every term on seeded weights and a seeded batch, the shapes unequal."""
     student, teacher = make_med(1, **OTHER), make_med(0)
+    drawn = (
+        torch.tensor([0, 1, 2, 3, 4] * 2 + [1, 2, 3, 4, 0]),
+        torch.tensor([0, 1, 2, 3, 4, 1, 2, 3, 4, 0] + [*range(5)]),
+    )
+    monkeypatch.setattr("dlip.features.hard_negatives", lambda similarity, image_id: drawn)  # releases draw differently
     torch.manual_seed(9)
     ours = losses(student, teacher, make_batch())
     assert {term: round(loss.item(), 4) for term, loss in ours.items()} == pytest.approx(GOLDEN, abs=2e-4)
@@ -283,9 +288,10 @@ def test_layers_that_are_not_there_are_refused_at_once(make_med):
 
 @pytest.mark.parametrize(
     ("term", "computed"),
-    [("hr.image", ()), ("hr.text", ("text",)), ("hr.fusion", ("fusion",)), ("hr.decoder", ("decoder",)),
-     ("at.self", ("fusion",)), ("at.decoder_cross", ("decoder",)), ("kd.itc", ("text",)), ("kd.lm", ("decoder",)),
-     ("kd.itm", ("fusion",)), ("kd.vqa", ("question", "decoder"))],
+    [("hr.image", ("image",)), ("hr.text", ("text",)), ("hr.fusion", ("image", "fusion")),
+     ("hr.decoder", ("image", "decoder")), ("at.self", ("image", "fusion")), ("at.decoder_cross", ("image", "decoder")),
+     ("kd.itc", ("image", "text")), ("kd.lm", ("image", "decoder")), ("kd.itm", ("image", "fusion")),
+     ("kd.vqa", ("image", "question", "decoder"))],
 )  # fmt: skip
 def test_a_source_that_nobody_wants_is_not_computed(term, computed, make_med, make_batch):
     """Counts passes through the modules; mining ITM's negatives costs the student a text pass, the teacher nothing."""
@@ -300,8 +306,8 @@ def test_a_source_that_nobody_wants_is_not_computed(term, computed, make_med, ma
 
         med.text_encoder.register_forward_pre_hook(read)
     losses(student, teacher, make_batch(), {term: 1.0})
-    assert counts["teacher"] == Counter(["image", *computed])
-    assert counts["student"] == Counter(["image", *computed, *(["text"] if term == "kd.itm" else [])])
+    assert counts["teacher"] == Counter(computed)
+    assert counts["student"] == Counter([*computed, *(["text"] if term == "kd.itm" else [])])
 
 
 def test_one_pass_serves_all_terms(make_med, make_batch):

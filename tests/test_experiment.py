@@ -16,6 +16,7 @@ from dlip.data.write import write_folder
 from dlip.errors import UserError
 from dlip.experiment import held_out, measure, new_student, prepare, texts_of, vocabulary
 from dlip.model import Med
+from dlip.terms import weights
 from dlip.vlm import VLM
 
 
@@ -31,6 +32,14 @@ def test_a_student_reads_what_its_teacher_reads(teacher):
     assert student.tokenizer is teacher.tokenizer and student.med.config.image_width == 192
 
 
+@pytest.mark.parametrize("change", ["max_positions=64", "image_width=32,enc_id=6"])
+def test_a_size_cannot_say_what_the_teacher_does(change, teacher):
+    with pytest.raises(
+        UserError, match=r"a student's (max_positions|enc_id) is its teacher's; leave it out of the size"
+    ):
+        new_student(f"scenes-student:{change}", teacher, 0)
+
+
 def test_a_seed_is_a_student(teacher):
     first, again, other = (new_student("scenes-student", teacher, seed).med for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
@@ -38,11 +47,28 @@ def test_a_seed_is_a_student(teacher):
 
 
 def test_distil_as_python(teacher, tmp_path):
-    config = TrainConfig(steps=2, batch_size=4, warmup=1, weights={"hr.image": 1.0, "kd.lm": 1.0})
+    config = TrainConfig(steps=2, batch_size=4, warmup=1, weights={"hr.image": 1.0, "kd.vqa": 1.0})
     run = dlip.distill("scenes/teacher", "scenes-student", Scenes("train-small", size=8), config, tmp_path / "run")
-    assert set(run.losses()) == {"step", "hr.image", "kd.lm", "total"}
-    figures = dlip.evaluate(run.model(), Scenes("val", size=6), tasks=("vqa",), progress=False)
+    assert set(run.losses()) == {"step", "hr.image", "kd.vqa", "total"}
+    figures = dlip.evaluate(run.model(), Scenes("val", size=6), progress=False)
     assert figures["data"] == "scenes" and 0 <= figures["vqa"]["accuracy"] <= 100
+    assert figures["caption"] is None and "cannot write captions" in figures["notes"]["caption"]  # what nobody trained
+
+
+@pytest.mark.parametrize(
+    ("typed", "start", "able"),
+    [
+        ("vlp,itm=0", [], {"itc", "lm", "vqa"}), ("hr,at", [], {"itc", "itm", "lm", "vqa"}), ("kd.lm,hr", [], {"lm"}),
+        ("lm", ["scenes/student"], {"itc", "itm", "lm", "vqa"}), ("itc", ["image=scenes/student"], {"itc"}),
+    ],
+)  # fmt: skip
+def test_a_student_can_do_what_is_trained_or_began_trained(typed, start, able):
+    config = TrainConfig(steps=2, batch_size=4, warmup=1, weights=weights(typed))
+    got = prepare(
+        size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=start, data="scenes", split=None,
+        limit=8, on_error="fatal", config=config,
+    )  # fmt: skip
+    assert got.student.med.abilities == able
 
 
 def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from dlip.generate import Decoder, generate, nucleus
+from dlip.generate import Decoder, filled, generate, nucleus
 
 SEP = 3
 START = torch.tensor([[5]])
@@ -67,7 +67,7 @@ def test_greedy_equals_the_slow_way(med, prompt):
 
 @torch.no_grad()
 def test_pictures_that_are_done_are_left_out(make_med, monkeypatch):
-    med, seen = make_med(1, image_width=24, image_heads=3), []
+    med, seen = make_med(9, image_width=24, image_heads=3), []
     med.text_decoder.cls.predictions.bias.data[SEP] += 2.0
     context = contexts(med, 8)
     call = Decoder.__call__
@@ -76,6 +76,22 @@ def test_pictures_that_are_done_are_left_out(make_med, monkeypatch):
     ours = generate(med, context, mask, START.expand(8, -1), 2, 9)
     assert ours == [slow_beams(med, context[i : i + 1, : mask[i].sum()], [5], 2, 9) for i in range(8)]
     assert seen[1] == 16 and seen[-1] < 16 and len({len(row) for row in ours}) > 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("top_p", [None, 0.0])
+def test_rows_that_are_done_are_left_out(top_p, med, monkeypatch):
+    context, seen, call = contexts(med, 6), [], Decoder.__call__
+    monkeypatch.setattr(Decoder, "__call__", lambda decoder, ids: seen.append(len(ids)) or call(decoder, ids))
+    ours = generate(med, context, None, START.expand(6, -1), max_new_tokens=9, top_p=top_p)
+    lasts = [len(row) for row in ours]  # the step in which a row of so many tokens is given its [SEP], counted from 1
+    assert seen == [sum(last >= step for last in lasts) for step in range(1, len(seen) + 1)]
+    assert len(set(seen)) > 1, "all end at once: the test would show nothing"
+
+
+def test_gaps_are_filled_from_behind():
+    assert filled([0, 1, 2]) == [0, 1, 2] and filled([]) == []
+    assert filled([1, 3, 4]) == [4, 1, 3] and filled([5]) == [5] and filled([0, 2, 3]) == [0, 3, 2]
 
 
 @torch.no_grad()

@@ -35,6 +35,21 @@ def test_equal_whichever_way(shape, gelu, products):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 3, 24, 70])
+@torch.no_grad()
+def test_packed_weights_give_the_same(rows, dtype, products):
+    torch.manual_seed(0)
+    layer, small, x = Linear(300, 320).to(dtype), Linear(8, 8), torch.randn(2, rows, 300).to(dtype)
+    before, kept = layer(x, gelu=True), small.weight.clone()
+    asked = len(products)
+    layer.pack()
+    small.pack()  # its calls would cost more than they save
+    torch.testing.assert_close(layer(x, gelu=True), before, atol=1e-5 if dtype is torch.float32 else 0.02, rtol=0)
+    assert len(products) == asked and layer.weight.is_meta and torch.equal(small.weight, kept)
+    assert sum(p.numel() for p in layer.parameters()) == 320 * 301
+
+
 def test_changed_weights_count_at_once():
     layer, x = Linear(300, 320), torch.randn(3, 300)
     with torch.inference_mode():

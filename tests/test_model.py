@@ -169,6 +169,18 @@ def test_texts_side_by_side_equal_repeated_contexts(med, make_batch, masked):
 
 
 @torch.no_grad()
+def test_the_first_token_alone_is_what_it_is_among_all(med, make_batch):
+    batch = make_batch()
+    cross = med.text_encoder.cross(med.encode_image(med.normalise(batch.images)))
+    for read in (med.encode_text, lambda *texts, **how: med.fuse_with(cross, *texts, **how)):
+        alone = read(batch.ids, batch.mask, first_only=True)
+        torch.testing.assert_close(alone, read(batch.ids, batch.mask)[:, :1], atol=1e-5, rtol=0)
+    one = [kv and (kv[0][:1], kv[1][:1]) for kv in cross]  # one picture for all texts
+    alone, whole = (med.fuse_with(one, batch.ids, batch.mask, first_only=first) for first in (True, False))
+    torch.testing.assert_close(alone, whole[:, :1], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_pads_and_neighbours_change_nothing(med, make_batch):
     """Each row alone and unpadded gives what it gives inside the batch."""
     batch = make_batch()

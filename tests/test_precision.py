@@ -94,3 +94,14 @@ def test_the_command_and_the_folder(tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(kept | {"precision": "int2"}))
     with pytest.raises(UserError, match="no precision 'int2'; choose of fp32, bf16, int8"):
         VLM.load(folder)
+
+
+@torch.inference_mode()
+def test_a_packed_model_says_the_same_and_is_not_saved(make_vlm, scenes, tmp_path):
+    whole = make_vlm(image_width=304, text_width=304)  # wide enough for its products to be oneDNN's
+    packed, pictures = VLM(copy.deepcopy(whole.med), whole.tokenizer).pack(), [scenes[i].image for i in range(3)]
+    assert any(layer.packed is not None for layer in packed.med.modules() if isinstance(layer, Linear))
+    assert packed.caption(pictures) == whole.caption(pictures)
+    torch.testing.assert_close(packed.embed_images(pictures), whole.embed_images(pictures), atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match="a packed model cannot be saved"):
+        packed.save(tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dlip.errors import Unable
 from dlip.tasks import retrieval
 from dlip.tasks.base import Unavailable
 from dlip.tasks.retrieval import predict, score
@@ -83,12 +84,25 @@ def test_a_pair_that_both_directions_ask_for_is_scored_once(tiny, scenes, monkey
     seen, keys = [], []
     fuse_with, cross = type(tiny.med).fuse_with, type(tiny.med.text_encoder).cross
     monkeypatch.setattr(
-        type(tiny.med), "fuse_with", lambda med, kv, ids, *a: seen.append(len(ids)) or fuse_with(med, kv, ids, *a)
+        type(tiny.med),
+        "fuse_with",
+        lambda med, kv, ids, *a, **how: seen.append(len(ids)) or fuse_with(med, kv, ids, *a, **how),
     )
     monkeypatch.setattr(type(tiny.med.text_encoder), "cross", lambda enc, x: keys.append(len(x)) or cross(enc, x))
     with torch.inference_mode():
         predict(tiny, scenes, k=len(scenes) * 5, progress=False)
     assert sum(seen) == 8 * 40 and keys == [1] * 8  # and a picture's keys and values are made once
+
+
+def test_a_model_that_has_not_learnt_itm_ranks_by_itc_and_says_so(tiny, scenes, monkeypatch):
+    tiny.med.eval()
+    plain = retrieval.run(tiny, scenes, k=0, progress=False)
+    monkeypatch.setattr(tiny.med, "abilities", frozenset({"itc", "vqa"}), raising=False)
+    found = retrieval.run(tiny, scenes, progress=False)
+    assert found.figures == plain.figures and not plain.notes and "by ITC alone" in found.notes["tr@1"]
+    monkeypatch.setattr(tiny.med, "abilities", frozenset({"lm"}))
+    with pytest.raises(Unable, match="cannot compare pictures with texts"):
+        predict(tiny, scenes, progress=False)
 
 
 class Wordless:

@@ -72,6 +72,14 @@ def test_a_student_nears_its_teacher(make_vlm, tmp_path):
     assert all(torch.equal(p, before[name]) for name, p in teacher.med.named_parameters())
 
 
+def test_a_teacher_is_not_asked_before_its_terms_join(make_vlm, tmp_path):
+    teacher, asked = make_vlm(0), []
+    teacher.med.register_forward_hook(lambda *_: asked.append(1))
+    config = SHORT.replace(weights={"lm": 1.0, "hr.text": 1.0}, joins={"hr.text": 4})
+    train(make_vlm(1), PICTURES, config, tmp_path, teacher, progress=False)
+    assert len(asked) == SHORT.steps - 4
+
+
 def test_the_total_is_the_weighted_sum(make_vlm, tmp_path):
     config = SHORT.replace(steps=1, weights={"itc": 0.5, "lm": 2.0, "kd.lm": 3.0, "itm": 0.0})
     (row,) = log(train(make_vlm(1), PICTURES, config, tmp_path, make_vlm(0), progress=False))

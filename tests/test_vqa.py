@@ -146,6 +146,12 @@ def test_ranking_a_long_list_scores_the_likeliest_first_tokens(tiny, scenes):
         assert logits[best] == logits.max()
 
 
+def test_an_answer_that_is_too_long_to_read_is_named(tiny):
+    states, mask = torch.zeros(1, 3, tiny.med.config.image_width), torch.ones(1, 3, dtype=torch.bool)
+    with pytest.raises(UserError, match=r"the answer 'red red .* is longer than the \d+ tokens that this model reads"):
+        best_answers(tiny, states, mask, ["blue", "red " * 600])
+
+
 def test_rows_of_a_model(tiny, scenes):
     outcome = vqa.run(tiny, scenes, ANSWERS, batch_size=3, progress=False)
     rows = outcome.rows["vqa"]

@@ -104,6 +104,7 @@ def learn(
     steps, began = short(steps), time.perf_counter()
     vlm = VLM.load(teacher)
     student = new_student(size, vlm, seed)
+    student.med.abilities = terms.learnt(terms.weights(weights))
     for part in start:
         begin(student, f"{part}={teacher}" if part else teacher)
     settings = FULL.train.replace(

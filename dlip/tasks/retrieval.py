@@ -50,7 +50,10 @@ class Found:
 
 def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool = True) -> Outcome:
     """Figures of `score` for what `predict` finds."""
-    return score(predict(vlm, dataset, k, batch_size, progress))
+    outcome = score(predict(vlm, dataset, k, batch_size, progress))
+    if "itm" not in vlm.med.abilities and k != 0:
+        outcome.notes["tr@1"] = "by ITC alone, as the model has not learnt ITM"
+    return outcome
 
 
 @torch.inference_mode()
@@ -58,10 +61,15 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     """What every picture that has captions finds among all captions, and the reverse; of a model in eval mode.
 
     `k` candidates a query are re-ranked, by default 16 of the built-in scenes and BLIP's 128 elsewhere; 0
-    leaves ITC's order. Raises Unavailable where there are no captions.
+    leaves ITC's order, as does a model that has not learnt ITM. Raises Unavailable where there are no captions, and
+    Unable where the model has not learnt ITC.
     """
     k = (16 if dataset.name == "scenes" else 128) if k is None else k
-    med = vlm.med.able("itm")
+    med = vlm.med.able("itc")
+    if "itm" in vlm.med.abilities:
+        med = vlm.med.able("itm")
+    else:
+        k = 0
     vectors, image_id, caption_id, captions = [], [], [], []
     kept, room = [], KEPT
     for items, states in look(vlm, med, dataset, batch_size, progress):
@@ -80,7 +88,7 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     ids, mask = vlm.texts(captions)
     pictures, texts = torch.cat(vectors), ids.new_empty(len(captions), vectors[0].shape[1], dtype=vectors[0].dtype)
     for rows in mask.sum(1).argsort().split(TEXTS):
-        texts[rows] = med.project_text(med.encode_text(*trim(ids, mask, rows)))
+        texts[rows] = med.project_text(med.encode_text(*trim(ids, mask, rows), first_only=True))
     image_id, caption_id = torch.tensor(image_id), torch.tensor(caption_id)
     of = image_id.to(ids.device), caption_id.to(ids.device)
     tr, ir = nearest(pictures, texts, *of, k), nearest(texts, pictures, *of[::-1], k)
@@ -143,7 +151,8 @@ def match_logits(
             for picture in some.to(ids.device).split(1):
                 cross, places = med.text_encoder.cross(picture), next(mine)
                 for part in places[lengths[texts[places]].argsort()].split(TEXTS):
-                    fused = med.fuse_with(cross, *trim(ids, mask, texts[part].to(ids.device)))
+                    some_ids, some_mask = trim(ids, mask, texts[part].to(ids.device))
+                    fused = med.fuse_with(cross, some_ids, some_mask, first_only=True)
                     logits[part] = med.match_logits(fused)[:, 1].float().cpu()
                 bar.update()
     return logits

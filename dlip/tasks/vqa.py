@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlip.data.batch import Item, Question
-from dlip.errors import UserError
+from dlip.errors import UserError, one_line
 from dlip.generate import generate
 from dlip.tasks.base import Outcome, Unavailable, batches, percent
 from dlip.texts import next_words
@@ -55,11 +55,11 @@ def run(
         asked = [(row, q) for row, item in enumerate(items) for q in item.questions if q.answers]
         if not asked:
             continue
-        pictures = vlm.image_states((item.image for item in items), med)
+        cross = med.text_encoder.cross(vlm.image_states((item.image for item in items), med))
         for start in range(0, len(asked), QUESTIONS):
             rows, some = zip(*asked[start : start + QUESTIONS], strict=True)
             ids, mask = vlm.texts(q.text for q in some)
-            states = med.question_states(med.fuse(ids, mask, pictures, torch.tensor(rows, device=ids.device)))
+            states = med.question_states(med.fuse_with(cross, ids, mask, torch.tensor(rows, device=ids.device)))
             begin = ids.new_full((len(ids), 1), med.config.dec_id)
             free += vlm.tokenizer.decode(generate(med, states, mask, begin, num_beams, max_new_tokens))
             if answers:
@@ -84,10 +84,14 @@ def run(
 def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int = 128) -> list[int]:
     """Each question's likeliest answer as its place in `answers`; states [N, Q, Di], mask bool [N, Q].
 
-    Of more than `k` answers, the k with the likeliest first tokens are scored in full, as in BLIP.
+    Of more than `k` answers, the k with the likeliest first tokens are scored in full, as in BLIP. Raises UserError for
+    one that is longer than the model reads.
     """
     med = vlm.med.able("vqa")
     ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer.encode(answers, first="[DEC]"))  # [C, A]
+    if ids.shape[1] > (most := med.config.max_positions):
+        longest = answers[ids_mask.sum(1).argmax()]
+        raise UserError(f"the answer {one_line(longest)!r} is longer than the {most} tokens that this model reads")
     if len(answers) <= k:
         chosen = torch.arange(len(answers), device=states.device).expand(len(states), -1)  # [N, K]
     else:
