@@ -45,23 +45,21 @@ SMALL = dict(
 )  # fmt: skip
 
 
+def scattered(med: Med, seed: int, spread: float = 0.2) -> Med:
+    """The model, its weights far from the start, so that no difference hides in small numbers: the same in every
+    release of torch, whose ways to initialise differ."""
+    torch.manual_seed(seed)
+    for name, parameter in med.named_parameters():
+        if name != "temp":
+            first = parameter.data if parameter.dim() < 2 else 0  # ones and zeros
+            parameter.data = first + spread * torch.randn_like(parameter)
+    return med
+
+
 @pytest.fixture(scope="session")
 def make_med():
-    """Makes an untrained model, its weights far from the start, so that no difference hides in small numbers.
-
-    They are the same in every release of torch, whose ways to initialise differ.
-    """
-
-    def make(seed: int = 0, **changes) -> Med:
-        med = Med(ModelConfig(**{**SMALL, **changes})).eval()
-        torch.manual_seed(seed)
-        for name, parameter in med.named_parameters():
-            if name != "temp":
-                first = parameter.data if parameter.dim() < 2 else 0  # ones and zeros
-                parameter.data = first + 0.2 * torch.randn_like(parameter)
-        return med
-
-    return make
+    """Makes an untrained model."""
+    return lambda seed=0, **changes: scattered(Med(ModelConfig(**{**SMALL, **changes})).eval(), seed)
 
 
 def random_texts(n: int, length: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import scattered
 from PIL import Image
 
 import dlip
@@ -88,15 +89,12 @@ def odd(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     prompt = tuple(tiny.tokenizer.encode(["a red"])[0][0, 1:-1].tolist())
     words = tiny.tokenizer
-    torch.manual_seed(0)
-    med = Med(ModelConfig(
+    med = scattered(Med(ModelConfig(
         image_size=30, patch_size=10, image_width=18, image_heads=3, image_layers=1, text_width=20, text_heads=5,
         text_layers=3, fusion_layers=(1,), embed_dim=7, vocab_size=len(words), max_positions=13, max_text=9,
         pad_id=words.pad_id, cls_id=words.cls_id, sep_id=words.sep_id, dec_id=words.dec_id, enc_id=words.enc_id,
         tie_decoder=False, tie_head=False, prompt_ids=prompt,
-    ))  # fmt: skip
-    for parameter in med.parameters():  # far from the start, so that words differ
-        parameter.data += 0.3 * torch.randn_like(parameter)
+    )), seed=5, spread=0.3)  # fmt: skip
     VLM(med, words).save(folder / "run")
     paths = [folder / name for name in ("wide.png", "clear.png", "grey.png", "turned.jpg")]
     pixels = [torch.randint(256, (20 + 9 * i, 50, 4), dtype=torch.uint8).numpy() for i in range(4)]
