@@ -9,9 +9,11 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -67,7 +69,8 @@ class TeacherCache(nn.Module):
     ):
         """Opens the cache, filling what it lacks.
 
-        Raises UserError where it would take more than `max_gb` GB, or where a picture has no caption.
+        Those in `root` that were opened longest ago give way where all of them would take more than `max_gb` GB. Raises
+        UserError where this one alone would, or where a picture has no caption.
         """
         super().__init__()
         if isinstance(teacher.med, Composite):
@@ -130,7 +133,7 @@ class TeacherCache(nn.Module):
     def _key(self, dataset, collate: Collate) -> str:
         med = self.teacher.med
         about = {
-            "version": VERSION, "torch": torch.__version__, "model": med.config.to_dict(),
+            "version": VERSION, "torch": torch.__version__, "pillow": PIL.__version__, "model": med.config.to_dict(),
             "data": dataset.fingerprint(), "side": collate.image_size, "max_text": collate.max_text,
             "words": sorted(collate.tokenizer.fast.get_vocab().items()), "columns": sorted(self._names()),
         }  # fmt: skip
@@ -185,6 +188,7 @@ class TeacherCache(nn.Module):
                 f"the teacher's outputs would take {needed:.1f} GB, more than the {max_gb:g} GB allowed; allow more "
                 f"with --cache-gb, use fewer pictures, or train without the cache"
             )
+        make_room(self.folder, max_gb - needed)
         sizes = {self.folder / f"{column}.f16": 2 * int(np.prod(shape)) for column, shape in shapes.items()}
         if any(not path.is_file() or path.stat().st_size != size for path, size in sizes.items()):
             (self.folder / "cache.json").unlink(missing_ok=True)  # what it says is filled is not there
@@ -247,6 +251,29 @@ class TeacherCache(nn.Module):
                 value = (value.mean(1) if kind in MAPS else value)[out.text_mask(source)].half().cpu().numpy()
                 start = self.starts[source][rows.start, 0]
                 column[start : start + len(value), : value.shape[1]] = value
+
+
+def make_room(folder: Path, gb: float) -> None:
+    """Removes caches beside this one, those opened longest ago first, until the others take no more than `gb` GB.
+
+    One that is being filled stays; a run that reads one that is removed has it open, and goes on.
+    """
+    others = sorted((lock for lock in folder.parent.glob("*/lock") if lock.parent != folder), key=_opened)
+    taken = {lock: sum(file.stat().st_size for file in lock.parent.glob("*.f16")) / 1e9 for lock in others}
+    for lock in others:
+        if sum(taken.values()) <= gb:
+            break
+        with open(lock) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(lock.parent, ignore_errors=True)
+            del taken[lock]
+
+
+def _opened(lock: Path) -> float:
+    return lock.stat().st_mtime  # as it is opened to be written
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:

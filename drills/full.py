@@ -19,7 +19,7 @@ from dlip.data.write import write_folder
 from dlip.errors import UserError
 from drills.killed import WORKS, differences, finish, start
 
-MB = {"training": (1, 40), "export": (1, 12)}
+MB = {"training": (1, 40), "cache": (1, 80), "grid": (1, 30), "export": (1, 12)}
 """Work -> least and most size of its disk."""
 
 
@@ -73,7 +73,7 @@ def mount(disk: Path, mb: float, *options: str) -> None:
 def unreadable(disk: Path) -> list[str]:
     """Checkpoints that are there and cannot be read."""
     wrong = []
-    for path in disk.glob("run/checkpoint-*.safetensors"):
+    for path in disk.rglob("checkpoint-*.safetensors"):
         try:
             read_tensors(path)
         except UserError as fault:

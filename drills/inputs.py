@@ -23,6 +23,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 import dlip
 from dlip import cli, data, records
 from dlip.checkpoints import BUILT_IN
@@ -62,7 +66,8 @@ def untidy(sentence: str) -> str | None:
 
 
 def commanded(words: list[str]) -> str:
-    """A command, in this process: as `tried`, by what it ends with and what it says."""
+    """A command, in this process: as `tried`, by what it ends with and what it says; "skipped" where `data check` has
+    found faults."""
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
@@ -73,7 +78,8 @@ def commanded(words: list[str]) -> str:
         return f"{words}: {tried(lambda fault=fault: (_ for _ in ()).throw(fault))}"
     lines = [line for line in err.getvalue().splitlines() if line.startswith("dlip: ")]
     if code == 0:
-        return "used"
+        checked = words[:2] == ["data", "check"]
+        return "skipped" if checked and not json.loads(out.getvalue())["sound"] else "used"
     if code != 2 or not err.getvalue().strip():
         return f"{words} ended with {code}: {err.getvalue()[-200:]!r}"
     return untidy(lines[-1]) if lines and untidy(lines[-1]) else "refused"
@@ -158,6 +164,25 @@ def shards(rng: random.Random, folder: Path):
         path.unlink()
 
 
+def hub(rng: random.Random, folder: Path):
+    """Tables of pictures and texts, as the hub's data sets are."""
+    datasets.config.HF_DATASETS_CACHE = str(folder / "arrow")
+    for i in range(10):
+        rows = []
+        for _ in range(6):
+            said, name = (words.encode(errors="replace").decode() for words in (junk.text(rng), rng.choice(junk.NAMES)))
+            file = {"bytes": rng.choice((junk.picture(rng), None)), "path": rng.choice((None, name))}
+            row = {"image": rng.choice((file, file, file["bytes"], file["path"])), "caption": said}
+            rows.append(row | {"question": said, "answers": [said], "image_id": rng.randrange(4)})
+        kinds = {column: rng.choice(rows)[column] for column in rows[0]}  # a column has one kind
+        rows = [{c: v if type(v) is type(kinds[c]) else None for c, v in row.items()} for row in rows]
+        path = folder / f"{i}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        if rng.random() < 0.4:
+            path.write_bytes(junk.damaged(rng, path.read_bytes()))
+        yield commanded(["data", "check", f"hub:{path}", "--json", "-"])
+
+
 def texts(rng: random.Random, folder: Path):
     vlm, picture = _student(), Scenes("val", size=1)[0].image
     for _ in range(20):
@@ -215,7 +240,7 @@ def recorded(rng: random.Random, folder: Path):
 
 
 KINDS = {
-    "pictures": pictures, "annotations": annotations, "layouts": layouts, "shards": shards, "texts": texts,
+    "pictures": pictures, "annotations": annotations, "layouts": layouts, "shards": shards, "hub": hub, "texts": texts,
     "checkpoints": checkpoints, "commands": commands, "records": recorded,
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The teacher's outputs on disk: as computed live, filled once, safe against a kill, never stale."""
 
 import copy
+import fcntl
 import json
 import os
 import signal
@@ -131,6 +132,27 @@ def test_another_teacher_data_or_text_length_has_another_cache(teacher, pictures
 def test_too_large_a_cache_is_refused(teacher, pictures, tmp_path):
     with pytest.raises(UserError, match=r"would take 0\.0 GB, more than the 1e-05 GB allowed"):
         TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher), max_gb=1e-5)
+
+
+def test_caches_opened_longest_ago_give_way(teacher, pictures, tmp_path):
+    live = Teacher(teacher.med)
+
+    def opened(max_text: int, gb: float = 1.0) -> Path:
+        return TeacherCache(
+            tmp_path, live, pictures, replace(collate_for(teacher), max_text=max_text), max_gb=gb
+        ).folder
+
+    first, second = opened(40), opened(12)
+    for folder, seconds in ((first, 2), (second, 1)):
+        os.utime(folder / "lock", (0, seconds))
+    assert opened(40) == first and (first / "lock").stat().st_mtime > 2  # opened again, it is the last
+    each = sum(file.stat().st_size for file in first.glob("*.f16")) / 1e9
+    third = opened(20, 2.5 * each)
+    assert {folder.name for folder in tmp_path.iterdir()} == {first.name, third.name}
+    with open(first / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process fills it
+        fourth = opened(16, 1.1 * each)
+    assert {folder.name for folder in tmp_path.iterdir()} == {first.name, fourth.name}
 
 
 def test_pictures_without_captions_are_refused(teacher, pictures, tmp_path):

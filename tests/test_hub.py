@@ -101,6 +101,13 @@ def test_rows_as_the_hub_spells_them():
     assert read_rows([{"caption": None}])[2] == ["has no caption"]
 
 
+def test_a_name_that_no_file_can_have(tmp_path):
+    files = [{"bytes": png(0), "path": None}, {"bytes": None, "path": "a\0b.png"}]
+    datasets.Dataset.from_dict({"image": files, "text": list("ab")}).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(UserError, match=r"set/train/1 cannot be read \(embedded null byte\)"):
+        data.open(f"hub:{tmp_path}/set", "train").verify()
+
+
 def test_broken_pictures(tmp_path):
     bad = [{"bytes": png(0), "path": None}, {"bytes": b"text", "path": None}, {"bytes": None, "path": "/no/where.png"}]
     made = datasets.Dataset.from_dict({"image": bad, "text": list("abc")})

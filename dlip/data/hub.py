@@ -110,7 +110,7 @@ class Hub(Checked):
                 value = value["bytes"] if value.get("bytes") is not None else self._file(value["path"])
             elif isinstance(value, str):
                 value = self._file(value)
-        except (OSError, KeyError, TypeError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:  # of a name that no file can have, the last
             raise UserError(f"cannot read the picture {name} ({error}); mend or remove it") from error
         if not isinstance(value, bytes):
             raise UserError(
