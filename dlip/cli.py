@@ -269,13 +269,16 @@ def told(fault: OSError) -> str:
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     warnings.formatwarning = lambda message, *_: f"dlip: {message}\n"
+    tells = os.environ.get("LOCAL_RANK", "0") == "0"  # of a machine's several processes one does
+    if not tells:
+        warnings.simplefilter("ignore")
     try:
         args = parser().parse_args(words)
         args.words = words
         check_places(args)
         args.function(args)
     except (UserError, OSError) as mistake:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of a machine's several processes one tells
+        if tells:
             print(f"dlip: {mistake if isinstance(mistake, UserError) else one_line(told(mistake))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 
 import pytest
 import torch
@@ -126,6 +127,14 @@ def test_what_is_left_out_is_told_and_written_down(damaged, tmp_path, capsys):
     with pytest.warns(UserWarning, match="of set test, 1 fault left out: test-000000.png"):
         assert main(["evaluate", "--model", str(tmp_path / "run"), *damaged, "--candidates", "2", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["notes"]["data"] == "faults left out: 1 of test"
+
+
+def test_of_several_processes_of_a_machine_one_tells(damaged, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    words = ["evaluate", "--model", "scenes/student", *damaged, "--tasks", "retrieval", "--latency-repeats", "0"]
+    with warnings.catch_warnings(record=True) as told:
+        assert main([*words, "--json", "-"]) == 0 and main([*words, "--split", "none"]) == 2
+    assert not told and not capsys.readouterr().err
 
 
 def test_training_glances_at_val_and_never_at_test(damaged, tmp_path):
