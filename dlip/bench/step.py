@@ -58,8 +58,8 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
     """A step of `batch` pictures in each variant: forward, backward, the teacher's part and the optimiser's.
 
     plain: fp32, texts of 30 tokens. peak_gb: the most memory that the process held, or of a GPU what its allocator did;
-    dry_run_gb and dry_run_s: what `dlip.budget` says; tflops: achieved, of the FLOPs that it counts, a cached teacher's
-    among them. Raises UserError where there are no such data.
+    dry_run_gb and dry_run_s: what `dlip.budget` says; tflops: achieved, of the FLOPs that it counts, among them
+    a teacher's, so that a cached one has none. Raises UserError where there are no such data.
     """
     split = "train" if data != "scenes" else "train-small"
     data_sets.open(data, split, batch)
@@ -85,10 +85,10 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
         ours.send(None)
         peak, cost = _told(name, ours), costs[name]
         process.join()
+        spent = None if variants[name].cached else round(cost["flops"] / median(times[name]) / 1e12, 3)
         rows.append(row(
-            name, times[name], first, "s", pictures_per_s=round(batch / median(times[name]), 2),
-            tflops=round(cost["flops"] / median(times[name]) / 1e12, 3), peak_gb=peak and round(peak / 1e9, 2),
-            dry_run_gb=round(sum(cost["memory_gb"].values()), 2),
+            name, times[name], first, "s", pictures_per_s=round(batch / median(times[name]), 2), tflops=spent,
+            peak_gb=peak and round(peak / 1e9, 2), dry_run_gb=round(sum(cost["memory_gb"].values()), 2),
             dry_run_s=round(3600 * cost["hours"]["this machine"], 2),
         ))  # fmt: skip
     settings = {

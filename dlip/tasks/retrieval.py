@@ -152,6 +152,7 @@ def match_logits(
                 cross, places = med.text_encoder.cross(picture), next(mine)
                 for part in places[lengths[texts[places]].argsort()].split(TEXTS):
                     some_ids, some_mask = trim(ids, mask, texts[part].to(ids.device))
+                    some_mask = None if some_mask.all() else some_mask  # of one length, as most are
                     fused = med.fuse_with(cross, some_ids, some_mask, first_only=True)
                     logits[part] = med.match_logits(fused)[:, 1].float().cpu()
                 bar.update()
