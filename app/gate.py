@@ -6,29 +6,30 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 BODY = 4 << 20
-"""Bytes of a request, at most. Files come on a way of their own, whose limit is gradio's `max_file_size`."""
+FILE = 20 << 20
+"""Bytes of a request, and of a file, at most. A file comes alone, on a way of its own."""
 UPLOAD = "/gradio_api/upload"
 
 
 class Bounded:
-    """ASGI middleware that refuses a request's body above `BODY` bytes, with 413."""
+    """ASGI middleware that refuses a request's body above `BODY` bytes, or with a file above `FILE` more, with 413."""
 
     def __init__(self, app):
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        left = BODY
+        most = BODY + FILE * (scope.get("path") == UPLOAD)
+        left = most
 
         async def counted():
             nonlocal left
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise HTTPException(413, f"The request is longer than {BODY:,} bytes; send less.")
+                raise HTTPException(413, f"The request is longer than {most:,} bytes; send less.")
             return message
 
-        bounded = scope["type"] == "http" and scope["path"] != UPLOAD
-        await self.app(scope, counted if bounded else receive, send)
+        await self.app(scope, counted if scope["type"] == "http" else receive, send)
 
 
 async def no_address(url: str, cache_dir: str) -> str:

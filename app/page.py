@@ -46,7 +46,6 @@ TABS = {
 }
 WAITING = 64
 """Visitors in the queue, after whom the next ones are asked to come back."""
-FILE = "20mb"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine's users reach."""
 TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and saves</p>"
@@ -133,7 +132,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             page.launch(
                 server_port=port, share=share, quiet=True, prevent_thread_lock=True, ssr_mode=False, run_history=False,
                 theme=theme.theme(), css=theme.css(), head=theme.HEAD, favicon_path=theme.ICON, footer_links=["api"],
-                max_file_size=FILE, app_kwargs={"middleware": gate.shut()},
+                max_file_size=gate.FILE, app_kwargs={"middleware": gate.shut()},
             )  # fmt: skip
         except (OSError, OverflowError) as error:
             raise UserError(

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,8 @@ PICTURES = 16
 FLUSH = 512
 """Pictures after which what was filled is safe on the disk."""
 MAPS = ("self", "cross")
+NAME = "[0-9a-f]{24}"
+"""Of a cache's folder."""
 
 
 def everything(layers: dict[str, tuple[tuple[int, int], ...]], fused: tuple[int, ...]) -> Want:
@@ -258,7 +261,8 @@ def make_room(folder: Path, gb: float) -> None:
 
     One that is being filled stays; a run that reads one that is removed has it open, and goes on.
     """
-    others = sorted((lock for lock in folder.parent.glob("*/lock") if lock.parent != folder), key=_opened)
+    there = (lock for lock in folder.parent.glob("*/lock") if re.fullmatch(NAME, lock.parent.name))
+    others = sorted((lock for lock in there if lock.parent != folder), key=_opened)
     taken = {lock: sum(file.stat().st_size for file in lock.parent.glob("*.f16")) / 1e9 for lock in others}
     for lock in others:
         if sum(taken.values()) <= gb:

@@ -69,6 +69,7 @@ def held(path: Path, busy: str):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
         except BlockingIOError:
             raise UserError(busy) from None
+        os.register_at_fork(after_in_child=lock.close)  # else a worker would hold it when this process is killed
         yield
 
 
@@ -190,17 +191,44 @@ def read_model(name: str) -> "Checkpoint":
 
     name, size = re.fullmatch(r"(.*?)(?:@(\d+))?", name, re.DOTALL).groups()
     path = locate(name)
-    if path.is_file():
-        checkpoint = published.original(path)
-    elif "model" in (values := read_json(path / "config.json")):
-        tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", TASKS))
-        config, stored = ModelConfig.from_dict(values["model"]), values.get("precision", "fp32")
-        checkpoint = published.Checkpoint(tensors, config, Tokenizer.load(path), able, stored)
-    elif values.get("model_type") == "blip":
-        checkpoint = published.hugging_face(path)
-    else:
-        raise UserError(f"{path / 'config.json'} describes no dlip model and no BLIP; name a run folder or a BLIP's")
+    with whole(path):
+        if path.is_file():
+            checkpoint = published.original(path)
+        elif "model" in (values := read_json(path / "config.json")):
+            tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", TASKS))
+            config, stored = ModelConfig.from_dict(values["model"]), values.get("precision", "fp32")
+            checkpoint = published.Checkpoint(tensors, config, Tokenizer.load(path), able, stored)
+            _check_words(checkpoint, path)
+        elif values.get("model_type") == "blip":
+            checkpoint = published.hugging_face(path)
+        else:
+            raise UserError(
+                f"{path / 'config.json'} describes no dlip model and no BLIP; name a run folder or a BLIP's"
+            )
     return checkpoint.at(int(size)) if size else checkpoint
+
+
+@contextmanager
+def whole(path: Path):
+    """Within it, what a checkpoint is found to lack or to hold in another form is a UserError."""
+    try:
+        yield
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as fault:
+        raise UserError(f"{path} is not whole, or no model of its kind ({fault!r}); take another copy of it") from fault
+
+
+def _check_words(checkpoint: "Checkpoint", path: Path) -> None:
+    """Raises UserError where the tokenizer is not the one that the model reads."""
+    config, words = checkpoint.config, checkpoint.tokenizer
+    for what, theirs, ours in (
+        ("words", len(words), config.vocab_size), ("[PAD]", words.pad_id, config.pad_id),
+        ("[CLS]", words.cls_id, config.cls_id), ("[SEP]", words.sep_id, config.sep_id),
+        ("[DEC]", words.dec_id, config.dec_id),
+    ):  # fmt: skip
+        if theirs != ours:
+            raise UserError(f"the tokenizer of {path} is not its model's: {what} is {theirs} there and {ours} here")
+    if wrong := [i for i in (config.enc_id, *config.prompt_ids) if i >= config.vocab_size]:
+        raise UserError(f"the model of {path} begins texts with the word {wrong[0]} of {config.vocab_size}")
 
 
 def locate(name: str) -> Path:

@@ -266,6 +266,10 @@ def told(fault: OSError) -> str:
     return f"the system refuses{where} ({fault.strerror or fault}); name another place, or make room"
 
 
+INTERRUPTED = 130
+"""What a command ends with that was stopped by Ctrl-C; one with a mistake ends with 2."""
+
+
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     warnings.formatwarning = lambda message, *_: f"dlip: {message}\n"
@@ -284,7 +288,7 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         kept = "; the last checkpoint is kept, the same command goes on from it" * (words[0] in RESUMED)
         print(f"dlip: interrupted{kept}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 

@@ -243,9 +243,11 @@ def app(args: argparse.Namespace) -> None:
 
 
 def rerun(args: argparse.Namespace) -> None:
+    import torch
+
     from dlip import records
     from dlip import rerun as again
-    from dlip.cli import main
+    from dlip.cli import INTERRUPTED, main
     from dlip.run import Run
 
     before = again.chosen(args.records, args.name, args.seed)
@@ -254,17 +256,22 @@ def rerun(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
     if not args.json:
         print("dlip", shlex.join(words))
+    if before.get("threads"):
+        torch.set_num_threads(before["threads"])
     with contextlib.redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):
-        if main(words):
+        if (code := main(words)) == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
             raise UserError(f"the command of the record {before['name']} ended with a mistake, told above")
-    found = again.difference(before, records.read(args.results)[-1])
+    after = records.read(args.results)[-1]
+    found, changed = again.difference(before, after), again.circumstances(before, after)
     if args.json:
-        show(found, args)
+        show(found | {"circumstances": changed}, args)
         return
     for name, value in found["before"].items():
         print(f"{name:6} {value:8.2f} then {found['after'][name]:8.2f} now {found['difference'][name]:+8.2f}")
     print("losses", "the same to the last digit" if found["losses"] else "not the same to the last digit")
-    for what, (then, now) in again.circumstances(before, records.read(args.results)[-1]).items():
+    for what, (then, now) in changed.items():
         print(f"{what}: {then} then, {now} now")
 
 

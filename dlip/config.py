@@ -104,6 +104,13 @@ class ModelConfig:
                     f"model.{width} {getattr(self, width)} does not divide into {getattr(self, heads)} heads; "
                     f"choose {heads} so that it does"
                 )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is {self.dropout}; give a number from 0 to below 1")
+        if self.max_text > self.max_positions:
+            raise UserError(f"model.max_text {self.max_text} is more than the {self.max_positions} of max_positions")
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != 3:
+                raise UserError(f"model.{name} has {len(getattr(self, name))} numbers; give one for each of 3 colours")
         if self.image_size % self.patch_size:
             raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if not self.fusion_layers or self.fusion_layers[0] < 0 or self.fusion_layers[-1] >= self.text_layers:

@@ -175,7 +175,7 @@ def append(record: dict, path: str | Path) -> None:
     was left half written, the record starts a line of its own. Raises UserError where it cannot be written.
     """
     path = Path(path)
-    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -248,7 +248,10 @@ def _lines(path: Path) -> list[dict]:
         raise UserError(f"there are no records at {path}; name a .jsonl file of records or a folder of them")
     records = []
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        lines = (
+            file.read_bytes().splitlines() if file.suffix != ".json" else [file.read_bytes()]
+        )  # as a run keeps its own
+        for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line) if line.strip() else None
             except (ValueError, RecursionError):

@@ -20,7 +20,10 @@ def chosen(path: str | Path, name: str | None = None, seed: int | None = None) -
     if not found:
         asked = " and ".join(f"{what} {value}" for what, value in (("name", name), ("seed", seed)) if value is not None)
         raise UserError(f"{path} has no record of {asked or 'a run'}; see its names with pandas or in the app")
-    words = shlex.split(found[-1]["command"])
+    try:
+        words = shlex.split(found[-1]["command"])
+    except ValueError:  # of quotes without an end
+        words = []
     if words[:1] != ["dlip"] or words[1:2] not in (["train"], ["distill"], ["evaluate"]):
         raise UserError(
             f"the record {found[-1]['name']} was not made by dlip train, distill or evaluate; choose another"

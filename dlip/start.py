@@ -6,12 +6,13 @@ differ; what the source lacks begins as it was.
 """
 
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dlip import backbones
-from dlip.checkpoints import locate, read_json, read_model, weights
+from dlip.checkpoints import locate, read_json, read_model, weights, whole
 from dlip.config import ModelConfig
 from dlip.cut import cut
 from dlip.data.tokenizer import Tokenizer
@@ -82,6 +83,11 @@ def begin(model: VLM, source: str) -> list[str]:
 def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer | None, ModelConfig, frozenset[str]]:
     """Weights under this project's names, the vocabulary that their rows are of, if any, their sizes and tasks."""
     path = locate(name.split("@")[0])
+    with whole(path):
+        return _source(name, path, ours)
+
+
+def _source(name: str, path: Path, ours: ModelConfig):
     values = read_json(path / "config.json") if path.is_dir() else {}
     if path.is_file() and backbones.is_timm(path) or "architecture" in values:
         tensors, theirs = backbones.timm(path, ours)

@@ -49,7 +49,8 @@ def tried(call) -> str:
     try:
         call()
     except UserError as refusal:
-        return untidy(str(refusal)) or "refused"
+        greedy = isinstance(refusal.__cause__, MemoryError)
+        return "out of memory" if greedy else untidy(str(refusal)) or "refused"
     except Exception as fault:
         place = traceback.extract_tb(fault.__traceback__)[-1]
         return f"{type(fault).__name__}: {str(fault)[:150]!r} at {Path(place.filename).name}:{place.lineno}"

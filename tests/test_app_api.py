@@ -149,12 +149,19 @@ def test_nothing_else_on_the_disk_is_served(app_address, picture):
     assert "event: error" in said and "yellow" not in said
 
 
-@pytest.mark.parametrize("headers", [{"Content-Length": "5000000"}, {"Transfer-Encoding": "chunked"}])
-def test_a_request_without_end_is_refused(app_address, headers):
+@pytest.mark.parametrize(
+    ("where", "megabytes", "headers"),
+    [
+        ("call/answers", 5, {"Content-Length": "5000000"}), ("call/answers", 5, {"Transfer-Encoding": "chunked"}),
+        ("upload", 30, {"Content-Type": "multipart/form-data; boundary=b"}),
+    ],
+)  # fmt: skip
+def test_a_request_without_end_is_refused(app_address, where, megabytes, headers):
     """Whether it says its length or not, with 413 or, before all is sent, by hanging up; the next one is answered."""
-    body = (b"x" * 500_000 for _ in range(10))
+    start = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' if where == "upload" else b""  # a field, no file
+    body = (start * (i == 0) + b"x" * 500_000 for i in range(2 * megabytes))
     sent = {"Content-Type": "application/json"} | headers
-    asked = urllib.request.Request(f"{app_address}gradio_api/call/answers", body, sent)
+    asked = urllib.request.Request(f"{app_address}gradio_api/{where}", body, sent)
     with pytest.raises(urllib.error.URLError, match="413|reset|pipe"):
         urllib.request.urlopen(asked)
     assert urllib.request.urlopen(app_address).status == 200

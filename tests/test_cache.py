@@ -146,13 +146,15 @@ def test_caches_opened_longest_ago_give_way(teacher, pictures, tmp_path):
     for folder, seconds in ((first, 2), (second, 1)):
         os.utime(folder / "lock", (0, seconds))
     assert opened(40) == first and (first / "lock").stat().st_mtime > 2  # opened again, it is the last
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "lock").touch()  # not a cache's
     each = sum(file.stat().st_size for file in first.glob("*.f16")) / 1e9
     third = opened(20, 2.5 * each)
-    assert {folder.name for folder in tmp_path.iterdir()} == {first.name, third.name}
+    assert {folder.name for folder in tmp_path.iterdir()} == {"other", first.name, third.name}
     with open(first / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process fills it
         fourth = opened(16, 1.1 * each)
-    assert {folder.name for folder in tmp_path.iterdir()} == {first.name, fourth.name}
+    assert {folder.name for folder in tmp_path.iterdir()} == {"other", first.name, fourth.name}
 
 
 def test_pictures_without_captions_are_refused(teacher, pictures, tmp_path):

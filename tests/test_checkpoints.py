@@ -137,7 +137,13 @@ def break_config(folder, **changes):
         (lambda f: (f / "config.json").write_text('["model"]'), "config.json holds no table"),
         (lambda f: break_config(f, embed_dim="64"), "model.embed_dim is '64'; it has to be a whole number"),
         (lambda f: break_config(f, embed_dim=32), "vision_proj.weight"),
-        (lambda f: break_config(f, vocab_size=9_000_000), "word_embeddings.weight"),  # no memory is asked for it
+        (lambda f: break_config(f, vocab_size=9_000_000), "is not its model's: words is"),  # no memory is asked for it
+        (lambda f: break_config(f, pad_id=1), "is not its model's: [PAD] is 0 there and 1 here"),
+        (lambda f: break_config(f, enc_id=5000), "begins texts with the word 5000 of"),
+        (lambda f: break_config(f, dropout=1.5), "model.dropout is 1.5; give"),
+        (lambda f: break_config(f, max_text=900), "model.max_text 900 is more than the"),
+        (lambda f: break_config(f, image_std=[0.5]), "model.image_std has 1 numbers"),
+        (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": 5}), "is not whole"),
         (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "at most 1,000"),
         (lambda f: break_config(f, image_layers=3), "vision_model.encoder.layers.2"),
         (lambda f: break_config(f, image_layers=1), "vision_model.encoder.layers.1"),

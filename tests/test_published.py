@@ -126,7 +126,7 @@ def test_what_a_checkpoint_lacks_is_refused(pictures, scenes, tmp_path, monkeypa
         with pytest.raises(Unable, match="cannot answer"):
             one.answer(pictures[:1], TEXTS[:1])
     found = dlip.evaluate(model, scenes, tasks=("retrieval", "caption"), max_new_tokens=3, progress=False)
-    assert found["retrieval"] is None and "cannot match" in found["notes"]["retrieval"] and found["caption"]
+    assert found["retrieval"] is None and "cannot compare" in found["notes"]["retrieval"] and found["caption"]
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -316,6 +316,7 @@ def test_files_that_are_no_blip_are_named(tmp_path):
         (write({"fc.weight": torch.ones(2)}, tmp_path, "fc.pth"), "no visual_encoder"),
         (write(part, tmp_path, "part.pth"), "text_decoder.bert.encoder.layer.1.attention"),
         (write(other, tmp_path, "image.pth"), "unknown kind"),
+        (write(other | {"text_decoder.x": torch.ones(1)}, tmp_path, "bare.pth"), "bare.pth is not whole, or no model"),
         (write({"a": 1}, tmp_path, "numbers.pth"), "no table of tensors"),
         (tmp_path / "none.pth", "there is no model"),
     ):

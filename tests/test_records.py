@@ -64,6 +64,16 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
     assert records[0]["code"].keys() == {"version", "commit", "modified"}
 
 
+def test_half_a_character_loses_no_record(tmp_path: Path):
+    append(make_record("a") | {"samples": [{"caption": "a \ud83d b"}]}, tmp_path / "r.jsonl")
+    assert read(tmp_path / "r.jsonl")[0]["samples"] == [{"caption": "a ? b"}]
+
+
+def test_a_record_alone_in_its_file_may_have_many_lines(tmp_path: Path):
+    (tmp_path / "record.json").write_text(json.dumps(make_record("a"), indent=1))
+    assert [record["name"] for record in read(tmp_path / "record.json")] == ["a"]
+
+
 def test_a_record_holds_plain_json():
     record = make_record(
         retrieval={"tr@1": np.float32(0.5), "ir@1": float("nan")}, losses={"step": (1, 2), "lm": [1, 2]}

@@ -1,13 +1,15 @@
 """Records made again: the same figures from the same command, and places that are kept apart."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
+import torch
 from test_records import make_record
 
 from dlip import records
 from dlip.checkpoints import model_folder, read_json
-from dlip.cli import main
+from dlip.cli import INTERRUPTED, main
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.records import append
@@ -16,7 +18,7 @@ from dlip.rerun import chosen, circumstances, command, difference
 TINY = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1"
 
 
-def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys):
+def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys, monkeypatch):
     file = tmp_path / "first.jsonl"
     words = ["train", "--tokenizer", "scenes/teacher", "--size", TINY, "--limit", "32", "--steps", "3", "--batch-size"]
     words += ["8", "--warmup", "1", "--log-every", "1", "--test-split", "val", "--seed", "3", "--name", "mine"]
@@ -26,11 +28,15 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys):
     assert main([*again, "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["losses"] and set(found["difference"].values()) == {0} and found["before"] == found["after"]
+    assert found["circumstances"] == {} and torch.get_num_threads() == records.read(file)[0]["threads"]
     assert len(records.read(file)) == 1 and records.read(tmp_path / "second.jsonl")[0]["seed"] == 3
     inputs = records.read(file)[0]["inputs"]
     assert inputs["test"] == Scenes("val").fingerprint() != inputs["data"] and len(inputs["start"]) == 64
     assert (inputs["teacher"], inputs["pictures"]) == (None, 32)
     assert inputs == records.read(tmp_path / "second.jsonl")[0]["inputs"]
+    with monkeypatch.context() as patch:
+        patch.setattr("dlip.experiment.train", Mock(side_effect=KeyboardInterrupt))
+        assert main([*again[:3], str(tmp_path / "stopped"), "--results", str(tmp_path / "third.jsonl")]) == INTERRUPTED
     assert main([*again[:3], str(tmp_path / "again"), "--results", str(tmp_path / "third.jsonl")]) == 2
     assert "holds a finished run" in capsys.readouterr().err and not (tmp_path / "third.jsonl").exists()
 
@@ -57,8 +63,14 @@ def test_the_record_that_is_meant(tmp_path):
     for name, seed in (("a", 0), ("a", 1), ("b", 0)):
         append(make_record(name, seed=seed, command=f"dlip distill --name {name}"), tmp_path / "r.jsonl")
     append(make_record("demo", command="dlip demo"), tmp_path / "r.jsonl")
+    append(make_record("open", command="dlip train 'x"), tmp_path / "r.jsonl")
     assert chosen(tmp_path / "r.jsonl", "a")["seed"] == 1 and chosen(tmp_path / "r.jsonl", "a", 0)["seed"] == 0
-    for asked, says in ((("c",), "no record of name c;"), (("b", 4), "name b and seed 4"), (("demo",), "was not made")):
+    for asked, says in (
+        (("c",), "no record of name c;"),
+        (("b", 4), "name b and seed 4"),
+        (("demo",), "was not made"),
+        (("open",), "was not made"),
+    ):
         with pytest.raises(UserError, match=says):
             chosen(tmp_path / "r.jsonl", *asked)
 

@@ -197,6 +197,20 @@ def test_faults_of_members(tmp_path, monkeypatch):
     assert dataset.problems[-1].startswith("0.tar/broken cannot be read (") and captions(dataset) == [["fine"]]
 
 
+def test_a_member_of_negative_size_ends_its_shard(tmp_path):
+    """After which tarfile would read the same header again, without end."""
+    shard = write_tar(tmp_path / "0.tar", {"0.jpg": jpeg(0), "0.txt": "x", "1.jpg": jpeg(1), "1.txt": "y"})
+    found, _ = samples._members(shard, "0.tar")
+    header = bytearray(shard.read_bytes())
+    at = found[2][2] - 512
+    header[at + 124 : at + 136] = b"\xff" * 10 + b"\xfe\x00"  # -512
+    header[at + 148 : at + 156] = b"%06o\0 " % (256 + sum(header[at : at + 148]) + sum(header[at + 156 : at + 512]))
+    shard.write_bytes(header)
+    assert samples._members(shard, "0.tar") == (
+        found[:2], ["0.tar cannot be read beyond its first 2 files (a header of negative size)"]
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("left", [0, 700, 5000])
 def test_a_cut_shard_keeps_what_is_whole(tmp_path, left):
     members = {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))}

@@ -75,6 +75,8 @@ def test_half_a_character_is_a_question_mark(tokenizer):
     """Which no UTF-8 can hold, but JSON and file names can."""
     ids, mask = tokenizer.encode(["a \ud83d b", "a ? b"])
     assert torch.equal(ids[0], ids[1]) and torch.equal(mask[0], mask[1])
+    words = [Tokenizer.train([text], 20).fast.get_vocab() for text in ("a \ud83d b", "a ? b")]
+    assert words[0] == words[1]
 
 
 def test_saved_and_loaded(tokenizer, tmp_path):

@@ -28,6 +28,8 @@ COLUMNS = {
 }
 """What a column holds -> the names that it is looked for by where none is given, the first that is there."""
 _SETTINGS = ("config", "revision")
+FILES = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
+"""Endings of files -> what the library calls them."""
 
 
 class Hub(Checked):
@@ -197,11 +199,14 @@ def _load(address: str, options: dict[str, str]) -> dict:
     except ModuleNotFoundError as missing:
         raise UserError(f"hub: needs {missing.name}, which is not installed; run pip install 'dlip[hub]'") from None
     path = Path(address)
+    if path.exists():
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # the hub is told nothing of what lies here
+    if path.is_file() and path.suffix not in FILES:
+        raise UserError(f"{address} is no table that can be read; give one of {', '.join(FILES)}")
     settings = {"name": options.get("config"), "revision": options.get("revision")}
     try:
         if path.is_file():
-            kind = {".jsonl": "json", ".tsv": "csv"}.get(path.suffix, path.suffix.removeprefix("."))
-            found = datasets.load_dataset(kind, data_files=str(path))
+            found = datasets.load_dataset(FILES[path.suffix], data_files=str(path))
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             found = datasets.load_from_disk(str(path))
         else:

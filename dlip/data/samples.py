@@ -134,6 +134,8 @@ def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], li
         with tarfile.open(tar, "r:") as opened:
             while (member := opened.next()) is not None:
                 opened.members = []  # which would keep them all
+                if opened.offset <= member.offset:  # of a negative size: the next would be the same again
+                    raise tarfile.ReadError("a header of negative size")
                 folder, _, last = member.name.rpartition("/")
                 stem, _, suffix = last.partition(".")
                 if not member.isreg() or member.sparse is not None or not stem:

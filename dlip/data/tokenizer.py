@@ -39,6 +39,7 @@ class Tokenizer:
         fast = _bert(models.WordPiece(unk_token="[UNK]"))
         counts = Counter()
         for text in texts:
+            text = text.encode(errors="replace").decode()  # half a character has no place in a vocabulary
             words = fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(text))
             counts.update(word for word, _ in words)
         letters = sorted({letter for word in counts for letter in word})

@@ -117,7 +117,7 @@ def _run_java(java: str | None, *arguments: str, text: str = "") -> str:
     try:
         done = subprocess.run(
             [java, "-Dfile.encoding=UTF-8", *arguments],
-            input=text, capture_output=True, encoding="utf-8", timeout=PATIENCE_S, check=True,
+            input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE_S, check=True,
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
         raise Unavailable(f"Java stopped: {(error.stderr.strip() or str(error)).splitlines()[-1]}") from error
