@@ -63,9 +63,10 @@ def events(asked, texts, chosen, view, outline, explain, cancel, seen) -> None:
         text = texts[chosen["text"]]
         word = chosen["word"] if text["kind"] == "caption" else None
         report = lambda share: bar(share, desc=method.capitalize())  # noqa: E731
-        with work.stoppable(request.session_hash, report) as step:
+        with work.stoppable(request.session_hash, "start", report) as step:
             step(0.0)
             found = attribution(picture, teacher, student, text["text"], word, method, step)
         return found, looks.show(found, picture, outline)
 
-    work.started(explain, cancel, start, [*asked, texts, chosen, view, outline], seen, show_progress_on=seen[1])
+    given = [*asked, texts, chosen, view, outline]
+    work.started(explain, cancel, start, given, seen, voids=asked, show_progress_on=seen[1])

@@ -16,7 +16,7 @@ from app.guard import QUICK
 from dlip.checkpoints import built_in_models
 from dlip.data.scene_world import SIDE
 from dlip.data.transforms import square
-from dlip.efficiency import params, task_macs
+from dlip.efficiency import needed_params, task_macs
 from dlip.errors import Unable, UserError
 from dlip.html import marked
 from dlip.vlm import VLM
@@ -170,7 +170,7 @@ def _cost(vlm: VLM, ability: str, task: str, ms: float, tokens: int | None, time
     return parts.Cost(
         ms=ms,
         tokens_per_s=None if tokens is None else 1000 * tokens / ms,
-        params_m=sum(params(c).values()) / 1e6,
+        params_m=sum(needed_params(vlm.med).values()) / 1e6,
         flops_g=times * sum(macs.flops for macs in task_macs(c, task, **sizes).values()) / 1e9,
     )
 

@@ -87,11 +87,12 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     shown = gr.HTML(elem_id="worst", min_height=90)
 
     def find(teacher, student, task, pictures, request: gr.Request, bar=gr.Progress()):  # noqa: B008
-        with work.stoppable(request.session_hash, lambda share: bar(share, desc="Evaluating both models")) as step:
+        report = lambda share: bar(share, desc="Evaluating both models")  # noqa: E731
+        with work.stoppable(request.session_hash, "find", report) as step:
             found = disagreements(teacher, student, task, pictures, step)
         return show(found, (teacher, student))
 
     asked = [*names, task, pictures]
-    work.started(start, cancel, find, asked, shown)
+    work.started(start, cancel, find, asked, shown, voids=asked)
     gr.on([part.change for part in asked], lambda: "", None, shown, api_visibility="private", queue=False)
     guard.endpoint(disagreements, asked, guard.LONG)

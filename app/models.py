@@ -40,9 +40,7 @@ def choices() -> list[str]:
 
 def first() -> tuple[str, str]:
     """The teacher and the student that the page opens with."""
-    if not _fixed:
-        return TEACHER, STUDENT
-    return (TEACHER, STUDENT) if {TEACHER, STUDENT} <= set(_fixed) else (_fixed[0], _fixed[min(1, len(_fixed) - 1)])
+    return (_fixed[0], _fixed[min(1, len(_fixed) - 1)]) if _fixed else (TEACHER, STUDENT)
 
 
 def load(name: str) -> VLM:

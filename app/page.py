@@ -122,7 +122,8 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
     names: only these models can be chosen, the first two at the start; on a public address only the built-in ones where
     none are named. Raises UserError where a model cannot be loaded or the port is taken.
     """
-    models.fix(names or (models.choices() if share or public() else None))
+    shipped = dict.fromkeys((models.TEACHER, models.STUDENT, *models.choices()))
+    models.fix(names or (list(shipped) if share or public() else None))
     for name in models.first():
         models.load(name)
     with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:

@@ -164,8 +164,9 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         return show(sentences(image, teacher, student), (teacher, student), as_pictures=False)
 
     event = dict(api_visibility="private", show_progress="minimal", **SEARCH)
-    gr.on([find.click, sentence.submit], guarded(found, long=True), asked, out, **event)
-    reverse.click(guarded(found_reverse, long=True), asked_reverse, out, **event)
-    gr.on(
-        [picture.change, *(name.change for name in names)], lambda: "", None, out, api_visibility="private", queue=False
-    )
+    going = [
+        gr.on([find.click, sentence.submit], guarded(found, long=True), asked, out, **event),
+        reverse.click(guarded(found_reverse, long=True), asked_reverse, out, **event),
+    ]
+    changed = [part.change for part in (picture, *names)]
+    gr.on(changed, lambda: "", None, out, cancels=going, api_visibility="private", queue=False)

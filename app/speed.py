@@ -189,7 +189,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         request: gr.Request,
         bar=gr.Progress(),  # noqa: B008
     ):
-        with work.stoppable(request.session_hash, lambda share: bar(share, desc="Measuring")) as step:
+        with work.stoppable(request.session_hash, "measure", lambda share: bar(share, desc="Measuring")) as step:
             step(0.0)
             found = speed(teacher, student, task, batch, beams, tokens, repeats, batches, with_memory, step)
         drawings = [part for pair in figures(found) for part in charts.filled(*pair)]
@@ -201,7 +201,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
 
     task.change(apply, task, [beams, tokens], api_visibility="private", queue=False)
     asked = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
-    work.started(start, cancel, measure, asked, [shown, drawn, *heads], show_progress_on=shown)
+    work.started(start, cancel, measure, asked, [shown, drawn, *heads], voids=asked, show_progress_on=shown)
     gr.on([part.change for part in asked], lambda: ("", gr.Column(visible=False)), None, [shown, drawn],
           api_visibility="private", queue=False)  # fmt: skip
     guard.endpoint(speed, asked, guard.LONG)

@@ -29,7 +29,9 @@ MAIN = "playground"
 """The records of no grid: the shipped models and their like."""
 SHOWN = 4
 """Samples of a point that are shown."""
-FIRST = ("tr1", "ir1", "cider", "vqa", "pointing", "params_m", "flops_g", "latency_ms", "latency_share")
+AXES = tuple(column for column in COSTS if column not in ("latency_ms", "latency_p95_ms"))
+"""Costs that runs can be compared by: milliseconds of different days, machines and threads cannot."""
+FIRST = ("tr1", "ir1", "cider", "vqa", "pointing", "params_m", "flops_g", "latency_share")
 """Figures of a point that are shown at once."""
 HEAR = """
 new MutationObserver(() => {
@@ -82,7 +84,7 @@ def tradeoffs(grid: str = MAIN, cost: str = "params_m", score: str = "vqa") -> l
     """The shipped runs as points, cheapest first.
 
     grid: "playground", the shipped models and their like, or the name of a grid of `dlip ablate`. cost and score:
-    columns of dlip.records, as params_m, flops_g, latency_ms; tr1, ir1, cider, vqa.
+    columns of dlip.records, as params_m, flops_g, latency_share; tr1, ir1, cider, vqa.
     """
     rows = _rows(grid, cost, score)
     front = set(pareto(list(rows[cost]), list(rows[score])))
@@ -148,7 +150,7 @@ def grids() -> list[str]:
 
 
 def _rows(grid: str, cost: str, score: str) -> pd.DataFrame:
-    for column, axis in ((cost, COSTS), (score, SCORES)):
+    for column, axis in ((cost, AXES), (score, SCORES)):
         if column not in axis:
             raise UserError(f"{column!r} cannot be an axis here; choose one of {', '.join(axis)}")
     found = frame(chosen(grid))
@@ -171,6 +173,8 @@ def sources(points: list[Point], grid: str = MAIN) -> str:
     runs = sum(point["runs"] for point in points)
     count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project, measured on {pictures:,} "
     count += "test pictures; click a point, or choose it by name."
+    if grid != MAIN:
+        count = f"{GRIDS[grid].question} {count} Pictures and texts are found by contrast (ITC) alone."
     if any(RESULTS.glob("*.jsonl")):
         return parts.hint(count)
     return parts.hint(
@@ -206,6 +210,8 @@ def _settings(config: dict) -> list[tuple[str, str]]:
         (part, f"{model[f'{part}_layers']} layers, {model[f'{part}_width']} wide")
         for part in ("image", "text") if f"{part}_layers" in model
     ]  # fmt: skip
+    found += [("cross-attention", f"in {len(model.get('fusion_layers') or ())} of the text layers")]
+    found += [("begins at", ", ".join(config.get("start") or ()))]
     found += [("losses", ", ".join(f"{term} × {weight:g}" for term, weight in (train.get("weights") or {}).items()))]
     found += [(name.replace("_", " "), f"{train[name]}") for name in ("steps", "batch_size", "lr") if name in train]
     found += [("teacher", str(config["teacher"]))] if config.get("teacher") else []
@@ -225,7 +231,7 @@ def _samples(samples: list[dict]) -> str:
             for question, answer, truth in asked
         )
         caption = marked(sample["caption"] or "", reference.get(sample["image_id"]))
-        alt = f"picture {sample['image_id']}"
+        alt = (sample["references"] or [f"picture {sample['image_id']}"])[0]
         out.append(f"<article>{parts.picture(image, alt) if image is not None else ''}<div><p>{caption}</p>"
                    f"<details><summary>{len(sample['questions'])} questions</summary><ul>{told}</ul></details></div>"
                    "</article>")  # fmt: skip
@@ -263,7 +269,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     first = (MAIN, "params_m", "vqa")
     with gr.Row():
         grid = gr.Dropdown(grids(), value=MAIN, label="Runs", min_width=180)
-        cost = gr.Dropdown(axes(COSTS), value=first[1], label="Cost", min_width=180)
+        cost = gr.Dropdown(axes(AXES), value=first[1], label="Cost", min_width=180)
         score = gr.Dropdown(axes(SCORES), value=first[2], label="Score", min_width=180)
     note = gr.HTML(sources(tradeoffs(*first)))
     finding = gr.HTML(elem_classes="finding")

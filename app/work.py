@@ -13,8 +13,8 @@ from dlip.errors import UserError
 Progress = Callable[[float], object]
 LIMIT_S = 300
 """Seconds that one visitor's work may take."""
-_asked: dict[str, threading.Event] = {}
-"""Session -> what its visitor sets to stop the work at hand."""
+_asked: dict[tuple[str, str], threading.Event] = {}
+"""Session and kind of work -> what its visitor sets to stop it."""
 
 
 @contextmanager
@@ -41,9 +41,9 @@ def turns(progress: Progress | None = None) -> Iterator[Progress]:
 
 
 @contextmanager
-def stoppable(session: str, progress: Progress) -> Iterator[Progress]:
-    """Yields `progress` that raises UserError as soon as `stop` was called for that session."""
-    asked = _asked[session] = threading.Event()
+def stoppable(session: str, kind: str, progress: Progress) -> Iterator[Progress]:
+    """Yields `progress` that raises UserError as soon as `stop` was called for that session's work of that kind."""
+    asked = _asked[session, kind] = threading.Event()
 
     def step(share: float) -> None:
         if asked.is_set():
@@ -53,13 +53,13 @@ def stoppable(session: str, progress: Progress) -> Iterator[Progress]:
     try:
         yield step
     finally:
-        _asked.pop(session, None)
+        _asked.pop((session, kind), None)
 
 
-def stop(request: gr.Request) -> None:
-    """Stops the work of the visitor who asks, if there is any."""
-    if request.session_hash in _asked:
-        _asked[request.session_hash].set()
+def stop(session: str, kind: str) -> None:
+    """Stops the session's work of that kind, if there is any."""
+    if (session, kind) in _asked:
+        _asked[session, kind].set()
 
 
 def stop_button(elem_id: str) -> gr.Button:
@@ -67,13 +67,21 @@ def stop_button(elem_id: str) -> gr.Button:
     return gr.Button("Stop", visible=False, elem_id=elem_id, scale=0, min_width=120)
 
 
-def started(start: gr.Button, cancel: gr.Button, function: Callable, inputs: list, outputs, **options) -> None:
-    """What a button that starts long work does, and its `stop_button`."""
+def started(start: gr.Button, cancel: gr.Button, function: Callable, inputs: list, outputs, voids: list, **options):
+    """What a button that starts long work does, and its `stop_button`. The function's name is its kind of work.
+
+    voids: of the inputs those that, when they change, leave what goes on without a meaning: it is stopped.
+    """
     private = dict(api_visibility="private", queue=False)
+
+    def stopped(request: gr.Request) -> None:
+        stop(request.session_hash, function.__name__)
+
     start.click(lambda: gr.Button(visible=True), None, cancel, **private)
     going = start.click(guard.guarded(function, long=True), inputs, outputs, api_visibility="private", **guard.LONG,
                         **options)  # fmt: skip
-    for end in (going, cancel.click(stop, cancels=going, **private)):
+    void = gr.on([part.change for part in voids], stopped, cancels=going, **private)
+    for end in (going, cancel.click(stopped, cancels=going, **private), void):
         end.then(lambda: gr.Button(visible=False), None, cancel, **private)
 
 

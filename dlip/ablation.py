@@ -197,7 +197,8 @@ def _measured(job: Job) -> dict:
     teacher = VLM.load(job.plan.teacher)
     figures, items = experiment.measure(teacher, test, progress=False, teacher=teacher, k=job.plan.candidates)
     about = {key: made[key] for key in ("command", "config", "seed", "train_pictures", "losses", "wall_s")}
-    return records.new_record(job.name, "teacher", metrics=figures, items=items, **about)
+    shown = experiment.samples(items, test)
+    return records.new_record(job.name, "teacher", metrics=figures, items=items, samples=shown, **about)
 
 
 def ablate(

@@ -44,7 +44,7 @@ threads, torch, transformers, quick; then numbers, NaN where the record has none
   the caption is said.
 - params_m: millions of stored parameters. flops_g: GFLOPs of one picture and one text. latency_ms, latency_p95_ms:
   median and 95th percentile of the timed task; latency_share: the median in % of the teacher's (or of that of the model
-  whose tokenizer it has), timed by turns. params_m_paper, macs_g_paper: in the paper's count.
+  whose tokenizer it has), timed by turns; 100 of a teacher. params_m_paper, macs_g_paper: in the paper's count.
 - w.<term>: weight of a loss term; 0 where the run did not have it.
 """
 
@@ -278,6 +278,7 @@ def frame(records: list[dict]) -> pd.DataFrame:
     df = df.reindex(columns=[*ABOUT, *NUMBERS, *(c for c in df if "." in c)])
     numbers = df.columns[len(ABOUT) :]
     df[numbers] = df[numbers].astype(float)
+    df.loc[(df["role"] == "teacher") & df["latency_ms"].notna(), "latency_share"] = 100.0
     weights = [c for c in df if c.startswith("w.")]
     return df.fillna(dict.fromkeys(weights, 0.0))
 

@@ -199,7 +199,7 @@ TINY = replace(
     QUICK, train=QUICK.train.replace(steps=2, batch_size=4, warmup=1, save_every=5, log_every=1), test_pictures=4
 )
 LONG = replace(TINY, train=TINY.train.replace(steps=150))
-REAL = Grid("real", "?", (Row("a", SMALL, pictures=8), Row("b", SMALL, "lm,hr.image,kd.lm", pictures=8)))
+REAL = Grid("real", "?", (Row("a", SMALL, pictures=8), Row("b", SMALL, "vlp,hr.image,kd.lm", pictures=8)))
 
 
 @pytest.mark.slow

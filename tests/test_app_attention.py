@@ -226,24 +226,19 @@ def test_large_maps_are_thinned(picture):
 
 
 def test_long_work_stops_when_its_visitor_says_so(picture):
-    class Visitor:
-        session_hash = "one"
-
-    class Other:
-        session_hash = "two"
-
     shares = []
 
     def report(share: float) -> None:
         shares.append(share)
-        work.stop(Other)
+        work.stop("two", "start")
+        work.stop("one", "measure")
         if share > 0.1:
-            work.stop(Visitor)
+            work.stop("one", "start")
 
-    with pytest.raises(UserError, match="stopped"), work.stoppable("one", report) as step:
+    with pytest.raises(UserError, match="stopped"), work.stoppable("one", "start", report) as step:
         attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", step)
     assert 0.1 < shares[-1] < 0.5
-    work.stop(Visitor)  # nothing is going on, and nothing happens
+    work.stop("one", "start")  # nothing is going on, and nothing happens
     assert models.turn.acquire(blocking=False)
     models.turn.release()
 

@@ -307,7 +307,7 @@ def test_cards_show_picture_question_both_answers_and_the_truth():
     assert "in % accuracy: 100 on the first" in said
     assert "b" not in {tag for tag, _ in page.tags}
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
-    assert image["src"].startswith("data:image/png") and image["alt"] == "picture 7"
+    assert image["src"].startswith("data:image/png") and image["alt"] == "a red star"
     colours = [attributes["style"] for tag, attributes in page.tags if attributes.get("class") == "side"]
     assert [c.split()[-1] for c in colours] == [COLOURS["teacher"], COLOURS["undistilled"]] * 2
     assert "loses on no item" in cards(rows.iloc[:0], {})

@@ -51,7 +51,8 @@ def _card(row: pd.Series, item, role: str, names: tuple[str, str]) -> str:
         for side, who, name, text in zip(("teacher", "student"), ("teacher", role), names, texts, strict=True)
     )
     truth = _truth(row, item)
-    picture = image_tag(item.image, f"picture {row['image_id']}") if item else "<div></div>"
+    shown = next(iter(item.captions), f"picture {row['image_id']}") if item else ""
+    picture = image_tag(item.image, shown) if item else "<div></div>"
     return f"<article>{picture}<div>{asked}{said}{truth}</div></article>"
 
 
