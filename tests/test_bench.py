@@ -117,11 +117,12 @@ def test_stock_and_ours_do_the_same_before_they_are_timed(monkeypatch, scenes):
     monkeypatch.setattr(stock, "BATCHES", (2,))
     monkeypatch.setattr(stock, "words", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
     settings, rows = stock.run(rounds=1)
-    assert [row["name"].removeprefix(f"{small}, ") for row in rows[-8:]] == [
-        "caption of 2: stock", "caption of 2: here", "caption of 2: here, bf16", "caption of 2: here, int8",
-        "states of 2: stock", "states of 2: here", "pair of 2: stock", "pair of 2: here",
+    assert [row["name"].removeprefix(f"{small}, ") for row in rows[-11:]] == [
+        "caption of 2: stock", "caption of 2: here", "caption of 2: here, packed", "caption of 2: here, bf16",
+        "caption of 2: here, int8", "states of 2: stock", "states of 2: here", "states of 2: here, packed",
+        "pair of 2: stock", "pair of 2: here", "pair of 2: here, packed",
     ]  # fmt: skip
-    caption = rows[-8]
+    caption = rows[-11]
     assert caption["ratio"] == 1 and caption["base_ratio"] == pytest.approx(rows[0]["s"] / caption["s"], abs=0.01)
     monkeypatch.setattr(stock, "same", lambda theirs, ours: False)
     with pytest.raises(UserError, match="another result here than in stock"):

@@ -56,8 +56,8 @@ def compared(med: Med, batch: int) -> dict[str, Calls]:
     """What is done with `batch` pictures -> by whom."""
     c = med.config
     captioner, matcher = to_stock(med, "caption"), to_stock(med, "retrieval")
-    served = {name: pack(lower(copy.deepcopy(med), name)) for name in PRECISIONS}
-    served["packed"] = served.pop("fp32")
+    names = {"packed": "fp32"} | {name: name for name in PRECISIONS[1:]}
+    served = {name: pack(lower(copy.deepcopy(med), precision)) for name, precision in names.items()}
     pixels = torch.randn(batch, 3, c.image_size, c.image_size)
     prompt = torch.full((batch, 1), c.dec_id)
     ids = first_token(torch.randint(10, c.vocab_size, (batch, TEXT)), c.enc_id)
