@@ -100,5 +100,5 @@ def test_the_table_of_speed_is_the_latest_records():
     }
     for title, (what, ratio) in asked.items():
         cells = re.search(rf"^\| {title} \|(.*)\|$", README, re.MULTILINE)[1].split("|")
-        names = [f"{what} of {n}: here{way}" for n in (1, 8) for way in ("", ", bf16", ", int8")]
+        names = [f"{what} of {n}: here{way}" for n in (1, 8) for way in ("", ", packed", ", bf16", ", int8")]
         assert [cell.strip() for cell in cells] == [f"{rows[n][ratio]:.1f}" if n in rows else "" for n in names], title

@@ -37,7 +37,7 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
             groups |= {f"{size}, {what} of {batch}": calls for what, calls in compared(med, batch).items()}
     for name, some in groups.items():
         wanted = some["stock"]()
-        for who in set(some) & {"here", "here, packed"}:
+        for who in ("here", "here, packed"):
             if not same(wanted, some[who]()):
                 raise UserError(f"nothing is timed: {name} has another result {who} than in stock transformers")
     calls = {f"{name}: {who}": call for name, some in groups.items() for who, call in some.items()}
