@@ -227,6 +227,8 @@ def _check_words(checkpoint: "Checkpoint", path: Path) -> None:
     ):  # fmt: skip
         if theirs != ours:
             raise UserError(f"the tokenizer of {path} is not its model's: {what} is {theirs} there and {ours} here")
+    if config.max_text > config.max_positions:
+        raise UserError(f"the model of {path} reads {config.max_text} tokens at {config.max_positions} positions")
     if wrong := [i for i in (config.enc_id, *config.prompt_ids) if i >= config.vocab_size]:
         raise UserError(f"the model of {path} begins texts with the word {wrong[0]} of {config.vocab_size}")
 

@@ -106,8 +106,6 @@ class ModelConfig:
                 )
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}; give a number from 0 to below 1")
-        if self.max_text > self.max_positions:
-            raise UserError(f"model.max_text {self.max_text} is more than the {self.max_positions} of max_positions")
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
                 raise UserError(f"model.{name} has {len(getattr(self, name))} numbers; give one for each of 3 colours")

@@ -141,7 +141,7 @@ def break_config(folder, **changes):
         (lambda f: break_config(f, pad_id=1), "is not its model's: [PAD] is 0 there and 1 here"),
         (lambda f: break_config(f, enc_id=5000), "begins texts with the word 5000 of"),
         (lambda f: break_config(f, dropout=1.5), "model.dropout is 1.5; give"),
-        (lambda f: break_config(f, max_text=900), "model.max_text 900 is more than the"),
+        (lambda f: break_config(f, max_text=900), "reads 900 tokens at"),
         (lambda f: break_config(f, image_std=[0.5]), "model.image_std has 1 numbers"),
         (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": 5}), "is not whole"),
         (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "at most 1,000"),
