@@ -148,6 +148,7 @@ def test_from_stock_checkpoints_to_a_student_in_stock_classes(tiny, pictures, sc
         "itc": 1.0,
         "itm": 1.0,
         "lm": 1.0,
+        "vqa": 1.0,
         "hr.image": 1.0,
         "hr.fusion": 1.0,
         "at.decoder_cross": 1.0,

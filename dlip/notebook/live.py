@@ -104,7 +104,8 @@ def learn(
     steps, began = short(steps), time.perf_counter()
     vlm = VLM.load(teacher)
     student = new_student(size, vlm, seed)
-    student.med.abilities = terms.learnt(terms.weights(weights))
+    spoken = {"itc", "lm", "vqa"}  # looked at even where they are not learnt; re-ranking would spoil what is
+    student.med.abilities = terms.learnt(terms.weights(weights)) | spoken
     for part in start:
         begin(student, f"{part}={teacher}" if part else teacher)
     settings = FULL.train.replace(
