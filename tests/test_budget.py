@@ -144,7 +144,9 @@ def test_memory_and_hours(teacher, monkeypatch):
 def test_a_dry_run_writes_nothing_and_draws_nothing(tmp_path, monkeypatch, capsys, teacher):
     monkeypatch.chdir(tmp_path)
     words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--limit", "8", "--batch-size", "8"]
-    words += ["--epochs", "4", "--out", "run", "--dry-run"]
+    words += ["--epochs", "1200", "--joins", "itm=1100", "--out", "run", "--dry-run"]
+    assert main(words) == 0 and capsys.readouterr().out.startswith("1,200 steps, ")  # more than where none are named
+    words[words.index("--epochs") + 1 : words.index("--out")] = ["4"]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert said.startswith("4 steps, 32 pictures: 4.0 epochs of 8\n") and "this machine" in said

@@ -1,6 +1,8 @@
 """Caption metrics against pycocoevalcap called directly, with and without Java."""
 
 import stat
+import subprocess
+from unittest.mock import Mock
 
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
@@ -152,3 +154,10 @@ def test_no_captions(tiny):
 
     with pytest.raises(Unavailable, match="no captions"):
         captioning.run(tiny, Empty(), progress=False)
+
+
+def test_java_that_gives_no_answer_is_told_without_its_command(monkeypatch):
+    late = subprocess.TimeoutExpired(["/somewhere/java", "-jar"], 1800)
+    monkeypatch.setattr(captioning.subprocess, "run", Mock(side_effect=late))
+    with pytest.raises(Unavailable, match=r"^Java gave no answer in [\d,]+ seconds$"):
+        captioning._run_java("java", "-version")

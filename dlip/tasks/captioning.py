@@ -121,8 +121,10 @@ def _run_java(java: str | None, *arguments: str, text: str = "") -> str:
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
         raise Unavailable(f"Java stopped: {(error.stderr.strip() or str(error)).splitlines()[-1]}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"Java stopped: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"Java gave no answer in {PATIENCE_S:,} seconds") from error
+    except OSError as error:
+        raise Unavailable(f"Java stopped: {error.strerror or error}") from error
     return done.stdout
 
 
