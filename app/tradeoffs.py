@@ -1,32 +1,26 @@
 """Trade-offs: the shipped records as score against cost, and what is behind each point."""
 
 import json
-from collections import Counter
-from functools import cache, lru_cache
+from functools import cache
 from html import escape
-from pathlib import Path
 from typing import TypedDict
 
 import gradio as gr
 import pandas as pd
+import plotly.graph_objects as go
 
-import dlip
 from app import charts, guard, inputs, parts
-from dlip.ablation import matched
-from dlip.checkpoints import BUILT_IN, built_in_models, read_json
+from app.shipped import MAIN, RESULTS, chosen, groups, shipped
 from dlip.data.scenes import Scenes
 from dlip.disagreement import items_of
 from dlip.errors import UserError
 from dlip.grids import GRIDS
 from dlip.html import marked
-from dlip.plots import LABELS, accuracy_cost, pareto
+from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title
-from dlip.records import MEASURED, SAMPLES, frame, read, summary
+from dlip.records import SAMPLES, frame, sources, summary
 from dlip.schema import COSTS, ROLES, SCORES
 
-RESULTS = Path(dlip.__file__).parents[1] / "results"
-MAIN = "playground"
-"""The records of no grid: the shipped models and their like."""
 SHOWN = 4
 """Samples of a point that are shown."""
 AXES = tuple(column for column in COSTS if column not in ("latency_ms", "latency_p95_ms"))
@@ -80,13 +74,14 @@ class Run(TypedDict):
 
 
 @inputs.checked
-def tradeoffs(grid: str = MAIN, cost: str = "params_m", score: str = "vqa") -> list[Point]:
+def tradeoffs(group: str = MAIN, cost: str = "params_m", score: str = "vqa") -> list[Point]:
     """The shipped runs as points, cheapest first.
 
-    grid: "playground", the shipped models and their like, or the name of a grid of `dlip ablate`. cost and score:
-    columns of dlip.records, as params_m, flops_g, latency_share; tr1, ir1, cider, vqa.
+    group: "playground", the shipped models and their like, the name of a grid of `dlip ablate`, or what other runs
+    were measured on, as "scenes test-5k, 5,000 pictures". cost and score: columns of dlip.records, as params_m,
+    flops_g, latency_share; tr1, ir1, cider, vqa.
     """
-    rows = _rows(grid, cost, score)
+    rows = _rows(group, cost, score)
     front = set(pareto(list(rows[cost]), list(rows[score])))
     return [
         Point(name=row["name"], role=row["role"], cost=float(row[cost]), score=float(row[score]), runs=int(row["runs"]),
@@ -96,11 +91,11 @@ def tradeoffs(grid: str = MAIN, cost: str = "params_m", score: str = "vqa") -> l
 
 
 @inputs.checked
-def run(name: str, grid: str = MAIN) -> Run:
+def run(name: str, group: str = MAIN) -> Run:
     """What is behind a point of `tradeoffs`: configuration, command, figures, and examples of its words."""
-    mine = [record for record in chosen(grid) if record["name"] == name]
+    mine = [record for record in chosen(group) if record["name"] == name]
     if not mine:
-        raise UserError(f"there is no point {name!r} in {grid}; choose one of the chart")
+        raise UserError(f"there is no point {name!r} in {group}; choose one of the chart")
     latest, row = sorted(mine, key=lambda record: record["created"], reverse=True), summary(frame(mine)).iloc[-1]
     last = latest[0]
     figures = {column: float(row[column]) for column in (*SCORES, *COSTS) if not pd.isna(row[column])}
@@ -111,52 +106,14 @@ def run(name: str, grid: str = MAIN) -> Run:
     )  # fmt: skip
 
 
-def chosen(grid: str) -> list[dict]:
-    """The records of a grid, under the names of its rows; those of `MAIN` are measured on what most of them are.
-
-    Raises UserError where there is no such grid.
-    """
-    if grid not in (MAIN, *GRIDS):
-        raise UserError(f"there is no grid {grid!r}; choose {MAIN} or one of {', '.join(GRIDS)}")
-    found = shipped()
-    if grid == MAIN:
-        rest = [record for record in found if "ablation" not in record]
-        on = [tuple(row) for row in frame(rest)[MEASURED].itertuples(index=False)]
-        ((most, _),) = Counter(on).most_common(1)
-        return [record for record, its in zip(rest, on, strict=True) if its == most]
-    rows = matched(grid, found)
-    return [{**record, "name": name} for name, made in rows.items() for record in made]
-
-
-def shipped() -> list[dict]:
-    """The records of `results/` and of the built-in models, each once, but for runs too short to mean anything."""
-    files = sorted(RESULTS.glob("*.jsonl")) + [BUILT_IN / name / "record.json" for name in built_in_models()]
-    return _read(tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file()))
-
-
-@lru_cache(maxsize=1)
-def _read(files: tuple[tuple[Path, int], ...]) -> list[dict]:
-    lists = [read(file) if file.suffix == ".jsonl" else [read_json(file)] for file, _ in files]
-    return list({record["id"]: record for some in lists for record in some if not record.get("quick")}.values())
-
-
-def grids() -> list[str]:
-    """Those of which a run is shipped, the teacher apart."""
-    found = shipped()
-    return [
-        MAIN,
-        *(name for name in GRIDS if any(made for row, made in matched(name, found).items() if row != "teacher")),
-    ]
-
-
-def _rows(grid: str, cost: str, score: str) -> pd.DataFrame:
+def _rows(group: str, cost: str, score: str) -> pd.DataFrame:
     for column, axis in ((cost, AXES), (score, SCORES)):
         if column not in axis:
             raise UserError(f"{column!r} cannot be an axis here; choose one of {', '.join(axis)}")
-    found = frame(chosen(grid))
+    found = frame(chosen(group))
     rows = summary(found.dropna(subset=[cost, score])) if len(found) else found
     if rows.empty:
-        raise UserError(f"no run of {grid} has both {cost} and {score}; choose other axes, or another grid")
+        raise UserError(f"no run of {group} has both {cost} and {score}; choose other axes, or other runs")
     return rows
 
 
@@ -167,14 +124,13 @@ def _number(value: float) -> float | None:
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def sources(points: list[Point], grid: str = MAIN) -> str:
+def origin(points: list[Point], group: str = MAIN) -> str:
     """What the points are made of, in a sentence."""
-    pictures = frame(chosen(grid))["test_pictures"].max()
-    runs = sum(point["runs"] for point in points)
-    count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project, measured on {pictures:,} "
-    count += "test pictures; click a point, or choose it by name."
-    if grid != MAIN:
-        count = f"{GRIDS[grid].question} {count} Pictures and texts are found by contrast (ITC) alone."
+    (on, *_), runs = sources(frame(chosen(group))), sum(point["runs"] for point in points)
+    count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project, measured on {on}; "
+    count += "click a point, or choose it by name."
+    if group in GRIDS:
+        count = f"{GRIDS[group].question} {count} Pictures and texts are found by contrast (ITC) alone."
     if any(RESULTS.glob("*.jsonl")):
         return parts.hint(count)
     return parts.hint(
@@ -225,16 +181,16 @@ def _samples(samples: list[dict]) -> str:
     out = []
     for sample in samples[:SHOWN]:
         image = pictures.get(sample["image_id"])
-        asked = zip(sample["questions"], sample["answers"], sample["truth"], strict=False)
+        about = (sample["references"] or [f"picture {sample['image_id']}"])[0]
+        asked = list(zip(sample["questions"], sample["answers"], sample["truth"], strict=False))
         told = "".join(
             f"<li>{escape(question)} <b>{escape(answer)}</b>{f' (true: {escape(truth)})' * (answer != truth)}</li>"
             for question, answer, truth in asked
         )
         caption = marked(sample["caption"] or "", reference.get(sample["image_id"]))
-        alt = (sample["references"] or [f"picture {sample['image_id']}"])[0]
-        out.append(f"<article>{parts.picture(image, alt) if image is not None else ''}<div><p>{caption}</p>"
-                   f"<details><summary>{len(sample['questions'])} questions</summary><ul>{told}</ul></details></div>"
-                   "</article>")  # fmt: skip
+        seen = f'<p class="hint">of: {escape(about)}</p>' if image is None else parts.picture(image, about)
+        told = f"<details><summary>{len(asked)} questions</summary><ul>{told}</ul></details>" if asked else ""
+        out.append(f"<article>{seen}<div><p>{caption}</p>{told}</div></article>")
     return "".join(out)
 
 
@@ -252,52 +208,78 @@ def _teachers() -> dict[int, str]:
     return {sample["image_id"]: sample["caption"] for sample in last["samples"]}
 
 
-def listed(grid: str, cost: str, score: str) -> list[str]:
+def listed(group: str, cost: str, score: str) -> list[str]:
     """The points by name: teachers first, then students, each group by cost."""
-    points = tradeoffs(grid, cost, score)
+    points = tradeoffs(group, cost, score)
     return [point["name"] for point in sorted(points, key=lambda point: ROLES.index(point["role"]) > 0)]
 
 
 # --- the tab ----------------------------------------------------------------------------------------------------------
 
 
-def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
-    def axes(of) -> list[tuple[str, str]]:
-        found = frame(chosen(MAIN))
-        return [(LABELS[column][0], column) for column in of if found[column].notna().any()]
+ALIKE = 1.05
+"""Costs within this ratio are one: such runs are told apart by their scores, below each other."""
 
+
+def chart_of(group: str, cost: str, score: str) -> go.Figure:
+    """Score against cost, or where all students cost the same a row for each."""
+    found, rows = frame(chosen(group)), _rows(group, cost, score)
+    costs = rows.loc[rows["role"] != "teacher", cost]
+    alike = len(costs) > 1 and costs.max() <= ALIKE * costs.min()
+    return (score_rows if alike else accuracy_cost)(found, cost, score)
+
+
+def axes(group: str, of: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What can be an axis of a group's chart: its label and its column."""
+    found = frame(chosen(group))
+    return [(LABELS[column][0], column) for column in of if found[column].notna().any()]
+
+
+def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     first = (MAIN, "params_m", "vqa")
     with gr.Row():
-        grid = gr.Dropdown(grids(), value=MAIN, label="Runs", min_width=180)
-        cost = gr.Dropdown(axes(AXES), value=first[1], label="Cost", min_width=180)
-        score = gr.Dropdown(axes(SCORES), value=first[2], label="Score", min_width=180)
-    note = gr.HTML(sources(tradeoffs(*first)))
+        group = gr.Dropdown(groups(), value=MAIN, label="Runs", min_width=180)
+        cost = gr.Dropdown(axes(MAIN, AXES), value=first[1], label="Cost", min_width=180)
+        score = gr.Dropdown(axes(MAIN, SCORES), value=first[2], label="Score", min_width=180)
+    note = gr.HTML(origin(tradeoffs(*first)))
     finding = gr.HTML(elem_classes="finding")
     with gr.HTML(html_template="@children", js_on_load=HEAR, elem_id="chart-of-runs") as heard:
         chart = gr.Plot(show_label=False, container=False, elem_id="runs")
     point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")
     shown = gr.HTML(elem_id="run", min_height=90)
 
-    def draw(grid, cost, score, point):
-        names = listed(grid, cost, score)
-        title, fig = charts.fitted(accuracy_cost(frame(chosen(grid)), cost, score))
+    def draw(group, cost, score, point):
+        there = [axes(group, of) for of in (AXES, SCORES)]
+        cost, score = (
+            value if value in (columns := [c for _, c in found]) else columns[0]
+            for value, found in zip((cost, score), there, strict=True)
+        )
+        names = listed(group, cost, score)
+        title, fig = charts.fitted(chart_of(group, cost, score))
         point = point if point in names else None
-        said = sources(tradeoffs(grid, cost, score), grid)
-        return said, title, fig, gr.Dropdown(names, value=point), tell(point, grid)
+        menus = [gr.Dropdown(found, value=value) for found, value in zip(there, (cost, score), strict=True)]
+        return (
+            *menus,
+            origin(tradeoffs(group, cost, score), group),
+            title,
+            fig,
+            gr.Dropdown(names, value=point),
+            tell(point, group),
+        )
 
-    def tell(point, grid):
-        return show(run(point, grid)) if point else ""
+    def tell(point, group):
+        return show(run(point, group)) if point else ""
 
-    def hear(grid, event: gr.EventData):
-        return event.name, tell(event.name, grid)
+    def hear(group, event: gr.EventData):
+        return event.name, tell(event.name, group)
 
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
-    asked = [grid, cost, score]
-    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=[note, finding, chart, point, shown],
-                 show_progress_on=chart, **quick)  # fmt: skip
+    asked = [group, cost, score]
+    changed = [cost, score, note, finding, chart, point, shown]
+    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=changed, show_progress_on=chart, **quick)
     finding.parent.select(**drawn)
     gr.on([part.input for part in asked], **drawn)
-    heard.click(guard.guarded(hear), grid, [point, shown], show_progress_on=shown, **quick)
-    point.input(guard.guarded(tell), [point, grid], shown, **quick)
+    heard.click(guard.guarded(hear), group, [point, shown], show_progress_on=shown, **quick)
+    point.input(guard.guarded(tell), [point, group], shown, **quick)
     guard.endpoint(tradeoffs, asked)
-    guard.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), grid])
+    guard.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), group])

@@ -6,6 +6,7 @@ import pytest
 from test_records import make_record
 
 from app import disagreements as worst
+from app import shipped
 from app import tradeoffs as page
 from app.page import build
 from dlip import disagreement
@@ -18,6 +19,9 @@ from dlip.tasks import evaluate
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 SAMPLE = {"image_id": 0, "caption": "a <blue> star", "references": ["a star"],
           "questions": ["what shape?", "how many?"], "answers": ["star", "<2>"], "truth": ["star", "1"]}  # fmt: skip
+
+
+OTHERS = ["scenes val", "scenes test, 1 pictures"]
 
 
 @pytest.fixture
@@ -36,8 +40,8 @@ def records(tmp_path, monkeypatch) -> list[dict]:
     few = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "image_id": 0}], "caption": [], "vqa": []}
     made += [make_record("of one picture", tr1=99.0, items=few)]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
-    monkeypatch.setattr(page, "built_in_models", list)
+    monkeypatch.setattr(shipped, "RESULTS", tmp_path)
+    monkeypatch.setattr(shipped, "built_in_models", list)
     return made
 
 
@@ -47,7 +51,7 @@ def test_points_are_the_runs_means_and_their_front(records):
         ("good", 1.0, 71.0, 3, True), ("<bad>", 2.0, 50.0, 1, False), ("big", 4.0, 80.0, 1, True),
     ]  # fmt: skip
     assert points[0]["score_sd"] == 1.0 and points[1]["score_sd"] is None
-    assert "5 of the 8 runs" in page.sources(points)
+    assert "5 of the 8 runs" in page.origin(points)
     assert page.listed(page.MAIN, "params_m", "tr1") == ["big", "good", "<bad>"]
     json.dumps(points)
 
@@ -74,19 +78,27 @@ def test_the_words_are_of_the_latest_run_that_kept_some(records, tmp_path):
     assert page.run("again")["samples"][0]["caption"] == "1"
 
 
+def draw():
+    """What the tab does when something else is chosen."""
+    (found,) = {fn.fn for fn in build().fns.values() if fn.name == "draw"}
+    return found
+
+
 def test_the_chosen_point_stays_chosen_as_long_as_it_is_there(records):
-    (draw,) = {fn.fn for fn in build().fns.values() if fn.name == "draw"}
     for axes, point, kept in (
         ((page.MAIN, "params_m", "ir1"), "good", "good"),
         ((page.MAIN, "params_m", "tr1"), "x", None),
     ):
-        *_, chosen, shown = draw(*axes, point)
+        *_, chosen, shown = draw()(*axes, point)
         assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
 
 
 def test_mistakes_are_sentences(records):
     for call, said in (
-        (lambda: page.tradeoffs("all grids"), "no grid 'all grids'"),
+        (
+            lambda: page.tradeoffs("all grids"),
+            "no runs called 'all grids'; choose one of playground; scenes val; ",
+        ),
         (lambda: page.tradeoffs(page.MAIN, "tr1"), "'tr1' cannot be an axis"),
         (lambda: page.tradeoffs(page.MAIN, "params_m", "spice"), "choose other axes"),
         (lambda: page.tradeoffs("fusion"), "no run of fusion"),
@@ -94,21 +106,47 @@ def test_mistakes_are_sentences(records):
     ):
         with pytest.raises(UserError, match=said):
             call()
-    assert page.grids() == [page.MAIN]
+    assert page.groups() == [page.MAIN, *OTHERS]
+
+
+def test_runs_measured_on_something_else_are_a_group_of_their_own(records):
+    assert [p["name"] for p in page.tradeoffs(OTHERS[0], score="tr1")] == ["far"]
+    assert "measured on scenes val; " in page.origin(page.tradeoffs(OTHERS[0], score="tr1"), OTHERS[0])
+    assert page.run("far", OTHERS[0])["figures"]["tr1"] == 99.0
+
+
+def test_an_axis_that_a_group_has_no_figures_for_gives_way_to_one_that_it_has(records):
+    cost, score, *_ = draw()(OTHERS[1], "params_m", "pointing", None)
+    assert (cost.value, score.value) == ("params_m", "tr1")
+    assert [column for _, column in score.choices] == ["tr1", "ir1", "cider", "vqa"]
+    cost, score, *_ = draw()(OTHERS[1], "params_m", "vqa", None)
+    assert (cost.value, score.value) == ("params_m", "vqa")
+
+
+def test_runs_that_cost_the_same_stand_below_each_other(monkeypatch):
+    made = [make_record(name, tr1=score, params=params) for name, score, params in (("a", 1, 2.0), ("b", 3, 2.05))]
+    made += [make_record("big", "teacher", tr1=9, params=8.0)]
+    monkeypatch.setattr(page, "chosen", lambda group: made)
+    fig = page.chart_of("any", "params_m", "tr1")
+    assert list(fig.data[0].y) == ["b", "a"] == list(fig.data[0].customdata) and list(fig.data[0].x) == [3, 1]
+    made[0] = make_record("a", tr1=1, params=1.0)
+    (points,) = page.chart_of("any", "params_m", "tr1").select_traces(dict(name="distilled"))
+    assert sorted(points.x) == [1.0, 2.05]
 
 
 def test_a_grids_runs_have_the_names_of_its_rows(records, monkeypatch):
-    monkeypatch.setattr(page, "matched", lambda grid, found: {"teacher": found[:1], "a row": found[1:3], "none": []})
+    monkeypatch.setattr(shipped, "matched", lambda grid, found: {"teacher": found[:1], "a row": found[1:3], "none": []})
     assert [p["name"] for p in page.tradeoffs("fusion", score="tr1")] == ["a row", "teacher"]
-    assert page.run("a row", "fusion")["seeds"] == [0, 1] and "fusion" in page.grids()
+    assert page.run("a row", "fusion")["seeds"] == [0, 1] and "fusion" in page.groups()
 
 
 def test_without_a_folder_of_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "RESULTS", tmp_path / "nowhere")
+    monkeypatch.setattr(shipped, "RESULTS", tmp_path / "nowhere")
     made = [read_json(BUILT_IN / name / "record.json") for name in built_in_models()]
     rows = summary(frame(made)).set_index("name")
     points = page.tradeoffs(score="tr1")
-    assert len(points) == 3 and "no folder results" in page.sources(points)
+    assert len(points) == 3 and "no folder results" in page.origin(points)
     for point in points:
         assert (point["cost"], point["score"]) == (rows.loc[point["name"], "params_m"], rows.loc[point["name"], "tr1"])
     assert "<img" in page.show(page.run("student"))

@@ -20,6 +20,7 @@ from dlip.plots import (
     loss_curves,
     module_curves,
     pareto,
+    score_rows,
     terms,
 )
 from dlip.records import frame
@@ -247,6 +248,25 @@ def test_module_curves_leave_out_what_is_not_there(curves):
 
 
 # --- gains ------------------------------------------------------------------------------------------------------------
+
+
+def test_score_rows_are_the_students_best_first_beside_the_teachers_line():
+    made = [make_record("b", seed=seed, tr1=40.0 + seed) for seed in range(3)]
+    made += [
+        make_record("<a>", "undistilled", tr1=30.0),
+        make_record("c", tr1=50.0),
+        make_record("t", "teacher", tr1=80),
+    ]
+    fig = score_rows(frame(made), score="tr1")
+    assert list(fig.layout.yaxis.categoryarray) == ["c", "b", "&lt;a&gt;"] and fig.layout.yaxis.autorange == "reversed"
+    (points,) = fig.select_traces(dict(name="distilled"))
+    assert (list(points.x), list(points.error_x.array)) == ([50.0, 41.0], [0.0, 1.0])
+    assert (points.marker.color, list(points.customdata)) == (COLOURS["distilled"], ["c", "b"])
+    assert fig.layout.shapes[0].x0 == 80 and fig.layout.shapes[0].line.color == COLOURS["teacher"]
+    said = fig.layout.title.text.replace("<br>", " ")
+    assert said == "At the same cost TR@1 is best for c (50.0) and lowest for &lt;a&gt; (30.0)"
+    with pytest.raises(UserError, match="no student has both params_m and spice"):
+        score_rows(frame(made), score="spice")
 
 
 def test_gain_bars_hold_gains_and_intervals():

@@ -10,6 +10,7 @@ from dlip.plots.data import data_curves
 from dlip.plots.losses import loss_curves, terms
 from dlip.plots.modules import module_curves
 from dlip.plots.overlays import css_scale, overlay, overlays, peak
+from dlip.plots.scores import score_rows
 from dlip.plots.speed import latency_bars, memory_bars, throughput_curves
 from dlip.plots.style import COLOURS, LABELS, SYMBOLS
 from dlip.plots.training import term_curves
@@ -18,5 +19,5 @@ from dlip.plots.words import words
 __all__ = [
     "COLOURS", "LABELS", "SYMBOLS", "accuracy_cost", "cards", "css_scale", "data_curves", "gain_bars",
     "latency_bars", "loss_curves", "memory_bars", "module_curves", "overlay", "overlays", "pareto", "peak",
-    "term_curves", "terms", "throughput_curves", "words",
+    "score_rows", "term_curves", "terms", "throughput_curves", "words",
 ]  # fmt: skip

@@ -72,7 +72,7 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
             x=some[cost], y=some[score], mode="markers+text", name=role, text=texts, textposition=places,
             textfont=dict(size=11), marker=dict(color=COLOURS[role], symbol=SYMBOLS[role], size=12), cliponaxis=False,
             error_x=error_bars(some[f"{cost}_sd"], role), error_y=error_bars(some[f"{score}_sd"], role),
-            hovertext=[_hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
+            hovertext=[hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
             customdata=some["name"],
         )  # fmt: skip
     for percent, y in lines:
@@ -123,7 +123,9 @@ def _meet(a: tuple, b: tuple) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _hover(row: pd.Series, cost: str, score: str) -> str:
+def hover(row: pd.Series, cost: str, score: str) -> str:
+    """What is told of a point of `summary` that is pointed at."""
+
     def said(column: str) -> str:
         spread = f" ± {row[f'{column}_sd']:.2g}" if row[f"{column}_sd"] > 0 else ""
         return f"{axis_title(column)}: {row[column]:.4g}{spread}"

@@ -1,0 +1,53 @@
+"""The records that are shipped with the project, in groups of runs that can be compared."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import dlip
+from dlip.ablation import matched
+from dlip.checkpoints import BUILT_IN, built_in_models, read_json
+from dlip.errors import UserError
+from dlip.grids import GRIDS
+from dlip.records import frame, read, sources
+
+RESULTS = Path(dlip.__file__).parents[1] / "results"
+MAIN = "playground"
+"""The group of the shipped models and their like."""
+
+
+def shipped() -> list[dict]:
+    """The records of `results/` and of the built-in models, each once, but for runs too short to mean anything."""
+    files = sorted(RESULTS.glob("*.jsonl")) + [BUILT_IN / name / "record.json" for name in built_in_models()]
+    return _read(tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file()))
+
+
+@lru_cache(maxsize=1)
+def _read(files: tuple[tuple[Path, int], ...]) -> list[dict]:
+    lists = [read(file) if file.suffix == ".jsonl" else [read_json(file)] for file, _ in files]
+    return list({record["id"]: record for some in lists for record in some if not record.get("quick")}.values())
+
+
+def groups() -> list[str]:
+    """`MAIN`, what else records of no grid were measured on, and the grids of which a run is there, teachers apart."""
+    grids = (name for name in GRIDS if any(made for row, made in matched(name, shipped()).items() if row != "teacher"))
+    return [*_measured(), *grids]
+
+
+def chosen(group: str) -> list[dict]:
+    """The records of a group; a grid's under the names of its rows. Raises UserError where there is no such group."""
+    if group in GRIDS:
+        return [{**record, "name": name} for name, made in matched(group, shipped()).items() for record in made]
+    found = _measured()
+    if group not in found:
+        raise UserError(f"there are no runs called {group!r}; choose one of {'; '.join((*found, *GRIDS))}")
+    return found[group]
+
+
+def _measured() -> dict[str, list[dict]]:
+    """The records of no grid by what they were measured on, most first; what most were measured on is `MAIN`."""
+    found: dict[str, list[dict]] = {}
+    for record in shipped():
+        if "ablation" not in record:
+            found.setdefault(sources(frame([record]))[0], []).append(record)
+    (_, main), *rest = sorted(found.items(), key=lambda group: -len(group[1]))
+    return {MAIN: main, **dict(rest)}
