@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app import attributions, guard, inputs, looks, models, parts, pictures, work
+from app.compare import USUAL
 from dlip.attention import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.data.scene_truth import mentions
 from dlip.errors import Unable, UserError
@@ -39,13 +40,17 @@ class Text(TypedDict):
 
 @inputs.checked
 def words(picture: str, teacher: str, student: str, question: str = "") -> list[Text]:
-    """Both models' captions of a picture and, where there is a question, the question and both answers to it.
+    """Both models' captions of a picture, found as Compare finds them at first, and, where there is a question, the
+    question and both answers to it.
 
     A model whose checkpoint cannot caption or answer is left out.
     """
     image, pair = pictures.read(picture), models.pair(teacher, student)
     question = inputs.text(question, "question", optional=True)
-    found = [Text(who=who, kind="caption", text=text, question="") for who, text in _able(pair, VLM.caption, [image])]
+    found = [
+        Text(who=who, kind="caption", text=text, question="")
+        for who, text in _able(pair, VLM.caption, [image], *USUAL.values())
+    ]
     if question:
         found.append(Text(who="you", kind="question", text=question, question=""))
         answers = _able(pair, VLM.answer, [image], [question])

@@ -28,6 +28,8 @@ ENDS = 5
 Method = Literal["beam", "greedy", "nucleus"]
 BEAMS, TOP_P, LENGTH, SEED = (2, 8), (0.1, 1), (3, 40), (0, 2**31)
 """The least and the most of what can be asked of decoding."""
+USUAL = dict(beams=3, length=30)
+"""A caption's, where nobody asks for others: here and in Attention."""
 
 
 HEADS = (
@@ -85,8 +87,8 @@ class Rankings(TypedDict):
 
 @inputs.checked
 def captions(
-    picture: str, teacher: str, student: str, method: Method = "beam", beams: int = 3, top_p: float = 0.9,
-    length: int = 30, seed: int = 0,
+    picture: str, teacher: str, student: str, method: Method = "beam", beams: int = USUAL["beams"],
+    top_p: float = 0.9, length: int = USUAL["length"], seed: int = 0,
 ) -> Captions:  # fmt: skip
     """What both models say of a picture: by beam search, greedily, or sampled from the words that make up `top_p`.
 
@@ -235,9 +237,9 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
     with gr.Row(elem_classes="ask"):
         method = gr.Radio(["beam", "greedy", "nucleus"], value="beam", label="Decoding", scale=3, min_width=240)
         with gr.Accordion("Beams, length and seed", open=False, elem_classes="settings"), gr.Row():
-            beams = gr.Slider(*BEAMS, 3, step=1, label="Beams", info="of beam search")
+            beams = gr.Slider(*BEAMS, USUAL["beams"], step=1, label="Beams", info="of beam search")
             top_p = gr.Slider(*TOP_P, 0.9, step=0.05, label="Top p", info="of nucleus sampling")
-            length = gr.Slider(*LENGTH, 30, step=1, label="Length", info="tokens at most")
+            length = gr.Slider(*LENGTH, USUAL["length"], step=1, label="Length", info="tokens at most")
             seed = gr.Number(0, precision=0, minimum=SEED[0], maximum=SEED[1], label="Seed", info="of nucleus sampling")
         say = gr.Button("Caption", variant="primary", scale=1, min_width=110, elem_id="say")
     captioned = gr.HTML(elem_id="captions")

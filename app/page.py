@@ -58,6 +58,7 @@ def build() -> gr.Blocks:
         with gr.Row(elem_id="header"):
             gr.HTML(TITLE, scale=2, min_width=280)
             names = _names()
+            tint = gr.HTML(_tint(models.first()[1]), elem_id="tint")
         with gr.Row(elem_id="body"):
             with gr.Column(scale=3, min_width=280, elem_id="picture-panel"):
                 picture = gr.Image(
@@ -96,6 +97,7 @@ def build() -> gr.Blocks:
 
         gr.on([picture.change, *(name.change for name in names)], guard.following(estrange, guard.nothing),
               [picture, *names], strange, api_visibility="private", show_progress="hidden", **guard.QUICK)  # fmt: skip
+        names[1].change(_tint, names[1], tint, api_visibility="private", queue=False, show_progress="hidden")
         # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
         picture.input(guard.following(check, refuse), picture, unreadable, api_visibility="private",
                       show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
@@ -114,6 +116,11 @@ def _names() -> tuple[gr.Dropdown, gr.Dropdown]:
         gr.Dropdown(value=teacher, label="Teacher", elem_id="teacher", **options),
         gr.Dropdown(value=student, label="Student", elem_id="student", **options),
     )
+
+
+def _tint(student: str) -> str:
+    """The colour of the student's role, for all that is the student's on the page."""
+    return f"<style>:root {{ --student: var(--{models.role(student, 'student')}); }}</style>"
 
 
 def serve(port: int | None = None, share: bool = False, names: list[str] | None = None) -> None:

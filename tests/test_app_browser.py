@@ -6,10 +6,12 @@ Screens are kept in build/screens, to be looked at.
 import re
 
 import pytest
+from PIL import ImageColor
 
 import dlip
 from app import pictures, search
 from app.page import TABS
+from dlip.plots import COLOURS
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
@@ -75,6 +77,8 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
     page.get_by_role("option", name=OTHER).click()
     wait_for(page, "captions", captions(second.image, TEACHER, OTHER, num_beams=1))
     assert page.locator("#captions .undistilled").count() == 1
+    colour = "selector => getComputedStyle(document.querySelector(selector)).borderLeftColor"
+    assert page.evaluate(colour, "#student") == f"rgb{ImageColor.getrgb(COLOURS['undistilled'])}"
     marks = page.locator("#captions mark").all_inner_texts()
     words = [set(text.split()) for text in captions(second.image, TEACHER, OTHER, num_beams=1)]
     assert words[0] != words[1] and set(" ".join(marks).split()) >= words[0] ^ words[1]
