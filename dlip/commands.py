@@ -251,6 +251,7 @@ def rerun(args: argparse.Namespace) -> None:
     from dlip.run import Run
 
     before = again.chosen(args.records, args.name, args.seed)
+    again.check_history(before)
     words = again.command(before, args.out, args.results)
     if "--out" in words and Run(args.out).finished:
         raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")

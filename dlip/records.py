@@ -9,7 +9,8 @@
 - data, split (what was measured on; the outcomes tell how many pictures), train_pictures (how many pictures the model
   learned from).
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
-  transformers (versions), device, threads, wall_s (seconds of training).
+  transformers (versions), device, machine ("cpu", "gpu": their names, "cores"), threads (of each process), processes,
+  wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.
 - metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as `dlip.attention.measure`
   does; null where not measured.
@@ -68,6 +69,7 @@ import pandas as pd
 
 import dlip
 from dlip.errors import UserError, one_line
+from dlip.machine import machine
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.outcomes import packed
 from dlip.schema import NUMBERS, ROLES, SCHEMA, numbers, sizes, whole
@@ -109,6 +111,8 @@ def new_record(
     """
     import torch  # here, because reading records needs no torch
 
+    from dlip.parallel import processes
+
     if role not in ROLES:
         raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
     config = _plain(config)
@@ -130,7 +134,9 @@ def new_record(
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "device": device,
+        "machine": machine(),
         "threads": torch.get_num_threads(),
+        "processes": processes(),
         "wall_s": round(wall_s, 1),
         "losses": _plain(thin(losses)),
         "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "caption", "vqa", "attention")}),

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from dlip import records
+from dlip.checkpoints import built_in_models
 from dlip.errors import UserError
 
 PLACES = ("--out", "--results", "--json")
@@ -42,12 +43,25 @@ def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
     return [*kept, *(["--out", str(folder)] if kept[0] != "evaluate" else []), "--results", str(results)]
 
 
+def check_history(record: dict) -> None:
+    """Raises UserError where a model that the record's command names is not there, with the command that made it."""
+    for before in record.get("history", []):
+        folder = before["folder"]
+        if folder in record["command"] and folder not in built_in_models() and not Path(folder).is_dir():
+            made = f"make it first: {before['command']}" if before["command"] else "its own command was not kept"
+            raise UserError(f"{record['name']} begins with {folder}, which is not there; {made}")
+
+
 def circumstances(before: dict, after: dict) -> dict[str, tuple]:
     """Of what last digits depend on, that which differs: its name -> then and now."""
-    pairs = {what: (before.get(what), after.get(what)) for what in ("device", "threads", "torch", "code")}
-    then, now = (record.get("inputs", {}) for record in (before, after))  # older records have none
-    pairs |= {what: (str(then[what])[:12], str(now[what])[:12]) for what in then if what in now}
-    return {what: pair for what, pair in pairs.items() if pair[0] != pair[1]}
+    then, now = (
+        {what: record.get(what) for what in ("device", "threads", "processes", "torch", "code")}
+        | {what: record.get("machine", {}).get(what) for what in ("cpu", "gpu")}
+        | {what: str(sha)[:12] for what, sha in record.get("inputs", {}).items()}
+        for record in (before, after)
+    )
+    known = (what for what in then if then[what] is not None and what in now)  # older records say less
+    return {what: (then[what], now[what]) for what in known if then[what] != now[what]}
 
 
 def difference(before: dict, after: dict) -> dict:

@@ -13,7 +13,7 @@ from dlip.cli import INTERRUPTED, main
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.records import append
-from dlip.rerun import chosen, circumstances, command, difference
+from dlip.rerun import check_history, chosen, circumstances, command, difference
 
 TINY = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1"
 
@@ -76,6 +76,18 @@ def test_the_record_that_is_meant(tmp_path):
             chosen(tmp_path / "r.jsonl", *asked)
 
 
+def test_a_model_that_is_begun_with_and_not_there_is_named_with_its_command(tmp_path):
+    here, made = str(tmp_path / "first"), "dlip train --out runs/first"
+    record = {"name": "a", "command": f"dlip train --start {here}", "history": [{"folder": here, "command": made}]}
+    with pytest.raises(UserError, match=f"^a begins with {here}, which is not there; make it first: {made}$"):
+        check_history(record)
+    with pytest.raises(UserError, match="its own command was not kept"):
+        check_history(record | {"history": [{"folder": here, "command": None}]})
+    check_history(record | {"command": "dlip train"})  # what a run before it began with
+    (tmp_path / "first").mkdir()
+    check_history(record)
+
+
 def test_places_are_others():
     record = {"command": "dlip distill --out a --teacher 'b c' --results=d --json - --steps 5"}
     assert command(record, "x", "y") == ["distill", "--teacher", "b c", "--steps", "5", "--out", "x", "--results", "y"]
@@ -85,6 +97,9 @@ def test_what_last_digits_depend_on_is_told_where_it_differs():
     before, after = make_record("a"), make_record("a")
     assert circumstances(before, after) == {}
     assert circumstances(before | {"threads": 1}, after | {"threads": 2}) == {"threads": (1, 2)}
+    there = {"cpu": "a", "gpu": None, "cores": 2}
+    assert circumstances(before | {"machine": there}, after | {"machine": there | {"cpu": "b"}}) == {"cpu": ("a", "b")}
+    assert circumstances({**before, "machine": {}, "processes": None}, after | {"processes": 2}) == {}
     one, two = ({"inputs": {"data": "a" * 64, "teacher": digit * 64}} for digit in "12")
     assert circumstances(before | one, after | two) == {"teacher": ("1" * 12, "2" * 12)}
 

@@ -4,19 +4,16 @@ A record is {"bench", "created", "command", "machine", "versions", "settings", "
 compared, by "name", with medians over the rounds, their spread, and "ratio": how many times as fast as the first row.
 """
 
-import os
-import platform
-import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from inspect import signature
-from pathlib import Path
 from pkgutil import resolve_name
 from statistics import median
 
 from dlip.errors import UserError
+from dlip.machine import machine
 
 BENCHES = {
     "captioning": "a caption of the shipped students against their teacher's",
@@ -62,15 +59,6 @@ def about(command: str) -> dict:
     }
 
 
-def machine() -> dict:
-    """cpu (its name), cores, and gpu (its name, null for none)."""
-    import torch
-
-    named = re.search(r"model name\s*:\s*(.+)", _text(Path("/proc/cpuinfo")))
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": named[1].strip() if named else platform.processor(), "cores": os.cpu_count(), "gpu": gpu}
-
-
 def by_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each call, one a round; the calls take turns, and a first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -107,7 +95,3 @@ def text(record: dict) -> str:
 
 def _cell(value) -> str:
     return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def _text(file: Path) -> str:
-    return file.read_text() if file.exists() else ""
