@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from dlip.errors import UserError
-from dlip.records import frame, latest, retention, sources, summary
+from dlip.records import frame, latest, retention, sources, summary, timed_alike
 
 SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
@@ -18,23 +18,23 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     """The student that keeps most of its teacher's scores within `budget` (of `COSTS` -> most).
 
     found: as `dlip.records.read` gives them, measured on the same pictures. metric: of `SCORES`, or "all", the least
-    kept of the four. A latency is the least of all runs of equal sizes: the machine of the others was busy. Returns
-    {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model", "seeds",
-    "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the teacher's by score and
-    "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an unknown metric, or records
-    of several data sets or teachers.
+    kept of the four. Latencies are as `dlip.records.timed_alike` gives them. Returns
+    {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model",
+    "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the teacher's by
+    score and "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an unknown metric,
+    or records of several data sets or teachers.
     """
     if not budget:
         raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
     if wrong := [most for most in budget.values() if not 0 < most < math.inf]:
-        raise UserError(f"no student is within {wrong[0]:g}; give a positive number")
+        raise UserError(f"no student is within {wrong[0]:g}; give a finite positive number")
     if metric not in (*SCORES, "all"):
         raise UserError(f"there is no metric {metric!r}; choose of {', '.join(SCORES)} or all")
     found = [record for record in found if not record.get("quick")]
     df = latest(frame(found))
     if len(sources(df)) > 1:
         raise UserError(f"the records are of {'; '.join(sources(df))}; name a file of one of them with --results")
-    df["latency_ms"] = df.groupby(["model", "params_m"])["latency_ms"].transform("min")
+    df = timed_alike(df)
     rows, doubts = _students(df), []
     out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
     if "latency_ms" in budget and (doubt := _untimed(found)):
@@ -102,7 +102,7 @@ def _budget(budget: dict[str, float]) -> str:
 
 def _nearest(rows: pd.DataFrame, budget: dict[str, float]) -> str:
     least = {cost: rows[cost].min() for cost in budget if rows[cost].notna().any()}
-    return "".join(f"; the least is {value:.3g} {COSTS[cost][0]}" for cost, value in least.items())
+    return "".join(f"; the least is {value:.6g} {COSTS[cost][0]}" for cost, value in least.items())
 
 
 def _told(row: pd.Series) -> dict:

@@ -34,7 +34,8 @@ A run of a grid that failed is a line {"schema", "failed": why, "created", "name
 
 **Columns** of `load`, one row a run: id, created, name, role, seed, data, split, test_pictures (how many were measured
 on; 0 where the record does not tell), train_pictures, model (sizes in words), command, config_hash, wall_s, device,
-threads, torch, transformers, quick; then numbers, NaN where the record has none:
+threads, torch, transformers, quick, start (the parts, or all, that began at another model's weights, and whose); then
+numbers, NaN where the record has none:
 
 - tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, re-ranked, in %.
 - bleu4 meteor rougeL cider spice: caption scores x 100.
@@ -80,6 +81,7 @@ SAMPLES = 12
 ABOUT = (
     "id", "created", "name", "role", "seed", "data", "split", "test_pictures", "train_pictures", "model", "command",
     "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick",
+    "start",
 )  # fmt: skip
 MEASURED = ["data", "split", "test_pictures"]
 """What records must share for their scores to be compared."""
@@ -291,7 +293,15 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 def _row(record: dict) -> dict:
     row = {column: record.get(column) for column in ABOUT} | {"model": sizes(record["config"].get("model"))}
-    return row | {"test_pictures": test_pictures(record), "quick": bool(record.get("quick"))} | numbers(record)
+    return (
+        row
+        | {
+            "test_pictures": test_pictures(record),
+            "quick": bool(record.get("quick")),
+            "start": ", ".join(record["config"].get("start") or []),
+        }
+        | numbers(record)
+    )
 
 
 def test_pictures(record: dict) -> int:
@@ -328,6 +338,18 @@ def latest(df: pd.DataFrame) -> pd.DataFrame:
     return df.sort_values("created", kind="stable").drop_duplicates(["name", "role", *MEASURED, "seed"], keep="last")
 
 
+def timed_alike(df: pd.DataFrame) -> pd.DataFrame:
+    """`load`'s table with each student's latency as its share, which was timed by turns, of the teacher's least one.
+
+    Milliseconds of different days, with other work beside them, cannot be compared. Where a share or the teacher's
+    latency is missing they stay as they are.
+    """
+    out, taught = df.copy(), df["role"] == "teacher"
+    least = df.loc[taught, "latency_ms"].min()
+    out["latency_ms"] = (df["latency_share"] / 100 * least).fillna(df["latency_ms"])
+    return out
+
+
 def retention(df: pd.DataFrame) -> pd.DataFrame:
     """`load`'s table with every score and cost as percent of the teacher's on the same pictures.
 
@@ -347,12 +369,12 @@ def retention(df: pd.DataFrame) -> pd.DataFrame:
 def summary(df: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over seeds: one row for each name, role and `MEASURED`; teachers first, then by size.
 
-    Columns: name, role, data, split, test_pictures; train_pictures, model and command of the run made last; runs (how
-    many seeds); each score and cost (mean) and <it>_sd (sample standard deviation; NaN of a single run). A repeated run
-    counts once.
+    Columns: name, role, data, split, test_pictures; train_pictures, model, start and command of the run made last; runs
+    (how many seeds); each score and cost (mean) and <it>_sd (sample standard deviation; NaN of a single run). A
+    repeated run counts once.
     """
     groups = latest(df).groupby(["name", "role", *MEASURED])
-    about = groups[["train_pictures", "model", "command"]].last()
+    about = groups[["train_pictures", "model", "start", "command"]].last()
     spread = groups[NUMBERS].std().add_suffix("_sd")
     out = pd.concat([about, groups.size().rename("runs"), groups[NUMBERS].mean(), spread], axis=1).reset_index()
     rank = out["role"].map(ROLES.index)
@@ -361,8 +383,11 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def twin(rows: pd.DataFrame, student: pd.Series) -> pd.Series | None:
-    """The undistilled row of a `summary` that is likest to a distilled one: in sizes, pictures, parameters."""
-    alone = rows[rows["role"] == "undistilled"]
+    """The undistilled row of a `summary` that is likest to a distilled one: in sizes, pictures, parameters.
+
+    None where no such student began at the same weights.
+    """
+    alone = rows[(rows["role"] == "undistilled") & (rows["start"] == student["start"])]
     if alone.empty:
         return None
     unlike = [alone[column] != student[column] for column in ("model", "train_pictures")]

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from dlip import plots
 from dlip.errors import UserError
 from dlip.html import image_tag, marked
-from dlip.records import SAMPLES, frame, retention, sources, summary, twin
+from dlip.records import SAMPLES, frame, retention, sources, summary, timed_alike, twin
 
 PRICES = ("params_m", "flops_g", "latency_ms")
 SCORES = ("tr1", "ir1", "cider", "vqa")
@@ -37,7 +37,7 @@ def comparison(records: list[dict]) -> pd.DataFrame:
     kept is the least of the scores' (NaN for the teacher itself). Raises UserError where there are no records or they
     were not measured on the same pictures.
     """
-    df = frame(records)
+    df = timed_alike(frame(records))
     if len(sources(df)) != 1:
         found = "; ".join(sources(df)) or "none"
         raise UserError(f"a report compares records measured on the same pictures, but these are of: {found}")
@@ -123,6 +123,7 @@ def conditions(records: list[dict]) -> str:
         json.dumps({k: v for k, v in latency.items() if k in ("task", "batch", "beams", "tokens", "threads", "device")})
         for record in records if (latency := record["efficiency"].get("latency"))
     }  # fmt: skip
+    shares = any("share" in (record["efficiency"].get("latency") or {}) for record in records)
     said = "kept: the least of TR@1, IR@1, CIDEr and VQA in % of the teacher's; ±: standard deviation over seeds; "
     said += "FLOPs: of one picture and one text"
     if len(timed) > 1:
@@ -131,6 +132,7 @@ def conditions(records: list[dict]) -> str:
         said += "; latency: median of {task}, batch {batch}".format(**latency)
         said += "".join(f", {latency[k]} {k}" for k in ("beams", "tokens", "threads") if latency.get(k))
         said += f", {latency['device']}"
+        said += ", of a student its share, timed by turns, of the teacher's" if shares else ""
     return said + "."
 
 
@@ -168,7 +170,7 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
     headline, *rest = finding(records)
     axes = [(cost, score) for cost in PRICES for score in SCORES if rows[[cost, score]].notna().all(axis=1).any()]
     curves = [term for term in plots.terms(records) if term != "total"]
-    figures = {f"{cost}/{score}": plots.accuracy_cost(frame(records), cost, score) for cost, score in axes}
+    figures = {f"{cost}/{score}": plots.accuracy_cost(timed_alike(frame(records)), cost, score) for cost, score in axes}
     for fig in figures.values():
         fig.update_traces(customdata=None)  # names, for the clicks that the page does not take
     figures |= {term: plots.loss_curves(records, term) for term in curves}

@@ -107,5 +107,7 @@ def test_mistakes(records, budget, metric, message):
 
 def test_a_busy_machine_makes_no_student_slower():
     students = [make_record("a", seed=seed, latency=latency) for seed, latency in enumerate((30.0, 10.0, 45.0))]
+    for student in students:
+        student["efficiency"]["latency"]["share"] = 25.0
     found = advise([make_record("t", "teacher", params=4.0, latency=40.0), *students], {"latency_ms": 12.0}, "tr1")
     assert (found["student"]["name"], found["student"]["costs"]["latency_ms"]) == ("a", 10.0)

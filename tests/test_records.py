@@ -25,6 +25,7 @@ from dlip.records import (
     retention,
     summary,
     thin,
+    timed_alike,
     twin,
 )  # fmt: skip
 
@@ -285,3 +286,21 @@ def test_twin_is_the_undistilled_student_of_the_same_sizes_and_pictures():
     assert twin(rows, student)["name"] == "small, all pictures"
     assert twin(rows[rows["name"] != "small, all pictures"], student)["name"] == "small"
     assert twin(rows[rows["role"] != "undistilled"], student) is None
+
+
+def test_a_twin_began_at_the_same_weights():
+    begun = make_record("a", "undistilled") | {"config": {"start": ["image=teacher"]}}
+    rows = summary(frame([begun, make_record("b", "undistilled"), make_record("student")]))
+    students = rows[rows["role"] == "distilled"]
+    assert rows["start"].tolist().count("image=teacher") == 1 and twin(rows, students.iloc[0])["name"] == "b"
+    assert twin(rows[rows["name"] != "b"], students.iloc[0]) is None
+
+
+def test_latencies_of_different_days_are_compared_by_their_shares():
+    made = [make_record("t", "teacher", seed=seed, latency=ms) for seed, ms in enumerate((90.0, 40.0))]
+    made += [make_record("a", latency=99.0), make_record("b", "undistilled", latency=7.0)]
+    made[2]["efficiency"]["latency"]["share"] = 25.0
+    made[3]["efficiency"]["latency"].pop("share")
+    df = frame(made)
+    assert timed_alike(df)["latency_ms"].tolist() == [40.0, 40.0, 10.0, 7.0] and df["latency_ms"][0] == 90.0
+    assert timed_alike(df[df["role"] != "teacher"])["latency_ms"].tolist() == [99.0, 7.0]  # no teacher
