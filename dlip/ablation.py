@@ -17,7 +17,7 @@ from dlip import data, experiment, records
 from dlip.checkpoints import held, model_folder, read_json
 from dlip.config import ModelConfig, TrainConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
-from dlip.efficiency import task_macs
+from dlip.efficiency import TASKS, task_macs
 from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, PICTURES, WHOLE, Grid, Plan, Row, grid
 from dlip.terms import weights
@@ -80,15 +80,8 @@ def command(row: Row, plan: Plan, seed: int) -> str:
     words = ["dlip", *words, plan.teacher, "--size", row.size, "--weights", row.weights]
     words += [word for part in row.start for word in ("--start", f"{part}={plan.teacher}")]
     words += ["--split", row.split] + (["--limit", str(row.pictures)] if row.pictures < SPLITS[row.split] else [])
-    config = row.train(plan, seed)
     words += ["--test-limit", str(plan.test_pictures), "--candidates", str(plan.candidates)]
-    words += ["--fixed-teacher-space"] * (not config.learn_teacher_projection) + ["--cache"] * config.cache
-    for field, default in TrainConfig().to_dict().items():
-        value = getattr(config, field)
-        if field == "joins":
-            value = ",".join(f"{term}={step}" for term, step in value.items()) or default
-        if value != default and field not in ("weights", "learn_teacher_projection", "cache"):
-            words += [f"--{field.replace('_', '-')}", *([] if value is True else [str(value)])]
+    words += row.train(plan, seed).options()
     return shlex.join([*words, "--out", f"runs/{row.name.replace(', ', '-').replace(' ', '-')}-{seed}"])
 
 
@@ -115,13 +108,12 @@ class Job:
 
     def cost(self) -> tuple[float, float]:
         """FLOPs of training and of measuring, roughly."""
-        size = self.row.size if self.row.role != "teacher" else "scenes-teacher"
-        pair = sum(macs.flops for macs in task_macs(preset(size), "retrieval").values())
+        pair = _flops(self.row.size if self.row.role != "teacher" else "scenes-teacher")
         shown = self.plan.train.steps * self.plan.train.batch_size * (self.row.role != "teacher")
         trained = 3 * shown * pair
         if self.row.role == "distilled" and not self.row.train(self.plan, self.seed).cache:
-            trained += shown * sum(macs.flops for macs in task_macs(preset("scenes-teacher"), "retrieval").values())
-        return trained, 40 * self.plan.test_pictures * pair  # candidates of a picture and of its texts; words are short
+            trained += shown * _flops("scenes-teacher")
+        return trained, 20 * self.plan.test_pictures * pair  # candidates of a picture and of its texts; words are short
 
     def done(self) -> float:
         """FLOPs done so far, by the last line of the run's log."""
@@ -131,6 +123,15 @@ class Job:
         except (OSError, ValueError, IndexError):  # not begun, or just being written
             return 0.0
         return trained * last["step"] / self.plan.train.steps
+
+
+def _flops(size: str) -> int:
+    """Of a picture, which is encoded once, with its caption, which is read and written, and a question."""
+    passes = {
+        part if part == "image" else (task, part): macs.flops
+        for task in TASKS for part, macs in task_macs(preset(size), task).items()
+    }  # fmt: skip
+    return sum(passes.values())
 
 
 def jobs(grids: Sequence[Grid], plan: Plan, seeds: int, out: str | Path, results: str | Path) -> list[Job]:

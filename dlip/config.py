@@ -354,5 +354,16 @@ class TrainConfig:
         check_kinds(cls, values, "train")
         return cls(**values)
 
+    def options(self) -> list[str]:
+        """What differs from the defaults, but for the weights, as `dlip train` and `dlip distill` take it."""
+        words = ["--fixed-teacher-space"] * (not self.learn_teacher_projection) + ["--cache"] * self.cache
+        for name, default in TrainConfig().to_dict().items():
+            value = getattr(self, name)
+            if name == "joins":
+                value = ",".join(f"{term}={step}" for term, step in value.items()) or default
+            if value != default and name not in ("weights", "learn_teacher_projection", "cache"):
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return words
+
     def replace(self, **changes) -> "TrainConfig":
         return replace(self, **changes)

@@ -275,8 +275,11 @@ def _lines(path: Path) -> list[dict]:
     return records
 
 
-def load(path: str | Path) -> pd.DataFrame:
-    """The records of a file or folder, one row a run; columns at the top of this file. Warns and raises as `read`."""
+def load(path: str | Path = "results") -> pd.DataFrame:
+    """The records of a file or folder, in the repository those that are shipped, one row a run.
+
+    The columns stand at the top of this file. Warns and raises as `read`.
+    """
     return frame(read(path))
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shlex
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from test_records import make_record
 
 from dlip import ablation, notebook
+from dlip.cli import parser
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.grids import FULL
@@ -137,12 +139,9 @@ def test_controls_draw_anew_and_are_read_later(displayed):
     assert choice["word"] == 0 and weights(choice.weights) == weights("hr=1,kd=0.5")
 
 
-def test_recipe_is_the_command_of_what_is_chosen():
-    assert "`dlip distill --teacher scenes/teacher --size scenes-student --weights vlp=1,hr=0.5 " in (
-        notebook.recipe("scenes-student", vlp=1.0, hr=0.5, kd=0.0).data
-    )
-    alone = notebook.recipe("scenes-student", vlp=1.0, hr=0.0).data
-    assert "`dlip train --tokenizer scenes/teacher " in alone and "4 loss terms" in alone
+def test_recipe_is_what_is_chosen_as_options():
+    said = notebook.recipe("scenes-student", vlp=1.0, hr=0.0, kd=0.0).data
+    assert said == "0.62M parameters, 4 loss terms: `--size scenes-student --weights vlp=1`"
 
 
 def test_anatomy_adds_up():
@@ -174,11 +173,16 @@ def test_the_chart_follows_the_log(tmp_path, displayed, monkeypatch):
 def test_a_student_learns_and_leaves_nothing_behind(tmp_path, displayed, monkeypatch, capsys):
     monkeypatch.setenv("DLIP_QUICK", "1")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    made = notebook.learn("scenes-student:image_layers=1,text_layers=1", "itc,hr.image", steps=300, batch_size=4)
+    size, asked = "scenes-student:image_layers=1,text_layers=1", "itc,hr.image"
+    made = notebook.learn(size, asked, steps=300, batch_size=4, start=[""])
     assert made.losses["step"] == [1, 2] and set(made.losses) == {"step", "itc", "hr.image", "total"}
     assert made.model.med.config.image_layers == 1 and not made.model.med.training
     assert not list(tmp_path.glob("dlip-*"))
-    assert capsys.readouterr().out.startswith("2 steps in ")
+    said = capsys.readouterr().out
+    assert said.startswith("2 steps in ")
+    parsed = parser().parse_args(shlex.split(said.splitlines()[-1])[1:])
+    assert (parsed.teacher, parsed.weights, parsed.steps, parsed.batch_size) == ("scenes/teacher", asked, 2, 4)
+    assert (parsed.precision, parsed.lr, parsed.start) == ("bf16", FULL.train.lr, ["scenes/teacher"])
     assert displayed[-1]["text/plain"].startswith("After 2 of 2 steps")
 
 

@@ -276,7 +276,8 @@ def test_gain_bars_hold_gains_and_intervals():
     )  # fmt: skip
     fig = gain_bars(df, "ir1")
     bars = by_name(fig)["distilled"]
-    assert (list(bars.x), list(bars.y), bars.marker.color) == ([-0.5, 3.0], ["image", "fusion"], COLOURS["distilled"])
+    assert (list(bars.x), list(bars.y)) == ([-0.5, 3.0], ["image", "fusion"])
+    assert (bars.marker.line.color, bars.marker.color) == (COLOURS["distilled"], "rgba(0, 158, 115, 0.3)")
     assert (list(bars.error_x.array), list(bars.error_x.arrayminus)) == ([2.0, 1.0], [1.5, 2.0])
     paper = by_name(fig)["the paper's, on its data"]
     assert paper.x[0] == 1.4 and np.isnan(paper.x[1])

@@ -52,7 +52,7 @@ def test_data_curves_are_means_over_seeds_by_role():
     assert list(lines["distilled"].error_y.array) == [1.0, 1.0]
     assert lines["undistilled"].line.color == COLOURS["undistilled"]
     assert fig.layout.title.text.replace("<br>", " ") == (
-        "Distillation changes TR@1 most at 250 pictures (+20.0), least at 4,000 (−1.0)"
+        "Distillation adds to TR@1 most at 250 pictures (+20.0), least at 4,000 (−1.0)"
     )
 
 

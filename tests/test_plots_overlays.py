@@ -29,7 +29,7 @@ def test_overlays_share_one_scale_and_score_the_mask():
     assert len(fig.layout.images) == 3 and len([t for t in fig.data if t.type == "contour"]) == 2
     title = fig.layout.title.text.replace("<br>", " ")
     assert title == (
-        "“a &lt;star&gt;”: 40% of the big's and 100% of the small's attention comes from it; "
+        "“a &lt;star&gt;”: 40% of the big's and 100% of the small's attention lies on it; "
         "the maps differ by 0.25 of 1 bit"
     )
     names = [note.text for note in fig.layout.annotations]

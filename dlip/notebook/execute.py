@@ -78,7 +78,8 @@ def add_pictures(notebook) -> int:
         files = [Path(folder) / f"{i}.png" for i in range(len(figures))]
         try:
             pio.write_images(figures, files, width=WIDTH, height=[f.layout.height or 450 for f in figures], scale=SCALE)
-        except RuntimeError:  # no browser
+        except RuntimeError as error:  # no browser, or no kaleido to drive it
+            print(f"no pictures of charts: {str(error).strip().splitlines()[0]}")
             return len(charts)
         for data, file in zip(charts, files, strict=True):
             data["image/png"] = base64.b64encode(file.read_bytes()).decode()
@@ -100,7 +101,7 @@ def main(paths: list[str]) -> None:
             f"{time.perf_counter() - began:.0f} s with start and pictures, {Path(path).stat().st_size / 1e6:.2f} MB"
         )
         if lacking:
-            print(f"  {lacking} charts have no picture: install Chrome or Chromium and execute it again")
+            print(f"  {lacking} charts have no picture; they need Chrome or Chromium and dlip[notebooks]")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The live cell: a student that learns here and now, its losses drawn as they fall."""
 
 import os
+import shlex
 import shutil
 import tempfile
 import threading
@@ -34,19 +35,16 @@ class Learnt:
 
 
 def recipe(size: str = "scenes-student", **weights: float):
-    """The choice of a size and of weights (a group or a term each) as the command that does the same, in Markdown."""
+    """The choice of a size and of weights (a group or a term each) as options of `dlip distill`, in Markdown."""
     from IPython.display import Markdown
 
     from dlip import config, terms
     from dlip.efficiency import params
     from dlip.notebook.controls import weights_text
 
-    said = weights_text(weights)
-    c = config.preset(size)
-    command = "dlip distill --teacher scenes/teacher" if _distils(said) else "dlip train --tokenizer scenes/teacher"
+    said, stored = weights_text(weights), sum(params(config.preset(size)).values())
     return Markdown(
-        f"{sum(params(c).values()) / 1e6:.2f}M parameters, {len(terms.weights(said))} loss terms: "
-        f"`{command} --size {size} --weights {said} --out runs/mine`"
+        f"{stored / 1e6:.2f}M parameters, {len(terms.weights(said))} loss terms: `--size {size} --weights {said}`"
     )
 
 
@@ -88,7 +86,8 @@ def learn(
 
     size, weights: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the teacher teaches it. steps: few
     where `short` says so. start: parts ("image", "text", or "" for all) that begin at the teacher's weights. Stopped by
-    hand, the student is what it was then. Raises UserError as `dlip.train.train` does.
+    hand, the student is what it was then. The command that does the same is printed. Raises UserError as
+    `dlip.train.train` does.
     """
     import torch
 
@@ -125,7 +124,11 @@ def learn(
     shutil.rmtree(folder)
     student.med.eval()
     seconds = time.perf_counter() - began
-    print(f"{steps} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}")
+    words = ["dlip", *(("distill", "--teacher") if _distils(weights) else ("train", "--tokenizer")), teacher]
+    words += ["--size", size, "--weights", weights, "--data", str(data), "--split", split]
+    words += [word for part in start for word in ("--start", f"{part}={teacher}" if part else teacher)]
+    print(f"{steps} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}; the same in a terminal:")
+    print(shlex.join([*words, *settings.options(), "--out", "runs/mine"]))
     return Learnt(student, losses, seconds)
 
 

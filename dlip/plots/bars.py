@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dlip.errors import UserError
-from dlip.plots.style import COLOURS, INK, LABELS, figure
+from dlip.plots.style import COLOURS, INK, LABELS, figure, tint
 
 
 def gain_bars(
@@ -22,7 +22,8 @@ def gain_bars(
     fig = figure(title or _finding(df, name, base))
     for role, some in df.groupby("role", sort=False):
         fig.add_bar(
-            x=some["gain"], y=some["name"], orientation="h", name=role, marker_color=COLOURS[role], width=0.62,
+            x=some["gain"], y=some["name"], orientation="h", name=role, width=0.62,
+            marker=dict(color=tint(role), line=dict(color=COLOURS[role], width=2)),
             error_x=dict(type="data", array=some["high"] - some["gain"], arrayminus=some["gain"] - some["low"],
                          color=INK, thickness=1.5, width=5),
             customdata=some[["low", "high"]],
@@ -41,7 +42,10 @@ def gain_bars(
 
 
 def _finding(df: pd.DataFrame, name: str, base: str) -> str:
-    best, sure = df.loc[df["gain"].idxmax()], (df["low"] > 0).sum()
-    ends = "" if pd.isna(best["low"]) else f" [{best['low']:+.1f}, {best['high']:+.1f}]"
-    text = f"{name} gains most from {best['name']}: {best['gain']:+.1f}{ends} over {base}; "
-    return (text + f"{sure} of {len(df)} gains have an interval above 0").replace("-", "−")
+    sure, known = (df["low"] > 0).sum(), df[df["low"].notna()]
+    best = (df if known.empty else known).sort_values("gain").iloc[-1]  # a single seed has no interval
+    figures = [f"{best['gain']:+.1f}"]
+    figures += [] if pd.isna(best["low"]) else [f"[{best['low']:+.1f}, {best['high']:+.1f}]"]
+    what = "gains most from" if best["gain"] > 0 else "gains from no row; it loses least from"
+    text = f"{name} {what} {best['name']}: {' '.join(figures).replace('-', '−')} over {base}; "
+    return text + f"{sure} of {len(df)} gains have an interval above 0"

@@ -14,7 +14,7 @@ from dlip.records import sources, summary, twin
 from dlip.schema import COSTS, SCORES
 
 KEPT = (95, 99)  # percent of the teacher's score, marked by lines
-LABELLED = 8  # most points that carry their names
+LABELLED = 8  # most points that all carry their names; of more only the front's
 WIDTH, HEIGHT = 480, 300  # px that points have at least
 MARK, LETTER, LINE = 8, 6.5, 14  # px: half of a point with the space around it, width of a letter, height of a line
 
@@ -62,9 +62,10 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
     )  # fmt: skip
     teacher = rows.loc[rows["role"] == "teacher", score].mean()
     lines = [(percent, teacher * percent / 100) for percent in KEPT if teacher > 0]
-    reach = [*rows[score], *(y for _, y in lines)]
+    spread = {column: rows[f"{column}_sd"].fillna(0) for column in (cost, score)}
+    reach = [*(rows[score] + spread[score]), *(rows[score] - spread[score]), *(y for _, y in lines)]
     room = 0.12 * (max(reach) - min(reach) or 1)  # for the names
-    across, up = [0, 1.12 * rows[cost].max()], [min(reach) - room, max(reach) + room]
+    across, up = [0, 1.12 * (rows[cost] + spread[cost]).max()], [min(reach) - room, max(reach) + room]
     names = _names(rows, front, [y for _, y in lines], (cost, score), (across, up))
     for role, some in rows.groupby("role", sort=False):
         texts, places = zip(*(names.get(i, ("", "top center")) for i in some.index), strict=True)
@@ -75,9 +76,12 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
             hovertext=[hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
             customdata=some["name"],
         )  # fmt: skip
+    close = len(lines) > 1 and abs(lines[0][1] - lines[1][1]) / (up[1] - up[0]) < LINE / HEIGHT
     for percent, y in lines:
         fig.add_hline(y=y, line=dict(color=INK, width=1, dash="dot"))
-        fig.add_annotation(x=1, xref="paper", xanchor="left", y=y, text=f"{percent}% kept", showarrow=False, xshift=2)
+        at = {KEPT[0]: "top", KEPT[1]: "bottom"}[percent] if close else "middle"
+        fig.add_annotation(x=1, xref="paper", xanchor="left", y=y, yanchor=at, text=f"{percent}% kept", showarrow=False,
+                           xshift=2)  # fmt: skip
     fig.update_xaxes(title_text=axis_title(cost), range=across)
     fig.update_yaxes(title_text=axis_title(score), range=up)
     fig.update_layout(margin_r=100)
@@ -90,11 +94,9 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
 def _names(rows: pd.DataFrame, front: pd.DataFrame, lines: list[float], axes: tuple[str, str], ranges) -> dict:
     """Place in `rows` -> the name of that point and where it stands, clear of all that is drawn and of other names.
 
-    Without names: points that have no room for one, and all where there are more than `LABELLED`. Boxes are
-    (left, low, right, high) in px.
+    Without names: points that have no room for one, and where there are more than `LABELLED` all that are not on the
+    front. Boxes are (left, low, right, high) in px.
     """
-    if len(rows) > LABELLED:
-        return {}
     (left, right), (low, high) = ranges
     x, y = (rows[axis].to_numpy() for axis in axes)
     x, y = WIDTH * (x - left) / (right - left), HEIGHT * (y - low) / (high - low)
@@ -107,6 +109,8 @@ def _names(rows: pd.DataFrame, front: pd.DataFrame, lines: list[float], axes: tu
         drawn += [(x[i], y[i], x[j], y[i]), (x[j], y[i], x[j], y[j])]
     found = {}
     for k, (i, name) in enumerate(rows["name"].items()):
+        if len(rows) > LABELLED and i not in front.index:
+            continue
         wide = LETTER * len(name)
         for place, (sideways, upwards) in PLACES.items():
             start = x[k] + sideways * MARK - wide * (1 - sideways) / 2
@@ -138,7 +142,7 @@ def hover(row: pd.Series, cost: str, score: str) -> str:
 
 def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
     """What the cheapest distilled student that keeps enough keeps, or that which keeps most; beside its like alone."""
-    what, price = LABELS[score][0], LABELS[cost][0]
+    what, price = LABELS[score][0], LABELS[cost][0].removeprefix("share of the teacher's ")
     teacher, students = rows[rows["role"] == "teacher"], rows[rows["role"] == "distilled"]
     if teacher.empty or students.empty:
         return f"{what} against {price}"

@@ -48,4 +48,4 @@ def _finding(students: pd.DataFrame, score: str) -> str:
         return f"{name} by pictures to learn from"
     ends = [f"most at {gain.idxmax():,} pictures ({gain.max():+.1f})"]
     ends += [f"least at {gain.idxmin():,} ({gain.min():+.1f})"] * (len(gain) > 1)
-    return f"Distillation changes {name} {', '.join(ends)}".replace("-", "−")
+    return f"Distillation adds to {name} {', '.join(ends).replace('-', '−')}"

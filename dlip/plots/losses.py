@@ -1,5 +1,6 @@
 """Loss curves by term."""
 
+from collections import Counter
 from html import escape
 
 import numpy as np
@@ -11,6 +12,8 @@ from dlip.schema import ROLES
 
 UNITS = {"hr": "1 − cosine", "total": "weighted sum"}
 """Family of loss terms -> unit of its loss; all others are in nats."""
+FEW = 6
+"""Lines of a role that are drawn in full; more are thinned."""
 
 
 def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.Figure:
@@ -22,13 +25,13 @@ def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.
     if not runs:
         raise UserError(f"no record has losses of {term!r}; choose one of {', '.join(terms(records)) or 'none'}")
     fig = figure(title or _loss_finding(runs, term))
-    shown = set()
-    for record in runs:
+    shown, lines = set(), Counter(record["role"] for record in runs)
+    for record in sorted(runs, key=lambda record: -lines[record["role"]]):  # the fewest lie on top
         role, name = record["role"], escape(record["name"])
         fig.add_scatter(
             x=record["losses"]["step"], y=record["losses"][term], mode="lines",
-            line=dict(color=COLOURS[role], width=1.5), opacity=0.9, name=role, legendgroup=role,
-            showlegend=role not in shown,
+            line=dict(color=COLOURS[role], width=1.5), opacity=0.9 if lines[role] <= FEW else 0.4,
+            name=role, legendgroup=role, legendrank=ROLES.index(role), showlegend=role not in shown,
             hovertemplate=f"{name}, seed {record['seed']}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
         shown.add(role)

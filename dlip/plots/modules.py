@@ -66,6 +66,8 @@ def _finding(students: pd.DataFrame, score: str) -> str:
             if len(sizes) > 1:
                 by_size = mine.pivot_table(index="fixed", columns="size", values=score)
                 lost.append(f"{(by_size[sizes[0]] - by_size[sizes[-1]]).mean():+.1f} {role}")
-        said.append(f"{swept} encoder {', '.join(lost)}")
+        said += [f"{swept} encoder {', '.join(lost)}"] * bool(lost)
+    if not said:
+        return f"{LABELS[score][0]} by the size of an encoder"
     text = f"{LABELS[score][0]} of the smallest encoder less the largest: {'; '.join(said)}"
     return text.replace("-", "−")

@@ -159,7 +159,7 @@ def _finding(maps: list, about: str, mask: np.ndarray | None, divergence: float 
             raised = Image.fromarray(values.clip(min=0).astype(np.float32))
             over = np.asarray(raised.resize(whole.shape[::-1], Image.Resampling.NEAREST))
             shares.append(f"{100 * (over * whole).sum() / over.sum():.0f}% of the {name}'s")
-        parts.append(f"{' and '.join(shares)} {'score' if signed else 'attention'} comes from it")
+        parts.append(f"{' and '.join(shares)} {'score comes from it' if signed else 'attention lies on it'}")
     if divergence is not None:
         parts.append(f"the maps differ by {divergence:.2f} of 1 bit")
     return f"“{escape(about)}”" + (": " + "; ".join(parts)) * bool(parts)

@@ -21,7 +21,7 @@ LABELS = {
     "mass_decoder": ("attention, when saying a word, on its object", "%"),
     "params_m": ("parameters", "M"), "flops_g": ("FLOPs", "G a picture and text"),
     "latency_ms": ("median latency", "ms"), "latency_p95_ms": ("95th percentile of latency", "ms"),
-    "latency_share": ("latency beside the teacher's", "%"),
+    "latency_share": ("share of the teacher's latency", "%"),
     "params_m_paper": ("parameters, paper's count", "M"),
     "macs_g_paper": ("multiply-accumulates, paper's count", "G"),
 }  # fmt: skip
@@ -32,6 +32,11 @@ AXIS = dict(
     gridcolor=RULE, zerolinecolor=RULE, linecolor=INK, tickcolor=INK, showline=True, ticks="outside", title_standoff=8,
     automargin=True,
 )  # fmt: skip
+
+
+def tint(role: str) -> str:
+    """A role's colour thinned, so that marks in `INK` can be read on it."""
+    return f"rgba{(*(int(COLOURS[role][i : i + 2], 16) for i in (1, 3, 5)), 0.3)}"
 
 
 def figure(title: str, panels: int = 1) -> go.Figure:
