@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-oldest load drills weights photos notebooks lint format clean
+.PHONY: help demo app test test-oldest lock audit load drills weights photos notebooks lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,16 @@ test-oldest: $(INSTALLED) ## run every test with the oldest and with the newest 
 		.venv/bin/uv pip install --python .venv-$$end --resolution $$end --editable ".[test]" && \
 		.venv-$$end/bin/python -m pytest || exit 1; \
 	done
+
+lock: $(INSTALLED) ## write down the releases that .venv has, which the tests passed with, and what else the extras need
+	.venv/bin/python -m pip install --quiet uv
+	.venv/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9]*$$//' > .venv/tested.txt
+	.venv/bin/uv pip compile pyproject.toml --all-extras --constraint .venv/tested.txt --quiet --python-version 3.11 \
+		--no-annotate --no-header --no-emit-index-url --output-file requirements.lock
+
+audit: $(INSTALLED) ## ask PyPI whether a release in requirements.lock has a known vulnerability
+	.venv/bin/python -m pip install --quiet pip-audit
+	.venv/bin/pip-audit --no-deps --disable-pip --strict --requirement requirements.lock
 
 load: $(INSTALLED) ## 30 visitors of the app for a minute: no failure, no crossed answer, steady memory
 	.venv/bin/pytest -m load tests/test_app_load.py

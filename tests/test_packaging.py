@@ -71,6 +71,15 @@ def test_every_dependency_has_a_lower_bound_and_no_pin():
     assert [r for r in PROJECT["dependencies"] + OPTIONAL if not loose_range.fullmatch(r)] == []
 
 
+def test_the_locked_releases_are_ones_that_are_admitted():
+    lines = (ROOT / "requirements.lock").read_text().split()
+    locked = dict(line.split("==") for line in lines)
+    assert len(locked) == len(lines) > 100 and not [version for version in locked.values() if "+" in version]
+    for requirement in [*PROJECT["dependencies"], *OPTIONAL]:
+        least, has = requirement.partition(">=")[2].split(",")[0], locked[name_of(requirement)]
+        assert [int(n) for n in re.findall(r"\d+", has)] >= [int(n) for n in least.split(".")], requirement
+
+
 def test_every_dependency_has_its_licence_told():
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.M)[1:]
     told = {name for names, licence in rows for name in names.split(", ") if licence.strip()}
