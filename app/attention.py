@@ -137,7 +137,7 @@ def _place(layer: str, head: str) -> tuple[int | None, int | None]:
     """As `WordMaps.map` takes them."""
     places = []
     for noun, said, known in (("layer", layer, {"last": -1, "mean": None}), ("head", head, {"mean": None})):
-        if said not in known and not str(said).isdigit():
+        if said not in known and not str(said).isdecimal():
             raise UserError(f"there is no {noun} {said!r}; choose {', '.join(known)} or a number from 0")
         places.append(known[said] if said in known else int(said))
     return places[0], places[1]
@@ -230,11 +230,6 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
             seen = attention(picture, teacher, student, text["text"], chosen["word"], how, text["question"], *places)
         return seen, looks.show(seen, picture, outline)
 
-    def press(picture, teacher, student, texts, view, source, outline, l1, h1, l2, h2, event: gr.EventData):
-        chosen = place_of(event.index, texts)
-        places = (l1, h1, l2, h2)
-        return chosen, *look(picture, teacher, student, texts, chosen, view, source, outline, *places)
-
     def redraw(picture, found, outline):
         return looks.show(found, picture, outline) if picture and found else gr.skip()
 
@@ -243,6 +238,9 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         deep, explains = view in (CROSS, OWN), view in attributions.METHODS
         fields = (gr.Dropdown(of, value=of[0], interactive=deep) for of in some)
         return gr.Row(visible=explains), gr.Radio(interactive=view == CROSS), *fields
+
+    def picked(texts, event: gr.EventData):
+        return place_of(event.index, texts)
 
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
     asked, settings, seen = [picture, *names], [view, source, outline, *places], [found, shown]
@@ -254,26 +252,25 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     follow, ask = guard.following(look, lambda said: (None, "")), guard.guarded(look)
     here = spoken.parent  # nothing is worked out before the tab is looked at
     here.select(lambda: True, None, opened, api_visibility="private", queue=False)
-    for event in (opened.change, picture.change):
-        event(silent, **said).then(follow, **see)
+    guard.after([opened.change, picture.change])(silent, **said).then(follow, **see)
     for event in (describe.click, question.submit):
         event(guard.guarded(spell), **said).then(follow, **see)
-    renamed = gr.on([name.change for name in names], **turned)
+    renamed = guard.after([name.change for name in names])(**turned)
     renamed.then(silent, **said).then(follow, **see)
-    view.change(**turned).then(ask, **see)
-    spoken.click(guard.guarded(press), [*asked, texts, *settings], [chosen, *seen], show_progress_on=shown, **quick)
+    guard.after([view.change])(**turned).then(ask, **see)
+    spoken.click(
+        guard.guarded(picked, long=True), texts, chosen, queue=False, trigger_mode="multiple", api_visibility="private"
+    ).then(ask, **see)
     for part in (source, *places):
         part.input(ask, **see)
     outline.input(guard.guarded(redraw), [picture, found, outline], shown, **quick)
     attributions.events(asked, texts, chosen, view, outline, explain, cancel, seen)
 
     with gr.Row(visible=False):
-        text, word, way = (
-            gr.Textbox(),
-            gr.Number(0, precision=0),
-            gr.Radio([*SOURCES.values(), "answer"], value="decoder"),
-        )
-        rolled, method = gr.Checkbox(), gr.Radio(list(attributions.METHODS), value=attributions.METHODS[0])
+        text, word = gr.Textbox(label="text"), gr.Number(0, precision=0, label="word")
+        way = gr.Radio([*SOURCES.values(), "answer"], value="decoder", label="source")
+        rolled = gr.Checkbox(label="rollout")
+        method = gr.Radio(list(attributions.METHODS), value=attributions.METHODS[0], label="method")
     guard.endpoint(words, [*asked, question])
     guard.endpoint(attention, [*asked, text, word, way, question, *places])
     guard.endpoint(self_attention, [*asked, rolled, *places])

@@ -69,4 +69,4 @@ def events(asked, texts, chosen, view, outline, explain, cancel, seen) -> None:
         return found, looks.show(found, picture, outline)
 
     given = [*asked, texts, chosen, view, outline]
-    work.started(explain, cancel, start, given, seen, voids=asked, show_progress_on=seen[1])
+    work.started(explain, cancel, start, given, seen, voids=[*asked, texts, chosen, view], show_progress_on=seen[1])

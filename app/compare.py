@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from html import escape
 from typing import Literal, TypedDict, get_args
 
@@ -264,7 +263,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
         asked, alone = [picture, *names, *options], isinstance(new, list)
         guard.endpoint(function, asked)
         click(guard.guarded(_shown(function, show)), asked, out, **event)
-        then = partial(gr.on, new) if alone else new.then
+        then = guard.after(new) if alone else new.then
         instead = guard.toast if alone else guard.nothing  # a mistake that all of them meet is told once
         new = then(guard.following(_shown(function, show, quiet=True), instead), asked, out, **event)
     question.submit(guard.guarded(_shown(answers, show_answers)), [picture, *names, question], answered,

@@ -94,5 +94,6 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
 
     asked = [*names, task, pictures]
     work.started(start, cancel, find, asked, shown, voids=asked)
-    gr.on([part.change for part in asked], lambda: "", None, shown, api_visibility="private", queue=False)
+    gr.on([part.change for part in asked], lambda: "", None, shown, api_visibility="private", queue=False,
+          trigger_mode="multiple")  # fmt: skip
     guard.endpoint(disagreements, asked, guard.LONG)

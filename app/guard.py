@@ -28,6 +28,15 @@ DURATION = 15
 UNKNOWN = "This did not work, and the reason is in the program's log; try another picture, text or model"
 
 
+def after(events: list) -> Callable:
+    """What `gr.on(events, ...)` is, for functions in a line of `LATEST`; each event has to come by here.
+
+    Gradio takes a deferred event up by telling all who listen to it once more: two that defer would then wake each
+    other without end, with an earlier choice's data. Behind a step of its own a deferred run repeats nothing else.
+    """
+    return gr.on(events, None, js="() => {}", api_visibility="private", trigger_mode="multiple").then
+
+
 def guarded(function: Callable, long: bool = False) -> Callable:
     """The function, or generator function, of an event: a UserError, or a fault, becomes one sentence on the page.
 

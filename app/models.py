@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from functools import cache
 
 import dlip
+from app import inputs
 from dlip.checkpoints import built_in_models, model_folder, read_json
 from dlip.errors import UserError
 from dlip.vlm import VLM
@@ -48,6 +49,8 @@ def load(name: str) -> VLM:
     name = str(name or "").strip()
     if not name:
         raise UserError("a model is missing; choose one at the top of the page")
+    if len(name) > inputs.LONGEST:
+        raise UserError(f"a model's name of {len(name):,} characters is too long; give at most {inputs.LONGEST:,}")
     if _fixed and name not in _fixed:
         raise UserError(f"the model {name!r} cannot be chosen here; choose one of {', '.join(_fixed)}")
     with turn:

@@ -95,15 +95,16 @@ def build() -> gr.Blocks:
             guard.toast(said)
             return True
 
-        gr.on([picture.change, *(name.change for name in names)], guard.following(estrange, guard.nothing),
+        guard.after([picture.change, *(name.change for name in names)])(guard.following(estrange, guard.nothing),
               [picture, *names], strange, api_visibility="private", show_progress="hidden", **guard.QUICK)  # fmt: skip
-        names[1].change(_tint, names[1], tint, api_visibility="private", queue=False, show_progress="hidden")
+        names[1].change(_tint, names[1], tint, api_visibility="private", queue=False, show_progress="hidden",
+                        trigger_mode="multiple")  # fmt: skip
         # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
         picture.input(guard.following(check, refuse), picture, unreadable, api_visibility="private",
                       show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
-        chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", queue=False,
-                      **guard.LATEST)  # fmt: skip
+        chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", concurrency_id="choose",
+                      concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
     return page
 
 
@@ -136,6 +137,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
     with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
         page = build().queue(max_size=WAITING)
+        os.environ["NO_PROXY"] = ",".join(filter(None, [os.getenv("NO_PROXY"), os.getenv("no_proxy"), *LOCAL[:2]]))
         try:
             page.launch(
                 server_port=port, share=share, quiet=True, prevent_thread_lock=True, ssr_mode=False, run_history=False,
@@ -146,6 +148,8 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             raise UserError(
                 f"the app cannot listen on port {port or '7860 to 7959'} ({error}); choose another"
             ) from None
+        except ValueError as error:  # gradio asks its own page whether it is there
+            raise UserError(f"the app does not reach its own page ({error}); look at the proxy's settings") from None
         print(f"The app is at {page.share_url or page.local_url}; Ctrl-C stops it.", flush=True)
         try:
             threading.Event().wait()

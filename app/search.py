@@ -169,4 +169,4 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         reverse.click(guarded(found_reverse, long=True), asked_reverse, out, **event),
     ]
     changed = [part.change for part in (picture, *names)]
-    gr.on(changed, lambda: "", None, out, cancels=going, api_visibility="private", queue=False)
+    gr.on(changed, lambda: "", None, out, cancels=going, api_visibility="private", queue=False, trigger_mode="multiple")

@@ -58,7 +58,8 @@ def speed(
     """
     batch, beams = inputs.whole(batch, "batch", 1, BATCHES[-1]), inputs.whole(beams, "beams", 1, BEAMS)
     tokens, repeats = inputs.whole(tokens, "tokens", 1, LENGTH), inputs.whole(repeats, "repeats", 1, REPEATS)
-    batches = sorted({inputs.whole(size, "throughput's batch", 1, BATCHES[-1]) for size in batches or ()})
+    sizes = (int(size) if str(size).isdecimal() else size for size in batches or ())  # over the API they are texts
+    batches = sorted({inputs.whole(size, "throughput's batch", 1, BATCHES[-1]) for size in sizes})
     with work.turns(progress) as step:
         pair = models.pair(teacher, student)
         size = dict(beams=beams, tokens=tokens)
@@ -199,9 +200,9 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         writes = task != "retrieval"
         return gr.Slider(interactive=writes), gr.Slider(interactive=writes)
 
-    task.change(apply, task, [beams, tokens], api_visibility="private", queue=False)
+    task.change(apply, task, [beams, tokens], api_visibility="private", queue=False, trigger_mode="multiple")
     asked = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
     work.started(start, cancel, measure, asked, [shown, drawn, *heads], voids=asked, show_progress_on=shown)
     gr.on([part.change for part in asked], lambda: ("", gr.Column(visible=False)), None, [shown, drawn],
-          api_visibility="private", queue=False)  # fmt: skip
+          api_visibility="private", queue=False, trigger_mode="multiple")  # fmt: skip
     guard.endpoint(speed, asked, guard.LONG)

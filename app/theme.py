@@ -17,9 +17,25 @@ document.addEventListener("load", ({target: image}) => {
 document.addEventListener("keydown", event => {
     if (event.key === "Tab" && event.target.matches?.("input[role=combobox]")) event.stopPropagation();
 }, true);
+document.addEventListener("drop", event => {
+    const panel = event.target.closest?.("#picture"), remove = panel?.querySelector("[aria-label='Remove Image']");
+    const files = new DataTransfer(), dropped = event.dataTransfer?.files[0];
+    if (!remove || !dropped) return;
+    event.preventDefault();
+    event.stopPropagation();
+    files.items.add(dropped);
+    remove.click();
+    const waiting = setInterval(() => {
+        const input = panel.querySelector("input[type=file]");
+        if (!input) return;
+        clearInterval(waiting);
+        input.files = files.files;
+        input.dispatchEvent(new Event("change", {bubbles: true}));
+    }, 20);
+}, true);
 </script>"""
-"""Marks small pictures, so that style.css shows their pixels as squares; and keeps Tab from gradio's dropdowns, whose
-list would open anew while the focus leaves it."""
+"""Marks small pictures, so that style.css shows their pixels as squares; keeps Tab from gradio's dropdowns, whose list
+would open anew while the focus leaves it; and takes what is dropped on a picture, which gradio only removes."""
 
 
 def theme() -> gr.themes.Base:
@@ -35,6 +51,7 @@ def theme() -> gr.themes.Base:
         block_title_text_weight="600", block_title_text_size="*text_sm",
         block_title_text_color="#57606a", block_title_text_color_dark="#9aa4b2",
         input_background_fill="#ffffff", input_background_fill_dark="#0e1116",
+        input_placeholder_color="#57606a", input_placeholder_color_dark="#9aa4b2",
         input_border_color="#cfd6de", input_border_color_dark="#363e49", input_border_width="1px",
         input_border_color_focus="#0072B2", input_border_color_focus_dark="#56a6dd",
         button_primary_background_fill="#1f2937", button_primary_background_fill_hover="#374151",

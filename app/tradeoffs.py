@@ -270,8 +270,8 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     def tell(point, group):
         return show(run(point, group)) if point else ""
 
-    def hear(group, event: gr.EventData):
-        return event.name, tell(event.name, group)
+    def hear(event: gr.EventData):
+        return event.name
 
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
     asked = [group, cost, score]
@@ -279,7 +279,8 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=changed, show_progress_on=chart, **quick)
     finding.parent.select(**drawn)
     gr.on([part.input for part in asked], **drawn)
-    heard.click(guard.guarded(hear), group, [point, shown], show_progress_on=shown, **quick)
-    point.input(guard.guarded(tell), [point, group], shown, **quick)
+    clicked = heard.click(hear, None, point, api_visibility="private", queue=False, trigger_mode="multiple")
+    for event in (clicked.then, point.input):
+        event(guard.guarded(tell), [point, group], shown, **quick)
     guard.endpoint(tradeoffs, asked)
     guard.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), group])

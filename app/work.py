@@ -80,7 +80,7 @@ def started(start: gr.Button, cancel: gr.Button, function: Callable, inputs: lis
     start.click(lambda: gr.Button(visible=True), None, cancel, **private)
     going = start.click(guard.guarded(function, long=True), inputs, outputs, api_visibility="private", **guard.LONG,
                         **options)  # fmt: skip
-    void = gr.on([part.change for part in voids], stopped, cancels=going, **private)
+    void = gr.on([part.change for part in voids], stopped, cancels=going, **private, trigger_mode="multiple")
     for end in (going, cancel.click(stopped, cancels=going, **private), void):
         end.then(lambda: gr.Button(visible=False), None, cancel, **private)
 

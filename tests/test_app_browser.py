@@ -5,8 +5,9 @@ Screens are kept in build/screens, to be looked at.
 
 import re
 
+import numpy as np
 import pytest
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 import dlip
 from app import pictures, search
@@ -167,20 +168,14 @@ def test_a_picture_brought_while_the_last_one_is_looked_at_is_looked_at_too(open
     def hold(request):
         held.append(request)
 
-    def more_than(count):
-        for _ in range(600):
-            if len(held) > count:
-                return page.wait_for_timeout(500)
-            page.wait_for_timeout(100)
-        raise AssertionError("no request came in a minute")
-
     (tmp_path / "wrong.png").write_text("no picture")
     page.route("**/queue/join*", hold)
-    page.locator("#picture [aria-label='Remove Image']").click()
-    more_than(0)
-    waiting = len(held)
-    page.locator("#picture input[type=file]").set_input_files(tmp_path / "wrong.png")
-    more_than(waiting)  # once the file is there
+    with page.expect_request("**/queue/join*"):
+        page.locator("#picture [aria-label='Remove Image']").click()
+    page.wait_for_timeout(500)
+    with page.expect_response("**/upload*"):
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / "wrong.png")
+    page.wait_for_timeout(500)
     for request in list(held):
         request.continue_()
     page.unroute("**/queue/join*", hold)
@@ -222,3 +217,35 @@ def test_the_keyboard_reaches_everything(open_page):
     example.focus()
     page.keyboard.press("Enter")
     wait_for(page, "captions", captions(pictures.examples()[2].image, TEACHER, STUDENT))
+
+
+def test_the_last_of_quick_choices_is_what_is_shown_and_then_nothing_more_is_asked(open_page):
+    page, asked = open_page(), []
+    wait_for(page, "captions", captions(pictures.examples()[0].image, TEACHER, STUDENT))
+    page.on("request", lambda request: asked.append(request.url))
+    large = max(range(len(pictures.examples())), key=lambda i: np.asarray(pictures.examples()[i].image).size)
+    for place in (2, large, 1):
+        page.locator("#examples button").nth(place).click()
+        page.wait_for_timeout(300)
+    last = pictures.examples()[1]
+    wait_for(page, "captions", captions(last.image, TEACHER, STUDENT))
+    assert page.locator("#examples button").nth(1).get_attribute("aria-pressed") == "true"
+    assert page.locator("#question textarea, #question input").input_value() == last.question
+    page.wait_for_timeout(4000)
+    asked.clear()
+    page.wait_for_timeout(3000)
+    assert not asked
+
+
+def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
+    page, example = open_page(), pictures.examples()[3]
+    path = tmp_path / "dropped.png"
+    Image.fromarray(np.asarray(example.image)).save(path)
+    box = page.locator("#picture").bounding_box()
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    tools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        tools.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+    wait_for(page, "captions", captions(example.image, TEACHER, STUDENT))
+    assert page.locator("#picture img").count() == 1

@@ -155,6 +155,27 @@ def test_speed_is_measured_and_can_be_downloaded(open_page, screens):
     assert f"{timed['threads']} thread" in shown
 
 
+def test_of_two_words_clicked_quickly_the_last_is_shown(open_page):
+    page = open_page()
+    page.locator("#attention-button").click()
+    page.wait_for_selector("#words button")
+    page.wait_for_selector("#look img")
+    held = []
+    page.route("**/queue/join*", lambda route: held.append(route))
+    page.locator("#words button").nth(1).click()
+    page.wait_for_timeout(500)
+    page.locator("#words button").nth(4).click()
+    page.wait_for_timeout(500)
+    for route in list(held):
+        route.continue_()
+    page.unroute("**/queue/join*")
+    word = page.locator("#words button").nth(4)
+    assert word.get_attribute("aria-pressed") == "true"
+    wait_for_text(page, "#look", f"“{word.inner_text()}”")
+    page.wait_for_timeout(2000)
+    assert f"“{word.inner_text()}”" in page.locator("#look").inner_text()
+
+
 def test_a_point_that_is_clicked_tells_of_its_run(open_page, screens):
     page = open_page()
     page.locator("#tradeoffs-button").click()
