@@ -16,7 +16,7 @@ from dlip.tasks import evaluate
 TASKS = {"captions": "caption", "answers": "vqa", "captions found by picture": "tr", "pictures found by caption": "ir"}
 RUN = {"caption": "caption", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
 """Task of dlip.disagreement -> that of dlip.evaluate which yields its items."""
-LEAST, MOST, COUNT = 10, 200, 12
+LEAST, MOST, COUNT = 10, SPLITS["test"], 12
 BATCH = 16
 """Pictures at a time: others get in between."""
 

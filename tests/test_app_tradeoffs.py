@@ -165,7 +165,7 @@ def test_disagreements_are_dlips():
     assert "loses on no item" in worst.show([], (TEACHER, STUDENT))
     for asked, said in (
         (("spelling", 10), "no task 'spelling'"),
-        (("answers", 5000), "pictures is 5000 here; choose a number from 10 to 200"),
+        (("answers", 5000), "pictures is 5000 here; choose a number from 10 to 1,000"),
     ):
         with pytest.raises(UserError, match=said):
             worst.disagreements(TEACHER, STUDENT, *asked)
