@@ -248,24 +248,19 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")
     shown = gr.HTML(elem_id="run", min_height=90)
 
+    def offer(group, cost, score):
+        found = (axes(group, AXES), cost), (axes(group, SCORES), score)
+        return [
+            gr.Dropdown(there, value=value if value in (columns := [column for _, column in there]) else columns[0])
+            for there, value in found
+        ]
+
     def draw(group, cost, score, point):
-        there = [axes(group, of) for of in (AXES, SCORES)]
-        cost, score = (
-            value if value in (columns := [c for _, c in found]) else columns[0]
-            for value, found in zip((cost, score), there, strict=True)
-        )
         names = listed(group, cost, score)
         title, fig = charts.fitted(chart_of(group, cost, score))
         point = point if point in names else None
-        menus = [gr.Dropdown(found, value=value) for found, value in zip(there, (cost, score), strict=True)]
-        return (
-            *menus,
-            origin(tradeoffs(group, cost, score), group),
-            title,
-            fig,
-            gr.Dropdown(names, value=point),
-            tell(point, group),
-        )
+        said = origin(tradeoffs(group, cost, score), group)
+        return said, title, fig, gr.Dropdown(names, value=point), tell(point, group)
 
     def tell(point, group):
         return show(run(point, group)) if point else ""
@@ -275,10 +270,10 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
 
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
     asked = [group, cost, score]
-    changed = [cost, score, note, finding, chart, point, shown]
-    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=changed, show_progress_on=chart, **quick)
-    finding.parent.select(**drawn)
-    gr.on([part.input for part in asked], **drawn)
+    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=[note, finding, chart, point, shown],
+                 show_progress_on=chart, **quick)  # fmt: skip
+    guard.after([finding.parent.select, cost.input, score.input])(**drawn)
+    guard.after([group.input])(guard.guarded(offer), asked, [cost, score], **quick).then(**drawn)
     clicked = heard.click(hear, None, point, api_visibility="private", queue=False, trigger_mode="multiple")
     for event in (clicked.then, point.input):
         event(guard.guarded(tell), [point, group], shown, **quick)

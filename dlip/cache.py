@@ -8,6 +8,7 @@ of hard negatives) or is cheap (heads, answers) is computed from the pictures' s
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -76,6 +77,8 @@ class TeacherCache(nn.Module):
         UserError where this one alone would, or where a picture has no caption.
         """
         super().__init__()
+        if not 0 < max_gb < math.inf:
+            raise UserError(f"caches cannot take {max_gb} GB; give a finite number above 0")
         if isinstance(teacher.med, Composite):
             raise UserError("outputs of a teacher of several checkpoints are not kept on disk; train without the cache")
         self.teacher = teacher

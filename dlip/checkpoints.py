@@ -234,7 +234,8 @@ def _check_words(checkpoint: "Checkpoint", path: Path) -> None:
 
 
 def locate(name: str) -> Path:
-    """The folder or file of a name; a hub id is downloaded where no folder has its name.
+    """The folder or file of a name; a hub id is downloaded where no folder has its name or its owner's, and never one
+    that is called as runs are.
 
     Raises UserError where there is none.
     """
@@ -242,7 +243,11 @@ def locate(name: str) -> Path:
     if path.is_file() or (path / "config.json").is_file():
         return path
     owner = name.split("/")[0]
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(owner).exists() and not (BUILT_IN / owner).exists():
+    if (
+        re.fullmatch(r"(?!runs/)[\w-][\w.-]*/[\w.-]+", name)
+        and not Path(owner).exists()
+        and not (BUILT_IN / owner).exists()
+    ):
         return hub_model(name)
     raise UserError(
         f"there is no model {name!r}; name a run folder, a BLIP's folder or .pth, or one of "

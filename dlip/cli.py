@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -284,6 +285,12 @@ def main(words: list[str] | None = None) -> int:
     except (UserError, OSError) as mistake:
         if tells:
             print(f"dlip: {mistake if isinstance(mistake, UserError) else one_line(told(mistake))}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        if tells:
+            print("dlip: there is not enough memory for this; take a smaller --batch-size or --size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "; the last checkpoint is kept, the same command goes on from it" * (words[0] in RESUMED)

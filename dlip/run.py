@@ -29,6 +29,8 @@ from dlip.vlm import VLM
 KEEP = 2  # checkpoints
 OWN = ("run.json", "log.jsonl", "checkpoint-*", "tokenizer.json", "model.safetensors", "config.json", "record.json")
 """Files of a run."""
+MODEL = ("config.json", "model.safetensors", "pytorch_model.bin", "record.json")
+"""Files of a model, which a run that begins would take the place of."""
 FIXED = {"teacher": "teacher (its weights differ)", "pictures": "number of pictures"}
 """Inputs of a run that cannot change, in words."""
 FREE = {"data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights"}
@@ -97,6 +99,8 @@ class Run:
         """Starts the folder, or finds the step to resume from. Raises UserError where it holds another run."""
         asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
         path = self.folder / "run.json"
+        if not path.is_file() and (theirs := [name for name in MODEL if (self.folder / name).exists()]):
+            raise UserError(f"{self.folder} holds {theirs[0]}, but no run that could go on; choose another folder")
         held = _completed(self.config()) if path.is_file() else asked
         different = sorted(k for k in {*held, *asked} - {"inputs"} if held.get(k) != asked.get(k))
         then, now = held.get("inputs", {}), asked.get("inputs", {})  # older runs have none

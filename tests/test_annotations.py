@@ -101,3 +101,14 @@ def test_odd_names_inside_are_kept(tmp_path):
     names = ["..a.jpg", "a..b.jpg", "two words.jpg", "ünï.jpg", "x/y/z.jpg"]
     rows = [{**ROW, "image": name} for name in names]
     assert [record.name for record in questions(tmp_path, rows)] == names
+
+
+@pytest.mark.parametrize(
+    "split", ["/etc/train", "../../train", "nul\0", "bad\ud800", "te\x1b[31mst", "", ".hidden", "x" * 101]
+)
+def test_splits_that_no_file_can_be_called_after_are_refused(tmp_path, split):
+    for read, content in ((captions, {"images": [IMAGE | {"split": split}]}), (questions, [ROW | {"split": split}])):
+        with pytest.raises(UserError, match="a split is called|split") as refused:
+            read(tmp_path, content)
+        assert str(refused.value).isprintable()
+    assert captions(tmp_path, {"images": [IMAGE | {"split": "my train-2.a"}]})[0].split == "my train-2.a"

@@ -57,7 +57,7 @@ def approximately(a, b) -> bool:
 
 def test_the_readme_s_example_works(app_address, picture, monkeypatch):
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    (example,) = re.findall(r"^```py\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    (example,) = re.findall(r"^```py\n(from gradio_client .*?)^```", readme, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(Path(picture).parent)
     Image.open(picture).save("picture.png")
     names = {}

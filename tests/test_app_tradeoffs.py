@@ -78,9 +78,9 @@ def test_the_words_are_of_the_latest_run_that_kept_some(records, tmp_path):
     assert page.run("again")["samples"][0]["caption"] == "1"
 
 
-def draw():
+def event(name: str):
     """What the tab does when something else is chosen."""
-    (found,) = {fn.fn for fn in build().fns.values() if fn.name == "draw"}
+    (found,) = {fn.fn for fn in build().fns.values() if fn.name == name}
     return found
 
 
@@ -89,7 +89,7 @@ def test_the_chosen_point_stays_chosen_as_long_as_it_is_there(records):
         ((page.MAIN, "params_m", "ir1"), "good", "good"),
         ((page.MAIN, "params_m", "tr1"), "x", None),
     ):
-        *_, chosen, shown = draw()(*axes, point)
+        *_, chosen, shown = event("draw")(*axes, point)
         assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
 
 
@@ -116,10 +116,10 @@ def test_runs_measured_on_something_else_are_a_group_of_their_own(records):
 
 
 def test_an_axis_that_a_group_has_no_figures_for_gives_way_to_one_that_it_has(records):
-    cost, score, *_ = draw()(OTHERS[1], "params_m", "pointing", None)
+    cost, score = event("offer")(OTHERS[1], "params_m", "pointing")
     assert (cost.value, score.value) == ("params_m", "tr1")
     assert [column for _, column in score.choices] == ["tr1", "ir1", "cider", "vqa"]
-    cost, score, *_ = draw()(OTHERS[1], "params_m", "vqa", None)
+    cost, score = event("offer")(OTHERS[1], "params_m", "vqa")
     assert (cost.value, score.value) == ("params_m", "vqa")
 
 

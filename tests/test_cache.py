@@ -134,6 +134,12 @@ def test_too_large_a_cache_is_refused(teacher, pictures, tmp_path):
         TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher), max_gb=1e-5)
 
 
+@pytest.mark.parametrize("gb", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_limit_that_is_none_removes_nothing(teacher, pictures, tmp_path, gb):
+    with pytest.raises(UserError, match="give a finite number above 0"):
+        TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher), max_gb=gb)
+
+
 def test_caches_opened_longest_ago_give_way(teacher, pictures, tmp_path):
     live = Teacher(teacher.med)
 

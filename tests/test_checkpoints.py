@@ -177,6 +177,13 @@ def test_what_the_hub_does_not_give_is_one_sentence(error, said, monkeypatch):
     assert str(caught.value) == sentence
 
 
+def test_a_run_that_is_not_there_is_not_sought_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dlip.checkpoints.from_hub", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(UserError, match="there is no model 'runs/student'"):
+        load_model("runs/student")
+
+
 def test_names_of_models(tmp_path):
     with pytest.raises(UserError, match="there is no model 'scenes/nobody'"):
         model_folder("scenes/nobody")

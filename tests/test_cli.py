@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from test_records import make_record
@@ -242,3 +243,15 @@ def test_how_much_the_cache_may_take_is_said(tmp_path, capsys):
     words += [str(tmp_path / "cache"), "--cache-gb", "0.001", "--weights", "hr", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     assert "more than the 0.001 GB allowed; allow more with --cache-gb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_too_little_memory_is_a_sentence(error, monkeypatch, capsys):
+    monkeypatch.setattr("dlip.sizes.models_table", Mock(side_effect=error))
+    assert main(["models"]) == 2
+    assert (
+        capsys.readouterr().err == "dlip: there is not enough memory for this; take a smaller --batch-size or --size\n"
+    )
+    monkeypatch.setattr("dlip.sizes.models_table", Mock(side_effect=RuntimeError("a fault of ours")))
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main(["models"])

@@ -17,7 +17,7 @@ from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
-from dlip.data.shard_names import braces
+from dlip.data.shard_names import braces, shards
 from dlip.data.shards import Shards
 from dlip.errors import UserError
 
@@ -231,6 +231,18 @@ def test_a_changed_shard_is_indexed_anew(tmp_path):
     write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one", "2.jpg": jpeg(2), "2.txt": "two"})
     again = Shards(tmp_path, "train")
     assert captions(again) == [["one"], ["two"]] and again.fingerprint() != first.fingerprint()
+
+
+def test_shards_are_called_after_splits_alone(tmp_path):
+    with pytest.raises(UserError, match="a split is called '../out'; rename it"):
+        write_shards(tmp_path / "shards", {"../out": Scenes("test", size=2)})
+    assert not (tmp_path / "shards").exists() and not list(tmp_path.glob("out*"))
+    (tmp_path / "web").mkdir()
+    row = {"file": "a.tar", "split": "te\x1b[31mst", "pictures": 1, "captions": 1, "questions": 0, "bytes": 1}
+    (tmp_path / "web" / "index.json").write_text(json.dumps({"version": 1, "shards": [row]}))
+    (tmp_path / "web" / "a.tar").write_bytes(b"")
+    with pytest.raises(UserError, match="a split is called"):
+        shards(tmp_path / "web")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"shards": [{"file": "0.tar"}]}'])

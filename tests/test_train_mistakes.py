@@ -77,6 +77,14 @@ def test_two_runs_do_not_share_a_folder(make_vlm, tmp_path):
     assert train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False).finished
 
 
+def test_a_model_that_is_no_run_is_not_replaced(make_vlm, tmp_path):
+    make_vlm().save(tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="holds config.json, but no run that could go on; choose another folder"):
+        train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path / "model", progress=False)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
 def test_a_folder_takes_over_no_other_teacher_nor_fewer_pictures(make_vlm, tmp_path):
     config = SHORT.replace(steps=1, weights=HR)
     train(make_vlm(1), PICTURES, config, tmp_path, make_vlm(2), progress=False)

@@ -1,6 +1,7 @@
 """What a folder says of its pictures, as Records: `captions.json` in Karpathy's layout, and `vqa.json`."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,6 +11,16 @@ from dlip.data.batch import Question
 from dlip.errors import UserError
 
 KINDS = {str: "text", list: "list", int: "number"}
+SPLIT = re.compile(r"\w[\w .-]{0,99}")
+"""A split's name: files are called after it, and terminals are told it."""
+
+
+def check_split(name: str) -> None:
+    """Raises UserError where a split cannot have that name."""
+    if not SPLIT.fullmatch(name):
+        raise UserError(
+            f"a split is called {name[:100]!a}; rename it, with letters, digits, blanks, hyphens and points alone"
+        )
 
 
 @dataclass
@@ -23,6 +34,9 @@ class Record:
     questions: list[Question] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """what had to be left out, each with the picture's name"""
+
+    def __post_init__(self):
+        check_split(self.split)
 
     def ask(self, text: str, answers: list[str], kind: str) -> None:
         """Takes in a question and its answers, or the fault where either is empty."""

@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dlip.checkpoints import write_atomically, write_json
+from dlip.data.annotations import check_split
 from dlip.data.checked import Stored
 from dlip.data.shard_names import INDEX
 from dlip.errors import UserError
@@ -23,13 +24,16 @@ def write_shards(path: str | Path, splits: dict[str, object], pictures: int = PI
     """Writes `train-00000.tar`, ... of up to so many pictures each, and `index.json`, whose content is returned.
 
     splits: name of a split -> its data set. A picture's file is packed as it is, its texts and number as JSON beside
-    it; the same data give the same bytes. Raises UserError where shards lie there already.
+    it; the same data give the same bytes. Raises UserError where shards lie there already, or a file cannot be
+    called after a split.
     """
     folder = Path(path)
     if any(folder.glob("*.tar")):
         raise UserError(f"{folder} holds shards already; name another folder, or remove them")
     if pictures < 1:
         raise UserError(f"a shard cannot hold {pictures} pictures; give at least 1")
+    for split in splits:
+        check_split(split)
     rows = []
     for split, dataset in splits.items():
         for number, first in enumerate(range(0, len(dataset), pictures)):

@@ -7,6 +7,7 @@ from glob import glob, has_magic
 from itertools import product
 from pathlib import Path
 
+from dlip.data.annotations import check_split
 from dlip.data.fetch import is_url, read_url
 from dlip.errors import UserError
 
@@ -113,6 +114,8 @@ def _read_index(data: bytes, where: str) -> dict[str, dict]:
         ) from error
     if bad := [label for label in known if ".." in Path(label).parts or Path(label).is_absolute()]:
         raise UserError(f"{where} names {bad[0]!r}, which does not lie beside it; mend it")
+    for about in known.values():
+        check_split(about["split"])
     return known
 
 
