@@ -96,6 +96,7 @@ def role(name: str, side: str) -> str:
     if side == "teacher":
         return side
     try:
-        return read_json(model_folder(name) / "record.json").get("role", "distilled").replace("teacher", "distilled")
+        said = read_json(model_folder(name) / "record.json").get("role")
     except UserError:
-        return "distilled"
+        said = None
+    return "undistilled" if said == "undistilled" else "distilled"  # whatever else a file says

@@ -1,5 +1,6 @@
 """The app's functions against dlip called directly."""
 
+import json
 import re
 import subprocess
 import sys
@@ -150,10 +151,13 @@ def test_other_pictures_than_scenes_are_said_to_be_strange_to_the_scenes_models(
     assert compare.abroad(scene, (TEACHER, STUDENT)) == compare.abroad(photograph, ("runs/big", "runs/own")) == ""
 
 
-def test_students_wear_the_colour_of_their_training():
+def test_students_wear_the_colour_of_their_training(tmp_path):
     assert models.role(TEACHER, "teacher") == "teacher" and models.role(STUDENT, "student") == "distilled"
     assert models.role(OTHER, "student") == "undistilled" and models.role("scenes/none", "student") == "distilled"
     assert models.role(TEACHER, "student") == "distilled"
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "record.json").write_text(json.dumps({"role": "</style><img src=x onerror=alert(1)>"}))
+    assert models.role(str(tmp_path), "student") == "distilled"
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
