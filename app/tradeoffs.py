@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app import charts, guard, inputs, parts
-from app.shipped import MAIN, RESULTS, chosen, groups, shipped
+from app.shipped import MAIN, RESULTS, chosen, groups, shipped, table
 from dlip.data.scenes import Scenes
 from dlip.disagreement import items_of
 from dlip.errors import UserError
@@ -25,6 +25,8 @@ SHOWN = 4
 """Samples of a point that are shown."""
 AXES = tuple(column for column in COSTS if column not in ("latency_ms", "latency_p95_ms"))
 """Costs that runs can be compared by: milliseconds of different days, machines and threads cannot."""
+ALIKE = 1.05
+"""Costs within this ratio are one: such runs are told apart by their scores, below each other."""
 FIRST = ("tr1", "ir1", "cider", "vqa", "pointing", "params_m", "flops_g", "latency_share")
 """Figures of a point that are shown at once."""
 HEAR = """
@@ -110,7 +112,7 @@ def _rows(group: str, cost: str, score: str) -> pd.DataFrame:
     for column, axis in ((cost, AXES), (score, SCORES)):
         if column not in axis:
             raise UserError(f"{column!r} cannot be an axis here; choose one of {', '.join(axis)}")
-    found = frame(chosen(group))
+    found = table(group)
     rows = summary(found.dropna(subset=[cost, score])) if len(found) else found
     if rows.empty:
         raise UserError(f"no run of {group} has both {cost} and {score}; choose other axes, or other runs")
@@ -126,7 +128,7 @@ def _number(value: float) -> float | None:
 
 def origin(points: list[Point], group: str = MAIN) -> str:
     """What the points are made of, in a sentence."""
-    (on, *_), runs = sources(frame(chosen(group))), sum(point["runs"] for point in points)
+    (on, *_), runs = sources(table(group)), sum(point["runs"] for point in points)
     count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project, measured on {on}; "
     count += "click a point, or choose it by name."
     if group in GRIDS:
@@ -217,13 +219,9 @@ def listed(group: str, cost: str, score: str) -> list[str]:
 # --- the tab ----------------------------------------------------------------------------------------------------------
 
 
-ALIKE = 1.05
-"""Costs within this ratio are one: such runs are told apart by their scores, below each other."""
-
-
 def chart_of(group: str, cost: str, score: str) -> go.Figure:
     """Score against cost, or where all students cost the same a row for each."""
-    found, rows = frame(chosen(group)), _rows(group, cost, score)
+    found, rows = table(group), _rows(group, cost, score)
     costs = rows.loc[rows["role"] != "teacher", cost]
     alike = len(costs) > 1 and costs.max() <= ALIKE * costs.min()
     return (score_rows if alike else accuracy_cost)(found, cost, score)
@@ -231,7 +229,7 @@ def chart_of(group: str, cost: str, score: str) -> go.Figure:
 
 def axes(group: str, of: tuple[str, ...]) -> list[tuple[str, str]]:
     """What can be an axis of a group's chart: its label and its column."""
-    found = frame(chosen(group))
+    found = table(group)
     return [(LABELS[column][0], column) for column in of if found[column].notna().any()]
 
 

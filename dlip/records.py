@@ -80,8 +80,7 @@ SAMPLES = 12
 
 ABOUT = (
     "id", "created", "name", "role", "seed", "data", "split", "test_pictures", "train_pictures", "model", "command",
-    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick",
-    "start",
+    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick", "start",
 )  # fmt: skip
 MEASURED = ["data", "split", "test_pictures"]
 """What records must share for their scores to be compared."""
@@ -295,16 +294,10 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 
 def _row(record: dict) -> dict:
-    row = {column: record.get(column) for column in ABOUT} | {"model": sizes(record["config"].get("model"))}
-    return (
-        row
-        | {
-            "test_pictures": test_pictures(record),
-            "quick": bool(record.get("quick")),
-            "start": ", ".join(record["config"].get("start") or []),
-        }
-        | numbers(record)
-    )
+    row, start = {column: record.get(column) for column in ABOUT}, record["config"].get("start")
+    row |= {"model": sizes(record["config"].get("model")), "test_pictures": test_pictures(record)}
+    row |= {"quick": bool(record.get("quick")), "start": ", ".join(map(str, start)) if isinstance(start, list) else ""}
+    return row | numbers(record)
 
 
 def test_pictures(record: dict) -> int:
@@ -345,7 +338,7 @@ def timed_alike(df: pd.DataFrame) -> pd.DataFrame:
     """`load`'s table with each student's latency as its share, which was timed by turns, of the teacher's least one.
 
     Milliseconds of different days, with other work beside them, cannot be compared. Where a share or the teacher's
-    latency is missing they stay as they are.
+    latency is missing they stay as they are. df: with the teacher of its students alone.
     """
     out, taught = df.copy(), df["role"] == "teacher"
     least = df.loc[taught, "latency_ms"].min()

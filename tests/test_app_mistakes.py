@@ -1,5 +1,6 @@
 """What the app does with visitors' mistakes: any picture is read, each fault is one sentence, nothing old stays."""
 
+import os
 import struct
 import zlib
 
@@ -9,8 +10,8 @@ import pytest
 from PIL import Image
 
 import dlip
-from app import compare, guard, models
-from app.page import build, public
+from app import attention, compare, guard, models
+from app.page import build, public, serve
 from dlip.cli import main
 from dlip.data.scenes import Scenes
 from dlip.data.transforms import MAX_PIXELS
@@ -214,3 +215,18 @@ def test_where_others_reach_the_page_it_is_public(monkeypatch):
     assert not public()
     monkeypatch.setenv("SPACE_ID", "somebody/dlip")
     assert public()
+
+
+def test_what_is_typed_too_long_or_no_number_is_a_sentence(picture):
+    with pytest.raises(UserError, match="a model's name of 3,000 characters is too long; give at most 1,000"):
+        models.load("x" * 3000)
+    with pytest.raises(UserError, match="there is no layer '²'; choose last, mean or a number from 0"):
+        attention.self_attention(picture, "scenes/teacher", "scenes/student", teacher_layer="²")
+
+
+def test_a_proxy_does_not_stand_between_the_app_and_its_own_page(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.setattr(gr.Blocks, "launch", lambda *_, **__: (_ for _ in ()).throw(ValueError("not accessible")))
+    with pytest.raises(UserError, match="the app does not reach its own page .not accessible.; look at the proxy"):
+        serve()
+    assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost"

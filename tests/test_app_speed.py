@@ -19,7 +19,7 @@ TEACHER, STUDENT = "scenes/teacher", "scenes/student-undistilled"
 @pytest.fixture(scope="module")
 def found() -> dict:
     shares = []
-    found = page.speed(TEACHER, STUDENT, "vqa", 2, 2, 3, repeats=2, batches=[4, 1], with_memory=False,
+    found = page.speed(TEACHER, STUDENT, "vqa", 2, 2, 3, repeats=2, batches=[4, "1"], with_memory=False,
                        progress=shares.append)  # fmt: skip
     assert shares == sorted(shares) and 0.79 < shares[-1] <= 0.8  # the rest is the memory's
     return found

@@ -126,7 +126,7 @@ def test_an_axis_that_a_group_has_no_figures_for_gives_way_to_one_that_it_has(re
 def test_runs_that_cost_the_same_stand_below_each_other(monkeypatch):
     made = [make_record(name, tr1=score, params=params) for name, score, params in (("a", 1, 2.0), ("b", 3, 2.05))]
     made += [make_record("big", "teacher", tr1=9, params=8.0)]
-    monkeypatch.setattr(page, "chosen", lambda group: made)
+    monkeypatch.setattr(page, "table", lambda group: frame(made))
     fig = page.chart_of("any", "params_m", "tr1")
     assert list(fig.data[0].y) == ["b", "a"] == list(fig.data[0].customdata) and list(fig.data[0].x) == [3, 1]
     made[0] = make_record("a", tr1=1, params=1.0)

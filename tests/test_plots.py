@@ -250,6 +250,44 @@ def test_module_curves_leave_out_what_is_not_there(curves):
 # --- gains ------------------------------------------------------------------------------------------------------------
 
 
+def test_of_many_points_those_on_the_front_keep_their_names():
+    made = [make_record(f"s{i}", tr1=10.0 * i, params=1.0 + i) for i in range(9)] + [
+        make_record("low", tr1=1, params=5)
+    ]
+    fig = accuracy_cost(frame(made))
+    (points,) = fig.select_traces(dict(name="distilled"))
+    named = {name for name, text in zip(points.customdata, points.text, strict=True) if text}
+    assert "low" not in named and len(named) > 3
+
+
+def test_error_bars_and_lines_close_together_have_room():
+    made = [make_record("t", "teacher", tr1=90.0, params=4.0)]
+    made += [make_record("s", seed=seed, tr1=tr1, params=1.0) for seed, tr1 in enumerate((5.0, 45.0, 85.0))]
+    fig = accuracy_cost(frame(made))
+    low, high = fig.layout.yaxis.range
+    assert low < 45 - 40 and high > 90  # the standard deviation is 40
+    assert {note.text: note.yanchor for note in fig.layout.annotations} == {"95% kept": "top", "99% kept": "bottom"}
+
+
+def test_where_lines_of_a_role_are_many_they_are_thinned_and_lie_below():
+    made = [make_record("alone", "undistilled")] + [make_record("taught", seed=seed) for seed in range(7)]
+    fig = loss_curves(made, "lm")
+    assert [trace.name for trace in fig.data] == ["distilled"] * 7 + ["undistilled"]
+    assert [trace.opacity for trace in fig.data] == [0.4] * 7 + [0.9]
+
+
+def test_bars_that_all_lose_say_so():
+    df = pd.DataFrame(dict(name=["a-b", "c", "one seed"], role="distilled", gain=[-6.0, -9.0, 5.0],
+                           low=[-8.0, -11.0, np.nan], high=[-4.0, -7.0, np.nan], paper=np.nan))  # fmt: skip
+    said = gain_bars(df, "tr1").layout.title.text.replace("<br>", " ")
+    assert said.startswith("TR@1 gains from no row; it loses least from a-b: −6.0 [−8.0, −4.0] over no distillation")
+
+
+def test_module_curves_with_a_single_size_compare_none(curves):
+    title = module_curves(curves[(curves["size"] != "tiny") | curves["swept"].isna()]).layout.title.text
+    assert title == "TR@1 by the size of an encoder"
+
+
 def test_score_rows_are_the_students_best_first_beside_the_teachers_line():
     made = [make_record("b", seed=seed, tr1=40.0 + seed) for seed in range(3)]
     made += [

@@ -304,3 +304,12 @@ def test_latencies_of_different_days_are_compared_by_their_shares():
     df = frame(made)
     assert timed_alike(df)["latency_ms"].tolist() == [40.0, 40.0, 10.0, 7.0] and df["latency_ms"][0] == 90.0
     assert timed_alike(df[df["role"] != "teacher"])["latency_ms"].tolist() == [99.0, 7.0]  # no teacher
+
+
+@pytest.mark.parametrize(
+    ("start", "told"), [(None, ""), ([], ""), (["image=a", "text=b"], "image=a, text=b"), ("x", "")]
+)
+def test_where_a_student_began(start, told):
+    record = make_record()
+    record["config"] = {**record["config"], "start": start}
+    assert frame([record])["start"].tolist() == [told]
