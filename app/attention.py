@@ -33,6 +33,8 @@ class Text(TypedDict):
     text: str
     question: str
     """What an answer answers; empty for others."""
+    read: int
+    """How many of its words a model reads, and can be looked at: long texts are cut."""
 
 
 # --- what is done -----------------------------------------------------------------------------------------------------
@@ -47,15 +49,15 @@ def words(picture: str, teacher: str, student: str, question: str = "") -> list[
     """
     image, pair = pictures.read(picture), models.pair(teacher, student)
     question = inputs.text(question, "question", optional=True)
-    found = [
-        Text(who=who, kind="caption", text=text, question="")
-        for who, text in _able(pair, VLM.caption, [image], *USUAL.values())
-    ]
+    said = [(who, "caption", text, "") for who, text in _able(pair, VLM.caption, [image], *USUAL.values())]
     if question:
-        found.append(Text(who="you", kind="question", text=question, question=""))
-        answers = _able(pair, VLM.answer, [image], [question])
-        found += [Text(who=who, kind="answer", text=text, question=question) for who, text in answers]
-    return found
+        said.append(("you", "question", question, ""))
+        said += [(who, "answer", text, question) for who, text in _able(pair, VLM.answer, [image], [question])]
+    read = [max(vlm.reads(text) for vlm in pair.values()) for _, _, text, _ in said]
+    return [
+        Text(who=who, kind=kind, text=text, question=asked, read=words)
+        for (who, kind, text, asked), words in zip(said, read, strict=True)
+    ]
 
 
 @inputs.checked
@@ -168,11 +170,15 @@ def place_of(index: int, texts: list[Text]) -> dict:
 
 
 def show(texts: list[Text], chosen: dict | None) -> str:
-    """The texts, each word a button, the chosen one pressed."""
+    """The texts, each word that a model reads a button, the chosen one pressed."""
     rows, index = [], 0
     for i, text in enumerate(texts):
         buttons = []
         for j, word in enumerate(text["text"].split()):
+            if j >= text["read"]:
+                buttons.append(f'<span title="not read: the text is too long">{escape(word)}</span>')
+                index += 1
+                continue
             pressed = "true" if chosen == {"text": i, "word": j} else "false"
             buttons.append(
                 f'<button type="button" data-index="{index}" aria-pressed="{pressed}">{escape(word)}</button>'

@@ -41,6 +41,7 @@ class Caption(TypedDict):
     text: str | None
     """None where the model cannot write captions; `note` says why."""
     note: str
+    """Why there is nothing, or what of a long text was not read."""
     cost: parts.Cost | None
 
 
@@ -118,7 +119,7 @@ def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
         (found,), ms = _timed(vlm, "vqa", image, lambda im: vlm.answers(im, [question], ENDS))
         asked, said = (len(vlm.tokenizer.encode([words])[0][0]) for words in (question, found[0][0]))
         cost = _cost(vlm, "vqa", "vqa", ms, said - 1, text_tokens=asked, new_tokens=said - 1, beams=ENDS)
-        return {"answers": found, "cost": cost}
+        return {"answers": found, "cost": cost, "note": parts.unread(vlm, "the question", [question])}
 
     return _both(teacher, student, answer, {"answers": []})
 
@@ -141,7 +142,8 @@ def rankings(picture: str, teacher: str, student: str, candidates: str) -> Ranki
         rows = [Ranked(text=t, itm=p, itc=c) for t, p, c in zip(texts, itm, itc, strict=True)]
         longest = max(len(vlm.tokenizer.encode([t])[0][0]) for t in texts)
         cost = _cost(vlm, "itm", "retrieval", ms, None, times=len(texts), text_tokens=longest)
-        return {"ranked": sorted(rows, key=lambda row: -row["itm"]), "cost": cost}
+        note = parts.unread(vlm, "a long caption", texts)
+        return {"ranked": sorted(rows, key=lambda row: -row["itm"]), "cost": cost, "note": note}
 
     return _both(teacher, student, rank, {"ranked": []})
 
@@ -151,7 +153,7 @@ def _both(teacher: str, student: str, work: Callable[[VLM], dict], nothing: dict
     found = {}
     for side, vlm in models.pair(teacher, student).items():
         try:
-            found[side] = {**work(vlm), "note": ""}
+            found[side] = {"note": "", **work(vlm)}
         except Unable as unable:
             found[side] = {**nothing, "cost": None, "note": str(unable)}
     of_each = [found[side]["cost"] for side in ("teacher", "student")]
@@ -225,7 +227,8 @@ def _pair(found: dict, names: tuple[str, str], bodies: list[str]) -> str:
     cards = {}
     for (side, name), body in zip(zip(parts.SIDES, names, strict=True), bodies, strict=True):
         own = found[side]
-        body = f'<p class="note">{escape(own["note"])}</p>' if own["note"] else body
+        note = f'<p class="note">{escape(own["note"])}</p>' if own["note"] else ""
+        body = body + note if own["cost"] else note
         cards[side] = parts.card(side, models.role(name, side), name, body, own["cost"])
     return parts.pair(cards, found["summary"])
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dlip.html import data_uri
+from dlip.vlm import VLM
 
 PICK = """
 element.addEventListener("click", event => {
@@ -79,6 +80,14 @@ def saves(teacher: Cost, student: Cost) -> str:
 def _times(ratio: float) -> str:
     said = f"1/{ratio:.1f} of" if ratio >= 1 else f"{1 / ratio:.1f} times"
     return "all" if said in ("1/1.0 of", "1.0 times") else said
+
+
+def unread(vlm: VLM, noun: str, texts: Sequence[str]) -> str:
+    """What to know where one of the texts is longer than the model reads; else nothing."""
+    for text in texts:
+        if (read := vlm.reads(text)) < (words := len(text.split())):
+            return f"Of {noun} the model reads the first {read} of {words} words."
+    return ""
 
 
 def bar(share: float, label: str) -> str:

@@ -36,6 +36,7 @@ class Hits(TypedDict):
     hits: list[Hit]
     """Of the `CANDIDATES` best by ITC, those that ITM likes best."""
     note: str
+    """Why there are none, or what of a long sentence was not read."""
 
 
 class Found(TypedDict):
@@ -56,7 +57,7 @@ def search(teacher: str, student: str, sentence: str) -> Found:
             itm = vlm.match([GALLERY[i].image for i in best], [sentence] * len(best))
         return _hits(best, itc[best], itm, [_captions()[i] for i in best])
 
-    return _both(teacher, student, find)
+    return _both(teacher, student, find, sentence)
 
 
 @inputs.checked
@@ -106,11 +107,11 @@ def _hits(best: list[int], itc: Tensor, itm: Tensor, texts: list[str]) -> list[H
     return [Hit(place=best[i], caption=texts[i], itc=itc[i].item(), itm=itm[i].item(), itc_rank=i + 1) for i in order]
 
 
-def _both(teacher: str, student: str, find) -> Found:
+def _both(teacher: str, student: str, find, sentence: str = "") -> Found:
     found = {}
     for side, vlm in models.pair(teacher, student).items():
         try:
-            found[side] = Hits(hits=find(vlm), note="")
+            found[side] = Hits(hits=find(vlm), note=parts.unread(vlm, "the sentence", [sentence]))
         except Unable as unable:
             found[side] = Hits(hits=[], note=str(unable))
     return found
@@ -127,7 +128,8 @@ def show(found: Found, names: tuple[str, str], as_pictures: bool) -> str:
         body = "".join(
             _hit(rank, hit, hit["place"] in shared, as_pictures) for rank, hit in enumerate(found[side]["hits"], 1)
         )
-        body = f'<p class="note">{escape(found[side]["note"])}</p>' if found[side]["note"] else f"<ol>{body}</ol>"
+        body = f"<ol>{body}</ol>" if body else ""
+        body += f'<p class="note">{escape(found[side]["note"])}</p>' if found[side]["note"] else ""
         cards[side] = parts.card(side, models.role(name, side), name, body)
     both = len(shared)
     said = f"Both found {both} of the same {SHOWN}; those are marked." if both else "They share none."

@@ -20,6 +20,7 @@ from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, PICTURES, WHOLE, Grid, Plan, Row, grid
+from dlip.run import Run
 from dlip.terms import weights
 from dlip.vlm import VLM
 from dlip.workers import work
@@ -118,11 +119,8 @@ class Job:
     def done(self) -> float:
         """FLOPs done so far, by the last line of the run's log."""
         trained, _ = self.cost()
-        try:
-            last = json.loads((self.folder / "log.jsonl").read_text().splitlines()[-1])
-        except (OSError, ValueError, IndexError):  # not begun, or just being written
-            return 0.0
-        return trained * last["step"] / self.plan.train.steps
+        rows = Run(self.folder).rows()
+        return trained * rows[-1]["step"] / self.plan.train.steps if rows else 0.0
 
 
 def _flops(size: str) -> int:

@@ -215,7 +215,9 @@ class TeacherCache(nn.Module):
 
     def _fill(self, dataset, collate: Collate) -> None:
         state = self.folder / "cache.json"
-        filled = read_json(state)["filled"] if state.is_file() else 0
+        filled = read_json(state).get("filled") if state.is_file() else 0
+        if type(filled) is not int or not 0 <= filled <= len(dataset):  # not what was written
+            filled = 0
         with tqdm(total=len(dataset), initial=filled, desc="teacher's outputs", unit="picture", disable=None) as bar:
             while filled < len(dataset):
                 rows = range(filled, min(filled + PICTURES, len(dataset)))

@@ -189,13 +189,15 @@ def read_model(name: str) -> "Checkpoint":
     """What is on disk of one model of `load_model`'s names. Raises UserError as it does."""
     from dlip import published  # which reads its files with the functions above
 
-    name, size = re.fullmatch(r"(.*?)(?:@(\d+))?", name, re.DOTALL).groups()
+    name, size = re.fullmatch(r"(.*?)(?:@(\d{1,8}))?", name, re.DOTALL).groups()
     path = locate(name)
     with whole(path):
         if path.is_file():
             checkpoint = published.original(path)
         elif "model" in (values := read_json(path / "config.json")):
             tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", TASKS))
+            if not able or able - set(TASKS):
+                raise ValueError(f"abilities {sorted(able)}")
             config, stored = ModelConfig.from_dict(values["model"]), values.get("precision", "fp32")
             checkpoint = published.Checkpoint(tensors, config, Tokenizer.load(path), able, stored)
             _check_words(checkpoint, path)

@@ -1,6 +1,7 @@
 """The commands. Each ends in an exit code: 0 done, 2 a user's mistake in one line, 130 interrupted."""
 
 import argparse
+import io
 import math
 import os
 import re
@@ -172,7 +173,10 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--metric", default="all", help="tr1, ir1, cider, vqa or all, the least kept of them (default %(default)s)"
     )
-    new.add_argument("--results", default="results/ablations.jsonl", help="records (default %(default)s)")
+    new.add_argument(
+        "--results", dest="records", metavar="PATH", default="results/ablations.jsonl",
+        help="a file of records, or a folder of them (default %(default)s)",
+    )  # fmt: skip
 
     new = command(
         commands.app, "Open teacher and student side by side in a browser", "dlip app --port 7860", figures=False
@@ -257,8 +261,15 @@ def check_places(args: argparse.Namespace) -> None:
     """Raises UserError where figures or records could not be written in the end, before any work is done."""
     for option in ("json", "results"):
         path = getattr(args, option, None)
-        if path and path != "-" and (Path(path).is_dir() or any(place.is_file() for place in Path(path).parents)):
+        if not path or path == "-":
+            continue
+        place = next(place for place in (Path(path), *Path(path).parents) if place.exists())
+        if Path(path).is_dir() or (place != Path(path) and not place.is_dir()):
             raise UserError(f"--{option} {path} cannot be a file; name another place")
+        if option == "results" and place == Path(path) and not place.is_file():
+            raise UserError(f"--results {path} keeps nothing, as it is no file on a disk; name another place")
+        if not os.access(place, os.W_OK):
+            raise UserError(f"--{option} {path} may not be written; name another place")
 
 
 def told(fault: OSError) -> str:
@@ -274,6 +285,9 @@ INTERRUPTED = 130
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     warnings.formatwarning = lambda message, *_: f"dlip: {message}\n"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of few characters perhaps, where names may be of odd bytes
+            stream.reconfigure(errors="backslashreplace")
     tells = os.environ.get("LOCAL_RANK", "0") == "0"  # of a machine's several processes one does
     if not tells:
         warnings.simplefilter("ignore")

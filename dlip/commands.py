@@ -42,12 +42,14 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
 
 def show(value: dict, args: argparse.Namespace) -> None:
     """Figures to where `--json` says; to the terminal where it says nothing."""
-    text = json.dumps(value, indent=1)
-    if args.json and args.json != "-":
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(text + "\n")
+    if args.json in (None, "-"):
+        print(json.dumps(value, indent=1))
+    elif Path(args.json).exists() and not Path(args.json).is_file():  # a pipe, whose place no file may take
+        Path(args.json).write_text(json.dumps(value, indent=1) + "\n")
     else:
-        print(text)
+        from dlip.checkpoints import write_json
+
+        write_json(Path(args.json), value)
 
 
 def models(args: argparse.Namespace) -> None:
@@ -157,15 +159,16 @@ def evaluate(args: argparse.Namespace) -> None:
     dataset = data_sets.open(args.data, args.split, args.limit, args.on_error)
     left_out = {dataset.split: len(data_sets.verified(dataset))}
     answers = read_answers(args.answers) if args.answers else None
+    vlm = VLM.load(args.model)
     figures, items = experiment.measure(
-        VLM.load(args.model), dataset, args.latency_repeats, args.json != "-",
+        vlm, dataset, args.latency_repeats, args.json != "-",
         tasks=tuple(args.tasks.split(",")), k=args.candidates, num_beams=args.beams, answers=answers,
     )  # fmt: skip
     if any(left_out.values()):
         figures.setdefault("notes", {})["data"] = experiment.left_out_text(left_out)
     if args.results:
         command = shlex.join(["dlip", *args.words])
-        records.append(experiment.again(args.model, command, figures, items, dataset), args.results)
+        records.append(experiment.again(args.model, vlm, command, figures, items, dataset), args.results)
     show({**figures, **({"items": items} if args.items else {})}, args)
 
 
@@ -208,7 +211,7 @@ def advise(args: argparse.Namespace) -> None:
     from dlip.records import read
 
     asked = {"params_m": args.max_params, "flops_g": args.max_gflops, "latency_ms": args.max_latency}
-    found = advice.advise(read(args.results), {k: v for k, v in asked.items() if v is not None}, args.metric)
+    found = advice.advise(read(args.records), {k: v for k, v in asked.items() if v is not None}, args.metric)
     if args.json:
         show(found, args)
     else:
@@ -271,7 +274,8 @@ def rerun(args: argparse.Namespace) -> None:
         return
     for name, value in found["before"].items():
         print(f"{name:6} {value:8.2f} then {found['after'][name]:8.2f} now {found['difference'][name]:+8.2f}")
-    print("losses", "the same to the last digit" if found["losses"] else "not the same to the last digit")
+    if found["losses"] is not None:
+        print("losses", "the same to the last digit" if found["losses"] else "not the same to the last digit")
     for what, (then, now) in changed.items():
         print(f"{what}: {then} then, {now} now")
 

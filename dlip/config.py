@@ -12,8 +12,9 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-MOST, MOST_LAYERS = 10_000_000, 1_000
-"""Of anything that a model counts, and of its layers: more is a mistake, and would not fit any machine."""
+MOST, MOST_LAYERS, MOST_GRID = 10_000_000, 1_000, 256
+"""Of anything that a model counts, of its layers and of patches a side: more is a mistake, and would not fit any
+machine."""
 KINDS = {
     int: ((int,), "a whole number"), float: ((int, float), "a number"), bool: ((bool,), "true or false"),
     str: ((str,), "a word"), dict: ((dict,), "a table"), tuple: ((list, tuple), "a list of numbers"),
@@ -111,6 +112,11 @@ class ModelConfig:
                 raise UserError(f"model.{name} has {len(getattr(self, name))} numbers; give one for each of 3 colours")
         if self.image_size % self.patch_size:
             raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.grid > MOST_GRID:
+            raise UserError(f"model.image_size {self.image_size} has {self.grid:,} patches a side; at most {MOST_GRID}")
+        for name in ("prompt_ids", "fusion_layers"):
+            if any(type(number) is not int for number in getattr(self, name)):
+                raise UserError(f"model.{name} is {getattr(self, name)}; give whole numbers")
         if not self.fusion_layers or self.fusion_layers[0] < 0 or self.fusion_layers[-1] >= self.text_layers:
             raise UserError(
                 f"model.fusion_layers {self.fusion_layers} must name at least one of the {self.text_layers} text "

@@ -23,13 +23,16 @@ from dlip.model import Med
 from dlip.parallel import on_main
 from dlip.precision import precision
 from dlip.records import append, new_record
-from dlip.run import Run
+from dlip.run import Run, hashed
+from dlip.schema import whole
 from dlip.start import begin
 from dlip.tasks import evaluate
 from dlip.terms import learnt
 from dlip.train import check_fit, train
 from dlip.vlm import VLM
 
+SCORED = {"retrieval": ("itc", "captions"), "caption": ("lm", "captions"), "vqa": ("vqa", "questions")}
+"""Task -> what a model must have learnt and the data must have for it to be measured."""
 VOCABULARY = 8192
 """Most pieces of a vocabulary that is made from the training texts."""
 TEXTS_READ = 20_000
@@ -115,13 +118,27 @@ def measure(
         figures["attention"] = attention.measure(vlm, dataset, teacher=teacher if teacher and looks(teacher) else None)
     figures["efficiency"] = summary(vlm.med)
     if latency_repeats:
-        timed = "captioning" if "lm" in vlm.med.abilities else "vqa" if "vqa" in vlm.med.abilities else "retrieval"
+        timed = next((task for task in ("captioning", "vqa", "retrieval") if NEEDS[task] in vlm.med.abilities), None)
+        if timed is None:
+            figures["notes"]["latency"] = "no task that is timed has been learnt"
+            return figures, items
         pair = {"teacher": teacher} if teacher and NEEDS[timed] in teacher.med.abilities else {}
         found = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
         share = {"share": 100 / found["speedup"]["model"]} if pair else {}
         figures["efficiency"]["latency"] = found["models"]["model"] | share
         figures["efficiency"]["memory"] = memory(vlm, timed)
     return figures, items
+
+
+def scored(vlm: VLM, dataset) -> list[str]:
+    """The tasks that the model can be measured at on the data. Raises UserError where there is none."""
+    found = [t for t, (task, noun) in SCORED.items() if task in vlm.med.abilities and data_sets.holds(dataset, noun)]
+    if not found:
+        raise UserError(
+            f"nothing that is to be learnt can be measured on {dataset.name} {dataset.split}; give a weight to itc, lm "
+            f"or vqa, or name other --test-data"
+        )
+    return found
 
 
 def looks(vlm: VLM) -> bool:
@@ -191,6 +208,8 @@ def prepare(
     model.med.abilities = learnt(config.weights)
     for source in start:
         begin(model, source)
+    for measured in (test, seen):
+        scored(model, measured)
     about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
     about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
     return Material(model, vlm, kin, dataset, test, data_sets.First(seen, config.eval_items), config, about, left_out)
@@ -235,10 +254,12 @@ def run(
     A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
     """
     got = prepare(data=data, **asked)
-    config, kin, test = got.config, got.kin, got.test
+    config, kin, test, earlier = got.config, got.kin, got.test, history(got.about["start"])
 
     def glance(student: VLM) -> dict:
-        return evaluate(student, got.watched, tasks=("retrieval", "vqa"), progress=False)
+        tasks = scored(student, got.watched)  # captioning is slow: it is glanced at where there is nothing else
+        quick = [task for task in tasks if task != "caption"]
+        return evaluate(student, got.watched, tasks=tuple(quick or tasks), progress=False)
 
     done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb)
 
@@ -253,7 +274,7 @@ def run(
             train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
             device=str(model.device), samples=samples(items, test), items=items,
         )  # fmt: skip
-        record |= {"history": history(got.about["start"]), "inputs": inputs | {"test": test.fingerprint()}}
+        record |= {"history": earlier, "inputs": inputs | {"test": test.fingerprint()}}
         record |= extra or {}
         append(record, results)
         write_json(Path(folder) / "record.json", record)
@@ -264,17 +285,23 @@ def run(
 
 def made(model: str) -> dict:
     """The record of the run that a model comes from. Raises UserError where none lies beside it."""
-    return read_json(model_folder(model) / "record.json")
+    path = model_folder(model) / "record.json"
+    if not whole(record := read_json(path)):
+        raise UserError(f"{path} is no record of a run; take another copy of the folder")
+    return record
 
 
-def again(model: str, command: str, figures: dict, items: dict, dataset) -> dict:
-    """The record of a trained model that `command` has measured once more: how it was made is in its history.
+def again(model: str, vlm: VLM, command: str, figures: dict, items: dict, dataset) -> dict:
+    """The record of a trained model, by name and loaded, that `command` has measured once more: how it was made is in
+    its history.
 
     figures, items: of `measure`. Raises UserError as `made` does.
     """
     first = made(model)
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_pictures", "losses", "wall_s")}
-    record = new_record(command=command, metrics=figures, items=items, samples=samples(items, dataset), **about)
+    about |= {"device": str(vlm.device), "samples": samples(items, dataset)}
+    record = new_record(command=command, metrics=figures, items=items, **about)
+    record["inputs"] = {"model": hashed(vlm), "test": dataset.fingerprint()}
     training = {key: first[key] for key in ("command", "config", "wall_s")}
     return record | {"history": [*first.get("history", []), {"folder": model, **training}]}
 
@@ -289,7 +316,7 @@ def history(start: Iterable[str]) -> list[dict]:
             continue
         run = Run(folder)
         config, kept = run.config(), folder / "record.json"
-        command = read_json(kept)["command"] if kept.is_file() else None
+        command = made(folder)["command"] if kept.is_file() else None
         found += history(config.get("start") or [])
         found.append({"folder": str(folder), "command": command, "config": config, "wall_s": round(run.seconds(), 1)})
     return found

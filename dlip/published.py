@@ -53,6 +53,8 @@ class Checkpoint:
         med = lower(Med(self.config).eval(), self.precision)
         med.abilities = self.abilities
         load_weights(med, self._whole(med, source))
+        if wrong := [name for name, tensor in weights(med).items() if not tensor.isfinite().all()]:
+            raise UserError(f"{source} holds numbers that are none in {wrong[0]}; take another copy of it")
         return med
 
     def _whole(self, med: Med, source: str) -> dict[str, Tensor]:

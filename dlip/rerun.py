@@ -66,10 +66,11 @@ def circumstances(before: dict, after: dict) -> dict[str, tuple]:
 
 def difference(before: dict, after: dict) -> dict:
     """{"before", "after", "difference"}: figure -> value, where both records have it; and whether "losses" are equal,
-    to the last digit, which they are by the same versions on the same processor with as many threads."""
+    to the last digit, which they are by the same versions on the same processor with as many threads; null where the
+    command did not train."""
     rows = records.frame([before, after])[list(FIGURES)].dropna(axis=1)
     old, new = (rows.iloc[i].to_dict() for i in range(2))
     return {
         "before": old, "after": new, "difference": {name: new[name] - old[name] for name in old},
-        "losses": before["losses"] == after["losses"],
+        "losses": None if before["command"].startswith("dlip evaluate") else before["losses"] == after["losses"],
     }  # fmt: skip

@@ -18,6 +18,7 @@ from dlip.checkpoints import (
     read_tensors,
     save_model,
     weights,
+    whole,
     write_atomically,
     write_json,
     write_tensors,
@@ -37,15 +38,16 @@ FREE = {"data": "data (texts, or pictures' names, sizes or times)", "start": "st
 """Those whose change may be innocent: a copy has other times, another torch other random numbers."""
 
 
+def hashed(vlm: VLM) -> str:
+    """SHA-256 of a model's weights."""
+    return checksum({name: tensor.detach().cpu() for name, tensor in weights(vlm.med).items()})
+
+
 def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
     """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "data"; and
     its number of "pictures"."""
-
-    def of(vlm: VLM) -> str:
-        return checksum({name: tensor.detach().cpu() for name, tensor in weights(vlm.med).items()})
-
     data = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None  # a class of the user's own may have none
-    return {"teacher": teacher and of(teacher), "start": of(student), "data": data, "pictures": len(dataset)}
+    return {"teacher": teacher and hashed(teacher), "start": hashed(student), "data": data, "pictures": len(dataset)}
 
 
 class Run:
@@ -56,7 +58,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "config.json").is_file()  # the last file that is written
+        return all((self.folder / name).is_file() for name in ("model.safetensors", "config.json"))  # written last
 
     def model(self) -> VLM:
         """The trained model. Raises UserError where the run is not finished."""
@@ -68,11 +70,13 @@ class Run:
     def rows(self) -> list[dict]:
         """The log: rows {step, epoch, lr, norm, pictures_per_s, losses} and {step, eval}."""
         path, rows = self.folder / "log.jsonl", []
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
-                rows.append(json.loads(line))
-            except ValueError:  # half written, on a full disk
+                row = json.loads(line)
+                int(row["step"])
+            except (ValueError, TypeError, KeyError):  # half written, on a full disk
                 break
+            rows.append(row)
         return rows
 
     def losses(self) -> dict[str, list[float | None]]:
@@ -96,12 +100,14 @@ class Run:
     # --- written by the training loop ---------------------------------------------------------------------------------
 
     def start(self, student: VLM, config: TrainConfig, about: dict) -> int:
-        """Starts the folder, or finds the step to resume from. Raises UserError where it holds another run."""
+        """Starts the folder, or finds the step to resume from: of a finished run, whose checkpoints may be gone, the
+        last. Raises UserError where it holds another run."""
         asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
         path = self.folder / "run.json"
         if not path.is_file() and (theirs := [name for name in MODEL if (self.folder / name).exists()]):
             raise UserError(f"{self.folder} holds {theirs[0]}, but no run that could go on; choose another folder")
-        held = _completed(self.config()) if path.is_file() else asked
+        with whole(path):
+            held = _completed(self.config()) if path.is_file() else asked
         different = sorted(k for k in {*held, *asked} - {"inputs"} if held.get(k) != asked.get(k))
         then, now = held.get("inputs", {}), asked.get("inputs", {})  # older runs have none
         others = [what for what in then if then[what] != now.get(what)]
@@ -116,7 +122,7 @@ class Run:
             left.unlink()
         if not path.is_file():
             write_json(path, asked)
-        start = self._latest()
+        start = config.steps if self.finished else self._latest()
         kept = [row for row in self.rows() if row["step"] <= start]
         lines = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomically(self.folder / "log.jsonl", lambda temporary: temporary.write_text(lines))

@@ -68,6 +68,10 @@ def whole(line: dict) -> bool:
         values = numbers(line).values()
     except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
         return False
-    return line["role"] in ROLES and all(
-        value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values
+    threads = line.get("threads", 1)
+    return (
+        line["role"] in ROLES
+        and type(threads) is int
+        and threads > 0
+        and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values)
     )

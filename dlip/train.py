@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from dlip import parallel
 from dlip.cache import TeacherCache
+from dlip.checkpoints import load_weights, weights
 from dlip.composite import check
 from dlip.config import CACHE, CACHE_GB, TrainConfig
 from dlip.data import holds
@@ -177,6 +178,9 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
     kinds = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
     start = parallel.on_main(lambda: run.start(student, config, about | {"inputs": made_of(student, teacher, dataset)}))
+    if run.finished:
+        load_weights(student.med, weights(run.model().med))
+        return
     learner.train()
     run_layers(student.med, config.gradient_checkpointing, config.compile)
     batches = Batches(

@@ -64,6 +64,12 @@ class VLM:
         ids, mask = self.tokenizer.encode(list(texts), max_length=self.med.config.max_text)
         return ids.to(self.device), mask.to(self.device)
 
+    def reads(self, text: str) -> int:
+        """How many words of a text, as spaces part them, are read: a long text is cut."""
+        self.tokenizer.fast.enable_truncation(self.med.config.max_text)
+        ends = (end for _, end in self.tokenizer.fast.encode(text).offsets)
+        return len(text[: max(ends, default=0)].split())
+
     def image_states(self, images: Iterable[Picture], med: Med | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med`, of a composite that of the first."""
         med = med or self.med.sees("image")

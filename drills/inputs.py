@@ -40,6 +40,11 @@ SECONDS = 60
 """That one batch may take."""
 MEMORY = 6 * 2**30
 """Bytes of addresses that a process may have."""
+TRAIN = ["train", "--size", "scenes-student", "--tokenizer", "scenes/teacher", "--limit", "4", "--test-limit", "2"]
+TRAIN += ["--steps", "1", "--batch-size", "4", "--warmup", "0", "--weights", "itc,vqa", "--json", "-"]
+"""A run as short as there can be."""
+keeps: list[tempfile.TemporaryDirectory] = []
+"""Of this process."""
 SENTENCE = 1000
 """Characters of a refusal at most."""
 
@@ -121,6 +126,11 @@ def annotations(rng: random.Random, folder: Path):
         name = rng.choice(list(files))
         (folder / "d" / name).write_bytes(junk.written(rng, files[name], _value_or_name))
         yield commanded(["data", "check", str(folder / "d"), "--json", "-"])
+        shards = ["data", "shard", str(folder / "d"), "--out", str(folder / "shards"), "--on-error", "skip"]
+        yield commanded([*shards, "--json", "-"])
+        if beside := {path.name for path in folder.iterdir()} - {"d", "shards"}:
+            yield f"shards were written beside their folder: {beside}"
+        shutil.rmtree(folder / "shards", ignore_errors=True)
         (folder / "d" / name).write_text(json.dumps(files[name]))
 
 
@@ -215,6 +225,21 @@ def checkpoints(rng: random.Random, folder: Path):
         yield "code in a checkpoint was run"
 
 
+def runs(rng: random.Random, folder: Path):
+    """The files of a run that goes on, and of one that another begins at."""
+    for name in ("run.json", "log.jsonl", "record.json", "config.json"):
+        run, file = folder / name, folder / name / name
+        shutil.copytree(_run(), run)
+        lines = file.read_text().splitlines() if name == "log.jsonl" else [file.read_text()]
+        file.write_bytes(b"\n".join(junk.written(rng, json.loads(line)) for line in lines))
+        last = next(run.glob("checkpoint-*"))
+        last.write_bytes(junk.damaged(rng, last.read_bytes()) if rng.random() < 0.3 else last.read_bytes())
+        if rng.random() < 0.5:  # it was killed before its end
+            (run / "model.safetensors").unlink()
+        yield commanded([*TRAIN, "--out", str(run), "--results", str(folder / "records.jsonl")])
+        yield commanded([*TRAIN, "--out", str(folder / "next"), "--start", str(run), "--dry-run"])
+
+
 def commands(rng: random.Random, folder: Path):
     bare = (
         ["evaluate", "--model"], ["data"], ["data", "check"], ["train", "--dry-run", "--size"], ["bench"], ["ablate"],
@@ -242,7 +267,7 @@ def recorded(rng: random.Random, folder: Path):
 
 KINDS = {
     "pictures": pictures, "annotations": annotations, "layouts": layouts, "shards": shards, "hub": hub, "texts": texts,
-    "checkpoints": checkpoints, "commands": commands, "records": recorded,
+    "checkpoints": checkpoints, "runs": runs, "commands": commands, "records": recorded,
 }  # fmt: skip
 
 
@@ -253,6 +278,16 @@ def _value_or_name(rng: random.Random):
 @cache
 def _student():
     return dlip.load("scenes/student")
+
+
+@cache
+def _run() -> Path:
+    """A run of one step."""
+    keeps.append(tempfile.TemporaryDirectory())
+    folder = Path(keeps[-1].name) / "run"
+    if (outcome := commanded([*TRAIN, "--out", str(folder), "--results", str(folder / "records.jsonl")])) != "used":
+        raise RuntimeError(outcome)
+    return folder
 
 
 @cache
@@ -315,7 +350,7 @@ def run(times: int = 5000, seed: int = 0, workers: int = 2) -> tuple[dict, dict,
     counts, faults = {kind: Counter() for kind in KINDS}, []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        rounds = -(-times // 150)  # inputs in a round of all kinds
+        rounds = -(-times // 178)  # inputs in a round of all kinds
         batches = [Batch(kind, seed + i, place / f"{kind}.jsonl") for i in range(rounds) for kind in KINDS]
         for batch, reason in work(do, batches, workers, place, lambda running: None):
             if reason is not None:

@@ -135,6 +135,21 @@ def test_a_model_that_lacks_the_weights_says_so_and_the_other_answers(picture, m
     assert len(found["teacher"]["hits"]) == 5 and "cannot compare pictures" in shown and "share none" not in shown
 
 
+def test_what_is_not_read_of_a_long_text_is_told_beside_what_was_found(picture):
+    long = "is the large circle red " * 12  # 60 words, of which 40 tokens are read, with the first and the last
+    told = "the model reads the first 38 of 60 words"
+    answered = compare.answers(picture, TEACHER, STUDENT, long)
+    ranked = compare.rankings(picture, TEACHER, STUDENT, f"a circle\n{long}")
+    found = search.search(TEACHER, STUDENT, long)
+    for one, noun in ((answered, "the question"), (ranked, "a long caption"), (found, "the sentence")):
+        assert [one[side]["note"] for side in BOTH] == [f"Of {noun} {told}."] * 2
+    names = (TEACHER, STUDENT)
+    for shown in (compare.show_answers(answered, names), compare.show_rankings(ranked, names)):
+        assert shown.count(told) == 2 and shown.count("<footer>") == 2
+    shown = search.show(found, names, as_pictures=False)
+    assert shown.count(told) == 2 and shown.count("<li") == 10
+
+
 def test_words_that_differ_are_marked_and_texts_are_escaped(picture):
     found = compare.captions(picture, TEACHER, STUDENT)
     found["teacher"]["text"], found["student"]["text"] = "a red <b>circle", "a blue <b>circle"

@@ -45,6 +45,8 @@ def test_words_are_what_both_models_say(picture):
     assert [text["text"] for text in found] == [*captions, QUESTION, *answers]
     assert [text["who"] for text in found] == ["teacher", "student", "you", "teacher", "student"]
     assert [text["question"] for text in found] == ["", "", "", QUESTION, QUESTION]
+    assert [text["read"] for text in found] == [len(text["text"].split()) for text in found]
+    assert page.words(picture, TEACHER, STUDENT, "red " * 60)[2]["read"] == 38  # of 40 tokens, with [ENC] and [SEP]
     assert len(page.words(picture, TEACHER, STUDENT)) == len(page.words(picture, TEACHER, STUDENT, None)) == 2
     with pytest.raises(UserError, match="the question has 1,001 characters"):
         page.words(picture, TEACHER, STUDENT, "x" * 1001)
@@ -78,16 +80,17 @@ def test_a_model_that_lacks_one_ability_says_so_beside_the_others_map(able, sour
 
 
 def test_every_word_is_a_button_and_finds_its_place_again():
-    texts = [page.Text(who="teacher", kind="caption", text="a <red> star", question=""),
-             page.Text(who="student", kind="caption", text="", question=""),
-             page.Text(who="you", kind="question", text="what now?", question="")]  # fmt: skip
+    texts = [page.Text(who="teacher", kind="caption", text="a <red> star over there", question="", read=3),
+             page.Text(who="student", kind="caption", text="", question="", read=0),
+             page.Text(who="you", kind="question", text="what now?", question="", read=2)]  # fmt: skip
     shown = page.show(texts, {"text": 2, "word": 0})
     buttons = re.findall(r'data-index="(\d+)" aria-pressed="(\w+)">([^<]*)<', shown)
     assert buttons == [("0", "false", "a"), ("1", "false", "&lt;red&gt;"), ("2", "false", "star"),
-                       ("3", "true", "what"), ("4", "false", "now?")]  # fmt: skip
-    assert page.place_of(2, texts) == {"text": 0, "word": 2} and page.place_of(4, texts) == {"text": 2, "word": 1}
+                       ("5", "true", "what"), ("6", "false", "now?")]  # fmt: skip
+    assert shown.count('<span title="not read: the text is too long">') == 2 and ">there</span>" in shown
+    assert page.place_of(2, texts) == {"text": 0, "word": 2} and page.place_of(6, texts) == {"text": 2, "word": 1}
     with pytest.raises(UserError, match="no longer there"):
-        page.place_of(5, texts)
+        page.place_of(7, texts)
     assert page.first(texts) == {"text": 0, "word": 2}  # the first thing that is named
     assert page.first(texts[1:]) == {"text": 1, "word": 0} and page.first(texts[1:2]) is None
 

@@ -246,7 +246,7 @@ def test_varied_pictures_cannot_be_cached():
         TrainConfig(cache=True, augment=True)
 
 
-@pytest.mark.parametrize("damage", ["gone", "short", "no lengths"])
+@pytest.mark.parametrize("damage", ["gone", "short", "no lengths", "no count"])
 def test_what_is_missing_is_filled_again(damage, teacher, pictures, tmp_path):
     def kept() -> tuple[dict[str, bytes], Path]:
         cache = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
@@ -256,6 +256,8 @@ def test_what_is_missing_is_filled_again(damage, teacher, pictures, tmp_path):
     column = folder / "image.embed.f16"
     if damage == "no lengths":
         (folder / "lengths.npy").write_bytes(b"")
+    elif damage == "no count":
+        (folder / "cache.json").write_text('{"filled": "all"}')
     elif damage == "gone":
         column.unlink()
     else:

@@ -144,6 +144,7 @@ def break_config(folder, **changes):
         (lambda f: break_config(f, max_text=900), "reads 900 tokens at"),
         (lambda f: break_config(f, image_std=[0.5]), "model.image_std has 1 numbers"),
         (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": 5}), "is not whole"),
+        (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": [1]}), "abilities [1"),
         (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "at most 1,000"),
         (lambda f: break_config(f, image_layers=3), "vision_model.encoder.layers.2"),
         (lambda f: break_config(f, image_layers=1), "vision_model.encoder.layers.1"),

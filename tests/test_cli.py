@@ -1,8 +1,11 @@
 """The commands as a user types them: what they print, their exit codes, one line for a mistake."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -186,6 +189,7 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         ([*TRAIN, "--data", ""], "the data have no name"),
         ([*TRAIN, "--json", "."], "--json . cannot be a file"),
         ([*TRAIN, "--results", "taken/records.jsonl"], "--results taken/records.jsonl cannot be a file"),
+        ([*TRAIN, "--results", "/dev/null"], "--results /dev/null keeps nothing"),
         (["train", "--size", "scenes-student:max_positions=4", "--out", "x"], "reads 40 tokens at 4 positions"),
         (["train", "--size", "scenes-student:image_width=16+32", "--out", "x"], "give one number"),
         (["train", "--size", "scenes-student:vocab_size=7", "--out", "x"], "changes 'vocab_size'"),
@@ -236,6 +240,18 @@ def test_a_warning_is_one_line_too(tmp_path):
     ]  # in a process, as pytest has its own way of warning
     done = subprocess.run([sys.executable, "-m", "dlip.cli", *words], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, f"dlip: {file} line 1 is no whole record; it was skipped\n")
+
+
+def test_a_terminal_of_few_characters_shows_escapes(monkeypatch):
+    """And names of odd bytes."""
+    screen = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(screen, "ascii", write_through=True))
+    monkeypatch.setattr("dlip.sizes.models_text", lambda table: "± " + os.fsdecode(b"caf\xe9"))
+    assert main(["models"]) == 0 and screen.getvalue().startswith(b"\\xb1 caf\\udce9\n")
+
+
+def test_figures_take_no_place_of_what_is_no_file():
+    assert main(["models", "--json", "/dev/null"]) == 0 and Path("/dev/null").is_char_device()
 
 
 def test_how_much_the_cache_may_take_is_said(tmp_path, capsys):

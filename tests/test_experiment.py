@@ -17,6 +17,7 @@ from dlip.data.write import write_folder
 from dlip.errors import UserError
 from dlip.experiment import held_out, measure, new_student, prepare, texts_of, vocabulary
 from dlip.model import Med
+from dlip.run import Run
 from dlip.terms import weights
 from dlip.vlm import VLM
 
@@ -70,6 +71,28 @@ def test_a_student_can_do_what_is_trained_or_began_trained(typed, start, able):
         limit=8, on_error="fatal", config=config,
     )  # fmt: skip
     assert got.student.med.abilities == able
+
+
+@pytest.mark.parametrize("typed", ["itm", "hr,kd.itm"])
+def test_what_cannot_be_measured_is_not_trained(typed):
+    with pytest.raises(UserError, match="^nothing that is to be learnt can be measured on scenes test; give a weight"):
+        prepare(
+            size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes", split=None,
+            limit=8, on_error="fatal", config=TrainConfig(weights=weights(typed)),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("typed", "glanced"), [("itc", "retrieval"), ("lm", "caption")])
+def test_every_loss_that_is_measured_alone_leaves_its_record(typed, glanced, tmp_path, monkeypatch):
+    for split in ("train-small", "val", "test"):
+        monkeypatch.setitem(SPLITS, split, 8)
+    words = ["train", "--tokenizer", "scenes/teacher", "--size", "scenes-student", "--weights", typed, "--steps", "2"]
+    words += ["--batch-size", "4", "--eval-every", "1", "--out", str(tmp_path / "a")]
+    assert main([*words, "--results", str(tmp_path / "r.jsonl")]) == 0
+    (record,) = records.read(tmp_path / "r.jsonl")
+    assert record["metrics"][glanced] and ("latency" in record["notes"]) == (typed == "itc")
+    looked = [row["eval"][glanced] for row in Run(tmp_path / "a").rows() if "eval" in row]
+    assert len(looked) == 2 and all(looked)
 
 
 def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):

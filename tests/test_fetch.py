@@ -5,6 +5,7 @@ import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -143,6 +144,14 @@ def test_a_broken_picture_on_the_web(server, tmp_path, caplog):
 def test_no_server(tmp_path):
     with pytest.raises(UserError, match="cannot fetch http://127.0.0.1:1/index.json"):
         data.open("http://127.0.0.1:1/", "train")
+
+
+def test_a_user_without_a_home_names_a_folder(monkeypatch):
+    monkeypatch.delenv("DLIP_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    with pytest.raises(UserError, match="no folder for fetched shards; name one in DLIP_CACHE"):
+        fetch.open_shard("https://host/train-00000.tar")
 
 
 def test_a_signed_address_keeps_the_shards_name(monkeypatch):

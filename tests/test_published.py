@@ -309,6 +309,9 @@ def test_files_that_are_no_blip_are_named(tmp_path):
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:3000])
     part = {name: tensor for name, tensor in state.items() if "layer.1.attention" not in name}
     other = {name: tensor for name, tensor in state.items() if not name.startswith("text_decoder")}
+    void = {
+        name: tensor * float("nan") if name.startswith("text_decoder") else tensor for name, tensor in state.items()
+    }
     (tmp_path / "notes.txt").write_text("root:x:0:0:root:/root:/bin/bash\n")
     for path, says in (
         (tmp_path / "cut.pth", "cannot be read as weights"),
@@ -318,6 +321,9 @@ def test_files_that_are_no_blip_are_named(tmp_path):
         (write(other, tmp_path, "image.pth"), "unknown kind"),
         (write(other | {"text_decoder.x": torch.ones(1)}, tmp_path, "bare.pth"), "bare.pth is not whole, or no model"),
         (write({"a": 1}, tmp_path, "numbers.pth"), "no table of tensors"),
+        (write(void, tmp_path, "void.pth"), "void.pth holds numbers that are none in text_encoder.embeddings.word"),
+        (f"{whole}@{2**20}", "patches a side; at most 256"),
+        (f"{whole}@{10**20}", "there is no model"),
         (tmp_path / "none.pth", "there is no model"),
     ):
         with pytest.raises(UserError, match=says):

@@ -125,7 +125,7 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
     [
         {"role": "king"}, {"seed": "0"}, {"metrics": None}, {"config": {"model": 3}}, {"losses": []}, {"id": {}},
         {"efficiency": {"params_m": "many"}}, {"metrics": {"vqa": {"accuracy": [1]}}}, {"metrics": {"retrieval": True}},
-        {"name": "\ud800"},
+        {"name": "\ud800"}, {"threads": "two"}, {"threads": 0},
     ],
 )  # fmt: skip
 def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):

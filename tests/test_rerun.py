@@ -7,13 +7,15 @@ import pytest
 import torch
 from test_records import make_record
 
-from dlip import records
+from dlip import data, records
 from dlip.checkpoints import model_folder, read_json
 from dlip.cli import INTERRUPTED, main
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.records import append
 from dlip.rerun import check_history, chosen, circumstances, command, difference
+from dlip.run import hashed
+from dlip.vlm import VLM
 
 TINY = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1"
 
@@ -50,7 +52,12 @@ def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, ca
     assert (record["split"], record["seed"], record["metrics"]["vqa"]) == ("test-5k", made["seed"], None)
     assert record["history"][-1]["command"] == made["command"] != record["command"]
     assert main(["rerun", str(file), "--results", str(more), "--json", "-"]) == 0
-    assert records.read(more)[0]["metrics"] == record["metrics"]
+    found = json.loads(capsys.readouterr().out)
+    assert (found["losses"], found["circumstances"]) == (None, {})
+    again = records.read(more)[0]
+    assert again["metrics"] == record["metrics"] and again["device"] == "cpu"
+    test = data.open("scenes", "test-5k", 20).fingerprint()
+    assert again["inputs"] == {"model": hashed(VLM.load("scenes/student")), "test": test}
 
 
 def test_a_model_without_a_record_is_refused_before_it_is_measured(tiny, tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ from dlip.config import TrainConfig
 from dlip.data.batch import Question
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
+from dlip.run import hashed
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 
@@ -228,6 +229,11 @@ def test_a_finished_run_is_left_as_it_is(make_vlm, tmp_path):
     before, rows = (tmp_path / "model.safetensors").read_bytes(), run.rows()
     again = train(make_vlm(5), PICTURES, SHORT, tmp_path, progress=False)
     assert (tmp_path / "model.safetensors").read_bytes() == before and again.rows() == rows
+    for checkpoint in tmp_path.glob("checkpoint-*"):
+        checkpoint.unlink()
+    student = make_vlm(5)
+    assert train(student, PICTURES, SHORT, tmp_path, progress=False).rows() == rows
+    assert (tmp_path / "model.safetensors").read_bytes() == before and hashed(student) == hashed(run.model())
 
 
 def test_the_seed_decides(make_vlm, tmp_path):

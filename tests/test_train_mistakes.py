@@ -122,6 +122,9 @@ def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
         with pytest.raises(UserError, match=says):
             train(student, PICTURES, config, tmp_path, about=about, progress=False)
     assert (tmp_path / "run.json").read_text() == before
+    (tmp_path / "run.json").write_text('{"model": {}}')
+    with pytest.raises(UserError, match="run.json is not whole"):
+        train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
 
 
 def cut(content: bytes) -> bytes:
@@ -141,6 +144,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, mak
     paths = sorted(run.folder.glob("checkpoint-*"))[-1 if which == "the last" else 0 :]
     for path in paths:
         path.write_bytes(spoil(path.read_bytes()))
+    (run.folder / "config.json").unlink()  # it was killed before its end
     half = run.folder / ".checkpoint-00000006.safetensors.0123abcd"  # of a process that was killed
     half.touch()
     with pytest.warns(UserWarning, match=f"{paths[-1].name}.*; the run goes on from what was kept before"):
@@ -156,7 +160,10 @@ def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_pat
     run = train(make_vlm(), PICTURES, SHORT, tmp_path / "run", progress=False)
     (run.folder / "model.safetensors").unlink()
     (run.folder / "checkpoint-best.safetensors").touch()
-    (run.folder / "log.jsonl").write_text((run.folder / "log.jsonl").read_text() + '{"step": 6, "lo')
+    kept = (run.folder / "log.jsonl").read_text()
+    for torn in ('{"step": 6, "lo', "7\n", '{"eval": {}}\n'):
+        (run.folder / "log.jsonl").write_text(kept + torn)
+        assert log(run) == log(whole)
     assert log(train(make_vlm(), PICTURES, SHORT, run.folder, progress=False)) == log(whole)
     assert (run.folder / "checkpoint-best.safetensors").exists()
 
@@ -166,5 +173,6 @@ def test_a_checkpoint_without_its_checksum_is_damaged(make_vlm, tmp_path):
     run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     last.write_bytes(last.read_bytes().replace(b"sha256", b"sha255"))
+    (run.folder / "config.json").unlink()  # it was killed before its end
     train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
     assert (run.folder / f"damaged-{last.name}").exists()

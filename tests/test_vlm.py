@@ -121,6 +121,9 @@ def test_long_texts_are_cut(tiny, images):
     ids, mask = tiny.texts([long])
     assert ids.shape == (1, tiny.med.config.max_text) and mask.all()
     assert tiny.match(images[:1], [long]).shape == (1,)
+    assert (
+        tiny.reads(long) == tiny.med.config.max_text - 2 and tiny.reads(" a red\ncircle ") == 3 and tiny.reads("") == 0
+    )
 
 
 def test_the_prompt_is_no_part_of_the_caption(tiny, images):

@@ -19,10 +19,16 @@ TIMEOUT = 60
 
 
 def cache_folder() -> Path:
-    """Where fetched shards and indexes are kept: DLIP_CACHE, else dlip in the user's folder of caches."""
+    """Where fetched shards and indexes are kept: DLIP_CACHE, else dlip in the user's folder of caches.
+
+    Raises UserError where there is neither.
+    """
     if own := os.environ.get("DLIP_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlip"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlip"
+    except RuntimeError:  # a user without a home
+        raise UserError("this user has no folder for fetched shards; name one in DLIP_CACHE") from None
 
 
 def cache_bytes() -> int:
