@@ -267,11 +267,17 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
         guard.endpoint(function, asked)
         click(guard.guarded(_shown(function, show)), asked, out, **event)
         then = guard.after(new) if alone else new.then
-        instead = guard.toast if alone else guard.nothing  # a mistake that all of them meet is told once
+        instead = _told if alone else guard.nothing  # a mistake that all of them meet is told once
         new = then(guard.following(_shown(function, show, quiet=True), instead), asked, out, **event)
     question.submit(guard.guarded(_shown(answers, show_answers)), [picture, *names, question], answered,
                     api_visibility="private", **QUICK)  # fmt: skip
     return question, candidates
+
+
+def _told(said: str) -> str:
+    """A mistake at the edge of the page, from where it goes, and in the place of what it kept away."""
+    guard.toast(said)
+    return parts.hint(said)
 
 
 def _shown(function: Callable, show: Callable, quiet: bool = False) -> Callable:

@@ -6,7 +6,7 @@ from typing import TypedDict
 import gradio as gr
 import pandas as pd
 
-from app import guard, inputs, models, work
+from app import guard, inputs, models, parts, work
 from dlip import disagreement
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.errors import UserError
@@ -17,6 +17,7 @@ TASKS = {"captions": "caption", "answers": "vqa", "captions found by picture": "
 RUN = {"caption": "caption", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
 """Task of dlip.disagreement -> that of dlip.evaluate which yields its items."""
 LEAST, MOST, COUNT = 10, SPLITS["test"], 12
+EMPTY = f"Both models read the pictures; the {COUNT} on which the student loses most stand here, with what each said."
 BATCH = 16
 """Pictures at a time: others get in between."""
 
@@ -84,7 +85,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.Row(elem_classes="act"):
         start = gr.Button("Find the worst", variant="primary", elem_id="find-worst", scale=0, min_width=200)
         cancel = work.stop_button("stop-finding")
-    shown = gr.HTML(elem_id="worst", min_height=90)
+    shown = gr.HTML(parts.hint(EMPTY), elem_id="worst", min_height=90)
 
     def find(teacher, student, task, pictures, request: gr.Request, bar=gr.Progress()):  # noqa: B008
         report = lambda share: bar(share, desc="Evaluating both models")  # noqa: E731
@@ -94,6 +95,6 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
 
     asked = [*names, task, pictures]
     work.started(start, cancel, find, asked, shown, voids=asked)
-    gr.on([part.change for part in asked], lambda: "", None, shown, api_visibility="private", queue=False,
-          trigger_mode="multiple")  # fmt: skip
+    gr.on([part.change for part in asked], lambda: parts.hint(EMPTY), None, shown, api_visibility="private",
+          queue=False, trigger_mode="multiple")  # fmt: skip
     guard.endpoint(disagreements, asked, guard.LONG)

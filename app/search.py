@@ -17,6 +17,10 @@ from dlip.vlm import VLM
 GALLERY = Scenes("test", size=200)
 CANDIDATES, SHOWN, STEP = 16, 5, 20
 """Of ITC that ITM ranks anew; results that are shown; pictures or sentences that are read at a time."""
+EMPTY = (
+    f"Of {len(GALLERY)} test pictures both models find the {SHOWN} that fit the sentence best: contrast (ITC) chooses "
+    f"{CANDIDATES}, matching (ITM) ranks them anew. Or the other way round, from the picture to sentences."
+)
 
 
 class Hit(TypedDict):
@@ -154,7 +158,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
                               min_width=240, max_lines=1, elem_id="sentence")  # fmt: skip
         find = gr.Button("Find pictures", variant="primary", scale=1, min_width=130, elem_id="find")
         reverse = gr.Button("Sentences for my picture", scale=1, min_width=250, elem_id="reverse")
-    out = gr.HTML(elem_id="found")
+    out = gr.HTML(parts.hint(EMPTY), elem_id="found")
     asked, asked_reverse = [*names, sentence], [picture, *names]
     endpoint(search, asked, long=True, line=SEARCH)
     endpoint(sentences, asked_reverse, long=True, line=SEARCH)
@@ -171,4 +175,13 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         reverse.click(guarded(found_reverse, long=True), asked_reverse, out, **event),
     ]
     changed = [part.change for part in (picture, *names)]
-    gr.on(changed, lambda: "", None, out, cancels=going, api_visibility="private", queue=False, trigger_mode="multiple")
+    gr.on(
+        changed,
+        lambda: parts.hint(EMPTY),
+        None,
+        out,
+        cancels=going,
+        api_visibility="private",
+        queue=False,
+        trigger_mode="multiple",
+    )

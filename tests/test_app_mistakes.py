@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import dlip
-from app import attention, compare, guard, models
+from app import attention, compare, disagreements, guard, models, parts, search
 from app.page import build, public, serve
 from dlip.cli import main
 from dlip.data.scenes import Scenes
@@ -180,7 +180,9 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_nothing_old_stays_under_
         "strange", "captions", "answers", "rankings", "found", "words", "look", "measured", "worst", "tint"
     }  # fmt: skip
     assert "--distilled" in shown.pop("tint")  # until more is known of it
-    assert shown.pop("words") == f'<p class="hint">{told[0]}</p>' and set(shown.values()) == {""}
+    assert [shown.pop(place) for place in ("words", "captions")] == [f'<p class="hint">{told[0]}</p>'] * 2
+    assert {shown.pop("found"), shown.pop("worst")} == {parts.hint(search.EMPTY), parts.hint(disagreements.EMPTY)}
+    assert set(shown.values()) == {""}
 
 
 def test_what_was_found_goes_with_the_picture_and_the_settings():
