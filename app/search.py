@@ -115,7 +115,9 @@ def _both(teacher: str, student: str, find, sentence: str = "") -> Found:
     found = {}
     for side, vlm in models.pair(teacher, student).items():
         try:
-            found[side] = Hits(hits=find(vlm), note=parts.unread(vlm, "the sentence", [sentence]))
+            hits = find(vlm)
+            with models.turn:
+                found[side] = Hits(hits=hits, note=parts.unread(vlm, "the sentence", [sentence]))
         except Unable as unable:
             found[side] = Hits(hits=[], note=str(unable))
     return found

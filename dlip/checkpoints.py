@@ -189,7 +189,7 @@ def read_model(name: str) -> "Checkpoint":
     """What is on disk of one model of `load_model`'s names. Raises UserError as it does."""
     from dlip import published  # which reads its files with the functions above
 
-    name, size = re.fullmatch(r"(.*?)(?:@(\d{1,8}))?", name, re.DOTALL).groups()
+    name, size = sized(name)
     path = locate(name)
     with whole(path):
         if path.is_file():
@@ -207,7 +207,14 @@ def read_model(name: str) -> "Checkpoint":
             raise UserError(
                 f"{path / 'config.json'} describes no dlip model and no BLIP; name a run folder or a BLIP's"
             )
-    return checkpoint.at(int(size)) if size else checkpoint
+        return checkpoint.at(size) if size else checkpoint
+
+
+def sized(name: str) -> tuple[str, int | None]:
+    """A model's name without the picture size in px behind its @, and that; what is there under the whole name has
+    none."""
+    found = None if Path(name).exists() else re.fullmatch(r"(.+)@(\d{1,8})", name, re.DOTALL)
+    return (found[1], int(found[2])) if found else (name, None)
 
 
 @contextmanager

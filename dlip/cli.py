@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("name", metavar="DATA", help=DATA)
     new.add_argument("--out", required=True, metavar="FOLDER", help="where the shards and their index go")
     new.add_argument("--splits", metavar="A,B", help="only these")
-    new.add_argument("--pictures", type=int, default=1000, metavar="N", help="of a shard (default %(default)s)")
+    new.add_argument("--pictures", type=whole(1), default=1000, metavar="N", help="of a shard (default %(default)s)")
     new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help="what a faulty item does")
 
     for name, help_, example in (
@@ -259,16 +259,19 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
 
 def check_places(args: argparse.Namespace) -> None:
     """Raises UserError where figures or records could not be written in the end, before any work is done."""
-    for option in ("json", "results"):
-        path = getattr(args, option, None)
-        if not path or path == "-":
-            continue
-        place = next(place for place in (Path(path), *Path(path).parents) if place.exists())
-        if Path(path).is_dir() or (place != Path(path) and not place.is_dir()):
+    asked = {option: getattr(args, option, None) for option in ("json", "results")}
+    if asked["json"] == "-":  # standard output
+        del asked["json"]
+    if getattr(args, "dry_run", False):  # which leaves no record
+        del asked["results"]
+    for option, path in ((option, Path(path)) for option, path in asked.items() if path is not None):
+        place = next(place for place in (path, *path.parents) if place.exists())
+        if path.is_dir() or (place != path and not place.is_dir()):
             raise UserError(f"--{option} {path} cannot be a file; name another place")
-        if option == "results" and place == Path(path) and not place.is_file():
+        if option == "results" and place == path and not place.is_file():
             raise UserError(f"--results {path} keeps nothing, as it is no file on a disk; name another place")
-        if not os.access(place, os.W_OK):
+        replaced = option == "json" and place.is_file() and not commands.kept_open(place)
+        if not os.access(place.parent if replaced else place, os.W_OK):
             raise UserError(f"--{option} {path} may not be written; name another place")
 
 

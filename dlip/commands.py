@@ -42,14 +42,20 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
 
 def show(value: dict, args: argparse.Namespace) -> None:
     """Figures to where `--json` says; to the terminal where it says nothing."""
+    text = json.dumps(value, indent=1)
     if args.json in (None, "-"):
-        print(json.dumps(value, indent=1))
-    elif Path(args.json).exists() and not Path(args.json).is_file():  # a pipe, whose place no file may take
-        Path(args.json).write_text(json.dumps(value, indent=1) + "\n")
+        print(text)
+    elif kept_open(Path(args.json)):
+        Path(args.json).write_text(text + "\n")
     else:
         from dlip.checkpoints import write_json
 
         write_json(Path(args.json), value)
+
+
+def kept_open(path: Path) -> bool:
+    """Whether what is written goes into what is there, a pipe or where a link leads, as no file may take its place."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
 
 
 def models(args: argparse.Namespace) -> None:
@@ -94,8 +100,9 @@ def data_check(args: argparse.Namespace) -> None:
 
 def data_shard(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
-    from dlip.data.pack import write_shards
+    from dlip.data.pack import check_empty, write_shards
 
+    check_empty(args.out)
     opened = {}
     for split in args.splits.split(",") if args.splits else data_sets.splits(args.name):
         opened[split] = data_sets.open(args.name, split, on_error=args.on_error)
@@ -152,17 +159,19 @@ def evaluate(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
     from dlip import experiment, records
     from dlip.data.vqa2 import read_answers
+    from dlip.tasks import check_tasks
     from dlip.vlm import VLM
 
     if args.results:
         experiment.made(args.model)  # before anything is measured in vain
+    vlm, tasks = VLM.load(args.model), tuple(args.tasks.split(","))
+    check_tasks(tasks)
+    answers = read_answers(args.answers) if args.answers else None
     dataset = data_sets.open(args.data, args.split, args.limit, args.on_error)
     left_out = {dataset.split: len(data_sets.verified(dataset))}
-    answers = read_answers(args.answers) if args.answers else None
-    vlm = VLM.load(args.model)
     figures, items = experiment.measure(
         vlm, dataset, args.latency_repeats, args.json != "-",
-        tasks=tuple(args.tasks.split(",")), k=args.candidates, num_beams=args.beams, answers=answers,
+        tasks=tasks, k=args.candidates, num_beams=args.beams, answers=answers,
     )  # fmt: skip
     if any(left_out.values()):
         figures.setdefault("notes", {})["data"] = experiment.left_out_text(left_out)
@@ -289,7 +298,8 @@ def export(args: argparse.Namespace) -> None:
         write = to_transformers
     else:
         write = partial(to_precision, precision=args.to)
-    out = args.out or Path("runs/export") / args.model.strip("/").replace("/", "-")
+    model = Path(args.model).resolve().name if set(args.model) <= set("./") else args.model
+    out = args.out or Path("runs/export") / model.strip("/").replace("/", "-")
     folders, left_out = write(args.model, out)
     hub = push(folders, args.push) if args.push else []
     if args.json:

@@ -11,7 +11,7 @@ import torch
 from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
-from dlip.checkpoints import model_folder, read_json, write_json
+from dlip.checkpoints import model_folder, read_json, sized, write_json
 from dlip.composite import SEES
 from dlip.config import CACHE, CACHE_GB, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ from dlip.precision import precision
 from dlip.records import append, new_record
 from dlip.run import Run, hashed
 from dlip.schema import whole
-from dlip.start import begin
+from dlip.start import begin, parsed
 from dlip.tasks import evaluate
 from dlip.terms import learnt
 from dlip.train import check_fit, train
@@ -118,15 +118,15 @@ def measure(
         figures["attention"] = attention.measure(vlm, dataset, teacher=teacher if teacher and looks(teacher) else None)
     figures["efficiency"] = summary(vlm.med)
     if latency_repeats:
-        timed = next((task for task in ("captioning", "vqa", "retrieval") if NEEDS[task] in vlm.med.abilities), None)
-        if timed is None:
-            figures["notes"]["latency"] = "no task that is timed has been learnt"
-            return figures, items
+        timed = "captioning" if "lm" in vlm.med.abilities else "vqa" if "vqa" in vlm.med.abilities else "retrieval"
         pair = {"teacher": teacher} if teacher and NEEDS[timed] in teacher.med.abilities else {}
-        found = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
-        share = {"share": 100 / found["speedup"]["model"]} if pair else {}
-        figures["efficiency"]["latency"] = found["models"]["model"] | share
-        figures["efficiency"]["memory"] = memory(vlm, timed)
+        try:
+            found = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
+            share = {"share": 100 / found["speedup"]["model"]} if pair else {}
+            figures["efficiency"]["latency"] = found["models"]["model"] | share
+            figures["efficiency"]["memory"] = memory(vlm, timed)
+        except UserError as reason:  # it has not learnt the task, or reads too few tokens
+            figures["notes"]["latency"] = str(reason)
     return figures, items
 
 
@@ -135,8 +135,8 @@ def scored(vlm: VLM, dataset) -> list[str]:
     found = [t for t, (task, noun) in SCORED.items() if task in vlm.med.abilities and data_sets.holds(dataset, noun)]
     if not found:
         raise UserError(
-            f"nothing that is to be learnt can be measured on {dataset.name} {dataset.split}; give a weight to itc, lm "
-            f"or vqa, or name other --test-data"
+            f"nothing that is to be learnt can be measured on {len(dataset):,} pictures of {dataset.name} "
+            f"{dataset.split}; give a weight to itc, lm or vqa, or name other --test-data or more --eval-items"
         )
     return found
 
@@ -196,23 +196,31 @@ def prepare(
     dataset = data_sets.open(data, split, limit, on_error)
     test = data_sets.open(test_data or data, test_split or held_out(test_data or data), test_limit, on_error)
     seen = test if test.split == "val" or not config.eval_every else watched(test_data or data, test, on_error)
-    opened = {id(one): one for one in (dataset, test, seen)}.values()
-    left_out = {one.split: len(data_sets.verified(one)) for one in opened} if verify else {}
+    glanced = data_sets.First(seen, config.eval_items)
+    vlm = VLM.load(teacher) if teacher else None
+    kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
+
+    def begun() -> VLM:
+        model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
+        model.med.abilities = learnt(config.weights)
+        for source in start:
+            begin(model, source)
+        for measured in (test, glanced) if config.eval_every else (test,):
+            scored(model, measured)
+        return model
+
+    preset(size)  # what cannot be is told before every picture is read, which a vocabulary waits for
+    model, left_out = begun() if kin else None, dict[str, int]()
+    for one in {id(one): one for one in (dataset, test, seen)}.values() if verify else ():
+        left_out[one.split] = left_out.get(one.split, 0) + len(data_sets.verified(one))
+    model = model or begun()
     if epochs is not None:
         if not 0 < epochs < 1e9:
             raise UserError(f"{epochs:g} epochs cannot be trained; give a positive number")
         config = config.replace(steps=max(1, round(epochs * (len(dataset) // config.batch_size))))
-    vlm = VLM.load(teacher) if teacher else None
-    kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
-    model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
-    model.med.abilities = learnt(config.weights)
-    for source in start:
-        begin(model, source)
-    for measured in (test, seen):
-        scored(model, measured)
     about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
     about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
-    return Material(model, vlm, kin, dataset, test, data_sets.First(seen, config.eval_items), config, about, left_out)
+    return Material(model, vlm, kin, dataset, test, glanced, config, about, left_out)
 
 
 def watched(data: str | Path, test, on_error: str):
@@ -270,7 +278,7 @@ def run(
         if any(got.left_out.values()):
             figures.setdefault("notes", {})["data"] = left_out_text(got.left_out)
         record = new_record(
-            name or Path(folder).name, role, command=command, config=settings, seed=config.seed,
+            name or Path(folder).resolve().name, role, command=command, config=settings, seed=config.seed,
             train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
             device=str(model.device), samples=samples(items, test), items=items,
         )  # fmt: skip
@@ -286,7 +294,7 @@ def run(
 def made(model: str) -> dict:
     """The record of the run that a model comes from. Raises UserError where none lies beside it."""
     path = model_folder(model) / "record.json"
-    if not whole(record := read_json(path)):
+    if not whole(record := read_json(path)) or "failed" in record:
         raise UserError(f"{path} is no record of a run; take another copy of the folder")
     return record
 
@@ -311,13 +319,16 @@ def history(start: Iterable[str]) -> list[dict]:
     "wall_s" (of training)}."""
     found = []
     for source in start:
-        folder = Path(re.sub(r":\d+(\+\d+)*$", "", source.rpartition("=")[2]))  # as `dlip.start.begin` reads it
+        folder = Path(sized(parsed(source)[1])[0])
         if not (folder / "run.json").is_file():
             continue
         run = Run(folder)
         config, kept = run.config(), folder / "record.json"
         command = made(folder)["command"] if kept.is_file() else None
-        found += history(config.get("start") or [])
+        before = config.get("start") or []
+        if not isinstance(before, list) or not all(isinstance(one, str) for one in before):
+            raise UserError(f"{folder / 'run.json'} does not say what the run began at; take another copy of it")
+        found += history(before)
         found.append({"folder": str(folder), "command": command, "config": config, "wall_s": round(run.seconds(), 1)})
     return found
 

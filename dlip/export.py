@@ -16,7 +16,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from dlip import __version__
 from dlip.card import card
-from dlip.checkpoints import half_written, locate, read_json, save_model, system_errors
+from dlip.checkpoints import half_written, locate, read_json, save_model, sized, system_errors
 from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.errors import UserError
@@ -109,7 +109,7 @@ def processor(vlm: VLM, c: ModelConfig, task: str) -> BlipProcessor:
 def record_of(name: str) -> dict:
     """What is known of how a model was made: its run's record, else its run's configuration, else nothing."""
     try:
-        folder = locate(name.split("@")[0])
+        folder = locate(sized(name)[0])
     except UserError:  # a composite
         return {}
     if (folder / "record.json").is_file():

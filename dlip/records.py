@@ -59,6 +59,7 @@ import platform
 import subprocess
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -255,10 +256,7 @@ def _lines(path: Path) -> list[dict]:
         raise UserError(f"there are no records at {path}; name a .jsonl file of records or a folder of them")
     records = []
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-        lines = (
-            file.read_bytes().splitlines() if file.suffix != ".json" else [file.read_bytes()]
-        )  # as a run keeps its own
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(_texts(file), 1):
             try:
                 record = json.loads(line) if line.strip() else None
             except (ValueError, RecursionError):
@@ -272,6 +270,16 @@ def _lines(path: Path) -> list[dict]:
                 continue
             records.append(record)
     return records
+
+
+def _texts(file: Path) -> list[bytes]:
+    """The lines of a file of records, or all of a file that is one record, as a run keeps its own."""
+    content = file.read_bytes()
+    with suppress(ValueError, RecursionError):
+        if file.suffix == ".json":
+            json.loads(content)
+            return [content]
+    return content.splitlines()
 
 
 def load(path: str | Path = "results") -> pd.DataFrame:

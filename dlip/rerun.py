@@ -4,8 +4,9 @@ import shlex
 from pathlib import Path
 
 from dlip import records
-from dlip.checkpoints import built_in_models
+from dlip.checkpoints import built_in_models, sized
 from dlip.errors import UserError
+from dlip.start import parsed
 
 PLACES = ("--out", "--results", "--json")
 """Options that say where things go, and nothing about what is learnt."""
@@ -45,9 +46,11 @@ def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
 
 def check_history(record: dict) -> None:
     """Raises UserError where a model that the record's command names is not there, with the command that made it."""
+    words = shlex.split(record["command"])
+    named = {str(Path(sized(name)[0])) for word in words for name in (parsed(word)[1], *word.split("+"))}
     for before in record.get("history", []):
         folder = before["folder"]
-        if folder in record["command"] and folder not in built_in_models() and not Path(folder).is_dir():
+        if folder in named and folder not in built_in_models() and not Path(folder).is_dir():
             made = f"make it first: {before['command']}" if before["command"] else "its own command was not kept"
             raise UserError(f"{record['name']} begins with {folder}, which is not there; {made}")
 
@@ -56,8 +59,8 @@ def circumstances(before: dict, after: dict) -> dict[str, tuple]:
     """Of what last digits depend on, that which differs: its name -> then and now."""
     then, now = (
         {what: record.get(what) for what in ("device", "threads", "processes", "torch", "code")}
-        | {what: record.get("machine", {}).get(what) for what in ("cpu", "gpu")}
-        | {what: str(sha)[:12] for what, sha in record.get("inputs", {}).items()}
+        | {what: (record.get("machine") or {}).get(what) for what in ("cpu", "gpu")}
+        | {what: str(sha)[:12] for what, sha in (record.get("inputs") or {}).items()}
         for record in (before, after)
     )
     known = (what for what in then if then[what] is not None and what in now)  # older records say less

@@ -62,7 +62,9 @@ class Run:
 
     def model(self) -> VLM:
         """The trained model. Raises UserError where the run is not finished."""
-        return VLM.load(self.folder)
+        vlm = VLM.load(self.folder.resolve())  # the folder itself, also where a shipped model is called as it is
+        vlm.name = str(self.folder)
+        return vlm
 
     def config(self) -> dict:
         return read_json(self.folder / "run.json")
@@ -73,8 +75,10 @@ class Run:
         for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
                 row = json.loads(line)
-                int(row["step"])
-            except (ValueError, TypeError, KeyError):  # half written, on a full disk
+                sound = type(row["step"]) is int
+            except (ValueError, TypeError, KeyError, RecursionError):
+                sound = False
+            if not sound:  # left half written by a full disk
                 break
             rows.append(row)
         return rows
@@ -108,9 +112,9 @@ class Run:
             raise UserError(f"{self.folder} holds {theirs[0]}, but no run that could go on; choose another folder")
         with whole(path):
             held = _completed(self.config()) if path.is_file() else asked
-        different = sorted(k for k in {*held, *asked} - {"inputs"} if held.get(k) != asked.get(k))
-        then, now = held.get("inputs", {}), asked.get("inputs", {})  # older runs have none
-        others = [what for what in then if then[what] != now.get(what)]
+            different = sorted(k for k in {*held, *asked} - {"inputs"} if held.get(k) != asked.get(k))
+            then, now = held.get("inputs", {}), asked.get("inputs", {})  # older runs have none
+            others = [what for what in then if then[what] != now.get(what)]
         different += [noun for what, noun in FIXED.items() if what in others]
         if different:
             raise UserError(f"{self.folder} holds a run with another {', '.join(different)}; choose another folder")

@@ -28,6 +28,7 @@ NUMBERS = [*SCORES, *COSTS, *BESIDE]
 NEEDED = {
     **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),
     **dict.fromkeys(("config", "losses", "metrics", "efficiency"), dict), "seed": int, "samples": list,
+    "train_pictures": int, "wall_s": (int, float),
 }  # fmt: skip
 FAILURE = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
 """What a line has to have, and of which kind, for a record or for a failed run."""

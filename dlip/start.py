@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dlip import backbones
-from dlip.checkpoints import locate, read_json, read_model, weights, whole
+from dlip.checkpoints import locate, read_json, read_model, sized, weights, whole
 from dlip.config import ModelConfig
 from dlip.cut import cut
 from dlip.data.tokenizer import Tokenizer
@@ -42,11 +42,7 @@ def begin(model: VLM, source: str) -> list[str]:
     these layers, counted from 0, as the model's first, second and third. Raises UserError where there is no such source
     or layer or where it is shallower or narrower than the model.
     """
-    part, _, name = source.partition("=")
-    if part not in PARTS:
-        part, name = "", source
-    name, named = re.fullmatch(r"(.*?)(?::(\d+(?:\+\d+)*))?", name, re.DOTALL).groups()
-    chosen = tuple(map(int, named.split("+"))) if named else None
+    part, name, chosen = parsed(source)
     tensors, tokenizer, config, able = _read(name, model.med.config)
     own, copied = weights(model.med), []
     depth, theirs = _depths(own), _depths(tensors)
@@ -80,9 +76,18 @@ def begin(model: VLM, source: str) -> list[str]:
     return copied
 
 
+def parsed(source: str) -> tuple[str, str, tuple[int, ...] | None]:
+    """A `source` of `begin` as part, model's name and layers."""
+    part, _, name = source.partition("=")
+    if part not in PARTS:
+        part, name = "", source
+    name, layers = re.fullmatch(r"(.*?)(?::(\d+(?:\+\d+)*))?", name, re.DOTALL).groups()
+    return part, name, tuple(map(int, layers.split("+"))) if layers else None
+
+
 def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer | None, ModelConfig, frozenset[str]]:
     """Weights under this project's names, the vocabulary that their rows are of, if any, their sizes and tasks."""
-    path = locate(name.split("@")[0])
+    path = locate(sized(name)[0])
     with whole(path):
         return _source(name, path, ours)
 

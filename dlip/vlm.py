@@ -66,6 +66,7 @@ class VLM:
 
     def reads(self, text: str) -> int:
         """How many words of a text, as spaces part them, are read: a long text is cut."""
+        text = text.encode(errors="replace").decode()  # as the tokenizer reads halves of characters
         self.tokenizer.fast.enable_truncation(self.med.config.max_text)
         ends = (end for _, end in self.tokenizer.fast.encode(text).offsets)
         return len(text[: max(ends, default=0)].split())

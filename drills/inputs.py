@@ -236,8 +236,9 @@ def runs(rng: random.Random, folder: Path):
         last.write_bytes(junk.damaged(rng, last.read_bytes()) if rng.random() < 0.3 else last.read_bytes())
         if rng.random() < 0.5:  # it was killed before its end
             (run / "model.safetensors").unlink()
-        yield commanded([*TRAIN, "--out", str(run), "--results", str(folder / "records.jsonl")])
-        yield commanded([*TRAIN, "--out", str(folder / "next"), "--start", str(run), "--dry-run"])
+        results = ["--results", str(folder / "records.jsonl")]
+        yield commanded([*TRAIN, "--out", str(run), *results])
+        yield commanded([*TRAIN, "--out", str(folder / f"next-{name}"), "--start", str(run), *results])
 
 
 def commands(rng: random.Random, folder: Path):

@@ -18,6 +18,7 @@ from dlip.checkpoints import (
     read_json,
     read_tensors,
     save_model,
+    sized,
     weights,
     write_atomically,
     write_json,
@@ -124,6 +125,13 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
 def break_config(folder, **changes):
     values = read_json(folder / "config.json")
     write_json(folder / "config.json", {"model": {**values["model"], **changes}})
+
+
+def test_what_is_there_under_the_whole_name_has_no_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sized("run@384") == ("run", 384) and sized("a@b/run") == ("a@b/run", None)
+    (tmp_path / "run@384").mkdir()
+    assert sized("run@384") == ("run@384", None) and sized("run@384@64") == ("run@384", 64)
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,10 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         ([*TRAIN, "--json", "."], "--json . cannot be a file"),
         ([*TRAIN, "--results", "taken/records.jsonl"], "--results taken/records.jsonl cannot be a file"),
         ([*TRAIN, "--results", "/dev/null"], "--results /dev/null keeps nothing"),
+        ([*TRAIN, "--results", ""], "--results . cannot be a file"),
+        ([*TRAIN, "--json", ""], "--json . cannot be a file"),
+        (["evaluate", "--model", "scenes/student", "--data", "photos", "--tasks", "vqa,run"], "there is no task 'run'"),
+        (["data", "shard", "photos", "--out", "x", "--pictures", "0"], "'0' is no whole number of 1 or more"),
         (["train", "--size", "scenes-student:max_positions=4", "--out", "x"], "reads 40 tokens at 4 positions"),
         (["train", "--size", "scenes-student:image_width=16+32", "--out", "x"], "give one number"),
         (["train", "--size", "scenes-student:vocab_size=7", "--out", "x"], "changes 'vocab_size'"),
@@ -250,8 +254,11 @@ def test_a_terminal_of_few_characters_shows_escapes(monkeypatch):
     assert main(["models"]) == 0 and screen.getvalue().startswith(b"\\xb1 caf\\udce9\n")
 
 
-def test_figures_take_no_place_of_what_is_no_file():
+def test_figures_take_no_place_of_what_is_no_file(tmp_path):
     assert main(["models", "--json", "/dev/null"]) == 0 and Path("/dev/null").is_char_device()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert main(["models", "--json", str(tmp_path / "link")]) == 0 and (tmp_path / "link").is_symlink()
+    assert "models" in json.loads((tmp_path / "file").read_text())
 
 
 def test_how_much_the_cache_may_take_is_said(tmp_path, capsys):

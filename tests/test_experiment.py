@@ -75,11 +75,50 @@ def test_a_student_can_do_what_is_trained_or_began_trained(typed, start, able):
 
 @pytest.mark.parametrize("typed", ["itm", "hr,kd.itm"])
 def test_what_cannot_be_measured_is_not_trained(typed):
-    with pytest.raises(UserError, match="^nothing that is to be learnt can be measured on scenes test; give a weight"):
+    with pytest.raises(
+        UserError, match="^nothing that is to be learnt can be measured on 1,000 pictures of scenes test; "
+    ):
         prepare(
             size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes", split=None,
             limit=8, on_error="fatal", config=TrainConfig(weights=weights(typed)),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (dict(teacher="runs/none"), "there is no model"), (dict(start=["runs/none"]), "there is no model"),
+        (dict(size="huge"), "no model size"), (dict(size="huge", tokenizer=None), "no model size"),
+        (dict(config=TrainConfig(weights={"itm": 1.0})), "nothing that is to be learnt"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_told_before_every_picture_is_read(changed, says, monkeypatch):
+    monkeypatch.setattr(data, "verified", lambda _: pytest.fail("read"))
+    asked = dict(
+        size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data="scenes", split=None,
+        limit=8, on_error="fatal", config=TrainConfig(),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=says):
+        prepare(**asked | changed)
+
+
+def test_a_model_too_short_for_the_timed_text_is_scored_without_its_time(scenes):
+    words = vocabulary(scenes)
+    short = experiment.new_model("scenes-student:max_positions=20,max_text=20", words, 0)
+    figures, _ = measure(short, scenes, 1, progress=False, tasks=("vqa",))
+    assert figures["vqa"] and "21 tokens exceed the model's 20 positions" in figures["notes"]["latency"]
+
+
+def test_faults_of_two_sets_of_one_split_are_added_up(damaged, tmp_path):
+    write_folder(tmp_path / "more", {"train": Scenes("val", size=4)})
+    (tmp_path / "more" / "images" / "train-000001.png").write_bytes(b"broken")
+    config = TrainConfig(batch_size=4)
+    with pytest.warns(UserWarning):
+        got = prepare(
+            size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data=damaged[1], split="train",
+            limit=None, on_error="skip", config=config, test_data=str(tmp_path / "more"), test_split="train",
+        )  # fmt: skip
+    assert got.left_out == {"train": 2}
 
 
 @pytest.mark.parametrize(("typed", "glanced"), [("itc", "retrieval"), ("lm", "caption")])
@@ -180,7 +219,9 @@ def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
     for split in ("train-small", "test"):
         monkeypatch.setitem(SPLITS, split, 8)
     new = ["train", "--size", "scenes-student", "--tokenizer", "scenes/teacher", "--steps", "1", "--batch-size", "4"]
-    for out, start in (("one", []), ("two", ["image=one:0+1+2+3"]), ("three", ["two", "image=scenes/student"])):
+    for out, start in (
+        ("lr=1/one", []), ("two", ["image=lr=1/one:0+1+2+3"]), ("three", ["two@48", "image=scenes/student"])
+    ):  # fmt: skip
         words = [*new, *(word for part in start for word in ("--start", part)), "--out", out, "--results", "r.jsonl"]
         assert main([*words, "--candidates", "2"]) == 0
     one, two, three = records.read("r.jsonl")
@@ -189,6 +230,11 @@ def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
         assert [run["command"] for run in record["history"]] == [run["command"] for run in earlier]
         assert [run["config"]["train"]["steps"] for run in record["history"]] == [1] * len(earlier)
         assert all(run["wall_s"] >= 0 for run in record["history"])
+    for wrong in (5, [5]):
+        run = json.loads((tmp_path / "two" / "run.json").read_text())
+        (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"start": wrong}))
+        with pytest.raises(UserError, match="run.json does not say what the run began at"):
+            experiment.history(["two"])
 
 
 def test_other_data_to_measure_on(tmp_path):

@@ -120,9 +120,10 @@ def test_the_oldest_make_room(server, tmp_path, monkeypatch):
         assert dataset[i].image_id == Scenes("train-small")[i].image_id
     assert len(list(fetch.cache_folder().rglob("*.tar"))) == 2
     assert server.asked.count("train-00001.tar") == 1 and server.asked.count("train-00000.tar") == 2
-    monkeypatch.setenv("DLIP_CACHE_GB", "much")
-    with pytest.raises(UserError, match="DLIP_CACHE_GB is 'much'"):
-        fetch.cache_bytes()
+    for wrong in ("much", "inf", "-1"):
+        monkeypatch.setenv("DLIP_CACHE_GB", wrong)
+        with pytest.raises(UserError, match=f"DLIP_CACHE_GB is '{wrong}'"):
+            data.open(server.address, "train")[0]
 
 
 def test_a_broken_picture_on_the_web(server, tmp_path, caplog):
@@ -139,6 +140,15 @@ def test_a_broken_picture_on_the_web(server, tmp_path, caplog):
     assert "skipped: cannot read the picture 0.tar/1" in caplog.text
     (fault,) = check.check(server.address)["faults"]["corrupt pictures or shards"]
     assert "0.tar/1" in fault
+
+
+def test_an_index_that_promises_more_than_there_is(server, tmp_path):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=3)})
+    index = json.loads((tmp_path / "index.json").read_text())
+    index["shards"][0]["pictures"] = 5
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    dataset = data.open(server.address, "train", on_error="skip")
+    assert dataset[4].image_id == dataset[0].image_id and dataset.counts()["captions"] == 15
 
 
 def test_no_server(tmp_path):

@@ -15,7 +15,7 @@ from dlip.data.joined import Joined
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
-from dlip.experiment import new_model, texts_of, vocabulary
+from dlip.experiment import new_model, prepare, texts_of, vocabulary
 from dlip.train import train
 
 
@@ -91,6 +91,16 @@ def test_of_a_limited_set_only_what_is_used_counts(make):
     assert data.holds(data.open(name, "train"), "questions")
     assert not data.holds(data.open(name, "train", limit=3), "questions")
     assert data.holds(data.open(name, "train", limit=4), "questions")
+
+
+def test_what_is_glanced_at_has_what_is_learnt(make):
+    """Else the first glance would end the run."""
+    name = f"{make('said', 3, split='val')}+{make('asked', 2, asked=True, split='val')}"
+    asked = dict(size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data=name, split="val")
+    config = TrainConfig(weights={"vqa": 1.0}, eval_every=1, eval_items=3)
+    with pytest.raises(UserError, match=r"on 3 pictures of said\+asked val; .* or more --eval-items"):
+        prepare(**asked, limit=None, on_error="fatal", config=config)
+    prepare(**asked, limit=None, on_error="fatal", config=config.replace(eval_items=4))
 
 
 def test_tags_mean_something_else_elsewhere(make):

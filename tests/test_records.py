@@ -75,6 +75,12 @@ def test_a_record_alone_in_its_file_may_have_many_lines(tmp_path: Path):
     assert [record["name"] for record in read(tmp_path / "record.json")] == ["a"]
 
 
+def test_records_may_lie_in_a_file_of_another_ending(tmp_path: Path):
+    for seed in range(2):
+        append(make_record(seed=seed), tmp_path / "runs.json")
+        assert [record["seed"] for record in read(tmp_path / "runs.json")] == list(range(seed + 1))
+
+
 def test_a_record_holds_plain_json():
     record = make_record(
         retrieval={"tr@1": np.float32(0.5), "ir@1": float("nan")}, losses={"step": (1, 2), "lm": [1, 2]}
@@ -126,6 +132,7 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
         {"role": "king"}, {"seed": "0"}, {"metrics": None}, {"config": {"model": 3}}, {"losses": []}, {"id": {}},
         {"efficiency": {"params_m": "many"}}, {"metrics": {"vqa": {"accuracy": [1]}}}, {"metrics": {"retrieval": True}},
         {"name": "\ud800"}, {"threads": "two"}, {"threads": 0},
+        {"wall_s": None}, {"train_pictures": None},
     ],
 )  # fmt: skip
 def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):

@@ -90,7 +90,10 @@ def test_a_model_that_is_begun_with_and_not_there_is_named_with_its_command(tmp_
         check_history(record)
     with pytest.raises(UserError, match="its own command was not kept"):
         check_history(record | {"history": [{"folder": here, "command": None}]})
-    check_history(record | {"command": "dlip train"})  # what a run before it began with
+    check_history(record | {"command": f"dlip train --start {here}-words"})  # what a run before it began with
+    for named in (f"--start image={here}@64:0+1", f"--teacher {here}/+other"):
+        with pytest.raises(UserError, match="is not there"):
+            check_history(record | {"command": f"dlip train {named}"})
     (tmp_path / "first").mkdir()
     check_history(record)
 
@@ -106,7 +109,7 @@ def test_what_last_digits_depend_on_is_told_where_it_differs():
     assert circumstances(before | {"threads": 1}, after | {"threads": 2}) == {"threads": (1, 2)}
     there = {"cpu": "a", "gpu": None, "cores": 2}
     assert circumstances(before | {"machine": there}, after | {"machine": there | {"cpu": "b"}}) == {"cpu": ("a", "b")}
-    assert circumstances({**before, "machine": {}, "processes": None}, after | {"processes": 2}) == {}
+    assert circumstances({**before, "machine": None, "processes": None}, after | {"processes": 2}) == {}
     one, two = ({"inputs": {"data": "a" * 64, "teacher": digit * 64}} for digit in "12")
     assert circumstances(before | one, after | two) == {"teacher": ("1" * 12, "2" * 12)}
 

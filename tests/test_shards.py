@@ -83,6 +83,9 @@ def test_img2datasets_output(tmp_path):
 def test_names_of_shards_and_their_splits(tmp_path):
     assert braces("x-{08..11}.tar") == ["x-08.tar", "x-09.tar", "x-10.tar", "x-11.tar"]
     assert braces("{train,val}-{0..1}") == ["train-0", "train-1", "val-0", "val-1"]
+    for name, count in (("x-{041..000}.tar", "no"), ("{0..9999}-{0..9999}.tar", "more than 1,000,000")):
+        with pytest.raises(UserError, match=f"stands for {count} shards"):
+            braces(name)
     files = ("cc3m-train-0000.tar", "cc3m-validation-0000.tar", "laion-7.tar", "extra/1.tar", "validation/2.tar")
     for i, name in enumerate(files):
         write_tar(tmp_path / name, {"1.jpg": jpeg(i), "1.txt": str(i)})

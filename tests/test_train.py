@@ -236,6 +236,15 @@ def test_a_finished_run_is_left_as_it_is(make_vlm, tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before and hashed(student) == hashed(run.model())
 
 
+@pytest.mark.parametrize("name", ["run@48", "scenes/student"])
+def test_a_run_s_model_is_its_own_whatever_its_folder_is_called(name, make_vlm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_vlm(3).save("run")
+    student = make_vlm()
+    run = train(student, PICTURES, SHORT.replace(steps=1), name, progress=False)
+    assert hashed(run.model()) == hashed(student) and run.model().name == name
+
+
 def test_the_seed_decides(make_vlm, tmp_path):
     runs = [
         log(train(make_vlm(1), PICTURES, SHORT.replace(seed=seed), tmp_path / f"{i}", progress=False))

@@ -35,9 +35,11 @@ def cache_bytes() -> int:
     """How much of fetched shards is kept: DLIP_CACHE_GB, else 50 GB. Raises UserError where that is no number."""
     value = os.environ.get("DLIP_CACHE_GB", "50")
     try:
-        return int(float(value) * 1e9)
-    except ValueError:
-        raise UserError(f"DLIP_CACHE_GB is {value!r}, which is no number of gigabytes; mend it") from None
+        if (limit := int(float(value) * 1e9)) >= 0:
+            return limit
+    except (ValueError, OverflowError):
+        pass
+    raise UserError(f"DLIP_CACHE_GB is {value!r}, which is no number of gigabytes; mend it")
 
 
 def is_url(name: str) -> bool:
@@ -66,7 +68,7 @@ def open_shard(source: str) -> Handle:
             return Handle(Path(source))
         except OSError as error:
             raise UserError(f"cannot read {source} ({error.strerror}); copy it again") from error
-    folder = cache_folder() / "shards"
+    folder, limit = cache_folder() / "shards", cache_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.partition('?')[0].rpartition('/')[2]}"
     with open(path.with_suffix(".lock"), "w") as lock:
@@ -77,7 +79,7 @@ def open_shard(source: str) -> Handle:
         except FileNotFoundError:
             fetch(source, path)
             handle = Handle(path)
-    make_room(folder, path)
+    make_room(folder, limit, path)
     return handle
 
 
@@ -98,13 +100,13 @@ def fetch(url: str, path: Path) -> None:
             time.sleep(2**attempt)
 
 
-def make_room(folder: Path, keep: Path) -> None:
-    """Deletes the shards read longest ago until those that are left fit `cache_bytes`, `keep` among them."""
+def make_room(folder: Path, limit: int, keep: Path) -> None:
+    """Deletes the shards read longest ago until those that are left fit `limit` bytes, `keep` among them."""
     found = []
     for path in folder.glob("*.tar"):
         with contextlib.suppress(FileNotFoundError):  # another process deletes too
             found.append((path.stat().st_atime, path.stat().st_size, path))
-    total, limit = sum(size for _, size, _ in found), cache_bytes()
+    total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total > limit and path != keep:
             path.unlink(missing_ok=True)  # who has it open reads on

@@ -28,8 +28,7 @@ def write_shards(path: str | Path, splits: dict[str, object], pictures: int = PI
     called after a split.
     """
     folder = Path(path)
-    if any(folder.glob("*.tar")):
-        raise UserError(f"{folder} holds shards already; name another folder, or remove them")
+    check_empty(folder)
     if pictures < 1:
         raise UserError(f"a shard cannot hold {pictures} pictures; give at least 1")
     for split in splits:
@@ -45,6 +44,12 @@ def write_shards(path: str | Path, splits: dict[str, object], pictures: int = PI
             rows.append({"file": file.name, "split": split, **size})
     write_json(folder / INDEX, {"version": 1, "shards": rows})
     return {"shards": rows}
+
+
+def check_empty(folder: str | Path) -> None:
+    """Raises UserError where the folder holds shards."""
+    if any(Path(folder).glob("*.tar")):
+        raise UserError(f"{folder} holds shards already; name another folder, or remove them")
 
 
 def stored(dataset, i: int) -> Stored:

@@ -73,12 +73,15 @@ def shards(name: str | Path) -> list[Shard]:
 
 def braces(name: str) -> list[str]:
     """Every name that a pattern with {000..041} or {train,val} stands for."""
-    pieces, end = [], 0
+    pieces, end, count = [], 0, 1
     for match in _RANGE.finditer(name):
         pieces.append([name[end : match.start()]])
         first, last, words = match.groups()
-        if last and int(last) - int(first) >= MOST:
-            raise UserError(f"{name} stands for more than {MOST:,} shards; name fewer")
+        count *= max(0, int(last) - int(first) + 1) if last else len(words.split(","))
+        if not 0 < count <= MOST:
+            raise UserError(
+                f"{name} stands for {f'more than {MOST:,}' if count else 'no'} shards; mend what is in its braces"
+            )
         numbers = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
         pieces.append(numbers)
         end = match.end()

@@ -125,10 +125,11 @@ class Shards(Checked):
         counts = {"pictures": len(self), "captions": 0, "questions": 0}
         for place, shard in enumerate(self.shards):
             first, last = np.searchsorted(self._kept, self._starts[place : place + 2])
-            rows = self._kept[first:last] - self._starts[place]
+            rows, known = self._kept[first:last] - self._starts[place], self._samples.get(place)
             for noun in ("captions", "questions"):
-                known = self._samples.get(place)
-                counts[noun] += shard.promised[noun] if known is None else int(known[noun][rows].sum())
+                # a shard on the web may hold fewer than its index says
+                held = shard.promised[noun] if known is None else int(known[noun][rows[rows < len(known)]].sum())
+                counts[noun] += held
         return counts
 
     def fingerprint(self) -> str:

@@ -39,8 +39,7 @@ def evaluate(
     """
     model = VLM.load(model) if isinstance(model, str | Path) else model
     data = open_data(data, split) if isinstance(data, str | Path) else data
-    if unknown := set(tasks) - set(TASKS):
-        raise UserError(f"there is no task {sorted(unknown)[0]!r}; choose of {', '.join(TASKS)}")
+    check_tasks(tasks)
     options = {
         "retrieval": dict(k=k),
         "caption": dict(num_beams=num_beams, max_new_tokens=max_new_tokens or model.med.config.max_text),
@@ -61,6 +60,12 @@ def evaluate(
     if not any(result[task] for task in tasks):
         raise UserError(f"nothing can be measured on {data.name} {data.split}: {'; '.join(notes.values())}")
     return {**result, "notes": notes, **({"items": items} if return_items else {})}
+
+
+def check_tasks(tasks: tuple[str, ...]) -> None:
+    """Raises UserError where there is no such task."""
+    if unknown := set(tasks) - set(TASKS):
+        raise UserError(f"there is no task {sorted(unknown)[0]!r}; choose of {', '.join(TASKS)}")
 
 
 @contextmanager
