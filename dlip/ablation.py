@@ -19,7 +19,7 @@ from dlip.config import ModelConfig, TrainConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.errors import UserError
-from dlip.grids import FULL, GRIDS, PICTURES, WHOLE, Grid, Plan, Row, grid
+from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
 from dlip.run import Run
 from dlip.terms import weights
 from dlip.vlm import VLM
@@ -191,13 +191,13 @@ def do(job: Job) -> None:
 
 def _measured(job: Job) -> dict:
     """The teacher's record with its figures on the grids' test pictures."""
-    made = experiment.made(job.plan.teacher)
     test = data.open("scenes", "test", job.plan.test_pictures)
     teacher = VLM.load(job.plan.teacher)
     figures, items = experiment.measure(teacher, test, progress=False, teacher=teacher, k=job.plan.candidates)
-    about = {key: made[key] for key in ("command", "config", "seed", "train_pictures", "losses", "wall_s")}
-    shown = experiment.samples(items, test)
-    return records.new_record(job.name, "teacher", metrics=figures, items=items, samples=shown, **about)
+    words = ["dlip", "evaluate", "--model", job.plan.teacher, "--limit", str(job.plan.test_pictures)]
+    words += ["--candidates", str(job.plan.candidates)]
+    record = experiment.again(job.plan.teacher, teacher, shlex.join(words), figures, items, test)
+    return record | {"name": job.name}
 
 
 def ablate(
@@ -307,4 +307,5 @@ def text(some: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
     )
     minutes = (rows["wall_s"] * rows["runs"])[rows["role"] != "teacher"].sum() / 60
     lines.append(f"trained for {minutes:,.0f} minutes in all")
-    return "\n".join([*lines, *filter(None, [some.note])])
+    unlike = UNLIKE if any("hr" in row.weights for row in some.rows) else ""
+    return "\n".join([*lines, *filter(None, [some.note, unlike])])

@@ -206,8 +206,9 @@ def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM |
 
     Of "fusion" and of "decoder", over every word of every caption that names an object, in percent: "pointing", "mass",
     and the same against the scene's other objects ("pointing_other", "mass_other"), which is as much as a model reaches
-    that looks at objects but knows no words; "divergence", in bits, where a teacher is given. Beside them "chance",
-    {"pointing", "mass"} of a map that knows nothing, and "pictures" and "words", how many were measured.
+    that looks at objects but knows no words. A map is here what goes to patches. Where a teacher is given "divergence",
+    in bits, over all words and with what [CLS] gets. Beside them "chance", {"pointing", "mass"} of a map that knows
+    nothing, and "pictures" and "words", how many were measured.
     """
     found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     pictures, grid = min(limit, len(dataset)), vlm.med.config.grid

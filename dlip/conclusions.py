@@ -23,7 +23,7 @@ import pandas as pd
 from dlip.ablation import SCORES, matched
 from dlip.config import preset
 from dlip.efficiency import paper_count
-from dlip.grids import FULL, IMAGE, TEXT, WHOLE, Plan, changed, pair
+from dlip.grids import FULL, IMAGE, TEXT, UNLIKE, WHOLE, Plan, changed, pair
 from dlip.records import outcomes
 
 MARGIN = 1.0
@@ -238,7 +238,7 @@ def text(rows: pd.DataFrame) -> str:
         f"a conclusion together. Said to lie: the range in which the claim is true; {MARGIN:g} point counts as no "
         "difference."
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"{UNLIKE}."])
 
 
 def figures(row: pd.Series) -> str:

@@ -250,7 +250,8 @@ RANGES = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained. The defaults are the paper's where it states them."""
+    """How a model is trained. The defaults are the paper's where it states them, but for ITC's momentum, which is off,
+    and the answers, which are a term of the task; `dlip.recipes` has its whole road."""
 
     steps: int = 1000
     batch_size: int = 96

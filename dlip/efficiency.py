@@ -75,23 +75,6 @@ def _image_positions(c: ModelConfig) -> int:
     return (c.grid**2 + 2) * c.image_width  # those of the patches, that of the class token, the class token
 
 
-_NAMES = (
-    ("vision_model.", "image"), ("text_encoder.embeddings.", "embeddings"), ("text_decoder.bert.", "decoder"),
-    ("text_decoder.cls.", "lm_head"), (".crossattention.", "fusion"), (".attention.", "text_self"),
-    ("text_encoder.", "text_ffn"), ("_proj.", "itc"), ("temp", "itc"), ("itm_head.", "itm"),
-    ("question_bridge.", "bridge"),
-)  # fmt: skip
-"""Part of a parameter's name -> its module; the first that fits."""
-
-
-def stored_params(med: Med) -> dict[str, int]:
-    """Parameters by module as in `params`, counted in a model; a shared tensor once, where it is first."""
-    out = dict.fromkeys(params(med.config), 0)
-    for name, tensor in med.named_parameters():
-        out[next(module for part, module in _NAMES if part in name)] += tensor.numel()
-    return out
-
-
 def task_modules(c: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Task of `TASKS` -> the modules that inference of it needs."""
     text = ("embeddings", "text_self", "text_ffn", "fusion")

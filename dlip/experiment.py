@@ -27,7 +27,7 @@ from dlip.run import Run, hashed
 from dlip.schema import whole
 from dlip.start import begin, parsed
 from dlip.tasks import evaluate
-from dlip.terms import learnt
+from dlip.terms import AT, HR, VLP, learnt
 from dlip.train import check_fit, train
 from dlip.vlm import VLM
 
@@ -88,9 +88,12 @@ def train_split(name: str | Path) -> str:
 def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "runs/student") -> Run:
     """Distils `student` from `teacher` on `data` and returns the run.
 
-    teacher: a VLM or its name. student: a VLM, a size's name or a ModelConfig. data: a data set or its name.
-    Raises UserError where they do not fit together.
+    teacher: a VLM or its name. student: a VLM, a size's name or a ModelConfig. data: a data set or its name. To weights
+    that a configuration has by default those of hr and at are added, as in the command `dlip distill`, which, unlike
+    this, also measures the student and leaves a record. Raises UserError where they do not fit together.
     """
+    if config.weights == VLP:
+        config = config.replace(weights=VLP | HR | AT)
     teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
     if not isinstance(student, VLM):
         student = new_student(student, teacher, config.seed)
@@ -205,8 +208,7 @@ def prepare(
         model.med.abilities = learnt(config.weights)
         for source in start:
             begin(model, source)
-        for measured in (test, glanced) if config.eval_every else (test,):
-            scored(model, measured)
+        scored(model, test.dataset if isinstance(test, data_sets.First) else test)  # as counted, no picture read
         return model
 
     preset(size)  # what cannot be is told before every picture is read, which a vocabulary waits for
@@ -214,6 +216,9 @@ def prepare(
     for one in {id(one): one for one in (dataset, test, seen)}.values() if verify else ():
         left_out[one.split] = left_out.get(one.split, 0) + len(data_sets.verified(one))
     model = model or begun()
+    if verify:
+        for measured in (test, glanced) if config.eval_every else (test,):
+            scored(model, measured)
     if epochs is not None:
         if not 0 < epochs < 1e9:
             raise UserError(f"{epochs:g} epochs cannot be trained; give a positive number")

@@ -23,7 +23,14 @@ TASK = f"tags,{VLP}"
 """Losses of a student without its teacher. Its image encoder begins with labels, as the paper's with ImageNet."""
 DISTILLED = f"{TASK},hr,at"
 """Losses of a distilled one. HR is four times the mean over its sources, AT four times that over its maps, in every
-row: the paper's sum of three losses, but that these two weigh four times as much, which shows in few steps."""
+row: the paper's sum of three losses, but that these two weigh four times as much, which shows in few steps, and that
+HR compares as `UNLIKE` says."""
+UNLIKE = (
+    "HR compares how states differ from their mean over the batch, in the teacher's own space; the paper compares the\n"
+    "states themselves, both sides projected"
+)
+"""What of `FULL` is not the paper's and bears on its conclusions; what it is worth: `p1-unit` and `p2-unit-center` of
+results/tuning/scenes.jsonl."""
 LATE = ("itm", "kd.itm", "kd.vqa")
 """Terms that are dear and learnt last."""
 
@@ -67,7 +74,7 @@ class Row:
     paper: tuple[float | None, ...] = (None,) * 4
     """TR@1, IR@1, CIDEr, VQA."""
     start: tuple[str, ...] = ()
-    """Parts that begin at the teacher's weights: "image", "text"."""
+    """Parts that begin at the teacher's weights, of `dlip.start.PARTS`."""
     pictures: int = PICTURES
     """How many the student may learn from."""
 
@@ -195,7 +202,8 @@ OBJECTIVES = Grid("objectives", "Which losses add up?", (
     Row("VLP+AT+HR+kd.lm", STUDENT, f"{DISTILLED},kd.lm"),
     Row("VLP+AT+HR+kd.vqa", STUDENT, f"{DISTILLED},kd.vqa"),
     Row("VLP+AT+HR+KD", STUDENT, f"{DISTILLED},itm,kd"),
-), "AT+HR trains no head here; the paper's is fine-tuned on each task. ITM is learnt with kd.itm alone.")  # fmt: skip
+), "AT+HR trains no head here; the paper's is fine-tuned on each task. ITM is learnt with kd.itm alone, and told by\n"
+   "what it does to the other scores: nothing here is found by ITM.")  # fmt: skip
 
 INIT = Grid("init", "Where should the student's weights begin?", (
     Row("from scratch", STUDENT, VLP,    (74.5, 57.1, 101.4, None)),

@@ -338,12 +338,12 @@ class Med(Able, nn.Module):
 
     def decode(self, ids: Tensor, context: Tensor, context_mask: Tensor | None = None, trace=None) -> Tensor:
         """Logits of every next word [N, T, V], for right-padded ids [N, T] and context [N, S, Di]."""
-        return self._decode(ids, self.text_decoder.bert.cross(context), context_mask, trace)
+        cross = self.text_decoder.bert.cross(context)
+        return self.text_decoder.cls(self._decode(ids, cross, context_mask, trace))
 
     def _decode(self, ids, cross, cross_mask, trace):
         ids = first_token(ids, self.config.dec_id)
-        states = self.text_decoder.bert(ids, None, cross, cross_mask, causal=True, trace=trace)
-        return self.text_decoder.cls(states)
+        return self.text_decoder.bert(ids, None, cross, cross_mask, causal=True, trace=trace)  # [N, T, D]
 
     def forward(
         self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None, image: Tensor | None = None
@@ -370,13 +370,16 @@ class Med(Able, nn.Module):
                 rows, texts = out.choose_pairs(pairs)
                 ids, mask = parallel.gather(ids)[texts], parallel.gather(mask)[texts]
             fused = self.fuse_with(cross, ids, mask, rows, traces["fusion"])
-            out.logits["itm"] = self.match_logits(fused)  # [N, 2]
+            if "itm" in want.tasks:
+                out.logits["itm"] = self.match_logits(fused)  # [N, 2]
         tied = self.config.tie_decoder and cross is not None
         if want.source("decoder"):
             decoder_cross = cross if tied else self.text_decoder.bert.cross(image)
             ids, out.labels["lm"] = prompted(batch.ids, batch.mask, self.config.prompt_ids)
             out.decoder_mask = (ids != self.config.pad_id) & batch.captioned[:, None]
-            out.logits["lm"] = self._decode(ids, decoder_cross, None, traces["decoder"])  # [B, T, V]
+            states = self._decode(ids, decoder_cross, None, traces["decoder"])
+            if "lm" in want.tasks:
+                out.logits["lm"] = self.text_decoder.cls(states)  # [B, T, V]
         if "vqa" in want.tasks:
             question = self.fuse_with(cross, batch.question_ids, batch.question_mask, batch.question_rows)
             question = self.question_states(question)

@@ -68,7 +68,7 @@ class MomentumITC(nn.Module):
     """ITC against moving averages of the encoders, a queue of their latest vectors, and soft labels.
 
     queue: vectors kept (0: the batch alone), each process an equal part of them. momentum: 0.995 in BLIP. alpha: weight
-    of the soft labels (0: hard ones); BLIP's 0.4, reached linearly over the first epoch.
+    of the soft labels (0: hard ones); BLIP's 0.4, reached linearly over the first epoch (BLIP's pre-training: two).
 
     Once an optimiser step, as in BLIP, the averages move and the step's vectors enter the queue: `step` does it after
     the optimiser's, for all micro-batches together.

@@ -37,13 +37,14 @@ on; 0 where the record does not tell), train_pictures, model (sizes in words), c
 threads, torch, transformers, quick, start (the parts, or all, that began at another model's weights, and whose); then
 numbers, NaN where the record has none:
 
-- tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, re-ranked, in %.
+- tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, in %: re-ranked by ITM, or by ITC
+  alone where "notes" say so and in all runs of grids.
 - bleu4 meteor rougeL cider spice: caption scores x 100.
 - vqa: soft accuracy in %. vqa.<type>: of one type of question.
-- pointing, mass: how often the cross-attention of a word that names an object has its maximum there, and how much of it
-  lies there, in %, when a caption is read; pointing_other, mass_other: of the scene's other objects. divergence:
-  Jensen-Shannon, from the teacher's maps (or those of the model whose tokenizer it has), in bits. <it>_decoder: when
-  the caption is said.
+- pointing, mass: how often the cross-attention of a word that names an object has its maximum there, and how much of
+  what it gives to patches lies there, in %, when a caption is read; pointing_other, mass_other: of the scene's other
+  objects. divergence: Jensen-Shannon, over all words and with what [CLS] gets, from the teacher's maps (or those of
+  the model whose tokenizer it has), in bits. <it>_decoder: when the caption is said.
 - params_m: millions of stored parameters. flops_g: GFLOPs of one picture and one text. latency_ms, latency_p95_ms:
   median and 95th percentile of the timed task; latency_share: the median in % of the teacher's (or of that of the model
   whose tokenizer it has), timed by turns; 100 of a teacher. params_m_paper, macs_g_paper: in the paper's count.

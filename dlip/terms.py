@@ -16,7 +16,7 @@ VLP = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "vqa": 1.0}
 HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
 AT = {f"at.{map_}": 1.0 for map_ in ("self", "cross", "decoder_self", "decoder_cross")}
 KD = {f"kd.{task}": 1.0 for task in VLP}
-"""Every term of the paper's L_VLP, L_HR and L_AT (section 3.3) with weight 1, and the logits beyond it.
+"""Every term of the paper's L_VLP, L_HR and L_AT (section 3.3) with weight 1; beyond it, answers and the logits.
 
 The paper's L_HR is the mean over its four sources: `hr=0.25` is exactly its.
 """

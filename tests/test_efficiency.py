@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dlip.composite import Composite
 from dlip.config import PRESETS, ModelConfig
-from dlip.efficiency import TASKS, image_macs, params, stored_params, summary, task_macs, task_params
+from dlip.efficiency import TASKS, image_macs, params, summary, task_macs, task_params
 from dlip.latency import Workload
 from dlip.model import Med
 from dlip.sizes import PRINTED, models_table, models_text
@@ -23,6 +23,23 @@ ODD = [
     ModelConfig(**{**TINY.to_dict(), "text_width": 6, "text_heads": 3, "prompt_ids": (5, 6), "tie_head": False}),
     ModelConfig(**{**TINY.to_dict(), "image_layers": 3, "text_layers": 3, "fusion_layers": None}),
 ]
+
+
+NAMES = (
+    ("vision_model.", "image"), ("text_encoder.embeddings.", "embeddings"), ("text_decoder.bert.", "decoder"),
+    ("text_decoder.cls.", "lm_head"), (".crossattention.", "fusion"), (".attention.", "text_self"),
+    ("text_encoder.", "text_ffn"), ("_proj.", "itc"), ("temp", "itc"), ("itm_head.", "itm"),
+    ("question_bridge.", "bridge"),
+)  # fmt: skip
+"""Part of a parameter's name -> its module; the first that fits."""
+
+
+def stored_params(med: Med) -> dict[str, int]:
+    """Parameters by module as in `params`, counted in a model; a shared tensor once, where it is first."""
+    out = dict.fromkeys(params(med.config), 0)
+    for name, tensor in med.named_parameters():
+        out[next(module for part, module in NAMES if part in name)] += tensor.numel()
+    return out
 
 
 def test_parameters_counted_by_hand():

@@ -18,7 +18,7 @@ from dlip.errors import UserError
 from dlip.experiment import held_out, measure, new_student, prepare, texts_of, vocabulary
 from dlip.model import Med
 from dlip.run import Run
-from dlip.terms import weights
+from dlip.terms import AT, HR, VLP, weights
 from dlip.vlm import VLM
 
 
@@ -55,6 +55,12 @@ def test_distil_as_python(teacher, tmp_path):
     figures = dlip.evaluate(run.model(), Scenes("val", size=6), progress=False)
     assert figures["data"] == "scenes" and 0 <= figures["vqa"]["accuracy"] <= 100
     assert figures["caption"] is None and "cannot write captions" in figures["notes"]["caption"]  # what nobody trained
+
+
+def test_default_weights_distil_in_python_too(teacher, tmp_path):
+    config = TrainConfig(steps=1, batch_size=4, warmup=0)
+    run = dlip.distill(teacher, "scenes-student", Scenes("train-small", size=8), config, tmp_path / "run")
+    assert set(run.losses()) == {"step", *VLP, *HR, *AT, "total"}
 
 
 @pytest.mark.parametrize(

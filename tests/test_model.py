@@ -72,7 +72,7 @@ def test_asking_for_maps_changes_nothing(med, make_batch):
 def test_last_states_are_the_encoders_outputs(med, make_batch):
     batch, last = make_batch(), med.config.text_layers - 1
     texts = {(source, "states"): (-1, 0, last) for source in ("text", "fusion", "decoder")}
-    features = med(batch, Want(layers={("image", "states"): (-1,), **texts}))
+    features = med(batch, Want(frozenset({"lm"}), {("image", "states"): (-1,), **texts}))
     image = med.encode_image(med.normalise(batch.images))
     torch.testing.assert_close(features.states("image"), image)
     torch.testing.assert_close(features.states("text"), med.encode_text(batch.ids, batch.mask))
@@ -96,6 +96,7 @@ def test_nobody_wants_nobody_gets(make_med, make_batch):
     assert set(features.logits) == set(features.labels) == {"lm"}
     with pytest.raises(KeyError):
         features.states("text")
+    assert not med(batch, Want(layers={(source, "states"): (-1,) for source in ("fusion", "decoder")})).logits
 
 
 # --- structure --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dlip.errors import UserError
 from dlip.plots import COLOURS, data_curves, module_curves, term_curves, words
 from dlip.plots.training import SHADES
 from dlip.records import frame
+from dlip.terms import TERMS
 
 
 def test_terms_stand_in_the_panel_of_their_group():
@@ -21,6 +22,12 @@ def test_terms_stand_in_the_panel_of_their_group():
     heads = [note.text for note in fig.layout.annotations]
     assert "(nats)" in heads[0] and "(1 − cosine)" in heads[1] and "image" in heads[1]
     assert fig.layout.title.text.replace("<br>", " ").endswith("has fallen from 7.90 to 3.50")
+
+
+def test_every_term_has_a_line():
+    fig = term_curves({"step": [1, 2], **dict.fromkeys(TERMS, [2.0, 1.0]), "total": [9.0, 8.0]})
+    assert {trace.name for trace in fig.data} == set(TERMS)
+    assert len({(trace.xaxis, trace.line.color) for trace in fig.data}) == len(TERMS)
 
 
 def test_term_curves_say_that_a_loss_has_risen_or_not_begun():

@@ -156,12 +156,14 @@ def verdicts(found: list[dict], *numbers: int):
     from IPython.display import Markdown
 
     from dlip.conclusions import conclusions, figures
+    from dlip.grids import UNLIKE
 
     rows, lines = conclusions(found), []
     rows = rows[rows["number"].isin(numbers)]
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
         lines.append(f"**{number}. {statement}** → **{verdict}**\n")
         lines += [f"- {row['comparison']}: {figures(row)}" for _, row in claims.iterrows()] + [""]
+    lines.append(f"An interval is one of 95% for all claims of its conclusion together. {UNLIKE}.")
     return Markdown("\n".join(lines))
 
 

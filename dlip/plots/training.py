@@ -6,7 +6,7 @@ from dlip.plots.losses import UNITS
 from dlip.plots.style import INK, figure
 from dlip.terms import GROUPS
 
-SHADES = ("#E69F00", "#56B4E9", "#CC79A7", INK)
+SHADES = ("#E69F00", "#56B4E9", "#CC79A7", INK, "#999999")
 """Of the terms of a group: Okabe and Ito's colours that no role has."""
 GAP = 0.08
 """Between panels, which have y axes of their own; 1 is the whole width."""
@@ -18,7 +18,8 @@ def term_curves(losses: dict[str, list[float]], steps: int | None = None, title:
     losses: as `dlip.run.Run.losses` gives them, empty before the first row. steps: where the axis ends, by default at
     the last row.
     """
-    panels = {name: [term for term in terms if term in losses] for name, terms in GROUPS.items()}
+    groups = GROUPS | {"vlp": [*GROUPS["vlp"], "tags"]}
+    panels = {name: [term for term in terms if term in losses] for name, terms in groups.items()}
     panels = {name: terms for name, terms in panels.items() if terms}
     fig = figure(title or _finding(losses, steps), max(1, len(panels)))
     width = (1 - GAP * (len(panels) - 1)) / max(1, len(panels))
@@ -32,7 +33,10 @@ def term_curves(losses: dict[str, list[float]], steps: int | None = None, title:
             )  # fmt: skip
         place = "" if column == 1 else column
         heads = [f"<span style='color: {s}'>■</span> {_short(term)}" for term, s in zip(terms, SHADES, strict=False)]
-        lines = [f"<b>{name}</b> ({UNITS.get(name, 'nats')})", *(" ".join(heads[i : i + 2]) for i in (0, 2))]
+        lines = [
+            f"<b>{name}</b> ({UNITS.get(name, 'nats')})",
+            *(" ".join(heads[i : i + 2]) for i in range(0, len(heads), 2)),
+        ]
         fig.add_annotation(
             text="<br>".join(lines), showarrow=False, align="left",
             xref=f"x{place} domain", yref=f"y{place} domain", x=0, y=1, xanchor="left", yanchor="bottom", yshift=6,

@@ -51,8 +51,9 @@ class Found:
 def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool = True) -> Outcome:
     """Figures of `score` for what `predict` finds."""
     outcome = score(predict(vlm, dataset, k, batch_size, progress))
-    if "itm" not in vlm.med.abilities and k != 0:
-        outcome.notes["tr@1"] = "by ITC alone, as the model has not learnt ITM"
+    if "itm" not in vlm.med.abilities or k == 0:
+        why = "no candidates are re-ranked" if k == 0 else "the model has not learnt ITM"
+        outcome.notes["tr@1"] = f"by ITC alone, as {why}"
     return outcome
 
 
