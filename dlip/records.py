@@ -7,7 +7,7 @@
 - command (exactly as typed), config (resolved: "model", "train" and whatever else decides the result),
   config_hash (`config_hash`), seed.
 - data, split (what was measured on; the outcomes tell how many pictures), train_pictures (how many pictures the model
-  learned from).
+  could learn from).
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
   transformers (versions), device, machine ("cpu", "gpu": their names, "cores"), threads (of each process), processes,
   wall_s (seconds of training).

@@ -32,6 +32,9 @@ def test_every_term_has_a_line():
 
 def test_term_curves_say_that_a_loss_has_risen_or_not_begun():
     assert "risen from 1.00 to 2.00" in term_curves({"step": [1, 2], "itc": [1, 2], "total": [1, 2]}).layout.title.text
+    joins = {"step": [1, 2, 3], "itc": [1.0, 0.5, 0.4], "lm": [None, 3.0, 2.0], "total": [1.0, 3.5, 2.4]}
+    title = term_curves(joins).layout.title.text.replace("<br>", " ")
+    assert title.endswith("has fallen from 3.50 to 2.40, since all terms have joined by step 2")
     assert term_curves({}, 5).layout.title.text == "The first steps are under way" and not term_curves({}, 5).data
 
 

@@ -6,8 +6,8 @@ from dlip.plots.losses import UNITS
 from dlip.plots.style import INK, figure
 from dlip.terms import GROUPS
 
-SHADES = ("#E69F00", "#56B4E9", "#CC79A7", INK, "#999999")
-"""Of the terms of a group: Okabe and Ito's colours that no role has."""
+SHADES = ("#E69F00", "#56B4E9", "#CC79A7", INK, "#7E57C2")
+"""Of the terms of a group: Okabe and Ito's colours that no role has, and for the labels a violet."""
 GAP = 0.08
 """Between panels, which have y axes of their own; 1 is the whole width."""
 
@@ -54,7 +54,10 @@ def _short(term: str) -> str:
 def _finding(losses: dict[str, list[float]], steps: int | None) -> str:
     if not losses.get("step"):
         return "The first steps are under way"
-    first, last = losses["total"][0], losses["total"][-1]
+    whole = [all(value is not None for value in row) for row in zip(*losses.values(), strict=True)]
+    start = whole.index(True) if any(whole) else -1  # before it, terms that join later are not in the sum
+    first, last = losses["total"][start], losses["total"][-1]
     of = f" of {steps}" if steps else ""
-    change = "fallen" if last < first else "risen"
-    return f"After {losses['step'][-1]}{of} steps the weighted sum has {change} from {first:.2f} to {last:.2f}"
+    change = f"{'fallen' if last < first else 'risen'} from {first:.2f} to {last:.2f}"
+    since = f", since all terms have joined by step {losses['step'][start]}" if start else ""
+    return f"After {losses['step'][-1]}{of} steps the weighted sum has {change}{since}"
