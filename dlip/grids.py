@@ -225,7 +225,7 @@ def square(width: int, image_layers: int, text_layers: int) -> Row:
 SIZES = Grid("sizes", "What does a size cost, and what does it keep?", (
     square(32, 2, 1), square(48, 2, 1), square(48, 4, 2), square(64, 3, 2), square(80, 2, 1), square(80, 4, 2),
     square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 3, 2), square(128, 5, 6),
-))  # fmt: skip
+), "One rate and as many steps for all, tuned for none: the wider ones get less far in them.")  # fmt: skip
 
 DATA = Grid("data", "From how many pictures on does distillation pay?", tuple(
     Row(f"{pictures:,} pictures" + ", distilled" * (losses == DISTILLED), STUDENT, losses, pictures=pictures)
