@@ -156,7 +156,8 @@ MODULES = Grid(
     tuple(Row(pair(image, text), changed(IMAGE[image], TEXT[text]), TASK, paper) for image, text, paper in SWEEPS)
     + tuple(Row(pair(image, text, True), changed(IMAGE[image], TEXT[text]), DISTILLED) for image, text, _ in SWEEPS),
     "The paper's, undistilled, read off a figure: its small encoders have a quarter of base's parameters, these a\n"
-    "third (image) and a seventh (text); tiny and middle have the paper's shares, a twentieth and a half.",
+    "third (image) and a seventh (text); tiny and middle have the paper's shares, a twentieth and a half.\n"
+    "One rate and as many steps for all: the larger ones get less far in them.",
 )  # fmt: skip
 
 # --- fusion: how many text layers need cross-attention? The upper ones hold it, as in ALBEF ---------------------------

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from test_records import make_record
 
+from dlip import ablation
 from dlip.cli import main, parser
+from dlip.conclusions import conclusions
 from dlip.data.scenes import SPLITS, Scenes
-from dlip.records import append
+from dlip.records import append, read
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl"]
@@ -86,6 +88,21 @@ def test_the_python_works(place, monkeypatch):
     said = names["model"].caption(["picture.png"])
     assert said[0].startswith("a ") or said[0].startswith("there ") or len(said[0].split()) > 3
     assert names["model"].similarity(["picture.png"], ["a red circle"]).shape == (1, 1)
+
+
+def test_the_table_of_conclusions_is_what_the_records_say():
+    found = read(Path(__file__).parents[1] / "results" / "ablations.jsonl")
+    for _, row in conclusions(found).drop_duplicates("number").iterrows():
+        assert f"| {row['number']}. {row['statement']} | {row['verdict']} |" in README
+    assert f"{len(found) - 1} runs" in README
+    tables = {name: ablation.table(name, found).set_index("name")["tr1"].round(1) for name in ("modules", "data")}
+    large, small = (f"image {size}, text {size}, distilled" for size in ("base", "small"))
+    few, many = ([f"{count} pictures", f"{count} pictures, distilled"] for count in ("250", "20,000"))
+    said = re.sub(r"\s+", " ", README)
+    one, other = tables["modules"][[large, small]]
+    assert f"a TR@1 of {one}, one with small encoders {other}" in said
+    (a, b), (c, d) = tables["data"][few], tables["data"][many]
+    assert f"lifts TR@1 from {a} to {b}, with 20,000 from {c} to {d}" in said
 
 
 def test_the_table_of_speed_is_the_latest_records():
