@@ -227,7 +227,7 @@ def checkpoints(rng: random.Random, folder: Path):
 
 def runs(rng: random.Random, folder: Path):
     """The files of a run that goes on, and of one that another begins at."""
-    for name in ("run.json", "log.jsonl", "record.json", "config.json"):
+    for name in ("run.json", "log.jsonl", "record.json", "config.json", "tokenizer.json"):
         run, file = folder / name, folder / name / name
         shutil.copytree(_run(), run)
         lines = file.read_text().splitlines() if name == "log.jsonl" else [file.read_text()]
@@ -351,7 +351,7 @@ def run(times: int = 5000, seed: int = 0, workers: int = 2) -> tuple[dict, dict,
     counts, faults = {kind: Counter() for kind in KINDS}, []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        rounds = -(-times // 178)  # inputs in a round of all kinds
+        rounds = -(-times // 180)  # inputs in a round of all kinds
         batches = [Batch(kind, seed + i, place / f"{kind}.jsonl") for i in range(rounds) for kind in KINDS]
         for batch, reason in work(do, batches, workers, place, lambda running: None):
             if reason is not None:
