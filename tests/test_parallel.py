@@ -1,6 +1,7 @@
 """Two processes learn what one does: the same losses, gradients and checkpoints; they wait, and fail, together."""
 
 import json
+import shutil
 import os
 import socket
 import time
@@ -211,9 +212,10 @@ def test_a_stopped_run_goes_on_to_the_last_bit(two):
         assert not torch.equal(ours[own], ours[f"1.{own}"]), own
 
 
-def test_another_number_of_processes_is_refused(two):
+def test_another_number_of_processes_is_refused(two, tmp_path):
     teacher = models()[1]
-    folder = two[0] / "parts"
+    folder = shutil.copytree(two[0] / "parts", tmp_path / "parts")
+    (folder / "config.json").unlink()  # it was killed before its end
     with pytest.raises(UserError, match="checkpoint-00000004.safetensors is of 2 processes, not 1"):
         train(changed(models()[0], dict(dropout=0.1)), PICTURES, QUEUED, folder, teacher, progress=False)
 
