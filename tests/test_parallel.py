@@ -1,8 +1,8 @@
 """Two processes learn what one does: the same losses, gradients and checkpoints; they wait, and fail, together."""
 
 import json
-import shutil
 import os
+import shutil
 import socket
 import time
 from dataclasses import replace
