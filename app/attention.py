@@ -175,13 +175,11 @@ def show(texts: list[Text], chosen: dict | None) -> str:
     for i, text in enumerate(texts):
         buttons = []
         for j, word in enumerate(text["text"].split()):
-            if j >= text["read"]:
-                buttons.append(f'<span title="not read: the text is too long">{escape(word)}</span>')
-                index += 1
-                continue
             pressed = "true" if chosen == {"text": i, "word": j} else "false"
             buttons.append(
                 f'<button type="button" data-index="{index}" aria-pressed="{pressed}">{escape(word)}</button>'
+                if j < text["read"]
+                else f'<span title="not read: the text is too long">{escape(word)}</span>'
             )
             index += 1
         who = {"you": "Your question"}.get(text["who"], f"{text['who'].capitalize()}’s {text['kind']}")

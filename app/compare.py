@@ -41,7 +41,6 @@ class Caption(TypedDict):
     text: str | None
     """None where the model cannot write captions; `note` says why."""
     note: str
-    """Why there is nothing, or what of a long text was not read."""
     cost: parts.Cost | None
 
 
@@ -55,6 +54,7 @@ class Answer(TypedDict):
     answers: list[tuple[str, float]]
     """The likeliest answers, the first being the model's, each with its probability from 0 to 1."""
     note: str
+    """Why there is nothing, or what of a long text was not read."""
     cost: parts.Cost | None
 
 
@@ -76,6 +76,7 @@ class Ranking(TypedDict):
     ranked: list[Ranked]
     """By ITM, the best first."""
     note: str
+    """Why there is nothing, or what of a long text was not read."""
     cost: parts.Cost | None
 
 
