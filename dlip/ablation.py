@@ -20,6 +20,7 @@ from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
+from dlip.precision import warn_if_emulated
 from dlip.run import Run
 from dlip.terms import weights
 from dlip.vlm import VLM
@@ -218,6 +219,7 @@ def ablate(
         raise UserError(f"{seeds} seeds by {workers} workers is no work; give both as positive whole numbers")
     busy = f"another process runs grids in {out}; wait for it, or choose another --out"
     with held(Path(out) / "lock", busy):
+        warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
         done = {(r["ablation"]["hash"], r["seed"]) for r in _read(results) if "ablation" in r}
         todo = [job for job in jobs(grids, plan, seeds or plan.seeds, out, results) if job.key not in done]
         return _run(todo, workers, Path(out), progress) if todo else {}

@@ -20,7 +20,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
 from dlip.features import TASKS
 from dlip.model import Med
-from dlip.precision import lower
+from dlip.precision import lower, warn_if_emulated
 
 HEAD, WORDS = "text_decoder.cls.predictions.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight"
 VOCABULARY = "google-bert/bert-base-uncased"
@@ -51,6 +51,7 @@ class Checkpoint:
         with torch.device("meta"):  # first without memory, which sizes that are not the weights' might not find
             self._whole(lower(Med(self.config), self.precision), source)
         med = lower(Med(self.config).eval(), self.precision)
+        warn_if_emulated(self.precision, f"the model that {source} was made from is faster here")
         med.abilities = self.abilities
         load_weights(med, self._whole(med, source))
         if wrong := [name for name, tensor in weights(med).items() if not tensor.isfinite().all()]:

@@ -31,6 +31,7 @@ from dlip.errors import UserError
 from dlip.layers import run_layers
 from dlip.learner import Learner
 from dlip.model import ImageLayer
+from dlip.precision import warn_if_emulated
 from dlip.run import Run, made_of
 from dlip.terms import NEEDS
 from dlip.vlm import VLM
@@ -160,6 +161,7 @@ def train(
     )
     if config.precision == "fp16" and accelerator.scaler is None:
         raise UserError("fp16 needs a GPU; train with --precision bf16, or no, here")
+    warn_if_emulated(config.precision, "--precision no is faster here")
     check_parts(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
     run = Run(folder)

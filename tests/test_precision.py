@@ -8,14 +8,18 @@ import torch
 import torch.nn.functional as F
 
 import dlip
+from dlip.ablation import ablate
 from dlip.cli import main
+from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.export import to_precision, to_transformers
+from dlip.grids import FULL, QUICK
 from dlip.linear import Linear
 from dlip.onnx_export import to_onnx
 from dlip.precision import Int8Linear, lower, precision
 from dlip.start import begin
+from dlip.train import train
 from dlip.vlm import VLM
 
 
@@ -94,6 +98,26 @@ def test_the_command_and_the_folder(tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(kept | {"precision": "int2"}))
     with pytest.raises(UserError, match="no precision 'int2'; choose of fp32, bf16, int8"):
         VLM.load(folder)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch, tmp_path, recwarn):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    folder, pictures = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", 4)
+    short = TrainConfig(steps=1, batch_size=4)
+    for work, advice in (
+        (lambda: VLM.load(folder), f"{folder} was made from is faster here"),
+        (lambda: train(make_vlm(), pictures, short.replace(precision="bf16"), tmp_path / "a"), "--precision no"),
+        (lambda: ablate([], FULL, out=tmp_path / "b", results=tmp_path / "c.jsonl"), "--quick ones do not"),
+        (lambda: train(make_vlm(), pictures, short, tmp_path / "d"), None),
+        (lambda: ablate([], QUICK, out=tmp_path / "b", results=tmp_path / "c.jsonl"), None),
+        (lambda: VLM.load("scenes/student"), None),
+    ):
+        recwarn.clear()
+        work()
+        told = [str(warning.message) for warning in recwarn if "bf16" in str(warning.message)]
+        assert len(told) == bool(advice and not native)
+        assert all("no instructions for bf16, which takes far longer" in one and advice in one for one in told)
 
 
 @torch.inference_mode()
