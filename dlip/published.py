@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dlip.checkpoints import fitting, from_hub, load_weights, read_json, read_state, weights
 from dlip.config import ModelConfig
@@ -35,6 +36,19 @@ KINDS = {
 """Kind of checkpoint -> what it is able to, and the longest text that BLIP's own training gave it, in tokens."""
 
 
+RANDOM = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
+
+
+class Blank(TorchFunctionMode):
+    """Zeros where layers begin with random numbers: drawing a large model's takes longer than reading it."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in RANDOM:
+            return nn.init.zeros_(args[0] if args else kwargs["tensor"])
+        return function(*args, **kwargs)
+
+
 @dataclass
 class Checkpoint:
     """A model as it was found: what it lacks is in `tensors` under no name."""
@@ -48,9 +62,10 @@ class Checkpoint:
 
     def build(self, source: str) -> Med:
         """The model in eval mode, zeros where no ability of it needs weights. Raises UserError where others lack."""
-        with torch.device("meta"):  # first without memory, which sizes that are not the weights' might not find
+        with Blank(), torch.device("meta"):  # first without memory, which sizes not the weights' might not find
             self._whole(lower(Med(self.config), self.precision), source)
-        med = lower(Med(self.config).eval(), self.precision)
+        with Blank():
+            med = lower(Med(self.config).eval(), self.precision)
         warn_if_emulated(self.precision, f"the model that {source} was made from is faster here")
         med.abilities = self.abilities
         load_weights(med, self._whole(med, source))

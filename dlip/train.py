@@ -13,8 +13,6 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from tqdm import tqdm
 
 from dlip import parallel
@@ -39,6 +37,9 @@ from dlip.vlm import VLM
 
 def sharded(teacher: Teacher, device: torch.device) -> Teacher:
     """The teacher with its weights spread over all processes, layers of the image encoder apart, the rest together."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (parallel.processes(),))
     for layer in [module for module in teacher.modules() if isinstance(module, ImageLayer)]:
         fully_shard(layer, mesh=mesh)

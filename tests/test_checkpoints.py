@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from unittest.mock import Mock
 
 import pytest
@@ -45,6 +47,15 @@ def test_a_model_comes_back_to_the_last_bit(tiny, folder):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert read_json(folder / "config.json")["run"] == {"seed": 3}
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_reading_draws_no_numbers_and_needs_no_compiler(folder):
+    before = torch.get_rng_state()
+    load_model(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    code = f"import sys; from dlip.checkpoints import load_model; load_model({str(folder)!r}); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded and not {"torch._dynamo", "torch.distributed.fsdp", "transformers"} & set(loaded)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -4,6 +4,8 @@ import base64
 import json
 import os
 import shlex
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -55,6 +57,23 @@ def test_opening_names_what_runs_and_leaves_the_notebooks_folder(tmp_path, monke
     assert f"torch {torch.__version__.split('+')[0]}" in card and "short run" not in card
     monkeypatch.setenv("DLIP_QUICK", "1")
     assert "short run" in notebook.opening().data and os.getcwd() == str(tmp_path)
+
+
+def test_figures_are_shown_as_data_without_plotlys_own_displays():
+    code = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+shell = InteractiveShell.instance()
+from dlip import notebook
+notebook.opening()
+with capture_output() as shown:
+    shell.run_cell("import plotly.graph_objects as go")
+    shell.run_cell("go.Figure(layout={'title': {'text': 'Small<br>wins'}})")
+print([dict(output.data) for output in shown.outputs], "nbformat" in sys.modules)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "plotly.v1+json" in out and "'text/plain': 'Small wins'" in out and out.split()[-1] == "False", out
 
 
 def test_missing_records_are_one_sentence_a_grid(tmp_path, capsys):

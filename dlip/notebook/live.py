@@ -95,6 +95,7 @@ def learn(
     from dlip import terms
     from dlip.experiment import new_student
     from dlip.grids import FULL
+    from dlip.precision import native_bf16
     from dlip.run import Run
     from dlip.start import begin
     from dlip.train import train
@@ -109,7 +110,7 @@ def learn(
         begin(student, f"{part}={teacher}" if part else teacher)
     settings = FULL.train.replace(
         weights=terms.weights(weights), steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
-        warmup=min(FULL.train.warmup, steps // 4),
+        warmup=min(FULL.train.warmup, steps // 4), precision="bf16" if native_bf16() else "no",
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="dlip-"))
     try:

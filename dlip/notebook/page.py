@@ -21,9 +21,8 @@ def opening():
     """Sets the page up and returns its card: what it runs with.
 
     Paths count from the repository, `!dlip` is this environment's, figures are shown as data (no copy of plotly in the
-    file), and a user's mistake is said in one sentence.
+    file, and not by plotly's own way, whose imports take a second), and a user's mistake is said in one sentence.
     """
-    import plotly.io
     from IPython import get_ipython
     from IPython.display import Markdown
 
@@ -31,15 +30,23 @@ def opening():
         os.chdir("..")
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers has one for every file it writes
-    plotly.io.renderers.default = "plotly_mimetype"
     shell = get_ipython()
     if shell is not None:
+        shell.display_formatter.ipython_display_formatter.for_type_by_name("plotly.graph_objs._figure", "Figure", _show)
         shell.set_custom_exc((UserError,), _one_sentence)
     versions = " · ".join(f"{name} {version(name)}" for name in PACKAGES)
     short = " · a short run: the live cell shows that it works, not what it can reach" * bool(os.getenv("DLIP_QUICK"))
     return Markdown(
         f"**dlip {dlip.__version__}** · {versions} · Python {platform.python_version()} · {os.cpu_count()} cores{short}"
     )
+
+
+def _show(figure) -> None:
+    from IPython.display import display
+
+    from dlip.notebook.controls import bundle
+
+    display(bundle(figure), raw=True)
 
 
 def _one_sentence(shell, kind, error, traceback, tb_offset=None) -> list[str]:
