@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -108,7 +109,14 @@ def need(record: Any, key: str, kind: type, where: str, default: Any = None) -> 
 
 def below(folder: str, name: str, where: str) -> str:
     """The picture's path below images/. Raises UserError where it would lie elsewhere."""
-    path = PureWindowsPath(folder, name)  # knows both kinds of slash, and drives
-    if path.anchor or ".." in path.parts or not PureWindowsPath(name).parts:
+    path = _below(folder, name)
+    if path is None:
         raise UserError(f"{where} names the picture {name!r}, which does not lie in images/; give a path below it")
-    return str(PurePosixPath(folder, name))
+    return path
+
+
+@lru_cache(4096)  # a picture's questions follow each other
+def _below(folder: str, name: str) -> str | None:
+    path = PureWindowsPath(folder, name)  # knows both kinds of slash, and drives
+    outside = path.anchor or ".." in path.parts or not PureWindowsPath(name).parts
+    return None if outside else str(PurePosixPath(folder, name))
