@@ -11,8 +11,10 @@ FOLDER = Path(__file__).parent
 ICON = FOLDER / "icon.svg"
 
 HEAD = """<script>
-document.addEventListener("load", ({target: image}) => {
-    if (image.tagName === "IMG") image.toggleAttribute("data-tiny", image.naturalWidth <= 128);
+for (const kind of ["load", "error"]) document.addEventListener(kind, ({target: image}) => {
+    if (image.tagName !== "IMG") return;
+    image.toggleAttribute("data-tiny", image.naturalWidth <= 128);
+    image.closest("#picture")?.toggleAttribute("data-unshown", kind === "error");
 }, true);
 document.addEventListener("keydown", event => {
     if (event.key === "Tab" && event.target.matches?.("input[role=combobox]")) event.stopPropagation();
@@ -34,8 +36,9 @@ document.addEventListener("drop", event => {
     }, 20);
 }, true);
 </script>"""
-"""Marks small pictures, so that style.css shows their pixels as squares; keeps Tab from gradio's dropdowns, whose list
-would open anew while the focus leaves it; and takes what is dropped on a picture, which gradio only removes."""
+"""Marks pictures that are small, so that style.css shows their pixels as squares, and one that the browser cannot show;
+keeps Tab from gradio's dropdowns, whose list would open anew while the focus leaves it; and takes what is dropped on a
+picture, which gradio only removes."""
 
 
 def theme() -> gr.themes.Base:

@@ -162,6 +162,18 @@ def test_a_file_that_is_no_picture_is_told_once_and_does_not_stay(open_page, tmp
         wait_for(page, "captions", captions(picture, TEACHER, STUDENT))
 
 
+def test_a_picture_that_the_browser_cannot_show_is_seen_by_the_models(open_page, tmp_path, picture):
+    page, photo = open_page(), tmp_path / "photo.tiff"
+    pictures.drawing(300).save(photo)
+    for file, hides in ((photo, True), (picture, False)):
+        page.locator("#picture [aria-label='Remove Image']").click()
+        page.locator("#picture input[type=file]").set_input_files(file)
+        wait_for(page, "captions", captions(file, TEACHER, STUDENT))
+        page.locator("#picture img").wait_for(state="hidden" if hides else "visible")
+        said = page.evaluate("getComputedStyle(document.querySelector('#picture .image-container'), '::after').content")
+        assert ("cannot show this kind of picture" in said) == hides
+
+
 def test_a_picture_brought_while_the_last_one_is_looked_at_is_looked_at_too(open_page, tmp_path):
     page, held = open_page(), []
 
