@@ -134,7 +134,7 @@ def hover(row: pd.Series, cost: str, score: str) -> str:
         spread = f" ± {row[f'{column}_sd']:.2g}" if row[f"{column}_sd"] > 0 else ""
         return f"{axis_title(column)}: {row[column]:.4g}{spread}"
 
-    command = "<br>".join(map(escape, textwrap.wrap(row["command"], 48, break_on_hyphens=False)))
+    command = "<br>".join(map(escape, textwrap.wrap(row["command"], 42, break_on_hyphens=False)))
     runs = f"{row['runs']} seed{'s' if row['runs'] > 1 else ''}"
     lines = [f"<b>{escape(row['name'])}</b> ({row['role']}, {runs})", said(score), said(cost)]
     return "<br>".join([*lines, escape(row["model"]), f"<i>{command}</i>"])
