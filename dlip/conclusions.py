@@ -24,13 +24,11 @@ from dlip.ablation import SCORES, matched
 from dlip.config import preset
 from dlip.efficiency import paper_count
 from dlip.grids import FULL, IMAGE, TEXT, UNLIKE, WHOLE, Plan, changed, pair
-from dlip.records import outcomes
+from dlip.outcomes import PER_PICTURE, outcomes
 
 MARGIN = 1.0
 """Points that count as no difference."""
 DRAWS, SEED = 4000, 0
-PER_PICTURE = {"ir1": "captions", "vqa": "questions"}
-"""Score with several items a picture -> the outcome that says how many."""
 HOLDS, FAILS, OPEN = "holds", "fails", "undecided here"
 
 

@@ -184,7 +184,7 @@ def append(record: dict, path: str | Path) -> None:
     was left half written, the record starts a line of its own. Raises UserError where it cannot be written.
     """
     path = Path(path)
-    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="replace")
+    line = (json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n").encode(errors="replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)

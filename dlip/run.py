@@ -50,6 +50,14 @@ def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
     return {"teacher": teacher and hashed(teacher), "start": hashed(student), "data": data, "pictures": len(dataset)}
 
 
+def _sound(row) -> bool:
+    """Whether it is a row of a log."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not isinstance(row.get("losses", {}), dict):
+        return False
+    numbers = row.get("seconds", 0.0), *row.get("losses", {}).values()
+    return all(number is None or type(number) in (int, float) for number in numbers) and numbers[0] is not None
+
+
 class Run:
     """`run.json` (what was asked for), `log.jsonl`, `checkpoint-*.safetensors`, and the finished model beside them."""
 
@@ -75,10 +83,9 @@ class Run:
         for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
                 row = json.loads(line)
-                sound = type(row["step"]) is int
-            except (ValueError, TypeError, KeyError, RecursionError):
-                sound = False
-            if not sound:  # left half written by a full disk
+            except (ValueError, RecursionError):
+                row = None
+            if not _sound(row):  # left half written by a full disk
                 break
             rows.append(row)
         return rows

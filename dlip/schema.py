@@ -1,5 +1,7 @@
 """Where a record's numbers stand, and what a line has to have to be a record (dlip/records.py says what they mean)."""
 
+from dlip.outcomes import outcomes
+
 SCHEMA = 1
 ROLES = ("teacher", "undistilled", "distilled")
 SCORES = {
@@ -67,7 +69,8 @@ def whole(line: dict) -> bool:
         "".join(value for value in line.values() if isinstance(value, str)).encode()  # no halves of characters
         sizes(line["config"].get("model"))
         values = numbers(line).values()
-    except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
+        outcomes(line)
+    except (AttributeError, KeyError, TypeError, ValueError):  # halves of characters are a ValueError too
         return False
     threads = line.get("threads", 1)
     return (

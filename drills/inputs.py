@@ -36,8 +36,8 @@ from dlip.errors import UserError
 from dlip.workers import work
 from drills import junk
 
-SECONDS = 60
-"""That one batch may take."""
+SECONDS = 180
+"""That one batch may take, on a slow machine beside other work."""
 MEMORY = 6 * 2**30
 """Bytes of addresses that a process may have."""
 TRAIN = ["train", "--size", "scenes-student", "--tokenizer", "scenes/teacher", "--limit", "4", "--test-limit", "2"]

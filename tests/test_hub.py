@@ -4,6 +4,8 @@ import io
 import sys
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -106,6 +108,16 @@ def test_a_name_that_no_file_can_have(tmp_path):
     datasets.Dataset.from_dict({"image": files, "text": list("ab")}).save_to_disk(str(tmp_path / "set"))
     with pytest.raises(UserError, match=r"set/train/1 cannot be read \(embedded null byte\)"):
         data.open(f"hub:{tmp_path}/set", "train").verify()
+
+
+@pytest.mark.parametrize("broken", ["text", "id"])
+def test_text_that_is_none(tmp_path, broken):
+    odd = pa.array([b"a\xc9"], pa.binary())
+    columns = {"text": pa.array(["a"]), "id": pa.array(["a"])}
+    columns[broken] = pa.Array.from_buffers(pa.string(), 1, odd.buffers())
+    pq.write_table(pa.table({"image": pa.array(pictures(1)), **columns}), tmp_path / "set.parquet")
+    with pytest.raises(UserError, match=r"set.parquet.id=id cannot be read \('utf-8' codec can't decode.*; write it anew"):
+        data.open(f"hub:{tmp_path}/set.parquet?id=id", "train")
 
 
 def test_broken_pictures(tmp_path):

@@ -1,11 +1,32 @@
 """What a record keeps of every item comes back as it was."""
 
+import base64
 import json
+import zlib
 
 import numpy as np
+import pytest
 from test_records import make_record
 
-from dlip.records import outcomes
+from dlip.outcomes import _text, outcomes
+from dlip.schema import whole
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "a", {"tr1": 3}, {"tr1": "é"}, {"tr1": "abcde"}, {"tr1": "AAAA"}, {"tr1": _text([1] * 9)[:-8]},
+        {"tr1": base64.b64encode(zlib.compress(b"123")).decode()}, {"vqa": _text([1, 0])},
+        {"vqa": _text([1, 0]), "questions": _text([1])}, {"ir1": _text([1, 0]), "captions": _text([3, -1])},
+        {"ir1": _text([1, 0]), "captions": _text([2, float("nan")])}, {"tr1": _text(np.zeros(2**25 + 1))},
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_broken_outcomes_make_no_record(broken):
+    record = make_record() | {"outcomes": broken}
+    with pytest.raises(ValueError):
+        outcomes(record)
+    assert not whole(record)
 
 
 def test_outcomes_come_back_item_by_item_in_few_bytes():

@@ -190,6 +190,11 @@ def test_a_half_written_line_is_named_and_skipped(tmp_path: Path):
         assert read(path) == [first, second]
 
 
+def test_numbers_that_json_has_not_are_written_as_null(tmp_path: Path):
+    append(make_record() | {"history": [{"lr": float("inf")}]}, tmp_path / "runs.jsonl")
+    assert read(tmp_path / "runs.jsonl")[0]["history"] == [{"lr": None}]
+
+
 def test_a_record_of_a_newer_version_is_named_and_skipped(tmp_path: Path):
     append({"schema": 2}, tmp_path / "runs.jsonl")
     append({"no": "schema"}, tmp_path / "runs.jsonl")

@@ -1,5 +1,6 @@
 """Runs that go wrong: what does not fit, folders of others, damaged checkpoints."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -161,7 +162,8 @@ def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_pat
     (run.folder / "model.safetensors").unlink()
     (run.folder / "checkpoint-best.safetensors").touch()
     kept = (run.folder / "log.jsonl").read_text()
-    for torn in ('{"step": 6, "lo', "7\n", '{"eval": {}}\n'):
+    others = ({"eval": {}}, {"step": 6, "seconds": [1]}, {"step": 6, "losses": []}, {"step": 6, "losses": {"itc": "x"}})
+    for torn in ('{"step": 6, "lo', "7\n", *(json.dumps(row) + "\n" for row in others)):
         (run.folder / "log.jsonl").write_text(kept + torn)
         assert log(run) == log(whole)
     assert log(train(make_vlm(), PICTURES, SHORT, run.folder, progress=False)) == log(whole)

@@ -89,12 +89,12 @@ class Hub(Checked):
     def _group(self) -> list[str]:
         """Joins the rows of each picture; returns their faults."""
         column = self.columns.get("id")
-        names = self.data[column] if column else range(len(self.data))
+        names = self._texts([column])[column] if column else range(len(self.data))
         groups: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             groups.setdefault(str(name) if column else f"{self.name}/{self.split}/{name}", []).append(row)
         parts = {part: own for part, own in self.columns.items() if part in ("caption", "question", "answers", "type")}
-        whole = self.data.select_columns(list(dict.fromkeys(parts.values())))[:]
+        whole = self._texts(list(dict.fromkeys(parts.values())))
         texts = {part: whole[own] for part, own in parts.items()}
         self._rows, self._said, faults = [], [], []
         for name, rows in groups.items():
@@ -105,9 +105,16 @@ class Hub(Checked):
                 self._said.append(said)
         return faults
 
-    def _bytes(self, row: int, name: str) -> bytes:
-        value = self.data[row][self.columns["image"]]
+    def _texts(self, columns: list[str]) -> dict[str, list]:
+        """Columns whole. Raises UserError where they hold what is no text."""
         try:
+            return self.data.select_columns(columns)[:]
+        except ValueError as error:  # bytes that are no UTF-8
+            raise UserError(f"{self.where} cannot be read ({error}); write it anew") from error
+
+    def _bytes(self, row: int, name: str) -> bytes:
+        try:
+            value = self.data[row][self.columns["image"]]
             if isinstance(value, dict):
                 value = value["bytes"] if value.get("bytes") is not None else self._file(value["path"])
             elif isinstance(value, str):

@@ -41,7 +41,9 @@ def tint(role: str) -> str:
 
 def figure(title: str, panels: int = 1) -> go.Figure:
     """An empty figure that says its finding, its panels side by side over one y axis."""
-    hover = dict(bgcolor="#24292f", bordercolor="#24292f", font=dict(family=FONT, color="#ffffff", size=12), align="left")
+    hover = dict(
+        bgcolor="#24292f", bordercolor="#24292f", font=dict(family=FONT, color="#ffffff", size=12), align="left"
+    )
     title = dict(text="<br>".join(textwrap.wrap(title, 68, break_on_hyphens=False)), font=dict(size=16))
     layout = dict(
         title=dict(**title, x=0, xref="paper", y=1, yanchor="top", pad=dict(t=16)), hovermode="closest",
