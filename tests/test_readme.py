@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 from test_records import make_record
 
-from dlip import ablation
+from dlip import ablation, data
 from dlip.cli import main, parser
 from dlip.conclusions import conclusions
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.records import append, read
+from dlip.tasks.vqa import blind_baseline
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl"]
@@ -103,6 +104,14 @@ def test_the_table_of_conclusions_is_what_the_records_say():
     assert f"a TR@1 of {one}, one with small encoders {other}" in said
     (a, b), (c, d) = tables["data"][few], tables["data"][many]
     assert f"lifts TR@1 from {a} to {b}, with 20,000 from {c} to {d}" in said
+
+
+def test_what_guessers_that_see_no_picture_answer():
+    said = [float(number) for number in re.findall(r"blind_baseline`[^)]*\)\s+answers ([\d.]+)%", README)]
+    found = [blind_baseline(Scenes("train-small", 1000), Scenes("test"))]
+    if (photos := Path(__file__).parents[2] / "shared" / "data" / "coco_vqa").is_dir():
+        found.insert(0, blind_baseline(*(data.open(photos, split, on_error="skip") for split in ("train", "val"))))
+    assert [round(figures["accuracy"], 1) for figures in found] == said[-len(found) :]
 
 
 def test_the_table_of_speed_is_the_latest_records():
