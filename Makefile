@@ -55,7 +55,7 @@ notebooks: $(INSTALLED) ## execute every notebook in place; the pictures of thei
 	.venv/bin/python -m dlip.notebook.execute notebooks/*.ipynb
 
 test: lint ## lint, then run every test
-	.venv/bin/pytest
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal
 
 test-oldest: $(INSTALLED) ## run every test with the oldest and with the newest releases that pyproject.toml admits
 	.venv/bin/python -m pip install --quiet uv

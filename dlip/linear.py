@@ -14,6 +14,11 @@ WEIGHTS, PRODUCTS = 90_000, 1_500_000
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def onednn_has_bf16() -> bool:
+    """Whether its products in bf16 have instructions of this processor."""
+    return ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 ROWS = 24
 """For which weights are packed; any other number but 1 has the same layout."""
 
@@ -35,7 +40,8 @@ class Linear(nn.Linear):
 
     def pack(self) -> None:
         """Lays the weights out as products read them, where that pays; `weight` from then on has a shape, no values."""
-        if ONEDNN and self.packed is None and self.in_features * self.out_features >= WEIGHTS:
+        fits = self.weight.dtype == torch.float32 or onednn_has_bf16()
+        if ONEDNN and fits and self.packed is None and self.in_features * self.out_features >= WEIGHTS:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
             self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlip.errors import UserError
-from dlip.linear import Linear
+from dlip.linear import Linear, onednn_has_bf16
 from dlip.model import Med
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -47,8 +47,7 @@ class Int8Linear(nn.Module):
 def native_bf16() -> bool:
     """Whether products in bf16 are fast here. On a processor without instructions for them torch has only slow ones:
     on one with AVX2 a product took 14 times as long as in fp32."""
-    onednn = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return onednn or torch.accelerator.is_available()
+    return onednn_has_bf16() or torch.accelerator.is_available()
 
 
 def warn_if_emulated(precision: str, advice: str) -> None:

@@ -209,8 +209,15 @@ def test_cached_decoding_equals_whole_texts(med, make_batch):
     assert torch.equal(cache.store[:, :, 0], cache.store[:, :, 1]) and cache.length == 8
 
 
-@pytest.mark.skipif(torch.get_num_threads() < 2, reason="one thread adds in one order")
-def test_several_threads_give_the_same_gradients_every_time(make_med):
+@pytest.fixture
+def several_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_several_threads_give_the_same_gradients_every_time(make_med, several_threads):
     """Those of a picture that many texts are read with: what is added up in another order has other last digits."""
     med = make_med(image_width=64, image_heads=4, text_width=64, image_size=48)
     ids, mask = torch.randint(7, 40, (96, 12)), torch.ones(96, 12, dtype=torch.bool)

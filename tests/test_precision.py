@@ -2,6 +2,7 @@
 
 import copy
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -103,14 +104,20 @@ def test_the_command_and_the_folder(tmp_path, capsys):
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch, tmp_path, recwarn):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
-    folder, pictures = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", 4)
-    short = TrainConfig(steps=1, batch_size=4)
+    folder, pictures = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
+    monkeypatch.setattr("dlip.train.check_parts", Mock(side_effect=KeyboardInterrupt))  # before it begins to learn
+    monkeypatch.setattr("dlip.ablation._run", Mock(return_value={}))
+
+    def begin(precision: str) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            train(make_vlm(), pictures, TrainConfig(precision=precision, batch_size=4), tmp_path / "run")
+
     for work, advice in (
         (lambda: VLM.load(folder), f"{folder} was made from is faster here"),
-        (lambda: train(make_vlm(), pictures, short.replace(precision="bf16"), tmp_path / "a"), "--precision no"),
-        (lambda: ablate([], FULL, out=tmp_path / "b", results=tmp_path / "c.jsonl"), "--quick ones do not"),
-        (lambda: train(make_vlm(), pictures, short, tmp_path / "d"), None),
-        (lambda: ablate([], QUICK, out=tmp_path / "b", results=tmp_path / "c.jsonl"), None),
+        (lambda: begin("bf16"), "--precision no"),
+        (lambda: ablate([], FULL, out=tmp_path / "a", results=tmp_path / "b.jsonl"), "--quick ones do not"),
+        (lambda: begin("no"), None),
+        (lambda: ablate([], QUICK, out=tmp_path / "a", results=tmp_path / "b.jsonl"), None),
         (lambda: VLM.load("scenes/student"), None),
     ):
         recwarn.clear()

@@ -108,7 +108,7 @@ def test_the_table_of_conclusions_is_what_the_records_say():
 
 def test_what_guessers_that_see_no_picture_answer():
     said = [float(number) for number in re.findall(r"blind_baseline`[^)]*\)\s+answers ([\d.]+)%", README)]
-    found = [blind_baseline(Scenes("train-small", 1000), Scenes("test"))]
+    found = [blind_baseline(data.open("scenes", "train-small", 1000), data.open("scenes", "test"))]
     if (photos := Path(__file__).parents[2] / "shared" / "data" / "coco_vqa").is_dir():
         found.insert(0, blind_baseline(*(data.open(photos, split, on_error="skip") for split in ("train", "val"))))
     assert [round(figures["accuracy"], 1) for figures in found] == said[-len(found) :]
