@@ -104,6 +104,7 @@ def test_the_command_and_the_folder(tmp_path, capsys):
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch, tmp_path, recwarn):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     folder, pictures = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
     monkeypatch.setattr("dlip.train.check_parts", Mock(side_effect=KeyboardInterrupt))  # before it begins to learn
     monkeypatch.setattr("dlip.ablation._run", Mock(return_value={}))
