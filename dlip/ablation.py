@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dlip import data, experiment, records
 from dlip.checkpoints import held, model_folder, read_json
-from dlip.config import ModelConfig, TrainConfig, preset
+from dlip.config import LATENCY_REPEATS, ModelConfig, TrainConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.errors import UserError
@@ -82,9 +82,16 @@ def command(row: Row, plan: Plan, seed: int) -> str:
     words = ["dlip", *words, plan.teacher, "--size", row.size, "--weights", row.weights]
     words += [word for part in row.start for word in ("--start", f"{part}={plan.teacher}")]
     words += ["--split", row.split] + (["--limit", str(row.pictures)] if row.pictures < SPLITS[row.split] else [])
-    words += ["--test-limit", str(plan.test_pictures), "--candidates", str(plan.candidates)]
+    words += ["--test-limit", str(plan.test_pictures), *measuring(plan)]
     words += row.train(plan, seed).options()
     return shlex.join([*words, "--out", f"runs/{row.name.replace(', ', '-').replace(' ', '-')}-{seed}"])
+
+
+def measuring(plan: Plan) -> list[str]:
+    """The options that say how a plan's models are measured."""
+    repeats = plan.latency_repeats
+    timed = [] if repeats == LATENCY_REPEATS else ["--latency-repeats", str(repeats)]
+    return ["--candidates", str(plan.candidates), *timed]
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,7 @@ def do(job: Job) -> None:
         config=job.row.train(job.plan, job.seed), folder=job.folder, results=job.results,
         command=command(job.row, job.plan, job.seed), role=job.row.role, progress=False,
         cache=Path(job.out).parent / "teacher-cache", test_limit=job.plan.test_pictures,
-        candidates=job.plan.candidates, extra=extra,
+        candidates=job.plan.candidates, latency_repeats=job.plan.latency_repeats, extra=extra,
     )  # fmt: skip
     for checkpoint in job.folder.glob("checkpoint-*"):
         checkpoint.unlink()
@@ -192,12 +199,13 @@ def do(job: Job) -> None:
 
 def _measured(job: Job) -> dict:
     """The teacher's record with its figures on the grids' test pictures."""
-    test = data.open("scenes", "test", job.plan.test_pictures)
-    teacher = VLM.load(job.plan.teacher)
-    figures, items = experiment.measure(teacher, test, progress=False, teacher=teacher, k=job.plan.candidates)
-    words = ["dlip", "evaluate", "--model", job.plan.teacher, "--limit", str(job.plan.test_pictures)]
-    words += ["--candidates", str(job.plan.candidates)]
-    record = experiment.again(job.plan.teacher, teacher, shlex.join(words), figures, items, test)
+    plan = job.plan
+    test, teacher = data.open("scenes", "test", plan.test_pictures), VLM.load(plan.teacher)
+    figures, items = experiment.measure(
+        teacher, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates
+    )
+    words = ["dlip", "evaluate", "--model", plan.teacher, "--limit", str(plan.test_pictures), *measuring(plan)]
+    record = experiment.again(plan.teacher, teacher, shlex.join(words), figures, items, test)
     return record | {"name": job.name}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from dlip import __version__, commands
 from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
-from dlip.config import CACHE, CACHE_GB, PRESETS, TrainConfig
+from dlip.config import CACHE, CACHE_GB, LATENCY_REPEATS, PRESETS, TrainConfig
 from dlip.errors import UserError, one_line
 from dlip.recipes import RECIPES, spelled_out
 
@@ -120,9 +120,6 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--beams", type=whole(1, 100), default=3, help="beams of captions and answers (default %(default)s)"
     )
-    new.add_argument(
-        "--latency-repeats", type=whole(0), default=20, help="timed captions; 0 for none (default %(default)s)"
-    )
     new.add_argument("--items", action="store_true", help="add every caption, answer and rank")
     new.add_argument("--results", metavar="FILE", help="add the figures to these records, if one lies beside the model")
 
@@ -195,6 +192,10 @@ def data_options(new: argparse.ArgumentParser, split: str | None) -> None:
     new.add_argument(
         "--candidates", type=whole(0), metavar="K",
         help="of a picture or caption, that ITM ranks anew in retrieval (default 16 of scenes, else 128)",
+    )  # fmt: skip
+    new.add_argument(
+        "--latency-repeats", type=whole(0), default=LATENCY_REPEATS, metavar="N",
+        help="times that the model's latency is measured; 0 for none (default %(default)s)",
     )  # fmt: skip
 
 

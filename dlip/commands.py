@@ -143,6 +143,7 @@ def train(args: argparse.Namespace) -> None:
         cache=args.cache or CACHE,
         cache_gb=args.cache_gb,
         candidates=args.candidates,
+        latency_repeats=args.latency_repeats,
     )
     if parallel.rank():  # of several processes the main one tells
         return

@@ -226,6 +226,8 @@ CACHE = "runs/teacher-cache"
 """Where a teacher's outputs are kept if nothing else is said."""
 CACHE_GB = 20.0
 """How many GB they may take."""
+LATENCY_REPEATS = 20
+"""How often a model's latency is timed if nothing else is said."""
 
 
 ABOVE_0 = math.ulp(0.0)

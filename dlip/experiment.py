@@ -13,7 +13,7 @@ from dlip import data as data_sets
 from dlip.budget import budget
 from dlip.checkpoints import model_folder, read_json, sized, write_json
 from dlip.composite import SEES
-from dlip.config import CACHE, CACHE_GB, ModelConfig, TrainConfig, preset
+from dlip.config import CACHE, CACHE_GB, LATENCY_REPEATS, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.errors import UserError
@@ -103,7 +103,12 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
 
 
 def measure(
-    vlm: VLM, dataset, latency_repeats: int = 20, progress: bool = True, teacher: VLM | None = None, **options
+    vlm: VLM,
+    dataset,
+    latency_repeats: int = LATENCY_REPEATS,
+    progress: bool = True,
+    teacher: VLM | None = None,
+    **options,
 ) -> tuple[dict, dict]:
     """The model's figures on `dataset` with "efficiency" among them, and what it said ("items").
 
@@ -255,6 +260,7 @@ def run(
     cache: str | Path = CACHE,
     cache_gb: float = CACHE_GB,
     candidates: int | None = None,
+    latency_repeats: int = LATENCY_REPEATS,
     extra: dict | None = None,
     **asked,
 ) -> dict:
@@ -263,6 +269,7 @@ def run(
     asked: what else `prepare` takes.
     cache: where `config.cache` keeps the teacher's outputs; cache_gb: how many GB they may take.
     candidates: that retrieval re-ranks, as `dlip.tasks.retrieval.predict` takes them.
+    latency_repeats: how often latency is timed, 0 for not at all.
     extra: fields that the record gets besides.
     A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
     """
@@ -279,7 +286,7 @@ def run(
     def write_down() -> dict:
         model, settings = done.model(), done.config()
         inputs = settings.pop("inputs", {})  # the weights begun with are another seed's, and no configuration
-        figures, items = measure(model, test, progress=progress, teacher=kin, k=candidates)
+        figures, items = measure(model, test, latency_repeats, progress, teacher=kin, k=candidates)
         if any(got.left_out.values()):
             figures.setdefault("notes", {})["data"] = left_out_text(got.left_out)
         record = new_record(

@@ -7,7 +7,7 @@ changes of `STUDENT`.
 
 from dataclasses import dataclass, replace
 
-from dlip.config import TrainConfig
+from dlip.config import LATENCY_REPEATS, TrainConfig
 from dlip.data.scenes import SPLITS
 from dlip.errors import UserError
 from dlip.terms import weights
@@ -48,6 +48,7 @@ class Plan:
     cached_pictures: int = PICTURES
     """Most pictures of whose teacher's outputs a cache is kept on the disk."""
     teacher: str = TEACHER
+    latency_repeats: int = LATENCY_REPEATS
     quick: bool = False
 
 
@@ -60,7 +61,7 @@ FULL = Plan(
 )  # fmt: skip
 QUICK = replace(
     FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, test_pictures=24,
-    cached_pictures=0, quick=True,
+    cached_pictures=0, latency_repeats=1, quick=True,
 )  # fmt: skip
 
 

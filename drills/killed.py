@@ -25,7 +25,7 @@ PICTURES = 600
 """That the cache is filled with: it is safe on the disk after every 512."""
 DISTILL = (
     "distill --teacher scenes/teacher --size scenes-student --weights vlp,hr,at --steps 30 --warmup 4 --log-every 1 "
-    "--batch-size 8 --data ../data --out run --results records.jsonl"
+    "--batch-size 8 --latency-repeats 0 --data ../data --out run --results records.jsonl"
 )
 KILLS = 5
 """Most in one folder."""
@@ -168,6 +168,11 @@ def recorded(folder: Path) -> float:
 WORKS = {
     "training": Work(f"{DISTILL} --save-every 3", trained, steps),
     "cache": Work(f"{DISTILL} --steps 2 --cache cache", cached, filled),
-    "grid": Work("ablate attention --quick --seeds 1 --workers 2 --out runs --results records.jsonl", grid, recorded),
+    "grid": Work(
+        "ablate attention --only both --only self-attention --only cross-attention --quick --workers 2 --out runs "
+        "--results records.jsonl",
+        grid,
+        recorded,
+    ),
     "export": Work("export scenes/student --to transformers --out export", lambda folder: files(folder / "export")),
 }

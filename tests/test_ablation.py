@@ -71,6 +71,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
         (replace(row, weights="at,vqa,tags,hr,lm,itc"), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
         (row, replace(plan, seeds=9)),
+        (row, replace(plan, latency_repeats=3)),
         (row, replace(plan, train=plan.train.replace(save_every=7, log_every=3))),
     ]
     assert {identity(*pair) for pair in same} == {identity(row, plan)}
@@ -98,15 +99,17 @@ def test_a_run_that_grids_share_is_one_job_under_one_name():
     assert len(jobs(choose(["all"]), FULL, 1, "out", "results")) < sum(len(some.rows) for some in GRIDS.values())
 
 
+@pytest.mark.parametrize("plan", [FULL, QUICK])
 @pytest.mark.parametrize("some", GRIDS)
-def test_the_command_of_a_row_makes_it(some):
+def test_the_command_of_a_row_makes_it(some, plan):
     for row in GRIDS[some].rows:
-        words = shlex.split(command(row, FULL, 2))
+        words = shlex.split(command(row, plan, 2))
         args = parser().parse_args(words[1:])
-        assert train_config(args) == row.train(FULL, 2)
+        assert train_config(args) == row.train(plan, 2)
         assert (args.size, args.role, args.data, args.split) == (row.size, row.role, "scenes", row.split)
         assert (args.limit or SPLITS[row.split]) == row.pictures
-        assert (args.test_limit, args.candidates) == (FULL.test_pictures, FULL.candidates)
+        assert (args.test_limit, args.candidates) == (plan.test_pictures, plan.candidates)
+        assert args.latency_repeats == plan.latency_repeats
         assert args.start == [f"{part}={TEACHER}" for part in row.start]
         assert TEACHER in (args.teacher, args.tokenizer)
 
@@ -226,7 +229,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     parent.wait()
     before = records.read(place["results"])
     assert [record["name"] for record in before] == ["teacher", "real: a"]
-    measured = f"dlip evaluate --model {plan.teacher} --limit 4 --candidates 0"
+    measured = f"dlip evaluate --model {plan.teacher} --limit 4 --candidates 0 --latency-repeats 1"
     assert (before[0]["command"], before[0]["history"][-1]["command"]) == (measured, "dlip train")
     assert before[0]["samples"] and before[0]["inputs"].keys() == {"model", "test"}
     steps = [json.loads(line)["step"] for line in (last.folder / "log.jsonl").read_text().splitlines()]
@@ -242,7 +245,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
 
     found = table(REAL, after, plan)
     assert list(found["runs"]) == [1, 1, 1] and found[["tr1", "ir1", "cider", "vqa"]].notna().all(axis=None)
-    assert all(record["quick"] for record in after)
+    assert all(record["quick"] and record["efficiency"]["latency"]["repeats"] == 1 for record in after)
     for record in after:
         items = records.outcomes(record)
         assert {name: len(values) for name, values in items.items()} == {
