@@ -12,6 +12,8 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +86,7 @@ class TeacherCache(nn.Module):
         self.teacher = teacher
         self.want = everything(layers or {}, teacher.med.config.fusion_layers)
         self.folder = Path(root) / self._key(dataset, collate)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed: another process that fills it is waited for
+        with locked(self.folder):
             self._index(dataset, collate)
             self._open(max_gb)
             self._fill(dataset, collate)
@@ -141,7 +141,7 @@ class TeacherCache(nn.Module):
         about = {
             "version": VERSION, "torch": torch.__version__, "pillow": PIL.__version__, "model": med.config.to_dict(),
             "data": dataset.fingerprint(), "side": collate.image_size, "max_text": collate.max_text,
-            "words": sorted(collate.tokenizer.fast.get_vocab().items()), "columns": sorted(self._names()),
+            "words": collate.tokenizer.rules(), "columns": sorted(self._names()),
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for name, tensor in sorted(weights(med).items()):
@@ -247,18 +247,44 @@ class TeacherCache(nn.Module):
         at = slice(rows.start, rows.stop)
         first, last = rows.start * self.lengths.shape[1], rows.stop * self.lengths.shape[1]
         captions = np.flatnonzero(self.lengths.ravel()[first:last]) + first
-        self.columns["image.embed"][at] = med.project_image(image).half().cpu().numpy()
-        self.columns["text.embed"][captions] = out.text_embed.half().cpu().numpy()
+        self.columns["image.embed"][at] = halves(med.project_image(image), "image.embed")
+        self.columns["text.embed"][captions] = halves(out.text_embed, "text.embed")
         for (source, kind), layers in self.want.layers.items():
             for layer in layers:
                 value = out.traces[source].get(kind, layer)
-                column = self.columns[f"{source}.{kind}.{layer}"]
+                name = f"{source}.{kind}.{layer}"
+                column = self.columns[name]
                 if source == "image":
-                    column[at] = value.half().cpu().numpy()
+                    column[at] = halves(value, name)
                     continue
-                value = (value.mean(1) if kind in MAPS else value)[out.text_mask(source)].half().cpu().numpy()
+                value = halves((value.mean(1) if kind in MAPS else value)[out.text_mask(source)], name)
                 start = self.starts[source][rows.start, 0]
                 column[start : start + len(value), : value.shape[1]] = value
+
+
+def halves(values: Tensor, what: str) -> np.ndarray:
+    """In float16. Raises UserError where that cannot hold them."""
+    kept = values.half()
+    if not kept.isfinite().all():
+        raise UserError(
+            f"the teacher's {what} has numbers up to {values.abs().max().item():.2g}, and the cache holds none beyond "
+            f"65,504; train without the cache"
+        )
+    return kept.cpu().numpy()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process alone, made where it is not there; another that holds it is waited for."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # where another makes room at this moment
+            lock = open(folder / "lock", "w")
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
+                break
+    with lock:
+        yield
 
 
 def make_room(folder: Path, gb: float) -> None:

@@ -21,6 +21,7 @@ from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
 from dlip.features import TASKS
+from dlip.linear import refuse_packed
 from dlip.model import Med
 from dlip.precision import precision
 
@@ -127,7 +128,9 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
 
 
 def weights(med: Med) -> dict[str, torch.Tensor]:
-    """Every stored tensor once, under its first name: tied ones are not repeated."""
+    """Every stored tensor once, under its first name: tied ones are not repeated. Raises UserError for a packed model,
+    which has them no more."""
+    refuse_packed(med)
     return dict(med.named_parameters())
 
 
@@ -153,14 +156,12 @@ def load_weights(med: Med, tensors: dict[str, torch.Tensor]) -> None:
 def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, about: dict | None = None) -> None:
     """A folder that `load_model` reads: tokenizer.json, model.safetensors and config.json, which also holds `about`.
 
-    Raises UserError for a packed model, which has its weights no more.
+    Raises UserError as `weights`.
     """
-    if any(tensor.is_meta for tensor in weights(med).values()):
-        raise UserError("a packed model cannot be saved; save the one that it was made from")
-    folder = Path(folder)
+    tensors, folder = weights(med), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
-    write_tensors(folder / "model.safetensors", weights(med))
+    write_tensors(folder / "model.safetensors", tensors)
     kind = {} if med.abilities == frozenset(TASKS) else {"abilities": sorted(med.abilities)}
     kind |= {} if precision(med) == "fp32" else {"precision": precision(med)}
     write_json(folder / "config.json", {"model": med.config.to_dict(), **kind, **(about or {})})

@@ -196,7 +196,8 @@ class Distiller(nn.Module):
             if self.center_states:
                 h_s, h_t = centred(h_s, mask), centred(h_t, mask)
             key = f"{source}_{i}"
-            losses.append(cosine_loss(self.ours[key](h_s), self.theirs[key](h_t), mask))
+            h_t = self.theirs[key](h_t.to(self.ours[key].weight.dtype))  # a teacher may be in bf16
+            losses.append(cosine_loss(self.ours[key](h_s), h_t, mask))
         return torch.stack(losses).mean()
 
     def attention(self, source: str, kind: str, student: Features, teacher: Features) -> Tensor:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
+from dlip.errors import UserError
+
 WEIGHTS, PRODUCTS = 90_000, 1_500_000
 """From so many weights, or multiply-accumulates, oneDNN's product is faster, its call included."""
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -30,6 +32,8 @@ class Linear(nn.Linear):
     """The weights as oneDNN's products read them, after `pack`."""
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        if self.packed is not None and x.requires_grad and torch.is_grad_enabled():
+            refuse_packed(self)
         if self.packed is not None or self._suits_onednn(x):
             weight = self.weight if self.packed is None else self.packed
             return torch.ops.mkldnn._linear_pointwise(
@@ -57,6 +61,12 @@ class Linear(nn.Linear):
             and not torch.is_autocast_enabled("cpu")
             and not torch.jit.is_tracing()
         )
+
+
+def refuse_packed(module: nn.Module) -> None:
+    """Raises UserError where a layer of it is packed."""
+    if any(isinstance(layer, Linear) and layer.packed is not None for layer in module.modules()):
+        raise UserError("a packed model has its weights no more and only serves; take the one that it was made from")
 
 
 if ONEDNN:

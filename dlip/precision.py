@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlip.errors import UserError
-from dlip.linear import Linear, onednn_has_bf16
+from dlip.linear import Linear, onednn_has_bf16, refuse_packed
 from dlip.model import Med
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -56,11 +56,13 @@ def warn_if_emulated(precision: str, advice: str) -> None:
 
 
 def lower(med: Med, precision: str) -> Med:
-    """The model itself, changed for good to "bf16" or "int8"; "fp32" leaves it. Raises UserError for another."""
+    """The model itself, changed for good to "bf16" or "int8"; "fp32" leaves it. Raises UserError for another precision
+    and for a packed model."""
     if precision not in PRECISIONS:
         raise UserError(f"there is no precision {precision!r}; choose of {', '.join(PRECISIONS)}")
     if precision == "fp32":
         return med
+    refuse_packed(med)
     if precision == "int8":
         layers = {}  # a layer that several parts share stays one
         for part in (med.text_encoder, med.text_decoder):

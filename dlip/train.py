@@ -28,6 +28,7 @@ from dlip.distillation import Distiller, Teacher
 from dlip.errors import UserError
 from dlip.layers import run_layers
 from dlip.learner import Learner
+from dlip.linear import refuse_packed
 from dlip.model import ImageLayer
 from dlip.precision import warn_if_emulated
 from dlip.run import Run, made_of
@@ -55,7 +56,9 @@ def guard(teacher: VLM, config: TrainConfig, accelerator: Accelerator) -> Teache
 
 
 def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -> None:
-    """Raises UserError where the terms with weight, the models and the data do not go together."""
+    """Raises UserError where the terms with weight, the models and the data do not go together, or one is packed."""
+    for model in filter(None, (student, teacher)):
+        refuse_packed(model.med)
     distils = [term for term, weight in config.weights.items() if weight and "." in term]
     if bool(distils) != (teacher is not None):
         raise UserError(

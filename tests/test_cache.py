@@ -4,23 +4,28 @@ import copy
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.normalizers import BertNormalizer
 
-from dlip.cache import TeacherCache
+from dlip.cache import TeacherCache, locked
 from dlip.checkpoints import read_tensors
 from dlip.config import TrainConfig
 from dlip.data import First
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
 from dlip.data.scenes import Scenes
+from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Distiller, Teacher
 from dlip.errors import UserError
 from dlip.features import hard_negatives
@@ -123,10 +128,37 @@ def test_another_teacher_data_or_text_length_has_another_cache(teacher, pictures
     folders.append(TeacherCache(tmp_path, live, Scenes("train-small", seed=1, size=40), collate).folder)
     folders.append(TeacherCache(tmp_path, live, pictures, replace(collate, max_text=12)).folder)
     folders.append(TeacherCache(tmp_path, live, pictures, collate, LAYERS).folder)
+    cased = Tokenizer(FastTokenizer.from_str(collate.tokenizer.fast.to_str()))
+    cased.fast.normalizer = BertNormalizer(lowercase=False)  # the same words, read otherwise
+    folders.append(TeacherCache(tmp_path, live, pictures, replace(collate, tokenizer=cased)).folder)
     with torch.no_grad():
         teacher.med.vision_proj.bias[0] += 1e-3
     folders.append(TeacherCache(tmp_path, live, pictures, collate).folder)
     assert len(set(folders)) == len(folders)
+
+
+def test_numbers_that_the_cache_cannot_hold_are_told(teacher, pictures, tmp_path):
+    with torch.no_grad():
+        teacher.med.vision_model.post_layernorm.bias[0] = 1e5
+    with pytest.raises(UserError, match=r"the teacher's image\S+ has numbers up to 1e\+05, .* train without the cache"):
+        TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
+
+
+def test_a_folder_that_is_removed_while_it_is_waited_for_is_made_anew(tmp_path):
+    folder, entered = tmp_path / "cache", threading.Event()
+
+    def wait():
+        with locked(folder):
+            assert (folder / "lock").is_file()
+            entered.set()
+
+    with locked(folder):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not entered.wait(0.5)
+        shutil.rmtree(folder)
+    waiting.join(30)
+    assert entered.is_set()
 
 
 def test_too_large_a_cache_is_refused(teacher, pictures, tmp_path):

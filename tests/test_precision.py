@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from unittest.mock import Mock
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 import dlip
 from dlip.ablation import ablate
+from dlip.checkpoints import load_weights, weights
 from dlip.cli import main
 from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
@@ -20,6 +22,7 @@ from dlip.linear import Linear
 from dlip.onnx_export import to_onnx
 from dlip.precision import Int8Linear, lower, precision
 from dlip.start import begin
+from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.vlm import VLM
 
@@ -128,12 +131,33 @@ def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch,
         assert all("no instructions for bf16, which takes far longer" in one and advice in one for one in told)
 
 
-@torch.inference_mode()
-def test_a_packed_model_says_the_same_and_is_not_saved(make_vlm, scenes, tmp_path):
+@pytest.mark.parametrize("low", ["bf16", "int8"])
+def test_a_teacher_in_low_precision_teaches_a_student_in_fp32(low, tiny, make_vlm, scenes, tmp_path):
+    teacher = VLM(lower(copy.deepcopy(make_vlm().med), low), tiny.tokenizer)
+    config = TrainConfig(steps=2, batch_size=4, weights=VLP | HR | AT | KD, center_states=True)
+    for learn in (True, False):
+        run = train(
+            copy.deepcopy(tiny), scenes, config.replace(learn_teacher_projection=learn), tmp_path / str(learn), teacher,
+            progress=False,
+        )  # fmt: skip
+        assert all(math.isfinite(loss) for loss in run.rows()[-1]["losses"].values())
+
+
+def test_a_packed_model_says_the_same_and_serves_nothing_else(make_vlm, scenes, tmp_path):
     whole = make_vlm(image_width=304, text_width=304)  # wide enough for its products to be oneDNN's
     packed, pictures = VLM(copy.deepcopy(whole.med), whole.tokenizer).pack(), [scenes[i].image for i in range(3)]
     assert any(layer.packed is not None for layer in packed.med.modules() if isinstance(layer, Linear))
-    assert packed.caption(pictures) == whole.caption(pictures)
-    torch.testing.assert_close(packed.embed_images(pictures), whole.embed_images(pictures), atol=1e-5, rtol=0)
-    with pytest.raises(UserError, match="a packed model cannot be saved"):
-        packed.save(tmp_path)
+    with torch.inference_mode():
+        assert packed.caption(pictures) == whole.caption(pictures)
+        torch.testing.assert_close(packed.embed_images(pictures), whole.embed_images(pictures), atol=1e-5, rtol=0)
+    config = TrainConfig(steps=1, batch_size=4)
+    for use in (
+        lambda: packed.save(tmp_path),
+        lambda: load_weights(packed.med, weights(whole.med)),
+        lambda: lower(packed.med, "bf16"),
+        lambda: packed.med.encode_image(torch.rand(1, 3, 48, 48, requires_grad=True)),
+        lambda: train(packed, scenes, config, tmp_path / "a", progress=False),
+        lambda: train(whole, scenes, config.replace(weights=VLP | HR), tmp_path / "b", packed, progress=False),
+    ):
+        with pytest.raises(UserError, match="a packed model has its weights no more"):
+            use()

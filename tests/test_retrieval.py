@@ -94,6 +94,26 @@ def test_a_pair_that_both_directions_ask_for_is_scored_once(tiny, scenes, monkey
     assert sum(seen) == 8 * 40 and keys == [1] * 8  # and a picture's keys and values are made once
 
 
+@torch.inference_mode()
+def test_equal_texts_are_equally_good(tiny, scenes):
+    """Whatever is beside them in a batch; of texts that two pictures share, the first one's comes first."""
+
+    class Alike:
+        name, split = "alike", "test"
+
+        def __len__(self) -> int:
+            return len(scenes)
+
+        def __getitem__(self, i: int):
+            return replace(scenes[i], captions=["a red star", *scenes[i].captions[:2], scenes[i % 2].captions[0]])
+
+    found = predict(tiny, Alike(), k=32, progress=False)
+    for row, places in zip(found.tr.scores.tolist(), found.tr.nearest.candidates.tolist(), strict=True):
+        said = {(found.captions[place], number) for number, place in zip(row, places, strict=True)}
+        assert len(said) == len(set(found.captions)) < len(row)
+    assert len({tuple(row) for row in found.ir.scores[::4].tolist()}) == 1  # "a red star", whosever it is
+
+
 def test_a_model_that_has_not_learnt_itm_ranks_by_itc_and_says_so(tiny, scenes, monkeypatch):
     tiny.med.eval()
     plain = retrieval.run(tiny, scenes, k=0, progress=False)

@@ -66,7 +66,8 @@ def prepare(vlm: VLM, dataset) -> tuple:
 
 @torch.inference_mode()
 def here(med, ids: Tensor, mask: Tensor, states: list[Tensor], tr, ir) -> tuple[Tensor, Tensor]:
-    logits = retrieval.candidates_logits(med, ids, mask, states, tr[0].candidates, ir[0].candidates, False)
+    texts = retrieval.distinct(ids, mask)
+    logits = retrieval.candidates_logits(med, *texts, states, tr[0].candidates, ir[0].candidates, False)
     return tuple(_ranks(*side, found) for side, found in zip((tr, ir), logits, strict=True))
 
 

@@ -1,5 +1,6 @@
 """WordPiece with BERT's normalisation, its words taken from the data or from a checkpoint; nothing is downloaded."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,6 +67,11 @@ class Tokenizer:
         from dlip.checkpoints import write_atomically  # which imports this module
 
         write_atomically(Path(folder) / "tokenizer.json", lambda temporary: self.fast.save(str(temporary)))
+
+    def rules(self) -> dict:
+        """All that decides a text's pieces, but for the length at which it is cut."""
+        kept = json.loads(self.fast.to_str())
+        return {name: rule for name, rule in kept.items() if name not in ("truncation", "padding")}
 
     def encode(
         self, texts: list[str], first: str = "[CLS]", max_length: int | None = None

@@ -86,17 +86,18 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     if not captions:
         raise Unavailable("the data have no captions")
 
-    ids, mask = vlm.texts(captions)
-    pictures, texts = torch.cat(vectors), ids.new_empty(len(captions), vectors[0].shape[1], dtype=vectors[0].dtype)
+    ids, mask, text = distinct(*vlm.texts(captions))
+    pictures, texts = torch.cat(vectors), ids.new_empty(len(ids), vectors[0].shape[1], dtype=vectors[0].dtype)
     for rows in mask.sum(1).argsort().split(TEXTS):
         texts[rows] = med.project_text(med.encode_text(*trim(ids, mask, rows), first_only=True))
+    texts = texts[text]
     image_id, caption_id = torch.tensor(image_id), torch.tensor(caption_id)
     of = image_id.to(ids.device), caption_id.to(ids.device)
     tr, ir = nearest(pictures, texts, *of, k), nearest(texts, pictures, *of[::-1], k)
 
     if room < 0:
         kept = (states for _, states in look(vlm, med, dataset, batch_size, False))
-    itm = candidates_logits(med, ids, mask, kept, tr.candidates, ir.candidates, progress)
+    itm = candidates_logits(med, ids, mask, text.cpu(), kept, tr.candidates, ir.candidates, progress)
     sides = []
     for near, logit, (own, theirs) in zip((tr, ir), itm, ((image_id, caption_id), (caption_id, image_id)), strict=True):
         scores = near.similarity + logit
@@ -112,6 +113,15 @@ def look(vlm, med, dataset, batch_size: int, progress: bool) -> Iterator[tuple[l
             yield items, vlm.image_states((item.image for item in items), med)
 
 
+def distinct(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of padded texts [T, L] the different ones, ids and mask [D, L], and which of them each is [T].
+
+    Read once, equal texts are equally good: in batches of other lengths their scores would differ in the last digits.
+    """
+    rows, which = ids.where(mask, -1).unique(dim=0, return_inverse=True)
+    return rows.clamp(min=0), rows >= 0, which
+
+
 def trim(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Some of the padded texts [N, T], with no more pads than they need."""
     longest = mask[rows].sum(1).max()
@@ -119,14 +129,15 @@ def trim(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def candidates_logits(
-    med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], tr: Tensor, ir: Tensor, progress: bool
+    med, ids: Tensor, mask: Tensor, text: Tensor, states: Iterable[Tensor], tr: Tensor, ir: Tensor, progress: bool
 ) -> tuple[Tensor, Tensor]:
     """ITM's match logits of pictures' candidate texts [I, k] and of texts' candidate pictures [T, k], as they.
 
-    states: of all pictures in order, some at a time [B, P+1, Di]. A pair of both directions is read once.
+    text: the row of `ids` that each of the T texts is. states: of all pictures in order, some at a time [B, P+1, Di]. A
+    pair that both directions ask for, or several equal texts, is read once.
     """
-    picture, text = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
-    keys, place = (picture * len(ids) + text).unique(return_inverse=True)
+    picture, caption = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
+    keys, place = (picture * len(ids) + text[caption]).unique(return_inverse=True)
     counts = (keys // len(ids)).bincount(minlength=len(tr))
     logits = match_logits(med, ids, mask, states, keys % len(ids), counts, progress)[place]
     return logits[: tr.numel()].view_as(tr), logits[tr.numel() :].view_as(ir)
@@ -153,7 +164,7 @@ def match_logits(
                 cross, places = med.text_encoder.cross(picture), next(mine)
                 for part in places[lengths[texts[places]].argsort()].split(TEXTS):
                     some_ids, some_mask = trim(ids, mask, texts[part].to(ids.device))
-                    some_mask = None if some_mask.all() else some_mask  # of one length, as most are
+                    some_mask = None if some_mask.all() else some_mask  # of one length
                     fused = med.fuse_with(cross, some_ids, some_mask, first_only=True)
                     logits[part] = med.match_logits(fused)[:, 1].float().cpu()
                 bar.update()
