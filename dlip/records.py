@@ -9,8 +9,8 @@
 - data, split (what was measured on; the outcomes tell how many pictures), train_pictures (how many pictures the model
   could learn from).
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
-  transformers (versions), device, machine ("cpu", "gpu": their names, "cores"), threads (of each process), processes,
-  wall_s (seconds of training).
+  transformers (versions), device, machine ("cpu", "gpu": their names, "instructions": of the cpu, "cores"),
+  threads (of each process), processes, wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.
 - metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as `dlip.attention.measure`
   does; null where not measured.

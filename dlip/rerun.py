@@ -59,7 +59,7 @@ def circumstances(before: dict, after: dict) -> dict[str, tuple]:
     """Of what last digits depend on, that which differs: its name -> then and now."""
     then, now = (
         {what: record.get(what) for what in ("device", "threads", "processes", "torch", "code")}
-        | {what: (record.get("machine") or {}).get(what) for what in ("cpu", "gpu")}
+        | {what: (record.get("machine") or {}).get(what) for what in ("cpu", "instructions", "gpu")}
         | {what: str(sha)[:12] for what, sha in (record.get("inputs") or {}).items()}
         for record in (before, after)
     )

@@ -44,6 +44,7 @@ def test_the_command_prints_a_table_and_appends_a_record(tmp_path, capsys):
         "scenes/teacher", "scenes/student", "scenes/student-undistilled"
     ]  # fmt: skip
     assert record["rows"][0]["ratio"] == 1 and record["settings"]["beams"] == 3 and record["machine"]["cores"] > 0
+    assert record["machine"]["instructions"].startswith(torch.backends.cpu.get_cpu_capability())
 
 
 def test_all_are_run_one_after_the_other(tmp_path, capsys, monkeypatch):

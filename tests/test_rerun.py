@@ -109,6 +109,11 @@ def test_what_last_digits_depend_on_is_told_where_it_differs():
     assert circumstances(before | {"threads": 1}, after | {"threads": 2}) == {"threads": (1, 2)}
     there = {"cpu": "a", "gpu": None, "cores": 2}
     assert circumstances(before | {"machine": there}, after | {"machine": there | {"cpu": "b"}}) == {"cpu": ("a", "b")}
+    newer = there | {"instructions": "AVX2"}
+    assert circumstances(before | {"machine": there}, after | {"machine": newer}) == {}  # an older record says less
+    other = newer | {"instructions": "AVX512 bf16"}
+    found = circumstances(before | {"machine": newer}, after | {"machine": other})
+    assert found == {"instructions": ("AVX2", "AVX512 bf16")}
     assert circumstances({**before, "machine": None, "processes": None}, after | {"processes": 2}) == {}
     one, two = ({"inputs": {"data": "a" * 64, "teacher": digit * 64}} for digit in "12")
     assert circumstances(before | one, after | two) == {"teacher": ("1" * 12, "2" * 12)}
