@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PIECE = 1 << 22
-"""Similarities that are held at once."""
+PIECE = 1 << 24
+"""Similarities that are held at once: of fewer, the product with a large gallery would have too few rows to be fast."""
+COLUMNS = 1 << 16
+"""Of them that are compared at once: what is made for more would be fresh memory each time."""
 
 
 @dataclass
@@ -26,13 +28,43 @@ class Nearest:
 
 def nearest(queries: Tensor, gallery: Tensor, query_of: Tensor, gallery_of: Tensor, k: int) -> Nearest:
     """Vectors [Q, E] and [G, E]; what each is of, int64 [Q] and [G]: a query owns what is of the same."""
-    found = []
-    for rows in torch.arange(len(queries), device=queries.device).split(max(1, PIECE // len(gallery))):
-        similarity = (queries[rows] @ gallery.T).float()  # [q, G]
+    found, owned = [], Owned(query_of, gallery_of)
+    sound = queries.isfinite().all() and gallery.isfinite().all()
+    pieces = torch.arange(len(queries), device=queries.device).split(max(1, PIECE // len(gallery)))
+    held = queries.new_empty(len(pieces[0]), len(gallery))  # fresh memory takes as long as the product
+    for rows in pieces:
+        similarity = torch.mm(queries[rows], gallery.T, out=held[: len(rows)]).float()  # [q, G]
         best = similarity.topk(min(k, len(gallery)), 1)
-        rank = ranks(similarity, query_of[rows, None] == gallery_of)
+        rank = owned.ranks(similarity, rows) if sound else ranks(similarity, owned.mask(rows))
         found.append((best.indices.cpu(), best.values.cpu(), rank.cpu()))
     return Nearest(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+class Owned:
+    """What of a gallery each query owns, by places rather than as a mask, which is as large as all similarities."""
+
+    def __init__(self, query_of: Tensor, gallery_of: Tensor):
+        self.query_of, self.gallery_of = query_of, gallery_of
+        ordered, self.order = gallery_of.sort(stable=True)
+        self.first, self.end = (torch.searchsorted(ordered, query_of, right=right) for right in (False, True))
+
+    def mask(self, rows: Tensor) -> Tensor:
+        """bool [q, G] of some queries."""
+        return self.query_of[rows, None] == self.gallery_of
+
+    def ranks(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """`ranks` of some queries, scores [q, G] that are numbers: whoever has no equal is placed by counting."""
+        first, last = self.first[rows, None], self.end[rows, None] - 1
+        width = max(1, int((last - first).max()) + 1)
+        places = self.order[(first + torch.arange(width, device=rows.device)).minimum(last)]  # [q, width], some twice
+        best = scores.gather(1, places).amax(1, keepdim=True)
+        rank, level = torch.zeros(2, len(scores), dtype=torch.int32, device=scores.device)
+        for some in scores.split(COLUMNS, 1):
+            rank += (some > best).sum(1, dtype=torch.int32)  # in int64 such a sum is slow
+            level += (some == best).sum(1, dtype=torch.int32)
+        others, rank = (level != 1) | (first > last)[:, 0], rank.long()
+        rank[others] = ranks(scores[others], self.mask(rows[others]))
+        return rank
 
 
 def ranks(scores: Tensor, own: Tensor) -> Tensor:
@@ -44,7 +76,7 @@ def ranks(scores: Tensor, own: Tensor) -> Tensor:
     best, place = scores.masked_fill(~own, float("-inf")).max(1, keepdim=True)
     later = torch.arange(scores.shape[1], device=scores.device) > place
     behind = (scores < best) | ((scores == best) & later)
-    return (~(behind | own)).sum(1, dtype=torch.int32).long()  # in int64 such a sum is slow
+    return (~(behind | own)).sum(1, dtype=torch.int32).long()
 
 
 def reranked(found: Nearest, scores: Tensor, own: Tensor, size: int) -> Tensor:
