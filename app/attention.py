@@ -166,7 +166,7 @@ def place_of(index: int, texts: list[Text]) -> dict:
         if index < (count := len(text["text"].split())):
             return {"text": i, "word": index}
         index -= count
-    raise UserError("this word is no longer there; describe the picture again")
+    raise UserError("this word is no longer there; choose another")
 
 
 def show(texts: list[Text], chosen: dict | None) -> str:
@@ -253,7 +253,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     turned = dict(fn=guard.following(turn, lambda said: (gr.skip(),) * (2 + len(places))), inputs=[*names, view],
                   outputs=[demand, source, *places], **{**quick, "show_progress": "hidden"})  # fmt: skip
     see = dict(inputs=[*asked, texts, chosen, *settings], outputs=seen, show_progress_on=shown, **quick)
-    follow, ask = guard.following(look, lambda said: (None, "")), guard.guarded(look)
+    follow, ask = guard.following(look, lambda said: (None, parts.hint(said))), guard.guarded(look)
     here = spoken.parent  # nothing is worked out before the tab is looked at
     here.select(lambda: True, None, opened, api_visibility="private", queue=False)
     guard.after([opened.change, picture.change])(silent, **said).then(follow, **see)

@@ -59,7 +59,7 @@ def events(asked, texts, chosen, view, outline, explain, cancel, seen) -> None:
 
     def start(picture, teacher, student, texts, chosen, method, outline, request: gr.Request, bar=gr.Progress()):  # noqa: B008
         if not texts or not chosen:
-            raise UserError("there is no word to explain; describe the picture first, and choose one")
+            raise UserError("there is no word to explain; give a picture, and choose one of its words")
         text = texts[chosen["text"]]
         word = chosen["word"] if text["kind"] == "caption" else None
         report = lambda share: bar(share, desc=method.capitalize())  # noqa: E731

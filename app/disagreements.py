@@ -1,6 +1,7 @@
 """Disagreements: the test pictures on which the student loses most against its teacher."""
 
 from collections.abc import Callable
+from html import escape
 from typing import TypedDict
 
 import gradio as gr
@@ -16,6 +17,8 @@ from dlip.tasks import evaluate
 TASKS = {"captions": "caption", "answers": "vqa", "captions found by picture": "tr", "pictures found by caption": "ir"}
 RUN = {"caption": "caption", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
 """Task of dlip.disagreement -> that of dlip.evaluate which yields its items."""
+ABLE = {"caption": "lm", "vqa": "vqa", "retrieval": "itc"}
+"""What a model must have learnt for it."""
 LEAST, MOST, COUNT = 10, SPLITS["test"], 12
 EMPTY = f"Both models read the pictures; the {COUNT} on which the student loses most stand here, with what each said."
 BATCH = 16
@@ -61,8 +64,11 @@ def disagreements(
         raise UserError(f"there is no task {task!r}; choose {', '.join(TASKS)}")
     pictures = inputs.whole(pictures, "pictures", LEAST, MOST)
     with work.turns(progress) as step:
-        items = []
-        for i, vlm in enumerate(models.pair(teacher, student).values()):
+        items, pair = [], models.pair(teacher, student)
+        for vlm in pair.values():
+            if ABLE[RUN[TASKS[task]]] not in vlm.med.abilities:
+                raise UserError(f"{vlm.name} has not learnt what {task} need; choose another model, or compare others")
+        for i, vlm in enumerate(pair.values()):
             data = Watched(pictures, work.part(step, i / 2, (i + 1) / 2))
             found = evaluate(vlm, data, tasks=(RUN[TASKS[task]],), batch_size=BATCH, return_items=True, progress=False)
             items.append(found["items"])
@@ -91,7 +97,10 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         report = lambda share: bar(share, desc="Evaluating both models")  # noqa: E731
         with work.stoppable(request.session_hash, "find", report) as step:
             found = disagreements(teacher, student, task, pictures, step)
-        return show(found, (teacher, student))
+        none = (
+            f"{escape(student)} loses on none of these {pictures:.0f} pictures; take more, or compare something else."
+        )
+        return show(found, (teacher, student)) if found else parts.hint(none)
 
     asked = [*names, task, pictures]
     work.started(start, cancel, find, asked, shown, voids=asked)

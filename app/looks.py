@@ -156,7 +156,7 @@ def _head(look: Look) -> str:
     if (bits := look["divergence"]) is None:
         return f'<div class="differ">{about}</div>'
     meter = f'<meter min="0" max="1" value="{bits:.3f}" aria-label="how far the two maps differ"></meter>'
-    said = f"the maps differ by <b>{bits:.2f}</b> of 1 bit"
+    said = f"the maps differ by <b>{bits:.3f}</b> of 1 bit"
     return (
         f'<div class="differ">{about}<span>{meter} {said}</span>'
         "<small>Jensen-Shannon: 0 the same, 1 nothing in common</small></div>"

@@ -33,7 +33,21 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from app import attention, compare, disagreements, gate, guard, models, parts, pictures, search, speed, theme, tradeoffs
+from app import (
+    attention,
+    compare,
+    disagreements,
+    gate,
+    guard,
+    models,
+    parts,
+    pictures,
+    search,
+    speed,
+    theme,
+    tradeoffs,
+    work,
+)
 from dlip.errors import UserError
 
 TABS = {
@@ -102,6 +116,7 @@ def build() -> gr.Blocks:
         # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
         picture.input(guard.following(check, refuse), picture, unreadable, api_visibility="private",
                       show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
+        page.unload(work.left)
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
         chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", concurrency_id="choose",
                       concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
@@ -144,9 +159,9 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
                 theme=theme.theme(), css=theme.css(), head=theme.HEAD, favicon_path=theme.ICON, footer_links=["api"],
                 max_file_size=gate.FILE, app_kwargs={"middleware": gate.shut()},
             )  # fmt: skip
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError):
             raise UserError(
-                f"the app cannot listen on port {port or '7860 to 7959'} ({error}); choose another"
+                f"the app cannot listen on port {port or '7860 to 7959'}, which is taken or not allowed; choose another"
             ) from None
         except ValueError as error:  # gradio asks its own page whether it is there
             raise UserError(f"the app does not reach its own page ({error}); look at the proxy's settings") from None

@@ -62,6 +62,13 @@ def stop(session: str, kind: str) -> None:
         _asked[session, kind].set()
 
 
+def left(request: gr.Request) -> None:
+    """Stops all work of a session whose page is closed, so that nobody waits for it."""
+    for session, kind in list(_asked):
+        if session == request.session_hash:
+            stop(session, kind)
+
+
 def stop_button(elem_id: str) -> gr.Button:
     """What stops long work; it is there only while that goes on."""
     return gr.Button("Stop", visible=False, elem_id=elem_id, scale=0, min_width=120)
@@ -81,8 +88,8 @@ def started(start: gr.Button, cancel: gr.Button, function: Callable, inputs: lis
     going = start.click(guard.guarded(function, long=True), inputs, outputs, api_visibility="private", **guard.LONG,
                         **options)  # fmt: skip
     void = gr.on([part.change for part in voids], stopped, cancels=going, **private, trigger_mode="multiple")
-    for end in (going, cancel.click(stopped, cancels=going, **private), void):
-        end.then(lambda: gr.Button(visible=False), None, cancel, **private)
+    for end in (going.then, going.failure, cancel.click(stopped, cancels=going, **private).then, void.then):
+        end(lambda: gr.Button(visible=False), None, cancel, **private)
 
 
 def part(progress: Progress, start: float, end: float) -> Progress:

@@ -297,7 +297,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
-        raise UserError(f"{path} holds more than tensors, which could run code; take a file of tensors alone") from None
+        raise UserError(
+            f"{path} is broken, or holds more than tensors, which could run code; take a file of tensors alone"
+        ) from None
     except Exception as error:  # a broken file raises nearly anything
         reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) and str(error) else type(error).__name__
         raise UserError(

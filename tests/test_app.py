@@ -212,3 +212,19 @@ def test_a_space_is_a_folder_that_runs_by_itself(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "space", capture_output=True, text=True)
     assert run.stdout.strip() == str(tmp_path / "space" / "app" / "page.py"), run.stderr
     compile((tmp_path / "space" / card["app_file"]).read_text(), card["app_file"], "exec")
+
+
+def test_a_space_is_written_anew_where_one_is_and_nowhere_else(tmp_path, capsys):
+    new, other = tmp_path / "new", tmp_path / "other"
+    for folder in (new, other):
+        (folder / ".git").mkdir(parents=True)  # a clone
+    (other / "app").mkdir()
+    (other / "app" / "mine.py").write_text("mine")
+    assert space.run([str(new)]) == 0
+    (new / "app" / "old.py").write_text("old")
+    assert space.run([str(new)]) == 0 and (new / ".git").is_dir() and not (new / "app" / "old.py").exists()
+    assert "safetensors filter=lfs" in (new / ".gitattributes").read_text()
+    assert space.run([str(other)]) == 2 and (other / "app" / "mine.py").read_text() == "mine"
+    assert f"{other} holds something else than a Space; name a new folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        space.run(["--help"])

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -242,6 +243,13 @@ def test_long_work_stops_when_its_visitor_says_so(picture):
         attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", step)
     assert 0.1 < shares[-1] < 0.5
     work.stop("one", "start")  # nothing is going on, and nothing happens
+    seen = []
+    with pytest.raises(UserError, match="stopped"), work.stoppable("one", "measure", seen.append) as step:
+        work.left(SimpleNamespace(session_hash="two"))
+        step(0.5)
+        work.left(SimpleNamespace(session_hash="one"))  # its page was closed
+        step(0.6)
+    assert seen == [0.5]
     assert models.turn.acquire(blocking=False)
     models.turn.release()
 

@@ -43,7 +43,7 @@ def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens)
     bits = differ(*(word_maps(dlip.load(name), image, captions[1], "decoder").map(2) for name in BOTH)).item()
     page.locator("#words .student button").nth(2).click()
     wait_for_text(page, "#look", f"“{word}”")
-    wait_for_text(page, "#look", f"differ by {bits:.2f} of 1 bit")
+    wait_for_text(page, "#look", f"differ by {bits:.3f} of 1 bit")
     assert page.locator("#words [aria-pressed=true]").all_inner_texts() == [word]
     alts = [image.get_attribute("alt") for image in page.locator("#look img").all()]
     assert len(alts) == 2 and all(alt.startswith("cross-attention of the") for alt in alts)
@@ -56,7 +56,7 @@ def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens)
     page.locator("#words > div > div, .words > div").last.locator("button").first.click()
     maps = [answer_maps(dlip.load(name), image, question, answers[1]).map(0) for name in BOTH]
     wait_for_text(page, "#look", f"“{answers[1].split()[0]}”")
-    wait_for_text(page, "#look", f"differ by {differ(*maps).item():.2f} of 1 bit")
+    wait_for_text(page, "#look", f"differ by {differ(*maps).item():.3f} of 1 bit")
 
 
 def assert_stops(page, start: str, stop: str, shown: str) -> None:
@@ -87,6 +87,20 @@ def test_attributions_come_on_demand_and_can_be_stopped(open_page, screens):
 
     page.locator("#view").get_by_text("integrated gradients", exact=True).click()
     assert_stops(page, "#explain", "#stop-explaining", "#look img[alt^='integrated']")
+
+
+def test_of_work_that_fails_a_sentence_is_left_and_nothing_else(open_page, screens):
+    page = open_page()
+    page.locator("#attention-button").click()
+    page.wait_for_selector("#look img")
+    page.locator("#view").get_by_text("Grad-CAM", exact=True).click()
+    page.get_by_label("Remove Image").click()
+    page.locator("#explain").click()
+    wait_for_text(page, ".toast-body", "There is no word to explain; give a picture, and choose one of its words.")
+    page.locator("#stop-explaining").wait_for(state="hidden")
+    page.wait_for_timeout(500)
+    page.screenshot(path=screens / "attribution-of-nothing.png")
+    assert page.locator("[data-testid=status-tracker] :is(.error, .clear-status):visible").count() == 0
 
 
 def test_measuring_can_be_stopped(open_page):
