@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dlip.checkpoints import read_json, weights, write_atomically, write_json
+from dlip.checkpoints import lock_file, read_json, weights, write_atomically, write_json
 from dlip.composite import Composite
 from dlip.config import CACHE_GB
 from dlip.data.batch import Batch
@@ -279,9 +279,9 @@ def locked(folder: Path) -> Iterator[None]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # where another makes room at this moment
-            lock = open(folder / "lock", "w")
+            lock = lock_file(folder / "lock")
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / "lock")):
                 break
     with lock:
         yield
@@ -298,7 +298,7 @@ def make_room(folder: Path, gb: float) -> None:
     for lock in others:
         if sum(taken.values()) <= gb:
             break
-        with open(lock) as file:
+        with lock_file(lock) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

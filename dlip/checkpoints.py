@@ -1,11 +1,13 @@
 """Models and training states on disk: safetensors and JSON, written whole or not at all, nothing ever unpickled."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import pickle
 import re
+import stat
 import uuid
 import zipfile
 from contextlib import contextmanager
@@ -61,11 +63,22 @@ def system_errors(path: Path):
         raise
 
 
+def lock_file(path: Path):
+    """The file to be locked, open, made where it is missing and new to look at. Raises OSError where it is a link, by
+    which another file could be meant, or no file at all."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    os.utime(file)
+    return os.fdopen(file, "r+")
+
+
 @contextmanager
 def held(path: Path, busy: str):
     """The file, made where it is missing, is this process's meanwhile. Raises UserError(busy) where it is another's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
+    with lock_file(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
         except BlockingIOError:

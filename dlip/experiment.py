@@ -296,8 +296,8 @@ def run(
         )  # fmt: skip
         record |= {"history": earlier, "inputs": inputs | {"test": test.fingerprint()}}
         record |= extra or {}
-        append(record, results)
         write_json(Path(folder) / "record.json", record)
+        append(record, results)  # last: what is stopped before is measured and appended again, and never twice
         return record
 
     return on_main(write_down)

@@ -5,6 +5,8 @@ Pixels: the stock processor resizes as we do where it works with Pillow; with to
 It does not turn pictures as their EXIF says nor put transparent ones over white, as `dlip` does before.
 """
 
+import fcntl
+import os
 import shutil
 import uuid
 from pathlib import Path
@@ -127,17 +129,22 @@ def write_folder(path: Path, write) -> None:
         raise UserError(f"{path} is there already and is no export; choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}") for _ in range(2))
+    place = os.open(path.parent, os.O_RDONLY)
     try:
+        fcntl.flock(place, fcntl.LOCK_EX)  # until it is closed: another export to this place is waited for
         new.mkdir()
         with system_errors(path):
             write(new)
         if path.exists():
             path.rename(old)
         new.rename(path)
+        for left in half_written(path.parent, path.name):
+            shutil.rmtree(left, ignore_errors=True)
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(new, ignore_errors=True)
-    for left in half_written(path.parent, path.name):
-        shutil.rmtree(left, ignore_errors=True)
+        os.close(place)
 
 
 def push(folders: dict[str, Path], repo: str) -> list[str]:

@@ -1,6 +1,10 @@
 """A run's folder: its configuration, its log, its checkpoints, and in the end its model."""
 
+import hashlib
 import json
+import os
+import re
+import shutil
 import time
 import warnings
 from contextlib import ExitStack, contextmanager
@@ -85,9 +89,8 @@ class Run:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 row = None
-            if not _sound(row):  # left half written by a full disk
-                break
-            rows.append(row)
+            if _sound(row):  # else left half written by a full disk, or damaged
+                rows.append(row)
         return rows
 
     def losses(self) -> dict[str, list[float | None]]:
@@ -134,15 +137,30 @@ class Run:
         if not path.is_file():
             write_json(path, asked)
         start = config.steps if self.finished else self._latest()
+        self._keep_damaged_log()
         kept = [row for row in self.rows() if row["step"] <= start]
         lines = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomically(self.folder / "log.jsonl", lambda temporary: temporary.write_text(lines))
         self._since = time.perf_counter()
         return start
 
+    def _keep_damaged_log(self) -> None:
+        """Keeps a log aside that has rows, other than a last one half written, which cannot be read; with a warning."""
+        path = self.folder / "log.jsonl"
+        lost = path.read_bytes().count(b"\n") - len(self.rows()) if path.is_file() else 0
+        if lost > 0:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.copy(path, aside)
+            warnings.warn(f"{lost} rows of {path} are damaged and left out; as it was it is {aside.name}", stacklevel=3)
+
     def _latest(self) -> int:
-        """The step of the last checkpoint that is whole, else 0; damaged ones are left aside, with a warning."""
+        """The step of the last checkpoint that is whole, else 0; damaged ones are left aside, with a warning.
+
+        Raises UserError where one may not be read.
+        """
         for path in reversed(self._checkpoints()):
+            if not os.access(path, os.R_OK):
+                raise UserError(f"{path} may not be read; allow it, or choose another folder")
             try:
                 read_tensors(path, checked=True)
             except UserError as fault:
@@ -181,7 +199,9 @@ class Run:
         tensors |= {f"learner.{name}": parameter for name, parameter in learner.named_parameters()}
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-        about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict()}
+        with open(self.folder / "log.jsonl", "a") as log:
+            os.fsync(log.fileno())  # no checkpoint is ahead of its log
+        about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict(), "run": self._asked()}
         write_tensors(self._checkpoint(step), tensors, about)
         for old in self._checkpoints()[:-KEEP]:
             old.unlink()
@@ -189,36 +209,66 @@ class Run:
     def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int, scaler=None) -> None:
         """The state that `save` kept, in every process its own.
 
-        Raises UserError where the checkpoint is broken, of another shape or of another number of processes.
+        Raises UserError where the checkpoint is broken, of another run or shape or of another number of processes.
         """
         path = self._checkpoint(step)
         tensors, about = read_tensors(path)
         if (processes := about.get("processes", 1)) != parallel.processes():
             raise UserError(f"{path} is of {processes} processes, not {parallel.processes()}; resume it with as many")
+        other = UserError(f"{path} is of another step, run, model or losses; take it away, or choose another folder")
+        if about.get("step") != step or about.get("run", self._asked()) != self._asked():  # older ones have no "run"
+            raise other
         rank, parameters, buffers = parallel.rank(), dict(learner.named_parameters()), dict(learner.named_buffers())
         saved = {name.removeprefix("learner.") for name in tensors if name.startswith("learner.")}
-        if saved != {*parameters, *buffers}:
-            raise UserError(f"{path} is of another model or other losses; choose another folder")
+        own = {name: _of(rank if name in buffers else 0, f"learner.{name}") for name in (*parameters, *buffers)}
+        if saved != {*parameters, *buffers} or not {*own.values()} <= tensors.keys():
+            raise other
+        state, slots = moments(tensors), [slot for group in optimiser.param_groups for slot in group["params"]]
+        pairs = [(tensors[own[name]], tensor) for name, tensor in {**parameters, **buffers}.items()]
+        pairs += [(kept[key], slots[i]) for i, kept in state.items() if i < len(slots) for key in MOMENTS & kept.keys()]
+        alike = all(kept.shape == tensor.shape and kept.dtype == tensor.dtype for kept, tensor in pairs)
+        if not alike or not state or any(i >= len(slots) or not _complete(kept) for i, kept in state.items()):
+            raise other
         with torch.no_grad():
-            for name, tensor in {**parameters, **buffers}.items():
-                tensor.copy_(tensors[_of(rank if name in buffers else 0, f"learner.{name}")])
-        state: dict[int, dict] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimiser."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
+            for kept, tensor in pairs[: len(own)]:
+                tensor.copy_(kept)
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        torch.set_rng_state(tensors[_of(rank, "rng.cpu")])
-        if _of(rank, "rng.cuda") in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors[_of(rank, "rng.cuda")])
+        try:
+            torch.set_rng_state(tensors[_of(rank, "rng.cpu")])
+            if _of(rank, "rng.cuda") in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors[_of(rank, "rng.cuda")])
+        except (KeyError, RuntimeError, TypeError):
+            raise other from None
         if scaler and about["scaler"]:
             scaler.load_state_dict(about["scaler"])
 
     def finish(self, student: VLM) -> None:
         save_model(student.med, student.tokenizer, self.folder, about={"run": self.config()})
 
+    def _asked(self) -> str:
+        """SHA-256 of run.json, which is written once."""
+        return hashlib.sha256((self.folder / "run.json").read_bytes()).hexdigest()
+
     def _checkpoint(self, step: int) -> Path:
         return self.folder / f"checkpoint-{step:08d}.safetensors"
+
+
+MOMENTS = {"exp_avg", "exp_avg_sq"}
+"""Of a weight in AdamW's state, beside "step"."""
+
+
+def moments(tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    """An optimiser's state by the place of its weight, from names as optimiser.3.exp_avg; of other names by -1."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name in (name for name in tensors if name.startswith("optimiser.")):
+        found = re.fullmatch(r"optimiser\.(\d{1,9})\.(\w+)", name)
+        state.setdefault(int(found[1]) if found else -1, {})[found[2] if found else name] = tensors[name]
+    return state
+
+
+def _complete(kept: dict[str, torch.Tensor]) -> bool:
+    """Whether a weight's state has all that AdamW reads."""
+    return kept.keys() == {*MOMENTS, "step"} and not kept["step"].ndim and kept["step"].is_floating_point()
 
 
 def _completed(held: dict) -> dict:

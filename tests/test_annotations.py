@@ -29,6 +29,8 @@ def questions(tmp_path, content) -> list[Record]:
 def test_good_files(tmp_path):
     assert captions(tmp_path, {"dataset": "x", "images": [IMAGE]}) == [Record("a.jpg", "train", ["one"])]
     assert questions(tmp_path, [ROW]) == [Record("a.jpg", "train", questions=[Question("what?", ["cat"], "other")])]
+    numbers = {**ROW, "answers": [2, 2.5, " 2 ", "", None]}
+    assert questions(tmp_path, [numbers])[0].questions == [Question("what?", ["2", "2.5", "2"], "other")]
     with_bom = b"\xef\xbb\xbf" + json.dumps([ROW]).encode()
     assert questions(tmp_path, with_bom)[0].name == "a.jpg"
 

@@ -1,9 +1,11 @@
 """Models go to disk and come back to the last bit; a write that fails leaves the old file; broken files are named."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 
 from dlip.checkpoints import (
     built_in_models,
+    held,
     load_model,
     load_weights,
     model_folder,
@@ -202,6 +205,19 @@ def test_a_run_that_is_not_there_is_not_sought_on_the_hub(tmp_path, monkeypatch)
     monkeypatch.setattr("dlip.checkpoints.from_hub", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="there is no model 'runs/student'"):
         load_model("runs/student")
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_lock_is_a_file_of_its_own(kind, tmp_path):
+    """By a link in somebody's folder a file elsewhere would be meant, and a pipe would be waited for."""
+    (tmp_path / "precious").write_text("kept")
+    {"link": lambda path: path.symlink_to("precious"), "pipe": os.mkfifo, "folder": Path.mkdir}[kind](tmp_path / "lock")
+    with pytest.raises(OSError), held(tmp_path / "lock", "busy"):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
+    for _ in range(2):
+        with held(tmp_path / "own", "busy"), pytest.raises(UserError, match="busy"), held(tmp_path / "own", "busy"):
+            pass
 
 
 def test_names_of_models(tmp_path):

@@ -1,6 +1,7 @@
 """Exported folders load in stock transformers, in a process that cannot import this package, and say the same there."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -222,6 +223,15 @@ def test_folders_are_whole_or_not_at_all(tiny, tmp_path):
         export.write_folder(tmp_path / "x" / "caption", half)
     assert (tmp_path / "x" / "caption" / "README.md").read_text() == "1"
     export.write_folder(tmp_path / "x" / "caption", whole("2"))
+    assert (tmp_path / "x" / "caption" / "README.md").read_text() == "2"
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["caption"]
+
+    def taken(folder):  # its new name cannot be had
+        whole("3")(folder)
+        shutil.rmtree(folder)
+
+    with pytest.raises(FileNotFoundError):
+        export.write_folder(tmp_path / "x" / "caption", taken)
     assert (tmp_path / "x" / "caption" / "README.md").read_text() == "2"
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["caption"]
     (tmp_path / "mine").mkdir()

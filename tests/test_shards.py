@@ -14,6 +14,7 @@ from dlip import data
 from dlip.data import samples
 from dlip.data.batch import Question
 from dlip.data.collate import Collate
+from dlip.data.fetch import cache_folder
 from dlip.data.loader import Batches, train_loader
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
@@ -234,6 +235,20 @@ def test_a_changed_shard_is_indexed_anew(tmp_path):
     write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one", "2.jpg": jpeg(2), "2.txt": "two"})
     again = Shards(tmp_path, "train")
     assert captions(again) == [["one"], ["two"]] and again.fingerprint() != first.fingerprint()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"whole", b"array"])
+def test_a_damaged_index_is_made_anew(content, tmp_path):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    assert captions(Shards(tmp_path, "train")) == [["one"]]
+    (kept,) = (cache_folder() / "indexes").glob("*.npz")
+    whole = kept.read_bytes()
+    if content == b"array":
+        with open(kept, "wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        kept.write_bytes(whole[:300] if content == b"whole" else content)
+    assert captions(Shards(tmp_path, "train")) == [["one"]] and kept.read_bytes() == whole
 
 
 def test_shards_are_called_after_splits_alone(tmp_path):

@@ -2,10 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from test_train import PICTURES, SHORT, log
 
+from dlip.checkpoints import read_tensors, write_tensors
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
@@ -166,8 +169,68 @@ def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_pat
     for torn in ('{"step": 6, "lo', "7\n", *(json.dumps(row) + "\n" for row in others)):
         (run.folder / "log.jsonl").write_text(kept + torn)
         assert log(run) == log(whole)
-    assert log(train(make_vlm(), PICTURES, SHORT, run.folder, progress=False)) == log(whole)
+    with pytest.warns(UserWarning, match="1 rows of .* are damaged and left out; as it was it is damaged-log.jsonl"):
+        assert log(train(make_vlm(), PICTURES, SHORT, run.folder, progress=False)) == log(whole)
     assert (run.folder / "checkpoint-best.safetensors").exists()
+    assert (run.folder / "damaged-log.jsonl").read_text() == kept + torn
+
+
+def test_of_a_log_only_its_damaged_rows_are_lost(make_vlm, tmp_path):
+    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    path = run.folder / "log.jsonl"
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(bytes(len(first) - 1) + b"\n" + b"".join(others))
+    assert len(run.rows()) == len(others) > 1
+
+
+def changed(path: Path, change) -> None:
+    """A checkpoint anew, with its checksum, after `change(tensors, about)`."""
+    tensors, about = read_tensors(path)
+    change(tensors, about)
+    write_tensors(path, tensors, about)
+
+
+def scalars(tensors: dict, about: dict) -> None:
+    for name in tensors:
+        if "exp_avg" in name:
+            tensors[name] = torch.zeros(1)
+
+
+CHANGES = {
+    "another step": lambda tensors, about: about.update(step=1),
+    "another run": lambda tensors, about: about.update(run="0" * 64),
+    "a weight of another shape": lambda tensors, about: tensors.update({WEIGHT: torch.zeros(1)}),
+    "a weight of another kind": lambda tensors, about: tensors.update({WEIGHT: tensors[WEIGHT].long()}),
+    "moments of another shape": scalars,
+    "a moment too few": lambda tensors, about: tensors.pop("optimiser.0.exp_avg"),
+    "no step": lambda tensors, about: tensors.pop("optimiser.0.step"),
+    "a weight too many": lambda tensors, about: tensors.update({"optimiser.9999.step": torch.zeros(())}),
+    "a name that is none": lambda tensors, about: tensors.update({"optimiser.0.a.b": torch.zeros(())}),
+    "no optimiser": lambda tensors, about: [tensors.pop(name) for name in list(tensors) if "optimiser" in name],
+    "no random numbers": lambda tensors, about: tensors.pop("rng.cpu"),
+    "random numbers of another kind": lambda tensors, about: tensors.update({"rng.cpu": torch.zeros(3)}),
+}
+WEIGHT = "learner.med.vision_proj.weight"
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_taken_from_it(what, make_vlm, tmp_path):
+    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    (run.folder / "config.json").unlink()  # it was killed before its end
+    last = sorted(run.folder.glob("checkpoint-*"))[-1]
+    changed(last, CHANGES[what])
+    with pytest.raises(UserError, match="is of another step, run, model or losses; take it away"):
+        train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    assert last.exists()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_left_where_it_is(make_vlm, tmp_path, monkeypatch):
+    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    (run.folder / "config.json").unlink()
+    monkeypatch.setattr("os.access", lambda path, how: "checkpoint" not in str(path))
+    with pytest.raises(UserError, match="may not be read; allow it, or choose another folder"):
+        train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    assert not list(tmp_path.glob("damaged-*"))
 
 
 @pytest.mark.filterwarnings("ignore:.*the run goes on from what was kept before")

@@ -83,7 +83,8 @@ def read_questions(file: Path) -> Iterator[Record]:
         name = below("", need(row, "image", str, where), where)
         record = Record(name, need(row, "split", str, where))
         text = need(row, "question", str, where).strip()
-        answers = [a.strip() for a in need(row, "answers", list, where) if isinstance(a, str) and a.strip()]
+        answers = [str(a).strip() for a in need(row, "answers", list, where) if isinstance(a, str | int | float)]
+        answers = [answer for answer in answers if answer]
         record.ask(text, answers, need(row, "question_type", str, where, "other"))
         yield record
 

@@ -52,7 +52,7 @@ class Checked:
         where = f"the {self.split} split of {self.where}"
         few = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
         if faults and self.on_error == "fatal":
-            raise UserError(f"{where} has {len(faults)} faults: {few}: mend them, or skip them with on_error=skip")
+            raise UserError(f"{where} has {len(faults)} faults: {few}: mend them, or skip them with --on-error skip")
         if not len(self):
             raise UserError(f"{where} has no usable picture left: {few or 'there is none in it'}")
         self.problems += faults

@@ -68,10 +68,12 @@ def open_shard(source: str) -> Handle:
             return Handle(Path(source))
         except OSError as error:
             raise UserError(f"cannot read {source} ({error.strerror}); copy it again") from error
+    from dlip.checkpoints import lock_file
+
     folder, limit = cache_folder() / "shards", cache_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.partition('?')[0].rpartition('/')[2]}"
-    with open(path.with_suffix(".lock"), "w") as lock:
+    with lock_file(path.with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))

@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import tarfile
+import zipfile
+import zlib
 from itertools import groupby
 from pathlib import Path
 
@@ -25,6 +27,8 @@ MAX_NAME = 1000
 VERSION = 2
 """Of the index that is kept on disk."""
 PARTS = ("picture", "json", "txt")
+COLUMNS = ("key", "captions", "questions", *(f"{part}{what}" for part in PARTS for what in ("", "_bytes")))
+"""Of a sample."""
 
 
 def index(tar: Path, label: str, cache: Path) -> tuple[np.ndarray, list[str]]:
@@ -42,9 +46,12 @@ def index(tar: Path, label: str, cache: Path) -> tuple[np.ndarray, list[str]]:
     kept = cache / f"{hashlib.sha256(known.encode(errors='surrogatepass')).hexdigest()[:32]}.npz"
     try:
         with np.load(kept) as columns:
-            return columns["samples"], json.loads(columns["faults"].tobytes())
-    except (OSError, ValueError, KeyError, EOFError):
-        samples, faults = scan(tar, label)
+            samples, faults = columns["samples"], json.loads(columns["faults"].tobytes())
+        if samples.dtype.names == COLUMNS and isinstance(faults, list):
+            return samples, faults
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+        pass  # not there yet, or damaged
+    samples, faults = scan(tar, label)
     from dlip.checkpoints import write_atomically  # which imports torch and all
 
     def write(temporary: Path) -> None:
@@ -79,8 +86,8 @@ def scan(tar: Path, label: str) -> tuple[np.ndarray, list[str]]:
                 places = [value for part in PARTS for value in parts.get(part, (0, 0))]
                 rows.append((key.encode(errors="surrogatepass"), len(captions), len(questions), *places))
     width = max((len(row[0]) for row in rows), default=1)
-    numbers = [(f"{part}{what}", "i8") for part in PARTS for what in ("", "_bytes")]
-    return np.array(rows, [("key", f"S{width}"), ("captions", "i4"), ("questions", "i4"), *numbers]), faults
+    kinds = [f"S{width}", "i4", "i4", *["i8"] * (len(COLUMNS) - 3)]
+    return np.array(rows, list(zip(COLUMNS, kinds, strict=True))), faults
 
 
 def read_texts(about: bytes | None, text: bytes | None) -> tuple[list[str], list[Question], int | None, list[str]]:
