@@ -227,7 +227,7 @@ def read_model(name: str) -> "Checkpoint":
 def sized(name: str) -> tuple[str, int | None]:
     """A model's name without the picture size in px behind its @, and that; what is there under the whole name has
     none."""
-    found = None if Path(name).exists() else re.fullmatch(r"(.+)@(\d{1,8})", name, re.DOTALL)
+    found = None if Path(name).exists() else re.fullmatch(r"(.+)@([1-9]\d{0,7})", name, re.DOTALL)
     return (found[1], int(found[2])) if found else (name, None)
 
 

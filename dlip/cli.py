@@ -311,7 +311,7 @@ def main(words: list[str] | None = None) -> int:
             print("dlip: there is not enough memory for this; take a smaller --batch-size or --size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "; the last checkpoint is kept, the same command goes on from it" * (words[0] in RESUMED)
+        kept = "; the same command goes on from the last checkpoint, if there is one" * (words[0] in RESUMED)
         print(f"dlip: interrupted{kept}", file=sys.stderr)
         return INTERRUPTED
     return 0
