@@ -194,6 +194,7 @@ def append(record: dict, path: str | Path) -> None:
             if size and os.pread(file, 1, size - 1) != b"\n":
                 line = b"\n" + line
             if os.write(file, line) < len(line):
+                os.ftruncate(file, size)
                 raise OSError("the disk is full")
             os.fsync(file)
         finally:

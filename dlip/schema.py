@@ -34,6 +34,8 @@ NEEDED = {
 }  # fmt: skip
 FAILURE = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
 """What a line has to have, and of which kind, for a record or for a failed run."""
+MOST_THREADS = 4096
+"""More cannot be started to make a record again."""
 
 
 def find(record: dict, *place: str):
@@ -59,6 +61,11 @@ def sizes(model: dict | None) -> str:
     return f"{image}, {text}, fusion in {len(model['fusion_layers'])}"
 
 
+def _tells(before: dict) -> bool:
+    """Whether a run of a record's history tells where it was and how it was made."""
+    return isinstance(before.get("folder"), str) and isinstance(before.get("command"), str | None)
+
+
 def whole(line: dict) -> bool:
     """Whether a line has what a record, or a failed run, has, each of its kind."""
     failed = "failed" in line
@@ -72,10 +79,12 @@ def whole(line: dict) -> bool:
         outcomes(line)
     except (AttributeError, KeyError, TypeError, ValueError):  # halves of characters are a ValueError too
         return False
-    threads = line.get("threads", 1)
+    threads, history = line.get("threads", 1), line.get("history", [])
     return (
         line["role"] in ROLES
         and type(threads) is int
-        and threads > 0
+        and 0 < threads <= MOST_THREADS
+        and isinstance(history, list)
+        and all(isinstance(before, dict) and _tells(before) for before in history)
         and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values)
     )

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,8 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
     [
         {"role": "king"}, {"seed": "0"}, {"metrics": None}, {"config": {"model": 3}}, {"losses": []}, {"id": {}},
         {"efficiency": {"params_m": "many"}}, {"metrics": {"vqa": {"accuracy": [1]}}}, {"metrics": {"retrieval": True}},
-        {"name": "\ud800"}, {"threads": "two"}, {"threads": 0},
+        {"name": "\ud800"}, {"threads": "two"}, {"threads": 0}, {"threads": 10**9},
+        {"history": None}, {"history": "runs"}, {"history": ["a"]}, {"history": [{}]},
         {"wall_s": None}, {"train_pictures": None},
     ],
 )  # fmt: skip
@@ -141,6 +143,16 @@ def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):
     with pytest.warns(UserWarning, match="line 1 is no whole record; it was skipped"):
         (kept,) = read(path)
     assert kept["seed"] == 1 and len(frame([kept])) == 1
+
+
+def test_a_record_that_has_no_room_leaves_nothing_of_itself(tmp_path: Path, monkeypatch):
+    path, write = tmp_path / "runs.jsonl", os.write
+    append(make_record(), path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.write", lambda file, line: write(file, line[:20]))  # as a full disk does
+    with pytest.raises(UserError, match="the record cannot be added to .* the disk is full; choose another file"):
+        append(make_record(seed=1), path)
+    assert path.read_bytes() == before
 
 
 def test_failed_runs_are_no_records(tmp_path: Path):
@@ -191,8 +203,8 @@ def test_a_half_written_line_is_named_and_skipped(tmp_path: Path):
 
 
 def test_numbers_that_json_has_not_are_written_as_null(tmp_path: Path):
-    append(make_record() | {"history": [{"lr": float("inf")}]}, tmp_path / "runs.jsonl")
-    assert read(tmp_path / "runs.jsonl")[0]["history"] == [{"lr": None}]
+    append(make_record() | {"history": [{"folder": "a", "wall_s": float("inf")}]}, tmp_path / "runs.jsonl")
+    assert read(tmp_path / "runs.jsonl")[0]["history"] == [{"folder": "a", "wall_s": None}]
 
 
 def test_a_record_of_a_newer_version_is_named_and_skipped(tmp_path: Path):
