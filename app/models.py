@@ -3,7 +3,8 @@
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
-from functools import cache
+from contextlib import suppress
+from functools import lru_cache
 
 import dlip
 from app import inputs
@@ -28,6 +29,7 @@ def fix(names: list[str] | None) -> None:
     """Only these can be chosen from now on; any that `dlip.load` finds where there are none."""
     global _fixed
     _fixed = tuple(names or ())
+    role.cache_clear()
 
 
 def fixed() -> bool:
@@ -90,13 +92,16 @@ def names(pair: dict[str, VLM]) -> dict[str, str]:
     return {side: vlm.name for side, vlm in pair.items()}
 
 
-@cache
+@lru_cache(maxsize=64)
 def role(name: str, side: str) -> str:
-    """The key of dlip.plots.style.COLOURS that a model is drawn in: a student's own record says how it was trained."""
+    """The key of dlip.plots.style.COLOURS that a model is drawn in: a student's own record says how it was trained.
+
+    Of a name that cannot be chosen no file is looked at.
+    """
     if side == "teacher":
         return side
-    try:
-        said = read_json(model_folder(name) / "record.json").get("role")
-    except UserError:
-        said = None
+    said = None
+    if not _fixed or name in _fixed:
+        with suppress(UserError, OSError):
+            said = read_json(model_folder(name) / "record.json").get("role")
     return "undistilled" if said == "undistilled" else "distilled"  # whatever else a file says

@@ -167,13 +167,20 @@ def test_other_pictures_than_scenes_are_said_to_be_strange_to_the_scenes_models(
     assert compare.abroad(scene, (TEACHER, STUDENT)) == compare.abroad(photograph, ("runs/big", "runs/own")) == ""
 
 
-def test_students_wear_the_colour_of_their_training(tmp_path):
+def test_students_wear_the_colour_of_their_training(tmp_path, monkeypatch):
     assert models.role(TEACHER, "teacher") == "teacher" and models.role(STUDENT, "student") == "distilled"
     assert models.role(OTHER, "student") == "undistilled" and models.role("scenes/none", "student") == "distilled"
     assert models.role(TEACHER, "student") == "distilled"
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "record.json").write_text(json.dumps({"role": "</style><img src=x onerror=alert(1)>"}))
     assert models.role(str(tmp_path), "student") == "distilled"
+    (tmp_path / "record.json").write_text(json.dumps({"role": "undistilled"}))
+    monkeypatch.setattr(models, "_fixed", ())
+    models.fix([TEACHER, OTHER])  # of others no file is looked at
+    assert models.role(str(tmp_path), "student") == "distilled" and models.role(OTHER, "student") == "undistilled"
+    models.fix(None)
+    assert models.role(str(tmp_path), "student") == "undistilled"
+    assert models.role("x" * 3000, "student") == "distilled"
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def test_the_page_shows_maps_of_other_pictures_without_a_score(tmp_path):
     assert found["object"] is None and found["student"]["hit"] is None
     shown = looks.show({**found, "about": "<b>"}, str(path))
     assert "&lt;b&gt;" in shown and "<b>”" not in shown and "by chance" not in shown
-    assert f"<b>{found['divergence']:.2f}</b> of 1 bit" in shown and shown.count("<img") == 2
+    assert f"<b>{found['divergence']:.3f}</b> of 1 bit" in shown and shown.count("<img") == 2
 
 
 def test_the_page_shows_the_outline_and_the_score(picture):
