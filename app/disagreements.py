@@ -12,13 +12,11 @@ from dlip import disagreement
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.errors import UserError
 from dlip.plots import cards
-from dlip.tasks import evaluate
+from dlip.tasks import SCORED, evaluate
 
 TASKS = {"captions": "caption", "answers": "vqa", "captions found by picture": "tr", "pictures found by caption": "ir"}
 RUN = {"caption": "caption", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
 """Task of dlip.disagreement -> that of dlip.evaluate which yields its items."""
-ABLE = {"caption": "lm", "vqa": "vqa", "retrieval": "itc"}
-"""What a model must have learnt for it."""
 LEAST, MOST, COUNT = 10, SPLITS["test"], 12
 EMPTY = f"Both models read the pictures; the {COUNT} on which the student loses most stand here, with what each said."
 BATCH = 16
@@ -66,7 +64,7 @@ def disagreements(
     with work.turns(progress) as step:
         items, pair = [], models.pair(teacher, student)
         for vlm in pair.values():
-            if ABLE[RUN[TASKS[task]]] not in vlm.med.abilities:
+            if SCORED[RUN[TASKS[task]]][0] not in vlm.med.abilities:
                 raise UserError(f"{vlm.name} has not learnt what {task} need; choose another model, or compare others")
         for i, vlm in enumerate(pair.values()):
             data = Watched(pictures, work.part(step, i / 2, (i + 1) / 2))

@@ -26,13 +26,11 @@ from dlip.records import append, new_record
 from dlip.run import Run, hashed
 from dlip.schema import whole
 from dlip.start import begin, parsed
-from dlip.tasks import evaluate
+from dlip.tasks import SCORED, evaluate
 from dlip.terms import AT, HR, VLP, learnt
 from dlip.train import check_fit, train
 from dlip.vlm import VLM
 
-SCORED = {"retrieval": ("itc", "captions"), "caption": ("lm", "captions"), "vqa": ("vqa", "questions")}
-"""Task -> what a model must have learnt and the data must have for it to be measured."""
 VOCABULARY = 8192
 """Most pieces of a vocabulary that is made from the training texts."""
 TEXTS_READ = 20_000

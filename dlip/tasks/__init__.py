@@ -12,6 +12,8 @@ from dlip.tasks.base import Unavailable
 from dlip.vlm import VLM
 
 TASKS = {"retrieval": retrieval.run, "caption": captioning.run, "vqa": vqa.run}
+SCORED = {"retrieval": ("itc", "captions"), "caption": ("lm", "captions"), "vqa": ("vqa", "questions")}
+"""Task -> what a model must have learnt and the data must have for it to be measured."""
 
 
 def evaluate(
