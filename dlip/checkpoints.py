@@ -91,12 +91,19 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
 
+def _check_file(path: Path) -> None:
+    """Raises UserError where there is none, or something else of its name: a pipe would be waited for without end."""
+    if not path.exists():
+        raise UserError(f"{path} is missing; name a folder that dlip has written")
+    if not path.is_file():
+        raise UserError(f"{path} is no file; name a folder that dlip has written")
+
+
 def read_json(path: Path) -> dict:
     """Raises UserError where the file is missing, or holds no table in JSON."""
+    _check_file(path)
     try:
         value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; name a folder that dlip has written") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); write it again or take another folder") from None
     if not isinstance(value, dict):
@@ -124,14 +131,13 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
 
     checked: whether a file without a checksum, as others write them, is broken too.
     """
+    _check_file(path)
     try:
         with safe_open(path, "pt", device=device) as file:
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
             if not isinstance(meta, dict):
                 raise ValueError("what is written beside the weights is no table")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; name a folder that dlip has written") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no complete safetensors file ({error}); copy it again") from None
     known = meta.pop("sha256", None)  # older files have none
@@ -195,7 +201,10 @@ def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
             raise UserError(
                 f"{names[0]} and {one} have different vocabularies; compose a teacher of models that share it"
             )
-    meds = [checkpoint.build(one) for one, checkpoint in zip(names, found, strict=True)]
+    meds = []
+    for one, checkpoint in zip(names, found, strict=True):
+        with whole(Path(one)):
+            meds.append(checkpoint.build(one))
     return (meds[0] if len(meds) == 1 else Composite(meds)), found[0].tokenizer
 
 
@@ -236,8 +245,11 @@ def whole(path: Path):
     """Within it, what a checkpoint is found to lack or to hold in another form is a UserError."""
     try:
         yield
-    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as fault:
-        raise UserError(f"{path} is not whole, or no model of its kind ({fault!r}); take another copy of it") from fault
+    except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError) as fault:
+        raise UserError(
+            f"{path} is not whole, or no model of its kind ({type(fault).__name__}: {str(fault)[:300]}); take another "
+            f"copy of it"
+        ) from fault
 
 
 def _check_words(checkpoint: "Checkpoint", path: Path) -> None:
@@ -252,7 +264,7 @@ def _check_words(checkpoint: "Checkpoint", path: Path) -> None:
             raise UserError(f"the tokenizer of {path} is not its model's: {what} is {theirs} there and {ours} here")
     if config.max_text > config.max_positions:
         raise UserError(f"the model of {path} reads {config.max_text} tokens at {config.max_positions} positions")
-    if wrong := [i for i in (config.enc_id, *config.prompt_ids) if i >= config.vocab_size]:
+    if wrong := [i for i in (config.enc_id, *config.prompt_ids) if not 0 <= i < config.vocab_size]:
         raise UserError(f"the model of {path} begins texts with the word {wrong[0]} of {config.vocab_size}")
 
 
@@ -308,7 +320,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        zipped = zipfile.is_zipfile(path)
+        if zipped and any(entry.compress_type for entry in zipfile.ZipFile(path).infolist()):
+            raise RuntimeError("its tensors are compressed, as torch never writes them")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} is broken, or holds more than tensors, which could run code; take a file of tensors alone"
@@ -321,7 +336,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     state = state.get("model", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path} holds no table of tensors; take a checkpoint's state dict")
+    if odd := [name for name, tensor in state.items() if not _held(tensor)]:
+        raise UserError(f"{path} does not hold all numbers of {odd[0]} one by one; save its tensors dense")
     return state
+
+
+def _held(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's numbers lie in the memory that it has, each its own and not repeated."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def from_hub(name: str, patterns: tuple[str, ...]) -> Path:

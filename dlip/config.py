@@ -15,6 +15,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MOST, MOST_LAYERS, MOST_GRID = 10_000_000, 1_000, 256
 """Of anything that a model counts, of its layers and of patches a side: more is a mistake, and would not fit any
 machine."""
+MOST_NUMBER = 1e38
+"""Of anything that is no count: more does not fit single precision."""
 KINDS = {
     int: ((int,), "a whole number"), float: ((int, float), "a number"), bool: ((bool,), "true or false"),
     str: ((str,), "a word"), dict: ((dict,), "a table"), tuple: ((list, tuple), "a list of numbers"),
@@ -33,7 +35,9 @@ def check_kinds(cls: type, values: dict, what: str) -> None:
         types, words = KINDS[get_origin(one) or one]
         sound = isinstance(value, types) and (one is bool or not isinstance(value, bool))
         if sound and types == KINDS[tuple][0]:
-            sound = all(isinstance(number, int | float) for number in value)
+            sound = all(type(number) in (int, float) and abs(number) < MOST_NUMBER for number in value)
+        if sound and one is float:
+            sound = abs(value) < MOST_NUMBER
         if not sound and not (value is None and other):
             raise UserError(f"{what}.{name} is {value!r}; it has to be {words}")
 
@@ -110,6 +114,10 @@ class ModelConfig:
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
                 raise UserError(f"model.{name} has {len(getattr(self, name))} numbers; give one for each of 3 colours")
+        for name in ("image_std", "image_eps", "text_eps"):
+            value = getattr(self, name)
+            if not min(value if isinstance(value, tuple) else (value,)) > 0:
+                raise UserError(f"model.{name} is {value}; give numbers above 0")
         if self.image_size % self.patch_size:
             raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.grid > MOST_GRID:
@@ -237,7 +245,7 @@ RANGES = {
     "decay": (ABOVE_0, 1, "a number above 0, at most 1"),
     "warmup": NATURAL,
     "weight_decay": (0, 1e6, "0 or a positive number"),
-    "clip": (ABOVE_0, 1e300, "a positive number"),
+    "clip": (ABOVE_0, MOST_NUMBER, "a positive number"),
     "seed": (0, 2**32 - 1, "a whole number from 0 to 4294967295"),
     "label_smoothing": (0, 1, "a number from 0 to 1"),
     "momentum": (0, 1, "a number from 0 to 1"),

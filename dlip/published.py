@@ -282,8 +282,11 @@ def ours(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 
 def depth(names: Iterable[str], prefix: str) -> int:
-    """How many layers lie under `prefix`, by their numbers."""
-    return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in names if name.startswith(prefix))
+    """How many layers lie under `prefix`. Raises ValueError where one is missing from 0 to the last."""
+    numbers = {int(name.removeprefix(prefix).split(".")[0]) for name in names if name.startswith(prefix)}
+    if numbers != set(range(len(numbers))):
+        raise ValueError(f"{len(numbers)} layers of {prefix} up to number {max(numbers)}")
+    return len(numbers)
 
 
 def on_grid(value: Tensor, length: int) -> Tensor:

@@ -34,7 +34,7 @@ from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError
 from dlip.workers import work
-from drills import junk
+from drills import junk, junk_models
 
 SECONDS = 180
 """That one batch may take, on a slow machine beside other work."""
@@ -225,6 +225,24 @@ def checkpoints(rng: random.Random, folder: Path):
         yield "code in a checkpoint was run"
 
 
+def models(rng: random.Random, folder: Path):
+    """Whose files can be read, and whose content is wrong."""
+    image, said = Scenes("val", size=1)[0].image, "a red square"
+
+    def use(name: str) -> None:
+        vlm = dlip.load(name)
+        able = vlm.med.abilities
+        for task, call in {"lm": vlm.caption, "itc": vlm.embed_images}.items():
+            able & {task} and call([image])
+        for task, call in {"vqa": vlm.answer, "itm": vlm.match, "itc": vlm.similarity}.items():
+            able & {task} and call([image], [said])
+
+    for i in range(20):
+        name = junk_models.model(rng, folder / str(i))
+        yield tried(lambda name=name: use(name))
+        shutil.rmtree(folder / str(i))
+
+
 def runs(rng: random.Random, folder: Path):
     """The files of a run that goes on, and of one that another begins at."""
     for name in ("run.json", "log.jsonl", "record.json", "config.json", "tokenizer.json"):
@@ -268,7 +286,7 @@ def recorded(rng: random.Random, folder: Path):
 
 KINDS = {
     "pictures": pictures, "annotations": annotations, "layouts": layouts, "shards": shards, "hub": hub, "texts": texts,
-    "checkpoints": checkpoints, "runs": runs, "commands": commands, "records": recorded,
+    "checkpoints": checkpoints, "models": models, "runs": runs, "commands": commands, "records": recorded,
 }  # fmt: skip
 
 
@@ -351,7 +369,7 @@ def run(times: int = 5000, seed: int = 0, workers: int = 2) -> tuple[dict, dict,
     counts, faults = {kind: Counter() for kind in KINDS}, []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        rounds = -(-times // 180)  # inputs in a round of all kinds
+        rounds = -(-times // 200)  # inputs in a round of all kinds
         batches = [Batch(kind, seed + i, place / f"{kind}.jsonl") for i in range(rounds) for kind in KINDS]
         for batch, reason in work(do, batches, workers, place, lambda running: None):
             if reason is not None:

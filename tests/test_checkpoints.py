@@ -3,16 +3,18 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dlip.checkpoints import (
     built_in_models,
@@ -21,6 +23,7 @@ from dlip.checkpoints import (
     load_weights,
     model_folder,
     read_json,
+    read_state,
     read_tensors,
     save_model,
     sized,
@@ -148,6 +151,42 @@ def test_what_is_there_under_the_whole_name_has_no_size(tmp_path, monkeypatch):
     assert sized("run@384") == ("run@384", None) and sized("run@384@64") == ("run@384", 64)
 
 
+def instead(path: Path, make) -> None:
+    path.unlink()
+    make(path)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1, 3, 80), (1, 0, 80), (1, 37, 80, 1), (37,)])
+def test_positions_that_cannot_be_put_on_another_grid_are_refused(shape, tmp_path):
+    folder = shutil.copytree(model_folder("scenes/student"), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["vision_model.embeddings.position_embedding"] = torch.zeros(shape)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match="is not whole|does not fit"):
+        load_model(f"{folder}@96")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2, device="meta"), torch.zeros(1).expand(10**9)],
+    ids=["sparse", "meta", "repeated"],
+)
+def test_tensors_without_their_numbers_are_refused(tensor, tmp_path):
+    torch.save({"kept": torch.ones(2)[:1], "odd": tensor}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="does not hold all numbers of odd"):
+        read_state(tmp_path / "a.pth")
+
+
+def test_a_compressed_file_is_not_blown_up(tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "plain.pth")
+    with ZipFile(tmp_path / "plain.pth") as plain, ZipFile(tmp_path / "a.pth", "w", ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert read_state(tmp_path / "plain.pth")["a"].shape == (1000,)
+    with pytest.raises(UserError, match="its tensors are compressed"):
+        read_state(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -162,6 +201,7 @@ def test_what_is_there_under_the_whole_name_has_no_size(tmp_path, monkeypatch):
         (lambda f: break_config(f, vocab_size=9_000_000), "is not its model's: words is"),  # no memory is asked for it
         (lambda f: break_config(f, pad_id=1), "is not its model's: [PAD] is 0 there and 1 here"),
         (lambda f: break_config(f, enc_id=5000), "begins texts with the word 5000 of"),
+        (lambda f: break_config(f, prompt_ids=[-1]), "begins texts with the word -1 of"),
         (lambda f: break_config(f, dropout=1.5), "model.dropout is 1.5; give"),
         (lambda f: break_config(f, max_text=900), "reads 900 tokens at"),
         (lambda f: break_config(f, image_std=[0.5]), "model.image_std has 1 numbers"),
@@ -174,6 +214,9 @@ def test_what_is_there_under_the_whole_name_has_no_size(tmp_path, monkeypatch):
         (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "no complete"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "no complete safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "no complete safetensors"),
+        (lambda f: instead(f / "model.safetensors", os.mkfifo), "model.safetensors is no file"),
+        (lambda f: instead(f / "model.safetensors", Path.mkdir), "model.safetensors is no file"),
+        (lambda f: instead(f / "model.safetensors", lambda path: path.symlink_to("/dev/zero")), "is no file"),
         (lambda f: (f / "tokenizer.json").unlink(), "neither tokenizer.json nor vocab.txt"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
     ],

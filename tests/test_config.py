@@ -81,6 +81,8 @@ def test_fusion_layers_are_sorted_and_named_once():
         (dict(text_heads=0), "text_heads is 0"),
         (dict(image_mlp=-4), "image_mlp is -4"),
         (dict(pad_id=-1), "pad_id is -1"),
+        (dict(image_std=(0.5, 0.0, 0.5)), "image_std is .* give numbers above 0"),
+        (dict(text_eps=-1e-5), "text_eps is -1e-05; give numbers above 0"),
     ],
 )
 def test_impossible_models_are_refused(changes, says):
@@ -96,6 +98,10 @@ def test_impossible_models_are_refused(changes, says):
         ({"dropout": "0"}, "model.dropout is '0'; it has to be a number"),
         ({"prompt_ids": ["a"]}, "it has to be a list of numbers"),
         ({"fusion_layers": {}}, "it has to be a list of numbers"),
+        ({"fusion_layers": [True]}, "it has to be a list of numbers"),
+        ({"image_mean": [0.5, 0.5, 10**400]}, "it has to be a list of numbers"),
+        ({"image_mean": [0.5, 0.5, float("nan")]}, "it has to be a list of numbers"),
+        ({"image_eps": 10**400}, "it has to be a number"),
         ({"tie_head": None}, "model.tie_head is None; it has to be true or false"),
     ],
 )

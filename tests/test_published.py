@@ -307,6 +307,7 @@ def test_files_that_are_no_blip_are_named(tmp_path):
     state = backwards(stock("caption").state_dict())
     whole = write(state, tmp_path)
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:3000])
+    deep = state | {f"visual_encoder.blocks.{10**30}.norm1.weight": torch.ones(1)}
     part = {name: tensor for name, tensor in state.items() if "layer.1.attention" not in name}
     other = {name: tensor for name, tensor in state.items() if not name.startswith("text_decoder")}
     void = {
@@ -321,6 +322,7 @@ def test_files_that_are_no_blip_are_named(tmp_path):
         (write(other, tmp_path, "image.pth"), "unknown kind"),
         (write(other | {"text_decoder.x": torch.ones(1)}, tmp_path, "bare.pth"), "bare.pth is not whole, or no model"),
         (write({"a": 1}, tmp_path, "numbers.pth"), "no table of tensors"),
+        (write(deep, tmp_path, "deep.pth"), r"3 layers of blocks\. up to number 1000000"),
         (write(void, tmp_path, "void.pth"), "void.pth holds numbers that are none in text_encoder.embeddings.word"),
         (f"{whole}@{2**20}", "patches a side; at most 256"),
         (f"{whole}@{10**20}", "there is no model"),

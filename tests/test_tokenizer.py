@@ -1,5 +1,6 @@
 """Ids by hand, BERT's rules against transformers' own tokenizer, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,38 @@ def test_saving_that_breaks_off_leaves_the_old_file(tokenizer, tmp_path, monkeyp
     with pytest.raises(OSError, match="full"):
         tokenizer.save(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "rule", "says"),
+    [
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaa"}, "its normalizer is Replace"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "its pre_tokenizer is Whitespace"),
+        ("decoder", None, "its decoder is NoneType"),
+        ("model", {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}, "its model is WordLevel"),
+    ],
+)
+def test_rules_that_are_not_berts_are_refused(place, rule, says, tokenizer, tmp_path):
+    """They could turn one letter into thousands."""
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {place: rule}))
+    with pytest.raises(UserError, match=says):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (lambda model: model["vocab"].update(red=10_000), "the id of 'red' is 10000 of"),
+        (lambda model: model.update(max_input_chars_per_word=10**9), "words may have 1000000000 letters"),
+    ],
+)
+def test_vocabularies_that_no_model_can_have_are_refused(changed, says, tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    words = json.loads(path.read_text())
+    changed(words["model"])
+    path.write_text(json.dumps(words))
+    with pytest.raises(UserError, match=says):
+        Tokenizer.load(tmp_path)

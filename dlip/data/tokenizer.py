@@ -11,6 +11,8 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from dlip.errors import UserError
 
+MOST_LETTERS = 1000
+"""Of a word that is parted into pieces, at the cost of their square; BERT takes 100."""
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
 
 
@@ -55,11 +57,11 @@ class Tokenizer:
         folder = Path(folder)
         try:
             if (folder / "tokenizer.json").is_file():
-                return cls(FastTokenizer.from_file(str(folder / "tokenizer.json")))
+                return cls(_berts(FastTokenizer.from_file(str(folder / "tokenizer.json"))))
             if (folder / "vocab.txt").is_file():
-                return cls(_bert(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]")))
+                return cls(_berts(_bert(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))))
         except Exception as error:  # the library raises plain ones
-            raise UserError(f"the tokenizer in {folder} cannot be read ({error}); copy it again") from None
+            raise UserError(f"the tokenizer in {folder} cannot be read ({str(error)[:300]}); copy it again") from None
         raise UserError(f"{folder} holds neither tokenizer.json nor vocab.txt; copy the teacher's tokenizer there")
 
     def save(self, folder: str | Path) -> None:
@@ -94,6 +96,23 @@ class Tokenizer:
         """Texts of rows of ids, special tokens left out."""
         rows = ids.tolist() if isinstance(ids, torch.Tensor) else ids
         return self.fast.decode_batch(rows, skip_special_tokens=True)
+
+
+def _berts(fast: FastTokenizer) -> FastTokenizer:
+    """The same. Raises ValueError where it is of another kind than BERT's, whose rules may make a text endless, or
+    where a word's id is not below their number."""
+    parts = {"model": models.WordPiece, "normalizer": normalizers.BertNormalizer,
+             "pre_tokenizer": pre_tokenizers.BertPreTokenizer, "decoder": decoders.WordPiece}  # fmt: skip
+    for name, kind in parts.items():
+        if type(part := getattr(fast, name)) is not kind:
+            raise ValueError(f"its {name} is {type(part).__name__}, and only BERT's {kind.__name__} is known here")
+    if fast.model.max_input_chars_per_word > MOST_LETTERS:
+        raise ValueError(f"its words may have {fast.model.max_input_chars_per_word} letters, at most {MOST_LETTERS}")
+    vocabulary = fast.get_vocab()
+    word = max(vocabulary, key=vocabulary.get)
+    if vocabulary[word] >= len(vocabulary):
+        raise ValueError(f"the id of {word!r} is {vocabulary[word]} of {len(vocabulary)}")
+    return fast
 
 
 def _bert(model: models.WordPiece) -> FastTokenizer:
