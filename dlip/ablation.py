@@ -14,11 +14,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from dlip import data, experiment, records
-from dlip.checkpoints import held, model_folder, read_json
+from dlip.checkpoints import model_folder
 from dlip.config import LATENCY_REPEATS, ModelConfig, TrainConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.errors import UserError
+from dlip.files import held, read_json
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
 from dlip.precision import warn_if_emulated
 from dlip.run import Run

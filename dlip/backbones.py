@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.checkpoints import read_json, read_state
+from dlip.checkpoints import read_state
 from dlip.config import ModelConfig
 from dlip.errors import UserError
+from dlip.files import read_json
 from dlip.published import from_timm
 
 Found = tuple[dict[str, Tensor], ModelConfig]

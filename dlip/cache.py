@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dlip.checkpoints import lock_file, read_json, weights, write_atomically, write_json
+from dlip.checkpoints import weights
 from dlip.composite import Composite
 from dlip.config import CACHE_GB
 from dlip.data.batch import Batch
@@ -31,6 +31,7 @@ from dlip.data.transforms import square
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.features import SOURCES, Features, Trace, Want
+from dlip.files import lock_file, read_json, write_atomically, write_json
 from dlip.texts import prompted
 
 VERSION = 1
@@ -157,6 +158,8 @@ class TeacherCache(nn.Module):
         path = self.folder / "lengths.npy"
         try:
             self.lengths = np.load(path)
+            if self.lengths.dtype != np.int64 or self.lengths.ndim != 2 or len(self.lengths) != len(dataset):
+                raise ValueError(f"{path} is not what was written")
         except (OSError, ValueError, EOFError):  # not there yet, or not whole
             texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
             if silent := sum(not captions for captions in texts):
@@ -215,7 +218,9 @@ class TeacherCache(nn.Module):
 
     def _fill(self, dataset, collate: Collate) -> None:
         state = self.folder / "cache.json"
-        filled = read_json(state).get("filled") if state.is_file() else 0
+        filled = None
+        with suppress(UserError):  # where it is not there, or not whole
+            filled = read_json(state).get("filled")
         if type(filled) is not int or not 0 <= filled <= len(dataset):  # not what was written
             filled = 0
         with tqdm(total=len(dataset), initial=filled, desc="teacher's outputs", unit="picture", disable=None) as bar:

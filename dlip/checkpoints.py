@@ -1,14 +1,9 @@
 """Models and training states on disk: safetensors and JSON, written whole or not at all, nothing ever unpickled."""
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import pickle
 import re
-import stat
-import uuid
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +18,7 @@ from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
 from dlip.features import TASKS
+from dlip.files import check_file, read_json, write_atomically, write_json
 from dlip.linear import refuse_packed
 from dlip.model import Med
 from dlip.precision import precision
@@ -31,84 +27,6 @@ if TYPE_CHECKING:
     from dlip.published import Checkpoint
 
 BUILT_IN = Path(__file__).parent / "weights"
-
-
-def write_atomically(path: Path, write) -> None:
-    """`write(temporary path)` in the same folder, then one rename; a crash leaves the old file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with system_errors(path):
-            write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def half_written(folder: Path, name: str) -> list[Path]:
-    """What a process that was killed has left of files of this name, or pattern, in `write_atomically`."""
-    return list(folder.glob(f".{name}.{'[0-9a-f]' * 8}"))
-
-
-@contextmanager
-def system_errors(path: Path):
-    """What the system refuses, a full disk for one, is an OSError too where a library in Rust meets it."""
-    try:
-        yield
-    except Exception as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-        raise
-
-
-def lock_file(path: Path):
-    """The file to be locked, open, made where it is missing and new to look at. Raises OSError where it is a link, by
-    which another file could be meant, or no file at all."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(errno.EINVAL, "it is no file", str(path))
-    os.utime(file)
-    return os.fdopen(file, "r+")
-
-
-@contextmanager
-def held(path: Path, busy: str):
-    """The file, made where it is missing, is this process's meanwhile. Raises UserError(busy) where it is another's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
-        except BlockingIOError:
-            raise UserError(busy) from None
-        os.register_at_fork(after_in_child=lock.close)  # else a worker would hold it when this process is killed
-        yield
-
-
-def write_json(path: Path, value) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
-
-
-def _check_file(path: Path) -> None:
-    """Raises UserError where there is none, or something else of its name: a pipe would be waited for without end."""
-    if not path.exists():
-        raise UserError(f"{path} is missing; name a folder that dlip has written")
-    if not path.is_file():
-        raise UserError(f"{path} is no file; name a folder that dlip has written")
-
-
-def read_json(path: Path) -> dict:
-    """Raises UserError where the file is missing, or holds no table in JSON."""
-    _check_file(path)
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); write it again or take another folder") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no table of names and values; write it again or take another folder")
-    return value
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None) -> None:
@@ -131,7 +49,7 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
 
     checked: whether a file without a checksum, as others write them, is broken too.
     """
-    _check_file(path)
+    check_file(path)
     try:
         with safe_open(path, "pt", device=device) as file:
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))

@@ -14,6 +14,7 @@ from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
 from dlip.config import CACHE, CACHE_GB, LATENCY_REPEATS, PRESETS, TrainConfig
 from dlip.errors import UserError, one_line
+from dlip.files import kept_open
 from dlip.recipes import RECIPES, spelled_out
 
 RESUMED = ("demo", "train", "distill", "ablate")
@@ -271,7 +272,7 @@ def check_places(args: argparse.Namespace) -> None:
             raise UserError(f"--{option} {path} cannot be a file; name another place")
         if option == "results" and place == path and not place.is_file():
             raise UserError(f"--results {path} keeps nothing, as it is no file on a disk; name another place")
-        replaced = option == "json" and place.is_file() and not commands.kept_open(place)
+        replaced = option == "json" and place.is_file() and not kept_open(place)
         if not os.access(place.parent if replaced else place, os.W_OK):
             raise UserError(f"--{option} {path} may not be written; name another place")
 

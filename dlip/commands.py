@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 
 from dlip.config import CACHE, TrainConfig
 from dlip.errors import UserError, one_line
+from dlip.files import write_out
 from dlip.terms import joins, layers, weights
 
 OPTIONS = (
@@ -45,17 +46,8 @@ def show(value: dict, args: argparse.Namespace) -> None:
     text = json.dumps(value, indent=1)
     if args.json in (None, "-"):
         print(text)
-    elif kept_open(Path(args.json)):
-        Path(args.json).write_text(text + "\n")
     else:
-        from dlip.checkpoints import write_json
-
-        write_json(Path(args.json), value)
-
-
-def kept_open(path: Path) -> bool:
-    """Whether what is written goes into what is there, a pipe or where a link leads, as no file may take its place."""
-    return path.is_symlink() or (path.exists() and not path.is_file())
+        write_out(Path(args.json), lambda path: path.write_text(text + "\n"))
 
 
 def models(args: argparse.Namespace) -> None:

@@ -7,8 +7,9 @@ import torch
 
 from dlip import data as data_sets
 from dlip import experiment
-from dlip.checkpoints import BUILT_IN, read_json
+from dlip.checkpoints import BUILT_IN
 from dlip.config import TrainConfig
+from dlip.files import read_json
 from dlip.latency import compare_latency
 from dlip.report import finding, report, table
 from dlip.terms import AT, HR, KD, VLP

@@ -45,11 +45,15 @@ def unsound(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[s
     return found or ["the total"]
 
 
+MOST_LEFT_OUT = 100
+"""Steps in a row that may be left out before a run stops: it would not come back by itself."""
+
+
 class Descent:
     """The steps of a run, micro-batch by micro-batch.
 
     per_epoch: steps an epoch. A step is complete where `complete` says so; `norm` is then its gradient's, not finite
-    where fp16's scaler left it out.
+    where fp16's scaler left it out, and `left_out` names the terms for which the step was left out.
     """
 
     def __init__(self, learner: Learner, config: TrainConfig, per_epoch: int, accelerator: Accelerator):
@@ -62,6 +66,8 @@ class Descent:
         self.scalars = [p for p in trained if not p.ndim]
         self.losses: dict[str, float] = {}
         self.wrong: list[str] = []
+        self.left_out: list[str] = []
+        self.in_a_row = 0
 
     @property
     def complete(self) -> bool:
@@ -86,7 +92,8 @@ class Descent:
         """Mean loss by term and in "total" of the micro-batches so far of `step`, from 0 on; {} if it is left out.
 
         share: of `shares`. The step's last micro-batch changes the weights. Raises UserError where a loss or a gradient
-        is no finite number and the run is to stop there; else a warning says that the step is left out.
+        is no finite number and the run is to stop there; else a warning says that the step is left out, and UserError
+        that `MOST_LEFT_OUT` in a row were.
         """
         config, accelerator, inputs = self.config, self.accelerator, (batch, teacher, step, step / self.per_epoch)
         for group in self.adamw.param_groups:
@@ -129,6 +136,12 @@ class Descent:
 
     def _completed(self, step: int) -> dict[str, float]:
         losses, wrong, self.losses, self.wrong = self.losses, self.wrong, {}, []
+        self.left_out, self.in_a_row = wrong, self.in_a_row + 1 if wrong else 0
+        if self.in_a_row == MOST_LEFT_OUT:
+            raise UserError(
+                f"{', '.join(wrong)} was no finite number in {MOST_LEFT_OUT} steps in a row, the last of them step "
+                f"{step}; lower the learning rate in a new folder"
+            )
         if wrong:
             warnings.warn(f"{', '.join(wrong)} is no finite number in step {step}; the step is left out", stacklevel=4)
             self.learner.left_out()

@@ -11,12 +11,13 @@ import torch
 from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
-from dlip.checkpoints import model_folder, read_json, sized, write_json
+from dlip.checkpoints import model_folder, sized
 from dlip.composite import SEES
 from dlip.config import CACHE, CACHE_GB, LATENCY_REPEATS, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.errors import UserError
+from dlip.files import read_json, write_json
 from dlip.latency import NEEDS, compare_latency
 from dlip.memory import memory
 from dlip.model import Med
@@ -287,6 +288,8 @@ def run(
         figures, items = measure(model, test, latency_repeats, progress, teacher=kin, k=candidates)
         if any(got.left_out.values()):
             figures.setdefault("notes", {})["data"] = left_out_text(got.left_out)
+        if steps := done.left_out():
+            figures.setdefault("notes", {})["steps"] = f"left out, being no finite numbers: {steps} of {config.steps}"
         record = new_record(
             name or Path(folder).resolve().name, role, command=command, config=settings, seed=config.seed,
             train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),

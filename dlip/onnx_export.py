@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from dlip import __version__, errors, onnx_runner
 from dlip.card import cost, figures, making
-from dlip.checkpoints import write_json
 from dlip.data import transforms
 from dlip.errors import UserError
 from dlip.export import record_of, write_folder
 from dlip.features import TASKS
+from dlip.files import write_json
 from dlip.model import KeysValues, Med
 from dlip.precision import whole
 from dlip.vlm import ANSWER, VLM

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dlip.checkpoints import fitting, from_hub, load_weights, read_json, read_state, weights
+from dlip.checkpoints import fitting, from_hub, load_weights, read_state, weights
 from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
 from dlip.features import TASKS
+from dlip.files import read_json
 from dlip.model import Med
 from dlip.precision import lower, warn_if_emulated
 

@@ -18,7 +18,8 @@
   `dlip.memory.memory`.
 - samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; the last three are lists
   of one length.
-- notes: why a metric is null, by its name; under "data" how many faults of the data were left out.
+- notes: why a metric is null, by its name; under "data" how many faults of the data were left out, under "steps"
+  how many steps of training.
 - outcomes: what the scores are the means of, each a column of float16, compressed and in base64 (`outcomes` reads it).
   In the order of the pictures measured: tr1 (0 or 1) and cider (x 100), one a picture with captions; ir1, one a
   caption; vqa (0 to 1), one a question; captions and questions, how many of them each picture has.
@@ -72,6 +73,7 @@ import pandas as pd
 
 import dlip
 from dlip.errors import UserError, one_line
+from dlip.files import write_out
 from dlip.machine import machine
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.outcomes import packed
@@ -320,12 +322,11 @@ def test_pictures(record: dict) -> int:
 def export(df: pd.DataFrame, path: str | Path) -> None:
     """Writes `load`'s table as CSV or Parquet, as the path ends in. Raises UserError where it cannot."""
     path = Path(path)
-    writers = {".csv": lambda: df.to_csv(path, index=False), ".parquet": lambda: df.to_parquet(path, index=False)}
+    writers = {".csv": df.to_csv, ".parquet": df.to_parquet}
     if path.suffix not in writers:
         raise UserError(f"{path} ends in neither .csv nor .parquet; name a file that does")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix]()
+        write_out(path, lambda place: writers[path.suffix](place, index=False))
     except OSError as error:
         raise UserError(f"the table cannot be written to {path}: {error.strerror}; choose another file") from error
 

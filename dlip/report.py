@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from dlip import plots
 from dlip.errors import UserError
+from dlip.files import write_out
 from dlip.html import image_tag, marked
 from dlip.records import SAMPLES, frame, retention, sources, summary, timed_alike, twin
 
@@ -193,8 +194,7 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
         plotly=get_plotlyjs(),
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        write_out(path, lambda place: place.write_text(page, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"the report cannot be written to {path}: {error.strerror}; choose another file") from error
 

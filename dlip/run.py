@@ -14,21 +14,10 @@ import torch
 from torch import nn
 
 from dlip import parallel
-from dlip.checkpoints import (
-    checksum,
-    half_written,
-    held,
-    read_json,
-    read_tensors,
-    save_model,
-    weights,
-    whole,
-    write_atomically,
-    write_json,
-    write_tensors,
-)  # fmt: skip
+from dlip.checkpoints import checksum, read_tensors, save_model, weights, whole, write_tensors
 from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
+from dlip.files import half_written, held, read_json, write_atomically, write_json
 from dlip.vlm import VLM
 
 KEEP = 2  # checkpoints
@@ -82,7 +71,7 @@ class Run:
         return read_json(self.folder / "run.json")
 
     def rows(self) -> list[dict]:
-        """The log: rows {step, epoch, lr, norm, pictures_per_s, losses} and {step, eval}."""
+        """The log: rows {step, epoch, lr, norm, pictures_per_s, losses}, {step, eval} and {step, left_out}."""
         path, rows = self.folder / "log.jsonl", []
         for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
@@ -98,6 +87,10 @@ class Run:
         rows = [row for row in self.rows() if "losses" in row]
         terms = dict.fromkeys(term for row in reversed(rows) for term in row["losses"])
         return {"step": [row["step"] for row in rows], **{t: [row["losses"].get(t) for row in rows] for t in terms}}
+
+    def left_out(self) -> int:
+        """Steps that were left out, their losses or gradients no finite numbers."""
+        return sum("left_out" in row for row in self.rows())
 
     def seconds(self) -> float:
         """Wall time spent training, over all its sessions."""

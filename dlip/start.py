@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from dlip import backbones
-from dlip.checkpoints import locate, read_json, read_model, sized, weights, whole
+from dlip.checkpoints import locate, read_model, sized, weights, whole
 from dlip.config import ModelConfig
 from dlip.cut import cut
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError
+from dlip.files import read_json
 from dlip.published import on_grid
 from dlip.vlm import VLM
 
@@ -46,29 +47,32 @@ def begin(model: VLM, source: str) -> list[str]:
     tensors, tokenizer, config, able = _read(name, model.med.config)
     own, copied = weights(model.med), []
     depth, theirs = _depths(own), _depths(tensors)
-    wanted = [key for key in own if re.match(PARTS[part], key)]
-    twins = {key: _twin(key, depth, theirs, chosen) for key in wanted}
-    # cut as a whole, so that parts fit each other; what is not taken may be shallower than the model
-    twins |= {key: _twin(key, depth, theirs, None) for key in own if key not in twins and _reaches(key, depth, theirs)}
-    there = {key: tensors[twin] for key, twin in twins.items() if twin in tensors}
-    for key, value in cut(there, config, model.med.config, wanted).items():
-        parameter = own[key]
-        if key.endswith(_WORDS):
-            value = _by_word(parameter, value, model.tokenizer, tokenizer)
-        elif key.endswith("position_embeddings.weight"):
-            value = torch.cat([value, parameter[len(value) :]])[: len(parameter)]
-        elif key.endswith("position_embedding"):
-            value = on_grid(value.float(), parameter.shape[1])
-        elif key.endswith("patch_embedding.weight"):
-            value = backbones.on_patch(value, parameter.shape[-1])
-        if value.shape != parameter.shape:
-            raise UserError(
-                f"{name} cannot start this model: its {key} is {list(value.shape)}, not {list(parameter.shape)}; "
-                f"choose a size that agrees with it"
-            )
-        with torch.no_grad():
-            parameter.copy_(value)
-        copied.append(key)
+    with whole(Path(name)):
+        wanted = [key for key in own if re.match(PARTS[part], key)]
+        twins = {key: _twin(key, depth, theirs, chosen) for key in wanted}
+        # cut as a whole, so that parts fit each other; what is not taken may be shallower than the model
+        twins |= {
+            key: _twin(key, depth, theirs, None) for key in own if key not in twins and _reaches(key, depth, theirs)
+        }
+        there = {key: tensors[twin] for key, twin in twins.items() if twin in tensors}
+        for key, value in cut(there, config, model.med.config, wanted).items():
+            parameter = own[key]
+            if key.endswith(_WORDS):
+                value = _by_word(parameter, value, model.tokenizer, tokenizer)
+            elif key.endswith("position_embeddings.weight"):
+                value = torch.cat([value, parameter[len(value) :]])[: len(parameter)]
+            elif key.endswith("position_embedding"):
+                value = on_grid(value.float(), parameter.shape[1])
+            elif key.endswith("patch_embedding.weight"):
+                value = backbones.on_patch(value, parameter.shape[-1])
+            if value.shape != parameter.shape:
+                raise UserError(
+                    f"{name} cannot start this model: its {key} is {list(value.shape)}, not {list(parameter.shape)}; "
+                    f"choose a size that agrees with it"
+                )
+            with torch.no_grad():
+                parameter.copy_(value)
+            copied.append(key)
     if not copied:
         raise UserError(f"{name} has no weights for the {part or 'model'}; choose another source")
     if not part:

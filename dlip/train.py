@@ -216,6 +216,8 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
             meter.add(losses)
             step += 1
             bar.update()
+            if main and descent.left_out:
+                run.log({"step": step, "left_out": descent.left_out})
             saves = step % config.save_every == 0 or step == config.steps
             ends = saves or config.active(step) != config.active(step - 1)
             if main and meter.steps and (step % config.log_every == 0 or ends):

@@ -14,11 +14,11 @@ from test_records import make_record
 
 from dlip import ablation, records
 from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text
-from dlip.checkpoints import held, write_json
 from dlip.cli import parser
 from dlip.commands import train_config
 from dlip.data.scenes import SPLITS
 from dlip.errors import UserError
+from dlip.files import held, write_json
 from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
 
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"

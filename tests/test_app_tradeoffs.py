@@ -10,9 +10,10 @@ from app import shipped
 from app import tradeoffs as page
 from app.page import build
 from dlip import disagreement
-from dlip.checkpoints import BUILT_IN, built_in_models, read_json
+from dlip.checkpoints import BUILT_IN, built_in_models
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
+from dlip.files import read_json
 from dlip.records import frame, summary
 from dlip.tasks import evaluate
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer as FastTokenizer
@@ -278,7 +279,7 @@ def test_varied_pictures_cannot_be_cached():
         TrainConfig(cache=True, augment=True)
 
 
-@pytest.mark.parametrize("damage", ["gone", "short", "no lengths", "no count"])
+@pytest.mark.parametrize("damage", ["gone", "short", "no lengths", "other lengths", "no count", "half a count"])
 def test_what_is_missing_is_filled_again(damage, teacher, pictures, tmp_path):
     def kept() -> tuple[dict[str, bytes], Path]:
         cache = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
@@ -290,6 +291,10 @@ def test_what_is_missing_is_filled_again(damage, teacher, pictures, tmp_path):
         (folder / "lengths.npy").write_bytes(b"")
     elif damage == "no count":
         (folder / "cache.json").write_text('{"filled": "all"}')
+    elif damage == "other lengths":
+        np.save(folder / "lengths.npy", np.zeros(3))
+    elif damage == "half a count":
+        (folder / "cache.json").write_text('{"fil')
     elif damage == "gone":
         column.unlink()
     else:

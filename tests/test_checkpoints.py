@@ -18,21 +18,18 @@ from safetensors.torch import load_file, save_file
 
 from dlip.checkpoints import (
     built_in_models,
-    held,
     load_model,
     load_weights,
     model_folder,
-    read_json,
     read_state,
     read_tensors,
     save_model,
     sized,
     weights,
-    write_atomically,
-    write_json,
     write_tensors,
 )
 from dlip.errors import UserError
+from dlip.files import read_json, write_json
 from dlip.model import Med
 
 
@@ -102,38 +99,6 @@ def test_tensors_of_every_kind_come_back(tmp_path):
     assert meta == {"step": 4} and again.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_write_that_fails_leaves_the_old_file(error, tmp_path):
-    path = tmp_path / "value.json"
-    write_json(path, {"a": 1})
-
-    def half(temporary):
-        temporary.write_text('{"a": ')
-        raise error
-
-    with pytest.raises(error):
-        write_atomically(path, half)
-    assert read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert read_json(path) == {"a": 1}
-    write_json(path, {"a": 2})
-    assert read_json(path) == {"a": 2} and list(tmp_path.iterdir()) == [path]
-
-
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "value.json"
-    write_json(path, 1)
-
-    def look(temporary):
-        assert temporary.parent == tmp_path and temporary != path
-        temporary.write_text("2")
-        assert path.read_text() == "1\n"
-
-    write_atomically(path, look)
-    assert path.read_text() == "2"
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -248,19 +213,6 @@ def test_a_run_that_is_not_there_is_not_sought_on_the_hub(tmp_path, monkeypatch)
     monkeypatch.setattr("dlip.checkpoints.from_hub", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="there is no model 'runs/student'"):
         load_model("runs/student")
-
-
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_a_lock_is_a_file_of_its_own(kind, tmp_path):
-    """By a link in somebody's folder a file elsewhere would be meant, and a pipe would be waited for."""
-    (tmp_path / "precious").write_text("kept")
-    {"link": lambda path: path.symlink_to("precious"), "pipe": os.mkfifo, "folder": Path.mkdir}[kind](tmp_path / "lock")
-    with pytest.raises(OSError), held(tmp_path / "lock", "busy"):
-        pass
-    assert (tmp_path / "precious").read_text() == "kept"
-    for _ in range(2):
-        with held(tmp_path / "own", "busy"), pytest.raises(UserError, match="busy"), held(tmp_path / "own", "busy"):
-            pass
 
 
 def test_names_of_models(tmp_path):

@@ -6,10 +6,11 @@ import re
 import pytest
 
 from dlip import records
-from dlip.checkpoints import BUILT_IN, read_json
+from dlip.checkpoints import BUILT_IN
 from dlip.cli import main
 from dlip.data.scenes import SPLITS
 from dlip.demo import LIVE, SHIPPED
+from dlip.files import read_json
 
 
 @pytest.fixture(autouse=True)

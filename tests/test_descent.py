@@ -146,7 +146,7 @@ def test_steps_that_are_left_out_in_fp16(gradient, make_vlm, tmp_path, monkeypat
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16", nonfinite="skip")
     with pytest.warns(UserWarning, match="lm is no finite number in step 3; the step is left out"):
         run = train(make_vlm(1), PICTURES, config, tmp_path, progress=False)
-    assert [row["step"] for row in run.rows()] == [1, 2, 3, 5, 6]
+    assert [(row["step"], "left_out" in row) for row in run.rows()] == [(i, i == 4) for i in range(1, 7)]
 
 
 def test_a_temperature_without_a_gradient_stops_the_run_too(make_vlm, tmp_path):
@@ -154,6 +154,15 @@ def test_a_temperature_without_a_gradient_stops_the_run_too(make_vlm, tmp_path):
     student.med.temp.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(UserError, match="^the gradient of itc is no finite number in step 0"):
         train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
+
+
+def test_a_run_that_only_leaves_out_stops(make_vlm, tmp_path, monkeypatch):
+    monkeypatch.setattr("dlip.descent.MOST_LEFT_OUT", 3)
+    Spoilt(monkeypatch, {1, 3, 4, 5}, "lm", False)
+    config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
+    sentence = "^lm was no finite number in 3 steps in a row, the last of them step 5; lower"
+    with pytest.warns(UserWarning, match="step 1; the step is left out"), pytest.raises(UserError, match=sentence):
+        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
 
 
 @pytest.mark.parametrize("gradient", [False, True])
@@ -168,7 +177,8 @@ def test_steps_that_are_left_out(gradient, accumulate, make_vlm, tmp_path, monke
         run = train(make_vlm(1), PICTURES, config, tmp_path / "skipped", progress=False)
     monkeypatch.undo()
     whole = train(make_vlm(1), PICTURES, config, tmp_path / "whole", progress=False)
-    ours, theirs = ({row["step"]: row["losses"] for row in some.rows()} for some in (run, whole))
+    assert [row["step"] for row in run.rows() if "left_out" in row] == [4] and run.left_out() == 1 > whole.left_out()
+    ours, theirs = ({r["step"]: r["losses"] for r in some.rows() if "losses" in r} for some in (run, whole))
     assert ours[3] == theirs[3] and 4 not in ours and ours[6] != theirs[6]
     assert ours[5] == pytest.approx(theirs[5], rel=0.1)  # without micro-batches of the step that was left out
     kept = {step: read_tensors(run.folder / f"checkpoint-0000000{step}.safetensors")[0] for step in (4, 6)}

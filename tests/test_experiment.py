@@ -16,6 +16,7 @@ from dlip.data.scenes import SPLITS, Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError
 from dlip.experiment import held_out, measure, new_student, prepare, texts_of, vocabulary
+from dlip.learner import Learner
 from dlip.model import Med
 from dlip.run import Run
 from dlip.terms import AT, HR, VLP, weights
@@ -196,6 +197,21 @@ def test_what_is_left_out_is_told_and_written_down(damaged, tmp_path, capsys):
     with pytest.warns(UserWarning, match="of set test, 1 fault left out: test-000000.png"):
         assert main(["evaluate", "--model", str(tmp_path / "run"), *damaged, "--candidates", "2", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["notes"]["data"] == "faults left out: 1 of test"
+
+
+def test_steps_that_are_left_out_are_written_down(tmp_path, monkeypatch):
+    plain = Learner.forward
+
+    def spoilt(*inputs) -> dict:
+        return {term: loss * (float("nan") if inputs[3] == 1 else 1) for term, loss in plain(*inputs).items()}
+
+    monkeypatch.setattr(Learner, "forward", spoilt)
+    words = "train --size scenes-student --tokenizer scenes/teacher --limit 4 --test-limit 2 --steps 3 --batch-size 4"
+    words += f" --weights itc --nonfinite skip --latency-repeats 0 --out {tmp_path}/run --results {tmp_path}/r.jsonl"
+    with pytest.warns(UserWarning, match="itc is no finite number in step 1; the step is left out"):
+        assert main(words.split()) == 0
+    (record,) = records.read(tmp_path / "r.jsonl")
+    assert record["notes"]["steps"] == "left out, being no finite numbers: 1 of 3"
 
 
 def test_of_several_processes_of_a_machine_one_tells(damaged, monkeypatch, capsys):

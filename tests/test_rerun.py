@@ -8,10 +8,11 @@ import torch
 from test_records import make_record
 
 from dlip import data, records
-from dlip.checkpoints import model_folder, read_json
+from dlip.checkpoints import model_folder
 from dlip.cli import INTERRUPTED, main
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
+from dlip.files import read_json
 from dlip.records import append
 from dlip.rerun import check_history, chosen, circumstances, command, difference
 from dlip.run import hashed

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from dlip.config import scenes_size
@@ -153,6 +154,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(bert, words, tmp_path):
     ):
         with pytest.raises(UserError, match=words_of_it):
             begin(model, source)
+    state = load_file(bert[1] / "model.safetensors")
+    for name, odd in (("embeddings.position_embeddings.weight", (60,)), ("encoder.layer.0.output.dense.weight", ())):
+        save_file(state | {name: torch.zeros(odd)}, bert[1] / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match="is not whole, or no model of its kind|choose a size that agrees"):
+            begin(small(words), f"text={bert[1]}")
     (bert[1] / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UserError, match="describes no dlip model and no BLIP"):
         begin(small(words), str(bert[1]))

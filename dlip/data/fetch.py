@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from dlip.errors import UserError
+from dlip.files import lock_file, write_atomically
 
 TRIES = 3
 TIMEOUT = 60
@@ -68,8 +69,6 @@ def open_shard(source: str) -> Handle:
             return Handle(Path(source))
         except OSError as error:
             raise UserError(f"cannot read {source} ({error.strerror}); copy it again") from error
-    from dlip.checkpoints import lock_file
-
     folder, limit = cache_folder() / "shards", cache_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.partition('?')[0].rpartition('/')[2]}"
@@ -87,8 +86,6 @@ def open_shard(source: str) -> Handle:
 
 def fetch(url: str, path: Path) -> None:
     """Writes what `url` gives to `path`, whole or not at all, in up to `TRIES` tries. Raises UserError after those."""
-    from dlip.checkpoints import write_atomically
-
     for attempt in range(TRIES):
         try:
             write_atomically(path, lambda temporary: _download(url, temporary))

@@ -18,6 +18,7 @@ import numpy as np
 
 from dlip.data.batch import Question
 from dlip.errors import UserError
+from dlip.files import write_atomically
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
 MAX_MEMBER = 64 * 2**20
@@ -52,7 +53,6 @@ def index(tar: Path, label: str, cache: Path) -> tuple[np.ndarray, list[str]]:
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
         pass  # not there yet, or damaged
     samples, faults = scan(tar, label)
-    from dlip.checkpoints import write_atomically  # which imports torch and all
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:

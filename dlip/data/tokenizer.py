@@ -10,6 +10,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
 from dlip.errors import UserError
+from dlip.files import write_atomically
 
 MOST_LETTERS = 1000
 """Of a word that is parted into pieces, at the cost of their square; BERT takes 100."""
@@ -66,8 +67,6 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Writes `folder`/tokenizer.json, whole or not at all."""
-        from dlip.checkpoints import write_atomically  # which imports this module
-
         write_atomically(Path(folder) / "tokenizer.json", lambda temporary: self.fast.save(str(temporary)))
 
     def rules(self) -> dict:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dlip
 from dlip.errors import UserError
+from dlip.files import read_json
 
 RERUN_RESULTS = "runs/notebooks/ablations.jsonl"
 """Where the runs of a notebook that reruns everything go; the shipped records stay as they are."""
@@ -85,7 +86,7 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
 
 def shipped(rerun: bool = False) -> list[dict]:
     """The records of the shipped models; with rerun, their figures as measured here and now."""
-    from dlip.checkpoints import BUILT_IN, built_in_models, read_json
+    from dlip.checkpoints import BUILT_IN, built_in_models
 
     made = {name: read_json(BUILT_IN / name / "record.json") for name in built_in_models()}
     if rerun:
