@@ -110,6 +110,31 @@ def test_what_breaks_off_is_fetched_again_and_never_half(server, tmp_path, monke
     assert server.asked == ["index.json", "train-00000.tar"]  # what is not there is not asked for again
 
 
+def test_what_a_killed_process_left_goes(server, tmp_path):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=4)})
+    dataset = data.open(server.address, "train")
+    dataset[0]
+    (kept,) = fetch.cache_folder().rglob("*.tar")
+    left, other = kept.with_name(f".{kept.name}.0123abcd"), kept.with_name(".other.tar.0123abcd")
+    kept.rename(left)
+    other.write_bytes(b"another process is at it")
+    data.open(server.address, "train")[0]
+    assert kept.is_file() and not left.exists() and other.exists()
+
+
+def test_what_never_ends_is_given_up(server, tmp_path, monkeypatch):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=4)})
+    monkeypatch.setattr(fetch, "MOST_SHARD", 1000)
+    dataset = data.open(server.address, "train")
+    with pytest.raises(UserError, match=r"train-00000\.tar is more than 1,000 bytes, so it is no shard"):
+        dataset[0]
+    assert server.asked.count("train-00000.tar") == 1
+    assert not [path for path in fetch.cache_folder().rglob("*tar*") if path.suffix != ".lock"]
+    monkeypatch.setattr(fetch, "MOST_TEXT", 10)
+    with pytest.raises(UserError, match=r"index\.json is more than 10 bytes, so it is no list of shards"):
+        data.open(server.address, "train")
+
+
 def test_the_oldest_make_room(server, tmp_path, monkeypatch):
     write_shards(tmp_path, {"train": Scenes("train-small", size=4)}, 1)
     size = max(row["bytes"] for row in json.loads((tmp_path / "index.json").read_text())["shards"])

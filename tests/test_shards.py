@@ -271,6 +271,25 @@ def test_a_broken_index_is_one_sentence(tmp_path, content):
         data.splits(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"file": "a\0.tar"}, "cannot be a shard's name"),
+        ({"file": "\ud800.tar"}, "cannot be a shard's name"),
+        ({"file": "a" * 2000}, "cannot be a shard's name"),
+        ({"file": "../0.tar"}, "does not lie beside it"),
+        ({"pictures": 10**400}, "gives 0.tar 10000000000000000000 pictures"),
+        ({"bytes": -1}, "gives 0.tar -1 bytes"),
+    ],
+)
+def test_what_an_index_cannot_say(changed, says, tmp_path):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    row = {"file": "0.tar", "split": "train", "pictures": 1, "captions": 1, "questions": 0, "bytes": 1}
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [row | changed]}))
+    with pytest.raises(UserError, match=says):
+        data.splits(tmp_path)
+
+
 def test_long_names_take_no_room(tmp_path):
     """One long key would make every sample's place in the index as long."""
     names = ["a", "b" * 1001, "c"]

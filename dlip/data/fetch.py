@@ -5,18 +5,19 @@ import fcntl
 import hashlib
 import http.client
 import os
-import shutil
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from dlip.errors import UserError
-from dlip.files import lock_file, write_atomically
+from dlip.files import half_written, lock_file, write_atomically
 
 TRIES = 3
 TIMEOUT = 60
 """Seconds without a byte after which a try is given up."""
+MOST_TEXT, MOST_SHARD = 64 * 2**20, 50 * 10**9
+"""Bytes of a small file and of a shard: what goes on beyond them is none."""
 
 
 def cache_folder() -> Path:
@@ -78,6 +79,8 @@ def open_shard(source: str) -> Handle:
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
             return Handle(path)
         except FileNotFoundError:
+            for left in half_written(folder, path.name):  # by a process that was killed, as this one holds the lock
+                left.unlink(missing_ok=True)
             fetch(source, path)
             handle = Handle(path)
     make_room(folder, limit, path)
@@ -85,7 +88,10 @@ def open_shard(source: str) -> Handle:
 
 
 def fetch(url: str, path: Path) -> None:
-    """Writes what `url` gives to `path`, whole or not at all, in up to `TRIES` tries. Raises UserError after those."""
+    """Writes what `url` gives to `path`, whole or not at all, in up to `TRIES` tries.
+
+    Raises UserError after those, or where it goes on beyond `MOST_SHARD`.
+    """
     for attempt in range(TRIES):
         try:
             write_atomically(path, lambda temporary: _download(url, temporary))
@@ -114,8 +120,11 @@ def make_room(folder: Path, limit: int, keep: Path) -> None:
 
 def _download(url: str, path: Path) -> None:
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, open(path, "wb") as file:
-        shutil.copyfileobj(answer, file, 2**20)
         promised = answer.headers.get("Content-Length")
+        while part := answer.read(2**20):
+            file.write(part)
+            if file.tell() > MOST_SHARD:
+                raise UserError(f"{url} is more than {MOST_SHARD:,} bytes, so it is no shard; check the address")
         if promised is not None and file.tell() != int(promised):
             raise OSError(f"it broke off after {file.tell():,} of {int(promised):,} bytes")
 
@@ -124,10 +133,13 @@ def read_url(url: str) -> bytes | None:
     """What a small file on the web says, None where there is none. Raises UserError where it cannot be had."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-            return answer.read()
+            text = answer.read(MOST_TEXT + 1)
     except urllib.error.HTTPError as error:
         if error.code in (403, 404, 410):
             return None
         raise UserError(f"cannot fetch {url} ({error}); check the address") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UserError(f"cannot fetch {url} ({error}); check the address and the network") from error
+    if len(text) > MOST_TEXT:
+        raise UserError(f"{url} is more than {MOST_TEXT:,} bytes, so it is no list of shards; check the address")
+    return text

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from dlip.data.annotations import check_split
 from dlip.data.fetch import is_url, read_url
+from dlip.data.samples import MAX_NAME
 from dlip.errors import UserError
 
 INDEX = "index.json"
 """What `dlip data shard` writes beside its shards: their splits and how much is in each."""
 MOST = 1_000_000
 """Shards that one {000..999} may stand for."""
+COUNTS = ("pictures", "captions", "questions", "bytes")
+"""That the index gives of a shard."""
 _KNOWN = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
 
@@ -109,15 +112,19 @@ def _read_index(data: bytes, where: str) -> dict[str, dict]:
     try:
         known = {}
         for row in json.loads(data)["shards"]:
-            counts = {noun: int(row[noun]) for noun in ("pictures", "captions", "questions", "bytes")}
+            counts = {noun: int(row[noun]) for noun in COUNTS}
             known[str(row["file"])] = {"split": str(row["split"]), **counts}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{where} is no index of shards ({error!r}); remove it, or let dlip data shard write it"
         ) from error
     if bad := [label for label in known if ".." in Path(label).parts or Path(label).is_absolute()]:
-        raise UserError(f"{where} names {bad[0]!r}, which does not lie beside it; mend it")
-    for about in known.values():
+        raise UserError(f"{where} names {bad[0][:80]!r}, which does not lie beside it; mend it")
+    if bad := [label for label in known if not label.isprintable() or len(label) > MAX_NAME]:
+        raise UserError(f"{where} names {bad[0][:80]!r}, which cannot be a shard's name; mend it")
+    for label, about in known.items():
+        if wrong := [noun for noun in COUNTS if not 0 <= about[noun] < 2**53]:
+            raise UserError(f"{where} gives {label} {str(about[wrong[0]])[:20]} {wrong[0]}; mend it")
         check_split(about["split"])
     return known
 
