@@ -1,25 +1,37 @@
 """What a request may bring: no body without end, and no address from which the server would fetch a file."""
 
+from contextlib import suppress
+from pathlib import Path
+
 import gradio as gr
 from gradio import processing_utils
+from gradio.utils import get_upload_folder
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 
 BODY = 4 << 20
 FILE = 20 << 20
 """Bytes of a request, and of a file, at most. A file comes alone, on a way of its own."""
 UPLOAD = "/gradio_api/upload"
+STORED = 2 << 30
+"""Bytes of all visitors' files together, which are deleted an hour after they came."""
 
 
 class Bounded:
-    """ASGI middleware that refuses a request's body above `BODY` bytes, or with a file above `FILE` more, with 413."""
+    """ASGI middleware that refuses a request's body above `BODY` bytes, or with a file above `FILE` more, with 413; and
+    a file where those that are there take more than `STORED`, with 507."""
 
     def __init__(self, app):
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        most = BODY + FILE * (scope.get("path") == UPLOAD)
+        brings = scope.get("path") == UPLOAD
+        most = BODY + FILE * brings
         left = most
+        if brings and stored() > STORED:
+            said = "There is no room for more pictures now; try again in an hour."
+            return await PlainTextResponse(said, 507)(scope, receive, send)
 
         async def counted():
             nonlocal left
@@ -30,6 +42,15 @@ class Bounded:
             return message
 
         await self.app(scope, counted if scope["type"] == "http" else receive, send)
+
+
+def stored() -> int:
+    """Bytes of the files that visitors have brought."""
+    total = 0
+    for path in Path(get_upload_folder()).rglob("*"):
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            total += path.stat().st_size * path.is_file()
+    return total
 
 
 async def no_address(url: str, cache_dir: str) -> str:
