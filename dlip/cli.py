@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import select
 import sys
 import warnings
 from pathlib import Path
@@ -283,8 +284,17 @@ def told(fault: OSError) -> str:
     return f"the system refuses{where} ({fault.strerror or fault}); name another place, or make room"
 
 
-INTERRUPTED = 130
-"""What a command ends with that was stopped by Ctrl-C; one with a mistake ends with 2."""
+INTERRUPTED, UNHEARD = 130, 141
+"""What a command ends with that was stopped by Ctrl-C, or whose reader has gone; one with a mistake ends with 2."""
+
+
+def heard() -> bool:
+    """Whether somebody reads standard output; what is left to be said goes nowhere where nobody does."""
+    out = select.poll()
+    out.register(sys.stdout.fileno(), 0)  # errors alone
+    if gone := out.poll(0):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return not gone
 
 
 def main(words: list[str] | None = None) -> int:
@@ -301,7 +311,10 @@ def main(words: list[str] | None = None) -> int:
         args.words = words
         check_places(args)
         args.function(args)
+        sys.stdout.flush()
     except (UserError, OSError) as mistake:
+        if isinstance(mistake, BrokenPipeError) and not heard():
+            return UNHEARD
         if tells:
             print(f"dlip: {mistake if isinstance(mistake, UserError) else one_line(told(mistake))}", file=sys.stderr)
         return 2

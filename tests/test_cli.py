@@ -204,7 +204,7 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         (["bench", "speed"], "invalid choice: 'speed'"),
         (["data", "x{0..999999999}.tar"], "stands for more than 1,000,000 shards"),
         (["data", "shard", "photos", "--out", "taken"], "taken"),
-        (["advise", "--max-params", "nan", "--results", "none.jsonl"], "n"),
+        (["advise", "--max-params", "1", "--results", "none.jsonl"], "there are no records at none.jsonl"),
         (["app", "--models", ","], "has an empty name"),
     ],
 )
@@ -218,6 +218,13 @@ def test_every_mistake_is_one_line(words, sentence, tmp_path, monkeypatch, capsy
     said = capsys.readouterr()
     assert sentence in said.err and said.err.startswith("dlip: ") and said.err.count("\n") == 1 and said.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_reader_that_leaves_ends_a_command_without_a_word():
+    command = [sys.executable, "-m", "dlip.cli", "models", "--json", "-"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.close()
+    assert run.stderr.read() == "" and run.wait() == 141
 
 
 @pytest.mark.parametrize(("command", "kept"), [("app", False), ("ablate", True)])
