@@ -1,5 +1,7 @@
 """What a request may bring: no body without end, and no address from which the server would fetch a file."""
 
+import asyncio
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +20,16 @@ STORED = 2 << 30
 """Bytes of all visitors' files together, which are deleted an hour after they came."""
 
 
+PATIENCE_S = 30
+"""Seconds that the next part of a body may take to come."""
+OPEN = 16_384
+"""Connections and files that may be open at once, where the system admits as many."""
+
+
 class Bounded:
-    """ASGI middleware that refuses a request's body above `BODY` bytes, or with a file above `FILE` more, with 413; and
-    a file where those that are there take more than `STORED`, with 507."""
+    """ASGI middleware that refuses a request's body above `BODY` bytes, or with a file above `FILE` more, with 413; one
+    of which nothing comes for `PATIENCE_S`, with 408; a file where those that are there take more than `STORED`, with
+    507."""
 
     def __init__(self, app):
         self.app = app
@@ -28,14 +37,18 @@ class Bounded:
     async def __call__(self, scope, receive, send):
         brings = scope.get("path") == UPLOAD
         most = BODY + FILE * brings
-        left = most
+        left, whole = most, False
         if brings and stored() > STORED:
             said = "There is no room for more pictures now; try again in an hour."
             return await PlainTextResponse(said, 507)(scope, receive, send)
 
         async def counted():
-            nonlocal left
-            message = await receive()
+            nonlocal left, whole
+            try:
+                message = await asyncio.wait_for(receive(), None if whole else PATIENCE_S)
+            except TimeoutError:
+                raise HTTPException(408, f"Nothing more came for {PATIENCE_S} seconds; send it again.") from None
+            whole = not message.get("more_body", False)
             left -= len(message.get("body", b""))
             if left < 0:
                 raise HTTPException(413, f"The request is longer than {most:,} bytes; send less.")
@@ -60,6 +73,11 @@ async def no_address(url: str, cache_dir: str) -> str:
 
 
 def shut() -> list[Middleware]:
-    """Shuts the gate; the page is to be served with this middleware."""
+    """Shuts the gate; the page is to be served with this middleware. Connections that stay open and say nothing shut
+    nobody out before there are `OPEN` of them, where a shell's limit is often 1,024."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN if most == resource.RLIM_INFINITY else min(OPEN, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     processing_utils.async_ssrf_protected_download = no_address
     return [Middleware(Bounded)]

@@ -1,7 +1,11 @@
 """What the gate lets through: files while there is room for them, and everything else meanwhile."""
 
+import asyncio
+import resource
+
 import pytest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -27,3 +31,44 @@ def test_files_are_refused_where_there_is_no_room(there, status, tmp_path, monke
     assert answer.status_code == status
     assert answer.text == ("9 bytes" if status == 200 else FULL)
     assert client.post("/call", content=b"a question").text == "10 bytes"
+
+
+def test_who_says_nothing_more_is_not_waited_for(monkeypatch):
+    """But who has said all may wait as long as an answer takes."""
+    monkeypatch.setattr(gate, "PATIENCE_S", 0.05)
+    parts = [{"type": "http.request", "body": b"half", "more_body": True}]
+
+    async def receive():
+        if not parts:
+            await asyncio.sleep(60)
+        return parts.pop(0)
+
+    async def reader(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await send("read")
+        await asyncio.wait_for(receive(), 0.2)
+
+    said = []
+
+    async def send(message):
+        said.append(message)
+
+    asked = gate.Bounded(reader)({"type": "http", "path": "/call"}, receive, send)
+    with pytest.raises(HTTPException, match="Nothing more came for 0.05 seconds"):
+        asyncio.run(asked)
+    assert said == []
+    parts[:] = [{"type": "http.request", "body": b"all", "more_body": False}]
+    with pytest.raises(TimeoutError):  # of the reader itself
+        asyncio.run(gate.Bounded(reader)({"type": "http", "path": "/call"}, receive, send))
+    assert said == ["read"]
+
+
+def test_as_many_may_be_connected_as_the_system_admits():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    try:
+        gate.shut()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(gate.OPEN, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
