@@ -152,9 +152,10 @@ def filled(folder: Path) -> float:
     return sum(json.loads(path.read_text())["filled"] for path in folder.glob("cache/*/cache.json"))
 
 
-def grid(folder: Path) -> dict:
-    """Each run's record by name and its weights; a run that were recorded twice would be two."""
-    records = rows(folder / "records.jsonl", NEVER_EQUAL)
+def grid(folder: Path, failed: bool = True) -> dict:
+    """Each run's record by name and its weights; a run that were recorded twice would be two. failed: whether the
+    lines of runs that failed are records too."""
+    records = [row for row in rows(folder / "records.jsonl", NEVER_EQUAL) if failed or "failed" not in row]
     named = {f"{record['name']} {i}": record for i, record in enumerate(sorted(records, key=lambda r: r["name"]))}
     weights = {name: sha for name, sha in files(folder / "runs").items() if name.endswith(".safetensors")}
     return named | weights
