@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-oldest lock audit load drills weights photos notebooks lint format clean
+.PHONY: help demo app test test-oldest lock audit licences load drills weights photos notebooks lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,11 @@ lock: $(INSTALLED) ## write down the releases that .venv has, which the tests pa
 audit: $(INSTALLED) ## ask PyPI whether a release in requirements.lock has a known vulnerability
 	.venv/bin/python -m pip install --quiet pip-audit
 	.venv/bin/pip-audit --no-deps --disable-pip --strict --requirement requirements.lock
+
+licences: $(INSTALLED) ## write down the licence of every release that .venv has
+	.venv/bin/python -m pip install --quiet pip-licenses
+	.venv/bin/pip-licenses --from=mixed --format=csv --output-file docs/licences.csv --with-system \
+		--ignore-packages dlip pip pip-licenses prettytable
 
 load: $(INSTALLED) ## 30 visitors of the app for a minute: no failure, no crossed answer, steady memory
 	.venv/bin/pytest -m load tests/test_app_load.py

@@ -1,6 +1,7 @@
 """Set-up: what is declared, what is imported, and what a newcomer meets before anything is installed."""
 
 import ast
+import csv
 import re
 import shutil
 import subprocess
@@ -84,6 +85,19 @@ def test_every_dependency_has_its_licence_told():
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.M)[1:]
     told = {name for names, licence in rows for name in names.split(", ") if licence.strip()}
     assert told == {name_of(requirement) for requirement in PROJECT["dependencies"] + OPTIONAL}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_locked_release_has_its_licence_told():
+    """But those that a GPU needs, of which docs/licences.md speaks."""
+    told = {row["Name"]: row["License"] for row in csv.DictReader((ROOT / "docs" / "licences.csv").open())}
+    locked = {plain(line.split("==")[0]) for line in (ROOT / "requirements.lock").read_text().split()}
+    lacking = locked - {plain(name) for name in told}
+    assert {name for name in lacking if not name.startswith(("cuda-", "nvidia-"))} <= {"triton"}
+    assert {name for name, licence in told.items() if licence in ("", "UNKNOWN")} <= {"pycocoevalcap"}  # told by hand
 
 
 def test_version_needs_no_torch():
