@@ -11,7 +11,12 @@ from dlip.plots.overlays import MOVES
 
 def place(elem_id: str) -> tuple[gr.HTML, gr.Plot]:
     """Where a chart goes: its heading and itself."""
-    return gr.HTML(elem_classes="finding"), gr.Plot(show_label=False, container=False, elem_id=elem_id)
+    return finding(elem_id), gr.Plot(show_label=False, container=False, elem_id=elem_id)
+
+
+def finding(elem_id: str) -> gr.HTML:
+    """Where the heading of a chart goes, by which theme.HEAD names it."""
+    return gr.HTML(elem_classes="finding", elem_id=f"{elem_id}-finding")
 
 
 def fitted(fig: go.Figure) -> tuple[str, go.Figure]:

@@ -35,10 +35,19 @@ document.addEventListener("drop", event => {
         input.dispatchEvent(new Event("change", {bubbles: true}));
     }, 20);
 }, true);
+new MutationObserver(() => {
+    for (const group of document.querySelectorAll("fieldset:not([aria-label])"))
+        group.setAttribute("aria-label", group.querySelector("[data-testid=block-info]")?.textContent.trim() || "");
+    for (const chart of document.querySelectorAll(".js-plotly-plot:not([role])")) {
+        chart.setAttribute("role", "figure");
+        chart.setAttribute("aria-labelledby", `${chart.closest(".block[id]")?.id}-finding`);
+    }
+}).observe(document, {childList: true, subtree: true});
 </script>"""
 """Marks pictures that are small, so that style.css shows their pixels as squares, and one that the browser cannot show;
-keeps Tab from gradio's dropdowns, whose list would open anew while the focus leaves it; and takes what is dropped on a
-picture, which gradio only removes."""
+keeps Tab from gradio's dropdowns, whose list would open anew while the focus leaves it; takes what is dropped on a
+picture, which gradio only removes; and names groups of choices by their labels and charts by what they find, for those
+who hear the page."""
 
 
 def theme() -> gr.themes.Base:

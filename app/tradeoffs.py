@@ -240,7 +240,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         cost = gr.Dropdown(axes(MAIN, AXES), value=first[1], label="Cost", min_width=180)
         score = gr.Dropdown(axes(MAIN, SCORES), value=first[2], label="Score", min_width=180)
     note = gr.HTML(origin(tradeoffs(*first)))
-    finding = gr.HTML(elem_classes="finding")
+    finding = charts.finding("runs")
     with gr.HTML(html_template="@children", js_on_load=HEAR, elem_id="chart-of-runs") as heard:
         chart = gr.Plot(show_label=False, container=False, elem_id="runs")
     point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")

@@ -1,4 +1,4 @@
-"""The app's dropdowns by keyboard alone, in a browser."""
+"""The app by keyboard alone, and for those who hear it, in a browser."""
 
 import dlip
 from app import pictures
@@ -54,3 +54,17 @@ def test_a_model_is_typed_or_chosen_and_left_by_tab(open_page):
     page.keyboard.press("Tab")
     page.wait_for_timeout(500)
     assert student.input_value() == chosen != OTHER and page.locator("[role=listbox]:visible").count() == 0
+
+
+def test_choices_and_charts_have_names_to_be_heard(open_page):
+    page = open_page()
+    assert page.get_by_role("group", name="Decoding", exact=True).get_by_role("radio").count() == 3
+    page.locator("#tradeoffs-button").click()
+    page.wait_for_selector("#runs .js-plotly-plot .point")
+    title = page.locator("#runs-finding h3").inner_text()
+    assert title and page.get_by_role("figure", name=title, exact=True).is_visible()
+    for tab in ("attention", "speed", "disagreements"):
+        page.locator(f"#{tab}-button").click()
+        page.wait_for_timeout(1000)
+        groups = page.locator("fieldset:visible")
+        assert groups.count() >= 1 and all(groups.nth(i).get_attribute("aria-label") for i in range(groups.count()))
