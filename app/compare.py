@@ -270,6 +270,9 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
         then = guard.after(new) if alone else new.then
         instead = _told if alone else guard.nothing  # a mistake that all of them meet is told once
         new = then(guard.following(_shown(function, show, quiet=True), instead), asked, out, **event)
+    # other words than those that are shown were asked for
+    method.input(guard.guarded(_shown(captions, show_captions, quiet=True)),
+                 [picture, *names, method, beams, top_p, length, seed], captioned, **event)  # fmt: skip
     question.submit(guard.guarded(_shown(answers, show_answers)), [picture, *names, question], answered,
                     api_visibility="private", **QUICK)  # fmt: skip
     return question, candidates

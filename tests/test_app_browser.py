@@ -54,7 +54,6 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
     assert page.locator("#question textarea, #question input").input_value() == second.question
 
     page.get_by_text("greedy", exact=True).click()
-    page.locator("#say").click()
     wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1))
 
     question = "how many objects are there?"
