@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
-from dlip.errors import UserError
+from dlip.errors import UserError, no_memory
 from dlip.features import TASKS
 from dlip.files import check_file, read_json, write_atomically, write_json
 from dlip.linear import refuse_packed
@@ -160,10 +160,13 @@ def sized(name: str) -> tuple[str, int | None]:
 
 @contextmanager
 def whole(path: Path):
-    """Within it, what a checkpoint is found to lack or to hold in another form is a UserError."""
+    """Within it, what a checkpoint is found to lack or to hold in another form is a UserError; but for memory that
+    lacks."""
     try:
         yield
     except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError) as fault:
+        if no_memory(fault):
+            raise
         raise UserError(
             f"{path} is not whole, or no model of its kind ({type(fault).__name__}: {str(fault)[:300]}); take another "
             f"copy of it"

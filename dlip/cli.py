@@ -4,7 +4,6 @@ import argparse
 import io
 import math
 import os
-import re
 import select
 import sys
 import warnings
@@ -14,7 +13,7 @@ from dlip import __version__, commands
 from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
 from dlip.config import CACHE, CACHE_GB, LATENCY_REPEATS, PRESETS, TrainConfig
-from dlip.errors import UserError, one_line
+from dlip.errors import UserError, no_memory, one_line
 from dlip.files import kept_open
 from dlip.recipes import RECIPES, spelled_out
 
@@ -319,7 +318,7 @@ def main(words: list[str] | None = None) -> int:
             print(f"dlip: {mistake if isinstance(mistake, UserError) else one_line(told(mistake))}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+        if not no_memory(error):
             raise
         if tells:
             print("dlip: there is not enough memory for this; take a smaller --batch-size or --size", file=sys.stderr)

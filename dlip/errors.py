@@ -17,6 +17,11 @@ class Unable(UserError):
     """A model was asked for what its checkpoint has no weights for."""
 
 
+def no_memory(error: Exception) -> bool:
+    """Whether it tells that there is not enough memory, as torch does in errors of no kind of their own."""
+    return isinstance(error, MemoryError) or bool(re.search("out of memory|can't allocate memory", str(error)))
+
+
 def one_line(text: str) -> str:
     """A text as a terminal can show it: a long one without its middle, line breaks as spaces, what does not print as
     escapes."""

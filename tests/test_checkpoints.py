@@ -229,3 +229,10 @@ def test_what_stands_beside_weights_has_to_be_a_table(meta, tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {"meta": meta})
     with pytest.raises(UserError, match="is no complete safetensors file .*is no table"):
         read_tensors(tmp_path / "a.safetensors")
+
+
+def test_too_little_memory_is_no_fault_of_the_model(folder, monkeypatch):
+    full = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    monkeypatch.setattr("dlip.published.load_weights", Mock(side_effect=full))
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        load_model(folder)
