@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from dlip.memory import memory
 from dlip.model import Med
 from dlip.parallel import on_main
 from dlip.precision import precision
-from dlip.records import append, new_record
+from dlip.records import append, new_record, stands
 from dlip.run import Run, hashed
 from dlip.schema import whole
 from dlip.start import begin, parsed
@@ -270,7 +272,8 @@ def run(
     candidates: that retrieval re-ranks, as `dlip.tasks.retrieval.predict` takes them.
     latency_repeats: how often latency is timed, 0 for not at all.
     extra: fields that the record gets besides.
-    A folder that holds a finished run is measured without training again. Raises UserError as `train` does.
+    A folder that holds a finished run is measured without training again, and one that this command has measured into
+    `results` is left as it is. Raises UserError as `train` does.
     """
     got = prepare(data=data, **asked)
     config, kin, test, earlier = got.config, got.kin, got.test, history(got.about["start"])
@@ -283,6 +286,12 @@ def run(
     done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb)
 
     def write_down() -> dict:
+        kept, path = {}, Path(folder) / "record.json"
+        with suppress(UserError):  # not there yet, or damaged
+            kept = read_json(path)
+        if whole(kept) and kept.get("command") == command and stands(kept, results):
+            warnings.warn(f"{folder} holds this run, and {results} its record; nothing is done again", stacklevel=2)
+            return kept
         model, settings = done.model(), done.config()
         inputs = settings.pop("inputs", {})  # the weights begun with are another seed's, and no configuration
         figures, items = measure(model, test, latency_repeats, progress, teacher=kin, k=candidates)
@@ -297,7 +306,7 @@ def run(
         )  # fmt: skip
         record |= {"history": earlier, "inputs": inputs | {"test": test.fingerprint()}}
         record |= extra or {}
-        write_json(Path(folder) / "record.json", record)
+        write_json(path, record)
         append(record, results)  # last: what is stopped before is measured and appended again, and never twice
         return record
 

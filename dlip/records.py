@@ -250,6 +250,11 @@ def read(path: str | Path) -> list[dict]:
     return [line for line in _lines(Path(path)) if "failed" not in line]
 
 
+def stands(record: dict, path: str | Path) -> bool:
+    """Whether a file holds this record already."""
+    return Path(path).is_file() and f'"id": "{record["id"]}"' in Path(path).read_text(errors="replace")
+
+
 def failures(path: str | Path) -> list[dict]:
     """The lines of runs that failed. Warns and raises as `read`."""
     return [line for line in _lines(Path(path)) if "failed" in line]

@@ -214,6 +214,23 @@ def test_steps_that_are_left_out_are_written_down(tmp_path, monkeypatch):
     assert record["notes"]["steps"] == "left out, being no finite numbers: 1 of 3"
 
 
+def test_a_command_given_again_leaves_one_record(tmp_path):
+    """As it is where a run was killed when its record had just been written. What it is measured by makes another."""
+    words = "train --size scenes-student --tokenizer scenes/teacher --limit 4 --test-limit 2 --steps 1 --batch-size 4"
+    words += f" --weights itc --warmup 0 --out {tmp_path}/run --results {tmp_path}/r.jsonl --latency-repeats"
+    assert main([*words.split(), "0"]) == 0
+    with pytest.warns(UserWarning, match="holds this run, and .*r.jsonl its record; nothing is done again"):
+        assert main([*words.split(), "0"]) == 0
+    assert len(records.read(tmp_path / "r.jsonl")) == 1
+    assert main([*words.split(), "1"]) == 0
+    first, second = records.read(tmp_path / "r.jsonl")
+    assert "latency" not in first["efficiency"] and second["efficiency"]["latency"]
+    (tmp_path / "run" / "record.json").write_text("{")
+    (tmp_path / "r.jsonl").unlink()
+    assert main([*words.split(), "1"]) == 0
+    assert len(records.read(tmp_path / "r.jsonl")) == 1
+
+
 def test_of_several_processes_of_a_machine_one_tells(damaged, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     words = ["evaluate", "--model", "scenes/student", *damaged, "--tasks", "retrieval", "--latency-repeats", "0"]
