@@ -224,7 +224,7 @@ def test_a_command_given_again_leaves_one_record(tmp_path):
     assert len(records.read(tmp_path / "r.jsonl")) == 1
     assert main([*words.split(), "1"]) == 0
     first, second = records.read(tmp_path / "r.jsonl")
-    assert "latency" not in first["efficiency"] and second["efficiency"]["latency"]
+    assert first["command"].endswith(" 0") and second["command"].endswith(" 1")
     (tmp_path / "run" / "record.json").write_text("{")
     (tmp_path / "r.jsonl").unlink()
     assert main([*words.split(), "1"]) == 0
