@@ -95,6 +95,7 @@ def test_of_work_that_fails_a_sentence_is_left_and_nothing_else(open_page, scree
     page.wait_for_selector("#look img")
     page.locator("#view").get_by_text("Grad-CAM", exact=True).click()
     page.get_by_label("Remove Image").click()
+    page.wait_for_function("!document.querySelector('#look img')")  # all that follows the picture has done so
     page.locator("#explain").click()
     wait_for_text(page, ".toast-body", "There is no word to explain; give a picture, and choose one of its words.")
     page.locator("#stop-explaining").wait_for(state="hidden")
