@@ -257,12 +257,12 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     state = state.get("model", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path} holds no table of tensors; take a checkpoint's state dict")
-    if odd := [name for name, tensor in state.items() if not _held(tensor)]:
+    if odd := [name for name, tensor in state.items() if not _dense(tensor)]:
         raise UserError(f"{path} does not hold all numbers of {odd[0]} one by one; save its tensors dense")
     return state
 
 
-def _held(tensor: torch.Tensor) -> bool:
+def _dense(tensor: torch.Tensor) -> bool:
     """Whether a tensor's numbers lie in the memory that it has, each its own and not repeated."""
     dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
     return dense and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()

@@ -14,6 +14,9 @@ from dlip.errors import UserError
 from dlip.learner import Learner
 from dlip.terms import NEEDS
 
+MOST_LEFT_OUT = 100
+"""Steps in a row that may be left out before a run stops: it would not come back by itself."""
+
 
 def learning_rate(step: int, config: TrainConfig, per_epoch: int) -> float:
     """The rate of a step counted from 0: a linear rise over the warm-up, then the schedule."""
@@ -43,10 +46,6 @@ def unsound(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[s
         if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
             found.append(term)
     return found or ["the total"]
-
-
-MOST_LEFT_OUT = 100
-"""Steps in a row that may be left out before a run stops: it would not come back by itself."""
 
 
 class Descent:

@@ -1,9 +1,13 @@
-"""The machine that something is measured on."""
+"""The machine that something is measured on, and the code that does it."""
 
 import os
 import platform
 import re
+import subprocess
+from functools import cache
 from pathlib import Path
+
+import dlip
 
 CPU = Path("/proc/cpuinfo")
 
@@ -20,3 +24,21 @@ def machine() -> dict:
     cpu = named[1].strip() if named else platform.processor()
     instructions = torch.backends.cpu.get_cpu_capability() + " bf16" * onednn_has_bf16()
     return {"cpu": cpu, "instructions": instructions, "cores": os.cpu_count(), "gpu": gpu}
+
+
+@cache
+def code() -> dict:
+    """Which code this process runs, as it was when it was first asked for: "version", "commit", "modified"."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    commit = modified = None
+    try:
+        if git("ls-files", Path(__file__).name):  # else an environment inside another project's checkout
+            commit, modified = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git, no checkout, or no commit yet
+    return {"version": dlip.__version__, "commit": commit, "modified": modified}

@@ -58,12 +58,10 @@ import json
 import math
 import os
 import platform
-import subprocess
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
@@ -71,10 +69,9 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
-import dlip
 from dlip.errors import UserError, one_line
 from dlip.files import write_out
-from dlip.machine import machine
+from dlip.machine import code, machine
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.outcomes import packed
 from dlip.schema import NUMBERS, ROLES, SCHEMA, numbers, sizes, whole
@@ -134,7 +131,7 @@ def new_record(
         "data": metrics["data"],
         "split": metrics["split"],
         "train_pictures": train_pictures,
-        "code": _code(),
+        "code": code(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
@@ -218,24 +215,6 @@ def _plain(value):
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@cache
-def _code() -> dict:
-    """Which code this process runs, as the first record found it."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    commit = modified = None
-    try:
-        if git("ls-files", Path(__file__).name):  # else an environment inside another project's checkout
-            commit, modified = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
-    except (OSError, subprocess.CalledProcessError):
-        pass  # no git, no checkout, or no commit yet
-    return {"version": dlip.__version__, "commit": commit, "modified": modified}
 
 
 # --- reading --------------------------------------------------------------------------------------------------

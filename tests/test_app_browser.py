@@ -56,6 +56,14 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
     page.get_by_text("greedy", exact=True).click()
     wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1))
 
+    page.get_by_role("button", name="Beams, length and seed").click()
+    page.get_by_label("number input for Length").fill("4")
+    page.locator("#say").click()
+    wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1, max_new_tokens=4))
+    page.get_by_label("number input for Length").fill("30")
+    page.locator("#say").click()
+    wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1))
+
     question = "how many objects are there?"
     page.locator("#question textarea, #question input").fill(question)
     page.locator("#answer").click()

@@ -58,9 +58,9 @@ class Tokenizer:
         folder = Path(folder)
         try:
             if (folder / "tokenizer.json").is_file():
-                return cls(_berts(FastTokenizer.from_file(str(folder / "tokenizer.json"))))
+                return cls(_checked(FastTokenizer.from_file(str(folder / "tokenizer.json"))))
             if (folder / "vocab.txt").is_file():
-                return cls(_berts(_bert(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))))
+                return cls(_checked(_bert(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))))
         except Exception as error:  # the library raises plain ones
             raise UserError(f"the tokenizer in {folder} cannot be read ({str(error)[:300]}); copy it again") from None
         raise UserError(f"{folder} holds neither tokenizer.json nor vocab.txt; copy the teacher's tokenizer there")
@@ -97,7 +97,7 @@ class Tokenizer:
         return self.fast.decode_batch(rows, skip_special_tokens=True)
 
 
-def _berts(fast: FastTokenizer) -> FastTokenizer:
+def _checked(fast: FastTokenizer) -> FastTokenizer:
     """The same. Raises ValueError where it is of another kind than BERT's, whose rules may make a text endless, or
     where a word's id is not below their number."""
     parts = {"model": models.WordPiece, "normalizer": normalizers.BertNormalizer,
