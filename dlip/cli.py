@@ -145,11 +145,11 @@ def parser() -> argparse.ArgumentParser:
 
     new = command(commands.export, "Write a model for other programs", "dlip export runs/student --to transformers")
     new.add_argument("model", metavar="MODEL", help="a run's folder or another model's name")
-    to = new.add_mutually_exclusive_group(required=True)
-    to.add_argument("--to", choices=("transformers", "onnx"), help="what runs it")
-    for precision in ("bf16", "int8"):
-        help_ = f"{precision} for this package itself, by whose name a folder is loaded as ever"
-        to.add_argument(f"--{precision}", dest="to", action="store_const", const=precision, help=help_)
+    new.add_argument("--to", choices=("transformers", "onnx"), help="what runs it (default this package itself)")
+    low = new.add_mutually_exclusive_group()
+    for precision, runs in (("bf16", "this package"), ("int8", "this package and onnx")):
+        help_ = f"in {precision}, where {runs} will run it"
+        low.add_argument(f"--{precision}", dest="precision", action="store_const", const=precision, help=help_)
     new.add_argument("--out", metavar="FOLDER", help="where its folders go (default runs/export/MODEL)")
     new.add_argument("--push", metavar="REPO", help="upload to the hub as REPO-retrieval and so on, by folder")
 

@@ -285,12 +285,18 @@ def rerun(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace) -> None:
     from dlip.export import push, to_precision, to_transformers
 
-    if args.to == "onnx":
-        from dlip.onnx_export import to_onnx as write
-    elif args.to == "transformers":
+    if args.to == "onnx" and args.precision != "bf16":
+        from dlip.onnx_export import to_onnx
+
+        write = partial(to_onnx, int8=args.precision == "int8")
+    elif args.to and args.precision:
+        raise UserError(f"--to {args.to} knows no {args.precision}; leave --{args.precision} out")
+    elif args.to:
         write = to_transformers
+    elif args.precision:
+        write = partial(to_precision, precision=args.precision)
     else:
-        write = partial(to_precision, precision=args.to)
+        raise UserError("nothing says what to write; add --to transformers, --to onnx, --bf16 or --int8")
     model = Path(args.model).resolve().name if set(args.model) <= set("./") else args.model
     out = args.out or Path("runs/export") / model.strip("/").replace("/", "-")
     folders, left_out = write(args.model, out)

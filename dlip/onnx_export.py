@@ -1,7 +1,7 @@
 """A model as ONNX graphs in one folder, with a runner that needs neither torch nor this package (dlip/onnx_runner.py).
 
-Each graph is checked against torch before the folder is there. All graphs of a model share one file of weights, as the
-text layers are in three of them.
+Each graph is checked against torch before the folder is there, and before its weights are put into 8 bits, if they
+are. All graphs of a model share one file of weights, as the text layers are in three of them.
 """
 
 import hashlib
@@ -78,8 +78,8 @@ class TextGraph(Graph):
 
 
 class FusionGraph(TextGraph):
-    """`ids`, `mask` [N, T], `states` of each text's picture [N, P+1, Di] -> ITM's probability `match` [N]; what the
-    decoder answers a `question` from [N, T, Di]"""
+    """`ids`, `mask` [N, T], `states` of each text's picture [N, P+1, Di] -> ITM's logits `match` [N, 2], those of a
+    text that fits second; what the decoder answers a `question` from [N, T, Di]"""
 
     tasks, axes = frozenset({"itm", "vqa"}), {**TextGraph.axes, "states": {0: "batch"}}
 
@@ -89,7 +89,7 @@ class FusionGraph(TextGraph):
 
     def forward(self, ids: Tensor, mask: Tensor, states: Tensor):
         fused = self.med.fuse(ids, mask, states)
-        match = (self.med.match_logits(fused).softmax(-1)[:, 1],) if "itm" in self.does else ()
+        match = (self.med.match_logits(fused),) if "itm" in self.does else ()
         return *match, *((self.med.question_states(fused),) if "vqa" in self.does else ())
 
     def example(self, n: int, t: int):
@@ -112,9 +112,10 @@ class ContextGraph(Graph):
 
 class DecoderGraph(Graph):
     """`token` int64 [B, K], one a beam, `past` [L, 2, B, K, H, t, d], `cross`, `mask` of the context bool [B, S] ->
-    log-probabilities of the next token, `scores` [B, K, V]; `present` [L, 2, B, K, H, t+1, d]"""
+    each beam's 2K likeliest next tokens, the likeliest first, as log-probabilities `scores` and `words`, int64, [B, K,
+    2K]; `present` [L, 2, B, K, H, t+1, d]"""
 
-    tasks, outputs = frozenset({"lm", "vqa"}), ["scores", "present"]
+    tasks, outputs = frozenset({"lm", "vqa"}), ["scores", "words", "present"]
     axes = {
         "token": {0: "batch", 1: "beams"}, "past": {2: "batch", 3: "beams", 5: "past"},
         "cross": {2: "batch", 4: "places"}, "mask": {0: "batch", 1: "places"},
@@ -124,9 +125,9 @@ class DecoderGraph(Graph):
         c, pairs, cache = self.med.config, iter(cross), Past(past.flatten(2, 3))
         kept = [tuple(next(pairs)) if i in c.fusion_layers else None for i in range(c.text_layers)]
         states = self.med.text_decoder.bert(token.reshape(-1, 1), None, kept, mask, cache=cache)
-        scores = self.med.text_decoder.cls(states[:, 0]).log_softmax(-1)  # [B*K, V]
-        present = torch.stack(cache.present)
-        return scores.reshape(*token.shape, -1), present.reshape(*past.shape[:5], -1, past.shape[-1])
+        scores = self.med.text_decoder.cls(states[:, 0]).log_softmax(-1).reshape(*token.shape, -1)  # [B, K, V]
+        present = torch.stack(cache.present).reshape(*past.shape[:5], -1, past.shape[-1])
+        return *scores.topk(2 * token.shape[1]), present
 
     def example(self, n: int, t: int):
         c, k = self.med.config, 2 * n - 1
@@ -155,11 +156,12 @@ GRAPHS = {"image": ImageGraph, "text": TextGraph, "fusion": FusionGraph, "contex
           "decoder": DecoderGraph}  # fmt: skip
 
 
-def to_onnx(name: str, out: str | Path) -> tuple[dict[str, Path], dict[str, str]]:
+def to_onnx(name: str, out: str | Path, int8: bool = False) -> tuple[dict[str, Path], dict[str, str]]:
     """Writes `out`/onnx, whole or not at all; of a model of several checkpoints each in a folder of its own there.
 
-    Returns the folder by its name, and the reason for each task that is left out. Raises UserError where onnx is not
-    installed, where a graph differs from torch, or where something else is in the way.
+    int8: `out`/onnx-int8 instead, where products have weights of 8 bits (`quantise`). Returns the folder by its name,
+    and the reason for each task that is left out. Raises UserError where onnx is not installed, where a graph differs
+    from torch, or where something else is in the way.
     """
     try:
         import onnx  # noqa: F401
@@ -167,7 +169,8 @@ def to_onnx(name: str, out: str | Path) -> tuple[dict[str, Path], dict[str, str]
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as missing:
         raise UserError(f"ONNX needs {missing.name}, which is not installed; run pip install 'dlip[onnx]'") from None
-    vlm, record, folder, left_out = VLM.load(name), record_of(name), Path(out) / "onnx", {}
+    kind = "onnx-int8" if int8 else "onnx"
+    vlm, record, folder, left_out = VLM.load(name), record_of(name), Path(out) / kind, {}
     owners: dict[int, tuple[Med, set]] = {}
     for task in TASKS:
         try:
@@ -180,12 +183,14 @@ def to_onnx(name: str, out: str | Path) -> tuple[dict[str, Path], dict[str, str]
     parts = {"" if len(owners) == 1 else str(i): owner for i, owner in enumerate(owners.values(), 1)}
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # of the inputs that graphs are checked on
-        write_folder(folder, lambda new: write(new, vlm, parts, left_out, record))
-    return {"onnx": folder}, left_out
+        write_folder(folder, lambda new: write(new, vlm, parts, left_out, record, int8))
+    return {kind: folder}, left_out
 
 
 @torch.no_grad()
-def write(folder: Path, vlm: VLM, parts: dict[str, tuple[Med, set]], left_out: dict[str, str], record: dict) -> None:
+def write(
+    folder: Path, vlm: VLM, parts: dict[str, tuple[Med, set]], left_out: dict[str, str], record: dict, int8: bool
+) -> None:
     """Graphs, tokenizer, configuration, runner and card into `folder`, checked. parts: by subfolder, with its tasks."""
     graphs = {}
     for part, (med, tasks) in parts.items():
@@ -212,13 +217,15 @@ def write(folder: Path, vlm: VLM, parts: dict[str, tuple[Med, set]], left_out: d
     for module, name in ((onnx_runner, "runner.py"), (transforms, "transforms.py"), (errors, "errors.py")):
         text = Path(module.__file__).read_text()
         (folder / name).write_text(re.sub(r"^from dlip\.(?:\w+\.)*(\w+) import", r"from \1 import", text, flags=re.M))
-    (folder / "README.md").write_text(card(vlm, graphs, record))
+    (folder / "README.md").write_text(card(vlm, graphs, record, int8))
     check(vlm, onnx_runner.Runner(folder, torch.get_num_threads()), graphs)
+    for part in parts if int8 else ():
+        quantise(folder / part)
 
 
 def sizes(med: Med) -> dict:
     c = med.config
-    names = ("image_size", "dec_id", "sep_id", "prompt_ids", "max_positions")
+    names = ("image_size", "dec_id", "sep_id", "prompt_ids", "max_positions", "vocab_size")
     return {
         **{name: getattr(c, name) for name in names},
         "layers": c.text_layers, "heads": c.text_heads, "head_width": c.text_width // c.text_heads,
@@ -263,6 +270,28 @@ def share(path: Path, store: Path, places: dict[bytes, int]) -> None:
     onnx.save(model, path)
 
 
+def quantise(folder: Path) -> None:
+    """Puts the weights of a folder's products, and its embeddings, into 8 bits, a scale for each output or embedding;
+    what they are multiplied by is put into 8 bits as it comes, a scale for all of it.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole, places, log = folder / "weights.bin", {}, logging.getLogger()
+    models = {path: onnx.load(path) for path in sorted(folder.glob("*.onnx"))}
+    whole.unlink()
+    level = log.level
+    log.setLevel(logging.ERROR)  # it advises to simplify graphs first, which is done when they are opened
+    try:
+        for path, model in models.items():
+            quantize_dynamic(
+                model, path, op_types_to_quantize=["MatMul", "Gather"], per_channel=True, weight_type=QuantType.QInt8
+            )
+            share(path, whole, places)
+    finally:
+        log.setLevel(level)
+
+
 def check(vlm: VLM, runner: onnx_runner.Runner, graphs: dict[tuple[str, str], Graph]) -> None:
     """Raises UserError where a graph's numbers differ from torch's by more than `TOLERANCE`, or its words do."""
     parts = {part.config["folder"]: part for part in runner.parts}
@@ -286,12 +315,12 @@ def check(vlm: VLM, runner: onnx_runner.Runner, graphs: dict[tuple[str, str], Gr
             raise UserError(f"{refuse} answers are other than the model's")
 
 
-def card(vlm: VLM, graphs: dict[tuple[str, str], Graph], record: dict) -> str:
+def card(vlm: VLM, graphs: dict[tuple[str, str], Graph], record: dict, int8: bool) -> str:
     """Markdown: what the folder holds, how to run it, and what its record says."""
     rows = [f"| `{Path(part) / name}.onnx` | {' '.join(graph.__doc__.split())} |"
             for (part, name), graph in graphs.items()]  # fmt: skip
     parts = [
-        f"# {record.get('name') or vlm.name} in ONNX",
+        f"# {record.get('name') or vlm.name} in ONNX{', int8' * int8}",
         f"Written by DLIP Workbench {__version__}. The runner needs neither it nor torch:",
         "```bash\npip install numpy pillow onnxruntime tokenizers\n"
         'python runner.py picture.png --caption --match "a red circle" --answer "what is it?"\n```',
@@ -299,6 +328,7 @@ def card(vlm: VLM, graphs: dict[tuple[str, str], Graph], record: dict) -> str:
         "F layers with cross-attention of L; `mask` is true where a token is. config.json has the sizes; all graphs "
         "read weights.bin beside them.",
         "| graph | inputs -> outputs, as far as this model has them |\n|---|---|\n" + "\n".join(rows),
+        "Products have weights of 8 bits; the figures below are the model's before that." * int8,
         *(figures(record), making(record), cost(vlm.med.config, record)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -30,6 +30,7 @@ class Part:
 
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = self.threads
+            options.add_session_config_entry("session.x64quantprecision", "1")  # no overflow on processors without VNNI
             self.sessions[graph] = onnxruntime.InferenceSession(
                 self.folder / f"{graph}.onnx", options, providers=["CPUExecutionProvider"]
             )
@@ -38,28 +39,27 @@ class Part:
     def search(self, context: np.ndarray, mask: np.ndarray, prompt: list[int], k: int, new: int) -> list[list[int]]:
         """The best text of each context [B, S, Di], up to its [SEP], without the prompt: beam search with `k` beams.
 
-        The steps are those of dlip/generate.py; one beam is greedy. mask bool [B, S]; `new` tokens at most.
+        The steps are those of dlip/generate.py; one beam is greedy. mask bool [B, S]; `new` tokens at most. Raises
+        UserError for more beams than there are words for.
         """
         c, b = self.config, len(context)
+        if 2 * k > c["vocab_size"]:
+            raise UserError(f"{k} beams are too many; this model has words for {c['vocab_size'] // 2} at most")
         (cross,) = self.run("context", ["cross"], context=context)
-        past = np.zeros((c["layers"], 2, b, 1, c["heads"], 0, c["head_width"]), np.float32)
+        past = np.zeros((c["layers"], 2, b, k, c["heads"], 0, c["head_width"]), np.float32)
         for token in prompt:
-            scores, past = self._step(np.full((b, 1), token), past, cross, mask)
-        past, scores = past.repeat(k, 3), scores.repeat(k, 1)  # scores [B, k, V]
+            scores, words, past = self._step(np.full((b, k), token), past, cross, mask)  # scores, words [B, k, 2k]
         total = np.full((b, k), -1e9, np.float32)
         total[:, 0] = 0  # all beams are the same at first
         texts, best, open_ = [[[]] * k for _ in range(b)], [[] for _ in range(b)], [True] * b
         new = min(new, c["max_positions"] - len(prompt))
         for step in range(new):
-            sums = (total[..., None] + scores).reshape(b, -1)
-            places = np.sort(np.argpartition(-sums, 2 * k - 1)[:, : 2 * k])  # [B, 2k]; no more than k of them can end
-            order = np.argsort(-np.take_along_axis(sums, places, 1), kind="stable")
-            places = np.take_along_axis(places, order, 1)
-            values = np.take_along_axis(sums, places, 1).tolist()
+            sums, words = (total[..., None] + scores).reshape(b, -1), words.reshape(b, -1)
+            places = np.argsort(-sums, kind="stable")[:, : 2 * k]  # [B, 2k]; no more than k of them can end
+            values, words = (np.take_along_axis(of, places, 1).tolist() for of in (sums, words))
             last, running = step == new - 1, []  # of each picture its k best (score, beam, word) that go on
             for i in range(b):
-                found = zip(values[i], places[i].tolist(), strict=True)
-                continued = [(value, *divmod(place, scores.shape[-1])) for value, place in found]
+                continued = list(zip(values[i], (places[i] // (2 * k)).tolist(), words[i], strict=True))
                 ended = [last or word == c["sep_id"] for _, _, word in continued]
                 if open_[i]:
                     best[i] += [
@@ -75,14 +75,14 @@ class Part:
                 break
             texts = [[[*own[beam], word] for _, beam, word in some] for own, some in zip(texts, running, strict=True)]
             total = np.array([[value for value, _, _ in some] for some in running], np.float32)
-            beams, words = (np.array([[one[at] for one in some] for some in running]) for at in (1, 2))
+            beams, token = (np.array([[one[at] for one in some] for some in running]) for at in (1, 2))
             past = past[:, :, np.arange(b)[:, None], beams]
-            scores, past = self._step(words, past, cross, mask)
+            scores, words, past = self._step(token, past, cross, mask)
         rows = [found[0][1] if found else [] for found in best]
         return [row[: row.index(c["sep_id"])] if c["sep_id"] in row else row for row in rows]
 
     def _step(self, token: np.ndarray, past: np.ndarray, cross: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-        return self.run("decoder", ["scores", "present"], token=token, past=past, cross=cross, mask=mask)
+        return self.run("decoder", ["scores", "words", "present"], token=token, past=past, cross=cross, mask=mask)
 
 
 class Runner:
@@ -121,6 +121,11 @@ class Runner:
 
     def match(self, images: list[Picture], texts: list[str]) -> np.ndarray:
         """ITM probability that each text describes its picture [N]; one picture may come with several texts."""
+        other, fits = self.match_logits(images, texts).T
+        return 1 / (1 + np.exp(other - fits))
+
+    def match_logits(self, images: list[Picture], texts: list[str]) -> np.ndarray:
+        """ITM's logits [N, 2] that `match` is made of, that of a text that fits second."""
         part = self.part("itm")
         ids, mask, states = self._pairs(part, images, texts)
         return part.run("fusion", ["match"], ids=ids, mask=mask, states=states)[0]

@@ -118,14 +118,16 @@ def test_stock_and_ours_do_the_same_before_they_are_timed(monkeypatch, scenes):
     monkeypatch.setattr(stock, "BATCHES", (2,))
     monkeypatch.setattr(stock, "words", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
     settings, rows = stock.run(rounds=1)
-    assert [row["name"].removeprefix(f"{small}, ") for row in rows[-11:]] == [
+    assert [row["name"].removeprefix(f"{small}, ") for row in rows[-15:]] == [
         "caption of 2: stock", "caption of 2: here", "caption of 2: here, packed", "caption of 2: here, bf16",
-        "caption of 2: here, int8", "states of 2: stock", "states of 2: here", "states of 2: here, packed",
-        "pair of 2: stock", "pair of 2: here", "pair of 2: here, packed",
+        "caption of 2: here, int8", "caption of 2: onnx", "caption of 2: onnx-int8",
+        "states of 2: stock", "states of 2: here", "states of 2: here, packed", "states of 2: onnx",
+        "states of 2: onnx-int8", "pair of 2: stock", "pair of 2: here", "pair of 2: here, packed",
     ]  # fmt: skip
-    caption = rows[-11]
+    caption = rows[-15]
     assert caption["ratio"] == 1 and caption["base_ratio"] == pytest.approx(rows[0]["s"] / caption["s"], abs=0.01)
     monkeypatch.setattr(stock, "same", lambda theirs, ours: False)
+    monkeypatch.setattr(stock, "graphs", lambda vlm, place: {})
     with pytest.raises(UserError, match="another result here than in stock"):
         stock.run(rounds=1)
     assert settings["tokens"] == 20
@@ -167,9 +169,10 @@ def small(monkeypatch):
 
 def test_precisions_keep_scores():
     settings, rows = precision.run(rounds=1, pictures=12)
-    assert [row["name"] for row in rows] == ["fp32", "bf16", "int8"] and settings["pictures"] == 12
-    assert rows[0]["kept"] == 100 and rows[0]["mb"] > rows[1]["mb"] > rows[2]["mb"]
+    assert [row["name"] for row in rows] == ["fp32", "bf16", "int8", "onnx", "onnx-int8"] and settings["pictures"] == 12
+    assert rows[0]["kept"] == 100 and rows[0]["mb"] > rows[1]["mb"] > rows[2]["mb"] > rows[4]["mb"]
     assert all(row["kept"] > 80 and row["ms"] > 0 for row in rows)
+    assert all(rows[3][score] == rows[0][score] for score in ("tr1", "ir1", "cider", "vqa"))
 
 
 def test_modules_beside_the_machines_most(small, monkeypatch):

@@ -20,6 +20,7 @@ from dlip.errors import UserError
 from dlip.files import read_json
 from dlip.model import Med
 from dlip.onnx_runner import Runner
+from dlip.tasks import evaluate, exported
 from dlip.vlm import VLM
 
 READER = r"""
@@ -160,6 +161,49 @@ def test_weights_are_stored_once(student):
     assert "| TR@1 |" in text and "| teacher | " in text and "`decoder.onnx` | `token` int64 [B, K]" in text
 
 
+def test_weights_of_8_bits(student, tmp_path):
+    """A third of the bytes and nearly the same numbers; graphs still share what they have in common."""
+    vlm, folder, paths, questions = student
+    assert main(["export", "scenes/student", "--to", "onnx", "--int8", "--out", str(tmp_path)]) == 0
+    small = tmp_path / "onnx-int8"
+    assert (small / "weights.bin").stat().st_size < 0.33 * (folder / "weights.bin").stat().st_size
+    assert (
+        "weights of 8 bits" in (small / "README.md").read_text() and "8 bits" not in (folder / "README.md").read_text()
+    )
+    found = elsewhere(small, paths, questions)
+    cosine, match = vlm.similarity(paths, questions), vlm.match(paths, questions)
+    torch.testing.assert_close(torch.tensor(found["itc"]), cosine, atol=0.1, rtol=0)
+    torch.testing.assert_close(torch.tensor(found["match"]), match, atol=0.2, rtol=0)
+    assert found["itc"] != elsewhere(folder, paths, questions)["itc"]
+    assert sum(map(str.__eq__, found["caption 3"], vlm.caption(paths))) >= len(paths) - 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "nothing says what to write; add --to transformers, --to onnx, --bf16 or --int8"),
+        (["--to", "transformers", "--int8"], "--to transformers knows no int8; leave --int8 out"),
+        (["--to", "onnx", "--bf16"], "--to onnx knows no bf16; leave --bf16 out"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(words, said, tmp_path, capsys):
+    assert main(["export", "scenes/student", "--out", str(tmp_path), *words]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_an_exported_model_is_scored_as_the_model_is(student):
+    vlm, folder, _, _ = student
+    scenes = Scenes("test", size=12)
+    wanted, found = evaluate(vlm, scenes, progress=False), exported.evaluate(Runner(folder, threads=1), scenes)
+    assert found == {task: wanted[task] for task in ("retrieval", "caption", "vqa")}
+
+
+def test_more_beams_than_words_are_refused(student):
+    _, folder, paths, _ = student
+    with pytest.raises(UserError, match="99 beams are too many; this model has words for 69 at most"):
+        Runner(folder, threads=1).caption(paths, 99)
+
+
 def untraced(monkeypatch):
     monkeypatch.setattr(onnx_export, "trace", lambda graph, path: path.write_text(",".join(graph.outputs)))
     monkeypatch.setattr(onnx_export, "share", lambda path, store, places: None)
@@ -175,7 +219,7 @@ def test_each_task_from_the_checkpoint_that_does_it(tiny, tmp_path, monkeypatch)
     files = {str(path.relative_to(folders["onnx"])): path.read_text() for path in folders["onnx"].rglob("*.onnx")}
     assert files == {
         "1/image.onnx": "states,vector", "1/text.onnx": "vector", "1/fusion.onnx": "match",
-        "2/image.onnx": "states", "2/context.onnx": "cross", "2/decoder.onnx": "scores,present",
+        "2/image.onnx": "states", "2/context.onnx": "cross", "2/decoder.onnx": "scores,words,present",
     }  # fmt: skip
     runner = Runner(folders["onnx"])
     assert [runner.part(task).folder.name for task in ("itc", "itm", "lm")] == ["1", "1", "2"]

@@ -19,7 +19,7 @@ BENCHES = {
     "captioning": "a caption of the shipped students against their teacher's",
     "growth": "how a caption's cost grows with batch, picture, tokens and beams, and ITM's with candidates",
     "modules": "a caption's modules against what the machine can do at most",
-    "precision": "the shipped student in bf16 and int8: what it keeps of its scores, and its captions' time",
+    "precision": "the shipped student in bf16, int8 and ONNX: what it keeps of its scores, and its captions' time",
     "reading": "pictures a second, from a folder and from shards against torchvision's ImageFolder (needs --data)",
     "reranking": "retrieval's second stage against BLIP's own loops, the same ranks",
     "scenes": "scenes drawn a second, pixels alone and with their words",

@@ -1,6 +1,7 @@
 """Retrieval's second stage beside the loops that BLIP's evaluation is made of, on scenes and at 224 px."""
 
 import time
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from dlip.vlm import VLM
 TOKENS = 35
 """To which BLIP pads every text."""
 K = 64
-TOLERANCE = 1e-3
 
 
 def run(rounds: int = 1, pictures: int = 1000) -> tuple[dict, list[dict]]:
@@ -66,8 +66,9 @@ def prepare(vlm: VLM, dataset) -> tuple:
 
 @torch.inference_mode()
 def here(med, ids: Tensor, mask: Tensor, states: list[Tensor], tr, ir) -> tuple[Tensor, Tensor]:
-    texts = retrieval.distinct(ids, mask)
-    logits = retrieval.candidates_logits(med, *texts, states, tr[0].candidates, ir[0].candidates, False)
+    *texts, text = retrieval.distinct(ids, mask)
+    match = partial(retrieval.match_logits, med, *texts, states, progress=False)
+    logits = retrieval.candidates_logits(match, text, tr[0].candidates, ir[0].candidates)
     return tuple(_ranks(*side, found) for side, found in zip((tr, ir), logits, strict=True))
 
 

@@ -3,10 +3,14 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from dlip.bench import by_turns, row
+from dlip.bench.precision import exported
 from dlip.bench.step import words
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
@@ -14,8 +18,10 @@ from dlip.experiment import new_model
 from dlip.generate import generate, until_sep
 from dlip.huggingface import to_stock
 from dlip.model import Med
+from dlip.onnx_runner import Part, Runner
 from dlip.precision import PRECISIONS, lower, pack
 from dlip.texts import first_token
+from dlip.vlm import VLM
 
 SIZES, BATCHES = ("blip-base", "dlip-small"), (1, 8)
 BEAMS, TOKENS, TEXT, TOLERANCE = 3, 20, 12, 1e-3
@@ -26,22 +32,26 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     """224 px, fp32 unless said; captions of 3 beams and 20 tokens, end to end; pairs of a picture and 12 tokens.
 
     ratio: against stock on the same weights; base_ratio: a caption against that of stock BLIP-Base. packed:
-    `dlip.precision.pack`, as bf16 and int8 are always. Outputs in fp32 are compared before anything is timed: tokens
-    are the same, numbers within 1e-3. Raises UserError where they are not.
+    `dlip.precision.pack`, as bf16 and int8 are always; onnx, onnx-int8: as `dlip.onnx_export.to_onnx` writes them.
+    Outputs in fp32 are compared before anything is timed: tokens are the same, numbers within 1e-3. Raises UserError
+    where they are not.
     """
     vocabulary, groups = words(Scenes("train-small", size=16)), {}
-    for size in SIZES:
-        torch.manual_seed(0)
-        med = new_model(size, vocabulary, 0).med.eval()
-        for batch in BATCHES:
-            groups |= {f"{size}, {what} of {batch}": calls for what, calls in compared(med, batch).items()}
-    for name, some in groups.items():
-        wanted = some["stock"]()
-        for who in ("here", "here, packed"):
-            if not same(wanted, some[who]()):
-                raise UserError(f"nothing is timed: {name} has another result {who} than in stock transformers")
-    calls = {f"{name}: {who}": call for name, some in groups.items() for who, call in some.items()}
-    times, rows = by_turns(calls, rounds), []
+    with TemporaryDirectory() as place:
+        for size in SIZES:
+            torch.manual_seed(0)
+            vlm = new_model(size, vocabulary, 0)
+            parts = graphs(vlm, Path(place) / size)
+            for batch in BATCHES:
+                calls = compared(vlm.med.eval(), parts, batch)
+                groups |= {f"{size}, {what} of {batch}": some for what, some in calls.items()}
+        for name, some in groups.items():
+            wanted = some["stock"]()
+            for who in ("here", "here, packed", "onnx"):
+                if who in some and not same(wanted, some[who]()):
+                    raise UserError(f"nothing is timed: {name} has another result {who} than in stock transformers")
+        calls = {f"{name}: {who}": call for name, some in groups.items() for who, call in some.items()}
+        times, rows = by_turns(calls, rounds), []
     for name, some in groups.items():
         base = times.get(f"{name.replace(SIZES[1], SIZES[0])}: stock")
         for who in some:
@@ -52,13 +62,21 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     return settings | {"threads": torch.get_num_threads()}, rows
 
 
-def compared(med: Med, batch: int) -> dict[str, Calls]:
+def graphs(vlm: VLM, place: Path) -> dict[str, Part]:
+    """Those of `dlip.bench.precision.exported`, opened."""
+    vlm.save(place / "model")
+    folders = exported(str(place / "model"), place)
+    return {name: Runner(path, torch.get_num_threads()).part("lm") for name, path in folders.items()}
+
+
+def compared(med: Med, parts: dict[str, Part], batch: int) -> dict[str, Calls]:
     """What is done with `batch` pictures -> by whom."""
     c = med.config
     captioner, matcher = to_stock(med, "caption"), to_stock(med, "retrieval")
     names = {"packed": "fp32"} | {name: name for name in PRECISIONS[1:]}
     served = {name: pack(lower(copy.deepcopy(med), precision)) for name, precision in names.items()}
-    pixels = torch.randn(batch, 3, c.image_size, c.image_size)
+    seen = torch.randint(256, (batch, c.image_size, c.image_size, 3), dtype=torch.uint8)
+    pixels = med.normalise(seen.permute(0, 3, 1, 2))
     prompt = torch.full((batch, 1), c.dec_id)
     ids = first_token(torch.randint(10, c.vocab_size, (batch, TEXT)), c.enc_id)
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -71,6 +89,14 @@ def compared(med: Med, batch: int) -> dict[str, Calls]:
     def stock_caption():
         found = captioner.generate(pixel_values=pixels, do_sample=False, **length)
         return [until_sep(row, med, 1) for row in found.tolist()]
+
+    def graph_states(part: Part):
+        return torch.from_numpy(part.run("image", ["states"], pixels=seen.numpy())[0])
+
+    def graph_caption(part: Part):
+        context = graph_states(part).numpy()
+        found = part.search(context, np.ones(context.shape[:2], bool), [c.dec_id], BEAMS, TOKENS)
+        return [[c.dec_id, *row] for row in found]
 
     @torch.inference_mode()
     def states(model: Med):
@@ -88,10 +114,12 @@ def compared(med: Med, batch: int) -> dict[str, Calls]:
         "caption": {
             "stock": stock_caption, "here": partial(caption, med),
             **{f"here, {name}": partial(caption, other) for name, other in served.items()},
+            **{name: partial(graph_caption, part) for name, part in parts.items()},
         },
         "states": {
             "stock": torch.inference_mode()(lambda: matcher.vision_model(pixels).last_hidden_state),
             "here": partial(states, med), "here, packed": partial(states, served["packed"]),
+            **{name: partial(graph_states, part) for name, part in parts.items()},
         },
         "pair": {"stock": stock_pair, "here": partial(pair, med), "here, packed": partial(pair, served["packed"])},
     }  # fmt: skip

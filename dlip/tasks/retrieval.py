@@ -4,8 +4,9 @@ Source: BLIP's evaluation (arXiv 2201.12086, section 5.1), where ITM scores agai
 likes best.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,14 +92,23 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     for rows in mask.sum(1).argsort().split(TEXTS):
         texts[rows] = med.project_text(med.encode_text(*trim(ids, mask, rows), first_only=True))
     texts = texts[text]
-    image_id, caption_id = torch.tensor(image_id), torch.tensor(caption_id)
-    of = image_id.to(ids.device), caption_id.to(ids.device)
-    tr, ir = nearest(pictures, texts, *of, k), nearest(texts, pictures, *of[::-1], k)
-
     if room < 0:
         kept = (states for _, states in look(vlm, med, dataset, batch_size, False))
-    itm = candidates_logits(med, ids, mask, text.cpu(), kept, tr.candidates, ir.candidates, progress)
-    sides = []
+    match = partial(match_logits, med, ids, mask, kept, progress=progress)
+    return find(pictures, texts, text.cpu(), torch.tensor(image_id), torch.tensor(caption_id), captions, k, match)
+
+
+def find(
+    pictures: Tensor, texts: Tensor, text: Tensor, image_id: Tensor, caption_id: Tensor, captions: list[str], k: int,
+    match: Callable[[Tensor, Tensor], Tensor],
+) -> Found:  # fmt: skip
+    """What I pictures and T captions find by their vectors [I, E] and [T, E], the k best re-ranked.
+
+    text: which of the different texts each caption is [T]. match: `match_logits` but for its last two arguments.
+    """
+    of = image_id.to(texts.device), caption_id.to(texts.device)
+    tr, ir = nearest(pictures, texts, *of, k), nearest(texts, pictures, *of[::-1], k)
+    itm, sides = candidates_logits(match, text, tr.candidates, ir.candidates), []
     for near, logit, (own, theirs) in zip((tr, ir), itm, ((image_id, caption_id), (caption_id, image_id)), strict=True):
         scores = near.similarity + logit
         rank = reranked(near, scores, own[:, None] == theirs[near.candidates], len(theirs))
@@ -129,17 +139,16 @@ def trim(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def candidates_logits(
-    med, ids: Tensor, mask: Tensor, text: Tensor, states: Iterable[Tensor], tr: Tensor, ir: Tensor, progress: bool
+    match: Callable[[Tensor, Tensor], Tensor], text: Tensor, tr: Tensor, ir: Tensor
 ) -> tuple[Tensor, Tensor]:
     """ITM's match logits of pictures' candidate texts [I, k] and of texts' candidate pictures [T, k], as they.
 
-    text: the row of `ids` that each of the T texts is. states: of all pictures in order, some at a time [B, P+1, Di]. A
-    pair that both directions ask for, or several equal texts, is read once.
+    match, text: as `find` has them. A pair that both directions ask for, or several equal texts, is read once.
     """
     picture, caption = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
-    keys, place = (picture * len(ids) + text[caption]).unique(return_inverse=True)
-    counts = (keys // len(ids)).bincount(minlength=len(tr))
-    logits = match_logits(med, ids, mask, states, keys % len(ids), counts, progress)[place]
+    different = len(text)
+    keys, place = (picture * different + text[caption]).unique(return_inverse=True)
+    logits = match(keys % different, (keys // different).bincount(minlength=len(tr)))[place]
     return logits[: tr.numel()].view_as(tr), logits[tr.numel() :].view_as(ir)
 
 
