@@ -258,7 +258,8 @@ def rerun(args: argparse.Namespace) -> None:
     before = again.chosen(args.records, args.name, args.seed)
     again.check_history(before)
     words = again.command(before, args.out, args.results)
-    if "--out" in words and Run(args.out).finished:
+    kept = Run(args.out).record() if "--out" in words else {}
+    if kept and (kept["command"] != shlex.join(["dlip", *words]) or records.stands(kept, args.results)):
         raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
     if not args.json:
         print("dlip", shlex.join(words))

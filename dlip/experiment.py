@@ -4,7 +4,6 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -283,13 +282,9 @@ def run(
         quick = [task for task in tasks if task != "caption"]
         return evaluate(student, got.watched, tasks=tuple(quick or tasks), progress=False)
 
-    done = train(got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb)
-
-    def write_down() -> dict:
-        kept, path = {}, Path(folder) / "record.json"
-        with suppress(UserError):  # not there yet, or damaged
-            kept = read_json(path)
-        if whole(kept) and kept.get("command") == command and stands(kept, results):
+    def write_down(done: Run) -> dict:
+        kept = done.record()
+        if kept and kept["command"] == command and stands(kept, results):
             warnings.warn(f"{folder} holds this run, and {results} its record; nothing is done again", stacklevel=2)
             return kept
         model, settings = done.model(), done.config()
@@ -306,11 +301,16 @@ def run(
         )  # fmt: skip
         record |= {"history": earlier, "inputs": inputs | {"test": test.fingerprint()}}
         record |= extra or {}
-        write_json(path, record)
+        write_json(done.folder / "record.json", record)
         append(record, results)  # last: what is stopped before is measured and appended again, and never twice
         return record
 
-    return on_main(write_down)
+    kept: dict = {}
+    train(
+        got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb,
+        lambda done: kept.update(on_main(lambda: write_down(done))),
+    )  # fmt: skip
+    return kept
 
 
 def made(model: str) -> dict:

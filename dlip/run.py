@@ -7,13 +7,13 @@ import re
 import shutil
 import time
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from dlip import parallel
+from dlip import parallel, schema
 from dlip.checkpoints import checksum, read_tensors, save_model, weights, whole, write_tensors
 from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
@@ -69,6 +69,13 @@ class Run:
 
     def config(self) -> dict:
         return read_json(self.folder / "run.json")
+
+    def record(self) -> dict:
+        """What was written down of the run in the end; empty where nothing whole was."""
+        with suppress(UserError):  # not there yet, or damaged
+            if schema.whole(kept := read_json(self.folder / "record.json")):
+                return kept
+        return {}
 
     def rows(self) -> list[dict]:
         """The log: rows {step, epoch, lr, norm, pictures_per_s, losses}, {step, eval} and {step, left_out}."""

@@ -145,6 +145,7 @@ def train(
     progress: bool = True,
     cache: str | Path = CACHE,
     cache_gb: float = CACHE_GB,
+    then: Callable[[Run], object] | None = None,
 ) -> Run:
     """Trains `student` on `dataset`, under `teacher` where one is given, and keeps everything in the run's folder.
 
@@ -152,8 +153,8 @@ def train(
     schedule, random numbers, data order, momentum queue, fp16's scale. `evaluate` is called on the student every
     `config.eval_every` steps. Several processes, as `accelerate launch` starts them, share each batch and learn what
     one would; the main one alone evaluates and writes, while the others wait. `cache` is where `config.cache` keeps the
-    teacher's outputs, `cache_gb` how many GB they may take. Raises UserError where the configuration and the data, the
-    teacher or the folder do not fit.
+    teacher's outputs, `cache_gb` how many GB they may take. `then` is called on the finished run while no other process
+    can have its folder. Raises UserError where the configuration and the data, the teacher or the folder do not fit.
     """
     check_fit(student, teacher, dataset, config)
     AcceleratorState._reset_state()  # or this process would be held to the precision of its first run
@@ -172,9 +173,12 @@ def train(
     with run.alone():
         keep = partial(TeacherCache, cache, max_gb=cache_gb)
         _train(run, student, dataset, config, teacher, evaluate, about or {}, progress, keep, accelerator)
-    for vlm in filter(None, (student, teacher)):
-        run_layers(vlm.med)
-    student.med.eval()
+        for vlm in filter(None, (student, teacher)):
+            run_layers(vlm.med)
+        student.med.eval()
+        accelerator.free_memory()  # of the optimiser's state
+        if then:
+            then(run)
     return run
 
 

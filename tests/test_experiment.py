@@ -231,6 +231,23 @@ def test_a_command_given_again_leaves_one_record(tmp_path):
     assert len(records.read(tmp_path / "r.jsonl")) == 1
 
 
+def test_a_run_is_measured_by_one_process_at_a_time(tmp_path, monkeypatch):
+    """The command given again while the first measures is refused, and leaves no second record."""
+    words = "train --size scenes-student --tokenizer scenes/teacher --limit 4 --test-limit 2 --steps 1 --batch-size 4"
+    words += f" --weights itc --latency-repeats 0 --out {tmp_path}/run --results {tmp_path}/r.jsonl"
+
+    def meanwhile(*given, **options):
+        with pytest.raises(UserError, match="another process trains in"), Run(tmp_path / "run").alone():
+            pass
+        return measure(*given, **options)
+
+    monkeypatch.setattr(experiment, "measure", meanwhile)
+    assert main(words.split()) == 0
+    assert len(records.read(tmp_path / "r.jsonl")) == 1
+    with Run(tmp_path / "run").alone():
+        pass
+
+
 def test_of_several_processes_of_a_machine_one_tells(damaged, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     words = ["evaluate", "--model", "scenes/student", *damaged, "--tasks", "retrieval", "--latency-repeats", "0"]

@@ -45,6 +45,20 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys, monkeypatch)
     assert "holds a finished run" in capsys.readouterr().err and not (tmp_path / "third.jsonl").exists()
 
 
+@pytest.mark.parametrize("last", ["measure", "append"])
+def test_a_rerun_that_is_killed_after_its_training_goes_on(last, tmp_path, monkeypatch, capsys):
+    words = f"train --tokenizer scenes/teacher --size {TINY} --limit 8 --steps 1 --batch-size 8 --weights itc --test-limit"
+    places = ["--out", str(tmp_path / "run"), "--results", str(tmp_path / "a.jsonl")]
+    assert main([*words.split(), "2", "--latency-repeats", "0", *places]) == 0
+    again = ["rerun", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "b"), "--results", str(tmp_path / "b.jsonl")]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"dlip.experiment.{last}", Mock(side_effect=KeyboardInterrupt))
+        assert main(again) == INTERRUPTED
+    monkeypatch.setattr("dlip.learner.Learner.forward", lambda *_: pytest.fail("trained again"))
+    assert main(again) == 0 and len(records.read(tmp_path / "b.jsonl")) == 1
+    assert main(again) == 2 and "holds a finished run" in capsys.readouterr().err
+
+
 def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, capsys):
     file, more = tmp_path / "r.jsonl", tmp_path / "more.jsonl"
     words = ["evaluate", "--model", "scenes/student", "--split", "test-5k", "--limit", "20", "--tasks", "retrieval"]
