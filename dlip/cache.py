@@ -12,6 +12,8 @@ import math
 import os
 import re
 import shutil
+import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dlip.checkpoints import weights
+from dlip.checkpoints import read_tensors, weights, write_tensors
 from dlip.composite import Composite
 from dlip.config import CACHE_GB
 from dlip.data.batch import Batch
@@ -31,15 +33,15 @@ from dlip.data.transforms import square
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.features import SOURCES, Features, Trace, Want
-from dlip.files import lock_file, read_json, write_atomically, write_json
+from dlip.files import lock_file, read_json, write_json
 from dlip.texts import prompted
 
-VERSION = 1
+VERSION = 2
 """Of the layout below."""
 PICTURES = 16
 """Pictures at a time in filling, with all their captions."""
 FLUSH = 512
-"""Pictures after which what was filled is safe on the disk."""
+"""Pictures after which what was filled is safe on the disk, and whose checksums are kept."""
 MAPS = ("self", "cross")
 NAME = "[0-9a-f]{24}"
 """Of a cache's folder."""
@@ -62,7 +64,8 @@ class TeacherCache(nn.Module):
 
     The folder's name is a hash of all that the outputs depend on (weights, data, texts, sizes, layers), so that a stale
     one is never read. Each column is a file of rows: a picture's (`image.*`), a caption's (`text.embed`) or a token's,
-    so that no pads are kept. Rows beyond the `filled` pictures of `cache.json` have no meaning yet.
+    so that no pads are kept. Rows beyond the `filled` pictures of `cache.json` have no meaning yet; "crc32" has the
+    columns' checksums of every `FLUSH` of those before.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class TeacherCache(nn.Module):
         layers: dict | None = None,
         max_gb: float = CACHE_GB,
     ):
-        """Opens the cache, filling what it lacks.
+        """Opens the cache, filling what it lacks and, with a warning, what is damaged.
 
         Those in `root` that were opened longest ago give way where all of them would take more than `max_gb` GB. Raises
         UserError where this one alone would, or where a picture has no caption.
@@ -155,12 +158,12 @@ class TeacherCache(nn.Module):
 
     def _index(self, dataset, collate: Collate) -> None:
         """How many tokens each caption has [pictures, most captions], and the first row of each, by source."""
-        path = self.folder / "lengths.npy"
+        path = self.folder / "lengths.safetensors"
         try:
-            self.lengths = np.load(path)
+            self.lengths = read_tensors(path, checked=True)[0]["lengths"].numpy()
             if self.lengths.dtype != np.int64 or self.lengths.ndim != 2 or len(self.lengths) != len(dataset):
                 raise ValueError(f"{path} is not what was written")
-        except (OSError, ValueError, EOFError):  # not there yet, or not whole
+        except (UserError, LookupError, ValueError):  # not there yet, or damaged
             texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
             if silent := sum(not captions for captions in texts):
                 raise UserError(
@@ -170,7 +173,7 @@ class TeacherCache(nn.Module):
             lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
             for row, captions in zip(lengths, texts, strict=True):
                 row[: len(captions)] = collate.tokenizer.encode(captions, max_length=collate.max_text)[1].sum(1)
-            write_atomically(path, lambda temporary: _save_array(temporary, lengths))
+            write_tensors(path, {"lengths": torch.from_numpy(lengths)})
             self.lengths = lengths
         prompt = len(self.teacher.med.config.prompt_ids)
         tokens = {"decoder": self.lengths + prompt * (self.lengths > 0)}
@@ -217,22 +220,44 @@ class TeacherCache(nn.Module):
             self.columns[column] = np.memmap(path, np.float16, "r+", shape=shape)
 
     def _fill(self, dataset, collate: Collate) -> None:
-        state = self.folder / "cache.json"
-        filled = None
+        state, pictures, kept, damaged = self.folder / "cache.json", range(len(dataset)), None, 0
         with suppress(UserError):  # where it is not there, or not whole
-            filled = read_json(state).get("filled")
-        if type(filled) is not int or not 0 <= filled <= len(dataset):  # not what was written
-            filled = 0
-        with tqdm(total=len(dataset), initial=filled, desc="teacher's outputs", unit="picture", disable=None) as bar:
-            while filled < len(dataset):
-                rows = range(filled, min(filled + PICTURES, len(dataset)))
-                self._fill_rows(rows, [dataset[i] for i in rows], collate)
-                bar.update(len(rows))
-                if filled // FLUSH < rows.stop // FLUSH or rows.stop == len(dataset):
-                    for column in self.columns.values():
-                        column.flush()
-                    write_json(state, {"filled": rows.stop})
-                filled = rows.stop
+            kept = read_json(state).get("crc32")
+        blocks = [pictures[i : i + FLUSH] for i in pictures[::FLUSH]]
+        sums = kept[: len(blocks)] if isinstance(kept, list) else []
+        checks = os.environ.get("LOCAL_RANK", "0") == "0"  # of a machine's several processes one is enough
+        with tqdm(total=len(dataset), desc="teacher's outputs", unit="picture", disable=None) as bar:
+            for place, block in enumerate(blocks):
+                filled = place < len(sums)
+                if filled and not (checks and self._sums(block) != sums[place]):
+                    bar.update(len(block))
+                    continue
+                damaged += filled * len(block)
+                for rows in (block[i : i + PICTURES] for i in range(0, len(block), PICTURES)):
+                    self._fill_rows(rows, [dataset[i] for i in rows], collate)
+                    bar.update(len(rows))
+                for column in self.columns.values():
+                    column.flush()
+                sums[place : place + 1] = [self._sums(block)]
+                write_json(state, {"filled": blocks[len(sums) - 1].stop, "crc32": sums})
+        if damaged:
+            warnings.warn(
+                f"the teacher's outputs of {damaged:,} pictures in {self.folder} were damaged, and were made anew",
+                stacklevel=2,
+            )
+
+    def _sums(self, pictures: range) -> list[int]:
+        """A checksum of each column's rows of these pictures."""
+        return [zlib.crc32(values[self._span(column, pictures)]) for column, values in self.columns.items()]
+
+    def _span(self, column: str, pictures: range) -> slice:
+        """A column's rows that are of these pictures."""
+        if column.startswith("image."):
+            return slice(pictures.start, pictures.stop)
+        if column == "text.embed":
+            return slice(pictures.start * self.lengths.shape[1], pictures.stop * self.lengths.shape[1])
+        starts = self.starts[column.split(".")[0]][:, 0]
+        return slice(starts[pictures.start], starts[pictures.stop] if pictures.stop < len(starts) else None)
 
     @torch.no_grad()
     def _fill_rows(self, rows: range, items: list, collate: Collate) -> None:
@@ -265,6 +290,7 @@ class TeacherCache(nn.Module):
                 value = halves((value.mean(1) if kind in MAPS else value)[out.text_mask(source)], name)
                 start = self.starts[source][rows.start, 0]
                 column[start : start + len(value), : value.shape[1]] = value
+                column[start : start + len(value), value.shape[1] :] = 0
 
 
 def halves(values: Tensor, what: str) -> np.ndarray:
@@ -314,8 +340,3 @@ def make_room(folder: Path, gb: float) -> None:
 
 def _opened(lock: Path) -> float:
     return lock.stat().st_mtime  # as it is opened to be written
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, array)

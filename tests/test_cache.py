@@ -13,14 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.normalizers import BertNormalizer
 
 from dlip.cache import TeacherCache, locked
-from dlip.checkpoints import read_tensors
+from dlip.checkpoints import read_tensors, write_tensors
 from dlip.config import TrainConfig
 from dlip.data import First
 from dlip.data.collate import Collate
@@ -221,7 +220,7 @@ TeacherCache({root!r}, Teacher(vlm.med), Scenes("train-small", size=200), Collat
 """
 
 
-def test_killed_while_filling_it_goes_on_to_the_same_bytes(teacher, tmp_path):
+def test_killed_while_filling_it_goes_on_to_the_same_bytes(teacher, tmp_path, monkeypatch):
     teacher.save(tmp_path / "model")
     teacher.med.eval()
     root = tmp_path / "killed"
@@ -232,9 +231,13 @@ def test_killed_while_filling_it_goes_on_to_the_same_bytes(teacher, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     (state,) = root.glob("*/cache.json")
-    assert 0 < json.loads(state.read_text())["filled"] < 200
+    assert 0 < (filled := json.loads(state.read_text())["filled"]) < 200
+    monkeypatch.setattr("dlip.cache.FLUSH", 16)
+    rows, fill = [], TeacherCache._fill_rows
+    monkeypatch.setattr(TeacherCache, "_fill_rows", lambda *given: rows.extend(given[1]) or fill(*given))
     pictures = Scenes("train-small", size=200)
     goes_on = TeacherCache(root, Teacher(teacher.med), pictures, collate_for(teacher))
+    assert rows == list(range(filled, 200))
     whole = TeacherCache(tmp_path / "whole", Teacher(teacher.med), pictures, collate_for(teacher))
     assert goes_on.folder.name == whole.folder.name
     for column, values in whole.columns.items():
@@ -279,7 +282,33 @@ def test_varied_pictures_cannot_be_cached():
         TrainConfig(cache=True, augment=True)
 
 
-@pytest.mark.parametrize("damage", ["gone", "short", "no lengths", "other lengths", "no count", "half a count"])
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("column", ["image.embed", "text.embed", "fusion.cross.-1", "decoder.self.-1"])
+@pytest.mark.parametrize("at", [0, -1])
+def test_what_is_damaged_is_made_anew(column, at, teacher, pictures, tmp_path, monkeypatch):
+    """The pictures that it is of alone."""
+    monkeypatch.setattr("dlip.cache.FLUSH", 16)
+    rows, fill = [], TeacherCache._fill_rows
+    monkeypatch.setattr(TeacherCache, "_fill_rows", lambda *given: rows.append(given[1]) or fill(*given))
+    path = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher)).folder / f"{column}.f16"
+    before = path.read_bytes()
+    flip(path, at)
+    rows.clear()
+    with pytest.warns(UserWarning, match=r"outputs of (16|8) pictures in .* were damaged, and were made anew"):
+        TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
+    assert path.read_bytes() == before and rows == ([range(16)] if at == 0 else [range(32, 40)])
+    TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", ["gone", "short", "no lengths", "other lengths", "flipped lengths", "no count", "half a count"]
+)
 def test_what_is_missing_is_filled_again(damage, teacher, pictures, tmp_path):
     def kept() -> tuple[dict[str, bytes], Path]:
         cache = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
@@ -288,11 +317,13 @@ def test_what_is_missing_is_filled_again(damage, teacher, pictures, tmp_path):
     before, folder = kept()
     column = folder / "image.embed.f16"
     if damage == "no lengths":
-        (folder / "lengths.npy").write_bytes(b"")
+        (folder / "lengths.safetensors").write_bytes(b"")
     elif damage == "no count":
         (folder / "cache.json").write_text('{"filled": "all"}')
     elif damage == "other lengths":
-        np.save(folder / "lengths.npy", np.zeros(3))
+        write_tensors(folder / "lengths.safetensors", {"lengths": torch.zeros(3, dtype=torch.int64)})
+    elif damage == "flipped lengths":
+        flip(folder / "lengths.safetensors", -1)
     elif damage == "half a count":
         (folder / "cache.json").write_text('{"fil')
     elif damage == "gone":
