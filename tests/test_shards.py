@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +215,42 @@ def test_a_member_of_negative_size_ends_its_shard(tmp_path):
     assert samples._members(shard, "0.tar") == (
         found[:2], ["0.tar cannot be read beyond its first 2 files (a header of negative size)"]
     )  # fmt: skip
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def test_what_lies_between_the_files_of_a_sample_is_not_read(tmp_path, monkeypatch):
+    """A file of 600 MB that takes no room on the disk."""
+    shard, about = tmp_path / "0.tar", json.dumps({"caption": "one"}).encode()
+    with open(shard, "wb") as file:
+        file.write(header("1.json", len(about)) + about.ljust(512, b"\0") + header("1.big", 600 * 10**6))
+        file.seek(600 * 10**6, os.SEEK_CUR)
+        file.write(header("1.jpg", len(jpeg(1))) + jpeg(1).ljust(2048, b"\0"))
+    pread = os.pread
+    monkeypatch.setattr(
+        "os.pread", lambda file, size, at: pread(file, size, at) if size < 10**6 else pytest.fail("read")
+    )
+    dataset = Shards(shard, "train", "skip")
+    assert captions(dataset) == [["one"]] and "1.big is left out: 600,000,000 bytes" in dataset.problems[0]
+
+
+@pytest.mark.parametrize(("size", "count"), [(600 * 10**6, 1), (2**20, 70), (0, 2000)])
+def test_names_without_end_end_their_shard(size, count, tmp_path):
+    with open(tmp_path / "0.tar", "wb") as file:
+        for _ in range(count):
+            file.write(header("././@LongLink", size, tarfile.GNUTYPE_LONGNAME))
+            file.seek(-(-size // 512) * 512, os.SEEK_CUR)
+        file.write(header("1.jpg", 0))
+    tracemalloc.start()
+    found, (fault,) = samples._members(tmp_path / "0.tar", "0.tar")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not found and most < 2 * samples.MAX_MEMBER
+    assert fault.startswith("0.tar cannot be read beyond its first 0 files (")
 
 
 @pytest.mark.parametrize("left", [0, 700, 5000])

@@ -6,6 +6,7 @@ that none of them reaches the file system.
 """
 
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -134,12 +135,26 @@ def _question(row) -> tuple[Question | None, str | None]:
     return Question(text.strip(), answers, kind if isinstance(kind, str) else "other"), None
 
 
+class _Headers(io.BufferedReader):
+    """A tar as `tarfile` reads the headers of its files, with a limit, as it keeps names of any length."""
+
+    left = MAX_MEMBER
+    """Bytes that the next file's may have."""
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self.left:
+            raise tarfile.ReadError(f"headers of more than {MAX_MEMBER:,} bytes")
+        self.left -= size
+        return super().read(size)
+
+
 def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], list[str]]:
     """(key, suffix, place, bytes) of the files in a tar, in order, and the faults."""
     found, faults, end = [], [], tar.stat().st_size
     try:
-        with tarfile.open(tar, "r:") as opened:
+        with _Headers(io.FileIO(tar)) as file, tarfile.open(fileobj=file, mode="r:") as opened:
             while (member := opened.next()) is not None:
+                file.left = MAX_MEMBER
                 opened.members = []  # which would keep them all
                 if opened.offset <= member.offset:  # of a negative size: the next would be the same again
                     raise tarfile.ReadError("a header of negative size")
@@ -159,6 +174,6 @@ def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], li
                 else:
                     key = f"{folder}/{stem}" if folder else stem
                     found.append((key, suffix.lower(), member.offset_data, member.size))
-    except (tarfile.TarError, ValueError, OSError, EOFError) as error:
+    except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
         faults.append(f"{label} cannot be read beyond its first {len(found)} files ({error})")
     return found, faults

@@ -174,8 +174,5 @@ class Shards(Checked):
 
 
 def _read(file: int, places: list[int]) -> list[bytes | None]:
-    """The files of a sample, as they lie next to each other: `places` has the start and size of each, 0 for none."""
-    parts = [(places[i], places[i] + places[i + 1]) if places[i] else None for i in range(0, len(places), 2)]
-    first = min(part[0] for part in parts if part)
-    whole = os.pread(file, max(part[1] for part in parts if part) - first, first)
-    return [whole[part[0] - first : part[1] - first] if part else None for part in parts]
+    """The files of a sample, and nothing that lies between: `places` has the start and size of each, 0 for none."""
+    return [os.pread(file, size, start) if start else None for start, size in zip(*[iter(places)] * 2, strict=True)]
