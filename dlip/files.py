@@ -13,6 +13,9 @@ from pathlib import Path
 
 from dlip.errors import UserError
 
+MOST_JSON = 64 * 2**20
+"""Bytes of a configuration, or anything as short."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """`write(temporary path)` in the same folder, then one rename; a crash leaves the old file as it was."""
@@ -80,9 +83,16 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} is no file; name a folder that dlip has written")
 
 
+def check_size(path: Path, most: int) -> None:
+    """Raises UserError where a file has more than so many bytes, as it would be read into memory as a whole."""
+    if (size := path.stat().st_size) > most:
+        raise UserError(f"{path} has {size:,} bytes, of {most:,} at most; take another file")
+
+
 def read_json(path: Path) -> dict:
-    """Raises UserError where the file is missing, or holds no table in JSON."""
+    """Raises UserError where the file is missing, is too large, or holds no table in JSON."""
     check_file(path)
+    check_size(path, MOST_JSON)
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -40,6 +41,14 @@ def test_good_files(tmp_path):
 def test_broken_json_is_one_error(tmp_path, read, content):
     with pytest.raises(UserError, match=r"\.json cannot be read as JSON .*; mend it"):
         read(tmp_path, content)
+
+
+@pytest.mark.parametrize("read", [read_captions, read_questions])
+def test_a_file_too_large_to_be_annotations_is_not_read(read, tmp_path):
+    (tmp_path / "a.json").touch()
+    os.truncate(tmp_path / "a.json", 10**12)
+    with pytest.raises(UserError, match="a.json has 1,000,000,000,000 bytes, of 4,000,000,000 at most"):
+        list(read(tmp_path / "a.json"))
 
 
 MALFORMED_CAPTIONS = [

@@ -67,6 +67,13 @@ def test_a_users_file_is_replaced_whole_and_a_pipe_or_link_written_into(tmp_path
     assert (tmp_path / "kept").read_text() == "new" and len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_file_too_large_to_be_json_is_not_read(tmp_path):
+    (tmp_path / "config.json").touch()
+    os.truncate(tmp_path / "config.json", 10**12)
+    with pytest.raises(UserError, match="config.json has 1,000,000,000,000 bytes, of 67,108,864 at most; take another"):
+        read_json(tmp_path / "config.json")
+
+
 def fails(path: Path) -> None:
     path.write_text("half")
     raise RuntimeError

@@ -10,7 +10,10 @@ from typing import Any
 
 from dlip.data.batch import Question
 from dlip.errors import UserError
+from dlip.files import check_size
 
+MOST = 4 * 10**9
+"""Bytes of a file, several times those of the largest in use."""
 KINDS = {str: "text", list: "list", int: "number"}
 SPLIT = re.compile(r"\w[\w .-]{0,99}")
 """A split's name: files are called after it, and terminals are told it."""
@@ -90,8 +93,9 @@ def read_questions(file: Path) -> Iterator[Record]:
 
 
 def load(file: Path) -> Any:
-    """What a JSON file says. Raises UserError where it cannot be read."""
+    """What a JSON file says. Raises UserError where it cannot be read, or is larger than `MOST`."""
     try:
+        check_size(file, MOST)
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}); mend it") from error
