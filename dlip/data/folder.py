@@ -19,7 +19,8 @@ class Folder(Checked):
 
     A fault is a picture that is missing or cannot be read, an empty caption or question, a question without answer, or
     a picture's text in another split than its first. With on_error "skip" it is left out and named in `problems`, and
-    with "fatal" it raises UserError. Faults of texts are found on opening, those of pictures by `verify`.
+    with "fatal" it raises UserError. Faults of texts are found on opening, those of pictures by `verify`. Links among
+    the pictures are followed wherever they lead, as the folder is taken for the user's own.
     """
 
     def __init__(self, path: str | Path, split: str, on_error: str = "fatal"):
