@@ -134,7 +134,7 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
         {"efficiency": {"params_m": "many"}}, {"metrics": {"vqa": {"accuracy": [1]}}}, {"metrics": {"retrieval": True}},
         {"name": "\ud800"}, {"threads": "two"}, {"threads": 0}, {"threads": 10**9},
         {"history": None}, {"history": "runs"}, {"history": ["a"]}, {"history": [{}]},
-        {"wall_s": None}, {"train_pictures": None},
+        {"wall_s": None}, {"train_pictures": None}, {"inputs": [1]}, {"machine": "x"},
     ],
 )  # fmt: skip
 def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):
