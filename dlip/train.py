@@ -22,7 +22,7 @@ from dlip.composite import check
 from dlip.config import CACHE, CACHE_GB, TrainConfig
 from dlip.data import holds
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, sound, train_loader
+from dlip.data.loader import Batches, sound, train_loader, working
 from dlip.descent import Descent
 from dlip.distillation import Distiller, Teacher
 from dlip.errors import UserError
@@ -170,7 +170,7 @@ def train(
     check_parts(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
     run = Run(folder)
-    with run.alone():
+    with run.alone(), working():
         keep = partial(TeacherCache, cache, max_gb=cache_gb)
         _train(run, student, dataset, config, teacher, evaluate, about or {}, progress, keep, accelerator)
         for vlm in filter(None, (student, teacher)):

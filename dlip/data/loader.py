@@ -1,6 +1,7 @@
 """The order of the training pictures: a pure function of the seed, the same for a run that was stopped and resumed."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -83,6 +84,19 @@ def train_loader(dataset, batches: Batches, collate: Collate, workers: int = 0) 
         EpochItems(dataset), batch_sampler=batches, collate_fn=collate_epoch, num_workers=workers,
         pin_memory=torch.cuda.is_available(), multiprocessing_context="fork" if workers else None,
     )  # fmt: skip
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Within it a loader's worker that is killed, of which torch tells in any line, is a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            "a process that draws pictures was killed, perhaps for want of memory; take fewer --workers, or none"
+        ) from error
 
 
 def sound(stream: Iterator[Batch | Exception]) -> Iterator[Batch]:
