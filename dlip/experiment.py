@@ -336,13 +336,13 @@ def again(model: str, vlm: VLM, command: str, figures: dict, items: dict, datase
     return record | {"history": [*first.get("history", []), {"folder": model, **training}]}
 
 
-def history(start: Iterable[str]) -> list[dict]:
+def history(start: Iterable[str], after: tuple[Path, ...] = ()) -> list[dict]:
     """The runs that a model begins at, the earliest first: {"folder", "command" (null where none was kept), "config",
-    "wall_s" (of training)}."""
+    "wall_s" (of training)}. after: folders of runs that began at it, one of which may have taken its place."""
     found = []
     for source in start:
         folder = Path(sized(parsed(source)[1])[0])
-        if not (folder / "run.json").is_file():
+        if folder in after or not (folder / "run.json").is_file():
             continue
         run = Run(folder)
         config, kept = run.config(), folder / "record.json"
@@ -350,7 +350,7 @@ def history(start: Iterable[str]) -> list[dict]:
         before = config.get("start") or []
         if not isinstance(before, list) or not all(isinstance(one, str) for one in before):
             raise UserError(f"{folder / 'run.json'} does not say what the run began at; take another copy of it")
-        found += history(before)
+        found += history(before, (*after, folder))
         found.append({"folder": str(folder), "command": command, "config": config, "wall_s": round(run.seconds(), 1)})
     return found
 

@@ -34,14 +34,18 @@ def chosen(path: str | Path, name: str | None = None, seed: int | None = None) -
 
 
 def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
-    """The words of its command, behind `dlip`, with other places for what it makes."""
+    """The words of its command, behind `dlip`, with other places for what it makes, which is called as it was."""
     words, kept = iter(shlex.split(record["command"])[1:]), []
     for word in words:
         if word in PLACES:
             next(words, None)
         elif not word.startswith(tuple(f"{option}=" for option in PLACES)):
             kept.append(word)
-    return [*kept, *(["--out", str(folder)] if kept[0] != "evaluate" else []), "--results", str(results)]
+    if kept[0] != "evaluate":
+        if not any(word.partition("=")[0] == "--name" for word in kept):  # else it would be called as the folder is
+            kept.append(f"--name={record['name']}")
+        kept += ["--out", str(folder)]
+    return [*kept, "--results", str(results)]
 
 
 def check_history(record: dict) -> None:
@@ -58,9 +62,9 @@ def check_history(record: dict) -> None:
 def circumstances(before: dict, after: dict) -> dict[str, tuple]:
     """Of what last digits depend on, that which differs: its name -> then and now."""
     then, now = (
-        {what: record.get(what) for what in ("device", "threads", "processes", "torch", "code")}
+        {what: str(sha)[:12] for what, sha in (record.get("inputs") or {}).items()}
+        | {what: record.get(what) for what in ("device", "threads", "processes", "torch", "code")}
         | {what: (record.get("machine") or {}).get(what) for what in ("cpu", "instructions", "gpu")}
-        | {what: str(sha)[:12] for what, sha in (record.get("inputs") or {}).items()}
         for record in (before, after)
     )
     known = (what for what in then if then[what] is not None and what in now)  # older records say less

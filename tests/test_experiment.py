@@ -294,6 +294,13 @@ def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
             experiment.history(["two"])
 
 
+def test_a_run_that_has_the_place_of_the_one_it_began_at_is_one(tmp_path):
+    run = {"start": [str(tmp_path)], "model": {}, "train": {}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (found,) = experiment.history([f"image={tmp_path}/"])
+    assert found["folder"] == str(tmp_path) and found["config"] == run
+
+
 def test_other_data_to_measure_on(tmp_path):
     """Data with a training split alone are learnt from, and measured on others."""
     write_folder(tmp_path / "set", {"train": Scenes("train-small", size=8)})

@@ -47,7 +47,9 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys, monkeypatch)
 
 @pytest.mark.parametrize("last", ["measure", "append"])
 def test_a_rerun_that_is_killed_after_its_training_goes_on(last, tmp_path, monkeypatch, capsys):
-    words = f"train --tokenizer scenes/teacher --size {TINY} --limit 8 --steps 1 --batch-size 8 --weights itc --test-limit"
+    words = (
+        f"train --tokenizer scenes/teacher --size {TINY} --limit 8 --steps 1 --batch-size 8 --weights itc --test-limit"
+    )
     places = ["--out", str(tmp_path / "run"), "--results", str(tmp_path / "a.jsonl")]
     assert main([*words.split(), "2", "--latency-repeats", "0", *places]) == 0
     again = ["rerun", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "b"), "--results", str(tmp_path / "b.jsonl")]
@@ -114,8 +116,16 @@ def test_a_model_that_is_begun_with_and_not_there_is_named_with_its_command(tmp_
 
 
 def test_places_are_others():
-    record = {"command": "dlip distill --out a --teacher 'b c' --results=d --json - --steps 5"}
-    assert command(record, "x", "y") == ["distill", "--teacher", "b c", "--steps", "5", "--out", "x", "--results", "y"]
+    record = {"name": "n", "command": "dlip distill --out a --teacher 'b c' --results=d --json - --name n --steps 5"}
+    made = ["distill", "--teacher", "b c", "--name", "n", "--steps", "5", "--out", "x", "--results", "y"]
+    assert command(record, "x", "y") == made
+
+
+@pytest.mark.parametrize("typed", ["", " '--name=-a b'"])
+def test_what_is_made_again_is_called_as_it_was(typed):
+    record = {"name": "-a b", "command": f"dlip train --steps 5{typed}"}
+    assert command(record, "x", "y") == ["train", "--steps", "5", "--name=-a b", "--out", "x", "--results", "y"]
+    assert command(record | {"command": "dlip evaluate --model a"}, "x", "y")[-3:] == ["a", "--results", "y"]
 
 
 def test_what_last_digits_depend_on_is_told_where_it_differs():
@@ -132,6 +142,8 @@ def test_what_last_digits_depend_on_is_told_where_it_differs():
     assert circumstances({**before, "machine": None, "processes": None}, after | {"processes": 2}) == {}
     one, two = ({"inputs": {"data": "a" * 64, "teacher": digit * 64}} for digit in "12")
     assert circumstances(before | one, after | two) == {"teacher": ("1" * 12, "2" * 12)}
+    began = {"inputs": {"threads": 2, "torch": "1"}}  # of an older record it is not known
+    assert circumstances(before | {"threads": 1, "inputs": {}}, after | {"threads": 1} | began) == {}
 
 
 def test_differences_counted_by_hand():
