@@ -27,7 +27,11 @@ MODEL = ("config.json", "model.safetensors", "pytorch_model.bin", "record.json")
 """Files of a model, which a run that begins would take the place of."""
 FIXED = {"teacher": "teacher (its weights differ)", "pictures": "number of pictures"}
 """Inputs of a run that cannot change, in words."""
-FREE = {"data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights"}
+FREE = {
+    "data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights",
+    "threads": "threads, on which last digits depend,",
+    "torch": "release and build of torch, on which last digits depend,",
+}  # fmt: skip
 """Those whose change may be innocent: a copy has other times, another torch other random numbers."""
 
 
@@ -38,9 +42,12 @@ def hashed(vlm: VLM) -> str:
 
 def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
     """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "data"; and
-    its number of "pictures"."""
+    its number of "pictures", of "threads", and the "torch" that it runs by."""
     data = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None  # a class of the user's own may have none
-    return {"teacher": teacher and hashed(teacher), "start": hashed(student), "data": data, "pictures": len(dataset)}
+    return {
+        "teacher": teacher and hashed(teacher), "start": hashed(student), "data": data, "pictures": len(dataset),
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
 
 
 def _sound(row) -> bool:

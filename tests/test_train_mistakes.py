@@ -1,12 +1,15 @@
 """Runs that go wrong: what does not fit, folders of others, damaged checkpoints."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from test_train import PICTURES, SHORT, log
+from torch.utils.data import get_worker_info
 
 from dlip.checkpoints import read_tensors, write_tensors
 from dlip.data.scenes import Scenes
@@ -98,6 +101,34 @@ def test_a_folder_takes_over_no_other_teacher_nor_fewer_pictures(make_vlm, tmp_p
         train(make_vlm(1), Scenes("val", size=12), config, tmp_path, make_vlm(2), progress=False)
     with pytest.warns(UserWarning, match="first weights are not those that the run in .* began with; it goes on"):
         train(make_vlm(4), PICTURES, config, tmp_path, make_vlm(2), progress=False)
+
+
+@pytest.mark.parametrize("what", ["threads", "torch"])
+def test_what_last_digits_depend_on_may_change_with_a_warning(what, make_vlm, tmp_path, recwarn):
+    config, path = SHORT.replace(steps=1), tmp_path / "run.json"
+    train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+    run = json.loads(path.read_text())
+    path.write_text(json.dumps(run | {"inputs": run["inputs"] | {what: "other"}}))
+    with pytest.warns(
+        UserWarning, match=rf"the {'release.* ' * (what == 'torch')}{what}, .* are not those that the run"
+    ):
+        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+    del run["inputs"][what]  # as an older version began it
+    path.write_text(json.dumps(run))
+    recwarn.clear()
+    train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+    assert not recwarn.list
+
+
+def test_a_worker_that_is_killed_is_told(make_vlm, tmp_path):
+    class Deadly(Scenes):
+        def __getitem__(self, i: int):
+            if get_worker_info():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(i)
+
+    with pytest.raises(UserError, match="a process that draws pictures was killed, .*; take fewer --workers"):
+        train(make_vlm(), Deadly("val", size=24), SHORT.replace(workers=1), tmp_path, progress=False)
 
 
 def test_half_written_files_go_and_the_users_own_stay(make_vlm, tmp_path):
