@@ -19,13 +19,16 @@ MOST_LEFT_OUT = 100
 
 
 def learning_rate(step: int, config: TrainConfig, per_epoch: int) -> float:
-    """The rate of a step counted from 0: a linear rise over the warm-up, then the schedule."""
+    """The rate of a step counted from 0: a linear rise over the warm-up, then the schedule.
+
+    Epochs that end during the warm-up do not count, so that it is left at the full rate.
+    """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "cosine":
         done = (step - config.warmup) / max(1, config.steps - config.warmup)
         return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-    return config.lr * config.decay ** (step // per_epoch)
+    return config.lr * config.decay ** (step // per_epoch - config.warmup // per_epoch)
 
 
 def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:

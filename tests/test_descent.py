@@ -18,7 +18,9 @@ from dlip.train import train
 def test_rates_counted_by_hand():
     epoch = TrainConfig(lr=1.0, warmup=4, decay=0.5, steps=12)
     rates = [learning_rate(step, epoch, per_epoch=3) for step in range(12)]
-    assert rates == [0.25, 0.5, 0.75, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125, 0.125]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+    rates = [learning_rate(step, epoch.replace(warmup=2), per_epoch=3) for step in range(9)]  # within the first epoch
+    assert rates == [0.5, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
     cosine = epoch.replace(schedule="cosine")
     rates = [learning_rate(step, cosine, per_epoch=3) for step in range(13)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and rates[8] == pytest.approx(0.5)
