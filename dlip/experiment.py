@@ -380,7 +380,7 @@ def vocabulary(dataset) -> Tokenizer:
 
 
 def samples(items: dict, dataset, count: int = 12) -> list[dict]:
-    """What the model said of the first pictures, beside the truth."""
+    """What the model said of the first pictures, beside the truth: of answers the annotators' commonest."""
     out = []
     captions = {row["image_id"]: row["caption"] for row in items.get("caption", [])}
     answers: dict[int, list[dict]] = {}
@@ -395,6 +395,6 @@ def samples(items: dict, dataset, count: int = 12) -> list[dict]:
             "references": item.captions,
             "questions": [question.text for question in item.questions],
             "answers": [row["answer"] for row in rows],
-            "truth": [question.answers[0] for question in item.questions],
+            "truth": [max(question.answers, key=question.answers.count) for question in item.questions],
         })  # fmt: skip
     return out

@@ -18,6 +18,7 @@ from dlip.errors import UserError
 from dlip.files import write_out
 from dlip.html import image_tag, marked
 from dlip.records import SAMPLES, frame, retention, sources, summary, timed_alike, twin
+from dlip.tasks.vqa import normalise
 
 PRICES = ("params_m", "flops_g", "latency_ms")
 SCORES = ("tr1", "ir1", "cider", "vqa")
@@ -290,11 +291,11 @@ def _dots(records: list[dict]) -> str:
 
 
 def _question(i: int, said: list[tuple[dict, dict]]) -> str:
-    """A question with its true answer, and what the models answered, marked where it is another."""
+    """A question with its true answer, and what the models answered, marked where VQA takes it for another."""
     question, truth = (said[0][1][part][i] for part in ("questions", "truth"))
     answers = ""
     for answer, some in _same((record, sample["answers"][i]) for record, sample in said if i < len(sample["answers"])):
-        tag = "span" if answer.strip().lower() == truth.strip().lower() else "mark"
+        tag = "span" if normalise(answer) == normalise(truth) else "mark"
         answers += f"<span>{_dots(some)}<{tag}>{escape(answer)}</{tag}></span>"
     return f"<dt>{escape(question)} <b>{escape(truth)}</b></dt><dd>{answers}</dd>"
 

@@ -12,10 +12,11 @@ from dlip import data, experiment, records
 from dlip.cli import main
 from dlip.config import TrainConfig
 from dlip.data import First
+from dlip.data.batch import Item, Question
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError
-from dlip.experiment import held_out, measure, new_student, prepare, texts_of, vocabulary
+from dlip.experiment import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
 from dlip.learner import Learner
 from dlip.model import Med
 from dlip.run import Run
@@ -160,6 +161,13 @@ def test_the_scenes_vocabulary_is_closed():
     unknown = words.fast.token_to_id("[UNK]")
     ids, _ = words.encode(list(texts_of(Scenes("test", size=50))))
     assert not (ids == unknown).any()
+
+
+def test_the_truth_of_an_example_is_what_most_annotators_say():
+    item = Item(None, 7, ["a dog"], [Question("how many?", ["3", *["2"] * 9])])
+    row = {"image_id": 7, "answer": "two", "accuracy": 1.0}
+    (sample,) = samples({"vqa": [row]}, [item])
+    assert (sample["answers"], sample["truth"]) == (["two"], ["2"])
 
 
 def test_held_out_split(tmp_path):

@@ -204,6 +204,12 @@ def test_examples_group_what_is_the_same_and_mark_what_differs(records: list[dic
     assert "2 references" in article and "no picture" in article
 
 
+@pytest.mark.parametrize(("answer", "marked"), [("One", False), ("the 1", False), ("two", True)])
+def test_answers_are_marked_where_the_score_takes_them_for_others(answer, marked, tmp_path: Path):
+    page([make_record(samples=said("a red star", "star", answer))], tmp_path)
+    assert (f"<mark>{answer}</mark>" in (tmp_path / "report.html").read_text()) == marked
+
+
 def test_pictures_of_every_kind_are_held(records: list[dict], tmp_path: Path):
     Image.new("RGB", (640, 480), "blue").save(tmp_path / "photo.jpg")
     for picture, kind in ((Image.new("L", (48, 48)), "png"), (np.zeros((48, 48, 3), np.uint8), "png"),
