@@ -35,8 +35,8 @@ A run of a grid that failed is a line {"schema", "failed": why, "created", "name
 
 **Columns** of `load`, one row a run: id, created, name, role, seed, data, split, test_pictures (how many were measured
 on; 0 where the record does not tell), train_pictures, model (sizes in words), command, config_hash, wall_s, device,
-threads, torch, transformers, quick, start (the parts, or all, that began at another model's weights, and whose); then
-numbers, NaN where the record has none:
+threads, torch, transformers, quick, start (the parts, or all, that began at another model's weights, and whose), timed
+(how its latency was, in words; "" where it was not); then numbers, NaN where the record has none:
 
 - tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, in %: re-ranked by ITM, or by ITC
   alone where "notes" say so and in all runs of grids.
@@ -81,7 +81,7 @@ SAMPLES = 12
 
 ABOUT = (
     "id", "created", "name", "role", "seed", "data", "split", "test_pictures", "train_pictures", "model", "command",
-    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick", "start",
+    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick", "start", "timed",
 )  # fmt: skip
 MEASURED = ["data", "split", "test_pictures"]
 """What records must share for their scores to be compared."""
@@ -293,7 +293,14 @@ def _row(record: dict) -> dict:
     row, start = {column: record.get(column) for column in ABOUT}, record["config"].get("start")
     row |= {"model": sizes(record["config"].get("model")), "test_pictures": test_pictures(record)}
     row |= {"quick": bool(record.get("quick")), "start": ", ".join(map(str, start)) if isinstance(start, list) else ""}
-    return row | numbers(record)
+    return row | {"timed": _timed(record["efficiency"].get("latency") or {})} | numbers(record)
+
+
+def _timed(latency: dict) -> str:
+    counts = [(latency.get(noun), noun) for noun in ("beams", "tokens", "threads")]
+    words = [f"{count} {noun[:-1] if count == 1 else noun}" for count, noun in counts if count]
+    words = [latency.get("task"), f"batch {latency.get('batch')}", *words, latency.get("device")]
+    return ", ".join(map(str, words)) if latency else ""
 
 
 def test_pictures(record: dict) -> int:
@@ -330,14 +337,18 @@ def latest(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def timed_alike(df: pd.DataFrame) -> pd.DataFrame:
-    """`load`'s table with each student's latency as its share, which was timed by turns, of the teacher's least one.
+    """`load`'s table with the latencies that can be compared alone, the others NaN.
 
-    Milliseconds of different days, with other work beside them, cannot be compared. Where a share or the teacher's
-    latency is missing they stay as they are. df: with the teacher of its students alone.
+    A student's is its share, timed by turns under the same conditions, of the teacher's least one: milliseconds of
+    different days, with other work beside them, cannot be compared. Where no teacher was timed they stay as they are
+    where they were timed as the first. df: with the teacher of its students alone.
     """
-    out, taught = df.copy(), df["role"] == "teacher"
-    least = df.loc[taught, "latency_ms"].min()
-    out["latency_ms"] = (df["latency_share"] / 100 * least).fillna(df["latency_ms"])
+    out, timed = df.copy(), df[df["latency_ms"].notna()]
+    teachers = timed[timed["role"] == "teacher"].sort_values("latency_ms")
+    if len(teachers):
+        out["latency_ms"] = df["latency_share"] / 100 * teachers["latency_ms"].iloc[0]
+    first = pd.concat([teachers, timed])["timed"].head(1)
+    out["latency_ms"] = out["latency_ms"].where(df["timed"].isin(first))
     return out
 
 

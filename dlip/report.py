@@ -17,7 +17,7 @@ from dlip import plots
 from dlip.errors import UserError
 from dlip.files import write_out
 from dlip.html import image_tag, marked
-from dlip.records import SAMPLES, frame, retention, sources, summary, timed_alike, twin
+from dlip.records import SAMPLES, frame, latest, retention, sources, summary, timed_alike, twin
 from dlip.tasks.vqa import normalise
 
 PRICES = ("params_m", "flops_g", "latency_ms")
@@ -121,20 +121,15 @@ def _share(row: pd.Series, column: str) -> str:
 
 def conditions(records: list[dict]) -> str:
     """How the table's figures are to be read."""
-    timed = {
-        json.dumps({k: v for k, v in latency.items() if k in ("task", "batch", "beams", "tokens", "threads", "device")})
-        for record in records if (latency := record["efficiency"].get("latency"))
-    }  # fmt: skip
-    shares = any("share" in (record["efficiency"].get("latency") or {}) for record in records)
+    df = timed_alike(latest(frame(records)))
+    timed = df.dropna(subset=["latency_ms"])
     said = "kept: the least of TR@1, IR@1, CIDEr and VQA in % of the teacher's; ±: standard deviation over seeds; "
     said += "FLOPs: of one picture and one text"
-    if len(timed) > 1:
-        return said + "; latency: not comparable, as the runs were timed under different conditions."
-    for latency in map(json.loads, timed):
-        said += "; latency: median of {task}, batch {batch}".format(**latency)
-        said += "".join(f", {latency[k]} {k}" for k in ("beams", "tokens", "threads") if latency.get(k))
-        said += f", {latency['device']}"
-        said += ", of a student its share, timed by turns, of the teacher's" if shares else ""
+    for how in timed["timed"].head(1):
+        said += f"; latency: median of {how}"
+        if "teacher" in set(timed["role"]):
+            said += ", of a student its share, timed by turns, of the teacher's"
+        said += "; – where it was not timed so" if len(timed) < len(df) else ""
     return said + "."
 
 
@@ -168,11 +163,11 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
     pixels (uint8 [H, W, 3]) or its file, for the examples that the records hold. Raises UserError as `comparison`,
     where a picture cannot be read and where the page cannot be written.
     """
-    rows, path = comparison(records), Path(path)
+    rows, df, path = comparison(records), timed_alike(latest(frame(records))), Path(path)
     headline, *rest = finding(records)
-    axes = [(cost, score) for cost in PRICES for score in SCORES if rows[[cost, score]].notna().all(axis=1).any()]
+    axes = [(cost, score) for cost in PRICES for score in SCORES if rows[[cost, score]].notna().all(axis=1).sum() > 1]
     curves = [term for term in plots.terms(records) if term != "total"]
-    figures = {f"{cost}/{score}": plots.accuracy_cost(timed_alike(frame(records)), cost, score) for cost, score in axes}
+    figures = {f"{cost}/{score}": plots.accuracy_cost(df, cost, score) for cost, score in axes}
     for fig in figures.values():
         fig.update_traces(customdata=None)  # names, for the clicks that the page does not take
     figures |= {term: plots.loss_curves(records, term) for term in curves}

@@ -322,12 +322,15 @@ def test_a_twin_began_at_the_same_weights():
 
 def test_latencies_of_different_days_are_compared_by_their_shares():
     made = [make_record("t", "teacher", seed=seed, latency=ms) for seed, ms in enumerate((90.0, 40.0))]
-    made += [make_record("a", latency=99.0), make_record("b", "undistilled", latency=7.0)]
+    made += [make_record(name, latency=ms) for name, ms in (("a", 99.0), ("b", 7.0), ("c", 8.0))]
     made[2]["efficiency"]["latency"]["share"] = 25.0
     made[3]["efficiency"]["latency"].pop("share")
+    made[4]["efficiency"]["latency"]["threads"] = 1
     df = frame(made)
-    assert timed_alike(df)["latency_ms"].tolist() == [40.0, 40.0, 10.0, 7.0] and df["latency_ms"][0] == 90.0
-    assert timed_alike(df[df["role"] != "teacher"])["latency_ms"].tolist() == [99.0, 7.0]  # no teacher
+    assert df["timed"][2:].tolist() == [f"captioning, batch 1, 3 beams, 20 tokens, {n}, cpu"
+                                        for n in ("2 threads", "2 threads", "1 thread")]  # fmt: skip
+    assert timed_alike(df)["latency_ms"].fillna(0).tolist() == [40.0, 40.0, 10.0, 0, 0] and df["latency_ms"][0] == 90.0
+    assert timed_alike(df[2:])["latency_ms"].fillna(0).tolist() == [99.0, 7.0, 0]  # no teacher
 
 
 @pytest.mark.parametrize(

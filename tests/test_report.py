@@ -146,9 +146,18 @@ def test_table_fits_a_terminal_and_holds_the_figures(records: list[dict]):
     assert "batch 1, 3 beams, 20 tokens, 2 threads, cpu" in " ".join(lines)
 
 
-def test_table_says_where_latencies_cannot_be_compared(records: list[dict]):
-    records[0]["efficiency"]["latency"]["threads"] = 8
-    assert "not comparable" in table(records)
+def test_table_shows_no_latency_that_cannot_be_compared(records: list[dict]):
+    """alone was timed by 8 threads; of taught, which was not, the share is the teacher's."""
+    assert "where it was not" not in table(records)
+    for record in records[1:4]:
+        record["efficiency"]["latency"]["threads"] = 8
+    lines = table(records).splitlines()
+    row = next(i for i, line in enumerate(lines) if line.startswith("alone"))
+    assert lines[row].split()[:4] == ["alone", "1.00M", "0.100G", "–"]
+    assert lines[row + 1].split()[3:6] == ["25%", "25%", "77.5%"]
+    assert any(line.startswith("taught") and "20.0 ms" in line for line in lines)
+    told = "2 threads, cpu, of a student its share, timed by turns, of the teacher's; – where it was not timed so."
+    assert told in " ".join(lines)
 
 
 def test_records_of_several_data_sets_are_refused(records: list[dict]):
@@ -188,6 +197,12 @@ def test_page_shows_the_finding_the_table_the_charts_and_how_it_was_made(records
     assert all(figure["data"] and figure["title"] for figure in figures.values())
     charts = [a["data-name"] for _, a in made.tags if a.get("class") == "chart"]
     assert charts == ["tr1", "ir1", "cider", "vqa", "lm", "kd.lm"]
+
+
+def test_a_cost_that_only_the_teacher_has_is_no_axis(records: list[dict], tmp_path: Path):
+    records[0]["efficiency"]["latency"]["threads"] = 8
+    made = page(records, tmp_path)
+    assert [a["value"] for tag, a in made.tags if tag == "input" and a["name"] == "cost"] == ["params_m", "flops_g"]
 
 
 def test_examples_group_what_is_the_same_and_mark_what_differs(records: list[dict], tmp_path: Path):
