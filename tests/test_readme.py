@@ -12,7 +12,7 @@ from test_records import make_record
 from dlip import ablation, data
 from dlip.cli import main, parser
 from dlip.conclusions import conclusions
-from dlip.data.scenes import SPLITS, Scenes
+from dlip.data.scenes import SPLITS
 from dlip.records import append, read
 from dlip.tasks.vqa import blind_baseline
 
@@ -61,7 +61,6 @@ def place(tmp_path_factory) -> Path:
     folder(path / "photos")
     append(make_record("teacher", "teacher", tr1=80.0, params=4.0), path / "results" / "ablations.jsonl")
     append(make_record("student", params=0.9, command="dlip distill"), path / "results" / "ablations.jsonl")
-    Image.fromarray(Scenes("test")[0].image).save(path / "picture.png")
     return path
 
 
