@@ -9,6 +9,7 @@ from torch import Tensor
 from app import inputs, looks, models, pictures, work
 from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.errors import UserError
+from dlip.tasks.base import within
 from dlip.vlm import VLM
 
 GRADIENTS, OCCLUSION, CAM = METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
@@ -44,7 +45,7 @@ def attribution(
 
     def explained(who: str, vlm: VLM) -> Tensor:
         start = 0.5 * (who == "student")
-        found = _RUN[method](Score(vlm, text, said), image, progress=work.part(step, start, start + 0.5))
+        found = _RUN[method](Score(vlm, text, said), image, progress=within(step, start, start + 0.5))
         return F.pad(found.flatten(), (1, 0))
 
     with work.turns(progress) as step:

@@ -1,6 +1,5 @@
 """Disagreements: the test pictures on which the student loses most against its teacher."""
 
-from collections.abc import Callable
 from html import escape
 from typing import TypedDict
 
@@ -12,14 +11,15 @@ from dlip import disagreement
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.errors import UserError
 from dlip.plots import cards
-from dlip.tasks import SCORED, evaluate
+from dlip.tasks import SCORED, captioning, evaluate
+from dlip.tasks.base import within
 
 TASKS = {"captions": "caption", "answers": "vqa", "captions found by picture": "tr", "pictures found by caption": "ir"}
 RUN = {"caption": "caption", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
 """Task of dlip.disagreement -> that of dlip.evaluate which yields its items."""
 LEAST, MOST, COUNT = 10, SPLITS["test"], 12
 EMPTY = f"Both models read the pictures; the {COUNT} on which the student loses most stand here, with what each said."
-BATCH = 16
+BATCH = 4
 """Pictures at a time: others get in between."""
 
 
@@ -37,18 +37,6 @@ class Disagreement(TypedDict):
     measure: str
 
 
-class Watched(Scenes):
-    """The first pictures of the test split; says how much of them is read."""
-
-    def __init__(self, size: int, progress: Callable[[float], object]):
-        super().__init__("test", size=size)
-        self.progress = progress
-
-    def __getitem__(self, i: int):
-        self.progress(i / len(self))
-        return super().__getitem__(i)
-
-
 @inputs.checked
 def disagreements(
     teacher: str, student: str, task: str = "captions", pictures: int = 50, progress: work.Progress | None = None
@@ -62,15 +50,19 @@ def disagreements(
         raise UserError(f"there is no task {task!r}; choose {', '.join(TASKS)}")
     pictures = inputs.whole(pictures, "pictures", LEAST, MOST)
     with work.turns(progress) as step:
-        items, pair = [], models.pair(teacher, student)
+        said, items, pair = [], [], models.pair(teacher, student)
         for vlm in pair.values():
             if SCORED[RUN[TASKS[task]]][0] not in vlm.med.abilities:
                 raise UserError(f"{vlm.name} has not learnt what {task} need; choose another model, or compare others")
+        data = Scenes("test", size=pictures)
         for i, vlm in enumerate(pair.values()):
-            data = Watched(pictures, work.part(step, i / 2, (i + 1) / 2))
-            found = evaluate(vlm, data, tasks=(RUN[TASKS[task]],), batch_size=BATCH, return_items=True, progress=False)
-            items.append(found["items"])
-        rows = disagreement.disagreements(*items, TASKS[task], COUNT)
+            options = dict(batch_size=BATCH, progress=within(step, i / 2, (i + 1) / 2))
+            if TASKS[task] == "caption":
+                said.append(captioning.predict(vlm, data, max_new_tokens=vlm.med.config.max_text, **options))
+            else:
+                items.append(evaluate(vlm, data, tasks=(RUN[TASKS[task]],), return_items=True, **options)["items"])
+    items += [{"caption": one.rows(captioning.ciders(one.captions, one.references))} for one in said]
+    rows = disagreement.disagreements(*items, TASKS[task], COUNT)
     return [Disagreement(**row) for row in rows.to_dict("records")]
 
 

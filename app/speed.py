@@ -13,6 +13,7 @@ from dlip.efficiency import TASKS
 from dlip.latency import compare_latency, throughput
 from dlip.memory import memory
 from dlip.plots import latency_bars, memory_bars, throughput_curves
+from dlip.tasks.base import within
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 WARMUP, TURNS = 3, 3
@@ -63,8 +64,8 @@ def speed(
     with work.turns(progress) as step:
         pair = models.pair(teacher, student)
         size = dict(beams=beams, tokens=tokens)
-        timed = compare_latency(pair, task, repeats, WARMUP, work.part(step, 0.0, 0.5), batch=batch, **size)
-        rates = throughput(pair, task, batches, TURNS, work.part(step, 0.5, 0.8), **size) if batches else {}
+        timed = compare_latency(pair, task, repeats, WARMUP, within(step, 0.0, 0.5), batch=batch, **size)
+        rates = throughput(pair, task, batches, TURNS, within(step, 0.5, 0.8), **size) if batches else {}
         taken = {}
         for i, (side, vlm) in enumerate(pair.items()):
             if with_memory:

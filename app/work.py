@@ -53,7 +53,8 @@ def stoppable(session: str, kind: str, progress: Progress) -> Iterator[Progress]
     try:
         yield step
     finally:
-        _asked.pop((session, kind), None)
+        if _asked.get((session, kind)) is asked:  # and not what was started anew meanwhile
+            del _asked[session, kind]
 
 
 def stop(session: str, kind: str) -> None:
@@ -90,8 +91,3 @@ def started(start: gr.Button, cancel: gr.Button, function: Callable, inputs: lis
     void = gr.on([part.change for part in voids], stopped, cancels=going, **private, trigger_mode="multiple")
     for end in (going.then, going.failure, cancel.click(stopped, cancels=going, **private).then, void.then):
         end(lambda: gr.Button(visible=False), None, cancel, **private)
-
-
-def part(progress: Progress, start: float, end: float) -> Progress:
-    """Progress of one part of the work, which is done from `start` to `end` of the whole."""
-    return lambda share: progress(start + share * (end - start))

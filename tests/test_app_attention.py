@@ -2,6 +2,7 @@
 
 import re
 import threading
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -252,6 +253,16 @@ def test_long_work_stops_when_its_visitor_says_so(picture):
     assert seen == [0.5]
     assert models.turn.acquire(blocking=False)
     models.turn.release()
+
+
+def test_work_that_was_started_anew_can_be_stopped_after_the_old_has_ended():
+    with pytest.raises(UserError, match="stopped"), ExitStack() as old:
+        old.enter_context(work.stoppable("one", "start", print))
+        with work.stoppable("one", "start", print) as step:
+            old.close()
+            work.stop("one", "start")
+            step(0.5)
+    assert not work._asked
 
 
 def test_others_get_in_between_the_steps():

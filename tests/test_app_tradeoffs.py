@@ -1,12 +1,15 @@
 """The tabs Trade-offs and Disagreements against records and dlip called directly."""
 
 import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 from test_records import make_record
 
 from app import disagreements as worst
-from app import shipped
+from app import models, shipped
 from app import tradeoffs as page
 from app.page import build
 from dlip import disagreement
@@ -15,7 +18,8 @@ from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.files import read_json
 from dlip.records import frame, summary
-from dlip.tasks import evaluate
+from dlip.tasks import captioning, evaluate
+from dlip.tasks.base import Unavailable
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 SAMPLE = {"image_id": 0, "caption": "a <blue> star", "references": ["a star"],
@@ -160,7 +164,7 @@ def test_disagreements_are_dlips():
              for name in (TEACHER, STUDENT)]  # fmt: skip
     rows = disagreement.disagreements(*items, "vqa")
     assert found == rows.to_dict("records") and found[0]["loss"] == 100
-    assert shares == sorted(shares) and len(shares) == 20
+    assert shares == sorted(shares) and len(shares) == 2 * math.ceil(10 / worst.BATCH) and shares[-1] == 1
     shown = worst.show(found, (TEACHER, STUDENT))
     assert shown.count("<article>") == len(found) == shown.count("<img") and found[0]["asked"] in shown
     assert "loses on no item" in worst.show([], (TEACHER, STUDENT))
@@ -170,3 +174,22 @@ def test_disagreements_are_dlips():
     ):
         with pytest.raises(UserError, match=said):
             worst.disagreements(TEACHER, STUDENT, *asked)
+
+
+def test_captions_are_scored_by_cider_alone_while_others_use_the_models(monkeypatch):
+    def others_get_in() -> bool:
+        with ThreadPoolExecutor(1) as other:
+            if got_in := other.submit(models.turn.acquire, False).result():
+                other.submit(models.turn.release).result()
+        return got_in
+
+    run_java, got_in = captioning._run_java, []
+    monkeypatch.setattr(captioning, "_run_java", lambda *_, **__: got_in.append(others_get_in()) or run_java(*_, **__))
+    monkeypatch.setattr(captioning, "_meteor", lambda *_: pytest.fail("METEOR takes long"))
+    found = worst.disagreements(TEACHER, STUDENT, "captions", 10)
+    assert all(got_in)
+
+    monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=Unavailable("not here")))
+    items = [evaluate(name, Scenes("test", size=10), tasks=("caption",), return_items=True, progress=False)["items"]
+             for name in (TEACHER, STUDENT)]  # fmt: skip
+    assert found == disagreement.disagreements(*items, "caption").to_dict("records") and found

@@ -8,7 +8,7 @@ import torch
 from dlip.data import open as open_data
 from dlip.errors import Unable, UserError
 from dlip.tasks import captioning, retrieval, vqa
-from dlip.tasks.base import Unavailable
+from dlip.tasks.base import Progress, Unavailable, within
 from dlip.vlm import VLM
 
 TASKS = {"retrieval": retrieval.run, "caption": captioning.run, "vqa": vqa.run}
@@ -28,7 +28,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     batch_size: int = 64,
     return_items: bool = False,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> dict:
     """Figures of a model: {"model", "data", "split", "retrieval", "caption", "vqa", "notes"}, percents as 0 to 100.
 
@@ -36,8 +36,8 @@ def evaluate(
     re-ranks. answers: a list that VQA ranks, besides answering freely. max_new_tokens: of a caption, by
     default as many as the model's longest text. A task or metric that could not be computed is None, and
     "notes" says why under its name. return_items adds "items": tables "tr", "ir", "caption" and "vqa", a row
-    each picture, caption, picture and question. Raises UserError where a task is unknown or none can be
-    computed.
+    each picture, caption, picture and question. progress: a bar, or what is called with the share done. Raises
+    UserError where a task is unknown or none can be computed.
     """
     model = VLM.load(model) if isinstance(model, str | Path) else model
     data = open_data(data, split) if isinstance(data, str | Path) else data
@@ -50,9 +50,11 @@ def evaluate(
     result = {"model": model.name, "data": data.name, "split": data.split}
     notes, items = {}, {}
     with _evaluating(model.med):
-        for task in dict.fromkeys(tasks):
+        chosen = list(dict.fromkeys(tasks))
+        for place, task in enumerate(chosen):
+            share = within(progress, place / len(chosen), (place + 1) / len(chosen))
             try:
-                outcome = TASKS[task](model, data, batch_size=batch_size, progress=progress, **options[task])
+                outcome = TASKS[task](model, data, batch_size=batch_size, progress=share, **options[task])
             except (Unavailable, Unable) as reason:
                 result[task], notes[task] = None, str(reason)
                 continue

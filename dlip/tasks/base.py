@@ -1,6 +1,7 @@
 """What the tasks share: a walk over the pictures of a data set, and the form of what a task finds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dlip.data.batch import Item
+
+Progress = bool | Callable[[float], object]
+"""Whether a bar on standard error shows what is done, or what is called with the share done, 0 to 1."""
 
 
 class Unavailable(Exception):
@@ -26,13 +30,35 @@ class Outcome:
     """Name of a figure -> why it is None, or what to know about it."""
 
 
-def batches(dataset, size: int, label: str, progress: bool) -> Iterator[list[Item]]:
-    """The pictures of `dataset` in order, `size` at a time, under a progress bar on standard error."""
-    with tqdm(total=len(dataset), desc=label, unit="picture", disable=not progress) as bar:
+@contextmanager
+def counted(total: int, label: str, progress: Progress) -> Iterator[Callable[[int], object]]:
+    """Yields what is called with how many more of the `total` pictures are done."""
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done / total)
+
+    if callable(progress):
+        yield more
+    else:
+        with tqdm(total=total, desc=label, unit="picture", disable=not progress) as bar:
+            yield bar.update
+
+
+def within(progress: Progress, start: float, end: float) -> Progress:
+    """Progress of what is done from `start` to `end` of the whole."""
+    return (lambda share: progress(start + share * (end - start))) if callable(progress) else progress
+
+
+def batches(dataset, size: int, label: str, progress: Progress) -> Iterator[list[Item]]:
+    """The pictures of `dataset` in order, `size` at a time."""
+    with counted(len(dataset), label, progress) as more:
         for start in range(0, len(dataset), size):
             items = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
             yield items
-            bar.update(len(items))
+            more(len(items))
 
 
 def percent(hits: list[float] | Tensor) -> float:

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -20,34 +21,51 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
 from dlip.data.scene_truth import describes
 from dlip.data.scene_world import Scene
-from dlip.tasks.base import Outcome, Unavailable, batches, percent
+from dlip.tasks.base import Outcome, Progress, Unavailable, batches, percent
 
 JARS = Path(next(iter(pycocoevalcap.__path__)))
 PATIENCE_S = 1800  # for one Java program
 FACTS = ("object", "attribute", "relation")
 
 
-def run(
-    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: bool = True
-) -> Outcome:
-    """Figures of `score` and, on scenes, "facts"; rows "caption": one a picture that has captions.
+@dataclass
+class Said:
+    """A caption of each picture that has captions, and those."""
 
-    In eval and inference mode. Raises Unavailable where there are no captions.
-    """
-    captions, references, image_id = [], [], []
+    image_id: list[int] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    references: list[list[str]] = field(default_factory=list)
+
+    def rows(self, ciders: list[float]) -> list[dict]:
+        """One row a picture: image_id, caption, and its CIDEr."""
+        each = zip(self.image_id, self.captions, ciders, strict=True)
+        return [dict(image_id=i, caption=caption, cider=cider) for i, caption, cider in each]
+
+
+def run(
+    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True
+) -> Outcome:
+    """Figures of `score` for what `predict` finds and, on scenes, "facts"; rows "caption": those of `Said`."""
+    said = predict(vlm, dataset, batch_size, num_beams, max_new_tokens, progress)
+    figures, ciders, notes = score(said.captions, said.references)
+    if hasattr(dataset, "scene"):
+        figures["facts"] = facts(said.captions, [dataset.scene(i) for i in range(len(dataset))])
+    return Outcome(figures, {"caption": said.rows(ciders)}, notes)
+
+
+def predict(
+    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True
+) -> Said:
+    """What a model says of the pictures, by beam search. Raises Unavailable where there are no captions."""
+    said = Said()
     for items in batches(dataset, batch_size, "caption", progress):
         items = [item for item in items if item.captions]
-        captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
-        references += [item.captions for item in items]
-        image_id += [item.image_id for item in items]
-    if not captions:
+        said.captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
+        said.references += [item.captions for item in items]
+        said.image_id += [item.image_id for item in items]
+    if not said.captions:
         raise Unavailable("the data have no captions")
-    figures, ciders, notes = score(captions, references)
-    if hasattr(dataset, "scene"):
-        figures["facts"] = facts(captions, [dataset.scene(i) for i in range(len(dataset))])
-    rows = zip(image_id, captions, ciders, strict=True)
-    rows = [dict(image_id=i, caption=caption, cider=cider) for i, caption, cider in rows]
-    return Outcome(figures, {"caption": rows}, notes)
+    return said
 
 
 def facts(captions: list[str], scenes: list[Scene]) -> dict[str, float | None]:
@@ -63,20 +81,14 @@ def score(captions: list[str], references: list[list[str]]) -> tuple[dict, list[
     Returns bleu4, meteor, rougeL, cider and spice, each x 100 or None; every picture's CIDEr x 100; and
     notes: why a metric is None, and whether the words were split without Java.
     """
-    notes, java = {}, find_java()
-    try:
-        words, *reference_words = _tokenize(java, [captions, *map(list, references)])
-    except Unavailable as reason:
-        words, *reference_words = ([*map(plain_tokens, texts)] for texts in [captions, *references])
-        notes["tokenizer"] = f"words were split at punctuation instead of by the PTB tokenizer: {reason}"
-    found = {i: [text] for i, text in enumerate(words)}
-    wanted = dict(enumerate(reference_words))
-
-    cider, ciders = Cider().compute_score(wanted, found)
+    java = find_java()
+    words, reference_words, notes = _split(java, captions, references)
+    pair = _numbered(words, reference_words)
+    cider, each = Cider().compute_score(*pair)
     figures = {
-        "bleu4": 100 * Bleu(4).compute_score(wanted, found, verbose=0)[0][3],
+        "bleu4": 100 * Bleu(4).compute_score(*pair, verbose=0)[0][3],
         "meteor": None,
-        "rougeL": 100 * float(Rouge().compute_score(wanted, found)[0]),
+        "rougeL": 100 * float(Rouge().compute_score(*pair)[0]),
         "cider": 100 * float(cider),
         "spice": None,
     }
@@ -85,7 +97,29 @@ def score(captions: list[str], references: list[list[str]]) -> tuple[dict, list[
             figures[name] = 100 * metric(java, words, reference_words)
         except Unavailable as reason:
             notes[name] = str(reason)
-    return figures, [100 * float(x) for x in ciders], notes
+    return figures, [100 * float(x) for x in each], notes
+
+
+def ciders(captions: list[str], references: list[list[str]]) -> list[float]:
+    """Every picture's CIDEr x 100 as `score` gives it, without the other metrics, of which METEOR takes long."""
+    words, reference_words, _ = _split(find_java(), captions, references)
+    return [100 * float(x) for x in Cider().compute_score(*_numbered(words, reference_words))[1]]
+
+
+def _split(java: str | None, captions: list[str], references: list[list[str]]) -> tuple[list, list, dict[str, str]]:
+    """Captions and references as words apart by spaces, and notes: why it was done without Java."""
+    try:
+        words, *reference_words = _tokenize(java, [captions, *map(list, references)])
+        return words, reference_words, {}
+    except Unavailable as reason:
+        words, *reference_words = ([*map(plain_tokens, texts)] for texts in [captions, *references])
+        note = f"words were split at punctuation instead of by the PTB tokenizer: {reason}"
+        return words, reference_words, {"tokenizer": note}
+
+
+def _numbered(words: list[str], reference_words: list[list[str]]) -> tuple[dict, dict]:
+    """References and captions as pycocoevalcap takes them."""
+    return dict(enumerate(reference_words)), {i: [text] for i, text in enumerate(words)}
 
 
 def plain_tokens(text: str) -> str:

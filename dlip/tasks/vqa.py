@@ -16,7 +16,7 @@ from torch import Tensor
 from dlip.data.batch import Item, Question
 from dlip.errors import UserError, one_line
 from dlip.generate import generate
-from dlip.tasks.base import Outcome, Unavailable, batches, percent
+from dlip.tasks.base import Outcome, Progress, Unavailable, batches, percent
 from dlip.texts import next_words
 
 QUESTIONS = 128  # questions that are answered at once
@@ -42,7 +42,7 @@ CONTRACTIONS = {w[: m.start()] + w[m.end() :]: w for w in _CONTRACTIONS for m in
 
 def run(
     vlm, dataset, answers: list[str] | None = None, k: int = 128, batch_size: int = 64, num_beams: int = 3,
-    max_new_tokens: int = 10, progress: bool = True,
+    max_new_tokens: int = 10, progress: Progress = True,
 ) -> Outcome:  # fmt: skip
     """Figures of `score` for free answers and, under "ranked", for those picked from the list `answers`, if any.
 
