@@ -7,6 +7,7 @@ that a busy machine slows all of them alike.
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,8 +136,8 @@ def compare_latency(
     """{"models": name -> as `latency`, "speedup": name -> median of the first model / that of this one}.
 
     In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. `progress` is called
-    with the share done, 0 to 1, after each round. Raises UserError as `Workload` does, and where the models are on
-    different devices.
+    with the share done, 0 to 1, after each call that is timed. Raises UserError as `Workload` does, and where the
+    models are on different devices.
     """
     work = {name: Workload(model, task, **size) for name, model in models.items()}
     if len({load.pixels.device for load in work.values()}) > 1:
@@ -144,14 +145,13 @@ def compare_latency(
         raise UserError(f"times on different devices cannot be compared: {places}; move the models to one of them")
     calls = {name: {"total": load, **load.modules()} for name, load in work.items()}
     times = {name: {part: [] for part in parts} for name, parts in calls.items()}  # ms
-    for turn in range(warmup + repeats):
-        for part in next(iter(calls.values())):
-            for name in calls:
-                ms = _time(calls[name][part], work[name].pixels.device)
-                if turn >= warmup:
-                    times[name][part].append(ms)
+    turns = list(product(range(warmup + repeats), next(iter(calls.values())), calls))
+    for done, (turn, part, name) in enumerate(turns, 1):
+        ms = _time(calls[name][part], work[name].pixels.device)
+        if turn >= warmup:
+            times[name][part].append(ms)
         if progress:
-            progress((turn + 1) / (warmup + repeats))
+            progress(done / len(turns))
     out = {}
     for name, parts in times.items():
         spread = {part: _percentiles(ms) for part, ms in parts.items()}
@@ -173,19 +173,19 @@ def throughput(
     """Name -> items a second at each size of batch: the batch / the median time of the task end to end.
 
     The models take turns at each batch, after one round that is not counted. `progress` is called with the share done,
-    0 to 1, after each round. Raises UserError as `Workload` does.
+    0 to 1, after each call that is timed. Raises UserError as `Workload` does.
     """
     out = {name: [] for name in models}
     for place, batch in enumerate(batches):
         work = {name: Workload(model, task, batch, **size) for name, model in models.items()}
         times = {name: [] for name in models}  # ms
-        for turn in range(1 + repeats):
-            for name, load in work.items():
-                ms = _time(load, load.pixels.device)
-                if turn:
-                    times[name].append(ms)
+        turns = list(product(range(1 + repeats), work.items()))
+        for done, (turn, (name, load)) in enumerate(turns, 1):
+            ms = _time(load, load.pixels.device)
+            if turn:
+                times[name].append(ms)
             if progress:
-                progress((place + (turn + 1) / (1 + repeats)) / len(batches))
+                progress((place + done / len(turns)) / len(batches))
         for name, some in times.items():
             out[name].append(1000 * batch / float(np.median(some)))
     return out

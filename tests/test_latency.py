@@ -68,8 +68,9 @@ def test_models_are_compared_in_turns(med, monkeypatch):
 
 def test_progress_rises_to_the_end_and_can_stop_the_work(med):
     shares = []
-    compare_latency({"one": med}, "retrieval", repeats=3, warmup=1, progress=shares.append)
-    assert shares == [0.25, 0.5, 0.75, 1.0]
+    compare_latency({"one": med, "two": med}, "retrieval", repeats=3, warmup=1, progress=shares.append)
+    calls = 4 * 4 * 2  # rounds, the whole and its modules, models: others get in after each
+    assert shares == [done / calls for done in range(1, calls + 1)]
 
     def stop(share: float):
         raise KeyboardInterrupt
@@ -85,7 +86,7 @@ def test_throughput_is_the_batch_over_its_median_time(med, monkeypatch):
     shares = []
     found = throughput({"one": med, "two": med}, "retrieval", batches=(1, 4), repeats=3, progress=shares.append)
     assert found == {"one": [50.0, 100.0], "two": [25.0, 50.0]}  # medians of 20 and 40 ms, then of 40 and 80
-    assert shares[-1] == 1 and shares == sorted(shares) and len(shares) == 8
+    assert shares[-1] == 1 and shares == sorted(shares) and len(shares) == 16
 
 
 @pytest.mark.parametrize(
