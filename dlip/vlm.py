@@ -116,9 +116,18 @@ class VLM:
     def _asked(self, images: list, questions: list[str]) -> tuple[Med, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What answers come from: the model, the questions' states [N, Q, Di] and mask, and first tokens [N, 1]."""
         med = self.med.able("vqa").eval()
-        ids, mask = self.texts(questions)
-        states = med.question_states(med.fuse(ids, mask, self.image_states(images, med)))
-        return med, states, mask, ids.new_full((len(images), 1), med.config.dec_id)
+        fused, mask = self._fused(images, questions, med)
+        begin = torch.full((len(images), 1), med.config.dec_id, device=self.device)
+        return med, med.question_states(fused), mask, begin
+
+    def _fused(self, images: list, texts: list[str], med: Med) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts read together with their pictures [N, T, Dt], and their mask; a picture that comes several times, as
+        one object, is encoded once."""
+        ids, mask = self.texts(texts)
+        distinct = {id(image): image for image in images}
+        places = {key: place for place, key in enumerate(distinct)}
+        rows = torch.tensor([places[id(image)] for image in images], device=self.device)
+        return med.fuse(ids, mask, self.image_states(distinct.values(), med), rows), mask
 
     def similarity(self, images: Iterable[Picture], texts: Iterable[str]) -> torch.Tensor:
         """ITC cosine of every picture with every text [I, T]."""
@@ -147,7 +156,7 @@ class VLM:
         if not images:
             return torch.zeros(0)
         med = self.med.able("itm").eval()
-        return med.match_logits(med.fuse(*self.texts(texts), self.image_states(images, med))).softmax(-1)[:, 1]
+        return med.match_logits(self._fused(images, texts, med)[0]).softmax(-1)[:, 1]
 
 
 def _paired(images, texts, noun: str) -> tuple[list, list]:

@@ -86,6 +86,18 @@ def test_scores_do_not_depend_on_their_neighbours(tiny, images):
         torch.testing.assert_close(tiny.match([image], [text])[0], matches[i])
 
 
+def test_a_picture_that_comes_several_times_is_encoded_once(tiny, images, questions, monkeypatch):
+    encode, rows = Med.encode_image, []
+    monkeypatch.setattr(Med, "encode_image", lambda med, pixels: rows.append(len(pixels)) or encode(med, pixels))
+    first, second = images[:2]
+    mixed = [second, first, second, second]
+    matches, answers = tiny.match(mixed, TEXTS), tiny.answer(mixed, questions)
+    assert rows == [2, 2]
+    apart = [image.copy() for image in mixed]
+    torch.testing.assert_close(matches, tiny.match(apart, TEXTS))
+    assert answers == tiny.answer(apart, questions) and rows == [2, 2, 4, 4]
+
+
 def test_paths_and_pictures_of_any_kind_are_the_same(tiny, images, tmp_path):
     for i, image in enumerate(images):
         image.save(tmp_path / f"{i}.png")
