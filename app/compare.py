@@ -104,9 +104,8 @@ def captions(
 
     def say(vlm: VLM) -> dict:
         torch.manual_seed(seed)
-        (text,), ms = _timed(vlm, "lm", image, lambda im: vlm.caption(im, beams, length, top_p))
-        tokens = len(vlm.tokenizer.encode([text])[0][0]) - 1  # with the end, without the beginning
-        return {"text": text, "cost": _cost(vlm, "lm", "captioning", ms, tokens, new_tokens=tokens, beams=beams)}
+        (text,), *taken = _timed(vlm, "lm", image, lambda im: vlm.caption(im, beams, length, top_p))
+        return {"text": text, "cost": _cost(vlm, "lm", "captioning", *taken, beams=beams)}
 
     return _both(teacher, student, say, {"text": None})
 
@@ -117,9 +116,8 @@ def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
     image, question = pictures.read(picture), inputs.text(question, "question")
 
     def answer(vlm: VLM) -> dict:
-        (found,), ms = _timed(vlm, "vqa", image, lambda im: vlm.answers(im, [question], ENDS))
-        asked, said = (len(vlm.tokenizer.encode([words])[0][0]) for words in (question, found[0][0]))
-        cost = _cost(vlm, "vqa", "vqa", ms, said - 1, text_tokens=asked, new_tokens=said - 1, beams=ENDS)
+        (found,), *taken = _timed(vlm, "vqa", image, lambda im: vlm.answers(im, [question], ENDS))
+        cost = _cost(vlm, "vqa", "vqa", *taken, text_tokens=vlm.texts([question])[0].shape[1], beams=ENDS)
         return {"answers": found, "cost": cost, "note": parts.unread(vlm, "the question", [question])}
 
     return _both(teacher, student, answer, {"answers": []})
@@ -134,15 +132,15 @@ def rankings(picture: str, teacher: str, student: str, candidates: str) -> Ranki
         raise UserError(f"{len(texts)} captions cannot be ranked; type 1 to {MOST}, each on a line of its own")
 
     def rank(vlm: VLM) -> dict:
-        (itc, itm), ms = _timed(
+        (itc, itm), *taken = _timed(
             vlm,
             "itm",
             image,
             lambda im: (vlm.similarity(im, texts)[0].tolist(), vlm.match(im * len(texts), texts).tolist()),
         )
         rows = [Ranked(text=t, itm=p, itc=c) for t, p, c in zip(texts, itm, itc, strict=True)]
-        longest = max(len(vlm.tokenizer.encode([t])[0][0]) for t in texts)
-        cost = _cost(vlm, "itm", "retrieval", ms, None, times=len(texts), text_tokens=longest)
+        longest = vlm.texts(texts)[0].shape[1]
+        cost = _cost(vlm, "itm", "retrieval", *taken, looks=2, text_tokens=longest, texts=len(texts))
         note = parts.unread(vlm, "a long caption", texts)
         return {"ranked": sorted(rows, key=lambda row: -row["itm"]), "cost": cost, "note": note}
 
@@ -162,20 +160,27 @@ def _both(teacher: str, student: str, work: Callable[[VLM], dict], nothing: dict
 
 
 def _timed(vlm: VLM, task: str, image, work: Callable) -> tuple:
-    """What `work` makes of [the picture, made the model's square], and its milliseconds."""
-    squared = square(image, vlm.med.able(task).config.image_size)
-    start = time.perf_counter()
-    found = work([squared])
-    return found, 1000 * (time.perf_counter() - start)
+    """What `work` makes of [the picture, made the model's square], its milliseconds, and the decoder's steps."""
+    med, steps = vlm.med.able(task), []
+    squared = square(image, med.config.image_size)
+    counter = med.text_decoder.cls.register_forward_hook(lambda *_: steps.append(1))
+    try:
+        start = time.perf_counter()
+        found = work([squared])
+        return found, 1000 * (time.perf_counter() - start), len(steps)
+    finally:
+        counter.remove()
 
 
-def _cost(vlm: VLM, ability: str, task: str, ms: float, tokens: int | None, times: int = 1, **sizes) -> parts.Cost:
-    c = vlm.med.able(ability).config
+def _cost(vlm: VLM, ability: str, task: str, ms: float, steps: int, looks: int = 1, **sizes) -> parts.Cost:
+    """looks: how often the picture is encoded. sizes: as `task_macs` takes them."""
+    passes = task_macs(vlm.med.able(ability).config, task, new_tokens=steps, **sizes)
+    passes["image"] *= looks
     return parts.Cost(
         ms=ms,
-        tokens_per_s=None if tokens is None else 1000 * tokens / ms,
+        tokens_per_s=1000 * steps / ms if steps else None,
         params_m=sum(needed_params(vlm.med).values()) / 1e6,
-        flops_g=times * sum(macs.flops for macs in task_macs(c, task, **sizes).values()) / 1e9,
+        flops_g=sum(macs.flops for macs in passes.values()) / 1e9,
     )
 
 

@@ -27,6 +27,7 @@ CLEAR = "bad => { if (bad) document.querySelector('#picture [aria-label=\"Remove
 """Takes the picture away if it is bad."""
 RESIZE = "() => setTimeout(() => window.dispatchEvent(new Event('resize')), 100)"
 """Charts that were drawn while their tab was hidden take the width that they have now."""
+WRITTEN = '<abbr title="tokens that each beam wrote, ends of texts among them">tokens/s</abbr>'
 SIDES = {"teacher": "Teacher", "student": "Student"}
 
 
@@ -36,7 +37,7 @@ class Cost(TypedDict):
     ms: float
     """Milliseconds on this machine, end to end, the picture's reading and resizing apart."""
     tokens_per_s: float | None
-    """Words and pieces of words that were written, a second."""
+    """Steps of the decoder a second: each writes one token, a word, a piece of one or the end, to every beam."""
     params_m: float
     """Millions of parameters of the whole model."""
     flops_g: float
@@ -59,7 +60,7 @@ def card(side: str, role: str, name: str, body: str, cost: Cost | None = None) -
 def costs(cost: Cost) -> list[str]:
     parts = [f"<b>{cost['ms']:.0f}</b> ms"]
     if cost["tokens_per_s"] is not None:
-        parts.append(f"<b>{cost['tokens_per_s']:.0f}</b> tokens/s")
+        parts.append(f"<b>{cost['tokens_per_s']:.0f}</b> {WRITTEN}")
     return [*parts, f"<b>{short(cost['params_m'])}</b>M parameters", f"<b>{short(cost['flops_g'])}</b> GFLOPs"]
 
 

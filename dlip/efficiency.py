@@ -153,9 +153,9 @@ def cross_macs(c: ModelConfig, tokens: int, context: int) -> Macs:
     return Macs(tokens * 2 * d * d, 2 * tokens * context * d) * len(c.fusion_layers)
 
 
-def head_macs(c: ModelConfig) -> Macs:
-    """Of ITC (projections and product) and ITM for one pair."""
-    return Macs((c.image_width + c.text_width + 1) * c.embed_dim + 2 * c.text_width)
+def head_macs(c: ModelConfig, texts: int = 1) -> Macs:
+    """Of ITC (projections and products) and ITM for one picture and `texts` texts."""
+    return Macs(c.image_width * c.embed_dim) + Macs((c.text_width + 1) * c.embed_dim + 2 * c.text_width) * texts
 
 
 def step_macs(c: ModelConfig, tokens: int, before: int, context: int) -> Macs:
@@ -174,23 +174,24 @@ def decoder_macs(c: ModelConfig, context: int, prompt: int, new: int, beams: int
 
 
 def task_macs(
-    c: ModelConfig, task: str, text_tokens: int = TEXT_TOKENS, new_tokens: int | None = None, beams: int = 1
-) -> dict[str, Macs]:
+    c: ModelConfig, task: str, text_tokens: int = TEXT_TOKENS, new_tokens: int | None = None, beams: int = 1,
+    texts: int = 1,
+) -> dict[str, Macs]:  # fmt: skip
     """Multiply-accumulates by pass of one picture through one task; `.flops` of each gives FLOPs.
 
     retrieval: image, text (a text read alone), fusion (the text read again with its picture: self-attention,
-    cross-attention, feed-forward), heads. captioning: image, decoder with its LM head for `new_tokens`. vqa:
-    image, fusion (the question with its picture, and the bridge), decoder over the question's states. Raises
-    ValueError for another task.
+    cross-attention, feed-forward), heads, for `texts` texts. captioning: image, decoder with its LM head for
+    `new_tokens`. vqa: image, fusion (the question with its picture, and the bridge), decoder over the question's
+    states. Raises ValueError for another task.
     """
     if task not in TASKS:
         raise ValueError(f"task {task!r} is none of {TASKS}")
     new_tokens = new_tokens or NEW_TOKENS.get(task, 0)
     picture = c.grid**2 + 1
-    fusion = context_macs(c, picture) + text_macs(c, text_tokens) + cross_macs(c, text_tokens, picture)
+    text = text_macs(c, text_tokens) * texts
+    fusion = context_macs(c, picture) + text + cross_macs(c, text_tokens, picture) * texts
     if task == "retrieval":
-        text = text_macs(c, text_tokens)
-        return {"image": image_macs(c), "text": text, "fusion": fusion, "heads": head_macs(c)}
+        return {"image": image_macs(c), "text": text, "fusion": fusion, "heads": head_macs(c, texts)}
     if task == "captioning":
         prompt = 1 + len(c.prompt_ids)
         return {"image": image_macs(c), "decoder": decoder_macs(c, picture, prompt, new_tokens, beams)}

@@ -11,12 +11,15 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import dlip
 from app import compare, models, pictures, search, space
 from app.page import build
 from dlip.data.scenes import Scenes
 from dlip.errors import Unable, UserError
+from dlip.generate import Decoder
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
@@ -46,9 +49,6 @@ def test_costs_are_counted_and_the_summary_divides_them(picture):
     found = compare.captions(picture, TEACHER, STUDENT)
     teacher, student = found["teacher"]["cost"], found["student"]["cost"]
     assert round(teacher["params_m"], 2) == 3.06 and round(student["params_m"], 2) == 0.62
-    for cost, side in ((teacher, "teacher"), (student, "student")):
-        tokens = len(dlip.load(BOTH[side]).tokenizer.encode([found[side]["text"]])[0][0]) - 1
-        assert cost["tokens_per_s"] == pytest.approx(1000 * tokens / cost["ms"])
     assert 4 < teacher["flops_g"] / student["flops_g"] < 6
     costs = [dict(ms=ms, tokens_per_s=None, params_m=p, flops_g=f) for ms, p, f in ((30, 4, 8), (20, 2, 0.8))]
     said = compare.parts.saves(*costs)
@@ -58,6 +58,28 @@ def test_costs_are_counted_and_the_summary_divides_them(picture):
     assert "1.5 times slower this time, with 2.0 times the parameters" in compare.parts.saves(*costs[::-1])
     same = compare.parts.saves(costs[0], costs[0] | {"ms": 30.4})
     assert same == "The student was equally fast this time, with all the parameters and all the operations."
+
+
+@pytest.mark.parametrize(
+    ("function", "asked"),
+    [
+        (compare.captions, dict()), (compare.captions, dict(method="greedy", length=5)),
+        (compare.answers, dict(question="how many objects are there?")),
+        (compare.rankings, dict(candidates="a circle\na large yellow circle\n" + "a red circle " * 20)),
+    ],
+)  # fmt: skip
+def test_tokens_and_flops_are_those_of_the_call(function, asked, picture, monkeypatch):
+    models.pair(TEACHER, STUDENT)
+    decode, steps = Decoder.__call__, []
+    monkeypatch.setattr(Decoder, "__call__", lambda *given: steps.append(1) or decode(*given))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        found = function(picture, TEACHER, STUDENT, **asked)
+    costs = [found[side]["cost"] for side in BOTH]
+    assert sum(cost["flops_g"] for cost in costs) == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-9)
+    written = [(cost["tokens_per_s"] or 0) * cost["ms"] / 1000 for cost in costs]
+    assert sum(written) == pytest.approx(len(steps))
+    if asked.get("length"):
+        assert written == pytest.approx([5, 5])  # cut, without an end
 
 
 def test_answers_and_their_probabilities_are_those_of_dlip(picture):
