@@ -33,9 +33,11 @@ class Unreadable(UserError):
 
 
 def read(path: str | Path | None) -> Image.Image:
-    """A visitor's picture, RGB and upright. Raises UserError where there is none, and Unreadable."""
+    """A visitor's picture, RGB and upright. Raises UserError where there is none, or no longer, and Unreadable."""
     if not path:
         raise UserError("there is no picture yet; drop one in, or choose an example")
+    if not Path(path).exists():
+        raise UserError("this picture was kept for an hour, which is over; bring it, or choose it, again")
     try:
         return read_image(path)
     except UserError as error:

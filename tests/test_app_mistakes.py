@@ -70,6 +70,14 @@ def test_wrong_files_are_one_sentence_without_their_place(make, message, tmp_pat
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_picture_that_is_no_longer_kept_is_told_of_also_where_nobody_asked(tmp_path):
+    gone = str(tmp_path / "gone.png")
+    with pytest.raises(UserError, match="this picture was kept for an hour, which is over; bring it"):
+        compare.captions(gone, TEACHER, STUDENT)
+    shown = guard.following(compare._shown(compare.captions, compare.show_captions, quiet=True), str)
+    assert shown(gone, TEACHER, STUDENT).startswith("This picture was kept for an hour")
+
+
 def test_texts_are_bounded_and_models_named(picture):
     with pytest.raises(UserError, match="no picture yet"):
         compare.captions(None, TEACHER, STUDENT)
