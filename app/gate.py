@@ -2,24 +2,20 @@
 
 import asyncio
 import resource
-from contextlib import suppress
-from pathlib import Path
 
 import gradio as gr
 from gradio import processing_utils
-from gradio.utils import get_upload_folder
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
+
+from app.room import Room
 
 BODY = 4 << 20
 FILE = 20 << 20
 """Bytes of a request, and of a file, at most. A file comes alone, on a way of its own."""
 UPLOAD = "/gradio_api/upload"
-STORED = 2 << 30
-"""Bytes of all visitors' files together, which are deleted an hour after they came."""
-
-
+FULL = "There is no room for more pictures now; try again in an hour."
 PATIENCE_S = 30
 """Seconds that the next part of a body may take to come."""
 OPEN = 16_384
@@ -28,19 +24,17 @@ OPEN = 16_384
 
 class Bounded:
     """ASGI middleware that refuses a request's body above `BODY` bytes, or with a file above `FILE` more, with 413; one
-    of which nothing comes for `PATIENCE_S`, with 408; a file where those that are there take more than `STORED`, with
-    507."""
+    of which nothing comes for `PATIENCE_S`, with 408; a file for which there is no room, or no more, with 507."""
 
     def __init__(self, app):
-        self.app = app
+        self.app, self.room = app, Room()
 
     async def __call__(self, scope, receive, send):
         brings = scope.get("path") == UPLOAD
         most = BODY + FILE * brings
         left, whole = most, False
-        if brings and stored() > STORED:
-            said = "There is no room for more pictures now; try again in an hour."
-            return await PlainTextResponse(said, 507)(scope, receive, send)
+        if brings and await self.room.full():
+            return await PlainTextResponse(FULL, 507)(scope, receive, send)
 
         async def counted():
             nonlocal left, whole
@@ -49,21 +43,17 @@ class Bounded:
             except TimeoutError:
                 raise HTTPException(408, f"Nothing more came for {PATIENCE_S} seconds; send it again.") from None
             whole = not message.get("more_body", False)
-            left -= len(message.get("body", b""))
+            came = len(message.get("body", b""))
+            left -= came
             if left < 0:
                 raise HTTPException(413, f"The request is longer than {most:,} bytes; send less.")
+            if brings:
+                self.room.taken += came
+                if came and await self.room.full():
+                    raise HTTPException(507, FULL)
             return message
 
         await self.app(scope, counted if scope["type"] == "http" else receive, send)
-
-
-def stored() -> int:
-    """Bytes of the files that visitors have brought."""
-    total = 0
-    for path in Path(get_upload_folder()).rglob("*"):
-        with suppress(FileNotFoundError):  # deleted meanwhile
-            total += path.stat().st_size * path.is_file()
-    return total
 
 
 async def no_address(url: str, cache_dir: str) -> str:

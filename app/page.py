@@ -42,6 +42,7 @@ from app import (
     models,
     parts,
     pictures,
+    room,
     search,
     speed,
     theme,
@@ -68,7 +69,9 @@ TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and save
 def build() -> gr.Blocks:
     """The page, not yet served."""
     examples = pictures.examples()
-    with gr.Blocks(title="DLIP Workbench", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(
+        title="DLIP Workbench", analytics_enabled=False, fill_width=True, delete_cache=(600, room.KEPT_S),
+    ) as page:  # fmt: skip
         with gr.Row(elem_id="header"):
             gr.HTML(TITLE, scale=2, min_width=280)
             names = _names()

@@ -11,27 +11,41 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from app import gate
+from app import gate, room
 
 FULL = "There is no room for more pictures now; try again in an hour."
+ASKED = "/gradio_api/call/answers"
 
 
 async def echo(request):
     return PlainTextResponse(f"{len(await request.body())} bytes")
 
 
-@pytest.mark.parametrize(("there", "status"), [(9, 200), (11, 507)])
-def test_files_are_refused_where_there_is_no_room(there, status, tmp_path, monkeypatch):
-    monkeypatch.setattr(gate, "STORED", 10)
+@pytest.fixture
+def client(tmp_path, monkeypatch) -> TestClient:
+    """Of an app behind the gate, which has room for a folder, two small files and 9 bytes; one is there."""
+    monkeypatch.setattr(room, "STORED", 3 * room.LEAST + 9)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     (tmp_path / "of-a-visitor").mkdir()
-    (tmp_path / "of-a-visitor" / "picture.png").write_bytes(b"x" * there)
-    ways = [Route(path, echo, methods=["POST"]) for path in (gate.UPLOAD, "/call")]
-    client = TestClient(Starlette(routes=ways, middleware=gate.shut()))
+    (tmp_path / "of-a-visitor" / "picture.png").write_bytes(b"x")
+    ways = [Route(path, echo, methods=["GET", "POST"]) for path in (gate.UPLOAD, ASKED)]
+    return TestClient(Starlette(routes=ways, middleware=gate.shut()))
+
+
+@pytest.mark.parametrize(("more", "status"), [(1, 200), (2, 507)])
+def test_files_are_refused_where_there_is_no_room(more, status, client, tmp_path):
+    for i in range(more):
+        (tmp_path / "of-a-visitor" / f"{i}.png").touch()
     answer = client.post(gate.UPLOAD, content=b"a picture")
     assert answer.status_code == status
     assert answer.text == ("9 bytes" if status == 200 else FULL)
-    assert client.post("/call", content=b"a question").text == "10 bytes"
+    assert client.post(ASKED, content=b"a question").text == "10 bytes"
+
+
+def test_a_file_for_which_the_room_does_not_last_is_refused_while_it_comes(client):
+    sent = (b"x" * room.LEAST for _ in range(100))
+    answer = client.post(gate.UPLOAD, content=sent)
+    assert (answer.status_code, answer.text) == (507, FULL)
 
 
 def alone(asked) -> None:
