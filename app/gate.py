@@ -1,10 +1,14 @@
-"""What a request may bring: no body without end, and no address from which the server would fetch a file."""
+"""What a request may ask and bring: only the page's own ways, a part of the queue, no body without end, and no address
+from which the server would fetch a file."""
 
 import asyncio
+import re
 import resource
+from functools import wraps
 
 import gradio as gr
 from gradio import processing_utils
+from gradio.queueing import Queue
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -15,11 +19,28 @@ BODY = 4 << 20
 FILE = 20 << 20
 """Bytes of a request, and of a file, at most. A file comes alone, on a way of its own."""
 UPLOAD = "/gradio_api/upload"
+WAYS = re.compile(
+    r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon(/.+)?|(assets|static)/.+)?"
+    r"|/gradio_api/(info|openapi\.json|startup-events|app_id|theme\.css|(call|run|api|heartbeat)/.+|queue/(join|data)|cancel"
+    r"|reset|upload|upload_progress|file=/.+)"
+)
+"""What the page and users of the API ask for. Others of gradio's ways keep files, run programs or fetch addresses."""
 FULL = "There is no room for more pictures now; try again in an hour."
 PATIENCE_S = 30
 """Seconds that the next part of a body may take to come."""
 OPEN = 16_384
 """Connections and files that may be open at once, where the system admits as many."""
+
+
+class Narrow:
+    """ASGI middleware that knows only `WAYS`; what asks for another gets 404."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        known = scope["type"] != "http" or WAYS.fullmatch(scope["path"])
+        await (self.app if known else PlainTextResponse("Not Found", 404))(scope, receive, send)
 
 
 class Bounded:
@@ -56,6 +77,20 @@ class Bounded:
         await self.app(scope, counted if scope["type"] == "http" else receive, send)
 
 
+def fair(queue: Queue) -> None:
+    """Leaves half of the queue to others, whatever one address asks for. Visitors behind one proxy are one address."""
+    push, most = queue.push, queue.max_size // 2
+
+    @wraps(push)
+    async def fairly(body, request, username):
+        waiting = [event for line in queue.event_queue_per_concurrency_id.values() for event in line.queue]
+        if sum(event.request.client.host == request.client.host for event in waiting) < most:
+            return await push(body, request, username)
+        return False, f"{most} requests from your address wait already; try again when they are answered.", "queue_full"
+
+    queue.push = fairly
+
+
 async def no_address(url: str, cache_dir: str) -> str:
     """In place of gradio's download of a file that a visitor names by its address."""
     said = "Files are not fetched from addresses here; send the file itself."
@@ -70,4 +105,4 @@ def shut() -> list[Middleware]:
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     processing_utils.async_ssrf_protected_download = no_address
-    return [Middleware(Bounded)]
+    return [Middleware(Narrow), Middleware(Bounded)]

@@ -59,7 +59,7 @@ TABS = {
     "tradeoffs": ("Trade-offs", tradeoffs),
     "disagreements": ("Disagreements", disagreements),
 }
-WAITING = 64
+WAITING = 128
 """Visitors in the queue, after whom the next ones are asked to come back."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine's users reach."""
@@ -154,7 +154,8 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
         models.load(name)
     with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
-        page = build().queue(max_size=WAITING)
+        page = build().queue(max_size=WAITING, api_open=False)
+        gate.fair(page._queue)
         os.environ["NO_PROXY"] = ",".join(filter(None, [os.getenv("NO_PROXY"), os.getenv("no_proxy"), *LOCAL[:2]]))
         try:
             page.launch(

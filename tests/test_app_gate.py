@@ -3,6 +3,7 @@
 import asyncio
 import resource
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
@@ -15,6 +16,10 @@ from app import gate, room
 
 FULL = "There is no room for more pictures now; try again in an hour."
 ASKED = "/gradio_api/call/answers"
+UNUSED = [
+    "/gradio_api/process_recording", "/gradio_api/deep_link", "/gradio_api/component_server", "/gradio_api/vibe-code",
+    "/gradio_api/proxy=http://1.1.1.1/", "/gradio_api/file=http://1.1.1.1/", "/monitoring", "/login",
+]  # fmt: skip
 
 
 async def echo(request):
@@ -28,7 +33,7 @@ def client(tmp_path, monkeypatch) -> TestClient:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     (tmp_path / "of-a-visitor").mkdir()
     (tmp_path / "of-a-visitor" / "picture.png").write_bytes(b"x")
-    ways = [Route(path, echo, methods=["GET", "POST"]) for path in (gate.UPLOAD, ASKED)]
+    ways = [Route(path, echo, methods=["GET", "POST"]) for path in (gate.UPLOAD, ASKED, *UNUSED)]
     return TestClient(Starlette(routes=ways, middleware=gate.shut()))
 
 
@@ -46,6 +51,34 @@ def test_a_file_for_which_the_room_does_not_last_is_refused_while_it_comes(clien
     sent = (b"x" * room.LEAST for _ in range(100))
     answer = client.post(gate.UPLOAD, content=sent)
     assert (answer.status_code, answer.text) == (507, FULL)
+
+
+@pytest.mark.parametrize("way", UNUSED)
+def test_ways_that_the_page_does_not_use_are_closed(way, client):
+    assert client.post(way, content=b"x").status_code == client.get(way).status_code == 404
+
+
+def test_half_of_the_queue_is_left_to_others():
+    class Line:
+        max_size, event_queue_per_concurrency_id = 4, {"quick": SimpleNamespace(queue=[])}
+
+        async def push(self, body, request, username):
+            self.event_queue_per_concurrency_id["quick"].queue.append(SimpleNamespace(request=request))
+            return True, body, "success"
+
+    async def ask(host: str):
+        return await line.push("asked", SimpleNamespace(client=SimpleNamespace(host=host)), None)
+
+    async def visit():
+        assert [(await ask("1.1.1.1"))[2] for _ in range(4)] == ["success", "success", "queue_full", "queue_full"]
+        assert (await ask("1.1.1.1"))[1].startswith("2 requests from your address wait already")
+        assert await ask("2.2.2.2") == (True, "asked", "success")
+        line.event_queue_per_concurrency_id["quick"].queue.pop(0)
+        assert await ask("1.1.1.1") == (True, "asked", "success")
+
+    line = Line()
+    gate.fair(line)
+    alone(visit())
 
 
 def alone(asked) -> None:
