@@ -63,6 +63,8 @@ class Bounded:
                 message = await asyncio.wait_for(receive(), None if whole else PATIENCE_S)
             except TimeoutError:
                 raise HTTPException(408, f"Nothing more came for {PATIENCE_S} seconds; send it again.") from None
+            if brings and not whole and message["type"] == "http.disconnect":
+                raise HTTPException(400, "The file broke off; send it again.")  # to nobody, and not into the log
             whole = not message.get("more_body", False)
             came = len(message.get("body", b""))
             left -= came

@@ -118,6 +118,21 @@ def test_who_says_nothing_more_is_not_waited_for(monkeypatch):
     assert said == ["read"]
 
 
+def test_a_file_that_breaks_off_is_no_fault_of_the_app(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    parts = [{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive():
+        return parts.pop(0)
+
+    async def reader(scope, receive, send):
+        await receive()
+        await receive()
+
+    with pytest.raises(HTTPException, match="The file broke off"):
+        alone(gate.Bounded(reader)({"type": "http", "path": gate.UPLOAD}, receive, None))
+
+
 def test_as_many_may_be_connected_as_the_system_admits():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
