@@ -1,17 +1,21 @@
 """Fifty visitors for five minutes, good and bad: right answers stay right, bad requests get a sentence, nothing leaks.
 
-The app is started with a list of models, of which one cannot be loaded. Each visitor asks at random for what it may
-have, for what it may not, or leaves in the middle; in the end the app is killed under load and started again.
+The app is started with a list of models, of which one cannot be loaded. Each visitor, with an address of its own, asks
+at random for what it may have, for what it may not, brings many small files, or leaves in the middle; one asks for long
+work without end. In the end the app is killed under load and started again.
 """
 
+import json
 import random
 import re
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -31,6 +35,7 @@ QUESTION, SENTENCE = "what color is the star?", "a red circle above a blue star"
 WARM_S = 20
 """After which memory is measured first."""
 GROWTH_MB = 200
+KINDS = "captions captions answers search bad bad forbidden closed small broken leave".split()
 PATIENCE_S = 240
 """That an answer may take with everybody waiting."""
 FORBIDDEN = (
@@ -38,6 +43,11 @@ FORBIDDEN = (
     "gradio_api/file=dlip/weights/scenes/student/model.safetensors", "gradio_api/file=http://127.0.0.1:1/",
     "gradio_api/proxy=http://127.0.0.1:1/", "theme.css/../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd",
 )  # fmt: skip
+CLOSED = ("run/search", "api/search", "process_recording", "component_server", "vibe-code", "undo-vibe-edit")
+FORM = "multipart/form-data; boundary=b"
+SMALL = b"".join(
+    b'--b\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n%d\r\n' % (i, i) for i in range(200)
+)
 
 
 def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
@@ -56,6 +66,8 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
                 visit = threading.Thread(target=asked.visit, args=(number, address, end, counts, faults))
                 threads.append(visit)
                 visit.start()
+            threads.append(threading.Thread(target=asked.want_all, args=(address, end, counts, faults)))
+            threads[-1].start()
             time.sleep(min(WARM_S, times / 2))
             before = resident_mb(app.pid)
             for visit in threads:
@@ -104,9 +116,11 @@ class Requests:
     def visit(self, number: int, address: str, end: float, counts: Counter, faults: list[str]) -> None:
         rng, client = random.Random(number), None
         while time.monotonic() < end:
-            kind = rng.choice(("captions", "captions", "answers", "search", "bad", "bad", "forbidden", "leave"))
+            kind = rng.choice(KINDS)
             try:
-                client = client or Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE_S})
+                client = client or Client(
+                    address, verbose=False, headers=sender(number), httpx_kwargs={"timeout": PATIENCE_S}
+                )
                 outcome, wrong = self.one(kind, client, rng) if kind != "leave" else (self.leave(address), [])
             except Exception as error:
                 outcome, wrong, client = "wrong", [f"{kind}: {type(error).__name__}: {str(error)[:200]}"], None
@@ -129,6 +143,13 @@ class Requests:
             return right(ranked(self.found), ranked(found))
         if kind == "forbidden":
             return forbidden(client.src, rng.choice(FORBIDDEN))
+        if kind == "closed":
+            wanted = json.dumps({"data": [TEACHER, STUDENTS[0], SENTENCE]})
+            return answered(404, client.src, rng.choice(CLOSED), wanted.encode())
+        if kind == "small":
+            return answered(200, client.src, "upload", SMALL + b"--b--\r\n", FORM)
+        if kind == "broken":
+            return break_off(client.src)
         return refused(client, *self.evil(rng, path, models))
 
     def evil(self, rng: random.Random, path: str, models: dict) -> tuple[str, dict]:
@@ -144,6 +165,13 @@ class Requests:
             ("/answers", long),
             ("/search", {**models, "sentence": "y" * 100_000}),
         ))  # fmt: skip
+
+    def want_all(self, address: str, end: float, counts: Counter, faults: list[str]) -> None:
+        """Asks for long work until there is no place left in the queue for this one visitor."""
+        wanted = json.dumps(dict(teacher=TEACHER, student=STUDENTS[0], with_memory=False)).encode()
+        while time.monotonic() < end:
+            counts[f"want all: HTTP {status(address, 'call/v2/speed', wanted)}"] += 1
+        faults += ["one visitor could ask for more and more"] * (not counts["want all: HTTP 503"])
 
     def leave(self, address: str) -> str:
         """Asks, and is gone before the answer."""
@@ -189,3 +217,32 @@ def forbidden(address: str, path: str) -> tuple[str, list[str]]:
         return ("refused", []) if error.code < 500 else ("wrong", [f"{path}: HTTP {error.code}"])
     leaks = b"root:" in body or body.startswith(b"\xb0") or b"__metadata__" in body
     return ("wrong", [f"{path} was served: {body[:80]!r}"]) if leaks else ("refused", [])  # with the page itself
+
+
+def sender(number: int) -> dict[str, str]:
+    """Headers of a visitor whose address is its own, as a proxy on the app's machine sends them."""
+    return {"X-Forwarded-For": f"10.0.0.{number}"}
+
+
+def status(address: str, way: str, body: bytes, form: str = "application/json") -> int:
+    """What one more visitor who sends the body is answered with."""
+    asked = urllib.request.Request(f"{address}gradio_api/{way}", body, {"Content-Type": form, **sender(255)})
+    try:
+        with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def answered(wanted: int, address: str, way: str, *sent) -> tuple[str, list[str]]:
+    got = status(address, way, *sent)
+    return ("right", []) if got == wanted else ("wrong", [f"{way}: HTTP {got} for {wanted}"])
+
+
+def break_off(address: str) -> tuple[str, list[str]]:
+    """Brings half of a file, and is gone."""
+    where = urllib.parse.urlsplit(address)
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: 9000000\r\n\r\n"
+    with socket.create_connection((where.hostname, where.port), PATIENCE_S) as line:
+        line.sendall(head.encode() + SMALL + b"x" * 200_000)
+    return "left", []

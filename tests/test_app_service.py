@@ -1,7 +1,10 @@
 """The app as a service: how it ends, and how it loads models while others are served."""
 
+import json
 import signal
 import threading
+import urllib.error
+import urllib.request
 
 import pytest
 from gradio_client import Client, handle_file
@@ -24,6 +27,13 @@ def test_visitors_pictures_are_gone_when_the_app_is_ended(number, code, picture,
         app.send_signal(number)
         assert app.wait(30) == code
     assert not list(tmp_path.glob("dlip-app-*"))
+
+
+def test_nobody_gets_past_the_queue(app_address):
+    body = json.dumps({"data": [TEACHER, STUDENT, "a red circle"]}).encode()
+    asked = urllib.request.Request(f"{app_address}gradio_api/run/search", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(asked)
 
 
 @pytest.fixture
