@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
 
     new = command(commands.evaluate, "Measure a model on a data set", "dlip evaluate --model scenes/student --json -")
     new.add_argument("--model", required=True, help="a built-in model, a run's folder, or a published BLIP")
-    data_options(new, "test")
+    data_options(new, "test where there is one, else val")
     new.add_argument("--tasks", default="retrieval,caption,vqa", help="default %(default)s")
     new.add_argument(
         "--answers", action="append", metavar="FILE",
@@ -185,9 +185,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def data_options(new: argparse.ArgumentParser, split: str | None) -> None:
+def data_options(new: argparse.ArgumentParser, split: str) -> None:
     new.add_argument("--data", default="scenes", help=f"{DATA} (default %(default)s)")
-    new.add_argument("--split", default=split, help=f"default {split or 'train, of the scenes train-small'}")
+    new.add_argument("--split", help=f"default: {split}")
     new.add_argument("--limit", type=int, metavar="N", help="use the first N pictures only")
     new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help="what a faulty item does")
     new.add_argument(
@@ -228,7 +228,7 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
         "--start", action="append", default=[], metavar="[PART=]MODEL",
         help="begin at the weights of a model or of a BERT, whole or one part: image=runs/teacher (may be repeated)",
     )  # fmt: skip
-    data_options(new, None)
+    data_options(new, "train, of the scenes train-small")
     new.add_argument("--test-data", metavar="DATA", help="measured on at the end (default: --data)")
     new.add_argument("--test-split", help="of it (default: test where there is one, else val)")
     new.add_argument("--test-limit", type=whole(1), metavar="N", help="measure on the first N pictures of it only")

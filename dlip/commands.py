@@ -160,7 +160,8 @@ def evaluate(args: argparse.Namespace) -> None:
     vlm, tasks = VLM.load(args.model), tuple(args.tasks.split(","))
     check_tasks(tasks)
     answers = read_answers(args.answers) if args.answers else None
-    dataset = data_sets.open(args.data, args.split, args.limit, args.on_error)
+    split = args.split or experiment.held_out(args.data, "--")
+    dataset = data_sets.open(args.data, split, args.limit, args.on_error)
     left_out = {dataset.split: len(data_sets.verified(dataset))}
     figures, items = experiment.measure(
         vlm, dataset, args.latency_repeats, args.json != "-",

@@ -361,17 +361,17 @@ def left_out_text(faults: dict[str, int]) -> str:
     return f"faults left out: {', '.join(counts)}"
 
 
-def held_out(data: str) -> str:
+def held_out(data: str, options: str = "--test-") -> str:
     """The split that a model is measured on where none is named: test, or where there is none val.
 
-    Raises UserError where there is neither.
+    options: how those begin that name others. Raises UserError where there is neither.
     """
     there = data_sets.splits(data)
     if split := next((split for split in ("test", "val") if split in there), None):
         return split
     raise UserError(
         f"{data} has neither a test nor a val split to measure the model on, only {', '.join(there)}; name one with "
-        f"--test-split, or other data with --test-data"
+        f"{options}split, or other data with {options}data"
     )
 
 

@@ -180,6 +180,26 @@ def test_held_out_split(tmp_path):
         held_out(str(tmp_path))
 
 
+def test_evaluate_takes_the_held_out_split(tmp_path, capsys):
+    write_folder(tmp_path / "set", {"train": Scenes("train-small", size=4), "val": Scenes("val", size=4)})
+    measured = [
+        "evaluate",
+        "--model",
+        "scenes/student",
+        "--tasks",
+        "retrieval",
+        "--latency-repeats",
+        "0",
+        "--json",
+        "-",
+    ]
+    assert main([*measured, "--data", str(tmp_path / "set")]) == 0
+    assert json.loads(capsys.readouterr().out)["split"] == "val"
+    write_folder(tmp_path / "more", {"train": Scenes("train-small", size=4)})
+    assert main([*measured, "--data", str(tmp_path / "more")]) == 2
+    assert "name one with --split, or other data with --data" in capsys.readouterr().err
+
+
 @pytest.fixture
 def damaged(tmp_path) -> list[str]:
     """Options of data of three splits, each of whose first pictures cannot be read."""
