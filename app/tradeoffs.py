@@ -20,6 +20,7 @@ from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title
 from dlip.records import SAMPLES, frame, sources, summary
 from dlip.schema import COSTS, ROLES, SCORES
+from dlip.tasks.vqa import normalise
 
 SHOWN = 4
 """Samples of a point that are shown."""
@@ -185,10 +186,10 @@ def _samples(samples: list[dict]) -> str:
         image = pictures.get(sample["image_id"])
         about = (sample["references"] or [f"picture {sample['image_id']}"])[0]
         asked = list(zip(sample["questions"], sample["answers"], sample["truth"], strict=False))
-        told = "".join(
-            f"<li>{escape(question)} <b>{escape(answer)}</b>{f' (true: {escape(truth)})' * (answer != truth)}</li>"
-            for question, answer, truth in asked
-        )
+        told = ""
+        for question, answer, truth in asked:
+            wrong = f" (true: {escape(truth)})" * (normalise(answer) != normalise(truth))
+            told += f"<li>{escape(question)} <b>{escape(answer)}</b>{wrong}</li>"
         caption = marked(sample["caption"] or "", reference.get(sample["image_id"]))
         seen = f'<p class="hint">of: {escape(about)}</p>' if image is None else parts.picture(image, about)
         told = f"<details><summary>{len(asked)} questions</summary><ul>{told}</ul></details>" if asked else ""
