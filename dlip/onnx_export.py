@@ -10,6 +10,7 @@ import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -32,11 +33,12 @@ TOLERANCE = 1e-4
 class Graph(nn.Module):
     """A part of a model, for the tasks it does. `axes`: the sizes of each input that may vary, and their names.
 
-    Each has `example(n, t)`, random inputs by name of n pictures or texts and t tokens.
+    Each has `example(n, t)`, random inputs by name of n pictures or texts and t tokens. A list has an input a tensor,
+    called as it is with its place behind (`feed`).
     """
 
     tasks: frozenset[str]
-    axes: dict[str, dict[int, str]]
+    axes: dict[str, dict[int, str] | list[dict[int, str]]]
     outputs: list[str]
 
     def __init__(self, med: Med, tasks: frozenset[str]):
@@ -98,32 +100,40 @@ class FusionGraph(TextGraph):
 
 
 class ContextGraph(Graph):
-    """`context` [B, S, Di], of a picture or a question -> the keys and values that the decoder reads of it, `cross`
-    [F, 2, B, H, S, d]"""
+    """`context` [B, S, Di], of a picture or a question -> the keys and values that the decoder reads of it, F times two
+    of [B, H, S, d]: `cross0` and `cross1` for the first layer that does"""
 
-    tasks, outputs, axes = frozenset({"lm", "vqa"}), ["cross"], {"context": {0: "batch", 1: "places"}}
+    tasks, axes = frozenset({"lm", "vqa"}), {"context": {0: "batch", 1: "places"}}
+
+    @property
+    def outputs(self):
+        return [f"cross{i}" for i in range(2 * len(self.med.config.fusion_layers))]
 
     def forward(self, context: Tensor):
-        return (torch.stack([torch.stack(kv) for kv in self.med.text_decoder.bert.cross(context) if kv]),)
+        return tuple(values for kv in self.med.text_decoder.bert.cross(context) if kv for values in kv)
 
     def example(self, n: int, t: int):
         return {"context": torch.randn(n, t, self.med.config.image_width)}
 
 
 class DecoderGraph(Graph):
-    """`token` int64 [B, K], one a beam, `past` [L, 2, B, K, H, t, d], `cross`, `mask` of the context bool [B, S] ->
+    """`token` int64 [B, K], one a beam, `past` [L, 2, B, K, H, t, d], `mask` of the context bool [B, S], `cross0`... ->
     each beam's 2K likeliest next tokens, the likeliest first, as log-probabilities `scores` and `words`, int64, [B, K,
     2K]; `present` [L, 2, B, K, H, t+1, d]"""
 
     tasks, outputs = frozenset({"lm", "vqa"}), ["scores", "words", "present"]
-    axes = {
-        "token": {0: "batch", 1: "beams"}, "past": {2: "batch", 3: "beams", 5: "past"},
-        "cross": {2: "batch", 4: "places"}, "mask": {0: "batch", 1: "places"},
-    }  # fmt: skip
 
-    def forward(self, token: Tensor, past: Tensor, cross: Tensor, mask: Tensor):
-        c, pairs, cache = self.med.config, iter(cross), Past(past.flatten(2, 3))
-        kept = [tuple(next(pairs)) if i in c.fusion_layers else None for i in range(c.text_layers)]
+    @property
+    def axes(self):
+        return {
+            "token": {0: "batch", 1: "beams"}, "past": {2: "batch", 3: "beams", 5: "past"},
+            "mask": {0: "batch", 1: "places"},
+            "cross": [{0: "batch", 2: "places"}] * 2 * len(self.med.config.fusion_layers),
+        }  # fmt: skip
+
+    def forward(self, token: Tensor, past: Tensor, mask: Tensor, cross: list[Tensor]):
+        c, each, cache = self.med.config, iter(cross), Past(past.flatten(2, 3))
+        kept = [(next(each), next(each)) if i in c.fusion_layers else None for i in range(c.text_layers)]
         states = self.med.text_decoder.bert(token.reshape(-1, 1), None, kept, mask, cache=cache)
         scores = self.med.text_decoder.cls(states[:, 0]).log_softmax(-1).reshape(*token.shape, -1)  # [B, K, V]
         present = torch.stack(cache.present).reshape(*past.shape[:5], -1, past.shape[-1])
@@ -135,8 +145,8 @@ class DecoderGraph(Graph):
         return {
             "token": torch.randint(c.vocab_size, (n, k)),
             "past": torch.randn(c.text_layers, 2, n, k, heads, t - 3, width),
-            "cross": torch.randn(len(c.fusion_layers), 2, n, heads, t, width),
             "mask": (torch.arange(t) < t - 1).repeat(n, 1),
+            "cross": list(torch.randn(2 * len(c.fusion_layers), n, heads, t, width)),
         }
 
 
@@ -154,6 +164,14 @@ class Past:
 
 GRAPHS = {"image": ImageGraph, "text": TextGraph, "fusion": FusionGraph, "context": ContextGraph,
           "decoder": DecoderGraph}  # fmt: skip
+
+
+def feed(inputs: dict[str, Tensor | list[Tensor]]) -> dict[str, np.ndarray]:
+    """The inputs of a graph's module as the graph itself has them."""
+    found = {}
+    for name, of in inputs.items():
+        found |= {f"{name}{i}": one for i, one in enumerate(of)} if isinstance(of, list) else {name: of}
+    return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 def to_onnx(name: str, out: str | Path, int8: bool = False) -> tuple[dict[str, Path], dict[str, str]]:
@@ -228,7 +246,8 @@ def sizes(med: Med) -> dict:
     names = ("image_size", "dec_id", "sep_id", "prompt_ids", "max_positions", "vocab_size")
     return {
         **{name: getattr(c, name) for name in names},
-        "layers": c.text_layers, "heads": c.text_heads, "head_width": c.text_width // c.text_heads,
+        "layers": c.text_layers, "cross": 2 * len(c.fusion_layers),
+        "heads": c.text_heads, "head_width": c.text_width // c.text_heads,
     }  # fmt: skip
 
 
@@ -240,7 +259,7 @@ def trace(graph: Graph, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                graph, (), path, kwargs=inputs, input_names=list(inputs), output_names=graph.outputs,
+                graph, (), path, kwargs=inputs, input_names=list(feed(inputs)), output_names=graph.outputs,
                 dynamic_shapes=graph.axes, dynamo=True, external_data=False, verbose=False,
             )  # fmt: skip
     finally:
@@ -300,7 +319,7 @@ def check(vlm: VLM, runner: onnx_runner.Runner, graphs: dict[tuple[str, str], Gr
         for n, t in ((1, 3), (3, 6)):
             inputs = graph.example(n, t)
             try:
-                found = parts[part].run(name, graph.outputs, **{key: value.numpy() for key, value in inputs.items()})
+                found = parts[part].run(name, graph.outputs, **feed(inputs))
             except Exception as error:  # onnxruntime raises kinds of its own
                 raise UserError(f"{refuse} {name}.onnx does not run ({str(error).splitlines()[0]})") from error
             for output, ours, theirs in zip(graph.outputs, graph(**inputs), found, strict=True):

@@ -45,10 +45,11 @@ class Part:
         c, b = self.config, len(context)
         if 2 * k > c["vocab_size"]:
             raise UserError(f"{k} beams are too many; this model has words for {c['vocab_size'] // 2} at most")
-        (cross,) = self.run("context", ["cross"], context=context)
+        names = [f"cross{i}" for i in range(c["cross"])]
+        cross = dict(zip(names, self.run("context", names, context=context), strict=True))
         past = np.zeros((c["layers"], 2, b, k, c["heads"], 0, c["head_width"]), np.float32)
         for token in prompt:
-            scores, words, past = self._step(np.full((b, k), token), past, cross, mask)  # scores, words [B, k, 2k]
+            scores, words, past = self._step(np.full((b, k), token), past, mask, cross)  # scores, words [B, k, 2k]
         total = np.full((b, k), -1e9, np.float32)
         total[:, 0] = 0  # all beams are the same at first
         texts, best, open_ = [[[]] * k for _ in range(b)], [[] for _ in range(b)], [True] * b
@@ -77,12 +78,12 @@ class Part:
             total = np.array([[value for value, _, _ in some] for some in running], np.float32)
             beams, token = (np.array([[one[at] for one in some] for some in running]) for at in (1, 2))
             past = past[:, :, np.arange(b)[:, None], beams]
-            scores, words, past = self._step(token, past, cross, mask)
+            scores, words, past = self._step(token, past, mask, cross)
         rows = [found[0][1] if found else [] for found in best]
         return [row[: row.index(c["sep_id"])] if c["sep_id"] in row else row for row in rows]
 
-    def _step(self, token: np.ndarray, past: np.ndarray, cross: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-        return self.run("decoder", ["scores", "words", "present"], token=token, past=past, cross=cross, mask=mask)
+    def _step(self, token: np.ndarray, past: np.ndarray, mask: np.ndarray, cross: dict) -> list[np.ndarray]:
+        return self.run("decoder", ["scores", "words", "present"], token=token, past=past, mask=mask, **cross)
 
 
 class Runner:
