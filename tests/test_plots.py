@@ -72,7 +72,9 @@ def test_accuracy_cost_shows_means_and_spread_in_the_colours_of_roles(records: l
 
 def test_accuracy_cost_joins_the_models_that_none_beats(records: list[dict]):
     front = by_name(accuracy_cost(frame(records), "params_m", "tr1"))["none better at this cost"]
-    assert list(zip(front.x, front.y, strict=True)) == [(1.0, 77.0), (4.0, 80.0)]
+    assert list(zip(front.x, front.y, strict=True)) == [(1.0, 77.0), (4.0, 80.0)] and front.showlegend
+    alone = by_name(accuracy_cost(frame(records[:1]), "params_m", "tr1"))["none better at this cost"]
+    assert not alone.showlegend  # there is no line
 
 
 def test_accuracy_cost_marks_what_is_kept(records: list[dict]):

@@ -58,7 +58,7 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
     front = rows.iloc[pareto(list(rows[cost]), list(rows[score]))]
     fig.add_scatter(
         x=front[cost], y=front[score], mode="lines", line=dict(color=INK, width=1.5, shape="hv"), hoverinfo="skip",
-        name="none better at this cost",
+        name="none better at this cost", showlegend=len(front) > 1,
     )  # fmt: skip
     teacher = rows.loc[rows["role"] == "teacher", score].mean()
     lines = [(percent, teacher * percent / 100) for percent in KEPT if teacher > 0]
