@@ -12,6 +12,7 @@ from PIL import Image, ImageColor
 import dlip
 from app import pictures, search
 from app.page import TABS
+from dlip.html import data_uri
 from dlip.plots import COLOURS
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
@@ -254,6 +255,16 @@ def test_the_last_of_quick_choices_is_what_is_shown_and_then_nothing_more_is_ask
     asked.clear()
     page.wait_for_timeout(3000)
     assert not asked
+
+
+def test_a_picture_is_pasted(open_page):
+    page, example = open_page(), pictures.examples()[3]
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    copy = """async address => navigator.clipboard.write(
+        [new ClipboardItem({"image/png": await (await fetch(address)).blob()})])"""
+    page.evaluate(copy, data_uri(Image.fromarray(np.asarray(example.image))))
+    page.get_by_label("Paste from clipboard").click()
+    wait_for(page, "captions", captions(example.image, TEACHER, STUDENT))
 
 
 def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
