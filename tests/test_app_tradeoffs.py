@@ -176,6 +176,12 @@ def test_disagreements_are_dlips():
             worst.disagreements(TEACHER, STUDENT, *asked)
 
 
+def test_retrieval_lets_others_in_while_it_ranks_anew():
+    shares = []
+    worst.disagreements(TEACHER, STUDENT, "pictures found by caption", 10, shares.append)
+    assert shares == sorted(shares) and len(shares) > 2 * 10 and shares[-1] == 1
+
+
 def test_captions_are_scored_by_cider_alone_while_others_use_the_models(monkeypatch):
     def others_get_in() -> bool:
         with ThreadPoolExecutor(1) as other:

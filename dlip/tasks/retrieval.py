@@ -10,10 +10,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dlip.data.batch import Item
-from dlip.tasks.base import Outcome, Unavailable, batches, percent
+from dlip.tasks.base import Outcome, Progress, Unavailable, batches, counted, percent, within
 from dlip.tasks.ranking import Nearest, nearest, reranked
 
 RECALLS = (1, 5, 10)
@@ -49,7 +48,7 @@ class Found:
     captions: list[str]
 
 
-def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool = True) -> Outcome:
+def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> Outcome:
     """Figures of `score` for what `predict` finds."""
     outcome = score(predict(vlm, dataset, k, batch_size, progress))
     if "itm" not in vlm.med.abilities or k == 0:
@@ -59,7 +58,7 @@ def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool
 
 
 @torch.inference_mode()
-def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: bool = True) -> Found:
+def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> Found:
     """What every picture that has captions finds among all captions, and the reverse; of a model in eval mode.
 
     `k` candidates a query are re-ranked, by default 16 of the built-in scenes and BLIP's 128 elsewhere; 0
@@ -74,7 +73,7 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
         k = 0
     vectors, image_id, caption_id, captions = [], [], [], []
     kept, room = [], KEPT
-    for items, states in look(vlm, med, dataset, batch_size, progress):
+    for items, states in look(vlm, med, dataset, batch_size, within(progress, 0, 0.1)):
         vectors.append(med.project_image(states))
         room -= states.nbytes
         if room >= 0:
@@ -94,7 +93,7 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     texts = texts[text]
     if room < 0:
         kept = (states for _, states in look(vlm, med, dataset, batch_size, False))
-    match = partial(match_logits, med, ids, mask, kept, progress=progress)
+    match = partial(match_logits, med, ids, mask, kept, progress=within(progress, 0.1, 1))
     return find(pictures, texts, text.cpu(), torch.tensor(image_id), torch.tensor(caption_id), captions, k, match)
 
 
@@ -116,7 +115,7 @@ def find(
     return Found(*sides, image_id, caption_id, captions)
 
 
-def look(vlm, med, dataset, batch_size: int, progress: bool) -> Iterator[tuple[list[Item], Tensor]]:
+def look(vlm, med, dataset, batch_size: int, progress: Progress) -> Iterator[tuple[list[Item], Tensor]]:
     """The pictures that have captions, and their states [B, P+1, Di]."""
     for items in batches(dataset, batch_size, "retrieval: pictures", progress):
         if items := [item for item in items if item.captions]:
@@ -158,7 +157,7 @@ def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_logits(
-    med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], texts: Tensor, counts: Tensor, progress: bool
+    med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], texts: Tensor, counts: Tensor, progress: Progress
 ) -> Tensor:
     """ITM's match logit of every picture with its `texts` [P], those of the first picture first; fp32 [P].
 
@@ -167,7 +166,7 @@ def match_logits(
     """
     logits, lengths = torch.empty(len(texts)), mask.sum(1).cpu()
     mine = iter(torch.arange(len(texts)).split(counts.tolist()))
-    with tqdm(total=len(counts), desc="retrieval: re-ranking", unit="picture", disable=not progress) as bar:
+    with counted(len(counts), "retrieval: re-ranking", progress) as more:
         for some in states if len(texts) else ():
             for picture in some.to(ids.device).split(1):
                 cross, places = med.text_encoder.cross(picture), next(mine)
@@ -176,7 +175,7 @@ def match_logits(
                     some_mask = None if some_mask.all() else some_mask  # of one length
                     fused = med.fuse_with(cross, some_ids, some_mask, first_only=True)
                     logits[part] = med.match_logits(fused)[:, 1].float().cpu()
-                bar.update()
+                more(1)
     return logits
 
 
