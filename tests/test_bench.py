@@ -141,12 +141,15 @@ def test_what_counts_as_the_same():
 
 def test_both_ways_of_reranking_rank_the_same(monkeypatch):
     monkeypatch.setattr(reranking, "K", 3)
-    settings, rows = reranking.run(pictures=6)
-    assert [row["name"].split(": ")[1] for row in rows] == ["plain", "here"] * 2 and settings["candidates"] == 3
-    assert (rows[0]["pictures"], rows[0]["captions"], rows[2]["captions"]) == (6, 30, 10)
-    monkeypatch.setattr(reranking, "here", lambda *material: [torch.zeros(1)] * 2)
+    settings, rows = reranking.run(rounds=1, pictures=6)
+    assert [row["name"].split(": ")[1] for row in rows] == ["stock", "plain", "here"] * 2
+    assert (rows[0]["pictures"], rows[0]["captions"], rows[3]["captions"], settings["candidates"]) == (6, 30, 10, 3)
+    monkeypatch.setattr(reranking, "_ranks", lambda *side: torch.rand(3))
     with pytest.raises(UserError, match="other ranks here than by the plain loops"):
-        reranking.run(pictures=6)
+        reranking.run(rounds=1, pictures=6)
+    monkeypatch.setattr(reranking, "by_stock", lambda stock, first, ids, mask, states: torch.zeros(len(ids)))
+    with pytest.raises(UserError, match="other scores stock than by the plain loops"):
+        reranking.run(rounds=1, pictures=6)
 
 
 def test_the_first_stage_at_growing_sizes(monkeypatch):
