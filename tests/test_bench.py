@@ -112,6 +112,15 @@ def test_the_big_step_reads_as_many_words_as_bert(scenes):
     assert len(step.words(scenes)) == 30_524
 
 
+def test_steps_have_the_same_losses():
+    plain = {"plain": {"itc": 2.0, "hr.image": 1e-4}}
+    step.agree(plain)
+    step.agree(plain | {"fp32": {"itc": 2.001, "hr.image": 3e-4}, "bf16": {"itc": 2.1}})
+    for name, loss in (("fp32", 2.01), ("bf16", 2.3), ("bf16, cached teacher", float("nan"))):
+        with pytest.raises(UserError, match=rf"itc is {loss:.4g} in a step {name}, 2 in a plain one"):
+            step.agree(plain | {name: {"itc": loss}})
+
+
 def test_stock_and_ours_do_the_same_before_they_are_timed(monkeypatch, scenes):
     small = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
     monkeypatch.setattr(stock, "SIZES", (small.replace("32", "48"), small))
