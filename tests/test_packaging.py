@@ -140,3 +140,31 @@ def test_make_says_what_python_lacks(tmp_path, body, words):
     said = [line for line in run.stderr.splitlines() if not line.startswith("make")]
     assert run.returncode and len(said) == 1 and words in said[0]
     assert not (tmp_path / ".venv").exists()
+
+
+CALLS = r"""
+import pkgutil, sys
+asked = []
+sys.addaudithook(lambda event, args: asked.append((event, args)) if event in (
+    "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto") else None)
+import app, dlip
+for package in (dlip, app):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            __import__(module.name)
+from dlip.cli import main
+words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--weights", "vlp,hr", "--limit", "8"]
+words += ["--steps", "2", "--batch-size", "4", "--warmup", "1", "--latency-repeats", "0", "--out", "run"]
+words += ["--results", "records.jsonl", "--test-limit", "8"]
+assert main(words) == 0
+from app.page import build
+build()
+print("asked:", asked)
+"""
+
+
+def test_nothing_is_asked_of_other_machines(tmp_path):
+    """Neither on importing every module nor by a run, what it is measured by, or the page."""
+    done = subprocess.run([sys.executable, "-c", CALLS], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.endswith("asked: []\n")
