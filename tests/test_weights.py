@@ -77,18 +77,25 @@ def test_the_readmes_tables_are_the_records(file, name):
 def test_what_the_readme_says_of_retrieval_among_5000_is_in_the_records():
     rows = records.summary(records.load(ROOT / "results" / "playground-5k.jsonl")).set_index("name")
     said = " ".join((ROOT / "README.md").read_text().split())
-    alone, taught = rows.loc["student-undistilled"], rows.loc["student"]
-    assert (alone["runs"], taught["runs"], alone["test_pictures"]) == (3, 1, 5000)
-    figures = " and ".join(f"{alone[score]:.1f} ±{alone[f'{score}_sd']:.1f}" for score in ("tr1", "ir1"))
-    assert f"are {figures} for the undistilled one (3 seeds), {taught['tr1']:.1f} and {taught['ir1']:.1f}" in said
+    shown = {name: rows.loc[name] for name in ("student", "student-undistilled", "teacher")}
+    assert [(row["runs"], row["test_pictures"]) for row in shown.values()] == [(3, 5000), (3, 5000), (1, 5000)]
+    taught, alone = (
+        " and ".join(f"{row[score]:.1f} ±{row[f'{score}_sd']:.1f}" for score in ("tr1", "ir1"))
+        for row in (shown["student"], shown["student-undistilled"])
+    )
+    teacher = " and ".join(f"{shown['teacher'][score]:.1f}" for score in ("tr1", "ir1"))
+    assert f"are {taught} for the distilled one, {alone} for the undistilled one (3 seeds each), {teacher}" in said
 
 
-def test_what_the_readme_says_of_4000_pictures_is_in_the_records():
-    """The distilled runs share their name with the shipped ones, which were made later and stand in the tables."""
-    found = records.read(ROOT / "results" / "playground.jsonl")
-    taught = [r for r in found if r["name"] == "student" and r["train_pictures"] == 4000]
-    taught = records.frame([r for r in taught if r["config"]["train"]["steps"] == 2800])
-    assert sorted(taught["seed"]) == [0, 1, 2] and set(taught["split"]) == {"test"}
-    means = [f"{taught[score].mean():.1f}" for score in ("tr1", "ir1", "cider", "vqa")]
+def test_what_the_readme_says_of_the_distilled_student_is_in_the_records():
+    """What it keeps of its teacher, and by how much it passes the student that learned alone."""
+    rows = records.summary(records.load(ROOT / "results" / "playground.jsonl")).set_index("name")
     said = " ".join((ROOT / "README.md").read_text().split())
-    assert f"after 2,800 (three seeds, test: {', '.join(means[:3])} and {means[3]})" in said
+    teacher, taught, alone = (rows.loc[name] for name in ("teacher", "student", "student-undistilled"))
+    costs, scores = ("params_m", "flops_g"), ("tr1", "ir1", "cider", "vqa")
+    kept = {name: 100 * taught[name] / teacher[name] for name in costs + scores}
+    assert f"With {kept['params_m']:.1f}% of the teacher's parameters and {kept['flops_g']:.1f}% of its FLOPs" in said
+    assert kept["tr1"] >= 100 and kept["ir1"] >= 100
+    assert f"keeps all of TR@1 and IR@1, {kept['cider']:.1f}% of CIDEr and {kept['vqa']:.1f}% of VQA" in said
+    more = {score: f"{taught[score] - alone[score]:.1f}" for score in ("ir1", "cider", "vqa")}
+    assert f"It has {more['ir1']} more in IR@1, {more['cider']} in CIDEr and {more['vqa']} in VQA" in said
