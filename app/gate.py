@@ -18,6 +18,10 @@ from app.room import Room
 BODY = 4 << 20
 FILE = 20 << 20
 """Bytes of a request, and of a file, at most. A file comes alone, on a way of its own."""
+FILES = 8
+"""Of a request at most: the page brings one, and a flood of small ones would soon leave no room."""
+EACH = b"content-disposition"
+"""What the head of each file in a request has."""
 UPLOAD = "/gradio_api/upload"
 WAYS = re.compile(
     r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon(/.+)?|(assets|static)/.+)?"
@@ -44,8 +48,9 @@ class Narrow:
 
 
 class Bounded:
-    """ASGI middleware that refuses a request's body above `BODY` bytes, or with a file above `FILE` more, with 413; one
-    of which nothing comes for `PATIENCE_S`, with 408; a file for which there is no room, or no more, with 507."""
+    """ASGI middleware that refuses a request's body above `BODY` bytes, or with a file above `FILE` more, and more than
+    `FILES`, with 413; one of which nothing comes for `PATIENCE_S`, with 408; a file for which there is no room, or no
+    more, with 507."""
 
     def __init__(self, app):
         self.app, self.room = app, Room()
@@ -53,12 +58,12 @@ class Bounded:
     async def __call__(self, scope, receive, send):
         brings = scope.get("path") == UPLOAD
         most = BODY + FILE * brings
-        left, whole = most, False
+        left, whole, files, seen = most, False, 0, b""
         if brings and await self.room.full():
             return await PlainTextResponse(FULL, 507)(scope, receive, send)
 
         async def counted():
-            nonlocal left, whole
+            nonlocal left, whole, files, seen
             try:
                 message = await asyncio.wait_for(receive(), None if whole else PATIENCE_S)
             except TimeoutError:
@@ -66,11 +71,15 @@ class Bounded:
             if brings and not whole and message["type"] == "http.disconnect":
                 raise HTTPException(400, "The file broke off; send it again.")  # to nobody, and not into the log
             whole = not message.get("more_body", False)
-            came = len(message.get("body", b""))
+            came = len(body := message.get("body", b""))
             left -= came
             if left < 0:
                 raise HTTPException(413, f"The request is longer than {most:,} bytes; send less.")
             if brings:
+                seen = seen[1 - len(EACH) :] + body.lower()  # a head may come in two pieces
+                files += seen.count(EACH)
+                if files > FILES:
+                    raise HTTPException(413, f"The request brings more than {FILES} files; send fewer.")
                 self.room.taken += came
                 if came and await self.room.full():
                     raise HTTPException(507, FULL)

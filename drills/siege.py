@@ -25,6 +25,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import compare, search
+from app.gate import FILES
 from app.served import served
 from dlip.checkpoints import BUILT_IN
 from dlip.data.scenes import Scenes
@@ -45,9 +46,7 @@ FORBIDDEN = (
 )  # fmt: skip
 CLOSED = ("run/search", "api/search", "process_recording", "component_server", "vibe-code", "undo-vibe-edit")
 FORM = "multipart/form-data; boundary=b"
-SMALL = b"".join(
-    b'--b\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n%d\r\n' % (i, i) for i in range(200)
-)
+SMALL = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.png"\r\n\r\nx\r\n'
 
 
 def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
@@ -147,7 +146,8 @@ class Requests:
             wanted = json.dumps({"data": [TEACHER, STUDENTS[0], SENTENCE]})
             return answered(404, client.src, rng.choice(CLOSED), wanted.encode())
         if kind == "small":
-            return answered(200, client.src, "upload", SMALL + b"--b--\r\n", FORM)
+            files, wanted = rng.choice(((FILES, 200), (200, 413)))
+            return answered(wanted, client.src, "upload", files * SMALL + b"--b--\r\n", FORM)
         if kind == "broken":
             return break_off(client.src)
         return refused(client, *self.evil(rng, path, models))

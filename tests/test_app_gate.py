@@ -53,6 +53,16 @@ def test_a_file_for_which_the_room_does_not_last_is_refused_while_it_comes(clien
     assert (answer.status_code, answer.text) == (507, FULL)
 
 
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+def test_many_files_are_refused_however_they_come(piece, client, monkeypatch):
+    monkeypatch.setattr(room, "STORED", 1 << 30)
+    for files, status in ((gate.FILES, 200), (gate.FILES + 1, 413)):
+        sent = b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n" * files
+        answer = client.post(gate.UPLOAD, content=(sent[i : i + piece] for i in range(0, len(sent), piece)))
+        assert answer.status_code == status
+    assert answer.text == "The request brings more than 8 files; send fewer."
+
+
 @pytest.mark.parametrize("way", UNUSED)
 def test_ways_that_the_page_does_not_use_are_closed(way, client):
     assert client.post(way, content=b"x").status_code == client.get(way).status_code == 404
