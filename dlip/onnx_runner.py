@@ -31,9 +31,7 @@ class Part:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = self.threads
             options.add_session_config_entry("session.x64quantprecision", "1")  # no overflow on processors without VNNI
-            options.add_session_config_entry(
-                "session.intra_op.allow_spinning", "0"
-            )  # what waits leaves its core to others
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # who waits leaves its core
             self.sessions[graph] = onnxruntime.InferenceSession(
                 self.folder / f"{graph}.onnx", options, providers=["CPUExecutionProvider"]
             )
