@@ -16,8 +16,7 @@ from dlip.onnx_export import quantise, to_onnx
 from dlip.onnx_runner import Runner
 from dlip.precision import PRECISIONS, lower
 from dlip.schema import SCORES
-from dlip.tasks import evaluate
-from dlip.tasks import exported as tasks
+from dlip.tasks import evaluate, exported
 from dlip.vlm import VLM
 
 MODEL = "scenes/student"
@@ -34,7 +33,7 @@ def run(rounds: int = 100, pictures: int = 1000) -> tuple[dict, list[dict]]:
             models[name] = VLM(lower(copy.deepcopy(whole.med), name), whole.tokenizer, name)
             save_model(models[name].med, whole.tokenizer, Path(place) / name)
             mb[name] = _megabytes(Path(place) / name / "model.safetensors")
-        for name, folder in exported(MODEL, Path(place)).items():
+        for name, folder in written(MODEL, Path(place)).items():
             models[name], mb[name] = Runner(folder, threads), _megabytes(folder / "weights.bin")
         images = [scenes[i].image for i in range(pictures)]
         times = by_turns({name: partial(_caption, model, cycle(images)) for name, model in models.items()}, rounds)
@@ -47,7 +46,7 @@ def run(rounds: int = 100, pictures: int = 1000) -> tuple[dict, list[dict]]:
     return {"model": MODEL, "pictures": pictures, "rounds": rounds, "threads": threads}, rows
 
 
-def exported(name: str, place: Path) -> dict[str, Path]:
+def written(name: str, place: Path) -> dict[str, Path]:
     """The folders of a model's graphs in fp32 and in int8, of which the latter are made from the former."""
     folder = to_onnx(name, place)[0]["onnx"]
     quantise(small := Path(shutil.copytree(folder, place / "onnx-int8")))
@@ -59,7 +58,7 @@ def _caption(model: VLM | Runner, images) -> None:
 
 
 def _scores(model: VLM | Runner, scenes: Scenes) -> dict[str, float]:
-    found = tasks.evaluate(model, scenes) if isinstance(model, Runner) else evaluate(model, scenes, progress=False)
+    found = exported.evaluate(model, scenes) if isinstance(model, Runner) else evaluate(model, scenes, progress=False)
     return {name: reduce(dict.get, SCORES[name], {"metrics": found}) for name in ("tr1", "ir1", "cider", "vqa")}
 
 

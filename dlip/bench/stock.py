@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dlip.bench import by_turns, row
-from dlip.bench.precision import exported
+from dlip.bench.precision import written
 from dlip.bench.step import words
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
@@ -63,9 +63,9 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
 
 
 def graphs(vlm: VLM, place: Path) -> dict[str, Part]:
-    """Those of `dlip.bench.precision.exported`, opened."""
+    """Those of `dlip.bench.precision.written`, opened."""
     vlm.save(place / "model")
-    folders = exported(str(place / "model"), place)
+    folders = written(str(place / "model"), place)
     return {name: Runner(path, torch.get_num_threads()).part("lm") for name, path in folders.items()}
 
 
