@@ -39,6 +39,15 @@ def wait_for(page, where: str, wanted: list[str]) -> None:
     )
 
 
+def write(field, text: str) -> None:
+    """Types as a person does: a field that was just opened sets its first value a moment later, over what was typed."""
+    field.wait_for()
+    field.page.wait_for_timeout(1000)
+    field.fill(text)
+    field.page.wait_for_timeout(500)  # until the page has taken the text over
+    assert field.input_value() == text
+
+
 def captions(picture, *names, **options) -> list[str]:
     return [dlip.load(name).caption([picture], **{"max_new_tokens": 30, **options})[0] for name in names]
 
@@ -58,10 +67,11 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
     wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1))
 
     page.get_by_role("button", name="Beams, length and seed").click()
-    page.get_by_label("number input for Length").fill("4")
+    length = page.get_by_label("number input for Length")
+    write(length, "4")
     page.locator("#say").click()
     wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1, max_new_tokens=4))
-    page.get_by_label("number input for Length").fill("30")
+    write(length, "30")
     page.locator("#say").click()
     wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1))
 
@@ -86,8 +96,10 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
     page.get_by_role("option", name=OTHER).click()
     wait_for(page, "captions", captions(second.image, TEACHER, OTHER, num_beams=1))
     assert page.locator("#captions .undistilled").count() == 1
-    colour = "selector => getComputedStyle(document.querySelector(selector)).borderLeftColor"
-    assert page.evaluate(colour, "#student") == f"rgb{ImageColor.getrgb(COLOURS['undistilled'])}"
+    page.wait_for_function(
+        "colour => getComputedStyle(document.querySelector('#student')).borderLeftColor === colour",
+        arg=f"rgb{ImageColor.getrgb(COLOURS['undistilled'])}",
+    )
     marks = page.locator("#captions mark").all_inner_texts()
     words = [set(text.split()) for text in captions(second.image, TEACHER, OTHER, num_beams=1)]
     assert words[0] != words[1] and set(" ".join(marks).split()) >= words[0] ^ words[1]
@@ -100,9 +112,7 @@ def test_search_by_sentence_and_by_picture(open_page, screens, picture):
     page = open_page()
     page.locator("#search-button").click()
     sentence = "a large green triangle on a dark background"
-    page.wait_for_timeout(1000)  # a tab that was just opened sets its fields up
-    page.locator("#sentence textarea, #sentence input").fill(sentence)
-    page.wait_for_timeout(500)  # until the page has taken the text over
+    write(page.locator("#sentence textarea, #sentence input"), sentence)
     page.keyboard.press("Enter")
     page.wait_for_selector("#found .hit img")
     assert found(page) == [hit["caption"] for hits in search.search(**BOTH, sentence=sentence).values()

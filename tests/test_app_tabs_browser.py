@@ -10,6 +10,7 @@ import time
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
+from test_app_browser import write
 
 import dlip
 from app import attention, attributions, disagreements, pictures, tradeoffs
@@ -49,7 +50,7 @@ def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens)
     assert len(alts) == 2 and all(alt.startswith("cross-attention of the") for alt in alts)
 
     question = "what color is the large circle?"
-    page.locator("#attention textarea, #attention input[type=text]").first.fill(question)
+    write(page.locator("#attention textarea, #attention input[type=text]").first, question)
     page.locator("#describe").click()
     answers = [dlip.load(name).answer([image], [question])[0] for name in BOTH]
     wait_for_text(page, "#words", "answer")
@@ -250,7 +251,7 @@ def test_disagreements_are_shown_with_their_pictures(open_page, screens):
     page = open_page()
     page.locator("#disagreements-button").click()
     page.locator("#disagreements").get_by_text("answers", exact=True).click()
-    page.locator("#disagreements input[type=number]").fill("10")
+    write(page.locator("#disagreements input[type=number]"), "10")
     page.locator("#disagreements input[type=number]").press("Tab")
     page.locator("#find-worst").click()
     page.wait_for_selector("#worst article")
