@@ -153,6 +153,8 @@ def test_both_ways_of_reranking_rank_the_same(monkeypatch):
     settings, rows = reranking.run(rounds=1, pictures=6)
     assert [row["name"].split(": ")[1] for row in rows] == ["stock", "plain", "here"] * 2
     assert (rows[0]["pictures"], rows[0]["captions"], rows[3]["captions"], settings["candidates"]) == (6, 30, 10, 3)
+    padded = (6 + 30) * 3 * reranking.TOKENS
+    assert [row["tokens"] for row in rows[:2]] == [padded, padded] and 0 < rows[2]["tokens"] < padded
     monkeypatch.setattr(reranking, "_ranks", lambda *side: torch.rand(3))
     with pytest.raises(UserError, match="other ranks here than by the plain loops"):
         reranking.run(rounds=1, pictures=6)
