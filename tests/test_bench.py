@@ -1,6 +1,7 @@
 """Benchmarks: what they compare, and that a record tells it; never how fast it was."""
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from dlip import bench
-from dlip.bench import growth, modules, precision, reading, reranking, search, step, stock, training
+from dlip.bench import demo, growth, modules, precision, reading, reranking, search, step, stock, training
 from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.config import ModelConfig
@@ -146,6 +147,24 @@ def test_what_counts_as_the_same():
     numbers = torch.ones(3)
     assert stock.same(numbers, numbers + 1e-4) and not stock.same(numbers, numbers + 0.1)
     assert stock.same([[1, 2]], [[1, 2]]) and not stock.same([[1, 2]], [[1, 3]])
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_the_demo_is_timed_as_a_process_of_its_own(code, monkeypatch):
+    asked = []
+
+    def run(words, **_):
+        asked.append(words[2:4])
+        return subprocess.CompletedProcess(words, code, "", "dlip: the disk is full")
+
+    monkeypatch.setattr("subprocess.run", run)
+    if code:
+        with pytest.raises(UserError, match="the demo failed: dlip: the disk is full"):
+            demo.run()
+    else:
+        settings, rows = demo.run(rounds=2)
+        assert settings["rounds"] == 2 and [row["name"] for row in rows] == ["dlip demo"]
+    assert asked == [["dlip", "demo"]] * (1 if code else 2)
 
 
 def test_both_ways_of_reranking_rank_the_same(monkeypatch):

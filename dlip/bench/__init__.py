@@ -17,6 +17,7 @@ from dlip.machine import machine
 
 BENCHES = {
     "captioning": "a caption of the shipped students against their teacher's",
+    "demo": "the playground's main job, from the command to its report",
     "growth": "how a caption's cost grows with batch, picture, tokens and beams, and ITM's with candidates",
     "modules": "a caption's modules against what the machine can do at most",
     "precision": "the shipped student in bf16, int8 and ONNX: what it keeps of its scores, and its captions' time",
