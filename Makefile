@@ -59,11 +59,7 @@ test: lint ## lint, then run every test
 
 test-oldest: $(INSTALLED) ## run every test with the oldest and with the newest releases that pyproject.toml admits
 	.venv/bin/python -m pip install --quiet uv
-	for end in lowest-direct highest; do \
-		.venv/bin/uv venv --clear --python 3.11 .venv-$$end && \
-		.venv/bin/uv pip install --python .venv-$$end --resolution $$end --editable ".[test]" && \
-		.venv-$$end/bin/python -m pytest || exit 1; \
-	done
+	.venv/bin/python -m drills bounds
 
 lock: $(INSTALLED) ## write down the releases that .venv has, which the tests passed with, and what else the extras need
 	.venv/bin/python -m pip install --quiet uv
@@ -95,7 +91,7 @@ format: $(INSTALLED) ## mend style and formatting
 	.venv/bin/ruff format .
 
 clean: ## remove .venv, builds and caches
-	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml | .venv/bin/pip

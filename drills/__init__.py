@@ -13,6 +13,7 @@ from dlip.bench import about
 from dlip.errors import UserError
 
 DRILLS = {
+    "bounds": "every test with the oldest and with the newest releases that pyproject.toml admits",
     "full": "a disk that is full, at random moments of training and of an export",
     "inputs": "thousands of bad pictures, texts, files, checkpoints and commands",
     "killed": "SIGKILL at random moments of training, of a cache's fill, of a grid and of an export",

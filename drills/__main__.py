@@ -15,7 +15,9 @@ def main(words: list[str]) -> int:
         "python -m drills", description=f"drills:\n{about}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    parser.add_argument("--times", type=int, metavar="N", help="how many kills, disks, inputs, pictures or seconds")
+    parser.add_argument(
+        "--times", type=int, metavar="N", help="how many kills, disks, inputs, pictures, seconds or runs of the tests"
+    )
     parser.add_argument("--results", metavar="PATH", help="where records go (default results/drills/NAME.jsonl)")
     args, broken = parser.parse_args(words), []
     options = {} if args.times is None else {"times": args.times}

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 import pytest
 
 from dlip.errors import UserError
-from drills import DRILLS, inputs, killed
+from drills import DRILLS, bounds, inputs, killed
 from drills.__main__ import main
 
 
@@ -31,6 +31,15 @@ def test_a_hundred_bad_inputs_and_their_record(tmp_path, capsys):
 def test_two_killed_exports():
     settings, counts, faults = killed.run(2, 0, ("export",))
     assert counts["export"]["kills"] == 2 and counts["export"]["ends"] >= 1 and faults == []
+
+
+def test_the_outcomes_of_tests_are_read_from_what_pytest_tells(tmp_path):
+    kinds = ("", "<skipped/>", "<failure/>", "<error/>")
+    cases = "".join(f'<testcase classname="tests.test_a" name="{i}">{kind}</testcase>' for i, kind in enumerate(kinds))
+    (tmp_path / "told.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    counts, failed = bounds.outcomes(tmp_path / "told.xml")
+    assert counts == {"passed": 1, "skipped": 1, "failed": 2} and failed == ["tests.test_a::2", "tests.test_a::3"]
+    assert bounds.outcomes(tmp_path / "none.xml")[1] == ["the tests did not begin"]
 
 
 def test_unknown_drills_are_named(capsys):
