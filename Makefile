@@ -79,7 +79,8 @@ licences: $(INSTALLED) ## write down the licence of every release that .venv has
 load: $(INSTALLED) ## 30 visitors of the app for a minute: no failure, no crossed answer, steady memory
 	.venv/bin/pytest -m load tests/test_app_load.py
 
-drills: $(INSTALLED) ## what goes wrong, thousands of times: kills, bad inputs, full disks, a besieged app (an hour or two)
+drills: $(INSTALLED) ## what goes wrong, thousands of times: kills, bad inputs, full disks, a besieged app (some hours)
+	.venv/bin/python -m pip install --quiet uv
 	.venv/bin/python -m drills
 
 lint: $(INSTALLED) ## check style and formatting
