@@ -21,8 +21,8 @@ from dlip.data.write import write_folder
 from dlip.errors import UserError
 from drills.killed import WORKS, differences, finish, grid, start
 
-MB = {"training": (1, 40), "cache": (1, 80), "grid": (1, 30), "export": (1, 12)}
-"""Work -> least and most size of its disk."""
+SHARE = 0.2, 1.5
+"""Least and most size of a disk, as a share of what the work takes in the end."""
 
 
 def run(times: int = 20, seed: int = 0) -> tuple[dict, dict, list[str]]:
@@ -44,14 +44,15 @@ def inside(place: Path, times: int, seed: int) -> tuple[dict, list[str]]:
     """The drill, where mounts are its own."""
     rng, counts, faults = random.Random(seed), {}, []
     write_folder(place / "data", {"train": Scenes("train-small", size=64), "test": Scenes("test", size=12)})
-    for name, (least, most) in MB.items():
-        work, disk, counts[name] = WORKS[name], place / name, Counter()
+    for name, work in WORKS.items():
+        disk, counts[name] = place / name, Counter()
         if name == "grid":
             work = replace(work, kept=partial(grid, failed=False))
         faults += finish(work, place / "undisturbed")
         wanted = work.kept(place / "undisturbed")
+        taken = sum(path.stat().st_size for path in (place / "undisturbed").rglob("*") if path.is_file()) / 1e6
         for i in range(times):
-            size = rng.uniform(least, most)
+            size = taken * rng.uniform(*SHARE)  # MB
             disk.mkdir(exist_ok=True)
             mount(disk, size)
             process = start(work, disk)
