@@ -35,6 +35,12 @@ document.addEventListener("drop", event => {
         input.dispatchEvent(new Event("change", {bubbles: true}));
     }, 20);
 }, true);
+addEventListener("unhandledrejection", event => {
+    const camera = document.querySelector("#picture [title='grant webcam access'] .wrap");
+    if (!camera) return;
+    event.preventDefault();
+    camera.lastChild.textContent = "There is no camera that this page may use; bring a picture in another way.";
+});
 new MutationObserver(() => {
     for (const group of document.querySelectorAll("fieldset:not([aria-label])"))
         group.setAttribute("aria-label", group.querySelector("[data-testid=block-info]")?.textContent.trim() || "");
@@ -45,9 +51,9 @@ new MutationObserver(() => {
 }).observe(document, {childList: true, subtree: true});
 </script>"""
 """Marks pictures that are small, so that style.css shows their pixels as squares, and one that the browser cannot show;
-keeps Tab from gradio's dropdowns, whose list would open anew while the focus leaves it; takes what is dropped on a
-picture, which gradio only removes; and names groups of choices by their labels and charts by what they find, for those
-who hear the page."""
+says where a camera was asked for that there is none, which gradio does not; keeps Tab from gradio's dropdowns, whose
+list would open anew while the focus leaves it; takes what is dropped on a picture, which gradio only removes; and names
+groups of choices by their labels and charts by what they find, for those who hear the page."""
 
 
 def theme() -> gr.themes.Base:

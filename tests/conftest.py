@@ -112,14 +112,15 @@ def picture(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def browser():
-    """Debian's Chromium under Playwright."""
+    """Debian's Chromium under Playwright, with a camera that shows a clock."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("there is no Chromium on the PATH; install it (`apt-get install chromium`) to test in a browser")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        camera = [f"--use-fake-{part}-for-media-stream" for part in ("device", "ui")]
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", *camera])
         yield chromium
         chromium.close()
 

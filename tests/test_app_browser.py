@@ -289,3 +289,25 @@ def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
         tools.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
     wait_for(page, "captions", captions(example.image, TEACHER, STUDENT))
     assert page.locator("#picture img").count() == 1
+
+
+def test_a_picture_is_taken_with_a_camera(open_page, tmp_path):
+    page, taken = open_page(), tmp_path / "taken.png"
+    page.context.grant_permissions(["camera"])
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0")
+    size = page.locator("#picture video").evaluate("video => [video.videoWidth, video.videoHeight]")
+    page.get_by_label("capture photo").click()
+    address = page.get_by_alt_text("the picture asked about").get_attribute("src")
+    taken.write_bytes(page.request.get(address).body())
+    assert Image.open(taken).size == tuple(size)
+    wait_for(page, "captions", captions(taken, TEACHER, STUDENT))
+
+
+def test_where_there_is_no_camera_a_sentence_says_so(open_page):
+    page = open_page()
+    page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('none')) }")
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.locator("#picture").get_by_text("There is no camera that this page may use").wait_for()
