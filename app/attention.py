@@ -254,13 +254,17 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
                   outputs=[demand, source, *places], **{**quick, "show_progress": "hidden"})  # fmt: skip
     see = dict(inputs=[*asked, texts, chosen, *settings], outputs=seen, show_progress_on=shown, **quick)
     follow, ask = guard.following(look, lambda said: (None, parts.hint(said))), guard.guarded(look)
+
+    def followed(spelt) -> None:
+        guard.or_busy(guard.or_busy(spelt, [spoken, shown]).then(follow, **see), [shown])
+
     here = spoken.parent  # nothing is worked out before the tab is looked at
     here.select(lambda: True, None, opened, api_visibility="private", queue=False)
-    guard.after([opened.change, picture.change])(silent, **said).then(follow, **see)
+    followed(guard.after([opened.change, picture.change])(silent, **said))
     for event in (describe.click, question.submit):
         event(guard.guarded(spell), **said).then(follow, **see)
     renamed = guard.after([name.change for name in names])(**turned)
-    renamed.then(silent, **said).then(follow, **see)
+    followed(guard.or_busy(renamed, [spoken, shown]).then(silent, **said))
     guard.after([view.change])(**turned).then(ask, **see)
     spoken.click(
         guard.guarded(picked, long=True), texts, chosen, queue=False, trigger_mode="multiple", api_visibility="private"

@@ -266,15 +266,17 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
         (answers, show_answers, [question], answered, answer.click),
         (rankings, show_rankings, [candidates], ranked, rank.click),
     ]
+    places = [captioned, answered, ranked]
     new = [Context.root_block.load, picture.change, *(name.change for name in names)]
     event = dict(api_visibility="private", show_progress="minimal", **QUICK)
-    for function, show, options, out, click in actions:
+    for i, (function, show, options, out, click) in enumerate(actions):
         asked, alone = [picture, *names, *options], isinstance(new, list)
         guard.endpoint(function, asked)
         click(guard.guarded(_shown(function, show)), asked, out, **event)
         then = guard.after(new) if alone else new.then
         instead = _told if alone else guard.nothing  # a mistake that all of them meet is told once
-        new = then(guard.following(_shown(function, show, quiet=True), instead), asked, out, **event)
+        followed = then(guard.following(_shown(function, show, quiet=True), instead), asked, out, **event)
+        new = guard.or_busy(followed, places[i:])
     # other words than those that are shown were asked for
     method.input(guard.guarded(_shown(captions, show_captions, quiet=True)),
                  [picture, *names, method, beams, top_p, length, seed], captioned, **event)  # fmt: skip

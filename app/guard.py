@@ -1,6 +1,7 @@
 """Between the page and the functions behind it: mistakes as one sentence, queues, endpoints with documented types."""
 
 import inspect
+import json
 import logging
 import typing
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import gradio as gr
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
-from app import models
+from app import models, parts
 from dlip.errors import UserError
 
 CHECKING = (gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.CheckboxGroup, gr.Textbox)
@@ -25,6 +26,7 @@ LONG = {"concurrency_id": "long", "concurrency_limit": 1}
 behind a model that is being loaded: others of the four then take `models.turn`."""
 DURATION = 15
 """Seconds that a sentence stays at the edge of the page."""
+BUSY = "Too many visitors wait at this moment; reload the page in a minute."
 UNKNOWN = "This did not work, and the reason is in the program's log; try another picture, text or model"
 
 
@@ -76,6 +78,14 @@ def following(function: Callable, instead: Callable[[str], object]) -> Callable:
                 return instead(_told(error))
 
     return call
+
+
+def or_busy(event: gr.events.Dependency, places: list[gr.HTML]) -> gr.events.Dependency:
+    """The event that follows a choice; where the queue has no room for it, its places, and those of what follows it,
+    show `BUSY` and nothing that belongs to an earlier choice."""
+    said = [parts.hint(BUSY), *[""] * (len(places) - 1)]
+    event.failure(None, None, places, js=f"() => {json.dumps(said)}", api_visibility="private")
+    return event
 
 
 def toast(said: str) -> str:

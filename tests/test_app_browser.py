@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageColor
 
 import dlip
-from app import pictures, search
+from app import guard, pictures, search
 from app.page import TABS
 from dlip.html import data_uri
 from dlip.plots import COLOURS
@@ -311,3 +311,20 @@ def test_where_there_is_no_camera_a_sentence_says_so(open_page):
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
     page.locator("#picture").get_by_text("There is no camera that this page may use").wait_for()
+
+
+def test_whom_the_queue_has_no_room_for_is_told_so_where_the_words_would_stand(browser, app_address):
+    """From the start, and instead of an earlier picture's words."""
+    page = browser.new_context().new_page()
+    page.goto(app_address)
+    page.locator("#rankings td").first.wait_for()
+    page.locator("#attention-button").click()
+    page.locator("#look img").first.wait_for()
+    page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}))
+    page.get_by_label("Remove Image").click()
+    for place in ("captions", "words"):
+        page.locator(f"#{place}").get_by_text(guard.BUSY).wait_for(state="attached")
+    page.wait_for_function("!document.querySelector('.card, #words [data-index]')")
+    page.reload()
+    page.locator("#captions").get_by_text(guard.BUSY).wait_for()
+    page.context.close()

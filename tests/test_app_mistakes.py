@@ -162,7 +162,8 @@ def following(page: gr.Blocks, trigger: str) -> list:
     (start,) = [part._id for part in page.blocks.values() if getattr(part, "elem_id", None) == trigger]
     found = [fn for fn in page.fns.values() if (start, "change") in fn.targets]
     for fn in found:
-        found += [other for other in page.fns.values() if other.trigger_after == fn._id]
+        found += [other for other in page.fns.values() if other.trigger_after == fn._id
+                  and not other.trigger_only_on_failure]  # fmt: skip
     return found
 
 
