@@ -202,7 +202,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.Row(visible=False, elem_classes="act") as demand:
         explain = gr.Button("Explain", variant="primary", elem_id="explain", scale=0, min_width=160)
         cancel = work.stop_button("stop-explaining")
-    shown = gr.HTML(elem_id="look", min_height=90)
+    shown = gr.HTML(elem_id="look")
     with gr.Accordion("Layers, heads, and how captions are taken", open=False):
         source = gr.Radio(list(SOURCES), value=next(iter(SOURCES)), label="Words of captions")
         outline = gr.Checkbox(True, label="Outline the object that the word names (on scenes)")

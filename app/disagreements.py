@@ -81,7 +81,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.Row(elem_classes="act"):
         start = gr.Button("Find the worst", variant="primary", elem_id="find-worst", scale=0, min_width=200)
         cancel = work.stop_button("stop-finding")
-    shown = gr.HTML(parts.hint(EMPTY), elem_id="worst", min_height=90)
+    shown = gr.HTML(parts.hint(EMPTY), elem_id="worst")
 
     def find(teacher, student, task, pictures, request: gr.Request, bar=gr.Progress()):  # noqa: B008
         report = lambda share: bar(share, desc="Evaluating both models")  # noqa: E731

@@ -170,7 +170,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         start = gr.Button("Measure both models", variant="primary", elem_id="measure", scale=0, min_width=200)
         cancel = work.stop_button("stop-measuring")
     gr.HTML('<p class="hint">Both models do the same work here, in turns, on this app’s own machine.</p>')
-    shown = gr.HTML(elem_id="measured", min_height=90)
+    shown = gr.HTML(elem_id="measured")
     with gr.Column(visible=False) as drawn:
         heads = [*charts.place("latency")]
         with gr.Row():

@@ -245,7 +245,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.HTML(html_template="@children", js_on_load=HEAR, elem_id="chart-of-runs") as heard:
         chart = gr.Plot(show_label=False, container=False, elem_id="runs")
     point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")
-    shown = gr.HTML(elem_id="run", min_height=90)
+    shown = gr.HTML(elem_id="run")
 
     def offer(group, cost, score):
         found = (axes(group, AXES), cost), (axes(group, SCORES), score)

@@ -131,3 +131,15 @@ def test_words_stand_on_their_line_and_the_meter_is_no_verdict(open_page):
     gaps = sorted(lines)
     assert all(b - a > 20 for a, b in zip(gaps, gaps[1:], strict=False))  # the last word is no line of its own
     assert page.locator("#look meter").evaluate("e => getComputedStyle(e).appearance") == "none"
+
+
+def test_a_bar_of_progress_has_room(open_page):
+    page = open_page()
+    select(page, "Attention")
+    page.wait_for_selector("#look img")
+    page.locator("#view").get_by_text("integrated gradients", exact=True).click()
+    page.locator("#look").get_by_text("press Explain").wait_for()
+    page.locator("#explain").click()
+    bar = page.wait_for_selector("#look .progress-bar-wrap").bounding_box()
+    below = page.get_by_role("button", name="Layers, heads").bounding_box()
+    assert bar["y"] + bar["height"] < below["y"]
