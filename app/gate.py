@@ -4,11 +4,12 @@ from which the server would fetch a file."""
 import asyncio
 import re
 import resource
+from collections import Counter
 from functools import wraps
 
 import gradio as gr
 from gradio import processing_utils
-from gradio.queueing import Queue
+from gradio.queueing import Event, Queue
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -89,17 +90,27 @@ class Bounded:
 
 
 def fair(queue: Queue) -> None:
-    """Leaves half of the queue to others, whatever one address asks for. Visitors behind one proxy are one address."""
+    """Leaves half of the queue to others, whatever one address asks for, and lets addresses take turns in each line.
+    Visitors behind one proxy are one address."""
     push, most = queue.push, queue.max_size // 2
 
     @wraps(push)
     async def fairly(body, request, username):
-        waiting = [event for line in queue.event_queue_per_concurrency_id.values() for event in line.queue]
-        if sum(event.request.client.host == request.client.host for event in waiting) < most:
-            return await push(body, request, username)
-        return False, f"{most} requests from your address wait already; try again when they are answered.", "queue_full"
+        lines = queue.event_queue_per_concurrency_id
+        if sum(_host(event) == request.client.host for line in lines.values() for event in line.queue) >= most:
+            said = f"{most} requests from your address wait already; try again when they are answered."
+            return False, said, "queue_full"
+        pushed = await push(body, request, username)
+        for line in lines.values():
+            before = Counter()
+            line.queue.sort(key=lambda event: before.update([_host(event)]) or before[_host(event)])
+        return pushed
 
     queue.push = fairly
+
+
+def _host(event: Event) -> str:
+    return event.request.client.host
 
 
 async def no_address(url: str, cache_dir: str) -> str:

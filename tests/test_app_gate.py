@@ -68,26 +68,44 @@ def test_ways_that_the_page_does_not_use_are_closed(way, client):
     assert client.post(way, content=b"x").status_code == client.get(way).status_code == 404
 
 
+class Line:
+    """A queue with one line, of `max_size` who wait."""
+
+    def __init__(self, max_size: int):
+        self.max_size, self.waiting = max_size, []
+        self.event_queue_per_concurrency_id = {"quick": SimpleNamespace(queue=self.waiting)}
+        gate.fair(self)
+
+    async def push(self, body, request, username):
+        self.waiting.append(SimpleNamespace(body=body, request=request))
+        return True, body, "success"
+
+    def ask(self, host: str, body: str = "asked"):
+        return self.push(body, SimpleNamespace(client=SimpleNamespace(host=host)), None)
+
+
 def test_half_of_the_queue_is_left_to_others():
-    class Line:
-        max_size, event_queue_per_concurrency_id = 4, {"quick": SimpleNamespace(queue=[])}
-
-        async def push(self, body, request, username):
-            self.event_queue_per_concurrency_id["quick"].queue.append(SimpleNamespace(request=request))
-            return True, body, "success"
-
-    async def ask(host: str):
-        return await line.push("asked", SimpleNamespace(client=SimpleNamespace(host=host)), None)
-
     async def visit():
-        assert [(await ask("1.1.1.1"))[2] for _ in range(4)] == ["success", "success", "queue_full", "queue_full"]
-        assert (await ask("1.1.1.1"))[1].startswith("2 requests from your address wait already")
-        assert await ask("2.2.2.2") == (True, "asked", "success")
-        line.event_queue_per_concurrency_id["quick"].queue.pop(0)
-        assert await ask("1.1.1.1") == (True, "asked", "success")
+        assert [(await line.ask("1.1.1.1"))[2] for _ in range(4)] == ["success", "success", "queue_full", "queue_full"]
+        assert (await line.ask("1.1.1.1"))[1].startswith("2 requests from your address wait already")
+        assert await line.ask("2.2.2.2") == (True, "asked", "success")
+        line.waiting.pop(0)
+        assert await line.ask("1.1.1.1") == (True, "asked", "success")
 
-    line = Line()
-    gate.fair(line)
+    line = Line(4)
+    alone(visit())
+
+
+def test_who_asks_for_much_waits_behind_those_who_ask_for_little():
+    async def visit():
+        for body in ("a1", "a2", "a3", "b1", "c1", "b2"):
+            await line.ask(body[0], body)
+        assert [event.body for event in line.waiting] == ["a1", "b1", "c1", "a2", "b2", "a3"]
+        line.waiting.pop(0)
+        await line.ask("d", "d1")
+        assert [event.body for event in line.waiting] == ["b1", "c1", "a2", "d1", "b2", "a3"]
+
+    line = Line(64)
     alone(visit())
 
 
