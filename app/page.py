@@ -176,6 +176,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             raise SystemExit(130) from None
         finally:
             page.close(verbose=False)
+            models.turn.acquire(timeout=20)  # torch would abort the program if it still worked while that ends
 
 
 def public() -> bool:

@@ -3,11 +3,13 @@
 import json
 import signal
 import threading
+import time
 import urllib.error
 import urllib.request
 
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.utils import Status
 
 import dlip
 from app import guard, models
@@ -18,12 +20,17 @@ TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_visitors_pictures_are_gone_when_the_app_is_ended(number, code, picture, tmp_path, monkeypatch):
+def test_the_app_ends_in_the_middle_of_work_and_leaves_no_pictures(number, code, picture, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with served() as (address, app):
         sent = dict(picture=handle_file(picture), teacher=STUDENT, student=STUDENT, question="what is this?")
-        assert Client(address, verbose=False).predict(**sent, api_name="/answers")["teacher"]["answers"]
+        client = Client(address, verbose=False)
+        assert client.predict(**sent, api_name="/answers")["teacher"]["answers"]
         assert list(tmp_path.glob("dlip-app-*/**/*.png"))
+        asked = handle_file(picture), TEACHER, STUDENT, "a large circle", 2, "integrated gradients"
+        job = client.submit(*asked, api_name="/attribution")
+        while job.status().code != Status.PROCESSING:
+            time.sleep(0.05)
         app.send_signal(number)
         assert app.wait(30) == code
     assert not list(tmp_path.glob("dlip-app-*"))
