@@ -78,8 +78,8 @@ def attention(
 
     word: its place in the text's words, from 0. source: "decoder" for a caption as it is said, "fusion" for a caption
     or a question as it is read, "answer" for an answer to `question`. Layers: "last", "mean", or counted from 0; heads:
-    "mean", or counted from 0. On a scene that is one of the page's examples, a word that names an object, and no
-    other, is scored against its mask.
+    "mean", or counted from 0. On a scene of the page's gallery, examples among them, a word that names an object,
+    and no other, is scored against its mask.
     """
     image, pair = pictures.read(picture), models.pair(teacher, student)
     text, word = inputs.text(text, "text", optional=True), inputs.whole(word, "word", 0, inputs.LONGEST)

@@ -22,6 +22,7 @@ LATEST = {"trigger_mode": "always_last"}
 QUICK = {"concurrency_id": "quick", "concurrency_limit": 4, **LATEST}
 SEARCH = {"concurrency_id": "search", "concurrency_limit": 1, **LATEST}
 LONG = {"concurrency_id": "long", "concurrency_limit": 1}
+CHOICE = {"concurrency_id": "choice", "concurrency_limit": 1, "trigger_mode": "multiple"}
 """Options of an event: lines of visitors, so that nobody with a short question waits behind a long measurement, nor
 behind a model that is being loaded: others of the four then take `models.turn`."""
 DURATION = 15

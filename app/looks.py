@@ -16,7 +16,6 @@ from dlip.attention import cover, differ, mass, named, patches, pointing
 from dlip.data.scene_render import masks
 from dlip.data.scene_truth import certain
 from dlip.data.scene_world import Scene
-from dlip.data.scenes import Scenes
 from dlip.errors import Unable, UserError
 from dlip.html import data_uri
 from dlip.plots import css_scale, overlay, peak
@@ -104,14 +103,14 @@ def _scored(over: Tensor, raised: Tensor, mask: Tensor | None) -> dict:
 
 
 def scene_of(image: Image.Image) -> Scene | None:
-    """What is true of a picture that is one of the examples' scenes."""
-    return _scenes().get(image.tobytes())
+    """What is true of a picture that is one of the gallery's."""
+    place = _places().get(image.tobytes())
+    return None if place is None else pictures.GALLERY.scene(place)
 
 
 @cache
-def _scenes() -> dict[bytes, Scene]:
-    data = Scenes("test")
-    return {data[i].image.tobytes(): data.scene(i) for i in pictures.SCENES}
+def _places() -> dict[bytes, int]:
+    return {pictures.GALLERY[i].image.tobytes(): i for i in range(len(pictures.GALLERY))}
 
 
 def spoken(word: int, text: str) -> str:

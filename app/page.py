@@ -121,8 +121,7 @@ def build() -> gr.Blocks:
                       show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
         page.unload(work.left)
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
-        chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", concurrency_id="choose",
-                      concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
+        chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", **guard.CHOICE)
     return page
 
 

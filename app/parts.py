@@ -15,12 +15,14 @@ element.addEventListener("click", event => {
     const button = event.target.closest("[data-index]");
     if (!button) return;
     element.querySelectorAll("[aria-pressed=true]").forEach(other => other.setAttribute("aria-pressed", "false"));
-    button.setAttribute("aria-pressed", "true");
+    if (button.ariaPressed) button.setAttribute("aria-pressed", "true");
     trigger("click", {index: Number(button.dataset.index)});
 });
 """
-"""`js_on_load` of a gr.HTML whose buttons carry data-index: its click event's `gr.EventData` has that `index`, and the
-button stays pressed."""
+"""`js_on_load` of a gr.HTML whose buttons carry data-index: its click event's `gr.EventData` has that `index`, and a
+button that can stay pressed does."""
+SEEN = "() => document.querySelector('#picture').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
+"""The picture comes into sight."""
 RELEASE = "() => document.querySelectorAll('#examples [aria-pressed=true]').forEach(b => b.ariaPressed = 'false')"
 """No example is the chosen one any more."""
 CLEAR = "bad => { if (bad) document.querySelector('#picture [aria-label=\"Remove Image\"]')?.click() }"

@@ -12,8 +12,10 @@ from dlip.data.scenes import Scenes
 from dlip.data.transforms import MAX_PIXELS, read_image
 from dlip.errors import UserError
 
+GALLERY = Scenes("test", size=200)
+"""Of which Search finds some."""
 SCENES = (0, 1, 6, 7, 23, 18, 22, 31)
-"""Pictures of the scenes' test split that are examples."""
+"""Those of its pictures that are examples."""
 PHOTOGRAPHS = Path(gradio.__file__).parent / "media_assets" / "images"
 """Gradio ships a few."""
 

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from app import inputs, models, parts, pictures
-from app.guard import SEARCH, endpoint, guarded
-from dlip.data.scenes import Scenes
+from app.guard import CHOICE, SEARCH, endpoint, guarded
+from app.pictures import GALLERY
 from dlip.errors import Unable
 from dlip.vlm import VLM
 
-GALLERY = Scenes("test", size=200)
 CANDIDATES, SHOWN, STEP = 16, 5, 20
 """Of ITC that ITM ranks anew; results that are shown; pictures or sentences that are read at a time."""
 EMPTY = (
     f"Of {len(GALLERY)} test pictures both models find the {SHOWN} that fit the sentence best: contrast (ITC) chooses "
-    f"{CANDIDATES}, matching (ITM) ranks them anew. Or the other way round, from the picture to sentences."
+    f"{CANDIDATES}, matching (ITM) ranks them anew; one that is clicked becomes your picture. Or the other way round, "
+    "from the picture to sentences."
 )
 
 
@@ -150,17 +150,22 @@ def _hit(rank: int, hit: Hit, shared: bool, as_pictures: bool) -> str:
         f'<abbr title="ITC alone put it at {hit["itc_rank"]}">{arrow}</abbr></small>'
     )
     words = escape(hit["caption"])
-    seen = parts.picture(GALLERY[hit["place"]].image, hit["caption"]) if as_pictures else ""
+    seen = _button(hit) if as_pictures else ""
     return f'<li class="hit{" shared" if shared else ""}">{seen}<div><span>{words}</span>{scores}</div></li>'
+
+
+def _button(hit: Hit) -> str:
+    seen = parts.picture(GALLERY[hit["place"]].image, hit["caption"])
+    return f'<button type="button" data-index="{hit["place"]}" title="Look at this picture">{seen}</button>'
 
 
 def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.Row(elem_classes="ask"):
-        sentence = gr.Textbox(_captions()[5], label="Sentence", scale=3,
+        sentence = gr.Textbox(_captions()[35], label="Sentence", scale=3,
                               min_width=240, max_lines=1, elem_id="sentence")  # fmt: skip
         find = gr.Button("Find pictures", variant="primary", scale=1, min_width=130, elem_id="find")
         reverse = gr.Button("Sentences for my picture", scale=1, min_width=250, elem_id="reverse")
-    out = gr.HTML(parts.hint(EMPTY), elem_id="found")
+    out = gr.HTML(parts.hint(EMPTY), js_on_load=parts.PICK, elem_id="found")
     asked, asked_reverse = [*names, sentence], [picture, *names]
     endpoint(search, asked, long=True, line=SEARCH)
     endpoint(sentences, asked_reverse, long=True, line=SEARCH)
@@ -171,19 +176,17 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     def found_reverse(image, teacher, student):
         return show(sentences(image, teacher, student), (teacher, student), as_pictures=False)
 
+    def chosen(event: gr.EventData):
+        return GALLERY[event.index].image
+
+    def kept(shown):
+        return gr.skip() if "data-index" in shown else parts.hint(EMPTY)
+
     event = dict(api_visibility="private", show_progress="minimal", **SEARCH)
-    going = [
-        gr.on([find.click, sentence.submit], guarded(found, long=True), asked, out, **event),
-        reverse.click(guarded(found_reverse, long=True), asked_reverse, out, **event),
-    ]
-    changed = [part.change for part in (picture, *names)]
-    gr.on(
-        changed,
-        lambda: parts.hint(EMPTY),
-        None,
-        out,
-        cancels=going,
-        api_visibility="private",
-        queue=False,
-        trigger_mode="multiple",
-    )
+    finding = gr.on([find.click, sentence.submit], guarded(found, long=True), asked, out, **event)
+    reading = reverse.click(guarded(found_reverse, long=True), asked_reverse, out, **event)
+    void = dict(outputs=out, api_visibility="private", queue=False, show_progress="hidden", trigger_mode="multiple")
+    gr.on([name.change for name in names], lambda: parts.hint(EMPTY), None, cancels=[finding, reading], **void)
+    picture.change(kept, out, cancels=reading, **void)
+    gone = out.click(chosen, None, picture, api_visibility="private", **CHOICE).then(None, js=parts.RELEASE)
+    gone.then(None, js=parts.SEEN)

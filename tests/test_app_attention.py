@@ -185,6 +185,15 @@ def test_the_page_shows_the_outline_and_the_score(picture):
     assert share in outlined and ("is-hit" in outlined or "is-miss" in outlined)
 
 
+def test_a_picture_of_the_gallery_is_scored_as_the_examples_are(tmp_path):
+    place, path = 11, tmp_path / "scene.png"
+    Image.fromarray(pictures.GALLERY[place].image).save(path)
+    assert place not in pictures.SCENES
+    kinds = [f"{o.color} {o.shape}" for o in pictures.GALLERY.scene(place).objects]
+    found = page.attention(str(path), TEACHER, STUDENT, kinds[1], 1)
+    assert kinds.count(kinds[1]) == 1 and found["object"] == 1 and found["student"]["share"] > 0
+
+
 def test_a_word_that_names_nothing_or_one_of_several_is_not_scored(picture):
     scene = Scenes("test").scene(pictures.SCENES[0])
     shapes = [o.shape for o in scene.objects]

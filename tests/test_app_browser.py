@@ -118,6 +118,14 @@ def test_search_by_sentence_and_by_picture(open_page, screens, picture):
     assert found(page) == [hit["caption"] for hits in search.search(**BOTH, sentence=sentence).values()
                            for hit in hits["hits"]]  # fmt: skip
     page.screenshot(path=screens / "search.png")
+    hit = search.search(**BOTH, sentence=sentence)["teacher"]["hits"][1]
+    page.locator("#found .teacher button").nth(1).click()
+    wait_for(page, "captions", captions(search.GALLERY[hit["place"]].image, TEACHER, STUDENT))
+    assert page.locator("#found .hit img").count() == 2 * search.SHOWN
+    assert page.locator("#examples [aria-pressed=true]").count() == 0
+    page.locator("#picture [aria-label='Remove Image']").click()
+    page.locator("#picture input[type=file]").set_input_files(picture)
+    wait_for(page, "captions", captions(picture, TEACHER, STUDENT))
     page.locator("#reverse").click()
     page.wait_for_function("!document.querySelector('#found .hit img') && document.querySelector('#found .hit')")
     wanted = []
