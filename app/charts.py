@@ -20,11 +20,11 @@ def finding(elem_id: str) -> gr.HTML:
 
 
 def fitted(fig: go.Figure) -> tuple[str, go.Figure]:
-    """A figure's title as a heading, and the figure without it, as wide as there is room for."""
+    """A figure's title as a heading, and the figure without it, as wide as there is room for, on phones too."""
     title = fig.layout.title.text.replace("<br>", " ")
-    margin = dict(l=8, r=min(72, fig.layout.margin.r), t=34, b=8)
+    margin = dict(l=8, r=fig.layout.margin.r - 28, t=34, b=8)
     fig.update_layout(title_text=None, autosize=True, margin=margin, height=fig.layout.height - 90, dragmode=False)
-    fig.update_layout(modebar=dict(orientation="h", remove=MOVES))
+    fig.update_layout(modebar=dict(orientation="h", remove=MOVES), legend=dict(font_size=11, itemwidth=30))
     return f"<h3>{title}</h3>", fig
 
 

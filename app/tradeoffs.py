@@ -221,11 +221,14 @@ def listed(group: str, cost: str, score: str) -> list[str]:
 
 
 def chart_of(group: str, cost: str, score: str) -> go.Figure:
-    """Score against cost, or where all students cost the same a row for each."""
+    """Score against cost, or where all students cost the same a row for each; a point's command is told below."""
     found, rows = table(group), _rows(group, cost, score)
     costs = rows.loc[rows["role"] != "teacher", cost]
     alike = len(costs) > 1 and costs.max() <= ALIKE * costs.min()
-    return (score_rows if alike else accuracy_cost)(found, cost, score)
+    fig = (score_rows if alike else accuracy_cost)(found, cost, score)
+    for trace in fig.select_traces(dict(hoverinfo="text")):
+        trace.hovertext = [said.partition("<br><i>")[0] for said in trace.hovertext]
+    return fig
 
 
 def axes(group: str, of: tuple[str, ...]) -> list[tuple[str, str]]:

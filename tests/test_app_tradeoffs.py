@@ -98,6 +98,11 @@ def test_the_chosen_point_stays_chosen_as_long_as_it_is_there(records):
         assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
 
 
+def test_of_a_point_that_is_pointed_at_all_but_the_command_is_told(records):
+    told = [said for trace in page.chart_of(page.MAIN, "params_m", "tr1").data for said in trace.hovertext or ()]
+    assert any("<b>good</b>" in said for said in told) and not any("dlip train" in said for said in told)
+
+
 def test_mistakes_are_sentences(records):
     for call, said in (
         (
