@@ -63,6 +63,8 @@ WAITING = 128
 """Visitors in the queue, after whom the next ones are asked to come back."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine's users reach."""
+FILE = {"meta": {"_type": "gradio.FileData"}}
+"""How gradio marks a file."""
 TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and saves</p>"
 
 
@@ -85,6 +87,7 @@ def build() -> gr.Blocks:
                 picture.preprocess = lambda payload: (
                     payload and payload.path
                 )  # pictures.read opens it, with its own words
+                picture.example_payload = lambda: dict.fromkeys(("path", "url"), "picture.png") | FILE
                 thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
                 chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")
                 gr.HTML(parts.hint("Drop, paste or photograph a picture, or choose one of these."))
