@@ -37,7 +37,10 @@ KINDS = {
 """Kind of checkpoint -> what it is able to, and the longest text that BLIP's own training gave it, in tokens."""
 
 
-RANDOM = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
+RANDOM = {
+    Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_,
+    Tensor.erfinv_,  # which `trunc_normal_` makes its numbers by; older releases of torch import their compiler for it
+}  # fmt: skip
 
 
 class Blank(TorchFunctionMode):
