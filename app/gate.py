@@ -90,15 +90,17 @@ class Bounded:
 
 
 def fair(queue: Queue) -> None:
-    """Leaves half of the queue to others, whatever one address asks for, and lets addresses take turns in each line.
-    Visitors behind one proxy are one address."""
-    push, most = queue.push, queue.max_size // 2
+    """Gives an address half of the room in the queue that others leave, so that no few of them fill it, and lets
+    addresses take turns in each line. Visitors behind one proxy are one address."""
+    push = queue.push
 
     @wraps(push)
     async def fairly(body, request, username):
         lines = queue.event_queue_per_concurrency_id
-        if sum(_host(event) == request.client.host for line in lines.values() for event in line.queue) >= most:
-            said = f"{most} requests from your address wait already; try again when they are answered."
+        hosts = [_host(event) for line in lines.values() for event in line.queue]
+        mine = hosts.count(request.client.host)
+        if mine and mine >= (queue.max_size - len(hosts) + mine) // 2:
+            said = f"{mine} of your address's requests wait already; try again when they are answered."
             return False, said, "queue_full"
         pushed = await push(body, request, username)
         for line in lines.values():

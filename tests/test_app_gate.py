@@ -84,15 +84,26 @@ class Line:
         return self.push(body, SimpleNamespace(client=SimpleNamespace(host=host)), None)
 
 
-def test_half_of_the_queue_is_left_to_others():
+def test_half_of_the_room_in_the_queue_is_left_to_others():
     async def visit():
         assert [(await line.ask("1.1.1.1"))[2] for _ in range(4)] == ["success", "success", "queue_full", "queue_full"]
-        assert (await line.ask("1.1.1.1"))[1].startswith("2 requests from your address wait already")
+        assert (await line.ask("1.1.1.1"))[1].startswith("2 of your address's requests wait already")
         assert await line.ask("2.2.2.2") == (True, "asked", "success")
-        line.waiting.pop(0)
+        line.waiting[:] = [event for event in line.waiting if event.request.client.host != "1.1.1.1"]
         assert await line.ask("1.1.1.1") == (True, "asked", "success")
 
     line = Line(4)
+    alone(visit())
+
+
+def test_a_few_addresses_that_want_all_do_not_fill_the_queue():
+    async def visit():
+        for host in ("1.1.1.1", "2.2.2.2", "3.3.3.3"):
+            assert [(await line.ask(host))[0] for _ in range(70)][-1] is False
+        assert len(line.waiting) == 64 + 32 + 16
+        assert all([(await line.ask(f"4.4.4.{i}"))[0] for i in range(16)])
+
+    line = Line(128)
     alone(visit())
 
 
