@@ -39,7 +39,7 @@ KINDS = {
 
 RANDOM = {
     Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_,
-    Tensor.erfinv_,  # which `trunc_normal_` makes its numbers by; older releases of torch import their compiler for it
+    Tensor.erfinv_, Tensor.clamp_,  # of `trunc_normal_`; older releases of torch import their compiler for them
 }  # fmt: skip
 
 
