@@ -49,7 +49,7 @@ def uv(*words: str) -> str:
 def outcomes(told: Path) -> tuple[Counter, list[str]]:
     """How many tests passed, were skipped and failed, and the names of the last, of what pytest tells in XML."""
     if not told.exists():
-        return Counter(), ["the tests did not begin"]
+        return Counter(), ["the tests did not come to an end"]
     cases = list(ElementTree.parse(told).iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = sum(case.find("skipped") is not None for case in cases)

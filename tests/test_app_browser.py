@@ -324,6 +324,7 @@ def test_where_there_is_no_camera_a_sentence_says_so(open_page):
 def test_whom_the_queue_has_no_room_for_is_told_so_where_the_words_would_stand(browser, app_address):
     """From the start, and instead of an earlier picture's words."""
     page = browser.new_context().new_page()
+    page.set_default_timeout(90_000)
     page.goto(app_address)
     page.locator("#rankings td").first.wait_for()
     page.locator("#attention-button").click()

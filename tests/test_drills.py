@@ -39,7 +39,7 @@ def test_the_outcomes_of_tests_are_read_from_what_pytest_tells(tmp_path):
     (tmp_path / "told.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
     counts, failed = bounds.outcomes(tmp_path / "told.xml")
     assert counts == {"passed": 1, "skipped": 1, "failed": 2} and failed == ["tests.test_a::2", "tests.test_a::3"]
-    assert bounds.outcomes(tmp_path / "none.xml")[1] == ["the tests did not begin"]
+    assert bounds.outcomes(tmp_path / "none.xml")[1] == ["the tests did not come to an end"]
 
 
 def test_unknown_drills_are_named(capsys):
