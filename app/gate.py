@@ -2,6 +2,7 @@
 from which the server would fetch a file."""
 
 import asyncio
+import json
 import re
 import resource
 from collections import Counter
@@ -12,6 +13,7 @@ from gradio import processing_utils
 from gradio.queueing import Event, Queue
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from app.room import Room
@@ -24,6 +26,7 @@ FILES = 8
 EACH = b"content-disposition"
 """What the head of each file in a request has."""
 UPLOAD = "/gradio_api/upload"
+ENDS = ("/gradio_api/cancel", "/gradio_api/reset")
 WAYS = re.compile(
     r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon(/.+)?|(assets|static)/.+)?"
     r"|/gradio_api/(info|openapi\.json|startup-events|app_id|theme\.css|(call|run|api|heartbeat)/.+|queue/(join|data)|cancel"
@@ -33,6 +36,8 @@ WAYS = re.compile(
 FULL = "There is no room for more pictures now; try again in an hour."
 PATIENCE_S = 30
 """Seconds that the next part of a body may take to come."""
+WAY_S = 5
+"""Seconds that a request to begin work may be under way when the one to cancel it is here already."""
 OPEN = 16_384
 """Connections and files that may be open at once, where the system admits as many."""
 
@@ -89,6 +94,47 @@ class Bounded:
         await self.app(scope, counted if scope["type"] == "http" else receive, send)
 
 
+class Named:
+    """ASGI middleware that names the work to be cancelled where the page can't: it learns a work's name by the answer
+    to its request, and cancels without one (which gradio answers with 422, and goes on) until that is there."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or scope["path"] not in ENDS or scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        body = await name(scope["app"].get_blocks()._queue, await Request(scope, receive).body())
+        left = [{"type": "http.request", "body": body}]
+
+        async def named():
+            return left.pop() if left else await receive()
+
+        await self.app(scope, named, send)
+
+
+async def name(queue: Queue, body: bytes) -> bytes:
+    """The body of a request to cancel, with its "event_id": if it has none, that of the session's work of its kind, for
+    which it waits up to `WAY_S` seconds, or an empty one."""
+    try:
+        asked = json.loads(body)
+        if asked["event_id"] is not None:
+            return body
+    except (ValueError, RecursionError, KeyError, TypeError):  # gradio's to refuse
+        return body
+    kind = asked.get("session_hash"), asked.get("fn_index")
+    end = asyncio.get_running_loop().time() + WAY_S * (kind != (None, None))
+    while not (found := [key for key, event in queue.event_ids_to_events.items() if _kind(event) == kind]):
+        if asyncio.get_running_loop().time() > end:
+            break
+        await asyncio.sleep(0.02)
+    return json.dumps(asked | {"event_id": found[-1] if found else ""}).encode()
+
+
+def _kind(event: Event) -> tuple[str | None, int]:
+    return event.session_hash, event.fn._id
+
+
 def fair(queue: Queue) -> None:
     """Gives an address half of the room in the queue that others leave, so that no few of them fill it, and lets
     addresses take turns in each line. Visitors behind one proxy are one address."""
@@ -129,4 +175,4 @@ def shut() -> list[Middleware]:
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     processing_utils.async_ssrf_protected_download = no_address
-    return [Middleware(Narrow), Middleware(Bounded)]
+    return [Middleware(Narrow), Middleware(Bounded), Middleware(Named)]

@@ -1,6 +1,7 @@
 """What the gate lets through: files while there is room for them, and everything else meanwhile."""
 
 import asyncio
+import json
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -117,6 +118,40 @@ def test_who_asks_for_much_waits_behind_those_who_ask_for_little():
         assert [event.body for event in line.waiting] == ["b1", "c1", "a2", "d1", "b2", "a3"]
 
     line = Line(64)
+    alone(visit())
+
+
+def work(session: str, number: int) -> SimpleNamespace:
+    return SimpleNamespace(session_hash=session, fn=SimpleNamespace(_id=number))
+
+
+def test_work_to_be_cancelled_gets_the_name_that_its_page_does_not_know_yet(monkeypatch):
+    """Also when it comes after the request to cancel it."""
+
+    async def visit():
+        async def named(**asked):
+            return json.loads(await gate.name(queue, json.dumps(asked).encode()))["event_id"]
+
+        assert await named(event_id=None, session_hash="mine", fn_index=3) == "wanted"
+        assert await named(event_id="other", session_hash="mine", fn_index=3) == "other"
+        assert await named(event_id=None) == ""  # a reset
+        late = asyncio.create_task(named(event_id=None, session_hash="mine", fn_index=5))
+        await asyncio.sleep(0.05)
+        queue.event_ids_to_events["late"] = work("mine", 5)
+        assert await late == "late"
+        monkeypatch.setattr(gate, "WAY_S", 0.05)
+        assert await named(event_id=None, session_hash="theirs", fn_index=3) == ""
+
+    queue = SimpleNamespace(event_ids_to_events={"before": work("mine", 4), "wanted": work("mine", 3)})
+    queue.event_ids_to_events["of others"] = work("others", 3)
+    alone(visit())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"[]", b"7", b"null", b'"event_id"', b"{}", b"\xff"])
+def test_what_is_no_request_to_cancel_is_left_as_it_is(body):
+    async def visit():
+        assert await gate.name(SimpleNamespace(event_ids_to_events={}), body) == body
+
     alone(visit())
 
 

@@ -105,6 +105,36 @@ def test_of_work_that_fails_a_sentence_is_left_and_nothing_else(open_page, scree
     assert page.locator("[data-testid=status-tracker] :is(.error, .clear-status):visible").count() == 0
 
 
+@pytest.mark.parametrize("late", ["request", "answer"])
+def test_what_is_stopped_before_the_page_knows_that_it_began_is_stopped_all_the_same(late, open_page):
+    page = open_page()
+    page.locator("#attention-button").click()
+    page.wait_for_selector("#look img")
+    page.locator("#view").get_by_text("integrated gradients", exact=True).click()
+    page.evaluate(
+        """late => {
+            const now = window.fetch, moment = () => new Promise(done => setTimeout(done, 1000))
+            window.fetch = async (...asked) => {
+                const slow = String(asked[0]).includes("/queue/join")
+                if (slow && late === "request") await moment()
+                const answer = await now(...asked)
+                if (slow && late === "answer") await moment()
+                return answer
+            }
+        }""",
+        late,
+    )
+    with page.expect_response("**/cancel") as cancelled:
+        page.locator("#explain").click()
+        page.locator("#stop-explaining").click()
+    assert cancelled.value.ok
+    assert json.loads(cancelled.value.request.post_data)["event_id"] is None
+    page.locator("#stop-explaining").wait_for(state="hidden")
+    page.wait_for_timeout(5_000)
+    assert page.locator("#look img[alt^='integrated']").count() == 0
+    assert page.locator(".progress-level").count() == 0
+
+
 def test_measuring_can_be_stopped(open_page):
     page = open_page()
     page.locator("#speed-button").click()
