@@ -42,12 +42,12 @@ def turns(progress: Progress | None = None) -> Iterator[Progress]:
 
 @contextmanager
 def stoppable(session: str, kind: str, progress: Progress) -> Iterator[Progress]:
-    """Yields `progress` that raises UserError as soon as `stop` was called for that session's work of that kind."""
+    """Yields `progress` that ends that session's work of that kind, silently, as soon as `stop` was called for it."""
     asked = _asked[session, kind] = threading.Event()
 
     def step(share: float) -> None:
         if asked.is_set():
-            raise UserError("stopped, as you asked")
+            raise gr.Error("Stopped, as you asked.", visible=False, print_exception=False)
         progress(share)
 
     try:

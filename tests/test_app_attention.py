@@ -5,6 +5,7 @@ import threading
 from contextlib import ExitStack
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 import torch
 from PIL import Image
@@ -249,12 +250,12 @@ def test_long_work_stops_when_its_visitor_says_so(picture):
         if share > 0.1:
             work.stop("one", "start")
 
-    with pytest.raises(UserError, match="stopped"), work.stoppable("one", "start", report) as step:
+    with pytest.raises(gr.Error, match="Stopped"), work.stoppable("one", "start", report) as step:
         attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", step)
     assert 0.1 < shares[-1] < 0.5
     work.stop("one", "start")  # nothing is going on, and nothing happens
     seen = []
-    with pytest.raises(UserError, match="stopped"), work.stoppable("one", "measure", seen.append) as step:
+    with pytest.raises(gr.Error, match="Stopped"), work.stoppable("one", "measure", seen.append) as step:
         work.left(SimpleNamespace(session_hash="two"))
         step(0.5)
         work.left(SimpleNamespace(session_hash="one"))  # its page was closed
@@ -265,7 +266,7 @@ def test_long_work_stops_when_its_visitor_says_so(picture):
 
 
 def test_work_that_was_started_anew_can_be_stopped_after_the_old_has_ended():
-    with pytest.raises(UserError, match="stopped"), ExitStack() as old:
+    with pytest.raises(gr.Error, match="Stopped"), ExitStack() as old:
         old.enter_context(work.stoppable("one", "start", print))
         with work.stoppable("one", "start", print) as step:
             old.close()

@@ -74,7 +74,7 @@ def assert_stops(page, start: str, stop: str, shown: str) -> None:
     page.locator(stop).wait_for(state="hidden")
     page.wait_for_timeout(1000 * (1.5 * took + 1))
     assert page.locator(f"{shown}:not([data-old])").count() == 0
-    assert page.locator(".progress-level").count() == 0
+    assert page.locator(".progress-level, .toast-body").count() == 0
 
 
 def test_attributions_come_on_demand_and_can_be_stopped(open_page, screens):
