@@ -61,10 +61,22 @@ def test_all_are_run_one_after_the_other(tmp_path, capsys, monkeypatch):
     ]
 
 
-def test_the_step_is_timed_in_both_precisions():
+def test_the_step_is_timed_in_both_precisions_and_profiled():
     settings, rows = training.run(rounds=1)
-    assert [row["name"] for row in rows] == ["fp32", "bf16"] and all(row["s"] > 0 for row in rows)
+    assert [row["name"] for row in rows[:3]] == ["fp32", "bf16", "bf16, known"] and all(row["s"] > 0 for row in rows)
     assert settings["terms"] == "vlp,hr,at,kd"
+    assert [row["name"] for row in rows[3:]] == [
+        f"bf16, known: {kind}" for kind in ("products", "copies and casts", "all others")
+    ]
+    assert abs(sum(row["share"] for row in rows[3:]) - 100) <= 1
+
+
+def test_a_profile_knows_products_from_copies():
+    a, b = torch.randn(300, 200), torch.randn(200, 100)
+    rows = training.profiled("x", lambda: (a @ b).bfloat16().relu(), rounds=4)
+    assert [row["name"] for row in rows] == ["x: products", "x: copies and casts", "x: all others"]
+    assert [row["calls"] for row in rows[:2]] == [1, 1]
+    assert rows[0]["gflops"] == pytest.approx(2 * 300 * 200 * 100 / rows[0]["s"] / 1e9, rel=0.5)
 
 
 def test_no_scene_is_drawn_twice(monkeypatch):

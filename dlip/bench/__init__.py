@@ -27,7 +27,7 @@ BENCHES = {
     "search": "retrieval's first stage at growing sizes: time and memory",
     "step": "a distillation step, DLIP-Small from a random BLIP-Base: time and memory, and what --dry-run says of them",
     "stock": "captions, pictures and pairs against stock transformers on the same weights, the same outputs",
-    "training": "a distillation step of the playground in fp32 and in bf16",
+    "training": "a distillation step of the playground in fp32, in bf16 and with a warm cache, and its profile",
 }
 """Name, that of its module -> what is compared."""
 
