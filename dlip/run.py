@@ -21,6 +21,7 @@ from dlip.files import half_written, held, read_json, write_atomically, write_js
 from dlip.vlm import VLM
 
 KEEP = 2  # checkpoints
+NAMED = 5  # things that differ
 OWN = ("run.json", "log.jsonl", "checkpoint-*", "tokenizer.json", "model.safetensors", "config.json", "record.json")
 """Files of a run."""
 MODEL = ("config.json", "model.safetensors", "pytorch_model.bin", "record.json")
@@ -122,31 +123,33 @@ class Run:
 
     def start(self, student: VLM, config: TrainConfig, about: dict) -> int:
         """Starts the folder, or finds the step to resume from: of a finished run, whose checkpoints may be gone, the
-        last. Raises UserError where it holds another run."""
+        last. Raises UserError where it holds another run, of which a checkpoint or a model is kept."""
         asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
-        path = self.folder / "run.json"
-        if not path.is_file() and (theirs := [name for name in MODEL if (self.folder / name).exists()]):
+        path, theirs = self.folder / "run.json", [name for name in MODEL if (self.folder / name).exists()]
+        if not path.is_file() and theirs:
             raise UserError(f"{self.folder} holds {theirs[0]}, but no run that could go on; choose another folder")
+        kept = path.is_file() and bool(theirs or self._checkpoints())
         with whole(path):
-            held = _completed(self.config()) if path.is_file() else asked
-            different = sorted(k for k in {*held, *asked} - {"inputs"} if held.get(k) != asked.get(k))
+            held = _completed(self.config()) if kept else asked
+            then, now = (_flat({**one, "inputs": None}) for one in (held, asked))
+            different = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
             then, now = held.get("inputs", {}), asked.get("inputs", {})  # older runs have none
             others = [what for what in then if then[what] != now.get(what)]
         different += [noun for what, noun in FIXED.items() if what in others]
         if different:
-            raise UserError(f"{self.folder} holds a run with another {', '.join(different)}; choose another folder")
+            few = ", ".join(different[:NAMED]) + ", ..." * (len(different) > NAMED)
+            raise UserError(f"{self.folder} holds a run with another {few}; choose another folder")
         for noun in (noun for what, noun in FREE.items() if what in others and then[what] and now.get(what)):
             warnings.warn(
                 f"the {noun} are not those that the run in {self.folder} began with; it goes on", stacklevel=2
             )
         for left in (one for name in OWN for one in half_written(self.folder, name)):
             left.unlink()
-        if not path.is_file():
+        if not kept:
             write_json(path, asked)
         start = config.steps if self.finished else self._latest()
         self._keep_damaged_log()
-        kept = [row for row in self.rows() if row["step"] <= start]
-        lines = "".join(json.dumps(row) + "\n" for row in kept)
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows() if row["step"] <= start)
         write_atomically(self.folder / "log.jsonl", lambda temporary: temporary.write_text(lines))
         self._since = time.perf_counter()
         return start
@@ -282,6 +285,12 @@ def _completed(held: dict) -> dict:
     """With the defaults of fields that the configurations got since the run began."""
     known = {"model": ModelConfig.from_dict(held["model"]), "train": TrainConfig.from_dict(held["train"])}
     return held | json.loads(json.dumps({name: config.to_dict() for name, config in known.items()}))
+
+
+def _flat(config: dict, place: str = "") -> dict:
+    """What a configuration says, by its place in it: train.steps."""
+    inner = (_flat(v, f"{place}{k}.") if isinstance(v, dict) else {f"{place}{k}": v} for k, v in config.items())
+    return {name: value for part in inner for name, value in part.items()}
 
 
 def _of(rank: int, name: str) -> str:

@@ -148,8 +148,8 @@ def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
     train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
     before = (tmp_path / "run.json").read_text()
     others = [
-        (make_vlm(), SHORT.replace(steps=2), {"data": "scenes"}, "another train"),
-        (make_vlm(embed_dim=8), SHORT.replace(steps=1), {"data": "scenes"}, "another model"),
+        (make_vlm(), SHORT.replace(steps=2), {"data": "scenes"}, "another train.steps; choose"),
+        (make_vlm(embed_dim=8), SHORT.replace(steps=1), {"data": "scenes"}, "another model.embed_dim; choose"),
         (make_vlm(), SHORT.replace(steps=1), {"data": "photos"}, "another data"),
         (make_vlm(), SHORT.replace(steps=1), {}, "another data"),
     ]
@@ -160,6 +160,14 @@ def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
     (tmp_path / "run.json").write_text('{"model": {}}')
     with pytest.raises(UserError, match="run.json is not whole"):
         train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
+
+
+def test_a_run_that_kept_nothing_gives_way_to_another(make_vlm, tmp_path):
+    """As one does whose cache was refused, to the same without it."""
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "losses": {}}\n')
+    (tmp_path / "run.json").write_text('{"model": {}, "train": {"cache": true}}')
+    run = train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False)
+    assert run.config()["train"]["steps"] == 1 and [row["step"] for row in run.rows()] == [1]
 
 
 def cut(content: bytes) -> bytes:
