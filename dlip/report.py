@@ -134,7 +134,7 @@ def conditions(records: list[dict]) -> str:
 
 
 def table(records: list[dict]) -> str:
-    """The comparison for a terminal, at most 100 columns wide; under each student its shares of the teacher.
+    """The comparison for a terminal, at most 100 columns wide; under each student its shares of a teacher among them.
 
     Raises UserError as `comparison`.
     """
@@ -148,8 +148,8 @@ def table(records: list[dict]) -> str:
     for _, row in comparison(records).iterrows():
         label = row["name"] if len(row["name"]) < name else row["name"][: name - 2] + "…"
         lines.append(line(label, (_cell(row, column) for column in widths)))
-        if row["role"] != "teacher":
-            lines.append(line("  of the teacher's", (_share(row, column) for column in widths)))
+        if any(shares := [_share(row, column) for column in widths]):
+            lines.append(line("  of the teacher's", shares))
     return "\n".join([*lines, "─" * 100, *textwrap.wrap(conditions(records), 100)])
 
 

@@ -146,6 +146,10 @@ def test_table_fits_a_terminal_and_holds_the_figures(records: list[dict]):
     assert "batch 1, 3 beams, 20 tokens, 2 threads, cpu" in " ".join(lines)
 
 
+def test_table_of_a_student_without_its_teacher_has_no_shares(records: list[dict]):
+    assert "  of the teacher's" not in table(records[-1:]).splitlines()
+
+
 def test_table_shows_no_latency_that_cannot_be_compared(records: list[dict]):
     """alone was timed by 8 threads; of taught, which was not, the share is the teacher's."""
     assert "where it was not" not in table(records)
