@@ -6,6 +6,7 @@ import pandas as pd
 
 from dlip.errors import UserError
 from dlip.records import frame, latest, retention, sources, summary, timed_alike
+from dlip.schema import three_digits
 
 SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
@@ -133,7 +134,7 @@ def text(advice: dict) -> str:
             if best["costs"][cost] is not None:
                 share = best["costs_kept"][cost]
                 of = "" if share is None else f", {share:.0f}% of the teacher's {name}"
-                lines.append(f"  {best['costs'][cost]:.3g} {unit}{of}")
+                lines.append(f"  {three_digits(best['costs'][cost])} {unit}{of}")
         lines.append(f"  {best['command']}")
     lines += [f"The records cannot tell: {doubt}." for doubt in advice["cannot_tell"]]
     return "\n".join(lines)

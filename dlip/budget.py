@@ -22,6 +22,7 @@ from dlip.data.loader import Batches
 from dlip.distillation import Teacher
 from dlip.layers import run_layers
 from dlip.learner import Learner
+from dlip.schema import three_digits
 from dlip.vlm import VLM
 
 PICTURES = 4
@@ -181,4 +182,4 @@ def text(found: dict) -> str:
         f"hours, in {'fp32' if found['precision'] == 'no' else found['precision']}, of cards at "
         f"{found['utilisation']:.0%} of their peak:",
     ]
-    return "\n".join([*lines, *(f"  {name:14}{hours:>12,.3g}" for name, hours in found["hours"].items())])
+    return "\n".join([*lines, *(f"  {name:14}{three_digits(hours):>12}" for name, hours in found["hours"].items())])

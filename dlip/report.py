@@ -18,6 +18,7 @@ from dlip.errors import UserError
 from dlip.files import write_out
 from dlip.html import image_tag, marked
 from dlip.records import SAMPLES, frame, latest, retention, sources, summary, timed_alike, twin
+from dlip.schema import three_digits
 from dlip.tasks.vqa import normalise
 
 PRICES = ("params_m", "flops_g", "latency_ms")
@@ -104,7 +105,7 @@ def _cell(row: pd.Series, column: str) -> str:
     if math.isnan(value):
         return "–"
     if column in PRICES:
-        return (f"{value:,.0f}" if value >= 100 else f"{value:#.3g}") + UNITS[column]
+        return three_digits(value) + UNITS[column]
     if column == "kept":
         return f"{value:.1f}%"
     spread = row[f"{column}_sd"]

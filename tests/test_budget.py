@@ -141,6 +141,13 @@ def test_memory_and_hours(teacher, monkeypatch):
     assert half["memory_gb"]["saved"] < alone["memory_gb"]["saved"]
 
 
+def test_hours_of_long_and_short_runs_can_be_read(teacher):
+    config = TrainConfig(steps=1, batch_size=4)
+    found = budget(new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0), Scenes("val", size=4), config)
+    lines = costs.text(found | {"hours": {"T4": 12345.6, "V100": 99.99, "L4": 0.0321, "A100": 3e-7}}).splitlines()
+    assert [line.split()[1] for line in lines[-4:]] == ["12,346", "100", "0.0321", "<0.001"]
+
+
 def test_a_dry_run_writes_nothing_and_draws_nothing(tmp_path, monkeypatch, capsys, teacher):
     monkeypatch.chdir(tmp_path)
     words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--limit", "8", "--batch-size", "8"]
