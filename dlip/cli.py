@@ -250,8 +250,8 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
     for option in OPTIONS:
         value = getattr(defaults, option)
         group.add_argument(f"--{option.replace('_', '-')}", type=type(value), metavar="X", help=f"default {value}")
-    group.add_argument("--augment", action="store_true", help="vary the training pictures")
-    group.add_argument("--flip", action="store_true", help="with --augment, mirror photos too")
+    group.add_argument("--augment", action=argparse.BooleanOptionalAction, help="vary the training pictures")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="with --augment, mirror photos too")
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time: see there")
     group.add_argument("--compile", action="store_true", help="compile the layers: slow to start, then faster on GPUs")
     group.add_argument("--shard-teacher", action="store_true", help="each process keeps a part of the teacher")

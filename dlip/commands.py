@@ -26,8 +26,8 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
     values = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     flags = {
         "cache": bool(args.cache),
-        "augment": args.augment,
-        "flip": args.flip,
+        "augment": bool(args.augment),
+        "flip": bool(args.flip),
         "gradient_checkpointing": args.gradient_checkpointing,
         "compile": args.compile,
         "shard_teacher": args.shard_teacher,

@@ -46,6 +46,8 @@ def test_what_is_typed_wins_wherever_it_stands():
     for words in (["--recipe", "vqa", "--steps", "3"], ["--steps=3", "--recipe=vqa"]):
         args = parser().parse_args(["train", "--out", "x", *words])
         assert (args.steps, args.epochs, args.weights) == (3, None, "vqa")
+    args = parser().parse_args(["distill", "--recipe", "vqa", "--no-augment", "--no-flip", "--cache", *PLACE])
+    assert not train_config(args).augment and not train_config(args).flip
     with pytest.raises(
         UserError, match="unrecognized arguments: --rec vqa"
     ):  # a name cut short would not be seen to be a recipe
