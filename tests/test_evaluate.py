@@ -87,7 +87,9 @@ def test_mistakes(tiny, scenes):
         dlip.evaluate(tiny, "atlantis")
     with pytest.raises(UserError, match="no task 'ocr'; choose of retrieval, caption, vqa"):
         dlip.evaluate(tiny, scenes, tasks=("ocr",))
-    with pytest.raises(UserError, match="nothing can be measured on mine val"):
+    with pytest.raises(
+        UserError, match="on mine val: the data have no captions; the data have no questions with answers$"
+    ):
         dlip.evaluate(tiny, Data(Item(item.image, item.image_id) for item in scenes), progress=False)
 
 

@@ -62,7 +62,8 @@ def evaluate(
             items |= outcome.rows
             notes |= {f"{task}.{name}": note for name, note in outcome.notes.items()}
     if not any(result[task] for task in tasks):
-        raise UserError(f"nothing can be measured on {data.name} {data.split}: {'; '.join(notes.values())}")
+        reasons = "; ".join(dict.fromkeys(notes.values()))
+        raise UserError(f"nothing can be measured on {data.name} {data.split}: {reasons}")
     return {**result, "notes": notes, **({"items": items} if return_items else {})}
 
 
