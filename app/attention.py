@@ -196,7 +196,8 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         asking = "to look at its words and its answers’, as: what color is the circle?"
         question = gr.Textbox("", label="Question", scale=4, max_lines=1, placeholder=asking)
         describe = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
-    texts, chosen, found, opened = *(gr.JSON(visible=False) for _ in range(3)), gr.Checkbox(visible=False)
+    texts, chosen, found, place = (gr.JSON(visible=False) for _ in range(4))
+    opened = gr.Checkbox(visible=False)
     spoken = gr.HTML(parts.hint(EMPTY), js_on_load=parts.PICK, elem_id="words")
     view = gr.Radio(VIEWS, value=CROSS, label="What to look at", container=False, elem_id="view", elem_classes="pills")
     with gr.Row(visible=False, elem_classes="act") as demand:
@@ -243,9 +244,6 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         fields = (gr.Dropdown(of, value=of[0], interactive=deep) for of in some)
         return gr.Row(visible=explains), gr.Radio(interactive=view == CROSS), *fields
 
-    def picked(texts, event: gr.EventData):
-        return place_of(event.index, texts)
-
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
     asked, settings, seen = [picture, *names], [view, source, outline, *places], [found, shown]
     silent = guard.following(spell, lambda said: ([], None, parts.hint(said)))
@@ -259,16 +257,16 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         guard.or_busy(guard.or_busy(spelt, [spoken, shown]).then(follow, **see), [shown])
 
     here = spoken.parent  # nothing is worked out before the tab is looked at
-    here.select(lambda: True, None, opened, api_visibility="private", queue=False)
+    here.select(None, None, opened, js=guard.at_once(True), api_visibility="private")
     followed(guard.after([opened.change, picture.change])(silent, **said))
     for event in (describe.click, question.submit):
         event(guard.guarded(spell), **said).then(follow, **see)
     renamed = guard.after([name.change for name in names])(**turned)
     followed(guard.or_busy(renamed, [spoken, shown]).then(silent, **said))
     guard.after([view.change])(**turned).then(ask, **see)
-    spoken.click(
-        guard.guarded(picked, long=True), texts, chosen, queue=False, trigger_mode="multiple", api_visibility="private"
-    ).then(ask, **see)
+    clicked = spoken.click(None, None, place, js=parts.picked("words"), api_visibility="private")
+    clicked.then(guard.guarded(place_of, long=True), [place, texts], chosen, queue=False, api_visibility="private",
+                 **guard.LATEST).then(ask, **see)  # fmt: skip
     for part in (source, *places):
         part.input(ask, **see)
     outline.input(guard.guarded(redraw), [picture, found, outline], shown, **quick)

@@ -58,15 +58,15 @@ def attribution(
 def events(asked, texts, chosen, view, outline, explain, cancel, seen) -> None:
     """What the buttons do: `explain` fills `seen`, a look and its HTML, `cancel` stops it."""
 
-    def start(picture, teacher, student, texts, chosen, method, outline, request: gr.Request, bar=gr.Progress()):  # noqa: B008
+    def start(picture, teacher, student, texts, chosen, method, outline, bar=gr.Progress()):  # noqa: B008
         if not texts or not chosen:
             raise UserError("there is no word to explain; give a picture, and choose one of its words")
         text = texts[chosen["text"]]
         word = chosen["word"] if text["kind"] == "caption" else None
         report = lambda share: bar(share, desc=method.capitalize())  # noqa: E731
-        with work.stoppable(request.session_hash, "start", report) as step:
-            step(0.0)
-            found = attribution(picture, teacher, student, text["text"], word, method, step)
+        step = work.stoppable(report)
+        step(0.0)
+        found = attribution(picture, teacher, student, text["text"], word, method, step)
         return found, looks.show(found, picture, outline)
 
     given = [*asked, texts, chosen, view, outline]

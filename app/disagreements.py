@@ -83,10 +83,9 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         cancel = work.stop_button("stop-finding")
     shown = gr.HTML(parts.hint(EMPTY), elem_id="worst")
 
-    def find(teacher, student, task, pictures, request: gr.Request, bar=gr.Progress()):  # noqa: B008
+    def find(teacher, student, task, pictures, bar=gr.Progress()):  # noqa: B008
         report = lambda share: bar(share, desc="Evaluating both models")  # noqa: E731
-        with work.stoppable(request.session_hash, "find", report) as step:
-            found = disagreements(teacher, student, task, pictures, step)
+        found = disagreements(teacher, student, task, pictures, work.stoppable(report))
         none = (
             f"{escape(student)} loses on none of these {pictures:.0f} pictures; take more, or compare something else."
         )
@@ -94,6 +93,6 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
 
     asked = [*names, task, pictures]
     work.started(start, cancel, find, asked, shown, voids=asked)
-    gr.on([part.change for part in asked], lambda: parts.hint(EMPTY), None, shown, api_visibility="private",
-          queue=False, trigger_mode="multiple")  # fmt: skip
+    gr.on([part.change for part in asked], None, None, shown, js=guard.at_once(parts.hint(EMPTY)),
+          api_visibility="private", trigger_mode="multiple")  # fmt: skip
     guard.endpoint(disagreements, asked, guard.LONG)

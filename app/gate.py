@@ -38,6 +38,8 @@ PATIENCE_S = 30
 """Seconds that the next part of a body may take to come."""
 WAY_S = 5
 """Seconds that a request to begin work may be under way when the one to cancel it is here already."""
+NO_KIND = -1
+"""A "fn_index" that is no function's."""
 OPEN = 16_384
 """Connections and files that may be open at once, where the system admits as many."""
 
@@ -95,8 +97,9 @@ class Bounded:
 
 
 class Named:
-    """ASGI middleware that names the work to be cancelled where the page can't: it learns a work's name by the answer
-    to its request, and cancels without one (which gradio answers with 422, and goes on) until that is there."""
+    """ASGI middleware by which work that a page cancels ends, and nothing else: gradio would end all work of the same
+    kind in the page's session, also what was started since. The page learns a work's name by the answer to its request,
+    and cancels without one (which gradio answers with 422, and goes on) until that is there."""
 
     def __init__(self, app):
         self.app = app
@@ -114,21 +117,25 @@ class Named:
 
 
 async def name(queue: Queue, body: bytes) -> bytes:
-    """The body of a request to cancel, with its "event_id": if it has none, that of the session's work of its kind, for
-    which it waits up to `WAY_S` seconds, or an empty one."""
+    """The body of a request to cancel, of no kind of work but with its "event_id", whose event nobody waits for any
+    more: if it has none, that of the session's work of its kind, for which it waits up to `WAY_S` seconds, or an empty
+    one."""
     try:
         asked = json.loads(body)
-        if asked["event_id"] is not None:
-            return body
+        known = asked["event_id"]
     except (ValueError, RecursionError, KeyError, TypeError):  # gradio's to refuse
         return body
     kind = asked.get("session_hash"), asked.get("fn_index")
     end = asyncio.get_running_loop().time() + WAY_S * (kind != (None, None))
-    while not (found := [key for key, event in queue.event_ids_to_events.items() if _kind(event) == kind]):
-        if asyncio.get_running_loop().time() > end:
-            break
-        await asyncio.sleep(0.02)
-    return json.dumps(asked | {"event_id": found[-1] if found else ""}).encode()
+    while known is None:
+        of_kind = (key for key, event in queue.event_ids_to_events.items() if event.alive and _kind(event) == kind)
+        known = next(of_kind, "" if asyncio.get_running_loop().time() > end else None)
+        await asyncio.sleep(0.02 * (known is None))
+    if kind == (None, None):  # a reset, of which gradio makes nothing
+        return json.dumps(asked | {"event_id": known}).encode()
+    for event in (event for key, event in queue.event_ids_to_events.items() if key == known):
+        event.alive = False
+    return json.dumps(asked | {"event_id": known, "fn_index": NO_KIND}).encode()
 
 
 def _kind(event: Event) -> tuple[str | None, int]:

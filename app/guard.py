@@ -22,13 +22,19 @@ LATEST = {"trigger_mode": "always_last"}
 QUICK = {"concurrency_id": "quick", "concurrency_limit": 4, **LATEST}
 SEARCH = {"concurrency_id": "search", "concurrency_limit": 1, **LATEST}
 LONG = {"concurrency_id": "long", "concurrency_limit": 1}
-CHOICE = {"concurrency_id": "choice", "concurrency_limit": 1, "trigger_mode": "multiple"}
+CHOICE = {"concurrency_id": "choice", "concurrency_limit": 1, **LATEST}
 """Options of an event: lines of visitors, so that nobody with a short question waits behind a long measurement, nor
 behind a model that is being loaded: others of the four then take `models.turn`."""
 DURATION = 15
 """Seconds that a sentence stays at the edge of the page."""
 BUSY = "Too many visitors wait at this moment; reload the page in a minute."
 UNKNOWN = "This did not work, and the reason is in the program's log; try another picture, text or model"
+
+
+def at_once(value: object) -> str:
+    """The `js` of an event whose outputs are the same whatever its inputs: the page sets them without a request, which
+    might come after that of a later event."""
+    return f"() => ({json.dumps(value)})"
 
 
 def after(events: list) -> Callable:
@@ -85,7 +91,7 @@ def or_busy(event: gr.events.Dependency, places: list[gr.HTML]) -> gr.events.Dep
     """The event that follows a choice; where the queue has no room for it, its places, and those of what follows it,
     show `BUSY` and nothing that belongs to an earlier choice."""
     said = [parts.hint(BUSY), *[""] * (len(places) - 1)]
-    event.failure(None, None, places, js=f"() => {json.dumps(said)}", api_visibility="private")
+    event.failure(None, None, places, js=at_once(said), api_visibility="private")
     return event
 
 

@@ -47,7 +47,6 @@ from app import (
     speed,
     theme,
     tradeoffs,
-    work,
 )
 from dlip.errors import UserError
 
@@ -90,6 +89,7 @@ def build() -> gr.Blocks:
                 picture.example_payload = lambda: dict.fromkeys(("path", "url"), "picture.png") | FILE
                 thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
                 chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")
+                place = gr.JSON(visible=False)
                 gr.HTML(parts.hint("Drop, paste or photograph a picture, or choose one of these."))
                 strange, unreadable = gr.HTML(elem_id="strange"), gr.Checkbox(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
@@ -99,8 +99,8 @@ def build() -> gr.Blocks:
                         returned[name] = module.tab(names, picture)
                     tab.select(None, js=parts.RESIZE, api_visibility="private")
 
-        def choose(event: gr.EventData):
-            example = examples[event.index]
+        def choose(place):
+            example = examples[place]
             return example.image, example.question, "\n".join(example.captions)
 
         def estrange(picture, teacher, student):
@@ -117,14 +117,14 @@ def build() -> gr.Blocks:
 
         guard.after([picture.change, *(name.change for name in names)])(guard.following(estrange, guard.nothing),
               [picture, *names], strange, api_visibility="private", show_progress="hidden", **guard.QUICK)  # fmt: skip
-        names[1].change(_tint, names[1], tint, api_visibility="private", queue=False, show_progress="hidden",
-                        trigger_mode="multiple")  # fmt: skip
+        guard.after([names[1].change])(_tint, names[1], tint, api_visibility="private", queue=False,
+                                       show_progress="hidden", **guard.LATEST)  # fmt: skip
         # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
         picture.input(guard.following(check, refuse), picture, unreadable, api_visibility="private",
                       show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
-        page.unload(work.left)
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
-        chooser.click(choose, None, [picture, *returned["compare"]], api_visibility="private", **guard.CHOICE)
+        clicked = chooser.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
+        clicked.then(choose, place, [picture, *returned["compare"]], api_visibility="private", **guard.CHOICE)
     return page
 
 

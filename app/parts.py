@@ -16,10 +16,11 @@ element.addEventListener("click", event => {
     if (!button) return;
     element.querySelectorAll("[aria-pressed=true]").forEach(other => other.setAttribute("aria-pressed", "false"));
     if (button.ariaPressed) button.setAttribute("aria-pressed", "true");
-    trigger("click", {index: Number(button.dataset.index)});
+    element.dataset.picked = button.dataset.index;
+    trigger("click");
 });
 """
-"""`js_on_load` of a gr.HTML whose buttons carry data-index: its click event's `gr.EventData` has that `index`, and a
+"""`js_on_load` of a gr.HTML whose buttons carry data-index: `picked` tells it of the one that was clicked last, and a
 button that can stay pressed does."""
 SEEN = "() => document.querySelector('#picture').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 """The picture comes into sight."""
@@ -31,6 +32,12 @@ RESIZE = "() => setTimeout(() => window.dispatchEvent(new Event('resize')), 100)
 """Charts that were drawn while their tab was hidden take the width that they have now."""
 WRITTEN = '<abbr title="tokens that each beam wrote, ends of texts among them">tokens/s</abbr>'
 SIDES = {"teacher": "Teacher", "student": "Student"}
+
+
+def picked(elem_id: str) -> str:
+    """The `js` that tells the data-index of the button that was clicked last. What follows it is asked for with that,
+    and no earlier click's answer can come behind the last one's."""
+    return f"() => Number(document.querySelector(':is(#{elem_id}, #{elem_id} *)[data-picked]').dataset.picked)"
 
 
 class Cost(TypedDict):

@@ -1,5 +1,6 @@
 """Search: the pictures of a gallery that fit a sentence, and the sentences that fit a picture, by both models."""
 
+import json
 from html import escape
 from typing import TypedDict
 from weakref import WeakKeyDictionary
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from app import inputs, models, parts, pictures
-from app.guard import CHOICE, SEARCH, endpoint, guarded
+from app.guard import CHOICE, SEARCH, at_once, endpoint, guarded
 from app.pictures import GALLERY
 from dlip.errors import Unable
 from dlip.vlm import VLM
@@ -165,7 +166,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
                               min_width=240, max_lines=1, elem_id="sentence")  # fmt: skip
         find = gr.Button("Find pictures", variant="primary", scale=1, min_width=130, elem_id="find")
         reverse = gr.Button("Sentences for my picture", scale=1, min_width=250, elem_id="reverse")
-    out = gr.HTML(parts.hint(EMPTY), js_on_load=parts.PICK, elem_id="found")
+    out, place = gr.HTML(parts.hint(EMPTY), js_on_load=parts.PICK, elem_id="found"), gr.JSON(visible=False)
     asked, asked_reverse = [*names, sentence], [picture, *names]
     endpoint(search, asked, long=True, line=SEARCH)
     endpoint(sentences, asked_reverse, long=True, line=SEARCH)
@@ -176,17 +177,16 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     def found_reverse(image, teacher, student):
         return show(sentences(image, teacher, student), (teacher, student), as_pictures=False)
 
-    def chosen(event: gr.EventData):
-        return GALLERY[event.index].image
-
-    def kept(shown):
-        return gr.skip() if "data-index" in shown else parts.hint(EMPTY)
+    def chosen(place):
+        return GALLERY[place].image
 
     event = dict(api_visibility="private", show_progress="minimal", **SEARCH)
     finding = gr.on([find.click, sentence.submit], guarded(found, long=True), asked, out, **event)
     reading = reverse.click(guarded(found_reverse, long=True), asked_reverse, out, **event)
-    void = dict(outputs=out, api_visibility="private", queue=False, show_progress="hidden", trigger_mode="multiple")
-    gr.on([name.change for name in names], lambda: parts.hint(EMPTY), None, cancels=[finding, reading], **void)
-    picture.change(kept, out, cancels=reading, **void)
-    gone = out.click(chosen, None, picture, api_visibility="private", **CHOICE).then(None, js=parts.RELEASE)
+    void = dict(outputs=out, api_visibility="private", trigger_mode="multiple")
+    gr.on([name.change for name in names], None, js=at_once(parts.hint(EMPTY)), cancels=[finding, reading], **void)
+    kept = f"shown => shown.includes('data-index') ? shown : {json.dumps(parts.hint(EMPTY))}"
+    picture.change(None, out, js=kept, cancels=reading, **void)
+    clicked = out.click(None, None, place, js=parts.picked("found"), api_visibility="private")
+    gone = clicked.then(chosen, place, picture, api_visibility="private", **CHOICE).then(None, js=parts.RELEASE)
     gone.then(None, js=parts.SEEN)

@@ -21,6 +21,9 @@ WARMUP, TURNS = 3, 3
 REPEATS, LENGTH, BEAMS = 50, 40, 8
 """The most that may be asked for on a server that others use too."""
 
+APPLY = "task => Array(2).fill({__type__: 'update', interactive: task !== 'retrieval'})"
+"""Sizes of a text apply to what writes one."""
+
 
 class Speed(TypedDict):
     """What was measured, by side: "teacher" and "student"."""
@@ -188,22 +191,18 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         repeats,
         batches,
         with_memory,
-        request: gr.Request,
         bar=gr.Progress(),  # noqa: B008
     ):
-        with work.stoppable(request.session_hash, "measure", lambda share: bar(share, desc="Measuring")) as step:
-            step(0.0)
-            found = speed(teacher, student, task, batch, beams, tokens, repeats, batches, with_memory, step)
+        step = work.stoppable(lambda share: bar(share, desc="Measuring"))
+        step(0.0)
+        found = speed(teacher, student, task, batch, beams, tokens, repeats, batches, with_memory, step)
         drawings = [part for pair in figures(found) for part in charts.filled(*pair)]
         return show(found), gr.Column(visible=True), *drawings
 
-    def apply(task):
-        writes = task != "retrieval"
-        return gr.Slider(interactive=writes), gr.Slider(interactive=writes)
-
-    task.change(apply, task, [beams, tokens], api_visibility="private", queue=False, trigger_mode="multiple")
+    void = dict(api_visibility="private", trigger_mode="multiple")
+    task.change(None, task, [beams, tokens], js=APPLY, **void)
     asked = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
     work.started(start, cancel, measure, asked, [shown, drawn, *heads], voids=asked, show_progress_on=shown)
-    gr.on([part.change for part in asked], lambda: ("", gr.Column(visible=False)), None, [shown, drawn],
-          api_visibility="private", queue=False, trigger_mode="multiple")  # fmt: skip
+    nothing = guard.at_once(["", gr.update(visible=False)])
+    gr.on([part.change for part in asked], None, None, [shown, drawn], js=nothing, **void)
     guard.endpoint(speed, asked, guard.LONG)

@@ -37,11 +37,14 @@ new MutationObserver(() => {
     chart.heard = chart.on;
     chart.on("plotly_click", event => {
         const name = event.points[0].customdata;
-        if (name) trigger("click", {name});
+        if (!name) return;
+        element.dataset.picked = name;
+        trigger("click");
     });
 }).observe(element, {childList: true, subtree: true});
 """
-"""Clicks on a chart's points, which gradio does not tell of: the event's `name` is the point's."""
+"""Clicks on a chart's points, which gradio does not tell of: `HEARD` has the name of the last one."""
+HEARD = "() => document.querySelector(':is(#chart-of-runs, #chart-of-runs *)[data-picked]').dataset.picked"
 
 
 class Point(TypedDict):
@@ -267,16 +270,13 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     def tell(point, group):
         return show(run(point, group)) if point else ""
 
-    def hear(event: gr.EventData):
-        return event.name
-
     quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
     asked = [group, cost, score]
     drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=[note, finding, chart, point, shown],
                  show_progress_on=chart, **quick)  # fmt: skip
     guard.after([finding.parent.select, cost.input, score.input])(**drawn)
     guard.after([group.input])(guard.guarded(offer), asked, [cost, score], **quick).then(**drawn)
-    clicked = heard.click(hear, None, point, api_visibility="private", queue=False, trigger_mode="multiple")
+    clicked = heard.click(None, None, point, js=HEARD, api_visibility="private")
     for event in (clicked.then, point.input):
         event(guard.guarded(tell), [point, group], shown, **quick)
     guard.endpoint(tradeoffs, asked)

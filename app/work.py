@@ -1,11 +1,11 @@
 """Long work: others get in between its steps, and its visitor can stop it."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from app import guard, models
 from dlip.errors import UserError
@@ -13,8 +13,6 @@ from dlip.errors import UserError
 Progress = Callable[[float], object]
 LIMIT_S = 300
 """Seconds that one visitor's work may take."""
-_asked: dict[tuple[str, str], threading.Event] = {}
-"""Session and kind of work -> what its visitor sets to stop it."""
 
 
 @contextmanager
@@ -40,34 +38,18 @@ def turns(progress: Progress | None = None) -> Iterator[Progress]:
         yield step
 
 
-@contextmanager
-def stoppable(session: str, kind: str, progress: Progress) -> Iterator[Progress]:
-    """Yields `progress` that ends that session's work of that kind, silently, as soon as `stop` was called for it."""
-    asked = _asked[session, kind] = threading.Event()
+def stoppable(progress: Progress) -> Progress:
+    """`progress` that ends the work of the event that it is called in, silently, as soon as nobody waits for it: its
+    visitor has stopped it, or has left the page."""
+    queue, name = LocalContext.blocks.get()._queue, LocalContext.event_id.get()
+    event = queue.event_ids_to_events[name]
 
     def step(share: float) -> None:
-        if asked.is_set():
+        if not event.alive:
             raise gr.Error("Stopped, as you asked.", visible=False, print_exception=False)
         progress(share)
 
-    try:
-        yield step
-    finally:
-        if _asked.get((session, kind)) is asked:  # and not what was started anew meanwhile
-            del _asked[session, kind]
-
-
-def stop(session: str, kind: str) -> None:
-    """Stops the session's work of that kind, if there is any."""
-    if (session, kind) in _asked:
-        _asked[session, kind].set()
-
-
-def left(request: gr.Request) -> None:
-    """Stops all work of a session whose page is closed, so that nobody waits for it."""
-    for session, kind in list(_asked):
-        if session == request.session_hash:
-            stop(session, kind)
+    return step
 
 
 def stop_button(elem_id: str) -> gr.Button:
@@ -76,18 +58,15 @@ def stop_button(elem_id: str) -> gr.Button:
 
 
 def started(start: gr.Button, cancel: gr.Button, function: Callable, inputs: list, outputs, voids: list, **options):
-    """What a button that starts long work does, and its `stop_button`. The function's name is its kind of work.
+    """What a button that starts long work does, and its `stop_button`.
 
-    voids: of the inputs those that, when they change, leave what goes on without a meaning: it is stopped.
+    voids: of the inputs those that, when they change, leave what goes on without a meaning: it is stopped. All but the
+    work itself is done in the page, at once: a request might come after the one that starts the next work.
     """
-    private = dict(api_visibility="private", queue=False)
-
-    def stopped(request: gr.Request) -> None:
-        stop(request.session_hash, function.__name__)
-
-    start.click(lambda: gr.Button(visible=True), None, cancel, **private)
-    going = start.click(guard.guarded(function, long=True), inputs, outputs, api_visibility="private", **guard.LONG,
-                        **options)  # fmt: skip
-    void = gr.on([part.change for part in voids], stopped, cancels=going, **private, trigger_mode="multiple")
-    for end in (going.then, going.failure, cancel.click(stopped, cancels=going, **private).then, void.then):
-        end(lambda: gr.Button(visible=False), None, cancel, **private)
+    private, hide = dict(api_visibility="private"), guard.at_once(gr.update(visible=False))
+    start.click(None, None, cancel, js=guard.at_once(gr.update(visible=True)), **private)
+    going = start.click(guard.guarded(function, long=True), inputs, outputs, **private, **guard.LONG, **options)
+    for events in ([part.change for part in voids], [cancel.click]):
+        gr.on(events, None, None, cancel, js=hide, cancels=going, trigger_mode="multiple", **private)
+    for end in (going.then, going.failure):
+        end(None, None, cancel, js=hide, **private)

@@ -2,12 +2,13 @@
 
 import re
 import threading
-from contextlib import ExitStack
+from contextvars import copy_context
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 import torch
+from gradio.context import LocalContext
 from PIL import Image
 
 import dlip
@@ -240,39 +241,23 @@ def test_large_maps_are_thinned(picture):
     assert sum(map(sum, found["student"]["map"])) == pytest.approx(1, abs=0.01)
 
 
-def test_long_work_stops_when_its_visitor_says_so(picture):
-    shares = []
+def test_long_work_ends_when_nobody_waits_for_it(picture):
+    shares, event = [], SimpleNamespace(alive=True)
 
     def report(share: float) -> None:
         shares.append(share)
-        work.stop("two", "start")
-        work.stop("one", "measure")
-        if share > 0.1:
-            work.stop("one", "start")
+        event.alive = share < 0.1
 
-    with pytest.raises(gr.Error, match="Stopped"), work.stoppable("one", "start", report) as step:
-        attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", step)
+    def explain() -> None:
+        LocalContext.blocks.set(SimpleNamespace(_queue=SimpleNamespace(event_ids_to_events={"mine": event})))
+        LocalContext.event_id.set("mine")
+        attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", work.stoppable(report))
+
+    with pytest.raises(gr.Error, match="Stopped"):
+        copy_context().run(explain)
     assert 0.1 < shares[-1] < 0.5
-    work.stop("one", "start")  # nothing is going on, and nothing happens
-    seen = []
-    with pytest.raises(gr.Error, match="Stopped"), work.stoppable("one", "measure", seen.append) as step:
-        work.left(SimpleNamespace(session_hash="two"))
-        step(0.5)
-        work.left(SimpleNamespace(session_hash="one"))  # its page was closed
-        step(0.6)
-    assert seen == [0.5]
     assert models.turn.acquire(blocking=False)
     models.turn.release()
-
-
-def test_work_that_was_started_anew_can_be_stopped_after_the_old_has_ended():
-    with pytest.raises(gr.Error, match="Stopped"), ExitStack() as old:
-        old.enter_context(work.stoppable("one", "start", print))
-        with work.stoppable("one", "start", print) as step:
-            old.close()
-            work.stop("one", "start")
-            step(0.5)
-    assert not work._asked
 
 
 def test_others_get_in_between_the_steps():

@@ -48,6 +48,20 @@ def write(field, text: str) -> None:
     assert field.input_value() == text
 
 
+def slowed(page, way: str, *ms: int) -> None:
+    """Requests of this way are made so many milliseconds later: the first one, the second one, and so on."""
+    page.evaluate(
+        """([way, ms]) => {
+            const now = window.fetch
+            window.fetch = async (...asked) => {
+                if (String(asked[0]).includes(way)) await new Promise(done => setTimeout(done, ms.shift() ?? 0))
+                return now(...asked)
+            }
+        }""",
+        [way, ms],
+    )
+
+
 def captions(picture, *names, **options) -> list[str]:
     return [dlip.load(name).caption([picture], **{"max_new_tokens": 30, **options})[0] for name in names]
 
@@ -273,6 +287,16 @@ def test_the_last_of_quick_choices_is_what_is_shown_and_then_nothing_more_is_ask
     asked.clear()
     page.wait_for_timeout(3000)
     assert not asked
+
+
+def test_of_two_examples_the_last_is_shown_where_the_request_for_the_first_takes_longer(open_page):
+    page = open_page()
+    slowed(page, "/queue/join", 2000)
+    for place in (2, 1):
+        page.locator("#examples button").nth(place).click()
+        page.wait_for_timeout(300)
+    page.wait_for_timeout(3000)  # until both are answered
+    wait_for(page, "captions", captions(pictures.examples()[1].image, TEACHER, STUDENT))
 
 
 def test_a_picture_is_pasted(open_page):

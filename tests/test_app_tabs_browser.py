@@ -10,7 +10,7 @@ import time
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
-from test_app_browser import write
+from test_app_browser import slowed, write
 
 import dlip
 from app import attention, attributions, disagreements, pictures, tradeoffs
@@ -135,6 +135,18 @@ def test_what_is_stopped_before_the_page_knows_that_it_began_is_stopped_all_the_
     assert page.locator(".progress-level").count() == 0
 
 
+def test_work_is_not_stopped_by_a_choice_made_before_it(open_page):
+    page = open_page()
+    page.locator("#speed-button").click()
+    slowed(page, "/run/", *[1000] * 20)
+    for label in ("1", "4", "16", "Memory"):
+        page.locator("#speed").get_by_label(label, exact=True).uncheck()
+    page.locator("#speed").get_by_text("retrieval", exact=True).click()
+    page.locator("#measure").click()
+    wait_for_text(page, "#measured", "Measured: retrieval")
+    page.locator("#stop-measuring").wait_for(state="hidden")
+
+
 def test_measuring_can_be_stopped(open_page):
     page = open_page()
     page.locator("#speed-button").click()
@@ -220,6 +232,18 @@ def test_of_two_words_clicked_quickly_the_last_is_shown(open_page):
     wait_for_text(page, "#look", f"“{word.inner_text()}”")
     page.wait_for_timeout(2000)
     assert f"“{word.inner_text()}”" in page.locator("#look").inner_text()
+
+
+def test_of_two_words_the_last_is_shown_where_the_request_for_the_first_takes_longer(open_page):
+    page = open_page()
+    page.locator("#attention-button").click()
+    page.wait_for_selector("#look img")
+    slowed(page, "/run/", 2000)
+    for place in (1, 4):
+        page.locator("#words button").nth(place).click()
+        page.wait_for_timeout(300)
+    page.wait_for_timeout(3000)  # until both are answered
+    wait_for_text(page, "#look", f"“{page.locator('#words button').nth(4).inner_text()}”")
 
 
 def test_a_point_that_is_clicked_tells_of_its_run(open_page, screens):
