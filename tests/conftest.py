@@ -137,7 +137,10 @@ def open_page(browser, app_address):
         contexts.append(browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme))
         page = contexts[-1].new_page()
         page.set_default_timeout(90_000)
-        page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+        page.on(
+            "console",
+            lambda said: faults.append(f"{said.text} {said.location['url']}") if said.type == "error" else None,
+        )
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: faults.append(request.url) if not own(request.url) else None)
         page.goto(app_address)

@@ -330,6 +330,7 @@ def test_a_picture_is_taken_with_a_camera(open_page, tmp_path):
     page.get_by_text("Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0")
     size = page.locator("#picture video").evaluate("video => [video.videoWidth, video.videoHeight]")
+    slowed(page, "/queue/join", *[1000] * 20)
     page.get_by_label("capture photo").click()
     address = page.get_by_alt_text("the picture asked about").get_attribute("src")
     taken.write_bytes(page.request.get(address).body())
