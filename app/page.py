@@ -120,7 +120,7 @@ def build() -> gr.Blocks:
         guard.after([names[1].change])(_tint, names[1], tint, api_visibility="private", queue=False,
                                        show_progress="hidden", **guard.LATEST)  # fmt: skip
         # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
-        # where a photograph is taken, gradio ends requests of the picture's own events as if they were a camera's stream
+        # where a photograph is taken, gradio ends requests of the picture's own events like those of a camera's stream
         guard.after([picture.input])(guard.following(check, refuse), picture, unreadable, api_visibility="private",
               show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
