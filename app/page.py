@@ -163,8 +163,8 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
         try:
             page.launch(
                 server_port=port, share=share, quiet=True, prevent_thread_lock=True, ssr_mode=False, run_history=False,
-                theme=theme.theme(), css=theme.css(), head=theme.HEAD, favicon_path=theme.ICON, footer_links=["api"],
-                max_file_size=gate.FILE, app_kwargs={"middleware": gate.shut()},
+                theme=theme.theme(), css=theme.css(), head=theme.HEAD + theme.STREAM, favicon_path=theme.ICON,
+                footer_links=["api"], max_file_size=gate.FILE, app_kwargs={"middleware": gate.shut()},
             )  # fmt: skip
         except (OSError, OverflowError):
             raise UserError(

@@ -55,6 +55,47 @@ says where a camera was asked for that there is none, which gradio does not; kee
 list would open anew while the focus leaves it; takes what is dropped on a picture, which gradio only removes; and names
 groups of choices by their labels and charts by what they find, for those who hear the page."""
 
+STREAM = """<script>
+{
+    const ask = window.fetch;
+    let open = null;
+    const listen = async (stream, answer) => {
+        let left = "";
+        try {
+            const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+            for (let part; !(part = await reader.read()).done; left = left.slice(-100)) {
+                left += part.value;
+                for (const [, name] of left.matchAll(/"event_id": ?"(\\w+)"/g)) stream.told.add(name);
+                stream.wake();
+            }
+        } catch {}
+        setTimeout(() => {
+            stream.over = true;
+            stream.wake();
+        });
+    };
+    window.fetch = async (...asked) => {
+        const {pathname} = new URL(asked[0].url ?? asked[0], location.href);
+        if (pathname.endsWith("/queue/data")) {
+            const stream = open = {told: new Set(), over: false, waiting: []};
+            stream.wake = () => stream.waiting.splice(0).forEach(go => go());
+            const asking = ask(...asked);
+            asking.then(answer => listen(stream, answer.clone()), () => listen(stream));
+            return asking;
+        }
+        const answer = await ask(...asked), stream = open;
+        if (pathname.endsWith("/queue/join") && answer.ok && stream) {
+            const {event_id} = await answer.clone().json();
+            while (!stream.over && !stream.told.has(event_id)) await new Promise(go => stream.waiting.push(go));
+        }
+        return answer;
+    };
+}
+</script>"""
+"""Lets the page know that its request is in the queue when the stream of answers has told of it, or is over. Gradio's
+server ends that stream when nothing is asked for; what was asked for since would never be answered where the page
+learnt first of that, and then of the end: it opens a new stream only where it knows of none."""
+
 
 def theme() -> gr.themes.Base:
     return gr.themes.Base(

@@ -127,14 +127,16 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, app_address):
-    """Opens the app in a window of its own and waits for its first captions: open_page(width=, height=, scheme=).
+    """Opens the app in a window of its own and waits for its first captions: open_page(width=, height=, scheme=,
+    script=). script: what runs in the page before its own ones.
 
     When the test ends, no page may have written errors to its console or asked another host for anything.
     """
     contexts, faults = [], []
 
-    def open_(width: int = 1280, height: int = 800, scheme: str = "light"):
+    def open_(width: int = 1280, height: int = 800, scheme: str = "light", script: str = ""):
         contexts.append(browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme))
+        contexts[-1].add_init_script(script)
         page = contexts[-1].new_page()
         page.set_default_timeout(90_000)
         page.on(

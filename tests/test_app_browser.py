@@ -299,6 +299,25 @@ def test_of_two_examples_the_last_is_shown_where_the_request_for_the_first_takes
     wait_for(page, "captions", captions(pictures.examples()[1].image, TEACHER, STUDENT))
 
 
+LATE = """const now = window.fetch
+window.fetch = async (...asked) => {
+    const answer = await now(...asked)
+    if (String(asked[0].url).includes("/queue/data")) await new Promise(done => setTimeout(done, 1500))
+    return answer
+}"""
+"""Streams of answers come later, and with them their ends."""
+
+
+def test_what_is_asked_for_while_the_last_stream_of_answers_ends_is_answered(open_page):
+    page = open_page(script=LATE)
+    page.evaluate("document.querySelectorAll('.card').forEach(e => e.dataset.old = 'yes')")
+    page.locator("#say").click()
+    page.wait_for_timeout(1000)
+    page.locator("#answer").click()
+    for place in ("captions", "answers"):
+        page.wait_for_selector(f"#{place} .card:not([data-old])")
+
+
 def test_a_picture_is_pasted(open_page):
     page, example = open_page(), pictures.examples()[3]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
