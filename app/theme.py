@@ -57,7 +57,7 @@ groups of choices by their labels and charts by what they find, for those who he
 
 STREAM = """<script>
 {
-    const ask = window.fetch;
+    const ask = window.fetch, told = new Set();
     let open = null;
     const listen = async (stream, answer) => {
         let left = "";
@@ -65,7 +65,7 @@ STREAM = """<script>
             const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
             for (let part; !(part = await reader.read()).done; left = left.slice(-100)) {
                 left += part.value;
-                for (const [, name] of left.matchAll(/"event_id": ?"(\\w+)"/g)) stream.told.add(name);
+                for (const [, name] of left.matchAll(/"event_id": ?"(\\w+)"/g)) told.add(name);
                 stream.wake();
             }
         } catch {}
@@ -77,7 +77,7 @@ STREAM = """<script>
     window.fetch = async (...asked) => {
         const {pathname} = new URL(asked[0].url ?? asked[0], location.href);
         if (pathname.endsWith("/queue/data")) {
-            const stream = open = {told: new Set(), over: false, waiting: []};
+            const stream = open = {over: false, waiting: []};
             stream.wake = () => stream.waiting.splice(0).forEach(go => go());
             const asking = ask(...asked);
             asking.then(answer => listen(stream, answer.clone()), () => listen(stream));
@@ -86,7 +86,7 @@ STREAM = """<script>
         const answer = await ask(...asked), stream = open;
         if (pathname.endsWith("/queue/join") && answer.ok && stream) {
             const {event_id} = await answer.clone().json();
-            while (!stream.over && !stream.told.has(event_id)) await new Promise(go => stream.waiting.push(go));
+            while (!stream.over && !told.has(event_id)) await new Promise(go => stream.waiting.push(go));
         }
         return answer;
     };
