@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from dlip.data.transforms import square, upright
+from dlip.data.transforms import several, square, upright
 from dlip.errors import UserError
 
 Picture = Image.Image | np.ndarray | str | Path
@@ -144,14 +144,16 @@ class Runner:
         return self.part("itc").run("text", ["vector"], ids=ids, mask=mask)[0]  # unit vectors [T, E]
 
     def _look(self, part: Part, images: list[Picture], output: str) -> np.ndarray:
-        pixels = np.stack([square(upright(image), part.config["image_size"]) for image in images])  # [B, S, S, 3]
+        side = part.config["image_size"]
+        pixels = np.stack([square(upright(image), side) for image in several(images, "picture")])  # [B, S, S, 3]
         return part.run("image", [output], pixels=pixels)[0]
 
     def _read(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        found = self.tokenizer.encode_batch(texts)
+        found = self.tokenizer.encode_batch(several(texts, "text"))
         return np.array([one.ids for one in found]), np.array([one.attention_mask for one in found], bool)  # [N, T]
 
     def _pairs(self, part: Part, images: list, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        images, texts = several(images, "picture"), several(texts, "text")
         if len(images) not in (1, len(texts)):
             raise UserError(f"{len(images)} pictures came with {len(texts)} texts; give one text a picture")
         states = self._look(part, images, "states")

@@ -11,7 +11,7 @@ from PIL import Image
 from dlip.checkpoints import load_model, save_model
 from dlip.composite import Composite
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import square, upright
+from dlip.data.transforms import several, square, upright
 from dlip.errors import UserError
 from dlip.generate import beam_search, generate
 from dlip.model import Med
@@ -81,7 +81,7 @@ class VLM:
         self, images: Iterable[Picture], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
     ) -> list[str]:
         """One caption a picture, without the prompt: by beam search, greedily (one beam), or sampled (`top_p`)."""
-        images = list(images)
+        images = several(images, "picture")
         if not images:
             return []
         med = self.med.able("lm").eval()
@@ -136,7 +136,7 @@ class VLM:
     @torch.inference_mode()
     def embed_images(self, images: Iterable[Picture]) -> torch.Tensor:
         """Pictures as ITC compares them, unit vectors [I, E], for galleries that are searched more than once."""
-        images, med = list(images), self.med.able("itc").eval()
+        images, med = several(images, "picture"), self.med.able("itc").eval()
         if not images:
             return torch.zeros(0, med.config.embed_dim, device=self.device)
         return med.project_image(self.image_states(images, med))
@@ -144,7 +144,7 @@ class VLM:
     @torch.inference_mode()
     def embed_texts(self, texts: Iterable[str]) -> torch.Tensor:
         """Texts as ITC compares them, unit vectors [T, E]."""
-        texts, med = list(texts), self.med.able("itc").eval()
+        texts, med = several(texts, "text"), self.med.able("itc").eval()
         if not texts:
             return torch.zeros(0, med.config.embed_dim, device=self.device)
         return med.project_text(med.encode_text(*self.texts(texts)))
@@ -160,7 +160,7 @@ class VLM:
 
 
 def _paired(images, texts, noun: str) -> tuple[list, list]:
-    images, texts = list(images), list(texts)
+    images, texts = several(images, "picture"), several(texts, noun)
     if len(images) != len(texts):
         raise UserError(f"{len(images)} pictures came with {len(texts)} {noun}s; give one {noun} a picture")
     return images, texts

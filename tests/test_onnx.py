@@ -147,6 +147,10 @@ def test_one_picture_with_many_texts_and_many_words_at_most(student):
     np.testing.assert_allclose(runner.match(paths[:1], questions), vlm.match(paths[:1] * 6, questions), atol=1e-4)
     for new in (0, 1, 4, 200):
         assert runner.caption(paths, 4, new) == vlm.caption(paths, 4, new)
+    with pytest.raises(UserError, match="pictures come in a list"):
+        runner.caption(paths[0])
+    with pytest.raises(UserError, match="texts come in a list"):
+        runner.match(paths[:1], "a red circle")
     with pytest.raises(UserError, match="2 pictures came with 6 texts"):
         runner.match(paths[:2], questions)
 

@@ -121,6 +121,12 @@ def test_mistakes_are_named(tiny, images, tmp_path):
         tiny.answer(images, ["how many?"])
     with pytest.raises(UserError, match="2 pictures came with 4 texts"):
         tiny.match(images[:2], TEXTS)
+    with pytest.raises(UserError, match=r"pictures come in a list, and here is one alone; .*, \[picture\]"):
+        tiny.caption("picture.png")
+    with pytest.raises(UserError, match="texts come in a list"):
+        tiny.similarity(images, "a red circle")
+    with pytest.raises(UserError, match="questions come in a list"):
+        tiny.answer(images[:1], "?")
     with pytest.raises(UserError, match="missing.png"):
         tiny.caption([tmp_path / "missing.png"])
     (tmp_path / "broken.png").write_bytes(b"no picture")

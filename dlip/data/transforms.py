@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
@@ -53,6 +54,13 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
         if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, before to_rgb sees the picture
             error = ValueError(f"it is above the limit of {MAX_PIXELS:,} pixels")
         raise UserError(f"cannot read the picture {path} ({error}); mend or remove it") from error
+
+
+def several(values: Iterable, noun: str) -> list:
+    """Pictures or texts as a list. Raises UserError for a single one, whose letters would be taken for several."""
+    if isinstance(values, str | Path | Image.Image):
+        raise UserError(f"{noun}s come in a list, and here is one alone; put it in brackets, [{noun}]")
+    return list(values)
 
 
 def upright(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
