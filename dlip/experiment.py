@@ -266,11 +266,9 @@ def run(
 ) -> dict:
     """Trains a model, measures it and appends its record to `results`; returns the record.
 
-    asked: what else `prepare` takes.
-    cache: where `config.cache` keeps the teacher's outputs; cache_gb: how many GB they may take.
+    asked: what else `prepare` takes. cache: where `config.cache` keeps the teacher's outputs, `cache_gb` GB at most.
     candidates: that retrieval re-ranks, as `dlip.tasks.retrieval.predict` takes them.
-    latency_repeats: how often latency is timed, 0 for not at all.
-    extra: fields that the record gets besides.
+    latency_repeats: how often latency is timed, 0 for not at all. extra: fields that the record gets besides.
     A folder that holds a finished run is measured without training again, and one that this command has measured into
     `results` is left as it is. Raises UserError as `train` does.
     """
@@ -316,6 +314,8 @@ def run(
 def made(model: str) -> dict:
     """The record of the run that a model comes from. Raises UserError where none lies beside it."""
     path = model_folder(model) / "record.json"
+    if not path.exists():
+        raise UserError(f"no record of a run lies beside {model}, to tell how it was made; leave --results out")
     if not whole(record := read_json(path)) or "failed" in record:
         raise UserError(f"{path} is no record of a run; take another copy of the folder")
     return record
