@@ -299,8 +299,8 @@ def export(args: argparse.Namespace) -> None:
         write = partial(to_precision, precision=args.precision)
     else:
         raise UserError("nothing says what to write; add --to transformers, --to onnx, --bf16 or --int8")
-    model = Path(args.model).resolve().name if set(args.model) <= set("./") else args.model
-    out = args.out or Path("runs/export") / model.strip("/").replace("/", "-")
+    parts = [part for part in Path(args.model).parts if part not in ("/", "..")]
+    out = args.out or Path("runs/export") / ("-".join(parts) or Path(args.model).resolve().name)
     folders, left_out = write(args.model, out)
     hub = push(folders, args.push) if args.push else []
     if args.json:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -129,6 +130,18 @@ def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch,
         told = [str(warning.message) for warning in recwarn if "bf16" in str(warning.message)]
         assert len(told) == bool(advice and not native)
         assert all("no instructions for bf16, which takes far longer" in one and advice in one for one in told)
+
+
+def test_an_export_s_folder_is_called_as_the_model_and_not_hidden(make_vlm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_vlm().save("runs/student")
+    Path("here").mkdir()
+    for place, name in ((".", "runs/student/"), (".", "./runs/student"), ("here", "../runs/student")):
+        monkeypatch.chdir(tmp_path / place)
+        assert main(["export", name, "--bf16"]) == 0
+        assert Path("runs/export/runs-student/bf16/config.json").is_file(), name
+    monkeypatch.chdir(tmp_path / "runs" / "student")
+    assert main(["export", ".", "--bf16"]) == 0 and Path("runs/export/student/bf16").is_dir()
 
 
 @pytest.mark.parametrize("low", ["bf16", "int8"])
