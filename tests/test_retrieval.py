@@ -115,6 +115,15 @@ def test_equal_texts_are_equally_good(tiny, scenes, monkeypatch):
     assert len({tuple(row) for row in found.ir.scores[::4].tolist()}) == 1  # "a red star", whosever it is
 
 
+def test_the_built_in_scenes_alone_have_fewer_candidates(tiny, scenes):
+    class Folder(list):
+        name, split = "scenes", "test"  # as a folder of photos may be called
+
+    tiny.med.eval()
+    few, many = (predict(tiny, data, progress=False).tr.nearest.candidates for data in (scenes, Folder(scenes)))
+    assert few.shape == (8, 16) and many.shape == (8, 40)
+
+
 def test_a_model_that_has_not_learnt_itm_ranks_by_itc_and_says_so(tiny, scenes, monkeypatch):
     tiny.med.eval()
     plain = retrieval.run(tiny, scenes, k=0, progress=False)

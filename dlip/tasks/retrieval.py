@@ -65,7 +65,7 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     leaves ITC's order, as does a model that has not learnt ITM. Raises Unavailable where there are no captions, and
     Unable where the model has not learnt ITC.
     """
-    k = (16 if dataset.name == "scenes" else 128) if k is None else k
+    k = (16 if hasattr(dataset, "scene") else 128) if k is None else k
     med = vlm.med.able("itc")
     if "itm" in vlm.med.abilities:
         med = vlm.med.able("itm")
