@@ -1,6 +1,7 @@
 """The notebooks' helpers: cards, records or a sentence, controls, the live chart, still pictures."""
 
 import base64
+import dataclasses
 import json
 import os
 import shlex
@@ -230,6 +231,18 @@ def test_words_stand_side_by_side_with_the_truth(tiny, scenes):
 def test_scores_are_a_row_a_model(tiny, scenes):
     rows = notebook.scores([("one", "teacher", tiny)], scenes)
     assert list(rows.columns) == ["TR@1", "IR@1", "VQA"] and rows.loc["one"].between(0, 100).all()
+
+
+@pytest.mark.parametrize(("lacks", "measured", "asked"), [("questions", ["TR@1", "IR@1"], 1), ("captions", ["VQA"], 4)])
+def test_pictures_of_ones_own_may_lack_questions_or_captions(lacks, measured, asked, tiny, scenes):
+    class Own(list):
+        name, split = "own", "test"
+
+    models, own = [("one", "teacher", tiny)], Own(dataclasses.replace(scenes[i], **{lacks: []}) for i in range(3))
+    assert list(notebook.scores(models, own).dropna(axis=1).columns) == measured
+    assert notebook.compare(models, [*own, scenes[3]], questions=True).data.count("<img") == asked
+    assert ("None of" in notebook.compare(models, own, questions=True).data) == (lacks == "questions")
+    assert notebook.compare(models, own).data.count("<img") == notebook.gallery(own).data.count("<img") == 3
 
 
 def test_looker_offers_what_there_is_and_draws_it(tiny, scenes):

@@ -27,12 +27,15 @@ def gallery(items: Sequence):
 
 
 def compare(models: Sequence[tuple[str, str, "VLM"]], items: Sequence, questions: bool = False):
-    """What models say of the same pictures: captions, or answers to one question a picture.
+    """What models say of the same pictures: captions, or answers to one question of each picture that has one.
 
     models: (name, role, model), the first the one that the others are compared with.
     """
     from IPython.display import HTML
 
+    items = [item for item in items if item.questions or not questions]
+    if not items:
+        return HTML("None of these pictures has a question.")
     images = [item.image for item in items]
     asked = [_question(item, i).text if questions else "" for i, item in enumerate(items)]
     said = [
@@ -48,15 +51,16 @@ def _question(item, i: int):
 
 
 def scores(models: Sequence[tuple[str, str, "VLM"]], dataset):
-    """Retrieval and answers of models on a data set, in %, as a table; few pictures make recall easy."""
+    """Retrieval and answers of models on a data set, in %, NaN where it lacks captions or questions, as a table; few
+    pictures make recall easy."""
     import pandas as pd
 
+    from dlip.schema import find
     from dlip.tasks import evaluate
 
     rows = {}
     for name, _, vlm in models:
         found = evaluate(vlm, dataset, tasks=("retrieval", "vqa"), progress=False)
-        rows[name] = {
-            "TR@1": found["retrieval"]["tr@1"], "IR@1": found["retrieval"]["ir@1"], "VQA": found["vqa"]["accuracy"],
-        }  # fmt: skip
-    return pd.DataFrame(rows).T.round(1)
+        places = {"TR@1": ("retrieval", "tr@1"), "IR@1": ("retrieval", "ir@1"), "VQA": ("vqa", "accuracy")}
+        rows[name] = {head: find(found, *place) for head, place in places.items()}
+    return pd.DataFrame(rows).T.astype(float).round(1)
