@@ -287,10 +287,13 @@ def _completed(held: dict) -> dict:
     return held | json.loads(json.dumps({name: config.to_dict() for name, config in known.items()}))
 
 
-def _flat(config: dict, place: str = "") -> dict:
-    """What a configuration says, by its place in it: train.steps."""
-    inner = (_flat(v, f"{place}{k}.") if isinstance(v, dict) else {f"{place}{k}": v} for k, v in config.items())
-    return {name: value for part in inner for name, value in part.items()}
+def _flat(config: dict) -> dict:
+    """What a configuration says, by its place down to the second level: train.steps."""
+    return {
+        f"{part}.{name}" if name else part: value
+        for part, values in config.items()
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
 
 
 def _of(rank: int, name: str) -> str:

@@ -149,6 +149,12 @@ def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
     before = (tmp_path / "run.json").read_text()
     others = [
         (make_vlm(), SHORT.replace(steps=2), {"data": "scenes"}, "another train.steps; choose"),
+        (
+            make_vlm(),
+            SHORT.replace(steps=2, joins={"itm": 1, "lm": 1}),
+            {"data": "scenes"},
+            "train.joins, train.steps; ",
+        ),
         (make_vlm(embed_dim=8), SHORT.replace(steps=1), {"data": "scenes"}, "another model.embed_dim; choose"),
         (make_vlm(), SHORT.replace(steps=1), {"data": "photos"}, "another data"),
         (make_vlm(), SHORT.replace(steps=1), {}, "another data"),
