@@ -299,14 +299,6 @@ def test_training_glances_at_val_and_never_at_test(damaged, tmp_path):
     assert prepare(data=str(tmp_path / "two"), config=config, **asked).watched.split == "test"  # there is no other
 
 
-def test_a_model_that_is_no_run_s_has_no_record(make_vlm, tmp_path, capsys):
-    make_vlm().save(tmp_path)
-    assert main(["evaluate", "--model", str(tmp_path), "--results", str(tmp_path / "records.jsonl")]) == 2
-    assert f"no record of a run lies beside {tmp_path}, to tell how it was made; leave --results out" in (
-        capsys.readouterr().err
-    )
-
-
 def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split in ("train-small", "test"):
