@@ -19,7 +19,7 @@ from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title
 from dlip.records import SAMPLES, frame, sources, summary
-from dlip.schema import COSTS, ROLES, SCORES
+from dlip.schema import COSTS, ROLES, SCORES, three_digits
 from dlip.tasks.vqa import normalise
 
 SHOWN = 4
@@ -161,7 +161,7 @@ def show(of: Run) -> str:
 
 
 def _figure(name: str, value: float) -> str:
-    shown = f"{value:,.1f}" if name in SCORES else f"{value:,.3g}"
+    shown = f"{value:,.1f}" if name in SCORES else three_digits(value)
     return f"<tr><td>{axis_title(name)}</td><td>{shown}</td></tr>"
 
 
