@@ -107,11 +107,15 @@ class Named:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http" or scope["path"] not in ENDS or scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        body = await name(scope["app"].get_blocks()._queue, await Request(scope, receive).body())
-        left = [{"type": "http.request", "body": body}]
+        read = False
 
-        async def named():
-            return left.pop() if left else await receive()
+        async def named():  # within the route, where the refusal of a body becomes an answer
+            nonlocal read
+            if read:
+                return await receive()
+            read = True
+            body = await Request(scope, receive).body()
+            return {"type": "http.request", "body": await name(scope["app"].get_blocks()._queue, body)}
 
         await self.app(scope, named, send)
 

@@ -34,7 +34,7 @@ def client(tmp_path, monkeypatch) -> TestClient:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     (tmp_path / "of-a-visitor").mkdir()
     (tmp_path / "of-a-visitor" / "picture.png").write_bytes(b"x")
-    ways = [Route(path, echo, methods=["GET", "POST"]) for path in (gate.UPLOAD, ASKED, *UNUSED)]
+    ways = [Route(path, echo, methods=["GET", "POST"]) for path in (gate.UPLOAD, ASKED, *gate.ENDS, *UNUSED)]
     return TestClient(Starlette(routes=ways, middleware=gate.shut()))
 
 
@@ -159,6 +159,12 @@ def test_work_that_is_cancelled_ends_and_no_other_of_its_kind():
     events = {"old": work("mine", 3), "new": work("mine", 3)}
     alone(visit())
     assert not events["old"].alive and events["new"].alive
+
+
+@pytest.mark.parametrize("way", gate.ENDS)
+def test_a_request_to_cancel_without_end_is_refused(way, client):
+    answer = client.post(way, content=(b"x" * (1 << 20) for _ in range(10)))
+    assert (answer.status_code, answer.text) == (413, "The request is longer than 4,194,304 bytes; send less.")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"[]", b"7", b"null", b'"event_id"', b"{}", b"\xff"])
