@@ -1,14 +1,16 @@
-"""What a request may ask and bring: only the page's own ways, a part of the queue, no body without end, and no address
-from which the server would fetch a file."""
+"""What a request may ask and bring: only the page's own ways, a part of the queue, no head or body without end, and no
+address from which the server would fetch a file."""
 
 import asyncio
 import json
 import re
 import resource
+import time
 from collections import Counter
 from functools import wraps
 
 import gradio as gr
+import uvicorn
 from gradio import processing_utils
 from gradio.queueing import Event, Queue
 from starlette.exceptions import HTTPException
@@ -35,7 +37,7 @@ WAYS = re.compile(
 """What the page and users of the API ask for. Others of gradio's ways keep files, run programs or fetch addresses."""
 FULL = "There is no room for more pictures now; try again in an hour."
 PATIENCE_S = 30
-"""Seconds that the next part of a body may take to come."""
+"""Seconds that the next part of a body may take to come, and a request's head from a connection's beginning on."""
 WAY_S = 5
 """Seconds that a request to begin work may be under way when the one to cancel it is here already."""
 NO_KIND = -1
@@ -170,6 +172,26 @@ def fair(queue: Queue) -> None:
 
 def _host(event: Event) -> str:
     return event.request.client.host
+
+
+def hang_up(server: uvicorn.Server) -> None:
+    """Closes each connection that has waited `PATIENCE_S` seconds for a whole head of a request, its first or its next:
+    uvicorn waits for ever, and each takes one of the system's places."""
+    tick, since = server.on_tick, {}
+
+    @wraps(tick)
+    async def look(counter: int) -> bool:
+        now = time.monotonic()
+        lines = [line for line in server.server_state.connections if hasattr(line, "cycle")]
+        waiting = {(line, line.cycle) for line in lines if line.cycle is None or line.cycle.response_complete}
+        for key in since.keys() - waiting:
+            del since[key]
+        for line, cycle in waiting:
+            if now - since.setdefault((line, cycle), now) > PATIENCE_S:
+                line.transport.close()
+        return await tick(counter)
+
+    server.on_tick = look
 
 
 async def no_address(url: str, cache_dir: str) -> str:

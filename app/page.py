@@ -172,6 +172,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             ) from None
         except ValueError as error:  # gradio asks its own page whether it is there
             raise UserError(f"the app does not reach its own page ({error}); look at the proxy's settings") from None
+        gate.hang_up(page.server)
         print(f"The app is at {page.share_url or page.local_url}; Ctrl-C stops it.", flush=True)
         try:
             threading.Event().wait()

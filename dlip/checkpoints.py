@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from dlip.published import Checkpoint
 
 BUILT_IN = Path(__file__).parent / "weights"
+HEAD = 16 << 20
+"""Bytes, at most, of what a safetensors file tells of its tensors: 36,216 in the shipped teacher, while a million empty
+ones would be read for long."""
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None) -> None:
@@ -51,6 +54,9 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
     """
     check_file(path)
     try:
+        with open(path, "rb") as file:
+            if (head := int.from_bytes(file.read(8), "little")) > HEAD:
+                raise ValueError(f"what it tells of its tensors has {head:,} bytes, of {HEAD:,} at most")
         with safe_open(path, "pt", device=device) as file:
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
             if not isinstance(meta, dict):

@@ -2,7 +2,8 @@
 
 The app is started with a list of models, of which one cannot be loaded. Each visitor, with an address of its own, asks
 at random for what it may have, for what it may not, brings many small files, or leaves in the middle; one asks for long
-work without end. In the end the app is killed under load and started again.
+work without end, and one holds connections on which it says nothing. In the end the app is killed under load and
+started again.
 """
 
 import json
@@ -25,7 +26,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import compare, search
-from app.gate import FILES
+from app.gate import FILES, PATIENCE_S
 from app.served import served
 from dlip.checkpoints import BUILT_IN
 from dlip.data.scenes import Scenes
@@ -37,8 +38,10 @@ WARM_S = 20
 """After which memory is measured first."""
 GROWTH_MB = 200
 KINDS = "captions captions answers search bad bad forbidden closed small broken leave".split()
-PATIENCE_S = 240
+ANSWER_S = 240
 """That an answer may take with everybody waiting."""
+HELD = 200
+"""Connections on which nothing is said."""
 FORBIDDEN = (
     "gradio_api/file=/etc/passwd", "gradio_api/file=../../../etc/passwd", "file=/etc/passwd", "static/../../etc/passwd",
     "gradio_api/file=dlip/weights/scenes/student/model.safetensors", "gradio_api/file=http://127.0.0.1:1/",
@@ -60,7 +63,7 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
         models = ",".join((TEACHER, *STUDENTS, str(broken)))
         asked = Requests(place, str(broken))
         with open(place / "first.log", "w") as log, served("--models", models, errors=log) as (address, app):
-            end, threads = time.monotonic() + times, []
+            end, threads, held = time.monotonic() + times, [], hold(address)
             for number in range(visitors):
                 visit = threading.Thread(target=asked.visit, args=(number, address, end, counts, faults))
                 threads.append(visit)
@@ -72,6 +75,8 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
             for visit in threads:
                 visit.join()
             grown = resident_mb(app.pid) - before
+            counts["held: hung up"] = sum(map(hung_up, held))
+            faults += ["connections can be held"] * (times > 2 * PATIENCE_S and counts["held: hung up"] < HELD)
             leaving = [threading.Thread(target=asked.leave, args=(address,)) for _ in range(5)]
             for visit in leaving:
                 visit.start()
@@ -118,7 +123,7 @@ class Requests:
             kind = rng.choice(KINDS)
             try:
                 client = client or Client(
-                    address, verbose=False, headers=sender(number), httpx_kwargs={"timeout": PATIENCE_S}
+                    address, verbose=False, headers=sender(number), httpx_kwargs={"timeout": ANSWER_S}
                 )
                 outcome, wrong = self.one(kind, client, rng) if kind != "leave" else (self.leave(address), [])
             except Exception as error:
@@ -211,7 +216,7 @@ def refused(client: Client, endpoint: str, request: dict) -> tuple[str, list[str
 def forbidden(address: str, path: str) -> tuple[str, list[str]]:
     """A path that the app must not serve."""
     try:
-        with urllib.request.urlopen(address.rstrip("/") + "/" + path, timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(address.rstrip("/") + "/" + path, timeout=ANSWER_S) as answer:
             body = answer.read(10_000)
     except urllib.error.HTTPError as error:
         return ("refused", []) if error.code < 500 else ("wrong", [f"{path}: HTTP {error.code}"])
@@ -228,7 +233,7 @@ def status(address: str, way: str, body: bytes, form: str = "application/json") 
     """What one more visitor who sends the body is answered with."""
     asked = urllib.request.Request(f"{address}gradio_api/{way}", body, {"Content-Type": form, **sender(255)})
     try:
-        with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(asked, timeout=ANSWER_S) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -239,10 +244,34 @@ def answered(wanted: int, address: str, way: str, *sent) -> tuple[str, list[str]
     return ("right", []) if got == wanted else ("wrong", [f"{way}: HTTP {got} for {wanted}"])
 
 
+def connection(address: str) -> socket.socket:
+    where = urllib.parse.urlsplit(address)
+    return socket.create_connection((where.hostname, where.port), ANSWER_S)
+
+
+def hold(address: str) -> list[socket.socket]:
+    """Connections, on some of which a request is begun."""
+    held = [connection(address) for _ in range(HELD)]
+    for line in held[::2]:
+        line.sendall(b"GET / HTTP/1.1\r\nHost: ")
+    return held
+
+
+def hung_up(line: socket.socket) -> bool:
+    """Whether the other side did; this one does now."""
+    with line:
+        line.setblocking(False)
+        try:
+            return line.recv(1) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+
 def break_off(address: str) -> tuple[str, list[str]]:
     """Brings half of a file, and is gone."""
-    where = urllib.parse.urlsplit(address)
     head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: 9000000\r\n\r\n"
-    with socket.create_connection((where.hostname, where.port), PATIENCE_S) as line:
+    with connection(address) as line:
         line.sendall(head.encode() + SMALL + b"x" * 200_000)
     return "left", []

@@ -3,13 +3,16 @@
 import asyncio
 import json
 import resource
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -210,6 +213,51 @@ def test_who_says_nothing_more_is_not_waited_for(monkeypatch):
     with pytest.raises(TimeoutError):  # of the reader itself
         alone(gate.Bounded(reader)({"type": "http", "path": "/call"}, receive, send))
     assert said == ["read"]
+
+
+async def slowly(request):
+    async def parts():
+        for part in ("slow", "ly"):
+            yield part
+            await asyncio.sleep(1)
+
+    return StreamingResponse(parts())
+
+
+@pytest.fixture
+def served():
+    """The port of a server that hangs up, which answers slowly."""
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=[Route("/", slowly)]), port=0, log_level="error"))
+    gate.hang_up(server)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_who_does_not_ask_is_hung_up_on(said, served, monkeypatch):
+    """However many letters of a head are sent meanwhile, but not before an answer has come to its end."""
+    monkeypatch.setattr(gate, "PATIENCE_S", 0.3)
+    whole = said.endswith(b"\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", served), timeout=10) as line:
+        line.sendall(said)
+        come = b""
+        while whole and b"ly\r\n0" not in come:
+            come += line.recv(1000)
+        letters, hung_up = iter(b"GET / HTTP/1.1\r\nX: " + 1000 * b"x"), False
+        line.settimeout(0.05)
+        while not hung_up:
+            try:
+                line.sendall(bytes([next(letters)]) * (said != b""))
+                hung_up = line.recv(1000) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                hung_up = True
 
 
 def test_a_file_that_breaks_off_is_no_fault_of_the_app(tmp_path, monkeypatch):

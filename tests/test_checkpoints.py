@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dlip.checkpoints import (
+    HEAD,
     built_in_models,
     load_model,
     load_weights,
@@ -228,6 +229,15 @@ def test_names_of_models(tmp_path):
 def test_what_stands_beside_weights_has_to_be_a_table(meta, tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {"meta": meta})
     with pytest.raises(UserError, match="is no complete safetensors file .*is no table"):
+        read_tensors(tmp_path / "a.safetensors")
+
+
+def test_a_file_of_too_many_tensors_is_refused_before_they_are_read(tmp_path):
+    for head in (HEAD, HEAD + 1):
+        (tmp_path / "a.safetensors").write_bytes(head.to_bytes(8, "little") + b"{}".ljust(head))
+        if head == HEAD:
+            assert read_tensors(tmp_path / "a.safetensors") == ({}, {})
+    with pytest.raises(UserError, match="16,777,217 bytes, of 16,777,216 at most.; copy it again"):
         read_tensors(tmp_path / "a.safetensors")
 
 
