@@ -8,6 +8,7 @@ import shutil
 import time
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -160,7 +161,7 @@ class Run:
         lost = path.read_bytes().count(b"\n") - len(self.rows()) if path.is_file() else 0
         if lost > 0:
             aside = path.with_name(f"damaged-{path.name}")
-            shutil.copy(path, aside)
+            write_atomically(aside, partial(shutil.copyfile, path))  # a link of that name would lead elsewhere
             warnings.warn(f"{lost} rows of {path} are damaged and left out; as it was it is {aside.name}", stacklevel=3)
 
     def _latest(self) -> int:

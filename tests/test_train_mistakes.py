@@ -228,6 +228,19 @@ def test_of_a_log_only_its_damaged_rows_are_lost(make_vlm, tmp_path):
     assert len(run.rows()) == len(others) > 1
 
 
+def test_a_damaged_log_reaches_no_file_elsewhere(make_vlm, tmp_path):
+    """By a link in somebody's folder, called as what is kept of the log."""
+    (tmp_path / "precious").write_text("kept")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.jsonl").write_text("no row\n")
+    (run / "damaged-log.jsonl").symlink_to(tmp_path / "precious")
+    with pytest.warns(UserWarning, match="1 rows of .* are damaged"):
+        train(make_vlm(), PICTURES, SHORT.replace(steps=1), run, progress=False)
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert (run / "damaged-log.jsonl").read_text() == "no row\n"
+
+
 def changed(path: Path, change) -> None:
     """A checkpoint anew, with its checksum, after `change(tensors, about)`."""
     tensors, about = read_tensors(path)
