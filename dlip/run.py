@@ -213,6 +213,7 @@ class Run:
         with open(self.folder / "log.jsonl", "a") as log:
             os.fsync(log.fileno())  # no checkpoint is ahead of its log
         about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict(), "run": self._asked()}
+        about["moments"] = len(optimiser.state_dict()["state"])  # none where every step so far was left out
         write_tensors(self._checkpoint(step), tensors, about)
         for old in self._checkpoints()[:-KEEP]:
             old.unlink()
@@ -238,7 +239,8 @@ class Run:
         pairs = [(tensors[own[name]], tensor) for name, tensor in {**parameters, **buffers}.items()]
         pairs += [(kept[key], slots[i]) for i, kept in state.items() if i < len(slots) for key in MOMENTS & kept.keys()]
         alike = all(kept.shape == tensor.shape and kept.dtype == tensor.dtype for kept, tensor in pairs)
-        if not alike or not state or any(i >= len(slots) or not _complete(kept) for i, kept in state.items()):
+        many = about.get("moments", len(state) or 1)
+        if not alike or len(state) != many or any(i >= len(slots) or not _complete(kept) for i, kept in state.items()):
             raise other
         with torch.no_grad():
             for kept, tensor in pairs[: len(own)]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_train import PICTURES, SHORT, log, scaled
+from test_train import PICTURES, SHORT, Interrupted, log, scaled
 
 from dlip.checkpoints import read_tensors
 from dlip.config import TrainConfig
@@ -186,3 +186,18 @@ def test_steps_that_are_left_out(gradient, accumulate, make_vlm, tmp_path, monke
     kept = {step: read_tensors(run.folder / f"checkpoint-0000000{step}.safetensors")[0] for step in (4, 6)}
     assert all(tensor.isfinite().all() for tensor in kept[6].values())
     assert kept[4]["learner.momentum.place"] == 3 * config.batch_size % 12
+
+
+@pytest.mark.filterwarnings("ignore:lm is no finite number")
+def test_a_run_goes_on_that_has_left_out_all_its_steps(make_vlm, tmp_path, monkeypatch):
+    """Its optimiser has no moments yet."""
+    config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
+    Spoilt(monkeypatch, {0, 1}, "lm", False)
+    whole = train(make_vlm(1), PICTURES, config, tmp_path / "whole", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_vlm(1), Interrupted(PICTURES, 20), config, tmp_path / "parts", progress=False)
+    assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-00000002.safetensors"]
+    parts = train(make_vlm(1), PICTURES, config, tmp_path / "parts", progress=False)
+    name = "checkpoint-00000006.safetensors"
+    ours, theirs = (read_tensors(run.folder / name)[0] for run in (parts, whole))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
