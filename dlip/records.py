@@ -25,8 +25,9 @@
   caption; vqa (0 to 1), one a question; captions and questions, how many of them each picture has.
 - history: the runs that the model's weights begin at or, where `command` only measured it, come from, the earliest
   first, each {"folder", "command" (null where none was kept), "config", "wall_s" (of training)}.
-- inputs: SHA-256 of the "teacher"'s weights (null for none), of the student's at the "start", of the "data" and the
-  "test" (their `fingerprint`); "pictures", how many it learnt from; "threads" and "torch", that training began with.
+- inputs: SHA-256 of the "teacher"'s weights (null for none), of the student's at the "start", of its vocabulary's
+  "words", of the "data" and the "test" (their `fingerprint`); "pictures", how many it learnt from; "threads" and
+  "torch", that training began with.
 - of a grid's run, ablation: {"hash"}, of all that decides the result but the seed (`dlip.ablation.identity`); and
   quick: true where the run was too short for its scores to mean anything.
 

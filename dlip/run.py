@@ -27,7 +27,10 @@ OWN = ("run.json", "log.jsonl", "checkpoint-*", "tokenizer.json", "model.safeten
 """Files of a run."""
 MODEL = ("config.json", "model.safetensors", "pytorch_model.bin", "record.json")
 """Files of a model, which a run that begins would take the place of."""
-FIXED = {"teacher": "teacher (its weights differ)", "pictures": "number of pictures"}
+FIXED = {
+    "teacher": "teacher (its weights differ)", "words": "vocabulary (its words or their numbers differ)",
+    "pictures": "number of pictures",
+}  # fmt: skip
 """Inputs of a run that cannot change, in words."""
 FREE = {
     "data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights",
@@ -43,11 +46,13 @@ def hashed(vlm: VLM) -> str:
 
 
 def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
-    """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "data"; and
-    its number of "pictures", of "threads", and the "torch" that it runs by."""
+    """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "words" (its
+    vocabulary), "data"; and its number of "pictures", of "threads", and the "torch" that it runs by."""
     data = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None  # a class of the user's own may have none
+    words = json.dumps(student.tokenizer.fast.get_vocab(), sort_keys=True)
     return {
-        "teacher": teacher and hashed(teacher), "start": hashed(student), "data": data, "pictures": len(dataset),
+        "teacher": teacher and hashed(teacher), "start": hashed(student),
+        "words": hashlib.sha256(words.encode()).hexdigest(), "data": data, "pictures": len(dataset),
         "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_train import PICTURES, SHORT, log
+from tokenizers import Tokenizer as FastTokenizer
 from torch.utils.data import get_worker_info
 
 from dlip.checkpoints import read_tensors, write_tensors
@@ -101,6 +102,17 @@ def test_a_folder_takes_over_no_other_teacher_nor_fewer_pictures(make_vlm, tmp_p
         train(make_vlm(1), Scenes("val", size=12), config, tmp_path, make_vlm(2), progress=False)
     with pytest.warns(UserWarning, match="first weights are not those that the run in .* began with; it goes on"):
         train(make_vlm(4), PICTURES, config, tmp_path, make_vlm(2), progress=False)
+
+
+def test_a_run_takes_over_no_other_vocabulary(make_vlm, tmp_path):
+    """Of as many words, as one that is made of texts which were mended meanwhile."""
+    student, config = make_vlm(), SHORT.replace(steps=1)
+    train(student, PICTURES, config, tmp_path, progress=False)
+    words = student.tokenizer.fast.to_str().replace('"circle"', '"cirkle"')
+    other = VLM(make_vlm().med, Tokenizer(FastTokenizer.from_str(words)))
+    assert len(other.tokenizer) == len(student.tokenizer)
+    with pytest.raises(UserError, match="holds a run with another vocabulary"):
+        train(other, PICTURES, config, tmp_path, progress=False)
 
 
 @pytest.mark.parametrize("what", ["threads", "torch"])
