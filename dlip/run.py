@@ -32,6 +32,8 @@ FIXED = {
     "pictures": "number of pictures",
 }  # fmt: skip
 """Inputs of a run that cannot change, in words."""
+NAMES = {"teacher": "teacher", "tokenizer": "words", "start": "start"}
+"""Names of models that a run was given, which may be others in another working directory -> the input that tells."""
 FREE = {
     "data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights",
     "threads": "threads, on which last digits depend,",
@@ -136,16 +138,11 @@ class Run:
             raise UserError(f"{self.folder} holds {theirs[0]}, but no run that could go on; choose another folder")
         kept = path.is_file() and bool(theirs or self._checkpoints())
         with whole(path):
-            held = _completed(self.config()) if kept else asked
-            then, now = (_flat({**one, "inputs": None}) for one in (held, asked))
-            different = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-            then, now = held.get("inputs", {}), asked.get("inputs", {})  # older runs have none
-            others = [what for what in then if then[what] != now.get(what)]
-        different += [noun for what, noun in FIXED.items() if what in others]
+            different, innocent = _compared(_completed(self.config()), asked) if kept else ([], [])
         if different:
             few = ", ".join(different[:NAMED]) + ", ..." * (len(different) > NAMED)
             raise UserError(f"{self.folder} holds a run with another {few}; choose another folder")
-        for noun in (noun for what, noun in FREE.items() if what in others and then[what] and now.get(what)):
+        for noun in innocent:
             warnings.warn(
                 f"the {noun} are not those that the run in {self.folder} began with; it goes on", stacklevel=2
             )
@@ -293,6 +290,17 @@ def _completed(held: dict) -> dict:
     """With the defaults of fields that the configurations got since the run began."""
     known = {"model": ModelConfig.from_dict(held["model"]), "train": TrainConfig.from_dict(held["train"])}
     return held | json.loads(json.dumps({name: config.to_dict() for name, config in known.items()}))
+
+
+def _compared(held: dict, asked: dict) -> tuple[list[str], list[str]]:
+    """What makes a run that is `asked` for another than the one that is `held`, and what may be innocent, in words."""
+    then, now = (run.get("inputs", {}) for run in (held, asked))  # older runs have none
+    others = [what for what in then if then[what] != now.get(what)]
+    different = [noun for what, noun in FIXED.items() if what in others]
+    innocent = [noun for what, noun in FREE.items() if what in others and then[what] and now.get(what)]
+    free = {"train.workers"} | {name for name, what in NAMES.items() if what in then and what not in others}
+    then, now = (_flat({**run, "inputs": None}) for run in (held, asked))
+    return sorted(name for name in {*then, *now} - free if then.get(name) != now.get(name)) + different, innocent
 
 
 def _flat(config: dict) -> dict:

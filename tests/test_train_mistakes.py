@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import PICTURES, SHORT, log
+from test_train import PICTURES, SHORT, Interrupted, log
 from tokenizers import Tokenizer as FastTokenizer
 from torch.utils.data import get_worker_info
 
@@ -113,6 +113,22 @@ def test_a_run_takes_over_no_other_vocabulary(make_vlm, tmp_path):
     assert len(other.tokenizer) == len(student.tokenizer)
     with pytest.raises(UserError, match="holds a run with another vocabulary"):
         train(other, PICTURES, config, tmp_path, progress=False)
+
+
+def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, tmp_path):
+    """As from another working directory, and as where a process that drew pictures was killed."""
+
+    def go(dataset, teacher, start, seed=1, workers=1):
+        about, config = {"teacher": teacher, "start": [start]}, SHORT.replace(weights=HR, workers=workers)
+        return train(make_vlm(seed), dataset, config, tmp_path, make_vlm(2), about=about, progress=False)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(Interrupted(PICTURES, 20), "t", "s", workers=0)
+    with pytest.raises(UserError, match="holds a run with another start; choose"):
+        go(PICTURES, "t", "../s", seed=4)
+    run = go(PICTURES, "../t", "../s")
+    assert run.finished and run.config()["train"]["workers"] == 0
+    assert [row["step"] for row in run.rows()] == list(range(1, 7))
 
 
 @pytest.mark.parametrize("what", ["threads", "torch"])
