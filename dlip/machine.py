@@ -5,11 +5,14 @@ import platform
 import re
 import subprocess
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import dlip
 
 CPU = Path("/proc/cpuinfo")
+RELEASES = ("accelerate", "numpy", "pillow", "tokenizers")
+"""Of what draws, pictures, words and last digits depend on, beside torch."""
 
 
 def machine() -> dict:
@@ -24,6 +27,11 @@ def machine() -> dict:
     cpu = named[1].strip() if named else platform.processor()
     instructions = torch.backends.cpu.get_cpu_capability() + " bf16" * onednn_has_bf16()
     return {"cpu": cpu, "instructions": instructions, "cores": os.cpu_count(), "gpu": gpu}
+
+
+def releases() -> dict[str, str]:
+    """Name -> release, of `RELEASES`."""
+    return {name: version(name) for name in RELEASES}
 
 
 @cache

@@ -9,8 +9,8 @@
 - data, split (what was measured on; the outcomes tell how many pictures), train_pictures (how many pictures the model
   could learn from).
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
-  transformers (versions), device, machine ("cpu", "gpu": their names, "instructions": of the cpu, "cores"),
-  threads (of each process), processes, wall_s (seconds of training).
+  transformers (versions), releases (name -> version of `dlip.machine.RELEASES`), device, machine ("cpu", "gpu": their
+  names, "instructions": of the cpu, "cores"), threads (of each process), processes, wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.
 - metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as `dlip.attention.measure`
   does; null where not measured.
@@ -26,8 +26,8 @@
 - history: the runs that the model's weights begin at or, where `command` only measured it, come from, the earliest
   first, each {"folder", "command" (null where none was kept), "config", "wall_s" (of training)}.
 - inputs: SHA-256 of the "teacher"'s weights (null for none), of the student's at the "start", of its vocabulary's
-  "words", of the "data" and the "test" (their `fingerprint`); "pictures", how many it learnt from; "threads" and
-  "torch", that training began with.
+  "words", of the "data" and the "test" (their `fingerprint`); "pictures", how many it learnt from; "threads",
+  "torch", "releases", "gpu", "instructions" and "code", that training began with.
 - of a grid's run, ablation: {"hash"}, of all that decides the result but the seed (`dlip.ablation.identity`); and
   quick: true where the run was too short for its scores to mean anything.
 
@@ -72,7 +72,7 @@ import pandas as pd
 
 from dlip.errors import UserError, one_line
 from dlip.files import write_out
-from dlip.machine import code, machine
+from dlip.machine import code, machine, releases
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.outcomes import packed
 from dlip.schema import NUMBERS, ROLES, SCHEMA, numbers, sizes, whole
@@ -136,6 +136,7 @@ def new_record(
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
+        "releases": releases(),
         "device": device,
         "machine": machine(),
         "threads": torch.get_num_threads(),

@@ -63,7 +63,7 @@ def circumstances(before: dict, after: dict) -> dict[str, tuple]:
     """Of what last digits depend on, that which differs: its name -> then and now."""
     then, now = (
         {what: str(sha)[:12] for what, sha in (record.get("inputs") or {}).items()}
-        | {what: record.get(what) for what in ("device", "threads", "processes", "torch", "code")}
+        | {what: record.get(what) for what in ("device", "threads", "processes", "torch", "releases", "code")}
         | {what: (record.get("machine") or {}).get(what) for what in ("cpu", "instructions", "gpu")}
         for record in (before, after)
     )

@@ -19,6 +19,7 @@ from dlip.checkpoints import checksum, read_tensors, save_model, weights, whole,
 from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
 from dlip.files import half_written, held, read_json, write_atomically, write_json
+from dlip.machine import RELEASES, code, machine, releases
 from dlip.vlm import VLM
 
 KEEP = 2  # checkpoints
@@ -38,8 +39,13 @@ FREE = {
     "data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights",
     "threads": "threads, on which last digits depend,",
     "torch": "release and build of torch, on which last digits depend,",
+    "releases": f"releases of {', '.join(RELEASES)}, on which last digits depend,",
+    "gpu": "device, on which last digits depend,",
+    "instructions": "processor's instructions, on which last digits depend,",
+    "code": "version of this code, on which last digits depend,",
 }  # fmt: skip
-"""Those whose change may be innocent: a copy has other times, another torch other random numbers."""
+"""Those whose change may be innocent: a copy has other times, another torch other random numbers, newer code the same
+steps."""
 
 
 def hashed(vlm: VLM) -> str:
@@ -49,13 +55,14 @@ def hashed(vlm: VLM) -> str:
 
 def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
     """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "words" (its
-    vocabulary), "data"; and its number of "pictures", of "threads", and the "torch" that it runs by."""
+    vocabulary), "data"; and its number of "pictures", of "threads", and the machine and the code that it runs by."""
     data = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None  # a class of the user's own may have none
-    words = json.dumps(student.tokenizer.fast.get_vocab(), sort_keys=True)
+    here, words = machine(), json.dumps(student.tokenizer.fast.get_vocab(), sort_keys=True)
     return {
         "teacher": teacher and hashed(teacher), "start": hashed(student),
         "words": hashlib.sha256(words.encode()).hexdigest(), "data": data, "pictures": len(dataset),
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "releases": releases(),
+        "gpu": here["gpu"], "instructions": here["instructions"], "code": code(),
     }  # fmt: skip
 
 
@@ -297,7 +304,7 @@ def _compared(held: dict, asked: dict) -> tuple[list[str], list[str]]:
     then, now = (run.get("inputs", {}) for run in (held, asked))  # older runs have none
     others = [what for what in then if then[what] != now.get(what)]
     different = [noun for what, noun in FIXED.items() if what in others]
-    innocent = [noun for what, noun in FREE.items() if what in others and then[what] and now.get(what)]
+    innocent = [noun for what, noun in FREE.items() if what in others]
     free = {"train.workers"} | {name for name, what in NAMES.items() if what in then and what not in others}
     then, now = (_flat({**run, "inputs": None}) for run in (held, asked))
     return sorted(name for name in {*then, *now} - free if then.get(name) != now.get(name)) + different, innocent

@@ -89,7 +89,7 @@ def whole(line: dict) -> bool:
         line["role"] in ROLES
         and type(threads) is int
         and 0 < threads <= MOST_THREADS
-        and all(isinstance(line.get(key), dict | None) for key in ("machine", "inputs"))
+        and all(isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases"))
         and isinstance(history, list)
         and all(isinstance(before, dict) and _tells(before) for before in history)
         and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values)

@@ -64,6 +64,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
     assert len({record["id"] for record in records}) == 3
     assert records[0]["schema"] == 1 and records[0]["data"] == "scenes" and records[0]["split"] == "test"
     assert records[0]["code"].keys() == {"version", "commit", "modified"}
+    assert records[0]["releases"]["numpy"] == np.__version__ and "pillow" in records[0]["releases"]
 
 
 def test_half_a_character_loses_no_record(tmp_path: Path):
@@ -134,7 +135,7 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
         {"efficiency": {"params_m": "many"}}, {"metrics": {"vqa": {"accuracy": [1]}}}, {"metrics": {"retrieval": True}},
         {"name": "\ud800"}, {"threads": "two"}, {"threads": 0}, {"threads": 10**9},
         {"history": None}, {"history": "runs"}, {"history": ["a"]}, {"history": [{}]},
-        {"wall_s": None}, {"train_pictures": None}, {"inputs": [1]}, {"machine": "x"},
+        {"wall_s": None}, {"train_pictures": None}, {"inputs": [1]}, {"machine": "x"}, {"releases": 1},
     ],
 )  # fmt: skip
 def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):

@@ -37,6 +37,7 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys, monkeypatch)
     assert "inputs" not in records.read(file)[0]["config"]  # else seeds, which begin elsewhere, would share no hash
     assert inputs["test"] == Scenes("val").fingerprint() != inputs["data"] and len(inputs["start"]) == 64
     assert (inputs["teacher"], inputs["pictures"]) == (None, 32)
+    assert inputs["code"] == records.read(file)[0]["code"]  # known from the start: it may be newer a week later
     assert inputs == records.read(tmp_path / "second.jsonl")[0]["inputs"]
     with monkeypatch.context() as patch:
         patch.setattr("dlip.experiment.train", Mock(side_effect=KeyboardInterrupt))
@@ -136,6 +137,8 @@ def test_what_last_digits_depend_on_is_told_where_it_differs():
     before, after = make_record("a"), make_record("a")
     assert circumstances(before, after) == {}
     assert circumstances(before | {"threads": 1}, after | {"threads": 2}) == {"threads": (1, 2)}
+    one, two = {"numpy": "2.0"}, {"numpy": "2.1"}
+    assert circumstances(before | {"releases": one}, after | {"releases": two}) == {"releases": (one, two)}
     there = {"cpu": "a", "gpu": None, "cores": 2}
     assert circumstances(before | {"machine": there}, after | {"machine": there | {"cpu": "b"}}) == {"cpu": ("a", "b")}
     newer = there | {"instructions": "AVX2"}

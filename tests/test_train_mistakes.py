@@ -131,15 +131,13 @@ def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, 
     assert [row["step"] for row in run.rows()] == list(range(1, 7))
 
 
-@pytest.mark.parametrize("what", ["threads", "torch"])
+@pytest.mark.parametrize("what", ["threads", "torch", "releases", "instructions", "code"])
 def test_what_last_digits_depend_on_may_change_with_a_warning(what, make_vlm, tmp_path, recwarn):
     config, path = SHORT.replace(steps=1), tmp_path / "run.json"
     train(make_vlm(), PICTURES, config, tmp_path, progress=False)
     run = json.loads(path.read_text())
     path.write_text(json.dumps(run | {"inputs": run["inputs"] | {what: "other"}}))
-    with pytest.warns(
-        UserWarning, match=rf"the {'release.* ' * (what == 'torch')}{what}, .* are not those that the run"
-    ):
+    with pytest.warns(UserWarning, match=rf"the .*{what}\b.*, on which last digits depend, are not those that the run"):
         train(make_vlm(), PICTURES, config, tmp_path, progress=False)
     del run["inputs"][what]  # as an older version began it
     path.write_text(json.dumps(run))
