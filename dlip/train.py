@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import GradientAccumulationPlugin, set_seed
 from tqdm import tqdm
 
 from dlip import parallel
@@ -160,7 +160,7 @@ def train(
     AcceleratorState._reset_state()  # or this process would be held to the precision of its first run
     accelerator = Accelerator(
         mixed_precision=config.precision,
-        gradient_accumulation_steps=config.accumulate,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(config.accumulate),  # ahead of the environment's
         cpu=not torch.accelerator.is_available(),  # or several processes would not find each other there
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )

@@ -120,6 +120,12 @@ def test_accumulation_equals_one_batch(make_vlm, tmp_path):
         assert losses == pytest.approx(results[0][1], abs=1e-4)
 
 
+def test_micro_batches_are_the_configurations_whatever_the_environment_says(make_vlm, tmp_path, monkeypatch):
+    plain = train(make_vlm(1), PICTURES, SHORT.replace(steps=2), tmp_path / "plain", progress=False)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    assert log(train(make_vlm(1), PICTURES, SHORT.replace(steps=2), tmp_path / "set", progress=False)) == log(plain)
+
+
 class Asked(Scenes):
     """Every fifth picture has a question, whose answer is one word, and every third a caption, of six words."""
 
