@@ -106,6 +106,14 @@ def check_parts(config: TrainConfig, processes: int) -> None:
             )
 
 
+def check_finite(learner: Learner, step: int) -> None:
+    """Raises UserError where a weight is no finite number, so that the checkpoints before stand."""
+    if wrong := [name for name, parameter in learner.named_parameters() if not parameter.isfinite().all()]:
+        raise UserError(
+            f"{wrong[0]} holds what is no finite number after {step} steps; lower the learning rate in a new folder"
+        )
+
+
 class Meter:
     """Means since the log's last row: losses, and the time of a step. Steps that were left out do not count."""
 
@@ -239,9 +247,6 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
                         run.log({"step": step, "eval": score})
                     learner.train()
             if saves:
+                check_finite(learner, step)
                 run.save(learner, descent.adamw, step, accelerator.scaler)
-    if not all(parameter.isfinite().all() for parameter in learner.parameters()):
-        raise UserError(
-            "the last step left weights that are no finite numbers; lower the learning rate in a new folder"
-        )
     parallel.on_main(lambda: run.finish(student))

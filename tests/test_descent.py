@@ -158,6 +158,19 @@ def test_a_temperature_without_a_gradient_stops_the_run_too(make_vlm, tmp_path):
         train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
 
 
+def test_weights_that_are_no_numbers_are_not_kept(make_vlm, tmp_path):
+    """Whatever made them so: the checkpoint before stands, and the run goes on from it."""
+
+    def spoil(student):
+        student.med.text_proj.weight.data[0, 0] = float("nan")
+        return {}
+
+    config = SHORT.replace(save_every=1, eval_every=3, nonfinite="skip")
+    with pytest.raises(UserError, match="med.text_proj.weight holds what is no finite number after 3 steps; lower"):
+        train(make_vlm(), PICTURES, config, tmp_path, evaluate=spoil, progress=False)
+    assert sorted(path.name[-13] for path in tmp_path.glob("checkpoint-*")) == ["1", "2"]
+
+
 def test_a_run_that_only_leaves_out_stops(make_vlm, tmp_path, monkeypatch):
     monkeypatch.setattr("dlip.descent.MOST_LEFT_OUT", 3)
     Spoilt(monkeypatch, {1, 3, 4, 5}, "lm", False)
