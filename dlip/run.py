@@ -157,7 +157,7 @@ class Run:
             left.unlink()
         if not kept:
             write_json(path, asked)
-        start = config.steps if self.finished else self._latest()
+        start = self._latest(config.steps)
         self._keep_damaged_log()
         lines = "".join(json.dumps(row) + "\n" for row in self.rows() if row["step"] <= start)
         write_atomically(self.folder / "log.jsonl", lambda temporary: temporary.write_text(lines))
@@ -173,22 +173,24 @@ class Run:
             write_atomically(aside, partial(shutil.copyfile, path))  # a link of that name would lead elsewhere
             warnings.warn(f"{lost} rows of {path} are damaged and left out; as it was it is {aside.name}", stacklevel=3)
 
-    def _latest(self) -> int:
-        """The step of the last checkpoint that is whole, else 0; damaged ones are left aside, with a warning.
+    def _latest(self, steps: int) -> int:
+        """The step of the last checkpoint that is whole, else 0; of a finished run, whose model is one, all `steps`.
+        Damaged ones are left aside, with a warning.
 
         Raises UserError where one may not be read.
         """
-        for path in reversed(self._checkpoints()):
+        model = [self.folder / "model.safetensors"] if self.finished else []
+        for path in reversed([*self._checkpoints(), *model]):
             if not os.access(path, os.R_OK):
                 raise UserError(f"{path} may not be read; allow it, or choose another folder")
             try:
-                read_tensors(path, checked=True)
+                read_tensors(path, checked=path not in model)  # older versions' models have no checksum
             except UserError as fault:
                 aside = path.rename(path.with_name(f"damaged-{path.name}"))
                 sentence = f"{fault}; the run goes on from what was kept before, the file is now {aside.name}"
                 warnings.warn(sentence, stacklevel=3)
                 continue
-            return int(path.stem.rpartition("-")[2])
+            return steps if path in model else int(path.stem.rpartition("-")[2])
         return 0
 
     def _checkpoints(self) -> list[Path]:

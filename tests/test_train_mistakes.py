@@ -229,6 +229,16 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, mak
     assert sorted(path.name for path in run.folder.glob("damaged-*")) == [f"damaged-{path.name}" for path in paths]
 
 
+@pytest.mark.parametrize("spoil", [cut, flipped])
+def test_a_damaged_model_is_made_anew_from_the_last_checkpoint(spoil, make_vlm, tmp_path):
+    model = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False).folder / "model.safetensors"
+    whole = model.read_bytes()
+    model.write_bytes(spoil(whole))
+    with pytest.warns(UserWarning, match="the run goes on from .*, the file is now damaged-model.safetensors"):
+        run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    assert model.read_bytes() == whole and run.losses()["step"] == list(range(1, 7))
+
+
 def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_path):
     """As a full disk leaves it; a checkpoint's name that is none of ours is left alone."""
     whole = train(make_vlm(), PICTURES, SHORT, tmp_path / "whole", progress=False)
