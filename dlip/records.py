@@ -233,7 +233,7 @@ def read(path: str | Path) -> list[dict]:
 
 def stands(record: dict, path: str | Path) -> bool:
     """Whether a file holds this record already."""
-    return Path(path).is_file() and f'"id": "{record["id"]}"' in Path(path).read_text(errors="replace")
+    return Path(path).is_file() and record["id"].encode() in Path(path).read_bytes()
 
 
 def failures(path: str | Path) -> list[dict]:

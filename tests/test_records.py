@@ -24,6 +24,7 @@ from dlip.records import (
     new_record,
     read,
     retention,
+    stands,
     summary,
     thin,
     timed_alike,
@@ -154,6 +155,14 @@ def test_a_record_that_has_no_room_leaves_nothing_of_itself(tmp_path: Path, monk
     with pytest.raises(UserError, match="the record cannot be added to .* the disk is full; choose another file"):
         append(make_record(seed=1), path)
     assert path.read_bytes() == before
+
+
+def test_a_record_stands_however_its_line_is_spaced(tmp_path: Path):
+    """As jq writes it."""
+    record = make_record("a")
+    assert not stands(record, tmp_path / "r.jsonl")
+    (tmp_path / "r.jsonl").write_text(json.dumps(record, separators=(",", ":")) + "\n")
+    assert stands(record, tmp_path / "r.jsonl") and not stands(make_record("a"), tmp_path / "r.jsonl")
 
 
 def test_failed_runs_are_no_records(tmp_path: Path):
