@@ -8,7 +8,7 @@ import re
 import stat
 import uuid
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dlip.errors import UserError
@@ -27,8 +27,19 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        settle(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(folder: Path) -> None:
+    """Which files are in a folder, and under which names, is on the disk when this returns."""
+    with suppress(OSError):  # some file systems cannot say, and some folders may be written and not read
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
 
 
 def half_written(folder: Path, name: str) -> list[Path]:
@@ -38,9 +49,14 @@ def half_written(folder: Path, name: str) -> list[Path]:
 
 @contextmanager
 def system_errors(path: Path):
-    """What the system refuses, a full disk for one, is an OSError too where a library in Rust meets it."""
+    """What the system refuses, a full disk for one, is an OSError that names the file, where a library in Rust meets it
+    too."""
     try:
         yield
+    except OSError as error:
+        if error.errno and not error.filename:  # as of a write
+            error.filename = str(path)
+        raise
     except Exception as error:
         if found := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error

@@ -71,7 +71,7 @@ import numpy as np
 import pandas as pd
 
 from dlip.errors import UserError, one_line
-from dlip.files import write_out
+from dlip.files import settle, write_out
 from dlip.machine import code, machine, releases
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.outcomes import packed
@@ -198,6 +198,7 @@ def append(record: dict, path: str | Path) -> None:
                 os.ftruncate(file, size)
                 raise OSError("the disk is full")
             os.fsync(file)
+            settle(path.parent)
         finally:
             os.close(file)
     except OSError as error:

@@ -18,7 +18,7 @@ from dlip import parallel, schema
 from dlip.checkpoints import checksum, read_tensors, save_model, weights, whole, write_tensors
 from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
-from dlip.files import half_written, held, read_json, write_atomically, write_json
+from dlip.files import half_written, held, read_json, system_errors, write_atomically, write_json
 from dlip.machine import RELEASES, code, machine, releases
 from dlip.vlm import VLM
 
@@ -201,7 +201,8 @@ class Run:
         now = time.perf_counter()
         row = {**row, "seconds": round(now - self._since, 3)}
         self._since = now
-        with open(self.folder / "log.jsonl", "a") as file:
+        path = self.folder / "log.jsonl"
+        with system_errors(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
     def save(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int, scaler=None) -> None:

@@ -1,6 +1,8 @@
 """Files are written whole or not at all, what is no file is written into, and one process holds them at a time."""
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,25 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
 
     write_atomically(path, look)
     assert path.read_text() == "2"
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_then(tmp_path, monkeypatch):
+    """Else a machine that loses its power may keep what was removed meanwhile alone."""
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(stat.S_ISDIR(os.fstat(file).st_mode)) or fsync(file))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("named") or replace(*names))
+    write_json(tmp_path / "value.json", {})
+    assert done == [False, "named", True]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    def write(temporary):
+        with open("/dev/full", "w") as full:
+            full.write("x")
+
+    with pytest.raises(OSError) as refused:
+        write_atomically(tmp_path / "value.json", write)
+    assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / "value.json"))
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
