@@ -33,7 +33,7 @@ from dlip.data.transforms import square
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.features import SOURCES, Features, Trace, Want
-from dlip.files import lock_file, read_json, write_json
+from dlip.files import in_place, lock_file, read_json, write_json
 from dlip.texts import prompted
 
 VERSION = 2
@@ -312,7 +312,7 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(FileNotFoundError):  # where another makes room at this moment
             lock = lock_file(folder / "lock")
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / "lock")):
+            if in_place(lock, folder / "lock"):
                 break
     with lock:
         yield

@@ -76,7 +76,8 @@ def lock_file(path: Path):
 
 @contextmanager
 def held(path: Path, busy: str):
-    """The file, made where it is missing, is this process's meanwhile. Raises UserError(busy) where it is another's."""
+    """The file, made where it is missing, is this process's meanwhile. Yields the lock. Raises UserError(busy) where it
+    is another's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(path) as lock:
         try:
@@ -84,7 +85,14 @@ def held(path: Path, busy: str):
         except BlockingIOError:
             raise UserError(busy) from None
         os.register_at_fork(after_in_child=lock.close)  # else a worker would hold it when this process is killed
-        yield
+        yield lock
+
+
+def in_place(lock, path: Path) -> bool:
+    """Whether a lock is the file of that name still, which may have been taken away, or made anew."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+    return False
 
 
 def write_json(path: Path, value) -> None:

@@ -18,7 +18,7 @@ from dlip import parallel, schema
 from dlip.checkpoints import checksum, read_tensors, save_model, weights, whole, write_tensors
 from dlip.config import ModelConfig, TrainConfig
 from dlip.errors import UserError
-from dlip.files import half_written, held, read_json, system_errors, write_atomically, write_json
+from dlip.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
 from dlip.machine import RELEASES, code, machine, releases
 from dlip.vlm import VLM
 
@@ -78,7 +78,7 @@ class Run:
     """`run.json` (what was asked for), `log.jsonl`, `checkpoint-*.safetensors`, and the finished model beside them."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder, self._lock = Path(folder), None
 
     @property
     def finished(self) -> bool:
@@ -131,8 +131,20 @@ class Run:
         """The folder is this run's meanwhile. Raises UserError, in all of its processes, where another trains in it."""
         busy = f"another process trains in {self.folder}; wait for it, or choose another folder"
         with ExitStack() as stack:
-            parallel.on_main(lambda: stack.enter_context(held(self.folder / ".lock", busy)))
+
+            def hold() -> None:
+                self._lock = stack.enter_context(held(self.folder / ".lock", busy))
+
+            parallel.on_main(hold)
             yield
+
+    def _check_place(self) -> None:
+        """Raises UserError where the folder was taken away, in whose place there may be another run's."""
+        if self._lock and not in_place(self._lock, self.folder / ".lock"):
+            raise UserError(
+                f"{self.folder} was taken away while a run was in it, which stops here; give its command again, or "
+                f"choose another folder"
+            )
 
     # --- written by the training loop ---------------------------------------------------------------------------------
 
@@ -201,6 +213,7 @@ class Run:
         now = time.perf_counter()
         row = {**row, "seconds": round(now - self._since, 3)}
         self._since = now
+        self._check_place()
         path = self.folder / "log.jsonl"
         with system_errors(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -222,6 +235,7 @@ class Run:
         tensors |= {f"learner.{name}": parameter for name, parameter in learner.named_parameters()}
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        self._check_place()
         with open(self.folder / "log.jsonl", "a") as log:
             os.fsync(log.fileno())  # no checkpoint is ahead of its log
         about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict(), "run": self._asked()}

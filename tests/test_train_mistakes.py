@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,19 @@ def test_two_runs_do_not_share_a_folder(make_vlm, tmp_path):
     with Run(tmp_path).alone(), pytest.raises(UserError, match="another process trains in"):
         train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False)
     assert train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False).finished
+
+
+def test_a_run_whose_folder_another_has_made_anew_writes_nothing_there(make_vlm, tmp_path):
+    folder = tmp_path / "run"
+
+    def remove(student):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return {}
+
+    with pytest.raises(UserError, match="run was taken away while a run was in it, which stops here"):
+        train(make_vlm(), PICTURES, SHORT.replace(eval_every=3), folder, evaluate=remove, progress=False)
+    assert not list(folder.iterdir())
 
 
 def test_a_model_that_is_no_run_is_not_replaced(make_vlm, tmp_path):
