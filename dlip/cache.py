@@ -33,7 +33,7 @@ from dlip.data.transforms import square
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.features import SOURCES, Features, Trace, Want
-from dlip.files import in_place, lock_file, read_json, write_json
+from dlip.files import in_place, own_file, read_json, write_json
 from dlip.texts import prompted
 
 VERSION = 2
@@ -206,7 +206,7 @@ class TeacherCache(nn.Module):
             (self.folder / "cache.json").unlink(missing_ok=True)  # what it says is filled is not there
         self.columns = {}
         for (path, size), (column, shape) in zip(sizes.items(), shapes.items(), strict=True):
-            with open(path, "ab") as file:
+            with own_file(path) as file:
                 try:
                     if hasattr(os, "posix_fallocate"):  # macOS has none: there a full disk is told of later
                         os.posix_fallocate(file.fileno(), 0, size)
@@ -217,7 +217,7 @@ class TeacherCache(nn.Module):
                         f"{needed:.1f} GB for the teacher's outputs cannot be had in {self.folder} ({error.strerror}); "
                         f"make room, or train without the cache"
                     ) from None
-            self.columns[column] = np.memmap(path, np.float16, "r+", shape=shape)
+                self.columns[column] = np.memmap(file, np.float16, "r+", shape=shape)
 
     def _fill(self, dataset, collate: Collate) -> None:
         state, pictures, kept, damaged = self.folder / "cache.json", range(len(dataset)), None, 0
@@ -310,7 +310,7 @@ def locked(folder: Path) -> Iterator[None]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # where another makes room at this moment
-            lock = lock_file(folder / "lock")
+            lock = own_file(folder / "lock")
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
             if in_place(lock, folder / "lock"):
                 break
@@ -329,7 +329,7 @@ def make_room(folder: Path, gb: float) -> None:
     for lock in others:
         if sum(taken.values()) <= gb:
             break
-        with lock_file(lock) as file:
+        with own_file(lock) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

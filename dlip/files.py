@@ -63,9 +63,9 @@ def system_errors(path: Path):
         raise
 
 
-def lock_file(path: Path):
-    """The file to be locked, open, made where it is missing and new to look at. Raises OSError where it is a link, by
-    which another file could be meant, or no file at all."""
+def own_file(path: Path):
+    """A file that only this program writes, such as a lock, open, made where it is missing and new to look at. Raises
+    OSError where it is a link, by which another file could be meant, or no file at all."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -79,7 +79,7 @@ def held(path: Path, busy: str):
     """The file, made where it is missing, is this process's meanwhile. Yields the lock. Raises UserError(busy) where it
     is another's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(path) as lock:
+    with own_file(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
         except BlockingIOError:

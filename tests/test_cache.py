@@ -333,6 +333,17 @@ def test_what_is_missing_is_filled_again(damage, teacher, pictures, tmp_path):
     assert kept()[0] == before and any(before["image.embed.f16"])
 
 
+def test_a_link_in_a_cache_reaches_no_file_elsewhere(teacher, pictures, tmp_path):
+    """In a folder of somebody else's, called as a column."""
+    column = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher)).folder / "text.embed.f16"
+    (tmp_path / "precious").write_text("kept")
+    column.unlink()
+    column.symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="text.embed.f16"):
+        TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher))
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
 def test_a_teacher_in_bf16_has_a_cache_of_its_own(teacher, pictures, tmp_path):
     first = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher)).folder
     assert TeacherCache(tmp_path, Teacher(teacher.med.bfloat16()), pictures, collate_for(teacher)).folder != first

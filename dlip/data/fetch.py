@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from dlip.errors import UserError
-from dlip.files import half_written, lock_file, write_atomically
+from dlip.files import half_written, own_file, write_atomically
 
 TRIES = 3
 TIMEOUT = 60
@@ -73,7 +73,7 @@ def open_shard(source: str) -> Handle:
     folder, limit = cache_folder() / "shards", cache_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.partition('?')[0].rpartition('/')[2]}"
-    with lock_file(path.with_suffix(".lock")) as lock:
+    with own_file(path.with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
