@@ -42,13 +42,13 @@ def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def unsound(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[str]:
-    """The terms whose own gradient holds what is no finite number; "the total" where it is only their sum's."""
+    """The terms whose own gradient holds what is no finite number."""
     found = []
     for term, loss in losses.items():
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
             found.append(term)
-    return found or ["the total"]
+    return found
 
 
 class Descent:
@@ -66,6 +66,7 @@ class Descent:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.clipped = [p for p in trained if p.ndim]  # the temperature's gradient would drown the others
         self.scalars = [p for p in trained if not p.ndim]
+        self.group: list[Batch] = []
         self.losses: dict[str, float] = {}
         self.wrong: list[str] = []
         self.left_out: list[str] = []
@@ -81,6 +82,7 @@ class Descent:
     def shares(self, group: list[Batch]) -> list[dict[str, float]]:
         """Of each micro-batch of a step how many times the mean one's "captions" and "questions" it has, in all
         processes; the mean of a term over the step's is that of micro-batches, so weighed."""
+        self.group = group
         if len(group) == 1:
             return [{}]
         counts = torch.tensor([[batch.captioned.sum(), batch.answered.sum()] for batch in group], dtype=torch.float)
@@ -97,11 +99,11 @@ class Descent:
         is no finite number and the run is to stop there; else a warning says that the step is left out, and UserError
         that `MOST_LEFT_OUT` in a row were.
         """
-        config, accelerator, inputs = self.config, self.accelerator, (batch, teacher, step, step / self.per_epoch)
+        config, accelerator = self.config, self.accelerator
         for group in self.adamw.param_groups:
             group["lr"] = self.rate(step)
         with accelerator.accumulate(self.model), accelerator.autocast():
-            losses = self.model(*inputs)
+            losses = self.model(batch, teacher, step, step / self.per_epoch)
             losses = {term: loss * share.get(NEEDS.get(term, "captions"), 1.0) for term, loss in losses.items()}
             total = sum(config.weights[term] * loss for term, loss in losses.items())
             means = accelerator.reduce(torch.stack([*losses.values(), total]).detach().float(), "mean").tolist()
@@ -113,7 +115,7 @@ class Descent:
             if not self.wrong:
                 accelerator.backward(total)
             if self.complete:
-                self.norm = math.nan if self.wrong else self._clip(inputs)
+                self.norm = math.nan if self.wrong else self._clip(teacher, step)
             if self.wrong and config.nonfinite == "stop":
                 raise UserError(
                     f"{', '.join(self.wrong)} is no finite number in step {step}; lower the learning rate in a new "
@@ -125,13 +127,15 @@ class Descent:
                 self.adamw.zero_grad()
         return self._completed(step) if self.complete else self.losses
 
-    def _clip(self, inputs: tuple) -> float:
+    def _clip(self, teacher: Teacher | None, step: int) -> float:
         """The gradient's norm before it is clipped; `wrong` says whose gradient holds what is no finite number."""
         norm, scaler = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip).item(), self.accelerator.scaler
         sound = math.isfinite(norm) and all(p.grad is None or p.grad.isfinite() for p in self.scalars)
         if not sound and not (scaler and scaler.get_scale() >= 1):  # else fp16 may have overflowed: its scale shrinks
-            found = unsound(self.learner(*inputs), [*self.clipped, *self.scalars])
-            self.wrong = [f"the gradient of {term}" for term in found]
+            batches = (batch.to(self.accelerator.device) for batch in self.group)
+            losses = (self.learner(batch, teacher, step, step / self.per_epoch) for batch in batches)
+            found = dict.fromkeys(term for some in losses for term in unsound(some, [*self.clipped, *self.scalars]))
+            self.wrong = [f"the gradient of {term}" for term in found or ["the total"]]  # their sum's alone
             if scaler:
                 scaler.update()  # or the next step could not be unscaled
         return norm

@@ -132,6 +132,20 @@ def test_a_gradient_that_is_no_number_stops_the_run_in_its_step(gradient, says, 
     assert all(tensor.isfinite().all() for tensor in last.values())
 
 
+def test_a_gradient_of_an_earlier_micro_batch_is_named(make_vlm, tmp_path, monkeypatch):
+    plain, bad = Learner.forward, []
+
+    def forward(learner, batch, teacher, step, epoch):
+        losses = plain(learner, batch, teacher, step, epoch)
+        bad[:] = bad or [batch.image_id[0]]
+        return losses | ({"lm": NoGradient.apply(losses["lm"])} if batch.image_id[0] == bad[0] else {})
+
+    monkeypatch.setattr(Learner, "forward", forward)
+    config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, accumulate=2)
+    with pytest.raises(UserError, match="^the gradient of lm is no finite number in step 0"):
+        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+
+
 def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path, monkeypatch):
     """Above a scale of 1 it may be an overflow, which the scaler answers by a smaller one."""
     scaled(monkeypatch, 4.0, 0.5)
