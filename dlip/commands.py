@@ -259,11 +259,12 @@ def rerun(args: argparse.Namespace) -> None:
     before = again.chosen(args.records, args.name, args.seed)
     again.check_history(before)
     words = again.command(before, args.out, args.results)
+    command = shlex.join(["dlip", *words])
     kept = Run(args.out).record() if "--out" in words else {}
-    if kept and (kept["command"] != shlex.join(["dlip", *words]) or records.stands(kept, args.results)):
+    if kept and (kept["command"] != command or records.stands(kept, args.results)):
         raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
     if not args.json:
-        print("dlip", shlex.join(words))
+        print(one_line(command))
     if before.get("threads"):
         torch.set_num_threads(before["threads"])
     with contextlib.redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):
@@ -271,7 +272,7 @@ def rerun(args: argparse.Namespace) -> None:
             raise KeyboardInterrupt
         if code:
             raise UserError(f"the command of the record {before['name']} ended with a mistake, told above")
-    after = records.read(args.results)[-1]
+    after = [record for record in records.read(args.results) if record["command"] == command][-1]
     found, changed = again.difference(before, after), again.circumstances(before, after)
     if args.json:
         show(found | {"circumstances": changed}, args)
@@ -281,7 +282,7 @@ def rerun(args: argparse.Namespace) -> None:
     if found["losses"] is not None:
         print("losses", "the same to the last digit" if found["losses"] else "not the same to the last digit")
     for what, (then, now) in changed.items():
-        print(f"{what}: {then} then, {now} now")
+        print(one_line(f"{what}: {then} then, {now} now"))
 
 
 def export(args: argparse.Namespace) -> None:

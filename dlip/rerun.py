@@ -34,7 +34,8 @@ def chosen(path: str | Path, name: str | None = None, seed: int | None = None) -
 
 
 def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
-    """The words of its command, behind `dlip`, with other places for what it makes, which is called as it was."""
+    """The words of its command, behind `dlip`, with other places for what it makes, which is called as it was; a cache
+    is this machine's own."""
     words, kept = iter(shlex.split(record["command"])[1:]), []
     for word in words:
         if word in PLACES:
@@ -44,6 +45,8 @@ def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
     if kept[0] != "evaluate":
         if not any(word.partition("=")[0] == "--name" for word in kept):  # else it would be called as the folder is
             kept.append(f"--name={record['name']}")
+        if any(word.partition("=")[0] == "--cache" for word in kept):  # else it would be where it was
+            kept.append("--cache")
         kept += ["--out", str(folder)]
     return [*kept, "--results", str(results)]
 

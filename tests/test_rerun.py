@@ -1,6 +1,7 @@
 """Records made again: the same figures from the same command, and places that are kept apart."""
 
 import json
+import shlex
 from unittest.mock import Mock
 
 import pytest
@@ -9,7 +10,8 @@ from test_records import make_record
 
 from dlip import data, records
 from dlip.checkpoints import model_folder
-from dlip.cli import INTERRUPTED, main
+from dlip.cli import INTERRUPTED, main, parser
+from dlip.config import CACHE
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.files import read_json
@@ -60,6 +62,23 @@ def test_a_rerun_that_is_killed_after_its_training_goes_on(last, tmp_path, monke
     monkeypatch.setattr("dlip.learner.Learner.forward", lambda *_: pytest.fail("trained again"))
     assert main(again) == 0 and len(records.read(tmp_path / "b.jsonl")) == 1
     assert main(again) == 2 and "holds a finished run" in capsys.readouterr().err
+
+
+def test_another_process_record_is_not_taken_for_the_one_made_again(tmp_path, monkeypatch, capsys):
+    """Where both go into one file."""
+    first, both = tmp_path / "first.jsonl", tmp_path / "both.jsonl"
+    append(make_record("a", tr1=50.0, command="dlip evaluate --model a"), first)
+
+    def measured(words):
+        append(make_record("a", tr1=48.5, command=shlex.join(["dlip", *words])), both)
+        append(make_record("b", tr1=10.0, command="dlip evaluate --model b"), both)
+        return 0
+
+    words = ["rerun", str(first), "--results", str(both), "--json", "-"]
+    with monkeypatch.context() as patch:
+        patch.setattr("dlip.cli.main", measured)
+        assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["difference"]["tr1"] == -1.5
 
 
 def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, capsys):
@@ -124,6 +143,12 @@ def test_places_are_others():
     record = {"name": "n", "command": "dlip distill --out a --teacher 'b c' --results=d --json - --name n --steps 5"}
     made = ["distill", "--teacher", "b c", "--name", "n", "--steps", "5", "--out", "x", "--results", "y"]
     assert command(record, "x", "y") == made
+
+
+@pytest.mark.parametrize("typed", ["--cache /elsewhere", "--cache=/elsewhere", "--cache"])
+def test_a_cache_is_this_machines_own(typed):
+    words = command({"name": "n", "command": f"dlip distill --teacher t --size s {typed} --name n"}, "x", "y")
+    assert parser().parse_args(words).cache == CACHE
 
 
 @pytest.mark.parametrize("typed", ["", " '--name=-a b'"])
