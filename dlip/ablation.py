@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from dlip import data, experiment, records
+from dlip import data, experiment, history, records
 from dlip.checkpoints import model_folder
 from dlip.config import LATENCY_REPEATS, ModelConfig, TrainConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
@@ -148,7 +148,7 @@ def jobs(grids: Sequence[Grid], plan: Plan, seeds: int, out: str | Path, results
         for row in some.rows:
             first.setdefault(_content(row), (f"{some.name}: {row.name}", row))
     asked = [(*first[_content(row)], seed) for some in grids for seed in range(seeds) for row in some.rows]
-    made = experiment.made(plan.teacher)["seed"]
+    made = history.made(plan.teacher)["seed"]
     found = {}
     for name, row, seed in [("teacher", WHOLE, made), *asked]:
         job = Job(name, row, seed, plan, identity(row, plan), str(out), str(results))

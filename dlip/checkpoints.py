@@ -118,7 +118,7 @@ def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
     what it can (dlip/composite.py). Raises UserError where there is none of that name, or where its files or the
     several models do not fit each other.
     """
-    names = [str(name)] if Path(name).exists() else str(name).split("+")
+    names = together(name)
     found = [read_model(one) for one in names]
     for one, other in zip(names[1:], found[1:], strict=True):
         if other.tokenizer.fast.get_vocab() != found[0].tokenizer.fast.get_vocab():
@@ -130,6 +130,11 @@ def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
         with whole(Path(one)):
             meds.append(checkpoint.build(one))
     return (meds[0] if len(meds) == 1 else Composite(meds)), found[0].tokenizer
+
+
+def together(name: str | Path) -> list[str]:
+    """The names of a model's several; what is there under the whole name is one."""
+    return [str(name)] if Path(name).exists() else str(name).split("+")
 
 
 def read_model(name: str) -> "Checkpoint":

@@ -150,13 +150,13 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
-    from dlip import experiment, records
+    from dlip import experiment, history, records
     from dlip.data.vqa2 import read_answers
     from dlip.tasks import check_tasks
     from dlip.vlm import VLM
 
     if args.results:
-        experiment.made(args.model)  # before anything is measured in vain
+        history.made(args.model)  # before anything is measured in vain
     vlm, tasks = VLM.load(args.model), tuple(args.tasks.split(","))
     check_tasks(tasks)
     answers = read_answers(args.answers) if args.answers else None

@@ -12,13 +12,13 @@ import torch
 from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
-from dlip.checkpoints import model_folder, sized
 from dlip.composite import SEES
 from dlip.config import CACHE, CACHE_GB, LATENCY_REPEATS, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.errors import UserError
-from dlip.files import read_json, write_json
+from dlip.files import write_json
+from dlip.history import given, history, made
 from dlip.latency import NEEDS, compare_latency
 from dlip.memory import memory
 from dlip.model import Med
@@ -26,8 +26,7 @@ from dlip.parallel import on_main
 from dlip.precision import precision
 from dlip.records import append, new_record, stands
 from dlip.run import Run, hashed
-from dlip.schema import whole
-from dlip.start import begin, parsed
+from dlip.start import begin
 from dlip.tasks import SCORED, evaluate
 from dlip.terms import AT, HR, VLP, learnt
 from dlip.train import check_fit, train
@@ -273,7 +272,7 @@ def run(
     `results` is left as it is. Raises UserError as `train` does.
     """
     got = prepare(data=data, **asked)
-    config, kin, test, earlier = got.config, got.kin, got.test, history(got.about["start"])
+    config, kin, test, earlier = got.config, got.kin, got.test, history(given(got.about, folder))
 
     def glance(student: VLM) -> dict:
         tasks = scored(student, got.watched)  # captioning is slow: it is glanced at where there is nothing else
@@ -311,16 +310,6 @@ def run(
     return kept
 
 
-def made(model: str) -> dict:
-    """The record of the run that a model comes from. Raises UserError where none lies beside it."""
-    path = model_folder(model) / "record.json"
-    if not path.exists():
-        raise UserError(f"no record of a run lies beside {model}, to tell how it was made; leave --results out")
-    if not whole(record := read_json(path)) or "failed" in record:
-        raise UserError(f"{path} is no record of a run; take another copy of the folder")
-    return record
-
-
 def again(model: str, vlm: VLM, command: str, figures: dict, items: dict, dataset) -> dict:
     """The record of a trained model, by name and loaded, that `command` has measured once more: how it was made is in
     its history.
@@ -334,25 +323,6 @@ def again(model: str, vlm: VLM, command: str, figures: dict, items: dict, datase
     record["inputs"] = {"model": hashed(vlm), "test": dataset.fingerprint()}
     training = {key: first[key] for key in ("command", "config", "wall_s")}
     return record | {"history": [*first.get("history", []), {"folder": model, **training}]}
-
-
-def history(start: Iterable[str], after: tuple[Path, ...] = ()) -> list[dict]:
-    """The runs that a model begins at, the earliest first: {"folder", "command" (null where none was kept), "config",
-    "wall_s" (of training)}. after: folders of runs that began at it, one of which may have taken its place."""
-    found = []
-    for source in start:
-        folder = Path(sized(parsed(source)[1])[0])
-        if folder in after or not (folder / "run.json").is_file():
-            continue
-        run = Run(folder)
-        config, kept = run.config(), folder / "record.json"
-        command = made(folder)["command"] if kept.is_file() else None
-        before = config.get("start") or []
-        if not isinstance(before, list) or not all(isinstance(one, str) for one in before):
-            raise UserError(f"{folder / 'run.json'} does not say what the run began at; take another copy of it")
-        found += history(before, (*after, folder))
-        found.append({"folder": str(folder), "command": command, "config": config, "wall_s": round(run.seconds(), 1)})
-    return found
 
 
 def left_out_text(faults: dict[str, int]) -> str:

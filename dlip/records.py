@@ -23,8 +23,8 @@
 - outcomes: what the scores are the means of, each a column of float16, compressed and in base64 (`outcomes` reads it).
   In the order of the pictures measured: tr1 (0 or 1) and cider (x 100), one a picture with captions; ir1, one a
   caption; vqa (0 to 1), one a question; captions and questions, how many of them each picture has.
-- history: the runs that the model's weights begin at or, where `command` only measured it, come from, the earliest
-  first, each {"folder", "command" (null where none was kept), "config", "wall_s" (of training)}.
+- history: the runs that the model comes from, by its weights, teacher and words, or that `command` only measured, the
+  earliest first, each {"folder", "command" (null where none was kept), "config", "wall_s" (of training)}.
 - inputs: SHA-256 of the "teacher"'s weights (null for none), of the student's at the "start", of its vocabulary's
   "words", of the "data" and the "test" (their `fingerprint`); "pictures", how many it learnt from; "threads",
   "torch", "releases", "gpu", "instructions" and "code", that training began with.

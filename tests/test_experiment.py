@@ -299,36 +299,6 @@ def test_training_glances_at_val_and_never_at_test(damaged, tmp_path):
     assert prepare(data=str(tmp_path / "two"), config=config, **asked).watched.split == "test"  # there is no other
 
 
-def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for split in ("train-small", "test"):
-        monkeypatch.setitem(SPLITS, split, 8)
-    new = ["train", "--size", "scenes-student", "--tokenizer", "scenes/teacher", "--steps", "1", "--batch-size", "4"]
-    for out, start in (
-        ("lr=1/one", []), ("two", ["image=lr=1/one:0+1+2+3"]), ("three", ["two@48", "image=scenes/student"])
-    ):  # fmt: skip
-        words = [*new, *(word for part in start for word in ("--start", part)), "--out", out, "--results", "r.jsonl"]
-        assert main([*words, "--candidates", "2"]) == 0
-    one, two, three = records.read("r.jsonl")
-    assert one["history"] == []
-    for record, earlier in ((two, [one]), (three, [one, two])):
-        assert [run["command"] for run in record["history"]] == [run["command"] for run in earlier]
-        assert [run["config"]["train"]["steps"] for run in record["history"]] == [1] * len(earlier)
-        assert all(run["wall_s"] >= 0 for run in record["history"])
-    for wrong in (5, [5]):
-        run = json.loads((tmp_path / "two" / "run.json").read_text())
-        (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"start": wrong}))
-        with pytest.raises(UserError, match="run.json does not say what the run began at"):
-            experiment.history(["two"])
-
-
-def test_a_run_that_has_the_place_of_the_one_it_began_at_is_one(tmp_path):
-    run = {"start": [str(tmp_path)], "model": {}, "train": {}}
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    (found,) = experiment.history([f"image={tmp_path}/"])
-    assert found["folder"] == str(tmp_path) and found["config"] == run
-
-
 def test_other_data_to_measure_on(tmp_path):
     """Data with a training split alone are learnt from, and measured on others."""
     write_folder(tmp_path / "set", {"train": Scenes("train-small", size=8)})

@@ -1,0 +1,44 @@
+"""A record tells the runs that its model comes from."""
+
+import json
+
+import pytest
+
+from dlip import records
+from dlip.cli import main
+from dlip.data.scenes import SPLITS
+from dlip.errors import UserError
+from dlip.history import history
+
+
+def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train-small", "test"):
+        monkeypatch.setitem(SPLITS, split, 8)
+    new = ["train", "--size", "scenes-student", "--tokenizer", "scenes/teacher", "--steps", "1", "--batch-size", "4"]
+    for out, start in (
+        ("lr=1/one", []), ("two", ["image=lr=1/one:0+1+2+3"]), ("three", ["two@48", "image=scenes/student"])
+    ):  # fmt: skip
+        words = [*new, *(word for part in start for word in ("--start", part)), "--out", out, "--results", "r.jsonl"]
+        assert main([*words, "--candidates", "2"]) == 0
+    one, two, three = records.read("r.jsonl")
+    assert one["history"] == []
+    for record, earlier in ((two, [one]), (three, [one, two])):
+        assert [run["command"] for run in record["history"]] == [run["command"] for run in earlier]
+        assert [run["config"]["train"]["steps"] for run in record["history"]] == [1] * len(earlier)
+        assert all(run["wall_s"] >= 0 for run in record["history"])
+    taught = ["distill", "--teacher", "two", "--start", "lr=1/one", "--weights", "lm,hr.text", *new[1:3], *new[5:]]
+    assert main([*taught, "--out", "four", "--results", "r.jsonl", "--candidates", "2"]) == 0
+    assert [run["folder"] for run in records.read("r.jsonl")[-1]["history"]] == ["lr=1/one", "two"]  # each once
+    for wrong in (5, [5]):
+        run = json.loads((tmp_path / "two" / "run.json").read_text())
+        (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"start": wrong}))
+        with pytest.raises(UserError, match="run.json does not say what the run began at"):
+            history(["two"])
+
+
+def test_a_run_that_has_the_place_of_the_one_it_began_at_is_one(tmp_path):
+    run = {"start": [str(tmp_path)], "model": {}, "train": {}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (found,) = history([f"image={tmp_path}/"])
+    assert found["folder"] == str(tmp_path) and found["config"] == run
