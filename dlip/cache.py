@@ -323,20 +323,22 @@ def make_room(folder: Path, gb: float) -> None:
 
     One that is being filled stays; a run that reads one that is removed has it open, and goes on.
     """
-    there = (lock for lock in folder.parent.glob("*/lock") if re.fullmatch(NAME, lock.parent.name))
-    others = sorted((lock for lock in there if lock.parent != folder), key=_opened)
-    taken = {lock: sum(file.stat().st_size for file in lock.parent.glob("*.f16")) / 1e9 for lock in others}
-    for lock in others:
-        if sum(taken.values()) <= gb:
+    found = []
+    for lock in folder.parent.glob("*/lock"):
+        if lock.parent != folder and re.fullmatch(NAME, lock.parent.name):
+            with suppress(FileNotFoundError):  # where another makes room at this moment
+                size = sum(file.stat().st_size for file in lock.parent.glob("*.f16"))
+                found.append((lock.stat().st_mtime, size, lock))  # which it was opened at, to be locked
+    taken = sum(size for _, size, _ in found)
+    for _, size, lock in sorted(found):
+        if taken <= gb * 1e9:
             break
-        with own_file(lock) as file:
-            try:
+        try:
+            with own_file(lock) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(lock.parent, ignore_errors=True)
-            del taken[lock]
-
-
-def _opened(lock: Path) -> float:
-    return lock.stat().st_mtime  # as it is opened to be written
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        except FileNotFoundError:  # as above
+            pass
+        taken -= size

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.normalizers import BertNormalizer
 
-from dlip.cache import TeacherCache, locked
+from dlip.cache import TeacherCache, locked, make_room
 from dlip.checkpoints import read_tensors, write_tensors
 from dlip.config import TrainConfig
 from dlip.data import First
@@ -29,6 +29,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Distiller, Teacher
 from dlip.errors import UserError
 from dlip.features import hard_negatives
+from dlip.files import own_file
 from dlip.model import Med
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
@@ -193,6 +194,21 @@ def test_caches_opened_longest_ago_give_way(teacher, pictures, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process fills it
         fourth = opened(16, 1.1 * each)
     assert {folder.name for folder in tmp_path.iterdir()} == {"other", first.name, fourth.name}
+
+
+def test_processes_that_make_room_at_once_do_not_stumble(tmp_path, monkeypatch):
+    """Over what the other has removed: before it was looked at, or before it could be locked."""
+    gone, going, left = (tmp_path / (digit * 24) for digit in "abc")
+    for folder in (gone, going, left):
+        folder.mkdir()
+        (folder / "text.embed.f16").write_bytes(bytes(1000))
+    (gone / "lock").symlink_to("nothing")
+    for seconds, folder in enumerate((going, left)):
+        (folder / "lock").touch()
+        os.utime(folder / "lock", (0, seconds))
+    monkeypatch.setattr("dlip.cache.own_file", lambda lock: shutil.rmtree(lock.parent) or own_file(lock))
+    make_room(tmp_path / "mine", 1500 / 1e9)
+    assert left.exists() and not going.exists()
 
 
 def test_pictures_without_captions_are_refused(teacher, pictures, tmp_path):
