@@ -289,6 +289,26 @@ def test_a_damaged_index_is_made_anew(content, tmp_path):
     assert captions(Shards(tmp_path, "train")) == [["one"]] and kept.read_bytes() == whole
 
 
+def test_a_part_of_what_was_packed_is_not_taken_for_all(tmp_path):
+    """Where packing was stopped, and where one was not copied."""
+
+    class Stops(Scenes):
+        def __getitem__(self, i: int):
+            if i == 5:
+                raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(tmp_path / "stopped", {"train": Stops("train-small", size=9)}, 3)
+    with pytest.raises(UserError, match="index.json were not all packed; remove them, and pack them again"):
+        data.splits(tmp_path / "stopped")
+    write_shards(tmp_path, {"train": Scenes("train-small", size=9), "val": Scenes("val", size=2)}, 3)
+    (tmp_path / "train-00001.tar").unlink()
+    assert len(data.open(tmp_path, "val")) == 2
+    with pytest.raises(UserError, match=r"cannot read .*train-00001.tar \(No such file or directory\); copy it again"):
+        data.open(tmp_path, "train")
+
+
 def test_shards_are_called_after_splits_alone(tmp_path):
     with pytest.raises(UserError, match="a split is called '../out'; rename it"):
         write_shards(tmp_path / "shards", {"../out": Scenes("test", size=2)})

@@ -34,6 +34,7 @@ def write_shards(path: str | Path, splits: dict[str, object], pictures: int = PI
     for split in splits:
         check_split(split)
     rows = []
+    write_json(folder / INDEX, {"version": 1, "shards": None})  # lest a part be taken for all
     for split, dataset in splits.items():
         for number, first in enumerate(range(0, len(dataset), pictures)):
             places = range(first, min(first + pictures, len(dataset)))

@@ -57,16 +57,16 @@ def shards(name: str | Path) -> list[Shard]:
     if is_url(name):
         return _on_the_web(name)
     path = Path(name)
-    if path.is_dir():
-        root, files = path, _tars(path)
+    root = path if path.is_dir() else path.parent
+    known = _read_index((root / INDEX).read_bytes(), str(root / INDEX)) if (root / INDEX).is_file() else {}
+    if path.is_dir():  # of which one may be missing that the index names, as on the web
+        files = sorted({*_tars(path), *(root / label for label in known)})
     else:
         files = [Path(f) for part in braces(name) for f in (sorted(glob(part)) if has_magic(part) else [part])]
-        root = path.parent
+        if missing := [file for file in files if not file.is_file()]:
+            raise UserError(f"there is no shard {missing[0]}; check its name")
     if not files:
         raise UserError(f"there are no shards {name}; check the name, or give a folder that holds *.tar")
-    if missing := [file for file in files if not file.is_file()]:
-        raise UserError(f"there is no shard {missing[0]}; check its name")
-    known = _read_index((root / INDEX).read_bytes(), str(root / INDEX)) if (root / INDEX).is_file() else {}
     found = []
     for file in files:
         label = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
@@ -110,8 +110,10 @@ def _on_the_web(name: str) -> list[Shard]:
 def _read_index(data: bytes, where: str) -> dict[str, dict]:
     """Label -> what the index says of that shard."""
     try:
-        known = {}
-        for row in json.loads(data)["shards"]:
+        known, rows = {}, json.loads(data)["shards"]
+        if rows is None:
+            raise UserError(f"the shards beside {where} were not all packed; remove them, and pack them again")
+        for row in rows:
             counts = {noun: int(row[noun]) for noun in COUNTS}
             known[str(row["file"])] = {"split": str(row["split"]), **counts}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
