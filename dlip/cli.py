@@ -266,6 +266,10 @@ def check_places(args: argparse.Namespace) -> None:
         del asked["json"]
     if getattr(args, "dry_run", False):  # which leaves no record
         del asked["results"]
+    if asked.get("results") and (
+        odd := [word for word in args.words if word != word.encode(errors="replace").decode()]
+    ):
+        raise UserError(f"a record holds no names of bytes that are no UTF-8, as {odd[0]} has; rename it")
     for option, path in ((option, Path(path)) for option, path in asked.items() if path is not None):
         place = next(place for place in (path, *path.parents) if place.exists())
         if path.is_dir() or (place != path and not place.is_dir()):

@@ -261,6 +261,14 @@ def test_a_terminal_of_few_characters_shows_escapes(monkeypatch):
     assert main(["models"]) == 0 and screen.getvalue().startswith(b"\\xb1 caf\\udce9\n")
 
 
+def test_a_name_that_no_record_can_hold_is_refused_before_any_work(tmp_path, capsys):
+    """As Linux gives a file's name that is in another encoding than UTF-8."""
+    words = ["train", "--size", "scenes-student", "--results", str(tmp_path / "r.jsonl"), "--out"]
+    assert main([*words, str(tmp_path / "a\udcff")]) == 2
+    assert "a record holds no names of bytes that are no UTF-8, as" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_figures_take_no_place_of_what_is_no_file(tmp_path):
     assert main(["models", "--json", "/dev/null"]) == 0 and Path("/dev/null").is_char_device()
     (tmp_path / "link").symlink_to(tmp_path / "file")
