@@ -33,7 +33,7 @@ FIXED = {
     "pictures": "number of pictures",
 }  # fmt: skip
 """Inputs of a run that cannot change, in words."""
-NAMES = {"teacher": "teacher", "tokenizer": "words", "start": "start"}
+BY_NAME = {"teacher": "teacher", "tokenizer": "words", "start": "start"}
 """Names of models that a run was given, which may be others in another working directory -> the input that tells."""
 FREE = {
     "data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights",
@@ -322,7 +322,7 @@ def _compared(held: dict, asked: dict) -> tuple[list[str], list[str]]:
     others = [what for what in then if then[what] != now.get(what)]
     different = [noun for what, noun in FIXED.items() if what in others]
     innocent = [noun for what, noun in FREE.items() if what in others]
-    free = {"train.workers"} | {name for name, what in NAMES.items() if what in then and what not in others}
+    free = {"train.workers"} | {name for name, what in BY_NAME.items() if what in then and what not in others}
     then, now = (_flat({**run, "inputs": None}) for run in (held, asked))
     return sorted(name for name in {*then, *now} - free if then.get(name) != now.get(name)) + different, innocent
 

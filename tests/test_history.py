@@ -15,20 +15,22 @@ def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split in ("train-small", "test"):
         monkeypatch.setitem(SPLITS, split, 8)
-    new = ["train", "--size", "scenes-student", "--tokenizer", "scenes/teacher", "--steps", "1", "--batch-size", "4"]
+    short = (
+        "--size scenes-student --steps 1 --batch-size 4 --latency-repeats 0 --candidates 2 --results r.jsonl".split()
+    )
+    new = ["train", *short, "--tokenizer", "scenes/teacher", "--weights", "itc"]
     for out, start in (
         ("lr=1/one", []), ("two", ["image=lr=1/one:0+1+2+3"]), ("three", ["two@48", "image=scenes/student"])
     ):  # fmt: skip
-        words = [*new, *(word for part in start for word in ("--start", part)), "--out", out, "--results", "r.jsonl"]
-        assert main([*words, "--candidates", "2"]) == 0
+        assert main([*new, *(word for part in start for word in ("--start", part)), "--out", out]) == 0
     one, two, three = records.read("r.jsonl")
     assert one["history"] == []
     for record, earlier in ((two, [one]), (three, [one, two])):
         assert [run["command"] for run in record["history"]] == [run["command"] for run in earlier]
         assert [run["config"]["train"]["steps"] for run in record["history"]] == [1] * len(earlier)
         assert all(run["wall_s"] >= 0 for run in record["history"])
-    taught = ["distill", "--teacher", "two", "--start", "lr=1/one", "--weights", "lm,hr.text", *new[1:3], *new[5:]]
-    assert main([*taught, "--out", "four", "--results", "r.jsonl", "--candidates", "2"]) == 0
+    taught = ["distill", *short, "--teacher", "two", "--start", "lr=1/one", "--weights", "itc,hr.text"]
+    assert main([*taught, "--out", "four"]) == 0
     assert [run["folder"] for run in records.read("r.jsonl")[-1]["history"]] == ["lr=1/one", "two"]  # each once
     for wrong in (5, [5]):
         run = json.loads((tmp_path / "two" / "run.json").read_text())
