@@ -10,6 +10,7 @@ import torch
 
 from app import charts, guard, inputs, models, parts, work
 from dlip.efficiency import TASKS
+from dlip.errors import number_of
 from dlip.latency import compare_latency, throughput
 from dlip.memory import memory
 from dlip.plots import latency_bars, memory_bars, throughput_curves
@@ -104,10 +105,10 @@ def settings(found: Speed) -> str:
     of = found["latency"]["models"]["teacher"]
     said = [f"{of['task']}, batch {of['batch']}"]
     said += [f"{of[key]} {noun}" for key, noun in (("beams", "beams"), ("tokens", "new tokens")) if of[key]]
-    said += [f"a text of {of['text_tokens']} tokens"] if of["text_tokens"] else []
-    said += [f"{of['threads']} thread{'s' * (of['threads'] > 1)}", f"{of['device']}, {of['dtype']}"]
+    said += [f"a text of {number_of(of['text_tokens'], 'token')}"] if of["text_tokens"] else []
+    said += [number_of(of["threads"], "thread"), f"{of['device']}, {of['dtype']}"]
     said += [
-        f"{of['repeats']} rounds after {of['warmup']} to warm up, the models in turns",
+        f"{number_of(of['repeats'], 'round')} after {of['warmup']} to warm up, the models in turns",
         f"torch {torch.__version__}",
     ]
     return f"Measured: {'; '.join(said)}; random pictures and words, preprocessing apart."

@@ -13,7 +13,7 @@ from app import charts, guard, inputs, parts
 from app.shipped import MAIN, RESULTS, chosen, groups, shipped, table
 from dlip.data.scenes import Scenes
 from dlip.disagreement import items_of
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.grids import GRIDS
 from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
@@ -148,7 +148,7 @@ def show(of: Run) -> str:
     """A point's figures, command, configuration and words."""
     first = "".join(_figure(name, of["figures"][name]) for name in FIRST if name in of["figures"])
     rest = "".join(_figure(name, value) for name, value in of["figures"].items() if name not in FIRST)
-    seeds = f"{len(of['seeds'])} seed{'s' * (len(of['seeds']) > 1)}, {of['train_pictures']:,} pictures to learn from"
+    seeds = f"{number_of(len(of['seeds']), 'seed')}, {number_of(of['train_pictures'], 'picture')} to learn from"
     config = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in _settings(of["config"]))
     whole = f"<pre>{escape(json.dumps(of['config'], indent=1))}</pre>"
     return (
@@ -195,7 +195,9 @@ def _samples(samples: list[dict]) -> str:
             told += f"<li>{escape(question)} <b>{escape(answer)}</b>{wrong}</li>"
         caption = marked(sample["caption"] or "", reference.get(sample["image_id"]))
         seen = f'<p class="hint">of: {escape(about)}</p>' if image is None else parts.picture(image, about)
-        told = f"<details><summary>{len(asked)} questions</summary><ul>{told}</ul></details>" if asked else ""
+        told = (
+            f"<details><summary>{number_of(len(asked), 'question')}</summary><ul>{told}</ul></details>" if asked else ""
+        )
         out.append(f"<article>{seen}<div><p>{caption}</p>{told}</div></article>")
     return "".join(out)
 

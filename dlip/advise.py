@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.records import frame, latest, retention, sources, summary, timed_alike
 from dlip.schema import three_digits
 
@@ -54,7 +54,8 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     else:
         value, spread = f"{metric}_kept", f"{metric}_kept_sd"
     if unscored := int(within[value].isna().sum()):
-        doubts.append(f"{unscored} of {len(within)} students within the budget lack a score that is asked for")
+        within_budget = f"{number_of(len(within), 'student')} within the budget"
+        doubts.append(f"a score that is asked for is missing from {unscored} of {within_budget}")
     ranked = within.dropna(subset=[value]).sort_values([value, "params_m"], ascending=[False, True])
     if ranked.empty:
         return out

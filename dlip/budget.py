@@ -20,6 +20,7 @@ from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches
 from dlip.distillation import Teacher
+from dlip.errors import number_of
 from dlip.layers import run_layers
 from dlip.learner import Learner
 from dlip.schema import three_digits
@@ -174,8 +175,8 @@ def _held(learner: Learner, teacher: VLM | None) -> Collection[tuple[str, int]]:
 def text(found: dict) -> str:
     """A `budget` as lines for a terminal."""
     lines = [
-        f"{found['steps']:,} steps, {found['pictures']:,} pictures: {found['epochs']:.1f} epochs of "
-        f"{found['train_pictures']:,}",
+        f"{number_of(found['steps'], 'step')}, {number_of(found['pictures'], 'picture')}: "
+        f"{found['epochs']:.1f} epochs of {found['train_pictures']:,}",
         f"{found['flops']:.3g} FLOPs, forward and backward, the teacher's among them",
         f"{sum(found['memory_gb'].values()):.2f} GB of memory: "
         + ", ".join(f"{name} {size:.2f}" for name, size in found["memory_gb"].items()),

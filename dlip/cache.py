@@ -31,7 +31,7 @@ from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import square
 from dlip.distillation import Teacher
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.features import SOURCES, Features, Trace, Want
 from dlip.files import in_place, own_file, read_json, write_json
 from dlip.texts import prompted
@@ -167,8 +167,8 @@ class TeacherCache(nn.Module):
             texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
             if silent := sum(not captions for captions in texts):
                 raise UserError(
-                    f"{silent} pictures of {dataset.name} have no caption, by which the teacher's outputs are kept; "
-                    f"train without the cache"
+                    f"{dataset.name} has {number_of(silent, 'picture')} without a caption, by which the teacher's "
+                    f"outputs are kept; train without the cache"
                 ) from None
             lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
             for row, captions in zip(lengths, texts, strict=True):
@@ -241,10 +241,8 @@ class TeacherCache(nn.Module):
                 sums[place : place + 1] = [self._sums(block)]
                 write_json(state, {"filled": blocks[len(sums) - 1].stop, "crc32": sums})
         if damaged:
-            warnings.warn(
-                f"the teacher's outputs of {damaged:,} pictures in {self.folder} were damaged, and were made anew",
-                stacklevel=2,
-            )
+            whose = f"of {number_of(damaged, 'picture')} in {self.folder}"
+            warnings.warn(f"the teacher's outputs {whose} were damaged, and were made anew", stacklevel=2)
 
     def _sums(self, pictures: range) -> list[int]:
         """A checksum of each column's rows of these pictures."""

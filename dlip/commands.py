@@ -10,7 +10,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from dlip.config import CACHE, TrainConfig
-from dlip.errors import UserError, one_line
+from dlip.errors import UserError, number_of, one_line
 from dlip.files import write_out
 from dlip.terms import joins, layers, weights
 
@@ -77,7 +77,7 @@ def data(args: argparse.Namespace) -> None:
         return
     for split, row in counts.items():
         print(f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items()))
-    print(f"{len(problems)} problems" + (":" if problems else ""), *map(one_line, problems), sep="\n  ")
+    print(number_of(len(problems), "problem") + (":" if problems else ""), *map(one_line, problems), sep="\n  ")
 
 
 def data_check(args: argparse.Namespace) -> None:

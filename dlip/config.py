@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
 from typing import get_args, get_origin
 
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.terms import HR, TERMS, VLP
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -113,7 +113,9 @@ class ModelConfig:
             raise UserError(f"model.dropout is {self.dropout}; give a number from 0 to below 1")
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
-                raise UserError(f"model.{name} has {len(getattr(self, name))} numbers; give one for each of 3 colours")
+                raise UserError(
+                    f"model.{name} has {number_of(len(getattr(self, name)), 'number')}; give one for each of 3 colours"
+                )
         for name in ("image_std", "image_eps", "text_eps"):
             value = getattr(self, name)
             if not min(value if isinstance(value, tuple) else (value,)) > 0:

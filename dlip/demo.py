@@ -9,6 +9,7 @@ from dlip import data as data_sets
 from dlip import experiment
 from dlip.checkpoints import BUILT_IN
 from dlip.config import TrainConfig
+from dlip.errors import number_of
 from dlip.files import read_json
 from dlip.latency import compare_latency
 from dlip.report import finding, report, table
@@ -29,7 +30,7 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     """
     began = time.perf_counter()
     say = (lambda *_, **__: None) if quiet else print
-    say(f"A student of {steps} steps learns from scenes/teacher, on {PICTURES:,} generated pictures.")
+    say(f"A student of {number_of(steps, 'step')} learns from scenes/teacher, on {PICTURES:,} generated pictures.")
     weights = {**VLP, **dict.fromkeys(HR, 5.0), **AT, **KD}
     joins = {term: steps // 6 for term in weights if term != "hr.image"}
     joins |= dict.fromkeys(("itm", "kd.itm", "kd.vqa"), steps // 3)  # what is dear and learnt last
@@ -56,5 +57,5 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     report(records, {item.image_id: item.image for item in (test[i] for i in range(len(test)))}, folder / "report.html")
     say("", table(records), "", *finding(records), sep="\n")
     minutes = (time.perf_counter() - began) / 60
-    say(f"\nReport: {folder / 'report.html'} ({minutes:.1f} minutes on {torch.get_num_threads()} threads)")
+    say(f"\nReport: {folder / 'report.html'} ({minutes:.1f} minutes on {number_of(torch.get_num_threads(), 'thread')})")
     return records

@@ -22,6 +22,11 @@ def no_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or bool(re.search("out of memory|can't allocate memory", str(error)))
 
 
+def number_of(n: int, noun: str) -> str:
+    """`1 fault`, `2 faults`, `1,000 processes`."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "es" if noun.endswith("s") else "s")
+
+
 def one_line(text: str) -> str:
     """A text as a terminal can show it: a long one without its middle, line breaks as spaces, what does not print as
     escapes."""

@@ -16,7 +16,7 @@ from dlip.composite import SEES
 from dlip.config import CACHE, CACHE_GB, LATENCY_REPEATS, ModelConfig, TrainConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.files import write_json
 from dlip.history import given, history, made
 from dlip.latency import NEEDS, compare_latency
@@ -142,7 +142,7 @@ def scored(vlm: VLM, dataset) -> list[str]:
     found = [t for t, (task, noun) in SCORED.items() if task in vlm.med.abilities and data_sets.holds(dataset, noun)]
     if not found:
         raise UserError(
-            f"nothing that is to be learnt can be measured on {len(dataset):,} pictures of {dataset.name} "
+            f"nothing that is to be learnt can be measured on {number_of(len(dataset), 'picture')} of {dataset.name} "
             f"{dataset.split}; give a weight to itc, lm or vqa, or name other --test-data or more --eval-items"
         )
     return found

@@ -155,7 +155,9 @@ class Runner:
     def _pairs(self, part: Part, images: list, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         images, texts = several(images, "picture"), several(texts, "text")
         if len(images) not in (1, len(texts)):
-            raise UserError(f"{len(images)} pictures came with {len(texts)} texts; give one text a picture")
+            raise UserError(
+                f"pictures and texts differ in number: {len(images)} and {len(texts)}; give one text a picture"
+            )
         states = self._look(part, images, "states")
         return *self._read(texts), states.repeat(len(texts) // len(states), 0)
 

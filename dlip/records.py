@@ -70,7 +70,7 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
-from dlip.errors import UserError, one_line
+from dlip.errors import UserError, number_of, one_line
 from dlip.files import settle, write_out
 from dlip.machine import code, machine, releases
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
@@ -300,8 +300,8 @@ def _row(record: dict) -> dict:
 
 
 def _timed(latency: dict) -> str:
-    counts = [(latency.get(noun), noun) for noun in ("beams", "tokens", "threads")]
-    words = [f"{count} {noun[:-1] if count == 1 else noun}" for count, noun in counts if count]
+    counts = [(latency.get(f"{noun}s"), noun) for noun in ("beam", "token", "thread")]
+    words = [number_of(count, noun) for count, noun in counts if count]
     words = [latency.get("task"), f"batch {latency.get('batch')}", *words, latency.get("device")]
     return ", ".join(map(str, words)) if latency else ""
 
@@ -331,7 +331,7 @@ def export(df: pd.DataFrame, path: str | Path) -> None:
 def sources(df: pd.DataFrame) -> list[str]:
     """What the runs were measured on, each in words: `scenes test, 1,000 pictures`."""
     rows = df[MEASURED].drop_duplicates().itertuples(index=False)
-    return [f"{data} {split}" + (f", {count:,} pictures" if count else "") for data, split, count in rows]
+    return [f"{data} {split}" + (f", {number_of(count, 'picture')}" if count else "") for data, split, count in rows]
 
 
 def latest(df: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from dlip import plots
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.files import write_out
 from dlip.html import image_tag, marked
 from dlip.records import SAMPLES, frame, latest, retention, sources, summary, timed_alike, twin
@@ -93,10 +93,6 @@ def _gain(student: pd.Series, alone: pd.Series, scores: list[str]) -> str:
 def _listed(words: Iterable[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _cell(row: pd.Series, column: str) -> str:
@@ -225,7 +221,7 @@ def _table(rows: pd.DataFrame) -> str:
             f'<td data-head="{head}">{_cell(row, column)}<small>{_share(row, column)}</small></td>'
             for column, head in HEADS.items()
         ]
-        pictures = f"{row['train_pictures']:,} pictures, {_count(row['runs'], 'seed')}"
+        pictures = f"{number_of(row['train_pictures'], 'picture')}, {number_of(row['runs'], 'seed')}"
         name = f"<th>{_dot(row['role'], row['name'])}{escape(row['name'])}<small>{pictures}</small></th>"
         out.append(f"<tr>{name}{''.join(cells)}</tr>")
     heads = "".join(f"<th>{head}</th>" for head in HEADS.values())
@@ -268,8 +264,10 @@ def _example(picture, said: list[tuple[dict, dict]]) -> str:
     )
     questions = "".join(_question(i, said) for i in range(len(first["questions"])))
     return (
-        f'<article>{image}<div><ul class="said">{captions}</ul><details><summary>{len(first["references"])} references'
-        f'</summary><ul class="references">{references}</ul></details><dl>{questions}</dl></div></article>'
+        f'<article>{image}<div><ul class="said">{captions}</ul>'
+        f"<details><summary>{number_of(len(first['references']), 'reference')}</summary>"
+        f'<ul class="references">{references}</ul></details>'
+        f"<dl>{questions}</dl></div></article>"
     )
 
 
@@ -314,7 +312,7 @@ def _versions(records: list[dict]) -> str:
         if r["code"]["commit"]:
             code += f" ({r['code']['commit'][:10]}{', modified' if r['code']['modified'] else ''})"
         parts = (code, f"torch {r['torch']}", f"transformers {r['transformers']}", f"Python {r['python']}")
-        out[", ".join([*parts, f"{r['device']}, {_count(r['threads'], 'thread')}"])] = None
+        out[", ".join([*parts, f"{r['device']}, {number_of(r['threads'], 'thread')}"])] = None
     return "; ".join(out)
 
 

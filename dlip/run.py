@@ -17,7 +17,7 @@ from torch import nn
 from dlip import parallel, schema
 from dlip.checkpoints import checksum, read_tensors, save_model, weights, whole, write_tensors
 from dlip.config import ModelConfig, TrainConfig
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
 from dlip.machine import RELEASES, code, machine, releases
 from dlip.vlm import VLM
@@ -183,7 +183,9 @@ class Run:
         if lost > 0:
             aside = path.with_name(f"damaged-{path.name}")
             write_atomically(aside, partial(shutil.copyfile, path))  # a link of that name would lead elsewhere
-            warnings.warn(f"{lost} rows of {path} are damaged and left out; as it was it is {aside.name}", stacklevel=3)
+            warnings.warn(
+                f"left out of {path}: {number_of(lost, 'damaged row')}; as it was it is {aside.name}", stacklevel=3
+            )
 
     def _latest(self, steps: int) -> int:
         """The step of the last checkpoint that is whole, else 0; of a finished run, whose model is one, all `steps`.
@@ -252,7 +254,9 @@ class Run:
         path = self._checkpoint(step)
         tensors, about = read_tensors(path)
         if (processes := about.get("processes", 1)) != parallel.processes():
-            raise UserError(f"{path} is of {processes} processes, not {parallel.processes()}; resume it with as many")
+            raise UserError(
+                f"{path} is of {number_of(processes, 'process')}, not {parallel.processes()}; resume it with as many"
+            )
         other = UserError(f"{path} is of another step, run, model or losses; take it away, or choose another folder")
         if about.get("step") != step or about.get("run", self._asked()) != self._asked():  # older ones have no "run"
             raise other

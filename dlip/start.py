@@ -16,7 +16,7 @@ from dlip.checkpoints import locate, read_model, sized, weights, whole
 from dlip.config import ModelConfig
 from dlip.cut import cut
 from dlip.data.tokenizer import Tokenizer
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.files import read_json
 from dlip.published import on_grid
 from dlip.vlm import VLM
@@ -135,10 +135,14 @@ def _twin(name: str, depth: dict[str, int], theirs: dict[str, int], chosen: tupl
     n, m, i = depth[match[1]], theirs[match[1]], int(match[2])
     if chosen:
         if len(chosen) != n or max(chosen) >= m:
-            raise UserError(f"{match[1]} has {n} layers here and {m} in the source; choose {n} of 0 to {m - 1}")
+            raise UserError(
+                f"{match[1]} has {number_of(n, 'layer')} here and {m} in the source; choose {n} of 0 to {m - 1}"
+            )
         return f"{match[1]}.{chosen[i]}.{match[3]}"
     if n > m:
-        raise UserError(f"the source has {m} layers in {match[1]}, the model {n}; start a model that is no deeper")
+        raise UserError(
+            f"the source has {number_of(m, 'layer')} in {match[1]}, the model {n}; start a model that is no deeper"
+        )
     layer = m - 1 if n == 1 else round(i * (m - 1) / (n - 1))
     return f"{match[1]}.{layer}.{match[3]}"
 

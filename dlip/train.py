@@ -25,7 +25,7 @@ from dlip.data.collate import Collate
 from dlip.data.loader import Batches, sound, train_loader, working
 from dlip.descent import Descent
 from dlip.distillation import Distiller, Teacher
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.layers import run_layers
 from dlip.learner import Learner
 from dlip.linear import refuse_packed
@@ -88,8 +88,8 @@ def check_data(dataset, config: TrainConfig) -> None:
             raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(
-            f"{dataset.name} {dataset.split} has {len(dataset)} pictures, fewer than a batch of {config.batch_size}; "
-            f"lower the batch size"
+            f"{dataset.name} {dataset.split} has {number_of(len(dataset), 'picture')}, fewer than a batch of "
+            f"{config.batch_size}; lower the batch size"
         )
 
 

@@ -12,7 +12,7 @@ from dlip.checkpoints import load_model, save_model
 from dlip.composite import Composite
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import several, square, upright
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.generate import beam_search, generate
 from dlip.model import Med
 from dlip.precision import pack
@@ -162,5 +162,7 @@ class VLM:
 def _paired(images, texts, noun: str) -> tuple[list, list]:
     images, texts = several(images, "picture"), several(texts, noun)
     if len(images) != len(texts):
-        raise UserError(f"{len(images)} pictures came with {len(texts)} {noun}s; give one {noun} a picture")
+        raise UserError(
+            f"{number_of(len(images), 'picture')} came with {number_of(len(texts), noun)}; give one {noun} a picture"
+        )
     return images, texts

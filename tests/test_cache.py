@@ -217,7 +217,7 @@ def test_pictures_without_captions_are_refused(teacher, pictures, tmp_path):
             item = super().__getitem__(i)
             return replace(item, captions=[]) if i == 3 else item
 
-    with pytest.raises(UserError, match="1 pictures of scenes have no caption"):
+    with pytest.raises(UserError, match="scenes has 1 picture without a caption"):
         TeacherCache(tmp_path, Teacher(teacher.med), Silent(pictures, 8), collate_for(teacher))
 
 

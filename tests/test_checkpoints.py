@@ -170,7 +170,7 @@ def test_a_compressed_file_is_not_blown_up(tmp_path):
         (lambda f: break_config(f, prompt_ids=[-1]), "begins texts with the word -1 of"),
         (lambda f: break_config(f, dropout=1.5), "model.dropout is 1.5; give"),
         (lambda f: break_config(f, max_text=900), "reads 900 tokens at"),
-        (lambda f: break_config(f, image_std=[0.5]), "model.image_std has 1 numbers"),
+        (lambda f: break_config(f, image_std=[0.5]), "model.image_std has 1 number;"),
         (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": 5}), "is not whole"),
         (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": [1]}), "abilities [1"),
         (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "at most 1,000"),

@@ -133,7 +133,7 @@ def test_faulty_texts_are_named_and_skipped_or_fatal(make, captions, vqa, fault,
     path = make([picture("a.png", "one"), *captions], vqa)
     with pytest.raises(UserError) as caught:
         Folder(path, "train")
-    assert f"has 1 faults: {fault}: mend them" in str(caught.value)
+    assert f"has 1 fault: {fault}: mend what is wrong" in str(caught.value)
     folder = Folder(path, "train", on_error="skip")
     assert folder.problems == [fault]
     assert names(folder) == ["a.png"] + ["bad.png"] * kept

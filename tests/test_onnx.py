@@ -151,7 +151,7 @@ def test_one_picture_with_many_texts_and_many_words_at_most(student):
         runner.caption(paths[0])
     with pytest.raises(UserError, match="texts come in a list"):
         runner.match(paths[:1], "a red circle")
-    with pytest.raises(UserError, match="2 pictures came with 6 texts"):
+    with pytest.raises(UserError, match="pictures and texts differ in number: 2 and 6"):
         runner.match(paths[:2], questions)
 
 

@@ -328,7 +328,7 @@ def test_gain_bars_hold_gains_and_intervals():
     title = fig.layout.title.text.replace("<br>", " ")
     assert (
         title
-        == "IR@1 gains most from fusion: +3.0 [+1.0, +4.0] over no distillation; 1 of 2 gains have an interval above 0"
+        == "IR@1 gains most from fusion: +3.0 [+1.0, +4.0] over no distillation; 1 of 2 gains has an interval above 0"
     )
     assert len(gain_bars(df.assign(paper=np.nan)).data) == 1
     with pytest.raises(UserError, match="no gains"):

@@ -259,7 +259,7 @@ def test_a_cut_shard_keeps_what_is_whole(tmp_path, left):
     shard = write_tar(tmp_path / "0.tar", members)
     write_tar(tmp_path / "1.tar", {"1.jpg": jpeg(1), "1.txt": "y"})
     shard.write_bytes(shard.read_bytes()[:left])
-    with pytest.raises(UserError, match=r"0\.tar cannot be read beyond its first \d files"):
+    with pytest.raises(UserError, match=r"0\.tar cannot be read beyond its first \d files?"):
         Shards(tmp_path, "train")
     dataset = Shards(tmp_path, "train", "skip")
     dataset.verify()

@@ -264,7 +264,7 @@ def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_pat
     for torn in ('{"step": 6, "lo', "7\n", *(json.dumps(row) + "\n" for row in others)):
         (run.folder / "log.jsonl").write_text(kept + torn)
         assert log(run) == log(whole)
-    with pytest.warns(UserWarning, match="1 rows of .* are damaged and left out; as it was it is damaged-log.jsonl"):
+    with pytest.warns(UserWarning, match="left out of .*: 1 damaged row; as it was it is damaged-log.jsonl"):
         assert log(train(make_vlm(), PICTURES, SHORT, run.folder, progress=False)) == log(whole)
     assert (run.folder / "checkpoint-best.safetensors").exists()
     assert (run.folder / "damaged-log.jsonl").read_text() == kept + torn

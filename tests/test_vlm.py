@@ -117,7 +117,7 @@ def test_nothing_in_nothing_out(tiny, images):
 
 
 def test_mistakes_are_named(tiny, images, tmp_path):
-    with pytest.raises(UserError, match="4 pictures came with 1 questions"):
+    with pytest.raises(UserError, match="4 pictures came with 1 question;"):
         tiny.answer(images, ["how many?"])
     with pytest.raises(UserError, match="2 pictures came with 4 texts"):
         tiny.match(images[:2], TEXTS)

@@ -12,7 +12,7 @@ from inspect import signature
 from pkgutil import resolve_name
 from statistics import median
 
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.machine import machine
 
 BENCHES = {
@@ -91,7 +91,7 @@ def text(record: dict) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     about = ", ".join(f"{key} {value}" for key, value in record["settings"].items())
     machine = record["machine"]
-    return "\n".join([*lines, about, f"on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores"])
+    return "\n".join([*lines, about, f"on {machine['gpu'] or machine['cpu']}, {number_of(machine['cores'], 'core')}"])
 
 
 def _cell(value) -> str:

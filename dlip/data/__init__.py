@@ -4,7 +4,7 @@ import re
 import warnings
 from pathlib import Path
 
-from dlip.errors import UserError, one_line
+from dlip.errors import UserError, number_of, one_line
 
 
 class First:
@@ -64,7 +64,7 @@ def verified(dataset) -> list[str]:
     faults = dataset.problems
     if faults:
         few = one_line("; ".join(faults[:10]) + ("; ..." if len(faults) > 10 else ""))
-        left = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
+        left = number_of(len(faults), "fault")
         warnings.warn(f"of {dataset.name} {dataset.split}, {left} left out: {few}", stacklevel=3)
     return faults
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from dlip import data as data_sets
 from dlip.data.pack import stored
 from dlip.data.shards import Broken
-from dlip.errors import UserError, one_line
+from dlip.errors import UserError, number_of, one_line
 
 KINDS = {
     "missing pictures": " is missing",
@@ -84,7 +84,7 @@ def text(found: dict) -> str:
         f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
         for split, row in found["splits"].items()
     ]
-    lines.append(f"{found['shared_captions']:,} captions are said of more than one picture")
+    lines.append(f"{number_of(found['shared_captions'], 'caption')} said of more than one picture")
     for kind, sentences in found["faults"].items():
         lines.append(f"{len(sentences):,} {kind}:")
         lines += [f"  {one_line(sentence)}" for sentence in sentences[:NAMED]] + ["  ..."] * (len(sentences) > NAMED)

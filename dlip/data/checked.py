@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from dlip.data.batch import Question
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 
 T = TypeVar("T")
 SUFFIXES = {
@@ -52,7 +52,8 @@ class Checked:
         where = f"the {self.split} split of {self.where}"
         few = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
         if faults and self.on_error == "fatal":
-            raise UserError(f"{where} has {len(faults)} faults: {few}: mend them, or skip them with --on-error skip")
+            found = number_of(len(faults), "fault")
+            raise UserError(f"{where} has {found}: {few}: mend what is wrong, or skip it with --on-error skip")
         if not len(self):
             raise UserError(f"{where} has no usable picture left: {few or 'there is none in it'}")
         self.problems += faults

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dlip.data.batch import Question
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.files import write_atomically
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
@@ -175,5 +175,5 @@ def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], li
                     key = f"{folder}/{stem}" if folder else stem
                     found.append((key, suffix.lower(), member.offset_data, member.size))
     except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
-        faults.append(f"{label} cannot be read beyond its first {len(found)} files ({error})")
+        faults.append(f"{label} cannot be read beyond its first {number_of(len(found), 'file')} ({error})")
     return found, faults

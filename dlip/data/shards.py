@@ -17,7 +17,7 @@ from dlip.data.fetch import Handle, cache_folder, is_url, open_shard
 from dlip.data.samples import index, read_texts
 from dlip.data.shard_names import INDEX, shards
 from dlip.data.transforms import read_image
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 
 WINDOW = 10_000
 """Samples that are shuffled together; an epoch goes through shards in random order, one window after the other."""
@@ -44,7 +44,7 @@ class Shards(Checked):
         self.shards = [shard for shard in every if shard.split == split]
         if not self.shards:
             counted = sorted(Counter(shard.split for shard in every).items())
-            names = ", ".join(f"{other} ({count} shards)" for other, count in counted)
+            names = ", ".join(f"{other} ({number_of(count, 'shard')})" for other, count in counted)
             raise UserError(f"{name} has no split {split!r}; choose one of those it has: {names}")
         self._samples: dict[int, np.ndarray] = {}
         self._handles: dict[int, Handle] = {}

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlip.errors import number_of
+
 if TYPE_CHECKING:
     from dlip.vlm import VLM
 
@@ -43,9 +45,8 @@ def recipe(size: str = "scenes-student", **weights: float):
     from dlip.notebook.controls import weights_text
 
     said, stored = weights_text(weights), sum(params(config.preset(size)).values())
-    return Markdown(
-        f"{stored / 1e6:.2f}M parameters, {len(terms.weights(said))} loss terms: `--size {size} --weights {said}`"
-    )
+    count = number_of(len(terms.weights(said)), "loss term")
+    return Markdown(f"{stored / 1e6:.2f}M parameters, {count}: `--size {size} --weights {said}`")
 
 
 def anatomy(image: str, text: str):

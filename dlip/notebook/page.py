@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import dlip
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.files import read_json
 
 RERUN_RESULTS = "runs/notebooks/ablations.jsonl"
@@ -37,9 +37,8 @@ def opening():
         shell.set_custom_exc((UserError,), _one_sentence)
     versions = " · ".join(f"{name} {version(name)}" for name in PACKAGES)
     short = " · a short run: the live cell shows that it works, not what it can reach" * bool(os.getenv("DLIP_QUICK"))
-    return Markdown(
-        f"**dlip {dlip.__version__}** · {versions} · Python {platform.python_version()} · {os.cpu_count()} cores{short}"
-    )
+    cores = number_of(os.cpu_count(), "core")
+    return Markdown(f"**dlip {dlip.__version__}** · {versions} · Python {platform.python_version()} · {cores}{short}")
 
 
 def _show(figure) -> None:
@@ -78,9 +77,8 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
             continue
         made = [run for runs in students.values() for run in runs]
         hours = sum(run["wall_s"] for run in made) / 3600
-        print(
-            f"{name}: {len(made)} runs of {len(students)} of {len(by_row) - 1} students, {hours:.1f} hours of training"
-        )
+        runs = number_of(len(made), "run")
+        print(f"{name}: {runs} of {len(students)} of {len(by_row) - 1} students, {hours:.1f} hours of training")
     return found
 
 

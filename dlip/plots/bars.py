@@ -48,4 +48,4 @@ def _finding(df: pd.DataFrame, name: str, base: str) -> str:
     figures += [] if pd.isna(best["low"]) else [f"[{best['low']:+.1f}, {best['high']:+.1f}]"]
     what = "gains most from" if best["gain"] > 0 else "gains from no row; it loses least from"
     text = f"{name} {what} {best['name']}: {' '.join(figures).replace('-', '−')} over {base}; "
-    return text + f"{sure} of {len(df)} gains have an interval above 0"
+    return text + f"{sure} of {len(df)} gains {'has' if sure == 1 else 'have'} an interval above 0"
