@@ -9,7 +9,6 @@ from dlip.tasks import vqa
 from dlip.tasks.vqa import (
     best_answers,
     blind_baseline,
-    common_answers,
     log_likelihood,
     normalise,
     score,
@@ -85,14 +84,6 @@ def test_blind_baseline():
     assert figures["by_type"] == pytest.approx({"counting": 100, "existence": 200 / 3, "reason": 100})
     with pytest.raises(UserError, match="answered questions"):
         blind_baseline([], test)
-
-
-def test_common_answers():
-    train = [
-        item(("a", "no", ""), ("b", "yes", ""), ("c", "yes", "")),
-        Item(None, 1, [], [Question("d", ["red", "yes"])]),
-    ]
-    assert common_answers(train) == ["yes", "no", "red"] and common_answers(train, 1) == ["yes"]
 
 
 ANSWERS = ["yes", "no", "two", "red circle", "red square", "large striped red circle", "blue", "left"]

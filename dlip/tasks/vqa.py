@@ -172,12 +172,6 @@ def blind_baseline(train: Iterable[Item], test: Iterable[Item]) -> dict:
     return score([answers.most_common(1)[0][0] for answers in known], questions)[0]
 
 
-def common_answers(train: Iterable[Item], size: int = 3128) -> list[str]:
-    """The answers that `train` gives most often, the commonest first: a list to rank (BLIP's has 3,128)."""
-    counts = Counter(answer for question in answered(train) for answer in question.answers)
-    return [answer for answer, _ in counts.most_common(size)]
-
-
 def answered(items: Iterable[Item]) -> list[Question]:
     """All questions that have answers, in order."""
     return [question for item in items for question in item.questions if question.answers]
