@@ -70,7 +70,10 @@ class ImageMaps:
     """[L, H, 1+P, 1+P]: layer, head, query, key; [CLS] and patches."""
 
     def cls(self, layer: int | None = -1, head: int | None = None) -> Tensor:
-        """[g, g]: what [CLS] gives to the patches in one head, or in the mean over heads. Raises UserError as above."""
+        """[g, g]: what [CLS] gives to the patches in one head, or in the mean over heads.
+
+        layer: of the image encoder, otherwise as in `WordMaps.map`, which raises the same UserError.
+        """
         return patches(_layer(self.maps, range(len(self.maps)), layer, head)[0])
 
     def rollout(self) -> Tensor:
@@ -208,7 +211,7 @@ def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM |
     and the same against the scene's other objects ("pointing_other", "mass_other"), which is as much as a model reaches
     that looks at objects but knows no words. A map is here what goes to patches. Where a teacher is given "divergence",
     in bits, over all words and with what [CLS] gets. Beside them "chance", {"pointing", "mass"} of a map that knows
-    nothing, and "pictures" and "words", how many were measured.
+    nothing, and "pictures" and "words", how many were measured. Raises UserError where no caption names an object.
     """
     found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     pictures, grid = min(limit, len(dataset)), vlm.med.config.grid
@@ -265,8 +268,8 @@ def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200, layer: int
 def cross(med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, layers: Sequence[int]) -> list[Tensor]:
     """Cross-attention [N, H, T, 1+P] of each layer for texts [N, T] with their pictures' states [N or B, 1+P, Di].
 
-    Of B pictures each has N / B texts in a row.
-    Place t is where token t is read, or in "decoder" the step that chooses it; place 0 has no meaning there.
+    Of B pictures each has N / B texts in a row. Place t is where token t is read, or in "decoder" the step that chooses
+    it; place 0 has no meaning there.
     """
     trace = Trace(Want(layers={(source, "cross"): tuple(layers)}).layers_of(source, med.config))
     if source == "fusion":

@@ -1,6 +1,7 @@
 """What the teacher hands over: representations (hr), attention maps (at) and, beyond the paper, logits (kd).
 
-Source: Kuang et al., DLIP (arXiv 2308.12956), section 3.3. Every term is 0 for a student equal to its teacher.
+Each term is a scalar in fp32, 0 for a student equal to its teacher. Source: Kuang et al., DLIP (arXiv 2308.12956),
+section 3.3.
 """
 
 from collections.abc import Collection
@@ -44,14 +45,18 @@ class Teacher(nn.Module):
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the positions [N, T] that are no pads, in the batch of all processes; 0 where there is none."""
+    """Mean of values [N, T] over the positions that mask, bool [N, T], counts, in the batch of all processes; 0 where
+    there is none. Without a mask all count."""
     if mask is None:  # of as many values in every process
         return values.sum() / max(1, values.numel())
     return parallel.mean((values * mask).sum(), mask.sum())
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """L_HR of one source (eq. 5): 1 - cos(H_t W_t, H_s W_s), mean over tokens. Both [N, T, D]; mask bool [N, T]."""
+    """L_HR of one source (eq. 5): 1 - cos(H_t W_t, H_s W_s), mean over tokens. The paper's is the mean of four sources.
+
+    Both [N, T, D], projected already; mask bool [N, T] counts the tokens that are no pads.
+    """
     return masked_mean(1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1), mask)
 
 
@@ -75,9 +80,9 @@ def map_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Te
 
 
 def logit_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """KL from the teacher's to the student's softmax over the last dimension, mean over the rest.
+    """KL(P_t || P_s) of the softmax over the last dimension of logits [..., K], mean over the rest, mask bool [...].
 
-    Source: Hinton et al. (arXiv 1503.02531) at temperature 1.
+    Beyond the paper. Source: Hinton et al. (arXiv 1503.02531) at temperature 1.
     """
     log_p, log_q = teacher.float().log_softmax(-1), student.float().log_softmax(-1)
     return masked_mean((log_p.exp() * (log_p - log_q)).sum(-1), mask)
@@ -110,6 +115,7 @@ def map_to_grid(probs: Tensor, grid: int) -> Tensor:
 
 
 def identity_(linear: nn.Linear) -> nn.Linear:
+    """Where widths agree, the projection begins as the identity."""
     if linear.in_features == linear.out_features:
         nn.init.eye_(linear.weight)
     return linear
@@ -172,10 +178,11 @@ class Distiller(nn.Module):
         return Want(frozenset(term[3:] for term in active if term.startswith("kd.")), layers)
 
     def forward(self, student: Features, teacher: Features, terms: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Term -> loss, unweighted, of those among `terms`."""
+        """Term -> loss, unweighted, of those among `terms`. Raises KeyError where `want` was not asked for."""
         return {term: self.term(term, student, teacher) for term in self.active(terms)}
 
     def term(self, term: str, student: Features, teacher: Features) -> Tensor:
+        """The loss of one term; of `kd.itc` the mean of both directions."""
         kind, name = term.split(".")
         if kind == "hr":
             return self.representation(name, student, teacher)
@@ -188,6 +195,7 @@ class Distiller(nn.Module):
         return logit_loss(mine, other, None if labels is None else labels >= 0)
 
     def representation(self, source: str, student: Features, teacher: Features) -> Tensor:
+        """`cosine_loss` of a source's states [B, T, D], the mean over its pairs of layers."""
         mask, losses = None if source == "image" else student.text_mask(source), []
         for i, (other, mine) in enumerate(self.pairs(source)):
             h_s, h_t = student.states(source, mine), teacher.states(source, other)
@@ -201,6 +209,7 @@ class Distiller(nn.Module):
         return torch.stack(losses).mean()
 
     def attention(self, source: str, kind: str, student: Features, teacher: Features) -> Tensor:
+        """`map_loss` of a source's maps [B, H, Q, K], the mean over its pairs of layers."""
         mask, losses = student.text_mask(source), []
         for other, mine in self.pairs(source):
             a_s, a_t = student.maps(source, kind, mine), teacher.maps(source, kind, other)

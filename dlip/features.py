@@ -158,15 +158,15 @@ def hard_negatives(similarity: Tensor, image_id: Tensor) -> tuple[Tensor, Tensor
     """Pairs for ITM: the B matching ones, B pictures each with a wrong text, B texts each with a wrong picture.
 
     Wrong ones are drawn in proportion to their softmax similarity [B, B] (pictures in rows); a caption of the same
-    picture never is one. Source: ALBEF (arXiv 2107.07651), section 3.2, as BLIP uses it.
+    picture never is one. Returns rows of pictures and of texts, [3 B] each, or [B] where no two pictures differ.
+    Source: ALBEF (arXiv 2107.07651), section 3.2, as BLIP uses it.
     """
     similarity = similarity.float().nan_to_num()  # what is no number is told of by the loss
     same = image_id[:, None] == image_id[None]
     keep = (~same).float()
-    if not keep.any():  # a batch with no other picture has no negatives
-        rows = torch.arange(len(image_id), device=image_id.device)
+    rows = torch.arange(len(image_id), device=image_id.device)
+    if not keep.any():
         return rows, rows
     texts = torch.multinomial((similarity.softmax(1) + 1e-4) * keep, 1).squeeze(1)
     pictures = torch.multinomial((similarity.softmax(0).T + 1e-4) * keep, 1).squeeze(1)
-    rows = torch.arange(len(image_id), device=image_id.device)
     return torch.cat([rows, rows, pictures]), torch.cat([rows, texts, rows])

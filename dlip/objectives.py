@@ -1,5 +1,7 @@
 """The teacher's own objectives: ITC, ITM, LM (and LM of answers). Each is a named term of the loss.
 
+DLIP's L_VLP is ITC + ITM + LM. Each loss is a scalar in fp32, a mean over the batch of all processes; those that read
+`Features` raise KeyError where the batch was read without wanting their task.
 Source: Li et al., BLIP (arXiv 2201.12086), section 3.2; the momentum encoders, queue and soft labels are ALBEF's
 (arXiv 2107.07651), sections 3.2 and 3.3.
 """
@@ -23,7 +25,7 @@ def itc_targets(image_id: Tensor, queue_id: Tensor) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-sum_j targets_ij log softmax(logits)_ij, mean over rows; 0 where there is no row."""
+    """-sum_j targets_ij log softmax(logits)_ij, mean over the rows of [C, Q]; 0 where there is no row."""
     return -(targets * logits.float().log_softmax(1)).sum() / max(1, len(logits))
 
 
@@ -42,24 +44,27 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
 
 
 def itm(features: Features) -> Tensor:
-    """Cross-entropy of "match" over the matching pairs and the mined hard negatives, logits [N, 2]."""
+    """Cross-entropy of "match" over the matching pairs and the mined hard negatives: logits [N, 2], labels [N]."""
     return cross_entropy(features.logits["itm"], features.labels["itm"])
 
 
 def lm(features: Features, smoothing: float = 0.1) -> Tensor:
-    """Next word of the caption, given its picture, with label smoothing."""
+    """Next word of the caption, given its picture, with label smoothing: logits [B, T, V], labels [B, T]."""
     return cross_entropy(features.logits["lm"], features.labels["lm"], smoothing)
 
 
 def vqa(features: Features, smoothing: float = 0.1) -> Tensor:
-    """Next word of the answer, given the question read with its picture (BLIP, section 5.3: answer generation)."""
+    """Next word of the answer, given the question read with its picture: logits [N, A, V], labels [N, A].
+
+    Source: BLIP, section 5.3 (VQA as the generation of answers).
+    """
     return cross_entropy(features.logits["vqa"], features.labels["vqa"], smoothing)
 
 
 def tags(logits: Tensor, targets: Tensor) -> Tensor:
     """Which kinds of things a picture shows: binary cross-entropy, mean over logits and targets [B, K].
 
-    What pre-training on a labelled set such as ImageNet gives the paper's image encoders.
+    Beyond the paper, in place of the ImageNet weights that its image encoders begin with.
     """
     return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
@@ -98,13 +103,14 @@ class MomentumITC(nn.Module):
 
     @torch.no_grad()
     def embed(self, med: Med, batch: Batch) -> tuple[Tensor, Tensor]:
+        """ITC vectors [B, E] of pictures and captions by the averages, L2-normalised, in fp32."""
         e = self.encoders
         images = e["vision_proj"](e["vision_model"](med.normalise(batch.images))[:, 0])
         texts = e["text_proj"](e["text_encoder"](batch.ids, batch.mask)[:, 0])
-        return F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)  # [B, E] each
+        return F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
 
     def forward(self, features: Features, med: Med, batch: Batch, progress: float = 1.0) -> Tensor:
-        """progress: share of the soft labels' ramp that is done, 0 to 1.
+        """The mean of both directions. progress: share of the soft labels' ramp that is done, 0 to 1.
 
         Every process compares the C pictures and captions of all with the vectors that it holds itself, those of its
         own part of the batch and of the queue.
