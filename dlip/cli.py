@@ -1,4 +1,4 @@
-"""The commands. Each ends in an exit code: 0 done, 2 a user's mistake in one line, 130 interrupted."""
+"""The commands. Each ends in an exit code: 0 done, 2 a user's mistake in one line, 130 interrupted, 141 not read on."""
 
 import argparse
 import io
@@ -20,6 +20,7 @@ from dlip.recipes import RECIPES, spelled_out
 RESUMED = ("demo", "train", "distill", "ablate")
 """Commands that go on from a checkpoint."""
 DATA = '"scenes", a folder, shards (a folder or address of *.tar), hub:NAME, or several joined by +'
+ON_ERROR = "stop at faulty pictures and texts, or leave them out (default %(default)s)"
 
 
 class Commands(argparse.ArgumentParser):
@@ -100,8 +101,8 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("name", metavar="DATA", help=DATA)
     new.add_argument("--out", required=True, metavar="FOLDER", help="where the shards and their index go")
     new.add_argument("--splits", metavar="A,B", help="only these")
-    new.add_argument("--pictures", type=whole(1), default=1000, metavar="N", help="of a shard (default %(default)s)")
-    new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help="what a faulty item does")
+    new.add_argument("--pictures", type=whole(1), default=1000, metavar="N", help="in a shard (default %(default)s)")
+    new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help=ON_ERROR)
 
     for name, help_, example in (
         ("train", "Train a model without a teacher", "dlip train --size scenes-student --out runs/alone"),
@@ -122,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         "--beams", type=whole(1, 100), default=3, help="beams of captions and answers (default %(default)s)"
     )
     new.add_argument("--items", action="store_true", help="add every caption, answer and rank")
-    new.add_argument("--results", metavar="FILE", help="add the figures to these records, if one lies beside the model")
+    new.add_argument("--results", metavar="FILE", help="add a record; the model's own has to lie beside the model")
 
     new = command(
         commands.ablate, "Run grids of students and print the paper's tables", "dlip ablate fusion --workers 2"
@@ -130,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("grids", nargs="*", metavar="GRID", help='names of dlip/grids.py, as "modules", or all')
     new.add_argument("--seeds", type=whole(1), metavar="N", help="runs of each row (default: the grids' own, 3)")
     new.add_argument("--workers", type=whole(1), default=1, metavar="N", help="runs at a time (default %(default)s)")
-    new.add_argument("--only", action="append", default=[], metavar="ROW", help="this row (may be repeated)")
+    new.add_argument("--only", action="append", default=[], metavar="ROW", help="this row alone (may be repeated)")
     new.add_argument("--quick", action="store_true", help="minutes, not hours: shows that it works, not what it finds")
     new.add_argument("--conclusions", action="store_true", help="judge the paper's conclusions by the records")
     new.add_argument("--out", default="runs/ablate", help="folder of the runs (default %(default)s)")
@@ -189,10 +190,10 @@ def data_options(new: argparse.ArgumentParser, split: str) -> None:
     new.add_argument("--data", default="scenes", help=f"{DATA} (default %(default)s)")
     new.add_argument("--split", help=f"default: {split}")
     new.add_argument("--limit", type=int, metavar="N", help="use the first N pictures only")
-    new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help="what a faulty item does")
+    new.add_argument("--on-error", default="fatal", choices=("fatal", "skip"), help=ON_ERROR)
     new.add_argument(
         "--candidates", type=whole(0), metavar="K",
-        help="of a picture or caption, that ITM ranks anew in retrieval (default 16 of scenes, else 128)",
+        help="how many of each picture or caption ITM ranks anew in retrieval (default 16 of scenes, else 128)",
     )  # fmt: skip
     new.add_argument(
         "--latency-repeats", type=whole(0), default=LATENCY_REPEATS, metavar="N",
