@@ -164,13 +164,13 @@ def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:
     """The grids of these names ("all": every one), or their rows named in `only`. Raises UserError for an unknown."""
     grids = [some for name in names for some in (GRIDS.values() if name == "all" else [grid(name)])]
     if not grids:
-        raise UserError(f"there is no grid to run; choose of {', '.join(GRIDS)} or all")
+        raise UserError(f"there is no grid to run; choose one of {', '.join(GRIDS)} or all")
     if not only:
         return grids
     rows = {some.name: tuple(row for row in some.rows if row.name in only) for some in grids}
     if missing := [name for name in only if not any(row.name == name for some in rows.values() for row in some)]:
         listed = "; ".join(row.name for some in grids for row in some.rows)
-        raise UserError(f"there is no row {missing[0]!r} in {', '.join(rows)}; choose of {listed}")
+        raise UserError(f"there is no row {missing[0]!r} in {', '.join(rows)}; choose one of {listed}")
     return [replace(some, rows=rows[some.name]) for some in grids if rows[some.name]]
 
 

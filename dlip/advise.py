@@ -30,7 +30,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     if wrong := [most for most in budget.values() if not 0 < most < math.inf]:
         raise UserError(f"no student is within {wrong[0]:g}; give a finite positive number")
     if metric not in (*SCORES, "all"):
-        raise UserError(f"there is no metric {metric!r}; choose of {', '.join(SCORES)} or all")
+        raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(SCORES)} or all")
     found = [record for record in found if not record.get("quick")]
     df = latest(frame(found))
     if len(sources(df)) > 1:

@@ -24,7 +24,9 @@ def disagreements(
     tables = [items.get(task) for items in (teacher, student)]
     if task not in _READ or not all(tables):
         there = [name for name in _READ if teacher.get(name) and student.get(name)]
-        raise UserError(f"the two models have no items of {task!r} to compare; choose of {', '.join(there) or 'none'}")
+        raise UserError(
+            f"the two models have no items of {task!r} to compare; choose one of {', '.join(there) or 'none'}"
+        )
     theirs, ours = (list(map(_READ[task], table)) for table in tables)
     if [row[:2] for row in theirs] != [row[:2] for row in ours]:
         raise UserError("the two models were evaluated on different data; evaluate both on the same split and limit")

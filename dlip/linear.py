@@ -66,7 +66,7 @@ class Linear(nn.Linear):
 def refuse_packed(module: nn.Module) -> None:
     """Raises UserError where a layer of it is packed."""
     if any(isinstance(layer, Linear) and layer.packed is not None for layer in module.modules()):
-        raise UserError("a packed model has its weights no more and only serves; take the one that it was made from")
+        raise UserError("a packed model no longer has its weights and only serves; take the one it was made from")
 
 
 if ONEDNN:

@@ -59,7 +59,7 @@ def lower(med: Med, precision: str) -> Med:
     """The model itself, changed for good to "bf16" or "int8"; "fp32" leaves it. Raises UserError for another precision
     and for a packed model."""
     if precision not in PRECISIONS:
-        raise UserError(f"there is no precision {precision!r}; choose of {', '.join(PRECISIONS)}")
+        raise UserError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     if precision == "fp32":
         return med
     refuse_packed(med)

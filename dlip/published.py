@@ -74,7 +74,7 @@ class Checkpoint:
         med.abilities = self.abilities
         load_weights(med, self._whole(med, source))
         if wrong := [name for name, tensor in weights(med).items() if not tensor.isfinite().all()]:
-            raise UserError(f"{source} holds numbers that are none in {wrong[0]}; take another copy of it")
+            raise UserError(f"{source} holds values that are no numbers in {wrong[0]}; take another copy of it")
         return med
 
     def _whole(self, med: Med, source: str) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ RECIPES = {
 def recipe(name: str) -> Recipe:
     """Raises UserError where there is none of that name."""
     if name not in RECIPES:
-        raise UserError(f"there is no recipe {name!r}; choose of {', '.join(RECIPES)}")
+        raise UserError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
 

@@ -59,7 +59,7 @@ def _by_term(text: str, number: type) -> dict:
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if name not in GROUPS and name not in TERMS:
-            raise UserError(f"there is no loss term {name!r}; choose of {', '.join((*GROUPS, *TERMS))}")
+            raise UserError(f"there is no loss term {name!r}; choose one of {', '.join((*GROUPS, *TERMS))}")
         try:
             value = number(value or 1)
         except ValueError:

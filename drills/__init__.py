@@ -26,7 +26,7 @@ DRILLS = {
 def drill(name: str, command: str = "", **options) -> dict:
     """The record of a drill; `options` are those of its module's `run`. Raises UserError where there is none."""
     if name not in DRILLS:
-        raise UserError(f"there is no drill {name!r}; choose of {', '.join(DRILLS)}")
+        raise UserError(f"there is no drill {name!r}; choose one of {', '.join(DRILLS)}")
     run = resolve_name(f"drills.{name}:run")
     if unknown := options.keys() - signature(run).parameters:
         raise UserError(f"the drill {name} takes no {min(unknown)}; leave it out")

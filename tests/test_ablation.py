@@ -121,7 +121,7 @@ def test_choosing_rows():
     for names, rows, message in (
         ([], [], "no grid to run"),
         (["depth"], [], "no grid 'depth'"),
-        (["init"], ["VLP"], "no row 'VLP' in init; choose of from scratch"),
+        (["init"], ["VLP"], "no row 'VLP' in init; choose one of from scratch"),
     ):
         with pytest.raises(UserError, match=message):
             choose(names, rows)

@@ -50,7 +50,7 @@ def test_a_picture_is_shown_once():
 
 
 def test_what_cannot_be_compared_is_named():
-    with pytest.raises(UserError, match="no items of 'vqa' to compare; choose of caption$"):
+    with pytest.raises(UserError, match="no items of 'vqa' to compare; choose one of caption$"):
         disagreements({"caption": TEACHER["caption"]}, STUDENT, "vqa")
     # captions that are looked for are the same for both, and here they are not
     for task, fewer in (("caption", {"caption": STUDENT["caption"][:2]}), ("ir", STUDENT)):

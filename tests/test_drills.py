@@ -44,7 +44,7 @@ def test_the_outcomes_of_tests_are_read_from_what_pytest_tells(tmp_path):
 
 def test_unknown_drills_are_named(capsys):
     assert main(["earthquake"]) == 2
-    assert "there is no drill 'earthquake'; choose of " in capsys.readouterr().err
+    assert "there is no drill 'earthquake'; choose one of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

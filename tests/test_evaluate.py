@@ -85,7 +85,7 @@ def test_a_diverged_model_has_no_hits_to_show(tiny, scenes):
 def test_mistakes(tiny, scenes):
     with pytest.raises(UserError, match="atlantis"):
         dlip.evaluate(tiny, "atlantis")
-    with pytest.raises(UserError, match="no task 'ocr'; choose of retrieval, caption, vqa"):
+    with pytest.raises(UserError, match="no task 'ocr'; choose one of retrieval, caption, vqa"):
         dlip.evaluate(tiny, scenes, tasks=("ocr",))
     with pytest.raises(
         UserError, match="on mine val: the data have no captions; the data have no questions with answers$"

@@ -102,5 +102,5 @@ def test_rows_train_by_the_plan():
 
 
 def test_an_unknown_grid():
-    with pytest.raises(UserError, match="no grid 'depth'; choose of modules, fusion"):
+    with pytest.raises(UserError, match="no grid 'depth'; choose one of modules, fusion"):
         grid("depth")

@@ -135,9 +135,9 @@ def test_broken_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("?caption=words", r"names the column 'words'; choose of those it has: image, label$"),
+        ("?caption=words", r"names the column 'words'; choose one of those it has: image, label$"),
         ("", r"has no captions nor answered questions by usual names; .* of image, label$"),
-        ("?colour=red", "names 'colour', which is no option; choose of image, caption"),
+        ("?colour=red", "names 'colour', which is no option; choose one of image, caption"),
         ("?image=label&caption=label", "holds no pictures|cannot read the picture"),
     ],
 )

@@ -323,7 +323,10 @@ def test_files_that_are_no_blip_are_named(tmp_path):
         (write(other | {"text_decoder.x": torch.ones(1)}, tmp_path, "bare.pth"), "bare.pth is not whole, or no model"),
         (write({"a": 1}, tmp_path, "numbers.pth"), "no table of tensors"),
         (write(deep, tmp_path, "deep.pth"), r"3 layers of blocks\. up to number 1000000"),
-        (write(void, tmp_path, "void.pth"), "void.pth holds numbers that are none in text_encoder.embeddings.word"),
+        (
+            write(void, tmp_path, "void.pth"),
+            "void.pth holds values that are no numbers in text_encoder.embeddings.word",
+        ),
         (f"{whole}@{2**20}", "patches a side; at most 256"),
         (f"{whole}@{10**20}", "there is no model"),
         (tmp_path / "none.pth", "there is no model"),

@@ -75,7 +75,7 @@ def test_a_stage_learns_from_the_one_before(name, tmp_path, capsys):
 
 def test_mistakes_are_a_sentence(capsys):
     for words, sentence in (
-        (["--recipe", "soup"], "there is no recipe 'soup'; choose of pretrain"),
+        (["--recipe", "soup"], "there is no recipe 'soup'; choose one of pretrain"),
         (["--steps", "3", "--epochs", "2", "--size", "scenes-student"], "give one of them"),
         (["--epochs", "0", "--size", "scenes-student"], "give a positive number"),
         (["--epochs", "nan", "--size", "scenes-student"], "give a positive number"),

@@ -35,7 +35,7 @@ BENCHES = {
 def bench(name: str, command: str = "", **options) -> dict:
     """The record of a benchmark; `options` are those of its module's `run`. Raises UserError where there is none."""
     if name not in BENCHES:
-        raise UserError(f"there is no benchmark {name!r}; choose of {', '.join(BENCHES)}")
+        raise UserError(f"there is no benchmark {name!r}; choose one of {', '.join(BENCHES)}")
     run = resolve_name(f"dlip.bench.{name}:run")
     if unknown := options.keys() - signature(run).parameters:
         raise UserError(f"the benchmark {name} takes no --{min(unknown)}; leave it out")

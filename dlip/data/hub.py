@@ -154,7 +154,7 @@ def parse(name: str) -> tuple[str, dict[str, str]]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     known = (*COLUMNS, *_SETTINGS)
     if unknown := [option for option in options if option not in known]:
-        raise UserError(f"{name} names {unknown[0]!r}, which is no option; choose of {', '.join(known)}")
+        raise UserError(f"{name} names {unknown[0]!r}, which is no option; choose one of {', '.join(known)}")
     if not address:
         raise UserError(f"{name} names no data set; write hub:NAME, or hub: and a folder")
     return address, options
@@ -250,7 +250,9 @@ def _columns(names: list[str], options: dict[str, str], where: str) -> dict[str,
     found = {part: next((name for name in usual if name in names), None) for part, usual in COLUMNS.items()}
     for part in COLUMNS:
         if part in options and options[part] not in names:
-            raise UserError(f"{where} names the column {options[part]!r}; choose of those it has: {', '.join(names)}")
+            raise UserError(
+                f"{where} names the column {options[part]!r}; choose one of those it has: {', '.join(names)}"
+            )
     found |= {part: name for part, name in options.items() if part in COLUMNS}
     if found["image"] is None:
         raise UserError(

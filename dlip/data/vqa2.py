@@ -71,7 +71,7 @@ def read_answers(files: Sequence[str | Path]) -> list[str]:
                 found += filter(None, map(str.strip, Path(file).read_text().splitlines()))
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(
-                    f"the answers in {file} cannot be read ({error}); give a text with one a line"
+                    f"the answers in {file} cannot be read ({error}); give a text file with one a line"
                 ) from None
     if not found:
         raise UserError(f"there is no answer in {', '.join(map(str, files))}; give one a line, or VQA's annotations")

@@ -70,7 +70,7 @@ def evaluate(
 def check_tasks(tasks: tuple[str, ...]) -> None:
     """Raises UserError where there is no such task."""
     if unknown := set(tasks) - set(TASKS):
-        raise UserError(f"there is no task {sorted(unknown)[0]!r}; choose of {', '.join(TASKS)}")
+        raise UserError(f"there is no task {sorted(unknown)[0]!r}; choose one of {', '.join(TASKS)}")
 
 
 @contextmanager
