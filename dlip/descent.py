@@ -51,6 +51,11 @@ def unsound(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[s
     return found
 
 
+def told(wrong: list[str]) -> str:
+    """What is no finite number, in words."""
+    return f"{', '.join(wrong)} {'is no finite number' if len(wrong) == 1 else 'are no finite numbers'}"
+
+
 class Descent:
     """The steps of a run, micro-batch by micro-batch.
 
@@ -118,8 +123,8 @@ class Descent:
                 self.norm = math.nan if self.wrong else self._clip(teacher, step)
             if self.wrong and config.nonfinite == "stop":
                 raise UserError(
-                    f"{', '.join(self.wrong)} is no finite number in step {step}; lower the learning rate in a new "
-                    f"folder, or leave such steps out with --nonfinite skip"
+                    f"{told(self.wrong)} in step {step}; lower the learning rate in a new folder, or leave such steps "
+                    f"out with --nonfinite skip"
                 )
             if not self.wrong:
                 self.adamw.step()
@@ -145,11 +150,11 @@ class Descent:
         self.left_out, self.in_a_row = wrong, self.in_a_row + 1 if wrong else 0
         if self.in_a_row == MOST_LEFT_OUT:
             raise UserError(
-                f"{', '.join(wrong)} was no finite number in {MOST_LEFT_OUT} steps in a row, the last of them step "
-                f"{step}; lower the learning rate in a new folder"
+                f"{told(wrong)} in step {step}, the last of {MOST_LEFT_OUT} in a row that were left out; lower the "
+                f"learning rate in a new folder"
             )
         if wrong:
-            warnings.warn(f"{', '.join(wrong)} is no finite number in step {step}; the step is left out", stacklevel=4)
+            warnings.warn(f"{told(wrong)} in step {step}; the step is left out", stacklevel=4)
             self.learner.left_out()
             return {}
         self.learner.moved()

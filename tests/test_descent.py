@@ -8,7 +8,7 @@ from test_train import PICTURES, SHORT, Interrupted, log, scaled
 
 from dlip.checkpoints import read_tensors
 from dlip.config import TrainConfig
-from dlip.descent import learning_rate, optimiser
+from dlip.descent import learning_rate, optimiser, told
 from dlip.errors import UserError
 from dlip.learner import Learner
 from dlip.objectives import MomentumITC
@@ -95,6 +95,10 @@ def test_a_loss_that_is_no_number_stops_the_run(other, make_vlm, tmp_path):
     with pytest.raises(UserError, match="itc is no finite number in step 0"):
         train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, other: 1.0}), tmp_path, progress=False)
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model.safetensors").exists()
+
+
+def test_one_number_or_several_in_words():
+    assert told(["lm"]) == "lm is no finite number" and told(["itc", "lm"]) == "itc, lm are no finite numbers"
 
 
 class Spoilt:
@@ -189,7 +193,7 @@ def test_a_run_that_only_leaves_out_stops(make_vlm, tmp_path, monkeypatch):
     monkeypatch.setattr("dlip.descent.MOST_LEFT_OUT", 3)
     Spoilt(monkeypatch, {1, 3, 4, 5}, "lm", False)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
-    sentence = "^lm was no finite number in 3 steps in a row, the last of them step 5; lower"
+    sentence = "^lm is no finite number in step 5, the last of 3 in a row that were left out; lower"
     with pytest.warns(UserWarning, match="step 1; the step is left out"), pytest.raises(UserError, match=sentence):
         train(make_vlm(), PICTURES, config, tmp_path, progress=False)
 

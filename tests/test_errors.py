@@ -2,7 +2,7 @@
 
 import pickle
 
-from dlip.errors import LONGEST, UserError, one_line
+from dlip.errors import LONGEST, UserError, number_of, one_line
 
 
 def test_what_does_not_print_is_escaped():
@@ -13,6 +13,11 @@ def test_a_long_sentence_loses_its_middle():
     shown = one_line("there is no model " + "\0" * 5000 + "; name another")
     assert len(shown) < LONGEST + 10
     assert shown.startswith("there is no model \\x00") and shown.endswith("\\x00; name another") and " ... " in shown
+
+
+def test_counts_and_their_nouns_agree():
+    assert [number_of(n, "fault") for n in (0, 1, 2, 1000)] == ["0 faults", "1 fault", "2 faults", "1,000 faults"]
+    assert number_of(1, "process") == "1 process" and number_of(2, "process") == "2 processes"
 
 
 def test_it_survives_a_process():
