@@ -124,7 +124,7 @@ def text(advice: dict) -> str:
     """`advise`'s answer in words."""
     lines, best = [], advice["student"]
     if best:
-        seeds = f"{best['seeds']} seed{'s' if best['seeds'] > 1 else ''}"
+        seeds = number_of(best["seeds"], "seed")
         lines.append(f"Within {_budget(advice['budget'])}: {best['name']} ({best['role']}, {seeds}; {best['model']})")
         for score, name in SCORES.items():
             value, kept, spread = best["scores"][score], best["kept"][score], best["kept_sd"][score]

@@ -72,7 +72,7 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
 
 def weights(med: Med) -> dict[str, torch.Tensor]:
     """Every stored tensor once, under its first name: tied ones are not repeated. Raises UserError for a packed model,
-    which has them no more."""
+    which no longer has them."""
     refuse_packed(med)
     return dict(med.named_parameters())
 
@@ -171,8 +171,8 @@ def sized(name: str) -> tuple[str, int | None]:
 
 @contextmanager
 def whole(path: Path):
-    """Within it, what a checkpoint is found to lack or to hold in another form is a UserError; but for memory that
-    lacks."""
+    """Within it, what a checkpoint is found to lack or to hold in another form is a UserError; but not where
+    memory is short."""
     try:
         yield
     except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError) as fault:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dlip.errors import UserError
+from dlip.errors import UserError, number_of
 from dlip.plots.style import COLOURS, INK, LABELS, SYMBOLS, axis_title, error_bars, figure
 from dlip.records import sources, summary, twin
 from dlip.schema import COSTS, SCORES
@@ -135,7 +135,7 @@ def hover(row: pd.Series, cost: str, score: str) -> str:
         return f"{axis_title(column)}: {row[column]:.4g}{spread}"
 
     command = "<br>".join(map(escape, textwrap.wrap(row["command"], 42, break_on_hyphens=False)))
-    runs = f"{row['runs']} seed{'s' if row['runs'] > 1 else ''}"
+    runs = number_of(row["runs"], "seed")
     lines = [f"<b>{escape(row['name'])}</b> ({row['role']}, {runs})", said(score), said(cost)]
     return "<br>".join([*lines, escape(row["model"]), f"<i>{command}</i>"])
 
