@@ -79,7 +79,7 @@ def lower(med: Med, precision: str) -> Med:
 
 def pack(med: Med) -> Med:
     """The model itself, changed for good to be served on a CPU, in whatever precision: its larger products' weights lie
-    as those read them, once and for good. It can no more be trained, saved or moved."""
+    as those read them, once and for good. It can no longer be trained, saved or moved."""
     for module in med.modules():
         if type(module) is Linear:
             module.pack()
