@@ -40,6 +40,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], meta: dict | Non
 
 
 def checksum(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, in whatever order they come."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
@@ -223,6 +224,7 @@ def locate(name: str) -> Path:
 
 
 def built_in_models() -> list[str]:
+    """The names of the models that are shipped."""
     return sorted(str(path.parent.relative_to(BUILT_IN)) for path in BUILT_IN.glob("*/*/config.json"))
 
 

@@ -154,6 +154,7 @@ def resamples(pictures: int) -> np.ndarray:
 
 
 def judge(claim: Claim, low: float, high: float) -> str:
+    """The verdict on a claim whose effect has this interval (top of this file); NaN ends leave it open."""
     if math.isnan(low):
         return OPEN
     if claim.low < low and high < claim.high:

@@ -39,6 +39,7 @@ class VLM:
         return cls(*load_model(name), name=str(name))
 
     def save(self, folder: str | Path) -> None:
+        """A folder that `load` reads. Raises UserError where the model is packed."""
         save_model(self.med, self.tokenizer, folder)
 
     def pack(self) -> "VLM":
