@@ -300,8 +300,8 @@ def _row(record: dict) -> dict:
 
 
 def _timed(latency: dict) -> str:
-    counts = [(latency.get(f"{noun}s"), noun) for noun in ("beam", "token", "thread")]
-    words = [number_of(count, noun) for count, noun in counts if count]
+    counts = [(latency.get(noun), noun) for noun in ("beams", "tokens", "threads")]
+    words = [f"{count} {noun[:-1] if count == 1 else noun}" for count, noun in counts if count]  # of any kind
     words = [latency.get("task"), f"batch {latency.get('batch')}", *words, latency.get("device")]
     return ", ".join(map(str, words)) if latency else ""
 
