@@ -23,8 +23,8 @@ def no_memory(error: Exception) -> bool:
 
 
 def number_of(n: int, noun: str) -> str:
-    """`1 fault`, `2 faults`, `1,000 processes`."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "es" if noun.endswith("s") else "s")
+    """`1 fault`, `2 faults`, `1,000 faults`."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def one_line(text: str) -> str:

@@ -253,9 +253,9 @@ class Run:
         """
         path = self._checkpoint(step)
         tensors, about = read_tensors(path)
-        if (processes := about.get("processes", 1)) != parallel.processes():
+        if (processes := about.get("processes", 1)) != (ours := parallel.processes()):
             raise UserError(
-                f"{path} is of {number_of(processes, 'process')}, not {parallel.processes()}; resume it with as many"
+                f"{path} is of another number of processes, {processes}, not {ours}; resume it with as many"
             )
         other = UserError(f"{path} is of another step, run, model or losses; take it away, or choose another folder")
         if about.get("step") != step or about.get("run", self._asked()) != self._asked():  # older ones have no "run"

@@ -216,7 +216,7 @@ def test_another_number_of_processes_is_refused(two, tmp_path):
     teacher = models()[1]
     folder = shutil.copytree(two[0] / "parts", tmp_path / "parts")
     (folder / "config.json").unlink()  # it was killed before its end
-    with pytest.raises(UserError, match="checkpoint-00000004.safetensors is of 2 processes, not 1"):
+    with pytest.raises(UserError, match="checkpoint-00000004.safetensors is of another number of processes, 2, not 1"):
         train(changed(models()[0], dict(dropout=0.1)), PICTURES, QUEUED, folder, teacher, progress=False)
 
 
