@@ -24,7 +24,7 @@ TEACHER := train --size scenes-teacher --split train-large --role teacher --lr 2
 STUDENT := --size scenes-student --limit 1000 --questions 3 --lr 3e-3 --schedule cosine --warmup 100 --precision bf16 \
 	$(SCENES)
 
-weights: $(INSTALLED) ## train the shipped models again; the last stage of the teacher's three took 22 minutes of two cores
+weights: $(INSTALLED) ## train the shipped models again; the teacher alone takes 85 minutes of two cores
 	.venv/bin/dlip $(TEACHER) --weights tags --steps 4500 --schedule cosine --warmup 100 --out runs/scenes-teacher-labels
 	.venv/bin/dlip $(TEACHER) --start runs/scenes-teacher-labels --weights itc,lm=2,vqa=4,tags --questions 3 \
 		--steps 2400 --schedule epoch --warmup 100 --out runs/scenes-teacher-words
