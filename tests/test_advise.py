@@ -92,7 +92,10 @@ def test_without_a_teacher_one_score_still_ranks():
 
 def test_students_without_the_score_and_quick_runs_are_left_out():
     found = advise([*TEACHER, *SMALL, *student("mute", 70.0, 1.0, vqa=None)], {"params_m": 2.0}, "vqa")
-    assert found["student"]["name"] == "small" and "1 of 2 students within the budget lack" in found["cannot_tell"][0]
+    assert (
+        found["student"]["name"] == "small"
+        and "missing from 1 of 2 students within the budget" in found["cannot_tell"][0]
+    )
     quick = [r | {"quick": True} for r in LARGE]
     assert advise([*TEACHER, *SMALL, *quick], {"params_m": 2.0}, "tr1")["student"]["name"] == "small"
 
