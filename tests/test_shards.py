@@ -100,7 +100,7 @@ def test_names_of_shards_and_their_splits(tmp_path):
     for name, message in (("none-*.tar", "there are no shards"), ("none-{1..2}.tar", r"no shard .*none-1\.tar")):
         with pytest.raises(UserError, match=message):
             data.open(tmp_path / name, "train")
-    with pytest.raises(UserError, match=r"no split 'test'; .* extra \(1 shards\), train \(2 shards\), val"):
+    with pytest.raises(UserError, match=r"no split 'test'; .* extra \(1 shard\), train \(2 shards\), val"):
         data.open(tmp_path, "test")
 
 
