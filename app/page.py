@@ -83,9 +83,7 @@ def build() -> gr.Blocks:
                     examples[0].image, type="filepath", image_mode=None, format="png", label="Picture",
                     elem_id="picture", sources=["upload", "clipboard", "webcam"], alt_text="the picture asked about",
                 )  # fmt: skip
-                picture.preprocess = lambda payload: (
-                    payload and payload.path
-                )  # pictures.read opens it, with its own words
+                picture.preprocess = pictures.brought  # pictures.read opens it, with its own words
                 picture.example_payload = lambda: dict.fromkeys(("path", "url"), "picture.png") | FILE
                 thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
                 chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import gradio
 import numpy as np
+from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw
 
 from dlip.data.scenes import Scenes
@@ -32,6 +34,17 @@ class Example:
 
 class Unreadable(UserError):
     """A visitor's file is no picture, or too large a one."""
+
+
+def brought(payload: ImageData | None) -> str | None:
+    """The file of the page's picture, for `read`. Raises gr.Error for one that nobody brought and that the page never
+    showed: gradio refuses it only where a request itself marks it as a file."""
+    if payload is None or payload.path is None:
+        return None
+    if not Path(payload.path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        said = "This picture was not brought here; send its file first, as gradio_client's handle_file does."
+        raise gradio.Error(said, title="", print_exception=False)
+    return payload.path
 
 
 def read(path: str | Path | None) -> Image.Image:

@@ -166,6 +166,7 @@ class Requests:
             ("/captions", {"picture": handle_file(rng.choice(self.bad)), **models}),
             ("/captions", {"picture": handle_file(path), "teacher": TEACHER, "student": other}),
             ("/captions", {"picture": outside, **models}),
+            ("/captions", {"picture": {"path": path}, **models}),  # of the disk, and none that was brought
             ("/captions", {"picture": handle_file(path), **models, "beams": rng.choice((10**9, -1, "many"))}),
             ("/answers", long),
             ("/search", {**models, "sentence": "y" * 100_000}),

@@ -141,13 +141,15 @@ def test_nothing_else_on_the_disk_is_served(app_address, picture):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(app_address.rstrip("/") + urllib.request.quote(address, safe="/=")).read()
             assert refused.value.code in (403, 404), address
-    stolen = {"path": picture, "meta": {"_type": "gradio.FileData"}}  # a picture, but none that was brought
-    body = json.dumps({"data": [stolen, TEACHER, STUDENT, QUESTION]}).encode()
-    asked = urllib.request.Request(f"{app_address}gradio_api/call/answers", body, {"Content-Type": "application/json"})
-    event = json.load(urllib.request.urlopen(asked))["event_id"]
-    with urllib.request.urlopen(f"{app_address}gradio_api/call/answers/{event}") as stream:
-        said = stream.read().decode()
-    assert "event: error" in said and "yellow" not in said
+    for mark in ({"meta": {"_type": "gradio.FileData"}}, {"meta": {}}, {}):
+        stolen = {"path": picture, **mark}  # a picture, but none that was brought
+        body = json.dumps({"data": [stolen, TEACHER, STUDENT, QUESTION]}).encode()
+        kind = {"Content-Type": "application/json"}
+        asked = urllib.request.Request(f"{app_address}gradio_api/call/answers", body, kind)
+        event = json.load(urllib.request.urlopen(asked))["event_id"]
+        with urllib.request.urlopen(f"{app_address}gradio_api/call/answers/{event}") as stream:
+            said = stream.read().decode()
+        assert "event: error" in said and "yellow" not in said
 
 
 @pytest.mark.parametrize(
