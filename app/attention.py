@@ -139,9 +139,10 @@ def _place(layer: str, head: str) -> tuple[int | None, int | None]:
     """As `WordMaps.map` takes them."""
     places = []
     for noun, said, known in (("layer", layer, {"last": -1, "mean": None}), ("head", head, {"mean": None})):
-        if said not in known and not str(said).isdecimal():
-            raise UserError(f"there is no {noun} {said!r}; choose {', '.join(known)} or a number from 0")
-        places.append(known[said] if said in known else int(said))
+        place = known[said] if said in known else inputs.counted(said)
+        if said not in known and not isinstance(place, int):
+            raise UserError(f"there is no {noun} {said!r:.40}; choose {', '.join(known)} or a number from 0")
+        places.append(place)
     return places[0], places[1]
 
 

@@ -127,9 +127,10 @@ def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
 def rankings(picture: str, teacher: str, student: str, candidates: str) -> Rankings:
     """How well each caption, one a line, describes the picture: ITM probability and ITC similarity by both models."""
     image = pictures.read(picture)
-    texts = [inputs.text(line, "caption") for line in (candidates or "").splitlines() if line.strip()]
-    if not 1 <= len(texts) <= MOST:
-        raise UserError(f"{len(texts)} captions cannot be ranked; type 1 to {MOST}, each on a line of its own")
+    lines = [line for line in (candidates or "").splitlines() if line.strip()]
+    if not 1 <= len(lines) <= MOST:
+        raise UserError(f"{len(lines)} captions cannot be ranked; type 1 to {MOST}, each on a line of its own")
+    texts = [inputs.text(line, "caption") for line in lines]
 
     def rank(vlm: VLM) -> dict:
         (itc, itm), *taken = _timed(

@@ -1,6 +1,7 @@
 """What visitors type and choose, within its limits; a mistake names its field."""
 
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from functools import wraps
@@ -45,9 +46,9 @@ def _plain(hint: object) -> object:
 
 
 def text(words: str | None, noun: str, optional: bool = False) -> str:
-    """Control characters as spaces, and none around it. Raises UserError where it is longer than `LONGEST`, or empty
-    and not `optional`."""
-    words = " ".join((words or "").translate(CONTROLS).split())
+    """Control characters as spaces, and none around it; halves of characters as question marks, as models read them.
+    Raises UserError where it is longer than `LONGEST`, or empty and not `optional`."""
+    words = " ".join((words or "").encode(errors="replace").decode().translate(CONTROLS).split())
     if not words and not optional:
         raise UserError(f"the {noun} is empty; type one")
     if len(words) > LONGEST:
@@ -63,6 +64,11 @@ def number(value: float | None, name: str, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise UserError(f"{name} is {value!r:.40} here; {asked}")
     return value
+
+
+def counted(value: object) -> object:
+    """A number that comes as a text, as in a list of choices over the API; what is none stays what it is."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value) else value
 
 
 def whole(value: float | None, name: str, least: int, most: int) -> int:

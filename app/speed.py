@@ -63,7 +63,7 @@ def speed(
     """
     batch, beams = inputs.whole(batch, "batch", 1, BATCHES[-1]), inputs.whole(beams, "beams", 1, BEAMS)
     tokens, repeats = inputs.whole(tokens, "tokens", 1, LENGTH), inputs.whole(repeats, "repeats", 1, REPEATS)
-    sizes = (int(size) if str(size).isdecimal() else size for size in batches or ())  # over the API they are texts
+    sizes = map(inputs.counted, batches or ())
     batches = sorted({inputs.whole(size, "throughput's batch", 1, BATCHES[-1]) for size in sizes})
     with work.turns(progress) as step:
         pair = models.pair(teacher, student)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -135,7 +136,7 @@ def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
 
 def together(name: str | Path) -> list[str]:
     """The names of a model's several; what is there under the whole name is one."""
-    return [str(name)] if Path(name).exists() else str(name).split("+")
+    return [str(name)] if os.path.exists(name) else str(name).split("+")  # Path.exists fails on a long one
 
 
 def read_model(name: str) -> "Checkpoint":
@@ -166,7 +167,7 @@ def read_model(name: str) -> "Checkpoint":
 def sized(name: str) -> tuple[str, int | None]:
     """A model's name without the picture size in px behind its @, and that; what is there under the whole name has
     none."""
-    found = None if Path(name).exists() else re.fullmatch(r"(.+)@([1-9]\d{0,7})", name, re.DOTALL)
+    found = None if os.path.exists(name) else re.fullmatch(r"(.+)@([1-9]\d{0,7})", name, re.DOTALL)
     return (found[1], int(found[2])) if found else (name, None)
 
 
@@ -208,13 +209,13 @@ def locate(name: str) -> Path:
     Raises UserError where there is none.
     """
     path = BUILT_IN / name if name in built_in_models() else Path(name)
-    if path.is_file() or (path / "config.json").is_file():
+    if os.path.isfile(path) or os.path.isfile(path / "config.json"):
         return path
     owner = name.split("/")[0]
     if (
         re.fullmatch(r"(?!runs/)[\w-][\w.-]*/[\w.-]+", name)
-        and not Path(owner).exists()
-        and not (BUILT_IN / owner).exists()
+        and not os.path.exists(owner)
+        and not os.path.exists(BUILT_IN / owner)
     ):
         return hub_model(name)
     raise UserError(
@@ -231,7 +232,7 @@ def built_in_models() -> list[str]:
 def model_folder(name: str | Path) -> Path:
     """The folder of a model that dlip has written. Raises UserError where there is none."""
     folder = BUILT_IN / name if str(name) in built_in_models() else Path(name)
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         raise UserError(f"there is no model {str(name)!r}; name a run folder or one of {', '.join(built_in_models())}")
     return folder
 

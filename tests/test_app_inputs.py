@@ -23,8 +23,14 @@ def test_numbers_keep_their_fraction_unless_they_are_whole():
         inputs.whole(-1, "seed", 0, 2**31)
 
 
+def test_numbers_come_as_texts_too():
+    assert [inputs.counted(value) for value in ("16", 4, 2.5, None, "x", "²")] == [16, 4, 2.5, None, "x", "²"]
+    assert inputs.counted("9" * 5000) == "9" * 5000  # which Python reads as no number
+
+
 def test_texts_are_trimmed_and_bounded():
     assert inputs.text("  a\n \0 b\x7f ", "text") == "a b" and inputs.text(None, "question", optional=True) == ""
+    assert inputs.text("a \ud83d b", "text") == "a ? b" and inputs.text("\U0001f600", "text") == "\U0001f600"
     with pytest.raises(UserError, match="the question is empty; type one"):
         inputs.text(" \0 ", "question")
     with pytest.raises(UserError, match="the question has 1,001 characters; shorten it to 1,000"):

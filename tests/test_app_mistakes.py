@@ -236,8 +236,11 @@ def test_where_others_reach_the_page_it_is_public(monkeypatch):
 def test_what_is_typed_too_long_or_no_number_is_a_sentence(picture):
     with pytest.raises(UserError, match="a model's name of 3,000 characters is too long; give at most 1,000"):
         models.load("x" * 3000)
-    with pytest.raises(UserError, match="there is no layer '²'; choose last, mean or a number from 0"):
-        attention.self_attention(picture, "scenes/teacher", "scenes/student", teacher_layer="²")
+    with pytest.raises(UserError, match="there is no model 'xxx"):
+        models.load("x" * 900)  # no file can have the name
+    for layer in ("²", "9" * 5000):
+        with pytest.raises(UserError, match=f"there is no layer '{layer[:30]}.*; choose last, mean or a number from 0"):
+            attention.self_attention(picture, "scenes/teacher", "scenes/student", teacher_layer=layer)
 
 
 def test_a_proxy_does_not_stand_between_the_app_and_its_own_page(monkeypatch):

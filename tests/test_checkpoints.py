@@ -219,6 +219,10 @@ def test_a_run_that_is_not_there_is_not_sought_on_the_hub(tmp_path, monkeypatch)
 def test_names_of_models(tmp_path):
     with pytest.raises(UserError, match="there is no model 'scenes/nobody'"):
         model_folder("scenes/nobody")
+    for name in ("x" * 300, "x" * 300 + "@384", "\0"):  # that no file can have
+        for find in (model_folder, load_model):
+            with pytest.raises(UserError, match="there is no model '"):
+                find(name)
     with pytest.raises(UserError, match="missing"):
         read_json(tmp_path / "none.json")
     for name in built_in_models():
