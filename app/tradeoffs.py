@@ -133,7 +133,7 @@ def _number(value: float) -> float | None:
 def origin(points: list[Point], group: str = MAIN) -> str:
     """What the points are made of, in a sentence."""
     (on, *_), runs = sources(table(group)), sum(point["runs"] for point in points)
-    count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project, measured on {on}; "
+    count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project, measured on {escape(on)}; "
     count += "click a point, or choose it by name."
     if group in GRIDS:
         count = f"{GRIDS[group].question} {count} Pictures and texts are found by contrast (ITC) alone."
@@ -253,6 +253,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     with gr.HTML(html_template="@children", js_on_load=HEAR, elem_id="chart-of-runs") as heard:
         chart = gr.Plot(show_label=False, container=False, elem_id="runs")
     point = gr.Dropdown(listed(*first), value=None, label="A point of the chart", elem_id="point")
+    point.preprocess = lambda name: name  # `run` refuses what is none; gradio would after it has forgotten the session
     shown = gr.HTML(elem_id="run")
 
     def offer(group, cost, score):

@@ -26,7 +26,7 @@ SAMPLE = {"image_id": 0, "caption": "a <blue> star", "references": ["a star"],
           "questions": ["what shape?", "how many?"], "answers": ["star", "<2>"], "truth": ["star", "1"]}  # fmt: skip
 
 
-OTHERS = ["scenes val", "scenes test, 1 picture"]
+OTHERS = ["scenes <val>", "scenes test, 1 picture"]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def records(tmp_path, monkeypatch) -> list[dict]:
         make_record("short", tr1=99.0) | {"quick": True},
     ]
     made += [
-        make_record("far", tr1=99.0) | {"split": "val"},
+        make_record("far", tr1=99.0) | {"split": "<val>"},
         make_record("row", tr1=99.0) | {"ablation": {"hash": "x"}},
     ]
     few = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "image_id": 0}], "caption": [], "vqa": []}
@@ -121,8 +121,10 @@ def test_mistakes_are_sentences(records):
 
 def test_runs_measured_on_something_else_are_a_group_of_their_own(records):
     assert [p["name"] for p in page.tradeoffs(OTHERS[0], score="tr1")] == ["far"]
-    assert "measured on scenes val; " in page.origin(page.tradeoffs(OTHERS[0], score="tr1"), OTHERS[0])
+    assert "measured on scenes &lt;val&gt;; " in page.origin(page.tradeoffs(OTHERS[0], score="tr1"), OTHERS[0])
     assert page.run("far", OTHERS[0])["figures"]["tr1"] == 99.0
+    (point,) = [part for part in build().blocks.values() if getattr(part, "elem_id", None) == "point"]
+    assert point.preprocess("far") == "far"  # also where gradio has forgotten which points it has shown
 
 
 def test_an_axis_that_a_group_has_no_figures_for_gives_way_to_one_that_it_has(records):
