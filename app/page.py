@@ -153,7 +153,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
     models.fix(names or (list(shipped) if share or public() else None))
     for name in models.first():
         models.load(name)
-    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
+    with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
         page = build().queue(max_size=WAITING, api_open=False)
         gate.fair(page._queue)
@@ -188,14 +188,17 @@ def public() -> bool:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends what is done here as Ctrl-C does, so that nothing of it is left behind, with the exit code 143."""
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP where it is not ignored (a closed terminal), end what is done here as Ctrl-C does, so that
+    nothing of it is left behind, with the exit codes 143 and 129."""
 
     def end(number: int, _) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -19,7 +19,7 @@ from dlip.errors import UserError
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_the_app_ends_in_the_middle_of_work_and_leaves_no_pictures(number, code, picture, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with served() as (address, app):
