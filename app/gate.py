@@ -3,20 +3,24 @@ address from which the server would fetch a file."""
 
 import asyncio
 import json
+import logging
 import re
 import resource
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import wraps
+from urllib.parse import urlsplit
 
 import gradio as gr
 import uvicorn
 from gradio import processing_utils
 from gradio.queueing import Event, Queue
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from app.room import Room
 
@@ -30,11 +34,23 @@ EACH = b"content-disposition"
 UPLOAD = "/gradio_api/upload"
 ENDS = ("/gradio_api/cancel", "/gradio_api/reset")
 WAYS = re.compile(
-    r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon(/.+)?|(assets|static)/.+)?"
+    r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon|(assets|static)/.+)?"
     r"|/gradio_api/(info|openapi\.json|startup-events|app_id|theme\.css|(call|run|api|heartbeat)/.+|queue/(join|data)|cancel"
     r"|reset|upload|upload_progress|file=/.+)"
 )
 """What the page and users of the API ask for. Others of gradio's ways keep files, run programs or fetch addresses."""
+BEHIND = 1000
+"""Characters behind a way's "?" at most: gradio remembers some."""
+OWN = ("127.0.0.1", "localhost", "::1")
+"""Names by which only this machine's users reach it."""
+STRANGE = (
+    "Here any model can be named, so that only localhost is answered; to serve others, start `dlip app --models NAMES`."
+)
+AT_ONCE = 1000
+"""Requests of an address that may be open at once; a page has up to six."""
+MANY = f"Your address has {AT_ONCE:,} requests open already; end some."
+UNKNOWN = "There is no endpoint of this name; those that there are stand under gradio_api/info."
+FAILED = "This did not work, and the reason is in the program's log; try it in another way."
 FULL = "There is no room for more pictures now; try again in an hour."
 PATIENCE_S = 30
 """Seconds that the next part of a body may take to come, and a request's head from a connection's beginning on."""
@@ -46,6 +62,79 @@ OPEN = 16_384
 """Connections and files that may be open at once, where the system admits as many."""
 
 
+class Own:
+    """ASGI middleware that answers only those who call this machine by its own name: a name of another page's host may
+    lead here too, and by it that page could ask in a visitor's browser for whatever its visitor may."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        own = scope["type"] != "http" or _hostname(Headers(scope=scope).get("host", "")) in OWN
+        await (self.app if own else PlainTextResponse(STRANGE, 403))(scope, receive, send)
+
+
+def _hostname(host: str) -> str | None:
+    with suppress(ValueError):
+        return urlsplit(f"//{host}").hostname
+
+
+class Told:
+    """ASGI middleware: what gradio fails on is a sentence for the visitor, and a line in the log."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        head = None
+
+        async def noted(message):
+            nonlocal head
+            head = message.get("headers", head)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except Exception as error:
+            if head is None:
+                return await JSONResponse(*_failed(scope["path"], error))(scope, receive, send)
+            if b"content-length" in dict(head):
+                raise
+            _log(scope["path"], error)  # of a stream, whose last message is what is wrong
+            await send({"type": "http.response.body"})
+
+
+def _failed(way: str, error: Exception) -> tuple[dict, int]:
+    """What is answered, and its status."""
+    if way.startswith("/gradio_api/call/v2/") and isinstance(error, KeyError | TypeError):  # with arguments by name
+        return ({"detail": UNKNOWN}, 404) if isinstance(error, KeyError) else ({"detail": str(error)}, 422)
+    _log(way, error)
+    return {"detail": FAILED}, 500
+
+
+def _log(way: str, error: Exception) -> None:
+    logging.getLogger("app").error("%.200r failed: %.500r", way, error)
+
+
+class Shared:
+    """ASGI middleware that refuses an address with 429 while `AT_ONCE` of its requests are open."""
+
+    def __init__(self, app):
+        self.app, self.open = app, Counter()
+
+    async def __call__(self, scope, receive, send):
+        host = (scope.get("client") or [""])[0]
+        if self.open[host] >= AT_ONCE:
+            return await PlainTextResponse(MANY, 429)(scope, receive, send)
+        self.open[host] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.open.subtract([host])
+            if not self.open[host]:
+                del self.open[host]
+
+
 class Narrow:
     """ASGI middleware that knows only `WAYS`; what asks for another gets 404."""
 
@@ -53,7 +142,9 @@ class Narrow:
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        known = scope["type"] != "http" or WAYS.fullmatch(scope["path"])
+        known = scope["type"] != "http" or (
+            WAYS.fullmatch(scope["path"]) and len(scope.get("query_string", b"")) <= BEHIND
+        )
         await (self.app if known else PlainTextResponse("Not Found", 404))(scope, receive, send)
 
 
@@ -200,12 +291,13 @@ async def no_address(url: str, cache_dir: str) -> str:
     raise gr.Error(said, title="", print_exception=False)
 
 
-def shut() -> list[Middleware]:
+def shut(own: bool = False) -> list[Middleware]:
     """Shuts the gate; the page is to be served with this middleware. Connections that stay open and say nothing shut
-    nobody out before there are `OPEN` of them, where a shell's limit is often 1,024."""
+    nobody out before there are `OPEN` of them, where a shell's limit is often 1,024. own: whether only this machine's
+    own users are let in."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN if most == resource.RLIM_INFINITY else min(OPEN, most)
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     processing_utils.async_ssrf_protected_download = no_address
-    return [Middleware(Narrow), Middleware(Bounded), Middleware(Named)]
+    return [Middleware(each) for each in (*[Own] * own, Told, Shared, Narrow, Bounded, Named)]

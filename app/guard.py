@@ -129,6 +129,25 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
+def legible(page: gr.Blocks) -> None:
+    """What of a request's inputs gradio itself cannot make anything of is one sentence too."""
+    read = page.preprocess_data
+
+    @wraps(read)
+    async def told(function, inputs, *rest, **named):
+        try:
+            return await read(function, inputs, *rest, **named)
+        except Exception as error:
+            if isinstance(error, gr.Error) and not error.print_exception:  # said by this app
+                raise
+            few = f"{len(inputs)} values came, and {len(function.inputs)} are needed"
+            said = few if len(inputs) < len(function.inputs) else "a value is none that its field takes"
+            said = f"{said}; look under gradio_api/info, and send a picture's file first, as gradio_client does"
+            raise gr.Error(sentence(said), duration=DURATION, title="", print_exception=False) from None
+
+    page.preprocess_data = told
+
+
 def endpoint(function: Callable, inputs: list, long: bool = False, line: dict | None = None) -> None:
     """Makes a pure function callable over the API by its own name, its docstring and return type as documentation.
 

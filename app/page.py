@@ -46,6 +46,7 @@ from app import (
     search,
     speed,
     theme,
+    traces,
     tradeoffs,
 )
 from dlip.errors import UserError
@@ -60,8 +61,6 @@ TABS = {
 }
 WAITING = 128
 """Visitors in the queue, after whom the next ones are asked to come back."""
-LOCAL = ("127.0.0.1", "localhost", "::1")
-"""Addresses that only this machine's users reach."""
 FILE = {"meta": {"_type": "gradio.FileData"}}
 """How gradio marks a file."""
 TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and saves</p>"
@@ -157,12 +156,15 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
         os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
         page = build().queue(max_size=WAITING, api_open=False)
         gate.fair(page._queue)
-        os.environ["NO_PROXY"] = ",".join(filter(None, [os.getenv("NO_PROXY"), os.getenv("no_proxy"), *LOCAL[:2]]))
+        traces.bounded(page)
+        guard.legible(page)
+        os.environ["NO_PROXY"] = ",".join(filter(None, [os.getenv("NO_PROXY"), os.getenv("no_proxy"), *gate.OWN[:2]]))
         try:
             page.launch(
                 server_port=port, share=share, quiet=True, prevent_thread_lock=True, ssr_mode=False, run_history=False,
                 theme=theme.theme(), css=theme.css(), head=theme.HEAD + theme.STREAM, favicon_path=theme.ICON,
-                footer_links=["api"], max_file_size=gate.FILE, app_kwargs={"middleware": gate.shut()},
+                footer_links=["api"], max_file_size=gate.FILE, state_session_capacity=traces.SESSIONS,
+                app_kwargs={"middleware": gate.shut(own=not models.fixed())},
             )  # fmt: skip
         except (OSError, OverflowError):
             raise UserError(
@@ -184,7 +186,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
 def public() -> bool:
     """Whether others than this machine's users reach the page: as a Space, or where GRADIO_SERVER_NAME is an address
     that is not this machine's own."""
-    return "SPACE_ID" in os.environ or os.environ.get("GRADIO_SERVER_NAME", LOCAL[0]) not in LOCAL
+    return "SPACE_ID" in os.environ or os.environ.get("GRADIO_SERVER_NAME", gate.OWN[0]) not in gate.OWN
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -283,3 +284,51 @@ def test_as_many_may_be_connected_as_the_system_admits():
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(gate.OPEN, before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_an_address_has_a_number_of_requests_open_and_others_are_served_meanwhile(monkeypatch):
+    monkeypatch.setattr(gate, "AT_ONCE", 2)
+    done, said = asyncio.Event(), []
+
+    async def stream(scope, receive, send):
+        await send("begun")
+        await done.wait()
+
+    async def send(message):
+        said.append(message if isinstance(message, str) else message.get("status", message.get("body")))
+
+    async def visit():
+        shared = gate.Shared(stream)
+        asked = [asyncio.create_task(shared({"type": "http", "client": (host, 1)}, None, send)) for host in "aaab"]
+        await asyncio.wait(asked, timeout=0.1)
+        assert said == ["begun", "begun", 429, gate.MANY.encode(), "begun"]
+        done.set()
+        await asyncio.gather(*asked)
+        assert not shared.open
+        await shared({"type": "http", "client": ("a", 1)}, None, send)
+
+    alone(visit())
+    assert said[-1] == "begun"
+
+
+async def breaks(request):
+    raise ZeroDivisionError("/secret\n\x1b[31m")
+
+
+async def breaks_off(request):
+    async def parts():
+        yield "what is wrong"
+        raise ZeroDivisionError
+
+    return StreamingResponse(parts())
+
+
+def test_what_breaks_is_a_sentence_and_one_line_in_the_log(caplog):
+    routes = [Route("/", breaks), Route("/off", breaks_off), Route("/well", echo)]
+    client = TestClient(Starlette(routes=routes, middleware=[Middleware(gate.Told)]))
+    assert client.get("/well").text == "0 bytes" and not caplog.records
+    answer = client.get("/")
+    assert (answer.status_code, answer.json()) == (500, {"detail": gate.FAILED})
+    assert client.get("/off").text == "what is wrong"
+    assert [record.exc_info for record in caplog.records] == [None, None]
+    assert all(record.getMessage().isprintable() for record in caplog.records)

@@ -1,0 +1,97 @@
+"""Requests as they come over the wire that cannot be answered: each gets a sentence, and the log no traceback."""
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from app.gate import STRANGE, UNKNOWN
+from app.served import served
+
+TEACHER, STUDENT = "scenes/teacher", "scenes/student"
+FILE = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> tuple[str, Path]:
+    """Where an app with a list of models listens, and its log."""
+    log = tmp_path_factory.mktemp("app") / "log"
+    with open(log, "w") as errors, served("--models", f"{TEACHER},{STUDENT}", errors=errors) as (address, _):
+        yield address, log
+
+
+def ask(address: str, way: str, body: dict | None = None, **headers: str) -> tuple[int, str]:
+    """The status and the text of what is answered; the body goes as JSON."""
+    sent = None if body is None else json.dumps(body).encode()
+    asked = urllib.request.Request(address + way, sent, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
+
+
+API = "gradio_api/"
+
+
+@pytest.mark.parametrize(
+    ("way", "body", "status", "said"),
+    [
+        ("call/nothing", {"data": []}, 404, UNKNOWN),
+        ("call/v2/nothing", {}, 404, UNKNOWN),
+        ("call/v2/search", {"teachr": TEACHER}, 422, "teachr"),
+        ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "mine"}, 404, UNKNOWN),
+        ("queue/join", {"data": [], "fn_index": 1, "session_hash": "x" * 65}, 400, "longer than 64 characters"),
+        ("queue/data?session_hash=nobody", None, 200, '"session_not_found":true'),
+        ("call/search/nobody", None, 200, "event: error"),
+        ("upload_progress?upload_id=" + "x" * 1000, None, 404, "Not Found"),
+        ("../pwa_icon/100000", None, 404, "Not Found"),
+    ],
+)
+def test_what_is_asked_wrongly_is_told_so(way, body, status, said, app):
+    address, log = app
+    assert (found := ask(address, API + way, body))[0] == status and said in found[1]
+    assert log.read_text().count("\n") <= 2 and "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([TEACHER], "1 values came, and 4 are needed"),
+        (["picture.png", TEACHER, STUDENT, "what?"], "A value is none that its field takes"),
+        ([5, TEACHER, STUDENT, "what?"], "A value is none that its field takes"),
+        ([{"path": "/etc/passwd", **FILE}, TEACHER, STUDENT, "what?"], "A value is none that its field takes"),
+    ],
+)
+def test_values_that_gradio_cannot_read_are_told_of(values, said, app):
+    address, log = app
+    status, answer = ask(address, f"{API}call/answers", {"data": values})
+    told = ask(address, f"{API}call/answers/{json.loads(answer)['event_id']}")[1]
+    assert status == 200 and said in told and "gradio_api/info" in told
+    assert "Traceback" not in log.read_text()
+
+
+def test_half_a_character_is_read_as_a_question_mark(app, picture):
+    """A page's own request: its answer holds the caption again, as UTF-8."""
+    address, log = app
+    config = json.loads(ask(address, "config")[1])
+    (rank,) = [one["id"] for one in config["dependencies"] if one["api_name"] == "rankings"]
+    form = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.png"\r\n\r\n%s\r\n--b--\r\n'
+    sent = urllib.request.Request(f"{address}{API}upload", form % Path(picture).read_bytes(),
+                                  {"Content-Type": "multipart/form-data; boundary=b"})  # fmt: skip
+    (path,) = json.load(urllib.request.urlopen(sent))
+    values = [{"path": path, **FILE}, TEACHER, STUDENT, "a red \ud83d star"]
+    ask(address, f"{API}queue/join", {"data": values, "fn_index": rank, "session_hash": "mine"})
+    told = ask(address, f"{API}queue/data?session_hash=mine")[1]
+    assert '"success":true' in told and "a red ? star" in told and "Traceback" not in log.read_text()
+
+
+def test_where_any_model_can_be_named_only_this_machine_s_own_names_are_answered(app_address, app):
+    port = app_address.rstrip("/").rpartition(":")[2]
+    for name in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST"):
+        assert ask(app_address, "config", Host=f"{name}:{port}")[0] == 200
+    for name in ("rebound.example", "localhost.example", "10.0.0.1", "[", ""):
+        assert ask(app_address, "config", Host=f"{name}:{port}") == (403, STRANGE)
+    assert ask(app[0], "config", Host="rebound.example")[0] == 200
