@@ -1,0 +1,29 @@
+"""What several events show in one place, in a browser: the answer to the last one stays, whatever comes when."""
+
+from test_app_browser import captions, wait_for, write
+
+from app import pictures
+
+TEACHER, STUDENT = "scenes/teacher", "scenes/student"
+LATE = """const now = window.fetch
+window.late = []
+window.fetch = async (...asked) => {
+    if (String(asked[0]).includes("/queue/join")) await new Promise(done => setTimeout(done, window.late.shift() ?? 0))
+    return now(...asked)
+}"""
+"""Requests leave so many milliseconds late: the first one, the second one, and so on."""
+
+
+def test_an_earlier_answer_that_comes_later_does_not_take_the_place_of_the_last_one(open_page):
+    page, image = open_page(script=LATE), pictures.examples()[0].image
+    short, whole = (captions(image, TEACHER, STUDENT, num_beams=1, max_new_tokens=length) for length in (4, 30))
+    assert short != whole
+    page.get_by_role("button", name="Beams, length and seed").click()
+    page.evaluate("window.late = [6000]")
+    page.get_by_text("greedy", exact=True).click()  # asks for the whole caption
+    write(page.get_by_label("number input for Length"), "4")
+    page.locator("#say").click()
+    wait_for(page, "captions", short)
+    page.wait_for_timeout(8000)  # until both are answered
+    assert page.evaluate("window.late.length") == 0
+    wait_for(page, "captions", short)
