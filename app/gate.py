@@ -227,7 +227,7 @@ async def name(queue: Queue, body: bytes) -> bytes:
     while known is None:
         of_kind = (key for key, event in queue.event_ids_to_events.items() if event.alive and _kind(event) == kind)
         known = next(of_kind, "" if asyncio.get_running_loop().time() > end else None)
-        await asyncio.sleep(0.02 * (known is None))
+        await asyncio.sleep(0.1 * (known is None))  # of many who ask, too, others notice little
     if kind == (None, None):  # a reset, of which gradio makes nothing
         return json.dumps(asked | {"event_id": known}).encode()
     for event in (event for key, event in queue.event_ids_to_events.items() if key == known):

@@ -1,5 +1,6 @@
 """What the app does with visitors' mistakes: any picture is read, each fault is one sentence, nothing old stays."""
 
+import importlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import app
 import dlip
 from app import attention, compare, disagreements, guard, models, parts, search
 from app.page import build, public, serve
@@ -241,6 +243,13 @@ def test_what_is_typed_too_long_or_no_number_is_a_sentence(picture):
     for layer in ("²", "9" * 5000):
         with pytest.raises(UserError, match=f"there is no layer '{layer[:30]}.*; choose last, mean or a number from 0"):
             attention.self_attention(picture, "scenes/teacher", "scenes/student", teacher_layer=layer)
+
+
+def test_gradio_s_settings_for_other_apps_open_nothing_here(monkeypatch):
+    for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_DEBUG"):
+        monkeypatch.setenv(name, "1")
+        importlib.reload(app)
+        assert name not in os.environ
 
 
 def test_a_proxy_does_not_stand_between_the_app_and_its_own_page(monkeypatch):

@@ -107,7 +107,7 @@ def test_mistakes_are_sentences(records):
     for call, said in (
         (
             lambda: page.tradeoffs("all grids"),
-            "no runs called 'all grids'; choose one of playground; scenes val; ",
+            "no runs called 'all grids'; choose one of playground; scenes <val>; ",
         ),
         (lambda: page.tradeoffs(page.MAIN, "tr1"), "'tr1' cannot be an axis"),
         (lambda: page.tradeoffs(page.MAIN, "params_m", "spice"), "choose other axes"),
