@@ -1,28 +1,23 @@
-"""What a request may ask and bring: only the page's own ways, a part of the queue, no head or body without end, and no
-address from which the server would fetch a file."""
+"""What a request may ask and bring: only the page's own ways, no body without end, and no address from which the server
+would fetch a file."""
 
 import asyncio
-import json
 import logging
 import re
 import resource
-import time
-from collections import Counter
 from contextlib import suppress
-from functools import wraps
 from urllib.parse import urlsplit
 
 import gradio as gr
-import uvicorn
 from gradio import processing_utils
-from gradio.queueing import Event, Queue
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
+from app.cancel import Named
 from app.room import Room
+from app.shares import Shared
 
 BODY = 4 << 20
 FILE = 20 << 20
@@ -32,7 +27,6 @@ FILES = 8
 EACH = b"content-disposition"
 """What the head of each file in a request has."""
 UPLOAD = "/gradio_api/upload"
-ENDS = ("/gradio_api/cancel", "/gradio_api/reset")
 WAYS = re.compile(
     r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon|(assets|static)/.+)?"
     r"|/gradio_api/(info|openapi\.json|startup-events|app_id|theme\.css|(call|run|api|heartbeat)/.+|queue/(join|data)|cancel"
@@ -46,18 +40,11 @@ OWN = ("127.0.0.1", "localhost", "::1")
 STRANGE = (
     "Here any model can be named, so that only localhost is answered; to serve others, start `dlip app --models NAMES`."
 )
-AT_ONCE = 1000
-"""Requests of an address that may be open at once; a page has up to six."""
-MANY = f"Your address has {AT_ONCE:,} requests open already; end some."
 UNKNOWN = "There is no endpoint of this name; those that there are stand under gradio_api/info."
 FAILED = "This did not work, and the reason is in the program's log; try it in another way."
 FULL = "There is no room for more pictures now; try again in an hour."
 PATIENCE_S = 30
-"""Seconds that the next part of a body may take to come, and a request's head from a connection's beginning on."""
-WAY_S = 5
-"""Seconds that a request to begin work may be under way when the one to cancel it is here already."""
-NO_KIND = -1
-"""A "fn_index" that is no function's."""
+"""Seconds that the next part of a body may take to come."""
 OPEN = 16_384
 """Connections and files that may be open at once, where the system admits as many."""
 
@@ -116,25 +103,6 @@ def _log(way: str, error: Exception) -> None:
     logging.getLogger("app").error("%.200r failed: %.500r", way, error)
 
 
-class Shared:
-    """ASGI middleware that refuses an address with 429 while `AT_ONCE` of its requests are open."""
-
-    def __init__(self, app):
-        self.app, self.open = app, Counter()
-
-    async def __call__(self, scope, receive, send):
-        host = (scope.get("client") or [""])[0]
-        if self.open[host] >= AT_ONCE:
-            return await PlainTextResponse(MANY, 429)(scope, receive, send)
-        self.open[host] += 1
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.open.subtract([host])
-            if not self.open[host]:
-                del self.open[host]
-
-
 class Narrow:
     """ASGI middleware that knows only `WAYS`; what asks for another gets 404."""
 
@@ -187,102 +155,6 @@ class Bounded:
             return message
 
         await self.app(scope, counted if scope["type"] == "http" else receive, send)
-
-
-class Named:
-    """ASGI middleware by which work that a page cancels ends, and nothing else: gradio would end all work of the same
-    kind in the page's session, also what was started since. The page learns a work's name by the answer to its request,
-    and cancels without one (which gradio answers with 422, and goes on) until that is there."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or scope["path"] not in ENDS or scope["method"] != "POST":
-            return await self.app(scope, receive, send)
-        read = False
-
-        async def named():  # within the route, where the refusal of a body becomes an answer
-            nonlocal read
-            if read:
-                return await receive()
-            read = True
-            body = await Request(scope, receive).body()
-            return {"type": "http.request", "body": await name(scope["app"].get_blocks()._queue, body)}
-
-        await self.app(scope, named, send)
-
-
-async def name(queue: Queue, body: bytes) -> bytes:
-    """The body of a request to cancel, of no kind of work but with its "event_id", whose event nobody waits for any
-    more: if it has none, that of the session's work of its kind, for which it waits up to `WAY_S` seconds, or an empty
-    one."""
-    try:
-        asked = json.loads(body)
-        known = asked["event_id"]
-    except (ValueError, RecursionError, KeyError, TypeError):  # gradio's to refuse
-        return body
-    kind = asked.get("session_hash"), asked.get("fn_index")
-    end = asyncio.get_running_loop().time() + WAY_S * (kind != (None, None))
-    while known is None:
-        of_kind = (key for key, event in queue.event_ids_to_events.items() if event.alive and _kind(event) == kind)
-        known = next(of_kind, "" if asyncio.get_running_loop().time() > end else None)
-        await asyncio.sleep(0.1 * (known is None))  # of many who ask, too, others notice little
-    if kind == (None, None):  # a reset, of which gradio makes nothing
-        return json.dumps(asked | {"event_id": known}).encode()
-    for event in (event for key, event in queue.event_ids_to_events.items() if key == known):
-        event.alive = False
-    return json.dumps(asked | {"event_id": known, "fn_index": NO_KIND}).encode()
-
-
-def _kind(event: Event) -> tuple[str | None, int]:
-    return event.session_hash, event.fn._id
-
-
-def fair(queue: Queue) -> None:
-    """Gives an address half of the room in the queue that others leave, so that no few of them fill it, and lets
-    addresses take turns in each line. Visitors behind one proxy are one address."""
-    push = queue.push
-
-    @wraps(push)
-    async def fairly(body, request, username):
-        lines = queue.event_queue_per_concurrency_id
-        hosts = [_host(event) for line in lines.values() for event in line.queue]
-        mine = hosts.count(request.client.host)
-        if mine and mine >= (queue.max_size - len(hosts) + mine) // 2:
-            said = f"{mine} of your address's requests wait already; try again when they are answered."
-            return False, said, "queue_full"
-        pushed = await push(body, request, username)
-        for line in lines.values():
-            before = Counter()
-            line.queue.sort(key=lambda event: before.update([_host(event)]) or before[_host(event)])
-        return pushed
-
-    queue.push = fairly
-
-
-def _host(event: Event) -> str:
-    return event.request.client.host
-
-
-def hang_up(server: uvicorn.Server) -> None:
-    """Closes each connection that has waited `PATIENCE_S` seconds for a whole head of a request, its first or its next:
-    uvicorn waits for ever, and each takes one of the system's places."""
-    tick, since = server.on_tick, {}
-
-    @wraps(tick)
-    async def look(counter: int) -> bool:
-        now = time.monotonic()
-        lines = [line for line in server.server_state.connections if hasattr(line, "cycle")]
-        waiting = {(line, line.cycle) for line in lines if line.cycle is None or line.cycle.response_complete}
-        for key in since.keys() - waiting:
-            del since[key]
-        for line, cycle in waiting:
-            if now - since.setdefault((line, cycle), now) > PATIENCE_S:
-                line.transport.close()
-        return await tick(counter)
-
-    server.on_tick = look
 
 
 async def no_address(url: str, cache_dir: str) -> str:

@@ -44,7 +44,9 @@ from app import (
     pictures,
     room,
     search,
+    shares,
     speed,
+    stream,
     theme,
     traces,
     tradeoffs,
@@ -155,14 +157,14 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
     with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
         page = build().queue(max_size=WAITING, api_open=False)
-        gate.fair(page._queue)
+        shares.fair(page._queue)
         traces.bounded(page)
         guard.legible(page)
         os.environ["NO_PROXY"] = ",".join(filter(None, [os.getenv("NO_PROXY"), os.getenv("no_proxy"), *gate.OWN[:2]]))
         try:
             page.launch(
                 server_port=port, share=share, quiet=True, prevent_thread_lock=True, ssr_mode=False, run_history=False,
-                theme=theme.theme(), css=theme.css(), head=theme.HEAD + theme.STREAM, favicon_path=theme.ICON,
+                theme=theme.theme(), css=theme.css(), head=theme.HEAD + stream.STREAM, favicon_path=theme.ICON,
                 footer_links=["api"], max_file_size=gate.FILE, state_session_capacity=traces.SESSIONS,
                 app_kwargs={"middleware": gate.shut(own=not models.fixed())},
             )  # fmt: skip
@@ -172,7 +174,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             ) from None
         except ValueError as error:  # gradio asks its own page whether it is there
             raise UserError(f"the app does not reach its own page ({error}); look at the proxy's settings") from None
-        gate.hang_up(page.server)
+        shares.hang_up(page.server)
         print(f"The app is at {page.share_url or page.local_url}; Ctrl-C stops it.", flush=True)
         try:
             threading.Event().wait()

@@ -26,8 +26,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import compare, search
-from app.gate import FILES, PATIENCE_S
+from app.gate import FILES
 from app.served import served
+from app.shares import HEAD_S
 from dlip.checkpoints import BUILT_IN
 from dlip.data.scenes import Scenes
 from dlip.memory import resident_mb
@@ -76,7 +77,7 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
                 visit.join()
             grown = resident_mb(app.pid) - before
             counts["held: hung up"] = sum(map(hung_up, held))
-            faults += ["connections can be held"] * (times > 2 * PATIENCE_S and counts["held: hung up"] < HELD)
+            faults += ["connections can be held"] * (times > 2 * HEAD_S and counts["held: hung up"] < HELD)
             leaving = [threading.Thread(target=asked.leave, args=(address,)) for _ in range(5)]
             for visit in leaving:
                 visit.start()
