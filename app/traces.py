@@ -27,6 +27,14 @@ UPLOADS = 1000
 def bounded(page: gr.Blocks) -> None:
     """Bounds all of it; before the page is launched, with `SESSIONS` for its `state_session_capacity`."""
     forget(page._queue)
+    push = page._queue.push
+
+    @wraps(push)
+    async def known(body, request, username):
+        named(page, None, body)  # before an older gradio looks for the function by itself
+        return await push(body, request, username)
+
+    page._queue.push = known
     page._queue.ANALYTICS_MAX_EVENTS = 1  # else it goes through the latest 10,000 after each
     route_utils.get_fn = named
     routes.file_upload_statuses._statuses, routes.file_upload_statuses._signals = LRUCache(UPLOADS), Signals(UPLOADS)
