@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from functools import wraps
 
-import uvicorn
+from gradio.http_server import Server
 from gradio.queueing import Event, Queue
 from starlette.responses import PlainTextResponse
 
@@ -60,7 +60,7 @@ def _host(event: Event) -> str:
     return event.request.client.host
 
 
-def hang_up(server: uvicorn.Server) -> None:
+def hang_up(server: Server) -> None:
     """Closes each connection that has waited `HEAD_S` seconds for a whole head of a request, its first or its next:
     uvicorn waits for ever, and each takes one of the system's places."""
     tick, since = server.on_tick, {}

@@ -6,7 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-import uvicorn
+from gradio.http_server import Config, Server
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
@@ -104,7 +104,7 @@ async def slowly(request):
 @pytest.fixture
 def served():
     """The port of a server that hangs up, which answers slowly."""
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=[Route("/", slowly)]), port=0, log_level="error"))
+    server = Server(Config(Starlette(routes=[Route("/", slowly)]), port=0, log_level="error"))
     shares.hang_up(server)
     thread = threading.Thread(target=server.run)
     thread.start()

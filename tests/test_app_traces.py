@@ -1,11 +1,11 @@
 """What visitors leave in gradio's memory goes, and what is in use stays."""
 
-import asyncio
 from types import SimpleNamespace
 
 import pytest
 from gradio.data_classes import PredictBody
 from starlette.exceptions import HTTPException
+from test_app_gate import alone
 
 from app import gate, traces
 
@@ -29,7 +29,7 @@ def queue(monkeypatch) -> SimpleNamespace:
 def ask(queue: SimpleNamespace, *sessions: str) -> set[str]:
     """Whose answers are there when these have asked one after the other."""
     for session in sessions:
-        asyncio.run(queue.push(SimpleNamespace(session_hash=session), None, None))
+        alone(queue.push(SimpleNamespace(session_hash=session), None, None))
     assert queue.pending_messages_per_session.keys() == queue.pending_event_ids_session.keys()
     return set(queue.pending_event_ids_session)
 

@@ -285,7 +285,7 @@ def test_a_damaged_log_reaches_no_file_elsewhere(make_vlm, tmp_path):
     run.mkdir()
     (run / "log.jsonl").write_text("no row\n")
     (run / "damaged-log.jsonl").symlink_to(tmp_path / "precious")
-    with pytest.warns(UserWarning, match="1 rows of .* are damaged"):
+    with pytest.warns(UserWarning, match="1 damaged row; as it was"):
         train(make_vlm(), PICTURES, SHORT.replace(steps=1), run, progress=False)
     assert (tmp_path / "precious").read_text() == "kept"
     assert (run / "damaged-log.jsonl").read_text() == "no row\n"
