@@ -36,7 +36,9 @@ STREAM = """<script>
         const events = new TransformStream({async transform(text, out) {
             const parts = (left + text).split("\\n\\n");
             left = parts.pop();
-            for (const part of parts) out.enqueue(`${await newest(part)}\\n\\n`);
+            let whole = "";
+            for (const part of parts) whole += `${await newest(part)}\\n\\n`;
+            if (whole) out.enqueue(whole);  // as it came: after the first part the page may break the stream off
         }});
         const body = answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(events);
         return new Response(body.pipeThrough(new TextEncoderStream()), answer);
