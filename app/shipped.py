@@ -11,7 +11,8 @@ from dlip.checkpoints import BUILT_IN, built_in_models
 from dlip.errors import UserError
 from dlip.files import read_json
 from dlip.grids import GRIDS
-from dlip.records import frame, read, sources
+from dlip.rec_compare import sources
+from dlip.records import frame, read
 
 RESULTS = Path(dlip.__file__).parents[1] / "results"
 MAIN = "playground"

@@ -11,16 +11,18 @@ import plotly.graph_objects as go
 
 from app import charts, guard, inputs, parts
 from app.shipped import MAIN, RESULTS, chosen, groups, shipped, table
+from dlip.data.answers import normalise
 from dlip.data.scenes import Scenes
 from dlip.disagreement import items_of
-from dlip.errors import UserError, number_of
+from dlip.errors import UserError, number_of, three_digits
 from dlip.grids import GRIDS
 from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title
-from dlip.records import SAMPLES, frame, sources, summary
-from dlip.schema import COSTS, ROLES, SCORES, three_digits
-from dlip.tasks.vqa import normalise
+from dlip.rec_compare import sources, summary
+from dlip.rec_write import SAMPLES
+from dlip.records import frame
+from dlip.schema import COSTS, ROLES, SCORES
 
 SHOWN = 4
 """Samples of a point that are shown."""

@@ -15,15 +15,17 @@ from tqdm import tqdm
 
 from dlip import data, experiment, history, records
 from dlip.checkpoints import model_folder
-from dlip.config import LATENCY_REPEATS, ModelConfig, TrainConfig, preset
+from dlip.config import ModelConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.errors import UserError
+from dlip.experiment_config import LATENCY_REPEATS
 from dlip.files import held, read_json
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
 from dlip.precision import warn_if_emulated
 from dlip.run import Run
 from dlip.terms import weights
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 from dlip.workers import work
 

@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from dlip.data.scene_render import masks
 from dlip.data.scene_truth import read, referents
 from dlip.data.scene_world import Scene
-from dlip.distillation import map_to_grid
 from dlip.errors import UserError
 from dlip.features import Trace, Want
+from dlip.grid_resize import map_to_grid
 from dlip.model import Med
 from dlip.tasks.base import percent
 from dlip.texts import first_token, prompted

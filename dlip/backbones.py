@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.checkpoints import read_state
+from dlip.ck_tensors import read_state
 from dlip.config import ModelConfig
 from dlip.errors import UserError
 from dlip.files import read_json

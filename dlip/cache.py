@@ -24,9 +24,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dlip.checkpoints import read_tensors, weights, write_tensors
+from dlip.ck_tensors import read_tensors, weights, write_tensors
 from dlip.composite import Composite
-from dlip.config import CACHE_GB
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import square
@@ -35,6 +34,7 @@ from dlip.errors import UserError, number_of
 from dlip.features import SOURCES, Features, Trace, Want
 from dlip.files import in_place, own_file, read_json, write_json
 from dlip.texts import prompted
+from dlip.train_config import CACHE_GB
 
 VERSION = 2
 """Of the layout below."""

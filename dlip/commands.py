@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
-from dlip.config import CACHE, TrainConfig
 from dlip.errors import UserError, number_of, one_line
 from dlip.files import write_out
 from dlip.terms import joins, layers, weights
+from dlip.train_config import CACHE, TrainConfig
 
 OPTIONS = (
     "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "nonfinite",
@@ -223,7 +223,7 @@ def advise(args: argparse.Namespace) -> None:
 
 def bench(args: argparse.Namespace) -> None:
     from dlip import bench as benches
-    from dlip.records import append
+    from dlip.rec_write import append
 
     asked = {"data": args.data, "rounds": args.rounds}
     asked = {name: value for name, value in asked.items() if value is not None}

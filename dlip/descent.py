@@ -7,12 +7,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from dlip.config import TrainConfig
 from dlip.data.batch import Batch
 from dlip.distillation import Teacher
 from dlip.errors import UserError
 from dlip.learner import Learner
 from dlip.terms import NEEDS
+from dlip.train_config import TrainConfig
 
 MOST_LEFT_OUT = 100
 """Steps in a row that may be left out before a run stops: it would not come back by itself."""

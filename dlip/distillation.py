@@ -14,6 +14,7 @@ from dlip import parallel
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
 from dlip.features import SOURCES, Features, Want
+from dlip.grid_resize import map_to_grid, to_grid
 from dlip.model import Med
 
 MAPS = {  # term -> (source, kind) of the map
@@ -86,29 +87,6 @@ def logit_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     """
     log_p, log_q = teacher.float().log_softmax(-1), student.float().log_softmax(-1)
     return masked_mean((log_p.exp() * (log_p - log_q)).sum(-1), mask)
-
-
-def to_grid(tokens: Tensor, grid: int) -> Tensor:
-    """[CLS] and patches [N, 1+g*g, D] of one grid -> [N, 1+grid*grid, D] of another, the patches interpolated."""
-    old = round((tokens.shape[1] - 1) ** 0.5)
-    if old == grid:
-        return tokens
-    patches = tokens[:, 1:].transpose(1, 2).unflatten(-1, (old, old))
-    patches = F.interpolate(patches, (grid, grid), mode="bilinear", antialias=grid < old, align_corners=False)
-    return torch.cat([tokens[:, :1], patches.flatten(2).transpose(1, 2)], 1)
-
-
-def map_to_grid(probs: Tensor, grid: int) -> Tensor:
-    """A map over [CLS] and patches [N, H, Q, 1+g*g] on another grid: each new patch gets the mass under it."""
-    old = round((probs.shape[-1] - 1) ** 0.5)
-    if old == grid:
-        return probs
-    new_edges = torch.arange(grid + 1, device=probs.device)[:, None] * old  # in 1 / (old * grid) of a side
-    old_edges = torch.arange(old + 1, device=probs.device) * grid
-    overlap = torch.minimum(new_edges[1:], old_edges[1:]) - torch.maximum(new_edges[:-1], old_edges[:-1])
-    share = (overlap.clamp(min=0) / grid).to(probs.dtype)  # [grid, g]: of an old row, what falls into each new one
-    patches = share @ probs[..., 1:].unflatten(-1, (old, old)) @ share.T  # [N, H, Q, grid, grid]
-    return torch.cat([probs[..., :1], patches.flatten(-2)], -1)
 
 
 # --- all of them over a batch -----------------------------------------------------------------------------------------

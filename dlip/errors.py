@@ -32,3 +32,8 @@ def one_line(text: str) -> str:
     escapes."""
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*[\n\r\t\v\f]\s*", " ", text))
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"
+
+
+def three_digits(value: float) -> str:
+    """A cost as it is read: 0.0493, 12.5, 12,345."""
+    return "<0.001" if value < 0.001 else f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"

@@ -13,10 +13,11 @@ from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
 from dlip.composite import SEES
-from dlip.config import CACHE, CACHE_GB, LATENCY_REPEATS, ModelConfig, TrainConfig, preset
+from dlip.config import ModelConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.errors import UserError, number_of
+from dlip.experiment_config import LATENCY_REPEATS
 from dlip.files import write_json
 from dlip.history import given, history, made
 from dlip.latency import NEEDS, compare_latency
@@ -24,12 +25,14 @@ from dlip.memory import memory
 from dlip.model import Med
 from dlip.parallel import on_main
 from dlip.precision import precision
-from dlip.records import append, new_record, stands
+from dlip.rec_write import append, new_record
+from dlip.records import stands
 from dlip.run import Run, hashed
 from dlip.start import begin
 from dlip.tasks import SCORED, evaluate
 from dlip.terms import AT, HR, VLP, learnt
 from dlip.train import check_fit, train
+from dlip.train_config import CACHE, CACHE_GB, TrainConfig
 from dlip.vlm import VLM
 
 VOCABULARY = 8192

@@ -7,10 +7,11 @@ changes of `STUDENT`.
 
 from dataclasses import dataclass, replace
 
-from dlip.config import LATENCY_REPEATS, TrainConfig
 from dlip.data.scenes import SPLITS
 from dlip.errors import UserError
+from dlip.experiment_config import LATENCY_REPEATS
 from dlip.terms import weights
+from dlip.train_config import TrainConfig
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlip import objectives, parallel
-from dlip.config import TrainConfig
 from dlip.data.batch import Batch
 from dlip.distillation import Distiller, Teacher
 from dlip.features import TASKS, Want
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 

@@ -10,15 +10,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from dlip.errors import UserError
+from dlip.machine import onednn_has_bf16
 
 WEIGHTS, PRODUCTS = 90_000, 1_500_000
 """From so many weights, or multiply-accumulates, oneDNN's product is faster, its call included."""
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def onednn_has_bf16() -> bool:
-    """Whether its products in bf16 have instructions of this processor."""
-    return ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 ROWS = 24

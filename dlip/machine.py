@@ -20,8 +20,6 @@ def machine() -> dict:
     processor, and whether there are some for bf16."""
     import torch  # here, because reading records needs no torch
 
-    from dlip.linear import onednn_has_bf16
-
     named = re.search(r"model name\s*:\s*(.+)", CPU.read_text() if CPU.exists() else "")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     cpu = named[1].strip() if named else platform.processor()
@@ -50,3 +48,10 @@ def code() -> dict:
     except (OSError, subprocess.CalledProcessError):
         pass  # no git, no checkout, or no commit yet
     return {"version": dlip.__version__, "commit": commit, "modified": modified}
+
+
+def onednn_has_bf16() -> bool:
+    """Whether oneDNN's products in bf16 have instructions of this processor."""
+    import torch
+
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

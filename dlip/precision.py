@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlip.errors import UserError
-from dlip.linear import Linear, onednn_has_bf16, refuse_packed
+from dlip.linear import Linear, refuse_packed
+from dlip.machine import onednn_has_bf16
 from dlip.model import Med
 
 PRECISIONS = ("fp32", "bf16", "int8")

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dlip.checkpoints import fitting, from_hub, load_weights, read_state, weights
+from dlip.ck_hub import from_hub
+from dlip.ck_tensors import fitting, load_weights, read_state, weights
 from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError

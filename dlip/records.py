@@ -53,171 +53,25 @@ threads, torch, transformers, quick, start (the parts, or all, that began at ano
 - w.<term>: weight of a loss term; 0 where the run did not have it.
 """
 
-import fcntl
-import hashlib
 import json
-import math
-import os
-import platform
 import warnings
-from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from uuid import uuid4
 
-import numpy as np
 import pandas as pd
 
-from dlip.errors import UserError, number_of, one_line
-from dlip.files import settle, write_out
-from dlip.machine import code, machine, releases
+from dlip.errors import UserError, one_line
+from dlip.files import write_out
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
-from dlip.outcomes import packed
-from dlip.schema import NUMBERS, ROLES, SCHEMA, numbers, sizes, whole
-
-POINTS = 100  # of a loss curve
-SAMPLES = 12
+from dlip.schema import NUMBERS, SCHEMA, numbers, sizes, whole
 
 ABOUT = (
     "id", "created", "name", "role", "seed", "data", "split", "test_pictures", "train_pictures", "model", "command",
     "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick", "start", "timed",
 )  # fmt: skip
-MEASURED = ["data", "split", "test_pictures"]
-"""What records must share for their scores to be compared."""
 
 
 # --- writing --------------------------------------------------------------------------------------------------
-
-
-def new_record(
-    name: str,
-    role: str,
-    *,
-    command: str,
-    config: dict,
-    seed: int,
-    train_pictures: int,
-    metrics: dict,
-    losses: dict[str, list[float]],
-    wall_s: float,
-    device: str = "cpu",
-    samples: Iterable[dict] = (),
-    items: dict[str, list[dict]] | None = None,
-) -> dict:
-    """The record of a finished run.
-
-    metrics: what `dlip.evaluate` yields, with "efficiency" beside it; data, split and notes are taken from it too.
-    losses: "step" and one list a term, thinned here. items: as `dlip.evaluate` returns them, for "outcomes".
-    Raises ValueError where the role is none of `ROLES` or the lists of losses differ in length.
-    """
-    import torch  # here, because reading records needs no torch
-
-    from dlip.parallel import processes
-
-    if role not in ROLES:
-        raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
-    config = _plain(config)
-    return {
-        "schema": SCHEMA,
-        "id": uuid4().hex,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "name": name,
-        "role": role,
-        "command": command,
-        "config": config,
-        "config_hash": config_hash(config),
-        "seed": seed,
-        "data": metrics["data"],
-        "split": metrics["split"],
-        "train_pictures": train_pictures,
-        "code": code(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "releases": releases(),
-        "device": device,
-        "machine": machine(),
-        "threads": torch.get_num_threads(),
-        "processes": processes(),
-        "wall_s": round(wall_s, 1),
-        "losses": _plain(thin(losses)),
-        "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "caption", "vqa", "attention")}),
-        "efficiency": _plain(metrics["efficiency"]),
-        "samples": _plain(list(samples)[:SAMPLES]),
-        "notes": _plain(metrics.get("notes") or {}),
-        "outcomes": packed(items or {}),
-    }
-
-
-def failure(name: str, role: str, seed: int, ablation: dict, reason: str) -> dict:
-    """The line of a grid's run that failed."""
-    about = {"schema": SCHEMA, "failed": reason, "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    return about | {"name": name, "role": role, "seed": seed, "ablation": ablation}
-
-
-def config_hash(config: dict) -> str:
-    """SHA-256 of the configuration in canonical JSON, without the seeds at its top and of its "train".
-
-    Runs that differ in their seed alone share it, in whatever order their keys stand; other data have another.
-    """
-    parts = {key: value for key, value in _plain(config).items() if key != "seed"}
-    if "train" in parts:
-        parts["train"] = {key: value for key, value in parts["train"].items() if key != "seed"}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def thin(losses: dict[str, list[float]], points: int = POINTS) -> dict[str, list[float]]:
-    """The same curves at no more than `points` evenly spaced steps, the first and the last among them."""
-    lengths = {len(values) for values in losses.values()}
-    if len(lengths) > 1:
-        raise ValueError(f"lists of losses have {sorted(lengths)} points; all must have as many as there are steps")
-    n = max(lengths, default=0)
-    kept = np.linspace(0, n - 1, min(n, points)).round().astype(int)
-    return {term: [values[i] for i in kept] for term, values in losses.items()}
-
-
-def append(record: dict, path: str | Path) -> None:
-    """Adds one line to a file of records, on disk when this returns.
-
-    Processes that append to one file wait for each other, and nothing that is in it is overwritten: after a line that
-    was left half written, the record starts a line of its own. Raises UserError where it cannot be written.
-    """
-    path = Path(path)
-    line = (json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n").encode(errors="replace")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-            size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":
-                line = b"\n" + line
-            if os.write(file, line) < len(line):
-                os.ftruncate(file, size)
-                raise OSError("the disk is full")
-            os.fsync(file)
-            settle(path.parent)
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise UserError(
-            f"the record cannot be added to {path}: {error.strerror or error}; choose another file"
-        ) from error
-
-
-def _plain(value):
-    """What JSON can hold: tuples as lists, numbers of numpy and torch as Python's, no NaN or infinity (null)."""
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -326,75 +180,3 @@ def export(df: pd.DataFrame, path: str | Path) -> None:
 
 
 # --- comparing ------------------------------------------------------------------------------------------------
-
-
-def sources(df: pd.DataFrame) -> list[str]:
-    """What the runs were measured on, each in words: `scenes test, 1,000 pictures`."""
-    rows = df[MEASURED].drop_duplicates().itertuples(index=False)
-    return [f"{data} {split}" + (f", {number_of(count, 'picture')}" if count else "") for data, split, count in rows]
-
-
-def latest(df: pd.DataFrame) -> pd.DataFrame:
-    """Of runs that were repeated with the same name and seed, and measured on the same, the one made last."""
-    return df.sort_values("created", kind="stable").drop_duplicates(["name", "role", *MEASURED, "seed"], keep="last")
-
-
-def timed_alike(df: pd.DataFrame) -> pd.DataFrame:
-    """`load`'s table with the latencies that can be compared alone, the others NaN.
-
-    A student's is its share, timed by turns under the same conditions, of the teacher's least one: milliseconds of
-    different days, with other work beside them, cannot be compared. Where no teacher was timed they stay as they are
-    where they were timed as the first. df: with the teacher of its students alone.
-    """
-    out, timed = df.copy(), df[df["latency_ms"].notna()]
-    teachers = timed[timed["role"] == "teacher"].sort_values("latency_ms")
-    if len(teachers):
-        out["latency_ms"] = df["latency_share"] / 100 * teachers["latency_ms"].iloc[0]
-    first = pd.concat([teachers, timed])["timed"].head(1)
-    out["latency_ms"] = out["latency_ms"].where(df["timed"].isin(first))
-    return out
-
-
-def retention(df: pd.DataFrame) -> pd.DataFrame:
-    """`load`'s table with every score and cost as percent of the teacher's on the same pictures.
-
-    The teacher's is its mean over seeds; without a teacher the percent is NaN. Raises UserError where two teachers
-    were measured on the same data.
-    """
-    teachers = latest(df[df["role"] == "teacher"]).groupby(MEASURED)
-    for (data, split, _), names in teachers["name"].unique().items():
-        if len(names) > 1:
-            raise UserError(f"{data} {split} has the teachers {', '.join(names)}; keep the records of one of them")
-    theirs = teachers[NUMBERS].mean().reindex(pd.MultiIndex.from_frame(df[MEASURED]))
-    out = df.copy()
-    out[NUMBERS] = 100 * df[NUMBERS] / theirs.replace(0, math.nan).to_numpy()
-    return out
-
-
-def summary(df: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over seeds: one row for each name, role and `MEASURED`; teachers first, then by size.
-
-    Columns: name, role, data, split, test_pictures; train_pictures, model, start and command of the run made last; runs
-    (how many seeds); each score and cost (mean) and <it>_sd (sample standard deviation; NaN of a single run). A
-    repeated run counts once.
-    """
-    groups = latest(df).groupby(["name", "role", *MEASURED])
-    about = groups[["train_pictures", "model", "start", "command"]].last()
-    spread = groups[NUMBERS].std().add_suffix("_sd")
-    out = pd.concat([about, groups.size().rename("runs"), groups[NUMBERS].mean(), spread], axis=1).reset_index()
-    rank = out["role"].map(ROLES.index)
-    order = pd.DataFrame({"student": rank > 0, "params": -out["params_m"], "rank": rank})
-    return out.loc[order.sort_values(list(order), kind="stable").index].reset_index(drop=True)
-
-
-def twin(rows: pd.DataFrame, student: pd.Series) -> pd.Series | None:
-    """The undistilled row of a `summary` that is likest to a distilled one: in sizes, pictures, parameters.
-
-    None where no such student began at the same weights.
-    """
-    alone = rows[(rows["role"] == "undistilled") & (rows["start"] == student["start"])]
-    if alone.empty:
-        return None
-    unlike = [alone[column] != student[column] for column in ("model", "train_pictures")]
-    unlike = pd.concat([*unlike, (alone["params_m"] - student["params_m"]).abs()], axis=1)
-    return alone.loc[unlike.sort_values(list(unlike)).index[0]]

@@ -14,12 +14,13 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from dlip import plots
-from dlip.errors import UserError, number_of
+from dlip.data.answers import normalise
+from dlip.errors import UserError, number_of, three_digits
 from dlip.files import write_out
 from dlip.html import image_tag, marked
-from dlip.records import SAMPLES, frame, latest, retention, sources, summary, timed_alike, twin
-from dlip.schema import three_digits
-from dlip.tasks.vqa import normalise
+from dlip.rec_compare import latest, retention, sources, summary, timed_alike, twin
+from dlip.rec_write import SAMPLES
+from dlip.records import frame
 
 PRICES = ("params_m", "flops_g", "latency_ms")
 SCORES = ("tr1", "ir1", "cider", "vqa")
@@ -35,7 +36,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def comparison(records: list[dict]) -> pd.DataFrame:
-    """`dlip.records.summary` with <it>_kept, in % of the teacher's, beside each figure of the table, and kept.
+    """`dlip.rec_compare.summary` with <it>_kept, in % of the teacher's, beside each figure of the table, and kept.
 
     kept is the least of the scores' (NaN for the teacher itself). Raises UserError where there are no records or they
     were not measured on the same pictures.

@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from dlip import parallel, schema
-from dlip.checkpoints import checksum, read_tensors, save_model, weights, whole, write_tensors
-from dlip.config import ModelConfig, TrainConfig
+from dlip.checkpoints import save_model
+from dlip.ck_tensors import checksum, read_tensors, weights, whole, write_tensors
+from dlip.config import ModelConfig
 from dlip.errors import UserError, number_of
 from dlip.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
 from dlip.machine import RELEASES, code, machine, releases
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 KEEP = 2  # checkpoints

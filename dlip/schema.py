@@ -61,11 +61,6 @@ def sizes(model: dict | None) -> str:
     return f"{image}, {text}, fusion in {len(model['fusion_layers'])}"
 
 
-def three_digits(value: float) -> str:
-    """A cost as it is read: 0.0493, 12.5, 12,345."""
-    return "<0.001" if value < 0.001 else f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
-
-
 def _tells(before: dict) -> bool:
     """Whether a run of a record's history tells where it was and how it was made."""
     return isinstance(before.get("folder"), str) and isinstance(before.get("command"), str | None)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dlip import backbones
-from dlip.checkpoints import locate, read_model, sized, weights, whole
+from dlip.checkpoints import locate, read_model, sized
+from dlip.ck_tensors import weights, whole
 from dlip.config import ModelConfig
 from dlip.cut import cut
 from dlip.data.tokenizer import Tokenizer

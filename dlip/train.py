@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from dlip import parallel
 from dlip.cache import TeacherCache
-from dlip.checkpoints import load_weights, weights
+from dlip.ck_tensors import load_weights, weights
 from dlip.composite import check
-from dlip.config import CACHE, CACHE_GB, TrainConfig
 from dlip.data import holds
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, sound, train_loader, working
@@ -33,6 +32,7 @@ from dlip.model import ImageLayer
 from dlip.precision import warn_if_emulated
 from dlip.run import Run, made_of
 from dlip.terms import NEEDS
+from dlip.train_config import CACHE, CACHE_GB, TrainConfig
 from dlip.vlm import VLM
 
 

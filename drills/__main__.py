@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from dlip.errors import UserError
-from dlip.records import append
+from dlip.rec_write import append
 from drills import DRILLS, drill
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dlip.checkpoints import read_tensors
+from dlip.ck_tensors import read_tensors
 from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError

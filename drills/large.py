@@ -12,12 +12,12 @@ import torch
 
 import dlip
 from dlip import data
-from dlip.config import TrainConfig
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
 from dlip.experiment import new_student
 from dlip.memory import peak_bytes, resident_mb
 from dlip.train import train
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 CAPTIONS = 10

@@ -17,7 +17,8 @@ from app import attention, attributions, disagreements, pictures, tradeoffs
 from dlip import disagreement
 from dlip.attention import answer_maps, differ, word_maps
 from dlip.data.scenes import Scenes
-from dlip.records import frame, summary
+from dlip.rec_compare import summary
+from dlip.records import frame
 from dlip.tasks import evaluate
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"

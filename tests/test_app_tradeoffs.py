@@ -17,7 +17,8 @@ from dlip.checkpoints import BUILT_IN, built_in_models
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.files import read_json
-from dlip.records import frame, summary
+from dlip.rec_compare import summary
+from dlip.records import frame
 from dlip.tasks import captioning, evaluate
 from dlip.tasks.base import Unavailable
 

@@ -9,13 +9,14 @@ import torch
 from dlip import budget as costs
 from dlip.budget import budget, first, probe, tried
 from dlip.cli import main
-from dlip.config import TrainConfig, scenes_size
+from dlip.config import scenes_size
 from dlip.data.collate import Collate
 from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
 from dlip.efficiency import task_macs
 from dlip.experiment import new_model, new_student
 from dlip.learner import Learner
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 

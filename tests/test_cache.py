@@ -19,8 +19,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.normalizers import BertNormalizer
 
 from dlip.cache import TeacherCache, locked, make_room
-from dlip.checkpoints import read_tensors, write_tensors
-from dlip.config import TrainConfig
+from dlip.ck_tensors import read_tensors, write_tensors
 from dlip.data import First
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
@@ -33,6 +32,7 @@ from dlip.files import own_file
 from dlip.model import Med
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 LAYERS = {"image": ((0, 0),), "fusion": ((0, 0), (1, 1)), "decoder": ((0, 1),)}

@@ -16,19 +16,8 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dlip.checkpoints import (
-    HEAD,
-    built_in_models,
-    load_model,
-    load_weights,
-    model_folder,
-    read_state,
-    read_tensors,
-    save_model,
-    sized,
-    weights,
-    write_tensors,
-)
+from dlip.checkpoints import built_in_models, load_model, model_folder, save_model, sized
+from dlip.ck_tensors import HEAD, load_weights, read_state, read_tensors, weights, write_tensors
 from dlip.errors import UserError
 from dlip.files import read_json, write_json
 from dlip.model import Med
@@ -211,7 +200,7 @@ def test_what_the_hub_does_not_give_is_one_sentence(error, said, monkeypatch):
 
 def test_a_run_that_is_not_there_is_not_sought_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dlip.checkpoints.from_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("dlip.ck_hub.from_hub", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="there is no model 'runs/student'"):
         load_model("runs/student")
 

@@ -17,7 +17,7 @@ from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
 from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, WHOLE
-from dlip.records import append
+from dlip.rec_write import append
 from dlip.terms import AT, HR, VLP, weights
 
 TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--eval-items", "8"]

@@ -6,12 +6,12 @@ import torch
 import dlip
 from dlip.checkpoints import load_model
 from dlip.composite import Composite, check
-from dlip.config import TrainConfig
 from dlip.distillation import Teacher
 from dlip.errors import Unable, UserError
 from dlip.experiment import measure
 from dlip.features import Want
 from dlip.train import train
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 ONLY = {"match": frozenset({"itc", "itm"}), "speak": frozenset({"lm"}), "answer": frozenset({"vqa"})}

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from dlip.config import PRESETS, ModelConfig, TrainConfig, preset, scenes_size
+from dlip.config import PRESETS, ModelConfig, preset, scenes_size
 from dlip.errors import UserError
 from dlip.terms import AT, HR, KD, TERMS, VLP
+from dlip.train_config import TrainConfig
 
 
 def test_defaults_are_blip_base():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dlip.checkpoints import weights
+from dlip.ck_tensors import weights
 from dlip.config import scenes_size
 from dlip.cut import axes, cut
 from dlip.errors import UserError

@@ -6,13 +6,13 @@ import pytest
 import torch
 from test_train import PICTURES, SHORT, Interrupted, log, scaled
 
-from dlip.checkpoints import read_tensors
-from dlip.config import TrainConfig
+from dlip.ck_tensors import read_tensors
 from dlip.descent import learning_rate, optimiser, told
 from dlip.errors import UserError
 from dlip.learner import Learner
 from dlip.objectives import MomentumITC
 from dlip.train import train
+from dlip.train_config import TrainConfig
 
 
 def test_rates_counted_by_hand():

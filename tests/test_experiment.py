@@ -10,7 +10,6 @@ import torch
 import dlip
 from dlip import data, experiment, records
 from dlip.cli import main
-from dlip.config import TrainConfig
 from dlip.data import First
 from dlip.data.batch import Item, Question
 from dlip.data.scenes import SPLITS, Scenes
@@ -21,6 +20,7 @@ from dlip.learner import Learner
 from dlip.model import Med
 from dlip.run import Run
 from dlip.terms import AT, HR, VLP, weights
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from dlip import data
 from dlip.cli import main
-from dlip.config import TrainConfig
 from dlip.data.check import check
 from dlip.data.joined import Joined
 from dlip.data.pack import write_shards
@@ -17,6 +16,7 @@ from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.experiment import new_model, prepare, texts_of, vocabulary
 from dlip.train import train
+from dlip.train_config import TrainConfig
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
 from dlip.errors import UserError
@@ -12,6 +11,7 @@ from dlip.layers import can_compile, run_layers
 from dlip.learner import Learner
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 DROPOUT = dict(dropout=0.1, image_layers=4, text_layers=4)

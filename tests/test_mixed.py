@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
 from dlip.learner import Learner
 from dlip.model import Med
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 WORDED = [term for term in {**VLP, **HR, **AT, **KD} if term not in ("vqa", "kd.vqa", "hr.image")]

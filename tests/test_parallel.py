@@ -16,8 +16,8 @@ from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from dlip import parallel
-from dlip.checkpoints import read_tensors
-from dlip.config import TrainConfig, scenes_size
+from dlip.ck_tensors import read_tensors
+from dlip.config import scenes_size
 from dlip.data.collate import Collate
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
@@ -28,6 +28,7 @@ from dlip.model import Med
 from dlip.run import Run
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 PICTURES = Scenes("train-small", size=24)

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 
 import dlip
 from dlip.ablation import ablate
-from dlip.checkpoints import load_weights, weights
+from dlip.ck_tensors import load_weights, weights
 from dlip.cli import main
-from dlip.config import TrainConfig
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.export import to_precision, to_transformers
@@ -25,6 +24,7 @@ from dlip.precision import Int8Linear, lower, precision
 from dlip.start import begin
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 

@@ -13,12 +13,13 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, Bli
 
 import dlip
 from dlip.checkpoints import load_model, read_model
-from dlip.config import ModelConfig, TrainConfig
+from dlip.config import ModelConfig
 from dlip.errors import Unable, UserError
 from dlip.experiment import new_student
 from dlip.huggingface import CLASSES
 from dlip.published import ours
 from dlip.train import train
+from dlip.train_config import TrainConfig
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a picture of red star cat what is it ?".split() + [f"w{i}" for i in range(40)]
 DEC, ENC, VOCAB = len(WORDS), len(WORDS) + 1, len(WORDS) + 2

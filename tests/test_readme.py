@@ -13,7 +13,8 @@ from dlip import ablation, data
 from dlip.cli import main, parser
 from dlip.conclusions import conclusions
 from dlip.data.scenes import SPLITS
-from dlip.records import append, read
+from dlip.rec_write import append
+from dlip.records import read
 from dlip.tasks.vqa import blind_baseline
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

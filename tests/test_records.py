@@ -10,26 +10,9 @@ import pandas as pd
 import pytest
 
 from dlip.errors import UserError
-from dlip.records import (
-    ABOUT,
-    NUMBERS,
-    append,
-    config_hash,
-    export,
-    failure,
-    failures,
-    frame,
-    latest,
-    load,
-    new_record,
-    read,
-    retention,
-    stands,
-    summary,
-    thin,
-    timed_alike,
-    twin,
-)  # fmt: skip
+from dlip.rec_compare import latest, retention, summary, timed_alike, twin  # fmt: skip
+from dlip.rec_write import append, config_hash, failure, new_record, thin
+from dlip.records import ABOUT, NUMBERS, export, failures, frame, load, read, stands
 
 
 def make_record(

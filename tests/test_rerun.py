@@ -11,13 +11,13 @@ from test_records import make_record
 from dlip import data, records
 from dlip.checkpoints import model_folder
 from dlip.cli import INTERRUPTED, main, parser
-from dlip.config import CACHE
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.files import read_json
-from dlip.records import append
+from dlip.rec_write import append
 from dlip.rerun import check_history, chosen, circumstances, command, difference
 from dlip.run import hashed
+from dlip.train_config import CACHE
 from dlip.vlm import VLM
 
 TINY = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1"

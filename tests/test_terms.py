@@ -2,9 +2,9 @@
 
 import pytest
 
-from dlip.config import TrainConfig
 from dlip.errors import UserError
 from dlip.terms import HR, joins, layers, weights
+from dlip.train_config import TrainConfig
 
 
 def test_groups_and_terms_as_words():

@@ -6,14 +6,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dlip.checkpoints import read_tensors
-from dlip.config import TrainConfig
+from dlip.ck_tensors import read_tensors
 from dlip.data.batch import Question
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
 from dlip.run import hashed
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
+from dlip.train_config import TrainConfig
 
 PICTURES = Scenes("train-small", size=24)
 SHORT = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2)

@@ -13,7 +13,7 @@ from test_train import PICTURES, SHORT, Interrupted, log
 from tokenizers import Tokenizer as FastTokenizer
 from torch.utils.data import get_worker_info
 
-from dlip.checkpoints import read_tensors, write_tensors
+from dlip.ck_tensors import read_tensors, write_tensors
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.errors import UserError

@@ -18,7 +18,6 @@ from dlip import data as data_sets
 from dlip.bench import row
 from dlip.budget import budget
 from dlip.cache import TeacherCache
-from dlip.config import TrainConfig
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from dlip.descent import optimiser
@@ -29,6 +28,7 @@ from dlip.layers import can_compile, run_layers
 from dlip.learner import Learner
 from dlip.memory import peak_bytes
 from dlip.terms import AT, HR, VLP
+from dlip.train_config import TrainConfig
 
 WORDS = 30_524
 TOKENS = 30

@@ -6,7 +6,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dlip.bench import by_turns, row
-from dlip.config import TrainConfig
 from dlip.data.collate import Collate
 from dlip.data.scenes import Scenes
 from dlip.descent import optimiser
@@ -14,6 +13,7 @@ from dlip.distillation import Teacher
 from dlip.experiment import new_student
 from dlip.learner import Learner
 from dlip.terms import AT, HR, KD, VLP
+from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
 BATCH, QUESTIONS = 64, 3

@@ -84,7 +84,7 @@ def answer_list(*annotations: str | Path, at_least: int = AT_LEAST) -> list[str]
     annotations: VQA's files `v2_mscoco_*_annotations.json`; training and validation, as published models take them,
     or training alone. Each question counts once, by its "multiple_choice_answer" as the evaluation compares answers.
     """
-    from dlip.tasks.vqa import normalise  # which reads data
+    from dlip.data.answers import normalise
 
     counts = Counter()
     for file in map(Path, annotations):

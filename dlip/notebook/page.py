@@ -141,7 +141,7 @@ def measures(grid: str, found: list[dict], *columns: str):
     from IPython.display import Markdown
 
     from dlip import ablation
-    from dlip.records import summary
+    from dlip.rec_compare import summary
 
     rows = summary(ablation.runs(grid, found)).set_index("name")
     if rows.empty:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from dlip.errors import UserError, number_of
 from dlip.plots.style import COLOURS, INK, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.records import sources, summary, twin
+from dlip.rec_compare import sources, summary, twin
 from dlip.schema import COSTS, SCORES
 
 KEPT = (95, 99)  # percent of the teacher's score, marked by lines

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from dlip.errors import UserError
 from dlip.plots.style import COLOURS, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.records import summary
+from dlip.rec_compare import summary
 from dlip.schema import ROLES
 
 

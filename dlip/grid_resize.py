@@ -1,0 +1,28 @@
+"""Patch tokens and attention maps on another grid."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_grid(tokens: Tensor, grid: int) -> Tensor:
+    """[CLS] and patches [N, 1+g*g, D] of one grid -> [N, 1+grid*grid, D] of another, the patches interpolated."""
+    old = round((tokens.shape[1] - 1) ** 0.5)
+    if old == grid:
+        return tokens
+    patches = tokens[:, 1:].transpose(1, 2).unflatten(-1, (old, old))
+    patches = F.interpolate(patches, (grid, grid), mode="bilinear", antialias=grid < old, align_corners=False)
+    return torch.cat([tokens[:, :1], patches.flatten(2).transpose(1, 2)], 1)
+
+
+def map_to_grid(probs: Tensor, grid: int) -> Tensor:
+    """A map over [CLS] and patches [N, H, Q, 1+g*g] on another grid: each new patch gets the mass under it."""
+    old = round((probs.shape[-1] - 1) ** 0.5)
+    if old == grid:
+        return probs
+    new_edges = torch.arange(grid + 1, device=probs.device)[:, None] * old  # in 1 / (old * grid) of a side
+    old_edges = torch.arange(old + 1, device=probs.device) * grid
+    overlap = torch.minimum(new_edges[1:], old_edges[1:]) - torch.maximum(new_edges[:-1], old_edges[:-1])
+    share = (overlap.clamp(min=0) / grid).to(probs.dtype)  # [grid, g]: of an old row, what falls into each new one
+    patches = share @ probs[..., 1:].unflatten(-1, (old, old)) @ share.T  # [N, H, Q, grid, grid]
+    return torch.cat([probs[..., :1], patches.flatten(-2)], -1)
