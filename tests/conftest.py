@@ -1,9 +1,7 @@
 """What several test modules share."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from app.served import served
 from dlip.config import ModelConfig, scenes_size
 from dlip.data.batch import Batch
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.model import Med
 from dlip.vlm import VLM
+from tests.helpers import SMALL, random_texts, running_app, scattered
 
 
 @pytest.fixture(scope="session")
@@ -39,37 +37,10 @@ def tiny(scenes) -> VLM:
     return VLM(med, tokenizer, "tiny")
 
 
-SMALL = dict(
-    image_size=16, patch_size=8, image_width=16, image_heads=2, image_layers=2, text_width=16, text_heads=4,
-    text_layers=2, embed_dim=8, vocab_size=40, max_positions=32, max_text=12, cls_id=2, sep_id=3, dec_id=5, enc_id=6,
-)  # fmt: skip
-
-
-def scattered(med: Med, seed: int, spread: float = 0.2) -> Med:
-    """The model, its weights far from the start, so that no difference hides in small numbers: the same in every
-    release of torch, whose ways to initialise differ."""
-    torch.manual_seed(seed)
-    for name, parameter in med.named_parameters():
-        if name != "temp":
-            first = parameter.data if parameter.dim() < 2 else 0  # ones and zeros
-            parameter.data = first + spread * torch.randn_like(parameter)
-    return med
-
-
 @pytest.fixture(scope="session")
 def make_med():
     """Makes an untrained model."""
     return lambda seed=0, **changes: scattered(Med(ModelConfig(**{**SMALL, **changes})).eval(), seed)
-
-
-def random_texts(n: int, length: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and mask [n, length]: `first`, words, [SEP], pads; the first text is the longest, the second has one word."""
-    ends = torch.randint(2, length, (n, 1))
-    ends[0], ends[1] = length - 1, 2
-    at = torch.arange(length)
-    ids = torch.randint(7, 40, (n, length)).masked_fill(at == ends, 3).masked_fill(at > ends, 0)
-    ids[:, 0] = first
-    return ids, at <= ends
 
 
 @pytest.fixture(scope="session")
@@ -86,14 +57,6 @@ def make_batch():
 
 
 # --- the app, as a user starts it -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def running_app(*words: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The app started as `dlip app WORDS` in a process of its own, and where it listens: http://127.0.0.1:7860/."""
-    with served(*words) as (address, app):
-        yield address, app
-    assert app.returncode == 130
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_records import make_record
 
 from dlip import ablation, records
 from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text
@@ -20,7 +19,9 @@ from dlip.data.scenes import SPLITS
 from dlip.errors import UserError
 from dlip.files import held, write_json
 from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
+from tests.helpers import make_record
 
+ROOT = Path(__file__).parents[1]
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
 ONE = Grid("one", "?", (Row("a", SMALL, paper=(1.0, 2.0, 3.0, None)), Row("b", SMALL, DISTILLED)))
 TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vqa,lm,itc,tags"), Row("broken", SMALL, pictures=250)), "As printed.")
@@ -213,14 +214,13 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     plan = replace(LONG, teacher=str(tmp_path / "teacher"))
     place = {"out": tmp_path / "out", "results": tmp_path / "runs.jsonl", "progress": False}
     code = f"""if True:
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
         from dataclasses import replace
-        from test_ablation import LONG, REAL, ablate
+        from tests.test_ablation import LONG, REAL, ablate
         plan = replace(LONG, teacher={plan.teacher!r})
         ablate([REAL], plan, 1, 1, {str(place["out"])!r}, {str(place["results"])!r}, False)
     """
     last = jobs([REAL], plan, 1, place["out"], place["results"])[-1]
-    parent = subprocess.Popen([sys.executable, "-c", code])
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     end = time.monotonic() + 600
     while len(list(last.folder.glob("checkpoint-*.safetensors"))) < 2:
         assert parent.poll() is None and time.monotonic() < end

@@ -1,10 +1,10 @@
 """Advice from made-up records: the best within the budget, and what the records cannot tell."""
 
 import pytest
-from test_records import make_record
 
 from dlip.advise import advise, text
 from dlip.errors import UserError
+from tests.helpers import make_record
 
 SEEDS = (-1.0, 0.0, 1.0)
 

@@ -14,6 +14,7 @@ from app import guard, pictures, search
 from app.page import TABS
 from dlip.html import data_uri
 from dlip.plots import COLOURS
+from tests.helpers import captions, slowed, wait_for, write
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
@@ -28,42 +29,6 @@ NAMELESS = """[...document.querySelectorAll("button, input:not([type=file]), tex
 def said(page, where: str) -> list[str]:
     """What both models' cards say, without the "…" where one has none of the other's words."""
     return [text.removeprefix("… ") for text in page.locator(f"#{where} .said").all_inner_texts()]
-
-
-def wait_for(page, where: str, wanted: list[str]) -> None:
-    """Until both models' cards say what is wanted; "…" stands where one has none of the other's words."""
-    page.wait_for_function(
-        """([where, wanted]) => wanted === [...document.querySelectorAll(`#${where} .said`)]
-            .map(e => e.innerText.replaceAll("…", "").split(/\\s+/).filter(Boolean).join(" ")).join("|")""",
-        arg=[where, "|".join(wanted)],
-    )
-
-
-def write(field, text: str) -> None:
-    """Types as a person does: a field that was just opened sets its first value a moment later, over what was typed."""
-    field.wait_for()
-    field.page.wait_for_timeout(1000)
-    field.fill(text)
-    field.page.wait_for_timeout(500)  # until the page has taken the text over
-    assert field.input_value() == text
-
-
-def slowed(page, way: str, *ms: int) -> None:
-    """Requests of this way are made so many milliseconds later: the first one, the second one, and so on."""
-    page.evaluate(
-        """([way, ms]) => {
-            const now = window.fetch
-            window.fetch = async (...asked) => {
-                if (String(asked[0]).includes(way)) await new Promise(done => setTimeout(done, ms.shift() ?? 0))
-                return now(...asked)
-            }
-        }""",
-        [way, ms],
-    )
-
-
-def captions(picture, *names, **options) -> list[str]:
-    return [dlip.load(name).caption([picture], **{"max_new_tokens": 30, **options})[0] for name in names]
 
 
 def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens):

@@ -5,9 +5,9 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from test_app_gate import alone
 
 from app import cancel
+from tests.helpers import alone
 
 
 def work(session: str, number: int) -> SimpleNamespace:

@@ -2,7 +2,6 @@
 
 import asyncio
 import resource
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.applications import Starlette
@@ -14,6 +13,7 @@ from starlette.testclient import TestClient
 
 from app import gate, room
 from app.cancel import ENDS
+from tests.helpers import alone
 
 FULL = "There is no room for more pictures now; try again in an hour."
 ASKED = "/gradio_api/call/answers"
@@ -73,12 +73,6 @@ def test_ways_that_the_page_does_not_use_are_closed(way, client):
 def test_a_request_to_cancel_without_end_is_refused(way, client):
     answer = client.post(way, content=(b"x" * (1 << 20) for _ in range(10)))
     assert (answer.status_code, answer.text) == (413, "The request is longer than 4,194,304 bytes; send less.")
-
-
-def alone(asked) -> None:
-    """In a thread of its own, as this one may have a loop that runs."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, asked).result()
 
 
 def test_who_says_nothing_more_is_not_waited_for(monkeypatch):

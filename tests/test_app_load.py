@@ -5,13 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import running_app
 from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import compare
 from dlip.data.scenes import Scenes
 from dlip.memory import resident_mb
+from tests.helpers import running_app
 
 VISITORS, SECONDS, KINDS = 30, 60, 6
 STUDENTS = ("scenes/student", "scenes/student-undistilled")

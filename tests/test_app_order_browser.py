@@ -1,8 +1,7 @@
 """What several events show in one place, in a browser: the answer to the last one stays, whatever comes when."""
 
-from test_app_browser import captions, wait_for, write
-
 from app import pictures
+from tests.helpers import captions, wait_for, write
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 LATE = """const now = window.fetch

@@ -10,9 +10,9 @@ from gradio.http_server import Config, Server
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
-from test_app_gate import alone
 
 from app import shares
+from tests.helpers import alone
 
 
 class Line:

@@ -10,7 +10,6 @@ import time
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
-from test_app_browser import slowed, write
 
 import dlip
 from app import attention, attributions, disagreements, pictures, tradeoffs
@@ -20,6 +19,7 @@ from dlip.data.scenes import Scenes
 from dlip.rec_compare import summary
 from dlip.records import frame
 from dlip.tasks import evaluate
+from tests.helpers import slowed, write
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 BOTH = (TEACHER, STUDENT)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from gradio.data_classes import PredictBody
 from starlette.exceptions import HTTPException
-from test_app_gate import alone
 
 from app import gate, traces
+from tests.helpers import alone
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import pytest
-from test_records import make_record
 
 from app import disagreements as worst
 from app import models, shipped
@@ -21,6 +20,7 @@ from dlip.rec_compare import summary
 from dlip.records import frame
 from dlip.tasks import captioning, evaluate
 from dlip.tasks.base import Unavailable
+from tests.helpers import make_record
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 SAMPLE = {"image_id": 0, "caption": "a <blue> star", "references": ["a star"],

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from test_records import make_record
 
 from dlip import ablation
 from dlip.cli import main
@@ -19,6 +18,7 @@ from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, WHOLE
 from dlip.rec_write import append
 from dlip.terms import AT, HR, VLP, weights
+from tests.helpers import make_record
 
 TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--eval-items", "8"]
 

@@ -1,57 +1,15 @@
 """Verdicts on records made to hold known effects, and intervals that cover what they should."""
 
 import math
-from functools import cache
 
 import numpy as np
 import pytest
-from test_records import make_record
 
-from dlip.ablation import identity
 from dlip.conclusions import CONCLUSIONS, FAILS, HOLDS, OPEN, Claim, Sums, conclusions, interval, judge, slopes, text
 from dlip.config import preset
 from dlip.efficiency import paper_count
-from dlip.grids import FULL, GRIDS, WHOLE, Row
-
-PICTURES, CAPTIONS, QUESTIONS = 400, 5, 6
-TEACHER = {"tr1": 0.8, "ir1": 0.6, "cider": 200.0, "vqa": 0.7}
-
-
-@cache
-def luck(score: str) -> np.ndarray:
-    """How hard each item is, the same for all who are measured on it."""
-    items = {"ir1": CAPTIONS, "vqa": QUESTIONS}.get(score, 1) * PICTURES
-    return np.random.default_rng(len(score)).permutation((np.arange(items) + 0.5) / items)
-
-
-def made(row: Row, kept: float | dict[str, float], seed: int = 0) -> dict:
-    """A record of a student that keeps this percent of the teacher's scores, of one alone where they are named."""
-    kept = kept if isinstance(kept, dict) else dict.fromkeys(TEACHER, kept)
-    share = {score: kept[score] / 100 * whole for score, whole in TEACHER.items()}
-    hits = {score: luck(score) < share[score] for score in ("tr1", "ir1", "vqa")}
-    cider = share["cider"] * (0.5 + luck("cider"))
-    items = {
-        "tr": [{"image_id": i, "rank": 0 if hit else 3} for i, hit in enumerate(hits["tr1"])],
-        "ir": [{"image_id": i // CAPTIONS, "rank": 0 if hit else 3} for i, hit in enumerate(hits["ir1"])],
-        "caption": [{"image_id": i, "cider": value} for i, value in enumerate(cider)],
-        "vqa": [{"image_id": i // QUESTIONS, "accuracy": float(hit)} for i, hit in enumerate(hits["vqa"])],
-    }
-    return make_record(row.name, row.role, seed=seed, items=items) | {"ablation": {"hash": identity(row, FULL)}}
-
-
-def grid(name: str, levels: dict, spread: float = 0.1, seeds: int = 3) -> list[dict]:
-    """The teacher and rows of a grid -> percent kept, with a spread over seeds that differs from row to row."""
-    rng, found = np.random.default_rng(1), [made(WHOLE, 100.0)]
-    for row in GRIDS[name].rows:
-        if row.name in levels:
-            noise = rng.permutation(np.linspace(-spread, spread, seeds))
-            level = levels[row.name]
-            for seed in range(seeds):
-                kept = (
-                    {k: v + noise[seed] for k, v in level.items()} if isinstance(level, dict) else level + noise[seed]
-                )
-                found.append(made(row, kept, seed))
-    return found
+from dlip.grids import GRIDS, WHOLE
+from tests.helpers import grid, made
 
 
 def verdict(number: int, *grids: list[dict]):

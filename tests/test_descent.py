@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from test_train import PICTURES, SHORT, Interrupted, log, scaled
 
 from dlip.ck_tensors import read_tensors
 from dlip.descent import learning_rate, optimiser, told
@@ -13,6 +12,7 @@ from dlip.learner import Learner
 from dlip.objectives import MomentumITC
 from dlip.train import train
 from dlip.train_config import TrainConfig
+from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log, scaled
 
 
 def test_rates_counted_by_hand():
@@ -29,10 +29,12 @@ def test_rates_counted_by_hand():
 
 def test_the_loop_follows_the_schedule(make_vlm, tmp_path):
     """Three steps an epoch; two of warm-up; log rows state rate and epoch."""
-    rows = log(train(make_vlm(), PICTURES, SHORT.replace(decay=0.5), tmp_path, progress=False))
+    rows = log(train(make_vlm(), TRAIN_SCENES, SHORT.replace(decay=0.5), tmp_path, progress=False))
     assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4])
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
-    rows = log(train(make_vlm(), PICTURES, SHORT.replace(decay=0.5, accumulate=2), tmp_path / "two", progress=False))
+    rows = log(
+        train(make_vlm(), TRAIN_SCENES, SHORT.replace(decay=0.5, accumulate=2), tmp_path / "two", progress=False)
+    )
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
 
 
@@ -56,7 +58,7 @@ def test_gradients_are_clipped_before_the_step(clip, make_vlm, tmp_path):
     The log states the norm before clipping."""
     student, before = make_vlm(1), make_vlm(1)
     config = SHORT.replace(steps=2, clip=clip, weight_decay=0.0, warmup=0)
-    (row, _) = log(train(student, PICTURES, config, tmp_path, progress=False))
+    (row, _) = log(train(student, TRAIN_SCENES, config, tmp_path, progress=False))
     pairs = zip(student.med.parameters(), before.med.parameters(), strict=True)
     assert (max((a - b).abs().max().item() for a, b in pairs if a.ndim) < 1e-7) == (clip < 1)
     assert row["norm"] > 0.1 and abs(student.med.temp.item() - 0.07) > 1e-4
@@ -66,7 +68,7 @@ def test_gradients_are_clipped_before_the_step(clip, make_vlm, tmp_path):
 def test_the_temperature_stays_within_blips_bounds(start, end, make_vlm, tmp_path):
     student = make_vlm(1)
     student.med.temp.data.fill_(start)
-    train(student, PICTURES, SHORT.replace(steps=1, lr=1e-9), tmp_path, progress=False)
+    train(student, TRAIN_SCENES, SHORT.replace(steps=1, lr=1e-9), tmp_path, progress=False)
     assert student.med.temp.item() == pytest.approx(end)
 
 
@@ -80,7 +82,7 @@ def test_soft_labels_are_told_the_epochs_done(accumulate, make_vlm, tmp_path, mo
 
     monkeypatch.setattr(MomentumITC, "forward", listen)
     config = SHORT.replace(accumulate=accumulate, momentum=0.9, weights={"itc": 1.0})
-    train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+    train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     assert told[::accumulate] == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]) and len(told) == 6 * accumulate
 
 
@@ -93,7 +95,7 @@ def test_a_loss_that_is_no_number_stops_the_run(other, make_vlm, tmp_path):
     student = make_vlm()
     student.med.text_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(UserError, match="itc is no finite number in step 0"):
-        train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, other: 1.0}), tmp_path, progress=False)
+        train(student, TRAIN_SCENES, SHORT.replace(weights={"itc": 1.0, other: 1.0}), tmp_path, progress=False)
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model.safetensors").exists()
 
 
@@ -131,7 +133,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_in_its_step(gradient, says, 
     Spoilt(monkeypatch, {4}, "lm", gradient)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, save_every=2)
     with pytest.raises(UserError, match=f"^{says} finite number in step 4; .* --nonfinite skip"):
-        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     last = read_tensors(tmp_path / "checkpoint-00000004.safetensors")[0]  # stands as it was
     assert all(tensor.isfinite().all() for tensor in last.values())
 
@@ -147,7 +149,7 @@ def test_a_gradient_of_an_earlier_micro_batch_is_named(make_vlm, tmp_path, monke
     monkeypatch.setattr(Learner, "forward", forward)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, accumulate=2)
     with pytest.raises(UserError, match="^the gradient of lm is no finite number in step 0"):
-        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
 
 
 def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path, monkeypatch):
@@ -156,7 +158,7 @@ def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path
     Spoilt(monkeypatch, set(range(6)), "lm", gradient=True)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16")
     with pytest.raises(UserError, match="^the gradient of lm is no finite number in step 3"):
-        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
 
 
 @pytest.mark.parametrize("gradient", [False, True])
@@ -165,7 +167,7 @@ def test_steps_that_are_left_out_in_fp16(gradient, make_vlm, tmp_path, monkeypat
     Spoilt(monkeypatch, {3}, "lm", gradient)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16", nonfinite="skip")
     with pytest.warns(UserWarning, match="lm is no finite number in step 3; the step is left out"):
-        run = train(make_vlm(1), PICTURES, config, tmp_path, progress=False)
+        run = train(make_vlm(1), TRAIN_SCENES, config, tmp_path, progress=False)
     assert [(row["step"], "left_out" in row) for row in run.rows()] == [(i, i == 4) for i in range(1, 7)]
 
 
@@ -173,7 +175,7 @@ def test_a_temperature_without_a_gradient_stops_the_run_too(make_vlm, tmp_path):
     student = make_vlm()
     student.med.temp.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(UserError, match="^the gradient of itc is no finite number in step 0"):
-        train(student, PICTURES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
+        train(student, TRAIN_SCENES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
 
 
 def test_weights_that_are_no_numbers_are_not_kept(make_vlm, tmp_path):
@@ -185,7 +187,7 @@ def test_weights_that_are_no_numbers_are_not_kept(make_vlm, tmp_path):
 
     config = SHORT.replace(save_every=1, eval_every=3, nonfinite="skip")
     with pytest.raises(UserError, match="med.text_proj.weight holds what is no finite number after 3 steps; lower"):
-        train(make_vlm(), PICTURES, config, tmp_path, evaluate=spoil, progress=False)
+        train(make_vlm(), TRAIN_SCENES, config, tmp_path, evaluate=spoil, progress=False)
     assert sorted(path.name[-13] for path in tmp_path.glob("checkpoint-*")) == ["1", "2"]
 
 
@@ -195,7 +197,7 @@ def test_a_run_that_only_leaves_out_stops(make_vlm, tmp_path, monkeypatch):
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
     sentence = "^lm is no finite number in step 5, the last of 3 in a row that were left out; lower"
     with pytest.warns(UserWarning, match="step 1; the step is left out"), pytest.raises(UserError, match=sentence):
-        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
 
 
 @pytest.mark.parametrize("gradient", [False, True])
@@ -207,9 +209,9 @@ def test_steps_that_are_left_out(gradient, accumulate, make_vlm, tmp_path, monke
     )
     Spoilt(monkeypatch, {3}, "lm", gradient)
     with pytest.warns(UserWarning, match="lm is no finite number in step 3; the step is left out"):
-        run = train(make_vlm(1), PICTURES, config, tmp_path / "skipped", progress=False)
+        run = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "skipped", progress=False)
     monkeypatch.undo()
-    whole = train(make_vlm(1), PICTURES, config, tmp_path / "whole", progress=False)
+    whole = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
     assert [row["step"] for row in run.rows() if "left_out" in row] == [4] and run.left_out() == 1 > whole.left_out()
     ours, theirs = ({r["step"]: r["losses"] for r in some.rows() if "losses" in r} for some in (run, whole))
     assert ours[3] == theirs[3] and 4 not in ours and ours[6] != theirs[6]
@@ -224,11 +226,11 @@ def test_a_run_goes_on_that_has_left_out_all_its_steps(make_vlm, tmp_path, monke
     """Its optimiser has no moments yet."""
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
     Spoilt(monkeypatch, {0, 1}, "lm", False)
-    whole = train(make_vlm(1), PICTURES, config, tmp_path / "whole", progress=False)
+    whole = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
-        train(make_vlm(1), Interrupted(PICTURES, 20), config, tmp_path / "parts", progress=False)
+        train(make_vlm(1), Interrupted(TRAIN_SCENES, 20), config, tmp_path / "parts", progress=False)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-00000002.safetensors"]
-    parts = train(make_vlm(1), PICTURES, config, tmp_path / "parts", progress=False)
+    parts = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", progress=False)
     name = "checkpoint-00000006.safetensors"
     ours, theirs = (read_tensors(run.folder / name)[0] for run in (parts, whole))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from test_conclusions import grid, made
 
 from dlip.config import preset
 from dlip.effects import gains, sweeps
 from dlip.efficiency import paper_count
 from dlip.grids import GRIDS, MODALITIES, WHOLE
 from dlip.plots import gain_bars, module_curves
+from tests.helpers import grid, made
 
 
 @pytest.fixture(scope="module")

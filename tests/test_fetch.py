@@ -9,7 +9,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from test_shards import jpeg, write_tar
 
 from dlip import data
 from dlip.data import check, fetch
@@ -18,6 +17,7 @@ from dlip.data.loader import Batches, train_loader
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
 from dlip.errors import UserError
+from tests.helpers import jpeg, write_tar
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ import time
 import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from test_records import make_record
 
 from dlip import ablation, notebook
 from dlip.cli import parser
@@ -24,6 +23,7 @@ from dlip.plots import term_curves
 from dlip.precision import native_bf16
 from dlip.run import Run
 from dlip.terms import weights
+from tests.helpers import make_record
 
 
 @pytest.fixture

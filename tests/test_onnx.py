@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import scattered
 from PIL import Image
 
 import dlip
@@ -22,6 +21,7 @@ from dlip.model import Med
 from dlip.onnx_runner import Runner
 from dlip.tasks import evaluate, exported
 from dlip.vlm import VLM
+from tests.helpers import scattered
 
 READER = r"""
 import json, sys

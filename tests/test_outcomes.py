@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from test_records import make_record
 
 from dlip.outcomes import _text, outcomes
 from dlip.schema import whole
+from tests.helpers import make_record
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
-from test_records import make_record
 
 from dlip.data.batch import Item, Question
 from dlip.errors import UserError
@@ -25,10 +23,7 @@ from dlip.plots import (
 )
 from dlip.records import frame
 from dlip.schema import COSTS, NUMBERS, ROLES, SCORES
-
-
-def by_name(fig: go.Figure) -> dict[str, go.Scatter]:
-    return {trace.name: trace for trace in fig.data}
+from tests.helpers import by_name, make_record
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-from test_records import make_record
 
 from dlip.data.batch import Item, Question
 from dlip.errors import UserError
@@ -10,6 +9,7 @@ from dlip.plots import COLOURS, data_curves, module_curves, term_curves, words
 from dlip.plots.training import SHADES
 from dlip.records import frame
 from dlip.terms import TERMS
+from tests.helpers import make_record
 
 
 def test_terms_stand_in_the_panel_of_their_group():

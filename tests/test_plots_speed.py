@@ -1,8 +1,6 @@
 """Latency, throughput and memory as bars and lines: every part named, in the colours of roles."""
 
 import pytest
-from test_plots import by_name
-from test_records import make_record
 
 from dlip.plots import (
     COLOURS,
@@ -15,6 +13,7 @@ from dlip.plots import (
 from dlip.plots.speed import PARTS, luminance
 from dlip.records import frame
 from dlip.schema import ROLES
+from tests.helpers import by_name, make_record
 
 NAMES = {"big": "teacher", "small <1>": "distilled"}
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from test_retrieval import plain_rank
 
 from dlip.tasks import ranking
 from dlip.tasks.ranking import Nearest, nearest, ranks, reranked
+from tests.helpers import plain_rank
 
 
 def test_ranks_are_those_of_a_sort():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_records import make_record
 
 from dlip import ablation, data
 from dlip.cli import main, parser
@@ -16,6 +15,7 @@ from dlip.data.scenes import SPLITS
 from dlip.rec_write import append
 from dlip.records import read
 from dlip.tasks.vqa import blind_baseline
+from tests.helpers import make_record
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl"]

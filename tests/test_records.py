@@ -11,33 +11,9 @@ import pytest
 
 from dlip.errors import UserError
 from dlip.rec_compare import latest, retention, summary, timed_alike, twin  # fmt: skip
-from dlip.rec_write import append, config_hash, failure, new_record, thin
+from dlip.rec_write import append, config_hash, failure, thin
 from dlip.records import ABOUT, NUMBERS, export, failures, frame, load, read, stands
-
-
-def make_record(
-    name="student", role="distilled", *, seed=0, data="scenes", pictures=4000, width=64, params=1.0, latency=20.0,
-    tr1=70.0, vqa=80.0, retrieval=None, losses=None, weights=None, samples=(), command="dlip train", notes=None,
-    items=None,
-) -> dict:  # fmt: skip
-    """A record of a run that never was."""
-    sizes = {"image_width": width, "image_layers": 4, "text_width": width, "text_layers": 3, "fusion_layers": (1, 2)}
-    metrics = {
-        "model": name, "data": data, "split": "test", "notes": notes or {},
-        "retrieval": retrieval or {"tr@1": tr1, "ir@1": tr1 - 2},
-        "caption": {"cider": 1.5 * tr1, "spice": None},
-        "vqa": None if vqa is None else {"accuracy": vqa, "by_type": {"count": vqa - 20}},
-        "efficiency": {"params_m": params, "flops_g": params / 10, "latency": {
-            "task": "captioning", "batch": 1, "beams": 3, "tokens": 20, "threads": 2, "device": "cpu",
-            "p50_ms": latency, "p95_ms": latency + 1, "share": 2 * latency,
-        }},
-    }  # fmt: skip
-    return new_record(
-        name, role, command=command, seed=seed, train_pictures=pictures, metrics=metrics, wall_s=60.0, samples=samples,
-        items=items,
-        losses=losses or {"step": [1, 2], "lm": [2.0, 1.0]},
-        config={"model": sizes, "train": {"seed": seed, "weights": weights or {"lm": 1.0}}},
-    )  # fmt: skip
+from tests.helpers import make_record
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path):

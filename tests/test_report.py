@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_records import make_record
 
 from dlip.errors import UserError
 from dlip.report import PRICES, SCORES, comparison, finding, report, table
+from tests.helpers import make_record
 
 SAMPLE = {
     "image_id": 7,

@@ -6,7 +6,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from test_records import make_record
 
 from dlip import data, records
 from dlip.checkpoints import model_folder
@@ -19,6 +18,7 @@ from dlip.rerun import check_history, chosen, circumstances, command, difference
 from dlip.run import hashed
 from dlip.train_config import CACHE
 from dlip.vlm import VLM
+from tests.helpers import make_record
 
 TINY = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1"
 

@@ -9,6 +9,7 @@ from dlip.errors import Unable
 from dlip.tasks import retrieval
 from dlip.tasks.base import Unavailable
 from dlip.tasks.retrieval import predict, score
+from tests.helpers import plain_rank
 
 
 @torch.inference_mode()
@@ -24,12 +25,6 @@ def plain_scores(vlm, dataset) -> tuple[torch.Tensor, torch.Tensor]:
             itc[i, t] = (med.project_image(picture) * med.project_text(med.encode_text(ids, mask))).sum()
             itm[i, t] = med.match_logits(med.fuse(ids, mask, picture))[0, 1]
     return itc, itm
-
-
-def plain_rank(scores: list[float], own: list[bool]) -> int:
-    """The place of the first own answer, as a stable sort puts them."""
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    return [own[i] for i in order].index(True)
 
 
 @pytest.fixture(scope="module")

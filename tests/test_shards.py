@@ -5,7 +5,6 @@ import json
 import os
 import tarfile
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,29 +22,12 @@ from dlip.data.scenes import Scenes
 from dlip.data.shard_names import braces, shards
 from dlip.data.shards import Shards
 from dlip.errors import UserError
+from tests.helpers import jpeg, write_tar
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def jpeg(shade: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (8, 6), (shade, 10, 200)).save(out, "JPEG")
-    return out.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes | str | dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            content = json.dumps(content) if isinstance(content, dict) else content
-            content = content.encode() if isinstance(content, str) else content
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
 
 
 def captions(dataset) -> list[list[str]]:

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from dlip.ck_tensors import read_tensors
 from dlip.data.batch import Question
@@ -14,32 +13,7 @@ from dlip.run import hashed
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.train_config import TrainConfig
-
-PICTURES = Scenes("train-small", size=24)
-SHORT = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2)
-
-
-class Interrupted:
-    """A data set during whose `last` item the user presses Ctrl-C."""
-
-    def __init__(self, dataset, last: int):
-        self.dataset, self.left, self.name, self.split = dataset, last, dataset.name, dataset.split
-        self.counts = dataset.counts
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
-        return self.dataset[i]
-
-
-def log(run) -> list[dict]:
-    """The log without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_s")} for row in run.rows()]
-
+from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log, scaled
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -66,7 +40,7 @@ def test_a_student_nears_its_teacher(make_vlm, tmp_path):
     teacher = make_vlm(0)
     config = SHORT.replace(steps=40, lr=5e-3, save_every=40, log_every=5, weights={**HR, **AT, **KD})
     before = {name: p.clone() for name, p in teacher.med.named_parameters()}
-    losses = train(make_vlm(1), PICTURES, config, tmp_path, teacher, progress=False).losses()
+    losses = train(make_vlm(1), TRAIN_SCENES, config, tmp_path, teacher, progress=False).losses()
     assert losses.keys() == {"step", "total", *HR, *AT, *KD}
     for term in (*HR, "kd.itc", "kd.lm", "kd.vqa", "total"):
         assert losses[term][-1] < losses[term][0], term
@@ -77,13 +51,13 @@ def test_a_teacher_is_not_asked_before_its_terms_join(make_vlm, tmp_path):
     teacher, asked = make_vlm(0), []
     teacher.med.register_forward_hook(lambda *_: asked.append(1))
     config = SHORT.replace(weights={"lm": 1.0, "hr.text": 1.0}, joins={"hr.text": 4})
-    train(make_vlm(1), PICTURES, config, tmp_path, teacher, progress=False)
+    train(make_vlm(1), TRAIN_SCENES, config, tmp_path, teacher, progress=False)
     assert len(asked) == SHORT.steps - 4
 
 
 def test_the_total_is_the_weighted_sum(make_vlm, tmp_path):
     config = SHORT.replace(steps=1, weights={"itc": 0.5, "lm": 2.0, "kd.lm": 3.0, "itm": 0.0})
-    (row,) = log(train(make_vlm(1), PICTURES, config, tmp_path, make_vlm(0), progress=False))
+    (row,) = log(train(make_vlm(1), TRAIN_SCENES, config, tmp_path, make_vlm(0), progress=False))
     losses = row["losses"]
     assert losses.keys() == {"itc", "lm", "kd.lm", "total"}
     assert losses["total"] == pytest.approx(0.5 * losses["itc"] + 2 * losses["lm"] + 3 * losses["kd.lm"], abs=1e-4)
@@ -93,13 +67,15 @@ def test_terms_join_in_their_step(make_vlm, tmp_path):
     """Until a term joins the run is the run without it; no row of the log spans its joining."""
     config = SHORT.replace(log_every=4, weights={"itc": 1.0, "lm": 1.0, "hr.image": 1.0})
     late = config.replace(joins={"lm": 3, "hr.image": 2})
-    losses = train(make_vlm(1), PICTURES, late, tmp_path / "late", make_vlm(0), progress=False).losses()
+    losses = train(make_vlm(1), TRAIN_SCENES, late, tmp_path / "late", make_vlm(0), progress=False).losses()
     assert losses["step"] == [2, 3, 4, 6] and None not in losses["itc"] + losses["total"]
     assert [loss is None for loss in losses["hr.image"]] == [True, False, False, False]
     assert [loss is None for loss in losses["lm"]] == [True, True, False, False]
     assert losses["total"][:2] == pytest.approx([losses["itc"][0], losses["itc"][1] + losses["hr.image"][1]], abs=1e-4)
     alone = SHORT.replace(log_every=2, weights={"itc": 1.0})
-    assert train(make_vlm(1), PICTURES, alone, tmp_path / "one", progress=False).losses()["itc"][0] == losses["itc"][0]
+    assert (
+        train(make_vlm(1), TRAIN_SCENES, alone, tmp_path / "one", progress=False).losses()["itc"][0] == losses["itc"][0]
+    )
     with pytest.raises(UserError, match="no loss term is there at the first step"):
         late.replace(joins={"itc": 1, "lm": 1, "hr.image": 1})
     with pytest.raises(UserError, match="no loss term 'hr.imgae'"):
@@ -113,7 +89,7 @@ def test_accumulation_equals_one_batch(make_vlm, tmp_path):
     for accumulate in (1, 2, 4):
         student = make_vlm(1)
         cut = config.replace(accumulate=accumulate)
-        run = train(student, PICTURES, cut, tmp_path / f"{accumulate}", make_vlm(0), progress=False)
+        run = train(student, TRAIN_SCENES, cut, tmp_path / f"{accumulate}", make_vlm(0), progress=False)
         results.append((student.med.vision_model.encoder.layers[0].mlp.fc1.weight, run.losses()["total"]))
     for weight, losses in results[1:]:
         torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
@@ -121,9 +97,9 @@ def test_accumulation_equals_one_batch(make_vlm, tmp_path):
 
 
 def test_micro_batches_are_the_configurations_whatever_the_environment_says(make_vlm, tmp_path, monkeypatch):
-    plain = train(make_vlm(1), PICTURES, SHORT.replace(steps=2), tmp_path / "plain", progress=False)
+    plain = train(make_vlm(1), TRAIN_SCENES, SHORT.replace(steps=2), tmp_path / "plain", progress=False)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
-    assert log(train(make_vlm(1), PICTURES, SHORT.replace(steps=2), tmp_path / "set", progress=False)) == log(plain)
+    assert log(train(make_vlm(1), TRAIN_SCENES, SHORT.replace(steps=2), tmp_path / "set", progress=False)) == log(plain)
 
 
 class Asked(Scenes):
@@ -172,7 +148,7 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
     config, changes = CASES[case]
     config = config.replace(eval_every=5)
 
-    def go(folder, dataset=PICTURES, evaluate=lambda vlm: {"a": 1}):
+    def go(folder, dataset=TRAIN_SCENES, evaluate=lambda vlm: {"a": 1}):
         teacher = make_vlm(0) if any("." in term for term in config.weights) else None
         return train(make_vlm(1, **changes), dataset, config, folder, teacher, evaluate, progress=False)
 
@@ -186,7 +162,7 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
     torch.manual_seed(99)  # whatever else the process does meanwhile
     if not config.workers:
         with pytest.raises(KeyboardInterrupt):
-            go(tmp_path / "parts", Interrupted(PICTURES, 5))
+            go(tmp_path / "parts", Interrupted(TRAIN_SCENES, 5))
     parts = go(tmp_path / "parts")
     assert log(parts) == log(whole)
     name = "checkpoint-00000006.safetensors"
@@ -197,18 +173,6 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
     assert sorted(path.name for path in parts.folder.glob("checkpoint-*")) == ["checkpoint-00000004.safetensors", name]
 
 
-def scaled(monkeypatch, scale: float, backoff: float) -> None:
-    """accelerate has no fp16 on a CPU, so it is put in."""
-
-    class Scaled(Accelerator):
-        def __init__(self, **options):
-            super().__init__(**options)
-            self.native_amp = True
-            self.scaler = torch.amp.GradScaler("cpu", scale, backoff_factor=backoff, growth_interval=2)
-
-    monkeypatch.setattr("dlip.train.Accelerator", Scaled)
-
-
 def test_the_scale_of_fp16_is_resumed(make_vlm, tmp_path, monkeypatch):
     """The first losses overflow and their steps are left out."""
     scaled(monkeypatch, 2.0**40, 2.0**-16)
@@ -217,12 +181,13 @@ def test_the_scale_of_fp16_is_resumed(make_vlm, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     config = SHORT.replace(eval_every=5, precision="fp16")
-    rows = log(train(make_vlm(1), PICTURES, config, tmp_path / "whole", evaluate=lambda vlm: {}, progress=False))
+    rows = log(train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", evaluate=lambda vlm: {}, progress=False))
     assert rows[0]["norm"] is None and rows[-1]["norm"] > 0
     with pytest.raises(KeyboardInterrupt):
-        train(make_vlm(1), PICTURES, config, tmp_path / "parts", evaluate=stop, progress=False)
+        train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", evaluate=stop, progress=False)
     assert (
-        log(train(make_vlm(1), PICTURES, config, tmp_path / "parts", evaluate=lambda vlm: {}, progress=False)) == rows
+        log(train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", evaluate=lambda vlm: {}, progress=False))
+        == rows
     )
     name = "checkpoint-00000006.safetensors"
     (ours, one), (theirs, two) = (read_tensors(tmp_path / part / name) for part in ("parts", "whole"))
@@ -231,14 +196,14 @@ def test_the_scale_of_fp16_is_resumed(make_vlm, tmp_path, monkeypatch):
 
 
 def test_a_finished_run_is_left_as_it_is(make_vlm, tmp_path):
-    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     before, rows = (tmp_path / "model.safetensors").read_bytes(), run.rows()
-    again = train(make_vlm(5), PICTURES, SHORT, tmp_path, progress=False)
+    again = train(make_vlm(5), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     assert (tmp_path / "model.safetensors").read_bytes() == before and again.rows() == rows
     for checkpoint in tmp_path.glob("checkpoint-*"):
         checkpoint.unlink()
     student = make_vlm(5)
-    assert train(student, PICTURES, SHORT, tmp_path, progress=False).rows() == rows
+    assert train(student, TRAIN_SCENES, SHORT, tmp_path, progress=False).rows() == rows
     assert (tmp_path / "model.safetensors").read_bytes() == before and hashed(student) == hashed(run.model())
 
 
@@ -247,13 +212,13 @@ def test_a_run_s_model_is_its_own_whatever_its_folder_is_called(name, make_vlm, 
     monkeypatch.chdir(tmp_path)
     make_vlm(3).save("run")
     student = make_vlm()
-    run = train(student, PICTURES, SHORT.replace(steps=1), name, progress=False)
+    run = train(student, TRAIN_SCENES, SHORT.replace(steps=1), name, progress=False)
     assert hashed(run.model()) == hashed(student) and run.model().name == name
 
 
 def test_the_seed_decides(make_vlm, tmp_path):
     runs = [
-        log(train(make_vlm(1), PICTURES, SHORT.replace(seed=seed), tmp_path / f"{i}", progress=False))
+        log(train(make_vlm(1), TRAIN_SCENES, SHORT.replace(seed=seed), tmp_path / f"{i}", progress=False))
         for i, seed in enumerate((0, 0, 1))
     ]
     assert runs[0] == runs[1] != runs[2]
@@ -272,7 +237,9 @@ def test_evaluation_is_logged_and_changes_nothing(make_vlm, tmp_path):
         return {"tr@1": 12.5}
 
     config, student = SHORT.replace(log_every=4, save_every=6), make_vlm(1, dropout=0.1)
-    plain = train(make_vlm(1, dropout=0.1), PICTURES, config, tmp_path / "plain", progress=False)
-    run = train(student, PICTURES, config.replace(eval_every=2), tmp_path / "eval", evaluate=evaluate, progress=False)
+    plain = train(make_vlm(1, dropout=0.1), TRAIN_SCENES, config, tmp_path / "plain", progress=False)
+    run = train(
+        student, TRAIN_SCENES, config.replace(eval_every=2), tmp_path / "eval", evaluate=evaluate, progress=False
+    )
     assert [row for row in log(run) if "eval" in row] == [{"step": step, "eval": {"tr@1": 12.5}} for step in (2, 4, 6)]
     assert seen == [student] * 3 and run.losses() == plain.losses()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import PICTURES, SHORT, Interrupted, log
 from tokenizers import Tokenizer as FastTokenizer
 from torch.utils.data import get_worker_info
 
@@ -21,6 +20,7 @@ from dlip.run import Run
 from dlip.terms import HR, VLP
 from dlip.train import train
 from dlip.vlm import VLM
+from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log
 
 
 class Bare(Scenes):
@@ -40,8 +40,8 @@ class Bare(Scenes):
 @pytest.mark.parametrize(
     ("dataset", "changes", "says"),
     [
-        (PICTURES, dict(weights={"itc": 1.0, "hr.text": 1.0}), "hr.text needs a teacher"),
-        (PICTURES, dict(batch_size=25), "24 pictures, fewer than a batch of 25"),
+        (TRAIN_SCENES, dict(weights={"itc": 1.0, "hr.text": 1.0}), "hr.text needs a teacher"),
+        (TRAIN_SCENES, dict(batch_size=25), "24 pictures, fewer than a batch of 25"),
         (Bare("captions"), dict(weights={"lm": 1.0}), "lm needs captions"),
         (Bare("questions"), dict(weights={"vqa": 1.0}), "vqa needs questions"),
         (Bare("tags"), dict(weights={"tags": 1.0}), "tags needs tags"),
@@ -65,7 +65,7 @@ def test_a_teacher_that_does_not_fit_is_refused(teacher, changes, says, make_vlm
     with pytest.raises(UserError, match=says):
         train(
             make_vlm(),
-            PICTURES,
+            TRAIN_SCENES,
             SHORT.replace(**changes),
             tmp_path / "run",
             make_vlm(0, **teacher),
@@ -77,13 +77,13 @@ def test_a_teacher_that_does_not_fit_is_refused(teacher, changes, says, make_vlm
 def test_other_vocabularies_are_refused(make_vlm, tmp_path):
     teacher, other = make_vlm(0), Tokenizer.train(["other words"], 100)
     with pytest.raises(UserError, match="different vocabularies"):
-        train(make_vlm(), PICTURES, SHORT.replace(weights=HR), tmp_path, VLM(teacher.med, other), progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT.replace(weights=HR), tmp_path, VLM(teacher.med, other), progress=False)
 
 
 def test_two_runs_do_not_share_a_folder(make_vlm, tmp_path):
     with Run(tmp_path).alone(), pytest.raises(UserError, match="another process trains in"):
-        train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False)
-    assert train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False).finished
+        train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
+    assert train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False).finished
 
 
 def test_a_run_whose_folder_another_has_made_anew_writes_nothing_there(make_vlm, tmp_path):
@@ -95,7 +95,7 @@ def test_a_run_whose_folder_another_has_made_anew_writes_nothing_there(make_vlm,
         return {}
 
     with pytest.raises(UserError, match="run was taken away while a run was in it, which stops here"):
-        train(make_vlm(), PICTURES, SHORT.replace(eval_every=3), folder, evaluate=remove, progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT.replace(eval_every=3), folder, evaluate=remove, progress=False)
     assert not list(folder.iterdir())
 
 
@@ -103,30 +103,30 @@ def test_a_model_that_is_no_run_is_not_replaced(make_vlm, tmp_path):
     make_vlm().save(tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="holds config.json, but no run that could go on; choose another folder"):
-        train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path / "model", progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path / "model", progress=False)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
 def test_a_folder_takes_over_no_other_teacher_nor_fewer_pictures(make_vlm, tmp_path):
     config = SHORT.replace(steps=1, weights=HR)
-    train(make_vlm(1), PICTURES, config, tmp_path, make_vlm(2), progress=False)
+    train(make_vlm(1), TRAIN_SCENES, config, tmp_path, make_vlm(2), progress=False)
     with pytest.raises(UserError, match=r"holds a run with another teacher \(its weights differ\); choose"):
-        train(make_vlm(1), PICTURES, config, tmp_path, make_vlm(3), progress=False)
+        train(make_vlm(1), TRAIN_SCENES, config, tmp_path, make_vlm(3), progress=False)
     with pytest.raises(UserError, match="holds a run with another number of pictures"):
         train(make_vlm(1), Scenes("val", size=12), config, tmp_path, make_vlm(2), progress=False)
     with pytest.warns(UserWarning, match="first weights are not those that the run in .* began with; it goes on"):
-        train(make_vlm(4), PICTURES, config, tmp_path, make_vlm(2), progress=False)
+        train(make_vlm(4), TRAIN_SCENES, config, tmp_path, make_vlm(2), progress=False)
 
 
 def test_a_run_takes_over_no_other_vocabulary(make_vlm, tmp_path):
     """Of as many words, as one that is made of texts which were mended meanwhile."""
     student, config = make_vlm(), SHORT.replace(steps=1)
-    train(student, PICTURES, config, tmp_path, progress=False)
+    train(student, TRAIN_SCENES, config, tmp_path, progress=False)
     words = student.tokenizer.fast.to_str().replace('"circle"', '"cirkle"')
     other = VLM(make_vlm().med, Tokenizer(FastTokenizer.from_str(words)))
     assert len(other.tokenizer) == len(student.tokenizer)
     with pytest.raises(UserError, match="holds a run with another vocabulary"):
-        train(other, PICTURES, config, tmp_path, progress=False)
+        train(other, TRAIN_SCENES, config, tmp_path, progress=False)
 
 
 def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, tmp_path):
@@ -137,10 +137,10 @@ def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, 
         return train(make_vlm(seed), dataset, config, tmp_path, make_vlm(2), about=about, progress=False)
 
     with pytest.raises(KeyboardInterrupt):
-        go(Interrupted(PICTURES, 20), "t", "s", workers=0)
+        go(Interrupted(TRAIN_SCENES, 20), "t", "s", workers=0)
     with pytest.raises(UserError, match="holds a run with another start; choose"):
-        go(PICTURES, "t", "../s", seed=4)
-    run = go(PICTURES, "../t", "../s")
+        go(TRAIN_SCENES, "t", "../s", seed=4)
+    run = go(TRAIN_SCENES, "../t", "../s")
     assert run.finished and run.config()["train"]["workers"] == 0
     assert [row["step"] for row in run.rows()] == list(range(1, 7))
 
@@ -148,15 +148,15 @@ def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, 
 @pytest.mark.parametrize("what", ["threads", "torch", "releases", "instructions", "code"])
 def test_what_last_digits_depend_on_may_change_with_a_warning(what, make_vlm, tmp_path, recwarn):
     config, path = SHORT.replace(steps=1), tmp_path / "run.json"
-    train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+    train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     run = json.loads(path.read_text())
     path.write_text(json.dumps(run | {"inputs": run["inputs"] | {what: "other"}}))
     with pytest.warns(UserWarning, match=rf"the .*{what}\b.*, on which last digits depend, are not those that the run"):
-        train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     del run["inputs"][what]  # as an older version began it
     path.write_text(json.dumps(run))
     recwarn.clear()
-    train(make_vlm(), PICTURES, config, tmp_path, progress=False)
+    train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     assert not recwarn.list
 
 
@@ -174,18 +174,18 @@ def test_a_worker_that_is_killed_is_told(make_vlm, tmp_path):
 def test_half_written_files_go_and_the_users_own_stay(make_vlm, tmp_path):
     for name in (".env.template", ".run.json.0123abcd", ".checkpoint-00000001.safetensors.89abcdef", ".a.0123abcd"):
         (tmp_path / name).write_text("x")
-    train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False)
+    train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
     assert sorted(path.name for path in tmp_path.glob(".*")) == [".a.0123abcd", ".env.template", ".lock"]
 
 
 def test_fp16_without_a_gpu_is_refused(make_vlm, tmp_path):
     with pytest.raises(UserError, match="fp16 needs a GPU"):
-        train(make_vlm(), PICTURES, SHORT.replace(precision="fp16"), tmp_path / "run", progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT.replace(precision="fp16"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
-    train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
+    train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
     before = (tmp_path / "run.json").read_text()
     others = [
         (make_vlm(), SHORT.replace(steps=2), {"data": "scenes"}, "another train.steps; choose"),
@@ -201,18 +201,18 @@ def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
     ]
     for student, config, about, says in others:
         with pytest.raises(UserError, match=says):
-            train(student, PICTURES, config, tmp_path, about=about, progress=False)
+            train(student, TRAIN_SCENES, config, tmp_path, about=about, progress=False)
     assert (tmp_path / "run.json").read_text() == before
     (tmp_path / "run.json").write_text('{"model": {}}')
     with pytest.raises(UserError, match="run.json is not whole"):
-        train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
 
 
 def test_a_run_that_kept_nothing_gives_way_to_another(make_vlm, tmp_path):
     """As one does whose cache was refused, to the same without it."""
     (tmp_path / "log.jsonl").write_text('{"step": 1, "losses": {}}\n')
     (tmp_path / "run.json").write_text('{"model": {}, "train": {"cache": true}}')
-    run = train(make_vlm(), PICTURES, SHORT.replace(steps=1), tmp_path, progress=False)
+    run = train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
     assert run.config()["train"]["steps"] == 1 and [row["step"] for row in run.rows()] == [1]
 
 
@@ -228,8 +228,8 @@ def flipped(content: bytes) -> bytes:
 @pytest.mark.parametrize("spoil", [cut, flipped])
 @pytest.mark.parametrize("which", ["the last", "all"])
 def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, make_vlm, tmp_path):
-    whole = train(make_vlm(), PICTURES, SHORT, tmp_path / "whole", progress=False)
-    run = train(make_vlm(), PICTURES, SHORT, tmp_path / "run", progress=False)
+    whole = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "whole", progress=False)
+    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "run", progress=False)
     paths = sorted(run.folder.glob("checkpoint-*"))[-1 if which == "the last" else 0 :]
     for path in paths:
         path.write_bytes(spoil(path.read_bytes()))
@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, mak
     half = run.folder / ".checkpoint-00000006.safetensors.0123abcd"  # of a process that was killed
     half.touch()
     with pytest.warns(UserWarning, match=f"{paths[-1].name}.*; the run goes on from what was kept before"):
-        again = train(make_vlm(), PICTURES, SHORT, tmp_path / "run", progress=False)
+        again = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "run", progress=False)
     assert log(again) == log(whole) and not half.exists()
     assert (run.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
     assert sorted(path.name for path in run.folder.glob("damaged-*")) == [f"damaged-{path.name}" for path in paths]
@@ -245,18 +245,18 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, mak
 
 @pytest.mark.parametrize("spoil", [cut, flipped])
 def test_a_damaged_model_is_made_anew_from_the_last_checkpoint(spoil, make_vlm, tmp_path):
-    model = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False).folder / "model.safetensors"
+    model = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False).folder / "model.safetensors"
     whole = model.read_bytes()
     model.write_bytes(spoil(whole))
     with pytest.warns(UserWarning, match="the run goes on from .*, the file is now damaged-model.safetensors"):
-        run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+        run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     assert model.read_bytes() == whole and run.losses()["step"] == list(range(1, 7))
 
 
 def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_path):
     """As a full disk leaves it; a checkpoint's name that is none of ours is left alone."""
-    whole = train(make_vlm(), PICTURES, SHORT, tmp_path / "whole", progress=False)
-    run = train(make_vlm(), PICTURES, SHORT, tmp_path / "run", progress=False)
+    whole = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "whole", progress=False)
+    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "run", progress=False)
     (run.folder / "model.safetensors").unlink()
     (run.folder / "checkpoint-best.safetensors").touch()
     kept = (run.folder / "log.jsonl").read_text()
@@ -265,13 +265,13 @@ def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_pat
         (run.folder / "log.jsonl").write_text(kept + torn)
         assert log(run) == log(whole)
     with pytest.warns(UserWarning, match="left out of .*: 1 damaged row; as it was it is damaged-log.jsonl"):
-        assert log(train(make_vlm(), PICTURES, SHORT, run.folder, progress=False)) == log(whole)
+        assert log(train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)) == log(whole)
     assert (run.folder / "checkpoint-best.safetensors").exists()
     assert (run.folder / "damaged-log.jsonl").read_text() == kept + torn
 
 
 def test_of_a_log_only_its_damaged_rows_are_lost(make_vlm, tmp_path):
-    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     path = run.folder / "log.jsonl"
     first, *others = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(bytes(len(first) - 1) + b"\n" + b"".join(others))
@@ -286,7 +286,7 @@ def test_a_damaged_log_reaches_no_file_elsewhere(make_vlm, tmp_path):
     (run / "log.jsonl").write_text("no row\n")
     (run / "damaged-log.jsonl").symlink_to(tmp_path / "precious")
     with pytest.warns(UserWarning, match="1 damaged row; as it was"):
-        train(make_vlm(), PICTURES, SHORT.replace(steps=1), run, progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), run, progress=False)
     assert (tmp_path / "precious").read_text() == "kept"
     assert (run / "damaged-log.jsonl").read_text() == "no row\n"
 
@@ -323,29 +323,29 @@ WEIGHT = "learner.med.vision_proj.weight"
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_checkpoint_that_does_not_fit_is_refused(what, make_vlm, tmp_path):
-    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     (run.folder / "config.json").unlink()  # it was killed before its end
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     changed(last, CHANGES[what])
     with pytest.raises(UserError, match="is of another step, run, model or losses; take it away"):
-        train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     assert last.exists()
 
 
 def test_a_checkpoint_that_may_not_be_read_is_left_where_it_is(make_vlm, tmp_path, monkeypatch):
-    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     (run.folder / "config.json").unlink()
     monkeypatch.setattr("os.access", lambda path, how: "checkpoint" not in str(path))
     with pytest.raises(UserError, match="may not be read; allow it, or choose another folder"):
-        train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     assert not list(tmp_path.glob("damaged-*"))
 
 
 @pytest.mark.filterwarnings("ignore:.*the run goes on from what was kept before")
 def test_a_checkpoint_without_its_checksum_is_damaged(make_vlm, tmp_path):
-    run = train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     last.write_bytes(last.read_bytes().replace(b"sha256", b"sha255"))
     (run.folder / "config.json").unlink()  # it was killed before its end
-    train(make_vlm(), PICTURES, SHORT, tmp_path, progress=False)
+    train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     assert (run.folder / f"damaged-{last.name}").exists()

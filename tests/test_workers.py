@@ -12,6 +12,8 @@ import pytest
 from dlip.errors import UserError
 from dlip.workers import work
 
+ROOT = Path(__file__).parents[1]
+
 
 def act(job: tuple[str, Path]) -> None:
     what, folder = job
@@ -73,13 +75,13 @@ def test_the_processes_end_with_the_loop(tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_processes_end_with_their_parent(tmp_path, how):
     code = f"""if True:
-        import signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin by ignoring it
         from pathlib import Path
-        from test_workers import act, work
+        from tests.test_workers import act, work
         list(work(act, [("long", Path({str(tmp_path)!r}))], 1, Path({str(tmp_path)!r}), lambda running: None))
     """
-    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, start_new_session=True)
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT, start_new_session=True)
     pid = int(wait_for(lambda: (tmp_path / "long").exists() and (tmp_path / "long").read_text()))
     os.killpg(parent.pid, how) if how == signal.SIGINT else parent.kill()
     said = parent.communicate()[1].decode()
