@@ -8,7 +8,7 @@ from torch import Tensor
 
 from app import inputs, looks, models, pictures, work
 from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.tasks.base import within
 from dlip.vlm import VLM
 

@@ -13,10 +13,10 @@ from PIL import Image
 from app import guard, inputs, models, parts, pictures
 from app.guard import QUICK
 from dlip.checkpoints import built_in_models
+from dlip.common.errors import Unable, UserError
 from dlip.data.scene_world import SIDE
 from dlip.data.transforms import square
 from dlip.efficiency import needed_params, task_macs
-from dlip.errors import Unable, UserError
 from dlip.html import marked
 from dlip.vlm import VLM
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from app import guard, inputs, models, parts, work
 from dlip import disagreement
+from dlip.common.errors import UserError
 from dlip.data.scenes import SPLITS, Scenes
-from dlip.errors import UserError
 from dlip.plots import cards
 from dlip.tasks import SCORED, captioning, evaluate
 from dlip.tasks.base import within

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable
 from functools import wraps
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 KINDS = {
     str: (str, "a text"),

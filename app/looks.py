@@ -13,10 +13,10 @@ from torch import Tensor
 
 from app import guard, models, parts, pictures
 from dlip.attention import cover, differ, mass, named, patches, pointing
+from dlip.common.errors import Unable, UserError
 from dlip.data.scene_render import masks
 from dlip.data.scene_truth import certain
 from dlip.data.scene_world import Scene
-from dlip.errors import Unable, UserError
 from dlip.html import data_uri
 from dlip.plots import css_scale, overlay, peak
 from dlip.vlm import VLM

@@ -14,7 +14,7 @@ from PIL import Image
 from app import pictures
 from app.served import served
 from dlip.bench import about
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.rec_write import append
 
 RESULTS = "results/bench/app.jsonl"

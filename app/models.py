@@ -9,8 +9,8 @@ from functools import lru_cache
 import dlip
 from app import inputs
 from dlip.checkpoints import built_in_models, model_folder
-from dlip.errors import UserError
-from dlip.files import read_json
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.vlm import VLM
 
 KEPT = 6

@@ -51,7 +51,7 @@ from app import (
     traces,
     tradeoffs,
 )
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 TABS = {
     "compare": ("Compare", compare),

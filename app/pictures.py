@@ -10,9 +10,9 @@ from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw
 
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
 from dlip.data.transforms import MAX_PIXELS, read_image
-from dlip.errors import UserError
 
 GALLERY = Scenes("test", size=200)
 """Of which Search finds some."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from app import inputs, models, parts, pictures
 from app.guard import CHOICE, SEARCH, at_once, endpoint, guarded
 from app.pictures import GALLERY
-from dlip.errors import Unable
+from dlip.common.errors import Unable
 from dlip.vlm import VLM
 
 CANDIDATES, SHOWN, STEP = 16, 5, 20

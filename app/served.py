@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import pandas as pd
 import dlip
 from dlip.ablation import matched
 from dlip.checkpoints import BUILT_IN, built_in_models
-from dlip.errors import UserError
-from dlip.files import read_json
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.grids import GRIDS
 from dlip.rec_compare import sources
 from dlip.records import frame, read

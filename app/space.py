@@ -7,7 +7,7 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 MAIN = '''"""What the Space runs; there only the shipped models can be chosen."""

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 import torch
 
 from app import charts, guard, inputs, models, parts, work
+from dlip.common.errors import number_of
 from dlip.efficiency import TASKS
-from dlip.errors import number_of
 from dlip.latency import compare_latency, throughput
 from dlip.memory import memory
 from dlip.plots import latency_bars, memory_bars, throughput_curves

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 
 from app import charts, guard, inputs, parts
 from app.shipped import MAIN, RESULTS, chosen, groups, shipped, table
+from dlip.common.errors import UserError, number_of, three_digits
 from dlip.data.answers import normalise
 from dlip.data.scenes import Scenes
 from dlip.disagreement import items_of
-from dlip.errors import UserError, number_of, three_digits
 from dlip.grids import GRIDS
 from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from app import guard, models
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 Progress = Callable[[float], object]
 LIMIT_S = 300

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from dlip import data, experiment, history, records
 from dlip.checkpoints import model_folder
+from dlip.common.errors import UserError
+from dlip.common.files import held, read_json
 from dlip.config import ModelConfig, preset
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
-from dlip.errors import UserError
 from dlip.experiment_config import LATENCY_REPEATS
-from dlip.files import held, read_json
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
 from dlip.precision import warn_if_emulated
 from dlip.run import Run

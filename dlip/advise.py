@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from dlip.errors import UserError, number_of, three_digits
+from dlip.common.errors import UserError, number_of, three_digits
 from dlip.rec_compare import latest, retention, sources, summary, timed_alike
 from dlip.records import frame
 

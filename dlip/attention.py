@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from dlip.common.errors import UserError
 from dlip.data.scene_render import masks
 from dlip.data.scene_truth import read, referents
 from dlip.data.scene_world import Scene
-from dlip.errors import UserError
 from dlip.features import Trace, Want
 from dlip.grid_resize import map_to_grid
 from dlip.model import Med

@@ -13,7 +13,7 @@ from captum.attr import IntegratedGradients, Occlusion
 from torch import Tensor
 
 from dlip.attention import pieces
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.features import Trace, Want
 from dlip.texts import prompted
 from dlip.vlm import VLM, Picture

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlip.ck_tensors import read_state
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.config import ModelConfig
-from dlip.errors import UserError
-from dlip.files import read_json
 from dlip.published import from_timm
 
 Found = tuple[dict[str, Tensor], ModelConfig]

@@ -15,11 +15,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dlip.common.errors import number_of, three_digits
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches
 from dlip.distillation import Teacher
-from dlip.errors import number_of, three_digits
 from dlip.layers import run_layers
 from dlip.learner import Learner
 from dlip.train_config import TrainConfig

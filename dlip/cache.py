@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dlip.ck_tensors import read_tensors, weights, write_tensors
+from dlip.common.errors import UserError, number_of
+from dlip.common.files import in_place, own_file, read_json, write_json
 from dlip.composite import Composite
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import square
 from dlip.distillation import Teacher
-from dlip.errors import UserError, number_of
 from dlip.features import SOURCES, Features, Trace, Want
-from dlip.files import in_place, own_file, read_json, write_json
 from dlip.texts import prompted
 from dlip.train_config import CACHE_GB
 

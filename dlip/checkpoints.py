@@ -7,12 +7,12 @@ from pathlib import Path
 from dlip import published
 from dlip.ck_hub import hub_model
 from dlip.ck_tensors import read_tensors, weights, whole, write_tensors
+from dlip.common.errors import UserError
+from dlip.common.files import read_json, write_json
 from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
-from dlip.errors import UserError
 from dlip.features import TASKS
-from dlip.files import read_json, write_json
 from dlip.model import Med
 from dlip.precision import precision
 from dlip.published import Checkpoint

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 if TYPE_CHECKING:
     pass

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dlip.errors import UserError, no_memory
-from dlip.files import check_file, write_atomically
+from dlip.common.errors import UserError, no_memory
+from dlip.common.files import check_file, write_atomically
 from dlip.linear import refuse_packed
 from dlip.model import Med
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from dlip import __version__, commands
 from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
+from dlip.common.errors import UserError, no_memory, one_line
+from dlip.common.files import kept_open
 from dlip.config import PRESETS
-from dlip.errors import UserError, no_memory, one_line
 from dlip.experiment_config import LATENCY_REPEATS
-from dlip.files import kept_open
 from dlip.recipes import RECIPES, spelled_out
 from dlip.train_config import CACHE, CACHE_GB, TrainConfig
 

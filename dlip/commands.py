@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
-from dlip.errors import UserError, number_of, one_line
-from dlip.files import write_out
+from dlip.common.errors import UserError, number_of, one_line
+from dlip.common.files import write_out
 from dlip.terms import joins, layers, weights
 from dlip.train_config import CACHE, TrainConfig
 
@@ -110,7 +110,8 @@ def data_shard(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from dlip import budget, experiment, parallel
+    from dlip import budget, experiment
+    from dlip.common import distributed
 
     if args.steps and args.epochs:
         raise UserError("--steps and --epochs both say how long; give one of them")
@@ -137,7 +138,7 @@ def train(args: argparse.Namespace) -> None:
         candidates=args.candidates,
         latency_repeats=args.latency_repeats,
     )
-    if parallel.rank():  # of several processes the main one tells
+    if distributed.rank():  # of several processes the main one tells
         return
     if args.json:
         show(record, args)

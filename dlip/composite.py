@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from dlip.common.errors import Unable, UserError
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
-from dlip.errors import Unable, UserError
 from dlip.features import SOURCES, TASKS, Features, Trace, Want
 
 SEES = {"text": ("itc",), "fusion": ("itm", "vqa"), "decoder": ("lm",)}

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 
-from dlip.errors import UserError, number_of
-from dlip.fields import check_kinds
+from dlip.common.errors import UserError, number_of
+from dlip.common.fields import check_kinds
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

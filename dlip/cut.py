@@ -10,8 +10,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from dlip.common.errors import UserError
 from dlip.config import ModelConfig
-from dlip.errors import UserError
 
 IMAGE, TEXT = "image", "text"
 _ATTENTION = re.compile(r"(.*\.(?:self_attn|attention|crossattention))\.(.*)\.(?:weight|bias)")

@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.distillation import Teacher
-from dlip.errors import UserError
 from dlip.learner import Learner
 from dlip.terms import NEEDS
 from dlip.train_config import TrainConfig

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 COLUMNS = ("image_id", "asked", "teacher", "student", "teacher_score", "student_score", "loss")
 MEASURES = {"caption": "CIDEr x 100", "vqa": "% accuracy", "tr": "100 / place", "ir": "100 / place"}

@@ -19,10 +19,10 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from dlip import __version__
 from dlip.card import card
 from dlip.checkpoints import locate, save_model, sized
+from dlip.common.errors import UserError
+from dlip.common.files import half_written, read_json, system_errors
 from dlip.composite import Composite
 from dlip.config import ModelConfig
-from dlip.errors import UserError
-from dlip.files import half_written, read_json, system_errors
 from dlip.huggingface import to_stock
 from dlip.precision import lower, whole
 from dlip.vlm import ANSWER, VLM

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dlip import parallel
-from dlip.errors import UserError
+from dlip.common import distributed
+from dlip.common.errors import UserError
 
 SOURCES = ("image", "text", "fusion", "decoder")
 TASKS = ("itc", "itm", "lm", "vqa")
@@ -75,7 +75,7 @@ class Trace:
 class Features:
     """Everything computed of a batch of B pictures and captions, by name.
 
-    Contrast is over the C pictures with a caption of all processes that share the batch (dlip/parallel.py).
+    Contrast is over the C pictures with a caption of all processes that share the batch (dlip/common/distributed.py).
     """
 
     traces: dict[str, Trace]
@@ -116,13 +116,13 @@ class Features:
     def contrast(self, image_embed: Tensor, text_embed: Tensor) -> None:
         """Takes the ITC vectors [B, E] and computes the logits [C, C] of every picture with every caption."""
         self.image_embed, self.text_embed = image_embed, text_embed
-        self.rows = parallel.gather(self.captioned).nonzero().squeeze(1)
+        self.rows = distributed.gather(self.captioned).nonzero().squeeze(1)
         images, texts = self.contrasted(image_embed), self.contrasted(text_embed)
         self.logits["itc"] = cosines(images, texts) / self.temp  # pictures in rows
 
     def contrasted(self, values: Tensor) -> Tensor:
         """Of values [B, ...] of each process those of the pictures that are contrasted, [C, ...]."""
-        return parallel.gather(values)[self.rows]
+        return distributed.gather(values)[self.rows]
 
     def choose_pairs(self, given: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Sets and returns the pairs that ITM reads: `given` ones, or hard negatives drawn from all processes' batch.
@@ -134,8 +134,8 @@ class Features:
         if given is None:
             ids = self.contrasted(self.image_id)
             pictures, texts = (self.rows[x[len(ids) :]] for x in hard_negatives(self.logits["itc"].detach(), ids))
-            pictures, texts = parallel.mains(torch.stack([pictures, texts]))
-            first = b * (parallel.rank() if parallel.sharers() > 1 else 0)
+            pictures, texts = distributed.mains(torch.stack([pictures, texts]))
+            first = b * (distributed.rank() if distributed.sharers() > 1 else 0)
             own, here = (pictures >= first) & (pictures < first + b), torch.arange(b, device=pictures.device)
             given = torch.cat([here, pictures[own] - first]), torch.cat([here + first, texts[own]])
         self.pairs = given

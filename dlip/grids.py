@@ -7,8 +7,8 @@ changes of `STUDENT`.
 
 from dataclasses import dataclass, replace
 
+from dlip.common.errors import UserError
 from dlip.data.scenes import SPLITS
-from dlip.errors import UserError
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.terms import weights
 from dlip.train_config import TrainConfig

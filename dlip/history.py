@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dlip.checkpoints import model_folder, sized, together
-from dlip.errors import UserError
-from dlip.files import read_json
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.run import Run
 from dlip.schema import whole
 from dlip.start import parsed

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 SIDE, SMALL = 320, 128
 """px: longest side of a picture in a page, and of one that is shown pixel by pixel."""

@@ -8,8 +8,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from dlip.common.errors import UserError
 from dlip.config import ModelConfig
-from dlip.errors import UserError
 from dlip.model import Med
 from dlip.precision import whole
 

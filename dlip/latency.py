@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlip.common.errors import UserError
 from dlip.efficiency import NEW_TOKENS, TASKS, TEXT_TOKENS
-from dlip.errors import UserError
 from dlip.generate import Decoder, generate
 from dlip.model import Med
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.model import ImageLayer, TextAttention, TextLayer
 
 PARTS = {ImageLayer: "forward", TextAttention: "forward", TextLayer: "feed_forward"}

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlip import objectives, parallel
+from dlip import objectives
+from dlip.common import distributed
 from dlip.data.batch import Batch
 from dlip.distillation import Distiller, Teacher
 from dlip.features import TASKS, Want
@@ -44,14 +45,14 @@ class Learner(nn.Module):
         want = Want(terms & set(TASKS), {("image", "states"): (-1,)} if "tags" in terms else {})
         return want | self.distiller.want("student", terms) if self.distiller else want
 
-    @parallel.together()
+    @distributed.together()
     def forward(self, batch: Batch, teacher: Teacher | None, step: int, epoch: float) -> dict[str, Tensor]:
         """Term -> loss, unweighted, of this process's part of the batch, of those that have joined by `step`.
 
         `epoch` counts epochs with their fraction.
         """
         terms = self.config.active(step)
-        if parallel.sharers() > 1:
+        if distributed.sharers() > 1:
             batch = levelled(batch, self.med.config.pad_id)
         features = self.med(batch, self.want(terms))
         losses = {}
@@ -85,5 +86,5 @@ class Learner(nn.Module):
 def levelled(batch: Batch, pad_id: int) -> Batch:
     """Captions padded to the longest of all processes, so that they can be gathered."""
     length = torch.tensor([batch.ids.shape[1]], device=batch.ids.device)
-    more = (0, int(parallel.gather(length).max() - length))
+    more = (0, int(distributed.gather(length).max() - length))
     return replace(batch, ids=F.pad(batch.ids, more, value=pad_id), mask=F.pad(batch.mask, more))

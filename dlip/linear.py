@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from dlip.errors import UserError
-from dlip.machine import onednn_has_bf16
+from dlip.common.errors import UserError
+from dlip.common.machine import onednn_has_bf16
 
 WEIGHTS, PRODUCTS = 90_000, 1_500_000
 """From so many weights, or multiply-accumulates, oneDNN's product is faster, its call included."""

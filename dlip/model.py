@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlip import parallel
 from dlip.attend import attend
+from dlip.common import distributed
 from dlip.composite import Able
 from dlip.config import ModelConfig
 from dlip.data.batch import Batch
@@ -368,7 +368,7 @@ class Med(Able, nn.Module):
             ids, mask, rows = batch.ids, batch.mask, None
             if "itm" in want.tasks:
                 rows, texts = out.choose_pairs(pairs)
-                ids, mask = parallel.gather(ids)[texts], parallel.gather(mask)[texts]
+                ids, mask = distributed.gather(ids)[texts], distributed.gather(mask)[texts]
             fused = self.fuse_with(cross, ids, mask, rows, traces["fusion"])
             if "itm" in want.tasks:
                 out.logits["itm"] = self.match_logits(fused)  # [N, 2]

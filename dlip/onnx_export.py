@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dlip import __version__, errors, onnx_runner
+from dlip import __version__, onnx_runner
 from dlip.card import cost, figures, making
+from dlip.common import errors
+from dlip.common.errors import UserError
+from dlip.common.files import write_json
 from dlip.data import transforms
-from dlip.errors import UserError
 from dlip.export import record_of, write_folder
 from dlip.features import TASKS
-from dlip.files import write_json
 from dlip.model import KeysValues, Med
 from dlip.precision import whole
 from dlip.vlm import ANSWER, VLM

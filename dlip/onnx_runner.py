@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
+from dlip.common.errors import UserError
 from dlip.data.transforms import several, square, upright
-from dlip.errors import UserError
 
 Picture = Image.Image | np.ndarray | str | Path
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
+from dlip.common.machine import onednn_has_bf16
 from dlip.linear import Linear, refuse_packed
-from dlip.machine import onednn_has_bf16
 from dlip.model import Med
 
 PRECISIONS = ("fp32", "bf16", "int8")

@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 
 from dlip.ck_hub import from_hub
 from dlip.ck_tensors import fitting, load_weights, read_state, weights
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
-from dlip.errors import UserError
 from dlip.features import TASKS
-from dlip.files import read_json
 from dlip.model import Med
 from dlip.precision import lower, warn_if_emulated
 

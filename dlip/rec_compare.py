@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from dlip.errors import UserError, number_of
+from dlip.common.errors import UserError, number_of
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.schema import NUMBERS, ROLES
 

@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from dlip.errors import UserError
-from dlip.files import settle
-from dlip.machine import code, machine, releases
+from dlip.common.errors import UserError
+from dlip.common.files import settle
+from dlip.common.machine import code, machine, releases
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.outcomes import packed
 from dlip.schema import ROLES, SCHEMA
@@ -50,7 +50,7 @@ def new_record(
     """
     import torch  # here, because reading records needs no torch
 
-    from dlip.parallel import processes
+    from dlip.common.distributed import processes
 
     if role not in ROLES:
         raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")

@@ -6,7 +6,7 @@ paper's (arXiv 2308.12956, section 4.1) and what it leaves out and we chose is t
 
 from dataclasses import dataclass
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 PHOTOS = "--precision bf16 --augment --flip --workers 8"
 TUNING = f"--size dlip-small:image_size=384 --schedule cosine --weight-decay 0.05 --batch-size 256 {PHOTOS}"

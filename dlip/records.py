@@ -9,7 +9,7 @@
 - data, split (what was measured on; the outcomes tell how many pictures), train_pictures (how many pictures the model
   could learn from).
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
-  transformers (versions), releases (name -> version of `dlip.machine.RELEASES`), device, machine ("cpu", "gpu": their
+  transformers (versions), releases (name -> version of `dlip.common.machine.RELEASES`), device, machine ("cpu", "gpu": their
   names, "instructions": of the cpu, "cores"), threads (of each process), processes, wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.
 - metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as `dlip.attention.measure`
@@ -60,8 +60,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dlip.errors import UserError, one_line
-from dlip.files import write_out
+from dlip.common.errors import UserError, one_line
+from dlip.common.files import write_out
 from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.schema import NUMBERS, SCHEMA, numbers, sizes, whole
 

@@ -14,9 +14,9 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from dlip import plots
+from dlip.common.errors import UserError, number_of, three_digits
+from dlip.common.files import write_out
 from dlip.data.answers import normalise
-from dlip.errors import UserError, number_of, three_digits
-from dlip.files import write_out
 from dlip.html import image_tag, marked
 from dlip.rec_compare import latest, retention, sources, summary, timed_alike, twin
 from dlip.rec_write import SAMPLES

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dlip import records
 from dlip.checkpoints import built_in_models, sized
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.start import parsed
 
 PLACES = ("--out", "--results", "--json")

@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dlip import parallel, schema
+from dlip import schema
 from dlip.checkpoints import save_model
 from dlip.ck_tensors import checksum, read_tensors, weights, whole, write_tensors
+from dlip.common import distributed
+from dlip.common.errors import UserError, number_of
+from dlip.common.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
+from dlip.common.machine import RELEASES, code, machine, releases
 from dlip.config import ModelConfig
-from dlip.errors import UserError, number_of
-from dlip.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
-from dlip.machine import RELEASES, code, machine, releases
 from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 
@@ -137,7 +138,7 @@ class Run:
             def hold() -> None:
                 self._lock = stack.enter_context(held(self.folder / ".lock", busy))
 
-            parallel.on_main(hold)
+            distributed.on_main(hold)
             yield
 
     def _check_place(self) -> None:
@@ -232,7 +233,7 @@ class Run:
         own["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             own["rng.cuda"] = torch.cuda.get_rng_state()
-        parts = parallel.to_main(own)
+        parts = distributed.to_main(own)
         if parts is None:
             return
         tensors = {_of(rank, name): tensor for rank, part in enumerate(parts) for name, tensor in part.items()}
@@ -255,14 +256,14 @@ class Run:
         """
         path = self._checkpoint(step)
         tensors, about = read_tensors(path)
-        if (processes := about.get("processes", 1)) != (ours := parallel.processes()):
+        if (processes := about.get("processes", 1)) != (ours := distributed.processes()):
             raise UserError(
                 f"{path} is of another number of processes, {processes}, not {ours}; resume it with as many"
             )
         other = UserError(f"{path} is of another step, run, model or losses; take it away, or choose another folder")
         if about.get("step") != step or about.get("run", self._asked()) != self._asked():  # older ones have no "run"
             raise other
-        rank, parameters, buffers = parallel.rank(), dict(learner.named_parameters()), dict(learner.named_buffers())
+        rank, parameters, buffers = distributed.rank(), dict(learner.named_parameters()), dict(learner.named_buffers())
         saved = {name.removeprefix("learner.") for name in tensors if name.startswith("learner.")}
         own = {name: _of(rank if name in buffers else 0, f"learner.{name}") for name in (*parameters, *buffers)}
         if saved != {*parameters, *buffers} or not {*own.values()} <= tensors.keys():

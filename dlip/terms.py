@@ -2,7 +2,7 @@
 
 import re
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 TERMS = (
     "itc", "itm", "lm", "vqa", "tags",

@@ -15,16 +15,16 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 from tqdm import tqdm
 
-from dlip import parallel
 from dlip.cache import TeacherCache
 from dlip.ck_tensors import load_weights, weights
+from dlip.common import distributed
+from dlip.common.errors import UserError, number_of
 from dlip.composite import check
 from dlip.data import holds
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, sound, train_loader, working
 from dlip.descent import Descent
 from dlip.distillation import Distiller, Teacher
-from dlip.errors import UserError, number_of
 from dlip.layers import run_layers
 from dlip.learner import Learner
 from dlip.linear import refuse_packed
@@ -41,7 +41,7 @@ def sharded(teacher: Teacher, device: torch.device) -> Teacher:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (parallel.processes(),))
+    mesh = init_device_mesh(device.type, (distributed.processes(),))
     for layer in [module for module in teacher.modules() if isinstance(module, ImageLayer)]:
         fully_shard(layer, mesh=mesh)
     single = {parameter for parameter in teacher.parameters() if not parameter.ndim}
@@ -195,7 +195,9 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
     main = accelerator.is_main_process
     kinds = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
-    start = parallel.on_main(lambda: run.start(student, config, about | {"inputs": made_of(student, teacher, dataset)}))
+    start = distributed.on_main(
+        lambda: run.start(student, config, about | {"inputs": made_of(student, teacher, dataset)})
+    )
     if run.finished:
         load_weights(student.med, weights(run.model().med))
         return
@@ -242,11 +244,11 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
                 bar.set_postfix(loss=f"{means['total']:.3f}", pictures_per_s=f"{speed:.0f}")
             if evaluate and config.eval_every and step % config.eval_every == 0:
                 with meter.paused():
-                    score = parallel.on_main(partial(evaluate, student))
+                    score = distributed.on_main(partial(evaluate, student))
                     if main:
                         run.log({"step": step, "eval": score})
                     learner.train()
             if saves:
                 check_finite(learner, step)
                 run.save(learner, descent.adamw, step, accelerator.scaler)
-    parallel.on_main(lambda: run.finish(student))
+    distributed.on_main(lambda: run.finish(student))

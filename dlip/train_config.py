@@ -3,8 +3,8 @@
 import math
 from dataclasses import asdict, dataclass, field, replace
 
-from dlip.errors import UserError
-from dlip.fields import MOST_NUMBER, check_kinds
+from dlip.common.errors import UserError
+from dlip.common.fields import MOST_NUMBER, check_kinds
 from dlip.terms import HR, TERMS, VLP
 
 CACHE = "runs/teacher-cache"

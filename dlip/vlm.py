@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from dlip.checkpoints import load_model, save_model
+from dlip.common.errors import UserError, number_of
 from dlip.composite import Composite
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import several, square, upright
-from dlip.errors import UserError, number_of
 from dlip.generate import beam_search, generate
 from dlip.model import Med
 from dlip.precision import pack

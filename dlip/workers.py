@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 J = TypeVar("J")
 TICK_S = 1.0

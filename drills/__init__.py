@@ -10,7 +10,7 @@ from inspect import signature
 from pkgutil import resolve_name
 
 from dlip.bench import about
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 DRILLS = {
     "bounds": "every test with the oldest and with the newest releases that pyproject.toml admits",

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.rec_write import append
 from drills import DRILLS, drill
 

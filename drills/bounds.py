@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 ENDS = {"oldest": "lowest-direct", "newest": "highest"}
 """Which releases -> what uv calls them."""

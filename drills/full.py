@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from dlip.ck_tensors import read_tensors
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
-from dlip.errors import UserError
 from drills.killed import WORKS, differences, finish, grid, start
 
 SHARE = 0.2, 1.5

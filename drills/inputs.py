@@ -30,9 +30,9 @@ import pyarrow.parquet as pq
 import dlip
 from dlip import cli, data, records
 from dlip.checkpoints import BUILT_IN
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
-from dlip.errors import UserError
 from dlip.workers import work
 from drills import junk, junk_models
 

@@ -15,9 +15,9 @@ from dlip import ablation, records
 from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text
 from dlip.cli import parser
 from dlip.commands import train_config
+from dlip.common.errors import UserError
+from dlip.common.files import held, write_json
 from dlip.data.scenes import SPLITS
-from dlip.errors import UserError
-from dlip.files import held, write_json
 from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
 from tests.helpers import make_record
 

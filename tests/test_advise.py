@@ -3,7 +3,7 @@
 import pytest
 
 from dlip.advise import advise, text
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from tests.helpers import make_record
 
 SEEDS = (-1.0, 0.0, 1.0)

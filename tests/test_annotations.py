@@ -3,9 +3,9 @@ import os
 
 import pytest
 
+from dlip.common.errors import UserError
 from dlip.data.annotations import Record, read_captions, read_questions
 from dlip.data.batch import Question
-from dlip.errors import UserError
 
 IMAGE = {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "one"}]}
 ROW = {"image": "a.jpg", "question": "what?", "answers": ["cat"], "split": "train"}

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import dlip
 from app import compare, models, pictures, search, space
 from app.page import build
+from dlip.common.errors import Unable, UserError
 from dlip.data.scenes import Scenes
-from dlip.errors import Unable, UserError
 from dlip.generate import Decoder
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"

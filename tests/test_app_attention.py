@@ -16,9 +16,9 @@ from app import attention as page
 from app import attributions, looks, models, pictures, work
 from dlip.attention import answer_maps, cover, differ, image_maps, mass, patches, pointing, word_maps
 from dlip.attribution import Score, grad_cam
+from dlip.common.errors import UserError
 from dlip.data.scene_render import masks
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 NAMES = {"teacher": TEACHER, "student": STUDENT}

@@ -8,7 +8,7 @@ import pytest
 
 from app import inputs
 from app.page import build
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 
 @pytest.mark.parametrize("value", [None, -1, 9, float("nan"), "3", True, [3]])

@@ -17,9 +17,9 @@ import dlip
 from app import attention, compare, disagreements, guard, models, parts, search
 from app.page import build, public, serve
 from dlip.cli import main
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
 from dlip.data.transforms import MAX_PIXELS
-from dlip.errors import UserError
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}

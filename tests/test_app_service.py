@@ -14,7 +14,7 @@ from gradio_client.utils import Status
 import dlip
 from app import guard, models
 from app.served import served
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 

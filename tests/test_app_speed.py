@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app import speed as page
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.plots import COLOURS
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student-undistilled"

@@ -13,9 +13,9 @@ from app import tradeoffs as page
 from app.page import build
 from dlip import disagreement
 from dlip.checkpoints import BUILT_IN, built_in_models
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
-from dlip.files import read_json
 from dlip.rec_compare import summary
 from dlip.records import frame
 from dlip.tasks import captioning, evaluate

@@ -23,12 +23,12 @@ from dlip.attention import (
     rollout,
     word_maps,
 )  # fmt: skip
+from dlip.common.errors import UserError
 from dlip.config import scenes_size
 from dlip.data.batch import Batch
 from dlip.data.scene_render import masks
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.errors import UserError
 from dlip.features import Trace, Want
 from dlip.model import Med
 from dlip.vlm import VLM

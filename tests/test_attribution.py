@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 import dlip.model
 from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
+from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
 from dlip.features import Trace, Want
 from dlip.model import Med
 from dlip.vlm import VLM

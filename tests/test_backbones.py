@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification, ViTModel
 
 from dlip.backbones import on_patch
+from dlip.common.errors import UserError
 from dlip.config import ModelConfig
 from dlip.data.tokenizer import SPECIALS, Tokenizer
-from dlip.errors import UserError
 from dlip.experiment import new_model
 from dlip.start import begin
 

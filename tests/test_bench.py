@@ -14,11 +14,11 @@ from dlip import bench
 from dlip.bench import demo, growth, modules, precision, reading, reranking, search, step, stock, training
 from dlip.bench import scenes as drawn
 from dlip.cli import main
+from dlip.common.errors import UserError
 from dlip.config import ModelConfig
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.write import write_folder
-from dlip.errors import UserError
 from dlip.experiment import texts_of
 
 

@@ -20,15 +20,15 @@ from tokenizers.normalizers import BertNormalizer
 
 from dlip.cache import TeacherCache, locked, make_room
 from dlip.ck_tensors import read_tensors, write_tensors
+from dlip.common.errors import UserError
+from dlip.common.files import own_file
 from dlip.data import First
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Distiller, Teacher
-from dlip.errors import UserError
 from dlip.features import hard_negatives
-from dlip.files import own_file
 from dlip.model import Med
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from dlip.checkpoints import built_in_models, load_model, model_folder, save_model, sized
 from dlip.ck_tensors import HEAD, load_weights, read_state, read_tensors, weights, write_tensors
-from dlip.errors import UserError
-from dlip.files import read_json, write_json
+from dlip.common.errors import UserError
+from dlip.common.files import read_json, write_json
 from dlip.model import Med
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from dlip import ablation
 from dlip.cli import main
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
-from dlip.errors import UserError
 from dlip.grids import FULL, GRIDS, WHOLE
 from dlip.rec_write import append
 from dlip.terms import AT, HR, VLP, weights

@@ -5,9 +5,9 @@ import torch
 
 import dlip
 from dlip.checkpoints import load_model
+from dlip.common.errors import Unable, UserError
 from dlip.composite import Composite, check
 from dlip.distillation import Teacher
-from dlip.errors import Unable, UserError
 from dlip.experiment import measure
 from dlip.features import Want
 from dlip.train import train

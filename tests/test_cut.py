@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dlip.ck_tensors import weights
+from dlip.common.errors import UserError
 from dlip.config import scenes_size
 from dlip.cut import axes, cut
-from dlip.errors import UserError
 from dlip.model import Med
 
 WIDE = dict(image_width=32, text_width=32, image_mlp=64, text_mlp=64, image_heads=4, text_heads=4)

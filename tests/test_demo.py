@@ -8,9 +8,9 @@ import pytest
 from dlip import records
 from dlip.checkpoints import BUILT_IN
 from dlip.cli import main
+from dlip.common.files import read_json
 from dlip.data.scenes import SPLITS
 from dlip.demo import LIVE, SHIPPED
-from dlip.files import read_json
 
 
 @pytest.fixture(autouse=True)

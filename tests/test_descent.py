@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dlip.ck_tensors import read_tensors
+from dlip.common.errors import UserError
 from dlip.descent import learning_rate, optimiser, told
-from dlip.errors import UserError
 from dlip.learner import Learner
 from dlip.objectives import MomentumITC
 from dlip.train import train

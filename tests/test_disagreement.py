@@ -2,9 +2,9 @@
 
 import pytest
 
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
 from dlip.disagreement import disagreements, items_of
-from dlip.errors import UserError
 
 
 def items(*rows: tuple) -> dict:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dlip.common.errors import UserError
 from dlip.descent import optimiser
 from dlip.distillation import Distiller, Teacher, centred, cosine_loss, logit_loss, map_loss
-from dlip.errors import UserError
 from dlip.features import SOURCES, Want
 from dlip.grid_resize import map_to_grid, to_grid
 from dlip.learner import Learner

@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from drills import DRILLS, bounds, inputs, killed
 from drills.__main__ import main
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import dlip
+from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.errors import UserError
 from dlip.tasks import TASKS, captioning
 from dlip.tasks.base import Outcome
 from dlip.vlm import VLM

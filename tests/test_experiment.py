@@ -10,11 +10,11 @@ import torch
 import dlip
 from dlip import data, experiment, records
 from dlip.cli import main
+from dlip.common.errors import UserError
 from dlip.data import First
 from dlip.data.batch import Item, Question
 from dlip.data.scenes import SPLITS, Scenes
 from dlip.data.write import write_folder
-from dlip.errors import UserError
 from dlip.experiment import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
 from dlip.learner import Learner
 from dlip.model import Med

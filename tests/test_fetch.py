@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from dlip import data
+from dlip.common.errors import UserError
 from dlip.data import check, fetch
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
 from tests.helpers import jpeg, write_tar
 
 

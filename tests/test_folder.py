@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.folder import Folder, image_id, splits
-from dlip.errors import UserError
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -4,10 +4,10 @@ import pytest
 
 from dlip.ablation import identity
 from dlip.checkpoints import model_folder
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.config import preset
 from dlip.efficiency import paper_count
-from dlip.errors import UserError
-from dlip.files import read_json
 from dlip.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
 from dlip.terms import AT, HR, KD, weights
 

@@ -6,8 +6,8 @@ import pytest
 
 from dlip import records
 from dlip.cli import main
+from dlip.common.errors import UserError
 from dlip.data.scenes import SPLITS
-from dlip.errors import UserError
 from dlip.history import history
 
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from dlip import data
+from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.hub import parse, read_rows
 from dlip.data.pack import write_shards
-from dlip.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ from PIL import Image
 
 from dlip import data
 from dlip.cli import main
+from dlip.common.errors import UserError
 from dlip.data.check import check
 from dlip.data.joined import Joined
 from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
 from dlip.experiment import new_model, prepare, texts_of, vocabulary
 from dlip.train import train
 from dlip.train_config import TrainConfig

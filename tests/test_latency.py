@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import dlip
+from dlip.common.errors import UserError
 from dlip.config import scenes_size
 from dlip.efficiency import TASKS
-from dlip.errors import UserError
 from dlip.latency import Workload, compare_latency, latency, throughput
 from dlip.memory import memory, peak_on_cpu
 from dlip.model import Med

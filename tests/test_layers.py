@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
-from dlip.errors import UserError
 from dlip.layers import can_compile, run_layers
 from dlip.learner import Learner
 from dlip.terms import AT, HR, KD, VLP

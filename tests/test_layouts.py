@@ -8,9 +8,9 @@ from PIL import Image
 
 from dlip import data
 from dlip.cli import main
+from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.vqa2 import answer_list, read_answers
-from dlip.errors import UserError
 
 TRAIN, VAL = "COCO_train2014_000000000009.jpg", "COCO_val2014_000000000042.jpg"
 

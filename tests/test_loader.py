@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from dlip.common.errors import UserError
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, EpochItems, epoch_order, sound, train_loader
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
 
 
 def test_an_epoch_is_a_permutation_of_its_own():

@@ -12,11 +12,11 @@ from PIL import Image
 import dlip
 from dlip import onnx_export
 from dlip.cli import main
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.composite import Composite
 from dlip.config import ModelConfig
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
-from dlip.files import read_json
 from dlip.model import Med
 from dlip.onnx_runner import Runner
 from dlip.tasks import evaluate, exported

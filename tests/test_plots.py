@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.errors import UserError
 from dlip.plots import (
     COLOURS,
     LABELS,

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.errors import UserError
 from dlip.plots import COLOURS, data_curves, module_curves, term_curves, words
 from dlip.plots.training import SHADES
 from dlip.records import frame

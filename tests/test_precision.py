@@ -14,8 +14,8 @@ import dlip
 from dlip.ablation import ablate
 from dlip.ck_tensors import load_weights, weights
 from dlip.cli import main
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
 from dlip.export import to_precision, to_transformers
 from dlip.grids import FULL, QUICK
 from dlip.linear import Linear

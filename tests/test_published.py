@@ -13,8 +13,8 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, Bli
 
 import dlip
 from dlip.checkpoints import load_model, read_model
+from dlip.common.errors import Unable, UserError
 from dlip.config import ModelConfig
-from dlip.errors import Unable, UserError
 from dlip.experiment import new_student
 from dlip.huggingface import CLASSES
 from dlip.published import ours

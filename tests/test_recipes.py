@@ -9,7 +9,7 @@ import pytest
 
 from dlip.cli import main, parser
 from dlip.commands import train_config
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.recipes import RECIPES, recipe
 from dlip.terms import AT, HR
 

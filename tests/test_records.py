@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.rec_compare import latest, retention, summary, timed_alike, twin  # fmt: skip
 from dlip.rec_write import append, config_hash, failure, thin
 from dlip.records import ABOUT, NUMBERS, export, failures, frame, load, read, stands

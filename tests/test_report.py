@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.report import PRICES, SCORES, comparison, finding, report, table
 from tests.helpers import make_record
 

@@ -10,9 +10,9 @@ import torch
 from dlip import data, records
 from dlip.checkpoints import model_folder
 from dlip.cli import INTERRUPTED, main, parser
+from dlip.common.errors import UserError
+from dlip.common.files import read_json
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
-from dlip.files import read_json
 from dlip.rec_write import append
 from dlip.rerun import check_history, chosen, circumstances, command, difference
 from dlip.run import hashed

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dlip.errors import Unable
+from dlip.common.errors import Unable
 from dlip.tasks import retrieval
 from dlip.tasks.base import Unavailable
 from dlip.tasks.retrieval import predict, score

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from dlip.common.errors import UserError
 from dlip.data.scene_render import masks, render
 from dlip.data.scene_world import (
     COLORS,
@@ -25,7 +26,6 @@ from dlip.data.scene_world import (
     tags,
 )
 from dlip.data.scenes import PLACES, SPLITS, Scenes
-from dlip.errors import UserError
 
 GOLDEN = {  # of the first ten pictures with all their texts
     "train-large": "c20bc979efb28d88",

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dlip import data
+from dlip.common.errors import UserError
 from dlip.data import samples
 from dlip.data.batch import Question
 from dlip.data.collate import Collate
@@ -21,7 +22,6 @@ from dlip.data.pack import write_shards
 from dlip.data.scenes import Scenes
 from dlip.data.shard_names import braces, shards
 from dlip.data.shards import Shards
-from dlip.errors import UserError
 from tests.helpers import jpeg, write_tar
 
 

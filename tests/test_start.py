@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load, save_file
 from transformers import BertConfig, BertModel
 
+from dlip.common.errors import UserError
 from dlip.config import scenes_size
 from dlip.data.tokenizer import SPECIALS, Tokenizer
-from dlip.errors import UserError
 from dlip.experiment import new_model
 from dlip.huggingface import to_stock
 from dlip.start import begin

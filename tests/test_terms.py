@@ -2,7 +2,7 @@
 
 import pytest
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.terms import HR, joins, layers, weights
 from dlip.train_config import TrainConfig
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
+from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
-from dlip.errors import UserError
 
 TEXTS = ["A red cat sits.", "the red dog sits", "red, red apples", "a Café"]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dlip.ck_tensors import read_tensors
+from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.scenes import Scenes
-from dlip.errors import UserError
 from dlip.run import hashed
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train

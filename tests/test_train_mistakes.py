@@ -13,9 +13,9 @@ from tokenizers import Tokenizer as FastTokenizer
 from torch.utils.data import get_worker_info
 
 from dlip.ck_tensors import read_tensors, write_tensors
+from dlip.common.errors import UserError
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.errors import UserError
 from dlip.run import Run
 from dlip.terms import HR, VLP
 from dlip.train import train

@@ -6,8 +6,8 @@ import pytest
 import transformers
 from PIL import Image, ImageChops
 
+from dlip.common.errors import UserError
 from dlip.data.transforms import FORMATS, MAX_PIXELS, augment, read_image, square, to_rgb
-from dlip.errors import UserError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import dlip
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.model import Med
 from dlip.tasks.vqa import log_likelihood
 from dlip.vlm import VLM

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from dlip.common.errors import UserError
 from dlip.data.answers import normalise
 from dlip.data.batch import Item, Question
-from dlip.errors import UserError
 from dlip.tasks import vqa
 from dlip.tasks.vqa import best_answers, blind_baseline, log_likelihood, score, soft_accuracy
 

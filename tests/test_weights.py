@@ -6,10 +6,10 @@ import dlip
 from dlip import records
 from dlip.checkpoints import BUILT_IN, built_in_models
 from dlip.cli import parser
+from dlip.common.files import read_json
 from dlip.config import ModelConfig
 from dlip.data.scenes import Scenes
 from dlip.efficiency import summary
-from dlip.files import read_json
 from dlip.tasks import captioning
 
 MORE = ("student-mid", "student-undistilled-4k", "student-40k", "student-undistilled-40k")

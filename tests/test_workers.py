@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.workers import work
 
 ROOT = Path(__file__).parents[1]

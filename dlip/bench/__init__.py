@@ -12,8 +12,8 @@ from inspect import signature
 from pkgutil import resolve_name
 from statistics import median
 
-from dlip.errors import UserError, number_of
-from dlip.machine import machine
+from dlip.common.errors import UserError, number_of
+from dlip.common.machine import machine
 
 BENCHES = {
     "captioning": "a caption of the shipped students against their teacher's",

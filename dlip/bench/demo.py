@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from dlip.bench import row
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 
 def run(rounds: int = 1) -> tuple[dict, list[dict]]:

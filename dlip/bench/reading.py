@@ -9,10 +9,10 @@ from pkgutil import resolve_name
 from torch.utils.data import DataLoader, Dataset
 
 from dlip.bench import row
+from dlip.common.errors import UserError
 from dlip.data.folder import Folder, splits
 from dlip.data.pack import write_shards
 from dlip.data.shards import Shards
-from dlip.errors import UserError
 
 PICTURES = 1000
 

@@ -18,11 +18,11 @@ from dlip import data as data_sets
 from dlip.bench import row
 from dlip.budget import budget
 from dlip.cache import TeacherCache
+from dlip.common.errors import UserError
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from dlip.descent import optimiser
 from dlip.distillation import Teacher
-from dlip.errors import UserError
 from dlip.experiment import new_model, new_student, texts_of
 from dlip.layers import can_compile, run_layers
 from dlip.learner import Learner

@@ -4,7 +4,7 @@ import re
 import warnings
 from pathlib import Path
 
-from dlip.errors import UserError, number_of, one_line
+from dlip.common.errors import UserError, number_of, one_line
 
 
 class First:

@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from dlip.common.errors import UserError
+from dlip.common.files import check_size
 from dlip.data.batch import Question
-from dlip.errors import UserError
-from dlip.files import check_size
 
 MOST = 4 * 10**9
 """Bytes of a file, several times those of the largest in use."""

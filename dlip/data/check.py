@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from tqdm import tqdm
 
 from dlip import data as data_sets
+from dlip.common.errors import UserError, number_of, one_line
 from dlip.data.pack import stored
 from dlip.data.shards import Broken
-from dlip.errors import UserError, number_of, one_line
 
 KINDS = {
     "missing pictures": " is missing",

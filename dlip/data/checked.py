@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from dlip.common.errors import UserError, number_of
 from dlip.data.batch import Question
-from dlip.errors import UserError, number_of
 
 T = TypeVar("T")
 SUFFIXES = {

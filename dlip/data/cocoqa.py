@@ -6,10 +6,10 @@ Source: Ren et al., Exploring Models and Data for Image Question Answering (arXi
 from collections.abc import Iterator
 from pathlib import Path
 
+from dlip.common.errors import UserError
 from dlip.data.annotations import Record
 from dlip.data.pictures import Pictures
 from dlip.data.vqa2 import coco_names
-from dlip.errors import UserError
 
 FILES = ("questions.txt", "answers.txt", "img_ids.txt", "types.txt")
 TYPES = {"0": "object", "1": "number", "2": "color", "3": "location"}

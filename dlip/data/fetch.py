@@ -10,8 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from dlip.errors import UserError
-from dlip.files import half_written, own_file, write_atomically
+from dlip.common.errors import UserError
+from dlip.common.files import half_written, own_file, write_atomically
 
 TRIES = 3
 TIMEOUT = 60

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from dlip.common.errors import UserError
 from dlip.data.annotations import Record, below
-from dlip.errors import UserError
 
 
 def read_flickr(file: Path) -> Iterator[Record]:

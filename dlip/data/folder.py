@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from dlip.common.errors import UserError
 from dlip.data import layouts
 from dlip.data.annotations import Record
 from dlip.data.batch import Item, Question
 from dlip.data.checked import Checked, Stored, image_id, in_threads
 from dlip.data.transforms import read_image
-from dlip.errors import UserError
 
 
 class Folder(Checked):

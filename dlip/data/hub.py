@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
 from dlip.data.checked import Checked, Stored, image_id, in_threads
 from dlip.data.transforms import read_image
-from dlip.errors import UserError
 
 PREFIX = "hub:"
 COLUMNS = {

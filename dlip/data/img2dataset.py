@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from dlip.common.errors import UserError
 from dlip.data.annotations import Record, load, need
-from dlip.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _NUMBERED = re.compile(r"\d{5,}")

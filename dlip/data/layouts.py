@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dlip.common.errors import UserError
 from dlip.data import img2dataset
 from dlip.data.annotations import Record, read_captions, read_questions
 from dlip.data.coco import read_coco, split_of
@@ -10,7 +11,6 @@ from dlip.data.cocoqa import FILES, read_cocoqa
 from dlip.data.flickr import read_flickr
 from dlip.data.pictures import Pictures
 from dlip.data.vqa2 import annotations_of, read_vqa2
-from dlip.errors import UserError
 
 PLACES = ("", "annotations", "questions")
 """Folders in which COCO's and VQA's files are looked for."""

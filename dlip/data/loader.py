@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
-from dlip.errors import UserError
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:

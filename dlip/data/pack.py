@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dlip.common.errors import UserError
+from dlip.common.files import write_atomically, write_json
 from dlip.data.annotations import check_split
 from dlip.data.checked import Stored
 from dlip.data.shard_names import INDEX
-from dlip.errors import UserError
-from dlip.files import write_atomically, write_json
 
 PICTURES = 1000
 """Of a shard."""

@@ -5,7 +5,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 FOLDERS = ("images", "flickr30k-images", "flickr30k_images")
 _COCO = re.compile(r"(train|val|test)20\d\d")

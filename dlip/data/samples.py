@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dlip.common.errors import UserError, number_of
+from dlip.common.files import write_atomically
 from dlip.data.batch import Question
-from dlip.errors import UserError, number_of
-from dlip.files import write_atomically
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
 MAX_MEMBER = 64 * 2**20

@@ -3,12 +3,12 @@
 import hashlib
 from functools import lru_cache
 
+from dlip.common.errors import UserError
 from dlip.data.batch import Item
 from dlip.data.scene_questions import questions
 from dlip.data.scene_render import render
 from dlip.data.scene_text import captions
 from dlip.data.scene_world import Scene, make_scene, tags
-from dlip.errors import UserError
 
 SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000, "test-5k": 5_000}
 """Pictures of each split: a teacher's, a student's, and those to measure on. `test-5k` begins with `test`: retrieval

@@ -7,10 +7,10 @@ from glob import glob, has_magic
 from itertools import product
 from pathlib import Path
 
+from dlip.common.errors import UserError
 from dlip.data.annotations import check_split
 from dlip.data.fetch import is_url, read_url
 from dlip.data.samples import MAX_NAME
-from dlip.errors import UserError
 
 INDEX = "index.json"
 """What `dlip data shard` writes beside its shards: their splits and how much is in each."""

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dlip.common.errors import UserError, number_of
 from dlip.data.batch import Item
 from dlip.data.checked import Checked, Stored, image_id, in_threads
 from dlip.data.fetch import Handle, cache_folder, is_url, open_shard
 from dlip.data.samples import index, read_texts
 from dlip.data.shard_names import INDEX, shards
 from dlip.data.transforms import read_image
-from dlip.errors import UserError, number_of
 
 WINDOW = 10_000
 """Samples that are shuffled together; an epoch goes through shards in random order, one window after the other."""

@@ -9,8 +9,8 @@ import torch
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as FastTokenizer
 
-from dlip.errors import UserError
-from dlip.files import write_atomically
+from dlip.common.errors import UserError
+from dlip.common.files import write_atomically
 
 MOST_LETTERS = 1000
 """Of a word that is parted into pieces, at the cost of their square; BERT takes 100."""

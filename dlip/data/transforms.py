@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused: a small file can claim to unpack into more memory than there is."""

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dlip.common.errors import UserError
 from dlip.data.annotations import Record, load, need
 from dlip.data.coco import split_of
 from dlip.data.pictures import Pictures
-from dlip.errors import UserError
 
 AT_LEAST = 9
 """Questions that an answer has to be the commonest of to be listed: 3,129 of VQA v2's training and validation."""

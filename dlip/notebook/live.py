@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlip.errors import number_of
+from dlip.common.errors import number_of
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM

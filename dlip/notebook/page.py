@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import dlip
-from dlip.errors import UserError, number_of
-from dlip.files import read_json
+from dlip.common.errors import UserError, number_of
+from dlip.common.files import read_json
 
 RERUN_RESULTS = "runs/notebooks/ablations.jsonl"
 """Where the runs of a notebook that reruns everything go; the shipped records stay as they are."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dlip.errors import UserError, number_of
+from dlip.common.errors import UserError, number_of
 from dlip.plots.style import COLOURS, INK, LABELS, SYMBOLS, axis_title, error_bars, figure
 from dlip.rec_compare import sources, summary, twin
 from dlip.schema import COSTS, SCORES

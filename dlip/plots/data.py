@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.plots.style import COLOURS, LABELS, SYMBOLS, axis_title, error_bars, figure
 from dlip.rec_compare import summary
 from dlip.schema import ROLES

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.plots.style import COLOURS, figure
 from dlip.schema import ROLES
 

@@ -5,7 +5,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 from dlip.plots.cost import hover
 from dlip.plots.style import COLOURS, LABELS, SYMBOLS, axis_title, error_bars, figure
 from dlip.rec_compare import summary

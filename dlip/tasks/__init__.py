@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from dlip.common.errors import Unable, UserError
 from dlip.data import open as open_data
-from dlip.errors import Unable, UserError
 from dlip.tasks import captioning, retrieval, vqa
 from dlip.tasks.base import Progress, Unavailable, within
 from dlip.vlm import VLM

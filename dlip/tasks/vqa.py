@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlip.common.errors import UserError, one_line
 from dlip.data.answers import normalise
 from dlip.data.batch import Item, Question
-from dlip.errors import UserError, one_line
 from dlip.generate import generate
 from dlip.tasks.base import Outcome, Progress, Unavailable, batches, percent
 from dlip.texts import next_words

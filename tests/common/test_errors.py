@@ -2,7 +2,7 @@
 
 import pickle
 
-from dlip.errors import LONGEST, UserError, number_of, one_line
+from dlip.common.errors import LONGEST, UserError, number_of, one_line
 
 
 def test_what_does_not_print_is_escaped():

@@ -4,7 +4,7 @@ from dataclasses import fields
 from types import UnionType
 from typing import get_args, get_origin
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 MOST_NUMBER = 1e38
 """Of anything that is no count: more does not fit single precision."""

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 T = TypeVar("T")
 WAIT = timedelta(days=30)

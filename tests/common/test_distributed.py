@@ -15,14 +15,14 @@ import torch.distributed as dist
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from dlip import parallel
 from dlip.ck_tensors import read_tensors
+from dlip.common import distributed
+from dlip.common.errors import UserError
 from dlip.config import scenes_size
 from dlip.data.collate import Collate
 from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Teacher
-from dlip.errors import UserError
 from dlip.learner import Learner
 from dlip.model import Med
 from dlip.run import Run
@@ -122,14 +122,14 @@ def work(rank: int, folder: Path, port: int) -> None:
             train(changed(models()[0], dropout), PICTURES, config, folder / "whole", teacher, progress=False)
         mistakes.append(str(mistake.value))
     with pytest.raises(FileNotFoundError) as mistake:
-        parallel.on_main(Path("/nowhere/at/all").read_text)
+        distributed.on_main(Path("/nowhere/at/all").read_text)
     mistakes.append(str(mistake.value))
     dist.destroy_process_group()
-    parallel._patient.cache_clear()
+    distributed._patient.cache_clear()
     limit = timedelta(seconds=1)
     dist.init_process_group("gloo", f"file://{folder / 'store'}", limit, world_size=2, rank=rank)
     began = time.perf_counter()
-    found["waited"] = parallel.on_main(lambda: time.sleep(2) or rank), time.perf_counter() - began
+    found["waited"] = distributed.on_main(lambda: time.sleep(2) or rank), time.perf_counter() - began
     torch.save({**found, "mistakes": mistakes}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dlip.errors import UserError
+from dlip.common.errors import UserError
 
 MOST_JSON = 64 * 2**20
 """Bytes of a configuration, or anything as short."""

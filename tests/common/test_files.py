@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dlip.errors import UserError
-from dlip.files import held, read_json, write_atomically, write_json, write_out
+from dlip.common.errors import UserError
+from dlip.common.files import held, read_json, write_atomically, write_json, write_out
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -35,7 +35,7 @@ def releases() -> dict[str, str]:
 @cache
 def code() -> dict:
     """Which code this process runs, as it was when it was first asked for: "version", "commit", "modified"."""
-    folder = Path(__file__).parent
+    folder = Path(dlip.__file__).parent
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -43,7 +43,7 @@ def code() -> dict:
 
     commit = modified = None
     try:
-        if git("ls-files", Path(__file__).name):  # else an environment inside another project's checkout
+        if git("ls-files", "__init__.py"):  # else an environment inside another project's checkout
             commit, modified = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
     except (OSError, subprocess.CalledProcessError):
         pass  # no git, no checkout, or no commit yet
