@@ -7,6 +7,7 @@ from typing import Literal, TypedDict, get_args
 
 import gradio as gr
 import torch
+from dlip.data.scenes.dataset.world import SIDE
 from gradio.context import Context
 from PIL import Image
 
@@ -14,7 +15,6 @@ from app import guard, inputs, models, parts, pictures
 from app.guard import QUICK
 from dlip.checkpoints import built_in_models
 from dlip.common.errors import Unable, UserError
-from dlip.data.scene_world import SIDE
 from dlip.data.transforms import square
 from dlip.efficiency import needed_params, task_macs
 from dlip.html import marked

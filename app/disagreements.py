@@ -5,11 +5,11 @@ from typing import TypedDict
 
 import gradio as gr
 import pandas as pd
+from dlip.data.scenes.dataset.dataset import SPLITS, Scenes
 
 from app import guard, inputs, models, parts, work
 from dlip import disagreement
 from dlip.common.errors import UserError
-from dlip.data.scenes import SPLITS, Scenes
 from dlip.plots import cards
 from dlip.tasks import SCORED, captioning, evaluate
 from dlip.tasks.base import within

@@ -18,7 +18,7 @@ from dlip.checkpoints import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import held, read_json
 from dlip.config import ModelConfig, preset
-from dlip.data.scenes import SPLITS, Scenes
+from dlip.data.scenes.dataset.dataset import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid

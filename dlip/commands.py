@@ -81,18 +81,18 @@ def data(args: argparse.Namespace) -> None:
 
 
 def data_check(args: argparse.Namespace) -> None:
-    from dlip.data import check
+    from dlip.data import audit
 
-    found = check.check(args.name)
+    found = audit.check(args.name)
     if args.json:
         show(found, args)
     else:
-        print(check.text(found))
+        print(audit.text(found))
 
 
 def data_shard(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
-    from dlip.data.pack import check_empty, write_shards
+    from dlip.data.shards.dataset.pack import check_empty, write_shards
 
     check_empty(args.out)
     opened = {}
@@ -152,7 +152,7 @@ def train(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
     from dlip import experiment, history, records
-    from dlip.data.vqa2 import read_answers
+    from dlip.data.folders.vqa2 import read_answers
     from dlip.tasks import check_tasks
     from dlip.vlm import VLM
 

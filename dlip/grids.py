@@ -8,7 +8,7 @@ changes of `STUDENT`.
 from dataclasses import dataclass, replace
 
 from dlip.common.errors import UserError
-from dlip.data.scenes import SPLITS
+from dlip.data.scenes.dataset.dataset import SPLITS
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.terms import weights
 from dlip.train_config import TrainConfig

@@ -15,9 +15,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from dlip.data.scenes.dataset.dataset import Scenes
+
 from dlip.ck_tensors import read_tensors
 from dlip.common.errors import UserError
-from dlip.data.scenes import Scenes
 from dlip.data.write import write_folder
 from drills.killed import WORKS, differences, finish, grid, start
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from dlip.data.scenes.dataset.dataset import Scenes
 from PIL import Image
 
 from dlip.config import ModelConfig, scenes_size
 from dlip.data.batch import Batch
-from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.model import Med
 from dlip.vlm import VLM

@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 import torch
 import yaml
+from dlip.data.scenes.dataset.dataset import Scenes
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +19,6 @@ import dlip
 from app import compare, models, pictures, search, space
 from app.page import build
 from dlip.common.errors import Unable, UserError
-from dlip.data.scenes import Scenes
 from dlip.generate import Decoder
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"

@@ -8,6 +8,7 @@ import re
 import time
 
 import pytest
+from dlip.data.scenes.dataset.dataset import Scenes
 from gradio_client import Client, handle_file
 from PIL import Image
 
@@ -15,7 +16,6 @@ import dlip
 from app import attention, attributions, disagreements, pictures, tradeoffs
 from dlip import disagreement
 from dlip.attention import answer_maps, differ, word_maps
-from dlip.data.scenes import Scenes
 from dlip.rec_compare import summary
 from dlip.records import frame
 from dlip.tasks import evaluate

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import pytest
+from dlip.data.scenes.dataset.dataset import Scenes
 
 from app import disagreements as worst
 from app import models, shipped
@@ -15,7 +16,6 @@ from dlip import disagreement
 from dlip.checkpoints import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.data.scenes import Scenes
 from dlip.rec_compare import summary
 from dlip.records import frame
 from dlip.tasks import captioning, evaluate

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset.render import masks
 
 from dlip import attention, experiment, records
 from dlip.attention import (
@@ -26,8 +28,6 @@ from dlip.attention import (
 from dlip.common.errors import UserError
 from dlip.config import scenes_size
 from dlip.data.batch import Batch
-from dlip.data.scene_render import masks
-from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.features import Trace, Want
 from dlip.model import Med

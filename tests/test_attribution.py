@@ -7,12 +7,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from dlip.data.scenes.dataset.dataset import Scenes
 
 import dlip.model
 from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
-from dlip.data.scenes import Scenes
 from dlip.features import Trace, Want
 from dlip.model import Med
 from dlip.vlm import VLM

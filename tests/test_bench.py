@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dlip.data.scenes.dataset.dataset import Scenes
 from PIL import Image
 
 from dlip import bench
@@ -16,7 +17,6 @@ from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.config import ModelConfig
-from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.write import write_folder
 from dlip.experiment import texts_of

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dlip.data.scenes.dataset.dataset import Scenes
 
 from dlip import budget as costs
 from dlip.budget import budget, first, probe, tried
 from dlip.cli import main
 from dlip.config import scenes_size
 from dlip.data.collate import Collate
-from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
 from dlip.efficiency import task_macs
 from dlip.experiment import new_model, new_student

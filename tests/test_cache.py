@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dlip.data.scenes.dataset.dataset import Scenes
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.normalizers import BertNormalizer
 
@@ -25,7 +26,6 @@ from dlip.common.files import own_file
 from dlip.data import First
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
-from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Distiller, Teacher
 from dlip.features import hard_negatives
@@ -226,7 +226,7 @@ import sys, torch
 sys.path.insert(0, {tests!r})
 from dlip.cache import TeacherCache
 from dlip.data.collate import Collate
-from dlip.data.scenes import Scenes
+from dlip.data.scenes.dataset import Scenes
 from dlip.distillation import Teacher
 from dlip.vlm import VLM
 import dlip.cache

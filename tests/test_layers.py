@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from dlip.data.scenes.dataset.dataset import Scenes
 from torch.autograd.graph import saved_tensors_hooks
 
 from dlip.common.errors import UserError
-from dlip.data.scenes import Scenes
 from dlip.distillation import Teacher
 from dlip.layers import can_compile, run_layers
 from dlip.learner import Learner

@@ -11,12 +11,12 @@ import time
 
 import numpy as np
 import pytest
+from dlip.data.scenes.dataset.dataset import Scenes
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from dlip import ablation, notebook
 from dlip.cli import parser
 from dlip.common.errors import UserError
-from dlip.data.scenes import Scenes
 from dlip.grids import FULL
 from dlip.notebook import execute, live, page
 from dlip.plots import term_curves

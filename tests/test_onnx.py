@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from dlip.data.scenes.dataset.dataset import Scenes
 from PIL import Image
 
 import dlip
@@ -16,7 +17,6 @@ from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.composite import Composite
 from dlip.config import ModelConfig
-from dlip.data.scenes import Scenes
 from dlip.model import Med
 from dlip.onnx_runner import Runner
 from dlip.tasks import evaluate, exported

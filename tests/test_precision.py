@@ -9,13 +9,13 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.nn.functional as F
+from dlip.data.scenes.dataset.dataset import Scenes
 
 import dlip
 from dlip.ablation import ablate
 from dlip.ck_tensors import load_weights, weights
 from dlip.cli import main
 from dlip.common.errors import UserError
-from dlip.data.scenes import Scenes
 from dlip.export import to_precision, to_transformers
 from dlip.grids import FULL, QUICK
 from dlip.linear import Linear

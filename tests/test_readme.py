@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from dlip.data.scenes.dataset.dataset import SPLITS
 from PIL import Image
 
 from dlip import ablation, data
 from dlip.cli import main, parser
 from dlip.conclusions import conclusions
-from dlip.data.scenes import SPLITS
 from dlip.rec_write import append
 from dlip.records import read
 from dlip.tasks.vqa import blind_baseline

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dlip.data.scenes.dataset.dataset import Scenes
 
 from dlip.ck_tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
-from dlip.data.scenes import Scenes
 from dlip.run import hashed
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train

@@ -1,6 +1,7 @@
 """The models that ship: they load, are as small as promised, and say how they were made."""
 
 import pytest
+from dlip.data.scenes.dataset.dataset import Scenes
 
 import dlip
 from dlip import records
@@ -8,7 +9,6 @@ from dlip.checkpoints import BUILT_IN, built_in_models
 from dlip.cli import parser
 from dlip.common.files import read_json
 from dlip.config import ModelConfig
-from dlip.data.scenes import Scenes
 from dlip.efficiency import summary
 from dlip.tasks import captioning
 

@@ -11,7 +11,7 @@ import torch
 
 from dlip.bench import by_turns, row
 from dlip.checkpoints import save_model
-from dlip.data.scenes import Scenes
+from dlip.data.scenes.dataset.dataset import Scenes
 from dlip.onnx_export import quantise, to_onnx
 from dlip.onnx_runner import Runner
 from dlip.precision import PRECISIONS, lower

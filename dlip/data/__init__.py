@@ -124,19 +124,19 @@ def _joined(datasets: list):
 def _kind(name: str | Path):
     """What opens a split of such data, and what lists its splits; imported when it is needed."""
     if str(name) == "scenes":
-        from dlip.data.scenes import PLACES, Scenes
+        from dlip.data.scenes.dataset.dataset import PLACES, Scenes
 
         return lambda _, split, on_error: Scenes(split), lambda _: list(PLACES)
     if str(name).startswith("hub:"):
         from dlip.data import hub
 
         return hub.Hub, hub.splits
-    from dlip.data import shard_names
+    from dlip.data.shards.dataset import naming
 
-    if shard_names.is_shards(name):
-        from dlip.data.shards import Shards
+    if naming.is_shards(name):
+        from dlip.data.shards.dataset.dataset import Shards
 
-        return Shards, shard_names.splits
-    from dlip.data import folder
+        return Shards, naming.splits
+    from dlip.data.folders import dataset as folder
 
     return folder.Folder, folder.splits

@@ -1,4 +1,4 @@
-"""Any data set as a folder of pictures, in the layout that `dlip.data.folder` reads."""
+"""Any data set as a folder of pictures, in the layout that `dlip.data.folders.dataset` reads."""
 
 import json
 from pathlib import Path

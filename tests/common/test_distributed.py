@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from dlip.data.scenes.dataset.dataset import Scenes
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,7 +21,6 @@ from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.config import scenes_size
 from dlip.data.collate import Collate
-from dlip.data.scenes import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Teacher
 from dlip.learner import Learner

@@ -1,0 +1,86 @@
+"""Drawing scenes: antialiased sprites made once, laid on a background."""
+
+import random
+from functools import cache
+
+import numpy as np
+
+from dlip.data.scenes.dataset.world import SIDE, Scene
+
+_FINE = 8  # samples per pixel along each axis, for antialiasing
+_INK = np.float32(0.3)  # brightness of stripes and dots, as a share of the colour's
+# Five points at radius 1 and five at 0.52, clockwise from the top.
+_STAR = [
+    (0.0, -1.0), (0.3057, -0.4207), (0.9511, -0.309), (0.4945, 0.1607), (0.5878, 0.809),
+    (0.0, 0.52), (-0.5878, 0.809), (-0.4945, 0.1607), (-0.9511, -0.309), (-0.3057, -0.4207),
+]  # fmt: skip
+
+
+def render(scene: Scene) -> np.ndarray:
+    """The picture: uint8 [48, 48, 3]."""
+    image = np.empty((SIDE, SIDE, 3), np.float32)
+    image[:] = _background(scene)[..., None]
+    for o in scene.objects:
+        alpha, shade = _sprite(o.shape, o.texture, o.width)  # [w, w, 1] each
+        patch = image[o.y : o.y + o.width, o.x : o.x + o.width]
+        patch += alpha * (shade * np.array(o.rgb, np.float32) - patch)
+    return image.astype(np.uint8)
+
+
+def masks(scene: Scene) -> np.ndarray:
+    """Where each object is seen: bool [objects, 48, 48]; a pixel is the last object's to cover half of it."""
+    found = np.zeros((len(scene.objects), SIDE, SIDE), bool)
+    for i, o in enumerate(scene.objects):
+        rows, columns = slice(o.y, o.y + o.width), slice(o.x, o.x + o.width)
+        solid = _sprite(o.shape, o.texture, o.width)[0][..., 0] >= 0.5
+        found[:i, rows, columns] &= ~solid
+        found[i, rows, columns] = solid
+    return found
+
+
+def _background(scene: Scene) -> np.ndarray:
+    """Gray values, float32 [48, 48] or any shape that broadcasts to it."""
+    tone = np.float32(scene.tone)
+    if scene.background == "shaded":
+        ramp = tone + np.linspace(-80, 80, SIDE, dtype=np.float32)[:: 1 if scene.variant < 2 else -1]
+        return ramp[None, :] if scene.variant % 2 else ramp[:, None]
+    if scene.background == "checkered":
+        row, column = np.ogrid[scene.variant : scene.variant + SIDE, scene.variant : scene.variant + SIDE]
+        return tone - 28 + 56 * ((row // 6 + column // 6) % 2).astype(np.float32)
+    if scene.background == "noisy":
+        grains = random.Random(scene.image_id * 4 + 3).randbytes(SIDE * SIDE)
+        return tone - 64 + np.frombuffer(grains, np.uint8).reshape(SIDE, SIDE).astype(np.float32) / 2
+    return np.full((1, 1), tone)
+
+
+@cache
+def _sprite(shape: str, texture: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cover of each pixel, 0 to 1, and its brightness as a share of the colour's: float32 [w, w, 1] each."""
+    fine = (np.arange(width * _FINE) + 0.5) / (width * _FINE) * 2 - 1  # -1 to 1
+    inside = _inside(shape, fine[None, :], fine[:, None])
+    alpha = inside.reshape(width, _FINE, width, _FINE).mean((1, 3), dtype=np.float32)
+    thick = 1 if width < 13 else 2  # of stripes and dots; gaps between them are 2 pixels wide
+    along = np.arange(width) - width // 2  # a stripe or dot lies in the middle
+    dark = along % (thick + 2) < thick
+    stripe, post = dark[:, None], dark[None, :]
+    ink = {"plain": stripe & False, "striped": stripe | (post & False), "dotted": stripe & post}[texture]
+    return alpha[..., None], np.where(ink, _INK, np.float32(1))[..., None]
+
+
+def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which points of the square from -1 to 1 (y downwards) the shape covers: bool [N, N]."""
+    if shape == "circle":
+        return x * x + y * y <= 1
+    if shape == "square":
+        return (abs(x) <= 0.9) & (abs(y) <= 0.9)
+    if shape == "triangle":
+        return (2 * abs(x) - 1 <= y) & (y <= 0.9)
+    if shape == "cross":
+        return ((abs(x) <= 0.34) & (abs(y) <= 1)) | ((abs(y) <= 0.34) & (abs(x) <= 1))
+    if shape == "diamond":
+        return abs(x) + abs(y) <= 1
+    inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)  # star: even-odd rule, edge by edge
+    for (x0, y0), (x1, y1) in zip(_STAR, _STAR[1:] + _STAR[:1], strict=True):
+        if y0 != y1:
+            inside ^= ((y0 > y) != (y1 > y)) & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return inside

@@ -1,0 +1,197 @@
+"""Captions of scenes: true, short, of a closed language and of their own picture; and the reader that judges them."""
+
+import random
+import re
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset.text import captions, vocabulary
+from dlip.data.scenes.dataset.truth import Fact, certain, describes, fits, judge, mentions, read, referents
+from dlip.data.scenes.dataset.world import ATTRIBUTES, Object, Scene
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [Scenes("test").scene(i) for i in range(1000)]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """A red circle at the left, a striped blue square at the right, a dotted green star below the circle."""
+    return Scene(
+        0, "noisy", 128, 0,
+        (
+            Object("large", "plain", "red", "circle", 2, 2, 16, (220, 35, 40)),
+            Object("large", "striped", "blue", "square", 30, 2, 16, (45, 75, 225)),
+            Object("small", "dotted", "green", "star", 5, 35, 10, (35, 165, 60)),
+        ),
+    )  # fmt: skip
+
+
+def wrong(caption: str, scene: Scene) -> list[tuple[str, str]]:
+    return [(fact.kind, fact.text) for fact in describes(caption, scene) if not fact.true]
+
+
+def test_every_caption_is_true_and_tells_of_two_objects(scenes):
+    for scene in scenes:
+        told = captions(scene)
+        assert len(set(told)) == 5
+        for caption in told:
+            assert fits(caption, scene), (caption, scene)
+            named = mentions(caption)
+            assert len({m.claims for m in named}) == len(named) >= 2
+            assert all({attribute for attribute, _ in m.claims} == set(ATTRIBUTES) for m in named)
+
+
+def test_captions_are_short_and_related(scenes):
+    told = [caption for scene in scenes for caption in captions(scene)]
+    lengths = [len(caption.split()) for caption in told]
+    assert max(lengths) <= 24 and 12 <= sum(lengths) / len(lengths) <= 16
+    facts = [fact.kind for scene in scenes[:300] for c in captions(scene) for fact in describes(c, scene)]
+    assert facts.count("relation") > 900  # of 1,500 captions
+    assert min(facts.count("count"), facts.count("background")) > 300
+
+
+def test_the_language_is_closed(scenes):
+    data = Scenes("test")
+    texts = [text for scene in scenes for text in captions(scene)]
+    for item in map(data.__getitem__, range(len(data))):
+        texts += [text for q in item.questions for text in (q.text, *q.answers)]
+    assert sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(texts)))) == vocabulary()
+    assert len(vocabulary()) < 110
+
+
+def test_few_captions_fit_another_picture(scenes):
+    holders = defaultdict(set)  # of an object, as mentions claim it: the pictures that show it
+    for i, scene in enumerate(scenes):
+        for o in scene.objects:
+            holders[frozenset(zip(ATTRIBUTES, o.kind, strict=True))].add(i)
+    shared = 0
+    for i, scene in enumerate(scenes):
+        for reading in map(read, captions(scene)):
+            others = set.intersection(*(holders[frozenset(m.claims)] for m in reading.mentions)) - {i}
+            shared += any(all(fact.true for fact in judge(reading, scenes[j])) for j in others)
+    assert 0 < shared < 0.03 * 5 * len(scenes)  # 2.4%
+
+
+def test_a_false_word_is_found(scenes):
+    """Every attribute, relation, count and background of a caption, changed alone, makes it false.
+
+    Save where the changed phrase names another object of the scene.
+    """
+    other = {"large": "small", "small": "large", "left": "right", "right": "left", "above": "below", "below": "above"}
+    other |= {"over": "under", "under": "over", "two": "three", "three": "four", "four": "two", "striped": "dotted"}
+    other |= {"dotted": "striped", "noisy": "gray", "gray": "dark", "dark": "pale", "pale": "shaded"}
+    other |= {"shaded": "checkered", "checkered": "noisy"}
+    changes = 0
+    for scene in scenes[:150]:
+        absent = {
+            "color": ({"red", "green", "blue", "pink", "cyan"} - {o.color for o in scene.objects}).pop(),
+            "shape": ({"circle", "square", "star", "cross", "diamond"} - {o.shape for o in scene.objects}).pop(),
+        }
+        kinds = {o.kind for o in scene.objects}
+        for caption in captions(scene):
+            words = caption.split()
+            nouns = {i: dict(m.claims) for m in mentions(caption) for i in range(m.start, m.end)}
+            for i, word in enumerate(words):
+                bare = word.rstrip(",:")
+                swap = other.get(bare)
+                for attribute, value in absent.items():
+                    if nouns.get(i, {}).get(attribute) == bare:
+                        swap = value
+                if swap:
+                    changed = " ".join([*words[:i], word.replace(bare, swap), *words[i + 1 :]])
+                    named = [dict(m.claims) for m in mentions(changed) if m.start <= i < m.end]
+                    if all(tuple(claims[a] for a in ATTRIBUTES) not in kinds for claims in named):
+                        assert not fits(changed, scene), (caption, changed, scene)
+                        changes += 1
+    assert changes > 5000
+
+
+@pytest.mark.parametrize(
+    ("caption", "false"),
+    [
+        ("a large red circle to the left of a large striped blue square on a noisy background", []),
+        ("under the large red circle sits a small dotted green star", []),
+        ("we see a large red circle with a large striped blue square to its right", []),
+        ("we see a large red circle with a small dotted green star below it", []),
+        ("the large red circle is left of the large striped blue square and over the small dotted green star", []),
+        ("three objects : large red circle , large striped blue square and small dotted green star", []),
+        ("a large red circle right of a large striped blue square", [("relation", "right")]),
+        ("a small red circle left of a large striped blue square",
+         [("object", "small red circle plain"), ("attribute", "small")]),
+        ("a large dotted red circle above a small green star", [
+            ("object", "large dotted red circle"), ("attribute", "dotted"),
+            ("object", "small green star plain"), ("attribute", "plain")]),
+        ("two objects on a dark background", [("count", "two"), ("background", "dark")]),
+        ("a large red circle left of", [("relation", "left")]),
+        ("above left it its and sits under", [("relation", w) for w in ("above", "left", "below")]),
+        ("a red circle left of the striped square", []),
+        ("large red circle, large red circle",
+         [("object", "large red circle plain"), *(("attribute", w) for w in ("red", "circle", "plain"))]),
+        ("a striped blue large blue", []),
+        ("zebra %% 7", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_claims_read_by_hand(caption, false, scene):
+    assert wrong(caption, scene) == false
+    nouns = [word for word in ("circle", "square", "star") if word in caption]
+    assert fits(caption, scene) == (bool(nouns) and not false)
+
+
+def test_any_words_can_be_read(scene):
+    rng = random.Random(0)
+    for _ in range(1000):
+        caption = " ".join(rng.choices(vocabulary(), k=rng.randrange(25)))
+        facts = describes(caption, scene)
+        assert sum(fact.kind == "object" for fact in facts) == len(mentions(caption))
+        assert fits(caption, scene) == (bool(mentions(caption)) and all(fact.true for fact in facts))
+
+
+def test_an_object_too_many_is_false(scene):
+    caption = (
+        "a large red circle, a small red circle, a small cyan cross and a pink star and a pink diamond and a cross"
+    )
+    objects = [fact for fact in describes(caption, scene) if fact.kind == "object"]
+    assert [fact.true for fact in objects] == [True] + 5 * [False]
+    assert objects[0] == Fact("object", "large red circle plain", True)
+
+
+def test_mentions_lead_from_words_to_objects(scene):
+    caption = "a noisy background with a large striped blue square, a small dotted green star and a large red circle"
+    spans = [" ".join(caption.split()[m.start : m.end]) for m in mentions(caption)]
+    assert spans == ["a large striped blue square,", "a small dotted green star", "a large red circle"]
+    assert referents(read(caption), scene) == [1, 2, 0]
+    assert mentions("large red circle")[0].start == 0
+
+
+def test_between_two_that_fit_the_relation_decides(scene):
+    second = replace(scene.objects[0], size="small", x=34, y=34, width=10)
+    both = replace(scene, objects=(*scene.objects, second))
+    assert referents(read("a red circle under a large striped blue square"), both) == [3, 1]
+    assert referents(read("a red circle left of a large striped blue square"), both) == [0, 1]
+
+
+def test_what_is_certain_is_true_of_one_object_alone(scene):
+    def found(text: str, scene: Scene = scene) -> list[int | None]:
+        return certain(read(text), scene)
+
+    assert found("what color is the star?") == [2] and found("what color is the cross?") == [None]
+    assert found("a small circle, a blue star and a plain square") == [None, None, None]
+    assert found("a large blue square and a cross") == [1, None]  # no texture was said
+    assert found("nothing of note") == []
+    second = replace(scene.objects[0], texture="dotted", x=34, y=34)
+    both = replace(scene, objects=(*scene.objects, second))
+    assert found("what color is the circle?", both) == [None] and found("the dotted circle", both) == [3]
+    assert found("a large red circle", both) == [0]  # captions leave out "plain"
+    assert found("a circle under the square", both) == [3, 1] and found("a circle and a circle", both) == [None, None]
+    assert found("a star and a star and a circle") == [2, 2, 0]
+
+
+def test_captions_are_certain_of_what_they_mean(scenes):
+    for scene in scenes[:200]:
+        for caption in captions(scene):
+            assert certain(read(caption), scene) == referents(read(caption), scene)

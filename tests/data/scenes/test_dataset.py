@@ -1,0 +1,189 @@
+"""The built-in data: what is drawn, where, how fast, and that splits never meet."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+from dlip.data.scenes.dataset.dataset import PLACES, SPLITS, Scenes
+from dlip.data.scenes.dataset.render import masks, render
+from dlip.data.scenes.dataset.world import (
+    COLORS,
+    KINDS,
+    LATTICE,
+    SHAPES,
+    SIDE,
+    SIZES,
+    TAGS,
+    TEXTURES,
+    Object,
+    Scene,
+    relation,
+    tags,
+)
+
+from dlip.common.errors import UserError
+
+GOLDEN = {  # of the first ten pictures with all their texts
+    "train-large": "c20bc979efb28d88",
+    "train-small": "069acf9b69d3b684",
+    "val": "2b788e52de716ee2",
+    "test": "43327860370ac23e",
+    "test-5k": "43327860370ac23e",
+}
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[Scene]:
+    return [Scenes("train-large").scene(i) for i in range(600)]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_is_the_same_everywhere_and_always(split):
+    digest = hashlib.sha256()
+    for i in range(10):
+        item = Scenes(split)[i]
+        assert item.image.shape == (SIDE, SIDE, 3) and item.image.dtype == np.uint8
+        texts = [item.image_id, item.captions, [[q.text, q.answers, q.type] for q in item.questions]]
+        digest.update(item.image.tobytes() + json.dumps(texts).encode())
+    assert digest.hexdigest()[:16] == GOLDEN[split]
+
+
+def test_size_and_seed_of_a_split():
+    whole, part, other = Scenes("val"), Scenes("val", size=7), Scenes("val", seed=1)
+    assert (len(whole), len(part)) == (500, 7)
+    assert [s.image_id for s in map(part.scene, range(7))] == [s.image_id for s in map(whole.scene, range(7))]
+    assert other.scene(0).objects != whole.scene(0).objects
+    assert len(list(part)) == 7  # iteration ends
+    for i in (-1, 7):
+        with pytest.raises(IndexError):
+            part[i]
+
+
+def test_the_5k_test_begins_with_the_test():
+    test, more = Scenes("test"), Scenes("test-5k")
+    assert (len(test), len(more)) == (1000, 5000)
+    assert [s.image_id for s in map(more.scene, range(1000))] == [s.image_id for s in map(test.scene, range(1000))]
+    assert more.fingerprint() != test.fingerprint()
+
+
+def test_splits_are_disjoint_by_layout_whatever_their_seeds():
+    layouts: dict[str, set] = {split: set() for split in PLACES}
+    ids = set()
+    for split, found in layouts.items():
+        for seed in (0, 3):
+            for scene in map(Scenes(split, seed).scene, range(400)):
+                found.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(PLACES))
+                ids.add(scene.image_id)
+    assert len(ids) == 400 * 2 * len(PLACES)
+    assert all(len(found) == 1 for found in layouts.values())  # one residue a split, and
+    assert len(set.union(*layouts.values())) == len(PLACES)  # no two splits the same
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("val", -1), ("val", 0, 0), ("val", 0, 10**8)])
+def test_a_users_mistake_is_one_sentence(arguments):
+    with pytest.raises(UserError, match="choose"):
+        Scenes(*arguments)
+
+
+def test_objects_lie_inside_and_differ(sample):
+    for scene in sample:
+        assert 2 <= len(scene.objects) <= 4
+        assert len({o.kind for o in scene.objects}) == len(scene.objects)
+        for o in scene.objects:
+            assert min(o.x, o.y) >= 0 and max(o.x, o.y) + o.width <= SIDE and o.width == SIZES[o.size]
+            assert o.x % LATTICE == o.y % LATTICE == 0
+        salience = [(o.size != "large", o.x + o.width / 2) for o in scene.objects]
+        assert salience == sorted(salience)
+        assert any(relation(a, b) for a, b in combinations(scene.objects, 2))
+
+
+def test_the_world_is_as_varied_as_promised(sample):
+    assert min(Counter(scene.background for scene in sample).values()) > 60
+    assert min(Counter(len(scene.objects) for scene in sample).values()) > 150
+    objects = [o for scene in sample for o in scene.objects]
+    for attribute, values in (("color", COLORS), ("shape", SHAPES), ("size", SIZES), ("texture", TEXTURES)):
+        counts = Counter(getattr(o, attribute) for o in objects)
+        assert set(counts) == set(values) and min(counts.values()) > 0.6 * len(objects) / len(values) / 1.5
+    plain = sum(o.texture == "plain" for o in objects) / len(objects)
+    assert 0.55 < plain < 0.65
+
+
+def test_masks_are_what_is_drawn(sample):
+    for scene in sample[:200]:
+        image, found = render(scene), masks(scene)
+        changed = (image != render(replace(scene, objects=()))).any(-1)  # [48, 48]
+        assert found.sum(0).max() == 1  # no pixel is two objects'
+        covered = found.any(0)
+        assert not (covered & ~changed).any()
+        near = covered.copy()  # soft edges reach one pixel beyond
+        near[1:] |= covered[:-1]
+        near[:-1] |= covered[1:]
+        near[:, 1:] |= covered[:, :-1]
+        near[:, :-1] |= covered[:, 1:]
+        rows, columns = np.nonzero(changed & ~near)
+        assert len(rows) <= 8  # tips of stars and triangles
+        for o, mask in zip(scene.objects, found, strict=True):
+            rows, columns = np.nonzero(mask)
+            assert o.y <= rows.min() and rows.max() < o.y + o.width
+            assert o.x <= columns.min() and columns.max() < o.x + o.width
+            drawn = Counter(map(tuple, image[mask].tolist()))
+            assert drawn[o.rgb] >= 0.25 * mask.sum()  # in its own colour
+            ink = sum(n for pixel, n in drawn.items() if sum(pixel) < 0.4 * sum(o.rgb)) / mask.sum()
+            assert ink > 0.04 if o.texture != "plain" else scene.background == "dark" or ink < 0.1
+
+
+def test_tags_are_the_objects_kinds(sample):
+    for scene in sample[:50]:
+        named = {TAGS[i] for i in tags(scene)[: len(KINDS)].nonzero()[0]}
+        assert {shape for _, _, shape in named} == {o.shape for o in scene.objects}
+        assert {(color, shape) for name, color, shape in named if name == "color"} == {
+            (o.color, o.shape) for o in scene.objects
+        }
+        assert ("texture", "striped", scene.objects[0].shape) in named or scene.objects[0].texture != "striped"
+
+
+def test_tags_are_the_objects_relations(sample):
+    assert len(set(TAGS)) == len(TAGS) == len(KINDS) + 2 * (8 * 8 + 6 * 6)
+    a = Object("small", "plain", "red", "star", 0, 8, 10, (0, 0, 0))
+    b = Object("large", "plain", "blue", "star", 24, 8, 16, (0, 0, 0))
+    c = Object("small", "plain", "red", "cross", 24, 32, 10, (0, 0, 0))
+    shown = tags(replace(sample[0], objects=(b, a, c)))
+    assert {TAGS[i] for i in shown.nonzero()[0] if i >= len(KINDS)} == {
+        ("red", "left", "blue"), ("star", "left", "star"), ("blue", "above", "red"), ("star", "above", "cross"),
+    }  # fmt: skip
+
+
+def test_no_object_hides_another(sample):
+    for scene in sample:
+        for i, mask in enumerate(masks(scene)):
+            assert (mask == masks(replace(scene, objects=(scene.objects[i],)))[0]).all()
+
+
+def test_masks_give_a_shared_pixel_to_the_last_object_drawn():
+    below = Object("large", "plain", "red", "square", 0, 0, 16, COLORS["red"])
+    above = Object("small", "plain", "blue", "square", 10, 10, 10, COLORS["blue"])
+    first, second = masks(Scene(0, "gray", 128, 0, (below, above)))
+    assert not (first & second).any() and not first[12:, 12:].any() and second[12:16, 12:16].all()
+
+
+def test_shapes_textures_and_colors_can_be_told_apart():
+    def draw(shape: str, texture: str, width: int) -> np.ndarray:
+        o = Object("small", texture, "red", shape, 0, 0, width, COLORS["red"])
+        return render(Scene(0, "gray", 128, 0, (o,)))[:width, :width].astype(int)
+
+    for width in SIZES.values():
+        for a, b in combinations(SHAPES, 2):
+            first, second = draw(a, "plain", width), draw(b, "plain", width)
+            assert (abs(first - second).max(-1) > 40).sum() > width, (a, b, width)  # pixels
+        for shape in SHAPES:
+            for a, b in combinations(TEXTURES, 2):
+                first, second = draw(shape, a, width), draw(shape, b, width)
+                assert (abs(first - second).max(-1) > 60).sum() >= 4, (shape, a, b, width)  # pixels
+    for a, b in combinations(COLORS.values(), 2):
+        darkest, brightest = (np.array(a) * 0.86, np.array(b) * 1.06), (np.array(a) * 1.06, np.array(b) * 0.86)
+        assert min(np.linalg.norm(x - y) for x, y in (darkest, brightest)) > 60
+    assert min(max(rgb) - min(rgb) for rgb in COLORS.values()) >= 100  # backgrounds are gray

@@ -1,0 +1,112 @@
+"""Questions about scenes: answered again from the text by other means, and balanced."""
+
+import re
+from collections import Counter, defaultdict
+
+import pytest
+from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset.questions import questions
+from dlip.data.scenes.dataset.world import COLORS, SHAPES, SIZES, TEXTURES, Object, Scene
+
+WHERE = "(left of|right of|above|below)"
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [Scenes("test").scene(i) for i in range(1000)]
+
+
+def having(noun: str, scene: Scene) -> list[Object]:
+    """The objects that "large red things" may mean, word by word."""
+    words = [{"crosses": "cross", "cross": "cross"}.get(word, word.removesuffix("s")) for word in noun.split()]
+    return [
+        o for o in scene.objects
+        if all(w in ("thing", "object", o.size, o.texture, o.color, o.shape) for w in words)
+    ]  # fmt: skip
+
+
+def one(noun: str, scene: Scene) -> Object:
+    (o,) = having(noun, scene)
+    return o
+
+
+def way(a: Object, b: Object) -> str:
+    """Where a's middle lies from b's: along the longer way, which is long enough to be seen."""
+    across, down = a.x + a.width / 2 - b.x - b.width / 2, a.y + a.width / 2 - b.y - b.width / 2
+    assert max(abs(across), abs(down)) >= 1.3 * min(abs(across), abs(down)) and max(abs(across), abs(down)) >= 8
+    if abs(across) > abs(down):
+        return "left of" if across < 0 else "right of"
+    return "above" if down < 0 else "below"
+
+
+def answer(text: str, scene: Scene) -> str:
+    """The answer, worked out from the words of the question."""
+    if found := re.fullmatch(r"is there an? (.+)\?", text):
+        return "yes" if having(found[1], scene) else "no"
+    if found := re.fullmatch(r"how many (.+) are there\?", text):
+        return ["zero", "one", "two", "three", "four"][len(having(found[1], scene))]
+    if found := re.fullmatch(r"what (size|texture|color|shape) is the (.+)\?", text):
+        return getattr(one(found[2], scene), found[1])
+    if found := re.fullmatch(r"are there more (.+) than (.+)\?", text):
+        return "yes" if len(having(found[1], scene)) > len(having(found[2], scene)) else "no"
+    if found := re.fullmatch(r"is the (.+) (larger|smaller) than the (.+)\?", text):
+        a, b = one(found[1], scene).width, one(found[3], scene).width
+        assert abs(a - b) >= 5
+        return "yes" if (a > b) == (found[2] == "larger") else "no"
+    if found := re.fullmatch(rf"is the (.+) {WHERE} the (.+)\?", text):
+        return "yes" if way(one(found[1], scene), one(found[3], scene)) == found[2] else "no"
+    found = re.fullmatch(rf"what is {WHERE} the (.+)\?", text)
+    b = one(found[2], scene)
+    axis, sign = ("x", -1) if "left" in found[1] else ("x", 1) if "right" in found[1] else ("y", 0)
+    sign = sign or (-1 if found[1] == "above" else 1)
+    beyond = [
+        o for o in scene.objects
+        if o is not b and sign * (getattr(o, axis) + o.width / 2 - getattr(b, axis) - b.width / 2) >= 5
+    ]  # fmt: skip
+    (a,) = beyond  # nothing else lies that way, however far aside
+    assert way(a, b) == found[1]
+    return a.shape
+
+
+def test_every_answer_follows_from_picture_and_question(scenes):
+    for scene in scenes:
+        asked = questions(scene)
+        types = Counter(q.type for q in asked)
+        assert types == {"existence": 1, "counting": 1, "attribute": 2, "comparison": 1, "relation": 1}
+        for question in asked:
+            assert question.answers == [answer(question.text, scene)], (question, scene)
+
+
+def test_negatives_of_existence_are_near_misses(scenes):
+    for scene in scenes:
+        question = questions(scene)[0]
+        words = re.fullmatch(r"is there an? (.+?)( thing)?\?", question.text)[1].split()
+        assert len(words) == 2
+        assert any(w in o.kind for w in words for o in scene.objects)
+
+
+def test_answers_are_balanced(scenes):
+    answers = defaultdict(Counter)
+    for scene in scenes:
+        for question in questions(scene):
+            answers[question.type][question.answers[0]] += 1
+    for type in ("existence", "comparison"):
+        assert abs(answers[type]["yes"] - answers[type]["no"]) < 100, answers[type]
+    assert abs(answers["relation"]["yes"] - answers["relation"]["no"]) < 100
+    assert set(answers["attribute"]) == {*SIZES, *TEXTURES, *COLORS, *SHAPES}
+    assert set(answers["counting"]) == {"zero", "one", "two", "three", "four"}
+    assert max(answers["counting"].values()) < 330 and min(answers["counting"].values()) > 40
+
+
+def test_a_blind_guesser_stays_low(scenes):
+    """It has read the questions of 6,000 training pictures and gives the commonest answer to the same words."""
+    learnt, beginnings = defaultdict(Counter), defaultdict(Counter)
+    train = Scenes("train-large")
+    for i in range(6000):
+        for question in questions(train.scene(i)):
+            learnt[question.text][question.answers[0]] += 1
+            beginnings[question.text.split()[1]][question.answers[0]] += 1
+    asked = [question for scene in scenes for question in questions(scene)]
+    known = [learnt.get(q.text) or beginnings[q.text.split()[1]] for q in asked]
+    right = sum(counts.most_common(1)[0][0] == q.answers[0] for counts, q in zip(known, asked, strict=True))
+    assert 0.3 < right / len(asked) < 0.45

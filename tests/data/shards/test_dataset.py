@@ -1,0 +1,341 @@
+"""Shards in WebDataset's layout: what is in them, in which order they come, what broken and evil ones do."""
+
+import io
+import json
+import os
+import tarfile
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.shards.dataset.dataset import Shards
+from dlip.data.shards.dataset.download import cache_folder
+from dlip.data.shards.dataset.naming import braces, shards
+from dlip.data.shards.dataset.pack import write_shards
+from PIL import Image
+
+from dlip import data
+from dlip.common.errors import UserError
+from dlip.data.batch import Question
+from dlip.data.collate import Collate
+from dlip.data.loader import Batches, train_loader
+from dlip.data.shards.dataset import tar_index
+from tests.helpers import jpeg, write_tar
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def captions(dataset) -> list[list[str]]:
+    return [item.captions for item in dataset]
+
+
+def test_webdatasets_layout(tmp_path):
+    write_tar(tmp_path / "0.tar", {
+        "./a/1.jpg": jpeg(1), "./a/1.txt": "a cat\na tabby\n", "b.PNG": jpeg(2), "b.json": {"caption": "a dog"},
+        "c.seg.png": jpeg(3), "c.jpeg": jpeg(4), "c.cls": "7", "c.txt": "a cow",
+        "d.jpg": jpeg(5), "d.json": {"captions": ["x", "y"], "image_id": 77, "questions": [
+            {"question": "what?", "answers": ["z", " "], "question_type": "kind"}]},
+    })  # fmt: skip
+    dataset = Shards(tmp_path, "train")
+    assert captions(dataset) == [["a cat", "a tabby"], ["a dog"], ["a cow"], ["x", "y"]]
+    assert dataset[3].image_id == 77 and dataset[3].questions == [Question("what?", ["z"], "kind")]
+    assert dataset[2].image.getpixel((0, 0))[0] == Image.open(io.BytesIO(jpeg(4))).getpixel((0, 0))[0]
+    assert dataset.counts() == {"pictures": 4, "captions": 6, "questions": 1}
+    assert len({item.image_id for item in dataset}) == 4
+    with pytest.raises(IndexError):
+        dataset[4]
+
+
+def test_img2datasets_output(tmp_path):
+    for shard in range(2):
+        members = {}
+        for i in range(3):
+            key = f"{shard:05}{i:04}"
+            about = {"caption": f"text {key}", "url": "x", "key": key, "status": "success", "width": 8, "sha256": "y"}
+            members |= {f"{key}.jpg": jpeg(i), f"{key}.txt": f"text {key}", f"{key}.json": about}
+        write_tar(tmp_path / f"{shard:05}.tar", members)
+        (tmp_path / f"{shard:05}_stats.json").write_text("{}")
+    dataset = data.open(tmp_path, "train")
+    dataset.verify()
+    assert captions(dataset) == [[f"text {shard:05}{i:04}"] for shard in range(2) for i in range(3)]
+
+
+def test_names_of_shards_and_their_splits(tmp_path):
+    assert braces("x-{08..11}.tar") == ["x-08.tar", "x-09.tar", "x-10.tar", "x-11.tar"]
+    assert braces("{train,val}-{0..1}") == ["train-0", "train-1", "val-0", "val-1"]
+    for name, count in (("x-{041..000}.tar", "no"), ("{0..9999}-{0..9999}.tar", "more than 1,000,000")):
+        with pytest.raises(UserError, match=f"stands for {count} shards"):
+            braces(name)
+    files = ("cc3m-train-0000.tar", "cc3m-validation-0000.tar", "laion-7.tar", "extra/1.tar", "validation/2.tar")
+    for i, name in enumerate(files):
+        write_tar(tmp_path / name, {"1.jpg": jpeg(i), "1.txt": str(i)})
+    assert data.splits(tmp_path) == ["extra", "train", "val"]
+    assert captions(data.open(tmp_path, "train")) == [["0"], ["2"]]
+    assert captions(data.open(tmp_path, "val")) == [["1"], ["4"]]
+    assert captions(data.open(tmp_path / "{laion,laion}-7.tar", "train")) == [["2"]] * 2
+    assert captions(data.open(tmp_path / "cc3m-*.tar", "val")) == [["1"]]
+    for name, message in (("none-*.tar", "there are no shards"), ("none-{1..2}.tar", r"no shard .*none-1\.tar")):
+        with pytest.raises(UserError, match=message):
+            data.open(tmp_path / name, "train")
+    with pytest.raises(UserError, match=r"no split 'test'; .* extra \(1 shard\), train \(2 shards\), val"):
+        data.open(tmp_path, "test")
+
+
+@pytest.mark.parametrize("pictures", [3, 100])
+def test_a_packed_folder_reads_back_equal(tmp_path, pictures):
+    from dlip.data.write import write_folder
+
+    write_folder(tmp_path / "plain", {"train": Scenes("train-small", size=7), "train-more": Scenes("val", size=2)})
+    splits = {split: data.open(tmp_path / "plain", split) for split in ("train", "train-more")}
+    written = write_shards(tmp_path / "shards", splits, pictures)
+    assert sum(row["pictures"] for row in written["shards"]) == 9
+    assert data.splits(tmp_path / "shards") == ["train", "train-more"]
+    for split, plain in splits.items():
+        packed = data.open(tmp_path / "shards", split)
+        packed.verify()
+        assert len(packed) == len(plain) and packed.counts() == plain.counts()
+        for ours, theirs in zip(packed, plain, strict=True):
+            assert np.array_equal(np.asarray(ours.image), np.asarray(theirs.image))
+            assert (ours.captions, ours.questions, ours.image_id) == (
+                theirs.captions,
+                theirs.questions,
+                theirs.image_id,
+            )
+    first = {file.name: file.read_bytes() for file in (tmp_path / "shards").glob("*.tar")}
+    write_shards(tmp_path / "again", splits, pictures)
+    assert first == {file.name: file.read_bytes() for file in (tmp_path / "again").glob("*.tar")}
+    with pytest.raises(UserError, match="holds shards already"):
+        write_shards(tmp_path / "shards", splits)
+
+
+def test_order_is_a_permutation_near_in_shards(tmp_path, monkeypatch):
+    for shard in range(6):
+        write_tar(
+            tmp_path / f"{shard}.tar", {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))}
+        )
+    dataset = Shards(tmp_path, "train")
+    monkeypatch.setattr("dlip.data.shards.dataset.WINDOW", 8)
+    orders = [dataset.order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(24)) for order in orders) and len(set(map(tuple, orders))) == 4
+    assert orders[0] == Shards(tmp_path, "train").order(0, 0)
+    for order in orders:  # two shards a window, no more
+        assert [len({i // 4 for i in order[at : at + 8]}) for at in (0, 8, 16)] == [2, 2, 2]
+        assert any(abs(a - b) > 1 for a, b in zip(order[:8], order[1:8], strict=False))
+    few = data.First(dataset, 10)
+    assert few.order(0, 0) == [i for i in orders[0] if i < 10]
+    with pytest.raises(AttributeError):
+        _ = data.First(Scenes("val", size=3), 2).order
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_epoch_goes_on_as_it_would_have(tmp_path, tiny, workers):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=23)}, 5)
+    dataset = Shards(tmp_path, "train")
+    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40, seed=1, augment=True)
+    whole = list(train_loader(dataset, Batches(23, 4, 8, 1, order=dataset.order), collate))
+    late = list(
+        train_loader(Shards(tmp_path, "train"), Batches(23, 4, 8, 1, start=3, order=dataset.order), collate, workers)
+    )
+    assert len(whole) == 8 and len(late) == 5
+    for ours, theirs in zip(late, whole[3:], strict=True):
+        for name, tensor in vars(theirs).items():
+            assert tensor is None or torch.equal(getattr(ours, name), tensor), name
+    assert len(set(torch.cat([batch.image_id for batch in whole[:5]]).tolist())) == 20
+
+
+def test_evil_names_stay_names(tmp_path):
+    """Nothing is unpacked: names that point elsewhere, links and devices make no file."""
+    shard = tmp_path / "in" / "0.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as tar:
+        for name in ("../../evil.jpg", "../../evil.txt", "/etc/evil.jpg", "/etc/evil.txt"):
+            content = jpeg(1) if name.endswith("jpg") else b"a text"
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    before = sorted(tmp_path.rglob("*"))
+    dataset = Shards(shard.parent, "train")
+    assert captions(dataset) == [["a text"]] * 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_faults_of_members(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_index, "MAX_MEMBER", 2000)
+    write_tar(tmp_path / "0.tar", {
+        "good.jpg": jpeg(1), "good.txt": "fine", "text.txt": "alone", "bare.jpg": jpeg(1), "broken.jpg": jpeg(1)[:90],
+        "broken.txt": "cut", "blank.jpg": jpeg(1), "blank.txt": " \n", "odd.jpg": jpeg(1), "odd.json": "{",
+        "huge.jpg": b"x" * 3000, "huge.txt": "big",
+    })  # fmt: skip
+    with pytest.raises(UserError, match=r"has 6 faults: "):
+        Shards(tmp_path, "train")
+    dataset = Shards(tmp_path, "train", "skip")
+    assert sorted(problem.split(" (")[0].split(":")[0] for problem in dataset.problems) == [
+        "0.tar/bare has no caption", "0.tar/blank has an empty caption", "0.tar/huge is missing",
+        "0.tar/huge.jpg is left out", "0.tar/odd has JSON that cannot be read", "0.tar/text is missing",
+    ]  # fmt: skip
+    dataset.verify()
+    assert dataset.problems[-1].startswith("0.tar/broken cannot be read (") and captions(dataset) == [["fine"]]
+
+
+def test_a_member_of_negative_size_ends_its_shard(tmp_path):
+    """After which tarfile would read the same header again, without end."""
+    shard = write_tar(tmp_path / "0.tar", {"0.jpg": jpeg(0), "0.txt": "x", "1.jpg": jpeg(1), "1.txt": "y"})
+    found, _ = tar_index._members(shard, "0.tar")
+    header = bytearray(shard.read_bytes())
+    at = found[2][2] - 512
+    header[at + 124 : at + 136] = b"\xff" * 10 + b"\xfe\x00"  # -512
+    header[at + 148 : at + 156] = b"%06o\0 " % (256 + sum(header[at : at + 148]) + sum(header[at + 156 : at + 512]))
+    shard.write_bytes(header)
+    assert tar_index._members(shard, "0.tar") == (
+        found[:2], ["0.tar cannot be read beyond its first 2 files (a header of negative size)"]
+    )  # fmt: skip
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def test_what_lies_between_the_files_of_a_sample_is_not_read(tmp_path, monkeypatch):
+    """A file of 600 MB that takes no room on the disk."""
+    shard, about = tmp_path / "0.tar", json.dumps({"caption": "one"}).encode()
+    with open(shard, "wb") as file:
+        file.write(header("1.json", len(about)) + about.ljust(512, b"\0") + header("1.big", 600 * 10**6))
+        file.seek(600 * 10**6, os.SEEK_CUR)
+        file.write(header("1.jpg", len(jpeg(1))) + jpeg(1).ljust(2048, b"\0"))
+    pread = os.pread
+    monkeypatch.setattr(
+        "os.pread", lambda file, size, at: pread(file, size, at) if size < 10**6 else pytest.fail("read")
+    )
+    dataset = Shards(shard, "train", "skip")
+    assert captions(dataset) == [["one"]] and "1.big is left out: 600,000,000 bytes" in dataset.problems[0]
+
+
+@pytest.mark.parametrize(("size", "count"), [(600 * 10**6, 1), (2**20, 70), (0, 2000)])
+def test_names_without_end_end_their_shard(size, count, tmp_path):
+    with open(tmp_path / "0.tar", "wb") as file:
+        for _ in range(count):
+            file.write(header("././@LongLink", size, tarfile.GNUTYPE_LONGNAME))
+            file.seek(-(-size // 512) * 512, os.SEEK_CUR)
+        file.write(header("1.jpg", 0))
+    tracemalloc.start()
+    found, (fault,) = tar_index._members(tmp_path / "0.tar", "0.tar")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not found and most < 2 * tar_index.MAX_MEMBER
+    assert fault.startswith("0.tar cannot be read beyond its first 0 files (")
+
+
+@pytest.mark.parametrize("left", [0, 700, 5000])
+def test_a_cut_shard_keeps_what_is_whole(tmp_path, left):
+    members = {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))}
+    shard = write_tar(tmp_path / "0.tar", members)
+    write_tar(tmp_path / "1.tar", {"1.jpg": jpeg(1), "1.txt": "y"})
+    shard.write_bytes(shard.read_bytes()[:left])
+    with pytest.raises(UserError, match=r"0\.tar cannot be read beyond its first \d files?"):
+        Shards(tmp_path, "train")
+    dataset = Shards(tmp_path, "train", "skip")
+    dataset.verify()
+    assert captions(dataset) == [["x"]] * (0 if left < 5000 else 2) + [["y"]]
+
+
+def test_a_changed_shard_is_indexed_anew(tmp_path):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    first = Shards(tmp_path, "train")
+    assert Shards(tmp_path, "train").fingerprint() == first.fingerprint()
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one", "2.jpg": jpeg(2), "2.txt": "two"})
+    again = Shards(tmp_path, "train")
+    assert captions(again) == [["one"], ["two"]] and again.fingerprint() != first.fingerprint()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"whole", b"array"])
+def test_a_damaged_index_is_made_anew(content, tmp_path):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    assert captions(Shards(tmp_path, "train")) == [["one"]]
+    (kept,) = (cache_folder() / "indexes").glob("*.npz")
+    whole = kept.read_bytes()
+    if content == b"array":
+        with open(kept, "wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        kept.write_bytes(whole[:300] if content == b"whole" else content)
+    assert captions(Shards(tmp_path, "train")) == [["one"]] and kept.read_bytes() == whole
+
+
+def test_a_part_of_what_was_packed_is_not_taken_for_all(tmp_path):
+    """Where packing was stopped, and where one was not copied."""
+
+    class Stops(Scenes):
+        def __getitem__(self, i: int):
+            if i == 5:
+                raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(tmp_path / "stopped", {"train": Stops("train-small", size=9)}, 3)
+    with pytest.raises(UserError, match="index.json were not all packed; remove them, and pack them again"):
+        data.splits(tmp_path / "stopped")
+    write_shards(tmp_path, {"train": Scenes("train-small", size=9), "val": Scenes("val", size=2)}, 3)
+    (tmp_path / "train-00001.tar").unlink()
+    assert len(data.open(tmp_path, "val")) == 2
+    with pytest.raises(UserError, match=r"cannot read .*train-00001.tar \(No such file or directory\); copy it again"):
+        data.open(tmp_path, "train")
+
+
+def test_shards_are_called_after_splits_alone(tmp_path):
+    with pytest.raises(UserError, match="a split is called '../out'; rename it"):
+        write_shards(tmp_path / "shards", {"../out": Scenes("test", size=2)})
+    assert not (tmp_path / "shards").exists() and not list(tmp_path.glob("out*"))
+    (tmp_path / "web").mkdir()
+    row = {"file": "a.tar", "split": "te\x1b[31mst", "pictures": 1, "captions": 1, "questions": 0, "bytes": 1}
+    (tmp_path / "web" / "index.json").write_text(json.dumps({"version": 1, "shards": [row]}))
+    (tmp_path / "web" / "a.tar").write_bytes(b"")
+    with pytest.raises(UserError, match="a split is called"):
+        shards(tmp_path / "web")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"shards": [{"file": "0.tar"}]}'])
+def test_a_broken_index_is_one_sentence(tmp_path, content):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(UserError, match="is no index of shards"):
+        data.splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"file": "a\0.tar"}, "cannot be a shard's name"),
+        ({"file": "\ud800.tar"}, "cannot be a shard's name"),
+        ({"file": "a" * 2000}, "cannot be a shard's name"),
+        ({"file": "../0.tar"}, "does not lie beside it"),
+        ({"pictures": 10**400}, "gives 0.tar 10000000000000000000 pictures"),
+        ({"bytes": -1}, "gives 0.tar -1 bytes"),
+    ],
+)
+def test_what_an_index_cannot_say(changed, says, tmp_path):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    row = {"file": "0.tar", "split": "train", "pictures": 1, "captions": 1, "questions": 0, "bytes": 1}
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [row | changed]}))
+    with pytest.raises(UserError, match=says):
+        data.splits(tmp_path)
+
+
+def test_long_names_take_no_room(tmp_path):
+    """One long key would make every sample's place in the index as long."""
+    names = ["a", "b" * 1001, "c"]
+    members = {f"{name}.{kind}": what for name in names for kind, what in (("jpg", jpeg(1)), ("txt", "one"))}
+    write_tar(tmp_path / "train-000000.tar", members)
+    dataset = data.open(tmp_path, "train", on_error="skip")
+    assert len(dataset) == 2 and any("a name of 1,005 characters, of 1,000 at most" in p for p in dataset.problems)
+    again = data.open(tmp_path, "train", on_error="skip")  # from the index that is kept
+    assert again.problems == dataset.problems

@@ -1,0 +1,197 @@
+"""Shards from the web: a server here that counts what it is asked for."""
+
+import json
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.shards.dataset.pack import write_shards
+
+from dlip import data
+from dlip.common.errors import UserError
+from dlip.data import audit
+from dlip.data.collate import Collate
+from dlip.data.loader import Batches, train_loader
+from dlip.data.shards.dataset import download
+from tests.helpers import jpeg, write_tar
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+
+
+class Server:
+    """Serves a folder; `asked` are the paths, and `fails` those that break off so many times."""
+
+    def __init__(self, folder: Path):
+        self.asked: list[str] = []
+        self.fails: dict[str, int] = {}
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                name = self.path.lstrip("/")
+                outer.asked.append(name)
+                if not (folder / name).is_file():
+                    self.send_error(404)
+                    return
+                content = (folder / name).read_bytes()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if outer.fails.get(name, 0) > 0:
+                    outer.fails[name] -= 1
+                    content = content[: len(content) // 2]
+                self.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server(tmp_path):
+    started = Server(tmp_path)
+    yield started
+    started.http.shutdown()
+    started.http.server_close()
+
+
+@pytest.mark.parametrize("name", ["", "/train-{00000..00004}.tar"])
+def test_read_as_from_disk_and_each_fetched_once(server, tmp_path, tiny, name):
+    """By two workers from the middle of an epoch, the batches are those of one that reads the disk from the start."""
+    write_shards(tmp_path, {"train": Scenes("train-small", size=23)}, 5)
+    here, there = data.open(tmp_path, "train"), data.open(server.address + name, "train")
+    there.verify()
+    assert server.asked == ["index.json"] and there.counts() == here.counts() and there.remote
+    assert there.order(3, 1) == here.order(3, 1)
+    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
+    whole = list(train_loader(here, Batches(23, 4, 9, 1, order=here.order), collate))
+    late = list(train_loader(there, Batches(23, 4, 9, 1, start=2, order=there.order), collate, workers=2))
+    for ours, theirs in zip(late, whole[2:], strict=True):
+        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.ids, theirs.ids)
+        assert torch.equal(ours.image_id, theirs.image_id)
+    assert sorted(server.asked) == ["index.json", *(f"train-0000{i}.tar" for i in range(5))]
+
+
+def test_shards_without_an_index_are_fetched_when_opened(server, tmp_path):
+    for i in range(2):
+        write_tar(tmp_path / f"{i}.tar", {"1.jpg": jpeg(i), "1.txt": f"text {i}"})
+    dataset = data.open(server.address + "/{0..1}.tar", "train")
+    assert server.asked == ["index.json", "0.tar", "1.tar"]
+    assert [item.captions for item in dataset] == [["text 0"], ["text 1"]] and len(server.asked) == 3
+    with pytest.raises(UserError, match=r"has no index\.json, so that its shards are not known"):
+        data.open(server.address, "train")
+
+
+def test_what_breaks_off_is_fetched_again_and_never_half(server, tmp_path, monkeypatch):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=4)})
+    dataset = data.open(server.address, "train")
+    server.fails["train-00000.tar"] = 3
+    with pytest.raises(UserError, match=r"cannot fetch .*train-00000\.tar \(it broke off after"):
+        dataset[0]
+    assert not list(download.cache_folder().rglob("*.tar"))
+    server.fails["train-00000.tar"] = 2
+    assert dataset[0].image_id == Scenes("train-small")[0].image_id
+    (tmp_path / "train-00000.tar").unlink()
+    server.asked.clear()
+    monkeypatch.setenv("DLIP_CACHE", str(tmp_path / "other"))
+    with pytest.raises(UserError, match="404"):
+        data.open(server.address, "train")[0]
+    assert server.asked == ["index.json", "train-00000.tar"]  # what is not there is not asked for again
+
+
+def test_what_a_killed_process_left_goes(server, tmp_path):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=4)})
+    dataset = data.open(server.address, "train")
+    dataset[0]
+    (kept,) = download.cache_folder().rglob("*.tar")
+    left, other = kept.with_name(f".{kept.name}.0123abcd"), kept.with_name(".other.tar.0123abcd")
+    kept.rename(left)
+    other.write_bytes(b"another process is at it")
+    data.open(server.address, "train")[0]
+    assert kept.is_file() and not left.exists() and other.exists()
+
+
+def test_what_never_ends_is_given_up(server, tmp_path, monkeypatch):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=4)})
+    monkeypatch.setattr(download, "MOST_SHARD", 1000)
+    dataset = data.open(server.address, "train")
+    with pytest.raises(UserError, match=r"train-00000\.tar is more than 1,000 bytes, so it is no shard"):
+        dataset[0]
+    assert server.asked.count("train-00000.tar") == 1
+    assert not [path for path in download.cache_folder().rglob("*tar*") if path.suffix != ".lock"]
+    monkeypatch.setattr(download, "MOST_TEXT", 10)
+    with pytest.raises(UserError, match=r"index\.json is more than 10 bytes, so it is no list of shards"):
+        data.open(server.address, "train")
+
+
+def test_the_oldest_make_room(server, tmp_path, monkeypatch):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=4)}, 1)
+    size = max(row["bytes"] for row in json.loads((tmp_path / "index.json").read_text())["shards"])
+    monkeypatch.setenv("DLIP_CACHE_GB", str(2.5 * size / 1e9))
+    monkeypatch.setattr("dlip.data.shards.dataset.OPEN", 1)
+    dataset = data.open(server.address, "train")
+    for i in (0, 1, 0, 2, 3, 0):
+        assert dataset[i].image_id == Scenes("train-small")[i].image_id
+    assert len(list(download.cache_folder().rglob("*.tar"))) == 2
+    assert server.asked.count("train-00001.tar") == 1 and server.asked.count("train-00000.tar") == 2
+    for wrong in ("much", "inf", "-1"):
+        monkeypatch.setenv("DLIP_CACHE_GB", wrong)
+        with pytest.raises(UserError, match=f"DLIP_CACHE_GB is '{wrong}'"):
+            data.open(server.address, "train")[0]
+
+
+def test_a_broken_picture_on_the_web(server, tmp_path, caplog):
+    """Fatal, or replaced by the next good one, the same whoever reads it."""
+    write_tar(tmp_path / "0.tar", {f"{i}.{s}": d for i in range(3) for s, d in (
+        ("jpg", jpeg(i) if i != 1 else b"no picture"), ("txt", f"text {i}"))})  # fmt: skip
+    rows = [{"file": "0.tar", "split": "train", "pictures": 3, "captions": 3, "questions": 0, "bytes": 1}]
+    (tmp_path / "index.json").write_text(json.dumps({"shards": rows}))
+    with pytest.raises(UserError, match=r"cannot read the picture 0\.tar/1"):
+        data.open(server.address, "train")[1]
+    dataset = data.open(server.address, "train", on_error="skip")
+    with caplog.at_level(logging.WARNING):
+        assert [item.captions for item in dataset] == [["text 0"], ["text 2"], ["text 2"]]
+    assert "skipped: cannot read the picture 0.tar/1" in caplog.text
+    (fault,) = audit.check(server.address)["faults"]["corrupt pictures or shards"]
+    assert "0.tar/1" in fault
+
+
+def test_an_index_that_promises_more_than_there_is(server, tmp_path):
+    write_shards(tmp_path, {"train": Scenes("train-small", size=3)})
+    index = json.loads((tmp_path / "index.json").read_text())
+    index["shards"][0]["pictures"] = 5
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    dataset = data.open(server.address, "train", on_error="skip")
+    assert dataset[4].image_id == dataset[0].image_id and dataset.counts()["captions"] == 15
+
+
+def test_no_server(tmp_path):
+    with pytest.raises(UserError, match="cannot fetch http://127.0.0.1:1/index.json"):
+        data.open("http://127.0.0.1:1/", "train")
+
+
+def test_a_user_without_a_home_names_a_folder(monkeypatch):
+    monkeypatch.delenv("DLIP_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    with pytest.raises(UserError, match="no folder for fetched shards; name one in DLIP_CACHE"):
+        download.open_shard("https://host/train-00000.tar")
+
+
+def test_a_signed_address_keeps_the_shards_name(monkeypatch):
+    """What stands behind the question mark may have slashes of its own."""
+    monkeypatch.setattr(download, "fetch", lambda url, path: path.write_bytes(b"tar"))
+    opened = download.open_shard(f"https://host/train-00000.tar?Credential=KEY/2024/{'x' * 300}")
+    assert opened.path.name.endswith("-train-00000.tar") and opened.path.suffix == ".tar"

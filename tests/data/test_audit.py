@@ -1,0 +1,85 @@
+"""A folder with one fault of each kind, and one with none."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from dlip.data.scenes.dataset.dataset import SPLITS
+from PIL import Image
+
+from dlip.cli import main
+from dlip.data.audit import check, text
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i, name in enumerate(("a", "b", "c", "d", "cut", "val")):
+        Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(images / f"{name}.png")
+    shutil.copy(images / "a.png", images / "copy.png")  # the same picture in two splits, by another name
+    shutil.copy(images / "b.png", images / "twin.png")
+    (images / "cut.png").write_bytes((images / "cut.png").read_bytes()[:45])
+    said = {
+        "a": ["one", "one", "two"], "b": ["two"], "twin": ["three"], "c": [" ", "four"], "d": [], "cut": ["x"],
+        "gone": ["y"], "val": ["z"], "copy": ["w"],
+    }  # fmt: skip
+    rows = [
+        {
+            "filename": f"{n}.png",
+            "split": "val" if n in ("val", "copy") else "train",
+            "sentences": [{"raw": c} for c in cs],
+        }
+        for n, cs in said.items()
+    ]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": rows}))
+    asked = [("val", "val", "what?", []), ("val", "val", " ", ["x"]), ("a", "val", "who?", ["me"])]
+    vqa = [{"image": f"{n}.png", "split": s, "question": q, "answers": a} for n, s, q, a in asked]
+    (tmp_path / "vqa.json").write_text(json.dumps(vqa))
+    return tmp_path
+
+
+def test_one_fault_of_each_kind(faulty, capsys):
+    found = check(str(faulty))
+    assert found["splits"] == {
+        "train": {"pictures": 4, "captions": 6, "questions": 0}, "val": {"pictures": 2, "captions": 2, "questions": 0}
+    }  # fmt: skip
+    assert found["faults"].pop("corrupt pictures or shards")[0].startswith("cut.png cannot be read")
+    assert found["faults"] == {
+        "missing pictures": ["gone.png is missing"],
+        "empty captions": ["c.png has an empty caption"],
+        "pictures without caption": ["d.png has no caption"],
+        "empty questions": ["val.png has an empty question"],
+        "questions without answers": ["val.png has no answer to 'what?'"],
+        "pictures in two splits": ["a.png is in the split train as well"],
+        "repeated captions": ["a.png (train) has 2 times 'one'"],
+        "repeated pictures": ["twin.png (train) is b.png (train)"],
+        "pictures shared by splits": ["copy.png (val) is a.png (train)"],
+    }
+    assert found["shared_captions"] == 1 and not found["sound"]
+    assert main(["data", "check", str(faulty)]) == 0
+    said = capsys.readouterr().out
+    assert "1 pictures shared by splits:\n  copy.png (val) is a.png (train)\n" in said
+    assert main(["data", "check", str(faulty), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["faults"]["missing pictures"] == ["gone.png is missing"]
+
+
+def test_no_faults(monkeypatch):
+    for split in SPLITS:
+        monkeypatch.setitem(SPLITS, split, 5)
+    found = check("scenes")
+    assert found["sound"] and found["faults"] == {} and text(found).endswith("no faults")
+    assert found["splits"]["test"] == {"pictures": 5, "captions": 25, "questions": 30}
+
+
+def test_shard_by_command(faulty, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DLIP_CACHE", str(tmp_path / "cache"))
+    words = ["data", "shard", str(faulty), "--out", str(tmp_path / "shards")]
+    assert main(words) == 2
+    assert "faults" in capsys.readouterr().err
+    assert main([*words, "--on-error", "skip", "--splits", "train", "--pictures", "3"]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["train-00000.tar", "3", "pictures"]
+    assert main(["data", str(tmp_path / "shards"), "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["splits"] == {"train": {"pictures": 4, "captions": 6, "questions": 0}} and found["problems"] == []

@@ -1,0 +1,271 @@
+import dataclasses
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlip.data.batch import Item, Question
+from dlip.data.collate import SHIFT, Collate, shift
+from dlip.data.folders.dataset import Folder
+from dlip.data.tokenizer import Tokenizer
+from dlip.data.transforms import square
+from dlip.features import Want
+from dlip.objectives import vqa
+
+WORDS = ["a red cat", "a blue dog sleeps here", "one", "two", "left of the tree", "what is it", "who", "yes", "no"]
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(WORDS, 100)
+
+
+def item(image_id: int, captions=(), questions=(), image=None) -> Item:
+    image = np.full((8, 8, 3), image_id % 256, np.uint8) if image is None else image
+    return Item(image, image_id, list(captions), [Question(text, list(answers)) for text, *answers in questions])
+
+
+def photo(seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((90, 60), Image.Resampling.BICUBIC)
+
+
+def fields(batch) -> dict[str, torch.Tensor]:
+    return {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+
+
+def same(a, b) -> bool:
+    pairs = zip(fields(a).values(), fields(b).values(), strict=True)
+    return all(x is y if x is None or y is None else torch.equal(x, y) for x, y in pairs)
+
+
+def test_shapes_types_and_padding(tokenizer):
+    rows = [
+        item(5, ["a red cat"], [("who", "a red cat")]),
+        item(6, ["a blue dog sleeps here"], [("what is it", "two")]),
+    ]
+    batch = Collate(tokenizer, 8)(rows)
+    assert batch.images.shape == (2, 3, 8, 8) and batch.images.dtype == torch.uint8 and batch.images.is_contiguous()
+    assert batch.images[:, :, 0, 0].tolist() == [[5] * 3, [6] * 3]
+    assert batch.image_id.tolist() == [5, 6] and batch.image_id.dtype == torch.int64
+    cls, sep, dec, pad = tokenizer.cls_id, tokenizer.sep_id, tokenizer.dec_id, tokenizer.pad_id
+    for ids, mask, first, lengths in (
+        (batch.ids, batch.mask, cls, [5, 7]),
+        (batch.question_ids, batch.question_mask, cls, [3, 5]),
+        (batch.answer_ids, batch.answer_mask, dec, [5, 3]),
+    ):
+        assert ids.shape == mask.shape == (2, max(lengths)) and ids.dtype == torch.int64 and mask.dtype == torch.bool
+        assert mask.sum(1).tolist() == lengths and ids[:, 0].tolist() == [first] * 2
+        for row, length in enumerate(lengths):
+            assert mask[row, :length].all() and ids[row, length - 1] == sep and (ids[row, length:] == pad).all()
+    assert tokenizer.decode(batch.ids) == ["a red cat", "a blue dog sleeps here"]
+    assert tokenizer.decode(batch.question_ids) == ["who", "what is it"]
+    assert tokenizer.decode(batch.answer_ids) == ["a red cat", "two"]
+
+
+def test_pixels_keep_their_places(tokenizer):
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    batch = Collate(tokenizer, 8, train=True)([item(0, ["one"], image=pixels)])
+    assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), pixels)
+
+
+def test_long_texts_are_cut_and_end_in_sep(tokenizer):
+    long = "a blue dog sleeps here"
+    batch = Collate(tokenizer, 8, max_text=4)([item(0, [long], [(long, long)])])
+    for ids in (batch.ids, batch.question_ids, batch.answer_ids):
+        assert ids.shape == (1, 4) and ids[0, -1] == tokenizer.sep_id
+
+
+def test_what_the_data_lack_is_none(tokenizer):
+    batch = Collate(tokenizer, 8)([item(0, ["one"]), item(1, ["two"])])
+    assert batch.ids is not None
+    assert batch.question_ids is batch.question_mask is batch.answer_ids is batch.answer_mask is None
+    batch = Collate(tokenizer, 8)([item(0, [], [("who", "one")])])
+    assert batch.ids is batch.mask is None and batch.answer_ids is not None
+
+
+def test_rows_without_text_have_a_first_token_alone(tokenizer):
+    rows = [item(0, ["one"]), item(1, ["a red cat"], [("who", "two")]), item(2, [], [("what is it", "a red cat")])]
+    batch = Collate(tokenizer, 8)(rows)
+    pad = tokenizer.pad_id
+    assert batch.ids[2].tolist() == [tokenizer.cls_id] + [pad] * 4
+    assert batch.mask[:, 0].all() and batch.mask[:, 1].tolist() == batch.mask[:, 1:].any(1).tolist()
+    assert batch.mask[:, 1].tolist() == [True, True, False]
+    assert tokenizer.decode(batch.question_ids) == ["who", "what is it"] and batch.question_rows.tolist() == [1, 2]
+    assert tokenizer.decode(batch.ids) == ["one", "a red cat", ""]
+
+
+def test_a_training_batch_always_has_texts_if_only_empty_ones(tokenizer):
+    """So that every batch takes the same way; blank captions are none."""
+    batch = Collate(tokenizer, 8, train=True)([item(0), item(1, [" "])])
+    pad = tokenizer.pad_id
+    assert batch.ids.tolist() == [[tokenizer.cls_id, pad]] * 2 and batch.mask.tolist() == [[True, False]] * 2
+    assert batch.question_ids.tolist() == [[tokenizer.cls_id, pad]] and batch.question_rows.tolist() == [0]
+    assert batch.answer_ids.tolist() == [[tokenizer.dec_id, pad]]
+    assert not batch.captioned.any()
+    some = Collate(tokenizer, 8, train=True)([item(0), item(1, ["one"]), item(2, ["  "])])
+    assert some.captioned.tolist() == [False, True, False]
+
+
+def test_rows_without_question_weigh_nothing_and_make_no_nan(tiny, scenes):
+    asked = [scenes[0], scenes[1]]
+    silent = dataclasses.replace(scenes[2], questions=[])
+    collate = Collate(tiny.tokenizer, 48)
+    want = Want(frozenset({"vqa"}))
+    alone, mixed = (tiny.med(collate(rows), want) for rows in (asked, [*asked, silent]))
+    assert torch.isfinite(mixed.logits["vqa"]).all()
+    assert vqa(alone).item() == pytest.approx(vqa(mixed).item(), abs=1e-5)
+    tiny.med.zero_grad()
+    vqa(mixed).backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in tiny.med.parameters())
+    tiny.med.zero_grad()
+
+
+def test_evaluation_takes_the_first_and_the_commonest(tokenizer):
+    row = item(3, ["one", "two"], [("who", "no", "yes", "yes"), ("what is it", "one")])
+    texts = set()
+    for seed in range(5):
+        for epoch in range(5):
+            batch = Collate(tokenizer, 8, seed=seed, epoch=epoch)([row])
+            shown = (batch.ids, batch.question_ids, batch.answer_ids)
+            texts.add(tuple(tokenizer.decode(ids)[0] for ids in shown))
+    assert texts == {("one", "who", "yes")}
+
+
+def drawn(tokenizer, row: Item, epochs: int, **kwargs) -> list[tuple[str, str, str]]:
+    out = []
+    for epoch in range(epochs):
+        batch = Collate(tokenizer, 8, train=True, epoch=epoch, **kwargs)([row])
+        out.append(tuple(tokenizer.decode(ids)[0] for ids in (batch.ids, batch.question_ids, batch.answer_ids)))
+    return out
+
+
+def test_training_draws_evenly_and_answers_by_frequency(tokenizer):
+    row = item(3, ["one", "two"], [("who", "no", "yes", "yes", "yes"), ("what is it", "one", "two")])
+    counts = Counter(drawn(tokenizer, row, 800))
+    captions, questions = Counter(), Counter()
+    for (caption, question, _), n in counts.items():
+        captions[caption] += n
+        questions[question] += n
+    assert 330 < captions["one"] < 470 and 330 < questions["who"] < 470  # 400 +- 5 standard deviations
+    answers = Counter()
+    for (_, question, answer), n in counts.items():
+        answers[question, answer] += n
+    assert set(answers) == {("who", "no"), ("who", "yes"), ("what is it", "one"), ("what is it", "two")}
+    assert 0.63 < answers["who", "yes"] / questions["who"] < 0.87  # 3/4 of them
+    assert drawn(tokenizer, row, 20) == drawn(tokenizer, row, 20)
+    assert drawn(tokenizer, row, 20) != drawn(tokenizer, row, 20, seed=1)
+
+
+def test_pictures_of_an_epoch_draw_apart(tokenizer):
+    batch = Collate(tokenizer, 8, train=True)([item(i, ["one", "two"]) for i in range(40)])
+    assert 8 < Counter(tokenizer.decode(batch.ids))["one"] < 32
+
+
+def test_draws_do_not_depend_on_the_batch(tokenizer):
+    """As of a resumed run, another order or another process."""
+    rows = [item(2**52 + i, ["one", "two", "who"], [("who", "yes", "no")], photo(i)) for i in range(6)]
+    for i, row in enumerate(rows):
+        row.tags = np.eye(6, dtype=np.float32)[i]
+    collate = Collate(tokenizer, 16, train=True, augment=True, flip=True, seed=3, epoch=2)
+    whole = collate(rows)
+    assert same(whole, collate(rows)) and same(whole, pickle.loads(pickle.dumps(collate))(rows))
+    backwards = fields(collate(rows[::-1]))
+    parts = [fields(collate([row])) for row in rows]
+    for name, tensor in fields(whole).items():
+        if name not in ("question_rows", "rows"):
+            assert torch.equal(tensor.flip(0), backwards[name]), name
+            assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
+    assert not same(whole, dataclasses.replace(collate, epoch=3)(rows))
+
+
+def test_as_many_questions_as_asked_for_no_one_twice(tokenizer):
+    asked = [("who", "one"), ("what is it", "two"), ("two", "a red cat")]
+    rows = [item(0, ["one"], asked), item(1, ["one"]), item(2, ["one"], asked[:1])]
+    first = Collate(tokenizer, 8, questions=2)(rows)
+    assert first.question_rows.tolist() == [0, 0, 2]
+    assert tokenizer.decode(first.question_ids) == ["who", "what is it", "who"]
+    assert tokenizer.decode(first.answer_ids) == ["one", "two", "one"]
+    seen = set()
+    for epoch in range(20):
+        drawn = Collate(tokenizer, 8, train=True, questions=2, epoch=epoch)(rows)
+        pair = tokenizer.decode(drawn.question_ids)[:2]
+        assert drawn.question_rows.tolist() == [0, 0, 2] and len(set(pair)) == 2
+        seen |= set(pair)
+    assert seen == {"who", "what is it", "two"}
+
+
+def test_photos_are_augmented_on_request_in_training_alone(tokenizer):
+    image = photo()
+    row = item(7, ["one"], image=image)
+    plain = torch.from_numpy(square(image, 16).copy()).permute(2, 0, 1)
+
+    def pixels(**kwargs):
+        return Collate(tokenizer, 16, **kwargs)([row]).images[0]
+
+    assert torch.equal(pixels(), plain) and torch.equal(pixels(train=True), plain)
+    assert torch.equal(pixels(augment=True, flip=True), plain)
+    assert not torch.equal(pixels(train=True, augment=True), plain)
+    crops = [pixels(train=True, augment=True, epoch=epoch) for epoch in range(20)]
+    assert len({crop.numpy().tobytes() for crop in crops}) == 20
+
+
+@pytest.mark.parametrize(
+    ("caption", "question", "answer", "may_flip"),
+    [
+        ("one", "who", "yes", True),
+        ("Left of the tree", "who", "yes", False),
+        ("one", "what is to the right?", "yes", False),
+        ("one", "who", "left", False),
+        ("bright, cleft", "who", "yes", True),
+    ],
+)
+def test_photos_whose_words_name_a_side_are_not_mirrored(tokenizer, caption, question, answer, may_flip):
+    row = item(7, [caption], [(question, answer)], photo())
+
+    def pixels(epoch, flip):
+        return Collate(tokenizer, 16, train=True, augment=True, flip=flip, epoch=epoch)([row]).images[0]
+
+    mirrored = sum(torch.equal(pixels(e, True), pixels(e, False).flip(-1)) for e in range(40))
+    assert 8 < mirrored < 32 if may_flip else mirrored == 0
+
+
+def test_shift_moves_at_most_so_far_and_repeats_the_edges():
+    image = np.zeros((12, 12, 3), np.uint8)
+    image[5, 6] = 200
+    image[:, 0] = 50
+    places = set()
+    for seed in range(400):
+        moved = shift(image, np.random.default_rng(seed))
+        assert moved.shape == image.shape
+        ((row, column),) = np.argwhere(moved[..., 0] == 200)
+        places.add((int(row) - 5, int(column) - 6))
+        if column >= 6:
+            assert (moved[:, : column - 5, 0] == 50).all()
+    steps = range(-SHIFT, SHIFT + 1)
+    assert places == {(a, b) for a in steps for b in steps}
+
+
+def test_drawn_pictures_are_shifted_on_request_only(tiny, scenes):
+    rows = [scenes[i] for i in range(8)]
+    plain = np.stack([row.image for row in rows]).transpose(0, 3, 1, 2)
+    assert np.array_equal(Collate(tiny.tokenizer, 48, train=True)(rows).images, plain)
+    moved = Collate(tiny.tokenizer, 48, train=True, augment=True)(rows).images
+    assert moved.shape == plain.shape and not np.array_equal(moved, plain)
+
+
+def test_real_photographs_make_a_batch():
+    path = PHOTOS / "flickr8k"
+    if not path.is_dir():
+        pytest.skip("shared/data, the real photographs, is not here")
+    folder = Folder(path, "val")
+    tokenizer = Tokenizer.train(list(folder.texts()), 1000)
+    batch = Collate(tokenizer, 96, train=True, augment=True, flip=True)([folder[i] for i in range(8)])
+    assert batch.images.shape == (8, 3, 96, 96) and len(batch.image_id.unique()) == 8
+    assert batch.mask.sum(1).min() > 4 and batch.captioned.all()
+    assert batch.images.float().std((1, 2, 3)).min() > 5

@@ -1,0 +1,182 @@
+"""Data sets as the `datasets` library keeps them on this disk; nothing is asked of the hub."""
+
+import io
+import sys
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dlip.data.shards.dataset.pack import write_shards
+from PIL import Image
+
+from dlip import data
+from dlip.common.errors import UserError
+from dlip.data.batch import Question
+from dlip.data.hub import parse, read_rows
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("arrow")))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def png(shade: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 3), (shade, 0, 0)).save(out, "PNG")
+    return out.getvalue()
+
+
+def table(**columns) -> datasets.Dataset:
+    made = datasets.Dataset.from_dict(columns)
+    for column in columns.keys() & {"image", "photo"}:
+        made = made.cast_column(column, datasets.Image())
+    return made
+
+
+def pictures(count: int) -> list[dict]:
+    return [{"bytes": png(i), "path": None} for i in range(count)]
+
+
+def test_saved_by_the_library(tmp_path):
+    """Usual names of columns; `validation` is val; a caption may be a list."""
+    splits = {
+        "train": table(image=pictures(3), text=[["one", "two"], ["three", " "], ["four"]]),
+        "validation": table(image=pictures(1), text=[["five"]]),
+    }
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "set"))
+    name = f"hub:{tmp_path}/set"
+    assert data.splits(name) == ["train", "val"]
+    dataset = data.open(name, "train", on_error="skip")
+    dataset.verify()
+    assert (dataset.name, dataset.problems) == ("set", ["set/train/1 has an empty caption"])
+    assert [item.captions for item in dataset] == [["one", "two"], ["three"], ["four"]]
+    assert [item.image.getpixel((0, 0)) for item in dataset] == [(i, 0, 0) for i in range(3)]
+    assert dataset.counts() == {"pictures": 3, "captions": 4, "questions": 0}
+    assert dataset.fingerprint() == data.open(name, "train", on_error="skip").fingerprint()
+    assert {item.image_id for item in dataset}.isdisjoint(item.image_id for item in data.open(name, "val"))
+    with pytest.raises(UserError, match="has no split 'test'; choose one of those it has: train, val"):
+        data.open(name, "test")
+
+
+@pytest.mark.parametrize("how", ["file", "folder"])
+def test_parquet_with_named_columns(tmp_path, how):
+    made = table(photo=pictures(2), said=["one", "two"], text=["no", "no"])
+    made.to_parquet(str(tmp_path / "train.parquet"))
+    name = f"hub:{tmp_path}{'/train.parquet' if how == 'file' else ''}?image=photo&caption=said"
+    assert [item.captions for item in data.open(name, "train")] == [["one"], ["two"]]
+    write_shards(tmp_path / "shards", {"train": data.open(name, "train")})
+    for ours, theirs in zip(data.open(tmp_path / "shards", "train"), data.open(name, "train"), strict=True):
+        assert (ours.captions, ours.image_id, ours.image.tobytes()) == (
+            theirs.captions, theirs.image_id, theirs.image.tobytes()
+        )  # fmt: skip
+
+
+def test_rows_of_one_picture_are_joined(tmp_path):
+    """VQA v2 as the hub has it: a row a question, the answers dictionaries."""
+    ten = [
+        [{"answer": "net", "answer_id": 1}, {"answer": "bag", "answer_id": 2}],
+        [{"answer": "2", "answer_id": 1}],
+    ] * 2
+    table(
+        image=pictures(4), image_id=[9, 9, 7, 9], question=["what?", "how many?", "where?", "why?"], answers=ten,
+        answer_type=["other", "number", "other", "other"], question_type=["x"] * 4, caption=["a", "a", "b", "c"],
+    ).to_parquet(str(tmp_path / "train.parquet"))  # fmt: skip
+    nine, seven = data.open(f"hub:{tmp_path}", "train")
+    assert nine.captions == ["a", "c"] and seven.captions == ["b"]
+    assert nine.questions == [
+        Question("what?", ["net", "bag"], "other"), Question("how many?", ["2"], "number"),
+        Question("why?", ["2"], "other"),
+    ]  # fmt: skip
+
+
+def test_rows_as_the_hub_spells_them():
+    assert read_rows([{"caption": [{"raw": "one", "tokens": ["one"]}]}])[0] == ["one"]
+    assert read_rows([{"question": "q", "answers": {"answer": ["a", "b"], "id": [1, 2]}}])[1] == [
+        Question("q", ["a", "b"])
+    ]
+    assert read_rows([{"question": "q", "answers": 2}])[1] == [Question("q", ["2"])]
+    assert read_rows([{"question": " ", "answers": "a"}])[2] == ["has an empty question"]
+    assert read_rows([{"question": "q", "answers": []}])[2] == ["has no answer to 'q'"]
+    assert read_rows([{"caption": None}])[2] == ["has no caption"]
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    files = [{"bytes": png(0), "path": None}, {"bytes": None, "path": "a\0b.png"}]
+    datasets.Dataset.from_dict({"image": files, "text": list("ab")}).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(UserError, match=r"set/train/1 cannot be read \(embedded null byte\)"):
+        data.open(f"hub:{tmp_path}/set", "train").verify()
+
+
+@pytest.mark.parametrize("broken", ["text", "id"])
+def test_text_that_is_none(tmp_path, broken):
+    odd = pa.array([b"a\xc9"], pa.binary())
+    columns = {"text": pa.array(["a"]), "id": pa.array(["a"])}
+    columns[broken] = pa.Array.from_buffers(pa.string(), 1, odd.buffers())
+    pq.write_table(pa.table({"image": pa.array(pictures(1)), **columns}), tmp_path / "set.parquet")
+    with pytest.raises(UserError, match=r"set.parquet.id=id cannot be read \('utf-8' codec can't decode.*; write"):
+        data.open(f"hub:{tmp_path}/set.parquet?id=id", "train")
+
+
+def test_broken_pictures(tmp_path):
+    bad = [{"bytes": png(0), "path": None}, {"bytes": b"text", "path": None}, {"bytes": None, "path": "/no/where.png"}]
+    made = datasets.Dataset.from_dict({"image": bad, "text": list("abc")})
+    made.save_to_disk(str(tmp_path / "set"))
+    name = f"hub:{tmp_path}/set"
+    with pytest.raises(UserError, match="2 faults: set/train/1 cannot be read .*; set/train/2 cannot be read"):
+        data.open(name, "train").verify()
+    dataset = data.open(name, "train", on_error="skip")
+    dataset.verify()
+    assert [item.captions for item in dataset] == [["a"]] and len(dataset.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("?caption=words", r"names the column 'words'; choose one of those it has: image, label$"),
+        ("", r"has no captions nor answered questions by usual names; .* of image, label$"),
+        ("?colour=red", "names 'colour', which is no option; choose one of image, caption"),
+        ("?image=label&caption=label", "holds no pictures|cannot read the picture"),
+    ],
+)
+def test_columns_that_are_not_there(tmp_path, query, message):
+    table(image=pictures(1), label=["x"]).to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(UserError, match=message):
+        _ = data.open(f"hub:{tmp_path}{query}", "train")[0]
+
+
+def test_names():
+    assert parse("hub:nlphuji/flickr30k?image=img&config=TEST") == (
+        "nlphuji/flickr30k",
+        {"image": "img", "config": "TEST"},
+    )
+    with pytest.raises(UserError, match="names no data set"):
+        parse("hub:")
+
+
+def test_a_set_that_cannot_be_loaded(tmp_path):
+    with pytest.raises(UserError, match=r"the data set .*nothing.* cannot be loaded \(.+\); check its name"):
+        data.open(f"hub:{tmp_path}/nothing", "train")
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'dlip\[hub\]'"):
+        data.splits("hub:any/thing")
+
+
+def test_rows_reach_no_file_of_another_place(tmp_path):
+    (tmp_path / "set").mkdir()
+    for folder in (tmp_path, tmp_path / "set"):
+        (folder / "a.png").write_bytes(png(7))
+    (tmp_path / "set" / "link.png").symlink_to(tmp_path / "a.png")
+    names = [str(tmp_path / "set" / "a.png"), str(tmp_path / "a.png"), f"{tmp_path}/set/../a.png", "/dev/zero",
+             str(tmp_path / "set" / "link.png")]  # fmt: skip
+    made = datasets.Dataset.from_dict({"image": names, "text": list("abcde")})
+    made.to_parquet(str(tmp_path / "set" / "train.parquet"))
+    dataset = data.open(f"hub:{tmp_path}/set/train.parquet", "train", on_error="skip")
+    dataset.verify()
+    assert [item.captions for item in dataset] == [["a"]] and len(dataset.problems) == 4
+    assert all("there is no such file in the data set's own folders" in problem for problem in dataset.problems)

@@ -1,0 +1,172 @@
+"""Data sets joined by +: every picture of each, mixed anew every epoch, no number shared."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.shards.dataset.pack import write_shards
+from PIL import Image
+
+from dlip import data
+from dlip.cli import main
+from dlip.common.errors import UserError
+from dlip.data.audit import check
+from dlip.data.joined import Joined
+from dlip.experiment import new_model, prepare, texts_of, vocabulary
+from dlip.train import train
+from dlip.train_config import TrainConfig
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes a folder of pictures 0.png, 1.png, ...: with captions, or each with a question."""
+
+    def build(name: str, pictures: int, asked: bool = False, split: str = "train"):
+        folder = tmp_path / name
+        (folder / "images").mkdir(parents=True)
+        for i in range(pictures):
+            Image.new("RGB", (8, 8), (20 * i, 90, 200)).save(folder / "images" / f"{i}.png")
+        if asked:
+            rows = [
+                dict(image=f"{i}.png", question="how much?", answers=[f"{i}"], split=split) for i in range(pictures)
+            ]
+            (folder / "vqa.json").write_text(json.dumps(rows))
+        else:
+            said = [dict(filename=f"{i}.png", split=split, sentences=[{"raw": f"shade {i}"}]) for i in range(pictures)]
+            (folder / "captions.json").write_text(json.dumps({"images": said}))
+        return folder
+
+    return build
+
+
+def test_every_picture_of_each_set(make):
+    said, asked = make("said", 5), make("asked", 4, asked=True)
+    joined = data.open(f"{said}+{asked}", "train")
+    assert (joined.name, joined.split, len(joined)) == ("said+asked", "train", 9)
+    assert joined.counts() == {"pictures": 9, "captions": 5, "questions": 4}
+    assert [item.captions for item in joined] == [[f"shade {i}"] for i in range(5)] + [[]] * 4
+    assert [q.answers for item in joined for q in item.questions] == [[f"{i}"] for i in range(4)]
+    assert data.splits(f"{said}+{asked}") == ["train"]
+    for beyond in (-1, 9):
+        with pytest.raises(IndexError):
+            joined[beyond]
+
+
+def test_pictures_of_the_same_name_stay_apart(make):
+    joined = data.open(f"{make('one', 3)}+{make('two', 3)}", "train")
+    numbers = [item.image_id for item in joined]
+    assert len(set(numbers)) == 6 and [joined.stored(i).image_id for i in range(6)] == numbers
+
+
+def test_an_epoch_has_each_picture_once_and_mixes_the_sets(make):
+    joined = Joined([Scenes("val", size=300), Scenes("val", seed=1, size=100)])
+    first, second = joined.order(0, 0), joined.order(0, 1)
+    assert sorted(first) == sorted(second) == list(range(400)) and first != second
+    assert first == joined.order(0, 0) != joined.order(1, 0)
+    share = np.mean([np.array(first[start : start + 100]) >= 300 for start in range(0, 400, 100)], axis=1)
+    assert (abs(share - 0.25) < 0.15).all()  # a quarter of every stretch is of the smaller set
+
+
+def test_a_set_with_an_order_of_its_own_keeps_it(tmp_path):
+    write_shards(tmp_path / "shards", {"val": Scenes("val", size=12)}, 4)
+    shards, drawn = data.open(tmp_path / "shards", "val"), Scenes("val", size=6)
+    order = Joined([drawn, shards]).order(3, 2)
+    assert [i - 6 for i in order if i >= 6] == shards.order(3, 2)
+
+
+def test_a_picture_found_broken_moves_those_behind_it(make):
+    said, asked = make("said", 3), make("asked", 2, asked=True)
+    (said / "images" / "1.png").write_bytes(b"no picture")
+    joined = data.open(f"{said}+{asked}", "train", on_error="skip")
+    joined.verify()
+    assert len(joined) == 4 and joined[2].questions and len(joined.problems) == 1 and "1.png" in joined.problems[0]
+    with pytest.raises(UserError, match="1.png"):
+        data.open(f"{said}+{asked}", "train").verify()
+
+
+def test_of_a_limited_set_only_what_is_used_counts(make):
+    name = f"{make('said', 3)}+{make('asked', 2, asked=True)}"
+    assert data.holds(data.open(name, "train"), "questions")
+    assert not data.holds(data.open(name, "train", limit=3), "questions")
+    assert data.holds(data.open(name, "train", limit=4), "questions")
+
+
+def test_what_is_glanced_at_has_what_is_learnt(make):
+    """Else the first glance would end the run."""
+    name = f"{make('said', 3, split='val')}+{make('asked', 2, asked=True, split='val')}"
+    asked = dict(size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data=name, split="val")
+    config = TrainConfig(weights={"vqa": 1.0}, eval_every=1, eval_items=3)
+    with pytest.raises(UserError, match=r"on 3 pictures of said\+asked val; .* or more --eval-items"):
+        prepare(**asked, limit=None, on_error="fatal", config=config)
+    prepare(**asked, limit=None, on_error="fatal", config=config.replace(eval_items=4))
+
+
+def test_tags_mean_something_else_elsewhere(make):
+    assert Joined([Scenes("val", size=2), data.open(make("said", 2), "train")])[0].tags is None
+
+
+def test_all_sets_give_words_and_are_learnt_from(make, tmp_path):
+    joined = data.open(f"{make('said', 6)}+{make('asked', 6, asked=True)}", "train")
+    assert {"shade 5", "how much?"} <= set(texts_of(joined))
+    torch.manual_seed(0)
+    student = new_model(
+        "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1", vocabulary(joined), 0
+    )
+    config = TrainConfig(steps=4, batch_size=6, warmup=1, log_every=1)
+    losses = train(student, joined, config, tmp_path / "run", progress=False).losses()
+    assert all(max(losses[term]) > 0 for term in ("itc", "itm", "lm", "vqa"))
+
+
+def test_faults_of_the_name(make, tmp_path):
+    one, two = make("one", 1), make("two", 1, split="val")
+    with pytest.raises(UserError, match="no split in common"):
+        data.splits(f"{one}+{two}")
+    for mixed in (f"{one}+{two}", f"scenes+{one}"):
+        with pytest.raises(UserError, match="no split in common"):
+            data.open(mixed, "train")
+    with pytest.raises(UserError, match="share no split 'val'; choose one that they share: train"):
+        data.open(f"{one}+{make('other', 1)}", "val")
+    with pytest.raises(UserError, match="empty name"):
+        data.open(f"{one}+", "train")
+    with pytest.raises(UserError, match="name a set twice"):
+        data.open(f"{one}+{one}", "train")
+    with pytest.raises(UserError, match="have no name"):
+        data.open(" ", "train")
+    with pytest.raises(UserError, match="no folder"):
+        data.open(f"{one}+{tmp_path / 'gone'}", "train")
+    assert data.open(make("c++", 2), "train").name == "c++"  # a folder that is there
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("scenes+hub:name", 2),
+        ("https://host/a+b/train-{000..003}.tar", 1),
+        ("my+data/train-{000..003}.tar", 1),
+        ("hub:/place/c++/set", 1),
+        ("hub:one+hub:two", 2),
+        ("https://host/a+scenes", 2),
+        ("no/such+folders", 2),
+    ],
+)
+def test_a_plus_within_a_name(name, names):
+    assert len(data.parts(name)) == names
+
+
+def test_checking_reads_every_split_of_every_set(make, capsys):
+    one, two = make("one", 3), make("two", 2, asked=True)
+    rows = json.loads((one / "captions.json").read_text())
+    Image.open(one / "images" / "0.png").save(one / "images" / "copy.png")
+    rows["images"].append(dict(filename="copy.png", split="val", sentences=[{"raw": "again"}]))
+    (one / "captions.json").write_text(json.dumps(rows))
+    Image.new("RGB", (8, 8), (250, 0, 0)).save(two / "images" / "1.png")  # 0.png is one's 0.png too
+    found = check(f"{one}+{two}")
+    assert found["splits"].keys() == {f"{one} train", f"{one} val", f"{two} train"}
+    assert found["faults"] == {
+        "pictures shared by splits": [f"copy.png ({one} val) is 0.png ({one} train)"],
+        "repeated pictures": [f"0.png ({two} train) is 0.png ({one} train)"],
+    }
+    assert main(["data", f"{one}+{two}"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[:3]] == ["train", "val", "train"]

@@ -1,0 +1,86 @@
+"""Which pictures come when: a function of the seed alone, whoever asks and wherever he starts."""
+
+import pytest
+import torch
+from dlip.data.scenes.dataset.dataset import Scenes
+
+from dlip.common.errors import UserError
+from dlip.data.collate import Collate
+from dlip.data.loader import Batches, EpochItems, epoch_order, sound, train_loader
+
+
+def test_an_epoch_is_a_permutation_of_its_own():
+    orders = [epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len(set(map(tuple, orders))) == 4
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    assert epoch_order(50, 0, 0) == orders[0] and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_batch_never_spans_two_epochs():
+    """Ten items in batches of four: two a epoch, two items sit it out."""
+    batches = list(Batches(10, 4, steps=6, seed=3))
+    assert [{epoch for epoch, _ in batch} for batch in batches] == [{0}, {0}, {1}, {1}, {2}, {2}]
+    for epoch in range(3):
+        items = [i for batch in batches[2 * epoch : 2 * epoch + 2] for _, i in batch]
+        assert items == epoch_order(10, 3, epoch)[:8]
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 5, 6])
+def test_a_later_start_sees_what_would_have_come(start):
+    whole, late = Batches(10, 4, 6, seed=3), Batches(10, 4, 6, seed=3, start=start)
+    assert list(late) == list(whole)[start:] and len(late) == 6 - start
+
+
+def test_processes_share_each_batch():
+    whole = list(Batches(10, 4, 6, seed=3))
+    shares = [list(Batches(10, 4, 6, seed=3, rank=rank, world=2)) for rank in (0, 1)]
+    for batch, one, two in zip(whole, *shares, strict=True):
+        assert one == batch[:2] and two == batch[2:]
+
+
+def test_items_know_their_epoch(scenes):
+    epoch, index, item = EpochItems(scenes)[7, 3]
+    assert epoch == 7 and item.image_id == scenes[3].image_id
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_by_any_worker_and_from_any_start(workers, tiny):
+    pictures = Scenes("train-small", size=9)
+    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40, seed=1, augment=True)
+    plain = list(train_loader(pictures, Batches(9, 3, 6, seed=1), collate))
+    late = list(train_loader(pictures, Batches(9, 3, 6, seed=1, start=2), collate, workers))
+    assert len(plain) == 6 and len(late) == 4
+    for ours, theirs in zip(late, plain[2:], strict=True):
+        for name, tensor in vars(theirs).items():
+            assert torch.equal(getattr(ours, name), tensor), name
+    order = epoch_order(9, 1, 0) + epoch_order(9, 1, 1)
+    assert torch.cat([batch.image_id for batch in plain]).tolist() == [pictures[i].image_id for i in order]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("fault", [UserError("a.png is no picture; copy it again"), FileNotFoundError(2, "gone", "a")])
+def test_what_cannot_be_drawn_is_raised_as_it_is(fault, workers, tiny):
+    class Broken(Scenes):
+        def __getitem__(self, i):
+            if i == 3:
+                raise fault
+            return super().__getitem__(i)
+
+    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
+    drawn = sound(iter(train_loader(Broken("val", size=8), Batches(8, 4, 2, seed=0), collate, workers)))
+    with pytest.raises(type(fault)) as raised:
+        list(drawn)
+    assert str(raised.value) == str(fault)
+
+
+def test_each_epoch_draws_anew(tiny):
+    """Most pictures show another caption or question than the epoch before."""
+    pictures = Scenes("train-small", size=8)
+    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
+    shown = []
+    for batch in train_loader(pictures, Batches(8, 8, 2, seed=0), collate):
+        texts = zip(tiny.tokenizer.decode(batch.ids), tiny.tokenizer.decode(batch.question_ids), strict=True)
+        shown.append(dict(zip(batch.image_id.tolist(), texts, strict=True)))
+    assert shown[0].keys() == shown[1].keys() and sum(shown[0][i] != shown[1][i] for i in shown[0]) > 4

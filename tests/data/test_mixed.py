@@ -1,0 +1,73 @@
+"""Pictures that lack captions or questions weigh nothing in the terms that need them, in any mixture."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from dlip.data.scenes.dataset.dataset import Scenes
+
+from dlip.distillation import Teacher
+from dlip.learner import Learner
+from dlip.model import Med
+from dlip.terms import AT, HR, KD, VLP
+from dlip.train import train
+from dlip.train_config import TrainConfig
+from dlip.vlm import VLM
+
+WORDED = [term for term in {**VLP, **HR, **AT, **KD} if term not in ("vqa", "kd.vqa", "hr.image")]
+
+
+def losses_of(batch, make_med, **changes) -> tuple[dict[str, torch.Tensor], Learner]:
+    config = TrainConfig(weights=dict.fromkeys(WORDED, 1.0), **changes)
+    teacher = VLM(make_med(0), None)
+    torch.manual_seed(2)
+    learner = Learner(VLM(make_med(1, image_width=24, image_heads=3), None), teacher, config)
+    torch.manual_seed(3)
+    return learner(batch, Teacher(teacher.med), 0, 1.0), learner
+
+
+def silenced(batch, rows: list[int]):
+    batch = replace(batch, ids=batch.ids.clone(), mask=batch.mask.clone())
+    batch.ids[rows, 1:], batch.mask[rows, 1:] = 0, False
+    return batch
+
+
+@pytest.mark.parametrize("changes", [{}, dict(momentum=0.9, queue=4), dict(center_states=True)])
+def test_rows_without_caption_weigh_nothing(changes, make_med, make_batch):
+    whole = make_batch(size=6)
+    part = replace(whole, **{k: t[[0, 1, 3, 4]] for k, t in vars(whole).items() if t is not None})
+    (ours, learner), (theirs, _) = (losses_of(b, make_med, **changes) for b in (silenced(whole, [2, 5]), part))
+    for term in WORDED:
+        assert theirs[term] > 1e-4, term
+        torch.testing.assert_close(ours[term], theirs[term], msg=term)
+    sum(ours.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
+    if learner.momentum:
+        assert learner.momentum.waiting[0][2].tolist() == part.image_id.tolist()
+
+
+@pytest.mark.parametrize("changes", [{}, dict(momentum=0.9, queue=4), dict(momentum=0.9), dict(center_states=True)])
+def test_a_batch_without_any_caption_costs_nothing(changes, make_med, make_batch):
+    losses, learner = losses_of(silenced(make_batch(), list(range(5))), make_med, **changes)
+    assert losses.keys() == set(WORDED) and all(loss.item() == 0 and loss.requires_grad for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is None or not p.grad.any() for p in learner.parameters())
+
+
+class Mixed(Scenes):
+    """Scenes of which only every fifth has captions and only every other questions."""
+
+    def __getitem__(self, i: int):
+        item = super().__getitem__(i)
+        return replace(item, captions=item.captions if i % 5 == 3 else [], questions=item.questions if i % 2 else [])
+
+
+def test_data_of_which_some_have_captions_and_some_questions(tiny, tmp_path):
+    """Batches of two, of which many have no caption or no question."""
+    config = TrainConfig(steps=8, batch_size=2, warmup=2, log_every=1, weights={**VLP, **HR, **AT, **KD})
+    torch.manual_seed(0)
+    student = VLM(Med(replace(tiny.med.config, image_layers=1)), tiny.tokenizer)
+    losses = train(student, Mixed("train-small", size=16), config, tmp_path, tiny, progress=False).losses()
+    for term in ("itm", "lm", "vqa", "kd.lm", "at.self", "hr.text"):
+        assert 0.0 in losses[term] and max(losses[term]) > 0, term
+    assert min(losses["hr.image"]) > 0

@@ -1,0 +1,29 @@
+"""A data set that is written as a folder is read back as it was."""
+
+import numpy as np
+from dlip.data.scenes.dataset.dataset import Scenes
+
+from dlip import data
+from dlip.data.write import write_folder
+
+
+def test_a_written_folder_reads_back_the_same(tmp_path):
+    splits = {"train": Scenes("train-small", size=5), "test": Scenes("test", size=3)}
+    write_folder(tmp_path, splits)
+    assert data.splits(tmp_path) == ["test", "train"]
+    for split, dataset in splits.items():
+        back = data.open(tmp_path, split)
+        back.verify()
+        assert len(back) == len(dataset)
+        for ours, theirs in zip((dataset[i] for i in range(len(dataset))), back, strict=True):
+            assert np.array_equal(ours.image, np.asarray(theirs.image)) and ours.captions == theirs.captions
+            asked = {
+                q.text: (q.answers[0], q.type) for q in ours.questions
+            }  # one that comes twice is one, answered twice
+            assert {q.text: (q.answers[0], q.type) for q in theirs.questions} == asked
+
+
+def test_what_is_written_again_replaces_the_old(tmp_path):
+    for size in (4, 2):
+        write_folder(tmp_path, {"test": Scenes("test", size=size)})
+    assert len(data.open(tmp_path, "test")) == 2
