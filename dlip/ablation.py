@@ -17,12 +17,12 @@ from dlip import data, experiment, history, records
 from dlip.checkpoints import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import held, read_json
-from dlip.config import ModelConfig, preset
 from dlip.data.scenes.dataset.dataset import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
-from dlip.precision import warn_if_emulated
+from dlip.models.config import ModelConfig, preset
+from dlip.models.fast.precision import warn_if_emulated
 from dlip.run import Run
 from dlip.terms import weights
 from dlip.train_config import TrainConfig

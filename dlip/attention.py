@@ -20,11 +20,11 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset.render import masks
 from dlip.data.scenes.dataset.truth import read, referents
 from dlip.data.scenes.dataset.world import Scene
-from dlip.features import Trace, Want
-from dlip.grid_resize import map_to_grid
-from dlip.model import Med
+from dlip.models.features import Trace, Want
+from dlip.models.grid_resize import map_to_grid
+from dlip.models.med import Med
+from dlip.models.token_ids import first_token, prompted
 from dlip.tasks.base import percent
-from dlip.texts import first_token, prompted
 from dlip.vlm import VLM, Picture
 
 SOURCES = ("fusion", "decoder")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dlip.attention import pieces
 from dlip.common.errors import UserError
-from dlip.features import Trace, Want
-from dlip.texts import prompted
+from dlip.models.features import Trace, Want
+from dlip.models.token_ids import prompted
 from dlip.vlm import VLM, Picture
 
 Progress = Callable[[float], object]

@@ -15,7 +15,7 @@ from torch import Tensor
 from dlip.ck_tensors import read_state
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.config import ModelConfig
+from dlip.models.config import ModelConfig
 from dlip.published import from_timm
 
 Found = tuple[dict[str, Tensor], ModelConfig]

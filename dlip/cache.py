@@ -27,13 +27,13 @@ from tqdm import tqdm
 from dlip.ck_tensors import read_tensors, weights, write_tensors
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import in_place, own_file, read_json, write_json
-from dlip.composite import Composite
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import square
 from dlip.distillation import Teacher
-from dlip.features import SOURCES, Features, Trace, Want
-from dlip.texts import prompted
+from dlip.models.composite import Composite
+from dlip.models.features import SOURCES, Features, Trace, Want
+from dlip.models.token_ids import prompted
 from dlip.train_config import CACHE_GB
 
 VERSION = 2

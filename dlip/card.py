@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dlip import __version__
-from dlip.config import ModelConfig
+from dlip.models.config import ModelConfig
 
 TITLES = {
     "retrieval": "image-text retrieval",

@@ -9,12 +9,12 @@ from dlip.ck_hub import hub_model
 from dlip.ck_tensors import read_tensors, weights, whole, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
-from dlip.composite import Composite
-from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
-from dlip.features import TASKS
-from dlip.model import Med
-from dlip.precision import precision
+from dlip.models.composite import Composite
+from dlip.models.config import ModelConfig
+from dlip.models.fast.precision import precision
+from dlip.models.features import TASKS
+from dlip.models.med import Med
 from dlip.published import Checkpoint
 
 BUILT_IN = Path(__file__).parent / "weights"
@@ -39,7 +39,7 @@ def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
 
     A built-in (`scenes/teacher`), a folder that dlip or stock `transformers` has written, a hub id
     (`Salesforce/blip-itm-base-coco`), or an original BLIP `.pth`. Several joined by "+" are one teacher, each doing
-    what it can (dlip/composite.py). Raises UserError where there is none of that name, or where its files or the
+    what it can (dlip/models/composite.py). Raises UserError where there is none of that name, or where its files or the
     several models do not fit each other.
     """
     names = together(name)

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from dlip.common.errors import UserError, no_memory
 from dlip.common.files import check_file, write_atomically
-from dlip.linear import refuse_packed
-from dlip.model import Med
+from dlip.models.fast.linear import refuse_packed
+from dlip.models.med import Med
 
 if TYPE_CHECKING:
     pass

@@ -14,8 +14,8 @@ from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
 from dlip.common.errors import UserError, no_memory, one_line
 from dlip.common.files import kept_open
-from dlip.config import PRESETS
 from dlip.experiment_config import LATENCY_REPEATS
+from dlip.models.config import PRESETS
 from dlip.recipes import RECIPES, spelled_out
 from dlip.train_config import CACHE, CACHE_GB, TrainConfig
 
@@ -248,7 +248,7 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
         "--recipe", choices=RECIPES, help="the paper's options for this stage (docs/recipe.md); those typed here win"
     )
     new.add_argument("--dry-run", action="store_true", help="only tell what it would cost: FLOPs, memory, hours")
-    group = new.add_argument_group("training", "see TrainConfig in dlip/config.py for each")
+    group = new.add_argument_group("training", "see TrainConfig in dlip/models/config.py for each")
     defaults = TrainConfig()
     for option in OPTIONS:
         value = getattr(defaults, option)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlip.common.errors import UserError
-from dlip.config import ModelConfig
+from dlip.models.config import ModelConfig
 
 IMAGE, TEXT = "image", "text"
 _ATTENTION = re.compile(r"(.*\.(?:self_attn|attention|crossattention))\.(.*)\.(?:weight|bias)")

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlip.common import distributed
-from dlip.config import ModelConfig
 from dlip.data.batch import Batch
-from dlip.features import SOURCES, Features, Want
-from dlip.grid_resize import map_to_grid, to_grid
-from dlip.model import Med
+from dlip.models.config import ModelConfig
+from dlip.models.features import SOURCES, Features, Want
+from dlip.models.grid_resize import map_to_grid, to_grid
+from dlip.models.med import Med
 
 MAPS = {  # term -> (source, kind) of the map
     "at.self": ("fusion", "self"),

@@ -7,9 +7,9 @@ import pandas as pd
 
 from dlip.ablation import SCORES, matched, table
 from dlip.conclusions import Sums, interval, per_picture
-from dlip.config import preset
 from dlip.efficiency import paper_count
 from dlip.grids import FULL, IMAGE, SWEEPS, TEXT, Grid, Plan, changed, grid, pair
+from dlip.models.config import preset
 
 FIXED = ("base", "small")
 """Sizes that one encoder keeps while the other is swept."""

@@ -22,9 +22,9 @@ causal map as its whole square). Norms, softmax, activations, biases, sums and l
 
 from dataclasses import dataclass
 
-from dlip.composite import Composite
-from dlip.config import ModelConfig
-from dlip.model import Med
+from dlip.models.composite import Composite
+from dlip.models.config import ModelConfig
+from dlip.models.med import Med
 
 TASKS = ("retrieval", "captioning", "vqa")
 TASK_OF = {"itc": "retrieval", "itm": "retrieval", "lm": "captioning", "vqa": "vqa"}

@@ -15,16 +15,16 @@ from dlip.budget import budget
 from dlip.common.distributed import on_main
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import write_json
-from dlip.composite import SEES
-from dlip.config import ModelConfig, preset
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.history import given, history, made
 from dlip.latency import NEEDS, compare_latency
 from dlip.memory import memory
-from dlip.model import Med
-from dlip.precision import precision
+from dlip.models.composite import SEES
+from dlip.models.config import ModelConfig, preset
+from dlip.models.fast.precision import precision
+from dlip.models.med import Med
 from dlip.rec_write import append, new_record
 from dlip.records import stands
 from dlip.run import Run, hashed

@@ -21,10 +21,10 @@ from dlip.card import card
 from dlip.checkpoints import locate, save_model, sized
 from dlip.common.errors import UserError
 from dlip.common.files import half_written, read_json, system_errors
-from dlip.composite import Composite
-from dlip.config import ModelConfig
 from dlip.huggingface import to_stock
-from dlip.precision import lower, whole
+from dlip.models.composite import Composite
+from dlip.models.config import ModelConfig
+from dlip.models.fast.precision import lower, whole
 from dlip.vlm import ANSWER, VLM
 
 ABILITY = {"retrieval": "itm", "caption": "lm", "vqa": "vqa"}

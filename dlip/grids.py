@@ -109,7 +109,7 @@ class Grid:
 
 
 def changed(*changes: str) -> str:
-    """`STUDENT` with changes, as `dlip.config.preset` reads them."""
+    """`STUDENT` with changes, as `dlip.models.config.preset` reads them."""
     changes = ",".join(filter(None, changes))
     return f"{STUDENT}:{changes}" if changes else STUDENT
 

@@ -9,9 +9,9 @@ from transformers import (
 )
 
 from dlip.common.errors import UserError
-from dlip.config import ModelConfig
-from dlip.model import Med
-from dlip.precision import whole
+from dlip.models.config import ModelConfig
+from dlip.models.fast.precision import whole
+from dlip.models.med import Med
 
 CLASSES = {
     "retrieval": BlipForImageTextRetrieval,

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from dlip.common.errors import UserError
 from dlip.efficiency import NEW_TOKENS, TASKS, TEXT_TOKENS
-from dlip.generate import Decoder, generate
-from dlip.model import Med
+from dlip.models.generate import Decoder, generate
+from dlip.models.med import Med
 
 NEEDS = {"retrieval": "itm", "captioning": "lm", "vqa": "vqa"}
-"""Task -> what a model must be able to, of `dlip.features.TASKS`."""
+"""Task -> what a model must be able to, of `dlip.models.features.TASKS`."""
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM

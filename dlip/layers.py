@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dlip.common.errors import UserError
-from dlip.model import ImageLayer, TextAttention, TextLayer
+from dlip.models.med import ImageLayer, TextAttention, TextLayer
 
 PARTS = {ImageLayer: "forward", TextAttention: "forward", TextLayer: "feed_forward"}
 """What is computed again or compiled: of text layers each half, as the tokens' keys and values come from outside."""

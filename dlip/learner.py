@@ -10,7 +10,7 @@ from dlip import objectives
 from dlip.common import distributed
 from dlip.data.batch import Batch
 from dlip.distillation import Distiller, Teacher
-from dlip.features import TASKS, Want
+from dlip.models.features import TASKS, Want
 from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 

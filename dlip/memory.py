@@ -12,7 +12,7 @@ from torch.autograd.profiler import profile
 from torch.autograd.profiler_util import MEMORY_EVENT_NAME
 
 from dlip.latency import Workload
-from dlip.model import Med
+from dlip.models.med import Med
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM

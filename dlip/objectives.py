@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dlip.common import distributed
 from dlip.data.batch import Batch
-from dlip.features import Features, cosines
-from dlip.model import Med
+from dlip.models.features import Features, cosines
+from dlip.models.med import Med
 
 
 def itc_targets(image_id: Tensor, queue_id: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ from dlip.common.errors import UserError
 from dlip.common.files import write_json
 from dlip.data import transforms
 from dlip.export import record_of, write_folder
-from dlip.features import TASKS
-from dlip.model import KeysValues, Med
-from dlip.precision import whole
+from dlip.models.fast.precision import whole
+from dlip.models.features import TASKS
+from dlip.models.med import KeysValues, Med
 from dlip.vlm import ANSWER, VLM
 
 TOLERANCE = 1e-4

@@ -1,7 +1,7 @@
 """BLIP's published checkpoints as this project's models: Hugging Face's layout and the original `.pth` files.
 
 Both name the text side alike (`text_encoder.`, `text_decoder.`); the image side is renamed from the original's, which
-is timm's. What a checkpoint lacks stays away from its users (`dlip.composite.Able`). Nothing is ever unpickled.
+is timm's. What a checkpoint lacks stays away from its users (`dlip.models.composite.Able`). Nothing is ever unpickled.
 Sources: github.com/salesforce/BLIP (models/*.py) and transformers' convert_blip_original_pytorch_to_hf.py.
 """
 
@@ -19,11 +19,11 @@ from dlip.ck_hub import from_hub
 from dlip.ck_tensors import fitting, load_weights, read_state, weights
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
-from dlip.features import TASKS
-from dlip.model import Med
-from dlip.precision import lower, warn_if_emulated
+from dlip.models.config import ModelConfig
+from dlip.models.fast.precision import lower, warn_if_emulated
+from dlip.models.features import TASKS
+from dlip.models.med import Med
 
 HEAD, WORDS = "text_decoder.cls.predictions.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight"
 VOCABULARY = "google-bert/bert-base-uncased"

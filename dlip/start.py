@@ -16,9 +16,9 @@ from dlip.checkpoints import locate, read_model, sized
 from dlip.ck_tensors import weights, whole
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import read_json
-from dlip.config import ModelConfig
 from dlip.cut import cut
 from dlip.data.tokenizer import Tokenizer
+from dlip.models.config import ModelConfig
 from dlip.published import on_grid
 from dlip.vlm import VLM
 

@@ -19,7 +19,6 @@ from dlip.cache import TeacherCache
 from dlip.ck_tensors import load_weights, weights
 from dlip.common import distributed
 from dlip.common.errors import UserError, number_of
-from dlip.composite import check
 from dlip.data import holds
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, sound, train_loader, working
@@ -27,9 +26,10 @@ from dlip.descent import Descent
 from dlip.distillation import Distiller, Teacher
 from dlip.layers import run_layers
 from dlip.learner import Learner
-from dlip.linear import refuse_packed
-from dlip.model import ImageLayer
-from dlip.precision import warn_if_emulated
+from dlip.models.composite import check
+from dlip.models.fast.linear import refuse_packed
+from dlip.models.fast.precision import warn_if_emulated
+from dlip.models.med import ImageLayer
 from dlip.run import Run, made_of
 from dlip.terms import NEEDS
 from dlip.train_config import CACHE, CACHE_GB, TrainConfig

@@ -10,12 +10,12 @@ from PIL import Image
 
 from dlip.checkpoints import load_model, save_model
 from dlip.common.errors import UserError, number_of
-from dlip.composite import Composite
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import several, square, upright
-from dlip.generate import beam_search, generate
-from dlip.model import Med
-from dlip.precision import pack
+from dlip.models.composite import Composite
+from dlip.models.fast.precision import pack
+from dlip.models.generate import beam_search, generate
+from dlip.models.med import Med
 
 Picture = Image.Image | str | Path
 ANSWER = 10
@@ -43,7 +43,7 @@ class VLM:
         save_model(self.med, self.tokenizer, folder)
 
     def pack(self) -> "VLM":
-        """The model itself, faster on a CPU from now on, and for nothing else: `dlip.precision.pack`."""
+        """The model itself, faster on a CPU from now on, and for nothing else: `dlip.models.fast.precision.pack`."""
         pack(self.med)
         return self
 

@@ -10,10 +10,10 @@ import torch
 from dlip.data.scenes.dataset.dataset import Scenes
 from PIL import Image
 
-from dlip.config import ModelConfig, scenes_size
 from dlip.data.batch import Batch
 from dlip.data.tokenizer import Tokenizer
-from dlip.model import Med
+from dlip.models.config import ModelConfig, scenes_size
+from dlip.models.med import Med
 from dlip.vlm import VLM
 from tests.helpers import SMALL, random_texts, running_app, scattered
 

@@ -22,7 +22,7 @@ import dlip
 from app.served import served
 from dlip.ablation import identity
 from dlip.grids import FULL, GRIDS, WHOLE, Row
-from dlip.model import Med
+from dlip.models.med import Med
 from dlip.rec_write import new_record
 from dlip.train_config import TrainConfig
 

@@ -19,7 +19,7 @@ import dlip
 from app import compare, models, pictures, search, space
 from app.page import build
 from dlip.common.errors import Unable, UserError
-from dlip.generate import Decoder
+from dlip.models.generate import Decoder
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}

@@ -26,11 +26,11 @@ from dlip.attention import (
     word_maps,
 )  # fmt: skip
 from dlip.common.errors import UserError
-from dlip.config import scenes_size
 from dlip.data.batch import Batch
 from dlip.data.tokenizer import Tokenizer
-from dlip.features import Trace, Want
-from dlip.model import Med
+from dlip.models.config import scenes_size
+from dlip.models.features import Trace, Want
+from dlip.models.med import Med
 from dlip.vlm import VLM
 
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from dlip.data.scenes.dataset.dataset import Scenes
 
-import dlip.model
+import dlip.models.med
 from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
-from dlip.features import Trace, Want
-from dlip.model import Med
+from dlip.models.features import Trace, Want
+from dlip.models.med import Med
 from dlip.vlm import VLM
 
 METHODS = (integrated_gradients, occlusion, grad_cam)
@@ -108,7 +108,7 @@ def test_grad_cam_is_attention_times_what_more_of_it_would_gain(student, item, w
     query = 0 if word is None else score.pool[word].argmax() - 1  # the first token; the step before the word
     more = torch.zeros(4 * 36, 4, len(score.ids[0]), 37)
     more[range(144), torch.arange(144) // 36, query, 1 + torch.arange(144) % 36] = 0.02
-    attend = dlip.model.attend
+    attend = dlip.models.med.attend
 
     def attend_more(q, k, v, mask, causal, want_map, sign=1.0):
         out, probs = attend(q, k, v, mask, causal, want_map)
@@ -120,9 +120,9 @@ def test_grad_cam_is_attention_times_what_more_of_it_would_gain(student, item, w
             return score(score.pixels(item.image).expand(144, -1, -1, -1), trace), trace.get("cross")[0]
 
     _, probs = seen()
-    monkeypatch.setattr(dlip.model, "attend", attend_more)
+    monkeypatch.setattr(dlip.models.med, "attend", attend_more)
     above, _ = seen()
-    monkeypatch.setattr(dlip.model, "attend", partial(attend_more, sign=-1.0))
+    monkeypatch.setattr(dlip.models.med, "attend", partial(attend_more, sign=-1.0))
     below, _ = seen()
     monkeypatch.undo()
     slope = ((above - below) / 0.04).view(4, 36)

@@ -11,9 +11,9 @@ from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig
 
 from dlip.backbones import on_patch
 from dlip.common.errors import UserError
-from dlip.config import ModelConfig
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiment import new_model
+from dlip.models.config import ModelConfig
 from dlip.start import begin
 
 SIZES = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=256, image_size=32,

@@ -16,10 +16,10 @@ from dlip.bench import demo, growth, modules, precision, reading, reranking, sea
 from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.common.errors import UserError
-from dlip.config import ModelConfig
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.write import write_folder
 from dlip.experiment import texts_of
+from dlip.models.config import ModelConfig
 
 
 @pytest.fixture

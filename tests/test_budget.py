@@ -10,12 +10,12 @@ from dlip.data.scenes.dataset.dataset import Scenes
 from dlip import budget as costs
 from dlip.budget import budget, first, probe, tried
 from dlip.cli import main
-from dlip.config import scenes_size
 from dlip.data.collate import Collate
 from dlip.distillation import Teacher
 from dlip.efficiency import task_macs
 from dlip.experiment import new_model, new_student
 from dlip.learner import Learner
+from dlip.models.config import scenes_size
 from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 

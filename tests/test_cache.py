@@ -28,8 +28,8 @@ from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
 from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Distiller, Teacher
-from dlip.features import hard_negatives
-from dlip.model import Med
+from dlip.models.features import hard_negatives
+from dlip.models.med import Med
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.train_config import TrainConfig

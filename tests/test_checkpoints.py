@@ -20,7 +20,7 @@ from dlip.checkpoints import built_in_models, load_model, model_folder, save_mod
 from dlip.ck_tensors import HEAD, load_weights, read_state, read_tensors, weights, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
-from dlip.model import Med
+from dlip.models.med import Med
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.config import PRESETS, ModelConfig, preset, scenes_size
+from dlip.models.config import PRESETS, ModelConfig, preset, scenes_size
 from dlip.terms import AT, HR, KD, TERMS, VLP
 from dlip.train_config import TrainConfig
 

@@ -5,9 +5,9 @@ import torch
 
 from dlip.ck_tensors import weights
 from dlip.common.errors import UserError
-from dlip.config import scenes_size
 from dlip.cut import axes, cut
-from dlip.model import Med
+from dlip.models.config import scenes_size
+from dlip.models.med import Med
 
 WIDE = dict(image_width=32, text_width=32, image_mlp=64, text_mlp=64, image_heads=4, text_heads=4)
 NARROW = dict(image_width=16, text_width=24, image_mlp=40, text_mlp=48, image_heads=4, text_heads=4)

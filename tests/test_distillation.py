@@ -12,9 +12,9 @@ from torch import nn
 from dlip.common.errors import UserError
 from dlip.descent import optimiser
 from dlip.distillation import Distiller, Teacher, centred, cosine_loss, logit_loss, map_loss
-from dlip.features import SOURCES, Want
-from dlip.grid_resize import map_to_grid, to_grid
 from dlip.learner import Learner
+from dlip.models.features import SOURCES, Want
+from dlip.models.grid_resize import map_to_grid, to_grid
 from dlip.terms import AT, HR, KD
 from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
@@ -194,7 +194,9 @@ def test_golden_numbers(make_med, make_batch, monkeypatch):
         torch.tensor([0, 1, 2, 3, 4] * 2 + [1, 2, 3, 4, 0]),
         torch.tensor([0, 1, 2, 3, 4, 1, 2, 3, 4, 0] + [*range(5)]),
     )
-    monkeypatch.setattr("dlip.features.hard_negatives", lambda similarity, image_id: drawn)  # releases draw differently
+    monkeypatch.setattr(
+        "dlip.models.features.hard_negatives", lambda similarity, image_id: drawn
+    )  # releases draw differently
     torch.manual_seed(9)
     ours = losses(student, teacher, make_batch())
     assert {term: round(loss.item(), 4) for term, loss in ours.items()} == pytest.approx(GOLDEN, abs=2e-4)

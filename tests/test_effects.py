@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dlip.config import preset
 from dlip.effects import gains, sweeps
 from dlip.efficiency import paper_count
 from dlip.grids import GRIDS, MODALITIES, WHOLE
+from dlip.models.config import preset
 from dlip.plots import gain_bars, module_curves
 from tests.helpers import grid, made
 

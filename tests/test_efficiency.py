@@ -5,11 +5,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlip.composite import Composite
-from dlip.config import PRESETS, ModelConfig
 from dlip.efficiency import TASKS, image_macs, params, summary, task_macs, task_params
 from dlip.latency import Workload
-from dlip.model import Med
+from dlip.models.composite import Composite
+from dlip.models.config import PRESETS, ModelConfig
+from dlip.models.med import Med
 from dlip.sizes import PRINTED, models_table, models_text
 
 TINY = ModelConfig(

@@ -17,7 +17,7 @@ from dlip.data.batch import Item, Question
 from dlip.data.write import write_folder
 from dlip.experiment import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
 from dlip.learner import Learner
-from dlip.model import Med
+from dlip.models.med import Med
 from dlip.run import Run
 from dlip.terms import AT, HR, VLP, weights
 from dlip.train_config import TrainConfig

@@ -14,10 +14,10 @@ from dlip import export
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.config import scenes_size
 from dlip.data.transforms import square
 from dlip.experiment import new_model
 from dlip.huggingface import to_stock
+from dlip.models.config import scenes_size
 from dlip.train_config import TrainConfig
 from dlip.vlm import VLM
 

@@ -6,9 +6,9 @@ from dlip.ablation import identity
 from dlip.checkpoints import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.config import preset
 from dlip.efficiency import paper_count
 from dlip.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
+from dlip.models.config import preset
 from dlip.terms import AT, HR, KD, weights
 
 VLP = {"itc", "lm", "vqa"}

@@ -5,11 +5,11 @@ import torch
 
 import dlip
 from dlip.common.errors import UserError
-from dlip.config import scenes_size
 from dlip.efficiency import TASKS
 from dlip.latency import Workload, compare_latency, latency, throughput
 from dlip.memory import memory, peak_on_cpu
-from dlip.model import Med
+from dlip.models.config import scenes_size
+from dlip.models.med import Med
 
 MODULES = {
     "retrieval": {"image", "text", "fusion"},

@@ -18,9 +18,9 @@ from dlip import ablation, notebook
 from dlip.cli import parser
 from dlip.common.errors import UserError
 from dlip.grids import FULL
+from dlip.models.fast.precision import native_bf16
 from dlip.notebook import execute, live, page
 from dlip.plots import term_curves
-from dlip.precision import native_bf16
 from dlip.run import Run
 from dlip.terms import weights
 from tests.helpers import make_record

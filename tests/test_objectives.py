@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dlip import objectives
-from dlip.features import Features, Want
+from dlip.models.features import Features, Want
 from dlip.objectives import MomentumITC, cross_entropy, itc_targets
 
 

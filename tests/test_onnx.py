@@ -15,9 +15,9 @@ from dlip import onnx_export
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.composite import Composite
-from dlip.config import ModelConfig
-from dlip.model import Med
+from dlip.models.composite import Composite
+from dlip.models.config import ModelConfig
+from dlip.models.med import Med
 from dlip.onnx_runner import Runner
 from dlip.tasks import evaluate, exported
 from dlip.vlm import VLM

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dlip.config import ModelConfig
-from dlip.generate import generate
 from dlip.huggingface import to_stock
-from dlip.model import Med
-from dlip.texts import first_token
+from dlip.models.config import ModelConfig
+from dlip.models.generate import generate
+from dlip.models.med import Med
+from dlip.models.token_ids import first_token
 
 SIZES = {
     "small": dict(image_width=32, image_heads=4, image_layers=2, text_width=32, text_heads=4, text_layers=2),

@@ -14,9 +14,9 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, Bli
 import dlip
 from dlip.checkpoints import load_model, read_model
 from dlip.common.errors import Unable, UserError
-from dlip.config import ModelConfig
 from dlip.experiment import new_student
 from dlip.huggingface import CLASSES
+from dlip.models.config import ModelConfig
 from dlip.published import ours
 from dlip.train import train
 from dlip.train_config import TrainConfig

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dlip.config import PRESETS, paper_size
 from dlip.data.batch import Batch
-from dlip.features import TASKS, Want
-from dlip.model import Med
+from dlip.models.config import PRESETS, paper_size
+from dlip.models.features import TASKS, Want
+from dlip.models.med import Med
 from dlip.published import Checkpoint
 
 LARGE = dict(image_width=1024, image_heads=16, image_layers=24)

@@ -6,10 +6,10 @@ from safetensors.torch import load, save_file
 from transformers import BertConfig, BertModel
 
 from dlip.common.errors import UserError
-from dlip.config import scenes_size
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiment import new_model
 from dlip.huggingface import to_stock
+from dlip.models.config import scenes_size
 from dlip.start import begin
 
 WORDS = ["a", "red", "star", "cat", "above", "blue"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 import dlip
 from dlip.common.errors import UserError
-from dlip.model import Med
+from dlip.models.med import Med
 from dlip.tasks.vqa import log_likelihood
 from dlip.vlm import VLM
 

@@ -8,8 +8,8 @@ from dlip import records
 from dlip.checkpoints import BUILT_IN, built_in_models
 from dlip.cli import parser
 from dlip.common.files import read_json
-from dlip.config import ModelConfig
 from dlip.efficiency import summary
+from dlip.models.config import ModelConfig
 from dlip.tasks import captioning
 
 MORE = ("student-mid", "student-undistilled-4k", "student-40k", "student-undistilled-40k")

@@ -7,10 +7,10 @@ import torch
 
 from dlip.bench import by_turns, row
 from dlip.bench.step import words
-from dlip.config import preset
 from dlip.data.scenes.dataset.dataset import Scenes
 from dlip.experiment import new_model
 from dlip.latency import Workload
+from dlip.models.config import preset
 
 SIZE = "dlip-small"
 USUAL = dict(batch=1, image_size=224, tokens=20, beams=3)

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 
 from dlip.bench import by_turns, row
 from dlip.bench.step import words
-from dlip.config import ModelConfig
 from dlip.data.scenes.dataset.dataset import Scenes
 from dlip.efficiency import decoder_macs, image_macs, step_macs
 from dlip.experiment import new_model
 from dlip.latency import Workload
-from dlip.linear import Linear
+from dlip.models.config import ModelConfig
+from dlip.models.fast.linear import Linear
 
 SIZES, BATCHES = ("blip-base", "dlip-small"), (1, 8)
 BEAMS, TOKENS = 3, 20
@@ -25,7 +25,7 @@ SIDE, BYTES = 2048, 1 << 28
 @torch.inference_mode()
 def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     """The machine's largest product in fp32 and bf16 and its reading from memory, products of a few rows and of many by
-    torch and here (`dlip.linear`), then every module of a caption.
+    torch and here (`dlip.models.fast.linear`), then every module of a caption.
 
     gflops: a second; gb: that are read a second, of a decoding step its weights, once; peak: of the product or, of a
     decoding step, of the reading, in %. Each module runs alone, 3 beams, 20 tokens, 224 px.

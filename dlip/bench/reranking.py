@@ -12,9 +12,9 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset.dataset import Scenes
 from dlip.experiment import new_model
 from dlip.huggingface import to_stock
+from dlip.models.token_ids import first_token
 from dlip.tasks import retrieval
 from dlip.tasks.ranking import nearest, reranked
-from dlip.texts import first_token
 from dlip.vlm import VLM
 
 TOKENS = 35

@@ -22,7 +22,7 @@ def check_kinds(cls: type, values: dict, what: str) -> None:
     known = {f.name: f.type for f in fields(cls)}
     if not isinstance(values, dict) or (unknown := set(values) - set(known)):
         said = f"has unknown names {sorted(unknown)}" if isinstance(values, dict) else "is no table of names"
-        raise UserError(f"the {what} configuration {said}; dlip/config.py has them all")
+        raise UserError(f"the {what} configuration {said}; dlip/models/config.py has them all")
     for name, value in values.items():
         one, *other = get_args(known[name]) if isinstance(known[name], UnionType) else (known[name],)
         types, words = KINDS[get_origin(one) or one]

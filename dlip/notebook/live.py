@@ -40,8 +40,9 @@ def recipe(size: str = "scenes-student", **weights: float):
     """The choice of a size and of weights (a group or a term each) as options of `dlip distill`, in Markdown."""
     from IPython.display import Markdown
 
-    from dlip import config, terms
+    from dlip import terms
     from dlip.efficiency import params
+    from dlip.models import config
     from dlip.notebook.controls import weights_text
 
     said, stored = weights_text(weights), sum(params(config.preset(size)).values())
@@ -53,9 +54,9 @@ def anatomy(image: str, text: str):
     """A student of the grid `modules`, its thousands of parameters by module beside the teacher's, as a table."""
     import pandas as pd
 
-    from dlip.config import preset
     from dlip.efficiency import params
     from dlip.grids import IMAGE, TEXT, changed
+    from dlip.models.config import preset
 
     sizes = {"teacher": "scenes-teacher", "student": changed(IMAGE[image], TEXT[text])}
     rows = pd.DataFrame({name: params(preset(size)) for name, size in sizes.items()})
@@ -96,7 +97,7 @@ def learn(
     from dlip import terms
     from dlip.experiment import new_student
     from dlip.grids import FULL
-    from dlip.precision import native_bf16
+    from dlip.models.fast.precision import native_bf16
     from dlip.run import Run
     from dlip.start import begin
     from dlip.train import train

@@ -19,12 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from dlip.ck_tensors import read_tensors
 from dlip.common import distributed
 from dlip.common.errors import UserError
-from dlip.config import scenes_size
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from dlip.distillation import Teacher
 from dlip.learner import Learner
-from dlip.model import Med
+from dlip.models.config import scenes_size
+from dlip.models.med import Med
 from dlip.run import Run
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train

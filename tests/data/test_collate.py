@@ -13,7 +13,7 @@ from dlip.data.collate import SHIFT, Collate, shift
 from dlip.data.folders.dataset import Folder
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import square
-from dlip.features import Want
+from dlip.models.features import Want
 from dlip.objectives import vqa
 
 WORDS = ["a red cat", "a blue dog sleeps here", "one", "two", "left of the tree", "what is it", "who", "yes", "no"]

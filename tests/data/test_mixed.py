@@ -8,7 +8,7 @@ from dlip.data.scenes.dataset.dataset import Scenes
 
 from dlip.distillation import Teacher
 from dlip.learner import Learner
-from dlip.model import Med
+from dlip.models.med import Med
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.train_config import TrainConfig

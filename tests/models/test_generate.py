@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from dlip.generate import Decoder, filled, generate, nucleus
+from dlip.models.generate import Decoder, filled, generate, nucleus
 
 SEP = 3
 START = torch.tensor([[5]])

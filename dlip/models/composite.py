@@ -9,9 +9,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from dlip.common.errors import Unable, UserError
-from dlip.config import ModelConfig
 from dlip.data.batch import Batch
-from dlip.features import SOURCES, TASKS, Features, Trace, Want
+from dlip.models.config import ModelConfig
+from dlip.models.features import SOURCES, TASKS, Features, Trace, Want
 
 SEES = {"text": ("itc",), "fusion": ("itm", "vqa"), "decoder": ("lm",)}
 """Source -> tasks that teach a model what its states are to be, the first being the one that counts; of images all."""

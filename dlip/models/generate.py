@@ -6,7 +6,7 @@ A picture's cross-attention keys and values are computed once and shared by its 
 import torch
 from torch import Tensor
 
-from dlip.model import KeysValues, Med
+from dlip.models.med import KeysValues, Med
 
 
 class Cache:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dlip.common.errors import UserError
 from dlip.common.machine import onednn_has_bf16
-from dlip.linear import Linear, refuse_packed
-from dlip.model import Med
+from dlip.models.fast.linear import Linear, refuse_packed
+from dlip.models.med import Med
 
 PRECISIONS = ("fp32", "bf16", "int8")
 FEW = 64

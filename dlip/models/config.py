@@ -192,7 +192,9 @@ def preset(name: str) -> ModelConfig:
         if len(numbers) > 1 and key != "fusion_layers":
             raise UserError(f"the size {name!r} has {change!r}; give one number, only fusion_layers has several")
         if key not in sizes | {"fusion_layers"}:
-            raise UserError(f"the size {name!r} changes {key!r}, which is no number of ModelConfig in dlip/config.py")
+            raise UserError(
+                f"the size {name!r} changes {key!r}, which is no number of ModelConfig in dlip/models/config.py"
+            )
         values[key] = numbers if key == "fusion_layers" else numbers[0]
     if "text_layers" in values:
         values.setdefault("fusion_layers", None)

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlip import linear
-from dlip.linear import Linear
+from dlip.models.fast import linear
+from dlip.models.fast.linear import Linear
 
 pytestmark = pytest.mark.skipif(not linear.ONEDNN, reason="torch without oneDNN")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dlip.common.errors import UserError
-from dlip.config import scenes_size
-from dlip.features import Trace, Want, hard_negatives
+from dlip.models.config import scenes_size
+from dlip.models.features import Trace, Want, hard_negatives
 
 CONFIG = scenes_size(32, 5, 4, fusion_layers=(1, 2))
 

@@ -6,10 +6,10 @@ import torch
 import dlip
 from dlip.checkpoints import load_model
 from dlip.common.errors import Unable, UserError
-from dlip.composite import Composite, check
 from dlip.distillation import Teacher
 from dlip.experiment import measure
-from dlip.features import Want
+from dlip.models.composite import Composite, check
+from dlip.models.features import Want
 from dlip.train import train
 from dlip.train_config import TrainConfig
 from dlip.vlm import VLM

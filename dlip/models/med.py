@@ -1,7 +1,7 @@
 """The MED of BLIP in one file: ViT, text layers with cross-attention (fusion), text decoder, and the heads.
 
 Parameter names are those of Hugging Face's BLIP, so a state dict goes into its classes as it is. Where no map is asked
-for, `dlip.attend.attend` takes the kernel that is fastest, as a rule the fused `scaled_dot_product_attention`.
+for, `dlip.models.attention_kernel.attend` takes the kernel that is fastest, as a rule the fused `scaled_dot_product_attention`.
 Source: Li et al., BLIP (arXiv 2201.12086), section 3.1; Kuang et al., DLIP (arXiv 2308.12956), section 3.
 """
 
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlip.attend import attend
 from dlip.common import distributed
-from dlip.composite import Able
-from dlip.config import ModelConfig
 from dlip.data.batch import Batch
-from dlip.features import SOURCES, Features, Trace, Want
-from dlip.linear import Linear
-from dlip.texts import first_token, next_words, prompted
+from dlip.models.attention_kernel import attend
+from dlip.models.composite import Able
+from dlip.models.config import ModelConfig
+from dlip.models.fast.linear import Linear
+from dlip.models.features import SOURCES, Features, Trace, Want
+from dlip.models.token_ids import first_token, next_words, prompted
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -215,7 +215,7 @@ class TextEncoder(nn.Module):
 
         mask bool [N, T] hides pads; a causal text is padded on the right, so that it needs none. `cross` holds keys and
         values over N contexts, or over B where each has N / B texts in a row; `cross_mask` bool [N or B, S] hides the
-        context's pads. `cache` (dlip.generate.Cache) keeps the keys and values of the tokens before.
+        context's pads. `cache` (dlip.models.generate.Cache) keeps the keys and values of the tokens before.
         """
         trace = trace or Trace()
         mask = None if mask is None or causal else mask[:, None, None]

@@ -2,7 +2,7 @@
 
 import torch
 
-from dlip.texts import first_token, next_words, prompted
+from dlip.models.token_ids import first_token, next_words, prompted
 
 
 def test_first_token_and_next_words():

@@ -18,9 +18,9 @@ from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.export import to_precision, to_transformers
 from dlip.grids import FULL, QUICK
-from dlip.linear import Linear
+from dlip.models.fast.linear import Linear
+from dlip.models.fast.precision import Int8Linear, lower, precision
 from dlip.onnx_export import to_onnx
-from dlip.precision import Int8Linear, lower, precision
 from dlip.start import begin
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
