@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from dlip import data, experiment, history, records
-from dlip.checkpoints import model_folder
+from dlip.checkpoints.load.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import held, read_json
 from dlip.data.scenes.dataset.dataset import SPLITS, Scenes

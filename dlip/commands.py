@@ -51,7 +51,7 @@ def show(value: dict, args: argparse.Namespace) -> None:
 
 
 def models(args: argparse.Namespace) -> None:
-    from dlip.checkpoints import built_in_models
+    from dlip.checkpoints.load.load import built_in_models
     from dlip.sizes import models_table, models_text
 
     table = models_table()

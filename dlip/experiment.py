@@ -12,6 +12,7 @@ import torch
 from dlip import attention
 from dlip import data as data_sets
 from dlip.budget import budget
+from dlip.checkpoints.load.init_from import begin
 from dlip.common.distributed import on_main
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import write_json
@@ -28,7 +29,6 @@ from dlip.models.med import Med
 from dlip.rec_write import append, new_record
 from dlip.records import stands
 from dlip.run import Run, hashed
-from dlip.start import begin
 from dlip.tasks import SCORED, evaluate
 from dlip.terms import AT, HR, VLP, learnt
 from dlip.train import check_fit, train
@@ -197,7 +197,7 @@ def prepare(
     """From names to models and data.
 
     teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
-    start: what its weights begin at, each as `dlip.start.begin` reads it. epochs: how often each picture is seen, which
+    start: what its weights begin at, each as `dlip.checkpoints.init_from.begin` reads it. epochs: how often each picture is seen, which
     decides the configuration's steps. test_data, test_split, test_limit: what the model is measured on, by default the
     `held_out` split of the data. verify: whether every picture is read once beforehand. Raises UserError where there is
     no such thing or they do not fit.

@@ -76,7 +76,7 @@ class Row:
     paper: tuple[float | None, ...] = (None,) * 4
     """TR@1, IR@1, CIDEr, VQA."""
     start: tuple[str, ...] = ()
-    """Parts that begin at the teacher's weights, of `dlip.start.PARTS`."""
+    """Parts that begin at the teacher's weights, of `dlip.checkpoints.init_from.PARTS`."""
     pictures: int = PICTURES
     """How many the student may learn from."""
 

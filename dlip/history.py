@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from dlip.checkpoints import model_folder, sized, together
+from dlip.checkpoints.load.init_from import parsed
+from dlip.checkpoints.load.load import model_folder, sized, together
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.run import Run
 from dlip.schema import whole
-from dlip.start import parsed
 
 
 def made(model: str) -> dict:

@@ -4,9 +4,9 @@ import shlex
 from pathlib import Path
 
 from dlip import records
-from dlip.checkpoints import built_in_models, sized
+from dlip.checkpoints.load.init_from import parsed
+from dlip.checkpoints.load.load import built_in_models, sized
 from dlip.common.errors import UserError
-from dlip.start import parsed
 
 PLACES = ("--out", "--results", "--json")
 """Options that say where things go, and nothing about what is learnt."""

@@ -16,7 +16,7 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from tqdm import tqdm
 
 from dlip.cache import TeacherCache
-from dlip.ck_tensors import load_weights, weights
+from dlip.checkpoints.load.tensors import load_weights, weights
 from dlip.common import distributed
 from dlip.common.errors import UserError, number_of
 from dlip.data import holds

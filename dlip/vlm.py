@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dlip.checkpoints import load_model, save_model
+from dlip.checkpoints.load.load import load_model, save_model
 from dlip.common.errors import UserError, number_of
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import several, square, upright
@@ -33,7 +33,7 @@ class VLM:
 
     @classmethod
     def load(cls, name: str | Path) -> "VLM":
-        """A model by name, as `dlip.checkpoints.load_model` reads it: a built-in (`scenes/teacher`), a run folder, a
+        """A model by name, as `dlip.checkpoints.load.load_model` reads it: a built-in (`scenes/teacher`), a run folder, a
         BLIP of the hub or of a folder, an original `.pth`, several joined by "+". Raises UserError where there is none.
         """
         return cls(*load_model(name), name=str(name))

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from dlip.checkpoints.load.tensors import read_tensors
 
-from dlip.ck_tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.descent import learning_rate, optimiser, told
 from dlip.learner import Learner

@@ -29,7 +29,7 @@ NOT_RUN = {
     "dlip ablate": "a grid trains for minutes; tests/test_ablation.py does one of two steps",
     "dlip app": "serves until it is stopped; tests/test_app.py opens it",
     "dlip rerun": "trains as long as the record did; tests/test_rerun.py makes one of three steps again",
-    "Salesforce/": "needs the hub; tests/test_published.py reads small checkpoints of the same layouts",
+    "Salesforce/": "needs the hub; tests/checkpoints/test_blip.py reads small checkpoints of the same layouts",
 }
 """Part of a command -> why it is only parsed here."""
 PLACES = {"path/to/flickr8k": "photos", "path/to/folder": "photos", "runs/small": "runs/student"}

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from dlip.checkpoints.load.blip import Checkpoint
 
 from dlip.data.batch import Batch
 from dlip.models.config import PRESETS, paper_size
 from dlip.models.features import TASKS, Want
 from dlip.models.med import Med
-from dlip.published import Checkpoint
 
 LARGE = dict(image_width=1024, image_heads=16, image_layers=24)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dlip.bench import by_turns, row
-from dlip.checkpoints import save_model
+from dlip.checkpoints.load.load import save_model
 from dlip.data.scenes.dataset.dataset import Scenes
 from dlip.models.fast.precision import PRECISIONS, lower
 from dlip.onnx_export import quantise, to_onnx

@@ -95,11 +95,11 @@ def learn(
 
     from dlip import data as data_sets
     from dlip import terms
+    from dlip.checkpoints.load.init_from import begin
     from dlip.experiment import new_student
     from dlip.grids import FULL
     from dlip.models.fast.precision import native_bf16
     from dlip.run import Run
-    from dlip.start import begin
     from dlip.train import train
     from dlip.vlm import VLM
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from dlip.checkpoints.load.load import load_model
 
 import dlip
-from dlip.checkpoints import load_model
 from dlip.common.errors import Unable, UserError
 from dlip.distillation import Teacher
 from dlip.experiment import measure

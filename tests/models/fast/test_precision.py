@@ -9,11 +9,12 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.nn.functional as F
+from dlip.checkpoints.load.init_from import begin
+from dlip.checkpoints.load.tensors import load_weights, weights
 from dlip.data.scenes.dataset.dataset import Scenes
 
 import dlip
 from dlip.ablation import ablate
-from dlip.ck_tensors import load_weights, weights
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.export import to_precision, to_transformers
@@ -21,7 +22,6 @@ from dlip.grids import FULL, QUICK
 from dlip.models.fast.linear import Linear
 from dlip.models.fast.precision import Int8Linear, lower, precision
 from dlip.onnx_export import to_onnx
-from dlip.start import begin
 from dlip.terms import AT, HR, KD, VLP
 from dlip.train import train
 from dlip.train_config import TrainConfig

@@ -1,7 +1,7 @@
 """Where a model's weights begin: at another model's, whole or in part, or at those of a published encoder of one side.
 
 A shallower model takes the layers that are named or evenly spaced ones, the first and the last among them; a narrower
-one the most important channels (dlip/cut.py). Words are matched by what they are called, so that vocabularies may
+one the most important channels (dlip/checkpoints/prune.py). Words are matched by what they are called, so that vocabularies may
 differ; what the source lacks begins as it was.
 """
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dlip import backbones
-from dlip.checkpoints import locate, read_model, sized
-from dlip.ck_tensors import weights, whole
+from dlip.checkpoints.load import encoders
+from dlip.checkpoints.load.blip import on_grid
+from dlip.checkpoints.load.load import locate, read_model, sized
+from dlip.checkpoints.load.prune import cut
+from dlip.checkpoints.load.tensors import weights, whole
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import read_json
-from dlip.cut import cut
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig
-from dlip.published import on_grid
 from dlip.vlm import VLM
 
 PARTS = {
@@ -65,7 +65,7 @@ def begin(model: VLM, source: str) -> list[str]:
             elif key.endswith("position_embedding"):
                 value = on_grid(value.float(), parameter.shape[1])
             elif key.endswith("patch_embedding.weight"):
-                value = backbones.on_patch(value, parameter.shape[-1])
+                value = encoders.on_patch(value, parameter.shape[-1])
             if value.shape != parameter.shape:
                 raise UserError(
                     f"{name} cannot start this model: its {key} is {list(value.shape)}, not {list(parameter.shape)}; "
@@ -99,12 +99,12 @@ def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer | 
 
 def _source(name: str, path: Path, ours: ModelConfig):
     values = read_json(path / "config.json") if path.is_dir() else {}
-    if path.is_file() and backbones.is_timm(path) or "architecture" in values:
-        tensors, theirs = backbones.timm(path, ours)
+    if path.is_file() and encoders.is_timm(path) or "architecture" in values:
+        tensors, theirs = encoders.timm(path, ours)
     elif values.get("model_type") in ("vit", "deit"):
-        tensors, theirs = backbones.vit(path, ours)
+        tensors, theirs = encoders.vit(path, ours)
     elif values.get("model_type") == "bert":
-        tensors, theirs = backbones.bert(path, ours)
+        tensors, theirs = encoders.bert(path, ours)
         return tensors, Tokenizer.load(path), theirs, frozenset()
     else:
         source = read_model(name)

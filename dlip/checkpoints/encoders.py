@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.ck_tensors import read_state
+from dlip.checkpoints.load.blip import from_timm
+from dlip.checkpoints.load.tensors import read_state
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.models.config import ModelConfig
-from dlip.published import from_timm
 
 Found = tuple[dict[str, Tensor], ModelConfig]
 TEXT = {"text_width": "hidden_size", "text_heads": "num_attention_heads", "text_mlp": "intermediate_size"}

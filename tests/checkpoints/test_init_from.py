@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dlip.checkpoints.load.init_from import begin
 from safetensors.torch import load, save_file
 from transformers import BertConfig, BertModel
 
@@ -10,7 +11,6 @@ from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiment import new_model
 from dlip.huggingface import to_stock
 from dlip.models.config import scenes_size
-from dlip.start import begin
 
 WORDS = ["a", "red", "star", "cat", "above", "blue"]
 

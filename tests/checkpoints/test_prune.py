@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from dlip.checkpoints.load.prune import axes, cut
+from dlip.checkpoints.load.tensors import weights
 
-from dlip.ck_tensors import weights
 from dlip.common.errors import UserError
-from dlip.cut import axes, cut
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
 

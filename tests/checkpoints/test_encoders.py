@@ -6,15 +6,15 @@ import tempfile
 import pytest
 import torch
 import torch.nn.functional as F
+from dlip.checkpoints.load.encoders import on_patch
+from dlip.checkpoints.load.init_from import begin
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification, ViTModel
 
-from dlip.backbones import on_patch
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiment import new_model
 from dlip.models.config import ModelConfig
-from dlip.start import begin
 
 SIZES = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=256, image_size=32,
              patch_size=8, initializer_range=0.1)  # fmt: skip

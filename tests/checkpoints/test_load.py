@@ -12,12 +12,12 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
+from dlip.checkpoints.load.load import built_in_models, load_model, model_folder, save_model, sized
+from dlip.checkpoints.load.tensors import HEAD, load_weights, read_state, read_tensors, weights, write_tensors
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dlip.checkpoints import built_in_models, load_model, model_folder, save_model, sized
-from dlip.ck_tensors import HEAD, load_weights, read_state, read_tensors, weights, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.models.med import Med
@@ -46,7 +46,7 @@ def test_reading_draws_no_numbers_and_needs_no_compiler(folder):
     before = torch.get_rng_state()
     load_model(folder)
     assert torch.equal(torch.get_rng_state(), before)
-    code = f"import sys; from dlip.checkpoints import load_model; load_model({str(folder)!r}); print(*sys.modules)"
+    code = f"import sys; from dlip.checkpoints.load import load_model; load_model({str(folder)!r}); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded and not {"torch._dynamo", "torch.distributed.fsdp", "transformers"} & set(loaded)
 
@@ -200,7 +200,7 @@ def test_what_the_hub_does_not_give_is_one_sentence(error, said, monkeypatch):
 
 def test_a_run_that_is_not_there_is_not_sought_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dlip.ck_hub.from_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("dlip.checkpoints.hub.from_hub", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="there is no model 'runs/student'"):
         load_model("runs/student")
 
@@ -236,6 +236,6 @@ def test_a_file_of_too_many_tensors_is_refused_before_they_are_read(tmp_path):
 
 def test_too_little_memory_is_no_fault_of_the_model(folder, monkeypatch):
     full = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-    monkeypatch.setattr("dlip.published.load_weights", Mock(side_effect=full))
+    monkeypatch.setattr("dlip.checkpoints.blip.load_weights", Mock(side_effect=full))
     with pytest.raises(RuntimeError, match="can't allocate"):
         load_model(folder)

@@ -4,9 +4,10 @@ import os
 import re
 from pathlib import Path
 
-from dlip import published
-from dlip.ck_hub import hub_model
-from dlip.ck_tensors import read_tensors, weights, whole, write_tensors
+from dlip.checkpoints.load import blip
+from dlip.checkpoints.load.blip import Checkpoint
+from dlip.checkpoints.load.hub import hub_model
+from dlip.checkpoints.load.tensors import read_tensors, weights, whole, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.data.tokenizer import Tokenizer
@@ -15,7 +16,6 @@ from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import precision
 from dlip.models.features import TASKS
 from dlip.models.med import Med
-from dlip.published import Checkpoint
 
 BUILT_IN = Path(__file__).parent / "weights"
 
@@ -67,7 +67,7 @@ def read_model(name: str) -> Checkpoint:
     path = locate(name)
     with whole(path):
         if path.is_file():
-            checkpoint = published.original(path)
+            checkpoint = blip.original(path)
         elif "model" in (values := read_json(path / "config.json")):
             tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", TASKS))
             if not able or able - set(TASKS):
@@ -76,7 +76,7 @@ def read_model(name: str) -> Checkpoint:
             checkpoint = Checkpoint(tensors, config, Tokenizer.load(path), able, stored)
             _check_words(checkpoint, path)
         elif values.get("model_type") == "blip":
-            checkpoint = published.hugging_face(path)
+            checkpoint = blip.hugging_face(path)
         else:
             raise UserError(
                 f"{path / 'config.json'} describes no dlip model and no BLIP; name a run folder or a BLIP's"
