@@ -23,9 +23,9 @@ from dlip.experiment_config import LATENCY_REPEATS
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import warn_if_emulated
-from dlip.run import Run
-from dlip.terms import weights
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.run_folder import Run
+from dlip.training.terms import weights
 from dlip.vlm import VLM
 from dlip.workers import work
 

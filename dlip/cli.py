@@ -16,8 +16,8 @@ from dlip.common.errors import UserError, no_memory, one_line
 from dlip.common.files import kept_open
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.models.config import PRESETS
-from dlip.recipes import RECIPES, spelled_out
-from dlip.train_config import CACHE, CACHE_GB, TrainConfig
+from dlip.training.config import CACHE, CACHE_GB, TrainConfig
+from dlip.training.recipes import RECIPES, spelled_out
 
 RESUMED = ("demo", "train", "distill", "ablate")
 """Commands that go on from a checkpoint."""

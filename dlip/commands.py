@@ -11,8 +11,8 @@ from pkgutil import resolve_name
 
 from dlip.common.errors import UserError, number_of, one_line
 from dlip.common.files import write_out
-from dlip.terms import joins, layers, weights
-from dlip.train_config import CACHE, TrainConfig
+from dlip.training.config import CACHE, TrainConfig
+from dlip.training.terms import joins, layers, weights
 
 OPTIONS = (
     "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "nonfinite",
@@ -110,8 +110,9 @@ def data_shard(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from dlip import budget, experiment
+    from dlip import experiment
     from dlip.common import distributed
+    from dlip.training import dry_run
 
     if args.steps and args.epochs:
         raise UserError("--steps and --epochs both say how long; give one of them")
@@ -123,7 +124,7 @@ def train(args: argparse.Namespace) -> None:
         if args.json:
             show(cost, args)
         else:
-            print(budget.text(cost))
+            print(dry_run.text(cost))
         return
     record = experiment.run(
         **asked,
@@ -255,7 +256,7 @@ def rerun(args: argparse.Namespace) -> None:
     from dlip import records
     from dlip import rerun as again
     from dlip.cli import INTERRUPTED, main
-    from dlip.run import Run
+    from dlip.training.run_folder import Run
 
     before = again.chosen(args.records, args.name, args.seed)
     again.check_history(before)

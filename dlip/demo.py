@@ -12,8 +12,8 @@ from dlip.common.errors import number_of
 from dlip.common.files import read_json
 from dlip.latency import compare_latency
 from dlip.report import finding, report, table
-from dlip.terms import AT, HR, KD, VLP
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")

@@ -11,7 +11,6 @@ import torch
 
 from dlip import attention
 from dlip import data as data_sets
-from dlip.budget import budget
 from dlip.checkpoints.load.init_from import begin
 from dlip.common.distributed import on_main
 from dlip.common.errors import UserError, number_of
@@ -28,11 +27,12 @@ from dlip.models.fast.precision import precision
 from dlip.models.med import Med
 from dlip.rec_write import append, new_record
 from dlip.records import stands
-from dlip.run import Run, hashed
 from dlip.tasks import SCORED, evaluate
-from dlip.terms import AT, HR, VLP, learnt
-from dlip.train import check_fit, train
-from dlip.train_config import CACHE, CACHE_GB, TrainConfig
+from dlip.training.config import CACHE, CACHE_GB, TrainConfig
+from dlip.training.dry_run import budget
+from dlip.training.loop import check_fit, train
+from dlip.training.run_folder import Run, hashed
+from dlip.training.terms import AT, HR, VLP, learnt
 from dlip.vlm import VLM
 
 VOCABULARY = 8192
@@ -241,9 +241,9 @@ def watched(data: str | Path, test, on_error: str):
 
 
 def preview(**asked) -> dict:
-    """What training with the arguments of `prepare` would cost, as `dlip.budget.budget` gives it; nothing is written.
+    """What training with the arguments of `prepare` would cost, as `dlip.training.dry_run.budget` gives it; nothing is written.
 
-    Raises UserError as `prepare` and `dlip.train.train` do.
+    Raises UserError as `prepare` and `dlip.training.loop.train` do.
     """
     got = prepare(**asked, verify=False)
     check_fit(got.student, got.teacher, got.dataset, got.config)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset.dataset import SPLITS
 from dlip.experiment_config import LATENCY_REPEATS
-from dlip.terms import weights
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.terms import weights
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"

@@ -7,8 +7,8 @@ from dlip.checkpoints.load.init_from import parsed
 from dlip.checkpoints.load.load import model_folder, sized, together
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.run import Run
 from dlip.schema import whole
+from dlip.training.run_folder import Run
 
 
 def made(model: str) -> dict:

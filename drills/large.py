@@ -16,8 +16,8 @@ import dlip
 from dlip import data
 from dlip.experiment import new_student
 from dlip.memory import peak_bytes, resident_mb
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.loop import train
 from dlip.vlm import VLM
 
 CAPTIONS = 10

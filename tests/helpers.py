@@ -24,7 +24,7 @@ from dlip.ablation import identity
 from dlip.grids import FULL, GRIDS, WHOLE, Row
 from dlip.models.med import Med
 from dlip.rec_write import new_record
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
 
 
 def make_record(
@@ -148,7 +148,7 @@ def scaled(monkeypatch, scale: float, backoff: float) -> None:
             self.native_amp = True
             self.scaler = torch.amp.GradScaler("cpu", scale, backoff_factor=backoff, growth_interval=2)
 
-    monkeypatch.setattr("dlip.train.Accelerator", Scaled)
+    monkeypatch.setattr("dlip.training.loop.Accelerator", Scaled)
 
 
 def wait_for(page, where: str, wanted: list[str]) -> None:

@@ -17,7 +17,7 @@ from dlip.common.errors import UserError
 from dlip.data.write import write_folder
 from dlip.grids import FULL, GRIDS, WHOLE
 from dlip.rec_write import append
-from dlip.terms import AT, HR, VLP, weights
+from dlip.training.terms import AT, HR, VLP, weights
 from tests.helpers import make_record
 
 TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--eval-items", "8"]

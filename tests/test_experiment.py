@@ -16,11 +16,11 @@ from dlip.data import First
 from dlip.data.batch import Item, Question
 from dlip.data.write import write_folder
 from dlip.experiment import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
-from dlip.learner import Learner
 from dlip.models.med import Med
-from dlip.run import Run
-from dlip.terms import AT, HR, VLP, weights
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.learner import Learner
+from dlip.training.run_folder import Run
+from dlip.training.terms import AT, HR, VLP, weights
 from dlip.vlm import VLM
 
 

@@ -18,7 +18,7 @@ from dlip.data.transforms import square
 from dlip.experiment import new_model
 from dlip.huggingface import to_stock
 from dlip.models.config import scenes_size
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
 
 READER = r"""

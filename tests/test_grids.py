@@ -9,7 +9,7 @@ from dlip.common.files import read_json
 from dlip.efficiency import paper_count
 from dlip.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
 from dlip.models.config import preset
-from dlip.terms import AT, HR, KD, weights
+from dlip.training.terms import AT, HR, KD, weights
 
 VLP = {"itc", "lm", "vqa"}
 

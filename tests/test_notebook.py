@@ -21,8 +21,8 @@ from dlip.grids import FULL
 from dlip.models.fast.precision import native_bf16
 from dlip.notebook import execute, live, page
 from dlip.plots import term_curves
-from dlip.run import Run
-from dlip.terms import weights
+from dlip.training.run_folder import Run
+from dlip.training.terms import weights
 from tests.helpers import make_record
 
 
@@ -212,7 +212,7 @@ def test_a_stopped_student_is_kept(displayed, monkeypatch, capsys):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dlip.train.train", stop)
+    monkeypatch.setattr("dlip.training.loop.train", stop)
     made = notebook.learn("scenes-student", "itc", steps=2)
     assert made.model.caption([Scenes("test", size=1)[0].image]) and "Stopped" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ from dlip.data.batch import Item, Question
 from dlip.plots import COLOURS, data_curves, module_curves, term_curves, words
 from dlip.plots.training import SHADES
 from dlip.records import frame
-from dlip.terms import TERMS
+from dlip.training.terms import TERMS
 from tests.helpers import make_record
 
 

@@ -15,8 +15,8 @@ from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.rec_write import append
 from dlip.rerun import check_history, chosen, circumstances, command, difference
-from dlip.run import hashed
-from dlip.train_config import CACHE
+from dlip.training.config import CACHE
+from dlip.training.run_folder import hashed
 from dlip.vlm import VLM
 from tests.helpers import make_record
 
@@ -59,7 +59,7 @@ def test_a_rerun_that_is_killed_after_its_training_goes_on(last, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(f"dlip.experiment.{last}", Mock(side_effect=KeyboardInterrupt))
         assert main(again) == INTERRUPTED
-    monkeypatch.setattr("dlip.learner.Learner.forward", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("dlip.training.learner.Learner.forward", lambda *_: pytest.fail("trained again"))
     assert main(again) == 0 and len(records.read(tmp_path / "b.jsonl")) == 1
     assert main(again) == 2 and "holds a finished run" in capsys.readouterr().err
 

@@ -16,19 +16,19 @@ import torch.nn.functional as F
 
 from dlip import data as data_sets
 from dlip.bench import row
-from dlip.budget import budget
-from dlip.cache import TeacherCache
 from dlip.common.errors import UserError
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
-from dlip.descent import optimiser
-from dlip.distillation import Teacher
 from dlip.experiment import new_model, new_student, texts_of
-from dlip.layers import can_compile, run_layers
-from dlip.learner import Learner
 from dlip.memory import peak_bytes
-from dlip.terms import AT, HR, VLP
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.dry_run import budget
+from dlip.training.layer_modes import can_compile, run_layers
+from dlip.training.learner import Learner
+from dlip.training.optimizer import optimiser
+from dlip.training.teacher_cache import TeacherCache
+from dlip.training.terms import AT, HR, VLP
 
 WORDS = 30_524
 TOKENS = 30
@@ -59,7 +59,7 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
 
     plain: fp32, texts of 30 tokens, passes as few as in the others. The losses of the first step are compared before
     anything is told: fp32's are plain's to within 0.1%, all others to within 10%. peak_gb: the most memory that the
-    process held, or of a GPU what its allocator did; dry_run_gb and dry_run_s: what `dlip.budget` says; tflops:
+    process held, or of a GPU what its allocator did; dry_run_gb and dry_run_s: what `dlip.training.dry_run` says; tflops:
     achieved, of the FLOPs that it counts, among them a teacher's, so that a cached one has none. Raises UserError where
     there are no such data, and where losses differ.
     """

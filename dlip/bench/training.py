@@ -8,12 +8,12 @@ from torch.profiler import ProfilerActivity, profile
 from dlip.bench import by_turns, row
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset.dataset import Scenes
-from dlip.descent import optimiser
-from dlip.distillation import Teacher
 from dlip.experiment import new_student
-from dlip.learner import Learner
-from dlip.terms import AT, HR, KD, VLP
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.learner import Learner
+from dlip.training.optimizer import optimiser
+from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 BATCH, QUESTIONS = 64, 3

@@ -40,10 +40,10 @@ def recipe(size: str = "scenes-student", **weights: float):
     """The choice of a size and of weights (a group or a term each) as options of `dlip distill`, in Markdown."""
     from IPython.display import Markdown
 
-    from dlip import terms
     from dlip.efficiency import params
     from dlip.models import config
     from dlip.notebook.controls import weights_text
+    from dlip.training import terms
 
     said, stored = weights_text(weights), sum(params(config.preset(size)).values())
     count = number_of(len(terms.weights(said)), "loss term")
@@ -67,7 +67,7 @@ def anatomy(image: str, text: str):
 
 
 def _distils(weights: str) -> bool:
-    from dlip import terms
+    from dlip.training import terms
 
     return any("." in term and weight for term, weight in terms.weights(weights).items())
 
@@ -89,18 +89,18 @@ def learn(
     size, weights: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the teacher teaches it. steps: few
     where `short` says so. start: parts ("image", "text", or "" for all) that begin at the teacher's weights. Stopped by
     hand, the student is what it was then. The command that does the same is printed. Raises UserError as
-    `dlip.train.train` does.
+    `dlip.training.loop.train` does.
     """
     import torch
 
     from dlip import data as data_sets
-    from dlip import terms
     from dlip.checkpoints.load.init_from import begin
     from dlip.experiment import new_student
     from dlip.grids import FULL
     from dlip.models.fast.precision import native_bf16
-    from dlip.run import Run
-    from dlip.train import train
+    from dlip.training import terms
+    from dlip.training.loop import train
+    from dlip.training.run_folder import Run
     from dlip.vlm import VLM
 
     steps, began = short(steps), time.perf_counter()
@@ -142,7 +142,7 @@ def watch(folder: str | Path, steps: int | None = None) -> Iterator[None]:
 
     from dlip.notebook.controls import bundle
     from dlip.plots import term_curves
-    from dlip.run import Run
+    from dlip.training.run_folder import Run
 
     run, stop = Run(folder), threading.Event()
     shown = display(bundle(term_curves({}, steps)), raw=True, display_id=True)

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from dlip.plots.losses import UNITS
 from dlip.plots.style import INK, figure
-from dlip.terms import GROUPS
+from dlip.training.terms import GROUPS
 
 SHADES = ("#E69F00", "#56B4E9", "#CC79A7", INK, "#7E57C2")
 """Of the terms of a group: Okabe and Ito's colours that no role has, and for the labels a violet."""
@@ -13,9 +13,9 @@ GAP = 0.08
 
 
 def term_curves(losses: dict[str, list[float]], steps: int | None = None, title: str | None = None) -> go.Figure:
-    """A panel for each group of terms (`dlip.terms.GROUPS`), in it a line a term, unweighted, from 0 up.
+    """A panel for each group of terms (`dlip.training.terms.GROUPS`), in it a line a term, unweighted, from 0 up.
 
-    losses: as `dlip.run.Run.losses` gives them, empty before the first row. steps: where the axis ends, by default at
+    losses: as `dlip.training.run_folder.Run.losses` gives them, empty before the first row. steps: where the axis ends, by default at
     the last row.
     """
     groups = GROUPS | {"vlp": [*GROUPS["vlp"], "tags"]}

@@ -18,8 +18,8 @@ from dlip.common.errors import Unable, UserError
 from dlip.experiment import new_student
 from dlip.huggingface import CLASSES
 from dlip.models.config import ModelConfig
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.loop import train
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a picture of red star cat what is it ?".split() + [f"w{i}" for i in range(40)]
 DEC, ENC, VOCAB = len(WORDS), len(WORDS) + 1, len(WORDS) + 2

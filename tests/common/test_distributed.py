@@ -21,14 +21,14 @@ from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
-from dlip.distillation import Teacher
-from dlip.learner import Learner
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
-from dlip.run import Run
-from dlip.terms import AT, HR, KD, VLP
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.learner import Learner
+from dlip.training.loop import train
+from dlip.training.run_folder import Run
+from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 PICTURES = Scenes("train-small", size=24)

@@ -14,7 +14,7 @@ from dlip.data.folders.dataset import Folder
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import square
 from dlip.models.features import Want
-from dlip.objectives import vqa
+from dlip.training.objectives import vqa
 
 WORDS = ["a red cat", "a blue dog sleeps here", "one", "two", "left of the tree", "what is it", "who", "yes", "no"]
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"

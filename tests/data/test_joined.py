@@ -15,8 +15,8 @@ from dlip.common.errors import UserError
 from dlip.data.audit import check
 from dlip.data.joined import Joined
 from dlip.experiment import new_model, prepare, texts_of, vocabulary
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.loop import train
 
 
 @pytest.fixture

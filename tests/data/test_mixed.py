@@ -6,12 +6,12 @@ import pytest
 import torch
 from dlip.data.scenes.dataset.dataset import Scenes
 
-from dlip.distillation import Teacher
-from dlip.learner import Learner
 from dlip.models.med import Med
-from dlip.terms import AT, HR, KD, VLP
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.learner import Learner
+from dlip.training.loop import train
+from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 WORDED = [term for term in {**VLP, **HR, **AT, **KD} if term not in ("vqa", "kd.vqa", "hr.image")]

@@ -6,12 +6,12 @@ from dlip.checkpoints.load.load import load_model
 
 import dlip
 from dlip.common.errors import Unable, UserError
-from dlip.distillation import Teacher
 from dlip.experiment import measure
 from dlip.models.composite import Composite, check
 from dlip.models.features import Want
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.loop import train
 from dlip.vlm import VLM
 
 ONLY = {"match": frozenset({"itc", "itm"}), "speak": frozenset({"lm"}), "answer": frozenset({"vqa"})}

@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dlip.distillation import Distiller
 from dlip.models.attention_kernel import attend
 from dlip.models.config import PRESETS, ModelConfig
 from dlip.models.features import SOURCES, Want
 from dlip.models.generate import Cache
 from dlip.models.med import Med
 from dlip.models.token_ids import first_token
-from dlip.terms import VLP
+from dlip.training.distillation import Distiller
+from dlip.training.terms import VLP
 
 SHAPES = {
     "equal": {},

@@ -22,9 +22,9 @@ from dlip.grids import FULL, QUICK
 from dlip.models.fast.linear import Linear
 from dlip.models.fast.precision import Int8Linear, lower, precision
 from dlip.onnx_export import to_onnx
-from dlip.terms import AT, HR, KD, VLP
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.loop import train
+from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 
@@ -110,7 +110,9 @@ def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch,
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     folder, pictures = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
-    monkeypatch.setattr("dlip.train.check_parts", Mock(side_effect=KeyboardInterrupt))  # before it begins to learn
+    monkeypatch.setattr(
+        "dlip.training.loop.check_parts", Mock(side_effect=KeyboardInterrupt)
+    )  # before it begins to learn
     monkeypatch.setattr("dlip.ablation._run", Mock(return_value={}))
 
     def begin(precision: str) -> None:

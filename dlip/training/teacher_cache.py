@@ -30,11 +30,11 @@ from dlip.common.files import in_place, own_file, read_json, write_json
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import square
-from dlip.distillation import Teacher
 from dlip.models.composite import Composite
 from dlip.models.features import SOURCES, Features, Trace, Want
 from dlip.models.token_ids import prompted
-from dlip.train_config import CACHE_GB
+from dlip.training.config import CACHE_GB
+from dlip.training.distillation import Teacher
 
 VERSION = 2
 """Of the layout below."""

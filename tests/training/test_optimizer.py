@@ -7,11 +7,11 @@ import torch
 from dlip.checkpoints.load.tensors import read_tensors
 
 from dlip.common.errors import UserError
-from dlip.descent import learning_rate, optimiser, told
-from dlip.learner import Learner
-from dlip.objectives import MomentumITC
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.learner import Learner
+from dlip.training.loop import train
+from dlip.training.objectives import MomentumITC
+from dlip.training.optimizer import learning_rate, optimiser, told
 from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log, scaled
 
 
@@ -192,7 +192,7 @@ def test_weights_that_are_no_numbers_are_not_kept(make_vlm, tmp_path):
 
 
 def test_a_run_that_only_leaves_out_stops(make_vlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("dlip.descent.MOST_LEFT_OUT", 3)
+    monkeypatch.setattr("dlip.training.optimizer.MOST_LEFT_OUT", 3)
     Spoilt(monkeypatch, {1, 3, 4, 5}, "lm", False)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
     sentence = "^lm is no finite number in step 5, the last of 3 in a row that were left out; lower"

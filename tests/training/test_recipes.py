@@ -10,8 +10,8 @@ import pytest
 from dlip.cli import main, parser
 from dlip.commands import train_config
 from dlip.common.errors import UserError
-from dlip.recipes import RECIPES, recipe
-from dlip.terms import AT, HR
+from dlip.training.recipes import RECIPES, recipe
+from dlip.training.terms import AT, HR
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text()
 PLACE = ["--out", "x", "--teacher", "t"]

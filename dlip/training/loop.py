@@ -15,24 +15,24 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 from tqdm import tqdm
 
-from dlip.cache import TeacherCache
 from dlip.checkpoints.load.tensors import load_weights, weights
 from dlip.common import distributed
 from dlip.common.errors import UserError, number_of
 from dlip.data import holds
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, sound, train_loader, working
-from dlip.descent import Descent
-from dlip.distillation import Distiller, Teacher
-from dlip.layers import run_layers
-from dlip.learner import Learner
 from dlip.models.composite import check
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.models.med import ImageLayer
-from dlip.run import Run, made_of
-from dlip.terms import NEEDS
-from dlip.train_config import CACHE, CACHE_GB, TrainConfig
+from dlip.training.config import CACHE, CACHE_GB, TrainConfig
+from dlip.training.distillation import Distiller, Teacher
+from dlip.training.layer_modes import run_layers
+from dlip.training.learner import Learner
+from dlip.training.optimizer import Descent
+from dlip.training.run_folder import Run, made_of
+from dlip.training.teacher_cache import TeacherCache
+from dlip.training.terms import NEEDS
 from dlip.vlm import VLM
 
 

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlip import objectives
 from dlip.common import distributed
 from dlip.data.batch import Batch
-from dlip.distillation import Distiller, Teacher
 from dlip.models.features import TASKS, Want
-from dlip.train_config import TrainConfig
+from dlip.training import objectives
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Distiller, Teacher
 from dlip.vlm import VLM
 
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from dlip.common.errors import UserError
-from dlip.descent import optimiser
-from dlip.distillation import Distiller, Teacher, centred, cosine_loss, logit_loss, map_loss
-from dlip.learner import Learner
 from dlip.models.features import SOURCES, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
-from dlip.terms import AT, HR, KD
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Distiller, Teacher, centred, cosine_loss, logit_loss, map_loss
+from dlip.training.learner import Learner
+from dlip.training.optimizer import optimiser
+from dlip.training.terms import AT, HR, KD
 from dlip.vlm import VLM
 
 TERMS = {**HR, **AT, **KD}

@@ -16,9 +16,9 @@ from torch.utils.data import get_worker_info
 
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import Tokenizer
-from dlip.run import Run
-from dlip.terms import HR, VLP
-from dlip.train import train
+from dlip.training.loop import train
+from dlip.training.run_folder import Run
+from dlip.training.terms import HR, VLP
 from dlip.vlm import VLM
 from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log
 

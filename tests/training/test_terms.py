@@ -3,8 +3,8 @@
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.terms import HR, joins, layers, weights
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.terms import HR, joins, layers, weights
 
 
 def test_groups_and_terms_as_words():

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
-from dlip.distillation import Teacher
-from dlip.learner import Learner
-from dlip.terms import NEEDS
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.learner import Learner
+from dlip.training.terms import NEEDS
 
 MOST_LEFT_OUT = 100
 """Steps in a row that may be left out before a run stops: it would not come back by itself."""

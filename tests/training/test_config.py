@@ -8,8 +8,8 @@ import pytest
 
 from dlip.common.errors import UserError
 from dlip.models.config import PRESETS, ModelConfig, preset, scenes_size
-from dlip.terms import AT, HR, KD, TERMS, VLP
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.terms import AT, HR, KD, TERMS, VLP
 
 
 def test_defaults_are_blip_base():

@@ -6,12 +6,12 @@ from dlip.data.scenes.dataset.dataset import Scenes
 from torch.autograd.graph import saved_tensors_hooks
 
 from dlip.common.errors import UserError
-from dlip.distillation import Teacher
-from dlip.layers import can_compile, run_layers
-from dlip.learner import Learner
-from dlip.terms import AT, HR, KD, VLP
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.layer_modes import can_compile, run_layers
+from dlip.training.learner import Learner
+from dlip.training.loop import train
+from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 DROPOUT = dict(dropout=0.1, image_layers=4, text_layers=4)

@@ -22,7 +22,7 @@ from dlip.common.errors import UserError, number_of
 from dlip.common.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
 from dlip.common.machine import RELEASES, code, machine, releases
 from dlip.models.config import ModelConfig
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
 
 KEEP = 2  # checkpoints

@@ -20,19 +20,19 @@ from dlip.data.scenes.dataset.dataset import Scenes
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.normalizers import BertNormalizer
 
-from dlip.cache import TeacherCache, locked, make_room
 from dlip.common.errors import UserError
 from dlip.common.files import own_file
 from dlip.data import First
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
 from dlip.data.tokenizer import Tokenizer
-from dlip.distillation import Distiller, Teacher
 from dlip.models.features import hard_negatives
 from dlip.models.med import Med
-from dlip.terms import AT, HR, KD, VLP
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Distiller, Teacher
+from dlip.training.loop import train
+from dlip.training.teacher_cache import TeacherCache, locked, make_room
+from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 LAYERS = {"image": ((0, 0),), "fusion": ((0, 0), (1, 1)), "decoder": ((0, 1),)}
@@ -206,7 +206,9 @@ def test_processes_that_make_room_at_once_do_not_stumble(tmp_path, monkeypatch):
     for seconds, folder in enumerate((going, left)):
         (folder / "lock").touch()
         os.utime(folder / "lock", (0, seconds))
-    monkeypatch.setattr("dlip.cache.own_file", lambda lock: shutil.rmtree(lock.parent) or own_file(lock))
+    monkeypatch.setattr(
+        "dlip.training.teacher_cache.own_file", lambda lock: shutil.rmtree(lock.parent) or own_file(lock)
+    )
     make_room(tmp_path / "mine", 1500 / 1e9)
     assert left.exists() and not going.exists()
 
@@ -224,13 +226,13 @@ def test_pictures_without_captions_are_refused(teacher, pictures, tmp_path):
 FILL = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-from dlip.cache import TeacherCache
+from dlip.training.teacher_cache import TeacherCache
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
-from dlip.distillation import Teacher
+from dlip.training.distillation import Teacher
 from dlip.vlm import VLM
-import dlip.cache
-dlip.cache.FLUSH = 16
+import dlip.training.teacher_cache
+dlip.training.teacher_cache.FLUSH = 16
 vlm = VLM.load({model!r})
 TeacherCache({root!r}, Teacher(vlm.med), Scenes("train-small", size=200), Collate(vlm.tokenizer, 48, max_text=40))
 """
@@ -248,7 +250,7 @@ def test_killed_while_filling_it_goes_on_to_the_same_bytes(teacher, tmp_path, mo
     process.wait()
     (state,) = root.glob("*/cache.json")
     assert 0 < (filled := json.loads(state.read_text())["filled"]) < 200
-    monkeypatch.setattr("dlip.cache.FLUSH", 16)
+    monkeypatch.setattr("dlip.training.teacher_cache.FLUSH", 16)
     rows, fill = [], TeacherCache._fill_rows
     monkeypatch.setattr(TeacherCache, "_fill_rows", lambda *given: rows.extend(given[1]) or fill(*given))
     pictures = Scenes("train-small", size=200)
@@ -308,7 +310,7 @@ def flip(path: Path, at: int) -> None:
 @pytest.mark.parametrize("at", [0, -1])
 def test_what_is_damaged_is_made_anew(column, at, teacher, pictures, tmp_path, monkeypatch):
     """The pictures that it is of alone."""
-    monkeypatch.setattr("dlip.cache.FLUSH", 16)
+    monkeypatch.setattr("dlip.training.teacher_cache.FLUSH", 16)
     rows, fill = [], TeacherCache._fill_rows
     monkeypatch.setattr(TeacherCache, "_fill_rows", lambda *given: rows.append(given[1]) or fill(*given))
     path = TeacherCache(tmp_path, Teacher(teacher.med), pictures, collate_for(teacher)).folder / f"{column}.f16"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from dlip.common.errors import UserError
 from dlip.common.fields import MOST_NUMBER, check_kinds
-from dlip.terms import HR, TERMS, VLP
+from dlip.training.terms import HR, TERMS, VLP
 
 CACHE = "runs/teacher-cache"
 """Where a teacher's outputs are kept if nothing else is said."""
@@ -42,7 +42,7 @@ RANGES = {
 @dataclass(frozen=True)
 class TrainConfig:
     """How a model is trained. The defaults are the paper's where it states them, but for ITC's momentum, which is off,
-    and the answers, which are a term of the task; `dlip.recipes` has its whole road."""
+    and the answers, which are a term of the task; `dlip.training.recipes` has its whole road."""
 
     steps: int = 1000
     batch_size: int = 96
@@ -91,7 +91,7 @@ class TrainConfig:
     questions: int = 1
     """Questions a picture and step."""
     cache: bool = False
-    """Read what the teacher says of pictures and captions from the disk, in float16 (dlip/cache.py)."""
+    """Read what the teacher says of pictures and captions from the disk, in float16 (dlip/training/teacher_cache.py)."""
     shard_teacher: bool = False
     """Each of several processes keeps a part of the teacher, and gathers the rest for its forward pass alone (FSDP)."""
     workers: int = 0

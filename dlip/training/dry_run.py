@@ -19,10 +19,10 @@ from dlip.common.errors import number_of, three_digits
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches
-from dlip.distillation import Teacher
-from dlip.layers import run_layers
-from dlip.learner import Learner
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.layer_modes import run_layers
+from dlip.training.learner import Learner
 from dlip.vlm import VLM
 
 PICTURES = 4
@@ -83,7 +83,7 @@ def probe(learner: Learner, teacher: Teacher | None, batch: Batch, config: Train
 
 
 def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = None) -> dict:
-    """What `dlip.train.train` would take with the same arguments; nothing is written.
+    """What `dlip.training.loop.train` would take with the same arguments; nothing is written.
 
     {"steps", "pictures" (that are seen, with repetition), "epochs", "train_pictures", "flops", "memory_gb" by what
     takes it, "hours": {"this machine", ...cards}, "utilisation", "precision"}. The pads of the tried pictures are those

@@ -9,10 +9,10 @@ from dlip.data.scenes.dataset.dataset import Scenes
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
-from dlip.run import hashed
-from dlip.terms import AT, HR, KD, VLP
-from dlip.train import train
-from dlip.train_config import TrainConfig
+from dlip.training.config import TrainConfig
+from dlip.training.loop import train
+from dlip.training.run_folder import hashed
+from dlip.training.terms import AT, HR, KD, VLP
 from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log, scaled
 
 # --- learning ---------------------------------------------------------------------------------------------------------

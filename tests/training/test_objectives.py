@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlip import objectives
 from dlip.models.features import Features, Want
-from dlip.objectives import MomentumITC, cross_entropy, itc_targets
+from dlip.training import objectives
+from dlip.training.objectives import MomentumITC, cross_entropy, itc_targets
 
 
 def features(ids=None, **values) -> Features:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from dlip.data.scenes.dataset.dataset import Scenes
 
-from dlip import budget as costs
-from dlip.budget import budget, first, probe, tried
 from dlip.cli import main
 from dlip.data.collate import Collate
-from dlip.distillation import Teacher
 from dlip.efficiency import task_macs
 from dlip.experiment import new_model, new_student
-from dlip.learner import Learner
 from dlip.models.config import scenes_size
-from dlip.train_config import TrainConfig
+from dlip.training import dry_run as costs
+from dlip.training.config import TrainConfig
+from dlip.training.distillation import Teacher
+from dlip.training.dry_run import budget, first, probe, tried
+from dlip.training.learner import Learner
 from dlip.vlm import VLM
 
 
