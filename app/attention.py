@@ -7,13 +7,13 @@ from typing import TypedDict
 
 import gradio as gr
 import torch.nn.functional as F
-from dlip.data.scenes.dataset.truth import mentions
 from torch import Tensor
 
 from app import attributions, guard, inputs, looks, models, parts, pictures, work
 from app.compare import USUAL
 from dlip.attention import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.common.errors import Unable, UserError
+from dlip.data.scenes.truth import mentions
 from dlip.vlm import VLM
 
 CROSS, OWN, ROLLED = "cross-attention", "self-attention", "rollout"

@@ -7,14 +7,14 @@ from typing import Literal, TypedDict, get_args
 
 import gradio as gr
 import torch
-from dlip.checkpoints.load.load import built_in_models
-from dlip.data.scenes.dataset.world import SIDE
 from gradio.context import Context
 from PIL import Image
 
 from app import guard, inputs, models, parts, pictures
 from app.guard import QUICK
+from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import Unable, UserError
+from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import square
 from dlip.efficiency import needed_params, task_macs
 from dlip.html import marked

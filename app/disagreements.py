@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import gradio as gr
 import pandas as pd
-from dlip.data.scenes.dataset.dataset import SPLITS, Scenes
+from dlip.data.scenes.dataset import SPLITS, Scenes
 
 from app import guard, inputs, models, parts, work
 from dlip import disagreement

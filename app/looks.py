@@ -8,15 +8,15 @@ from typing import TypedDict
 import numpy as np
 import torch
 import torch.nn.functional as F
-from dlip.data.scenes.dataset.render import masks
-from dlip.data.scenes.dataset.truth import certain
-from dlip.data.scenes.dataset.world import Scene
 from PIL import Image
 from torch import Tensor
 
 from app import guard, models, parts, pictures
 from dlip.attention import cover, differ, mass, named, patches, pointing
 from dlip.common.errors import Unable, UserError
+from dlip.data.scenes.render import masks
+from dlip.data.scenes.truth import certain
+from dlip.data.scenes.world import Scene
 from dlip.html import data_uri
 from dlip.plots import css_scale, overlay, peak
 from dlip.vlm import VLM

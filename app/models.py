@@ -6,10 +6,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
 
-from dlip.checkpoints.load.load import built_in_models, model_folder
-
 import dlip
 from app import inputs
+from dlip.checkpoints.load import built_in_models, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.vlm import VLM

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio
 import numpy as np
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw

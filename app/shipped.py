@@ -4,10 +4,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-from dlip.checkpoints.load.load import BUILT_IN, built_in_models
 
 import dlip
 from dlip.ablation import matched
+from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.grids import GRIDS

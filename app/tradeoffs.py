@@ -8,7 +8,7 @@ from typing import TypedDict
 import gradio as gr
 import pandas as pd
 import plotly.graph_objects as go
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 from app import charts, guard, inputs, parts
 from app.shipped import MAIN, RESULTS, chosen, groups, shipped, table

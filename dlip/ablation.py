@@ -14,10 +14,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from dlip import data, experiment, history, records
-from dlip.checkpoints.load.load import model_folder
+from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import held, read_json
-from dlip.data.scenes.dataset.dataset import SPLITS, Scenes
+from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.efficiency import TASKS, task_macs
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid

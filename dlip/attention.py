@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dlip.common.errors import UserError
-from dlip.data.scenes.dataset.render import masks
-from dlip.data.scenes.dataset.truth import read, referents
-from dlip.data.scenes.dataset.world import Scene
+from dlip.data.scenes.render import masks
+from dlip.data.scenes.truth import read, referents
+from dlip.data.scenes.world import Scene
 from dlip.models.features import Trace, Want
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
@@ -173,7 +173,7 @@ def differ(p: Tensor, q: Tensor) -> Tensor:
 def named(caption: str, scene: Scene, find: Callable = referents) -> dict[int, int]:
     """Place of a word in `caption.split()` -> the place in `scene.objects` of the object it names; articles apart.
 
-    find: `referents`, or another of dlip.data.scenes.dataset.truth that takes a reading and its scene.
+    find: `referents`, or another of dlip.data.scenes.truth that takes a reading and its scene.
     """
     reading, words = read(caption), caption.lower().split()
     meant = zip(reading.mentions, find(reading, scene), strict=True)

@@ -51,7 +51,7 @@ def show(value: dict, args: argparse.Namespace) -> None:
 
 
 def models(args: argparse.Namespace) -> None:
-    from dlip.checkpoints.load.load import built_in_models
+    from dlip.checkpoints.load import built_in_models
     from dlip.sizes import models_table, models_text
 
     table = models_table()
@@ -92,7 +92,7 @@ def data_check(args: argparse.Namespace) -> None:
 
 def data_shard(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
-    from dlip.data.shards.dataset.pack import check_empty, write_shards
+    from dlip.data.shards.pack import check_empty, write_shards
 
     check_empty(args.out)
     opened = {}

@@ -7,7 +7,7 @@ import torch
 
 from dlip import data as data_sets
 from dlip import experiment
-from dlip.checkpoints.load.load import BUILT_IN
+from dlip.checkpoints.load import BUILT_IN
 from dlip.common.errors import number_of
 from dlip.common.files import read_json
 from dlip.latency import compare_latency

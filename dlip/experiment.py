@@ -11,7 +11,7 @@ import torch
 
 from dlip import attention
 from dlip import data as data_sets
-from dlip.checkpoints.load.init_from import begin
+from dlip.checkpoints.init_from import begin
 from dlip.common.distributed import on_main
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import write_json

@@ -18,7 +18,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from dlip import __version__
 from dlip.card import card
-from dlip.checkpoints.load.load import locate, save_model, sized
+from dlip.checkpoints.load import locate, save_model, sized
 from dlip.common.errors import UserError
 from dlip.common.files import half_written, read_json, system_errors
 from dlip.huggingface import to_stock

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from dlip.checkpoints.load.init_from import parsed
-from dlip.checkpoints.load.load import model_folder, sized, together
+from dlip.checkpoints.init_from import parsed
+from dlip.checkpoints.load import model_folder, sized, together
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.schema import whole

@@ -4,8 +4,8 @@ import shlex
 from pathlib import Path
 
 from dlip import records
-from dlip.checkpoints.load.init_from import parsed
-from dlip.checkpoints.load.load import built_in_models, sized
+from dlip.checkpoints.init_from import parsed
+from dlip.checkpoints.load import built_in_models, sized
 from dlip.common.errors import UserError
 
 PLACES = ("--out", "--results", "--json")

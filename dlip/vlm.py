@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dlip.checkpoints.load.load import load_model, save_model
+from dlip.checkpoints.load import load_model, save_model
 from dlip.common.errors import UserError, number_of
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import several, square, upright

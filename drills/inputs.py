@@ -26,11 +26,11 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dlip.checkpoints.load.load import BUILT_IN
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 import dlip
 from dlip import cli, data, records
+from dlip.checkpoints.load import BUILT_IN
 from dlip.common.errors import UserError
 from dlip.data.write import write_folder
 from dlip.workers import work

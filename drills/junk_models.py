@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from dlip.checkpoints.load.load import BUILT_IN
 from safetensors.torch import load_file, save_file
 
+from dlip.checkpoints.load import BUILT_IN
 from dlip.export import to_transformers
 from drills import junk
 

@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from accelerate import Accelerator
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 import dlip

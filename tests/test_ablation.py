@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dlip.data.scenes.dataset.dataset import SPLITS
+from dlip.data.scenes.dataset import SPLITS
 
 from dlip import ablation, records
 from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from gradio_client import Client, handle_file
 from PIL import Image
 

@@ -10,7 +10,7 @@ import zlib
 import gradio as gr
 import numpy as np
 import pytest
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 import app

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import pytest
-from dlip.checkpoints.load.load import BUILT_IN, built_in_models
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 from app import disagreements as worst
 from app import models, shipped
 from app import tradeoffs as page
 from app.page import build
 from dlip import disagreement
+from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.rec_compare import summary

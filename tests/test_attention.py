@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import Scenes
-from dlip.data.scenes.dataset.render import masks
+from dlip.data.scenes.dataset import Scenes
 
 from dlip import attention, experiment, records
 from dlip.attention import (
@@ -27,6 +26,7 @@ from dlip.attention import (
 )  # fmt: skip
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
+from dlip.data.scenes.render import masks
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import scenes_size
 from dlip.models.features import Trace, Want

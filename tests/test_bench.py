@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 from dlip import bench

@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from dlip.checkpoints.load.load import BUILT_IN
-from dlip.data.scenes.dataset.dataset import SPLITS
+from dlip.data.scenes.dataset import SPLITS
 
 from dlip import records
+from dlip.checkpoints.load import BUILT_IN
 from dlip.cli import main
 from dlip.common.files import read_json
 from dlip.demo import LIVE, SHIPPED

@@ -1,7 +1,7 @@
 """The worst items first, each of another picture, with what both said."""
 
 import pytest
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 from dlip.common.errors import UserError
 from dlip.disagreement import disagreements, items_of

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import SPLITS, Scenes
+from dlip.data.scenes.dataset import SPLITS, Scenes
 
 import dlip
 from dlip import data, experiment, records

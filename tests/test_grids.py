@@ -1,9 +1,9 @@
 """What the grids vary: the rows that the paper has, the sizes that their names promise."""
 
 import pytest
-from dlip.checkpoints.load.load import model_folder
 
 from dlip.ablation import identity
+from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.efficiency import paper_count

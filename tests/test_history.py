@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from dlip.data.scenes.dataset.dataset import SPLITS
+from dlip.data.scenes.dataset import SPLITS
 
 from dlip import records
 from dlip.cli import main

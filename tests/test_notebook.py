@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from dlip import ablation, notebook

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 import dlip

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from dlip.data.scenes.dataset.dataset import SPLITS
+from dlip.data.scenes.dataset import SPLITS
 from PIL import Image
 
 from dlip import ablation, data

@@ -6,10 +6,10 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from dlip.checkpoints.load.load import model_folder
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 from dlip import data, records
+from dlip.checkpoints.load import model_folder
 from dlip.cli import INTERRUPTED, main, parser
 from dlip.common.errors import UserError
 from dlip.common.files import read_json

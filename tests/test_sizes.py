@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from dlip.checkpoints.load.blip import Checkpoint
 
+from dlip.checkpoints.blip import Checkpoint
 from dlip.data.batch import Batch
 from dlip.models.config import PRESETS, paper_size
 from dlip.models.features import TASKS, Want

@@ -1,11 +1,11 @@
 """The models that ship: they load, are as small as promised, and say how they were made."""
 
 import pytest
-from dlip.checkpoints.load.load import BUILT_IN, built_in_models
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 import dlip
 from dlip import records
+from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.cli import parser
 from dlip.common.files import read_json
 from dlip.efficiency import summary

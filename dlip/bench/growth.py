@@ -7,7 +7,7 @@ import torch
 
 from dlip.bench import by_turns, row
 from dlip.bench.step import words
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from dlip.experiment import new_model
 from dlip.latency import Workload
 from dlip.models.config import preset

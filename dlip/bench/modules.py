@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from dlip.bench import by_turns, row
 from dlip.bench.step import words
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from dlip.efficiency import decoder_macs, image_macs, step_macs
 from dlip.experiment import new_model
 from dlip.latency import Workload

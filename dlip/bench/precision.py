@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from dlip.bench import by_turns, row
-from dlip.checkpoints.load.load import save_model
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.checkpoints.load import save_model
+from dlip.data.scenes.dataset import Scenes
 from dlip.models.fast.precision import PRECISIONS, lower
 from dlip.onnx_export import quantise, to_onnx
 from dlip.onnx_runner import Runner

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from dlip.bench import row
 from dlip.common.errors import UserError
 from dlip.data.folders.dataset import Folder, splits
-from dlip.data.shards.dataset.dataset import Shards
-from dlip.data.shards.dataset.pack import write_shards
+from dlip.data.shards.dataset import Shards
+from dlip.data.shards.pack import write_shards
 
 PICTURES = 1000
 

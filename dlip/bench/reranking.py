@@ -9,7 +9,7 @@ from torch import Tensor
 from dlip.bench import row
 from dlip.bench.step import words
 from dlip.common.errors import UserError
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from dlip.experiment import new_model
 from dlip.huggingface import to_stock
 from dlip.models.token_ids import first_token

@@ -3,8 +3,8 @@
 from itertools import count
 
 from dlip.bench import by_turns, row
-from dlip.data.scenes.dataset.dataset import Scenes
-from dlip.data.scenes.dataset.render import render
+from dlip.data.scenes.dataset import Scenes
+from dlip.data.scenes.render import render
 
 PICTURES = 500
 

@@ -13,7 +13,7 @@ from dlip.bench import by_turns, row
 from dlip.bench.precision import written
 from dlip.bench.step import words
 from dlip.common.errors import UserError
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from dlip.experiment import new_model
 from dlip.huggingface import to_stock
 from dlip.models.fast.precision import PRECISIONS, lower, pack

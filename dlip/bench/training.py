@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dlip.bench import by_turns, row
 from dlip.data.collate import Collate
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from dlip.experiment import new_student
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dlip.checkpoints.load.hub import from_hub
-from dlip.checkpoints.load.tensors import fitting, load_weights, read_state, weights
+from dlip.checkpoints.hub import from_hub
+from dlip.checkpoints.tensors import fitting, load_weights, read_state, weights
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.tokenizer import Tokenizer

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.checkpoints.load.blip import from_timm
-from dlip.checkpoints.load.tensors import read_state
+from dlip.checkpoints.blip import from_timm
+from dlip.checkpoints.tensors import read_state
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.models.config import ModelConfig

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dlip.checkpoints.load import encoders
-from dlip.checkpoints.load.blip import on_grid
-from dlip.checkpoints.load.load import locate, read_model, sized
-from dlip.checkpoints.load.prune import cut
-from dlip.checkpoints.load.tensors import weights, whole
+from dlip.checkpoints import encoders
+from dlip.checkpoints.blip import on_grid
+from dlip.checkpoints.load import locate, read_model, sized
+from dlip.checkpoints.prune import cut
+from dlip.checkpoints.tensors import weights, whole
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import read_json
 from dlip.data.tokenizer import Tokenizer

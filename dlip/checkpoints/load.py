@@ -4,10 +4,10 @@ import os
 import re
 from pathlib import Path
 
-from dlip.checkpoints.load import blip
-from dlip.checkpoints.load.blip import Checkpoint
-from dlip.checkpoints.load.hub import hub_model
-from dlip.checkpoints.load.tensors import read_tensors, weights, whole, write_tensors
+from dlip.checkpoints import blip
+from dlip.checkpoints.blip import Checkpoint
+from dlip.checkpoints.hub import hub_model
+from dlip.checkpoints.tensors import read_tensors, weights, whole, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.data.tokenizer import Tokenizer

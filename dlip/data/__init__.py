@@ -124,7 +124,7 @@ def _joined(datasets: list):
 def _kind(name: str | Path):
     """What opens a split of such data, and what lists its splits; imported when it is needed."""
     if str(name) == "scenes":
-        from dlip.data.scenes.dataset.dataset import PLACES, Scenes
+        from dlip.data.scenes.dataset import PLACES, Scenes
 
         return lambda _, split, on_error: Scenes(split), lambda _: list(PLACES)
     if str(name).startswith("hub:"):
@@ -134,7 +134,7 @@ def _kind(name: str | Path):
     from dlip.data.shards.dataset import naming
 
     if naming.is_shards(name):
-        from dlip.data.shards.dataset.dataset import Shards
+        from dlip.data.shards.dataset import Shards
 
         return Shards, naming.splits
     from dlip.data.folders import dataset as folder

@@ -7,8 +7,8 @@ from tqdm import tqdm
 
 from dlip import data as data_sets
 from dlip.common.errors import UserError, number_of, one_line
-from dlip.data.shards.dataset.dataset import Broken
-from dlip.data.shards.dataset.pack import stored
+from dlip.data.shards.dataset import Broken
+from dlip.data.shards.pack import stored
 
 KINDS = {
     "missing pictures": " is missing",

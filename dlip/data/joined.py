@@ -10,7 +10,7 @@ import numpy as np
 from dlip.data.batch import Item
 from dlip.data.checked import Stored, image_id
 from dlip.data.loader import epoch_order
-from dlip.data.shards.dataset.pack import stored
+from dlip.data.shards.pack import stored
 
 
 class Joined:

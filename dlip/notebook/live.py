@@ -94,7 +94,7 @@ def learn(
     import torch
 
     from dlip import data as data_sets
-    from dlip.checkpoints.load.init_from import begin
+    from dlip.checkpoints.init_from import begin
     from dlip.experiment import new_student
     from dlip.grids import FULL
     from dlip.models.fast.precision import native_bf16

@@ -21,7 +21,7 @@ class Looker:
         import torch
 
         from dlip.attention import named, word_maps
-        from dlip.data.scenes.dataset.render import masks
+        from dlip.data.scenes.render import masks
 
         item, scene = dataset[picture], dataset.scene(picture)
         self.models, self.image, self.text = models, item.image, item.captions[caption]

@@ -19,8 +19,8 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-from dlip.data.scenes.dataset.truth import describes
-from dlip.data.scenes.dataset.world import Scene
+from dlip.data.scenes.truth import describes
+from dlip.data.scenes.world import Scene
 from dlip.tasks.base import Outcome, Progress, Unavailable, batches, percent
 
 JARS = Path(next(iter(pycocoevalcap.__path__)))

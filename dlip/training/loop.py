@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 from tqdm import tqdm
 
-from dlip.checkpoints.load.tensors import load_weights, weights
+from dlip.checkpoints.tensors import load_weights, weights
 from dlip.common import distributed
 from dlip.common.errors import UserError, number_of
 from dlip.data import holds

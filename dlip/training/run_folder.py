@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from dlip import schema
-from dlip.checkpoints.load.load import save_model
-from dlip.checkpoints.load.tensors import checksum, read_tensors, weights, whole, write_tensors
+from dlip.checkpoints.load import save_model
+from dlip.checkpoints.tensors import checksum, read_tensors, weights, whole, write_tensors
 from dlip.common import distributed
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dlip.checkpoints.load.tensors import read_tensors, weights, write_tensors
+from dlip.checkpoints.tensors import read_tensors, weights, write_tensors
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import in_place, own_file, read_json, write_json
 from dlip.data.batch import Batch

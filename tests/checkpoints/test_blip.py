@@ -5,8 +5,6 @@ import re
 
 import pytest
 import torch
-from dlip.checkpoints.load.blip import ours
-from dlip.checkpoints.load.load import load_model, read_model
 from PIL import Image
 from torch import nn
 from transformers import BlipConfig
@@ -14,6 +12,8 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextModel
 
 import dlip
+from dlip.checkpoints.blip import ours
+from dlip.checkpoints.load import load_model, read_model
 from dlip.common.errors import Unable, UserError
 from dlip.experiment import new_student
 from dlip.huggingface import CLASSES

@@ -6,11 +6,11 @@ import tempfile
 import pytest
 import torch
 import torch.nn.functional as F
-from dlip.checkpoints.load.encoders import on_patch
-from dlip.checkpoints.load.init_from import begin
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification, ViTModel
 
+from dlip.checkpoints.encoders import on_patch
+from dlip.checkpoints.init_from import begin
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiment import new_model

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from dlip.checkpoints.load.init_from import begin
 from safetensors.torch import load, save_file
 from transformers import BertConfig, BertModel
 
+from dlip.checkpoints.init_from import begin
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiment import new_model

@@ -12,12 +12,12 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
-from dlip.checkpoints.load.load import built_in_models, load_model, model_folder, save_model, sized
-from dlip.checkpoints.load.tensors import HEAD, load_weights, read_state, read_tensors, weights, write_tensors
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from dlip.checkpoints.load import built_in_models, load_model, model_folder, save_model, sized
+from dlip.checkpoints.tensors import HEAD, load_weights, read_state, read_tensors, weights, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.models.med import Med

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from dlip.checkpoints.load.prune import axes, cut
-from dlip.checkpoints.load.tensors import weights
 
+from dlip.checkpoints.prune import axes, cut
+from dlip.checkpoints.tensors import weights
 from dlip.common.errors import UserError
 from dlip.models.config import scenes_size
 from dlip.models.med import Med

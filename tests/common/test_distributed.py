@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from dlip.checkpoints.load.tensors import read_tensors
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from dlip.checkpoints.tensors import read_tensors
 from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.data.collate import Collate

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from dlip.data.scenes.dataset.dataset import SPLITS
+from dlip.data.scenes.dataset import SPLITS
 from PIL import Image
 
 from dlip.cli import main

@@ -7,13 +7,13 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dlip.data.shards.dataset.pack import write_shards
 from PIL import Image
 
 from dlip import data
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.hub import parse, read_rows
+from dlip.data.shards.pack import write_shards
 
 
 @pytest.fixture(autouse=True)

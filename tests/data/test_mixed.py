@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig

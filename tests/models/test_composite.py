@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from dlip.checkpoints.load.load import load_model
 
 import dlip
+from dlip.checkpoints.load import load_model
 from dlip.common.errors import Unable, UserError
 from dlip.experiment import measure
 from dlip.models.composite import Composite, check

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 from dlip.cli import main
 from dlip.data.collate import Collate

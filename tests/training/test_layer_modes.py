@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from torch.autograd.graph import saved_tensors_hooks
 
 from dlip.common.errors import UserError

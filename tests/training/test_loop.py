@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dlip.checkpoints.load.tensors import read_tensors
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
+from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.training.config import TrainConfig

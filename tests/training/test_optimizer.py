@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from dlip.checkpoints.load.tensors import read_tensors
 
+from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlip.checkpoints.load.tensors import read_tensors, write_tensors
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.normalizers import BertNormalizer
 
+from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import own_file
 from dlip.data import First

@@ -5,10 +5,10 @@ from functools import lru_cache
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Item
-from dlip.data.scenes.dataset.questions import questions
-from dlip.data.scenes.dataset.render import render
-from dlip.data.scenes.dataset.text import captions
-from dlip.data.scenes.dataset.world import Scene, make_scene, tags
+from dlip.data.scenes.questions import questions
+from dlip.data.scenes.render import render
+from dlip.data.scenes.text import captions
+from dlip.data.scenes.world import Scene, make_scene, tags
 
 SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000, "test-5k": 5_000}
 """Pictures of each split: a teacher's, a student's, and those to measure on. `test-5k` begins with `test`: retrieval

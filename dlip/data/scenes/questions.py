@@ -5,8 +5,8 @@ from itertools import combinations, permutations, product
 from operator import itemgetter
 
 from dlip.data.batch import Question
-from dlip.data.scenes.dataset.text import NUMBERS, PHRASES, PLURALS
-from dlip.data.scenes.dataset.world import ATTRIBUTES, OPPOSITE, VALUES, Object, Scene, gap, pick, relation
+from dlip.data.scenes.text import NUMBERS, PHRASES, PLURALS
+from dlip.data.scenes.world import ATTRIBUTES, OPPOSITE, VALUES, Object, Scene, gap, pick, relation
 
 SIZE, TEXTURE, COLOR, SHAPE = range(4)  # positions in an object's kind
 # Which attributes a name may give, the short ones first, and the function that takes these from a kind.

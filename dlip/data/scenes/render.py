@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from dlip.data.scenes.dataset.world import SIDE, Scene
+from dlip.data.scenes.world import SIDE, Scene
 
 _FINE = 8  # samples per pixel along each axis, for antialiasing
 _INK = np.float32(0.3)  # brightness of stripes and dots, as a share of the colour's

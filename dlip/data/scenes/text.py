@@ -3,7 +3,7 @@
 import random
 from itertools import permutations
 
-from dlip.data.scenes.dataset.world import BACKGROUNDS, OPPOSITE, SHAPES, VALUES, Object, Scene, relation
+from dlip.data.scenes.world import BACKGROUNDS, OPPOSITE, SHAPES, VALUES, Object, Scene, relation
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 PHRASES = {

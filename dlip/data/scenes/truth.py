@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from itertools import permutations, product
 
-from dlip.data.scenes.dataset.world import ATTRIBUTES, BACKGROUNDS, SHAPES, VALUES, Object, Scene, relation
+from dlip.data.scenes.world import ATTRIBUTES, BACKGROUNDS, SHAPES, VALUES, Object, Scene, relation
 
 _ATTRIBUTE = {value: attribute for attribute, values in zip(ATTRIBUTES, VALUES, strict=True) for value in values}
 _DIRECTION = {where: where for where in ("left", "right", "above", "below")} | {

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from dlip.common.errors import UserError, number_of
 from dlip.data.batch import Item
 from dlip.data.checked import Checked, Stored, image_id, in_threads
-from dlip.data.shards.dataset.download import Handle, cache_folder, is_url, open_shard
-from dlip.data.shards.dataset.naming import INDEX, shards
-from dlip.data.shards.dataset.tar_index import index, read_texts
+from dlip.data.shards.download import Handle, cache_folder, is_url, open_shard
+from dlip.data.shards.naming import INDEX, shards
+from dlip.data.shards.tar_index import index, read_texts
 from dlip.data.transforms import read_image
 
 WINDOW = 10_000

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dlip.common.errors import UserError
 from dlip.data.folders.annotations import check_split
-from dlip.data.shards.dataset.download import is_url, read_url
-from dlip.data.shards.dataset.tar_index import MAX_NAME
+from dlip.data.shards.download import is_url, read_url
+from dlip.data.shards.tar_index import MAX_NAME
 
 INDEX = "index.json"
 """What `dlip data shard` writes beside its shards: their splits and how much is in each."""

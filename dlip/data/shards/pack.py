@@ -14,7 +14,7 @@ from dlip.common.errors import UserError
 from dlip.common.files import write_atomically, write_json
 from dlip.data.checked import Stored
 from dlip.data.folders.annotations import check_split
-from dlip.data.shards.dataset.naming import INDEX
+from dlip.data.shards.naming import INDEX
 
 PICTURES = 1000
 """Of a shard."""

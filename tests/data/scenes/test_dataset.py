@@ -8,9 +8,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from dlip.data.scenes.dataset.dataset import PLACES, SPLITS, Scenes
-from dlip.data.scenes.dataset.render import masks, render
-from dlip.data.scenes.dataset.world import (
+from dlip.data.scenes.dataset import PLACES, SPLITS, Scenes
+
+from dlip.common.errors import UserError
+from dlip.data.scenes.render import masks, render
+from dlip.data.scenes.world import (
     COLORS,
     KINDS,
     LATTICE,
@@ -24,8 +26,6 @@ from dlip.data.scenes.dataset.world import (
     relation,
     tags,
 )
-
-from dlip.common.errors import UserError
 
 GOLDEN = {  # of the first ten pictures with all their texts
     "train-large": "c20bc979efb28d88",

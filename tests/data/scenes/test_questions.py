@@ -4,9 +4,10 @@ import re
 from collections import Counter, defaultdict
 
 import pytest
-from dlip.data.scenes.dataset.dataset import Scenes
-from dlip.data.scenes.dataset.questions import questions
-from dlip.data.scenes.dataset.world import COLORS, SHAPES, SIZES, TEXTURES, Object, Scene
+from dlip.data.scenes.dataset import Scenes
+
+from dlip.data.scenes.questions import questions
+from dlip.data.scenes.world import COLORS, SHAPES, SIZES, TEXTURES, Object, Scene
 
 WHERE = "(left of|right of|above|below)"
 

@@ -9,11 +9,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import Scenes
-from dlip.data.shards.dataset.dataset import Shards
-from dlip.data.shards.dataset.download import cache_folder
-from dlip.data.shards.dataset.naming import braces, shards
-from dlip.data.shards.dataset.pack import write_shards
+from dlip.data.scenes.dataset import Scenes
+from dlip.data.shards.dataset import Shards
 from PIL import Image
 
 from dlip import data
@@ -22,6 +19,9 @@ from dlip.data.batch import Question
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
 from dlip.data.shards.dataset import tar_index
+from dlip.data.shards.download import cache_folder
+from dlip.data.shards.naming import braces, shards
+from dlip.data.shards.pack import write_shards
 from tests.helpers import jpeg, write_tar
 
 

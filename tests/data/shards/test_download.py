@@ -9,8 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from dlip.data.scenes.dataset.dataset import Scenes
-from dlip.data.shards.dataset.pack import write_shards
+from dlip.data.scenes.dataset import Scenes
 
 from dlip import data
 from dlip.common.errors import UserError
@@ -18,6 +17,7 @@ from dlip.data import audit
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
 from dlip.data.shards.dataset import download
+from dlip.data.shards.pack import write_shards
 from tests.helpers import jpeg, write_tar
 
 

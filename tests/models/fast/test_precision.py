@@ -9,12 +9,12 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.nn.functional as F
-from dlip.checkpoints.load.init_from import begin
-from dlip.checkpoints.load.tensors import load_weights, weights
-from dlip.data.scenes.dataset.dataset import Scenes
+from dlip.data.scenes.dataset import Scenes
 
 import dlip
 from dlip.ablation import ablate
+from dlip.checkpoints.init_from import begin
+from dlip.checkpoints.tensors import load_weights, weights
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.export import to_precision, to_transformers
