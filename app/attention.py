@@ -11,9 +11,9 @@ from torch import Tensor
 
 from app import attributions, guard, inputs, looks, models, parts, pictures, work
 from app.compare import USUAL
-from dlip.attention import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.common.errors import Unable, UserError
 from dlip.data.scenes.truth import mentions
+from dlip.evaluation.attention_maps import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.vlm import VLM
 
 CROSS, OWN, ROLLED = "cross-attention", "self-attention", "rollout"

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app import inputs, looks, models, pictures, work
-from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.common.errors import UserError
-from dlip.tasks.base import within
+from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
+from dlip.evaluation.tasks.base import within
 from dlip.vlm import VLM
 
 GRADIENTS, OCCLUSION, CAM = METHODS = ("integrated gradients", "occlusion", "Grad-CAM")

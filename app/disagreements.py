@@ -5,18 +5,18 @@ from typing import TypedDict
 
 import gradio as gr
 import pandas as pd
-from dlip.data.scenes.dataset import SPLITS, Scenes
 
 from app import guard, inputs, models, parts, work
-from dlip import disagreement
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import SPLITS, Scenes
+from dlip.evaluation import disagreement
+from dlip.evaluation.tasks import SCORED, captioning, evaluate
+from dlip.evaluation.tasks.base import within
 from dlip.plots import cards
-from dlip.tasks import SCORED, captioning, evaluate
-from dlip.tasks.base import within
 
 TASKS = {"captions": "caption", "answers": "vqa", "captions found by picture": "tr", "pictures found by caption": "ir"}
 RUN = {"caption": "caption", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
-"""Task of dlip.disagreement -> that of dlip.evaluate which yields its items."""
+"""Task of dlip.evaluation.disagreement -> that of dlip.evaluate which yields its items."""
 LEAST, MOST, COUNT = 10, SPLITS["test"], 12
 EMPTY = f"Both models read the pictures; the {COUNT} on which the student loses most stand here, with what each said."
 BATCH = 4

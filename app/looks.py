@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from app import guard, models, parts, pictures
-from dlip.attention import cover, differ, mass, named, patches, pointing
 from dlip.common.errors import Unable, UserError
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import certain
 from dlip.data.scenes.world import Scene
+from dlip.evaluation.attention_maps import cover, differ, mass, named, patches, pointing
 from dlip.html import data_uri
 from dlip.plots import css_scale, overlay, peak
 from dlip.vlm import VLM

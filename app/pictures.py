@@ -6,12 +6,12 @@ from pathlib import Path
 
 import gradio
 import numpy as np
-from dlip.data.scenes.dataset import Scenes
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw
 
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.transforms import MAX_PIXELS, read_image
 
 GALLERY = Scenes("test", size=200)

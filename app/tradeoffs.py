@@ -8,13 +8,13 @@ from typing import TypedDict
 import gradio as gr
 import pandas as pd
 import plotly.graph_objects as go
-from dlip.data.scenes.dataset import Scenes
 
 from app import charts, guard, inputs, parts
 from app.shipped import MAIN, RESULTS, chosen, groups, shipped, table
 from dlip.common.errors import UserError, number_of, three_digits
 from dlip.data.answers import normalise
-from dlip.disagreement import items_of
+from dlip.data.scenes.dataset import Scenes
+from dlip.evaluation.disagreement import items_of
 from dlip.grids import GRIDS
 from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows

@@ -7,7 +7,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told what is
 __version__ = "0.1.0"
 __all__ = ["distill", "evaluate", "load"]
 
-_HOMES = {"load": "dlip.vlm:VLM.load", "distill": "dlip.experiment:distill", "evaluate": "dlip.tasks:evaluate"}
+_HOMES = {
+    "load": "dlip.vlm:VLM.load",
+    "distill": "dlip.experiment:distill",
+    "evaluate": "dlip.evaluation.tasks:evaluate",
+}
 
 
 def __getattr__(name: str):

@@ -154,7 +154,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
     from dlip import experiment, history, records
     from dlip.data.folders.vqa2 import read_answers
-    from dlip.tasks import check_tasks
+    from dlip.evaluation.tasks import check_tasks
     from dlip.vlm import VLM
 
     if args.results:

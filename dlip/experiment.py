@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from dlip import attention
 from dlip import data as data_sets
 from dlip.checkpoints.init_from import begin
 from dlip.common.distributed import on_main
@@ -17,6 +16,8 @@ from dlip.common.errors import UserError, number_of
 from dlip.common.files import write_json
 from dlip.data.tokenizer import Tokenizer
 from dlip.efficiency import summary
+from dlip.evaluation import attention_maps
+from dlip.evaluation.tasks import SCORED, evaluate
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.history import given, history, made
 from dlip.latency import NEEDS, compare_latency
@@ -27,7 +28,6 @@ from dlip.models.fast.precision import precision
 from dlip.models.med import Med
 from dlip.rec_write import append, new_record
 from dlip.records import stands
-from dlip.tasks import SCORED, evaluate
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
@@ -125,7 +125,9 @@ def measure(
     figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = figures.pop("items")
     if hasattr(dataset, "scene") and looks(vlm):
-        figures["attention"] = attention.measure(vlm, dataset, teacher=teacher if teacher and looks(teacher) else None)
+        figures["attention"] = attention_maps.measure(
+            vlm, dataset, teacher=teacher if teacher and looks(teacher) else None
+        )
     figures["efficiency"] = summary(vlm.med)
     if latency_repeats:
         timed = "captioning" if "lm" in vlm.med.abilities else "vqa" if "vqa" in vlm.med.abilities else "retrieval"
@@ -153,7 +155,7 @@ def scored(vlm: VLM, dataset) -> list[str]:
 
 def looks(vlm: VLM) -> bool:
     """Whether a model has weights for both attentions that are scored, fusion's and the decoder's."""
-    return all(vlm.med.abilities & set(SEES[source]) for source in attention.SOURCES)
+    return all(vlm.med.abilities & set(SEES[source]) for source in attention_maps.SOURCES)
 
 
 @dataclass
@@ -269,7 +271,7 @@ def run(
     """Trains a model, measures it and appends its record to `results`; returns the record.
 
     asked: what else `prepare` takes. cache: where `config.cache` keeps the teacher's outputs, `cache_gb` GB at most.
-    candidates: that retrieval re-ranks, as `dlip.tasks.retrieval.predict` takes them.
+    candidates: that retrieval re-ranks, as `dlip.evaluation.tasks.retrieval.predict` takes them.
     latency_repeats: how often latency is timed, 0 for not at all. extra: fields that the record gets besides.
     A folder that holds a finished run is measured without training again, and one that this command has measured into
     `results` is left as it is. Raises UserError as `train` does.

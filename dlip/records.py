@@ -12,7 +12,7 @@
   transformers (versions), releases (name -> version of `dlip.common.machine.RELEASES`), device, machine ("cpu", "gpu": their
   names, "instructions": of the cpu, "cores"), threads (of each process), processes, wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.
-- metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as `dlip.attention.measure`
+- metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as `dlip.evaluation.attention_maps.measure`
   does; null where not measured.
 - efficiency: as `dlip.efficiency.summary` yields it, with "latency" as `dlip.latency.latency` does and "memory" as
   `dlip.memory.memory`.

@@ -15,10 +15,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dlip.data.scenes.dataset import Scenes
-
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.write import write_folder
 from drills.killed import WORKS, differences, finish, grid, start
 

@@ -26,12 +26,12 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dlip.data.scenes.dataset import Scenes
 
 import dlip
 from dlip import cli, data, records
 from dlip.checkpoints.load import BUILT_IN
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.write import write_folder
 from dlip.workers import work
 from drills import junk, junk_models

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlip.data.scenes.dataset import Scenes
-
 from dlip.data.write import write_folder
 
 PICTURES = 600

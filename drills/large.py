@@ -9,10 +9,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from dlip.data.scenes.dataset import Scenes
 
 import dlip
 from dlip import data
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.pack import write_shards
 from dlip.experiment import new_student
 from dlip.memory import peak_bytes, resident_mb

@@ -21,7 +21,6 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
-from dlip.data.scenes.dataset import Scenes
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -31,6 +30,7 @@ from app.gate import FILES
 from app.served import served
 from app.shares import HEAD_S
 from dlip.checkpoints.load import BUILT_IN
+from dlip.data.scenes.dataset import Scenes
 from dlip.memory import resident_mb
 
 TEACHER, STUDENTS = "scenes/teacher", ("scenes/student", "scenes/student-undistilled")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 from dlip.data.batch import Batch
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig, scenes_size
 from dlip.models.med import Med

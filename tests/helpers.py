@@ -15,12 +15,12 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from accelerate import Accelerator
-from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 import dlip
 from app.served import served
 from dlip.ablation import identity
+from dlip.data.scenes.dataset import Scenes
 from dlip.grids import FULL, GRIDS, WHOLE, Row
 from dlip.models.med import Med
 from dlip.rec_write import new_record

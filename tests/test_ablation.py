@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dlip.data.scenes.dataset import SPLITS
 
 from dlip import ablation, records
 from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text
@@ -18,6 +17,7 @@ from dlip.cli import parser
 from dlip.commands import train_config
 from dlip.common.errors import UserError
 from dlip.common.files import held, write_json
+from dlip.data.scenes.dataset import SPLITS
 from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
 from tests.helpers import make_record
 

@@ -10,7 +10,6 @@ import gradio as gr
 import pytest
 import torch
 import yaml
-from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,6 +18,7 @@ import dlip
 from app import compare, models, pictures, search, space
 from app.page import build
 from dlip.common.errors import Unable, UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.models.generate import Decoder
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"

@@ -8,11 +8,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import compare, search
+from dlip.data.scenes.dataset import Scenes
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}

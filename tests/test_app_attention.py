@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 from gradio.context import LocalContext
 from PIL import Image
 
 import dlip
 from app import attention as page
 from app import attributions, looks, models, pictures, work
-from dlip.attention import answer_maps, cover, differ, image_maps, mass, patches, pointing, word_maps
-from dlip.attribution import Score, grad_cam
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.render import masks
+from dlip.evaluation.attention_maps import answer_maps, cover, differ, image_maps, mass, patches, pointing, word_maps
+from dlip.evaluation.attribution import Score, grad_cam
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 NAMES = {"teacher": TEACHER, "student": STUDENT}

@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import compare
+from dlip.data.scenes.dataset import Scenes
 from dlip.memory import resident_mb
 from tests.helpers import running_app
 

@@ -10,7 +10,6 @@ import zlib
 import gradio as gr
 import numpy as np
 import pytest
-from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 import app
@@ -19,6 +18,7 @@ from app import attention, compare, disagreements, guard, models, parts, search
 from app.page import build, public, serve
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.transforms import MAX_PIXELS
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"

@@ -8,17 +8,17 @@ import re
 import time
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 from gradio_client import Client, handle_file
 from PIL import Image
 
 import dlip
 from app import attention, attributions, disagreements, pictures, tradeoffs
-from dlip import disagreement
-from dlip.attention import answer_maps, differ, word_maps
+from dlip.data.scenes.dataset import Scenes
+from dlip.evaluation import disagreement
+from dlip.evaluation.attention_maps import answer_maps, differ, word_maps
+from dlip.evaluation.tasks import evaluate
 from dlip.rec_compare import summary
 from dlip.records import frame
-from dlip.tasks import evaluate
 from tests.helpers import slowed, write
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"

@@ -6,20 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 
 from app import disagreements as worst
 from app import models, shipped
 from app import tradeoffs as page
 from app.page import build
-from dlip import disagreement
 from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.data.scenes.dataset import Scenes
+from dlip.evaluation import disagreement
+from dlip.evaluation.tasks import captioning, evaluate
+from dlip.evaluation.tasks.base import Unavailable
 from dlip.rec_compare import summary
 from dlip.records import frame
-from dlip.tasks import captioning, evaluate
-from dlip.tasks.base import Unavailable
 from tests.helpers import make_record
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 from dlip import bench
@@ -16,6 +15,7 @@ from dlip.bench import demo, growth, modules, precision, reading, reranking, sea
 from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.write import write_folder
 from dlip.experiment import texts_of

@@ -9,11 +9,11 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 
 from dlip import ablation
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.write import write_folder
 from dlip.grids import FULL, GRIDS, WHOLE
 from dlip.rec_write import append

@@ -4,12 +4,12 @@ import json
 import re
 
 import pytest
-from dlip.data.scenes.dataset import SPLITS
 
 from dlip import records
 from dlip.checkpoints.load import BUILT_IN
 from dlip.cli import main
 from dlip.common.files import read_json
+from dlip.data.scenes.dataset import SPLITS
 from dlip.demo import LIVE, SHIPPED
 
 

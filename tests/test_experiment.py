@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import SPLITS, Scenes
 
 import dlip
 from dlip import data, experiment, records
@@ -14,6 +13,7 @@ from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data import First
 from dlip.data.batch import Item, Question
+from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.data.write import write_folder
 from dlip.experiment import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
 from dlip.models.med import Med

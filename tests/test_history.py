@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from dlip.data.scenes.dataset import SPLITS
 
 from dlip import records
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import SPLITS
 from dlip.history import history
 
 

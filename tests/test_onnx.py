@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 import dlip
@@ -15,11 +14,12 @@ from dlip import onnx_export
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.data.scenes.dataset import Scenes
+from dlip.evaluation.tasks import evaluate, exported
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.med import Med
 from dlip.onnx_runner import Runner
-from dlip.tasks import evaluate, exported
 from dlip.vlm import VLM
 from tests.helpers import scattered
 

@@ -6,15 +6,15 @@ import shlex
 from pathlib import Path
 
 import pytest
-from dlip.data.scenes.dataset import SPLITS
 from PIL import Image
 
 from dlip import ablation, data
 from dlip.cli import main, parser
 from dlip.conclusions import conclusions
+from dlip.data.scenes.dataset import SPLITS
+from dlip.evaluation.tasks.vqa import blind_baseline
 from dlip.rec_write import append
 from dlip.records import read
-from dlip.tasks.vqa import blind_baseline
 from tests.helpers import make_record
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

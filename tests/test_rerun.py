@@ -6,13 +6,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 
 from dlip import data, records
 from dlip.checkpoints.load import model_folder
 from dlip.cli import INTERRUPTED, main, parser
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.data.scenes.dataset import Scenes
 from dlip.rec_write import append
 from dlip.rerun import check_history, chosen, circumstances, command, difference
 from dlip.training.config import CACHE

@@ -9,8 +9,8 @@ from PIL import Image
 
 import dlip
 from dlip.common.errors import UserError
+from dlip.evaluation.tasks.vqa import log_likelihood
 from dlip.models.med import Med
-from dlip.tasks.vqa import log_likelihood
 from dlip.vlm import VLM
 
 TEXTS = ["a red circle", "a large blue star left of a small green square above a cross", "nothing", "a"]

@@ -1,16 +1,16 @@
 """The models that ship: they load, are as small as promised, and say how they were made."""
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 
 import dlip
 from dlip import records
 from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.cli import parser
 from dlip.common.files import read_json
+from dlip.data.scenes.dataset import Scenes
 from dlip.efficiency import summary
+from dlip.evaluation.tasks import captioning
 from dlip.models.config import ModelConfig
-from dlip.tasks import captioning
 
 MORE = ("student-mid", "student-undistilled-4k", "student-40k", "student-undistilled-40k")
 NAMES = ("scenes/student", "scenes/student-undistilled", "scenes/teacher")

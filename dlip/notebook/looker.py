@@ -20,8 +20,8 @@ class Looker:
     def __init__(self, models: dict[str, "VLM"], dataset, picture: int, caption: int = 0):
         import torch
 
-        from dlip.attention import named, word_maps
         from dlip.data.scenes.render import masks
+        from dlip.evaluation.attention_maps import named, word_maps
 
         item, scene = dataset[picture], dataset.scene(picture)
         self.models, self.image, self.text = models, item.image, item.captions[caption]
@@ -43,7 +43,7 @@ class Looker:
 
     def attention(self, word: int, layer: int = -1, head: int | None = None, student: str = "distilled"):
         """Cross-attention of a word in teacher and student, with the divergence of the two maps."""
-        from dlip.attention import differ
+        from dlip.evaluation.attention_maps import differ
 
         pair = {role: self.maps[role] for role in ("teacher", student)}
         shown = [(role, role, maps.patches(word, layer, head).numpy()) for role, maps in pair.items()]
@@ -52,7 +52,7 @@ class Looker:
 
     def attributions(self, word: int, method: str = METHODS[0], student: str = "distilled"):
         """Which pixels make the decoder say a word, in teacher and student, by one of `METHODS`."""
-        from dlip import attribution
+        from dlip.evaluation import attribution
 
         function = {
             "integrated gradients": attribution.integrated_gradients,

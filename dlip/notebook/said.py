@@ -55,8 +55,8 @@ def scores(models: Sequence[tuple[str, str, "VLM"]], dataset):
     pictures make recall easy."""
     import pandas as pd
 
+    from dlip.evaluation.tasks import evaluate
     from dlip.schema import find
-    from dlip.tasks import evaluate
 
     rows = {}
     for name, _, vlm in models:

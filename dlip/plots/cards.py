@@ -31,7 +31,7 @@ def cards(
 ) -> str:
     """A card for each row: the picture, what was asked, what the teacher and the student said and scored, the truth.
 
-    rows: as `dlip.disagreement.disagreements` gives them. items: image_id -> Item, as `items_of`
+    rows: as `dlip.evaluation.disagreement.disagreements` gives them. items: image_id -> Item, as `items_of`
     there. role: the student's, whose colour it has. The words in which the student differs are marked.
     """
     if rows.empty:

@@ -1,12 +1,12 @@
-"""The figures of `dlip.tasks.evaluate` for an exported model, as its runner has them (dlip/onnx_runner.py)."""
+"""The figures of `dlip.evaluation.tasks.evaluate` for an exported model, as its runner has them (dlip/onnx_runner.py)."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dlip.evaluation.tasks import captioning, retrieval, vqa
+from dlip.evaluation.tasks.base import Outcome
 from dlip.onnx_runner import Runner
-from dlip.tasks import captioning, retrieval, vqa
-from dlip.tasks.base import Outcome
 
 BATCH = 64
 

@@ -115,7 +115,7 @@ def test_a_folder_that_answers_questions(pictures, tmp_path):
 
 
 def test_what_a_checkpoint_lacks_is_refused(pictures, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr("dlip.tasks.captioning.find_java", lambda: None)  # its metrics take long
+    monkeypatch.setattr("dlip.evaluation.tasks.captioning.find_java", lambda: None)  # its metrics take long
     model = dlip.load(stock_folder(stock("caption"), tmp_path / "theirs"))
     model.save(tmp_path / "saved")
     for one in (model, dlip.load(tmp_path / "saved")):

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from dlip.data.scenes.dataset import Scenes
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +19,7 @@ from dlip.checkpoints.tensors import read_tensors
 from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.data.collate import Collate
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import scenes_size
 from dlip.models.med import Med

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from dlip.data.scenes.dataset import SPLITS
 from PIL import Image
 
 from dlip.cli import main
 from dlip.data.audit import check, text
+from dlip.data.scenes.dataset import SPLITS
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 from PIL import Image
 
 from dlip import data
@@ -13,6 +12,7 @@ from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.audit import check
 from dlip.data.joined import Joined
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.pack import write_shards
 from dlip.experiment import new_model, prepare, texts_of, vocabulary
 from dlip.training.config import TrainConfig

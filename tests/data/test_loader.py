@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 
 from dlip.common.errors import UserError
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, EpochItems, epoch_order, sound, train_loader
+from dlip.data.scenes.dataset import Scenes
 
 
 def test_an_epoch_is_a_permutation_of_its_own():

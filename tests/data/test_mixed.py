@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 
+from dlip.data.scenes.dataset import Scenes
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher

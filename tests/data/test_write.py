@@ -1,9 +1,9 @@
 """A data set that is written as a folder is read back as it was."""
 
 import numpy as np
-from dlip.data.scenes.dataset import Scenes
 
 from dlip import data
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.write import write_folder
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 
 from dlip.cli import main
 from dlip.data.collate import Collate
+from dlip.data.scenes.dataset import Scenes
 from dlip.efficiency import task_macs
 from dlip.experiment import new_model, new_student
 from dlip.models.config import scenes_size

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 from torch.autograd.graph import saved_tensors_hooks
 
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.layer_modes import can_compile, run_layers

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
+from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.training.run_folder import hashed

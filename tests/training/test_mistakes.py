@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 from tokenizers import Tokenizer as FastTokenizer
 from torch.utils.data import get_worker_info
 
 from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.training.loop import train
 from dlip.training.run_folder import Run

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.normalizers import BertNormalizer
 
@@ -25,6 +24,7 @@ from dlip.common.files import own_file
 from dlip.data import First
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.features import hard_negatives
 from dlip.models.med import Med

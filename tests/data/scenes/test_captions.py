@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.text import captions, vocabulary
 from dlip.data.scenes.truth import Fact, certain, describes, fits, judge, mentions, read, referents
 from dlip.data.scenes.world import ATTRIBUTES, Object, Scene

@@ -8,9 +8,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from dlip.data.scenes.dataset import PLACES, SPLITS, Scenes
 
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import PLACES, SPLITS, Scenes
 from dlip.data.scenes.render import masks, render
 from dlip.data.scenes.world import (
     COLORS,

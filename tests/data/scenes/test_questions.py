@@ -4,8 +4,8 @@ import re
 from collections import Counter, defaultdict
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.questions import questions
 from dlip.data.scenes.world import COLORS, SHAPES, SIZES, TEXTURES, Object, Scene
 

@@ -9,8 +9,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
-from dlip.data.shards.dataset import Shards
 from PIL import Image
 
 from dlip import data
@@ -18,7 +16,8 @@ from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
-from dlip.data.shards.dataset import tar_index
+from dlip.data.scenes.dataset import Scenes
+from dlip.data.shards.dataset import Shards, tar_index
 from dlip.data.shards.download import cache_folder
 from dlip.data.shards.naming import braces, shards
 from dlip.data.shards.pack import write_shards

@@ -9,13 +9,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 
 from dlip import data
 from dlip.common.errors import UserError
 from dlip.data import audit
 from dlip.data.collate import Collate
 from dlip.data.loader import Batches, train_loader
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.dataset import download
 from dlip.data.shards.pack import write_shards
 from tests.helpers import jpeg, write_tar

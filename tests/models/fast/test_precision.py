@@ -9,7 +9,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.nn.functional as F
-from dlip.data.scenes.dataset import Scenes
 
 import dlip
 from dlip.ablation import ablate
@@ -17,6 +16,7 @@ from dlip.checkpoints.init_from import begin
 from dlip.checkpoints.tensors import load_weights, weights
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
 from dlip.export import to_precision, to_transformers
 from dlip.grids import FULL, QUICK
 from dlip.models.fast.linear import Linear

@@ -1,10 +1,10 @@
 """The worst items first, each of another picture, with what both said."""
 
 import pytest
-from dlip.data.scenes.dataset import Scenes
 
 from dlip.common.errors import UserError
-from dlip.disagreement import disagreements, items_of
+from dlip.data.scenes.dataset import Scenes
+from dlip.evaluation.disagreement import disagreements, items_of
 
 
 def items(*rows: tuple) -> dict:

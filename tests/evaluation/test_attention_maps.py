@@ -5,10 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from dlip.data.scenes.dataset import Scenes
 
-from dlip import attention, experiment, records
-from dlip.attention import (
+from dlip import experiment, records
+from dlip.common.errors import UserError
+from dlip.data.batch import Batch
+from dlip.data.scenes.dataset import Scenes
+from dlip.data.scenes.render import masks
+from dlip.data.tokenizer import Tokenizer
+from dlip.evaluation import attention_maps
+from dlip.evaluation.attention_maps import (  # fmt: skip
     answer_maps,
     cover,
     differ,
@@ -23,11 +28,7 @@ from dlip.attention import (
     pointing,
     rollout,
     word_maps,
-)  # fmt: skip
-from dlip.common.errors import UserError
-from dlip.data.batch import Batch
-from dlip.data.scenes.render import masks
-from dlip.data.tokenizer import Tokenizer
+)
 from dlip.models.config import scenes_size
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
@@ -212,7 +213,7 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
         maps[..., 0], maps[..., 1 + place] = 0.5, 0.5  # [CLS] is left out
         return [maps]
 
-    monkeypatch.setattr(attention, "cross", stare)
+    monkeypatch.setattr(attention_maps, "cross", stare)
     hits, under, others, areas, touched = [], [], [], [], []
     for i in range(5):
         scene = scenes.scene(i)
@@ -237,13 +238,13 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
 
 def test_a_map_that_knows_nothing_scores_what_chance_does(tiny, scenes, monkeypatch):
     even = lambda med, states, ids, mask, source, layers: [torch.full((len(ids), 4, ids.shape[1], 37), 1 / 37)]  # noqa: E731
-    monkeypatch.setattr(attention, "cross", even)
+    monkeypatch.setattr(attention_maps, "cross", even)
     found = measure(tiny, scenes)
     assert found["fusion"]["mass"] == pytest.approx(found["chance"]["mass"])
 
 
 def test_data_that_name_no_object_are_refused(tiny, scenes, monkeypatch):
-    monkeypatch.setattr(attention, "named", lambda caption, scene: {})
+    monkeypatch.setattr(attention_maps, "named", lambda caption, scene: {})
     with pytest.raises(UserError, match="no caption of scenes test names an object"):
         measure(tiny, scenes)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dlip.common.errors import Unable
-from dlip.tasks import retrieval
-from dlip.tasks.base import Unavailable
-from dlip.tasks.retrieval import predict, score
+from dlip.evaluation.tasks import retrieval
+from dlip.evaluation.tasks.base import Unavailable
+from dlip.evaluation.tasks.retrieval import predict, score
 from tests.helpers import plain_rank
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dlip.data.batch import Item
-from dlip.tasks.base import Outcome, Progress, Unavailable, batches, counted, percent, within
-from dlip.tasks.ranking import Nearest, nearest, reranked
+from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, counted, percent, within
+from dlip.evaluation.tasks.ranking import Nearest, nearest, reranked
 
 RECALLS = (1, 5, 10)
 TEXTS = 64  # texts that are read at once

@@ -11,9 +11,9 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from dlip.tasks import captioning
-from dlip.tasks.base import Unavailable
-from dlip.tasks.captioning import facts, find_java, plain_tokens, score
+from dlip.evaluation.tasks import captioning
+from dlip.evaluation.tasks.base import Unavailable
+from dlip.evaluation.tasks.captioning import facts, find_java, plain_tokens, score
 
 CAPTIONS = ["A dog runs on the beach.", "", "two men don't play (chess)", "a “red” car — parked"]
 REFERENCES = [

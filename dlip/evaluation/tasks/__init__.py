@@ -7,8 +7,8 @@ import torch
 
 from dlip.common.errors import Unable, UserError
 from dlip.data import open as open_data
-from dlip.tasks import captioning, retrieval, vqa
-from dlip.tasks.base import Progress, Unavailable, within
+from dlip.evaluation.tasks import captioning, retrieval, vqa
+from dlip.evaluation.tasks.base import Progress, Unavailable, within
 from dlip.vlm import VLM
 
 TASKS = {"retrieval": retrieval.run, "caption": captioning.run, "vqa": vqa.run}

@@ -21,7 +21,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
 from dlip.data.scenes.truth import describes
 from dlip.data.scenes.world import Scene
-from dlip.tasks.base import Outcome, Progress, Unavailable, batches, percent
+from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, percent
 
 JARS = Path(next(iter(pycocoevalcap.__path__)))
 PATIENCE_S = 1800  # for one Java program

@@ -7,12 +7,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from dlip.data.scenes.dataset import Scenes
 
 import dlip.models.med
-from dlip.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
+from dlip.data.scenes.dataset import Scenes
+from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM

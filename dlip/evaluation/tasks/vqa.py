@@ -15,9 +15,9 @@ from torch import Tensor
 from dlip.common.errors import UserError, one_line
 from dlip.data.answers import normalise
 from dlip.data.batch import Item, Question
+from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, percent
 from dlip.models.generate import generate
 from dlip.models.token_ids import next_words
-from dlip.tasks.base import Outcome, Progress, Unavailable, batches, percent
 
 QUESTIONS = 128  # questions that are answered at once
 PAIRS = 256  # pairs of question and candidate answer that the decoder reads at once

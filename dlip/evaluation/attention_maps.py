@@ -20,11 +20,11 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import read, referents
 from dlip.data.scenes.world import Scene
+from dlip.evaluation.tasks.base import percent
 from dlip.models.features import Trace, Want
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
 from dlip.models.token_ids import first_token, prompted
-from dlip.tasks.base import percent
 from dlip.vlm import VLM, Picture
 
 SOURCES = ("fusion", "decoder")

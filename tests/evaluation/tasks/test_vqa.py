@@ -6,8 +6,8 @@ import torch
 from dlip.common.errors import UserError
 from dlip.data.answers import normalise
 from dlip.data.batch import Item, Question
-from dlip.tasks import vqa
-from dlip.tasks.vqa import best_answers, blind_baseline, log_likelihood, score, soft_accuracy
+from dlip.evaluation.tasks import vqa
+from dlip.evaluation.tasks.vqa import best_answers, blind_baseline, log_likelihood, score, soft_accuracy
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from captum.attr import IntegratedGradients, Occlusion
 from torch import Tensor
 
-from dlip.attention import pieces
 from dlip.common.errors import UserError
+from dlip.evaluation.attention_maps import pieces
 from dlip.models.features import Trace, Want
 from dlip.models.token_ids import prompted
 from dlip.vlm import VLM, Picture

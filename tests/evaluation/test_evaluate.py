@@ -9,8 +9,8 @@ import torch
 import dlip
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.tasks import TASKS, captioning
-from dlip.tasks.base import Outcome
+from dlip.evaluation.tasks import TASKS, captioning
+from dlip.evaluation.tasks.base import Outcome
 from dlip.vlm import VLM
 
 
@@ -20,7 +20,9 @@ class Data(list):
 
 @pytest.fixture(autouse=True)
 def no_java(monkeypatch):
-    monkeypatch.setattr(captioning, "find_java", lambda: None)  # a second a call, and tests/test_captioning.py has it
+    monkeypatch.setattr(
+        captioning, "find_java", lambda: None
+    )  # a second a call, and tests/evaluation/tasks/test_captioning.py has it
 
 
 def test_figures_of_an_untrained_model(tiny, scenes):

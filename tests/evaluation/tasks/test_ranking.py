@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dlip.tasks import ranking
-from dlip.tasks.ranking import Nearest, nearest, ranks, reranked
+from dlip.evaluation.tasks import ranking
+from dlip.evaluation.tasks.ranking import Nearest, nearest, ranks, reranked
 from tests.helpers import plain_rank
 
 
