@@ -14,9 +14,9 @@ from app import guard, inputs, models, parts, pictures
 from app.guard import QUICK
 from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import Unable, UserError
+from dlip.cost.count import needed_params, task_macs
 from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import square
-from dlip.efficiency import needed_params, task_macs
 from dlip.html import marked
 from dlip.vlm import VLM
 

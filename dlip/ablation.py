@@ -17,8 +17,8 @@ from dlip import data, experiment, history, records
 from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import held, read_json
+from dlip.cost.count import TASKS, task_macs
 from dlip.data.scenes.dataset import SPLITS, Scenes
-from dlip.efficiency import TASKS, task_macs
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
 from dlip.models.config import ModelConfig, preset

@@ -52,7 +52,7 @@ def show(value: dict, args: argparse.Namespace) -> None:
 
 def models(args: argparse.Namespace) -> None:
     from dlip.checkpoints.load import built_in_models
-    from dlip.sizes import models_table, models_text
+    from dlip.cost.sizes import models_table, models_text
 
     table = models_table()
     if args.json:

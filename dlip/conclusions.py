@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from dlip.ablation import SCORES, matched
-from dlip.efficiency import paper_count
+from dlip.cost.count import paper_count
 from dlip.grids import FULL, IMAGE, TEXT, UNLIKE, WHOLE, Plan, changed, pair
 from dlip.models.config import preset
 from dlip.outcomes import PER_PICTURE, outcomes

@@ -10,7 +10,7 @@ from dlip import experiment
 from dlip.checkpoints.load import BUILT_IN
 from dlip.common.errors import number_of
 from dlip.common.files import read_json
-from dlip.latency import compare_latency
+from dlip.cost.latency import compare_latency
 from dlip.report import finding, report, table
 from dlip.training.config import TrainConfig
 from dlip.training.terms import AT, HR, KD, VLP

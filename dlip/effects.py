@@ -7,7 +7,7 @@ import pandas as pd
 
 from dlip.ablation import SCORES, matched, table
 from dlip.conclusions import Sums, interval, per_picture
-from dlip.efficiency import paper_count
+from dlip.cost.count import paper_count
 from dlip.grids import FULL, IMAGE, SWEEPS, TEXT, Grid, Plan, changed, grid, pair
 from dlip.models.config import preset
 

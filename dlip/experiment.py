@@ -14,14 +14,14 @@ from dlip.checkpoints.init_from import begin
 from dlip.common.distributed import on_main
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import write_json
+from dlip.cost.count import summary
+from dlip.cost.latency import NEEDS, compare_latency
+from dlip.cost.memory import memory
 from dlip.data.tokenizer import Tokenizer
-from dlip.efficiency import summary
 from dlip.evaluation import attention_maps
 from dlip.evaluation.tasks import SCORED, evaluate
 from dlip.experiment_config import LATENCY_REPEATS
 from dlip.history import given, history, made
-from dlip.latency import NEEDS, compare_latency
-from dlip.memory import memory
 from dlip.models.composite import SEES
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import precision

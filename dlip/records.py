@@ -14,8 +14,8 @@
 - losses: "step" and each term as lists of one length, at most 100 points.
 - metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as `dlip.evaluation.attention_maps.measure`
   does; null where not measured.
-- efficiency: as `dlip.efficiency.summary` yields it, with "latency" as `dlip.latency.latency` does and "memory" as
-  `dlip.memory.memory`.
+- efficiency: as `dlip.cost.count.summary` yields it, with "latency" as `dlip.cost.latency.latency` does and "memory" as
+  `dlip.cost.memory.memory`.
 - samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; the last three are lists
   of one length.
 - notes: why a metric is null, by its name; under "data" how many faults of the data were left out, under "steps"

@@ -30,8 +30,8 @@ from app.gate import FILES
 from app.served import served
 from app.shares import HEAD_S
 from dlip.checkpoints.load import BUILT_IN
+from dlip.cost.memory import resident_mb
 from dlip.data.scenes.dataset import Scenes
-from dlip.memory import resident_mb
 
 TEACHER, STUDENTS = "scenes/teacher", ("scenes/student", "scenes/student-undistilled")
 QUESTION, SENTENCE = "what color is the star?", "a red circle above a blue star"

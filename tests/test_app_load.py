@@ -9,8 +9,8 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import compare
+from dlip.cost.memory import resident_mb
 from dlip.data.scenes.dataset import Scenes
-from dlip.memory import resident_mb
 from tests.helpers import running_app
 
 VISITORS, SECONDS, KINDS = 30, 60, 6

@@ -98,6 +98,6 @@ def test_figures_are_drawn_for_what_was_measured(found):
     ],
 )
 def test_too_much_is_refused_before_anything_is_measured(change, said, monkeypatch):
-    monkeypatch.setattr("dlip.latency._time", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("dlip.cost.latency._time", lambda *_: pytest.fail("measured"))
     with pytest.raises(UserError, match=said):
         page.speed(TEACHER, STUDENT, **change)

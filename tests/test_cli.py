@@ -257,7 +257,7 @@ def test_a_terminal_of_few_characters_shows_escapes(monkeypatch):
     """And names of odd bytes."""
     screen = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(screen, "ascii", write_through=True))
-    monkeypatch.setattr("dlip.sizes.models_text", lambda table: "± " + os.fsdecode(b"caf\xe9"))
+    monkeypatch.setattr("dlip.cost.sizes.models_text", lambda table: "± " + os.fsdecode(b"caf\xe9"))
     assert main(["models"]) == 0 and screen.getvalue().startswith(b"\\xb1 caf\\udce9\n")
 
 
@@ -285,11 +285,11 @@ def test_how_much_the_cache_may_take_is_said(tmp_path, capsys):
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
 def test_too_little_memory_is_a_sentence(error, monkeypatch, capsys):
-    monkeypatch.setattr("dlip.sizes.models_table", Mock(side_effect=error))
+    monkeypatch.setattr("dlip.cost.sizes.models_table", Mock(side_effect=error))
     assert main(["models"]) == 2
     assert (
         capsys.readouterr().err == "dlip: there is not enough memory for this; take a smaller --batch-size or --size\n"
     )
-    monkeypatch.setattr("dlip.sizes.models_table", Mock(side_effect=RuntimeError("a fault of ours")))
+    monkeypatch.setattr("dlip.cost.sizes.models_table", Mock(side_effect=RuntimeError("a fault of ours")))
     with pytest.raises(RuntimeError, match="a fault of ours"):
         main(["models"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlip.conclusions import CONCLUSIONS, FAILS, HOLDS, OPEN, Claim, Sums, conclusions, interval, judge, slopes, text
-from dlip.efficiency import paper_count
+from dlip.cost.count import paper_count
 from dlip.grids import GRIDS, WHOLE
 from dlip.models.config import preset
 from tests.helpers import grid, made

@@ -145,8 +145,8 @@ def test_every_loss_that_is_measured_alone_leaves_its_record(typed, glanced, tmp
 
 def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):
     clock = {"teacher": 8.0, "model": 2.0}  # ms of each call
-    monkeypatch.setattr("dlip.latency.Workload.__call__", lambda work: None)
-    monkeypatch.setattr("dlip.latency._time", lambda call, device: next(turns))
+    monkeypatch.setattr("dlip.cost.latency.Workload.__call__", lambda work: None)
+    monkeypatch.setattr("dlip.cost.latency._time", lambda call, device: next(turns))
     turns = itertools.cycle(clock.values())
     figures, _ = measure(tiny, scenes, latency_repeats=3, progress=False, teacher=tiny, tasks=("vqa",))
     assert figures["efficiency"]["latency"]["share"] == 25 and figures["efficiency"]["latency"]["p50_ms"] == 2

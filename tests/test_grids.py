@@ -6,7 +6,7 @@ from dlip.ablation import identity
 from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.efficiency import paper_count
+from dlip.cost.count import paper_count
 from dlip.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
 from dlip.models.config import preset
 from dlip.training.terms import AT, HR, KD, weights

@@ -7,8 +7,8 @@ from dlip import records
 from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.cli import parser
 from dlip.common.files import read_json
+from dlip.cost.count import summary
 from dlip.data.scenes.dataset import Scenes
-from dlip.efficiency import summary
 from dlip.evaluation.tasks import captioning
 from dlip.models.config import ModelConfig
 

@@ -3,7 +3,7 @@
 import torch
 
 from dlip.checkpoints.load import built_in_models
-from dlip.latency import compare_latency
+from dlip.cost.latency import compare_latency
 from dlip.vlm import VLM
 
 

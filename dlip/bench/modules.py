@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from dlip.bench import by_turns, row
 from dlip.bench.step import words
+from dlip.cost.count import decoder_macs, image_macs, step_macs
+from dlip.cost.latency import Workload
 from dlip.data.scenes.dataset import Scenes
-from dlip.efficiency import decoder_macs, image_macs, step_macs
 from dlip.experiment import new_model
-from dlip.latency import Workload
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
 

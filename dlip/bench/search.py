@@ -7,8 +7,8 @@ from statistics import median
 import torch
 
 from dlip.bench import row
+from dlip.cost.memory import peak_bytes
 from dlip.evaluation.tasks.ranking import nearest
-from dlip.memory import peak_bytes
 
 WIDTH, PICTURES, CAPTIONS, K = 256, 5000, 5, 128
 SHARES = (8, 4, 2, 1)

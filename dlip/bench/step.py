@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from dlip import data as data_sets
 from dlip.bench import row
 from dlip.common.errors import UserError
+from dlip.cost.memory import peak_bytes
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiment import new_model, new_student, texts_of
-from dlip.memory import peak_bytes
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.dry_run import budget

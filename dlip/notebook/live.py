@@ -40,7 +40,7 @@ def recipe(size: str = "scenes-student", **weights: float):
     """The choice of a size and of weights (a group or a term each) as options of `dlip distill`, in Markdown."""
     from IPython.display import Markdown
 
-    from dlip.efficiency import params
+    from dlip.cost.count import params
     from dlip.models import config
     from dlip.notebook.controls import weights_text
     from dlip.training import terms
@@ -54,7 +54,7 @@ def anatomy(image: str, text: str):
     """A student of the grid `modules`, its thousands of parameters by module beside the teacher's, as a table."""
     import pandas as pd
 
-    from dlip.efficiency import params
+    from dlip.cost.count import params
     from dlip.grids import IMAGE, TEXT, changed
     from dlip.models.config import preset
 

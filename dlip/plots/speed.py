@@ -18,7 +18,7 @@ SHOWN = dict(minsize=10, mode="hide")
 def latency_bars(models: dict[str, dict], roles: dict[str, str], title: str | None = None) -> go.Figure:
     """A bar a model, the medians of its modules one after another; beside them its p50 and p95 end to end as marks.
 
-    models: name -> figures, "models" of `dlip.latency.compare_latency`. roles: name -> role, for its colour.
+    models: name -> figures, "models" of `dlip.cost.latency.compare_latency`. roles: name -> role, for its colour.
     """
     fig, names = figure(title or _slowest(models)), [*map(escape, models)]
     for part, share in PARTS.items():
@@ -45,7 +45,7 @@ def latency_bars(models: dict[str, dict], roles: dict[str, str], title: str | No
 def throughput_curves(
     batches: list[int], rates: dict[str, list[float]], roles: dict[str, str], title: str | None = None
 ) -> go.Figure:
-    """Items a second against the size of the batch, a line a model; rates: as `dlip.latency.throughput` gives them."""
+    """Items a second against the size of the batch, a line a model; rates: as `dlip.cost.latency.throughput` gives them."""
     best = max(rates, key=lambda name: max(rates[name]))
     at = batches[rates[best].index(max(rates[best]))]
     fig = figure(title or f"At most {max(rates[best]):,.0f} a second: {escape(best)}, {at} at a time")
@@ -64,7 +64,7 @@ def throughput_curves(
 def memory_bars(memories: dict[str, dict], roles: dict[str, str], title: str | None = None) -> go.Figure:
     """A bar a model: its weights, and the task's peak on top of them, in MB.
 
-    memories: name -> figures of `dlip.memory.memory`; a peak of None is no bar.
+    memories: name -> figures of `dlip.cost.memory.memory`; a peak of None is no bar.
     """
     whole = {name: one["weights_mb"] + (one["peak_mb"] or 0) for name, one in memories.items()}
     fig = figure(title or ", ".join(f"{escape(name)} {mb:,.1f} MB" for name, mb in whole.items()))

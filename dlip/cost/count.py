@@ -1,4 +1,4 @@
-"""What a model costs, counted: parameters and FLOPs by module and by task. `dlip.latency` measures the cost.
+"""What a model costs, counted: parameters and FLOPs by module and by task. `dlip.cost.latency` measures the cost.
 
 **Parameters** are every stored tensor that inference needs: tied ones once; momentum copies and what only
 distillation uses never.

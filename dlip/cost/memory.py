@@ -11,7 +11,7 @@ import torch
 from torch.autograd.profiler import profile
 from torch.autograd.profiler_util import MEMORY_EVENT_NAME
 
-from dlip.latency import Workload
+from dlip.cost.latency import Workload
 from dlip.models.med import Med
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ import torch
 
 import dlip
 from dlip.common.errors import UserError
-from dlip.efficiency import TASKS
-from dlip.latency import Workload, compare_latency, latency, throughput
-from dlip.memory import memory, peak_on_cpu
+from dlip.cost.count import TASKS
+from dlip.cost.latency import Workload, compare_latency, latency, throughput
+from dlip.cost.memory import memory, peak_on_cpu
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
 
@@ -82,7 +82,9 @@ def test_progress_rises_to_the_end_and_can_stop_the_work(med):
 def test_throughput_is_the_batch_over_its_median_time(med, monkeypatch):
     clock = iter([9000, 9000, *(time for ms in (10, 40, 20) for time in (ms, 2 * ms)),
                   9000, 9000, *(time for ms in (20, 80, 40) for time in (ms, 2 * ms))])  # fmt: skip
-    monkeypatch.setattr("dlip.latency._time", lambda call, device: next(clock))  # ms, the first round of each apart
+    monkeypatch.setattr(
+        "dlip.cost.latency._time", lambda call, device: next(clock)
+    )  # ms, the first round of each apart
     shares = []
     found = throughput({"one": med, "two": med}, "retrieval", batches=(1, 4), repeats=3, progress=shares.append)
     assert found == {"one": [50.0, 100.0], "two": [25.0, 50.0]}  # medians of 20 and 40 ms, then of 40 and 80

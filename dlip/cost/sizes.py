@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from dlip.efficiency import NEW_TOKENS, TASKS, TEXT_TOKENS, paper_count, params, task_macs, task_params
+from dlip.cost.count import NEW_TOKENS, TASKS, TEXT_TOKENS, paper_count, params, task_macs, task_params
 from dlip.models.config import IMAGE_SIZES, PRESETS, TEXT_SIZES, ModelConfig, paper_size
 
 PRINTED = {

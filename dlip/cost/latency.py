@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dlip.common.errors import UserError
-from dlip.efficiency import NEW_TOKENS, TASKS, TEXT_TOKENS
+from dlip.cost.count import NEW_TOKENS, TASKS, TEXT_TOKENS
 from dlip.models.generate import Decoder, generate
 from dlip.models.med import Med
 
