@@ -15,7 +15,7 @@ from app import pictures
 from app.served import served
 from dlip.bench import about
 from dlip.common.errors import UserError
-from dlip.rec_write import append
+from dlip.records.write import append
 
 RESULTS = "results/bench/app.jsonl"
 ROUNDS = 15

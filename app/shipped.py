@@ -11,8 +11,8 @@ from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.grids import GRIDS
-from dlip.rec_compare import sources
 from dlip.records import frame, read
+from dlip.records.compare import sources
 
 RESULTS = Path(dlip.__file__).parents[1] / "results"
 MAIN = "playground"

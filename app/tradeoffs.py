@@ -19,10 +19,10 @@ from dlip.grids import GRIDS
 from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title
-from dlip.rec_compare import sources, summary
-from dlip.rec_write import SAMPLES
 from dlip.records import frame
-from dlip.schema import COSTS, ROLES, SCORES
+from dlip.records.compare import sources, summary
+from dlip.records.schema import COSTS, ROLES, SCORES
+from dlip.records.write import SAMPLES
 
 SHOWN = 4
 """Samples of a point that are shown."""

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 
 from dlip.common.errors import UserError, number_of, three_digits
-from dlip.rec_compare import latest, retention, sources, summary, timed_alike
 from dlip.records import frame
+from dlip.records.compare import latest, retention, sources, summary, timed_alike
 
 SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
@@ -19,7 +19,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     """The student that keeps most of its teacher's scores within `budget` (of `COSTS` -> most).
 
     found: as `dlip.records.read` gives them, measured on the same pictures. metric: of `SCORES`, or "all", the least
-    kept of the four. Latencies are as `dlip.rec_compare.timed_alike` gives them. Returns
+    kept of the four. Latencies are as `dlip.records.compare.timed_alike` gives them. Returns
     {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model",
     "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the teacher's by
     score and "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an unknown metric,
@@ -76,7 +76,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
 
 
 def _students(df: pd.DataFrame) -> pd.DataFrame:
-    """`dlip.rec_compare.summary` of the students, with <it>_kept of scores, "all" and costs, and <score>_kept_sd."""
+    """`dlip.records.compare.summary` of the students, with <it>_kept of scores, "all" and costs, and <score>_kept_sd."""
     rows = summary(df)
     kept = retention(df)
     kept["all"] = kept[list(SCORES)].min(axis=1, skipna=False)

@@ -32,7 +32,7 @@ CLASSES = {
 def card(task: str, vlm, c: ModelConfig, record: dict) -> str:
     """Markdown with the hub's header. vlm: the model by its name and vocabulary; c: the sizes of the part exported.
 
-    record: as dlip/records.py has it, a part of it, or nothing: what is not known is left out.
+    record: as dlip/records/read.py has it, a part of it, or nothing: what is not known is left out.
     """
     parts = [
         header(task),

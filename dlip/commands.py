@@ -225,7 +225,7 @@ def advise(args: argparse.Namespace) -> None:
 
 def bench(args: argparse.Namespace) -> None:
     from dlip import bench as benches
-    from dlip.rec_write import append
+    from dlip.records.write import append
 
     asked = {"data": args.data, "rounds": args.rounds}
     asked = {name: value for name, value in asked.items() if value is not None}

@@ -24,7 +24,7 @@ from dlip.ablation import SCORES, matched
 from dlip.cost.count import paper_count
 from dlip.grids import FULL, IMAGE, TEXT, UNLIKE, WHOLE, Plan, changed, pair
 from dlip.models.config import preset
-from dlip.outcomes import PER_PICTURE, outcomes
+from dlip.records.outcomes import PER_PICTURE, outcomes
 
 MARGIN = 1.0
 """Points that count as no difference."""

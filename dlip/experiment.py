@@ -26,8 +26,8 @@ from dlip.models.composite import SEES
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import precision
 from dlip.models.med import Med
-from dlip.rec_write import append, new_record
 from dlip.records import stands
+from dlip.records.write import append, new_record
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train

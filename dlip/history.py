@@ -7,7 +7,7 @@ from dlip.checkpoints.init_from import parsed
 from dlip.checkpoints.load import model_folder, sized, together
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.schema import whole
+from dlip.records.schema import whole
 from dlip.training.run_folder import Run
 
 

@@ -18,9 +18,9 @@ from dlip.common.errors import UserError, number_of, three_digits
 from dlip.common.files import write_out
 from dlip.data.answers import normalise
 from dlip.html import image_tag, marked
-from dlip.rec_compare import latest, retention, sources, summary, timed_alike, twin
-from dlip.rec_write import SAMPLES
 from dlip.records import frame
+from dlip.records.compare import latest, retention, sources, summary, timed_alike, twin
+from dlip.records.write import SAMPLES
 
 PRICES = ("params_m", "flops_g", "latency_ms")
 SCORES = ("tr1", "ir1", "cider", "vqa")
@@ -36,7 +36,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def comparison(records: list[dict]) -> pd.DataFrame:
-    """`dlip.rec_compare.summary` with <it>_kept, in % of the teacher's, beside each figure of the table, and kept.
+    """`dlip.records.compare.summary` with <it>_kept, in % of the teacher's, beside each figure of the table, and kept.
 
     kept is the least of the scores' (NaN for the teacher itself). Raises UserError where there are no records or they
     were not measured on the same pictures.

@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from dlip.common.errors import UserError
-from dlip.rec_write import append
+from dlip.records.write import append
 from drills import DRILLS, drill
 
 

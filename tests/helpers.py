@@ -23,7 +23,7 @@ from dlip.ablation import identity
 from dlip.data.scenes.dataset import Scenes
 from dlip.grids import FULL, GRIDS, WHOLE, Row
 from dlip.models.med import Med
-from dlip.rec_write import new_record
+from dlip.records.write import new_record
 from dlip.training.config import TrainConfig
 
 

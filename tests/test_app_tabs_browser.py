@@ -17,8 +17,8 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation import disagreement
 from dlip.evaluation.attention_maps import answer_maps, differ, word_maps
 from dlip.evaluation.tasks import evaluate
-from dlip.rec_compare import summary
 from dlip.records import frame
+from dlip.records.compare import summary
 from tests.helpers import slowed, write
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"

@@ -18,8 +18,8 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation import disagreement
 from dlip.evaluation.tasks import captioning, evaluate
 from dlip.evaluation.tasks.base import Unavailable
-from dlip.rec_compare import summary
 from dlip.records import frame
+from dlip.records.compare import summary
 from tests.helpers import make_record
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"

@@ -16,7 +16,7 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.write import write_folder
 from dlip.grids import FULL, GRIDS, WHOLE
-from dlip.rec_write import append
+from dlip.records.write import append
 from dlip.training.terms import AT, HR, VLP, weights
 from tests.helpers import make_record
 

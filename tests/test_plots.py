@@ -22,7 +22,7 @@ from dlip.plots import (
     terms,
 )
 from dlip.records import frame
-from dlip.schema import COSTS, NUMBERS, ROLES, SCORES
+from dlip.records.schema import COSTS, NUMBERS, ROLES, SCORES
 from tests.helpers import by_name, make_record
 
 

@@ -12,7 +12,7 @@ from dlip.plots import (
 )
 from dlip.plots.speed import PARTS, luminance
 from dlip.records import frame
-from dlip.schema import ROLES
+from dlip.records.schema import ROLES
 from tests.helpers import by_name, make_record
 
 NAMES = {"big": "teacher", "small <1>": "distilled"}

@@ -13,8 +13,8 @@ from dlip.cli import main, parser
 from dlip.conclusions import conclusions
 from dlip.data.scenes.dataset import SPLITS
 from dlip.evaluation.tasks.vqa import blind_baseline
-from dlip.rec_write import append
 from dlip.records import read
+from dlip.records.write import append
 from tests.helpers import make_record
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

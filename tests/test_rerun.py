@@ -13,7 +13,7 @@ from dlip.cli import INTERRUPTED, main, parser
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
-from dlip.rec_write import append
+from dlip.records.write import append
 from dlip.rerun import check_history, chosen, circumstances, command, difference
 from dlip.training.config import CACHE
 from dlip.training.run_folder import hashed

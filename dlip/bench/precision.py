@@ -16,7 +16,7 @@ from dlip.evaluation.tasks import evaluate, exported
 from dlip.models.fast.precision import PRECISIONS, lower
 from dlip.onnx_export import quantise, to_onnx
 from dlip.onnx_runner import Runner
-from dlip.schema import SCORES
+from dlip.records.schema import SCORES
 from dlip.vlm import VLM
 
 MODEL = "scenes/student"

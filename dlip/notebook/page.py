@@ -136,12 +136,12 @@ def table(grid: str, found: list[dict]):
 
 
 def measures(grid: str, found: list[dict], *columns: str):
-    """Any columns of the records (dlip/records.py) by rows of a grid: mean ± standard deviation over seeds."""
+    """Any columns of the records (dlip/records/read.py) by rows of a grid: mean ± standard deviation over seeds."""
     import pandas as pd
     from IPython.display import Markdown
 
     from dlip import ablation
-    from dlip.rec_compare import summary
+    from dlip.records.compare import summary
 
     rows = summary(ablation.runs(grid, found)).set_index("name")
     if rows.empty:

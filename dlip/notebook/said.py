@@ -56,7 +56,7 @@ def scores(models: Sequence[tuple[str, str, "VLM"]], dataset):
     import pandas as pd
 
     from dlip.evaluation.tasks import evaluate
-    from dlip.schema import find
+    from dlip.records.schema import find
 
     rows = {}
     for name, _, vlm in models:

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from dlip.common.errors import UserError, number_of
 from dlip.plots.style import COLOURS, INK, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.rec_compare import sources, summary, twin
-from dlip.schema import COSTS, SCORES
+from dlip.records.compare import sources, summary, twin
+from dlip.records.schema import COSTS, SCORES
 
 KEPT = (95, 99)  # percent of the teacher's score, marked by lines
 LABELLED = 8  # most points that all carry their names; of more only the front's

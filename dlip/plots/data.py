@@ -5,8 +5,8 @@ import plotly.graph_objects as go
 
 from dlip.common.errors import UserError
 from dlip.plots.style import COLOURS, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.rec_compare import summary
-from dlip.schema import ROLES
+from dlip.records.compare import summary
+from dlip.records.schema import ROLES
 
 
 def data_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None) -> go.Figure:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from dlip.common.errors import UserError
 from dlip.plots.style import COLOURS, figure
-from dlip.schema import ROLES
+from dlip.records.schema import ROLES
 
 UNITS = {"hr": "1 − cosine", "total": "weighted sum"}
 """Family of loss terms -> unit of its loss; all others are in nats."""

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from dlip.common.errors import UserError
 from dlip.plots.style import COLOURS, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.schema import ROLES
+from dlip.records.schema import ROLES
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Of the fixed encoders, in the order in which they first stand."""

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from dlip.common.errors import UserError
 from dlip.plots.cost import hover
 from dlip.plots.style import COLOURS, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.rec_compare import summary
-from dlip.schema import ROLES
+from dlip.records.compare import summary
+from dlip.records.schema import ROLES
 
 
 def score_rows(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", title: str | None = None) -> go.Figure:

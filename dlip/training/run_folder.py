@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dlip import schema
 from dlip.checkpoints.load import save_model
 from dlip.checkpoints.tensors import checksum, read_tensors, weights, whole, write_tensors
 from dlip.common import distributed
@@ -22,6 +21,7 @@ from dlip.common.errors import UserError, number_of
 from dlip.common.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
 from dlip.common.machine import RELEASES, code, machine, releases
 from dlip.models.config import ModelConfig
+from dlip.records import schema
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
 

@@ -13,7 +13,7 @@ LARGEST = 2**26
 
 
 def packed(items: dict[str, list[dict]]) -> dict[str, str]:
-    """The tables that `dlip.evaluate` returns as "items", as a record keeps them (see dlip/records.py)."""
+    """The tables that `dlip.evaluate` returns as "items", as a record keeps them (see dlip/records/read.py)."""
 
     def per_picture(rows: list[dict]) -> list[int]:
         return [len(list(some)) for _, some in groupby(rows, key=lambda row: row["image_id"])]

@@ -17,9 +17,9 @@ import numpy as np
 from dlip.common.errors import UserError
 from dlip.common.files import settle
 from dlip.common.machine import code, machine, releases
-from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
-from dlip.outcomes import packed
-from dlip.schema import ROLES, SCHEMA
+from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
+from dlip.records.outcomes import packed
+from dlip.records.schema import ROLES, SCHEMA
 
 POINTS = 100  # of a loss curve
 

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 
 from dlip.common.errors import UserError, number_of
-from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
-from dlip.schema import NUMBERS, ROLES
+from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
+from dlip.records.schema import NUMBERS, ROLES
 
 MEASURED = ["data", "split", "test_pictures"]
 """What records must share for their scores to be compared."""

@@ -1,6 +1,6 @@
-"""Where a record's numbers stand, and what a line has to have to be a record (dlip/records.py says what they mean)."""
+"""Where a record's numbers stand, and what a line has to have to be a record (dlip/records/read.py says what they mean)."""
 
-from dlip.outcomes import outcomes
+from dlip.records.outcomes import outcomes
 
 SCHEMA = 1
 ROLES = ("teacher", "undistilled", "distilled")

@@ -62,8 +62,8 @@ import pandas as pd
 
 from dlip.common.errors import UserError, one_line
 from dlip.common.files import write_out
-from dlip.outcomes import outcomes as outcomes  # read here, as the rest of a record
-from dlip.schema import NUMBERS, SCHEMA, numbers, sizes, whole
+from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
+from dlip.records.schema import NUMBERS, SCHEMA, numbers, sizes, whole
 
 ABOUT = (
     "id", "created", "name", "role", "seed", "data", "split", "test_pictures", "train_pictures", "model", "command",

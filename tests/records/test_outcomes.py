@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from dlip.outcomes import _text, outcomes
-from dlip.schema import whole
+from dlip.records.outcomes import _text, outcomes
+from dlip.records.schema import whole
 from tests.helpers import make_record
 
 

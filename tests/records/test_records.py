@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.rec_compare import latest, retention, summary, timed_alike, twin  # fmt: skip
-from dlip.rec_write import append, config_hash, failure, thin
 from dlip.records import ABOUT, NUMBERS, export, failures, frame, load, read, stands
+from dlip.records.compare import latest, retention, summary, timed_alike, twin  # fmt: skip
+from dlip.records.write import append, config_hash, failure, thin
 from tests.helpers import make_record
 
 
