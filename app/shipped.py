@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 import dlip
-from dlip.ablation import matched
 from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.grids import GRIDS
+from dlip.experiments.ablation import matched
+from dlip.experiments.grids import GRIDS
 from dlip.records import frame, read
 from dlip.records.compare import sources
 

@@ -15,7 +15,7 @@ from dlip.common.errors import UserError, number_of, three_digits
 from dlip.data.answers import normalise
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.disagreement import items_of
-from dlip.grids import GRIDS
+from dlip.experiments.grids import GRIDS
 from dlip.html import marked
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title

@@ -9,7 +9,7 @@ __all__ = ["distill", "evaluate", "load"]
 
 _HOMES = {
     "load": "dlip.vlm:VLM.load",
-    "distill": "dlip.experiment:distill",
+    "distill": "dlip.experiments.run:distill",
     "evaluate": "dlip.evaluation.tasks:evaluate",
 }
 

@@ -14,7 +14,7 @@ from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
 from dlip.common.errors import UserError, no_memory, one_line
 from dlip.common.files import kept_open
-from dlip.experiment_config import LATENCY_REPEATS
+from dlip.experiments.config import LATENCY_REPEATS
 from dlip.models.config import PRESETS
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.recipes import RECIPES, spelled_out
@@ -130,7 +130,9 @@ def parser() -> argparse.ArgumentParser:
     new = command(
         commands.ablate, "Run grids of students and print the paper's tables", "dlip ablate fusion --workers 2"
     )
-    new.add_argument("grids", nargs="*", metavar="GRID", help='names of dlip/grids.py, as "modules", or all')
+    new.add_argument(
+        "grids", nargs="*", metavar="GRID", help='names of dlip/experiments/grids.py, as "modules", or all'
+    )
     new.add_argument("--seeds", type=whole(1), metavar="N", help="runs of each row (default: the grids' own, 3)")
     new.add_argument("--workers", type=whole(1), default=1, metavar="N", help="runs at a time (default %(default)s)")
     new.add_argument("--only", action="append", default=[], metavar="ROW", help="this row alone (may be repeated)")

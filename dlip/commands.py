@@ -110,8 +110,8 @@ def data_shard(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from dlip import experiment
     from dlip.common import distributed
+    from dlip.experiments import run
     from dlip.training import dry_run
 
     if args.steps and args.epochs:
@@ -120,13 +120,13 @@ def train(args: argparse.Namespace) -> None:
              "test_split", "test_limit")  # fmt: skip
     asked = {name: getattr(args, name) for name in names} | {"config": train_config(args)}
     if args.dry_run:
-        cost = experiment.preview(**asked)
+        cost = run.preview(**asked)
         if args.json:
             show(cost, args)
         else:
             print(dry_run.text(cost))
         return
-    record = experiment.run(
+    record = run.run(
         **asked,
         name=args.name,
         folder=args.out,
@@ -152,9 +152,10 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
-    from dlip import experiment, history, records
+    from dlip import records
     from dlip.data.folders.vqa2 import read_answers
     from dlip.evaluation.tasks import check_tasks
+    from dlip.experiments import history, run
     from dlip.vlm import VLM
 
     if args.results:
@@ -162,23 +163,23 @@ def evaluate(args: argparse.Namespace) -> None:
     vlm, tasks = VLM.load(args.model), tuple(args.tasks.split(","))
     check_tasks(tasks)
     answers = read_answers(args.answers) if args.answers else None
-    split = args.split or experiment.held_out(args.data, "--")
+    split = args.split or run.held_out(args.data, "--")
     dataset = data_sets.open(args.data, split, args.limit, args.on_error)
     left_out = {dataset.split: len(data_sets.verified(dataset))}
-    figures, items = experiment.measure(
+    figures, items = run.measure(
         vlm, dataset, args.latency_repeats, args.json != "-",
         tasks=tasks, k=args.candidates, num_beams=args.beams, answers=answers,
     )  # fmt: skip
     if any(left_out.values()):
-        figures.setdefault("notes", {})["data"] = experiment.left_out_text(left_out)
+        figures.setdefault("notes", {})["data"] = run.left_out_text(left_out)
     if args.results:
         command = shlex.join(["dlip", *args.words])
-        records.append(experiment.again(args.model, vlm, command, figures, items, dataset), args.results)
+        records.append(run.again(args.model, vlm, command, figures, items, dataset), args.results)
     show({**figures, **({"items": items} if args.items else {})}, args)
 
 
 def demo(args: argparse.Namespace) -> None:
-    from dlip.demo import demo
+    from dlip.experiments.demo import demo
 
     records = demo(Path(args.out), args.steps, args.seed, quiet=args.json == "-")
     if args.json:
@@ -186,8 +187,9 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def ablate(args: argparse.Namespace) -> None:
-    from dlip import ablation, conclusions, records
-    from dlip.grids import FULL, QUICK
+    from dlip import records
+    from dlip.experiments import ablation, conclusions
+    from dlip.experiments.grids import FULL, QUICK
 
     plan = QUICK if args.quick else FULL
     results = args.results or (ablation.QUICK_RESULTS if args.quick else ablation.RESULTS)
@@ -212,7 +214,7 @@ def ablate(args: argparse.Namespace) -> None:
 
 
 def advise(args: argparse.Namespace) -> None:
-    from dlip import advise as advice
+    from dlip.experiments import advise as advice
     from dlip.records import read
 
     asked = {"params_m": args.max_params, "flops_g": args.max_gflops, "latency_ms": args.max_latency}
@@ -254,8 +256,8 @@ def rerun(args: argparse.Namespace) -> None:
     import torch
 
     from dlip import records
-    from dlip import rerun as again
     from dlip.cli import INTERRUPTED, main
+    from dlip.experiments import rerun as again
     from dlip.training.run_folder import Run
 
     before = again.chosen(args.records, args.name, args.seed)

@@ -33,7 +33,7 @@ from dlip.checkpoints.load import BUILT_IN
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.write import write_folder
-from dlip.workers import work
+from dlip.experiments.workers import work
 from drills import junk, junk_models
 
 SECONDS = 180

@@ -15,7 +15,7 @@ from dlip import data
 from dlip.cost.memory import peak_bytes, resident_mb
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.pack import write_shards
-from dlip.experiment import new_student
+from dlip.experiments.run import new_student
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.vlm import VLM

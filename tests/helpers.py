@@ -19,9 +19,9 @@ from PIL import Image
 
 import dlip
 from app.served import served
-from dlip.ablation import identity
 from dlip.data.scenes.dataset import Scenes
-from dlip.grids import FULL, GRIDS, WHOLE, Row
+from dlip.experiments.ablation import identity
+from dlip.experiments.grids import FULL, GRIDS, WHOLE, Row
 from dlip.models.med import Med
 from dlip.records.write import new_record
 from dlip.training.config import TrainConfig

@@ -18,7 +18,7 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.write import write_folder
-from dlip.experiment import texts_of
+from dlip.experiments.run import texts_of
 from dlip.models.config import ModelConfig
 
 

@@ -10,12 +10,12 @@ from unittest.mock import Mock
 
 import pytest
 
-from dlip import ablation
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.write import write_folder
-from dlip.grids import FULL, GRIDS, WHOLE
+from dlip.experiments import ablation
+from dlip.experiments.grids import FULL, GRIDS, WHOLE
 from dlip.records.write import append
 from dlip.training.terms import AT, HR, VLP, weights
 from tests.helpers import make_record

@@ -15,7 +15,7 @@ from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.transforms import square
-from dlip.experiment import new_model
+from dlip.experiments.run import new_model
 from dlip.huggingface import to_stock
 from dlip.models.config import scenes_size
 from dlip.training.config import TrainConfig

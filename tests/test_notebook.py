@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from dlip import ablation, notebook
+from dlip import notebook
 from dlip.cli import parser
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
-from dlip.grids import FULL
+from dlip.experiments import ablation
+from dlip.experiments.grids import FULL
 from dlip.models.fast.precision import native_bf16
 from dlip.notebook import execute, live, page
 from dlip.plots import term_curves

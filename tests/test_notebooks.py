@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dlip.ablation import RESULTS
+from dlip.experiments.ablation import RESULTS
 from dlip.notebook import execute, page
 
 ROOT = Path(__file__).parent.parent

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dlip import ablation, data
+from dlip import data
 from dlip.cli import main, parser
-from dlip.conclusions import conclusions
 from dlip.data.scenes.dataset import SPLITS
 from dlip.evaluation.tasks.vqa import blind_baseline
+from dlip.experiments import ablation
+from dlip.experiments.conclusions import conclusions
 from dlip.records import read
 from dlip.records.write import append
 from tests.helpers import make_record
@@ -26,9 +27,9 @@ RUN = {
 }  # fmt: skip
 """Command -> options that make it short."""
 NOT_RUN = {
-    "dlip ablate": "a grid trains for minutes; tests/test_ablation.py does one of two steps",
+    "dlip ablate": "a grid trains for minutes; tests/experiments/test_ablation.py does one of two steps",
     "dlip app": "serves until it is stopped; tests/test_app.py opens it",
-    "dlip rerun": "trains as long as the record did; tests/test_rerun.py makes one of three steps again",
+    "dlip rerun": "trains as long as the record did; tests/experiments/test_rerun.py makes one of three steps again",
     "Salesforce/": "needs the hub; tests/checkpoints/test_blip.py reads small checkpoints of the same layouts",
 }
 """Part of a command -> why it is only parsed here."""

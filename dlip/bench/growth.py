@@ -9,7 +9,7 @@ from dlip.bench import by_turns, row
 from dlip.bench.step import words
 from dlip.cost.latency import Workload
 from dlip.data.scenes.dataset import Scenes
-from dlip.experiment import new_model
+from dlip.experiments.run import new_model
 from dlip.models.config import preset
 
 SIZE = "dlip-small"

@@ -11,7 +11,7 @@ from dlip.bench.step import words
 from dlip.cost.count import decoder_macs, image_macs, step_macs
 from dlip.cost.latency import Workload
 from dlip.data.scenes.dataset import Scenes
-from dlip.experiment import new_model
+from dlip.experiments.run import new_model
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
 

@@ -20,7 +20,7 @@ from dlip.common.errors import UserError
 from dlip.cost.memory import peak_bytes
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
-from dlip.experiment import new_model, new_student, texts_of
+from dlip.experiments.run import new_model, new_student, texts_of
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.dry_run import budget

@@ -14,7 +14,7 @@ from dlip.bench.precision import written
 from dlip.bench.step import words
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
-from dlip.experiment import new_model
+from dlip.experiments.run import new_model
 from dlip.huggingface import to_stock
 from dlip.models.fast.precision import PRECISIONS, lower, pack
 from dlip.models.generate import generate, until_sep

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from dlip.bench import by_turns, row
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
-from dlip.experiment import new_student
+from dlip.experiments.run import new_student
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner

@@ -55,7 +55,7 @@ def anatomy(image: str, text: str):
     import pandas as pd
 
     from dlip.cost.count import params
-    from dlip.grids import IMAGE, TEXT, changed
+    from dlip.experiments.grids import IMAGE, TEXT, changed
     from dlip.models.config import preset
 
     sizes = {"teacher": "scenes-teacher", "student": changed(IMAGE[image], TEXT[text])}
@@ -95,8 +95,8 @@ def learn(
 
     from dlip import data as data_sets
     from dlip.checkpoints.init_from import begin
-    from dlip.experiment import new_student
-    from dlip.grids import FULL
+    from dlip.experiments.grids import FULL
+    from dlip.experiments.run import new_student
     from dlip.models.fast.precision import native_bf16
     from dlip.training import terms
     from dlip.training.loop import train

@@ -61,7 +61,7 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
     rerun: does every run of the grids first, in a file of its own, and goes on there when called again. Where the file
     is missing there are no records, and the sentence says what makes them.
     """
-    from dlip import ablation
+    from dlip.experiments import ablation
     from dlip.records import read
 
     if rerun:
@@ -88,7 +88,8 @@ def shipped(rerun: bool = False) -> list[dict]:
 
     made = {name: read_json(BUILT_IN / name / "record.json") for name in built_in_models()}
     if rerun:
-        from dlip import data, experiment
+        from dlip import data
+        from dlip.experiments import run as experiment
         from dlip.vlm import VLM
 
         for name, record in made.items():
@@ -110,7 +111,8 @@ def chart(draw: Callable, *arguments, **options):
 
 def gains(grid: str, found: list[dict], score: str, base: str = "no distillation"):
     """What each row of a grid gains over its first one, as bars, or the sentence that says what is missing."""
-    from dlip import effects, plots
+    from dlip import plots
+    from dlip.experiments import effects
 
     return chart(plots.gain_bars, effects.gains(grid, found, score), score, base)
 
@@ -120,7 +122,7 @@ def table(grid: str, found: list[dict]):
     import pandas as pd
     from IPython.display import Markdown
 
-    from dlip import ablation
+    from dlip.experiments import ablation
 
     rows = ablation.table(grid, found)
     if not rows["runs"].sum():
@@ -140,7 +142,7 @@ def measures(grid: str, found: list[dict], *columns: str):
     import pandas as pd
     from IPython.display import Markdown
 
-    from dlip import ablation
+    from dlip.experiments import ablation
     from dlip.records.compare import summary
 
     rows = summary(ablation.runs(grid, found)).set_index("name")
@@ -158,11 +160,11 @@ def _figure(mean: float, spread: float = math.nan, digits: int = 1) -> str:
 
 
 def verdicts(found: list[dict], *numbers: int):
-    """The paper's conclusions of these numbers, judged by the records (`dlip.conclusions`)."""
+    """The paper's conclusions of these numbers, judged by the records (`dlip.experiments.conclusions`)."""
     from IPython.display import Markdown
 
-    from dlip.conclusions import conclusions, figures
-    from dlip.grids import UNLIKE
+    from dlip.experiments.conclusions import conclusions, figures
+    from dlip.experiments.grids import UNLIKE
 
     rows, lines = conclusions(found), []
     rows = rows[rows["number"].isin(numbers)]
@@ -182,10 +184,10 @@ def findings(*charts):
 
 
 def advice(found: list[dict], params_m: float):
-    """The best student known with at most so many million parameters (`dlip.advise`)."""
+    """The best student known with at most so many million parameters (`dlip.experiments.advise`)."""
     from IPython.display import Markdown
 
-    from dlip.advise import advise, text
+    from dlip.experiments.advise import advise, text
 
     if not found:
         return Markdown("*Nothing to advise yet: the records are missing.*")

@@ -28,7 +28,7 @@
 - inputs: SHA-256 of the "teacher"'s weights (null for none), of the student's at the "start", of its vocabulary's
   "words", of the "data" and the "test" (their `fingerprint`); "pictures", how many it learnt from; "threads",
   "torch", "releases", "gpu", "instructions" and "code", that training began with.
-- of a grid's run, ablation: {"hash"}, of all that decides the result but the seed (`dlip.ablation.identity`); and
+- of a grid's run, ablation: {"hash"}, of all that decides the result but the seed (`dlip.experiments.ablation.identity`); and
   quick: true where the run was too short for its scores to mean anything.
 
 A run of a grid that failed is a line {"schema", "failed": why, "created", "name", "role", "seed", "ablation"}, which

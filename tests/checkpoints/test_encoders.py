@@ -13,7 +13,7 @@ from dlip.checkpoints.encoders import on_patch
 from dlip.checkpoints.init_from import begin
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
-from dlip.experiment import new_model
+from dlip.experiments.run import new_model
 from dlip.models.config import ModelConfig
 
 SIZES = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=256, image_size=32,

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel
 from dlip.checkpoints.init_from import begin
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
-from dlip.experiment import new_model
+from dlip.experiments.run import new_model
 from dlip.huggingface import to_stock
 from dlip.models.config import scenes_size
 

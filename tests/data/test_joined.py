@@ -14,7 +14,7 @@ from dlip.data.audit import check
 from dlip.data.joined import Joined
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.pack import write_shards
-from dlip.experiment import new_model, prepare, texts_of, vocabulary
+from dlip.experiments.run import new_model, prepare, texts_of, vocabulary
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 

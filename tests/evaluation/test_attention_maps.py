@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlip import experiment, records
+from dlip import records
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.scenes.dataset import Scenes
@@ -29,6 +29,7 @@ from dlip.evaluation.attention_maps import (  # fmt: skip
     rollout,
     word_maps,
 )
+from dlip.experiments import run
 from dlip.models.config import scenes_size
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
@@ -304,7 +305,7 @@ def test_divergence_is_the_mean_over_words(tiny, scenes):
 
 
 def test_the_figures_reach_the_records(tiny, scenes):
-    figures, _ = experiment.measure(tiny, scenes, 0, False, teacher=changed(tiny, 4), tasks=("vqa",))
+    figures, _ = run.measure(tiny, scenes, 0, False, teacher=changed(tiny, 4), tasks=("vqa",))
     record = records.new_record(
         "x", "distilled", command="", config={}, seed=0, train_pictures=8, metrics=figures, losses={}, wall_s=0.0
     )
@@ -312,7 +313,7 @@ def test_the_figures_reach_the_records(tiny, scenes):
     for column in ("pointing", "mass", "pointing_other", "mass_other", "divergence"):
         assert row[column] == figures["attention"]["fusion"][column]
         assert row[f"{column}_decoder"] == figures["attention"]["decoder"][column]
-    alone, _ = experiment.measure(tiny, scenes, 0, False, tasks=("vqa",))
+    alone, _ = run.measure(tiny, scenes, 0, False, tasks=("vqa",))
     assert "divergence" not in alone["attention"]["fusion"]
 
 

@@ -6,7 +6,7 @@ import torch
 import dlip
 from dlip.checkpoints.load import load_model
 from dlip.common.errors import Unable, UserError
-from dlip.experiment import measure
+from dlip.experiments.run import measure
 from dlip.models.composite import Composite, check
 from dlip.models.features import Want
 from dlip.training.config import TrainConfig

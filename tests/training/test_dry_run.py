@@ -10,7 +10,7 @@ from dlip.cli import main
 from dlip.cost.count import task_macs
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
-from dlip.experiment import new_model, new_student
+from dlip.experiments.run import new_model, new_student
 from dlip.models.config import scenes_size
 from dlip.training import dry_run as costs
 from dlip.training.config import TrainConfig

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 
 import dlip
-from dlip.ablation import ablate
 from dlip.checkpoints.init_from import begin
 from dlip.checkpoints.tensors import load_weights, weights
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
+from dlip.experiments.ablation import ablate
+from dlip.experiments.grids import FULL, QUICK
 from dlip.export import to_precision, to_transformers
-from dlip.grids import FULL, QUICK
 from dlip.models.fast.linear import Linear
 from dlip.models.fast.precision import Int8Linear, lower, precision
 from dlip.onnx_export import to_onnx
@@ -113,7 +113,7 @@ def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch,
     monkeypatch.setattr(
         "dlip.training.loop.check_parts", Mock(side_effect=KeyboardInterrupt)
     )  # before it begins to learn
-    monkeypatch.setattr("dlip.ablation._run", Mock(return_value={}))
+    monkeypatch.setattr("dlip.experiments.ablation._run", Mock(return_value={}))
 
     def begin(precision: str) -> None:
         with pytest.raises(KeyboardInterrupt):

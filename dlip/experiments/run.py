@@ -20,8 +20,8 @@ from dlip.cost.memory import memory
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
 from dlip.evaluation.tasks import SCORED, evaluate
-from dlip.experiment_config import LATENCY_REPEATS
-from dlip.history import given, history, made
+from dlip.experiments.config import LATENCY_REPEATS
+from dlip.experiments.history import given, history, made
 from dlip.models.composite import SEES
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import precision

@@ -13,8 +13,8 @@ from dlip.cli import INTERRUPTED, main, parser
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
+from dlip.experiments.rerun import check_history, chosen, circumstances, command, difference
 from dlip.records.write import append
-from dlip.rerun import check_history, chosen, circumstances, command, difference
 from dlip.training.config import CACHE
 from dlip.training.run_folder import hashed
 from dlip.vlm import VLM
@@ -42,7 +42,7 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys, monkeypatch)
     assert inputs["code"] == records.read(file)[0]["code"]  # known from the start: it may be newer a week later
     assert inputs == records.read(tmp_path / "second.jsonl")[0]["inputs"]
     with monkeypatch.context() as patch:
-        patch.setattr("dlip.experiment.train", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("dlip.experiments.run.train", Mock(side_effect=KeyboardInterrupt))
         assert main([*again[:3], str(tmp_path / "stopped"), "--results", str(tmp_path / "third.jsonl")]) == INTERRUPTED
     assert main([*again[:3], str(tmp_path / "again"), "--results", str(tmp_path / "third.jsonl")]) == 2
     assert "holds a finished run" in capsys.readouterr().err and not (tmp_path / "third.jsonl").exists()
@@ -57,7 +57,7 @@ def test_a_rerun_that_is_killed_after_its_training_goes_on(last, tmp_path, monke
     assert main([*words.split(), "2", "--latency-repeats", "0", *places]) == 0
     again = ["rerun", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "b"), "--results", str(tmp_path / "b.jsonl")]
     with monkeypatch.context() as patch:
-        patch.setattr(f"dlip.experiment.{last}", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(f"dlip.experiments.run.{last}", Mock(side_effect=KeyboardInterrupt))
         assert main(again) == INTERRUPTED
     monkeypatch.setattr("dlip.training.learner.Learner.forward", lambda *_: pytest.fail("trained again"))
     assert main(again) == 0 and len(records.read(tmp_path / "b.jsonl")) == 1
@@ -99,7 +99,7 @@ def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, ca
 
 def test_a_model_without_a_record_is_refused_before_it_is_measured(tiny, tmp_path, capsys, monkeypatch):
     tiny.save(tmp_path / "model")
-    monkeypatch.setattr("dlip.experiment.measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("dlip.experiments.run.measure", lambda *_, **__: pytest.fail("measured"))
     words = ["evaluate", "--model", str(tmp_path / "model"), "--results", str(tmp_path / "r.jsonl")]
     assert main(words) == 2
     assert (

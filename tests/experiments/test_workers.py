@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.workers import work
+from dlip.experiments.workers import work
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dlip import ablation, records
-from dlip.ablation import ablate, choose, command, identity, jobs, runs, table, text
+from dlip import records
 from dlip.cli import parser
 from dlip.commands import train_config
 from dlip.common.errors import UserError
 from dlip.common.files import held, write_json
 from dlip.data.scenes.dataset import SPLITS
-from dlip.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
+from dlip.experiments import ablation
+from dlip.experiments.ablation import ablate, choose, command, identity, jobs, runs, table, text
+from dlip.experiments.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
 from tests.helpers import make_record
 
 ROOT = Path(__file__).parents[1]
@@ -185,7 +186,7 @@ def test_two_processes_do_not_share_a_folder(place):
 def test_the_last_run_has_as_many_threads_as_all(tmp_path, monkeypatch):
     """So that what is left of a stopped grid comes out as it would have, to the last digit."""
     asked = []
-    monkeypatch.setattr("dlip.ablation.work", lambda do, todo, workers, *rest: asked.append(workers) or [])
+    monkeypatch.setattr("dlip.experiments.ablation.work", lambda do, todo, workers, *rest: asked.append(workers) or [])
     ablate([ONE], FULL, 1, 7, tmp_path / "out", tmp_path / "runs.jsonl", progress=False)
     assert len(jobs([ONE], FULL, 1, tmp_path, tmp_path / "r")) < 7 and asked == [7]
 

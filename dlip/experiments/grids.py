@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS
-from dlip.experiment_config import LATENCY_REPEATS
+from dlip.experiments.config import LATENCY_REPEATS
 from dlip.training.config import TrainConfig
 from dlip.training.terms import weights
 

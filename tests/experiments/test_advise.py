@@ -2,8 +2,8 @@
 
 import pytest
 
-from dlip.advise import advise, text
 from dlip.common.errors import UserError
+from dlip.experiments.advise import advise, text
 from tests.helpers import make_record
 
 SEEDS = (-1.0, 0.0, 1.0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dlip.cost.count import paper_count
-from dlip.effects import gains, sweeps
-from dlip.grids import GRIDS, MODALITIES, WHOLE
+from dlip.experiments.effects import gains, sweeps
+from dlip.experiments.grids import GRIDS, MODALITIES, WHOLE
 from dlip.models.config import preset
 from dlip.plots import gain_bars, module_curves
 from tests.helpers import grid, made

@@ -20,9 +20,9 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from dlip.ablation import SCORES, matched
 from dlip.cost.count import paper_count
-from dlip.grids import FULL, IMAGE, TEXT, UNLIKE, WHOLE, Plan, changed, pair
+from dlip.experiments.ablation import SCORES, matched
+from dlip.experiments.grids import FULL, IMAGE, TEXT, UNLIKE, WHOLE, Plan, changed, pair
 from dlip.models.config import preset
 from dlip.records.outcomes import PER_PICTURE, outcomes
 

@@ -8,7 +8,7 @@ from dlip import records
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS
-from dlip.history import history
+from dlip.experiments.history import history
 
 
 def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):

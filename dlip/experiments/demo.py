@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from dlip import data as data_sets
-from dlip import experiment
 from dlip.checkpoints.load import BUILT_IN
 from dlip.common.errors import number_of
 from dlip.common.files import read_json
 from dlip.cost.latency import compare_latency
+from dlip.experiments import run
 from dlip.report import finding, report, table
 from dlip.training.config import TrainConfig
 from dlip.training.terms import AT, HR, KD, VLP
@@ -39,7 +39,7 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
         label_smoothing=0.0, weights=weights, joins=joins, learn_teacher_projection=False, center_states=True,
         questions=3, save_every=100,
     )  # fmt: skip
-    live = experiment.run(
+    live = run.run(
         name=LIVE, size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes",
         split="train-small", limit=PICTURES, on_error="fatal", test_split="test", config=config,
         folder=folder / "student", results=folder / "records.jsonl", role="distilled",

@@ -2,12 +2,12 @@
 
 import pytest
 
-from dlip.ablation import identity
 from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.cost.count import paper_count
-from dlip.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
+from dlip.experiments.ablation import identity
+from dlip.experiments.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
 from dlip.models.config import preset
 from dlip.training.terms import AT, HR, KD, weights
 

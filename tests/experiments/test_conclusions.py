@@ -5,9 +5,21 @@ import math
 import numpy as np
 import pytest
 
-from dlip.conclusions import CONCLUSIONS, FAILS, HOLDS, OPEN, Claim, Sums, conclusions, interval, judge, slopes, text
 from dlip.cost.count import paper_count
-from dlip.grids import GRIDS, WHOLE
+from dlip.experiments.conclusions import (
+    CONCLUSIONS,
+    FAILS,
+    HOLDS,
+    OPEN,
+    Claim,
+    Sums,
+    conclusions,
+    interval,
+    judge,
+    slopes,
+    text,
+)
+from dlip.experiments.grids import GRIDS, WHOLE
 from dlip.models.config import preset
 from tests.helpers import grid, made
 

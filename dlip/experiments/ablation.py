@@ -13,21 +13,22 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from dlip import data, experiment, history, records
+from dlip import data, records
 from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import held, read_json
 from dlip.cost.count import TASKS, task_macs
 from dlip.data.scenes.dataset import SPLITS, Scenes
-from dlip.experiment_config import LATENCY_REPEATS
-from dlip.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
+from dlip.experiments import history, run
+from dlip.experiments.config import LATENCY_REPEATS
+from dlip.experiments.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
+from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.training.config import TrainConfig
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
 from dlip.vlm import VLM
-from dlip.workers import work
 
 RESULTS = "results/ablations.jsonl"
 QUICK_RESULTS = "runs/ablate/quick.jsonl"
@@ -187,7 +188,7 @@ def do(job: Job) -> None:
         return
     distils = job.row.role == "distilled"
     limit = job.row.pictures if job.row.pictures < SPLITS[job.row.split] else None
-    experiment.run(
+    run.run(
         name=job.name, size=job.row.size, teacher=job.plan.teacher if distils else None,
         tokenizer=None if distils else job.plan.teacher, start=[f"{part}={job.plan.teacher}" for part in job.row.start],
         data="scenes", split=job.row.split, limit=limit, on_error="fatal", test_split="test",
@@ -204,11 +205,11 @@ def _measured(job: Job) -> dict:
     """The teacher's record with its figures on the grids' test pictures."""
     plan = job.plan
     test, teacher = data.open("scenes", "test", plan.test_pictures), VLM.load(plan.teacher)
-    figures, items = experiment.measure(
+    figures, items = run.measure(
         teacher, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates
     )
     words = ["dlip", "evaluate", "--model", plan.teacher, "--limit", str(plan.test_pictures), *measuring(plan)]
-    record = experiment.again(plan.teacher, teacher, shlex.join(words), figures, items, test)
+    record = run.again(plan.teacher, teacher, shlex.join(words), figures, items, test)
     return record | {"name": job.name}
 
 

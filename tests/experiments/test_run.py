@@ -8,14 +8,15 @@ import pytest
 import torch
 
 import dlip
-from dlip import data, experiment, records
+from dlip import data, records
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data import First
 from dlip.data.batch import Item, Question
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.data.write import write_folder
-from dlip.experiment import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
+from dlip.experiments import run as experiment
+from dlip.experiments.run import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner

@@ -10,7 +10,7 @@ from dlip.checkpoints.load import BUILT_IN
 from dlip.cli import main
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import SPLITS
-from dlip.demo import LIVE, SHIPPED
+from dlip.experiments.demo import LIVE, SHIPPED
 
 
 @pytest.fixture(autouse=True)
