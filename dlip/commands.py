@@ -290,10 +290,10 @@ def rerun(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from dlip.export import push, to_precision, to_transformers
+    from dlip.export.transformers import push, to_precision, to_transformers
 
     if args.to == "onnx" and args.precision != "bf16":
-        from dlip.onnx_export import to_onnx
+        from dlip.export.onnx_export import to_onnx
 
         write = partial(to_onnx, int8=args.precision == "int8")
     elif args.to and args.precision:

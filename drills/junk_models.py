@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dlip.checkpoints.load import BUILT_IN
-from dlip.export import to_transformers
+from dlip.export.transformers import to_transformers
 from drills import junk
 
 SHIPPED = BUILT_IN / "scenes" / "student"

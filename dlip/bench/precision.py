@@ -13,9 +13,9 @@ from dlip.bench import by_turns, row
 from dlip.checkpoints.load import save_model
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate, exported
+from dlip.export.onnx_export import quantise, to_onnx
+from dlip.export.onnx_runner import Runner
 from dlip.models.fast.precision import PRECISIONS, lower
-from dlip.onnx_export import quantise, to_onnx
-from dlip.onnx_runner import Runner
 from dlip.records.schema import SCORES
 from dlip.vlm import VLM
 

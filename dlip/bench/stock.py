@@ -15,12 +15,12 @@ from dlip.bench.step import words
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
-from dlip.huggingface import to_stock
+from dlip.export.huggingface import to_stock
+from dlip.export.onnx_runner import Part, Runner
 from dlip.models.fast.precision import PRECISIONS, lower, pack
 from dlip.models.generate import generate, until_sep
 from dlip.models.med import Med
 from dlip.models.token_ids import first_token
-from dlip.onnx_runner import Part, Runner
 from dlip.vlm import VLM
 
 SIZES, BATCHES = ("blip-base", "dlip-small"), (1, 8)
@@ -32,7 +32,7 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     """224 px, fp32 unless said; captions of 3 beams and 20 tokens, end to end; pairs of a picture and 12 tokens.
 
     ratio: against stock on the same weights; base_ratio: a caption against that of stock BLIP-Base. packed:
-    `dlip.models.fast.precision.pack`, as bf16 and int8 are always; onnx, onnx-int8: as `dlip.onnx_export.to_onnx` writes them.
+    `dlip.models.fast.precision.pack`, as bf16 and int8 are always; onnx, onnx-int8: as `dlip.export.onnx_export.to_onnx` writes them.
     Outputs in fp32 are compared before anything is timed: tokens are the same, numbers within 1e-3. Raises UserError
     where they are not.
     """

@@ -18,10 +18,10 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.ablation import ablate
 from dlip.experiments.grids import FULL, QUICK
-from dlip.export import to_precision, to_transformers
+from dlip.export.onnx_export import to_onnx
+from dlip.export.transformers import to_precision, to_transformers
 from dlip.models.fast.linear import Linear
 from dlip.models.fast.precision import Int8Linear, lower, precision
-from dlip.onnx_export import to_onnx
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.training.terms import AT, HR, KD, VLP

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 import dlip
-from dlip import export
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.transforms import square
 from dlip.experiments.run import new_model
-from dlip.huggingface import to_stock
+from dlip.export import transformers
+from dlip.export.huggingface import to_stock
 from dlip.models.config import scenes_size
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
@@ -159,7 +159,7 @@ def test_from_stock_checkpoints_to_a_student_in_stock_classes(tiny, pictures, sc
     config = TrainConfig(steps=3, batch_size=4, warmup=1, lr=1e-2, weights=weights)
     teacher, size = f"{tmp_path / 'retrieval'}+{tmp_path / 'caption'}", "scenes-student:image_width=32,text_width=32"
     run = dlip.distill(teacher, size, scenes, config, tmp_path / "run")
-    export.to_transformers(str(tmp_path / "run"), tmp_path / "out")
+    transformers.to_transformers(str(tmp_path / "run"), tmp_path / "out")
     student, found = run.model(), elsewhere(tmp_path / "out", pictures, TEXTS, "", tiny.tokenizer.cls_id)
     torch.testing.assert_close(torch.tensor(found["match"]), student.match(pictures, TEXTS), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.tensor(found["itc"]), student.similarity(pictures, TEXTS), atol=1e-4, rtol=0)
@@ -183,7 +183,7 @@ def test_the_card_says_what_the_record_says(made):
 
 def test_a_model_without_a_record_has_a_card_all_the_same(tiny, tmp_path):
     untrained(tiny.tokenizer).save(tmp_path / "plain")
-    folders, left_out = export.to_transformers(str(tmp_path / "plain"), tmp_path / "out")
+    folders, left_out = transformers.to_transformers(str(tmp_path / "plain"), tmp_path / "out")
     text = (folders["vqa"] / "README.md").read_text()
     assert set(folders) == {"retrieval", "caption", "vqa"} and not left_out
     assert "How to use it" in text and "What it reaches" not in text and "How it was made" not in text
@@ -200,7 +200,7 @@ def test_what_stock_has_no_place_for_is_left_out_and_said(tiny, tmp_path, capsys
     assert set(found["folders"]) == {"retrieval", "caption"} and "equal widths" in found["left_out"]["vqa"]
     tiny.save(tmp_path / "sparse")  # lacks cross-attention in a layer
     with pytest.raises(UserError, match="has no place for.*cross-attention in every text layer"):
-        export.to_transformers(str(tmp_path / "sparse"), tmp_path / "b")
+        transformers.to_transformers(str(tmp_path / "sparse"), tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
@@ -217,13 +217,13 @@ def test_folders_are_whole_or_not_at_all(tiny, tmp_path):
         return write
 
     with pytest.raises(KeyboardInterrupt):
-        export.write_folder(tmp_path / "x" / "caption", half)
+        transformers.write_folder(tmp_path / "x" / "caption", half)
     assert list((tmp_path / "x").iterdir()) == []
-    export.write_folder(tmp_path / "x" / "caption", whole("1"))
+    transformers.write_folder(tmp_path / "x" / "caption", whole("1"))
     with pytest.raises(KeyboardInterrupt):
-        export.write_folder(tmp_path / "x" / "caption", half)
+        transformers.write_folder(tmp_path / "x" / "caption", half)
     assert (tmp_path / "x" / "caption" / "README.md").read_text() == "1"
-    export.write_folder(tmp_path / "x" / "caption", whole("2"))
+    transformers.write_folder(tmp_path / "x" / "caption", whole("2"))
     assert (tmp_path / "x" / "caption" / "README.md").read_text() == "2"
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["caption"]
 
@@ -232,13 +232,13 @@ def test_folders_are_whole_or_not_at_all(tiny, tmp_path):
         shutil.rmtree(folder)
 
     with pytest.raises(FileNotFoundError):
-        export.write_folder(tmp_path / "x" / "caption", taken)
+        transformers.write_folder(tmp_path / "x" / "caption", taken)
     assert (tmp_path / "x" / "caption" / "README.md").read_text() == "2"
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["caption"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all my work")
     with pytest.raises(UserError, match="is no export"):
-        export.write_folder(tmp_path / "mine", whole("3"))
+        transformers.write_folder(tmp_path / "mine", whole("3"))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"
 
 

@@ -1,6 +1,6 @@
 """A model as folders that stock `transformers` loads without this package, and on their way to the hub.
 
-Each task has its folder, as the stock classes have: weights, processor, generation settings, and a card (dlip/card.py).
+Each task has its folder, as the stock classes have: weights, processor, generation settings, and a card (dlip/export/card.py).
 Pixels: the stock processor resizes as we do where it works with Pillow; with torchvision its pixels differ by rounding.
 It does not turn pictures as their EXIF says nor put transparent ones over white, as `dlip` does before.
 """
@@ -17,11 +17,11 @@ from transformers import BlipProcessor, GenerationConfig, PreTrainedTokenizerFas
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from dlip import __version__
-from dlip.card import card
 from dlip.checkpoints.load import locate, save_model, sized
 from dlip.common.errors import UserError
 from dlip.common.files import half_written, read_json, system_errors
-from dlip.huggingface import to_stock
+from dlip.export.card import card
+from dlip.export.huggingface import to_stock
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import lower, whole

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 
 import dlip
-from dlip import onnx_export
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate, exported
+from dlip.export import onnx_export
+from dlip.export.onnx_runner import Runner
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.med import Med
-from dlip.onnx_runner import Runner
 from dlip.vlm import VLM
 from tests.helpers import scattered
 

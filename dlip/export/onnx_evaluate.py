@@ -1,4 +1,4 @@
-"""The figures of `dlip.evaluation.tasks.evaluate` for an exported model, as its runner has them (dlip/onnx_runner.py)."""
+"""The figures of `dlip.evaluation.tasks.evaluate` for an exported model, as its runner has them (dlip/export/onnx_runner.py)."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import Outcome
-from dlip.onnx_runner import Runner
+from dlip.export.onnx_runner import Runner
 
 BATCH = 64
 

@@ -1,6 +1,6 @@
 """Captions, answers and scores from a folder of ONNX graphs: numpy, Pillow, onnxruntime and tokenizers, nothing else.
 
-`dlip export MODEL --to onnx` puts this file there as runner.py, with the two it imports (dlip/onnx_export.py).
+`dlip export MODEL --to onnx` puts this file there as runner.py, with the two it imports (dlip/export/onnx_export.py).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A model as ONNX graphs in one folder, with a runner that needs neither torch nor this package (dlip/onnx_runner.py).
+"""A model as ONNX graphs in one folder, with a runner that needs neither torch nor this package (dlip/export/onnx_runner.py).
 
 Each graph is checked against torch before the folder is there, and before its weights are put into 8 bits, if they
 are. All graphs of a model share one file of weights, as the text layers are in three of them.
@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dlip import __version__, onnx_runner
-from dlip.card import cost, figures, making
+from dlip import __version__
 from dlip.common import errors
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
 from dlip.data import transforms
-from dlip.export import record_of, write_folder
+from dlip.export import onnx_runner
+from dlip.export.card import cost, figures, making
+from dlip.export.transformers import record_of, write_folder
 from dlip.models.fast.precision import whole
 from dlip.models.features import TASKS
 from dlip.models.med import KeysValues, Med
