@@ -144,7 +144,7 @@ def train(args: argparse.Namespace) -> None:
     if args.json:
         show(record, args)
     else:
-        from dlip.report import table
+        from dlip.reports.report import table
 
         print(table([record]))
         print(f"The model is in {args.out}, its record in {args.results}.")

@@ -11,7 +11,7 @@ from dlip.common.errors import number_of
 from dlip.common.files import read_json
 from dlip.cost.latency import compare_latency
 from dlip.experiments import run
-from dlip.report import finding, report, table
+from dlip.reports.report import finding, report, table
 from dlip.training.config import TrainConfig
 from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM

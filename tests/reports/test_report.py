@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dlip.common.errors import UserError
-from dlip.report import PRICES, SCORES, comparison, finding, report, table
+from dlip.reports.report import PRICES, SCORES, comparison, finding, report, table
 from tests.helpers import make_record
 
 SAMPLE = {
