@@ -17,7 +17,7 @@ from dlip.common.errors import Unable, UserError
 from dlip.cost.count import needed_params, task_macs
 from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import square
-from dlip.reports.html import marked
+from dlip.plots.html import marked
 from dlip.vlm import VLM
 
 MOST = 20

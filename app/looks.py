@@ -18,7 +18,7 @@ from dlip.data.scenes.truth import certain
 from dlip.data.scenes.world import Scene
 from dlip.evaluation.attention_maps import cover, differ, mass, named, patches, pointing
 from dlip.plots import css_scale, overlay, peak
-from dlip.reports.html import data_uri
+from dlip.plots.html import data_uri
 from dlip.vlm import VLM
 
 MOST = 96

@@ -7,7 +7,7 @@ from typing import TypedDict
 import numpy as np
 from PIL import Image
 
-from dlip.reports.html import data_uri
+from dlip.plots.html import data_uri
 from dlip.vlm import VLM
 
 PICK = """

@@ -17,12 +17,12 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.disagreement import items_of
 from dlip.experiments.grids import GRIDS
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
+from dlip.plots.html import marked
 from dlip.plots.style import axis_title
 from dlip.records import frame
 from dlip.records.compare import sources, summary
 from dlip.records.schema import COSTS, ROLES, SCORES
 from dlip.records.write import SAMPLES
-from dlip.reports.html import marked
 
 SHOWN = 4
 """Samples of a point that are shown."""

@@ -33,7 +33,8 @@ class VLM:
 
     @classmethod
     def load(cls, name: str | Path) -> "VLM":
-        """A model by name, as `dlip.checkpoints.load.load_model` reads it: a built-in (`scenes/teacher`), a run folder, a
+        """A model by name, as `dlip.checkpoints.load.load_model` reads it: a built-in (`scenes/teacher`), a run
+        folder, a
         BLIP of the hub or of a folder, an original `.pth`, several joined by "+". Raises UserError where there is none.
         """
         return cls(*load_model(name), name=str(name))

@@ -15,7 +15,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig, scenes_size
 from dlip.models.med import Med
 from dlip.vlm import VLM
-from tests.helpers import SMALL, random_texts, running_app, scattered
+from tests.helpers import ROOT, SMALL, random_texts, running_app, scattered
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +124,7 @@ def open_page(browser, app_address):
 @pytest.fixture(scope="session")
 def screens() -> Path:
     """The folder that pictures of pages are kept in, to be looked at."""
-    folder = Path(__file__).parent.parent / "build" / "screens"
+    folder = ROOT / "build" / "screens"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -20,6 +19,7 @@ from app.page import build
 from dlip.common.errors import Unable, UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.models.generate import Decoder
+from tests.helpers import ROOT
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
@@ -211,7 +211,7 @@ def test_students_wear_the_colour_of_their_training(tmp_path, monkeypatch):
 def test_endpoints_take_what_their_functions_take_by_default(picture):
     page = build()
     found = page.get_api_info()["named_endpoints"]
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     assert not [name for name in found if f"`{name}`" not in readme and f'"{name}"' not in readme]
     for name in ("/words", "/attention"):
         (question,) = [part for part in found[name]["parameters"] if part["parameter_name"] == "question"]

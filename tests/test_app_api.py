@@ -13,6 +13,7 @@ from PIL import Image
 
 from app import compare, search
 from dlip.data.scenes.dataset import Scenes
+from tests.helpers import ROOT
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
@@ -56,7 +57,7 @@ def approximately(a, b) -> bool:
 
 
 def test_the_readme_s_example_works(app_address, picture, monkeypatch):
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"^```py\n(from gradio_client .*?)^```", readme, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(Path(picture).parent)
     Image.open(picture).save("picture.png")
@@ -134,7 +135,7 @@ def test_two_at_once_with_different_models_do_not_meet(app_address, tmp_path):
 
 
 def test_nothing_else_on_the_disk_is_served(app_address, picture):
-    root = Path(__file__).parent.parent
+    root = ROOT
     paths = ["/etc/passwd", picture, root / "README.md", root / "app" / "page.py", "README.md", "../README.md"]
     for path in map(str, paths):
         for address in (f"/gradio_api/file={path}", f"/file={path}", f"/static/../{path}", f"/{path}"):

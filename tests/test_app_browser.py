@@ -13,7 +13,7 @@ import dlip
 from app import guard, pictures, search
 from app.page import TABS
 from dlip.plots import COLOURS
-from dlip.reports.html import data_uri
+from dlip.plots.html import data_uri
 from tests.helpers import captions, slowed, wait_for, write
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"

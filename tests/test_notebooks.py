@@ -4,15 +4,14 @@ import ast
 import base64
 import re
 import shutil
-from pathlib import Path
 
 import nbformat
 import pytest
 
 from dlip.experiments.ablation import RESULTS
 from dlip.notebook import execute, page
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ("01_playground", "02_module_wise", "03_modality_wise", "04_tradeoffs", "05_attention", "06_your_own_data")
 ALL = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 import dlip
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OPTIONAL = [requirement for extra in EXTRAS.values() for requirement in extra]

@@ -16,9 +16,9 @@ from dlip.experiments import ablation
 from dlip.experiments.conclusions import conclusions
 from dlip.records import read
 from dlip.records.write import append
-from tests.helpers import make_record
+from tests.helpers import ROOT, make_record
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl"]
 RUN = {
     "models": [], "data": [], "train": SMALL, "distill": SMALL, "evaluate": ["--latency-repeats", "1"], "advise": [],
@@ -93,7 +93,7 @@ def test_the_python_works(place, monkeypatch):
 
 
 def test_the_table_of_conclusions_is_what_the_records_say():
-    found = read(Path(__file__).parents[1] / "results" / "ablations.jsonl")
+    found = read(ROOT / "results" / "ablations.jsonl")
     for _, row in conclusions(found).drop_duplicates("number").iterrows():
         assert f"| {row['number']}. {row['statement']} | {row['verdict']} |" in README
     assert f"{len(found) - 1} runs" in README
@@ -110,13 +110,13 @@ def test_the_table_of_conclusions_is_what_the_records_say():
 def test_what_guessers_that_see_no_picture_answer():
     said = [float(number) for number in re.findall(r"blind_baseline`[^)]*\)\s+answers ([\d.]+)%", README)]
     found = [blind_baseline(data.open("scenes", "train-small", 1000), data.open("scenes", "test"))]
-    if (photos := Path(__file__).parents[2] / "shared" / "data" / "coco_vqa").is_dir():
+    if (photos := ROOT.parent / "shared" / "data" / "coco_vqa").is_dir():
         found.insert(0, blind_baseline(*(data.open(photos, split, on_error="skip") for split in ("train", "val"))))
     assert [round(figures["accuracy"], 1) for figures in found] == said[-len(found) :]
 
 
 def test_the_table_of_speed_is_the_latest_records():
-    record = json.loads((Path(__file__).parents[1] / "results" / "bench" / "stock.jsonl").read_text().splitlines()[-1])
+    record = json.loads((ROOT / "results" / "bench" / "stock.jsonl").read_text().splitlines()[-1])
     rows = {row["name"]: row for row in record["rows"]}
     asked = {
         "a caption, BLIP-Base": ("blip-base, caption", "ratio"),

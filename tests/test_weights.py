@@ -11,6 +11,7 @@ from dlip.cost.count import summary
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import captioning
 from dlip.models.config import ModelConfig
+from tests.helpers import ROOT
 
 MORE = ("student-mid", "student-undistilled-4k", "student-40k", "student-undistilled-40k")
 NAMES = ("scenes/student", "scenes/student-undistilled", "scenes/teacher")
@@ -52,7 +53,6 @@ def test_the_student_is_as_small_as_the_papers():
     assert student["flops_g"] <= 0.248 * teacher["flops_g"]
 
 
-ROOT = BUILT_IN.parents[1]
 TABLES = {
     "playground": {**{name.partition("/")[2]: name for name in NAMES}, **dict.fromkeys(MORE)},
     "photos": dict.fromkeys(("photos-teacher", "photos-student-undistilled", "photos-student")),

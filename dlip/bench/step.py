@@ -59,7 +59,8 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
 
     plain: fp32, texts of 30 tokens, passes as few as in the others. The losses of the first step are compared before
     anything is told: fp32's are plain's to within 0.1%, all others to within 10%. peak_gb: the most memory that the
-    process held, or of a GPU what its allocator did; dry_run_gb and dry_run_s: what `dlip.training.dry_run` says; tflops:
+    process held, or of a GPU what its allocator did; dry_run_gb and dry_run_s: what `dlip.training.dry_run` says;
+    tflops:
     achieved, of the FLOPs that it counts, among them a teacher's, so that a cached one has none. Raises UserError where
     there are no such data, and where losses differ.
     """

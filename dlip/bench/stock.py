@@ -32,7 +32,8 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     """224 px, fp32 unless said; captions of 3 beams and 20 tokens, end to end; pairs of a picture and 12 tokens.
 
     ratio: against stock on the same weights; base_ratio: a caption against that of stock BLIP-Base. packed:
-    `dlip.models.fast.precision.pack`, as bf16 and int8 are always; onnx, onnx-int8: as `dlip.export.onnx_export.to_onnx` writes them.
+    `dlip.models.fast.precision.pack`, as bf16 and int8 are always; onnx, onnx-int8: as
+    `dlip.export.onnx_export.to_onnx` writes them.
     Outputs in fp32 are compared before anything is timed: tokens are the same, numbers within 1e-3. Raises UserError
     where they are not.
     """

@@ -1,8 +1,8 @@
 """Where a model's weights begin: at another model's, whole or in part, or at those of a published encoder of one side.
 
 A shallower model takes the layers that are named or evenly spaced ones, the first and the last among them; a narrower
-one the most important channels (dlip/checkpoints/prune.py). Words are matched by what they are called, so that vocabularies may
-differ; what the source lacks begins as it was.
+one the most important channels (dlip/checkpoints/prune.py). Words are matched by what they are called, so that
+vocabularies may differ; what the source lacks begins as it was.
 """
 
 import re

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import dlip
 from dlip.checkpoints import blip
 from dlip.checkpoints.blip import Checkpoint
 from dlip.checkpoints.hub import hub_model
@@ -17,7 +18,7 @@ from dlip.models.fast.precision import precision
 from dlip.models.features import TASKS
 from dlip.models.med import Med
 
-BUILT_IN = Path(__file__).parent / "weights"
+BUILT_IN = Path(dlip.__file__).parent / "weights"
 
 
 def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, about: dict | None = None) -> None:

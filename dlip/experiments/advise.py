@@ -76,7 +76,8 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
 
 
 def _students(df: pd.DataFrame) -> pd.DataFrame:
-    """`dlip.records.compare.summary` of the students, with <it>_kept of scores, "all" and costs, and <score>_kept_sd."""
+    """`dlip.records.compare.summary` of the students, with <it>_kept of scores, "all" and costs, and
+    <score>_kept_sd."""
     rows = summary(df)
     kept = retention(df)
     kept["all"] = kept[list(SCORES)].min(axis=1, skipna=False)

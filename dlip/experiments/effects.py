@@ -18,7 +18,8 @@ FIXED = ("base", "small")
 def sweeps(found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """The grid `modules` as `dlip.plots.module_curves` takes it, from records as `dlip.records.read` gives them.
 
-    The teacher, then a row for each point of a curve, NaN where there is no run yet: columns of `dlip.experiments.ablation.table`
+    The teacher, then a row for each point of a curve, NaN where there is no run yet: columns of
+    `dlip.experiments.ablation.table`
     and swept ("image" or "text"), size (its name), encoder_m (its parameters in millions, in the paper's count), fixed
     (the other encoder's size). A student stands on each curve that it is a point of.
     """
@@ -38,7 +39,8 @@ def gains(
 ) -> pd.DataFrame:
     """What each row of a grid scores above its row `base` (by default the first), as `dlip.plots.gain_bars` takes it.
 
-    Columns: name, role; gain, low and high (95% interval over seeds and test pictures, as in `dlip.experiments.conclusions`; NaN of
+    Columns: name, role; gain, low and high (95% interval over seeds and test pictures, as in
+    `dlip.experiments.conclusions`; NaN of
     a single seed) in points of the score; paper, the paper's gain; seeds. Rows without a seed in common with the base
     are left out. Raises KeyError where the grid has no such row or a run no such score.
     """

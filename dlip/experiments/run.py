@@ -199,7 +199,8 @@ def prepare(
     """From names to models and data.
 
     teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
-    start: what its weights begin at, each as `dlip.checkpoints.init_from.begin` reads it. epochs: how often each picture is seen, which
+    start: what its weights begin at, each as `dlip.checkpoints.init_from.begin` reads it. epochs: how often each
+    picture is seen, which
     decides the configuration's steps. test_data, test_split, test_limit: what the model is measured on, by default the
     `held_out` split of the data. verify: whether every picture is read once beforehand. Raises UserError where there is
     no such thing or they do not fit.
@@ -243,7 +244,8 @@ def watched(data: str | Path, test, on_error: str):
 
 
 def preview(**asked) -> dict:
-    """What training with the arguments of `prepare` would cost, as `dlip.training.dry_run.budget` gives it; nothing is written.
+    """What training with the arguments of `prepare` would cost, as `dlip.training.dry_run.budget` gives it; nothing
+    is written.
 
     Raises UserError as `prepare` and `dlip.training.loop.train` do.
     """

@@ -1,4 +1,5 @@
-"""The figures of `dlip.evaluation.tasks.evaluate` for an exported model, as its runner has them (dlip/export/onnx_runner.py)."""
+"""The figures of `dlip.evaluation.tasks.evaluate` for an exported model, as its runner has them
+(dlip/export/onnx_runner.py)."""
 
 import numpy as np
 import torch

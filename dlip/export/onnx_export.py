@@ -1,4 +1,5 @@
-"""A model as ONNX graphs in one folder, with a runner that needs neither torch nor this package (dlip/export/onnx_runner.py).
+"""A model as ONNX graphs in one folder, with a runner that needs neither torch nor this package
+(dlip/export/onnx_runner.py).
 
 Each graph is checked against torch before the folder is there, and before its weights are put into 8 bits, if they
 are. All graphs of a model share one file of weights, as the text layers are in three of them.

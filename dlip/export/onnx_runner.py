@@ -40,8 +40,8 @@ class Part:
     def search(self, context: np.ndarray, mask: np.ndarray, prompt: list[int], k: int, new: int) -> list[list[int]]:
         """The best text of each context [B, S, Di], up to its [SEP], without the prompt: beam search with `k` beams.
 
-        The steps are those of dlip/models/generate.py; one beam is greedy. mask bool [B, S]; `new` tokens at most. Raises
-        UserError for more beams than there are words for.
+        The steps are those of dlip/models/generate.py; one beam is greedy. mask bool [B, S]; `new` tokens at most.
+        Raises UserError for more beams than there are words for.
         """
         c, b = self.config, len(context)
         if 2 * k > c["vocab_size"]:

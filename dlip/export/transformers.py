@@ -1,6 +1,7 @@
 """A model as folders that stock `transformers` loads without this package, and on their way to the hub.
 
-Each task has its folder, as the stock classes have: weights, processor, generation settings, and a card (dlip/export/card.py).
+Each task has its folder, as the stock classes have: weights, processor, generation settings, and a card
+(dlip/export/card.py).
 Pixels: the stock processor resizes as we do where it works with Pillow; with torchvision its pixels differ by rounding.
 It does not turn pictures as their EXIF says nor put transparent ones over white, as `dlip` does before.
 """

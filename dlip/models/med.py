@@ -1,7 +1,8 @@
 """The MED of BLIP in one file: ViT, text layers with cross-attention (fusion), text decoder, and the heads.
 
 Parameter names are those of Hugging Face's BLIP, so a state dict goes into its classes as it is. Where no map is asked
-for, `dlip.models.attention_kernel.attend` takes the kernel that is fastest, as a rule the fused `scaled_dot_product_attention`.
+for, `dlip.models.attention_kernel.attend` takes the kernel that is fastest, as a rule the fused
+`scaled_dot_product_attention`.
 Source: Li et al., BLIP (arXiv 2201.12086), section 3.1; Kuang et al., DLIP (arXiv 2308.12956), section 3.
 """
 

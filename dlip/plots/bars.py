@@ -12,8 +12,8 @@ def gain_bars(
 ) -> go.Figure:
     """A bar for each row, with its interval; the paper's gain beside it as a diamond where there is one.
 
-    df: as `dlip.experiments.effects.gains` gives it, in the order of the bars: name, role, gain, low, high, paper. base: what the
-    gains are over, in words. Raises UserError where there is no row.
+    df: as `dlip.experiments.effects.gains` gives it, in the order of the bars: name, role, gain, low, high, paper.
+    base: what the gains are over, in words. Raises UserError where there is no row.
     """
     if df.empty:
         raise UserError("there are no gains to show; run the grid first")

@@ -4,8 +4,8 @@ from html import escape
 
 import pandas as pd
 
+from dlip.plots.html import image_tag, marked
 from dlip.plots.style import COLOURS
-from dlip.reports.html import image_tag, marked
 
 STYLE = """
 .dlip-cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 20px; margin: 12px 0;

@@ -12,8 +12,8 @@ from dlip.records.schema import ROLES
 def data_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None) -> go.Figure:
     """A line for each role over the pictures it learned from (mean over seeds, bars of one standard deviation).
 
-    df: runs of the grid `data`, as `dlip.experiments.ablation.runs` gives them; the teacher's become a line across. Raises
-    UserError where no student has the score.
+    df: runs of the grid `data`, as `dlip.experiments.ablation.runs` gives them; the teacher's become a line across.
+    Raises UserError where no student has the score.
     """
     rows = summary(df.dropna(subset=[score]))
     students = rows[rows["role"] != "teacher"].sort_values("train_pictures")

@@ -14,7 +14,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 def module_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None) -> go.Figure:
     """A panel for each encoder that is swept, in it a line for each size of the other, with and without distillation.
 
-    df: as `dlip.experiments.effects.sweeps` gives it: role, swept, encoder_m, size, fixed, `score` and <score>_sd (standard
+    df: as `dlip.experiments.effects.sweeps` gives it: role, swept, encoder_m, size, fixed, `score` and <score>_sd
+    (standard
     deviation over seeds, drawn as bars); a teacher's row becomes a line across. Raises UserError where no student has
     the score.
     """

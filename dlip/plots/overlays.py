@@ -7,8 +7,8 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageChops, ImageFilter
 
+from dlip.plots.html import data_uri
 from dlip.plots.style import COLOURS, INK, figure
-from dlip.reports.html import data_uri
 
 SMALL, LARGE = 288, 640
 """px: the longest side of a picture in a figure, a small one's pixels shown as squares."""

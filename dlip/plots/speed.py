@@ -45,7 +45,8 @@ def latency_bars(models: dict[str, dict], roles: dict[str, str], title: str | No
 def throughput_curves(
     batches: list[int], rates: dict[str, list[float]], roles: dict[str, str], title: str | None = None
 ) -> go.Figure:
-    """Items a second against the size of the batch, a line a model; rates: as `dlip.cost.latency.throughput` gives them."""
+    """Items a second against the size of the batch, a line a model; rates: as `dlip.cost.latency.throughput` gives
+    them."""
     best = max(rates, key=lambda name: max(rates[name]))
     at = batches[rates[best].index(max(rates[best]))]
     fig = figure(title or f"At most {max(rates[best]):,.0f} a second: {escape(best)}, {at} at a time")

@@ -15,8 +15,8 @@ GAP = 0.08
 def term_curves(losses: dict[str, list[float]], steps: int | None = None, title: str | None = None) -> go.Figure:
     """A panel for each group of terms (`dlip.training.terms.GROUPS`), in it a line a term, unweighted, from 0 up.
 
-    losses: as `dlip.training.run_folder.Run.losses` gives them, empty before the first row. steps: where the axis ends, by default at
-    the last row.
+    losses: as `dlip.training.run_folder.Run.losses` gives them, empty before the first row. steps: where the axis
+    ends, by default at the last row.
     """
     groups = GROUPS | {"vlp": [*GROUPS["vlp"], "tags"]}
     panels = {name: [term for term in terms if term in losses] for name, terms in groups.items()}

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
+from dlip.plots.html import image_tag, marked
 from dlip.plots.style import COLOURS
-from dlip.reports.html import image_tag, marked
 
 SHOWN = 96
 """px: width of a picture."""

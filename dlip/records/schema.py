@@ -1,4 +1,5 @@
-"""Where a record's numbers stand, and what a line has to have to be a record (dlip/records/read.py says what they mean)."""
+"""Where a record's numbers stand, and what a line has to have to be a record (dlip/records/read.py says what they
+mean)."""
 
 from dlip.records.outcomes import outcomes
 

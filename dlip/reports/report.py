@@ -17,10 +17,10 @@ from dlip import plots
 from dlip.common.errors import UserError, number_of, three_digits
 from dlip.common.files import write_out
 from dlip.data.answers import normalise
+from dlip.plots.html import image_tag, marked
 from dlip.records import frame
 from dlip.records.compare import latest, retention, sources, summary, timed_alike, twin
 from dlip.records.write import SAMPLES
-from dlip.reports.html import image_tag, marked
 
 PRICES = ("params_m", "flops_g", "latency_ms")
 SCORES = ("tr1", "ir1", "cider", "vqa")

@@ -91,7 +91,8 @@ class TrainConfig:
     questions: int = 1
     """Questions a picture and step."""
     cache: bool = False
-    """Read what the teacher says of pictures and captions from the disk, in float16 (dlip/training/teacher_cache.py)."""
+    """Read what the teacher says of pictures and captions from the disk, in float16
+    (dlip/training/teacher_cache.py)."""
     shard_teacher: bool = False
     """Each of several processes keeps a part of the teacher, and gathers the rest for its forward pass alone (FSDP)."""
     workers: int = 0

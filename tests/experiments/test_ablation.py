@@ -20,9 +20,8 @@ from dlip.data.scenes.dataset import SPLITS
 from dlip.experiments import ablation
 from dlip.experiments.ablation import ablate, choose, command, identity, jobs, runs, table, text
 from dlip.experiments.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER, WHOLE, Grid, Row
-from tests.helpers import make_record
+from tests.helpers import ROOT, make_record
 
-ROOT = Path(__file__).parents[1]
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
 ONE = Grid("one", "?", (Row("a", SMALL, paper=(1.0, 2.0, 3.0, None)), Row("b", SMALL, DISTILLED)))
 TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vqa,lm,itc,tags"), Row("broken", SMALL, pictures=250)), "As printed.")

@@ -11,8 +11,7 @@ import pytest
 
 from dlip.common.errors import UserError
 from dlip.experiments.workers import work
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 
 def act(job: tuple[str, Path]) -> None:

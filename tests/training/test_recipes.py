@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,9 @@ from dlip.commands import train_config
 from dlip.common.errors import UserError
 from dlip.training.recipes import RECIPES, recipe
 from dlip.training.terms import AT, HR
+from tests.helpers import ROOT
 
-PAGE = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text()
+PAGE = (ROOT / "docs" / "recipe.md").read_text()
 PLACE = ["--out", "x", "--teacher", "t"]
 
 
