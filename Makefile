@@ -77,7 +77,7 @@ licences: $(INSTALLED) ## write down the licence of every release that .venv has
 		--ignore-packages dlip pip pip-licenses prettytable
 
 load: $(INSTALLED) ## 30 visitors of the app for a minute: no failure, no crossed answer, steady memory
-	.venv/bin/pytest -m load tests/test_app_load.py
+	.venv/bin/pytest -m load tests/app/test_load.py
 
 drills: $(INSTALLED) ## what goes wrong, thousands of times: kills, bad inputs, full disks, a besieged app (some hours)
 	.venv/bin/python -m pip install --quiet uv

@@ -28,7 +28,7 @@ RUN = {
 """Command -> options that make it short."""
 NOT_RUN = {
     "dlip ablate": "a grid trains for minutes; tests/experiments/test_ablation.py does one of two steps",
-    "dlip app": "serves until it is stopped; tests/test_app.py opens it",
+    "dlip app": "serves until it is stopped; tests/app/test_app.py opens it",
     "dlip rerun": "trains as long as the record did; tests/experiments/test_rerun.py makes one of three steps again",
     "Salesforce/": "needs the hub; tests/checkpoints/test_blip.py reads small checkpoints of the same layouts",
 }
@@ -77,7 +77,9 @@ def test_every_command_works(place, monkeypatch, capsys):
         parser().parse_args(words[1:])
         if any(part in line for part in NOT_RUN):
             continue
-        assert words[1] in RUN, f"README's {line!r} is neither known to tests/test_readme.py nor in its NOT_RUN"
+        assert words[1] in RUN, (
+            f"README's {line!r} is neither known to tests/repository/test_readme.py nor in its NOT_RUN"
+        )
         words = [PLACES.get(word, word) for word in words[1:]] + RUN[words[1]]
         assert main(words) == 0, f"{line}: {capsys.readouterr().err}"
 
