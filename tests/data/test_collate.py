@@ -1,7 +1,6 @@
 import dataclasses
 import pickle
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,10 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import square
 from dlip.models.features import Want
 from dlip.training.objectives import vqa
+from tests.helpers import ROOT
 
 WORDS = ["a red cat", "a blue dog sleeps here", "one", "two", "left of the tree", "what is it", "who", "yes", "no"]
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
+PHOTOS = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")

@@ -215,7 +215,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     place = {"out": tmp_path / "out", "results": tmp_path / "runs.jsonl", "progress": False}
     code = f"""if True:
         from dataclasses import replace
-        from tests.test_ablation import LONG, REAL, ablate
+        from tests.experiments.test_ablation import LONG, REAL, ablate
         plan = replace(LONG, teacher={plan.teacher!r})
         ablate([REAL], plan, 1, 1, {str(place["out"])!r}, {str(place["results"])!r}, False)
     """

@@ -77,7 +77,7 @@ def test_the_processes_end_with_their_parent(tmp_path, how):
         import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin by ignoring it
         from pathlib import Path
-        from tests.test_workers import act, work
+        from tests.experiments.test_workers import act, work
         list(work(act, [("long", Path({str(tmp_path)!r}))], 1, Path({str(tmp_path)!r}), lambda running: None))
     """
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT, start_new_session=True)

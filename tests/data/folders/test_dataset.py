@@ -9,8 +9,9 @@ from PIL import Image
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.folders.dataset import Folder, image_id, splits
+from tests.helpers import ROOT
 
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
+PHOTOS = ROOT.parent / "shared" / "data"
 
 
 def picture(name: str, *captions: str, split: str = "train", **more) -> dict:
