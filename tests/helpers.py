@@ -26,6 +26,8 @@ from dlip.models.med import Med
 from dlip.records.write import new_record
 from dlip.training.config import TrainConfig
 
+ROOT = Path(__file__).parents[1]
+
 
 def make_record(
     name="student", role="distilled", *, seed=0, data="scenes", pictures=4000, width=64, params=1.0, latency=20.0,
