@@ -10,12 +10,18 @@ from app import guard, inputs, models, parts, work
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.evaluation import disagreement
-from dlip.evaluation.tasks import SCORED, captioning, evaluate
+from dlip.evaluation.tasks import captioning, evaluate
 from dlip.evaluation.tasks.base import within
+from dlip.models import tasks
 from dlip.plots import cards
 
-TASKS = {"captions": "caption", "answers": "vqa", "captions found by picture": "tr", "pictures found by caption": "ir"}
-RUN = {"caption": "caption", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
+TASKS = {
+    "captions": "captioning",
+    "answers": "vqa",
+    "captions found by picture": "tr",
+    "pictures found by caption": "ir",
+}
+RUN = {"captioning": "captioning", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
 """Task of dlip.evaluation.disagreement -> that of dlip.evaluate which yields its items."""
 LEAST, MOST, COUNT = 10, SPLITS["test"], 12
 EMPTY = f"Both models read the pictures; the {COUNT} on which the student loses most stand here, with what each said."
@@ -52,16 +58,16 @@ def disagreements(
     with work.turns(progress) as step:
         said, items, pair = [], [], models.pair(teacher, student)
         for vlm in pair.values():
-            if SCORED[RUN[TASKS[task]]][0] not in vlm.med.abilities:
+            if tasks.TASKS[RUN[TASKS[task]]].abilities[0] not in vlm.med.abilities:
                 raise UserError(f"{vlm.name} has not learnt what {task} need; choose another model, or compare others")
         data = Scenes("test", size=pictures)
         for i, vlm in enumerate(pair.values()):
             options = dict(batch_size=BATCH, progress=within(step, i / 2, (i + 1) / 2))
-            if TASKS[task] == "caption":
+            if TASKS[task] == "captioning":
                 said.append(captioning.predict(vlm, data, max_new_tokens=vlm.med.config.max_text, **options))
             else:
                 items.append(evaluate(vlm, data, tasks=(RUN[TASKS[task]],), return_items=True, **options)["items"])
-    items += [{"caption": one.rows(captioning.ciders(one.captions, one.references))} for one in said]
+    items += [{"captioning": one.rows(captioning.ciders(one.captions, one.references))} for one in said]
     rows = disagreement.disagreements(*items, TASKS[task], COUNT)
     return [Disagreement(**row) for row in rows.to_dict("records")]
 

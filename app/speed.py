@@ -10,10 +10,10 @@ import torch
 
 from app import charts, guard, inputs, models, parts, work
 from dlip.common.errors import number_of
-from dlip.cost.count import TASKS
 from dlip.cost.latency import compare_latency, throughput
 from dlip.cost.memory import memory
 from dlip.evaluation.tasks.base import within
+from dlip.models.tasks import TASKS
 from dlip.plots import latency_bars, memory_bars, throughput_curves
 
 BATCHES = (1, 2, 4, 8, 16, 32)

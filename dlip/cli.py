@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     new = command(commands.evaluate, "Measure a model on a data set", "dlip evaluate --model scenes/student --json -")
     new.add_argument("--model", required=True, help="a built-in model, a run's folder, or a published BLIP")
     data_options(new, "test where there is one, else val")
-    new.add_argument("--tasks", default="retrieval,caption,vqa", help="default %(default)s")
+    new.add_argument("--tasks", default="retrieval,captioning,vqa", help="default %(default)s")
     new.add_argument(
         "--answers", action="append", metavar="FILE",
         help="rank these answers too: VQA's annotations of training, or a text, one a line (may be repeated)",

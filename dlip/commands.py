@@ -258,13 +258,12 @@ def rerun(args: argparse.Namespace) -> None:
     from dlip import records
     from dlip.cli import INTERRUPTED, main
     from dlip.experiments import rerun as again
-    from dlip.training.run_folder import Run
 
     before = again.chosen(args.records, args.name, args.seed)
     again.check_history(before)
     words = again.command(before, args.out, args.results)
     command = shlex.join(["dlip", *words])
-    kept = Run(args.out).record() if "--out" in words else {}
+    kept = records.record_of_run(Path(args.out)) if "--out" in words else {}
     if kept and (kept["command"] != command or records.stands(kept, args.results)):
         raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
     if not args.json:

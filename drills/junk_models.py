@@ -73,7 +73,7 @@ def worded(rng: random.Random, folder: Path) -> str:
 
 def stock(rng: random.Random, folder: Path) -> str:
     """As stock transformers writes one."""
-    task = folder / rng.choice(("retrieval", "caption", "vqa"))
+    task = folder / rng.choice(("retrieval", "captioning", "vqa"))
     shutil.copytree(_exported() / task.name, task)
     if rng.random() < 0.7:
         _spoil(rng, task / "config.json", rng.choice(("text_config", "vision_config", None)))

@@ -39,7 +39,7 @@ def make_record(
     metrics = {
         "model": name, "data": data, "split": "test", "notes": notes or {},
         "retrieval": retrieval or {"tr@1": tr1, "ir@1": tr1 - 2},
-        "caption": {"cider": 1.5 * tr1, "spice": None},
+        "captioning": {"cider": 1.5 * tr1, "spice": None},
         "vqa": None if vqa is None else {"accuracy": vqa, "by_type": {"count": vqa - 20}},
         "efficiency": {"params_m": params, "flops_g": params / 10, "latency": {
             "task": "captioning", "batch": 1, "beams": 3, "tokens": 20, "threads": 2, "device": "cpu",
@@ -209,7 +209,7 @@ def made(row: Row, kept: float | dict[str, float], seed: int = 0) -> dict:
     items = {
         "tr": [{"image_id": i, "rank": 0 if hit else 3} for i, hit in enumerate(hits["tr1"])],
         "ir": [{"image_id": i // CAPTIONS, "rank": 0 if hit else 3} for i, hit in enumerate(hits["ir1"])],
-        "caption": [{"image_id": i, "cider": value} for i, value in enumerate(cider)],
+        "captioning": [{"image_id": i, "cider": value} for i, value in enumerate(cider)],
         "vqa": [{"image_id": i // QUESTIONS, "accuracy": float(hit)} for i, hit in enumerate(hits["vqa"])],
     }
     return make_record(row.name, row.role, seed=seed, items=items) | {"ablation": {"hash": identity(row, FULL)}}

@@ -73,7 +73,7 @@ def graphs(vlm: VLM, place: Path) -> dict[str, Part]:
 def compared(med: Med, parts: dict[str, Part], batch: int) -> dict[str, Calls]:
     """What is done with `batch` pictures -> by whom."""
     c = med.config
-    captioner, matcher = to_stock(med, "caption"), to_stock(med, "retrieval")
+    captioner, matcher = to_stock(med, "captioning"), to_stock(med, "retrieval")
     names = {"packed": "fp32"} | {name: name for name in PRECISIONS[1:]}
     served = {name: pack(lower(copy.deepcopy(med), precision)) for name, precision in names.items()}
     seen = torch.randint(256, (batch, c.image_size, c.image_size, 3), dtype=torch.uint8)

@@ -25,10 +25,8 @@ from dataclasses import dataclass
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.med import Med
+from dlip.models.tasks import TASKS
 
-TASKS = ("retrieval", "captioning", "vqa")
-TASK_OF = {"itc": "retrieval", "itm": "retrieval", "lm": "captioning", "vqa": "vqa"}
-"""Ability of a model -> the task that needs it."""
 TEXT_TOKENS = 30
 """Tokens of a text that is read, where nothing else is said; the paper's."""
 NEW_TOKENS = {"captioning": 20, "vqa": 3}
@@ -99,7 +97,8 @@ def needed_params(model: Med | Composite) -> dict[str, int]:
     out = dict.fromkeys(params(model.config), 0)
     for member in model.members:
         count, modules = params(member.config), task_modules(member.config)
-        for name in {name for ability in member.abilities for name in modules[TASK_OF[ability]]}:
+        tasks = [name for name, task in TASKS.items() if member.abilities & {*task.abilities}]
+        for name in {name for task in tasks for name in modules[task]}:
             out[name] += count[name]
     return out
 
@@ -185,7 +184,7 @@ def task_macs(
     states. Raises ValueError for another task.
     """
     if task not in TASKS:
-        raise ValueError(f"task {task!r} is none of {TASKS}")
+        raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
     new_tokens = new_tokens or NEW_TOKENS.get(task, 0)
     picture = c.grid**2 + 1
     text = text_macs(c, text_tokens) * texts

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from dlip.common.errors import UserError
-from dlip.cost.count import NEW_TOKENS, TASKS, TEXT_TOKENS
+from dlip.cost.count import NEW_TOKENS, TEXT_TOKENS
 from dlip.models.generate import Decoder, generate
 from dlip.models.med import Med
-
-NEEDS = {"retrieval": "itm", "captioning": "lm", "vqa": "vqa"}
-"""Task -> what a model must be able to, of `dlip.models.features.TASKS`."""
+from dlip.models.tasks import TASKS
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
@@ -45,7 +43,7 @@ class Workload:
     ):
         if task not in TASKS:
             raise UserError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-        self.med: Med = getattr(model, "med", model).able(NEEDS[task]).eval()
+        self.med: Med = getattr(model, "med", model).able(TASKS[task].abilities[-1]).eval()
         c, device, dtype = self.med.config, self.med.temp.device, self.med.temp.dtype
         prompt = (c.dec_id, *(c.prompt_ids if task == "captioning" else ()))
         self.task, self.beams = task, beams

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from dlip.cost.count import NEW_TOKENS, TASKS, TEXT_TOKENS, paper_count, params, task_macs, task_params
+from dlip.cost.count import NEW_TOKENS, TEXT_TOKENS, paper_count, params, task_macs, task_params
 from dlip.models.config import IMAGE_SIZES, PRESETS, TEXT_SIZES, ModelConfig, paper_size
+from dlip.models.tasks import TASKS
 
 PRINTED = {
     "image-base": (85.6, 16.9), "image-middle": (48.3, 9.51),

@@ -7,15 +7,15 @@ import pandas as pd
 from dlip.common.errors import UserError
 
 COLUMNS = ("image_id", "asked", "teacher", "student", "teacher_score", "student_score", "loss")
-MEASURES = {"caption": "CIDEr x 100", "vqa": "% accuracy", "tr": "100 / place", "ir": "100 / place"}
+MEASURES = {"captioning": "CIDEr x 100", "vqa": "% accuracy", "tr": "100 / place", "ir": "100 / place"}
 
 
 def disagreements(
-    teacher: dict[str, list[dict]], student: dict[str, list[dict]], task: str = "caption", count: int = 12
+    teacher: dict[str, list[dict]], student: dict[str, list[dict]], task: str = "captioning", count: int = 12
 ) -> pd.DataFrame:
     """At most `count` items, the worst first, each of another picture.
 
-    teacher, student: "items" of `dlip.evaluate` on the same data. task: "caption", "vqa", or the retrieval of a
+    teacher, student: "items" of `dlip.evaluate` on the same data. task: "captioning", "vqa", or the retrieval of a
     picture's caption ("tr") or of a caption's picture ("ir"), scored as `MEASURES` says.
     Columns: image_id; asked (question, or caption that is looked for, or ""); teacher and student (what they said);
     teacher_score, student_score; loss, the first less the second, above 0; measure. Raises
@@ -52,7 +52,7 @@ def _ranked(row: dict) -> tuple:
     return row["image_id"], row.get("caption", ""), f"found at place {place:,}", 100 / place
 
 
-_READ = {"caption": _caption, "vqa": _vqa, "tr": _ranked, "ir": _ranked}
+_READ = {"captioning": _caption, "vqa": _vqa, "tr": _ranked, "ir": _ranked}
 
 
 def items_of(dataset, image_ids: Iterable[int]) -> dict:

@@ -17,7 +17,7 @@ from dlip import data, records
 from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import held, read_json
-from dlip.cost.count import TASKS, task_macs
+from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.experiments import history, run
 from dlip.experiments.config import LATENCY_REPEATS
@@ -25,6 +25,7 @@ from dlip.experiments.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, P
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import warn_if_emulated
+from dlip.models.tasks import TASKS
 from dlip.training.config import TrainConfig
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights

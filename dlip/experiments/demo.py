@@ -11,6 +11,7 @@ from dlip.common.errors import number_of
 from dlip.common.files import read_json
 from dlip.cost.latency import compare_latency
 from dlip.experiments import run
+from dlip.records.schema import upgrade
 from dlip.reports.report import finding, report, table
 from dlip.training.config import TrainConfig
 from dlip.training.terms import AT, HR, KD, VLP
@@ -45,7 +46,7 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
         folder=folder / "student", results=folder / "records.jsonl", role="distilled",
         command=f"dlip demo --steps {steps} --seed {seed}", progress=not quiet,
     )  # fmt: skip
-    records = [*(read_json(BUILT_IN / name / "record.json") for name in SHIPPED), live]
+    records = [*(upgrade(read_json(BUILT_IN / name / "record.json")) for name in SHIPPED), live]
     models = {
         record["name"]: VLM.load(name) for record, name in zip(records, (*SHIPPED, folder / "student"), strict=True)
     }

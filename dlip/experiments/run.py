@@ -15,18 +15,19 @@ from dlip.common.distributed import on_main
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import write_json
 from dlip.cost.count import summary
-from dlip.cost.latency import NEEDS, compare_latency
+from dlip.cost.latency import compare_latency
 from dlip.cost.memory import memory
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
-from dlip.evaluation.tasks import SCORED, evaluate
+from dlip.evaluation.tasks import evaluate
 from dlip.experiments.config import LATENCY_REPEATS
 from dlip.experiments.history import given, history, made
 from dlip.models.composite import SEES
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import precision
 from dlip.models.med import Med
-from dlip.records import stands
+from dlip.models.tasks import TASKS
+from dlip.records import record_of_run, stands
 from dlip.records.write import append, new_record
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
@@ -131,7 +132,7 @@ def measure(
     figures["efficiency"] = summary(vlm.med)
     if latency_repeats:
         timed = "captioning" if "lm" in vlm.med.abilities else "vqa" if "vqa" in vlm.med.abilities else "retrieval"
-        pair = {"teacher": teacher} if teacher and NEEDS[timed] in teacher.med.abilities else {}
+        pair = {"teacher": teacher} if teacher and TASKS[timed].abilities[-1] in teacher.med.abilities else {}
         try:
             found = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
             share = {"share": 100 / found["speedup"]["model"]} if pair else {}
@@ -144,7 +145,11 @@ def measure(
 
 def scored(vlm: VLM, dataset) -> list[str]:
     """The tasks that the model can be measured at on the data. Raises UserError where there is none."""
-    found = [t for t, (task, noun) in SCORED.items() if task in vlm.med.abilities and data_sets.holds(dataset, noun)]
+    found = [
+        name
+        for name, task in TASKS.items()
+        if task.abilities[0] in vlm.med.abilities and data_sets.holds(dataset, task.data)
+    ]
     if not found:
         raise UserError(
             f"nothing that is to be learnt can be measured on {number_of(len(dataset), 'picture')} of {dataset.name} "
@@ -283,11 +288,11 @@ def run(
 
     def glance(student: VLM) -> dict:
         tasks = scored(student, got.watched)  # captioning is slow: it is glanced at where there is nothing else
-        quick = [task for task in tasks if task != "caption"]
+        quick = [task for task in tasks if task != "captioning"]
         return evaluate(student, got.watched, tasks=tuple(quick or tasks), progress=False)
 
     def write_down(done: Run) -> dict:
-        kept = done.record()
+        kept = record_of_run(done.folder)
         if kept and kept["command"] == command and stands(kept, results):
             warnings.warn(f"{folder} holds this run, and {results} its record; nothing is done again", stacklevel=2)
             return kept
@@ -359,7 +364,7 @@ def vocabulary(dataset) -> Tokenizer:
 def samples(items: dict, dataset, count: int = 12) -> list[dict]:
     """What the model said of the first pictures, beside the truth: of answers the annotators' commonest."""
     out = []
-    captions = {row["image_id"]: row["caption"] for row in items.get("caption", [])}
+    captions = {row["image_id"]: row["caption"] for row in items.get("captioning", [])}
     answers: dict[int, list[dict]] = {}
     for row in items.get("vqa", []):
         answers.setdefault(row["image_id"], []).append(row)

@@ -7,10 +7,10 @@ from dlip.models.config import ModelConfig
 
 TITLES = {
     "retrieval": "image-text retrieval",
-    "caption": "image captioning",
+    "captioning": "image captioning",
     "vqa": "visual question answering",
 }
-PIPELINES = {"caption": "image-text-to-text", "vqa": "visual-question-answering"}
+PIPELINES = {"captioning": "image-text-to-text", "vqa": "visual-question-answering"}
 ROLES = {
     "distilled": "a student distilled from a heavier teacher",
     "undistilled": "a model trained without a teacher",
@@ -18,13 +18,14 @@ ROLES = {
 }
 FIGURES = (  # (place in a record's metrics, title, unit)
     (("retrieval", "tr@1"), "TR@1", "%"), (("retrieval", "tr@5"), "TR@5", "%"), (("retrieval", "ir@1"), "IR@1", "%"),
-    (("retrieval", "ir@5"), "IR@5", "%"), (("caption", "bleu4"), "BLEU-4", ""), (("caption", "meteor"), "METEOR", ""),
-    (("caption", "rougeL"), "ROUGE-L", ""), (("caption", "cider"), "CIDEr", ""), (("caption", "spice"), "SPICE", ""),
+    (("retrieval", "ir@5"), "IR@5", "%"), (("captioning", "bleu4"), "BLEU-4", ""),
+    (("captioning", "meteor"), "METEOR", ""), (("captioning", "rougeL"), "ROUGE-L", ""),
+    (("captioning", "cider"), "CIDEr", ""), (("captioning", "spice"), "SPICE", ""),
     (("vqa", "accuracy"), "VQA soft accuracy", "%"),
 )  # fmt: skip
 CLASSES = {
     "retrieval": "BlipForImageTextRetrieval",
-    "caption": "BlipForConditionalGeneration",
+    "captioning": "BlipForConditionalGeneration",
     "vqa": "BlipForQuestionAnswering",
 }
 
@@ -76,11 +77,11 @@ def usage(task: str, vlm, c: ModelConfig) -> str:
                if c.enc_id != c.cls_id else "")
             + "print(model(**inputs, use_itm_head=False).itm_score)  # cosine"
         ),
-        "caption": f'inputs = processor(images=image, {prompt}return_tensors="pt")\nids = {first}{said}',
+        "captioning": f'inputs = processor(images=image, {prompt}return_tensors="pt")\nids = {first}{said}',
         "vqa": f'inputs = processor(images=image, text="what is it?", return_tensors="pt")\nids = {first}{said}',
     }[task]  # fmt: skip
     note = {
-        "caption": "\n\nThe decoder inside does not read this folder's generation settings: hand them over as above, "
+        "captioning": "\n\nThe decoder inside does not read this folder's generation settings: pass them as above, "
         "or to a pipeline as `generate_kwargs=dict(num_beams=3, max_new_tokens=20)`.",
         "vqa": "\n\nQuestions of one length may go together; the stock class lets answers attend to pads. Since its "
         "version 5 transformers has no `pipeline` for questions.",

@@ -15,7 +15,7 @@ from dlip.models.med import Med
 
 CLASSES = {
     "retrieval": BlipForImageTextRetrieval,
-    "caption": BlipForConditionalGeneration,
+    "captioning": BlipForConditionalGeneration,
     "vqa": BlipForQuestionAnswering,
 }
 
@@ -43,7 +43,7 @@ def stock_config(c: ModelConfig) -> BlipConfig:
 
 
 def to_stock(med: Med, task: str) -> PreTrainedModel:
-    """The stock class for "retrieval", "caption" or "vqa" with this model's weights, in eval mode.
+    """The stock class for "retrieval", "captioning" or "vqa" with this model's weights, in eval mode.
 
     Stock retrieval and VQA read texts from [CLS]: their scores equal ours where `enc_id` is `cls_id`, or where the
     caller puts [ENC] in the first place. Raises UserError for a model that the class has no place for.

@@ -13,10 +13,14 @@ BATCH = 64
 
 
 def evaluate(runner: Runner, dataset, k: int = 16) -> dict:
-    """{"retrieval", "caption", "vqa"} of pictures with captions and questions; k: candidates that are re-ranked."""
+    """{"retrieval", "captioning", "vqa"} of pictures with captions and questions; k: candidates that are re-ranked."""
     items, longest = [dataset[i] for i in range(len(dataset))], runner.config["max_text"]
     captions = captioning.run(runner, dataset, BATCH, max_new_tokens=longest, progress=False)
-    return {"retrieval": found(runner, items, k).figures, "caption": captions.figures, "vqa": answered(runner, items)}
+    return {
+        "retrieval": found(runner, items, k).figures,
+        "captioning": captions.figures,
+        "vqa": answered(runner, items),
+    }
 
 
 def found(runner: Runner, items: list, k: int) -> Outcome:

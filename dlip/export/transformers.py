@@ -26,22 +26,23 @@ from dlip.export.huggingface import to_stock
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import lower, whole
+from dlip.models.tasks import TASKS
+from dlip.records.schema import upgrade
 from dlip.vlm import ANSWER, VLM
 
-ABILITY = {"retrieval": "itm", "caption": "lm", "vqa": "vqa"}
-"""Folder -> what a model must be able to."""
-NEW_TOKENS = {"caption": 20, "vqa": ANSWER}
+NEW_TOKENS = {"captioning": 20, "vqa": ANSWER}
 
 
 def to_transformers(name: str, out: str | Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Writes `out`/retrieval, `out`/caption and `out`/vqa of a model, each whole or not at all.
+    """Writes `out`/retrieval, `out`/captioning and `out`/vqa of a model, each whole or not at all.
 
     Returns the folders by task, and the reason for each task that is left out. Raises UserError where all are, or where
     something else is in the way.
     """
     vlm, record, out = VLM.load(name), record_of(name), Path(out)
     folders, left_out = {}, {}
-    for task, ability in ABILITY.items():
+    for task in TASKS:
+        ability = TASKS[task].abilities[-1]
         try:
             stock = to_stock(vlm.med.able(ability), task)
         except UserError as reason:
@@ -96,7 +97,7 @@ def processor(vlm: VLM, c: ModelConfig, task: str) -> BlipProcessor:
     """
     fast = FastTokenizer.from_str(vlm.tokenizer.fast.to_str())
     fast.no_truncation()
-    first = "[CLS]" if task == "caption" or c.enc_id == c.cls_id else "[ENC]"
+    first = "[CLS]" if task == "captioning" or c.enc_id == c.cls_id else "[ENC]"
     ids = [(token, fast.token_to_id(token)) for token in (first, "[SEP]")]
     fast.post_processor = processors.TemplateProcessing(single=f"{first} $A [SEP]", special_tokens=ids)
     words = PreTrainedTokenizerFast(
@@ -117,7 +118,7 @@ def record_of(name: str) -> dict:
     except UserError:  # a composite
         return {}
     if (folder / "record.json").is_file():
-        return read_json(folder / "record.json")
+        return upgrade(read_json(folder / "record.json"))
     run = read_json(folder / "config.json").get("run", {}) if (folder / "config.json").is_file() else {}
     return {"config": run, "name": folder.name} if run else {}
 

@@ -85,8 +85,9 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
 def shipped(rerun: bool = False) -> list[dict]:
     """The records of the shipped models; with rerun, their figures as measured here and now."""
     from dlip.checkpoints.load import BUILT_IN, built_in_models
+    from dlip.records.schema import upgrade
 
-    made = {name: read_json(BUILT_IN / name / "record.json") for name in built_in_models()}
+    made = {name: upgrade(read_json(BUILT_IN / name / "record.json")) for name in built_in_models()}
     if rerun:
         from dlip import data
         from dlip.experiments import run as experiment

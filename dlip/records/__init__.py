@@ -13,7 +13,7 @@
   "gpu": their
   names, "instructions": of the cpu, "cores"), threads (of each process), processes, wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.
-- metrics: "retrieval", "caption" and "vqa" as `dlip.evaluate` yields them, "attention" as
+- metrics: "retrieval", "captioning" and "vqa" as `dlip.evaluate` yields them, "attention" as
   `dlip.evaluation.attention_maps.measure` does; null where not measured.
 - efficiency: as `dlip.cost.count.summary` yields it, with "latency" as `dlip.cost.latency.latency` does and "memory" as
   `dlip.cost.memory.memory`.
@@ -56,12 +56,12 @@ threads, torch, transformers, quick, start (the parts, or all, that began at ano
 
 from dlip.records.compare import MEASURED, latest, retention, sources, summary, timed_alike, twin
 from dlip.records.outcomes import outcomes
-from dlip.records.read import ABOUT, export, failures, frame, load, read, stands, test_pictures
+from dlip.records.read import ABOUT, export, failures, frame, load, read, record_of_run, stands, test_pictures
 from dlip.records.schema import NUMBERS
 from dlip.records.write import append, config_hash, failure, new_record, thin
 
 __all__ = [
     "ABOUT", "MEASURED", "NUMBERS", "append", "config_hash", "export", "failure", "failures", "frame", "latest",
-    "load", "new_record", "outcomes", "read", "retention", "sources", "stands", "summary", "test_pictures", "thin",
-    "timed_alike", "twin",
+    "load", "new_record", "outcomes", "read", "record_of_run", "retention", "sources", "stands", "summary",
+    "test_pictures", "thin", "timed_alike", "twin",
 ]  # fmt: skip

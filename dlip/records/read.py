@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from dlip.common.errors import UserError, one_line
-from dlip.common.files import write_out
+from dlip.common.files import read_json, write_out
 from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
-from dlip.records.schema import NUMBERS, SCHEMA, numbers, sizes, whole
+from dlip.records.schema import NUMBERS, SCHEMA, numbers, sizes, upgrade, whole
 
 ABOUT = (
     "id", "created", "name", "role", "seed", "data", "split", "test_pictures", "train_pictures", "model", "command",
@@ -31,6 +31,14 @@ def read(path: str | Path) -> list[dict]:
     is named in a warning and skipped. Raises UserError where there is no such file or folder.
     """
     return [line for line in _lines(Path(path)) if "failed" not in line]
+
+
+def record_of_run(folder: Path) -> dict:
+    """The record in a run's folder; empty where there is none, or it is damaged."""
+    with suppress(UserError):
+        if whole(record := upgrade(read_json(folder / "record.json"))):
+            return record
+    return {}
 
 
 def stands(record: dict, path: str | Path) -> bool:
@@ -55,6 +63,7 @@ def _lines(path: Path) -> list[dict]:
                 record = {}
             if record is None:
                 continue
+            record = upgrade(record) if isinstance(record, dict) else record
             if not isinstance(record, dict) or record.get("schema") != SCHEMA or not whole(record):
                 other = isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA
                 fault = f"is of schema {record['schema']}, not {SCHEMA}" if other else "is no whole record"

@@ -7,7 +7,7 @@ SCHEMA = 1
 ROLES = ("teacher", "undistilled", "distilled")
 SCORES = {
     **{f"{way}{k}": ("metrics", "retrieval", f"{way}@{k}") for way in ("tr", "ir") for k in (1, 5, 10)},
-    **{name: ("metrics", "caption", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
+    **{name: ("metrics", "captioning", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
     "vqa": ("metrics", "vqa", "accuracy"),
     **{name: ("metrics", "attention", "fusion", name) for name in ("pointing", "mass")},
     **{f"{name}_decoder": ("metrics", "attention", "decoder", name) for name in ("pointing", "mass")},
@@ -37,6 +37,13 @@ FAILURE = {"failed": str, "created": str, "name": str, "role": str, "seed": int,
 """What a line has to have, and of which kind, for a record or for a failed run."""
 MOST_THREADS = 4096
 """More cannot be started to make a record again."""
+
+
+def upgrade(record: dict) -> dict:
+    """A record with the keys of this version, whichever version wrote it."""
+    if isinstance(metrics := record.get("metrics"), dict) and "caption" in metrics:
+        record |= {"metrics": {"captioning" if task == "caption" else task: metrics[task] for task in metrics}}
+    return record
 
 
 def find(record: dict, *place: str):

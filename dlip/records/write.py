@@ -79,7 +79,7 @@ def new_record(
         "processes": processes(),
         "wall_s": round(wall_s, 1),
         "losses": _plain(thin(losses)),
-        "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "caption", "vqa", "attention")}),
+        "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "captioning", "vqa", "attention")}),
         "efficiency": _plain(metrics["efficiency"]),
         "samples": _plain(list(samples)[:SAMPLES]),
         "notes": _plain(metrics.get("notes") or {}),

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 import warnings
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from dlip.common.errors import UserError, number_of
 from dlip.common.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
 from dlip.common.machine import RELEASES, code, machine, releases
 from dlip.models.config import ModelConfig
-from dlip.records import schema
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
 
@@ -95,13 +94,6 @@ class Run:
 
     def config(self) -> dict:
         return read_json(self.folder / "run.json")
-
-    def record(self) -> dict:
-        """What was written down of the run in the end; empty where nothing whole was."""
-        with suppress(UserError):  # not there yet, or damaged
-            if schema.whole(kept := read_json(self.folder / "record.json")):
-                return kept
-        return {}
 
     def rows(self) -> list[dict]:
         """The log: rows {step, epoch, lr, norm, pictures_per_s, losses}, {step, eval} and {step, left_out}."""

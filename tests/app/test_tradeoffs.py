@@ -43,7 +43,7 @@ def records(tmp_path, monkeypatch) -> list[dict]:
         make_record("far", tr1=99.0) | {"split": "<val>"},
         make_record("row", tr1=99.0) | {"ablation": {"hash": "x"}},
     ]
-    few = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "image_id": 0}], "caption": [], "vqa": []}
+    few = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
     made += [make_record("of one picture", tr1=99.0, items=few)]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
     monkeypatch.setattr(shipped, "RESULTS", tmp_path)
@@ -204,6 +204,6 @@ def test_captions_are_scored_by_cider_alone_while_others_use_the_models(monkeypa
     assert all(got_in)
 
     monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=Unavailable("not here")))
-    items = [evaluate(name, Scenes("test", size=10), tasks=("caption",), return_items=True, progress=False)["items"]
+    items = [evaluate(name, Scenes("test", size=10), tasks=("captioning",), return_items=True, progress=False)["items"]
              for name in (TEACHER, STUDENT)]  # fmt: skip
-    assert found == disagreement.disagreements(*items, "caption").to_dict("records") and found
+    assert found == disagreement.disagreements(*items, "captioning").to_dict("records") and found

@@ -126,8 +126,8 @@ def test_what_a_checkpoint_lacks_is_refused(pictures, scenes, tmp_path, monkeypa
             one.similarity(pictures, TEXTS)
         with pytest.raises(Unable, match="cannot answer"):
             one.answer(pictures[:1], TEXTS[:1])
-    found = dlip.evaluate(model, scenes, tasks=("retrieval", "caption"), max_new_tokens=3, progress=False)
-    assert found["retrieval"] is None and "cannot compare" in found["notes"]["retrieval"] and found["caption"]
+    found = dlip.evaluate(model, scenes, tasks=("retrieval", "captioning"), max_new_tokens=3, progress=False)
+    assert found["retrieval"] is None and "cannot compare" in found["notes"]["retrieval"] and found["captioning"]
 
 
 @pytest.mark.parametrize("cache", [True, False])

@@ -119,7 +119,7 @@ def test_chosen_layers(words, tmp_path):
 
 def test_a_captioning_checkpoint_gives_no_heads_that_it_lacks(words, tmp_path):
     source, ours, before = small(words, seed=1), small(words, seed=2), small(words, seed=2)
-    to_stock(source.med, "caption").save_pretrained(tmp_path)
+    to_stock(source.med, "captioning").save_pretrained(tmp_path)
     words.save(tmp_path)
     copied = begin(ours, str(tmp_path))
     assert "itm_head.weight" not in copied and "text_decoder.cls.predictions.bias" in copied

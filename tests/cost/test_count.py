@@ -5,12 +5,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlip.cost.count import TASKS, image_macs, params, summary, task_macs, task_params
+from dlip.cost.count import image_macs, params, summary, task_macs, task_params
 from dlip.cost.latency import Workload
 from dlip.cost.sizes import PRINTED, models_table, models_text
 from dlip.models.composite import Composite
 from dlip.models.config import PRESETS, ModelConfig
 from dlip.models.med import Med
+from dlip.models.tasks import TASKS
 
 TINY = ModelConfig(
     image_size=8, patch_size=4, image_width=6, image_heads=2, image_layers=1, image_mlp=5,

@@ -5,11 +5,11 @@ import torch
 
 import dlip
 from dlip.common.errors import UserError
-from dlip.cost.count import TASKS
 from dlip.cost.latency import Workload, compare_latency, latency, throughput
 from dlip.cost.memory import memory, peak_on_cpu
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
+from dlip.models.tasks import TASKS
 
 MODULES = {
     "retrieval": {"image", "text", "fusion"},

@@ -10,7 +10,7 @@ from dlip.evaluation.disagreement import disagreements, items_of
 def items(*rows: tuple) -> dict:
     """Items of (image, caption, CIDEr, question, answer, accuracy, rank)."""
     return {
-        "caption": [dict(image_id=i, caption=c, cider=s) for i, c, s, *_ in rows],
+        "captioning": [dict(image_id=i, caption=c, cider=s) for i, c, s, *_ in rows],
         "vqa": [dict(image_id=i, question=q, type="x", answer=a, accuracy=s) for i, _, _, q, a, s, _ in rows],
         "tr": [dict(image_id=row[0], rank=row[-1], itc_rank=0) for row in rows],
         "ir": [dict(image_id=row[0], caption=row[1], rank=row[-1], itc_rank=0) for row in rows],
@@ -24,7 +24,7 @@ STUDENT = items((1, "a cross", 20.0, "q?", "no", 0.4, 1), (2, "a dot", 50.0, "q?
 
 
 def test_captions_are_by_cider():
-    df = disagreements(TEACHER, STUDENT, "caption")
+    df = disagreements(TEACHER, STUDENT, "captioning")
     assert df.to_dict("records") == [
         dict(image_id=1, asked="", teacher="a star", student="a cross", teacher_score=90.0, student_score=20.0,
              loss=70.0, measure="CIDEr x 100")
@@ -51,9 +51,9 @@ def test_a_picture_is_shown_once():
 
 def test_what_cannot_be_compared_is_named():
     with pytest.raises(UserError, match="no items of 'vqa' to compare; choose one of caption$"):
-        disagreements({"caption": TEACHER["caption"]}, STUDENT, "vqa")
+        disagreements({"captioning": TEACHER["captioning"]}, STUDENT, "vqa")
     # captions that are looked for are the same for both, and here they are not
-    for task, fewer in (("caption", {"caption": STUDENT["caption"][:2]}), ("ir", STUDENT)):
+    for task, fewer in (("captioning", {"captioning": STUDENT["captioning"][:2]}), ("ir", STUDENT)):
         with pytest.raises(UserError, match="evaluated on different data"):
             disagreements(TEACHER, fewer, task)
 

@@ -9,7 +9,7 @@ import torch
 import dlip
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.evaluation.tasks import TASKS, captioning
+from dlip.evaluation.tasks import RUN, captioning
 from dlip.evaluation.tasks.base import Outcome
 from dlip.vlm import VLM
 
@@ -31,9 +31,9 @@ def test_figures_of_an_untrained_model(tiny, scenes):
     assert tiny.med.training and not torch.is_inference_mode_enabled()
     assert {k: figures[k] for k in ("model", "data", "split")} == {"model": "tiny", "data": "scenes", "split": "test"}
     assert {"tr@1", "tr@5", "tr@10", "ir@1", "ir@5", "ir@10", "itc_tr@1", "itc_ir@10"} <= set(figures["retrieval"])
-    assert {"bleu4", "meteor", "rougeL", "cider", "spice", "facts"} == set(figures["caption"])
+    assert {"bleu4", "meteor", "rougeL", "cider", "spice", "facts"} == set(figures["captioning"])
     assert {"accuracy", "by_type", "ranked"} == set(figures["vqa"])
-    assert figures["caption"]["meteor"] is None and "Java" in figures["notes"]["caption.meteor"]
+    assert figures["captioning"]["meteor"] is None and "Java" in figures["notes"]["captioning.meteor"]
     assert all(0 <= v <= 100 for v in figures["retrieval"].values())
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert "items" not in figures
@@ -42,7 +42,7 @@ def test_figures_of_an_untrained_model(tiny, scenes):
 def test_items_hold_what_the_figures_are_made_of(tiny, scenes):
     figures = dlip.evaluate(tiny, scenes, return_items=True, progress=False)
     items = figures["items"]
-    assert {name: len(rows) for name, rows in items.items()} == {"tr": 8, "ir": 40, "caption": 8, "vqa": 48}
+    assert {name: len(rows) for name, rows in items.items()} == {"tr": 8, "ir": 40, "captioning": 8, "vqa": 48}
     hits = [row["rank"] < 5 for row in items["tr"]]
     assert figures["retrieval"]["tr@5"] == pytest.approx(100 * sum(hits) / len(hits))
     assert figures["vqa"]["accuracy"] == pytest.approx(100 * sum(row["accuracy"] for row in items["vqa"]) / 48)
@@ -52,15 +52,15 @@ def test_a_task_that_the_data_lack_is_null_and_says_why(tiny, scenes):
     captions = Data(Item(item.image, item.image_id, item.captions) for item in scenes)
     figures = dlip.evaluate(tiny, captions, progress=False)
     assert figures["vqa"] is None and "no questions" in figures["notes"]["vqa"]
-    assert figures["retrieval"]["tr@10"] is not None and "facts" not in figures["caption"]
+    assert figures["retrieval"]["tr@10"] is not None and "facts" not in figures["captioning"]
     questions = Data(Item(item.image, item.image_id, [], [Question("red?", ["yes"])]) for item in scenes)
     figures = dlip.evaluate(tiny, questions, progress=False)
-    assert figures["retrieval"] is None and figures["caption"] is None and "accuracy" in figures["vqa"]
+    assert figures["retrieval"] is None and figures["captioning"] is None and "accuracy" in figures["vqa"]
 
 
 def test_one_task_alone(tiny, scenes):
     figures = dlip.evaluate(tiny, scenes, tasks=("retrieval",), progress=False)
-    assert "retrieval" in figures and "caption" not in figures and "vqa" not in figures
+    assert "retrieval" in figures and "captioning" not in figures and "vqa" not in figures
 
 
 def test_a_model_by_name(tiny, scenes, tmp_path):
@@ -72,7 +72,7 @@ def test_a_model_by_name(tiny, scenes, tmp_path):
 
 def test_a_task_that_is_named_twice_is_done_once(tiny, scenes, monkeypatch):
     done = []
-    monkeypatch.setitem(TASKS, "vqa", lambda *_, **__: done.append("vqa") or Outcome({"accuracy": 1.0}, {}))
+    monkeypatch.setitem(RUN, "vqa", lambda *_, **__: done.append("vqa") or Outcome({"accuracy": 1.0}, {}))
     dlip.evaluate(tiny, scenes, tasks=("vqa", "vqa"), progress=False)
     assert done == ["vqa"]
 
@@ -87,7 +87,7 @@ def test_a_diverged_model_has_no_hits_to_show(tiny, scenes):
 def test_mistakes(tiny, scenes):
     with pytest.raises(UserError, match="atlantis"):
         dlip.evaluate(tiny, "atlantis")
-    with pytest.raises(UserError, match="no task 'ocr'; choose one of retrieval, caption, vqa"):
+    with pytest.raises(UserError, match="no task 'ocr'; choose one of retrieval, captioning, vqa"):
         dlip.evaluate(tiny, scenes, tasks=("ocr",))
     with pytest.raises(
         UserError, match="on mine val: the data have no captions; the data have no questions with answers$"

@@ -253,7 +253,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
         }  # fmt: skip
         assert 100 * items["vqa"].mean() == pytest.approx(record["metrics"]["vqa"]["accuracy"], abs=0.01)
         assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])
-        assert items["cider"].mean() == pytest.approx(record["metrics"]["caption"]["cider"], rel=0.01, abs=0.01)
+        assert items["cider"].mean() == pytest.approx(record["metrics"]["captioning"]["cider"], rel=0.01, abs=0.01)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

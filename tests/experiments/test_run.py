@@ -57,7 +57,9 @@ def test_distil_as_python(teacher, tmp_path):
     assert set(run.losses()) == {"step", "hr.image", "kd.vqa", "total"}
     figures = dlip.evaluate(run.model(), Scenes("val", size=6), progress=False)
     assert figures["data"] == "scenes" and 0 <= figures["vqa"]["accuracy"] <= 100
-    assert figures["caption"] is None and "cannot write captions" in figures["notes"]["caption"]  # what nobody trained
+    assert (
+        figures["captioning"] is None and "cannot write captions" in figures["notes"]["captioning"]
+    )  # what nobody trained
 
 
 def test_default_weights_distil_in_python_too(teacher, tmp_path):
@@ -130,7 +132,7 @@ def test_faults_of_two_sets_of_one_split_are_added_up(damaged, tmp_path):
     assert got.left_out == {"train": 2}
 
 
-@pytest.mark.parametrize(("typed", "glanced"), [("itc", "retrieval"), ("lm", "caption")])
+@pytest.mark.parametrize(("typed", "glanced"), [("itc", "retrieval"), ("lm", "captioning")])
 def test_every_loss_that_is_measured_alone_leaves_its_record(typed, glanced, tmp_path, monkeypatch):
     for split in ("train-small", "val", "test"):
         monkeypatch.setitem(SPLITS, split, 8)

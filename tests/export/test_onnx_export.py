@@ -199,7 +199,7 @@ def test_an_exported_model_is_scored_as_the_model_is(student):
     vlm, folder, _, _ = student
     scenes = Scenes("test", size=12)
     wanted, found = evaluate(vlm, scenes, progress=False), exported.evaluate(Runner(folder, threads=1), scenes)
-    assert found == {task: wanted[task] for task in ("retrieval", "caption", "vqa")}
+    assert found == {task: wanted[task] for task in ("retrieval", "captioning", "vqa")}
 
 
 def test_more_beams_than_words_are_refused(student):

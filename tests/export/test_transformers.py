@@ -41,12 +41,12 @@ found["match"] = model(**inputs).itm_score.softmax(-1)[:, 1].tolist()
 inputs.input_ids[:, 0] = cls
 found["itc"] = model(**inputs, use_itm_head=False).itm_score.tolist()
 
-processor, model = load("caption", BlipForConditionalGeneration)
+processor, model = load("captioning", BlipForConditionalGeneration)
 words = {"text": [prompt] * len(images)} if prompt else {}
 inputs = processor(images=images, return_tensors="pt", **words)
 ids = model.generate(**inputs, generation_config=model.generation_config)
-found["caption"] = processor.batch_decode(ids, skip_special_tokens=True)
-pipe = pipeline("image-text-to-text", model=f"{folder}/caption")
+found["captioning"] = processor.batch_decode(ids, skip_special_tokens=True)
+pipe = pipeline("image-text-to-text", model=f"{folder}/captioning")
 found["pipeline"] = [pipe(image, text=prompt, generate_kwargs=dict(num_beams=3, max_new_tokens=20))
                      [0]["generated_text"] for image in images]
 
@@ -98,7 +98,7 @@ RECORD = {
     "data": "scenes", "split": "test", "efficiency": {"params_m": 0.12, "flops_g": 0.034},
     "config": {"teacher": "scenes/teacher", "start": [], "data": {"name": "scenes", "split": "train", "pictures": 4000},
                "train": {"steps": 100, "batch_size": 8, "seed": 3, "weights": {"itc": 1.0, "kd.lm": 0.5, "vqa": 0}}},
-    "metrics": {"retrieval": {"tr@1": 75.81, "ir@1": 54.3}, "caption": {"cider": 315.0, "spice": None}, "vqa": None},
+    "metrics": {"retrieval": {"tr@1": 75.81, "ir@1": 54.3}, "captioning": {"cider": 315.0, "spice": None}, "vqa": None},
 }  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def test_the_same_scores(made):
 def test_the_same_words(made):
     vlm, paths, texts, found, _ = made
     captions = [f"a red {caption}".strip() for caption in vlm.caption(paths)]
-    assert found["caption"] == captions and len(set(captions)) > 1
+    assert found["captioning"] == captions and len(set(captions)) > 1
     assert [text.strip() for text in found["pipeline"]] == captions
     assert found["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
 
@@ -143,7 +143,7 @@ def test_the_same_words(made):
 def test_from_stock_checkpoints_to_a_student_in_stock_classes(tiny, pictures, scenes, tmp_path):
     """The whole way: two teachers in Hugging Face's layout in, a distilled student out, read without this package."""
     theirs = untrained(tiny.tokenizer)
-    for task in ("retrieval", "caption"):
+    for task in ("retrieval", "captioning"):
         to_stock(theirs.med, task).save_pretrained(tmp_path / task)
         tiny.tokenizer.save(tmp_path / task)
     weights = {
@@ -163,13 +163,13 @@ def test_from_stock_checkpoints_to_a_student_in_stock_classes(tiny, pictures, sc
     student, found = run.model(), elsewhere(tmp_path / "out", pictures, TEXTS, "", tiny.tokenizer.cls_id)
     torch.testing.assert_close(torch.tensor(found["match"]), student.match(pictures, TEXTS), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.tensor(found["itc"]), student.similarity(pictures, TEXTS), atol=1e-4, rtol=0)
-    assert found["caption"] == student.caption(pictures) and found["dlip"] is False
-    card = (tmp_path / "out" / "caption" / "README.md").read_text()
+    assert found["captioning"] == student.caption(pictures) and found["dlip"] is False
+    card = (tmp_path / "out" / "captioning" / "README.md").read_text()
     assert "| steps | 3 of 4 pictures |" in card and "kd.lm x 1" in card
 
 
 def test_the_card_says_what_the_record_says(made):
-    text = (made[4] / "out" / "caption" / "README.md").read_text()
+    text = (made[4] / "out" / "captioning" / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: transformers\n")
     for line in (
         "a student distilled from a heavier teacher", "| teacher | scenes/teacher |", "| TR@1 | 75.8% |",
@@ -185,9 +185,9 @@ def test_a_model_without_a_record_has_a_card_all_the_same(tiny, tmp_path):
     untrained(tiny.tokenizer).save(tmp_path / "plain")
     folders, left_out = transformers.to_transformers(str(tmp_path / "plain"), tmp_path / "out")
     text = (folders["vqa"] / "README.md").read_text()
-    assert set(folders) == {"retrieval", "caption", "vqa"} and not left_out
+    assert set(folders) == {"retrieval", "captioning", "vqa"} and not left_out
     assert "How to use it" in text and "What it reaches" not in text and "How it was made" not in text
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["caption", "retrieval", "vqa"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["captioning", "retrieval", "vqa"]
 
 
 def test_what_stock_has_no_place_for_is_left_out_and_said(tiny, tmp_path, capsys):
@@ -197,7 +197,7 @@ def test_what_stock_has_no_place_for_is_left_out_and_said(tiny, tmp_path, capsys
         == 0
     )
     found = json.loads(capsys.readouterr().out)
-    assert set(found["folders"]) == {"retrieval", "caption"} and "equal widths" in found["left_out"]["vqa"]
+    assert set(found["folders"]) == {"retrieval", "captioning"} and "equal widths" in found["left_out"]["vqa"]
     tiny.save(tmp_path / "sparse")  # lacks cross-attention in a layer
     with pytest.raises(UserError, match="has no place for.*cross-attention in every text layer"):
         transformers.to_transformers(str(tmp_path / "sparse"), tmp_path / "b")
@@ -217,24 +217,24 @@ def test_folders_are_whole_or_not_at_all(tiny, tmp_path):
         return write
 
     with pytest.raises(KeyboardInterrupt):
-        transformers.write_folder(tmp_path / "x" / "caption", half)
+        transformers.write_folder(tmp_path / "x" / "captioning", half)
     assert list((tmp_path / "x").iterdir()) == []
-    transformers.write_folder(tmp_path / "x" / "caption", whole("1"))
+    transformers.write_folder(tmp_path / "x" / "captioning", whole("1"))
     with pytest.raises(KeyboardInterrupt):
-        transformers.write_folder(tmp_path / "x" / "caption", half)
-    assert (tmp_path / "x" / "caption" / "README.md").read_text() == "1"
-    transformers.write_folder(tmp_path / "x" / "caption", whole("2"))
-    assert (tmp_path / "x" / "caption" / "README.md").read_text() == "2"
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["caption"]
+        transformers.write_folder(tmp_path / "x" / "captioning", half)
+    assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "1"
+    transformers.write_folder(tmp_path / "x" / "captioning", whole("2"))
+    assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "2"
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["captioning"]
 
     def taken(folder):  # its new name cannot be had
         whole("3")(folder)
         shutil.rmtree(folder)
 
     with pytest.raises(FileNotFoundError):
-        transformers.write_folder(tmp_path / "x" / "caption", taken)
-    assert (tmp_path / "x" / "caption" / "README.md").read_text() == "2"
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["caption"]
+        transformers.write_folder(tmp_path / "x" / "captioning", taken)
+    assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "2"
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["captioning"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all my work")
     with pytest.raises(UserError, match="is no export"):
@@ -261,7 +261,7 @@ def test_pushing(tiny, tmp_path, monkeypatch, capsys):
     untrained(tiny.tokenizer).save(tmp_path / "run")
     words = ["export", str(tmp_path / "run"), "--to", "transformers", "--out", str(tmp_path / "out"), "--push"]
     assert main([*words, "me/student"]) == 0
-    names = [f"me/student-{task}" for task in ("retrieval", "caption", "vqa")]
+    names = [f"me/student-{task}" for task in ("retrieval", "captioning", "vqa")]
     assert calls == [call for name in names for call in (name, (name, "blip"))]
     assert main([*words, "forbidden/student"]) == 2
     assert "does not take forbidden/student-retrieval (403 Forbidden)" in capsys.readouterr().err

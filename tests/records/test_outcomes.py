@@ -34,7 +34,7 @@ def test_outcomes_come_back_item_by_item_in_few_bytes():
     items = {
         "tr": [{"image_id": 7, "rank": 0}, {"image_id": 9, "rank": 4}],
         "ir": [{"image_id": i, "rank": rank} for i, rank in ((7, 0), (7, 1), (7, 0), (9, 0), (9, 2))],
-        "caption": [{"image_id": 7, "cider": 123.5}, {"image_id": 9, "cider": 0.0}],
+        "captioning": [{"image_id": 7, "cider": 123.5}, {"image_id": 9, "cider": 0.0}],
         "vqa": [{"image_id": i, "accuracy": a} for i, a in ((7, 1.0), (7, 0.0), (9, 0.6))],
     }
     found = outcomes(make_record(items=items))

@@ -62,7 +62,7 @@ def test_itc_and_itm(med):
 
 @torch.no_grad()
 def test_caption_logits_and_tokens(med):
-    stock, pixels = to_stock(med, "caption"), torch.randn(5, 3, 24, 24)
+    stock, pixels = to_stock(med, "captioning"), torch.randn(5, 3, 24, 24)
     ids, mask = texts(5)
     context = med.encode_image(pixels)
     theirs = stock(pixels, first_token(ids, 5), attention_mask=mask).logits

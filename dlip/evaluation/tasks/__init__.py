@@ -9,11 +9,11 @@ from dlip.common.errors import Unable, UserError
 from dlip.data import open as open_data
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import Progress, Unavailable, within
+from dlip.models.tasks import TASKS
 from dlip.vlm import VLM
 
-TASKS = {"retrieval": retrieval.run, "caption": captioning.run, "vqa": vqa.run}
-SCORED = {"retrieval": ("itc", "captions"), "caption": ("lm", "captions"), "vqa": ("vqa", "questions")}
-"""Task -> what a model must have learnt and the data must have for it to be measured."""
+RUN = {"retrieval": retrieval.run, "captioning": captioning.run, "vqa": vqa.run}
+"""Task -> function that predicts and scores."""
 
 
 def evaluate(
@@ -30,12 +30,12 @@ def evaluate(
     return_items: bool = False,
     progress: Progress = True,
 ) -> dict:
-    """Figures of a model: {"model", "data", "split", "retrieval", "caption", "vqa", "notes"}, percents as 0 to 100.
+    """Figures of a model: {"model", "data", "split", "retrieval", "captioning", "vqa", "notes"}, percents as 0 to 100.
 
     model, data: a VLM and a data set, or their names; `split` goes with a name. k: candidates that retrieval
     re-ranks. answers: a list that VQA ranks, besides answering freely. max_new_tokens: of a caption, by
     default as many as the model's longest text. A task or metric that could not be computed is None, and
-    "notes" says why under its name. return_items adds "items": tables "tr", "ir", "caption" and "vqa", a row
+    "notes" says why under its name. return_items adds "items": tables "tr", "ir", "captioning" and "vqa", a row
     each picture, caption, picture and question. progress: a bar, or what is called with the share done. Raises
     UserError where a task is unknown or none can be computed.
     """
@@ -44,7 +44,7 @@ def evaluate(
     check_tasks(tasks)
     options = {
         "retrieval": dict(k=k),
-        "caption": dict(num_beams=num_beams, max_new_tokens=max_new_tokens or model.med.config.max_text),
+        "captioning": dict(num_beams=num_beams, max_new_tokens=max_new_tokens or model.med.config.max_text),
         "vqa": dict(answers=answers, num_beams=num_beams),
     }
     result = {"model": model.name, "data": data.name, "split": data.split}
@@ -54,7 +54,7 @@ def evaluate(
         for place, task in enumerate(chosen):
             share = within(progress, place / len(chosen), (place + 1) / len(chosen))
             try:
-                outcome = TASKS[task](model, data, batch_size=batch_size, progress=share, **options[task])
+                outcome = RUN[task](model, data, batch_size=batch_size, progress=share, **options[task])
             except (Unavailable, Unable) as reason:
                 result[task], notes[task] = None, str(reason)
                 continue

@@ -45,12 +45,12 @@ class Said:
 def run(
     vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True
 ) -> Outcome:
-    """Figures of `score` for what `predict` finds and, on scenes, "facts"; rows "caption": those of `Said`."""
+    """Figures of `score` for what `predict` finds and, on scenes, "facts"; rows "captioning": those of `Said`."""
     said = predict(vlm, dataset, batch_size, num_beams, max_new_tokens, progress)
     figures, ciders, notes = score(said.captions, said.references)
     if hasattr(dataset, "scene"):
         figures["facts"] = facts(said.captions, [dataset.scene(i) for i in range(len(dataset))])
-    return Outcome(figures, {"caption": said.rows(ciders)}, notes)
+    return Outcome(figures, {"captioning": said.rows(ciders)}, notes)
 
 
 def predict(
@@ -58,7 +58,7 @@ def predict(
 ) -> Said:
     """What a model says of the pictures, by beam search. Raises Unavailable where there are no captions."""
     said = Said()
-    for items in batches(dataset, batch_size, "caption", progress):
+    for items in batches(dataset, batch_size, "captioning", progress):
         items = [item for item in items if item.captions]
         said.captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
         said.references += [item.captions for item in items]

@@ -140,10 +140,10 @@ def test_facts_counted_by_hand(scenes):
 def test_rows_and_figures_of_a_model(tiny, scenes, monkeypatch):
     monkeypatch.setattr(captioning, "find_java", lambda: None)
     outcome = captioning.run(tiny, scenes, batch_size=3, progress=False)
-    assert [row["image_id"] for row in outcome.rows["caption"]] == [item.image_id for item in scenes]
+    assert [row["image_id"] for row in outcome.rows["captioning"]] == [item.image_id for item in scenes]
     pictures = [item.image for item in scenes]
-    assert [row["caption"] for row in outcome.rows["caption"]] == tiny.caption(pictures, 3, 20)
-    each = [row["cider"] for row in outcome.rows["caption"]]
+    assert [row["caption"] for row in outcome.rows["captioning"]] == tiny.caption(pictures, 3, 20)
+    each = [row["cider"] for row in outcome.rows["captioning"]]
     assert outcome.figures["cider"] == pytest.approx(sum(each) / len(each))
     assert set(outcome.figures["facts"]) == {"objects", "attributes", "relations"}
 

@@ -66,7 +66,7 @@ def lowered(request, tmp_path_factory) -> VLM:
 def test_it_says_nearly_the_same(student, lowered):
     scenes = Scenes("val", size=40)
     before, after = (dlip.evaluate(vlm, scenes, progress=False) for vlm in (student, lowered))
-    for task, figure in (("retrieval", "tr@1"), ("retrieval", "ir@1"), ("caption", "cider"), ("vqa", "accuracy")):
+    for task, figure in (("retrieval", "tr@1"), ("retrieval", "ir@1"), ("captioning", "cider"), ("vqa", "accuracy")):
         assert after[task][figure] == pytest.approx(before[task][figure], rel=0.05)
     images = [scenes[i].image for i in range(8)]
     texts = [scenes[i].captions[0] for i in range(8)]

@@ -1,0 +1,20 @@
+"""The tasks that a model is evaluated, timed and exported for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a vision-language model."""
+
+    abilities: tuple[str, ...]
+    """Heads it uses (`dlip.models.features`): it runs with the first, in full with the last."""
+    data: str
+    """What each image needs for the task to be scored: "captions" or "questions"."""
+
+
+TASKS = {
+    "retrieval": Task(("itc", "itm"), "captions"),
+    "captioning": Task(("lm",), "captions"),
+    "vqa": Task(("vqa",), "questions"),
+}
