@@ -1,22 +1,42 @@
-# Each target works as the first command on a fresh machine: .venv is built from pyproject.toml, once.
-# pip's own settings hold: on a machine without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds
-# and the CUDA libraries (several GB) are not downloaded; for test-oldest, set UV_TORCH_BACKEND=cpu.
+# Every target works as the first command on a fresh machine: it builds .venv from pyproject.toml when needed.
+# pip's own settings apply. Without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds to avoid several GB of
+# CUDA libraries (for test-oldest: UV_TORCH_BACKEND=cpu).
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-oldest lock audit licences load drills weights photos notebooks lint format clean
+.PHONY: help demo app test docs lint format notebooks weights photos drills test-oldest lock audit clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: $(INSTALLED) ## train a small student here, compare it with its teacher, write the report
+demo: $(INSTALLED) ## distill a small student, compare it with its teacher, write runs/demo/report.html
 	.venv/bin/dlip demo
 
-app: $(INSTALLED) ## open teacher and student side by side in a browser; `make app PORT=8000` chooses the port
+app: $(INSTALLED) ## open teacher and student side by side in the browser; PORT=8000 sets the port
 	.venv/bin/dlip app $(if $(PORT),--port $(PORT))
+
+test: lint ## lint, check the import order, run every test on two cores
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal
+
+docs: $(INSTALLED) ## build the documentation site in build/site; warnings are errors
+	.venv/bin/python -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
+lint: $(INSTALLED) ## check style, formatting and the import order
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	if grep -q importlinter pyproject.toml; then .venv/bin/lint-imports; fi
+
+format: $(INSTALLED) ## fix style and formatting
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+notebooks: $(INSTALLED) ## execute every notebook in place (chart images need Chrome or Chromium)
+	.venv/bin/python -m pip install --quiet --editable ".[notebooks]"
+	.venv/bin/python -m dlip.notebook.execute notebooks/*.ipynb
 
 SCENES := --label-smoothing 0 --batch-size 64 --results runs/records.jsonl
 TEACHER := train --size scenes-teacher --split train-large --role teacher --lr 2e-3 $(SCENES)
@@ -24,7 +44,7 @@ TEACHER := train --size scenes-teacher --split train-large --role teacher --lr 2
 STUDENT := --size scenes-student --limit 1000 --questions 3 --lr 3e-3 --schedule cosine --warmup 100 --precision bf16 \
 	$(SCENES)
 
-weights: $(INSTALLED) ## train the shipped models again; the teacher alone takes 85 minutes of two cores
+weights: $(INSTALLED) ## train the shipped models again (85 minutes on two cores for the teacher alone)
 	.venv/bin/dlip $(TEACHER) --weights tags --steps 4500 --schedule cosine --warmup 100 --out runs/scenes-teacher-labels
 	.venv/bin/dlip $(TEACHER) --start runs/scenes-teacher-labels --weights itc,lm=2,vqa=4,tags --questions 3 \
 		--steps 2400 --schedule epoch --warmup 100 --out runs/scenes-teacher-words
@@ -40,7 +60,7 @@ PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precisio
 	--questions 2 --augment --flip --weight-decay 0.05 --candidates 16 --results runs/records.jsonl
 PHOTO_STUDENT := --size photos-student --steps 800 --lr 1e-3 --warmup 100
 
-photos: $(INSTALLED) ## train the models of photographs again; PHOTOS= names the folder of flickr8k, coco_vqa and minilm
+photos: $(INSTALLED) ## train the photo models; PHOTOS=FOLDER holds flickr8k, coco_vqa and minilm
 	.venv/bin/dlip train --size photos-teacher --role teacher --start text=$(PHOTOS)/minilm --weights itc,lm,vqa \
 		--steps 1600 --lr 5e-4 --warmup 200 $(PHOTO) --out runs/photos-teacher-words
 	.venv/bin/dlip train --size photos-teacher --role teacher --start runs/photos-teacher-words --weights itc,itm,lm,vqa \
@@ -50,46 +70,25 @@ photos: $(INSTALLED) ## train the models of photographs again; PHOTOS= names the
 	.venv/bin/dlip distill --teacher runs/photos-teacher $(PHOTO_STUDENT) --weights vlp,hr,at,kd \
 		--joins itm=500,kd.itm=500 --fixed-teacher-space --center-states $(PHOTO) --out runs/photos-student
 
-notebooks: $(INSTALLED) ## execute every notebook in place; the pictures of their charts need Chrome or Chromium
-	.venv/bin/python -m pip install --quiet --editable ".[notebooks]"
-	.venv/bin/python -m dlip.notebook.execute notebooks/*.ipynb
-
-test: lint ## lint, then run every test
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal
-
-test-oldest: $(INSTALLED) ## run every test with the oldest and with the newest releases that pyproject.toml admits
-	.venv/bin/python -m pip install --quiet uv
-	.venv/bin/python -m drills bounds
-
-lock: $(INSTALLED) ## write down the releases that .venv has, which the tests passed with, and what else the extras need
-	.venv/bin/python -m pip install --quiet uv
-	.venv/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9]*$$//' > .venv/tested.txt
-	.venv/bin/uv pip compile pyproject.toml --all-extras --constraint .venv/tested.txt --quiet --python-version 3.11 \
-		--no-annotate --no-header --no-emit-index-url --output-file requirements.lock
-
-audit: $(INSTALLED) ## ask PyPI whether a release in requirements.lock has a known vulnerability
-	.venv/bin/python -m pip install --quiet pip-audit
-	.venv/bin/pip-audit --no-deps --disable-pip --strict --requirement requirements.lock
-
-licences: $(INSTALLED) ## write down the licence of every release that .venv has
-	.venv/bin/python -m pip install --quiet pip-licenses
-	.venv/bin/pip-licenses --from=mixed --format=csv --output-file docs/licences.csv --with-system \
-		--ignore-packages dlip pip pip-licenses prettytable
-
-load: $(INSTALLED) ## 30 visitors of the app for a minute: no failure, no crossed answer, steady memory
-	.venv/bin/pytest -m load tests/app/test_load.py
-
-drills: $(INSTALLED) ## what goes wrong, thousands of times: kills, bad inputs, full disks, a besieged app (some hours)
+drills: $(INSTALLED) ## inject faults many times: kills, bad inputs, full disks, 50 app users (hours)
 	.venv/bin/python -m pip install --quiet uv
 	.venv/bin/python -m drills
 
-lint: $(INSTALLED) ## check style and formatting
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+test-oldest: $(INSTALLED) ## run the tests with the oldest and the newest releases that pyproject.toml allows
+	.venv/bin/python -m pip install --quiet uv
+	.venv/bin/python -m drills bounds
 
-format: $(INSTALLED) ## mend style and formatting
-	.venv/bin/ruff check --fix .
-	.venv/bin/ruff format .
+lock: $(INSTALLED) ## write requirements.lock and docs/licenses.csv from the releases in .venv
+	.venv/bin/python -m pip install --quiet uv pip-licenses
+	.venv/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9]*$$//' > .venv/tested.txt
+	.venv/bin/uv pip compile pyproject.toml --all-extras --constraint .venv/tested.txt --quiet --python-version 3.11 \
+		--no-annotate --no-header --no-emit-index-url --output-file requirements.lock
+	.venv/bin/pip-licenses --from=mixed --format=csv --output-file docs/licenses.csv --with-system \
+		--ignore-packages dlip pip pip-licenses prettytable uv
+
+audit: $(INSTALLED) ## check requirements.lock for known vulnerabilities
+	.venv/bin/python -m pip install --quiet pip-audit
+	.venv/bin/pip-audit --no-deps --disable-pip --strict --requirement requirements.lock
 
 clean: ## remove .venv, builds and caches
 	rm -rf .venv build dist .pytest_cache .ruff_cache

@@ -82,7 +82,7 @@ def test_the_locked_releases_are_ones_that_are_admitted():
 
 
 def test_every_dependency_has_its_licence_told():
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.M)[1:]
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licenses.md").read_text(), re.M)[1:]
     told = {name for names, licence in rows for name in names.split(", ") if licence.strip()}
     assert told == {name_of(requirement) for requirement in PROJECT["dependencies"] + OPTIONAL}
 
@@ -92,8 +92,8 @@ def plain(name: str) -> str:
 
 
 def test_every_locked_release_has_its_licence_told():
-    """But those that a GPU needs, of which docs/licences.md speaks."""
-    rows = list(csv.DictReader((ROOT / "docs" / "licences.csv").open()))
+    """But those that a GPU needs, of which docs/licenses.md speaks."""
+    rows = list(csv.DictReader((ROOT / "docs" / "licenses.csv").open()))
     told = {row["Name"]: row["License"] for row in rows}
     locked = set((ROOT / "requirements.lock").read_text().lower().split())
     releases = {f"{plain(row['Name'])}=={row['Version'].partition('+')[0]}" for row in rows}
