@@ -53,7 +53,7 @@ def words(picture: str, teacher: str, student: str, question: str = "") -> list[
     if question:
         said.append(("you", "question", question, ""))
         said += [(who, "answer", text, question) for who, text in _able(pair, VLM.answer, [image], [question])]
-    read = [max(vlm.reads(text) for vlm in pair.values()) for _, _, text, _ in said]
+    read = [max(vlm.words_read(text) for vlm in pair.values()) for _, _, text, _ in said]
     return [
         Text(who=who, kind=kind, text=text, question=asked, read=words)
         for (who, kind, text, asked), words in zip(said, read, strict=True)

@@ -116,7 +116,7 @@ def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
     image, question = pictures.read(picture), inputs.text(question, "question")
 
     def answer(vlm: VLM) -> dict:
-        (found,), *taken = _timed(vlm, "vqa", image, lambda im: vlm.answers(im, [question], ENDS))
+        (found,), *taken = _timed(vlm, "vqa", image, lambda im: vlm.top_answers(im, [question], ENDS))
         cost = _cost(vlm, "vqa", "vqa", *taken, text_tokens=vlm.texts([question])[0].shape[1], beams=ENDS)
         return {"answers": found, "cost": cost, "note": parts.unread(vlm, "the question", [question])}
 
@@ -162,7 +162,7 @@ def _both(teacher: str, student: str, work: Callable[[VLM], dict], nothing: dict
 
 def _timed(vlm: VLM, task: str, image, work: Callable) -> tuple:
     """What `work` makes of [the picture, made the model's square], its milliseconds, and the decoder's steps."""
-    med, steps = vlm.med.able(task), []
+    med, steps = vlm.med.model_for(task), []
     squared = square(image, med.config.image_size)
     counter = med.text_decoder.cls.register_forward_hook(lambda *_: steps.append(1))
     try:
@@ -175,7 +175,7 @@ def _timed(vlm: VLM, task: str, image, work: Callable) -> tuple:
 
 def _cost(vlm: VLM, ability: str, task: str, ms: float, steps: int, looks: int = 1, **sizes) -> parts.Cost:
     """looks: how often the picture is encoded. sizes: as `task_macs` takes them."""
-    passes = task_macs(vlm.med.able(ability).config, task, new_tokens=steps, **sizes)
+    passes = task_macs(vlm.med.model_for(ability).config, task, new_tokens=steps, **sizes)
     passes["image"] *= looks
     return parts.Cost(
         ms=ms,

@@ -95,7 +95,7 @@ def _times(ratio: float) -> str:
 def unread(vlm: VLM, noun: str, texts: Sequence[str]) -> str:
     """What to know where one of the texts is longer than the model reads; else nothing."""
     for text in texts:
-        if (read := vlm.reads(text)) < (words := len(text.split())):
+        if (read := vlm.words_read(text)) < (words := len(text.split())):
             return f"Of {noun} the model reads the first {read} of {words} words."
     return ""
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from app import charts, guard, inputs, parts
 from app.shipped import MAIN, RESULTS, chosen, groups, shipped, table
 from dlip.common.errors import UserError, number_of, three_digits
-from dlip.data.answers import normalise
+from dlip.data.answers import normalize
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.disagreement import items_of
 from dlip.experiments.grids import GRIDS
@@ -193,7 +193,7 @@ def _samples(samples: list[dict]) -> str:
         asked = list(zip(sample["questions"], sample["answers"], sample["truth"], strict=False))
         told = ""
         for question, answer, truth in asked:
-            wrong = f" (true: {escape(truth)})" * (normalise(answer) != normalise(truth))
+            wrong = f" (true: {escape(truth)})" * (normalize(answer) != normalize(truth))
             told += f"<li>{escape(question)} <b>{escape(answer)}</b>{wrong}</li>"
         caption = marked(sample["caption"] or "", reference.get(sample["image_id"]))
         seen = f'<p class="hint">of: {escape(about)}</p>' if image is None else parts.picture(image, about)

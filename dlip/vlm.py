@@ -17,7 +17,7 @@ from dlip.models.fast.precision import pack
 from dlip.models.generate import beam_search, generate
 from dlip.models.med import Med
 
-Picture = Image.Image | str | Path
+ImageInput = Image.Image | str | Path
 ANSWER = 10
 """Tokens of an answer at most."""
 
@@ -52,12 +52,12 @@ class VLM:
     def device(self) -> torch.device:
         return self.med.temp.device
 
-    def pixels(self, images: Iterable[Picture], med: Med | None = None) -> torch.Tensor:
+    def pixels(self, images: Iterable[ImageInput], med: Med | None = None) -> torch.Tensor:
         """Pictures as the squares that `med`, of a composite the first, reads, uint8 [B, 3, S, S].
 
         Raises UserError where one cannot be read.
         """
-        side = (med or self.med.sees("image")).config.image_size
+        side = (med or self.med.model_for_states("image")).config.image_size
         squares = np.stack([square(upright(image), side) for image in images])  # [B, S, S, 3]
         return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
 
@@ -66,34 +66,34 @@ class VLM:
         ids, mask = self.tokenizer.encode(list(texts), max_length=self.med.config.max_text)
         return ids.to(self.device), mask.to(self.device)
 
-    def reads(self, text: str) -> int:
+    def words_read(self, text: str) -> int:
         """How many words of a text, as spaces part them, are read: a long text is cut."""
         text = text.encode(errors="replace").decode()  # as the tokenizer reads halves of characters
         self.tokenizer.fast.enable_truncation(self.med.config.max_text)
         ends = (end for _, end in self.tokenizer.fast.encode(text).offsets)
         return len(text[: max(ends, default=0)].split())
 
-    def image_states(self, images: Iterable[Picture], med: Med | None = None) -> torch.Tensor:
+    def image_states(self, images: Iterable[ImageInput], med: Med | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med`, of a composite that of the first."""
-        med = med or self.med.sees("image")
-        return med.encode_image(med.normalise(self.pixels(images, med).to(self.device)))
+        med = med or self.med.model_for_states("image")
+        return med.encode_image(med.normalize(self.pixels(images, med).to(self.device)))
 
     @torch.inference_mode()
     def caption(
-        self, images: Iterable[Picture], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
+        self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
     ) -> list[str]:
         """One caption a picture, without the prompt: by beam search, greedily (one beam), or sampled (`top_p`)."""
         images = several(images, "picture")
         if not images:
             return []
-        med = self.med.able("lm").eval()
+        med = self.med.model_for("lm").eval()
         prompt = torch.tensor([[med.config.dec_id, *med.config.prompt_ids]], device=self.device)
         prompt = prompt.expand(len(images), -1)
         rows = generate(med, self.image_states(images, med), None, prompt, num_beams, max_new_tokens, top_p)
         return self.tokenizer.decode([row[prompt.shape[1] :] for row in rows])
 
     @torch.inference_mode()
-    def answer(self, images: Iterable[Picture], questions: Iterable[str], num_beams: int = 3) -> list[str]:
+    def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
         """The answer to each picture's question. Raises UserError where their numbers differ."""
         images, questions = _paired(images, questions, "question")
         if not images:
@@ -101,7 +101,9 @@ class VLM:
         return self.tokenizer.decode(generate(*self._asked(images, questions), num_beams, ANSWER))
 
     @torch.inference_mode()
-    def answers(self, images: Iterable[Picture], questions: Iterable[str], k: int = 5) -> list[list[tuple[str, float]]]:
+    def top_answers(
+        self, images: Iterable[ImageInput], questions: Iterable[str], k: int = 5
+    ) -> list[list[tuple[str, float]]]:
         """The answers to each picture's question that a search with `k` beams (2 or more) ends with, the most probable
         first, each with the probability, 0 to 1, that the decoder says it and ends there. Raises UserError as `answer`.
         """
@@ -117,7 +119,7 @@ class VLM:
 
     def _asked(self, images: list, questions: list[str]) -> tuple[Med, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What answers come from: the model, the questions' states [N, Q, Di] and mask, and first tokens [N, 1]."""
-        med = self.med.able("vqa").eval()
+        med = self.med.model_for("vqa").eval()
         fused, mask = self._fused(images, questions, med)
         begin = torch.full((len(images), 1), med.config.dec_id, device=self.device)
         return med, med.question_states(fused), mask, begin
@@ -131,14 +133,14 @@ class VLM:
         rows = torch.tensor([places[id(image)] for image in images], device=self.device)
         return med.fuse(ids, mask, self.image_states(distinct.values(), med), rows), mask
 
-    def similarity(self, images: Iterable[Picture], texts: Iterable[str]) -> torch.Tensor:
+    def similarity(self, images: Iterable[ImageInput], texts: Iterable[str]) -> torch.Tensor:
         """ITC cosine of every picture with every text [I, T]."""
         return self.embed_images(images) @ self.embed_texts(texts).T
 
     @torch.inference_mode()
-    def embed_images(self, images: Iterable[Picture]) -> torch.Tensor:
+    def embed_images(self, images: Iterable[ImageInput]) -> torch.Tensor:
         """Pictures as ITC compares them, unit vectors [I, E], for galleries that are searched more than once."""
-        images, med = several(images, "picture"), self.med.able("itc").eval()
+        images, med = several(images, "picture"), self.med.model_for("itc").eval()
         if not images:
             return torch.zeros(0, med.config.embed_dim, device=self.device)
         return med.project_image(self.image_states(images, med))
@@ -146,18 +148,18 @@ class VLM:
     @torch.inference_mode()
     def embed_texts(self, texts: Iterable[str]) -> torch.Tensor:
         """Texts as ITC compares them, unit vectors [T, E]."""
-        texts, med = several(texts, "text"), self.med.able("itc").eval()
+        texts, med = several(texts, "text"), self.med.model_for("itc").eval()
         if not texts:
             return torch.zeros(0, med.config.embed_dim, device=self.device)
         return med.project_text(med.encode_text(*self.texts(texts)))
 
     @torch.inference_mode()
-    def match(self, images: Iterable[Picture], texts: Iterable[str]) -> torch.Tensor:
+    def match(self, images: Iterable[ImageInput], texts: Iterable[str]) -> torch.Tensor:
         """ITM probability that each text describes its picture [N]. Raises UserError where their numbers differ."""
         images, texts = _paired(images, texts, "text")
         if not images:
             return torch.zeros(0)
-        med = self.med.able("itm").eval()
+        med = self.med.model_for("itm").eval()
         return med.match_logits(self._fused(images, texts, med)[0]).softmax(-1)[:, 1]
 
 

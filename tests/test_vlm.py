@@ -31,7 +31,7 @@ def test_similarity_is_the_cosine_of_the_two_encoders(tiny, images):
     ours = tiny.similarity(images, TEXTS[:3])
     med = tiny.med
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
-    image = med.vision_proj(med.encode_image(med.normalise(pixels))[:, 0])
+    image = med.vision_proj(med.encode_image(med.normalize(pixels))[:, 0])
     rows = []
     for text in TEXTS[:3]:
         ids, mask = tiny.tokenizer.encode([text])
@@ -66,7 +66,7 @@ def test_answers_do_not_depend_on_their_neighbours(tiny, images, questions):
 def test_answers_come_with_their_probability(images, questions):
     """The same as a forward pass over each whole answer gives; of a trained model, whose answers are words."""
     vlm = dlip.load("scenes/student")
-    found = vlm.answers(images, questions, k=5)
+    found = vlm.top_answers(images, questions, k=5)
     for image, question, some in zip(images, questions, found, strict=True):
         assert len(some) == 5 and some == sorted(some, key=lambda answer: -answer[1])
         assert vlm.answer([image], [question], num_beams=5)[0] in [text for text, _ in some]
@@ -76,7 +76,7 @@ def test_answers_come_with_their_probability(images, questions):
             states = vlm.med.question_states(vlm.med.fuse(ids, mask, vlm.image_states([image])))
             likely = log_likelihood(vlm.med, answer_ids, answer_mask, states, mask).exp()
         assert len(likely) and [p for _, p in some if p > 1e-3] == pytest.approx(likely.tolist(), rel=1e-4)
-    assert vlm.answers([], []) == [] and 0.9 < sum(p for _, p in found[0]) <= 1
+    assert vlm.top_answers([], []) == [] and 0.9 < sum(p for _, p in found[0]) <= 1
 
 
 def test_scores_do_not_depend_on_their_neighbours(tiny, images):
@@ -139,8 +139,8 @@ def test_long_texts_are_cut(tiny, images):
     ids, mask = tiny.texts([long])
     assert ids.shape == (1, tiny.med.config.max_text) and mask.all()
     assert tiny.match(images[:1], [long]).shape == (1,)
-    assert tiny.reads(long) == tiny.med.config.max_text - 2
-    assert [tiny.reads(text) for text in (" a red\ncircle ", "", "half a \ud800 character")] == [3, 0, 4]
+    assert tiny.words_read(long) == tiny.med.config.max_text - 2
+    assert [tiny.words_read(text) for text in (" a red\ncircle ", "", "half a \ud800 character")] == [3, 0, 4]
 
 
 def test_the_prompt_is_no_part_of_the_caption(tiny, images):

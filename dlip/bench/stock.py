@@ -77,7 +77,7 @@ def compared(med: Med, parts: dict[str, Part], batch: int) -> dict[str, Calls]:
     names = {"packed": "fp32"} | {name: name for name in PRECISIONS[1:]}
     served = {name: pack(lower(copy.deepcopy(med), precision)) for name, precision in names.items()}
     seen = torch.randint(256, (batch, c.image_size, c.image_size, 3), dtype=torch.uint8)
-    pixels = med.normalise(seen.permute(0, 3, 1, 2))
+    pixels = med.normalize(seen.permute(0, 3, 1, 2))
     prompt = torch.full((batch, 1), c.dec_id)
     ids = first_token(torch.randint(10, c.vocab_size, (batch, TEXT)), c.enc_id)
     mask = torch.ones_like(ids, dtype=torch.bool)

@@ -1,7 +1,7 @@
 """BLIP's published checkpoints as this project's models: Hugging Face's layout and the original `.pth` files.
 
 Both name the text side alike (`text_encoder.`, `text_decoder.`); the image side is renamed from the original's, which
-is timm's. What a checkpoint lacks stays away from its users (`dlip.models.composite.Able`). Nothing is ever unpickled.
+is timm's. A model's `abilities` leave out those that its checkpoint has no weights for. Nothing is ever unpickled.
 Sources: github.com/salesforce/BLIP (models/*.py) and transformers' convert_blip_original_pytorch_to_hf.py.
 """
 
@@ -22,7 +22,7 @@ from dlip.common.files import read_json
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import lower, warn_if_emulated
-from dlip.models.features import TASKS
+from dlip.models.features import ABILITIES
 from dlip.models.med import Med
 
 HEAD, WORDS = "text_decoder.cls.predictions.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight"
@@ -62,7 +62,7 @@ class Checkpoint:
     """Under this project's names."""
     config: ModelConfig
     tokenizer: Tokenizer
-    abilities: frozenset[str] = frozenset(TASKS)
+    abilities: frozenset[str] = frozenset(ABILITIES)
     precision: str = "fp32"
 
     def build(self, source: str) -> Med:

@@ -15,7 +15,7 @@ from dlip.checkpoints import encoders
 from dlip.checkpoints.blip import on_grid
 from dlip.checkpoints.load import locate, read_model, sized
 from dlip.checkpoints.prune import cut
-from dlip.checkpoints.tensors import weights, whole
+from dlip.checkpoints.tensors import checkpoint_errors, weights
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import read_json
 from dlip.data.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ _LAYER = re.compile(r"(.*\blayers?)\.(\d+)\.(.*)")
 _WORDS = ("word_embeddings.weight", "predictions.bias")
 
 
-def begin(model: VLM, source: str) -> list[str]:
+def initialize(model: VLM, source: str) -> list[str]:
     """Copies weights of `source` into `model` and returns the names of those that were copied.
 
     A model that begins as another can do from the start what that one can.
@@ -48,7 +48,7 @@ def begin(model: VLM, source: str) -> list[str]:
     tensors, tokenizer, config, able = _read(name, model.med.config)
     own, copied = weights(model.med), []
     depth, theirs = _depths(own), _depths(tensors)
-    with whole(Path(name)):
+    with checkpoint_errors(Path(name)):
         wanted = [key for key in own if re.match(PARTS[part], key)]
         twins = {key: _twin(key, depth, theirs, chosen) for key in wanted}
         # cut as a whole, so that parts fit each other; what is not taken may be shallower than the model
@@ -93,7 +93,7 @@ def parsed(source: str) -> tuple[str, str, tuple[int, ...] | None]:
 def _read(name: str, ours: ModelConfig) -> tuple[dict[str, Tensor], Tokenizer | None, ModelConfig, frozenset[str]]:
     """Weights under this project's names, the vocabulary that their rows are of, if any, their sizes and tasks."""
     path = locate(sized(name)[0])
-    with whole(path):
+    with checkpoint_errors(path):
         return _source(name, path, ours)
 
 

@@ -8,14 +8,14 @@ import dlip
 from dlip.checkpoints import blip
 from dlip.checkpoints.blip import Checkpoint
 from dlip.checkpoints.hub import hub_model
-from dlip.checkpoints.tensors import read_tensors, weights, whole, write_tensors
+from dlip.checkpoints.tensors import checkpoint_errors, read_tensors, weights, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import precision
-from dlip.models.features import TASKS
+from dlip.models.features import ABILITIES
 from dlip.models.med import Med
 
 BUILT_IN = Path(dlip.__file__).parent / "weights"
@@ -30,7 +30,7 @@ def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, about: dict |
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     write_tensors(folder / "model.safetensors", tensors)
-    kind = {} if med.abilities == frozenset(TASKS) else {"abilities": sorted(med.abilities)}
+    kind = {} if med.abilities == frozenset(ABILITIES) else {"abilities": sorted(med.abilities)}
     kind |= {} if precision(med) == "fp32" else {"precision": precision(med)}
     write_json(folder / "config.json", {"model": med.config.to_dict(), **kind, **(about or {})})
 
@@ -52,7 +52,7 @@ def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
             )
     meds = []
     for one, checkpoint in zip(names, found, strict=True):
-        with whole(Path(one)):
+        with checkpoint_errors(Path(one)):
             meds.append(checkpoint.build(one))
     return (meds[0] if len(meds) == 1 else Composite(meds)), found[0].tokenizer
 
@@ -66,12 +66,12 @@ def read_model(name: str) -> Checkpoint:
     """What is on disk of one model of `load_model`'s names. Raises UserError as it does."""
     name, size = sized(name)
     path = locate(name)
-    with whole(path):
+    with checkpoint_errors(path):
         if path.is_file():
             checkpoint = blip.original(path)
         elif "model" in (values := read_json(path / "config.json")):
-            tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", TASKS))
-            if not able or able - set(TASKS):
+            tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", ABILITIES))
+            if not able or able - set(ABILITIES):
                 raise ValueError(f"abilities {sorted(able)}")
             config, stored = ModelConfig.from_dict(values["model"]), values.get("precision", "fp32")
             checkpoint = Checkpoint(tensors, config, Tokenizer.load(path), able, stored)

@@ -92,7 +92,7 @@ def load_weights(med: Med, tensors: dict[str, torch.Tensor]) -> None:
 
 
 @contextmanager
-def whole(path: Path):
+def checkpoint_errors(path: Path):
     """Within it, what a checkpoint is found to lack or to hold in another form is a UserError; but not where
     memory is short."""
     try:

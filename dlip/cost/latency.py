@@ -43,7 +43,7 @@ class Workload:
     ):
         if task not in TASKS:
             raise UserError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-        self.med: Med = getattr(model, "med", model).able(TASKS[task].abilities[-1]).eval()
+        self.med: Med = getattr(model, "med", model).model_for(TASKS[task].abilities[-1]).eval()
         c, device, dtype = self.med.config, self.med.temp.device, self.med.temp.dtype
         prompt = (c.dec_id, *(c.prompt_ids if task == "captioning" else ()))
         self.task, self.beams = task, beams
@@ -63,7 +63,7 @@ class Workload:
         }
         source = torch.Generator().manual_seed(0)
         images = torch.randint(256, (batch, 3, c.image_size, c.image_size), dtype=torch.uint8, generator=source)
-        self.pixels = self.med.normalise(images.to(device))
+        self.pixels = self.med.normalize(images.to(device))
         self.ids = torch.randint(c.vocab_size, (batch, text_tokens), generator=source).to(device)
         self.mask = torch.ones_like(self.ids, dtype=torch.bool)
         self.prompt = torch.tensor([prompt], device=device).expand(batch, -1)

@@ -30,7 +30,7 @@ CONTRACTIONS = {w[: m.start()] + w[m.end() :]: w for w in _CONTRACTIONS for m in
 """A contraction that lacks one apostrophe -> the contraction."""
 
 
-def normalise(answer: str) -> str:
+def normalize(answer: str) -> str:
     """An answer as the official evaluation compares it.
 
     Punctuation becomes a space, or nothing where the answer has it beside a space or has a comma between

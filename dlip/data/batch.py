@@ -39,7 +39,7 @@ class Batch:
     """
 
     images: torch.Tensor
-    """uint8 [B, 3, H, W]; each model resizes and normalises for itself (`Med.normalise`)."""
+    """uint8 [B, 3, H, W]; each model resizes and normalises for itself (`Med.normalize`)."""
     image_id: torch.Tensor
     """int64 [B]"""
     ids: torch.Tensor | None = None

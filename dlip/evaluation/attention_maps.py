@@ -25,7 +25,7 @@ from dlip.models.features import Trace, Want
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
 from dlip.models.token_ids import first_token, prompted
-from dlip.vlm import VLM, Picture
+from dlip.vlm import VLM, ImageInput
 
 SOURCES = ("fusion", "decoder")
 ARTICLES = ("a", "an", "the")
@@ -82,7 +82,7 @@ class ImageMaps:
 
 
 @torch.inference_mode()
-def word_maps(vlm: VLM, image: Picture, text: str, source: str = "fusion") -> WordMaps:
+def word_maps(vlm: VLM, image: ImageInput, text: str, source: str = "fusion") -> WordMaps:
     """The maps of a caption or question that is read with its picture, or ("decoder") of a caption that is said.
 
     Raises UserError where the picture cannot be read or the text has no word.
@@ -91,14 +91,14 @@ def word_maps(vlm: VLM, image: Picture, text: str, source: str = "fusion") -> Wo
     known = int((pool.sum(1) > 0).sum())
     if not known:
         raise UserError("the text has no word to look at; type one")
-    med = vlm.med.sees(source).eval()
+    med = vlm.med.model_for_states(source).eval()
     layers = med.config.fusion_layers
     maps = cross(med, vlm.image_states([image], med), *vlm.texts([text]), source, layers)  # each [1, H, T, 1+P]
     return WordMaps(text.split()[:known], layers, pool[:known] @ torch.cat(maps).float().cpu())
 
 
 @torch.inference_mode()
-def answer_maps(vlm: VLM, image: Picture, question: str, answer: str) -> WordMaps:
+def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> WordMaps:
     """The maps of an answer's words, which the decoder says from the question's tokens and not from the picture.
 
     A word's map is the mean of the tokens' maps in "fusion", each weighed by what the word's step gives to it in the
@@ -108,7 +108,7 @@ def answer_maps(vlm: VLM, image: Picture, question: str, answer: str) -> WordMap
     known = int((pool.sum(1) > 0).sum())
     if not known:
         raise UserError("the answer has no word to look at; ask another question")
-    med = vlm.med.able("vqa").eval()
+    med = vlm.med.model_for("vqa").eval()
     c, (asked, mask) = med.config, vlm.texts([question])  # [1, T]
     trace = Trace(Want(layers={("fusion", "cross"): c.fusion_layers}).layers_of("fusion", c))
     states = med.question_states(med.fuse(asked, mask, vlm.image_states([image], med), trace=trace))
@@ -121,12 +121,12 @@ def answer_maps(vlm: VLM, image: Picture, question: str, answer: str) -> WordMap
 
 
 @torch.inference_mode()
-def image_maps(vlm: VLM, image: Picture) -> ImageMaps:
+def image_maps(vlm: VLM, image: ImageInput) -> ImageMaps:
     """The image encoder's maps. Raises UserError where the picture cannot be read."""
-    med = vlm.med.sees("image").eval()
+    med = vlm.med.model_for_states("image").eval()
     layers = tuple(range(med.config.image_layers))
     trace = Trace(Want(layers={("image", "self"): layers}).layers_of("image", med.config))
-    med.encode_image(med.normalise(vlm.pixels([image]).to(vlm.device)), trace)
+    med.encode_image(med.normalize(vlm.pixels([image]).to(vlm.device)), trace)
     return ImageMaps(torch.cat([trace.get("self", i) for i in layers]).float().cpu())
 
 
@@ -316,7 +316,7 @@ def _batches(
             continue
         maps: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
         for vlm in models:
-            sees = {source: vlm.med.sees(source).eval() for source in SOURCES}
+            sees = {source: vlm.med.model_for_states(source).eval() for source in SOURCES}
             states = {med: vlm.image_states([item.image for item in items], med) for med in set(sees.values())}
             if len({len(item.captions) for item in items}) > 1:
                 states = {med: some[rows] for med, some in states.items()}

@@ -16,7 +16,7 @@ from dlip.common.errors import UserError
 from dlip.evaluation.attention_maps import pieces
 from dlip.models.features import Trace, Want
 from dlip.models.token_ids import prompted
-from dlip.vlm import VLM, Picture
+from dlip.vlm import VLM, ImageInput
 
 Progress = Callable[[float], object]
 ROWS = 16
@@ -33,7 +33,7 @@ class Score:
 
     def __init__(self, vlm: VLM, text: str, word: int | None = None):
         self.vlm, self.word = vlm, word
-        self.med = vlm.med.able("itm" if word is None else "lm").eval()
+        self.med = vlm.med.model_for("itm" if word is None else "lm").eval()
         self.ids, self.mask = vlm.texts([text])  # [1, T]
         pool = pieces(vlm, [text])[0].to(vlm.device)
         self.pool = pool[pool.sum(1) > 0]  # [W, T]
@@ -45,9 +45,9 @@ class Score:
         if not 0 <= word < len(self.pool):
             raise UserError(f"there is no word {word} in the {len(self.pool)} that the model reads; count from 0")
 
-    def pixels(self, image: Picture) -> Tensor:
+    def pixels(self, image: ImageInput) -> Tensor:
         """[1, 3, S, S] as the model reads it. Raises UserError where the picture cannot be read."""
-        return self.med.normalise(self.vlm.pixels([image], self.med).to(self.vlm.device))
+        return self.med.normalize(self.vlm.pixels([image], self.med).to(self.vlm.device))
 
     def __call__(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
         """Normalised pixels [N, 3, S, S] -> scores [N]."""
@@ -62,7 +62,7 @@ class Score:
         return logits.log_softmax(-1).gather(-1, ids[:, said, None]).sum((1, 2))
 
 
-def integrated_gradients(score: Score, image: Picture, steps: int = 50, progress: Progress | None = None) -> Tensor:
+def integrated_gradients(score: Score, image: ImageInput, steps: int = 50, progress: Progress | None = None) -> Tensor:
     """[S, S], which add up to the picture's score less that of a plain picture in the data's mean colour.
 
     Source: Sundararajan et al. (arXiv 1703.01365).
@@ -73,7 +73,11 @@ def integrated_gradients(score: Score, image: Picture, steps: int = 50, progress
 
 
 def occlusion(
-    score: Score, image: Picture, window: int | None = None, stride: int | None = None, progress: Progress | None = None
+    score: Score,
+    image: ImageInput,
+    window: int | None = None,
+    stride: int | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """[S, S]: how much the score falls when a square in the data's mean colour hides a pixel, the mean over squares.
 
@@ -94,7 +98,7 @@ def occlusion(
 @torch.enable_grad()
 def grad_cam(
     score: Score,
-    image: Picture,
+    image: ImageInput,
     through: int | None = None,
     layer: int | None = None,
     progress: Progress | None = None,

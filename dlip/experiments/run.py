@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dlip import data as data_sets
-from dlip.checkpoints.init_from import begin
+from dlip.checkpoints.init_from import initialize
 from dlip.common.distributed import on_main
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import write_json
@@ -204,7 +204,7 @@ def prepare(
     """From names to models and data.
 
     teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
-    start: what its weights begin at, each as `dlip.checkpoints.init_from.begin` reads it. epochs: how often each
+    start: what its weights begin at, each as `dlip.checkpoints.init_from.initialize` reads it. epochs: how often each
     picture is seen, which
     decides the configuration's steps. test_data, test_split, test_limit: what the model is measured on, by default the
     `held_out` split of the data. verify: whether every picture is read once beforehand. Raises UserError where there is
@@ -222,7 +222,7 @@ def prepare(
         model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
         model.med.abilities = learnt(config.weights)
         for source in start:
-            begin(model, source)
+            initialize(model, source)
         scored(model, test.dataset if isinstance(test, data_sets.First) else test)  # as counted, no picture read
         return model
 

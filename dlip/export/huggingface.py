@@ -10,7 +10,7 @@ from transformers import (
 
 from dlip.common.errors import UserError
 from dlip.models.config import ModelConfig
-from dlip.models.fast.precision import whole
+from dlip.models.fast.precision import refuse_lowered
 from dlip.models.med import Med
 
 CLASSES = {
@@ -51,6 +51,6 @@ def to_stock(med: Med, task: str) -> PreTrainedModel:
     if task == "vqa" and med.config.image_width != med.config.text_width:
         raise UserError("stock BlipForQuestionAnswering needs equal widths of picture and text; this model's differ")
     stock = CLASSES[task](stock_config(med.config))
-    ours = whole(med, "export").state_dict()
+    ours = refuse_lowered(med, "export").state_dict()
     stock.load_state_dict({name: ours[name] for name in stock.state_dict()})
     return stock.eval()

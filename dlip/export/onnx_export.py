@@ -24,8 +24,8 @@ from dlip.data import transforms
 from dlip.export import onnx_runner
 from dlip.export.card import cost, figures, making
 from dlip.export.transformers import record_of, write_folder
-from dlip.models.fast.precision import whole
-from dlip.models.features import TASKS
+from dlip.models.fast.precision import refuse_lowered
+from dlip.models.features import ABILITIES
 from dlip.models.med import KeysValues, Med
 from dlip.vlm import ANSWER, VLM
 
@@ -52,14 +52,14 @@ class Graph(nn.Module):
 class ImageGraph(Graph):
     """`pixels` uint8 [B, S, S, 3] as Pillow has them -> `states` [B, P+1, Di]; ITC's `vector` [B, E]"""
 
-    tasks, axes = frozenset(TASKS), {"pixels": {0: "batch"}}
+    tasks, axes = frozenset(ABILITIES), {"pixels": {0: "batch"}}
 
     @property
     def outputs(self):
         return ["states", "vector"] if "itc" in self.does else ["states"]
 
     def forward(self, pixels: Tensor):
-        states = self.med.encode_image(self.med.normalise(pixels.permute(0, 3, 1, 2)))
+        states = self.med.encode_image(self.med.normalize(pixels.permute(0, 3, 1, 2)))
         return (states, self.med.project_image(states)) if "itc" in self.does else (states,)
 
     def example(self, n: int, t: int):
@@ -193,9 +193,9 @@ def to_onnx(name: str, out: str | Path, int8: bool = False) -> tuple[dict[str, P
     kind = "onnx-int8" if int8 else "onnx"
     vlm, record, folder, left_out = VLM.load(name), record_of(name), Path(out) / kind, {}
     owners: dict[int, tuple[Med, set]] = {}
-    for task in TASKS:
+    for task in ABILITIES:
         try:
-            med = whole(vlm.med.able(task).eval(), "export")
+            med = refuse_lowered(vlm.med.model_for(task).eval(), "export")
             owners.setdefault(id(med), (med, set()))[1].add(task)
         except UserError as reason:
             left_out[task] = str(reason)

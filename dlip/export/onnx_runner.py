@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from dlip.common.errors import UserError
 from dlip.data.transforms import several, square, upright
 
-Picture = Image.Image | np.ndarray | str | Path
+ImageInput = Image.Image | np.ndarray | str | Path
 
 
 class Part:
@@ -107,43 +107,43 @@ class Runner:
                 return part
         raise UserError(self.config["left_out"][task])
 
-    def caption(self, images: list[Picture], num_beams: int = 3, max_new_tokens: int = 20) -> list[str]:
+    def caption(self, images: list[ImageInput], num_beams: int = 3, max_new_tokens: int = 20) -> list[str]:
         """One caption a picture, without the prompt."""
         part = self.part("lm")
         states = self._look(part, images, "states")
         prompt, mask = [part.config["dec_id"], *part.config["prompt_ids"]], np.ones(states.shape[:2], bool)
         return self._say(part.search(states, mask, prompt, num_beams, max_new_tokens))
 
-    def answer(self, images: list[Picture], questions: list[str], num_beams: int = 3) -> list[str]:
+    def answer(self, images: list[ImageInput], questions: list[str], num_beams: int = 3) -> list[str]:
         """The answer to each picture's question; one picture may be asked several."""
         part = self.part("vqa")
         ids, mask, states = self._pairs(part, images, questions)
         (context,) = part.run("fusion", ["question"], ids=ids, mask=mask, states=states)
         return self._say(part.search(context, mask, [part.config["dec_id"]], num_beams, self.config["answer_tokens"]))
 
-    def match(self, images: list[Picture], texts: list[str]) -> np.ndarray:
+    def match(self, images: list[ImageInput], texts: list[str]) -> np.ndarray:
         """ITM probability that each text describes its picture [N]; one picture may come with several texts."""
         other, fits = self.match_logits(images, texts).T
         return 1 / (1 + np.exp(other - fits))
 
-    def match_logits(self, images: list[Picture], texts: list[str]) -> np.ndarray:
+    def match_logits(self, images: list[ImageInput], texts: list[str]) -> np.ndarray:
         """ITM's logits [N, 2] that `match` is made of, that of a text that fits second."""
         part = self.part("itm")
         ids, mask, states = self._pairs(part, images, texts)
         return part.run("fusion", ["match"], ids=ids, mask=mask, states=states)[0]
 
-    def similarity(self, images: list[Picture], texts: list[str]) -> np.ndarray:
+    def similarity(self, images: list[ImageInput], texts: list[str]) -> np.ndarray:
         """ITC cosine of every picture with every text [I, T]."""
         return self.embed_images(images) @ self.embed_texts(texts).T
 
-    def embed_images(self, images: list[Picture]) -> np.ndarray:
+    def embed_images(self, images: list[ImageInput]) -> np.ndarray:
         return self._look(self.part("itc"), images, "vector")  # unit vectors [I, E]
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         ids, mask = self._read(texts)
         return self.part("itc").run("text", ["vector"], ids=ids, mask=mask)[0]  # unit vectors [T, E]
 
-    def _look(self, part: Part, images: list[Picture], output: str) -> np.ndarray:
+    def _look(self, part: Part, images: list[ImageInput], output: str) -> np.ndarray:
         side = part.config["image_size"]
         pixels = np.stack([square(upright(image), side) for image in several(images, "picture")])  # [B, S, S, 3]
         return part.run("image", [output], pixels=pixels)[0]

@@ -25,7 +25,7 @@ from dlip.export.card import card
 from dlip.export.huggingface import to_stock
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
-from dlip.models.fast.precision import lower, whole
+from dlip.models.fast.precision import lower, refuse_lowered
 from dlip.models.tasks import TASKS
 from dlip.records.schema import upgrade
 from dlip.vlm import ANSWER, VLM
@@ -44,11 +44,11 @@ def to_transformers(name: str, out: str | Path) -> tuple[dict[str, Path], dict[s
     for task in TASKS:
         ability = TASKS[task].abilities[-1]
         try:
-            stock = to_stock(vlm.med.able(ability), task)
+            stock = to_stock(vlm.med.model_for(ability), task)
         except UserError as reason:
             left_out[task] = str(reason)
             continue
-        config = vlm.med.able(ability).config
+        config = vlm.med.model_for(ability).config
         if task in NEW_TOKENS:
             stock.generation_config = GenerationConfig(
                 max_new_tokens=NEW_TOKENS[task], num_beams=3, do_sample=False, bos_token_id=config.dec_id,
@@ -76,7 +76,7 @@ def to_precision(name: str, out: str | Path, precision: str) -> tuple[dict[str, 
     vlm, folder = VLM.load(name), Path(out) / precision
     if isinstance(vlm.med, Composite):
         raise UserError(f"{name} are several models; export each by itself")
-    lower(whole(vlm.med, "export"), precision)
+    lower(refuse_lowered(vlm.med, "export"), precision)
 
     def write(new: Path) -> None:
         save_model(vlm.med, vlm.tokenizer, new, {"made_from": name})

@@ -1,7 +1,8 @@
 """What a model's weights are for, and one teacher made of several checkpoints.
 
-BLIP's published checkpoints were each fine-tuned for one task and lack the others' heads; whoever needs a task asks
-`able`, whoever reads a source's states asks `sees`, and neither ever gets numbers from weights that nobody trained.
+Each published BLIP checkpoint was fine-tuned for one task and lacks the heads of the others. `model_for` and
+`model_for_states` return the model that was trained for an ability or a source, and raise `Unable` where there is none,
+so that nothing is ever computed with untrained weights.
 """
 
 from dataclasses import replace
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from dlip.common.errors import Unable, UserError
 from dlip.data.batch import Batch
 from dlip.models.config import ModelConfig
-from dlip.models.features import SOURCES, TASKS, Features, Trace, Want
+from dlip.models.features import ABILITIES, SOURCES, Features, Trace, Want
 
 SEES = {"text": ("itc",), "fusion": ("itm", "vqa"), "decoder": ("lm",)}
 """Source -> tasks that teach a model what its states are to be, the first being the one that counts; of images all."""
@@ -19,43 +20,43 @@ WORDS = {"itc": "compare pictures with texts", "itm": "match texts with pictures
          "vqa": "answer questions"}  # fmt: skip
 
 
-class Able:
+class HasAbilities:
     """A model that knows which tasks its weights are for; all of them where nothing else is said."""
 
-    abilities: frozenset[str] = frozenset(TASKS)
+    abilities: frozenset[str] = frozenset(ABILITIES)
 
     @property
-    def members(self) -> list["Able"]:
+    def members(self) -> list["HasAbilities"]:
         return [self]
 
-    def able(self, task: str) -> "Able":
-        """The model that does a task of `TASKS`. Raises Unable where its weights are missing."""
+    def model_for(self, task: str) -> "HasAbilities":
+        """The model that does a task of `ABILITIES`. Raises Unable where its weights are missing."""
         return self._first((task,), WORDS[task])
 
-    def sees(self, source: str) -> "Able":
-        """The model whose states of a source are worth reading: of images the first. Raises Unable as `able` does."""
+    def model_for_states(self, source: str) -> "HasAbilities":
+        """The model trained to give states of a source (for "image" the first). Raises Unable if there is none."""
         if source == "image":
             return self.members[0]
         return self._first(SEES[source], WORDS[SEES[source][0]])
 
-    def _first(self, tasks: tuple[str, ...], words: str) -> "Able":
+    def _first(self, tasks: tuple[str, ...], words: str) -> "HasAbilities":
         for task in tasks:
             for med in self.members:
                 if task in med.abilities:
                     return med
-        can = "; ".join(WORDS[task] for task in TASKS if task in self.abilities)
+        can = "; ".join(WORDS[task] for task in ABILITIES if task in self.abilities)
         raise Unable(f"this model cannot {words}, its checkpoint has no weights for it (it can: {can}); name another")
 
 
-def check(model: Able, want: Want) -> None:
+def check(model: HasAbilities, want: Want) -> None:
     """Raises Unable where `want` names logits or states that the model has no weights for."""
-    for task in want.tasks:
-        model.able(task)
+    for task in want.abilities:
+        model.model_for(task)
     for source, _ in want.layers:
-        model.sees(source)
+        model.model_for_states(source)
 
 
-class Composite(Able, nn.Module):
+class Composite(HasAbilities, nn.Module):
     """Several models as one: each task is done by the first of them that can, with that model's own image encoder.
 
     They were fine-tuned apart, so that their image encoders differ. "image" is seen by the first of all, and the
@@ -77,8 +78,8 @@ class Composite(Able, nn.Module):
                         f"the checkpoints of one teacher differ in {size} ({getattr(first, size)} and "
                         f"{getattr(other, size)}); compose it of models with the same text layers"
                     )
-        speaks = self.able("lm").config.prompt_ids if "lm" in self.abilities else ()
-        fuses = self.sees("fusion").config.enc_id if self.abilities & {"itm", "vqa"} else first.enc_id
+        speaks = self.model_for("lm").config.prompt_ids if "lm" in self.abilities else ()
+        fuses = self.model_for_states("fusion").config.enc_id if self.abilities & {"itm", "vqa"} else first.enc_id
         sizes = {name: max(getattr(med.config, name) for med in meds) for name in ("image_size", "max_text")}
         self.config: ModelConfig = replace(first, prompt_ids=speaks, enc_id=fuses, **sizes)
 
@@ -88,7 +89,7 @@ class Composite(Able, nn.Module):
 
     @property
     def temp(self) -> Tensor:
-        return (self.able("itc") if "itc" in self.abilities else self.meds[0]).temp
+        return (self.model_for("itc") if "itc" in self.abilities else self.meds[0]).temp
 
     def forward(self, batch: Batch, want: Want, pairs=None, image: None = None) -> Features:
         """What `want` names, each part from whose it is, as one model's; `image` must be None: there is not one."""
@@ -96,8 +97,8 @@ class Composite(Able, nn.Module):
             raise ValueError("a composite has several image encoders; it cannot go on from one picture's states")
         out = Features({source: Trace() for source in SOURCES}, batch.mask, batch.image_id, self.temp, pairs=pairs)
         for med in self.meds:
-            tasks = frozenset(task for task in want.tasks if self.able(task) is med)
-            layers = {key: kept for key, kept in want.layers.items() if self.sees(key[0]) is med}
+            tasks = frozenset(task for task in want.abilities if self.model_for(task) is med)
+            layers = {key: kept for key, kept in want.layers.items() if self.model_for_states(key[0]) is med}
             if not tasks and not layers:
                 continue
             found = med(batch, Want(tasks, layers), pairs)

@@ -9,7 +9,7 @@ from dlip.common import distributed
 from dlip.common.errors import UserError
 
 SOURCES = ("image", "text", "fusion", "decoder")
-TASKS = ("itc", "itm", "lm", "vqa")
+ABILITIES = ("itc", "itm", "lm", "vqa")
 NEEDS = {"itc": {"text"}, "itm": {"fusion"}, "lm": {"decoder"}, "vqa": set()}
 """Sources that a task's logits need; the image every one of them, and ITM the text too where it mines its own pairs."""
 
@@ -18,13 +18,15 @@ NEEDS = {"itc": {"text"}, "itm": {"fusion"}, "lm": {"decoder"}, "vqa": set()}
 class Want:
     """What to compute of a batch. A source that nobody wants is not computed."""
 
-    tasks: frozenset[str] = frozenset()
-    """Logits wanted, of `TASKS`."""
+    abilities: frozenset[str] = frozenset()
+    """Logits wanted, of `ABILITIES`."""
     layers: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     """(source, kind) -> layers, -1 being the last. Kind is "states", "self" or "cross" (attention maps)."""
 
-    def source(self, name: str) -> bool:
-        return any(name in NEEDS[task] for task in self.tasks) or any(name == source for source, _ in self.layers)
+    def includes(self, name: str) -> bool:
+        return any(name in NEEDS[ability] for ability in self.abilities) or any(
+            name == source for source, _ in self.layers
+        )
 
     def layers_of(self, source: str, config) -> dict[str, dict[int, int]]:
         """Kind -> {layer as asked for: layer counted from 0}; for "cross", -1 is the last one with cross-attention.
@@ -46,7 +48,7 @@ class Want:
         layers = dict(self.layers)
         for key, value in other.layers.items():
             layers[key] = tuple(sorted({*layers.get(key, ()), *value}))
-        return Want(self.tasks | other.tasks, layers)
+        return Want(self.abilities | other.abilities, layers)
 
 
 class Trace:

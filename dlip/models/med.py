@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dlip.common import distributed
 from dlip.data.batch import Batch
 from dlip.models.attention_kernel import attend
-from dlip.models.composite import Able
+from dlip.models.composite import HasAbilities
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
 from dlip.models.features import SOURCES, Features, Trace, Want
@@ -274,7 +274,7 @@ class TextDecoder(nn.Module):
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 
-class Med(Able, nn.Module):
+class Med(HasAbilities, nn.Module):
     """Multimodal mixture of encoder and decoder, of any width, heads and depth.
 
     Where the widths of picture and text differ, question states reach the answer decoder through a linear bridge, as
@@ -295,9 +295,9 @@ class Med(Able, nn.Module):
         self.temp = nn.Parameter(torch.tensor(0.07))
         self.register_buffer("image_mean", torch.tensor(c.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(c.image_std).view(1, 3, 1, 1), persistent=False)
-        self.apply(initialise)
+        self.apply(initialize)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] of any size -> the floats that this model reads [B, 3, S, S]."""
         pixels, size = images.float() / 255, self.config.image_size
         if pixels.shape[-2:] != (size, size):
@@ -358,30 +358,32 @@ class Med(Able, nn.Module):
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
-        if image is None and (want.tasks or any(want.source(source) for source in ("image", "fusion", "decoder"))):
-            image = self.encode_image(self.normalise(batch.images), traces["image"])
-        if want.source("text") or ("itm" in want.tasks and pairs is None):
+        if image is None and (
+            want.abilities or any(want.includes(source) for source in ("image", "fusion", "decoder"))
+        ):
+            image = self.encode_image(self.normalize(batch.images), traces["image"])
+        if want.includes("text") or ("itm" in want.abilities and pairs is None):
             text = self.encode_text(batch.ids, batch.mask, traces["text"])
-            if want.tasks & {"itc", "itm"}:
+            if want.abilities & {"itc", "itm"}:
                 out.contrast(self.project_image(image), self.project_text(text))
-        cross = self.text_encoder.cross(image) if want.source("fusion") or "vqa" in want.tasks else None
-        if want.source("fusion"):
+        cross = self.text_encoder.cross(image) if want.includes("fusion") or "vqa" in want.abilities else None
+        if want.includes("fusion"):
             ids, mask, rows = batch.ids, batch.mask, None
-            if "itm" in want.tasks:
+            if "itm" in want.abilities:
                 rows, texts = out.choose_pairs(pairs)
                 ids, mask = distributed.gather(ids)[texts], distributed.gather(mask)[texts]
             fused = self.fuse_with(cross, ids, mask, rows, traces["fusion"])
-            if "itm" in want.tasks:
+            if "itm" in want.abilities:
                 out.logits["itm"] = self.match_logits(fused)  # [N, 2]
         tied = self.config.tie_decoder and cross is not None
-        if want.source("decoder"):
+        if want.includes("decoder"):
             decoder_cross = cross if tied else self.text_decoder.bert.cross(image)
             ids, out.labels["lm"] = prompted(batch.ids, batch.mask, self.config.prompt_ids)
             out.decoder_mask = (ids != self.config.pad_id) & batch.captioned[:, None]
             states = self._decode(ids, decoder_cross, None, traces["decoder"])
-            if "lm" in want.tasks:
+            if "lm" in want.abilities:
                 out.logits["lm"] = self.text_decoder.cls(states)  # [B, T, V]
-        if "vqa" in want.tasks:
+        if "vqa" in want.abilities:
             question = self.fuse_with(cross, batch.question_ids, batch.question_mask, batch.question_rows)
             question = self.question_states(question)
             out.logits["vqa"] = self.decode(batch.answer_ids, question, batch.question_mask)  # [N, A, V]
@@ -389,7 +391,7 @@ class Med(Able, nn.Module):
         return out
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:

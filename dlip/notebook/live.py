@@ -94,7 +94,7 @@ def learn(
     import torch
 
     from dlip import data as data_sets
-    from dlip.checkpoints.init_from import begin
+    from dlip.checkpoints.init_from import initialize
     from dlip.experiments.grids import FULL
     from dlip.experiments.run import new_student
     from dlip.models.fast.precision import native_bf16
@@ -109,7 +109,7 @@ def learn(
     spoken = {"itc", "lm", "vqa"}  # looked at even where they are not learnt; re-ranking would spoil what is
     student.med.abilities = terms.learnt(terms.weights(weights)) | spoken
     for part in start:
-        begin(student, f"{part}={teacher}" if part else teacher)
+        initialize(student, f"{part}={teacher}" if part else teacher)
     settings = FULL.train.replace(
         weights=terms.weights(weights), steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
         warmup=min(FULL.train.warmup, steps // 4), precision="bf16" if native_bf16() else "no",

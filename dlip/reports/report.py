@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from dlip import plots
 from dlip.common.errors import UserError, number_of, three_digits
 from dlip.common.files import write_out
-from dlip.data.answers import normalise
+from dlip.data.answers import normalize
 from dlip.plots.html import image_tag, marked
 from dlip.records import frame
 from dlip.records.compare import latest, retention, sources, summary, timed_alike, twin
@@ -290,7 +290,7 @@ def _question(i: int, said: list[tuple[dict, dict]]) -> str:
     question, truth = (said[0][1][part][i] for part in ("questions", "truth"))
     answers = ""
     for answer, some in _same((record, sample["answers"][i]) for record, sample in said if i < len(sample["answers"])):
-        tag = "span" if normalise(answer) == normalise(truth) else "mark"
+        tag = "span" if normalize(answer) == normalize(truth) else "mark"
         answers += f"<span>{_dots(some)}<{tag}>{escape(answer)}</{tag}></span>"
     return f"<dt>{escape(question)} <b>{escape(truth)}</b></dt><dd>{answers}</dd>"
 

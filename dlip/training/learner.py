@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlip.common import distributed
 from dlip.data.batch import Batch
-from dlip.models.features import TASKS, Want
+from dlip.models.features import ABILITIES, Want
 from dlip.training import objectives
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
@@ -42,7 +42,7 @@ class Learner(nn.Module):
 
     def want(self, terms: frozenset[str]) -> Want:
         """What `terms` read of the student."""
-        want = Want(terms & set(TASKS), {("image", "states"): (-1,)} if "tags" in terms else {})
+        want = Want(terms & set(ABILITIES), {("image", "states"): (-1,)} if "tags" in terms else {})
         return want | self.distiller.want("student", terms) if self.distiller else want
 
     @distributed.together()
@@ -56,7 +56,7 @@ class Learner(nn.Module):
             batch = levelled(batch, self.med.config.pad_id)
         features = self.med(batch, self.want(terms))
         losses = {}
-        for term in (task for task in TASKS if task in terms):
+        for term in (task for task in ABILITIES if task in terms):
             if term == "itc" and self.momentum is not None:
                 losses[term] = self.momentum(features, self.med, batch, epoch)
             elif term in ("lm", "vqa"):

@@ -105,7 +105,7 @@ class MomentumITC(nn.Module):
     def embed(self, med: Med, batch: Batch) -> tuple[Tensor, Tensor]:
         """ITC vectors [B, E] of pictures and captions by the averages, L2-normalised, in fp32."""
         e = self.encoders
-        images = e["vision_proj"](e["vision_model"](med.normalise(batch.images))[:, 0])
+        images = e["vision_proj"](e["vision_model"](med.normalize(batch.images))[:, 0])
         texts = e["text_proj"](e["text_encoder"](batch.ids, batch.mask)[:, 0])
         return F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
 

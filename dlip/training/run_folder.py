@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dlip.checkpoints.load import save_model
-from dlip.checkpoints.tensors import checksum, read_tensors, weights, whole, write_tensors
+from dlip.checkpoints.tensors import checkpoint_errors, checksum, read_tensors, weights, write_tensors
 from dlip.common import distributed
 from dlip.common.errors import UserError, number_of
 from dlip.common.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
@@ -151,7 +151,7 @@ class Run:
         if not path.is_file() and theirs:
             raise UserError(f"{self.folder} holds {theirs[0]}, but no run that could go on; choose another folder")
         kept = path.is_file() and bool(theirs or self._checkpoints())
-        with whole(path):
+        with checkpoint_errors(path):
             different, innocent = _compared(_completed(self.config()), asked) if kept else ([], [])
         if different:
             few = ", ".join(different[:NAMED]) + ", ..." * (len(different) > NAMED)

@@ -99,7 +99,7 @@ class TeacherCache(nn.Module):
         """What `want` names of a batch that was read from the same data set, its `rows` and `captions` known."""
         med, device = self.teacher.med, batch.image_id.device
         image = self._rows("image.states.-1", batch.rows).to(device, med.temp.dtype)
-        live = Want(want.tasks & {"itm", "vqa"})
+        live = Want(want.abilities & {"itm", "vqa"})
         out = self.teacher(batch, live, pairs, image)
         out.decoder_mask = prompted(batch.ids, batch.mask, med.config.prompt_ids)[0] != med.config.pad_id
         for source in SOURCES:
@@ -108,10 +108,10 @@ class TeacherCache(nn.Module):
                 for asked, layer in layers.items():
                     trace.kept[kind, layer] = self._trace(source, kind, asked, batch, out)
             out.traces[source] = trace
-        if "itc" in want.tasks:
+        if "itc" in want.abilities:
             embeds = self._rows("image.embed", batch.rows), self._rows("text.embed", self._caption(batch))
             out.contrast(*(embed.to(device) for embed in embeds))
-        if "lm" in want.tasks:
+        if "lm" in want.abilities:
             with torch.no_grad():
                 states = self._trace("decoder", "states", -1, batch, out).to(med.temp.dtype)
                 out.logits["lm"] = med.text_decoder.cls(states)
@@ -263,12 +263,12 @@ class TeacherCache(nn.Module):
         device = med.temp.device
         pixels = torch.from_numpy(np.stack([square(item.image, collate.image_size) for item in items]))  # [B, S, S, 3]
         trace = Trace(self.want.layers_of("image", med.config))
-        image = med.encode_image(med.normalise(pixels.permute(0, 3, 1, 2).to(device)), trace)
+        image = med.encode_image(med.normalize(pixels.permute(0, 3, 1, 2).to(device)), trace)
         picture = [i for i, item in enumerate(items) for _ in item.captions]
         ids, mask = collate.tokenizer.encode([c for item in items for c in item.captions], max_length=collate.max_text)
         owner = torch.tensor([items[i].image_id for i in picture])
         texts = Batch(torch.empty(len(picture), 0), owner, ids, mask).to(device)
-        want = Want(self.want.tasks, {key: layers for key, layers in self.want.layers.items() if key[0] != "image"})
+        want = Want(self.want.abilities, {key: layers for key, layers in self.want.layers.items() if key[0] != "image"})
         out = self.teacher(texts, want, None, image[picture])
         out.traces["image"] = trace
 

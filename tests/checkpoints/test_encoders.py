@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification, ViTModel
 
 from dlip.checkpoints.encoders import on_patch
-from dlip.checkpoints.init_from import begin
+from dlip.checkpoints.init_from import initialize
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiments.run import new_model
@@ -58,7 +58,7 @@ def states(vlm, pixels: torch.Tensor = PIXELS) -> torch.Tensor:
 def test_a_vit_folder(kind, words, tmp_path):
     theirs, ours = model(kind), student(words)
     theirs.save_pretrained(tmp_path)
-    copied = begin(ours, f"image={tmp_path}")
+    copied = initialize(ours, f"image={tmp_path}")
     assert len(copied) == len(list(ours.med.vision_model.parameters()))
     backbone = getattr(theirs, "vit", theirs)
     torch.testing.assert_close(states(ours), backbone(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
@@ -69,7 +69,7 @@ def test_a_vit_whose_file_has_the_state_dicts_own_names(words, tmp_path):
     theirs, ours = model("vit"), student(words)
     theirs.config.save_pretrained(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
-    begin(ours, f"image={tmp_path}")
+    initialize(ours, f"image={tmp_path}")
     torch.testing.assert_close(states(ours), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
@@ -77,7 +77,7 @@ def test_a_vit_whose_file_has_the_state_dicts_own_names(words, tmp_path):
 def test_a_deit_without_its_distillation_token(words, tmp_path):
     theirs, ours = model("deit"), student(words)
     theirs.save_pretrained(tmp_path)
-    begin(ours, f"image={tmp_path}")
+    initialize(ours, f"image={tmp_path}")
     x = theirs.embeddings(PIXELS)[:, [0, *range(2, 18)]]  # their second token is the one for distillation
     for layer in theirs.layers if hasattr(theirs, "layers") else theirs.encoder.layer:  # the latter until 5.8
         x = layer(x)
@@ -123,7 +123,7 @@ def test_timms_layout(layout, words, tmp_path):
         torch.save(state, tmp_path / "pytorch_model.bin")
     else:
         torch.save({"model": state}, source)
-    begin(ours, f"image={source}")
+    initialize(ours, f"image={source}")
     torch.testing.assert_close(states(ours), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
@@ -131,7 +131,7 @@ def test_timms_layout(layout, words, tmp_path):
 def test_larger_patches_read_an_enlarged_picture_as_before(words, tmp_path):
     theirs, ours = model("vit"), student(words, patch_size=16, image_size=64)
     theirs.save_pretrained(tmp_path)
-    begin(ours, f"image={tmp_path}")
+    initialize(ours, f"image={tmp_path}")
     patches = PIXELS.unfold(2, 8, 8).unfold(3, 8, 8).flatten(0, 3)[:, None]  # each patch is enlarged by itself
     large = F.interpolate(patches, (16, 16), mode="bilinear", align_corners=False)
     large = large.view(2, 3, 4, 4, 16, 16).transpose(3, 4).reshape(2, 3, 64, 64)
@@ -144,7 +144,7 @@ def test_larger_patches_read_an_enlarged_picture_as_before(words, tmp_path):
 def test_another_grid_as_the_stock_class_interpolates(words, tmp_path):
     theirs, ours = model("vit"), student(words, image_size=48)
     theirs.save_pretrained(tmp_path)
-    begin(ours, f"image={tmp_path}")
+    initialize(ours, f"image={tmp_path}")
     pixels = torch.randn(2, 3, 48, 48)
     reference = theirs(pixels, interpolate_pos_encoding=True).last_hidden_state
     torch.testing.assert_close(states(ours, pixels), reference, atol=1e-4, rtol=0)
@@ -154,12 +154,12 @@ def test_another_grid_as_the_stock_class_interpolates(words, tmp_path):
 def test_layers_and_widths_of_a_vit(words, tmp_path):
     theirs, ours = model("vit"), student(words, image_layers=2, image_width=64, image_heads=1, image_mlp=128)
     theirs.save_pretrained(tmp_path)
-    assert begin(ours, f"image={tmp_path}:0+2")
+    assert initialize(ours, f"image={tmp_path}:0+2")
     assert states(ours).isfinite().all()
     with pytest.raises(UserError, match="no wider"):
-        begin(student(words, image_width=256, image_heads=4), f"image={tmp_path}")
+        initialize(student(words, image_width=256, image_heads=4), f"image={tmp_path}")
     with pytest.raises(UserError, match="no weights for the text"):
-        begin(student(words), f"text={tmp_path}")
+        initialize(student(words), f"text={tmp_path}")
 
 
 @torch.no_grad()
@@ -178,7 +178,7 @@ def test_an_old_bert_file_in_a_hub_folder(words, tmp_path, monkeypatch):
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS[:5], "a", "red", "star", "[DEC]", "[ENC]"]) + "\n")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path))
     ours = student(words, text_mlp=64, text_layers=4)
-    begin(ours, "text=microsoft/MiniLM-L12-H384-uncased")
+    initialize(ours, "text=microsoft/MiniLM-L12-H384-uncased")
     ids, mask = words.encode(["a red star"])
     their_ids, _ = Tokenizer.load(tmp_path).encode(["a red star"])
     reference = theirs(their_ids).last_hidden_state
@@ -199,4 +199,4 @@ def test_vits_of_another_kind_are_refused(changes, sentence, words, tmp_path):
     state = timm_state(model("vit")) | changes
     torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=sentence):
-        begin(student(words), f"image={tmp_path / 'other.pth'}")
+        initialize(student(words), f"image={tmp_path / 'other.pth'}")

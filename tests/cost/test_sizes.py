@@ -6,7 +6,7 @@ import torch
 from dlip.checkpoints.blip import Checkpoint
 from dlip.data.batch import Batch
 from dlip.models.config import PRESETS, paper_size
-from dlip.models.features import TASKS, Want
+from dlip.models.features import ABILITIES, Want
 from dlip.models.med import Med
 
 LARGE = dict(image_width=1024, image_heads=16, image_layers=24)
@@ -36,7 +36,7 @@ def test_every_size_builds_loads_and_runs_forward_and_backward(size):
     ids[:, 0], mask = config.cls_id, torch.ones(1, 4, dtype=torch.bool)
     images = torch.randint(256, (1, 3, config.image_size, config.image_size), dtype=torch.uint8)
     batch = Batch(images, torch.zeros(1, dtype=torch.long), ids, mask, ids, mask, ids, mask)
-    out = med.train()(batch, Want(frozenset(TASKS)))
-    sum(out.logits[task].float().square().mean() for task in TASKS).backward()
-    assert all(out.logits[task].isfinite().all() for task in TASKS)
+    out = med.train()(batch, Want(frozenset(ABILITIES)))
+    sum(out.logits[task].float().square().mean() for task in ABILITIES).backward()
+    assert all(out.logits[task].isfinite().all() for task in ABILITIES)
     assert med.vision_model.embeddings.patch_embedding.weight.grad.isfinite().all()

@@ -121,7 +121,7 @@ def test_the_reader_cannot_import_this_package(made):
 
 def test_the_same_pixels(made):
     vlm, paths, _, found, _ = made
-    ours = vlm.med.normalise(vlm.pixels(paths))
+    ours = vlm.med.normalize(vlm.pixels(paths))
     torch.testing.assert_close(torch.tensor(found["pixels"]), ours, atol=1e-5, rtol=0)
     assert square(Image.open(paths[0]).convert("RGB"), 48).shape == (48, 48, 3)
 

@@ -30,11 +30,16 @@ def parts(make_med):
 
 def test_each_task_and_source_is_whose_it_is(parts):
     whole = Composite([parts["speak"], parts["match"], parts["answer"]])
-    assert whole.able("itm") is parts["match"] and whole.able("lm") is parts["speak"]
-    assert whole.able("vqa") is parts["answer"] and whole.sees("image") is parts["speak"]
-    assert whole.sees("text") is whole.sees("fusion") is parts["match"] and whole.sees("decoder") is parts["speak"]
-    assert Composite([parts["answer"], parts["speak"]]).sees("fusion") is parts["answer"]
-    assert Composite([parts["answer"], parts["match"]]).sees("fusion") is parts["match"]  # in whatever order
+    assert whole.model_for("itm") is parts["match"] and whole.model_for("lm") is parts["speak"]
+    assert whole.model_for("vqa") is parts["answer"] and whole.model_for_states("image") is parts["speak"]
+    assert (
+        whole.model_for_states("text") is whole.model_for_states("fusion") is parts["match"]
+        and whole.model_for_states("decoder") is parts["speak"]
+    )
+    assert Composite([parts["answer"], parts["speak"]]).model_for_states("fusion") is parts["answer"]
+    assert (
+        Composite([parts["answer"], parts["match"]]).model_for_states("fusion") is parts["match"]
+    )  # in whatever order
     assert whole.config.prompt_ids == (9, 8) and whole.config.image_size == 24
 
 
@@ -45,7 +50,7 @@ def test_features_are_those_of_the_owners(parts, make_batch):
     want, pairs = Want(frozenset({"itc", "itm", "lm", "vqa"}), layers), (torch.arange(5), torch.arange(5))
     with torch.no_grad():
         out = Teacher(whole)(batch, want, pairs)
-        alone = {name: med(batch, Want(want.tasks & ONLY[name], layers), pairs) for name, med in parts.items()}
+        alone = {name: med(batch, Want(want.abilities & ONLY[name], layers), pairs) for name, med in parts.items()}
     for task, owner in {"itc": "match", "itm": "match", "lm": "speak", "vqa": "answer"}.items():
         assert torch.equal(out.logits[task], alone[owner].logits[task])
     assert torch.equal(out.states("image"), alone["speak"].states("image"))

@@ -12,16 +12,16 @@ CONFIG = scenes_size(32, 5, 4, fusion_layers=(1, 2))
 
 def test_a_source_is_computed_where_a_task_or_a_layer_needs_it():
     want = Want(frozenset({"itm"}), {("decoder", "self"): (-1,)})
-    assert [want.source(s) for s in ("image", "text", "fusion", "decoder")] == [False, False, True, True]
-    assert Want(frozenset({"itc"})).source("text") and Want(frozenset({"lm"})).source("decoder")
-    assert not any(Want(frozenset({"vqa"})).source(s) for s in ("text", "fusion", "decoder"))
+    assert [want.includes(s) for s in ("image", "text", "fusion", "decoder")] == [False, False, True, True]
+    assert Want(frozenset({"itc"})).includes("text") and Want(frozenset({"lm"})).includes("decoder")
+    assert not any(Want(frozenset({"vqa"})).includes(s) for s in ("text", "fusion", "decoder"))
 
 
 def test_wants_are_joined():
     both = Want(frozenset({"itc"}), {("image", "states"): (-1,)}) | Want(
         frozenset({"lm"}), {("image", "states"): (0, -1), ("fusion", "cross"): (1,)}
     )
-    assert both.tasks == {"itc", "lm"}
+    assert both.abilities == {"itc", "lm"}
     assert both.layers == {("image", "states"): (-1, 0), ("fusion", "cross"): (1,)}
 
 

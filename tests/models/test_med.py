@@ -57,7 +57,7 @@ def test_asking_for_maps_changes_nothing(med, make_batch):
     batch, tasks = make_batch(), Want(frozenset(VLP))
     torch.manual_seed(3)
     plain = med(batch, tasks)
-    mapped = med(batch, Want(tasks.tasks, {**ALL.layers, **CROSS}), plain.pairs)
+    mapped = med(batch, Want(tasks.abilities, {**ALL.layers, **CROSS}), plain.pairs)
     for task, logits in plain.logits.items():
         torch.testing.assert_close(mapped.logits[task], logits, msg=task)
     for source, rows in (("image", 5), ("text", 8), ("fusion", 8), ("decoder", 8 + len(med.config.prompt_ids))):
@@ -73,7 +73,7 @@ def test_last_states_are_the_encoders_outputs(med, make_batch):
     batch, last = make_batch(), med.config.text_layers - 1
     texts = {(source, "states"): (-1, 0, last) for source in ("text", "fusion", "decoder")}
     features = med(batch, Want(frozenset({"lm"}), {("image", "states"): (-1,), **texts}))
-    image = med.encode_image(med.normalise(batch.images))
+    image = med.encode_image(med.normalize(batch.images))
     torch.testing.assert_close(features.states("image"), image)
     torch.testing.assert_close(features.states("text"), med.encode_text(batch.ids, batch.mask))
     torch.testing.assert_close(features.states("fusion"), med.fuse(batch.ids, batch.mask, image))
@@ -144,7 +144,7 @@ def test_untied_decoder_shares_nothing_with_the_encoder(make_med):
 @torch.no_grad()
 def test_rows_choose_the_picture_of_each_text(med, make_batch):
     batch, rows = make_batch(), torch.tensor([4, 0, 0, 2, 4])
-    states = med.encode_image(med.normalise(batch.images))
+    states = med.encode_image(med.normalize(batch.images))
     ours = med.fuse(batch.ids, batch.mask, states, rows)
     torch.testing.assert_close(ours, med.fuse(batch.ids, batch.mask, states[rows]))
 
@@ -172,7 +172,7 @@ def test_texts_side_by_side_equal_repeated_contexts(med, make_batch, masked):
 @torch.no_grad()
 def test_the_first_token_alone_is_what_it_is_among_all(med, make_batch):
     batch = make_batch()
-    cross = med.text_encoder.cross(med.encode_image(med.normalise(batch.images)))
+    cross = med.text_encoder.cross(med.encode_image(med.normalize(batch.images)))
     for read in (med.encode_text, lambda *texts, **how: med.fuse_with(cross, *texts, **how)):
         alone = read(batch.ids, batch.mask, first_only=True)
         torch.testing.assert_close(alone, read(batch.ids, batch.mask)[:, :1], atol=1e-5, rtol=0)
@@ -185,7 +185,7 @@ def test_the_first_token_alone_is_what_it_is_among_all(med, make_batch):
 def test_pads_and_neighbours_change_nothing(med, make_batch):
     """Each row alone and unpadded gives what it gives inside the batch."""
     batch = make_batch()
-    image = med.encode_image(med.normalise(batch.images))
+    image = med.encode_image(med.normalize(batch.images))
     text, fused = med.encode_text(batch.ids, batch.mask), med.fuse(batch.ids, batch.mask, image)
     words = med.decode(batch.ids, image)
     for i, n in enumerate(batch.mask.sum(1).tolist()):
@@ -198,7 +198,7 @@ def test_pads_and_neighbours_change_nothing(med, make_batch):
 @torch.no_grad()
 def test_cached_decoding_equals_whole_texts(med, make_batch):
     batch, c = make_batch(), med.config
-    image = med.encode_image(med.normalise(batch.images))
+    image = med.encode_image(med.normalize(batch.images))
     whole = med.decode(batch.ids, image)  # [B, T, V]
     bert, cross = med.text_decoder.bert, med.text_decoder.bert.cross(image)
     cache = Cache(c.text_layers, 5, c.text_heads, 8, c.text_width // c.text_heads, image)
@@ -232,7 +232,7 @@ def test_several_threads_give_the_same_gradients_every_time(make_med, several_th
 def test_texts_need_their_pictures(make_med, make_batch):
     """Cross-attention is no ornament: other pictures, other scores and other words."""
     med, batch = make_med(), make_batch()
-    image = med.encode_image(med.normalise(batch.images))
+    image = med.encode_image(med.normalize(batch.images))
     fused = [med.fuse(batch.ids, batch.mask, states) for states in (image, image.flip(0))]
     assert not torch.allclose(*map(med.match_logits, fused), atol=1e-3)
     assert not torch.allclose(med.decode(batch.ids, image), med.decode(batch.ids, image.flip(0)), atol=1e-3)
@@ -253,19 +253,19 @@ def test_unit_vectors_and_the_temperature(make_med, make_batch):
 
 def test_pixels_are_normalised_channel_by_channel(make_med):
     med = make_med(image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.25, 0.2))
-    pixels = med.normalise(torch.full((1, 3, 16, 16), 255, dtype=torch.uint8))
+    pixels = med.normalize(torch.full((1, 3, 16, 16), 255, dtype=torch.uint8))
     torch.testing.assert_close(pixels[0, :, 0, 0], torch.tensor([0.9 / 0.5, 0.8 / 0.25, 0.7 / 0.2]))
 
 
 def test_pictures_of_another_size_are_resized(make_med):
     med = make_med(image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
     ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(2, 3, 64, 64).contiguous()
-    pixels = med.normalise(ramp)
+    pixels = med.normalize(ramp)
     assert pixels.shape == (2, 3, 16, 16)
     means = ramp.float().div(255).unflatten(-1, (16, 4)).mean(-1)[..., :16, :]  # a ramp's means are its resized values
     torch.testing.assert_close(pixels[..., 2:-2], means[..., 2:-2], atol=0.01, rtol=0)
     checks = torch.randint(0, 2, (1, 3, 9, 9), dtype=torch.uint8) * 255
-    pixels = med.normalise(checks)
+    pixels = med.normalize(checks)
     assert pixels.shape == (1, 3, 16, 16) and pixels.min() >= 0 and pixels.max() <= 1  # bicubic would overshoot
 
 

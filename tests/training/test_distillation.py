@@ -171,7 +171,7 @@ def test_contrast_is_compared_both_ways(make_med, make_batch):
     loss = losses(student, teacher, batch, {"kd.itc": 1.0})["kd.itc"]
     tables = []
     for med in (student, teacher):
-        image = med.project_image(med.encode_image(med.normalise(batch.images)))
+        image = med.project_image(med.encode_image(med.normalize(batch.images)))
         tables.append(image @ med.project_text(med.encode_text(batch.ids, batch.mask)).T / med.temp)
     ways = [
         F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True)

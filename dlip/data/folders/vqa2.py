@@ -84,11 +84,11 @@ def answer_list(*annotations: str | Path, at_least: int = AT_LEAST) -> list[str]
     annotations: VQA's files `v2_mscoco_*_annotations.json`; training and validation, as published models take them,
     or training alone. Each question counts once, by its "multiple_choice_answer" as the evaluation compares answers.
     """
-    from dlip.data.answers import normalise
+    from dlip.data.answers import normalize
 
     counts = Counter()
     for file in map(Path, annotations):
         for i, row in enumerate(need(load(file), "annotations", list, str(file))):
-            counts[normalise(need(row, "multiple_choice_answer", str, f"{file}, annotations[{i}]"))] += 1
+            counts[normalize(need(row, "multiple_choice_answer", str, f"{file}, annotations[{i}]"))] += 1
     frequent = sorted(counts, key=lambda answer: (-counts[answer], answer))
     return [answer for answer in frequent if answer and counts[answer] >= at_least]

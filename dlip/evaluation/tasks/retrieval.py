@@ -66,9 +66,9 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     Unable where the model has not learnt ITC.
     """
     k = (16 if hasattr(dataset, "scene") else 128) if k is None else k
-    med = vlm.med.able("itc")
+    med = vlm.med.model_for("itc")
     if "itm" in vlm.med.abilities:
-        med = vlm.med.able("itm")
+        med = vlm.med.model_for("itm")
     else:
         k = 0
     vectors, image_id, caption_id, captions = [], [], [], []

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlip.common.errors import UserError, one_line
-from dlip.data.answers import normalise
+from dlip.data.answers import normalize
 from dlip.data.batch import Item, Question
 from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, percent
 from dlip.models.generate import generate
@@ -32,7 +32,7 @@ def run(
     In eval and inference mode. Rows "vqa": one a question. Raises Unavailable where no question has an
     answer.
     """
-    med = vlm.med.able("vqa")
+    med = vlm.med.model_for("vqa")
     questions, image_id, free, ranked = [], [], [], []
     for items in batches(dataset, batch_size, "vqa", progress):
         asked = [(row, q) for row, item in enumerate(items) for q in item.questions if q.answers]
@@ -70,7 +70,7 @@ def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int =
     Of more than `k` answers, the k with the likeliest first tokens are scored in full, as in BLIP. Raises UserError for
     one that is longer than the model reads.
     """
-    med = vlm.med.able("vqa")
+    med = vlm.med.model_for("vqa")
     ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer.encode(answers, first="[DEC]"))  # [C, A]
     if ids.shape[1] > (most := med.config.max_positions):
         longest = answers[ids_mask.sum(1).argmax()]
@@ -106,8 +106,8 @@ def soft_accuracy(answer: str, references: list[str]) -> float:
     three is enough. Where all annotators agree, the published program leaves their answer as it is; the
     published rules do not.
     """
-    said = normalise(answer)
-    same = [normalise(reference) == said for reference in references]
+    said = normalize(answer)
+    same = [normalize(reference) == said for reference in references]
     if len(same) < 10:
         return min(sum(same) / max(1, 0.3 * len(same)), 1)
     return sum(min((sum(same) - own) / 3, 1) for own in same) / len(same)
@@ -132,7 +132,7 @@ def blind_baseline(train: Iterable[Item], test: Iterable[Item]) -> dict:
     counts = defaultdict(Counter)
     for question in answered(train):
         for key in _blind_keys(question):
-            counts[key].update(map(normalise, question.answers))
+            counts[key].update(map(normalize, question.answers))
     questions = answered(test)
     if not counts or not questions:
         raise UserError("a blind baseline needs answered questions to learn from and to test on; name other data")

@@ -98,7 +98,7 @@ def precision(med: Med) -> str:
     return "bf16" if med.temp.dtype == torch.bfloat16 else "fp32"
 
 
-def whole(med: Med, purpose: str) -> Med:
+def refuse_lowered(med: Med, purpose: str) -> Med:
     """The model, where it is in fp32. Raises UserError where it is not."""
     if (found := precision(med)) != "fp32":
         raise UserError(f"the model is in {found}, which serves no {purpose}; take the model that it was made from")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dlip.common.errors import UserError
-from dlip.data.answers import normalise
+from dlip.data.answers import normalize
 from dlip.data.batch import Item, Question
 from dlip.evaluation.tasks import vqa
 from dlip.evaluation.tasks.vqa import best_answers, blind_baseline, log_likelihood, score, soft_accuracy
@@ -28,7 +28,7 @@ from dlip.evaluation.tasks.vqa import best_answers, blind_baseline, log_likeliho
 )  # fmt: skip
 def test_normalisation(answer, expected):
     """By the published rules, and their program where the rules are silent (spaces beside punctuation)."""
-    assert normalise(answer) == expected
+    assert normalize(answer) == expected
 
 
 @pytest.mark.parametrize("same, expected", [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import dlip
-from dlip.checkpoints.init_from import begin
+from dlip.checkpoints.init_from import initialize
 from dlip.checkpoints.tensors import load_weights, weights
 from dlip.cli import main
 from dlip.common.errors import UserError
@@ -99,7 +99,7 @@ def test_the_command_and_the_folder(tmp_path, capsys):
         with pytest.raises(UserError, match="in int8.*; take the model that it was made from"):
             write(str(folder), tmp_path / "again")
     with pytest.raises(UserError, match="is in int8, where no weights can begin"):
-        begin(dlip.load("scenes/student"), str(folder))
+        initialize(dlip.load("scenes/student"), str(folder))
     (folder / "config.json").write_text(json.dumps(kept | {"precision": "int2"}))
     with pytest.raises(UserError, match="no precision 'int2'; choose one of fp32, bf16, int8"):
         VLM.load(folder)
