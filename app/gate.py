@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from app.cancel import Named
-from app.room import Room
-from app.shares import Shared
+from .cancel import Named
+from .room import Room
+from .shares import Shared
 
 BODY = 4 << 20
 FILE = 20 << 20

@@ -7,11 +7,12 @@ from contextlib import suppress
 from functools import lru_cache
 
 import dlip
-from app import inputs
 from dlip.checkpoints.load import built_in_models, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.vlm import VLM
+
+from . import inputs
 
 KEPT = 6
 """Models in memory; of more, the one that has not been used for longest is dropped."""

@@ -11,13 +11,13 @@ called inside its own gr.Tab:
   the server: every event carries the names and the picture, so two visitors cannot meet. A tab may set `picture` as an
   output. Which tabs show the picture's panel is decided in style.css by the tab's elem_id.
 - Pure functions do the work and know no gradio, so that tests call them without a browser: `def words(picture: str,
-  teacher: str, student: str, ...) -> Words`, with `pictures.read(picture)`, `models.pair(teacher, student)` and `dlip`;
+  teacher: str, student: str, ...) -> Words`, with `images.read(picture)`, `models.pair(teacher, student)` and `dlip`;
   they return a TypedDict (or dict, list) that is plain JSON, raise UserError, and stand above `tab` in its module.
-- `guard.endpoint(function, [picture, *names, ...])` makes such a function an endpoint named after it: its docstring
+- `events.endpoint(function, [picture, *names, ...])` makes such a function an endpoint named after it: its docstring
   and return type are what API users read. The page's own events show the same result, usually as HTML made by a pure
-  function `show(result) -> str` (escape all text!), and say `api_visibility="private"` and `**guard.QUICK`, or
-  `**guard.LONG` for what takes more than a second: the lines of the queue (an endpoint: `long=True`).
-- Every event's function goes through `guard.guarded(function)`: a UserError, or a fault, becomes one sentence on the
+  function `show(result) -> str` (escape all text!), and say `api_visibility="private"` and `**events.QUICK`, or
+  `**events.LONG` for what takes more than a second: the lines of the queue (an endpoint: `long=True`).
+- Every event's function goes through `events.guarded(function)`: a UserError, or a fault, becomes one sentence on the
   page. It holds `models.turn` throughout; a generator or `long=True` takes `with models.turn:` itself around each step,
   so that others get in between.
 - Looks: classes of style.css, with --teacher, --distilled, --undistilled; charts by dlip.plots. No inline colours, no
@@ -33,25 +33,11 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from app import (
-    attention,
-    compare,
-    disagreements,
-    gate,
-    guard,
-    models,
-    parts,
-    pictures,
-    room,
-    search,
-    shares,
-    speed,
-    stream,
-    theme,
-    traces,
-    tradeoffs,
-)
 from dlip.common.errors import UserError
+
+from . import events, gate, images, models, room, shares, stream, traces
+from .tabs import attention, compare, disagreements, search, speed, tradeoffs
+from .view import parts, theme
 
 TABS = {
     "compare": ("Compare", compare),
@@ -70,7 +56,7 @@ TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and save
 
 def build() -> gr.Blocks:
     """The page, not yet served."""
-    examples = pictures.examples()
+    examples = images.examples()
     with gr.Blocks(
         title="DLIP Workbench", analytics_enabled=False, fill_width=True, delete_cache=(600, room.KEPT_S),
     ) as page:  # fmt: skip
@@ -84,7 +70,7 @@ def build() -> gr.Blocks:
                     examples[0].image, type="filepath", image_mode=None, format="png", label="Picture",
                     elem_id="picture", sources=["upload", "clipboard", "webcam"], alt_text="the picture asked about",
                 )  # fmt: skip
-                picture.preprocess = pictures.brought  # pictures.read opens it, with its own words
+                picture.preprocess = images.brought  # images.read opens it, with its own words
                 picture.example_payload = lambda: dict.fromkeys(("path", "url"), "picture.png") | FILE
                 thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
                 chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")
@@ -103,28 +89,28 @@ def build() -> gr.Blocks:
             return example.image, example.question, "\n".join(example.captions)
 
         def estrange(picture, teacher, student):
-            return compare.abroad(pictures.read(picture), (teacher, student)) if picture else ""
+            return compare.abroad(images.read(picture), (teacher, student)) if picture else ""
 
         def check(picture):
             if picture:
-                pictures.read(picture)
+                images.read(picture)
             return False
 
         def refuse(said):
-            guard.toast(said)
+            events.toast(said)
             return True
 
-        guard.after([picture.change, *(name.change for name in names)])(guard.following(estrange, guard.nothing),
-              [picture, *names], strange, api_visibility="private", show_progress="hidden", **guard.QUICK)  # fmt: skip
-        guard.after([names[1].change])(_tint, names[1], tint, api_visibility="private", queue=False,
-                                       show_progress="hidden", **guard.LATEST)  # fmt: skip
+        events.after([picture.change, *(name.change for name in names)])(events.following(estrange, events.nothing),
+              [picture, *names], strange, api_visibility="private", show_progress="hidden", **events.QUICK)  # fmt: skip
+        events.after([names[1].change])(_tint, names[1], tint, api_visibility="private", queue=False,
+                                       show_progress="hidden", **events.LATEST)  # fmt: skip
         # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
         # where a photograph is taken, gradio ends requests of the picture's own events like those of a camera's stream
-        guard.after([picture.input])(guard.following(check, refuse), picture, unreadable, api_visibility="private",
-              show_progress="hidden", **guard.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
+        events.after([picture.input])(events.following(check, refuse), picture, unreadable, api_visibility="private",
+              show_progress="hidden", **events.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
         gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
         clicked = chooser.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
-        clicked.then(choose, place, [picture, *returned["compare"]], api_visibility="private", **guard.CHOICE)
+        clicked.then(choose, place, [picture, *returned["compare"]], api_visibility="private", **events.CHOICE)
     return page
 
 
@@ -159,7 +145,7 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
         page = build().queue(max_size=WAITING, api_open=False)
         shares.fair(page._queue)
         traces.bounded(page)
-        guard.legible(page)
+        events.legible(page)
         os.environ["NO_PROXY"] = ",".join(filter(None, [os.getenv("NO_PROXY"), os.getenv("no_proxy"), *gate.OWN[:2]]))
         try:
             page.launch(

@@ -12,7 +12,7 @@ from gradio.route_utils import FnIndexInferError, get_fn
 from gradio.utils import LRUCache
 from starlette.exceptions import HTTPException
 
-from app.gate import UNKNOWN
+from .gate import UNKNOWN
 
 SESSIONS = 256
 """That are remembered, the latest ones, a quarter of a MB each: which choices its fields have now."""

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -241,9 +242,14 @@ def bench(args: argparse.Namespace) -> None:
         show({"records": records} if args.name == "all" else records[0], args)
 
 
+def app_package() -> str:
+    """Import name of the app: `dlip._app` in an installed wheel, `app` in a checkout."""
+    return "dlip._app" if find_spec("dlip._app") else "app"
+
+
 def app(args: argparse.Namespace) -> None:
     try:
-        serve = resolve_name("app.page:serve")  # by its name: nothing of dlip depends on the app
+        serve = resolve_name(f"{app_package()}.page:serve")  # by its name: nothing of dlip depends on the app
     except ModuleNotFoundError as missing:
         raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
     names = [name.strip() for name in args.models.split(",")] if args.models else None

@@ -25,10 +25,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from app import compare, search
 from app.gate import FILES
 from app.served import served
 from app.shares import HEAD_S
+from app.tabs import compare, search
 from dlip.checkpoints.load import BUILT_IN
 from dlip.cost.memory import resident_mb
 from dlip.data.scenes.dataset import Scenes

@@ -11,7 +11,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from app import compare, search
+from app.tabs import compare, search
 from dlip.data.scenes.dataset import Scenes
 from tests.helpers import ROOT
 

@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import dlip
-from app import compare, models, pictures, search, space
+from app import images, models, space
 from app.page import build
+from app.tabs import compare, search
 from dlip.common.errors import Unable, UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.models.generate import Decoder
@@ -224,10 +225,10 @@ def test_endpoints_take_what_their_functions_take_by_default(picture):
 
 
 def test_examples_offer_scenes_a_drawing_and_photographs():
-    names = [example.name for example in pictures.examples()]
-    assert sum(name.startswith("Scene") for name in names) == len(pictures.SCENES)
+    names = [example.name for example in images.examples()]
+    assert sum(name.startswith("Scene") for name in names) == len(images.SCENES)
     assert any(name.startswith("Drawing") for name in names) and any(name.startswith("Photograph") for name in names)
-    assert all(example.question and len(set(example.captions)) == 4 for example in pictures.examples())
+    assert all(example.question and len(set(example.captions)) == 4 for example in images.examples())
 
 
 def test_a_space_is_a_folder_that_runs_by_itself(tmp_path):

@@ -13,7 +13,9 @@ from PIL import Image
 
 import dlip
 from app import attention as page
-from app import attributions, looks, models, pictures, work
+from app import images, jobs, models
+from app.tabs import attributions
+from app.view import attention_view
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.render import masks
@@ -30,7 +32,7 @@ QUESTION = "what color is the large circle?"
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("app") / "scene.png"
-    Image.fromarray(Scenes("test")[pictures.SCENES[0]].image).save(path)
+    Image.fromarray(Scenes("test")[images.SCENES[0]].image).save(path)
     return str(path)
 
 
@@ -43,7 +45,7 @@ def grid(side: dict) -> torch.Tensor:
 
 def test_words_are_what_both_models_say(picture):
     found = page.words(picture, TEACHER, STUDENT, f" {QUESTION}\n")
-    image = pictures.read(picture)
+    image = images.read(picture)
     captions = [dlip.load(name).caption([image])[0] for name in NAMES.values()]
     answers = [dlip.load(name).answer([image], [QUESTION])[0] for name in NAMES.values()]
     assert [text["text"] for text in found] == [*captions, QUESTION, *answers]
@@ -71,10 +73,10 @@ def test_a_model_that_lacks_one_ability_says_so_beside_the_others_map(able, sour
     found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
     assert found["teacher"] == whole["teacher"] and found["divergence"] is None
     assert found["student"]["map"] == [] and found["student"]["note"].startswith("This model cannot ")
-    shown = looks.show(found, picture)
+    shown = attention_view.show(found, picture)
     assert shown.count("<img") == 1 and found["student"]["note"] in shown.replace("&#x27;", "'") and "bit" not in shown
     assert "write captions" in found["student"]["note"] or source == "fusion"
-    both = looks.show({**found, "teacher": {**found["teacher"], "map": [], "note": "No."}}, picture)
+    both = attention_view.show({**found, "teacher": {**found["teacher"], "map": [], "note": "No."}}, picture)
     assert "<img" not in both and "No." in both
     with pytest.raises(UserError, match="there is no word 40 in a text of 13; count from 0"):
         page.attention(picture, STUDENT, STUDENT, CAPTION, 40, source)
@@ -105,7 +107,7 @@ def test_every_word_is_a_button_and_finds_its_place_again():
 @pytest.mark.parametrize("source", ["decoder", "fusion"])
 def test_maps_divergence_and_hits_are_dlips(picture, source):
     found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
-    image, scene = pictures.read(picture), Scenes("test").scene(pictures.SCENES[0])
+    image, scene = images.read(picture), Scenes("test").scene(images.SCENES[0])
     maps = [word_maps(dlip.load(name), image, CAPTION, source).map(CIRCLE) for name in NAMES.values()]
     assert found["divergence"] == pytest.approx(differ(*maps).item(), abs=1e-6)
     assert found["about"] == "circle" and [scene.objects[found["object"]].shape] == ["circle"]
@@ -122,7 +124,7 @@ def test_maps_divergence_and_hits_are_dlips(picture, source):
 
 def test_layers_and_heads_are_those_that_were_asked_for(picture):
     found = page.attention(picture, TEACHER, STUDENT, CAPTION, 1, "fusion", "", "mean", "2", "0", "mean")
-    image = pictures.read(picture)
+    image = images.read(picture)
     theirs = word_maps(dlip.load(TEACHER), image, CAPTION).patches(1, None, 2)
     ours = word_maps(dlip.load(STUDENT), image, CAPTION).patches(1, 0)
     torch.testing.assert_close(grid(found["teacher"]), theirs, atol=1e-6, rtol=0)
@@ -133,19 +135,19 @@ def test_layers_and_heads_are_those_that_were_asked_for(picture):
 
 def test_an_answers_word_looks_through_its_question(picture):
     found = page.attention(picture, TEACHER, STUDENT, "yellow", 0, "answer", QUESTION)
-    theirs = answer_maps(dlip.load(TEACHER), pictures.read(picture), QUESTION, "yellow").patches(0)
+    theirs = answer_maps(dlip.load(TEACHER), images.read(picture), QUESTION, "yellow").patches(0)
     torch.testing.assert_close(grid(found["teacher"]), theirs, atol=1e-6, rtol=0)
     assert found["object"] is None and found["teacher"]["hit"] is None
 
 
 def test_the_pictures_own_attention(picture):
-    maps = image_maps(dlip.load(STUDENT), pictures.read(picture))
+    maps = image_maps(dlip.load(STUDENT), images.read(picture))
     one = page.self_attention(picture, TEACHER, STUDENT, False, "last", "mean", "0", "1")
     torch.testing.assert_close(grid(one["student"]), maps.cls(0, 1), atol=1e-6, rtol=0)
     rolled = page.self_attention(picture, TEACHER, STUDENT, True)
     torch.testing.assert_close(grid(rolled["student"]), maps.rollout(), atol=1e-6, rtol=0)
     assert 0 < rolled["divergence"] < 1
-    assert "of the attention in one cell" in looks.show(rolled, picture)
+    assert "of the attention in one cell" in attention_view.show(rolled, picture)
 
 
 @pytest.mark.parametrize(
@@ -171,17 +173,17 @@ def test_mistakes_are_sentences(picture, change, said):
 
 def test_the_page_shows_maps_of_other_pictures_without_a_score(tmp_path):
     path = tmp_path / "photo.png"
-    pictures.drawing().save(path)
+    images.drawing().save(path)
     found = page.attention(str(path), TEACHER, STUDENT, CAPTION, CIRCLE)
     assert found["object"] is None and found["student"]["hit"] is None
-    shown = looks.show({**found, "about": "<b>"}, str(path))
+    shown = attention_view.show({**found, "about": "<b>"}, str(path))
     assert "&lt;b&gt;" in shown and "<b>”" not in shown and "by chance" not in shown
     assert f"<b>{found['divergence']:.3f}</b> of 1 bit" in shown and shown.count("<img") == 2
 
 
 def test_the_page_shows_the_outline_and_the_score(picture):
     found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE)
-    outlined, plain = looks.show(found, picture), looks.show(found, picture, outline=False)
+    outlined, plain = attention_view.show(found, picture), attention_view.show(found, picture, outline=False)
     assert outlined != plain and re.sub('base64,[^"]*', "", outlined) == re.sub('base64,[^"]*', "", plain)
     share = f"{100 * found['student']['share']:.0f}% on the object"
     assert share in outlined and ("is-hit" in outlined or "is-miss" in outlined)
@@ -189,15 +191,15 @@ def test_the_page_shows_the_outline_and_the_score(picture):
 
 def test_a_picture_of_the_gallery_is_scored_as_the_examples_are(tmp_path):
     place, path = 11, tmp_path / "scene.png"
-    Image.fromarray(pictures.GALLERY[place].image).save(path)
-    assert place not in pictures.SCENES
-    kinds = [f"{o.color} {o.shape}" for o in pictures.GALLERY.scene(place).objects]
+    Image.fromarray(images.GALLERY[place].image).save(path)
+    assert place not in images.SCENES
+    kinds = [f"{o.color} {o.shape}" for o in images.GALLERY.scene(place).objects]
     found = page.attention(str(path), TEACHER, STUDENT, kinds[1], 1)
     assert kinds.count(kinds[1]) == 1 and found["object"] == 1 and found["student"]["share"] > 0
 
 
 def test_a_word_that_names_nothing_or_one_of_several_is_not_scored(picture):
-    scene = Scenes("test").scene(pictures.SCENES[0])
+    scene = Scenes("test").scene(images.SCENES[0])
     shapes = [o.shape for o in scene.objects]
     assert "star" not in shapes and shapes.count("circle") == 1
     for text, word in (("what color is the star?", 4), ("a small yellow circle", 3), ("a large red circle", 2)):
@@ -208,14 +210,14 @@ def test_a_word_that_names_nothing_or_one_of_several_is_not_scored(picture):
 
 
 def test_a_block_of_greatest_pixels_hits_by_its_share_on_the_object():
-    scene = Scenes("test").scene(pictures.SCENES[0])
+    scene = Scenes("test").scene(images.SCENES[0])
     mask = masks(scene)[0]
     over = torch.zeros(1 + mask.size)
     rows, columns = mask.nonzero()
     block = torch.zeros(mask.shape)
     block[rows.min() - 1 : rows.max() + 1, columns.min() : columns.max() + 1] = 1.0  # its first row misses
     over[1:] = block.flatten()
-    found = looks.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, scene, 0)
+    found = attention_view.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, scene, 0)
     assert found["teacher"]["hit"] and found["teacher"]["chance_hit"] == found["teacher"]["chance_share"]
 
 
@@ -225,7 +227,7 @@ def test_a_block_of_greatest_pixels_hits_by_its_share_on_the_object():
 def test_attributions_are_dlips(picture):
     shares = []
     found = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM", shares.append)
-    theirs = grad_cam(Score(dlip.load(TEACHER), CAPTION, CIRCLE), pictures.read(picture))
+    theirs = grad_cam(Score(dlip.load(TEACHER), CAPTION, CIRCLE), images.read(picture))
     torch.testing.assert_close(grid(found["teacher"]), theirs / theirs.sum(), atol=2e-6, rtol=0)
     assert shares == [0.5, 1.0] and found["kind"] == "Grad-CAM" and found["object"] is not None
     whole = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, None, "Grad-CAM")
@@ -236,8 +238,8 @@ def test_attributions_are_dlips(picture):
 
 def test_large_maps_are_thinned(picture):
     over = torch.rand(1 + 384 * 384)
-    found = looks.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, None, None)
-    assert len(found["student"]["map"]) == looks.MOST and found["divergence"] == pytest.approx(0, abs=1e-6)
+    found = attention_view.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, None, None)
+    assert len(found["student"]["map"]) == attention_view.MOST and found["divergence"] == pytest.approx(0, abs=1e-6)
     assert sum(map(sum, found["student"]["map"])) == pytest.approx(1, abs=0.01)
 
 
@@ -251,7 +253,7 @@ def test_long_work_ends_when_nobody_waits_for_it(picture):
     def explain() -> None:
         LocalContext.blocks.set(SimpleNamespace(_queue=SimpleNamespace(event_ids_to_events={"mine": event})))
         LocalContext.event_id.set("mine")
-        attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", work.stoppable(report))
+        attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", jobs.stoppable(report))
 
     with pytest.raises(gr.Error, match="Stopped"):
         copy_context().run(explain)
@@ -270,7 +272,7 @@ def test_others_get_in_between_the_steps():
 
     visitor = threading.Thread(target=other)
     visitor.start()
-    with work.turns(lambda share: began.set() or got_in.wait(5)) as step:
+    with jobs.turns(lambda share: began.set() or got_in.wait(5)) as step:
         assert not got_in.is_set()
         step(0.5)
         assert got_in.is_set()
@@ -278,10 +280,10 @@ def test_others_get_in_between_the_steps():
 
 
 def test_long_work_ends_when_its_time_is_up(monkeypatch):
-    with work.turns() as step:
+    with jobs.turns() as step:
         step(0.5)
-    monkeypatch.setattr(work, "LIMIT_S", -1)
-    with pytest.raises(UserError, match="has taken the -1 seconds that it may take"), work.turns() as step:
+    monkeypatch.setattr(jobs, "LIMIT_S", -1)
+    with pytest.raises(UserError, match="has taken the -1 seconds that it may take"), jobs.turns() as step:
         step(0.5)
     assert models.turn.acquire(blocking=False)
     models.turn.release()

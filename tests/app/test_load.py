@@ -8,7 +8,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from app import compare
+from app.tabs import compare
 from dlip.cost.memory import resident_mb
 from dlip.data.scenes.dataset import Scenes
 from tests.helpers import running_app

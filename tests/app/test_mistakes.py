@@ -14,8 +14,10 @@ from PIL import Image
 
 import app
 import dlip
-from app import attention, compare, disagreements, guard, models, parts, search
+from app import events, models
 from app.page import build, public, serve
+from app.tabs import attention, compare, disagreements, search
+from app.view import parts
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
@@ -78,7 +80,7 @@ def test_a_picture_that_is_no_longer_kept_is_told_of_also_where_nobody_asked(tmp
     gone = str(tmp_path / "gone.png")
     with pytest.raises(UserError, match="this picture was kept for an hour, which is over; bring it"):
         compare.captions(gone, TEACHER, STUDENT)
-    shown = guard.following(compare._shown(compare.captions, compare.show_captions, quiet=True), str)
+    shown = events.following(compare._shown(compare.captions, compare.show_captions, quiet=True), str)
     assert shown(gone, TEACHER, STUDENT).startswith("This picture was kept for an hour")
 
 
@@ -139,10 +141,10 @@ def test_faults_become_one_sentence():
         raise error
 
     with pytest.raises(gr.Error, match=r"^'The caption &lt;b&gt; is empty.'$"):
-        guard.guarded(fails)(UserError("the caption <b>\n is empty"))
+        events.guarded(fails)(UserError("the caption <b>\n is empty"))
     with pytest.raises(gr.Error, match="reason is in the program's log"):
-        guard.guarded(fails)(ZeroDivisionError("/secret/path"))
-    steps = guard.guarded(fails_later)(UserError("no"))
+        events.guarded(fails)(ZeroDivisionError("/secret/path"))
+    steps = events.guarded(fails_later)(UserError("no"))
     assert next(steps) == 1
     with pytest.raises(gr.Error, match="No."):
         next(steps)
@@ -153,12 +155,12 @@ def test_what_follows_a_choice_leaves_nothing_of_the_earlier_one(caplog):
         raise error
 
     told = []
-    follows = guard.following(fails, told.append)
+    follows = events.following(fails, told.append)
     assert follows(UserError("there is no <b>")) is None and told == ["There is no &lt;b&gt;."]
     assert follows(ZeroDivisionError("/secret/path")) is None and "the program's log" in told[1]
-    assert caplog.text.count("Traceback") == 1 and guard.following(lambda: 3, guard.nothing)() == 3
+    assert caplog.text.count("Traceback") == 1 and events.following(lambda: 3, events.nothing)() == 3
     with pytest.warns(UserWarning, match="^No[.]$"):
-        assert guard.following(fails, guard.toast)(UserError("no")) == ""
+        assert events.following(fails, events.toast)(UserError("no")) == ""
 
 
 def following(page: gr.Blocks, trigger: str) -> list:
@@ -184,7 +186,7 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_nothing_old_stays_under_
             continue
         if fn.fn:
             found = fn.fn(*(values[part._id] for part in fn.inputs))
-        else:  # the page does it by itself: `guard.at_once`
+        else:  # the page does it by itself: `events.at_once`
             found = json.loads(re.fullmatch(r"\(\) => \((.*)\)", fn.js)[1])
         for part, value in zip(fn.outputs, found if len(fn.outputs) > 1 else [found], strict=True):
             if not isinstance(value, dict):  # skip

@@ -12,7 +12,7 @@ from gradio_client import Client, handle_file
 from gradio_client.utils import Status
 
 import dlip
-from app import guard, models
+from app import events, models
 from app.served import served
 from dlip.common.errors import UserError
 
@@ -64,10 +64,10 @@ def slow(monkeypatch):
 def test_a_model_that_is_being_loaded_keeps_nobody_else_waiting(slow):
     ready, asked = slow
     found = []
-    visitors = [threading.Thread(target=lambda: found.append(guard.guarded(models.load)("slow"))) for _ in range(3)]
+    visitors = [threading.Thread(target=lambda: found.append(events.guarded(models.load)("slow"))) for _ in range(3)]
     for visitor in visitors:
         visitor.start()
-    other = threading.Thread(target=guard.guarded(models.load), args=["quick"])
+    other = threading.Thread(target=events.guarded(models.load), args=["quick"])
     other.start()
     other.join(10)
     assert not other.is_alive() and found == []

@@ -8,9 +8,10 @@ from unittest.mock import Mock
 import pytest
 
 from app import disagreements as worst
-from app import models, shipped
-from app import tradeoffs as page
+from app import models
 from app.page import build
+from app.tabs import shipped
+from app.tabs import tradeoffs as page
 from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json

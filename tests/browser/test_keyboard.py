@@ -1,7 +1,7 @@
 """The app by keyboard alone, and for those who hear it, in a browser."""
 
 import dlip
-from app import pictures
+from app import images
 
 OTHER = "scenes/student-undistilled"
 
@@ -35,7 +35,7 @@ def test_tab_leaves_no_list_of_a_dropdown_open(open_page):
 
 
 def test_a_model_is_typed_or_chosen_and_left_by_tab(open_page):
-    page, image = open_page(), pictures.examples()[0].image
+    page, image = open_page(), images.examples()[0].image
     (said,) = dlip.load(OTHER).caption([image], max_new_tokens=30)
     student = page.get_by_label("Student", exact=True)
     student.fill(OTHER)

@@ -5,7 +5,7 @@ import time
 import pytest
 from gradio_client import Client, handle_file
 
-from app import pictures
+from app import images
 
 EXAMPLES = (2, 8, 10, 11, 0)
 """Places of examples with long captions, with several answers, with much to say."""
@@ -27,9 +27,9 @@ def test_the_first_screen_needs_no_scrolling(open_page, tab, shown):
     for place in EXAMPLES:
         page.wait_for_selector(shown)
         page.evaluate("shown => document.querySelectorAll(shown).forEach(e => e.dataset.old = 'yes')", shown)
-        page.get_by_role("button", name=pictures.examples()[place].name, exact=True).click()
+        page.get_by_role("button", name=images.examples()[place].name, exact=True).click()
         page.wait_for_selector(f"{shown}:not([data-old])")
-        assert page.evaluate("document.documentElement.scrollHeight") <= 800, pictures.examples()[place].name
+        assert page.evaluate("document.documentElement.scrollHeight") <= 800, images.examples()[place].name
 
 
 def test_settings_of_decoding_open_below_their_line(open_page):

@@ -1,6 +1,6 @@
 """What several events show in one place, in a browser: the answer to the last one stays, whatever comes when."""
 
-from app import pictures
+from app import images
 from tests.helpers import captions, wait_for, write
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
@@ -14,7 +14,7 @@ window.fetch = async (...asked) => {
 
 
 def test_an_earlier_answer_that_comes_later_does_not_take_the_place_of_the_last_one(open_page):
-    page, image = open_page(script=LATE), pictures.examples()[0].image
+    page, image = open_page(script=LATE), images.examples()[0].image
     short, whole = (captions(image, TEACHER, STUDENT, num_beams=1, max_new_tokens=length) for length in (4, 30))
     assert short != whole
     page.get_by_role("button", name="Beams, length and seed").click()

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, ImageColor
 
 import dlip
-from app import guard, pictures, search
+from app import events, images
 from app.page import TABS
+from app.tabs import search
 from dlip.plots import COLOURS
 from dlip.plots.html import data_uri
 from tests.helpers import captions, slowed, wait_for, write
@@ -34,7 +35,7 @@ def said(page, where: str) -> list[str]:
 def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens):
     """The examples, the models, the ways of decoding, a question and captions to rank."""
     page = open_page()
-    first, second = pictures.examples()[:2]
+    first, second = images.examples()[:2]
     assert said(page, "captions") == captions(first.image, TEACHER, STUDENT)
     page.screenshot(path=screens / "compare.png")
 
@@ -124,7 +125,7 @@ def found(page) -> list[str]:
 def test_a_picture_is_dropped_in_and_mistakes_are_sentences(open_page, tmp_path):
     page = open_page()
     photo = tmp_path / "photo.jpg"
-    pictures.drawing(900).crop((100, 0, 900, 500)).save(photo, quality=95)
+    images.drawing(900).crop((100, 0, 900, 500)).save(photo, quality=95)
     page.locator(
         "#picture button[aria-label='Clear'], #picture button[title='Clear'], #picture [aria-label='Remove Image']"
     ).first.click()
@@ -169,7 +170,7 @@ def test_a_file_that_is_no_picture_is_told_once_and_does_not_stay(open_page, tmp
 
 def test_a_picture_that_the_browser_cannot_show_is_seen_by_the_models(open_page, tmp_path, picture):
     page, photo = open_page(), tmp_path / "photo.tiff"
-    pictures.drawing(300).save(photo)
+    images.drawing(300).save(photo)
     for file, hides in ((photo, True), (picture, False)):
         page.locator("#picture [aria-label='Remove Image']").click()
         page.locator("#picture input[type=file]").set_input_files(file)
@@ -230,21 +231,21 @@ def test_the_keyboard_reaches_everything(open_page):
             page.evaluate("parts => document.activeElement.closest(parts)?.id", ", ".join(f"#{x}" for x in parts))
         )
     assert set(parts) <= reached
-    example = page.get_by_role("button", name=pictures.examples()[2].name)
+    example = page.get_by_role("button", name=images.examples()[2].name)
     example.focus()
     page.keyboard.press("Enter")
-    wait_for(page, "captions", captions(pictures.examples()[2].image, TEACHER, STUDENT))
+    wait_for(page, "captions", captions(images.examples()[2].image, TEACHER, STUDENT))
 
 
 def test_the_last_of_quick_choices_is_what_is_shown_and_then_nothing_more_is_asked(open_page):
     page, asked = open_page(), []
-    wait_for(page, "captions", captions(pictures.examples()[0].image, TEACHER, STUDENT))
+    wait_for(page, "captions", captions(images.examples()[0].image, TEACHER, STUDENT))
     page.on("request", lambda request: asked.append(request.url))
-    large = max(range(len(pictures.examples())), key=lambda i: np.asarray(pictures.examples()[i].image).size)
+    large = max(range(len(images.examples())), key=lambda i: np.asarray(images.examples()[i].image).size)
     for place in (2, large, 1):
         page.locator("#examples button").nth(place).click()
         page.wait_for_timeout(300)
-    last = pictures.examples()[1]
+    last = images.examples()[1]
     wait_for(page, "captions", captions(last.image, TEACHER, STUDENT))
     assert page.locator("#examples button").nth(1).get_attribute("aria-pressed") == "true"
     assert page.locator("#question textarea, #question input").input_value() == last.question
@@ -261,7 +262,7 @@ def test_of_two_examples_the_last_is_shown_where_the_request_for_the_first_takes
         page.locator("#examples button").nth(place).click()
         page.wait_for_timeout(300)
     page.wait_for_timeout(3000)  # until both are answered
-    wait_for(page, "captions", captions(pictures.examples()[1].image, TEACHER, STUDENT))
+    wait_for(page, "captions", captions(images.examples()[1].image, TEACHER, STUDENT))
 
 
 LATE = """const now = window.fetch
@@ -284,7 +285,7 @@ def test_what_is_asked_for_while_the_last_stream_of_answers_ends_is_answered(ope
 
 
 def test_a_picture_is_pasted(open_page):
-    page, example = open_page(), pictures.examples()[3]
+    page, example = open_page(), images.examples()[3]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     copy = """async address => navigator.clipboard.write(
         [new ClipboardItem({"image/png": await (await fetch(address)).blob()})])"""
@@ -294,7 +295,7 @@ def test_a_picture_is_pasted(open_page):
 
 
 def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
-    page, example = open_page(), pictures.examples()[3]
+    page, example = open_page(), images.examples()[3]
     path = tmp_path / "dropped.png"
     Image.fromarray(np.asarray(example.image)).save(path)
     box = page.locator("#picture").bounding_box()
@@ -341,8 +342,8 @@ def test_whom_the_queue_has_no_room_for_is_told_so_where_the_words_would_stand(b
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}))
     page.get_by_label("Remove Image").click()
     for place in ("captions", "words"):
-        page.locator(f"#{place}").get_by_text(guard.BUSY).wait_for(state="attached")
+        page.locator(f"#{place}").get_by_text(events.BUSY).wait_for(state="attached")
     page.wait_for_function("!document.querySelector('.card, #words [data-index]')")
     page.reload()
-    page.locator("#captions").get_by_text(guard.BUSY).wait_for()
+    page.locator("#captions").get_by_text(events.BUSY).wait_for()
     page.context.close()

@@ -12,7 +12,8 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import dlip
-from app import attention, attributions, disagreements, pictures, tradeoffs
+from app import images
+from app.tabs import attention, attributions, disagreements, tradeoffs
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation import disagreement
 from dlip.evaluation.attention_maps import answer_maps, differ, word_maps
@@ -32,7 +33,7 @@ def wait_for_text(page, where: str, wanted: str) -> None:
 
 
 def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens):
-    page, image = open_page(), pictures.examples()[0].image
+    page, image = open_page(), images.examples()[0].image
     captions = [dlip.load(name).caption([image])[0] for name in BOTH]
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
@@ -322,7 +323,7 @@ def test_disagreements_are_shown_with_their_pictures(open_page, screens):
 
 def test_the_endpoints_answer_as_the_functions_do(app_address, tmp_path):
     client, path = Client(app_address, verbose=False), str(tmp_path / "scene.png")
-    Image.fromarray(pictures.examples()[0].image).save(path)
+    Image.fromarray(images.examples()[0].image).save(path)
     picture, text, last = handle_file(path), "a large yellow circle", ("last", "mean", "last", "mean")
     documented = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     for function, inputs, direct in (

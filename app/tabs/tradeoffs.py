@@ -9,8 +9,6 @@ import gradio as gr
 import pandas as pd
 import plotly.graph_objects as go
 
-from app import charts, guard, inputs, parts
-from app.shipped import MAIN, RESULTS, chosen, groups, shipped, table
 from dlip.common.errors import UserError, number_of, three_digits
 from dlip.data.answers import normalize
 from dlip.data.scenes.dataset import Scenes
@@ -23,6 +21,10 @@ from dlip.records import frame
 from dlip.records.compare import sources, summary
 from dlip.records.schema import COSTS, ROLES, SCORES
 from dlip.records.write import SAMPLES
+
+from .. import events, inputs
+from ..view import charts, parts
+from .shipped import MAIN, RESULTS, chosen, groups, shipped, table
 
 SHOWN = 4
 """Samples of a point that are shown."""
@@ -275,14 +277,14 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     def tell(point, group):
         return show(run(point, group)) if point else ""
 
-    quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
+    quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
     asked = [group, cost, score]
-    drawn = dict(fn=guard.guarded(draw), inputs=[*asked, point], outputs=[note, finding, chart, point, shown],
+    drawn = dict(fn=events.guarded(draw), inputs=[*asked, point], outputs=[note, finding, chart, point, shown],
                  show_progress_on=chart, **quick)  # fmt: skip
-    guard.after([finding.parent.select, cost.input, score.input])(**drawn)
-    guard.after([group.input])(guard.guarded(offer), asked, [cost, score], **quick).then(**drawn)
+    events.after([finding.parent.select, cost.input, score.input])(**drawn)
+    events.after([group.input])(events.guarded(offer), asked, [cost, score], **quick).then(**drawn)
     clicked = heard.click(None, None, point, js=HEARD, api_visibility="private")
     for event in (clicked.then, point.input):
-        event(guard.guarded(tell), [point, group], shown, **quick)
-    guard.endpoint(tradeoffs, asked)
-    guard.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), group])
+        event(events.guarded(tell), [point, group], shown, **quick)
+    events.endpoint(tradeoffs, asked)
+    events.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), group])

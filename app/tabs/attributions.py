@@ -6,11 +6,13 @@ import gradio as gr
 import torch.nn.functional as F
 from torch import Tensor
 
-from app import inputs, looks, models, pictures, work
 from dlip.common.errors import UserError
 from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.evaluation.tasks.base import within
 from dlip.vlm import VLM
+
+from .. import images, inputs, jobs, models
+from ..view import attention_view
 
 GRADIENTS, OCCLUSION, CAM = METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 _RUN: dict[str, Callable] = {GRADIENTS: integrated_gradients, OCCLUSION: occlusion, CAM: grad_cam}
@@ -28,8 +30,8 @@ def attribution(
     text: str,
     word: int | None,
     method: str,
-    progress: work.Progress | None = None,
-) -> looks.Look:
+    progress: jobs.Progress | None = None,
+) -> attention_view.Look:
     """Which pixels raise (above 0) or lower a score of both models, and how far the two maps differ.
 
     The score: the log-probability that the decoder says `word`, its place in the text's words from 0, after the words
@@ -38,21 +40,21 @@ def attribution(
     """
     if method not in METHODS:
         raise UserError(f"there is no method {method!r}; choose {', '.join(METHODS)}")
-    image, text = pictures.read(picture), inputs.text(text, "text")
+    image, text = images.read(picture), inputs.text(text, "text")
     said = None if word is None else inputs.whole(word, "word", -1, inputs.LONGEST)
     said = None if said == -1 else said
-    about = text if said is None else looks.spoken(said, text)
+    about = text if said is None else attention_view.spoken(said, text)
 
     def explained(who: str, vlm: VLM) -> Tensor:
         start = 0.5 * (who == "student")
         found = _RUN[method](Score(vlm, text, said), image, progress=within(step, start, start + 0.5))
         return F.pad(found.flatten(), (1, 0))
 
-    with work.turns(progress) as step:
+    with jobs.turns(progress) as step:
         pair = models.pair(teacher, student)
-        maps, scene = looks.of_each(pair, explained), looks.scene_of(image)
-        thing = None if said is None else looks.thing_of(said, text, scene)
-        return looks.compare(about, method, models.names(pair), maps, scene, thing)
+        maps, scene = attention_view.of_each(pair, explained), attention_view.scene_of(image)
+        thing = None if said is None else attention_view.thing_of(said, text, scene)
+        return attention_view.compare(about, method, models.names(pair), maps, scene, thing)
 
 
 def events(asked, texts, chosen, view, outline, explain, cancel, seen) -> None:
@@ -64,10 +66,10 @@ def events(asked, texts, chosen, view, outline, explain, cancel, seen) -> None:
         text = texts[chosen["text"]]
         word = chosen["word"] if text["kind"] == "caption" else None
         report = lambda share: bar(share, desc=method.capitalize())  # noqa: E731
-        step = work.stoppable(report)
+        step = jobs.stoppable(report)
         step(0.0)
         found = attribution(picture, teacher, student, text["text"], word, method, step)
-        return found, looks.show(found, picture, outline)
+        return found, attention_view.show(found, picture, outline)
 
     given = [*asked, texts, chosen, view, outline]
-    work.started(explain, cancel, start, given, seen, voids=[*asked, texts, chosen, view], show_progress_on=seen[1])
+    jobs.started(explain, cancel, start, given, seen, voids=[*asked, texts, chosen, view], show_progress_on=seen[1])

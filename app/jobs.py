@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import gradio as gr
 from gradio.context import LocalContext
 
-from app import guard, models
 from dlip.common.errors import UserError
+
+from . import events, models
 
 Progress = Callable[[float], object]
 LIMIT_S = 300
@@ -63,10 +64,10 @@ def started(start: gr.Button, cancel: gr.Button, function: Callable, inputs: lis
     voids: of the inputs those that, when they change, leave what goes on without a meaning: it is stopped. All but the
     work itself is done in the page, at once: a request might come after the one that starts the next work.
     """
-    private, hide = dict(api_visibility="private"), guard.at_once(gr.update(visible=False))
-    start.click(None, None, cancel, js=guard.at_once(gr.update(visible=True)), **private)
-    going = start.click(guard.guarded(function, long=True), inputs, outputs, **private, **guard.LONG, **options)
-    for events in ([part.change for part in voids], [cancel.click]):
-        gr.on(events, None, None, cancel, js=hide, cancels=going, trigger_mode="multiple", **private)
+    private, hide = dict(api_visibility="private"), events.at_once(gr.update(visible=False))
+    start.click(None, None, cancel, js=events.at_once(gr.update(visible=True)), **private)
+    going = start.click(events.guarded(function, long=True), inputs, outputs, **private, **events.LONG, **options)
+    for triggers in ([part.change for part in voids], [cancel.click]):
+        gr.on(triggers, None, None, cancel, js=hide, cancels=going, trigger_mode="multiple", **private)
     for end in (going.then, going.failure):
         end(None, None, cancel, js=hide, **private)

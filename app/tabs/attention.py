@@ -9,12 +9,15 @@ import gradio as gr
 import torch.nn.functional as F
 from torch import Tensor
 
-from app import attributions, guard, inputs, looks, models, parts, pictures, work
-from app.compare import USUAL
 from dlip.common.errors import Unable, UserError
 from dlip.data.scenes.truth import mentions
 from dlip.evaluation.attention_maps import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.vlm import VLM
+
+from .. import events, images, inputs, jobs, models
+from ..view import attention_view, parts
+from . import attributions
+from .compare import USUAL
 
 CROSS, OWN, ROLLED = "cross-attention", "self-attention", "rollout"
 VIEWS = (CROSS, OWN, ROLLED, *attributions.METHODS)
@@ -47,7 +50,7 @@ def words(picture: str, teacher: str, student: str, question: str = "") -> list[
 
     A model whose checkpoint cannot caption or answer is left out.
     """
-    image, pair = pictures.read(picture), models.pair(teacher, student)
+    image, pair = images.read(picture), models.pair(teacher, student)
     question = inputs.text(question, "question", optional=True)
     said = [(who, "caption", text, "") for who, text in _able(pair, VLM.caption, [image], *USUAL.values())]
     if question:
@@ -73,7 +76,7 @@ def attention(
     teacher_head: str = "mean",
     student_layer: str = "last",
     student_head: str = "mean",
-) -> looks.Look:
+) -> attention_view.Look:
     """Both models' cross-attention over the picture of a word of one text, and how far the two maps differ.
 
     word: its place in the text's words, from 0. source: "decoder" for a caption as it is said, "fusion" for a caption
@@ -81,15 +84,17 @@ def attention(
     "mean", or counted from 0. On a scene of the page's gallery, examples among them, a word that names an object,
     and no other, is scored against its mask.
     """
-    image, pair = pictures.read(picture), models.pair(teacher, student)
+    image, pair = images.read(picture), models.pair(teacher, student)
     text, word = inputs.text(text, "text", optional=True), inputs.whole(word, "word", 0, inputs.LONGEST)
     question = inputs.text(question, "question", optional=source != "answer")
-    about = looks.spoken(word, text)
+    about = attention_view.spoken(word, text)
     places = {"teacher": _place(teacher_layer, teacher_head), "student": _place(student_layer, student_head)}
-    maps = looks.of_each(pair, lambda who, vlm: _words(vlm, image, text, source, question).map(word, *places[who]))
-    scene = looks.scene_of(image)
-    thing = None if source == "answer" else looks.thing_of(word, text, scene)
-    return looks.compare(about, CROSS, models.names(pair), maps, scene, thing)
+    maps = attention_view.of_each(
+        pair, lambda who, vlm: _words(vlm, image, text, source, question).map(word, *places[who])
+    )
+    scene = attention_view.scene_of(image)
+    thing = None if source == "answer" else attention_view.thing_of(word, text, scene)
+    return attention_view.compare(about, CROSS, models.names(pair), maps, scene, thing)
 
 
 @inputs.checked
@@ -102,15 +107,15 @@ def self_attention(
     teacher_head: str = "mean",
     student_layer: str = "last",
     student_head: str = "mean",
-) -> looks.Look:
+) -> attention_view.Look:
     """What [CLS] of both image encoders gives to the picture's patches: in one layer, or rolled out through all.
 
     Layers: "last", "mean", or counted from 0; heads: "mean", or counted from 0.
     """
-    image, pair = pictures.read(picture), models.pair(teacher, student)
+    image, pair = images.read(picture), models.pair(teacher, student)
     chosen = {"teacher": (teacher_layer, teacher_head), "student": (student_layer, student_head)}
     maps = {who: _image(image_maps(vlm, image), rollout, *chosen[who]) for who, vlm in pair.items()}
-    return looks.compare("the picture", ROLLED if rollout else OWN, models.names(pair), maps, None, None)
+    return attention_view.compare("the picture", ROLLED if rollout else OWN, models.names(pair), maps, None, None)
 
 
 def _able(pair: dict[str, VLM], method: Callable, *inputs) -> list[tuple[str, str]]:
@@ -203,7 +208,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     view = gr.Radio(VIEWS, value=CROSS, label="What to look at", container=False, elem_id="view", elem_classes="pills")
     with gr.Row(visible=False, elem_classes="act") as demand:
         explain = gr.Button("Explain", variant="primary", elem_id="explain", scale=0, min_width=160)
-        cancel = work.stop_button("stop-explaining")
+        cancel = jobs.stop_button("stop-explaining")
     shown = gr.HTML(elem_id="look")
     with gr.Accordion("Layers, heads, and how captions are taken", open=False):
         source = gr.Radio(list(SOURCES), value=next(iter(SOURCES)), label="Words of captions")
@@ -234,10 +239,10 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
             text = texts[chosen["text"]]
             how = {"caption": SOURCES[source], "question": "fusion", "answer": "answer"}[text["kind"]]
             seen = attention(picture, teacher, student, text["text"], chosen["word"], how, text["question"], *places)
-        return seen, looks.show(seen, picture, outline)
+        return seen, attention_view.show(seen, picture, outline)
 
     def redraw(picture, found, outline):
-        return looks.show(found, picture, outline) if picture and found else gr.skip()
+        return attention_view.show(found, picture, outline) if picture and found else gr.skip()
 
     def turn(teacher, student, view):
         some = [of for name in (teacher, student) for of in depth(name, view)]
@@ -245,32 +250,32 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         fields = (gr.Dropdown(of, value=of[0], interactive=deep) for of in some)
         return gr.Row(visible=explains), gr.Radio(interactive=view == CROSS), *fields
 
-    quick = dict(**guard.QUICK, api_visibility="private", show_progress="minimal")
+    quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
     asked, settings, seen = [picture, *names], [view, source, outline, *places], [found, shown]
-    silent = guard.following(spell, lambda said: ([], None, parts.hint(said)))
+    silent = events.following(spell, lambda said: ([], None, parts.hint(said)))
     said = dict(inputs=[*asked, question, opened], outputs=[texts, chosen, spoken], show_progress_on=spoken, **quick)
-    turned = dict(fn=guard.following(turn, lambda said: (gr.skip(),) * (2 + len(places))), inputs=[*names, view],
+    turned = dict(fn=events.following(turn, lambda said: (gr.skip(),) * (2 + len(places))), inputs=[*names, view],
                   outputs=[demand, source, *places], **{**quick, "show_progress": "hidden"})  # fmt: skip
     see = dict(inputs=[*asked, texts, chosen, *settings], outputs=seen, show_progress_on=shown, **quick)
-    follow, ask = guard.following(look, lambda said: (None, parts.hint(said))), guard.guarded(look)
+    follow, ask = events.following(look, lambda said: (None, parts.hint(said))), events.guarded(look)
 
     def followed(spelt) -> None:
-        guard.or_busy(guard.or_busy(spelt, [spoken, shown]).then(follow, **see), [shown])
+        events.or_busy(events.or_busy(spelt, [spoken, shown]).then(follow, **see), [shown])
 
     here = spoken.parent  # nothing is worked out before the tab is looked at
-    here.select(None, None, opened, js=guard.at_once(True), api_visibility="private")
-    followed(guard.after([opened.change, picture.change])(silent, **said))
+    here.select(None, None, opened, js=events.at_once(True), api_visibility="private")
+    followed(events.after([opened.change, picture.change])(silent, **said))
     for event in (describe.click, question.submit):
-        event(guard.guarded(spell), **said).then(follow, **see)
-    renamed = guard.after([name.change for name in names])(**turned)
-    followed(guard.or_busy(renamed, [spoken, shown]).then(silent, **said))
-    guard.after([view.change])(**turned).then(ask, **see)
+        event(events.guarded(spell), **said).then(follow, **see)
+    renamed = events.after([name.change for name in names])(**turned)
+    followed(events.or_busy(renamed, [spoken, shown]).then(silent, **said))
+    events.after([view.change])(**turned).then(ask, **see)
     clicked = spoken.click(None, None, place, js=parts.picked("words"), api_visibility="private")
-    clicked.then(guard.guarded(place_of, long=True), [place, texts], chosen, queue=False, api_visibility="private",
-                 **guard.LATEST).then(ask, **see)  # fmt: skip
+    clicked.then(events.guarded(place_of, long=True), [place, texts], chosen, queue=False, api_visibility="private",
+                 **events.LATEST).then(ask, **see)  # fmt: skip
     for part in (source, *places):
         part.input(ask, **see)
-    outline.input(guard.guarded(redraw), [picture, found, outline], shown, **quick)
+    outline.input(events.guarded(redraw), [picture, found, outline], shown, **quick)
     attributions.events(asked, texts, chosen, view, outline, explain, cancel, seen)
 
     with gr.Row(visible=False):
@@ -278,7 +283,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         way = gr.Radio([*SOURCES.values(), "answer"], value="decoder", label="source")
         rolled = gr.Checkbox(label="rollout")
         method = gr.Radio(list(attributions.METHODS), value=attributions.METHODS[0], label="method")
-    guard.endpoint(words, [*asked, question])
-    guard.endpoint(attention, [*asked, text, word, way, question, *places])
-    guard.endpoint(self_attention, [*asked, rolled, *places])
-    guard.endpoint(attributions.attribution, [*asked, text, word, method], guard.LONG)
+    events.endpoint(words, [*asked, question])
+    events.endpoint(attention, [*asked, text, word, way, question, *places])
+    events.endpoint(self_attention, [*asked, rolled, *places])
+    events.endpoint(attributions.attribution, [*asked, text, word, method], events.LONG)

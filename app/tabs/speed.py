@@ -8,13 +8,15 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from app import charts, guard, inputs, models, parts, work
 from dlip.common.errors import number_of
 from dlip.cost.latency import compare_latency, throughput
 from dlip.cost.memory import memory
 from dlip.evaluation.tasks.base import within
 from dlip.models.tasks import TASKS
 from dlip.plots import latency_bars, memory_bars, throughput_curves
+
+from .. import events, inputs, jobs, models
+from ..view import charts, parts
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 WARMUP, TURNS = 3, 3
@@ -54,7 +56,7 @@ def speed(
     repeats: int = 15,
     batches: list[int] = (1, 4, 16),
     with_memory: bool = True,
-    progress: work.Progress | None = None,
+    progress: jobs.Progress | None = None,
 ) -> Speed:
     """Times both models in turns on random inputs and measures how many items a second they do, and their memory.
 
@@ -65,7 +67,7 @@ def speed(
     tokens, repeats = inputs.whole(tokens, "tokens", 1, LENGTH), inputs.whole(repeats, "repeats", 1, REPEATS)
     sizes = map(inputs.counted, batches or ())
     batches = sorted({inputs.whole(size, "throughput's batch", 1, BATCHES[-1]) for size in sizes})
-    with work.turns(progress) as step:
+    with jobs.turns(progress) as step:
         pair = models.pair(teacher, student)
         size = dict(beams=beams, tokens=tokens)
         timed = compare_latency(pair, task, repeats, WARMUP, within(step, 0.0, 0.5), batch=batch, **size)
@@ -172,7 +174,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         repeats = gr.Slider(1, REPEATS, 15, step=1, label="Rounds", min_width=140)
     with gr.Row(elem_classes="act"):
         start = gr.Button("Measure both models", variant="primary", elem_id="measure", scale=0, min_width=200)
-        cancel = work.stop_button("stop-measuring")
+        cancel = jobs.stop_button("stop-measuring")
     gr.HTML('<p class="hint">Both models do the same work here, in turns, on this app’s own machine.</p>')
     shown = gr.HTML(elem_id="measured")
     with gr.Column(visible=False) as drawn:
@@ -194,7 +196,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
         with_memory,
         bar=gr.Progress(),  # noqa: B008
     ):
-        step = work.stoppable(lambda share: bar(share, desc="Measuring"))
+        step = jobs.stoppable(lambda share: bar(share, desc="Measuring"))
         step(0.0)
         found = speed(teacher, student, task, batch, beams, tokens, repeats, batches, with_memory, step)
         drawings = [part for pair in figures(found) for part in charts.filled(*pair)]
@@ -203,7 +205,7 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
     void = dict(api_visibility="private", trigger_mode="multiple")
     task.change(None, task, [beams, tokens], js=APPLY, **void)
     asked = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
-    work.started(start, cancel, measure, asked, [shown, drawn, *heads], voids=asked, show_progress_on=shown)
-    nothing = guard.at_once(["", gr.update(visible=False)])
+    jobs.started(start, cancel, measure, asked, [shown, drawn, *heads], voids=asked, show_progress_on=shown)
+    nothing = events.at_once(["", gr.update(visible=False)])
     gr.on([part.change for part in asked], None, None, [shown, drawn], js=nothing, **void)
-    guard.endpoint(speed, asked, guard.LONG)
+    events.endpoint(speed, asked, events.LONG)

@@ -12,8 +12,10 @@ import gradio as gr
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
-from app import models, parts
 from dlip.common.errors import UserError
+
+from . import models
+from .view import parts
 
 CHECKING = (gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.CheckboxGroup, gr.Textbox)
 """Components that refuse values in words of their own, or take anything for a text."""

@@ -10,8 +10,6 @@ import torch
 from gradio.context import Context
 from PIL import Image
 
-from app import guard, inputs, models, parts, pictures
-from app.guard import QUICK
 from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import Unable, UserError
 from dlip.cost.count import needed_params, task_macs
@@ -19,6 +17,10 @@ from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import square
 from dlip.plots.html import marked
 from dlip.vlm import VLM
+
+from .. import events, images, inputs, models
+from ..events import QUICK
+from ..view import parts
 
 MOST = 20
 """Captions of a ranking, at most."""
@@ -95,7 +97,7 @@ def captions(
 
     length: tokens at most. seed: of the sampling.
     """
-    image = pictures.read(picture)
+    image = images.read(picture)
     if method not in get_args(Method):
         raise UserError(f"there is no decoding {method!r}; choose {', '.join(get_args(Method))}")
     beams, top_p = inputs.whole(beams, "beams", *BEAMS), inputs.number(top_p, "top p", *TOP_P)
@@ -113,7 +115,7 @@ def captions(
 @inputs.checked
 def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
     """Both models' likeliest answers to a question about a picture, each with its probability."""
-    image, question = pictures.read(picture), inputs.text(question, "question")
+    image, question = images.read(picture), inputs.text(question, "question")
 
     def answer(vlm: VLM) -> dict:
         (found,), *taken = _timed(vlm, "vqa", image, lambda im: vlm.top_answers(im, [question], ENDS))
@@ -126,7 +128,7 @@ def answers(picture: str, teacher: str, student: str, question: str) -> Answers:
 @inputs.checked
 def rankings(picture: str, teacher: str, student: str, candidates: str) -> Rankings:
     """How well each caption, one a line, describes the picture: ITM probability and ITC similarity by both models."""
-    image = pictures.read(picture)
+    image = images.read(picture)
     lines = [line for line in (candidates or "").splitlines() if line.strip()]
     if not 1 <= len(lines) <= MOST:
         raise UserError(f"{len(lines)} captions cannot be ranked; type 1 to {MOST}, each on a line of its own")
@@ -242,7 +244,7 @@ def _pair(found: dict, names: tuple[str, str], bodies: list[str]) -> str:
 
 def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.Textbox, gr.Textbox]:
     """Returns the question and the captions to rank, which an example fills in."""
-    first = pictures.examples()[0]
+    first = images.examples()[0]
     with gr.Row(elem_classes="ask"):
         method = gr.Radio(["beam", "greedy", "nucleus"], value="beam", label="Decoding", scale=3, min_width=240)
         with gr.Accordion("Beams, length and seed", open=False, elem_classes="settings"), gr.Row():
@@ -272,23 +274,23 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> tuple[gr.T
     event = dict(api_visibility="private", show_progress="minimal", **QUICK)
     for i, (function, show, options, out, click) in enumerate(actions):
         asked, alone = [picture, *names, *options], isinstance(new, list)
-        guard.endpoint(function, asked)
-        click(guard.guarded(_shown(function, show)), asked, out, **event)
-        then = guard.after(new) if alone else new.then
-        instead = _told if alone else guard.nothing  # a mistake that all of them meet is told once
-        followed = then(guard.following(_shown(function, show, quiet=True), instead), asked, out, **event)
-        new = guard.or_busy(followed, places[i:])
+        events.endpoint(function, asked)
+        click(events.guarded(_shown(function, show)), asked, out, **event)
+        then = events.after(new) if alone else new.then
+        instead = _told if alone else events.nothing  # a mistake that all of them meet is told once
+        followed = then(events.following(_shown(function, show, quiet=True), instead), asked, out, **event)
+        new = events.or_busy(followed, places[i:])
     # other words than those that are shown were asked for
-    method.input(guard.guarded(_shown(captions, show_captions, quiet=True)),
+    method.input(events.guarded(_shown(captions, show_captions, quiet=True)),
                  [picture, *names, method, beams, top_p, length, seed], captioned, **event)  # fmt: skip
-    question.submit(guard.guarded(_shown(answers, show_answers)), [picture, *names, question], answered,
+    question.submit(events.guarded(_shown(answers, show_answers)), [picture, *names, question], answered,
                     api_visibility="private", **QUICK)  # fmt: skip
     return question, candidates
 
 
 def _told(said: str) -> str:
     """A mistake at the edge of the page, from where it goes, and in the place of what it kept away."""
-    guard.toast(said)
+    events.toast(said)
     return parts.hint(said)
 
 
@@ -301,7 +303,7 @@ def _shown(function: Callable, show: Callable, quiet: bool = False) -> Callable:
             return ""
         try:
             return show(function(picture, teacher, student, *options), (teacher, student))
-        except pictures.Unreadable:
+        except images.Unreadable:
             if quiet:
                 return ""
             raise

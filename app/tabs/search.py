@@ -9,11 +9,13 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from app import inputs, models, parts, pictures
-from app.guard import CHOICE, SEARCH, at_once, endpoint, guarded
-from app.pictures import GALLERY
 from dlip.common.errors import Unable
 from dlip.vlm import VLM
+
+from .. import images, inputs, models
+from ..events import CHOICE, SEARCH, at_once, endpoint, guarded
+from ..images import GALLERY
+from ..view import parts
 
 CANDIDATES, SHOWN, STEP = 16, 5, 20
 """Of ITC that ITM ranks anew; results that are shown; pictures or sentences that are read at a time."""
@@ -68,7 +70,7 @@ def search(teacher: str, student: str, sentence: str) -> Found:
 @inputs.checked
 def sentences(picture: str, teacher: str, student: str) -> Found:
     """The reverse: the gallery's first captions that fit a picture best, chosen and ranked in the same way."""
-    image = pictures.read(picture)
+    image = images.read(picture)
 
     def find(vlm: VLM) -> list[Hit]:
         embeds = _gallery(vlm, "captions")

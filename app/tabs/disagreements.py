@@ -6,7 +6,6 @@ from typing import TypedDict
 import gradio as gr
 import pandas as pd
 
-from app import guard, inputs, models, parts, work
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.evaluation import disagreement
@@ -14,6 +13,9 @@ from dlip.evaluation.tasks import captioning, evaluate
 from dlip.evaluation.tasks.base import within
 from dlip.models import tasks
 from dlip.plots import cards
+
+from .. import events, inputs, jobs, models
+from ..view import parts
 
 TASKS = {
     "captions": "captioning",
@@ -45,7 +47,7 @@ class Disagreement(TypedDict):
 
 @inputs.checked
 def disagreements(
-    teacher: str, student: str, task: str = "captions", pictures: int = 50, progress: work.Progress | None = None
+    teacher: str, student: str, task: str = "captions", pictures: int = 50, progress: jobs.Progress | None = None
 ) -> list[Disagreement]:
     """The items of the built-in test pictures on which the student loses most, at most twelve, of a picture each.
 
@@ -55,7 +57,7 @@ def disagreements(
     if task not in TASKS:
         raise UserError(f"there is no task {task!r}; choose {', '.join(TASKS)}")
     pictures = inputs.whole(pictures, "pictures", LEAST, MOST)
-    with work.turns(progress) as step:
+    with jobs.turns(progress) as step:
         said, items, pair = [], [], models.pair(teacher, student)
         for vlm in pair.values():
             if tasks.TASKS[RUN[TASKS[task]]].abilities[0] not in vlm.med.abilities:
@@ -86,19 +88,19 @@ def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
                              info=f"of the {SPLITS['test']:,} that test the scenes models")  # fmt: skip
     with gr.Row(elem_classes="act"):
         start = gr.Button("Find the worst", variant="primary", elem_id="find-worst", scale=0, min_width=200)
-        cancel = work.stop_button("stop-finding")
+        cancel = jobs.stop_button("stop-finding")
     shown = gr.HTML(parts.hint(EMPTY), elem_id="worst")
 
     def find(teacher, student, task, pictures, bar=gr.Progress()):  # noqa: B008
         report = lambda share: bar(share, desc="Evaluating both models")  # noqa: E731
-        found = disagreements(teacher, student, task, pictures, work.stoppable(report))
+        found = disagreements(teacher, student, task, pictures, jobs.stoppable(report))
         none = (
             f"{escape(student)} loses on none of these {pictures:.0f} pictures; take more, or compare something else."
         )
         return show(found, (teacher, student)) if found else parts.hint(none)
 
     asked = [*names, task, pictures]
-    work.started(start, cancel, find, asked, shown, voids=asked)
-    gr.on([part.change for part in asked], None, None, shown, js=guard.at_once(parts.hint(EMPTY)),
+    jobs.started(start, cancel, find, asked, shown, voids=asked)
+    gr.on([part.change for part in asked], None, None, shown, js=events.at_once(parts.hint(EMPTY)),
           api_visibility="private", trigger_mode="multiple")  # fmt: skip
-    guard.endpoint(disagreements, asked, guard.LONG)
+    events.endpoint(disagreements, asked, events.LONG)

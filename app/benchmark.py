@@ -1,4 +1,4 @@
-"""How long a visitor waits, measured in a real browser on an otherwise idle machine: python -m app.measure.
+"""How long a visitor waits, measured in a real browser on an otherwise idle machine: python -m app.benchmark.
 
 The app is started as a user starts it, with the built-in models, and Chromium opens it under Playwright. Medians over
 the rounds; the record goes to results/bench/app.jsonl.
@@ -11,11 +11,12 @@ from statistics import median
 
 from PIL import Image
 
-from app import pictures
-from app.served import served
 from dlip.bench import about
 from dlip.common.errors import UserError
 from dlip.records.write import append
+
+from . import images
+from .served import served
 
 RESULTS = "results/bench/app.jsonl"
 ROUNDS = 15
@@ -76,7 +77,7 @@ def over_the_models(address: str, folder: Path) -> list[float]:
     from gradio_client import Client, handle_file
 
     picture = folder / "picture.png"
-    Image.fromarray(pictures.examples()[0].image).save(picture)
+    Image.fromarray(images.examples()[0].image).save(picture)
     client, found = Client(address, verbose=False), []
     for _ in range(1 + ROUNDS):
         began = time.perf_counter()
@@ -100,7 +101,7 @@ def main() -> None:
         {"name": name, "s": round(median(waited[name]), 3), "s_max": round(max(waited[name]), 3), "asked_s": asked}
         for name, asked in ASKED_S.items()
     ]  # fmt: skip
-    append({"bench": "app", **about("python -m app.measure"), "rows": rows}, RESULTS)
+    append({"bench": "app", **about("python -m app.benchmark"), "rows": rows}, RESULTS)
     for row in rows:
         print(f"{row['name']:40} {row['s']:7.3f} s (slowest {row['s_max']:.3f}), asked {row['asked_s']:g}")
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from app import guard, models, parts, pictures
 from dlip.common.errors import Unable, UserError
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import certain
@@ -20,6 +19,9 @@ from dlip.evaluation.attention_maps import cover, differ, mass, named, patches, 
 from dlip.plots import css_scale, overlay, peak
 from dlip.plots.html import data_uri
 from dlip.vlm import VLM
+
+from .. import events, images, models
+from . import parts
 
 MOST = 96
 """Most cells along a side of a map that leaves the server."""
@@ -78,7 +80,7 @@ def compare(
         sides[side] = Side(model=names[side], note="", map=[], hit=None, share=None, chance_hit=None,
                            chance_share=None)  # fmt: skip
         if isinstance(over, Unable):
-            sides[side]["note"] = guard.sentence(str(over))
+            sides[side]["note"] = events.sentence(str(over))
             continue
         above = over.clamp(min=0)
         raised.append(above / above.sum().clamp(min=1e-9))
@@ -105,12 +107,12 @@ def _scored(over: Tensor, raised: Tensor, mask: Tensor | None) -> dict:
 def scene_of(image: Image.Image) -> Scene | None:
     """What is true of a picture that is one of the gallery's."""
     place = _places().get(image.tobytes())
-    return None if place is None else pictures.GALLERY.scene(place)
+    return None if place is None else images.GALLERY.scene(place)
 
 
 @cache
 def _places() -> dict[bytes, int]:
-    return {pictures.GALLERY[i].image.tobytes(): i for i in range(len(pictures.GALLERY))}
+    return {images.GALLERY[i].image.tobytes(): i for i in range(len(images.GALLERY))}
 
 
 def spoken(word: int, text: str) -> str:
@@ -128,7 +130,7 @@ def thing_of(word: int, text: str, scene: Scene | None) -> int | None:
 
 def show(look: Look, picture: str, outline: bool = True) -> str:
     """The two maps over the picture on one scale, with their scores, as HTML."""
-    image = pictures.read(picture)
+    image = images.read(picture)
     grids = {side: np.array(look[side]["map"]) for side in parts.SIDES if look[side]["map"]}
     signed = any((grid < 0).any() for grid in grids.values())
     top = max((peak(grid) for grid in grids.values()), default=0.0)

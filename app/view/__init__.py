@@ -1,0 +1,1 @@
+"""What the page looks like: templates, style sheets, scripts and HTML fragments."""
