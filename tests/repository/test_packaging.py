@@ -68,7 +68,7 @@ def test_environment_installs_what_pyproject_declares():
 
 
 def test_every_dependency_has_a_lower_bound_and_no_pin():
-    loose_range = re.compile(r"[\w-]+>=[\d.]+(,<\d+)?")
+    loose_range = re.compile(r"[\w-]+>=[\d.]+(,<[\d.]+)?")
     assert [r for r in PROJECT["dependencies"] + OPTIONAL if not loose_range.fullmatch(r)] == []
 
 
