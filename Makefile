@@ -28,7 +28,7 @@ docs: $(INSTALLED) ## build the documentation site in build/site; warnings are e
 lint: $(INSTALLED) ## check style, formatting and the import order
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	if grep -q importlinter pyproject.toml; then .venv/bin/lint-imports; fi
+	.venv/bin/lint-imports
 
 format: $(INSTALLED) ## fix style and formatting
 	.venv/bin/ruff check --fix .

@@ -7,6 +7,7 @@ vocabularies may differ; what the source lacks begins as it was.
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ from dlip.common.errors import UserError, number_of
 from dlip.common.files import read_json
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig
-from dlip.vlm import VLM
+
+if TYPE_CHECKING:
+    from dlip.vlm import VLM
 
 PARTS = {
     "image": "vision_",
@@ -34,7 +37,7 @@ _LAYER = re.compile(r"(.*\blayers?)\.(\d+)\.(.*)")
 _WORDS = ("word_embeddings.weight", "predictions.bias")
 
 
-def initialize(model: VLM, source: str) -> list[str]:
+def initialize(model: "VLM", source: str) -> list[str]:
     """Copies weights of `source` into `model` and returns the names of those that were copied.
 
     A model that begins as another can do from the start what that one can.
