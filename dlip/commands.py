@@ -270,7 +270,7 @@ def rerun(args: argparse.Namespace) -> None:
     words = again.command(before, args.out, args.results)
     command = shlex.join(["dlip", *words])
     kept = records.record_of_run(Path(args.out)) if "--out" in words else {}
-    if kept and (kept["command"] != command or records.stands(kept, args.results)):
+    if kept and (kept["command"] != command or records.contains(args.results, kept)):
         raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
     if not args.json:
         print(one_line(command))

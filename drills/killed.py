@@ -138,7 +138,7 @@ def rows(path: Path, without: tuple[str, ...]) -> list[dict]:
 def trained(folder: Path) -> dict:
     """Of a run: its files, its log without times, its records: a repeated one would be two."""
     kept = {name: sha for name, sha in files(folder / "run").items() if name not in ("log.jsonl", "record.json")}
-    log = rows(folder / "run" / "log.jsonl", ("seconds", "pictures_per_s"))
+    log = rows(folder / "run" / "log.jsonl", ("seconds", "images_per_s"))
     return kept | {"log": log, "records": rows(folder / "records.jsonl", NEVER_EQUAL)}
 
 

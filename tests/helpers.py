@@ -47,7 +47,7 @@ def make_record(
         }},
     }  # fmt: skip
     return new_record(
-        name, role, command=command, seed=seed, train_pictures=pictures, metrics=metrics, wall_s=60.0, samples=samples,
+        name, role, command=command, seed=seed, train_images=pictures, metrics=metrics, wall_s=60.0, samples=samples,
         items=items,
         losses=losses or {"step": [1, 2], "lm": [2.0, 1.0]},
         config={"model": sizes, "train": {"seed": seed, "weights": weights or {"lm": 1.0}}},
@@ -138,7 +138,7 @@ class Interrupted:
 
 def log(run) -> list[dict]:
     """The log without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_s")} for row in run.rows()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in run.rows()]
 
 
 def scaled(monkeypatch, scale: float, backoff: float) -> None:

@@ -92,7 +92,7 @@ def test_train_then_distil_then_evaluate(tmp_path, capsys):
     common = [*TINY, "--results", results, "--json", "-"]
     assert main(["train", "--size", "scenes-student", "--role", "teacher", "--out", teacher, *common]) == 0
     first = json.loads(capsys.readouterr().out)
-    assert (first["role"], first["train_pictures"], first["data"], first["split"]) == ("teacher", 64, "scenes", "val")
+    assert (first["role"], first["train_images"], first["data"], first["split"]) == ("teacher", 64, "scenes", "val")
     distil = ["distill", "--size", "scenes-student", "--teacher", teacher, "--out", student, "--weights", "hr,at,kd"]
     assert main([*distil, *common]) == 0
     second = json.loads(capsys.readouterr().out)
@@ -250,7 +250,7 @@ def test_a_warning_is_one_line_too(tmp_path):
         str(file),
     ]  # in a process, as pytest has its own way of warning
     done = subprocess.run([sys.executable, "-m", "dlip.cli", *words], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, f"dlip: {file} line 1 is no whole record; it was skipped\n")
+    assert (done.returncode, done.stderr) == (0, f"dlip: {file} line 1 is not a complete record; it was skipped\n")
 
 
 def test_a_terminal_of_few_characters_shows_escapes(monkeypatch):

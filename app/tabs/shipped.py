@@ -8,7 +8,6 @@ import pandas as pd
 import dlip
 from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
-from dlip.common.files import read_json
 from dlip.experiments.ablation import matched
 from dlip.experiments.grids import GRIDS
 from dlip.records import frame, read
@@ -32,7 +31,7 @@ def _files() -> tuple[tuple[Path, int], ...]:
 
 @lru_cache(maxsize=1)
 def _read(files: tuple[tuple[Path, int], ...]) -> list[dict]:
-    lists = [read(file) if file.suffix == ".jsonl" else [read_json(file)] for file, _ in files]
+    lists = [read(file) for file, _ in files]
     return list({record["id"]: record for some in lists for record in some if not record.get("quick")}.values())
 
 

@@ -73,7 +73,7 @@ class Run(TypedDict):
     command: str
     config: dict
     seeds: list[int]
-    train_pictures: int
+    train_images: int
     figures: dict[str, float]
     """Scores and costs by column, as in dlip.records; those that were measured."""
     samples: list[dict]
@@ -111,7 +111,7 @@ def run(name: str, group: str = MAIN) -> Run:
     figures = {column: float(row[column]) for column in (*SCORES, *COSTS) if not pd.isna(row[column])}
     return Run(
         name=name, role=last["role"], command=last["command"], config=last["config"], figures=figures,
-        seeds=sorted({record["seed"] for record in mine}), train_pictures=last["train_pictures"],
+        seeds=sorted({record["seed"] for record in mine}), train_images=last["train_images"],
         samples=next((record["samples"] for record in latest if record["samples"]), []),
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def show(of: Run) -> str:
     """A point's figures, command, configuration and words."""
     first = "".join(_figure(name, of["figures"][name]) for name in FIRST if name in of["figures"])
     rest = "".join(_figure(name, value) for name, value in of["figures"].items() if name not in FIRST)
-    seeds = f"{number_of(len(of['seeds']), 'seed')}, {number_of(of['train_pictures'], 'picture')} to learn from"
+    seeds = f"{number_of(len(of['seeds']), 'seed')}, {number_of(of['train_images'], 'picture')} to learn from"
     config = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in _settings(of["config"]))
     whole = f"<pre>{escape(json.dumps(of['config'], indent=1))}</pre>"
     return (

@@ -52,7 +52,7 @@ def run(data: str | None = None, rounds: int = 9) -> tuple[dict, list[dict]]:
                 if turn:
                     speeds[name].append(len(order) / (time.perf_counter() - began))
     first = speeds["ImageFolder"]
-    rows = [row(name, some, first, "pictures_per_s") for name, some in speeds.items()]
+    rows = [row(name, some, first, "images_per_s") for name, some in speeds.items()]
     return {"data": files.name, "pictures": len(order), "rounds": rounds}, rows
 
 

@@ -21,6 +21,4 @@ def run(rounds: int = 9) -> tuple[dict, list[dict]]:
     times = by_turns({name: lambda make=make: several(make) for name, make in makes.items()}, rounds)
     speeds = {name: [PICTURES / seconds for seconds in some] for name, some in times.items()}
     first = speeds["pixels"]
-    return {"pictures": PICTURES, "rounds": rounds}, [
-        row(n, some, first, "pictures_per_s") for n, some in speeds.items()
-    ]
+    return {"pictures": PICTURES, "rounds": rounds}, [row(n, some, first, "images_per_s") for n, some in speeds.items()]

@@ -93,7 +93,7 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
         process.join()
         spent = None if variants[name].cached else round(cost["flops"] / median(times[name]) / 1e12, 3)
         rows.append(row(
-            name, times[name], first, "s", pictures_per_s=round(batch / median(times[name]), 2), tflops=spent,
+            name, times[name], first, "s", images_per_s=round(batch / median(times[name]), 2), tflops=spent,
             peak_gb=peak and round(peak / 1e9, 2), dry_run_gb=round(sum(cost["memory_gb"].values()), 2),
             dry_run_s=round(3600 * cost["hours"]["this machine"], 2),
         ))  # fmt: skip

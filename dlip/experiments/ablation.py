@@ -54,7 +54,7 @@ def identity(row: Row, plan: Plan) -> str:
             _changed(ModelConfig(), theirs),
             *(_sha(folder, f) for f in ("tokenizer.json", "model.safetensors")),
         ],
-        "test": [_test_pictures(), plan.test_pictures, plan.candidates],
+        "test": [_test_pictures(), plan.test_images, plan.candidates],
     }
     if row.role != "teacher":
         train = _changed(TrainConfig(), row.train(plan, 0).to_dict())
@@ -87,7 +87,7 @@ def command(row: Row, plan: Plan, seed: int) -> str:
     words = ["dlip", *words, plan.teacher, "--size", row.size, "--weights", row.weights]
     words += [word for part in row.start for word in ("--start", f"{part}={plan.teacher}")]
     words += ["--split", row.split] + (["--limit", str(row.pictures)] if row.pictures < SPLITS[row.split] else [])
-    words += ["--test-limit", str(plan.test_pictures), *measuring(plan)]
+    words += ["--test-limit", str(plan.test_images), *measuring(plan)]
     words += row.train(plan, seed).options()
     return shlex.join([*words, "--out", f"runs/{row.name.replace(', ', '-').replace(' ', '-')}-{seed}"])
 
@@ -127,7 +127,7 @@ class Job:
         trained = 3 * shown * pair
         if self.row.role == "distilled" and not self.row.train(self.plan, self.seed).cache:
             trained += shown * _flops("scenes-teacher")
-        return trained, 20 * self.plan.test_pictures * pair  # candidates of a picture and of its texts; words are short
+        return trained, 20 * self.plan.test_images * pair  # candidates of a picture and of its texts; words are short
 
     def done(self) -> float:
         """FLOPs done so far, by the last line of the run's log."""
@@ -195,7 +195,7 @@ def do(job: Job) -> None:
         data="scenes", split=job.row.split, limit=limit, on_error="fatal", test_split="test",
         config=job.row.train(job.plan, job.seed), folder=job.folder, results=job.results,
         command=command(job.row, job.plan, job.seed), role=job.row.role, progress=False,
-        cache=Path(job.out).parent / "teacher-cache", test_limit=job.plan.test_pictures,
+        cache=Path(job.out).parent / "teacher-cache", test_limit=job.plan.test_images,
         candidates=job.plan.candidates, latency_repeats=job.plan.latency_repeats, extra=extra,
     )  # fmt: skip
     for checkpoint in job.folder.glob("checkpoint-*"):
@@ -205,11 +205,11 @@ def do(job: Job) -> None:
 def _measured(job: Job) -> dict:
     """The teacher's record with its figures on the grids' test pictures."""
     plan = job.plan
-    test, teacher = data.open("scenes", "test", plan.test_pictures), VLM.load(plan.teacher)
+    test, teacher = data.open("scenes", "test", plan.test_images), VLM.load(plan.teacher)
     figures, items = run.measure(
         teacher, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates
     )
-    words = ["dlip", "evaluate", "--model", plan.teacher, "--limit", str(plan.test_pictures), *measuring(plan)]
+    words = ["dlip", "evaluate", "--model", plan.teacher, "--limit", str(plan.test_images), *measuring(plan)]
     record = run.again(plan.teacher, teacher, shlex.join(words), figures, items, test)
     return record | {"name": job.name}
 
@@ -318,7 +318,7 @@ def text(some: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
     train, worth = plan.train, "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
     lines.append(
         f"{train.steps} steps of {train.batch_size} pictures, {PICTURES:,} to learn from if not said otherwise, "
-        f"{plan.test_pictures:,} to test on; {worth}"
+        f"{plan.test_images:,} to test on; {worth}"
     )
     minutes = (rows["wall_s"] * rows["runs"])[rows["role"] != "teacher"].sum() / 60
     lines.append(f"trained for {minutes:,.0f} minutes in all")

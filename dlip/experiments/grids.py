@@ -42,7 +42,7 @@ class Plan:
 
     train: TrainConfig
     seeds: int
-    test_pictures: int
+    test_images: int
     """Measured on the first so many of the test split."""
     candidates: int = 0
     """That retrieval re-ranks by ITM."""
@@ -58,10 +58,10 @@ FULL = Plan(
         steps=1600, batch_size=32, lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0, precision="bf16",
         learn_teacher_projection=False, center_states=True,
     ),
-    seeds=3, test_pictures=500,
+    seeds=3, test_images=500,
 )  # fmt: skip
 QUICK = replace(
-    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, test_pictures=24,
+    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, test_images=24,
     cached_pictures=0, latency_repeats=1, quick=True,
 )  # fmt: skip
 

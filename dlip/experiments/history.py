@@ -7,7 +7,7 @@ from dlip.checkpoints.init_from import parsed
 from dlip.checkpoints.load import model_folder, sized, together
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.records.schema import upgrade, whole
+from dlip.records.schema import is_record, upgrade
 from dlip.training.run_folder import Run
 
 
@@ -16,7 +16,7 @@ def made(model: str) -> dict:
     path = model_folder(model) / "record.json"
     if not path.exists():
         raise UserError(f"no record of a run lies beside {model}, to tell how it was made; leave --results out")
-    if not whole(record := upgrade(read_json(path))) or "failed" in record:
+    if not is_record(record := upgrade(read_json(path))) or "failed" in record:
         raise UserError(f"{path} is no record of a run; take another copy of the folder")
     return record
 

@@ -27,7 +27,7 @@ from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import precision
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
-from dlip.records import record_of_run, stands
+from dlip.records import contains, record_of_run
 from dlip.records.write import append, new_record
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
@@ -293,7 +293,7 @@ def run(
 
     def write_down(done: Run) -> dict:
         kept = record_of_run(done.folder)
-        if kept and kept["command"] == command and stands(kept, results):
+        if kept and kept["command"] == command and contains(results, kept):
             warnings.warn(f"{folder} holds this run, and {results} its record; nothing is done again", stacklevel=2)
             return kept
         model, settings = done.model(), done.config()
@@ -305,7 +305,7 @@ def run(
             figures.setdefault("notes", {})["steps"] = f"left out, being no finite numbers: {steps} of {config.steps}"
         record = new_record(
             name or Path(folder).resolve().name, role, command=command, config=settings, seed=config.seed,
-            train_pictures=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
+            train_images=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
             device=str(model.device), samples=samples(items, test), items=items,
         )  # fmt: skip
         record |= {"history": earlier, "inputs": inputs | {"test": test.fingerprint()}}
@@ -329,7 +329,7 @@ def again(model: str, vlm: VLM, command: str, figures: dict, items: dict, datase
     figures, items: of `measure`. Raises UserError as `made` does.
     """
     first = made(model)
-    about = {key: first[key] for key in ("name", "role", "config", "seed", "train_pictures", "losses", "wall_s")}
+    about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
     about |= {"device": str(vlm.device), "samples": samples(items, dataset)}
     record = new_record(command=command, metrics=figures, items=items, **about)
     record["inputs"] = {"model": hashed(vlm), "test": dataset.fingerprint()}

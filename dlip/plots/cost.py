@@ -155,6 +155,6 @@ def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
     kept = f"{100 * student[score] / whole[score]:.1f}% of {what}" if whole[score] else what
     text = f"{who} keeps {kept} with {100 * student[cost] / whole[cost]:.0f}% of the {price}"
     alone = twin(rows, student)
-    if alone is None or not whole[score] or any(alone[what] != student[what] for what in ("model", "train_pictures")):
+    if alone is None or not whole[score] or any(alone[what] != student[what] for what in ("model", "train_images")):
         return text
     return f"{text}; without distillation {100 * alone[score] / whole[score]:.1f}%"

@@ -1,12 +1,12 @@
 """Run records: one JSON object a run, a line each in `results/*.jsonl`, and the same as a table.
 
-**A record** (schema 1) holds, in this order:
+**A record** (schema 2) holds, in this order:
 
-- schema (1), id (unique), created (UTC, ISO 8601), name (the same for all seeds of one thing), role ("teacher",
+- schema (2), id (unique), created (UTC, ISO 8601), name (the same for all seeds of one thing), role ("teacher",
   "undistilled" or "distilled").
 - command (exactly as typed), config (resolved: "model", "train" and whatever else decides the result),
   config_hash (`config_hash`), seed.
-- data, split (what was measured on; the outcomes tell how many pictures), train_pictures (how many pictures the model
+- data, split (what was measured on; the outcomes tell how many pictures), train_images (how many pictures the model
   could learn from).
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
   transformers (versions), releases (name -> version of `dlip.common.machine.RELEASES`), device, machine ("cpu",
@@ -27,7 +27,7 @@
 - history: the runs that the model comes from, by its weights, teacher and words, or that `command` only measured, the
   earliest first, each {"folder", "command" (null where none was kept), "config", "wall_s" (of training)}.
 - inputs: SHA-256 of the "teacher"'s weights (null for none), of the student's at the "start", of its vocabulary's
-  "words", of the "data" and the "test" (their `fingerprint`); "pictures", how many it learnt from; "threads",
+  "words", of the "data" and the "test" (their `fingerprint`); "images", how many it learnt from; "threads",
   "torch", "releases", "gpu", "instructions" and "code", that training began with.
 - of a grid's run, ablation: {"hash"}, of all that decides the result but the seed
   (`dlip.experiments.ablation.identity`); and quick: true where the run was too short for its scores to mean anything.
@@ -35,10 +35,10 @@
 A run of a grid that failed is a line {"schema", "failed": why, "created", "name", "role", "seed", "ablation"}, which
 `failures` gives and `read` leaves out.
 
-**Columns** of `load`, one row a run: id, created, name, role, seed, data, split, test_pictures (how many were measured
-on; 0 where the record does not tell), train_pictures, model (sizes in words), command, config_hash, wall_s, device,
-threads, torch, transformers, quick, start (the parts, or all, that began at another model's weights, and whose), timed
-(how its latency was, in words; "" where it was not); then numbers, NaN where the record has none:
+**Columns** of `load`, one row a run: id, created, name, role, seed, data, split, test_images (how many were measured
+on; 0 where the record does not tell), train_images, model (sizes in words), command, config_hash, wall_s, device,
+threads, torch, transformers, quick, init_from (the parts, or all, that began at another model's weights, and whose),
+timed (how its latency was, in words; "" where it was not); then numbers, NaN where the record has none:
 
 - tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, in %: re-ranked by ITM, or by ITC
   alone where "notes" say so and in all runs of grids.
@@ -56,12 +56,12 @@ threads, torch, transformers, quick, start (the parts, or all, that began at ano
 
 from dlip.records.compare import MEASURED, latest, retention, sources, summary, timed_alike, twin
 from dlip.records.outcomes import outcomes
-from dlip.records.read import ABOUT, export, failures, frame, load, read, record_of_run, stands, test_pictures
-from dlip.records.schema import NUMBERS
+from dlip.records.read import ABOUT, contains, export, failures, frame, load, read, record_of_run, test_images
+from dlip.records.schema import HEADLINE_SCORES, NUMBERS, upgrade
 from dlip.records.write import append, config_hash, failure, new_record, thin
 
 __all__ = [
-    "ABOUT", "MEASURED", "NUMBERS", "append", "config_hash", "export", "failure", "failures", "frame", "latest",
-    "load", "new_record", "outcomes", "read", "record_of_run", "retention", "sources", "stands", "summary",
-    "test_pictures", "thin", "timed_alike", "twin",
+    "ABOUT", "HEADLINE_SCORES", "MEASURED", "NUMBERS", "append", "config_hash", "contains", "export", "failure",
+    "failures", "frame", "latest", "load", "new_record", "outcomes", "read", "record_of_run", "retention", "sources",
+    "summary", "test_images", "thin", "timed_alike", "twin", "upgrade",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from dlip.common.errors import UserError, number_of
 from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.records.schema import NUMBERS, ROLES
 
-MEASURED = ["data", "split", "test_pictures"]
+MEASURED = ["data", "split", "test_images"]
 """What records must share for their scores to be compared."""
 
 
@@ -58,12 +58,12 @@ def retention(df: pd.DataFrame) -> pd.DataFrame:
 def summary(df: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over seeds: one row for each name, role and `MEASURED`; teachers first, then by size.
 
-    Columns: name, role, data, split, test_pictures; train_pictures, model, start and command of the run made last; runs
+    Columns: name, role, data, split, test_images; train_images, model, init_from and command of the run made last; runs
     (how many seeds); each score and cost (mean) and <it>_sd (sample standard deviation; NaN of a single run). A
     repeated run counts once.
     """
     groups = latest(df).groupby(["name", "role", *MEASURED])
-    about = groups[["train_pictures", "model", "start", "command"]].last()
+    about = groups[["train_images", "model", "init_from", "command"]].last()
     spread = groups[NUMBERS].std().add_suffix("_sd")
     out = pd.concat([about, groups.size().rename("runs"), groups[NUMBERS].mean(), spread], axis=1).reset_index()
     rank = out["role"].map(ROLES.index)
@@ -76,9 +76,9 @@ def twin(rows: pd.DataFrame, student: pd.Series) -> pd.Series | None:
 
     None where no such student began at the same weights.
     """
-    alone = rows[(rows["role"] == "undistilled") & (rows["start"] == student["start"])]
+    alone = rows[(rows["role"] == "undistilled") & (rows["init_from"] == student["init_from"])]
     if alone.empty:
         return None
-    unlike = [alone[column] != student[column] for column in ("model", "train_pictures")]
+    unlike = [alone[column] != student[column] for column in ("model", "train_images")]
     unlike = pd.concat([*unlike, (alone["params_m"] - student["params_m"]).abs()], axis=1)
     return alone.loc[unlike.sort_values(list(unlike)).index[0]]

@@ -18,9 +18,9 @@ def packed(items: dict[str, list[dict]]) -> dict[str, str]:
     def per_picture(rows: list[dict]) -> list[int]:
         return [len(list(some)) for _, some in groupby(rows, key=lambda row: row["image_id"])]
 
-    tr, ir, caption, vqa = (items.get(table, []) for table in ("tr", "ir", "captioning", "vqa"))
+    tr, ir, captions, vqa = (items.get(table, []) for table in ("tr", "ir", "captioning", "vqa"))
     found = {"tr1": [row["rank"] < 1 for row in tr], "ir1": [row["rank"] < 1 for row in ir]}
-    found |= {"cider": [row["cider"] for row in caption], "vqa": [row["accuracy"] for row in vqa]}
+    found |= {"cider": [row["cider"] for row in captions], "vqa": [row["accuracy"] for row in vqa]}
     found |= {"captions": per_picture(ir), "questions": per_picture(vqa)}
     return {name: _text(values) for name, values in found.items() if values}
 

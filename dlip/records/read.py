@@ -10,11 +10,11 @@ import pandas as pd
 from dlip.common.errors import UserError, one_line
 from dlip.common.files import read_json, write_out
 from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
-from dlip.records.schema import NUMBERS, SCHEMA, numbers, sizes, upgrade, whole
+from dlip.records.schema import NUMBERS, SCHEMA, is_record, numbers, sizes, upgrade
 
 ABOUT = (
-    "id", "created", "name", "role", "seed", "data", "split", "test_pictures", "train_pictures", "model", "command",
-    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick", "start", "timed",
+    "id", "created", "name", "role", "seed", "data", "split", "test_images", "train_images", "model", "command",
+    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick", "init_from", "timed",
 )  # fmt: skip
 
 
@@ -36,13 +36,13 @@ def read(path: str | Path) -> list[dict]:
 def record_of_run(folder: Path) -> dict:
     """The record in a run's folder; empty where there is none, or it is damaged."""
     with suppress(UserError):
-        if whole(record := upgrade(read_json(folder / "record.json"))):
+        if is_record(record := upgrade(read_json(folder / "record.json"))):
             return record
     return {}
 
 
-def stands(record: dict, path: str | Path) -> bool:
-    """Whether a file holds this record already."""
+def contains(path: str | Path, record: dict) -> bool:
+    """Whether a file of records exists and holds this record, by its id."""
     return Path(path).is_file() and record["id"].encode() in Path(path).read_bytes()
 
 
@@ -63,10 +63,10 @@ def _lines(path: Path) -> list[dict]:
                 record = {}
             if record is None:
                 continue
-            record = upgrade(record) if isinstance(record, dict) else record
-            if not isinstance(record, dict) or record.get("schema") != SCHEMA or not whole(record):
-                other = isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA
-                fault = f"is of schema {record['schema']}, not {SCHEMA}" if other else "is no whole record"
+            record = upgrade(record) if isinstance(record, dict) else {}
+            if record.get("schema") != SCHEMA or not is_record(record):
+                newer = record.get("schema", SCHEMA) != SCHEMA
+                fault = f"has schema {record['schema']}, not {SCHEMA}" if newer else "is not a complete record"
                 warnings.warn(one_line(f"{file} line {number} {fault}; it was skipped"), stacklevel=3)
                 continue
             records.append(record)
@@ -104,8 +104,11 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 def _row(record: dict) -> dict:
     row, start = {column: record.get(column) for column in ABOUT}, record["config"].get("start")
-    row |= {"model": sizes(record["config"].get("model")), "test_pictures": test_pictures(record)}
-    row |= {"quick": bool(record.get("quick")), "start": ", ".join(map(str, start)) if isinstance(start, list) else ""}
+    row |= {"model": sizes(record["config"].get("model")), "test_images": test_images(record)}
+    row |= {
+        "quick": bool(record.get("quick")),
+        "init_from": ", ".join(map(str, start)) if isinstance(start, list) else "",
+    }
     return row | {"timed": _timed(record["efficiency"].get("latency") or {})} | numbers(record)
 
 
@@ -116,7 +119,7 @@ def _timed(latency: dict) -> str:
     return ", ".join(map(str, words)) if latency else ""
 
 
-def test_pictures(record: dict) -> int:
+def test_images(record: dict) -> int:
     """On how many pictures with captions it was measured, or with questions where those are more; 0 where it does not
     tell."""
     counts = outcomes(record)

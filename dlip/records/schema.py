@@ -1,9 +1,11 @@
 """Where a record's numbers stand, and what a line has to have to be a record (dlip/records/read.py says what they
 mean)."""
 
+import re
+
 from dlip.records.outcomes import outcomes
 
-SCHEMA = 1
+SCHEMA = 2
 ROLES = ("teacher", "undistilled", "distilled")
 SCORES = {
     **{f"{way}{k}": ("metrics", "retrieval", f"{way}@{k}") for way in ("tr", "ir") for k in (1, 5, 10)},
@@ -22,28 +24,47 @@ COSTS = {
     "macs_g_paper": ("efficiency", "macs_g_paper"),
 }
 """Column -> its place in a record. Of scores more is better, of costs less."""
-BESIDE = {
+HEADLINE_SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
+"""Column of each headline score -> its printed name."""
+OTHER_FIGURES = {
     **{name: ("metrics", "attention", "fusion", name) for name in ("pointing_other", "mass_other", "divergence")},
     **{f"{n}_decoder": ("metrics", "attention", "decoder", n) for n in ("pointing_other", "mass_other", "divergence")},
 }
 """Column -> its place, of figures that are neither."""
-NUMBERS = [*SCORES, *COSTS, *BESIDE]
-NEEDED = {
+NUMBERS = [*SCORES, *COSTS, *OTHER_FIGURES]
+REQUIRED_KEYS = {
     **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),
     **dict.fromkeys(("config", "losses", "metrics", "efficiency"), dict), "seed": int, "samples": list,
-    "train_pictures": int, "wall_s": (int, float),
+    "train_images": int, "wall_s": (int, float),
 }  # fmt: skip
-FAILURE = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
+FAILURE_KEYS = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
 """What a line has to have, and of which kind, for a record or for a failed run."""
-MOST_THREADS = 4096
+MAX_THREADS = 4096
 """More cannot be started to make a record again."""
 
 
 def upgrade(record: dict) -> dict:
-    """A record with the keys of this version, whichever version wrote it."""
-    if isinstance(metrics := record.get("metrics"), dict) and "caption" in metrics:
-        record |= {"metrics": {"captioning" if task == "caption" else task: metrics[task] for task in metrics}}
+    """A record or failed run of schema 1 in the form of schema 2; one of another schema unchanged.
+
+    Renamed keys: "train_pictures" -> "train_images", the task "caption" -> "captioning" in "metrics" and "notes",
+    "pictures" -> "images" in the metrics "attention" and in "inputs".
+    """
+    if record.get("schema") != 1:
+        return record
+    record = _renamed(record, {"train_pictures": "train_images"}) | {"schema": 2}
+    if isinstance(metrics := record.get("metrics"), dict):
+        record["metrics"] = metrics = _renamed(metrics, {"caption": "captioning"})
+        if isinstance(attention := metrics.get("attention"), dict):
+            metrics["attention"] = _renamed(attention, {"pictures": "images"})
+    if isinstance(inputs := record.get("inputs"), dict):
+        record["inputs"] = _renamed(inputs, {"pictures": "images"})
+    if isinstance(notes := record.get("notes"), dict):
+        record["notes"] = {re.sub(r"^caption\b", "captioning", name): note for name, note in notes.items()}
     return record
+
+
+def _renamed(table: dict, names: dict[str, str]) -> dict:
+    return {names.get(key, key): value for key, value in table.items()}
 
 
 def find(record: dict, *place: str):
@@ -56,7 +77,7 @@ def find(record: dict, *place: str):
 
 def numbers(record: dict) -> dict:
     """Column -> number or None, also vqa.<type> and w.<term>. Raises AttributeError as `find`."""
-    found = {column: find(record, *place) for column, place in (SCORES | COSTS | BESIDE).items()}
+    found = {column: find(record, *place) for column, place in (SCORES | COSTS | OTHER_FIGURES).items()}
     found |= {f"vqa.{kind}": value for kind, value in (find(record, "metrics", "vqa", "by_type") or {}).items()}
     return found | {f"w.{term}": value for term, value in (find(record, "config", "train", "weights") or {}).items()}
 
@@ -74,10 +95,10 @@ def _tells(before: dict) -> bool:
     return isinstance(before.get("folder"), str) and isinstance(before.get("command"), str | None)
 
 
-def whole(line: dict) -> bool:
+def is_record(line: dict) -> bool:
     """Whether a line has what a record, or a failed run, has, each of its kind."""
     failed = "failed" in line
-    has_all = all(isinstance(line.get(key), kind) for key, kind in (FAILURE if failed else NEEDED).items())
+    has_all = all(isinstance(line.get(key), kind) for key, kind in (FAILURE_KEYS if failed else REQUIRED_KEYS).items())
     if failed or not has_all:
         return has_all
     try:
@@ -91,7 +112,7 @@ def whole(line: dict) -> bool:
     return (
         line["role"] in ROLES
         and type(threads) is int
-        and 0 < threads <= MOST_THREADS
+        and 0 < threads <= MAX_THREADS
         and all(isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases"))
         and isinstance(history, list)
         and all(isinstance(before, dict) and _tells(before) for before in history)

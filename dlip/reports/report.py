@@ -222,7 +222,7 @@ def _table(rows: pd.DataFrame) -> str:
             f'<td data-head="{head}">{_cell(row, column)}<small>{_share(row, column)}</small></td>'
             for column, head in HEADS.items()
         ]
-        pictures = f"{number_of(row['train_pictures'], 'picture')}, {number_of(row['runs'], 'seed')}"
+        pictures = f"{number_of(row['train_images'], 'picture')}, {number_of(row['runs'], 'seed')}"
         name = f"<th>{_dot(row['role'], row['name'])}{escape(row['name'])}<small>{pictures}</small></th>"
         out.append(f"<tr>{name}{''.join(cells)}</tr>")
     heads = "".join(f"<th>{head}</th>" for head in HEADS.values())

@@ -85,7 +85,7 @@ def probe(learner: Learner, teacher: Teacher | None, batch: Batch, config: Train
 def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = None) -> dict:
     """What `dlip.training.loop.train` would take with the same arguments; nothing is written.
 
-    {"steps", "pictures" (that are seen, with repetition), "epochs", "train_pictures", "flops", "memory_gb" by what
+    {"steps", "pictures" (that are seen, with repetition), "epochs", "train_images", "flops", "memory_gb" by what
     takes it, "hours": {"this machine", ...cards}, "utilisation", "precision"}. The pads of the tried pictures are those
     of a whole batch. Terms that join later are counted from then on. A teacher whose outputs are cached is counted all
     the same. Where several processes share the work, hours are those of all of them in turn.
@@ -112,7 +112,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     hours = {card: flops / (peaks[half] * 1e12 * UTILISATION) / 3600 for card, peaks in PEAK_TFLOPS.items()}
     seen = config.steps * config.batch_size
     return {
-        "steps": config.steps, "pictures": seen, "epochs": seen / len(dataset), "train_pictures": len(dataset),
+        "steps": config.steps, "pictures": seen, "epochs": seen / len(dataset), "train_images": len(dataset),
         "flops": flops, "memory_gb": {name: size / 1e9 for name, size in (*_held(learner, teacher), ("saved", saved))},
         "hours": {"this machine": seconds / 3600, **hours}, "utilisation": UTILISATION, "precision": config.precision,
     }  # fmt: skip
@@ -175,7 +175,7 @@ def text(found: dict) -> str:
     """A `budget` as lines for a terminal."""
     lines = [
         f"{number_of(found['steps'], 'step')}, {number_of(found['pictures'], 'picture')}: "
-        f"{found['epochs']:.1f} epochs of {found['train_pictures']:,}",
+        f"{found['epochs']:.1f} epochs of {found['train_images']:,}",
         f"{found['flops']:.3g} FLOPs, forward and backward, the teacher's among them",
         f"{sum(found['memory_gb'].values()):.2f} GB of memory: "
         + ", ".join(f"{name} {size:.2f}" for name, size in found["memory_gb"].items()),

@@ -240,8 +240,8 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
                 norm = round(descent.norm, 4) if math.isfinite(descent.norm) else None
                 at = {"step": step, "epoch": round(step / descent.per_epoch, 3), "lr": descent.rate(step - 1)}
                 speed = config.batch_size / seconds
-                run.log(at | {"norm": norm, "pictures_per_s": round(speed, 1), "losses": means})
-                bar.set_postfix(loss=f"{means['total']:.3f}", pictures_per_s=f"{speed:.0f}")
+                run.log(at | {"norm": norm, "images_per_s": round(speed, 1), "losses": means})
+                bar.set_postfix(loss=f"{means['total']:.3f}", images_per_s=f"{speed:.0f}")
             if evaluate and config.eval_every and step % config.eval_every == 0:
                 with meter.paused():
                     score = distributed.on_main(partial(evaluate, student))

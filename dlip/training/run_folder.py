@@ -96,7 +96,7 @@ class Run:
         return read_json(self.folder / "run.json")
 
     def rows(self) -> list[dict]:
-        """The log: rows {step, epoch, lr, norm, pictures_per_s, losses}, {step, eval} and {step, left_out}."""
+        """The log: rows {step, epoch, lr, norm, images_per_s, losses}, {step, eval} and {step, left_out}."""
         path, rows = self.folder / "log.jsonl", []
         for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:

@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_ratio_says_how_many_times_as_fast():
     assert bench.row("b", [2.0, 4.0, 9.0], [4.0, 8.0, 9.0], "s") == dict(name="b", s=4.0, s_min=2.0, s_max=9.0, ratio=2)
-    assert bench.row("b", [2.0, 4.0, 9.0], [4.0, 8.0, 9.0], "pictures_per_s")["ratio"] == 0.5
+    assert bench.row("b", [2.0, 4.0, 9.0], [4.0, 8.0, 9.0], "images_per_s")["ratio"] == 0.5
 
 
 def test_the_command_prints_a_table_and_appends_a_record(tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_no_scene_is_drawn_twice(monkeypatch):
     monkeypatch.setattr("dlip.bench.scenes.PICTURES", 5)
     settings, rows = drawn.run(rounds=2)
     assert asked == list(range(30)) and settings == {"pictures": 5, "rounds": 2}
-    assert [row["name"] for row in rows] == ["pixels", "with words"] and rows[0]["pictures_per_s"] > 0
+    assert [row["name"] for row in rows] == ["pixels", "with words"] and rows[0]["images_per_s"] > 0
 
 
 def test_every_reader_reads_the_same_pictures(folder, monkeypatch):
@@ -109,7 +109,7 @@ def test_every_reader_reads_the_same_pictures(folder, monkeypatch):
     settings, rows = reading.run(str(folder), rounds=2)
     assert len(read) == 12 and len(set(read)) == 4  # a round before the two that count
     assert settings["pictures"] == 4 and [row["name"] for row in rows] == ["ImageFolder", "shards", "folder"]
-    assert all(row["pictures_per_s"] > 0 for row in rows)
+    assert all(row["images_per_s"] > 0 for row in rows)
 
 
 def test_without_torchvision_or_folder(folder, monkeypatch):

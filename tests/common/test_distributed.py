@@ -201,7 +201,7 @@ def test_a_teacher_in_parts_says_the_same(two):
 def test_a_stopped_run_goes_on_to_the_last_bit(two):
     """With dropout, of which each process draws its own, and its part of the queue."""
     rows = [
-        [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_s")} for row in Run(two[0] / name).rows()]
+        [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in Run(two[0] / name).rows()]
         for name in ("whole", "parts")
     ]
     assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [1, 2, 3, 3, 4]

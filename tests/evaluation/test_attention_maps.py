@@ -307,7 +307,7 @@ def test_divergence_is_the_mean_over_words(tiny, scenes):
 def test_the_figures_reach_the_records(tiny, scenes):
     figures, _ = run.measure(tiny, scenes, 0, False, teacher=changed(tiny, 4), tasks=("vqa",))
     record = records.new_record(
-        "x", "distilled", command="", config={}, seed=0, train_pictures=8, metrics=figures, losses={}, wall_s=0.0
+        "x", "distilled", command="", config={}, seed=0, train_images=8, metrics=figures, losses={}, wall_s=0.0
     )
     row = records.frame([record]).iloc[0]
     for column in ("pointing", "mass", "pointing_other", "mass_other", "divergence"):

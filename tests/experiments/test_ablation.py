@@ -58,7 +58,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
         (replace(row, weights="tags,vlp,hr,at=0.5"), plan),
         (replace(row, start=("image",)), plan),
         (replace(row, pictures=1000), plan),
-        (row, replace(plan, test_pictures=10)),
+        (row, replace(plan, test_images=10)),
         (row, replace(plan, candidates=16)),
         (row, replace(plan, train=plan.train.replace(lr=1e-4))),
         (row, replace(plan, train=plan.train.replace(steps=7))),
@@ -109,7 +109,7 @@ def test_the_command_of_a_row_makes_it(some, plan):
         assert train_config(args) == row.train(plan, 2)
         assert (args.size, args.role, args.data, args.split) == (row.size, row.role, "scenes", row.split)
         assert (args.limit or SPLITS[row.split]) == row.pictures
-        assert (args.test_limit, args.candidates) == (plan.test_pictures, plan.candidates)
+        assert (args.test_limit, args.candidates) == (plan.test_images, plan.candidates)
         assert args.latency_repeats == plan.latency_repeats
         assert args.start == [f"{part}={TEACHER}" for part in row.start]
         assert TEACHER in (args.teacher, args.tokenizer)
@@ -200,7 +200,7 @@ def test_progress_follows_the_log_of_a_run(tmp_path):
 
 
 TINY = replace(
-    QUICK, train=QUICK.train.replace(steps=2, batch_size=4, warmup=1, save_every=5, log_every=1), test_pictures=4
+    QUICK, train=QUICK.train.replace(steps=2, batch_size=4, warmup=1, save_every=5, log_every=1), test_images=4
 )
 LONG = replace(TINY, train=TINY.train.replace(steps=150))
 REAL = Grid("real", "?", (Row("a", SMALL, pictures=8), Row("b", SMALL, "vlp,hr.image,kd.lm", pictures=8)))

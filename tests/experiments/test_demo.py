@@ -17,7 +17,7 @@ from dlip.experiments.demo import LIVE, SHIPPED
 def little(monkeypatch):
     for split, size in {"train-small": 64, "test": 16}.items():
         monkeypatch.setitem(SPLITS, split, size)
-    monkeypatch.setattr(records, "test_pictures", lambda record: 16)  # and not the 1,000 of the shipped records
+    monkeypatch.setattr(records, "test_images", lambda record: 16)  # and not the 1,000 of the shipped records
 
 
 def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
@@ -33,7 +33,7 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
     assert page.count("data:image/png;base64,") >= 12 and LIVE in page
     assert not re.search(r'<(script|img|link|iframe)\b[^>]*\b(src|href)="http', page)
     (record,) = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
-    assert (record["name"], record["train_pictures"], record["losses"]["step"][-1]) == (LIVE, 64, 2)
+    assert (record["name"], record["train_images"], record["losses"]["step"][-1]) == (LIVE, 64, 2)
 
 
 def test_the_demo_says_its_records_alone_where_they_are_asked_for(tmp_path, capsys):

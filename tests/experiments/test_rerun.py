@@ -85,7 +85,7 @@ def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, ca
     file, more = tmp_path / "r.jsonl", tmp_path / "more.jsonl"
     words = ["evaluate", "--model", "scenes/student", "--split", "test-5k", "--limit", "20", "--tasks", "retrieval"]
     assert main([*words, "--latency-repeats", "0", "--results", str(file), "--json", str(tmp_path / "a")]) == 0
-    (record,), made = records.read(file), read_json(model_folder("scenes/student") / "record.json")
+    (record,), made = records.read(file), records.upgrade(read_json(model_folder("scenes/student") / "record.json"))
     assert (record["split"], record["seed"], record["metrics"]["vqa"]) == ("test-5k", made["seed"], None)
     assert record["history"][-1]["command"] == made["command"] != record["command"]
     assert main(["rerun", str(file), "--results", str(more), "--json", "-"]) == 0

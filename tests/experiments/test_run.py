@@ -223,7 +223,7 @@ def test_what_is_left_out_is_told_and_written_down(damaged, tmp_path, capsys):
         assert any(f"of set {split}, 1 fault left out: {split}-000000.png" in line for line in said)
     assert not any("of set val" in line for line in said)
     (record,) = records.read(tmp_path / "r.jsonl")
-    assert record["train_pictures"] == 8 and record["notes"]["data"] == "faults left out: 1 of train, 1 of test"
+    assert record["train_images"] == 8 and record["notes"]["data"] == "faults left out: 1 of train, 1 of test"
     capsys.readouterr()
     with pytest.warns(UserWarning, match="of set test, 1 fault left out: test-000000.png"):
         assert main(["evaluate", "--model", str(tmp_path / "run"), *damaged, "--candidates", "2", "--json", "-"]) == 0
@@ -320,7 +320,7 @@ def test_other_data_to_measure_on(tmp_path):
     write_folder(tmp_path / "other", {"val": Scenes("val", size=6)})
     assert main([*words, "--test-data", str(tmp_path / "other"), "--candidates", "2"]) == 0
     (record,) = records.read(tmp_path / "r.jsonl")
-    assert (record["data"], record["split"], record["train_pictures"]) == ("other", "val", 8)
+    assert (record["data"], record["split"], record["train_images"]) == ("other", "val", 8)
 
 
 def test_words_come_from_no_more_pictures_than_are_learnt_from(tmp_path):

@@ -44,7 +44,7 @@ def test_no_term_has_the_colour_of_a_role():
 
 def runs() -> pd.DataFrame:
     rows = [
-        make_record(f"{role} {count}", role=role, seed=seed, tr1=tr1 + seed) | {"train_pictures": count}
+        make_record(f"{role} {count}", role=role, seed=seed, tr1=tr1 + seed) | {"train_images": count}
         for role, count, tr1 in (
             ("undistilled", 250, 10.0), ("distilled", 250, 30.0),
             ("undistilled", 4000, 60.0), ("distilled", 4000, 59.0),

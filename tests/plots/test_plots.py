@@ -121,7 +121,7 @@ def test_accuracy_cost_says_its_finding_and_units(records: list[dict]):
     assert title == "The distilled student keeps 96.2% of TR@1 with 25% of the parameters; without distillation 76.2%"
     assert fig.layout.xaxis.title.text == "parameters (M)" and fig.layout.yaxis.title.text == "TR@1 (%)"
     assert accuracy_cost(frame(records), title="Mine").layout.title.text == "Mine"
-    other = [r | {"train_pictures": 9} if r["role"] == "undistilled" else r for r in records]
+    other = [r | {"train_images": 9} if r["role"] == "undistilled" else r for r in records]
     title = accuracy_cost(frame(other), "params_m", "tr1").layout.title.text.replace("<br>", " ")
     assert title == "The distilled student keeps 96.2% of TR@1 with 25% of the parameters"  # there is none like it
     students = [r for r in records if r["role"] != "teacher"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlip.records.outcomes import _text, outcomes
-from dlip.records.schema import whole
+from dlip.records.schema import is_record
 from tests.helpers import make_record
 
 
@@ -26,7 +26,7 @@ def test_broken_outcomes_make_no_record(broken):
     record = make_record() | {"outcomes": broken}
     with pytest.raises(ValueError):
         outcomes(record)
-    assert not whole(record)
+    assert not is_record(record)
 
 
 def test_outcomes_come_back_item_by_item_in_few_bytes():

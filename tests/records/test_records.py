@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
-from dlip.records import ABOUT, NUMBERS, export, failures, frame, load, read, stands
+from dlip.common.files import read_json
+from dlip.records import ABOUT, NUMBERS, contains, export, failures, frame, load, read
 from dlip.records.compare import latest, retention, summary, timed_alike, twin  # fmt: skip
+from dlip.records.schema import is_record, upgrade
 from dlip.records.write import append, config_hash, failure, thin
-from tests.helpers import make_record
+from tests.helpers import ROOT, make_record
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
@@ -22,7 +25,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
         append(record, tmp_path / "deep" / "runs.jsonl")
     assert read(tmp_path / "deep" / "runs.jsonl") == read(tmp_path / "deep") == records
     assert len({record["id"] for record in records}) == 3
-    assert records[0]["schema"] == 1 and records[0]["data"] == "scenes" and records[0]["split"] == "test"
+    assert records[0]["schema"] == 2 and records[0]["data"] == "scenes" and records[0]["split"] == "test"
     assert records[0]["code"].keys() == {"version", "commit", "modified"}
     assert records[0]["releases"]["numpy"] == np.__version__ and "pillow" in records[0]["releases"]
 
@@ -95,13 +98,13 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
         {"efficiency": {"params_m": "many"}}, {"metrics": {"vqa": {"accuracy": [1]}}}, {"metrics": {"retrieval": True}},
         {"name": "\ud800"}, {"threads": "two"}, {"threads": 0}, {"threads": 10**9},
         {"history": None}, {"history": "runs"}, {"history": ["a"]}, {"history": [{}]},
-        {"wall_s": None}, {"train_pictures": None}, {"inputs": [1]}, {"machine": "x"}, {"releases": 1},
+        {"wall_s": None}, {"train_images": None}, {"inputs": [1]}, {"machine": "x"}, {"releases": 1},
     ],
 )  # fmt: skip
 def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):
     path = tmp_path / "runs.jsonl"
     path.write_text("\n".join(json.dumps(record) for record in (make_record() | change, make_record(seed=1))))
-    with pytest.warns(UserWarning, match="line 1 is no whole record; it was skipped"):
+    with pytest.warns(UserWarning, match="line 1 is not a complete record; it was skipped"):
         (kept,) = read(path)
     assert kept["seed"] == 1 and len(frame([kept])) == 1
 
@@ -119,9 +122,9 @@ def test_a_record_that_has_no_room_leaves_nothing_of_itself(tmp_path: Path, monk
 def test_a_record_stands_however_its_line_is_spaced(tmp_path: Path):
     """As jq writes it."""
     record = make_record("a")
-    assert not stands(record, tmp_path / "r.jsonl")
+    assert not contains(tmp_path / "r.jsonl", record)
     (tmp_path / "r.jsonl").write_text(json.dumps(record, separators=(",", ":")) + "\n")
-    assert stands(record, tmp_path / "r.jsonl") and not stands(make_record("a"), tmp_path / "r.jsonl")
+    assert contains(tmp_path / "r.jsonl", record) and not contains(tmp_path / "r.jsonl", make_record("a"))
 
 
 def test_failed_runs_are_no_records(tmp_path: Path):
@@ -131,7 +134,7 @@ def test_failed_runs_are_no_records(tmp_path: Path):
     assert read(path) == [good] and len(load(path)) == 1
     (failed,) = failures(path)
     assert failed.pop("created") and failed == {
-        "schema": 1, "failed": "it broke", "name": "s", "role": "distilled", "seed": 2, "ablation": {"hash": "ab"},
+        "schema": 2, "failed": "it broke", "name": "s", "role": "distilled", "seed": 2, "ablation": {"hash": "ab"},
     }  # fmt: skip
 
 
@@ -164,7 +167,7 @@ def test_a_half_written_line_is_named_and_skipped(tmp_path: Path):
     append(first, path)
     with open(path, "a") as file:
         file.write(json.dumps(second)[:200])
-    with pytest.warns(UserWarning, match=r"runs\.jsonl line 2 is no whole record"):
+    with pytest.warns(UserWarning, match=r"runs\.jsonl line 2 is not a complete record"):
         assert read(path) == [first]
     append(second, path)  # what follows is whole again
     with pytest.warns(UserWarning, match="line 2"):
@@ -177,13 +180,13 @@ def test_numbers_that_json_has_not_are_written_as_null(tmp_path: Path):
 
 
 def test_a_record_of_a_newer_version_is_named_and_skipped(tmp_path: Path):
-    append({"schema": 2}, tmp_path / "runs.jsonl")
+    append({"schema": 3}, tmp_path / "runs.jsonl")
     append({"no": "schema"}, tmp_path / "runs.jsonl")
     with pytest.warns(UserWarning) as warned:
         assert read(tmp_path) == []
     assert [str(w.message).split("runs.jsonl ")[1] for w in warned] == [
-        "line 1 is of schema 2, not 1; it was skipped",
-        "line 2 is no whole record; it was skipped",
+        "line 1 has schema 3, not 2; it was skipped",
+        "line 2 is not a complete record; it was skipped",
     ]
 
 
@@ -285,7 +288,7 @@ def test_a_twin_began_at_the_same_weights():
     begun = make_record("a", "undistilled") | {"config": {"start": ["image=teacher"]}}
     rows = summary(frame([begun, make_record("b", "undistilled"), make_record("student")]))
     students = rows[rows["role"] == "distilled"]
-    assert rows["start"].tolist().count("image=teacher") == 1 and twin(rows, students.iloc[0])["name"] == "b"
+    assert rows["init_from"].tolist().count("image=teacher") == 1 and twin(rows, students.iloc[0])["name"] == "b"
     assert twin(rows[rows["name"] != "b"], students.iloc[0]) is None
 
 
@@ -308,4 +311,31 @@ def test_latencies_of_different_days_are_compared_by_their_shares():
 def test_where_a_student_began(start, told):
     record = make_record()
     record["config"] = {**record["config"], "start": start}
-    assert frame([record])["start"].tolist() == [told]
+    assert frame([record])["init_from"].tolist() == [told]
+
+
+def test_shipped_records_of_schema_1_are_upgraded():
+    old = [json.loads(line) for path in sorted((ROOT / "results").glob("*.jsonl")) for line in path.open()]
+    old += [read_json(BUILT_IN / name / "record.json") for name in built_in_models()]
+    assert {record["schema"] for record in old} == {1}
+    for record in old:
+        new = upgrade(record)
+        assert new["schema"] == 2 and is_record(new) and upgrade(new) == new
+        assert "train_pictures" in record and new["train_images"] == record["train_pictures"]
+        assert new["metrics"].keys() == {"retrieval", "captioning", "vqa", "attention"} & new["metrics"].keys()
+        assert new["metrics"]["captioning"] == record["metrics"]["caption"]
+        assert new["notes"].get("captioning.spice") == record["notes"].get("caption.spice")
+        assert "pictures" not in new.get("inputs", {}) | (new["metrics"].get("attention") or {})
+    assert len(old) > 200 and all("train_pictures" in record for record in old)  # the old lines are unchanged
+
+
+def test_failed_runs_of_schema_1_are_upgraded(tmp_path: Path):
+    line = {
+        "schema": 1,
+        "failed": "out of memory",
+        "created": "2026-01-01T00:00:00+00:00",
+        "name": "a",
+        "role": "distilled",
+    }
+    append(line | {"seed": 0, "ablation": {"hash": "ab"}}, tmp_path / "runs.jsonl")
+    assert [(row["schema"], row["failed"]) for row in failures(tmp_path / "runs.jsonl")] == [(2, "out of memory")]

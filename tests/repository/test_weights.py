@@ -67,7 +67,7 @@ def test_the_readmes_tables_are_the_records(file, name):
     row, shown = records.summary(found).set_index("name").loc[name], TABLES[file][name]
     if shown:
         assert read_json(BUILT_IN / shown / "record.json")["id"] in set(records.latest(found)["id"])
-    cells = [f"`{shown or name}`", f"{row['train_pictures']:,}"]
+    cells = [f"`{shown or name}`", f"{row['train_images']:,}"]
     cells += [f"{row['params_m']:.2f}M", f"{row['flops_g']:.3f}G", f"{row['runs']}"]
     for score in ("tr1", "ir1", "cider", "vqa"):
         cells.append(f"{row[score]:.1f}" + (f" ±{row[f'{score}_sd']:.1f}" if row["runs"] > 1 else ""))
@@ -78,7 +78,7 @@ def test_what_the_readme_says_of_retrieval_among_5000_is_in_the_records():
     rows = records.summary(records.load(ROOT / "results" / "playground-5k.jsonl")).set_index("name")
     said = " ".join((ROOT / "README.md").read_text().split())
     shown = {name: rows.loc[name] for name in ("student", "student-undistilled", "teacher")}
-    assert [(row["runs"], row["test_pictures"]) for row in shown.values()] == [(3, 5000), (3, 5000), (1, 5000)]
+    assert [(row["runs"], row["test_images"]) for row in shown.values()] == [(3, 5000), (3, 5000), (1, 5000)]
     taught, alone = (
         " and ".join(f"{row[score]:.1f} ±{row[f'{score}_sd']:.1f}" for score in ("tr1", "ir1"))
         for row in (shown["student"], shown["student-undistilled"])

@@ -117,7 +117,7 @@ def test_terms_that_join_later_cost_from_then_on(teacher, monkeypatch):
     mixed = budget(student, dataset, config.replace(joins={"lm": 4}), teacher)
     assert mixed["flops"] == pytest.approx(0.4 * early["flops"] + 0.6 * whole["flops"], rel=1e-6)
     assert mixed["memory_gb"] == whole["memory_gb"]
-    assert (whole["pictures"], whole["epochs"], whole["train_pictures"]) == (80, 10.0, 8)
+    assert (whole["pictures"], whole["epochs"], whole["train_images"]) == (80, 10.0, 8)
 
 
 def test_memory_and_hours(teacher, monkeypatch):
