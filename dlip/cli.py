@@ -247,7 +247,7 @@ def training_options(new: argparse.ArgumentParser, distils: bool) -> None:
         )
     new.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: how often each picture is seen")
     new.add_argument(
-        "--recipe", choices=RECIPES, help="the paper's options for this stage (docs/recipe.md); those typed here win"
+        "--recipe", choices=RECIPES, help="the paper's options for this stage (docs/training.md); those typed here win"
     )
     new.add_argument("--dry-run", action="store_true", help="only tell what it would cost: FLOPs, memory, hours")
     group = new.add_argument_group("training", "see TrainConfig in dlip/models/config.py for each")

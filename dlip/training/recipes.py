@@ -1,7 +1,7 @@
 """The paper's road as configuration: pre-training with distillation on the 4M set, then fine-tuning at 384 px.
 
 A recipe is options of `dlip train` and `dlip distill`; what is typed besides comes after them and wins. What is the
-paper's (arXiv 2308.12956, section 4.1) and what it leaves out and we chose is told apart in docs/recipe.md.
+paper's (arXiv 2308.12956, section 4.1) and what it leaves out and we chose is told apart in docs/training.md.
 """
 
 from dataclasses import dataclass

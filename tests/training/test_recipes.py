@@ -13,7 +13,7 @@ from dlip.training.recipes import RECIPES, recipe
 from dlip.training.terms import AT, HR
 from tests.helpers import ROOT
 
-PAGE = (ROOT / "docs" / "recipe.md").read_text()
+PAGE = (ROOT / "docs" / "training.md").read_text()
 PLACE = ["--out", "x", "--teacher", "t"]
 
 
@@ -57,7 +57,7 @@ def test_what_is_typed_wins_wherever_it_stands():
 def test_every_command_of_the_page_is_one():
     lines = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
     found = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("dlip ")]
-    assert {words[words.index("--recipe") + 1] for words in found} == set(RECIPES)
+    assert {words[words.index("--recipe") + 1] for words in found if "--recipe" in words} == set(RECIPES)
     assert all(parser().parse_args(words).teacher.startswith("Salesforce/") for words in found)
 
 
