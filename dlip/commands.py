@@ -66,19 +66,19 @@ def models(args: argparse.Namespace) -> None:
 def data(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
 
-    counts, problems = {}, []
-    sets = data_sets.parts(args.name)
+    counts, faults = {}, []
+    sets = data_sets.dataset_names(args.name)
     for part, split in [(one, split) for one in sets for split in data_sets.splits(one)]:
         dataset = data_sets.open(part, split, on_error="skip")
         dataset.verify()
         counts[split if len(sets) == 1 else f"{part} {split}"] = dataset.counts()
-        problems += dataset.problems
+        faults += dataset.faults
     if args.json:
-        show({"data": args.name, "splits": counts, "problems": problems}, args)
+        show({"data": args.name, "splits": counts, "faults": faults}, args)
         return
     for split, row in counts.items():
         print(f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items()))
-    print(number_of(len(problems), "problem") + (":" if problems else ""), *map(one_line, problems), sep="\n  ")
+    print(number_of(len(faults), "fault") + (":" if faults else ""), *map(one_line, faults), sep="\n  ")
 
 
 def data_check(args: argparse.Namespace) -> None:
@@ -93,7 +93,7 @@ def data_check(args: argparse.Namespace) -> None:
 
 def data_shard(args: argparse.Namespace) -> None:
     from dlip import data as data_sets
-    from dlip.data.shards.pack import check_empty, write_shards
+    from dlip.data.shards.write import check_empty, write_shards
 
     check_empty(args.out)
     opened = {}
@@ -105,7 +105,7 @@ def data_shard(args: argparse.Namespace) -> None:
         show(written, args)
         return
     print(
-        *(f"{row['file']}  {row['pictures']:>6,} pictures  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]),
+        *(f"{row['file']}  {row['images']:>6,} images  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]),
         sep="\n",
     )
 
@@ -166,7 +166,7 @@ def evaluate(args: argparse.Namespace) -> None:
     answers = read_answers(args.answers) if args.answers else None
     split = args.split or run.held_out(args.data, "--")
     dataset = data_sets.open(args.data, split, args.limit, args.on_error)
-    left_out = {dataset.split: len(data_sets.verified(dataset))}
+    left_out = {dataset.split: len(data_sets.verify(dataset))}
     figures, items = run.measure(
         vlm, dataset, args.latency_repeats, args.json != "-",
         tasks=tasks, k=args.candidates, num_beams=args.beams, answers=answers,

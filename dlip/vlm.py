@@ -11,7 +11,7 @@ from PIL import Image
 from dlip.checkpoints.load import load_model, save_model
 from dlip.common.errors import UserError, number_of
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import several, square, upright
+from dlip.data.transforms import as_list, load_image, resize_square
 from dlip.models.composite import Composite
 from dlip.models.fast.precision import pack
 from dlip.models.generate import beam_search, generate
@@ -58,7 +58,7 @@ class VLM:
         Raises UserError where one cannot be read.
         """
         side = (med or self.med.model_for_states("image")).config.image_size
-        squares = np.stack([square(upright(image), side) for image in images])  # [B, S, S, 3]
+        squares = np.stack([resize_square(load_image(image), side) for image in images])  # [B, S, S, 3]
         return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
 
     def texts(self, texts: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,7 +83,7 @@ class VLM:
         self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
     ) -> list[str]:
         """One caption a picture, without the prompt: by beam search, greedily (one beam), or sampled (`top_p`)."""
-        images = several(images, "picture")
+        images = as_list(images, "picture")
         if not images:
             return []
         med = self.med.model_for("lm").eval()
@@ -140,7 +140,7 @@ class VLM:
     @torch.inference_mode()
     def embed_images(self, images: Iterable[ImageInput]) -> torch.Tensor:
         """Pictures as ITC compares them, unit vectors [I, E], for galleries that are searched more than once."""
-        images, med = several(images, "picture"), self.med.model_for("itc").eval()
+        images, med = as_list(images, "picture"), self.med.model_for("itc").eval()
         if not images:
             return torch.zeros(0, med.config.embed_dim, device=self.device)
         return med.project_image(self.image_states(images, med))
@@ -148,7 +148,7 @@ class VLM:
     @torch.inference_mode()
     def embed_texts(self, texts: Iterable[str]) -> torch.Tensor:
         """Texts as ITC compares them, unit vectors [T, E]."""
-        texts, med = several(texts, "text"), self.med.model_for("itc").eval()
+        texts, med = as_list(texts, "text"), self.med.model_for("itc").eval()
         if not texts:
             return torch.zeros(0, med.config.embed_dim, device=self.device)
         return med.project_text(med.encode_text(*self.texts(texts)))
@@ -164,7 +164,7 @@ class VLM:
 
 
 def _paired(images, texts, noun: str) -> tuple[list, list]:
-    images, texts = several(images, "picture"), several(texts, noun)
+    images, texts = as_list(images, "picture"), as_list(texts, noun)
     if len(images) != len(texts):
         raise UserError(
             f"{number_of(len(images), 'picture')} came with {number_of(len(texts), noun)}; give one {noun} a picture"

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.write import write_folder
 from drills.killed import WORKS, differences, finish, grid, start
 
 SHARE = 0.2, 1.5

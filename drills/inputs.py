@@ -31,8 +31,8 @@ import dlip
 from dlip import cli, data, records
 from dlip.checkpoints.load import BUILT_IN
 from dlip.common.errors import UserError
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.write import write_folder
 from dlip.experiments.workers import work
 from drills import junk, junk_models
 
@@ -109,7 +109,7 @@ def pictures(rng: random.Random, folder: Path):
     vlm = _student()
     yield "used" if good in used else "the good picture was not used"
     for name in names[1:]:
-        told = [problem for problem in found.problems if problem.startswith(f"{name} ")]
+        told = [problem for problem in found.faults if problem.startswith(f"{name} ")]
         if name in used:
             kept = tried(lambda name=name: vlm.pixels([found[used[name]].image]))
             yield kept if kept != "refused" else f"{name} was verified and then refused"

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.write import write_folder
 
 PICTURES = 600
 """That the cache is filled with: it is safe on the disk after every 512."""

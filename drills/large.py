@@ -14,7 +14,7 @@ import dlip
 from dlip import data
 from dlip.cost.memory import peak_bytes, resident_mb
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.shards.pack import write_shards
+from dlip.data.shards.write import write_shards
 from dlip.experiments.run import new_student
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
@@ -54,7 +54,7 @@ def run(times: int = 100_000) -> tuple[dict, dict, list[str]]:
     for stage, most in GB.items():
         faults += [f"{stage} took {counts[stage]['peak_gb']} GB"] * (counts[stage]["peak_gb"] > most)
     faults += [f"training's memory grew by {counts['learn']['grown_mb']} MB"] * (counts["learn"]["grown_mb"] > FLAT_MB)
-    wanted = {"pictures": times, "captions": CAPTIONS * times}
+    wanted = {"images": times, "captions": CAPTIONS * times}
     faults += [f"{found} were indexed"] * ((found := counts["index"].pop("counts")) != wanted)
     return {"pictures": times, "captions": CAPTIONS * times, "steps": STEPS}, counts, faults
 
@@ -66,7 +66,7 @@ def pack(folder: str, pictures: int, threads: int) -> dict:
 
 def index(folder: str, pictures: int, threads: int) -> dict:
     found = data.open(f"{folder}/shards", "train").counts()
-    return {"counts": {noun: found[noun] for noun in ("pictures", "captions")}, **peak()}
+    return {"counts": {noun: found[noun] for noun in ("images", "captions")}, **peak()}
 
 
 def search(folder: str, pictures: int, threads: int) -> dict:

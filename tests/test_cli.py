@@ -12,8 +12,8 @@ import pytest
 
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.write import write_folder
 from dlip.experiments import ablation
 from dlip.experiments.grids import FULL, GRIDS, WHOLE
 from dlip.records.write import append
@@ -54,8 +54,8 @@ def test_models_as_text_and_as_json(capsys):
 def test_data_counts(capsys):
     assert main(["data", "scenes", "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["splits"]["test"] == {"pictures": 1000, "captions": 5000, "questions": 6000}
-    assert found["problems"] == []
+    assert found["splits"]["test"] == {"images": 1000, "captions": 5000, "questions": 6000}
+    assert found["faults"] == []
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import Unable, UserError
 from dlip.cost.count import needed_params, task_macs
 from dlip.data.scenes.world import SIDE
-from dlip.data.transforms import square
+from dlip.data.transforms import resize_square
 from dlip.plots.html import marked
 from dlip.vlm import VLM
 
@@ -165,7 +165,7 @@ def _both(teacher: str, student: str, work: Callable[[VLM], dict], nothing: dict
 def _timed(vlm: VLM, task: str, image, work: Callable) -> tuple:
     """What `work` makes of [the picture, made the model's square], its milliseconds, and the decoder's steps."""
     med, steps = vlm.med.model_for(task), []
-    squared = square(image, med.config.image_size)
+    squared = resize_square(image, med.config.image_size)
     counter = med.text_decoder.cls.register_forward_hook(lambda *_: steps.append(1))
     try:
         start = time.perf_counter()

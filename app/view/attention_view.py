@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dlip.common.errors import Unable, UserError
 from dlip.data.scenes.render import masks
-from dlip.data.scenes.truth import certain
+from dlip.data.scenes.truth import certain_referents
 from dlip.data.scenes.world import Scene
 from dlip.evaluation.attention_maps import cover, differ, mass, named, patches, pointing
 from dlip.plots import css_scale, overlay, peak
@@ -125,7 +125,7 @@ def spoken(word: int, text: str) -> str:
 
 def thing_of(word: int, text: str, scene: Scene | None) -> int | None:
     """The place in the scene's objects of the one that a word of a text names beyond doubt."""
-    return None if scene is None else named(text, scene, certain).get(word)
+    return None if scene is None else named(text, scene, certain_referents).get(word)
 
 
 def show(look: Look, picture: str, outline: bool = True) -> str:

@@ -12,7 +12,7 @@ from dlip.bench import row
 from dlip.common.errors import UserError
 from dlip.data.folders.dataset import Folder, splits
 from dlip.data.shards.dataset import Shards
-from dlip.data.shards.pack import write_shards
+from dlip.data.shards.write import write_shards
 
 PICTURES = 1000
 

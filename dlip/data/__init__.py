@@ -7,7 +7,7 @@ from pathlib import Path
 from dlip.common.errors import UserError, number_of, one_line
 
 
-class First:
+class FirstN:
     """The first `limit` pictures of a data set."""
 
     def __init__(self, dataset, limit: int):
@@ -41,9 +41,9 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
     them with + between their names (`joined`).
 
     limit: use the first pictures only. on_error: "fatal" stops at a picture or text that cannot be used, "skip" leaves
-    it out and names it in `problems`. Raises UserError where there is no such data or split.
+    it out and names it in `faults`. Raises UserError where there is no such data or split.
     """
-    names = parts(name)
+    names = dataset_names(name)
     if len(names) > 1 and split not in (shared := splits(name)):
         raise UserError(f"the sets of {name} share no split {split!r}; choose one that they share: {', '.join(shared)}")
     opened = [_kind(part)[0](part, split, on_error) for part in names]
@@ -51,17 +51,17 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
     if limit is not None:
         if limit < 1:
             raise UserError(f"{limit} pictures of {name} cannot be used; give a limit of at least 1")
-        dataset = First(dataset, limit)
+        dataset = FirstN(dataset, limit)
     return dataset
 
 
-def verified(dataset) -> list[str]:
+def verify(dataset) -> list[str]:
     """Reads every picture once, so that none fails later. Returns the faults that are left out, and warns of them.
 
     Raises UserError where they are fatal or nothing is left.
     """
     dataset.verify()
-    faults = dataset.problems
+    faults = dataset.faults
     if faults:
         few = one_line("; ".join(faults[:10]) + ("; ..." if len(faults) > 10 else ""))
         left = number_of(len(faults), "fault")
@@ -69,9 +69,9 @@ def verified(dataset) -> list[str]:
     return faults
 
 
-def holds(dataset, noun: str) -> bool:
+def has_field(dataset, noun: str) -> bool:
     """Whether a data set has "captions" or "questions": as it counts them, or of a limited one as is found there."""
-    if isinstance(dataset, First):
+    if isinstance(dataset, FirstN):
         return any(getattr(dataset[i], noun) for i in range(len(dataset)))
     return bool(dataset.counts()[noun])
 
@@ -81,14 +81,14 @@ def splits(name: str | Path) -> list[str]:
 
     Raises UserError where there is no such data, or no such split.
     """
-    found = [_kind(part)[1](part) for part in parts(name)]
+    found = [_kind(part)[1](part) for part in dataset_names(name)]
     common = [split for split in found[0] if all(split in other for other in found)]
     if not common:
         raise UserError(f"the sets of {name} have no split in common; name each with splits of the same names")
     return common
 
 
-def parts(name: str | Path) -> list[str]:
+def dataset_names(name: str | Path) -> list[str]:
     """`photos/flickr8k+photos/coco_vqa` as its names.
 
     What is there under the whole name is one; so is an address, a pattern or a hub's name with a + in it whose parts
@@ -116,22 +116,22 @@ def _is_there(name: str) -> bool:
 
 
 def _joined(datasets: list):
-    from dlip.data.joined import Joined
+    from dlip.data.joined import JoinedDatasets
 
-    return Joined(datasets)
+    return JoinedDatasets(datasets)
 
 
 def _kind(name: str | Path):
     """What opens a split of such data, and what lists its splits; imported when it is needed."""
     if str(name) == "scenes":
-        from dlip.data.scenes.dataset import PLACES, Scenes
+        from dlip.data.scenes.dataset import DISJOINT_SPLITS, Scenes
 
-        return lambda _, split, on_error: Scenes(split), lambda _: list(PLACES)
+        return lambda _, split, on_error: Scenes(split), lambda _: list(DISJOINT_SPLITS)
     if str(name).startswith("hub:"):
         from dlip.data import hub
 
         return hub.Hub, hub.splits
-    from dlip.data.shards.dataset import naming
+    from dlip.data.shards import naming
 
     if naming.is_shards(name):
         from dlip.data.shards.dataset import Shards

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from dlip import data as data_sets
 from dlip.common.errors import UserError, number_of, one_line
 from dlip.data.shards.dataset import Broken
-from dlip.data.shards.pack import stored
+from dlip.data.shards.write import encoded_item
 
 KINDS = {
     "missing pictures": " is missing",
@@ -36,7 +36,7 @@ def check(name: str) -> dict:
     splits, faults = {}, defaultdict(list)
     seen: dict[bytes | tuple[str, int], tuple[str, str]] = {}
     said: Counter = Counter()
-    sets = data_sets.parts(name)
+    sets = data_sets.dataset_names(name)
     for part, own in [(one, split) for one in sets for split in data_sets.splits(one)]:
         split = own if len(sets) == 1 else f"{part} {own}"
         try:
@@ -45,16 +45,16 @@ def check(name: str) -> dict:
         except UserError as error:
             if "no usable picture left" not in str(error):
                 raise
-            splits[split] = {"pictures": 0, "captions": 0, "questions": 0}
+            splits[split] = {"images": 0, "captions": 0, "questions": 0}
             faults["splits without a usable picture"].append(str(error))
             continue
         splits[split] = dataset.counts()
-        for problem in dataset.problems:
+        for problem in dataset.faults:
             faults[_kind(problem)].append(problem)
         for i in tqdm(range(len(dataset)), f"reading {split}", leave=False, disable=None):
             fault = None
             try:
-                picture = stored(dataset, i)
+                picture = encoded_item(dataset, i)
                 if getattr(dataset, "remote", False):  # which verify leaves alone
                     fault = dataset.fault(i)
             except Broken as error:

@@ -56,7 +56,7 @@ class Batch:
     """float32 [B, K]"""
     question_rows: torch.Tensor | None = None
     """int64 [N]: the row of the picture that each question is about; without it N is B."""
-    captions: torch.Tensor | None = None
+    caption_index: torch.Tensor | None = None
     """int64 [B]: which of its captions each picture shows; 0 where it has none."""
     rows: torch.Tensor | None = None
     """int64 [B]: each picture's place in the data set, where it was read from one in training."""

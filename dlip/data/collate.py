@@ -12,10 +12,10 @@ from PIL import Image
 
 from dlip.data.batch import Batch, Item, Question
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import augment, square
+from dlip.data.transforms import augment, resize_square
 
 T = TypeVar("T")
-SHIFT = 3
+MAX_SHIFT = 3
 """pixels that a drawn picture is moved by at most"""
 _SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 
@@ -91,9 +91,9 @@ class Collate:
         self, image: Image.Image | np.ndarray, rng: np.random.Generator | None, words: list[str | None]
     ) -> np.ndarray:
         if rng is None or not self.augment:
-            return square(image, self.image_size)
+            return resize_square(image, self.image_size)
         if isinstance(image, np.ndarray):
-            return shift(square(image, self.image_size), rng)
+            return shift(resize_square(image, self.image_size), rng)
         return augment(image, self.image_size, rng, self.flip and not _SIDE.search(" ".join(filter(None, words))))
 
     def _encode(self, texts: list[str | None], first: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -112,8 +112,8 @@ class Collate:
 
 def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """[S, S, 3] moved by up to `SHIFT` pixels each way, its edges repeated behind it."""
-    row, column = rng.integers(0, 2 * SHIFT + 1, 2)
-    wide = np.pad(image, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    row, column = rng.integers(0, 2 * MAX_SHIFT + 1, 2)
+    wide = np.pad(image, ((MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT), (0, 0)), mode="edge")
     return wide[row : row + image.shape[0], column : column + image.shape[1]]
 
 

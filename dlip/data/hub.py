@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.data.checked import Checked, Stored, image_id, in_threads
+from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name, map_in_threads
 from dlip.data.transforms import read_image
 
 PREFIX = "hub:"
@@ -32,7 +32,7 @@ FILES = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "j
 """Endings of files -> what the library calls them."""
 
 
-class Hub(Checked):
+class Hub(QuarantineMixin):
     """A split of a Hugging Face data set; rows of one `id` are one picture, which has all their texts.
 
     Faults of texts are found on opening and those of pictures by `verify`, as `Folder` does.
@@ -56,22 +56,22 @@ class Hub(Checked):
 
     def __getitem__(self, i: int) -> Item:
         """Picture i, decoded now. Raises UserError where it cannot be read."""
-        stored = self.stored(i)
-        return Item(read_image(stored.name, stored.data), stored.image_id, stored.captions, stored.questions)
+        encoded = self.encoded_item(i)
+        return Item(read_image(encoded.name, encoded.data), encoded.image_id, encoded.captions, encoded.questions)
 
-    def stored(self, i: int) -> Stored:
+    def encoded_item(self, i: int) -> EncodedItem:
         """Picture i as the data set holds it, not decoded. Raises UserError where the row has no picture."""
         name, rows = self._rows[i]
         data = self._bytes(rows[0], name)
         captions, questions, _ = self._said[i]
-        return Stored(name, image_id(name), captions, questions, data)
+        return EncodedItem(name, image_id_from_name(name), captions, questions, data)
 
     def verify(self) -> None:
         """Reads every picture once, so that none fails later.
 
         Raises UserError, as opening does, where faults are fatal or nothing is left.
         """
-        faults = in_threads(self._fault, range(len(self)), len(self))
+        faults = map_in_threads(self._fault, range(len(self)), len(self))
         good = [i for i, fault in enumerate(faults) if not fault]
         self._rows, self._said = [self._rows[i] for i in good], [self._said[i] for i in good]
         self._report([fault for fault in faults if fault])
@@ -79,7 +79,7 @@ class Hub(Checked):
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
         captions, questions = (sum(len(said[part]) for said in self._said) for part in (0, 1))
-        return {"pictures": len(self), "captions": captions, "questions": questions}
+        return {"images": len(self), "captions": captions, "questions": questions}
 
     def fingerprint(self) -> str:
         """A hash of the library's own, of the columns, and of the rows used."""

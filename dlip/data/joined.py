@@ -8,12 +8,12 @@ from itertools import accumulate, chain
 import numpy as np
 
 from dlip.data.batch import Item
-from dlip.data.checked import Stored, image_id
 from dlip.data.loader import epoch_order
-from dlip.data.shards.pack import stored
+from dlip.data.quarantine import EncodedItem, image_id_from_name
+from dlip.data.shards.write import encoded_item
 
 
-class Joined:
+class JoinedDatasets:
     """The same split of several data sets, one after the other.
 
     A picture's number is another than in its own set, so that no two sets share one. Tags, which mean something else
@@ -30,8 +30,8 @@ class Joined:
         return [0, *accumulate(map(len, self.datasets))]
 
     @property
-    def problems(self) -> list[str]:
-        return list(chain.from_iterable(dataset.problems for dataset in self.datasets))
+    def faults(self) -> list[str]:
+        return list(chain.from_iterable(dataset.faults for dataset in self.datasets))
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -42,10 +42,10 @@ class Joined:
         item = self.datasets[which][place]
         return replace(item, image_id=_number(which, item.image_id), tags=None)
 
-    def stored(self, i: int) -> Stored:
+    def encoded_item(self, i: int) -> EncodedItem:
         """Picture i as its file holds it."""
         which, place = self._find(i)
-        picture = stored(self.datasets[which], place)
+        picture = encoded_item(self.datasets[which], place)
         return replace(picture, image_id=_number(which, picture.image_id))
 
     def verify(self) -> None:
@@ -86,4 +86,4 @@ class Joined:
 
 
 def _number(which: int, own: int) -> int:
-    return image_id(f"{which}:{own}")
+    return image_id_from_name(f"{which}:{own}")

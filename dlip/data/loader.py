@@ -19,7 +19,7 @@ def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(length, generator=generator).tolist()
 
 
-class Batches:
+class ResumableBatchSampler:
     """Sampler of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its part of each batch.
 
     The parts put together in order of rank are the batch that one process alone would get. A batch never spans two
@@ -71,7 +71,7 @@ class EpochItems(Dataset):
             return epoch, index, fault
 
 
-def train_loader(dataset, batches: Batches, collate: Collate, workers: int = 0) -> DataLoader:
+def train_loader(dataset, batches: ResumableBatchSampler, collate: Collate, workers: int = 0) -> DataLoader:
     """Batches in the order of `batches`, each drawn for its own epoch; `sound` raises what could not be drawn."""
 
     def collate_epoch(drawn: list) -> Batch | Exception:
@@ -87,7 +87,7 @@ def train_loader(dataset, batches: Batches, collate: Collate, workers: int = 0) 
 
 
 @contextmanager
-def working() -> Iterator[None]:
+def explain_killed_worker() -> Iterator[None]:
     """Within it a loader's worker that is killed, of which torch tells in any line, is a UserError."""
     try:
         yield
@@ -99,7 +99,7 @@ def working() -> Iterator[None]:
         ) from error
 
 
-def sound(stream: Iterator[Batch | Exception]) -> Iterator[Batch]:
+def raise_faults(stream: Iterator[Batch | Exception]) -> Iterator[Batch]:
     """The batches of a `train_loader`. Raises the UserError or OSError that drawing one has raised."""
     for batch in stream:
         if isinstance(batch, Exception):

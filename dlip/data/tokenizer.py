@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from dlip.common.errors import UserError
 from dlip.common.files import write_atomically
 
-MOST_LETTERS = 1000
+MAX_WORD_CHARS = 1000
 """Of a word that is parted into pieces, at the cost of their square; BERT takes 100."""
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
 
@@ -105,8 +105,8 @@ def _checked(fast: FastTokenizer) -> FastTokenizer:
     for name, kind in parts.items():
         if type(part := getattr(fast, name)) is not kind:
             raise ValueError(f"its {name} is {type(part).__name__}, and only BERT's {kind.__name__} is known here")
-    if fast.model.max_input_chars_per_word > MOST_LETTERS:
-        raise ValueError(f"its words may have {fast.model.max_input_chars_per_word} letters, at most {MOST_LETTERS}")
+    if fast.model.max_input_chars_per_word > MAX_WORD_CHARS:
+        raise ValueError(f"its words may have {fast.model.max_input_chars_per_word} letters, at most {MAX_WORD_CHARS}")
     vocabulary = fast.get_vocab()
     word = max(vocabulary, key=vocabulary.get)
     if vocabulary[word] >= len(vocabulary):

@@ -56,14 +56,14 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
         raise UserError(f"cannot read the picture {path} ({error}); mend or remove it") from error
 
 
-def several(values: Iterable, noun: str) -> list:
+def as_list(values: Iterable, noun: str) -> list:
     """Pictures or texts as a list. Raises UserError for a single one, whose letters would be taken for several."""
     if isinstance(values, str | Path | Image.Image):
         raise UserError(f"{noun}s come in a list, and here is one alone; put it in brackets, [{noun}]")
     return list(values)
 
 
-def upright(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
+def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
     """A picture, a path or pixels, ready to be resized."""
     if isinstance(image, str | Path):
         return read_image(image)
@@ -103,7 +103,7 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def square(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
+def resize_square(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
     """RGB picture, or its pixels [H, W, 3], to uint8 [size, size, 3]: bicubic, the sides squeezed as BLIP does.
 
     Pixels that have the size already are returned as they are, not copied.

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.render import masks
-from dlip.data.scenes.truth import read, referents
+from dlip.data.scenes.truth import parse_caption, referents
 from dlip.data.scenes.world import Scene
 from dlip.evaluation.tasks.base import percent
 from dlip.models.features import Trace, Want
@@ -175,7 +175,7 @@ def named(caption: str, scene: Scene, find: Callable = referents) -> dict[int, i
 
     find: `referents`, or another of dlip.data.scenes.truth that takes a reading and its scene.
     """
-    reading, words = read(caption), caption.lower().split()
+    reading, words = parse_caption(caption), caption.lower().split()
     meant = zip(reading.mentions, find(reading, scene), strict=True)
     places = {i: o for mention, o in meant if o is not None for i in range(mention.start, mention.end)}
     return {i: o for i, o in places.items() if words[i] not in ARTICLES}

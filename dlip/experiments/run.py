@@ -44,7 +44,7 @@ TEXTS_READ = 20_000
 
 def texts_of(dataset) -> Iterable[str]:
     """Captions, questions and answers, of at most the first `TEXTS_READ` pictures, of joined sets of each."""
-    for part in [dataset] if isinstance(dataset, data_sets.First) else getattr(dataset, "datasets", [dataset]):
+    for part in [dataset] if isinstance(dataset, data_sets.FirstN) else getattr(dataset, "datasets", [dataset]):
         if hasattr(type(part), "texts"):  # no picture need be opened
             yield from part.texts(TEXTS_READ)
             continue
@@ -148,7 +148,7 @@ def scored(vlm: VLM, dataset) -> list[str]:
     found = [
         name
         for name, task in TASKS.items()
-        if task.abilities[0] in vlm.med.abilities and data_sets.holds(dataset, task.data)
+        if task.abilities[0] in vlm.med.abilities and data_sets.has_field(dataset, task.data)
     ]
     if not found:
         raise UserError(
@@ -214,7 +214,7 @@ def prepare(
     dataset = data_sets.open(data, split, limit, on_error)
     test = data_sets.open(test_data or data, test_split or held_out(test_data or data), test_limit, on_error)
     seen = test if test.split == "val" or not config.eval_every else watched(test_data or data, test, on_error)
-    glanced = data_sets.First(seen, config.eval_items)
+    glanced = data_sets.FirstN(seen, config.eval_items)
     vlm = VLM.load(teacher) if teacher else None
     kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
 
@@ -223,13 +223,13 @@ def prepare(
         model.med.abilities = learnt(config.weights)
         for source in start:
             initialize(model, source)
-        scored(model, test.dataset if isinstance(test, data_sets.First) else test)  # as counted, no picture read
+        scored(model, test.dataset if isinstance(test, data_sets.FirstN) else test)  # as counted, no picture read
         return model
 
     preset(size)  # what cannot be is told before every picture is read, which a vocabulary waits for
     model, left_out = begun() if kin else None, dict[str, int]()
     for one in {id(one): one for one in (dataset, test, seen)}.values() if verify else ():
-        left_out[one.split] = left_out.get(one.split, 0) + len(data_sets.verified(one))
+        left_out[one.split] = left_out.get(one.split, 0) + len(data_sets.verify(one))
     model = model or begun()
     if verify:
         for measured in (test, glanced) if config.eval_every else (test,):

@@ -13,7 +13,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from dlip.common.errors import UserError
-from dlip.data.transforms import several, square, upright
+from dlip.data.transforms import as_list, load_image, resize_square
 
 ImageInput = Image.Image | np.ndarray | str | Path
 
@@ -145,15 +145,17 @@ class Runner:
 
     def _look(self, part: Part, images: list[ImageInput], output: str) -> np.ndarray:
         side = part.config["image_size"]
-        pixels = np.stack([square(upright(image), side) for image in several(images, "picture")])  # [B, S, S, 3]
+        pixels = np.stack(
+            [resize_square(load_image(image), side) for image in as_list(images, "picture")]
+        )  # [B, S, S, 3]
         return part.run("image", [output], pixels=pixels)[0]
 
     def _read(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        found = self.tokenizer.encode_batch(several(texts, "text"))
+        found = self.tokenizer.encode_batch(as_list(texts, "text"))
         return np.array([one.ids for one in found]), np.array([one.attention_mask for one in found], bool)  # [N, T]
 
     def _pairs(self, part: Part, images: list, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        images, texts = several(images, "picture"), several(texts, "text")
+        images, texts = as_list(images, "picture"), as_list(texts, "text")
         if len(images) not in (1, len(texts)):
             raise UserError(
                 f"pictures and texts differ in number: {len(images)} and {len(texts)}; give one text a picture"

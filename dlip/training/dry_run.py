@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dlip.common.errors import number_of, three_digits
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches
+from dlip.data.loader import ResumableBatchSampler
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.layer_modes import run_layers
@@ -93,7 +93,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
     micro = config.batch_size // config.accumulate
-    drawn = Batches(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))
+    drawn = ResumableBatchSampler(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     batch = collate([dataset[i] for _, i in next(iter(drawn))]).to(device)
     kinds = dataset[0].tags

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from dlip.checkpoints.tensors import load_weights, weights
 from dlip.common import distributed
 from dlip.common.errors import UserError, number_of
-from dlip.data import holds
+from dlip.data import has_field
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, sound, train_loader, working
+from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
 from dlip.models.composite import check
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import warn_if_emulated
@@ -84,7 +84,7 @@ def check_data(dataset, config: TrainConfig) -> None:
     wanted.pop("pictures", None)
     tags = dataset[0].tags
     for needs, term in wanted.items():
-        if not (tags is not None and len(tags) if needs == "tags" else holds(dataset, needs)):
+        if not (tags is not None and len(tags) if needs == "tags" else has_field(dataset, needs)):
             raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(
@@ -178,7 +178,7 @@ def train(
     check_parts(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
     run = Run(folder)
-    with run.alone(), working():
+    with run.alone(), explain_killed_worker():
         keep = partial(TeacherCache, cache, max_gb=cache_gb)
         _train(run, student, dataset, config, teacher, evaluate, about or {}, progress, keep, accelerator)
         for vlm in filter(None, (student, teacher)):
@@ -203,7 +203,7 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
         return
     learner.train()
     run_layers(student.med, config.gradient_checkpointing, config.compile)
-    batches = Batches(
+    batches = ResumableBatchSampler(
         len(dataset), config.batch_size // config.accumulate, config.steps * config.accumulate, config.seed,
         start * config.accumulate, accelerator.process_index, accelerator.num_processes,
         getattr(dataset, "order", None),
@@ -219,7 +219,7 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
         run_layers(guarded, compiled=config.compile)
     if guarded and config.cache:
         guarded = keep(guarded, dataset, collate, config.layers)
-    stream = sound(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
+    stream = raise_faults(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
     if start:
         run.restore(learner, descent.adamw, start, accelerator.scaler)
     step, meter = start, Meter()

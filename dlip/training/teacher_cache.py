@@ -29,7 +29,7 @@ from dlip.common.errors import UserError, number_of
 from dlip.common.files import in_place, own_file, read_json, write_json
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
-from dlip.data.transforms import square
+from dlip.data.transforms import resize_square
 from dlip.models.composite import Composite
 from dlip.models.features import SOURCES, Features, Trace, Want
 from dlip.models.token_ids import prompted
@@ -136,7 +136,7 @@ class TeacherCache(nn.Module):
         return torch.from_numpy(self.columns[column][rows.cpu().numpy()]).float()
 
     def _caption(self, batch: Batch) -> Tensor:
-        return (batch.rows * self.lengths.shape[1] + batch.captions).cpu()
+        return (batch.rows * self.lengths.shape[1] + batch.caption_index).cpu()
 
     # --- on disk --------------------------------------------------------------------------------------------------
 
@@ -261,7 +261,9 @@ class TeacherCache(nn.Module):
     def _fill_rows(self, rows: range, items: list, collate: Collate) -> None:
         med = self.teacher.med
         device = med.temp.device
-        pixels = torch.from_numpy(np.stack([square(item.image, collate.image_size) for item in items]))  # [B, S, S, 3]
+        pixels = torch.from_numpy(
+            np.stack([resize_square(item.image, collate.image_size) for item in items])
+        )  # [B, S, S, 3]
         trace = Trace(self.want.layers_of("image", med.config))
         image = med.encode_image(med.normalize(pixels.permute(0, 3, 1, 2).to(device)), trace)
         picture = [i for i, item in enumerate(items) for _ in item.captions]

@@ -15,9 +15,9 @@ from dlip.bench import demo, growth, modules, precision, reading, reranking, sea
 from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.write import write_folder
 from dlip.experiments.run import texts_of
 from dlip.models.config import ModelConfig
 

@@ -43,7 +43,7 @@ def faulty(tmp_path):
 def test_one_fault_of_each_kind(faulty, capsys):
     found = check(str(faulty))
     assert found["splits"] == {
-        "train": {"pictures": 4, "captions": 6, "questions": 0}, "val": {"pictures": 2, "captions": 2, "questions": 0}
+        "train": {"images": 4, "captions": 6, "questions": 0}, "val": {"images": 2, "captions": 2, "questions": 0}
     }  # fmt: skip
     assert found["faults"].pop("corrupt pictures or shards")[0].startswith("cut.png cannot be read")
     assert found["faults"] == {
@@ -70,7 +70,7 @@ def test_no_faults(monkeypatch):
         monkeypatch.setitem(SPLITS, split, 5)
     found = check("scenes")
     assert found["sound"] and found["faults"] == {} and text(found).endswith("no faults")
-    assert found["splits"]["test"] == {"pictures": 5, "captions": 25, "questions": 30}
+    assert found["splits"]["test"] == {"images": 5, "captions": 25, "questions": 30}
 
 
 def test_shard_by_command(faulty, tmp_path, capsys, monkeypatch):
@@ -79,7 +79,7 @@ def test_shard_by_command(faulty, tmp_path, capsys, monkeypatch):
     assert main(words) == 2
     assert "faults" in capsys.readouterr().err
     assert main([*words, "--on-error", "skip", "--splits", "train", "--pictures", "3"]) == 0
-    assert capsys.readouterr().out.split()[:3] == ["train-00000.tar", "3", "pictures"]
+    assert capsys.readouterr().out.split()[:3] == ["train-00000.tar", "3", "images"]
     assert main(["data", str(tmp_path / "shards"), "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["splits"] == {"train": {"pictures": 4, "captions": 6, "questions": 0}} and found["problems"] == []
+    assert found["splits"] == {"train": {"images": 4, "captions": 6, "questions": 0}} and found["faults"] == []

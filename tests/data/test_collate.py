@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from dlip.data.batch import Item, Question
-from dlip.data.collate import SHIFT, Collate, shift
+from dlip.data.collate import MAX_SHIFT, Collate, shift
 from dlip.data.folders.dataset import Folder
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import square
+from dlip.data.transforms import resize_square
 from dlip.models.features import Want
 from dlip.training.objectives import vqa
 from tests.helpers import ROOT
@@ -203,7 +203,7 @@ def test_as_many_questions_as_asked_for_no_one_twice(tokenizer):
 def test_photos_are_augmented_on_request_in_training_alone(tokenizer):
     image = photo()
     row = item(7, ["one"], image=image)
-    plain = torch.from_numpy(square(image, 16).copy()).permute(2, 0, 1)
+    plain = torch.from_numpy(resize_square(image, 16).copy()).permute(2, 0, 1)
 
     def pixels(**kwargs):
         return Collate(tokenizer, 16, **kwargs)([row]).images[0]
@@ -247,7 +247,7 @@ def test_shift_moves_at_most_so_far_and_repeats_the_edges():
         places.add((int(row) - 5, int(column) - 6))
         if column >= 6:
             assert (moved[:, : column - 5, 0] == 50).all()
-    steps = range(-SHIFT, SHIFT + 1)
+    steps = range(-MAX_SHIFT, MAX_SHIFT + 1)
     assert places == {(a, b) for a in steps for b in steps}
 
 

@@ -13,7 +13,7 @@ from dlip import data
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.hub import parse, read_rows
-from dlip.data.shards.pack import write_shards
+from dlip.data.shards.write import write_shards
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +51,10 @@ def test_saved_by_the_library(tmp_path):
     assert data.splits(name) == ["train", "val"]
     dataset = data.open(name, "train", on_error="skip")
     dataset.verify()
-    assert (dataset.name, dataset.problems) == ("set", ["set/train/1 has an empty caption"])
+    assert (dataset.name, dataset.faults) == ("set", ["set/train/1 has an empty caption"])
     assert [item.captions for item in dataset] == [["one", "two"], ["three"], ["four"]]
     assert [item.image.getpixel((0, 0)) for item in dataset] == [(i, 0, 0) for i in range(3)]
-    assert dataset.counts() == {"pictures": 3, "captions": 4, "questions": 0}
+    assert dataset.counts() == {"images": 3, "captions": 4, "questions": 0}
     assert dataset.fingerprint() == data.open(name, "train", on_error="skip").fingerprint()
     assert {item.image_id for item in dataset}.isdisjoint(item.image_id for item in data.open(name, "val"))
     with pytest.raises(UserError, match="has no split 'test'; choose one of those it has: train, val"):
@@ -129,7 +129,7 @@ def test_broken_pictures(tmp_path):
         data.open(name, "train").verify()
     dataset = data.open(name, "train", on_error="skip")
     dataset.verify()
-    assert [item.captions for item in dataset] == [["a"]] and len(dataset.problems) == 2
+    assert [item.captions for item in dataset] == [["a"]] and len(dataset.faults) == 2
 
 
 @pytest.mark.parametrize(
@@ -178,5 +178,5 @@ def test_rows_reach_no_file_of_another_place(tmp_path):
     made.to_parquet(str(tmp_path / "set" / "train.parquet"))
     dataset = data.open(f"hub:{tmp_path}/set/train.parquet", "train", on_error="skip")
     dataset.verify()
-    assert [item.captions for item in dataset] == [["a"]] and len(dataset.problems) == 4
-    assert all("there is no such file in the data set's own folders" in problem for problem in dataset.problems)
+    assert [item.captions for item in dataset] == [["a"]] and len(dataset.faults) == 4
+    assert all("there is no such file in the data set's own folders" in problem for problem in dataset.faults)

@@ -11,9 +11,9 @@ from dlip import data
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.audit import check
-from dlip.data.joined import Joined
+from dlip.data.joined import JoinedDatasets
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.shards.pack import write_shards
+from dlip.data.shards.write import write_shards
 from dlip.experiments.run import new_model, prepare, texts_of, vocabulary
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
@@ -45,7 +45,7 @@ def test_every_picture_of_each_set(make):
     said, asked = make("said", 5), make("asked", 4, asked=True)
     joined = data.open(f"{said}+{asked}", "train")
     assert (joined.name, joined.split, len(joined)) == ("said+asked", "train", 9)
-    assert joined.counts() == {"pictures": 9, "captions": 5, "questions": 4}
+    assert joined.counts() == {"images": 9, "captions": 5, "questions": 4}
     assert [item.captions for item in joined] == [[f"shade {i}"] for i in range(5)] + [[]] * 4
     assert [q.answers for item in joined for q in item.questions] == [[f"{i}"] for i in range(4)]
     assert data.splits(f"{said}+{asked}") == ["train"]
@@ -57,11 +57,11 @@ def test_every_picture_of_each_set(make):
 def test_pictures_of_the_same_name_stay_apart(make):
     joined = data.open(f"{make('one', 3)}+{make('two', 3)}", "train")
     numbers = [item.image_id for item in joined]
-    assert len(set(numbers)) == 6 and [joined.stored(i).image_id for i in range(6)] == numbers
+    assert len(set(numbers)) == 6 and [joined.encoded_item(i).image_id for i in range(6)] == numbers
 
 
 def test_an_epoch_has_each_picture_once_and_mixes_the_sets(make):
-    joined = Joined([Scenes("val", size=300), Scenes("val", seed=1, size=100)])
+    joined = JoinedDatasets([Scenes("val", size=300), Scenes("val", seed=1, size=100)])
     first, second = joined.order(0, 0), joined.order(0, 1)
     assert sorted(first) == sorted(second) == list(range(400)) and first != second
     assert first == joined.order(0, 0) != joined.order(1, 0)
@@ -72,7 +72,7 @@ def test_an_epoch_has_each_picture_once_and_mixes_the_sets(make):
 def test_a_set_with_an_order_of_its_own_keeps_it(tmp_path):
     write_shards(tmp_path / "shards", {"val": Scenes("val", size=12)}, 4)
     shards, drawn = data.open(tmp_path / "shards", "val"), Scenes("val", size=6)
-    order = Joined([drawn, shards]).order(3, 2)
+    order = JoinedDatasets([drawn, shards]).order(3, 2)
     assert [i - 6 for i in order if i >= 6] == shards.order(3, 2)
 
 
@@ -81,16 +81,16 @@ def test_a_picture_found_broken_moves_those_behind_it(make):
     (said / "images" / "1.png").write_bytes(b"no picture")
     joined = data.open(f"{said}+{asked}", "train", on_error="skip")
     joined.verify()
-    assert len(joined) == 4 and joined[2].questions and len(joined.problems) == 1 and "1.png" in joined.problems[0]
+    assert len(joined) == 4 and joined[2].questions and len(joined.faults) == 1 and "1.png" in joined.faults[0]
     with pytest.raises(UserError, match="1.png"):
         data.open(f"{said}+{asked}", "train").verify()
 
 
 def test_of_a_limited_set_only_what_is_used_counts(make):
     name = f"{make('said', 3)}+{make('asked', 2, asked=True)}"
-    assert data.holds(data.open(name, "train"), "questions")
-    assert not data.holds(data.open(name, "train", limit=3), "questions")
-    assert data.holds(data.open(name, "train", limit=4), "questions")
+    assert data.has_field(data.open(name, "train"), "questions")
+    assert not data.has_field(data.open(name, "train", limit=3), "questions")
+    assert data.has_field(data.open(name, "train", limit=4), "questions")
 
 
 def test_what_is_glanced_at_has_what_is_learnt(make):
@@ -104,7 +104,7 @@ def test_what_is_glanced_at_has_what_is_learnt(make):
 
 
 def test_tags_mean_something_else_elsewhere(make):
-    assert Joined([Scenes("val", size=2), data.open(make("said", 2), "train")])[0].tags is None
+    assert JoinedDatasets([Scenes("val", size=2), data.open(make("said", 2), "train")])[0].tags is None
 
 
 def test_all_sets_give_words_and_are_learnt_from(make, tmp_path):
@@ -152,7 +152,7 @@ def test_faults_of_the_name(make, tmp_path):
     ],
 )
 def test_a_plus_within_a_name(name, names):
-    assert len(data.parts(name)) == names
+    assert len(data.dataset_names(name)) == names
 
 
 def test_checking_reads_every_split_of_every_set(make, capsys):

@@ -5,7 +5,7 @@ import torch
 
 from dlip.common.errors import UserError
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, EpochItems, epoch_order, sound, train_loader
+from dlip.data.loader import EpochItems, ResumableBatchSampler, epoch_order, raise_faults, train_loader
 from dlip.data.scenes.dataset import Scenes
 
 
@@ -20,7 +20,7 @@ def test_an_epoch_is_a_permutation_of_its_own():
 
 def test_a_batch_never_spans_two_epochs():
     """Ten items in batches of four: two a epoch, two items sit it out."""
-    batches = list(Batches(10, 4, steps=6, seed=3))
+    batches = list(ResumableBatchSampler(10, 4, steps=6, seed=3))
     assert [{epoch for epoch, _ in batch} for batch in batches] == [{0}, {0}, {1}, {1}, {2}, {2}]
     for epoch in range(3):
         items = [i for batch in batches[2 * epoch : 2 * epoch + 2] for _, i in batch]
@@ -29,13 +29,13 @@ def test_a_batch_never_spans_two_epochs():
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 6])
 def test_a_later_start_sees_what_would_have_come(start):
-    whole, late = Batches(10, 4, 6, seed=3), Batches(10, 4, 6, seed=3, start=start)
+    whole, late = ResumableBatchSampler(10, 4, 6, seed=3), ResumableBatchSampler(10, 4, 6, seed=3, start=start)
     assert list(late) == list(whole)[start:] and len(late) == 6 - start
 
 
 def test_processes_share_each_batch():
-    whole = list(Batches(10, 4, 6, seed=3))
-    shares = [list(Batches(10, 4, 6, seed=3, rank=rank, world=2)) for rank in (0, 1)]
+    whole = list(ResumableBatchSampler(10, 4, 6, seed=3))
+    shares = [list(ResumableBatchSampler(10, 4, 6, seed=3, rank=rank, world=2)) for rank in (0, 1)]
     for batch, one, two in zip(whole, *shares, strict=True):
         assert one == batch[:2] and two == batch[2:]
 
@@ -49,8 +49,8 @@ def test_items_know_their_epoch(scenes):
 def test_batches_are_the_same_by_any_worker_and_from_any_start(workers, tiny):
     pictures = Scenes("train-small", size=9)
     collate = Collate(tiny.tokenizer, 48, train=True, max_text=40, seed=1, augment=True)
-    plain = list(train_loader(pictures, Batches(9, 3, 6, seed=1), collate))
-    late = list(train_loader(pictures, Batches(9, 3, 6, seed=1, start=2), collate, workers))
+    plain = list(train_loader(pictures, ResumableBatchSampler(9, 3, 6, seed=1), collate))
+    late = list(train_loader(pictures, ResumableBatchSampler(9, 3, 6, seed=1, start=2), collate, workers))
     assert len(plain) == 6 and len(late) == 4
     for ours, theirs in zip(late, plain[2:], strict=True):
         for name, tensor in vars(theirs).items():
@@ -69,7 +69,9 @@ def test_what_cannot_be_drawn_is_raised_as_it_is(fault, workers, tiny):
             return super().__getitem__(i)
 
     collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
-    drawn = sound(iter(train_loader(Broken("val", size=8), Batches(8, 4, 2, seed=0), collate, workers)))
+    drawn = raise_faults(
+        iter(train_loader(Broken("val", size=8), ResumableBatchSampler(8, 4, 2, seed=0), collate, workers))
+    )
     with pytest.raises(type(fault)) as raised:
         list(drawn)
     assert str(raised.value) == str(fault)
@@ -80,7 +82,7 @@ def test_each_epoch_draws_anew(tiny):
     pictures = Scenes("train-small", size=8)
     collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
     shown = []
-    for batch in train_loader(pictures, Batches(8, 8, 2, seed=0), collate):
+    for batch in train_loader(pictures, ResumableBatchSampler(8, 8, 2, seed=0), collate):
         texts = zip(tiny.tokenizer.decode(batch.ids), tiny.tokenizer.decode(batch.question_ids), strict=True)
         shown.append(dict(zip(batch.image_id.tolist(), texts, strict=True)))
     assert shown[0].keys() == shown[1].keys() and sum(shown[0][i] != shown[1][i] for i in shown[0]) > 4

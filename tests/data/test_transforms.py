@@ -7,7 +7,7 @@ import transformers
 from PIL import Image, ImageChops
 
 from dlip.common.errors import UserError
-from dlip.data.transforms import FORMATS, MAX_PIXELS, augment, read_image, square, to_rgb
+from dlip.data.transforms import FORMATS, MAX_PIXELS, augment, read_image, resize_square, to_rgb
 
 
 @pytest.fixture
@@ -170,10 +170,10 @@ def processor(name: str, size: int):
 def test_square_is_what_blips_processor_makes(size):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     theirs = processor("BlipImageProcessorPil", 96)(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
-    ours = square(Image.fromarray(noise), 96)
+    ours = resize_square(Image.fromarray(noise), 96)
     assert ours.shape == (96, 96, 3) and ours.dtype == np.uint8
     assert np.array_equal(ours, theirs.transpose(1, 2, 0))
-    assert np.array_equal(square(noise, 96), ours)
+    assert np.array_equal(resize_square(noise, 96), ours)
 
 
 @pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480)])
@@ -181,12 +181,12 @@ def test_square_is_near_what_blips_torchvision_processor_makes(photo, size):
     pytest.importorskip("torchvision")
     image = photo.resize(size, Image.Resampling.BICUBIC)
     theirs = processor("BlipImageProcessor", 96)(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    assert np.abs(square(image, 96) - theirs.astype(float)).max() <= 2
+    assert np.abs(resize_square(image, 96) - theirs.astype(float)).max() <= 2
 
 
 def test_pixels_of_the_right_size_are_not_touched():
     pixels = np.zeros((48, 48, 3), np.uint8)
-    assert square(pixels, 48) is pixels
+    assert resize_square(pixels, 48) is pixels
 
 
 def test_augment_depends_on_the_generator_alone(photo):

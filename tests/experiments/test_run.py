@@ -11,10 +11,10 @@ import dlip
 from dlip import data, records
 from dlip.cli import main
 from dlip.common.errors import UserError
-from dlip.data import First
+from dlip.data import FirstN
 from dlip.data.batch import Item, Question
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import SPLITS, Scenes
-from dlip.data.write import write_folder
 from dlip.experiments import run as experiment
 from dlip.experiments.run import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
 from dlip.models.med import Med
@@ -344,5 +344,5 @@ def test_models_are_measured_on_the_accelerator_but_int8(tiny, scenes, monkeypat
     monkeypatch.setattr(experiment, "precision", lambda med: next(kinds))
     monkeypatch.setattr(Med, "to", lambda med, place: placed.append(place))
     for _ in range(2):
-        measure(tiny, First(scenes, 2), 0, False, teacher=tiny, tasks=("vqa",))
+        measure(tiny, FirstN(scenes, 2), 0, False, teacher=tiny, tasks=("vqa",))
     assert placed == ["the fast one"] * 2 + ["cpu"] * 2

@@ -13,7 +13,7 @@ import dlip
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.data.transforms import square
+from dlip.data.transforms import resize_square
 from dlip.experiments.run import new_model
 from dlip.export import transformers
 from dlip.export.huggingface import to_stock
@@ -123,7 +123,7 @@ def test_the_same_pixels(made):
     vlm, paths, _, found, _ = made
     ours = vlm.med.normalize(vlm.pixels(paths))
     torch.testing.assert_close(torch.tensor(found["pixels"]), ours, atol=1e-5, rtol=0)
-    assert square(Image.open(paths[0]).convert("RGB"), 48).shape == (48, 48, 3)
+    assert resize_square(Image.open(paths[0]).convert("RGB"), 48).shape == (48, 48, 3)
 
 
 def test_the_same_scores(made):

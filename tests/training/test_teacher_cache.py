@@ -21,9 +21,9 @@ from tokenizers.normalizers import BertNormalizer
 from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import own_file
-from dlip.data import First
+from dlip.data import FirstN
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, train_loader
+from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.features import hard_negatives
@@ -57,7 +57,7 @@ def collate_for(vlm: VLM) -> Collate:
 
 
 def batches(vlm: VLM, pictures, count: int = 3):
-    return train_loader(pictures, Batches(len(pictures), 8, count, seed=0), collate_for(vlm))
+    return train_loader(pictures, ResumableBatchSampler(len(pictures), 8, count, seed=0), collate_for(vlm))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_is_filled_once(teacher, pictures, tmp_path, monkeypatch):
 def test_another_teacher_data_or_text_length_has_another_cache(teacher, pictures, tmp_path):
     live, collate = Teacher(teacher.med), collate_for(teacher)
     folders = [TeacherCache(tmp_path, live, pictures, collate).folder]
-    folders.append(TeacherCache(tmp_path, live, First(pictures, 20), collate).folder)
+    folders.append(TeacherCache(tmp_path, live, FirstN(pictures, 20), collate).folder)
     folders.append(TeacherCache(tmp_path, live, Scenes("train-small", seed=1, size=40), collate).folder)
     folders.append(TeacherCache(tmp_path, live, pictures, replace(collate, max_text=12)).folder)
     folders.append(TeacherCache(tmp_path, live, pictures, collate, LAYERS).folder)
@@ -214,7 +214,7 @@ def test_processes_that_make_room_at_once_do_not_stumble(tmp_path, monkeypatch):
 
 
 def test_pictures_without_captions_are_refused(teacher, pictures, tmp_path):
-    class Silent(First):
+    class Silent(FirstN):
         def __getitem__(self, i):
             item = super().__getitem__(i)
             return replace(item, captions=[]) if i == 3 else item
@@ -274,7 +274,7 @@ def test_training_resumes_to_the_same_weights(teacher, tiny, pictures, tmp_path)
 
     whole = run(tmp_path / "whole")
 
-    class Stops(First):
+    class Stops(FirstN):
         """Stops the run in its fourth step."""
 
         left = 30

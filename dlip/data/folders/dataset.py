@@ -8,17 +8,17 @@ from pathlib import Path
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.data.checked import Checked, Stored, image_id, in_threads
 from dlip.data.folders import layouts
 from dlip.data.folders.annotations import Record
+from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name, map_in_threads
 from dlip.data.transforms import read_image
 
 
-class Folder(Checked):
+class Folder(QuarantineMixin):
     """A split of a folder: pictures, and files of captions, of questions, or both, which are then joined by picture.
 
     A fault is a picture that is missing or cannot be read, an empty caption or question, a question without answer, or
-    a picture's text in another split than its first. With on_error "skip" it is left out and named in `problems`, and
+    a picture's text in another split than its first. With on_error "skip" it is left out and named in `faults`, and
     with "fatal" it raises UserError. Faults of texts are found on opening, those of pictures by `verify`. Links among
     the pictures are followed wherever they lead, as the folder is taken for the user's own.
     """
@@ -38,16 +38,16 @@ class Folder(Checked):
         """Picture i, opened now, with all its captions and questions. Raises UserError where it cannot be read."""
         record = self.records[i]
         image = read_image(self._file(record))
-        return Item(image, image_id(record.name), record.captions, record.questions)
+        return Item(image, image_id_from_name(record.name), record.captions, record.questions)
 
-    def stored(self, i: int) -> Stored:
+    def encoded_item(self, i: int) -> EncodedItem:
         """Picture i as its file holds it. Raises UserError where the file cannot be read."""
         record, file = self.records[i], self._file(self.records[i])
         try:
             data = file.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read the picture {file} ({error}); mend or remove it") from error
-        return Stored(record.name, image_id(record.name), record.captions, record.questions, data)
+        return EncodedItem(record.name, image_id_from_name(record.name), record.captions, record.questions, data)
 
     def texts(self, pictures: int | None = None) -> Iterator[str]:
         """Every caption, question and answer, or those of the first pictures, none of them opened."""
@@ -62,7 +62,7 @@ class Folder(Checked):
 
         Raises UserError, as opening does, where faults are fatal or nothing is left.
         """
-        faults = in_threads(_fault, map(self._file, self.records), len(self.records))
+        faults = map_in_threads(_fault, map(self._file, self.records), len(self.records))
         pairs = list(zip(self.records, faults, strict=True))
         self.records = [record for record, fault in pairs if not fault]
         self._report([f"{record.name} {fault}" for record, fault in pairs if fault])
@@ -81,7 +81,7 @@ class Folder(Checked):
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
         return {
-            "pictures": len(self.records),
+            "images": len(self.records),
             "captions": sum(len(record.captions) for record in self.records),
             "questions": sum(len(record.questions) for record in self.records),
         }

@@ -13,10 +13,10 @@ from dlip.data.scenes.world import Scene, make_scene, tags
 SPLITS = {"train-large": 200_000, "train-small": 4_000, "val": 500, "test": 1_000, "test-5k": 5_000}
 """Pictures of each split: a teacher's, a student's, and those to measure on. `test-5k` begins with `test`: retrieval
 among five times as many, as COCO's 5K beside its 1K."""
-PLACES = ("train-large", "train-small", "val", "test")
+DISJOINT_SPLITS = ("train-large", "train-small", "val", "test")
 """Splits of which no two share a layout."""
 _BLOCK = 10_000_000  # numbers set aside for the scenes of one split and seed
-KEPT = 8192
+CACHED_ITEMS = 8192
 """Pictures that are kept once made, about 12 KB each with their texts: those of `train-small` are made once a run."""
 _SAMPLED = 256  # pictures that stand for all in a fingerprint
 
@@ -40,16 +40,16 @@ class Scenes:
             raise UserError(f"scenes cannot have {size} pictures; choose a size from 1 to {_BLOCK}")
         if not 0 <= seed < 2**32:
             raise UserError(f"the seed of scenes cannot be {seed}; choose one from 0 to {2**32 - 1}")
-        self.problems: list[str] = []
-        self._place = PLACES.index(split.removesuffix("-5k"))
-        self._first = (seed * len(PLACES) + self._place) * _BLOCK
+        self.faults: list[str] = []
+        self._place = DISJOINT_SPLITS.index(split.removesuffix("-5k"))
+        self._first = (seed * len(DISJOINT_SPLITS) + self._place) * _BLOCK
 
     def __len__(self) -> int:
         return self.size
 
     def scene(self, i: int) -> Scene:
         """What is true of picture i. Raises IndexError beyond the last one."""
-        return make_scene(self._number(i), self._place, len(PLACES))
+        return make_scene(self._number(i), self._place, len(DISJOINT_SPLITS))
 
     def __getitem__(self, i: int) -> Item:
         """Picture i, uint8 [48, 48, 3], with five captions, six questions and a tag for each kind of object in it."""
@@ -63,7 +63,7 @@ class Scenes:
 
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
-        return {"pictures": len(self), "captions": 5 * len(self), "questions": 6 * len(self)}
+        return {"images": len(self), "captions": 5 * len(self), "questions": 6 * len(self)}
 
     def fingerprint(self) -> str:
         """A hash of what the pictures and texts are; a generator that draws or says other things has another."""
@@ -77,9 +77,9 @@ class Scenes:
         """Nothing that is drawn can be broken."""
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHED_ITEMS)
 def _item(number: int, place: int) -> Item:
-    scene = make_scene(number, place, len(PLACES))
+    scene = make_scene(number, place, len(DISJOINT_SPLITS))
     image, kinds = render(scene), tags(scene)
     image.flags.writeable = kinds.flags.writeable = False  # it is handed out more than once
     return Item(image, scene.image_id, captions(scene), questions(scene), kinds)

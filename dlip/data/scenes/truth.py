@@ -53,7 +53,7 @@ class Fact:
     true: bool
 
 
-def read(caption: str) -> Reading:
+def parse_caption(caption: str) -> Reading:
     """The claims of any text; nothing raises."""
     words = [re.sub("[^a-z]", "", word) for word in caption.lower().split()]
     mentions, counts, backgrounds = [], [], []
@@ -76,7 +76,7 @@ def read(caption: str) -> Reading:
 
 def mentions(caption: str) -> list[Mention]:
     """The objects that a caption names, each with its place among the caption's words."""
-    return read(caption).mentions
+    return parse_caption(caption).mentions
 
 
 def _mention(words: list[str], shape: int) -> Mention:
@@ -133,7 +133,7 @@ def referents(reading: Reading, scene: Scene) -> list[int | None]:
     return [*max(permutations(slots, len(described)), key=merit), *undescribed]
 
 
-def certain(reading: Reading, scene: Scene) -> list[int | None]:
+def certain_referents(reading: Reading, scene: Scene) -> list[int | None]:
     """As `referents`, but None where the words of a mention are not true of an object, or do not tell it from others.
 
     Where no texture is named, any will do; of objects that all other attributes fail to tell apart, the plain one is
@@ -180,12 +180,12 @@ def judge(reading: Reading, scene: Scene) -> list[Fact]:
     return facts
 
 
-def describes(caption: str, scene: Scene) -> list[Fact]:
+def caption_facts(caption: str, scene: Scene) -> list[Fact]:
     """Every claim of a caption, judged of a scene; none where nothing could be read."""
-    return judge(read(caption), scene)
+    return judge(parse_caption(caption), scene)
 
 
-def fits(caption: str, scene: Scene) -> bool:
+def is_true_caption(caption: str, scene: Scene) -> bool:
     """Whether a caption names at least one object and claims nothing untrue."""
-    reading = read(caption)
+    reading = parse_caption(caption)
     return bool(reading.mentions) and all(fact.true for fact in judge(reading, scene))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dlip.common.errors import UserError, number_of
 from dlip.data.batch import Item
-from dlip.data.checked import Checked, Stored, image_id, in_threads
+from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name, map_in_threads
 from dlip.data.shards.download import Handle, cache_folder, is_url, open_shard
 from dlip.data.shards.naming import INDEX, shards
 from dlip.data.shards.tar_index import index, read_texts
@@ -29,7 +29,7 @@ class Broken(UserError):
     """A sample that cannot be used, while others can."""
 
 
-class Shards(Checked):
+class Shards(QuarantineMixin):
     """A split of shards. Those on disk are indexed when opened, those on the web fetched when they are reached.
 
     Faults of texts are found on opening and those of pictures by `verify`, as `Folder` does. On the web both are found
@@ -53,7 +53,7 @@ class Shards(Checked):
         for place in tqdm(unknown, "reading shards", leave=False, disable=None):
             faults += self._index(place)
         sizes = [
-            len(self._samples[place]) if place in self._samples else shard.promised["pictures"]
+            len(self._samples[place]) if place in self._samples else shard.promised["images"]
             for place, shard in enumerate(self.shards)
         ]
         self._starts = [0, *np.cumsum(sizes).tolist()]
@@ -77,7 +77,7 @@ class Shards(Checked):
                 logging.getLogger(__name__).warning("skipped: %s", fault)
         raise UserError(f"the {self.split} split of {self.where} has no usable picture left; copy it again")
 
-    def stored(self, i: int) -> Stored:
+    def encoded_item(self, i: int) -> EncodedItem:
         """Sample i as its shard holds it. Raises UserError where it cannot be fetched, Broken where it is not there."""
         i = int(self._kept[i])
         place = bisect.bisect_right(self._starts, i) - 1
@@ -92,8 +92,8 @@ class Shards(Checked):
         data, about, text = _read(handle.file, places)
         captions, questions, number, _ = read_texts(about, text)
         name = f"{shard.label}/{key.decode(errors='surrogatepass')}"
-        number = image_id(name) if number is None else number
-        return Stored(name, number, captions, questions, data)
+        number = image_id_from_name(name) if number is None else number
+        return EncodedItem(name, number, captions, questions, data)
 
     @property
     def remote(self) -> bool:
@@ -107,7 +107,7 @@ class Shards(Checked):
         """
         if self.remote:
             return
-        faults = in_threads(self.fault, range(len(self)), len(self))
+        faults = map_in_threads(self.fault, range(len(self)), len(self))
         self._kept = self._kept[[fault is None for fault in faults]]
         self._report([fault for fault in faults if fault])
 
@@ -122,7 +122,7 @@ class Shards(Checked):
 
     def counts(self) -> dict[str, int]:
         """Pictures, captions and questions."""
-        counts = {"pictures": len(self), "captions": 0, "questions": 0}
+        counts = {"images": len(self), "captions": 0, "questions": 0}
         for place, shard in enumerate(self.shards):
             first, last = np.searchsorted(self._kept, self._starts[place : place + 2])
             rows, known = self._kept[first:last] - self._starts[place], self._samples.get(place)
@@ -156,20 +156,20 @@ class Shards(Checked):
         return handle
 
     def _item(self, i: int) -> Item:
-        stored = self.stored(i)
+        encoded = self.encoded_item(i)
         try:
-            image = read_image(stored.name, stored.data)
+            image = read_image(encoded.name, encoded.data)
         except UserError as error:
             raise Broken(str(error)) from error
-        return Item(image, stored.image_id, stored.captions, stored.questions)
+        return Item(image, encoded.image_id, encoded.captions, encoded.questions)
 
     def fault(self, i: int) -> str | None:
-        """Why the picture of sample i cannot be used, if so. Raises what `stored` raises."""
-        stored = self.stored(i)
+        """Why the picture of sample i cannot be used, if so. Raises what `encoded_item` raises."""
+        encoded = self.encoded_item(i)
         try:
-            read_image(stored.name, stored.data)
+            read_image(encoded.name, encoded.data)
         except UserError as error:
-            return f"{stored.name} cannot be read ({error.__cause__})"
+            return f"{encoded.name} cannot be read ({error.__cause__})"
         return None
 
 

@@ -16,7 +16,7 @@ INDEX = "index.json"
 """What `dlip data shard` writes beside its shards: their splits and how much is in each."""
 MOST = 1_000_000
 """Shards that one {000..999} may stand for."""
-COUNTS = ("pictures", "captions", "questions", "bytes")
+COUNTS = ("images", "captions", "questions", "bytes")
 """That the index gives of a shard."""
 _KNOWN = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")

@@ -19,7 +19,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-from dlip.data.scenes.truth import describes
+from dlip.data.scenes.truth import caption_facts
 from dlip.data.scenes.world import Scene
 from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, percent
 
@@ -70,7 +70,7 @@ def predict(
 
 def facts(captions: list[str], scenes: list[Scene]) -> dict[str, float | None]:
     """How many of the captions' claims are true of their scenes, in percent by kind; None without any."""
-    claims = [fact for pair in zip(captions, scenes, strict=True) for fact in describes(*pair)]
+    claims = [fact for pair in zip(captions, scenes, strict=True) for fact in caption_facts(*pair)]
     judged = {kind: [fact.true for fact in claims if fact.kind == kind] for kind in FACTS}
     return {f"{kind}s": percent(true) if true else None for kind, true in judged.items()}
 

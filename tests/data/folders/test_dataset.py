@@ -8,7 +8,7 @@ from PIL import Image
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
-from dlip.data.folders.dataset import Folder, image_id, splits
+from dlip.data.folders.dataset import Folder, image_id_from_name, splits
 from tests.helpers import ROOT
 
 PHOTOS = ROOT.parent / "shared" / "data"
@@ -48,9 +48,9 @@ def names(folder: Folder) -> list[str]:
 def test_captions(make):
     path = make([picture("a.png", "one", " two "), picture("b.png", "x", split="val"), picture("c.png", "y")])
     folder = Folder(path, "train")
-    assert (folder.name, folder.split, len(folder), folder.problems) == (path.name, "train", 2, [])
+    assert (folder.name, folder.split, len(folder), folder.faults) == (path.name, "train", 2, [])
     item = folder[0]
-    assert (item.captions, item.questions, item.image_id) == (["one", "two"], [], image_id("a.png"))
+    assert (item.captions, item.questions, item.image_id) == (["one", "two"], [], image_id_from_name("a.png"))
     assert (item.image.mode, item.image.size) == ("RGB", (4, 3))
     assert [i.captions for i in folder] == [["one", "two"], ["y"]]
     with pytest.raises(IndexError):
@@ -93,8 +93,8 @@ def test_splits_and_counts(make):
         [asked("a.png", "a?", "1"), asked("a.png", "a?", "2"), asked("c.png", "c?", "3", split="test")],
     )
     assert splits(path) == ["test", "train", "val"]
-    assert Folder(path, "train").counts() == {"pictures": 1, "captions": 2, "questions": 1}
-    assert Folder(path, "test").counts() == {"pictures": 1, "captions": 0, "questions": 1}
+    assert Folder(path, "train").counts() == {"images": 1, "captions": 2, "questions": 1}
+    assert Folder(path, "test").counts() == {"images": 1, "captions": 0, "questions": 1}
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
         splits(path / "nowhere")
 
@@ -105,8 +105,8 @@ def test_coco_names_its_folder(make):
 
 
 def test_image_id_is_known_by_heart_and_differs():
-    assert image_id("a.png") == 7952145634355070  # runs to come must find the same
-    ids = {image_id(f"{i}.jpg") for i in range(20_000)}
+    assert image_id_from_name("a.png") == 7952145634355070  # runs to come must find the same
+    ids = {image_id_from_name(f"{i}.jpg") for i in range(20_000)}
     assert len(ids) == 20_000 and 0 <= min(ids) and 2**52 < max(ids) < 2**53
 
 
@@ -136,13 +136,13 @@ def test_faulty_texts_are_named_and_skipped_or_fatal(make, captions, vqa, fault,
         Folder(path, "train")
     assert f"has 1 fault: {fault}: mend what is wrong" in str(caught.value)
     folder = Folder(path, "train", on_error="skip")
-    assert folder.problems == [fault]
+    assert folder.faults == [fault]
     assert names(folder) == ["a.png"] + ["bad.png"] * kept
 
 
 def test_faults_of_another_split_do_not_matter(make):
     path = make([picture("a.png", "one"), picture("b.png", "", split="val")])
-    assert Folder(path, "train").problems == []
+    assert Folder(path, "train").faults == []
 
 
 def test_a_picture_of_two_splits_stays_in_its_first(make):
@@ -153,7 +153,7 @@ def test_a_picture_of_two_splits_stays_in_its_first(make):
     with pytest.raises(UserError, match=r"a\.png is in the split val as well"):
         Folder(path, "train")
     folder = Folder(path, "train", "skip")
-    assert (names(folder), folder.problems) == (["b.png"], ["a.png is in the split val as well"])
+    assert (names(folder), folder.faults) == (["b.png"], ["a.png is in the split val as well"])
     assert Folder(path, "val")[0].questions == []
 
 
@@ -162,7 +162,7 @@ def test_many_faults_are_counted_and_the_first_named(make):
     with pytest.raises(UserError) as caught:
         Folder(path, "train")
     assert "9 faults" in str(caught.value) and "2.png" in str(caught.value) and "3.png" not in str(caught.value)
-    assert len(Folder(path, "train", "skip").problems) == 9
+    assert len(Folder(path, "train", "skip").faults) == 9
 
 
 def spoil(path: Path) -> dict[str, str]:
@@ -190,12 +190,12 @@ def test_verify_finds_bad_pictures(make):
     folder = Folder(path, "train", "skip")
     folder.verify()
     assert names(folder) == ["a.png", "b.png"]
-    assert len(folder.problems) == len(bad)
-    for problem, (name, reason) in zip(folder.problems, bad.items(), strict=True):
+    assert len(folder.faults) == len(bad)
+    for problem, (name, reason) in zip(folder.faults, bad.items(), strict=True):
         assert problem.startswith(f"{name} {reason}")
     assert [item.image.size for item in folder] == [(4, 3)] * 2
     folder.verify()
-    assert len(folder.problems) == len(bad)
+    assert len(folder.faults) == len(bad)
 
 
 def test_verify_reads_a_picture_once_until_it_changes(make, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_pipe_and_a_device_are_no_pictures(make):
     (path / "images" / "zero.png").symlink_to("/dev/zero")
     folder = Folder(path, "train", "skip")
     folder.verify()
-    assert folder.problems == [f"{name} cannot be read (it is no file)" for name in ("pipe.png", "zero.png")]
+    assert folder.faults == [f"{name} cannot be read (it is no file)" for name in ("pipe.png", "zero.png")]
 
 
 def test_nothing_left(make):
@@ -261,7 +261,7 @@ def test_real_photographs(name, split, count):
     if not path.is_dir():
         pytest.skip("shared/data, the real photographs, is not here")
     folder = Folder(path, split)
-    assert len(folder) == count and not folder.problems
+    assert len(folder) == count and not folder.faults
     if name == "flickr8k":
         assert all(len(record.captions) == 5 and not record.questions for record in folder.records)
     else:

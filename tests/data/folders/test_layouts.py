@@ -64,7 +64,7 @@ def test_coco_faults(tmp_path):
     dataset = data.open(tmp_path, "train", on_error="skip")
     dataset.verify()
     assert [record.name for record in dataset.records] == ["a.jpg"]
-    assert dataset.problems == [
+    assert dataset.faults == [
         "a.jpg has an empty caption", "b.jpg has no caption",
         "7 has captions in captions_train.json but is not among its images", "gone.jpg is missing",
     ]  # fmt: skip
@@ -144,7 +144,7 @@ def test_vqa2(tmp_path):
         Question("What is it?", ["other", *["net"] * 9], "other"), Question("Is it?", ["other", *["yes"] * 9], "yes/no")
     ]  # fmt: skip
     assert data.splits(tmp_path) == ["train", "val"]
-    assert data.open(tmp_path, "val").counts() == {"pictures": 1, "captions": 0, "questions": 1}
+    assert data.open(tmp_path, "val").counts() == {"images": 1, "captions": 0, "questions": 1}
 
 
 def test_vqa2_on_pictures_of_2017(tmp_path):

@@ -9,7 +9,16 @@ import pytest
 
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.text import captions, vocabulary
-from dlip.data.scenes.truth import Fact, certain, describes, fits, judge, mentions, read, referents
+from dlip.data.scenes.truth import (
+    Fact,
+    caption_facts,
+    certain_referents,
+    is_true_caption,
+    judge,
+    mentions,
+    parse_caption,
+    referents,
+)
 from dlip.data.scenes.world import ATTRIBUTES, Object, Scene
 
 
@@ -32,7 +41,7 @@ def scene() -> Scene:
 
 
 def wrong(caption: str, scene: Scene) -> list[tuple[str, str]]:
-    return [(fact.kind, fact.text) for fact in describes(caption, scene) if not fact.true]
+    return [(fact.kind, fact.text) for fact in caption_facts(caption, scene) if not fact.true]
 
 
 def test_every_caption_is_true_and_tells_of_two_objects(scenes):
@@ -40,7 +49,7 @@ def test_every_caption_is_true_and_tells_of_two_objects(scenes):
         told = captions(scene)
         assert len(set(told)) == 5
         for caption in told:
-            assert fits(caption, scene), (caption, scene)
+            assert is_true_caption(caption, scene), (caption, scene)
             named = mentions(caption)
             assert len({m.claims for m in named}) == len(named) >= 2
             assert all({attribute for attribute, _ in m.claims} == set(ATTRIBUTES) for m in named)
@@ -50,7 +59,7 @@ def test_captions_are_short_and_related(scenes):
     told = [caption for scene in scenes for caption in captions(scene)]
     lengths = [len(caption.split()) for caption in told]
     assert max(lengths) <= 24 and 12 <= sum(lengths) / len(lengths) <= 16
-    facts = [fact.kind for scene in scenes[:300] for c in captions(scene) for fact in describes(c, scene)]
+    facts = [fact.kind for scene in scenes[:300] for c in captions(scene) for fact in caption_facts(c, scene)]
     assert facts.count("relation") > 900  # of 1,500 captions
     assert min(facts.count("count"), facts.count("background")) > 300
 
@@ -71,7 +80,7 @@ def test_few_captions_fit_another_picture(scenes):
             holders[frozenset(zip(ATTRIBUTES, o.kind, strict=True))].add(i)
     shared = 0
     for i, scene in enumerate(scenes):
-        for reading in map(read, captions(scene)):
+        for reading in map(parse_caption, captions(scene)):
             others = set.intersection(*(holders[frozenset(m.claims)] for m in reading.mentions)) - {i}
             shared += any(all(fact.true for fact in judge(reading, scenes[j])) for j in others)
     assert 0 < shared < 0.03 * 5 * len(scenes)  # 2.4%
@@ -106,7 +115,7 @@ def test_a_false_word_is_found(scenes):
                     changed = " ".join([*words[:i], word.replace(bare, swap), *words[i + 1 :]])
                     named = [dict(m.claims) for m in mentions(changed) if m.start <= i < m.end]
                     if all(tuple(claims[a] for a in ATTRIBUTES) not in kinds for claims in named):
-                        assert not fits(changed, scene), (caption, changed, scene)
+                        assert not is_true_caption(changed, scene), (caption, changed, scene)
                         changes += 1
     assert changes > 5000
 
@@ -140,23 +149,23 @@ def test_a_false_word_is_found(scenes):
 def test_claims_read_by_hand(caption, false, scene):
     assert wrong(caption, scene) == false
     nouns = [word for word in ("circle", "square", "star") if word in caption]
-    assert fits(caption, scene) == (bool(nouns) and not false)
+    assert is_true_caption(caption, scene) == (bool(nouns) and not false)
 
 
 def test_any_words_can_be_read(scene):
     rng = random.Random(0)
     for _ in range(1000):
         caption = " ".join(rng.choices(vocabulary(), k=rng.randrange(25)))
-        facts = describes(caption, scene)
+        facts = caption_facts(caption, scene)
         assert sum(fact.kind == "object" for fact in facts) == len(mentions(caption))
-        assert fits(caption, scene) == (bool(mentions(caption)) and all(fact.true for fact in facts))
+        assert is_true_caption(caption, scene) == (bool(mentions(caption)) and all(fact.true for fact in facts))
 
 
 def test_an_object_too_many_is_false(scene):
     caption = (
         "a large red circle, a small red circle, a small cyan cross and a pink star and a pink diamond and a cross"
     )
-    objects = [fact for fact in describes(caption, scene) if fact.kind == "object"]
+    objects = [fact for fact in caption_facts(caption, scene) if fact.kind == "object"]
     assert [fact.true for fact in objects] == [True] + 5 * [False]
     assert objects[0] == Fact("object", "large red circle plain", True)
 
@@ -165,20 +174,20 @@ def test_mentions_lead_from_words_to_objects(scene):
     caption = "a noisy background with a large striped blue square, a small dotted green star and a large red circle"
     spans = [" ".join(caption.split()[m.start : m.end]) for m in mentions(caption)]
     assert spans == ["a large striped blue square,", "a small dotted green star", "a large red circle"]
-    assert referents(read(caption), scene) == [1, 2, 0]
+    assert referents(parse_caption(caption), scene) == [1, 2, 0]
     assert mentions("large red circle")[0].start == 0
 
 
 def test_between_two_that_fit_the_relation_decides(scene):
     second = replace(scene.objects[0], size="small", x=34, y=34, width=10)
     both = replace(scene, objects=(*scene.objects, second))
-    assert referents(read("a red circle under a large striped blue square"), both) == [3, 1]
-    assert referents(read("a red circle left of a large striped blue square"), both) == [0, 1]
+    assert referents(parse_caption("a red circle under a large striped blue square"), both) == [3, 1]
+    assert referents(parse_caption("a red circle left of a large striped blue square"), both) == [0, 1]
 
 
 def test_what_is_certain_is_true_of_one_object_alone(scene):
     def found(text: str, scene: Scene = scene) -> list[int | None]:
-        return certain(read(text), scene)
+        return certain_referents(parse_caption(text), scene)
 
     assert found("what color is the star?") == [2] and found("what color is the cross?") == [None]
     assert found("a small circle, a blue star and a plain square") == [None, None, None]
@@ -195,4 +204,4 @@ def test_what_is_certain_is_true_of_one_object_alone(scene):
 def test_captions_are_certain_of_what_they_mean(scenes):
     for scene in scenes[:200]:
         for caption in captions(scene):
-            assert certain(read(caption), scene) == referents(read(caption), scene)
+            assert certain_referents(parse_caption(caption), scene) == referents(parse_caption(caption), scene)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.data.scenes.dataset import PLACES, SPLITS, Scenes
+from dlip.data.scenes.dataset import DISJOINT_SPLITS, SPLITS, Scenes
 from dlip.data.scenes.render import masks, render
 from dlip.data.scenes.world import (
     COLORS,
@@ -71,16 +71,16 @@ def test_the_5k_test_begins_with_the_test():
 
 
 def test_splits_are_disjoint_by_layout_whatever_their_seeds():
-    layouts: dict[str, set] = {split: set() for split in PLACES}
+    layouts: dict[str, set] = {split: set() for split in DISJOINT_SPLITS}
     ids = set()
     for split, found in layouts.items():
         for seed in (0, 3):
             for scene in map(Scenes(split, seed).scene, range(400)):
-                found.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(PLACES))
+                found.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(DISJOINT_SPLITS))
                 ids.add(scene.image_id)
-    assert len(ids) == 400 * 2 * len(PLACES)
+    assert len(ids) == 400 * 2 * len(DISJOINT_SPLITS)
     assert all(len(found) == 1 for found in layouts.values())  # one residue a split, and
-    assert len(set.union(*layouts.values())) == len(PLACES)  # no two splits the same
+    assert len(set.union(*layouts.values())) == len(DISJOINT_SPLITS)  # no two splits the same
 
 
 @pytest.mark.parametrize("arguments", [("train",), ("val", -1), ("val", 0, 0), ("val", 0, 10**8)])

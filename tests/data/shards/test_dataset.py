@@ -15,12 +15,13 @@ from dlip import data
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, train_loader
+from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.shards.dataset import Shards, tar_index
+from dlip.data.shards import tar_index
+from dlip.data.shards.dataset import Shards
 from dlip.data.shards.download import cache_folder
 from dlip.data.shards.naming import braces, shards
-from dlip.data.shards.pack import write_shards
+from dlip.data.shards.write import write_shards
 from tests.helpers import jpeg, write_tar
 
 
@@ -44,7 +45,7 @@ def test_webdatasets_layout(tmp_path):
     assert captions(dataset) == [["a cat", "a tabby"], ["a dog"], ["a cow"], ["x", "y"]]
     assert dataset[3].image_id == 77 and dataset[3].questions == [Question("what?", ["z"], "kind")]
     assert dataset[2].image.getpixel((0, 0))[0] == Image.open(io.BytesIO(jpeg(4))).getpixel((0, 0))[0]
-    assert dataset.counts() == {"pictures": 4, "captions": 6, "questions": 1}
+    assert dataset.counts() == {"images": 4, "captions": 6, "questions": 1}
     assert len({item.image_id for item in dataset}) == 4
     with pytest.raises(IndexError):
         dataset[4]
@@ -87,12 +88,12 @@ def test_names_of_shards_and_their_splits(tmp_path):
 
 @pytest.mark.parametrize("pictures", [3, 100])
 def test_a_packed_folder_reads_back_equal(tmp_path, pictures):
-    from dlip.data.write import write_folder
+    from dlip.data.folders.write import write_folder
 
     write_folder(tmp_path / "plain", {"train": Scenes("train-small", size=7), "train-more": Scenes("val", size=2)})
     splits = {split: data.open(tmp_path / "plain", split) for split in ("train", "train-more")}
     written = write_shards(tmp_path / "shards", splits, pictures)
-    assert sum(row["pictures"] for row in written["shards"]) == 9
+    assert sum(row["images"] for row in written["shards"]) == 9
     assert data.splits(tmp_path / "shards") == ["train", "train-more"]
     for split, plain in splits.items():
         packed = data.open(tmp_path / "shards", split)
@@ -125,10 +126,10 @@ def test_order_is_a_permutation_near_in_shards(tmp_path, monkeypatch):
     for order in orders:  # two shards a window, no more
         assert [len({i // 4 for i in order[at : at + 8]}) for at in (0, 8, 16)] == [2, 2, 2]
         assert any(abs(a - b) > 1 for a, b in zip(order[:8], order[1:8], strict=False))
-    few = data.First(dataset, 10)
+    few = data.FirstN(dataset, 10)
     assert few.order(0, 0) == [i for i in orders[0] if i < 10]
     with pytest.raises(AttributeError):
-        _ = data.First(Scenes("val", size=3), 2).order
+        _ = data.FirstN(Scenes("val", size=3), 2).order
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -136,9 +137,14 @@ def test_a_stopped_epoch_goes_on_as_it_would_have(tmp_path, tiny, workers):
     write_shards(tmp_path, {"train": Scenes("train-small", size=23)}, 5)
     dataset = Shards(tmp_path, "train")
     collate = Collate(tiny.tokenizer, 48, train=True, max_text=40, seed=1, augment=True)
-    whole = list(train_loader(dataset, Batches(23, 4, 8, 1, order=dataset.order), collate))
+    whole = list(train_loader(dataset, ResumableBatchSampler(23, 4, 8, 1, order=dataset.order), collate))
     late = list(
-        train_loader(Shards(tmp_path, "train"), Batches(23, 4, 8, 1, start=3, order=dataset.order), collate, workers)
+        train_loader(
+            Shards(tmp_path, "train"),
+            ResumableBatchSampler(23, 4, 8, 1, start=3, order=dataset.order),
+            collate,
+            workers,
+        )
     )
     assert len(whole) == 8 and len(late) == 5
     for ours, theirs in zip(late, whole[3:], strict=True):
@@ -176,12 +182,12 @@ def test_faults_of_members(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"has 6 faults: "):
         Shards(tmp_path, "train")
     dataset = Shards(tmp_path, "train", "skip")
-    assert sorted(problem.split(" (")[0].split(":")[0] for problem in dataset.problems) == [
+    assert sorted(problem.split(" (")[0].split(":")[0] for problem in dataset.faults) == [
         "0.tar/bare has no caption", "0.tar/blank has an empty caption", "0.tar/huge is missing",
         "0.tar/huge.jpg is left out", "0.tar/odd has JSON that cannot be read", "0.tar/text is missing",
     ]  # fmt: skip
     dataset.verify()
-    assert dataset.problems[-1].startswith("0.tar/broken cannot be read (") and captions(dataset) == [["fine"]]
+    assert dataset.faults[-1].startswith("0.tar/broken cannot be read (") and captions(dataset) == [["fine"]]
 
 
 def test_a_member_of_negative_size_ends_its_shard(tmp_path):
@@ -216,7 +222,7 @@ def test_what_lies_between_the_files_of_a_sample_is_not_read(tmp_path, monkeypat
         "os.pread", lambda file, size, at: pread(file, size, at) if size < 10**6 else pytest.fail("read")
     )
     dataset = Shards(shard, "train", "skip")
-    assert captions(dataset) == [["one"]] and "1.big is left out: 600,000,000 bytes" in dataset.problems[0]
+    assert captions(dataset) == [["one"]] and "1.big is left out: 600,000,000 bytes" in dataset.faults[0]
 
 
 @pytest.mark.parametrize(("size", "count"), [(600 * 10**6, 1), (2**20, 70), (0, 2000)])
@@ -295,7 +301,7 @@ def test_shards_are_called_after_splits_alone(tmp_path):
         write_shards(tmp_path / "shards", {"../out": Scenes("test", size=2)})
     assert not (tmp_path / "shards").exists() and not list(tmp_path.glob("out*"))
     (tmp_path / "web").mkdir()
-    row = {"file": "a.tar", "split": "te\x1b[31mst", "pictures": 1, "captions": 1, "questions": 0, "bytes": 1}
+    row = {"file": "a.tar", "split": "te\x1b[31mst", "images": 1, "captions": 1, "questions": 0, "bytes": 1}
     (tmp_path / "web" / "index.json").write_text(json.dumps({"version": 1, "shards": [row]}))
     (tmp_path / "web" / "a.tar").write_bytes(b"")
     with pytest.raises(UserError, match="a split is called"):
@@ -317,13 +323,13 @@ def test_a_broken_index_is_one_sentence(tmp_path, content):
         ({"file": "\ud800.tar"}, "cannot be a shard's name"),
         ({"file": "a" * 2000}, "cannot be a shard's name"),
         ({"file": "../0.tar"}, "does not lie beside it"),
-        ({"pictures": 10**400}, "gives 0.tar 10000000000000000000 pictures"),
+        ({"images": 10**400}, "gives 0.tar 10000000000000000000 images"),
         ({"bytes": -1}, "gives 0.tar -1 bytes"),
     ],
 )
 def test_what_an_index_cannot_say(changed, says, tmp_path):
     write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
-    row = {"file": "0.tar", "split": "train", "pictures": 1, "captions": 1, "questions": 0, "bytes": 1}
+    row = {"file": "0.tar", "split": "train", "images": 1, "captions": 1, "questions": 0, "bytes": 1}
     (tmp_path / "index.json").write_text(json.dumps({"shards": [row | changed]}))
     with pytest.raises(UserError, match=says):
         data.splits(tmp_path)
@@ -335,6 +341,6 @@ def test_long_names_take_no_room(tmp_path):
     members = {f"{name}.{kind}": what for name in names for kind, what in (("jpg", jpeg(1)), ("txt", "one"))}
     write_tar(tmp_path / "train-000000.tar", members)
     dataset = data.open(tmp_path, "train", on_error="skip")
-    assert len(dataset) == 2 and any("a name of 1,005 characters, of 1,000 at most" in p for p in dataset.problems)
+    assert len(dataset) == 2 and any("a name of 1,005 characters, of 1,000 at most" in p for p in dataset.faults)
     again = data.open(tmp_path, "train", on_error="skip")  # from the index that is kept
-    assert again.problems == dataset.problems
+    assert again.faults == dataset.faults

@@ -14,10 +14,10 @@ from dlip import data
 from dlip.common.errors import UserError
 from dlip.data import audit
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, train_loader
+from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.shards.dataset import download
-from dlip.data.shards.pack import write_shards
+from dlip.data.shards import download
+from dlip.data.shards.write import write_shards
 from tests.helpers import jpeg, write_tar
 
 
@@ -76,8 +76,8 @@ def test_read_as_from_disk_and_each_fetched_once(server, tmp_path, tiny, name):
     assert server.asked == ["index.json"] and there.counts() == here.counts() and there.remote
     assert there.order(3, 1) == here.order(3, 1)
     collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
-    whole = list(train_loader(here, Batches(23, 4, 9, 1, order=here.order), collate))
-    late = list(train_loader(there, Batches(23, 4, 9, 1, start=2, order=there.order), collate, workers=2))
+    whole = list(train_loader(here, ResumableBatchSampler(23, 4, 9, 1, order=here.order), collate))
+    late = list(train_loader(there, ResumableBatchSampler(23, 4, 9, 1, start=2, order=there.order), collate, workers=2))
     for ours, theirs in zip(late, whole[2:], strict=True):
         assert torch.equal(ours.images, theirs.images) and torch.equal(ours.ids, theirs.ids)
         assert torch.equal(ours.image_id, theirs.image_id)
@@ -156,7 +156,7 @@ def test_a_broken_picture_on_the_web(server, tmp_path, caplog):
     """Fatal, or replaced by the next good one, the same whoever reads it."""
     write_tar(tmp_path / "0.tar", {f"{i}.{s}": d for i in range(3) for s, d in (
         ("jpg", jpeg(i) if i != 1 else b"no picture"), ("txt", f"text {i}"))})  # fmt: skip
-    rows = [{"file": "0.tar", "split": "train", "pictures": 3, "captions": 3, "questions": 0, "bytes": 1}]
+    rows = [{"file": "0.tar", "split": "train", "images": 3, "captions": 3, "questions": 0, "bytes": 1}]
     (tmp_path / "index.json").write_text(json.dumps({"shards": rows}))
     with pytest.raises(UserError, match=r"cannot read the picture 0\.tar/1"):
         data.open(server.address, "train")[1]
@@ -171,7 +171,7 @@ def test_a_broken_picture_on_the_web(server, tmp_path, caplog):
 def test_an_index_that_promises_more_than_there_is(server, tmp_path):
     write_shards(tmp_path, {"train": Scenes("train-small", size=3)})
     index = json.loads((tmp_path / "index.json").read_text())
-    index["shards"][0]["pictures"] = 5
+    index["shards"][0]["images"] = 5
     (tmp_path / "index.json").write_text(json.dumps(index))
     dataset = data.open(server.address, "train", on_error="skip")
     assert dataset[4].image_id == dataset[0].image_id and dataset.counts()["captions"] == 15

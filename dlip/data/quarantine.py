@@ -21,7 +21,7 @@ SUFFIXES = {
 
 
 @dataclass
-class Stored:
+class EncodedItem:
     """One picture as it lies on disk, not decoded, with all that is said and asked of it."""
 
     name: str
@@ -36,7 +36,7 @@ class Stored:
         return next((kind for start, kind in SUFFIXES.items() if self.data.startswith(start)), ".img")
 
 
-class Checked:
+class QuarantineMixin:
     """A split of a data set that may have faults: on_error "fatal" stops at them, "skip" leaves them out."""
 
     def __init__(self, name: str, where: str, split: str, on_error: str):
@@ -44,7 +44,7 @@ class Checked:
         if on_error not in ("fatal", "skip"):
             raise UserError(f"on_error cannot be {on_error!r}; choose fatal or skip")
         self.name, self.where, self.split, self.on_error = name, where, split, on_error
-        self.problems: list[str] = []
+        self.faults: list[str] = []
         """faults skipped, each with its picture's name"""
 
     def _report(self, faults: list[str]) -> None:
@@ -56,10 +56,10 @@ class Checked:
             raise UserError(f"{where} has {found}: {few}: mend what is wrong, or skip it with --on-error skip")
         if not len(self):
             raise UserError(f"{where} has no usable picture left: {few or 'there is none in it'}")
-        self.problems += faults
+        self.faults += faults
 
 
-def in_threads(
+def map_in_threads(
     find: Callable[[T], str | None], items: Iterable[T], count: int, what: str = "checking pictures"
 ) -> list[str | None]:
     """What `find` says of each of `count` items, in their order, under a bar on a terminal."""
@@ -70,6 +70,6 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def image_id(name: str) -> int:
+def image_id_from_name(name: str) -> int:
     """53 bits of the hash of a picture's name: the same in every run, split and folder, and exact in JSON."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()) >> 11

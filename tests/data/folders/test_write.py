@@ -3,8 +3,8 @@
 import numpy as np
 
 from dlip import data
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.write import write_folder
 
 
 def test_a_written_folder_reads_back_the_same(tmp_path):

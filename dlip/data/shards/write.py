@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from dlip.common.errors import UserError
 from dlip.common.files import write_atomically, write_json
-from dlip.data.checked import Stored
 from dlip.data.folders.annotations import check_split
+from dlip.data.quarantine import EncodedItem
 from dlip.data.shards.naming import INDEX
 
 PICTURES = 1000
@@ -41,7 +41,7 @@ def write_shards(path: str | Path, splits: dict[str, object], pictures: int = PI
             file, counts = folder / f"{split}-{number:05}.tar", {"captions": 0, "questions": 0}
             bar = tqdm(places, file.name, leave=False, disable=None)
             write_atomically(file, lambda to, bar=bar, dataset=dataset, counts=counts: _write(to, dataset, bar, counts))
-            size = {"pictures": len(places), **counts, "bytes": file.stat().st_size}
+            size = {"images": len(places), **counts, "bytes": file.stat().st_size}
             rows.append({"file": file.name, "split": split, **size})
     write_json(folder / INDEX, {"version": 1, "shards": rows})
     return {"shards": rows}
@@ -53,20 +53,20 @@ def check_empty(folder: str | Path) -> None:
         raise UserError(f"{folder} holds shards already; name another folder, or remove them")
 
 
-def stored(dataset, i: int) -> Stored:
+def encoded_item(dataset, i: int) -> EncodedItem:
     """Picture i of any data set as a file holds it; one that has no file becomes a PNG."""
-    if hasattr(dataset, "stored"):
-        return dataset.stored(i)
+    if hasattr(dataset, "encoded_item"):
+        return dataset.encoded_item(i)
     item, data = dataset[i], io.BytesIO()
     image = Image.fromarray(item.image) if isinstance(item.image, np.ndarray) else item.image
     image.save(data, "PNG")
-    return Stored(f"{dataset.split}-{i}", item.image_id, item.captions, item.questions, data.getvalue())
+    return EncodedItem(f"{dataset.split}-{i}", item.image_id, item.captions, item.questions, data.getvalue())
 
 
 def _write(path: Path, dataset, places, counts: dict[str, int]) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for i in places:
-            picture = stored(dataset, i)
+            picture = encoded_item(dataset, i)
             counts["captions"] += len(picture.captions)
             counts["questions"] += len(picture.questions)
             for suffix, data in _files(picture):
@@ -75,7 +75,7 @@ def _write(path: Path, dataset, places, counts: dict[str, int]) -> None:
                 tar.addfile(member, io.BytesIO(data))
 
 
-def _files(picture: Stored) -> Iterator[tuple[str, bytes]]:
+def _files(picture: EncodedItem) -> Iterator[tuple[str, bytes]]:
     yield picture.suffix, picture.data
     asked = [{"question": q.text, "answers": q.answers, "question_type": q.type} for q in picture.questions]
     about = {"image_id": picture.image_id, "name": picture.name, "captions": picture.captions, "questions": asked}
