@@ -12,8 +12,9 @@ from pathlib import Path
 from dlip import __version__, commands
 from dlip.bench import BENCHES
 from dlip.commands import OPTIONS
-from dlip.common.errors import UserError, no_memory, one_line
-from dlip.common.files import kept_open
+from dlip.common.errors import UserError, is_out_of_memory
+from dlip.common.files import is_replaceable
+from dlip.common.text import one_line
 from dlip.experiments.config import LATENCY_REPEATS
 from dlip.models.config import PRESETS
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
@@ -281,7 +282,7 @@ def check_places(args: argparse.Namespace) -> None:
             raise UserError(f"--{option} {path} cannot be a file; name another place")
         if option == "results" and place == path and not place.is_file():
             raise UserError(f"--results {path} keeps nothing, as it is no file on a disk; name another place")
-        replaced = option == "json" and place.is_file() and not kept_open(place)
+        replaced = option == "json" and place.is_file() and is_replaceable(place)
         if not os.access(place.parent if replaced else place, os.W_OK):
             raise UserError(f"--{option} {path} may not be written; name another place")
 
@@ -327,7 +328,7 @@ def main(words: list[str] | None = None) -> int:
             print(f"dlip: {mistake if isinstance(mistake, UserError) else one_line(told(mistake))}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not no_memory(error):
+        if not is_out_of_memory(error):
             raise
         if tells:
             print("dlip: there is not enough memory for this; take a smaller --batch-size or --size", file=sys.stderr)

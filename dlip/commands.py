@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
-from dlip.common.errors import UserError, number_of, one_line
-from dlip.common.files import write_out
+from dlip.common.errors import UserError
+from dlip.common.files import write_output
+from dlip.common.text import one_line, plural
 from dlip.training.config import CACHE, TrainConfig
 from dlip.training.terms import joins, layers, weights
 
@@ -48,7 +49,7 @@ def show(value: dict, args: argparse.Namespace) -> None:
     if args.json in (None, "-"):
         print(text)
     else:
-        write_out(Path(args.json), lambda path: path.write_text(text + "\n"))
+        write_output(Path(args.json), lambda path: path.write_text(text + "\n"))
 
 
 def models(args: argparse.Namespace) -> None:
@@ -78,7 +79,7 @@ def data(args: argparse.Namespace) -> None:
         return
     for split, row in counts.items():
         print(f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items()))
-    print(number_of(len(faults), "fault") + (":" if faults else ""), *map(one_line, faults), sep="\n  ")
+    print(plural(len(faults), "fault") + (":" if faults else ""), *map(one_line, faults), sep="\n  ")
 
 
 def data_check(args: argparse.Namespace) -> None:

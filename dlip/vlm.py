@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from dlip.checkpoints.load import load_model, save_model
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
+from dlip.common.text import plural
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import as_list, load_image, resize_square
 from dlip.models.composite import Composite
@@ -25,7 +26,7 @@ ANSWER = 10
 class VLM:
     """A MED with its tokenizer. Every method takes PIL images or paths and runs in eval mode without gradients.
 
-    Raises Unable, a UserError, where a method is called that the model's checkpoint has no weights for.
+    Raises MissingAbility, a UserError, where a method is called that the model's checkpoint has no weights for.
     """
 
     def __init__(self, med: Med | Composite, tokenizer: Tokenizer, name: str = "model"):
@@ -167,6 +168,6 @@ def _paired(images, texts, noun: str) -> tuple[list, list]:
     images, texts = as_list(images, "picture"), as_list(texts, noun)
     if len(images) != len(texts):
         raise UserError(
-            f"{number_of(len(images), 'picture')} came with {number_of(len(texts), noun)}; give one {noun} a picture"
+            f"{plural(len(images), 'picture')} came with {plural(len(texts), noun)}; give one {noun} a picture"
         )
     return images, texts

@@ -9,7 +9,7 @@ import gradio as gr
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.truth import mentions
 from dlip.evaluation.attention_maps import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.vlm import VLM
@@ -122,7 +122,7 @@ def _able(pair: dict[str, VLM], method: Callable, *inputs) -> list[tuple[str, st
     """What each model says that has weights for it."""
     said = []
     for who, vlm in pair.items():
-        with suppress(Unable):
+        with suppress(MissingAbility):
             said.append((who, method(vlm, *inputs)[0]))
     return said
 

@@ -11,7 +11,7 @@ from gradio.context import Context
 from PIL import Image
 
 from dlip.checkpoints.load import built_in_models
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.cost.count import needed_params, task_macs
 from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import resize_square
@@ -156,7 +156,7 @@ def _both(teacher: str, student: str, work: Callable[[VLM], dict], nothing: dict
     for side, vlm in models.pair(teacher, student).items():
         try:
             found[side] = {"note": "", **work(vlm)}
-        except Unable as unable:
+        except MissingAbility as unable:
             found[side] = {**nothing, "cost": None, "note": str(unable)}
     of_each = [found[side]["cost"] for side in ("teacher", "student")]
     return {**found, "summary": parts.saves(*of_each) if all(of_each) else ""}

@@ -9,7 +9,7 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from dlip.common.errors import Unable
+from dlip.common.errors import MissingAbility
 from dlip.vlm import VLM
 
 from .. import images, inputs, models
@@ -121,7 +121,7 @@ def _both(teacher: str, student: str, find, sentence: str = "") -> Found:
             hits = find(vlm)
             with models.turn:
                 found[side] = Hits(hits=hits, note=parts.unread(vlm, "the sentence", [sentence]))
-        except Unable as unable:
+        except MissingAbility as unable:
             found[side] = Hits(hits=[], note=str(unable))
     return found
 

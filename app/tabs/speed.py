@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from dlip.common.errors import number_of
+from dlip.common.text import plural
 from dlip.cost.latency import compare_latency, throughput
 from dlip.cost.memory import memory
 from dlip.evaluation.tasks.base import within
@@ -107,10 +107,10 @@ def settings(found: Speed) -> str:
     of = found["latency"]["models"]["teacher"]
     said = [f"{of['task']}, batch {of['batch']}"]
     said += [f"{of[key]} {noun}" for key, noun in (("beams", "beams"), ("tokens", "new tokens")) if of[key]]
-    said += [f"a text of {number_of(of['text_tokens'], 'token')}"] if of["text_tokens"] else []
-    said += [number_of(of["threads"], "thread"), f"{of['device']}, {of['dtype']}"]
+    said += [f"a text of {plural(of['text_tokens'], 'token')}"] if of["text_tokens"] else []
+    said += [plural(of["threads"], "thread"), f"{of['device']}, {of['dtype']}"]
     said += [
-        f"{number_of(of['repeats'], 'round')} after {of['warmup']} to warm up, the models in turns",
+        f"{plural(of['repeats'], 'round')} after {of['warmup']} to warm up, the models in turns",
         f"torch {torch.__version__}",
     ]
     return f"Measured: {'; '.join(said)}; random pictures and words, preprocessing apart."

@@ -9,7 +9,8 @@ import gradio as gr
 import pandas as pd
 import plotly.graph_objects as go
 
-from dlip.common.errors import UserError, number_of, three_digits
+from dlip.common.errors import UserError
+from dlip.common.text import plural, three_digits
 from dlip.data.answers import normalize
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.disagreement import items_of
@@ -152,7 +153,7 @@ def show(of: Run) -> str:
     """A point's figures, command, configuration and words."""
     first = "".join(_figure(name, of["figures"][name]) for name in FIRST if name in of["figures"])
     rest = "".join(_figure(name, value) for name, value in of["figures"].items() if name not in FIRST)
-    seeds = f"{number_of(len(of['seeds']), 'seed')}, {number_of(of['train_images'], 'picture')} to learn from"
+    seeds = f"{plural(len(of['seeds']), 'seed')}, {plural(of['train_images'], 'picture')} to learn from"
     config = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in _settings(of["config"]))
     whole = f"<pre>{escape(json.dumps(of['config'], indent=1))}</pre>"
     return (
@@ -199,9 +200,7 @@ def _samples(samples: list[dict]) -> str:
             told += f"<li>{escape(question)} <b>{escape(answer)}</b>{wrong}</li>"
         caption = marked(sample["caption"] or "", reference.get(sample["image_id"]))
         seen = f'<p class="hint">of: {escape(about)}</p>' if image is None else parts.picture(image, about)
-        told = (
-            f"<details><summary>{number_of(len(asked), 'question')}</summary><ul>{told}</ul></details>" if asked else ""
-        )
+        told = f"<details><summary>{plural(len(asked), 'question')}</summary><ul>{told}</ul></details>" if asked else ""
         out.append(f"<article>{seen}<div><p>{caption}</p>{told}</div></article>")
     return "".join(out)
 

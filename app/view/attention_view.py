@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import certain_referents
 from dlip.data.scenes.world import Scene
@@ -58,19 +58,19 @@ class Look(TypedDict):
     """The place in the scene's objects of the one that the word names; null where there is none."""
 
 
-def of_each(pair: dict[str, VLM], make: Callable[[str, VLM], Tensor]) -> dict[str, Tensor | Unable]:
+def of_each(pair: dict[str, VLM], make: Callable[[str, VLM], Tensor]) -> dict[str, Tensor | MissingAbility]:
     """What `make` makes of each side and its model; of one that lacks the weights, what it says of that."""
-    found: dict[str, Tensor | Unable] = {}
+    found: dict[str, Tensor | MissingAbility] = {}
     for side, vlm in pair.items():
         try:
             found[side] = make(side, vlm)
-        except Unable as unable:
+        except MissingAbility as unable:
             found[side] = unable
     return found
 
 
 def compare(
-    about: str, kind: str, names: dict[str, str], maps: dict[str, Tensor | Unable], scene: Scene | None,
+    about: str, kind: str, names: dict[str, str], maps: dict[str, Tensor | MissingAbility], scene: Scene | None,
     thing: int | None,
 ) -> Look:  # fmt: skip
     """maps: side -> [1+P], its [CLS] first; values below 0 lower a score, and count neither for hits nor divergence."""
@@ -79,7 +79,7 @@ def compare(
     for side, over in maps.items():
         sides[side] = Side(model=names[side], note="", map=[], hit=None, share=None, chance_hit=None,
                            chance_share=None)  # fmt: skip
-        if isinstance(over, Unable):
+        if isinstance(over, MissingAbility):
             sides[side]["note"] = events.sentence(str(over))
             continue
         above = over.clamp(min=0)

@@ -12,8 +12,9 @@ from inspect import signature
 from pkgutil import resolve_name
 from statistics import median
 
-from dlip.common.errors import UserError, number_of
-from dlip.common.machine import machine
+from dlip.common.errors import UserError
+from dlip.common.machine import machine_info
+from dlip.common.text import plural
 
 BENCHES = {
     "captioning": "a caption of the shipped students against their teacher's",
@@ -55,7 +56,7 @@ def about(command: str) -> dict:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
-        "machine": machine(),
+        "machine": machine_info(),
         "versions": {name: version(name) for name in ("dlip", "torch", "transformers")},
     }
 
@@ -91,7 +92,7 @@ def text(record: dict) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     about = ", ".join(f"{key} {value}" for key, value in record["settings"].items())
     machine = record["machine"]
-    return "\n".join([*lines, about, f"on {machine['gpu'] or machine['cpu']}, {number_of(machine['cores'], 'core')}"])
+    return "\n".join([*lines, about, f"on {machine['gpu'] or machine['cpu']}, {plural(machine['cores'], 'core')}"])
 
 
 def _cell(value) -> str:

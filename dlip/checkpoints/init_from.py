@@ -17,8 +17,9 @@ from dlip.checkpoints.blip import on_grid
 from dlip.checkpoints.load import locate, read_model, sized
 from dlip.checkpoints.prune import cut
 from dlip.checkpoints.tensors import checkpoint_errors, weights
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.common.text import plural
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig
 
@@ -140,12 +141,12 @@ def _twin(name: str, depth: dict[str, int], theirs: dict[str, int], chosen: tupl
     if chosen:
         if len(chosen) != n or max(chosen) >= m:
             raise UserError(
-                f"{match[1]} has {number_of(n, 'layer')} here and {m} in the source; choose {n} of 0 to {m - 1}"
+                f"{match[1]} has {plural(n, 'layer')} here and {m} in the source; choose {n} of 0 to {m - 1}"
             )
         return f"{match[1]}.{chosen[i]}.{match[3]}"
     if n > m:
         raise UserError(
-            f"the source has {number_of(m, 'layer')} in {match[1]}, the model {n}; start a model that is no deeper"
+            f"the source has {plural(m, 'layer')} in {match[1]}, the model {n}; start a model that is no deeper"
         )
     layer = m - 1 if n == 1 else round(i * (m - 1) / (n - 1))
     return f"{match[1]}.{layer}.{match[3]}"

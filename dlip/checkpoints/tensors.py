@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dlip.common.errors import UserError, no_memory
+from dlip.common.errors import UserError, is_out_of_memory
 from dlip.common.files import check_file, write_atomically
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.med import Med
@@ -98,7 +98,7 @@ def checkpoint_errors(path: Path):
     try:
         yield
     except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError) as fault:
-        if no_memory(fault):
+        if is_out_of_memory(fault):
             raise
         raise UserError(
             f"{path} is not whole, or no model of its kind ({type(fault).__name__}: {str(fault)[:300]}); take another "

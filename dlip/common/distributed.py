@@ -1,8 +1,9 @@
-"""Several processes that learn from one batch together: what they gather of each other, and how they wait.
+"""Training with several processes: collectives within a step, and waits between steps.
 
-Inside `together` a loss is that of the batch of all processes; a process alone, or outside of it, sees its own batch
-and sends nothing, so that one may measure a model while the others wait. Gradients are averaged over the processes
-afterwards (DistributedDataParallel), so that each process's loss is scaled to make their mean the whole batch's loss.
+Within `global_batch` a loss is that of the batches of all processes together. Outside of it, or with one process, the
+collectives return their input and communicate nothing, so the main process can evaluate a model while the others wait.
+DistributedDataParallel averages gradients over the processes, so each process scales its loss such that the mean over
+processes is the loss of the global batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,17 +19,17 @@ from torch import Tensor
 from dlip.common.errors import UserError
 
 T = TypeVar("T")
-WAIT = timedelta(days=30)
-"""How long processes wait for the main one, which may evaluate for hours; waits within a step have the usual limit."""
-_joint = False
+MAIN_TIMEOUT = timedelta(days=30)
+"""How long processes wait for the main one, which may evaluate for hours; collectives within a step keep torch's."""
+_in_global_batch = False
 
 
-def processes() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which process this is, 0 being the main one."""
+    """Index of this process; 0 is the main one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -36,25 +37,25 @@ def rank() -> int:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Within it all processes have one batch; each has as many rows of it, and captions of the same length."""
-    global _joint
-    before, _joint = _joint, processes() > 1
+def global_batch() -> Iterator[None]:
+    """The batches of all processes form one batch; each has the same number of rows and the same caption length."""
+    global _in_global_batch
+    before, _in_global_batch = _in_global_batch, world_size() > 1
     try:
         yield
     finally:
-        _joint = before
+        _in_global_batch = before
 
 
-def sharers() -> int:
-    """Processes that share the batch."""
-    return processes() if _joint else 1
+def batch_world_size() -> int:
+    """Number of processes that share the batch: 1 outside of `global_batch`."""
+    return world_size() if _in_global_batch else 1
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(processes())]
+        parts = [torch.empty_like(x) for _ in range(world_size())]
         dist.all_gather(parts, x)
         return torch.cat(parts)
 
@@ -62,27 +63,27 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> Tensor:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
-        return gradient.chunk(processes())[rank()]
+        return gradient.chunk(world_size())[rank()]
 
 
-def gather(x: Tensor) -> Tensor:
-    """Rows [B, ...] of every process in order of rank, [processes * B, ...]; each row's gradient goes back to it."""
-    return _Gather.apply(x.contiguous()) if _joint else x
+def all_gather(x: Tensor) -> Tensor:
+    """Rows [B, ...] of every process in order of rank, [world_size * B, ...]; gradients flow back to their process."""
+    return _AllGather.apply(x.contiguous()) if _in_global_batch else x
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over processes, with gradients."""
-    return gather(x[None]).sum(0) if _joint else x
+def all_sum(x: Tensor) -> Tensor:
+    """Sum over processes, with gradients."""
+    return all_gather(x[None]).sum(0) if _in_global_batch else x
 
 
-def mean(summed: Tensor, count: Tensor) -> Tensor:
-    """`summed` / `count` over the batch of all processes: the mean over processes of what each gets; 0 of nothing."""
-    return summed * sharers() / total(count).clamp(min=1)
+def global_mean(summed: Tensor, count: Tensor) -> Tensor:
+    """`summed` / `count` over the global batch, scaled such that its mean over processes is that; 0 for count 0."""
+    return summed * batch_world_size() / all_sum(count).clamp(min=1)
 
 
-def mains(x: Tensor) -> Tensor:
-    """What the main process has in place of `x`, which has the same shape in all."""
-    if _joint:
+def broadcast_from_main(x: Tensor) -> Tensor:
+    """Overwrites `x` with the main process's tensor of the same shape."""
+    if _in_global_batch:
         dist.broadcast(x, 0)
     return x
 
@@ -91,34 +92,33 @@ def mains(x: Tensor) -> Tensor:
 
 
 @cache
-def _patient() -> dist.ProcessGroup:
-    return dist.new_group(backend="gloo", timeout=WAIT)
+def _long_timeout_group() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo", timeout=MAIN_TIMEOUT)
 
 
-def on_main(function: Callable[[], T]) -> T:
-    """What `function` returns in the main process, to all of them; the others wait, however long it takes.
+def run_on_main(function: Callable[[], T]) -> T:
+    """Calls `function` in the main process and returns its result in all; the others wait up to `MAIN_TIMEOUT`.
 
-    Raises in all of them the UserError or OSError that it raises.
+    A UserError or OSError that it raises is raised in all of them.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return function()
-    box: list = [None, None]
-    group = _patient()
+    result: list = [None, None]
     if rank() == 0:
         try:
-            box[0] = function()
-        except (UserError, OSError) as mistake:
-            box[1] = mistake
-    dist.broadcast_object_list(box, 0, group)
-    if box[1] is not None:
-        raise box[1]
-    return box[0]
+            result[0] = function()
+        except (UserError, OSError) as error:
+            result[1] = error
+    dist.broadcast_object_list(result, 0, _long_timeout_group())
+    if result[1] is not None:
+        raise result[1]
+    return result[0]
 
 
-def to_main(value: T) -> list[T] | None:
+def gather_to_main(value: T) -> list[T] | None:
     """Every process's value by rank in the main process, None in the others."""
-    if processes() == 1:
+    if world_size() == 1:
         return [value]
-    found = [None] * processes() if rank() == 0 else None
-    dist.gather_object(value, found, 0, _patient())
-    return found
+    values = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values, 0, _long_timeout_group())
+    return values

@@ -1,24 +1,24 @@
-"""Files that are written whole or not at all, held by one process, and read as JSON."""
+"""Files written whole or not at all, locked by one process, and read as JSON."""
 
 import errno
-import fcntl
 import json
 import os
 import re
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from dlip.common.errors import UserError
 
-MOST_JSON = 64 * 2**20
-"""Bytes of a configuration, or anything as short."""
+MAX_JSON_BYTES = 64 * 2**20
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary path)` in the same folder, then one rename; a crash leaves the old file as it was."""
+    """Calls `write(temporary path)` in the same folder, then renames; a crash leaves the old file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -27,30 +27,30 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        settle(path.parent)
+        fsync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def settle(folder: Path) -> None:
-    """Which files are in a folder, and under which names, is on the disk when this returns."""
-    with suppress(OSError):  # some file systems cannot say, and some folders may be written and not read
-        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(place)
-        finally:
-            os.close(place)
-
-
-def half_written(folder: Path, name: str) -> list[Path]:
-    """What a process that was killed has left of files of this name, or pattern, in `write_atomically`."""
+def leftover_temporaries(folder: Path, name: str) -> list[Path]:
+    """Temporary files that killed processes left of `write_atomically` for a file name or pattern."""
     return list(folder.glob(f".{name}.{'[0-9a-f]' * 8}"))
 
 
+def fsync_dir(folder: Path) -> None:
+    """Flushes a folder's entries to the disk, so that a rename survives a power failure."""
+    with suppress(OSError):  # some file systems do not support it, and a folder may be writable but not readable
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @contextmanager
-def system_errors(path: Path):
-    """What the system refuses, a full disk for one, is an OSError that names the file, where a library in Rust meets it
-    too."""
+def system_errors(path: Path) -> Iterator[None]:
+    """Raises failures of the system, such as a full disk, as an OSError that names the file, also those that libraries
+    written in Rust report by their text alone."""
     try:
         yield
     except OSError as error:
@@ -58,14 +58,80 @@ def system_errors(path: Path):
             error.filename = str(path)
         raise
     except Exception as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        if code := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
         raise
 
 
+@contextmanager
+def exclusive_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[], bool]]:
+    """Holds a lock file, created where missing, for this process alone; the kernel frees it when the process dies.
+
+    Waits while another process holds it or, given `busy`, raises UserError(busy). Yields a function that tells whether
+    the lock file is still in place: False once it, or its folder, was deleted or replaced.
+    """
+    lock = FileLock(path, blocking=busy is None)
+    while not lock.is_locked:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(busy) from None
+        except FileNotFoundError:  # another process removed the folder at this moment
+            continue
+    try:
+        locked = path.stat()
+        yield lambda: path.exists() and os.path.samestat(locked, path.stat())
+    finally:
+        lock.release()
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError unless `path` is a regular file; reading a pipe would block forever."""
+    if not path.exists():
+        raise UserError(f"{path} is missing; name a folder that dlip has written")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; name a folder that dlip has written")
+
+
+def check_size(path: Path, max_bytes: int) -> None:
+    """Raises UserError for a file that is too large to be read into memory."""
+    if (size := path.stat().st_size) > max_bytes:
+        raise UserError(f"{path} has {size:,} bytes, more than the {max_bytes:,} allowed; use another file")
+
+
+def write_json(path: Path, value) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+def read_json(path: Path) -> dict:
+    """Raises UserError if the file is missing, too large, or not a JSON object."""
+    check_file(path)
+    check_size(path, MAX_JSON_BYTES)
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); write it again or use another folder") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; write it again or use another folder")
+    return value
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether a new file may take this path: it is free or a regular file, not a link, pipe or device."""
+    return not path.is_symlink() and (path.is_file() or not path.exists())
+
+
+def write_output(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes to a path that a user named: atomically, or directly into a link, pipe or device."""
+    write_atomically(path, write) if is_replaceable(path) else write(path)
+
+
+# --- to be replaced by `exclusive_lock` -------------------------------------------------------------------------------
+
+
 def own_file(path: Path):
-    """A file that only this program writes, such as a lock, open, made where it is missing and new to look at. Raises
-    OSError where it is a link, by which another file could be meant, or no file at all."""
+    """A regular file opened for reading and writing, created where missing, with a new time of modification."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -74,63 +140,8 @@ def own_file(path: Path):
     return os.fdopen(file, "r+")
 
 
-@contextmanager
-def held(path: Path, busy: str):
-    """The file, made where it is missing, is this process's meanwhile. Yields the lock. Raises UserError(busy) where it
-    is another's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with own_file(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
-        except BlockingIOError:
-            raise UserError(busy) from None
-        os.register_at_fork(after_in_child=lock.close)  # else a worker would hold it when this process is killed
-        yield lock
-
-
 def in_place(lock, path: Path) -> bool:
-    """Whether a lock is the file of that name still, which may have been taken away, or made anew."""
+    """Whether an open file is still the one of that name."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
     return False
-
-
-def write_json(path: Path, value) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
-
-
-def check_file(path: Path) -> None:
-    """Raises UserError where there is none, or something else of its name: a pipe would be waited for without end."""
-    if not path.exists():
-        raise UserError(f"{path} is missing; name a folder that dlip has written")
-    if not path.is_file():
-        raise UserError(f"{path} is no file; name a folder that dlip has written")
-
-
-def check_size(path: Path, most: int) -> None:
-    """Raises UserError where a file has more than so many bytes, as it would be read into memory as a whole."""
-    if (size := path.stat().st_size) > most:
-        raise UserError(f"{path} has {size:,} bytes, of {most:,} at most; take another file")
-
-
-def read_json(path: Path) -> dict:
-    """Raises UserError where the file is missing, is too large, or holds no table in JSON."""
-    check_file(path)
-    check_size(path, MOST_JSON)
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); write it again or take another folder") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no table of names and values; write it again or take another folder")
-    return value
-
-
-def write_out(path: Path, write: Callable[[Path], None]) -> None:
-    """What a user names: atomically, but for what is there and is no file of its own, which is written into."""
-    write(path) if kept_open(path) else write_atomically(path, write)
-
-
-def kept_open(path: Path) -> bool:
-    """Whether what is written goes into what is there, a pipe or where a link leads, as no file may take its place."""
-    return path.is_symlink() or (path.exists() and not path.is_file())

@@ -1,4 +1,4 @@
-"""The machine that something is measured on, and the code that does it."""
+"""The machine that a result was measured on, and the versions of the code that measured it."""
 
 import os
 import platform
@@ -10,31 +10,35 @@ from pathlib import Path
 
 import dlip
 
-CPU = Path("/proc/cpuinfo")
-RELEASES = ("accelerate", "numpy", "pillow", "tokenizers")
-"""Of what draws, pictures, words and last digits depend on, beside torch."""
+CPUINFO = Path("/proc/cpuinfo")
+PACKAGES = ("accelerate", "numpy", "pillow", "tokenizers")
+"""Packages besides torch that random draws, images, tokens or last digits depend on."""
 
 
-def machine() -> dict:
-    """cpu (its name), cores, gpu (its name, null for none), and "instructions": the widest that torch uses of the
-    processor, and whether there are some for bf16."""
+def machine_info() -> dict:
+    """CPU name, number of cores, GPU name (None without one), and `instructions`: the widest vector instructions that
+    torch uses, followed by "bf16" where oneDNN has bf16 kernels for this CPU."""
     import torch  # here, because reading records needs no torch
 
-    named = re.search(r"model name\s*:\s*(.+)", CPU.read_text() if CPU.exists() else "")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cpu = named[1].strip() if named else platform.processor()
-    instructions = torch.backends.cpu.get_cpu_capability() + " bf16" * onednn_has_bf16()
-    return {"cpu": cpu, "instructions": instructions, "cores": os.cpu_count(), "gpu": gpu}
+    model = re.search(r"model name\s*:\s*(.+)", CPUINFO.read_text() if CPUINFO.exists() else "")
+    return {
+        "cpu": model[1].strip() if model else platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability() + " bf16" * has_bf16_instructions(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 
-def releases() -> dict[str, str]:
-    """Name -> release, of `RELEASES`."""
-    return {name: version(name) for name in RELEASES}
+def package_versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
 
 
 @cache
-def code() -> dict:
-    """Which code this process runs, as it was when it was first asked for: "version", "commit", "modified"."""
+def code_version() -> dict:
+    """Version of this package and, in a git checkout, its commit and whether files were modified (else None).
+
+    The result is cached: it describes the code as it was at the first call.
+    """
     folder = Path(dlip.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -50,8 +54,8 @@ def code() -> dict:
     return {"version": dlip.__version__, "commit": commit, "modified": modified}
 
 
-def onednn_has_bf16() -> bool:
-    """Whether oneDNN's products in bf16 have instructions of this processor."""
+def has_bf16_instructions() -> bool:
+    """Whether oneDNN multiplies bf16 matrices with instructions of this CPU rather than emulating them."""
     import torch
 
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -4,7 +4,8 @@ import re
 import warnings
 from pathlib import Path
 
-from dlip.common.errors import UserError, number_of, one_line
+from dlip.common.errors import UserError
+from dlip.common.text import one_line, plural
 
 
 class FirstN:
@@ -64,7 +65,7 @@ def verify(dataset) -> list[str]:
     faults = dataset.faults
     if faults:
         few = one_line("; ".join(faults[:10]) + ("; ..." if len(faults) > 10 else ""))
-        left = number_of(len(faults), "fault")
+        left = plural(len(faults), "fault")
         warnings.warn(f"of {dataset.name} {dataset.split}, {left} left out: {few}", stacklevel=3)
     return faults
 

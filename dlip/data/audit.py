@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from tqdm import tqdm
 
 from dlip import data as data_sets
-from dlip.common.errors import UserError, number_of, one_line
+from dlip.common.errors import UserError
+from dlip.common.text import one_line, plural
 from dlip.data.shards.dataset import Broken
 from dlip.data.shards.write import encoded_item
 
@@ -84,7 +85,7 @@ def text(found: dict) -> str:
         f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
         for split, row in found["splits"].items()
     ]
-    lines.append(f"{number_of(found['shared_captions'], 'caption')} said of more than one picture")
+    lines.append(f"{plural(found['shared_captions'], 'caption')} said of more than one picture")
     for kind, sentences in found["faults"].items():
         lines.append(f"{len(sentences):,} {kind}:")
         lines += [f"  {one_line(sentence)}" for sentence in sentences[:NAMED]] + ["  ..."] * (len(sentences) > NAMED)

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
+from dlip.common.text import plural
 from dlip.data.batch import Question
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class QuarantineMixin:
         where = f"the {self.split} split of {self.where}"
         few = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
         if faults and self.on_error == "fatal":
-            found = number_of(len(faults), "fault")
+            found = plural(len(faults), "fault")
             raise UserError(f"{where} has {found}: {few}: mend what is wrong, or skip it with --on-error skip")
         if not len(self):
             raise UserError(f"{where} has no usable picture left: {few or 'there is none in it'}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dlip import data, records
 from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
-from dlip.common.files import held, read_json
+from dlip.common.files import exclusive_lock, read_json
 from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.experiments import history, run
@@ -231,7 +231,7 @@ def ablate(
     if workers < 1 or (seeds is not None and seeds < 1):
         raise UserError(f"{seeds} seeds by {workers} workers is no work; give both as positive whole numbers")
     busy = f"another process runs grids in {out}; wait for it, or choose another --out"
-    with held(Path(out) / "lock", busy):
+    with exclusive_lock(Path(out) / "lock", busy):
         warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
         done = {(r["ablation"]["hash"], r["seed"]) for r in _read(results) if "ablation" in r}
         todo = [job for job in jobs(grids, plan, seeds or plan.seeds, out, results) if job.key not in done]

@@ -4,7 +4,8 @@ import math
 
 import pandas as pd
 
-from dlip.common.errors import UserError, number_of, three_digits
+from dlip.common.errors import UserError
+from dlip.common.text import plural, three_digits
 from dlip.records import frame
 from dlip.records.compare import latest, retention, sources, summary, timed_alike
 
@@ -54,7 +55,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     else:
         value, spread = f"{metric}_kept", f"{metric}_kept_sd"
     if unscored := int(within[value].isna().sum()):
-        within_budget = f"{number_of(len(within), 'student')} within the budget"
+        within_budget = f"{plural(len(within), 'student')} within the budget"
         doubts.append(f"a score that is asked for is missing from {unscored} of {within_budget}")
     ranked = within.dropna(subset=[value]).sort_values([value, "params_m"], ascending=[False, True])
     if ranked.empty:
@@ -125,7 +126,7 @@ def text(advice: dict) -> str:
     """`advise`'s answer in words."""
     lines, best = [], advice["student"]
     if best:
-        seeds = number_of(best["seeds"], "seed")
+        seeds = plural(best["seeds"], "seed")
         lines.append(f"Within {_budget(advice['budget'])}: {best['name']} ({best['role']}, {seeds}; {best['model']})")
         for score, name in SCORES.items():
             value, kept, spread = best["scores"][score], best["kept"][score], best["kept_sd"][score]

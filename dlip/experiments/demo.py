@@ -7,8 +7,8 @@ import torch
 
 from dlip import data as data_sets
 from dlip.checkpoints.load import BUILT_IN
-from dlip.common.errors import number_of
 from dlip.common.files import read_json
+from dlip.common.text import plural
 from dlip.cost.latency import compare_latency
 from dlip.experiments import run
 from dlip.records.schema import upgrade
@@ -31,7 +31,7 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     """
     began = time.perf_counter()
     say = (lambda *_, **__: None) if quiet else print
-    say(f"A student of {number_of(steps, 'step')} learns from scenes/teacher, on {PICTURES:,} generated pictures.")
+    say(f"A student of {plural(steps, 'step')} learns from scenes/teacher, on {PICTURES:,} generated pictures.")
     weights = {**VLP, **dict.fromkeys(HR, 5.0), **AT, **KD}
     joins = {term: steps // 6 for term in weights if term != "hr.image"}
     joins |= dict.fromkeys(("itm", "kd.itm", "kd.vqa"), steps // 3)  # what is dear and learnt last
@@ -58,5 +58,5 @@ def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> 
     report(records, {item.image_id: item.image for item in (test[i] for i in range(len(test)))}, folder / "report.html")
     say("", table(records), "", *finding(records), sep="\n")
     minutes = (time.perf_counter() - began) / 60
-    say(f"\nReport: {folder / 'report.html'} ({minutes:.1f} minutes on {number_of(torch.get_num_threads(), 'thread')})")
+    say(f"\nReport: {folder / 'report.html'} ({minutes:.1f} minutes on {plural(torch.get_num_threads(), 'thread')})")
     return records

@@ -11,9 +11,10 @@ import torch
 
 from dlip import data as data_sets
 from dlip.checkpoints.init_from import initialize
-from dlip.common.distributed import on_main
-from dlip.common.errors import UserError, number_of
+from dlip.common.distributed import run_on_main
+from dlip.common.errors import UserError
 from dlip.common.files import write_json
+from dlip.common.text import plural
 from dlip.cost.count import summary
 from dlip.cost.latency import compare_latency
 from dlip.cost.memory import memory
@@ -152,7 +153,7 @@ def scored(vlm: VLM, dataset) -> list[str]:
     ]
     if not found:
         raise UserError(
-            f"nothing that is to be learnt can be measured on {number_of(len(dataset), 'picture')} of {dataset.name} "
+            f"nothing that is to be learnt can be measured on {plural(len(dataset), 'picture')} of {dataset.name} "
             f"{dataset.split}; give a weight to itc, lm or vqa, or name other --test-data or more --eval-items"
         )
     return found
@@ -317,7 +318,7 @@ def run(
     kept: dict = {}
     train(
         got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb,
-        lambda done: kept.update(on_main(lambda: write_down(done))),
+        lambda done: kept.update(run_on_main(lambda: write_down(done))),
     )  # fmt: skip
     return kept
 

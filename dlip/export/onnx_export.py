@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dlip import __version__
-from dlip.common import errors
+from dlip.common import errors, text
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
 from dlip.data import transforms
@@ -235,9 +235,11 @@ def write(
         "left_out": left_out,
         "parts": [{"folder": part, "tasks": sorted(tasks), **sizes(med)} for part, (med, tasks) in parts.items()],
     })  # fmt: skip
-    for module, name in ((onnx_runner, "runner.py"), (transforms, "transforms.py"), (errors, "errors.py")):
-        text = Path(module.__file__).read_text()
-        (folder / name).write_text(re.sub(r"^from dlip\.(?:\w+\.)*(\w+) import", r"from \1 import", text, flags=re.M))
+    sources = {"runner": onnx_runner, "transforms": transforms, "errors": errors, "text": text}
+    for name, module in sources.items():
+        code = Path(module.__file__).read_text()
+        code = re.sub(r"^from dlip\.(?:\w+\.)*(\w+) import", r"from \1 import", code, flags=re.M)
+        (folder / f"{name}.py").write_text(code)
     (folder / "README.md").write_text(card(vlm, graphs, record, int8))
     check(vlm, onnx_runner.Runner(folder, torch.get_num_threads()), graphs)
     for part in parts if int8 else ():

@@ -20,7 +20,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from dlip import __version__
 from dlip.checkpoints.load import locate, save_model, sized
 from dlip.common.errors import UserError
-from dlip.common.files import half_written, read_json, system_errors
+from dlip.common.files import leftover_temporaries, read_json, system_errors
 from dlip.export.card import card
 from dlip.export.huggingface import to_stock
 from dlip.models.composite import Composite
@@ -141,7 +141,7 @@ def write_folder(path: Path, write) -> None:
         if path.exists():
             path.rename(old)
         new.rename(path)
-        for left in half_written(path.parent, path.name):
+        for left in leftover_temporaries(path.parent, path.name):
             shutil.rmtree(left, ignore_errors=True)
     finally:
         if old.exists() and not path.exists():

@@ -1,15 +1,15 @@
 """What a model's weights are for, and one teacher made of several checkpoints.
 
 Each published BLIP checkpoint was fine-tuned for one task and lacks the heads of the others. `model_for` and
-`model_for_states` return the model that was trained for an ability or a source, and raise `Unable` where there is none,
-so that nothing is ever computed with untrained weights.
+`model_for_states` return the model that was trained for an ability or a source, and raise `MissingAbility` where there
+is none, so that nothing is ever computed with untrained weights.
 """
 
 from dataclasses import replace
 
 from torch import Tensor, nn
 
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.batch import Batch
 from dlip.models.config import ModelConfig
 from dlip.models.features import ABILITIES, SOURCES, Features, Trace, Want
@@ -30,11 +30,11 @@ class HasAbilities:
         return [self]
 
     def model_for(self, task: str) -> "HasAbilities":
-        """The model that does a task of `ABILITIES`. Raises Unable where its weights are missing."""
+        """The model that does a task of `ABILITIES`. Raises MissingAbility where its weights are missing."""
         return self._first((task,), WORDS[task])
 
     def model_for_states(self, source: str) -> "HasAbilities":
-        """The model trained to give states of a source (for "image" the first). Raises Unable if there is none."""
+        """The model trained to give states of a source ("image": the first). Raises MissingAbility if there is none."""
         if source == "image":
             return self.members[0]
         return self._first(SEES[source], WORDS[SEES[source][0]])
@@ -45,11 +45,13 @@ class HasAbilities:
                 if task in med.abilities:
                     return med
         can = "; ".join(WORDS[task] for task in ABILITIES if task in self.abilities)
-        raise Unable(f"this model cannot {words}, its checkpoint has no weights for it (it can: {can}); name another")
+        raise MissingAbility(
+            f"this model cannot {words}, its checkpoint has no weights for it (it can: {can}); name another"
+        )
 
 
 def check(model: HasAbilities, want: Want) -> None:
-    """Raises Unable where `want` names logits or states that the model has no weights for."""
+    """Raises MissingAbility where `want` names logits or states that the model has no weights for."""
     for task in want.abilities:
         model.model_for(task)
     for source, _ in want.layers:

@@ -2,8 +2,9 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
 from dlip.common.fields import check_kinds
+from dlip.common.text import plural
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -86,7 +87,7 @@ class ModelConfig:
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
                 raise UserError(
-                    f"model.{name} has {number_of(len(getattr(self, name)), 'number')}; give one for each of 3 colours"
+                    f"model.{name} has {plural(len(getattr(self, name)), 'number')}; give one for each of 3 colours"
                 )
         for name in ("image_std", "image_eps", "text_eps"):
             value = getattr(self, name)

@@ -118,13 +118,13 @@ class Features:
     def contrast(self, image_embed: Tensor, text_embed: Tensor) -> None:
         """Takes the ITC vectors [B, E] and computes the logits [C, C] of every picture with every caption."""
         self.image_embed, self.text_embed = image_embed, text_embed
-        self.rows = distributed.gather(self.captioned).nonzero().squeeze(1)
+        self.rows = distributed.all_gather(self.captioned).nonzero().squeeze(1)
         images, texts = self.contrasted(image_embed), self.contrasted(text_embed)
         self.logits["itc"] = cosines(images, texts) / self.temp  # pictures in rows
 
     def contrasted(self, values: Tensor) -> Tensor:
         """Of values [B, ...] of each process those of the pictures that are contrasted, [C, ...]."""
-        return distributed.gather(values)[self.rows]
+        return distributed.all_gather(values)[self.rows]
 
     def choose_pairs(self, given: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Sets and returns the pairs that ITM reads: `given` ones, or hard negatives drawn from all processes' batch.
@@ -136,8 +136,8 @@ class Features:
         if given is None:
             ids = self.contrasted(self.image_id)
             pictures, texts = (self.rows[x[len(ids) :]] for x in hard_negatives(self.logits["itc"].detach(), ids))
-            pictures, texts = distributed.mains(torch.stack([pictures, texts]))
-            first = b * (distributed.rank() if distributed.sharers() > 1 else 0)
+            pictures, texts = distributed.broadcast_from_main(torch.stack([pictures, texts]))
+            first = b * (distributed.rank() if distributed.batch_world_size() > 1 else 0)
             own, here = (pictures >= first) & (pictures < first + b), torch.arange(b, device=pictures.device)
             given = torch.cat([here, pictures[own] - first]), torch.cat([here + first, texts[own]])
         self.pairs = given

@@ -371,7 +371,7 @@ class Med(HasAbilities, nn.Module):
             ids, mask, rows = batch.ids, batch.mask, None
             if "itm" in want.abilities:
                 rows, texts = out.choose_pairs(pairs)
-                ids, mask = distributed.gather(ids)[texts], distributed.gather(mask)[texts]
+                ids, mask = distributed.all_gather(ids)[texts], distributed.all_gather(mask)[texts]
             fused = self.fuse_with(cross, ids, mask, rows, traces["fusion"])
             if "itm" in want.abilities:
                 out.logits["itm"] = self.match_logits(fused)  # [N, 2]

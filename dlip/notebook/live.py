@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlip.common.errors import number_of
+from dlip.common.text import plural
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
@@ -46,7 +46,7 @@ def recipe(size: str = "scenes-student", **weights: float):
     from dlip.training import terms
 
     said, stored = weights_text(weights), sum(params(config.preset(size)).values())
-    count = number_of(len(terms.weights(said)), "loss term")
+    count = plural(len(terms.weights(said)), "loss term")
     return Markdown(f"{stored / 1e6:.2f}M parameters, {count}: `--size {size} --weights {said}`")
 
 

@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import dlip
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.common.text import plural
 
 RERUN_RESULTS = "runs/notebooks/ablations.jsonl"
 """Where the runs of a notebook that reruns everything go; the shipped records stay as they are."""
@@ -37,7 +38,7 @@ def opening():
         shell.set_custom_exc((UserError,), _one_sentence)
     versions = " · ".join(f"{name} {version(name)}" for name in PACKAGES)
     short = " · a short run: the live cell shows that it works, not what it can reach" * bool(os.getenv("DLIP_QUICK"))
-    cores = number_of(os.cpu_count(), "core")
+    cores = plural(os.cpu_count(), "core")
     return Markdown(f"**dlip {dlip.__version__}** · {versions} · Python {platform.python_version()} · {cores}{short}")
 
 
@@ -77,7 +78,7 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
             continue
         made = [run for runs in students.values() for run in runs]
         hours = sum(run["wall_s"] for run in made) / 3600
-        runs = number_of(len(made), "run")
+        runs = plural(len(made), "run")
         print(f"{name}: {runs} of {len(students)} of {len(by_row) - 1} students, {hours:.1f} hours of training")
     return found
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
+from dlip.common.text import plural
 from dlip.plots.style import COLOURS, INK, LABELS, SYMBOLS, axis_title, error_bars, figure
 from dlip.records.compare import sources, summary, twin
 from dlip.records.schema import COSTS, SCORES
@@ -135,7 +136,7 @@ def hover(row: pd.Series, cost: str, score: str) -> str:
         return f"{axis_title(column)}: {row[column]:.4g}{spread}"
 
     command = "<br>".join(map(escape, textwrap.wrap(row["command"], 42, break_on_hyphens=False)))
-    runs = number_of(row["runs"], "seed")
+    runs = plural(row["runs"], "seed")
     lines = [f"<b>{escape(row['name'])}</b> ({row['role']}, {runs})", said(score), said(cost)]
     return "<br>".join([*lines, escape(row["model"]), f"<i>{command}</i>"])
 

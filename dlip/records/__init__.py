@@ -9,7 +9,7 @@
 - data, split (what was measured on; the outcomes tell how many pictures), train_images (how many pictures the model
   could learn from).
 - code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
-  transformers (versions), releases (name -> version of `dlip.common.machine.RELEASES`), device, machine ("cpu",
+  transformers (versions), releases (name -> version of `dlip.common.machine.PACKAGES`), device, machine ("cpu",
   "gpu": their
   names, "instructions": of the cpu, "cores"), threads (of each process), processes, wall_s (seconds of training).
 - losses: "step" and each term as lists of one length, at most 100 points.

@@ -4,7 +4,8 @@ import math
 
 import pandas as pd
 
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
+from dlip.common.text import plural
 from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.records.schema import NUMBERS, ROLES
 
@@ -15,7 +16,7 @@ MEASURED = ["data", "split", "test_images"]
 def sources(df: pd.DataFrame) -> list[str]:
     """What the runs were measured on, each in words: `scenes test, 1,000 pictures`."""
     rows = df[MEASURED].drop_duplicates().itertuples(index=False)
-    return [f"{data} {split}" + (f", {number_of(count, 'picture')}" if count else "") for data, split, count in rows]
+    return [f"{data} {split}" + (f", {plural(count, 'picture')}" if count else "") for data, split, count in rows]
 
 
 def latest(df: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dlip.common.errors import UserError, one_line
-from dlip.common.files import read_json, write_out
+from dlip.common.errors import UserError
+from dlip.common.files import read_json, write_output
+from dlip.common.text import one_line
 from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.records.schema import NUMBERS, SCHEMA, is_record, numbers, sizes, upgrade
 
@@ -133,7 +134,7 @@ def export(df: pd.DataFrame, path: str | Path) -> None:
     if path.suffix not in writers:
         raise UserError(f"{path} ends in neither .csv nor .parquet; name a file that does")
     try:
-        write_out(path, lambda place: writers[path.suffix](place, index=False))
+        write_output(path, lambda place: writers[path.suffix](place, index=False))
     except OSError as error:
         raise UserError(f"the table cannot be written to {path}: {error.strerror}; choose another file") from error
 

@@ -15,8 +15,8 @@ from uuid import uuid4
 import numpy as np
 
 from dlip.common.errors import UserError
-from dlip.common.files import settle
-from dlip.common.machine import code, machine, releases
+from dlip.common.files import fsync_dir
+from dlip.common.machine import code_version, machine_info, package_versions
 from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.records.outcomes import packed
 from dlip.records.schema import ROLES, SCHEMA
@@ -50,7 +50,7 @@ def new_record(
     """
     import torch  # here, because reading records needs no torch
 
-    from dlip.common.distributed import processes
+    from dlip.common.distributed import world_size
 
     if role not in ROLES:
         raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
@@ -68,15 +68,15 @@ def new_record(
         "data": metrics["data"],
         "split": metrics["split"],
         "train_images": train_images,
-        "code": code(),
+        "code": code_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
-        "releases": releases(),
+        "releases": package_versions(),
         "device": device,
-        "machine": machine(),
+        "machine": machine_info(),
         "threads": torch.get_num_threads(),
-        "processes": processes(),
+        "processes": world_size(),
         "wall_s": round(wall_s, 1),
         "losses": _plain(thin(losses)),
         "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "captioning", "vqa", "attention")}),
@@ -134,7 +134,7 @@ def append(record: dict, path: str | Path) -> None:
                 os.ftruncate(file, size)
                 raise OSError("the disk is full")
             os.fsync(file)
-            settle(path.parent)
+            fsync_dir(path.parent)
         finally:
             os.close(file)
     except OSError as error:

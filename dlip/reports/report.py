@@ -14,8 +14,9 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from dlip import plots
-from dlip.common.errors import UserError, number_of, three_digits
-from dlip.common.files import write_out
+from dlip.common.errors import UserError
+from dlip.common.files import write_output
+from dlip.common.text import plural, three_digits
 from dlip.data.answers import normalize
 from dlip.plots.html import image_tag, marked
 from dlip.records import frame
@@ -188,7 +189,7 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
         plotly=get_plotlyjs(),
     )
     try:
-        write_out(path, lambda place: place.write_text(page, encoding="utf-8"))
+        write_output(path, lambda place: place.write_text(page, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"the report cannot be written to {path}: {error.strerror}; choose another file") from error
 
@@ -222,7 +223,7 @@ def _table(rows: pd.DataFrame) -> str:
             f'<td data-head="{head}">{_cell(row, column)}<small>{_share(row, column)}</small></td>'
             for column, head in HEADS.items()
         ]
-        pictures = f"{number_of(row['train_images'], 'picture')}, {number_of(row['runs'], 'seed')}"
+        pictures = f"{plural(row['train_images'], 'picture')}, {plural(row['runs'], 'seed')}"
         name = f"<th>{_dot(row['role'], row['name'])}{escape(row['name'])}<small>{pictures}</small></th>"
         out.append(f"<tr>{name}{''.join(cells)}</tr>")
     heads = "".join(f"<th>{head}</th>" for head in HEADS.values())
@@ -266,7 +267,7 @@ def _example(picture, said: list[tuple[dict, dict]]) -> str:
     questions = "".join(_question(i, said) for i in range(len(first["questions"])))
     return (
         f'<article>{image}<div><ul class="said">{captions}</ul>'
-        f"<details><summary>{number_of(len(first['references']), 'reference')}</summary>"
+        f"<details><summary>{plural(len(first['references']), 'reference')}</summary>"
         f'<ul class="references">{references}</ul></details>'
         f"<dl>{questions}</dl></div></article>"
     )
@@ -313,7 +314,7 @@ def _versions(records: list[dict]) -> str:
         if r["code"]["commit"]:
             code += f" ({r['code']['commit'][:10]}{', modified' if r['code']['modified'] else ''})"
         parts = (code, f"torch {r['torch']}", f"transformers {r['transformers']}", f"Python {r['python']}")
-        out[", ".join([*parts, f"{r['device']}, {number_of(r['threads'], 'thread')}"])] = None
+        out[", ".join([*parts, f"{r['device']}, {plural(r['threads'], 'thread')}"])] = None
     return "; ".join(out)
 
 

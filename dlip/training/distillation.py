@@ -50,7 +50,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     there is none. Without a mask all count."""
     if mask is None:  # of as many values in every process
         return values.sum() / max(1, values.numel())
-    return distributed.mean((values * mask).sum(), mask.sum())
+    return distributed.global_mean((values * mask).sum(), mask.sum())
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -67,7 +67,7 @@ def centred(states: Tensor, mask: Tensor | None = None) -> Tensor:
     Beyond the paper: the mean is most of a state, so that a cosine with it left in is small before anything is learnt.
     """
     mask = states.new_ones(states.shape[:2]) if mask is None else mask
-    return states - distributed.total((states * mask[..., None]).sum((0, 1))) / distributed.total(mask.sum()).clamp(
+    return states - distributed.all_sum((states * mask[..., None]).sum((0, 1))) / distributed.all_sum(mask.sum()).clamp(
         min=1
     )
 

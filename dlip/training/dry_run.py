@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlip.common.errors import number_of, three_digits
+from dlip.common.text import plural, three_digits
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler
@@ -174,7 +174,7 @@ def _held(learner: Learner, teacher: VLM | None) -> Collection[tuple[str, int]]:
 def text(found: dict) -> str:
     """A `budget` as lines for a terminal."""
     lines = [
-        f"{number_of(found['steps'], 'step')}, {number_of(found['pictures'], 'picture')}: "
+        f"{plural(found['steps'], 'step')}, {plural(found['pictures'], 'picture')}: "
         f"{found['epochs']:.1f} epochs of {found['train_images']:,}",
         f"{found['flops']:.3g} FLOPs, forward and backward, the teacher's among them",
         f"{sum(found['memory_gb'].values()):.2f} GB of memory: "

@@ -45,14 +45,14 @@ class Learner(nn.Module):
         want = Want(terms & set(ABILITIES), {("image", "states"): (-1,)} if "tags" in terms else {})
         return want | self.distiller.want("student", terms) if self.distiller else want
 
-    @distributed.together()
+    @distributed.global_batch()
     def forward(self, batch: Batch, teacher: Teacher | None, step: int, epoch: float) -> dict[str, Tensor]:
         """Term -> loss, unweighted, of this process's part of the batch, of those that have joined by `step`.
 
         `epoch` counts epochs with their fraction.
         """
         terms = self.config.active(step)
-        if distributed.sharers() > 1:
+        if distributed.batch_world_size() > 1:
             batch = levelled(batch, self.med.config.pad_id)
         features = self.med(batch, self.want(terms))
         losses = {}
@@ -86,5 +86,5 @@ class Learner(nn.Module):
 def levelled(batch: Batch, pad_id: int) -> Batch:
     """Captions padded to the longest of all processes, so that they can be gathered."""
     length = torch.tensor([batch.ids.shape[1]], device=batch.ids.device)
-    more = (0, int(distributed.gather(length).max() - length))
+    more = (0, int(distributed.all_gather(length).max() - length))
     return replace(batch, ids=F.pad(batch.ids, more, value=pad_id), mask=F.pad(batch.mask, more))

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from dlip.checkpoints.tensors import load_weights, weights
 from dlip.common import distributed
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
+from dlip.common.text import plural
 from dlip.data import has_field
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
@@ -41,7 +42,7 @@ def sharded(teacher: Teacher, device: torch.device) -> Teacher:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (distributed.processes(),))
+    mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for layer in [module for module in teacher.modules() if isinstance(module, ImageLayer)]:
         fully_shard(layer, mesh=mesh)
     single = {parameter for parameter in teacher.parameters() if not parameter.ndim}
@@ -88,7 +89,7 @@ def check_data(dataset, config: TrainConfig) -> None:
             raise UserError(f"the term {term} needs {needs}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(
-            f"{dataset.name} {dataset.split} has {number_of(len(dataset), 'picture')}, fewer than a batch of "
+            f"{dataset.name} {dataset.split} has {plural(len(dataset), 'picture')}, fewer than a batch of "
             f"{config.batch_size}; lower the batch size"
         )
 
@@ -195,7 +196,7 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
     main = accelerator.is_main_process
     kinds = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(accelerator.device)
-    start = distributed.on_main(
+    start = distributed.run_on_main(
         lambda: run.start(student, config, about | {"inputs": made_of(student, teacher, dataset)})
     )
     if run.finished:
@@ -244,11 +245,11 @@ def _train(run, student, dataset, config, teacher, evaluate, about, progress, ke
                 bar.set_postfix(loss=f"{means['total']:.3f}", images_per_s=f"{speed:.0f}")
             if evaluate and config.eval_every and step % config.eval_every == 0:
                 with meter.paused():
-                    score = distributed.on_main(partial(evaluate, student))
+                    score = distributed.run_on_main(partial(evaluate, student))
                     if main:
                         run.log({"step": step, "eval": score})
                     learner.train()
             if saves:
                 check_finite(learner, step)
                 run.save(learner, descent.adamw, step, accelerator.scaler)
-    distributed.on_main(lambda: run.finish(student))
+    distributed.run_on_main(lambda: run.finish(student))

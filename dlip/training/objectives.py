@@ -40,7 +40,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     """Mean over the labels that are not -100, of the batch of all processes. logits [..., K], labels [...]."""
     logits, labels = logits.flatten(0, -2).float(), labels.flatten()
     summed = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-    return distributed.mean(summed, (labels >= 0).sum())
+    return distributed.global_mean(summed, (labels >= 0).sum())
 
 
 def itm(features: Features) -> Tensor:
@@ -81,7 +81,7 @@ class MomentumITC(nn.Module):
 
     def __init__(self, med: Med, queue: int = 0, momentum: float = 0.995, alpha: float = 0.4):
         super().__init__()
-        self.size, self.momentum, self.alpha = queue // distributed.processes(), momentum, alpha
+        self.size, self.momentum, self.alpha = queue // distributed.world_size(), momentum, alpha
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         names = ("vision_model", "text_encoder", "vision_proj", "text_proj")
         self.encoders = nn.ModuleDict({name: copy.deepcopy(getattr(med, name)) for name in names})
@@ -118,7 +118,7 @@ class MomentumITC(nn.Module):
         images, texts = self.embed(med, batch)
         here, ids = features.captioned, features.image_id[features.captioned]
         same = (features.contrasted(features.image_id)[:, None] == torch.cat([ids, self.ids])).float()  # [C, held]
-        hard, alpha = same / distributed.total(same.sum(1, keepdim=True)), self.alpha * min(1.0, progress)
+        hard, alpha = same / distributed.all_sum(same.sum(1, keepdim=True)), self.alpha * min(1.0, progress)
         loss = 0.0
         for own, mine, other, queue in (
             (features.image_embed, images, texts, self.texts),
@@ -129,7 +129,7 @@ class MomentumITC(nn.Module):
             targets = alpha * log_shares(mine).exp().detach() + (1 - alpha) * hard
             loss = loss - (targets * log_shares(own)).sum()
         self.waiting.append((images[here], texts[here], ids))
-        return loss * distributed.sharers() / (2 * max(1, len(hard)))
+        return loss * distributed.batch_world_size() / (2 * max(1, len(hard)))
 
     def _push(self, images: Tensor, texts: Tensor, ids: Tensor) -> None:
         if self.size:
@@ -142,6 +142,6 @@ class MomentumITC(nn.Module):
 def log_shares(logits: Tensor) -> Tensor:
     """Log-softmax of logits [C, K] over the columns of all processes, each of which holds its own."""
     logits = logits.float()
-    if distributed.sharers() == 1:
+    if distributed.batch_world_size() == 1:
         return logits.log_softmax(1)
-    return logits - distributed.gather(logits.logsumexp(1)[None]).logsumexp(0)[:, None]
+    return logits - distributed.all_gather(logits.logsumexp(1)[None]).logsumexp(0)[:, None]

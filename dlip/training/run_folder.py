@@ -17,9 +17,17 @@ from torch import nn
 from dlip.checkpoints.load import save_model
 from dlip.checkpoints.tensors import checkpoint_errors, checksum, read_tensors, weights, write_tensors
 from dlip.common import distributed
-from dlip.common.errors import UserError, number_of
-from dlip.common.files import half_written, held, in_place, read_json, system_errors, write_atomically, write_json
-from dlip.common.machine import RELEASES, code, machine, releases
+from dlip.common.errors import UserError
+from dlip.common.files import (
+    exclusive_lock,
+    leftover_temporaries,
+    read_json,
+    system_errors,
+    write_atomically,
+    write_json,
+)
+from dlip.common.machine import PACKAGES, code_version, machine_info, package_versions
+from dlip.common.text import plural
 from dlip.models.config import ModelConfig
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
@@ -41,7 +49,7 @@ FREE = {
     "data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights",
     "threads": "threads, on which last digits depend,",
     "torch": "release and build of torch, on which last digits depend,",
-    "releases": f"releases of {', '.join(RELEASES)}, on which last digits depend,",
+    "releases": f"releases of {', '.join(PACKAGES)}, on which last digits depend,",
     "gpu": "device, on which last digits depend,",
     "instructions": "processor's instructions, on which last digits depend,",
     "code": "version of this code, on which last digits depend,",
@@ -59,12 +67,12 @@ def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
     """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "words" (its
     vocabulary), "data"; and its number of "pictures", of "threads", and the machine and the code that it runs by."""
     data = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None  # a class of the user's own may have none
-    here, words = machine(), json.dumps(student.tokenizer.fast.get_vocab(), sort_keys=True)
+    here, words = machine_info(), json.dumps(student.tokenizer.fast.get_vocab(), sort_keys=True)
     return {
         "teacher": teacher and hashed(teacher), "start": hashed(student),
         "words": hashlib.sha256(words.encode()).hexdigest(), "data": data, "pictures": len(dataset),
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "releases": releases(),
-        "gpu": here["gpu"], "instructions": here["instructions"], "code": code(),
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "releases": package_versions(),
+        "gpu": here["gpu"], "instructions": here["instructions"], "code": code_version(),
     }  # fmt: skip
 
 
@@ -80,7 +88,7 @@ class Run:
     """`run.json` (what was asked for), `log.jsonl`, `checkpoint-*.safetensors`, and the finished model beside them."""
 
     def __init__(self, folder: str | Path):
-        self.folder, self._lock = Path(folder), None
+        self.folder, self._in_place = Path(folder), None
 
     @property
     def finished(self) -> bool:
@@ -128,14 +136,14 @@ class Run:
         with ExitStack() as stack:
 
             def hold() -> None:
-                self._lock = stack.enter_context(held(self.folder / ".lock", busy))
+                self._in_place = stack.enter_context(exclusive_lock(self.folder / ".lock", busy))
 
-            distributed.on_main(hold)
+            distributed.run_on_main(hold)
             yield
 
     def _check_place(self) -> None:
         """Raises UserError where the folder was taken away, in whose place there may be another run's."""
-        if self._lock and not in_place(self._lock, self.folder / ".lock"):
+        if self._in_place and not self._in_place():
             raise UserError(
                 f"{self.folder} was taken away while a run was in it, which stops here; give its command again, or "
                 f"choose another folder"
@@ -160,7 +168,7 @@ class Run:
             warnings.warn(
                 f"the {noun} are not those that the run in {self.folder} began with; it goes on", stacklevel=2
             )
-        for left in (one for name in OWN for one in half_written(self.folder, name)):
+        for left in (one for name in OWN for one in leftover_temporaries(self.folder, name)):
             left.unlink()
         if not kept:
             write_json(path, asked)
@@ -179,7 +187,7 @@ class Run:
             aside = path.with_name(f"damaged-{path.name}")
             write_atomically(aside, partial(shutil.copyfile, path))  # a link of that name would lead elsewhere
             warnings.warn(
-                f"left out of {path}: {number_of(lost, 'damaged row')}; as it was it is {aside.name}", stacklevel=3
+                f"left out of {path}: {plural(lost, 'damaged row')}; as it was it is {aside.name}", stacklevel=3
             )
 
     def _latest(self, steps: int) -> int:
@@ -225,7 +233,7 @@ class Run:
         own["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             own["rng.cuda"] = torch.cuda.get_rng_state()
-        parts = distributed.to_main(own)
+        parts = distributed.gather_to_main(own)
         if parts is None:
             return
         tensors = {_of(rank, name): tensor for rank, part in enumerate(parts) for name, tensor in part.items()}
@@ -248,7 +256,7 @@ class Run:
         """
         path = self._checkpoint(step)
         tensors, about = read_tensors(path)
-        if (processes := about.get("processes", 1)) != (ours := distributed.processes()):
+        if (processes := about.get("processes", 1)) != (ours := distributed.world_size()):
             raise UserError(
                 f"{path} is of another number of processes, {processes}, not {ours}; resume it with as many"
             )

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dlip.checkpoints.tensors import read_tensors, weights, write_tensors
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
 from dlip.common.files import in_place, own_file, read_json, write_json
+from dlip.common.text import plural
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import resize_square
@@ -167,7 +168,7 @@ class TeacherCache(nn.Module):
             texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
             if silent := sum(not captions for captions in texts):
                 raise UserError(
-                    f"{dataset.name} has {number_of(silent, 'picture')} without a caption, by which the teacher's "
+                    f"{dataset.name} has {plural(silent, 'picture')} without a caption, by which the teacher's "
                     f"outputs are kept; train without the cache"
                 ) from None
             lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
@@ -241,7 +242,7 @@ class TeacherCache(nn.Module):
                 sums[place : place + 1] = [self._sums(block)]
                 write_json(state, {"filled": blocks[len(sums) - 1].stop, "crc32": sums})
         if damaged:
-            whose = f"of {number_of(damaged, 'picture')} in {self.folder}"
+            whose = f"of {plural(damaged, 'picture')} in {self.folder}"
             warnings.warn(f"the teacher's outputs {whose} were damaged, and were made anew", stacklevel=2)
 
     def _sums(self, pictures: range) -> list[int]:

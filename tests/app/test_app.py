@@ -17,7 +17,7 @@ import dlip
 from app import images, models, space
 from app.page import build
 from app.tabs import compare, search
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.models.generate import Decoder
 from tests.helpers import ROOT
@@ -147,7 +147,7 @@ def test_a_model_that_lacks_the_weights_says_so_and_the_other_answers(picture, m
     pair = models.pair(TEACHER, STUDENT)
 
     def unable(*_):
-        raise Unable("this model cannot answer questions; name another")
+        raise MissingAbility("this model cannot answer questions; name another")
 
     monkeypatch.setattr(pair["student"], "answers", unable)
     found = compare.answers(picture, TEACHER, STUDENT, QUESTION)

@@ -122,14 +122,14 @@ def work(rank: int, folder: Path, port: int) -> None:
             train(changed(models()[0], dropout), PICTURES, config, folder / "whole", teacher, progress=False)
         mistakes.append(str(mistake.value))
     with pytest.raises(FileNotFoundError) as mistake:
-        distributed.on_main(Path("/nowhere/at/all").read_text)
+        distributed.run_on_main(Path("/nowhere/at/all").read_text)
     mistakes.append(str(mistake.value))
     dist.destroy_process_group()
-    distributed._patient.cache_clear()
+    distributed._long_timeout_group.cache_clear()
     limit = timedelta(seconds=1)
     dist.init_process_group("gloo", f"file://{folder / 'store'}", limit, world_size=2, rank=rank)
     began = time.perf_counter()
-    found["waited"] = distributed.on_main(lambda: time.sleep(2) or rank), time.perf_counter() - began
+    found["waited"] = distributed.run_on_main(lambda: time.sleep(2) or rank), time.perf_counter() - began
     torch.save({**found, "mistakes": mistakes}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

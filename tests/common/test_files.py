@@ -1,58 +1,61 @@
-"""Files are written whole or not at all, what is no file is written into, and one process holds them at a time."""
+"""Files are written whole or not at all, and a lock is held by one process at a time."""
 
 import errno
 import os
+import shutil
+import signal
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.common.files import held, read_json, write_atomically, write_json, write_out
+from dlip.common.files import exclusive_lock, read_json, write_atomically, write_json, write_output
+
+
+def write_half(path: Path, error: type[BaseException] = RuntimeError) -> None:
+    path.write_text('{"a": ')
+    raise error
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_write_that_fails_leaves_the_old_file(error, tmp_path):
+def test_failed_write_leaves_the_old_file(error, tmp_path):
     path = tmp_path / "value.json"
     write_json(path, {"a": 1})
-
-    def half(temporary):
-        temporary.write_text('{"a": ')
-        raise error
-
     with pytest.raises(error):
-        write_atomically(path, half)
-    assert read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+        write_atomically(path, lambda temporary: write_half(temporary, error))
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
-    assert read_json(path) == {"a": 1}
+    assert read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
     write_json(path, {"a": 2})
     assert read_json(path) == {"a": 2} and list(tmp_path.iterdir()) == [path]
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, 1)
 
-    def look(temporary):
+    def write(temporary):
         assert temporary.parent == tmp_path and temporary != path
         temporary.write_text("2")
         assert path.read_text() == "1\n"
 
-    write_atomically(path, look)
+    write_atomically(path, write)
     assert path.read_text() == "2"
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_then(tmp_path, monkeypatch):
-    """Else a machine that loses its power may keep what was removed meanwhile alone."""
+def test_file_is_flushed_before_its_rename_and_the_folder_after(tmp_path, monkeypatch):
+    """Otherwise a power failure could lose both the old and the new file."""
     done, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: done.append(stat.S_ISDIR(os.fstat(file).st_mode)) or fsync(file))
-    monkeypatch.setattr(os, "replace", lambda *names: done.append("named") or replace(*names))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or replace(*names))
     write_json(tmp_path / "value.json", {})
-    assert done == [False, "named", True]
+    assert done == [False, "renamed", True]
 
 
-def test_a_full_disk_is_told_with_the_file(tmp_path):
+def test_full_disk_error_names_the_file(tmp_path):
     def write(temporary):
         with open("/dev/full", "w") as full:
             full.write("x")
@@ -62,39 +65,72 @@ def test_a_full_disk_is_told_with_the_file(tmp_path):
     assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / "value.json"))
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_a_lock_is_a_file_of_its_own(kind, tmp_path):
-    """By a link in somebody's folder a file elsewhere would be meant, and a pipe would be waited for."""
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+def test_lock_is_held_once_at_a_time(tmp_path):
+    for _ in range(2):
+        with exclusive_lock(tmp_path / "new" / "lock", "busy"):
+            with pytest.raises(UserError, match="busy"), exclusive_lock(tmp_path / "new" / "lock", "busy"):
+                pass
+
+
+def test_waiting_for_a_lock_survives_the_removal_of_its_folder(tmp_path):
+    path = tmp_path / "cache" / "lock"
+
+    def wait() -> bool:
+        with exclusive_lock(path) as in_place:
+            return in_place()
+
+    with ThreadPoolExecutor(1) as thread, exclusive_lock(path) as in_place:
+        waiting = thread.submit(wait)
+        time.sleep(0.2)
+        assert in_place() and not waiting.done()
+        shutil.rmtree(path.parent)
+        assert waiting.result(10) and not in_place()
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("precious"), Path.mkdir], ids=["link", "folder"])
+def test_lock_does_not_follow_links(make, tmp_path):
     (tmp_path / "precious").write_text("kept")
-    {"link": lambda path: path.symlink_to("precious"), "pipe": os.mkfifo, "folder": Path.mkdir}[kind](tmp_path / "lock")
-    with pytest.raises(OSError), held(tmp_path / "lock", "busy"):
+    make(tmp_path / "lock")
+    with pytest.raises(OSError), exclusive_lock(tmp_path / "lock", "busy"):
         pass
     assert (tmp_path / "precious").read_text() == "kept"
-    for _ in range(2):
-        with held(tmp_path / "own", "busy"), pytest.raises(UserError, match="busy"), held(tmp_path / "own", "busy"):
+
+
+def test_forked_child_does_not_inherit_the_lock(tmp_path):
+    """Otherwise a DataLoader's worker would hold the lock of a run that was killed."""
+    with exclusive_lock(tmp_path / "lock", "busy"):
+        if not (child := os.fork()):
+            signal.pause()
+    try:
+        with exclusive_lock(tmp_path / "lock", "busy"):
             pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
-def test_a_users_file_is_replaced_whole_and_a_pipe_or_link_written_into(tmp_path):
-    (tmp_path / "kept").write_text("old")
-    os.link(tmp_path / "kept", tmp_path / "twin")
-    (tmp_path / "link").symlink_to("kept")
-    write_out(tmp_path / "link", lambda path: path.write_text("by the link"))
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "twin").read_text() == "by the link"
-    write_out(tmp_path / "kept", lambda path: path.write_text("new"))
-    assert (tmp_path / "kept").read_text() == "new" and (tmp_path / "twin").read_text() == "by the link"
+# --- users' files -----------------------------------------------------------------------------------------------------
+
+
+def test_output_replaces_a_file_and_is_written_into_a_link(tmp_path):
+    kept, twin, link = (tmp_path / name for name in ("kept", "twin", "link"))
+    kept.write_text("old")
+    os.link(kept, twin)
+    link.symlink_to("kept")
+    write_output(link, lambda path: path.write_text("by the link"))
+    assert link.is_symlink() and twin.read_text() == "by the link"
+    write_output(kept, lambda path: path.write_text("new"))
+    assert kept.read_text() == "new" and twin.read_text() == "by the link"
     with pytest.raises(RuntimeError):
-        write_out(tmp_path / "kept", fails)
-    assert (tmp_path / "kept").read_text() == "new" and len(list(tmp_path.iterdir())) == 3
+        write_output(kept, write_half)
+    assert kept.read_text() == "new" and len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_file_too_large_to_be_json_is_not_read(tmp_path):
+def test_oversized_json_is_refused(tmp_path):
     (tmp_path / "config.json").touch()
     os.truncate(tmp_path / "config.json", 10**12)
-    with pytest.raises(UserError, match="config.json has 1,000,000,000,000 bytes, of 67,108,864 at most; take another"):
+    with pytest.raises(UserError, match="config.json has 1,000,000,000,000 bytes"):
         read_json(tmp_path / "config.json")
-
-
-def fails(path: Path) -> None:
-    path.write_text("half")
-    raise RuntimeError

@@ -15,7 +15,7 @@ from dlip import records
 from dlip.cli import parser
 from dlip.commands import train_config
 from dlip.common.errors import UserError
-from dlip.common.files import held, write_json
+from dlip.common.files import exclusive_lock, write_json
 from dlip.data.scenes.dataset import SPLITS
 from dlip.experiments import ablation
 from dlip.experiments.ablation import ablate, choose, command, identity, jobs, runs, table, text
@@ -176,7 +176,10 @@ def test_the_cost_of_a_run_counts_its_teacher_unless_it_is_read_from_the_disk():
 
 
 def test_two_processes_do_not_share_a_folder(place):
-    with held(Path(place["out"], "lock"), ""), pytest.raises(UserError, match="another process runs grids in"):
+    with (
+        exclusive_lock(Path(place["out"], "lock"), ""),
+        pytest.raises(UserError, match="another process runs grids in"),
+    ):
         ablate([ONE], FULL, 1, 1, **place)
     with pytest.raises(UserError, match="positive whole numbers"):
         ablate([ONE], FULL, 1, 0, **place)

@@ -5,7 +5,7 @@ import torch
 
 import dlip
 from dlip.checkpoints.load import load_model
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.experiments.run import measure
 from dlip.models.composite import Composite, check
 from dlip.models.features import Want
@@ -73,9 +73,9 @@ def test_only_the_owners_are_run(parts, make_batch, monkeypatch):
 def test_what_nobody_has_is_refused(parts):
     whole = Composite([parts["match"], parts["speak"]])
     check(whole, Want(frozenset({"itc", "lm"}), {("image", "states"): (-1,), ("decoder", "cross"): (-1,)}))
-    with pytest.raises(Unable, match="cannot answer questions"):
+    with pytest.raises(MissingAbility, match="cannot answer questions"):
         check(whole, Want(frozenset({"vqa"})))
-    with pytest.raises(Unable, match="cannot write captions"):
+    with pytest.raises(MissingAbility, match="cannot write captions"):
         check(parts["match"], Want(layers={("decoder", "self"): (-1,)}))
     check(parts["answer"], Want(layers={("fusion", "states"): (-1,)}))
 
@@ -110,7 +110,7 @@ def test_a_composite_by_name_does_what_its_parts_do(names, scenes):
     assert torch.equal(both.match(images, texts), match.match(images, texts))
     assert torch.equal(both.similarity(images, texts), match.similarity(images, texts))
     assert both.caption(images) == speak.caption(images)
-    with pytest.raises(Unable):
+    with pytest.raises(MissingAbility):
         both.answer(images, texts)
 
 
@@ -130,7 +130,7 @@ def test_a_student_learns_from_a_composite(names, scenes, tmp_path):
     assert set(weights) <= set(losses) and all(value > 0 for term in weights for value in losses[term])
     with pytest.raises(UserError, match="several checkpoints are not kept on disk"):
         dlip.distill(teacher, "scenes-student", scenes, config.replace(cache=True), tmp_path / "b")
-    with pytest.raises(Unable, match="cannot answer"):
+    with pytest.raises(MissingAbility, match="cannot answer"):
         lone = config.replace(weights={"kd.vqa": 1.0})
         train(dlip.load(names["match"]), scenes, lone, tmp_path / "c", dlip.load(teacher))
 

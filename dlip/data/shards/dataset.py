@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
+from dlip.common.text import plural
 from dlip.data.batch import Item
 from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name, map_in_threads
 from dlip.data.shards.download import Handle, cache_folder, is_url, open_shard
@@ -44,7 +45,7 @@ class Shards(QuarantineMixin):
         self.shards = [shard for shard in every if shard.split == split]
         if not self.shards:
             counted = sorted(Counter(shard.split for shard in every).items())
-            names = ", ".join(f"{other} ({number_of(count, 'shard')})" for other, count in counted)
+            names = ", ".join(f"{other} ({plural(count, 'shard')})" for other, count in counted)
             raise UserError(f"{name} has no split {split!r}; choose one of those it has: {names}")
         self._samples: dict[int, np.ndarray] = {}
         self._handles: dict[int, Handle] = {}

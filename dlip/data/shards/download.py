@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from dlip.common.errors import UserError
-from dlip.common.files import half_written, own_file, write_atomically
+from dlip.common.files import leftover_temporaries, own_file, write_atomically
 
 TRIES = 3
 TIMEOUT = 60
@@ -79,7 +79,7 @@ def open_shard(source: str) -> Handle:
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
             return Handle(path)
         except FileNotFoundError:
-            for left in half_written(folder, path.name):  # by a process that was killed, as this one holds the lock
+            for left in leftover_temporaries(folder, path.name):  # of a killed process: this one has the lock
                 left.unlink(missing_ok=True)
             fetch(source, path)
             handle = Handle(path)

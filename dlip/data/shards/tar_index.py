@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dlip.common.errors import UserError, number_of
+from dlip.common.errors import UserError
 from dlip.common.files import write_atomically
+from dlip.common.text import plural
 from dlip.data.batch import Question
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
@@ -175,5 +176,5 @@ def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], li
                     key = f"{folder}/{stem}" if folder else stem
                     found.append((key, suffix.lower(), member.offset_data, member.size))
     except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
-        faults.append(f"{label} cannot be read beyond its first {number_of(len(found), 'file')} ({error})")
+        faults.append(f"{label} cannot be read beyond its first {plural(len(found), 'file')} ({error})")
     return found, faults

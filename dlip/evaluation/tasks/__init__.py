@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data import open as open_data
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import Progress, Unavailable, within
@@ -55,7 +55,7 @@ def evaluate(
             share = within(progress, place / len(chosen), (place + 1) / len(chosen))
             try:
                 outcome = RUN[task](model, data, batch_size=batch_size, progress=share, **options[task])
-            except (Unavailable, Unable) as reason:
+            except (Unavailable, MissingAbility) as reason:
                 result[task], notes[task] = None, str(reason)
                 continue
             result[task] = outcome.figures

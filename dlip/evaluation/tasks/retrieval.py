@@ -63,7 +63,7 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
 
     `k` candidates a query are re-ranked, by default 16 of the built-in scenes and BLIP's 128 elsewhere; 0
     leaves ITC's order, as does a model that has not learnt ITM. Raises Unavailable where there are no captions, and
-    Unable where the model has not learnt ITC.
+    MissingAbility where the model has not learnt ITC.
     """
     k = (16 if hasattr(dataset, "scene") else 128) if k is None else k
     med = vlm.med.model_for("itc")

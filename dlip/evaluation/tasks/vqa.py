@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.common.errors import UserError, one_line
+from dlip.common.errors import UserError
+from dlip.common.text import one_line
 from dlip.data.answers import normalize
 from dlip.data.batch import Item, Question
 from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, percent

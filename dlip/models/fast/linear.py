@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from dlip.common.errors import UserError
-from dlip.common.machine import onednn_has_bf16
+from dlip.common.machine import has_bf16_instructions
 
 WEIGHTS, PRODUCTS = 90_000, 1_500_000
 """From so many weights, or multiply-accumulates, oneDNN's product is faster, its call included."""
@@ -40,7 +40,7 @@ class Linear(nn.Linear):
 
     def pack(self) -> None:
         """Lays the weights out as products read them, where that pays; `weight` from then on has a shape, no values."""
-        fits = self.weight.dtype == torch.float32 or onednn_has_bf16()
+        fits = self.weight.dtype == torch.float32 or has_bf16_instructions()
         if ONEDNN and fits and self.packed is None and self.in_features * self.out_features >= WEIGHTS:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
             self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)

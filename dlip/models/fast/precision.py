@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlip.common.errors import UserError
-from dlip.common.machine import onednn_has_bf16
+from dlip.common.machine import has_bf16_instructions
 from dlip.models.fast.linear import Linear, refuse_packed
 from dlip.models.med import Med
 
@@ -47,7 +47,7 @@ class Int8Linear(nn.Module):
 
 def native_bf16() -> bool:
     """Whether products in bf16 are fast here: on a processor without instructions for them torch has only slow ones."""
-    return onednn_has_bf16() or torch.accelerator.is_available()
+    return has_bf16_instructions() or torch.accelerator.is_available()
 
 
 def warn_if_emulated(precision: str, advice: str) -> None:

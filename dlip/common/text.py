@@ -1,0 +1,24 @@
+"""Formatting of text that users read."""
+
+import re
+
+MAX_CHARACTERS = 800
+"""Longest text that `one_line` returns in full: users' file names and texts are quoted in error messages."""
+
+
+def plural(n: int, noun: str) -> str:
+    """A count with its noun: `1 fault`, `2 faults`, `1,000 faults`."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def one_line(text: str) -> str:
+    """Text on one printable line: line breaks become spaces, unprintable characters are escaped, a long text loses its
+    middle."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*[\n\r\t\v\f]\s*", " ", text))
+    half = MAX_CHARACTERS // 2
+    return line if len(line) <= MAX_CHARACTERS else f"{line[:half]} ... {line[-half:]}"
+
+
+def three_digits(value: float) -> str:
+    """A cost with three significant digits: 0.0493, 12.5, 12,345."""
+    return "<0.001" if value < 0.001 else f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
