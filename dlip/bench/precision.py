@@ -12,7 +12,8 @@ import torch
 from dlip.bench import by_turns, row
 from dlip.checkpoints.load import save_model
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.tasks import evaluate, exported
+from dlip.evaluation.tasks import evaluate
+from dlip.export import onnx_evaluate
 from dlip.export.onnx_export import quantise, to_onnx
 from dlip.export.onnx_runner import Runner
 from dlip.models.fast.precision import PRECISIONS, lower
@@ -58,7 +59,9 @@ def _caption(model: VLM | Runner, images) -> None:
 
 
 def _scores(model: VLM | Runner, scenes: Scenes) -> dict[str, float]:
-    found = exported.evaluate(model, scenes) if isinstance(model, Runner) else evaluate(model, scenes, progress=False)
+    found = (
+        onnx_evaluate.evaluate(model, scenes) if isinstance(model, Runner) else evaluate(model, scenes, progress=False)
+    )
     return {name: reduce(dict.get, SCORES[name], {"metrics": found}) for name in ("tr1", "ir1", "cider", "vqa")}
 
 

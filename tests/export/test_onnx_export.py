@@ -14,8 +14,8 @@ from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.tasks import evaluate, exported
-from dlip.export import onnx_export
+from dlip.evaluation.tasks import evaluate
+from dlip.export import onnx_evaluate, onnx_export
 from dlip.export.onnx_runner import Runner
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
@@ -198,7 +198,7 @@ def test_what_cannot_be_written_is_refused(words, said, tmp_path, capsys):
 def test_an_exported_model_is_scored_as_the_model_is(student):
     vlm, folder, _, _ = student
     scenes = Scenes("test", size=12)
-    wanted, found = evaluate(vlm, scenes, progress=False), exported.evaluate(Runner(folder, threads=1), scenes)
+    wanted, found = evaluate(vlm, scenes, progress=False), onnx_evaluate.evaluate(Runner(folder, threads=1), scenes)
     assert found == {task: wanted[task] for task in ("retrieval", "captioning", "vqa")}
 
 
