@@ -8,7 +8,7 @@ from tqdm import tqdm
 from dlip import data as data_sets
 from dlip.common.errors import UserError
 from dlip.common.text import one_line, plural
-from dlip.data.shards.dataset import Broken
+from dlip.data.shards.dataset import BadSampleError
 from dlip.data.shards.write import encoded_item
 
 KINDS = {
@@ -57,8 +57,8 @@ def check(name: str) -> dict:
             try:
                 picture = encoded_item(dataset, i)
                 if getattr(dataset, "remote", False):  # which verify leaves alone
-                    fault = dataset.fault(i)
-            except Broken as error:
+                    fault = dataset.image_fault(i)
+            except BadSampleError as error:
                 fault = str(error)
             if fault:
                 faults["corrupt pictures or shards"].append(fault)

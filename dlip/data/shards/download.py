@@ -1,145 +1,129 @@
-"""Shards from the web, kept on disk while they are read: each is fetched whole, once, as it is reached."""
+"""Shards on the web: each is downloaded once, as a whole, when one of its samples is first read, and kept in a cache.
+
+`fsspec` moves the bytes. The cache is our own, since `fsspec`'s has no size limit, is not safe among processes, and
+takes a half-written file of a killed process for a complete one.
+"""
 
 import contextlib
-import fcntl
 import hashlib
-import http.client
 import os
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+from typing import BinaryIO
 
 from dlip.common.errors import UserError
-from dlip.common.files import leftover_temporaries, own_file, write_atomically
+from dlip.common.files import exclusive_lock, leftover_temporaries, write_atomically
 
-TRIES = 3
+ATTEMPTS = 3
 TIMEOUT = 60
-"""Seconds without a byte after which a try is given up."""
-MOST_TEXT, MOST_SHARD = 64 * 2**20, 50 * 10**9
-"""Bytes of a small file and of a shard: what goes on beyond them is none."""
+"""Seconds without a byte after which an attempt fails."""
+NOT_THERE = (403, 404, 410)
+"""HTTP statuses of a file that does not exist: object stores answer 403 where files cannot be listed."""
 
 
 def cache_folder() -> Path:
-    """Where fetched shards and indexes are kept: DLIP_CACHE, else dlip in the user's folder of caches.
+    """Folder of downloaded shards and indexes: DLIP_CACHE, by default `~/.cache/dlip`.
 
-    Raises UserError where there is neither.
+    Raises UserError if DLIP_CACHE is not set and the user has no home.
     """
-    if own := os.environ.get("DLIP_CACHE"):
-        return Path(own)
+    if folder := os.environ.get("DLIP_CACHE"):
+        return Path(folder)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlip"
-    except RuntimeError:  # a user without a home
-        raise UserError("this user has no folder for fetched shards; name one in DLIP_CACHE") from None
+    except RuntimeError:
+        raise UserError("no folder for downloaded shards: this user has no home; set DLIP_CACHE") from None
 
 
 def cache_bytes() -> int:
-    """How much of fetched shards is kept: DLIP_CACHE_GB, else 50 GB. Raises UserError where that is no number."""
+    """Size limit of the downloaded shards: DLIP_CACHE_GB, by default 50. Raises UserError if it is not a number."""
     value = os.environ.get("DLIP_CACHE_GB", "50")
     try:
         if (limit := int(float(value) * 1e9)) >= 0:
             return limit
     except (ValueError, OverflowError):
         pass
-    raise UserError(f"DLIP_CACHE_GB is {value!r}, which is no number of gigabytes; mend it")
+    raise UserError(f"DLIP_CACHE_GB is {value!r}, not a number of gigabytes; set it to one, such as 50")
 
 
 def is_url(name: str) -> bool:
+    """Whether shards of this name have to be downloaded."""
     return name.startswith(("http://", "https://"))
 
 
-class Handle:
-    """An open shard, closed when nobody refers to it any more."""
+def open_shard(source: str) -> BinaryIO:
+    """Open a shard, downloaded first if `source` is a URL; other processes wait for the one that downloads it.
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.file = os.open(path, os.O_RDONLY)
-
-    def __del__(self, close=os.close):  # bound here: `os` may be gone when the interpreter ends
-        if hasattr(self, "file"):
-            close(self.file)
-
-
-def open_shard(source: str) -> Handle:
-    """A shard, open; one from the web is fetched to this disk first, by one process while others wait.
-
-    What was read longest ago makes room for it. Raises UserError where it cannot be had.
+    The file closes with its last reference. Raises UserError if the shard cannot be read or downloaded.
     """
     if not is_url(source):
         try:
-            return Handle(Path(source))
+            return open(source, "rb", buffering=0)
         except OSError as error:
-            raise UserError(f"cannot read {source} ({error.strerror}); copy it again") from error
+            raise UserError(f"{source} cannot be read ({error.strerror}); check its name and permissions") from error
     folder, limit = cache_folder() / "shards", cache_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.partition('?')[0].rpartition('/')[2]}"
-    with own_file(path.with_suffix(".lock")) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-            return Handle(path)
-        except FileNotFoundError:
-            for left in leftover_temporaries(folder, path.name):  # of a killed process: this one has the lock
-                left.unlink(missing_ok=True)
-            fetch(source, path)
-            handle = Handle(path)
+    with exclusive_lock(path.with_suffix(".lock")):
+        if not path.exists():
+            for leftover in leftover_temporaries(folder, path.name):  # of a killed process: this one has the lock
+                leftover.unlink(missing_ok=True)
+            download(source, path)
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # the last use, for `make_room`
+        file = open(path, "rb", buffering=0)
     make_room(folder, limit, path)
-    return handle
+    return file
 
 
-def fetch(url: str, path: Path) -> None:
-    """Writes what `url` gives to `path`, whole or not at all, in up to `TRIES` tries.
-
-    Raises UserError after those, or where it goes on beyond `MOST_SHARD`.
-    """
-    for attempt in range(TRIES):
+def download(url: str, path: Path) -> None:
+    """Download `url` to `path`, which is either complete or absent. Raises UserError after `ATTEMPTS` failures."""
+    for attempt in range(1, ATTEMPTS + 1):
         try:
-            write_atomically(path, lambda temporary: _download(url, temporary))
+            write_atomically(path, lambda temporary: _http().get_file(url, temporary))
             return
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            gone = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if gone or attempt == TRIES - 1:
+        except Exception as error:  # of aiohttp, asyncio and the system
+            if attempt == ATTEMPTS or _status(error) < 500:
                 raise UserError(
-                    f"cannot fetch {url} ({error}); check the address and the network, and give the same command again"
+                    f"{url} cannot be downloaded ({_reason(error)}); check the address and the network, then try again"
                 ) from error
             time.sleep(2**attempt)
 
 
+def read_url(url: str) -> bytes | None:
+    """The content of a small file, None if there is no such file. Raises UserError if it cannot be downloaded."""
+    try:
+        return _http().cat_file(url)
+    except Exception as error:  # of aiohttp, asyncio and the system
+        if _status(error) in NOT_THERE:
+            return None
+        raise UserError(f"{url} cannot be downloaded ({_reason(error)}); check the address and the network") from error
+
+
 def make_room(folder: Path, limit: int, keep: Path) -> None:
-    """Deletes the shards read longest ago until those that are left fit `limit` bytes, `keep` among them."""
-    found = []
+    """Delete the least recently used shards until the others take at most `limit` bytes; `keep` stays."""
+    shards = []
     for path in folder.glob("*.tar"):
         with contextlib.suppress(FileNotFoundError):  # another process deletes too
-            found.append((path.stat().st_atime, path.stat().st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
+            shards.append((path.stat().st_atime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in shards)
+    for _, size, path in sorted(shards):
         if total > limit and path != keep:
-            path.unlink(missing_ok=True)  # who has it open reads on
+            path.unlink(missing_ok=True)  # a process that has it open reads on
             total -= size
 
 
-def _download(url: str, path: Path) -> None:
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, open(path, "wb") as file:
-        promised = answer.headers.get("Content-Length")
-        while part := answer.read(2**20):
-            file.write(part)
-            if file.tell() > MOST_SHARD:
-                raise UserError(f"{url} is more than {MOST_SHARD:,} bytes, so it is no shard; check the address")
-        if promised is not None and file.tell() != int(promised):
-            raise OSError(f"it broke off after {file.tell():,} of {int(promised):,} bytes")
+def _http():
+    """fsspec's HTTP file system, with no limit on the time of a whole download."""
+    import aiohttp
+    import fsspec
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
+    return fsspec.filesystem("http", client_kwargs={"timeout": timeout}, encoded=True)
 
 
-def read_url(url: str) -> bytes | None:
-    """What a small file on the web says, None where there is none. Raises UserError where it cannot be had."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-            text = answer.read(MOST_TEXT + 1)
-    except urllib.error.HTTPError as error:
-        if error.code in (403, 404, 410):
-            return None
-        raise UserError(f"cannot fetch {url} ({error}); check the address") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise UserError(f"cannot fetch {url} ({error}); check the address and the network") from error
-    if len(text) > MOST_TEXT:
-        raise UserError(f"{url} is more than {MOST_TEXT:,} bytes, so it is no list of shards; check the address")
-    return text
+def _status(error: Exception) -> int:
+    """The HTTP status that an error stands for; 500, try again, for faults of the network."""
+    return 404 if isinstance(error, FileNotFoundError) else getattr(error, "status", 500)
+
+
+def _reason(error: Exception) -> str:
+    return "404 not found" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Which shards a name stands for: a folder, a pattern, an address; and the split that each belongs to."""
+"""Which shards a name stands for (a folder, a pattern or a URL), and the split of each."""
 
 import json
 import re
@@ -10,31 +10,29 @@ from pathlib import Path
 from dlip.common.errors import UserError
 from dlip.data.folders.annotations import check_split
 from dlip.data.shards.download import is_url, read_url
-from dlip.data.shards.tar_index import MAX_NAME
 
 INDEX = "index.json"
-"""What `dlip data shard` writes beside its shards: their splits and how much is in each."""
-MOST = 1_000_000
-"""Shards that one {000..999} may stand for."""
+"""File that `dlip data shard` writes beside its shards: their splits and what each holds."""
 COUNTS = ("images", "captions", "questions", "bytes")
-"""That the index gives of a shard."""
-_KNOWN = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
+"""Counts of a shard in the index."""
+SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+"""Word in the name of a shard or of its folder -> split."""
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
 
 
 @dataclass
 class Shard:
     split: str
     label: str
-    """its path below the data's folder, or the last part of its address"""
+    """Path below the dataset's folder, or the last part of the URL."""
     source: str
-    """path or address"""
-    promised: dict | None
-    """what the index says of it: pictures, captions, questions, bytes"""
+    """Path or URL."""
+    indexed: dict | None
+    """What the index says of it: its split, images, captions, questions and bytes; None if it has no entry."""
 
 
 def is_shards(name: str | Path) -> bool:
-    """Whether `name` is that of shards: a .tar, a pattern of them, an address, or a folder that holds some."""
+    """Whether a name stands for shards: a .tar file or a pattern of them, a URL, or a folder of .tar files."""
     path = Path(name)
     if is_url(str(name)) or path.suffix == ".tar":
         return True
@@ -42,103 +40,91 @@ def is_shards(name: str | Path) -> bool:
 
 
 def splits(name: str | Path) -> list[str]:
-    """The splits that shards have, in alphabetical order. Raises UserError as `shards` does."""
+    """The splits of some shards, in alphabetical order. Raises UserError as `shards` does."""
     return sorted({shard.split for shard in shards(name)})
 
 
 def shards(name: str | Path) -> list[Shard]:
-    """The shards that a folder, a pattern (`*`, `{000..041}`, `{train,val}`) or an address names, in order.
+    """The shards of a folder, a pattern (`*`, `{000..041}`, `{train,val}`) or a URL, in order.
 
-    A shard's split is what the index beside it says; else its folder, where that lies in the data's; else what its
-    name says before the number, train-00000.tar or cc3m-validation-000.tar; else train. Raises UserError where
-    there are none.
+    A shard's split is the one in the index beside it; else its subfolder; else the word before its number
+    (train-00000.tar, cc3m-validation-000.tar); else train. Raises UserError if there are no shards.
     """
     name = str(name)
     if is_url(name):
-        return _on_the_web(name)
+        return _from_web(name)
     path = Path(name)
     root = path if path.is_dir() else path.parent
-    known = _read_index((root / INDEX).read_bytes(), str(root / INDEX)) if (root / INDEX).is_file() else {}
-    if path.is_dir():  # of which one may be missing that the index names, as on the web
-        files = sorted({*_tars(path), *(root / label for label in known)})
+    index = _parse_index((root / INDEX).read_bytes(), str(root / INDEX)) if (root / INDEX).is_file() else {}
+    if path.is_dir():  # a shard of the index that is missing here is a fault when it is read
+        files = sorted({*_tars(path), *(root / label for label in index)})
     else:
-        files = [Path(f) for part in braces(name) for f in (sorted(glob(part)) if has_magic(part) else [part])]
+        files = [Path(f) for part in expand_braces(name) for f in (sorted(glob(part)) if has_magic(part) else [part])]
         if missing := [file for file in files if not file.is_file()]:
             raise UserError(f"there is no shard {missing[0]}; check its name")
     if not files:
         raise UserError(f"there are no shards {name}; check the name, or give a folder that holds *.tar")
-    found = []
-    for file in files:
-        label = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
-        found.append(Shard(_split(label, known), label, str(file), known.get(label)))
-    return found
+    labels = [file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files]
+    return [_shard(label, str(file), index) for label, file in zip(labels, files, strict=True)]
 
 
-def braces(name: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """Every name that a pattern with {000..041} or {train,val} stands for."""
-    pieces, end, count = [], 0, 1
-    for match in _RANGE.finditer(name):
-        pieces.append([name[end : match.start()]])
+    pieces, end = [], 0
+    for match in _BRACES.finditer(pattern):
         first, last, words = match.groups()
-        count *= max(0, int(last) - int(first) + 1) if last else len(words.split(","))
-        if not 0 < count <= MOST:
-            raise UserError(
-                f"{name} stands for {f'more than {MOST:,}' if count else 'no'} shards; mend what is in its braces"
-            )
-        numbers = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-        pieces.append(numbers)
+        numbers = [] if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+        if not words and not numbers:
+            raise UserError(f"{match[0]} in {pattern} counts down; write the smaller number first")
+        pieces += [[pattern[end : match.start()]], words.split(",") if words else numbers]
         end = match.end()
-    return ["".join(parts) for parts in product(*pieces, [name[end:]])]
+    return ["".join(parts) for parts in product(*pieces, [pattern[end:]])]
 
 
-def _on_the_web(name: str) -> list[Shard]:
-    addresses = braces(name)
-    whole = not name.partition("?")[0].endswith(".tar")
-    folder = name.rstrip("/") if whole else addresses[0].partition("?")[0].rpartition("/")[0]
+def _from_web(name: str) -> list[Shard]:
+    urls = expand_braces(name)
+    is_folder = not name.partition("?")[0].endswith(".tar")
+    folder = name.rstrip("/") if is_folder else urls[0].partition("?")[0].rpartition("/")[0]
     data = read_url(f"{folder}/{INDEX}")
-    known = _read_index(data, f"{folder}/{INDEX}") if data is not None else {}
-    if whole:
-        if not known:
-            raise UserError(
-                f"{name} has no {INDEX}, so that its shards are not known; name them: {folder}/{{000..041}}.tar"
-            )
-        return [Shard(about["split"], label, f"{folder}/{label}", about) for label, about in known.items()]
-    labels = [address.partition("?")[0].rpartition("/")[2] for address in addresses]
-    return [Shard(_split(la, known), la, url, known.get(la)) for la, url in zip(labels, addresses, strict=True)]
+    index = {} if data is None else _parse_index(data, f"{folder}/{INDEX}")
+    if is_folder and not index:
+        raise UserError(f"{name} has no {INDEX} that lists its shards; name them: {folder}/{{000..041}}.tar")
+    if is_folder:
+        return [_shard(label, f"{folder}/{label}", index) for label in index]
+    return [_shard(url.partition("?")[0].rpartition("/")[2], url, index) for url in urls]
 
 
-def _read_index(data: bytes, where: str) -> dict[str, dict]:
-    """Label -> what the index says of that shard."""
+def _shard(label: str, source: str, index: dict[str, dict]) -> Shard:
+    row = index.get(label)
+    folder, _, file = label.rpartition("/")
+    if row:
+        split = row["split"]
+    elif folder:
+        split = SPLITS.get(folder, folder)
+    else:
+        words = re.split(r"[-_.]", file.removesuffix(".tar").rstrip("0123456789").rstrip("-_."))
+        split = SPLITS.get(words[-1], "train")
+    return Shard(split, label, source, row)
+
+
+def _parse_index(data: bytes, where: str) -> dict[str, dict]:
+    """Label of a shard -> its split and counts."""
+    index = {}
     try:
-        known, rows = {}, json.loads(data)["shards"]
+        rows = json.loads(data)["shards"]
         if rows is None:
-            raise UserError(f"the shards beside {where} were not all packed; remove them, and pack them again")
+            raise UserError(f"{where} is of unfinished shards; remove them, and pack them again")
         for row in rows:
-            counts = {noun: int(row[noun]) for noun in COUNTS}
-            known[str(row["file"])] = {"split": str(row["split"]), **counts}
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            index[str(row["file"])] = {"split": str(row["split"]), **{noun: int(row[noun]) for noun in COUNTS}}
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{where} is no index of shards ({error!r}); remove it, or let dlip data shard write it"
+            f"{where} is not an index of shards ({error!r}); remove it, or pack the shards again with dlip data shard"
         ) from error
-    if bad := [label for label in known if ".." in Path(label).parts or Path(label).is_absolute()]:
-        raise UserError(f"{where} names {bad[0][:80]!r}, which does not lie beside it; mend it")
-    if bad := [label for label in known if not label.isprintable() or len(label) > MAX_NAME]:
-        raise UserError(f"{where} names {bad[0][:80]!r}, which cannot be a shard's name; mend it")
-    for label, about in known.items():
-        if wrong := [noun for noun in COUNTS if not 0 <= about[noun] < 2**53]:
-            raise UserError(f"{where} gives {label} {str(about[wrong[0]])[:20]} {wrong[0]}; mend it")
-        check_split(about["split"])
-    return known
-
-
-def _split(label: str, known: dict[str, dict]) -> str:
-    if label in known:
-        return known[label]["split"]
-    folder, _, last = label.rpartition("/")
-    if folder:
-        return _KNOWN.get(folder, folder)
-    words = re.split(r"[-_.]", last.removesuffix(".tar").rstrip("0123456789").rstrip("-_."))
-    return _KNOWN.get(words[-1], "train")
+    for label, row in index.items():
+        check_split(row["split"])
+        if ".." in Path(label).parts or Path(label).is_absolute():
+            raise UserError(f"{where} names the shard {label!r}, which is not beside it; correct its name")
+    return index
 
 
 def _tars(folder: Path) -> list[Path]:

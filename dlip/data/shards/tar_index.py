@@ -1,89 +1,69 @@
-"""What a tar of samples holds and where: an index of offsets, so that any sample can be read at any time.
+"""Index of the samples in a tar file: where each one's files lie, so that any sample can be read at any time.
 
-A sample is the run of files whose names are the same up to the first dot of their last part: `0001.jpg`, `0001.json`,
-`0001.txt` (WebDataset's layout, which img2dataset writes too). Names are only compared: nothing is ever unpacked, so
-that none of them reaches the file system.
+A sample is a run of files with the same name up to the first dot: `0001.jpg`, `0001.json`, `0001.txt` (WebDataset's
+layout, also written by img2dataset). Names are only compared: nothing is unpacked, so no name reaches the file system.
 """
 
 import hashlib
-import io
 import json
 import os
 import tarfile
-import zipfile
-import zlib
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dlip.common.errors import UserError
 from dlip.common.files import write_atomically
 from dlip.common.text import plural
 from dlip.data.batch import Question
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
-MAX_MEMBER = 64 * 2**20
-"""Bytes; a larger file in a tar is left out, whatever its name."""
-MAX_NAME = 1000
-"""Characters of a file's name in a tar."""
-VERSION = 2
-"""Of the index that is kept on disk."""
-PARTS = ("picture", "json", "txt")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
+VERSION = 3
+"""Version of the index on disk."""
+PARTS = ("image", "json", "txt")
 COLUMNS = ("key", "captions", "questions", *(f"{part}{what}" for part in PARTS for what in ("", "_bytes")))
-"""Of a sample."""
+"""Columns of the index: a sample's name, its numbers of captions and questions, each file's offset and size."""
 
 
-def index(tar: Path, label: str, cache: Path) -> tuple[np.ndarray, list[str]]:
-    """The samples of a tar [N] and its faults, from `cache` where the same file has been read before.
+def sample_index(tar: Path, label: str, cache: Path) -> tuple[np.ndarray, list[str]]:
+    """The samples of a tar, a structured array [N] of `COLUMNS`, and its faults; from `cache` if the tar is unchanged.
 
-    label: what faults call it.
-    A sample is (key, captions, questions, picture, picture_bytes, json, json_bytes, txt, txt_bytes): counts, and each
-    file's place and size in the tar, 0 for none. Raises UserError where the tar cannot be opened.
+    label: the tar's name in faults. A file that a sample lacks has offset and size 0. Raises UserError if the tar
+    cannot be opened.
     """
-    try:
-        stat = tar.stat()
-    except OSError as error:
-        raise UserError(f"there is no file {tar} ({error.strerror}); check its name") from error
-    known = f"{VERSION} {label} {tar.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    kept = cache / f"{hashlib.sha256(known.encode(errors='surrogatepass')).hexdigest()[:32]}.npz"
-    try:
-        with np.load(kept) as columns:
-            samples, faults = columns["samples"], json.loads(columns["faults"].tobytes())
-        if samples.dtype.names == COLUMNS and isinstance(faults, list):
-            return samples, faults
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
-        pass  # not there yet, or damaged
+    stat = tar.stat()
+    identity = f"{VERSION} {label} {tar.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    cached = cache / f"{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()[:32]}.npz"
+    if cached.is_file():
+        with np.load(cached) as arrays:
+            return arrays["samples"], json.loads(arrays["faults"].tobytes())
     samples, faults = scan(tar, label)
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             np.savez(file, samples=samples, faults=np.frombuffer(json.dumps(faults).encode(), np.uint8))
 
-    write_atomically(kept, write)
+    write_atomically(cached, write)
     return samples, faults
 
 
 def scan(tar: Path, label: str) -> tuple[np.ndarray, list[str]]:
-    """As `index`, read from the tar itself. A tar that breaks off keeps the samples before that place."""
+    """As `sample_index`, always from the tar. A truncated tar keeps the samples before the cut."""
     members, faults = _members(tar, label)
     rows = []
     with open(tar, "rb") as file:
         for key, files in groupby(members, key=lambda member: member[0]):
-            parts = {}
-            for _, suffix, at, size in files:
-                part = "picture" if suffix in PICTURES else suffix
-                if part in PARTS and part not in parts:
-                    parts[part] = (at, size)
-            name = f"{label}/{key}"
-            if "picture" not in parts:
-                if parts:
-                    faults.append(f"{name} is missing: there is a text of that name but no picture")
+            parts: dict[str, tuple[int, int]] = {}
+            for _, suffix, start, size in files:
+                parts.setdefault("image" if suffix in IMAGE_SUFFIXES else suffix, (start, size))
+            texts = [os.pread(file.fileno(), *parts[part][::-1]) if part in parts else None for part in PARTS[1:]]
+            if "image" not in parts:
+                if texts != [None, None]:
+                    faults.append(f"{label}/{key} is missing: it has a text but no image")
                 continue
-            captions, questions, _, wrong = read_texts(
-                *(os.pread(file.fileno(), *parts[part][::-1]) if part in parts else None for part in PARTS[1:])
-            )
-            faults += [f"{name} {fault}" for fault in wrong]
+            captions, questions, _, wrong = parse_sample(*texts)
+            faults += [f"{label}/{key} {fault}" for fault in wrong]
             if captions or questions:
                 places = [value for part in PARTS for value in parts.get(part, (0, 0))]
                 rows.append((key.encode(errors="surrogatepass"), len(captions), len(questions), *places))
@@ -92,89 +72,63 @@ def scan(tar: Path, label: str) -> tuple[np.ndarray, list[str]]:
     return np.array(rows, list(zip(COLUMNS, kinds, strict=True))), faults
 
 
-def read_texts(about: bytes | None, text: bytes | None) -> tuple[list[str], list[Question], int | None, list[str]]:
-    """Captions, questions, the picture's own number if any, and faults, of a sample's JSON and text.
+def parse_sample(about: bytes | None, text: bytes | None) -> tuple[list[str], list[Question], int | None, list[str]]:
+    """Captions, questions, the image's id if it has one, and faults, from a sample's JSON and text file.
 
     The JSON may have "captions" or "caption", "questions" (each with "question", "answers", "question_type") and
-    "image_id"; without captions there, each line of the text is one.
+    "image_id"; without captions in it, each line of the text file is one.
     """
-    captions, questions, number, faults = None, [], None, []
+    row, faults = {}, []
     if about is not None:
         try:
-            known = json.loads(about)
-        except (ValueError, RecursionError) as error:
-            known = None
+            row = json.loads(about)
+        except ValueError as error:
             faults.append(f"has JSON that cannot be read ({error})")
-        if isinstance(known, dict):
-            captions = known.get("captions")
-            if not isinstance(captions, list):
-                captions = [known["caption"]] if isinstance(known.get("caption"), str) else None
-            number = known.get("image_id")
-            number = number if type(number) is int and 0 <= number < 2**53 else None
-            for row in known["questions"] if isinstance(known.get("questions"), list) else []:
-                question, fault = _question(row)
-                questions += [question] if question else []
-                faults += [fault] if fault else []
-    if captions is None and text is not None:
-        captions = text.decode("utf-8", "replace").strip().splitlines() or [""]
-    said = [caption.strip() for caption in captions or [] if isinstance(caption, str)]
-    full = [caption for caption in said if caption]
-    faults += ["has an empty caption"] * (len(said) - len(full))
-    if not said and not questions and not faults:
+        row = row if isinstance(row, dict) else {}
+    captions = row.get("captions") or row.get("caption")
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list):
+        captions = [] if text is None else text.decode("utf-8", "replace").strip().splitlines() or [""]
+    captions = [caption.strip() for caption in captions if isinstance(caption, str)]
+    faults += ["has an empty caption"] * captions.count("")
+    questions = []
+    for asked in row["questions"] if isinstance(row.get("questions"), list) else []:
+        question = _question(asked)
+        (questions if isinstance(question, Question) else faults).append(question)
+    if not captions and not questions and not faults:
         faults.append("has no caption")
-    return full, questions, number, faults
+    number = row.get("image_id")
+    number = number if type(number) is int and 0 <= number < 2**53 else None
+    return [caption for caption in captions if caption], questions, number, faults
 
 
-def _question(row) -> tuple[Question | None, str | None]:
-    if not isinstance(row, dict) or not isinstance(text := row.get("question"), str) or not text.strip():
-        return None, "has an empty question"
-    answers = row.get("answers")
+def _question(row: Any) -> Question | str:
+    """A question of a sample's JSON, or its fault."""
+    row = row if isinstance(row, dict) else {}
+    text, answers, kind = row.get("question"), row.get("answers"), row.get("question_type")
+    if not isinstance(text, str) or not text.strip():
+        return "has an empty question"
     answers = [a.strip() for a in answers if isinstance(a, str) and a.strip()] if isinstance(answers, list) else []
     if not answers:
-        return None, f"has no answer to {text!r}"
-    kind = row.get("question_type")
-    return Question(text.strip(), answers, kind if isinstance(kind, str) else "other"), None
-
-
-class _Headers(io.BufferedReader):
-    """A tar as `tarfile` reads the headers of its files, with a limit, as it keeps names of any length."""
-
-    left = MAX_MEMBER
-    """Bytes that the next file's may have."""
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= self.left:
-            raise tarfile.ReadError(f"headers of more than {MAX_MEMBER:,} bytes")
-        self.left -= size
-        return super().read(size)
+        return f"has no answer to {text!r}"
+    return Question(text.strip(), answers, kind if isinstance(kind, str) else "other")
 
 
 def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], list[str]]:
-    """(key, suffix, place, bytes) of the files in a tar, in order, and the faults."""
-    found, faults, end = [], [], tar.stat().st_size
+    """(key, suffix, offset, size) of the files in a tar, in order, and the faults."""
+    members, faults, end = [], [], tar.stat().st_size
     try:
-        with _Headers(io.FileIO(tar)) as file, tarfile.open(fileobj=file, mode="r:") as opened:
+        with tarfile.open(tar, "r:") as opened:
             while (member := opened.next()) is not None:
-                file.left = MAX_MEMBER
-                opened.members = []  # which would keep them all
-                if opened.offset <= member.offset:  # of a negative size: the next would be the same again
-                    raise tarfile.ReadError("a header of negative size")
-                folder, _, last = member.name.rpartition("/")
-                stem, _, suffix = last.partition(".")
+                opened.members = []  # tarfile would keep them all in memory
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
                 if not member.isreg() or member.sparse is not None or not stem:
                     continue
-                if len(member.name) > MAX_NAME:
-                    long = f"a name of {len(member.name):,} characters, of {MAX_NAME:,} at most"
-                    faults.append(f"{label}/{member.name[:60]}... is left out: {long}")
-                elif member.size > MAX_MEMBER:
-                    faults.append(
-                        f"{label}/{member.name} is left out: {member.size:,} bytes, of {MAX_MEMBER:,} at most"
-                    )
-                elif member.offset_data + member.size > end:
+                if member.offset_data + member.size > end:
                     raise tarfile.ReadError("unexpected end of data")
-                else:
-                    key = f"{folder}/{stem}" if folder else stem
-                    found.append((key, suffix.lower(), member.offset_data, member.size))
-    except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
-        faults.append(f"{label} cannot be read beyond its first {plural(len(found), 'file')} ({error})")
-    return found, faults
+                key = f"{folder}/{stem}" if folder else stem
+                members.append((key, suffix.lower(), member.offset_data, member.size))
+    except (tarfile.TarError, ValueError, OSError, EOFError) as error:
+        faults.append(f"{label} cannot be read beyond its first {plural(len(members), 'file')} ({error})")
+    return members, faults

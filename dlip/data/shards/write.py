@@ -1,9 +1,8 @@
-"""Any data set as shards in WebDataset's layout, which read back as what was packed."""
+"""Write any dataset as shards in WebDataset's layout; they read back as the dataset was."""
 
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +15,26 @@ from dlip.data.folders.annotations import check_split
 from dlip.data.quarantine import EncodedItem
 from dlip.data.shards.naming import INDEX
 
-PICTURES = 1000
-"""Of a shard."""
+IMAGES_PER_SHARD = 1000
 
 
-def write_shards(path: str | Path, splits: dict[str, object], pictures: int = PICTURES) -> dict:
-    """Writes `train-00000.tar`, ... of up to so many pictures each, and `index.json`, whose content is returned.
+def write_shards(path: str | Path, splits: dict[str, object], images: int = IMAGES_PER_SHARD) -> dict:
+    """Write `train-00000.tar`, ... of up to `images` images each, and `index.json`, whose content is returned.
 
-    splits: name of a split -> its data set. A picture's file is packed as it is, its texts and number as JSON beside
-    it; the same data give the same bytes. Raises UserError where shards lie there already, or a file cannot be
-    called after a split.
+    splits: name of a split -> its dataset. An image's file is packed unchanged, its texts and id as JSON beside it; the
+    same data give the same bytes. Raises UserError if the folder holds shards or a split cannot name a file.
     """
     folder = Path(path)
     check_empty(folder)
-    if pictures < 1:
-        raise UserError(f"a shard cannot hold {pictures} pictures; give at least 1")
+    if images < 1:
+        raise UserError(f"a shard cannot hold {images} images; give at least 1")
     for split in splits:
         check_split(split)
     rows = []
-    write_json(folder / INDEX, {"version": 1, "shards": None})  # lest a part be taken for all
+    write_json(folder / INDEX, {"version": 1, "shards": None})  # marks the shards as unfinished
     for split, dataset in splits.items():
-        for number, first in enumerate(range(0, len(dataset), pictures)):
-            places = range(first, min(first + pictures, len(dataset)))
+        for number, first in enumerate(range(0, len(dataset), images)):
+            places = range(first, min(first + images, len(dataset)))
             file, counts = folder / f"{split}-{number:05}.tar", {"captions": 0, "questions": 0}
             bar = tqdm(places, file.name, leave=False, disable=None)
             write_atomically(file, lambda to, bar=bar, dataset=dataset, counts=counts: _write(to, dataset, bar, counts))
@@ -48,13 +45,13 @@ def write_shards(path: str | Path, splits: dict[str, object], pictures: int = PI
 
 
 def check_empty(folder: str | Path) -> None:
-    """Raises UserError where the folder holds shards."""
+    """Raises UserError if the folder holds shards."""
     if any(Path(folder).glob("*.tar")):
         raise UserError(f"{folder} holds shards already; name another folder, or remove them")
 
 
 def encoded_item(dataset, i: int) -> EncodedItem:
-    """Picture i of any data set as a file holds it; one that has no file becomes a PNG."""
+    """Item i of any dataset with its image as an encoded file; pixels become a PNG."""
     if hasattr(dataset, "encoded_item"):
         return dataset.encoded_item(i)
     item, data = dataset[i], io.BytesIO()
@@ -66,17 +63,12 @@ def encoded_item(dataset, i: int) -> EncodedItem:
 def _write(path: Path, dataset, places, counts: dict[str, int]) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for i in places:
-            picture = encoded_item(dataset, i)
-            counts["captions"] += len(picture.captions)
-            counts["questions"] += len(picture.questions)
-            for suffix, data in _files(picture):
+            item = encoded_item(dataset, i)
+            counts["captions"] += len(item.captions)
+            counts["questions"] += len(item.questions)
+            questions = [{"question": q.text, "answers": q.answers, "question_type": q.type} for q in item.questions]
+            about = {"image_id": item.image_id, "name": item.name, "captions": item.captions, "questions": questions}
+            for suffix, data in ((item.suffix, item.data), (".json", json.dumps(about).encode())):
                 member = tarfile.TarInfo(f"{i:09}{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-
-
-def _files(picture: EncodedItem) -> Iterator[tuple[str, bytes]]:
-    yield picture.suffix, picture.data
-    asked = [{"question": q.text, "answers": q.answers, "question_type": q.type} for q in picture.questions]
-    about = {"image_id": picture.image_id, "name": picture.name, "captions": picture.captions, "questions": asked}
-    yield ".json", json.dumps(about).encode()
