@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from app import cancel
-from tests.helpers import alone
+from tests.helpers import run_in_thread
 
 
 def work(session: str, number: int) -> SimpleNamespace:
@@ -35,7 +35,7 @@ def test_work_to_be_cancelled_gets_the_name_that_its_page_does_not_know_yet(monk
     events = {"before": work("mine", 4), "wanted": work("mine", 3), "since": work("mine", 3)}
     events["of others"] = work("others", 3)
     queue = SimpleNamespace(event_ids_to_events=events)
-    alone(visit())
+    run_in_thread(visit())
     assert [name for name, event in events.items() if event.alive] == ["before", "of others"]
 
 
@@ -46,7 +46,7 @@ def test_work_that_is_cancelled_ends_and_no_other_of_its_kind():
         assert json.loads(body) == asked | {"fn_index": -1}  # gradio ends what is of the kind
 
     events = {"old": work("mine", 3), "new": work("mine", 3)}
-    alone(visit())
+    run_in_thread(visit())
     assert not events["old"].alive and events["new"].alive
 
 
@@ -55,4 +55,4 @@ def test_what_is_no_request_to_cancel_is_left_as_it_is(body):
     async def visit():
         assert await cancel.name(SimpleNamespace(event_ids_to_events={}), body) == body
 
-    alone(visit())
+    run_in_thread(visit())

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from app import gate, room
 from app.cancel import ENDS
-from tests.helpers import alone
+from tests.helpers import run_in_thread
 
 FULL = "There is no room for more pictures now; try again in an hour."
 ASKED = "/gradio_api/call/answers"
@@ -98,11 +98,11 @@ def test_who_says_nothing_more_is_not_waited_for(monkeypatch):
 
     asked = gate.Bounded(reader)({"type": "http", "path": "/call"}, receive, send)
     with pytest.raises(HTTPException, match="Nothing more came for 0.05 seconds"):
-        alone(asked)
+        run_in_thread(asked)
     assert said == []
     parts[:] = [{"type": "http.request", "body": b"all", "more_body": False}]
     with pytest.raises(TimeoutError):  # of the reader itself
-        alone(gate.Bounded(reader)({"type": "http", "path": "/call"}, receive, send))
+        run_in_thread(gate.Bounded(reader)({"type": "http", "path": "/call"}, receive, send))
     assert said == ["read"]
 
 
@@ -118,7 +118,7 @@ def test_a_file_that_breaks_off_is_no_fault_of_the_app(tmp_path, monkeypatch):
         await receive()
 
     with pytest.raises(HTTPException, match="The file broke off"):
-        alone(gate.Bounded(reader)({"type": "http", "path": gate.UPLOAD}, receive, None))
+        run_in_thread(gate.Bounded(reader)({"type": "http", "path": gate.UPLOAD}, receive, None))
 
 
 def test_as_many_may_be_connected_as_the_system_admits():

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from app import shares
-from tests.helpers import alone
+from tests.helpers import run_in_thread
 
 
 class Line:
@@ -40,7 +40,7 @@ def test_half_of_the_room_in_the_queue_is_left_to_others():
         assert await line.ask("1.1.1.1") == (True, "asked", "success")
 
     line = Line(4)
-    alone(visit())
+    run_in_thread(visit())
 
 
 def test_a_few_addresses_that_want_all_do_not_fill_the_queue():
@@ -51,7 +51,7 @@ def test_a_few_addresses_that_want_all_do_not_fill_the_queue():
         assert all([(await line.ask(f"4.4.4.{i}"))[0] for i in range(16)])
 
     line = Line(128)
-    alone(visit())
+    run_in_thread(visit())
 
 
 def test_who_asks_for_much_waits_behind_those_who_ask_for_little():
@@ -64,7 +64,7 @@ def test_who_asks_for_much_waits_behind_those_who_ask_for_little():
         assert [event.body for event in line.waiting] == ["b1", "c1", "a2", "d1", "b2", "a3"]
 
     line = Line(64)
-    alone(visit())
+    run_in_thread(visit())
 
 
 def test_an_address_has_a_number_of_requests_open_and_others_are_served_meanwhile(monkeypatch):
@@ -88,7 +88,7 @@ def test_an_address_has_a_number_of_requests_open_and_others_are_served_meanwhil
         assert not shared.open
         await shared({"type": "http", "client": ("a", 1)}, None, send)
 
-    alone(visit())
+    run_in_thread(visit())
     assert said[-1] == "begun"
 
 

@@ -7,7 +7,7 @@ from gradio.data_classes import PredictBody
 from starlette.exceptions import HTTPException
 
 from app import gate, traces
-from tests.helpers import alone
+from tests.helpers import run_in_thread
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def queue(monkeypatch) -> SimpleNamespace:
 def ask(queue: SimpleNamespace, *sessions: str) -> set[str]:
     """Whose answers are there when these have asked one after the other."""
     for session in sessions:
-        alone(queue.push(SimpleNamespace(session_hash=session), None, None))
+        run_in_thread(queue.push(SimpleNamespace(session_hash=session), None, None))
     assert queue.pending_messages_per_session.keys() == queue.pending_event_ids_session.keys()
     return set(queue.pending_event_ids_session)
 

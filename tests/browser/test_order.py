@@ -1,7 +1,7 @@
 """What several events show in one place, in a browser: the answer to the last one stays, whatever comes when."""
 
 from app import images
-from tests.helpers import captions, wait_for, write
+from tests.browser.helpers import captions_of, type_text, wait_for_cards
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 LATE = """const now = window.fetch
@@ -15,14 +15,14 @@ window.fetch = async (...asked) => {
 
 def test_an_earlier_answer_that_comes_later_does_not_take_the_place_of_the_last_one(open_page):
     page, image = open_page(script=LATE), images.examples()[0].image
-    short, whole = (captions(image, TEACHER, STUDENT, num_beams=1, max_new_tokens=length) for length in (4, 30))
+    short, whole = (captions_of(image, TEACHER, STUDENT, num_beams=1, max_new_tokens=length) for length in (4, 30))
     assert short != whole
     page.get_by_role("button", name="Beams, length and seed").click()
     page.evaluate("window.late = [6000]")
     page.get_by_text("greedy", exact=True).click()  # asks for the whole caption
-    write(page.get_by_label("number input for Length"), "4")
+    type_text(page.get_by_label("number input for Length"), "4")
     page.locator("#say").click()
-    wait_for(page, "captions", short)
+    wait_for_cards(page, "captions", short)
     page.wait_for_timeout(8000)  # until both are answered
     assert page.evaluate("window.late.length") == 0
-    wait_for(page, "captions", short)
+    wait_for_cards(page, "captions", short)

@@ -15,7 +15,7 @@ from app.page import TABS
 from app.tabs import search
 from dlip.plots import COLOURS
 from dlip.plots.html import data_uri
-from tests.helpers import captions, slowed, wait_for, write
+from tests.browser.helpers import captions_of, delay_requests, type_text, wait_for_cards
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
@@ -36,30 +36,30 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
     """The examples, the models, the ways of decoding, a question and captions to rank."""
     page = open_page()
     first, second = images.examples()[:2]
-    assert said(page, "captions") == captions(first.image, TEACHER, STUDENT)
+    assert said(page, "captions") == captions_of(first.image, TEACHER, STUDENT)
     page.screenshot(path=screens / "compare.png")
 
     page.get_by_role("button", name=second.name).click()
-    wait_for(page, "captions", captions(second.image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, STUDENT))
     assert page.locator("#question textarea, #question input").input_value() == second.question
 
     page.get_by_text("greedy", exact=True).click()
-    wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1))
+    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, STUDENT, num_beams=1))
 
     page.get_by_role("button", name="Beams, length and seed").click()
     length = page.get_by_label("number input for Length")
-    write(length, "4")
+    type_text(length, "4")
     page.locator("#say").click()
-    wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1, max_new_tokens=4))
-    write(length, "30")
+    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, STUDENT, num_beams=1, max_new_tokens=4))
+    type_text(length, "30")
     page.locator("#say").click()
-    wait_for(page, "captions", captions(second.image, TEACHER, STUDENT, num_beams=1))
+    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, STUDENT, num_beams=1))
 
     question = "how many objects are there?"
     page.locator("#question textarea, #question input").fill(question)
     page.locator("#answer").click()
     direct = [dlip.load(name).top_answers([second.image], [question])[0] for name in (TEACHER, STUDENT)]
-    wait_for(page, "answers", [answers[0][0] for answers in direct])
+    wait_for_cards(page, "answers", [answers[0][0] for answers in direct])
     assert f"{100 * direct[0][0][1]:.1f}%" in page.locator("#answers .teacher").inner_text()
 
     texts = ["a ${1 + 1} {{value}} <b>circle", min(second.captions, key=len)]
@@ -74,14 +74,14 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
 
     page.get_by_label("Student", exact=True).click()
     page.get_by_role("option", name=OTHER).click()
-    wait_for(page, "captions", captions(second.image, TEACHER, OTHER, num_beams=1))
+    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, OTHER, num_beams=1))
     assert page.locator("#captions .undistilled").count() == 1
     page.wait_for_function(
         "colour => getComputedStyle(document.querySelector('#student')).borderLeftColor === colour",
         arg=f"rgb{ImageColor.getrgb(COLOURS['undistilled'])}",
     )
     marks = page.locator("#captions mark").all_inner_texts()
-    words = [set(text.split()) for text in captions(second.image, TEACHER, OTHER, num_beams=1)]
+    words = [set(text.split()) for text in captions_of(second.image, TEACHER, OTHER, num_beams=1)]
     assert words[0] != words[1] and set(" ".join(marks).split()) >= words[0] ^ words[1]
     for part in ("ms", "tokens/s", "0.622M parameters", "GFLOPs"):
         assert part in page.locator("#captions .undistilled footer").inner_text()
@@ -92,7 +92,7 @@ def test_search_by_sentence_and_by_picture(open_page, screens, picture):
     page = open_page()
     page.locator("#search-button").click()
     sentence = "a large green triangle on a dark background"
-    write(page.locator("#sentence textarea, #sentence input"), sentence)
+    type_text(page.locator("#sentence textarea, #sentence input"), sentence)
     page.keyboard.press("Enter")
     page.wait_for_selector("#found .hit img")
     assert found(page) == [hit["caption"] for hits in search.search(**BOTH, sentence=sentence).values()
@@ -100,12 +100,12 @@ def test_search_by_sentence_and_by_picture(open_page, screens, picture):
     page.screenshot(path=screens / "search.png")
     hit = search.search(**BOTH, sentence=sentence)["teacher"]["hits"][1]
     page.locator("#found .teacher button").nth(1).click()
-    wait_for(page, "captions", captions(search.GALLERY[hit["place"]].image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(search.GALLERY[hit["place"]].image, TEACHER, STUDENT))
     assert page.locator("#found .hit img").count() == 2 * search.SHOWN
     assert page.locator("#examples [aria-pressed=true]").count() == 0
     page.locator("#picture [aria-label='Remove Image']").click()
     page.locator("#picture input[type=file]").set_input_files(picture)
-    wait_for(page, "captions", captions(picture, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(picture, TEACHER, STUDENT))
     page.locator("#reverse").click()
     page.wait_for_function("!document.querySelector('#found .hit img') && document.querySelector('#found .hit')")
     wanted = []
@@ -130,7 +130,7 @@ def test_a_picture_is_dropped_in_and_mistakes_are_sentences(open_page, tmp_path)
         "#picture button[aria-label='Clear'], #picture button[title='Clear'], #picture [aria-label='Remove Image']"
     ).first.click()
     page.locator("#picture input[type=file]").set_input_files(photo)
-    wait_for(page, "captions", captions(photo, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(photo, TEACHER, STUDENT))
 
     def toast() -> str:
         message = page.locator(".toast-body").last
@@ -165,7 +165,7 @@ def test_a_file_that_is_no_picture_is_told_once_and_does_not_stay(open_page, tmp
         assert page.locator(".toast-body").bounding_box()["y"] > 400  # below the models' names
         page.locator(".toast-body button").click()
         page.locator("#picture input[type=file]").set_input_files(picture)
-        wait_for(page, "captions", captions(picture, TEACHER, STUDENT))
+        wait_for_cards(page, "captions", captions_of(picture, TEACHER, STUDENT))
 
 
 def test_a_picture_that_the_browser_cannot_show_is_seen_by_the_models(open_page, tmp_path, picture):
@@ -174,7 +174,7 @@ def test_a_picture_that_the_browser_cannot_show_is_seen_by_the_models(open_page,
     for file, hides in ((photo, True), (picture, False)):
         page.locator("#picture [aria-label='Remove Image']").click()
         page.locator("#picture input[type=file]").set_input_files(file)
-        wait_for(page, "captions", captions(file, TEACHER, STUDENT))
+        wait_for_cards(page, "captions", captions_of(file, TEACHER, STUDENT))
         page.locator("#picture img").wait_for(state="hidden" if hides else "visible")
         said = page.evaluate("getComputedStyle(document.querySelector('#picture .image-container'), '::after').content")
         assert ("cannot show this kind of picture" in said) == hides
@@ -234,19 +234,19 @@ def test_the_keyboard_reaches_everything(open_page):
     example = page.get_by_role("button", name=images.examples()[2].name)
     example.focus()
     page.keyboard.press("Enter")
-    wait_for(page, "captions", captions(images.examples()[2].image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(images.examples()[2].image, TEACHER, STUDENT))
 
 
 def test_the_last_of_quick_choices_is_what_is_shown_and_then_nothing_more_is_asked(open_page):
     page, asked = open_page(), []
-    wait_for(page, "captions", captions(images.examples()[0].image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(images.examples()[0].image, TEACHER, STUDENT))
     page.on("request", lambda request: asked.append(request.url))
     large = max(range(len(images.examples())), key=lambda i: np.asarray(images.examples()[i].image).size)
     for place in (2, large, 1):
         page.locator("#examples button").nth(place).click()
         page.wait_for_timeout(300)
     last = images.examples()[1]
-    wait_for(page, "captions", captions(last.image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(last.image, TEACHER, STUDENT))
     assert page.locator("#examples button").nth(1).get_attribute("aria-pressed") == "true"
     assert page.locator("#question textarea, #question input").input_value() == last.question
     page.wait_for_timeout(4000)
@@ -257,12 +257,12 @@ def test_the_last_of_quick_choices_is_what_is_shown_and_then_nothing_more_is_ask
 
 def test_of_two_examples_the_last_is_shown_where_the_request_for_the_first_takes_longer(open_page):
     page = open_page()
-    slowed(page, "/queue/join", 2000)
+    delay_requests(page, "/queue/join", 2000)
     for place in (2, 1):
         page.locator("#examples button").nth(place).click()
         page.wait_for_timeout(300)
     page.wait_for_timeout(3000)  # until both are answered
-    wait_for(page, "captions", captions(images.examples()[1].image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(images.examples()[1].image, TEACHER, STUDENT))
 
 
 LATE = """const now = window.fetch
@@ -291,7 +291,7 @@ def test_a_picture_is_pasted(open_page):
         [new ClipboardItem({"image/png": await (await fetch(address)).blob()})])"""
     page.evaluate(copy, data_uri(Image.fromarray(np.asarray(example.image))))
     page.get_by_label("Paste from clipboard").click()
-    wait_for(page, "captions", captions(example.image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(example.image, TEACHER, STUDENT))
 
 
 def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
@@ -304,7 +304,7 @@ def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
     for kind in ("dragEnter", "dragOver", "drop"):
         data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
         tools.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
-    wait_for(page, "captions", captions(example.image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(example.image, TEACHER, STUDENT))
     assert page.locator("#picture img").count() == 1
 
 
@@ -315,12 +315,12 @@ def test_a_picture_is_taken_with_a_camera(open_page, tmp_path):
     page.get_by_text("Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0")
     size = page.locator("#picture video").evaluate("video => [video.videoWidth, video.videoHeight]")
-    slowed(page, "/queue/join", *[1000] * 20)
+    delay_requests(page, "/queue/join", *[1000] * 20)
     page.get_by_label("capture photo").click()
     address = page.get_by_alt_text("the picture asked about").get_attribute("src")
     taken.write_bytes(page.request.get(address).body())
     assert Image.open(taken).size == tuple(size)
-    wait_for(page, "captions", captions(taken, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(taken, TEACHER, STUDENT))
 
 
 def test_where_there_is_no_camera_a_sentence_says_so(open_page):

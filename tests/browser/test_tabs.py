@@ -20,7 +20,7 @@ from dlip.evaluation.attention_maps import answer_maps, differ, word_maps
 from dlip.evaluation.tasks import evaluate
 from dlip.records import frame
 from dlip.records.compare import summary
-from tests.helpers import slowed, write
+from tests.browser.helpers import delay_requests, type_text
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 BOTH = (TEACHER, STUDENT)
@@ -52,7 +52,7 @@ def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens)
     assert len(alts) == 2 and all(alt.startswith("cross-attention of the") for alt in alts)
 
     question = "what color is the large circle?"
-    write(page.locator("#attention textarea, #attention input[type=text]").first, question)
+    type_text(page.locator("#attention textarea, #attention input[type=text]").first, question)
     page.locator("#describe").click()
     answers = [dlip.load(name).answer([image], [question])[0] for name in BOTH]
     wait_for_text(page, "#words", "answer")
@@ -140,7 +140,7 @@ def test_what_is_stopped_before_the_page_knows_that_it_began_is_stopped_all_the_
 def test_work_is_not_stopped_by_a_choice_made_before_it(open_page):
     page = open_page()
     page.locator("#speed-button").click()
-    slowed(page, "/run/", *[1000] * 20)
+    delay_requests(page, "/run/", *[1000] * 20)
     for label in ("1", "4", "16", "Memory"):
         page.locator("#speed").get_by_label(label, exact=True).uncheck()
     page.locator("#speed").get_by_text("retrieval", exact=True).click()
@@ -240,7 +240,7 @@ def test_of_two_words_the_last_is_shown_where_the_request_for_the_first_takes_lo
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
-    slowed(page, "/run/", 2000)
+    delay_requests(page, "/run/", 2000)
     for place in (1, 3):
         page.locator("#words button").nth(place).click()
         page.wait_for_timeout(300)
@@ -307,7 +307,7 @@ def test_disagreements_are_shown_with_their_pictures(open_page, screens):
     page = open_page()
     page.locator("#disagreements-button").click()
     page.locator("#disagreements").get_by_text("answers", exact=True).click()
-    write(page.locator("#disagreements input[type=number]"), "10")
+    type_text(page.locator("#disagreements input[type=number]"), "10")
     page.locator("#disagreements input[type=number]").press("Tab")
     page.locator("#find-worst").click()
     page.wait_for_selector("#worst article")

@@ -21,7 +21,7 @@ from dlip.experiments.conclusions import (
 )
 from dlip.experiments.grids import GRIDS, WHOLE
 from dlip.models.config import preset
-from tests.helpers import grid, made
+from tests.experiments.helpers import grid_records, student_record
 
 
 def verdict(number: int, *grids: list[dict]):
@@ -40,7 +40,7 @@ def encoders(image: float, text: float, spread: float = 0.1) -> list[dict]:
             own = paper_count(preset(row.size))
             halvings = [np.log2(own[f"{side}_params"] / base[f"{side}_params"]) for side in ("image", "text")]
             levels[row.name] = 90.0 + image * halvings[0] + text * halvings[1]
-    return grid("modules", levels, spread)
+    return grid_records("modules", levels, spread)
 
 
 def test_slopes_are_those_of_a_straight_line():
@@ -61,7 +61,7 @@ def test_1_equal_encoders(image, text, wanted):
 
 @pytest.mark.parametrize(("half", "wanted"), [(90, HOLDS), (95, HOLDS), (80, FAILS), (89, OPEN)])
 def test_2_half_of_the_layers(half, wanted):
-    found, rows = verdict(2, grid("fusion", {"6 of 6 layers fused": 90.0, "3 of 6 layers fused": half}))
+    found, rows = verdict(2, grid_records("fusion", {"6 of 6 layers fused": 90.0, "3 of 6 layers fused": half}))
     assert found == wanted and rows["effect"].item() == pytest.approx(90 - half, abs=0.3)
 
 
@@ -69,7 +69,7 @@ def test_2_half_of_the_layers(half, wanted):
     ("hr", "at", "spread", "wanted"), [(90, 80, 1, HOLDS), (80, 90, 1, FAILS), (81, 80, 3, OPEN), (90, 80, 9, OPEN)]
 )
 def test_3_representations(hr, at, spread, wanted):
-    found, rows = verdict(3, grid("objectives", {"VLP+HR": hr, "VLP+AT": at}, spread))
+    found, rows = verdict(3, grid_records("objectives", {"VLP+HR": hr, "VLP+AT": at}, spread))
     assert found == wanted
     row = rows.iloc[0]
     assert row["low"] < row["effect"] < row["high"] and row["seeds"] == 3
@@ -82,15 +82,15 @@ def test_3_representations(hr, at, spread, wanted):
     ("fusion", "cross", "wanted"), [(90, 85, HOLDS), (90, 70, FAILS), (83, 85, FAILS), (90, 80, OPEN), (85, 85, OPEN)]
 )
 def test_4_holds_only_where_all_its_claims_do(fusion, cross, wanted):
-    states = grid("modalities", {"fusion": fusion, "image": 80, "text": 85})
-    found, rows = verdict(4, states, grid("attention", {"cross-attention": cross, "self-attention": 80.0}))
+    states = grid_records("modalities", {"fusion": fusion, "image": 80, "text": 85})
+    found, rows = verdict(4, states, grid_records("attention", {"cross-attention": cross, "self-attention": 80.0}))
     assert found == wanted and len(rows) == 3
 
 
 @pytest.mark.parametrize(("retrieval", "words", "wanted"), [(70, 90, HOLDS), (95, 75, FAILS), (95, 80, OPEN)])
 def test_5_reads_decoder_tasks_alone(retrieval, words, wanted):
     decoder = {"tr1": retrieval, "ir1": retrieval, "cider": words, "vqa": words}
-    assert verdict(5, grid("modalities", {"decoder": decoder, "fusion": 80}))[0] == wanted
+    assert verdict(5, grid_records("modalities", {"decoder": decoder, "fusion": 80}))[0] == wanted
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,9 @@ def test_5_reads_decoder_tasks_alone(retrieval, words, wanted):
     [(80, 62, HOLDS), (80, 75, FAILS), (60, 60, FAILS), (80, 65, OPEN), (80, 50, FAILS)],
 )
 def test_6_beginnings(image, text, wanted):
-    found, rows = verdict(6, grid("init", {"from scratch": 60, "image inherited": image, "text inherited": text}))
+    found, rows = verdict(
+        6, grid_records("init", {"from scratch": 60, "image inherited": image, "text inherited": text})
+    )
     assert found == wanted
     gains = image - 60, text - 60
     assert list(rows["effect"]) == pytest.approx([gains[0], gains[0] / 4 - gains[1], gains[0] / 4 + gains[1]], abs=0.4)
@@ -109,20 +111,20 @@ def test_6_beginnings(image, text, wanted):
 )
 def test_7_terms_add_up(task, both, wanted):
     levels = {"VLP": task, "VLP+AT+HR": both, "VLP+HR": 85, "VLP+AT": 80}
-    assert verdict(7, grid("objectives", levels))[0] == wanted
+    assert verdict(7, grid_records("objectives", levels))[0] == wanted
 
 
 def test_what_is_lacking_leaves_it_undecided():
     levels = {"VLP+HR": 90, "VLP+AT": 80}
     found, rows = verdict(3)
     assert found == OPEN and "no run of 'VLP+HR'; dlip ablate objectives makes it" in rows["why"].item()
-    found, rows = verdict(3, grid("objectives", levels)[1:])
+    found, rows = verdict(3, grid_records("objectives", levels)[1:])
     assert found == OPEN and "no run of 'teacher'" in rows["why"].item()
-    found, rows = verdict(3, grid("objectives", levels, seeds=1))
+    found, rows = verdict(3, grid_records("objectives", levels, seeds=1))
     assert found == OPEN and rows["why"].item() == "one seed has no spread"
     assert rows["effect"].item() == pytest.approx(10, abs=0.3) and math.isnan(rows["low"].item())
     assert " points from one seed, said to lie above 0: undecided here (one seed" in text(rows)
-    records = grid("objectives", levels)
+    records = grid_records("objectives", levels)
     apart = [r | {"seed": 7 + r["seed"]} if r["name"] == "VLP+HR" else r for r in records]
     assert verdict(3, apart)[1]["why"].item() == "its rows have no seed in common"
     bare = [r | {"outcomes": {}} for r in records]
@@ -131,15 +133,15 @@ def test_what_is_lacking_leaves_it_undecided():
 
 def test_seeds_are_paired():
     """A seed that lifts both rows alike is no noise of their difference."""
-    found = [made(WHOLE, 100.0)]
+    found = [student_record(WHOLE, 100.0)]
     rows = {row.name: row for row in GRIDS["objectives"].rows}
     for seed, lift in enumerate((-8.0, 0.0, 8.0)):
-        found += [made(rows["VLP+HR"], 83 + lift, seed), made(rows["VLP+AT"], 80 + lift, seed)]
+        found += [student_record(rows["VLP+HR"], 83 + lift, seed), student_record(rows["VLP+AT"], 80 + lift, seed)]
     assert verdict(3, found)[0] == HOLDS
 
 
 def test_text_names_each_verdict_and_its_interval():
-    said = text(conclusions(grid("objectives", {"VLP+HR": 90, "VLP+AT": 80})))
+    said = text(conclusions(grid_records("objectives", {"VLP+HR": 90, "VLP+AT": 80})))
     assert "3. Representations carry more than attention maps. HOLDS" in said
     assert "VLP+HR less VLP+AT: +10.0" in said and "said to lie above 0: holds" in said
     assert said.count("UNDECIDED HERE") == len(CONCLUSIONS) - 1 == 6

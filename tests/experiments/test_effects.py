@@ -8,12 +8,12 @@ from dlip.experiments.effects import gains, sweeps
 from dlip.experiments.grids import GRIDS, MODALITIES, WHOLE
 from dlip.models.config import preset
 from dlip.plots import gain_bars, module_curves
-from tests.helpers import grid, made
+from tests.experiments.helpers import grid_records, student_record
 
 
 @pytest.fixture(scope="module")
 def modalities() -> list[dict]:
-    return grid("modalities", {"none": 80.0, "image": 82.0, "fusion": 90.0}, spread=0.5)
+    return grid_records("modalities", {"none": 80.0, "image": 82.0, "fusion": 90.0}, spread=0.5)
 
 
 def test_gains_are_over_the_first_row(modalities):
@@ -37,8 +37,8 @@ def test_gains_over_another_row_of_one_seed_have_no_interval(modalities):
 
 def test_sweeps_put_every_student_on_its_curves():
     rows = {row.name: row for row in GRIDS["modules"].rows}
-    found = [made(WHOLE, 100.0)] + [
-        made(row, 50.0 + 2 * i, seed) for i, row in enumerate(rows.values()) for seed in (0, 1)
+    found = [student_record(WHOLE, 100.0)] + [
+        student_record(row, 50.0 + 2 * i, seed) for i, row in enumerate(rows.values()) for seed in (0, 1)
     ]
     for record in found:  # the columns of the table come from the metrics
         record["metrics"]["retrieval"]["tr@1"] = float(len(record["name"])) + record["seed"]

@@ -21,7 +21,7 @@ from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.med import Med
 from dlip.vlm import VLM
-from tests.helpers import scattered
+from tests.helpers import randomize_weights
 
 READER = r"""
 import json, sys
@@ -90,7 +90,7 @@ def odd(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     prompt = tuple(tiny.tokenizer.encode(["a red"])[0][0, 1:-1].tolist())
     words = tiny.tokenizer
-    med = scattered(Med(ModelConfig(
+    med = randomize_weights(Med(ModelConfig(
         image_size=30, patch_size=10, image_width=18, image_heads=3, image_layers=1, text_width=20, text_heads=5,
         text_layers=3, fusion_layers=(1,), embed_dim=7, vocab_size=len(words), max_positions=13, max_text=9,
         pad_id=words.pad_id, cls_id=words.cls_id, sep_id=words.sep_id, dec_id=words.dec_id, enc_id=words.enc_id,

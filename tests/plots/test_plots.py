@@ -23,7 +23,8 @@ from dlip.plots import (
 )
 from dlip.records import frame
 from dlip.records.schema import COSTS, NUMBERS, ROLES, SCORES
-from tests.helpers import by_name, make_record
+from tests.helpers import make_record
+from tests.plots.helpers import traces_by_name
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_pareto_front_of_nothing():
 
 
 def test_accuracy_cost_shows_means_and_spread_in_the_colours_of_roles(records: list[dict]):
-    traces = by_name(accuracy_cost(frame(records), "latency_ms", "tr1"))
+    traces = traces_by_name(accuracy_cost(frame(records), "latency_ms", "tr1"))
     for role in ROLES:
         assert traces[role].marker.color == COLOURS[role]
     assert (traces["distilled"].x[0], traces["distilled"].y[0]) == (21.0, 77.0)
@@ -66,9 +67,9 @@ def test_accuracy_cost_shows_means_and_spread_in_the_colours_of_roles(records: l
 
 
 def test_accuracy_cost_joins_the_models_that_none_beats(records: list[dict]):
-    front = by_name(accuracy_cost(frame(records), "params_m", "tr1"))["none better at this cost"]
+    front = traces_by_name(accuracy_cost(frame(records), "params_m", "tr1"))["none better at this cost"]
     assert list(zip(front.x, front.y, strict=True)) == [(1.0, 77.0), (4.0, 80.0)] and front.showlegend
-    alone = by_name(accuracy_cost(frame(records[:1]), "params_m", "tr1"))["none better at this cost"]
+    alone = traces_by_name(accuracy_cost(frame(records[:1]), "params_m", "tr1"))["none better at this cost"]
     assert not alone.showlegend  # there is no line
 
 
@@ -144,7 +145,7 @@ def test_accuracy_cost_says_what_is_best_where_none_keeps_enough(records: list[d
 
 def test_hover_tells_configuration_and_command_and_escapes_them():
     record = make_record("<i>x</i>", command="dlip train --out '<b>'")
-    points = by_name(accuracy_cost(frame([record])))["distilled"]
+    points = traces_by_name(accuracy_cost(frame([record])))["distilled"]
     assert points.text[0] == "&lt;i&gt;x&lt;/i&gt;"
     for part in ("<b>&lt;i&gt;x&lt;/i&gt;</b> (distilled, 1 seed)", "image 64 x 4", "--out", "&lt;b&gt;"):
         assert part in points.hovertext[0]
@@ -313,11 +314,11 @@ def test_gain_bars_hold_gains_and_intervals():
              paper=[1.4, np.nan])
     )  # fmt: skip
     fig = gain_bars(df, "ir1")
-    bars = by_name(fig)["distilled"]
+    bars = traces_by_name(fig)["distilled"]
     assert (list(bars.x), list(bars.y)) == ([-0.5, 3.0], ["image", "fusion"])
     assert (bars.marker.line.color, bars.marker.color) == (COLOURS["distilled"], "rgba(0, 158, 115, 0.3)")
     assert (list(bars.error_x.array), list(bars.error_x.arrayminus)) == ([2.0, 1.0], [1.5, 2.0])
-    paper = by_name(fig)["the paper's, on its data"]
+    paper = traces_by_name(fig)["the paper's, on its data"]
     assert paper.x[0] == 1.4 and np.isnan(paper.x[1])
     assert fig.layout.xaxis.title.text == "gain in IR@1 over no distillation (percentage points)"
     title = fig.layout.title.text.replace("<br>", " ")

@@ -13,7 +13,8 @@ from dlip.plots import (
 from dlip.plots.speed import PARTS, luminance
 from dlip.records import frame
 from dlip.records.schema import ROLES
-from tests.helpers import by_name, make_record
+from tests.helpers import make_record
+from tests.plots.helpers import traces_by_name
 
 NAMES = {"big": "teacher", "small <1>": "distilled"}
 
@@ -26,7 +27,7 @@ def test_latency_bars_stack_the_modules_and_mark_the_whole():
     models = dict(zip(NAMES, (timed(9.0, image=2.0, decoder=6.0, decoder_step=0.5),
                               timed(3.0, image=1.0, decoder=2.0, decoder_step=0.2)), strict=True))  # fmt: skip
     fig = latency_bars(models, NAMES)
-    traces = by_name(fig)
+    traces = traces_by_name(fig)
     assert [*traces] == ["image", "decoder", "p50 end to end", "p95 end to end"] and fig.layout.barmode == "stack"
     assert traces["image"].x == (2.0, 1.0) and traces["decoder"].x == (6.0, 2.0)
     assert traces["p50 end to end"].x == (9.0, 3.0) and traces["p95 end to end"].x == (18.0, 6.0)
@@ -62,7 +63,7 @@ def test_every_figure_has_a_name_of_its_own():
 
 def test_throughput_curves_are_a_line_a_model():
     fig = throughput_curves([1, 4], {"big": [10.0, 30.0], "small <1>": [50.0, 140.0]}, NAMES)
-    traces = by_name(fig)
+    traces = traces_by_name(fig)
     assert traces["big"].x == (1, 4) and traces["small &lt;1&gt;"].y == (50.0, 140.0)
     assert traces["big"].line.color == COLOURS["teacher"]
     assert fig.layout.title.text == "At most 140 a second: small &lt;1&gt;, 4 at a time"
@@ -71,6 +72,6 @@ def test_throughput_curves_are_a_line_a_model():
 def test_memory_bars_are_the_weights_and_the_peak():
     memories = {"big": {"weights_mb": 8.0, "peak_mb": 2.0}, "small <1>": {"weights_mb": 1.0, "peak_mb": None}}
     fig = memory_bars(memories, NAMES)
-    traces = by_name(fig)
+    traces = traces_by_name(fig)
     assert traces["weights"].x == (8.0, 1.0) and traces["peak on top"].x == (2.0, None)
     assert fig.layout.title.text == "big 10.0 MB, small &lt;1&gt; 1.0 MB"

@@ -13,7 +13,7 @@ from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.training.run_folder import hashed
 from dlip.training.terms import AT, HR, KD, VLP
-from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log, scaled
+from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ def test_a_teacher_is_not_asked_before_its_terms_join(make_vlm, tmp_path):
 
 def test_the_total_is_the_weighted_sum(make_vlm, tmp_path):
     config = SHORT.replace(steps=1, weights={"itc": 0.5, "lm": 2.0, "kd.lm": 3.0, "itm": 0.0})
-    (row,) = log(train(make_vlm(1), TRAIN_SCENES, config, tmp_path, make_vlm(0), progress=False))
+    (row,) = untimed_rows(train(make_vlm(1), TRAIN_SCENES, config, tmp_path, make_vlm(0), progress=False))
     losses = row["losses"]
     assert losses.keys() == {"itc", "lm", "kd.lm", "total"}
     assert losses["total"] == pytest.approx(0.5 * losses["itc"] + 2 * losses["lm"] + 3 * losses["kd.lm"], abs=1e-4)
@@ -99,7 +99,9 @@ def test_accumulation_equals_one_batch(make_vlm, tmp_path):
 def test_micro_batches_are_the_configurations_whatever_the_environment_says(make_vlm, tmp_path, monkeypatch):
     plain = train(make_vlm(1), TRAIN_SCENES, SHORT.replace(steps=2), tmp_path / "plain", progress=False)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
-    assert log(train(make_vlm(1), TRAIN_SCENES, SHORT.replace(steps=2), tmp_path / "set", progress=False)) == log(plain)
+    assert untimed_rows(
+        train(make_vlm(1), TRAIN_SCENES, SHORT.replace(steps=2), tmp_path / "set", progress=False)
+    ) == untimed_rows(plain)
 
 
 class Asked(Scenes):
@@ -162,9 +164,9 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
     torch.manual_seed(99)  # whatever else the process does meanwhile
     if not config.workers:
         with pytest.raises(KeyboardInterrupt):
-            go(tmp_path / "parts", Interrupted(TRAIN_SCENES, 5))
+            go(tmp_path / "parts", InterruptedDataset(TRAIN_SCENES, 5))
     parts = go(tmp_path / "parts")
-    assert log(parts) == log(whole)
+    assert untimed_rows(parts) == untimed_rows(whole)
     name = "checkpoint-00000006.safetensors"
     ours, theirs = (read_tensors(run.folder / name)[0] for run in (parts, whole))
     assert ours.keys() == theirs.keys() and any(key.startswith("optimiser.") for key in ours)
@@ -175,18 +177,22 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
 
 def test_the_scale_of_fp16_is_resumed(make_vlm, tmp_path, monkeypatch):
     """The first losses overflow and their steps are left out."""
-    scaled(monkeypatch, 2.0**40, 2.0**-16)
+    force_fp16_scaler(monkeypatch, 2.0**40, 2.0**-16)
 
     def stop(vlm):
         raise KeyboardInterrupt
 
     config = SHORT.replace(eval_every=5, precision="fp16")
-    rows = log(train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", evaluate=lambda vlm: {}, progress=False))
+    rows = untimed_rows(
+        train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", evaluate=lambda vlm: {}, progress=False)
+    )
     assert rows[0]["norm"] is None and rows[-1]["norm"] > 0
     with pytest.raises(KeyboardInterrupt):
         train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", evaluate=stop, progress=False)
     assert (
-        log(train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", evaluate=lambda vlm: {}, progress=False))
+        untimed_rows(
+            train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", evaluate=lambda vlm: {}, progress=False)
+        )
         == rows
     )
     name = "checkpoint-00000006.safetensors"
@@ -218,7 +224,7 @@ def test_a_run_s_model_is_its_own_whatever_its_folder_is_called(name, make_vlm, 
 
 def test_the_seed_decides(make_vlm, tmp_path):
     runs = [
-        log(train(make_vlm(1), TRAIN_SCENES, SHORT.replace(seed=seed), tmp_path / f"{i}", progress=False))
+        untimed_rows(train(make_vlm(1), TRAIN_SCENES, SHORT.replace(seed=seed), tmp_path / f"{i}", progress=False))
         for i, seed in enumerate((0, 0, 1))
     ]
     assert runs[0] == runs[1] != runs[2]
@@ -241,5 +247,7 @@ def test_evaluation_is_logged_and_changes_nothing(make_vlm, tmp_path):
     run = train(
         student, TRAIN_SCENES, config.replace(eval_every=2), tmp_path / "eval", evaluate=evaluate, progress=False
     )
-    assert [row for row in log(run) if "eval" in row] == [{"step": step, "eval": {"tr@1": 12.5}} for step in (2, 4, 6)]
+    assert [row for row in untimed_rows(run) if "eval" in row] == [
+        {"step": step, "eval": {"tr@1": 12.5}} for step in (2, 4, 6)
+    ]
     assert seen == [student] * 3 and run.losses() == plain.losses()

@@ -20,7 +20,7 @@ from dlip.training.loop import train
 from dlip.training.run_folder import Run
 from dlip.training.terms import HR, VLP
 from dlip.vlm import VLM
-from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log
+from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, untimed_rows
 
 
 class Bare(Scenes):
@@ -137,7 +137,7 @@ def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, 
         return train(make_vlm(seed), dataset, config, tmp_path, make_vlm(2), about=about, progress=False)
 
     with pytest.raises(KeyboardInterrupt):
-        go(Interrupted(TRAIN_SCENES, 20), "t", "s", workers=0)
+        go(InterruptedDataset(TRAIN_SCENES, 20), "t", "s", workers=0)
     with pytest.raises(UserError, match="holds a run with another start; choose"):
         go(TRAIN_SCENES, "t", "../s", seed=4)
     run = go(TRAIN_SCENES, "../t", "../s")
@@ -238,7 +238,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, mak
     half.touch()
     with pytest.warns(UserWarning, match=f"{paths[-1].name}.*; the run goes on from what was kept before"):
         again = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "run", progress=False)
-    assert log(again) == log(whole) and not half.exists()
+    assert untimed_rows(again) == untimed_rows(whole) and not half.exists()
     assert (run.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
     assert sorted(path.name for path in run.folder.glob("damaged-*")) == [f"damaged-{path.name}" for path in paths]
 
@@ -263,9 +263,9 @@ def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_pat
     others = ({"eval": {}}, {"step": 6, "seconds": [1]}, {"step": 6, "losses": []}, {"step": 6, "losses": {"itc": "x"}})
     for torn in ('{"step": 6, "lo', "7\n", *(json.dumps(row) + "\n" for row in others)):
         (run.folder / "log.jsonl").write_text(kept + torn)
-        assert log(run) == log(whole)
+        assert untimed_rows(run) == untimed_rows(whole)
     with pytest.warns(UserWarning, match="left out of .*: 1 damaged row; as it was it is damaged-log.jsonl"):
-        assert log(train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)) == log(whole)
+        assert untimed_rows(train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)) == untimed_rows(whole)
     assert (run.folder / "checkpoint-best.safetensors").exists()
     assert (run.folder / "damaged-log.jsonl").read_text() == kept + torn
 

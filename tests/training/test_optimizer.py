@@ -12,7 +12,7 @@ from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.objectives import MomentumITC
 from dlip.training.optimizer import learning_rate, optimiser, told
-from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log, scaled
+from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
 
 
 def test_rates_counted_by_hand():
@@ -29,10 +29,10 @@ def test_rates_counted_by_hand():
 
 def test_the_loop_follows_the_schedule(make_vlm, tmp_path):
     """Three steps an epoch; two of warm-up; log rows state rate and epoch."""
-    rows = log(train(make_vlm(), TRAIN_SCENES, SHORT.replace(decay=0.5), tmp_path, progress=False))
+    rows = untimed_rows(train(make_vlm(), TRAIN_SCENES, SHORT.replace(decay=0.5), tmp_path, progress=False))
     assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4])
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
-    rows = log(
+    rows = untimed_rows(
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(decay=0.5, accumulate=2), tmp_path / "two", progress=False)
     )
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
@@ -58,7 +58,7 @@ def test_gradients_are_clipped_before_the_step(clip, make_vlm, tmp_path):
     The log states the norm before clipping."""
     student, before = make_vlm(1), make_vlm(1)
     config = SHORT.replace(steps=2, clip=clip, weight_decay=0.0, warmup=0)
-    (row, _) = log(train(student, TRAIN_SCENES, config, tmp_path, progress=False))
+    (row, _) = untimed_rows(train(student, TRAIN_SCENES, config, tmp_path, progress=False))
     pairs = zip(student.med.parameters(), before.med.parameters(), strict=True)
     assert (max((a - b).abs().max().item() for a, b in pairs if a.ndim) < 1e-7) == (clip < 1)
     assert row["norm"] > 0.1 and abs(student.med.temp.item() - 0.07) > 1e-4
@@ -154,7 +154,7 @@ def test_a_gradient_of_an_earlier_micro_batch_is_named(make_vlm, tmp_path, monke
 
 def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path, monkeypatch):
     """Above a scale of 1 it may be an overflow, which the scaler answers by a smaller one."""
-    scaled(monkeypatch, 4.0, 0.5)
+    force_fp16_scaler(monkeypatch, 4.0, 0.5)
     Spoilt(monkeypatch, set(range(6)), "lm", gradient=True)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16")
     with pytest.raises(UserError, match="^the gradient of lm is no finite number in step 3"):
@@ -163,7 +163,7 @@ def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_steps_that_are_left_out_in_fp16(gradient, make_vlm, tmp_path, monkeypatch):
-    scaled(monkeypatch, 2.0**-8, 0.5)
+    force_fp16_scaler(monkeypatch, 2.0**-8, 0.5)
     Spoilt(monkeypatch, {3}, "lm", gradient)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16", nonfinite="skip")
     with pytest.warns(UserWarning, match="lm is no finite number in step 3; the step is left out"):
@@ -228,7 +228,7 @@ def test_a_run_goes_on_that_has_left_out_all_its_steps(make_vlm, tmp_path, monke
     Spoilt(monkeypatch, {0, 1}, "lm", False)
     whole = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
-        train(make_vlm(1), Interrupted(TRAIN_SCENES, 20), config, tmp_path / "parts", progress=False)
+        train(make_vlm(1), InterruptedDataset(TRAIN_SCENES, 20), config, tmp_path / "parts", progress=False)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-00000002.safetensors"]
     parts = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", progress=False)
     name = "checkpoint-00000006.safetensors"

@@ -19,7 +19,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.dataset import Shards
 from dlip.data.shards.naming import expand_braces, shards
 from dlip.data.shards.write import write_shards
-from tests.helpers import jpeg, write_tar
+from tests.data.shards.helpers import jpeg, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,8 @@ def test_packed_folder_reads_back_equal(tmp_path, pictures):
 def test_order_is_a_permutation_local_to_shards(tmp_path, monkeypatch):
     for shard in range(6):
         write_tar(
-            tmp_path / f"{shard}.tar", {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))}
+            tmp_path / f"{shard}.tar",
+            {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))},
         )
     dataset = Shards(tmp_path, "train")
     monkeypatch.setattr("dlip.data.shards.dataset.SHUFFLE_WINDOW", 8)

@@ -18,7 +18,7 @@ from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards import download
 from dlip.data.shards.write import write_shards
-from tests.helpers import jpeg, write_tar
+from tests.data.shards.helpers import jpeg, write_tar
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import torch
 
 from dlip.evaluation.tasks import ranking
 from dlip.evaluation.tasks.ranking import Nearest, nearest, ranks, reranked
-from tests.helpers import plain_rank
+from tests.helpers import reference_rank
 
 
 def test_ranks_are_those_of_a_sort():
@@ -14,7 +14,7 @@ def test_ranks_are_those_of_a_sort():
     own = torch.rand(50, 30) < 0.1
     own[:, 3] = True
     rows = zip(scores.tolist(), own.tolist(), strict=True)
-    assert ranks(scores, own).tolist() == [plain_rank(*row) for row in rows]
+    assert ranks(scores, own).tolist() == [reference_rank(*row) for row in rows]
 
 
 def test_ties_keep_their_order_and_no_number_is_no_hit():

@@ -9,7 +9,7 @@ from dlip.common.errors import MissingAbility
 from dlip.evaluation.tasks import retrieval
 from dlip.evaluation.tasks.base import Unavailable
 from dlip.evaluation.tasks.retrieval import predict, score
-from tests.helpers import plain_rank
+from tests.helpers import reference_rank
 
 
 @torch.inference_mode()
@@ -47,8 +47,8 @@ def test_the_plain_procedure(tiny, scenes, plain, k):
             torch.testing.assert_close(mine.nearest.similarity[q], best, atol=1e-5, rtol=0)
             torch.testing.assert_close(mine.scores[q], best + itms[places], atol=1e-4, rtol=0)
             ordered = (sims - 100).index_copy(0, places, best + itms[places])
-            assert mine.nearest.rank[q] == plain_rank(sims.tolist(), is_own.tolist())
-            assert mine.rank[q] == plain_rank(ordered.tolist(), is_own.tolist())
+            assert mine.nearest.rank[q] == reference_rank(sims.tolist(), is_own.tolist())
+            assert mine.rank[q] == reference_rank(ordered.tolist(), is_own.tolist())
 
 
 @torch.inference_mode()

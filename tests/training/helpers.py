@@ -1,0 +1,44 @@
+"""What several tests of training share."""
+
+import torch
+from accelerate import Accelerator
+
+from dlip.data.scenes.dataset import Scenes
+from dlip.training.config import TrainConfig
+
+TRAIN_SCENES = Scenes("train-small", size=24)
+SHORT = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2)
+
+
+class InterruptedDataset:
+    """A data set that raises KeyboardInterrupt at its `last` read."""
+
+    def __init__(self, dataset, last: int):
+        self.dataset, self.left, self.name, self.split = dataset, last, dataset.name, dataset.split
+        self.counts = dataset.counts
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        return self.dataset[i]
+
+
+def untimed_rows(run) -> list[dict]:
+    """Rows of a run's log without the fields that depend on the clock."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in run.rows()]
+
+
+def force_fp16_scaler(monkeypatch, scale: float, backoff: float) -> None:
+    """Gives the training loop's Accelerator a gradient scaler, which it lacks on a CPU."""
+
+    class ScalingAccelerator(Accelerator):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.native_amp = True
+            self.scaler = torch.amp.GradScaler("cpu", scale, backoff_factor=backoff, growth_interval=2)
+
+    monkeypatch.setattr("dlip.training.loop.Accelerator", ScalingAccelerator)
