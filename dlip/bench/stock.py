@@ -89,7 +89,7 @@ def compared(med: Med, parts: dict[str, Part], batch: int) -> dict[str, Calls]:
 
     def stock_caption():
         found = captioner.generate(pixel_values=pixels, do_sample=False, **length)
-        return [until_sep(row, med, 1) for row in found.tolist()]
+        return [until_sep(row, med.config.sep_id, 1) for row in found.tolist()]
 
     def graph_states(part: Part):
         return torch.from_numpy(part.run("image", ["states"], pixels=seen.numpy())[0])

@@ -24,7 +24,7 @@ from dlip.evaluation.tasks.base import percent
 from dlip.models.features import Trace, Want
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
-from dlip.models.token_ids import first_token, prompted
+from dlip.models.token_ids import first_token, with_prompt
 from dlip.vlm import VLM, ImageInput
 
 SOURCES = ("fusion", "decoder")
@@ -275,7 +275,7 @@ def cross(med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, laye
     if source == "fusion":
         med.fuse(ids, mask, states, trace=trace)
         return [trace.get("cross", i) for i in layers]
-    med.decode(prompted(ids, mask, med.config.prompt_ids)[0], states, trace=trace)
+    med.decode(with_prompt(ids, mask, med.config.prompt_ids)[0], states, trace=trace)
     before = len(med.config.prompt_ids)
     return [trace.get("cross", i)[:, :, before:].roll(1, 2) for i in layers]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from dlip.common.errors import UserError
 from dlip.evaluation.attention_maps import pieces
 from dlip.models.features import Trace, Want
-from dlip.models.token_ids import prompted
+from dlip.models.token_ids import with_prompt
 from dlip.vlm import VLM, ImageInput
 
 Progress = Callable[[float], object]
@@ -56,7 +56,7 @@ class Score:
         if self.word is None:
             no, yes = med.match_logits(med.fuse(ids, mask, states, trace=trace)).float().unbind(-1)
             return yes - no
-        ids, _ = prompted(ids, mask, med.config.prompt_ids)
+        ids, _ = with_prompt(ids, mask, med.config.prompt_ids)
         said = self.pool[self.word].nonzero().squeeze(1) + len(med.config.prompt_ids)
         logits = med.decode(ids, states, trace=trace)[:, said - 1].float()  # [N, pieces of the word, V]
         return logits.log_softmax(-1).gather(-1, ids[:, said, None]).sum((1, 2))

@@ -23,7 +23,7 @@ from dlip.evaluation import attention_maps
 from dlip.evaluation.tasks import evaluate
 from dlip.experiments.config import LATENCY_REPEATS
 from dlip.experiments.history import given, history, made
-from dlip.models.composite import SEES
+from dlip.models.composite import TRAINED_BY
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import precision
 from dlip.models.med import Med
@@ -161,7 +161,7 @@ def scored(vlm: VLM, dataset) -> list[str]:
 
 def looks(vlm: VLM) -> bool:
     """Whether a model has weights for both attentions that are scored, fusion's and the decoder's."""
-    return all(vlm.med.abilities & set(SEES[source]) for source in attention_maps.SOURCES)
+    return all(vlm.med.abilities & set(TRAINED_BY[source]) for source in attention_maps.SOURCES)
 
 
 @dataclass

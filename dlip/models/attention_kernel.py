@@ -1,17 +1,19 @@
-"""Softmax attention, by the kernel that is fastest for its shape, or with its map."""
+"""Softmax attention, by the fastest kernel for its shape or with its attention map."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, want_map: bool):
-    """Softmax attention. q [N, H, Q, d]; k, v [N, H, K, d]; mask bool, broadcast to [N, H, Q, K], true where seen.
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, want_map: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax attention. q [N, H, Q, d]; k, v [N, H, K, d]; mask bool, broadcast to [N, H, Q, K], true where visible.
 
-    Returns the output [N, Q, H*d] and the map [N, H, Q, K], which is None unless asked for. On a CPU the map is made
-    all the same where the fused kernel is slower: in bf16, backward, and of a few queries over many keys.
+    Returns the output [N, Q, H*d] and the map [N, H, Q, K], or None without `want_map`. On a CPU the map is computed
+    wherever the fused kernel is slower: under bf16 autocast, and for a few queries over many keys.
     """
-    if want_map or (q.device.type == "cpu" and (torch.is_autocast_enabled("cpu") or _few_over_many(q, k))):
+    if want_map or (q.device.type == "cpu" and (torch.is_autocast_enabled("cpu") or _few_queries(q, k))):
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if causal:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
@@ -25,8 +27,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, w
     return out.transpose(1, 2).flatten(2), probs if want_map else None
 
 
-def _few_over_many(q: Tensor, k: Tensor) -> bool:
-    """As in cross-attention of a decoding step; a graph that is being recorded is for any number."""
+def _few_queries(q: Tensor, k: Tensor) -> bool:
+    """Whether a few queries attend to many keys, as in cross-attention of a decoding step.
+
+    A compiled or exported graph runs at any size, so it never takes this path.
+    """
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
     rows, heads, keys, _ = k.shape

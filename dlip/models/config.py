@@ -1,62 +1,56 @@
-"""What a model and a run are: validated dataclasses, and the sizes that have names."""
+"""Sizes of a model: a validated dataclass, and the sizes that have names."""
 
 from dataclasses import asdict, dataclass, fields, replace
 
 from dlip.common.errors import UserError
 from dlip.common.fields import check_kinds
-from dlip.common.text import plural
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-MOST, MOST_LAYERS, MOST_GRID = 10_000_000, 1_000, 256
-"""Of anything that a model counts, of its layers and of patches a side: more is a mistake, and would not fit any
-machine."""
-
-
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size and vocabulary of a MED. The defaults are BLIP-Base's."""
+    """Sizes and vocabulary of a MED. The defaults are BLIP-Base's."""
 
     image_size: int = 224
-    """Side of the square picture, in px."""
+    """Side of the square image, in px."""
     patch_size: int = 16
     """Side of a patch, in px; divides image_size."""
     image_width: int = 768
     image_heads: int = 12
     image_layers: int = 12
     image_mlp: int = 0
-    """Width of the image encoder's feed-forward; 0 stands for 4 x image_width."""
+    """Width of the image encoder's feed-forward; 0 means 4 x image_width."""
     text_width: int = 768
     text_heads: int = 12
     text_layers: int = 12
     text_mlp: int = 0
-    """Width of the text layers' feed-forward; 0 stands for 4 x text_width (unpublished for Middle and Tiny)."""
+    """Width of the text layers' feed-forward; 0 means 4 x text_width (unpublished for Middle and Tiny)."""
     fusion_layers: tuple[int, ...] | None = None
-    """Text layers that hold cross-attention, counted from 0; None stands for all."""
+    """Text layers with cross-attention, counted from 0; None means all."""
     embed_dim: int = 256
-    """Width of the space in which ITC compares pictures and texts."""
+    """Width of the vectors that ITC compares."""
     tie_decoder: bool = True
-    """Decoder shares everything but self-attention with the text encoder (BLIP's pre-training); else it has its own."""
+    """The decoder shares all but self-attention with the text encoder, as in BLIP's pre-training."""
     tie_head: bool = True
-    """The decoder's scores are products with the word embeddings; BLIP's published pre-training has a matrix apart."""
+    """Logits use the word embeddings; BLIP's published pre-training checkpoints have a matrix of their own."""
     vocab_size: int = 30524
     max_positions: int = 512
     pad_id: int = 0
     cls_id: int = 101
     sep_id: int = 102
     dec_id: int = 30522
-    """[DEC], the first token of a text that is decoded."""
+    """[DEC], the first token of a decoded text."""
     enc_id: int = 30523
-    """First token of a text read together with its picture. BLIP's original code puts [ENC] (30523) there; stock
-    `transformers` leaves [CLS], so `enc_id = cls_id` gives its exact scores."""
+    """First token of a text that is read together with an image. BLIP's original code uses [ENC] (30523); stock
+    `transformers` keeps [CLS], so that `enc_id = cls_id` gives its exact scores."""
     prompt_ids: tuple[int, ...] = ()
-    """Tokens that every decoded caption starts from and that are not learnt (BLIP's captioning: "a picture of")."""
+    """Tokens that each decoded caption starts with and that have no loss (BLIP's captioning: "a picture of")."""
     dropout: float = 0.0
-    """Share of values dropped after every sub-layer in training."""
+    """Probability of dropout after each sub-layer."""
     max_text: int = 30
-    """Longest text, in tokens; longer ones are cut."""
+    """Longest text, in tokens; longer ones are truncated."""
     image_mean: tuple[float, ...] = CLIP_MEAN
     image_std: tuple[float, ...] = CLIP_STD
     image_eps: float = 1e-5
@@ -64,51 +58,48 @@ class ModelConfig:
     """Epsilons of the layer norms."""
 
     def __post_init__(self):
-        for name, multiple in (("image_mlp", self.image_width), ("text_mlp", self.text_width)):
-            if not getattr(self, name):
-                object.__setattr__(self, name, 4 * multiple)
         fusion = range(self.text_layers) if self.fusion_layers is None else sorted(set(self.fusion_layers))
-        object.__setattr__(self, "fusion_layers", tuple(fusion))
-        for name in ("image_mean", "image_std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, value in {
+            "image_mlp": self.image_mlp or 4 * self.image_width, "text_mlp": self.text_mlp or 4 * self.text_width,
+            "fusion_layers": tuple(fusion), "image_mean": tuple(self.image_mean), "image_std": tuple(self.image_std),
+        }.items():  # fmt: skip
+            object.__setattr__(self, name, value)
+        self._validate()
+
+    def _validate(self) -> None:
         for f in fields(self):
-            least, most = 0 if f.name.endswith("_id") else 1, MOST_LAYERS if f.name.endswith("_layers") else MOST
-            if f.type is int and not least <= getattr(self, f.name) <= most:
-                value = getattr(self, f.name)
-                raise UserError(f"model.{f.name} is {value}; give a positive whole number of at most {most:,}")
-        for width, heads in (("image_width", "image_heads"), ("text_width", "text_heads")):
-            if getattr(self, width) % getattr(self, heads):
+            least, value = 0 if f.name.endswith("_id") else 1, getattr(self, f.name)
+            if f.type is int and value < least:
+                raise UserError(f"model.{f.name} is {value}; give a whole number of at least {least}")
+        for side in ("image", "text"):
+            width, heads = getattr(self, f"{side}_width"), getattr(self, f"{side}_heads")
+            if width % heads:
                 raise UserError(
-                    f"model.{width} {getattr(self, width)} does not divide into {getattr(self, heads)} heads; "
-                    f"choose {heads} so that it does"
+                    f"model.{side}_width {width} is not divisible by {heads} heads; choose {side}_heads that divide it"
                 )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout is {self.dropout}; give a number from 0 to below 1")
-        for name in ("image_mean", "image_std"):
-            if len(getattr(self, name)) != 3:
-                raise UserError(
-                    f"model.{name} has {plural(len(getattr(self, name)), 'number')}; give one for each of 3 colours"
-                )
-        for name in ("image_std", "image_eps", "text_eps"):
-            value = getattr(self, name)
-            if not min(value if isinstance(value, tuple) else (value,)) > 0:
-                raise UserError(f"model.{name} is {value}; give numbers above 0")
         if self.image_size % self.patch_size:
             raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if self.grid > MOST_GRID:
-            raise UserError(f"model.image_size {self.image_size} has {self.grid:,} patches a side; at most {MOST_GRID}")
-        for name in ("prompt_ids", "fusion_layers"):
-            if any(type(number) is not int for number in getattr(self, name)):
-                raise UserError(f"model.{name} is {getattr(self, name)}; give whole numbers")
+        if any(type(number) is not int for number in (*self.prompt_ids, *self.fusion_layers)):
+            raise UserError(f"model.prompt_ids {self.prompt_ids} and model.fusion_layers {self.fusion_layers} must be "
+                            "whole numbers")  # fmt: skip
         if not self.fusion_layers or self.fusion_layers[0] < 0 or self.fusion_layers[-1] >= self.text_layers:
             raise UserError(
                 f"model.fusion_layers {self.fusion_layers} must name at least one of the {self.text_layers} text "
                 f"layers, counted from 0"
             )
+        if not 3 <= self.max_text <= self.max_positions:
+            raise UserError(f"model.max_text is {self.max_text}; give 3 to max_positions ({self.max_positions})")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is {self.dropout}; give at least 0 and less than 1")
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != 3:
+                raise UserError(f"model.{name} is {getattr(self, name)}; give a number for each of 3 color channels")
+        if not min(*self.image_std, self.image_eps, self.text_eps) > 0:
+            raise UserError("model.image_std, image_eps and text_eps must be greater than 0")
 
     @property
     def grid(self) -> int:
-        """Patches a side."""
+        """Patches per side."""
         return self.image_size // self.patch_size
 
     def to_dict(self) -> dict:
@@ -116,7 +107,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
-        """Raises UserError where a name is not one of the fields, or a value none of its kind."""
+        """Raises UserError for an unknown name or a value of the wrong type."""
         check_kinds(cls, values, "model")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
@@ -127,14 +118,14 @@ TEXT_SIZES = {"base": (768, 12, 12), "middle": (576, 12, 8), "small": (384, 12, 
 
 
 def paper_size(image: str, text: str, **changes) -> ModelConfig:
-    """The model of one of the paper's image encoders and one of its text encoders: `paper_size("base", "small")`."""
+    """One of the paper's image encoders with one of its text encoders: `paper_size("base", "small")`."""
     (iw, ih, il), (tw, th, tl) = IMAGE_SIZES[image], TEXT_SIZES[text]
     sizes = dict(image_width=iw, image_heads=ih, image_layers=il, text_width=tw, text_heads=th, text_layers=tl)
     return ModelConfig(**{**sizes, **changes})
 
 
 def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> ModelConfig:
-    """A model for the built-in scenes: 48 px pictures in 36 patches, four heads, one width for picture and text.
+    """A model for the built-in scenes: images of 48 px in 36 patches, four heads, one width for image and text.
 
     The vocabulary's size and ids are those of the tokenizer trained on the scenes; `enc_id = cls_id`, so that stock
     `transformers` gives an exported model's exact scores.
@@ -148,7 +139,7 @@ def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> M
 
 
 def photos_size(image: tuple[int, int, int], text: tuple[int, int, int], **changes) -> ModelConfig:
-    """A model for a few thousand photographs on a CPU: 112 px in 49 patches; (width, heads, layers) of either side.
+    """A model for a few thousand photographs on a CPU: 112 px in 49 patches. image, text: (width, heads, layers).
 
     The vocabulary's size and ids are those of a tokenizer trained on the captions.
     """
@@ -176,32 +167,22 @@ PRESETS = {
 def preset(name: str) -> ModelConfig:
     """A named size, or one with changes: `scenes-student:image_width=64,text_layers=6,fusion_layers=4+5`.
 
-    Feed-forwards stay 4 x as wide; where the text layers change, all of them hold cross-attention if nothing else is
-    said. Raises UserError where there is no such size or change.
+    Feed-forwards stay 4 times as wide. If text_layers changes, all of them get cross-attention unless fusion_layers is
+    given. Raises UserError for an unknown size or change.
     """
     base, _, changes = name.partition(":")
     if base not in PRESETS:
         raise UserError(f"there is no model size {base!r}; choose one of {', '.join(PRESETS)}")
+    numbers = {f.name for f in fields(ModelConfig) if f.type is int and not f.name.endswith("_id")} - {"vocab_size"}
     values: dict = {"image_mlp": 0, "text_mlp": 0}
     for change in filter(None, changes.split(",")):
         key, _, value = change.partition("=")
+        if key not in numbers | {"fusion_layers"}:
+            raise UserError(f"model size {name!r} changes {key!r}; choose one of {', '.join(sorted(numbers))}")
         try:
-            numbers = tuple(map(int, value.split("+")))
+            values[key] = tuple(map(int, value.split("+"))) if key == "fusion_layers" else int(value)
         except ValueError:
-            raise UserError(f"the size {name!r} has {change!r}; give whole numbers, as in text_layers=6") from None
-        sizes = {f.name for f in fields(ModelConfig) if f.type is int and not f.name.endswith("_id")} - {"vocab_size"}
-        if len(numbers) > 1 and key != "fusion_layers":
-            raise UserError(f"the size {name!r} has {change!r}; give one number, only fusion_layers has several")
-        if key not in sizes | {"fusion_layers"}:
-            raise UserError(
-                f"the size {name!r} changes {key!r}, which is no number of ModelConfig in dlip/models/config.py"
-            )
-        values[key] = numbers if key == "fusion_layers" else numbers[0]
+            raise UserError(f"model size {name!r} has {change!r}; give whole numbers, as in text_layers=6") from None
     if "text_layers" in values:
         values.setdefault("fusion_layers", None)
-    config = replace(PRESETS[base], **values)
-    if not 3 <= config.max_text <= config.max_positions:
-        raise UserError(
-            f"the size {name!r} reads {config.max_text} tokens at {config.max_positions} positions; mend one"
-        )
-    return config
+    return replace(PRESETS[base], **values)

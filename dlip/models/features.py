@@ -1,4 +1,4 @@
-"""What a model knows of a batch: the one vocabulary that losses read, the same for teacher and student."""
+"""What a model computes of a batch: the names that losses read, the same for teacher and student."""
 
 from dataclasses import dataclass, field
 
@@ -10,26 +10,26 @@ from dlip.common.errors import UserError
 
 SOURCES = ("image", "text", "fusion", "decoder")
 ABILITIES = ("itc", "itm", "lm", "vqa")
-NEEDS = {"itc": {"text"}, "itm": {"fusion"}, "lm": {"decoder"}, "vqa": set()}
-"""Sources that a task's logits need; the image every one of them, and ITM the text too where it mines its own pairs."""
+SOURCES_OF = {"itc": {"text"}, "itm": {"fusion"}, "lm": {"decoder"}, "vqa": set()}
+"""Ability -> sources that its logits need, apart from the image; ITM needs the text too to mine hard negatives."""
 
 
 @dataclass(frozen=True)
 class Want:
-    """What to compute of a batch. A source that nobody wants is not computed."""
+    """What to compute of a batch. Sources that are not needed are not computed."""
 
     abilities: frozenset[str] = frozenset()
-    """Logits wanted, of `ABILITIES`."""
+    """Whose logits to compute, of `ABILITIES`."""
     layers: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
-    """(source, kind) -> layers, -1 being the last. Kind is "states", "self" or "cross" (attention maps)."""
+    """(source, kind) -> layers to keep, -1 for the last. Kind is "states", or "self" or "cross" for attention maps."""
 
-    def includes(self, name: str) -> bool:
-        return any(name in NEEDS[ability] for ability in self.abilities) or any(
-            name == source for source, _ in self.layers
-        )
+    def includes(self, source: str) -> bool:
+        """Whether a source has to be computed."""
+        by_abilities = set().union(*(SOURCES_OF[ability] for ability in self.abilities))
+        return source in by_abilities | {name for name, _ in self.layers}
 
     def layers_of(self, source: str, config) -> dict[str, dict[int, int]]:
-        """Kind -> {layer as asked for: layer counted from 0}; for "cross", -1 is the last one with cross-attention.
+        """Kind -> {requested layer: the same counted from 0}; for "cross", -1 is the last with cross-attention.
 
         Raises UserError for a layer that the model does not have.
         """
@@ -37,11 +37,11 @@ class Want:
         out = {}
         for (name, kind), layers in self.layers.items():
             if name == source:
-                there = config.fusion_layers if kind == "cross" else range(depth)
-                places = {i: i for i in there} | {k - len(there): i for k, i in enumerate(there)}
-                if missing := [i for i in layers if i not in places]:
-                    raise UserError(f"{source} has no {kind} of layer {missing[0]}; name one of {sorted(there)}")
-                out[kind] = {i: places[i] for i in layers}
+                existing = config.fusion_layers if kind == "cross" else range(depth)
+                index = {i: i for i in existing} | {k - len(existing): i for k, i in enumerate(existing)}
+                if missing := [i for i in layers if i not in index]:
+                    raise UserError(f"{source} has no {kind} of layer {missing[0]}; choose from {sorted(existing)}")
+                out[kind] = {i: index[i] for i in layers}
         return out
 
     def __or__(self, other: "Want") -> "Want":
@@ -52,9 +52,9 @@ class Want:
 
 
 class Trace:
-    """Keeps what is wanted of an encoder's layers as they run by.
+    """Keeps hidden states and attention maps of an encoder's layers as they are computed.
 
-    wanted: kind -> {layer as asked for: layer counted from 0}.
+    wanted: kind -> {requested layer: the same counted from 0}, as `Want.layers_of` returns it.
     """
 
     def __init__(self, wanted: dict[str, dict[int, int]] | None = None):
@@ -69,106 +69,106 @@ class Trace:
             self.kept[kind, layer] = value
 
     def get(self, kind: str, layer: int = -1) -> Tensor:
-        """States [N, T, D] or map [N, H, Q, K] of a layer, named as it was asked for."""
+        """States [N, T, D] or map [N, H, Q, K] of a layer, numbered as it was requested."""
         return self.kept[kind, self.wanted[kind][layer]]
 
 
 @dataclass
 class Features:
-    """Everything computed of a batch of B pictures and captions, by name.
+    """Everything computed of a batch of B images and captions, by name.
 
-    Contrast is over the C pictures with a caption of all processes that share the batch (dlip/common/distributed.py).
+    ITC contrasts the C captioned images of all processes that share the batch (dlip/common/distributed.py).
     """
 
     traces: dict[str, Trace]
     """Source -> hidden states and attention maps."""
     mask: Tensor | None
-    """bool [B, T]: true where the caption has a token; nowhere in the row of a picture without a caption."""
+    """bool [B, T]: true for the tokens of a caption; all false for an image without a caption."""
     image_id: Tensor
+    """int64 [B]: equal for rows of the same image."""
     temp: Tensor
     """The ITC temperature."""
     logits: dict[str, Tensor] = field(default_factory=dict)
     """itc [C, C], itm [N, 2], lm [B, T, V], vqa [questions, A, V]."""
     labels: dict[str, Tensor] = field(default_factory=dict)
-    """lm [B, T] and vqa [questions, A]: the next token; itm [N]: 1 for a match, else 0. -100 where none is learnt."""
+    """lm [B, T] and vqa [questions, A]: the next token; itm [N]: 1 for a match, else 0. -100 where there is no loss."""
     decoder_mask: Tensor | None = None
-    """bool [B, T]: true where the decoder's text has a token."""
+    """bool [B, T]: true for the tokens of the decoder's text."""
     pairs: tuple[Tensor, Tensor] | None = None
-    """Rows of pictures and of texts [N] that ITM read: B matching pairs, then negatives. Texts are counted over all
-    processes; each reads the pairs of its own pictures."""
+    """Image rows and text rows [N] that ITM reads: the B matching pairs, then negatives. Text rows count over all
+    processes; each process reads the pairs of its own images."""
     image_embed: Tensor | None = None
     text_embed: Tensor | None = None
-    """ITC vectors [B, E], L2-normalised."""
+    """ITC vectors [B, E], L2-normalized."""
     rows: Tensor | None = None
-    """int64 [C]: places, in the batch of all processes, of the pictures that are contrasted."""
+    """int64 [C]: rows of the contrasted images in the batch of all processes."""
 
     def states(self, source: str, layer: int = -1) -> Tensor:
-        """Hidden states [B, T, D] of a layer; of fusion, those of the matching pairs."""
+        """Hidden states [B, T, D] of a layer; for "fusion" those of the matching pairs."""
         return self.traces[source].get("states", layer)[: len(self.image_id)]
 
     def maps(self, source: str, kind: str, layer: int = -1) -> Tensor:
-        """Attention map [B, H, Q, K] of a layer; of fusion, that of the matching pairs."""
+        """Attention map [B, H, Q, K] of a layer; for "fusion" that of the matching pairs."""
         return self.traces[source].get(kind, layer)[: len(self.image_id)]
 
     @property
     def captioned(self) -> Tensor:
-        """bool [B]: which pictures have a caption."""
+        """bool [B]: true for images with a caption."""
         return self.mask.any(1)
 
     def contrast(self, image_embed: Tensor, text_embed: Tensor) -> None:
-        """Takes the ITC vectors [B, E] and computes the logits [C, C] of every picture with every caption."""
+        """Sets the ITC vectors [B, E] and the logits [C, C] of every image with every caption."""
         self.image_embed, self.text_embed = image_embed, text_embed
         self.rows = distributed.all_gather(self.captioned).nonzero().squeeze(1)
         images, texts = self.contrasted(image_embed), self.contrasted(text_embed)
-        self.logits["itc"] = cosines(images, texts) / self.temp  # pictures in rows
+        self.logits["itc"] = cosines(images, texts) / self.temp  # images in rows
 
     def contrasted(self, values: Tensor) -> Tensor:
-        """Of values [B, ...] of each process those of the pictures that are contrasted, [C, ...]."""
+        """Gathers values [B, ...] of all processes and selects the contrasted images, [C, ...]."""
         return distributed.all_gather(values)[self.rows]
 
-    def choose_pairs(self, given: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Sets and returns the pairs that ITM reads: `given` ones, or hard negatives drawn from all processes' batch.
+    def choose_pairs(self, pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Sets and returns the pairs that ITM reads: those passed, or hard negatives from all processes' batch.
 
-        So BLIP draws them for retrieval (in pre-training from each process's own part). The main process draws, and a
-        pair is read where its picture is, so that the states of pictures need not be sent.
+        BLIP mines them so for retrieval (for pre-training within each process). The main process draws them, and each
+        process reads the pairs of its own images, so that image states need not be sent.
         """
         b = len(self.image_id)
-        if given is None:
+        if pairs is None:
             ids = self.contrasted(self.image_id)
-            pictures, texts = (self.rows[x[len(ids) :]] for x in hard_negatives(self.logits["itc"].detach(), ids))
-            pictures, texts = distributed.broadcast_from_main(torch.stack([pictures, texts]))
+            images, texts = (self.rows[x[len(ids) :]] for x in hard_negatives(self.logits["itc"].detach(), ids))
+            images, texts = distributed.broadcast_from_main(torch.stack([images, texts]))
             first = b * (distributed.rank() if distributed.batch_world_size() > 1 else 0)
-            own, here = (pictures >= first) & (pictures < first + b), torch.arange(b, device=pictures.device)
-            given = torch.cat([here, pictures[own] - first]), torch.cat([here + first, texts[own]])
-        self.pairs = given
-        self.labels["itm"] = torch.zeros_like(given[0])
+            own, matching = (images >= first) & (images < first + b), torch.arange(b, device=images.device)
+            pairs = torch.cat([matching, images[own] - first]), torch.cat([matching + first, texts[own]])
+        self.pairs = pairs
+        self.labels["itm"] = torch.zeros_like(pairs[0])
         self.labels["itm"][:b] = torch.where(self.captioned, 1, -100)
-        return given
+        return pairs
 
     def text_mask(self, source: str) -> Tensor:
-        """bool [B, T]: true where `source` has a token (the decoder's texts hold the prompt besides)."""
+        """bool [B, T]: true for the tokens that `source` reads (the decoder's texts also hold the prompt)."""
         return self.decoder_mask if source == "decoder" else self.mask
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Of L2-normalised vectors [M, E] and [N, E], [M, N]; in fp32, as in bf16 a logit may be 0.1 off."""
+    """Cosines [M, N] of L2-normalized vectors [M, E] and [N, E], in fp32: in bf16 a logit may be off by 0.1."""
     with torch.autocast(a.device.type, enabled=False):
         return a.float() @ b.float().T
 
 
 def hard_negatives(similarity: Tensor, image_id: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs for ITM: the B matching ones, B pictures each with a wrong text, B texts each with a wrong picture.
+    """Pairs for ITM: the B matching ones, B images each with a wrong text, B texts each with a wrong image.
 
-    Wrong ones are drawn in proportion to their softmax similarity [B, B] (pictures in rows); a caption of the same
-    picture never is one. Returns rows of pictures and of texts, [3 B] each, or [B] where no two pictures differ.
-    Source: ALBEF (arXiv 2107.07651), section 3.2, as BLIP uses it.
+    Wrong ones are drawn in proportion to softmax(similarity [B, B]), images in rows; captions of the same image are
+    never drawn. Returns image rows and text rows, [3 B] each, or [B] if all captions are of one image.
+    Source: Li et al., ALBEF (arXiv 2107.07651), section 3.2, as BLIP uses it.
     """
-    similarity = similarity.float().nan_to_num()  # what is no number is told of by the loss
-    same = image_id[:, None] == image_id[None]
-    keep = (~same).float()
+    similarity = similarity.float().nan_to_num()  # a non-finite loss is reported later, where the loss is computed
+    keep = (image_id[:, None] != image_id[None]).float()
     rows = torch.arange(len(image_id), device=image_id.device)
     if not keep.any():
         return rows, rows
     texts = torch.multinomial((similarity.softmax(1) + 1e-4) * keep, 1).squeeze(1)
-    pictures = torch.multinomial((similarity.softmax(0).T + 1e-4) * keep, 1).squeeze(1)
-    return torch.cat([rows, rows, pictures]), torch.cat([rows, texts, rows])
+    images = torch.multinomial((similarity.softmax(0).T + 1e-4) * keep, 1).squeeze(1)
+    return torch.cat([rows, rows, images]), torch.cat([rows, texts, rows])

@@ -1,4 +1,4 @@
-"""Patch tokens and attention maps on another grid."""
+"""Patch tokens and attention maps resized to another patch grid."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def to_grid(tokens: Tensor, grid: int) -> Tensor:
-    """[CLS] and patches [N, 1+g*g, D] of one grid -> [N, 1+grid*grid, D] of another, the patches interpolated."""
+    """[CLS] and patch tokens [N, 1+g*g, D] -> [N, 1+grid*grid, D]; patches are interpolated bilinearly."""
     old = round((tokens.shape[1] - 1) ** 0.5)
     if old == grid:
         return tokens
@@ -16,13 +16,14 @@ def to_grid(tokens: Tensor, grid: int) -> Tensor:
 
 
 def map_to_grid(probs: Tensor, grid: int) -> Tensor:
-    """A map over [CLS] and patches [N, H, Q, 1+g*g] on another grid: each new patch gets the mass under it."""
+    """Attention over [CLS] and patches [N, H, Q, 1+g*g] -> [N, H, Q, 1+grid*grid]; each new patch gets the
+    probability of the area under it, so that the sum stays 1."""
     old = round((probs.shape[-1] - 1) ** 0.5)
     if old == grid:
         return probs
     new_edges = torch.arange(grid + 1, device=probs.device)[:, None] * old  # in 1 / (old * grid) of a side
     old_edges = torch.arange(old + 1, device=probs.device) * grid
     overlap = torch.minimum(new_edges[1:], old_edges[1:]) - torch.maximum(new_edges[:-1], old_edges[:-1])
-    share = (overlap.clamp(min=0) / grid).to(probs.dtype)  # [grid, g]: of an old row, what falls into each new one
+    share = (overlap.clamp(min=0) / grid).to(probs.dtype)  # [grid, g]: part of each old row inside each new row
     patches = share @ probs[..., 1:].unflatten(-1, (old, old)) @ share.T  # [N, H, Q, grid, grid]
     return torch.cat([probs[..., :1], patches.flatten(-2)], -1)

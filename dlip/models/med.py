@@ -1,8 +1,8 @@
-"""The MED of BLIP in one file: ViT, text layers with cross-attention (fusion), text decoder, and the heads.
+"""The MED of BLIP in one file: image encoder (ViT), text encoder with cross-attention, text decoder, and heads.
 
-Parameter names are those of Hugging Face's BLIP, so a state dict goes into its classes as it is. Where no map is asked
-for, `dlip.models.attention_kernel.attend` takes the kernel that is fastest, as a rule the fused
-`scaled_dot_product_attention`.
+Parameter names are those of Hugging Face's BLIP, so that state dicts load there unchanged.
+Shapes: B images, N texts of T tokens, P patches, widths Di (image), Dt (text) and E (shared by ITC), H heads of width
+d, vocabulary V.
 Source: Li et al., BLIP (arXiv 2201.12086), section 3.1; Kuang et al., DLIP (arXiv 2308.12956), section 3.
 """
 
@@ -17,7 +17,7 @@ from dlip.models.composite import HasAbilities
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
 from dlip.models.features import SOURCES, Features, Trace, Want
-from dlip.models.token_ids import first_token, next_words, prompted
+from dlip.models.token_ids import first_token, next_tokens, with_prompt
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -38,8 +38,8 @@ class PatchEmbeddings(nn.Module):
         super().__init__()
         self.class_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, c.image_width), std=0.02))
         self.patch_embedding = nn.Conv2d(3, c.image_width, c.patch_size, c.patch_size)
-        places = torch.empty(1, c.grid**2 + 1, c.image_width)
-        self.position_embedding = nn.Parameter(nn.init.trunc_normal_(places, std=0.02))
+        positions = torch.empty(1, c.grid**2 + 1, c.image_width)
+        self.position_embedding = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
@@ -54,7 +54,7 @@ class ImageAttention(nn.Module):
         self.qkv = Linear(c.image_width, 3 * c.image_width)
         self.projection = Linear(c.image_width, c.image_width)
 
-    def forward(self, x: Tensor, want_map: bool):
+    def forward(self, x: Tensor, want_map: bool) -> tuple[Tensor, Tensor | None]:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         out, probs = attend(q, k, v, None, False, want_map)
         return self.projection(out), probs
@@ -71,7 +71,7 @@ class ImageMLP(nn.Module):
 
 
 class ImageLayer(nn.Module):
-    """A pre-norm transformer layer."""
+    """Pre-norm transformer layer."""
 
     def __init__(self, c: ModelConfig):
         super().__init__()
@@ -81,7 +81,7 @@ class ImageLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(c.image_width, c.image_eps)
         self.drop = drop(c.dropout)
 
-    def forward(self, x: Tensor, want_map: bool):
+    def forward(self, x: Tensor, want_map: bool) -> tuple[Tensor, Tensor | None]:
         out, probs = self.self_attn(self.layer_norm1(x), want_map)
         x = x + self.drop(out)
         return x + self.drop(self.mlp(self.layer_norm2(x))), probs
@@ -103,8 +103,8 @@ class ImageEncoder(nn.Module):
             trace.keep("self", i, probs)
             trace.keep("states", i, x)
         x = self.post_layernorm(x)
-        trace.keep("states", len(self.encoder.layers) - 1, x)  # the last states are the normalised ones
-        return x
+        trace.keep("states", len(self.encoder.layers) - 1, x)  # the last layer's are normalized
+        return x  # [B, P+1, Di]
 
 
 # --- text layers ------------------------------------------------------------------------------------------------------
@@ -120,11 +120,11 @@ class TextEmbeddings(nn.Module):
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         positions = self.position_embeddings.weight[start : start + ids.shape[1]]
-        return self.dropout(self.LayerNorm(self.word_embeddings(ids) + positions))
+        return self.dropout(self.LayerNorm(self.word_embeddings(ids) + positions))  # [N, T, Dt]
 
 
 class TextProjections(nn.Module):
-    """Query, key and value of an attention whose keys may come from another width."""
+    """Query, key and value projections; keys and values may come from states of another width."""
 
     def __init__(self, c: ModelConfig, key_width: int):
         super().__init__()
@@ -134,14 +134,14 @@ class TextProjections(nn.Module):
         self.value = Linear(key_width, c.text_width)
 
     def queries(self, x: Tensor) -> Tensor:
-        return split_heads(self.query(x), self.heads)
+        return split_heads(self.query(x), self.heads)  # [N, H, T, d]
 
     def keys_values(self, x: Tensor) -> KeysValues:
         return split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
 
 
 class ResidualNorm(nn.Module):
-    """Linear, dropout, then a post-norm over the sum with the residual."""
+    """Linear layer, dropout, and layer norm over the sum with the residual (post-norm)."""
 
     def __init__(self, c: ModelConfig, width: int):
         super().__init__()
@@ -160,9 +160,9 @@ class TextAttention(nn.Module):
         self.output = ResidualNorm(c, c.text_width)
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor | None, causal: bool, want_map: bool):
-        """x [N, T, D]; kv over N or, where each of B contexts has N / B texts in a row, over B."""
+        """x [N, T, Dt]; kv of N contexts, or of B contexts that N / B consecutive texts share."""
         q, n, contexts = self.self.queries(x), x.shape[0], kv[0].shape[0]  # q [N, H, T, d]
-        if n != contexts:  # texts of one context side by side in one query
+        if n != contexts:  # put the texts of one context side by side in one query
             q = q.unflatten(0, (contexts, n // contexts)).transpose(1, 2).flatten(2, 3)  # [B, H, N/B*T, d]
         out, probs = attend(q, *kv, mask, causal, want_map)
         out = out.reshape(x.shape)
@@ -172,7 +172,7 @@ class TextAttention(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """A post-norm transformer layer: self-attention, cross-attention where it is a fusion layer, feed-forward."""
+    """Post-norm transformer layer: self-attention, cross-attention (in fusion layers), feed-forward."""
 
     def __init__(self, c: ModelConfig, fusion: bool):
         super().__init__()
@@ -188,7 +188,7 @@ class TextLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Text layers; reads a text alone, together with a picture (`cross`), or causally as a decoder."""
+    """Text layers that read a text alone, together with an image (`cross`), or causally as a decoder."""
 
     def __init__(self, c: ModelConfig):
         super().__init__()
@@ -197,7 +197,7 @@ class TextEncoder(nn.Module):
         self.encoder.layer = nn.ModuleList(TextLayer(c, i in c.fusion_layers) for i in range(c.text_layers))
 
     def cross(self, context: Tensor) -> list[KeysValues | None]:
-        """Cross-attention keys and values of `context` [B, S, Di], a pair a fusion layer; computed once a picture."""
+        """Cross-attention keys and values of `context` [B, S, Di], a pair for each fusion layer, else None."""
         layers = self.encoder.layer
         return [x.crossattention.self.keys_values(context) if hasattr(x, "crossattention") else None for x in layers]
 
@@ -212,11 +212,11 @@ class TextEncoder(nn.Module):
         cache=None,
         first_only: bool = False,
     ) -> Tensor:
-        """ids [N, T] -> states [N, T, D], or `first_only` [N, 1, D]: the last layer then computes no others.
+        """ids [N, T] -> states [N, T, Dt], or [N, 1, Dt] with `first_only`: the last layer then skips the other tokens.
 
-        mask bool [N, T] hides pads; a causal text is padded on the right, so that it needs none. `cross` holds keys and
-        values over N contexts, or over B where each has N / B texts in a row; `cross_mask` bool [N or B, S] hides the
-        context's pads. `cache` (dlip.models.generate.Cache) keeps the keys and values of the tokens before.
+        mask: bool [N, T], false for pads; causal texts are padded on the right and need none. cross: keys and values of
+        N contexts, or of B contexts that N / B consecutive texts share. cross_mask: bool [N or B, S], false for the
+        context's pads. cache: a `dlip.models.generate.Cache` of the tokens before.
         """
         trace = trace or Trace()
         mask = None if mask is None or causal else mask[:, None, None]
@@ -241,24 +241,27 @@ class TextEncoder(nn.Module):
 
 
 class LMHead(nn.Module):
-    """Transform, then the product with the word embeddings, or with a matrix of its own."""
+    """Transform, then logits over the vocabulary by the word embeddings (`tie_head`) or a matrix of its own."""
 
-    def __init__(self, c: ModelConfig, words: nn.Embedding):
+    def __init__(self, c: ModelConfig, embeddings: nn.Embedding):
         super().__init__()
         self.predictions = nn.Module()
         self.predictions.transform = nn.Module()
         self.predictions.transform.dense = Linear(c.text_width, c.text_width)
         self.predictions.transform.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
         self.predictions.decoder = Linear(c.text_width, c.vocab_size)
-        self.predictions.decoder.weight = words.weight if c.tie_head else self.predictions.decoder.weight
+        if c.tie_head:
+            self.predictions.decoder.weight = embeddings.weight
         self.predictions.bias = self.predictions.decoder.bias
 
     def forward(self, x: Tensor) -> Tensor:
         transform = self.predictions.transform
-        return self.predictions.decoder(transform.LayerNorm(transform.dense(x, gelu=True)))
+        return self.predictions.decoder(transform.LayerNorm(transform.dense(x, gelu=True)))  # [N, T, V]
 
 
 class TextDecoder(nn.Module):
+    """A causal `TextEncoder` with a language-model head; tied, it has only its self-attention to itself."""
+
     def __init__(self, c: ModelConfig, encoder: TextEncoder):
         super().__init__()
         self.bert = TextEncoder(c)
@@ -271,14 +274,14 @@ class TextDecoder(nn.Module):
         self.cls = LMHead(c, self.bert.embeddings.word_embeddings)
 
 
-# --- the whole --------------------------------------------------------------------------------------------------------
+# --- the whole model --------------------------------------------------------------------------------------------------
 
 
 class Med(HasAbilities, nn.Module):
-    """Multimodal mixture of encoder and decoder, of any width, heads and depth.
+    """Multimodal mixture of encoder and decoder, of any width, depth and number of heads.
 
-    Where the widths of picture and text differ, question states reach the answer decoder through a linear bridge, as
-    its cross-attention takes states of the image's width.
+    If image and text widths differ, a linear bridge maps question states [.., Dt] to the width that the decoder's
+    cross-attention reads [.., Di].
     """
 
     def __init__(self, config: ModelConfig):
@@ -295,10 +298,10 @@ class Med(HasAbilities, nn.Module):
         self.temp = nn.Parameter(torch.tensor(0.07))
         self.register_buffer("image_mean", torch.tensor(c.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(c.image_std).view(1, 3, 1, 1), persistent=False)
-        self.apply(initialize)
+        self.apply(init_weights)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] of any size -> the floats that this model reads [B, 3, S, S]."""
+        """Resizes and normalizes images, uint8 [B, 3, H, W] of any size -> float [B, 3, S, S]."""
         pixels, size = images.float() / 255, self.config.image_size
         if pixels.shape[-2:] != (size, size):
             pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
@@ -317,81 +320,81 @@ class Med(HasAbilities, nn.Module):
         return F.normalize(self.text_proj(states[:, 0]).float(), dim=-1)  # [N, E]
 
     def fuse(self, ids: Tensor, mask: Tensor, image_states: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
-        """Texts [N, T] read together with the pictures `image_states[rows]` -> [N, T, Dt]."""
+        """Reads texts [N, T] together with images `image_states[rows]` -> [N, T, Dt]."""
         return self.fuse_with(self.text_encoder.cross(image_states), ids, mask, rows, trace)
 
     def fuse_with(
         self, cross: list, ids: Tensor, mask: Tensor, rows: Tensor | None = None, trace=None, first_only: bool = False
     ) -> Tensor:
-        """As `fuse`, with the pictures' keys and values (`TextEncoder.cross`) at hand; one picture may do for all.
-        Matching reads the first token alone: `first_only` gives [N, 1, Dt]."""
+        """Like `fuse`, with precomputed keys and values of the images (`TextEncoder.cross`).
+
+        One image may serve all texts. `first_only` gives [N, 1, Dt], all that matching reads.
+        """
         if rows is not None:
-            # not kv[rows], whose gradients several threads add up in any order
+            # index_select, as the gradients of kv[rows] are summed in random order by several threads
             cross = [kv and (kv[0].index_select(0, rows), kv[1].index_select(0, rows)) for kv in cross]
         ids = first_token(ids, self.config.enc_id)
         return self.text_encoder(ids, mask, cross, trace=trace, first_only=first_only)
 
     def match_logits(self, fused: Tensor) -> Tensor:
-        return self.itm_head(fused[:, 0])  # [N, 2], index 1 is "match"
+        return self.itm_head(fused[:, 0])  # [N, 2], index 1 is a match
 
     def question_states(self, fused: Tensor) -> Tensor:
         return self.question_bridge(fused)  # [N, Q, Di]
 
     def decode(self, ids: Tensor, context: Tensor, context_mask: Tensor | None = None, trace=None) -> Tensor:
-        """Logits of every next word [N, T, V], for right-padded ids [N, T] and context [N, S, Di]."""
+        """Logits of each next token [N, T, V], for right-padded ids [N, T] and context [N, S, Di]."""
         cross = self.text_decoder.bert.cross(context)
         return self.text_decoder.cls(self._decode(ids, cross, context_mask, trace))
 
-    def _decode(self, ids, cross, cross_mask, trace):
+    def _decode(self, ids: Tensor, cross: list, cross_mask: Tensor | None, trace: Trace | None) -> Tensor:
         ids = first_token(ids, self.config.dec_id)
         return self.text_decoder.bert(ids, None, cross, cross_mask, causal=True, trace=trace)  # [N, T, D]
 
     def forward(
         self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None, image: Tensor | None = None
     ) -> Features:
-        """All that `want` names, each source at most once and none that nobody wants.
+        """Computes what `want` names: each source at most once, and only those that are needed.
 
-        `pairs` (picture rows, text rows) says which pairs ITM reads, the B matching ones first; a student mines its
-        hard negatives itself and hands them to its teacher. `image` [B, P+1, Di] are the pictures' states where they
-        are known already; the pixels are then not read.
+        pairs: (image rows, text rows) that ITM reads, the B matching pairs first; a student mines hard negatives itself
+        (None) and passes them to its teacher. image: precomputed image states [B, P+1, Di], read instead of pixels.
         """
-        traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
+        abilities, traces = want.abilities, {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
-        if image is None and (
-            want.abilities or any(want.includes(source) for source in ("image", "fusion", "decoder"))
-        ):
+        if image is None and (abilities or any(map(want.includes, ("image", "fusion", "decoder")))):
             image = self.encode_image(self.normalize(batch.images), traces["image"])
-        if want.includes("text") or ("itm" in want.abilities and pairs is None):
+        if want.includes("text") or ("itm" in abilities and pairs is None):
             text = self.encode_text(batch.ids, batch.mask, traces["text"])
-            if want.abilities & {"itc", "itm"}:
+            if abilities & {"itc", "itm"}:
                 out.contrast(self.project_image(image), self.project_text(text))
-        cross = self.text_encoder.cross(image) if want.includes("fusion") or "vqa" in want.abilities else None
+        cross = self.text_encoder.cross(image) if want.includes("fusion") or "vqa" in abilities else None
         if want.includes("fusion"):
             ids, mask, rows = batch.ids, batch.mask, None
-            if "itm" in want.abilities:
+            if "itm" in abilities:
                 rows, texts = out.choose_pairs(pairs)
                 ids, mask = distributed.all_gather(ids)[texts], distributed.all_gather(mask)[texts]
             fused = self.fuse_with(cross, ids, mask, rows, traces["fusion"])
-            if "itm" in want.abilities:
+            if "itm" in abilities:
                 out.logits["itm"] = self.match_logits(fused)  # [N, 2]
-        tied = self.config.tie_decoder and cross is not None
         if want.includes("decoder"):
+            tied = self.config.tie_decoder and cross is not None
             decoder_cross = cross if tied else self.text_decoder.bert.cross(image)
-            ids, out.labels["lm"] = prompted(batch.ids, batch.mask, self.config.prompt_ids)
+            ids, out.labels["lm"] = with_prompt(batch.ids, batch.mask, self.config.prompt_ids)
             out.decoder_mask = (ids != self.config.pad_id) & batch.captioned[:, None]
             states = self._decode(ids, decoder_cross, None, traces["decoder"])
-            if "lm" in want.abilities:
+            if "lm" in abilities:
                 out.logits["lm"] = self.text_decoder.cls(states)  # [B, T, V]
-        if "vqa" in want.abilities:
-            question = self.fuse_with(cross, batch.question_ids, batch.question_mask, batch.question_rows)
-            question = self.question_states(question)
+        if "vqa" in abilities:
+            fused = self.fuse_with(cross, batch.question_ids, batch.question_mask, batch.question_rows)
+            question = self.question_states(fused)
             out.logits["vqa"] = self.decode(batch.answer_ids, question, batch.question_mask)  # [N, A, V]
-            out.labels["vqa"] = next_words(batch.answer_ids, batch.answer_mask)
+            out.labels["vqa"] = next_tokens(batch.answer_ids, batch.answer_mask)
         return out
 
 
-def initialize(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal weights (std 0.02) and zero biases, as BLIP has them."""
     if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:

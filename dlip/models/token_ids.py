@@ -1,4 +1,4 @@
-"""Ids of a text as encoder and decoder take them: its first token, its prompt, and what comes next."""
+"""Token ids as encoder and decoder read them: first token, prompt, and next-token labels."""
 
 import torch
 import torch.nn.functional as F
@@ -6,18 +6,18 @@ from torch import Tensor
 
 
 def first_token(ids: Tensor, token: int) -> Tensor:
-    """The same ids with `token` in the first place: [CLS] alone, [ENC] beside a picture, [DEC] to decode."""
+    """Replaces the first token of each text: [CLS] for text alone, [ENC] with an image, [DEC] to decode."""
     return torch.cat([torch.full_like(ids[:, :1], token), ids[:, 1:]], 1)
 
 
-def next_words(ids: Tensor, mask: Tensor) -> Tensor:
-    """What each position should say [N, T]: the token after it; -100, which losses ignore, for pads and at the end."""
+def next_tokens(ids: Tensor, mask: Tensor) -> Tensor:
+    """Labels of next-token prediction [N, T]; -100, which losses ignore, before pads and at the end."""
     return F.pad(ids.masked_fill(~mask, -100)[:, 1:], (0, 1), value=-100)
 
 
-def prompted(ids: Tensor, mask: Tensor, prompt: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Captions with the prompt put before their words, and the next words to learn, none of them the prompt's."""
+def with_prompt(ids: Tensor, mask: Tensor, prompt: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Inserts the prompt after the first token of each caption. Returns ids and labels, which skip the prompt."""
     before = torch.tensor(prompt, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
-    learnt = torch.cat([mask[:, :1], torch.zeros_like(before, dtype=torch.bool), mask[:, 1:]], 1)
+    predicted = torch.cat([mask[:, :1], torch.zeros_like(before, dtype=torch.bool), mask[:, 1:]], 1)
     ids = torch.cat([ids[:, :1], before, ids[:, 1:]], 1)
-    return ids, next_words(ids, learnt)
+    return ids, next_tokens(ids, predicted)

@@ -33,7 +33,7 @@ from dlip.data.collate import Collate
 from dlip.data.transforms import resize_square
 from dlip.models.composite import Composite
 from dlip.models.features import SOURCES, Features, Trace, Want
-from dlip.models.token_ids import prompted
+from dlip.models.token_ids import with_prompt
 from dlip.training.config import CACHE_GB
 from dlip.training.distillation import Teacher
 
@@ -102,7 +102,7 @@ class TeacherCache(nn.Module):
         image = self._rows("image.states.-1", batch.rows).to(device, med.temp.dtype)
         live = Want(want.abilities & {"itm", "vqa"})
         out = self.teacher(batch, live, pairs, image)
-        out.decoder_mask = prompted(batch.ids, batch.mask, med.config.prompt_ids)[0] != med.config.pad_id
+        out.decoder_mask = with_prompt(batch.ids, batch.mask, med.config.prompt_ids)[0] != med.config.pad_id
         for source in SOURCES:
             trace = Trace(want.layers_of(source, med.config))
             for kind, layers in trace.wanted.items():

@@ -156,7 +156,7 @@ def test_a_model_that_lacks_the_weights_says_so_and_the_other_answers(picture, m
     monkeypatch.setattr(pair["student"].med, "abilities", frozenset({"vqa"}))
     found = search.search(TEACHER, STUDENT, "a red circle")
     shown = search.show(found, (TEACHER, STUDENT), True)
-    assert len(found["teacher"]["hits"]) == 5 and "cannot compare pictures" in shown and "share none" not in shown
+    assert len(found["teacher"]["hits"]) == 5 and "cannot compare images" in shown and "share none" not in shown
 
 
 def test_what_is_not_read_of_a_long_text_is_told_beside_what_was_found(picture):

@@ -120,7 +120,7 @@ def test_what_a_checkpoint_lacks_is_refused(pictures, scenes, tmp_path, monkeypa
     model.save(tmp_path / "saved")
     for one in (model, dlip.load(tmp_path / "saved")):
         assert one.med.abilities == {"lm"} and len(one.caption(pictures[:1])) == 1
-        with pytest.raises(MissingAbility, match="cannot match texts with pictures.*it can: write captions"):
+        with pytest.raises(MissingAbility, match="cannot match texts with images.*it can: write captions"):
             one.match(pictures[:1], TEXTS[:1])
         with pytest.raises(MissingAbility, match="cannot compare"):
             one.similarity(pictures, TEXTS)

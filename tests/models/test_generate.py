@@ -1,39 +1,40 @@
-"""Decoding against a slow reference without cache or batches; stock transformers' tokens are in test_parity.py."""
+"""Decoding against a slow reference without cache or batches; parity with transformers is in test_parity.py."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from dlip.models.generate import Decoder, filled, generate, nucleus
+from dlip.models.beam_search import fill_gaps
+from dlip.models.generate import Decoder, generate, nucleus
 
 SEP = 3
 START = torch.tensor([[5]])
 
 
 def next_scores(med, row: list[int], context) -> torch.Tensor:
-    """Log-probabilities of the token after `row`, from a whole pass."""
+    """Log-probabilities of the token after `row`, from a pass over the whole text."""
     return med.decode(torch.tensor([row]), context)[0, -1].log_softmax(-1)
 
 
 def slow_greedy(med, context, row: list[int], new: int) -> list[int]:
     for _ in range(new):
-        word = next_scores(med, row, context).argmax().item()
-        if word == SEP:
+        token = next_scores(med, row, context).argmax().item()
+        if token == SEP:
             break
-        row = [*row, word]
+        row = [*row, token]
     return row
 
 
 def slow_beams(med, context, prompt: list[int], k: int, new: int) -> list[int]:
-    """Of 2k continuations a step, those among the first k that end are finished, the best k others go on; a finished
+    """Of 2k candidates a step, those among the first k that end are finished, the best k others continue; a finished
     text scores its mean log-probability, and the search ends when no running one beats the worst of k finished."""
     running, finished = [(0.0, prompt)], []
     for step in range(1, new + 1):
         options = []
         for total, row in running:
             scores = next_scores(med, row, context)
-            options += [(total + scores[word].item(), [*row, word]) for word in range(len(scores))]
+            options += [(total + scores[token].item(), [*row, token]) for token in range(len(scores))]
         options = sorted(options, key=lambda option: -option[0])[: 2 * k]
         ended = [(t / step, row) for t, row in options[:k] if row[-1] == SEP or step == new]
         finished = sorted([*finished, *ended], key=lambda option: -option[0])[:k]
@@ -59,14 +60,14 @@ def contexts(med, n: int, size: int = 5) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("prompt", [[5], [5, 9, 11]])
-def test_greedy_equals_the_slow_way(med, prompt):
+def test_greedy_equals_the_reference(med, prompt):
     context = contexts(med, 6)
     ours = generate(med, context, None, torch.tensor([prompt] * 6), max_new_tokens=9)
     assert ours == [slow_greedy(med, context[i : i + 1], prompt, 9) for i in range(6)]
 
 
 @torch.no_grad()
-def test_pictures_that_are_done_are_left_out(make_med, monkeypatch):
+def test_finished_images_are_dropped(make_med, monkeypatch):
     med, seen = make_med(9, image_width=24, image_heads=3), []
     med.text_decoder.cls.predictions.bias.data[SEP] += 2.0
     context = contexts(med, 8)
@@ -80,27 +81,27 @@ def test_pictures_that_are_done_are_left_out(make_med, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("top_p", [None, 0.0])
-def test_rows_that_are_done_are_left_out(top_p, med, monkeypatch):
+def test_finished_rows_are_dropped(top_p, med, monkeypatch):
     context, seen, call = contexts(med, 6), [], Decoder.__call__
     monkeypatch.setattr(Decoder, "__call__", lambda decoder, ids: seen.append(len(ids)) or call(decoder, ids))
     ours = generate(med, context, None, START.expand(6, -1), max_new_tokens=9, top_p=top_p)
-    lasts = [len(row) for row in ours]  # the step in which a row of so many tokens is given its [SEP], counted from 1
+    lasts = [len(row) for row in ours]  # the step, counted from 1, in which a row gets its [SEP]
     assert seen == [sum(last >= step for last in lasts) for step in range(1, len(seen) + 1)]
-    assert len(set(seen)) > 1, "all end at once: the test would show nothing"
+    assert len(set(seen)) > 1, "all texts end at once, so that the test shows nothing"
 
 
-def test_gaps_are_filled_from_behind():
-    assert filled([0, 1, 2]) == [0, 1, 2] and filled([]) == []
-    assert filled([1, 3, 4]) == [4, 1, 3] and filled([5]) == [5] and filled([0, 2, 3]) == [0, 3, 2]
+def test_gaps_are_filled_with_the_last_rows():
+    assert fill_gaps([0, 1, 2]) == [0, 1, 2] and fill_gaps([]) == []
+    assert fill_gaps([1, 3, 4]) == [4, 1, 3] and fill_gaps([5]) == [5] and fill_gaps([0, 2, 3]) == [0, 3, 2]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("beams", [2, 3])
-def test_beams_equal_the_slow_way(make_med, beams):
+def test_beam_search_equals_the_reference(make_med, beams):
     lengths = set()
     for seed in range(8):
         med = make_med(seed, image_width=24, image_heads=3, text_layers=3, fusion_layers=(1,))
-        med.text_decoder.cls.predictions.bias.data[SEP] += seed % 4  # from texts that are cut to those that end at once
+        med.text_decoder.cls.predictions.bias.data[SEP] += seed % 4  # from truncated texts to those that end at once
         context = contexts(med, 3)
         ours = generate(med, context, None, START.expand(3, -1), beams, 7)
         assert ours == [slow_beams(med, context[i : i + 1], [5], beams, 7) for i in range(3)]
@@ -110,8 +111,8 @@ def test_beams_equal_the_slow_way(make_med, beams):
 
 @torch.no_grad()
 @pytest.mark.parametrize("options", [dict(), dict(num_beams=3), dict(top_p=0.0)])
-def test_a_batch_equals_one_by_one(med, options):
-    """With contexts of different lengths, too: what the mask hides does not matter."""
+def test_batch_equals_one_by_one(med, options):
+    """Also with contexts of different lengths: masked positions have no effect."""
     context, lengths = contexts(med, 6), [5, 3, 2, 5, 4, 1]
     mask = torch.arange(5) < torch.tensor(lengths)[:, None]
     ours = generate(med, context, mask, START.expand(6, -1), max_new_tokens=8, **options)
@@ -124,7 +125,7 @@ def test_a_batch_equals_one_by_one(med, options):
 
 @torch.no_grad()
 @pytest.mark.parametrize("beams", [1, 3])
-def test_least_and_most_tokens(med, beams):
+def test_minimum_and_maximum_of_new_tokens(med, beams):
     med.text_decoder.cls.predictions.bias.data[SEP] += 30.0  # a model that would end at once
     context, start = contexts(med, 3), START.expand(3, -1)
     assert generate(med, context, None, start, beams, 6) == [[5]] * 3
@@ -138,27 +139,27 @@ def test_least_and_most_tokens(med, beams):
 
 
 @torch.no_grad()
-def test_a_narrow_nucleus_is_greedy(med):
+def test_narrow_nucleus_is_greedy(med):
     context, start = contexts(med, 6), START.expand(6, -1)
     greedy = generate(med, context, None, start, max_new_tokens=8)
     assert generate(med, context, None, start, max_new_tokens=8, top_p=1e-6) == greedy
 
 
-def test_nucleus_draws_from_the_smallest_set_in_proportion():
-    """Of 0.4, 0.3, 0.2, 0.1 the first two reach 0.65; three reach 0.75; at 1 every word may come."""
+def test_nucleus_samples_the_smallest_set_in_proportion():
+    """Of 0.4, 0.3, 0.2, 0.1 the first two reach 0.65; three reach 0.75; 1 allows every token."""
     torch.manual_seed(0)
     scores = torch.tensor([0.1, 0.4, 0.2, 0.3]).log().expand(4000, 4)
     for top_p, allowed in ((0.3, {1: 0.4}), (0.65, {1: 0.4, 3: 0.3}), (0.75, {1: 0.4, 3: 0.3, 2: 0.2})):
         drawn = Counter(nucleus(scores, top_p).tolist())
         assert drawn.keys() == allowed.keys()
-        for word, mass in allowed.items():
-            assert drawn[word] / 4000 == pytest.approx(mass / sum(allowed.values()), abs=0.03)
+        for token, mass in allowed.items():
+            assert drawn[token] / 4000 == pytest.approx(mass / sum(allowed.values()), abs=0.03)
     assert nucleus(scores, 1.0).unique().tolist() == [0, 1, 2, 3]
 
 
 @torch.no_grad()
-def test_sampled_texts_stay_inside_the_nucleus(med):
-    """Every drawn word is among the most probable ones that together reach top_p, by a whole pass."""
+def test_sampled_tokens_stay_inside_the_nucleus(med):
+    """Each sampled token is among the most probable ones that together reach top_p, by a pass over the whole text."""
     context, top_p = contexts(med, 1), 0.5
     drawn = set()
     for seed in range(8):
@@ -174,8 +175,8 @@ def test_sampled_texts_stay_inside_the_nucleus(med):
 
 @torch.no_grad()
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_picture_is_projected_once(med, beams):
-    """Cross-attention keys of a picture are computed once, whatever the beams and the tokens."""
+def test_image_keys_are_computed_once(med, beams):
+    """Cross-attention keys of an image are computed once, for any number of beams and tokens."""
     rows = []
     keys = med.text_decoder.bert.encoder.layer[-1 if med.config.text_layers == 2 else 1].crossattention.self.key
     keys.register_forward_hook(lambda module, args, out: rows.append(len(out)))

@@ -18,7 +18,7 @@ from dlip.data.answers import normalize
 from dlip.data.batch import Item, Question
 from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, percent
 from dlip.models.generate import generate
-from dlip.models.token_ids import next_words
+from dlip.models.token_ids import next_tokens
 
 QUESTIONS = 128  # questions that are answered at once
 PAIRS = 256  # pairs of question and candidate answer that the decoder reads at once
@@ -93,7 +93,7 @@ def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int =
 def log_likelihood(med, ids: Tensor, ids_mask: Tensor, states: Tensor, mask: Tensor) -> Tensor:
     """log p(answer | question) [N], end token included: answers [N, A] to B questions, N / B in a row each."""
     logits = med.decode(ids, states, mask)  # [N, A, V]
-    return -F.cross_entropy(logits.transpose(1, 2), next_words(ids, ids_mask), reduction="none").sum(1)
+    return -F.cross_entropy(logits.transpose(1, 2), next_tokens(ids, ids_mask), reduction="none").sum(1)
 
 
 # --- scoring ----------------------------------------------------------------------------------------------

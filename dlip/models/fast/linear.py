@@ -1,7 +1,7 @@
-"""Linear layers whose products are oneDNN's where that is faster.
+"""Linear layers that use oneDNN's matrix product on CPUs where it is faster.
 
-Torch gives products of fp32 to MKL, which leaves half of some processors' arithmetic unused and is several times slower
-than their memory for the few rows of a decoding step. oneDNN has neither fault, but a call of it costs more.
+For fp32 torch calls MKL, which leaves half of some processors' arithmetic unused and stays far below memory bandwidth
+for the few rows of a decoding step. oneDNN is faster there, but each call costs more.
 """
 
 import torch
@@ -12,20 +12,18 @@ from torch.utils.flop_counter import register_flop_formula
 from dlip.common.errors import UserError
 from dlip.common.machine import has_bf16_instructions
 
-WEIGHTS, PRODUCTS = 90_000, 1_500_000
-"""From so many weights, or multiply-accumulates, oneDNN's product is faster, its call included."""
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-ROWS = 24
-"""For which weights are packed; any other number but 1 has the same layout."""
+MIN_WEIGHTS, MIN_PRODUCTS = 90_000, 1_500_000
+"""Weights, or multiply-accumulates, from which oneDNN is faster, the cost of its call included."""
+PACKED_ROWS = 24
+"""Batch size that weights are packed for; the layout is the same for any but 1."""
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, optionally followed by GELU, with fast products on a CPU where nothing is learnt."""
+    """`nn.Linear`, optionally followed by GELU, with oneDNN's product for inference on a CPU."""
 
     packed: Tensor | None = None
-    """The weights as oneDNN's products read them, after `pack`."""
+    """The weights in oneDNN's layout, after `pack`."""
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         if self.packed is not None and x.requires_grad and torch.is_grad_enabled():
@@ -39,18 +37,18 @@ class Linear(nn.Linear):
         return F.gelu(x) if gelu else x
 
     def pack(self) -> None:
-        """Lays the weights out as products read them, where that pays; `weight` from then on has a shape, no values."""
+        """Reorders the weights into oneDNN's layout if that is faster; `weight` then has a shape but no values."""
         fits = self.weight.dtype == torch.float32 or has_bf16_instructions()
-        if ONEDNN and fits and self.packed is None and self.in_features * self.out_features >= WEIGHTS:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
+        if ONEDNN and fits and self.packed is None and self.in_features * self.out_features >= MIN_WEIGHTS:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), PACKED_ROWS)
             self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)
 
     def _suits_onednn(self, x: Tensor) -> bool:
-        """Without gradients, mixed precision or a graph that is being recorded: oneDNN's call knows none of them."""
+        """oneDNN's call supports no gradients, no mixed precision and no tracing."""
         return (
             ONEDNN
-            and not torch.compiler.is_compiling()  # sizes may be unknown then
-            and (self.in_features * self.out_features >= WEIGHTS or x.numel() * self.out_features >= PRODUCTS)
+            and not torch.compiler.is_compiling()  # sizes may be symbolic
+            and (self.in_features * self.out_features >= MIN_WEIGHTS or x.numel() * self.out_features >= MIN_PRODUCTS)
             and not torch.is_grad_enabled()
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
@@ -60,9 +58,9 @@ class Linear(nn.Linear):
 
 
 def refuse_packed(module: nn.Module) -> None:
-    """Raises UserError where a layer of it is packed."""
+    """Raises UserError if a layer is packed."""
     if any(isinstance(layer, Linear) and layer.packed is not None for layer in module.modules()):
-        raise UserError("a packed model no longer has its weights and only serves; take the one it was made from")
+        raise UserError("a packed model has no weights left and only does inference; load the model again")
 
 
 if ONEDNN:

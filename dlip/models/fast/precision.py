@@ -1,8 +1,8 @@
-"""Models in low precision, for inference: all of it in bf16, or also the text layers' weights in 8 bits.
+"""Low precision for inference: the whole model in bf16, or in addition the text layers' weights in int8.
 
-A decoding step reads every weight of the text layers and of the LM head for a few rows, and takes as long as that
-reading: 8 bits halve it once more. The image encoder and the keys and values of its states have rows enough that
-products take the time; there 8 bits would only be made bf16 again.
+A decoding step reads all weights of the text layers and the LM head for a few rows, so that it takes as long as reading
+them: int8 halves that again. The image encoder and the keys and values of its states process many rows and are bound by
+arithmetic; int8 would only be converted back to bf16 there.
 """
 
 import warnings
@@ -17,27 +17,27 @@ from dlip.models.fast.linear import Linear, refuse_packed
 from dlip.models.med import Med
 
 PRECISIONS = ("fp32", "bf16", "int8")
-FEW = 64
-"""Rows up to which products read the weights in 8 bits."""
-MULTIPLE = 16
-"""Of which the width of their input must be one."""
+MAX_INT8_ROWS = 64
+"""Rows up to which the int8 product is faster than converting the weights to bf16."""
+INT8_WIDTH_MULTIPLE = 16
+"""The int8 product needs an input width that is a multiple of this."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with weights of 8 bits, a scale a row (symmetric, of the row's largest), over inputs in bf16."""
+    """A linear layer with int8 weights, a symmetric scale per output (row maximum / 127), and bf16 inputs."""
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
         weight = layer.weight.detach().float()
         scale = (weight.abs().amax(1) / 127).clamp(min=1e-12).bfloat16()
-        whole = (weight / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+        rounded = (weight / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
         self.weight, self.scale, self.bias = (
-            nn.Parameter(values, requires_grad=False) for values in (whole, scale, layer.bias.detach().bfloat16())
+            nn.Parameter(values, requires_grad=False) for values in (rounded, scale, layer.bias.detach().bfloat16())
         )
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if 0 < rows <= FEW and x.device.type == "cpu":
+        if 0 < rows <= MAX_INT8_ROWS and x.device.type == "cpu":
             out = torch._weight_int8pack_mm(x.reshape(rows, -1).contiguous(), self.weight, self.scale) + self.bias
             out = out.view(*x.shape[:-1], -1)
         else:
@@ -46,60 +46,69 @@ class Int8Linear(nn.Module):
 
 
 def native_bf16() -> bool:
-    """Whether products in bf16 are fast here: on a processor without instructions for them torch has only slow ones."""
+    """Whether bf16 is fast on this machine; torch emulates it on processors without instructions for it."""
     return has_bf16_instructions() or torch.accelerator.is_available()
 
 
 def warn_if_emulated(precision: str, advice: str) -> None:
-    """Warns, with advice, where "bf16" or "int8" (whose other half is bf16) is chosen and slow."""
+    """Warns, with advice, if "bf16" or "int8" (which computes in bf16) is chosen on a machine that emulates bf16."""
     if precision in ("bf16", "int8") and not native_bf16():
-        warnings.warn(f"this processor has no instructions for bf16, which takes far longer; {advice}", stacklevel=3)
+        warnings.warn(f"this processor has no instructions for bf16, so it is slow; {advice}", stacklevel=3)
 
 
 def lower(med: Med, precision: str) -> Med:
-    """The model itself, changed for good to "bf16" or "int8"; "fp32" leaves it. Raises UserError for another precision
-    and for a packed model."""
+    """Converts the model in place to "bf16" or "int8" and returns it; "fp32" changes nothing.
+
+    Raises UserError for another precision and for a packed model.
+    """
     if precision not in PRECISIONS:
         raise UserError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     if precision == "fp32":
         return med
     refuse_packed(med)
     if precision == "int8":
-        layers = {}  # a layer that several parts share stays one
+        layers = {}  # tied layers stay tied
         for part in (med.text_encoder, med.text_decoder):
             for name, module in part.named_modules():
                 for child, layer in module.named_children():
-                    if type(layer) is Linear and not _of_states(name, child) and layer.in_features % MULTIPLE == 0:
+                    if (
+                        type(layer) is Linear
+                        and not _reads_states(name, child)
+                        and layer.in_features % INT8_WIDTH_MULTIPLE == 0
+                    ):
                         layers.setdefault(id(layer), Int8Linear(layer))
                         setattr(module, child, layers[id(layer)])
     mean, std = med.image_mean, med.image_std
     med.bfloat16()
-    med.image_mean, med.image_std = mean, std  # pixels are normalised in fp32
+    med.image_mean, med.image_std = mean, std  # pixels are normalized in fp32
     return med
 
 
 def pack(med: Med) -> Med:
-    """The model itself, changed for good to be served on a CPU, in whatever precision: its larger products' weights lie
-    as those read them, once and for good. It can no longer be trained, saved or moved."""
+    """Packs the larger linear layers in place, in any precision, for faster inference on a CPU; returns the model.
+
+    A packed model can no longer be trained, saved or moved.
+    """
     for module in med.modules():
         if type(module) is Linear:
             module.pack()
     return med
 
 
-def _of_states(module: str, child: str) -> bool:
+def _reads_states(module: str, child: str) -> bool:
+    """Whether a layer is a cross-attention's key or value, which reads the states of a whole image or question."""
     return module.endswith("crossattention.self") and child in ("key", "value")
 
 
 def precision(med: Med) -> str:
-    """Of `PRECISIONS`, that of a model."""
+    """The precision of a model, of `PRECISIONS`."""
     if any(isinstance(module, Int8Linear) for module in med.modules()):
         return "int8"
     return "bf16" if med.temp.dtype == torch.bfloat16 else "fp32"
 
 
 def refuse_lowered(med: Med, purpose: str) -> Med:
-    """The model, where it is in fp32. Raises UserError where it is not."""
-    if (found := precision(med)) != "fp32":
-        raise UserError(f"the model is in {found}, which serves no {purpose}; take the model that it was made from")
+    """Returns the model if it is in fp32. Raises UserError if not."""
+    if (lowered := precision(med)) != "fp32":
+        raise UserError(f"the model is in {lowered}, which {purpose} does not support; use the fp32 original")
     return med

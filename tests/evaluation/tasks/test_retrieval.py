@@ -127,7 +127,7 @@ def test_a_model_that_has_not_learnt_itm_ranks_by_itc_and_says_so(tiny, scenes, 
     assert found.figures == plain.figures and plain.notes["tr@1"] == "by ITC alone, as no candidates are re-ranked"
     assert found.notes["tr@1"] == "by ITC alone, as the model has not learnt ITM"
     monkeypatch.setattr(tiny.med, "abilities", frozenset({"lm"}))
-    with pytest.raises(MissingAbility, match="cannot compare pictures with texts"):
+    with pytest.raises(MissingAbility, match="cannot compare images with texts"):
         predict(tiny, scenes, progress=False)
 
 
