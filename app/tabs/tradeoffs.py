@@ -19,7 +19,7 @@ from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.html import marked
 from dlip.plots.style import axis_title
 from dlip.records import frame
-from dlip.records.compare import sources, summary
+from dlip.records.compare import describe_test_sets, summary
 from dlip.records.schema import COSTS, ROLES, SCORES
 from dlip.records.write import SAMPLES
 
@@ -89,7 +89,7 @@ def tradeoffs(group: str = MAIN, cost: str = "params_m", score: str = "vqa") -> 
     """The shipped runs as points, cheapest first.
 
     group: "playground", the shipped models and their like, the name of a grid of `dlip ablate`, or what other runs
-    were measured on, as "scenes test-5k, 5,000 pictures". cost and score: columns of dlip.records, as params_m,
+    were measured on, as "scenes test-5k, 5,000 images". cost and score: columns of dlip.records, as params_m,
     flops_g, latency_share; tr1, ir1, cider, vqa.
     """
     rows = _rows(group, cost, score)
@@ -137,7 +137,7 @@ def _number(value: float) -> float | None:
 
 def origin(points: list[Point], group: str = MAIN) -> str:
     """What the points are made of, in a sentence."""
-    (on, *_), runs = sources(table(group)), sum(point["runs"] for point in points)
+    (on, *_), runs = describe_test_sets(table(group)), sum(point["runs"] for point in points)
     count = f"{runs:,} of the {len(shipped()):,} runs that are shipped with this project, measured on {escape(on)}; "
     count += "click a point, or choose it by name."
     if group in GRIDS:

@@ -259,7 +259,7 @@ def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, 
                 bar.total -= sum(job.cost())
                 failed[f"{job.name}, seed {job.seed}"] = reason
                 about = job.name, job.row.role, job.seed, {"hash": job.hash}
-                records.append(records.failure(*about, reason), job.results)
+                records.append(records.failed_run(*about, reason), job.results)
     return failed
 
 
@@ -299,7 +299,7 @@ def table(some: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFram
         out[score], out[f"{score}_sd"] = means[score], means[f"{score}_sd"]
         out[f"paper_{score}"] = [math.nan if row.paper[i] is None else row.paper[i] for row in rows]
     out[["params_m", "flops_g"]] = means[["params_m", "flops_g"]]
-    out["wall_s"] = records.latest(df).groupby("name")["wall_s"].mean().astype(float)
+    out["wall_s"] = records.latest_runs(df).groupby("name")["wall_s"].mean().astype(float)
     return out.reset_index(drop=True)
 
 

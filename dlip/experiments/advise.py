@@ -7,7 +7,7 @@ import pandas as pd
 from dlip.common.errors import UserError
 from dlip.common.text import plural, three_digits
 from dlip.records import frame
-from dlip.records.compare import latest, retention, sources, summary, timed_alike
+from dlip.records.compare import comparable_latencies, describe_test_sets, latest_runs, retention, summary
 
 SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
@@ -20,7 +20,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     """The student that keeps most of its teacher's scores within `budget` (of `COSTS` -> most).
 
     found: as `dlip.records.read` gives them, measured on the same pictures. metric: of `SCORES`, or "all", the least
-    kept of the four. Latencies are as `dlip.records.compare.timed_alike` gives them. Returns
+    kept of the four. Latencies are as `dlip.records.compare.comparable_latencies` gives them. Returns
     {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model",
     "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the teacher's by
     score and "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an unknown metric,
@@ -33,10 +33,10 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     if metric not in (*SCORES, "all"):
         raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(SCORES)} or all")
     found = [record for record in found if not record.get("quick")]
-    df = latest(frame(found))
-    if len(sources(df)) > 1:
-        raise UserError(f"the records are of {'; '.join(sources(df))}; name a file of one of them with --results")
-    df = timed_alike(df)
+    df = latest_runs(frame(found))
+    if len(test_sets := describe_test_sets(df)) > 1:
+        raise UserError(f"the records are of {'; '.join(test_sets)}; name a file of one of them with --results")
+    df = comparable_latencies(df)
     rows, doubts = _students(df), []
     out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
     if "latency_ms" in budget and (doubt := _untimed(found)):

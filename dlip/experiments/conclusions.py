@@ -24,7 +24,7 @@ from dlip.cost.count import paper_count
 from dlip.experiments.ablation import SCORES, matched
 from dlip.experiments.grids import FULL, IMAGE, TEXT, UNLIKE, WHOLE, Plan, changed, pair
 from dlip.models.config import preset
-from dlip.records.outcomes import PER_PICTURE, outcomes
+from dlip.records.outcomes import ITEM_COUNTS, outcomes
 
 MARGIN = 1.0
 """Points that count as no difference."""
@@ -220,7 +220,7 @@ def per_picture(record: dict, score: str) -> tuple[np.ndarray, np.ndarray]:
     """Sum of a score's items, in percent, and how many they are, of each picture [P]. Raises KeyError without any."""
     found = outcomes(record)
     values = found[score] * (1.0 if score == "cider" else 100.0)
-    counts = found[PER_PICTURE[score]] if score in PER_PICTURE else np.ones(len(values))
+    counts = found[ITEM_COUNTS[score]] if score in ITEM_COUNTS else np.ones(len(values))
     starts = np.concatenate([[0], counts.cumsum()[:-1]]).astype(int)
     return np.add.reduceat(values.astype(float), starts), counts.astype(float)
 

@@ -56,11 +56,11 @@ def scores(models: Sequence[tuple[str, str, "VLM"]], dataset):
     import pandas as pd
 
     from dlip.evaluation.tasks import evaluate
-    from dlip.records.schema import find
+    from dlip.records.schema import value_at
 
     rows = {}
     for name, _, vlm in models:
         found = evaluate(vlm, dataset, tasks=("retrieval", "vqa"), progress=False)
         places = {"TR@1": ("retrieval", "tr@1"), "IR@1": ("retrieval", "ir@1"), "VQA": ("vqa", "accuracy")}
-        rows[name] = {head: find(found, *place) for head, place in places.items()}
+        rows[name] = {head: value_at(found, *place) for head, place in places.items()}
     return pd.DataFrame(rows).T.astype(float).round(1)

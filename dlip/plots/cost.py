@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.plots.style import COLOURS, INK, LABELS, SYMBOLS, axis_title, error_bars, figure
-from dlip.records.compare import sources, summary, twin
+from dlip.records.compare import describe_test_sets, summary, undistilled_twin
 from dlip.records.schema import COSTS, SCORES
 
 KEPT = (95, 99)  # percent of the teacher's score, marked by lines
@@ -53,8 +53,8 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
     rows = summary(df.dropna(subset=[cost, score]))
     if rows.empty:
         raise UserError(f"no record has both {cost} and {score}; choose other axes")
-    if len(sources(rows)) > 1:
-        raise UserError(f"the records are of {'; '.join(sources(rows))}; keep those of one of them")
+    if len(describe_test_sets(rows)) > 1:
+        raise UserError(f"the records are of {'; '.join(describe_test_sets(rows))}; keep those of one of them")
     fig = figure(title or _cost_finding(rows, cost, score))
     front = rows.iloc[pareto(list(rows[cost]), list(rows[score]))]
     fig.add_scatter(
@@ -155,7 +155,7 @@ def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
     who = f"The distilled student {escape(student['name'])}" if named else "The distilled student"
     kept = f"{100 * student[score] / whole[score]:.1f}% of {what}" if whole[score] else what
     text = f"{who} keeps {kept} with {100 * student[cost] / whole[cost]:.0f}% of the {price}"
-    alone = twin(rows, student)
+    alone = undistilled_twin(rows, student)
     if alone is None or not whole[score] or any(alone[what] != student[what] for what in ("model", "train_images")):
         return text
     return f"{text}; without distillation {100 * alone[score] / whole[score]:.1f}%"

@@ -1,67 +1,90 @@
-"""Run records: one JSON object a run, a line each in `results/*.jsonl`, and the same as a table.
+"""Run records: one JSON object per run, one line each in `results/*.jsonl`, also readable as a table.
 
-**A record** (schema 2) holds, in this order:
+**Keys of a record** (schema 2), in this order:
 
-- schema (2), id (unique), created (UTC, ISO 8601), name (the same for all seeds of one thing), role ("teacher",
-  "undistilled" or "distilled").
-- command (exactly as typed), config (resolved: "model", "train" and whatever else decides the result),
-  config_hash (`config_hash`), seed.
-- data, split (what was measured on; the outcomes tell how many pictures), train_images (how many pictures the model
-  could learn from).
-- code ("version"; "commit" and whether the package was "modified" since, null outside a git checkout), python, torch,
-  transformers (versions), releases (name -> version of `dlip.common.machine.PACKAGES`), device, machine ("cpu",
-  "gpu": their
-  names, "instructions": of the cpu, "cores"), threads (of each process), processes, wall_s (seconds of training).
-- losses: "step" and each term as lists of one length, at most 100 points.
-- metrics: "retrieval", "captioning" and "vqa" as `dlip.evaluate` yields them, "attention" as
-  `dlip.evaluation.attention_maps.measure` does; null where not measured.
-- efficiency: as `dlip.cost.count.summary` yields it, with "latency" as `dlip.cost.latency.latency` does and "memory" as
+- schema: 2. id: unique. created: UTC, ISO 8601. name: the same for all seeds of one setup. role: "teacher",
+  "undistilled" or "distilled".
+- command: as typed. config: the resolved configuration ("model", "train" and everything else that decides the result).
+  config_hash: its hash without the seed (`config_hash`). seed.
+- data, split: the test set (`count_test_images` gives its size). train_images: number of training images.
+- code: "version", "commit" and "modified" (uncommitted changes of the package); the last two are null outside a git
+  checkout. python, torch, transformers: versions. releases: package -> version (`dlip.common.machine.PACKAGES`).
+- device. machine: "cpu" and "gpu" (names), "instructions" (of the CPU), "cores". threads: per process. processes.
+  wall_s: seconds of training.
+- losses: "step" and each loss term as lists of equal length, at most 100 points.
+- metrics: "retrieval", "captioning" and "vqa" of `dlip.evaluate`, "attention" of
+  `dlip.evaluation.attention_maps.measure`; null if not measured.
+- efficiency: `dlip.cost.count.summary`, with "latency" of `dlip.cost.latency.latency` and "memory" of
   `dlip.cost.memory.memory`.
 - samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; the last three are lists
-  of one length.
-- notes: why a metric is null, by its name; under "data" how many faults of the data were left out, under "steps"
-  how many steps of training.
-- outcomes: what the scores are the means of, each a column of float16, compressed and in base64 (`outcomes` reads it).
-  In the order of the pictures measured: tr1 (0 or 1) and cider (x 100), one a picture with captions; ir1, one a
-  caption; vqa (0 to 1), one a question; captions and questions, how many of them each picture has.
-- history: the runs that the model comes from, by its weights, teacher and words, or that `command` only measured, the
-  earliest first, each {"folder", "command" (null where none was kept), "config", "wall_s" (of training)}.
-- inputs: SHA-256 of the "teacher"'s weights (null for none), of the student's at the "start", of its vocabulary's
-  "words", of the "data" and the "test" (their `fingerprint`); "images", how many it learnt from; "threads",
-  "torch", "releases", "gpu", "instructions" and "code", that training began with.
-- of a grid's run, ablation: {"hash"}, of all that decides the result but the seed
-  (`dlip.experiments.ablation.identity`); and quick: true where the run was too short for its scores to mean anything.
+  of equal length.
+- notes: name of a metric -> why it is null; "data" -> number of skipped faulty items; "steps" -> number of skipped
+  training steps.
+- outcomes: the items that the scores are means of, each a column of float16, compressed, in base64 (`outcomes` unpacks
+  them), in the order of the test images. Per image with captions: tr1 (0 or 1) and cider (x 100). Per caption: ir1.
+  Per question: vqa (0 to 1). Per image: captions and questions, how many of each it has.
+- history: the runs that produced the models this run started from (initial weights, teacher, tokenizer, or the model
+  that `command` only evaluated), earliest first: {"folder", "command" (null if unknown), "config", "wall_s"}.
+- inputs: SHA-256 of the teacher's weights (null without one), of the student's initial weights, of its vocabulary, of
+  the training data and of the test data (their `fingerprint`); the number of training images and the machine, threads,
+  releases and code with which training began.
+- ablation (runs of a grid only): {"hash"} of everything that decides the result except the seed
+  (`dlip.experiments.ablation.identity`). quick: true if the run was too short for its scores to mean anything.
 
-A run of a grid that failed is a line {"schema", "failed": why, "created", "name", "role", "seed", "ablation"}, which
-`failures` gives and `read` leaves out.
+A failed run of a grid is a line {"schema", "failed": reason, "created", "name", "role", "seed", "ablation"}; `failures`
+returns these lines and `read` skips them. Records of schema 1 are upgraded on reading (`upgrade`).
 
-**Columns** of `load`, one row a run: id, created, name, role, seed, data, split, test_images (how many were measured
-on; 0 where the record does not tell), train_images, model (sizes in words), command, config_hash, wall_s, device,
-threads, torch, transformers, quick, init_from (the parts, or all, that began at another model's weights, and whose),
-timed (how its latency was, in words; "" where it was not); then numbers, NaN where the record has none:
+**Columns of `load`**, one row per run. First text and counts:
 
-- tr1 tr5 tr10 ir1 ir5 ir10: recall of texts by pictures and of pictures by texts, in %: re-ranked by ITM, or by ITC
-  alone where "notes" say so and in all runs of grids.
-- bleu4 meteor rougeL cider spice: caption scores x 100.
+- id, created, name, role, seed, data, split, train_images, command, config_hash, wall_s, device, threads, torch,
+  transformers, quick: as above. test_images: number of images measured; 0 if unknown.
+- model: sizes in words. init_from: the models, or parts of them, whose weights initialized this one. latency_setup:
+  how the latency was measured, in words; "" if it was not.
+
+Then numbers, NaN if the record lacks them:
+
+- tr1 tr5 tr10 ir1 ir5 ir10: recall of text retrieval (image -> text) and image retrieval (text -> image), in %:
+  re-ranked by ITM, or by ITC alone if "notes" say so and in all runs of grids.
+- bleu4 meteor rougeL cider spice: captioning scores x 100.
 - vqa: soft accuracy in %. vqa.<type>: of one type of question.
-- pointing, mass: how often the cross-attention of a word that names an object has its maximum there, and how much of
-  what it gives to patches lies there, in %, when a caption is read; pointing_other, mass_other: of the scene's other
-  objects. divergence: Jensen-Shannon, over all words and with what [CLS] gets, from the teacher's maps (or those of
-  the model whose tokenizer it has), in bits. <it>_decoder: when the caption is said.
-- params_m: millions of stored parameters. flops_g: GFLOPs of one picture and one text. latency_ms, latency_p95_ms:
-  median and 95th percentile of the timed task; latency_share: the median in % of the teacher's (or of that of the model
-  whose tokenizer it has), timed by turns; 100 of a teacher. params_m_paper, macs_g_paper: in the paper's count.
-- w.<term>: weight of a loss term; 0 where the run did not have it.
+- pointing: how often the cross-attention map of an object's word has its maximum on the object, in %. mass: how much of
+  the map's weight on patches is on the object, in %. Both are measured while a caption is read by the fusion encoder.
+  pointing_other, mass_other: the same for the scene's other objects. divergence: Jensen-Shannon divergence, in bits,
+  from the teacher's maps, over all words and with [CLS] as a patch. <figure>_decoder: while a caption is generated.
+- params_m: millions of stored parameters. flops_g: GFLOPs of one image and one text. latency_ms, latency_p95_ms: median
+  and 95th percentile. latency_share: median in % of the teacher's, timed in alternation with it; 100 for a teacher.
+  params_m_paper, macs_g_paper: as the paper counts. Without a teacher, divergence and latency_share compare with the
+  model whose tokenizer is used.
+- w.<term>: weight of a loss term; 0 if the run did not use it.
 """
 
-from dlip.records.compare import MEASURED, latest, retention, sources, summary, timed_alike, twin
+from dlip.records.compare import (
+    TEST_SET,
+    comparable_latencies,
+    describe_test_sets,
+    latest_runs,
+    retention,
+    summary,
+    undistilled_twin,
+)
 from dlip.records.outcomes import outcomes
-from dlip.records.read import ABOUT, contains, export, failures, frame, load, read, record_of_run, test_images
-from dlip.records.schema import HEADLINE_SCORES, NUMBERS, upgrade
-from dlip.records.write import append, config_hash, failure, new_record, thin
+from dlip.records.read import (
+    RUN_COLUMNS,
+    contains,
+    count_test_images,
+    export,
+    failures,
+    frame,
+    load,
+    read,
+    record_of_run,
+)
+from dlip.records.schema import FIGURES, HEADLINE_SCORES, upgrade
+from dlip.records.write import append, config_hash, failed_run, new_record, thin
 
 __all__ = [
-    "ABOUT", "HEADLINE_SCORES", "MEASURED", "NUMBERS", "append", "config_hash", "contains", "export", "failure",
-    "failures", "frame", "latest", "load", "new_record", "outcomes", "read", "record_of_run", "retention", "sources",
-    "summary", "test_images", "thin", "timed_alike", "twin", "upgrade",
+    "FIGURES", "HEADLINE_SCORES", "RUN_COLUMNS", "TEST_SET", "append", "comparable_latencies", "config_hash",
+    "contains", "count_test_images", "describe_test_sets", "export", "failed_run", "failures", "frame", "latest_runs",
+    "load", "new_record", "outcomes", "read", "record_of_run", "retention", "summary", "thin", "undistilled_twin",
+    "upgrade",
 ]  # fmt: skip

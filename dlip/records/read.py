@@ -1,4 +1,4 @@
-"""Records read from JSON lines, and the same as a table."""
+"""Read records from JSON lines, as dicts or as a table."""
 
 import json
 import warnings
@@ -10,32 +10,32 @@ import pandas as pd
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_output
 from dlip.common.text import one_line
-from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
-from dlip.records.schema import NUMBERS, SCHEMA, is_record, numbers, sizes, upgrade
+from dlip.records.outcomes import outcomes
+from dlip.records.schema import FIGURES, SCHEMA, figures, is_record, model_size, upgrade
 
-ABOUT = (
+RUN_COLUMNS = (
     "id", "created", "name", "role", "seed", "data", "split", "test_images", "train_images", "model", "command",
-    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick", "init_from", "timed",
+    "config_hash", "wall_s", "device", "threads", "torch", "transformers", "quick", "init_from", "latency_setup",
 )  # fmt: skip
-
-
-# --- writing --------------------------------------------------------------------------------------------------
-
-
-# --- reading --------------------------------------------------------------------------------------------------
+"""Columns of `load` that describe the run; `FIGURES` follow."""
 
 
 def read(path: str | Path) -> list[dict]:
-    """The records of a file, or of every `*.jsonl` of a folder, in the order of their lines.
+    """The records of a file, or of every `*.jsonl` in a folder, in the order of their lines, upgraded to this schema.
 
-    A line that is no whole record (the last one, where a machine stopped while writing) or that a newer version wrote
-    is named in a warning and skipped. Raises UserError where there is no such file or folder.
+    A line that is not a complete record (an interrupted write) or has a newer schema is skipped with a warning. Raises
+    UserError if the path does not exist.
     """
     return [line for line in _lines(Path(path)) if "failed" not in line]
 
 
+def failures(path: str | Path) -> list[dict]:
+    """The lines of failed runs. Warns and raises as `read`."""
+    return [line for line in _lines(Path(path)) if "failed" in line]
+
+
 def record_of_run(folder: Path) -> dict:
-    """The record in a run's folder; empty where there is none, or it is damaged."""
+    """The record in a run folder; empty if it is missing or damaged."""
     with suppress(UserError):
         if is_record(record := upgrade(read_json(folder / "record.json"))):
             return record
@@ -47,56 +47,52 @@ def contains(path: str | Path, record: dict) -> bool:
     return Path(path).is_file() and record["id"].encode() in Path(path).read_bytes()
 
 
-def failures(path: str | Path) -> list[dict]:
-    """The lines of runs that failed. Warns and raises as `read`."""
-    return [line for line in _lines(Path(path)) if "failed" in line]
-
-
 def _lines(path: Path) -> list[dict]:
     if not path.exists():
-        raise UserError(f"there are no records at {path}; name a .jsonl file of records or a folder of them")
+        raise UserError(f"no records at {path}; name a .jsonl file of records or a folder of such files")
     records = []
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-        for number, line in enumerate(_texts(file), 1):
-            try:
-                record = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError):
-                record = {}
-            if record is None:
+        for number, line in enumerate(_raw_lines(file), 1):
+            if not line.strip():
                 continue
+            record = None
+            with suppress(ValueError, RecursionError):
+                record = json.loads(line)
             record = upgrade(record) if isinstance(record, dict) else {}
-            if record.get("schema") != SCHEMA or not is_record(record):
-                newer = record.get("schema", SCHEMA) != SCHEMA
-                fault = f"has schema {record['schema']}, not {SCHEMA}" if newer else "is not a complete record"
-                warnings.warn(one_line(f"{file} line {number} {fault}; it was skipped"), stacklevel=3)
+            if (schema := record.get("schema", SCHEMA)) != SCHEMA:
+                problem = f"has schema {schema}, not {SCHEMA}"
+            elif "schema" not in record or not is_record(record):
+                problem = "is not a complete record"
+            else:
+                records.append(record)
                 continue
-            records.append(record)
+            warnings.warn(one_line(f"{file} line {number} {problem}; it was skipped"), stacklevel=3)
     return records
 
 
-def _texts(file: Path) -> list[bytes]:
-    """The lines of a file of records, or all of a file that is one record, as a run keeps its own."""
+def _raw_lines(file: Path) -> list[bytes]:
+    """The lines of a file of records; the whole content if it is a single, possibly indented, record."""
     content = file.read_bytes()
-    with suppress(ValueError, RecursionError):
-        if file.suffix == ".json":
+    if file.suffix == ".json":
+        with suppress(ValueError, RecursionError):
             json.loads(content)
             return [content]
     return content.splitlines()
 
 
 def load(path: str | Path = "results") -> pd.DataFrame:
-    """The records of a file or folder, in the repository those that are shipped, one row a run.
+    """The records of a file or folder as a table, one row per run; by default those shipped in the repository.
 
-    The columns stand at the top of this file. Warns and raises as `read`.
+    `dlip.records` documents the columns. Warns and raises as `read`.
     """
     return frame(read(path))
 
 
 def frame(records: list[dict]) -> pd.DataFrame:
-    """Records as `load` gives them."""
+    """Records as a table with the columns of `load`."""
     df = pd.DataFrame([_row(record) for record in records])
-    df = df.reindex(columns=[*ABOUT, *NUMBERS, *(c for c in df if "." in c)])
-    numbers = df.columns[len(ABOUT) :]
+    df = df.reindex(columns=[*RUN_COLUMNS, *FIGURES, *(c for c in df if "." in c)])
+    numbers = df.columns[len(RUN_COLUMNS) :]
     df[numbers] = df[numbers].astype(float)
     df.loc[(df["role"] == "teacher") & df["latency_ms"].notna(), "latency_share"] = 100.0
     weights = [c for c in df if c.startswith("w.")]
@@ -104,31 +100,34 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 
 def _row(record: dict) -> dict:
-    row, start = {column: record.get(column) for column in ABOUT}, record["config"].get("start")
-    row |= {"model": sizes(record["config"].get("model")), "test_images": test_images(record)}
-    row |= {
+    start = record["config"].get("start")
+    return {column: record.get(column) for column in RUN_COLUMNS} | {
+        "model": model_size(record["config"].get("model")),
+        "test_images": count_test_images(record),
         "quick": bool(record.get("quick")),
         "init_from": ", ".join(map(str, start)) if isinstance(start, list) else "",
+        "latency_setup": _latency_setup(record["efficiency"].get("latency")),
+        **figures(record),
     }
-    return row | {"timed": _timed(record["efficiency"].get("latency") or {})} | numbers(record)
 
 
-def _timed(latency: dict) -> str:
+def _latency_setup(latency: dict | None) -> str:
+    """How a latency was measured: `captioning, batch 1, 3 beams, 20 tokens, 2 threads, cpu`."""
+    if not latency:
+        return ""
     counts = [(latency.get(noun), noun) for noun in ("beams", "tokens", "threads")]
-    words = [f"{count} {noun[:-1] if count == 1 else noun}" for count, noun in counts if count]  # of any kind
-    words = [latency.get("task"), f"batch {latency.get('batch')}", *words, latency.get("device")]
-    return ", ".join(map(str, words)) if latency else ""
+    parts = [f"{count} {noun[:-1] if count == 1 else noun}" for count, noun in counts if count]
+    return ", ".join(map(str, [latency.get("task"), f"batch {latency.get('batch')}", *parts, latency.get("device")]))
 
 
-def test_images(record: dict) -> int:
-    """On how many pictures with captions it was measured, or with questions where those are more; 0 where it does not
-    tell."""
-    counts = outcomes(record)
-    return max((len(counts[name]) for name in ("captions", "questions") if name in counts), default=0)
+def count_test_images(record: dict) -> int:
+    """Number of images measured, those with captions or those with questions, whichever are more; 0 if unknown."""
+    columns = outcomes(record)
+    return max((len(columns[name]) for name in ("captions", "questions") if name in columns), default=0)
 
 
 def export(df: pd.DataFrame, path: str | Path) -> None:
-    """Writes `load`'s table as CSV or Parquet, as the path ends in. Raises UserError where it cannot."""
+    """Writes a table of `load` as CSV or Parquet, by the suffix of the path. Raises UserError if it cannot."""
     path = Path(path)
     writers = {".csv": df.to_csv, ".parquet": df.to_parquet}
     if path.suffix not in writers:
@@ -137,6 +136,3 @@ def export(df: pd.DataFrame, path: str | Path) -> None:
         write_output(path, lambda place: writers[path.suffix](place, index=False))
     except OSError as error:
         raise UserError(f"the table cannot be written to {path}: {error.strerror}; choose another file") from error
-
-
-# --- comparing ------------------------------------------------------------------------------------------------

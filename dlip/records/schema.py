@@ -1,5 +1,7 @@
-"""Where a record's numbers stand, and what a line has to have to be a record (dlip/records/read.py says what they
-mean)."""
+"""Keys of a record: where its figures are, which keys are required, how old records are upgraded.
+
+`dlip/records/__init__.py` documents what each key and column means.
+"""
 
 import re
 
@@ -8,12 +10,13 @@ from dlip.records.outcomes import outcomes
 SCHEMA = 2
 ROLES = ("teacher", "undistilled", "distilled")
 SCORES = {
-    **{f"{way}{k}": ("metrics", "retrieval", f"{way}@{k}") for way in ("tr", "ir") for k in (1, 5, 10)},
+    **{f"{recall}{k}": ("metrics", "retrieval", f"{recall}@{k}") for recall in ("tr", "ir") for k in (1, 5, 10)},
     **{name: ("metrics", "captioning", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
     "vqa": ("metrics", "vqa", "accuracy"),
     **{name: ("metrics", "attention", "fusion", name) for name in ("pointing", "mass")},
     **{f"{name}_decoder": ("metrics", "attention", "decoder", name) for name in ("pointing", "mass")},
 }
+"""Column -> path in a record, of figures of which more is better."""
 COSTS = {
     "params_m": ("efficiency", "params_m"),
     "flops_g": ("efficiency", "flops_g"),
@@ -23,28 +26,30 @@ COSTS = {
     "params_m_paper": ("efficiency", "params_m_paper"),
     "macs_g_paper": ("efficiency", "macs_g_paper"),
 }
-"""Column -> its place in a record. Of scores more is better, of costs less."""
-HEADLINE_SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
-"""Column of each headline score -> its printed name."""
+"""Column -> path in a record, of figures of which less is better."""
 OTHER_FIGURES = {
     **{name: ("metrics", "attention", "fusion", name) for name in ("pointing_other", "mass_other", "divergence")},
     **{f"{n}_decoder": ("metrics", "attention", "decoder", n) for n in ("pointing_other", "mass_other", "divergence")},
 }
-"""Column -> its place, of figures that are neither."""
-NUMBERS = [*SCORES, *COSTS, *OTHER_FIGURES]
+"""Column -> path in a record, of figures that are neither a score nor a cost."""
+FIGURES = [*SCORES, *COSTS, *OTHER_FIGURES]
+HEADLINE_SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
+"""Column of each headline score -> its printed name."""
+
 REQUIRED_KEYS = {
     **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),
     **dict.fromkeys(("config", "losses", "metrics", "efficiency"), dict), "seed": int, "samples": list,
     "train_images": int, "wall_s": (int, float),
 }  # fmt: skip
-FAILURE_KEYS = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
-"""What a line has to have, and of which kind, for a record or for a failed run."""
+"""Key of a record -> its type."""
+FAILED_RUN_KEYS = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
+"""Key of a failed run's line -> its type."""
 MAX_THREADS = 4096
-"""More cannot be started to make a record again."""
+"""Limit on "threads": `dlip rerun` starts as many."""
 
 
 def upgrade(record: dict) -> dict:
-    """A record or failed run of schema 1 in the form of schema 2; one of another schema unchanged.
+    """A record or failed run of schema 1 converted to schema 2; a record of any other schema is returned unchanged.
 
     Renamed keys: "train_pictures" -> "train_images", the task "caption" -> "captioning" in "metrics" and "notes",
     "pictures" -> "images" in the metrics "attention" and in "inputs".
@@ -67,46 +72,42 @@ def _renamed(table: dict, names: dict[str, str]) -> dict:
     return {names.get(key, key): value for key, value in table.items()}
 
 
-def find(record: dict, *place: str):
-    """What stands at a place; None where there is nothing. Raises AttributeError where a table is none."""
+def value_at(record: dict, *path: str):
+    """The value at a path of keys; None if it is missing. Raises AttributeError if a key leads into a non-table."""
     value = record
-    for key in place:
+    for key in path:
         value = (value or {}).get(key)
     return value
 
 
-def numbers(record: dict) -> dict:
-    """Column -> number or None, also vqa.<type> and w.<term>. Raises AttributeError as `find`."""
-    found = {column: find(record, *place) for column, place in (SCORES | COSTS | OTHER_FIGURES).items()}
-    found |= {f"vqa.{kind}": value for kind, value in (find(record, "metrics", "vqa", "by_type") or {}).items()}
-    return found | {f"w.{term}": value for term, value in (find(record, "config", "train", "weights") or {}).items()}
+def figures(record: dict) -> dict:
+    """Column -> number or None, with vqa.<type> and w.<term>. Raises AttributeError as `value_at`."""
+    row = {column: value_at(record, *path) for column, path in (SCORES | COSTS | OTHER_FIGURES).items()}
+    row |= {f"vqa.{kind}": value for kind, value in (value_at(record, "metrics", "vqa", "by_type") or {}).items()}
+    return row | {f"w.{term}": value for term, value in (value_at(record, "config", "train", "weights") or {}).items()}
 
 
-def sizes(model: dict | None) -> str:
-    """A model configuration in a few words."""
+def model_size(model: dict | None) -> str:
+    """A model configuration in a few words: `image 80 x 4, text 80 x 2, fusion in 2` (width x layers)."""
     if not model:
         return ""
     image, text = (f"{part} {model[f'{part}_width']} x {model[f'{part}_layers']}" for part in ("image", "text"))
     return f"{image}, {text}, fusion in {len(model['fusion_layers'])}"
 
 
-def _tells(before: dict) -> bool:
-    """Whether a run of a record's history tells where it was and how it was made."""
-    return isinstance(before.get("folder"), str) and isinstance(before.get("command"), str | None)
-
-
 def is_record(line: dict) -> bool:
-    """Whether a line has what a record, or a failed run, has, each of its kind."""
+    """Whether a line has every required key of a record, or of a failed run, with a value of the right type."""
     failed = "failed" in line
-    has_all = all(isinstance(line.get(key), kind) for key, kind in (FAILURE_KEYS if failed else REQUIRED_KEYS).items())
-    if failed or not has_all:
-        return has_all
+    required = FAILED_RUN_KEYS if failed else REQUIRED_KEYS
+    complete = all(isinstance(line.get(key), kind) for key, kind in required.items())
+    if failed or not complete:
+        return complete
     try:
-        "".join(value for value in line.values() if isinstance(value, str)).encode()  # no halves of characters
-        sizes(line["config"].get("model"))
-        values = numbers(line).values()
+        "".join(value for value in line.values() if isinstance(value, str)).encode()  # fails on lone surrogates
+        model_size(line["config"].get("model"))
+        values = figures(line).values()
         outcomes(line)
-    except (AttributeError, KeyError, TypeError, ValueError):  # halves of characters are a ValueError too
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
     threads, history = line.get("threads", 1), line.get("history", [])
     return (
@@ -115,6 +116,11 @@ def is_record(line: dict) -> bool:
         and 0 < threads <= MAX_THREADS
         and all(isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases"))
         and isinstance(history, list)
-        and all(isinstance(before, dict) and _tells(before) for before in history)
+        and all(isinstance(run, dict) and _has_origin(run) for run in history)
         and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values)
     )
+
+
+def _has_origin(run: dict) -> bool:
+    """Whether a run of a record's history names its folder and its command."""
+    return isinstance(run.get("folder"), str) and isinstance(run.get("command"), str | None)

@@ -1,4 +1,4 @@
-"""Records of finished runs, appended to a file of JSON lines."""
+"""Write records of finished runs to files of JSON lines."""
 
 import fcntl
 import hashlib
@@ -17,14 +17,13 @@ import numpy as np
 from dlip.common.errors import UserError
 from dlip.common.files import fsync_dir
 from dlip.common.machine import code_version, machine_info, package_versions
-from dlip.records.outcomes import outcomes as outcomes  # read here, as the rest of a record
 from dlip.records.outcomes import packed
 from dlip.records.schema import ROLES, SCHEMA
 
-POINTS = 100  # of a loss curve
-
-
+LOSS_POINTS = 100
+"""Maximum number of points of a loss curve in a record."""
 SAMPLES = 12
+"""Maximum number of samples in a record."""
 
 
 def new_record(
@@ -44,16 +43,16 @@ def new_record(
 ) -> dict:
     """The record of a finished run.
 
-    metrics: what `dlip.evaluate` yields, with "efficiency" beside it; data, split and notes are taken from it too.
-    losses: "step" and one list a term, thinned here. items: as `dlip.evaluate` returns them, for "outcomes".
-    Raises ValueError where the role is none of `ROLES` or the lists of losses differ in length.
+    metrics: the result of `dlip.evaluate` with "efficiency" added; data, split and notes are taken from it too.
+    losses: "step" and one list per term, thinned here. items: the "items" of `dlip.evaluate`, for "outcomes".
+    Raises ValueError if the role is not in `ROLES` or the lists of losses differ in length.
     """
-    import torch  # here, because reading records needs no torch
+    import torch  # imported here because reading records needs no torch
 
     from dlip.common.distributed import world_size
 
     if role not in ROLES:
-        raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
+        raise ValueError(f"role {role!r} is not one of {', '.join(ROLES)}")
     config = _plain(config)
     return {
         "schema": SCHEMA,
@@ -87,16 +86,16 @@ def new_record(
     }
 
 
-def failure(name: str, role: str, seed: int, ablation: dict, reason: str) -> dict:
-    """The line of a grid's run that failed."""
+def failed_run(name: str, role: str, seed: int, ablation: dict, reason: str) -> dict:
+    """The line of a failed run of a grid."""
     about = {"schema": SCHEMA, "failed": reason, "created": datetime.now(UTC).isoformat(timespec="seconds")}
     return about | {"name": name, "role": role, "seed": seed, "ablation": ablation}
 
 
 def config_hash(config: dict) -> str:
-    """SHA-256 of the configuration in canonical JSON, without the seeds at its top and of its "train".
+    """SHA-256 of a configuration in canonical JSON, without its "seed" and that of its "train".
 
-    Runs that differ in their seed alone share it, in whatever order their keys stand; other data have another.
+    Runs that differ only in their seed share a hash, whatever the order of their keys.
     """
     parts = {key: value for key, value in _plain(config).items() if key != "seed"}
     if "train" in parts:
@@ -104,39 +103,36 @@ def config_hash(config: dict) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def thin(losses: dict[str, list[float]], points: int = POINTS) -> dict[str, list[float]]:
-    """The same curves at no more than `points` evenly spaced steps, the first and the last among them."""
+def thin(losses: dict[str, list[float]], points: int = LOSS_POINTS) -> dict[str, list[float]]:
+    """Loss curves reduced to at most `points` evenly spaced steps, the first and the last included."""
     lengths = {len(values) for values in losses.values()}
     if len(lengths) > 1:
-        raise ValueError(f"lists of losses have {sorted(lengths)} points; all must have as many as there are steps")
+        raise ValueError(f'the losses have lists of {sorted(lengths)} points; all must be as long as "step"')
     n = max(lengths, default=0)
     kept = np.linspace(0, n - 1, min(n, points)).round().astype(int)
     return {term: [values[i] for i in kept] for term, values in losses.items()}
 
 
 def append(record: dict, path: str | Path) -> None:
-    """Adds one line to a file of records, on disk when this returns.
+    """Adds one line to a file of records; it is on disk when this returns.
 
-    Processes that append to one file wait for each other, and nothing that is in it is overwritten: after a line that
-    was left half written, the record starts a line of its own. Raises UserError where it cannot be written.
+    Processes that append to one file wait for each other. Nothing already in the file is overwritten: after a
+    half-written line the record starts a new one. Raises UserError if the file cannot be written.
     """
     path = Path(path)
     line = (json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n").encode(errors="replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-            size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":
+        with open(path, "ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+            size = file.seek(0, os.SEEK_END)
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
                 line = b"\n" + line
-            if os.write(file, line) < len(line):
-                os.ftruncate(file, size)
+            if os.write(file.fileno(), line) < len(line):
+                file.truncate(size)
                 raise OSError("the disk is full")
-            os.fsync(file)
+            os.fsync(file.fileno())
             fsync_dir(path.parent)
-        finally:
-            os.close(file)
     except OSError as error:
         raise UserError(
             f"the record cannot be added to {path}: {error.strerror or error}; choose another file"
@@ -144,7 +140,7 @@ def append(record: dict, path: str | Path) -> None:
 
 
 def _plain(value):
-    """What JSON can hold: tuples as lists, numbers of numpy and torch as Python's, no NaN or infinity (null)."""
+    """A value as plain JSON: tuples as lists, numpy and torch numbers as Python's, NaN and infinity as null."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -20,7 +20,14 @@ from dlip.common.text import plural, three_digits
 from dlip.data.answers import normalize
 from dlip.plots.html import image_tag, marked
 from dlip.records import frame
-from dlip.records.compare import latest, retention, sources, summary, timed_alike, twin
+from dlip.records.compare import (
+    comparable_latencies,
+    describe_test_sets,
+    latest_runs,
+    retention,
+    summary,
+    undistilled_twin,
+)
 from dlip.records.write import SAMPLES
 
 PRICES = ("params_m", "flops_g", "latency_ms")
@@ -42,9 +49,9 @@ def comparison(records: list[dict]) -> pd.DataFrame:
     kept is the least of the scores' (NaN for the teacher itself). Raises UserError where there are no records or they
     were not measured on the same pictures.
     """
-    df = timed_alike(frame(records))
-    if len(sources(df)) != 1:
-        found = "; ".join(sources(df)) or "none"
+    df = comparable_latencies(frame(records))
+    if len(describe_test_sets(df)) != 1:
+        found = "; ".join(describe_test_sets(df)) or "none"
         raise UserError(f"a report compares records measured on the same pictures, but these are of: {found}")
     rows = summary(df)
     kept = summary(retention(df))[["name", "role", *PRICES, *SCORES]]
@@ -71,7 +78,7 @@ def finding(records: list[dict]) -> list[str]:
     if student["latency_share"] > 0:  # timed by turns with the teacher
         costs.append(f"is {100 / student['latency_share']:.1f} times as fast")
     said.append(f"It {_listed(costs)}.")
-    alone = twin(rows, student)
+    alone = undistilled_twin(rows, student)
     if alone is not None and (both := [score for score in scores if not math.isnan(alone[score])]):
         said.append(_gain(student, alone, both))
     for _, other in others.iterrows():
@@ -120,11 +127,11 @@ def _share(row: pd.Series, column: str) -> str:
 
 def conditions(records: list[dict]) -> str:
     """How the table's figures are to be read."""
-    df = timed_alike(latest(frame(records)))
+    df = comparable_latencies(latest_runs(frame(records)))
     timed = df.dropna(subset=["latency_ms"])
     said = "kept: the least of TR@1, IR@1, CIDEr and VQA in % of the teacher's; ±: standard deviation over seeds; "
     said += "FLOPs: of one picture and one text"
-    for how in timed["timed"].head(1):
+    for how in timed["latency_setup"].head(1):
         said += f"; latency: median of {how}"
         if "teacher" in set(timed["role"]):
             said += ", of a student its share, timed by turns, of the teacher's"
@@ -162,7 +169,7 @@ def report(records: list[dict], pictures: dict[int, Image.Image | np.ndarray | s
     pixels (uint8 [H, W, 3]) or its file, for the examples that the records hold. Raises UserError as `comparison`,
     where a picture cannot be read and where the page cannot be written.
     """
-    rows, df, path = comparison(records), timed_alike(latest(frame(records))), Path(path)
+    rows, df, path = comparison(records), comparable_latencies(latest_runs(frame(records))), Path(path)
     headline, *rest = finding(records)
     axes = [(cost, score) for cost in PRICES for score in SCORES if rows[[cost, score]].notna().all(axis=1).sum() > 1]
     curves = [term for term in plots.terms(records) if term != "total"]

@@ -17,7 +17,7 @@ from dlip.experiments.demo import LIVE, SHIPPED
 def little(monkeypatch):
     for split, size in {"train-small": 64, "test": 16}.items():
         monkeypatch.setitem(SPLITS, split, size)
-    monkeypatch.setattr(records, "test_images", lambda record: 16)  # and not the 1,000 of the shipped records
+    monkeypatch.setattr(records, "count_test_images", lambda record: 16)  # and not the 1,000 of the shipped records
 
 
 def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):

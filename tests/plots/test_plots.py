@@ -22,7 +22,7 @@ from dlip.plots import (
     terms,
 )
 from dlip.records import frame
-from dlip.records.schema import COSTS, NUMBERS, ROLES, SCORES
+from dlip.records.schema import COSTS, FIGURES, ROLES, SCORES
 from tests.helpers import make_record
 from tests.plots.helpers import traces_by_name
 
@@ -163,7 +163,7 @@ def test_wrong_axes_and_mixed_data_are_named(records: list[dict]):
 
 def test_every_cost_and_score_can_be_an_axis_and_has_a_unit():
     df = frame([make_record("t", role="teacher"), make_record("s")])
-    df[NUMBERS] = np.repeat([[2.0], [1.0]], len(NUMBERS), axis=1)
+    df[FIGURES] = np.repeat([[2.0], [1.0]], len(FIGURES), axis=1)
     axes = [*((cost, "tr1") for cost in COSTS), *(("params_m", score) for score in SCORES)]
     for cost, score in axes:
         layout = accuracy_cost(df, cost, score).layout

@@ -1,4 +1,4 @@
-"""Records survive what befalls a file, and say the same as a table."""
+"""Records: written, read, upgraded, compared."""
 
 import json
 import multiprocessing
@@ -12,14 +12,14 @@ import pytest
 from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.records import ABOUT, NUMBERS, contains, export, failures, frame, load, read
-from dlip.records.compare import latest, retention, summary, timed_alike, twin  # fmt: skip
+from dlip.records import FIGURES, RUN_COLUMNS, contains, export, failures, frame, load, read
+from dlip.records.compare import comparable_latencies, latest_runs, retention, summary, undistilled_twin  # fmt: skip
 from dlip.records.schema import is_record, upgrade
-from dlip.records.write import append, config_hash, failure, thin
+from dlip.records.write import append, config_hash, failed_run, thin
 from tests.helpers import ROOT, make_record
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
+def test_append_and_read_round_trip(tmp_path: Path):
     records = [make_record(seed=seed) for seed in range(3)]
     for record in records:
         append(record, tmp_path / "deep" / "runs.jsonl")
@@ -30,23 +30,23 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
     assert records[0]["releases"]["numpy"] == np.__version__ and "pillow" in records[0]["releases"]
 
 
-def test_half_a_character_loses_no_record(tmp_path: Path):
+def test_lone_surrogate_is_replaced(tmp_path: Path):
     append(make_record("a") | {"samples": [{"caption": "a \ud83d b"}]}, tmp_path / "r.jsonl")
     assert read(tmp_path / "r.jsonl")[0]["samples"] == [{"caption": "a ? b"}]
 
 
-def test_a_record_alone_in_its_file_may_have_many_lines(tmp_path: Path):
+def test_single_record_may_span_lines(tmp_path: Path):
     (tmp_path / "record.json").write_text(json.dumps(make_record("a"), indent=1))
     assert [record["name"] for record in read(tmp_path / "record.json")] == ["a"]
 
 
-def test_records_may_lie_in_a_file_of_another_ending(tmp_path: Path):
+def test_json_lines_in_a_json_file(tmp_path: Path):
     for seed in range(2):
         append(make_record(seed=seed), tmp_path / "runs.json")
         assert [record["seed"] for record in read(tmp_path / "runs.json")] == list(range(seed + 1))
 
 
-def test_a_record_holds_plain_json():
+def test_record_is_plain_json():
     record = make_record(
         retrieval={"tr@1": np.float32(0.5), "ir@1": float("nan")}, losses={"step": (1, 2), "lm": [1, 2]}
     )
@@ -54,14 +54,14 @@ def test_a_record_holds_plain_json():
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 
-def test_a_record_refuses_an_unknown_role_and_uneven_losses():
+def test_unknown_role_and_uneven_losses_are_refused():
     with pytest.raises(ValueError, match="role 'pupil'"):
         make_record(role="pupil")
     with pytest.raises(ValueError, match=r"\[1, 2\] points"):
         make_record(losses={"step": [1, 2], "lm": [1.0]})
 
 
-def test_losses_are_thinned_with_both_ends():
+def test_thinned_losses_keep_both_ends():
     steps = list(range(0, 5000, 2))
     thinned = thin({"step": steps, "lm": [s / 2 for s in steps]})
     assert len(thinned["step"]) == 100
@@ -78,7 +78,7 @@ def _append_many(path: Path, worker: int) -> None:
         append(make_record() | {"id": f"{worker}-{i}", "filler": "x" * 20_000}, path)
 
 
-def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
+def test_concurrent_appends_lose_nothing(tmp_path: Path):
     path = tmp_path / "runs.jsonl"
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_append_many, args=(path, worker)) for worker in range(4)]
@@ -101,7 +101,7 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path):
         {"wall_s": None}, {"train_images": None}, {"inputs": [1]}, {"machine": "x"}, {"releases": 1},
     ],
 )  # fmt: skip
-def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):
+def test_line_with_wrong_types_is_skipped(change, tmp_path: Path):
     path = tmp_path / "runs.jsonl"
     path.write_text("\n".join(json.dumps(record) for record in (make_record() | change, make_record(seed=1))))
     with pytest.warns(UserWarning, match="line 1 is not a complete record; it was skipped"):
@@ -109,7 +109,7 @@ def test_a_line_of_other_kinds_is_no_record(change, tmp_path: Path):
     assert kept["seed"] == 1 and len(frame([kept])) == 1
 
 
-def test_a_record_that_has_no_room_leaves_nothing_of_itself(tmp_path: Path, monkeypatch):
+def test_full_disk_leaves_the_file_unchanged(tmp_path: Path, monkeypatch):
     path, write = tmp_path / "runs.jsonl", os.write
     append(make_record(), path)
     before = path.read_bytes()
@@ -119,7 +119,7 @@ def test_a_record_that_has_no_room_leaves_nothing_of_itself(tmp_path: Path, monk
     assert path.read_bytes() == before
 
 
-def test_a_record_stands_however_its_line_is_spaced(tmp_path: Path):
+def test_contains_ignores_spacing_of_the_line(tmp_path: Path):
     """As jq writes it."""
     record = make_record("a")
     assert not contains(tmp_path / "r.jsonl", record)
@@ -127,9 +127,9 @@ def test_a_record_stands_however_its_line_is_spaced(tmp_path: Path):
     assert contains(tmp_path / "r.jsonl", record) and not contains(tmp_path / "r.jsonl", make_record("a"))
 
 
-def test_failed_runs_are_no_records(tmp_path: Path):
+def test_failed_runs_are_read_apart(tmp_path: Path):
     path, good = tmp_path / "runs.jsonl", make_record()
-    append(failure("s", "distilled", 2, {"hash": "ab"}, "it broke"), path)
+    append(failed_run("s", "distilled", 2, {"hash": "ab"}, "it broke"), path)
     append(good, path)
     assert read(path) == [good] and len(load(path)) == 1
     (failed,) = failures(path)
@@ -143,7 +143,7 @@ def test_quick_runs_are_marked():
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_export_comes_back_the_same(tmp_path: Path, suffix):
+def test_export_round_trip(tmp_path: Path, suffix):
     df = frame([make_record(seed=0, vqa=None), make_record(seed=1, weights={"itc": 0.5})])
     path = tmp_path / "deep" / f"runs.{suffix}"
     export(df, path)
@@ -153,7 +153,7 @@ def test_export_comes_back_the_same(tmp_path: Path, suffix):
     np.testing.assert_allclose(back[["tr1", "vqa", "w.itc"]], df[["tr1", "vqa", "w.itc"]])
 
 
-def test_export_says_what_it_cannot_write(tmp_path: Path):
+def test_export_errors(tmp_path: Path):
     with pytest.raises(UserError, match="neither .csv nor .parquet"):
         export(frame([make_record()]), tmp_path / "runs.xlsx")
     (tmp_path / "file").write_text("")
@@ -161,7 +161,7 @@ def test_export_says_what_it_cannot_write(tmp_path: Path):
         export(frame([make_record()]), tmp_path / "file" / "runs.csv")
 
 
-def test_a_half_written_line_is_named_and_skipped(tmp_path: Path):
+def test_half_written_line_is_skipped_and_repaired(tmp_path: Path):
     path = tmp_path / "runs.jsonl"
     first, second = make_record(seed=0), make_record(seed=1)
     append(first, path)
@@ -169,17 +169,17 @@ def test_a_half_written_line_is_named_and_skipped(tmp_path: Path):
         file.write(json.dumps(second)[:200])
     with pytest.warns(UserWarning, match=r"runs\.jsonl line 2 is not a complete record"):
         assert read(path) == [first]
-    append(second, path)  # what follows is whole again
+    append(second, path)  # starts a line of its own
     with pytest.warns(UserWarning, match="line 2"):
         assert read(path) == [first, second]
 
 
-def test_numbers_that_json_has_not_are_written_as_null(tmp_path: Path):
+def test_infinity_is_written_as_null(tmp_path: Path):
     append(make_record() | {"history": [{"folder": "a", "wall_s": float("inf")}]}, tmp_path / "runs.jsonl")
     assert read(tmp_path / "runs.jsonl")[0]["history"] == [{"folder": "a", "wall_s": None}]
 
 
-def test_a_record_of_a_newer_version_is_named_and_skipped(tmp_path: Path):
+def test_newer_schema_is_skipped(tmp_path: Path):
     append({"schema": 3}, tmp_path / "runs.jsonl")
     append({"no": "schema"}, tmp_path / "runs.jsonl")
     with pytest.warns(UserWarning) as warned:
@@ -190,7 +190,7 @@ def test_a_record_of_a_newer_version_is_named_and_skipped(tmp_path: Path):
     ]
 
 
-def test_places_that_do_not_do_are_named(tmp_path: Path):
+def test_unusable_paths(tmp_path: Path):
     with pytest.raises(UserError, match="no records at .*nowhere"):
         read(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
@@ -200,36 +200,36 @@ def test_places_that_do_not_do_are_named(tmp_path: Path):
         append({}, tmp_path)
 
 
-def test_hash_knows_the_configuration_but_not_the_seed_or_the_order():
+def test_config_hash_ignores_seed_and_order():
     config = {"model": {"width": 64, "fusion_layers": (1, 2)}, "train": {"lr": 0.1, "seed": 0}, "data": {"seed": 5}}
     same = {"train": {"seed": 7, "lr": 0.1}, "data": {"seed": 5}, "model": {"fusion_layers": [1, 2], "width": 64}}
     assert config_hash(config) == config_hash(same) == config_hash({**config, "seed": 3})
     assert len(config_hash(config)) == 64
     assert config_hash(config) != config_hash({**config, "data": {"seed": 6}})
     assert config_hash(config) != config_hash({**config, "train": {"lr": 0.2, "seed": 0}})
-    assert config["train"]["seed"] == 0  # left as it was
+    assert config["train"]["seed"] == 0  # the argument is unchanged
 
 
-def test_table_has_its_columns_and_figures(tmp_path: Path):
+def test_table_columns_and_figures(tmp_path: Path):
     append(make_record("teacher", role="teacher", weights={"itc": 1.0}, tr1=80.0, latency=50.0), tmp_path / "a.jsonl")
     append(make_record(weights={"itc": 1.0, "kd.itc": 2.0}, vqa=None), tmp_path / "b.jsonl")
     df = load(tmp_path)
-    assert list(df.columns) == [*ABOUT, *NUMBERS, "vqa.count", "w.itc", "w.kd.itc"]
+    assert list(df.columns) == [*RUN_COLUMNS, *FIGURES, "vqa.count", "w.itc", "w.kd.itc"]
     assert list(df["name"]) == ["teacher", "student"]
     teacher, student = df.iloc[0], df.iloc[1]
     assert (teacher["tr1"], teacher["latency_ms"], teacher["vqa.count"]) == (80.0, 50.0, 60.0)
     assert np.isnan(student["vqa"]) and np.isnan(student["vqa.count"]) and np.isnan(student["spice"])
     assert (teacher["w.kd.itc"], student["w.kd.itc"]) == (0.0, 2.0)
     assert teacher["model"] == "image 64 x 4, text 64 x 3, fusion in 2"
-    assert all(df[column].dtype == float for column in NUMBERS)
+    assert all(df[column].dtype == float for column in FIGURES)
 
 
-def test_table_of_no_records_has_its_columns():
-    assert list(frame([]).columns) == [*ABOUT, *NUMBERS]
+def test_empty_table_has_its_columns():
+    assert list(frame([]).columns) == [*RUN_COLUMNS, *FIGURES]
     assert len(summary(frame([]))) == 0
 
 
-def test_retention_is_percent_of_the_teacher_on_the_same_data():
+def test_retention_is_percent_of_the_teacher_on_the_same_test_set():
     df = frame([
         make_record("t", role="teacher", tr1=80.0, vqa=90.0, params=4.0),
         make_record("s", tr1=60.0, vqa=None, params=1.0),
@@ -241,7 +241,7 @@ def test_retention_is_percent_of_the_teacher_on_the_same_data():
     assert list(kept["tr1"].iloc[:4]) == [100.0, 75.0, 100.0, 75.0] and np.isnan(kept["tr1"].iloc[4])
     assert kept["vqa"].iloc[0] == 100.0 and np.isnan(kept["vqa"].iloc[1])
     assert kept["params_m"].iloc[1] == 25.0
-    assert list(df["tr1"]) == [80.0, 60.0, 40.0, 30.0, 30.0]  # left as it was
+    assert list(df["tr1"]) == [80.0, 60.0, 40.0, 30.0, 30.0]  # the argument is unchanged
 
 
 def test_retention_averages_a_teacher_over_seeds_and_refuses_two_teachers():
@@ -262,56 +262,62 @@ def test_summary_has_mean_and_sample_deviation_over_seeds():
     assert np.isnan(rows.loc["t", "tr1_sd"])
 
 
-def test_a_repeated_run_counts_once_and_the_last_time():
+def test_repeated_run_counts_once():
     early, late = make_record(tr1=10.0), make_record(tr1=20.0)
     early["created"], late["created"] = "2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"
     df = frame([late, early, make_record(tr1=30.0, seed=1)])
-    assert sorted(latest(df)["tr1"]) == [20.0, 30.0]
+    assert sorted(latest_runs(df)["tr1"]) == [20.0, 30.0]
     assert summary(df)["tr1"].item() == 25.0
 
 
-def test_twin_is_the_undistilled_student_of_the_same_sizes_and_pictures():
+def test_twin_has_the_same_layers_and_images():
     records = [
         make_record("small", role="undistilled", width=64, pictures=4000),
-        make_record("small, all pictures", role="undistilled", width=64, pictures=9000),
+        make_record("small, all images", role="undistilled", width=64, pictures=9000),
         make_record("large", role="undistilled", width=96, pictures=4000),
         make_record("s", width=64, pictures=9000),
     ]
     rows = summary(frame(records))
     student = rows[rows["name"] == "s"].iloc[0]
-    assert twin(rows, student)["name"] == "small, all pictures"
-    assert twin(rows[rows["name"] != "small, all pictures"], student)["name"] == "small"
-    assert twin(rows[rows["role"] != "undistilled"], student) is None
+    assert undistilled_twin(rows, student)["name"] == "small, all images"
+    assert undistilled_twin(rows[rows["name"] != "small, all images"], student)["name"] == "small"
+    assert undistilled_twin(rows[rows["role"] != "undistilled"], student) is None
 
 
-def test_a_twin_began_at_the_same_weights():
-    begun = make_record("a", "undistilled") | {"config": {"start": ["image=teacher"]}}
-    rows = summary(frame([begun, make_record("b", "undistilled"), make_record("student")]))
+def test_twin_was_initialized_from_the_same_weights():
+    initialized = make_record("a", "undistilled") | {"config": {"start": ["image=teacher"]}}
+    rows = summary(frame([initialized, make_record("b", "undistilled"), make_record("student")]))
     students = rows[rows["role"] == "distilled"]
-    assert rows["init_from"].tolist().count("image=teacher") == 1 and twin(rows, students.iloc[0])["name"] == "b"
-    assert twin(rows[rows["name"] != "b"], students.iloc[0]) is None
+    assert (
+        rows["init_from"].tolist().count("image=teacher") == 1
+        and undistilled_twin(rows, students.iloc[0])["name"] == "b"
+    )
+    assert undistilled_twin(rows[rows["name"] != "b"], students.iloc[0]) is None
 
 
-def test_latencies_of_different_days_are_compared_by_their_shares():
+def test_latencies_are_compared_by_share_of_the_teacher():
     made = [make_record("t", "teacher", seed=seed, latency=ms) for seed, ms in enumerate((90.0, 40.0))]
     made += [make_record(name, latency=ms) for name, ms in (("a", 99.0), ("b", 7.0), ("c", 8.0))]
     made[2]["efficiency"]["latency"]["share"] = 25.0
     made[3]["efficiency"]["latency"].pop("share")
     made[4]["efficiency"]["latency"]["threads"] = 1
     df = frame(made)
-    assert df["timed"][2:].tolist() == [f"captioning, batch 1, 3 beams, 20 tokens, {n}, cpu"
+    assert df["latency_setup"][2:].tolist() == [f"captioning, batch 1, 3 beams, 20 tokens, {n}, cpu"
                                         for n in ("2 threads", "2 threads", "1 thread")]  # fmt: skip
-    assert timed_alike(df)["latency_ms"].fillna(0).tolist() == [40.0, 40.0, 10.0, 0, 0] and df["latency_ms"][0] == 90.0
-    assert timed_alike(df[2:])["latency_ms"].fillna(0).tolist() == [99.0, 7.0, 0]  # no teacher
+    assert (
+        comparable_latencies(df)["latency_ms"].fillna(0).tolist() == [40.0, 40.0, 10.0, 0, 0]
+        and df["latency_ms"][0] == 90.0
+    )
+    assert comparable_latencies(df[2:])["latency_ms"].fillna(0).tolist() == [99.0, 7.0, 0]  # no teacher
 
 
 @pytest.mark.parametrize(
-    ("start", "told"), [(None, ""), ([], ""), (["image=a", "text=b"], "image=a, text=b"), ("x", "")]
+    ("start", "column"), [(None, ""), ([], ""), (["image=a", "text=b"], "image=a, text=b"), ("x", "")]
 )
-def test_where_a_student_began(start, told):
+def test_init_from_column(start, column):
     record = make_record()
     record["config"] = {**record["config"], "start": start}
-    assert frame([record])["init_from"].tolist() == [told]
+    assert frame([record])["init_from"].tolist() == [column]
 
 
 def test_shipped_records_of_schema_1_are_upgraded():
