@@ -1,13 +1,13 @@
-"""DLIP Workbench: distil BLIP-style vision-language models, and see what the student keeps and saves."""
+"""DLIP Workbench: distill BLIP-style vision-language models and measure what the student keeps and saves."""
 
 import os
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told what is done here
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.2.0"
+__version__ = "0.1.0"
 __all__ = ["distill", "evaluate", "load"]
 
-_HOMES = {
+_PUBLIC = {
     "load": "dlip.vlm:VLM.load",
     "distill": "dlip.experiments.run:distill",
     "evaluate": "dlip.evaluation.tasks:evaluate",
@@ -15,9 +15,9 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    """Imports torch only when one of `_HOMES` is first used."""
-    if name not in _HOMES:
+    """Imports torch only when a function of `_PUBLIC` is first used."""
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pkgutil import resolve_name
 
-    return resolve_name(_HOMES[name])
+    return resolve_name(_PUBLIC[name])

@@ -1,4 +1,4 @@
-"""The model as its users call it, against its parts; whatever the batch, each picture gets its own answer."""
+"""The public methods of a model against its parts; results do not depend on the rest of the batch."""
 
 from dataclasses import replace
 
@@ -50,55 +50,55 @@ def test_match_is_the_probability_of_index_one(tiny, images):
 
 
 @pytest.mark.parametrize("options", [dict(), dict(num_beams=1), dict(num_beams=1, top_p=1e-6), dict(max_new_tokens=3)])
-def test_captions_do_not_depend_on_their_neighbours(tiny, images, options):
+def test_captions_do_not_depend_on_the_batch(tiny, images, options):
     captions = tiny.caption(images, **options)
     assert captions == [tiny.caption([image], **options)[0] for image in images]
     assert len(set(captions)) > 1
 
 
-def test_answers_do_not_depend_on_their_neighbours(tiny, images, questions):
+def test_answers_do_not_depend_on_the_batch(tiny, images, questions):
     answers = tiny.answer(images, questions)
     assert answers == [tiny.answer([i], [q])[0] for i, q in zip(images, questions, strict=True)]
     assert len(set(answers)) > 1 and len({len(q) for q in questions}) > 1
-    assert answers != tiny.answer(images[::-1], questions)  # the pictures are looked at
+    assert answers != tiny.answer(images[::-1], questions)  # they depend on the images
 
 
-def test_answers_come_with_their_probability(images, questions):
-    """The same as a forward pass over each whole answer gives; of a trained model, whose answers are words."""
+def test_top_answers_have_their_probability(images, questions):
+    """Equal to that of a forward pass over each answer, with a trained model, whose answers are words."""
     vlm = dlip.load("scenes/student")
-    found = vlm.top_answers(images, questions, k=5)
-    for image, question, some in zip(images, questions, found, strict=True):
-        assert len(some) == 5 and some == sorted(some, key=lambda answer: -answer[1])
-        assert vlm.answer([image], [question], num_beams=5)[0] in [text for text, _ in some]
+    ranked = vlm.top_answers(images, questions, k=5)
+    for image, question, top in zip(images, questions, ranked, strict=True):
+        assert len(top) == 5 and top == sorted(top, key=lambda answer: -answer[1])
+        assert vlm.answer([image], [question], num_beams=5)[0] in [text for text, _ in top]
         ids, mask = vlm.texts([question])
-        answer_ids, answer_mask = vlm.tokenizer.encode([text for text, p in some if p > 1e-3], first="[DEC]")
+        answer_ids, answer_mask = vlm.tokenizer.encode([text for text, p in top if p > 1e-3], first="[DEC]")
         with torch.no_grad():
             states = vlm.med.question_states(vlm.med.fuse(ids, mask, vlm.image_states([image])))
             likely = log_likelihood(vlm.med, answer_ids, answer_mask, states, mask).exp()
-        assert len(likely) and [p for _, p in some if p > 1e-3] == pytest.approx(likely.tolist(), rel=1e-4)
-    assert vlm.top_answers([], []) == [] and 0.9 < sum(p for _, p in found[0]) <= 1
+        assert len(likely) and [p for _, p in top if p > 1e-3] == pytest.approx(likely.tolist(), rel=1e-4)
+    assert vlm.top_answers([], []) == [] and 0.9 < sum(p for _, p in ranked[0]) <= 1
 
 
-def test_scores_do_not_depend_on_their_neighbours(tiny, images):
+def test_scores_do_not_depend_on_the_batch(tiny, images):
     table, matches = tiny.similarity(images, TEXTS), tiny.match(images, TEXTS)
     for i, (image, text) in enumerate(zip(images, TEXTS, strict=True)):
         torch.testing.assert_close(tiny.similarity([image], [text])[0, 0], table[i, i])
         torch.testing.assert_close(tiny.match([image], [text])[0], matches[i])
 
 
-def test_a_picture_that_comes_several_times_is_encoded_once(tiny, images, questions, monkeypatch):
+def test_repeated_image_is_encoded_once(tiny, images, questions, monkeypatch):
     encode, rows = Med.encode_image, []
     monkeypatch.setattr(Med, "encode_image", lambda med, pixels: rows.append(len(pixels)) or encode(med, pixels))
     first, second = images[:2]
     mixed = [second, first, second, second]
     matches, answers = tiny.match(mixed, TEXTS), tiny.answer(mixed, questions)
     assert rows == [2, 2]
-    apart = [image.copy() for image in mixed]
-    torch.testing.assert_close(matches, tiny.match(apart, TEXTS))
-    assert answers == tiny.answer(apart, questions) and rows == [2, 2, 4, 4]
+    copies = [image.copy() for image in mixed]
+    torch.testing.assert_close(matches, tiny.match(copies, TEXTS))
+    assert answers == tiny.answer(copies, questions) and rows == [2, 2, 4, 4]
 
 
-def test_paths_and_pictures_of_any_kind_are_the_same(tiny, images, tmp_path):
+def test_paths_and_images_of_any_mode_give_the_same(tiny, images, tmp_path):
     for i, image in enumerate(images):
         image.save(tmp_path / f"{i}.png")
     paths = [tmp_path / "0.png", str(tmp_path / "1.png"), images[2].convert("RGBA"), np.array(images[3])]
@@ -110,31 +110,31 @@ def test_paths_and_pictures_of_any_kind_are_the_same(tiny, images, tmp_path):
     assert pixels.shape == (1, 3, 48, 48) and pixels.dtype == torch.uint8 and (pixels == 128).all()
 
 
-def test_nothing_in_nothing_out(tiny, images):
+def test_empty_inputs(tiny, images):
     assert tiny.caption([]) == tiny.answer([], []) == []
     assert tiny.match([], []).shape == (0,)
     assert tiny.similarity([], TEXTS).shape == (0, 4) and tiny.similarity(images, []).shape == (4, 0)
 
 
-def test_mistakes_are_named(tiny, images, tmp_path):
-    with pytest.raises(UserError, match="4 pictures came with 1 question;"):
+def test_wrong_inputs_are_refused(tiny, images, tmp_path):
+    with pytest.raises(UserError, match="4 images and 1 question;"):
         tiny.answer(images, ["how many?"])
-    with pytest.raises(UserError, match="2 pictures came with 4 texts"):
+    with pytest.raises(UserError, match="2 images and 4 texts"):
         tiny.match(images[:2], TEXTS)
-    with pytest.raises(UserError, match=r"pictures come in a list, and here is one alone; .*, \[picture\]"):
+    with pytest.raises(UserError, match=r"images .* list.*\[image\]"):
         tiny.caption("picture.png")
-    with pytest.raises(UserError, match="texts come in a list"):
+    with pytest.raises(UserError, match="texts .* list"):
         tiny.similarity(images, "a red circle")
-    with pytest.raises(UserError, match="questions come in a list"):
+    with pytest.raises(UserError, match="questions .* list"):
         tiny.answer(images[:1], "?")
     with pytest.raises(UserError, match="missing.png"):
         tiny.caption([tmp_path / "missing.png"])
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="broken.png"):
         tiny.similarity([tmp_path / "broken.png"], TEXTS)
 
 
-def test_long_texts_are_cut(tiny, images):
+def test_long_texts_are_truncated(tiny, images):
     long = "a red circle " * 100
     ids, mask = tiny.texts([long])
     assert ids.shape == (1, tiny.med.config.max_text) and mask.all()
@@ -143,7 +143,7 @@ def test_long_texts_are_cut(tiny, images):
     assert [tiny.words_read(text) for text in (" a red\ncircle ", "", "half a \ud800 character")] == [3, 0, 4]
 
 
-def test_the_prompt_is_no_part_of_the_caption(tiny, images):
+def test_prompt_is_not_part_of_the_caption(tiny, images):
     """A model with the same weights and a prompt: it reads the prompt first and does not repeat it."""
     words = tiny.tokenizer.encode(["a picture"])[0][0, 1:-1].tolist()
     med = Med(replace(tiny.med.config, prompt_ids=tuple(words)))
@@ -156,7 +156,7 @@ def test_the_prompt_is_no_part_of_the_caption(tiny, images):
     assert captions[0].startswith(tiny.tokenizer.decode([[first]])[0]) and captions != tiny.caption(images, 1, 5)
 
 
-def test_every_call_is_without_dropout_and_gradients(tiny, images, questions):
+def test_methods_run_without_dropout_and_gradients(tiny, images, questions):
     med = Med(replace(tiny.med.config, dropout=0.5))
     med.load_state_dict(tiny.med.state_dict())
     vlm = VLM(med, tiny.tokenizer)
@@ -169,7 +169,7 @@ def test_every_call_is_without_dropout_and_gradients(tiny, images, questions):
     assert not vlm.match(images, TEXTS).requires_grad and not vlm.similarity(images, TEXTS).requires_grad
 
 
-def test_saved_and_loaded_by_name(tiny, images, tmp_path):
+def test_save_and_load(tiny, images, tmp_path):
     tiny.save(tmp_path / "model")
     again = dlip.load(str(tmp_path / "model"))
     assert again.name == str(tmp_path / "model") and again.caption(images) == tiny.caption(images)

@@ -27,7 +27,7 @@ from dlip.export.transformers import record_of, write_folder
 from dlip.models.fast.precision import refuse_lowered
 from dlip.models.features import ABILITIES
 from dlip.models.med import KeysValues, Med
-from dlip.vlm import ANSWER, VLM
+from dlip.vlm import MAX_ANSWER_TOKENS, VLM
 
 TOLERANCE = 1e-4
 """Most that a graph's output may differ from torch's, absolute and relative."""
@@ -231,7 +231,7 @@ def write(
     vlm.tokenizer.save(folder)
     c = vlm.med.config
     write_json(folder / "config.json", {
-        "dlip": __version__, "max_text": c.max_text, "pad_id": c.pad_id, "answer_tokens": ANSWER,
+        "dlip": __version__, "max_text": c.max_text, "pad_id": c.pad_id, "answer_tokens": MAX_ANSWER_TOKENS,
         "left_out": left_out,
         "parts": [{"folder": part, "tasks": sorted(tasks), **sizes(med)} for part, (med, tasks) in parts.items()],
     })  # fmt: skip

@@ -28,9 +28,9 @@ from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import lower, refuse_lowered
 from dlip.models.tasks import TASKS
 from dlip.records.schema import upgrade
-from dlip.vlm import ANSWER, VLM
+from dlip.vlm import MAX_ANSWER_TOKENS, VLM
 
-NEW_TOKENS = {"captioning": 20, "vqa": ANSWER}
+NEW_TOKENS = {"captioning": 20, "vqa": MAX_ANSWER_TOKENS}
 
 
 def to_transformers(name: str, out: str | Path) -> tuple[dict[str, Path], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""A teacher of several checkpoints: each task from whose it is, with its own encoder; what nobody has is refused."""
+"""A teacher of several checkpoints: each ability from the model that has it; missing abilities are refused."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
 
 @pytest.fixture
 def parts(make_med):
-    """Three models, fine-tuned apart: other weights each, the captioning one with a prompt and larger pictures."""
+    """Three models with different weights, the captioning one with a prompt and larger images."""
     changes = {"match": {}, "speak": dict(prompt_ids=(9, 8), image_size=24), "answer": dict(image_width=32)}
     meds = {name: make_med(seed, **changes[name]) for seed, name in enumerate(ONLY)}
     for name, med in meds.items():
@@ -28,28 +28,28 @@ def parts(make_med):
     return meds
 
 
-def test_each_task_and_source_is_whose_it_is(parts):
-    whole = Composite([parts["speak"], parts["match"], parts["answer"]])
-    assert whole.model_for("itm") is parts["match"] and whole.model_for("lm") is parts["speak"]
-    assert whole.model_for("vqa") is parts["answer"] and whole.model_for_states("image") is parts["speak"]
+def test_each_ability_and_source_has_its_model(parts):
+    composite = Composite([parts["speak"], parts["match"], parts["answer"]])
+    assert composite.model_for("itm") is parts["match"] and composite.model_for("lm") is parts["speak"]
+    assert composite.model_for("vqa") is parts["answer"] and composite.model_for_states("image") is parts["speak"]
     assert (
-        whole.model_for_states("text") is whole.model_for_states("fusion") is parts["match"]
-        and whole.model_for_states("decoder") is parts["speak"]
+        composite.model_for_states("text") is composite.model_for_states("fusion") is parts["match"]
+        and composite.model_for_states("decoder") is parts["speak"]
     )
     assert Composite([parts["answer"], parts["speak"]]).model_for_states("fusion") is parts["answer"]
     assert (
         Composite([parts["answer"], parts["match"]]).model_for_states("fusion") is parts["match"]
     )  # in whatever order
-    assert whole.config.prompt_ids == (9, 8) and whole.config.image_size == 24
+    assert composite.config.prompt_ids == (9, 8) and composite.config.image_size == 24
 
 
-def test_features_are_those_of_the_owners(parts, make_batch):
-    whole, batch = Composite([parts["speak"], parts["match"], parts["answer"]]), make_batch(pixels=24)
+def test_features_equal_those_of_the_members(parts, make_batch):
+    composite, batch = Composite([parts["speak"], parts["match"], parts["answer"]]), make_batch(pixels=24)
     layers = {("image", "states"): (-1,), ("text", "states"): (-1,), ("fusion", "cross"): (-1,),
               ("decoder", "states"): (0, -1)}  # fmt: skip
     want, pairs = Want(frozenset({"itc", "itm", "lm", "vqa"}), layers), (torch.arange(5), torch.arange(5))
     with torch.no_grad():
-        out = Teacher(whole)(batch, want, pairs)
+        out = Teacher(composite)(batch, want, pairs)
         alone = {name: med(batch, Want(want.abilities & ONLY[name], layers), pairs) for name, med in parts.items()}
     for task, owner in {"itc": "match", "itm": "match", "lm": "speak", "vqa": "answer"}.items():
         assert torch.equal(out.logits[task], alone[owner].logits[task])
@@ -61,26 +61,26 @@ def test_features_are_those_of_the_owners(parts, make_batch):
         assert torch.equal(out.states("decoder", layer), alone["speak"].states("decoder", layer))
     assert torch.equal(out.decoder_mask, alone["speak"].decoder_mask) and out.temp is parts["match"].temp
     with pytest.raises(ValueError, match="several image encoders"):
-        whole(batch, want, pairs, image=torch.zeros(1))
+        composite(batch, want, pairs, image=torch.zeros(1))
 
 
-def test_only_the_owners_are_run(parts, make_batch, monkeypatch):
-    whole = Composite([parts["speak"], parts["match"]])
+def test_only_needed_members_are_run(parts, make_batch, monkeypatch):
+    composite = Composite([parts["speak"], parts["match"]])
     monkeypatch.setattr(parts["match"], "encode_image", None)
-    assert whole(make_batch(pixels=24), Want(frozenset({"lm"}))).logits["lm"].isfinite().all()
+    assert composite(make_batch(pixels=24), Want(frozenset({"lm"}))).logits["lm"].isfinite().all()
 
 
-def test_what_nobody_has_is_refused(parts):
-    whole = Composite([parts["match"], parts["speak"]])
-    check(whole, Want(frozenset({"itc", "lm"}), {("image", "states"): (-1,), ("decoder", "cross"): (-1,)}))
+def test_missing_abilities_are_refused(parts):
+    composite = Composite([parts["match"], parts["speak"]])
+    check(composite, Want(frozenset({"itc", "lm"}), {("image", "states"): (-1,), ("decoder", "cross"): (-1,)}))
     with pytest.raises(MissingAbility, match="cannot answer questions"):
-        check(whole, Want(frozenset({"vqa"})))
+        check(composite, Want(frozenset({"vqa"})))
     with pytest.raises(MissingAbility, match="cannot write captions"):
         check(parts["match"], Want(layers={("decoder", "self"): (-1,)}))
     check(parts["answer"], Want(layers={("fusion", "states"): (-1,)}))
 
 
-def test_text_layers_of_other_sizes_are_refused(parts, make_med):
+def test_different_text_layers_are_refused(parts, make_med):
     with pytest.raises(UserError, match=r"differ in text_layers \(2 and 3\)"):
         Composite([parts["match"], make_med(text_layers=3)])
 
@@ -103,7 +103,7 @@ def names(tiny, tmp_path_factory):
     return out
 
 
-def test_a_composite_by_name_does_what_its_parts_do(names, scenes):
+def test_composite_by_name_equals_its_members(names, scenes):
     both, images = dlip.load(f"{names['match']}+{names['speak']}"), [scenes[i].image for i in range(3)]
     texts = [scenes[i].captions[0] for i in range(3)]
     match, speak = dlip.load(names["match"]), dlip.load(names["speak"])
@@ -119,7 +119,7 @@ def test_vocabularies_must_agree(names):
         load_model(f"{names['match']}+scenes/student")
 
 
-def test_a_student_learns_from_a_composite(names, scenes, tmp_path):
+def test_student_learns_from_a_composite(names, scenes, tmp_path):
     teacher = f"{names['match']}+{names['speak']}"
     weights = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "kd.itm": 1.0, "kd.lm": 1.0, "at.cross": 1.0, **HR}
     config = TrainConfig(steps=2, batch_size=4, warmup=1, log_every=1, weights=weights)
@@ -135,7 +135,7 @@ def test_a_student_learns_from_a_composite(names, scenes, tmp_path):
         train(dlip.load(names["match"]), scenes, lone, tmp_path / "c", dlip.load(teacher))
 
 
-def test_models_that_lack_a_task_can_be_measured(names, scenes):
+def test_models_without_all_abilities_are_measured(names, scenes):
     """On scenes attention is measured where there are weights for it, and a task is timed that the model has."""
     figures, _ = measure(dlip.load(names["match"]), scenes, 1, False, tasks=("retrieval",))
     assert "attention" not in figures and figures["efficiency"]["latency"]["task"] == "retrieval"

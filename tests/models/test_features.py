@@ -1,4 +1,4 @@
-"""What is asked for by name, what is kept, and which pairs ITM reads."""
+"""What `Want` requests, what `Trace` keeps, and which pairs ITM reads."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ from dlip.models.features import Trace, Want, hard_negatives
 CONFIG = scenes_size(32, 5, 4, fusion_layers=(1, 2))
 
 
-def test_a_source_is_computed_where_a_task_or_a_layer_needs_it():
+def test_source_is_computed_if_an_ability_or_a_layer_needs_it():
     want = Want(frozenset({"itm"}), {("decoder", "self"): (-1,)})
     assert [want.includes(s) for s in ("image", "text", "fusion", "decoder")] == [False, False, True, True]
     assert Want(frozenset({"itc"})).includes("text") and Want(frozenset({"lm"})).includes("decoder")
     assert not any(Want(frozenset({"vqa"})).includes(s) for s in ("text", "fusion", "decoder"))
 
 
-def test_wants_are_joined():
+def test_union_of_wants():
     both = Want(frozenset({"itc"}), {("image", "states"): (-1,)}) | Want(
         frozenset({"lm"}), {("image", "states"): (0, -1), ("fusion", "cross"): (1,)}
     )
@@ -37,12 +37,12 @@ def test_layers_count_from_either_end():
     ("key", "layer"),
     [(("image", "states"), 5), (("image", "self"), -6), (("text", "states"), 4), (("fusion", "cross"), 0)],
 )
-def test_layers_that_are_not_there_are_named(key, layer):
+def test_missing_layers_are_refused(key, layer):
     with pytest.raises(UserError, match=f"{key[0]} has no {key[1]} of layer {layer}"):
         Want(layers={key: (layer,)}).layers_of(key[0], CONFIG)
 
 
-def test_a_trace_keeps_what_is_wanted():
+def test_trace_keeps_what_is_wanted():
     trace, values = Trace({"states": {-1: 3, 0: 0}}), torch.arange(4.0)
     for i, value in enumerate(values):
         trace.keep("states", i, value)
@@ -52,31 +52,31 @@ def test_a_trace_keeps_what_is_wanted():
     assert not trace.wants("self", 0) and not Trace().wants("states", 0)
 
 
-def test_negatives_are_never_the_same_picture():
+def test_negatives_are_never_of_the_same_image():
     ids = torch.tensor([7, 7, 7, 1, 2, 2, 3, 7])
-    similarity = 50 * (ids[:, None] == ids[None]).float()  # the forbidden pairs are by far the most alike
+    similarity = 50 * (ids[:, None] == ids[None]).float()  # the forbidden pairs are the most similar
     for seed in range(20):
         torch.manual_seed(seed)
-        pictures, texts = hard_negatives(similarity, ids)
-        assert len(pictures) == len(texts) == 24
-        assert pictures[:8].tolist() == texts[:8].tolist() == list(range(8))
-        assert pictures[8:16].tolist() == list(range(8)) and texts[16:].tolist() == list(range(8))
-        assert (ids[pictures[8:]] != ids[texts[8:]]).all()
+        images, texts = hard_negatives(similarity, ids)
+        assert len(images) == len(texts) == 24
+        assert images[:8].tolist() == texts[:8].tolist() == list(range(8))
+        assert images[8:16].tolist() == list(range(8)) and texts[16:].tolist() == list(range(8))
+        assert (ids[images[8:]] != ids[texts[8:]]).all()
 
 
-def test_one_picture_alone_has_no_negatives():
-    pictures, texts = hard_negatives(torch.randn(4, 4), torch.full((4,), 9))
-    assert pictures.tolist() == texts.tolist() == [0, 1, 2, 3]
+def test_single_image_has_no_negatives():
+    images, texts = hard_negatives(torch.randn(4, 4), torch.full((4,), 9))
+    assert images.tolist() == texts.tolist() == [0, 1, 2, 3]
 
 
 def test_negatives_follow_similarity():
-    """Drawn in proportion to the softmax of rows (texts for a picture) and of columns (pictures for a text)."""
+    """Drawn in proportion to the softmax of rows (texts for an image) and of columns (images for a text)."""
     torch.manual_seed(0)
     similarity, n = torch.randn(5, 5) * 1.5, 4000
     draws = [hard_negatives(similarity, torch.arange(5)) for _ in range(n)]
     texts = torch.stack([t[5:10] for _, t in draws])  # [n, 5], for each picture
-    pictures = torch.stack([p[10:] for p, _ in draws])
-    for drawn, table in ((texts, similarity), (pictures, similarity.T)):
+    images = torch.stack([p[10:] for p, _ in draws])
+    for drawn, table in ((texts, similarity), (images, similarity.T)):
         counts = torch.stack([(drawn == j).float().mean(0) for j in range(5)], 1)  # [5, 5]
         expected = table.exp() * (1 - torch.eye(5))
         torch.testing.assert_close(counts, expected / expected.sum(1, keepdim=True), atol=0.03, rtol=0)

@@ -1,4 +1,4 @@
-"""The MED against itself by another road: maps against the kernel, grouped against repeated, cached against whole."""
+"""Equivalent ways through the MED: maps and fused kernel, shared and repeated contexts, cached and whole texts."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def med(request, make_med):
 
 
 @pytest.mark.parametrize("masked", ["open", "masked", "causal"])
-def test_attention_with_its_map_equals_the_kernel(masked):
+def test_attention_with_map_equals_the_fused_kernel(masked):
     q, k, v = torch.randn(3, 2, 4, 7, 8).unbind(0)
     mask = torch.rand(2, 1, 1, 7) < 0.6 if masked == "masked" else None
     if mask is not None:
@@ -53,7 +53,7 @@ def test_attention_with_its_map_equals_the_kernel(masked):
 
 
 @torch.no_grad()
-def test_asking_for_maps_changes_nothing(med, make_batch):
+def test_maps_do_not_change_the_logits(med, make_batch):
     batch, tasks = make_batch(), Want(frozenset(VLP))
     torch.manual_seed(3)
     plain = med(batch, tasks)
@@ -84,13 +84,13 @@ def test_last_states_are_the_encoders_outputs(med, make_batch):
 
 
 @torch.no_grad()
-def test_dropout_is_for_training_alone(make_med, make_batch):
+def test_dropout_only_in_training(make_med, make_batch):
     med, batch = make_med(dropout=0.3), make_batch()
     scores = [med.train(mode)(batch, Want(frozenset({"itc"}))).logits["itc"] for mode in (True, True, False, False)]
     assert not torch.allclose(scores[0], scores[1], atol=1e-3) and torch.equal(scores[2], scores[3])
 
 
-def test_nobody_wants_nobody_gets(make_med, make_batch):
+def test_only_what_is_wanted_is_computed(make_med, make_batch):
     med, batch = make_med(), make_batch()
     features = med(batch, Want(frozenset({"lm"}), {("image", "states"): (-1,)}))
     assert set(features.logits) == set(features.labels) == {"lm"}
@@ -102,7 +102,7 @@ def test_nobody_wants_nobody_gets(make_med, make_batch):
 # --- structure --------------------------------------------------------------------------------------------------------
 
 
-def test_cross_attention_is_in_the_fusion_layers_alone(make_med):
+def test_only_fusion_layers_have_cross_attention(make_med):
     med = make_med(text_layers=4, fusion_layers=(1, 3))
     for encoder in (med.text_encoder, med.text_decoder.bert):
         assert [hasattr(layer, "crossattention") for layer in encoder.encoder.layer] == [False, True, False, True]
@@ -138,11 +138,11 @@ def test_untied_decoder_shares_nothing_with_the_encoder(make_med):
     assert med.text_decoder.cls.predictions.decoder.weight is words
 
 
-# --- texts and their pictures -----------------------------------------------------------------------------------------
+# --- texts and their images -------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def test_rows_choose_the_picture_of_each_text(med, make_batch):
+def test_rows_choose_the_image_of_each_text(med, make_batch):
     batch, rows = make_batch(), torch.tensor([4, 0, 0, 2, 4])
     states = med.encode_image(med.normalize(batch.images))
     ours = med.fuse(batch.ids, batch.mask, states, rows)
@@ -151,7 +151,7 @@ def test_rows_choose_the_picture_of_each_text(med, make_batch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("masked", [False, True])
-def test_texts_side_by_side_equal_repeated_contexts(med, make_batch, masked):
+def test_shared_contexts_equal_repeated_ones(med, make_batch, masked):
     """N texts over B contexts in one attention: outputs and maps as if each text had its own copy of the context."""
     batch = make_batch(size=6, lengths=(4, 5, 4))
     context = torch.randn(2, 5, med.config.image_width)
@@ -170,19 +170,19 @@ def test_texts_side_by_side_equal_repeated_contexts(med, make_batch, masked):
 
 
 @torch.no_grad()
-def test_the_first_token_alone_is_what_it_is_among_all(med, make_batch):
+def test_first_only_equals_the_first_of_all_tokens(med, make_batch):
     batch = make_batch()
     cross = med.text_encoder.cross(med.encode_image(med.normalize(batch.images)))
     for read in (med.encode_text, lambda *texts, **how: med.fuse_with(cross, *texts, **how)):
         alone = read(batch.ids, batch.mask, first_only=True)
         torch.testing.assert_close(alone, read(batch.ids, batch.mask)[:, :1], atol=1e-5, rtol=0)
-    one = [kv and (kv[0][:1], kv[1][:1]) for kv in cross]  # one picture for all texts
+    one = [kv and (kv[0][:1], kv[1][:1]) for kv in cross]  # one image for all texts
     alone, whole = (med.fuse_with(one, batch.ids, batch.mask, first_only=first) for first in (True, False))
     torch.testing.assert_close(alone, whole[:, :1], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_pads_and_neighbours_change_nothing(med, make_batch):
+def test_pads_and_other_rows_have_no_effect(med, make_batch):
     """Each row alone and unpadded gives what it gives inside the batch."""
     batch = make_batch()
     image = med.encode_image(med.normalize(batch.images))
@@ -196,7 +196,7 @@ def test_pads_and_neighbours_change_nothing(med, make_batch):
 
 
 @torch.no_grad()
-def test_cached_decoding_equals_whole_texts(med, make_batch):
+def test_cached_decoding_equals_decoding_whole_texts(med, make_batch):
     batch, c = make_batch(), med.config
     image = med.encode_image(med.normalize(batch.images))
     whole = med.decode(batch.ids, image)  # [B, T, V]
@@ -218,7 +218,7 @@ def several_threads():
 
 
 def test_several_threads_give_the_same_gradients_every_time(make_med, several_threads):
-    """Those of a picture that many texts are read with: what is added up in another order has other last digits."""
+    """Gradients of an image that many texts are read with: another order of summation changes the last digits."""
     med = make_med(image_width=64, image_heads=4, text_width=64, image_size=48)
     ids, mask = torch.randint(7, 40, (96, 12)), torch.ones(96, 12, dtype=torch.bool)
     states, rows = torch.randn(4, 37, 64, requires_grad=True), torch.arange(96) % 4
@@ -229,8 +229,7 @@ def test_several_threads_give_the_same_gradients_every_time(make_med, several_th
 
 
 @torch.no_grad()
-def test_texts_need_their_pictures(make_med, make_batch):
-    """Cross-attention is no ornament: other pictures, other scores and other words."""
+def test_fusion_and_decoder_depend_on_the_image(make_med, make_batch):
     med, batch = make_med(), make_batch()
     image = med.encode_image(med.normalize(batch.images))
     fused = [med.fuse(batch.ids, batch.mask, states) for states in (image, image.flip(0))]
@@ -239,7 +238,7 @@ def test_texts_need_their_pictures(make_med, make_batch):
 
 
 @torch.no_grad()
-def test_unit_vectors_and_the_temperature(make_med, make_batch):
+def test_itc_logits_are_cosines_over_temperature(make_med, make_batch):
     med, batch = make_med(), make_batch()
     features = med(batch, Want(frozenset({"itc"})))
     for vectors in (features.image_embed, features.text_embed):
@@ -273,7 +272,7 @@ def test_pictures_of_another_size_are_resized(make_med):
 
 
 def shrunk(c: ModelConfig) -> ModelConfig:
-    """The same heads of width 2, two layers, few words, 2 patches a side."""
+    """The same heads of width 2, two layers, a small vocabulary, 2 patches per side."""
     image, text = 2 * c.image_heads, 2 * c.text_heads
     fusion = tuple(i for i in c.fusion_layers if i < 2)
     return replace(
@@ -307,8 +306,8 @@ def test_every_preset_can_be_built_and_distilled_from_base(name):
     assert logits.shape == (2, med.config.max_text, med.config.vocab_size)
 
 
-def test_bf16_on_a_cpu_is_close_and_hides_the_same(make_med, make_batch):
-    """It takes another way through attention, where pads and later words must weigh nothing either."""
+def test_bf16_on_a_cpu_is_close_and_masks_the_same(make_med, make_batch):
+    """It takes another path through attention, where pads and later tokens must have no weight either."""
     med, batch = make_med(), make_batch(size=4)
     want = Want(frozenset({"itc", "itm", "lm", "vqa"}))
     pairs = torch.arange(4), torch.arange(4)

@@ -1,4 +1,4 @@
-"""Linear layers: the same sums whichever library makes them, and gradients as ever."""
+"""Linear layers: equal results with and without oneDNN, and unchanged gradients."""
 
 import pytest
 import torch
@@ -13,15 +13,15 @@ pytestmark = pytest.mark.skipif(not linear.ONEDNN, reason="torch without oneDNN"
 
 @pytest.fixture
 def products(monkeypatch) -> list:
-    """The shapes whose product torch was asked for."""
-    asked, plain = [], F.linear
-    monkeypatch.setattr(F, "linear", lambda x, *rest: asked.append(tuple(x.shape)) or plain(x, *rest))
-    return asked
+    """Input shapes of torch's own product."""
+    shapes, plain = [], F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *rest: shapes.append(tuple(x.shape)) or plain(x, *rest))
+    return shapes
 
 
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("shape", [(1, 300), (3, 1, 300), (2, 40, 300)])
-def test_equal_whichever_way(shape, gelu, products):
+def test_onednn_equals_torch(shape, gelu, products):
     torch.manual_seed(0)
     layer, x = Linear(300, 320), torch.randn(shape)
     with torch.no_grad():
@@ -38,21 +38,21 @@ def test_equal_whichever_way(shape, gelu, products):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 3, 24, 70])
 @torch.no_grad()
-def test_packed_weights_give_the_same(rows, dtype, products):
+def test_packed_layers_give_the_same(rows, dtype, products):
     torch.manual_seed(0)
     layer, small, x = Linear(300, 320).to(dtype), Linear(8, 8), torch.randn(2, rows, 300).to(dtype)
     before, kept = layer(x, gelu=True), small.weight.clone()
-    asked = len(products)
+    calls = len(products)
     layer.pack()
     small.pack()  # its calls would cost more than they save
     torch.testing.assert_close(layer(x, gelu=True), before, atol=1e-5 if dtype is torch.float32 else 0.02, rtol=0)
     assert torch.equal(small.weight, kept)
     packs = dtype is torch.float32 or linear.has_bf16_instructions()
-    assert layer.weight.is_meta == packs and (len(products) == asked or not packs)
+    assert layer.weight.is_meta == packs and (len(products) == calls or not packs)
     assert sum(p.numel() for p in layer.parameters()) == 320 * 301
 
 
-def test_without_instructions_for_bf16_only_fp32_is_packed(monkeypatch):
+def test_only_fp32_is_packed_without_bf16_instructions(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     layers = [Linear(300, 320).to(dtype) for dtype in (torch.float32, torch.bfloat16)]
     for layer in layers:
@@ -60,7 +60,7 @@ def test_without_instructions_for_bf16_only_fp32_is_packed(monkeypatch):
     assert [layer.weight.is_meta for layer in layers] == [True, False]
 
 
-def test_changed_weights_count_at_once():
+def test_changed_weights_are_used_at_once():
     layer, x = Linear(300, 320), torch.randn(3, 300)
     with torch.inference_mode():
         before = layer(x)
@@ -71,7 +71,7 @@ def test_changed_weights_count_at_once():
 
 
 @torch.no_grad()
-def test_what_onednn_is_not_asked(products):
+def test_when_onednn_is_not_used(products):
     layer = Linear(300, 320)
     Linear(8, 8)(torch.randn(3, 8))  # its call would cost more than it saves
     with torch.autocast("cpu", torch.bfloat16):
@@ -81,7 +81,7 @@ def test_what_onednn_is_not_asked(products):
 
 
 @torch.no_grad()
-def test_products_are_counted():
+def test_flops_are_counted():
     with FlopCounterMode(display=False) as counter:
         Linear(300, 320)(torch.randn(2, 3, 300))
     assert counter.get_total_flops() == 2 * 6 * 300 * 320

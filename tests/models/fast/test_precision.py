@@ -1,4 +1,4 @@
-"""Low precision: weights of 8 bits counted by hand, models that say nearly the same, and what they are refused for."""
+"""Low precision: int8 weights by hand, nearly equal results, and what low-precision models are refused for."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 
-def test_a_row_counted_by_hand():
+def test_int8_weights_by_hand():
     layer = Linear(16, 2)
     layer.weight.data.zero_()
     layer.weight.data[0, :3] = torch.tensor([1.27, -0.5, 0.001])
@@ -40,7 +40,7 @@ def test_a_row_counted_by_hand():
 @pytest.mark.parametrize("shape", [(0, 32), (1, 32), (3, 1, 32), (2, 40, 32)])
 @pytest.mark.parametrize("gelu", [False, True])
 @torch.inference_mode()
-def test_products_of_few_and_of_many_rows(shape, gelu):
+def test_int8_product_of_few_and_many_rows(shape, gelu):
     torch.manual_seed(0)
     layer = Linear(32, 50)
     small, x = Int8Linear(layer), torch.randn(shape).bfloat16()
@@ -63,7 +63,7 @@ def lowered(request, tmp_path_factory) -> VLM:
     return VLM.load(folders[request.param])
 
 
-def test_it_says_nearly_the_same(student, lowered):
+def test_results_are_nearly_equal(student, lowered):
     scenes = Scenes("val", size=40)
     before, after = (dlip.evaluate(vlm, scenes, progress=False) for vlm in (student, lowered))
     for task, figure in (("retrieval", "tr@1"), ("retrieval", "ir@1"), ("captioning", "cider"), ("vqa", "accuracy")):
@@ -73,7 +73,7 @@ def test_it_says_nearly_the_same(student, lowered):
     torch.testing.assert_close(lowered.similarity(images, texts), student.similarity(images, texts), atol=0.03, rtol=0)
 
 
-def test_what_is_of_8_bits(student):
+def test_which_layers_are_int8(student):
     med = lower(copy.deepcopy(student.med), "int8")
     small = {name for name, module in med.named_modules() if isinstance(module, Int8Linear)}
     assert "text_decoder.cls.predictions.decoder" in small and "text_encoder.encoder.layer.0.output.dense" in small
@@ -84,14 +84,14 @@ def test_what_is_of_8_bits(student):
     assert (precision(student.med), precision(med)) == ("fp32", "int8")
 
 
-def test_the_command_and_the_folder(tmp_path, capsys):
+def test_export_command_and_folder(tmp_path, capsys):
     assert main(["export", "scenes/student", "--int8", "--out", str(tmp_path), "--json", "-"]) == 0
     folder = tmp_path / "int8"
     assert json.loads(capsys.readouterr().out)["folders"] == {"int8": str(folder)}
     kept = json.loads((folder / "config.json").read_text())
     assert (kept["precision"], kept["made_from"]) == ("int8", "scenes/student")
-    (tmp_path / ".int8.0123abcd").mkdir()  # left by a killed one
-    assert main(["export", "scenes/student", "--int8", "--out", str(tmp_path)]) == 0  # over the one before
+    (tmp_path / ".int8.0123abcd").mkdir()  # left by a killed export
+    assert main(["export", "scenes/student", "--int8", "--out", str(tmp_path)]) == 0  # replaces the one before
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
     whole = to_precision("scenes/student", tmp_path, "bf16")[0]["bf16"]
     assert (folder / "model.safetensors").stat().st_size < (whole / "model.safetensors").stat().st_size
@@ -106,13 +106,11 @@ def test_the_command_and_the_folder(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch, tmp_path, recwarn):
+def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, recwarn):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     folder, pictures = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
-    monkeypatch.setattr(
-        "dlip.training.loop.check_parts", Mock(side_effect=KeyboardInterrupt)
-    )  # before it begins to learn
+    monkeypatch.setattr("dlip.training.loop.check_parts", Mock(side_effect=KeyboardInterrupt))  # before training starts
     monkeypatch.setattr("dlip.experiments.ablation._run", Mock(return_value={}))
 
     def begin(precision: str) -> None:
@@ -134,7 +132,7 @@ def test_bf16_without_instructions_for_it_is_told(native, make_vlm, monkeypatch,
         assert all("no instructions for bf16, so it is slow" in one and advice in one for one in told)
 
 
-def test_an_export_s_folder_is_called_as_the_model_and_not_hidden(make_vlm, tmp_path, monkeypatch):
+def test_export_folder_is_named_after_the_model(make_vlm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_vlm().save("runs/student")
     Path("here").mkdir()
@@ -147,7 +145,7 @@ def test_an_export_s_folder_is_called_as_the_model_and_not_hidden(make_vlm, tmp_
 
 
 @pytest.mark.parametrize("low", ["bf16", "int8"])
-def test_a_teacher_in_low_precision_teaches_a_student_in_fp32(low, tiny, make_vlm, scenes, tmp_path):
+def test_low_precision_teacher_for_an_fp32_student(low, tiny, make_vlm, scenes, tmp_path):
     teacher = VLM(lower(copy.deepcopy(make_vlm().med), low), tiny.tokenizer)
     config = TrainConfig(steps=2, batch_size=4, weights=VLP | HR | AT | KD, center_states=True)
     for learn in (True, False):
@@ -158,8 +156,8 @@ def test_a_teacher_in_low_precision_teaches_a_student_in_fp32(low, tiny, make_vl
         assert all(math.isfinite(loss) for loss in run.rows()[-1]["losses"].values())
 
 
-def test_a_packed_model_says_the_same_and_serves_nothing_else(make_vlm, scenes, tmp_path):
-    whole = make_vlm(image_width=304, text_width=304)  # wide enough for its products to be oneDNN's
+def test_packed_model_gives_the_same_and_only_does_inference(make_vlm, scenes, tmp_path):
+    whole = make_vlm(image_width=304, text_width=304)  # wide enough to be packed
     packed, pictures = VLM(copy.deepcopy(whole.med), whole.tokenizer).pack(), [scenes[i].image for i in range(3)]
     assert any(layer.packed is not None for layer in packed.med.modules() if isinstance(layer, Linear))
     with torch.inference_mode():
