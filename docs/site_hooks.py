@@ -16,7 +16,7 @@ def on_files(files, config):
     """Adds README, notebooks, records and the other files that pages link to."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
-    for name in ("requirements.lock", "CITATION.cff"):
+    for name in ("requirements.lock", "CITATION.cff", "LICENSE"):
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     for folder, place in FOLDERS.items():
         for path in sorted((ROOT / folder).rglob("*.*")):
