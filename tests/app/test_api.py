@@ -56,13 +56,13 @@ def approximately(a, b) -> bool:
     return a == pytest.approx(b, abs=1e-4) if isinstance(a, float) else a == b
 
 
-def test_the_readme_s_example_works(app_address, picture, monkeypatch):
-    readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"^```py\n(from gradio_client .*?)^```", readme, re.DOTALL | re.MULTILINE)
+def test_the_api_page_s_example_works(app_address, picture, monkeypatch):
+    page = (ROOT / "docs" / "api.md").read_text()
+    (example,) = re.findall(r"^```py\n(from gradio_client .*?)^```", page, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(Path(picture).parent)
     Image.open(picture).save("picture.png")
     names = {}
-    exec(compile(example.replace("http://127.0.0.1:7860/", app_address), "README.md", "exec"), names)
+    exec(compile(example.replace("http://127.0.0.1:7860/", app_address), "api.md", "exec"), names)
     assert names["found"]["student"]["text"] == compare.captions(picture, TEACHER, STUDENT)["student"]["text"]
 
 

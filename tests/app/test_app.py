@@ -212,8 +212,8 @@ def test_students_wear_the_colour_of_their_training(tmp_path, monkeypatch):
 def test_endpoints_take_what_their_functions_take_by_default(picture):
     page = build()
     found = page.get_api_info()["named_endpoints"]
-    readme = (ROOT / "README.md").read_text()
-    assert not [name for name in found if f"`{name}`" not in readme and f'"{name}"' not in readme]
+    page_text = (ROOT / "docs" / "api.md").read_text()
+    assert not [name for name in found if f"`{name}`" not in page_text and f'"{name}"' not in page_text]
     for name in ("/words", "/attention"):
         (question,) = [part for part in found[name]["parameters"] if part["parameter_name"] == "question"]
         assert question["parameter_has_default"] and question["parameter_default"] == ""

@@ -1,4 +1,4 @@
-"""Every command of the README does what it says, as it stands there, on little data; the Python too."""
+"""README and documentation: commands parse and run, Python runs, tables equal their records."""
 
 import json
 import re
@@ -14,40 +14,44 @@ from dlip.data.scenes.dataset import SPLITS
 from dlip.evaluation.tasks.vqa import blind_baseline
 from dlip.experiments import ablation
 from dlip.experiments.conclusions import conclusions
+from dlip.experiments.grids import GRIDS
 from dlip.records import read
 from dlip.records.write import append
 from tests.helpers import ROOT, make_record
 
-README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+README = PAGES["README.md"]
 SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl"]
 RUN = {
     "models": [], "data": [], "train": SMALL, "distill": SMALL, "evaluate": ["--latency-repeats", "1"], "advise": [],
-    "bench": ["--rounds", "1"],
-    "export": [], "demo": ["--steps", "2"],
+    "bench": ["--rounds", "1"], "export": [], "demo": ["--steps", "2"],
 }  # fmt: skip
-"""Command -> options that make it short."""
+"""Command -> options that shorten it."""
 NOT_RUN = {
-    "dlip ablate": "a grid trains for minutes; tests/experiments/test_ablation.py does one of two steps",
+    "dlip ablate": "trains a grid for minutes; tests/experiments/test_ablation.py runs one of two steps",
     "dlip app": "serves until it is stopped; tests/app/test_app.py opens it",
-    "dlip rerun": "trains as long as the record did; tests/experiments/test_rerun.py makes one of three steps again",
+    "dlip rerun": "trains as long as the record did; tests/experiments/test_rerun.py reruns one of three steps",
     "Salesforce/": "needs the hub; tests/checkpoints/test_blip.py reads small checkpoints of the same layouts",
 }
-"""Part of a command -> why it is only parsed here."""
-PLACES = {"path/to/flickr8k": "photos", "path/to/folder": "photos", "runs/small": "runs/student"}
-"""Names in the README -> what stands for them here."""
+"""Part of a command -> why it is only parsed."""
+PATHS = {"path/to/flickr8k": "photos", "path/to/folder": "photos", "runs/small": "runs/student"}
+"""Path in the pages -> what replaces it here."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[list[str]]:
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("dlip ")]
+def commands(page: str) -> list[list[str]]:
+    """Every line of a page's blocks that calls dlip, split into words."""
+    text = "\n".join(blocks(page, "bash") + blocks(page, "text")).replace("\\\n", " ")
+    lines = re.findall(r"^(?:\$ )?(?:\.venv/bin/)?(dlip .*|accelerate launch .*)$", text, re.MULTILINE)
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [["dlip", *words[words.index("dlip.cli") + 1 :]] if words[0] == "accelerate" else words for words in found]
 
 
-def folder(path: Path) -> None:
-    """Six pictures in Karpathy's layout."""
+def make_folder(path: Path) -> None:
+    """Six images in Karpathy's layout."""
     (path / "images").mkdir(parents=True)
     images = []
     for i in range(6):
@@ -57,77 +61,106 @@ def folder(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with what the README takes for granted."""
+def workspace(tmp_path_factory) -> Path:
+    """A folder with the data and records that the pages assume."""
     path = tmp_path_factory.mktemp("readme")
-    folder(path / "photos")
+    make_folder(path / "photos")
     append(make_record("teacher", "teacher", tr1=80.0, params=4.0), path / "results" / "ablations.jsonl")
     append(make_record("student", params=0.9, command="dlip distill"), path / "results" / "ablations.jsonl")
     return path
 
 
-def test_every_command_works(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_parse(page):
+    for words in commands(page):
+        parser().parse_args(words[1:])
+
+
+def test_commands_run(workspace, monkeypatch, capsys):
+    monkeypatch.chdir(workspace)
     for split, size in {"train-small": 64, "val": 16, "test": 16}.items():
         monkeypatch.setitem(SPLITS, split, size)
-    asked = commands()
-    assert len(asked) > 5
-    for words in asked:
-        line = shlex.join(words)
-        parser().parse_args(words[1:])
+    trained_first = sorted(PAGES, key=lambda page: page != "training.md")
+    lines = dict.fromkeys(shlex.join(words) for page in trained_first for words in commands(page))
+    assert len(lines) > 10
+    for line in lines:
         if any(part in line for part in NOT_RUN):
             continue
-        assert words[1] in RUN, (
-            f"README's {line!r} is neither known to tests/repository/test_readme.py nor in its NOT_RUN"
-        )
-        words = [PLACES.get(word, word) for word in words[1:]] + RUN[words[1]]
+        words = shlex.split(line)[1:]
+        assert words[0] in RUN, f"add {line!r} to RUN or NOT_RUN of tests/repository/test_readme.py"
+        words = [PATHS.get(word, word) for word in words] + RUN[words[0]]
         assert main(words) == 0, f"{line}: {capsys.readouterr().err}"
 
 
-def test_the_python_works(place, monkeypatch):
-    monkeypatch.chdir(place)
+def test_python_runs(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
     names: dict = {}
-    for block in blocks("python"):
+    for block in blocks("README.md", "python"):
         exec(compile(block, "README.md", "exec"), names)
-    said = names["model"].caption(["picture.png"])
-    assert "small orange diamond" in said[0]  # of the picture, as its own captions say
-    assert names["model"].similarity(["picture.png"], ["a red circle"]).shape == (1, 1)
+    assert "small orange diamond" in names["model"].caption(["image.png"])[0]
+    assert names["model"].similarity(["image.png"], ["a red circle"]).shape == (1, 1)
 
 
-def test_the_table_of_conclusions_is_what_the_records_say():
-    found = read(ROOT / "results" / "ablations.jsonl")
-    for _, row in conclusions(found).drop_duplicates("number").iterrows():
-        assert f"| {row['number']}. {row['statement']} | {row['verdict']} |" in README
-    assert f"{len(found) - 1} runs" in README
+def test_readme_is_short():
+    assert len(README.split()) <= 1200
+    prose = re.sub(r"^```.*?^```|^\|.*?$|^#.*?$", "", README, flags=re.DOTALL | re.MULTILINE)
+    paragraphs = re.split(r"\n\s*\n|\n- ", re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", prose))
+    sentences = [sentence for text in paragraphs for sentence in re.split(r"(?<=[.?!:])\s", text)]
+    assert max(len(sentence.split()) for sentence in sentences) <= 30
+
+
+def test_relative_links_lead_to_files():
+    for name, text in {**PAGES, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}.items():
+        folder = ROOT if (ROOT / name).exists() else ROOT / "docs"
+        for target in re.findall(r"\]\((?!\w+:|#)([^)#]+)", text):
+            assert (folder / target).is_file(), f"{name} links to {target}"
+
+
+def test_images_are_small():
+    assert all(path.stat().st_size < 300_000 for path in (ROOT / "docs" / "images").iterdir())
+
+
+# --- tables equal their records -----------------------------------------------------------------------------------
+
+
+def test_ablations_page_equals_the_records():
+    page, found = PAGES["ablations.md"], read(ROOT / "results" / "ablations.jsonl")
+    verdicts = conclusions(found)
+    for _, row in verdicts.drop_duplicates("number").iterrows():
+        assert f"| {row['number']}. {row['statement']} | {row['verdict']} |" in page
+    for _, row in verdicts.iterrows():
+        assert f"| {row['effect']:.1f} | {row['low']:.1f} to {row['high']:.1f} | {row['claim'].split()[0]} |" in page
+    for grid in GRIDS.values():
+        assert f"| `{grid.name}` | {grid.question} | {len(grid.rows)} |" in page
+    assert f"{len(found) - 1} runs" in page
     tables = {name: ablation.table(name, found).set_index("name")["tr1"].round(1) for name in ("modules", "data")}
-    large, small = (f"image {size}, text {size}, distilled" for size in ("base", "small"))
-    few, many = ([f"{count} pictures", f"{count} pictures, distilled"] for count in ("250", "20,000"))
-    said = re.sub(r"\s+", " ", README)
-    one, other = tables["modules"][[large, small]]
-    assert f"a TR@1 of {one}, one with small encoders {other}" in said
-    (a, b), (c, d) = tables["data"][few], tables["data"][many]
-    assert f"lifts TR@1 from {a} to {b}, with 20,000 from {c} to {d}" in said
+    large, small = tables["modules"][[f"image {size}, text {size}, distilled" for size in ("base", "small")]]
+    assert f"TR@1 of {large}, one with small encoders {small}" in re.sub(r"\s+", " ", page)
+    for count in ("250", "20,000"):
+        names = [row.name for row in GRIDS["data"].rows if row.name.startswith(f"{count} ")]
+        cells = tables["data"][names]
+        assert f"| {count} | {' | '.join(map(str, cells))} |" in page
 
 
-def test_what_guessers_that_see_no_picture_answer():
-    said = [float(number) for number in re.findall(r"blind_baseline`[^)]*\)\s+answers ([\d.]+)%", README)]
+def test_blind_baselines_equal_their_computation():
+    numbers = re.findall(r"blind_baseline`[^)]*\)\s+answers ([\d.]+)%", PAGES["results.md"])
     found = [blind_baseline(data.open("scenes", "train-small", 1000), data.open("scenes", "test"))]
     if (photos := ROOT.parent / "shared" / "data" / "coco_vqa").is_dir():
-        found.insert(0, blind_baseline(*(data.open(photos, split, on_error="skip") for split in ("train", "val"))))
-    assert [round(figures["accuracy"], 1) for figures in found] == said[-len(found) :]
+        found.append(blind_baseline(*(data.open(photos, split, on_error="skip") for split in ("train", "val"))))
+    assert [f"{figures['accuracy']:.1f}" for figures in found] == numbers[: len(found)]
 
 
-def test_the_table_of_speed_is_the_latest_records():
+def test_speed_table_equals_the_latest_record():
     record = json.loads((ROOT / "results" / "bench" / "stock.jsonl").read_text().splitlines()[-1])
     rows = {row["name"]: row for row in record["rows"]}
-    asked = {
+    titles = {
         "a caption, BLIP-Base": ("blip-base, caption", "ratio"),
         "a caption, DLIP-Small": ("dlip-small, caption", "ratio"),
         "DLIP-Small here against stock BLIP-Base": ("dlip-small, caption", "base_ratio"),
-        "a picture's states, BLIP-Base": ("blip-base, states", "ratio"),
+        "image states, BLIP-Base": ("blip-base, states", "ratio"),
         "a pair's score, BLIP-Base": ("blip-base, pair", "ratio"),
     }
-    for title, (what, ratio) in asked.items():
-        cells = re.search(rf"^\| {title} \|(.*)\|$", README, re.MULTILINE)[1].split("|")
-        names = [f"{what} of {n}: here{way}" for n in (1, 8) for way in ("", ", packed", ", bf16", ", int8")]
+    for title, (what, ratio) in titles.items():
+        cells = re.search(rf"^\| {title} \|(.*)\|$", PAGES["speed.md"], re.MULTILINE)[1].split("|")
+        names = [f"{what} of {n}: here{variant}" for n in (1, 8) for variant in ("", ", packed", ", bf16", ", int8")]
         assert [cell.strip() for cell in cells] == [f"{rows[n][ratio]:.1f}" if n in rows else "" for n in names], title
