@@ -26,7 +26,7 @@ from dlip.training.distillation import Teacher
 from dlip.training.dry_run import budget
 from dlip.training.layer_modes import can_compile, run_layers
 from dlip.training.learner import Learner
-from dlip.training.optimizer import optimiser
+from dlip.training.optimizer import make_optimizer
 from dlip.training.teacher_cache import TeacherCache
 from dlip.training.terms import AT, HR, VLP
 
@@ -55,7 +55,7 @@ COMPILED = {"bf16, compiled": Variant("bf16", compiled=True)}
 
 
 def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, list[dict]]:
-    """A step of `batch` pictures in each variant: forward, backward, the teacher's part and the optimiser's.
+    """A step of `batch` pictures in each variant: forward, backward, the teacher's part and the optimizer's.
 
     plain: fp32, texts of 30 tokens, passes as few as in the others. The losses of the first step are compared before
     anything is told: fp32's are plain's to within 0.1%, all others to within 10%. peak_gb: the most memory that the
@@ -134,7 +134,7 @@ def _serve(boss: Connection, data: str, split: str, batch: int, variant: Variant
     boss.send(budget(student, dataset, config, teacher))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     learner = Learner(student, teacher, config).to(device).train()
-    guarded, adamw = Teacher(teacher.med.to(device)), optimiser(learner, config)
+    guarded, adamw = Teacher(teacher.med.to(device)), make_optimizer(learner, config)
     for model in (learner, guarded):
         run_layers(model, compiled=variant.compiled)
     collate = Collate(student.tokenizer, 224, True, student.med.config.max_text)

@@ -12,7 +12,7 @@ from dlip.experiments.run import new_student
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
-from dlip.training.optimizer import optimiser
+from dlip.training.optimizer import make_optimizer
 from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
@@ -25,7 +25,7 @@ KINDS = {
 
 
 def run(rounds: int = 10) -> tuple[dict, list[dict]]:
-    """All terms, forward, backward, the teacher's part and the optimiser's; the pictures are at hand.
+    """All terms, forward, backward, the teacher's part and the optimizer's; the pictures are at hand.
 
     known: with the teacher's outputs at hand too, as a warm cache has them. Of it there is a profile: the time and the
     calls of `KINDS` and of all others, and the share of each in %.
@@ -39,7 +39,7 @@ def run(rounds: int = 10) -> tuple[dict, list[dict]]:
     for name in ("fp32", "bf16", "bf16, known"):
         learner = Learner(new_student("scenes-student", teacher, 0), teacher, config).train()
         asked = guarded if name != "bf16, known" else once(guarded)
-        steps[name] = partial(step, learner, optimiser(learner, config), asked, batch, name != "fp32")
+        steps[name] = partial(step, learner, make_optimizer(learner, config), asked, batch, name != "fp32")
     times = by_turns(steps, rounds)
     rows = [row(name, some, times["fp32"], "s") for name, some in times.items()]
     rows += profiled(name, steps[name], rounds)

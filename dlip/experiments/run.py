@@ -33,7 +33,7 @@ from dlip.records.write import append, new_record
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
-from dlip.training.run_folder import Run, hashed
+from dlip.training.run_folder import Run, weights_hash
 from dlip.training.terms import AT, HR, VLP, learnt
 from dlip.vlm import VLM
 
@@ -333,7 +333,7 @@ def again(model: str, vlm: VLM, command: str, figures: dict, items: dict, datase
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
     about |= {"device": str(vlm.device), "samples": samples(items, dataset)}
     record = new_record(command=command, metrics=figures, items=items, **about)
-    record["inputs"] = {"model": hashed(vlm), "test": dataset.fingerprint()}
+    record["inputs"] = {"model": weights_hash(vlm), "test": dataset.fingerprint()}
     training = {key: first[key] for key in ("command", "config", "wall_s")}
     return record | {"history": [*first.get("history", []), {"folder": model, **training}]}
 

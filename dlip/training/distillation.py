@@ -61,7 +61,7 @@ def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) ->
     return masked_mean(1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1), mask)
 
 
-def centred(states: Tensor, mask: Tensor | None = None) -> Tensor:
+def centered(states: Tensor, mask: Tensor | None = None) -> Tensor:
     """Hidden states [N, T, D] less their mean over the batch's tokens, which mask [N, T] counts.
 
     Beyond the paper: the mean is most of a state, so that a cosine with it left in is small before anything is learnt.
@@ -182,7 +182,7 @@ class Distiller(nn.Module):
             if source == "image":
                 h_t = to_grid(h_t, self.grid)
             if self.center_states:
-                h_s, h_t = centred(h_s, mask), centred(h_t, mask)
+                h_s, h_t = centered(h_s, mask), centered(h_t, mask)
             key = f"{source}_{i}"
             h_t = self.theirs[key](h_t.to(self.ours[key].weight.dtype))  # a teacher may be in bf16
             losses.append(cosine_loss(self.ours[key](h_s), h_t, mask))

@@ -28,7 +28,7 @@ from dlip.vlm import VLM
 PICTURES = 4
 """That are tried at first; more, where they take less than `ENOUGH_S` and so hardly more than starting the kernels."""
 ENOUGH_S = 0.5
-UTILISATION = 0.35
+UTILIZATION = 0.35
 """Share of a card's peak that a run is taken to reach: an assumption."""
 PEAK_TFLOPS = {
     # card       fp32   bf16 or fp16, dense, as their makers print them
@@ -86,7 +86,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     """What `dlip.training.loop.train` would take with the same arguments; nothing is written.
 
     {"steps", "pictures" (that are seen, with repetition), "epochs", "train_images", "flops", "memory_gb" by what
-    takes it, "hours": {"this machine", ...cards}, "utilisation", "precision"}. The pads of the tried pictures are those
+    takes it, "hours": {"this machine", ...cards}, "utilization", "precision"}. The pads of the tried pictures are those
     of a whole batch. Terms that join later are counted from then on. A teacher whose outputs are cached is counted all
     the same. Where several processes share the work, hours are those of all of them in turn.
     """
@@ -109,12 +109,12 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     seconds = sum(length * config.accumulate * one.seconds for length, one in zip(lengths, steps, strict=True))
     saved = max(one.saved_bytes for one in steps)
     half = config.precision != "no"
-    hours = {card: flops / (peaks[half] * 1e12 * UTILISATION) / 3600 for card, peaks in PEAK_TFLOPS.items()}
+    hours = {card: flops / (peaks[half] * 1e12 * UTILIZATION) / 3600 for card, peaks in PEAK_TFLOPS.items()}
     seen = config.steps * config.batch_size
     return {
         "steps": config.steps, "pictures": seen, "epochs": seen / len(dataset), "train_images": len(dataset),
         "flops": flops, "memory_gb": {name: size / 1e9 for name, size in (*_held(learner, teacher), ("saved", saved))},
-        "hours": {"this machine": seconds / 3600, **hours}, "utilisation": UTILISATION, "precision": config.precision,
+        "hours": {"this machine": seconds / 3600, **hours}, "utilization": UTILIZATION, "precision": config.precision,
     }  # fmt: skip
 
 
@@ -180,6 +180,6 @@ def text(found: dict) -> str:
         f"{sum(found['memory_gb'].values()):.2f} GB of memory: "
         + ", ".join(f"{name} {size:.2f}" for name, size in found["memory_gb"].items()),
         f"hours, in {'fp32' if found['precision'] == 'no' else found['precision']}, of cards at "
-        f"{found['utilisation']:.0%} of their peak:",
+        f"{found['utilization']:.0%} of their peak:",
     ]
     return "\n".join([*lines, *(f"  {name:14}{three_digits(hours):>12}" for name, hours in found["hours"].items())])

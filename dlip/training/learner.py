@@ -1,4 +1,4 @@
-"""What is trained together: the student, the projections of its distillation, its momentum encoders."""
+"""The student with all that is trained beside it: a batch in, named losses out."""
 
 from dataclasses import replace
 
@@ -16,12 +16,12 @@ from dlip.vlm import VLM
 
 
 class Learner(nn.Module):
-    """All that is trained together, student, projections, momentum encoders: a batch in, named losses out.
+    """The student, its momentum encoders (for ITC), its projections (for hr.*) and its tag head (for tags).
 
-    kinds: how many kinds of things the data's tags tell apart; their head is trained with the student and dropped.
+    Only the student is kept after training. tags: number of tags an image may have.
     """
 
-    def __init__(self, student: VLM, teacher: VLM | None, config: TrainConfig, kinds: int = 0):
+    def __init__(self, student: VLM, teacher: VLM | None, config: TrainConfig, tags: int = 0):
         super().__init__()
         self.config, self.med = config, student.med
         self.momentum = None
@@ -37,54 +37,57 @@ class Learner(nn.Module):
                 config.learn_teacher_projection,
                 config.center_states,
             )
-        tagged = config.weights.get("tags")
-        self.tag_head = nn.Linear(student.med.config.image_width, kinds) if tagged else None
+        self.tag_head = nn.Linear(student.med.config.image_width, tags) if config.weights.get("tags") else None
 
     def want(self, terms: frozenset[str]) -> Want:
-        """What `terms` read of the student."""
+        """What the student has to compute for these terms."""
         want = Want(terms & set(ABILITIES), {("image", "states"): (-1,)} if "tags" in terms else {})
         return want | self.distiller.want("student", terms) if self.distiller else want
 
-    @distributed.global_batch()
+    @distributed.together()
     def forward(self, batch: Batch, teacher: Teacher | None, step: int, epoch: float) -> dict[str, Tensor]:
-        """Term -> loss, unweighted, of this process's part of the batch, of those that have joined by `step`.
+        """Unweighted loss by term, of the terms that are active at `step`. `epoch` may be a fraction.
 
-        `epoch` counts epochs with their fraction.
+        With several processes `batch` is this one's part, and each loss is scaled so that the mean over processes is
+        the loss of the whole batch.
         """
-        terms = self.config.active(step)
-        if distributed.batch_world_size() > 1:
-            batch = levelled(batch, self.med.config.pad_id)
+        terms, smoothing = self.config.active(step), self.config.label_smoothing
+        if distributed.sharers() > 1:
+            batch = pad_to_longest(batch, self.med.config.pad_id)
         features = self.med(batch, self.want(terms))
         losses = {}
-        for term in (task for task in ABILITIES if task in terms):
-            if term == "itc" and self.momentum is not None:
-                losses[term] = self.momentum(features, self.med, batch, epoch)
-            elif term in ("lm", "vqa"):
-                losses[term] = getattr(objectives, term)(features, self.config.label_smoothing)
-            else:
-                losses[term] = getattr(objectives, term)(features)
+        if "itc" in terms and self.momentum is None:
+            losses["itc"] = objectives.itc(features)
+        elif "itc" in terms:
+            losses["itc"] = self.momentum(features, self.med, batch, epoch)
+        if "itm" in terms:
+            losses["itm"] = objectives.itm(features)
+        if "lm" in terms:
+            losses["lm"] = objectives.lm(features, smoothing)
+        if "vqa" in terms:
+            losses["vqa"] = objectives.vqa(features, smoothing)
         if "tags" in terms:
             losses["tags"] = objectives.tags(self.tag_head(features.states("image")[:, 0]), batch.tags)
         if self.distiller is not None and self.distiller.active(terms):
-            known = teacher(batch, self.distiller.want("teacher", terms), features.pairs)
-            losses |= self.distiller(features, known, terms)
+            teacher_features = teacher(batch, self.distiller.want("teacher", terms), features.pairs)
+            losses |= self.distiller(features, teacher_features, terms)
         return losses
 
-    def moved(self) -> None:
-        """After each change of the weights: the temperature within BLIP's bounds, the momentum encoders behind."""
+    def after_step(self) -> None:
+        """Clamps the temperature to BLIP's bounds and updates the momentum encoders and their queue."""
         with torch.no_grad():
             self.med.temp.clamp_(0.001, 0.5)
         if self.momentum is not None:
-            self.momentum.step(self.med)
+            self.momentum.update(self.med)
 
-    def left_out(self) -> None:
-        """After a step whose change was left out: its vectors do not come into the queue."""
+    def after_skipped_step(self) -> None:
+        """Drops the skipped step's vectors, which must not enter the queue."""
         if self.momentum is not None:
             self.momentum.waiting.clear()
 
 
-def levelled(batch: Batch, pad_id: int) -> Batch:
-    """Captions padded to the longest of all processes, so that they can be gathered."""
+def pad_to_longest(batch: Batch, pad_id: int) -> Batch:
+    """The batch with captions as long as the longest of all processes, so that they can be gathered."""
     length = torch.tensor([batch.ids.shape[1]], device=batch.ids.device)
-    more = (0, int(distributed.all_gather(length).max() - length))
-    return replace(batch, ids=F.pad(batch.ids, more, value=pad_id), mask=F.pad(batch.mask, more))
+    padding = (0, int(distributed.gather(length).max() - length))
+    return replace(batch, ids=F.pad(batch.ids, padding, value=pad_id), mask=F.pad(batch.mask, padding))

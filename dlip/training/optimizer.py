@@ -1,4 +1,4 @@
-"""A step of the optimiser: losses in, changed weights out, and what is no finite number left out or told."""
+"""One optimizer step: losses in, updated weights out; steps with non-finite losses or gradients stop the run."""
 
 import math
 import warnings
@@ -14,25 +14,25 @@ from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
 from dlip.training.terms import NEEDS
 
-MOST_LEFT_OUT = 100
-"""Steps in a row that may be left out before a run stops: it would not come back by itself."""
+MAX_SKIPPED_IN_A_ROW = 100
+"""Skipped steps after which a run stops: it would not recover by itself."""
 
 
-def learning_rate(step: int, config: TrainConfig, per_epoch: int) -> float:
-    """The rate of a step counted from 0: a linear rise over the warm-up, then the schedule.
+def learning_rate(step: int, config: TrainConfig, steps_per_epoch: int) -> float:
+    """Learning rate of a step counted from 0: a linear warm-up, then the schedule.
 
-    Epochs that end during the warm-up do not count, so that it is left at the full rate.
+    Epochs that end during the warm-up do not decay it, so that the warm-up ends at the full learning rate.
     """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "cosine":
-        done = (step - config.warmup) / max(1, config.steps - config.warmup)
-        return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-    return config.lr * config.decay ** (step // per_epoch - config.warmup // per_epoch)
+        progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+        return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr * config.decay ** (step // steps_per_epoch - config.warmup // steps_per_epoch)
 
 
-def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over every trained parameter; biases, norms and single vectors do not decay."""
+def make_optimizer(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over every trained parameter; biases, norms and other vectors have no weight decay."""
     trained = [p for p in learner.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.squeeze().ndim > 1], "weight_decay": config.weight_decay},
@@ -41,8 +41,8 @@ def optimiser(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
 
 
-def unsound(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[str]:
-    """The terms whose own gradient holds what is no finite number."""
+def nonfinite_gradients(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[str]:
+    """Terms whose own gradient is non-finite."""
     found = []
     for term, loss in losses.items():
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -51,111 +51,116 @@ def unsound(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[s
     return found
 
 
-def told(wrong: list[str]) -> str:
-    """What is no finite number, in words."""
-    return f"{', '.join(wrong)} {'is no finite number' if len(wrong) == 1 else 'are no finite numbers'}"
+class OptimizerStep:
+    """Forward and backward over a step's micro-batches, gradient clipping, AdamW.
 
-
-class Descent:
-    """The steps of a run, micro-batch by micro-batch.
-
-    per_epoch: steps an epoch. A step is complete where `complete` says so; `norm` is then its gradient's, not finite
-    where fp16's scaler left it out, and `left_out` names the terms for which the step was left out.
+    After a call, `norm` is the gradient's norm before clipping (non-finite where fp16's scaler skipped the update), and
+    `nonfinite` names the losses and gradients for which the step was skipped.
     """
 
-    def __init__(self, learner: Learner, config: TrainConfig, per_epoch: int, accelerator: Accelerator):
-        self.config, self.per_epoch, self.accelerator, self.learner = config, per_epoch, accelerator, learner
+    def __init__(self, learner: Learner, config: TrainConfig, steps_per_epoch: int, accelerator: Accelerator):
+        self.learner, self.config, self.accelerator = learner, config, accelerator
+        self.steps_per_epoch = steps_per_epoch
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # what accelerate still calls it
-            self.model, self.adamw = accelerator.prepare(learner, optimiser(learner, config))
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # accelerate still passes it
+            self.model, self.adamw = accelerator.prepare(learner, make_optimizer(learner, config))
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.clipped = [p for p in trained if p.ndim]  # the temperature's gradient would drown the others
-        self.scalars = [p for p in trained if not p.ndim]
-        self.group: list[Batch] = []
-        self.losses: dict[str, float] = {}
-        self.wrong: list[str] = []
-        self.left_out: list[str] = []
-        self.in_a_row = 0
+        self.clipped = [p for p in trained if p.ndim]
+        self.scalars = [p for p in trained if not p.ndim]  # the temperature, whose gradient would drown the others
+        self.norm, self.skipped_in_a_row = math.nan, 0
 
-    @property
-    def complete(self) -> bool:
-        return self.accelerator.sync_gradients
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.config, self.steps_per_epoch)
 
-    def rate(self, step: int) -> float:
-        return learning_rate(step, self.config, self.per_epoch)
+    def __call__(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> dict[str, float]:
+        """Does the step counted from 0. Returns the mean loss by term and their weighted sum "total"; {} if skipped.
 
-    def shares(self, group: list[Batch]) -> list[dict[str, float]]:
-        """Of each micro-batch of a step how many times the mean one's "captions" and "questions" it has, in all
-        processes; the mean of a term over the step's is that of micro-batches, so weighed."""
-        self.group = group
-        if len(group) == 1:
-            return [{}]
-        counts = torch.tensor([[batch.captioned.sum(), batch.answered.sum()] for batch in group], dtype=torch.float)
-        counts = self.accelerator.reduce(counts.to(self.accelerator.device), "sum")  # [accumulate, 2]
-        times = counts / counts.mean(0).clamp(min=1 / len(group))
-        return [dict(zip(("captions", "questions"), row, strict=True)) for row in times.tolist()]
-
-    def micro_batch(
-        self, batch: Batch, teacher: Teacher | None, step: int, share: dict[str, float]
-    ) -> dict[str, float]:
-        """Mean loss by term and in "total" of the micro-batches so far of `step`, from 0 on; {} if it is left out.
-
-        share: of `shares`. The step's last micro-batch changes the weights. Raises UserError where a loss or a gradient
-        is no finite number and the run is to stop there; else a warning says that the step is left out, and UserError
-        that `MOST_LEFT_OUT` in a row were.
+        Raises UserError where a loss or gradient is non-finite and `config.nonfinite` is "stop", or where
+        `MAX_SKIPPED_IN_A_ROW` steps were skipped.
         """
-        config, accelerator = self.config, self.accelerator
+        self.losses: dict[str, float] = {}
+        self.nonfinite: list[str] = []
         for group in self.adamw.param_groups:
-            group["lr"] = self.rate(step)
-        with accelerator.accumulate(self.model), accelerator.autocast():
-            losses = self.model(batch, teacher, step, step / self.per_epoch)
-            losses = {term: loss * share.get(NEEDS.get(term, "captions"), 1.0) for term, loss in losses.items()}
-            total = sum(config.weights[term] * loss for term, loss in losses.items())
-            means = accelerator.reduce(torch.stack([*losses.values(), total]).detach().float(), "mean").tolist()
-            for term, mean in zip([*losses, "total"], means, strict=True):
-                self.losses[term] = self.losses.get(term, 0.0) + mean / config.accumulate
-            if not self.wrong and not all(map(math.isfinite, means)):
-                named = zip(losses, means, strict=False)
-                self.wrong = [term for term, mean in named if not math.isfinite(mean)] or ["the total"]
-            if not self.wrong:
-                accelerator.backward(total)
-            if self.complete:
-                self.norm = math.nan if self.wrong else self._clip(teacher, step)
-            if self.wrong and config.nonfinite == "stop":
-                raise UserError(
-                    f"{told(self.wrong)} in step {step}; lower the learning rate in a new folder, or leave such steps "
-                    f"out with --nonfinite skip"
-                )
-            if not self.wrong:
-                self.adamw.step()
-            if not self.wrong or self.complete:
-                self.adamw.zero_grad()
-        return self._completed(step) if self.complete else self.losses
+            group["lr"] = self.learning_rate(step)
+        for batch, weights in zip(micro_batches, self._micro_batch_weights(micro_batches), strict=True):
+            with self.accelerator.accumulate(self.model), self.accelerator.autocast():
+                self._backward(batch, weights, teacher, step)
+                if self.accelerator.sync_gradients:  # the last micro-batch
+                    self._update(micro_batches, teacher, step)
+        if self.nonfinite:
+            self._skip(step)
+            return {}
+        self.skipped_in_a_row = 0
+        self.learner.after_step()
+        return self.losses
 
-    def _clip(self, teacher: Teacher | None, step: int) -> float:
-        """The gradient's norm before it is clipped; `wrong` says whose gradient holds what is no finite number."""
-        norm, scaler = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip).item(), self.accelerator.scaler
-        sound = math.isfinite(norm) and all(p.grad is None or p.grad.isfinite() for p in self.scalars)
-        if not sound and not (scaler and scaler.get_scale() >= 1):  # else fp16 may have overflowed: its scale shrinks
-            batches = (batch.to(self.accelerator.device) for batch in self.group)
-            losses = (self.learner(batch, teacher, step, step / self.per_epoch) for batch in batches)
-            found = dict.fromkeys(term for some in losses for term in unsound(some, [*self.clipped, *self.scalars]))
-            self.wrong = [f"the gradient of {term}" for term in found or ["the total"]]  # their sum's alone
-            if scaler:
-                scaler.update()  # or the next step could not be unscaled
-        return norm
+    def _micro_batch_weights(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
+        """Per-micro-batch loss weights, so that accumulated gradients equal those of one large batch.
 
-    def _completed(self, step: int) -> dict[str, float]:
-        losses, wrong, self.losses, self.wrong = self.losses, self.wrong, {}, []
-        self.left_out, self.in_a_row = wrong, self.in_a_row + 1 if wrong else 0
-        if self.in_a_row == MOST_LEFT_OUT:
+        A term is a mean over captions or over questions, so its weight is a micro-batch's count of them divided by the
+        mean count of the step's micro-batches, over all processes.
+        """
+        if len(micro_batches) == 1:
+            return [{}]
+        counts = [[batch.captioned.sum(), batch.answered.sum()] for batch in micro_batches]
+        counts = torch.tensor(counts, dtype=torch.float).to(self.accelerator.device)
+        counts = self.accelerator.reduce(counts, "sum")  # [micro-batches, 2]
+        weights = counts / counts.mean(0).clamp(min=1 / len(micro_batches))
+        return [dict(zip(("captions", "questions"), row, strict=True)) for row in weights.tolist()]
+
+    def _backward(self, batch: Batch, weights: dict[str, float], teacher: Teacher | None, step: int) -> None:
+        """Adds a micro-batch's losses to `losses` and its gradients to the parameters'."""
+        batch = batch.to(self.accelerator.device)
+        losses = self.model(batch, teacher, step, step / self.steps_per_epoch)
+        losses = {term: loss * weights.get(NEEDS.get(term, "captions"), 1.0) for term, loss in losses.items()}
+        total = sum(self.config.weights[term] * loss for term, loss in losses.items())
+        means = self.accelerator.reduce(torch.stack([*losses.values(), total]).detach().float(), "mean").tolist()
+        for term, mean in zip([*losses, "total"], means, strict=True):
+            self.losses[term] = self.losses.get(term, 0.0) + mean / self.config.accumulate
+        if not self.nonfinite and not all(map(math.isfinite, means)):
+            bad = [term for term, mean in zip(losses, means, strict=False) if not math.isfinite(mean)]
+            self._mark_nonfinite(bad or ["the total"], step)
+        if not self.nonfinite:
+            self.accelerator.backward(total)
+
+    def _update(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> None:
+        """Clips the accumulated gradients and changes the weights, unless something is non-finite."""
+        self.norm = math.nan
+        if not self.nonfinite:
+            self.norm = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip).item()
+            finite = math.isfinite(self.norm) and all(p.grad is None or p.grad.isfinite() for p in self.scalars)
+            scaler = self.accelerator.scaler
+            if not finite and not (scaler and scaler.get_scale() >= 1):  # else fp16 overflowed: the scaler adapts
+                self._mark_nonfinite(self._blame(micro_batches, teacher, step), step)
+                if scaler:
+                    scaler.update()  # or the next step could not be unscaled
+        if not self.nonfinite:
+            self.adamw.step()
+        self.adamw.zero_grad()
+
+    def _blame(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> list[str]:
+        """Names the terms whose gradient is non-finite, by computing each term's gradient alone."""
+        parameters, terms = [*self.clipped, *self.scalars], {}
+        for batch in micro_batches:
+            losses = self.learner(batch.to(self.accelerator.device), teacher, step, step / self.steps_per_epoch)
+            terms |= dict.fromkeys(nonfinite_gradients(losses, parameters))
+        return [f"the gradient of {term}" for term in terms or ["the total"]]
+
+    def _mark_nonfinite(self, names: list[str], step: int) -> None:
+        self.nonfinite = names
+        if self.config.nonfinite == "stop":
             raise UserError(
-                f"{told(wrong)} in step {step}, the last of {MOST_LEFT_OUT} in a row that were left out; lower the "
+                f"non-finite in step {step}: {', '.join(names)}; lower the learning rate in a new folder, or skip such "
+                f"steps with --nonfinite skip"
+            )
+
+    def _skip(self, step: int) -> None:
+        self.skipped_in_a_row += 1
+        names = ", ".join(self.nonfinite)
+        if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"non-finite in step {step}: {names}; {MAX_SKIPPED_IN_A_ROW} steps in a row were skipped, so lower the "
                 f"learning rate in a new folder"
             )
-        if wrong:
-            warnings.warn(f"{told(wrong)} in step {step}; the step is left out", stacklevel=4)
-            self.learner.left_out()
-            return {}
-        self.learner.moved()
-        return losses
+        warnings.warn(f"non-finite in step {step}: {names}; the step is skipped", stacklevel=3)
+        self.learner.after_skipped_step()

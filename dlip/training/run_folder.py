@@ -58,18 +58,18 @@ FREE = {
 steps."""
 
 
-def hashed(vlm: VLM) -> str:
+def weights_hash(vlm: VLM) -> str:
     """SHA-256 of a model's weights."""
     return checksum({name: tensor.detach().cpu() for name, tensor in weights(vlm.med).items()})
 
 
-def made_of(student: VLM, teacher: VLM | None, dataset) -> dict:
+def run_inputs(student: VLM, teacher: VLM | None, dataset) -> dict:
     """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "words" (its
     vocabulary), "data"; and its number of "pictures", of "threads", and the machine and the code that it runs by."""
     data = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None  # a class of the user's own may have none
     here, words = machine_info(), json.dumps(student.tokenizer.fast.get_vocab(), sort_keys=True)
     return {
-        "teacher": teacher and hashed(teacher), "start": hashed(student),
+        "teacher": teacher and weights_hash(teacher), "start": weights_hash(student),
         "words": hashlib.sha256(words.encode()).hexdigest(), "data": data, "pictures": len(dataset),
         "threads": torch.get_num_threads(), "torch": torch.__version__, "releases": package_versions(),
         "gpu": here["gpu"], "instructions": here["instructions"], "code": code_version(),

@@ -16,7 +16,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.rerun import check_history, chosen, circumstances, command, difference
 from dlip.records.write import append
 from dlip.training.config import CACHE
-from dlip.training.run_folder import hashed
+from dlip.training.run_folder import weights_hash
 from dlip.vlm import VLM
 from tests.helpers import make_record
 
@@ -94,7 +94,7 @@ def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, ca
     again = records.read(more)[0]
     assert again["metrics"] == record["metrics"] and again["device"] == "cpu"
     test = data.open("scenes", "test-5k", 20).fingerprint()
-    assert again["inputs"] == {"model": hashed(VLM.load("scenes/student")), "test": test}
+    assert again["inputs"] == {"model": weights_hash(VLM.load("scenes/student")), "test": test}
 
 
 def test_a_model_without_a_record_is_refused_before_it_is_measured(tiny, tmp_path, capsys, monkeypatch):

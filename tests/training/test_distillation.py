@@ -13,9 +13,9 @@ from dlip.common.errors import UserError
 from dlip.models.features import SOURCES, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Distiller, Teacher, centred, cosine_loss, logit_loss, map_loss
+from dlip.training.distillation import Distiller, Teacher, centered, cosine_loss, logit_loss, map_loss
 from dlip.training.learner import Learner
-from dlip.training.optimizer import optimiser
+from dlip.training.optimizer import make_optimizer
 from dlip.training.terms import AT, HR, KD
 from dlip.vlm import VLM
 
@@ -124,12 +124,12 @@ def test_centred_states_by_hand():
     """The mean of (1, 0), (3, 0) and (5, 6) is (3, 2), whatever stands where there is no token."""
     states = torch.tensor([[[1.0, 0], [3, 0]], [[5, 6], [70, 80]]])
     mask = torch.tensor([[True, True], [True, False]])
-    torch.testing.assert_close(centred(states, mask)[mask], torch.tensor([[-2.0, -2], [0, -2], [2, 4]]))
-    torch.testing.assert_close(centred(states[:, :1]), torch.tensor([[[-2.0, -3]], [[2, 3]]]))
+    torch.testing.assert_close(centered(states, mask)[mask], torch.tensor([[-2.0, -2], [0, -2], [2, 4]]))
+    torch.testing.assert_close(centered(states[:, :1]), torch.tensor([[[-2.0, -3]], [[2, 3]]]))
 
 
 def test_what_all_states_share_counts_until_they_are_centred(make_med, make_batch):
-    """A teacher's bias hides what its states differ in: only centred ones still tell the student what to learn."""
+    """A teacher's bias hides what its states differ in: only centered ones still tell the student what to learn."""
     student, teacher, batch = make_med(1), make_med(0), make_batch()
     with torch.no_grad():
         for model in (student, teacher):
@@ -349,7 +349,7 @@ def test_projections_are_reached_by_the_optimiser(learnt, make_med, make_batch):
     before = {name: p.clone() for name, p in learner.named_parameters()}
     sides = {name.split(".")[1] for name in before if name.startswith("distiller.")}
     assert sides == ({"ours", "theirs"} if learnt else {"ours"})
-    adamw = optimiser(learner, config)
+    adamw = make_optimizer(learner, config)
     sum(learner(batch, Teacher(teacher), 0, 0.0).values()).backward()
     frozen = {name: p.clone() for name, p in teacher.named_parameters()}
     adamw.step()

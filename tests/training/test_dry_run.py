@@ -131,7 +131,7 @@ def test_memory_and_hours(teacher, monkeypatch):
         {
             "student": stored + kept,
             "gradients": stored,
-            "optimiser": 2 * stored,
+            "optimizer": 2 * stored,
             "teacher": 0,
             "saved": alone["memory_gb"]["saved"],
         }

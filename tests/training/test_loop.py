@@ -11,7 +11,7 @@ from dlip.data.batch import Question
 from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
-from dlip.training.run_folder import hashed
+from dlip.training.run_folder import weights_hash
 from dlip.training.terms import AT, HR, KD, VLP
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
 
@@ -169,7 +169,7 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
     assert untimed_rows(parts) == untimed_rows(whole)
     name = "checkpoint-00000006.safetensors"
     ours, theirs = (read_tensors(run.folder / name)[0] for run in (parts, whole))
-    assert ours.keys() == theirs.keys() and any(key.startswith("optimiser.") for key in ours)
+    assert ours.keys() == theirs.keys() and any(key.startswith("optimizer.") for key in ours)
     assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
     assert (parts.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
     assert sorted(path.name for path in parts.folder.glob("checkpoint-*")) == ["checkpoint-00000004.safetensors", name]
@@ -210,7 +210,7 @@ def test_a_finished_run_is_left_as_it_is(make_vlm, tmp_path):
         checkpoint.unlink()
     student = make_vlm(5)
     assert train(student, TRAIN_SCENES, SHORT, tmp_path, progress=False).rows() == rows
-    assert (tmp_path / "model.safetensors").read_bytes() == before and hashed(student) == hashed(run.model())
+    assert (tmp_path / "model.safetensors").read_bytes() == before and weights_hash(student) == weights_hash(run.model())
 
 
 @pytest.mark.parametrize("name", ["run@48", "scenes/student"])
@@ -219,7 +219,7 @@ def test_a_run_s_model_is_its_own_whatever_its_folder_is_called(name, make_vlm, 
     make_vlm(3).save("run")
     student = make_vlm()
     run = train(student, TRAIN_SCENES, SHORT.replace(steps=1), name, progress=False)
-    assert hashed(run.model()) == hashed(student) and run.model().name == name
+    assert weights_hash(run.model()) == weights_hash(student) and run.model().name == name
 
 
 def test_the_seed_decides(make_vlm, tmp_path):

@@ -1,4 +1,4 @@
-"""A step of the optimiser: its rate, what decays, what is clipped, and numbers that are none."""
+"""An optimizer step: its rate, what decays, what is clipped, and numbers that are none."""
 
 import math
 
@@ -11,8 +11,8 @@ from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.objectives import MomentumITC
-from dlip.training.optimizer import learning_rate, optimiser, told
-from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
+from dlip.training.optimizer import learning_rate, make_optimizer, describe
+from tests.helpers import SHORT, TRAIN_SCENES, Interrupted, log, scaled
 
 
 def test_rates_counted_by_hand():
@@ -29,10 +29,10 @@ def test_rates_counted_by_hand():
 
 def test_the_loop_follows_the_schedule(make_vlm, tmp_path):
     """Three steps an epoch; two of warm-up; log rows state rate and epoch."""
-    rows = untimed_rows(train(make_vlm(), TRAIN_SCENES, SHORT.replace(decay=0.5), tmp_path, progress=False))
+    rows = log(train(make_vlm(), TRAIN_SCENES, SHORT.replace(decay=0.5), tmp_path, progress=False))
     assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4])
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
-    rows = untimed_rows(
+    rows = log(
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(decay=0.5, accumulate=2), tmp_path / "two", progress=False)
     )
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
@@ -40,7 +40,7 @@ def test_the_loop_follows_the_schedule(make_vlm, tmp_path):
 
 def test_what_decays(make_vlm):
     learner = Learner(make_vlm(), None, SHORT.replace(momentum=0.9, queue=4))
-    adamw = optimiser(learner, SHORT)
+    adamw = make_optimizer(learner, SHORT)
     names = {id(p): name for name, p in learner.named_parameters()}
     decayed, plain = ([names[id(p)] for p in group["params"]] for group in adamw.param_groups)
     assert (adamw.param_groups[0]["weight_decay"], adamw.param_groups[1]["weight_decay"]) == (0.02, 0.0)
@@ -58,7 +58,7 @@ def test_gradients_are_clipped_before_the_step(clip, make_vlm, tmp_path):
     The log states the norm before clipping."""
     student, before = make_vlm(1), make_vlm(1)
     config = SHORT.replace(steps=2, clip=clip, weight_decay=0.0, warmup=0)
-    (row, _) = untimed_rows(train(student, TRAIN_SCENES, config, tmp_path, progress=False))
+    (row, _) = log(train(student, TRAIN_SCENES, config, tmp_path, progress=False))
     pairs = zip(student.med.parameters(), before.med.parameters(), strict=True)
     assert (max((a - b).abs().max().item() for a, b in pairs if a.ndim) < 1e-7) == (clip < 1)
     assert row["norm"] > 0.1 and abs(student.med.temp.item() - 0.07) > 1e-4
@@ -74,16 +74,16 @@ def test_the_temperature_stays_within_blips_bounds(start, end, make_vlm, tmp_pat
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_soft_labels_are_told_the_epochs_done(accumulate, make_vlm, tmp_path, monkeypatch):
-    told, forward = [], MomentumITC.forward
+    describe, forward = [], MomentumITC.forward
 
     def listen(self, features, med, batch, progress):
-        told.append(progress)
+        describe.append(progress)
         return forward(self, features, med, batch, progress)
 
     monkeypatch.setattr(MomentumITC, "forward", listen)
     config = SHORT.replace(accumulate=accumulate, momentum=0.9, weights={"itc": 1.0})
     train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
-    assert told[::accumulate] == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]) and len(told) == 6 * accumulate
+    assert describe[::accumulate] == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]) and len(describe) == 6 * accumulate
 
 
 # --- numbers that are none --------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_a_loss_that_is_no_number_stops_the_run(other, make_vlm, tmp_path):
 
 
 def test_one_number_or_several_in_words():
-    assert told(["lm"]) == "lm is no finite number" and told(["itc", "lm"]) == "itc, lm are no finite numbers"
+    assert describe(["lm"]) == "lm is no finite number" and describe(["itc", "lm"]) == "itc, lm are no finite numbers"
 
 
 class Spoilt:
@@ -154,7 +154,7 @@ def test_a_gradient_of_an_earlier_micro_batch_is_named(make_vlm, tmp_path, monke
 
 def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path, monkeypatch):
     """Above a scale of 1 it may be an overflow, which the scaler answers by a smaller one."""
-    force_fp16_scaler(monkeypatch, 4.0, 0.5)
+    scaled(monkeypatch, 4.0, 0.5)
     Spoilt(monkeypatch, set(range(6)), "lm", gradient=True)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16")
     with pytest.raises(UserError, match="^the gradient of lm is no finite number in step 3"):
@@ -163,7 +163,7 @@ def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_steps_that_are_left_out_in_fp16(gradient, make_vlm, tmp_path, monkeypatch):
-    force_fp16_scaler(monkeypatch, 2.0**-8, 0.5)
+    scaled(monkeypatch, 2.0**-8, 0.5)
     Spoilt(monkeypatch, {3}, "lm", gradient)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16", nonfinite="skip")
     with pytest.warns(UserWarning, match="lm is no finite number in step 3; the step is left out"):
@@ -192,7 +192,7 @@ def test_weights_that_are_no_numbers_are_not_kept(make_vlm, tmp_path):
 
 
 def test_a_run_that_only_leaves_out_stops(make_vlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("dlip.training.optimizer.MOST_LEFT_OUT", 3)
+    monkeypatch.setattr("dlip.training.optimizer.MAX_SKIPPED_IN_A_ROW", 3)
     Spoilt(monkeypatch, {1, 3, 4, 5}, "lm", False)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
     sentence = "^lm is no finite number in step 5, the last of 3 in a row that were left out; lower"
@@ -223,12 +223,12 @@ def test_steps_that_are_left_out(gradient, accumulate, make_vlm, tmp_path, monke
 
 @pytest.mark.filterwarnings("ignore:lm is no finite number")
 def test_a_run_goes_on_that_has_left_out_all_its_steps(make_vlm, tmp_path, monkeypatch):
-    """Its optimiser has no moments yet."""
+    """Its optimizer has no moments yet."""
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
     Spoilt(monkeypatch, {0, 1}, "lm", False)
     whole = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
-        train(make_vlm(1), InterruptedDataset(TRAIN_SCENES, 20), config, tmp_path / "parts", progress=False)
+        train(make_vlm(1), Interrupted(TRAIN_SCENES, 20), config, tmp_path / "parts", progress=False)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-00000002.safetensors"]
     parts = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", progress=False)
     name = "checkpoint-00000006.safetensors"
