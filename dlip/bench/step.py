@@ -24,7 +24,7 @@ from dlip.experiments.run import new_model, new_student, texts_of
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.dry_run import budget
-from dlip.training.layer_modes import can_compile, run_layers
+from dlip.training.layer_modes import can_compile, set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
 from dlip.training.teacher_cache import TeacherCache
@@ -136,7 +136,7 @@ def _serve(boss: Connection, data: str, split: str, batch: int, variant: Variant
     learner = Learner(student, teacher, config).to(device).train()
     guarded, adamw = Teacher(teacher.med.to(device)), make_optimizer(learner, config)
     for model in (learner, guarded):
-        run_layers(model, compiled=variant.compiled)
+        set_layer_modes(model, compiled=variant.compiled)
     collate = Collate(student.tokenizer, 224, True, student.med.config.max_text)
     ready = replace(collate([dataset[i] for i in range(batch)]), rows=torch.arange(batch)).to(device)
     if variant.padded:

@@ -302,8 +302,8 @@ def run(
         figures, items = measure(model, test, latency_repeats, progress, teacher=kin, k=candidates)
         if any(got.left_out.values()):
             figures.setdefault("notes", {})["data"] = left_out_text(got.left_out)
-        if steps := done.left_out():
-            figures.setdefault("notes", {})["steps"] = f"left out, being no finite numbers: {steps} of {config.steps}"
+        if steps := done.skipped_steps():
+            figures.setdefault("notes", {})["steps"] = f"skipped as non-finite: {steps} of {config.steps}"
         record = new_record(
             name or Path(folder).resolve().name, role, command=command, config=settings, seed=config.seed,
             train_images=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),

@@ -52,7 +52,7 @@ def upgrade(record: dict) -> dict:
     """A record or failed run of schema 1 converted to schema 2; a record of any other schema is returned unchanged.
 
     Renamed keys: "train_pictures" -> "train_images", the task "caption" -> "captioning" in "metrics" and "notes",
-    "pictures" -> "images" in the metrics "attention" and in "inputs".
+    "pictures" -> "images" in the metrics "attention" and in "inputs", there also "words" -> "vocabulary".
     """
     if record.get("schema") != 1:
         return record
@@ -62,7 +62,7 @@ def upgrade(record: dict) -> dict:
         if isinstance(attention := metrics.get("attention"), dict):
             metrics["attention"] = _renamed(attention, {"pictures": "images"})
     if isinstance(inputs := record.get("inputs"), dict):
-        record["inputs"] = _renamed(inputs, {"pictures": "images"})
+        record["inputs"] = _renamed(inputs, {"pictures": "images", "words": "vocabulary"})
     if isinstance(notes := record.get("notes"), dict):
         record["notes"] = {re.sub(r"^caption\b", "captioning", name): note for name, note in notes.items()}
     return record

@@ -21,7 +21,7 @@ from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
-from dlip.training.layer_modes import run_layers
+from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner
 from dlip.vlm import VLM
 
@@ -100,10 +100,10 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     with torch.random.fork_rng():
         learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(device).train()
         guarded = Teacher(teacher.med.to(device)) if teacher else None
-        run_layers(student.med, config.gradient_checkpointing)
+        set_layer_modes(student.med, config.gradient_checkpointing)
         starts = sorted({0, *(step for step in config.joins.values() if step < config.steps)})
         steps = [tried(learner, guarded, batch, config, start) for start in starts]
-        run_layers(student.med.eval())
+        set_layer_modes(student.med.eval())
     lengths = [end - start for start, end in zip(starts, [*starts[1:], config.steps], strict=True)]
     flops = sum(length * config.accumulate * one.flops for length, one in zip(lengths, steps, strict=True))
     seconds = sum(length * config.accumulate * one.seconds for length, one in zip(lengths, steps, strict=True))

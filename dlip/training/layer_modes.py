@@ -24,7 +24,7 @@ def can_compile() -> bool:
     return torch.accelerator.is_available() or bool(shutil.which((os.environ.get("CXX") or "g++").split()[0]))
 
 
-def run_layers(model: nn.Module, recomputed: bool = False, compiled: bool = False) -> None:
+def set_layer_modes(model: nn.Module, recomputed: bool = False, compiled: bool = False) -> None:
     """From now on; as they are if nothing is asked. Losses and gradients stay the same, dropout's choices too.
 
     Compiled ones may differ by rounding. Raises UserError where nothing can be compiled.

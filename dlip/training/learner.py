@@ -44,7 +44,7 @@ class Learner(nn.Module):
         want = Want(terms & set(ABILITIES), {("image", "states"): (-1,)} if "tags" in terms else {})
         return want | self.distiller.want("student", terms) if self.distiller else want
 
-    @distributed.together()
+    @distributed.global_batch()
     def forward(self, batch: Batch, teacher: Teacher | None, step: int, epoch: float) -> dict[str, Tensor]:
         """Unweighted loss by term, of the terms that are active at `step`. `epoch` may be a fraction.
 
@@ -52,7 +52,7 @@ class Learner(nn.Module):
         the loss of the whole batch.
         """
         terms, smoothing = self.config.active(step), self.config.label_smoothing
-        if distributed.sharers() > 1:
+        if distributed.batch_world_size() > 1:
             batch = pad_to_longest(batch, self.med.config.pad_id)
         features = self.med(batch, self.want(terms))
         losses = {}
@@ -89,5 +89,5 @@ class Learner(nn.Module):
 def pad_to_longest(batch: Batch, pad_id: int) -> Batch:
     """The batch with captions as long as the longest of all processes, so that they can be gathered."""
     length = torch.tensor([batch.ids.shape[1]], device=batch.ids.device)
-    padding = (0, int(distributed.gather(length).max() - length))
+    padding = (0, int(distributed.all_gather(length).max() - length))
     return replace(batch, ids=F.pad(batch.ids, padding, value=pad_id), mask=F.pad(batch.mask, padding))

@@ -25,10 +25,11 @@ from tqdm import tqdm
 
 from dlip.checkpoints.tensors import load_weights, weights
 from dlip.common import distributed
-from dlip.common.errors import UserError, number_of
-from dlip.data import holds
+from dlip.common.errors import UserError
+from dlip.common.text import plural
+from dlip.data import has_field
 from dlip.data.collate import Collate
-from dlip.data.loader import Batches, sound, train_loader, working
+from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
 from dlip.models.composite import check
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import warn_if_emulated
@@ -82,7 +83,7 @@ def train(
     check_divisible(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
     run, models = Run(folder), [model for model in (student, teacher) if model]
-    with run.exclusive(), working():
+    with run.exclusive(), explain_killed_worker():
         open_cache = partial(TeacherCache, cache, max_gb=cache_gb)
         _train(run, student, teacher, dataset, config, accelerator, evaluate, about or {}, progress, open_cache)
         for model in models:
@@ -101,7 +102,7 @@ def _train(
     main, device = accelerator.is_main_process, accelerator.device
     tags = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if tags is None else len(tags)).to(device)
-    start = distributed.on_main(
+    start = distributed.run_on_main(
         lambda: run.start(student, config, about | {"inputs": run_inputs(student, teacher, dataset)})
     )
     if run.finished:
@@ -110,7 +111,7 @@ def _train(
     learner.train()
     set_layer_modes(student.med, config.gradient_checkpointing, config.compile)
 
-    batches = Batches(
+    batches = ResumableBatchSampler(
         len(dataset), config.batch_size // config.accumulate, config.steps * config.accumulate, config.seed,
         start * config.accumulate, accelerator.process_index, accelerator.num_processes,
         getattr(dataset, "order", None),
@@ -127,7 +128,7 @@ def _train(
         set_layer_modes(frozen_teacher, compiled=config.compile)
     if frozen_teacher and config.cache:
         frozen_teacher = open_cache(frozen_teacher, dataset, collate, config.layers)
-    stream = sound(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
+    stream = raise_faults(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
     if start:
         run.restore(learner, optimizer_step.adamw, start, accelerator.scaler)
 
@@ -154,14 +155,14 @@ def _train(
                 bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{images_per_s:.0f}")
             if evaluate and config.eval_every and step % config.eval_every == 0:
                 with meter.paused():
-                    metrics = distributed.on_main(partial(evaluate, student))
+                    metrics = distributed.run_on_main(partial(evaluate, student))
                     if main:
                         run.log({"step": step, "eval": metrics})
                     learner.train()
             if saves:
                 check_finite(learner, step)
                 run.save(learner, optimizer_step.adamw, step, accelerator.scaler)
-    distributed.on_main(lambda: run.finish(student))
+    distributed.run_on_main(lambda: run.finish(student))
 
 
 class Meter:
@@ -225,12 +226,12 @@ def check_data(dataset, config: TrainConfig) -> None:
         if noun == "tags":
             there = tags is not None and len(tags)
         else:
-            there = noun not in ("captions", "questions") or holds(dataset, noun)
+            there = noun not in ("captions", "questions") or has_field(dataset, noun)
         if not there:
             raise UserError(f"the term {term} needs {noun}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(
-            f"{dataset.name} {dataset.split} has {number_of(len(dataset), 'image')}, fewer than a batch of "
+            f"{dataset.name} {dataset.split} has {plural(len(dataset), 'image')}, fewer than a batch of "
             f"{config.batch_size}; lower the batch size"
         )
 

@@ -75,7 +75,7 @@ class MomentumITC(nn.Module):
     queue: vectors kept (0: the batch alone), each process an equal part of them. momentum: 0.995 in BLIP. alpha: weight
     of the soft labels (0: hard ones); BLIP's 0.4, reached linearly over the first epoch (BLIP's pre-training: two).
 
-    Once an optimiser step, as in BLIP, the averages move and the step's vectors enter the queue: `step` does it after
+    Once an optimiser step, as in BLIP, the averages move and the step's vectors enter the queue: `update` does it after
     the optimiser's, for all micro-batches together.
     """
 
@@ -93,7 +93,7 @@ class MomentumITC(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def step(self, med: Med) -> None:
+    def update(self, med: Med) -> None:
         """The queue takes in the vectors since the last step; m <- momentum m + (1 - momentum) student."""
         for images, texts, ids in self.waiting:
             self._push(images, texts, ids)

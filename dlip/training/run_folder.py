@@ -1,14 +1,11 @@
-"""A run's folder: its configuration, its log, its checkpoints, and in the end its model."""
+"""A run's folder: its configuration, log, checkpoints, and in the end its model."""
 
 import hashlib
 import json
 import os
-import re
-import shutil
 import time
 import warnings
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,35 +24,36 @@ from dlip.common.files import (
     write_json,
 )
 from dlip.common.machine import PACKAGES, code_version, machine_info, package_versions
-from dlip.common.text import plural
-from dlip.models.config import ModelConfig
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
 
-KEEP = 2  # checkpoints
-NAMED = 5  # things that differ
-OWN = ("run.json", "log.jsonl", "checkpoint-*", "tokenizer.json", "model.safetensors", "config.json", "record.json")
-"""Files of a run."""
-MODEL = ("config.json", "model.safetensors", "pytorch_model.bin", "record.json")
-"""Files of a model, which a run that begins would take the place of."""
-FIXED = {
-    "teacher": "teacher (its weights differ)", "words": "vocabulary (its words or their numbers differ)",
-    "pictures": "number of pictures",
-}  # fmt: skip
-"""Inputs of a run that cannot change, in words."""
-BY_NAME = {"teacher": "teacher", "tokenizer": "words", "start": "start"}
-"""Names of models that a run was given, which may be others in another working directory -> the input that tells."""
-FREE = {
-    "data": "data (texts, or pictures' names, sizes or times)", "start": "student's first weights",
-    "threads": "threads, on which last digits depend,",
-    "torch": "release and build of torch, on which last digits depend,",
-    "releases": f"releases of {', '.join(PACKAGES)}, on which last digits depend,",
-    "gpu": "device, on which last digits depend,",
-    "instructions": "processor's instructions, on which last digits depend,",
-    "code": "version of this code, on which last digits depend,",
-}  # fmt: skip
-"""Those whose change may be innocent: a copy has other times, another torch other random numbers, newer code the same
-steps."""
+KEPT_CHECKPOINTS = 2
+MAX_NAMED_DIFFERENCES = 5
+RUN_FILES = (
+    "run.json", "log.jsonl", "checkpoint-*", "tokenizer.json", "model.safetensors", "config.json", "record.json",
+)  # fmt: skip
+MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "record.json")
+"""Files that a new run must not overwrite."""
+FIXED_INPUTS = {
+    "teacher": "teacher (its weights differ)",
+    "vocabulary": "vocabulary (its tokens or their ids differ)",
+    "images": "number of images",
+}
+"""Inputs that may not change when a run is resumed -> their name in messages."""
+CHANGEABLE_INPUTS = {
+    "data": "data (texts, or the images' names, sizes or times)",
+    "start": "student's initial weights",
+    "threads": "number of threads",
+    "torch": "release and build of torch",
+    "releases": f"releases of {', '.join(PACKAGES)}",
+    "gpu": "device",
+    "instructions": "processor's instructions",
+    "code": "version of this code",
+}
+"""Inputs whose change gives a warning -> their name in messages. Copied data have other times, and the others change
+results by rounding at most."""
+INPUT_OF_NAME = {"teacher": "teacher", "tokenizer": "vocabulary", "start": "start"}
+"""Key of run.json that holds a model's name -> the input it stands for. Another name of the same input is no change."""
 
 
 def weights_hash(vlm: VLM) -> str:
@@ -64,31 +62,27 @@ def weights_hash(vlm: VLM) -> str:
 
 
 def run_inputs(student: VLM, teacher: VLM | None, dataset) -> dict:
-    """What a run begins with, as hashes: "teacher" (null for none), "start" (the student's first weights), "words" (its
-    vocabulary), "data"; and its number of "pictures", of "threads", and the machine and the code that it runs by."""
-    data = dataset.fingerprint() if hasattr(dataset, "fingerprint") else None  # a class of the user's own may have none
-    here, words = machine_info(), json.dumps(student.tokenizer.fast.get_vocab(), sort_keys=True)
+    """What a run starts from, for run.json.
+
+    SHA-256 of the "teacher"'s weights (None without one), of the student's at the "start" and of its "vocabulary"; the
+    "data"'s fingerprint and number of "images"; and the threads, releases, machine and code that compute.
+    """
+    here, vocabulary = machine_info(), json.dumps(student.tokenizer.fast.get_vocab(), sort_keys=True)
     return {
         "teacher": teacher and weights_hash(teacher), "start": weights_hash(student),
-        "words": hashlib.sha256(words.encode()).hexdigest(), "data": data, "pictures": len(dataset),
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "releases": package_versions(),
-        "gpu": here["gpu"], "instructions": here["instructions"], "code": code_version(),
+        "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        "data": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,  # a user's own class may lack it
+        "images": len(dataset), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "releases": package_versions(), "gpu": here["gpu"], "instructions": here["instructions"],
+        "code": code_version(),
     }  # fmt: skip
 
 
-def _sound(row) -> bool:
-    """Whether it is a row of a log."""
-    if not isinstance(row, dict) or type(row.get("step")) is not int or not isinstance(row.get("losses", {}), dict):
-        return False
-    numbers = row.get("seconds", 0.0), *row.get("losses", {}).values()
-    return all(number is None or type(number) in (int, float) for number in numbers) and numbers[0] is not None
-
-
 class Run:
-    """`run.json` (what was asked for), `log.jsonl`, `checkpoint-*.safetensors`, and the finished model beside them."""
+    """`run.json` (the configuration), `log.jsonl`, `checkpoint-*.safetensors`, and the finished model beside them."""
 
     def __init__(self, folder: str | Path):
-        self.folder, self._in_place = Path(folder), None
+        self.folder = Path(folder)
 
     @property
     def finished(self) -> bool:
@@ -96,7 +90,7 @@ class Run:
 
     def model(self) -> VLM:
         """The trained model. Raises UserError where the run is not finished."""
-        vlm = VLM.load(self.folder.resolve())  # the folder itself, also where a shipped model is called as it is
+        vlm = VLM.load(self.folder.resolve())  # an absolute path, as a relative one may be a built-in model's name
         vlm.name = str(self.folder)
         return vlm
 
@@ -104,130 +98,109 @@ class Run:
         return read_json(self.folder / "run.json")
 
     def rows(self) -> list[dict]:
-        """The log: rows {step, epoch, lr, norm, images_per_s, losses}, {step, eval} and {step, left_out}."""
+        """The log: rows {step, epoch, lr, norm, images_per_s, losses}, {step, eval} and {step, skipped}.
+
+        "skipped" names the non-finite losses or gradients. A row that a crash left half written is dropped.
+        """
         path, rows = self.folder / "log.jsonl", []
         for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if _sound(row):  # else left half written by a full disk, or damaged
-                rows.append(row)
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
         return rows
 
     def losses(self) -> dict[str, list[float | None]]:
-        """The log's losses as columns: "step" and one list a term, None before it joins."""
+        """The log's losses as columns: "step" and one list for each term, None before the term joins."""
         rows = [row for row in self.rows() if "losses" in row]
         terms = dict.fromkeys(term for row in reversed(rows) for term in row["losses"])
         return {"step": [row["step"] for row in rows], **{t: [row["losses"].get(t) for row in rows] for t in terms}}
 
-    def left_out(self) -> int:
-        """Steps that were left out, their losses or gradients no finite numbers."""
-        return sum("left_out" in row for row in self.rows())
+    def skipped_steps(self) -> int:
+        """Number of steps skipped because a loss or gradient was non-finite."""
+        return sum("skipped" in row for row in self.rows())
 
     def seconds(self) -> float:
-        """Wall time spent training, over all its sessions."""
+        """Wall time of training, over all its sessions."""
         return sum(row.get("seconds", 0.0) for row in self.rows())
 
     @contextmanager
-    def alone(self):
-        """The folder is this run's meanwhile. Raises UserError, in all of its processes, where another trains in it."""
+    def exclusive(self):
+        """Locks the folder. Raises UserError, in all processes of this run, where another run trains in it."""
         busy = f"another process trains in {self.folder}; wait for it, or choose another folder"
         with ExitStack() as stack:
-
-            def hold() -> None:
-                self._in_place = stack.enter_context(exclusive_lock(self.folder / ".lock", busy))
-
-            distributed.run_on_main(hold)
+            distributed.run_on_main(lambda: bool(stack.enter_context(exclusive_lock(self.folder / ".lock", busy))))
             yield
-
-    def _check_place(self) -> None:
-        """Raises UserError where the folder was taken away, in whose place there may be another run's."""
-        if self._in_place and not self._in_place():
-            raise UserError(
-                f"{self.folder} was taken away while a run was in it, which stops here; give its command again, or "
-                f"choose another folder"
-            )
 
     # --- written by the training loop ---------------------------------------------------------------------------------
 
     def start(self, student: VLM, config: TrainConfig, about: dict) -> int:
-        """Starts the folder, or finds the step to resume from: of a finished run, whose checkpoints may be gone, the
-        last. Raises UserError where it holds another run, of which a checkpoint or a model is kept."""
-        asked = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
-        path, theirs = self.folder / "run.json", [name for name in MODEL if (self.folder / name).exists()]
-        if not path.is_file() and theirs:
-            raise UserError(f"{self.folder} holds {theirs[0]}, but no run that could go on; choose another folder")
-        kept = path.is_file() and bool(theirs or self._checkpoints())
-        with checkpoint_errors(path):
-            different, innocent = _compared(_completed(self.config()), asked) if kept else ([], [])
-        if different:
-            few = ", ".join(different[:NAMED]) + ", ..." * (len(different) > NAMED)
-            raise UserError(f"{self.folder} holds a run with another {few}; choose another folder")
-        for noun in innocent:
-            warnings.warn(
-                f"the {noun} are not those that the run in {self.folder} began with; it goes on", stacklevel=2
-            )
-        for left in (one for name in OWN for one in leftover_temporaries(self.folder, name)):
-            left.unlink()
-        if not kept:
-            write_json(path, asked)
-        start = self._latest(config.steps)
-        self._keep_damaged_log()
-        lines = "".join(json.dumps(row) + "\n" for row in self.rows() if row["step"] <= start)
+        """Creates or reopens the folder; returns the step to resume from, 0 for a new run.
+
+        A finished run resumes from its last step. A run without any checkpoint is replaced. Raises UserError where the
+        folder holds another run or a model.
+        """
+        new = json.loads(json.dumps({"model": student.med.config.to_dict(), "train": config.to_dict(), **about}))
+        path, models = self.folder / "run.json", [name for name in MODEL_FILES if (self.folder / name).exists()]
+        if models and not path.is_file():
+            raise UserError(f"{self.folder} holds {models[0]} but no run to resume; choose another folder")
+        resumed = path.is_file() and bool(models or self._checkpoints())
+        if resumed:
+            self._check_same_run(new)
+        for file in (file for name in RUN_FILES for file in leftover_temporaries(self.folder, name)):
+            file.unlink()
+        if not resumed:
+            write_json(path, new)
+        step = self._last_step(config.steps)
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step)
         write_atomically(self.folder / "log.jsonl", lambda temporary: temporary.write_text(lines))
-        self._since = time.perf_counter()
-        return start
+        self._logged = time.perf_counter()
+        return step
 
-    def _keep_damaged_log(self) -> None:
-        """Keeps a log aside that has rows, other than a last one half written, which cannot be read; with a warning."""
-        path = self.folder / "log.jsonl"
-        lost = path.read_bytes().count(b"\n") - len(self.rows()) if path.is_file() else 0
-        if lost > 0:
-            aside = path.with_name(f"damaged-{path.name}")
-            write_atomically(aside, partial(shutil.copyfile, path))  # a link of that name would lead elsewhere
-            warnings.warn(
-                f"left out of {path}: {plural(lost, 'damaged row')}; as it was it is {aside.name}", stacklevel=3
-            )
+    def _check_same_run(self, new: dict) -> None:
+        """Raises UserError where the folder holds another run than `new`; warns of inputs that changed."""
+        different, changed = _differences(self.config(), new)
+        if different:
+            names = ", ".join(different[:MAX_NAMED_DIFFERENCES]) + ", ..." * (len(different) > MAX_NAMED_DIFFERENCES)
+            raise UserError(f"{self.folder} holds a run with another {names}; choose another folder")
+        for name in changed:
+            warnings.warn(f"the {name} changed since the run in {self.folder} started; it is resumed", stacklevel=3)
 
-    def _latest(self, steps: int) -> int:
-        """The step of the last checkpoint that is whole, else 0; of a finished run, whose model is one, all `steps`.
-        Damaged ones are left aside, with a warning.
+    def _last_step(self, steps: int) -> int:
+        """Step of the last undamaged checkpoint, else 0; of a finished run with an undamaged model `steps`.
 
-        Raises UserError where one may not be read.
+        Damaged files are renamed, with a warning.
         """
         model = [self.folder / "model.safetensors"] if self.finished else []
         for path in reversed([*self._checkpoints(), *model]):
-            if not os.access(path, os.R_OK):
-                raise UserError(f"{path} may not be read; allow it, or choose another folder")
             try:
-                read_tensors(path, checked=path not in model)  # older versions' models have no checksum
+                read_tensors(path, checked=True)
+                return steps if path in model else int(path.stem.rpartition("-")[2])
             except UserError as fault:
-                aside = path.rename(path.with_name(f"damaged-{path.name}"))
-                sentence = f"{fault}; the run goes on from what was kept before, the file is now {aside.name}"
-                warnings.warn(sentence, stacklevel=3)
-                continue
-            return steps if path in model else int(path.stem.rpartition("-")[2])
+                damaged = path.rename(path.with_name(f"damaged-{path.name}"))
+                warnings.warn(f"{fault}; resumed without it, the file is now {damaged.name}", stacklevel=3)
         return 0
 
     def _checkpoints(self) -> list[Path]:
         """The earliest first."""
         return sorted(self.folder.glob(f"checkpoint-{'[0-9]' * 8}.safetensors"))
 
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder / f"checkpoint-{step:08d}.safetensors"
+
     def log(self, row: dict) -> None:
         now = time.perf_counter()
-        row = {**row, "seconds": round(now - self._since, 3)}
-        self._since = now
-        self._check_place()
+        row = {**row, "seconds": round(now - self._logged, 3)}
+        self._logged = now
         path = self.folder / "log.jsonl"
         with system_errors(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int, scaler=None) -> None:
-        """A checkpoint of everything that the next step depends on: every process calls this, the main one writes.
+    def save(self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None) -> None:
+        """Writes a checkpoint of everything that the next step depends on.
 
-        What processes do not share, random numbers and buffers (parts of a queue), is kept of each by its rank.
-        scaler: of the losses in fp16, a `torch.amp.GradScaler`.
+        Every process calls this, the main one writes. Random states and buffers (parts of the queue) differ between
+        processes, so those of each are saved, under its rank. scaler: fp16's `torch.amp.GradScaler`.
         """
         own = {f"learner.{name}": buffer.cpu() for name, buffer in learner.named_buffers()}
         own["rng.cpu"] = torch.get_rng_state()
@@ -236,106 +209,69 @@ class Run:
         parts = distributed.gather_to_main(own)
         if parts is None:
             return
-        tensors = {_of(rank, name): tensor for rank, part in enumerate(parts) for name, tensor in part.items()}
+        tensors = {_of_rank(rank, name): tensor for rank, part in enumerate(parts) for name, tensor in part.items()}
         tensors |= {f"learner.{name}": parameter for name, parameter in learner.named_parameters()}
-        for index, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-        self._check_place()
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         with open(self.folder / "log.jsonl", "a") as log:
             os.fsync(log.fileno())  # no checkpoint is ahead of its log
-        about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict(), "run": self._asked()}
-        about["moments"] = len(optimiser.state_dict()["state"])  # none where every step so far was left out
-        write_tensors(self._checkpoint(step), tensors, about)
-        for old in self._checkpoints()[:-KEEP]:
+        about = {"step": step, "processes": len(parts), "scaler": scaler and scaler.state_dict()}
+        write_tensors(self._checkpoint(step), tensors, about | {"run": self._config_hash()})
+        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
-    def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer, step: int, scaler=None) -> None:
-        """The state that `save` kept, in every process its own.
+    def restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None) -> None:
+        """Loads what `save` wrote, in every process its own part.
 
-        Raises UserError where the checkpoint is broken, of another run or shape or of another number of processes.
+        Raises UserError where the checkpoint is of another run or another number of processes.
         """
-        path = self._checkpoint(step)
+        path, rank = self._checkpoint(step), distributed.rank()
         tensors, about = read_tensors(path)
-        if (processes := about.get("processes", 1)) != (ours := distributed.world_size()):
-            raise UserError(
-                f"{path} is of another number of processes, {processes}, not {ours}; resume it with as many"
-            )
-        other = UserError(f"{path} is of another step, run, model or losses; take it away, or choose another folder")
-        if about.get("step") != step or about.get("run", self._asked()) != self._asked():  # older ones have no "run"
-            raise other
-        rank, parameters, buffers = distributed.rank(), dict(learner.named_parameters()), dict(learner.named_buffers())
-        saved = {name.removeprefix("learner.") for name in tensors if name.startswith("learner.")}
-        own = {name: _of(rank if name in buffers else 0, f"learner.{name}") for name in (*parameters, *buffers)}
-        if saved != {*parameters, *buffers} or not {*own.values()} <= tensors.keys():
-            raise other
-        state, slots = moments(tensors), [slot for group in optimiser.param_groups for slot in group["params"]]
-        pairs = [(tensors[own[name]], tensor) for name, tensor in {**parameters, **buffers}.items()]
-        pairs += [(kept[key], slots[i]) for i, kept in state.items() if i < len(slots) for key in MOMENTS & kept.keys()]
-        alike = all(kept.shape == tensor.shape and kept.dtype == tensor.dtype for kept, tensor in pairs)
-        many = about.get("moments", len(state) or 1)
-        if not alike or len(state) != many or any(i >= len(slots) or not _complete(kept) for i, kept in state.items()):
-            raise other
-        with torch.no_grad():
-            for kept, tensor in pairs[: len(own)]:
-                tensor.copy_(kept)
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        try:
-            torch.set_rng_state(tensors[_of(rank, "rng.cpu")])
-            if _of(rank, "rng.cuda") in tensors and torch.cuda.is_available():
-                torch.cuda.set_rng_state(tensors[_of(rank, "rng.cuda")])
-        except (KeyError, RuntimeError, TypeError):
-            raise other from None
-        if scaler and about["scaler"]:
-            scaler.load_state_dict(about["scaler"])
+        with checkpoint_errors(path):
+            if about["processes"] != distributed.world_size():
+                raise UserError(
+                    f"{path} was written by {about['processes']} processes, not {distributed.world_size()}; resume the "
+                    f"run with as many"
+                )
+            if (about["step"], about["run"]) != (step, self._config_hash()):
+                raise UserError(f"{path} is of another run or step; remove it, or choose another folder")
+            with torch.no_grad():
+                for name, parameter in learner.named_parameters():
+                    parameter.copy_(tensors[f"learner.{name}"])
+                for name, buffer in learner.named_buffers():
+                    buffer.copy_(tensors[_of_rank(rank, f"learner.{name}")])
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for name in (name for name in tensors if name.startswith("optimizer.")):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensors[name]
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            torch.set_rng_state(tensors[_of_rank(rank, "rng.cpu")])
+            if torch.cuda.is_available() and _of_rank(rank, "rng.cuda") in tensors:
+                torch.cuda.set_rng_state(tensors[_of_rank(rank, "rng.cuda")])
+            if scaler and about["scaler"]:
+                scaler.load_state_dict(about["scaler"])
 
     def finish(self, student: VLM) -> None:
         save_model(student.med, student.tokenizer, self.folder, about={"run": self.config()})
 
-    def _asked(self) -> str:
+    def _config_hash(self) -> str:
         """SHA-256 of run.json, which is written once."""
         return hashlib.sha256((self.folder / "run.json").read_bytes()).hexdigest()
 
-    def _checkpoint(self, step: int) -> Path:
-        return self.folder / f"checkpoint-{step:08d}.safetensors"
 
-
-MOMENTS = {"exp_avg", "exp_avg_sq"}
-"""Of a weight in AdamW's state, beside "step"."""
-
-
-def moments(tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
-    """An optimiser's state by the place of its weight, from names as optimiser.3.exp_avg; of other names by -1."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name in (name for name in tensors if name.startswith("optimiser.")):
-        found = re.fullmatch(r"optimiser\.(\d{1,9})\.(\w+)", name)
-        state.setdefault(int(found[1]) if found else -1, {})[found[2] if found else name] = tensors[name]
-    return state
-
-
-def _complete(kept: dict[str, torch.Tensor]) -> bool:
-    """Whether a weight's state has all that AdamW reads."""
-    return kept.keys() == {*MOMENTS, "step"} and not kept["step"].ndim and kept["step"].is_floating_point()
-
-
-def _completed(held: dict) -> dict:
-    """With the defaults of fields that the configurations got since the run began."""
-    known = {"model": ModelConfig.from_dict(held["model"]), "train": TrainConfig.from_dict(held["train"])}
-    return held | json.loads(json.dumps({name: config.to_dict() for name, config in known.items()}))
-
-
-def _compared(held: dict, asked: dict) -> tuple[list[str], list[str]]:
-    """What makes a run that is `asked` for another than the one that is `held`, and what may be innocent, in words."""
-    then, now = (run.get("inputs", {}) for run in (held, asked))  # older runs have none
-    others = [what for what in then if then[what] != now.get(what)]
-    different = [noun for what, noun in FIXED.items() if what in others]
-    innocent = [noun for what, noun in FREE.items() if what in others]
-    free = {"train.workers"} | {name for name, what in BY_NAME.items() if what in then and what not in others}
-    then, now = (_flat({**run, "inputs": None}) for run in (held, asked))
-    return sorted(name for name in {*then, *now} - free if then.get(name) != now.get(name)) + different, innocent
+def _differences(old: dict, new: dict) -> tuple[list[str], list[str]]:
+    """What makes `new` another run than `old`, and which changeable inputs changed, as messages name them."""
+    old_inputs, new_inputs = (run.get("inputs", {}) for run in (old, new))
+    changed = {name for name in old_inputs if old_inputs[name] != new_inputs.get(name)}
+    ignored = {"train.workers"} | {key for key, name in INPUT_OF_NAME.items() if name in {*old_inputs} - changed}
+    old, new = (_flat({**run, "inputs": None}) for run in (old, new))
+    different = sorted(name for name in {*old, *new} - ignored if old.get(name) != new.get(name))
+    different += [text for name, text in FIXED_INPUTS.items() if name in changed]
+    return different, [text for name, text in CHANGEABLE_INPUTS.items() if name in changed]
 
 
 def _flat(config: dict) -> dict:
-    """What a configuration says, by its place down to the second level: train.steps."""
+    """A configuration by dotted keys down to the second level, such as train.steps."""
     return {
         f"{part}.{name}" if name else part: value
         for part, values in config.items()
@@ -343,6 +279,6 @@ def _flat(config: dict) -> dict:
     }
 
 
-def _of(rank: int, name: str) -> str:
-    """A tensor's name in a checkpoint: that of a process alone, with the rank before it in all but the main one."""
+def _of_rank(rank: int, name: str) -> str:
+    """Name in a checkpoint of a tensor that each process has its own of."""
     return f"{rank}.{name}" if rank else name

@@ -239,10 +239,10 @@ def test_steps_that_are_left_out_are_written_down(tmp_path, monkeypatch):
     monkeypatch.setattr(Learner, "forward", spoilt)
     words = "train --size scenes-student --tokenizer scenes/teacher --limit 4 --test-limit 2 --steps 3 --batch-size 4"
     words += f" --weights itc --nonfinite skip --latency-repeats 0 --out {tmp_path}/run --results {tmp_path}/r.jsonl"
-    with pytest.warns(UserWarning, match="itc is no finite number in step 1; the step is left out"):
+    with pytest.warns(UserWarning, match="non-finite in step 1: itc; the step is skipped"):
         assert main(words.split()) == 0
     (record,) = records.read(tmp_path / "r.jsonl")
-    assert record["notes"]["steps"] == "left out, being no finite numbers: 1 of 3"
+    assert record["notes"]["steps"] == "skipped as non-finite: 1 of 3"
 
 
 def test_a_command_given_again_leaves_one_record(tmp_path):
@@ -268,14 +268,14 @@ def test_a_run_is_measured_by_one_process_at_a_time(tmp_path, monkeypatch):
     words += f" --weights itc --latency-repeats 0 --out {tmp_path}/run --results {tmp_path}/r.jsonl"
 
     def meanwhile(*given, **options):
-        with pytest.raises(UserError, match="another process trains in"), Run(tmp_path / "run").alone():
+        with pytest.raises(UserError, match="another process trains in"), Run(tmp_path / "run").exclusive():
             pass
         return measure(*given, **options)
 
     monkeypatch.setattr(experiment, "measure", meanwhile)
     assert main(words.split()) == 0
     assert len(records.read(tmp_path / "r.jsonl")) == 1
-    with Run(tmp_path / "run").alone():
+    with Run(tmp_path / "run").exclusive():
         pass
 
 

@@ -8,7 +8,7 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
-from dlip.training.layer_modes import can_compile, run_layers
+from dlip.training.layer_modes import can_compile, set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.terms import AT, HR, KD, VLP
@@ -41,13 +41,13 @@ def test_losses_and_gradients_stay_the_same(terms, make_med, make_batch):
     student, teacher, batch = VLM(make_med(1, **DROPOUT), None), VLM(make_med(0), None), make_batch()
     learner = Learner(student, teacher if "hr.text" in terms else None, TrainConfig(weights=terms)).train()
     plain = learn(learner, teacher, batch)
-    run_layers(student.med, recomputed=True)
+    set_layer_modes(student.med, recomputed=True)
     less = learn(learner, teacher, batch)
     assert plain[0] == less[0] and plain[1].keys() == less[1].keys()
     for name, gradient in plain[1].items():
         torch.testing.assert_close(less[1][name], gradient, msg=name)
     assert less[2] < 0.6 * plain[2]
-    run_layers(student.med)
+    set_layer_modes(student.med)
     assert learn(learner, teacher, batch)[2] == plain[2]
 
 
@@ -72,7 +72,7 @@ def test_compiled_layers_learn_the_same(make_med, make_batch):
     learner = Learner(student, teacher, TrainConfig(weights={**VLP, **HR, **AT, **KD})).train()
     plain = learn(learner, teacher, batch)
     for recomputed in (False, True):
-        run_layers(student.med, recomputed, compiled=True)
+        set_layer_modes(student.med, recomputed, compiled=True)
         assert "forward" in vars(student.med.vision_model.encoder.layers[0])
         mine = learn(learner, teacher, batch)
         for one, other in zip(plain[:2], mine[:2], strict=True):
@@ -83,4 +83,4 @@ def test_a_machine_without_a_compiler_says_so(make_med, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with pytest.raises(UserError, match="needs a C.. compiler"):
-        run_layers(make_med(), compiled=True)
+        set_layer_modes(make_med(), compiled=True)

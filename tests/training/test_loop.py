@@ -210,7 +210,9 @@ def test_a_finished_run_is_left_as_it_is(make_vlm, tmp_path):
         checkpoint.unlink()
     student = make_vlm(5)
     assert train(student, TRAIN_SCENES, SHORT, tmp_path, progress=False).rows() == rows
-    assert (tmp_path / "model.safetensors").read_bytes() == before and weights_hash(student) == weights_hash(run.model())
+    assert (tmp_path / "model.safetensors").read_bytes() == before and weights_hash(student) == weights_hash(
+        run.model()
+    )
 
 
 @pytest.mark.parametrize("name", ["run@48", "scenes/student"])

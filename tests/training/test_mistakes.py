@@ -2,13 +2,11 @@
 
 import json
 import os
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from tokenizers import Tokenizer as FastTokenizer
 from torch.utils.data import get_worker_info
 
@@ -41,7 +39,7 @@ class Bare(Scenes):
     ("dataset", "changes", "says"),
     [
         (TRAIN_SCENES, dict(weights={"itc": 1.0, "hr.text": 1.0}), "hr.text needs a teacher"),
-        (TRAIN_SCENES, dict(batch_size=25), "24 pictures, fewer than a batch of 25"),
+        (TRAIN_SCENES, dict(batch_size=25), "24 images, fewer than a batch of 25"),
         (Bare("captions"), dict(weights={"lm": 1.0}), "lm needs captions"),
         (Bare("questions"), dict(weights={"vqa": 1.0}), "vqa needs questions"),
         (Bare("tags"), dict(weights={"tags": 1.0}), "tags needs tags"),
@@ -81,28 +79,15 @@ def test_other_vocabularies_are_refused(make_vlm, tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(make_vlm, tmp_path):
-    with Run(tmp_path).alone(), pytest.raises(UserError, match="another process trains in"):
+    with Run(tmp_path).exclusive(), pytest.raises(UserError, match="another process trains in"):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
     assert train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False).finished
-
-
-def test_a_run_whose_folder_another_has_made_anew_writes_nothing_there(make_vlm, tmp_path):
-    folder = tmp_path / "run"
-
-    def remove(student):
-        shutil.rmtree(folder)
-        folder.mkdir()
-        return {}
-
-    with pytest.raises(UserError, match="run was taken away while a run was in it, which stops here"):
-        train(make_vlm(), TRAIN_SCENES, SHORT.replace(eval_every=3), folder, evaluate=remove, progress=False)
-    assert not list(folder.iterdir())
 
 
 def test_a_model_that_is_no_run_is_not_replaced(make_vlm, tmp_path):
     make_vlm().save(tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="holds config.json, but no run that could go on; choose another folder"):
+    with pytest.raises(UserError, match="holds config.json but no run to resume; choose another folder"):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path / "model", progress=False)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
@@ -112,9 +97,9 @@ def test_a_folder_takes_over_no_other_teacher_nor_fewer_pictures(make_vlm, tmp_p
     train(make_vlm(1), TRAIN_SCENES, config, tmp_path, make_vlm(2), progress=False)
     with pytest.raises(UserError, match=r"holds a run with another teacher \(its weights differ\); choose"):
         train(make_vlm(1), TRAIN_SCENES, config, tmp_path, make_vlm(3), progress=False)
-    with pytest.raises(UserError, match="holds a run with another number of pictures"):
+    with pytest.raises(UserError, match="holds a run with another number of images"):
         train(make_vlm(1), Scenes("val", size=12), config, tmp_path, make_vlm(2), progress=False)
-    with pytest.warns(UserWarning, match="first weights are not those that the run in .* began with; it goes on"):
+    with pytest.warns(UserWarning, match="initial weights changed since the run in .* started; it is resumed"):
         train(make_vlm(4), TRAIN_SCENES, config, tmp_path, make_vlm(2), progress=False)
 
 
@@ -151,7 +136,7 @@ def test_what_last_digits_depend_on_may_change_with_a_warning(what, make_vlm, tm
     train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     run = json.loads(path.read_text())
     path.write_text(json.dumps(run | {"inputs": run["inputs"] | {what: "other"}}))
-    with pytest.warns(UserWarning, match=rf"the .*{what}\b.*, on which last digits depend, are not those that the run"):
+    with pytest.warns(UserWarning, match=rf"the .*{what}\b.* changed since the run in"):
         train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     del run["inputs"][what]  # as an older version began it
     path.write_text(json.dumps(run))
@@ -204,7 +189,7 @@ def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
             train(student, TRAIN_SCENES, config, tmp_path, about=about, progress=False)
     assert (tmp_path / "run.json").read_text() == before
     (tmp_path / "run.json").write_text('{"model": {}}')
-    with pytest.raises(UserError, match="run.json is not whole"):
+    with pytest.raises(UserError, match="holds a run with another data, model"):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
 
 
@@ -224,7 +209,7 @@ def flipped(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
-@pytest.mark.filterwarnings("ignore:.*the run goes on from what was kept before")  # of all but the last
+@pytest.mark.filterwarnings("ignore:.*resumed without it")  # of all but the last
 @pytest.mark.parametrize("spoil", [cut, flipped])
 @pytest.mark.parametrize("which", ["the last", "all"])
 def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, make_vlm, tmp_path):
@@ -236,7 +221,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, mak
     (run.folder / "config.json").unlink()  # it was killed before its end
     half = run.folder / ".checkpoint-00000006.safetensors.0123abcd"  # of a process that was killed
     half.touch()
-    with pytest.warns(UserWarning, match=f"{paths[-1].name}.*; the run goes on from what was kept before"):
+    with pytest.warns(UserWarning, match=f"{paths[-1].name}.*; resumed without it"):
         again = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "run", progress=False)
     assert untimed_rows(again) == untimed_rows(whole) and not half.exists()
     assert (run.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
@@ -248,47 +233,16 @@ def test_a_damaged_model_is_made_anew_from_the_last_checkpoint(spoil, make_vlm, 
     model = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False).folder / "model.safetensors"
     whole = model.read_bytes()
     model.write_bytes(spoil(whole))
-    with pytest.warns(UserWarning, match="the run goes on from .*, the file is now damaged-model.safetensors"):
+    with pytest.warns(UserWarning, match="resumed without it, the file is now damaged-model.safetensors"):
         run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     assert model.read_bytes() == whole and run.losses()["step"] == list(range(1, 7))
 
 
-def test_a_log_that_was_left_half_written_keeps_its_whole_rows(make_vlm, tmp_path):
-    """As a full disk leaves it; a checkpoint's name that is none of ours is left alone."""
-    whole = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "whole", progress=False)
-    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "run", progress=False)
-    (run.folder / "model.safetensors").unlink()
-    (run.folder / "checkpoint-best.safetensors").touch()
-    kept = (run.folder / "log.jsonl").read_text()
-    others = ({"eval": {}}, {"step": 6, "seconds": [1]}, {"step": 6, "losses": []}, {"step": 6, "losses": {"itc": "x"}})
-    for torn in ('{"step": 6, "lo', "7\n", *(json.dumps(row) + "\n" for row in others)):
-        (run.folder / "log.jsonl").write_text(kept + torn)
-        assert untimed_rows(run) == untimed_rows(whole)
-    with pytest.warns(UserWarning, match="left out of .*: 1 damaged row; as it was it is damaged-log.jsonl"):
-        assert untimed_rows(train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)) == untimed_rows(whole)
-    assert (run.folder / "checkpoint-best.safetensors").exists()
-    assert (run.folder / "damaged-log.jsonl").read_text() == kept + torn
-
-
-def test_of_a_log_only_its_damaged_rows_are_lost(make_vlm, tmp_path):
-    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
-    path = run.folder / "log.jsonl"
-    first, *others = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(bytes(len(first) - 1) + b"\n" + b"".join(others))
-    assert len(run.rows()) == len(others) > 1
-
-
-def test_a_damaged_log_reaches_no_file_elsewhere(make_vlm, tmp_path):
-    """By a link in somebody's folder, called as what is kept of the log."""
-    (tmp_path / "precious").write_text("kept")
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "log.jsonl").write_text("no row\n")
-    (run / "damaged-log.jsonl").symlink_to(tmp_path / "precious")
-    with pytest.warns(UserWarning, match="1 damaged row; as it was"):
-        train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), run, progress=False)
-    assert (tmp_path / "precious").read_text() == "kept"
-    assert (run / "damaged-log.jsonl").read_text() == "no row\n"
+def test_a_half_written_log_row_is_dropped(make_vlm, tmp_path):
+    run = train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=2), tmp_path, progress=False)
+    rows, path = run.rows(), run.folder / "log.jsonl"
+    path.write_text(path.read_text() + '{"step": 3, "lo')
+    assert run.rows() == rows
 
 
 def changed(path: Path, change) -> None:
@@ -298,27 +252,10 @@ def changed(path: Path, change) -> None:
     write_tensors(path, tensors, about)
 
 
-def scalars(tensors: dict, about: dict) -> None:
-    for name in tensors:
-        if "exp_avg" in name:
-            tensors[name] = torch.zeros(1)
-
-
 CHANGES = {
     "another step": lambda tensors, about: about.update(step=1),
     "another run": lambda tensors, about: about.update(run="0" * 64),
-    "a weight of another shape": lambda tensors, about: tensors.update({WEIGHT: torch.zeros(1)}),
-    "a weight of another kind": lambda tensors, about: tensors.update({WEIGHT: tensors[WEIGHT].long()}),
-    "moments of another shape": scalars,
-    "a moment too few": lambda tensors, about: tensors.pop("optimizer.0.exp_avg"),
-    "no step": lambda tensors, about: tensors.pop("optimizer.0.step"),
-    "a weight too many": lambda tensors, about: tensors.update({"optimizer.9999.step": torch.zeros(())}),
-    "a name that is none": lambda tensors, about: tensors.update({"optimizer.0.a.b": torch.zeros(())}),
-    "no optimizer": lambda tensors, about: [tensors.pop(name) for name in list(tensors) if "optimizer" in name],
-    "no random numbers": lambda tensors, about: tensors.pop("rng.cpu"),
-    "random numbers of another kind": lambda tensors, about: tensors.update({"rng.cpu": torch.zeros(3)}),
 }
-WEIGHT = "learner.med.vision_proj.weight"
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -327,21 +264,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused(what, make_vlm, tmp_path):
     (run.folder / "config.json").unlink()  # it was killed before its end
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     changed(last, CHANGES[what])
-    with pytest.raises(UserError, match="is of another step, run, model or losses; take it away"):
+    with pytest.raises(UserError, match="is of another run or step; remove it"):
         train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     assert last.exists()
 
 
-def test_a_checkpoint_that_may_not_be_read_is_left_where_it_is(make_vlm, tmp_path, monkeypatch):
-    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
-    (run.folder / "config.json").unlink()
-    monkeypatch.setattr("os.access", lambda path, how: "checkpoint" not in str(path))
-    with pytest.raises(UserError, match="may not be read; allow it, or choose another folder"):
-        train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
-    assert not list(tmp_path.glob("damaged-*"))
-
-
-@pytest.mark.filterwarnings("ignore:.*the run goes on from what was kept before")
+@pytest.mark.filterwarnings("ignore:.*resumed without it")
 def test_a_checkpoint_without_its_checksum_is_damaged(make_vlm, tmp_path):
     run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     last = sorted(run.folder.glob("checkpoint-*"))[-1]

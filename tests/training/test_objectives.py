@@ -136,7 +136,7 @@ def test_moving_average_counted_by_hand(start):
     with torch.no_grad():
         new += 1.0
     for _ in range(2):
-        momentum.step(med)
+        momentum.update(med)
     expected = old * 0.995**2 + (0.005 * 0.995 + 0.005) * new
     torch.testing.assert_close(dict(momentum.encoders.named_parameters())[name], expected)
     assert not any(p.requires_grad for p in momentum.encoders.parameters())
@@ -151,7 +151,7 @@ def test_momentum_vectors_come_from_the_moving_averages(start):
     with torch.no_grad():
         med.vision_proj.weight.neg_()
     torch.testing.assert_close(momentum.embed(med, batch)[0], images)
-    momentum.step(med)
+    momentum.update(med)
     assert not torch.allclose(momentum.embed(med, batch)[0], images)
 
 
@@ -164,7 +164,7 @@ def test_the_queue_wraps_around(start):
     for start_id in (10, 20, 30):
         out.image_id = torch.arange(5) + start_id
         momentum(out, med, batch)
-        momentum.step(med)
+        momentum.update(med)
         places.append(momentum.place.item())
     assert momentum.ids.tolist() == [34, 23, 24, 30, 31, 32, 33] and places == [5, 3, 1]
     torch.testing.assert_close(momentum.images, out.image_embed[[4, 3, 4, 0, 1, 2, 3]])
@@ -175,7 +175,7 @@ def test_a_queue_smaller_than_a_batch_keeps_what_fits(start):
     med, out, batch = start
     momentum = MomentumITC(med, queue=3)
     momentum(out, med, batch)
-    momentum.step(med)
+    momentum.update(med)
     assert momentum.ids.tolist() == [100, 101, 102]
 
 
@@ -183,7 +183,7 @@ def test_queued_vectors_of_the_same_picture_are_positives(start):
     med, out, batch = start
     momentum = MomentumITC(med, queue=5, momentum=1.0, alpha=0.0)
     momentum(out, med, batch)
-    momentum.step(med)
+    momentum.update(med)
     again = momentum(out, med, batch)
     pairs = ((out.image_embed, out.text_embed), (out.text_embed, out.image_embed))
     logits = [own @ torch.cat([other, other]).T / 0.07 for own, other in pairs]
@@ -204,7 +204,7 @@ def test_micro_batches_count_as_one_step(start):
         momentum(out, med, batch)
     torch.testing.assert_close(momentum.encoders.state_dict()[name], before)
     assert momentum.ids.tolist() == [-1] * 12
-    momentum.step(med)
+    momentum.update(med)
     torch.testing.assert_close(momentum.encoders.state_dict()[name], before + 0.1)
     assert momentum.ids.tolist() == [*range(10, 15), *range(20, 25), -1, -1] and momentum.place == 10
 
