@@ -89,7 +89,7 @@ def data_check(args: argparse.Namespace) -> None:
     if args.json:
         show(found, args)
     else:
-        print(audit.text(found))
+        print(audit.report(found))
 
 
 def data_shard(args: argparse.Namespace) -> None:

@@ -85,7 +85,7 @@ def commanded(words: list[str]) -> str:
     lines = [line for line in err.getvalue().splitlines() if line.startswith("dlip: ")]
     if code == 0:
         checked = words[:2] == ["data", "check"]
-        return "skipped" if checked and not json.loads(out.getvalue())["sound"] else "used"
+        return "skipped" if checked and not json.loads(out.getvalue())["ok"] else "used"
     if code != 2 or not err.getvalue().strip():
         return f"{words} ended with {code}: {err.getvalue()[-200:]!r}"
     return untidy(lines[-1]) if lines and untidy(lines[-1]) else "refused"

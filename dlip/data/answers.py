@@ -1,18 +1,14 @@
-"""Answers to questions as VQA's official evaluation compares them."""
+"""Answers to questions, normalized as VQA's official evaluation compares them.
+
+Source: Antol et al., VQA (arXiv 1505.00468), and the evaluation script of visualqa.org.
+"""
 
 import re
 
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
-
-
 DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS)}}
-
-
 ARTICLES = ("a", "an", "the")
-
-
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-
 
 _CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
@@ -24,8 +20,6 @@ _CONTRACTIONS = """
     where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
     wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """.split()
-
-
 CONTRACTIONS = {w[: m.start()] + w[m.end() :]: w for w in _CONTRACTIONS for m in re.finditer("'", w)}
 """A contraction that lacks one apostrophe -> the contraction."""
 
@@ -33,9 +27,8 @@ CONTRACTIONS = {w[: m.start()] + w[m.end() :]: w for w in _CONTRACTIONS for m in
 def normalize(answer: str) -> str:
     """An answer as the official evaluation compares it.
 
-    Punctuation becomes a space, or nothing where the answer has it beside a space or has a comma between
-    digits; periods go, but not before a digit; then lower case, number words as digits, no articles,
-    apostrophes put back.
+    A punctuation mark becomes a space, or nothing if the answer has it next to a space or has a comma between digits.
+    Periods go, save before a digit. Then lower case, number words as digits, no articles, apostrophes restored.
     """
     text = out = " ".join(answer.split())
     thousands = re.search(r"\d,\d", text)

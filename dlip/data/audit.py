@@ -1,4 +1,4 @@
-"""What is wrong with a data set, and what its splits share, before anything learns from it."""
+"""Check a dataset before training: faults of its images and texts, and what its splits share."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -12,85 +12,84 @@ from dlip.data.shards.dataset import BadSampleError
 from dlip.data.shards.write import encoded_item
 
 KINDS = {
-    "missing pictures": " is missing",
-    "corrupt pictures or shards": " cannot be read",
+    "missing images": " is missing",
+    "corrupt images or shards": " cannot be read",
     "empty captions": " has an empty caption",
-    "pictures without caption": " has no caption",
+    "images without caption": " has no caption",
     "empty questions": " has an empty question",
     "questions without answers": " has no answer to ",
-    "pictures in two splits": " is in the split ",
+    "images in two splits": " is in the split ",
 }
-"""A kind of fault -> what its sentence says behind the picture's name, in `Folder`, `Shards` and `Hub`."""
-NAMED = 3
-"""Of each kind that are printed."""
+"""Kind of a fault -> words of its sentence in `Folder`, `Shards` and `Hub`."""
+LISTED_PER_KIND = 3
+"""Faults of each kind that `report` lists."""
 
 
 def check(name: str) -> dict:
-    """Reads all of a data set: {"data", "splits": {split: counts}, "faults": {kind: sentences}, "sound"}.
+    """Read a whole dataset: {"data", "splits": {split: counts}, "shared_captions", "faults": {kind: sentences}, "ok"}.
 
-    Of sets joined by + each is read, with all of its own splits. Counts are those of what can be used. Faults are those
-    of `KINDS`; "repeated captions", the same twice of one picture; and "pictures shared by splits" and "repeated
-    pictures" of one split, whose files are equal byte for byte, or whose names or numbers in one set are.
-    "sound" is whether there are none. "shared_captions" counts captions that several pictures have, which is no fault.
-    Raises UserError where there is no such data, or nothing of a split can be used.
+    Counts are of usable images and texts. Faults are those of `KINDS`; "repeated captions", the same caption twice for
+    one image; "images shared by splits" and, within one split, "repeated images": files equal byte for byte, or equal
+    image ids in one dataset. "shared_captions" counts captions of more than one image, which is no fault; "ok" is
+    whether there are no faults. Of datasets joined by + each is read with all its splits. Raises UserError if there is
+    no such dataset.
     """
     splits, faults = {}, defaultdict(list)
     seen: dict[bytes | tuple[str, int], tuple[str, str]] = {}
-    said: Counter = Counter()
-    sets = data_sets.dataset_names(name)
-    for part, own in [(one, split) for one in sets for split in data_sets.splits(one)]:
-        split = own if len(sets) == 1 else f"{part} {own}"
+    captions: Counter = Counter()
+    names = data_sets.dataset_names(name)
+    for part, own in [(one, split) for one in names for split in data_sets.splits(one)]:
+        split = own if len(names) == 1 else f"{part} {own}"
         try:
             dataset = data_sets.open(part, own, on_error="skip")
             dataset.verify()
         except UserError as error:
-            if "no usable picture left" not in str(error):
+            if "no usable image left" not in str(error):
                 raise
             splits[split] = {"images": 0, "captions": 0, "questions": 0}
-            faults["splits without a usable picture"].append(str(error))
+            faults["splits without a usable image"].append(str(error))
             continue
         splits[split] = dataset.counts()
-        for problem in dataset.faults:
-            faults[_kind(problem)].append(problem)
+        for fault in dataset.faults:
+            faults[_kind(fault)].append(fault)
         for i in tqdm(range(len(dataset)), f"reading {split}", leave=False, disable=None):
-            fault = None
             try:
-                picture = encoded_item(dataset, i)
-                if getattr(dataset, "remote", False):  # which verify leaves alone
-                    fault = dataset.image_fault(i)
+                item = encoded_item(dataset, i)
+                fault = dataset.image_fault(i) if getattr(dataset, "remote", False) else None  # verify skips these
             except BadSampleError as error:
                 fault = str(error)
             if fault:
-                faults["corrupt pictures or shards"].append(fault)
+                faults["corrupt images or shards"].append(fault)
                 continue
-            here = f"{picture.name} ({split})"
-            digest = hashlib.blake2b(picture.data, digest_size=16).digest()
-            same, namesake = (seen.setdefault(key, (here, own)) for key in (digest, (part, picture.image_id)))
-            for other, what in ((same, "is"), (namesake, "has the name or number of")):
+            here = f"{item.name} ({split})"
+            digest = hashlib.blake2b(item.data, digest_size=16).digest()
+            same_bytes, same_id = (seen.setdefault(key, (here, own)) for key in (digest, (part, item.image_id)))
+            for other, what in ((same_bytes, "is"), (same_id, "has the image id of")):
                 if other[0] is not here:
-                    kind = "repeated pictures" if other[1] == own else "pictures shared by splits"
+                    kind = "repeated images" if other[1] == own else "images shared by splits"
                     faults[kind].append(f"{here} {what} {other[0]}")
                     break
-            words = Counter(picture.captions)
-            faults["repeated captions"] += [f"{here} has {n} times {text!r}" for text, n in words.items() if n > 1]
-            said.update(words.keys())
-    shared = sum(count > 1 for count in said.values())
+            texts = Counter(item.captions)
+            faults["repeated captions"] += [f"{here} has {n} times {text!r}" for text, n in texts.items() if n > 1]
+            captions.update(texts.keys())
+    shared = sum(count > 1 for count in captions.values())
     found = {kind: sentences for kind, sentences in faults.items() if sentences}
-    return {"data": name, "splits": splits, "shared_captions": shared, "faults": found, "sound": not found}
+    return {"data": name, "splits": splits, "shared_captions": shared, "faults": found, "ok": not found}
 
 
-def text(found: dict) -> str:
-    """What `check` found, as lines for a terminal."""
+def report(result: dict) -> str:
+    """The result of `check` as lines for a terminal."""
     lines = [
-        f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
-        for split, row in found["splits"].items()
+        f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in counts.items())
+        for split, counts in result["splits"].items()
     ]
-    lines.append(f"{plural(found['shared_captions'], 'caption')} said of more than one picture")
-    for kind, sentences in found["faults"].items():
-        lines.append(f"{len(sentences):,} {kind}:")
-        lines += [f"  {one_line(sentence)}" for sentence in sentences[:NAMED]] + ["  ..."] * (len(sentences) > NAMED)
-    return "\n".join([*lines, "no faults" if found["sound"] else "--json PATH lists every fault"])
+    lines.append(f"{plural(result['shared_captions'], 'caption')} of more than one image")
+    for kind, faults in result["faults"].items():
+        lines.append(f"{len(faults):,} {kind}:")
+        lines += [f"  {one_line(fault)}" for fault in faults[:LISTED_PER_KIND]]
+        lines += ["  ..."] * (len(faults) > LISTED_PER_KIND)
+    return "\n".join([*lines, "no faults" if result["ok"] else "--json PATH lists every fault"])
 
 
-def _kind(problem: str) -> str:
-    return next((kind for kind, words in KINDS.items() if words in problem), "other faults")
+def _kind(fault: str) -> str:
+    return next((kind for kind, words in KINDS.items() if words in fault), "other faults")

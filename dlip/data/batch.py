@@ -1,4 +1,4 @@
-"""What data sets yield (`Item`) and what models take (`Batch`)."""
+"""What datasets yield (`Item`) and what models take (`Batch`)."""
 
 from dataclasses import dataclass, field, fields, replace
 
@@ -9,64 +9,64 @@ from PIL import Image
 
 @dataclass
 class Question:
-    """A question about one picture."""
+    """A question about one image."""
 
     text: str
     answers: list[str]
-    """Every annotator's answer; one where there was only one annotator."""
+    """The answer of every annotator."""
     type: str = "other"
 
 
 @dataclass
 class Item:
-    """One picture with all that is said and asked of it."""
+    """One image with its captions and questions."""
 
     image: Image.Image | np.ndarray
-    """RGB picture, or its pixels as uint8 [H, W, 3]."""
+    """RGB image, or its pixels as uint8 [H, W, 3]."""
     image_id: int
-    """The same for the same picture, so that its other captions are never taken for negatives."""
+    """Equal for equal images, so that another caption of an image is never taken for a negative."""
     captions: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     tags: np.ndarray | None = None
-    """float32 [K]: 1 for each kind of thing that the picture shows, where the data say so."""
+    """float32 [K]: 1 for each kind of object in the image; None if the dataset has no tags."""
 
 
 @dataclass
 class Batch:
-    """Tensors of B pictures and N questions about them.
+    """Tensors of B images and N questions about them.
 
-    Captions or questions are None where there are none; in training there are always some, if only empty ones.
+    Captions or questions are None if there are none; in training they are always tensors, some of them empty.
     """
 
     images: torch.Tensor
-    """uint8 [B, 3, H, W]; each model resizes and normalises for itself (`Med.normalize`)."""
+    """uint8 [B, 3, H, W]; each model resizes and normalizes for itself."""
     image_id: torch.Tensor
     """int64 [B]"""
     ids: torch.Tensor | None = None
-    """int64 [B, T]: one caption a picture, [CLS] ... [SEP], padded to the longest."""
+    """int64 [B, T]: one caption per image, [CLS] ... [SEP], padded to the longest."""
     mask: torch.Tensor | None = None
-    """bool [B, T]: true where a token is."""
+    """bool [B, T]: true for tokens, false for padding."""
     question_ids: torch.Tensor | None = None
     """int64 [N, Q]"""
     question_mask: torch.Tensor | None = None
     answer_ids: torch.Tensor | None = None
-    """int64 [N, A]: an answer to each question, [DEC] ... [SEP]."""
+    """int64 [N, A]: one answer per question, [DEC] ... [SEP]."""
     answer_mask: torch.Tensor | None = None
     tags: torch.Tensor | None = None
     """float32 [B, K]"""
     question_rows: torch.Tensor | None = None
-    """int64 [N]: the row of the picture that each question is about; without it N is B."""
+    """int64 [N]: row of the image of each question; None means N = B, one per image."""
     caption_index: torch.Tensor | None = None
-    """int64 [B]: which of its captions each picture shows; 0 where it has none."""
+    """int64 [B]: which of its captions each image comes with; 0 if it has none."""
     rows: torch.Tensor | None = None
-    """int64 [B]: each picture's place in the data set, where it was read from one in training."""
+    """int64 [B]: index of each image in the dataset; set by `train_loader`."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def captioned(self) -> torch.Tensor:
-        """bool [B]: which pictures have a caption; the rows of the others hold a first token and pads."""
+        """bool [B]: which images have a caption; the other rows hold a first token and padding."""
         return self.mask[:, 1:].any(1)
 
     @property
@@ -75,6 +75,6 @@ class Batch:
         return self.answer_mask[:, 1:].any(1)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with every tensor on `device`."""
+        """This batch with every tensor on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: t.to(device, non_blocking=True) for k, t in tensors.items() if t is not None})

@@ -1,9 +1,9 @@
-"""Any Hugging Face data set with named columns: `hub:NAME?image=picture&caption=text`.
+"""Any Hugging Face dataset with named columns: `hub:NAME?image=picture&caption=text`.
 
-NAME is one of the hub, or a folder or file on this disk that the `datasets` library reads (parquet, what it saved
-itself, pictures with metadata). No code of a data set is ever run. Named after the question mark: the columns `image`,
-`caption`, `question`, `answers`, `type` (of the question) and `id` (equal for rows of one picture), the `config` of a
-data set that has several, and the `revision`.
+NAME is a dataset of the hub, or a folder or file on this disk that the `datasets` library reads (parquet, its own
+format, images with metadata). Code of a dataset is never run. Options after the question mark: the columns `image`,
+`caption`, `question`, `answers`, `type` (of the question) and `id` (equal in all rows of one image), and the dataset's
+`config` and `revision`.
 """
 
 import hashlib
@@ -26,28 +26,28 @@ COLUMNS = {
     "type": ("answer_type", "question_type"),
     "id": ("image_id", "img_id", "cocoid", "filename", "file_name"),
 }
-"""What a column holds -> the names that it is looked for by where none is given, the first that is there."""
-_SETTINGS = ("config", "revision")
+"""Role of a column -> its usual names; the first that exists is taken, unless the user names one."""
+SETTINGS = ("config", "revision")
 FILES = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
-"""Endings of files -> what the library calls them."""
+"""Suffix of a file -> the library's name of its format."""
 
 
 class Hub(QuarantineMixin):
-    """A split of a Hugging Face data set; rows of one `id` are one picture, which has all their texts.
+    """One split of a Hugging Face dataset; rows with the same `id` are one image with all their texts.
 
-    Faults of texts are found on opening and those of pictures by `verify`, as `Folder` does.
+    Faults of texts are found on opening, those of images by `verify`.
     """
 
     def __init__(self, name: str, split: str, on_error: str = "fatal"):
-        """Raises UserError where the data set, the split or a column named is not there, or `datasets` is missing."""
+        """Raises UserError if the dataset, the split, a named column or the `datasets` library does not exist."""
         address, options = parse(str(name))
         super().__init__(Path(address).name, str(name), split, on_error)
-        found = _load(address, options)
-        theirs = {_own(other): other for other in found}
-        if split not in theirs:
-            raise UserError(f"{name} has no split {split!r}; choose one of those it has: {', '.join(sorted(theirs))}")
-        self.data = found[theirs[split]]
-        self._roots = _roots(address)
+        loaded = _load(address, options)
+        names = {_own_name(theirs): theirs for theirs in loaded}
+        if split not in names:
+            raise UserError(f"{name} has no split {split!r}; choose one of: {', '.join(sorted(names))}")
+        self.data = loaded[names[split]]
+        self._roots = _image_folders(address)
         self.columns = _columns(self.data.column_names, options, str(name))
         self._report(self._group())
 
@@ -55,62 +55,62 @@ class Hub(QuarantineMixin):
         return len(self._rows)
 
     def __getitem__(self, i: int) -> Item:
-        """Picture i, decoded now. Raises UserError where it cannot be read."""
-        encoded = self.encoded_item(i)
-        return Item(read_image(encoded.name, encoded.data), encoded.image_id, encoded.captions, encoded.questions)
+        """Image i, decoded now. Raises UserError if it cannot be decoded."""
+        item = self.encoded_item(i)
+        return Item(read_image(item.name, item.data), item.image_id, item.captions, item.questions)
 
     def encoded_item(self, i: int) -> EncodedItem:
-        """Picture i as the data set holds it, not decoded. Raises UserError where the row has no picture."""
+        """Image i as stored. Raises UserError if its row holds no image."""
         name, rows = self._rows[i]
-        data = self._bytes(rows[0], name)
-        captions, questions, _ = self._said[i]
-        return EncodedItem(name, image_id_from_name(name), captions, questions, data)
+        captions, questions, _ = self._texts[i]
+        return EncodedItem(name, image_id_from_name(name), captions, questions, self._bytes(rows[0], name))
 
     def verify(self) -> None:
-        """Reads every picture once, so that none fails later.
+        """Decode every image once and quarantine those that fail.
 
-        Raises UserError, as opening does, where faults are fatal or nothing is left.
+        Raises UserError if faults are fatal or nothing is left.
         """
-        faults = map_in_threads(self._fault, range(len(self)), len(self))
+        faults = map_in_threads(self._image_fault, range(len(self)), len(self))
         good = [i for i, fault in enumerate(faults) if not fault]
-        self._rows, self._said = [self._rows[i] for i in good], [self._said[i] for i in good]
+        self._rows, self._texts = [self._rows[i] for i in good], [self._texts[i] for i in good]
         self._report([fault for fault in faults if fault])
 
     def counts(self) -> dict[str, int]:
-        """Pictures, captions and questions."""
-        captions, questions = (sum(len(said[part]) for said in self._said) for part in (0, 1))
+        """Numbers of images, captions and questions."""
+        captions, questions = (sum(len(texts[part]) for texts in self._texts) for part in (0, 1))
         return {"images": len(self), "captions": captions, "questions": questions}
 
     def fingerprint(self) -> str:
-        """A hash of the library's own, of the columns, and of the rows used."""
+        """Hash of the library's fingerprint, of the columns, and of the rows used."""
         known = repr((self.data._fingerprint, self.columns, [rows for _, rows in self._rows]))
         return hashlib.sha256(known.encode()).hexdigest()
 
     def _group(self) -> list[str]:
-        """Joins the rows of each picture; returns their faults."""
+        """Join the rows of each image; returns their faults."""
         column = self.columns.get("id")
-        names = self._texts([column])[column] if column else range(len(self.data))
+        names = self._read([column])[column] if column else range(len(self.data))
         groups: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             groups.setdefault(str(name) if column else f"{self.name}/{self.split}/{name}", []).append(row)
-        parts = {part: own for part, own in self.columns.items() if part in ("caption", "question", "answers", "type")}
-        whole = self._texts(list(dict.fromkeys(parts.values())))
-        texts = {part: whole[own] for part, own in parts.items()}
-        self._rows, self._said, faults = [], [], []
+        roles = {
+            role: name for role, name in self.columns.items() if role in ("caption", "question", "answers", "type")
+        }
+        values = self._read(list(dict.fromkeys(roles.values())))
+        self._rows, self._texts, faults = [], [], []
         for name, rows in groups.items():
-            said = read_rows([{part: values[row] for part, values in texts.items()} for row in rows])
-            faults += [f"{name} {fault}" for fault in said[2]]
-            if said[0] or said[1]:
+            texts = read_rows([{role: values[column][row] for role, column in roles.items()} for row in rows])
+            faults += [f"{name} {fault}" for fault in texts[2]]
+            if texts[0] or texts[1]:
                 self._rows.append((name, rows))
-                self._said.append(said)
+                self._texts.append(texts)
         return faults
 
-    def _texts(self, columns: list[str]) -> dict[str, list]:
-        """Columns whole. Raises UserError where they hold what is no text."""
+    def _read(self, columns: list[str]) -> dict[str, list]:
+        """Whole columns. Raises UserError if they hold text that is not UTF-8."""
         try:
             return self.data.select_columns(columns)[:]
-        except ValueError as error:  # bytes that are no UTF-8
-            raise UserError(f"{self.where} cannot be read ({error}); write it anew") from error
+        except ValueError as error:
+            raise UserError(f"{self.where} cannot be read ({error}); write it again") from error
 
     def _bytes(self, row: int, name: str) -> bytes:
         try:
@@ -119,67 +119,66 @@ class Hub(QuarantineMixin):
                 value = value["bytes"] if value.get("bytes") is not None else self._file(value["path"])
             elif isinstance(value, str):
                 value = self._file(value)
-        except (OSError, KeyError, TypeError, ValueError) as error:  # of a name that no file can have, the last
-            raise UserError(f"cannot read the picture {name} ({error}); mend or remove it") from error
+        except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: an impossible file name
+            raise UserError(f"the image {name} cannot be read ({error}); replace or remove it") from error
         if not isinstance(value, bytes):
             raise UserError(
-                f"the column {self.columns['image']!r} of {self.where} holds no pictures; name it: ?image=..."
+                f"the column {self.columns['image']!r} of {self.where} holds no images; name theirs: ?image=..."
             )
         return value
 
     def _file(self, path: str) -> bytes:
-        """A picture that lies beside the rows. Raises OSError for a file of another place: rows may name any."""
+        """An image beside the rows. Raises OSError for a file elsewhere: rows may name any."""
         file = Path(path).resolve()
         if not (file.is_file() and any(map(file.is_relative_to, self._roots))):
-            raise OSError("there is no such file in the data set's own folders")
+            raise OSError("there is no such file in the dataset's own folders")
         return file.read_bytes()
 
-    def _fault(self, i: int) -> str | None:
-        """Why a picture cannot be used, if so."""
+    def _image_fault(self, i: int) -> str | None:
+        """Why an image cannot be used, None if it can."""
         try:
             self[i]
         except UserError as error:
-            return f"{self._rows[i][0]} cannot be read ({error.__cause__ or 'there is no picture in its row'})"
+            return f"{self._rows[i][0]} cannot be read ({error.__cause__ or 'its row holds no image'})"
         return None
 
 
 def splits(name: str) -> list[str]:
-    """The splits that a data set has, `validation` as val, in alphabetical order. Raises UserError as `Hub` does."""
-    return sorted(set(map(_own, _load(*parse(str(name))))))
+    """The splits of a dataset, `validation` as val, in alphabetical order. Raises UserError as `Hub` does."""
+    return sorted(set(map(_own_name, _load(*parse(str(name))))))
 
 
 def parse(name: str) -> tuple[str, dict[str, str]]:
-    """`hub:NAME?image=picture` -> NAME and what is named after it. Raises UserError where that is not known."""
+    """`hub:NAME?image=picture` -> NAME and its options. Raises UserError for an unknown option."""
     address, _, query = name.removeprefix(PREFIX).partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    known = (*COLUMNS, *_SETTINGS)
+    known = (*COLUMNS, *SETTINGS)
     if unknown := [option for option in options if option not in known]:
-        raise UserError(f"{name} names {unknown[0]!r}, which is no option; choose one of {', '.join(known)}")
+        raise UserError(f"{name} has the unknown option {unknown[0]!r}; choose one of: {', '.join(known)}")
     if not address:
-        raise UserError(f"{name} names no data set; write hub:NAME, or hub: and a folder")
+        raise UserError(f"{name} names no dataset; write hub:NAME, or hub: and a folder")
     return address, options
 
 
 def read_rows(rows: list[dict[str, Any]]) -> tuple[list[str], list[Question], list[str]]:
-    """Captions, questions and faults of one picture's rows, each {"caption", "question", "answers", "type"} or less.
+    """Captions, questions and faults of the rows of one image, each {"caption", "question", "answers", "type"} or less.
 
-    A caption or answer may be a text, a list of them, or what the hub's data sets make of one: {"raw": text},
-    {"answer": text}, {"answer": [texts]}. One that comes twice in a picture's rows counts once, as captions do where
-    each row has a question.
+    A caption or answer may be a string, a list of them, or a dictionary as in datasets of the hub: {"raw": text},
+    {"answer": text}, {"answer": [texts]}. A caption in several rows of one image counts once.
     """
     captions: dict[str, None] = {}
     questions, faults = [], []
     for row in rows:
-        said = list(_texts(row.get("caption")))
-        captions |= dict.fromkeys(text for text in said if text)
-        faults += ["has an empty caption"] * said.count("")
-        if (asked := row.get("question")) is None:
+        texts = list(_texts(row.get("caption")))
+        captions |= dict.fromkeys(filter(None, texts))
+        faults += ["has an empty caption"] * texts.count("")
+        if row.get("question") is None:
             continue
-        asked, answers = str(asked).strip(), [answer for answer in _texts(row.get("answers")) if answer]
-        if asked and answers:
-            questions.append(Question(asked, answers, str(row.get("type") or "other")))
+        question, answers = str(row["question"]).strip(), list(filter(None, _texts(row.get("answers"))))
+        if question and answers:
+            questions.append(Question(question, answers, str(row.get("type") or "other")))
         else:
-            faults.append(f"has no answer to {asked!r}" if asked else "has an empty question")
+            faults.append(f"has no answer to {question!r}" if question else "has an empty question")
     if not captions and not questions and not faults:
         faults.append("has no caption")
     return list(captions), questions, faults
@@ -195,46 +194,43 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value).strip()
 
 
-def _own(split: str) -> str:
+def _own_name(split: str) -> str:
     return {"validation": "val"}.get(split, split)
 
 
 def _load(address: str, options: dict[str, str]) -> dict:
-    """The library's splits by its names, pictures not decoded."""
+    """The library's splits by its names, with images not decoded."""
     try:
         import datasets
     except ModuleNotFoundError as missing:
         raise UserError(f"hub: needs {missing.name}, which is not installed; run pip install 'dlip[hub]'") from None
     path = Path(address)
     if path.exists():
-        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # the hub is told nothing of what lies here
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # no request to the hub about local files
     if path.is_file() and path.suffix not in FILES:
-        raise UserError(f"{address} is no table that can be read; give one of {', '.join(FILES)}")
-    settings = {"name": options.get("config"), "revision": options.get("revision")}
+        raise UserError(f"{address} is not a known table; give one of: {', '.join(FILES)}")
     try:
         if path.is_file():
-            found = datasets.load_dataset(FILES[path.suffix], data_files=str(path))
+            loaded = datasets.load_dataset(FILES[path.suffix], data_files=str(path))
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            found = datasets.load_from_disk(str(path))
+            loaded = datasets.load_from_disk(str(path))
         else:
-            found = datasets.load_dataset(address, **settings)
+            loaded = datasets.load_dataset(address, name=options.get("config"), revision=options.get("revision"))
     except Exception as error:  # the library raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"the data set {address} cannot be loaded ({reason}); check its name and the network"
-        ) from error
-    if isinstance(found, datasets.Dataset):
-        found = {str(found.split or "train"): found}
-    for split, data in found.items():
+        raise UserError(f"the dataset {address} cannot be loaded ({reason}); check its name and the network") from error
+    if isinstance(loaded, datasets.Dataset):
+        loaded = {str(loaded.split or "train"): loaded}
+    for split, data in loaded.items():
         for column, kind in data.features.items():
             if isinstance(kind, datasets.Image):
                 data = data.cast_column(column, datasets.Image(decode=False))
-        found[split] = data
-    return found
+        loaded[split] = data
+    return loaded
 
 
-def _roots(address: str) -> list[Path]:
-    """The folders that a data set's pictures may lie in: its own, or the libraries' downloads."""
+def _image_folders(address: str) -> list[Path]:
+    """Folders in which a dataset's images may be: its own, or the libraries' downloads."""
     if Path(address).exists():
         place = Path(address).resolve()
         return [place.parent if place.is_file() else place]
@@ -246,23 +242,19 @@ def _roots(address: str) -> list[Path]:
 
 
 def _columns(names: list[str], options: dict[str, str], where: str) -> dict[str, str]:
-    """What a column holds -> its name: the one given, or the first one usual for it."""
-    found = {part: next((name for name in usual if name in names), None) for part, usual in COLUMNS.items()}
-    for part in COLUMNS:
-        if part in options and options[part] not in names:
-            raise UserError(
-                f"{where} names the column {options[part]!r}; choose one of those it has: {', '.join(names)}"
-            )
-    found |= {part: name for part, name in options.items() if part in COLUMNS}
-    if found["image"] is None:
+    """Role of a column -> its name: the one in `options`, or the first usual one that exists."""
+    columns = {role: next((name for name in usual if name in names), None) for role, usual in COLUMNS.items()}
+    for role in COLUMNS:
+        if role in options and options[role] not in names:
+            raise UserError(f"{where} has no column {options[role]!r}; choose one of: {', '.join(names)}")
+    columns |= {role: name for role, name in options.items() if role in COLUMNS}
+    if columns["image"] is None:
+        raise UserError(f"{where} has no usual column of images; name it: ?image=..., one of: {', '.join(names)}")
+    if columns["caption"] is None and None in (columns["question"], columns["answers"]):
         raise UserError(
-            f"{where} has no column of pictures by a usual name; name it: ?image=..., of {', '.join(names)}"
+            f"{where} has no usual columns of captions, or of questions and answers; name them: ?caption=... or "
+            f"?question=...&answers=..., of: {', '.join(names)}"
         )
-    if found["caption"] is None and None in (found["question"], found["answers"]):
-        raise UserError(
-            f"{where} has no captions nor answered questions by usual names; name them: ?caption=... or "
-            f"?question=...&answers=..., of {', '.join(names)}"
-        )
-    if None in (found["question"], found["answers"]):
-        found["question"] = found["answers"] = None
-    return {part: name for part, name in found.items() if name is not None}
+    if None in (columns["question"], columns["answers"]):
+        columns["question"] = columns["answers"] = None
+    return {role: name for role, name in columns.items() if name is not None}

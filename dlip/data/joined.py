@@ -1,4 +1,4 @@
-"""Several data sets as one: what some have no captions of others may ask questions about."""
+"""Several datasets as one: captions may come from one and questions from another."""
 
 import hashlib
 from bisect import bisect_right
@@ -14,10 +14,9 @@ from dlip.data.shards.write import encoded_item
 
 
 class JoinedDatasets:
-    """The same split of several data sets, one after the other.
+    """The same split of several datasets, one after the other.
 
-    A picture's number is another than in its own set, so that no two sets share one. Tags, which mean something else
-    in every set, are left out. Raises IndexError beyond the last picture.
+    Image ids are made anew, so that no two datasets share one. Tags are dropped, since their meaning differs.
     """
 
     def __init__(self, datasets: list):
@@ -26,7 +25,7 @@ class JoinedDatasets:
 
     @property
     def starts(self) -> list[int]:
-        """The place of each set's first picture, and in the end that behind the last; `verify` may change them."""
+        """Index of each dataset's first image, and the total length; `verify` may change them."""
         return [0, *accumulate(map(len, self.datasets))]
 
     @property
@@ -37,53 +36,53 @@ class JoinedDatasets:
         return self.starts[-1]
 
     def __getitem__(self, i: int) -> Item:
-        """Picture i. Raises what its own set raises."""
-        which, place = self._find(i)
+        """Image i. Raises what its dataset raises."""
+        which, place = self._locate(i)
         item = self.datasets[which][place]
-        return replace(item, image_id=_number(which, item.image_id), tags=None)
+        return replace(item, image_id=_joined_id(which, item.image_id), tags=None)
 
     def encoded_item(self, i: int) -> EncodedItem:
-        """Picture i as its file holds it."""
-        which, place = self._find(i)
-        picture = encoded_item(self.datasets[which], place)
-        return replace(picture, image_id=_number(which, picture.image_id))
+        """Image i as stored."""
+        which, place = self._locate(i)
+        item = encoded_item(self.datasets[which], place)
+        return replace(item, image_id=_joined_id(which, item.image_id))
 
     def verify(self) -> None:
-        """Raises UserError as the sets do."""
+        """Verify every dataset. Raises UserError as they do."""
         for dataset in self.datasets:
             dataset.verify()
 
     def counts(self) -> dict[str, int]:
-        """Pictures, captions and questions."""
+        """Numbers of images, captions and questions."""
         counts = [dataset.counts() for dataset in self.datasets]
         return {noun: sum(count[noun] for count in counts) for noun in counts[0]}
 
     def fingerprint(self) -> str:
-        """A hash of the sets'."""
+        """Hash of the datasets' fingerprints."""
         return hashlib.sha256(" ".join(dataset.fingerprint() for dataset in self.datasets).encode()).hexdigest()
 
     def order(self, seed: int, epoch: int) -> list[int]:
-        """A permutation, another one every epoch: the sets mixed evenly, each in an order of its own."""
+        """A permutation for one epoch: the datasets evenly mixed, each in its own order."""
         orders = []
         for which, (dataset, start) in enumerate(zip(self.datasets, self.starts, strict=False)):
             own = getattr(dataset, "order", None)
-            drawn = own(seed, epoch) if own else epoch_order(len(dataset), seed, epoch)
-            orders.append((which, start + np.asarray(drawn, dtype=np.int64)))
-        turns = np.repeat([which for which, _ in orders], [len(drawn) for _, drawn in orders])
+            items = own(seed, epoch) if own else epoch_order(len(dataset), seed, epoch)
+            orders.append((which, start + np.asarray(items, dtype=np.int64)))
+        turns = np.repeat([which for which, _ in orders], [len(items) for _, items in orders])
         np.random.default_rng((seed, epoch)).shuffle(turns)
         mixed = np.empty(len(turns), np.int64)
-        for which, drawn in orders:
-            mixed[turns == which] = drawn
+        for which, items in orders:
+            mixed[turns == which] = items
         return mixed.tolist()
 
-    def _find(self, i: int) -> tuple[int, int]:
-        """Picture i as a set and a place in it."""
+    def _locate(self, i: int) -> tuple[int, int]:
+        """Index of the dataset that has image i, and the image's index in it."""
         starts = self.starts
         if not 0 <= i < starts[-1]:
-            raise IndexError(f"{self.name} {self.split} has pictures 0 to {starts[-1] - 1}, not {i}")
+            raise IndexError(f"{self.name} {self.split} has images 0 to {starts[-1] - 1}, not {i}")
         which = bisect_right(starts, i) - 1
         return which, i - starts[which]
 
 
-def _number(which: int, own: int) -> int:
-    return image_id_from_name(f"{which}:{own}")
+def _joined_id(which: int, image_id: int) -> int:
+    return image_id_from_name(f"{which}:{image_id}")

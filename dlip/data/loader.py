@@ -1,4 +1,4 @@
-"""The order of the training pictures: a pure function of the seed, the same for a run that was stopped and resumed."""
+"""Training batches in an order that is a function of the seed, equal in a resumed run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +20,10 @@ def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
 
 
 class ResumableBatchSampler:
-    """Sampler of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its part of each batch.
+    """Batches of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its part of each.
 
-    The parts put together in order of rank are the batch that one process alone would get. A batch never spans two
-    epochs; the items left at an epoch's end sit it out. `order(seed, epoch)` permutes the items, by default as
-    `epoch_order` does.
+    The parts in order of rank are the batch of a single process. A batch never spans two epochs; the remaining items of
+    an epoch are dropped. `order(seed, epoch)` permutes the items, by default `epoch_order`.
     """
 
     def __init__(
@@ -52,13 +51,13 @@ class ResumableBatchSampler:
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
                 order = self.order(self.seed, epoch)
-            share = self.batch_size // self.world
-            at = step % self.per_epoch * self.batch_size + self.rank * share
-            yield [(epoch, i) for i in order[at : at + share]]
+            size = self.batch_size // self.world
+            first = step % self.per_epoch * self.batch_size + self.rank * size
+            yield [(epoch, i) for i in order[first : first + size]]
 
 
 class EpochItems(Dataset):
-    """Items keyed by (epoch, index), so that what is drawn for an item may depend on the epoch."""
+    """Items with the key (epoch, index), so that `Collate` knows their epoch."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -67,15 +66,15 @@ class EpochItems(Dataset):
         epoch, index = key
         try:
             return epoch, index, self.dataset[index]
-        except (UserError, OSError) as fault:  # a worker would raise it with its traceback for a sentence
+        except (UserError, OSError) as fault:  # raised in a worker, its message would be a traceback
             return epoch, index, fault
 
 
 def train_loader(dataset, batches: ResumableBatchSampler, collate: Collate, workers: int = 0) -> DataLoader:
-    """Batches in the order of `batches`, each drawn for its own epoch; `sound` raises what could not be drawn."""
+    """Batches in the order of `batches`; iterate over `raise_faults` of it."""
 
-    def collate_epoch(drawn: list) -> Batch | Exception:
-        epochs, rows, items = zip(*drawn, strict=True)
+    def collate_epoch(samples: list) -> Batch | Exception:
+        epochs, rows, items = zip(*samples, strict=True)
         if faults := [item for item in items if isinstance(item, Exception)]:
             return faults[0]
         return replace(replace(collate, epoch=epochs[0])(list(items)), rows=torch.tensor(rows))
@@ -86,22 +85,20 @@ def train_loader(dataset, batches: ResumableBatchSampler, collate: Collate, work
     )  # fmt: skip
 
 
+def raise_faults(loader: Iterator[Batch | Exception]) -> Iterator[Batch]:
+    """The batches of a `train_loader`. Raises the UserError or OSError of an item that could not be read."""
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
 @contextmanager
 def explain_killed_worker() -> Iterator[None]:
-    """Within it a loader's worker that is killed, of which torch tells in any line, is a UserError."""
+    """Raises UserError for the RuntimeError with which torch reports, anywhere, that a loader's worker was killed."""
     try:
         yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise UserError(
-            "a process that draws pictures was killed, perhaps for want of memory; take fewer --workers, or none"
-        ) from error
-
-
-def raise_faults(stream: Iterator[Batch | Exception]) -> Iterator[Batch]:
-    """The batches of a `train_loader`. Raises the UserError or OSError that drawing one has raised."""
-    for batch in stream:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+        raise UserError("a data worker was killed, perhaps out of memory; use fewer --workers, or 0") from error

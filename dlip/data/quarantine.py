@@ -1,4 +1,4 @@
-"""What data sets on disk share: what they do with what cannot be used, and a picture as it is stored."""
+"""What datasets on disk share: faults are fatal or quarantined, and images can be had as they are stored."""
 
 import hashlib
 import os
@@ -18,12 +18,12 @@ SUFFIXES = {
     b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*": ".tif",
     b"MM": ".tif",
 }  # fmt: skip
-"""How files of a kind begin."""
+"""First bytes of an image file -> its suffix."""
 
 
 @dataclass
 class EncodedItem:
-    """One picture as it lies on disk, not decoded, with all that is said and asked of it."""
+    """One image as stored, not decoded, with its texts."""
 
     name: str
     image_id: int
@@ -33,44 +33,46 @@ class EncodedItem:
 
     @property
     def suffix(self) -> str:
-        """Of the kind of file that the data are: .jpg, .png, ...; .img for one that is not known."""
-        return next((kind for start, kind in SUFFIXES.items() if self.data.startswith(start)), ".img")
+        """Suffix for the format of `data`: .jpg, .png, ...; .img for an unknown one."""
+        return next((suffix for start, suffix in SUFFIXES.items() if self.data.startswith(start)), ".img")
 
 
 class QuarantineMixin:
-    """A split of a data set that may have faults: on_error "fatal" stops at them, "skip" leaves them out."""
+    """Fault handling of a dataset: on_error "fatal" raises at the first faults, "skip" quarantines them in `faults`."""
 
     def __init__(self, name: str, where: str, split: str, on_error: str):
-        """where: what the user calls it. Raises UserError where `on_error` is neither."""
+        """where: the dataset as the user named it. Raises UserError if `on_error` is neither "fatal" nor "skip"."""
         if on_error not in ("fatal", "skip"):
             raise UserError(f"on_error cannot be {on_error!r}; choose fatal or skip")
         self.name, self.where, self.split, self.on_error = name, where, split, on_error
         self.faults: list[str] = []
-        """faults skipped, each with its picture's name"""
+        """Quarantined faults, each beginning with the name of its image."""
 
     def _report(self, faults: list[str]) -> None:
-        """Keeps the faults, or raises UserError where they are fatal or nothing else is left."""
+        """Quarantine faults. Raises UserError if they are fatal or no usable item is left."""
         where = f"the {self.split} split of {self.where}"
-        few = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
+        first = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
         if faults and self.on_error == "fatal":
-            found = plural(len(faults), "fault")
-            raise UserError(f"{where} has {found}: {few}: mend what is wrong, or skip it with --on-error skip")
+            raise UserError(
+                f"{where} has {plural(len(faults), 'fault')}: {first}: correct the data, or skip faults with "
+                f"--on-error skip"
+            )
         if not len(self):
-            raise UserError(f"{where} has no usable picture left: {few or 'there is none in it'}")
+            raise UserError(f"{where} has no usable image left: {first or 'it is empty'}")
         self.faults += faults
 
 
 def map_in_threads(
-    find: Callable[[T], str | None], items: Iterable[T], count: int, what: str = "checking pictures"
+    find_fault: Callable[[T], str | None], items: Iterable[T], count: int, what: str = "checking images"
 ) -> list[str | None]:
-    """What `find` says of each of `count` items, in their order, under a bar on a terminal."""
+    """`find_fault` of each of `count` items, in order, with a progress bar."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        return list(tqdm(pool.map(find, items), what, count, leave=False, disable=None))
+        return list(tqdm(pool.map(find_fault, items), what, count, leave=False, disable=None))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def image_id_from_name(name: str) -> int:
-    """53 bits of the hash of a picture's name: the same in every run, split and folder, and exact in JSON."""
+    """53 bits of the hash of an image's name: the same in every run, split and folder, and exact in JSON."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()) >> 11

@@ -1,4 +1,4 @@
-"""WordPiece with BERT's normalisation, its words taken from the data or from a checkpoint; nothing is downloaded."""
+"""WordPiece with BERT's normalization; its vocabulary comes from the data or a checkpoint, nothing is downloaded."""
 
 import json
 from collections import Counter
@@ -12,8 +12,6 @@ from tokenizers import Tokenizer as FastTokenizer
 from dlip.common.errors import UserError
 from dlip.common.files import write_atomically
 
-MAX_WORD_CHARS = 1000
-"""Of a word that is parted into pieces, at the cost of their square; BERT takes 100."""
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
 
 
@@ -36,15 +34,14 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """At most `vocab_size` pieces: the special tokens, every character, then the most frequent words of `texts`.
+        """A vocabulary of at most `vocab_size` tokens: special ones, every character, the most frequent words.
 
-        The same texts give the same ids every time, which the library's own trainer does not promise.
+        The same texts always give the same ids, which the library's own trainer does not promise.
         """
         fast = _bert(models.WordPiece(unk_token="[UNK]"))
         counts = Counter()
         for text in texts:
-            text = text.encode(errors="replace").decode()  # half a character has no place in a vocabulary
-            words = fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(text))
+            words = fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(_valid(text)))
             counts.update(word for word, _ in words)
         letters = sorted({letter for word in counts for letter in word})
         pieces = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters)]
@@ -54,7 +51,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """From `tokenizer.json` or BERT's `vocab.txt` in `folder`. Raises UserError where neither can be read."""
+        """From `tokenizer.json` or BERT's `vocab.txt` in `folder`. Raises UserError if neither can be read."""
         folder = Path(folder)
         try:
             if (folder / "tokenizer.json").is_file():
@@ -66,51 +63,52 @@ class Tokenizer:
         raise UserError(f"{folder} holds neither tokenizer.json nor vocab.txt; copy the teacher's tokenizer there")
 
     def save(self, folder: str | Path) -> None:
-        """Writes `folder`/tokenizer.json, whole or not at all."""
+        """Write `folder`/tokenizer.json atomically."""
         write_atomically(Path(folder) / "tokenizer.json", lambda temporary: self.fast.save(str(temporary)))
 
     def rules(self) -> dict:
-        """All that decides a text's pieces, but for the length at which it is cut."""
-        kept = json.loads(self.fast.to_str())
-        return {name: rule for name, rule in kept.items() if name not in ("truncation", "padding")}
+        """Everything that decides how a text is tokenized, save the truncation."""
+        settings = json.loads(self.fast.to_str())
+        return {name: rule for name, rule in settings.items() if name not in ("truncation", "padding")}
 
     def encode(
         self, texts: list[str], first: str = "[CLS]", max_length: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids int64 [B, T] and mask bool [B, T]: `first` ... [SEP], cut at `max_length` and padded to the longest."""
+        """ids int64 [B, T] and mask bool [B, T]: `first` ... [SEP], truncated to `max_length` and padded."""
         if max_length:
             self.fast.enable_truncation(max_length)
         else:
             self.fast.no_truncation()
-        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # halves of a character are no text
-        rows = [encoding.ids for encoding in self.fast.encode_batch_fast(texts)]
+        rows = [encoding.ids for encoding in self.fast.encode_batch_fast([_valid(text) for text in texts])]
         longest = max(map(len, rows), default=0)
         ids = torch.full((len(rows), longest), self.pad_id)
-        for own, row in zip(ids, rows, strict=True):
-            own[: len(row)] = torch.tensor([self.fast.token_to_id(first), *row[1:]])
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        for row, tokens in zip(ids, rows, strict=True):
+            row[: len(tokens)] = torch.tensor([self.fast.token_to_id(first), *tokens[1:]])
+        lengths = torch.tensor([len(tokens) for tokens in rows], dtype=torch.long)
         return ids, torch.arange(longest) < lengths[:, None]
 
     def decode(self, ids: torch.Tensor | list[list[int]]) -> list[str]:
-        """Texts of rows of ids, special tokens left out."""
+        """Texts of rows of ids, without special tokens."""
         rows = ids.tolist() if isinstance(ids, torch.Tensor) else ids
         return self.fast.decode_batch(rows, skip_special_tokens=True)
 
 
+def _valid(text: str) -> str:
+    """The text with unpaired surrogates replaced by question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _checked(fast: FastTokenizer) -> FastTokenizer:
-    """The same. Raises ValueError where it is of another kind than BERT's, whose rules may make a text endless, or
-    where a word's id is not below their number."""
+    """The tokenizer itself. Raises ValueError if it is not BERT's kind or an id exceeds the vocabulary."""
     parts = {"model": models.WordPiece, "normalizer": normalizers.BertNormalizer,
              "pre_tokenizer": pre_tokenizers.BertPreTokenizer, "decoder": decoders.WordPiece}  # fmt: skip
     for name, kind in parts.items():
         if type(part := getattr(fast, name)) is not kind:
-            raise ValueError(f"its {name} is {type(part).__name__}, and only BERT's {kind.__name__} is known here")
-    if fast.model.max_input_chars_per_word > MAX_WORD_CHARS:
-        raise ValueError(f"its words may have {fast.model.max_input_chars_per_word} letters, at most {MAX_WORD_CHARS}")
+            raise ValueError(f"its {name} is {type(part).__name__}; only BERT's {kind.__name__} is supported")
     vocabulary = fast.get_vocab()
-    word = max(vocabulary, key=vocabulary.get)
-    if vocabulary[word] >= len(vocabulary):
-        raise ValueError(f"the id of {word!r} is {vocabulary[word]} of {len(vocabulary)}")
+    token = max(vocabulary, key=vocabulary.get)
+    if vocabulary[token] >= len(vocabulary):
+        raise ValueError(f"the id of {token!r} is {vocabulary[token]}, but the vocabulary has {len(vocabulary)} tokens")
     return fast
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any kind to the RGB squares, uint8 [S, S, 3], that batches are made of."""
+"""Images of any kind to the RGB squares, uint8 [S, S, 3], that batches are made of."""
 
 import math
 import os
@@ -15,11 +15,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 from dlip.common.errors import UserError
 
 MAX_PIXELS = 80_000_000
-"""Larger pictures are refused: a small file can claim to unpack into more memory than there is."""
+"""Larger images are refused: a small file can decode into more memory than there is."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Formats that are read; Pillow passes some others (EPS) to external programs."""
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of bombs, which to_rgb refuses itself, and of what does no harm
+warnings.filterwarnings("ignore", module=r"PIL\.")  # decompression bombs are refused by to_rgb, other faults harmless
 
-_UPRIGHT = {
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -27,58 +29,54 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
-
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""That are read. Others are no photographs, or are handed to programs outside (EPS)."""
+}  # EXIF orientation -> what turns the image upright
 
 
 def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
-    """The picture in a file, or in `data` under that name, RGB and upright.
+    """The image in a file, or in `data` under that name: RGB and upright.
 
-    Raises UserError, naming the file, where that cannot be had.
+    Raises UserError, naming the file, if it cannot be read.
     """
     try:
         if data is not None and data.startswith(b"\xff\xd8\xff"):
-            return to_rgb(JpegImageFile(BytesIO(data)))  # without a search for the format, a twentieth of the time
+            return to_rgb(JpegImageFile(BytesIO(data)))  # 5% faster without the search for the format
         if data is None and not S_ISREG(os.stat(path).st_mode):
-            raise OSError("it is no file")  # a pipe would be waited for
+            raise OSError("it is not a file")  # reading a pipe would block forever
         with Image.open(path if data is None else BytesIO(data), formats=FORMATS) as image:
             return to_rgb(image)
     except FileNotFoundError as error:
-        raise UserError(f"there is no picture {path}; check its name") from error
-    except Exception as error:  # on a broken file Pillow's decoders raise nearly anything
-        if isinstance(error, UnidentifiedImageError):  # which does not say it in words for users
-            error = ValueError("it is no picture of a known kind")
-        if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, before to_rgb sees the picture
+        raise UserError(f"there is no image {path}; check its name") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+        if isinstance(error, UnidentifiedImageError):
+            error = ValueError("it is not an image of a known format")
+        if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, checked before to_rgb
             error = ValueError(f"it is above the limit of {MAX_PIXELS:,} pixels")
-        raise UserError(f"cannot read the picture {path} ({error}); mend or remove it") from error
+        raise UserError(f"the image {path} cannot be read ({error}); replace or remove it") from error
 
 
 def as_list(values: Iterable, noun: str) -> list:
-    """Pictures or texts as a list. Raises UserError for a single one, whose letters would be taken for several."""
+    """Images or texts as a list. Raises UserError for a single one: a string would be taken for a list of letters."""
     if isinstance(values, str | Path | Image.Image):
-        raise UserError(f"{noun}s come in a list, and here is one alone; put it in brackets, [{noun}]")
+        raise UserError(f"expected a list of {noun}s, got a single one; put it in brackets: [{noun}]")
     return list(values)
 
 
 def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
-    """A picture, a path or pixels, ready to be resized."""
+    """An image (RGB and upright), the path of one, or pixels (unchanged)."""
     if isinstance(image, str | Path):
         return read_image(image)
     return to_rgb(image) if isinstance(image, Image.Image) else image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB, turned as its EXIF says, transparency over white, an animation's first frame.
+    """An image of any mode as RGB: turned by its EXIF orientation, transparency over white, first frame.
 
-    16-bit grey keeps its upper 8 bits, float grey is stretched from its least to its greatest value.
-    Raises UserError above `MAX_PIXELS`, before anything is unpacked.
+    16-bit gray keeps its upper 8 bits, float gray is stretched from its minimum to its maximum. Raises UserError above
+    `MAX_PIXELS`, before anything is decoded.
     """
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
-            f"a picture of {image.width} x {image.height} is above the limit of {MAX_PIXELS:,} pixels; scale it down"
+            f"an image of {image.width} x {image.height} is above the limit of {MAX_PIXELS:,} pixels; scale it down"
         )
     if getattr(image, "is_animated", False):
         image.seek(0)
@@ -92,21 +90,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     image = image if image.mode == "RGB" else image.convert("RGB")
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """As the EXIF says, if it can be read; `exif_transpose` would also rewrite it, and may fail."""
+    """EXIF orientation, None if it cannot be read; `ImageOps.exif_transpose` also rewrites the EXIF, and may fail."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # on a broken one Pillow raises nearly anything
+    except Exception:  # Pillow raises nearly anything on broken EXIF
         return None
 
 
 def resize_square(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
-    """RGB picture, or its pixels [H, W, 3], to uint8 [size, size, 3]: bicubic, the sides squeezed as BLIP does.
+    """An RGB image, or its pixels [H, W, 3], as uint8 [size, size, 3]: bicubic, aspect not kept, as BLIP does.
 
-    Pixels that have the size already are returned as they are, not copied.
+    Pixels of that size already are returned, not copied.
     """
     if isinstance(image, np.ndarray):
         if image.shape == (size, size, 3):
@@ -116,9 +114,9 @@ def resize_square(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
 
 
 def augment(image: Image.Image, size: int, rng: np.random.Generator, flip: bool = False) -> np.ndarray:
-    """RGB photo to uint8 [size, size, 3]: a random crop, by half the chance mirrored where `flip` allows it.
+    """An RGB photo as uint8 [size, size, 3]: a random crop, mirrored with probability 1/2 if `flip`.
 
-    The crop has 0.5 to 1 of the area, as in BLIP's training, and 3/4 to 4/3 of the photo's own aspect. It depends on
+    The crop has 0.5 to 1 of the area, as in BLIP's training, and 3/4 to 4/3 of the photo's aspect ratio. It depends on
     the state of `rng` alone, not on `flip`.
     """
     area = rng.uniform(0.5, 1)

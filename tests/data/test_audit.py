@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dlip.cli import main
-from dlip.data.audit import check, text
+from dlip.data.audit import check, report
 from dlip.data.scenes.dataset import SPLITS
 
 
@@ -18,10 +18,10 @@ def faulty(tmp_path):
     images.mkdir()
     for i, name in enumerate(("a", "b", "c", "d", "cut", "val")):
         Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(images / f"{name}.png")
-    shutil.copy(images / "a.png", images / "copy.png")  # the same picture in two splits, by another name
+    shutil.copy(images / "a.png", images / "copy.png")  # the same image in two splits, under another name
     shutil.copy(images / "b.png", images / "twin.png")
     (images / "cut.png").write_bytes((images / "cut.png").read_bytes()[:45])
-    said = {
+    captions = {
         "a": ["one", "one", "two"], "b": ["two"], "twin": ["three"], "c": [" ", "four"], "d": [], "cut": ["x"],
         "gone": ["y"], "val": ["z"], "copy": ["w"],
     }  # fmt: skip
@@ -31,11 +31,11 @@ def faulty(tmp_path):
             "split": "val" if n in ("val", "copy") else "train",
             "sentences": [{"raw": c} for c in cs],
         }
-        for n, cs in said.items()
+        for n, cs in captions.items()
     ]
     (tmp_path / "captions.json").write_text(json.dumps({"images": rows}))
-    asked = [("val", "val", "what?", []), ("val", "val", " ", ["x"]), ("a", "val", "who?", ["me"])]
-    vqa = [{"image": f"{n}.png", "split": s, "question": q, "answers": a} for n, s, q, a in asked]
+    questions = [("val", "val", "what?", []), ("val", "val", " ", ["x"]), ("a", "val", "who?", ["me"])]
+    vqa = [{"image": f"{n}.png", "split": s, "question": q, "answers": a} for n, s, q, a in questions]
     (tmp_path / "vqa.json").write_text(json.dumps(vqa))
     return tmp_path
 
@@ -45,31 +45,31 @@ def test_one_fault_of_each_kind(faulty, capsys):
     assert found["splits"] == {
         "train": {"images": 4, "captions": 6, "questions": 0}, "val": {"images": 2, "captions": 2, "questions": 0}
     }  # fmt: skip
-    assert found["faults"].pop("corrupt pictures or shards")[0].startswith("cut.png cannot be read")
+    assert found["faults"].pop("corrupt images or shards")[0].startswith("cut.png cannot be read")
     assert found["faults"] == {
-        "missing pictures": ["gone.png is missing"],
+        "missing images": ["gone.png is missing"],
         "empty captions": ["c.png has an empty caption"],
-        "pictures without caption": ["d.png has no caption"],
+        "images without caption": ["d.png has no caption"],
         "empty questions": ["val.png has an empty question"],
         "questions without answers": ["val.png has no answer to 'what?'"],
-        "pictures in two splits": ["a.png is in the split train as well"],
+        "images in two splits": ["a.png is in the split train as well"],
         "repeated captions": ["a.png (train) has 2 times 'one'"],
-        "repeated pictures": ["twin.png (train) is b.png (train)"],
-        "pictures shared by splits": ["copy.png (val) is a.png (train)"],
+        "repeated images": ["twin.png (train) is b.png (train)"],
+        "images shared by splits": ["copy.png (val) is a.png (train)"],
     }
-    assert found["shared_captions"] == 1 and not found["sound"]
+    assert found["shared_captions"] == 1 and not found["ok"]
     assert main(["data", "check", str(faulty)]) == 0
-    said = capsys.readouterr().out
-    assert "1 pictures shared by splits:\n  copy.png (val) is a.png (train)\n" in said
+    out = capsys.readouterr().out
+    assert "1 images shared by splits:\n  copy.png (val) is a.png (train)\n" in out
     assert main(["data", "check", str(faulty), "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["faults"]["missing pictures"] == ["gone.png is missing"]
+    assert json.loads(capsys.readouterr().out)["faults"]["missing images"] == ["gone.png is missing"]
 
 
 def test_no_faults(monkeypatch):
     for split in SPLITS:
         monkeypatch.setitem(SPLITS, split, 5)
     found = check("scenes")
-    assert found["sound"] and found["faults"] == {} and text(found).endswith("no faults")
+    assert found["ok"] and found["faults"] == {} and report(found).endswith("no faults")
     assert found["splits"]["test"] == {"images": 5, "captions": 25, "questions": 30}
 
 

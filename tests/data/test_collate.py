@@ -74,14 +74,14 @@ def test_pixels_keep_their_places(tokenizer):
     assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), pixels)
 
 
-def test_long_texts_are_cut_and_end_in_sep(tokenizer):
+def test_long_texts_are_truncated_and_end_in_sep(tokenizer):
     long = "a blue dog sleeps here"
     batch = Collate(tokenizer, 8, max_text=4)([item(0, [long], [(long, long)])])
     for ids in (batch.ids, batch.question_ids, batch.answer_ids):
         assert ids.shape == (1, 4) and ids[0, -1] == tokenizer.sep_id
 
 
-def test_what_the_data_lack_is_none(tokenizer):
+def test_missing_fields_are_none(tokenizer):
     batch = Collate(tokenizer, 8)([item(0, ["one"]), item(1, ["two"])])
     assert batch.ids is not None
     assert batch.question_ids is batch.question_mask is batch.answer_ids is batch.answer_mask is None
@@ -89,7 +89,7 @@ def test_what_the_data_lack_is_none(tokenizer):
     assert batch.ids is batch.mask is None and batch.answer_ids is not None
 
 
-def test_rows_without_text_have_a_first_token_alone(tokenizer):
+def test_rows_without_text_have_only_a_first_token(tokenizer):
     rows = [item(0, ["one"]), item(1, ["a red cat"], [("who", "two")]), item(2, [], [("what is it", "a red cat")])]
     batch = Collate(tokenizer, 8)(rows)
     pad = tokenizer.pad_id
@@ -100,8 +100,8 @@ def test_rows_without_text_have_a_first_token_alone(tokenizer):
     assert tokenizer.decode(batch.ids) == ["one", "a red cat", ""]
 
 
-def test_a_training_batch_always_has_texts_if_only_empty_ones(tokenizer):
-    """So that every batch takes the same way; blank captions are none."""
+def test_training_batch_always_has_text_tensors(tokenizer):
+    """All batches compute the same losses; a blank caption counts as none."""
     batch = Collate(tokenizer, 8, train=True)([item(0), item(1, [" "])])
     pad = tokenizer.pad_id
     assert batch.ids.tolist() == [[tokenizer.cls_id, pad]] * 2 and batch.mask.tolist() == [[True, False]] * 2
@@ -112,7 +112,7 @@ def test_a_training_batch_always_has_texts_if_only_empty_ones(tokenizer):
     assert some.captioned.tolist() == [False, True, False]
 
 
-def test_rows_without_question_weigh_nothing_and_make_no_nan(tiny, scenes):
+def test_rows_without_question_add_no_loss_and_no_nan(tiny, scenes):
     asked = [scenes[0], scenes[1]]
     silent = dataclasses.replace(scenes[2], questions=[])
     collate = Collate(tiny.tokenizer, 48)
@@ -126,7 +126,7 @@ def test_rows_without_question_weigh_nothing_and_make_no_nan(tiny, scenes):
     tiny.med.zero_grad()
 
 
-def test_evaluation_takes_the_first_and_the_commonest(tokenizer):
+def test_evaluation_takes_the_first_text_and_the_most_common_answer(tokenizer):
     row = item(3, ["one", "two"], [("who", "no", "yes", "yes"), ("what is it", "one")])
     texts = set()
     for seed in range(5):
@@ -145,7 +145,7 @@ def drawn(tokenizer, row: Item, epochs: int, **kwargs) -> list[tuple[str, str, s
     return out
 
 
-def test_training_draws_evenly_and_answers_by_frequency(tokenizer):
+def test_training_draws_uniformly_and_answers_by_frequency(tokenizer):
     row = item(3, ["one", "two"], [("who", "no", "yes", "yes", "yes"), ("what is it", "one", "two")])
     counts = Counter(drawn(tokenizer, row, 800))
     captions, questions = Counter(), Counter()
@@ -162,13 +162,13 @@ def test_training_draws_evenly_and_answers_by_frequency(tokenizer):
     assert drawn(tokenizer, row, 20) != drawn(tokenizer, row, 20, seed=1)
 
 
-def test_pictures_of_an_epoch_draw_apart(tokenizer):
+def test_images_of_an_epoch_draw_independently(tokenizer):
     batch = Collate(tokenizer, 8, train=True)([item(i, ["one", "two"]) for i in range(40)])
     assert 8 < Counter(tokenizer.decode(batch.ids))["one"] < 32
 
 
 def test_draws_do_not_depend_on_the_batch(tokenizer):
-    """As of a resumed run, another order or another process."""
+    """A resumed run, another order and another process draw the same."""
     rows = [item(2**52 + i, ["one", "two", "who"], [("who", "yes", "no")], photo(i)) for i in range(6)]
     for i, row in enumerate(rows):
         row.tags = np.eye(6, dtype=np.float32)[i]
@@ -184,7 +184,7 @@ def test_draws_do_not_depend_on_the_batch(tokenizer):
     assert not same(whole, dataclasses.replace(collate, epoch=3)(rows))
 
 
-def test_as_many_questions_as_asked_for_no_one_twice(tokenizer):
+def test_several_different_questions_per_image(tokenizer):
     asked = [("who", "one"), ("what is it", "two"), ("two", "a red cat")]
     rows = [item(0, ["one"], asked), item(1, ["one"]), item(2, ["one"], asked[:1])]
     first = Collate(tokenizer, 8, questions=2)(rows)
@@ -200,7 +200,7 @@ def test_as_many_questions_as_asked_for_no_one_twice(tokenizer):
     assert seen == {"who", "what is it", "two"}
 
 
-def test_photos_are_augmented_on_request_in_training_alone(tokenizer):
+def test_photos_are_augmented_only_in_training_on_request(tokenizer):
     image = photo()
     row = item(7, ["one"], image=image)
     plain = torch.from_numpy(resize_square(image, 16).copy()).permute(2, 0, 1)
@@ -225,7 +225,7 @@ def test_photos_are_augmented_on_request_in_training_alone(tokenizer):
         ("bright, cleft", "who", "yes", True),
     ],
 )
-def test_photos_whose_words_name_a_side_are_not_mirrored(tokenizer, caption, question, answer, may_flip):
+def test_photos_with_left_or_right_in_their_texts_are_not_mirrored(tokenizer, caption, question, answer, may_flip):
     row = item(7, [caption], [(question, answer)], photo())
 
     def pixels(epoch, flip):
@@ -235,7 +235,7 @@ def test_photos_whose_words_name_a_side_are_not_mirrored(tokenizer, caption, que
     assert 8 < mirrored < 32 if may_flip else mirrored == 0
 
 
-def test_shift_moves_at_most_so_far_and_repeats_the_edges():
+def test_shift_is_bounded_and_repeats_the_edges():
     image = np.zeros((12, 12, 3), np.uint8)
     image[5, 6] = 200
     image[:, 0] = 50
@@ -251,7 +251,7 @@ def test_shift_moves_at_most_so_far_and_repeats_the_edges():
     assert places == {(a, b) for a in steps for b in steps}
 
 
-def test_drawn_pictures_are_shifted_on_request_only(tiny, scenes):
+def test_drawn_images_are_shifted_only_on_request(tiny, scenes):
     rows = [scenes[i] for i in range(8)]
     plain = np.stack([row.image for row in rows]).transpose(0, 3, 1, 2)
     assert np.array_equal(Collate(tiny.tokenizer, 48, train=True)(rows).images, plain)

@@ -1,4 +1,4 @@
-"""Data sets as the `datasets` library keeps them on this disk; nothing is asked of the hub."""
+"""Datasets that the `datasets` library has on this disk; no request to the hub."""
 
 import io
 import sys
@@ -36,15 +36,15 @@ def table(**columns) -> datasets.Dataset:
     return made
 
 
-def pictures(count: int) -> list[dict]:
+def images(count: int) -> list[dict]:
     return [{"bytes": png(i), "path": None} for i in range(count)]
 
 
 def test_saved_by_the_library(tmp_path):
-    """Usual names of columns; `validation` is val; a caption may be a list."""
+    """Usual column names; `validation` is val; a caption may be a list."""
     splits = {
-        "train": table(image=pictures(3), text=[["one", "two"], ["three", " "], ["four"]]),
-        "validation": table(image=pictures(1), text=[["five"]]),
+        "train": table(image=images(3), text=[["one", "two"], ["three", " "], ["four"]]),
+        "validation": table(image=images(1), text=[["five"]]),
     }
     datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "set"))
     name = f"hub:{tmp_path}/set"
@@ -57,13 +57,13 @@ def test_saved_by_the_library(tmp_path):
     assert dataset.counts() == {"images": 3, "captions": 4, "questions": 0}
     assert dataset.fingerprint() == data.open(name, "train", on_error="skip").fingerprint()
     assert {item.image_id for item in dataset}.isdisjoint(item.image_id for item in data.open(name, "val"))
-    with pytest.raises(UserError, match="has no split 'test'; choose one of those it has: train, val"):
+    with pytest.raises(UserError, match="has no split 'test'; choose one of: train, val"):
         data.open(name, "test")
 
 
 @pytest.mark.parametrize("how", ["file", "folder"])
 def test_parquet_with_named_columns(tmp_path, how):
-    made = table(photo=pictures(2), said=["one", "two"], text=["no", "no"])
+    made = table(photo=images(2), said=["one", "two"], text=["no", "no"])
     made.to_parquet(str(tmp_path / "train.parquet"))
     name = f"hub:{tmp_path}{'/train.parquet' if how == 'file' else ''}?image=photo&caption=said"
     assert [item.captions for item in data.open(name, "train")] == [["one"], ["two"]]
@@ -74,14 +74,14 @@ def test_parquet_with_named_columns(tmp_path, how):
         )  # fmt: skip
 
 
-def test_rows_of_one_picture_are_joined(tmp_path):
-    """VQA v2 as the hub has it: a row a question, the answers dictionaries."""
+def test_rows_of_one_image_are_joined(tmp_path):
+    """VQA v2 as on the hub: one row per question, answers as dictionaries."""
     ten = [
         [{"answer": "net", "answer_id": 1}, {"answer": "bag", "answer_id": 2}],
         [{"answer": "2", "answer_id": 1}],
     ] * 2
     table(
-        image=pictures(4), image_id=[9, 9, 7, 9], question=["what?", "how many?", "where?", "why?"], answers=ten,
+        image=images(4), image_id=[9, 9, 7, 9], question=["what?", "how many?", "where?", "why?"], answers=ten,
         answer_type=["other", "number", "other", "other"], question_type=["x"] * 4, caption=["a", "a", "b", "c"],
     ).to_parquet(str(tmp_path / "train.parquet"))  # fmt: skip
     nine, seven = data.open(f"hub:{tmp_path}", "train")
@@ -92,7 +92,7 @@ def test_rows_of_one_picture_are_joined(tmp_path):
     ]  # fmt: skip
 
 
-def test_rows_as_the_hub_spells_them():
+def test_forms_of_rows():
     assert read_rows([{"caption": [{"raw": "one", "tokens": ["one"]}]}])[0] == ["one"]
     assert read_rows([{"question": "q", "answers": {"answer": ["a", "b"], "id": [1, 2]}}])[1] == [
         Question("q", ["a", "b"])
@@ -103,7 +103,7 @@ def test_rows_as_the_hub_spells_them():
     assert read_rows([{"caption": None}])[2] == ["has no caption"]
 
 
-def test_a_name_that_no_file_can_have(tmp_path):
+def test_impossible_file_name(tmp_path):
     files = [{"bytes": png(0), "path": None}, {"bytes": None, "path": "a\0b.png"}]
     datasets.Dataset.from_dict({"image": files, "text": list("ab")}).save_to_disk(str(tmp_path / "set"))
     with pytest.raises(UserError, match=r"set/train/1 cannot be read \(embedded null byte\)"):
@@ -111,16 +111,16 @@ def test_a_name_that_no_file_can_have(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["text", "id"])
-def test_text_that_is_none(tmp_path, broken):
+def test_text_that_is_not_utf8(tmp_path, broken):
     odd = pa.array([b"a\xc9"], pa.binary())
     columns = {"text": pa.array(["a"]), "id": pa.array(["a"])}
     columns[broken] = pa.Array.from_buffers(pa.string(), 1, odd.buffers())
-    pq.write_table(pa.table({"image": pa.array(pictures(1)), **columns}), tmp_path / "set.parquet")
+    pq.write_table(pa.table({"image": pa.array(images(1)), **columns}), tmp_path / "set.parquet")
     with pytest.raises(UserError, match=r"set.parquet.id=id cannot be read \('utf-8' codec can't decode.*; write"):
         data.open(f"hub:{tmp_path}/set.parquet?id=id", "train")
 
 
-def test_broken_pictures(tmp_path):
+def test_broken_images(tmp_path):
     bad = [{"bytes": png(0), "path": None}, {"bytes": b"text", "path": None}, {"bytes": None, "path": "/no/where.png"}]
     made = datasets.Dataset.from_dict({"image": bad, "text": list("abc")})
     made.save_to_disk(str(tmp_path / "set"))
@@ -135,14 +135,14 @@ def test_broken_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("?caption=words", r"names the column 'words'; choose one of those it has: image, label$"),
-        ("", r"has no captions nor answered questions by usual names; .* of image, label$"),
-        ("?colour=red", "names 'colour', which is no option; choose one of image, caption"),
-        ("?image=label&caption=label", "holds no pictures|cannot read the picture"),
+        ("?caption=words", r"has no column 'words'; choose one of: image, label$"),
+        ("", r"has no usual columns of captions, .* of: image, label$"),
+        ("?colour=red", "has the unknown option 'colour'; choose one of: image, caption"),
+        ("?image=label&caption=label", "holds no images|cannot be read"),
     ],
 )
-def test_columns_that_are_not_there(tmp_path, query, message):
-    table(image=pictures(1), label=["x"]).to_parquet(str(tmp_path / "train.parquet"))
+def test_missing_columns(tmp_path, query, message):
+    table(image=images(1), label=["x"]).to_parquet(str(tmp_path / "train.parquet"))
     with pytest.raises(UserError, match=message):
         _ = data.open(f"hub:{tmp_path}{query}", "train")[0]
 
@@ -152,12 +152,12 @@ def test_names():
         "nlphuji/flickr30k",
         {"image": "img", "config": "TEST"},
     )
-    with pytest.raises(UserError, match="names no data set"):
+    with pytest.raises(UserError, match="names no dataset"):
         parse("hub:")
 
 
-def test_a_set_that_cannot_be_loaded(tmp_path):
-    with pytest.raises(UserError, match=r"the data set .*nothing.* cannot be loaded \(.+\); check its name"):
+def test_dataset_that_cannot_be_loaded(tmp_path):
+    with pytest.raises(UserError, match=r"the dataset .*nothing.* cannot be loaded \(.+\); check its name"):
         data.open(f"hub:{tmp_path}/nothing", "train")
 
 
@@ -167,7 +167,7 @@ def test_without_the_library(monkeypatch):
         data.splits("hub:any/thing")
 
 
-def test_rows_reach_no_file_of_another_place(tmp_path):
+def test_rows_reach_no_file_outside_the_dataset(tmp_path):
     (tmp_path / "set").mkdir()
     for folder in (tmp_path, tmp_path / "set"):
         (folder / "a.png").write_bytes(png(7))
@@ -179,4 +179,4 @@ def test_rows_reach_no_file_of_another_place(tmp_path):
     dataset = data.open(f"hub:{tmp_path}/set/train.parquet", "train", on_error="skip")
     dataset.verify()
     assert [item.captions for item in dataset] == [["a"]] and len(dataset.faults) == 4
-    assert all("there is no such file in the data set's own folders" in problem for problem in dataset.faults)
+    assert all("there is no such file in the dataset's own folders" in problem for problem in dataset.faults)

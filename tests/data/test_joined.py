@@ -1,4 +1,4 @@
-"""Data sets joined by +: every picture of each, mixed anew every epoch, no number shared."""
+"""Datasets joined by +: all images of each, mixed anew every epoch, no image id shared."""
 
 import json
 
@@ -21,27 +21,25 @@ from dlip.training.loop import train
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes a folder of pictures 0.png, 1.png, ...: with captions, or each with a question."""
+    """Writes a folder of images 0.png, 1.png, ..., each with a caption or a question."""
 
-    def build(name: str, pictures: int, asked: bool = False, split: str = "train"):
+    def build(name: str, images: int, asked: bool = False, split: str = "train"):
         folder = tmp_path / name
         (folder / "images").mkdir(parents=True)
-        for i in range(pictures):
+        for i in range(images):
             Image.new("RGB", (8, 8), (20 * i, 90, 200)).save(folder / "images" / f"{i}.png")
         if asked:
-            rows = [
-                dict(image=f"{i}.png", question="how much?", answers=[f"{i}"], split=split) for i in range(pictures)
-            ]
+            rows = [dict(image=f"{i}.png", question="how much?", answers=[f"{i}"], split=split) for i in range(images)]
             (folder / "vqa.json").write_text(json.dumps(rows))
         else:
-            said = [dict(filename=f"{i}.png", split=split, sentences=[{"raw": f"shade {i}"}]) for i in range(pictures)]
+            said = [dict(filename=f"{i}.png", split=split, sentences=[{"raw": f"shade {i}"}]) for i in range(images)]
             (folder / "captions.json").write_text(json.dumps({"images": said}))
         return folder
 
     return build
 
 
-def test_every_picture_of_each_set(make):
+def test_all_images_of_each_dataset(make):
     said, asked = make("said", 5), make("asked", 4, asked=True)
     joined = data.open(f"{said}+{asked}", "train")
     assert (joined.name, joined.split, len(joined)) == ("said+asked", "train", 9)
@@ -54,31 +52,31 @@ def test_every_picture_of_each_set(make):
             joined[beyond]
 
 
-def test_pictures_of_the_same_name_stay_apart(make):
+def test_images_of_the_same_name_have_different_ids(make):
     joined = data.open(f"{make('one', 3)}+{make('two', 3)}", "train")
     numbers = [item.image_id for item in joined]
     assert len(set(numbers)) == 6 and [joined.encoded_item(i).image_id for i in range(6)] == numbers
 
 
-def test_an_epoch_has_each_picture_once_and_mixes_the_sets(make):
+def test_order_is_a_permutation_that_mixes_the_datasets(make):
     joined = JoinedDatasets([Scenes("val", size=300), Scenes("val", seed=1, size=100)])
     first, second = joined.order(0, 0), joined.order(0, 1)
     assert sorted(first) == sorted(second) == list(range(400)) and first != second
     assert first == joined.order(0, 0) != joined.order(1, 0)
     share = np.mean([np.array(first[start : start + 100]) >= 300 for start in range(0, 400, 100)], axis=1)
-    assert (abs(share - 0.25) < 0.15).all()  # a quarter of every stretch is of the smaller set
+    assert (abs(share - 0.25) < 0.15).all()  # a quarter of every stretch is of the smaller dataset
 
 
-def test_a_set_with_an_order_of_its_own_keeps_it(tmp_path):
+def test_dataset_keeps_its_own_order(tmp_path):
     write_shards(tmp_path / "shards", {"val": Scenes("val", size=12)}, 4)
     shards, drawn = data.open(tmp_path / "shards", "val"), Scenes("val", size=6)
     order = JoinedDatasets([drawn, shards]).order(3, 2)
     assert [i - 6 for i in order if i >= 6] == shards.order(3, 2)
 
 
-def test_a_picture_found_broken_moves_those_behind_it(make):
+def test_quarantined_image_moves_those_behind_it(make):
     said, asked = make("said", 3), make("asked", 2, asked=True)
-    (said / "images" / "1.png").write_bytes(b"no picture")
+    (said / "images" / "1.png").write_bytes(b"no image")
     joined = data.open(f"{said}+{asked}", "train", on_error="skip")
     joined.verify()
     assert len(joined) == 4 and joined[2].questions and len(joined.faults) == 1 and "1.png" in joined.faults[0]
@@ -86,15 +84,15 @@ def test_a_picture_found_broken_moves_those_behind_it(make):
         data.open(f"{said}+{asked}", "train").verify()
 
 
-def test_of_a_limited_set_only_what_is_used_counts(make):
+def test_has_field_of_a_limited_dataset(make):
     name = f"{make('said', 3)}+{make('asked', 2, asked=True)}"
     assert data.has_field(data.open(name, "train"), "questions")
     assert not data.has_field(data.open(name, "train", limit=3), "questions")
     assert data.has_field(data.open(name, "train", limit=4), "questions")
 
 
-def test_what_is_glanced_at_has_what_is_learnt(make):
-    """Else the first glance would end the run."""
+def test_evaluated_images_have_the_trained_fields(make):
+    """Otherwise the first evaluation would end the run."""
     name = f"{make('said', 3, split='val')}+{make('asked', 2, asked=True, split='val')}"
     asked = dict(size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data=name, split="val")
     config = TrainConfig(weights={"vqa": 1.0}, eval_every=1, eval_items=3)
@@ -103,11 +101,11 @@ def test_what_is_glanced_at_has_what_is_learnt(make):
     prepare(**asked, limit=None, on_error="fatal", config=config.replace(eval_items=4))
 
 
-def test_tags_mean_something_else_elsewhere(make):
+def test_tags_are_dropped(make):
     assert JoinedDatasets([Scenes("val", size=2), data.open(make("said", 2), "train")])[0].tags is None
 
 
-def test_all_sets_give_words_and_are_learnt_from(make, tmp_path):
+def test_vocabulary_and_training_use_all_datasets(make, tmp_path):
     joined = data.open(f"{make('said', 6)}+{make('asked', 6, asked=True)}", "train")
     assert {"shade 5", "how much?"} <= set(texts_of(joined))
     torch.manual_seed(0)
@@ -119,24 +117,24 @@ def test_all_sets_give_words_and_are_learnt_from(make, tmp_path):
     assert all(max(losses[term]) > 0 for term in ("itc", "itm", "lm", "vqa"))
 
 
-def test_faults_of_the_name(make, tmp_path):
+def test_wrong_names(make, tmp_path):
     one, two = make("one", 1), make("two", 1, split="val")
     with pytest.raises(UserError, match="no split in common"):
         data.splits(f"{one}+{two}")
     for mixed in (f"{one}+{two}", f"scenes+{one}"):
         with pytest.raises(UserError, match="no split in common"):
             data.open(mixed, "train")
-    with pytest.raises(UserError, match="share no split 'val'; choose one that they share: train"):
+    with pytest.raises(UserError, match="share no split 'val'; choose one of: train"):
         data.open(f"{one}+{make('other', 1)}", "val")
     with pytest.raises(UserError, match="empty name"):
         data.open(f"{one}+", "train")
-    with pytest.raises(UserError, match="name a set twice"):
+    with pytest.raises(UserError, match="name a dataset twice"):
         data.open(f"{one}+{one}", "train")
-    with pytest.raises(UserError, match="have no name"):
+    with pytest.raises(UserError, match="the name of the data is empty"):
         data.open(" ", "train")
     with pytest.raises(UserError, match="no folder"):
         data.open(f"{one}+{tmp_path / 'gone'}", "train")
-    assert data.open(make("c++", 2), "train").name == "c++"  # a folder that is there
+    assert data.open(make("c++", 2), "train").name == "c++"  # an existing folder
 
 
 @pytest.mark.parametrize(
@@ -151,11 +149,11 @@ def test_faults_of_the_name(make, tmp_path):
         ("no/such+folders", 2),
     ],
 )
-def test_a_plus_within_a_name(name, names):
+def test_plus_within_a_name(name, names):
     assert len(data.dataset_names(name)) == names
 
 
-def test_checking_reads_every_split_of_every_set(make, capsys):
+def test_audit_reads_every_split_of_every_dataset(make, capsys):
     one, two = make("one", 3), make("two", 2, asked=True)
     rows = json.loads((one / "captions.json").read_text())
     Image.open(one / "images" / "0.png").save(one / "images" / "copy.png")
@@ -165,8 +163,8 @@ def test_checking_reads_every_split_of_every_set(make, capsys):
     found = check(f"{one}+{two}")
     assert found["splits"].keys() == {f"{one} train", f"{one} val", f"{two} train"}
     assert found["faults"] == {
-        "pictures shared by splits": [f"copy.png ({one} val) is 0.png ({one} train)"],
-        "repeated pictures": [f"0.png ({two} train) is 0.png ({one} train)"],
+        "images shared by splits": [f"copy.png ({one} val) is 0.png ({one} train)"],
+        "repeated images": [f"0.png ({two} train) is 0.png ({one} train)"],
     }
     assert main(["data", f"{one}+{two}"]) == 0
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[:3]] == ["train", "val", "train"]

@@ -1,4 +1,4 @@
-"""Which pictures come when: a function of the seed alone, whoever asks and wherever he starts."""
+"""Order of the training images: a function of the seed alone, for any worker and any first step."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from dlip.data.loader import EpochItems, ResumableBatchSampler, epoch_order, rai
 from dlip.data.scenes.dataset import Scenes
 
 
-def test_an_epoch_is_a_permutation_of_its_own():
+def test_each_epoch_is_another_permutation():
     orders = [epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len(set(map(tuple, orders))) == 4
@@ -18,8 +18,8 @@ def test_an_epoch_is_a_permutation_of_its_own():
     assert epoch_order(50, 0, 0) == orders[0] and torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_batch_never_spans_two_epochs():
-    """Ten items in batches of four: two a epoch, two items sit it out."""
+def test_batch_never_spans_two_epochs():
+    """Ten items in batches of four: two batches per epoch, two items dropped."""
     batches = list(ResumableBatchSampler(10, 4, steps=6, seed=3))
     assert [{epoch for epoch, _ in batch} for batch in batches] == [{0}, {0}, {1}, {1}, {2}, {2}]
     for epoch in range(3):
@@ -28,12 +28,12 @@ def test_a_batch_never_spans_two_epochs():
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 6])
-def test_a_later_start_sees_what_would_have_come(start):
+def test_resumed_sampler_continues_the_order(start):
     whole, late = ResumableBatchSampler(10, 4, 6, seed=3), ResumableBatchSampler(10, 4, 6, seed=3, start=start)
     assert list(late) == list(whole)[start:] and len(late) == 6 - start
 
 
-def test_processes_share_each_batch():
+def test_processes_split_each_batch():
     whole = list(ResumableBatchSampler(10, 4, 6, seed=3))
     shares = [list(ResumableBatchSampler(10, 4, 6, seed=3, rank=rank, world=2)) for rank in (0, 1)]
     for batch, one, two in zip(whole, *shares, strict=True):
@@ -46,22 +46,24 @@ def test_items_know_their_epoch(scenes):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same_by_any_worker_and_from_any_start(workers, tiny):
-    pictures = Scenes("train-small", size=9)
+def test_resumed_batches_are_bit_exact_for_any_workers(workers, tiny):
+    dataset = Scenes("train-small", size=9)
     collate = Collate(tiny.tokenizer, 48, train=True, max_text=40, seed=1, augment=True)
-    plain = list(train_loader(pictures, ResumableBatchSampler(9, 3, 6, seed=1), collate))
-    late = list(train_loader(pictures, ResumableBatchSampler(9, 3, 6, seed=1, start=2), collate, workers))
+    plain = list(train_loader(dataset, ResumableBatchSampler(9, 3, 6, seed=1), collate))
+    late = list(train_loader(dataset, ResumableBatchSampler(9, 3, 6, seed=1, start=2), collate, workers))
     assert len(plain) == 6 and len(late) == 4
     for ours, theirs in zip(late, plain[2:], strict=True):
         for name, tensor in vars(theirs).items():
             assert torch.equal(getattr(ours, name), tensor), name
     order = epoch_order(9, 1, 0) + epoch_order(9, 1, 1)
-    assert torch.cat([batch.image_id for batch in plain]).tolist() == [pictures[i].image_id for i in order]
+    assert torch.cat([batch.image_id for batch in plain]).tolist() == [dataset[i].image_id for i in order]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("fault", [UserError("a.png is no picture; copy it again"), FileNotFoundError(2, "gone", "a")])
-def test_what_cannot_be_drawn_is_raised_as_it_is(fault, workers, tiny):
+@pytest.mark.parametrize(
+    "fault", [UserError("a.png is not an image; copy it again"), FileNotFoundError(2, "gone", "a")]
+)
+def test_faults_of_items_are_raised_unchanged(fault, workers, tiny):
     class Broken(Scenes):
         def __getitem__(self, i):
             if i == 3:
@@ -77,12 +79,12 @@ def test_what_cannot_be_drawn_is_raised_as_it_is(fault, workers, tiny):
     assert str(raised.value) == str(fault)
 
 
-def test_each_epoch_draws_anew(tiny):
-    """Most pictures show another caption or question than the epoch before."""
-    pictures = Scenes("train-small", size=8)
+def test_each_epoch_draws_other_texts(tiny):
+    """Most images come with another caption or question than in the epoch before."""
+    dataset = Scenes("train-small", size=8)
     collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
     shown = []
-    for batch in train_loader(pictures, ResumableBatchSampler(8, 8, 2, seed=0), collate):
+    for batch in train_loader(dataset, ResumableBatchSampler(8, 8, 2, seed=0), collate):
         texts = zip(tiny.tokenizer.decode(batch.ids), tiny.tokenizer.decode(batch.question_ids), strict=True)
         shown.append(dict(zip(batch.image_id.tolist(), texts, strict=True)))
     assert shown[0].keys() == shown[1].keys() and sum(shown[0][i] != shown[1][i] for i in shown[0]) > 4

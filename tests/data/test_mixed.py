@@ -1,4 +1,4 @@
-"""Pictures that lack captions or questions weigh nothing in the terms that need them, in any mixture."""
+"""Images without captions or questions add nothing to the losses that need them, in any mixture."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def silenced(batch, rows: list[int]):
 
 
 @pytest.mark.parametrize("changes", [{}, dict(momentum=0.9, queue=4), dict(center_states=True)])
-def test_rows_without_caption_weigh_nothing(changes, make_med, make_batch):
+def test_rows_without_caption_add_no_loss(changes, make_med, make_batch):
     whole = make_batch(size=6)
     part = replace(whole, **{k: t[[0, 1, 3, 4]] for k, t in vars(whole).items() if t is not None})
     (ours, learner), (theirs, _) = (losses_of(b, make_med, **changes) for b in (silenced(whole, [2, 5]), part))
@@ -47,7 +47,7 @@ def test_rows_without_caption_weigh_nothing(changes, make_med, make_batch):
 
 
 @pytest.mark.parametrize("changes", [{}, dict(momentum=0.9, queue=4), dict(momentum=0.9), dict(center_states=True)])
-def test_a_batch_without_any_caption_costs_nothing(changes, make_med, make_batch):
+def test_batch_without_any_caption_has_zero_loss(changes, make_med, make_batch):
     losses, learner = losses_of(silenced(make_batch(), list(range(5))), make_med, **changes)
     assert losses.keys() == set(WORDED) and all(loss.item() == 0 and loss.requires_grad for loss in losses.values())
     sum(losses.values()).backward()
@@ -55,15 +55,15 @@ def test_a_batch_without_any_caption_costs_nothing(changes, make_med, make_batch
 
 
 class Mixed(Scenes):
-    """Scenes of which only every fifth has captions and only every other questions."""
+    """Scenes: every fifth has captions, every other questions."""
 
     def __getitem__(self, i: int):
         item = super().__getitem__(i)
         return replace(item, captions=item.captions if i % 5 == 3 else [], questions=item.questions if i % 2 else [])
 
 
-def test_data_of_which_some_have_captions_and_some_questions(tiny, tmp_path):
-    """Batches of two, of which many have no caption or no question."""
+def test_training_on_partly_annotated_data(tiny, tmp_path):
+    """Batches of two: many have no caption or no question."""
     config = TrainConfig(steps=8, batch_size=2, warmup=2, log_every=1, weights={**VLP, **HR, **AT, **KD})
     torch.manual_seed(0)
     student = VLM(Med(replace(tiny.med.config, image_layers=1)), tiny.tokenizer)

@@ -12,26 +12,26 @@ from dlip.data.transforms import FORMATS, MAX_PIXELS, augment, read_image, resiz
 
 @pytest.fixture
 def photo() -> Image.Image:
-    """Smooth, of unequal sides, each corner another colour."""
+    """A smooth image that is not square; each corner has another color."""
     corners = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 10]]], np.uint8)
     return Image.fromarray(corners).resize((80, 50), Image.Resampling.BILINEAR)
 
 
 def quadrants(image: Image.Image) -> list[str]:
-    """Which of the fixture's colours each corner shows: top left, top right, bottom left, bottom right."""
+    """The fixture's color in each corner: top left, top right, bottom left, bottom right."""
     names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow"}
     w, h = image.width - 1, image.height - 1
     return [names[tuple(v > 128 for v in image.getpixel(at))] for at in ((0, 0), (w, 0), (0, h), (w, h))]
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A whole header, and no pixels."""
+    """A complete header without pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
 
 
-ORIENTATIONS = {  # the corners as they must be shown, worked out by hand from the EXIF standard
+ORIENTATIONS = {  # expected corners, worked out by hand from the EXIF standard
     1: "red green blue yellow",
     2: "green red yellow blue",
     3: "yellow blue green red",
@@ -46,7 +46,7 @@ ORIENTATIONS = {  # the corners as they must be shown, worked out by hand from t
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_exif_turns_the_picture(photo, tmp_path, orientation, suffix):
+def test_exif_turns_the_image(photo, tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     photo.save(tmp_path / f"a.{suffix}", exif=exif)
@@ -69,7 +69,7 @@ def test_damaged_exif_beside_good_pixels(photo, tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("CMYK", "jpg"), ("P", "png"), ("RGBA", "png")])
-def test_colours_survive_the_mode(photo, tmp_path, mode, suffix):
+def test_colors_survive_the_mode(photo, tmp_path, mode, suffix):
     photo.convert(mode).save(tmp_path / f"a.{suffix}")
     with Image.open(tmp_path / f"a.{suffix}") as kept:
         assert kept.mode == mode
@@ -87,25 +87,25 @@ def test_jpeg_palette_and_bilevel_in_memory(photo):
 
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
-def test_16_bit_grey_keeps_its_shades(tmp_path, dtype):
+def test_16_bit_gray_keeps_its_shades(tmp_path, dtype):
     levels = np.array([[0, 255, 256, 32768, 65535]])
     Image.fromarray(levels.astype(dtype)).save(tmp_path / "a.tif")
     shades = np.asarray(read_image(tmp_path / "a.tif"))
     assert shades[0].tolist() == [[v] * 3 for v in (0, 0, 1, 128, 255)]
 
 
-def test_16_bit_grey_png(tmp_path):
+def test_16_bit_gray_png(tmp_path):
     Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(tmp_path / "a.png")
     assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_float_grey_is_stretched():
+def test_float_gray_is_stretched():
     image = Image.fromarray(np.array([[-1, 0, 1, np.nan]], np.float32))
     assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255, 0]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa", "PA"])
-def test_transparency_lies_on_white(mode):
+def test_transparency_is_white(mode):
     image = Image.new("RGBA", (4, 1), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 2, 1))
     if mode == "PA":
@@ -116,7 +116,7 @@ def test_transparency_lies_on_white(mode):
     assert np.asarray(to_rgb(image))[0].tolist() == [[0] * 3] * 2 + [[255] * 3] * 2
 
 
-def test_a_transparent_colour_of_a_palette_lies_on_white(tmp_path):
+def test_transparent_palette_color_is_white(tmp_path):
     image = Image.new("P", (4, 1), 0)
     image.putpalette([0, 0, 0, 9, 9, 9])
     image.putpixel((3, 0), 1)
@@ -124,7 +124,7 @@ def test_a_transparent_colour_of_a_palette_lies_on_white(tmp_path):
     assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 0, 0, 255]
 
 
-def test_an_animation_shows_its_first_frame(photo, tmp_path):
+def test_animation_gives_its_first_frame(photo, tmp_path):
     photo.save(tmp_path / "a.gif", save_all=True, append_images=[ImageChops.invert(photo)])
     assert quadrants(read_image(tmp_path / "a.gif")) == ["red", "green", "blue", "yellow"]
     with Image.open(tmp_path / "a.gif") as image:
@@ -142,13 +142,13 @@ def test_unreadable_files_are_named(photo, tmp_path, fault):
     elif fault == "folder":
         file.mkdir()
     else:
-        file.write_bytes({"text": b"not a picture", "empty": b"", "png without pixels": png_claiming(9, 9)}[fault])
-    with pytest.raises(UserError, match=r"cannot read the picture .*bad\.jpg"):
+        file.write_bytes({"text": b"not an image", "empty": b"", "png without pixels": png_claiming(9, 9)}[fault])
+    with pytest.raises(UserError, match=r"the image .*bad\.jpg"):
         read_image(file)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no picture .*gone\.jpg"):
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no image .*gone\.jpg"):
         read_image(tmp_path / "gone.jpg")
 
 
@@ -167,7 +167,7 @@ def processor(name: str, size: int):
 
 
 @pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480), (96, 96), (3, 5), (1, 1)])
-def test_square_is_what_blips_processor_makes(size):
+def test_resize_square_equals_blips_processor(size):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     theirs = processor("BlipImageProcessorPil", 96)(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
     ours = resize_square(Image.fromarray(noise), 96)
@@ -177,14 +177,14 @@ def test_square_is_what_blips_processor_makes(size):
 
 
 @pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480)])
-def test_square_is_near_what_blips_torchvision_processor_makes(photo, size):
+def test_resize_square_is_close_to_blips_torchvision_processor(photo, size):
     pytest.importorskip("torchvision")
     image = photo.resize(size, Image.Resampling.BICUBIC)
     theirs = processor("BlipImageProcessor", 96)(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     assert np.abs(resize_square(image, 96) - theirs.astype(float)).max() <= 2
 
 
-def test_pixels_of_the_right_size_are_not_touched():
+def test_pixels_of_the_right_size_are_unchanged():
     pixels = np.zeros((48, 48, 3), np.uint8)
     assert resize_square(pixels, 48) is pixels
 
@@ -203,7 +203,7 @@ def test_augment_depends_on_the_generator_alone(photo):
 
 @pytest.mark.parametrize("size", [(640, 480), (90, 1000), (7, 7), (1, 1)])
 def test_crops_keep_half_to_all_of_the_area(size):
-    """Measured on a picture whose red rises with x and green with y, so that a crop shows where it lies."""
+    """Measured on an image whose red rises with x and green with y, so that a crop shows where it is."""
     x, y = np.meshgrid(np.linspace(0, 1, 256), np.linspace(0, 1, 256))
     ramp = Image.fromarray((255 * np.stack([x, y, 0 * x], -1)).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
     rng, areas, aspects = np.random.default_rng(0), [], []
@@ -218,15 +218,15 @@ def test_crops_keep_half_to_all_of_the_area(size):
         assert 0.7 < min(aspects) < 0.85 and 1.2 < max(aspects) < 1.42
 
 
-def test_exif_that_cannot_be_read_turns_nothing():
+def test_unreadable_exif_is_ignored():
     image = Image.new("RGB", (3, 2), "red")
     image.info["exif"] = b"Exif\0\0" + b"no TIFF header"
     assert to_rgb(image).size == (3, 2)
 
 
-def test_pictures_that_other_programs_would_draw_are_not_opened(photo, tmp_path):
+def test_formats_of_external_programs_are_refused(photo, tmp_path):
     photo.save(tmp_path / "photo.eps")
-    with pytest.raises(UserError, match="it is no picture of a known kind"):
+    with pytest.raises(UserError, match="it is not an image of a known format"):
         read_image(tmp_path / "photo.eps")
     for kind in FORMATS:
         photo.save(tmp_path / "photo", kind)

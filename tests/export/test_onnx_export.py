@@ -138,7 +138,7 @@ def test_the_command_line(student):
     lines = [f"{value:.4f}  {text}" for value, text in zip(chances, ("a red circle", "a star"), strict=True)]
     assert done.stdout.splitlines() == [*vlm.caption(paths[:1]), *lines, *vlm.answer(paths[:1], questions[:1])]
     done = subprocess.run([*command, "none.png", "--caption"], capture_output=True, text=True, env=ENV)
-    assert done.returncode == 2 and done.stderr == "runner.py: there is no picture none.png; check its name\n"
+    assert done.returncode == 2 and done.stderr == "runner.py: there is no image none.png; check its name\n"
 
 
 def test_one_picture_with_many_texts_and_many_words_at_most(student):

@@ -1,4 +1,4 @@
-"""What a folder says of its pictures, as Records: `captions.json` in Karpathy's layout, and `vqa.json`."""
+"""Annotations of a folder's images: Karpathy's `captions.json`, and `vqa.json`."""
 
 import json
 import re
@@ -9,41 +9,45 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dlip.common.errors import UserError
-from dlip.common.files import check_size
 from dlip.data.batch import Question
 
-MOST = 4 * 10**9
-"""Bytes of a file, several times those of the largest in use."""
-KINDS = {str: "text", list: "list", int: "number"}
-SPLIT = re.compile(r"\w[\w .-]{0,99}")
-"""A split's name: files are called after it, and terminals are told it."""
+TYPES = {str: "a string", list: "a list", int: "an integer"}
+SPLIT_NAME = re.compile(r"\w[\w .-]{0,99}")
+"""Files are named after splits."""
 
 
 def check_split(name: str) -> None:
-    """Raises UserError where a split cannot have that name."""
-    if not SPLIT.fullmatch(name):
-        raise UserError(
-            f"a split is called {name[:100]!a}; rename it, with letters, digits, blanks, hyphens and points alone"
-        )
+    """Raises UserError if a split's name cannot be part of a file name."""
+    if not SPLIT_NAME.fullmatch(name):
+        raise UserError(f"the split name {name[:100]!a} is invalid; use letters, digits, spaces, hyphens and periods")
 
 
 @dataclass
-class Record:
-    """All or some of what is said and asked of one picture."""
+class Annotation:
+    """Captions and questions of one image, all of them or some."""
 
     name: str
-    """its path below images/"""
+    """Path of the image below `images/`."""
     split: str
     captions: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    """what had to be left out, each with the picture's name"""
+    """What cannot be used, each beginning with the name of the image."""
 
     def __post_init__(self):
         check_split(self.split)
 
-    def ask(self, text: str, answers: list[str], kind: str) -> None:
-        """Takes in a question and its answers, or the fault where either is empty."""
+    def add_captions(self, captions: list[str]) -> None:
+        """Add captions, and a fault for each empty one or where there are none."""
+        captions = [caption.strip() for caption in captions]
+        self.captions += filter(None, captions)
+        self.faults += [f"{self.name} has an empty caption"] * captions.count("")
+        if not captions:
+            self.faults.append(f"{self.name} has no caption")
+
+    def add_question(self, text: str, answers: list[str], kind: str) -> None:
+        """Add a question with its non-empty answers, or a fault if either is empty."""
+        text, answers = text.strip(), [answer.strip() for answer in answers if answer.strip()]
         if not text:
             self.faults.append(f"{self.name} has an empty question")
         elif not answers:
@@ -52,76 +56,69 @@ class Record:
             self.questions.append(Question(text, answers, kind))
 
 
-def read_captions(file: Path) -> Iterator[Record]:
+def read_captions(file: Path) -> Iterator[Annotation]:
     """Karpathy's layout: {"images": [{"filename", "split", "sentences": [{"raw"}], ...}]}; restval counts as train.
 
-    COCO's "filepath", where there is one, is the folder of the filename. Raises UserError where the layout is another.
+    COCO's "filepath", if present, is the folder of the filename. Raises UserError if the layout is another one.
     """
-    for i, image in enumerate(need(load(file), "images", list, str(file))):
+    for i, image in enumerate(require(load_json(file), "images", list, str(file))):
         where = f"{file}, images[{i}]"
-        name = below(need(image, "filepath", str, where, ""), need(image, "filename", str, where), where)
-        split = need(image, "split", str, where)
-        record = Record(name, "train" if split == "restval" else split)
-        for sentence in need(image, "sentences", list, where):
-            caption = need(sentence, "raw", str, f"{where}, sentences", "").strip()
-            if caption:
-                record.captions.append(caption)
-            else:
-                record.faults.append(f"{name} has an empty caption")
-        if not record.captions and not record.faults:
-            record.faults.append(f"{name} has no caption")
-        yield record
+        name = image_path(require(image, "filepath", str, where, ""), require(image, "filename", str, where), where)
+        split = require(image, "split", str, where)
+        annotation = Annotation(name, "train" if split == "restval" else split)
+        sentences = require(image, "sentences", list, where)
+        annotation.add_captions([require(row, "raw", str, f"{where}, sentences", "") for row in sentences])
+        yield annotation
 
 
-def read_questions(file: Path) -> Iterator[Record]:
-    """A list of {"image", "question", "answers", "question_type", "split"}, one Record each; the type may be left out.
+def read_questions(file: Path) -> Iterator[Annotation]:
+    """A list of {"image", "question", "answers", "question_type" (optional), "split"}; one Annotation per question.
 
-    Blank answers do not count. Raises UserError where the layout is another.
+    Raises UserError if the layout is another one.
     """
-    rows = load(file)
+    rows = load_json(file)
     if not isinstance(rows, list):
-        raise UserError(f"{file} has to be a list of {{image, question, answers, question_type, split}}")
+        raise UserError(f"{file} must be a list of {{image, question, answers, question_type, split}}; rewrite it so")
     for i, row in enumerate(rows):
         where = f"{file}, [{i}]"
-        name = below("", need(row, "image", str, where), where)
-        record = Record(name, need(row, "split", str, where))
-        text = need(row, "question", str, where).strip()
-        answers = [str(a).strip() for a in need(row, "answers", list, where) if isinstance(a, str | int | float)]
-        answers = [answer for answer in answers if answer]
-        record.ask(text, answers, need(row, "question_type", str, where, "other"))
-        yield record
+        annotation = Annotation(
+            image_path("", require(row, "image", str, where), where), require(row, "split", str, where)
+        )
+        answers = [str(a) for a in require(row, "answers", list, where) if isinstance(a, str | int | float)]
+        kind = require(row, "question_type", str, where, "other")
+        annotation.add_question(require(row, "question", str, where), answers, kind)
+        yield annotation
 
 
-def load(file: Path) -> Any:
-    """What a JSON file says. Raises UserError where it cannot be read, or is larger than `MOST`."""
+def load_json(file: Path) -> Any:
+    """The content of a JSON file. Raises UserError if it cannot be read."""
     try:
-        check_size(file, MOST)
         return json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}); mend it") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as JSON ({error}); correct it or copy it again") from error
 
 
-def need(record: Any, key: str, kind: type, where: str, default: Any = None) -> Any:
-    """record[key], which must be of its kind (str, list or int); `default` where it is not there.
+def require(row: Any, key: str, kind: type, where: str, default: Any = None) -> Any:
+    """row[key], of the type `kind` (str, list or int); `default` if the key is missing.
 
-    Raises UserError, naming `where` it was looked for.
+    where: the file and the place in it. Raises UserError if the value is missing or of another type.
     """
-    value = record.get(key, default) if isinstance(record, dict) else None
+    value = row.get(key, default) if isinstance(row, dict) else None
     if not isinstance(value, kind):
-        raise UserError(f"{where} needs {key!r}, a {KINDS[kind]}; mend it")
+        raise UserError(f"{where} needs {key!r}, {TYPES[kind]}; correct the file")
     return value
 
 
-def below(folder: str, name: str, where: str) -> str:
-    """The picture's path below images/. Raises UserError where it would lie elsewhere."""
-    path = _below(folder, name)
+def image_path(folder: str, name: str, where: str) -> str:
+    """Path of an image below `images/`. Raises UserError if it would be outside."""
+    path = _path_below(folder, name)
     if path is None:
-        raise UserError(f"{where} names the picture {name!r}, which does not lie in images/; give a path below it")
+        raise UserError(f"{where} names the image {name!r}, which is outside images/; give a path below it")
     return path
 
 
-@lru_cache(4096)  # a picture's questions follow each other
-def _below(folder: str, name: str) -> str | None:
-    path = PureWindowsPath(folder, name)  # knows both kinds of slash, and drives
+@lru_cache(4096)  # the questions of an image follow each other
+def _path_below(folder: str, name: str) -> str | None:
+    path = PureWindowsPath(folder, name)  # knows both slashes, and drives
     outside = path.anchor or ".." in path.parts or not PureWindowsPath(name).parts
     return None if outside else str(PurePosixPath(folder, name))

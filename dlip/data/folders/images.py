@@ -1,4 +1,4 @@
-"""Where a folder's pictures lie, and what they are called there."""
+"""Where the images of a folder are, and how annotations name them."""
 
 import os
 import re
@@ -8,32 +8,32 @@ from pathlib import Path
 from dlip.common.errors import UserError
 
 FOLDERS = ("images", "flickr30k-images", "flickr30k_images")
-_COCO = re.compile(r"(train|val|test)20\d\d")
+_COCO_FOLDER = re.compile(r"(train|val|test)20\d\d")
 
 
-class Pictures:
-    """The pictures of a folder: in `images/`, in Flickr30k's own folder, or in COCO's (`train2014`, ...)."""
+class ImageFiles:
+    """The image files of a folder: in `images/`, in Flickr30k's folder, or in COCO's (`train2014/`, ...)."""
 
     def __init__(self, path: Path):
-        """Raises UserError where there is no such folder of pictures."""
+        """Raises UserError if there is no folder of images."""
         roots = [path / name for name in FOLDERS if (path / name).is_dir()]
-        if not roots and any(_COCO.fullmatch(entry.name) for entry in path.iterdir() if entry.is_dir()):
+        if not roots and any(_COCO_FOLDER.fullmatch(entry.name) for entry in path.iterdir() if entry.is_dir()):
             roots = [path]
         if not roots:
-            raise UserError(f"{path} has no folder images; put the pictures there")
+            raise UserError(f"{path} has no folder images; put the images there")
         self.root = roots[0]
 
     @cached_property
-    def _places(self) -> dict[str, str]:
-        """File name -> its path below the root."""
-        found = {}
+    def _paths(self) -> dict[str, str]:
+        """File name -> path below the root."""
+        paths = {}
         for folder, folders, files in os.walk(self.root):
             folders.sort()
             below = Path(folder).relative_to(self.root)
             for name in files:
-                found.setdefault(name, (below / name).as_posix())
-        return found
+                paths.setdefault(name, (below / name).as_posix())
+        return paths
 
     def find(self, *names: str) -> str:
-        """Where below the root the first of these files lies that is there at all; the first name where none is."""
-        return next((self._places[name] for name in names if name in self._places), names[0])
+        """Path below the root of the first of these files that exists; the first name if none does."""
+        return next((self._paths[name] for name in names if name in self._paths), names[0])

@@ -1,94 +1,107 @@
-"""VQA v2's official pairs of files, and the list of answers that is made from them.
+"""VQA v2's official pairs of files, and the list of answers made from them.
 
 Source: Goyal et al., Making the V in VQA Matter (arXiv 1612.00837), and the files of visualqa.org.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from dlip.common.errors import UserError
-from dlip.data.folders.annotations import Record, load, need
+from dlip.data.answers import normalize
+from dlip.data.folders.annotations import Annotation, load_json, require
 from dlip.data.folders.coco import split_of
-from dlip.data.folders.images import Pictures
+from dlip.data.folders.images import ImageFiles
 
-AT_LEAST = 9
-"""Questions that an answer has to be the commonest of to be listed: 3,129 of VQA v2's training and validation."""
+MIN_QUESTIONS = 9
+"""An answer is listed if it is the most common one of so many questions: 3,129 of VQA v2's training and validation."""
+
+
+def question_files(files: list[Path]) -> list[Path]:
+    """VQA v2's files of questions with answers (`*OpenEnded_mscoco_*_questions.json`) among `files`.
+
+    Raises UserError if annotations are there without their questions.
+    """
+    questions = [
+        file for file in files if fnmatch(file.name, "*OpenEnded_*_questions.json") and "_test" not in file.name
+    ]
+    answers = {annotations_of(file).name for file in questions}
+    for file in files:
+        if file.name.endswith("_annotations.json") and file.name not in answers:
+            raise UserError(f"{file} is there, but not its questions, v2_OpenEnded_...; put that file beside it")
+    return questions
 
 
 def annotations_of(questions: Path) -> Path:
-    """v2_OpenEnded_mscoco_train2014_questions.json -> v2_mscoco_train2014_annotations.json, there or in `annotations/`.
-
-    Raises UserError where it is in neither.
+    """v2_OpenEnded_mscoco_train2014_questions.json -> v2_mscoco_train2014_annotations.json, beside it or in
+    `annotations/`. Raises UserError if it is in neither.
     """
     name = questions.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
     for folder in (questions.parent, questions.parent / "annotations", questions.parent.parent / "annotations"):
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{questions} is there but its answers, {name}, are not; put that file beside it")
+    raise UserError(f"{questions} is there, but not its answers, {name}; put that file beside it")
 
 
 def coco_names(number: int, tag: str) -> tuple[str, ...]:
-    """What COCO calls picture `number` of `tag` (train2014), first as that year does."""
+    """COCO's file names of image `number` of `tag` (train2014), that year's first."""
     plain = f"{number:012}.jpg"
-    tags = dict.fromkeys((tag, "train2014", "val2014"))
-    return (*(f"COCO_{name}_{plain}" for name in tags), plain)
+    return (*(f"COCO_{name}_{plain}" for name in dict.fromkeys((tag, "train2014", "val2014"))), plain)
 
 
-def read_vqa2(file: Path, pictures: Pictures) -> Iterator[Record]:
-    """The questions of `file` with the ten answers that each has in its annotations, one Record each.
+def read_vqa2(file: Path, images: ImageFiles) -> Iterator[Annotation]:
+    """The questions of `file`, one Annotation each, with the ten answers in the annotations beside it.
 
-    A question's type is that of its answers (yes/no, number, other), by which accuracies are published. Raises
-    UserError where the annotations are missing, or either file has another layout.
+    The type of a question is that of its answers (yes/no, number, other), by which accuracies are published. Raises
+    UserError if the annotations are missing or a file has another layout.
     """
     answers_file = annotations_of(file)
     tag = file.stem.split("_")[-2]  # train2014
     answered = {}
-    for i, row in enumerate(need(load(answers_file), "annotations", list, str(answers_file))):
-        answered[need(row, "question_id", int, f"{answers_file}, annotations[{i}]")] = (i, row)
-    for i, row in enumerate(need(load(file), "questions", list, str(file))):
+    for i, row in enumerate(require(load_json(answers_file), "annotations", list, str(answers_file))):
+        where = f"{answers_file}, annotations[{i}]"
+        answered[require(row, "question_id", int, where)] = (where, row)
+    for i, row in enumerate(require(load_json(file), "questions", list, str(file))):
         where = f"{file}, questions[{i}]"
-        name = pictures.find(*coco_names(need(row, "image_id", int, where), tag))
-        record = Record(name, split_of(tag))
-        text = need(row, "question", str, where).strip()
-        place, known = answered.get(need(row, "question_id", int, where), (None, {"answers": []}))
-        where = f"{answers_file}, annotations[{place}]"
-        given = [need(a, "answer", str, f"{where}, answers").strip() for a in need(known, "answers", list, where)]
-        record.ask(text, [answer for answer in given if answer], need(known, "answer_type", str, where, "other"))
-        yield record
+        name = images.find(*coco_names(require(row, "image_id", int, where), tag))
+        annotation, text = Annotation(name, split_of(tag)), require(row, "question", str, where)
+        place, about = answered.get(require(row, "question_id", int, where), (str(answers_file), {"answers": []}))
+        rows = require(about, "answers", list, place)
+        answers = [require(answer, "answer", str, f"{place}, answers") for answer in rows]
+        annotation.add_question(text, answers, require(about, "answer_type", str, place, "other"))
+        yield annotation
 
 
 def read_answers(files: Sequence[str | Path]) -> list[str]:
-    """Answers to choose from: those of VQA's annotations (*.json, as `answer_list`), or the lines of text files.
+    """Candidate answers: those of VQA's annotations (*.json, as `answer_list`), and the lines of text files.
 
-    Raises UserError where a file cannot be read or there is no answer.
+    Raises UserError if a file cannot be read or there is no answer.
     """
     annotations = [file for file in files if Path(file).suffix == ".json"]
-    found = answer_list(*annotations) if annotations else []
+    answers = answer_list(*annotations) if annotations else []
     for file in files:
         if file not in annotations:
             try:
-                found += filter(None, map(str.strip, Path(file).read_text().splitlines()))
+                answers += filter(None, map(str.strip, Path(file).read_text().splitlines()))
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(
-                    f"the answers in {file} cannot be read ({error}); give a text file with one a line"
+                    f"{file} cannot be read as a list of answers ({error}); give a text file with one per line"
                 ) from None
-    if not found:
-        raise UserError(f"there is no answer in {', '.join(map(str, files))}; give one a line, or VQA's annotations")
-    return list(dict.fromkeys(found))
+    if not answers:
+        raise UserError(f"there is no answer in {', '.join(map(str, files))}; write one per line")
+    return list(dict.fromkeys(answers))
 
 
-def answer_list(*annotations: str | Path, at_least: int = AT_LEAST) -> list[str]:
-    """The answers that are the commonest one of at least so many questions, the most frequent first.
+def answer_list(*annotations: str | Path, min_questions: int = MIN_QUESTIONS) -> list[str]:
+    """Answers that are the most common one of at least `min_questions` questions, the most frequent first.
 
-    annotations: VQA's files `v2_mscoco_*_annotations.json`; training and validation, as published models take them,
-    or training alone. Each question counts once, by its "multiple_choice_answer" as the evaluation compares answers.
+    annotations: VQA's files `v2_mscoco_*_annotations.json`: training and validation, as published models take them, or
+    training alone. Each question counts once, by its normalized "multiple_choice_answer".
     """
-    from dlip.data.answers import normalize
-
     counts = Counter()
     for file in map(Path, annotations):
-        for i, row in enumerate(need(load(file), "annotations", list, str(file))):
-            counts[normalize(need(row, "multiple_choice_answer", str, f"{file}, annotations[{i}]"))] += 1
+        for i, row in enumerate(require(load_json(file), "annotations", list, str(file))):
+            counts[normalize(require(row, "multiple_choice_answer", str, f"{file}, annotations[{i}]"))] += 1
     frequent = sorted(counts, key=lambda answer: (-counts[answer], answer))
-    return [answer for answer in frequent if answer and counts[answer] >= at_least]
+    return [answer for answer in frequent if answer and counts[answer] >= min_questions]

@@ -1,4 +1,4 @@
-"""Any data set as a folder of pictures, in the layout that `dlip.data.folders.dataset` reads."""
+"""Write any dataset as a folder of images, in the layout that `dlip.data.folders.dataset` reads."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,9 @@ from PIL import Image
 
 
 def write_folder(path: str | Path, splits: dict[str, object]) -> None:
-    """Writes `images/`, `captions.json` (Karpathy's layout) and `vqa.json` under `path`.
+    """Write `images/`, `captions.json` (Karpathy's layout) and `vqa.json` under `path`, replacing those that exist.
 
-    splits: name of a split -> its data set, whose items' pictures are pixels or PIL images. What stood there under
-    these names is replaced.
+    splits: name of a split -> its dataset.
     """
     folder = Path(path)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -24,8 +23,8 @@ def write_folder(path: str | Path, splits: dict[str, object]) -> None:
             if item.captions:
                 sentences = [{"raw": text} for text in item.captions]
                 captions.append({"filename": name, "split": split, "sentences": sentences})
-            for asked in item.questions or ():
-                about = {"question": asked.text, "answers": list(asked.answers), "question_type": asked.type}
+            for question in item.questions or ():
+                about = {"question": question.text, "answers": question.answers, "question_type": question.type}
                 questions.append({"image": name, **about, "split": split})
     (folder / "captions.json").write_text(json.dumps({"images": captions}, indent=1))
     (folder / "vqa.json").write_text(json.dumps(questions, indent=1))

@@ -1,35 +1,34 @@
 import json
-import os
 
 import pytest
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
-from dlip.data.folders.annotations import Record, read_captions, read_questions
+from dlip.data.folders.annotations import Annotation, read_captions, read_questions
 
 IMAGE = {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "one"}]}
 ROW = {"image": "a.jpg", "question": "what?", "answers": ["cat"], "split": "train"}
 
 
-def without(record: dict, key: str) -> dict:
-    return {k: v for k, v in record.items() if k != key}
+def without(row: dict, key: str) -> dict:
+    return {k: v for k, v in row.items() if k != key}
 
 
-def captions(tmp_path, content) -> list[Record]:
+def captions(tmp_path, content) -> list[Annotation]:
     file = tmp_path / "captions.json"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     return list(read_captions(file))
 
 
-def questions(tmp_path, content) -> list[Record]:
+def questions(tmp_path, content) -> list[Annotation]:
     file = tmp_path / "vqa.json"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     return list(read_questions(file))
 
 
 def test_good_files(tmp_path):
-    assert captions(tmp_path, {"dataset": "x", "images": [IMAGE]}) == [Record("a.jpg", "train", ["one"])]
-    assert questions(tmp_path, [ROW]) == [Record("a.jpg", "train", questions=[Question("what?", ["cat"], "other")])]
+    assert captions(tmp_path, {"dataset": "x", "images": [IMAGE]}) == [Annotation("a.jpg", "train", ["one"])]
+    assert questions(tmp_path, [ROW]) == [Annotation("a.jpg", "train", questions=[Question("what?", ["cat"], "other")])]
     numbers = {**ROW, "answers": [2, 2.5, " 2 ", "", None]}
     assert questions(tmp_path, [numbers])[0].questions == [Question("what?", ["2", "2.5", "2"], "other")]
     with_bom = b"\xef\xbb\xbf" + json.dumps([ROW]).encode()
@@ -39,16 +38,8 @@ def test_good_files(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b'{"images": [}', b"\xff\xfe\x00", b"\xe9\xe9"])
 @pytest.mark.parametrize("read", [captions, questions])
 def test_broken_json_is_one_error(tmp_path, read, content):
-    with pytest.raises(UserError, match=r"\.json cannot be read as JSON .*; mend it"):
+    with pytest.raises(UserError, match=r"\.json cannot be read as JSON"):
         read(tmp_path, content)
-
-
-@pytest.mark.parametrize("read", [read_captions, read_questions])
-def test_a_file_too_large_to_be_annotations_is_not_read(read, tmp_path):
-    (tmp_path / "a.json").touch()
-    os.truncate(tmp_path / "a.json", 10**12)
-    with pytest.raises(UserError, match="a.json has 1,000,000,000,000 bytes, of 4,000,000,000 at most"):
-        list(read(tmp_path / "a.json"))
 
 
 MALFORMED_CAPTIONS = [
@@ -57,12 +48,12 @@ MALFORMED_CAPTIONS = [
     ({"images": {}}, "'images', a list"),
     ({"annotations": []}, "'images', a list"),
     ({"images": [IMAGE, 3]}, r"images\[1\] needs 'filename'|images\[1\] needs 'filepath'"),
-    ({"images": [without(IMAGE, "filename")]}, r"images\[0\] needs 'filename', a text"),
-    ({"images": [without(IMAGE, "split")]}, r"images\[0\] needs 'split', a text"),
+    ({"images": [without(IMAGE, "filename")]}, r"images\[0\] needs 'filename', a string"),
+    ({"images": [without(IMAGE, "split")]}, r"images\[0\] needs 'split', a string"),
     ({"images": [without(IMAGE, "sentences")]}, r"images\[0\] needs 'sentences', a list"),
-    ({"images": [IMAGE, {**IMAGE, "filename": 7}]}, r"images\[1\] needs 'filename', a text"),
-    ({"images": [{**IMAGE, "sentences": ["one"]}]}, r"images\[0\], sentences needs 'raw', a text"),
-    ({"images": [{**IMAGE, "sentences": [{"raw": 5}]}]}, r"images\[0\], sentences needs 'raw', a text"),
+    ({"images": [IMAGE, {**IMAGE, "filename": 7}]}, r"images\[1\] needs 'filename', a string"),
+    ({"images": [{**IMAGE, "sentences": ["one"]}]}, r"images\[0\], sentences needs 'raw', a string"),
+    ({"images": [{**IMAGE, "sentences": [{"raw": 5}]}]}, r"images\[0\], sentences needs 'raw', a string"),
 ]
 
 
@@ -73,14 +64,14 @@ def test_malformed_captions(tmp_path, content, message):
 
 
 MALFORMED_QUESTIONS = [
-    ({"questions": []}, "has to be a list"),
-    ([ROW, "text"], r"\[1\] needs 'image', a text"),
-    ([without(ROW, "image")], r"\[0\] needs 'image', a text"),
-    ([without(ROW, "question")], r"\[0\] needs 'question', a text"),
-    ([without(ROW, "split")], r"\[0\] needs 'split', a text"),
+    ({"questions": []}, "must be a list"),
+    ([ROW, "text"], r"\[1\] needs 'image', a string"),
+    ([without(ROW, "image")], r"\[0\] needs 'image', a string"),
+    ([without(ROW, "question")], r"\[0\] needs 'question', a string"),
+    ([without(ROW, "split")], r"\[0\] needs 'split', a string"),
     ([without(ROW, "answers")], r"\[0\] needs 'answers', a list"),
     ([{**ROW, "answers": "cat"}], r"\[0\] needs 'answers', a list"),
-    ([{**ROW, "question_type": 3}], r"\[0\] needs 'question_type', a text"),
+    ([{**ROW, "question_type": 3}], r"\[0\] needs 'question_type', a string"),
 ]
 
 
@@ -95,31 +86,31 @@ WINDOWS = ["C:\\a.jpg", "c:a.jpg", "\\\\host\\share\\a.jpg", "..\\a.jpg"]
 
 
 @pytest.mark.parametrize("name", UNIX + WINDOWS)
-def test_pictures_outside_the_folder_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match=r"vqa\.json, \[1\] names the picture .* does not lie in images/"):
+def test_images_outside_the_folder_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"vqa\.json, \[1\] names the image .* is outside images/"):
         questions(tmp_path, [ROW, {**ROW, "image": name}])
-    with pytest.raises(UserError, match=r"captions\.json, images\[0\] names the picture"):
+    with pytest.raises(UserError, match=r"captions\.json, images\[0\] names the image"):
         captions(tmp_path, {"images": [{**IMAGE, "filename": name}]})
 
 
 @pytest.mark.parametrize("folder", ["..", "/etc", "x/../..", "C:\\x"])
 def test_folders_outside_are_refused(tmp_path, folder):
-    with pytest.raises(UserError, match="does not lie in images/"):
+    with pytest.raises(UserError, match="is outside images/"):
         captions(tmp_path, {"images": [{**IMAGE, "filepath": folder}]})
 
 
 def test_odd_names_inside_are_kept(tmp_path):
     names = ["..a.jpg", "a..b.jpg", "two words.jpg", "ünï.jpg", "x/y/z.jpg"]
     rows = [{**ROW, "image": name} for name in names]
-    assert [record.name for record in questions(tmp_path, rows)] == names
+    assert [about.name for about in questions(tmp_path, rows)] == names
 
 
 @pytest.mark.parametrize(
     "split", ["/etc/train", "../../train", "nul\0", "bad\ud800", "te\x1b[31mst", "", ".hidden", "x" * 101]
 )
-def test_splits_that_no_file_can_be_called_after_are_refused(tmp_path, split):
+def test_splits_that_cannot_name_a_file_are_refused(tmp_path, split):
     for read, content in ((captions, {"images": [IMAGE | {"split": split}]}), (questions, [ROW | {"split": split}])):
-        with pytest.raises(UserError, match="a split is called|split") as refused:
+        with pytest.raises(UserError, match="the split name|'split'") as refused:
             read(tmp_path, content)
         assert str(refused.value).isprintable()
     assert captions(tmp_path, {"images": [IMAGE | {"split": "my train-2.a"}]})[0].split == "my train-2.a"

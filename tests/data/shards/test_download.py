@@ -142,16 +142,16 @@ def test_cache_stays_within_its_limit(server, tmp_path, monkeypatch):
 def test_broken_image_on_the_web(server, tmp_path, caplog):
     """Fatal, or replaced by the next good sample for every reader."""
     write_tar(tmp_path / "0.tar", {f"{i}.{s}": d for i in range(3) for s, d in (
-        ("jpg", jpeg(i) if i != 1 else b"no picture"), ("txt", f"text {i}"))})  # fmt: skip
+        ("jpg", jpeg(i) if i != 1 else b"no image"), ("txt", f"text {i}"))})  # fmt: skip
     rows = [{"file": "0.tar", "split": "train", "images": 3, "captions": 3, "questions": 0, "bytes": 1}]
     (tmp_path / "index.json").write_text(json.dumps({"shards": rows}))
-    with pytest.raises(UserError, match=r"cannot read the picture 0\.tar/1"):
+    with pytest.raises(UserError, match=r"the image 0\.tar/1 cannot be read"):
         data.open(server.address, "train")[1]
     dataset = data.open(server.address, "train", on_error="skip")
     with caplog.at_level(logging.WARNING):
         assert [item.captions for item in dataset] == [["text 0"], ["text 2"], ["text 2"]]
-    assert "skipped: cannot read the picture 0.tar/1" in caplog.text
-    (fault,) = audit.check(server.address)["faults"]["corrupt pictures or shards"]
+    assert "skipped: the image 0.tar/1 cannot be read" in caplog.text
+    (fault,) = audit.check(server.address)["faults"]["corrupt images or shards"]
     assert "0.tar/1" in fault
 
 
