@@ -1,8 +1,8 @@
-"""Drills: what happens when things go wrong, tried many times over, and kept as records. A file each.
+"""Fault injection: each drill repeats one kind of failure many times and records every outcome.
 
-`python -m drills` does all of them, `python -m drills killed` one. A record is {"drill", "created", "command",
-"machine", "versions", "settings", "counts", "faults", "seconds"}: what was tried, how often each came out in which way,
-and every one that came out wrong, in words; a drill has held where there are none.
+`python -m drills` runs all of them, `python -m drills killed` one. A record is {"drill", "created", "command",
+"machine", "versions", "settings", "counts", "faults", "seconds"}. counts: how often each outcome occurred; faults: a
+sentence for each wrong outcome. A drill passes when there are none.
 """
 
 import time
@@ -13,25 +13,25 @@ from dlip.bench import about
 from dlip.common.errors import UserError
 
 DRILLS = {
-    "bounds": "every test with the oldest and with the newest releases that pyproject.toml admits",
-    "full": "a disk that is full, at random moments of training and of an export",
-    "inputs": "thousands of bad pictures, texts, files, checkpoints and commands",
-    "killed": "SIGKILL at random moments of training, of a cache's fill, of a grid and of an export",
-    "large": "a million captions and 100,000 pictures packed, indexed, searched and learnt from, in flat memory",
-    "siege": "the app under fifty visitors for five minutes, good and bad, and killed in the end",
+    "bounds": "all tests with the oldest and with the newest releases that pyproject.toml allows",
+    "full": "a full disk at random moments of training, caching, a grid and an export",
+    "inputs": "thousands of malformed images, texts, files, checkpoints and commands",
+    "killed": "SIGKILL at random moments of training, caching, a grid and an export",
+    "large": "100,000 images with a million captions packed, indexed, searched and trained on, in flat memory",
+    "siege": "50 users of the app for five minutes, good and bad, and a kill at the end",
 }
-"""Name, that of its module -> what is tried."""
+"""Name of a drill and of its module -> what it does."""
 
 
-def drill(name: str, command: str = "", **options) -> dict:
-    """The record of a drill; `options` are those of its module's `run`. Raises UserError where there is none."""
+def run_drill(name: str, command: str = "", **options) -> dict:
+    """Runs a drill and returns its record. options: arguments of its module's `run`. Raises UserError for others."""
     if name not in DRILLS:
         raise UserError(f"there is no drill {name!r}; choose one of {', '.join(DRILLS)}")
     run = resolve_name(f"drills.{name}:run")
     if unknown := options.keys() - signature(run).parameters:
-        raise UserError(f"the drill {name} takes no {min(unknown)}; leave it out")
-    began = time.perf_counter()
+        raise UserError(f"the drill {name} has no option {min(unknown)}; omit it")
+    start = time.perf_counter()
     settings, counts, faults = run(**options)
-    seconds = round(time.perf_counter() - began, 1)
+    seconds = round(time.perf_counter() - start, 1)
     record = {"drill": name, **about(command), "settings": settings, "counts": counts}
     return record | {"faults": faults, "seconds": seconds}

@@ -1,4 +1,4 @@
-"""`python -m drills [NAME...]`: does drills, each with its record, and says which have not held."""
+"""`python -m drills [NAME...]`: runs drills, appends their records and lists those that failed."""
 
 import argparse
 import shlex
@@ -6,7 +6,7 @@ import sys
 
 from dlip.common.errors import UserError
 from dlip.records.write import append
-from drills import DRILLS, drill
+from drills import DRILLS, run_drill
 
 
 def main(words: list[str]) -> int:
@@ -14,26 +14,23 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m drills", description=f"drills:\n{about}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    parser.add_argument(
-        "--times", type=int, metavar="N", help="how many kills, disks, inputs, pictures, seconds or runs of the tests"
-    )
-    parser.add_argument("--results", metavar="PATH", help="where records go (default results/drills/NAME.jsonl)")
-    args, broken = parser.parse_args(words), []
+    parser.add_argument("names", nargs="*", metavar="NAME", help="drills to run (default: all)")
+    times = "number of kills, disks, inputs, images, seconds or test runs (default: the drill's own)"
+    parser.add_argument("--times", type=int, metavar="N", help=times)
+    parser.add_argument("--results", metavar="PATH", help="file of the records (default: results/drills/NAME.jsonl)")
+    args, failed = parser.parse_args(words), []
     options = {} if args.times is None else {"times": args.times}
     for name in args.names or DRILLS:
         try:
-            record = drill(name, shlex.join(["python", "-m", "drills", *words]), **options)
-        except UserError as mistake:
-            print(mistake, file=sys.stderr)
+            record = run_drill(name, shlex.join(["python", "-m", "drills", *words]), **options)
+        except UserError as error:
+            print(error, file=sys.stderr)
             return 2
         append(record, args.results or f"results/drills/{name}.jsonl")
-        print(f"{name}: {record['counts']} in {record['seconds']:,.0f} s")
-        for fault in record["faults"]:
-            print(f"  {fault}")
-        broken += [name] * bool(record["faults"])
-    print(f"not held: {', '.join(broken)}" if broken else "all have held")
-    return 1 if broken else 0
+        print(f"{name}: {record['counts']} in {record['seconds']:,.0f} s", *record["faults"], sep="\n  ")
+        failed += [name] * bool(record["faults"])
+    print(f"failed: {', '.join(failed)}" if failed else "all passed")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The oldest and the newest releases that pyproject.toml admits: an environment of either, and every test in it."""
+"""Runs all tests with the oldest and with the newest releases that pyproject.toml allows, each in a new environment."""
 
 import json
 import os
@@ -11,46 +11,47 @@ from xml.etree import ElementTree
 
 from dlip.common.errors import UserError
 
-ENDS = {"oldest": "lowest-direct", "newest": "highest"}
-"""Which releases -> what uv calls them."""
-TOLD = ("torch", "transformers", "accelerate", "gradio", "pandas", "plotly", "numpy")
+RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
+"""Environment -> uv's name of how its releases are chosen."""
+RECORDED = ("torch", "transformers", "accelerate", "gradio", "pandas", "plotly", "numpy")
 
 
 def run(times: int = 1) -> tuple[dict, dict, list[str]]:
-    """The releases of what matters most; how the tests, `times` over, came out; those that failed, by name.
+    """Returns the releases of `RECORDED`, the outcomes of `times` runs of the tests, and the names of failed tests.
 
-    Raises UserError without uv.
+    Raises UserError if uv fails.
     """
     releases, counts, faults = {}, {}, []
-    with tempfile.TemporaryDirectory() as place:
-        for end, resolution in ENDS.items():
-            python, told = Path(place, end, "bin", "python"), Path(place, f"{end}.xml")
-            uv("venv", "--python", "3.11", str(python.parent.parent))
-            uv("pip", "install", "--python", str(python), "--resolution", resolution, "--editable", ".[test]")
-            listed = json.loads(uv("pip", "list", "--python", str(python), "--format", "json"))
-            releases[end] = {one["name"]: one["version"] for one in listed if one["name"] in TOLD}
-            words, counts[end] = [python, "-m", "pytest", "-n", "2", "--dist", "worksteal"], Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, resolution in RESOLUTIONS.items():
+            environment, report = Path(folder, name), Path(folder, f"{name}.xml")
+            python = str(environment / "bin" / "python")
+            uv("venv", "--python", "3.11", str(environment))
+            uv("pip", "install", "--python", python, "--resolution", resolution, "--editable", ".[test]")
+            installed = json.loads(uv("pip", "list", "--python", python, "--format", "json"))
+            releases[name] = {p["name"]: p["version"] for p in installed if p["name"] in RECORDED}
+            tests, counts[name] = [python, "-m", "pytest", "-n", "2", "--dist", "worksteal"], Counter()
             for _ in range(times):
-                told.unlink(missing_ok=True)
-                subprocess.run([*words, f"--junitxml={told}"], env=os.environ | {"OMP_NUM_THREADS": "1"})
-                found, failed = outcomes(told)
-                counts[end] += found
-                faults += [f"{end}: {name}" for name in failed]
+                report.unlink(missing_ok=True)
+                subprocess.run([*tests, f"--junitxml={report}"], env=os.environ | {"OMP_NUM_THREADS": "1"})
+                outcomes, failed = read_report(report)
+                counts[name] += outcomes
+                faults += [f"{name}: {test}" for test in failed]
     return {"times": times, **releases}, counts, faults
 
 
-def uv(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "uv", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"`uv {' '.join(words)}` failed: {done.stderr.strip()[-300:]}")
-    return done.stdout
+def uv(*arguments: str) -> str:
+    process = subprocess.run([sys.executable, "-m", "uv", *arguments], capture_output=True, text=True)
+    if process.returncode:
+        raise UserError(f"`uv {' '.join(arguments)}` failed: {process.stderr.strip()[-300:]}")
+    return process.stdout
 
 
-def outcomes(told: Path) -> tuple[Counter, list[str]]:
-    """How many tests passed, were skipped and failed, and the names of the last, of what pytest tells in XML."""
-    if not told.exists():
-        return Counter(), ["the tests did not come to an end"]
-    cases = list(ElementTree.parse(told).iter("testcase"))
+def read_report(path: Path) -> tuple[Counter, list[str]]:
+    """Numbers of passed, skipped and failed tests in pytest's JUnit XML, and the names of the failed ones."""
+    if not path.exists():
+        return Counter(), ["the tests did not finish"]
+    cases = list(ElementTree.parse(path).iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = sum(case.find("skipped") is not None for case in cases)
     counts = Counter(passed=len(cases) - len(failed) - skipped, skipped=skipped, failed=len(failed))

@@ -1,7 +1,7 @@
-"""A disk that is full: the work stops with a sentence, keeps what it had, and goes on when there is room.
+"""Fills the disk at random moments: a command must stop with one sentence, and resume when there is room.
 
-The disk is a file system in memory, of a size drawn at random, mounted where only this drill sees it: `unshare` has to
-be allowed to do so, which root is.
+Each disk is a tmpfs of random size, mounted in a namespace of its own with `unshare`, which needs root. A checkpoint
+that a full disk damaged shows as an unexpected file, as resuming would set it aside.
 """
 
 import json
@@ -15,59 +15,59 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
-from drills.killed import WORKS, differences, finish, grid, start
+from drills.killed import SCENARIOS, differences, finish, grid_outputs, start
 
-SHARE = 0.2, 1.5
-"""Least and most size of a disk, as a share of what the work takes in the end."""
+SIZES = 0.2, 1.5
+"""Smallest and largest disk, as a share of what the command writes."""
 
 
 def run(times: int = 20, seed: int = 0) -> tuple[dict, dict, list[str]]:
-    """Settings, how often the disk was full and was not, and what was wrong. Raises UserError without `unshare`."""
-    with tempfile.TemporaryDirectory() as place:
-        alone = ("unshare", "--map-root-user", "--mount")
-        words = (sys.executable, "-m", "drills.full", place, str(times), str(seed))
+    """Returns settings, how often the disk was full, and faults. Raises UserError if no disk can be mounted."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["unshare", "--map-root-user", "--mount"]
+        command += [sys.executable, "-m", "drills.full", folder, str(times), str(seed)]
         try:
-            done = subprocess.run([*alone, *words], capture_output=True, text=True)
+            process = subprocess.run(command, capture_output=True, text=True)
         except FileNotFoundError:
-            raise UserError("the drill full needs unshare, of util-linux; do the others by their names") from None
-        if done.returncode:
-            raise UserError(f"the drill full cannot mount its disk ({done.stderr.strip()[-300:]}); do it as root")
-        counts, faults = json.loads(done.stdout)
+            raise UserError("the drill full needs unshare of util-linux; run the other drills by name") from None
+        if process.returncode:
+            raise UserError(f"the drill full cannot mount its disk ({process.stderr.strip()[-300:]}); run it as root")
+        counts, faults = json.loads(process.stdout)
     return {"times": times, "seed": seed}, counts, faults
 
 
-def inside(place: Path, times: int, seed: int) -> tuple[dict, list[str]]:
-    """The drill, where mounts are its own."""
+def run_in_namespace(root: Path, times: int, seed: int) -> tuple[dict, list[str]]:
     rng, counts, faults = random.Random(seed), {}, []
-    write_folder(place / "data", {"train": Scenes("train-small", size=64), "test": Scenes("test", size=12)})
-    for name, work in WORKS.items():
-        disk, counts[name] = place / name, Counter()
-        if name == "grid":
-            work = replace(work, kept=partial(grid, failed=False))
-        faults += finish(work, place / "undisturbed")
-        wanted = work.kept(place / "undisturbed")
-        taken = sum(path.stat().st_size for path in (place / "undisturbed").rglob("*") if path.is_file()) / 1e6
+    write_folder(root / "data", {"train": Scenes("train-small", size=64), "test": Scenes("test", size=12)})
+    for name, scenario in SCENARIOS.items():
+        disk, counts[name] = root / name, Counter()
+        if name == "grid":  # a full disk makes runs of the grid fail
+            scenario = replace(scenario, outputs=partial(grid_outputs, with_failed=False))
+        faults += finish(scenario, root / "undisturbed")
+        expected = scenario.outputs(root / "undisturbed")
+        written = sum(path.stat().st_size for path in (root / "undisturbed").rglob("*") if path.is_file()) / 1e6
         for i in range(times):
-            size = taken * rng.uniform(*SHARE)  # MB
+            size = written * rng.uniform(*SIZES)  # MB
             disk.mkdir(exist_ok=True)
             mount(disk, size)
-            process = start(work, disk)
-            said = process.communicate()[1].strip()
-            full = process.returncode == 2 and said.splitlines()[-1].startswith("dlip: ") and "No space left" in said
+            process = start(scenario, disk)
+            stderr = process.communicate()[1].strip()
+            last = stderr.rpartition("\n")[2]
+            full = process.returncode == 2 and last.startswith("dlip: ") and "No space left" in stderr
             counts[name]["full" if full else "enough"] += 1
-            if not full and process.returncode != 0:
-                faults.append(f"{name}, disk {i} of {size:.1f} MB: exit {process.returncode}: {said[-300:]}")
-            faults += [f"{name}, disk {i}: {fault}" for fault in unreadable(disk)]
+            wrong = []
             if full:
                 mount(disk, 500, "remount")
-                faults += [f"{name}, disk {i}, with room: {fault}" for fault in finish(work, disk)]
-            faults += [f"{name}, disk {i}: {fault}" for fault in differences(work, disk, wanted)]
+                wrong += finish(scenario, disk)
+            elif process.returncode != 0:
+                wrong.append(f"exit {process.returncode}: {stderr[-300:]}")
+            wrong += differences(scenario, disk, expected)
+            faults += [f"{name}, disk {i} of {size:.1f} MB: {fault}" for fault in wrong]
             subprocess.run(["umount", disk], check=True)
-        shutil.rmtree(place / "undisturbed")
+        shutil.rmtree(root / "undisturbed")
     return counts, faults
 
 
@@ -76,16 +76,5 @@ def mount(disk: Path, mb: float, *options: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", disk], check=True)
 
 
-def unreadable(disk: Path) -> list[str]:
-    """Checkpoints that are there and cannot be read."""
-    wrong = []
-    for path in disk.rglob("checkpoint-*.safetensors"):
-        try:
-            read_tensors(path)
-        except UserError as fault:
-            wrong.append(str(fault))
-    return wrong
-
-
 if __name__ == "__main__":
-    print(json.dumps(inside(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(run_in_namespace(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,4 +1,4 @@
-"""Bad things of every kind, made at random: texts, JSON values, files of pictures."""
+"""Random malformed texts, JSON values and image files."""
 
 import copy
 import json
@@ -25,6 +25,7 @@ NAMES = (
     "📷.png", "\u202egnp.exe", "$(touch x).png", "`x`.png", "a b.png", "%2e%2e%2fx.png",
     "\ud800.png", "file:///etc/passwd", "http://127.0.0.1/x.png",
 )  # fmt: skip
+"""File names."""
 NUMBERS = (0, -1, 1, 2**31, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), True, False)
 
 
@@ -36,21 +37,17 @@ def text(rng: random.Random) -> str:
 
 
 def value(rng: random.Random, depth: int = 0):
-    """Anything that JSON can hold."""
-    kind = rng.randrange(7 if depth < 4 else 4)
-    if kind == 0:
-        return None
-    if kind == 1:
-        return rng.choice(NUMBERS)
-    if kind in (2, 3):
-        return text(rng)
-    if kind == 4:
-        return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
-    return {rng.choice(("raw", "image", "split", "id", text(rng)[:20])): value(rng, depth + 1) for _ in range(3)}
+    """Any JSON value."""
+    makers = [lambda: None, lambda: rng.choice(NUMBERS), lambda: text(rng), lambda: text(rng)]
+    if depth < 4:
+        keys = "raw", "image", "split", "id", text(rng)[:20]
+        makers += [lambda: [value(rng, depth + 1) for _ in range(rng.randrange(4))]]
+        makers += [lambda: {rng.choice(keys): value(rng, depth + 1) for _ in range(3)}] * 2
+    return rng.choice(makers)()
 
 
-def spoilt(rng: random.Random, whole, junk=value):
-    """A copy of a JSON value, with junk, nothing or a double in one to three of its places."""
+def corrupted(rng: random.Random, whole, junk=value):
+    """A copy of a JSON value in which one to three places are replaced by junk, deleted, duplicated or renamed."""
     whole = copy.deepcopy(whole)
     for _ in range(rng.randint(1, 3)):
         inner = whole
@@ -73,28 +70,23 @@ def spoilt(rng: random.Random, whole, junk=value):
     return whole
 
 
-def written(rng: random.Random, whole, junk=value) -> bytes:
-    """A JSON value as bytes: spoilt as a value, as a text, or in its depth."""
-    how = rng.random()
-    if how < 0.55:
-        return json.dumps(spoilt(rng, whole, junk)).encode()
-    if how < 0.6:
-        return json.dumps(spoilt(rng, whole, junk), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    plain = json.dumps(whole).encode()
-    if how < 0.65:
-        depth = rng.choice((500, 5_000, 200_000))
-        return rng.choice((b"[" * depth, b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth))
-    if how < 0.7:
-        return json.dumps([whole, "x" * rng.choice((10**6, 2 * 10**7))]).encode()
-    if how < 0.75:
-        return rng.choice((b"", b"\0" * 4096, b"null", b"\xff\xfe" + plain, b"\xef\xbb\xbf" + plain, b"1" * 10_000))
-    if how < 0.8:
-        return plain.decode().encode(rng.choice(("utf-16", "utf-32", "utf-16-le")))
-    return damaged(rng, plain)
+def json_bytes(rng: random.Random, whole, junk=value) -> bytes:
+    """A JSON value as bytes: corrupted as a value or as bytes, nested too deeply, too long or in another encoding."""
+    plain, depth = json.dumps(whole).encode(), rng.choice((500, 5_000, 200_000))
+    makers = {
+        lambda: json.dumps(corrupted(rng, whole, junk)).encode(): 11,
+        lambda: json.dumps(corrupted(rng, whole, junk), ensure_ascii=False).encode("utf-8", "surrogatepass"): 1,
+        lambda: rng.choice((b"[" * depth, b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth)): 1,
+        lambda: json.dumps([whole, "x" * rng.choice((10**6, 2 * 10**7))]).encode(): 1,
+        lambda: rng.choice((b"", b"\0" * 4096, b"null", b"\xff\xfe" + plain, b"\xef\xbb\xbf" + plain, b"1" * 9999)): 1,
+        lambda: plain.decode().encode(rng.choice(("utf-16", "utf-32", "utf-16-le"))): 1,
+        lambda: damaged(rng, plain): 4,
+    }
+    return rng.choices(list(makers), list(makers.values()))[0]()
 
 
 def damaged(rng: random.Random, data: bytes) -> bytes:
-    """Cut off, with other bytes in some places, with a part left out, or twice."""
+    """Bytes truncated, changed in some places, with a part missing or inserted, or repeated."""
     if not data:
         return data
     at, how = rng.randrange(len(data)), rng.randrange(5)
@@ -112,57 +104,54 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
     return data + data
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 
-KINDS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "TGA", "ICO")
+FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "TGA", "ICO")
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F", "YCbCr", "PA")
 SIDES = (1, 2, 7, 48, 333)
+IMPOSTORS = (
+    b"", b"\0" * 1000, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"II*\0\x08\0\0\0",
+    b"<html><script>1</script></html>", b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", b"%PDF-1.7", b"PK\x03\x04",
+    b"P6 99999 99999 255 ", b"P3 1 1 255 999999999999999999999999", b"BM" + b"\xff" * 60,
+)  # fmt: skip
+"""Files that only begin like images."""
 
 
-def picture(rng: random.Random) -> bytes:
-    """A picture's file of any kind, mode and size, whole or damaged, or something that only looks like one."""
+def image_bytes(rng: random.Random) -> bytes:
+    """An image file of any format, mode and size, intact or damaged, or an impostor."""
     how = rng.random()
-    if how < 0.55:
-        return saved(rng)
     if how < 0.8:
-        return damaged(rng, saved(rng))
-    if how < 0.85:
-        return bomb(rng)
-    return rng.choice((
-        b"", b"\0" * 1000, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"II*\0\x08\0\0\0",
-        b"<html><script>1</script></html>",
-        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", b"%PDF-1.7", b"PK\x03\x04", rng.randbytes(2000),
-        b"P6 99999 99999 255 ", b"P3 1 1 255 999999999999999999999999", b"BM" + b"\xff" * 60,
-    ))  # fmt: skip
+        return saved_image(rng) if how < 0.55 else damaged(rng, saved_image(rng))
+    return decompression_bomb(rng) if how < 0.85 else rng.choice((*IMPOSTORS, rng.randbytes(2000)))
 
 
-def saved(rng: random.Random) -> bytes:
-    mode, kind = rng.choice(MODES), rng.choice(KINDS)
+def saved_image(rng: random.Random) -> bytes:
+    mode, format_ = rng.choice(MODES), rng.choice(FORMATS)
     width, height = rng.choice(SIDES), rng.choice(SIDES)
     if rng.random() < 0.05:
         width, height = rng.choice(((1, 20_000), (20_000, 1), (4000, 3000)))
     noise = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (height, width, 3), np.uint8)
     image = Image.fromarray(noise).convert("L" if mode in ("LA", "PA", "I;16", "I", "F") else "RGB")
     image = image.convert("LA").convert("PA") if mode == "PA" else image.convert(mode)
-    more = {}
-    if rng.random() < 0.3 and kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+    options = {}
+    if rng.random() < 0.3 and format_ in ("JPEG", "PNG", "TIFF", "WEBP"):
         exif = Image.Exif()
-        exif[0x0112] = rng.choice((*range(10), 65535))
-        more["exif"] = exif if rng.random() < 0.7 else b"Exif\0\0" + rng.randbytes(40)
-    if rng.random() < 0.2 and kind in ("GIF", "PNG", "TIFF", "WEBP"):
-        more |= {"save_all": True, "append_images": [image] * rng.randint(1, 5)}
+        exif[0x0112] = rng.choice((*range(10), 65535))  # orientation
+        options["exif"] = exif if rng.random() < 0.7 else b"Exif\0\0" + rng.randbytes(40)
+    if rng.random() < 0.2 and format_ in ("GIF", "PNG", "TIFF", "WEBP"):
+        options |= {"save_all": True, "append_images": [image] * rng.randint(1, 5)}
     out = BytesIO()
     try:
-        image.save(out, kind, **more)
-    except Exception:  # not every kind has every mode
+        image.save(out, format_, **options)
+    except Exception:  # not every format has every mode
         out = BytesIO()
         image.convert("RGB").save(out, rng.choice(("PNG", "JPEG")))
     return out.getvalue()
 
 
-def bomb(rng: random.Random) -> bytes:
-    """A small PNG that says it is large: of pixels that nobody may hold, or that it does not have."""
+def decompression_bomb(rng: random.Random) -> bytes:
+    """A small PNG that declares a huge size, with fewer pixels or a huge text."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -173,11 +162,11 @@ def bomb(rng: random.Random) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + note + chunk(b"IDAT", zlib.compress(b"\0" * 10**6)) + chunk(b"IEND", b"")
 
 
-def put(rng: random.Random, path: Path) -> None:
-    """Something under a picture's name: most often a file, now and then what is none."""
+def place_image(rng: random.Random, path: Path) -> None:
+    """Puts a file at an image's path, or rarely a folder, link or pipe."""
     how = rng.random()
     if how < 0.93:
-        path.write_bytes(picture(rng))
+        path.write_bytes(image_bytes(rng))
     elif how < 0.95:
         path.mkdir()
     elif how < 0.97:

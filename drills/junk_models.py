@@ -1,4 +1,4 @@
-"""Models whose files can be read and whose content is wrong: sizes, words, tensors that no model of theirs can have."""
+"""Random models in well-formed files with impossible sizes, vocabularies or tensors."""
 
 import contextlib
 import io
@@ -16,9 +16,10 @@ from dlip.checkpoints.load import BUILT_IN
 from dlip.export.transformers import to_transformers
 from drills import junk
 
-SHIPPED = BUILT_IN / "scenes" / "student"
-SIZES = (*junk.NUMBERS, [], [-1], [10**400], [True], ["a"], [[]], "", "8", None, {}, 2, 3, 7, 48, 127, 128, 129)
-RULES = (
+STUDENT = BUILT_IN / "scenes" / "student"
+VALUES = (*junk.NUMBERS, [], [-1], [10**400], [True], ["a"], [[]], "", "8", None, {}, 2, 3, 7, 48, 127, 128, 129)
+"""Values of configuration fields."""
+TOKENIZER_RULES = (
     ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 50_000}),
     ("normalizer", {"type": "Prepend", "prepend": "a " * 100_000}),
     ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(a*)*b"}, "behavior": "Isolated", "invert": False}),
@@ -28,115 +29,111 @@ RULES = (
     ("model", {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}),
     ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": []}),
 )  # fmt: skip
-"""Place of a tokenizer.json -> what is put there."""
+"""Key of tokenizer.json and its new value."""
+temporary_folders: list[tempfile.TemporaryDirectory] = []
+"""Kept until the process ends."""
 
 
-keeps: list[tempfile.TemporaryDirectory] = []
-"""Of this process."""
+def write_model(rng: random.Random, folder: Path) -> str:
+    """Writes a model into a new folder; returns the name to load it by."""
+    writers = bad_config, bad_config, bad_tensor, bad_tensor, bad_tokenizer, bad_transformers, bad_original
+    return rng.choice(writers)(rng, folder)
 
 
-def model(rng: random.Random, folder: Path) -> str:
-    """Writes a model into the new folder `folder`, and returns the name to load it by."""
-    return rng.choice((configured, configured, tensored, tensored, worded, stock, original))(rng, folder)
-
-
-def configured(rng: random.Random, folder: Path) -> str:
-    shutil.copytree(SHIPPED, folder)
-    _spoil(rng, folder / "config.json", "model")
+def bad_config(rng: random.Random, folder: Path) -> str:
+    shutil.copytree(STUDENT, folder)
+    _corrupt_config(rng, folder / "config.json", "model")
     return str(folder) + rng.choice(("", "", "@96", "@99999999"))
 
 
-def tensored(rng: random.Random, folder: Path) -> str:
-    shutil.copytree(SHIPPED, folder)
-    tensors = load_file(folder / "model.safetensors")
-    name = rng.choice((*sorted(tensors), *["vision_model.embeddings.position_embedding"] * 20))
-    tensors[name] = spoilt(rng, tensors[name], kept=True)
-    save_file(tensors, folder / "model.safetensors")  # without a checksum, as others write it
+def bad_tensor(rng: random.Random, folder: Path) -> str:
+    shutil.copytree(STUDENT, folder)
+    _corrupt_tensors(rng, folder / "model.safetensors", ["vision_model.embeddings.position_embedding"] * 20)
     return str(folder) + rng.choice(("", "@96"))
 
 
-def worded(rng: random.Random, folder: Path) -> str:
-    """Words at other ids, and other rules by which texts become words."""
-    shutil.copytree(SHIPPED, folder)
+def bad_tokenizer(rng: random.Random, folder: Path) -> str:
+    shutil.copytree(STUDENT, folder)
     path = folder / "tokenizer.json"
-    words = json.loads(path.read_text())
+    tokenizer = json.loads(path.read_text())
     if rng.random() < 0.7:
-        place, rule = rng.choice(RULES)
-        words[place] = rule
+        key, rule = rng.choice(TOKENIZER_RULES)
+        tokenizer[key] = rule
     else:
-        vocabulary = words["model"]["vocab"]
-        word = rng.choice(list(vocabulary))
-        vocabulary[word] = rng.choice((0, 127, 128, 10_000, 2**32 - 1))
-    path.write_text(json.dumps(words))
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary[rng.choice(list(vocabulary))] = rng.choice((0, 127, 128, 10_000, 2**32 - 1))
+    path.write_text(json.dumps(tokenizer))
     return str(folder)
 
 
-def stock(rng: random.Random, folder: Path) -> str:
-    """As stock transformers writes one."""
-    task = folder / rng.choice(("retrieval", "captioning", "vqa"))
-    shutil.copytree(_exported() / task.name, task)
+def bad_transformers(rng: random.Random, folder: Path) -> str:
+    """In the layout of transformers."""
+    model = folder / "model"
+    shutil.copytree(rng.choice(_exported()), model)
     if rng.random() < 0.7:
-        _spoil(rng, task / "config.json", rng.choice(("text_config", "vision_config", None)))
+        _corrupt_config(rng, model / "config.json", rng.choice(("text_config", "vision_config", None)))
     else:
-        tensors = load_file(task / "model.safetensors")
-        name = rng.choice(sorted(tensors))
-        tensors[name] = spoilt(rng, tensors[name], kept=True)
-        save_file(tensors, task / "model.safetensors", {"format": "pt"})
-    return str(task) + rng.choice(("", "@96"))
+        _corrupt_tensors(rng, model / "model.safetensors")
+    return str(model) + rng.choice(("", "@96"))
 
 
 @cache
-def _exported() -> Path:
-    keeps.append(tempfile.TemporaryDirectory())
-    with contextlib.redirect_stderr(io.StringIO()):  # a bar
-        to_transformers(str(SHIPPED), keeps[-1].name)
-    return Path(keeps[-1].name)
+def _exported() -> list[Path]:
+    temporary_folders.append(tempfile.TemporaryDirectory())
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        folders, _ = to_transformers(str(STUDENT), temporary_folders[-1].name)
+    return list(folders.values())
 
 
-def original(rng: random.Random, folder: Path) -> str:
-    """A file that torch reads, of a BLIP's names."""
+def bad_original(rng: random.Random, folder: Path) -> str:
+    """A .pth file with an original BLIP's tensor names."""
     folder.mkdir()
-    shutil.copy(SHIPPED / "tokenizer.json", folder)
-    wide, layer, block = 64, "text_encoder.encoder.layer.0.", "visual_encoder.blocks.0."
+    shutil.copy(STUDENT / "tokenizer.json", folder)
+    width, layer, block = 64, "text_encoder.encoder.layer.0.", "visual_encoder.blocks.0."
     tensors = {
-        "visual_encoder.cls_token": torch.zeros(1, 1, wide), "visual_encoder.pos_embed": torch.zeros(1, 10, wide),
-        "visual_encoder.patch_embed.proj.weight": torch.zeros(wide, 3, 8, 8), f"{block}mlp.fc1.bias": torch.zeros(256),
-        "text_encoder.embeddings.word_embeddings.weight": torch.zeros(128, wide),
-        "itm_head.weight": torch.zeros(2, wide), "vision_proj.bias": torch.zeros(64),
-        "text_encoder.embeddings.position_embeddings.weight": torch.zeros(48, wide),
-        f"{layer}intermediate.dense.bias": torch.zeros(256), "vision_proj.weight": torch.zeros(64, wide),
-        f"{layer}crossattention.self.key.weight": torch.zeros(wide, wide),
+        "visual_encoder.cls_token": torch.zeros(1, 1, width), "visual_encoder.pos_embed": torch.zeros(1, 10, width),
+        "visual_encoder.patch_embed.proj.weight": torch.zeros(width, 3, 8, 8), f"{block}mlp.fc1.bias": torch.zeros(256),
+        "text_encoder.embeddings.word_embeddings.weight": torch.zeros(128, width),
+        "itm_head.weight": torch.zeros(2, width), "vision_proj.bias": torch.zeros(64),
+        "text_encoder.embeddings.position_embeddings.weight": torch.zeros(48, width),
+        f"{layer}intermediate.dense.bias": torch.zeros(256), "vision_proj.weight": torch.zeros(64, width),
+        f"{layer}crossattention.self.key.weight": torch.zeros(width, width),
     }  # fmt: skip
     name = rng.choice(list(tensors))
-    tensors[name] = spoilt(rng, tensors[name], kept=False)
+    tensors[name] = bad_shape_or_type(rng, tensors[name], pickled=True)
     if rng.random() < 0.2:
-        more = (f"{layer[:-2]}{10**30}.x", f"{block[:-2]}x.y", "visual_encoder.blocks.99999999.x")
-        tensors[rng.choice(more)] = torch.zeros(1)
+        extra = (f"{layer[:-2]}{10**30}.x", f"{block[:-2]}x.y", "visual_encoder.blocks.99999999.x")
+        tensors[rng.choice(extra)] = torch.zeros(1)
     torch.save({"model": tensors}, folder / "blip.pth")
     return str(folder / "blip.pth") + rng.choice(("", "@96"))
 
 
-def spoilt(rng: random.Random, tensor: torch.Tensor, kept: bool) -> torch.Tensor:
-    """A tensor in its place that no layer can have. kept: of those that safetensors holds."""
+def bad_shape_or_type(rng: random.Random, tensor: torch.Tensor, pickled: bool = False) -> torch.Tensor:
+    """A tensor that no layer can have in this place. pickled: also of kinds that safetensors cannot hold."""
     shape = list(tensor.shape) or [1]
-    ways = [
-        lambda: torch.zeros(0), lambda: torch.zeros(()), lambda: torch.zeros(*shape, 1), lambda: torch.zeros(1, 3, 80),
-        lambda: torch.zeros([side + 1 for side in shape]), lambda: torch.zeros(1, 1, 80), lambda: torch.zeros(1, 0, 80),
-        lambda: torch.full(shape, float("nan")), lambda: torch.full(shape, 3e38),
-        lambda: torch.full(shape, 1e308, dtype=torch.float64),
-    ]  # fmt: skip
-    kinds = (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)
-    ways += [lambda kind=kind: torch.zeros(shape, dtype=kind) for kind in kinds]
-    if not kept:
-        ways += [
+    shapes = [0], [], [*shape, 1], [1, 3, 80], [side + 1 for side in shape], [1, 1, 80], [1, 0, 80]
+    types = torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn
+    makers = [lambda other=other: torch.zeros(other) for other in shapes]
+    makers += [lambda dtype=dtype: torch.zeros(shape, dtype=dtype) for dtype in types]
+    makers += [lambda fill=fill: torch.full(shape, fill) for fill in (float("nan"), 3e38)]
+    makers += [lambda: torch.full(shape, 1e308, dtype=torch.float64)]
+    if pickled:
+        makers += [
             lambda: torch.zeros(shape).to_sparse(), lambda: torch.zeros(shape, device="meta"),
             lambda: torch.zeros(1).expand(10**9), lambda: torch.zeros(1).expand(*[10**5] * 3),
         ]  # fmt: skip
-    return rng.choice(ways)()
+    return rng.choice(makers)()
 
 
-def _spoil(rng: random.Random, path: Path, table: str | None) -> None:
-    values = json.loads(path.read_text())
-    inner = values[table] if table else values
-    inner[rng.choice(list(inner))] = rng.choice(SIZES)
-    path.write_text(json.dumps(values))
+def _corrupt_config(rng: random.Random, path: Path, table: str | None) -> None:
+    config = json.loads(path.read_text())
+    fields = config[table] if table else config
+    fields[rng.choice(list(fields))] = rng.choice(VALUES)
+    path.write_text(json.dumps(config))
+
+
+def _corrupt_tensors(rng: random.Random, path: Path, likely: list[str] | None = None) -> None:
+    tensors = load_file(path)
+    name = rng.choice([*sorted(tensors), *(likely or [])])
+    tensors[name] = bad_shape_or_type(rng, tensors[name])
+    save_file(tensors, path, {"format": "pt"})  # without the checksum that dlip writes

@@ -1,7 +1,7 @@
-"""SIGKILL at random moments: what is begun again ends as if nothing had happened, and nothing is done twice.
+"""Kills commands at random moments: restarted, each must end as if undisturbed, and nothing may be done twice.
 
-Each piece of work is a command. It is run once undisturbed, then again and again in new folders, where it is killed at
-moments drawn evenly from that run's time, often several times before it comes to its end.
+Each command runs once undisturbed, then repeatedly in new folders, where it is killed up to `MAX_KILLS` times at
+moments drawn uniformly from the undisturbed run's time.
 """
 
 import hashlib
@@ -21,90 +21,95 @@ from pathlib import Path
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 
-PICTURES = 600
-"""That the cache is filled with: it is safe on the disk after every 512."""
+TRAIN_IMAGES = 600
+"""More than the 512 after which the teacher cache is flushed, so that a kill can hit a part-filled cache."""
 DISTILL = (
     "distill --teacher scenes/teacher --size scenes-student --weights vlp,hr,at --steps 30 --warmup 4 --log-every 1 "
     "--batch-size 8 --latency-repeats 0 --data ../data --out run --results records.jsonl"
 )
-KILLS = 5
-"""Most in one folder."""
-NEVER_EQUAL = ("id", "created", "wall_s", "efficiency")
-"""Fields of a record that tell of time, or hold times."""
+MAX_KILLS = 5
+"""Kills in one folder."""
+TIMED_FIELDS = ("id", "created", "wall_s", "efficiency")
+"""Fields of a record that differ between equal runs."""
 
 
 @dataclass(frozen=True)
-class Work:
+class Scenario:
     command: str
-    kept: Callable[[Path], dict]
-    """What has to be the same in the end, by name."""
+    outputs: Callable[[Path], dict]
+    """What must be the same in the end, by name."""
     progress: Callable[[Path], float] = lambda folder: 0.0
-    """What is kept so far, which may never become less."""
+    """What has been saved so far; it may never decrease."""
 
 
-def run(times: int = 50, seed: int = 0, works: tuple[str, ...] = ()) -> tuple[dict, dict, list[str]]:
-    """Settings, how many kills and ends there were, and what was wrong. works: some of `WORKS` (default: all)."""
+def run(times: int = 50, seed: int = 0, names: tuple[str, ...] = ()) -> tuple[dict, dict, list[str]]:
+    """Returns settings, numbers of kills and finished runs, and faults. times: kills of each of the `SCENARIOS`."""
     rng, counts, faults = random.Random(seed), {}, []
-    with tempfile.TemporaryDirectory() as place:
-        place = Path(place)
-        write_folder(place / "data", {"train": Scenes("train-small", size=PICTURES), "test": Scenes("test", size=12)})
-        for name in works or WORKS:
-            work, killed, ended = WORKS[name], 0, 0
+    with tempfile.TemporaryDirectory() as root:
+        root = Path(root)
+        splits = {"train": Scenes("train-small", size=TRAIN_IMAGES), "test": Scenes("test", size=12)}
+        write_folder(root / "data", splits)
+        for name in names or SCENARIOS:
+            scenario, kills, runs = SCENARIOS[name], 0, 0
             began = time.perf_counter()
-            faults += [f"{name}, undisturbed: {said}" for said in finish(work, place / name)]
-            seconds, wanted = time.perf_counter() - began, work.kept(place / name)
-            while killed < times:
-                folder, began = place / f"{name}-{ended}", time.perf_counter()
-                hit, wrong = disturbed(work, folder, rng, seconds, min(KILLS, times - killed))
-                if not hit:  # the machine may have had more to do when it was measured
+            faults += [f"{name}, undisturbed: {fault}" for fault in finish(scenario, root / name)]
+            seconds, expected = time.perf_counter() - began, scenario.outputs(root / name)
+            while kills < times:
+                folder, began = root / f"{name}-{runs}", time.perf_counter()
+                new, wrong = run_with_kills(scenario, folder, rng, seconds, min(MAX_KILLS, times - kills))
+                if not new:  # the undisturbed run may have been slow because the machine was busy
                     seconds = min(seconds, time.perf_counter() - began)
-                faults += [f"{name}, folder {ended}: {fault}" for fault in wrong + differences(work, folder, wanted)]
-                killed, ended = killed + hit, ended + 1
+                wrong += differences(scenario, folder, expected)
+                faults += [f"{name}, folder {runs}: {fault}" for fault in wrong]
+                kills, runs = kills + new, runs + 1
                 shutil.rmtree(folder)
-            counts[name] = {"kills": killed, "ends": ended, "undisturbed_s": round(seconds, 1)}
+            counts[name] = {"kills": kills, "ends": runs, "undisturbed_s": round(seconds, 1)}
     return {"times": times, "seed": seed}, counts, faults
 
 
-def disturbed(work: Work, folder: Path, rng: random.Random, seconds: float, most: int) -> tuple[int, list[str]]:
-    """Does the work, killed up to `most` times; returns how often it was, and what was wrong."""
-    faults, kept = [], 0.0
-    for hit in range(most):
-        process = start(work, folder)
+def run_with_kills(
+    scenario: Scenario, folder: Path, rng: random.Random, seconds: float, max_kills: int
+) -> tuple[int, list[str]]:
+    """Runs a command to its end, killed up to `max_kills` times; returns the number of kills, and faults."""
+    faults, saved = [], 0.0
+    for kills in range(max_kills):
+        process = start(scenario, folder)
         try:
             process.wait(rng.uniform(0, seconds))
-            return hit, faults + complaints(process)
+            return kills, faults + wait(process)
         except subprocess.TimeoutExpired:
-            whom = rng.choice((os.kill, os.killpg))  # the process alone, as a machine out of memory does, or all of it
-            whom(process.pid, signal.SIGKILL)
+            kill = rng.choice((os.kill, os.killpg))  # the process alone, as by the out-of-memory killer, or its group
+            kill(process.pid, signal.SIGKILL)
             process.communicate()
-            wait_for_children(process.pid)
-        now = work.progress(folder)
-        faults += [f"{kept:g} was kept before and {now:g} after kill {hit + 1}"] * (now < kept)
-        kept = now
-    return most, faults + finish(work, folder)
+            wait_for_group(process.pid)
+        now = scenario.progress(folder)
+        if now < saved:
+            faults.append(f"progress fell from {saved:g} to {now:g} after kill {kills + 1}")
+        saved = now
+    return max_kills, faults + finish(scenario, folder)
 
 
-def start(work: Work, folder: Path) -> subprocess.Popen:
+def start(scenario: Scenario, folder: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
-    words = [sys.executable, "-m", "dlip.cli", *work.command.split()]
+    command = [sys.executable, "-m", "dlip.cli", *scenario.command.split()]
     return subprocess.Popen(
-        words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-def finish(work: Work, folder: Path) -> list[str]:
-    return complaints(start(work, folder))
+def finish(scenario: Scenario, folder: Path) -> list[str]:
+    return wait(start(scenario, folder))
 
 
-def complaints(process: subprocess.Popen) -> list[str]:
-    """Waits for a process; what it said where it did not end well."""
-    said = process.communicate()[1].strip()
-    wrong = process.returncode != 0 or "Traceback" in said
-    return [f"exit {process.returncode}: {said[-300:]}"] if wrong else []
+def wait(process: subprocess.Popen) -> list[str]:
+    """Waits for a process; returns its last words if it failed."""
+    stderr = process.communicate()[1].strip()
+    failed = process.returncode != 0 or "Traceback" in stderr
+    return [f"exit {process.returncode}: {stderr[-300:]}"] if failed else []
 
 
-def wait_for_children(group: int) -> None:
-    """Those of a process that was killed alone end by themselves."""
+def wait_for_group(group: int) -> None:
+    """Waits for the children of a process that was killed alone; they exit by themselves."""
     for _ in range(600):
         try:
             os.killpg(group, 0)
@@ -114,14 +119,14 @@ def wait_for_children(group: int) -> None:
     raise RuntimeError(f"processes of group {group} outlive the one that was killed")
 
 
-def differences(work: Work, folder: Path, wanted: dict) -> list[str]:
-    found = work.kept(folder)
-    wrong = [f"{name} differs" for name in wanted if name in found and found[name] != wanted[name]]
-    wrong += [f"{name} is missing" for name in wanted if name not in found]
-    return wrong + [f"{name} is left" for name in found if name not in wanted]
+def differences(scenario: Scenario, folder: Path, expected: dict) -> list[str]:
+    outputs = scenario.outputs(folder)
+    wrong = [f"{name} differs" for name in expected if name in outputs and outputs[name] != expected[name]]
+    wrong += [f"{name} is missing" for name in expected if name not in outputs]
+    return wrong + [f"{name} is unexpected" for name in outputs if name not in expected]
 
 
-# --- the works --------------------------------------------------------------------------------------------------------
+# --- outputs and progress ---------------------------------------------------------------------------------------------
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -135,47 +140,46 @@ def rows(path: Path, without: tuple[str, ...]) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in without} for line in lines]
 
 
-def trained(folder: Path) -> dict:
-    """Of a run: its files, its log without times, its records: a repeated one would be two."""
-    kept = {name: sha for name, sha in files(folder / "run").items() if name not in ("log.jsonl", "record.json")}
+def training_outputs(folder: Path) -> dict:
+    """A run's files, its log without times, and the records: a run recorded twice adds one."""
+    outputs = {name: sha for name, sha in files(folder / "run").items() if name not in ("log.jsonl", "record.json")}
     log = rows(folder / "run" / "log.jsonl", ("seconds", "images_per_s"))
-    return kept | {"log": log, "records": rows(folder / "records.jsonl", NEVER_EQUAL)}
+    return outputs | {"log": log, "records": rows(folder / "records.jsonl", TIMED_FIELDS)}
 
 
-def steps(folder: Path) -> float:
+def last_checkpoint(folder: Path) -> float:
     return max((int(path.stem.split("-")[1]) for path in folder.glob("run/checkpoint-*.safetensors")), default=0)
 
 
-def cached(folder: Path) -> dict:
-    return trained(folder) | {f"cache/{name}": sha for name, sha in files(folder / "cache").items()}
+def cache_outputs(folder: Path) -> dict:
+    return training_outputs(folder) | {f"cache/{name}": sha for name, sha in files(folder / "cache").items()}
 
 
-def filled(folder: Path) -> float:
+def cached_images(folder: Path) -> float:
     return sum(json.loads(path.read_text())["filled"] for path in folder.glob("cache/*/cache.json"))
 
 
-def grid(folder: Path, failed: bool = True) -> dict:
-    """Each run's record by name and its weights; a run that were recorded twice would be two. failed: whether the
-    lines of runs that failed are records too."""
-    records = [row for row in rows(folder / "records.jsonl", NEVER_EQUAL) if failed or "failed" not in row]
-    named = {f"{record['name']} {i}": record for i, record in enumerate(sorted(records, key=lambda r: r["name"]))}
+def grid_outputs(folder: Path, with_failed: bool = True) -> dict:
+    """Records by name, with or without those of failed runs, and hashes of the weights."""
+    records = rows(folder / "records.jsonl", TIMED_FIELDS)
+    records = sorted((r for r in records if with_failed or "failed" not in r), key=lambda record: record["name"])
     weights = {name: sha for name, sha in files(folder / "runs").items() if name.endswith(".safetensors")}
-    return named | weights
+    return {f"{record['name']} {i}": record for i, record in enumerate(records)} | weights
 
 
-def recorded(folder: Path) -> float:
+def record_count(folder: Path) -> float:
     path = folder / "records.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-WORKS = {
-    "training": Work(f"{DISTILL} --save-every 3", trained, steps),
-    "cache": Work(f"{DISTILL} --steps 2 --cache cache", cached, filled),
-    "grid": Work(
+SCENARIOS = {
+    "training": Scenario(f"{DISTILL} --save-every 3", training_outputs, last_checkpoint),
+    "cache": Scenario(f"{DISTILL} --steps 2 --cache cache", cache_outputs, cached_images),
+    "grid": Scenario(
         "ablate attention --only both --only self-attention --only cross-attention --quick --workers 2 --out runs "
         "--results records.jsonl",
-        grid,
-        recorded,
+        grid_outputs,
+        record_count,
     ),
-    "export": Work("export scenes/student --to transformers --out export", lambda folder: files(folder / "export")),
+    "export": Scenario("export scenes/student --to transformers --out export", lambda folder: files(folder / "export")),
 }

@@ -1,4 +1,4 @@
-"""The drills themselves: each can be called, a short one of each kind holds, and none is blind to what goes wrong."""
+"""A short run of the drills, and whether they notice faults."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from drills.__main__ import main
 
 
 @pytest.mark.parametrize("name", DRILLS)
-def test_each_has_a_run_of_so_many_times(name):
+def test_each_drill_can_be_repeated(name):
     assert inspect.signature(resolve_name(f"drills.{name}:run")).parameters["times"].default > 0
 
 
@@ -23,8 +23,8 @@ def test_a_hundred_bad_inputs_and_their_record(tmp_path, capsys):
     (record,) = map(json.loads, path.read_text().splitlines())
     assert record["drill"] == "inputs" and record["faults"] == [] and record["settings"]["inputs"] >= 100
     assert set(record["counts"]) == set(inputs.KINDS)
-    assert all(sum(found.values()) >= 10 for found in record["counts"].values())
-    assert capsys.readouterr().out.endswith("all have held\n")
+    assert all(sum(counts.values()) >= 10 for counts in record["counts"].values())
+    assert capsys.readouterr().out.endswith("all passed\n")
 
 
 @pytest.mark.slow
@@ -33,46 +33,47 @@ def test_two_killed_exports():
     assert counts["export"]["kills"] == 2 and counts["export"]["ends"] >= 1 and faults == []
 
 
-def test_the_outcomes_of_tests_are_read_from_what_pytest_tells(tmp_path):
+def test_outcomes_are_read_from_a_report_of_pytest(tmp_path):
     kinds = ("", "<skipped/>", "<failure/>", "<error/>")
     cases = "".join(f'<testcase classname="tests.test_a" name="{i}">{kind}</testcase>' for i, kind in enumerate(kinds))
-    (tmp_path / "told.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
-    counts, failed = bounds.outcomes(tmp_path / "told.xml")
+    (tmp_path / "report.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    counts, failed = bounds.read_report(tmp_path / "report.xml")
     assert counts == {"passed": 1, "skipped": 1, "failed": 2} and failed == ["tests.test_a::2", "tests.test_a::3"]
-    assert bounds.outcomes(tmp_path / "none.xml")[1] == ["the tests did not come to an end"]
+    assert bounds.read_report(tmp_path / "none.xml")[1] == ["the tests did not finish"]
 
 
-def test_unknown_drills_are_named(capsys):
+def test_unknown_drill_is_refused(capsys):
     assert main(["earthquake"]) == 2
     assert "there is no drill 'earthquake'; choose one of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("raised", "outcome"),
+    ("error", "outcome"),
     [
         (None, "used"),
         (UserError("this is wrong; mend it"), "refused"),
         (ValueError("broken"), "ValueError: 'broken' at test_drills.py:"),
     ],
 )
-def test_what_an_input_came_to(raised, outcome):
+def test_outcome_of_an_input(error, outcome):
     def call():
-        if raised:
-            raise raised
+        if error:
+            raise error
 
-    assert inputs.tried(call).startswith(outcome)
+    assert inputs.outcome_of(call).startswith(outcome)
 
 
-def test_what_differs_is_told(tmp_path):
-    work = killed.Work("", killed.files)
+def test_differences_are_listed(tmp_path):
+    scenario = killed.Scenario("", killed.files)
     (tmp_path / "same").write_text("1")
     (tmp_path / "other").write_text("2")
     (tmp_path / ".left").write_text("")
-    wanted = killed.files(tmp_path) | {"other": "?", "gone": "?"}
-    del wanted[".left"]
-    assert killed.differences(work, tmp_path, wanted) == ["other differs", "gone is missing", ".left is left"]
+    expected = killed.files(tmp_path) | {"other": "?", "gone": "?"}
+    del expected[".left"]
+    faults = ["other differs", "gone is missing", ".left is unexpected"]
+    assert killed.differences(scenario, tmp_path, expected) == faults
 
 
-def test_a_command_that_fails_is_told(tmp_path):
-    (said,) = killed.finish(killed.Work("export nothing --int8", killed.files), tmp_path / "here")
-    assert said.startswith("exit 2: ") and "there is no model" in said
+def test_failed_command_is_a_fault(tmp_path):
+    (fault,) = killed.finish(killed.Scenario("export nothing --int8", killed.files), tmp_path / "run")
+    assert fault.startswith("exit 2: ") and "there is no model" in fault
