@@ -199,7 +199,7 @@ def hub(rng: random.Random, folder: Path):
 def texts(rng: random.Random, folder: Path):
     vlm, image = _student(), Scenes("val", size=1)[0].image
     for _ in range(20):
-        text, method = junk.text(rng), rng.choice((vlm.similarity, vlm.match, vlm.answer, vlm.answers))
+        text, method = junk.text(rng), rng.choice((vlm.similarity, vlm.match, vlm.answer, vlm.top_answers))
         outcome = outcome_of(lambda method=method, text=text: method([image], [text]))
         yield outcome if outcome in ("used", "refused") else f"{method.__name__}({text[:40]!r}): {outcome}"
 

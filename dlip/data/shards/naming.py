@@ -116,7 +116,7 @@ def _parse_index(data: bytes, where: str) -> dict[str, dict]:
             raise UserError(f"{where} is of unfinished shards; remove them, and pack them again")
         for row in rows:
             index[str(row["file"])] = {"split": str(row["split"]), **{noun: int(row[noun]) for noun in COUNTS}}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{where} is not an index of shards ({error!r}); remove it, or pack the shards again with dlip data shard"
         ) from error

@@ -82,7 +82,7 @@ def parse_sample(about: bytes | None, text: bytes | None) -> tuple[list[str], li
     if about is not None:
         try:
             row = json.loads(about)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             faults.append(f"has JSON that cannot be read ({error})")
         row = row if isinstance(row, dict) else {}
     captions = row.get("captions") or row.get("caption")
