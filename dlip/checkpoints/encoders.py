@@ -1,7 +1,7 @@
-"""Published encoders of one side as starting points: ViT and DeiT for pictures, BERT and MiniLM for texts.
+"""Published encoders that one side of a model is initialized from: ViT and DeiT for images, BERT and MiniLM for texts.
 
-Each reader returns the weights under this project's names and the source's own sizes in place of the model's. Layouts:
-Hugging Face's (`model_type` vit, deit or bert, of transformers 4 and 5) and timm's (a file, or a folder of the hub).
+Each reader returns the weights under this project's names, and a `ModelConfig` with the source's sizes.
+Layouts: Hugging Face's (`model_type` vit, deit or bert, of transformers 4 and 5) and timm's (a file or a hub folder).
 """
 
 import re
@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.checkpoints.blip import from_timm
+from dlip.checkpoints.blip import rename_timm
 from dlip.checkpoints.tensors import read_state
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.models.config import ModelConfig
 
-Found = tuple[dict[str, Tensor], ModelConfig]
-TEXT = {"text_width": "hidden_size", "text_heads": "num_attention_heads", "text_mlp": "intermediate_size"}
-IMAGE = {"image_width": "hidden_size", "image_heads": "num_attention_heads", "image_mlp": "intermediate_size"}
-_VIT = (  # within a layer; timm's names, the state dict's of transformers 5, and those that files have
+Encoder = tuple[dict[str, Tensor], ModelConfig]
+TEXT_SIZES = {"text_width": "hidden_size", "text_heads": "num_attention_heads", "text_mlp": "intermediate_size"}
+IMAGE_SIZES = {"image_width": "hidden_size", "image_heads": "num_attention_heads", "image_mlp": "intermediate_size"}
+_VIT = (  # Hugging Face's names, in files and in state dicts of transformers 5 -> timm's
     (r"(?:encoder\.)?layers?\.(\d+)\.layernorm_before", r"blocks.\1.norm1"),
     (r"(?:encoder\.)?layers?\.(\d+)\.layernorm_after", r"blocks.\1.norm2"),
     (r"(?:encoder\.)?layers?\.(\d+)\.attention\.(?:o_proj|output\.dense)", r"blocks.\1.attn.proj"),
@@ -33,21 +33,21 @@ _VIT = (  # within a layer; timm's names, the state dict's of transformers 5, an
 )
 
 
-def bert(folder: Path, like: ModelConfig) -> Found:
-    """A BERT's weights as a text encoder's, and its self-attention as the decoder's, as BLIP begins its own.
+def read_bert(folder: Path, like: ModelConfig) -> Encoder:
+    """A BERT's weights for the text encoder, and its self-attention for the decoder, as BLIP initializes its own.
 
-    Segment 0 is added to the positions, which gives the same sums.
+    The embedding of segment 0 is added to the positions, which gives the same sums.
     """
     tensors = {name.removeprefix("bert."): tensor for name, tensor in read_state(folder).items()}
     tensors = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): t for name, t in tensors.items()}
     positions = "embeddings.position_embeddings.weight"
     tensors[positions] = tensors[positions] + tensors.pop("embeddings.token_type_embeddings.weight")[0]
-    encoder = {f"text_encoder.{name}": tensor for name, tensor in tensors.items()}
-    return {**encoder, **{f"text_decoder.bert.{name}": t for name, t in tensors.items()}}, sizes(folder, TEXT, like)
+    both = {f"{part}.{name}": t for part in ("text_encoder", "text_decoder.bert") for name, t in tensors.items()}
+    return both, _sizes(folder, TEXT_SIZES, like)
 
 
-def vit(folder: Path, like: ModelConfig) -> Found:
-    """A ViT or DeiT in Hugging Face's layout; a distillation token goes, with its position."""
+def read_vit(folder: Path, like: ModelConfig) -> Encoder:
+    """A ViT or DeiT in Hugging Face's layout, without its distillation token."""
     tensors = {}
     for name, tensor in read_state(folder).items():
         name = re.sub(r"^(vit|deit)\.", "", name)
@@ -62,43 +62,43 @@ def vit(folder: Path, like: ModelConfig) -> Found:
     tensors |= {"cls_token": tensors["embeddings.cls_token"], "pos_embed": tensors["embeddings.position_embeddings"]}
     if "embeddings.distillation_token" in tensors:
         tensors["dist_token"] = tensors["embeddings.distillation_token"]
-    return from_timm(undistilled(tensors)), sizes(folder, IMAGE, like)
+    return rename_timm(_without_distillation_token(tensors)), _sizes(folder, IMAGE_SIZES, like)
 
 
-def timm(path: Path, like: ModelConfig) -> Found:
-    """A ViT or DeiT in timm's layout, whose heads are 64 channels wide as all of timm's are."""
-    tensors = from_timm(undistilled(read_state(path)))
+def read_timm(path: Path, like: ModelConfig) -> Encoder:
+    """A ViT or DeiT in timm's layout; heads have 64 channels, as in all of timm's."""
+    tensors = rename_timm(_without_distillation_token(read_state(path)))
     width = tensors["vision_model.embeddings.class_embedding"].shape[-1]
     mlp = len(tensors["vision_model.encoder.layers.0.mlp.fc1.bias"])
     return tensors, replace(like, image_width=width, image_heads=max(1, width // 64), image_mlp=mlp)
 
 
 def is_timm(path: Path) -> bool:
-    """Whether a file, or a folder's weights, are a ViT in timm's names."""
+    """Whether a file is a ViT with timm's names."""
     return "blocks.0.attn.qkv.weight" in read_state(path)
 
 
-def undistilled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the position of DeiT's distillation token, which stands behind that of the class token."""
+def _without_distillation_token(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drops the position of DeiT's distillation token, which follows the class token's."""
     if "dist_token" not in tensors:
         return tensors
-    places = tensors["pos_embed"]  # [1, 2 + P, D]
-    return {**tensors, "pos_embed": torch.cat([places[:, :1], places[:, 2:]], 1)}
+    positions = tensors["pos_embed"]  # [1, 2 + P, D]
+    return {**tensors, "pos_embed": torch.cat([positions[:, :1], positions[:, 2:]], 1)}
 
 
-def sizes(folder: Path, names: dict[str, str], like: ModelConfig) -> ModelConfig:
+def _sizes(folder: Path, names: dict[str, str], like: ModelConfig) -> ModelConfig:
     config = read_json(folder / "config.json")
     try:
-        return replace(like, **{own: config[their] for own, their in names.items()})
+        return replace(like, **{own: config[stock] for own, stock in names.items()})
     except KeyError as missing:
-        raise UserError(f"{folder / 'config.json'} lacks {missing}; take the whole of the model's folder") from None
+        raise UserError(f"{folder / 'config.json'} lacks {missing}; copy the whole model folder again") from None
 
 
-def on_patch(kernel: Tensor, size: int) -> Tensor:
+def resize_patch_embedding(kernel: Tensor, size: int) -> Tensor:
     """A patch embedding [D, 3, p, p] for patches of another size.
 
-    A picture enlarged from p to `size` a patch (bilinear) gives the same tokens as before, exactly. Source: Beyer et
-    al., FlexiViT (arXiv 2212.08013), section 3.4.
+    An image enlarged bilinearly from p to `size` px per patch gives exactly the same tokens as before.
+    Source: Beyer et al., FlexiViT (arXiv 2212.08013), section 3.4.
     """
     p = kernel.shape[-1]
     if p == size:

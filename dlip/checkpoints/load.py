@@ -1,4 +1,4 @@
-"""Models and training states on disk: safetensors and JSON, written whole or not at all, nothing ever unpickled."""
+"""Models by name: built-in ones, run folders, Hugging Face and original BLIP checkpoints."""
 
 import os
 import re
@@ -21,126 +21,115 @@ from dlip.models.med import Med
 BUILT_IN = Path(dlip.__file__).parent / "weights"
 
 
-def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, about: dict | None = None) -> None:
-    """A folder that `load_model` reads: tokenizer.json, model.safetensors and config.json, which also holds `about`.
+def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, extra: dict | None = None) -> None:
+    """Writes a folder that `load_model` reads: tokenizer.json, model.safetensors and config.json.
 
-    Raises UserError as `weights`.
+    extra: further entries of config.json. Raises UserError for a packed model.
     """
     tensors, folder = weights(med), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     write_tensors(folder / "model.safetensors", tensors)
-    kind = {} if med.abilities == frozenset(ABILITIES) else {"abilities": sorted(med.abilities)}
-    kind |= {} if precision(med) == "fp32" else {"precision": precision(med)}
-    write_json(folder / "config.json", {"model": med.config.to_dict(), **kind, **(about or {})})
+    config = {"model": med.config.to_dict()}
+    config |= {} if med.abilities == frozenset(ABILITIES) else {"abilities": sorted(med.abilities)}
+    config |= {} if precision(med) == "fp32" else {"precision": precision(med)}
+    write_json(folder / "config.json", {**config, **(extra or {})})
 
 
 def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
-    """A model by name, in eval mode, on the CPU; with "@384" behind it, at that picture size, positions interpolated.
+    """Loads a model by name, in eval mode, on the CPU.
 
-    A built-in (`scenes/teacher`), a folder that dlip or stock `transformers` has written, a hub id
-    (`Salesforce/blip-itm-base-coco`), or an original BLIP `.pth`. Several joined by "+" are one teacher, each doing
-    what it can (dlip/models/composite.py). Raises UserError where there is none of that name, or where its files or the
-    several models do not fit each other.
+    A name is a built-in (`scenes/teacher`), a folder that dlip or stock `transformers` has written, a hub id
+    (`Salesforce/blip-itm-base-coco`), or an original BLIP `.pth`. "@384" behind it sets the image size, with positions
+    interpolated. Several names joined by "+" are one teacher (dlip/models/composite.py).
+    Raises UserError if there is no such model, or if its files or the several models do not fit each other.
     """
-    names = together(name)
-    found = [read_model(one) for one in names]
-    for one, other in zip(names[1:], found[1:], strict=True):
-        if other.tokenizer.fast.get_vocab() != found[0].tokenizer.fast.get_vocab():
-            raise UserError(
-                f"{names[0]} and {one} have different vocabularies; compose a teacher of models that share it"
-            )
+    names = split_names(name)
+    checkpoints = [read_model(one) for one in names]
+    tokenizer = checkpoints[0].tokenizer
+    for other, checkpoint in zip(names, checkpoints, strict=True):
+        if checkpoint.tokenizer.fast.get_vocab() != tokenizer.fast.get_vocab():
+            raise UserError(f"{names[0]} and {other} have different vocabularies; combine models that share one")
     meds = []
-    for one, checkpoint in zip(names, found, strict=True):
+    for one, checkpoint in zip(names, checkpoints, strict=True):
         with checkpoint_errors(Path(one)):
             meds.append(checkpoint.build(one))
-    return (meds[0] if len(meds) == 1 else Composite(meds)), found[0].tokenizer
+    return (meds[0] if len(meds) == 1 else Composite(meds)), tokenizer
 
 
-def together(name: str | Path) -> list[str]:
-    """The names of a model's several; what is there under the whole name is one."""
-    return [str(name)] if os.path.exists(name) else str(name).split("+")  # Path.exists fails on a long one
+def split_names(name: str | Path) -> list[str]:
+    """The names that "+" joins; an existing path with a + in it is one name."""
+    return [str(name)] if os.path.exists(name) else str(name).split("+")  # Path.exists raises for a very long name
+
+
+def split_size(name: str) -> tuple[str, int | None]:
+    """A model's name, and the image size in px behind its "@", if any; an existing path with an @ in it has none."""
+    match = None if os.path.exists(name) else re.fullmatch(r"(.+)@([1-9]\d{0,3})", name, re.DOTALL)
+    return (match[1], int(match[2])) if match else (name, None)
 
 
 def read_model(name: str) -> Checkpoint:
-    """What is on disk of one model of `load_model`'s names. Raises UserError as it does."""
-    name, size = sized(name)
+    """Reads the files of one model without building it. Raises UserError as `load_model`."""
+    name, size = split_size(name)
     path = locate(name)
     with checkpoint_errors(path):
         if path.is_file():
-            checkpoint = blip.original(path)
+            checkpoint = blip.read_original(path)
         elif "model" in (values := read_json(path / "config.json")):
-            tensors, able = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", ABILITIES))
-            if not able or able - set(ABILITIES):
-                raise ValueError(f"abilities {sorted(able)}")
-            config, stored = ModelConfig.from_dict(values["model"]), values.get("precision", "fp32")
-            checkpoint = Checkpoint(tensors, config, Tokenizer.load(path), able, stored)
-            _check_words(checkpoint, path)
+            checkpoint = _read_own(path, values)
         elif values.get("model_type") == "blip":
-            checkpoint = blip.hugging_face(path)
+            checkpoint = blip.read_hugging_face(path)
         else:
             raise UserError(
-                f"{path / 'config.json'} describes no dlip model and no BLIP; name a run folder or a BLIP's"
+                f"{path / 'config.json'} is neither of dlip nor of BLIP; name a run folder or a BLIP folder"
             )
         return checkpoint.at(size) if size else checkpoint
 
 
-def sized(name: str) -> tuple[str, int | None]:
-    """A model's name without the picture size in px behind its @, and that; what is there under the whole name has
-    none."""
-    found = None if os.path.exists(name) else re.fullmatch(r"(.+)@([1-9]\d{0,7})", name, re.DOTALL)
-    return (found[1], int(found[2])) if found else (name, None)
-
-
-def _check_words(checkpoint: Checkpoint, path: Path) -> None:
-    """Raises UserError where the tokenizer is not the one that the model reads."""
-    config, words = checkpoint.config, checkpoint.tokenizer
-    for what, theirs, ours in (
-        ("words", len(words), config.vocab_size), ("[PAD]", words.pad_id, config.pad_id),
-        ("[CLS]", words.cls_id, config.cls_id), ("[SEP]", words.sep_id, config.sep_id),
-        ("[DEC]", words.dec_id, config.dec_id),
+def _read_own(path: Path, values: dict) -> Checkpoint:
+    """A folder of `save_model`. Raises UserError if the tokenizer is not the model's."""
+    tensors, abilities = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", ABILITIES))
+    if not abilities or abilities - set(ABILITIES):
+        raise ValueError(f"abilities {sorted(abilities)}")
+    config, tokenizer = ModelConfig.from_dict(values["model"]), Tokenizer.load(path)
+    for what, expected, value in (
+        ("vocabulary size", config.vocab_size, len(tokenizer)), ("[PAD]", config.pad_id, tokenizer.pad_id),
+        ("[CLS]", config.cls_id, tokenizer.cls_id), ("[SEP]", config.sep_id, tokenizer.sep_id),
+        ("[DEC]", config.dec_id, tokenizer.dec_id),
     ):  # fmt: skip
-        if theirs != ours:
-            raise UserError(f"the tokenizer of {path} is not its model's: {what} is {theirs} there and {ours} here")
-    if config.max_text > config.max_positions:
-        raise UserError(f"the model of {path} reads {config.max_text} tokens at {config.max_positions} positions")
+        if value != expected:
+            raise UserError(f"the tokenizer of {path} is not its model's: its {what} is {value}, not {expected}")
     if wrong := [i for i in (config.enc_id, *config.prompt_ids) if not 0 <= i < config.vocab_size]:
-        raise UserError(f"the model of {path} begins texts with the word {wrong[0]} of {config.vocab_size}")
+        raise UserError(f"the model of {path} starts texts with token {wrong[0]}, but has {config.vocab_size} tokens")
+    return Checkpoint(tensors, config, tokenizer, abilities, values.get("precision", "fp32"))
 
 
 def locate(name: str) -> Path:
-    """The folder or file of a name; a hub id is downloaded where no folder has its name or its owner's, and never one
-    that is called as runs are.
+    """The folder or file of a name; a hub id is downloaded unless a local folder has its name or its owner's.
 
-    Raises UserError where there is none.
+    Names below `runs/` are never looked up on the hub. Raises UserError if there is no such model.
     """
     path = BUILT_IN / name if name in built_in_models() else Path(name)
     if os.path.isfile(path) or os.path.isfile(path / "config.json"):
         return path
     owner = name.split("/")[0]
-    if (
-        re.fullmatch(r"(?!runs/)[\w-][\w.-]*/[\w.-]+", name)
-        and not os.path.exists(owner)
-        and not os.path.exists(BUILT_IN / owner)
-    ):
+    is_hub_id = re.fullmatch(r"(?!runs/)[\w-][\w.-]*/[\w.-]+", name)
+    if is_hub_id and not os.path.exists(owner) and not os.path.exists(BUILT_IN / owner):
         return hub_model(name)
     raise UserError(
-        f"there is no model {name!r}; name a run folder, a BLIP's folder or .pth, or one of "
+        f"there is no model {name!r}; name a run folder, a BLIP folder or .pth, or one of "
         f"{', '.join(built_in_models())}"
     )
 
 
 def built_in_models() -> list[str]:
-    """The names of the models that are shipped."""
+    """The names of the shipped models."""
     return sorted(str(path.parent.relative_to(BUILT_IN)) for path in BUILT_IN.glob("*/*/config.json"))
 
 
 def model_folder(name: str | Path) -> Path:
-    """The folder of a model that dlip has written. Raises UserError where there is none."""
+    """The folder of a model that dlip has written. Raises UserError if there is none."""
     folder = BUILT_IN / name if str(name) in built_in_models() else Path(name)
     if not os.path.isfile(folder / "config.json"):
         raise UserError(f"there is no model {str(name)!r}; name a run folder or one of {', '.join(built_in_models())}")
     return folder
-
-
-# --- what others have written -----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""A model's weights in narrower widths: of every width the most important channels are kept.
+"""Structured pruning of a model's weights to narrower widths: the most important channels are kept.
 
-A channel's importance is the sum of squares of all weights that read or write it, as in magnitude pruning of whole
-structures (Li et al., arXiv 1608.08710). Where a width is not cut, the weights stay as they are.
+A channel's importance is the sum of squares of all weights that read or write it (Li et al., Pruning Filters for
+Efficient ConvNets, arXiv 1608.08710). Weights of a width that stays the same are not changed.
 """
 
 import re
@@ -18,40 +18,41 @@ _ATTENTION = re.compile(r"(.*\.(?:self_attn|attention|crossattention))\.(.*)\.(?
 _MLP_IN, _MLP_OUT = (".mlp.fc1.", ".intermediate.dense."), (".mlp.fc2.", ".output.dense.")
 
 
-def cut(
+def prune(
     tensors: dict[str, Tensor], source: ModelConfig, target: ModelConfig, wanted: Collection[str] | None = None
 ) -> dict[str, Tensor]:
-    """`tensors`, named as this project names weights and sized as `source`, in the widths of `target`.
+    """Weights of a model of sizes `source`, pruned to the widths of `target`.
 
-    wanted: names of those that are returned, where it is not all; the others still say which channels matter. Raises
-    UserError where a target of these is wider, or where its heads differ in both number and width.
+    wanted: names of the weights to return, all by default; the others still count for importance. Raises UserError if
+    the target is wider, or if its heads differ in both number and width.
     """
-    named = {name: axes(name, tensor.ndim) for name, tensor in tensors.items()}
+    labels = {name: axes(name, tensor.ndim) for name, tensor in tensors.items()}
     importance: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        for axis, label in enumerate(named[name]):
+        for axis, label in enumerate(labels[name]):
             if label:
                 squares = tensor.float().square().movedim(axis, 0).reshape(tensor.shape[axis], -1).sum(1)
                 squares = squares.view(3, -1).sum(0) if _is_qkv(name, axis) else squares
                 importance[label] = importance.get(label, 0) + squares
     names = [name for name in tensors if wanted is None or name in wanted]
-    labels = {label for name in names for label in named[name]} - {None}
-    kept = {label: keep(label, importance[label], source, target) for label in labels}
+    pruned = {label for name in names for label in labels[name]} - {None}
+    kept = {label: kept_channels(label, importance[label], source, target) for label in pruned}
     out = {}
     for name in names:
         tensor = tensors[name]
-        for axis, label in enumerate(named[name]):
+        for axis, label in enumerate(labels[name]):
             if label:
-                places = kept[label]
+                channels = kept[label]
                 if _is_qkv(name, axis):
-                    places = torch.cat([places + part * (tensor.shape[axis] // 3) for part in range(3)])
-                tensor = tensor.index_select(axis, places)
+                    channels = torch.cat([channels + part * (tensor.shape[axis] // 3) for part in range(3)])
+                tensor = tensor.index_select(axis, channels)
         out[name] = tensor
     return out
 
 
 def axes(name: str, ndim: int) -> tuple[str | None, ...]:
-    """What each axis of a weight runs over: "image" or "text" channels, an attention's or a feed-forward's, or None."""
+    """A label for the channels of each axis of a weight: "image", "text", an attention's heads, a feed-forward's; None
+    if the axis is never pruned. Weights with the same label keep the same channels."""
     own = IMAGE if name.startswith("vision_") else TEXT
     writes, reads = own, own
     if match := _ATTENTION.fullmatch(name):
@@ -78,26 +79,26 @@ def axes(name: str, ndim: int) -> tuple[str | None, ...]:
     return (writes, reads) if ndim == 2 else (writes,)
 
 
-def keep(label: str, importance: Tensor, source: ModelConfig, target: ModelConfig) -> Tensor:
-    """Places of the channels that stay, in their order."""
+def kept_channels(label: str, importance: Tensor, source: ModelConfig, target: ModelConfig) -> Tensor:
+    """Ascending indices of the channels that are kept."""
     side, kind = label.split()[0], (label.split() + ["width"])[1]
     field = f"{side}_{'mlp' if kind == 'mlp' else 'width'}"
-    size, wanted = getattr(source, field), getattr(target, field)
-    if wanted > size:
-        raise UserError(f"{field} of the source is {size}, the model's {wanted}; start a model that is no wider")
-    if kind != "heads" or size == wanted:
-        return importance.topk(wanted).indices.sort().values
-    ours, theirs = getattr(target, f"{side}_heads"), getattr(source, f"{side}_heads")
-    grouped = importance.view(theirs, -1)  # [heads, channels of one]
-    places = torch.arange(size, device=importance.device).view(theirs, -1)
-    if ours == theirs:
-        best = grouped.topk(wanted // ours, 1).indices.sort(1).values
-        return places.gather(1, best).flatten()
-    if size // theirs == wanted // ours:
-        return places[grouped.sum(1).topk(ours).indices.sort().values].flatten()
+    size, new_size = getattr(source, field), getattr(target, field)
+    if new_size > size:
+        raise UserError(f"{field} of the source is {size}, the model's {new_size}; choose a model that is no wider")
+    if kind != "heads" or size == new_size:
+        return importance.topk(new_size).indices.sort().values
+    heads, new_heads = getattr(source, f"{side}_heads"), getattr(target, f"{side}_heads")
+    by_head = importance.view(heads, -1)  # [heads, channels per head]
+    channels = torch.arange(size, device=importance.device).view(heads, -1)
+    if new_heads == heads:
+        best = by_head.topk(new_size // new_heads, 1).indices.sort(1).values
+        return channels.gather(1, best).flatten()
+    if size // heads == new_size // new_heads:
+        return channels[by_head.sum(1).topk(new_heads).indices.sort().values].flatten()
     raise UserError(
-        f"heads of {side} differ in number ({theirs} and {ours}) and in width; give the model {theirs} heads, "
-        f"or heads of {size // theirs} channels"
+        f"{side} heads differ in number ({heads} and {new_heads}) and in width; give the model {heads} heads, "
+        f"or heads of {size // heads} channels"
     )
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from dlip.checkpoints.init_from import parsed
-from dlip.checkpoints.load import model_folder, sized, together
+from dlip.checkpoints.init_from import parse_source
+from dlip.checkpoints.load import model_folder, split_names, split_size
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.records.schema import is_record, upgrade
@@ -27,7 +27,7 @@ def history(models: Iterable[str], after: tuple[Path, ...] = ()) -> list[dict]:
     have taken the place of one."""
     found: dict[Path, dict] = {}
     for name in models:
-        folder = Path(sized(parsed(name)[1])[0])
+        folder = Path(split_size(parse_source(name)[1])[0])
         if folder in after or not (folder / "run.json").is_file():
             continue
         run = Run(folder)
@@ -45,4 +45,4 @@ def given(about: dict, folder: str | Path) -> list[str]:
     start, single = about.get("start") or [], [about.get(what) or "" for what in ("teacher", "tokenizer")]
     if not isinstance(start, list) or not all(isinstance(one, str) for one in (*start, *single)):
         raise UserError(f"{Path(folder) / 'run.json'} does not say what the run began at; take another copy of it")
-    return [*(part for name in single for part in together(name)), *start]
+    return [*(part for name in single for part in split_names(name)), *start]

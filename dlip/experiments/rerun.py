@@ -4,8 +4,8 @@ import shlex
 from pathlib import Path
 
 from dlip import records
-from dlip.checkpoints.init_from import parsed
-from dlip.checkpoints.load import built_in_models, sized
+from dlip.checkpoints.init_from import parse_source
+from dlip.checkpoints.load import built_in_models, split_size
 from dlip.common.errors import UserError
 
 PLACES = ("--out", "--results", "--json")
@@ -54,7 +54,7 @@ def command(record: dict, folder: str | Path, results: str | Path) -> list[str]:
 def check_history(record: dict) -> None:
     """Raises UserError where a model that the record's command names is not there, with the command that made it."""
     words = shlex.split(record["command"])
-    named = {str(Path(sized(name)[0])) for word in words for name in (parsed(word)[1], *word.split("+"))}
+    named = {str(Path(split_size(name)[0])) for word in words for name in (parse_source(word)[1], *word.split("+"))}
     for before in record.get("history", []):
         folder = before["folder"]
         if folder in named and folder not in built_in_models() and not Path(folder).is_dir():

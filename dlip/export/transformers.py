@@ -18,7 +18,7 @@ from transformers import BlipProcessor, GenerationConfig, PreTrainedTokenizerFas
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from dlip import __version__
-from dlip.checkpoints.load import locate, save_model, sized
+from dlip.checkpoints.load import locate, save_model, split_size
 from dlip.common.errors import UserError
 from dlip.common.files import leftover_temporaries, read_json, system_errors
 from dlip.export.card import card
@@ -114,7 +114,7 @@ def processor(vlm: VLM, c: ModelConfig, task: str) -> BlipProcessor:
 def record_of(name: str) -> dict:
     """What is known of how a model was made: its run's record, else its run's configuration, else nothing."""
     try:
-        folder = locate(sized(name)[0])
+        folder = locate(split_size(name)[0])
     except UserError:  # a composite
         return {}
     if (folder / "record.json").is_file():

@@ -1,12 +1,15 @@
 """Sizes of a model: a validated dataclass, and the sizes that have names."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 
 from dlip.common.errors import UserError
 from dlip.common.fields import check_kinds
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_LAYERS, MAX_SIZE = 1_000, 10_000_000
+"""Above these a configuration is damaged; a model of that size would fill any machine."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,22 @@ class ModelConfig:
     """Epsilons of the layer norms."""
 
     def __post_init__(self):
+        set_field = partial(object.__setattr__, self)  # the class is frozen
+        set_field("image_mlp", self.image_mlp or 4 * self.image_width)
+        set_field("text_mlp", self.text_mlp or 4 * self.text_width)
+        for f in fields(self):
+            least, most = 0 if f.name.endswith("_id") else 1, MAX_LAYERS if f.name.endswith("_layers") else MAX_SIZE
+            if f.type is int and not least <= getattr(self, f.name) <= most:
+                raise UserError(
+                    f"model.{f.name} is {getattr(self, f.name)}; give a whole number from {least} to {most:,}"
+                )
         fusion = range(self.text_layers) if self.fusion_layers is None else sorted(set(self.fusion_layers))
-        for name, value in {
-            "image_mlp": self.image_mlp or 4 * self.image_width, "text_mlp": self.text_mlp or 4 * self.text_width,
-            "fusion_layers": tuple(fusion), "image_mean": tuple(self.image_mean), "image_std": tuple(self.image_std),
-        }.items():  # fmt: skip
-            object.__setattr__(self, name, value)
+        set_field("fusion_layers", tuple(fusion))
+        set_field("image_mean", tuple(self.image_mean))
+        set_field("image_std", tuple(self.image_std))
         self._validate()
 
     def _validate(self) -> None:
-        for f in fields(self):
-            least, value = 0 if f.name.endswith("_id") else 1, getattr(self, f.name)
-            if f.type is int and value < least:
-                raise UserError(f"model.{f.name} is {value}; give a whole number of at least {least}")
         for side in ("image", "text"):
             width, heads = getattr(self, f"{side}_width"), getattr(self, f"{side}_heads")
             if width % heads:

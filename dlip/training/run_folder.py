@@ -252,7 +252,7 @@ class Run:
                 scaler.load_state_dict(about["scaler"])
 
     def finish(self, student: VLM) -> None:
-        save_model(student.med, student.tokenizer, self.folder, about={"run": self.config()})
+        save_model(student.med, student.tokenizer, self.folder, extra={"run": self.config()})
 
     def _config_hash(self) -> str:
         """SHA-256 of run.json, which is written once."""

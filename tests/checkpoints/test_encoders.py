@@ -1,4 +1,4 @@
-"""Image encoders begun at published ones give their states; other patches and grids are resized; so do BERTs."""
+"""Models initialized from published ViTs and BERTs give the same states; patches and grids are resized."""
 
 import json
 import tempfile
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification, ViTModel
 
-from dlip.checkpoints.encoders import on_patch
+from dlip.checkpoints.encoders import resize_patch_embedding
 from dlip.checkpoints.init_from import initialize
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
@@ -21,14 +21,14 @@ SIZES = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, interm
 
 
 @pytest.fixture(scope="module")
-def words() -> Tokenizer:
+def tokenizer() -> Tokenizer:
     return Tokenizer.train(["a red star"], 60)
 
 
-def student(words: Tokenizer, **changes):
+def student(tokenizer: Tokenizer, **changes):
     sizes = dict(image_size=32, patch_size=8, image_width=128, image_heads=2, image_layers=3, image_mlp=256,
                  text_width=32, text_heads=2, text_layers=2, image_eps=1e-12)  # fmt: skip
-    return new_model(ModelConfig(**{**sizes, **changes}), words, 0)
+    return new_model(ModelConfig(**{**sizes, **changes}), tokenizer, 0)
 
 
 def model(kind: str):
@@ -55,33 +55,33 @@ def states(vlm, pixels: torch.Tensor = PIXELS) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["vit", "classifier"])
 @torch.no_grad()
-def test_a_vit_folder(kind, words, tmp_path):
-    theirs, ours = model(kind), student(words)
+def test_vit_folder(kind, tokenizer, tmp_path):
+    theirs, vlm = model(kind), student(tokenizer)
     theirs.save_pretrained(tmp_path)
-    copied = initialize(ours, f"image={tmp_path}")
-    assert len(copied) == len(list(ours.med.vision_model.parameters()))
+    copied = initialize(vlm, f"image={tmp_path}")
+    assert len(copied) == len(list(vlm.med.vision_model.parameters()))
     backbone = getattr(theirs, "vit", theirs)
-    torch.testing.assert_close(states(ours), backbone(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
+    torch.testing.assert_close(states(vlm), backbone(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_a_vit_whose_file_has_the_state_dicts_own_names(words, tmp_path):
-    theirs, ours = model("vit"), student(words)
+def test_vit_file_with_names_of_the_state_dict(tokenizer, tmp_path):
+    theirs, vlm = model("vit"), student(tokenizer)
     theirs.config.save_pretrained(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
-    initialize(ours, f"image={tmp_path}")
-    torch.testing.assert_close(states(ours), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
+    initialize(vlm, f"image={tmp_path}")
+    torch.testing.assert_close(states(vlm), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_a_deit_without_its_distillation_token(words, tmp_path):
-    theirs, ours = model("deit"), student(words)
+def test_deit_without_its_distillation_token(tokenizer, tmp_path):
+    theirs, vlm = model("deit"), student(tokenizer)
     theirs.save_pretrained(tmp_path)
-    initialize(ours, f"image={tmp_path}")
+    initialize(vlm, f"image={tmp_path}")
     x = theirs.embeddings(PIXELS)[:, [0, *range(2, 18)]]  # their second token is the one for distillation
     for layer in theirs.layers if hasattr(theirs, "layers") else theirs.encoder.layer:  # the latter until 5.8
         x = layer(x)
-    torch.testing.assert_close(states(ours), theirs.layernorm(x), atol=1e-4, rtol=0)
+    torch.testing.assert_close(states(vlm), theirs.layernorm(x), atol=1e-4, rtol=0)
 
 
 def timm_state(stock) -> dict[str, torch.Tensor]:
@@ -110,8 +110,8 @@ def timm_state(stock) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("layout", ["file", "folder", "distilled"])
 @torch.no_grad()
-def test_timms_layout(layout, words, tmp_path):
-    theirs, ours, source = model("vit"), student(words), tmp_path / "deit.pth"
+def test_timm_layout(layout, tokenizer, tmp_path):
+    theirs, vlm, source = model("vit"), student(tokenizer), tmp_path / "deit.pth"
     state = timm_state(theirs)
     if layout == "distilled":
         places = state["pos_embed"]
@@ -123,47 +123,47 @@ def test_timms_layout(layout, words, tmp_path):
         torch.save(state, tmp_path / "pytorch_model.bin")
     else:
         torch.save({"model": state}, source)
-    initialize(ours, f"image={source}")
-    torch.testing.assert_close(states(ours), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
+    initialize(vlm, f"image={source}")
+    torch.testing.assert_close(states(vlm), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_larger_patches_read_an_enlarged_picture_as_before(words, tmp_path):
-    theirs, ours = model("vit"), student(words, patch_size=16, image_size=64)
+def test_larger_patches_of_an_enlarged_image_give_the_same(tokenizer, tmp_path):
+    theirs, vlm = model("vit"), student(tokenizer, patch_size=16, image_size=64)
     theirs.save_pretrained(tmp_path)
-    initialize(ours, f"image={tmp_path}")
+    initialize(vlm, f"image={tmp_path}")
     patches = PIXELS.unfold(2, 8, 8).unfold(3, 8, 8).flatten(0, 3)[:, None]  # each patch is enlarged by itself
     large = F.interpolate(patches, (16, 16), mode="bilinear", align_corners=False)
     large = large.view(2, 3, 4, 4, 16, 16).transpose(3, 4).reshape(2, 3, 64, 64)
-    torch.testing.assert_close(states(ours, large), theirs(PIXELS).last_hidden_state, atol=1e-3, rtol=0)
+    torch.testing.assert_close(states(vlm, large), theirs(PIXELS).last_hidden_state, atol=1e-3, rtol=0)
     kernel = torch.randn(4, 3, 8, 8)
-    assert on_patch(kernel, 8) is kernel and on_patch(kernel, 4).shape == (4, 3, 4, 4)
+    assert resize_patch_embedding(kernel, 8) is kernel and resize_patch_embedding(kernel, 4).shape == (4, 3, 4, 4)
 
 
 @torch.no_grad()
-def test_another_grid_as_the_stock_class_interpolates(words, tmp_path):
-    theirs, ours = model("vit"), student(words, image_size=48)
+def test_another_grid_equals_the_stock_interpolation(tokenizer, tmp_path):
+    theirs, vlm = model("vit"), student(tokenizer, image_size=48)
     theirs.save_pretrained(tmp_path)
-    initialize(ours, f"image={tmp_path}")
+    initialize(vlm, f"image={tmp_path}")
     pixels = torch.randn(2, 3, 48, 48)
     reference = theirs(pixels, interpolate_pos_encoding=True).last_hidden_state
-    torch.testing.assert_close(states(ours, pixels), reference, atol=1e-4, rtol=0)
+    torch.testing.assert_close(states(vlm, pixels), reference, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_layers_and_widths_of_a_vit(words, tmp_path):
-    theirs, ours = model("vit"), student(words, image_layers=2, image_width=64, image_heads=1, image_mlp=128)
+def test_depth_and_width_of_a_vit(tokenizer, tmp_path):
+    theirs, vlm = model("vit"), student(tokenizer, image_layers=2, image_width=64, image_heads=1, image_mlp=128)
     theirs.save_pretrained(tmp_path)
-    assert initialize(ours, f"image={tmp_path}:0+2")
-    assert states(ours).isfinite().all()
+    assert initialize(vlm, f"image={tmp_path}")
+    assert states(vlm).isfinite().all()
     with pytest.raises(UserError, match="no wider"):
-        initialize(student(words, image_width=256, image_heads=4), f"image={tmp_path}")
+        initialize(student(tokenizer, image_width=256, image_heads=4), f"image={tmp_path}")
     with pytest.raises(UserError, match="no weights for the text"):
-        initialize(student(words), f"text={tmp_path}")
+        initialize(student(tokenizer), f"text={tmp_path}")
 
 
 @torch.no_grad()
-def test_an_old_bert_file_in_a_hub_folder(words, tmp_path, monkeypatch):
+def test_old_bert_file_in_a_hub_folder(tokenizer, tmp_path, monkeypatch):
     """MiniLM's: weights in pytorch_model.bin, norms named gamma and beta, names with "bert." before them."""
     torch.manual_seed(2)
     sizes = dict(
@@ -177,26 +177,26 @@ def test_an_old_bert_file_in_a_hub_folder(words, tmp_path, monkeypatch):
     torch.save(state, tmp_path / "pytorch_model.bin")
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS[:5], "a", "red", "star", "[DEC]", "[ENC]"]) + "\n")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path))
-    ours = student(words, text_mlp=64, text_layers=4)
-    initialize(ours, "text=microsoft/MiniLM-L12-H384-uncased")
-    ids, mask = words.encode(["a red star"])
+    vlm = student(tokenizer, text_mlp=64, text_layers=4)
+    initialize(vlm, "text=microsoft/MiniLM-L12-H384-uncased")
+    ids, mask = tokenizer.encode(["a red star"])
     their_ids, _ = Tokenizer.load(tmp_path).encode(["a red star"])
     reference = theirs(their_ids).last_hidden_state
-    torch.testing.assert_close(ours.med.eval().encode_text(ids, mask), reference, atol=1e-4, rtol=0)
+    torch.testing.assert_close(vlm.med.eval().encode_text(ids, mask), reference, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
-        ({"blocks.0.ls1.gamma": torch.ones(128)}, "has blocks.0.ls1.gamma, which a BLIP"),
-        ({"norm_pre.weight": torch.ones(128)}, "has norm_pre.weight, which a BLIP"),
-        ({"pos_embed": torch.zeros(1, 16, 128)}, "16 positions are not those of a class token"),
+        ({"blocks.0.ls1.gamma": torch.ones(128)}, "has blocks.0.ls1.gamma, which BLIP"),
+        ({"norm_pre.weight": torch.ones(128)}, "has norm_pre.weight, which BLIP"),
+        ({"pos_embed": torch.zeros(1, 16, 128)}, "16 positions are not a class token"),
         ({"cls_token": None}, "have no class_embedding"),
     ],
 )
-def test_vits_of_another_kind_are_refused(changes, sentence, words, tmp_path):
-    """They would load, and see something else."""
+def test_other_kinds_of_vit_are_refused(changes, message, tokenizer, tmp_path):
+    """They would load and give wrong states."""
     state = timm_state(model("vit")) | changes
     torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=sentence):
-        initialize(student(words), f"image={tmp_path / 'other.pth'}")
+    with pytest.raises(UserError, match=message):
+        initialize(student(tokenizer), f"image={tmp_path / 'other.pth'}")

@@ -1,4 +1,4 @@
-"""Models go to disk and come back to the last bit; a write that fails leaves the old file; broken files are named."""
+"""Models round-trip through disk bit for bit; damaged and foreign files end in one sentence."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dlip.checkpoints.load import built_in_models, load_model, model_folder, save_model, sized
-from dlip.checkpoints.tensors import HEAD, load_weights, read_state, read_tensors, weights, write_tensors
+from dlip.checkpoints.load import built_in_models, load_model, model_folder, save_model, split_size
+from dlip.checkpoints.tensors import load_weights, read_state, read_tensors, weights, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.models.med import Med
@@ -25,14 +25,14 @@ from dlip.models.med import Med
 
 @pytest.fixture
 def folder(tiny, tmp_path):
-    save_model(tiny.med, tiny.tokenizer, tmp_path, about={"run": {"seed": 3}})
+    save_model(tiny.med, tiny.tokenizer, tmp_path, extra={"run": {"seed": 3}})
     return tmp_path
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_comes_back_to_the_last_bit(tiny, folder):
+def test_model_round_trip_is_bit_exact(tiny, folder):
     med, tokenizer = load_model(folder)
     assert med.config == tiny.med.config and not med.training
     assert tokenizer.fast.get_vocab() == tiny.tokenizer.fast.get_vocab()
@@ -42,7 +42,7 @@ def test_a_model_comes_back_to_the_last_bit(tiny, folder):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
-def test_reading_draws_no_numbers_and_needs_no_compiler(folder):
+def test_reading_draws_no_random_numbers_and_imports_no_compiler(folder):
     before = torch.get_rng_state()
     load_model(folder)
     assert torch.equal(torch.get_rng_state(), before)
@@ -79,7 +79,7 @@ def test_half_precision_files_load_into_single_precision(make_med, tmp_path):
 # --- tensors and JSON -------------------------------------------------------------------------------------------------
 
 
-def test_tensors_of_every_kind_come_back(tmp_path):
+def test_tensors_round_trip(tmp_path):
     tensors = {
         "view": torch.arange(12.0).view(3, 4).T, "whole": torch.tensor(7), "empty": torch.zeros(0, 4),
         "none": torch.zeros(0, 4), "bytes": torch.get_rng_state(), "grad": torch.ones(2, requires_grad=True),
@@ -99,11 +99,11 @@ def break_config(folder, **changes):
     write_json(folder / "config.json", {"model": {**values["model"], **changes}})
 
 
-def test_what_is_there_under_the_whole_name_has_no_size(tmp_path, monkeypatch):
+def test_existing_path_with_at_sign_has_no_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert sized("run@384") == ("run", 384) and sized("a@b/run") == ("a@b/run", None)
+    assert split_size("run@384") == ("run", 384) and split_size("a@b/run") == ("a@b/run", None)
     (tmp_path / "run@384").mkdir()
-    assert sized("run@384") == ("run@384", None) and sized("run@384@64") == ("run@384", 64)
+    assert split_size("run@384") == ("run@384", None) and split_size("run@384@64") == ("run@384", 64)
 
 
 def instead(path: Path, make) -> None:
@@ -112,27 +112,16 @@ def instead(path: Path, make) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1, 3, 80), (1, 0, 80), (1, 37, 80, 1), (37,)])
-def test_positions_that_cannot_be_put_on_another_grid_are_refused(shape, tmp_path):
+def test_positions_that_cannot_be_resized_are_refused(shape, tmp_path):
     folder = shutil.copytree(model_folder("scenes/student"), tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     tensors["vision_model.embeddings.position_embedding"] = torch.zeros(shape)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(UserError, match="is not whole|does not fit"):
+    with pytest.raises(UserError, match="is damaged|does not fit"):
         load_model(f"{folder}@96")
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2, device="meta"), torch.zeros(1).expand(10**9)],
-    ids=["sparse", "meta", "repeated"],
-)
-def test_tensors_without_their_numbers_are_refused(tensor, tmp_path):
-    torch.save({"kept": torch.ones(2)[:1], "odd": tensor}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="does not hold all numbers of odd"):
-        read_state(tmp_path / "a.pth")
-
-
-def test_a_compressed_file_is_not_blown_up(tmp_path):
+def test_compressed_files_are_refused(tmp_path):
     torch.save({"a": torch.zeros(1000)}, tmp_path / "plain.pth")
     with ZipFile(tmp_path / "plain.pth") as plain, ZipFile(tmp_path / "a.pth", "w", ZIP_DEFLATED) as packed:
         for name in plain.namelist():
@@ -147,68 +136,73 @@ def test_a_compressed_file_is_not_blown_up(tmp_path):
     [
         (lambda f: (f / "config.json").unlink(), "no model"),
         (lambda f: (f / "config.json").write_text('{"model": {'), "config.json cannot be read as JSON"),
-        (lambda f: (f / "config.json").write_text('{"architectures": ["x"]}'), "describes no dlip model"),
+        (lambda f: (f / "config.json").write_text('{"architectures": ["x"]}'), "is neither of dlip nor of BLIP"),
         (lambda f: break_config(f, colour=3), "unknown names ['colour']"),
         (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json cannot be read as JSON"),
-        (lambda f: (f / "config.json").write_text('["model"]'), "config.json holds no table"),
+        (lambda f: (f / "config.json").write_text('["model"]'), "config.json is not a JSON object"),
         (lambda f: break_config(f, embed_dim="64"), "model.embed_dim is '64'; it has to be a whole number"),
         (lambda f: break_config(f, embed_dim=32), "vision_proj.weight"),
-        (lambda f: break_config(f, vocab_size=9_000_000), "is not its model's: words is"),  # no memory is asked for it
-        (lambda f: break_config(f, pad_id=1), "is not its model's: [PAD] is 0 there and 1 here"),
-        (lambda f: break_config(f, enc_id=5000), "begins texts with the word 5000 of"),
-        (lambda f: break_config(f, prompt_ids=[-1]), "begins texts with the word -1 of"),
+        (lambda f: break_config(f, vocab_size=9_000_000), "is not its model's: its vocabulary size is"),
+        (lambda f: break_config(f, pad_id=1), "is not its model's: its [PAD] is 0, not 1"),
+        (lambda f: break_config(f, enc_id=5000), "starts texts with token 5000"),
+        (lambda f: break_config(f, prompt_ids=[-1]), "starts texts with token -1"),
         (lambda f: break_config(f, dropout=1.5), "model.dropout is 1.5; give"),
-        (lambda f: break_config(f, max_text=900), "reads 900 tokens at"),
-        (lambda f: break_config(f, image_std=[0.5]), "model.image_std has 1 number;"),
-        (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": 5}), "is not whole"),
+        (lambda f: break_config(f, max_text=900), "model.max_text is 900"),
+        (lambda f: break_config(f, image_std=[0.5]), "give a number for each of 3 color channels"),
+        (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": 5}), "is damaged"),
         (lambda f: write_json(f / "config.json", read_json(f / "config.json") | {"abilities": [1]}), "abilities [1"),
-        (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "at most 1,000"),
+        (lambda f: break_config(f, text_layers=10**9, fusion_layers=[0]), "to 1,000"),
         (lambda f: break_config(f, image_layers=3), "vision_model.encoder.layers.2"),
         (lambda f: break_config(f, image_layers=1), "vision_model.encoder.layers.1"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "no complete"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "no complete safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "no complete safetensors"),
-        (lambda f: instead(f / "model.safetensors", os.mkfifo), "model.safetensors is no file"),
-        (lambda f: instead(f / "model.safetensors", Path.mkdir), "model.safetensors is no file"),
-        (lambda f: instead(f / "model.safetensors", lambda path: path.symlink_to("/dev/zero")), "is no file"),
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "complete"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "not a complete safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "not a complete safetensors"),
+        (lambda f: instead(f / "model.safetensors", os.mkfifo), "model.safetensors is not a file"),
+        (lambda f: instead(f / "model.safetensors", Path.mkdir), "model.safetensors is not a file"),
+        (lambda f: instead(f / "model.safetensors", lambda path: path.symlink_to("/dev/zero")), "is not a file"),
         (lambda f: (f / "tokenizer.json").unlink(), "neither tokenizer.json nor vocab.txt"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
     ],
 )  # fmt: skip
-def test_broken_folders_are_named(damage, says, folder):
+def test_damaged_folders_are_refused(damage, says, folder):
     damage(folder)
     with pytest.raises(UserError, match=re.escape(says)):
         load_model(folder)
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "reason"),
     [
-        (LocalEntryNotFoundError("Got: ConnectError: [Errno -2] Name or service not known"), "cannot be reached"),
-        (RepositoryNotFoundError("404 Client Error. (Request ID: Root=1)", response=Mock()), "has none of that name"),
-        (GatedRepoError("401 Client Error.", response=Mock()), "keeps it for those who were admitted"),
+        (
+            LocalEntryNotFoundError("Got: ConnectError: [Errno -2] Name or service not known"),
+            "the hub cannot be reached",
+        ),
+        (
+            RepositoryNotFoundError("404 Client Error. (Request ID: Root=1)", response=Mock()),
+            "the hub has no such repository",
+        ),
+        (GatedRepoError("401 Client Error.", response=Mock()), "grants access to it only on request"),
     ],
 )
-def test_what_the_hub_does_not_give_is_one_sentence(error, said, monkeypatch):
+def test_failed_downloads_are_explained(error, reason, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=error))
     with pytest.raises(UserError) as caught:
         load_model("nobody/nothing")
-    sentence = f"there is no folder 'nobody/nothing', and the hub {said}; check the name and the connection"
-    assert str(caught.value) == sentence
+    assert "no folder 'nobody/nothing'" in str(caught.value) and reason in str(caught.value)
 
 
-def test_a_run_that_is_not_there_is_not_sought_on_the_hub(tmp_path, monkeypatch):
+def test_missing_runs_are_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dlip.checkpoints.hub.from_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("dlip.checkpoints.hub.from_hub", lambda *_: pytest.fail("used the hub"))
     with pytest.raises(UserError, match="there is no model 'runs/student'"):
         load_model("runs/student")
 
 
-def test_names_of_models(tmp_path):
+def test_wrong_model_names_are_refused(tmp_path):
     with pytest.raises(UserError, match="there is no model 'scenes/nobody'"):
         model_folder("scenes/nobody")
-    for name in ("x" * 300, "x" * 300 + "@384", "\0"):  # that no file can have
+    for name in ("x" * 300, "x" * 300 + "@384", "\0"):  # names that no file can have
         for find in (model_folder, load_model):
             with pytest.raises(UserError, match="there is no model '"):
                 find(name)
@@ -219,22 +213,13 @@ def test_names_of_models(tmp_path):
 
 
 @pytest.mark.parametrize("meta", ["[1]", "3", "null"])
-def test_what_stands_beside_weights_has_to_be_a_table(meta, tmp_path):
+def test_metadata_has_to_be_a_table(meta, tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {"meta": meta})
-    with pytest.raises(UserError, match="is no complete safetensors file .*is no table"):
+    with pytest.raises(UserError, match="is not a complete safetensors file .*not a table"):
         read_tensors(tmp_path / "a.safetensors")
 
 
-def test_a_file_of_too_many_tensors_is_refused_before_they_are_read(tmp_path):
-    for head in (HEAD, HEAD + 1):
-        (tmp_path / "a.safetensors").write_bytes(head.to_bytes(8, "little") + b"{}".ljust(head))
-        if head == HEAD:
-            assert read_tensors(tmp_path / "a.safetensors") == ({}, {})
-    with pytest.raises(UserError, match="16,777,217 bytes, of 16,777,216 at most.; copy it again"):
-        read_tensors(tmp_path / "a.safetensors")
-
-
-def test_too_little_memory_is_no_fault_of_the_model(folder, monkeypatch):
+def test_lack_of_memory_is_not_blamed_on_the_model(folder, monkeypatch):
     full = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     monkeypatch.setattr("dlip.checkpoints.blip.load_weights", Mock(side_effect=full))
     with pytest.raises(RuntimeError, match="can't allocate"):

@@ -1,9 +1,9 @@
-"""Narrower widths: what carries nothing goes first, heads keep their channels, and refusals."""
+"""Pruning: unused channels go first, heads keep their channels, and refusals."""
 
 import pytest
 import torch
 
-from dlip.checkpoints.prune import axes, cut
+from dlip.checkpoints.prune import axes, prune
 from dlip.checkpoints.tensors import weights
 from dlip.common.errors import UserError
 from dlip.models.config import scenes_size
@@ -21,15 +21,15 @@ def made(seed: int = 0, **changes) -> Med:
     return med
 
 
-def test_every_weight_of_a_model_has_an_axis_for_each_dimension():
+def test_every_dimension_has_a_label():
     for changes in ({}, dict(text_width=24), dict(tie_decoder=False)):
         for name, tensor in weights(made(**changes)).items():
             assert len(axes(name, tensor.ndim)) == tensor.ndim, name
 
 
-def test_the_shapes_of_the_narrower_model():
+def test_shapes_of_the_narrower_model():
     wide, narrow = made(), made(**NARROW)
-    found = cut(weights(wide), wide.config, narrow.config)
+    found = prune(weights(wide), wide.config, narrow.config)
     own = weights(narrow)
     assert {name: t.shape for name, t in found.items()} == {name: own[name].shape for name in found}
     assert own.keys() - found.keys() == {"question_bridge.weight", "question_bridge.bias"}
@@ -37,16 +37,16 @@ def test_the_shapes_of_the_narrower_model():
 
 def test_equal_widths_change_nothing():
     med = made()
-    for name, tensor in cut(weights(med), med.config, med.config).items():
+    for name, tensor in prune(weights(med), med.config, med.config).items():
         assert torch.equal(tensor, weights(med)[name]), name
 
 
-def test_channels_that_are_never_used_go_first_and_nothing_is_lost():
-    """A narrow model spread over some channels of a wide one is found again, and says the same."""
+def test_unused_channels_are_pruned_first():
+    """A narrow model spread over some channels of a wide one is recovered exactly."""
     narrow = made(seed=1, image_width=16, text_width=16, image_mlp=40, text_mlp=48)
     wide = made(seed=2)
     torch.manual_seed(3)
-    places, sizes = {}, {}
+    channels, sizes = {}, {}
     for name, tensor in weights(wide).items():
         for axis, label in enumerate(axes(name, tensor.ndim)):
             if label:
@@ -56,35 +56,35 @@ def test_channels_that_are_never_used_go_first_and_nothing_is_lost():
         if " heads " in label:  # as many of each head
             few, many = few // 4, many // 4
             some = [torch.randperm(many)[:few].sort().values + head * many for head in range(4)]
-            places[label] = torch.cat(some)
+            channels[label] = torch.cat(some)
         else:
-            places[label] = torch.randperm(many)[:few].sort().values
+            channels[label] = torch.randperm(many)[:few].sort().values
     for name, tensor in weights(wide).items():
         tensor.data.zero_()
         small, index = weights(narrow)[name], []
         for axis, label in enumerate(axes(name, tensor.ndim)):
-            kept = places[label] if label else torch.arange(tensor.shape[axis])
+            kept = channels[label] if label else torch.arange(tensor.shape[axis])
             if ".qkv." in name and axis == 0:
                 kept = torch.cat([kept + part * tensor.shape[0] // 3 for part in range(3)])
             index.append(kept)
         tensor.data[torch.meshgrid(*index, indexing="ij") if index else ...] = small.data
-    for name, tensor in cut(weights(wide), wide.config, narrow.config).items():
+    for name, tensor in prune(weights(wide), wide.config, narrow.config).items():
         assert torch.equal(tensor, weights(narrow)[name]), name
 
 
-def test_whole_heads_where_their_number_differs():
+def test_whole_heads_are_pruned_if_their_number_differs():
     wide, narrow = made(), made(image_width=16, image_heads=2, text_width=16, text_heads=2)
     name = "vision_model.encoder.layers.0.self_attn.projection.weight"
     wide.vision_model.encoder.layers[0].self_attn.projection.weight.data[:, :8] = 0  # head 0
     wide.vision_model.encoder.layers[0].self_attn.qkv.weight.data.view(3, 4, 8, 32)[:, 0] = 0
-    found = cut(weights(wide), wide.config, narrow.config)
+    found = prune(weights(wide), wide.config, narrow.config)
     assert found[name].shape == (16, 16) and (found[name] != 0).all()
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [(dict(text_width=64), "no wider"), (dict(image_width=24, image_heads=2), "give the model 4 heads")],
 )
-def test_what_cannot_be_cut_is_refused(changes, words):
-    with pytest.raises(UserError, match=words):
-        cut(weights(made()), made().config, made(**changes).config)
+def test_wider_models_and_other_heads_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        prune(weights(made()), made().config, made(**changes).config)

@@ -98,7 +98,7 @@ def test_export_command_and_folder(tmp_path, capsys):
     for write in (to_transformers, to_onnx, lambda name, out: to_precision(name, out, "int8")):
         with pytest.raises(UserError, match="in int8.*; use the fp32 original"):
             write(str(folder), tmp_path / "again")
-    with pytest.raises(UserError, match="is in int8, where no weights can begin"):
+    with pytest.raises(UserError, match="is in int8; initialize from its fp32 original"):
         initialize(dlip.load("scenes/student"), str(folder))
     (folder / "config.json").write_text(json.dumps(kept | {"precision": "int2"}))
     with pytest.raises(UserError, match="no precision 'int2'; choose one of fp32, bf16, int8"):
@@ -118,7 +118,7 @@ def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, 
             train(make_vlm(), pictures, TrainConfig(precision=precision, batch_size=4), tmp_path / "run")
 
     for work, advice in (
-        (lambda: VLM.load(folder), f"{folder} was made from is faster here"),
+        (lambda: VLM.load(folder), f"{folder} is faster here"),
         (lambda: begin("bf16"), "--precision no"),
         (lambda: ablate([], FULL, out=tmp_path / "a", results=tmp_path / "b.jsonl"), "--quick ones do not"),
         (lambda: begin("no"), None),
