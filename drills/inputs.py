@@ -87,7 +87,7 @@ def outcome_of_command(words: list[str]) -> str:
     if (outcome := outcome_of(call)) != "used":
         return f"{words}: {outcome}"
     if code == 0:
-        return "skipped" if words[:2] == ["data", "check"] and json.loads(out.getvalue())["faults"] else "used"
+        return "skipped" if words[:2] == ["data", "check"] and not json.loads(out.getvalue())["ok"] else "used"
     messages = [line for line in err.getvalue().splitlines() if line.startswith("dlip: ")]
     if code != 2 or not messages:
         return f"{words} ended with {code}: {err.getvalue()[-200:]!r}"
