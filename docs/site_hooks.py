@@ -3,26 +3,28 @@
 import re
 from pathlib import Path
 
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-"""Page of the repository's root -> page of the site."""
-FOLDERS = {"results/": "records/", "notebooks/": "notebooks/"}
-"""Folder of the repository -> folder of the site. The page `results` has the first one's name already."""
+"""Page at the repository's root -> page of the site."""
+LINKED_FILES = ("requirements.lock", "CITATION.cff", "LICENSE")
+RESULTS, RECORDS = "results/", "records/"
+"""Folder of the repository -> folder of the site, where `results/` is the page of that name."""
 
 
+@event_priority(100)  # before the plugin that renders notebooks
 def on_files(files, config):
     """Adds README, notebooks, records and the other files that pages link to."""
-    for source, page in PAGES.items():
-        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
-    for name in ("requirements.lock", "CITATION.cff", "LICENSE"):
-        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
-    for folder, place in FOLDERS.items():
-        for path in sorted((ROOT / folder).rglob("*.*")):
-            name = place + path.relative_to(ROOT / folder).as_posix()
-            if path.suffix in (".jsonl", ".ipynb") and ".ipynb_checkpoints" not in name:
-                files.append(File.generated(config, name, abs_src_path=str(path)))
+    added = {page: ROOT / source for source, page in PAGES.items()}
+    added |= {name: ROOT / name for name in LINKED_FILES}
+    records = (ROOT / RESULTS).rglob("*.jsonl")
+    added |= {RECORDS + path.relative_to(ROOT / RESULTS).as_posix(): path for path in records}
+    for name, path in added.items():
+        files.append(File.generated(config, name, abs_src_path=str(path)))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        files.append(File(f"notebooks/{path.name}", str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 
@@ -33,7 +35,6 @@ def on_page_markdown(markdown, page, config, files):
 
 def _site_path(target: str) -> str:
     path = target.removeprefix("../").removeprefix("docs/")
-    for folder, place in FOLDERS.items():
-        if path.startswith(folder):
-            return place + path.removeprefix(folder)
+    if path.startswith(RESULTS):
+        return RECORDS + path.removeprefix(RESULTS)
     return PAGES.get(path, path)
