@@ -96,7 +96,7 @@ def names(pair: dict[str, VLM]) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def role(name: str, side: str) -> str:
-    """The key of dlip.plots.style.COLOURS that a model is drawn in: a student's own record says how it was trained.
+    """The key of dlip.plots.style.COLORS that a model is drawn in: a student's own record says how it was trained.
 
     Of a name that cannot be chosen no file is looked at.
     """

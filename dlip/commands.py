@@ -146,7 +146,7 @@ def train(args: argparse.Namespace) -> None:
     if args.json:
         show(record, args)
     else:
-        from dlip.reports.report import table
+        from dlip.reports.comparison import table
 
         print(table([record]))
         print(f"The model is in {args.out}, its record in {args.results}.")

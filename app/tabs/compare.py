@@ -15,7 +15,7 @@ from dlip.common.errors import MissingAbility, UserError
 from dlip.cost.count import needed_params, task_macs
 from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import resize_square
-from dlip.plots.html import marked
+from dlip.plots.html import mark_differences
 from dlip.vlm import VLM
 
 from .. import events, images, inputs, models
@@ -200,7 +200,8 @@ def abroad(image: Image.Image, names: tuple[str, str]) -> str:
 def show_captions(found: Captions, names: tuple[str, str]) -> str:
     """Both captions, the words that differ marked."""
     said = [found[side]["text"] for side in parts.SIDES]
-    bodies = [f'<p class="said">{marked(own, other) if own else "…"}</p>' for own, other in (said, said[::-1])]
+    marked = [mark_differences(own, other) if own else "…" for own, other in (said, said[::-1])]
+    bodies = [f'<p class="said">{text}</p>' for text in marked]
     return _pair(found, names, bodies)
 
 
@@ -213,7 +214,7 @@ def show_answers(found: Answers, names: tuple[str, str]) -> str:
             bodies.append("")
             continue
         (_, p), *others = found[side]["answers"][:3]
-        bars = [parts.bar(p, f'<b class="said">{marked(own, other)}</b>')]
+        bars = [parts.bar(p, f'<b class="said">{mark_differences(own, other)}</b>')]
         bars += [parts.bar(p, f'<span title="{escape(words)}">{escape(words)}</span>') for words, p in others
                  if p >= 0.001]  # fmt: skip
         bodies.append("".join(bars))

@@ -16,7 +16,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.disagreement import items_of
 from dlip.experiments.grids import GRIDS
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
-from dlip.plots.html import marked
+from dlip.plots.html import mark_differences
 from dlip.plots.style import axis_title
 from dlip.records import frame
 from dlip.records.compare import describe_test_sets, summary
@@ -198,7 +198,7 @@ def _samples(samples: list[dict]) -> str:
         for question, answer, truth in asked:
             wrong = f" (true: {escape(truth)})" * (normalize(answer) != normalize(truth))
             told += f"<li>{escape(question)} <b>{escape(answer)}</b>{wrong}</li>"
-        caption = marked(sample["caption"] or "", reference.get(sample["image_id"]))
+        caption = mark_differences(sample["caption"] or "", reference.get(sample["image_id"]))
         seen = f'<p class="hint">of: {escape(about)}</p>' if image is None else parts.picture(image, about)
         told = f"<details><summary>{plural(len(asked), 'question')}</summary><ul>{told}</ul></details>" if asked else ""
         out.append(f"<article>{seen}<div><p>{caption}</p>{told}</div></article>")

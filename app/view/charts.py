@@ -6,7 +6,7 @@ from html import escape
 import gradio as gr
 import plotly.graph_objects as go
 
-from dlip.plots.overlays import MOVES
+from dlip.plots.overlays import ZOOM_BUTTONS
 
 
 def place(elem_id: str) -> tuple[gr.HTML, gr.Plot]:
@@ -24,7 +24,7 @@ def fitted(fig: go.Figure) -> tuple[str, go.Figure]:
     title = fig.layout.title.text.replace("<br>", " ")
     margin = dict(l=8, r=fig.layout.margin.r - 28, t=34, b=8)
     fig.update_layout(title_text=None, autosize=True, margin=margin, height=fig.layout.height - 90, dragmode=False)
-    fig.update_layout(modebar=dict(orientation="h", remove=MOVES), legend=dict(font_size=11, itemwidth=30))
+    fig.update_layout(modebar=dict(orientation="h", remove=ZOOM_BUTTONS), legend=dict(font_size=11, itemwidth=30))
     return f"<h3>{title}</h3>", fig
 
 

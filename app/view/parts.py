@@ -60,7 +60,7 @@ def pair(cards: dict[str, str], summary: str = "") -> str:
 
 
 def card(side: str, role: str, name: str, body: str, cost: Cost | None = None) -> str:
-    """One model's card. side: of `SIDES`; role: a key of dlip.plots.style.COLOURS; body: HTML."""
+    """One model's card. side: of `SIDES`; role: a key of dlip.plots.style.COLORS; body: HTML."""
     foot = f"<footer>{''.join(f'<span>{part}</span>' for part in costs(cost))}</footer>" if cost else ""
     head = f"<header><b>{SIDES[side]}</b> <span>{escape(name)}</span></header>"
     return f'<article class="card {role}" aria-label="{SIDES[side]} {escape(name)}">{head}{body}{foot}</article>'

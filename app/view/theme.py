@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from dlip.plots.style import COLOURS
+from dlip.plots.style import COLORS
 
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 FOLDER = Path(__file__).parent
@@ -85,5 +85,5 @@ def theme() -> gr.themes.Base:
 
 def css() -> str:
     """The style sheets behind the role colours as variables: --teacher, --distilled, --undistilled."""
-    colours = " ".join(f"--{role}: {colour};" for role, colour in COLOURS.items())
+    colours = " ".join(f"--{role}: {colour};" for role, colour in COLORS.items())
     return "\n".join([f":root {{ {colours} }}", *(sheet.read_text() for sheet in sorted(FOLDER.glob("*.css")))])

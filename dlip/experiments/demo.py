@@ -12,7 +12,8 @@ from dlip.common.text import plural
 from dlip.cost.latency import compare_latency
 from dlip.experiments import run
 from dlip.records.schema import upgrade
-from dlip.reports.report import finding, report, table
+from dlip.reports.comparison import finding, table
+from dlip.reports.report import report
 from dlip.training.config import TrainConfig
 from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM

@@ -1,29 +1,21 @@
 """Pictures with their words, and several models' words side by side."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
-from dlip.plots import words
+from dlip.plots import text_table as words
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
 
 
 def gallery(items: Sequence):
-    """Pictures with the first of their captions and one of their questions, answered."""
+    """Images with the first of their captions and one of their questions with its answer."""
     from IPython.display import HTML
 
-    from dlip.plots.words import LEFT, small_picture
+    from dlip.plots import generated_text
 
-    cells = []
-    for i, item in enumerate(items):
-        asked = _question(item, i)
-        qa = f"<br><b>{escape(asked.text)}</b> {escape(asked.answers[0])}" if asked else ""
-        said = escape(item.captions[0]) if item.captions else ""
-        cells.append(f"<td {LEFT}>{small_picture(item.image)}<br>{said}{qa}</td>")
-    rows = "".join(f"<tr>{''.join(cells[i : i + 4])}</tr>" for i in range(0, len(cells), 4))
-    return HTML(f"<table>{rows}</table>")
+    return HTML(generated_text.gallery([(item, _question(item, i)) for i, item in enumerate(items)]))
 
 
 def compare(models: Sequence[tuple[str, str, "VLM"]], items: Sequence, questions: bool = False):

@@ -1,49 +1,59 @@
-"""Pieces of pages: pictures inside the page, and texts with their differences marked."""
+"""HTML of figures: templates with autoescape, images embedded in the page, texts with marked differences."""
 
 import base64
 import difflib
 import io
-from html import escape
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from PIL import Image
 
 from dlip.common.errors import UserError
 
-SIDE, SMALL = 320, 128
-"""px: longest side of a picture in a page, and of one that is shown pixel by pixel."""
+MAX_SIDE, PIXEL_ART_SIDE = 320, 128
+"""px: longest side of an embedded image, and up to which an image keeps its pixels (PNG, scaled without smoothing)."""
 
 
-def marked(text: str, reference: str | None) -> str:
-    """The text with the words marked that differ from the reference's, and "…" where it has none of the reference's."""
+def environment(folder: Path) -> Environment:
+    """Templates of a folder. Values are escaped, and the functions of this module are available."""
+    env = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    env.policies["json.dumps_kwargs"] = {}  # keeps the order of keys
+    env.globals |= {"image_tag": image_tag, "mark_differences": mark_differences}
+    return env
+
+
+def mark_differences(text: str, reference: str | None) -> Markup:
+    """The text with the words marked that differ from the reference, and "…" in place of missing words."""
     if reference is None:
-        return escape(text)
-    words, theirs = text.split(), reference.split()
+        return Markup.escape(text)
+    old, new = reference.split(), text.split()
     parts = []
-    for change, _, _, start, end in difflib.SequenceMatcher(None, theirs, words, autojunk=False).get_opcodes():
-        some = escape(" ".join(words[start:end])) or "…"
-        parts.append(some if change == "equal" else f"<mark>{some}</mark>")
-    return " ".join(parts)
+    for change, _, _, start, end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        words = " ".join(new[start:end]) or "…"
+        parts.append(words if change == "equal" else Markup("<mark>{}</mark>").format(words))
+    return Markup(" ").join(parts)
 
 
-def image_tag(picture: Image.Image | np.ndarray | str | Path, alt: str = "") -> str:
-    """A picture inside the page: a small one as it is, others as JPEG of at most `SIDE` px.
+def image_tag(image: Image.Image | np.ndarray | str | Path, alt: str = "", width: int | None = None) -> Markup:
+    """An <img> with the image inside: a small one as it is, a larger one as JPEG of at most `MAX_SIDE` px.
 
-    Raises UserError where its file cannot be read.
+    width: px at which a table column may not shrink it. Raises UserError if a file cannot be read.
     """
     try:
-        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-        image = (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
+        pixels = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        pixels = (pixels if isinstance(pixels, Image.Image) else Image.open(pixels)).convert("RGB")
     except OSError as error:
-        raise UserError(f"the picture {picture} cannot be read: {error}; leave it out of the report") from error
-    kind = "png" if max(image.size) <= SMALL else "jpeg"
-    image.thumbnail((SIDE, SIDE))
-    return f'<img class="{kind}" src="{data_uri(image, kind)}" alt="{escape(alt)}">'
+        raise UserError(f"the image {image} cannot be read: {error}; remove it from the report") from error
+    kind = "png" if max(pixels.size) <= PIXEL_ART_SIDE else "jpeg"
+    pixels.thumbnail((MAX_SIDE, MAX_SIDE))
+    size = Markup(' width="{0}" style="max-width: none; min-width: {0}px"').format(width) if width else ""
+    return Markup('<img class="{}" src="{}" alt="{}"{}>').format(kind, data_uri(pixels, kind), alt, size)
 
 
 def data_uri(image: Image.Image, kind: str = "png") -> str:
-    """A picture as an address that holds it."""
+    """An image as a `data:` URI."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"quality": 85} if kind == "jpeg" else {}))
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

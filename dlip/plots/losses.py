@@ -1,4 +1,4 @@
-"""Loss curves by term."""
+"""Loss curves: one term over many runs, all terms of one run."""
 
 from collections import Counter
 from html import escape
@@ -7,30 +7,35 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dlip.common.errors import UserError
-from dlip.plots.style import COLOURS, figure
+from dlip.plots.style import COLORS, INK, figure
 from dlip.records.schema import ROLES
+from dlip.training.terms import GROUPS
 
 UNITS = {"hr": "1 − cosine", "total": "weighted sum"}
-"""Family of loss terms -> unit of its loss; all others are in nats."""
-FEW = 6
-"""Lines of a role that are drawn in full; more are thinned."""
+"""Group of loss terms -> unit; all others are in nats."""
+MAX_OPAQUE = 6
+"""Up to how many lines of a role are opaque."""
+SHADES = ("#E69F00", "#56B4E9", "#CC79A7", INK, "#7E57C2")
+"""Colors of the terms of a group: those of Okabe and Ito that no role has, and a violet for the tags."""
+GAP = 0.08
+"""Space between panels, as a share of the width of the figure."""
 
 
 def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.Figure:
-    """One term's loss over the steps of training, unweighted, a line a run.
+    """One unweighted loss term over the steps of training, a line per run.
 
-    records: as `dlip.records.read` gives them. Raises UserError where no run has the term.
+    records: as returned by `dlip.records.read`. Raises UserError if no run has the term.
     """
     runs = [record for record in records if term in record["losses"]]
     if not runs:
         raise UserError(f"no record has losses of {term!r}; choose one of {', '.join(terms(records)) or 'none'}")
     fig = figure(title or _loss_finding(runs, term))
     shown, lines = set(), Counter(record["role"] for record in runs)
-    for record in sorted(runs, key=lambda record: -lines[record["role"]]):  # the fewest lie on top
+    for record in sorted(runs, key=lambda record: -lines[record["role"]]):  # the rarest role is drawn on top
         role, name = record["role"], escape(record["name"])
         fig.add_scatter(
             x=record["losses"]["step"], y=record["losses"][term], mode="lines",
-            line=dict(color=COLOURS[role], width=1.5), opacity=0.9 if lines[role] <= FEW else 0.4,
+            line=dict(color=COLORS[role], width=1.5), opacity=0.9 if lines[role] <= MAX_OPAQUE else 0.4,
             name=role, legendgroup=role, legendrank=ROLES.index(role), showlegend=role not in shown,
             hovertemplate=f"{name}, seed {record['seed']}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
@@ -41,20 +46,71 @@ def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.
 
 
 def terms(records: list[dict]) -> list[str]:
-    """The loss terms of the records, each once, in the order in which they first stand."""
+    """The loss terms of the records, each once, in order of appearance."""
     return [*dict.fromkeys(term for record in records for term in record["losses"] if term != "step")]
 
 
 def _loss_finding(runs: list[dict], term: str) -> str:
-    """Where the curves end: the mean of the last tenth of their points, over seeds; the range where names differ."""
+    """Final loss by role: mean of the last tenth of the points over seeds, as a range if there are several names."""
     ends = {role: {} for role in ROLES}  # role -> name -> losses
     for record in runs:
         values = [v for v in record["losses"][term] if v is not None]
         last = values[-max(1, len(values) // 10) :]
         ends[record["role"]].setdefault(record["name"], []).extend(last)
-    said = []
+    finals = []
     for role, losses in ends.items():
         means = sorted({f"{np.mean(values):.2f}" for values in losses.values() if values}, key=float)
         if means:
-            said.append(f"{' to '.join([means[0], means[-1]][: len(means)])} {role}")
-    return f"{escape(term)} ends at {', '.join(said)}"
+            finals.append(f"{' to '.join([means[0], means[-1]][: len(means)])} {role}")
+    return f"{escape(term)} ends at {', '.join(finals)}"
+
+
+def term_curves(losses: dict[str, list[float]], steps: int | None = None, title: str | None = None) -> go.Figure:
+    """A panel per group of loss terms (`dlip.training.terms.GROUPS`), in it a line per unweighted term.
+
+    losses: as returned by `dlip.training.run_folder.Run.losses`, empty before the first row. steps: end of the x axis;
+    by default the last row.
+    """
+    groups = GROUPS | {"vlp": [*GROUPS["vlp"], "tags"]}
+    panels = {name: [term for term in terms if term in losses] for name, terms in groups.items()}
+    panels = {name: terms for name, terms in panels.items() if terms}
+    fig = figure(title or _term_finding(losses, steps), max(1, len(panels)))
+    width = (1 - GAP * (len(panels) - 1)) / max(1, len(panels))
+    for column, (name, terms) in enumerate(panels.items(), 1):
+        left = (column - 1) * (width + GAP)
+        fig.update_xaxes(domain=[left, min(1, left + width)], col=column)
+        for term, shade in zip(terms, SHADES, strict=False):
+            fig.add_scatter(
+                x=losses["step"], y=losses[term], mode="lines", line=dict(color=shade, width=2), showlegend=False,
+                name=term, hovertemplate=f"{term}, step %{{x}}: %{{y:.3f}}<extra></extra>", row=1, col=column,
+            )  # fmt: skip
+        place = "" if column == 1 else column
+        heads = [f"<span style='color: {s}'>■</span> {_short(term)}" for term, s in zip(terms, SHADES, strict=False)]
+        lines = [
+            f"<b>{name}</b> ({UNITS.get(name, 'nats')})",
+            *(" ".join(heads[i : i + 2]) for i in range(0, len(heads), 2)),
+        ]
+        fig.add_annotation(
+            text="<br>".join(lines), showarrow=False, align="left",
+            xref=f"x{place} domain", yref=f"y{place} domain", x=0, y=1, xanchor="left", yanchor="bottom", yshift=6,
+        )  # fmt: skip
+    fig.update_xaxes(title_text="step", range=[0, steps] if steps else None, rangemode="tozero")
+    fig.update_yaxes(matches=None, showticklabels=True, rangemode="tozero")
+    return fig.update_layout(height=370, margin=dict(t=132))
+
+
+def _short(term: str) -> str:
+    """A term's name without its group."""
+    return term.partition(".")[2].replace("decoder_", "dec. ") or term
+
+
+def _term_finding(losses: dict[str, list[float]], steps: int | None) -> str:
+    if not losses.get("step"):
+        return "The first steps are running"
+    complete = [all(value is not None for value in row) for row in zip(*losses.values(), strict=True)]
+    start = complete.index(True) if any(complete) else -1  # terms that join later are not in the sum before
+    first, last = losses["total"][start], losses["total"][-1]
+    of = f" of {steps}" if steps else ""
+    change = f"{'fallen' if last < first else 'risen'} from {first:.2f} to {last:.2f}"
+    since = f", since all terms joined at step {losses['step'][start]}" if start else ""
+    return f"After {losses['step'][-1]}{of} steps the weighted sum has {change}{since}"

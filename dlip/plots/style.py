@@ -1,15 +1,17 @@
-"""What all figures share: one colour a role, names and units, and an ink that reads on light and dark pages."""
+"""What all figures share: a color per role, names and units, an ink that is readable on light and dark pages."""
 
 import textwrap
 
 import pandas as pd
 import plotly.graph_objects as go
 
-COLOURS = {"teacher": "#0072B2", "undistilled": "#D55E00", "distilled": "#009E73"}
-"""Role -> colour, of Okabe and Ito's palette, which colour-blind people tell apart."""
+COLORS = {"teacher": "#0072B2", "undistilled": "#D55E00", "distilled": "#009E73"}
+"""Role -> color, from the color-blind safe palette of Okabe and Ito."""
 SYMBOLS = {"teacher": "diamond", "undistilled": "square", "distilled": "circle"}
 INK, RULE, CLEAR = "#777777", "rgba(128, 128, 128, 0.25)", "rgba(0, 0, 0, 0)"
 FONT = "system-ui, sans-serif"
+REFERENCE_LINE = dict(color=COLORS["teacher"], width=1.5, dash="dot")
+"""Style of the line at the teacher's score."""
 
 LABELS = {
     "tr1": ("TR@1", "%"), "tr5": ("TR@5", "%"), "tr10": ("TR@10", "%"),
@@ -17,16 +19,15 @@ LABELS = {
     "bleu4": ("BLEU-4", "x 100"), "meteor": ("METEOR", "x 100"), "rougeL": ("ROUGE-L", "x 100"),
     "cider": ("CIDEr", "x 100"), "spice": ("SPICE", "x 100"), "vqa": ("VQA accuracy", "%"),
     "pointing": ("words that point at their object", "%"), "mass": ("attention on the word's object", "%"),
-    "pointing_decoder": ("words, when said, that point at their object", "%"),
-    "mass_decoder": ("attention, when saying a word, on its object", "%"),
-    "params_m": ("parameters", "M"), "flops_g": ("FLOPs", "G a picture and text"),
+    "pointing_decoder": ("generated words that point at their object", "%"),
+    "mass_decoder": ("attention of generated words on their object", "%"),
+    "params_m": ("parameters", "M"), "flops_g": ("FLOPs", "G per image and text"),
     "latency_ms": ("median latency", "ms"), "latency_p95_ms": ("95th percentile of latency", "ms"),
     "latency_share": ("share of the teacher's latency", "%"),
     "params_m_paper": ("parameters, paper's count", "M"),
     "macs_g_paper": ("multiply-accumulates, paper's count", "G"),
 }  # fmt: skip
 """Column of scores and costs -> its name and unit."""
-
 
 AXIS = dict(
     gridcolor=RULE, zerolinecolor=RULE, linecolor=INK, tickcolor=INK, showline=True, ticks="outside", title_standoff=8,
@@ -35,12 +36,12 @@ AXIS = dict(
 
 
 def tint(role: str) -> str:
-    """A role's colour thinned, so that marks in `INK` can be read on it."""
-    return f"rgba{(*(int(COLOURS[role][i : i + 2], 16) for i in (1, 3, 5)), 0.3)}"
+    """A role's color, transparent enough for marks in `INK` to be readable on it."""
+    return f"rgba{(*(int(COLORS[role][i : i + 2], 16) for i in (1, 3, 5)), 0.3)}"
 
 
 def figure(title: str, panels: int = 1) -> go.Figure:
-    """An empty figure that says its finding, its panels side by side over one y axis."""
+    """An empty figure with a wrapped title, its panels side by side over one y axis."""
     hover = dict(
         bgcolor="#24292f", bordercolor="#24292f", font=dict(family=FONT, color="#ffffff", size=12), align="left"
     )
@@ -62,5 +63,5 @@ def axis_title(column: str) -> str:
 
 
 def error_bars(spread: pd.Series, role: str) -> dict:
-    """Bars of `spread` up and down, none where it is NaN."""
-    return dict(type="data", array=spread.fillna(0), color=COLOURS[role], thickness=1.5, width=4)
+    """Error bars of `spread` up and down, none where it is NaN."""
+    return dict(type="data", array=spread.fillna(0), color=COLORS[role], thickness=1.5, width=4)

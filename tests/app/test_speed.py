@@ -11,7 +11,7 @@ import torch
 
 from app import speed as page
 from dlip.common.errors import UserError
-from dlip.plots import COLOURS
+from dlip.plots import COLORS
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student-undistilled"
 
@@ -80,7 +80,7 @@ def test_equally_fast_is_not_one_time_as_fast(found):
 def test_figures_are_drawn_for_what_was_measured(found):
     (heading, bars), (rates_heading, rates), memory = page.figures(found)
     assert "Most of the time goes to" in heading and bars.layout.title.text is None
-    assert rates.data[1].line.color == COLOURS["undistilled"] and "a second" in rates_heading
+    assert rates.data[1].line.color == COLORS["undistilled"] and "a second" in rates_heading
     assert memory == ("", None)
 
 

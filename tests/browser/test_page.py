@@ -13,7 +13,7 @@ import dlip
 from app import events, images
 from app.page import TABS
 from app.tabs import search
-from dlip.plots import COLOURS
+from dlip.plots import COLORS
 from dlip.plots.html import data_uri
 from tests.browser.helpers import captions_of, delay_requests, type_text, wait_for_cards
 
@@ -78,7 +78,7 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
     assert page.locator("#captions .undistilled").count() == 1
     page.wait_for_function(
         "colour => getComputedStyle(document.querySelector('#student')).borderLeftColor === colour",
-        arg=f"rgb{ImageColor.getrgb(COLOURS['undistilled'])}",
+        arg=f"rgb{ImageColor.getrgb(COLORS['undistilled'])}",
     )
     marks = page.locator("#captions mark").all_inner_texts()
     words = [set(text.split()) for text in captions_of(second.image, TEACHER, OTHER, num_beams=1)]

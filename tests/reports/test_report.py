@@ -1,4 +1,4 @@
-"""The report holds all it shows, tells what the records say, and takes no text for markup."""
+"""The comparison and its page: figures, self-containedness, escaping."""
 
 import json
 import re
@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from dlip.common.errors import UserError
-from dlip.reports.report import PRICES, SCORES, comparison, finding, report, table
+from dlip.records.schema import HEADLINE_SCORES
+from dlip.reports.comparison import COSTS, comparison, finding, table
+from dlip.reports.report import report
 from tests.helpers import make_record
 
 SAMPLE = {
@@ -39,7 +41,7 @@ def records() -> list[dict]:
     losses = {"step": [1, 2], "lm": [2.0, 1.0], "kd.lm": [1.0, 0.5]}
     taught = [
         make_record("taught", seed=seed, tr1=76.0 + seed, vqa=81.0, losses=losses,
-                    samples=said("a red star", "star", "1"), notes={"caption.spice": "no models"})
+                    samples=said("a red star", "star", "1"), notes={"captioning.spice": "no models"})
         for seed in range(3)
     ]  # fmt: skip
     return [teacher, *alone, *taught]
@@ -68,12 +70,12 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-def page(records: list[dict], folder: Path, pictures: dict | None = None) -> Page:
-    report(records, pictures or {}, folder / "report.html")
+def page(records: list[dict], folder: Path, images: dict | None = None) -> Page:
+    report(records, images or {}, folder / "report.html")
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_comparison_keeps_the_least_of_the_scores(records: list[dict]):
+def test_kept_is_the_minimum_over_scores(records: list[dict]):
     rows = comparison(records).set_index("name")
     assert list(rows.index) == ["big", "alone", "taught"]
     assert rows.loc["taught", "tr1_kept"] == pytest.approx(96.25)  # 77 of 80
@@ -89,18 +91,18 @@ def test_finding_is_computed_from_the_records(records: list[dict]):
         "The distilled student keeps at least 90.0% of its teacher's TR@1, IR@1, CIDEr and VQA "
         "with 25% of the parameters.",
         "It needs 25% of the FLOPs and is 2.5 times as fast.",
-        "Undistilled, a student like it keeps at least 76.9%; distillation changes TR@1 by +15.0, IR@1 by +15.0, "
+        "Undistilled, a student of this size keeps at least 76.9%; distillation changes TR@1 by +15.0, IR@1 by +15.0, "
         "CIDEr by +22.5 and VQA by +1.0, above the spread over seeds on all of them.",
     ]
 
 
-def test_times_that_were_not_measured_by_turns_are_not_compared(records: list[dict]):
+def test_latencies_not_timed_in_alternation_are_not_compared(records: list[dict]):
     for record in records:
         del record["efficiency"]["latency"]["share"]
     assert finding(records)[1] == "It needs 25% of the FLOPs."
 
 
-def test_finding_is_honest_where_distillation_does_not_help():
+def test_finding_when_distillation_does_not_help():
     def seeds(name: str, role: str, scores: tuple, vqa: float) -> list[dict]:
         return [make_record(name, role, seed=i, tr1=tr1, vqa=vqa) for i, tr1 in enumerate(scores)]
 
@@ -113,7 +115,7 @@ def test_finding_is_honest_where_distillation_does_not_help():
     assert last.endswith("from one seed, so without a spread.")
 
 
-def test_finding_names_the_smallest_and_best_of_several_students(records: list[dict]):
+def test_finding_names_the_smallest_and_best_student(records: list[dict]):
     others = [make_record("weak", tr1=40.0), make_record("large", tr1=80.0, vqa=90.0, params=2.0, width=96)]
     said = finding([*records, *others])
     assert said[0].startswith("taught keeps at least 90.0%")
@@ -121,17 +123,17 @@ def test_finding_names_the_smallest_and_best_of_several_students(records: list[d
                          "large keeps at least 100.0% with 50% of the parameters."]  # fmt: skip
 
 
-def test_finding_without_a_teacher_or_student_says_so(records: list[dict]):
+def test_finding_without_a_teacher_or_student(records: list[dict]):
     for some in (records[:1], records[1:]):
-        assert "needed for a comparison" in finding(some)[0]
+        assert "A comparison needs a teacher" in finding(some)[0]
 
 
-def test_finding_leaves_out_what_was_not_measured():
+def test_finding_skips_unmeasured_scores():
     captions_only = [make_record("t", role="teacher", vqa=None, tr1=80.0, params=4.0), make_record(vqa=None, tr1=72.0)]
     assert "TR@1, IR@1 and CIDEr with" in finding(captions_only)[0]
 
 
-def test_table_fits_a_terminal_and_holds_the_figures(records: list[dict]):
+def test_table_fits_a_terminal(records: list[dict]):
     records.append(make_record("a-name-that-is-much-too-long-for-a-table", tr1=100.0, params=123.4, latency=12345.6))
     lines = table(records).splitlines()
     assert max(map(len, lines)) <= 100
@@ -146,13 +148,13 @@ def test_table_fits_a_terminal_and_holds_the_figures(records: list[dict]):
     assert "batch 1, 3 beams, 20 tokens, 2 threads, cpu" in " ".join(lines)
 
 
-def test_table_of_a_student_without_its_teacher_has_no_shares(records: list[dict]):
+def test_table_without_a_teacher_has_no_shares(records: list[dict]):
     assert "  of the teacher's" not in table(records[-1:]).splitlines()
 
 
-def test_table_shows_no_latency_that_cannot_be_compared(records: list[dict]):
-    """alone was timed by 8 threads; of taught, which was not, the share is the teacher's."""
-    assert "where it was not" not in table(records)
+def test_table_shows_comparable_latencies_only(records: list[dict]):
+    """`alone` was timed with 8 threads; for `taught` the share of the teacher's latency counts."""
+    assert "not timed this way" not in table(records)
     for record in records[1:4]:
         record["efficiency"]["latency"]["threads"] = 8
     lines = table(records).splitlines()
@@ -160,11 +162,11 @@ def test_table_shows_no_latency_that_cannot_be_compared(records: list[dict]):
     assert lines[row].split()[:4] == ["alone", "1.00M", "0.100G", "–"]
     assert lines[row + 1].split()[3:6] == ["25%", "25%", "77.5%"]
     assert any(line.startswith("taught") and "20.0 ms" in line for line in lines)
-    told = "2 threads, cpu, of a student its share, timed by turns, of the teacher's; – where it was not timed so."
-    assert told in " ".join(lines)
+    note = "2 threads, cpu, of a student its share of the teacher's, timed in alternation; – where it was not timed this way"
+    assert note in " ".join(lines)
 
 
-def test_records_of_several_data_sets_are_refused(records: list[dict]):
+def test_several_test_sets_are_refused(records: list[dict]):
     with pytest.raises(UserError, match="of: scenes test; other test"):
         table([*records, make_record(data="other")])
     with pytest.raises(UserError, match="of: none"):
@@ -185,17 +187,17 @@ def test_page_needs_no_network(records: list[dict], tmp_path: Path):
     assert sum("plotly.js v" in script for script in made.scripts) == 1
 
 
-def test_page_shows_the_finding_the_table_the_charts_and_how_it_was_made(records: list[dict], tmp_path: Path):
+def test_page_contents(records: list[dict], tmp_path: Path):
     made = page(records, tmp_path)
     shown = made.shows()
-    for part in (*finding(records), "200,000 pictures, 1 seed", "4,000 pictures, 3 seeds", "77.0 ±1.0",
-                 "caption.spice: no models", "dlip train", "seed 2, 1.0 minutes", records[0]["torch"]):  # fmt: skip
+    for part in (*finding(records), "200,000 images, 1 seed", "4,000 images, 3 seeds", "77.0 ±1.0",
+                 "captioning.spice: no models", "dlip train", "seed 2, 1.0 minutes", records[0]["torch"]):  # fmt: skip
         assert part in shown, part
     payload = next(a for tag, a in made.tags if a.get("id") == "figures")
     assert payload["type"] == "application/json"
     figures = json.loads(next(s for s in made.scripts if s.startswith('{"params_m/tr1"')))
     assert figures.keys() == {
-        *(f"{cost}/{score}" for cost in PRICES for score in SCORES),
+        *(f"{cost}/{score}" for cost in COSTS for score in HEADLINE_SCORES),
         "lm", "kd.lm",
     }  # fmt: skip
     assert all(figure["data"] and figure["title"] for figure in figures.values())
@@ -203,13 +205,13 @@ def test_page_shows_the_finding_the_table_the_charts_and_how_it_was_made(records
     assert charts == ["tr1", "ir1", "cider", "vqa", "lm", "kd.lm"]
 
 
-def test_a_cost_that_only_the_teacher_has_is_no_axis(records: list[dict], tmp_path: Path):
+def test_cost_of_the_teacher_only_is_no_axis(records: list[dict], tmp_path: Path):
     records[0]["efficiency"]["latency"]["threads"] = 8
     made = page(records, tmp_path)
     assert [a["value"] for tag, a in made.tags if tag == "input" and a["name"] == "cost"] == ["params_m", "flops_g"]
 
 
-def test_examples_group_what_is_the_same_and_mark_what_differs(records: list[dict], tmp_path: Path):
+def test_examples_group_equal_texts_and_mark_differences(records: list[dict], tmp_path: Path):
     page(records, tmp_path)
     text = (tmp_path / "report.html").read_text()
     article = re.search(r"<article>.*?</article>", text, re.S)[0]
@@ -220,27 +222,27 @@ def test_examples_group_what_is_the_same_and_mark_what_differs(records: list[dic
     page(records, tmp_path)
     assert "a <mark>…</mark> star <mark>in a sky</mark><small>taught" in (tmp_path / "report.html").read_text()
     assert "<mark>2</mark>" in article and "<mark>1</mark>" not in article and "<mark>star</mark>" not in article
-    assert "2 references" in article and "no picture" in article
+    assert "2 references" in article and "no image" in article
 
 
 @pytest.mark.parametrize(("answer", "marked"), [("One", False), ("the 1", False), ("two", True)])
-def test_answers_are_marked_where_the_score_takes_them_for_others(answer, marked, tmp_path: Path):
+def test_wrong_answers_are_marked(answer, marked, tmp_path: Path):
     page([make_record(samples=said("a red star", "star", answer))], tmp_path)
     assert (f"<mark>{answer}</mark>" in (tmp_path / "report.html").read_text()) == marked
 
 
-def test_pictures_of_every_kind_are_held(records: list[dict], tmp_path: Path):
+def test_images_are_embedded(records: list[dict], tmp_path: Path):
     Image.new("RGB", (640, 480), "blue").save(tmp_path / "photo.jpg")
-    for picture, kind in ((Image.new("L", (48, 48)), "png"), (np.zeros((48, 48, 3), np.uint8), "png"),
+    for image, kind in ((Image.new("L", (48, 48)), "png"), (np.zeros((48, 48, 3), np.uint8), "png"),
                           (tmp_path / "photo.jpg", "jpeg"), (str(tmp_path / "photo.jpg"), "jpeg")):  # fmt: skip
-        made = page(records, tmp_path, {7: picture})
-        (image,) = [a for tag, a in made.tags if tag == "img"]
-        assert image["src"].startswith(f"data:image/{kind};base64,")
-    with pytest.raises(UserError, match="the picture .*gone.jpg cannot be read"):
+        made = page(records, tmp_path, {7: image})
+        (tag,) = [a for tag, a in made.tags if tag == "img"]
+        assert tag["src"].startswith(f"data:image/{kind};base64,")
+    with pytest.raises(UserError, match="the image .*gone.jpg cannot be read"):
         page(records, tmp_path, {7: tmp_path / "gone.jpg"})
 
 
-def test_text_of_models_and_data_is_no_markup(tmp_path: Path):
+def test_texts_are_escaped(tmp_path: Path):
     evil = "<script>alert(1)</script><img/src=x/onerror=alert(1)>\"'&"
 
     def runs(text: str) -> list[dict]:
@@ -259,6 +261,6 @@ def test_text_of_models_and_data_is_no_markup(tmp_path: Path):
     assert not any("<script" in figure["title"] or "<img" in json.dumps(figure) for figure in figures.values())
 
 
-def test_a_page_that_cannot_be_written_is_named(records: list[dict], tmp_path: Path):
+def test_unwritable_page(records: list[dict], tmp_path: Path):
     with pytest.raises(UserError, match="cannot be written"):
         report(records, {}, tmp_path)
