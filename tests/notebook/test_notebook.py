@@ -187,7 +187,7 @@ def test_the_chart_follows_the_log(tmp_path, displayed, monkeypatch):
             time.sleep(0.01)
         run.log({"step": 20, "losses": {"itc": 3.0, "total": 3.0}})
     titles = [data["text/plain"] for data in displayed]
-    assert titles[0] == "The first steps are under way"
+    assert titles[0] == "The first steps are running"
     assert any(title.startswith("After 10 of 20 steps") for title in titles)
     assert titles[-1] == "After 20 of 20 steps the weighted sum has fallen from 4.00 to 3.00"
 

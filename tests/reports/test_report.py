@@ -162,7 +162,7 @@ def test_table_shows_comparable_latencies_only(records: list[dict]):
     assert lines[row].split()[:4] == ["alone", "1.00M", "0.100G", "–"]
     assert lines[row + 1].split()[3:6] == ["25%", "25%", "77.5%"]
     assert any(line.startswith("taught") and "20.0 ms" in line for line in lines)
-    note = "2 threads, cpu, of a student its share of the teacher's, timed in alternation; – where it was not timed this way"
+    note = "of a student its share of the teacher's, timed in alternation; – where it was not timed this way."
     assert note in " ".join(lines)
 
 
