@@ -1,6 +1,6 @@
-"""How layers are run in training: as they are, computed again in backward, or compiled.
+"""How a model's layers run in training: plainly, recomputed in backward, or compiled.
 
-Computed again (gradient checkpointing), a layer keeps its input alone for backward: Chen et al., Training deep nets
+Recomputed layers (gradient checkpointing) keep only their input for backward. Source: Chen et al., Training deep nets
 with sublinear memory cost (arXiv 1604.06174).
 """
 
@@ -15,28 +15,29 @@ from torch.utils.checkpoint import checkpoint
 from dlip.common.errors import UserError
 from dlip.models.med import ImageLayer, TextAttention, TextLayer
 
-PARTS = {ImageLayer: "forward", TextAttention: "forward", TextLayer: "feed_forward"}
-"""What is computed again or compiled: of text layers each half, as the tokens' keys and values come from outside."""
+WRAPPED_METHODS = {ImageLayer: "forward", TextAttention: "forward", TextLayer: "feed_forward"}
+"""Module -> method that is recomputed or compiled. Text layers are wrapped by halves, as cached keys and values pass
+between these."""
 
 
 def can_compile() -> bool:
-    """Whether there is a GPU, or the C++ compiler that torch compiles a CPU's layers with."""
+    """Whether there is a GPU, or the C++ compiler with which torch compiles for a CPU."""
     return torch.accelerator.is_available() or bool(shutil.which((os.environ.get("CXX") or "g++").split()[0]))
 
 
 def set_layer_modes(model: nn.Module, recomputed: bool = False, compiled: bool = False) -> None:
-    """From now on; as they are if nothing is asked. Losses and gradients stay the same, dropout's choices too.
+    """Wraps the layers of `model`; without a mode it unwraps them. Losses and gradients stay the same.
 
-    Compiled ones may differ by rounding. Raises UserError where nothing can be compiled.
+    Compiled layers may differ by rounding. Raises UserError where there is no compiler.
     """
     if compiled and not can_compile():
-        raise UserError("--compile needs a C++ compiler on a CPU; install g++ or name one in CXX, or leave it out")
+        raise UserError("--compile needs a C++ compiler on a CPU; install g++, name one in CXX, or drop the option")
     for module in model.modules():
-        name = PARTS.get(type(module))
+        name = WRAPPED_METHODS.get(type(module))
         if name:
             vars(module).pop(name, None)
-            part = getattr(module, name)
-            part = torch.compile(part) if compiled else part
-            part = partial(checkpoint, part, use_reentrant=False) if recomputed else part
+            method = getattr(module, name)
+            method = torch.compile(method) if compiled else method
+            method = partial(checkpoint, method, use_reentrant=False) if recomputed else method
             if compiled or recomputed:
-                setattr(module, name, part)
+                setattr(module, name, method)

@@ -1,9 +1,8 @@
-"""The teacher's own objectives: ITC, ITM, LM (and LM of answers). Each is a named term of the loss.
+"""A model's own losses, without a teacher: ITC, ITM, LM, VQA and tags. Each is a named term of the total.
 
-DLIP's L_VLP is ITC + ITM + LM. Each loss is a scalar in fp32, a mean over the batch of all processes; those that read
-`Features` raise KeyError where the batch was read without wanting their task.
-Source: Li et al., BLIP (arXiv 2201.12086), section 3.2; the momentum encoders, queue and soft labels are ALBEF's
-(arXiv 2107.07651), sections 3.2 and 3.3.
+DLIP's L_VLP = L_ITC + L_ITM + L_LM; VQA (answers) and tags are beyond it. Each loss is a scalar in fp32, a mean
+over the batch of all processes. Source: Li et al., BLIP (arXiv 2201.12086), section 3.2; momentum encoders, queue and
+soft labels are from ALBEF (arXiv 2107.07651), sections 3.2 and 3.3.
 """
 
 import copy
@@ -19,64 +18,78 @@ from dlip.models.med import Med
 
 
 def itc_targets(image_id: Tensor, queue_id: Tensor) -> Tensor:
-    """[C], [Q] -> [C, Q]: equal weight on every entry of the same picture, rows adding up to 1."""
+    """Hard ITC labels [C, Q] of image ids [C] and [Q]: equal weight on all entries of the same image, rows sum to 1."""
     same = (image_id[:, None] == queue_id[None]).float()
     return same / same.sum(1, keepdim=True)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-sum_j targets_ij log softmax(logits)_ij, mean over the rows of [C, Q]; 0 where there is no row."""
+    """-sum_j y_ij log softmax(logits)_ij, mean over rows i of logits and targets y [C, Q]; 0 without rows."""
     return -(targets * logits.float().log_softmax(1)).sum() / max(1, len(logits))
 
 
 def itc(features: Features) -> Tensor:
-    """Image-text contrast within the batch: cross-entropy of both directions of logits [C, C], mean of the two."""
+    """Image-text contrastive loss within the batch, mean of image-to-text and text-to-image cross-entropy.
+
+    logits [C, C] = cos(image_i, text_j) / temperature, for the C images with a caption of all processes; an image's
+    other captions are positives too (`itc_targets`). Source: BLIP, section 3.2; ALBEF, eq. 1 and 2.
+    """
     ids = features.contrasted(features.image_id)
     targets, logits = itc_targets(ids, ids), features.logits["itc"]
     return (soft_cross_entropy(logits, targets) + soft_cross_entropy(logits.T, targets)) / 2
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean over the labels that are not -100, of the batch of all processes. logits [..., K], labels [...]."""
+    """-log softmax(logits)[label], mean over the labels that are not -100, of the batch of all processes.
+
+    logits: [..., K]; labels: [...]; smoothing: label smoothing, 0 to 1.
+    """
     logits, labels = logits.flatten(0, -2).float(), labels.flatten()
     summed = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
     return distributed.global_mean(summed, (labels >= 0).sum())
 
 
 def itm(features: Features) -> Tensor:
-    """Cross-entropy of "match" over the matching pairs and the mined hard negatives: logits [N, 2], labels [N]."""
+    """Image-text matching loss: binary cross-entropy of "match" over true pairs and hard negatives.
+
+    logits [N, 2], labels [N]: B true pairs, then for each image a wrong text and for each text a wrong image, drawn in
+    proportion to their ITC similarity. Source: BLIP, section 3.2; ALBEF, section 3.2.
+    """
     return cross_entropy(features.logits["itm"], features.labels["itm"])
 
 
 def lm(features: Features, smoothing: float = 0.1) -> Tensor:
-    """Next word of the caption, given its picture, with label smoothing: logits [B, T, V], labels [B, T]."""
+    """Language modeling loss: cross-entropy of a caption's next token given its image, with label smoothing.
+
+    logits [B, T, V], labels [B, T]. Source: BLIP, section 3.2.
+    """
     return cross_entropy(features.logits["lm"], features.labels["lm"], smoothing)
 
 
 def vqa(features: Features, smoothing: float = 0.1) -> Tensor:
-    """Next word of the answer, given the question read with its picture: logits [N, A, V], labels [N, A].
+    """Answer loss: cross-entropy of an answer's next token given the question fused with its image.
 
-    Source: BLIP, section 5.3 (VQA as the generation of answers).
+    logits [N, A, V], labels [N, A] of N questions. Source: BLIP, section 5.3 (VQA as answer generation).
     """
     return cross_entropy(features.logits["vqa"], features.labels["vqa"], smoothing)
 
 
 def tags(logits: Tensor, targets: Tensor) -> Tensor:
-    """Which kinds of things a picture shows: binary cross-entropy, mean over logits and targets [B, K].
+    """Tag loss: binary cross-entropy of which of K tags an image has, mean over logits and targets [B, K].
 
-    Beyond the paper, in place of the ImageNet weights that its image encoders begin with.
+    Beyond the paper, in place of the ImageNet weights from which its image encoders are initialized.
     """
     return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
 
 class MomentumITC(nn.Module):
-    """ITC against moving averages of the encoders, a queue of their latest vectors, and soft labels.
+    """ITC against momentum encoders, a queue of their latest vectors, and soft labels.
 
-    queue: vectors kept (0: the batch alone), each process an equal part of them. momentum: 0.995 in BLIP. alpha: weight
-    of the soft labels (0: hard ones); BLIP's 0.4, reached linearly over the first epoch (BLIP's pre-training: two).
+    queue: number of vectors kept, split evenly over processes (0: only the batch). momentum: decay m of the encoders'
+    moving averages (BLIP: 0.995). alpha: weight of the soft labels (BLIP: 0.4; 0: hard labels only).
 
-    Once an optimiser step, as in BLIP, the averages move and the step's vectors enter the queue: `update` does it after
-    the optimiser's, for all micro-batches together.
+    Call `update` after each optimizer step: it moves the averages and puts the step's vectors into the queue.
+    Source: ALBEF, sections 3.2 and 3.3; BLIP, section 3.2.
     """
 
     def __init__(self, med: Med, queue: int = 0, momentum: float = 0.995, alpha: float = 0.4):
@@ -94,7 +107,7 @@ class MomentumITC(nn.Module):
 
     @torch.no_grad()
     def update(self, med: Med) -> None:
-        """The queue takes in the vectors since the last step; m <- momentum m + (1 - momentum) student."""
+        """Queues the vectors since the last update; encoders <- m encoders + (1 - m) student."""
         for images, texts, ids in self.waiting:
             self._push(images, texts, ids)
         self.waiting.clear()
@@ -103,32 +116,36 @@ class MomentumITC(nn.Module):
 
     @torch.no_grad()
     def embed(self, med: Med, batch: Batch) -> tuple[Tensor, Tensor]:
-        """ITC vectors [B, E] of pictures and captions by the averages, L2-normalised, in fp32."""
+        """L2-normalized fp32 vectors [B, E] of images and captions by the momentum encoders."""
         e = self.encoders
         images = e["vision_proj"](e["vision_model"](med.normalize(batch.images))[:, 0])
         texts = e["text_proj"](e["text_encoder"](batch.ids, batch.mask)[:, 0])
         return F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
 
     def forward(self, features: Features, med: Med, batch: Batch, progress: float = 1.0) -> Tensor:
-        """The mean of both directions. progress: share of the soft labels' ramp that is done, 0 to 1.
+        """ITC loss -sum_j y_ij log softmax(cos(student_i, momentum_j) / temperature)_ij, mean of both directions.
 
-        Every process compares the C pictures and captions of all with the vectors that it holds itself, those of its
-        own part of the batch and of the queue.
+        y = a softmax(cos(momentum_i, momentum_j) / temperature) + (1 - a) hard labels, where a rises from 0 to `alpha`
+        with `progress` from 0 to 1 (here in epochs: over the first epoch). i: the C captioned images (or captions) of
+        all processes; j: the momentum vectors held by this process, of its part of the batch and of the queue. Sums
+        over j run over all processes.
         """
         images, texts = self.embed(med, batch)
-        here, ids = features.captioned, features.image_id[features.captioned]
+        captioned, ids = features.captioned, features.image_id[features.captioned]
         same = (features.contrasted(features.image_id)[:, None] == torch.cat([ids, self.ids])).float()  # [C, held]
         hard, alpha = same / distributed.all_sum(same.sum(1, keepdim=True)), self.alpha * min(1.0, progress)
         loss = 0.0
-        for own, mine, other, queue in (
+        for student, momentum, others, queue in (
             (features.image_embed, images, texts, self.texts),
             (features.text_embed, texts, images, self.images),
         ):
-            held = torch.cat([other[here], queue])
-            own, mine = (cosines(features.contrasted(x), held) / features.temp for x in (own, mine))  # [C, held]
-            targets = alpha * log_shares(mine).exp().detach() + (1 - alpha) * hard
-            loss = loss - (targets * log_shares(own)).sum()
-        self.waiting.append((images[here], texts[here], ids))
+            held = torch.cat([others[captioned], queue])
+            student_logits, momentum_logits = (
+                cosines(features.contrasted(x), held) / features.temp for x in (student, momentum)
+            )  # [C, held]
+            targets = alpha * global_log_softmax(momentum_logits).exp().detach() + (1 - alpha) * hard
+            loss = loss - (targets * global_log_softmax(student_logits)).sum()
+        self.waiting.append((images[captioned], texts[captioned], ids))
         return loss * distributed.batch_world_size() / (2 * max(1, len(hard)))
 
     def _push(self, images: Tensor, texts: Tensor, ids: Tensor) -> None:
@@ -139,8 +156,8 @@ class MomentumITC(nn.Module):
             self.place.copy_((self.place + n) % self.size)
 
 
-def log_shares(logits: Tensor) -> Tensor:
-    """Log-softmax of logits [C, K] over the columns of all processes, each of which holds its own."""
+def global_log_softmax(logits: Tensor) -> Tensor:
+    """Log-softmax of logits [C, K] over the columns of all processes, each of which holds K of its own."""
     logits = logits.float()
     if distributed.batch_world_size() == 1:
         return logits.log_softmax(1)

@@ -38,7 +38,7 @@ def test_a_record_is_made_again_to_the_last_digit(tmp_path, capsys, monkeypatch)
     inputs = records.read(file)[0]["inputs"]
     assert "inputs" not in records.read(file)[0]["config"]  # else seeds, which begin elsewhere, would share no hash
     assert inputs["test"] == Scenes("val").fingerprint() != inputs["data"] and len(inputs["start"]) == 64
-    assert (inputs["teacher"], inputs["pictures"]) == (None, 32)
+    assert (inputs["teacher"], inputs["images"]) == (None, 32)
     assert inputs["code"] == records.read(file)[0]["code"]  # known from the start: it may be newer a week later
     assert inputs == records.read(tmp_path / "second.jsonl")[0]["inputs"]
     with monkeypatch.context() as patch:

@@ -348,7 +348,7 @@ def test_projections_are_reached_by_the_optimiser(learnt, make_med, make_batch):
     learner = Learner(VLM(student, None), VLM(teacher, None), config)
     before = {name: p.clone() for name, p in learner.named_parameters()}
     sides = {name.split(".")[1] for name in before if name.startswith("distiller.")}
-    assert sides == ({"ours", "theirs"} if learnt else {"ours"})
+    assert sides == ({"student_projections", "teacher_projections"} if learnt else {"student_projections"})
     adamw = make_optimizer(learner, config)
     sum(learner(batch, Teacher(teacher), 0, 0.0).values()).backward()
     frozen = {name: p.clone() for name, p in teacher.named_parameters()}
@@ -361,10 +361,10 @@ def test_projections_are_reached_by_the_optimiser(learnt, make_med, make_batch):
 def test_projections_start_as_the_identity_where_widths_are_equal(make_med):
     config, other = make_med().config, make_med(**OTHER).config
     same = Distiller(config, config, HR)
-    for linear in (*same.ours.values(), *same.theirs.values()):
+    for linear in (*same.student_projections.values(), *same.teacher_projections.values()):
         assert torch.equal(linear.weight, torch.eye(16)) and linear.bias is None
     unequal = Distiller(other, config, HR)
-    assert {name: tuple(p.shape) for name, p in unequal.ours.named_parameters()} == {
+    assert {name: tuple(p.shape) for name, p in unequal.student_projections.named_parameters()} == {
         "image_0.weight": (16, 24), "text_0.weight": (16, 20), "fusion_0.weight": (16, 20), "decoder_0.weight": (16, 20)
     }  # fmt: skip
-    assert all(torch.equal(linear.weight, torch.eye(16)) for linear in unequal.theirs.values())
+    assert all(torch.equal(linear.weight, torch.eye(16)) for linear in unequal.teacher_projections.values())
