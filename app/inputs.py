@@ -1,4 +1,4 @@
-"""What visitors type and choose, within its limits; a mistake names its field."""
+"""Validation of what visitors type and choose; each error names its field."""
 
 import inspect
 import re
@@ -15,24 +15,22 @@ KINDS = {
     bool: (bool, "true or false"),
     list: (list | tuple, "a list"),
 }
-"""Annotation of a parameter -> what may be sent, and what it is called."""
-LONGEST = 1000
-"""Characters of a text, at most."""
-CONTROLS = dict.fromkeys((*range(32), 127), " ")
+"""Annotation of a parameter -> types that are accepted, and their name."""
+MAX_CHARACTERS = 1000
+CONTROL_CHARACTERS = dict.fromkeys((*range(32), 127), " ")
 
 
 def checked(function: Callable) -> Callable:
-    """The function, refusing what is of another kind than its annotations say with a UserError: over the API anything
-    can be sent. Nothing (None) is left to the function."""
+    """The function, raising UserError for an argument that does not have its annotated type; None passes."""
     kinds = {name: KINDS.get(_plain(hint)) for name, hint in typing.get_type_hints(function).items()}
     signature = inspect.signature(function)
 
     @wraps(function)
-    def call(*args, **named):
-        for name, value in signature.bind(*args, **named).arguments.items():
+    def call(*args, **kwargs):
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
             if kinds[name] and value is not None and not isinstance(value, kinds[name][0]):
-                raise UserError(f"{name.replace('_', ' ')} is {value!r:.40} here; give {kinds[name][1]}")
-        return function(*args, **named)
+                raise UserError(f"{name.replace('_', ' ')} is {value!r:.40}; give {kinds[name][1]}")
+        return function(*args, **kwargs)
 
     return call
 
@@ -41,36 +39,38 @@ def _plain(hint: object) -> object:
     """str of Literal["a", "b"], int of int | None, list of list[int]."""
     if typing.get_origin(hint) is typing.Literal:
         return type(typing.get_args(hint)[0])
-    parts = [part for part in typing.get_args(hint) if part is not type(None)]
-    return parts[0] if type(None) in typing.get_args(hint) and len(parts) == 1 else typing.get_origin(hint) or hint
+    types = [part for part in typing.get_args(hint) if part is not type(None)]
+    return types[0] if type(None) in typing.get_args(hint) and len(types) == 1 else typing.get_origin(hint) or hint
 
 
-def text(words: str | None, noun: str, optional: bool = False) -> str:
-    """Control characters as spaces, and none around it; halves of characters as question marks, as models read them.
-    Raises UserError where it is longer than `LONGEST`, or empty and not `optional`."""
-    words = " ".join((words or "").encode(errors="replace").decode().translate(CONTROLS).split())
-    if not words and not optional:
-        raise UserError(f"the {noun} is empty; type one")
-    if len(words) > LONGEST:
-        raise UserError(f"the {noun} has {len(words):,} characters; shorten it to {LONGEST:,}")
-    return words
+def text(value: str | None, field: str, optional: bool = False) -> str:
+    """The text on one line, with control characters as spaces and lone surrogates as question marks.
 
-
-def number(value: float | None, name: str, least: float, most: float) -> float:
-    """Raises UserError where it is missing, no number, or beyond its limits."""
-    asked = f"choose a number from {least:,} to {most:,}"
-    if value is None:
-        raise UserError(f"{name} is missing; {asked}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise UserError(f"{name} is {value!r:.40} here; {asked}")
+    Raises UserError if it has more than `MAX_CHARACTERS`, or is empty and not optional.
+    """
+    value = " ".join((value or "").encode(errors="replace").decode().translate(CONTROL_CHARACTERS).split())
+    if not value and not optional:
+        raise UserError(f"the {field} is empty; type one")
+    if len(value) > MAX_CHARACTERS:
+        raise UserError(f"the {field} has {len(value):,} characters; shorten it to {MAX_CHARACTERS:,}")
     return value
 
 
-def counted(value: object) -> object:
-    """A number that comes as a text, as in a list of choices over the API; what is none stays what it is."""
+def number(value: float | None, field: str, least: float, most: float) -> float:
+    """Raises UserError if the number is missing, not a number, or out of range."""
+    hint = f"choose a number from {least:,} to {most:,}"
+    if value is None:
+        raise UserError(f"{field} is missing; {hint}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise UserError(f"{field} is {value!r:.40}; {hint}")
+    return value
+
+
+def whole(value: float | None, field: str, least: int, most: int) -> int:
+    """As `number`, rounded down."""
+    return int(number(value, field, least, most))
+
+
+def digits_as_int(value: object) -> object:
+    """An int for a text of digits, as the API sends choices of a list; any other value as it is."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value) else value
-
-
-def whole(value: float | None, name: str, least: int, most: int) -> int:
-    """As `number`, without its fraction."""
-    return int(number(value, name, least, most))

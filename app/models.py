@@ -1,4 +1,4 @@
-"""The models that visitors name: loaded once, the latest few kept, used by one thread at a time."""
+"""Models by name: loaded once, the most recent ones kept, used by one thread at a time."""
 
 import threading
 from collections import OrderedDict
@@ -14,96 +14,96 @@ from dlip.vlm import VLM
 
 from . import inputs
 
-KEPT = 6
-"""Models in memory; of more, the one that has not been used for longest is dropped."""
+MAX_LOADED = 6
+"""Models in memory; beyond that, the least recently used one is dropped."""
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 
 turn = threading.Condition()
-"""Held while a model works: two at a time would spoil each other's timings. Long work holds it a step at a time, and
-nobody holds it while waiting for a model to be loaded."""
+"""Held while a model runs, as two at a time would distort each other's timings. Long jobs hold it a step at a time, and
+nobody holds it while a model is loaded."""
 
 _fixed: tuple[str, ...] = ()
-_kept: OrderedDict[str, Future[VLM]] = OrderedDict()
-"""By name, those that are being loaded among them; the one that was asked for last stands last."""
+_loaded: OrderedDict[str, Future[VLM]] = OrderedDict()
+"""Models by name, those being loaded included; the most recently used one last."""
 
 
 def fix(names: list[str] | None) -> None:
-    """Only these can be chosen from now on; any that `dlip.load` finds where there are none."""
+    """Allow these models only; with None, allow whatever `dlip.load` finds."""
     global _fixed
     _fixed = tuple(names or ())
     role.cache_clear()
 
 
-def fixed() -> bool:
+def are_fixed() -> bool:
     return bool(_fixed)
 
 
 def choices() -> list[str]:
-    """Names to choose from: the fixed ones, or the built-in models."""
+    """Names to choose from: the fixed models, or the built-in ones."""
     return list(_fixed) or built_in_models()
 
 
-def first() -> tuple[str, str]:
+def defaults() -> tuple[str, str]:
     """The teacher and the student that the page opens with."""
     return (_fixed[0], _fixed[min(1, len(_fixed) - 1)]) if _fixed else (TEACHER, STUDENT)
 
 
 def load(name: str) -> VLM:
-    """A model by name. Raises UserError where there is none of that name, or where it is not among the fixed ones."""
+    """A model by name. Raises UserError if it does not exist or is not among the fixed ones."""
     name = str(name or "").strip()
     if not name:
         raise UserError("a model is missing; choose one at the top of the page")
-    if len(name) > inputs.LONGEST:
-        raise UserError(f"a model's name of {len(name):,} characters is too long; give at most {inputs.LONGEST:,}")
+    if len(name) > inputs.MAX_CHARACTERS:
+        raise UserError(f"a model's name has {len(name):,} characters; give at most {inputs.MAX_CHARACTERS:,}")
     if _fixed and name not in _fixed:
-        raise UserError(f"the model {name!r} cannot be chosen here; choose one of {', '.join(_fixed)}")
+        raise UserError(f"the model {name!r} is not available here; choose one of {', '.join(_fixed)}")
     with turn:
-        if name not in _kept:
-            _kept[name] = Future()
-            threading.Thread(target=_load, args=(name, _kept[name]), daemon=True).start()
-        _kept.move_to_end(name)
-        found = _kept[name]
-        turn.wait_for(found.done)
-    return found.result()
+        if name not in _loaded:
+            _loaded[name] = Future()
+            threading.Thread(target=_load, args=(name, _loaded[name]), daemon=True).start()
+        _loaded.move_to_end(name)
+        future = _loaded[name]
+        turn.wait_for(future.done)
+    return future.result()
 
 
-def _load(name: str, found: Future[VLM]) -> None:
-    vlm = mistake = None
+def _load(name: str, future: Future[VLM]) -> None:
+    vlm = failure = None
     try:
         vlm = dlip.load(name)
     except Exception as error:
-        mistake = error
+        failure = error
     with turn:
-        if mistake:
-            found.set_exception(mistake)
-            _kept.pop(name, None)  # whoever asks again may have put it right
+        if failure:
+            future.set_exception(failure)
+            _loaded.pop(name, None)  # the next request tries again
         else:
-            found.set_result(vlm)
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
+            future.set_result(vlm)
+        while len(_loaded) > MAX_LOADED:
+            _loaded.popitem(last=False)
         turn.notify_all()
 
 
 def pair(teacher: str, student: str) -> dict[str, VLM]:
-    """{"teacher", "student"}: the two models. Raises UserError as `load` does."""
+    """{"teacher": VLM, "student": VLM}. Raises UserError as `load` does."""
     return {"teacher": load(teacher), "student": load(student)}
 
 
 def names(pair: dict[str, VLM]) -> dict[str, str]:
-    """What the models of a `pair` are called."""
+    """Side -> name of its model."""
     return {side: vlm.name for side, vlm in pair.items()}
 
 
 @lru_cache(maxsize=64)
 def role(name: str, side: str) -> str:
-    """The key of dlip.plots.style.COLORS that a model is drawn in: a student's own record says how it was trained.
+    """Key of `dlip.plots.style.COLORS` for a model: a student's record says whether it was distilled.
 
-    Of a name that cannot be chosen no file is looked at.
+    No file is read for a name that is not available.
     """
     if side == "teacher":
         return side
-    said = None
+    recorded = None
     if not _fixed or name in _fixed:
         with suppress(UserError, OSError):
-            said = read_json(model_folder(name) / "record.json").get("role")
-    return "undistilled" if said == "undistilled" else "distilled"  # whatever else a file says
+            recorded = read_json(model_folder(name) / "record.json").get("role")
+    return "undistilled" if recorded == "undistilled" else "distilled"  # never any other text of a file

@@ -1,27 +1,22 @@
-"""The page: two models named at the top, one picture, and a tab for each thing that can be asked of them.
+"""The page: two models at the top, one image, and a tab for each way to compare them on it.
 
-Conventions of a tab, a module of this package with
+A tab is a module of `app.tabs` with a function
 
-    def tab(names, picture) -> None
+    def tab(page, names, image) -> None
 
-called inside its own gr.Tab:
+that is called inside its own gr.Tab:
 
-- `names` = (teacher, student), two gr.Dropdown whose values are model names; `picture`, a gr.Image whose value is a
-  file's path or None. They go first into an event's inputs, `[picture, *names, ...]`. Nothing of a visitor is kept on
-  the server: every event carries the names and the picture, so two visitors cannot meet. A tab may set `picture` as an
-  output. Which tabs show the picture's panel is decided in style.css by the tab's elem_id.
-- Pure functions do the work and know no gradio, so that tests call them without a browser: `def words(picture: str,
-  teacher: str, student: str, ...) -> Words`, with `images.read(picture)`, `models.pair(teacher, student)` and `dlip`;
-  they return a TypedDict (or dict, list) that is plain JSON, raise UserError, and stand above `tab` in its module.
-- `events.endpoint(function, [picture, *names, ...])` makes such a function an endpoint named after it: its docstring
-  and return type are what API users read. The page's own events show the same result, usually as HTML made by a pure
-  function `show(result) -> str` (escape all text!), and say `api_visibility="private"` and `**events.QUICK`, or
-  `**events.LONG` for what takes more than a second: the lines of the queue (an endpoint: `long=True`).
-- Every event's function goes through `events.guarded(function)`: a UserError, or a fault, becomes one sentence on the
-  page. It holds `models.turn` throughout; a generator or `long=True` takes `with models.turn:` itself around each step,
-  so that others get in between.
-- Looks: classes of style.css, with --teacher, --distilled, --undistilled; charts by dlip.plots. No inline colours, no
-  addresses of other hosts, no files served.
+- `names` = (teacher, student) are two gr.Dropdown of model names; `image` is a gr.Image whose value is a file's path or
+  None. They come first among an event's inputs: `[image, *names, ...]`. The server keeps no state of a visitor: every
+  event carries names and image. Which tabs show the image panel is decided in style.css by the tab's elem_id.
+- Pure functions above `tab` do the work without gradio. They take names and a path, read it with `images.read`, load
+  models with `models.pair`, return plain JSON as a TypedDict, and raise UserError.
+- `events.endpoint(function, [image, *names, ...])` makes such a function an API endpoint, documented by its docstring
+  and return type. The page shows the same result as HTML, made by a pure function `show` from a template in `view`. The
+  page's own events have `api_visibility="private"` and a queue: `**events.QUICK`, or `**events.LONG` for what takes more
+  than a second.
+- Every event handler is wrapped by `events.guarded` or `events.on_selection_change`, which show exceptions as a
+  sentence and hold `models.turn`. Long jobs take the turn themselves, see `jobs.turns`.
 """
 
 import os
@@ -35,7 +30,7 @@ import gradio as gr
 
 from dlip.common.errors import UserError
 
-from . import events, gate, images, models, room, shares, stream, traces
+from . import events, gradio_workarounds, images, models, security
 from .tabs import attention, compare, disagreements, search, speed, tradeoffs
 from .view import parts, theme
 
@@ -47,10 +42,12 @@ TABS = {
     "tradeoffs": ("Trade-offs", tradeoffs),
     "disagreements": ("Disagreements", disagreements),
 }
-WAITING = 128
-"""Visitors in the queue, after whom the next ones are asked to come back."""
-FILE = {"meta": {"_type": "gradio.FileData"}}
-"""How gradio marks a file."""
+MAX_QUEUE = 128
+"""Requests in the queue; further ones are refused."""
+MAX_SESSIONS = 256
+"""Sessions that gradio keeps in memory (about 250 KB each)."""
+KEEP_UPLOADS_S = 3600
+"""Seconds after which uploaded images are deleted."""
 TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and saves</p>"
 
 
@@ -58,109 +55,114 @@ def build() -> gr.Blocks:
     """The page, not yet served."""
     examples = images.examples()
     with gr.Blocks(
-        title="DLIP Workbench", analytics_enabled=False, fill_width=True, delete_cache=(600, room.KEPT_S),
-    ) as page:  # fmt: skip
+        title="DLIP Workbench", analytics_enabled=False, fill_width=True, delete_cache=(600, KEEP_UPLOADS_S)
+    ) as page:
         with gr.Row(elem_id="header"):
             gr.HTML(TITLE, scale=2, min_width=280)
-            names = _names()
-            tint = gr.HTML(_tint(models.first()[1]), elem_id="tint")
+            names = _model_dropdowns()
+            student_color = gr.HTML(_student_color(models.defaults()[1]), elem_id="tint")
         with gr.Row(elem_id="body"):
-            with gr.Column(scale=3, min_width=280, elem_id="picture-panel"):
-                picture = gr.Image(
-                    examples[0].image, type="filepath", image_mode=None, format="png", label="Picture",
-                    elem_id="picture", sources=["upload", "clipboard", "webcam"], alt_text="the picture asked about",
+            with gr.Column(scale=3, min_width=280, elem_id="image-panel"):
+                image = gr.Image(
+                    examples[0].image, type="filepath", image_mode=None, format="png", label="Image", elem_id="image",
+                    sources=["upload", "clipboard", "webcam"], alt_text="the image that the models are shown",
                 )  # fmt: skip
-                picture.preprocess = images.brought  # images.read opens it, with its own words
-                picture.example_payload = lambda: dict.fromkeys(("path", "url"), "picture.png") | FILE
-                thumbs = [(parts.picture(example.image, ""), example.name, "") for example in examples]
-                chooser = gr.HTML(parts.buttons(thumbs, "Examples"), js_on_load=parts.PICK, elem_id="examples")
+                gradio_workarounds.take_raw_value(image, security.uploaded_path)
+                file = {"path": "image.png", "url": "image.png", "meta": {"_type": "gradio.FileData"}}
+                image.example_payload = lambda: file
+                thumbnails = [(parts.thumbnail(example.image, ""), example.name) for example in examples]
+                gallery = gr.HTML(parts.image_buttons(thumbnails, "Examples"), js_on_load=parts.ON_PICK,
+                                  elem_id="examples")  # fmt: skip
                 place = gr.JSON(visible=False)
-                gr.HTML(parts.hint("Drop, paste or photograph a picture, or choose one of these."))
-                strange, unreadable = gr.HTML(elem_id="strange"), gr.Checkbox(visible=False)
+                gr.HTML(parts.hint("Drop, paste or photograph an image, or choose one of these."))
+                hint, unreadable = gr.HTML(elem_id="strange"), gr.Checkbox(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():
                     with gr.Tab(label, id=name, elem_id=name) as tab:
-                        returned[name] = module.tab(names, picture)
-                    tab.select(None, js=parts.RESIZE, api_visibility="private")
+                        returned[name] = module.tab(page, names, image)
+                    tab.select(None, js=parts.RESIZE_CHARTS, api_visibility="private")
 
-        def choose(place):
+        def choose_example(place):
             example = examples[place]
             return example.image, example.question, "\n".join(example.captions)
 
-        def estrange(picture, teacher, student):
-            return compare.abroad(images.read(picture), (teacher, student)) if picture else ""
+        def update_hint(image, teacher, student):
+            return compare.out_of_domain_hint(images.read(image), (teacher, student)) if image else ""
 
-        def check(picture):
-            if picture:
-                images.read(picture)
+        def is_unreadable(image):
+            if image:
+                images.read(image)
             return False
 
-        def refuse(said):
-            events.toast(said)
+        def warn_unreadable(message):
+            events.warn(message)
             return True
 
-        events.after([picture.change, *(name.change for name in names)])(events.following(estrange, events.nothing),
-              [picture, *names], strange, api_visibility="private", show_progress="hidden", **events.QUICK)  # fmt: skip
-        events.after([names[1].change])(_tint, names[1], tint, api_visibility="private", queue=False,
-                                       show_progress="hidden", **events.LATEST)  # fmt: skip
-        # an update of the picture itself, gr.skip() too, would make it anew, without the preprocess above
-        # where a photograph is taken, gradio ends requests of the picture's own events like those of a camera's stream
-        events.after([picture.input])(events.following(check, refuse), picture, unreadable, api_visibility="private",
-              show_progress="hidden", **events.QUICK).then(None, unreadable, js=parts.CLEAR)  # fmt: skip
-        gr.on([picture.input, picture.clear], None, js=parts.RELEASE, api_visibility="private")
-        clicked = chooser.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
-        clicked.then(choose, place, [picture, *returned["compare"]], api_visibility="private", **events.CHOICE)
+        private = dict(api_visibility="private", show_progress="hidden")
+        events.chain([image.change, *(name.change for name in names)])(
+            events.on_selection_change(update_hint, events.ignore), [image, *names], hint, **private, **events.QUICK
+        )
+        events.chain([names[1].change])(
+            _student_color, names[1], student_color, queue=False, **private, **events.LATEST
+        )
+        # the image itself is no output here, not even as gr.skip(): gradio would make it anew, without its preprocess
+        checked = events.chain([image.input])(
+            events.on_selection_change(is_unreadable, warn_unreadable), image, unreadable, **private, **events.QUICK
+        )
+        checked.then(None, unreadable, js=parts.REMOVE_IMAGE_IF)
+        gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES, api_visibility="private")
+        clicked = gallery.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
+        clicked.then(choose_example, place, [image, *returned["compare"]], api_visibility="private", **events.CHOICE)
     return page
 
 
-def _names() -> tuple[gr.Dropdown, gr.Dropdown]:
-    teacher, student = models.first()
-    info = None if models.fixed() else "or type a run folder or a hub id"
-    options = dict(choices=models.choices(), allow_custom_value=not models.fixed(), interactive=True, min_width=200,
-                   info=info)  # fmt: skip
+def _model_dropdowns() -> tuple[gr.Dropdown, gr.Dropdown]:
+    teacher, student = models.defaults()
+    fixed = models.are_fixed()
+    options = dict(choices=models.choices(), allow_custom_value=not fixed, interactive=True, min_width=200,
+                   info=None if fixed else "or type a run folder or a hub id")  # fmt: skip
     return (
         gr.Dropdown(value=teacher, label="Teacher", elem_id="teacher", **options),
         gr.Dropdown(value=student, label="Student", elem_id="student", **options),
     )
 
 
-def _tint(student: str) -> str:
-    """The colour of the student's role, for all that is the student's on the page."""
+def _student_color(student: str) -> str:
+    """Style sheet with the color of the student's role."""
     return f"<style>:root {{ --student: var(--{models.role(student, 'student')}); }}</style>"
 
 
 def serve(port: int | None = None, share: bool = False, names: list[str] | None = None) -> None:
-    """Serves the page until it is interrupted.
+    """Serve the page until interrupted.
 
-    names: only these models can be chosen, the first two at the start; on a public address only the built-in ones where
-    none are named. Raises UserError where a model cannot be loaded or the port is taken.
+    names: the only models that can be chosen, the first two at the start; on a public address the built-in ones by
+    default. Raises UserError if a model cannot be loaded or the port is taken.
     """
-    shipped = dict.fromkeys((models.TEACHER, models.STUDENT, *models.choices()))
-    models.fix(names or (list(shipped) if share or public() else None))
-    for name in models.first():
+    built_in = dict.fromkeys((models.TEACHER, models.STUDENT, *models.choices()))
+    models.fix(names or (list(built_in) if share or security.is_public() else None))
+    for name in models.defaults():
         models.load(name)
-    with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="dlip-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # visitors' pictures: reachable while the app runs, and nothing else is
-        page = build().queue(max_size=WAITING, api_open=False)
-        shares.fair(page._queue)
-        traces.bounded(page)
-        events.legible(page)
-        os.environ["NO_PROXY"] = ",".join(filter(None, [os.getenv("NO_PROXY"), os.getenv("no_proxy"), *gate.OWN[:2]]))
+    with _exit_on_signals(), tempfile.TemporaryDirectory(prefix="dlip-app-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        page = build().queue(max_size=MAX_QUEUE, api_open=False)
+        gradio_workarounds.friendly_input_errors(page, events.error)
+        no_proxy = [os.getenv("NO_PROXY"), os.getenv("no_proxy"), *security.LOCAL_HOSTS[:2]]
+        os.environ["NO_PROXY"] = ",".join(filter(None, no_proxy))
         try:
             page.launch(
                 server_port=port, share=share, quiet=True, prevent_thread_lock=True, ssr_mode=False, run_history=False,
-                theme=theme.theme(), css=theme.css(), head=theme.HEAD + stream.STREAM, favicon_path=theme.ICON,
-                footer_links=["api"], max_file_size=gate.FILE, state_session_capacity=traces.SESSIONS,
-                app_kwargs={"middleware": gate.shut(own=not models.fixed())},
+                theme=theme.theme(), css=theme.css(), head=theme.HEAD + gradio_workarounds.EVENT_STREAM,
+                favicon_path=theme.ICON, footer_links=["api"], max_file_size=security.MAX_FILE,
+                state_session_capacity=MAX_SESSIONS,
+                app_kwargs={"middleware": security.middleware(local_only=not models.are_fixed())},
             )  # fmt: skip
         except (OSError, OverflowError):
             raise UserError(
-                f"the app cannot listen on port {port or '7860 to 7959'}, which is taken or not allowed; choose another"
+                f"the app cannot listen on port {port or '7860 to 7959'}: it is taken or not allowed; choose another"
             ) from None
-        except ValueError as error:  # gradio asks its own page whether it is there
-            raise UserError(f"the app does not reach its own page ({error}); look at the proxy's settings") from None
-        shares.hang_up(page.server)
+        except ValueError as error:  # gradio requests its own page once
+            raise UserError(f"the app cannot reach its own page ({error}); check the proxy settings") from None
         print(f"The app is at {page.share_url or page.local_url}; Ctrl-C stops it.", flush=True)
         try:
             threading.Event().wait()
@@ -168,27 +170,20 @@ def serve(port: int | None = None, share: bool = False, names: list[str] | None 
             raise SystemExit(130) from None
         finally:
             page.close(verbose=False)
-            models.turn.acquire(timeout=20)  # torch would abort the program if it still worked while that ends
-
-
-def public() -> bool:
-    """Whether others than this machine's users reach the page: as a Space, or where GRADIO_SERVER_NAME is an address
-    that is not this machine's own."""
-    return "SPACE_ID" in os.environ or os.environ.get("GRADIO_SERVER_NAME", gate.OWN[0]) not in gate.OWN
+            models.turn.acquire(timeout=20)  # torch aborts the process if it still runs while the interpreter ends
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP where it is not ignored (a closed terminal), end what is done here as Ctrl-C does, so that
-    nothing of it is left behind, with the exit codes 143 and 129."""
+def _exit_on_signals() -> Iterator[None]:
+    """Exit on SIGTERM, and on SIGHUP if it is not ignored, with codes 143 and 129, so that uploads are deleted."""
 
-    def end(number: int, _) -> None:
+    def exit_with_code(number: int, _) -> None:
         raise SystemExit(128 + number)
 
-    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in heeded}
+    handled = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, exit_with_code) for number in handled}
     try:
         yield
     finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The app as a user starts it, in a process of its own."""
+"""Start the app in a process of its own, as a user does."""
 
 import signal
 import socket
@@ -12,18 +12,18 @@ from dlip.common.errors import UserError
 
 
 @contextmanager
-def served(*words: str, errors: IO | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Where the app listens, once it does, and its process; it is interrupted in the end, if it is still there.
+def served(*arguments: str, stderr: IO | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Run `dlip app ARGUMENTS`; yield its address and its process, and interrupt it at the end.
 
-    words: those behind `dlip app`. errors: where its standard error goes. Raises UserError where it does not start.
+    Raises UserError if it does not start.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dlip.cli", "app", "--port", str(port), *words]
-    # a background job of a shell ignores Ctrl-C, and so would the app
-    heed = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, **heed) as app:
+    command = [sys.executable, "-m", "dlip.cli", "app", "--port", str(port), *arguments]
+    # a background job of a shell ignores Ctrl-C, and its children inherit that
+    accept_ctrl_c = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, **accept_ctrl_c) as app:
         try:
             if not app.stdout.readline().startswith(f"The app is at http://127.0.0.1:{port}/"):
                 raise UserError("the app did not start; try `dlip app`")

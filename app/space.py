@@ -1,4 +1,4 @@
-"""A folder that runs as a Gradio Space: `python -m app.space build/space`, then push it to the Space's repository."""
+"""Write a folder that runs as a Gradio Space: `python -m app.space build/space`, then push it to the Space."""
 
 import argparse
 import shutil
@@ -10,13 +10,13 @@ from pathlib import Path
 from dlip.common.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-MAIN = '''"""What the Space runs; there only the shipped models can be chosen."""
+MAIN = '''"""Main program of the Space; only the shipped models can be chosen."""
 
 from app.page import serve
 
 serve()
 '''
-ABOUT = """---
+CARD = """---
 title: DLIP Workbench
 emoji: 🔍
 colorFrom: blue
@@ -31,44 +31,44 @@ short_description: A small vision-language student beside its teacher
 
 Teacher and student of [DLIP](https://arxiv.org/abs/2308.12956) side by side: words, attention, speed.
 """
-
-
-LARGE = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
-"""A Space's repository takes files above 10 MB by Git LFS alone."""
-PARTS = ("dlip", "app", "results")
-FRESH = {".git", ".gitattributes", "README.md"}
-"""What a clone of a new Space holds."""
+LFS = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+"""A Space accepts files above 10 MB by Git LFS alone."""
+COPIED = ("dlip", "app", "results")
+EMPTY_CLONE = {".git", ".gitattributes", "README.md"}
+"""Contents of a clone of a new Space."""
 
 
 def write(folder: Path) -> None:
-    """The packages, the records, what to install, what to run, and the card that names it.
+    """Write the packages, the records, the requirements, the main program and the Space's card.
 
-    Of an earlier Space these are replaced, and what else is in the folder stays. Raises UserError for a folder that
-    holds something else.
+    In a folder written before, these are replaced and other files stay. Raises UserError for any other folder, and
+    outside a checkout.
     """
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not (ROOT / "pyproject.toml").is_file():
+        raise UserError("a Space is written from a checkout of the repository; clone it first")
+    contents = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     main = folder / "space.py"
-    if folder.is_file() or (there - FRESH and not (main.is_file() and main.read_text() == MAIN)):
-        raise UserError(f"{folder} holds something else than a Space; name a new folder, or the clone of a Space")
-    for part in PARTS:
+    if folder.is_file() or (contents - EMPTY_CLONE and not (main.is_file() and main.read_text() == MAIN)):
+        raise UserError(f"{folder} is not empty and not a Space; name a new folder, or the clone of a Space")
+    for part in COPIED:
         shutil.rmtree(folder / part, ignore_errors=True)
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "LICENSE", folder)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"]["app"]]
-    (folder / "requirements.txt").write_text("\n".join(needed) + "\n")
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["app"]]
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
     main.write_text(MAIN)
-    (folder / ".gitattributes").write_text(LARGE)
-    (folder / "README.md").write_text(ABOUT.format(gradio=version("gradio")))
+    (folder / ".gitattributes").write_text(LFS)
+    (folder / "README.md").write_text(CARD.format(gradio=version("gradio")))
 
 
-def run(words: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m app.space", description="Write a folder that runs as a Gradio Space.")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new one, or the clone of a Space")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder, or the clone of a Space")
     try:
-        write(parser.parse_args(words).folder)
-    except (UserError, OSError) as mistake:
-        print(f"app.space: {mistake}", file=sys.stderr)
+        write(parser.parse_args(arguments).folder)
+    except (UserError, OSError) as error:
+        print(f"app.space: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,15 +1,15 @@
-"""Attention: both models' maps of a word, or of the picture alone, side by side over the picture."""
+"""Attention: both models' maps of a word, or of the whole image, side by side."""
 
 from collections.abc import Callable
 from contextlib import suppress
-from html import escape
 from typing import TypedDict
 
 import gradio as gr
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from dlip.common.errors import MissingAbility, UserError
+from dlip.common.errors import Unable, UserError
 from dlip.data.scenes.truth import mentions
 from dlip.evaluation.attention_maps import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.vlm import VLM
@@ -17,17 +17,17 @@ from dlip.vlm import VLM
 from .. import events, images, inputs, jobs, models
 from ..view import attention_view, parts
 from . import attributions
-from .compare import USUAL
+from .compare import DEFAULTS
 
-CROSS, OWN, ROLLED = "cross-attention", "self-attention", "rollout"
-VIEWS = (CROSS, OWN, ROLLED, *attributions.METHODS)
-SOURCES = {"as the caption is said": "decoder", "as it is read with the picture": "fusion"}
-EMPTY = "Drop a picture in, or choose an example: its captions appear here, each word to be clicked."
-SPEECHLESS = "Neither model can write captions: type a question, to look at its words and its answers’."
+CROSS, SELF, ROLLOUT = "cross-attention", "self-attention", "rollout"
+VIEWS = (CROSS, SELF, ROLLOUT, *attributions.METHODS)
+SOURCES = {"as the decoder writes it": "decoder", "as it is read with the image": "fusion"}
+EMPTY = "Upload an image, or choose an example: its captions appear here; click a word."
+NO_CAPTIONS = "Neither model can write captions: type a question, to see its words and the answers’."
 
 
 class Text(TypedDict):
-    """A text whose words can be looked at."""
+    """A text whose words can be clicked."""
 
     who: str
     """teacher, student, or you."""
@@ -35,99 +35,81 @@ class Text(TypedDict):
     """caption, question or answer."""
     text: str
     question: str
-    """What an answer answers; empty for others."""
+    """The question of an answer; else empty."""
     read: int
-    """How many of its words a model reads, and can be looked at: long texts are cut."""
-
-
-# --- what is done -----------------------------------------------------------------------------------------------------
+    """Number of words that a model reads: long texts are truncated."""
 
 
 @inputs.checked
-def words(picture: str, teacher: str, student: str, question: str = "") -> list[Text]:
-    """Both models' captions of a picture, found as Compare finds them at first, and, where there is a question, the
-    question and both answers to it.
+def words(image: str, teacher: str, student: str, question: str = "") -> list[Text]:
+    """Both models' captions of an image and, with a question, the question and both answers.
 
-    A model whose checkpoint cannot caption or answer is left out.
+    Captions are those of the Compare tab's default settings. A model that cannot caption or answer is skipped.
     """
-    image, pair = images.read(picture), models.pair(teacher, student)
+    loaded, pair = images.read(image), models.pair(teacher, student)
     question = inputs.text(question, "question", optional=True)
-    said = [(who, "caption", text, "") for who, text in _able(pair, VLM.caption, [image], *USUAL.values())]
+    texts = [(who, "caption", text, "") for who, text in _capable(pair, VLM.caption, [loaded], *DEFAULTS.values())]
     if question:
-        said.append(("you", "question", question, ""))
-        said += [(who, "answer", text, question) for who, text in _able(pair, VLM.answer, [image], [question])]
-    read = [max(vlm.words_read(text) for vlm in pair.values()) for _, _, text, _ in said]
+        texts.append(("you", "question", question, ""))
+        texts += [(who, "answer", text, question) for who, text in _capable(pair, VLM.answer, [loaded], [question])]
     return [
-        Text(who=who, kind=kind, text=text, question=asked, read=words)
-        for (who, kind, text, asked), words in zip(said, read, strict=True)
+        Text(who=who, kind=kind, text=text, question=asked, read=max(vlm.reads(text) for vlm in pair.values()))
+        for who, kind, text, asked in texts
     ]
 
 
 @inputs.checked
 def attention(
-    picture: str,
-    teacher: str,
-    student: str,
-    text: str,
-    word: int,
-    source: str = "decoder",
-    question: str = "",
-    teacher_layer: str = "last",
-    teacher_head: str = "mean",
-    student_layer: str = "last",
+    image: str | Image.Image, teacher: str, student: str, text: str, word: int, source: str = "decoder",
+    question: str = "", teacher_layer: str = "last", teacher_head: str = "mean", student_layer: str = "last",
     student_head: str = "mean",
-) -> attention_view.Look:
-    """Both models' cross-attention over the picture of a word of one text, and how far the two maps differ.
+) -> attention_view.Maps:  # fmt: skip
+    """Both models' cross-attention over the image for a word of a text, and how far the two maps differ.
 
-    word: its place in the text's words, from 0. source: "decoder" for a caption as it is said, "fusion" for a caption
-    or a question as it is read, "answer" for an answer to `question`. Layers: "last", "mean", or counted from 0; heads:
-    "mean", or counted from 0. On a scene of the page's gallery, examples among them, a word that names an object,
-    and no other, is scored against its mask.
+    word: its index in the text's words, from 0. source: "decoder" for a caption as it is written, "fusion" for a caption
+    or a question as it is read, "answer" for an answer to `question`. Layers: "last", "mean", or an index from 0;
+    heads: "mean", or an index from 0. On a scene of the page's gallery, a word that names one object is scored against
+    the object's mask.
     """
-    image, pair = images.read(picture), models.pair(teacher, student)
-    text, word = inputs.text(text, "text", optional=True), inputs.whole(word, "word", 0, inputs.LONGEST)
+    loaded, pair = images.read(image), models.pair(teacher, student)
+    text, word = inputs.text(text, "text", optional=True), inputs.whole(word, "word", 0, inputs.MAX_CHARACTERS)
     question = inputs.text(question, "question", optional=source != "answer")
-    about = attention_view.spoken(word, text)
+    about = attention_view.word_at(word, text)
     places = {"teacher": _place(teacher_layer, teacher_head), "student": _place(student_layer, student_head)}
-    maps = attention_view.of_each(
-        pair, lambda who, vlm: _words(vlm, image, text, source, question).map(word, *places[who])
-    )
-    scene = attention_view.scene_of(image)
-    thing = None if source == "answer" else attention_view.thing_of(word, text, scene)
-    return attention_view.compare(about, CROSS, models.names(pair), maps, scene, thing)
+
+    def word_map(side: str, vlm: VLM) -> Tensor:
+        return _word_maps(vlm, loaded, text, source, question).map(word, *places[side])
+
+    maps, scene = attention_view.for_each_model(pair, word_map), attention_view.scene_of(loaded)
+    named = None if source == "answer" else attention_view.named_object(word, text, scene)
+    return attention_view.compare_maps(about, CROSS, models.names(pair), maps, scene, named)
 
 
 @inputs.checked
 def self_attention(
-    picture: str,
-    teacher: str,
-    student: str,
-    rollout: bool = False,
-    teacher_layer: str = "last",
-    teacher_head: str = "mean",
-    student_layer: str = "last",
-    student_head: str = "mean",
-) -> attention_view.Look:
-    """What [CLS] of both image encoders gives to the picture's patches: in one layer, or rolled out through all.
+    image: str | Image.Image, teacher: str, student: str, rollout: bool = False, teacher_layer: str = "last",
+    teacher_head: str = "mean", student_layer: str = "last", student_head: str = "mean",
+) -> attention_view.Maps:  # fmt: skip
+    """Attention of both image encoders' [CLS] to the image's patches: of one layer, or rolled out through all.
 
-    Layers: "last", "mean", or counted from 0; heads: "mean", or counted from 0.
+    Layers: "last", "mean", or an index from 0; heads: "mean", or an index from 0.
     """
-    image, pair = images.read(picture), models.pair(teacher, student)
+    loaded, pair = images.read(image), models.pair(teacher, student)
     chosen = {"teacher": (teacher_layer, teacher_head), "student": (student_layer, student_head)}
-    maps = {who: _image(image_maps(vlm, image), rollout, *chosen[who]) for who, vlm in pair.items()}
-    return attention_view.compare("the picture", ROLLED if rollout else OWN, models.names(pair), maps, None, None)
+    maps = {side: _image_map(image_maps(vlm, loaded), rollout, *chosen[side]) for side, vlm in pair.items()}
+    return attention_view.compare_maps("the image", ROLLOUT if rollout else SELF, models.names(pair), maps)
 
 
-def _able(pair: dict[str, VLM], method: Callable, *inputs) -> list[tuple[str, str]]:
-    """What each model says that has weights for it."""
-    said = []
-    for who, vlm in pair.items():
-        with suppress(MissingAbility):
-            said.append((who, method(vlm, *inputs)[0]))
-    return said
+def _capable(pair: dict[str, VLM], method: Callable, *inputs) -> list[tuple[str, str]]:
+    """Side and text of each model that has the weights for a method."""
+    texts = []
+    for side, vlm in pair.items():
+        with suppress(Unable):
+            texts.append((side, method(vlm, *inputs)[0]))
+    return texts
 
 
-def _words(vlm: VLM, image, text: str, source: str, question: str) -> WordMaps:
+def _word_maps(vlm: VLM, image: Image.Image, text: str, source: str, question: str) -> WordMaps:
     if source == "answer":
         return answer_maps(vlm, image, question, text)
     if source not in SOURCES.values():
@@ -135,155 +117,140 @@ def _words(vlm: VLM, image, text: str, source: str, question: str) -> WordMaps:
     return word_maps(vlm, image, text, source)
 
 
-def _image(maps: ImageMaps, rollout: bool, layer: str, head: str) -> Tensor:
-    over = maps.rollout() if rollout else maps.cls(*_place(layer, head))  # [g, g]
-    return F.pad(over.flatten(), (1, 0))
+def _image_map(maps: ImageMaps, rollout: bool, layer: str, head: str) -> Tensor:
+    grid = maps.rollout() if rollout else maps.cls(*_place(layer, head))  # [g, g]
+    return F.pad(grid.flatten(), (1, 0))
 
 
 def _place(layer: str, head: str) -> tuple[int | None, int | None]:
-    """As `WordMaps.map` takes them."""
-    places = []
-    for noun, said, known in (("layer", layer, {"last": -1, "mean": None}), ("head", head, {"mean": None})):
-        place = known[said] if said in known else inputs.counted(said)
-        if said not in known and not isinstance(place, int):
-            raise UserError(f"there is no {noun} {said!r:.40}; choose {', '.join(known)} or a number from 0")
-        places.append(place)
-    return places[0], places[1]
+    """Layer and head as `WordMaps.map` takes them."""
+    indices = []
+    for noun, value, names in (("layer", layer, {"last": -1, "mean": None}), ("head", head, {"mean": None})):
+        index = names[value] if value in names else inputs.digits_as_int(value)
+        if value not in names and not isinstance(index, int):
+            raise UserError(f"there is no {noun} {value!r:.40}; choose {', '.join(names)} or a number from 0")
+        indices.append(index)
+    return indices[0], indices[1]
 
 
-def depth(name: str, view: str) -> tuple[list[str], list[str]]:
-    """Layers and heads that can be chosen of a model. Raises UserError as `models.load`."""
+def layers_and_heads(name: str, view: str) -> tuple[list[str], list[str]]:
+    """Layers and heads of a model to choose from. Raises UserError as `models.load`."""
     c = models.load(name).med.config
     layers, heads = (c.fusion_layers, c.text_heads) if view == CROSS else (range(c.image_layers), c.image_heads)
     return ["last", "mean", *map(str, layers)], ["mean", *map(str, range(heads))]
 
 
-def first(texts: list[Text]) -> dict | None:
-    """The first word that names a thing, or the first one: {"text": place in `texts`, "word"}."""
+def first_word(texts: list[Text]) -> dict | None:
+    """The first word that names an object, or the first word: {"text": index in `texts`, "word": index}."""
     for i, text in enumerate(texts):
-        if found := mentions(text["text"]):
-            return {"text": i, "word": found[0].end - 1}
+        if named := mentions(text["text"]):
+            return {"text": i, "word": named[0].end - 1}
     return next(({"text": i, "word": 0} for i, text in enumerate(texts) if text["text"].split()), None)
 
 
-def place_of(index: int, texts: list[Text]) -> dict:
-    """Which word the button `index` of `show` is."""
-    for i, text in enumerate(texts):
-        if index < (count := len(text["text"].split())):
-            return {"text": i, "word": index}
-        index -= count
-    raise UserError("this word is no longer there; choose another")
-
-
 def show(texts: list[Text], chosen: dict | None) -> str:
-    """The texts, each word that a model reads a button, the chosen one pressed."""
-    rows, index = [], 0
-    for i, text in enumerate(texts):
-        buttons = []
-        for j, word in enumerate(text["text"].split()):
-            pressed = "true" if chosen == {"text": i, "word": j} else "false"
-            buttons.append(
-                f'<button type="button" data-index="{index}" aria-pressed="{pressed}">{escape(word)}</button>'
-                if j < text["read"]
-                else f'<span title="not read: the text is too long">{escape(word)}</span>'
-            )
-            index += 1
-        who = {"you": "Your question"}.get(text["who"], f"{text['who'].capitalize()}’s {text['kind']}")
-        said = " ".join(buttons) or "<i>nothing</i>"
-        rows.append(f'<div class="{text["who"]}" role="group" aria-label="{who}"><b>{who}</b><p>{said}</p></div>')
-    return f'<div class="words">{"".join(rows)}</div>'
+    """The texts, with a button for each word that a model reads; the chosen one is pressed."""
+    return parts.render("words.html", texts=texts, chosen=chosen)
 
 
 # --- the tab ----------------------------------------------------------------------------------------------------------
 
 
-def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
+def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
     with gr.Row(elem_classes="ask"):
-        asking = "to look at its words and its answers’, as: what color is the circle?"
-        question = gr.Textbox("", label="Question", scale=4, max_lines=1, placeholder=asking)
-        describe = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
-    texts, chosen, found, place = (gr.JSON(visible=False) for _ in range(4))
+        example = "to see its words and the answers’, as: what color is the circle?"
+        question = gr.Textbox("", label="Question", scale=4, max_lines=1, placeholder=example)
+        answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
+    texts, chosen, found = (gr.JSON(visible=False) for _ in range(3))
     opened = gr.Checkbox(visible=False)
-    spoken = gr.HTML(parts.hint(EMPTY), js_on_load=parts.PICK, elem_id="words")
+    shown_words = gr.HTML(parts.hint(EMPTY), js_on_load=parts.ON_PICK, elem_id="words")
     view = gr.Radio(VIEWS, value=CROSS, label="What to look at", container=False, elem_id="view", elem_classes="pills")
-    with gr.Row(visible=False, elem_classes="act") as demand:
+    with gr.Row(visible=False, elem_classes="act") as explain_row:
         explain = gr.Button("Explain", variant="primary", elem_id="explain", scale=0, min_width=160)
-        cancel = jobs.stop_button("stop-explaining")
-    shown = gr.HTML(elem_id="look")
-    with gr.Accordion("Layers, heads, and how captions are taken", open=False):
+        stop = jobs.stop_button("stop-explaining")
+    shown_maps = gr.HTML(elem_id="look")
+    with gr.Accordion("Layers, heads, and how captions are read", open=False):
         source = gr.Radio(list(SOURCES), value=next(iter(SOURCES)), label="Words of captions")
         outline = gr.Checkbox(True, label="Outline the object that the word names (on scenes)")
         with gr.Row():
             places = []
-            for who, name in zip(parts.SIDES, models.first(), strict=True):
-                for noun, some in zip(("layer", "head"), depth(name, CROSS), strict=True):
-                    label = f"{parts.SIDES[who]}’s {noun}"
-                    places.append(gr.Dropdown(some, value=some[0], label=label, min_width=130, allow_custom_value=True))
+            for side, name in zip(parts.SIDES, models.defaults(), strict=True):
+                for noun, options in zip(("layer", "head"), layers_and_heads(name, CROSS), strict=True):
+                    label = f"{parts.SIDES[side]}’s {noun}"
+                    dropdown = gr.Dropdown(
+                        options, value=options[0], label=label, min_width=130, allow_custom_value=True
+                    )
+                    places.append(dropdown)
 
-    def spell(picture, teacher, student, question, opened):
+    def find_words(image, teacher, student, question, opened):
         if not opened:
             return gr.skip(), gr.skip(), gr.skip()
-        if not picture:
+        if not image:
             return [], None, parts.hint(EMPTY)
-        said = words(picture, teacher, student, question)
-        return said, first(said), show(said, first(said)) if said else parts.hint(SPEECHLESS)
+        texts = words(image, teacher, student, question)
+        first = first_word(texts)
+        return texts, first, show(texts, first) if texts else parts.hint(NO_CAPTIONS)
 
-    def look(picture, teacher, student, texts, chosen, view, source, outline, *places):
-        if not picture or not texts:
+    def find_maps(image, teacher, student, texts, chosen, view, source, outline, *places):
+        if not image or not texts:
             return None, ""
-        if view in (OWN, ROLLED):
-            seen = self_attention(picture, teacher, student, view == ROLLED, *places)
-        elif view != CROSS or not chosen:
-            return None, attributions.ASK
+        if view in attributions.METHODS or (view == CROSS and not chosen):
+            return None, attributions.HINT
+        image = images.read(image)
+        if view != CROSS:
+            maps = self_attention(image, teacher, student, view == ROLLOUT, *places)
         else:
             text = texts[chosen["text"]]
             how = {"caption": SOURCES[source], "question": "fusion", "answer": "answer"}[text["kind"]]
-            seen = attention(picture, teacher, student, text["text"], chosen["word"], how, text["question"], *places)
-        return seen, attention_view.show(seen, picture, outline)
+            maps = attention(image, teacher, student, text["text"], chosen["word"], how, text["question"], *places)
+        return maps, attention_view.show(maps, image, outline)
 
-    def redraw(picture, found, outline):
-        return attention_view.show(found, picture, outline) if picture and found else gr.skip()
+    def redraw(image, maps, outline):
+        return attention_view.show(maps, images.read(image), outline) if image and maps else gr.skip()
 
-    def turn(teacher, student, view):
-        some = [of for name in (teacher, student) for of in depth(name, view)]
-        deep, explains = view in (CROSS, OWN), view in attributions.METHODS
-        fields = (gr.Dropdown(of, value=of[0], interactive=deep) for of in some)
-        return gr.Row(visible=explains), gr.Radio(interactive=view == CROSS), *fields
+    def update_settings(teacher, student, view):
+        options = [some for name in (teacher, student) for some in layers_and_heads(name, view)]
+        dropdowns = (gr.Dropdown(some, value=some[0], interactive=view in (CROSS, SELF)) for some in options)
+        return gr.Row(visible=view in attributions.METHODS), gr.Radio(interactive=view == CROSS), *dropdowns
 
     quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
-    asked, settings, seen = [picture, *names], [view, source, outline, *places], [found, shown]
-    silent = events.following(spell, lambda said: ([], None, parts.hint(said)))
-    said = dict(inputs=[*asked, question, opened], outputs=[texts, chosen, spoken], show_progress_on=spoken, **quick)
-    turned = dict(fn=events.following(turn, lambda said: (gr.skip(),) * (2 + len(places))), inputs=[*names, view],
-                  outputs=[demand, source, *places], **{**quick, "show_progress": "hidden"})  # fmt: skip
-    see = dict(inputs=[*asked, texts, chosen, *settings], outputs=seen, show_progress_on=shown, **quick)
-    follow, ask = events.following(look, lambda said: (None, parts.hint(said))), events.guarded(look)
+    models_and_image, settings, maps_out = [image, *names], [view, source, outline, *places], [found, shown_maps]
+    words_event = dict(inputs=[*models_and_image, question, opened], outputs=[texts, chosen, shown_words],
+                       show_progress_on=shown_words, **quick)  # fmt: skip
+    maps_event = dict(inputs=[*models_and_image, texts, chosen, *settings], outputs=maps_out,
+                      show_progress_on=shown_maps, **quick)  # fmt: skip
+    words_after_change = events.on_selection_change(find_words, lambda message: ([], None, parts.hint(message)))
+    maps_after_change = events.on_selection_change(find_maps, lambda message: (None, parts.hint(message)))
+    settings_event = dict(
+        fn=events.on_selection_change(update_settings, lambda message: (gr.skip(),) * (2 + len(places))),
+        inputs=[*names, view], outputs=[explain_row, source, *places], **{**quick, "show_progress": "hidden"},
+    )  # fmt: skip
 
-    def followed(spelt) -> None:
-        events.or_busy(events.or_busy(spelt, [spoken, shown]).then(follow, **see), [shown])
+    def then_maps(words_found) -> None:
+        found_or_busy = events.or_busy(words_found, [shown_words, shown_maps])
+        events.or_busy(found_or_busy.then(maps_after_change, **maps_event), [shown_maps])
 
-    here = spoken.parent  # nothing is worked out before the tab is looked at
-    here.select(None, None, opened, js=events.at_once(True), api_visibility="private")
-    followed(events.after([opened.change, picture.change])(silent, **said))
-    for event in (describe.click, question.submit):
-        event(events.guarded(spell), **said).then(follow, **see)
-    renamed = events.after([name.change for name in names])(**turned)
-    followed(events.or_busy(renamed, [spoken, shown]).then(silent, **said))
-    events.after([view.change])(**turned).then(ask, **see)
-    clicked = spoken.click(None, None, place, js=parts.picked("words"), api_visibility="private")
-    clicked.then(events.guarded(place_of, long=True), [place, texts], chosen, queue=False, api_visibility="private",
-                 **events.LATEST).then(ask, **see)  # fmt: skip
-    for part in (source, *places):
-        part.input(ask, **see)
-    outline.input(events.guarded(redraw), [picture, found, outline], shown, **quick)
-    attributions.events(asked, texts, chosen, view, outline, explain, cancel, seen)
+    # nothing is computed before the tab is first opened
+    shown_words.parent.select(None, None, opened, js=events.set_in_page(True), api_visibility="private")
+    then_maps(events.chain([opened.change, image.change])(words_after_change, **words_event))
+    for trigger in (answer.click, question.submit):
+        trigger(events.guarded(find_words), **words_event).then(maps_after_change, **maps_event)
+    new_models = events.chain([name.change for name in names])(**settings_event)
+    then_maps(events.or_busy(new_models, [shown_words, shown_maps]).then(words_after_change, **words_event))
+    events.chain([view.change])(**settings_event).then(events.guarded(find_maps), **maps_event)
+    clicked = shown_words.click(None, None, chosen, js=parts.picked("words"), api_visibility="private")
+    clicked.then(events.guarded(find_maps), **maps_event)
+    for setting in (source, *places):
+        setting.input(events.guarded(find_maps), **maps_event)
+    outline.input(events.guarded(redraw), [image, found, outline], shown_maps, **quick)
+    attributions.add_events(models_and_image, texts, chosen, view, outline, explain, stop, maps_out)
 
     with gr.Row(visible=False):
         text, word = gr.Textbox(label="text"), gr.Number(0, precision=0, label="word")
-        way = gr.Radio([*SOURCES.values(), "answer"], value="decoder", label="source")
-        rolled = gr.Checkbox(label="rollout")
+        text_source = gr.Radio([*SOURCES.values(), "answer"], value="decoder", label="source")
+        rollout = gr.Checkbox(label="rollout")
         method = gr.Radio(list(attributions.METHODS), value=attributions.METHODS[0], label="method")
-    events.endpoint(words, [*asked, question])
-    events.endpoint(attention, [*asked, text, word, way, question, *places])
-    events.endpoint(self_attention, [*asked, rolled, *places])
-    events.endpoint(attributions.attribution, [*asked, text, word, method], events.LONG)
+    events.endpoint(words, [*models_and_image, question])
+    events.endpoint(attention, [*models_and_image, text, word, text_source, question, *places])
+    events.endpoint(self_attention, [*models_and_image, rollout, *places])
+    events.endpoint(attributions.attribution, [*models_and_image, text, word, method], events.LONG)

@@ -1,9 +1,10 @@
-"""Attributions: which pixels a word, or the match of a question, comes from, by Captum and Grad-CAM."""
+"""Attributions: which pixels a word, or the match of a text, depends on, by Captum and Grad-CAM."""
 
 from collections.abc import Callable
 
 import gradio as gr
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from dlip.common.errors import UserError
@@ -14,62 +15,60 @@ from dlip.vlm import VLM
 from .. import images, inputs, jobs, models
 from ..view import attention_view
 
-GRADIENTS, OCCLUSION, CAM = METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
-_RUN: dict[str, Callable] = {GRADIENTS: integrated_gradients, OCCLUSION: occlusion, CAM: grad_cam}
-ASK = (
-    '<p class="hint">Choose a word of a caption and press Explain: which pixels raise the probability that it is said? '
-    "Of a question’s words and of answers, those that raise the match of that text and the picture are shown.</p>"
+METHODS: dict[str, Callable] = {
+    "integrated gradients": integrated_gradients,
+    "occlusion": occlusion,
+    "Grad-CAM": grad_cam,
+}
+HINT = (
+    '<p class="hint">Choose a word of a caption and press Explain: which pixels raise the word’s probability? '
+    "For a word of a question or an answer, pixels that raise the match of that text and the image are shown.</p>"
 )
 
 
 @inputs.checked
 def attribution(
-    picture: str,
-    teacher: str,
-    student: str,
-    text: str,
-    word: int | None,
-    method: str,
+    image: str | Image.Image, teacher: str, student: str, text: str, word: int | None, method: str,
     progress: jobs.Progress | None = None,
-) -> attention_view.Look:
-    """Which pixels raise (above 0) or lower a score of both models, and how far the two maps differ.
+) -> attention_view.Maps:  # fmt: skip
+    """Pixels that raise (above 0) or lower a score of both models, and how far the two maps differ.
 
-    The score: the log-probability that the decoder says `word`, its place in the text's words from 0, after the words
-    before it; of word -1, or null, the log-odds that the whole text matches the picture. method: integrated gradients,
+    The score: the log-probability that the decoder writes `word`, an index in the text's words from 0, after the words
+    before it; for word -1, or null, the log-odds that the whole text matches the image. method: integrated gradients,
     occlusion or Grad-CAM.
     """
     if method not in METHODS:
         raise UserError(f"there is no method {method!r}; choose {', '.join(METHODS)}")
-    image, text = images.read(picture), inputs.text(text, "text")
-    said = None if word is None else inputs.whole(word, "word", -1, inputs.LONGEST)
-    said = None if said == -1 else said
-    about = text if said is None else attention_view.spoken(said, text)
+    loaded, text = images.read(image), inputs.text(text, "text")
+    index = None if word is None else inputs.whole(word, "word", -1, inputs.MAX_CHARACTERS)
+    index = None if index == -1 else index
+    about = text if index is None else attention_view.word_at(index, text)
 
-    def explained(who: str, vlm: VLM) -> Tensor:
-        start = 0.5 * (who == "student")
-        found = _RUN[method](Score(vlm, text, said), image, progress=within(step, start, start + 0.5))
-        return F.pad(found.flatten(), (1, 0))
+    def explain(side: str, vlm: VLM) -> Tensor:
+        start = 0.5 * (side == "student")
+        grid = METHODS[method](Score(vlm, text, index), loaded, progress=within(step, start, start + 0.5))
+        return F.pad(grid.flatten(), (1, 0))
 
     with jobs.turns(progress) as step:
         pair = models.pair(teacher, student)
-        maps, scene = attention_view.of_each(pair, explained), attention_view.scene_of(image)
-        thing = None if said is None else attention_view.thing_of(said, text, scene)
-        return attention_view.compare(about, method, models.names(pair), maps, scene, thing)
+        maps, scene = attention_view.for_each_model(pair, explain), attention_view.scene_of(loaded)
+        named = None if index is None else attention_view.named_object(index, text, scene)
+        return attention_view.compare_maps(about, method, models.names(pair), maps, scene, named)
 
 
-def events(asked, texts, chosen, view, outline, explain, cancel, seen) -> None:
-    """What the buttons do: `explain` fills `seen`, a look and its HTML, `cancel` stops it."""
+def add_events(models_and_image, texts, chosen, view, outline, explain, stop, outputs) -> None:
+    """Let the button `explain` fill `outputs`, maps and their HTML, and `stop` cancel it."""
 
-    def start(picture, teacher, student, texts, chosen, method, outline, bar=gr.Progress()):  # noqa: B008
+    def run(image, teacher, student, texts, chosen, method, outline, bar=gr.Progress()):  # noqa: B008
         if not texts or not chosen:
-            raise UserError("there is no word to explain; give a picture, and choose one of its words")
+            raise UserError("there is no word to explain; upload an image, and choose one of its words")
         text = texts[chosen["text"]]
         word = chosen["word"] if text["kind"] == "caption" else None
-        report = lambda share: bar(share, desc=method.capitalize())  # noqa: E731
-        step = jobs.stoppable(report)
+        step = jobs.stoppable(lambda share: bar(share, desc=method.capitalize()))
         step(0.0)
-        found = attribution(picture, teacher, student, text["text"], word, method, step)
-        return found, attention_view.show(found, picture, outline)
+        image = images.read(image)
+        maps = attribution(image, teacher, student, text["text"], word, method, step)
+        return maps, attention_view.show(maps, image, outline)
 
-    given = [*asked, texts, chosen, view, outline]
-    jobs.started(explain, cancel, start, given, seen, voids=[*asked, texts, chosen, view], show_progress_on=seen[1])
+    inputs = [*models_and_image, texts, chosen, view]
+    jobs.on_start(explain, stop, run, [*inputs, outline], outputs, cancel_on=inputs, show_progress_on=outputs[1])

@@ -1,4 +1,4 @@
-"""Disagreements: the test pictures on which the student loses most against its teacher."""
+"""Disagreements: the test images on which the student loses most against its teacher."""
 
 from html import escape
 from typing import TypedDict
@@ -12,31 +12,30 @@ from dlip.evaluation import disagreement
 from dlip.evaluation.tasks import captioning, evaluate
 from dlip.evaluation.tasks.base import within
 from dlip.models import tasks
-from dlip.plots import disagreement_cards
+from dlip.plots import cards
 
 from .. import events, inputs, jobs, models
 from ..view import parts
 
-TASKS = {
-    "captions": "captioning",
-    "answers": "vqa",
-    "captions found by picture": "tr",
-    "pictures found by caption": "ir",
+COMPARISONS = {
+    "captions": ("captioning", "captioning"),
+    "answers": ("vqa", "vqa"),
+    "captions found by image": ("retrieval", "tr"),
+    "images found by caption": ("retrieval", "ir"),
 }
-RUN = {"captioning": "captioning", "vqa": "vqa", "tr": "retrieval", "ir": "retrieval"}
-"""Task of dlip.evaluation.disagreement -> that of dlip.evaluate which yields its items."""
-LEAST, MOST, COUNT = 10, SPLITS["test"], 12
-EMPTY = f"Both models read the pictures; the {COUNT} on which the student loses most stand here, with what each said."
+"""What the page offers -> task of `dlip.evaluate`, and kind of its items in `dlip.evaluation.disagreement`."""
+MIN_IMAGES, MAX_IMAGES, SHOWN = 10, SPLITS["test"], 12
+EMPTY = f"Both models read the images; the {SHOWN} on which the student loses most appear here, with both outputs."
 BATCH = 4
-"""Pictures at a time: others get in between."""
+"""Images at a time; other visitors' requests run in between."""
 
 
 class Disagreement(TypedDict):
-    """One item, scored for both models; the first ones are those on which the student loses most."""
+    """One item, scored for both models."""
 
     image_id: int
     asked: str
-    """The question, or the caption that is looked for; empty for captions."""
+    """The question, or the caption to search for; empty for captions."""
     teacher: str
     student: str
     teacher_score: float
@@ -47,60 +46,59 @@ class Disagreement(TypedDict):
 
 @inputs.checked
 def disagreements(
-    teacher: str, student: str, task: str = "captions", pictures: int = 50, progress: jobs.Progress | None = None
+    teacher: str, student: str, task: str = "captions", images: int = 50, progress: jobs.Progress | None = None
 ) -> list[Disagreement]:
-    """The items of the built-in test pictures on which the student loses most, at most twelve, of a picture each.
+    """The items of the built-in test images on which the student loses most, the worst first, at most twelve.
 
-    task: "captions", "answers", "captions found by picture" or "pictures found by caption". pictures: how many of the
-    test split both models are evaluated on.
+    task: "captions", "answers", "captions found by image" or "images found by caption". images: number of test images
+    that both models are evaluated on.
     """
-    if task not in TASKS:
-        raise UserError(f"there is no task {task!r}; choose {', '.join(TASKS)}")
-    pictures = inputs.whole(pictures, "pictures", LEAST, MOST)
+    if task not in COMPARISONS:
+        raise UserError(f"there is no task {task!r}; choose {', '.join(COMPARISONS)}")
+    images = inputs.whole(images, "images", MIN_IMAGES, MAX_IMAGES)
+    evaluated, kind = COMPARISONS[task]
     with jobs.turns(progress) as step:
-        said, items, pair = [], [], models.pair(teacher, student)
+        predictions, items, pair = [], [], models.pair(teacher, student)
         for vlm in pair.values():
-            if tasks.TASKS[RUN[TASKS[task]]].abilities[0] not in vlm.med.abilities:
-                raise UserError(f"{vlm.name} has not learnt what {task} need; choose another model, or compare others")
-        data = Scenes("test", size=pictures)
+            if tasks.TASKS[evaluated].abilities[0] not in vlm.med.abilities:
+                raise UserError(f"{vlm.name} was not trained for {task}; choose another model, or another comparison")
+        data = Scenes("test", size=images)
         for i, vlm in enumerate(pair.values()):
             options = dict(batch_size=BATCH, progress=within(step, i / 2, (i + 1) / 2))
-            if TASKS[task] == "captioning":
-                said.append(captioning.predict(vlm, data, max_new_tokens=vlm.med.config.max_text, **options))
+            if kind == "captioning":
+                predictions.append(captioning.predict(vlm, data, max_new_tokens=vlm.med.config.max_text, **options))
             else:
-                items.append(evaluate(vlm, data, tasks=(RUN[TASKS[task]],), return_items=True, **options)["items"])
-    items += [{"captioning": one.rows(captioning.ciders(one.captions, one.references))} for one in said]
-    rows = disagreement.disagreements(*items, TASKS[task], COUNT)
+                items.append(evaluate(vlm, data, tasks=(evaluated,), return_items=True, **options)["items"])
+    items += [{"captioning": one.rows(captioning.ciders(one.captions, one.references))} for one in predictions]
+    rows = disagreement.disagreements(*items, kind, SHOWN)
     return [Disagreement(**row) for row in rows.to_dict("records")]
 
 
 def show(found: list[Disagreement], names: tuple[str, str]) -> str:
-    """A card for each item: the picture, both answers, and what is true."""
+    """A card for each item: the image, both outputs, and the truth."""
     columns = [*disagreement.COLUMNS, "measure"]
-    items = disagreement.items_of(Scenes("test", size=MOST), [row["image_id"] for row in found])
-    return disagreement_cards(pd.DataFrame(found, columns=columns), items, models.role(names[1], "student"), names)
+    items = disagreement.items_of(Scenes("test", size=MAX_IMAGES), [row["image_id"] for row in found])
+    return cards(pd.DataFrame(found, columns=columns), items, models.role(names[1], "student"), names)
 
 
-def tab(names: tuple[gr.Dropdown, gr.Dropdown], picture: gr.Image) -> None:
+def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
     with gr.Row():
-        task = gr.Radio(list(TASKS), value="captions", label="Compare their", scale=3, min_width=300)
-        pictures = gr.Slider(LEAST, MOST, 50, step=10, label="Pictures", scale=2, min_width=200,
-                             info=f"of the {SPLITS['test']:,} that test the scenes models")  # fmt: skip
+        task = gr.Radio(list(COMPARISONS), value="captions", label="Compare their", scale=3, min_width=300)
+        count = gr.Slider(MIN_IMAGES, MAX_IMAGES, 50, step=10, label="Images", scale=2, min_width=200,
+                          info=f"of the {SPLITS['test']:,} that test the scenes models")  # fmt: skip
     with gr.Row(elem_classes="act"):
         start = gr.Button("Find the worst", variant="primary", elem_id="find-worst", scale=0, min_width=200)
-        cancel = jobs.stop_button("stop-finding")
+        stop = jobs.stop_button("stop-finding")
     shown = gr.HTML(parts.hint(EMPTY), elem_id="worst")
 
-    def find(teacher, student, task, pictures, bar=gr.Progress()):  # noqa: B008
-        report = lambda share: bar(share, desc="Evaluating both models")  # noqa: E731
-        found = disagreements(teacher, student, task, pictures, jobs.stoppable(report))
-        none = (
-            f"{escape(student)} loses on none of these {pictures:.0f} pictures; take more, or compare something else."
-        )
+    def find(teacher, student, task, count, bar=gr.Progress()):  # noqa: B008
+        step = jobs.stoppable(lambda share: bar(share, desc="Evaluating both models"))
+        found = disagreements(teacher, student, task, count, step)
+        none = f"{escape(student)} loses on none of these {count:.0f} images; take more, or compare something else."
         return show(found, (teacher, student)) if found else parts.hint(none)
 
-    asked = [*names, task, pictures]
-    jobs.started(start, cancel, find, asked, shown, voids=asked)
-    gr.on([part.change for part in asked], None, None, shown, js=events.at_once(parts.hint(EMPTY)),
+    arguments = [*names, task, count]
+    jobs.on_start(start, stop, find, arguments, shown, cancel_on=arguments)
+    gr.on([component.change for component in arguments], None, None, shown, js=events.set_in_page(parts.hint(EMPTY)),
           api_visibility="private", trigger_mode="multiple")  # fmt: skip
-    events.endpoint(disagreements, asked, events.LONG)
+    events.endpoint(disagreements, arguments, events.LONG)

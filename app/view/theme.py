@@ -1,59 +1,16 @@
-"""The look: system fonts, quiet greys, one accent, and the role colours of the charts."""
+"""The theme: system fonts, grays, one accent, and the role colors of the charts."""
 
 from pathlib import Path
 
 import gradio as gr
 
-from dlip.plots.style import COLORS
+from dlip.plots.style import COLOURS
 
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 FOLDER = Path(__file__).parent
 ICON = FOLDER / "icon.svg"
 
-HEAD = """<script>
-for (const kind of ["load", "error"]) document.addEventListener(kind, ({target: image}) => {
-    if (image.tagName !== "IMG") return;
-    image.toggleAttribute("data-tiny", image.naturalWidth <= 128);
-    image.closest("#picture")?.toggleAttribute("data-unshown", kind === "error");
-}, true);
-document.addEventListener("keydown", event => {
-    if (event.key === "Tab" && event.target.matches?.("input[role=combobox]")) event.stopPropagation();
-}, true);
-document.addEventListener("drop", event => {
-    const panel = event.target.closest?.("#picture"), remove = panel?.querySelector("[aria-label='Remove Image']");
-    const files = new DataTransfer(), dropped = event.dataTransfer?.files[0];
-    if (!remove || !dropped) return;
-    event.preventDefault();
-    event.stopPropagation();
-    files.items.add(dropped);
-    remove.click();
-    const waiting = setInterval(() => {
-        const input = panel.querySelector("input[type=file]");
-        if (!input) return;
-        clearInterval(waiting);
-        input.files = files.files;
-        input.dispatchEvent(new Event("change", {bubbles: true}));
-    }, 20);
-}, true);
-addEventListener("unhandledrejection", event => {
-    const camera = document.querySelector("#picture [title='grant webcam access'] .wrap");
-    if (!camera) return;
-    event.preventDefault();
-    camera.lastChild.textContent = "There is no camera that this page may use; bring a picture in another way.";
-});
-new MutationObserver(() => {
-    for (const group of document.querySelectorAll("fieldset:not([aria-label])"))
-        group.setAttribute("aria-label", group.querySelector("[data-testid=block-info]")?.textContent.trim() || "");
-    for (const chart of document.querySelectorAll(".js-plotly-plot:not([role])")) {
-        chart.setAttribute("role", "figure");
-        chart.setAttribute("aria-labelledby", `${chart.closest(".block[id]")?.id}-finding`);
-    }
-}).observe(document, {childList: true, subtree: true});
-</script>"""
-"""Marks pictures that are small, so that style.css shows their pixels as squares, and one that the browser cannot show;
-says where a camera was asked for that there is none, which gradio does not; keeps Tab from gradio's dropdowns, whose
-list would open anew while the focus leaves it; takes what is dropped on a picture, which gradio only removes; and names
-groups of choices by their labels and charts by what they find, for those who hear the page."""
+HEAD = f"<script>\n{(FOLDER / 'page.js').read_text()}</script>"
 
 
 def theme() -> gr.themes.Base:
@@ -84,6 +41,6 @@ def theme() -> gr.themes.Base:
 
 
 def css() -> str:
-    """The style sheets behind the role colours as variables: --teacher, --distilled, --undistilled."""
-    colours = " ".join(f"--{role}: {colour};" for role, colour in COLORS.items())
-    return "\n".join([f":root {{ {colours} }}", *(sheet.read_text() for sheet in sorted(FOLDER.glob("*.css")))])
+    """The style sheets, after the role colors as variables: --teacher, --distilled, --undistilled."""
+    colors = " ".join(f"--{role}: {color};" for role, color in COLOURS.items())
+    return "\n".join([f":root {{ {colors} }}", *(sheet.read_text() for sheet in sorted(FOLDER.glob("*.css")))])
