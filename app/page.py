@@ -13,7 +13,7 @@ that is called inside its own gr.Tab:
   models with `models.pair`, return plain JSON as a TypedDict, and raise UserError.
 - `events.endpoint(function, [image, *names, ...])` makes such a function an API endpoint, documented by its docstring
   and return type. The page shows the same result as HTML, made by a pure function `show` from a template in `view`. The
-  page's own events have `api_visibility="private"` and a queue: `**events.QUICK`, or `**events.LONG` for what takes more
+  page's own events have `api_visibility="private"` and a queue: `**events.QUICK`, or `**events.LONG` if they take more
   than a second.
 - Every event handler is wrapped by `events.guarded` or `events.on_selection_change`, which show exceptions as a
   sentence and hold `models.turn`. Long jobs take the turn themselves, see `jobs.turns`.

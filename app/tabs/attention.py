@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.truth import mentions
 from dlip.evaluation.attention_maps import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.vlm import VLM
@@ -53,7 +53,7 @@ def words(image: str, teacher: str, student: str, question: str = "") -> list[Te
         texts.append(("you", "question", question, ""))
         texts += [(who, "answer", text, question) for who, text in _capable(pair, VLM.answer, [loaded], [question])]
     return [
-        Text(who=who, kind=kind, text=text, question=asked, read=max(vlm.reads(text) for vlm in pair.values()))
+        Text(who=who, kind=kind, text=text, question=asked, read=max(vlm.words_read(text) for vlm in pair.values()))
         for who, kind, text, asked in texts
     ]
 
@@ -66,7 +66,7 @@ def attention(
 ) -> attention_view.Maps:  # fmt: skip
     """Both models' cross-attention over the image for a word of a text, and how far the two maps differ.
 
-    word: its index in the text's words, from 0. source: "decoder" for a caption as it is written, "fusion" for a caption
+    word: index in the text's words, from 0. source: "decoder" for a caption as it is written, "fusion" for a caption
     or a question as it is read, "answer" for an answer to `question`. Layers: "last", "mean", or an index from 0;
     heads: "mean", or an index from 0. On a scene of the page's gallery, a word that names one object is scored against
     the object's mask.
@@ -104,7 +104,7 @@ def _capable(pair: dict[str, VLM], method: Callable, *inputs) -> list[tuple[str,
     """Side and text of each model that has the weights for a method."""
     texts = []
     for side, vlm in pair.items():
-        with suppress(Unable):
+        with suppress(MissingAbility):
             texts.append((side, method(vlm, *inputs)[0]))
     return texts
 
@@ -249,7 +249,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         text, word = gr.Textbox(label="text"), gr.Number(0, precision=0, label="word")
         text_source = gr.Radio([*SOURCES.values(), "answer"], value="decoder", label="source")
         rollout = gr.Checkbox(label="rollout")
-        method = gr.Radio(list(attributions.METHODS), value=attributions.METHODS[0], label="method")
+        method = gr.Radio(list(attributions.METHODS), value=next(iter(attributions.METHODS)), label="method")
     events.endpoint(words, [*models_and_image, question])
     events.endpoint(attention, [*models_and_image, text, word, text_source, question, *places])
     events.endpoint(self_attention, [*models_and_image, rollout, *places])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dlip.checkpoints.load import built_in_models
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.cost.count import needed_params, task_macs
 from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import resize_square
@@ -108,7 +108,9 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
     loaded, question = images.read(image), inputs.text(question, "question")
 
     def answer(vlm: VLM) -> dict:
-        (likeliest,), *measured = _timed(vlm, "vqa", loaded, lambda batch: vlm.answers(batch, [question], ANSWER_BEAMS))
+        (likeliest,), *measured = _timed(
+            vlm, "vqa", loaded, lambda batch: vlm.top_answers(batch, [question], ANSWER_BEAMS)
+        )
         tokens = vlm.texts([question])[0].shape[1]
         cost = _cost(vlm, "vqa", "vqa", *measured, text_tokens=tokens, beams=ANSWER_BEAMS)
         return {"answers": likeliest, "cost": cost, "note": parts.truncation_note(vlm, "the question", [question])}
@@ -145,7 +147,7 @@ def _both(teacher: str, student: str, compute: Callable[[VLM], dict], empty: dic
     for side, vlm in models.pair(teacher, student).items():
         try:
             results[side] = {"note": "", **compute(vlm)}
-        except Unable as unable:
+        except MissingAbility as unable:
             results[side] = {**empty, "cost": None, "note": str(unable)}
     costs = [results[side]["cost"] for side in parts.SIDES]
     return {**results, "summary": parts.savings(*costs) if all(costs) else ""}

@@ -10,7 +10,7 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from dlip.common.errors import Unable
+from dlip.common.errors import MissingAbility
 from dlip.vlm import VLM
 
 from .. import events, images, inputs, models
@@ -89,7 +89,7 @@ def _both(teacher: str, student: str, kind: str, embed: Callable[[VLM], Tensor],
                 for i, place in ((i, best[i]) for i in order)
             ]
             found[side] = Hits(hits=hits, note=note)
-        except Unable as unable:
+        except MissingAbility as unable:
             found[side] = Hits(hits=[], note=str(unable))
     return found
 

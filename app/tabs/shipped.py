@@ -11,7 +11,7 @@ from dlip.common.errors import UserError
 from dlip.experiments.ablation import matched
 from dlip.experiments.grids import GRIDS
 from dlip.records import frame, read
-from dlip.records.compare import sources
+from dlip.records.compare import describe_test_sets
 
 RESULTS = Path(dlip.__file__).parents[1] / "results"
 MAIN = "playground"
@@ -68,6 +68,6 @@ def _outside_grids(files: _Files) -> dict[str, list[dict]]:
     by_data: dict[str, list[dict]] = {}
     for record in _read(files):
         if "ablation" not in record:
-            by_data.setdefault(sources(frame([record]))[0], []).append(record)
+            by_data.setdefault(describe_test_sets(frame([record]))[0], []).append(record)
     (_, main), *rest = sorted(by_data.items(), key=lambda group: -len(group[1]))
     return {MAIN: main, **dict(rest)}

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from dlip.common.errors import number_of
+from dlip.common.text import plural
 from dlip.cost.latency import compare_latency, throughput
 from dlip.cost.memory import memory
 from dlip.evaluation.tasks.base import within
@@ -105,9 +105,9 @@ def settings(speed: Speed) -> str:
     latency = speed["latency"]["models"]["teacher"]
     text = [f"{latency['task']}, batch {latency['batch']}"]
     text += [f"{latency[key]} {noun}" for key, noun in (("beams", "beams"), ("tokens", "new tokens")) if latency[key]]
-    text += [f"a text of {number_of(latency['text_tokens'], 'token')}"] if latency["text_tokens"] else []
-    text += [number_of(latency["threads"], "thread"), f"{latency['device']}, {latency['dtype']}"]
-    text += [f"{number_of(latency['repeats'], 'round')} after {latency['warmup']} of warm-up, the models in turns"]
+    text += [f"a text of {plural(latency['text_tokens'], 'token')}"] if latency["text_tokens"] else []
+    text += [plural(latency["threads"], "thread"), f"{latency['device']}, {latency['dtype']}"]
+    text += [f"{plural(latency['repeats'], 'round')} after {latency['warmup']} of warm-up, the models in turns"]
     return f"Measured: {'; '.join(text)}; torch {torch.__version__}; random images and tokens, without preprocessing."
 
 

@@ -9,7 +9,8 @@ import gradio as gr
 import pandas as pd
 import plotly.graph_objects as go
 
-from dlip.common.errors import UserError, number_of, three_digits
+from dlip.common.errors import UserError
+from dlip.common.text import plural, three_digits
 from dlip.data.answers import normalize
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.disagreement import items_of
@@ -17,7 +18,7 @@ from dlip.experiments.grids import GRIDS
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title
 from dlip.records import frame
-from dlip.records.compare import sources, summary
+from dlip.records.compare import describe_test_sets, summary
 from dlip.records.schema import COSTS, ROLES, SCORES
 from dlip.records.write import SAMPLES
 
@@ -113,7 +114,7 @@ def _rows(group: str, cost: str, score: str) -> pd.DataFrame:
 
 def description(points: list[Point], group: str = MAIN) -> str:
     """What the points are, in a sentence."""
-    (data, *_), runs = sources(table(group)), sum(point["runs"] for point in points)
+    (data, *_), runs = describe_test_sets(table(group)), sum(point["runs"] for point in points)
     text = f"{runs:,} of the {len(records()):,} runs that are shipped with this project, measured on {escape(data)}; "
     text += "click a point, or choose it by name."
     if group in GRIDS:
@@ -131,7 +132,7 @@ def show(run: Run) -> str:
     }
     return parts.render(
         "run.html", run=run, settings=_settings(run["config"]), config=json.dumps(run["config"], indent=1),
-        seeds=number_of(len(run["seeds"]), "seed"), train_images=number_of(run["train_images"], "training image"),
+        seeds=plural(len(run["seeds"]), "seed"), train_images=plural(run["train_images"], "training image"),
         main=[figures[name] for name in MAIN_FIGURES if name in figures],
         rest=[figure for name, figure in figures.items() if name not in MAIN_FIGURES],
         samples=[_sample(sample) for sample in run["samples"][:SHOWN_SAMPLES]],

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dlip.common.errors import Unable, UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import certain_referents
 from dlip.data.scenes.world import Scene
@@ -57,19 +57,19 @@ class Maps(TypedDict):
     """Index of the scene's object that the word names; null if it names none."""
 
 
-def for_each_model(pair: dict[str, VLM], make: Callable[[str, VLM], Tensor]) -> dict[str, Tensor | Unable]:
+def for_each_model(pair: dict[str, VLM], make: Callable[[str, VLM], Tensor]) -> dict[str, Tensor | MissingAbility]:
     """Side -> `make(side, vlm)`, or the exception of a model that lacks the weights."""
-    results: dict[str, Tensor | Unable] = {}
+    results: dict[str, Tensor | MissingAbility] = {}
     for side, vlm in pair.items():
         try:
             results[side] = make(side, vlm)
-        except Unable as unable:
+        except MissingAbility as unable:
             results[side] = unable
     return results
 
 
 def compare_maps(
-    about: str, kind: str, names: dict[str, str], maps: dict[str, Tensor | Unable], scene: Scene | None = None,
+    about: str, kind: str, names: dict[str, str], maps: dict[str, Tensor | MissingAbility], scene: Scene | None = None,
     object_index: int | None = None,
 ) -> Maps:  # fmt: skip
     """Compare maps [1+P] per side, [CLS] first. Negative values lower a score; hits and divergence ignore them."""
@@ -78,7 +78,7 @@ def compare_maps(
     for side, values in maps.items():
         sides[side] = Side(model=names[side], note="", map=[], hit=None, share=None, chance_hit=None,
                            chance_share=None)  # fmt: skip
-        if isinstance(values, Unable):
+        if isinstance(values, MissingAbility):
             sides[side]["note"] = events.as_sentence(str(values))
             continue
         above = values.clamp(min=0)

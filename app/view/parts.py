@@ -91,7 +91,7 @@ def _ratio(ratio: float) -> str:
 def truncation_note(vlm: VLM, noun: str, texts: Sequence[str]) -> str:
     """A sentence if one of the texts is longer than the model reads; else empty."""
     for text in texts:
-        if (read := vlm.reads(text)) < (words := len(text.split())):
+        if (read := vlm.words_read(text)) < (words := len(text.split())):
             return f"Of {noun} the model reads the first {read} of {words} words."
     return ""
 
