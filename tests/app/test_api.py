@@ -32,18 +32,18 @@ def untimed(found):
     return [untimed(v) for v in found] if isinstance(found, list | tuple) else found
 
 
-def test_endpoints_give_what_the_functions_give(client, picture):
+def test_endpoints_equal_their_functions(client, picture):
     captions, question = "a red circle\na large dotted yellow circle", QUESTION
     calls = {
-        compare.captions: dict(picture=picture, **BOTH, method="beam", beams=3, top_p=0.9, length=30, seed=0),
-        compare.answers: dict(picture=picture, **BOTH, question=question),
-        compare.rankings: dict(picture=picture, **BOTH, candidates=captions),
+        compare.captions: dict(image=picture, **BOTH, method="beam", beams=3, top_p=0.9, length=30, seed=0),
+        compare.answers: dict(image=picture, **BOTH, question=question),
+        compare.rankings: dict(image=picture, **BOTH, candidates=captions),
         search.search: dict(**BOTH, sentence="a red star on a dark background"),
-        search.sentences: dict(picture=picture, **BOTH),
+        search.sentences: dict(image=picture, **BOTH),
     }
     for function, arguments in calls.items():
         direct = json.loads(json.dumps(untimed(function(**arguments))))
-        sent = arguments | ({"picture": handle_file(picture)} if "picture" in arguments else {})
+        sent = arguments | ({"image": handle_file(picture)} if "image" in arguments else {})
         found = untimed(client.predict(**sent, api_name=f"/{function.__name__}"))
         assert approximately(found, direct), function.__name__
 
@@ -56,7 +56,7 @@ def approximately(a, b) -> bool:
     return a == pytest.approx(b, abs=1e-4) if isinstance(a, float) else a == b
 
 
-def test_the_api_page_s_example_works(app_address, picture, monkeypatch):
+def test_example_of_the_api_page(app_address, picture, monkeypatch):
     page = (ROOT / "docs" / "api.md").read_text()
     (example,) = re.findall(r"^```py\n(from gradio_client .*?)^```", page, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(Path(picture).parent)
@@ -75,44 +75,44 @@ def test_endpoints_are_documented(client):
         assert endpoint["returns"][0]["type"].get("properties") or endpoint["returns"][0]["type"].get("items"), name
     assert "https://" not in str(described)  # an example is nobody's address
     names = [p["parameter_name"] for p in described["/captions"]["parameters"]]
-    assert names == ["picture", "teacher", "student", "method", "beams", "top_p", "length", "seed"]
+    assert names == ["image", "teacher", "student", "method", "beams", "top_p", "length", "seed"]
     assert described["/captions"]["returns"][0]["type"]["properties"]["teacher"]["properties"]["text"]
 
 
-def test_mistakes_over_the_api_are_one_sentence(client, picture, tmp_path):
+def test_api_errors_are_one_sentence(client, picture, tmp_path):
     (tmp_path / "wrong.png").write_text("no picture")
     image, address, line = handle_file(picture), handle_file("http://127.0.0.1:9/a.png"), r"^[A-Z][^\n]*[.]$"
     for sent, message in (
         (
-            dict(picture=handle_file(str(tmp_path / "wrong.png")), **BOTH, question="what?"),
-            "cannot be read as a picture",
+            dict(image=handle_file(str(tmp_path / "wrong.png")), **BOTH, question="what?"),
+            "cannot be read as an image",
         ),
-        (dict(picture=image, **BOTH, question=" "), "The question is empty; type one."),
+        (dict(image=image, **BOTH, question=" "), "The question is empty; type one."),
         (
-            dict(picture=image, teacher="scenes/none", student=STUDENT, question="what?"),
+            dict(image=image, teacher="scenes/none", student=STUDENT, question="what?"),
             "There is no model 'scenes/none'",
         ),
-        (dict(picture=None, **BOTH, question="what?"), "There is no picture yet"),
+        (dict(image=None, **BOTH, question="what?"), "There is no image yet"),
         (
-            dict(picture=image, **BOTH, beams=None, api_name="/captions"),
+            dict(image=image, **BOTH, beams=None, api_name="/captions"),
             "Beams is missing; choose a number from 2 to 8.",
         ),
-        (dict(picture=image, **BOTH, method="magic", api_name="/captions"), "There is no decoding 'magic'"),
+        (dict(image=image, **BOTH, method="magic", api_name="/captions"), "There is no decoding 'magic'"),
         (
-            dict(**BOTH, task="answers", pictures=None, api_name="/disagreements"),
-            "Pictures is missing; choose a number",
+            dict(**BOTH, task="answers", images=None, api_name="/disagreements"),
+            "Images is missing; choose a number",
         ),
-        (dict(picture=address, **BOTH, question="what?"), "not fetched from addresses"),
-        (dict(picture=image, teacher=address, student=STUDENT, question="what?"), "not fetched from addresses"),
-        (dict(picture=image, **BOTH, question=["what?"]), "Question is \\['what\\?'\\] here; give a text"),
-        (dict(picture=image, **BOTH, question="x" * 1001, api_name="/words"), "The question has 1,001 characters"),
+        (dict(image=address, **BOTH, question="what?"), "not fetched from URLs"),
+        (dict(image=image, teacher=address, student=STUDENT, question="what?"), "not fetched from URLs"),
+        (dict(image=image, **BOTH, question=["what?"]), "Question is \\['what\\?'\\]; give a text"),
+        (dict(image=image, **BOTH, question="x" * 1001, api_name="/words"), "The question has 1,001 characters"),
     ):
         with pytest.raises(Exception, match=message) as caught:
             client.predict(**{"api_name": "/answers", **sent})
         assert re.match(line, str(caught.value)) and "Traceback" not in str(caught.value)
 
 
-def test_two_at_once_with_different_models_do_not_meet(app_address, tmp_path):
+def test_concurrent_requests_do_not_mix(app_address, tmp_path):
     wanted, found = {}, {}
     for i, student in enumerate((STUDENT, OTHER, STUDENT, OTHER)):
         path = str(tmp_path / f"{i}.png")
@@ -134,7 +134,7 @@ def test_two_at_once_with_different_models_do_not_meet(app_address, tmp_path):
     assert len({tuple(texts) for texts in wanted.values()}) == 4
 
 
-def test_nothing_else_on_the_disk_is_served(app_address, picture):
+def test_no_other_file_is_served(app_address, picture):
     root = ROOT
     paths = ["/etc/passwd", picture, root / "README.md", root / "app" / "page.py", "README.md", "../README.md"]
     for path in map(str, paths):
@@ -160,7 +160,7 @@ def test_nothing_else_on_the_disk_is_served(app_address, picture):
         ("upload", 30, {"Content-Type": "multipart/form-data; boundary=b"}),
     ],
 )  # fmt: skip
-def test_a_request_without_end_is_refused(app_address, where, megabytes, headers):
+def test_large_bodies_are_refused(app_address, where, megabytes, headers):
     """Whether it says its length or not, with 413 or, before all is sent, by hanging up; the next one is answered."""
     start = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' if where == "upload" else b""  # a field, no file
     body = (start * (i == 0) + b"x" * 500_000 for i in range(2 * megabytes))

@@ -36,7 +36,7 @@ QUESTION = "what color is the large circle?"
         (dict(method="nucleus", top_p=0.7, seed=3), dict(num_beams=1, max_new_tokens=30, top_p=0.7)),
     ],
 )
-def test_captions_are_those_of_dlip(picture, options, direct):
+def test_captions_equal_those_of_dlip(picture, options, direct):
     found = compare.captions(picture, TEACHER, OTHER, **options)
     for side, name in (("teacher", TEACHER), ("student", OTHER)):
         vlm = dlip.load(name)
@@ -46,18 +46,18 @@ def test_captions_are_those_of_dlip(picture, options, direct):
     assert drawn or short or found["teacher"]["text"] != found["student"]["text"]
 
 
-def test_costs_are_counted_and_the_summary_divides_them(picture):
+def test_costs_and_their_summary(picture):
     found = compare.captions(picture, TEACHER, STUDENT)
     teacher, student = found["teacher"]["cost"], found["student"]["cost"]
     assert round(teacher["params_m"], 2) == 3.06 and round(student["params_m"], 2) == 0.62
     assert 4 < teacher["flops_g"] / student["flops_g"] < 6
     costs = [dict(ms=ms, tokens_per_s=None, params_m=p, flops_g=f) for ms, p, f in ((30, 4, 8), (20, 2, 0.8))]
-    said = compare.parts.saves(*costs)
+    said = compare.parts.savings(*costs)
     assert (
         said == "The student was 1.5 times faster this time, with 1/2.0 of the parameters and 1/10.0 of the operations."
     )
-    assert "1.5 times slower this time, with 2.0 times the parameters" in compare.parts.saves(*costs[::-1])
-    same = compare.parts.saves(costs[0], costs[0] | {"ms": 30.4})
+    assert "1.5 times slower this time, with 2.0 times the parameters" in compare.parts.savings(*costs[::-1])
+    same = compare.parts.savings(costs[0], costs[0] | {"ms": 30.4})
     assert same == "The student was equally fast this time, with all the parameters and all the operations."
 
 
@@ -69,7 +69,7 @@ def test_costs_are_counted_and_the_summary_divides_them(picture):
         (compare.rankings, dict(candidates="a circle\na large yellow circle\n" + "a red circle " * 20)),
     ],
 )  # fmt: skip
-def test_tokens_and_flops_are_those_of_the_call(function, asked, picture, monkeypatch):
+def test_tokens_and_flops_are_counted(function, asked, picture, monkeypatch):
     models.pair(TEACHER, STUDENT)
     decode, steps = Decoder.__call__, []
     monkeypatch.setattr(Decoder, "__call__", lambda *given: steps.append(1) or decode(*given))
@@ -83,7 +83,7 @@ def test_tokens_and_flops_are_those_of_the_call(function, asked, picture, monkey
         assert written == pytest.approx([5, 5])  # cut, without an end
 
 
-def test_answers_and_their_probabilities_are_those_of_dlip(picture):
+def test_answers_equal_those_of_dlip(picture):
     found = compare.answers(picture, TEACHER, STUDENT, f"  {QUESTION} ")
     for side, name in BOTH.items():
         (direct,) = dlip.load(name).top_answers([picture], [QUESTION])
@@ -91,7 +91,7 @@ def test_answers_and_their_probabilities_are_those_of_dlip(picture):
     assert found["teacher"]["answers"][0][0] == "yellow" and found["teacher"]["answers"][0][1] > 0.9
 
 
-def test_rankings_are_those_of_dlip(picture):
+def test_rankings_equal_those_of_dlip(picture):
     item = Scenes("test")[0]
     texts = [Scenes("test")[5].captions[0], item.captions[0], "a red circle"]
     found = compare.rankings(picture, TEACHER, STUDENT, "\n".join(["", texts[0], "  ", *texts[1:]]))
@@ -111,18 +111,18 @@ def test_rankings_are_those_of_dlip(picture):
     [
         (dict(beams=None), "beams is missing; choose a number from 2 to 8"),
         (dict(seed=None), "seed is missing; choose a number from 0 to 2,147,483,648"),
-        (dict(seed=-1), "seed is -1 here; choose a number from 0"),
-        (dict(top_p=2), "top p is 2 here; choose a number from 0.1 to 1"),
-        (dict(length=1000), "length is 1000 here"),
+        (dict(seed=-1), "seed is -1; choose a number from 0"),
+        (dict(top_p=2), "top p is 2; choose a number from 0.1 to 1"),
+        (dict(length=1000), "length is 1000;"),
         (dict(method="magic"), "there is no decoding 'magic'; choose beam, greedy, nucleus"),
     ],
 )
-def test_settings_of_decoding_are_named(options, message, picture):
+def test_invalid_decoding_settings_are_named(options, message, picture):
     with pytest.raises(UserError, match=message):
         compare.captions(picture, TEACHER, STUDENT, **options)
 
 
-def test_search_is_itc_re_ranked_by_itm(picture):
+def test_search_ranks_itc_candidates_by_itm(picture):
     sentence = Scenes("test")[5].captions[0]
     gallery = [Scenes("test")[i] for i in range(200)]
     found, reverse = search.search(TEACHER, STUDENT, sentence), search.sentences(picture, TEACHER, STUDENT)
@@ -143,7 +143,7 @@ def test_search_is_itc_re_ranked_by_itm(picture):
     assert found["teacher"]["hits"][0]["place"] == 5
 
 
-def test_a_model_that_lacks_the_weights_says_so_and_the_other_answers(picture, monkeypatch):
+def test_a_missing_ability_leaves_the_other_models_result(picture, monkeypatch):
     pair = models.pair(TEACHER, STUDENT)
 
     def unable(*_):
@@ -159,7 +159,7 @@ def test_a_model_that_lacks_the_weights_says_so_and_the_other_answers(picture, m
     assert len(found["teacher"]["hits"]) == 5 and "cannot compare images" in shown and "share none" not in shown
 
 
-def test_what_is_not_read_of_a_long_text_is_told_beside_what_was_found(picture):
+def test_truncated_texts_are_noted(picture):
     long = "is the large circle red " * 12  # 60 words, of which 40 tokens are read, with the first and the last
     told = "the model reads the first 38 of 60 words"
     answered = compare.answers(picture, TEACHER, STUDENT, long)
@@ -170,11 +170,11 @@ def test_what_is_not_read_of_a_long_text_is_told_beside_what_was_found(picture):
     names = (TEACHER, STUDENT)
     for shown in (compare.show_answers(answered, names), compare.show_rankings(ranked, names)):
         assert shown.count(told) == 2 and shown.count("<footer>") == 2
-    shown = search.show(found, names, as_pictures=False)
+    shown = search.show(found, names, with_images=False)
     assert shown.count(told) == 2 and shown.count("<li") == 10
 
 
-def test_words_that_differ_are_marked_and_texts_are_escaped(picture):
+def test_differing_words_are_marked_and_texts_escaped(picture):
     found = compare.captions(picture, TEACHER, STUDENT)
     found["teacher"]["text"], found["student"]["text"] = "a red <b>circle", "a blue <b>circle"
     html = compare.show_captions(found, (TEACHER, "<i>"))
@@ -184,13 +184,14 @@ def test_words_that_differ_are_marked_and_texts_are_escaped(picture):
     assert "<mark>" not in compare.show_captions(found, (TEACHER, STUDENT))
 
 
-def test_other_pictures_than_scenes_are_said_to_be_strange_to_the_scenes_models():
+def test_out_of_domain_images_get_a_hint():
     scene, photograph = Image.fromarray(Scenes("test")[0].image), Image.new("RGB", (640, 480))
-    assert "know only the drawn scenes" in compare.abroad(photograph, (TEACHER, "runs/own"))
-    assert compare.abroad(scene, (TEACHER, STUDENT)) == compare.abroad(photograph, ("runs/big", "runs/own")) == ""
+    assert "know only the drawn scenes" in compare.out_of_domain_hint(photograph, (TEACHER, "runs/own"))
+    assert compare.out_of_domain_hint(scene, (TEACHER, STUDENT)) == ""
+    assert compare.out_of_domain_hint(photograph, ("runs/big", "runs/own")) == ""
 
 
-def test_students_wear_the_colour_of_their_training(tmp_path, monkeypatch):
+def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):
     assert models.role(TEACHER, "teacher") == "teacher" and models.role(STUDENT, "student") == "distilled"
     assert models.role(OTHER, "student") == "undistilled" and models.role("scenes/none", "student") == "distilled"
     assert models.role(TEACHER, "student") == "distilled"
@@ -209,7 +210,7 @@ def test_students_wear_the_colour_of_their_training(tmp_path, monkeypatch):
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def test_endpoints_take_what_their_functions_take_by_default(picture):
+def test_endpoints_have_the_defaults_of_their_functions(picture):
     page = build()
     found = page.get_api_info()["named_endpoints"]
     page_text = (ROOT / "docs" / "api.md").read_text()
@@ -224,14 +225,14 @@ def test_endpoints_take_what_their_functions_take_by_default(picture):
                     assert part.preprocess(None) is None, (fn.api_name, part.label)
 
 
-def test_examples_offer_scenes_a_drawing_and_photographs():
+def test_examples():
     names = [example.name for example in images.examples()]
-    assert sum(name.startswith("Scene") for name in names) == len(images.SCENES)
+    assert sum(name.startswith("Scene") for name in names) == len(images.EXAMPLE_SCENES)
     assert any(name.startswith("Drawing") for name in names) and any(name.startswith("Photograph") for name in names)
     assert all(example.question and len(set(example.captions)) == 4 for example in images.examples())
 
 
-def test_a_space_is_a_folder_that_runs_by_itself(tmp_path):
+def test_a_space_runs_by_itself(tmp_path):
     space.write(tmp_path / "space")
     _, card, _ = (tmp_path / "space" / "README.md").read_text().split("---\n")
     card = yaml.safe_load(card)
@@ -244,7 +245,7 @@ def test_a_space_is_a_folder_that_runs_by_itself(tmp_path):
     compile((tmp_path / "space" / card["app_file"]).read_text(), card["app_file"], "exec")
 
 
-def test_a_space_is_written_anew_where_one_is_and_nowhere_else(tmp_path, capsys):
+def test_a_space_replaces_only_a_space(tmp_path, capsys):
     new, other = tmp_path / "new", tmp_path / "other"
     for folder in (new, other):
         (folder / ".git").mkdir(parents=True)  # a clone
@@ -255,6 +256,6 @@ def test_a_space_is_written_anew_where_one_is_and_nowhere_else(tmp_path, capsys)
     assert space.run([str(new)]) == 0 and (new / ".git").is_dir() and not (new / "app" / "old.py").exists()
     assert "safetensors filter=lfs" in (new / ".gitattributes").read_text()
     assert space.run([str(other)]) == 2 and (other / "app" / "mine.py").read_text() == "mine"
-    assert f"{other} holds something else than a Space; name a new folder" in capsys.readouterr().err
+    assert f"{other} is not empty and not a Space; name a new folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         space.run(["--help"])

@@ -1,5 +1,7 @@
 """The Attention tab's functions against dlip called directly."""
 
+import html
+import json
 import re
 import threading
 from contextvars import copy_context
@@ -12,8 +14,8 @@ from gradio.context import LocalContext
 from PIL import Image
 
 import dlip
-from app import attention as page
 from app import images, jobs, models
+from app.tabs import attention as page
 from app.tabs import attributions
 from app.view import attention_view
 from dlip.common.errors import UserError
@@ -32,7 +34,7 @@ QUESTION = "what color is the large circle?"
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("app") / "scene.png"
-    Image.fromarray(Scenes("test")[images.SCENES[0]].image).save(path)
+    Image.fromarray(Scenes("test")[images.EXAMPLE_SCENES[0]].image).save(path)
     return str(path)
 
 
@@ -43,7 +45,7 @@ def grid(side: dict) -> torch.Tensor:
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_words_are_what_both_models_say(picture):
+def test_words_are_both_models_captions_and_answers(picture):
     found = page.words(picture, TEACHER, STUDENT, f" {QUESTION}\n")
     image = images.read(picture)
     captions = [dlip.load(name).caption([image])[0] for name in NAMES.values()]
@@ -58,7 +60,7 @@ def test_words_are_what_both_models_say(picture):
         page.words(picture, TEACHER, STUDENT, "x" * 1001)
 
 
-def test_a_model_that_cannot_caption_is_left_out(picture, monkeypatch):
+def test_a_model_that_cannot_caption_is_skipped(picture, monkeypatch):
     monkeypatch.setattr(models.load(STUDENT).med, "abilities", frozenset({"vqa"}))
     found = page.words(picture, TEACHER, STUDENT, QUESTION)
     assert [(text["who"], text["kind"]) for text in found] == [
@@ -67,16 +69,17 @@ def test_a_model_that_cannot_caption_is_left_out(picture, monkeypatch):
 
 
 @pytest.mark.parametrize(("able", "source"), [({"vqa"}, "decoder"), ({"itc", "itm"}, "decoder"), ({"lm"}, "fusion")])
-def test_a_model_that_lacks_one_ability_says_so_beside_the_others_map(able, source, picture, monkeypatch):
+def test_a_missing_ability_leaves_the_other_models_map(able, source, picture, monkeypatch):
     whole = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
     monkeypatch.setattr(models.load(STUDENT).med, "abilities", frozenset(able))
     found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
     assert found["teacher"] == whole["teacher"] and found["divergence"] is None
     assert found["student"]["map"] == [] and found["student"]["note"].startswith("This model cannot ")
-    shown = attention_view.show(found, picture)
-    assert shown.count("<img") == 1 and found["student"]["note"] in shown.replace("&#x27;", "'") and "bit" not in shown
+    shown = attention_view.show(found, images.read(picture))
+    assert shown.count("<img") == 1 and found["student"]["note"] in html.unescape(shown) and "bit" not in shown
     assert "write captions" in found["student"]["note"] or source == "fusion"
-    both = attention_view.show({**found, "teacher": {**found["teacher"], "map": [], "note": "No."}}, picture)
+    neither = {**found, "teacher": {**found["teacher"], "map": [], "note": "No."}}
+    both = attention_view.show(neither, images.read(picture))
     assert "<img" not in both and "No." in both
     with pytest.raises(UserError, match="there is no word 40 in a text of 13; count from 0"):
         page.attention(picture, STUDENT, STUDENT, CAPTION, 40, source)
@@ -85,29 +88,28 @@ def test_a_model_that_lacks_one_ability_says_so_beside_the_others_map(able, sour
         assert found["teacher"]["map"] and found["student"]["map"] == [] and found["student"]["note"]
 
 
-def test_every_word_is_a_button_and_finds_its_place_again():
+def test_every_word_that_is_read_is_a_button():
     texts = [page.Text(who="teacher", kind="caption", text="a <red> star over there", question="", read=3),
              page.Text(who="student", kind="caption", text="", question="", read=0),
              page.Text(who="you", kind="question", text="what now?", question="", read=2)]  # fmt: skip
     shown = page.show(texts, {"text": 2, "word": 0})
-    buttons = re.findall(r'data-index="(\d+)" aria-pressed="(\w+)">([^<]*)<', shown)
-    assert buttons == [("0", "false", "a"), ("1", "false", "&lt;red&gt;"), ("2", "false", "star"),
-                       ("5", "true", "what"), ("6", "false", "now?")]  # fmt: skip
+    buttons = re.findall(r'data-index="(.+?)" aria-pressed="(\w+)">([^<]*)<', shown)
+    places = [tuple(json.loads(html.unescape(index)).values()) for index, _, _ in buttons]
+    assert places == [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1)]
+    assert [word for _, _, word in buttons] == ["a", "&lt;red&gt;", "star", "what", "now?"]
+    assert [pressed for _, pressed, _ in buttons] == ["false", "false", "false", "true", "false"]
     assert shown.count('<span title="not read: the text is too long">') == 2 and ">there</span>" in shown
-    assert page.place_of(2, texts) == {"text": 0, "word": 2} and page.place_of(6, texts) == {"text": 2, "word": 1}
-    with pytest.raises(UserError, match="no longer there"):
-        page.place_of(7, texts)
-    assert page.first(texts) == {"text": 0, "word": 2}  # the first thing that is named
-    assert page.first(texts[1:]) == {"text": 1, "word": 0} and page.first(texts[1:2]) is None
+    assert page.first_word(texts) == {"text": 0, "word": 2}  # the first thing that is named
+    assert page.first_word(texts[1:]) == {"text": 1, "word": 0} and page.first_word(texts[1:2]) is None
 
 
 # --- maps -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["decoder", "fusion"])
-def test_maps_divergence_and_hits_are_dlips(picture, source):
+def test_maps_and_scores_equal_those_of_dlip(picture, source):
     found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
-    image, scene = images.read(picture), Scenes("test").scene(images.SCENES[0])
+    image, scene = images.read(picture), Scenes("test").scene(images.EXAMPLE_SCENES[0])
     maps = [word_maps(dlip.load(name), image, CAPTION, source).map(CIRCLE) for name in NAMES.values()]
     assert found["divergence"] == pytest.approx(differ(*maps).item(), abs=1e-6)
     assert found["about"] == "circle" and [scene.objects[found["object"]].shape] == ["circle"]
@@ -122,32 +124,32 @@ def test_maps_divergence_and_hits_are_dlips(picture, source):
         assert own["chance_hit"] == pytest.approx((covered > 0).sum().item() / 36)
 
 
-def test_layers_and_heads_are_those_that_were_asked_for(picture):
+def test_layers_and_heads_are_selected(picture):
     found = page.attention(picture, TEACHER, STUDENT, CAPTION, 1, "fusion", "", "mean", "2", "0", "mean")
     image = images.read(picture)
     theirs = word_maps(dlip.load(TEACHER), image, CAPTION).patches(1, None, 2)
     ours = word_maps(dlip.load(STUDENT), image, CAPTION).patches(1, 0)
     torch.testing.assert_close(grid(found["teacher"]), theirs, atol=1e-6, rtol=0)
     torch.testing.assert_close(grid(found["student"]), ours, atol=1e-6, rtol=0)
-    assert page.depth(TEACHER, page.CROSS) == (["last", "mean", *"012345"], ["mean", *"0123"])
-    assert page.depth(TEACHER, page.OWN)[0] == ["last", "mean", *"01234"]  # of the image encoder
+    assert page.layers_and_heads(TEACHER, page.CROSS) == (["last", "mean", *"012345"], ["mean", *"0123"])
+    assert page.layers_and_heads(TEACHER, page.SELF)[0] == ["last", "mean", *"01234"]  # of the image encoder
 
 
-def test_an_answers_word_looks_through_its_question(picture):
+def test_maps_of_an_answers_word(picture):
     found = page.attention(picture, TEACHER, STUDENT, "yellow", 0, "answer", QUESTION)
     theirs = answer_maps(dlip.load(TEACHER), images.read(picture), QUESTION, "yellow").patches(0)
     torch.testing.assert_close(grid(found["teacher"]), theirs, atol=1e-6, rtol=0)
     assert found["object"] is None and found["teacher"]["hit"] is None
 
 
-def test_the_pictures_own_attention(picture):
+def test_self_attention_and_rollout(picture):
     maps = image_maps(dlip.load(STUDENT), images.read(picture))
     one = page.self_attention(picture, TEACHER, STUDENT, False, "last", "mean", "0", "1")
     torch.testing.assert_close(grid(one["student"]), maps.cls(0, 1), atol=1e-6, rtol=0)
     rolled = page.self_attention(picture, TEACHER, STUDENT, True)
     torch.testing.assert_close(grid(rolled["student"]), maps.rollout(), atol=1e-6, rtol=0)
     assert 0 < rolled["divergence"] < 1
-    assert "of the attention in one cell" in attention_view.show(rolled, picture)
+    assert "of the attention in one cell" in attention_view.show(rolled, images.read(picture))
 
 
 @pytest.mark.parametrize(
@@ -162,44 +164,44 @@ def test_the_pictures_own_attention(picture):
         (dict(text="x" * 1001), "the text has 1,001 characters"),
         (dict(word=None), "word is missing"),
         (dict(source="answer", question=None), "the question is empty"),
-        (dict(picture=None), "no picture yet"),
+        (dict(image=None), "no image yet"),
     ],
 )
-def test_mistakes_are_sentences(picture, change, said):
-    asked = dict(picture=picture, teacher=TEACHER, student=STUDENT, text=CAPTION, word=0)
+def test_invalid_arguments_are_named(picture, change, said):
+    asked = dict(image=picture, teacher=TEACHER, student=STUDENT, text=CAPTION, word=0)
     with pytest.raises(UserError, match=said):
         page.attention(**asked | change)
 
 
-def test_the_page_shows_maps_of_other_pictures_without_a_score(tmp_path):
+def test_images_that_are_no_scene_have_no_score(tmp_path):
     path = tmp_path / "photo.png"
     images.drawing().save(path)
     found = page.attention(str(path), TEACHER, STUDENT, CAPTION, CIRCLE)
     assert found["object"] is None and found["student"]["hit"] is None
-    shown = attention_view.show({**found, "about": "<b>"}, str(path))
+    shown = attention_view.show({**found, "about": "<b>"}, images.read(path))
     assert "&lt;b&gt;" in shown and "<b>”" not in shown and "by chance" not in shown
     assert f"<b>{found['divergence']:.3f}</b> of 1 bit" in shown and shown.count("<img") == 2
 
 
-def test_the_page_shows_the_outline_and_the_score(picture):
+def test_the_outline_can_be_hidden(picture):
     found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE)
-    outlined, plain = attention_view.show(found, picture), attention_view.show(found, picture, outline=False)
+    outlined, plain = (attention_view.show(found, images.read(picture), outline) for outline in (True, False))
     assert outlined != plain and re.sub('base64,[^"]*', "", outlined) == re.sub('base64,[^"]*', "", plain)
     share = f"{100 * found['student']['share']:.0f}% on the object"
     assert share in outlined and ("is-hit" in outlined or "is-miss" in outlined)
 
 
-def test_a_picture_of_the_gallery_is_scored_as_the_examples_are(tmp_path):
+def test_any_image_of_the_gallery_is_scored(tmp_path):
     place, path = 11, tmp_path / "scene.png"
     Image.fromarray(images.GALLERY[place].image).save(path)
-    assert place not in images.SCENES
+    assert place not in images.EXAMPLE_SCENES
     kinds = [f"{o.color} {o.shape}" for o in images.GALLERY.scene(place).objects]
     found = page.attention(str(path), TEACHER, STUDENT, kinds[1], 1)
     assert kinds.count(kinds[1]) == 1 and found["object"] == 1 and found["student"]["share"] > 0
 
 
-def test_a_word_that_names_nothing_or_one_of_several_is_not_scored(picture):
-    scene = Scenes("test").scene(images.SCENES[0])
+def test_ambiguous_words_are_not_scored(picture):
+    scene = Scenes("test").scene(images.EXAMPLE_SCENES[0])
     shapes = [o.shape for o in scene.objects]
     assert "star" not in shapes and shapes.count("circle") == 1
     for text, word in (("what color is the star?", 4), ("a small yellow circle", 3), ("a large red circle", 2)):
@@ -209,22 +211,22 @@ def test_a_word_that_names_nothing_or_one_of_several_is_not_scored(picture):
     assert found["object"] == shapes.index("circle")
 
 
-def test_a_block_of_greatest_pixels_hits_by_its_share_on_the_object():
-    scene = Scenes("test").scene(images.SCENES[0])
+def test_several_largest_cells_hit_if_half_of_them_do():
+    scene = Scenes("test").scene(images.EXAMPLE_SCENES[0])
     mask = masks(scene)[0]
     over = torch.zeros(1 + mask.size)
     rows, columns = mask.nonzero()
     block = torch.zeros(mask.shape)
     block[rows.min() - 1 : rows.max() + 1, columns.min() : columns.max() + 1] = 1.0  # its first row misses
     over[1:] = block.flatten()
-    found = attention_view.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, scene, 0)
+    found = attention_view.compare_maps("x", "occlusion", NAMES, {"teacher": over, "student": over}, scene, 0)
     assert found["teacher"]["hit"] and found["teacher"]["chance_hit"] == found["teacher"]["chance_share"]
 
 
 # --- attributions -----------------------------------------------------------------------------------------------------
 
 
-def test_attributions_are_dlips(picture):
+def test_attributions_equal_those_of_dlip(picture):
     shares = []
     found = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM", shares.append)
     theirs = grad_cam(Score(dlip.load(TEACHER), CAPTION, CIRCLE), images.read(picture))
@@ -236,14 +238,15 @@ def test_attributions_are_dlips(picture):
         attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "LIME")
 
 
-def test_large_maps_are_thinned(picture):
+def test_large_maps_are_averaged():
     over = torch.rand(1 + 384 * 384)
-    found = attention_view.compare("x", "occlusion", NAMES, {"teacher": over, "student": over}, None, None)
-    assert len(found["student"]["map"]) == attention_view.MOST and found["divergence"] == pytest.approx(0, abs=1e-6)
+    found = attention_view.compare_maps("x", "occlusion", NAMES, {"teacher": over, "student": over})
+    assert len(found["student"]["map"]) == attention_view.MAX_CELLS
+    assert found["divergence"] == pytest.approx(0, abs=1e-6)
     assert sum(map(sum, found["student"]["map"])) == pytest.approx(1, abs=0.01)
 
 
-def test_long_work_ends_when_nobody_waits_for_it(picture):
+def test_a_stopped_job_ends(picture):
     shares, event = [], SimpleNamespace(alive=True)
 
     def report(share: float) -> None:
@@ -262,7 +265,7 @@ def test_long_work_ends_when_nobody_waits_for_it(picture):
     models.turn.release()
 
 
-def test_others_get_in_between_the_steps():
+def test_other_requests_run_between_the_steps_of_a_job():
     began, got_in = threading.Event(), threading.Event()
 
     def other():
@@ -279,11 +282,11 @@ def test_others_get_in_between_the_steps():
     visitor.join(5)
 
 
-def test_long_work_ends_when_its_time_is_up(monkeypatch):
+def test_a_job_ends_at_its_time_limit(monkeypatch):
     with jobs.turns() as step:
         step(0.5)
     monkeypatch.setattr(jobs, "LIMIT_S", -1)
-    with pytest.raises(UserError, match="has taken the -1 seconds that it may take"), jobs.turns() as step:
+    with pytest.raises(UserError, match="limit of -1 seconds"), jobs.turns() as step:
         step(0.5)
     assert models.turn.acquire(blocking=False)
     models.turn.release()

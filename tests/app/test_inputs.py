@@ -12,23 +12,23 @@ from dlip.common.errors import UserError
 
 
 @pytest.mark.parametrize("value", [None, -1, 9, float("nan"), "3", True, [3]])
-def test_a_number_that_cannot_be_is_named_with_its_limits(value):
+def test_invalid_numbers_are_named_with_their_range(value):
     with pytest.raises(UserError, match=r"^beams is .*; choose a number from 1 to 8$"):
         inputs.whole(value, "beams", 1, 8)
 
 
-def test_numbers_keep_their_fraction_unless_they_are_whole():
+def test_only_whole_rounds_down():
     assert inputs.number(0.5, "top p", 0.1, 1) == 0.5 and inputs.whole(3.0, "beams", 1, 8) == 3
     with pytest.raises(UserError, match="from 0 to 2,147,483,648"):
         inputs.whole(-1, "seed", 0, 2**31)
 
 
-def test_numbers_come_as_texts_too():
-    assert [inputs.counted(value) for value in ("16", 4, 2.5, None, "x", "²")] == [16, 4, 2.5, None, "x", "²"]
-    assert inputs.counted("9" * 5000) == "9" * 5000  # which Python reads as no number
+def test_digits_become_a_number():
+    assert [inputs.digits_as_int(value) for value in ("16", 4, 2.5, None, "x", "²")] == [16, 4, 2.5, None, "x", "²"]
+    assert inputs.digits_as_int("9" * 5000) == "9" * 5000  # which Python reads as no number
 
 
-def test_texts_are_trimmed_and_bounded():
+def test_texts_are_stripped_and_limited():
     assert inputs.text("  a\n \0 b\x7f ", "text") == "a b" and inputs.text(None, "question", optional=True) == ""
     assert inputs.text("a \ud83d b", "text") == "a ? b" and inputs.text("\U0001f600", "text") == "\U0001f600"
     with pytest.raises(UserError, match="the question is empty; type one"):
@@ -48,7 +48,7 @@ WRONG = {
 }  # fmt: skip
 
 
-def test_what_is_of_another_kind_is_one_sentence(endpoints, caplog):
+def test_arguments_of_a_wrong_type_are_one_sentence(endpoints, caplog):
     """Every field of every endpoint, one at a time, nothing in the others."""
     tried = 0
     for function in endpoints:
@@ -56,7 +56,7 @@ def test_what_is_of_another_kind_is_one_sentence(endpoints, caplog):
         for name in nothing:
             kind, said = inputs.KINDS.get(inputs._plain(hints[name]), ((), None))
             for value in WRONG.get(said, ()):
-                with pytest.raises(gr.Error, match=f"(?i)^.{name.replace('_', ' ')} is .* here; give {said}"):
+                with pytest.raises(gr.Error, match=f"(?i)^.{name.replace('_', ' ')} is .*; give {said}"):
                     function(*(nothing | {name: value}).values())
                 tried += 1
     assert tried > 150 and not caplog.records

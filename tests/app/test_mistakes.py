@@ -15,7 +15,8 @@ from PIL import Image
 import app
 import dlip
 from app import events, models
-from app.page import build, public, serve
+from app.page import build, serve
+from app.security import is_public
 from app.tabs import attention, compare, disagreements, search
 from app.view import parts
 from dlip.cli import main
@@ -31,7 +32,7 @@ QUESTION = "what color is the large circle?"
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F", "tall", "wide", "dot", "turned"]
 )
-def test_any_picture_is_read(mode, tmp_path):
+def test_any_image_is_read(mode, tmp_path):
     scene = Image.fromarray(Scenes("test")[0].image)
     sizes = {"tall": (3, 2000), "wide": (5000, 2), "dot": (1, 1)}
     image = scene.resize(sizes[mode]) if mode in sizes else scene
@@ -58,9 +59,9 @@ def huge(side: int) -> bytes:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path.write_bytes(b"GIF89a no picture"), "cannot be read as a picture"),
-        (lambda path: path.write_text("hello"), "cannot be read as a picture"),
-        (lambda path: path.write_bytes(b""), "cannot be read as a picture"),
+        (lambda path: path.write_bytes(b"GIF89a no picture"), "cannot be read as an image"),
+        (lambda path: path.write_text("hello"), "cannot be read as an image"),
+        (lambda path: path.write_bytes(b""), "cannot be read as an image"),
         (lambda path: path.write_bytes(huge(60000)), "above the limit of 80,000,000"),
         (
             lambda path: Image.new("1", (20000, MAX_PIXELS // 20000 + 1)).save(path, "PNG"),
@@ -68,7 +69,7 @@ def huge(side: int) -> bytes:
         ),
     ],
 )
-def test_wrong_files_are_one_sentence_without_their_place(make, message, tmp_path):
+def test_unreadable_files_are_refused_without_their_path(make, message, tmp_path):
     path = tmp_path / "secret-folder"
     make(path)
     with pytest.raises(UserError, match=message) as caught:
@@ -76,16 +77,16 @@ def test_wrong_files_are_one_sentence_without_their_place(make, message, tmp_pat
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_picture_that_is_no_longer_kept_is_told_of_also_where_nobody_asked(tmp_path):
+def test_an_expired_image_is_reported(tmp_path):
     gone = str(tmp_path / "gone.png")
-    with pytest.raises(UserError, match="this picture was kept for an hour, which is over; bring it"):
+    with pytest.raises(UserError, match="this image has expired after an hour; upload it"):
         compare.captions(gone, TEACHER, STUDENT)
-    shown = events.following(compare._shown(compare.captions, compare.show_captions, quiet=True), str)
-    assert shown(gone, TEACHER, STUDENT).startswith("This picture was kept for an hour")
+    shown = events.on_selection_change(compare._shown(compare.captions, compare.show_captions, quiet=True), str)
+    assert shown(gone, TEACHER, STUDENT).startswith("This image has expired")
 
 
-def test_texts_are_bounded_and_models_named(picture):
-    with pytest.raises(UserError, match="no picture yet"):
+def test_invalid_texts_and_models_are_refused(picture):
+    with pytest.raises(UserError, match="no image yet"):
         compare.captions(None, TEACHER, STUDENT)
     with pytest.raises(UserError, match="question is empty"):
         compare.answers(picture, TEACHER, STUDENT, " \n ")
@@ -106,12 +107,12 @@ def test_texts_are_bounded_and_models_named(picture):
 def test_only_fixed_models_can_be_chosen(picture):
     models.fix([OTHER, STUDENT])
     try:
-        assert models.choices() == [OTHER, STUDENT] and models.first() == (OTHER, STUDENT)
-        with pytest.raises(UserError, match="'scenes/teacher' cannot be chosen here; choose one of scenes/student-"):
+        assert models.choices() == [OTHER, STUDENT] and models.defaults() == (OTHER, STUDENT)
+        with pytest.raises(UserError, match="'scenes/teacher' is not available here; choose one of scenes/student-"):
             compare.captions(picture, TEACHER, STUDENT)
     finally:
         models.fix(None)
-    assert models.first() == (TEACHER, STUDENT) and TEACHER in models.choices()
+    assert models.defaults() == (TEACHER, STUDENT) and TEACHER in models.choices()
 
 
 @pytest.mark.parametrize("names", [[OTHER, STUDENT], [STUDENT], [TEACHER, STUDENT, OTHER]])
@@ -125,14 +126,14 @@ def test_the_page_opens_on_any_list_of_models(names):
     assert "info" not in shown["teacher"]  # nothing else can be typed
 
 
-def test_models_of_the_command_line_stand_without_spaces(monkeypatch):
+def test_spaces_between_models_are_ignored(monkeypatch):
     served = []
     monkeypatch.setattr("app.page.serve", lambda *asked: served.append(asked))
     assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
     assert served == [(None, False, [OTHER, STUDENT])]
 
 
-def test_faults_become_one_sentence():
+def test_exceptions_become_one_sentence():
     def fails(error):
         raise error
 
@@ -150,17 +151,17 @@ def test_faults_become_one_sentence():
         next(steps)
 
 
-def test_what_follows_a_choice_leaves_nothing_of_the_earlier_one(caplog):
+def test_an_event_that_fails_clears_the_earlier_result(caplog):
     def fails(error):
         raise error
 
     told = []
-    follows = events.following(fails, told.append)
+    follows = events.on_selection_change(fails, told.append)
     assert follows(UserError("there is no <b>")) is None and told == ["There is no &lt;b&gt;."]
     assert follows(ZeroDivisionError("/secret/path")) is None and "the program's log" in told[1]
-    assert caplog.text.count("Traceback") == 1 and events.following(lambda: 3, events.nothing)() == 3
+    assert caplog.text.count("Traceback") == 1 and events.on_selection_change(lambda: 3, events.ignore)() == 3
     with pytest.warns(UserWarning, match="^No[.]$"):
-        assert events.following(fails, events.toast)(UserError("no")) == ""
+        assert events.on_selection_change(fails, events.warn)(UserError("no")) == ""
 
 
 def following(page: gr.Blocks, trigger: str) -> list:
@@ -173,20 +174,20 @@ def following(page: gr.Blocks, trigger: str) -> list:
     return found
 
 
-def test_a_model_that_cannot_be_loaded_is_told_once_and_nothing_old_stays_under_its_name(picture, monkeypatch):
+def test_a_model_that_cannot_be_loaded_is_reported_once_and_clears_all_results(picture, monkeypatch):
     told, shown = [], {}
     monkeypatch.setattr(gr, "Warning", lambda said, **_: told.append(said))
     page = build()
     values = {part._id: getattr(part, "value", None) for part in page.blocks.values()}
     for part in page.blocks.values():
-        if getattr(part, "elem_id", None) in ("picture", "student") or isinstance(part, gr.Checkbox):
-            values[part._id] = {"picture": picture, "student": "scenes/none"}.get(part.elem_id, True)
+        if getattr(part, "elem_id", None) in ("image", "student") or isinstance(part, gr.Checkbox):
+            values[part._id] = {"image": picture, "student": "scenes/none"}.get(part.elem_id, True)
     for fn in following(page, "student"):
         if not fn.outputs:  # which stops or cancels work
             continue
         if fn.fn:
             found = fn.fn(*(values[part._id] for part in fn.inputs))
-        else:  # the page does it by itself: `events.at_once`
+        else:  # the page does it by itself: `events.set_in_page`
             found = json.loads(re.fullmatch(r"\(\) => \((.*)\)", fn.js)[1])
         for part, value in zip(fn.outputs, found if len(fn.outputs) > 1 else [found], strict=True):
             if not isinstance(value, dict):  # skip
@@ -203,15 +204,15 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_nothing_old_stays_under_
     assert set(shown.values()) == {""}
 
 
-def test_what_was_found_goes_with_the_picture_and_the_settings():
+def test_a_new_image_clears_all_results():
     page = build()
-    assert {part.elem_id for fn in following(page, "picture") for part in fn.outputs} >= {"found", "captions", "words"}
+    assert {part.elem_id for fn in following(page, "image") for part in fn.outputs} >= {"found", "captions", "words"}
     ids = [part.elem_id for part in page.blocks.values() if getattr(part, "elem_id", None)]
     assert len(set(ids)) == len(ids)
 
 
 @pytest.mark.parametrize("word", ["port", "models"])
-def test_a_mistake_on_the_command_line_is_one_line_and_exit_2(word, app_address, capsys, monkeypatch):
+def test_invalid_options_are_one_line_and_exit_2(word, app_address, capsys, monkeypatch):
     port = app_address.rstrip("/").rpartition(":")[2]
     value, message = {
         "port": (port, f"cannot listen on port {port}"),
@@ -226,19 +227,19 @@ def test_a_mistake_on_the_command_line_is_one_line_and_exit_2(word, app_address,
     assert message in said and said.startswith("dlip: ") and said.count("\n") == 1
 
 
-def test_where_others_reach_the_page_it_is_public(monkeypatch):
+def test_public_addresses(monkeypatch):
     monkeypatch.delenv("SPACE_ID", raising=False)
     for address, expected in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("192.168.1.5", True)):
         monkeypatch.setenv("GRADIO_SERVER_NAME", address)
-        assert public() is expected
+        assert is_public() is expected
     monkeypatch.delenv("GRADIO_SERVER_NAME")
-    assert not public()
+    assert not is_public()
     monkeypatch.setenv("SPACE_ID", "somebody/dlip")
-    assert public()
+    assert is_public()
 
 
-def test_what_is_typed_too_long_or_no_number_is_a_sentence(picture):
-    with pytest.raises(UserError, match="a model's name of 3,000 characters is too long; give at most 1,000"):
+def test_long_names_and_invalid_layers_are_refused(picture):
+    with pytest.raises(UserError, match="a model's name has 3,000 characters; give at most 1,000"):
         models.load("x" * 3000)
     with pytest.raises(UserError, match="there is no model 'xxx"):
         models.load("x" * 900)  # no file can have the name
@@ -247,16 +248,16 @@ def test_what_is_typed_too_long_or_no_number_is_a_sentence(picture):
             attention.self_attention(picture, "scenes/teacher", "scenes/student", teacher_layer=layer)
 
 
-def test_gradio_s_settings_for_other_apps_open_nothing_here(monkeypatch):
+def test_gradio_settings_that_open_the_app_are_ignored(monkeypatch):
     for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_DEBUG"):
         monkeypatch.setenv(name, "1")
         importlib.reload(app)
         assert name not in os.environ
 
 
-def test_a_proxy_does_not_stand_between_the_app_and_its_own_page(monkeypatch):
+def test_the_app_does_not_use_a_proxy_for_its_own_page(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "example.org")
     monkeypatch.setattr(gr.Blocks, "launch", lambda *_, **__: (_ for _ in ()).throw(ValueError("not accessible")))
-    with pytest.raises(UserError, match="the app does not reach its own page .not accessible.; look at the proxy"):
+    with pytest.raises(UserError, match="the app cannot reach its own page .not accessible.; check the proxy"):
         serve()
     assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.gate import STRANGE, UNKNOWN
+from app.security import NO_ENDPOINT
 from app.served import served
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
@@ -18,7 +18,7 @@ FILE = {"meta": {"_type": "gradio.FileData"}}
 def app(tmp_path_factory) -> tuple[str, Path]:
     """Where an app with a list of models listens, and its log."""
     log = tmp_path_factory.mktemp("app") / "log"
-    with open(log, "w") as errors, served("--models", f"{TEACHER},{STUDENT}", errors=errors) as (address, _):
+    with open(log, "w") as log_file, served("--models", f"{TEACHER},{STUDENT}", stderr=log_file) as (address, _):
         yield address, log
 
 
@@ -39,18 +39,14 @@ API = "gradio_api/"
 @pytest.mark.parametrize(
     ("way", "body", "status", "said"),
     [
-        ("call/nothing", {"data": []}, 404, UNKNOWN),
-        ("call/v2/nothing", {}, 404, UNKNOWN),
-        ("call/v2/search", {"teachr": TEACHER}, 422, "teachr"),
-        ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "mine"}, 404, UNKNOWN),
-        ("queue/join", {"data": [], "fn_index": 1, "session_hash": "x" * 65}, 400, "longer than 64 characters"),
+        ("call/nothing", {"data": []}, 404, NO_ENDPOINT),
+        ("call/v2/nothing", {}, 404, NO_ENDPOINT),
+        ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "mine"}, 404, NO_ENDPOINT),
         ("queue/data?session_hash=nobody", None, 200, '"session_not_found":true'),
         ("call/search/nobody", None, 200, "event: error"),
-        ("upload_progress?upload_id=" + "x" * 1000, None, 404, "Not Found"),
-        ("../pwa_icon/100000", None, 404, "Not Found"),
     ],
 )
-def test_what_is_asked_wrongly_is_told_so(way, body, status, said, app):
+def test_wrong_requests_get_a_reason(way, body, status, said, app):
     address, log = app
     assert (found := ask(address, API + way, body))[0] == status and said in found[1]
     assert log.read_text().count("\n") <= 2 and "Traceback" not in log.read_text()
@@ -59,13 +55,13 @@ def test_what_is_asked_wrongly_is_told_so(way, body, status, said, app):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([TEACHER], "1 values came, and 4 are needed"),
-        (["picture.png", TEACHER, STUDENT, "what?"], "A value is none that its field takes"),
-        ([5, TEACHER, STUDENT, "what?"], "A value is none that its field takes"),
-        ([{"path": "/etc/passwd", **FILE}, TEACHER, STUDENT, "what?"], "A value is none that its field takes"),
+        ([TEACHER], "Got 1 values, but 4 are needed"),
+        (["picture.png", TEACHER, STUDENT, "what?"], "A value has the wrong type"),
+        ([5, TEACHER, STUDENT, "what?"], "A value has the wrong type"),
+        ([{"path": "/etc/passwd", **FILE}, TEACHER, STUDENT, "what?"], "A value has the wrong type"),
     ],
 )
-def test_values_that_gradio_cannot_read_are_told_of(values, said, app):
+def test_unreadable_values_get_a_reason(values, said, app):
     address, log = app
     status, answer = ask(address, f"{API}call/answers", {"data": values})
     told = ask(address, f"{API}call/answers/{json.loads(answer)['event_id']}")[1]
@@ -73,7 +69,7 @@ def test_values_that_gradio_cannot_read_are_told_of(values, said, app):
     assert "Traceback" not in log.read_text()
 
 
-def test_half_a_character_is_read_as_a_question_mark(app, picture):
+def test_lone_surrogates_are_question_marks(app, picture):
     """A page's own request: its answer holds the caption again, as UTF-8."""
     address, log = app
     config = json.loads(ask(address, "config")[1])
@@ -88,10 +84,10 @@ def test_half_a_character_is_read_as_a_question_mark(app, picture):
     assert '"success":true' in told and "a red ? star" in told and "Traceback" not in log.read_text()
 
 
-def test_where_any_model_can_be_named_only_this_machine_s_own_names_are_answered(app_address, app):
+def test_only_local_host_names_are_answered_while_any_model_can_be_named(app_address, app):
     port = app_address.rstrip("/").rpartition(":")[2]
     for name in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST"):
         assert ask(app_address, "config", Host=f"{name}:{port}")[0] == 200
     for name in ("rebound.example", "localhost.example", "10.0.0.1", "[", ""):
-        assert ask(app_address, "config", Host=f"{name}:{port}") == (403, STRANGE)
+        assert ask(app_address, "config", Host=f"{name}:{port}")[0] == 400
     assert ask(app[0], "config", Host="rebound.example")[0] == 200

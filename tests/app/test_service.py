@@ -20,10 +20,10 @@ TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_the_app_ends_in_the_middle_of_work_and_leaves_no_pictures(number, code, picture, tmp_path, monkeypatch):
+def test_a_signal_ends_the_app_and_deletes_uploads(number, code, picture, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with served() as (address, app):
-        sent = dict(picture=handle_file(picture), teacher=STUDENT, student=STUDENT, question="what is this?")
+        sent = dict(image=handle_file(picture), teacher=STUDENT, student=STUDENT, question="what is this?")
         client = Client(address, verbose=False)
         assert client.predict(**sent, api_name="/answers")["teacher"]["answers"]
         assert list(tmp_path.glob("dlip-app-*/**/*.png"))
@@ -57,11 +57,11 @@ def slow(monkeypatch):
         return object()
 
     monkeypatch.setattr(dlip, "load", load)
-    monkeypatch.setattr(models, "_kept", models._kept.__class__())
+    monkeypatch.setattr(models, "_loaded", models._loaded.__class__())
     return ready, asked
 
 
-def test_a_model_that_is_being_loaded_keeps_nobody_else_waiting(slow):
+def test_loading_a_model_blocks_no_other_request(slow):
     ready, asked = slow
     found = []
     visitors = [threading.Thread(target=lambda: found.append(events.guarded(models.load)("slow"))) for _ in range(3)]
@@ -79,15 +79,15 @@ def test_a_model_that_is_being_loaded_keeps_nobody_else_waiting(slow):
     models.turn.release()
 
 
-def test_the_latest_models_are_kept_and_a_fault_is_not(slow):
+def test_recent_models_are_kept_and_failures_are_not(slow):
     _, asked = slow
     first = models.load("0")
-    for name in map(str, range(models.KEPT)):
+    for name in map(str, range(models.MAX_LOADED)):
         models.load(name)
     assert models.load("0") is first
     models.load("more")  # in the place of "1"
     models.load("0")
-    assert asked == [*map(str, range(models.KEPT)), "more"]
+    assert asked == [*map(str, range(models.MAX_LOADED)), "more"]
     models.load("1")
     assert asked[-1] == "1"
     for _ in range(2):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from app import speed as page
+from app.tabs import speed as page
 from dlip.common.errors import UserError
 from dlip.plots import COLORS
 
@@ -25,7 +25,7 @@ def found() -> dict:
     return found
 
 
-def test_what_is_measured_and_its_settings(found):
+def test_measurements_have_their_settings(found):
     json.dumps(found)
     assert found["models"] == {"teacher": TEACHER, "student": STUDENT}
     for side in found["models"]:
@@ -36,7 +36,7 @@ def test_what_is_measured_and_its_settings(found):
     assert found["batches"] == [1, 4] and found["memory"] is None
 
 
-def test_the_table_holds_every_number(found):
+def test_the_table_has_every_number(found):
     table = page.table(found)
     timed = found["latency"]["models"]["student"]
     row = table.query("side == 'student' and part == 'fusion' and measure == 'p95'")
@@ -50,7 +50,7 @@ def test_the_table_holds_every_number(found):
     assert (table["threads"] == torch.get_num_threads()).all() and (table["beams"] == 2).all()
 
 
-def test_the_page_states_every_setting_and_holds_the_files(found):
+def test_the_page_states_every_setting_and_offers_the_files(found):
     taken = {side: {"weights_mb": 12.34, "peak_mb": peak} for side, peak in (("teacher", 5.0), ("student", None))}
     full = {**found, "memory": taken}
     shown = page.show(full)
@@ -58,7 +58,7 @@ def test_the_page_states_every_setting_and_holds_the_files(found):
         "vqa, batch 2",
         "2 beams",
         "3 new tokens",
-        "2 rounds after 3 to warm up",
+        "2 rounds after 3 of warm-up",
         "float32",
         torch.__version__,
     ):
@@ -72,12 +72,12 @@ def test_the_page_states_every_setting_and_holds_the_files(found):
     assert csv.query("measure == 'memory'")["value"].tolist() == [12.34, 5.0, 12.34]
 
 
-def test_equally_fast_is_not_one_time_as_fast(found):
+def test_the_same_speed_is_as_fast_as(found):
     even = {**found, "latency": {**found["latency"], "speedup": {"teacher": 1.0, "student": 0.97}}}
     assert "The student is as fast as its teacher." in page.show(even)
 
 
-def test_figures_are_drawn_for_what_was_measured(found):
+def test_figures_of_missing_measurements_are_skipped(found):
     (heading, bars), (rates_heading, rates), memory = page.figures(found)
     assert "Most of the time goes to" in heading and bars.layout.title.text is None
     assert rates.data[1].line.color == COLORS["undistilled"] and "a second" in rates_heading
@@ -87,7 +87,7 @@ def test_figures_are_drawn_for_what_was_measured(found):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (dict(batch=0), "batch is 0 here"),
+        (dict(batch=0), "batch is 0;"),
         (dict(beams=9), "beams is 9"),
         (dict(tokens=100), "tokens is 100"),
         (dict(repeats=1000), "repeats is 1000"),
@@ -97,7 +97,7 @@ def test_figures_are_drawn_for_what_was_measured(found):
         (dict(task="detection"), "no task 'detection'"),
     ],
 )
-def test_too_much_is_refused_before_anything_is_measured(change, said, monkeypatch):
+def test_invalid_settings_are_refused_before_measuring(change, said, monkeypatch):
     monkeypatch.setattr("dlip.cost.latency._time", lambda *_: pytest.fail("measured"))
     with pytest.raises(UserError, match=said):
         page.speed(TEACHER, STUDENT, **change)

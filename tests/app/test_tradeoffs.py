@@ -7,9 +7,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from app import disagreements as worst
 from app import models
 from app.page import build
+from app.tabs import disagreements as worst
 from app.tabs import shipped
 from app.tabs import tradeoffs as page
 from dlip.checkpoints.load import BUILT_IN, built_in_models
@@ -52,18 +52,18 @@ def records(tmp_path, monkeypatch) -> list[dict]:
     return made
 
 
-def test_points_are_the_runs_means_and_their_front(records):
+def test_points_average_over_seeds_and_know_the_pareto_front(records):
     points = page.tradeoffs(score="tr1")
     assert [(p["name"], p["cost"], p["score"], p["runs"], p["front"]) for p in points] == [
         ("good", 1.0, 71.0, 3, True), ("<bad>", 2.0, 50.0, 1, False), ("big", 4.0, 80.0, 1, True),
     ]  # fmt: skip
     assert points[0]["score_sd"] == 1.0 and points[1]["score_sd"] is None
-    assert "5 of the 8 runs" in page.origin(points)
-    assert page.listed(page.MAIN, "params_m", "tr1") == ["big", "good", "<bad>"]
+    assert "5 of the 8 runs" in page.description(points)
+    assert page.point_names(page.MAIN, "params_m", "tr1") == ["big", "good", "<bad>"]
     json.dumps(points)
 
 
-def test_a_point_tells_of_its_run(records):
+def test_a_point_shows_its_run(records):
     found = page.run("good")
     last = max((r for r in records if r["name"] == "good"), key=lambda r: r["created"])
     assert (found["command"], found["config"], found["seeds"]) == (last["command"], last["config"], [0, 1, 2])
@@ -71,10 +71,10 @@ def test_a_point_tells_of_its_run(records):
     shown = page.show(found)
     assert "&lt;blue&gt;" in shown and "<blue>" not in shown and "<b>&lt;2&gt;</b> (true: 1)" in shown
     assert "(true: star)" not in shown and ">71.0<" in shown
-    assert "no examples" in page.show(page.run("<bad>")) and "<bad>" not in page.show(page.run("<bad>"))
+    assert "no samples" in page.show(page.run("<bad>")) and "<bad>" not in page.show(page.run("<bad>"))
 
 
-def test_the_words_are_of_the_latest_run_that_kept_some(records, tmp_path):
+def test_samples_are_those_of_the_latest_run_that_has_some(records, tmp_path):
     kept = [
         make_record("again", seed=seed, samples=[{**SAMPLE, "caption": f"{seed}"}] * (seed < 2)) for seed in (1, 0, 2)
     ]
@@ -91,7 +91,7 @@ def event(name: str):
     return found
 
 
-def test_the_chosen_point_stays_chosen_as_long_as_it_is_there(records):
+def test_a_chosen_point_stays_chosen_while_it_is_in_the_chart(records):
     for axes, point, kept in (
         ((page.MAIN, "params_m", "ir1"), "good", "good"),
         ((page.MAIN, "params_m", "tr1"), "x", None),
@@ -100,18 +100,18 @@ def test_the_chosen_point_stays_chosen_as_long_as_it_is_there(records):
         assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
 
 
-def test_of_a_point_that_is_pointed_at_all_but_the_command_is_told(records):
+def test_hover_texts_omit_the_command(records):
     told = [said for trace in page.chart_of(page.MAIN, "params_m", "tr1").data for said in trace.hovertext or ()]
     assert any("<b>good</b>" in said for said in told) and not any("dlip train" in said for said in told)
 
 
-def test_mistakes_are_sentences(records):
+def test_invalid_groups_axes_and_names_are_refused(records):
     for call, said in (
         (
             lambda: page.tradeoffs("all grids"),
             "no runs called 'all grids'; choose one of playground; scenes <val>; ",
         ),
-        (lambda: page.tradeoffs(page.MAIN, "tr1"), "'tr1' cannot be an axis"),
+        (lambda: page.tradeoffs(page.MAIN, "tr1"), "'tr1' is no axis"),
         (lambda: page.tradeoffs(page.MAIN, "params_m", "spice"), "choose other axes"),
         (lambda: page.tradeoffs("fusion"), "no run of fusion"),
         (lambda: page.run("nobody"), "no point 'nobody'"),
@@ -121,23 +121,23 @@ def test_mistakes_are_sentences(records):
     assert page.groups() == [page.MAIN, *OTHERS]
 
 
-def test_runs_measured_on_something_else_are_a_group_of_their_own(records):
+def test_runs_on_other_data_are_another_group(records):
     assert [p["name"] for p in page.tradeoffs(OTHERS[0], score="tr1")] == ["far"]
-    assert "measured on scenes &lt;val&gt;; " in page.origin(page.tradeoffs(OTHERS[0], score="tr1"), OTHERS[0])
+    assert "measured on scenes &lt;val&gt;; " in page.description(page.tradeoffs(OTHERS[0], score="tr1"), OTHERS[0])
     assert page.run("far", OTHERS[0])["figures"]["tr1"] == 99.0
     (point,) = [part for part in build().blocks.values() if getattr(part, "elem_id", None) == "point"]
     assert point.preprocess("far") == "far"  # also where gradio has forgotten which points it has shown
 
 
-def test_an_axis_that_a_group_has_no_figures_for_gives_way_to_one_that_it_has(records):
-    cost, score = event("offer")(OTHERS[1], "params_m", "pointing")
+def test_an_axis_without_figures_is_replaced(records):
+    cost, score = event("update_axes")(OTHERS[1], "params_m", "pointing")
     assert (cost.value, score.value) == ("params_m", "tr1")
     assert [column for _, column in score.choices] == ["tr1", "ir1", "cider", "vqa"]
-    cost, score = event("offer")(OTHERS[1], "params_m", "vqa")
+    cost, score = event("update_axes")(OTHERS[1], "params_m", "vqa")
     assert (cost.value, score.value) == ("params_m", "vqa")
 
 
-def test_runs_that_cost_the_same_stand_below_each_other(monkeypatch):
+def test_runs_of_the_same_cost_are_rows(monkeypatch):
     made = [make_record(name, tr1=score, params=params) for name, score, params in (("a", 1, 2.0), ("b", 3, 2.05))]
     made += [make_record("big", "teacher", tr1=9, params=8.0)]
     monkeypatch.setattr(page, "table", lambda group: frame(made))
@@ -148,25 +148,25 @@ def test_runs_that_cost_the_same_stand_below_each_other(monkeypatch):
     assert sorted(points.x) == [1.0, 2.05]
 
 
-def test_a_grids_runs_have_the_names_of_its_rows(records, monkeypatch):
+def test_the_runs_of_a_grid_are_named_after_its_rows(records, monkeypatch):
     monkeypatch.setattr(shipped, "matched", lambda grid, found: {"teacher": found[:1], "a row": found[1:3], "none": []})
     assert [p["name"] for p in page.tradeoffs("fusion", score="tr1")] == ["a row", "teacher"]
     assert page.run("a row", "fusion")["seeds"] == [0, 1] and "fusion" in page.groups()
 
 
-def test_without_a_folder_of_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
+def test_without_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "RESULTS", tmp_path / "nowhere")
     monkeypatch.setattr(shipped, "RESULTS", tmp_path / "nowhere")
     made = [read_json(BUILT_IN / name / "record.json") for name in built_in_models()]
     rows = summary(frame(made)).set_index("name")
     points = page.tradeoffs(score="tr1")
-    assert len(points) == 3 and "no folder results" in page.origin(points)
+    assert len(points) == 3 and "no folder results" in page.description(points)
     for point in points:
         assert (point["cost"], point["score"]) == (rows.loc[point["name"], "params_m"], rows.loc[point["name"], "tr1"])
     assert "<img" in page.show(page.run("student"))
 
 
-def test_disagreements_are_dlips():
+def test_disagreements_equal_those_of_dlip():
     shares = []
     found = worst.disagreements(TEACHER, STUDENT, "answers", 10, shares.append)
     items = [evaluate(name, Scenes("test", size=10), tasks=("vqa",), return_items=True, progress=False)["items"]
@@ -179,19 +179,19 @@ def test_disagreements_are_dlips():
     assert "loses on no item" in worst.show([], (TEACHER, STUDENT))
     for asked, said in (
         (("spelling", 10), "no task 'spelling'"),
-        (("answers", 5000), "pictures is 5000 here; choose a number from 10 to 1,000"),
+        (("answers", 5000), "images is 5000; choose a number from 10 to 1,000"),
     ):
         with pytest.raises(UserError, match=said):
             worst.disagreements(TEACHER, STUDENT, *asked)
 
 
-def test_retrieval_lets_others_in_while_it_ranks_anew():
+def test_other_requests_run_while_retrieval_ranks():
     shares = []
-    worst.disagreements(TEACHER, STUDENT, "pictures found by caption", 10, shares.append)
+    worst.disagreements(TEACHER, STUDENT, "images found by caption", 10, shares.append)
     assert shares == sorted(shares) and len(shares) > 2 * 10 and shares[-1] == 1
 
 
-def test_captions_are_scored_by_cider_alone_while_others_use_the_models(monkeypatch):
+def test_captions_are_scored_by_cider_while_other_requests_run(monkeypatch):
     def others_get_in() -> bool:
         with ThreadPoolExecutor(1) as other:
             if got_in := other.submit(models.turn.acquire, False).result():
