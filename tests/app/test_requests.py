@@ -18,7 +18,7 @@ FILE = {"meta": {"_type": "gradio.FileData"}}
 def app(tmp_path_factory) -> tuple[str, Path]:
     """Where an app with a list of models listens, and its log."""
     log = tmp_path_factory.mktemp("app") / "log"
-    with open(log, "w") as log_file, served("--models", f"{TEACHER},{STUDENT}", stderr=log_file) as (address, _):
+    with served("--models", f"{TEACHER},{STUDENT}", stderr=log) as (address, _):
         yield address, log
 
 
