@@ -1,13 +1,14 @@
-"""How long a visitor waits, measured in a real browser on an otherwise idle machine: python -m app.benchmark.
+"""How long a visitor waits, in a real browser on an otherwise idle machine: python -m app.benchmark.
 
-The app is started as a user starts it, with the built-in models, and Chromium opens it under Playwright. Medians over
-the rounds; the record goes to results/bench/app.jsonl.
+`dlip app` runs with the built-in models, and Chromium opens it under Playwright. Medians over rounds; the record goes
+to results/bench/app.jsonl.
 """
 
 import shutil
 import time
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 
@@ -20,34 +21,35 @@ from .served import served
 
 RESULTS = "results/bench/app.jsonl"
 ROUNDS = 15
-ASKED_S = {
-    "ready after the command": 10.0,
-    "first paint": 3.0,
-    "caption by both models, click to text": 0.6,
-    "a word's attention, click to maps": 0.4,
-    "the app over the bare model calls": 0.15,
-}
-"""What is measured, and the seconds it may take on two cores."""
-RENEWED = """
-async ([press, shown]) => {
-    document.querySelectorAll(shown).forEach(element => element.dataset.old = true);
-    const began = performance.now();
-    document.querySelector(press).click();
-    while (!document.querySelector(`${shown}:not([data-old])`)) await new Promise(requestAnimationFrame);
-    return performance.now() - began;
+READY, PAINT, CAPTION, ATTENTION, OVERHEAD = (
+    "ready after the command",
+    "first paint",
+    "caption by both models, click to text",
+    "a word's attention, click to maps",
+    "the app over the bare model calls",
+)
+TARGETS_S = {READY: 10.0, PAINT: 3.0, CAPTION: 0.6, ATTENTION: 0.4, OVERHEAD: 0.15}
+"""Seconds that each may take on two cores."""
+CLICK_AND_WAIT = """
+async ([button, result]) => {
+    document.querySelectorAll(result).forEach(element => element.dataset.old = true);
+    const start = performance.now();
+    document.querySelector(button).click();
+    while (!document.querySelector(`${result}:not([data-old])`)) await new Promise(requestAnimationFrame);
+    return performance.now() - start;
 }
 """
-"""Presses a button; milliseconds until what it shows has been made anew."""
+"""Clicks a button; milliseconds until its result is replaced."""
 
 
 def in_browser(address: str) -> dict[str, list[float]]:
-    """Seconds of each round, by what was waited for. Raises UserError where there is no Chromium."""
+    """Seconds of each round. Raises UserError if there is no Chromium."""
     from playwright.sync_api import sync_playwright
 
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         raise UserError("there is no Chromium on the PATH; install it, for example with apt-get install chromium")
-    paint, caption, attention = [], [], []
+    seconds: dict[str, list[float]] = {PAINT: [], CAPTION: [], ATTENTION: []}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         for _ in range(3):
@@ -55,55 +57,51 @@ def in_browser(address: str) -> dict[str, list[float]]:
             page.goto(address)
             page.wait_for_selector("#rankings td")
             entries = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)"
-            paint.append(page.evaluate(entries)[0] / 1000)
+            seconds[PAINT].append(page.evaluate(entries)[0] / 1000)
         for _ in range(1 + ROUNDS):
-            caption.append(page.evaluate(RENEWED, ["#say", "#captions .card"]) / 1000)
+            seconds[CAPTION].append(page.evaluate(CLICK_AND_WAIT, ["#say", "#captions .card"]) / 1000)
             page.wait_for_timeout(200)
         page.locator("#attention-button").click()
         page.wait_for_selector("#look img")
         words = page.locator("#words button").count()
-        for turn in range(1 + ROUNDS):
-            page.evaluate("i => document.querySelectorAll('#words button')[i].id = 'next'", (turn + 1) % words)
-            attention.append(page.evaluate(RENEWED, ["#next", "#look img"]) / 1000)
+        for i in range(1 + ROUNDS):
+            page.evaluate("i => document.querySelectorAll('#words button')[i].id = 'next'", (i + 1) % words)
+            seconds[ATTENTION].append(page.evaluate(CLICK_AND_WAIT, ["#next", "#look img"]) / 1000)
             page.evaluate("document.getElementById('next')?.removeAttribute('id')")
             page.wait_for_timeout(200)
         browser.close()
-    names = list(ASKED_S)
-    return {names[1]: paint, names[2]: caption[1:], names[3]: attention[1:]}
+    return {PAINT: seconds[PAINT], CAPTION: seconds[CAPTION][1:], ATTENTION: seconds[ATTENTION][1:]}
 
 
-def over_the_models(address: str, folder: Path) -> list[float]:
-    """Seconds of a call of the endpoint /captions beyond those that both models took."""
+def overhead(address: str, folder: Path) -> list[float]:
+    """Seconds of a call of the endpoint /captions beyond those of both models."""
     from gradio_client import Client, handle_file
 
-    picture = folder / "picture.png"
-    Image.fromarray(images.examples()[0].image).save(picture)
-    client, found = Client(address, verbose=False), []
+    path = folder / "image.png"
+    Image.fromarray(images.examples()[0].image).save(path)
+    client, seconds = Client(address, verbose=False), []
     for _ in range(1 + ROUNDS):
-        began = time.perf_counter()
-        said = client.predict(
-            picture=handle_file(str(picture)), teacher="scenes/teacher", student="scenes/student", api_name="/captions"
+        start = time.perf_counter()
+        captions = client.predict(
+            image=handle_file(str(path)), teacher="scenes/teacher", student="scenes/student", api_name="/captions"
         )
-        spent = sum(said[side]["cost"]["ms"] for side in ("teacher", "student")) / 1000
-        found.append(time.perf_counter() - began - spent)
-    return found[1:]
+        models = sum(captions[side]["cost"]["ms"] for side in ("teacher", "student")) / 1000
+        seconds.append(time.perf_counter() - start - models)
+    return seconds[1:]
 
 
 def main() -> None:
-    from tempfile import TemporaryDirectory
-
-    began = time.perf_counter()
+    start = time.perf_counter()
     with served() as (address, _), TemporaryDirectory() as folder:
-        ready = time.perf_counter() - began
-        ready_name, *_, over_name = ASKED_S
-        waited = {ready_name: [ready], **in_browser(address), over_name: over_the_models(address, Path(folder))}
+        ready = time.perf_counter() - start
+        seconds = {READY: [ready], **in_browser(address), OVERHEAD: overhead(address, Path(folder))}
     rows = [
-        {"name": name, "s": round(median(waited[name]), 3), "s_max": round(max(waited[name]), 3), "asked_s": asked}
-        for name, asked in ASKED_S.items()
-    ]  # fmt: skip
+        {"name": name, "s": round(median(seconds[name]), 3), "s_max": round(max(seconds[name]), 3), "target_s": target}
+        for name, target in TARGETS_S.items()
+    ]
     append({"bench": "app", **about("python -m app.benchmark"), "rows": rows}, RESULTS)
     for row in rows:
-        print(f"{row['name']:40} {row['s']:7.3f} s (slowest {row['s_max']:.3f}), asked {row['asked_s']:g}")
+        print(f"{row['name']:40} {row['s']:7.3f} s (slowest {row['s_max']:.3f}), target {row['target_s']:g} s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Fifty visitors of the app behind nginx: answers stay right, bad requests are refused, memory is steady.
 
 The app runs with a list of models, one of which cannot be loaded, behind nginx with `deploy/nginx.conf`. Each visitor
-has an address of its own and makes random requests: good ones, whose answers are compared with the models' own; bad ones,
-which have to be refused; and some that break off. One more floods the API with long jobs, and one holds connections on
+has an address of its own and makes random requests. Answers to good ones are compared with the models' own, bad ones
+have to be refused, and some break off. One more visitor floods the API with long jobs, and one holds connections on
 which it sends nothing. At the end the app is killed under load and started again.
 """
 

@@ -26,7 +26,7 @@ def tab_on(page, until: str) -> list[str]:
 def test_tab_leaves_no_list_of_a_dropdown_open(open_page):
     page = open_page()
     page.get_by_label("Teacher", exact=True).focus()
-    assert tab_on(page, "#picture") == ["Teacher", "Student"]
+    assert tab_on(page, "#image") == ["Teacher", "Student"]
     page.locator("#tradeoffs-button").click()
     page.wait_for_selector("#runs .js-plotly-plot .point")
     page.locator("#tradeoffs-button").focus()

@@ -103,8 +103,8 @@ def test_search_by_sentence_and_by_picture(open_page, screens, picture):
     wait_for_cards(page, "captions", captions_of(search.GALLERY[hit["place"]].image, TEACHER, STUDENT))
     assert page.locator("#found .hit img").count() == 2 * search.SHOWN
     assert page.locator("#examples [aria-pressed=true]").count() == 0
-    page.locator("#picture [aria-label='Remove Image']").click()
-    page.locator("#picture input[type=file]").set_input_files(picture)
+    page.locator("#image [aria-label='Remove Image']").click()
+    page.locator("#image input[type=file]").set_input_files(picture)
     wait_for_cards(page, "captions", captions_of(picture, TEACHER, STUDENT))
     page.locator("#reverse").click()
     page.wait_for_function("!document.querySelector('#found .hit img') && document.querySelector('#found .hit')")
@@ -127,9 +127,9 @@ def test_a_picture_is_dropped_in_and_mistakes_are_sentences(open_page, tmp_path)
     photo = tmp_path / "photo.jpg"
     images.drawing(900).crop((100, 0, 900, 500)).save(photo, quality=95)
     page.locator(
-        "#picture button[aria-label='Clear'], #picture button[title='Clear'], #picture [aria-label='Remove Image']"
+        "#image button[aria-label='Clear'], #image button[title='Clear'], #image [aria-label='Remove Image']"
     ).first.click()
-    page.locator("#picture input[type=file]").set_input_files(photo)
+    page.locator("#image input[type=file]").set_input_files(photo)
     wait_for_cards(page, "captions", captions_of(photo, TEACHER, STUDENT))
 
     def toast() -> str:
@@ -156,15 +156,15 @@ def test_a_file_that_is_no_picture_is_told_once_and_does_not_stay(open_page, tmp
     page = open_page()
     (tmp_path / "wrong.png").write_text("no picture")
     for _ in range(2):
-        page.locator("#picture [aria-label='Remove Image']").click()
-        page.locator("#picture input[type=file]").set_input_files(tmp_path / "wrong.png")
+        page.locator("#image [aria-label='Remove Image']").click()
+        page.locator("#image input[type=file]").set_input_files(tmp_path / "wrong.png")
         page.locator(".toast-body").wait_for()
-        page.locator("#picture img").wait_for(state="detached")
+        page.locator("#image img").wait_for(state="detached")
         page.wait_for_timeout(1000)
-        assert page.locator(".toast-body").inner_text().count("This file cannot be read as a picture") == 1
+        assert page.locator(".toast-body").inner_text().count("This file cannot be read as an image") == 1
         assert page.locator(".toast-body").bounding_box()["y"] > 400  # below the models' names
         page.locator(".toast-body button").click()
-        page.locator("#picture input[type=file]").set_input_files(picture)
+        page.locator("#image input[type=file]").set_input_files(picture)
         wait_for_cards(page, "captions", captions_of(picture, TEACHER, STUDENT))
 
 
@@ -172,12 +172,12 @@ def test_a_picture_that_the_browser_cannot_show_is_seen_by_the_models(open_page,
     page, photo = open_page(), tmp_path / "photo.tiff"
     images.drawing(300).save(photo)
     for file, hides in ((photo, True), (picture, False)):
-        page.locator("#picture [aria-label='Remove Image']").click()
-        page.locator("#picture input[type=file]").set_input_files(file)
+        page.locator("#image [aria-label='Remove Image']").click()
+        page.locator("#image input[type=file]").set_input_files(file)
         wait_for_cards(page, "captions", captions_of(file, TEACHER, STUDENT))
-        page.locator("#picture img").wait_for(state="hidden" if hides else "visible")
-        said = page.evaluate("getComputedStyle(document.querySelector('#picture .image-container'), '::after').content")
-        assert ("cannot show this kind of picture" in said) == hides
+        page.locator("#image img").wait_for(state="hidden" if hides else "visible")
+        said = page.evaluate("getComputedStyle(document.querySelector('#image .image-container'), '::after').content")
+        assert ("cannot show this kind of image" in said) == hides
 
 
 def test_a_picture_brought_while_the_last_one_is_looked_at_is_looked_at_too(open_page, tmp_path):
@@ -189,16 +189,16 @@ def test_a_picture_brought_while_the_last_one_is_looked_at_is_looked_at_too(open
     (tmp_path / "wrong.png").write_text("no picture")
     page.route("**/queue/join*", hold)
     with page.expect_request("**/queue/join*"):
-        page.locator("#picture [aria-label='Remove Image']").click()
+        page.locator("#image [aria-label='Remove Image']").click()
     page.wait_for_timeout(500)
     with page.expect_response("**/upload*"):
-        page.locator("#picture input[type=file]").set_input_files(tmp_path / "wrong.png")
+        page.locator("#image input[type=file]").set_input_files(tmp_path / "wrong.png")
     page.wait_for_timeout(500)
     for request in list(held):
         request.continue_()
     page.unroute("**/queue/join*", hold)
     page.locator(".toast-body").wait_for()
-    assert "This file cannot be read as a picture" in page.locator(".toast-body").inner_text()
+    assert "This file cannot be read as an image" in page.locator(".toast-body").inner_text()
 
 
 @pytest.mark.parametrize(
@@ -298,14 +298,14 @@ def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
     page, example = open_page(), images.examples()[3]
     path = tmp_path / "dropped.png"
     Image.fromarray(np.asarray(example.image)).save(path)
-    box = page.locator("#picture").bounding_box()
+    box = page.locator("#image").bounding_box()
     place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
     tools = page.context.new_cdp_session(page)
     for kind in ("dragEnter", "dragOver", "drop"):
         data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
         tools.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
     wait_for_cards(page, "captions", captions_of(example.image, TEACHER, STUDENT))
-    assert page.locator("#picture img").count() == 1
+    assert page.locator("#image img").count() == 1
 
 
 def test_a_picture_is_taken_with_a_camera(open_page, tmp_path):
@@ -313,11 +313,11 @@ def test_a_picture_is_taken_with_a_camera(open_page, tmp_path):
     page.context.grant_permissions(["camera"])
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
-    page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0")
-    size = page.locator("#picture video").evaluate("video => [video.videoWidth, video.videoHeight]")
+    page.wait_for_function("document.querySelector('#image video')?.videoWidth > 0")
+    size = page.locator("#image video").evaluate("video => [video.videoWidth, video.videoHeight]")
     delay_requests(page, "/queue/join", *[1000] * 20)
     page.get_by_label("capture photo").click()
-    address = page.get_by_alt_text("the picture asked about").get_attribute("src")
+    address = page.get_by_alt_text("the image that the models are shown").get_attribute("src")
     taken.write_bytes(page.request.get(address).body())
     assert Image.open(taken).size == tuple(size)
     wait_for_cards(page, "captions", captions_of(taken, TEACHER, STUDENT))
@@ -328,7 +328,7 @@ def test_where_there_is_no_camera_a_sentence_says_so(open_page):
     page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('none')) }")
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
-    page.locator("#picture").get_by_text("There is no camera that this page may use").wait_for()
+    page.locator("#image").get_by_text("There is no camera that this page may use").wait_for()
 
 
 def test_whom_the_queue_has_no_room_for_is_told_so_where_the_words_would_stand(browser, app_address):

@@ -100,7 +100,7 @@ def test_of_work_that_fails_a_sentence_is_left_and_nothing_else(open_page, scree
     page.get_by_label("Remove Image").click()
     page.wait_for_function("!document.querySelector('#look img')")  # all that follows the picture has done so
     page.locator("#explain").click()
-    wait_for_text(page, ".toast-body", "There is no word to explain; give a picture, and choose one of its words.")
+    wait_for_text(page, ".toast-body", "There is no word to explain; upload an image, and choose one of its words.")
     page.locator("#stop-explaining").wait_for(state="hidden")
     page.wait_for_timeout(500)
     page.screenshot(path=screens / "attribution-of-nothing.png")
@@ -168,8 +168,8 @@ def test_what_was_found_is_drawn_again_without_the_outline(open_page):
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
-    page.get_by_text("Layers, heads, and how captions are taken").click()
-    fields = [page.get_by_label(name, exact=True) for name in ("as it is read with the picture", "Teacher’s layer")]
+    page.get_by_text("Layers, heads, and how captions are read").click()
+    fields = [page.get_by_label(name, exact=True) for name in ("as it is read with the image", "Teacher’s layer")]
     for view, usable in (("rollout", [False, False]), ("self-attention", [False, True]), ("Grad-CAM", [False, False])):
         page.locator("#view").get_by_text(view, exact=True).click()
         page.wait_for_function(
@@ -211,7 +211,7 @@ def test_speed_is_measured_and_can_be_downloaded(open_page, screens):
     for side in ("teacher", "student"):
         timed = found["latency"]["models"][side]
         assert timed["task"] == "retrieval" and f"{timed['p50_ms']:.1f} ms" in shown
-        assert f"{found['throughput'][side][0]:,.1f} a second" in shown
+        assert f"{found['throughput'][side][0]:,.1f} per second" in shown
     assert f"{timed['threads']} thread" in shown
 
 
@@ -240,7 +240,7 @@ def test_of_two_words_the_last_is_shown_where_the_request_for_the_first_takes_lo
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
-    delay_requests(page, "/run/", 2000)
+    delay_requests(page, "/queue/join", 2000)
     for place in (1, 3):
         page.locator("#words button").nth(place).click()
         page.wait_for_timeout(300)
@@ -252,7 +252,7 @@ def test_a_point_that_is_clicked_tells_of_its_run(open_page, screens):
     page = open_page()
     page.locator("#tradeoffs-button").click()
     page.wait_for_selector("#runs .js-plotly-plot .point")
-    rows = summary(frame(tradeoffs.chosen(tradeoffs.MAIN)).dropna(subset=["params_m", "vqa"]))
+    rows = summary(frame(tradeoffs.records_of(tradeoffs.MAIN)).dropna(subset=["params_m", "vqa"]))
     role = rows["role"].iloc[-1]
     name = rows.loc[rows["role"] == role, "name"].iloc[0]
     names = page.evaluate(
