@@ -60,7 +60,7 @@ def test_example_of_the_api_page(app_address, picture, monkeypatch):
     page = (ROOT / "docs" / "api.md").read_text()
     (example,) = re.findall(r"^```py\n(from gradio_client .*?)^```", page, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(Path(picture).parent)
-    Image.open(picture).save("picture.png")
+    Image.open(picture).save("image.png")
     names = {}
     exec(compile(example.replace("http://127.0.0.1:7860/", app_address), "api.md", "exec"), names)
     assert names["found"]["student"]["text"] == compare.captions(picture, TEACHER, STUDENT)["student"]["text"]
