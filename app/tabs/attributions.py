@@ -59,7 +59,7 @@ def attribution(
 def add_events(models_and_image, texts, chosen, view, outline, explain, stop, outputs) -> None:
     """Let the button `explain` fill `outputs`, maps and their HTML, and `stop` cancel it."""
 
-    def run(image, teacher, student, texts, chosen, method, outline, bar=gr.Progress()):  # noqa: B008
+    def explain_word(image, teacher, student, texts, chosen, method, outline, bar=gr.Progress()):  # noqa: B008
         if not texts or not chosen:
             raise UserError("there is no word to explain; upload an image, and choose one of its words")
         text = texts[chosen["text"]]
@@ -71,4 +71,4 @@ def add_events(models_and_image, texts, chosen, view, outline, explain, stop, ou
         return maps, attention_view.show(maps, image, outline)
 
     inputs = [*models_and_image, texts, chosen, view]
-    jobs.on_start(explain, stop, run, [*inputs, outline], outputs, cancel_on=inputs, show_progress_on=outputs[1])
+    jobs.on_start(explain, stop, explain_word, [*inputs, outline], outputs, cancel_on=inputs, show_progress_on=outputs[1])

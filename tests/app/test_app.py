@@ -149,7 +149,7 @@ def test_a_missing_ability_leaves_the_other_models_result(picture, monkeypatch):
     def unable(*_):
         raise MissingAbility("this model cannot answer questions; name another")
 
-    monkeypatch.setattr(pair["student"], "answers", unable)
+    monkeypatch.setattr(pair["student"], "top_answers", unable)
     found = compare.answers(picture, TEACHER, STUDENT, QUESTION)
     assert found["teacher"]["answers"][0][0] == "yellow" and found["student"]["answers"] == []
     assert "cannot answer questions" in compare.show_answers(found, (TEACHER, STUDENT)) and found["summary"] == ""
