@@ -71,4 +71,6 @@ def add_events(models_and_image, texts, chosen, view, outline, explain, stop, ou
         return maps, attention_view.show(maps, image, outline)
 
     inputs = [*models_and_image, texts, chosen, view]
-    jobs.on_start(explain, stop, explain_word, [*inputs, outline], outputs, cancel_on=inputs, show_progress_on=outputs[1])
+    jobs.on_start(
+        explain, stop, explain_word, [*inputs, outline], outputs, cancel_on=inputs, show_progress_on=outputs[1]
+    )

@@ -12,7 +12,7 @@ from dlip.evaluation import disagreement
 from dlip.evaluation.tasks import captioning, evaluate
 from dlip.evaluation.tasks.base import within
 from dlip.models import tasks
-from dlip.plots import cards
+from dlip.plots import disagreement_cards
 
 from .. import events, inputs, jobs, models
 from ..view import parts
@@ -78,7 +78,7 @@ def show(found: list[Disagreement], names: tuple[str, str]) -> str:
     """A card for each item: the image, both outputs, and the truth."""
     columns = [*disagreement.COLUMNS, "measure"]
     items = disagreement.items_of(Scenes("test", size=MAX_IMAGES), [row["image_id"] for row in found])
-    return cards(pd.DataFrame(found, columns=columns), items, models.role(names[1], "student"), names)
+    return disagreement_cards(pd.DataFrame(found, columns=columns), items, models.role(names[1], "student"), names)
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:

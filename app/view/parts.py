@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from PIL import Image
 
-from dlip.plots.html import data_uri, marked
+from dlip.plots.html import data_uri, mark_differences
 from dlip.vlm import VLM
 
 from .. import models
@@ -48,7 +48,7 @@ def digits(number: float) -> str:
 _templates = Environment(
     loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
-_templates.filters |= {"digits": digits, "marked": lambda text, reference: Markup(marked(text, reference))}
+_templates.filters |= {"digits": digits, "marked": lambda text, reference: Markup(mark_differences(text, reference))}
 
 
 def render(template: str, **values) -> Markup:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from dlip.plots.style import COLOURS
+from dlip.plots.style import COLORS
 
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 FOLDER = Path(__file__).parent
@@ -42,5 +42,5 @@ def theme() -> gr.themes.Base:
 
 def css() -> str:
     """The style sheets, after the role colors as variables: --teacher, --distilled, --undistilled."""
-    colors = " ".join(f"--{role}: {color};" for role, color in COLOURS.items())
+    colors = " ".join(f"--{role}: {color};" for role, color in COLORS.items())
     return "\n".join([f":root {{ {colors} }}", *(sheet.read_text() for sheet in sorted(FOLDER.glob("*.css")))])
