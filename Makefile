@@ -81,7 +81,7 @@ test-oldest: $(INSTALLED) ## run the tests with the oldest and the newest releas
 lock: $(INSTALLED) ## write requirements.lock and docs/licenses.csv from the releases in .venv
 	.venv/bin/python -m pip install --quiet uv pip-licenses
 	.venv/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9]*$$//' > .venv/tested.txt
-	.venv/bin/uv pip compile pyproject.toml --all-extras --constraint .venv/tested.txt --quiet --python-version 3.11 \
+	.venv/bin/uv pip compile pyproject.toml --all-extras --constraint .venv/tested.txt --quiet --python-version 3.11.5 \
 		--no-annotate --no-header --no-emit-index-url --output-file requirements.lock
 	.venv/bin/pip-licenses --from=mixed --format=csv --output-file docs/licenses.csv --with-system \
 		--ignore-packages dlip pip pip-licenses prettytable uv

@@ -9,7 +9,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Page at the repository's root -> page of the site."""
-LINKED_FILES = ("requirements.lock", "CITATION.cff", "LICENSE")
+LINKED_FILES = ("requirements.lock", "CITATION.cff", "LICENSE", "deploy/nginx.conf")
 RESULTS, RECORDS = "results/", "records/"
 """Folder of the repository -> folder of the site, where `results/` is the page of that name."""
 

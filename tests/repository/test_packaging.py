@@ -1,7 +1,8 @@
-"""Set-up: what is declared, what is imported, and what a newcomer meets before anything is installed."""
+"""Packaging: declared dependencies, locked releases, licenses, the Makefile, and no network access."""
 
 import ast
 import csv
+import os
 import re
 import shutil
 import subprocess
@@ -19,16 +20,17 @@ from tests.helpers import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OPTIONAL = [requirement for extra in EXTRAS.values() for requirement in extra]
+REQUIREMENTS = [*PROJECT["dependencies"], *(requirement for extra in EXTRAS.values() for requirement in extra)]
+LOCKED = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
 
 
 def name_of(requirement: str) -> str:
     """`Torch_x>=2` -> `torch-x`"""
-    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
-def imports(files, everywhere: bool) -> dict[str, str]:
-    """Third-party distribution -> one file that imports it: at its top level, or `everywhere` in it."""
+def imported(files: list[Path], everywhere: bool) -> dict[str, str]:
+    """Third-party distribution -> a file that imports it, at its top level or `everywhere` in it."""
     owners, found = packages_distributions(), {}
     own = sys.stdlib_module_names | {"dlip", "app", "drills", "tests"} | {file.stem for file in files}
     for file in files:
@@ -45,19 +47,22 @@ def imports(files, everywhere: bool) -> dict[str, str]:
     return found
 
 
-def test_everything_imported_is_declared():
-    needed = {name_of(requirement) for requirement in PROJECT["dependencies"]}
-    declared = needed | {name_of(requirement) for requirement in OPTIONAL}
+# --- dependencies -------------------------------------------------------------------------------------------------
+
+
+def test_imports_are_declared():
+    required = {name_of(requirement) for requirement in PROJECT["dependencies"]}
+    declared = {name_of(requirement) for requirement in REQUIREMENTS}
     package = sorted((ROOT / "dlip").rglob("*.py"))
     rest = [file for folder in ("app", "drills", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
-    at_import, anywhere = imports(package, everywhere=False), imports(package + rest, everywhere=True)
+    at_import, anywhere = imported(package, everywhere=False), imported(package + rest, everywhere=True)
     assert "torch" in at_import and "pytest" in anywhere
-    assert {k: v for k, v in at_import.items() if k not in needed} == {}
-    assert {k: v for k, v in anywhere.items() if k not in declared} == {}
+    assert {name: file for name, file in at_import.items() if name not in required} == {}
+    assert {name: file for name, file in anywhere.items() if name not in declared} == {}
 
 
-def test_environment_installs_what_pyproject_declares():
-    """Names and ranges reach conda through `-e .[...]`: none can differ. Its own are Python, pip and Java."""
+def test_environment_installs_every_extra():
+    """conda gets names and ranges through `-e .[...]`; its own packages are Python, pip and Java."""
     *conda, last = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert {name_of(entry) for entry in conda} == {"python", "pip", "openjdk"}
     (editable,) = last["pip"]
@@ -67,52 +72,62 @@ def test_environment_installs_what_pyproject_declares():
     assert PROJECT["requires-python"] == python.replace("python=", ">=")
 
 
-def test_every_dependency_has_a_lower_bound_and_no_pin():
-    loose_range = re.compile(r"[\w-]+>=[\d.]+(,<[\d.]+)?")
-    assert [r for r in PROJECT["dependencies"] + OPTIONAL if not loose_range.fullmatch(r)] == []
+def test_dependencies_are_ranges():
+    loose_range = re.compile(r"[\w-]+(\[\w+\])?>=[\d.]+(,<[\d.]+)?")
+    assert [requirement for requirement in REQUIREMENTS if not loose_range.fullmatch(requirement)] == []
 
 
-def test_the_locked_releases_are_ones_that_are_admitted():
-    lines = (ROOT / "requirements.lock").read_text().split()
-    locked = dict(line.split("==") for line in lines)
-    assert len(locked) == len(lines) > 100 and not [version for version in locked.values() if "+" in version]
-    for requirement in [*PROJECT["dependencies"], *OPTIONAL]:
-        least, has = requirement.partition(">=")[2].split(",")[0], locked[name_of(requirement)]
-        assert [int(n) for n in re.findall(r"\d+", has)] >= [int(n) for n in least.split(".")], requirement
+def test_locked_releases_are_in_range():
+    assert len(LOCKED) > 100 and not [version for version in LOCKED.values() if "+" in version]
+    for requirement in REQUIREMENTS:
+        lowest, release = requirement.partition(">=")[2].split(",")[0], LOCKED[name_of(requirement)]
+        assert [int(n) for n in re.findall(r"\d+", release)] >= [int(n) for n in lowest.split(".")], requirement
 
 
-def test_every_dependency_has_its_licence_told():
+def test_pre_commit_uses_the_locked_ruff():
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert hooks["rev"] == f"v{LOCKED['ruff']}"
+
+
+def test_citation_has_the_package_s_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == dlip.__version__
+    assert f"## {dlip.__version__} ({citation['date-released']})" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# --- licenses -----------------------------------------------------------------------------------------------------
+
+
+def test_dependencies_have_a_license():
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licenses.md").read_text(), re.M)[1:]
-    told = {name for names, licence in rows for name in names.split(", ") if licence.strip()}
-    assert told == {name_of(requirement) for requirement in PROJECT["dependencies"] + OPTIONAL}
+    licensed = {name for names, license_ in rows for name in names.split(", ") if license_.strip()}
+    assert licensed == {name_of(requirement) for requirement in REQUIREMENTS}
 
 
-def plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def test_every_locked_release_has_its_licence_told():
-    """But those that a GPU needs, of which docs/licenses.md speaks."""
+def test_locked_releases_have_a_license():
+    """Except NVIDIA's, which docs/licenses.md describes."""
     rows = list(csv.DictReader((ROOT / "docs" / "licenses.csv").open()))
-    told = {row["Name"]: row["License"] for row in rows}
-    locked = set((ROOT / "requirements.lock").read_text().lower().split())
-    releases = {f"{plain(row['Name'])}=={row['Version'].partition('+')[0]}" for row in rows}
-    lacking = {plain(release.partition("==")[0]) for release in locked - releases}
+    licenses = {name_of(row["Name"]): row["License"] for row in rows}
+    releases = {f"{name_of(row['Name'])}=={row['Version'].partition('+')[0]}" for row in rows}
+    lacking = {name for name, version in LOCKED.items() if f"{name_of(name)}=={version}" not in releases}
     assert {name for name in lacking if not name.startswith(("cuda-", "nvidia-"))} <= {"triton"}
-    assert {name for name, licence in told.items() if licence in ("", "UNKNOWN")} <= {"pycocoevalcap"}  # told by hand
+    assert {name for name, license_ in licenses.items() if license_ in ("", "UNKNOWN")} <= {"pycocoevalcap"}
+
+
+# --- import and command line --------------------------------------------------------------------------------------
 
 
 def test_version_needs_no_torch():
     command = [sys.executable, "-X", "importtime", Path(sysconfig.get_path("scripts")) / "dlip", "--version"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0 and dlip.__version__ in run.stdout
-    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
-    assert "dlip.cli" in imported
-    assert not imported & {"torch", "transformers", "numpy", "pandas", "plotly"}
+    modules = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "dlip.cli" in modules
+    assert not modules & {"torch", "transformers", "numpy", "pandas", "plotly"}
 
 
 @pytest.mark.parametrize("name", dlip.__all__)
-def test_lazy_names_lead_to_functions(name):
+def test_public_names_are_functions(name):
     assert callable(getattr(dlip, name))
 
 
@@ -121,31 +136,42 @@ def test_unknown_name_is_an_attribute_error():
         dlip.nothing  # noqa: B018
 
 
+# --- make ---------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ("exit 1", "is not Python 3.11 or newer"),
         ('case "$2" in *ensurepip*) exit 1; esac', "sudo apt install python3-venv"),
     ],
     ids=["old", "without-venv"],
 )
-def test_make_says_what_python_lacks(tmp_path, body, words):
+def test_make_names_what_python_lacks(tmp_path, body, message):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{body}\n")
     python.chmod(0o755)
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     run = subprocess.run(["make", "demo", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
-    said = [line for line in run.stderr.splitlines() if not line.startswith("make")]
-    assert run.returncode and len(said) == 1 and words in said[0]
+    printed = [line for line in run.stderr.splitlines() if not line.startswith("make")]
+    assert run.returncode and len(printed) == 1 and message in printed[0]
     assert not (tmp_path / ".venv").exists()
 
 
-CALLS = r"""
+def test_every_make_target_has_help():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    assert targets == re.findall(r"^([a-z-]+):.*## .+$", makefile, re.MULTILINE)
+
+
+# --- network ------------------------------------------------------------------------------------------------------
+
+NETWORK_CALLS = r"""
 import pkgutil, sys
-asked = []
-sys.addaudithook(lambda event, args: asked.append((event, args)) if event in (
+calls = []
+sys.addaudithook(lambda event, args: calls.append((event, args)) if event in (
     "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto") else None)
 import app, dlip
 for package in (dlip, app):
@@ -159,12 +185,14 @@ words += ["--results", "records.jsonl", "--test-limit", "8"]
 assert main(words) == 0
 from app.page import build
 build()
-print("asked:", asked)
+print("calls:", calls)
 """
 
 
-def test_nothing_is_asked_of_other_machines(tmp_path):
-    """Neither on importing every module nor by a run, what it is measured by, or the page."""
-    done = subprocess.run([sys.executable, "-c", CALLS], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+def test_no_network_access(tmp_path):
+    """Neither by importing any module, nor by a run and its evaluation, nor by building the page."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", NETWORK_CALLS]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.endswith("asked: []\n")
+    assert done.stdout.endswith("calls: []\n")
