@@ -1,13 +1,24 @@
-"""What the notebooks share, so that they hold words and results and hardly any code (needs the extra `notebooks`)."""
+"""Helpers of the notebooks, so that these hold text and results but hardly any code (needs the extra `notebooks`)."""
 
-from dlip.notebook.controls import Controls, play
+from dlip.notebook.controls import Controls, interact
+from dlip.notebook.explorer import ATTRIBUTION_METHODS, AttentionExplorer
+from dlip.notebook.kernel import setup
 from dlip.notebook.live import Learnt, anatomy, learn, recipe, short, watch
-from dlip.notebook.looker import METHODS, Looker
-from dlip.notebook.page import advice, chart, findings, gains, measures, opening, records, shipped, table, verdicts
-from dlip.notebook.said import compare, gallery, scores
+from dlip.notebook.results import (
+    advice,
+    chart,
+    column_table,
+    findings,
+    gain_chart,
+    grid_table,
+    records,
+    shipped_records,
+    verdicts,
+)
+from dlip.notebook.texts import compare_texts, gallery, score_table
 
 __all__ = [
-    "METHODS", "Controls", "Learnt", "Looker", "advice", "anatomy", "chart", "compare", "findings", "gains",
-    "gallery", "learn", "measures", "opening", "play", "recipe", "records", "scores", "shipped", "short", "table",
-    "verdicts", "watch",
+    "ATTRIBUTION_METHODS", "AttentionExplorer", "Controls", "Learnt", "advice", "anatomy", "chart", "column_table",
+    "compare_texts", "findings", "gain_chart", "gallery", "grid_table", "interact", "learn", "recipe", "records",
+    "score_table", "setup", "shipped_records", "short", "verdicts", "watch",
 ]  # fmt: skip

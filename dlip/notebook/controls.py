@@ -1,12 +1,15 @@
-"""Controls that draw a picture anew; without them the first picture still stands there."""
+"""Interactive controls above a figure or table; without a kernel the first output remains."""
 
+import json
 from collections.abc import Callable, Sequence
 
 from dlip.plots import LABELS
 
+PLOTLY_MIME = "application/vnd.plotly.v1+json"
+
 
 class Controls:
-    """What a reader has chosen: `choice["size"]`, read by later cells."""
+    """The current values of controls: `choice["size"]`."""
 
     def __init__(self, boxes: dict):
         self.boxes = boxes
@@ -19,20 +22,20 @@ class Controls:
 
     @property
     def weights(self) -> str:
-        """The sliders, which are named as loss terms or groups of them, as `dlip train --weights` takes them."""
+        """The sliders, named as loss terms or groups, as a value of `dlip train --weights`."""
         return weights_text({name: value for name, value in self.values().items() if isinstance(value, float)})
 
 
 def weights_text(weights: dict[str, float]) -> str:
-    """`vlp=1,hr=0.5`, without those of weight 0."""
+    """`vlp=1,hr=0.5`, without weights of 0."""
     return ",".join(f"{name}={weight:g}" for name, weight in weights.items() if weight)
 
 
-def play(draw: Callable, **choices: Sequence | float) -> Controls:
-    """Shows controls, and below them what `draw` returns for their values, drawn anew whenever one is changed.
+def interact(draw: Callable, **choices: Sequence | float) -> Controls:
+    """Displays controls and the result of `draw(**values)` below, redrawn on every change. Returns the controls.
 
-    choices: keyword of `draw` -> a number, which becomes a slider from 0 to four times as much (or to 4), or its
-    values, or pairs (label, value); the first is where it starts. Returns the controls.
+    choices: keyword of `draw` -> a number (a slider from 0 to four times the number, or to 4), or a list of values or
+    (label, value) pairs, of which the first is the initial one.
     """
     import ipywidgets
     from IPython.display import display
@@ -49,26 +52,22 @@ def play(draw: Callable, **choices: Sequence | float) -> Controls:
         boxes[name].style.description_width = "initial"
     controls = Controls(boxes)
     display(ipywidgets.HBox(list(boxes.values()), layout={"flex_flow": "row wrap"}))
-    shown = display(bundle(draw(**controls.values())), raw=True, display_id=True)
+    handle = display(mime_bundle(draw(**controls.values())), raw=True, display_id=True)
     for box in boxes.values():
-        box.observe(lambda _: shown.update(bundle(draw(**controls.values())), raw=True), "value")
+        box.observe(lambda _: handle.update(mime_bundle(draw(**controls.values())), raw=True), "value")
     return controls
 
 
 def _label(value) -> str:
-    """A column of the records by its name, anything else as it is."""
+    """The name of a column of the records; anything else as text."""
     return LABELS[value][0] if value in LABELS else str(value)
 
 
-def bundle(shown) -> dict:
-    """Mime type -> content, as a display that can be updated takes it; of a figure, its data and its title."""
+def mime_bundle(value) -> dict:
+    """MIME type -> content of a value, for a display that can be updated; of a figure, its JSON and its title."""
     from IPython import get_ipython
 
-    from dlip.notebook.page import PLOTLY
-
-    if hasattr(shown, "to_plotly_json"):
-        import json
-
-        title = (shown.layout.title.text or "a figure").replace("<br>", " ")
-        return {PLOTLY: json.loads(shown.to_json()), "text/plain": title}
-    return get_ipython().display_formatter.format(shown)[0]
+    if hasattr(value, "to_plotly_json"):
+        title = (value.layout.title.text or "a figure").replace("<br>", " ")
+        return {PLOTLY_MIME: json.loads(value.to_json()), "text/plain": title}
+    return get_ipython().display_formatter.format(value)[0]

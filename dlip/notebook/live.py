@@ -140,15 +140,15 @@ def watch(folder: str | Path, steps: int | None = None) -> Iterator[None]:
     """Draws the losses of a run's folder while the block trains there, and once more when it ends."""
     from IPython.display import display
 
-    from dlip.notebook.controls import bundle
+    from dlip.notebook.controls import mime_bundle
     from dlip.plots import term_curves
     from dlip.training.run_folder import Run
 
     run, stop = Run(folder), threading.Event()
-    shown = display(bundle(term_curves({}, steps)), raw=True, display_id=True)
+    shown = display(mime_bundle(term_curves({}, steps)), raw=True, display_id=True)
 
     def draw() -> None:
-        shown.update(bundle(term_curves(run.losses(), steps)), raw=True)
+        shown.update(mime_bundle(term_curves(run.losses(), steps)), raw=True)
 
     def keep_drawing() -> None:
         while not stop.wait(EVERY):

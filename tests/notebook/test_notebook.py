@@ -1,4 +1,4 @@
-"""The notebooks' helpers: cards, records or a sentence, controls, the live chart, still pictures."""
+"""Helpers of the notebooks: setup, records, controls, the live cell, images of charts."""
 
 import base64
 import dataclasses
@@ -20,7 +20,8 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
 from dlip.experiments.grids import FULL
 from dlip.models.fast.precision import native_bf16
-from dlip.notebook import execute, live, page
+from dlip.notebook import execute, kernel, live, results
+from dlip.notebook.controls import PLOTLY_MIME
 from dlip.plots import term_curves
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
@@ -44,10 +45,10 @@ def displayed(monkeypatch) -> list[dict]:
     return shown
 
 
-# --- page -------------------------------------------------------------------------------------------------------------
+# --- setup and results ------------------------------------------------------------------------------------------------
 
 
-def test_opening_names_what_runs_and_leaves_the_notebooks_folder(tmp_path, monkeypatch):
+def test_setup_shows_versions_and_changes_the_folder(tmp_path, monkeypatch):
     import torch
 
     (tmp_path / "notebooks").mkdir()
@@ -55,21 +56,21 @@ def test_opening_names_what_runs_and_leaves_the_notebooks_folder(tmp_path, monke
     monkeypatch.delenv("DLIP_QUICK", raising=False)
     for name in ("PATH", "HF_HUB_DISABLE_PROGRESS_BARS"):  # which it sets, so that they are put back
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    card = notebook.opening().data
+    card = notebook.setup().data
     assert os.getcwd() == str(tmp_path)
     assert f"torch {torch.__version__.split('+')[0]}" in card and "short run" not in card
     monkeypatch.setenv("DLIP_QUICK", "1")
-    assert "short run" in notebook.opening().data and os.getcwd() == str(tmp_path)
+    assert "short run" in notebook.setup().data and os.getcwd() == str(tmp_path)
 
 
-def test_figures_are_shown_as_data_without_plotlys_own_displays():
+def test_figures_are_displayed_as_json():
     code = """
 import sys
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 shell = InteractiveShell.instance()
 from dlip import notebook
-notebook.opening()
+notebook.setup()
 with capture_output() as shown:
     shell.run_cell("import plotly.graph_objects as go")
     shell.run_cell("go.Figure(layout={'title': {'text': 'Small<br>wins'}})")
@@ -79,12 +80,12 @@ print([dict(output.data) for output in shown.outputs], "nbformat" in sys.modules
     assert "plotly.v1+json" in out and "'text/plain': 'Small wins'" in out and out.split()[-1] == "False", out
 
 
-def test_missing_records_are_one_sentence_a_grid(tmp_path, capsys):
+def test_missing_records(tmp_path, capsys):
     assert notebook.records("fusion", "init", path=tmp_path / "none.jsonl") == []
     fusion, init = capsys.readouterr().out.splitlines()
     assert "no run of the grid fusion" in fusion and "dlip ablate init" in init
-    assert "no run of the grid fusion" in notebook.table("fusion", []).data
-    assert "no run of the grid fusion" in notebook.measures("fusion", [], "tr1").data
+    assert "no run of the grid fusion" in notebook.grid_table("fusion", []).data
+    assert "no run of the grid fusion" in notebook.column_table("fusion", [], "tr1").data
     assert "missing" in notebook.advice([], 1.0).data
 
 
@@ -92,25 +93,25 @@ def test_records_are_counted(tmp_path, capsys):
     (row, *_), path = ablation.grid("fusion").rows, tmp_path / "some.jsonl"
     about = {"ablation": {"hash": ablation.identity(row, FULL)}, "wall_s": 1800.0}
     path.write_text("".join(json.dumps(make_record("it", seed=seed) | about) + "\n" for seed in range(3)))
-    found = notebook.records("fusion", path=path)
-    assert len(found) == 3
+    loaded = notebook.records("fusion", path=path)
+    assert len(loaded) == 3
     assert capsys.readouterr().out == "fusion: 3 runs of 1 of 5 students, 1.5 hours of training\n"
-    table = notebook.table("fusion", found)
+    table = notebook.grid_table("fusion", loaded)
     assert table.loc[row.name, ("TR@1", "here")] and table.loc[row.name, ("TR@1", "paper")] == "84.0"
     assert table.loc["6 of 6 layers fused", ("TR@1", "here")] == ""
-    measured = notebook.measures("fusion", found, "tr1", "params_m")
+    measured = notebook.column_table("fusion", loaded, "tr1", "params_m")
     assert measured.loc[row.name, "tr1"].endswith("±0.00") and measured.loc["6 of 6 layers fused", "params_m"] == ""
 
 
-def test_rerun_does_the_grids_in_a_file_of_its_own(tmp_path, monkeypatch):
+def test_rerun_writes_to_its_own_file(tmp_path, monkeypatch):
     done = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ablation, "ablate", lambda grids, workers, results: done.append((grids[0].name, results)))
     notebook.records("fusion", rerun=True)
-    assert done == [("fusion", page.RERUN_RESULTS)] and page.RERUN_RESULTS != ablation.RESULTS
+    assert done == [("fusion", results.RERUN_RESULTS)] and results.RERUN_RESULTS != ablation.RESULTS
 
 
-def test_chart_says_what_is_missing():
+def test_chart_reports_missing_records():
     def draw(number):
         if number:
             return number
@@ -120,48 +121,48 @@ def test_chart_says_what_is_missing():
     assert notebook.chart(draw, 0).data == "*Nothing to show yet: no run has it; run it first.*"
 
 
-def test_findings_are_the_titles_of_charts():
+def test_findings_are_titles_of_charts():
     fig = term_curves({"step": [1, 2], "itc": [3.0, 2.0], "total": [3.0, 2.0]})
     missing = notebook.chart(lambda: fig)
     assert notebook.findings(missing).data == "- After 2 steps the weighted sum has fallen from 3.00 to 2.00."
     assert "missing" in notebook.findings(object()).data
 
 
-def test_verdicts_are_those_asked_for():
+def test_verdicts_of_given_numbers():
     text = notebook.verdicts([], 2, 6).data
     assert text.count("**undecided here**") == 2 and "**2. A large fusion" in text and "dlip ablate init" in text
 
 
-def test_shipped_records_are_of_every_role():
-    assert {"teacher", "undistilled", "distilled"} <= {record["role"] for record in notebook.shipped()}
+def test_shipped_records_have_every_role():
+    assert {"teacher", "undistilled", "distilled"} <= {record["role"] for record in notebook.shipped_records()}
 
 
-def test_a_users_mistake_is_one_sentence(capsys):
-    assert page._one_sentence(None, UserError, UserError("there is no layer 9"), None) == ["there is no layer 9"]
+def test_user_error_is_one_sentence(capsys):
+    assert kernel._show_error(None, UserError, UserError("there is no layer 9"), None) == ["there is no layer 9"]
     assert capsys.readouterr().err == "dlip: there is no layer 9\n"
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
-def test_controls_draw_anew_and_are_read_later(displayed):
+def test_controls_redraw(displayed):
     drawn = []
 
     def draw(**values):
         drawn.append(values)
         return term_curves({"step": [1], "itc": [1.0], "total": [1.0]}, title="it")
 
-    choice = notebook.play(draw, size=["small", "large"], word=[("2. red", 1), ("1. a", 0)], hr=1.0, kd=0.0)
+    choice = notebook.interact(draw, size=["small", "large"], word=[("2. red", 1), ("1. a", 0)], hr=1.0, kd=0.0)
     first = {"size": "small", "word": 1, "hr": 1.0, "kd": 0.0}
     assert drawn == [first] and choice.values() == first and choice.weights == "hr=1"
-    assert displayed[1]["text/plain"] == "it" and displayed[1][page.PLOTLY]["data"][0]["type"] == "scatter"
+    assert displayed[1]["text/plain"] == "it" and displayed[1][PLOTLY_MIME]["data"][0]["type"] == "scatter"
     choice.boxes["kd"].value = 0.5
     choice.boxes["word"].value = 0
     assert drawn[-1] == {"size": "small", "word": 0, "hr": 1.0, "kd": 0.5} and len(displayed) == 4
     assert choice["word"] == 0 and weights(choice.weights) == weights("hr=1,kd=0.5")
 
 
-def test_recipe_is_what_is_chosen_as_options():
+def test_recipe_is_a_command_line():
     said = notebook.recipe("scenes-student", vlp=1.0, hr=0.0, kd=0.0).data
     assert said == "0.62M parameters, 4 loss terms: `--size scenes-student --weights vlp=1`"
 
@@ -177,10 +178,10 @@ def test_anatomy_adds_up():
 # --- live -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_chart_follows_the_log(tmp_path, displayed, monkeypatch):
+def test_chart_follows_the_log(tmp_path, displayed, monkeypatch):
     monkeypatch.setattr(live, "EVERY", 0.02)
     run = Run(tmp_path)
-    run._since = time.perf_counter()
+    run._logged = time.perf_counter()
     with notebook.watch(tmp_path, 20):
         run.log({"step": 10, "losses": {"itc": 4.0, "total": 4.0}})
         while len(displayed) < 3:
@@ -192,7 +193,7 @@ def test_the_chart_follows_the_log(tmp_path, displayed, monkeypatch):
     assert titles[-1] == "After 20 of 20 steps the weighted sum has fallen from 4.00 to 3.00"
 
 
-def test_a_student_learns_and_leaves_nothing_behind(tmp_path, displayed, monkeypatch, capsys):
+def test_live_student_leaves_no_files(tmp_path, displayed, monkeypatch, capsys):
     monkeypatch.setenv("DLIP_QUICK", "1")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     size, asked = "scenes-student:image_layers=1,text_layers=1", "itc,hr.image"
@@ -209,7 +210,7 @@ def test_a_student_learns_and_leaves_nothing_behind(tmp_path, displayed, monkeyp
     assert displayed[-1]["text/plain"].startswith("After 2 of 2 steps")
 
 
-def test_a_stopped_student_is_kept(displayed, monkeypatch, capsys):
+def test_interrupted_student_is_kept(displayed, monkeypatch, capsys):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
@@ -221,45 +222,45 @@ def test_a_stopped_student_is_kept(displayed, monkeypatch, capsys):
 # --- words and looks --------------------------------------------------------------------------------------------------
 
 
-def test_words_stand_side_by_side_with_the_truth(tiny, scenes):
+def test_texts_are_compared_with_the_truth(tiny, scenes):
     items = [scenes[i] for i in range(2)]
-    html = notebook.compare([("big", "teacher", tiny), ("small", "distilled", tiny)], items, questions=True).data
+    html = notebook.compare_texts([("big", "teacher", tiny), ("small", "distilled", tiny)], items, questions=True).data
     assert html.count("<tr>") == 3 and html.count("<img") == 2 and "<mark>" not in html
     assert items[1].questions[1].text in html and "■</span> small" in html
     assert notebook.gallery(items).data.count("<img") == 2
 
 
-def test_scores_are_a_row_a_model(tiny, scenes):
-    rows = notebook.scores([("one", "teacher", tiny)], scenes)
+def test_score_table_has_a_row_per_model(tiny, scenes):
+    rows = notebook.score_table([("one", "teacher", tiny)], scenes)
     assert list(rows.columns) == ["TR@1", "IR@1", "VQA"] and rows.loc["one"].between(0, 100).all()
 
 
 @pytest.mark.parametrize(("lacks", "measured", "asked"), [("questions", ["TR@1", "IR@1"], 1), ("captions", ["VQA"], 4)])
-def test_pictures_of_ones_own_may_lack_questions_or_captions(lacks, measured, asked, tiny, scenes):
+def test_items_may_lack_questions_or_captions(lacks, measured, asked, tiny, scenes):
     class Own(list):
         name, split = "own", "test"
 
     models, own = [("one", "teacher", tiny)], Own(dataclasses.replace(scenes[i], **{lacks: []}) for i in range(3))
-    assert list(notebook.scores(models, own).dropna(axis=1).columns) == measured
-    assert notebook.compare(models, [*own, scenes[3]], questions=True).data.count("<img") == asked
-    assert ("None of" in notebook.compare(models, own, questions=True).data) == (lacks == "questions")
-    assert notebook.compare(models, own).data.count("<img") == notebook.gallery(own).data.count("<img") == 3
+    assert list(notebook.score_table(models, own).dropna(axis=1).columns) == measured
+    assert notebook.compare_texts(models, [*own, scenes[3]], questions=True).data.count("<img") == asked
+    assert ("None of" in notebook.compare_texts(models, own, questions=True).data) == (lacks == "questions")
+    assert notebook.compare_texts(models, own).data.count("<img") == notebook.gallery(own).data.count("<img") == 3
 
 
-def test_looker_offers_what_there_is_and_draws_it(tiny, scenes):
-    looker = notebook.Looker({"teacher": tiny, "distilled": tiny}, scenes, picture=1)
-    first = looker.words[0][1]
-    assert first in looker.objects and looker.layers == [("last", -1)]
-    assert [value for _, value in looker.heads] == [None, 0, 1, 2, 3]
-    fig = looker.attention(first, -1, 2)
+def test_attention_explorer(tiny, scenes):
+    explorer = notebook.AttentionExplorer({"teacher": tiny, "distilled": tiny}, scenes, index=1)
+    first = explorer.words[0][1]
+    assert first in explorer.objects and explorer.layers == [("last", -1)]
+    assert [value for _, value in explorer.heads] == [None, 0, 1, 2, 3]
+    fig = explorer.attention(first, -1, 2)
     assert "differ by 0.00 of 1 bit" in fig.layout.title.text
     ours = [np.asarray(trace.z) for trace in fig.data if trace.type == "heatmap"]
-    wanted = looker.maps["teacher"].patches(first, -1, 2).numpy()
+    wanted = explorer.maps["teacher"].patches(first, -1, 2).numpy()
     assert len(ours) == 2 and np.allclose(ours[0], 100 * wanted, atol=1e-4)
-    for method in notebook.METHODS:
-        fig = looker.attributions(first, method)
+    for method in notebook.ATTRIBUTION_METHODS:
+        fig = explorer.attributions(first, method)
         assert any(trace.type == "heatmap" for trace in fig.data)
-        assert fig.layout.coloraxis.colorbar.title.text == "% of what raises and lowers the score"
+        assert fig.layout.coloraxis.colorbar.title.text == "% of the effect on the score"
 
 
 # --- executing --------------------------------------------------------------------------------------------------------
@@ -267,8 +268,8 @@ def test_looker_offers_what_there_is_and_draws_it(tiny, scenes):
 
 def executed():
     fig = term_curves({"step": [1], "itc": [1.0], "total": [1.0]})
-    data = {page.PLOTLY: json.loads(fig.to_json()), "text/plain": "it"}
-    widget = {execute.WIDGET: {"model_id": "x"}, "text/plain": "HBox()"}
+    data = {PLOTLY_MIME: json.loads(fig.to_json()), "text/plain": "it"}
+    widget = {execute.WIDGET_MIME: {"model_id": "x"}, "text/plain": "HBox()"}
     outputs = [new_output("display_data", some) for some in (widget, data)]
     cells = [new_code_cell("1", outputs=outputs), new_code_cell("2", metadata={"tags": ["live"]})]
     for cell, begin, end in zip(cells, ("00:00", "01:00"), ("02.5", "07"), strict=True):
@@ -277,38 +278,38 @@ def executed():
     return new_notebook(cells=cells, metadata={"widgets": {}})
 
 
-def test_time_is_that_of_the_cells():
+def test_seconds_are_those_of_the_cells():
     assert execute.seconds(executed()) == 9.5 and execute.seconds(executed(), before_live=True) == 2.5
 
 
-def test_tidy_leaves_a_sentence_for_widgets_and_no_times():
+def test_tidy_removes_widgets_and_times():
     book = executed()
     execute.tidy(book)
-    assert [output["data"] for output in book.cells[0].outputs][0] == {"text/plain": execute.CONTROLS}
+    assert [output["data"] for output in book.cells[0].outputs][0] == {"text/plain": execute.CONTROLS_TEXT}
     assert "execution" not in book.cells[0].metadata and "widgets" not in book.metadata
 
 
-def test_every_chart_gets_a_picture(monkeypatch):
+def test_every_chart_gets_an_image(monkeypatch):
     def write(figures, files, width, height, scale):
         for figure, file in zip(figures, files, strict=True):
             file.write_bytes(figure.layout.title.text.encode())
 
     book = executed()
     monkeypatch.setattr("plotly.io.write_images", write)
-    assert execute.add_pictures(book) == 0
+    assert execute.add_images(book) == 0
     assert base64.b64decode(book.cells[0].outputs[1]["data"]["image/png"]).startswith(b"After 1 steps")
-    assert execute.add_pictures(book) == 0  # which it has by now
+    assert execute.add_images(book) == 0  # which it has by now
 
 
-def test_without_a_browser_charts_stay_as_they_are(monkeypatch):
+def test_charts_without_a_browser(monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("Kaleido requires Google Chrome to be installed.")
 
     book = executed()
     monkeypatch.setattr("plotly.io.write_images", fail)
-    assert execute.add_pictures(book) == 1 and page.PLOTLY in book.cells[0].outputs[1]["data"]
+    assert execute.add_images(book) == 1 and PLOTLY_MIME in book.cells[0].outputs[1]["data"]
 
 
-def test_an_unknown_grid_is_a_users_mistake():
+def test_unknown_grid():
     with pytest.raises(UserError, match="there is no grid"):
         notebook.records("nothing")

@@ -1,4 +1,4 @@
-"""Every notebook, executed from a clean kernel; and the committed copies, as a reader finds them."""
+"""Every notebook executed from a clean kernel, and the committed copies."""
 
 import ast
 import base64
@@ -9,7 +9,8 @@ import nbformat
 import pytest
 
 from dlip.experiments.ablation import RESULTS
-from dlip.notebook import execute, page
+from dlip.notebook import execute
+from dlip.notebook.controls import PLOTLY_MIME
 from tests.helpers import ROOT
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -21,8 +22,8 @@ def code(book) -> list:
     return [cell for cell in book.cells if cell.cell_type == "code"]
 
 
-def said(cell) -> str:
-    """All text that a cell has put out."""
+def output_text(cell) -> str:
+    """All text among the outputs of a cell."""
     parts = []
     for output in cell.outputs:
         data = output.get("data", {"text/plain": output.get("text", "")})
@@ -31,10 +32,10 @@ def said(cell) -> str:
 
 
 def charts(book) -> list[dict]:
-    return [o["data"] for cell in code(book) for o in cell.outputs if page.PLOTLY in o.get("data", {})]
+    return [o["data"] for cell in code(book) for o in cell.outputs if PLOTLY_MIME in o.get("data", {})]
 
 
-def test_all_are_there():
+def test_all_notebooks_exist():
     assert tuple(path.stem for path in PATHS) == NAMES
 
 
@@ -49,31 +50,33 @@ def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
     committed = nbformat.read(path, 4)
     for cell, before in zip(code(book), code(committed), strict=True):
         assert not [output for output in cell.outputs if output.output_type == "error"]
-        assert bool(said(cell)) == bool(said(before)), f"{cell.source}\nputs out {said(cell)[:500]!r}"
+        assert bool(output_text(cell)) == bool(output_text(before)), f"{cell.source}\nhas {output_text(cell)[:500]!r}"
+            f"{cell.source}\noutputs {output_text(cell)[:500]!r}"
+        )
 
 
 @ALL
-def test_committed_copy_is_executed_and_needs_no_kernel(path):
+def test_committed_copy_is_executed(path):
     book = nbformat.read(path, 4)
     assert path.stat().st_size < 1.5e6
     assert [cell.execution_count for cell in code(book)] == list(range(1, 1 + len(code(book))))
-    assert all(said(cell) for cell in code(book))
+    assert all(output_text(cell) for cell in code(book))
     for data in charts(book):
         assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert execute.WIDGET not in path.read_text() and "widgets" not in book.metadata
+    assert execute.WIDGET_MIME not in path.read_text() and "widgets" not in book.metadata
     assert str(ROOT) not in path.read_text()
     if (ROOT / RESULTS).exists() and path.stem[:2] in ("02", "03", "04", "05"):
         assert len(charts(book)) > 2 and "Nothing to show" not in path.read_text()
 
 
 @ALL
-def test_order_of_a_notebook(path):
+def test_structure_of_a_notebook(path):
     cells = nbformat.read(path, 4).cells
     assert cells[0].source.startswith(f"# {int(path.stem[:2])}. ")
     assert "**Aim.**" in cells[0].source and "**Run time.**" in cells[0].source
     assert "RERUN = False" in cells[1].source
-    assert any("## What was learnt" in cell.source for cell in cells[-3:])
-    assert sum(execute.LIVE in cell.metadata.get("tags", ()) for cell in cells) == 1
+    assert any("## What we learned" in cell.source for cell in cells[-3:])
+    assert sum(execute.LIVE_TAG in cell.metadata.get("tags", ()) for cell in cells) == 1
 
 
 @ALL

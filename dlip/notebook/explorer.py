@@ -1,4 +1,4 @@
-"""One picture and one caption as several models see them, for controls to draw."""
+"""Attention and attribution maps of one image and caption in several models, for interactive controls."""
 
 from typing import TYPE_CHECKING
 
@@ -7,31 +7,31 @@ from dlip.plots import overlays
 if TYPE_CHECKING:
     from dlip.vlm import VLM
 
-METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
+ATTRIBUTION_METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 
 
-class Looker:
-    """Maps of a scene's caption by role, "teacher" first; each model's are computed once.
+class AttentionExplorer:
+    """Maps of a scene's caption in models by role, "teacher" first; computed once per model.
 
-    words, layers, heads: what there is to choose, as pairs (label, value); words that name an object come first, its
-    noun before its qualities, layers are counted from the last one that all models have.
+    words, layers, heads: (label, value) pairs to choose from. Nouns of objects come first, then their attributes, then
+    other words; layers are counted from the last, up to the depth of the shallowest model.
     """
 
-    def __init__(self, models: dict[str, "VLM"], dataset, picture: int, caption: int = 0):
+    def __init__(self, models: dict[str, "VLM"], dataset, index: int, caption: int = 0):
         import torch
 
         from dlip.data.scenes.render import masks
         from dlip.evaluation.attention_maps import named, word_maps
 
-        item, scene = dataset[picture], dataset.scene(picture)
+        item, scene = dataset[index], dataset.scene(index)
         self.models, self.image, self.text = models, item.image, item.captions[caption]
         self.maps = {role: word_maps(vlm, item.image, self.text) for role, vlm in models.items()}
         self.masks = torch.from_numpy(masks(scene))  # [O, S, S]
         self.objects = named(self.text, scene)
-        known = range(min(len(maps.words) for maps in self.maps.values()))
+        mapped = range(min(len(maps.words) for maps in self.maps.values()))
         words = self.text.split()
-        ends = {i for i in self.objects if self.objects.get(i + 1) != self.objects[i]}  # "circle" of "a red circle"
-        order = sorted(known, key=lambda i: (i not in ends, i not in self.objects, i))
+        nouns = {i for i in self.objects if self.objects.get(i + 1) != self.objects[i]}  # "circle" of "a red circle"
+        order = sorted(mapped, key=lambda i: (i not in nouns, i not in self.objects, i))
         self.words = [(f"{i + 1}. {words[i]}", i) for i in order]
         depth = min(len(maps.layers) for maps in self.maps.values())
         self.layers = [("last" if i == 1 else f"{i - 1} before the last", -i) for i in range(1, depth + 1)]
@@ -42,16 +42,16 @@ class Looker:
         return self.masks[self.objects[word]].numpy() if word in self.objects else None
 
     def attention(self, word: int, layer: int = -1, head: int | None = None, student: str = "distilled"):
-        """Cross-attention of a word in teacher and student, with the divergence of the two maps."""
+        """Cross-attention of a word in teacher and student, and the divergence of the two maps."""
         from dlip.evaluation.attention_maps import differ
 
         pair = {role: self.maps[role] for role in ("teacher", student)}
-        shown = [(role, role, maps.patches(word, layer, head).numpy()) for role, maps in pair.items()]
+        panels = [(role, role, maps.patches(word, layer, head).numpy()) for role, maps in pair.items()]
         bits = differ(*(maps.map(word, layer, head) for maps in pair.values())).item()
-        return overlays(self.image, shown, self.text.split()[word], self._mask(word), bits)
+        return overlays(self.image, panels, self.text.split()[word], self._mask(word), bits)
 
-    def attributions(self, word: int, method: str = METHODS[0], student: str = "distilled"):
-        """Which pixels make the decoder say a word, in teacher and student, by one of `METHODS`."""
+    def attributions(self, word: int, method: str = ATTRIBUTION_METHODS[0], student: str = "distilled"):
+        """Pixels that make the decoder generate a word, in teacher and student, by one of `ATTRIBUTION_METHODS`."""
         from dlip.evaluation import attribution
 
         function = {
@@ -60,5 +60,5 @@ class Looker:
             "Grad-CAM": attribution.grad_cam,
         }[method]
         scores = {role: attribution.Score(self.models[role], self.text, word) for role in ("teacher", student)}
-        shown = [(role, role, function(score, self.image).numpy()) for role, score in scores.items()]
-        return overlays(self.image, shown, self.text.split()[word], self._mask(word), signed=True)
+        panels = [(role, role, function(score, self.image).numpy()) for role, score in scores.items()]
+        return overlays(self.image, panels, self.text.split()[word], self._mask(word), signed=True)

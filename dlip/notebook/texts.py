@@ -1,0 +1,55 @@
+"""Images with their captions and questions, and what several models generate for them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dlip.plots import generated_text
+
+if TYPE_CHECKING:
+    from dlip.vlm import VLM
+
+
+def gallery(items: Sequence):
+    """Images with their first caption and one of their questions with its answer."""
+    from IPython.display import HTML
+
+    return HTML(generated_text.gallery([(item, _question(item, i)) for i, item in enumerate(items)]))
+
+
+def compare_texts(models: Sequence[tuple[str, str, "VLM"]], items: Sequence, questions: bool = False):
+    """What models generate for the same images: captions, or answers to one question of each image that has one.
+
+    models: (name, role, model); the first is the reference for marked differences.
+    """
+    from IPython.display import HTML
+
+    items = [item for item in items if item.questions or not questions]
+    if not items:
+        return HTML("None of these images has a question.")
+    images = [item.image for item in items]
+    asked = [_question(item, i).text if questions else "" for i, item in enumerate(items)]
+    texts = [
+        (name, role, vlm.answer(images, asked) if questions else vlm.caption(images, max_new_tokens=40))
+        for name, role, vlm in models
+    ]
+    return HTML(generated_text.text_table(items, asked, texts))
+
+
+def _question(item, i: int):
+    """A question of the i-th image, of a different kind from image to image; None if it has none."""
+    return item.questions[i % len(item.questions)] if item.questions else None
+
+
+def score_table(models: Sequence[tuple[str, str, "VLM"]], dataset):
+    """Retrieval and VQA scores of models on a data set, in %; NaN if it lacks captions or questions."""
+    import pandas as pd
+
+    from dlip.evaluation.tasks import evaluate
+    from dlip.records.schema import HEADLINE_SCORES, SCORES, value_at
+
+    rows = {}
+    for name, _, vlm in models:
+        metrics = evaluate(vlm, dataset, tasks=("retrieval", "vqa"), progress=False)
+        scores = ("tr1", "ir1", "vqa")
+        rows[name] = {HEADLINE_SCORES[score]: value_at({"metrics": metrics}, *SCORES[score]) for score in scores}
+    return pd.DataFrame(rows).T.astype(float).round(1)
