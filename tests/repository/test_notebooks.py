@@ -51,8 +51,6 @@ def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
     for cell, before in zip(code(book), code(committed), strict=True):
         assert not [output for output in cell.outputs if output.output_type == "error"]
         assert bool(output_text(cell)) == bool(output_text(before)), f"{cell.source}\nhas {output_text(cell)[:500]!r}"
-            f"{cell.source}\noutputs {output_text(cell)[:500]!r}"
-        )
 
 
 @ALL
