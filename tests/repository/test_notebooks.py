@@ -85,3 +85,16 @@ def test_notebooks_define_nothing(path):
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert {name.split(".")[0] for name in imported} <= {"dlip", "pandas", "transformers"}
+
+
+@ALL
+def test_names_of_the_api_exist(path):
+    source = "\n".join(cell.source for cell in code(nbformat.read(path, 4)))
+    tree = ast.parse(re.sub(r"^[!%].*$", "", source, flags=re.MULTILINE))
+    names = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(ast.unparse(node), names)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            assert hasattr(names[node.value.id], node.attr), ast.unparse(node)
