@@ -315,8 +315,8 @@ def export(args: argparse.Namespace) -> None:
     folders, left_out = write(args.model, out)
     hub = push(folders, args.push) if args.push else []
     if args.json:
-        show({"folders": {task: str(path) for task, path in folders.items()}, "left_out": left_out, "hub": hub}, args)
+        show({"folders": {task: str(path) for task, path in folders.items()}, "skipped": left_out, "hub": hub}, args)
         return
     lines = [f"{task:10} {path}" for task, path in folders.items()]
-    lines += [f"{task:10} left out: {reason}" for task, reason in left_out.items()]
+    lines += [f"{task:10} skipped: {reason}" for task, reason in left_out.items()]
     print(*lines, *(f"on the hub as {name}" for name in hub), sep="\n")

@@ -14,7 +14,7 @@ from dlip.checkpoints.load import save_model
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
 from dlip.export import onnx_evaluate
-from dlip.export.onnx_export import quantise, to_onnx
+from dlip.export.onnx_export import quantize, to_onnx
 from dlip.export.onnx_runner import Runner
 from dlip.models.fast.precision import PRECISIONS, lower
 from dlip.records.schema import SCORES
@@ -50,7 +50,7 @@ def run(rounds: int = 100, pictures: int = 1000) -> tuple[dict, list[dict]]:
 def written(name: str, place: Path) -> dict[str, Path]:
     """The folders of a model's graphs in fp32 and in int8, of which the latter are made from the former."""
     folder = to_onnx(name, place)[0]["onnx"]
-    quantise(small := Path(shutil.copytree(folder, place / "onnx-int8")))
+    quantize(small := Path(shutil.copytree(folder, place / "onnx-int8")))
     return {"onnx": folder, "onnx-int8": small}
 
 

@@ -13,7 +13,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import retrieval
 from dlip.evaluation.tasks.ranking import nearest, reranked
 from dlip.experiments.run import new_model
-from dlip.export.huggingface import to_stock
+from dlip.export.transformers import to_stock
 from dlip.models.token_ids import first_token
 from dlip.vlm import VLM
 

@@ -15,8 +15,8 @@ from dlip.bench.step import words
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
-from dlip.export.huggingface import to_stock
 from dlip.export.onnx_runner import Part, Runner
+from dlip.export.transformers import to_stock
 from dlip.models.fast.precision import PRECISIONS, lower, pack
 from dlip.models.generate import generate, until_sep
 from dlip.models.med import Med

@@ -1,9 +1,16 @@
-"""The card of an exported model: what it is, how to use it, how it was made and what it reaches, from its record."""
+"""The model card of an export: what the model is, how to use it, how it was trained, and its results.
+
+Results and training come from the model's record; what it does not hold is skipped.
+"""
 
 from pathlib import Path
 
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader
+
 from dlip import __version__
 from dlip.models.config import ModelConfig
+from dlip.vlm import VLM
 
 TITLES = {
     "retrieval": "image-text retrieval",
@@ -16,119 +23,76 @@ ROLES = {
     "undistilled": "a model trained without a teacher",
     "teacher": "a model trained without a teacher",
 }
-FIGURES = (  # (place in a record's metrics, title, unit)
-    (("retrieval", "tr@1"), "TR@1", "%"), (("retrieval", "tr@5"), "TR@5", "%"), (("retrieval", "ir@1"), "IR@1", "%"),
-    (("retrieval", "ir@5"), "IR@5", "%"), (("captioning", "bleu4"), "BLEU-4", ""),
-    (("captioning", "meteor"), "METEOR", ""), (("captioning", "rougeL"), "ROUGE-L", ""),
-    (("captioning", "cider"), "CIDEr", ""), (("captioning", "spice"), "SPICE", ""),
-    (("vqa", "accuracy"), "VQA soft accuracy", "%"),
-)  # fmt: skip
-CLASSES = {
-    "retrieval": "BlipForImageTextRetrieval",
-    "captioning": "BlipForConditionalGeneration",
-    "vqa": "BlipForQuestionAnswering",
-}
+METRICS = {  # (task, metric) -> title, unit
+    ("retrieval", "tr@1"): ("TR@1", "%"), ("retrieval", "tr@5"): ("TR@5", "%"), ("retrieval", "ir@1"): ("IR@1", "%"),
+    ("retrieval", "ir@5"): ("IR@5", "%"), ("captioning", "bleu4"): ("BLEU-4", ""),
+    ("captioning", "meteor"): ("METEOR", ""), ("captioning", "rougeL"): ("ROUGE-L", ""),
+    ("captioning", "cider"): ("CIDEr", ""), ("captioning", "spice"): ("SPICE", ""),
+    ("vqa", "accuracy"): ("VQA soft accuracy", "%"),
+}  # fmt: skip
 
 
-def card(task: str, vlm, c: ModelConfig, record: dict) -> str:
-    """Markdown with the hub's header. vlm: the model by its name and vocabulary; c: the sizes of the part exported.
-
-    record: as dlip/records/read.py has it, a part of it, or nothing: what is not known is left out.
-    """
-    parts = [
-        header(task),
-        f"# {record.get('name') or Path(vlm.name).name}: {TITLES[task]}",
-        origin(c, record),
-        usage(task, vlm, c),
+def transformers_card(task: str, vlm: VLM, config: ModelConfig, record: dict, stock_class: str) -> str:
+    """Markdown with the hub's metadata. config: sizes of the model that does the task; record: may be empty."""
+    name = model_name(vlm, record)
+    results = [
+        EvalResult(task, record["data"], f"{record['data']} {record['split']}", metric, round(value, 2))
+        for (group, metric), value in measured(record).items()
+        if group == task
     ]
-    parts += [table for table in (figures(record), making(record), cost(c, record)) if table]
-    parts.append(
-        "## Pixels and words\n\n"
-        f"Pictures are squeezed to {c.image_size} x {c.image_size} px (bicubic). With Pillow the processor gives the "
-        "same pixels as in training; its torchvision backend rounds differently. Turn pictures upright and put "
-        f"transparent ones over white first. Training cut texts at {c.max_text} tokens, as `truncation=True` does."
+    metadata = ModelCardData(
+        library_name="transformers", tags=["blip", "vision-language", "distillation"], pipeline_tag=PIPELINES.get(task),
+        model_name=name if results else None, eval_results=results or None,
+    )  # fmt: skip
+    prompt = vlm.tokenizer.decode([list(config.prompt_ids)])[0] if config.prompt_ids else ""
+    role = ROLES.get(record.get("role"), "a BLIP-style model")
+    body = render(
+        "transformers.md", record, name=name, task=task, title=TITLES[task], role=role, config=config, prompt=prompt,
+        stock_class=stock_class,
+    )  # fmt: skip
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def onnx_card(vlm: VLM, graphs: list[tuple[str, str]], record: dict, int8: bool) -> str:
+    """Markdown. graphs: (file, description) of each graph; record: may be empty."""
+    return render("onnx.md", record, name=model_name(vlm, record), graphs=graphs, int8=int8)
+
+
+def model_name(vlm: VLM, record: dict) -> str:
+    return record.get("name") or Path(vlm.name).name
+
+
+def render(template: str, record: dict, **values) -> str:
+    environment = Environment(loader=PackageLoader("dlip.export", "cards"), keep_trailing_newline=True)
+    figures = [
+        (METRICS[key][0], f"{value:.1f}{METRICS[key][1]}") for key, value in measured(record).items()
+    ]  # markdown, so that nothing is escaped
+    text = environment.get_template(template).render(
+        version=__version__, record=record, figures=figures, training=training(record), **values
     )
-    return "\n\n".join(parts) + "\n"
+    return text.rstrip() + "\n"
 
 
-def header(task: str) -> str:
-    lines = ["---", "library_name: transformers", "tags: [blip, vision-language, distillation]"]
-    lines += [f"pipeline_tag: {PIPELINES[task]}"] if task in PIPELINES else []
-    return "\n".join([*lines, "---"])
+def measured(record: dict) -> dict[tuple[str, str], float]:
+    """The metrics of `METRICS` that a record has."""
+    metrics = record.get("metrics") or {}
+    values = {(task, metric): (metrics.get(task) or {}).get(metric) for task, metric in METRICS}
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def origin(c: ModelConfig, record: dict) -> str:
-    made = ROLES.get(record.get("role"), "a BLIP-style model")
-    return (
-        f"This is {made}: image encoder of {c.image_layers} layers and width {c.image_width}, text encoder of "
-        f"{c.text_layers} and {c.text_width}. Exported by DLIP Workbench {__version__} to run in stock `transformers`."
-    )
-
-
-def usage(task: str, vlm, c: ModelConfig) -> str:
-    prompt = f'text="{vlm.tokenizer.decode([list(c.prompt_ids)])[0]}", ' if c.prompt_ids else ""
-    first = "model.generate(**inputs, generation_config=model.generation_config)\n"
-    said = "print(processor.batch_decode(ids, skip_special_tokens=True))"
-    body = {
-        "retrieval": (
-            'inputs = processor(images=image, text=["a photo"], padding=True, return_tensors="pt")\n'
-            "print(model(**inputs).itm_score.softmax(-1)[:, 1])  # the probability that the text fits\n"
-            + (f"inputs.input_ids[:, 0] = {c.cls_id}  # [CLS], with which texts are read alone\n"
-               if c.enc_id != c.cls_id else "")
-            + "print(model(**inputs, use_itm_head=False).itm_score)  # cosine"
-        ),
-        "captioning": f'inputs = processor(images=image, {prompt}return_tensors="pt")\nids = {first}{said}',
-        "vqa": f'inputs = processor(images=image, text="what is it?", return_tensors="pt")\nids = {first}{said}',
-    }[task]  # fmt: skip
-    note = {
-        "captioning": "\n\nThe decoder inside does not read this folder's generation settings: pass them as above, "
-        "or to a pipeline as `generate_kwargs=dict(num_beams=3, max_new_tokens=20)`.",
-        "vqa": "\n\nQuestions of one length may go together; the stock class lets answers attend to pads. Since its "
-        "version 5 transformers has no `pipeline` for questions.",
-    }.get(task, "")
-    return (
-        "## How to use it\n\n```python\nfrom PIL import Image\n"
-        f"from transformers import AutoProcessor, {CLASSES[task]}\n\n"
-        'folder = "..."  # this folder or its name on the hub\n'
-        f"processor, model = AutoProcessor.from_pretrained(folder), {CLASSES[task]}.from_pretrained(folder)\n"
-        f'image = Image.open("picture.jpg").convert("RGB")\n{body}\n```{note}'
-    )
-
-
-def figures(record: dict) -> str:
-    metrics, rows = record.get("metrics") or {}, []
-    for (group, name), title, unit in FIGURES:
-        value = (metrics.get(group) or {}).get(name)
-        if value is not None:
-            rows.append(f"| {title} | {value:.1f}{unit} |")
-    if not rows:
-        return ""
-    where = f"Measured on {record['data']} {record['split']}; CIDEr and the like are times 100.\n\n"
-    return f"## What it reaches\n\n{where}| figure | value |\n|---|---|\n" + "\n".join(rows)
-
-
-def making(record: dict) -> str:
+def training(record: dict) -> list[tuple[str, str]]:
+    """Rows of the table of how the model was trained; none if the record does not say."""
     config = record.get("config") or {}
     train, data = config.get("train") or {}, config.get("data") or {}
+    images = record.get("train_images") or data.get("images") or data.get("pictures")
     rows = {
         "teacher": config.get("teacher"),
-        "began at": ", ".join(config.get("start") or []),
-        "data": f"{data['name']} {data['split']}, {data['pictures']:,} pictures" if data else None,
+        "initialized from": ", ".join(config.get("init_from") or config.get("start") or []),
+        "data": f"{data['name']} {data['split']}" + (f", {images:,} images" if images else "") if data else None,
         "losses": ", ".join(f"{term} x {weight:g}" for term, weight in (train.get("weights") or {}).items() if weight),
-        "steps": f"{train['steps']:,} of {train['batch_size']} pictures" if train else None,
+        "steps": f"{train['steps']:,} of {train['batch_size']} images" if train else None,
         "seed": train.get("seed"),
         "training time": f"{record['wall_s']:,.0f} s on {record.get('device')}" if record.get("wall_s") else None,
         "command": f"`{record['command']}`" if record.get("command") else None,
     }
-    lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
-    return "## How it was made\n\n| | |\n|---|---|\n" + "\n".join(lines) if lines and config else ""
-
-
-def cost(c: ModelConfig, record: dict) -> str:
-    found = record.get("efficiency") or {}
-    if "params_m" not in found:
-        return ""
-    return (
-        f"## What it costs\n\nThe whole model, of all tasks: {found['params_m']:.2f}M parameters, "
-        f"{found['flops_g']:.3f} GFLOPs for a picture and a text."
-    )
+    return [(title, value) for title, value in rows.items() if value not in (None, "")] if config else []

@@ -16,7 +16,7 @@ from dlip.checkpoints.blip import store_once
 from dlip.checkpoints.load import load_model, read_model
 from dlip.common.errors import MissingAbility, UserError
 from dlip.experiments.run import new_student
-from dlip.export.huggingface import CLASSES
+from dlip.export.transformers import CLASSES
 from dlip.models.config import ModelConfig
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train

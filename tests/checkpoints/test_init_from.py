@@ -9,7 +9,7 @@ from dlip.checkpoints.init_from import initialize
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiments.run import new_model
-from dlip.export.huggingface import to_stock
+from dlip.export.transformers import to_stock
 from dlip.models.config import scenes_size
 
 WORDS = ["a", "red", "star", "cat", "above", "blue"]

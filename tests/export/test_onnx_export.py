@@ -1,4 +1,4 @@
-"""ONNX graphs give torch's numbers, and their runner, where neither torch nor this package is, torch's words."""
+"""ONNX graphs give torch's numbers, and their runner torch's texts without torch or this package."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ json.dump(found, sys.stdout)
 """
 ENV = {"OMP_NUM_THREADS": "1", "PATH": ""}
 SIZES = ((1, 3), (3, 6), (4, 11), (2, 4))
-"""Of (pictures or texts, tokens)."""
+"""(images or texts, tokens)"""
 
 
 def wanted(vlm, paths, questions) -> dict:
@@ -46,7 +46,7 @@ def wanted(vlm, paths, questions) -> dict:
 
 
 def elsewhere(folder, paths, questions) -> dict:
-    """What the folder's runner finds in a process that cannot import torch or this package."""
+    """Results of the folder's runner in a process that cannot import torch or this package."""
     arguments = [str(folder), json.dumps([str(path) for path in paths]), json.dumps(questions)]
     done = subprocess.run(
         [sys.executable, "-c", READER, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, env=ENV
@@ -58,7 +58,7 @@ def elsewhere(folder, paths, questions) -> dict:
 def assert_equal_graphs(vlm, folder) -> None:
     part = Runner(folder, threads=1).parts[0]
     for name, of in onnx_export.GRAPHS.items():
-        graph = of(vlm.med, frozenset(part.config["tasks"])).eval()
+        graph = of(vlm.med, frozenset(part.config["abilities"])).eval()
         for n, t in SIZES:
             inputs = graph.example(n, t)
             found = part.run(name, graph.outputs, **onnx_export.feed(inputs))
@@ -69,7 +69,7 @@ def assert_equal_graphs(vlm, folder) -> None:
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
-    """The shipped student, exported by the command, with pictures as files and what is asked of them."""
+    """The shipped student, exported by the command, with image files and a question for each."""
     folder = tmp_path_factory.mktemp("student")
     assert main(["export", "scenes/student", "--to", "onnx", "--out", str(folder / "out")]) == 0
     items = list(Scenes("test", size=6))
@@ -105,21 +105,21 @@ def odd(tiny, tmp_path_factory):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(pixels[3][..., :3]).save(paths[3], exif=exif)
-    folders, left_out = onnx_export.to_onnx(str(folder / "run"), folder / "out")
-    assert left_out == {}
+    folders, skipped = onnx_export.to_onnx(str(folder / "run"), folder / "out")
+    assert skipped == {}
     long = "is the small red circle above the large blue star or is it to the left of it"
     return VLM.load(folder / "run"), folders["onnx"], paths, ["what color is it ?", "circle", long, "is it red ?"]
 
 
 @pytest.mark.parametrize("of", ["student", "odd"])
-def test_graphs_equal_torch_at_other_sizes_than_traced(of, request):
+def test_graphs_equal_torch_at_other_sizes(of, request):
     vlm, folder, _, _ = request.getfixturevalue(of)
     torch.manual_seed(1)
     assert_equal_graphs(vlm, folder)
 
 
 @pytest.mark.parametrize("of", ["student", "odd"])
-def test_the_same_words_and_scores_without_torch(of, request):
+def test_runner_equals_the_model_without_torch(of, request):
     vlm, folder, paths, questions = request.getfixturevalue(of)
     found = elsewhere(folder, paths, questions)
     words = wanted(vlm, paths, questions)
@@ -129,7 +129,7 @@ def test_the_same_words_and_scores_without_torch(of, request):
     torch.testing.assert_close(torch.tensor(found["itc"]), vlm.similarity(paths, questions), atol=1e-4, rtol=0)
 
 
-def test_the_command_line(student):
+def test_runner_command_line(student):
     vlm, folder, paths, questions = student
     words = [str(paths[0]), "--caption", "--match", "a red circle", "--match", "a star", "--answer", questions[0]]
     command = [sys.executable, str(folder / "runner.py")]
@@ -141,17 +141,17 @@ def test_the_command_line(student):
     assert done.returncode == 2 and done.stderr == "runner.py: there is no image none.png; check its name\n"
 
 
-def test_one_picture_with_many_texts_and_many_words_at_most(student):
+def test_one_image_with_many_texts_and_maximum_of_tokens(student):
     vlm, folder, paths, questions = student
     runner = Runner(folder, threads=1)
     np.testing.assert_allclose(runner.match(paths[:1], questions), vlm.match(paths[:1] * 6, questions), atol=1e-4)
     for new in (0, 1, 4, 200):
         assert runner.caption(paths, 4, new) == vlm.caption(paths, 4, new)
-    with pytest.raises(UserError, match="pictures come in a list"):
+    with pytest.raises(UserError, match="list of images"):
         runner.caption(paths[0])
-    with pytest.raises(UserError, match="texts come in a list"):
+    with pytest.raises(UserError, match="list of texts"):
         runner.match(paths[:1], "a red circle")
-    with pytest.raises(UserError, match="pictures and texts differ in number: 2 and 6"):
+    with pytest.raises(UserError, match="2 images and 6 texts"):
         runner.match(paths[:2], questions)
 
 
@@ -165,15 +165,13 @@ def test_weights_are_stored_once(student):
     assert "| TR@1 |" in text and "| teacher | " in text and "`decoder.onnx` | `token` int64 [B, K]" in text
 
 
-def test_weights_of_8_bits(student, tmp_path):
-    """A third of the bytes and nearly the same numbers; graphs still share what they have in common."""
+def test_int8_weights(student, tmp_path):
+    """A third of the bytes and nearly equal numbers; graphs still share common weights."""
     vlm, folder, paths, questions = student
     assert main(["export", "scenes/student", "--to", "onnx", "--int8", "--out", str(tmp_path)]) == 0
     small = tmp_path / "onnx-int8"
     assert (small / "weights.bin").stat().st_size < 0.33 * (folder / "weights.bin").stat().st_size
-    assert (
-        "weights of 8 bits" in (small / "README.md").read_text() and "8 bits" not in (folder / "README.md").read_text()
-    )
+    assert "int8 weights" in (small / "README.md").read_text() and "int8" not in (folder / "README.md").read_text()
     found = elsewhere(small, paths, questions)
     cosine, match = vlm.similarity(paths, questions), vlm.match(paths, questions)
     torch.testing.assert_close(torch.tensor(found["itc"]), cosine, atol=0.1, rtol=0)
@@ -190,70 +188,70 @@ def test_weights_of_8_bits(student, tmp_path):
         (["--to", "onnx", "--bf16"], "--to onnx knows no bf16; leave --bf16 out"),
     ],
 )
-def test_what_cannot_be_written_is_refused(words, said, tmp_path, capsys):
+def test_wrong_export_options_are_refused(words, said, tmp_path, capsys):
     assert main(["export", "scenes/student", "--out", str(tmp_path), *words]) == 2
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_an_exported_model_is_scored_as_the_model_is(student):
+def test_evaluation_of_an_export_equals_the_models(student):
     vlm, folder, _, _ = student
     scenes = Scenes("test", size=12)
     wanted, found = evaluate(vlm, scenes, progress=False), onnx_evaluate.evaluate(Runner(folder, threads=1), scenes)
     assert found == {task: wanted[task] for task in ("retrieval", "captioning", "vqa")}
 
 
-def test_more_beams_than_words_are_refused(student):
+def test_more_beams_than_tokens_are_refused(student):
     _, folder, paths, _ = student
-    with pytest.raises(UserError, match="99 beams are too many; this model has words for 69 at most"):
+    with pytest.raises(UserError, match="99 beams are too many; this model's vocabulary allows 69"):
         Runner(folder, threads=1).caption(paths, 99)
 
 
 def untraced(monkeypatch):
     monkeypatch.setattr(onnx_export, "trace", lambda graph, path: path.write_text(",".join(graph.outputs)))
-    monkeypatch.setattr(onnx_export, "share", lambda path, store, places: None)
+    monkeypatch.setattr(onnx_export, "share_weights", lambda path, store, places: None)
     monkeypatch.setattr(onnx_export, "check", lambda vlm, runner, graphs: None)
 
 
-def test_each_task_from_the_checkpoint_that_does_it(tiny, tmp_path, monkeypatch):
+def test_members_of_a_composite_have_their_own_graphs(tiny, tmp_path, monkeypatch):
     untraced(monkeypatch)
     meds = [Med(tiny.med.config) for _ in range(2)]
     meds[0].abilities, meds[1].abilities = frozenset({"itc", "itm"}), frozenset({"itm", "lm"})
     monkeypatch.setattr(VLM, "load", lambda name: VLM(Composite(meds), tiny.tokenizer, name))
-    folders, left_out = onnx_export.to_onnx("a+b", tmp_path)
+    folders, skipped = onnx_export.to_onnx("a+b", tmp_path)
     files = {str(path.relative_to(folders["onnx"])): path.read_text() for path in folders["onnx"].rglob("*.onnx")}
     assert files == {
         "1/image.onnx": "states,vector", "1/text.onnx": "vector", "1/fusion.onnx": "match",
         "2/image.onnx": "states", "2/context.onnx": "cross0,cross1",
-        "2/decoder.onnx": "scores,words,present",
+        "2/decoder.onnx": "scores,tokens,present",
     }  # fmt: skip
     runner = Runner(folders["onnx"])
     assert [runner.part(task).folder.name for task in ("itc", "itm", "lm")] == ["1", "1", "2"]
-    assert set(left_out) == {"vqa"} and read_json(folders["onnx"] / "config.json")["left_out"] == left_out
+    assert set(skipped) == {"vqa"} and read_json(folders["onnx"] / "config.json")["skipped"] == skipped
     with pytest.raises(UserError, match="cannot answer questions"):
         runner.answer([], [])
 
 
-def test_an_export_that_differs_is_not_written(student, tmp_path, monkeypatch):
+def test_differing_exports_are_not_written(student, tmp_path, monkeypatch):
     vlm, folder, _, _ = student
 
     def copied(graph, path):
-        """The student's own graphs, of which the decoder is given for other weights."""
+        """The student's own graphs, whose decoder then differs from the changed model."""
         (name,) = (name for name, of in onnx_export.GRAPHS.items() if type(graph) is of)
         for file in (f"{name}.onnx", "weights.bin"):
             (path.parent / file).write_bytes((folder / file).read_bytes())
 
     monkeypatch.setattr(onnx_export, "trace", copied)
-    monkeypatch.setattr(onnx_export, "share", lambda path, store, places: None)
+    monkeypatch.setattr(onnx_export, "share_weights", lambda path, store, places: None)
     assert onnx_export.to_onnx("scenes/student", tmp_path / "same")[0]["onnx"].is_dir()
     other = VLM.load("scenes/student")
     other.med.text_decoder.cls.predictions.transform.dense.bias.data += 1e-2
     monkeypatch.setattr(VLM, "load", lambda name: other)
-    with pytest.raises(UserError, match="export of scenes/student is not written.*decoder.onnx gives other scores"):
+    with pytest.raises(UserError, match="export of scenes/student was not written.*decoder.onnx gives other scores"):
         onnx_export.to_onnx("scenes/student", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+def test_missing_packages_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["export", "scenes/student", "--to", "onnx", "--out", str(tmp_path)]) == 2
     assert "ONNX needs onnxruntime, which is not installed; run pip install 'dlip[onnx]'" in capsys.readouterr().err

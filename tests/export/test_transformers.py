@@ -1,4 +1,4 @@
-"""Exported folders load in stock transformers, in a process that cannot import this package, and say the same there."""
+"""Exports give the same results in stock transformers, in a process that cannot import this package."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from dlip.common.files import read_json
 from dlip.data.transforms import resize_square
 from dlip.experiments.run import new_model
 from dlip.export import transformers
-from dlip.export.huggingface import to_stock
+from dlip.export.transformers import to_stock
 from dlip.models.config import scenes_size
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
@@ -42,8 +42,8 @@ inputs.input_ids[:, 0] = cls
 found["itc"] = model(**inputs, use_itm_head=False).itm_score.tolist()
 
 processor, model = load("captioning", BlipForConditionalGeneration)
-words = {"text": [prompt] * len(images)} if prompt else {}
-inputs = processor(images=images, return_tensors="pt", **words)
+options = {"text": [prompt] * len(images)} if prompt else {}
+inputs = processor(images=images, return_tensors="pt", **options)
 ids = model.generate(**inputs, generation_config=model.generation_config)
 found["captioning"] = processor.batch_decode(ids, skip_special_tokens=True)
 pipe = pipeline("image-text-to-text", model=f"{folder}/captioning")
@@ -64,7 +64,7 @@ json.dump(found, open(f"{folder}/found.json", "w"))
 
 
 def elsewhere(folder, paths, texts, prompt, cls) -> dict:
-    """What the reader finds, offline, in another folder and without this package."""
+    """Results of the reader, offline, in another folder and without this package."""
     arguments = [str(folder), *map(json.dumps, ([str(path) for path in paths], texts, prompt, cls))]
     done = subprocess.run(
         [sys.executable, "-c", READER, *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
@@ -77,15 +77,15 @@ def elsewhere(folder, paths, texts, prompt, cls) -> dict:
 def untrained(tokenizer, **changes) -> VLM:
     vlm = new_model(scenes_size(32, 2, 2, **changes), tokenizer, 0)
     torch.manual_seed(1)
-    for parameter in vlm.med.parameters():  # far from the start, so that scores differ
+    for parameter in vlm.med.parameters():  # far from their initialization, so that scores differ
         parameter.data += 0.2 * torch.randn_like(parameter)
     return vlm
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     torch.manual_seed(2)
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     paths = [folder / f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
         Image.fromarray(torch.randint(256, (30 + 20 * i, 60, 3), dtype=torch.uint8).numpy()).save(path)
@@ -103,36 +103,36 @@ RECORD = {
 
 
 @pytest.fixture(scope="module")
-def made(tiny, pictures, tmp_path_factory):
-    """A model that begins texts beside pictures with [ENC] and captions with a prompt, exported, and read elsewhere."""
+def made(tiny, images, tmp_path_factory):
+    """A model whose texts start with [ENC] and captions with a prompt, exported, and the reader's results."""
     folder = tmp_path_factory.mktemp("export")
     prompt = tuple(tiny.tokenizer.encode(["a red"])[0][0, 1:-1].tolist())
     vlm = untrained(tiny.tokenizer, enc_id=6, prompt_ids=prompt, image_mean=(0.4, 0.5, 0.6))
     vlm.save(folder / "run")
     (folder / "run" / "record.json").write_text(json.dumps(RECORD))
     assert main(["export", str(folder / "run"), "--to", "transformers", "--out", str(folder / "out")]) == 0
-    found = elsewhere(folder / "out", pictures, TEXTS, "a red", tiny.tokenizer.cls_id)
-    return VLM.load(folder / "run"), pictures, TEXTS, found, folder
+    found = elsewhere(folder / "out", images, TEXTS, "a red", tiny.tokenizer.cls_id)
+    return VLM.load(folder / "run"), images, TEXTS, found, folder
 
 
-def test_the_reader_cannot_import_this_package(made):
+def test_reader_cannot_import_this_package(made):
     assert made[3]["dlip"] is False
 
 
-def test_the_same_pixels(made):
+def test_pixels_are_equal(made):
     vlm, paths, _, found, _ = made
     ours = vlm.med.normalize(vlm.pixels(paths))
     torch.testing.assert_close(torch.tensor(found["pixels"]), ours, atol=1e-5, rtol=0)
     assert resize_square(Image.open(paths[0]).convert("RGB"), 48).shape == (48, 48, 3)
 
 
-def test_the_same_scores(made):
+def test_scores_are_equal(made):
     vlm, paths, texts, found, _ = made
     torch.testing.assert_close(torch.tensor(found["match"]), vlm.match(paths, texts), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.tensor(found["itc"]), vlm.similarity(paths, texts), atol=1e-4, rtol=0)
 
 
-def test_the_same_words(made):
+def test_captions_and_answers_are_equal(made):
     vlm, paths, texts, found, _ = made
     captions = [f"a red {caption}".strip() for caption in vlm.caption(paths)]
     assert found["captioning"] == captions and len(set(captions)) > 1
@@ -140,8 +140,8 @@ def test_the_same_words(made):
     assert found["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
 
 
-def test_from_stock_checkpoints_to_a_student_in_stock_classes(tiny, pictures, scenes, tmp_path):
-    """The whole way: two teachers in Hugging Face's layout in, a distilled student out, read without this package."""
+def test_distilling_stock_checkpoints_into_stock_classes(tiny, images, scenes, tmp_path):
+    """Two teachers in Hugging Face's layout in, a distilled student out, read without this package."""
     theirs = untrained(tiny.tokenizer)
     for task in ("retrieval", "captioning"):
         to_stock(theirs.med, task).save_pretrained(tmp_path / task)
@@ -157,54 +157,55 @@ def test_from_stock_checkpoints_to_a_student_in_stock_classes(tiny, pictures, sc
         "kd.lm": 1.0,
     }
     config = TrainConfig(steps=3, batch_size=4, warmup=1, lr=1e-2, weights=weights)
-    teacher, size = f"{tmp_path / 'retrieval'}+{tmp_path / 'caption'}", "scenes-student:image_width=32,text_width=32"
+    teacher, size = f"{tmp_path / 'retrieval'}+{tmp_path / 'captioning'}", "scenes-student:image_width=32,text_width=32"
     run = dlip.distill(teacher, size, scenes, config, tmp_path / "run")
     transformers.to_transformers(str(tmp_path / "run"), tmp_path / "out")
-    student, found = run.model(), elsewhere(tmp_path / "out", pictures, TEXTS, "", tiny.tokenizer.cls_id)
-    torch.testing.assert_close(torch.tensor(found["match"]), student.match(pictures, TEXTS), atol=1e-4, rtol=0)
-    torch.testing.assert_close(torch.tensor(found["itc"]), student.similarity(pictures, TEXTS), atol=1e-4, rtol=0)
-    assert found["captioning"] == student.caption(pictures) and found["dlip"] is False
+    student, found = run.model(), elsewhere(tmp_path / "out", images, TEXTS, "", tiny.tokenizer.cls_id)
+    torch.testing.assert_close(torch.tensor(found["match"]), student.match(images, TEXTS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(found["itc"]), student.similarity(images, TEXTS), atol=1e-4, rtol=0)
+    assert found["captioning"] == student.caption(images) and found["dlip"] is False
     card = (tmp_path / "out" / "captioning" / "README.md").read_text()
-    assert "| steps | 3 of 4 pictures |" in card and "kd.lm x 1" in card
+    assert "| steps | 3 of 4 images |" in card and "kd.lm x 1" in card
 
 
-def test_the_card_says_what_the_record_says(made):
+def test_card_has_the_facts_of_the_record(made):
     text = (made[4] / "out" / "captioning" / "README.md").read_text()
-    assert text.startswith("---\nlibrary_name: transformers\n")
+    assert text.startswith("---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n")
     for line in (
         "a student distilled from a heavier teacher", "| teacher | scenes/teacher |", "| TR@1 | 75.8% |",
-        "| CIDEr | 315.0 |", "scenes train, 4,000 pictures", "| losses | itc x 1, kd.lm x 0.5 |",
-        "100 of 8 pictures", "`dlip distill --out runs/tiny`", "0.12M parameters", 'text="a red"', "48 x 48 px",
+        "| CIDEr | 315.0 |", "type: cider", "value: 315.0", "scenes train, 4,000 images",
+        "| losses | itc x 1, kd.lm x 0.5 |",
+        "100 of 8 images", "`dlip distill --out runs/tiny`", "0.12M parameters", 'text="a red"', "48 x 48 px",
     ):  # fmt: skip
         assert line in text, line
     assert "SPICE" not in text and "VQA soft" not in text and "| seed | 3 |" in text
     assert "[CLS]" in (made[4] / "out" / "retrieval" / "README.md").read_text()
 
 
-def test_a_model_without_a_record_has_a_card_all_the_same(tiny, tmp_path):
+def test_model_without_a_record_has_a_card(tiny, tmp_path):
     untrained(tiny.tokenizer).save(tmp_path / "plain")
-    folders, left_out = transformers.to_transformers(str(tmp_path / "plain"), tmp_path / "out")
+    folders, skipped = transformers.to_transformers(str(tmp_path / "plain"), tmp_path / "out")
     text = (folders["vqa"] / "README.md").read_text()
-    assert set(folders) == {"retrieval", "captioning", "vqa"} and not left_out
-    assert "How to use it" in text and "What it reaches" not in text and "How it was made" not in text
+    assert set(folders) == {"retrieval", "captioning", "vqa"} and not skipped
+    assert "How to use it" in text and "## Results" not in text and "## Training" not in text
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["captioning", "retrieval", "vqa"]
 
 
-def test_what_stock_has_no_place_for_is_left_out_and_said(tiny, tmp_path, capsys):
+def test_unsupported_tasks_are_skipped_and_reported(tiny, tmp_path, capsys):
     untrained(tiny.tokenizer, text_width=48).save(tmp_path / "unequal")
     assert (
         main(["export", str(tmp_path / "unequal"), "--to", "transformers", "--out", str(tmp_path / "a"), "--json", "-"])
         == 0
     )
-    found = json.loads(capsys.readouterr().out)
-    assert set(found["folders"]) == {"retrieval", "captioning"} and "equal widths" in found["left_out"]["vqa"]
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["folders"]) == {"retrieval", "captioning"} and "equal widths" in report["skipped"]["vqa"]
     tiny.save(tmp_path / "sparse")  # lacks cross-attention in a layer
-    with pytest.raises(UserError, match="has no place for.*cross-attention in every text layer"):
+    with pytest.raises(UserError, match="does not support.*cross-attention in every text layer"):
         transformers.to_transformers(str(tmp_path / "sparse"), tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
-def test_folders_are_whole_or_not_at_all(tiny, tmp_path):
+def test_folders_are_written_whole_or_not_at_all(tiny, tmp_path):
     def half(folder):
         (folder / "config.json").write_text("{")
         raise KeyboardInterrupt
@@ -227,7 +228,7 @@ def test_folders_are_whole_or_not_at_all(tiny, tmp_path):
     assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "2"
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["captioning"]
 
-    def taken(folder):  # its new name cannot be had
+    def taken(folder):  # the final rename fails
         whole("3")(folder)
         shutil.rmtree(folder)
 
@@ -237,12 +238,12 @@ def test_folders_are_whole_or_not_at_all(tiny, tmp_path):
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["captioning"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all my work")
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         transformers.write_folder(tmp_path / "mine", whole("3"))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"
 
 
-def test_pushing(tiny, tmp_path, monkeypatch, capsys):
+def test_push(tiny, tmp_path, monkeypatch, capsys):
     calls = []
 
     class Api:
@@ -259,9 +260,9 @@ def test_pushing(tiny, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     untrained(tiny.tokenizer).save(tmp_path / "run")
-    words = ["export", str(tmp_path / "run"), "--to", "transformers", "--out", str(tmp_path / "out"), "--push"]
-    assert main([*words, "me/student"]) == 0
+    options = ["export", str(tmp_path / "run"), "--to", "transformers", "--out", str(tmp_path / "out"), "--push"]
+    assert main([*options, "me/student"]) == 0
     names = [f"me/student-{task}" for task in ("retrieval", "captioning", "vqa")]
     assert calls == [call for name in names for call in (name, (name, "blip"))]
-    assert main([*words, "forbidden/student"]) == 2
-    assert "does not take forbidden/student-retrieval (403 Forbidden)" in capsys.readouterr().err
+    assert main([*options, "forbidden/student"]) == 2
+    assert "the upload to forbidden/student-retrieval failed (403 Forbidden)" in capsys.readouterr().err

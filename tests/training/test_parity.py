@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dlip.export.huggingface import to_stock
+from dlip.export.transformers import to_stock
 from dlip.models.config import ModelConfig
 from dlip.models.generate import generate
 from dlip.models.med import Med
