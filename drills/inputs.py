@@ -109,7 +109,7 @@ def images(rng: random.Random, folder: Path):
     (folder / "captions.json").write_text(json.dumps({"images": rows}))
     dataset = data.open(folder, "train", on_error="skip")
     dataset.verify()
-    kept = {record.name: i for i, record in enumerate(dataset.records)}
+    kept = {about.name: i for i, about in enumerate(dataset.annotations)}
     if names[0] not in kept:
         yield "the good image was skipped"
     for name in names[1:]:

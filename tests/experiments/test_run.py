@@ -220,12 +220,12 @@ def test_what_is_left_out_is_told_and_written_down(damaged, tmp_path, capsys):
         assert main(["train", *damaged, *new, *places, "--candidates", "2"]) == 0
     said = [str(warning.message) for warning in warned]
     for split in ("train", "test"):
-        assert any(f"of set {split}, 1 fault left out: {split}-000000.png" in line for line in said)
-    assert not any("of set val" in line for line in said)
+        assert any(f"skipped 1 fault in the {split} split of set: {split}-000000.png" in line for line in said)
+    assert not any("the val split of set" in line for line in said)
     (record,) = records.read(tmp_path / "r.jsonl")
     assert record["train_images"] == 8 and record["notes"]["data"] == "faults left out: 1 of train, 1 of test"
     capsys.readouterr()
-    with pytest.warns(UserWarning, match="of set test, 1 fault left out: test-000000.png"):
+    with pytest.warns(UserWarning, match="skipped 1 fault in the test split of set: test-000000.png"):
         assert main(["evaluate", "--model", str(tmp_path / "run"), *damaged, "--candidates", "2", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["notes"]["data"] == "faults left out: 1 of test"
 
@@ -293,7 +293,7 @@ def test_training_glances_at_val_and_never_at_test(damaged, tmp_path):
         on_error="skip",
     )  # fmt: skip
     config = TrainConfig(eval_every=1, eval_items=5)
-    with pytest.warns(UserWarning, match="of set val, 1 fault left out"):
+    with pytest.warns(UserWarning, match="skipped 1 fault in the val split of set"):
         got = prepare(data=damaged[1], config=config, **asked)
     assert (got.watched.split, len(got.watched), got.test.split, len(got.test)) == ("val", 5, "test", 8)
     scenes = prepare(data="scenes", config=config, **asked)

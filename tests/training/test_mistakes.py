@@ -152,7 +152,7 @@ def test_a_worker_that_is_killed_is_told(make_vlm, tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().__getitem__(i)
 
-    with pytest.raises(UserError, match="a process that draws pictures was killed, .*; take fewer --workers"):
+    with pytest.raises(UserError, match="a data worker was killed, .*; use fewer --workers"):
         train(make_vlm(), Deadly("val", size=24), SHORT.replace(workers=1), tmp_path, progress=False)
 
 

@@ -94,7 +94,7 @@ def load_json(file: Path) -> Any:
     """The content of a JSON file. Raises UserError if it cannot be read."""
     try:
         return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}); correct it or copy it again") from error
 
 

@@ -1,4 +1,4 @@
-"""What is asked of scenes. Answers are chosen before questions, so that a question alone tells little."""
+"""Questions about scenes. The answer is drawn first, so that a question alone says little about its answer."""
 
 import random
 from itertools import combinations, permutations, product
@@ -9,20 +9,20 @@ from dlip.data.scenes.text import NUMBERS, PHRASES, PLURALS
 from dlip.data.scenes.world import ATTRIBUTES, OPPOSITE, VALUES, Object, Scene, gap, pick, relation
 
 SIZE, TEXTURE, COLOR, SHAPE = range(4)  # positions in an object's kind
-# Which attributes a name may give, the short ones first, and the function that takes these from a kind.
+# Sets of attributes that may name an object, short ones first, and the function that takes them from its kind.
 _NAMINGS = [(named, itemgetter(*named)) for n in (1, 2, 3, 4) for named in combinations(range(4), n)]
 _NOUNS = ((COLOR, SHAPE), (COLOR, SHAPE), (SIZE, SHAPE), (SIZE, COLOR), (TEXTURE, SHAPE), (TEXTURE, COLOR))
-_ASKED = 3 * (COLOR,) + 3 * (SHAPE,) + 2 * (TEXTURE,) + (SIZE,)  # how often each attribute is asked for
-_BESIDE = 5  # pixels: a second object this far in a direction makes "what is above it?" unclear
+_ASKED = 3 * (COLOR,) + 3 * (SHAPE,) + 2 * (TEXTURE,) + (SIZE,)  # relative frequency of attribute questions
+_AMBIGUOUS_GAP = 5  # pixels: a second object so far in the same direction makes "what is above it?" ambiguous
 
 Kind = tuple[str, str, str, str]
 
 
 def questions(scene: Scene) -> list[Question]:
-    """Six: two for an attribute, one of each other type. An attribute that a question omits may be any."""
+    """Six questions: two about an attribute, one of each other type. An attribute that a question omits may be any."""
     rng = random.Random(scene.image_id * 4 + 2)
     kinds = [o.kind for o in scene.objects]
-    asked = (
+    pairs = (
         ("existence", _existence(rng, kinds)),
         ("counting", _counting(rng, kinds)),
         ("attribute", _attribute(rng, kinds)),
@@ -30,14 +30,14 @@ def questions(scene: Scene) -> list[Question]:
         ("comparison", _comparison(rng, kinds)),
         ("relation", _relation(rng, scene, kinds)),
     )
-    return [Question(text, [answer], type) for type, (text, answer) in asked]
+    return [Question(text, [answer], type) for type, (text, answer) in pairs]
 
 
 def _existence(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
     present = rng.random() < 0.5
     while True:
         named, kind = pick(rng, _NOUNS), list(pick(rng, kinds))
-        if not present:  # a near miss: an object that is there but for one attribute
+        if not present:  # a near miss: an object of the scene with one attribute changed
             changed = pick(rng, named)
             kind[changed] = pick(rng, VALUES[changed])
         if present == any(all(other[k] == kind[k] for k in named) for other in kinds):
@@ -46,11 +46,11 @@ def _existence(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
 
 
 def _counting(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
-    nouns = {len(kinds): ["objects"]}  # by number
+    nouns = {len(kinds): ["objects"]}  # number -> nouns that occur so often
     for attribute, values in enumerate(VALUES):
-        shown = [kind[attribute] for kind in kinds]
+        present = [kind[attribute] for kind in kinds]
         for value in values:
-            number = shown.count(value)
+            number = present.count(value)
             nouns.setdefault(number, []).append(PLURALS[value] if attribute == SHAPE else f"{value} things")
     number = pick(rng, sorted(nouns))
     return f"how many {pick(rng, nouns[number])} are there?", NUMBERS[number]
@@ -60,11 +60,13 @@ def _attribute(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
     while True:
         attribute = pick(rng, _ASKED)
         names = [(kind, _names(kinds, kind, attribute)) for kind in kinds]
-        values = sorted({kind[attribute] for kind, found in names if found})
+        values = sorted({kind[attribute] for kind, options in names if options})
         if values:
             value = pick(rng, values)
-            kind, found = pick(rng, [(kind, found) for kind, found in names if found and kind[attribute] == value])
-            return f"what {ATTRIBUTES[attribute]} is the {_noun(kind, pick(rng, found))}?", value
+            kind, options = pick(
+                rng, [(kind, options) for kind, options in names if options and kind[attribute] == value]
+            )
+            return f"what {ATTRIBUTES[attribute]} is the {_noun(kind, pick(rng, options))}?", value
 
 
 def _comparison(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
@@ -81,11 +83,11 @@ def _comparison(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
             a, b = (large, small) if larger == yes else (small, large)
             return f"is the {a} {'larger' if larger else 'smaller'} than the {b}?", "yes" if yes else "no"
     attribute = SHAPE if rng.random() < 0.5 else COLOR
-    shown = [kind[attribute] for kind in kinds]
-    more = pick(rng, shown)  # of the two, the one that is there at least as often
+    present = [kind[attribute] for kind in kinds]
+    more = pick(rng, present)  # at least as frequent as `less`
     while True:
-        less = pick(rng, shown if rng.random() < 0.5 else VALUES[attribute])
-        if less != more and shown.count(less) + yes <= shown.count(more):
+        less = pick(rng, present if rng.random() < 0.5 else VALUES[attribute])
+        if less != more and present.count(less) + yes <= present.count(more):
             break
     a, b = (more, less) if yes else (less, more)
     a, b = (PLURALS[a], PLURALS[b]) if attribute == SHAPE else (f"{a} things", f"{b} things")
@@ -111,18 +113,18 @@ def _where(where: str) -> str:
 
 
 def _only(scene: Scene, a: Object, b: Object, where: str) -> bool:
-    """Whether a alone lies on that side of b, every other object clearly not."""
+    """Whether a is the only object on that side of b, clearly."""
     axis, sign = where in ("above", "below"), -1 if where in ("left", "above") else 1
-    return all(o is a or o is b or sign * gap(o, b)[axis] < _BESIDE for o in scene.objects)
+    return all(o is a or o is b or sign * gap(o, b)[axis] < _AMBIGUOUS_GAP for o in scene.objects)
 
 
 def _name(rng: random.Random, kinds: list[Kind], kind: Kind) -> str:
-    """One of the shorter names that fit this object alone."""
+    """One of the shorter names of this object alone."""
     return _noun(kind, pick(rng, _names(kinds, kind)[:4]))
 
 
 def _names(kinds: list[Kind], kind: Kind, asked: int | None = None) -> list[tuple[int, ...]]:
-    """The attributes that name this object alone, without the one asked for; the short names first."""
+    """The sets of attributes that name this object alone, without the attribute asked for; short ones first."""
     return [
         named
         for named, take in _NAMINGS

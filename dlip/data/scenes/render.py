@@ -1,4 +1,4 @@
-"""Drawing scenes: antialiased sprites made once, laid on a background."""
+"""Drawing of scenes: antialiased sprites, cached, on a background."""
 
 import random
 from functools import cache
@@ -7,9 +7,9 @@ import numpy as np
 
 from dlip.data.scenes.world import SIDE, Scene
 
-_FINE = 8  # samples per pixel along each axis, for antialiasing
-_INK = np.float32(0.3)  # brightness of stripes and dots, as a share of the colour's
-# Five points at radius 1 and five at 0.52, clockwise from the top.
+_SAMPLES = 8  # per pixel along each axis, for antialiasing
+_INK = np.float32(0.3)  # brightness of stripes and dots, as a fraction of the color's
+# Five corners at radius 1 and five at 0.52, clockwise from the top.
 _STAR = [
     (0.0, -1.0), (0.3057, -0.4207), (0.9511, -0.309), (0.4945, 0.1607), (0.5878, 0.809),
     (0.0, 0.52), (-0.5878, 0.809), (-0.4945, 0.1607), (-0.9511, -0.309), (-0.3057, -0.4207),
@@ -17,7 +17,7 @@ _STAR = [
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The picture: uint8 [48, 48, 3]."""
+    """The image of a scene: uint8 [48, 48, 3]."""
     image = np.empty((SIDE, SIDE, 3), np.float32)
     image[:] = _background(scene)[..., None]
     for o in scene.objects:
@@ -28,18 +28,18 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def masks(scene: Scene) -> np.ndarray:
-    """Where each object is seen: bool [objects, 48, 48]; a pixel is the last object's to cover half of it."""
-    found = np.zeros((len(scene.objects), SIDE, SIDE), bool)
+    """Visible pixels of each object: bool [objects, 48, 48]; the last object that covers half a pixel has it."""
+    visible = np.zeros((len(scene.objects), SIDE, SIDE), bool)
     for i, o in enumerate(scene.objects):
         rows, columns = slice(o.y, o.y + o.width), slice(o.x, o.x + o.width)
         solid = _sprite(o.shape, o.texture, o.width)[0][..., 0] >= 0.5
-        found[:i, rows, columns] &= ~solid
-        found[i, rows, columns] = solid
-    return found
+        visible[:i, rows, columns] &= ~solid
+        visible[i, rows, columns] = solid
+    return visible
 
 
 def _background(scene: Scene) -> np.ndarray:
-    """Gray values, float32 [48, 48] or any shape that broadcasts to it."""
+    """Gray values, float32 [48, 48] or a shape that broadcasts to it."""
     tone = np.float32(scene.tone)
     if scene.background == "shaded":
         ramp = tone + np.linspace(-80, 80, SIDE, dtype=np.float32)[:: 1 if scene.variant < 2 else -1]
@@ -48,27 +48,27 @@ def _background(scene: Scene) -> np.ndarray:
         row, column = np.ogrid[scene.variant : scene.variant + SIDE, scene.variant : scene.variant + SIDE]
         return tone - 28 + 56 * ((row // 6 + column // 6) % 2).astype(np.float32)
     if scene.background == "noisy":
-        grains = random.Random(scene.image_id * 4 + 3).randbytes(SIDE * SIDE)
-        return tone - 64 + np.frombuffer(grains, np.uint8).reshape(SIDE, SIDE).astype(np.float32) / 2
+        noise = random.Random(scene.image_id * 4 + 3).randbytes(SIDE * SIDE)
+        return tone - 64 + np.frombuffer(noise, np.uint8).reshape(SIDE, SIDE).astype(np.float32) / 2
     return np.full((1, 1), tone)
 
 
 @cache
 def _sprite(shape: str, texture: str, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cover of each pixel, 0 to 1, and its brightness as a share of the colour's: float32 [w, w, 1] each."""
-    fine = (np.arange(width * _FINE) + 0.5) / (width * _FINE) * 2 - 1  # -1 to 1
-    inside = _inside(shape, fine[None, :], fine[:, None])
-    alpha = inside.reshape(width, _FINE, width, _FINE).mean((1, 3), dtype=np.float32)
-    thick = 1 if width < 13 else 2  # of stripes and dots; gaps between them are 2 pixels wide
-    along = np.arange(width) - width // 2  # a stripe or dot lies in the middle
-    dark = along % (thick + 2) < thick
-    stripe, post = dark[:, None], dark[None, :]
-    ink = {"plain": stripe & False, "striped": stripe | (post & False), "dotted": stripe & post}[texture]
+    """Coverage of each pixel, 0 to 1, and its brightness as a fraction of the color's: float32 [w, w, 1] each."""
+    points = (np.arange(width * _SAMPLES) + 0.5) / (width * _SAMPLES) * 2 - 1  # -1 to 1
+    inside = _inside(shape, points[None, :], points[:, None])
+    alpha = inside.reshape(width, _SAMPLES, width, _SAMPLES).mean((1, 3), dtype=np.float32)
+    thickness = 1 if width < 13 else 2  # of stripes and dots; gaps between them are 2 pixels wide
+    offset = np.arange(width) - width // 2  # one stripe or dot is in the middle
+    dark = offset % (thickness + 2) < thickness
+    rows, columns = dark[:, None], dark[None, :]
+    ink = {"plain": rows & False, "striped": rows | (columns & False), "dotted": rows & columns}[texture]
     return alpha[..., None], np.where(ink, _INK, np.float32(1))[..., None]
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points of the square from -1 to 1 (y downwards) the shape covers: bool [N, N]."""
+    """Whether the shape covers each point of the square from -1 to 1 (y downwards): bool [N, N]."""
     if shape == "circle":
         return x * x + y * y <= 1
     if shape == "square":

@@ -1,4 +1,4 @@
-"""What is said of scenes: captions, all true, and the closed vocabulary of captions and questions."""
+"""Captions of scenes, all true, and the closed vocabulary of captions and questions."""
 
 import random
 from itertools import permutations
@@ -21,7 +21,7 @@ PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPE
 
 
 def captions(scene: Scene) -> list[str]:
-    """Five differently built captions, which name objects by salience and relate only pairs clearly apart."""
+    """Five captions of different forms; they name objects in order of salience and relate only related pairs."""
     rng = random.Random(scene.image_id * 4 + 1)
     forms = list(_FORMS)
     pairs = [p for p in permutations(scene.objects, 2) if relation(*p)]
@@ -35,7 +35,7 @@ def vocabulary() -> list[str]:
 
 
 def phrase(o: Object) -> str:
-    """ "large striped red circle": all attributes; no texture is named where it is plain."""
+    """ "large striped red circle": all attributes; a plain texture is not named."""
     return f"{o.size} {o.color} {o.shape}" if o.texture == "plain" else " ".join(o.kind)
 
 
@@ -43,7 +43,7 @@ def listing(phrases: list[str]) -> str:
     return ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
-# Forms of a caption. Each takes the scene and its clearly related pairs (a, b), the most salient first.
+# Forms of a caption. Each takes the scene and its related pairs (a, b), the most salient first.
 
 
 def _beside(scene: Scene, pairs: list) -> str:

@@ -1,7 +1,7 @@
-"""What a caption claims, and whether it is true of a scene: for the data's captions as for a model's.
+"""The claims of a caption, of the dataset or of a model, and whether they are true of a scene.
 
-Captions are read by their words alone, not by how they were written. Words that the language lacks, and
-adjectives that lead to no shape, claim nothing. A relation that lacks one of its two objects is false.
+Captions are parsed word by word, whatever their form. Words outside the vocabulary, and adjectives without a shape,
+claim nothing. A relation that lacks one of its two objects is false.
 """
 
 import re
@@ -16,7 +16,7 @@ _DIRECTION = {where: where for where in ("left", "right", "above", "below")} | {
     "under": "below",
 }
 _NUMBER = {"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
-_MOST = 5  # objects of one caption that are looked for; any further ones count as not there
+_MAX_MENTIONS = 5  # mentions of one caption that are matched to objects; further ones count as absent
 
 
 @dataclass(frozen=True)
@@ -24,28 +24,27 @@ class Mention:
     """An object that a caption names."""
 
     start: int
-    """Its first word in `caption.split()`, an article included."""
+    """Index of its first word in `caption.split()`, an article included."""
     end: int
-    """One beyond its last word, the shape."""
+    """Index after its last word, the shape."""
     claims: tuple[tuple[str, str], ...]
-    """(attribute, value) of each word, and ("texture", "plain") where no texture is named: captions leave out
-    "plain" and nothing else."""
+    """(attribute, value) of each word, and ("texture", "plain") if no texture is named, as captions omit "plain"."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a caption claims of whatever scene."""
+class ParsedCaption:
+    """The claims of a caption."""
 
     mentions: list[Mention]
     relations: list[tuple[int | None, str, int | None]]
-    """(a, direction, b): mention a lies in that direction from mention b."""
+    """(a, direction, b): mention a is in that direction from mention b."""
     counts: list[tuple[str, int]]
     backgrounds: list[str]
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One claim of a caption, judged against a scene."""
+    """One claim of a caption, checked against a scene."""
 
     kind: str
     """"object" (all of one mention), "attribute" (one claim of it), "relation", "count" or "background"."""
@@ -53,11 +52,11 @@ class Fact:
     true: bool
 
 
-def parse_caption(caption: str) -> Reading:
-    """The claims of any text; nothing raises."""
+def parse_caption(caption: str) -> ParsedCaption:
+    """The claims of any text; never raises."""
     words = [re.sub("[^a-z]", "", word) for word in caption.lower().split()]
     mentions, counts, backgrounds = [], [], []
-    marks: list[tuple[str, str | int]] = []  # what relations are made of, in the order of the words
+    marks: list[tuple[str, str | int]] = []  # parts of relations, in the order of the words
     for i, word in enumerate(words):
         before = words[i - 1] if i else ""
         if word in SHAPES:
@@ -71,11 +70,11 @@ def parse_caption(caption: str) -> Reading:
             backgrounds.append(before)
         elif word in ("object", "objects") and before in _NUMBER:
             counts.append((before, _NUMBER[before]))
-    return Reading(mentions, _relations(marks), counts, backgrounds)
+    return ParsedCaption(mentions, _relations(marks), counts, backgrounds)
 
 
 def mentions(caption: str) -> list[Mention]:
-    """The objects that a caption names, each with its place among the caption's words."""
+    """The objects that a caption names, each with its place among the words."""
     return parse_caption(caption).mentions
 
 
@@ -92,7 +91,7 @@ def _mention(words: list[str], shape: int) -> Mention:
 
 
 def _relations(marks: list[tuple]) -> list[tuple[int | None, str, int | None]]:
-    found: list[tuple[int | None, str, int | None]] = []
+    relations: list[tuple[int | None, str, int | None]] = []
     for at, (mark, word) in enumerate(marks):
         if mark != "where":
             continue
@@ -103,89 +102,90 @@ def _relations(marks: list[tuple]) -> list[tuple[int | None, str, int | None]]:
             a, b = earlier[-1], earlier[-2]
         elif earlier[-1] is None:  # under b sits a
             b, a = later[:2]
-        elif last == "an" and found:  # a is left of b and above c
-            a, b = found[-1][0], later[0]
+        elif last == "an" and relations:  # a is left of b and above c
+            a, b = relations[-1][0], later[0]
         else:  # a above b
             a, b = earlier[-1], later[0]
-        found.append((a, _DIRECTION[word], b))
-    return found
+        relations.append((a, _DIRECTION[word], b))
+    return relations
 
 
-def referents(reading: Reading, scene: Scene) -> list[int | None]:
-    """For each mention the object it means: its place in `scene.objects`, or None where objects are too few.
+def referents(parsed: ParsedCaption, scene: Scene) -> list[int | None]:
+    """For each mention its object: an index into `scene.objects`, or None if there are too few objects.
 
-    Every mention is of another object. Of all ways to choose them, the one that makes most mentions wholly true,
-    then most of their attributes, then most relations.
+    Every mention has another object. Of all assignments, the one that makes most mentions entirely true, then most of
+    their attributes, then most relations.
     """
-    described = [mention.claims for mention in reading.mentions[:_MOST]]
+    described = [mention.claims for mention in parsed.mentions[:_MAX_MENTIONS]]
     slots: list[int | None] = list(range(len(scene.objects)))
     slots += [None] * (len(described) - len(slots))
     agree = [[sum(getattr(o, k) == v for k, v in claims) for o in scene.objects] for claims in described]
 
-    undescribed = [None] * (len(reading.mentions) - len(described))
+    unmatched = [None] * (len(parsed.mentions) - len(described))
 
-    def merit(choice: tuple) -> tuple[int, int, int]:
+    def score(choice: tuple) -> tuple[int, int, int]:
         agreed = [agree[k][o] if o is not None else 0 for k, o in enumerate(choice)]
-        whole = sum(count == len(claims) for count, claims in zip(agreed, described, strict=True))
-        meant = [*choice, *undescribed]
-        return whole, sum(agreed), sum(_holds(claim, meant, scene) for claim in reading.relations)
+        complete = sum(count == len(claims) for count, claims in zip(agreed, described, strict=True))
+        assigned = [*choice, *unmatched]
+        return complete, sum(agreed), sum(_holds(claim, assigned, scene) for claim in parsed.relations)
 
-    return [*max(permutations(slots, len(described)), key=merit), *undescribed]
+    return [*max(permutations(slots, len(described)), key=score), *unmatched]
 
 
-def certain_referents(reading: Reading, scene: Scene) -> list[int | None]:
-    """As `referents`, but None where the words of a mention are not true of an object, or do not tell it from others.
+def certain_referents(parsed: ParsedCaption, scene: Scene) -> list[int | None]:
+    """As `referents`, but None for a mention that fits no object, or more than one.
 
-    Where no texture is named, any will do; of objects that all other attributes fail to tell apart, the plain one is
-    meant. How mentions lie, and that each is of another object, tells objects apart too.
+    If no texture is named, any fits; among objects that no other attribute distinguishes, the plain one is taken.
+    Relations, and that every mention has another object, distinguish objects too.
     """
-    described = [mention.claims for mention in reading.mentions[:_MOST]]
-    said = [claims[:-1] if claims[-1][0] == "texture" else claims for claims in described]  # a shape is said last
-    fitting = [[i for i, o in enumerate(scene.objects) if _true_of(o, claims)] or [None] for claims in said]
-    undescribed = [None] * (len(reading.mentions) - len(described))
+    described = [mention.claims for mention in parsed.mentions[:_MAX_MENTIONS]]
+    # the shape is a mention's last word, so a texture in the last place is the implied one
+    named = [claims[:-1] if claims[-1][0] == "texture" else claims for claims in described]
+    fitting = [[i for i, o in enumerate(scene.objects) if _true_of(o, claims)] or [None] for claims in named]
+    unmatched = [None] * (len(parsed.mentions) - len(described))
 
-    def merit(choice: tuple) -> tuple[int, int, int]:
+    def score(choice: tuple) -> tuple[int, int, int]:
         there = [(scene.objects[i], claims) for i, claims in zip(choice, described, strict=True) if i is not None]
-        whole = sum(len(claims) == len(ATTRIBUTES) and _true_of(o, claims) for o, claims in there)
-        meant = [*choice, *undescribed]
-        return len({*choice} - {None}), whole, sum(_holds(claim, meant, scene) for claim in reading.relations)
+        complete = sum(len(claims) == len(ATTRIBUTES) and _true_of(o, claims) for o, claims in there)
+        assigned = [*choice, *unmatched]
+        return len({*choice} - {None}), complete, sum(_holds(claim, assigned, scene) for claim in parsed.relations)
 
-    merits = {choice: merit(choice) for choice in product(*fitting)}
-    best = [choice for choice, worth in merits.items() if worth == max(merits.values())]
-    return [some[0] if len(set(some)) == 1 else None for some in zip(*best, strict=True)] + undescribed
+    scores = {choice: score(choice) for choice in product(*fitting)}
+    best = [choice for choice, value in scores.items() if value == max(scores.values())]
+    return [some[0] if len(set(some)) == 1 else None for some in zip(*best, strict=True)] + unmatched
 
 
 def _true_of(o: Object, claims: tuple[tuple[str, str], ...]) -> bool:
     return all(getattr(o, attribute) == value for attribute, value in claims)
 
 
-def _holds(claim: tuple[int | None, str, int | None], meant: list[int | None], scene: Scene) -> bool:
-    a, b = (None if mention is None else meant[mention] for mention in (claim[0], claim[2]))
+def _holds(claim: tuple[int | None, str, int | None], assigned: list[int | None], scene: Scene) -> bool:
+    a, b = (None if mention is None else assigned[mention] for mention in (claim[0], claim[2]))
     return a is not None and b is not None and relation(scene.objects[a], scene.objects[b]) == claim[1]
 
 
-def judge(reading: Reading, scene: Scene) -> list[Fact]:
-    """Every claim and whether it is true: objects with their attributes, relations, counts, backgrounds."""
-    meant = referents(reading, scene)
+def judge(parsed: ParsedCaption, scene: Scene) -> list[Fact]:
+    """Every claim and whether it is true: objects, their attributes, relations, counts, backgrounds."""
+    assigned = referents(parsed, scene)
     facts = []
-    for mention, place in zip(reading.mentions, meant, strict=True):
+    for mention, place in zip(parsed.mentions, assigned, strict=True):
         o = None if place is None else scene.objects[place]
         right = [o is not None and getattr(o, attribute) == value for attribute, value in mention.claims]
         values = [value for _, value in mention.claims]
         facts.append(Fact("object", " ".join(values), all(right)))
         facts += [Fact("attribute", value, true) for value, true in zip(values, right, strict=True)]
-    facts += [Fact("relation", claim[1], _holds(claim, meant, scene)) for claim in reading.relations]
-    facts += [Fact("count", word, number == len(scene.objects)) for word, number in reading.counts]
-    facts += [Fact("background", word, word == scene.background) for word in reading.backgrounds]
+    facts += [Fact("relation", claim[1], _holds(claim, assigned, scene)) for claim in parsed.relations]
+    facts += [Fact("count", word, number == len(scene.objects)) for word, number in parsed.counts]
+    facts += [Fact("background", word, word == scene.background) for word in parsed.backgrounds]
     return facts
 
 
 def caption_facts(caption: str, scene: Scene) -> list[Fact]:
-    """Every claim of a caption, judged of a scene; none where nothing could be read."""
+    """Every claim of a caption, checked against a scene."""
     return judge(parse_caption(caption), scene)
 
 
 def is_true_caption(caption: str, scene: Scene) -> bool:
-    """Whether a caption names at least one object and claims nothing untrue."""
-    reading = parse_caption(caption)
-    return bool(reading.mentions) and all(fact.true for fact in judge(reading, scene))
+    """Whether a caption names at least one object and makes no false claim."""
+    parsed = parse_caption(caption)
+    return bool(parsed.mentions) and all(fact.true for fact in judge(parsed, scene))

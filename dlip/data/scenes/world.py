@@ -1,4 +1,4 @@
-"""The world of the built-in data: what a scene is, and how one is made from a number."""
+"""The world of the built-in data: what a scene is, and how it is generated from a number."""
 
 import random
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from itertools import permutations
 import numpy as np
 
 SIDE = 48
-"""Height and width of a picture in pixels."""
+"""Height and width of an image in pixels."""
 
 SIZES = {"small": 10, "large": 16}
 """Width of an object's bounding square in pixels, by the name of its size."""
 LATTICE = 8
-"""Bounding squares start at multiples of so many pixels, so that a shape looks alike wherever it is."""
+"""Bounding squares start at multiples of so many pixels, so that a shape looks the same everywhere."""
 TEXTURES = ("plain", "striped", "dotted")
 COLORS = {
     "red": (220, 35, 40),
@@ -30,11 +30,11 @@ BACKGROUNDS = ("gray", "dark", "pale", "shaded", "checkered", "noisy")
 ATTRIBUTES = ("size", "texture", "color", "shape")
 """An object's attributes, in the order in which a phrase names them."""
 VALUES = (tuple(SIZES), TEXTURES, tuple(COLORS), SHAPES)
-"""What each of them may be."""
+"""Values of each attribute."""
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
-_CLEAR = 8  # pixels between two centres along an axis before one is said to be beside or above the other
-_DOMINANT = 1.3  # how many times the separation along the other axis it must be
+_MIN_GAP = 8  # pixels between two centers along an axis for a relation along it
+_MIN_RATIO = 1.3  # of the gap along the axis of a relation to that along the other axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Object:
     width: int
     """Side of the bounding square in pixels."""
     rgb: tuple[int, int, int]
-    """The colour as drawn: the named one, a little brighter or darker."""
+    """Color as drawn: the named one, a little brighter or darker."""
 
     @property
     def kind(self) -> tuple[str, str, str, str]:
@@ -62,35 +62,35 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that is true of one picture."""
+    """Everything that is true of one image."""
 
     image_id: int
-    """Also the seed of all that is random in the picture and its texts."""
+    """Also the seed of everything random in the image and its texts."""
     background: str
     tone: int
     """Mean brightness of the background, 0 to 255."""
     variant: int
-    """0 to 3: direction of the shading, or shift of the checks."""
+    """0 to 3: direction of the shading, or shift of the checkerboard."""
     objects: tuple[Object, ...]
-    """By salience, and in the order of drawing: large before small, then left to right."""
+    """In order of salience and of drawing: large before small, then left to right."""
 
 
 def pick(rng: random.Random, options: Sequence):
-    """One of `options`, by `rng.random()` alone, whose sequence is the same in all versions of Python."""
+    """One of `options`, by `rng.random()` alone: its sequence is the same in all versions of Python."""
     return options[int(rng.random() * len(options))]
 
 
 def gap(a: Object, b: Object) -> tuple[float, float]:
-    """Pixels from the centre of b to that of a: (rightwards, downwards)."""
+    """Pixels from the center of b to the center of a: (rightwards, downwards)."""
     return a.x - b.x + (a.width - b.width) / 2, a.y - b.y + (a.width - b.width) / 2
 
 
 def relation(a: Object, b: Object) -> str | None:
-    """Where a lies from b ("left", "right", "above", "below"); None where neither axis clearly dominates."""
+    """Position of a relative to b ("left", "right", "above", "below"); None if neither axis clearly dominates."""
     dx, dy = gap(a, b)
-    if abs(dx) >= max(_CLEAR, _DOMINANT * abs(dy)):
+    if abs(dx) >= max(_MIN_GAP, _MIN_RATIO * abs(dy)):
         return "left" if dx < 0 else "right"
-    if abs(dy) >= max(_CLEAR, _DOMINANT * abs(dx)):
+    if abs(dy) >= max(_MIN_GAP, _MIN_RATIO * abs(dx)):
         return "above" if dy < 0 else "below"
     return None
 
@@ -105,21 +105,21 @@ KINDS = [
 RELATIONS = [
     (a, where, b) for values in (tuple(COLORS), SHAPES) for a in values for where in ("left", "above") for b in values
 ]
-"""Two colours or two shapes and how they lie: ("red", "left", "blue"), ("star", "above", "circle")."""
+"""Relations of two colors or two shapes: ("red", "left", "blue"), ("star", "above", "circle")."""
 TAGS = KINDS + RELATIONS
 
 
 def tags(scene: Scene) -> np.ndarray:
-    """float32 [len(TAGS)]: 1 for each kind that the scene has an object of, and for each relation that it shows."""
-    found = {(name, getattr(o, name), o.shape) for o in scene.objects for name in ("color", "size", "texture")}
+    """float32 [len(TAGS)]: 1 for each kind of object and each relation in the scene."""
+    present = {(name, getattr(o, name), o.shape) for o in scene.objects for name in ("color", "size", "texture")}
     for a, b in permutations(scene.objects, 2):
         where = relation(a, b)
-        found |= {(a.color, where, b.color), (a.shape, where, b.shape)}
-    return np.array([tag in found for tag in TAGS], np.float32)
+        present |= {(a.color, where, b.color), (a.shape, where, b.shape)}
+    return np.array([tag in present for tag in TAGS], np.float32)
 
 
 def make_scene(image_id: int, residue: int, modulus: int) -> Scene:
-    """The scene of a number: 2 to 4 objects, no two alike, at least one pair of them clearly related.
+    """The scene of a number: 2 to 4 objects, no two alike, with at least one related pair.
 
     The sum of the objects' edges `x + y`, in steps of the lattice, is `residue` modulo `modulus`, so that scenes of
     different residues have different layouts, whatever their numbers.
@@ -136,7 +136,7 @@ def make_scene(image_id: int, residue: int, modulus: int) -> Scene:
 
 
 def _kinds(rng: random.Random, count: int) -> list[tuple[str, str, str, str]]:
-    """`count` different (size, texture, color, shape), large ones first; colours and shapes like to recur."""
+    """`count` different (size, texture, color, shape), large ones first; colors and shapes often recur."""
     kinds: list[tuple[str, str, str, str]] = []
     while len(kinds) < count:
         size = "large" if rng.random() < 0.45 else "small"
@@ -154,9 +154,9 @@ def _kinds(rng: random.Random, count: int) -> list[tuple[str, str, str, str]]:
 
 
 def _place(rng: random.Random, kinds: list, residue: int, modulus: int) -> list[Object] | None:
-    """Objects wholly inside; None where they find no room.
+    """Objects inside the image; None if there is no room.
 
-    Bounding squares may share a row or column of pixels; those of one colour stay a pixel apart.
+    Bounding squares may share a row or column of pixels; those of one color stay a pixel apart.
     """
     placed: list[Object] = []
     for kind in kinds:
@@ -165,15 +165,15 @@ def _place(rng: random.Random, kinds: list, residue: int, modulus: int) -> list[
         last = len(placed) == len(kinds) - 1
         for _ in range(40):
             column, row = int(rng.random() * cells), int(rng.random() * cells)
-            if last:  # move down by 0 to modulus - 1 rows, so that the sum fits
+            if last:  # move down by 0 to modulus - 1 rows for the right sum
                 row += (residue - sum(o.x + o.y for o in placed) // LATTICE - column - row) % modulus
             x, y = LATTICE * column, LATTICE * row
             if row < cells and all(_apart(x, y, width, kind[2], o) for o in placed):
                 break
         else:
             return None
-        light = 0.86 + 0.2 * rng.random()
-        rgb = tuple(min(255, int(channel * light)) for channel in COLORS[kind[2]])
+        brightness = 0.86 + 0.2 * rng.random()
+        rgb = tuple(min(255, int(channel * brightness)) for channel in COLORS[kind[2]])
         placed.append(Object(*kind, x, y, width, rgb))
     return sorted(placed, key=lambda o: (o.size, o.x + o.width / 2, o.y))
 

@@ -1,4 +1,4 @@
-"""A data set that is written as a folder is read back as it was."""
+"""A dataset written as a folder reads back equal."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 
 
-def test_a_written_folder_reads_back_the_same(tmp_path):
+def test_written_folder_reads_back_equal(tmp_path):
     splits = {"train": Scenes("train-small", size=5), "test": Scenes("test", size=3)}
     write_folder(tmp_path, splits)
     assert data.splits(tmp_path) == ["test", "train"]
@@ -17,13 +17,12 @@ def test_a_written_folder_reads_back_the_same(tmp_path):
         assert len(back) == len(dataset)
         for ours, theirs in zip((dataset[i] for i in range(len(dataset))), back, strict=True):
             assert np.array_equal(ours.image, np.asarray(theirs.image)) and ours.captions == theirs.captions
-            asked = {
-                q.text: (q.answers[0], q.type) for q in ours.questions
-            }  # one that comes twice is one, answered twice
-            assert {q.text: (q.answers[0], q.type) for q in theirs.questions} == asked
+            # equal questions of one image are merged on reading
+            first, second = ({q.text: (q.answers[0], q.type) for q in item.questions} for item in (ours, theirs))
+            assert first == second
 
 
-def test_what_is_written_again_replaces_the_old(tmp_path):
+def test_writing_again_replaces_the_old_folder(tmp_path):
     for size in (4, 2):
         write_folder(tmp_path, {"test": Scenes("test", size=size)})
     assert len(data.open(tmp_path, "test")) == 2

@@ -1,4 +1,4 @@
-"""Captions of scenes: true, short, of a closed language and of their own picture; and the reader that judges them."""
+"""Captions of scenes are true, short, specific and of a closed vocabulary; the parser that checks them."""
 
 import random
 import re
@@ -44,7 +44,7 @@ def wrong(caption: str, scene: Scene) -> list[tuple[str, str]]:
     return [(fact.kind, fact.text) for fact in caption_facts(caption, scene) if not fact.true]
 
 
-def test_every_caption_is_true_and_tells_of_two_objects(scenes):
+def test_every_caption_is_true_and_names_two_objects(scenes):
     for scene in scenes:
         told = captions(scene)
         assert len(set(told)) == 5
@@ -64,7 +64,7 @@ def test_captions_are_short_and_related(scenes):
     assert min(facts.count("count"), facts.count("background")) > 300
 
 
-def test_the_language_is_closed(scenes):
+def test_vocabulary_is_closed(scenes):
     data = Scenes("test")
     texts = [text for scene in scenes for text in captions(scene)]
     for item in map(data.__getitem__, range(len(data))):
@@ -73,8 +73,8 @@ def test_the_language_is_closed(scenes):
     assert len(vocabulary()) < 110
 
 
-def test_few_captions_fit_another_picture(scenes):
-    holders = defaultdict(set)  # of an object, as mentions claim it: the pictures that show it
+def test_few_captions_are_true_of_another_image(scenes):
+    holders = defaultdict(set)  # an object, as a mention claims it -> the images that show it
     for i, scene in enumerate(scenes):
         for o in scene.objects:
             holders[frozenset(zip(ATTRIBUTES, o.kind, strict=True))].add(i)
@@ -86,7 +86,7 @@ def test_few_captions_fit_another_picture(scenes):
     assert 0 < shared < 0.03 * 5 * len(scenes)  # 2.4%
 
 
-def test_a_false_word_is_found(scenes):
+def test_one_changed_word_makes_a_caption_false(scenes):
     """Every attribute, relation, count and background of a caption, changed alone, makes it false.
 
     Save where the changed phrase names another object of the scene.
@@ -146,13 +146,13 @@ def test_a_false_word_is_found(scenes):
         ("", []),
     ],
 )  # fmt: skip
-def test_claims_read_by_hand(caption, false, scene):
+def test_claims_worked_out_by_hand(caption, false, scene):
     assert wrong(caption, scene) == false
     nouns = [word for word in ("circle", "square", "star") if word in caption]
     assert is_true_caption(caption, scene) == (bool(nouns) and not false)
 
 
-def test_any_words_can_be_read(scene):
+def test_any_text_can_be_parsed(scene):
     rng = random.Random(0)
     for _ in range(1000):
         caption = " ".join(rng.choices(vocabulary(), k=rng.randrange(25)))
@@ -161,7 +161,7 @@ def test_any_words_can_be_read(scene):
         assert is_true_caption(caption, scene) == (bool(mentions(caption)) and all(fact.true for fact in facts))
 
 
-def test_an_object_too_many_is_false(scene):
+def test_surplus_object_is_false(scene):
     caption = (
         "a large red circle, a small red circle, a small cyan cross and a pink star and a pink diamond and a cross"
     )
@@ -170,7 +170,7 @@ def test_an_object_too_many_is_false(scene):
     assert objects[0] == Fact("object", "large red circle plain", True)
 
 
-def test_mentions_lead_from_words_to_objects(scene):
+def test_mentions_locate_objects_among_the_words(scene):
     caption = "a noisy background with a large striped blue square, a small dotted green star and a large red circle"
     spans = [" ".join(caption.split()[m.start : m.end]) for m in mentions(caption)]
     assert spans == ["a large striped blue square,", "a small dotted green star", "a large red circle"]
@@ -178,30 +178,30 @@ def test_mentions_lead_from_words_to_objects(scene):
     assert mentions("large red circle")[0].start == 0
 
 
-def test_between_two_that_fit_the_relation_decides(scene):
+def test_relation_decides_between_two_fitting_objects(scene):
     second = replace(scene.objects[0], size="small", x=34, y=34, width=10)
     both = replace(scene, objects=(*scene.objects, second))
     assert referents(parse_caption("a red circle under a large striped blue square"), both) == [3, 1]
     assert referents(parse_caption("a red circle left of a large striped blue square"), both) == [0, 1]
 
 
-def test_what_is_certain_is_true_of_one_object_alone(scene):
+def test_certain_referents_fit_one_object_only(scene):
     def found(text: str, scene: Scene = scene) -> list[int | None]:
         return certain_referents(parse_caption(text), scene)
 
     assert found("what color is the star?") == [2] and found("what color is the cross?") == [None]
     assert found("a small circle, a blue star and a plain square") == [None, None, None]
-    assert found("a large blue square and a cross") == [1, None]  # no texture was said
+    assert found("a large blue square and a cross") == [1, None]  # no texture is named
     assert found("nothing of note") == []
     second = replace(scene.objects[0], texture="dotted", x=34, y=34)
     both = replace(scene, objects=(*scene.objects, second))
     assert found("what color is the circle?", both) == [None] and found("the dotted circle", both) == [3]
-    assert found("a large red circle", both) == [0]  # captions leave out "plain"
+    assert found("a large red circle", both) == [0]  # captions omit "plain"
     assert found("a circle under the square", both) == [3, 1] and found("a circle and a circle", both) == [None, None]
     assert found("a star and a star and a circle") == [2, 2, 0]
 
 
-def test_captions_are_certain_of_what_they_mean(scenes):
+def test_captions_of_the_dataset_are_certain(scenes):
     for scene in scenes[:200]:
         for caption in captions(scene):
             assert certain_referents(parse_caption(caption), scene) == referents(parse_caption(caption), scene)

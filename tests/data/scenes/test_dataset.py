@@ -1,4 +1,4 @@
-"""The built-in data: what is drawn, where, how fast, and that splits never meet."""
+"""The built-in dataset: what is drawn where, and that splits are disjoint."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from dlip.data.scenes.world import (
     tags,
 )
 
-GOLDEN = {  # of the first ten pictures with all their texts
+GOLDEN = {  # hash of the first ten images with all their texts
     "train-large": "c20bc979efb28d88",
     "train-small": "069acf9b69d3b684",
     "val": "2b788e52de716ee2",
@@ -42,7 +42,7 @@ def sample() -> list[Scene]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_split_is_the_same_everywhere_and_always(split):
+def test_splits_never_change(split):
     digest = hashlib.sha256()
     for i in range(10):
         item = Scenes(split)[i]
@@ -63,14 +63,14 @@ def test_size_and_seed_of_a_split():
             part[i]
 
 
-def test_the_5k_test_begins_with_the_test():
+def test_5k_split_begins_with_test():
     test, more = Scenes("test"), Scenes("test-5k")
     assert (len(test), len(more)) == (1000, 5000)
     assert [s.image_id for s in map(more.scene, range(1000))] == [s.image_id for s in map(test.scene, range(1000))]
     assert more.fingerprint() != test.fingerprint()
 
 
-def test_splits_are_disjoint_by_layout_whatever_their_seeds():
+def test_splits_have_different_layouts_for_all_seeds():
     layouts: dict[str, set] = {split: set() for split in DISJOINT_SPLITS}
     ids = set()
     for split, found in layouts.items():
@@ -79,17 +79,17 @@ def test_splits_are_disjoint_by_layout_whatever_their_seeds():
                 found.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(DISJOINT_SPLITS))
                 ids.add(scene.image_id)
     assert len(ids) == 400 * 2 * len(DISJOINT_SPLITS)
-    assert all(len(found) == 1 for found in layouts.values())  # one residue a split, and
-    assert len(set.union(*layouts.values())) == len(DISJOINT_SPLITS)  # no two splits the same
+    assert all(len(found) == 1 for found in layouts.values())  # one residue per split, and
+    assert len(set.union(*layouts.values())) == len(DISJOINT_SPLITS)  # all different
 
 
 @pytest.mark.parametrize("arguments", [("train",), ("val", -1), ("val", 0, 0), ("val", 0, 10**8)])
-def test_a_users_mistake_is_one_sentence(arguments):
+def test_wrong_arguments_raise_user_error(arguments):
     with pytest.raises(UserError, match="choose"):
         Scenes(*arguments)
 
 
-def test_objects_lie_inside_and_differ(sample):
+def test_objects_are_inside_and_differ(sample):
     for scene in sample:
         assert 2 <= len(scene.objects) <= 4
         assert len({o.kind for o in scene.objects}) == len(scene.objects)
@@ -101,7 +101,7 @@ def test_objects_lie_inside_and_differ(sample):
         assert any(relation(a, b) for a, b in combinations(scene.objects, 2))
 
 
-def test_the_world_is_as_varied_as_promised(sample):
+def test_world_is_varied(sample):
     assert min(Counter(scene.background for scene in sample).values()) > 60
     assert min(Counter(len(scene.objects) for scene in sample).values()) > 150
     objects = [o for scene in sample for o in scene.objects]
@@ -112,11 +112,11 @@ def test_the_world_is_as_varied_as_promised(sample):
     assert 0.55 < plain < 0.65
 
 
-def test_masks_are_what_is_drawn(sample):
+def test_masks_equal_what_is_drawn(sample):
     for scene in sample[:200]:
         image, found = render(scene), masks(scene)
         changed = (image != render(replace(scene, objects=()))).any(-1)  # [48, 48]
-        assert found.sum(0).max() == 1  # no pixel is two objects'
+        assert found.sum(0).max() == 1  # no pixel has two objects
         covered = found.any(0)
         assert not (covered & ~changed).any()
         near = covered.copy()  # soft edges reach one pixel beyond
@@ -131,12 +131,12 @@ def test_masks_are_what_is_drawn(sample):
             assert o.y <= rows.min() and rows.max() < o.y + o.width
             assert o.x <= columns.min() and columns.max() < o.x + o.width
             drawn = Counter(map(tuple, image[mask].tolist()))
-            assert drawn[o.rgb] >= 0.25 * mask.sum()  # in its own colour
+            assert drawn[o.rgb] >= 0.25 * mask.sum()  # in its own color
             ink = sum(n for pixel, n in drawn.items() if sum(pixel) < 0.4 * sum(o.rgb)) / mask.sum()
             assert ink > 0.04 if o.texture != "plain" else scene.background == "dark" or ink < 0.1
 
 
-def test_tags_are_the_objects_kinds(sample):
+def test_tags_of_kinds(sample):
     for scene in sample[:50]:
         named = {TAGS[i] for i in tags(scene)[: len(KINDS)].nonzero()[0]}
         assert {shape for _, _, shape in named} == {o.shape for o in scene.objects}
@@ -146,7 +146,7 @@ def test_tags_are_the_objects_kinds(sample):
         assert ("texture", "striped", scene.objects[0].shape) in named or scene.objects[0].texture != "striped"
 
 
-def test_tags_are_the_objects_relations(sample):
+def test_tags_of_relations(sample):
     assert len(set(TAGS)) == len(TAGS) == len(KINDS) + 2 * (8 * 8 + 6 * 6)
     a = Object("small", "plain", "red", "star", 0, 8, 10, (0, 0, 0))
     b = Object("large", "plain", "blue", "star", 24, 8, 16, (0, 0, 0))
@@ -170,7 +170,7 @@ def test_masks_give_a_shared_pixel_to_the_last_object_drawn():
     assert not (first & second).any() and not first[12:, 12:].any() and second[12:16, 12:16].all()
 
 
-def test_shapes_textures_and_colors_can_be_told_apart():
+def test_shapes_textures_and_colors_differ_visibly():
     def draw(shape: str, texture: str, width: int) -> np.ndarray:
         o = Object("small", texture, "red", shape, 0, 0, width, COLORS["red"])
         return render(Scene(0, "gray", 128, 0, (o,)))[:width, :width].astype(int)

@@ -18,7 +18,7 @@ def scenes() -> list[Scene]:
 
 
 def having(noun: str, scene: Scene) -> list[Object]:
-    """The objects that "large red things" may mean, word by word."""
+    """The objects that fit "large red things", word by word."""
     words = [{"crosses": "cross", "cross": "cross"}.get(word, word.removesuffix("s")) for word in noun.split()]
     return [
         o for o in scene.objects
@@ -32,7 +32,7 @@ def one(noun: str, scene: Scene) -> Object:
 
 
 def way(a: Object, b: Object) -> str:
-    """Where a's middle lies from b's: along the longer way, which is long enough to be seen."""
+    """Position of a's center relative to b's, along the axis of the larger gap, which is at least visible."""
     across, down = a.x + a.width / 2 - b.x - b.width / 2, a.y + a.width / 2 - b.y - b.width / 2
     assert max(abs(across), abs(down)) >= 1.3 * min(abs(across), abs(down)) and max(abs(across), abs(down)) >= 8
     if abs(across) > abs(down):
@@ -41,7 +41,7 @@ def way(a: Object, b: Object) -> str:
 
 
 def answer(text: str, scene: Scene) -> str:
-    """The answer, worked out from the words of the question."""
+    """The answer, derived from the words of the question."""
     if found := re.fullmatch(r"is there an? (.+)\?", text):
         return "yes" if having(found[1], scene) else "no"
     if found := re.fullmatch(r"how many (.+) are there\?", text):
@@ -64,12 +64,12 @@ def answer(text: str, scene: Scene) -> str:
         o for o in scene.objects
         if o is not b and sign * (getattr(o, axis) + o.width / 2 - getattr(b, axis) - b.width / 2) >= 5
     ]  # fmt: skip
-    (a,) = beyond  # nothing else lies that way, however far aside
+    (a,) = beyond  # no other object in that direction
     assert way(a, b) == found[1]
     return a.shape
 
 
-def test_every_answer_follows_from_picture_and_question(scenes):
+def test_every_answer_follows_from_image_and_question(scenes):
     for scene in scenes:
         asked = questions(scene)
         types = Counter(q.type for q in asked)
@@ -99,8 +99,8 @@ def test_answers_are_balanced(scenes):
     assert max(answers["counting"].values()) < 330 and min(answers["counting"].values()) > 40
 
 
-def test_a_blind_guesser_stays_low(scenes):
-    """It has read the questions of 6,000 training pictures and gives the commonest answer to the same words."""
+def test_blind_guesser_has_low_accuracy(scenes):
+    """It answers with the most common answer to the same question in 6,000 training images."""
     learnt, beginnings = defaultdict(Counter), defaultdict(Counter)
     train = Scenes("train-large")
     for i in range(6000):
