@@ -28,7 +28,7 @@ SAMPLE = {"image_id": 0, "caption": "a <blue> star", "references": ["a star"],
           "questions": ["what shape?", "how many?"], "answers": ["star", "<2>"], "truth": ["star", "1"]}  # fmt: skip
 
 
-OTHERS = ["scenes <val>", "scenes test, 1 picture"]
+OTHERS = ["scenes <val>", "scenes test, 1 image"]
 
 
 @pytest.fixture
