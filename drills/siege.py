@@ -63,6 +63,7 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
     counts, faults = Counter(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        folder.chmod(0o755)  # started by root, nginx's workers are another user
         broken = folder / "broken"
         shutil.copytree(BUILT_IN / "scenes" / "student", broken)
         (broken / "model.safetensors").write_bytes(b"no weights")
