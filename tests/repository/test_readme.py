@@ -44,7 +44,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 def commands(page: str) -> list[list[str]]:
     """Every line of a page's blocks that calls dlip, split into words."""
-    text = "\n".join(blocks(page, "bash") + blocks(page, "text")).replace("\\\n", " ")
+    text = "\n".join(blocks(page, "bash") + blocks(page, "sh") + blocks(page, "text")).replace("\\\n", " ")
     lines = re.findall(r"^(?:\$ )?(?:\.venv/bin/)?(dlip .*|accelerate launch .*)$", text, re.MULTILINE)
     found = [shlex.split(line, comments=True) for line in lines]
     return [["dlip", *words[words.index("dlip.cli") + 1 :]] if words[0] == "accelerate" else words for words in found]
