@@ -1,12 +1,11 @@
-"""What a run would cost, found before it starts: a few pictures go through one real step, and are multiplied.
+"""Cost of a run before it starts: a few images go through one real step, and the rest is extrapolated.
 
-FLOPs are 2 per multiply-accumulate of every matrix product that is executed, forward and backward, the teacher's among
-them. Memory is what stays: weights, gradients, the optimiser's two moments, the teacher, and what backward keeps of a
-micro-batch; the libraries' own, and what lives only within an operation, are not in it.
+FLOPs are 2 per multiply-accumulate of every matrix product that is executed, forward and backward, the teacher's
+included. Memory is that of weights, gradients, AdamW's two moments, the teacher and the tensors saved for backward;
+temporary tensors within an operation and the libraries' own memory are not counted.
 """
 
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -25,13 +24,13 @@ from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner
 from dlip.vlm import VLM
 
-PICTURES = 4
-"""That are tried at first; more, where they take less than `ENOUGH_S` and so hardly more than starting the kernels."""
-ENOUGH_S = 0.5
+PROBE_IMAGES = 4
+"""Images of the first probe; more follow until a probe takes `MIN_PROBE_S` and its time says something."""
+MIN_PROBE_S = 0.5
 UTILIZATION = 0.35
-"""Share of a card's peak that a run is taken to reach: an assumption."""
+"""Assumed share of a card's peak that a run reaches."""
 PEAK_TFLOPS = {
-    # card       fp32   bf16 or fp16, dense, as their makers print them
+    # card       fp32   bf16 or fp16, dense, by their makers
     "H100 SXM": (67.0, 989.0),
     "A100":     (19.5, 312.0),
     "RTX 4090": (82.6, 165.0),
@@ -43,24 +42,24 @@ PEAK_TFLOPS = {
 
 @dataclass
 class Step:
-    """What one step of some pictures takes."""
+    """Cost of one step."""
 
-    pictures: int
+    images: int
     flops: float
     saved_bytes: int
-    """Kept for backward, weights left out."""
+    """Tensors saved for backward, without the weights."""
     seconds: float
-    """On this machine, forward, backward and the teacher; without reading pictures and without the optimiser."""
+    """On this machine: forward, backward and the teacher, without data loading and optimizer."""
 
 
 def probe(learner: Learner, teacher: Teacher | None, batch: Batch, config: TrainConfig, step: int) -> Step:
-    """Does the given step of a batch, three times: to warm up and see what it keeps, to time it, and to count it."""
-    own = {p.untyped_storage().data_ptr() for p in (*learner.parameters(), *learner.buffers())}
+    """Measures the step's cost on a batch. Runs it three times: for memory and warm-up, for time, for FLOPs."""
+    weights = {p.untyped_storage().data_ptr() for p in (*learner.parameters(), *learner.buffers())}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -74,35 +73,34 @@ def probe(learner: Learner, teacher: Teacher | None, batch: Batch, config: Train
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         once()
-    began = time.perf_counter()
+    started = time.perf_counter()
     once()
-    seconds = time.perf_counter() - began
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # which sees into no fused kernel
+    seconds = time.perf_counter() - started
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it cannot count fused kernels
         once()
     return Step(len(batch), float(counter.get_total_flops()), sum(kept.values()), seconds)
 
 
 def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = None) -> dict:
-    """What `dlip.training.loop.train` would take with the same arguments; nothing is written.
+    """Cost of `dlip.training.loop.train` with the same arguments; nothing is written.
 
-    {"steps", "pictures" (that are seen, with repetition), "epochs", "train_images", "flops", "memory_gb" by what
-    takes it, "hours": {"this machine", ...cards}, "utilization", "precision"}. The pads of the tried pictures are those
-    of a whole batch. Terms that join later are counted from then on. A teacher whose outputs are cached is counted all
-    the same. Where several processes share the work, hours are those of all of them in turn.
+    Returns {"steps", "images" (seen, with repetition), "epochs", "train_images", "flops", "memory_gb" by purpose,
+    "hours" for "this machine" and for cards, "utilization", "precision"}. Terms count from the step at which they join.
+    A teacher is counted even if its outputs are cached. Hours are of one process.
     """
     size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
     micro = config.batch_size // config.accumulate
-    drawn = ResumableBatchSampler(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))
+    sampler = ResumableBatchSampler(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    batch = collate([dataset[i] for _, i in next(iter(drawn))]).to(device)
-    kinds = dataset[0].tags
+    batch = collate([dataset[i] for _, i in next(iter(sampler))]).to(device)
+    tags = dataset[0].tags
     with torch.random.fork_rng():
-        learner = Learner(student, teacher, config, 0 if kinds is None else len(kinds)).to(device).train()
-        guarded = Teacher(teacher.med.to(device)) if teacher else None
+        learner = Learner(student, teacher, config, 0 if tags is None else len(tags)).to(device).train()
+        frozen_teacher = Teacher(teacher.med.to(device)) if teacher else None
         set_layer_modes(student.med, config.gradient_checkpointing)
         starts = sorted({0, *(step for step in config.joins.values() if step < config.steps)})
-        steps = [tried(learner, guarded, batch, config, start) for start in starts]
+        steps = [extrapolate(learner, frozen_teacher, batch, config, start) for start in starts]
         set_layer_modes(student.med.eval())
     lengths = [end - start for start, end in zip(starts, [*starts[1:], config.steps], strict=True)]
     flops = sum(length * config.accumulate * one.flops for length, one in zip(lengths, steps, strict=True))
@@ -112,40 +110,40 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     hours = {card: flops / (peaks[half] * 1e12 * UTILIZATION) / 3600 for card, peaks in PEAK_TFLOPS.items()}
     seen = config.steps * config.batch_size
     return {
-        "steps": config.steps, "pictures": seen, "epochs": seen / len(dataset), "train_images": len(dataset),
-        "flops": flops, "memory_gb": {name: size / 1e9 for name, size in (*_held(learner, teacher), ("saved", saved))},
+        "steps": config.steps, "images": seen, "epochs": seen / len(dataset), "train_images": len(dataset),
+        "flops": flops, "memory_gb": {name: size / 1e9 for name, size in (*_resident(learner, teacher), ("saved", saved))},
         "hours": {"this machine": seconds / 3600, **hours}, "utilization": UTILIZATION, "precision": config.precision,
     }  # fmt: skip
 
 
-def tried(learner: Learner, teacher: Teacher | None, batch: Batch, config: TrainConfig, step: int) -> Step:
-    """A step of the whole batch, told from `probe` of some of it, as many as it takes for the time to mean something.
+def extrapolate(learner: Learner, teacher: Teacher | None, batch: Batch, config: TrainConfig, step: int) -> Step:
+    """Cost of the step on the whole batch, from probes of some of its images.
 
-    FLOPs and memory grow with the pictures from what any number takes (a queue, weights cast to bf16), which half as
-    many show; time is in proportion.
+    FLOPs and memory are linear in the number of images, with an offset (a queue, weights cast to bf16) that a probe of
+    half as many images shows. Time is taken as proportional.
     """
-    pictures = PICTURES
+    images = PROBE_IMAGES
     while True:
-        some = probe(learner, teacher, first(batch, pictures), config, step)
-        if some.pictures == len(batch):
-            return some
-        if some.seconds > ENOUGH_S:
+        full = probe(learner, teacher, first_images(batch, images), config, step)
+        if full.images == len(batch):
+            return full
+        if full.seconds > MIN_PROBE_S:
             break
-        pictures *= 4
-    half = probe(learner, teacher, first(batch, some.pictures // 2), config, step)
-    more = (len(batch) - some.pictures) / (some.pictures - half.pictures)
+        images *= 4
+    half = probe(learner, teacher, first_images(batch, full.images // 2), config, step)
+    factor = (len(batch) - full.images) / (full.images - half.images)
     return Step(
-        len(batch), some.flops + more * (some.flops - half.flops),
-        round(some.saved_bytes + more * (some.saved_bytes - half.saved_bytes)),
-        some.seconds * len(batch) / some.pictures,
+        len(batch), full.flops + factor * (full.flops - half.flops),
+        round(full.saved_bytes + factor * (full.saved_bytes - half.saved_bytes)),
+        full.seconds * len(batch) / full.images,
     )  # fmt: skip
 
 
-def first(batch: Batch, pictures: int) -> Batch:
-    """The first pictures of a batch, as padded as they are there, with their questions, but at least one."""
-    if len(batch) <= pictures:
+def first_images(batch: Batch, images: int) -> Batch:
+    """The first images of a batch, padded as there, with their questions, at least one."""
+    if len(batch) <= images:
         return batch
-    questions = range(pictures) if batch.question_rows is None else batch.question_rows.lt(pictures).nonzero()[:, 0]
+    questions = range(images) if batch.question_rows is None else batch.question_rows.lt(images).nonzero()[:, 0]
     rows = dict.fromkeys(("question_ids", "question_mask", "answer_ids", "answer_mask", "question_rows"), questions)
     if not len(questions):
         rows = dict.fromkeys(rows, [0])
@@ -153,13 +151,15 @@ def first(batch: Batch, pictures: int) -> Batch:
     for field in fields(batch):
         value = getattr(batch, field.name)
         if value is not None:
-            changes[field.name] = value[rows.get(field.name, slice(pictures))]
+            changes[field.name] = value[rows.get(field.name, slice(images))]
     if changes.get("question_rows") is not None:
-        changes["question_rows"] = changes["question_rows"].clamp(max=pictures - 1)
+        changes["question_rows"] = changes["question_rows"].clamp(max=images - 1)
     return replace(batch, **changes)
 
 
-def _held(learner: Learner, teacher: VLM | None) -> Collection[tuple[str, int]]:
+def _resident(learner: Learner, teacher: VLM | None) -> list[tuple[str, int]]:
+    """Bytes held during the whole run, by purpose."""
+
     def size(module: nn.Module, trained: bool | None = None) -> int:
         tensors = [p for p in module.parameters() if trained is None or p.requires_grad is trained]
         return sum(p.numel() * p.element_size() for p in tensors)
@@ -167,19 +167,19 @@ def _held(learner: Learner, teacher: VLM | None) -> Collection[tuple[str, int]]:
     trained = size(learner, True)
     return [
         ("student", size(learner) + sum(b.numel() * b.element_size() for b in learner.buffers())),
-        ("gradients", trained), ("optimiser", 2 * trained), ("teacher", size(teacher.med) if teacher else 0),
+        ("gradients", trained), ("optimizer", 2 * trained), ("teacher", size(teacher.med) if teacher else 0),
     ]  # fmt: skip
 
 
-def text(found: dict) -> str:
-    """A `budget` as lines for a terminal."""
+def text(cost: dict) -> str:
+    """A `budget` for the terminal."""
     lines = [
-        f"{plural(found['steps'], 'step')}, {plural(found['pictures'], 'picture')}: "
-        f"{found['epochs']:.1f} epochs of {found['train_images']:,}",
-        f"{found['flops']:.3g} FLOPs, forward and backward, the teacher's among them",
-        f"{sum(found['memory_gb'].values()):.2f} GB of memory: "
-        + ", ".join(f"{name} {size:.2f}" for name, size in found["memory_gb"].items()),
-        f"hours, in {'fp32' if found['precision'] == 'no' else found['precision']}, of cards at "
-        f"{found['utilization']:.0%} of their peak:",
+        f"{plural(cost['steps'], 'step')}, {plural(cost['images'], 'image')}: "
+        f"{cost['epochs']:.1f} epochs of {cost['train_images']:,}",
+        f"{cost['flops']:.3g} FLOPs, forward and backward, the teacher's included",
+        f"{sum(cost['memory_gb'].values()):.2f} GB of memory: "
+        + ", ".join(f"{name} {size:.2f}" for name, size in cost["memory_gb"].items()),
+        f"hours, in {'fp32' if cost['precision'] == 'no' else cost['precision']}, of cards at "
+        f"{cost['utilization']:.0%} of their peak:",
     ]
-    return "\n".join([*lines, *(f"  {name:14}{three_digits(hours):>12}" for name, hours in found["hours"].items())])
+    return "\n".join([*lines, *(f"  {name:14}{three_digits(hours):>12}" for name, hours in cost["hours"].items())])

@@ -1,11 +1,10 @@
-"""Teacher outputs that stay the same from epoch to epoch, kept on disk.
+"""Teacher outputs that do not change between epochs, cached on disk.
 
-What a teacher says of a picture, of a caption and of the two together is computed once, before training, and read from
-then on: hidden states, attention maps (the mean over heads) and ITC vectors, in float16. What depends on the batch (ITM
-of hard negatives) or is cheap (heads, answers) is computed from the pictures' stored states.
+The teacher's hidden states, attention maps (mean over heads) and ITC vectors of every image and caption are computed
+once, before training, and stored in float16. Logits of ITM (which depend on the batch) and of LM and VQA are computed
+during training from the stored image states.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -14,8 +13,7 @@ import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from tqdm import tqdm
 
 from dlip.checkpoints.tensors import read_tensors, weights, write_tensors
 from dlip.common.errors import UserError
-from dlip.common.files import in_place, own_file, read_json, write_json
+from dlip.common.files import exclusive_lock, read_json, write_json
 from dlip.common.text import plural
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
@@ -37,36 +35,35 @@ from dlip.models.token_ids import with_prompt
 from dlip.training.config import CACHE_GB
 from dlip.training.distillation import Teacher
 
-VERSION = 2
-"""Of the layout below."""
-PICTURES = 16
-"""Pictures at a time in filling, with all their captions."""
-FLUSH = 512
-"""Pictures after which what was filled is safe on the disk, and whose checksums are kept."""
-MAPS = ("self", "cross")
-NAME = "[0-9a-f]{24}"
-"""Of a cache's folder."""
+VERSION = 3
+"""Version of the layout on disk."""
+BATCH_IMAGES = 16
+"""Images per teacher batch while filling, with all their captions."""
+BLOCK_IMAGES = 512
+"""Images per block. A filled block is flushed to disk and its checksums are recorded."""
+MAP_KINDS = ("self", "cross")
+KEY_PATTERN = "[0-9a-f]{24}"
 
 
-def everything(layers: dict[str, tuple[tuple[int, int], ...]], fused: tuple[int, ...]) -> Want:
-    """All that is kept: the last layers and those of the teacher that `layers` (as in TrainConfig) names; maps of
-    cross-attention of those that are `fused`."""
+def cached_outputs(layers: dict[str, tuple[tuple[int, int], ...]], fusion_layers: tuple[int, ...]) -> Want:
+    """What is cached: the last layers and the teacher's layers in `layers` (as in TrainConfig), and ITC vectors."""
     kept = {}
     for source in SOURCES:
-        asked = tuple(sorted({-1, *(other for other, _ in layers.get(source, ()))}))
-        for kind in ("states", *(MAPS if source in ("fusion", "decoder") else ())):
-            some = asked if kind == "states" or source in layers else (-1,)
-            kept[source, kind] = tuple(i for i in some if kind != "cross" or i < 0 or i in fused)
+        requested = tuple(sorted({-1, *(teacher_layer for teacher_layer, _ in layers.get(source, ()))}))
+        kept[source, "states"] = requested
+        if source in ("fusion", "decoder"):
+            kept[source, "self"] = requested if source in layers else (-1,)
+            kept[source, "cross"] = tuple(i for i in kept[source, "self"] if i < 0 or i in fusion_layers)
     return Want(frozenset({"itc"}), kept)
 
 
 class TeacherCache(nn.Module):
-    """A teacher that answers from the disk; called like `distillation.Teacher`.
+    """A teacher that reads its outputs from disk; called like `distillation.Teacher`.
 
-    The folder's name is a hash of all that the outputs depend on (weights, data, texts, sizes, layers), so that a stale
-    one is never read. Each column is a file of rows: a picture's (`image.*`), a caption's (`text.embed`) or a token's,
-    so that no pads are kept. Rows beyond the `filled` pictures of `cache.json` have no meaning yet; "crc32" has the
-    columns' checksums of every `FLUSH` of those before.
+    A cache is a folder named by a hash of all that its outputs depend on (weights, data, tokenizer, sizes, layers), so
+    that a stale one is never read. Each column is a file of rows: one for each image (`image.*`), caption
+    (`text.embed`) or token (the others, without padding). `cache.json` holds the checksums of each column in each
+    filled block of images. Runs may share a cache: the first fills it under a lock while the others wait.
     """
 
     def __init__(
@@ -78,75 +75,78 @@ class TeacherCache(nn.Module):
         layers: dict | None = None,
         max_gb: float = CACHE_GB,
     ):
-        """Opens the cache, filling what it lacks and, with a warning, what is damaged.
+        """Opens a cache in the folder `root`; fills what is missing and, with a warning, what is damaged.
 
-        Those in `root` that were opened longest ago give way where all of them would take more than `max_gb` GB. Raises
-        UserError where this one alone would, or where a picture has no caption.
+        The least recently opened caches in `root` are deleted where all would take more than `max_gb` GB. Raises
+        UserError where this one alone would, or where an image has no caption.
         """
         super().__init__()
         if not 0 < max_gb < math.inf:
-            raise UserError(f"caches cannot take {max_gb} GB; give a finite number above 0")
+            raise UserError(f"the caches' limit is {max_gb} GB; use a finite number above 0")
         if isinstance(teacher.med, Composite):
-            raise UserError("outputs of a teacher of several checkpoints are not kept on disk; train without the cache")
+            raise UserError("outputs of a teacher of several checkpoints cannot be cached; train without the cache")
         self.teacher = teacher
-        self.want = everything(layers or {}, teacher.med.config.fusion_layers)
+        self.want = cached_outputs(layers or {}, teacher.med.config.fusion_layers)
         self.folder = Path(root) / self._key(dataset, collate)
-        with locked(self.folder):
-            self._index(dataset, collate)
-            self._open(max_gb)
+        with exclusive_lock(lock_path(self.folder)):
+            self.folder.mkdir(exist_ok=True)
+            os.utime(self.folder)
+            self._count_tokens(dataset, collate)
+            self._open_columns(max_gb)
             self._fill(dataset, collate)
 
+    # --- reading --------------------------------------------------------------------------------------------------
+
     def forward(self, batch: Batch, want: Want, pairs=None) -> Features:
-        """What `want` names of a batch that was read from the same data set, its `rows` and `captions` known."""
+        """Features of a batch of the cached data set, whose `rows` and `caption_index` are known."""
         med, device = self.teacher.med, batch.image_id.device
         image = self._rows("image.states.-1", batch.rows).to(device, med.temp.dtype)
-        live = Want(want.abilities & {"itm", "vqa"})
-        out = self.teacher(batch, live, pairs, image)
+        out = self.teacher(batch, Want(want.abilities & {"itm", "vqa"}), pairs, image)
         out.decoder_mask = with_prompt(batch.ids, batch.mask, med.config.prompt_ids)[0] != med.config.pad_id
         for source in SOURCES:
             trace = Trace(want.layers_of(source, med.config))
             for kind, layers in trace.wanted.items():
-                for asked, layer in layers.items():
-                    trace.kept[kind, layer] = self._trace(source, kind, asked, batch, out)
+                for requested, layer in layers.items():
+                    trace.kept[kind, layer] = self._read(source, kind, requested, batch, out)
             out.traces[source] = trace
         if "itc" in want.abilities:
-            embeds = self._rows("image.embed", batch.rows), self._rows("text.embed", self._caption(batch))
+            embeds = self._rows("image.embed", batch.rows), self._rows("text.embed", self._captions(batch))
             out.contrast(*(embed.to(device) for embed in embeds))
         if "lm" in want.abilities:
             with torch.no_grad():
-                states = self._trace("decoder", "states", -1, batch, out).to(med.temp.dtype)
+                states = self._read("decoder", "states", -1, batch, out).to(med.temp.dtype)
                 out.logits["lm"] = med.text_decoder.cls(states)
         return out
 
-    def _trace(self, source: str, kind: str, layer: int, batch: Batch, out: Features) -> Tensor:
+    def _read(self, source: str, kind: str, layer: int, batch: Batch, out: Features) -> Tensor:
         """States [B, T, D], or a map [B, 1, T, K]."""
         column = f"{source}.{kind}.{layer}"
         if source == "image":
             return self._rows(column, batch.rows).to(batch.image_id.device)
         mask = (out.decoder_mask if source == "decoder" else batch.mask).cpu()
-        first = torch.from_numpy(self.starts[source].ravel()[self._caption(batch)])
-        rows = (first[:, None] + torch.arange(mask.shape[1]))[mask]
-        kept = self._rows(column, rows)
-        values = kept.new_zeros(*mask.shape, kept.shape[-1])
-        values[mask] = kept
-        if kind == "self":  # its keys are as many as the longest text of all
+        first = torch.from_numpy(self.starts[source].ravel()[self._captions(batch)])
+        stored = self._rows(column, (first[:, None] + torch.arange(mask.shape[1]))[mask])
+        values = stored.new_zeros(*mask.shape, stored.shape[-1])
+        values[mask] = stored
+        if kind == "self":  # stored with as many keys as the longest caption has tokens
             values = values[..., : mask.shape[1]]
-        return (values[:, None] if kind in MAPS else values).to(batch.image_id.device)
+        return (values[:, None] if kind in MAP_KINDS else values).to(batch.image_id.device)
 
     def _rows(self, column: str, rows: Tensor) -> Tensor:
         return torch.from_numpy(self.columns[column][rows.cpu().numpy()]).float()
 
-    def _caption(self, batch: Batch) -> Tensor:
+    def _captions(self, batch: Batch) -> Tensor:
+        """Row of each caption in `text.embed`: every image has as many rows as the most captions of one."""
         return (batch.rows * self.lengths.shape[1] + batch.caption_index).cpu()
 
-    # --- on disk --------------------------------------------------------------------------------------------------
+    # --- layout ---------------------------------------------------------------------------------------------------
 
     def _key(self, dataset, collate: Collate) -> str:
         med = self.teacher.med
         about = {
             "version": VERSION, "torch": torch.__version__, "pillow": PIL.__version__, "model": med.config.to_dict(),
-            "data": dataset.fingerprint(), "side": collate.image_size, "max_text": collate.max_text,
-            "words": collate.tokenizer.rules(), "columns": sorted(self._names()),
+            "data": dataset.fingerprint(), "image_size": collate.image_size, "max_text": collate.max_text,
+            "tokenizer": collate.tokenizer.rules(), "columns": sorted(self._names()),
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for name, tensor in sorted(weights(med).items()):
@@ -157,25 +157,25 @@ class TeacherCache(nn.Module):
         names = [f"{source}.{kind}.{i}" for (source, kind), layers in self.want.layers.items() for i in layers]
         return [*names, "image.embed", "text.embed"]
 
-    def _index(self, dataset, collate: Collate) -> None:
-        """How many tokens each caption has [pictures, most captions], and the first row of each, by source."""
+    def _count_tokens(self, dataset, collate: Collate) -> None:
+        """Reads or makes `lengths`: tokens of each caption [images, most captions of one], 0 where there is none.
+
+        From it follow, by source, each caption's first row (`starts`), the number of rows and the longest caption.
+        """
         path = self.folder / "lengths.safetensors"
         try:
             self.lengths = read_tensors(path, checked=True)[0]["lengths"].numpy()
-            if self.lengths.dtype != np.int64 or self.lengths.ndim != 2 or len(self.lengths) != len(dataset):
-                raise ValueError(f"{path} is not what was written")
-        except (UserError, LookupError, ValueError):  # not there yet, or damaged
+        except UserError:  # missing or damaged
             texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
-            if silent := sum(not captions for captions in texts):
+            if uncaptioned := sum(not captions for captions in texts):
                 raise UserError(
-                    f"{dataset.name} has {plural(silent, 'picture')} without a caption, by which the teacher's "
-                    f"outputs are kept; train without the cache"
+                    f"{dataset.name} has {plural(uncaptioned, 'image')} without a caption, which the cache needs; "
+                    f"train without the cache"
                 ) from None
-            lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
-            for row, captions in zip(lengths, texts, strict=True):
+            self.lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
+            for row, captions in zip(self.lengths, texts, strict=True):
                 row[: len(captions)] = collate.tokenizer.encode(captions, max_length=collate.max_text)[1].sum(1)
-            write_tensors(path, {"lengths": torch.from_numpy(lengths)})
-            self.lengths = lengths
+            write_tensors(path, {"lengths": torch.from_numpy(self.lengths)})
         prompt = len(self.teacher.med.config.prompt_ids)
         tokens = {"decoder": self.lengths + prompt * (self.lengths > 0)}
         tokens |= dict.fromkeys(("text", "fusion"), self.lengths)
@@ -184,162 +184,141 @@ class TeacherCache(nn.Module):
         self.longest = {source: int(n.max()) for source, n in tokens.items()}
 
     def _shape(self, column: str) -> tuple[int, ...]:
-        c, pictures = self.teacher.med.config, self.lengths.shape[0]
+        c, images = self.teacher.med.config, self.lengths.shape[0]
         patches = c.grid**2 + 1
         if column.endswith("embed"):
-            return (pictures if column == "image.embed" else self.lengths.size, c.embed_dim)
+            return (images if column == "image.embed" else self.lengths.size, c.embed_dim)
         source, kind, _ = column.split(".")
         if source == "image":
-            return (pictures, patches, c.image_width)
+            return (images, patches, c.image_width)
         return self.count[source], {"states": c.text_width, "self": self.longest[source], "cross": patches}[kind]
 
-    def _open(self, max_gb: float) -> None:
+    def _span(self, column: str, images: range) -> slice:
+        """A column's rows of these images."""
+        if column.startswith("image."):
+            return slice(images.start, images.stop)
+        if column == "text.embed":
+            return slice(images.start * self.lengths.shape[1], images.stop * self.lengths.shape[1])
+        starts = self.starts[column.split(".")[0]][:, 0]
+        return slice(starts[images.start], starts[images.stop] if images.stop < len(starts) else None)
+
+    # --- filling --------------------------------------------------------------------------------------------------
+
+    def _open_columns(self, max_gb: float) -> None:
+        """Maps every column's file into memory, created at its full size where it is missing or of another size."""
         shapes = {column: self._shape(column) for column in self._names()}
-        needed = sum(2 * int(np.prod(shape)) for shape in shapes.values()) / 1e9
-        if needed > max_gb:
+        needed_gb = sum(2 * math.prod(shape) for shape in shapes.values()) / 1e9
+        if needed_gb > max_gb:
             raise UserError(
-                f"the teacher's outputs would take {needed:.1f} GB, more than the {max_gb:g} GB allowed; allow more "
-                f"with --cache-gb, use fewer pictures, or train without the cache"
+                f"the teacher's outputs would take {needed_gb:.1f} GB, more than the {max_gb:g} GB allowed; raise "
+                f"--cache-gb, use fewer images, or train without the cache"
             )
-        make_room(self.folder, max_gb - needed)
-        sizes = {self.folder / f"{column}.f16": 2 * int(np.prod(shape)) for column, shape in shapes.items()}
-        if any(not path.is_file() or path.stat().st_size != size for path, size in sizes.items()):
-            (self.folder / "cache.json").unlink(missing_ok=True)  # what it says is filled is not there
+        delete_old_caches(self.folder, max_gb - needed_gb)
         self.columns = {}
-        for (path, size), (column, shape) in zip(sizes.items(), shapes.items(), strict=True):
-            with own_file(path) as file:
+        for column, shape in shapes.items():
+            path, size = self.folder / f"{column}.f16", 2 * math.prod(shape)
+            if not path.is_file() or path.stat().st_size != size:
+                (self.folder / "cache.json").unlink(missing_ok=True)  # the blocks it lists are no longer all there
+            with open(path, "a+b") as file:
                 try:
-                    if hasattr(os, "posix_fallocate"):  # macOS has none: there a full disk is told of later
+                    file.truncate(size)
+                    if hasattr(os, "posix_fallocate"):  # else a disk that fills up later would kill the process
                         os.posix_fallocate(file.fileno(), 0, size)
-                    else:
-                        file.truncate(size)
                 except OSError as error:
                     raise UserError(
-                        f"{needed:.1f} GB for the teacher's outputs cannot be had in {self.folder} ({error.strerror}); "
-                        f"make room, or train without the cache"
+                        f"the teacher's outputs need {needed_gb:.1f} GB in {self.folder} ({error.strerror}); free "
+                        f"some space, or train without the cache"
                     ) from None
-                self.columns[column] = np.memmap(file, np.float16, "r+", shape=shape)
+            self.columns[column] = np.memmap(path, np.float16, "r+", shape=shape)
 
     def _fill(self, dataset, collate: Collate) -> None:
-        state, pictures, kept, damaged = self.folder / "cache.json", range(len(dataset)), None, 0
-        with suppress(UserError):  # where it is not there, or not whole
-            kept = read_json(state).get("crc32")
-        blocks = [pictures[i : i + FLUSH] for i in pictures[::FLUSH]]
-        sums = kept[: len(blocks)] if isinstance(kept, list) else []
-        checks = os.environ.get("LOCAL_RANK", "0") == "0"  # of a machine's several processes one is enough
-        with tqdm(total=len(dataset), desc="teacher's outputs", unit="picture", disable=None) as bar:
-            for place, block in enumerate(blocks):
-                filled = place < len(sums)
-                if filled and not (checks and self._sums(block) != sums[place]):
+        """Computes the blocks that are missing, or whose checksums differ."""
+        path, images, sums, damaged = self.folder / "cache.json", range(len(dataset)), [], 0
+        with suppress(UserError):  # missing or damaged
+            sums = read_json(path)["crc32"]
+        checks = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of a machine is enough
+        with tqdm(total=len(dataset), desc="teacher outputs", unit="image", disable=None) as bar:
+            for i, block in enumerate(images[start : start + BLOCK_IMAGES] for start in images[::BLOCK_IMAGES]):
+                filled = i < len(sums)
+                if filled and not (checks and self._checksums(block) != sums[i]):
                     bar.update(len(block))
                     continue
                 damaged += filled * len(block)
-                for rows in (block[i : i + PICTURES] for i in range(0, len(block), PICTURES)):
-                    self._fill_rows(rows, [dataset[i] for i in rows], collate)
+                for rows in (block[start : start + BATCH_IMAGES] for start in range(0, len(block), BATCH_IMAGES)):
+                    self._fill_rows(rows, [dataset[row] for row in rows], collate)
                     bar.update(len(rows))
                 for column in self.columns.values():
                     column.flush()
-                sums[place : place + 1] = [self._sums(block)]
-                write_json(state, {"filled": blocks[len(sums) - 1].stop, "crc32": sums})
+                sums[i : i + 1] = [self._checksums(block)]
+                write_json(path, {"crc32": sums})
         if damaged:
-            whose = f"of {plural(damaged, 'picture')} in {self.folder}"
-            warnings.warn(f"the teacher's outputs {whose} were damaged, and were made anew", stacklevel=2)
+            about = f"{plural(damaged, 'image')} in {self.folder}"
+            warnings.warn(f"the teacher's outputs of {about} were damaged and computed again", stacklevel=2)
 
-    def _sums(self, pictures: range) -> list[int]:
-        """A checksum of each column's rows of these pictures."""
-        return [zlib.crc32(values[self._span(column, pictures)]) for column, values in self.columns.items()]
-
-    def _span(self, column: str, pictures: range) -> slice:
-        """A column's rows that are of these pictures."""
-        if column.startswith("image."):
-            return slice(pictures.start, pictures.stop)
-        if column == "text.embed":
-            return slice(pictures.start * self.lengths.shape[1], pictures.stop * self.lengths.shape[1])
-        starts = self.starts[column.split(".")[0]][:, 0]
-        return slice(starts[pictures.start], starts[pictures.stop] if pictures.stop < len(starts) else None)
+    def _checksums(self, images: range) -> list[int]:
+        """Checksum of each column's rows of these images."""
+        return [zlib.crc32(values[self._span(column, images)]) for column, values in self.columns.items()]
 
     @torch.no_grad()
     def _fill_rows(self, rows: range, items: list, collate: Collate) -> None:
+        """Computes and stores the outputs of consecutive images and all their captions."""
         med = self.teacher.med
         device = med.temp.device
-        pixels = torch.from_numpy(
-            np.stack([resize_square(item.image, collate.image_size) for item in items])
-        )  # [B, S, S, 3]
+        pixels = torch.from_numpy(np.stack([resize_square(item.image, collate.image_size) for item in items]))
         trace = Trace(self.want.layers_of("image", med.config))
         image = med.encode_image(med.normalize(pixels.permute(0, 3, 1, 2).to(device)), trace)
-        picture = [i for i, item in enumerate(items) for _ in item.captions]
-        ids, mask = collate.tokenizer.encode([c for item in items for c in item.captions], max_length=collate.max_text)
-        owner = torch.tensor([items[i].image_id for i in picture])
-        texts = Batch(torch.empty(len(picture), 0), owner, ids, mask).to(device)
+        owner = [i for i, item in enumerate(items) for _ in item.captions]
+        captions = [caption for item in items for caption in item.captions]
+        ids, mask = collate.tokenizer.encode(captions, max_length=collate.max_text)
+        image_ids = torch.tensor([items[i].image_id for i in owner])
+        texts = Batch(torch.empty(len(owner), 0), image_ids, ids, mask).to(device)
         want = Want(self.want.abilities, {key: layers for key, layers in self.want.layers.items() if key[0] != "image"})
-        out = self.teacher(texts, want, None, image[picture])
+        out = self.teacher(texts, want, None, image[owner])
         out.traces["image"] = trace
 
-        at = slice(rows.start, rows.stop)
-        first, last = rows.start * self.lengths.shape[1], rows.stop * self.lengths.shape[1]
-        captions = np.flatnonzero(self.lengths.ravel()[first:last]) + first
-        self.columns["image.embed"][at] = halves(med.project_image(image), "image.embed")
-        self.columns["text.embed"][captions] = halves(out.text_embed, "text.embed")
+        span = self._span("text.embed", rows)
+        embed_rows = np.flatnonzero(self.lengths.ravel()[span]) + span.start
+        self.columns["image.embed"][rows.start : rows.stop] = to_float16(med.project_image(image), "image.embed")
+        self.columns["text.embed"][embed_rows] = to_float16(out.text_embed, "text.embed")
         for (source, kind), layers in self.want.layers.items():
             for layer in layers:
-                value = out.traces[source].get(kind, layer)
-                name = f"{source}.{kind}.{layer}"
-                column = self.columns[name]
+                name, value = f"{source}.{kind}.{layer}", out.traces[source].get(kind, layer)
+                column = self.columns[name][self._span(name, rows)]
                 if source == "image":
-                    column[at] = halves(value, name)
+                    column[:] = to_float16(value, name)
                     continue
-                value = halves((value.mean(1) if kind in MAPS else value)[out.text_mask(source)], name)
-                start = self.starts[source][rows.start, 0]
-                column[start : start + len(value), : value.shape[1]] = value
-                column[start : start + len(value), value.shape[1] :] = 0
+                value = (value.mean(1) if kind in MAP_KINDS else value)[out.text_mask(source)]
+                column[:, : value.shape[1]] = to_float16(value, name)
+                column[:, value.shape[1] :] = 0
 
 
-def halves(values: Tensor, what: str) -> np.ndarray:
-    """In float16. Raises UserError where that cannot hold them."""
-    kept = values.half()
-    if not kept.isfinite().all():
+def to_float16(values: Tensor, name: str) -> np.ndarray:
+    """Raises UserError where a value is beyond float16's range."""
+    halves = values.half()
+    if not halves.isfinite().all():
         raise UserError(
-            f"the teacher's {what} has numbers up to {values.abs().max().item():.2g}, and the cache holds none beyond "
+            f"the teacher's {name} has values up to {values.abs().max().item():.2g}, beyond the cache's limit of "
             f"65,504; train without the cache"
         )
-    return kept.cpu().numpy()
+    return halves.cpu().numpy()
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process alone, made where it is not there; another that holds it is waited for."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # where another makes room at this moment
-            lock = own_file(folder / "lock")
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
-            if in_place(lock, folder / "lock"):
-                break
-    with lock:
-        yield
+def lock_path(folder: Path) -> Path:
+    """The lock of a cache's folder lies beside it, so that it stays when the folder is deleted."""
+    return folder.with_name(f"{folder.name}.lock")
 
 
-def make_room(folder: Path, gb: float) -> None:
-    """Removes caches beside this one, those opened longest ago first, until the others take no more than `gb` GB.
+def delete_old_caches(folder: Path, max_gb: float) -> None:
+    """Deletes other caches beside `folder`, the least recently opened first, until they take at most `max_gb` GB.
 
-    One that is being filled stays; a run that reads one that is removed has it open, and goes on.
+    A cache that another process is opening or filling stays. A run that reads a deleted cache keeps its files open.
     """
-    found = []
-    for lock in folder.parent.glob("*/lock"):
-        if lock.parent != folder and re.fullmatch(NAME, lock.parent.name):
-            with suppress(FileNotFoundError):  # where another makes room at this moment
-                size = sum(file.stat().st_size for file in lock.parent.glob("*.f16"))
-                found.append((lock.stat().st_mtime, size, lock))  # which it was opened at, to be locked
-    taken = sum(size for _, size, _ in found)
-    for _, size, lock in sorted(found):
-        if taken <= gb * 1e9:
-            break
-        try:
-            with own_file(lock) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        except FileNotFoundError:  # as above
-            pass
-        taken -= size
+    with exclusive_lock(folder.with_name("deleting.lock")):
+        others = [path for path in folder.parent.iterdir() if re.fullmatch(KEY_PATTERN, path.name) and path != folder]
+        sizes = {path: sum(file.stat().st_size for file in path.glob("*.f16")) for path in others}
+        for path in sorted(others, key=lambda path: path.stat().st_mtime):
+            if sum(sizes.values()) <= max_gb * 1e9:
+                break
+            with suppress(UserError), exclusive_lock(lock_path(path), "in use"):
+                shutil.rmtree(path)
+                del sizes[path]

@@ -1,4 +1,4 @@
-"""What a run would cost: FLOPs as counted by hand, memory and FLOPs of a few pictures as of all, nothing written."""
+"""Cost of a run before it starts: FLOPs counted by hand, a few images predict a batch, nothing is written."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ from dlip.models.config import scenes_size
 from dlip.training import dry_run as costs
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
-from dlip.training.dry_run import budget, first, probe, tried
+from dlip.training.dry_run import budget, extrapolate, first_images, probe
 from dlip.training.learner import Learner
 from dlip.vlm import VLM
 
@@ -43,29 +43,29 @@ def test_flops_as_counted_by_hand(teacher):
     assert found.flops == 4 * (3 * image - patches + 3 * head)
 
 
-def test_a_few_pictures_stand_for_all(teacher):
+def test_few_images_predict_the_whole_batch(teacher):
     config = TrainConfig(
         steps=1, batch_size=16, weights={"itc": 1, "itm": 1, "lm": 1, "vqa": 1, "hr.image": 1, "kd.lm": 1}
     )
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
     batch = Collate(student.tokenizer, 48, True, questions=2)([dataset[i] for i in range(16)])
-    part, whole = (probe(*made(student, teacher, config), b, config, 0) for b in (first(batch, 4), batch))
-    assert (part.pictures, whole.pictures) == (4, 16)
+    part, whole = (probe(*made(student, teacher, config), b, config, 0) for b in (first_images(batch, 4), batch))
+    assert (part.images, whole.images) == (4, 16)
     assert part.flops * 4 == pytest.approx(whole.flops, rel=0.02)
     assert part.saved_bytes * 4 == pytest.approx(whole.saved_bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("changes", [{}, dict(precision="bf16"), dict(momentum=0.9, queue=512)])
-def test_what_any_number_of_pictures_takes_is_counted_once(changes, teacher, monkeypatch):
+def test_constant_costs_are_counted_once(changes, teacher, monkeypatch):
     """Weights cast to bf16, a queue."""
-    monkeypatch.setattr(costs, "ENOUGH_S", 0)
+    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
     config = TrainConfig(steps=1, batch_size=16, weights={"itc": 1, "lm": 1}, **changes)
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
     batch = Collate(student.tokenizer, 48, True)([dataset[i] for i in range(16)])
-    told, whole = (way(*made(student, None, config), batch, config, 0) for way in (tried, probe))
-    assert told.pictures == 16
-    assert told.flops == pytest.approx(whole.flops, rel=0.01)
-    assert told.saved_bytes == pytest.approx(whole.saved_bytes, rel=0.03)
+    extrapolated, whole = (way(*made(student, None, config), batch, config, 0) for way in (extrapolate, probe))
+    assert extrapolated.images == 16
+    assert extrapolated.flops == pytest.approx(whole.flops, rel=0.01)
+    assert extrapolated.saved_bytes == pytest.approx(whole.saved_bytes, rel=0.03)
 
 
 def test_gradient_checkpointing_saves_memory_and_costs_time(teacher):
@@ -75,7 +75,7 @@ def test_gradient_checkpointing_saves_memory_and_costs_time(teacher):
     assert less["memory_gb"]["saved"] < 0.7 * plain["memory_gb"]["saved"] and less["flops"] > 1.2 * plain["flops"]
 
 
-def test_the_pictures_tried_are_those_of_a_first_batch(teacher):
+def test_probes_use_the_first_batch(teacher):
     """Not the first of the data: of joined sets these would all be of one."""
     said = [replace(item, questions=[]) for item in Scenes("val", size=32)]
     asked = [replace(item, captions=[]) for item in Scenes("val", size=32, seed=1)]
@@ -95,21 +95,21 @@ def test_the_pictures_tried_are_those_of_a_first_batch(teacher):
     assert one == pytest.approx(other, rel=0.25)
 
 
-def test_the_first_pictures_keep_their_questions_and_pads(teacher):
+def test_first_images_keep_their_questions_and_padding(teacher):
     dataset = [replace(item, questions=item.questions * (i != 1)) for i, item in enumerate(Scenes("val", size=6))]
     batch = Collate(teacher.tokenizer, 48, True, questions=2)(dataset)
-    part = first(batch, 3)
+    part = first_images(batch, 3)
     assert part.ids.shape == (3, batch.ids.shape[1]) and part.question_rows.tolist() == [0, 0, 2, 2]
     torch.testing.assert_close(part.question_ids, batch.question_ids[batch.question_rows < 3])
-    unasked = first(
+    unasked = first_images(
         Collate(teacher.tokenizer, 48, True)([replace(item, questions=[]) for item in dataset[:2]] + dataset[2:]), 2
     )
     assert unasked.question_rows.tolist() == [1] and len(unasked.question_ids) == 1
-    assert first(batch, 6) is batch
+    assert first_images(batch, 6) is batch
 
 
 def test_terms_that_join_later_cost_from_then_on(teacher, monkeypatch):
-    monkeypatch.setattr(costs, "ENOUGH_S", 0)
+    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=8)
     config = TrainConfig(steps=10, batch_size=8, weights={"hr.image": 1.0, "lm": 1.0})
     early = budget(student, dataset, config.replace(weights={"hr.image": 1.0}), teacher)
@@ -117,11 +117,11 @@ def test_terms_that_join_later_cost_from_then_on(teacher, monkeypatch):
     mixed = budget(student, dataset, config.replace(joins={"lm": 4}), teacher)
     assert mixed["flops"] == pytest.approx(0.4 * early["flops"] + 0.6 * whole["flops"], rel=1e-6)
     assert mixed["memory_gb"] == whole["memory_gb"]
-    assert (whole["pictures"], whole["epochs"], whole["train_images"]) == (80, 10.0, 8)
+    assert (whole["images"], whole["epochs"], whole["train_images"]) == (80, 10.0, 8)
 
 
 def test_memory_and_hours(teacher, monkeypatch):
-    monkeypatch.setattr(costs, "ENOUGH_S", 0)
+    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
     student = new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0)
     config = TrainConfig(steps=10, batch_size=8)
     alone = budget(student, Scenes("val", size=8), config)
@@ -157,7 +157,7 @@ def test_a_dry_run_writes_nothing_and_draws_nothing(tmp_path, monkeypatch, capsy
     words[words.index("--epochs") + 1 : words.index("--out")] = ["4"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert said.startswith("4 steps, 32 pictures: 4.0 epochs of 8\n") and "this machine" in said
+    assert said.startswith("4 steps, 32 images: 4.0 epochs of 8\n") and "this machine" in said
     assert main([*words, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 4
     assert list(tmp_path.iterdir()) == []
@@ -167,7 +167,7 @@ def test_a_dry_run_writes_nothing_and_draws_nothing(tmp_path, monkeypatch, capsy
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_mistakes_are_found_before_anything_is_tried(capsys):
+def test_mistakes_are_found_before_a_probe(capsys):
     words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--weights", "vlp", "--out", "run"]
     assert main([*words, "--dry-run"]) == 2
     assert "no term of hr.*" in capsys.readouterr().err
