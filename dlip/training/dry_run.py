@@ -111,7 +111,8 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     seen = config.steps * config.batch_size
     return {
         "steps": config.steps, "images": seen, "epochs": seen / len(dataset), "train_images": len(dataset),
-        "flops": flops, "memory_gb": {name: size / 1e9 for name, size in (*_resident(learner, teacher), ("saved", saved))},
+        "flops": flops,
+        "memory_gb": {name: size / 1e9 for name, size in (*_resident(learner, teacher), ("saved", saved))},
         "hours": {"this machine": seconds / 3600, **hours}, "utilization": UTILIZATION, "precision": config.precision,
     }  # fmt: skip
 
