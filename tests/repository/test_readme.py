@@ -105,7 +105,7 @@ def test_readme_is_short():
     assert len(README.split()) <= 1200
     prose = re.sub(r"^```.*?^```|^\|.*?$|^#.*?$", "", README, flags=re.DOTALL | re.MULTILINE)
     paragraphs = re.split(r"\n\s*\n|\n- ", re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", prose))
-    sentences = [sentence for text in paragraphs for sentence in re.split(r"(?<=[.?!:])\s", text)]
+    sentences = [sentence for text in paragraphs for sentence in re.split(r"(?<=[.?!])\s", text)]
     assert max(len(sentence.split()) for sentence in sentences) <= 30
 
 
