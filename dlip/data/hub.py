@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name, map_in_threads
+from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
 from dlip.data.transforms import read_image
 
 PREFIX = "hub:"
@@ -65,15 +65,16 @@ class Hub(QuarantineMixin):
         captions, questions, _ = self._texts[i]
         return EncodedItem(name, image_id_from_name(name), captions, questions, self._bytes(rows[0], name))
 
-    def verify(self) -> None:
-        """Decode every image once and quarantine those that fail.
+    def image_fault(self, i: int) -> str | None:
+        """Why image i cannot be used, None if it can."""
+        try:
+            self[i]
+        except UserError as error:
+            return f"{self._rows[i][0]} cannot be read ({error.__cause__ or 'its row holds no image'})"
+        return None
 
-        Raises UserError if faults are fatal or nothing is left.
-        """
-        faults = map_in_threads(self._image_fault, range(len(self)), len(self))
-        good = [i for i, fault in enumerate(faults) if not fault]
-        self._rows, self._texts = [self._rows[i] for i in good], [self._texts[i] for i in good]
-        self._report([fault for fault in faults if fault])
+    def _keep(self, kept: list[int]) -> None:
+        self._rows, self._texts = [self._rows[i] for i in kept], [self._texts[i] for i in kept]
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions."""
@@ -133,14 +134,6 @@ class Hub(QuarantineMixin):
         if not (file.is_file() and any(map(file.is_relative_to, self._roots))):
             raise OSError("there is no such file in the dataset's own folders")
         return file.read_bytes()
-
-    def _image_fault(self, i: int) -> str | None:
-        """Why an image cannot be used, None if it can."""
-        try:
-            self[i]
-        except UserError as error:
-            return f"{self._rows[i][0]} cannot be read ({error.__cause__ or 'its row holds no image'})"
-        return None
 
 
 def splits(name: str) -> list[str]:

@@ -2,10 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -13,7 +12,6 @@ from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.batch import Question
 
-T = TypeVar("T")
 SUFFIXES = {
     b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*": ".tif",
     b"MM": ".tif",
@@ -37,7 +35,7 @@ class EncodedItem:
         return next((suffix for start, suffix in SUFFIXES.items() if self.data.startswith(start)), ".img")
 
 
-class QuarantineMixin:
+class QuarantineMixin(ABC):
     """Fault handling of a dataset: on_error "fatal" raises at the first faults, "skip" quarantines them in `faults`."""
 
     def __init__(self, name: str, where: str, split: str, on_error: str):
@@ -47,6 +45,28 @@ class QuarantineMixin:
         self.name, self.where, self.split, self.on_error = name, where, split, on_error
         self.faults: list[str] = []
         """Quarantined faults, each beginning with the name of its image."""
+
+    @abstractmethod
+    def image_fault(self, i: int) -> str | None:
+        """Why image i cannot be used, beginning with its name; None if it can."""
+
+    @abstractmethod
+    def _keep(self, kept: list[int]) -> None:
+        """Restrict the dataset to these images."""
+
+    def verify(self) -> None:
+        """Decode every image once, so that none fails later, and quarantine those that fail.
+
+        Raises UserError if faults are fatal or nothing is left.
+        """
+        pool, count = ThreadPoolExecutor(os.cpu_count()), len(self)
+        try:
+            checks = pool.map(self.image_fault, range(count))
+            faults = list(tqdm(checks, "checking images", count, leave=False, disable=None))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        self._keep([i for i, fault in enumerate(faults) if fault is None])
+        self._report([fault for fault in faults if fault is not None])
 
     def _report(self, faults: list[str]) -> None:
         """Quarantine faults. Raises UserError if they are fatal or no usable item is left."""
@@ -60,17 +80,6 @@ class QuarantineMixin:
         if not len(self):
             raise UserError(f"{where} has no usable image left: {first or 'it is empty'}")
         self.faults += faults
-
-
-def map_in_threads(
-    find_fault: Callable[[T], str | None], items: Iterable[T], count: int, what: str = "checking images"
-) -> list[str | None]:
-    """`find_fault` of each of `count` items, in order, with a progress bar."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        return list(tqdm(pool.map(find_fault, items), what, count, leave=False, disable=None))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def image_id_from_name(name: str) -> int:

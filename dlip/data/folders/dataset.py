@@ -10,7 +10,7 @@ from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
 from dlip.data.folders import layouts
 from dlip.data.folders.annotations import Annotation
-from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name, map_in_threads
+from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
 from dlip.data.transforms import read_image
 
 
@@ -58,16 +58,18 @@ class Folder(QuarantineMixin):
                 yield question.text
                 yield from question.answers
 
-    def verify(self) -> None:
-        """Decode every image once and quarantine those that fail; images verified before in this process are cached.
+    def image_fault(self, i: int) -> str | None:
+        """Why image i cannot be used, None if it can; an image is decoded again only if its file has changed."""
+        name = self.annotations[i].name
+        try:
+            stat = (self.root / name).stat()
+        except (OSError, ValueError):  # ValueError: an impossible file name
+            return f"{name} is missing"
+        reason = _decoding_error(self.root / name, stat.st_mtime_ns, stat.st_size)
+        return reason and f"{name} cannot be read ({reason})"
 
-        Raises UserError if faults are fatal or nothing is left.
-        """
-        files = [self.root / about.name for about in self.annotations]
-        faults = map_in_threads(_image_fault, files, len(files))
-        pairs = list(zip(self.annotations, faults, strict=True))
-        self.annotations = [about for about, fault in pairs if not fault]
-        self._report([f"{about.name} {fault}" for about, fault in pairs if fault])
+    def _keep(self, kept: list[int]) -> None:
+        self.annotations = [self.annotations[i] for i in kept]
 
     def fingerprint(self) -> str:
         """Hash of the texts and of the images' names, sizes and times."""
@@ -119,20 +121,11 @@ def _join(path: Path, split: str, annotations: list[Annotation]) -> tuple[list[A
     return [image for image in images.values() if image.captions or image.questions], list(dict.fromkeys(faults))
 
 
-def _image_fault(file: Path) -> str | None:
-    """Why an image cannot be used, None if it can."""
-    try:
-        stat = file.stat()
-    except (OSError, ValueError):  # ValueError: an impossible file name
-        return "is missing"
-    return _decoding_fault(file, stat.st_mtime_ns, stat.st_size)
-
-
 @cache
-def _decoding_fault(file: Path, mtime_ns: int, size: int) -> str | None:
-    """Why a file cannot be decoded, None if it can; decoded again only if the file has changed."""
+def _decoding_error(file: Path, mtime_ns: int, size: int) -> str | None:
+    """Why a file cannot be decoded, None if it can."""
     try:
         read_image(file)
     except UserError as error:
-        return f"cannot be read ({error.__cause__})"
+        return str(error.__cause__)
     return None

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.batch import Item
-from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name, map_in_threads
+from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
 from dlip.data.shards.download import cache_folder, is_url, open_shard
 from dlip.data.shards.naming import INDEX, shards
 from dlip.data.shards.tar_index import parse_sample, sample_index
@@ -104,15 +104,12 @@ class Shards(QuarantineMixin):
         return any(is_url(shard.source) for shard in self.shards)
 
     def verify(self) -> None:
-        """Decode every image once, if all are on this disk, and quarantine those that fail.
+        """Decode every image once and quarantine those that fail, unless some shards are on the web.
 
         Raises UserError if faults are fatal or nothing is left.
         """
-        if self.remote:
-            return
-        faults = map_in_threads(self.image_fault, range(len(self)), len(self))
-        self._kept = self._kept[[fault is None for fault in faults]]
-        self._report([fault for fault in faults if fault])
+        if not self.remote:
+            super().verify()
 
     def order(self, seed: int, epoch: int) -> list[int]:
         """A permutation of the samples for one epoch; samples of one shard stay near each other."""
@@ -152,6 +149,9 @@ class Shards(QuarantineMixin):
         except UserError as error:
             return f"{item.name} cannot be read ({error.__cause__})"
         return None
+
+    def _keep(self, kept: list[int]) -> None:
+        self._kept = self._kept[kept]
 
     def _index(self, place: int) -> list[str]:
         """Index the samples of a shard; returns its faults."""
