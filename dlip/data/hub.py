@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
 from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
-from dlip.data.transforms import read_image
 
 PREFIX = "hub:"
 COLUMNS = {
@@ -56,8 +55,7 @@ class Hub(QuarantineMixin):
 
     def __getitem__(self, i: int) -> Item:
         """Image i, decoded now. Raises UserError if it cannot be decoded."""
-        item = self.encoded_item(i)
-        return Item(read_image(item.name, item.data), item.image_id, item.captions, item.questions)
+        return self.encoded_item(i).decode()
 
     def encoded_item(self, i: int) -> EncodedItem:
         """Image i as stored. Raises UserError if its row holds no image."""

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
-from dlip.data.batch import Question
+from dlip.data.batch import Item, Question
+from dlip.data.transforms import read_image
 
 SUFFIXES = {
     b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*": ".tif",
@@ -33,6 +34,10 @@ class EncodedItem:
     def suffix(self) -> str:
         """Suffix for the format of `data`: .jpg, .png, ...; .img for an unknown one."""
         return next((suffix for start, suffix in SUFFIXES.items() if self.data.startswith(start)), ".img")
+
+    def decode(self) -> Item:
+        """Raises UserError if the image cannot be decoded."""
+        return Item(read_image(self.name, self.data), self.image_id, self.captions, self.questions)
 
 
 class QuarantineMixin(ABC):

@@ -20,7 +20,6 @@ from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_nam
 from dlip.data.shards.download import cache_folder, is_url, open_shard
 from dlip.data.shards.naming import INDEX, shards
 from dlip.data.shards.tar_index import parse_sample, sample_index
-from dlip.data.transforms import read_image
 
 SHUFFLE_WINDOW = 10_000
 """Samples shuffled together; an epoch reads the shards in random order, window after window."""
@@ -145,7 +144,7 @@ class Shards(QuarantineMixin):
         """Why the image of sample i cannot be decoded, None if it can. Raises what `encoded_item` raises."""
         item = self.encoded_item(i)
         try:
-            read_image(item.name, item.data)
+            item.decode()
         except UserError as error:
             return f"{item.name} cannot be read ({error.__cause__})"
         return None
@@ -162,10 +161,9 @@ class Shards(QuarantineMixin):
     def _item(self, i: int) -> Item:
         item = self.encoded_item(i)
         try:
-            image = read_image(item.name, item.data)
+            return item.decode()
         except UserError as error:
             raise BadSampleError(str(error)) from error
-        return Item(image, item.image_id, item.captions, item.questions)
 
 
 def _read_files(shard: BinaryIO, places: list[int]) -> list[bytes | None]:
