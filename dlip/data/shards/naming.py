@@ -13,6 +13,8 @@ from dlip.data.shards.download import is_url, read_url
 
 INDEX = "index.json"
 """File that `dlip data shard` writes beside its shards: their splits and what each holds."""
+MAX_SHARDS = 1_000_000
+"""A larger range in braces is taken for a mistake."""
 COUNTS = ("images", "captions", "questions", "bytes")
 """Counts of a shard in the index."""
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -73,10 +75,13 @@ def expand_braces(pattern: str) -> list[str]:
     pieces, end = [], 0
     for match in _BRACES.finditer(pattern):
         first, last, words = match.groups()
-        numbers = [] if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-        if not words and not numbers:
-            raise UserError(f"{match[0]} in {pattern} counts down; write the smaller number first")
-        pieces += [[pattern[end : match.start()]], words.split(",") if words else numbers]
+        if words:
+            values = words.split(",")
+        elif 0 <= int(last) - int(first) < MAX_SHARDS:
+            values = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+        else:
+            raise UserError(f"{match[0]} in {pattern} is no range of 1 to {MAX_SHARDS:,} shards; correct its numbers")
+        pieces += [[pattern[end : match.start()]], values]
         end = match.end()
     return ["".join(parts) for parts in product(*pieces, [pattern[end:]])]
 
