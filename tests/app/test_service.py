@@ -36,7 +36,7 @@ def test_a_signal_ends_the_app_and_deletes_uploads(number, code, picture, tmp_pa
     assert not list(tmp_path.glob("dlip-app-*"))
 
 
-def test_nobody_gets_past_the_queue(app_address):
+def test_requests_cannot_bypass_the_queue(app_address):
     body = json.dumps({"data": [TEACHER, STUDENT, "a red circle"]}).encode()
     asked = urllib.request.Request(f"{app_address}gradio_api/run/search", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError, match="404"):

@@ -23,7 +23,7 @@ def tab_on(page, until: str) -> list[str]:
     raise AssertionError(f"{until} was not reached; passed {passed}")
 
 
-def test_tab_leaves_no_list_of_a_dropdown_open(open_page):
+def test_tab_closes_dropdowns(open_page):
     page = open_page()
     page.get_by_label("Teacher", exact=True).focus()
     assert tab_on(page, "#image") == ["Teacher", "Student"]
@@ -34,7 +34,7 @@ def test_tab_leaves_no_list_of_a_dropdown_open(open_page):
     assert page.get_by_label("Score", exact=True).input_value() == "VQA accuracy"
 
 
-def test_a_model_is_typed_or_chosen_and_left_by_tab(open_page):
+def test_models_are_chosen_by_keyboard(open_page):
     page, image = open_page(), images.examples()[0].image
     (said,) = dlip.load(OTHER).caption([image], max_new_tokens=30)
     student = page.get_by_label("Student", exact=True)
@@ -56,7 +56,7 @@ def test_a_model_is_typed_or_chosen_and_left_by_tab(open_page):
     assert student.input_value() == chosen != OTHER and page.locator("[role=listbox]:visible").count() == 0
 
 
-def test_choices_and_charts_have_names_to_be_heard(open_page):
+def test_choices_and_charts_have_accessible_names(open_page):
     page = open_page()
     assert page.get_by_role("group", name="Decoding", exact=True).get_by_role("radio").count() == 3
     page.locator("#tradeoffs-button").click()

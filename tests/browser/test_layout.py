@@ -32,7 +32,7 @@ def test_the_first_screen_needs_no_scrolling(open_page, tab, shown):
         assert page.evaluate("document.documentElement.scrollHeight") <= 800, images.examples()[place].name
 
 
-def test_settings_of_decoding_open_below_their_line(open_page):
+def test_decoding_settings_open_below_their_row(open_page):
     page = open_page()
     button = page.get_by_text("Beams, length and seed")
     button.click()
@@ -42,7 +42,7 @@ def test_settings_of_decoding_open_below_their_line(open_page):
     assert button.bounding_box()["y"] < page.locator("#say").bounding_box()["y"] + 38
 
 
-def test_the_page_says_what_else_can_be_named_and_what_the_models_know(open_page):
+def test_hints_on_other_models_and_images(open_page):
     page = open_page()
     for side in ("teacher", "student"):
         assert "or type a run folder or a hub id" in page.locator(f"#{side}").inner_text()
@@ -71,7 +71,7 @@ SEEN = """where => new Promise(done => {
         ("Trade-offs", "#speed-button, #tradeoffs-button", "#runs"),
     ],
 )
-def test_a_place_in_the_queue_is_seen(open_page, app_address, picture, tab, press, where):
+def test_the_place_in_the_queue_is_visible(open_page, app_address, picture, tab, press, where):
     """Of a visitor who waits behind others."""
     page = open_page()
     select(page, tab)
@@ -91,7 +91,7 @@ def test_a_place_in_the_queue_is_seen(open_page, app_address, picture, tab, pres
         job.result()
 
 
-def test_a_chart_that_was_drawn_out_of_sight_fits_a_phone(open_page):
+def test_a_chart_drawn_in_a_hidden_tab_fits_a_phone(open_page):
     page = open_page(390, 844)
     select(page, "Speed")
     page.locator("#speed").get_by_text("retrieval", exact=True).click()
@@ -108,7 +108,7 @@ def test_a_chart_that_was_drawn_out_of_sight_fits_a_phone(open_page):
     )
 
 
-def test_fields_of_speed_stand_in_the_window_and_apply(open_page):
+def test_speed_settings_fit_and_follow_the_task(open_page):
     page = open_page(390, 844)
     select(page, "Speed")
     box = page.locator("#with-memory").bounding_box()
@@ -123,7 +123,7 @@ def test_fields_of_speed_stand_in_the_window_and_apply(open_page):
     assert beams.is_disabled() and tokens.is_disabled() and rounds.is_enabled()
 
 
-def test_words_stand_on_their_line_and_the_meter_is_no_verdict(open_page):
+def test_words_wrap_and_the_meter_is_neutral(open_page):
     page = open_page()
     select(page, "Attention")
     page.wait_for_selector("#look meter")
@@ -143,7 +143,7 @@ BAR = """() => new MutationObserver((_, observer) => {
 """Notes where the bar ends, and what follows it begins, at the moment at which it is there: it may be gone soon."""
 
 
-def test_a_bar_of_progress_has_room(open_page):
+def test_the_progress_bar_fits(open_page):
     page = open_page()
     select(page, "Attention")
     page.wait_for_selector("#look img")

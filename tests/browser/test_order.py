@@ -13,7 +13,7 @@ window.fetch = async (...asked) => {
 """Requests leave so many milliseconds late: the first one, the second one, and so on."""
 
 
-def test_an_earlier_answer_that_comes_later_does_not_take_the_place_of_the_last_one(open_page):
+def test_a_late_answer_to_an_earlier_request_is_dropped(open_page):
     page, image = open_page(script=LATE), images.examples()[0].image
     short, whole = (captions_of(image, TEACHER, STUDENT, num_beams=1, max_new_tokens=length) for length in (4, 30))
     assert short != whole

@@ -32,7 +32,7 @@ def said(page, where: str) -> list[str]:
     return [text.removeprefix("… ") for text in page.locator(f"#{where} .said").all_inner_texts()]
 
 
-def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens):
+def test_the_page_follows_every_choice(open_page, screens):
     """The examples, the models, the ways of decoding, a question and captions to rank."""
     page = open_page()
     first, second = images.examples()[:2]
@@ -88,7 +88,7 @@ def test_the_page_opens_with_answers_and_follows_every_choice(open_page, screens
     assert "times faster" in page.locator("#captions .summary").inner_text()
 
 
-def test_search_by_sentence_and_by_picture(open_page, screens, picture):
+def test_search_by_sentence_and_by_image(open_page, screens, picture):
     page = open_page()
     page.locator("#search-button").click()
     sentence = "a large green triangle on a dark background"
@@ -122,7 +122,7 @@ def found(page) -> list[str]:
     return page.locator("#found .hit span").all_inner_texts()
 
 
-def test_a_picture_is_dropped_in_and_mistakes_are_sentences(open_page, tmp_path):
+def test_an_image_is_uploaded_and_errors_are_sentences(open_page, tmp_path):
     page = open_page()
     photo = tmp_path / "photo.jpg"
     images.drawing(900).crop((100, 0, 900, 500)).save(photo, quality=95)
@@ -152,7 +152,7 @@ def test_a_picture_is_dropped_in_and_mistakes_are_sentences(open_page, tmp_path)
     assert "Traceback" not in page.content()
 
 
-def test_a_file_that_is_no_picture_is_told_once_and_does_not_stay(open_page, tmp_path, picture):
+def test_an_unreadable_file_is_reported_once_and_removed(open_page, tmp_path, picture):
     page = open_page()
     (tmp_path / "wrong.png").write_text("no picture")
     for _ in range(2):
@@ -168,7 +168,7 @@ def test_a_file_that_is_no_picture_is_told_once_and_does_not_stay(open_page, tmp
         wait_for_cards(page, "captions", captions_of(picture, TEACHER, STUDENT))
 
 
-def test_a_picture_that_the_browser_cannot_show_is_seen_by_the_models(open_page, tmp_path, picture):
+def test_an_image_that_the_browser_cannot_show(open_page, tmp_path, picture):
     page, photo = open_page(), tmp_path / "photo.tiff"
     images.drawing(300).save(photo)
     for file, hides in ((photo, True), (picture, False)):
@@ -180,7 +180,7 @@ def test_a_picture_that_the_browser_cannot_show_is_seen_by_the_models(open_page,
         assert ("cannot show this kind of image" in said) == hides
 
 
-def test_a_picture_brought_while_the_last_one_is_looked_at_is_looked_at_too(open_page, tmp_path):
+def test_an_image_uploaded_during_a_request_is_answered(open_page, tmp_path):
     page, held = open_page(), []
 
     def hold(request):
@@ -220,7 +220,7 @@ def test_every_tab_fits_the_window(open_page, screens, width, height, scheme):
         assert page.evaluate(NAMELESS) == [], tab
 
 
-def test_the_keyboard_reaches_everything(open_page):
+def test_the_keyboard_reaches_every_control(open_page):
     """From the models by way of the picture and the examples to the buttons, Tab by Tab."""
     page = open_page()
     parts, reached = ("student", "examples", "say", "question", "answer", "candidates", "rank"), set()
@@ -237,7 +237,7 @@ def test_the_keyboard_reaches_everything(open_page):
     wait_for_cards(page, "captions", captions_of(images.examples()[2].image, TEACHER, STUDENT))
 
 
-def test_the_last_of_quick_choices_is_what_is_shown_and_then_nothing_more_is_asked(open_page):
+def test_the_last_of_quick_choices_wins(open_page):
     page, asked = open_page(), []
     wait_for_cards(page, "captions", captions_of(images.examples()[0].image, TEACHER, STUDENT))
     page.on("request", lambda request: asked.append(request.url))
@@ -255,7 +255,7 @@ def test_the_last_of_quick_choices_is_what_is_shown_and_then_nothing_more_is_ask
     assert not asked
 
 
-def test_of_two_examples_the_last_is_shown_where_the_request_for_the_first_takes_longer(open_page):
+def test_the_last_of_two_examples_wins_if_the_first_is_slow(open_page):
     page = open_page()
     delay_requests(page, "/queue/join", 2000)
     for place in (2, 1):
@@ -274,7 +274,7 @@ window.fetch = async (...asked) => {
 """Streams of answers come later, and with them their ends."""
 
 
-def test_what_is_asked_for_while_the_last_stream_of_answers_ends_is_answered(open_page):
+def test_a_request_at_the_end_of_the_event_stream_is_answered(open_page):
     page = open_page(script=LATE)
     page.evaluate("document.querySelectorAll('.card').forEach(e => e.dataset.old = 'yes')")
     page.locator("#say").click()
@@ -284,7 +284,7 @@ def test_what_is_asked_for_while_the_last_stream_of_answers_ends_is_answered(ope
         page.wait_for_selector(f"#{place} .card:not([data-old])")
 
 
-def test_a_picture_is_pasted(open_page):
+def test_an_image_is_pasted(open_page):
     page, example = open_page(), images.examples()[3]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     copy = """async address => navigator.clipboard.write(
@@ -294,7 +294,7 @@ def test_a_picture_is_pasted(open_page):
     wait_for_cards(page, "captions", captions_of(example.image, TEACHER, STUDENT))
 
 
-def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
+def test_an_image_dropped_on_another_replaces_it(open_page, tmp_path):
     page, example = open_page(), images.examples()[3]
     path = tmp_path / "dropped.png"
     Image.fromarray(np.asarray(example.image)).save(path)
@@ -308,7 +308,7 @@ def test_a_picture_dropped_on_another_takes_its_place(open_page, tmp_path):
     assert page.locator("#image img").count() == 1
 
 
-def test_a_picture_is_taken_with_a_camera(open_page, tmp_path):
+def test_an_image_is_taken_with_a_camera(open_page, tmp_path):
     page, taken = open_page(), tmp_path / "taken.png"
     page.context.grant_permissions(["camera"])
     page.get_by_label("Capture from camera").click()
@@ -323,7 +323,7 @@ def test_a_picture_is_taken_with_a_camera(open_page, tmp_path):
     wait_for_cards(page, "captions", captions_of(taken, TEACHER, STUDENT))
 
 
-def test_where_there_is_no_camera_a_sentence_says_so(open_page):
+def test_a_missing_camera_is_reported(open_page):
     page = open_page()
     page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('none')) }")
     page.get_by_label("Capture from camera").click()
@@ -331,7 +331,7 @@ def test_where_there_is_no_camera_a_sentence_says_so(open_page):
     page.locator("#image").get_by_text("There is no camera that this page may use").wait_for()
 
 
-def test_whom_the_queue_has_no_room_for_is_told_so_where_the_words_would_stand(browser, app_address):
+def test_a_full_queue_is_reported_in_place_of_results(browser, app_address):
     """From the start, and instead of an earlier picture's words."""
     page = browser.new_context().new_page()
     page.set_default_timeout(90_000)

@@ -32,7 +32,7 @@ def wait_for_text(page, where: str, wanted: str) -> None:
     )
 
 
-def test_a_word_that_is_clicked_shows_where_both_models_look(open_page, screens):
+def test_clicking_a_word_shows_both_maps(open_page, screens):
     page, image = open_page(), images.examples()[0].image
     captions = [dlip.load(name).caption([image])[0] for name in BOTH]
     page.locator("#attention-button").click()
@@ -79,7 +79,7 @@ def assert_stops(page, start: str, stop: str, shown: str) -> None:
     assert page.locator(".progress-level, .toast-body").count() == 0
 
 
-def test_attributions_come_on_demand_and_can_be_stopped(open_page, screens):
+def test_attributions_can_be_stopped(open_page, screens):
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
@@ -92,7 +92,7 @@ def test_attributions_come_on_demand_and_can_be_stopped(open_page, screens):
     assert_stops(page, "#explain", "#stop-explaining", "#look img[alt^='integrated']")
 
 
-def test_of_work_that_fails_a_sentence_is_left_and_nothing_else(open_page, screens):
+def test_a_failed_job_leaves_one_sentence(open_page, screens):
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
@@ -108,7 +108,7 @@ def test_of_work_that_fails_a_sentence_is_left_and_nothing_else(open_page, scree
 
 
 @pytest.mark.parametrize("late", ["request", "answer"])
-def test_what_is_stopped_before_the_page_knows_that_it_began_is_stopped_all_the_same(late, open_page):
+def test_a_job_is_stopped_before_the_page_knows_its_id(late, open_page):
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
@@ -137,7 +137,7 @@ def test_what_is_stopped_before_the_page_knows_that_it_began_is_stopped_all_the_
     assert page.locator(".progress-level").count() == 0
 
 
-def test_work_is_not_stopped_by_a_choice_made_before_it(open_page):
+def test_an_earlier_choice_does_not_stop_a_job(open_page):
     page = open_page()
     page.locator("#speed-button").click()
     delay_requests(page, "/run/", *[1000] * 20)
@@ -149,14 +149,6 @@ def test_work_is_not_stopped_by_a_choice_made_before_it(open_page):
     page.locator("#stop-measuring").wait_for(state="hidden")
 
 
-def test_measuring_can_be_stopped(open_page):
-    page = open_page()
-    page.locator("#speed-button").click()
-    for label in ("1", "4", "16", "Memory"):
-        page.locator("#speed").get_by_label(label, exact=True).uncheck()
-    assert_stops(page, "#measure", "#stop-measuring", "#measured h2")
-
-
 def test_finding_disagreements_can_be_stopped(open_page):
     page = open_page()
     page.locator("#disagreements-button").click()
@@ -164,7 +156,7 @@ def test_finding_disagreements_can_be_stopped(open_page):
     assert_stops(page, "#find-worst", "#stop-finding", "#worst article")
 
 
-def test_what_was_found_is_drawn_again_without_the_outline(open_page):
+def test_the_outline_can_be_toggled(open_page):
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
@@ -190,7 +182,7 @@ def test_what_was_found_is_drawn_again_without_the_outline(open_page):
     page.wait_for_function("src => document.querySelector('#look img')?.src === src", arg=outlined[0])
 
 
-def test_speed_is_measured_and_can_be_downloaded(open_page, screens):
+def test_speed_is_measured_and_downloaded(open_page, screens):
     page = open_page()
     page.locator("#speed-button").click()
     page.locator("#speed").get_by_text("retrieval", exact=True).click()
@@ -215,7 +207,7 @@ def test_speed_is_measured_and_can_be_downloaded(open_page, screens):
     assert f"{timed['threads']} thread" in shown
 
 
-def test_of_two_words_clicked_quickly_the_last_is_shown(open_page):
+def test_the_last_of_two_words_wins(open_page):
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#words button")
@@ -236,19 +228,7 @@ def test_of_two_words_clicked_quickly_the_last_is_shown(open_page):
     assert f"“{word.inner_text()}”" in page.locator("#look").inner_text()
 
 
-def test_of_two_words_the_last_is_shown_where_the_request_for_the_first_takes_longer(open_page):
-    page = open_page()
-    page.locator("#attention-button").click()
-    page.wait_for_selector("#look img")
-    delay_requests(page, "/queue/join", 2000)
-    for place in (1, 3):
-        page.locator("#words button").nth(place).click()
-        page.wait_for_timeout(300)
-    page.wait_for_timeout(3000)  # until both are answered
-    wait_for_text(page, "#look", f"“{page.locator('#words button').nth(3).inner_text()}”")
-
-
-def test_a_point_that_is_clicked_tells_of_its_run(open_page, screens):
+def test_clicking_a_point_shows_its_run(open_page, screens):
     page = open_page()
     page.locator("#tradeoffs-button").click()
     page.wait_for_selector("#runs .js-plotly-plot .point")
@@ -286,7 +266,7 @@ POINTS = """points => {
 """Whether the chart shows these points: name and both places of each."""
 
 
-def test_the_chart_follows_its_axes_and_its_grid(open_page):
+def test_the_chart_follows_its_axes_and_group(open_page):
     page = open_page()
     page.locator("#tradeoffs-button").click()
     page.wait_for_selector("#runs .js-plotly-plot .point")
@@ -303,7 +283,7 @@ def test_the_chart_follows_its_axes_and_its_grid(open_page):
         page.wait_for_function(POINTS, arg=json.loads(json.dumps(drawn)))
 
 
-def test_disagreements_are_shown_with_their_pictures(open_page, screens):
+def test_disagreements_are_shown_with_their_images(open_page, screens):
     page = open_page()
     page.locator("#disagreements-button").click()
     page.locator("#disagreements").get_by_text("answers", exact=True).click()
@@ -321,7 +301,7 @@ def test_disagreements_are_shown_with_their_pictures(open_page, screens):
     page.screenshot(path=screens / "disagreements-found.png", full_page=True)
 
 
-def test_the_endpoints_answer_as_the_functions_do(app_address, tmp_path):
+def test_endpoints_of_other_tabs_equal_their_functions(app_address, tmp_path):
     client, path = Client(app_address, verbose=False), str(tmp_path / "scene.png")
     Image.fromarray(images.examples()[0].image).save(path)
     picture, text, last = handle_file(path), "a large yellow circle", ("last", "mean", "last", "mean")
@@ -350,7 +330,7 @@ def rounded(number: str) -> float:
 
 
 @pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "dark"), (390, 844, "light"), (1280, 800, "dark")])
-def test_the_tabs_fit_a_phone_and_the_dark(open_page, screens, width, height, scheme):
+def test_the_tabs_fit_a_phone_and_dark_mode(open_page, screens, width, height, scheme):
     page = open_page(width=width, height=height, scheme=scheme)
     for tab, filled in (("Attention", "#look img"), ("Trade-offs", "#runs .js-plotly-plot .point")):
         button = page.get_by_role("tab", name=tab, exact=True)
