@@ -202,7 +202,7 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         (["bench", "captioning", "--rounds", "0"], "'0' is no whole number of 1 or more"),
         (["bench", "captioning", "--data", "scenes"], "the benchmark captioning takes no --data"),
         (["bench", "speed"], "invalid choice: 'speed'"),
-        (["data", "x{0..999999999}.tar"], "is no range of 1 to 1,000,000 shards"),
+        (["data", "x{0..999999999}.tar"], "is not a range of 1 to 1,000,000 shards"),
         (["data", "shard", "photos", "--out", "taken"], "taken"),
         (["advise", "--max-params", "1", "--results", "none.jsonl"], "there are no records at none.jsonl"),
         (["app", "--models", ","], "has an empty name"),

@@ -66,7 +66,7 @@ def test_shard_names_and_splits(tmp_path):
     assert expand_braces("x-{08..11}.tar") == ["x-08.tar", "x-09.tar", "x-10.tar", "x-11.tar"]
     assert expand_braces("{train,val}-{0..1}") == ["train-0", "train-1", "val-0", "val-1"]
     for wrong in ("{041..000}", "{0..999999999}"):
-        with pytest.raises(UserError, match="is no range of 1 to 1,000,000 shards"):
+        with pytest.raises(UserError, match="is not a range of 1 to 1,000,000 shards"):
             expand_braces(f"x-{wrong}.tar")
     files = ("cc3m-train-0000.tar", "cc3m-validation-0000.tar", "laion-7.tar", "extra/1.tar", "validation/2.tar")
     for i, name in enumerate(files):
