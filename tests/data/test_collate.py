@@ -113,11 +113,11 @@ def test_training_batch_always_has_text_tensors(tokenizer):
 
 
 def test_rows_without_question_add_no_loss_and_no_nan(tiny, scenes):
-    asked = [scenes[0], scenes[1]]
+    questioned = [scenes[0], scenes[1]]
     silent = dataclasses.replace(scenes[2], questions=[])
     collate = Collate(tiny.tokenizer, 48)
     want = Want(frozenset({"vqa"}))
-    alone, mixed = (tiny.med(collate(rows), want) for rows in (asked, [*asked, silent]))
+    alone, mixed = (tiny.med(collate(rows), want) for rows in (questioned, [*questioned, silent]))
     assert torch.isfinite(mixed.logits["vqa"]).all()
     assert vqa(alone).item() == pytest.approx(vqa(mixed).item(), abs=1e-5)
     tiny.med.zero_grad()
@@ -185,8 +185,8 @@ def test_draws_do_not_depend_on_the_batch(tokenizer):
 
 
 def test_several_different_questions_per_image(tokenizer):
-    asked = [("who", "one"), ("what is it", "two"), ("two", "a red cat")]
-    rows = [item(0, ["one"], asked), item(1, ["one"]), item(2, ["one"], asked[:1])]
+    questions = [("who", "one"), ("what is it", "two"), ("two", "a red cat")]
+    rows = [item(0, ["one"], questions), item(1, ["one"]), item(2, ["one"], questions[:1])]
     first = Collate(tokenizer, 8, questions=2)(rows)
     assert first.question_rows.tolist() == [0, 0, 2]
     assert tokenizer.decode(first.question_ids) == ["who", "what is it", "who"]

@@ -63,9 +63,9 @@ def test_saved_by_the_library(tmp_path):
 
 @pytest.mark.parametrize("how", ["file", "folder"])
 def test_parquet_with_named_columns(tmp_path, how):
-    made = table(photo=images(2), said=["one", "two"], text=["no", "no"])
+    made = table(photo=images(2), label=["one", "two"], text=["no", "no"])
     made.to_parquet(str(tmp_path / "train.parquet"))
-    name = f"hub:{tmp_path}{'/train.parquet' if how == 'file' else ''}?image=photo&caption=said"
+    name = f"hub:{tmp_path}{'/train.parquet' if how == 'file' else ''}?image=photo&caption=label"
     assert [item.captions for item in data.open(name, "train")] == [["one"], ["two"]]
     write_shards(tmp_path / "shards", {"train": data.open(name, "train")})
     for ours, theirs in zip(data.open(tmp_path / "shards", "train"), data.open(name, "train"), strict=True):
@@ -137,7 +137,7 @@ def test_broken_images(tmp_path):
     [
         ("?caption=words", r"has no column 'words'; choose one of: image, label$"),
         ("", r"has no usual columns of captions, .* of: image, label$"),
-        ("?colour=red", "has the unknown option 'colour'; choose one of: image, caption"),
+        ("?color=red", "has the unknown option 'color'; choose one of: image, caption"),
         ("?image=label&caption=label", "holds no images|cannot be read"),
     ],
 )

@@ -23,30 +23,30 @@ from dlip.training.loop import train
 def make(tmp_path):
     """Writes a folder of images 0.png, 1.png, ..., each with a caption or a question."""
 
-    def build(name: str, images: int, asked: bool = False, split: str = "train"):
+    def build(name: str, images: int, questions: bool = False, split: str = "train"):
         folder = tmp_path / name
         (folder / "images").mkdir(parents=True)
         for i in range(images):
             Image.new("RGB", (8, 8), (20 * i, 90, 200)).save(folder / "images" / f"{i}.png")
-        if asked:
+        if questions:
             rows = [dict(image=f"{i}.png", question="how much?", answers=[f"{i}"], split=split) for i in range(images)]
             (folder / "vqa.json").write_text(json.dumps(rows))
         else:
-            said = [dict(filename=f"{i}.png", split=split, sentences=[{"raw": f"shade {i}"}]) for i in range(images)]
-            (folder / "captions.json").write_text(json.dumps({"images": said}))
+            rows = [dict(filename=f"{i}.png", split=split, sentences=[{"raw": f"shade {i}"}]) for i in range(images)]
+            (folder / "captions.json").write_text(json.dumps({"images": rows}))
         return folder
 
     return build
 
 
 def test_all_images_of_each_dataset(make):
-    said, asked = make("said", 5), make("asked", 4, asked=True)
-    joined = data.open(f"{said}+{asked}", "train")
-    assert (joined.name, joined.split, len(joined)) == ("said+asked", "train", 9)
+    captioned, questioned = make("captioned", 5), make("questioned", 4, questions=True)
+    joined = data.open(f"{captioned}+{questioned}", "train")
+    assert (joined.name, joined.split, len(joined)) == ("captioned+questioned", "train", 9)
     assert joined.counts() == {"images": 9, "captions": 5, "questions": 4}
     assert [item.captions for item in joined] == [[f"shade {i}"] for i in range(5)] + [[]] * 4
     assert [q.answers for item in joined for q in item.questions] == [[f"{i}"] for i in range(4)]
-    assert data.splits(f"{said}+{asked}") == ["train"]
+    assert data.splits(f"{captioned}+{questioned}") == ["train"]
     for beyond in (-1, 9):
         with pytest.raises(IndexError):
             joined[beyond]
@@ -75,17 +75,17 @@ def test_dataset_keeps_its_own_order(tmp_path):
 
 
 def test_quarantined_image_moves_those_behind_it(make):
-    said, asked = make("said", 3), make("asked", 2, asked=True)
-    (said / "images" / "1.png").write_bytes(b"no image")
-    joined = data.open(f"{said}+{asked}", "train", on_error="skip")
+    captioned, questioned = make("captioned", 3), make("questioned", 2, questions=True)
+    (captioned / "images" / "1.png").write_bytes(b"no image")
+    joined = data.open(f"{captioned}+{questioned}", "train", on_error="skip")
     joined.verify()
     assert len(joined) == 4 and joined[2].questions and len(joined.faults) == 1 and "1.png" in joined.faults[0]
     with pytest.raises(UserError, match="1.png"):
-        data.open(f"{said}+{asked}", "train").verify()
+        data.open(f"{captioned}+{questioned}", "train").verify()
 
 
 def test_has_field_of_a_limited_dataset(make):
-    name = f"{make('said', 3)}+{make('asked', 2, asked=True)}"
+    name = f"{make('captioned', 3)}+{make('questioned', 2, questions=True)}"
     assert data.has_field(data.open(name, "train"), "questions")
     assert not data.has_field(data.open(name, "train", limit=3), "questions")
     assert data.has_field(data.open(name, "train", limit=4), "questions")
@@ -93,20 +93,20 @@ def test_has_field_of_a_limited_dataset(make):
 
 def test_evaluated_images_have_the_trained_fields(make):
     """Otherwise the first evaluation would end the run."""
-    name = f"{make('said', 3, split='val')}+{make('asked', 2, asked=True, split='val')}"
-    asked = dict(size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data=name, split="val")
+    name = f"{make('captioned', 3, split='val')}+{make('questioned', 2, questions=True, split='val')}"
+    options = dict(size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data=name, split="val")
     config = TrainConfig(weights={"vqa": 1.0}, eval_every=1, eval_items=3)
-    with pytest.raises(UserError, match=r"on 3 pictures of said\+asked val; .* or more --eval-items"):
-        prepare(**asked, limit=None, on_error="fatal", config=config)
-    prepare(**asked, limit=None, on_error="fatal", config=config.replace(eval_items=4))
+    with pytest.raises(UserError, match=r"on 3 pictures of captioned\+questioned val; .* or more --eval-items"):
+        prepare(**options, limit=None, on_error="fatal", config=config)
+    prepare(**options, limit=None, on_error="fatal", config=config.replace(eval_items=4))
 
 
 def test_tags_are_dropped(make):
-    assert JoinedDatasets([Scenes("val", size=2), data.open(make("said", 2), "train")])[0].tags is None
+    assert JoinedDatasets([Scenes("val", size=2), data.open(make("captioned", 2), "train")])[0].tags is None
 
 
 def test_vocabulary_and_training_use_all_datasets(make, tmp_path):
-    joined = data.open(f"{make('said', 6)}+{make('asked', 6, asked=True)}", "train")
+    joined = data.open(f"{make('captioned', 6)}+{make('questioned', 6, questions=True)}", "train")
     assert {"shade 5", "how much?"} <= set(texts_of(joined))
     torch.manual_seed(0)
     student = new_model(
@@ -154,7 +154,7 @@ def test_plus_within_a_name(name, names):
 
 
 def test_audit_reads_every_split_of_every_dataset(make, capsys):
-    one, two = make("one", 3), make("two", 2, asked=True)
+    one, two = make("one", 3), make("two", 2, questions=True)
     rows = json.loads((one / "captions.json").read_text())
     Image.open(one / "images" / "0.png").save(one / "images" / "copy.png")
     rows["images"].append(dict(filename="copy.png", split="val", sentences=[{"raw": "again"}]))

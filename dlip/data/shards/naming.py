@@ -80,7 +80,7 @@ def expand_braces(pattern: str) -> list[str]:
         elif 0 <= int(last) - int(first) < MAX_SHARDS:
             values = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
         else:
-            raise UserError(f"{match[0]} in {pattern} is not a range of 1 to {MAX_SHARDS:,} shards; correct its numbers")
+            raise UserError(f"{match[0]} in {pattern} is not a range of 1 to {MAX_SHARDS:,} shards; correct it")
         pieces += [[pattern[end : match.start()]], values]
         end = match.end()
     return ["".join(parts) for parts in product(*pieces, [pattern[end:]])]

@@ -83,13 +83,13 @@ def test_shard_names_and_splits(tmp_path):
         data.open(tmp_path, "test")
 
 
-@pytest.mark.parametrize("pictures", [3, 100])
-def test_packed_folder_reads_back_equal(tmp_path, pictures):
+@pytest.mark.parametrize("images_per_shard", [3, 100])
+def test_packed_folder_reads_back_equal(tmp_path, images_per_shard):
     from dlip.data.folders.write import write_folder
 
     write_folder(tmp_path / "plain", {"train": Scenes("train-small", size=7), "train-more": Scenes("val", size=2)})
     splits = {split: data.open(tmp_path / "plain", split) for split in ("train", "train-more")}
-    written = write_shards(tmp_path / "shards", splits, pictures)
+    written = write_shards(tmp_path / "shards", splits, images_per_shard)
     assert sum(row["images"] for row in written["shards"]) == 9
     assert data.splits(tmp_path / "shards") == ["train", "train-more"]
     for split, plain in splits.items():
@@ -104,7 +104,7 @@ def test_packed_folder_reads_back_equal(tmp_path, pictures):
                 theirs.image_id,
             )
     first = {file.name: file.read_bytes() for file in (tmp_path / "shards").glob("*.tar")}
-    write_shards(tmp_path / "again", splits, pictures)
+    write_shards(tmp_path / "again", splits, images_per_shard)
     assert first == {file.name: file.read_bytes() for file in (tmp_path / "again").glob("*.tar")}
     with pytest.raises(UserError, match="holds shards already"):
         write_shards(tmp_path / "shards", splits)
