@@ -1,7 +1,7 @@
-"""Benchmarks: things compared side by side on one machine, in alternation, and kept as records. A file each.
+"""Benchmarks: variants timed in alternation on one machine and kept as records. One module per benchmark.
 
-A record is {"bench", "created", "command", "machine", "versions", "settings", "rows"}; every row is one of the things
-compared, by "name", with medians over the rounds, their spread, and "ratio": how many times as fast as the first row.
+A record is {"bench", "created", "command", "machine", "versions", "settings", "rows"}. A row is a variant: its "name",
+medians over the rounds with minimum and maximum, and "ratio", its speed relative to the first row.
 """
 
 import time
@@ -17,42 +17,42 @@ from dlip.common.machine import machine_info
 from dlip.common.text import plural
 
 BENCHES = {
-    "captioning": "a caption of the shipped students against their teacher's",
-    "demo": "the playground's main job, from the command to its report",
-    "growth": "how a caption's cost grows with batch, picture, tokens and beams, and ITM's with candidates",
-    "modules": "a caption's modules against what the machine can do at most",
-    "precision": "the shipped student in bf16, int8 and ONNX: what it keeps of its scores, and its captions' time",
-    "reading": "pictures a second, from a folder and from shards against torchvision's ImageFolder (needs --data)",
-    "reranking": "retrieval's second stage against BLIP's own loops, the same ranks",
-    "scenes": "scenes drawn a second, pixels alone and with their words",
-    "search": "retrieval's first stage at growing sizes: time and memory",
-    "step": "a distillation step, DLIP-Small from a random BLIP-Base: time and memory, and what --dry-run says of them",
-    "stock": "captions, pictures and pairs against stock transformers on the same weights, the same outputs",
-    "training": "a distillation step of the playground in fp32, in bf16 and with a warm cache, and its profile",
+    "captioning": "captioning by the shipped students and their teacher",
+    "demo": "dlip demo from command to report",
+    "growth": "captioning time by batch, image size, tokens and beams; ITM time by candidates",
+    "modules": "the modules of captioning against the machine's peak speed",
+    "precision": "the shipped student in fp32, bf16, int8 and ONNX: scores and captioning time",
+    "reading": "images per second from a folder and from shards against torchvision's ImageFolder (needs --data)",
+    "reranking": "retrieval's second stage (ITM) against BLIP's own loops, with equal ranks",
+    "scenes": "scenes rendered per second, pixels alone and with texts",
+    "search": "retrieval's first stage (ITC) at growing sizes: time and memory",
+    "step": "a distillation step of DLIP-Small from BLIP-Base: time and memory, beside the --dry-run estimate",
+    "stock": "captions, image states and ITM scores against stock transformers with the same weights and outputs",
+    "training": "a distillation step of the playground in fp32, bf16 and with a warm cache, and its profile",
 }
-"""Name, that of its module -> what is compared."""
+"""Name of a benchmark's module -> what it compares."""
 
 
 def bench(name: str, command: str = "", **options) -> dict:
-    """The record of a benchmark; `options` are those of its module's `run`. Raises UserError where there is none."""
+    """Runs a benchmark and returns its record. options: arguments of its `run`. Raises UserError if it is unknown."""
     if name not in BENCHES:
         raise UserError(f"there is no benchmark {name!r}; choose one of {', '.join(BENCHES)}")
     run = resolve_name(f"dlip.bench.{name}:run")
     if unknown := options.keys() - signature(run).parameters:
-        raise UserError(f"the benchmark {name} takes no --{min(unknown)}; leave it out")
+        raise UserError(f"the benchmark {name} has no option --{min(unknown)}; remove it")
     settings, rows = run(**options)
     return {"bench": name, **about(command), "settings": settings, "rows": rows}
 
 
-def every(asked: dict) -> dict[str, dict]:
-    """Name -> those of the options that it takes, of all benchmarks that can run with them: `reading` needs data."""
-    takes = {name: signature(resolve_name(f"dlip.bench.{name}:run")).parameters for name in BENCHES}
-    able = [name for name in BENCHES if name != "reading" or "data" in asked]
-    return {name: {key: value for key, value in asked.items() if key in takes[name]} for name in able}
+def every(options: dict) -> dict[str, dict]:
+    """Name -> the options it takes, for every benchmark that can run with them (`reading` needs data)."""
+    parameters = {name: signature(resolve_name(f"dlip.bench.{name}:run")).parameters for name in BENCHES}
+    names = [name for name in BENCHES if name != "reading" or "data" in options]
+    return {name: {key: value for key, value in options.items() if key in parameters[name]} for name in names}
 
 
 def about(command: str) -> dict:
-    """created, command, machine and versions, of a record that is made now."""
+    """The keys "created", "command", "machine" and "versions" of a new record."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -61,22 +61,22 @@ def about(command: str) -> dict:
     }
 
 
-def by_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, one a round; the calls take turns, and a first round is not counted."""
+def alternate(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in each round; the calls alternate, and a warm-up round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(1 + rounds):
         for name, call in calls.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             call()
             if turn:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.perf_counter() - start)
     return times
 
 
 def row(name: str, values: list[float], first: list[float], unit: str, **more) -> dict:
-    """A row of values, one a round: median, min and max, and how many times as fast as `first` in the same round.
+    """A row of a record from one value per round: median, minimum, maximum, and speed relative to `first`.
 
-    unit: "s" and "ms" are times, of which less is faster; of all others more is.
+    ratio: median over rounds. unit: in "s" and "ms" lower values are faster, in all others higher ones.
     """
     ratio = median(a / b for a, b in zip(values, first, strict=True))
     ratio = 1 / ratio if unit in ("s", "ms") else ratio
@@ -85,7 +85,7 @@ def row(name: str, values: list[float], first: list[float], unit: str, **more) -
 
 
 def text(record: dict) -> str:
-    """A record as a table for a terminal."""
+    """A record as a table for the terminal."""
     columns = list(dict.fromkeys(key for one in record["rows"] for key in one))
     cells = [columns, *([_cell(one.get(column)) for column in columns] for one in record["rows"])]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]

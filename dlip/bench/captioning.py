@@ -1,4 +1,4 @@
-"""How long a caption takes: the shipped students against their teacher, end to end, the models by turns."""
+"""Captioning latency of the shipped students and their teacher, end to end, timed in alternation."""
 
 import torch
 
@@ -8,15 +8,15 @@ from dlip.vlm import VLM
 
 
 def run(rounds: int = 100) -> tuple[dict, list[dict]]:
-    """Batch 1, 3 beams, 20 tokens; the ratio is that of the medians."""
+    """Batch 1, 3 beams, 20 tokens. ratio: of the medians."""
     models = {name: VLM.load(name) for name in sorted(built_in_models(), key=lambda name: not name.endswith("teacher"))}
-    found = compare_latency(models, "captioning", repeats=rounds)
-    one = next(iter(found["models"].values()))
-    settings = {key: one[key] for key in ("batch", "beams", "tokens", "threads", "repeats", "warmup")}
+    result = compare_latency(models, "captioning", repeats=rounds)
+    first = next(iter(result["models"].values()))
+    settings = {key: first[key] for key in ("batch", "beams", "tokens", "threads", "repeats", "warmup")}
     rows = [
-        {"name": name, "ms": round(took["p50_ms"], 2), "ms_p95": round(took["p95_ms"], 2),
-         "ratio": round(found["speedup"][name], 3), "params_m": _params_m(models[name])}
-        for name, took in found["models"].items()
+        {"name": name, "ms": round(latency["p50_ms"], 2), "ms_p95": round(latency["p95_ms"], 2),
+         "ratio": round(result["speedup"][name], 3), "params_m": _params_m(models[name])}
+        for name, latency in result["models"].items()
     ]  # fmt: skip
     return settings, rows
 

@@ -1,4 +1,4 @@
-"""The playground's main job as a newcomer meets it: `dlip demo` as a process of its own, into an empty folder."""
+"""`dlip demo` as its users run it: a process of its own, into an empty folder."""
 
 import subprocess
 import sys
@@ -12,14 +12,14 @@ from dlip.common.errors import UserError
 
 
 def run(rounds: int = 1) -> tuple[dict, list[dict]]:
-    """Seconds from the command to the report. Raises UserError where it fails."""
+    """Seconds from the command to the report. Raises UserError if it fails."""
     times = []
     for _ in range(rounds):
         with TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            words = [sys.executable, "-m", "dlip", "demo", "--out", f"{folder}/demo", "--json", "-"]
-            done = subprocess.run(words, capture_output=True, text=True)
-            times.append(time.perf_counter() - began)
+            start = time.perf_counter()
+            command = [sys.executable, "-m", "dlip", "demo", "--out", f"{folder}/demo", "--json", "-"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            times.append(time.perf_counter() - start)
         if done.returncode:
             raise UserError(f"the demo failed: {done.stderr.strip()[-300:]}")
     return {"rounds": rounds, "threads": torch.get_num_threads()}, [row("dlip demo", times, times, "s")]

@@ -1,54 +1,52 @@
-"""How the cost of a caption, of an answer and of a pair grows with what is asked: one thing varied at a time."""
+"""How the time of captioning and ITM grows with batch, image size, tokens, beams and candidates."""
 
 from dataclasses import replace
 from functools import partial
 
 import torch
 
-from dlip.bench import by_turns, row
-from dlip.bench.step import words
+from dlip.bench import alternate, row
+from dlip.bench.step import bert_sized_tokenizer
 from dlip.cost.latency import Workload
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
 from dlip.models.config import preset
 
 SIZE = "dlip-small"
-USUAL = dict(batch=1, image_size=224, tokens=20, beams=3)
+DEFAULTS = dict(batch=1, image_size=224, tokens=20, beams=3)
 VARIED = {"batch": (1, 2, 4, 8, 16), "image_size": (112, 224, 384), "tokens": (5, 10, 20, 40), "beams": (1, 3, 5)}
 CANDIDATES = (1, 16, 64, 256)
 
 
 def run(rounds: int = 5) -> tuple[dict, list[dict]]:
-    """A caption of DLIP-Small end to end, random weights; and the texts of a picture scored by ITM, of 12 tokens.
+    """Captioning by DLIP-Small with random weights, end to end; and ITM of candidate texts of 12 tokens for one image.
 
-    per: seconds of one picture, or of one candidate. ratio: against the first row of what is varied.
+    One setting varies at a time. per: seconds per image, or per candidate. ratio: relative to the setting's first row.
     """
-    vocabulary = words(Scenes("train-small", size=16))
+    tokenizer = bert_sized_tokenizer(Scenes("train-small", size=16))
     sizes = {side: replace(preset(SIZE), image_size=side) for side in VARIED["image_size"]}
-    models = {side: new_model(size, vocabulary, 0).med.eval() for side, size in sizes.items()}
+    models = {side: new_model(size, tokenizer, 0).med.eval() for side, size in sizes.items()}
     calls, groups = {}, {}
-    for what, values in VARIED.items():
+    for setting, values in VARIED.items():
         for value in values:
-            asked = {**USUAL, what: value}
-            med = models[asked.pop("image_size")]
-            calls[f"{what} {value}"], groups[f"{what} {value}"] = (
-                Workload(med, "captioning", **asked),
-                (what, values[0]),
-            )
-    med = models[USUAL["image_size"]]
+            settings = {**DEFAULTS, setting: value}
+            med = models[settings.pop("image_size")]
+            calls[f"{setting} {value}"] = Workload(med, "captioning", **settings)
+            groups[f"{setting} {value}"] = setting, values[0]
+    med = models[DEFAULTS["image_size"]]
     states = torch.randn(1, med.config.grid**2 + 1, med.config.image_width)
     for count in CANDIDATES:
-        calls[f"candidates {count}"] = partial(score, med, states, count)
+        calls[f"candidates {count}"] = partial(match, med, states, count)
         groups[f"candidates {count}"] = "candidates", CANDIDATES[0]
-    times, rows = by_turns(calls, rounds), []
-    for name, (what, first) in groups.items():
-        one = row(name, times[name], times[f"{what} {first}"], "s")
-        shared = int(name.split()[1]) if what in ("batch", "candidates") else 1
+    times, rows = alternate(calls, rounds), []
+    for name, (setting, first) in groups.items():
+        one = row(name, times[name], times[f"{setting} {first}"], "s")
+        shared = int(name.split()[1]) if setting in ("batch", "candidates") else 1
         rows.append(one | {"per": round(one["s"] / shared, 5)})
-    return {"size": SIZE, **USUAL, "rounds": rounds, "threads": torch.get_num_threads()}, rows
+    return {"size": SIZE, **DEFAULTS, "rounds": rounds, "threads": torch.get_num_threads()}, rows
 
 
 @torch.inference_mode()
-def score(med, states: torch.Tensor, count: int) -> torch.Tensor:
+def match(med, states: torch.Tensor, count: int) -> torch.Tensor:
     ids = torch.full((count, 12), 9)
     return med.match_logits(med.fuse(ids, torch.ones_like(ids, dtype=torch.bool), states))

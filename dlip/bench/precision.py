@@ -1,4 +1,4 @@
-"""The shipped student in fp32, bf16 and int8, in torch and in onnxruntime: its scores, and how long a caption takes."""
+"""Scores and captioning latency of the shipped student in fp32, bf16 and int8, in torch and onnxruntime."""
 
 import copy
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dlip.bench import by_turns, row
+from dlip.bench import alternate, row
 from dlip.checkpoints.load import save_model
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
@@ -17,41 +17,41 @@ from dlip.export import onnx_evaluate
 from dlip.export.onnx_export import quantize, to_onnx
 from dlip.export.onnx_runner import Runner
 from dlip.models.fast.precision import PRECISIONS, lower
-from dlip.records.schema import SCORES
+from dlip.records.schema import HEADLINE_SCORES, SCORES
 from dlip.vlm import VLM
 
 MODEL = "scenes/student"
 
 
-def run(rounds: int = 100, pictures: int = 1000) -> tuple[dict, list[dict]]:
-    """Of `pictures` of the test split. ms: from one picture to its caption, of 3 beams, another picture each round; mb:
-    of the weights on the disk; kept: the least of TR@1, IR@1, CIDEr and VQA, in % of fp32's.
+def run(rounds: int = 100, images: int = 1000) -> tuple[dict, list[dict]]:
+    """On `images` of the test split. ms: from an image to its caption with 3 beams, a new image each round. mb: weights
+    on disk. kept: minimum of TR@1, IR@1, CIDEr and VQA, in % of fp32's.
     """
-    threads, scenes, whole = torch.get_num_threads(), Scenes("test", size=pictures), VLM.load(MODEL)
-    with tempfile.TemporaryDirectory() as place:
-        models, mb = {}, {}
+    threads, scenes, fp32 = torch.get_num_threads(), Scenes("test", size=images), VLM.load(MODEL)
+    with tempfile.TemporaryDirectory() as name:
+        folder, models, mb = Path(name), {}, {}
         for name in PRECISIONS:
-            models[name] = VLM(lower(copy.deepcopy(whole.med), name), whole.tokenizer, name)
-            save_model(models[name].med, whole.tokenizer, Path(place) / name)
-            mb[name] = _megabytes(Path(place) / name / "model.safetensors")
-        for name, folder in written(MODEL, Path(place)).items():
-            models[name], mb[name] = Runner(folder, threads), _megabytes(folder / "weights.bin")
-        images = [scenes[i].image for i in range(pictures)]
-        times = by_turns({name: partial(_caption, model, cycle(images)) for name, model in models.items()}, rounds)
+            models[name] = VLM(lower(copy.deepcopy(fp32.med), name), fp32.tokenizer, name)
+            save_model(models[name].med, fp32.tokenizer, folder / name)
+            mb[name] = _megabytes(folder / name / "model.safetensors")
+        for name, graphs in export_graphs(MODEL, folder).items():
+            models[name], mb[name] = Runner(graphs, threads), _megabytes(graphs / "weights.bin")
+        pixels = [scenes[i].image for i in range(images)]
+        times = alternate({name: partial(_caption, model, cycle(pixels)) for name, model in models.items()}, rounds)
         scores, rows = {name: _scores(model, scenes) for name, model in models.items()}, []
     for name in models:
         kept = min(100 * score / scores["fp32"][task] for task, score in scores[name].items())
-        ms, first = ([1000 * seconds for seconds in times[who]] for who in (name, "fp32"))
+        ms, first = ([1000 * seconds for seconds in times[key]] for key in (name, "fp32"))
         figures = {task: round(score, 2) for task, score in scores[name].items()}
         rows.append(row(name, ms, first, "ms", **figures, kept=round(kept, 2), mb=mb[name]))
-    return {"model": MODEL, "pictures": pictures, "rounds": rounds, "threads": threads}, rows
+    return {"model": MODEL, "images": images, "rounds": rounds, "threads": threads}, rows
 
 
-def written(name: str, place: Path) -> dict[str, Path]:
-    """The folders of a model's graphs in fp32 and in int8, of which the latter are made from the former."""
-    folder = to_onnx(name, place)[0]["onnx"]
-    quantize(small := Path(shutil.copytree(folder, place / "onnx-int8")))
-    return {"onnx": folder, "onnx-int8": small}
+def export_graphs(model: str, folder: Path) -> dict[str, Path]:
+    """Exports a model to ONNX; returns the folders of its graphs in fp32 and int8."""
+    fp32 = to_onnx(model, folder)[0]["onnx"]
+    quantize(int8 := Path(shutil.copytree(fp32, folder / "onnx-int8")))
+    return {"onnx": fp32, "onnx-int8": int8}
 
 
 def _caption(model: VLM | Runner, images) -> None:
@@ -59,10 +59,10 @@ def _caption(model: VLM | Runner, images) -> None:
 
 
 def _scores(model: VLM | Runner, scenes: Scenes) -> dict[str, float]:
-    found = (
+    metrics = (
         onnx_evaluate.evaluate(model, scenes) if isinstance(model, Runner) else evaluate(model, scenes, progress=False)
     )
-    return {name: reduce(dict.get, SCORES[name], {"metrics": found}) for name in ("tr1", "ir1", "cider", "vqa")}
+    return {name: reduce(dict.get, SCORES[name], {"metrics": metrics}) for name in HEADLINE_SCORES}
 
 
 def _megabytes(path: Path) -> float:

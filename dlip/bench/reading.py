@@ -1,4 +1,4 @@
-"""How fast pictures are read, beside torchvision's ImageFolder on the same files."""
+"""Speed of reading images from a folder and from shards, compared with torchvision's ImageFolder."""
 
 import random
 import tempfile
@@ -14,20 +14,20 @@ from dlip.data.folders.dataset import Folder, splits
 from dlip.data.shards.dataset import Shards
 from dlip.data.shards.write import write_shards
 
-PICTURES = 1000
+IMAGES = 1000
 
 
 def run(data: str | None = None, rounds: int = 9) -> tuple[dict, list[dict]]:
-    """Pictures a second of a folder, decoded to RGB at their own size, the readers by turns in each round.
+    """Images per second, decoded to RGB at their own size, the readers in alternation.
 
-    ImageFolder reads the same files, as links in a folder that is one class; the shards hold their bytes. The order is
-    random and the same for all; a first round, which fills the system's file cache, is not counted. Each round is
-    timed whole. Raises UserError where there is no folder, or torchvision is not installed.
+    ImageFolder reads the same files through links in a folder of one class; the shards hold the same bytes. The order
+    is random and the same for all readers. A warm-up round fills the file cache. Raises UserError if no folder is
+    given or torchvision is not installed.
     """
     if data is None:
-        raise UserError("this benchmark reads pictures of a folder; name one, as in --data path/to/flickr8k")
+        raise UserError("this benchmark reads a folder of images; name one with --data path/to/flickr8k")
     try:
-        image_folder = resolve_name("torchvision.datasets:ImageFolder")  # needed for nothing else
+        image_folder = resolve_name("torchvision.datasets:ImageFolder")  # the only use of torchvision
     except ModuleNotFoundError:
         raise UserError("the comparison needs torchvision; run pip install torchvision") from None
     split = splits(data)[0]
@@ -35,7 +35,7 @@ def run(data: str | None = None, rounds: int = 9) -> tuple[dict, list[dict]]:
     with tempfile.TemporaryDirectory() as place:
         links = Path(place) / "links" / "one"
         links.mkdir(parents=True)
-        for i, record in enumerate(files.records):  # which ImageFolder sorts by name
+        for i, record in enumerate(files.annotations):  # names that ImageFolder sorts in this order
             (links / f"{i:09}{Path(record.name).suffix}").symlink_to((files.root / record.name).resolve())
         write_shards(Path(place) / "shards", {split: files})
         readers = {
@@ -43,21 +43,21 @@ def run(data: str | None = None, rounds: int = 9) -> tuple[dict, list[dict]]:
             "shards": Shards(Path(place) / "shards", split),
             "folder": files,
         }
-        order = random.Random(0).sample(range(len(files)), min(PICTURES, len(files)))
+        order = random.Random(0).sample(range(len(files)), min(IMAGES, len(files)))
         speeds: dict[str, list[float]] = {name: [] for name in readers}
         for turn in range(rounds + 1):
             for name in random.Random(turn).sample(list(readers), len(readers)):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 _read(readers[name], order)
                 if turn:
-                    speeds[name].append(len(order) / (time.perf_counter() - began))
+                    speeds[name].append(len(order) / (time.perf_counter() - start))
     first = speeds["ImageFolder"]
-    rows = [row(name, some, first, "images_per_s") for name, some in speeds.items()]
-    return {"data": files.name, "pictures": len(order), "rounds": rounds}, rows
+    rows = [row(name, values, first, "images_per_s") for name, values in speeds.items()]
+    return {"data": files.name, "images": len(order), "rounds": rounds}, rows
 
 
-class Chosen(Dataset):
-    """Items in an order; what is read is dropped, so that no time goes into sending it between processes."""
+class ReadOnly(Dataset):
+    """Items in a given order; returns no pixels, so that collation takes no time."""
 
     def __init__(self, dataset, order: list[int]):
         self.dataset, self.order = dataset, order
@@ -70,5 +70,5 @@ class Chosen(Dataset):
 
 
 def _read(dataset, order: list[int]) -> None:
-    for _ in DataLoader(Chosen(dataset, order), 16, collate_fn=len):
+    for _ in DataLoader(ReadOnly(dataset, order), 16, collate_fn=len):
         pass

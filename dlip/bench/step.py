@@ -1,6 +1,6 @@
-"""A distillation step of the paper's size: DLIP-Small under a random BLIP-Base, at 224 px, all terms of the paper.
+"""A distillation step of the paper's size: DLIP-Small from a random BLIP-Base, at 224 px, with the paper's terms.
 
-Each variant runs in a process of its own, so that its memory is its own; the processes take turns step by step.
+Each variant runs in a process of its own, so that its memory can be measured; the processes alternate step by step.
 """
 
 import tempfile
@@ -30,7 +30,8 @@ from dlip.training.optimizer import make_optimizer
 from dlip.training.teacher_cache import TeacherCache
 from dlip.training.terms import AT, HR, VLP
 
-WORDS = 30_524
+VOCABULARY = 30_524
+"""Size of BERT's vocabulary, with BLIP's two tokens."""
 TOKENS = 30
 
 
@@ -38,9 +39,9 @@ TOKENS = 30
 class Variant:
     precision: str = "no"
     padded: bool = False
-    """Texts of `TOKENS` tokens, whatever they need."""
+    """Texts are padded to `TOKENS` tokens."""
     cached: bool = False
-    """The teacher's outputs come from the disk, where they are already."""
+    """The teacher's outputs are read from a warm cache on disk."""
     compiled: bool = False
 
 
@@ -51,49 +52,47 @@ VARIANTS = {
     "bf16, cached teacher": Variant("bf16", cached=True),
 }
 COMPILED = {"bf16, compiled": Variant("bf16", compiled=True)}
-"""Where layers can be compiled."""
+"""Added if layers can be compiled."""
 
 
 def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, list[dict]]:
-    """A step of `batch` pictures in each variant: forward, backward, the teacher's part and the optimizer's.
+    """A step of `batch` images in each variant: forward, backward, teacher and optimizer.
 
-    plain: fp32, texts of 30 tokens, passes as few as in the others. The losses of the first step are compared before
-    anything is told: fp32's are plain's to within 0.1%, all others to within 10%. peak_gb: the most memory that the
-    process held, or of a GPU what its allocator did; dry_run_gb and dry_run_s: what `dlip.training.dry_run` says;
-    tflops:
-    achieved, of the FLOPs that it counts, among them a teacher's, so that a cached one has none. Raises UserError where
-    there are no such data, and where losses differ.
+    plain: fp32, texts of 30 tokens. peak_gb: peak memory of the process, or of a GPU's allocator. dry_run_gb,
+    dry_run_s: estimates of `dlip.training.dry_run`. tflops: achieved, by the dry run's FLOPs of student and teacher;
+    none with a cached teacher. Raises UserError if there are no such data, or if the losses of the first step differ:
+    of fp32 by more than 0.1% from plain, of the others by more than 10%.
     """
     split = "train" if data != "scenes" else "train-small"
     data_sets.open(data, split, batch)
     variants = VARIANTS | (COMPILED if can_compile() else {})
     context, workers, costs = get_context("spawn"), {}, {}
     for name, variant in variants.items():
-        ours, theirs = context.Pipe()
-        job = (theirs, data, split, batch, variant, torch.get_num_threads())
+        connection, worker_end = context.Pipe()
+        job = (worker_end, data, split, batch, variant, torch.get_num_threads())
         process = context.Process(target=_serve, args=job, daemon=True)
         process.start()
-        theirs.close()
-        workers[name] = ours, process
-        costs[name] = _told(name, ours)  # before the next begins, as it times a step
+        worker_end.close()
+        workers[name] = connection, process
+        costs[name] = _receive(name, connection)  # waits, because the dry run times a step
     times, losses = {name: [] for name in workers}, {}
     for turn in range(1 + rounds):
-        for name, (ours, _) in workers.items():
-            ours.send("step")
-            seconds, found = _told(name, ours)
+        for name, (connection, _) in workers.items():
+            connection.send("step")
+            seconds, step_losses = _receive(name, connection)
             if turn:
                 times[name].append(seconds)
             else:
-                losses[name] = found
-                agree(losses)
+                losses[name] = step_losses
+                check_equal(losses)
     rows, first = [], next(iter(times.values()))
-    for name, (ours, process) in workers.items():
-        ours.send(None)
-        peak, cost = _told(name, ours), costs[name]
+    for name, (connection, process) in workers.items():
+        connection.send(None)
+        peak, cost = _receive(name, connection), costs[name]
         process.join()
-        spent = None if variants[name].cached else round(cost["flops"] / median(times[name]) / 1e12, 3)
+        tflops = None if variants[name].cached else round(cost["flops"] / median(times[name]) / 1e12, 3)
         rows.append(row(
-            name, times[name], first, "s", images_per_s=round(batch / median(times[name]), 2), tflops=spent,
+            name, times[name], first, "s", images_per_s=round(batch / median(times[name]), 2), tflops=tflops,
             peak_gb=peak and round(peak / 1e9, 2), dry_run_gb=round(sum(cost["memory_gb"].values()), 2),
             dry_run_s=round(3600 * cost["hours"]["this machine"], 2),
         ))  # fmt: skip
@@ -105,63 +104,63 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
     return settings, rows
 
 
-def agree(losses: dict[str, dict[str, float]]) -> None:
-    """Raises UserError where a variant's losses by term are not those of the first, as `run` says."""
+def check_equal(losses: dict[str, dict[str, float]]) -> None:
+    """Raises UserError if a variant's losses differ from those of the first by more than `run` allows."""
     (_, first), *others = losses.items()
-    for name, found in others:
-        for term, loss in found.items():
+    for name, variant_losses in others:
+        for term, loss in variant_losses.items():
             if not abs(loss - first[term]) <= (1e-3 if name == "fp32" else 0.1) * max(1, abs(first[term])):
                 raise UserError(
-                    f"nothing is told: {term} is {loss:.4g} in a step {name}, {first[term]:.4g} in a plain one"
+                    f"no record was made: {term} is {loss:.4g} in a step {name}, {first[term]:.4g} in a plain one"
                 )
 
 
-def _told(name: str, worker: Connection):
+def _receive(name: str, connection: Connection):
     try:
-        return worker.recv()
+        return connection.recv()
     except EOFError:
-        raise UserError(f"the process of {name} ended, for want of memory maybe; free some, or take a GPU") from None
+        raise UserError(f"the process of {name} ended, maybe for lack of memory; free some, or use a GPU") from None
 
 
-def _serve(boss: Connection, data: str, split: str, batch: int, variant: Variant, threads: int) -> None:
-    """Sends what a step is said to cost, then a step's seconds and losses whenever asked, and in the end the memory."""
+def _serve(connection: Connection, data: str, split: str, batch: int, variant: Variant, threads: int) -> None:
+    """Sends the dry run's estimate, then seconds and losses of a step on each request, and at the end peak memory."""
     torch.set_num_threads(threads)
     dataset = data_sets.open(data, split, 4 * batch)
-    teacher = new_model("blip-base", words(dataset), 0)
+    teacher = new_model("blip-base", bert_sized_tokenizer(dataset), 0)
     student = new_student("dlip-small", teacher, 0)
     weights = {**VLP, **HR, **AT} | ({} if dataset[0].questions else {"vqa": 0.0})
     config = TrainConfig(steps=1, batch_size=batch, precision=variant.precision, weights=weights)
-    boss.send(budget(student, dataset, config, teacher))
+    connection.send(budget(student, dataset, config, teacher))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     learner = Learner(student, teacher, config).to(device).train()
-    guarded, adamw = Teacher(teacher.med.to(device)), make_optimizer(learner, config)
-    for model in (learner, guarded):
+    outputs, adamw = Teacher(teacher.med.to(device)), make_optimizer(learner, config)
+    for model in (learner, outputs):
         set_layer_modes(model, compiled=variant.compiled)
     collate = Collate(student.tokenizer, 224, True, student.med.config.max_text)
     ready = replace(collate([dataset[i] for i in range(batch)]), rows=torch.arange(batch)).to(device)
     if variant.padded:
-        more = (0, max(0, TOKENS - ready.ids.shape[1]))
+        padding = (0, max(0, TOKENS - ready.ids.shape[1]))
         ready = replace(
-            ready, ids=F.pad(ready.ids, more, value=student.med.config.pad_id), mask=F.pad(ready.mask, more)
+            ready, ids=F.pad(ready.ids, padding, value=student.med.config.pad_id), mask=F.pad(ready.mask, padding)
         )
     if variant.cached:
-        place = tempfile.TemporaryDirectory()
-        guarded = TeacherCache(place.name, guarded, data_sets.open(data, split, batch), collate)
-    torch.manual_seed(0)  # of the negatives that are drawn
-    while boss.recv():
-        began = time.perf_counter()
+        folder = tempfile.TemporaryDirectory()
+        outputs = TeacherCache(folder.name, outputs, data_sets.open(data, split, batch), collate)
+    torch.manual_seed(0)  # for the sampled negatives
+    while connection.recv():
+        start = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=variant.precision == "bf16"):
-            losses = learner(ready, guarded, 0, 0.0)
+            losses = learner(ready, outputs, 0, 0.0)
             total = sum(weights[term] * loss for term, loss in losses.items())
         total.backward()
         adamw.step()
         adamw.zero_grad()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        boss.send((time.perf_counter() - began, {term: loss.item() for term, loss in losses.items()}))
-    boss.send(peak_bytes(device))
+        connection.send((time.perf_counter() - start, {term: loss.item() for term, loss in losses.items()}))
+    connection.send(peak_bytes(device))
 
 
-def words(dataset) -> Tokenizer:
-    """As many as BERT's vocabulary has: those of the data, and made-up ones that nobody says."""
-    return Tokenizer.train(chain(texts_of(dataset), (f"w{i}" for i in range(WORDS))), WORDS)
+def bert_sized_tokenizer(dataset) -> Tokenizer:
+    """A tokenizer of the data's words, filled up with unused ones to the size of BERT's vocabulary."""
+    return Tokenizer.train(chain(texts_of(dataset), (f"w{i}" for i in range(VOCABULARY))), VOCABULARY)

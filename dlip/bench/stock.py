@@ -1,4 +1,4 @@
-"""A caption, a picture's states and a pair's score, here and in stock transformers, on the same random weights."""
+"""Captioning, image states and ITM scores here and in stock transformers, with the same random weights."""
 
 import copy
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from dlip.bench import by_turns, row
-from dlip.bench.precision import written
-from dlip.bench.step import words
+from dlip.bench import alternate, row
+from dlip.bench.precision import export_graphs
+from dlip.bench.step import bert_sized_tokenizer
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
@@ -29,55 +29,54 @@ Calls = dict[str, Callable[[], object]]
 
 
 def run(rounds: int = 5) -> tuple[dict, list[dict]]:
-    """224 px, fp32 unless said; captions of 3 beams and 20 tokens, end to end; pairs of a picture and 12 tokens.
+    """224 px, fp32 unless stated; captions with 3 beams and 20 tokens, end to end; pairs of an image and 12 tokens.
 
-    ratio: against stock on the same weights; base_ratio: a caption against that of stock BLIP-Base. packed:
-    `dlip.models.fast.precision.pack`, as bf16 and int8 are always; onnx, onnx-int8: as
-    `dlip.export.onnx_export.to_onnx` writes them.
-    Outputs in fp32 are compared before anything is timed: tokens are the same, numbers within 1e-3. Raises UserError
-    where they are not.
+    ratio: relative to stock with the same weights. base_ratio: a caption relative to stock BLIP-Base. packed:
+    `dlip.models.fast.precision.pack`, which bf16 and int8 include. onnx, onnx-int8: graphs of
+    `dlip.export.onnx_export.to_onnx`. Outputs in fp32 are compared before anything is timed: tokens must be equal,
+    numbers within 1e-3. Raises UserError if they differ.
     """
-    vocabulary, groups = words(Scenes("train-small", size=16)), {}
-    with TemporaryDirectory() as place:
+    tokenizer, groups = bert_sized_tokenizer(Scenes("train-small", size=16)), {}
+    with TemporaryDirectory() as folder:
         for size in SIZES:
             torch.manual_seed(0)
-            vlm = new_model(size, vocabulary, 0)
-            parts = graphs(vlm, Path(place) / size)
+            vlm = new_model(size, tokenizer, 0)
+            parts = graphs(vlm, Path(folder) / size)
             for batch in BATCHES:
-                calls = compared(vlm.med.eval(), parts, batch)
-                groups |= {f"{size}, {what} of {batch}": some for what, some in calls.items()}
-        for name, some in groups.items():
-            wanted = some["stock"]()
-            for who in ("here", "here, packed", "onnx"):
-                if who in some and not same(wanted, some[who]()):
-                    raise UserError(f"nothing is timed: {name} has another result {who} than in stock transformers")
-        calls = {f"{name}: {who}": call for name, some in groups.items() for who, call in some.items()}
-        times, rows = by_turns(calls, rounds), []
-    for name, some in groups.items():
-        base = times.get(f"{name.replace(SIZES[1], SIZES[0])}: stock")
-        for who in some:
-            mine = times[f"{name}: {who}"]
-            more = {"base_ratio": row("", mine, base, "s")["ratio"]} if "caption" in name else {}
-            rows.append(row(f"{name}: {who}", mine, times[f"{name}: stock"], "s", **more))
+                calls = implementations(vlm.med.eval(), parts, batch)
+                groups |= {f"{size}, {output} of {batch}": by_name for output, by_name in calls.items()}
+        for output, by_name in groups.items():
+            expected = by_name["stock"]()
+            for name in ("here", "here, packed", "onnx"):
+                if name in by_name and not same(expected, by_name[name]()):
+                    raise UserError(f"nothing was timed: the {output} by {name} differs from stock transformers")
+        calls = {f"{output}: {name}": call for output, by_name in groups.items() for name, call in by_name.items()}
+        times, rows = alternate(calls, rounds), []
+    for output, by_name in groups.items():
+        base = times.get(f"{output.replace(SIZES[1], SIZES[0])}: stock")
+        for name in by_name:
+            seconds = times[f"{output}: {name}"]
+            more = {"base_ratio": row("", seconds, base, "s")["ratio"]} if "caption" in output else {}
+            rows.append(row(f"{output}: {name}", seconds, times[f"{output}: stock"], "s", **more))
     settings = {"image_size": 224, "beams": BEAMS, "tokens": TOKENS, "text_tokens": TEXT, "rounds": rounds}
     return settings | {"threads": torch.get_num_threads()}, rows
 
 
-def graphs(vlm: VLM, place: Path) -> dict[str, Part]:
-    """Those of `dlip.bench.precision.written`, opened."""
-    vlm.save(place / "model")
-    folders = written(str(place / "model"), place)
+def graphs(vlm: VLM, folder: Path) -> dict[str, Part]:
+    """The loaded graphs of a model, in fp32 and int8."""
+    vlm.save(folder / "model")
+    folders = export_graphs(str(folder / "model"), folder)
     return {name: Runner(path, torch.get_num_threads()).part("lm") for name, path in folders.items()}
 
 
-def compared(med: Med, parts: dict[str, Part], batch: int) -> dict[str, Calls]:
-    """What is done with `batch` pictures -> by whom."""
+def implementations(med: Med, parts: dict[str, Part], batch: int) -> dict[str, Calls]:
+    """Output for `batch` images -> the implementations that compute it."""
     c = med.config
     captioner, matcher = to_stock(med, "captioning"), to_stock(med, "retrieval")
     names = {"packed": "fp32"} | {name: name for name in PRECISIONS[1:]}
     served = {name: pack(lower(copy.deepcopy(med), precision)) for name, precision in names.items()}
-    seen = torch.randint(256, (batch, c.image_size, c.image_size, 3), dtype=torch.uint8)
-    pixels = med.normalize(seen.permute(0, 3, 1, 2))
+    images = torch.randint(256, (batch, c.image_size, c.image_size, 3), dtype=torch.uint8)
+    pixels = med.normalize(images.permute(0, 3, 1, 2))
     prompt = torch.full((batch, 1), c.dec_id)
     ids = first_token(torch.randint(10, c.vocab_size, (batch, TEXT)), c.enc_id)
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -88,16 +87,16 @@ def compared(med: Med, parts: dict[str, Part], batch: int) -> dict[str, Calls]:
         return generate(model, model.encode_image(pixels.to(model.temp.dtype)), None, prompt, **length)
 
     def stock_caption():
-        found = captioner.generate(pixel_values=pixels, do_sample=False, **length)
-        return [until_sep(row, med.config.sep_id, 1) for row in found.tolist()]
+        rows = captioner.generate(pixel_values=pixels, do_sample=False, **length)
+        return [until_sep(row, med.config.sep_id, 1) for row in rows.tolist()]
 
     def graph_states(part: Part):
-        return torch.from_numpy(part.run("image", ["states"], pixels=seen.numpy())[0])
+        return torch.from_numpy(part.run("image", ["states"], pixels=images.numpy())[0])
 
     def graph_caption(part: Part):
         context = graph_states(part).numpy()
-        found = part.search(context, np.ones(context.shape[:2], bool), [c.dec_id], BEAMS, TOKENS)
-        return [[c.dec_id, *row] for row in found]
+        rows = part.search(context, np.ones(context.shape[:2], bool), [c.dec_id], BEAMS, TOKENS)
+        return [[c.dec_id, *row] for row in rows]
 
     @torch.inference_mode()
     def states(model: Med):
@@ -126,5 +125,5 @@ def compared(med: Med, parts: dict[str, Part], batch: int) -> dict[str, Calls]:
     }  # fmt: skip
 
 
-def same(theirs, ours) -> bool:
-    return ours == theirs if isinstance(ours, list) else torch.allclose(ours, theirs, TOLERANCE, TOLERANCE)
+def same(expected, actual) -> bool:
+    return actual == expected if isinstance(actual, list) else torch.allclose(actual, expected, TOLERANCE, TOLERANCE)

@@ -1,11 +1,11 @@
-"""A step of the playground's distillation, the shipped student's size under its teacher: fp32 and bf16 by turns."""
+"""A distillation step of the playground's student in fp32 and bf16, and its profile."""
 
 from functools import partial
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dlip.bench import by_turns, row
+from dlip.bench import alternate, row
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_student
@@ -21,42 +21,42 @@ KINDS = {
     "products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
     "copies and casts": ("aten::copy_",),
 }
-"""Kinds of work -> the kernels that do it."""
+"""Kind of work -> its kernels."""
 
 
 def run(rounds: int = 10) -> tuple[dict, list[dict]]:
-    """All terms, forward, backward, the teacher's part and the optimizer's; the pictures are at hand.
+    """All terms: forward, backward, teacher and optimizer, with the images in memory.
 
-    known: with the teacher's outputs at hand too, as a warm cache has them. Of it there is a profile: the time and the
-    calls of `KINDS` and of all others, and the share of each in %.
+    known: the teacher's outputs are in memory too, as with a warm cache; this variant is also profiled: seconds, calls
+    and share in % of each of `KINDS`.
     """
     teacher, dataset = VLM.load("scenes/teacher"), Scenes("train-small", size=BATCH)
     weights = {**VLP, **HR, **AT, **KD}
     config = TrainConfig(steps=1, batch_size=BATCH, questions=QUESTIONS, weights=weights)
-    guarded = Teacher(teacher.med)
+    teacher_outputs = Teacher(teacher.med)
     batch = Collate(teacher.tokenizer, 48, True, questions=QUESTIONS)([dataset[i] for i in range(BATCH)])
     steps = {}
     for name in ("fp32", "bf16", "bf16, known"):
         learner = Learner(new_student("scenes-student", teacher, 0), teacher, config).train()
-        asked = guarded if name != "bf16, known" else once(guarded)
-        steps[name] = partial(step, learner, make_optimizer(learner, config), asked, batch, name != "fp32")
-    times = by_turns(steps, rounds)
-    rows = [row(name, some, times["fp32"], "s") for name, some in times.items()]
+        outputs = teacher_outputs if name != "bf16, known" else memoized(teacher_outputs)
+        steps[name] = partial(step, learner, make_optimizer(learner, config), outputs, batch, name != "fp32")
+    times = alternate(steps, rounds)
+    rows = [row(name, seconds, times["fp32"], "s") for name, seconds in times.items()]
     rows += profiled(name, steps[name], rounds)
     settings = {"student": "scenes-student", "batch": BATCH, "questions": QUESTIONS, "terms": "vlp,hr,at,kd"}
     return settings | {"rounds": rounds, "threads": torch.get_num_threads()}, rows
 
 
-def once(teacher: Teacher):
-    """The teacher, asked once: what it said then is what it says."""
-    said = []
+def memoized(teacher: Teacher):
+    """The teacher, which computes its outputs once."""
+    outputs = []
 
-    def known(*asked):
-        if not said:
-            said.append(teacher(*asked))
-        return said[0]
+    def first_outputs(*inputs):
+        if not outputs:
+            outputs.append(teacher(*inputs))
+        return outputs[0]
 
-    return known
+    return first_outputs
 
 
 def step(learner: Learner, adamw, teacher, batch, bf16: bool) -> None:
@@ -69,19 +69,19 @@ def step(learner: Learner, adamw, teacher, batch, bf16: bool) -> None:
 
 
 def profiled(name: str, step, rounds: int) -> list[dict]:
-    """Rows of a step's kinds of work: seconds and calls a step, share of all in %, and of products G a second."""
-    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as seen:
+    """Rows of the kinds of work of a step: seconds and calls per step, share in %, and GFLOPS of products."""
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiler:
         for _ in range(rounds):
             step()
-    events = seen.key_averages()
+    events = profiler.key_averages()
     known = [kernel for kernels in KINDS.values() for kernel in kernels]
     kinds = {kind: [event for event in events if event.key in kernels] for kind, kernels in KINDS.items()}
     kinds["all others"] = [event for event in events if event.key not in known]
-    whole, rows = sum(event.self_cpu_time_total for event in events), []
-    for kind, some in kinds.items():
-        spent = sum(event.self_cpu_time_total for event in some)  # us
-        about = {"share": round(100 * spent / whole), "calls": sum(event.count for event in some) // rounds}
+    total, rows = sum(event.self_cpu_time_total for event in events), []
+    for kind, group in kinds.items():
+        spent = sum(event.self_cpu_time_total for event in group)  # us
+        about = {"share": round(100 * spent / total), "calls": sum(event.count for event in group) // rounds}
         if kind == "products":
-            about["gflops"] = round(sum(event.flops for event in some) / spent / 1e3, 1)
+            about["gflops"] = round(sum(event.flops for event in group) / spent / 1e3, 1)
         rows.append({"name": f"{name}: {kind}", "s": round(spent / rounds / 1e6, 4), **about})
     return rows

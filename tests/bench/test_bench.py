@@ -1,4 +1,4 @@
-"""Benchmarks: what they compare, and that a record tells it; never how fast it was."""
+"""Benchmarks: their variants and records, never their speed."""
 
 import json
 import subprocess
@@ -29,12 +29,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "set"
 
 
-def test_a_ratio_says_how_many_times_as_fast():
+def test_ratio_is_relative_speed():
     assert bench.row("b", [2.0, 4.0, 9.0], [4.0, 8.0, 9.0], "s") == dict(name="b", s=4.0, s_min=2.0, s_max=9.0, ratio=2)
     assert bench.row("b", [2.0, 4.0, 9.0], [4.0, 8.0, 9.0], "images_per_s")["ratio"] == 0.5
 
 
-def test_the_command_prints_a_table_and_appends_a_record(tmp_path, capsys):
+def test_command_prints_a_table_and_appends_a_record(tmp_path, capsys):
     words = ["bench", "captioning", "--rounds", "1", "--results", str(tmp_path / "bench.jsonl")]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -48,7 +48,7 @@ def test_the_command_prints_a_table_and_appends_a_record(tmp_path, capsys):
     assert record["machine"]["instructions"].startswith(torch.backends.cpu.get_cpu_capability())
 
 
-def test_all_are_run_one_after_the_other(tmp_path, capsys, monkeypatch):
+def test_bench_all_runs_every_benchmark(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         bench, "bench", lambda name, command, **asked: {"bench": name, "rows": [{"name": name, **asked}]}
     )
@@ -61,7 +61,7 @@ def test_all_are_run_one_after_the_other(tmp_path, capsys, monkeypatch):
     ]
 
 
-def test_the_step_is_timed_in_both_precisions_and_profiled():
+def test_training_step_is_timed_and_profiled():
     settings, rows = training.run(rounds=1)
     assert [row["name"] for row in rows[:3]] == ["fp32", "bf16", "bf16, known"] and all(row["s"] > 0 for row in rows)
     assert settings["terms"] == "vlp,hr,at,kd"
@@ -71,7 +71,7 @@ def test_the_step_is_timed_in_both_precisions_and_profiled():
     assert abs(sum(row["share"] for row in rows[3:]) - 100) <= 1
 
 
-def test_a_profile_knows_products_from_copies():
+def test_profile_separates_products_from_copies():
     a, b = torch.randn(300, 200), torch.randn(200, 100)
     rows = training.profiled("x", lambda: (a @ b).bfloat16().relu(), rounds=4)
     assert [row["name"] for row in rows] == ["x: products", "x: copies and casts", "x: all others"]
@@ -79,18 +79,18 @@ def test_a_profile_knows_products_from_copies():
     assert rows[0]["gflops"] == pytest.approx(2 * 300 * 200 * 100 / rows[0]["s"] / 1e9, rel=0.5)
 
 
-def test_no_scene_is_drawn_twice(monkeypatch):
-    """What was drawn before would be at hand."""
+def test_no_scene_is_rendered_twice(monkeypatch):
+    """Scenes are cached."""
     asked, scene, item = [], Scenes.scene, Scenes.__getitem__
     monkeypatch.setattr(Scenes, "scene", lambda data, i: asked.append(i) or scene(data, i))
     monkeypatch.setattr(Scenes, "__getitem__", lambda data, i: asked.append(i) or item(data, i))
-    monkeypatch.setattr("dlip.bench.scenes.PICTURES", 5)
+    monkeypatch.setattr("dlip.bench.scenes.IMAGES", 5)
     settings, rows = drawn.run(rounds=2)
-    assert asked == list(range(30)) and settings == {"pictures": 5, "rounds": 2}
-    assert [row["name"] for row in rows] == ["pixels", "with words"] and rows[0]["images_per_s"] > 0
+    assert asked == list(range(30)) and settings == {"images": 5, "rounds": 2}
+    assert [row["name"] for row in rows] == ["pixels", "with texts"] and rows[0]["images_per_s"] > 0
 
 
-def test_every_reader_reads_the_same_pictures(folder, monkeypatch):
+def test_every_reader_reads_the_same_images(folder, monkeypatch):
     read = []
 
     class ImageFolder:
@@ -105,14 +105,14 @@ def test_every_reader_reads_the_same_pictures(folder, monkeypatch):
     module.ImageFolder = ImageFolder
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.datasets", module)
-    monkeypatch.setattr(reading, "PICTURES", 4)
+    monkeypatch.setattr(reading, "IMAGES", 4)
     settings, rows = reading.run(str(folder), rounds=2)
-    assert len(read) == 12 and len(set(read)) == 4  # a round before the two that count
-    assert settings["pictures"] == 4 and [row["name"] for row in rows] == ["ImageFolder", "shards", "folder"]
+    assert len(read) == 12 and len(set(read)) == 4  # a warm-up round and two that count
+    assert settings["images"] == 4 and [row["name"] for row in rows] == ["ImageFolder", "shards", "folder"]
     assert all(row["images_per_s"] > 0 for row in rows)
 
 
-def test_without_torchvision_or_folder(folder, monkeypatch):
+def test_reading_needs_torchvision_and_a_folder(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     with pytest.raises(UserError, match="pip install torchvision"):
@@ -121,24 +121,24 @@ def test_without_torchvision_or_folder(folder, monkeypatch):
         reading.run()
 
 
-def test_the_big_step_reads_as_many_words_as_bert(scenes):
-    assert len(step.words(scenes)) == 30_524
+def test_step_has_the_size_of_berts_vocabulary(scenes):
+    assert len(step.bert_sized_tokenizer(scenes)) == 30_524
 
 
-def test_steps_have_the_same_losses():
+def test_steps_with_other_losses_are_refused():
     plain = {"plain": {"itc": 2.0, "hr.image": 1e-4}}
-    step.agree(plain)
-    step.agree(plain | {"fp32": {"itc": 2.001, "hr.image": 3e-4}, "bf16": {"itc": 2.1}})
+    step.check_equal(plain)
+    step.check_equal(plain | {"fp32": {"itc": 2.001, "hr.image": 3e-4}, "bf16": {"itc": 2.1}})
     for name, loss in (("fp32", 2.01), ("bf16", 2.3), ("bf16, cached teacher", float("nan"))):
         with pytest.raises(UserError, match=rf"itc is {loss:.4g} in a step {name}, 2 in a plain one"):
-            step.agree(plain | {name: {"itc": loss}})
+            step.check_equal(plain | {name: {"itc": loss}})
 
 
-def test_stock_and_ours_do_the_same_before_they_are_timed(monkeypatch, scenes):
+def test_stock_and_here_are_compared_before_timing(monkeypatch, scenes):
     small = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
     monkeypatch.setattr(stock, "SIZES", (small.replace("32", "48"), small))
     monkeypatch.setattr(stock, "BATCHES", (2,))
-    monkeypatch.setattr(stock, "words", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    monkeypatch.setattr(stock, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
     settings, rows = stock.run(rounds=1)
     assert [row["name"].removeprefix(f"{small}, ") for row in rows[-15:]] == [
         "caption of 2: stock", "caption of 2: here", "caption of 2: here, packed", "caption of 2: here, bf16",
@@ -150,19 +150,19 @@ def test_stock_and_ours_do_the_same_before_they_are_timed(monkeypatch, scenes):
     assert caption["ratio"] == 1 and caption["base_ratio"] == pytest.approx(rows[0]["s"] / caption["s"], abs=0.01)
     monkeypatch.setattr(stock, "same", lambda theirs, ours: False)
     monkeypatch.setattr(stock, "graphs", lambda vlm, place: {})
-    with pytest.raises(UserError, match="another result here than in stock"):
+    with pytest.raises(UserError, match="by here differs from stock"):
         stock.run(rounds=1)
     assert settings["tokens"] == 20
 
 
-def test_what_counts_as_the_same():
+def test_same():
     numbers = torch.ones(3)
     assert stock.same(numbers, numbers + 1e-4) and not stock.same(numbers, numbers + 0.1)
     assert stock.same([[1, 2]], [[1, 2]]) and not stock.same([[1, 2]], [[1, 3]])
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_the_demo_is_timed_as_a_process_of_its_own(code, monkeypatch):
+def test_demo_runs_in_its_own_process(code, monkeypatch):
     asked = []
 
     def run(words, **_):
@@ -179,23 +179,23 @@ def test_the_demo_is_timed_as_a_process_of_its_own(code, monkeypatch):
     assert asked == [["dlip", "demo"]] * (1 if code else 2)
 
 
-def test_both_ways_of_reranking_rank_the_same(monkeypatch):
+def test_reranking_variants_rank_the_same(monkeypatch):
     monkeypatch.setattr(reranking, "K", 3)
-    settings, rows = reranking.run(rounds=1, pictures=6)
+    settings, rows = reranking.run(rounds=1, images=6)
     assert [row["name"].split(": ")[1] for row in rows] == ["stock", "plain", "here"] * 2
-    assert (rows[0]["pictures"], rows[0]["captions"], rows[3]["captions"], settings["candidates"]) == (6, 30, 10, 3)
+    assert (rows[0]["images"], rows[0]["captions"], rows[3]["captions"], settings["candidates"]) == (6, 30, 10, 3)
     padded = (6 + 30) * 3 * reranking.TOKENS
     assert [row["tokens"] for row in rows[:2]] == [padded, padded] and 0 < rows[2]["tokens"] < padded
     monkeypatch.setattr(reranking, "_ranks", lambda *side: torch.rand(3))
-    with pytest.raises(UserError, match="other ranks here than by the plain loops"):
-        reranking.run(rounds=1, pictures=6)
+    with pytest.raises(UserError, match="ranks of .* differ between here and the plain loops"):
+        reranking.run(rounds=1, images=6)
     monkeypatch.setattr(reranking, "by_stock", lambda stock, first, ids, mask, states: torch.zeros(len(ids)))
-    with pytest.raises(UserError, match="other scores stock than by the plain loops"):
-        reranking.run(rounds=1, pictures=6)
+    with pytest.raises(UserError, match="scores of .* differ between stock and the plain loops"):
+        reranking.run(rounds=1, images=6)
 
 
-def test_the_first_stage_at_growing_sizes(monkeypatch):
-    monkeypatch.setattr(search, "PICTURES", 80)
+def test_search_at_growing_sizes(monkeypatch):
+    monkeypatch.setattr(search, "IMAGES", 80)
     _, rows = search.run(rounds=1)
     assert [row["name"] for row in rows] == ["10 x 50", "20 x 100", "40 x 200", "80 x 400"]
     assert all(row["growth_gb"] >= 0 and row["pairs_per_s"] > 0 for row in rows)
@@ -205,22 +205,22 @@ def test_the_first_stage_at_growing_sizes(monkeypatch):
 def small(monkeypatch):
     name = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
     for module in (modules, growth):
-        monkeypatch.setattr(module, "words", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+        monkeypatch.setattr(module, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
     monkeypatch.setattr(modules, "SIZES", (name,))
     monkeypatch.setattr(growth, "SIZE", name)
-    monkeypatch.setattr(growth, "USUAL", dict(batch=1, image_size=48, tokens=4, beams=2))
+    monkeypatch.setattr(growth, "DEFAULTS", dict(batch=1, image_size=48, tokens=4, beams=2))
     monkeypatch.setattr(growth, "VARIED", {"batch": (1, 2), "image_size": (32, 48), "tokens": (2,), "beams": (1,)})
 
 
 def test_precisions_keep_scores():
-    settings, rows = precision.run(rounds=1, pictures=12)
-    assert [row["name"] for row in rows] == ["fp32", "bf16", "int8", "onnx", "onnx-int8"] and settings["pictures"] == 12
+    settings, rows = precision.run(rounds=1, images=12)
+    assert [row["name"] for row in rows] == ["fp32", "bf16", "int8", "onnx", "onnx-int8"] and settings["images"] == 12
     assert rows[0]["kept"] == 100 and rows[0]["mb"] > rows[1]["mb"] > rows[2]["mb"] > rows[4]["mb"]
     assert all(row["kept"] > 80 and row["ms"] > 0 for row in rows)
     assert all(rows[3][score] == rows[0][score] for score in ("tr1", "ir1", "cider", "vqa"))
 
 
-def test_modules_beside_the_machines_most(small, monkeypatch):
+def test_modules_beside_peak_speed(small, monkeypatch):
     monkeypatch.setattr(modules, "SIDE", 64)
     monkeypatch.setattr(modules, "BYTES", 1 << 16)
     _, rows = modules.run(rounds=1)
@@ -230,7 +230,7 @@ def test_modules_beside_the_machines_most(small, monkeypatch):
     assert all(("gb" in row) == row["name"].endswith(("reading", "step")) for row in rows)
 
 
-def test_a_decoding_steps_weights_counted_by_hand():
+def test_weights_of_a_decoding_step():
     c = ModelConfig(
         image_width=16, image_heads=2, image_layers=1, text_width=8, text_heads=2, text_layers=2, fusion_layers=(1,),
         text_mlp=24, vocab_size=50,
@@ -239,14 +239,14 @@ def test_a_decoding_steps_weights_counted_by_hand():
     assert modules.cost(c, "decoder_step", 8, 2)[1] == 2 * (2 * layer + 2 * 8 * 8 + 8 * 8 + 8 * 50)
 
 
-def test_one_thing_grows_at_a_time(small):
+def test_growth_varies_one_setting_at_a_time(small):
     _, rows = growth.run(rounds=1)
     names = [row["name"] for row in rows]
     assert names[:4] == ["batch 1", "batch 2", "image_size 32", "image_size 48"] and names[-1] == "candidates 256"
     assert rows[-1]["per"] == pytest.approx(rows[-1]["s"] / 256, abs=1e-5)
 
 
-def test_unknown():
+def test_options_and_unknown_benchmarks():
     assert list(bench.every({"rounds": 1})) == [name for name in bench.BENCHES if name != "reading"]
     assert bench.every({"data": "a", "rounds": 1})["reading"] == {"data": "a", "rounds": 1}
     assert bench.every({"data": "a"})["stock"] == {}
