@@ -1,10 +1,8 @@
 """Files written whole or not at all, locked by one process, and read as JSON."""
 
-import errno
 import json
 import os
 import re
-import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -125,23 +123,3 @@ def is_replaceable(path: Path) -> bool:
 def write_output(path: Path, write: Callable[[Path], None]) -> None:
     """Writes to a path that a user named: atomically, or directly into a link, pipe or device."""
     write_atomically(path, write) if is_replaceable(path) else write(path)
-
-
-# --- to be replaced by `exclusive_lock` -------------------------------------------------------------------------------
-
-
-def own_file(path: Path):
-    """A regular file opened for reading and writing, created where missing, with a new time of modification."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(errno.EINVAL, "it is no file", str(path))
-    os.utime(file)
-    return os.fdopen(file, "r+")
-
-
-def in_place(lock, path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
-    return False
