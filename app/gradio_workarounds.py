@@ -125,14 +125,10 @@ async def cancel_one(queue: Queue, body: bytes) -> bytes:
     loop = asyncio.get_running_loop()
     end = loop.time() + UNSENT_S * (session_and_function != (None, None))  # a reset names neither
     while event_id is None:
-        for key, event in queue.event_ids_to_events.items():
-            if event.alive and (event.session_hash, event.fn._id) == session_and_function:
-                event_id = key
-                break
-        else:
-            if loop.time() >= end:
-                event_id = ""
-            await asyncio.sleep(0.1)
+        events = queue.event_ids_to_events.items()
+        ids = (key for key, one in events if one.alive and (one.session_hash, one.fn._id) == session_and_function)
+        event_id = next(ids, "" if loop.time() >= end else None)
+        await asyncio.sleep(0.1 * (event_id is None))
     if event_id in queue.event_ids_to_events and session_and_function != (None, None):
         queue.event_ids_to_events[event_id].alive = False
     return json.dumps(request | {"event_id": event_id, "fn_index": -1}).encode()
