@@ -46,9 +46,9 @@ STUDENT := --size scenes-student --limit 1000 --questions 3 --lr 3e-3 --schedule
 
 weights: $(INSTALLED) ## train the shipped models again (85 minutes on two cores for the teacher alone)
 	.venv/bin/dlip $(TEACHER) --weights tags --steps 4500 --schedule cosine --warmup 100 --out runs/scenes-teacher-labels
-	.venv/bin/dlip $(TEACHER) --start runs/scenes-teacher-labels --weights itc,lm=2,vqa=4,tags --questions 3 \
+	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-labels --weights itc,lm=2,vqa=4,tags --questions 3 \
 		--steps 2400 --schedule epoch --warmup 100 --out runs/scenes-teacher-words
-	.venv/bin/dlip $(TEACHER) --start runs/scenes-teacher-words --weights itc,itm,lm=2,vqa=4,tags --questions 3 \
+	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-words --weights itc,itm,lm=2,vqa=4,tags --questions 3 \
 		--steps 1600 --schedule cosine --warmup 50 --out runs/scenes-teacher
 	.venv/bin/dlip distill --teacher runs/scenes-teacher --fixed-teacher-space --center-states --cache $(STUDENT) \
 		--weights vlp,vqa=2,hr=5,at,kd,kd.vqa=2 --steps 5000 --out runs/scenes-student \
@@ -61,9 +61,9 @@ PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precisio
 PHOTO_STUDENT := --size photos-student --steps 800 --lr 1e-3 --warmup 100
 
 photos: $(INSTALLED) ## train the photo models; PHOTOS=FOLDER holds flickr8k, coco_vqa and minilm
-	.venv/bin/dlip train --size photos-teacher --role teacher --start text=$(PHOTOS)/minilm --weights itc,lm,vqa \
+	.venv/bin/dlip train --size photos-teacher --role teacher --init-from text=$(PHOTOS)/minilm --weights itc,lm,vqa \
 		--steps 1600 --lr 5e-4 --warmup 200 $(PHOTO) --out runs/photos-teacher-words
-	.venv/bin/dlip train --size photos-teacher --role teacher --start runs/photos-teacher-words --weights itc,itm,lm,vqa \
+	.venv/bin/dlip train --size photos-teacher --role teacher --init-from runs/photos-teacher-words --weights itc,itm,lm,vqa \
 		--steps 300 --lr 2e-4 --warmup 30 $(PHOTO) --out runs/photos-teacher
 	.venv/bin/dlip train --tokenizer runs/photos-teacher $(PHOTO_STUDENT) --weights vlp --joins itm=500 $(PHOTO) \
 		--out runs/photos-student-undistilled

@@ -1,246 +1,404 @@
-"""What each command does. Each imports what it needs itself, so that `dlip --help` is quick."""
+"""The commands: the options of each as a dataclass, and what it does. Heavy imports are in the functions."""
 
-import argparse
 import contextlib
 import json
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any, Literal
 
+from dlip.bench import BENCHES
 from dlip.common.errors import UserError
+from dlip.common.fields import check, option
 from dlip.common.files import write_output
+from dlip.common.options import as_words, comma_separated
 from dlip.common.text import one_line, plural
-from dlip.training.config import CACHE, TrainConfig
-from dlip.training.terms import joins, layers, weights
-
-OPTIONS = (
-    "steps", "batch_size", "accumulate", "lr", "schedule", "decay", "warmup", "weight_decay", "clip", "nonfinite",
-    "precision", "seed", "label_smoothing", "momentum", "queue", "alpha", "questions", "workers", "log_every",
-    "save_every", "eval_every", "eval_items",
-)  # fmt: skip
-"""Fields of TrainConfig that are options of `train` and `distill` by the same name."""
+from dlip.experiments.config import COMMAND_DEFAULTS, EvaluationConfig, ExperimentConfig
+from dlip.training.config import CACHE, CACHE_GB
+from dlip.training.recipes import RECIPES
 
 
-def train_config(args: argparse.Namespace) -> TrainConfig:
-    values = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    flags = {
-        "cache": bool(args.cache),
-        "augment": bool(args.augment),
-        "flip": bool(args.flip),
-        "gradient_checkpointing": args.gradient_checkpointing,
-        "compile": args.compile,
-        "shard_teacher": args.shard_teacher,
-        "learn_teacher_projection": not args.fixed_teacher_space,
-        "center_states": args.center_states,
-    }
-    terms = {"weights": weights(args.weights), "joins": joins(args.joins)}
-    terms["layers"] = layers(getattr(args, "layers", ""))  # which `train` does not have
-    if args.epochs:
-        values["steps"] = sys.maxsize  # until the data tell how many there are
-    return TrainConfig(**terms, **values, **flags)
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Options of a command that yields figures."""
+
+    json: str | None = option(None, metavar="PATH")
+    """Write the figures to PATH as JSON; - for standard output."""
+
+    def __post_init__(self):
+        check(self, "--")
+
+    def show(self, figures: dict, text: str | Callable[[], str]) -> None:
+        """Prints `text`, or writes the figures where --json says."""
+        if self.json is None:
+            print(text if isinstance(text, str) else text(), flush=True)
+        elif self.json == "-":
+            print(json.dumps(figures, indent=1))
+        else:
+            write_output(Path(self.json), lambda path: path.write_text(json.dumps(figures, indent=1) + "\n"))
 
 
-def show(value: dict, args: argparse.Namespace) -> None:
-    """Figures to where `--json` says; to the terminal where it says nothing."""
-    text = json.dumps(value, indent=1)
-    if args.json in (None, "-"):
-        print(text)
-    else:
-        write_output(Path(args.json), lambda path: path.write_text(text + "\n"))
+@dataclass(frozen=True, kw_only=True)
+class Demo(Figures):
+    out: str = option("runs/demo", metavar="FOLDER")
+    """Folder of the run and its report."""
+    steps: int = option(600, least=1)
+    """Optimizer steps of the student."""
+    seed: int = option(0, least=0, most=2**32 - 1)
+    """Seed of the student."""
 
 
-def models(args: argparse.Namespace) -> None:
+def demo(options: Demo) -> None:
+    """Distill a small student here and compare it with its teacher."""
+    from dlip.experiments.demo import demo
+
+    records = demo(Path(options.out), options.steps, options.seed, quiet=options.json == "-")
+    if options.json:
+        options.show({"records": records}, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models(Figures):
+    pass
+
+
+def models(options: Models) -> None:
+    """List parameters and FLOPs of every size, beside the paper's figures."""
     from dlip.checkpoints.load import built_in_models
     from dlip.cost.sizes import models_table, models_text
 
-    table = models_table()
-    if args.json:
-        show({"models": json.loads(table.to_json(orient="index")), "built_in": built_in_models()}, args)
-    else:
-        print(models_text(table))
-        print(f"\nTrained and shipped: {', '.join(built_in_models())}")
+    table, shipped = models_table(), built_in_models()
+    figures = {"models": json.loads(table.to_json(orient="index")), "built_in": shipped}
+    options.show(figures, lambda: f"{models_text(table)}\n\nTrained and shipped: {', '.join(shipped)}")
 
 
-def data(args: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Data(Figures):
+    name: str = option(positional=True, metavar="DATA")
+    """Data set: "scenes", a folder, shards (a folder or address of *.tar), hub:NAME, or several joined by +."""
+
+
+def data(options: Data) -> None:
+    """Count the images and texts of a data set."""
     from dlip import data as data_sets
 
     counts, faults = {}, []
-    sets = data_sets.dataset_names(args.name)
-    for part, split in [(one, split) for one in sets for split in data_sets.splits(one)]:
-        dataset = data_sets.open(part, split, on_error="skip")
+    names = data_sets.dataset_names(options.name)
+    for name, split in ((one, split) for one in names for split in data_sets.splits(one)):
+        dataset = data_sets.open(name, split, on_error="skip")
         dataset.verify()
-        counts[split if len(sets) == 1 else f"{part} {split}"] = dataset.counts()
+        counts[split if len(names) == 1 else f"{name} {split}"] = dataset.counts()
         faults += dataset.faults
-    if args.json:
-        show({"data": args.name, "splits": counts, "faults": faults}, args)
-        return
-    for split, row in counts.items():
-        print(f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items()))
-    print(plural(len(faults), "fault") + (":" if faults else ""), *map(one_line, faults), sep="\n  ")
+    lines = [
+        f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
+        for split, row in counts.items()
+    ]
+    lines.append("\n  ".join([plural(len(faults), "fault") + ":" * bool(faults), *map(one_line, faults)]))
+    options.show({"data": options.name, "splits": counts, "faults": faults}, "\n".join(lines))
 
 
-def data_check(args: argparse.Namespace) -> None:
+def data_check(options: Data) -> None:
+    """Find what is wrong with a data set."""
     from dlip.data import audit
 
-    found = audit.check(args.name)
-    if args.json:
-        show(found, args)
-    else:
-        print(audit.report(found))
+    report = audit.check(options.name)
+    options.show(report, lambda: audit.report(report))
 
 
-def data_shard(args: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DataShard(Data):
+    out: str = option(metavar="FOLDER")
+    """Folder of the shards and their index."""
+    splits: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
+    """Only these splits, comma-separated; by default all."""
+    images: int = option(1000, least=1)
+    """Images per shard."""
+    on_error: Literal["fatal", "skip"] = "fatal"
+    """Stop at faulty images and texts, or skip them."""
+
+
+def data_shard(options: DataShard) -> None:
+    """Pack a data set into shards."""
     from dlip import data as data_sets
     from dlip.data.shards.write import check_empty, write_shards
 
-    check_empty(args.out)
+    check_empty(options.out)
     opened = {}
-    for split in args.splits.split(",") if args.splits else data_sets.splits(args.name):
-        opened[split] = data_sets.open(args.name, split, on_error=args.on_error)
+    for split in options.splits or data_sets.splits(options.name):
+        opened[split] = data_sets.open(options.name, split, on_error=options.on_error)
         opened[split].verify()
-    written = write_shards(args.out, opened, args.pictures)
-    if args.json:
-        show(written, args)
-        return
-    print(
-        *(f"{row['file']}  {row['images']:>6,} images  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]),
-        sep="\n",
-    )
+    written = write_shards(options.out, opened, options.images)
+    lines = [f"{row['file']}  {row['images']:>6,} images  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]]
+    options.show(written, "\n".join(lines))
 
 
-def train(args: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Train(Figures):
+    out: str = option(metavar="FOLDER")
+    """Folder of the run; one that holds a checkpoint is resumed."""
+    results: str = option("runs/records.jsonl", metavar="FILE")
+    """File of records that the run's record is appended to."""
+    recipe: str | None = option(None, choices=RECIPES)
+    """The paper's options for this stage (docs/training.md); options typed beside it win."""
+    dry_run: bool = False
+    """Only print what the run would cost: FLOPs, memory, hours."""
+    cache_folder: str | None = option(None, flag="cache", const=CACHE, metavar="FOLDER", command="distill")
+    """Compute the teacher's outputs once and keep them in FOLDER (runs/teacher-cache if none is typed)."""
+    cache_gb: float = option(CACHE_GB, above=0, command="distill")
+    """Maximum size of that folder in GB."""
+    experiment: ExperimentConfig
+    """Experiment."""
+
+
+def train(options: Train) -> None:
+    """Train a model without a teacher."""
     from dlip.common import distributed
     from dlip.experiments import run
+    from dlip.reports.comparison import table
     from dlip.training import dry_run
 
-    if args.steps and args.epochs:
-        raise UserError("--steps and --epochs both say how long; give one of them")
-    names = ("size", "teacher", "tokenizer", "start", "data", "split", "limit", "on_error", "epochs", "test_data",
-             "test_split", "test_limit")  # fmt: skip
-    asked = {name: getattr(args, name) for name in names} | {"config": train_config(args)}
-    if args.dry_run:
-        cost = run.preview(**asked)
-        if args.json:
-            show(cost, args)
-        else:
-            print(dry_run.text(cost))
+    experiment = options.experiment
+    if options.cache_folder:
+        experiment = experiment.replace(train=experiment.train.replace(cache=True))
+    if options.dry_run:
+        cost = run.preview(experiment)
+        options.show(cost, lambda: dry_run.text(cost))
         return
     record = run.run(
-        **asked,
-        name=args.name,
-        folder=args.out,
-        results=args.results,
-        command=shlex.join(["dlip", *args.words]),
-        role=args.role,
-        progress=args.json != "-",
-        cache=args.cache or CACHE,
-        cache_gb=args.cache_gb,
-        candidates=args.candidates,
-        latency_repeats=args.latency_repeats,
-    )
-    if distributed.rank():  # of several processes the main one tells
-        return
-    if args.json:
-        show(record, args)
-    else:
-        from dlip.reports.comparison import table
-
-        print(table([record]))
-        print(f"The model is in {args.out}, its record in {args.results}.")
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    from dlip import data as data_sets
-    from dlip import records
-    from dlip.data.folders.vqa2 import read_answers
-    from dlip.evaluation.tasks import check_tasks
-    from dlip.experiments import history, run
-    from dlip.vlm import VLM
-
-    if args.results:
-        history.made(args.model)  # before anything is measured in vain
-    vlm, tasks = VLM.load(args.model), tuple(args.tasks.split(","))
-    check_tasks(tasks)
-    answers = read_answers(args.answers) if args.answers else None
-    split = args.split or run.held_out(args.data, "--")
-    dataset = data_sets.open(args.data, split, args.limit, args.on_error)
-    left_out = {dataset.split: len(data_sets.verify(dataset))}
-    figures, items = run.measure(
-        vlm, dataset, args.latency_repeats, args.json != "-",
-        tasks=tasks, k=args.candidates, num_beams=args.beams, answers=answers,
+        experiment, options.out, options.results, command=None, progress=options.json != "-",
+        cache=options.cache_folder or CACHE, cache_gb=options.cache_gb,
     )  # fmt: skip
-    if any(left_out.values()):
-        figures.setdefault("notes", {})["data"] = run.left_out_text(left_out)
-    if args.results:
-        command = shlex.join(["dlip", *args.words])
-        records.append(run.again(args.model, vlm, command, figures, items, dataset), args.results)
-    show({**figures, **({"items": items} if args.items else {})}, args)
+    if distributed.rank() == 0:
+        where = f"The model is in {options.out}, its record in {options.results}."
+        options.show(record, lambda: f"{table([record])}\n{where}")
 
 
-def demo(args: argparse.Namespace) -> None:
-    from dlip.experiments.demo import demo
-
-    records = demo(Path(args.out), args.steps, args.seed, quiet=args.json == "-")
-    if args.json:
-        show({"records": records}, args)
+def distill(options: Train) -> None:
+    """Distill a student from a teacher."""
+    train(options)
 
 
-def ablate(args: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Figures):
+    items: bool = False
+    """Add every caption, answer and rank."""
+    results: str | None = option(None, metavar="FILE")
+    """Append a record; the record of the model's run has to lie beside the model."""
+    evaluation: EvaluationConfig
+    """Evaluation."""
+
+
+def evaluate(options: Evaluate) -> None:
+    """Evaluate a model on a data set."""
+    from dlip.experiments.run import evaluate_model
+
+    metrics = evaluate_model(options.evaluation, options.results, progress=options.json != "-")
+    items = metrics.pop("items")
+    metrics |= {"items": items} if options.items else {}
+    options.show(metrics, lambda: json.dumps(metrics, indent=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablate(Figures):
+    grids: tuple[str, ...] = option((), positional=True, metavar="GRID")
+    """Grids of dlip/experiments/grids.py, as in modules, or all."""
+    seeds: int | None = option(None, least=1)
+    """Runs of each row; by default those of the grids, 3."""
+    workers: int = option(1, least=1)
+    """Runs at a time."""
+    only: tuple[str, ...] = option((), metavar="ROW")
+    """Run this row alone; may be repeated."""
+    quick: bool = False
+    """Take minutes instead of hours, which shows that it works, not what it finds."""
+    conclusions: bool = False
+    """Judge the paper's conclusions by the records."""
+    out: str = option("runs/ablate", metavar="FOLDER")
+    """Folder of the runs."""
+    results: str | None = option(None, metavar="FILE")
+    """File of records; by default results/ablations.jsonl, or one in runs/ablate with --quick."""
+
+
+def ablate(options: Ablate) -> None:
+    """Run grids of students and print the paper's tables."""
     from dlip import records
     from dlip.experiments import ablation, conclusions
     from dlip.experiments.grids import FULL, QUICK
 
-    plan = QUICK if args.quick else FULL
-    results = args.results or (ablation.QUICK_RESULTS if args.quick else ablation.RESULTS)
-    grids = ablation.choose(args.grids, args.only) if args.grids or not args.conclusions else []
-    failed = {}
-    if grids:
-        failed = ablation.ablate(grids, plan, args.seeds, args.workers, args.out, results, args.json != "-")
+    plan = QUICK if options.quick else FULL
+    results = options.results or (ablation.QUICK_RESULTS if options.quick else ablation.RESULTS)
+    grids, failed = [], {}
+    if options.grids or not options.conclusions:
+        grids = ablation.choose(options.grids, options.only)
+        failed = ablation.ablate(
+            grids, plan, options.seeds, options.workers, options.out, results, options.json != "-"
+        )  # fmt: skip
     found = records.read(results)
     tables = {grid.name: ablation.table(grid, found, plan) for grid in grids}
-    verdicts = conclusions.conclusions(found, plan) if args.conclusions else None
-    if args.json:
-        rows = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
-        judged = None if verdicts is None else json.loads(verdicts.to_json(orient="records"))
-        show({"tables": rows, "failed": failed, "conclusions": judged}, args)
-    else:
-        texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
-        print("\n\n".join([*texts, *([] if verdicts is None else [conclusions.text(verdicts)])]))
+    verdicts = conclusions.conclusions(found, plan) if options.conclusions else None
+    rows = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+    judged = None if verdicts is None else json.loads(verdicts.to_json(orient="records"))
+    texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
+    texts += [] if verdicts is None else [conclusions.text(verdicts)]
+    options.show({"tables": rows, "failed": failed, "conclusions": judged}, "\n\n".join(texts))
     if failed:
         (name, reason), *others = failed.items()
         more = f", and {len(others)} more did" if others else ""
         raise UserError(f"{name} failed ({reason}){more}; the same command tries again")
 
 
-def advise(args: argparse.Namespace) -> None:
-    from dlip.experiments import advise as advice
-    from dlip.records import read
+@dataclass(frozen=True, kw_only=True)
+class Bench(Figures):
+    name: str = option(positional=True, choices=(*BENCHES, "all"), metavar="NAME")
+    """Benchmark to run, one of those below, or all; reading is among all only with --data."""
+    data: str | None = option(None, metavar="FOLDER")
+    """Folder of images with texts, where the benchmark reads one."""
+    rounds: int | None = option(None, least=1)
+    """Rounds, in each of which all sides take a turn; by default the benchmark's own number."""
+    results: str | None = option(None, metavar="FILE")
+    """File that the record is appended to; by default results/bench/NAME.jsonl."""
 
-    asked = {"params_m": args.max_params, "flops_g": args.max_gflops, "latency_ms": args.max_latency}
-    found = advice.advise(read(args.records), {k: v for k, v in asked.items() if v is not None}, args.metric)
-    if args.json:
-        show(found, args)
-    else:
-        print(advice.text(found))
 
-
-def bench(args: argparse.Namespace) -> None:
+def bench(options: Bench) -> None:
+    """Time alternatives side by side and keep the record."""
     from dlip import bench as benches
     from dlip.records.write import append
 
-    asked = {"data": args.data, "rounds": args.rounds}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    passed = {"data": options.data, "rounds": options.rounds}
+    passed = {name: value for name, value in passed.items() if value is not None}
+    command = shlex.join(["dlip", "bench", *as_words(options, "bench", {})])
     records = []
-    for name, options in benches.every(asked).items() if args.name == "all" else [(args.name, asked)]:
-        records.append(benches.bench(name, shlex.join(["dlip", *args.words]), **options))
-        append(records[-1], args.results or f"results/bench/{name}.jsonl")
-        if not args.json:
+    for name, own in benches.every(passed).items() if options.name == "all" else [(options.name, passed)]:
+        records.append(benches.bench(name, command, **own))
+        append(records[-1], options.results or f"results/bench/{name}.jsonl")
+        if not options.json:
             print(benches.text(records[-1]), flush=True)
-    if args.json:
-        show({"records": records} if args.name == "all" else records[0], args)
+    if options.json:
+        options.show({"records": records} if options.name == "all" else records[0], "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Figures):
+    model: str = option(positional=True, metavar="MODEL")
+    """Model to export: a run folder, or another model's name."""
+    to: Literal["transformers", "onnx"] | None = None
+    """Library that will run it; by default this package."""
+    bf16: bool = False
+    """Store bf16 weights, for this package."""
+    int8: bool = False
+    """Store int8 weights, for this package or onnx."""
+    out: str | None = option(None, metavar="FOLDER")
+    """Folder of the exported folders; by default runs/export/MODEL."""
+    push: str | None = option(None, metavar="REPO")
+    """Upload to the hub as REPO-retrieval and so on, one repository a folder."""
+
+
+def export(options: Export) -> None:
+    """Write a model for other programs."""
+    from dlip.export.transformers import push, to_precision, to_transformers
+
+    precision = "int8" if options.int8 else "bf16" if options.bf16 else None
+    if options.bf16 and options.int8:
+        raise UserError("--bf16 and --int8 exclude each other; choose one")
+    if options.to == "onnx" and precision != "bf16":
+        from dlip.export.onnx_export import to_onnx
+
+        write = partial(to_onnx, int8=options.int8)
+    elif options.to and precision:
+        raise UserError(f"--to {options.to} has no {precision}; drop --{precision}")
+    elif options.to:
+        write = to_transformers
+    elif precision:
+        write = partial(to_precision, precision=precision)
+    else:
+        raise UserError("no format to write; add --to transformers, --to onnx, --bf16 or --int8")
+    parts = [part for part in Path(options.model).parts if part not in ("/", "..")]
+    out = options.out or Path("runs/export") / ("-".join(parts) or Path(options.model).resolve().name)
+    folders, skipped = write(options.model, out)
+    hub = push(folders, options.push) if options.push else []
+    lines = [f"{task:10} {path}" for task, path in folders.items()]
+    lines += [f"{task:10} skipped: {reason}" for task, reason in skipped.items()]
+    lines += [f"on the hub as {name}" for name in hub]
+    paths = {task: str(path) for task, path in folders.items()}
+    options.show({"folders": paths, "skipped": skipped, "hub": hub}, "\n".join(lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun(Figures):
+    records: str = option(positional=True, metavar="PATH")
+    """File of records, or a folder of them."""
+    name: str | None = None
+    """Name of the record; by default the latest one."""
+    seed: int | None = option(None, least=0)
+    """Seed of the record; by default that of the latest one."""
+    out: str = option("runs/rerun", metavar="FOLDER")
+    """Folder of the run."""
+    results: str = option("runs/rerun.jsonl", metavar="FILE")
+    """File of records that the new one is appended to."""
+
+
+def rerun(options: Rerun) -> None:
+    """Repeat the run of a record and compare the figures."""
+    import torch
+
+    from dlip.experiments.rerun import circumstances, difference, find_record, repeat
+
+    before = find_record(options.records, options.name, options.seed)
+    if before.get("threads"):
+        torch.set_num_threads(before["threads"])
+    with contextlib.redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):
+        after = repeat(before, options.out, options.results, progress=options.json != "-")
+    compared, changed = difference(before, after), circumstances(before, after)
+    lines = [
+        f"{name:6} {value:8.2f} then {compared['after'][name]:8.2f} now {compared['difference'][name]:+8.2f}"
+        for name, value in compared["before"].items()
+    ]
+    if compared["losses"] is not None:
+        lines.append("losses " + "the same to the last digit" * compared["losses"] or "not the same to the last digit")
+    lines += [one_line(f"{what}: {then} then, {now} now") for what, (then, now) in changed.items()]
+    options.show(compared | {"circumstances": changed}, "\n".join(lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advise(Figures):
+    max_params: float | None = option(None, metavar="M")
+    """Budget in millions of parameters."""
+    max_gflops: float | None = option(None, metavar="G")
+    """Budget in GFLOPs of one image and one text."""
+    max_latency: float | None = option(None, metavar="MS")
+    """Budget in ms of median latency of the timed task."""
+    metric: str = "all"
+    """Score to keep: tr1, ir1, cider, vqa, or all, the least kept of them."""
+    results: str = option("results/ablations.jsonl", metavar="PATH")
+    """File of records, or a folder of them."""
+
+
+def advise(options: Advise) -> None:
+    """Name the best student known within a budget."""
+    from dlip.experiments import advise as advice
+    from dlip.records import read
+
+    budget = {"params_m": options.max_params, "flops_g": options.max_gflops, "latency_ms": options.max_latency}
+    budget = {cost: value for cost, value in budget.items() if value is not None}
+    answer = advice.advise(read(options.results), budget, options.metric)
+    options.show(answer, lambda: advice.text(answer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    port: int | None = option(None, least=1, most=65535)
+    """Port to listen on; by default the first free one from 7860."""
+    share: bool = False
+    """Open a public address, through Gradio's servers."""
+    models: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
+    """The only models that can be chosen, comma-separated; the first two are shown first."""
+
+    def __post_init__(self):
+        check(self, "--")
 
 
 def app_package() -> str:
@@ -248,75 +406,58 @@ def app_package() -> str:
     return "dlip._app" if find_spec("dlip._app") else "app"
 
 
-def app(args: argparse.Namespace) -> None:
+def app(options: App) -> None:
+    """Open teacher and student side by side in a browser."""
     try:
         serve = resolve_name(f"{app_package()}.page:serve")  # by its name: nothing of dlip depends on the app
     except ModuleNotFoundError as missing:
         raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
-    names = [name.strip() for name in args.models.split(",")] if args.models else None
-    if names and not all(names):
-        raise UserError(f"--models {args.models} has an empty name; give names with one comma between them")
-    serve(args.port, args.share, names)
+    serve(options.port, options.share, list(options.models) or None)
 
 
-def rerun(args: argparse.Namespace) -> None:
-    import torch
+@dataclass(frozen=True)
+class Command:
+    """One command of `dlip`."""
 
-    from dlip import records
-    from dlip.cli import INTERRUPTED, main
-    from dlip.experiments import rerun as again
+    function: Callable[[Any], None]
+    """Its docstring is the command's help."""
+    options: type
+    example: str
+    notes: str = ""
+    """Printed before the example."""
 
-    before = again.chosen(args.records, args.name, args.seed)
-    again.check_history(before)
-    words = again.command(before, args.out, args.results)
-    command = shlex.join(["dlip", *words])
-    kept = records.record_of_run(Path(args.out)) if "--out" in words else {}
-    if kept and (kept["command"] != command or records.contains(args.results, kept)):
-        raise UserError(f"{args.out} holds a finished run, which would not be trained again; choose another --out")
-    if not args.json:
-        print(one_line(command))
-    if before.get("threads"):
-        torch.set_num_threads(before["threads"])
-    with contextlib.redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):
-        if (code := main(words)) == INTERRUPTED:
-            raise KeyboardInterrupt
-        if code:
-            raise UserError(f"the command of the record {before['name']} ended with a mistake, told above")
-    after = [record for record in records.read(args.results) if record["command"] == command][-1]
-    found, changed = again.difference(before, after), again.circumstances(before, after)
-    if args.json:
-        show(found | {"circumstances": changed}, args)
-        return
-    for name, value in found["before"].items():
-        print(f"{name:6} {value:8.2f} then {found['after'][name]:8.2f} now {found['difference'][name]:+8.2f}")
-    if found["losses"] is not None:
-        print("losses", "the same to the last digit" if found["losses"] else "not the same to the last digit")
-    for what, (then, now) in changed.items():
-        print(one_line(f"{what}: {then} then, {now} now"))
+    @property
+    def name(self) -> str:
+        return self.function.__name__.replace("_", " ")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Defaults of its options where they are not those of the dataclass."""
+        return COMMAND_DEFAULTS.get(self.name, {})
 
 
-def export(args: argparse.Namespace) -> None:
-    from dlip.export.transformers import push, to_precision, to_transformers
-
-    if args.to == "onnx" and args.precision != "bf16":
-        from dlip.export.onnx_export import to_onnx
-
-        write = partial(to_onnx, int8=args.precision == "int8")
-    elif args.to and args.precision:
-        raise UserError(f"--to {args.to} knows no {args.precision}; leave --{args.precision} out")
-    elif args.to:
-        write = to_transformers
-    elif args.precision:
-        write = partial(to_precision, precision=args.precision)
-    else:
-        raise UserError("nothing says what to write; add --to transformers, --to onnx, --bf16 or --int8")
-    parts = [part for part in Path(args.model).parts if part not in ("/", "..")]
-    out = args.out or Path("runs/export") / ("-".join(parts) or Path(args.model).resolve().name)
-    folders, left_out = write(args.model, out)
-    hub = push(folders, args.push) if args.push else []
-    if args.json:
-        show({"folders": {task: str(path) for task, path in folders.items()}, "skipped": left_out, "hub": hub}, args)
-        return
-    lines = [f"{task:10} {path}" for task, path in folders.items()]
-    lines += [f"{task:10} skipped: {reason}" for task, reason in left_out.items()]
-    print(*lines, *(f"on the hub as {name}" for name in hub), sep="\n")
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(demo, Demo, "dlip demo --out runs/demo"),
+        Command(models, Models, "dlip models --json sizes.json"),
+        Command(data, Data, "dlip data path/to/flickr8k"),
+        Command(data_check, Data, "dlip data check path/to/flickr8k"),
+        Command(data_shard, DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
+        Command(train, Train, "dlip train --size scenes-student --out runs/alone"),
+        Command(
+            distill, Train,
+            "dlip distill --teacher scenes/teacher --size scenes-student --out runs/student --weights vlp,hr,at,kd",
+        ),
+        Command(evaluate, Evaluate, "dlip evaluate --model scenes/student --json -"),
+        Command(ablate, Ablate, "dlip ablate fusion --workers 2"),
+        Command(
+            bench, Bench, "dlip bench captioning",
+            "benchmarks:\n" + "".join(f"  {name:11} {what}\n" for name, what in BENCHES.items()) + "\n",
+        ),
+        Command(export, Export, "dlip export runs/student --to transformers"),
+        Command(rerun, Rerun, "dlip rerun results/playground.jsonl --name student"),
+        Command(advise, Advise, "dlip advise --max-params 0.5 --metric cider"),
+        Command(app, App, "dlip app --port 7860"),
+    )
+}  # fmt: skip

@@ -257,14 +257,14 @@ def runs(rng: random.Random, folder: Path):
         if rng.random() < 0.5:  # it was killed before its end
             (run / "model.safetensors").unlink()
         yield outcome_of_command([*TRAIN, "--out", str(run), *results])
-        yield outcome_of_command([*TRAIN, "--out", str(folder / f"next-{name}"), "--start", str(run), *results])
+        yield outcome_of_command([*TRAIN, "--out", str(folder / f"next-{name}"), "--init-from", str(run), *results])
 
 
 def commands(rng: random.Random, folder: Path):
     prefixes = (
         ["evaluate", "--model"], ["data"], ["data", "check"], ["train", "--dry-run", "--size"], ["bench"], ["ablate"],
         ["train", "--dry-run", "--weights"], ["train", "--dry-run", "--joins"], ["train", "--dry-run", "--lr"],
-        ["train", "--dry-run", "--steps"], ["train", "--dry-run", "--start"], ["train", "--dry-run", "--data"],
+        ["train", "--dry-run", "--steps"], ["train", "--dry-run", "--init-from"], ["train", "--dry-run", "--data"],
         ["distill", "--dry-run", "--teacher"], ["export", "--to", "onnx"], ["advise", "--results"], ["rerun"],
         ["evaluate", "--model", "scenes/student", "--data"], ["train", "--dry-run", "--split"],
     )  # fmt: skip

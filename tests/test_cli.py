@@ -3,45 +3,60 @@
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
-from dlip.cli import main
-from dlip.common.errors import UserError
+from dlip.cli import main, parse
+from dlip.commands import COMMANDS
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
-from dlip.experiments.grids import FULL, GRIDS, WHOLE
+from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW
 from dlip.records.write import append
-from dlip.training.terms import AT, HR, VLP, weights
 from tests.helpers import make_record
 
 TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--eval-items", "8"]
 
 
-def test_weights_of_groups_and_terms():
-    assert weights("vlp,hr,at") == {**VLP, **HR, **AT}
-    assert weights("vlp,kd.lm=0.5,itm=0") == {**VLP, "kd.lm": 0.5, "itm": 0.0}
-    with pytest.raises(UserError, match="no loss term 'hr.words'"):
-        weights("hr.words")
-    with pytest.raises(UserError, match="the weight of itc is 'much'"):
-        weights("itc=much")
-
-
-def test_help_lists_the_commands_each_with_an_example(capsys):
+def help_of(capsys, *words: str) -> str:
     with pytest.raises(SystemExit) as done:
-        main(["--help"])
+        main([*words, "--help"])
     assert done.value.code == 0
-    text = capsys.readouterr().out
-    for command in ("demo", "models", "data", "train", "distill", "evaluate", "ablate", "advise"):
-        assert f"\n    {command} " in text
-        with pytest.raises(SystemExit):
-            main([command, "--help"])
-        assert f"example:\n  dlip {command}" in capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_help_lists_the_commands(capsys):
+    text = help_of(capsys)
+    for name in COMMANDS:
+        assert f"\n    {name}" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_line_and_every_command_an_example(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = help_of(capsys, *name.split())
+    command = COMMANDS[name]
+    assert text.endswith(f"example:\n  {command.example}\n") and parse(shlex.split(command.example)[1:])
+    sections = text.partition("usage:")[2].partition("\n\n")[2]
+    flags = re.findall(r"^  (--?[\w-]+).*?(?:  +|\n +)([A-Z]\w+.*|show this.*|hr.*)$", sections, re.MULTILINE)
+    assert len(flags) == len(re.findall(r"^  --?[\w-]+", sections, re.MULTILINE)) > 1
+    assert len({doc for _, doc in flags}) == len(flags)
+
+
+def test_help_is_quick_because_torch_is_not_imported():
+    code = (
+        "import sys, dlip.cli; dlip.cli.parse(['distill', '--teacher', 't', '--size', 's', '--out', 'o']); "
+        "print({'torch', 'pandas', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_models_as_text_and_as_json(capsys):
@@ -74,7 +89,7 @@ def test_data_counts(capsys):
         (["ablate"], "there is no grid to run; choose one of modules, fusion"),
         (["ablate", "depth"], "there is no grid 'depth'"),
         (["ablate", "fusion", "--only", "seven"], "there is no row 'seven' in fusion"),
-        (["advise", "--max-params", "1"], "there are no records at results/ablations.jsonl"),
+        (["advise", "--max-params", "1"], "no records at results/ablations.jsonl"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(words, message, capsys, tmp_path, monkeypatch):
@@ -96,7 +111,9 @@ def test_train_then_distil_then_evaluate(tmp_path, capsys):
     distil = ["distill", "--size", "scenes-student", "--teacher", teacher, "--out", student, "--weights", "hr,at,kd"]
     assert main([*distil, *common]) == 0
     second = json.loads(capsys.readouterr().out)
-    assert second["role"] == "distilled" and second["command"].startswith("dlip distill --size scenes-student")
+    assert second["role"] == "distilled" and second["command"].startswith(
+        "dlip distill --size scenes-student --teacher"
+    )
     assert set(second["losses"]) > {"hr.image", "at.cross", "kd.itm", "step"}
     with open(results) as file:
         assert [json.loads(line)["id"] for line in file] == [first["id"], second["id"]]
@@ -112,8 +129,8 @@ def test_train_then_distil_then_evaluate(tmp_path, capsys):
 
 def test_ablate_prints_what_is_recorded_already(tmp_path, capsys, monkeypatch):
     """Nothing is left to train, so that this is quick: the table, the verdicts, a failure in one line."""
-    results, rows = tmp_path / "runs.jsonl", (WHOLE, *(row for row in GRIDS["init"].rows if row.name == "from scratch"))
-    for row in rows:
+    results, (from_scratch, *_) = tmp_path / "runs.jsonl", GRIDS["init"].rows
+    for row in (TEACHER_ROW, from_scratch):
         append(make_record("x", row.role, tr1=61.5) | {"ablation": {"hash": ablation.identity(row, FULL)}}, results)
     words = ["ablate", "init", "--only", "from scratch", "--seeds", "1"]
     words += ["--results", str(results), "--out", str(tmp_path)]
@@ -183,28 +200,32 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         ([*TRAIN, "--weights", "itc=-1"], "the weight of itc is -1"),
         ([*TRAIN, "--joins", "lm=-5"], "lm joins after -5 of 1000 steps"),
         ([*TRAIN, "--joins", "lm=1000"], "lm joins after 1000 of 1000 steps"),
-        ([*TRAIN, "--candidates", "-1"], "'-1' is no whole number of 0 or more"),
+        ([*TRAIN, "--candidates", "-1"], "evaluation.candidates is -1; give a whole number, at least 0"),
         ([*TRAIN, "--lr", "fast"], "invalid float value: 'fast'; see dlip train --help"),
-        (["train", "--size", "scenes-student", "--out", ""], "the name is empty"),
-        ([*TRAIN, "--data", ""], "the name of the data is empty"),
+        (["train", "--size", "scenes-student", "--out", ""], "--out is empty"),
+        (["train", "--size", "scenes-student"], "dlip train needs --out; see dlip train --help"),
+        (["distill", "--size", "scenes-student", "--out", "x"], "dlip distill needs --teacher"),
+        ([*TRAIN, "--teacher", "scenes/teacher"], "unrecognized arguments: --teacher scenes/teacher; see dlip train"),
+        ([*TRAIN, "--role", "distilled"], "role is 'distilled' with teacher None"),
+        ([*TRAIN, "--data", ""], "data.name is empty"),
         ([*TRAIN, "--json", "."], "--json . cannot be a file"),
         ([*TRAIN, "--results", "taken/records.jsonl"], "--results taken/records.jsonl cannot be a file"),
-        ([*TRAIN, "--results", "/dev/null"], "--results /dev/null keeps nothing"),
-        ([*TRAIN, "--results", ""], "--results . cannot be a file"),
-        ([*TRAIN, "--json", ""], "--json . cannot be a file"),
+        ([*TRAIN, "--results", "/dev/null"], "--results /dev/null is not a file on a disk"),
+        ([*TRAIN, "--results", ""], "--results is empty"),
+        ([*TRAIN, "--json", ""], "--json is empty"),
         (["evaluate", "--model", "scenes/student", "--data", "photos", "--tasks", "vqa,run"], "there is no task 'run'"),
-        (["data", "shard", "photos", "--out", "x", "--pictures", "0"], "'0' is no whole number of 1 or more"),
+        (["data", "shard", "photos", "--out", "x", "--images", "0"], "--images is 0; give a whole number, at least 1"),
         (["train", "--size", "scenes-student:max_positions=4", "--out", "x"], "reads 40 tokens at 4 positions"),
         (["train", "--size", "scenes-student:image_width=16+32", "--out", "x"], "give one number"),
         (["train", "--size", "scenes-student:vocab_size=7", "--out", "x"], "changes 'vocab_size'"),
-        (["evaluate", "--model", "scenes/student", "--beams", "0"], "'0' is no whole number of 1 to 100"),
-        (["evaluate", "--model", "scenes/student", "--latency-repeats", "-5"], "is no whole number of 0 or more"),
-        (["bench", "captioning", "--rounds", "0"], "'0' is no whole number of 1 or more"),
+        (["evaluate", "--model", "scenes/student", "--beams", "0"], "--beams is 0; give a whole number, at least 1"),
+        (["evaluate", "--model", "scenes/student", "--latency-repeats", "-5"], "evaluation.latency_repeats is -5"),
+        (["bench", "captioning", "--rounds", "0"], "--rounds is 0; give a whole number, at least 1"),
         (["bench", "captioning", "--data", "scenes"], "the benchmark captioning takes no --data"),
         (["bench", "speed"], "invalid choice: 'speed'"),
         (["data", "x{0..999999999}.tar"], "is not a range of 1 to 1,000,000 shards"),
         (["data", "shard", "photos", "--out", "taken"], "taken"),
-        (["advise", "--max-params", "1", "--results", "none.jsonl"], "there are no records at none.jsonl"),
+        (["advise", "--max-params", "1", "--results", "none.jsonl"], "no records at none.jsonl"),
         (["app", "--models", ","], "has an empty name"),
     ],
 )
@@ -230,10 +251,10 @@ def test_a_reader_that_leaves_ends_a_command_without_a_word():
 @pytest.mark.parametrize(("command", "kept"), [("app", False), ("ablate", True)])
 def test_ctrl_c_speaks_of_checkpoints_where_there_are_any(command, kept, monkeypatch, capsys):
     def interrupted(_):
+        """Interrupted."""
         raise KeyboardInterrupt
 
-    interrupted.__name__ = command
-    monkeypatch.setattr(f"dlip.commands.{command}", interrupted)
+    monkeypatch.setitem(COMMANDS, command, replace(COMMANDS[command], function=interrupted))
     assert main([command, *["fusion"] * kept]) == 130
     said = capsys.readouterr().err
     assert said.startswith("dlip: interrupted") and ("checkpoint" in said) == kept and said.count("\n") == 1
@@ -265,7 +286,7 @@ def test_a_name_that_no_record_can_hold_is_refused_before_any_work(tmp_path, cap
     """As Linux gives a file's name that is in another encoding than UTF-8."""
     words = ["train", "--size", "scenes-student", "--results", str(tmp_path / "r.jsonl"), "--out"]
     assert main([*words, str(tmp_path / "a\udcff")]) == 2
-    assert "a record holds no names of bytes that are no UTF-8, as" in capsys.readouterr().err
+    assert "which is not UTF-8; rename it" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

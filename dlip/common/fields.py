@@ -1,35 +1,140 @@
-"""Types of a configuration's fields, checked when it is read from JSON."""
+"""Dataclass fields as the one declaration of an option: its type, default, bounds, and docstring.
 
-from dataclasses import fields
-from types import UnionType
-from typing import get_args, get_origin
+From a field come validation (`check`), reading from JSON (`from_dict`), and its flag and help (dlip/common/options.py).
+"""
+
+import ast
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, Field, field, fields, is_dataclass
+from functools import cache
+from itertools import pairwise
+from textwrap import dedent
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from dlip.common.errors import UserError
 
-MOST_NUMBER = 1e38
-"""Of anything that is no count: more does not fit single precision."""
-
-
-KINDS = {
-    int: ((int,), "a whole number"), float: ((int, float), "a number"), bool: ((bool,), "true or false"),
-    str: ((str,), "a word"), dict: ((dict,), "a table"), tuple: ((list, tuple), "a list of numbers"),
+MAX_NUMBER = 1e38
+"""Largest float of a configuration: more does not fit single precision."""
+TYPE_NAMES = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "an object",
+    tuple: "a list",
 }  # fmt: skip
-"""Type of a field -> the types that its value may have when it is read from JSON, in words."""
 
 
-def check_kinds(cls: type, values: dict, what: str) -> None:
-    """Raises UserError where `values` are no table of fields of a configuration, each of the type of its field."""
-    known = {f.name: f.type for f in fields(cls)}
-    if not isinstance(values, dict) or (unknown := set(values) - set(known)):
-        said = f"has unknown names {sorted(unknown)}" if isinstance(values, dict) else "is no table of names"
-        raise UserError(f"the {what} configuration {said}; dlip/models/config.py has them all")
+def option(
+    default: Any = MISSING,
+    *,
+    factory: Callable[[], Any] = MISSING,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    **command_line,
+) -> Any:
+    """A dataclass field with bounds and, in `command_line`, what `dlip.common.options` reads of it.
+
+    least, most: inclusive bounds. above: exclusive lower bound. command_line: any of
+    - flag: name of its flag, if not the field's; `inverse`: the flag turns the field off; `negatable`: a --no-FLAG too.
+    - positional: it has no flag. required: it must be passed, though the class has a default. hidden: it has no flag.
+    - command: the only command that has it.
+    - parse, show: from text to value, and back; metavar, choices: as in argparse; const: value of the flag alone.
+    """
+    bounds = {name: value for name, value in (("least", least), ("above", above), ("most", most)) if value is not None}
+    return field(default=default, default_factory=factory, metadata=bounds | command_line)
+
+
+def base_type(of: Field) -> type:
+    """A field's type without "or None" and without parameters: `tuple` of `tuple[str, ...] | None`."""
+    types = [one for one in get_args(of.type) if one is not NoneType] if isinstance(of.type, UnionType) else [of.type]
+    if get_origin(types[0]) is Literal:
+        return str
+    return dict if is_dataclass(types[0]) else get_origin(types[0]) or types[0]
+
+
+def choices(of: Field) -> tuple:
+    """The values of a Literal or of `choices`; empty where any value will do."""
+    return get_args(of.type) if get_origin(of.type) is Literal else tuple(of.metadata.get("choices", ()))
+
+
+@cache
+def docstrings(cls: type) -> dict[str, str]:
+    """Field -> the docstring below it in the source, on one line."""
+    found: dict[str, str] = {}
+    for base in (base for base in reversed(cls.__mro__) if is_dataclass(base)):
+        for line, below in pairwise(ast.parse(dedent(inspect.getsource(base))).body[0].body):
+            if (
+                isinstance(line, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                found[line.target.id] = " ".join(below.value.value.split())
+    return found
+
+
+def check(config, place: str) -> None:
+    """Raises UserError where a value of a dataclass is out of its field's bounds or choices, or an empty string.
+
+    place: what errors put before a field's name, as in "train.".
+    """
+    for f in fields(config):
+        value, bounds = getattr(config, f.name), f.metadata
+        name = f"{place}{f.name}" if place != "--" else f"--{bounds.get('flag', f.name).replace('_', '-')}"
+        if value == "":
+            raise UserError(f"{name} is empty; give a value, or leave it out")
+        if value is not None and choices(f) and value not in choices(f):
+            raise UserError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices(f)))}")
+        if value is None or base_type(f) not in (int, float):
+            continue
+        least, above, most = (
+            bounds.get("least", -math.inf),
+            bounds.get("above", -math.inf),
+            bounds.get("most", math.inf),
+        )
+        finite = base_type(f) is int or abs(value) < MAX_NUMBER
+        if not (finite and least <= value <= most and value > above):  # written so that NaN fails
+            words = [f"above {above:,}", f"at least {least:,}", f"at most {most:,}"]
+            said = [word for word, bound in zip(words, (above, least, most), strict=True) if math.isfinite(bound)]
+            raise UserError(f"{name} is {value}; give {', '.join([TYPE_NAMES[base_type(f)], *said])}")
+
+
+def check_types(cls: type, values: dict, what: str) -> None:
+    """Raises UserError where JSON `values` are not an object of fields of `cls`, each of its field's type."""
+    if not isinstance(values, dict):
+        raise UserError(f"the {what} configuration is {values!r}, which is not an object of names and values")
+    known = {f.name: f for f in fields(cls)}
+    if unknown := sorted(set(values) - set(known)):
+        raise UserError(f"the {what} configuration has the unknown name {unknown[0]!r}; {cls.__name__} has them all")
     for name, value in values.items():
-        one, *other = get_args(known[name]) if isinstance(known[name], UnionType) else (known[name],)
-        types, words = KINDS[get_origin(one) or one]
-        sound = isinstance(value, types) and (one is bool or not isinstance(value, bool))
-        if sound and types == KINDS[tuple][0]:
-            sound = all(type(number) in (int, float) and abs(number) < MOST_NUMBER for number in value)
-        if sound and one is float:
-            sound = abs(value) < MOST_NUMBER
-        if not sound and not (value is None and other):
-            raise UserError(f"{what}.{name} is {value!r}; it has to be {words}")
+        if not _valid(value, known[name].type):
+            raise UserError(f"{what}.{name} is {value!r}; it has to be {TYPE_NAMES[base_type(known[name])]}")
+
+
+def from_dict(cls: type, values: dict, what: str):
+    """A dataclass from its JSON; lists become tuples, and objects the dataclasses of their fields.
+
+    Raises UserError as `check_types` does, and what the class itself refuses.
+    """
+    check_types(cls, values, what)
+    kinds = {f.name: f.type for f in fields(cls)}
+    read = {name: from_dict(kinds[name], value, name) if is_dataclass(kinds[name]) else value
+            for name, value in values.items()}  # fmt: skip
+    missing = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING and f.name not in read]
+    if missing:
+        raise UserError(f"the {what} configuration has no {missing[0]}; add it")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in read.items()})
+
+
+def _valid(value, kind) -> bool:
+    """Whether a JSON value is of an annotated type."""
+    if isinstance(kind, UnionType):
+        return any(_valid(value, one) for one in get_args(kind))
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is dict or is_dataclass(origin):
+        return isinstance(value, dict) and all(_valid(one, inner[1]) for one in value.values() if inner)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_valid(one, inner[0]) for one in value)
+    if origin is float:
+        return type(value) in (int, float) and abs(value) < MAX_NUMBER
+    return type(value) is (str if origin is Literal else origin)

@@ -1,9 +1,8 @@
-"""Grids of runs: each done once, wherever the work was stopped, and read back as the paper's tables."""
+"""Grids of runs: each run is done once, resumes where it was interrupted, and is read back as the paper's tables."""
 
 import hashlib
 import json
 import math
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +17,15 @@ from dlip.checkpoints.load import model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, read_json
 from dlip.cost.count import task_macs
-from dlip.data.scenes.dataset import SPLITS, Scenes
+from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import history, run
-from dlip.experiments.config import LATENCY_REPEATS
-from dlip.experiments.grids import FULL, GRIDS, PICTURES, UNLIKE, WHOLE, Grid, Plan, Row, grid
+from dlip.experiments.config import DataConfig, EvaluationConfig, MeasureConfig
+from dlip.experiments.grids import FULL, GRIDS, IMAGES, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.models.tasks import TASKS
+from dlip.records import HEADLINE_SCORES
 from dlip.training.config import TrainConfig
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
@@ -33,38 +33,37 @@ from dlip.vlm import VLM
 
 RESULTS = "results/ablations.jsonl"
 QUICK_RESULTS = "runs/ablate/quick.jsonl"
-HOUSEKEEPING = ("seed", "workers", "log_every", "save_every", "eval_every", "eval_items")
-"""Fields of TrainConfig that do not decide what is learnt, but for the seed, which is told apart."""
-SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
+NOT_IN_IDENTITY = ("seed", "workers", "log_every", "save_every", "eval_every", "eval_items")
+"""Fields of TrainConfig that do not decide the result, and the seed, which records have apart."""
 
 
 # --- which run is which -----------------------------------------------------------------------------------------------
 
 
 def identity(row: Row, plan: Plan) -> str:
-    """SHA-256 of everything that decides a row's result but the seed.
+    """SHA-256 of everything that decides a row's result except the seed.
 
-    A field of the configuration at its default is left out, so that one which is added later changes nothing. The
-    teacher counts for students that learn alone too: their records hold how far their attention is from its.
+    A field of the configuration at its default is skipped, so that a field added later changes no identity. The teacher
+    counts for undistilled students too: their records compare their attention with its.
     """
     folder = str(model_folder(plan.teacher))
-    theirs = read_json(Path(folder) / "config.json")["model"]
-    about = {
+    teacher = read_json(Path(folder) / "config.json")["model"]
+    parts = {
         "teacher": [
-            _changed(ModelConfig(), theirs),
-            *(_sha(folder, f) for f in ("tokenizer.json", "model.safetensors")),
+            _changed(ModelConfig(), teacher),
+            *(_sha256(folder, f) for f in ("tokenizer.json", "model.safetensors")),
         ],
-        "test": [_test_pictures(), plan.test_images, plan.candidates],
+        "test": [_test_fingerprint(), plan.test_images, plan.candidates],
     }
     if row.role != "teacher":
         train = _changed(TrainConfig(), row.train(plan, 0).to_dict())
-        about |= {
+        parts |= {
             "model": _changed(ModelConfig(), preset(row.size).to_dict()),
-            "train": {k: v for k, v in train.items() if k not in HOUSEKEEPING},
-            "start": row.start,
-            "data": ["scenes", row.split, row.pictures],
+            "train": {name: value for name, value in train.items() if name not in NOT_IN_IDENTITY},
+            "start": row.init_from,
+            "data": ["scenes", row.split, row.images],
         }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _changed(default: ModelConfig | TrainConfig, values: dict) -> dict:
@@ -72,31 +71,13 @@ def _changed(default: ModelConfig | TrainConfig, values: dict) -> dict:
 
 
 @cache
-def _sha(folder: str, name: str) -> str:
+def _sha256(folder: str, name: str) -> str:
     return hashlib.sha256(Path(folder, name).read_bytes()).hexdigest()
 
 
 @cache
-def _test_pictures() -> str:
+def _test_fingerprint() -> str:
     return Scenes("test").fingerprint()
-
-
-def command(row: Row, plan: Plan, seed: int) -> str:
-    """The command that makes a row's student."""
-    words = {"distilled": ["distill", "--teacher"], "undistilled": ["train", "--tokenizer"]}[row.role]
-    words = ["dlip", *words, plan.teacher, "--size", row.size, "--weights", row.weights]
-    words += [word for part in row.start for word in ("--start", f"{part}={plan.teacher}")]
-    words += ["--split", row.split] + (["--limit", str(row.pictures)] if row.pictures < SPLITS[row.split] else [])
-    words += ["--test-limit", str(plan.test_images), *measuring(plan)]
-    words += row.train(plan, seed).options()
-    return shlex.join([*words, "--out", f"runs/{row.name.replace(', ', '-').replace(' ', '-')}-{seed}"])
-
-
-def measuring(plan: Plan) -> list[str]:
-    """The options that say how a plan's models are measured."""
-    repeats = plan.latency_repeats
-    timed = [] if repeats == LATENCY_REPEATS else ["--latency-repeats", str(repeats)]
-    return ["--candidates", str(plan.candidates), *timed]
 
 
 @dataclass(frozen=True)
@@ -104,7 +85,7 @@ class Job:
     """One run of a row."""
 
     name: str
-    """In the records, the same in all grids that share it."""
+    """Name in the records, the same in all grids that share the run."""
     row: Row
     seed: int
     plan: Plan
@@ -121,13 +102,14 @@ class Job:
         return self.hash, self.seed
 
     def cost(self) -> tuple[float, float]:
-        """FLOPs of training and of measuring, roughly."""
-        pair = _flops(self.row.size if self.row.role != "teacher" else "scenes-teacher")
-        shown = self.plan.train.steps * self.plan.train.batch_size * (self.row.role != "teacher")
-        trained = 3 * shown * pair
+        """Approximate FLOPs of training and of measuring."""
+        is_teacher = self.row.role == "teacher"
+        forward = _flops("scenes-teacher" if is_teacher else self.row.size)
+        seen = 0 if is_teacher else self.plan.train.steps * self.plan.train.batch_size
+        trained = 3 * seen * forward
         if self.row.role == "distilled" and not self.row.train(self.plan, self.seed).cache:
-            trained += shown * _flops("scenes-teacher")
-        return trained, 20 * self.plan.test_images * pair  # candidates of a picture and of its texts; words are short
+            trained += seen * _flops("scenes-teacher")
+        return trained, 20 * self.plan.test_images * forward  # candidates per image and per text; tokens are short
 
     def done(self) -> float:
         """FLOPs done so far, by the last line of the run's log."""
@@ -137,7 +119,7 @@ class Job:
 
 
 def _flops(size: str) -> int:
-    """Of a picture, which is encoded once, with its caption, which is read and written, and a question."""
+    """FLOPs of an image, encoded once, with its caption, read and written, and a question."""
     passes = {
         part if part == "image" else (task, part): macs.flops
         for task in TASKS for part, macs in task_macs(preset(size), task).items()
@@ -146,72 +128,68 @@ def _flops(size: str) -> int:
 
 
 def jobs(grids: Sequence[Grid], plan: Plan, seeds: int, out: str | Path, results: str | Path) -> list[Job]:
-    """The runs of grids, each once, the teacher first; of a grid the first seed of every row before any second."""
-    first = {}  # a run that two grids share is in every call the one that the first of them describes
-    for some in (*GRIDS.values(), *grids):
-        for row in some.rows:
-            first.setdefault(_content(row), (f"{some.name}: {row.name}", row))
-    asked = [(*first[_content(row)], seed) for some in grids for seed in range(seeds) for row in some.rows]
-    made = history.made(plan.teacher)["seed"]
-    found = {}
-    for name, row, seed in [("teacher", WHOLE, made), *asked]:
+    """The runs of grids, each once: the teacher first, then the first seed of every row of a grid before any second."""
+    first = {}  # a run that grids share has the name of the first of them, whichever are run
+    for grid_ in (*GRIDS.values(), *grids):
+        for row in grid_.rows:
+            first.setdefault(_content(row), (f"{grid_.name}: {row.name}", row))
+    runs_ = [(*first[_content(row)], seed) for grid_ in grids for seed in range(seeds) for row in grid_.rows]
+    teacher_seed = history.model_record(plan.teacher)["seed"]
+    unique = {}
+    for name, row, seed in [("teacher", TEACHER_ROW, teacher_seed), *runs_]:
         job = Job(name, row, seed, plan, identity(row, plan), str(out), str(results))
-        found.setdefault(job.key, job)
-    return list(found.values())
+        unique.setdefault(job.key, job)
+    return list(unique.values())
 
 
 def _content(row: Row) -> tuple:
-    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.start, row.pictures
+    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.init_from, row.images
 
 
 def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:
     """The grids of these names ("all": every one), or their rows named in `only`. Raises UserError for an unknown."""
-    grids = [some for name in names for some in (GRIDS.values() if name == "all" else [grid(name)])]
+    grids = [one for name in names for one in (GRIDS.values() if name == "all" else [grid(name)])]
     if not grids:
         raise UserError(f"there is no grid to run; choose one of {', '.join(GRIDS)} or all")
     if not only:
         return grids
-    rows = {some.name: tuple(row for row in some.rows if row.name in only) for some in grids}
-    if missing := [name for name in only if not any(row.name == name for some in rows.values() for row in some)]:
-        listed = "; ".join(row.name for some in grids for row in some.rows)
+    rows = {one.name: tuple(row for row in one.rows if row.name in only) for one in grids}
+    if missing := [name for name in only if not any(row.name == name for chosen in rows.values() for row in chosen)]:
+        listed = "; ".join(row.name for one in grids for row in one.rows)
         raise UserError(f"there is no row {missing[0]!r} in {', '.join(rows)}; choose one of {listed}")
-    return [replace(some, rows=rows[some.name]) for some in grids if rows[some.name]]
+    return [replace(one, rows=rows[one.name]) for one in grids if rows[one.name]]
 
 
-# --- doing them -------------------------------------------------------------------------------------------------------
+# --- running them -----------------------------------------------------------------------------------------------------
 
 
 def do(job: Job) -> None:
     """One run, from nothing or from its last checkpoint to its record."""
     extra = {"ablation": {"hash": job.hash}} | ({"quick": True} if job.plan.quick else {})
     if job.row.role == "teacher":
-        records.append(_measured(job) | extra, job.results)
+        records.append(_measured_teacher(job) | extra, job.results)
         return
-    distils = job.row.role == "distilled"
-    limit = job.row.pictures if job.row.pictures < SPLITS[job.row.split] else None
     run.run(
-        name=job.name, size=job.row.size, teacher=job.plan.teacher if distils else None,
-        tokenizer=None if distils else job.plan.teacher, start=[f"{part}={job.plan.teacher}" for part in job.row.start],
-        data="scenes", split=job.row.split, limit=limit, on_error="fatal", test_split="test",
-        config=job.row.train(job.plan, job.seed), folder=job.folder, results=job.results,
-        command=command(job.row, job.plan, job.seed), role=job.row.role, progress=False,
-        cache=Path(job.out).parent / "teacher-cache", test_limit=job.plan.test_images,
-        candidates=job.plan.candidates, latency_repeats=job.plan.latency_repeats, extra=extra,
+        job.row.experiment(job.plan, job.seed, job.name), job.folder, job.results, progress=False,
+        cache=Path(job.out).parent / "teacher-cache", extra=extra,
     )  # fmt: skip
     for checkpoint in job.folder.glob("checkpoint-*"):
         checkpoint.unlink()
 
 
-def _measured(job: Job) -> dict:
-    """The teacher's record with its figures on the grids' test pictures."""
+def _measured_teacher(job: Job) -> dict:
+    """The teacher's record with its metrics on the grids' test images."""
     plan = job.plan
+    config = EvaluationConfig(
+        model=plan.teacher,
+        data=DataConfig(split="test", limit=plan.test_images),
+        measure=MeasureConfig(candidates=plan.candidates, latency_repeats=plan.latency_repeats),
+    )
     test, teacher = data.open("scenes", "test", plan.test_images), VLM.load(plan.teacher)
-    figures, items = run.measure(
+    metrics, items = run.measure(
         teacher, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates
     )
-    words = ["dlip", "evaluate", "--model", plan.teacher, "--limit", str(plan.test_images), *measuring(plan)]
-    record = run.again(plan.teacher, teacher, shlex.join(words), figures, items, test)
-    return record | {"name": job.name}
+    return run.remeasured_record(config, teacher, metrics, items, test) | {"name": job.name}
 
 
 def ablate(
@@ -223,13 +201,13 @@ def ablate(
     results: str | Path = RESULTS,
     progress: bool = True,
 ) -> dict[str, str]:
-    """Does the runs of grids that `results` lacks, and returns those that failed: name and seed -> why.
+    """Run what `results` lacks of the grids, and return the runs that failed: name and seed -> reason.
 
-    Stopped at any moment, it goes on from the last checkpoints when it is called again; a run that failed is tried
-    again. Raises UserError where another process is at it.
+    Interrupted at any moment, it resumes from the last checkpoints when it is called again; a failed run is tried
+    again. Raises UserError where another process runs grids in `out`.
     """
     if workers < 1 or (seeds is not None and seeds < 1):
-        raise UserError(f"{seeds} seeds by {workers} workers is no work; give both as positive whole numbers")
+        raise UserError(f"workers is {workers} and seeds {seeds}; give both as positive whole numbers")
     busy = f"another process runs grids in {out}; wait for it, or choose another --out"
     with exclusive_lock(Path(out) / "lock", busy):
         warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
@@ -239,22 +217,22 @@ def ablate(
 
 
 def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, str]:
-    failed, ended, worth = {}, 0.0, 0
+    failed, ended_flops, ended = {}, 0.0, 0
     layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
-    begun = sum(job.done() for job in todo)  # in earlier sessions
+    before = sum(job.done() for job in todo)  # in earlier sessions
     total = sum(sum(job.cost()) for job in todo)
-    with tqdm(total=total, initial=begun, smoothing=0, bar_format=layout, disable=not progress) as bar:
+    with tqdm(total=total, initial=before, smoothing=0, bar_format=layout, disable=not progress) as bar:
 
         def show(running: list[Job]) -> None:
-            bar.set_description(f"{worth} of {len(todo)} runs" + f", {len(failed)} failed" * bool(failed), False)
-            bar.n = max(bar.n, ended + sum(job.done() for job in running))
+            bar.set_description(f"{ended} of {len(todo)} runs" + f", {len(failed)} failed" * bool(failed), False)
+            bar.n = max(bar.n, ended_flops + sum(job.done() for job in running))
             bar.refresh()
 
         show([])
         for job, reason in work(do, todo, workers, out, show):
-            worth += 1
+            ended += 1
             if reason is None:
-                ended += sum(job.cost())
+                ended_flops += sum(job.cost())
             else:
                 bar.total -= sum(job.cost())
                 failed[f"{job.name}, seed {job.seed}"] = reason
@@ -270,32 +248,32 @@ def _read(results: str | Path) -> list[dict]:
 # --- reading them back ------------------------------------------------------------------------------------------------
 
 
-def matched(some: str | Grid, found: list[dict], plan: Plan = FULL) -> dict[str, list[dict]]:
-    """The teacher and a grid's rows by name -> their runs among records."""
-    some, by_hash = grid(some) if isinstance(some, str) else some, defaultdict(list)
+def matched(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> dict[str, list[dict]]:
+    """The teacher and a grid's rows by name -> their records."""
+    grid_, by_hash = grid(grid_) if isinstance(grid_, str) else grid_, defaultdict(list)
     for record in found:
         by_hash[record.get("ablation", {}).get("hash")].append(record)
-    return {row.name: by_hash[identity(row, plan)] for row in (WHOLE, *some.rows)}
+    return {row.name: by_hash[identity(row, plan)] for row in (TEACHER_ROW, *grid_.rows)}
 
 
-def runs(some: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
-    """A grid's runs as `dlip.records.frame` gives them, under the names of its rows."""
-    by_row = matched(some, found, plan)
-    return records.frame([{**record, "name": name} for name, made in by_row.items() for record in made])
+def runs(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
+    """A grid's runs as `dlip.records.frame` gives them, with the names of its rows."""
+    by_row = matched(grid_, found, plan)
+    return records.frame([{**record, "name": name} for name, own in by_row.items() for record in own])
 
 
-def table(some: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
-    """A grid as the paper prints it, one row each of the teacher and the grid's rows, NaN where there is no run yet.
+def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
+    """A grid as the paper prints it: a row for the teacher and each of the grid's rows, NaN where there is no run yet.
 
-    Columns: name, role; runs (how many seeds); tr1, ir1, cider and vqa (mean), <it>_sd (standard deviation over seeds),
-    paper_<it>; params_m, flops_g; wall_s (seconds of training, mean).
+    Columns: name, role; runs (number of seeds); tr1, ir1, cider and vqa (mean), <score>_sd (standard deviation over
+    seeds), paper_<score>; params_m, flops_g; wall_s (seconds of training, mean).
     """
-    some = grid(some) if isinstance(some, str) else some
-    rows, df = (WHOLE, *some.rows), runs(some, found, plan)
+    grid_ = grid(grid_) if isinstance(grid_, str) else grid_
+    rows, df = (TEACHER_ROW, *grid_.rows), runs(grid_, found, plan)
     means = records.summary(df).set_index("name").reindex([row.name for row in rows])
     out = pd.DataFrame({"name": means.index, "role": [row.role for row in rows]}, index=means.index)
     out["runs"] = means["runs"].fillna(0).astype(int)
-    for i, score in enumerate(SCORES):
+    for i, score in enumerate(HEADLINE_SCORES):
         out[score], out[f"{score}_sd"] = means[score], means[f"{score}_sd"]
         out[f"paper_{score}"] = [math.nan if row.paper[i] is None else row.paper[i] for row in rows]
     out[["params_m", "flops_g"]] = means[["params_m", "flops_g"]]
@@ -303,24 +281,25 @@ def table(some: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFram
     return out.reset_index(drop=True)
 
 
-def text(some: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
-    """A `table` to read in a terminal, at most 120 columns wide."""
+def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
+    """A `table` for a terminal, at most 120 columns wide."""
     width = max(len(name) for name in rows["name"]) + 1
-    head = "".join(f"{name:>12}{'paper':>7}" for name in SCORES.values())
-    lines = [f"{some.name}: {some.question}", f"{'':{width}}{head}{'runs':>6}"]
+    head = "".join(f"{name:>12}{'paper':>7}" for name in HEADLINE_SCORES.values())
+    lines = [f"{grid_.name}: {grid_.question}", f"{'':{width}}{head}{'runs':>6}"]
     for _, row in rows.iterrows():
         cells = ""
-        for score in SCORES:
+        for score in HEADLINE_SCORES:
             mean, spread, paper = row[score], row[f"{score}_sd"], row[f"paper_{score}"]
-            mine = "–" if math.isnan(mean) else f"{mean:.1f}" + ("" if math.isnan(spread) else f" ±{spread:.1f}")
-            cells += f"{mine:>12}{'' if math.isnan(paper) else f'{paper:.1f}':>7}"
+            here = "–" if math.isnan(mean) else f"{mean:.1f}" + ("" if math.isnan(spread) else f" ±{spread:.1f}")
+            cells += f"{here:>12}{'' if math.isnan(paper) else f'{paper:.1f}':>7}"
         lines.append(f"{row['name']:{width}}{cells}{row['runs']:>6}")
-    train, worth = plan.train, "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
+    train = plan.train
+    caveat = "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
     lines.append(
-        f"{train.steps} steps of {train.batch_size} pictures, {PICTURES:,} to learn from if not said otherwise, "
-        f"{plan.test_images:,} to test on; {worth}"
+        f"{train.steps} steps of {train.batch_size} images, {IMAGES:,} training images unless named, "
+        f"{plan.test_images:,} test images; {caveat}"
     )
     minutes = (rows["wall_s"] * rows["runs"])[rows["role"] != "teacher"].sum() / 60
     lines.append(f"trained for {minutes:,.0f} minutes in all")
-    unlike = UNLIKE if any("hr" in row.weights for row in some.rows) else ""
-    return "\n".join([*lines, *filter(None, [some.note, unlike])])
+    unlike = UNLIKE_PAPER if any("hr" in row.weights for row in grid_.rows) else ""
+    return "\n".join([*lines, *filter(None, [grid_.note, unlike])])

@@ -6,10 +6,9 @@ import pandas as pd
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural, three_digits
-from dlip.records import frame
+from dlip.records import HEADLINE_SCORES, frame
 from dlip.records.compare import comparable_latencies, describe_test_sets, latest_runs, retention, summary
 
-SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
 """Cost -> its unit and its name."""
 CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
@@ -19,8 +18,8 @@ CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
 def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> dict:
     """The student that keeps most of its teacher's scores within `budget` (of `COSTS` -> most).
 
-    found: as `dlip.records.read` gives them, measured on the same pictures. metric: of `SCORES`, or "all", the least
-    kept of the four. Latencies are as `dlip.records.compare.comparable_latencies` gives them. Returns
+    found: as `dlip.records.read` gives them, measured on the same images. metric: of `HEADLINE_SCORES`, or "all", the
+    least kept of the four. Latencies are as `dlip.records.compare.comparable_latencies` gives them. Returns
     {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model",
     "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the teacher's by
     score and "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an unknown metric,
@@ -30,8 +29,8 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
         raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
     if wrong := [most for most in budget.values() if not 0 < most < math.inf]:
         raise UserError(f"no student is within {wrong[0]:g}; give a finite positive number")
-    if metric not in (*SCORES, "all"):
-        raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(SCORES)} or all")
+    if metric not in (*HEADLINE_SCORES, "all"):
+        raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(HEADLINE_SCORES)} or all")
     found = [record for record in found if not record.get("quick")]
     df = latest_runs(frame(found))
     if len(test_sets := describe_test_sets(df)) > 1:
@@ -81,8 +80,8 @@ def _students(df: pd.DataFrame) -> pd.DataFrame:
     <score>_kept_sd."""
     rows = summary(df)
     kept = retention(df)
-    kept["all"] = kept[list(SCORES)].min(axis=1, skipna=False)
-    groups = kept.groupby(["name", "role"])[[*SCORES, "all", *COSTS]]
+    kept["all"] = kept[list(HEADLINE_SCORES)].min(axis=1, skipna=False)
+    groups = kept.groupby(["name", "role"])[[*HEADLINE_SCORES, "all", *COSTS]]
     rows = rows.join(groups.mean().add_suffix("_kept"), on=["name", "role"])
     rows = rows.join(groups.std().add_suffix("_kept_sd"), on=["name", "role"])
     return rows[rows["role"] != "teacher"]
@@ -116,8 +115,8 @@ def _told(row: pd.Series) -> dict:
 
     return {
         "name": row["name"], "role": row["role"], "model": row["model"], "seeds": int(row["runs"]),
-        "costs": figures(COSTS), "costs_kept": figures(COSTS, "_kept"), "scores": figures(SCORES),
-        "kept": figures((*SCORES, "all"), "_kept"), "kept_sd": figures((*SCORES, "all"), "_kept_sd"),
+        "costs": figures(COSTS), "costs_kept": figures(COSTS, "_kept"), "scores": figures(HEADLINE_SCORES),
+        "kept": figures((*HEADLINE_SCORES, "all"), "_kept"), "kept_sd": figures((*HEADLINE_SCORES, "all"), "_kept_sd"),
         "command": row["command"],
     }  # fmt: skip
 
@@ -128,7 +127,7 @@ def text(advice: dict) -> str:
     if best:
         seeds = plural(best["seeds"], "seed")
         lines.append(f"Within {_budget(advice['budget'])}: {best['name']} ({best['role']}, {seeds}; {best['model']})")
-        for score, name in SCORES.items():
+        for score, name in HEADLINE_SCORES.items():
             value, kept, spread = best["scores"][score], best["kept"][score], best["kept_sd"][score]
             said = "not measured" if value is None else f"{value:.1f}"
             said += "" if kept is None else f", {kept:.1f}%" + ("" if spread is None else f" ±{spread:.1f}") + " kept"

@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 
 from dlip.cost.count import paper_count
-from dlip.experiments.ablation import SCORES, matched
-from dlip.experiments.grids import FULL, IMAGE, TEXT, UNLIKE, WHOLE, Plan, changed, pair
+from dlip.experiments.ablation import matched
+from dlip.experiments.grids import FULL, IMAGE, TEACHER_ROW, TEXT, UNLIKE_PAPER, Plan, changed, pair
 from dlip.models.config import preset
+from dlip.records import HEADLINE_SCORES
 from dlip.records.outcomes import ITEM_COUNTS, outcomes
 
 MARGIN = 1.0
@@ -42,7 +43,7 @@ class Claim:
     """Row -> its weight in the sum; weights add up to 0."""
     low: float = 0.0
     high: float = math.inf
-    scores: tuple[str, ...] = tuple(SCORES)
+    scores: tuple[str, ...] = tuple(HEADLINE_SCORES)
 
 
 @dataclass(frozen=True)
@@ -185,17 +186,17 @@ def conclusions(found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
 def _judged(claim: Claim, found: list[dict], plan: Plan, share: float) -> dict:
     row = dict(comparison=claim.comparison, effect=math.nan, low=math.nan, high=math.nan)
     row |= dict(range_low=claim.low, range_high=claim.high, claim=OPEN, seeds=0, why="")
-    row |= {f"d_{score}": math.nan for score in SCORES}
+    row |= {f"d_{score}": math.nan for score in HEADLINE_SCORES}
     by_row = matched(claim.grid, found, plan)
-    if missing := [name for name in (*claim.rows, WHOLE.name) if not by_row[name]]:
+    if missing := [name for name in (*claim.rows, TEACHER_ROW.name) if not by_row[name]]:
         return row | {"why": f"no run of {missing[0]!r}; dlip ablate {claim.grid} makes it"}
-    teacher = by_row[WHOLE.name][-1]
+    teacher = by_row[TEACHER_ROW.name][-1]
     runs = {name: {record["seed"]: record for record in by_row[name]} for name in claim.rows}
     seeds = sorted(set.intersection(*map(set, runs.values())))
     if not seeds:
         return row | {"why": "its rows have no seed in common"}
     parts = []
-    for score in SCORES:
+    for score in HEADLINE_SCORES:
         try:
             whole, counts = per_picture(teacher, score)
             values = [
@@ -203,11 +204,11 @@ def _judged(claim: Claim, found: list[dict], plan: Plan, share: float) -> dict:
                 for seed in seeds
             ]
         except KeyError:
-            return row | {"why": f"a run has no {SCORES[score]}"}
+            return row | {"why": f"a run has no {HEADLINE_SCORES[score]}"}
         row[f"d_{score}"] = float(np.mean(values, 0).sum() / counts.sum())
         if score in claim.scores:
             if not whole.sum():
-                return row | {"why": f"the teacher's {SCORES[score]} is 0"}
+                return row | {"why": f"the teacher's {HEADLINE_SCORES[score]} is 0"}
             scale = 100 * counts.sum() / whole.sum() / len(claim.scores)
             parts.append(Sums(np.array(values), counts, scale))
     effect, low, high = interval(parts, share)
@@ -237,7 +238,7 @@ def text(rows: pd.DataFrame) -> str:
         f"a conclusion together. Said to lie: the range in which the claim is true; {MARGIN:g} point counts as no "
         "difference."
     )
-    return "\n".join([*lines, f"{UNLIKE}."])
+    return "\n".join([*lines, f"{UNLIKE_PAPER}."])
 
 
 def figures(row: pd.Series) -> str:

@@ -1,4 +1,149 @@
-"""What an experiment is."""
+"""What an experiment is: the value behind `dlip train` and `distill`, a grid's row, a run folder and a record."""
 
-LATENCY_REPEATS = 20
-"""How often a model's latency is timed if nothing else is said."""
+import shlex
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from dlip.common.errors import UserError
+from dlip.common.fields import check, from_dict, option
+from dlip.common.options import as_words, comma_separated
+from dlip.models.tasks import TASKS
+from dlip.training.config import TrainConfig
+from dlip.training.terms import AT, HR, VLP
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A split of a data set."""
+
+    name: str = option("scenes", flag="data", metavar="DATA")
+    """Data set: "scenes", a folder, shards (a folder or address of *.tar), hub:NAME, or several joined by +."""
+    split: str | None = None
+    """Split to use; by default train (scenes: train-small) for training, and test, else val, for evaluation."""
+    limit: int | None = option(None, least=1)
+    """Use the first N images only."""
+    on_error: Literal["fatal", "skip"] = "fatal"
+    """Stop at faulty images and texts, or skip them."""
+
+    def __post_init__(self):
+        check(self, "data.")
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How a model is measured."""
+
+    candidates: int | None = option(None, least=0)
+    """Candidates per image or caption that ITM re-ranks in retrieval; by default 16 of scenes, else 128."""
+    latency_repeats: int = option(20, least=0)
+    """Repetitions of the latency measurement; 0 for none."""
+
+    def __post_init__(self):
+        check(self, "evaluation.")
+
+
+@dataclass(frozen=True)
+class HeldOutConfig(MeasureConfig):
+    """What a trained model is measured on, and how."""
+
+    data: str | None = option(None, flag="test_data", metavar="DATA")
+    """Data set to evaluate on at the end; by default that of --data."""
+    split: str | None = option(None, flag="test_split")
+    """Split to evaluate on; by default test, or val where there is no test."""
+    limit: int | None = option(None, flag="test_limit", least=1)
+    """Evaluate on the first N images only."""
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One training with its evaluation: names of models and data, and how they are trained and measured."""
+
+    size: str = option(metavar="SIZE")
+    """Size of the model: blip-base, dlip-mid, scenes-student, ... (`dlip models` lists them); with changes,
+    scenes-student:text_layers=3."""
+    teacher: str | None = option(None, metavar="MODEL", command="distill", required=True)
+    """Teacher: a model's name, or several joined by +."""
+    tokenizer: str | None = option(None, metavar="MODEL", command="train")
+    """Model whose tokenizer to use; by default one is trained on the training texts."""
+    role: Literal["teacher", "undistilled", "distilled"] = option("undistilled", command="train")
+    """Role of the model in records: a teacher, or a student that learns undistilled."""
+    init_from: tuple[str, ...] = option((), metavar="[PART=]MODEL")
+    """Initialize from the weights of a model or BERT, whole or one part, as in image=runs/teacher; may be repeated."""
+    name: str | None = None
+    """Name in the records; by default that of the run folder."""
+    data: DataConfig = DataConfig()
+    """Training data."""
+    evaluation: HeldOutConfig = HeldOutConfig()
+    """Evaluation after training."""
+    train: TrainConfig = TrainConfig()
+    """Training."""
+
+    def __post_init__(self):
+        check(self, "")
+        if (self.role == "distilled") != (self.teacher is not None):
+            raise UserError(
+                f"role is {self.role!r} with teacher {self.teacher}; a distilled model has a teacher, others have none"
+            )
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """Name of the model whose tokenizer the student has."""
+        return self.teacher or self.tokenizer
+
+    def command(self, out: str) -> str:
+        """The command line that runs this experiment, for information: nothing reads it back."""
+        name = "distill" if self.teacher else "train"
+        words = as_words(self, name, COMMAND_DEFAULTS[name]) + ["--cache"] * self.train.cache
+        return shlex.join(["dlip", name, *words, "--out", out])
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "ExperimentConfig":
+        """An experiment from a record's "config" or a run folder's run.json; what else stands there is ignored.
+
+        Raises UserError where a value is missing or wrong.
+        """
+        about = {name: value for name, value in values.items() if name not in ("model", "inputs")}
+        return from_dict(cls, about, "experiment")
+
+    def replace(self, **changes) -> "ExperimentConfig":
+        return replace(self, **changes)
+
+
+COMMAND_DEFAULTS = {"train": {}, "distill": {"weights": VLP | HR | AT, "role": "distilled"}}
+"""Command -> defaults of its options where they are not those of ExperimentConfig."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """One evaluation of a model that exists."""
+
+    model: str = option(metavar="MODEL")
+    """Model to evaluate: a built-in name, a run folder, or a published BLIP."""
+    tasks: tuple[str, ...] = option(tuple(TASKS), parse=comma_separated, show=",".join, metavar="TASKS")
+    """Tasks to evaluate, comma-separated."""
+    answers: tuple[str, ...] = option((), metavar="FILE")
+    """Also rank these answers in VQA: its training annotations, or a text file with one a line; may be repeated."""
+    beams: int = option(3, least=1, most=100)
+    """Beams of captions and answers."""
+    data: DataConfig = DataConfig()
+    """Data."""
+    measure: MeasureConfig = MeasureConfig()
+    """Measurement."""
+
+    def __post_init__(self):
+        check(self, "--")
+
+    def command(self) -> str:
+        """The command line of this evaluation, for information."""
+        return shlex.join(["dlip", "evaluate", *as_words(self, "evaluate", {})])
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "EvaluationConfig":
+        """Raises UserError where a value is missing or wrong."""
+        return from_dict(cls, values, "evaluation")

@@ -1,4 +1,4 @@
-"""The playground's main job: distil a small student here and now, and compare it with what ships."""
+"""The demo: distill a small student here, and compare it with the shipped models."""
 
 import time
 from pathlib import Path
@@ -11,6 +11,7 @@ from dlip.common.files import read_json
 from dlip.common.text import plural
 from dlip.cost.latency import compare_latency
 from dlip.experiments import run
+from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.records.schema import upgrade
 from dlip.reports.comparison import finding, table
 from dlip.reports.report import report
@@ -20,41 +21,47 @@ from dlip.vlm import VLM
 
 SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")
 LIVE = "student distilled here"
-PICTURES = 1000
-"""That a student may learn from, as the shipped ones."""
+IMAGES = 1000
+"""Training images, as many as the shipped students had."""
 
 
-def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> list[dict]:
-    """Trains a student of the shipped size for `steps` under the shipped teacher; writes `folder`/report.html.
-
-    Returns the records compared: the shipped models' own, with their latency measured here and now beside the new
-    student's, and the new student's. Nothing is printed where `quiet`.
-    """
-    began = time.perf_counter()
-    say = (lambda *_, **__: None) if quiet else print
-    say(f"A student of {plural(steps, 'step')} learns from scenes/teacher, on {PICTURES:,} generated pictures.")
+def experiment(steps: int, seed: int) -> ExperimentConfig:
+    """The demo's distillation; expensive terms that need trained representations join last."""
     weights = {**VLP, **dict.fromkeys(HR, 5.0), **AT, **KD}
     joins = {term: steps // 6 for term in weights if term != "hr.image"}
-    joins |= dict.fromkeys(("itm", "kd.itm", "kd.vqa"), steps // 3)  # what is dear and learnt last
-    config = TrainConfig(
+    joins |= dict.fromkeys(("itm", "kd.itm", "kd.vqa"), steps // 3)
+    train = TrainConfig(
         steps=steps, batch_size=64, lr=3e-3, schedule="cosine", warmup=min(100, steps // 6), seed=seed,
         label_smoothing=0.0, weights=weights, joins=joins, learn_teacher_projection=False, center_states=True,
         questions=3, save_every=100,
     )  # fmt: skip
+    return ExperimentConfig(
+        name=LIVE, size="scenes-student", teacher="scenes/teacher", role="distilled",
+        data=DataConfig(split="train-small", limit=IMAGES), evaluation=HeldOutConfig(split="test"), train=train,
+    )  # fmt: skip
+
+
+def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> list[dict]:
+    """Distill a student of the shipped size for `steps` from the shipped teacher; writes `folder`/report.html.
+
+    Returns the records compared: the shipped models' own, their latency measured here beside the new student's, and
+    the new student's. Nothing is printed where `quiet`.
+    """
+    began = time.perf_counter()
+    say = (lambda *_, **__: None) if quiet else print
+    say(f"Distilling scenes/teacher into a small student: {plural(steps, 'step')}, {IMAGES:,} generated images.")
     live = run.run(
-        name=LIVE, size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes",
-        split="train-small", limit=PICTURES, on_error="fatal", test_split="test", config=config,
-        folder=folder / "student", results=folder / "records.jsonl", role="distilled",
+        experiment(steps, seed), folder / "student", folder / "records.jsonl",
         command=f"dlip demo --steps {steps} --seed {seed}", progress=not quiet,
     )  # fmt: skip
     records = [*(upgrade(read_json(BUILT_IN / name / "record.json")) for name in SHIPPED), live]
     models = {
         record["name"]: VLM.load(name) for record, name in zip(records, (*SHIPPED, folder / "student"), strict=True)
     }
-    found = compare_latency(models, "captioning")
+    latency = compare_latency(models, "captioning")
     for record in records:
-        share = {"share": 100 / found["speedup"][record["name"]]} if record["role"] != "teacher" else {}
-        record["efficiency"]["latency"] = found["models"][record["name"]] | share
+        share = {"share": 100 / latency["speedup"][record["name"]]} if record["role"] != "teacher" else {}
+        record["efficiency"]["latency"] = latency["models"][record["name"]] | share
     test = data_sets.open("scenes", "test", limit=12)
     report(records, {item.image_id: item.image for item in (test[i] for i in range(len(test)))}, folder / "report.html")
     say("", table(records), "", *finding(records), sep="\n")

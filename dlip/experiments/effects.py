@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from dlip.cost.count import paper_count
-from dlip.experiments.ablation import SCORES, matched, table
+from dlip.experiments.ablation import matched, table
 from dlip.experiments.conclusions import Sums, interval, per_picture
 from dlip.experiments.grids import FULL, IMAGE, SWEEPS, TEXT, Grid, Plan, changed, grid, pair
 from dlip.models.config import preset
+from dlip.records import HEADLINE_SCORES
 
 FIXED = ("base", "small")
 """Sizes that one encoder keeps while the other is swept."""
@@ -45,7 +46,7 @@ def gains(
     are left out. Raises KeyError where the grid has no such row or a run no such score.
     """
     some = grid(some) if isinstance(some, str) else some
-    by_row, place = matched(some, found, plan), [*SCORES].index(score)
+    by_row, place = matched(some, found, plan), [*HEADLINE_SCORES].index(score)
     rows = {row.name: row for row in some.rows}
     first = rows[base or some.rows[0].name]
     theirs, out = {record["seed"]: record for record in by_row[first.name]}, []

@@ -1,39 +1,38 @@
-"""The grids of `dlip ablate`: what is varied, as tables; all else is `FULL`'s, the same for every row.
+"""The grids of `dlip ablate`: what is varied, as tables; all else is that of the plan, the same for every row.
 
 A row is a name, a size, the weights of its losses, and the paper's figures beside it: Flickr30k's TR@1 and IR@1, COCO's
-CIDEr, VQA (arXiv 2308.12956; those of `modules` are read off a figure). Students learn from `TEACHER`, sizes are
-changes of `STUDENT`.
+CIDEr, VQA (arXiv 2308.12956; those of `modules` are read off a figure). Students are distilled from `TEACHER`, sizes
+are changes of `STUDENT`.
 """
 
 from dataclasses import dataclass, replace
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS
-from dlip.experiments.config import LATENCY_REPEATS
+from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.training.config import TrainConfig
-from dlip.training.terms import weights
+from dlip.training.terms import distills, weights
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"
-PICTURES = 4000
+IMAGES = 4000
 VLP = "itc,lm,vqa"
-"""The paper's, but for ITM: matching is at chance until contrast is good, which takes more steps than a grid's runs
-have: with it in the last of three thirds, re-ranking took some 15 points from ITC's own TR@1
-(results/tuning/ablations-with-itm.jsonl). So pictures and texts are found by ITC alone, the teacher's too."""
+"""The paper's task losses without ITM: matching stays at chance until ITC is good, which takes more steps than a grid's
+runs have. With ITM in the last third, re-ranking took some 15 points from ITC's own TR@1
+(results/tuning/ablations-with-itm.jsonl). So retrieval ranks by ITC alone, for the teacher too."""
 TASK = f"tags,{VLP}"
-"""Losses of a student without its teacher. Its image encoder begins with labels, as the paper's with ImageNet."""
+"""Losses of an undistilled student. Its image encoder starts with labels, as the paper's with ImageNet weights."""
 DISTILLED = f"{TASK},hr,at"
-"""Losses of a distilled one. HR is four times the mean over its sources, AT four times that over its maps, in every
-row: the paper's sum of three losses, but that these two weigh four times as much, which shows in few steps, and that
-HR compares as `UNLIKE` says."""
-UNLIKE = (
+"""Losses of a distilled student. HR weighs four times the mean over its sources and AT four times that over its maps in
+every row: the paper's sum of three losses, with these two weighted by four, which shows in few steps."""
+UNLIKE_PAPER = (
     "HR compares how states differ from their mean over the batch, in the teacher's own space; the paper compares the\n"
     "states themselves, both sides projected"
 )
-"""What of `FULL` is not the paper's and bears on its conclusions; what it is worth: `p1-unit` and `p2-unit-center` of
-results/tuning/scenes.jsonl."""
-LATE = ("itm", "kd.itm", "kd.vqa")
-"""Terms that are dear and learnt last."""
+"""Where `FULL` differs from the paper in a way that bears on its conclusions; `p1-unit` and `p2-unit-center` of
+results/tuning/scenes.jsonl show what it is worth."""
+LATE_TERMS = ("itm", "kd.itm", "kd.vqa")
+"""Expensive terms that need trained representations; they join for the last quarter."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ class Plan:
     train: TrainConfig
     seeds: int
     test_images: int
-    """Measured on the first so many of the test split."""
+    """Number of images of the test split to evaluate on, the first ones."""
     candidates: int = 0
-    """That retrieval re-ranks by ITM."""
-    cached_pictures: int = PICTURES
-    """Most pictures of whose teacher's outputs a cache is kept on the disk."""
+    """Candidates that ITM re-ranks in retrieval."""
+    cached_images: int = IMAGES
+    """Maximum number of training images whose teacher outputs are cached on disk."""
     teacher: str = TEACHER
-    latency_repeats: int = LATENCY_REPEATS
+    latency_repeats: int = HeldOutConfig.latency_repeats
     quick: bool = False
 
 
@@ -62,41 +61,61 @@ FULL = Plan(
 )  # fmt: skip
 QUICK = replace(
     FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, test_images=24,
-    cached_pictures=0, latency_repeats=1, quick=True,
+    cached_images=0, latency_repeats=1, quick=True,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that is trained, once a seed. Without weights it is the teacher, which is measured only."""
+    """One model that is trained once per seed. Without weights it is the teacher, which is only measured."""
 
     name: str
     size: str = STUDENT
     weights: str = TASK
     paper: tuple[float | None, ...] = (None,) * 4
     """TR@1, IR@1, CIDEr, VQA."""
-    start: tuple[str, ...] = ()
-    """Parts that begin at the teacher's weights, of `dlip.checkpoints.init_from.PARTS`."""
-    pictures: int = PICTURES
-    """How many the student may learn from."""
+    init_from: tuple[str, ...] = ()
+    """Parts that are initialized from the teacher's weights, of `dlip.checkpoints.init_from.PARTS`."""
+    images: int = IMAGES
+    """Number of training images."""
 
     @property
     def role(self) -> str:
         if not self.weights:
             return "teacher"
-        return "distilled" if any("." in term for term in weights(self.weights)) else "undistilled"
+        return "distilled" if distills(weights(self.weights)) else "undistilled"
 
     @property
     def split(self) -> str:
-        return "train-small" if self.pictures <= SPLITS["train-small"] else "train-large"
+        return "train-small" if self.images <= SPLITS["train-small"] else "train-large"
 
     def train(self, plan: Plan, seed: int) -> TrainConfig:
-        """A quarter of the steps on labels alone, where they are among the losses; the late terms join for the last."""
+        """The plan's training with this row's losses.
+
+        Where tags are among them, the first quarter of the steps has tags alone; late terms join for the last quarter.
+        """
         terms, quarter = weights(self.weights), plan.train.steps // 4
         joins = {term: quarter for term in terms if "tags" in terms and term != "tags"}
-        joins |= {term: 3 * quarter for term in terms if term in LATE}
-        cache = self.role == "distilled" and self.pictures <= plan.cached_pictures
+        joins |= {term: 3 * quarter for term in terms if term in LATE_TERMS}
+        cache = self.role == "distilled" and self.images <= plan.cached_images
         return plan.train.replace(weights=terms, joins=joins, seed=seed, cache=cache)
+
+    def experiment(self, plan: Plan, seed: int, name: str) -> ExperimentConfig:
+        """The experiment of one run; `name` is that of its record. Not for the teacher's row."""
+        distilled = self.role == "distilled"
+        return ExperimentConfig(
+            size=self.size,
+            teacher=plan.teacher if distilled else None,
+            tokenizer=None if distilled else plan.teacher,
+            role=self.role,
+            init_from=tuple(f"{part}={plan.teacher}" for part in self.init_from),
+            name=name,
+            data=DataConfig(split=self.split, limit=self.images if self.images < SPLITS[self.split] else None),
+            evaluation=HeldOutConfig(
+                split="test", limit=plan.test_images, candidates=plan.candidates, latency_repeats=plan.latency_repeats
+            ),
+            train=self.train(plan, seed),
+        )
 
 
 @dataclass(frozen=True)
@@ -210,9 +229,9 @@ OBJECTIVES = Grid("objectives", "Which losses add up?", (
 
 INIT = Grid("init", "Where should the student's weights begin?", (
     Row("from scratch", STUDENT, VLP,    (74.5, 57.1, 101.4, None)),
-    Row("image inherited", STUDENT, VLP, (85.5, 72.1, 119.6, None), start=("image",)),
-    Row("text inherited", STUDENT, VLP,  (75.9, 58.5, 100.5, None), start=("language",)),
-    Row("both inherited", STUDENT, VLP,  (85.9, 71.4, 119.8, None), start=("image", "language")),
+    Row("image inherited", STUDENT, VLP, (85.5, 72.1, 119.6, None), init_from=("image",)),
+    Row("text inherited", STUDENT, VLP,  (75.9, 58.5, 100.5, None), init_from=("language",)),
+    Row("both inherited", STUDENT, VLP,  (85.9, 71.4, 119.8, None), init_from=("image", "language")),
 ), "No labels here. Inherited: the teacher's evenly spaced layers, cut in width, what a ViT has of the image encoder\n"
    "and what a BERT has of the text's, without cross-attention; the paper's: published ViT and BERT.")  # fmt: skip
 
@@ -231,12 +250,12 @@ SIZES = Grid("sizes", "What does a size cost, and what does it keep?", (
 ), "One rate and as many steps for all, tuned for none: the wider ones get less far in them.")  # fmt: skip
 
 DATA = Grid("data", "From how many pictures on does distillation pay?", tuple(
-    Row(f"{pictures:,} pictures" + ", distilled" * (losses == DISTILLED), STUDENT, losses, pictures=pictures)
-    for pictures in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
+    Row(f"{images:,} pictures" + ", distilled" * (losses == DISTILLED), STUDENT, losses, images=images)
+    for images in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
 ), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} pictures: of 200,000 a quarter, each once.")  # fmt: skip
 
 GRIDS = {g.name: g for g in (MODULES, FUSION, MODALITIES, ATTENTION, OBJECTIVES, INIT, SIZES, DATA)}
-WHOLE = Row("teacher", TEACHER, "", (92.0, 78.5, 121.8, 75.3))
+TEACHER_ROW = Row("teacher", TEACHER, "", (92.0, 78.5, 121.8, 75.3))
 """The first row of every table; the paper's is BLIP-Base."""
 
 

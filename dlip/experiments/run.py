@@ -1,4 +1,4 @@
-"""An experiment from its names to its record: make or load the models, train, measure, write down."""
+"""Run an experiment: make or load its models, train, measure, and write its record."""
 
 import dataclasses
 import re
@@ -18,11 +18,12 @@ from dlip.common.text import plural
 from dlip.cost.count import summary
 from dlip.cost.latency import compare_latency
 from dlip.cost.memory import memory
+from dlip.data.folders.vqa2 import read_answers
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
-from dlip.evaluation.tasks import evaluate
-from dlip.experiments.config import LATENCY_REPEATS
-from dlip.experiments.history import given, history, made
+from dlip.evaluation.tasks import check_tasks, evaluate
+from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutConfig
+from dlip.experiments.history import history, model_record, models_of
 from dlip.models.composite import TRAINED_BY
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import precision
@@ -34,30 +35,42 @@ from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
 from dlip.training.run_folder import Run, weights_hash
-from dlip.training.terms import AT, HR, VLP, learnt
+from dlip.training.terms import AT, HR, VLP, trained_abilities
 from dlip.vlm import VLM
 
-VOCABULARY = 8192
-"""Most pieces of a vocabulary that is made from the training texts."""
-TEXTS_READ = 20_000
-"""Pictures whose texts a vocabulary is made from."""
+VOCABULARY_SIZE = 8192
+"""Maximum size of a vocabulary that is trained on the training texts."""
+VOCABULARY_IMAGES = 20_000
+"""Maximum number of images whose texts a vocabulary is trained on."""
+SAMPLE_IMAGES = 12
+"""Images whose predictions a record shows."""
+FROM_TEACHER = ("enc_id", "prompt_ids", "image_mean", "image_std", "max_positions")
+"""Fields of a student's ModelConfig that are its teacher's."""
+
+
+# --- models and data by name ------------------------------------------------------------------------------------------
 
 
 def texts_of(dataset) -> Iterable[str]:
-    """Captions, questions and answers, of at most the first `TEXTS_READ` pictures, of joined sets of each."""
+    """Captions, questions and answers of at most `VOCABULARY_IMAGES` images, of each of joined data sets."""
     for part in [dataset] if isinstance(dataset, data_sets.FirstN) else getattr(dataset, "datasets", [dataset]):
-        if hasattr(type(part), "texts"):  # no picture need be opened
-            yield from part.texts(TEXTS_READ)
+        if hasattr(type(part), "texts"):  # reads no image
+            yield from part.texts(VOCABULARY_IMAGES)
             continue
-        for i in range(min(TEXTS_READ, len(part))):
+        for i in range(min(VOCABULARY_IMAGES, len(part))):
             item = part[i]
             yield from item.captions
             for question in item.questions:
                 yield from (question.text, *question.answers)
 
 
+def train_tokenizer(dataset) -> Tokenizer:
+    """A tokenizer trained on the texts of a data set."""
+    return Tokenizer.train(texts_of(dataset), VOCABULARY_SIZE)
+
+
 def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **changes) -> VLM:
-    """An untrained model over the tokenizer's vocabulary; the same seed gives the same weights."""
+    """An untrained model with the tokenizer's vocabulary; the same seed gives the same weights."""
     config = preset(size) if isinstance(size, str) else size
     own_enc = config.enc_id != config.cls_id
     ids = dict(pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, dec_id=tokenizer.dec_id)
@@ -67,317 +80,325 @@ def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **change
     return VLM(med, tokenizer, size if isinstance(size, str) else "student")
 
 
-SHARED = ("enc_id", "prompt_ids", "image_mean", "image_std", "max_positions")
-"""What of a student's configuration is its teacher's."""
-
-
 def new_student(size: str | ModelConfig, teacher: VLM, seed: int) -> VLM:
-    """An untrained student that reads what its teacher reads: vocabulary, first tokens, prompt, normalisation, and no
-    longer texts. Raises UserError for a size that says otherwise."""
+    """An untrained student with its teacher's tokenizer, first tokens, prompt, normalization and maximum text length.
+
+    Raises UserError for a size that changes one of `FROM_TEACHER`.
+    """
     theirs = teacher.med.config
-    shared = {name: getattr(theirs, name) for name in SHARED}
-    if typed := set(re.findall(r"[:,](\w+)=", size if isinstance(size, str) else "")) & set(SHARED):
-        raise UserError(f"a student's {sorted(typed)[0]} is its teacher's; leave it out of the size {size}")
+    shared = {name: getattr(theirs, name) for name in FROM_TEACHER}
+    if changed := set(re.findall(r"[:,](\w+)=", size if isinstance(size, str) else "")) & set(FROM_TEACHER):
+        raise UserError(f"a student's {sorted(changed)[0]} is its teacher's; leave it out of the size {size}")
     student = new_model(size, teacher.tokenizer, seed)
     shared |= {"max_text": min(student.med.config.max_text, theirs.max_text)}
     torch.manual_seed(seed)
     return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)
 
 
-def train_split(name: str | Path) -> str:
-    """The split that a student learns from where none is named."""
-    return "train-small" if str(name) == "scenes" else "train"
+def train_split(data: str | Path) -> str:
+    """The default training split of a data set."""
+    return "train-small" if str(data) == "scenes" else "train"
+
+
+def held_out(data: str, flag_prefix: str = "--test-") -> str:
+    """The default split to evaluate on: test, or val where there is no test.
+
+    flag_prefix: start of the flags that name others. Raises UserError where there is neither.
+    """
+    splits = data_sets.splits(data)
+    if split := next((split for split in ("test", "val") if split in splits), None):
+        return split
+    raise UserError(
+        f"{data} has neither a test nor a val split to measure the model on, only {', '.join(splits)}; name one with "
+        f"{flag_prefix}split, or other data with {flag_prefix}data"
+    )
 
 
 def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "runs/student") -> Run:
-    """Distils `student` from `teacher` on `data` and returns the run.
+    """Distill `student` from `teacher` on `data` and return the run.
 
-    teacher: a VLM or its name. student: a VLM, a size's name or a ModelConfig. data: a data set or its name. To weights
-    that a configuration has by default those of hr and at are added, as in the command `dlip distill`, which, unlike
-    this, also measures the student and leaves a record. Raises UserError where they do not fit together.
+    teacher: a VLM or its name. student: a VLM, a size's name or a ModelConfig. data: a data set or its name. Default
+    weights get those of hr and at added, as in `dlip distill`, which, unlike this, also evaluates the student and
+    writes a record. Raises UserError where they do not fit together.
     """
     if config.weights == VLP:
         config = config.replace(weights=VLP | HR | AT)
     teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
     if not isinstance(student, VLM):
         student = new_student(student, teacher, config.seed)
-        student.med.abilities = learnt(config.weights)
+        student.med.abilities = trained_abilities(config.weights)
     data = data_sets.open(data, train_split(data)) if isinstance(data, str | Path) else data
     return train(student, data, config, folder, teacher)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
 
 
 def measure(
     vlm: VLM,
     dataset,
-    latency_repeats: int = LATENCY_REPEATS,
+    latency_repeats: int = HeldOutConfig.latency_repeats,
     progress: bool = True,
     teacher: VLM | None = None,
     **options,
 ) -> tuple[dict, dict]:
-    """The model's figures on `dataset` with "efficiency" among them, and what it said ("items").
+    """The model's metrics on `dataset` with "efficiency" among them, and its predictions ("items").
 
-    On scenes with "attention" too. Where latency is timed, memory is measured beside it. Attention and latency are
-    compared with those of `teacher` where one is given: of the latency, timed by turns, "share" is the percentage of
-    the teacher's. Where there is an accelerator the models are moved there, but for int8, which only a CPU reads.
+    On scenes with "attention" too. Where latency is measured, memory is as well. Attention and latency are compared
+    with those of `teacher` where one is passed: latency is then measured in turns, and its "share" is the percentage of
+    the teacher's. Models are moved to the accelerator where there is one, except int8, which runs on a CPU only.
     """
     models = [model for model in (vlm, teacher) if model]
     fast = torch.accelerator.is_available() and all(precision(model.med) != "int8" for model in models)
     for model in models:
         model.med.to(torch.accelerator.current_accelerator() if fast else "cpu")
-    figures = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
-    items = figures.pop("items")
-    if hasattr(dataset, "scene") and looks(vlm):
-        figures["attention"] = attention_maps.measure(
-            vlm, dataset, teacher=teacher if teacher and looks(teacher) else None
+    metrics = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
+    items = metrics.pop("items")
+    if hasattr(dataset, "scene") and has_attention_heads(vlm):
+        metrics["attention"] = attention_maps.measure(
+            vlm, dataset, teacher=teacher if teacher and has_attention_heads(teacher) else None
         )
-    figures["efficiency"] = summary(vlm.med)
+    metrics["efficiency"] = summary(vlm.med)
     if latency_repeats:
         timed = "captioning" if "lm" in vlm.med.abilities else "vqa" if "vqa" in vlm.med.abilities else "retrieval"
         pair = {"teacher": teacher} if teacher and TASKS[timed].abilities[-1] in teacher.med.abilities else {}
         try:
-            found = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
-            share = {"share": 100 / found["speedup"]["model"]} if pair else {}
-            figures["efficiency"]["latency"] = found["models"]["model"] | share
-            figures["efficiency"]["memory"] = memory(vlm, timed)
-        except UserError as reason:  # it has not learnt the task, or reads too few tokens
-            figures["notes"]["latency"] = str(reason)
-    return figures, items
+            latency = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
+            share = {"share": 100 / latency["speedup"]["model"]} if pair else {}
+            metrics["efficiency"]["latency"] = latency["models"]["model"] | share
+            metrics["efficiency"]["memory"] = memory(vlm, timed)
+        except UserError as reason:  # the model was not trained for the task, or has too few positions
+            metrics["notes"]["latency"] = str(reason)
+    return metrics, items
 
 
-def scored(vlm: VLM, dataset) -> list[str]:
-    """The tasks that the model can be measured at on the data. Raises UserError where there is none."""
-    found = [
+def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, progress: bool = True) -> dict:
+    """Evaluate a model by name and return its metrics with "items"; with `results`, append its record there.
+
+    Raises UserError where the model or data cannot be read, or, with `results`, no record lies beside the model.
+    """
+    if results:
+        model_record(config.model)  # before the work is done
+    check_tasks(config.tasks)
+    vlm = VLM.load(config.model)
+    split = config.data.split or held_out(config.data.name, "--")
+    dataset = data_sets.open(config.data.name, split, config.data.limit, config.data.on_error)
+    skipped = {dataset.split: len(data_sets.verify(dataset))}
+    metrics, items = measure(
+        vlm, dataset, config.measure.latency_repeats, progress, tasks=config.tasks, k=config.measure.candidates,
+        num_beams=config.beams, answers=read_answers(config.answers) if config.answers else None,
+    )  # fmt: skip
+    if any(skipped.values()):
+        metrics.setdefault("notes", {})["data"] = skipped_text(skipped)
+    if results:
+        append(remeasured_record(config, vlm, metrics, items, dataset), results)
+    return {**metrics, "items": items}
+
+
+def measurable_tasks(vlm: VLM, dataset) -> list[str]:
+    """The tasks that the model can be evaluated at on the data. Raises UserError where there is none."""
+    tasks = [
         name
         for name, task in TASKS.items()
         if task.abilities[0] in vlm.med.abilities and data_sets.has_field(dataset, task.data)
     ]
-    if not found:
+    if not tasks:
         raise UserError(
-            f"nothing that is to be learnt can be measured on {plural(len(dataset), 'picture')} of {dataset.name} "
+            f"no trained task can be evaluated on {plural(len(dataset), 'image')} of {dataset.name} "
             f"{dataset.split}; give a weight to itc, lm or vqa, or name other --test-data or more --eval-items"
         )
-    return found
+    return tasks
 
 
-def looks(vlm: VLM) -> bool:
-    """Whether a model has weights for both attentions that are scored, fusion's and the decoder's."""
-    return all(vlm.med.abilities & set(TRAINED_BY[source]) for source in attention_maps.SOURCES)
-
-
-@dataclass
-class Material:
-    """What an experiment begins with."""
-
-    student: VLM
-    """Untrained, or at the weights where it starts."""
-    teacher: VLM | None
-    kin: VLM | None
-    """The teacher, or the model whose vocabulary the student reads."""
-    dataset: object
-    test: object
-    """What the model is measured on."""
-    watched: object
-    """What it is glanced at on while it is trained."""
-    config: TrainConfig
-    about: dict
-    """Where they come from."""
-    left_out: dict[str, int]
-    """Split -> faults that are left out of it."""
-
-
-def prepare(
-    *,
-    size: str,
-    teacher: str | None,
-    tokenizer: str | None,
-    start: list[str],
-    data: str,
-    split: str | None,
-    limit: int | None,
-    on_error: str,
-    config: TrainConfig,
-    epochs: float | None = None,
-    test_data: str | None = None,
-    test_split: str | None = None,
-    test_limit: int | None = None,
-    verify: bool = True,
-) -> Material:
-    """From names to models and data.
-
-    teacher: whose student it is, if any. tokenizer: a model whose vocabulary it reads; else that of the training texts.
-    start: what its weights begin at, each as `dlip.checkpoints.init_from.initialize` reads it. epochs: how often each
-    picture is seen, which
-    decides the configuration's steps. test_data, test_split, test_limit: what the model is measured on, by default the
-    `held_out` split of the data. verify: whether every picture is read once beforehand. Raises UserError where there is
-    no such thing or they do not fit.
-    """
-    split = split or train_split(data)
-    dataset = data_sets.open(data, split, limit, on_error)
-    test = data_sets.open(test_data or data, test_split or held_out(test_data or data), test_limit, on_error)
-    seen = test if test.split == "val" or not config.eval_every else watched(test_data or data, test, on_error)
-    glanced = data_sets.FirstN(seen, config.eval_items)
-    vlm = VLM.load(teacher) if teacher else None
-    kin = vlm or (VLM.load(tokenizer) if tokenizer else None)
-
-    def begun() -> VLM:
-        model = new_student(size, kin, config.seed) if kin else new_model(size, vocabulary(dataset), config.seed)
-        model.med.abilities = learnt(config.weights)
-        for source in start:
-            initialize(model, source)
-        scored(model, test.dataset if isinstance(test, data_sets.FirstN) else test)  # as counted, no picture read
-        return model
-
-    preset(size)  # what cannot be is told before every picture is read, which a vocabulary waits for
-    model, left_out = begun() if kin else None, dict[str, int]()
-    for one in {id(one): one for one in (dataset, test, seen)}.values() if verify else ():
-        left_out[one.split] = left_out.get(one.split, 0) + len(data_sets.verify(one))
-    model = model or begun()
-    if verify:
-        for measured in (test, glanced) if config.eval_every else (test,):
-            scored(model, measured)
-    if epochs is not None:
-        if not 0 < epochs < 1e9:
-            raise UserError(f"{epochs:g} epochs cannot be trained; give a positive number")
-        config = config.replace(steps=max(1, round(epochs * (len(dataset) // config.batch_size))))
-    about = {"size": size, "teacher": teacher, "tokenizer": tokenizer, "start": start}
-    about["data"] = {"name": dataset.name, "split": split, "pictures": len(dataset), "on_error": on_error}
-    return Material(model, vlm, kin, dataset, test, glanced, config, about, left_out)
-
-
-def watched(data: str | Path, test, on_error: str):
-    """What a model is glanced at on while it is trained: val where there is one, else `test`."""
-    return data_sets.open(data, "val", on_error=on_error) if "val" in data_sets.splits(data) else test
-
-
-def preview(**asked) -> dict:
-    """What training with the arguments of `prepare` would cost, as `dlip.training.dry_run.budget` gives it; nothing
-    is written.
-
-    Raises UserError as `prepare` and `dlip.training.loop.train` do.
-    """
-    got = prepare(**asked, verify=False)
-    check_fit(got.student, got.teacher, got.dataset, got.config)
-    return budget(got.student, got.dataset, got.config, got.teacher)
-
-
-def run(
-    *,
-    name: str | None,
-    data: str,
-    folder: str | Path,
-    results: str | Path,
-    command: str,
-    role: str,
-    progress: bool = True,
-    cache: str | Path = CACHE,
-    cache_gb: float = CACHE_GB,
-    candidates: int | None = None,
-    latency_repeats: int = LATENCY_REPEATS,
-    extra: dict | None = None,
-    **asked,
-) -> dict:
-    """Trains a model, measures it and appends its record to `results`; returns the record.
-
-    asked: what else `prepare` takes. cache: where `config.cache` keeps the teacher's outputs, `cache_gb` GB at most.
-    candidates: that retrieval re-ranks, as `dlip.evaluation.tasks.retrieval.predict` takes them.
-    latency_repeats: how often latency is timed, 0 for not at all. extra: fields that the record gets besides.
-    A folder that holds a finished run is measured without training again, and one that this command has measured into
-    `results` is left as it is. Raises UserError as `train` does.
-    """
-    got = prepare(data=data, **asked)
-    config, kin, test, earlier = got.config, got.kin, got.test, history(given(got.about, folder))
-
-    def glance(student: VLM) -> dict:
-        tasks = scored(student, got.watched)  # captioning is slow: it is glanced at where there is nothing else
-        quick = [task for task in tasks if task != "captioning"]
-        return evaluate(student, got.watched, tasks=tuple(quick or tasks), progress=False)
-
-    def write_down(done: Run) -> dict:
-        kept = record_of_run(done.folder)
-        if kept and kept["command"] == command and contains(results, kept):
-            warnings.warn(f"{folder} holds this run, and {results} its record; nothing is done again", stacklevel=2)
-            return kept
-        model, settings = done.model(), done.config()
-        inputs = settings.pop("inputs", {})  # the weights begun with are another seed's, and no configuration
-        figures, items = measure(model, test, latency_repeats, progress, teacher=kin, k=candidates)
-        if any(got.left_out.values()):
-            figures.setdefault("notes", {})["data"] = left_out_text(got.left_out)
-        if steps := done.skipped_steps():
-            figures.setdefault("notes", {})["steps"] = f"skipped as non-finite: {steps} of {config.steps}"
-        record = new_record(
-            name or Path(folder).resolve().name, role, command=command, config=settings, seed=config.seed,
-            train_images=len(got.dataset), metrics=figures, losses=done.losses(), wall_s=done.seconds(),
-            device=str(model.device), samples=samples(items, test), items=items,
-        )  # fmt: skip
-        record |= {"history": earlier, "inputs": inputs | {"test": test.fingerprint()}}
-        record |= extra or {}
-        write_json(done.folder / "record.json", record)
-        append(record, results)  # last: what is stopped before is measured and appended again, and never twice
-        return record
-
-    kept: dict = {}
-    train(
-        got.student, got.dataset, config, folder, got.teacher, glance, got.about, progress, cache, cache_gb,
-        lambda done: kept.update(run_on_main(lambda: write_down(done))),
-    )  # fmt: skip
-    return kept
-
-
-def again(model: str, vlm: VLM, command: str, figures: dict, items: dict, dataset) -> dict:
-    """The record of a trained model, by name and loaded, that `command` has measured once more: how it was made is in
-    its history.
-
-    figures, items: of `measure`. Raises UserError as `made` does.
-    """
-    first = made(model)
-    about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
-    about |= {"device": str(vlm.device), "samples": samples(items, dataset)}
-    record = new_record(command=command, metrics=figures, items=items, **about)
-    record["inputs"] = {"model": weights_hash(vlm), "test": dataset.fingerprint()}
-    training = {key: first[key] for key in ("command", "config", "wall_s")}
-    return record | {"history": [*first.get("history", []), {"folder": model, **training}]}
-
-
-def left_out_text(faults: dict[str, int]) -> str:
-    """`faults left out: 2 of train, 1 of val`, of split -> faults."""
-    counts = [f"{count} of {split}" for split, count in faults.items() if count]
-    return f"faults left out: {', '.join(counts)}"
-
-
-def held_out(data: str, options: str = "--test-") -> str:
-    """The split that a model is measured on where none is named: test, or where there is none val.
-
-    options: how those begin that name others. Raises UserError where there is neither.
-    """
-    there = data_sets.splits(data)
-    if split := next((split for split in ("test", "val") if split in there), None):
-        return split
-    raise UserError(
-        f"{data} has neither a test nor a val split to measure the model on, only {', '.join(there)}; name one with "
-        f"{options}split, or other data with {options}data"
+def quick_eval(student: VLM, dataset) -> dict:
+    """Metrics during training; captioning is slow, so it is evaluated only where nothing else can be."""
+    tasks = measurable_tasks(student, dataset)
+    return evaluate(
+        student, dataset, tasks=tuple(t for t in tasks if t != "captioning") or ("captioning",), progress=False
     )
 
 
-def vocabulary(dataset) -> Tokenizer:
-    return Tokenizer.train(texts_of(dataset), VOCABULARY)
+def has_attention_heads(vlm: VLM) -> bool:
+    """Whether a model has weights for both attentions that are measured, the fusion's and the decoder's."""
+    return all(vlm.med.abilities & set(TRAINED_BY[source]) for source in attention_maps.SOURCES)
 
 
-def samples(items: dict, dataset, count: int = 12) -> list[dict]:
-    """What the model said of the first pictures, beside the truth: of answers the annotators' commonest."""
-    out = []
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PreparedRun:
+    """The models and data of an experiment."""
+
+    experiment: ExperimentConfig
+    """With its splits named and epochs resolved to steps."""
+    student: VLM
+    """Untrained, or initialized from other weights."""
+    teacher: VLM | None
+    tokenizer_source: VLM | None
+    """The teacher, or the model whose tokenizer the student has."""
+    dataset: object
+    test: object
+    """What the trained model is evaluated on."""
+    watched: object
+    """What it is evaluated on during training."""
+    skipped: dict[str, int]
+    """Split -> number of faults that were skipped."""
+
+
+def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
+    """Load or make the models and data of an experiment.
+
+    verify: read every image once beforehand. Raises UserError where a name is unknown or parts do not fit.
+    """
+    config, data, held = experiment.train, experiment.data, experiment.evaluation
+    data = dataclasses.replace(data, split=data.split or train_split(data.name))
+    test_data = held.data or data.name
+    held = dataclasses.replace(held, split=held.split or held_out(test_data))
+    dataset = data_sets.open(data.name, data.split, data.limit, data.on_error)
+    test = data_sets.open(test_data, held.split, held.limit, data.on_error)
+    val = test
+    if config.eval_every and test.split != "val" and "val" in data_sets.splits(test_data):
+        val = data_sets.open(test_data, "val", on_error=data.on_error)
+    watched = data_sets.FirstN(val, config.eval_items)
+    teacher = VLM.load(experiment.teacher) if experiment.teacher else None
+    source = teacher or (VLM.load(experiment.tokenizer) if experiment.tokenizer else None)
+
+    def initialized() -> VLM:
+        size, seed = experiment.size, config.seed
+        model = new_student(size, source, seed) if source else new_model(size, train_tokenizer(dataset), seed)
+        model.med.abilities = trained_abilities(config.weights)
+        for weights in experiment.init_from:
+            initialize(model, weights)
+        measurable_tasks(model, test.dataset if isinstance(test, data_sets.FirstN) else test)  # reads no image
+        return model
+
+    preset(experiment.size)  # refuse a wrong size before images are read
+    student, skipped = initialized() if source else None, dict[str, int]()
+    for one in {id(one): one for one in (dataset, test, val)}.values() if verify else ():
+        skipped[one.split] = skipped.get(one.split, 0) + len(data_sets.verify(one))
+    student = student or initialized()
+    if verify:
+        for measured in (test, watched) if config.eval_every else (test,):
+            measurable_tasks(student, measured)
+    experiment = experiment.replace(data=data, evaluation=held, train=config.for_dataset(len(dataset)))
+    return PreparedRun(experiment, student, teacher, source, dataset, test, watched, skipped)
+
+
+def preview(experiment: ExperimentConfig) -> dict:
+    """What an experiment's training would cost, as `dlip.training.dry_run.budget` gives it; nothing is written.
+
+    Raises UserError as `prepare` and `dlip.training.loop.train` do.
+    """
+    ready = prepare(experiment, verify=False)
+    config = ready.experiment.train
+    check_fit(ready.student, ready.teacher, ready.dataset, config)
+    return budget(ready.student, ready.dataset, config, ready.teacher)
+
+
+def run(
+    experiment: ExperimentConfig,
+    folder: str | Path,
+    results: str | Path,
+    *,
+    command: str | None = None,
+    progress: bool = True,
+    cache: str | Path = CACHE,
+    cache_gb: float = CACHE_GB,
+    extra: dict | None = None,
+) -> dict:
+    """Train a model, measure it, append its record to `results`, and return the record.
+
+    command: kept in the record for information; by default the one that runs the experiment. cache: where `train.cache`
+    keeps the teacher's outputs, at most `cache_gb` GB. extra: more fields of the record.
+    A folder with a finished run of this experiment is measured without training again; where its record is in `results`
+    too, nothing is done. Raises UserError as `prepare` and `train` do.
+    """
+    ready = prepare(experiment)
+    experiment = ready.experiment.replace(name=experiment.name or Path(folder).resolve().name)
+    config, test, about = experiment.train, ready.test, experiment.to_dict()
+    earlier = history(models_of(about, folder))
+
+    def write_record(done: Run) -> dict:
+        existing = record_of_run(done.folder)
+        if existing and same_experiment(existing, experiment) and contains(results, existing):
+            warnings.warn(f"{folder} holds this run, and {results} its record; nothing is done again", stacklevel=2)
+            return existing
+        model, started_from = done.model(), done.config()
+        metrics, items = measure(
+            model, test, experiment.evaluation.latency_repeats, progress, teacher=ready.tokenizer_source,
+            k=experiment.evaluation.candidates,
+        )  # fmt: skip
+        if any(ready.skipped.values()):
+            metrics.setdefault("notes", {})["data"] = skipped_text(ready.skipped)
+        if steps := done.skipped_steps():
+            metrics.setdefault("notes", {})["steps"] = f"skipped as non-finite: {steps} of {config.steps}"
+        record = new_record(
+            experiment.name, experiment.role, command=command or experiment.command(str(folder)),
+            config={"model": started_from["model"], **about}, seed=config.seed, train_images=len(ready.dataset),
+            metrics=metrics, losses=done.losses(), wall_s=done.seconds(), device=str(model.device),
+            samples=samples(items, test), items=items,
+        )  # fmt: skip
+        record |= {"history": earlier, "inputs": started_from.get("inputs", {}) | {"test": test.fingerprint()}}
+        record |= extra or {}
+        write_json(done.folder / "record.json", record)
+        append(record, results)  # last, so that an interrupted measurement is repeated and never appended twice
+        return record
+
+    record: dict = {}
+    train(
+        ready.student, ready.dataset, config, folder, ready.teacher, lambda model: quick_eval(model, ready.watched),
+        {name: value for name, value in about.items() if name != "train"}, progress, cache, cache_gb,
+        lambda done: record.update(run_on_main(lambda: write_record(done))),
+    )  # fmt: skip
+    return record
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def same_experiment(record: dict, experiment: ExperimentConfig) -> bool:
+    """Whether a record is that of an experiment."""
+    try:
+        return ExperimentConfig.from_dict(record["config"]) == experiment
+    except UserError:
+        return False
+
+
+def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: dict, dataset) -> dict:
+    """The record of a trained model that was evaluated once more; its "history" tells how the model was made.
+
+    metrics, items: of `measure`. Raises UserError as `model_record` does.
+    """
+    first = model_record(config.model)
+    about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
+    about |= {"device": str(vlm.device), "samples": samples(items, dataset)}
+    record = new_record(command=config.command(), metrics=metrics, items=items, **about)
+    record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}
+    training = {key: first[key] for key in ("command", "config", "wall_s")}
+    return record | {"history": [*first.get("history", []), {"folder": config.model, **training}]}
+
+
+def skipped_text(faults: dict[str, int]) -> str:
+    """`faults skipped: 2 of train, 1 of val`, from split -> number of faults."""
+    counts = [f"{count} of {split}" for split, count in faults.items() if count]
+    return f"faults skipped: {', '.join(counts)}"
+
+
+def samples(items: dict, dataset, count: int = SAMPLE_IMAGES) -> list[dict]:
+    """Predictions on the first images beside the references; of answers the annotators' most frequent one."""
     captions = {row["image_id"]: row["caption"] for row in items.get("captioning", [])}
     answers: dict[int, list[dict]] = {}
     for row in items.get("vqa", []):
         answers.setdefault(row["image_id"], []).append(row)
-    for i in range(min(count, len(dataset))):
-        item = dataset[i]
-        rows = answers.get(item.image_id, [])
-        out.append({
+    shown = []
+    for item in (dataset[i] for i in range(min(count, len(dataset)))):
+        shown.append({
             "image_id": item.image_id,
             "caption": captions.get(item.image_id),
             "references": item.captions,
             "questions": [question.text for question in item.questions],
-            "answers": [row["answer"] for row in rows],
+            "answers": [row["answer"] for row in answers.get(item.image_id, [])],
             "truth": [max(question.answers, key=question.answers.count) for question in item.questions],
         })  # fmt: skip
-    return out
+    return shown

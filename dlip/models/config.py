@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 
 from dlip.common.errors import UserError
-from dlip.common.fields import check_kinds
+from dlip.common.fields import check_types
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -114,7 +114,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
         """Raises UserError for an unknown name or a value of the wrong type."""
-        check_kinds(cls, values, "model")
+        check_types(cls, values, "model")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

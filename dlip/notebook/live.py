@@ -1,7 +1,6 @@
-"""The live cell: a student that learns here and now, its losses drawn as they fall."""
+"""The live cell: trains a student and draws its losses meanwhile."""
 
 import os
-import shlex
 import shutil
 import tempfile
 import threading
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING
 from dlip.common.text import plural
 
 if TYPE_CHECKING:
+    from dlip.experiments.config import ExperimentConfig
     from dlip.vlm import VLM
 
-EVERY = 2.0
-"""Seconds between two drawings."""
+REDRAW_S = 2.0
 
 
 def short(many: int, few: int = 2) -> int:
@@ -27,8 +26,8 @@ def short(many: int, few: int = 2) -> int:
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """A student made in a live cell."""
+class LiveStudent:
+    """A student trained in a live cell."""
 
     model: "VLM"
     losses: dict[str, list[float]]
@@ -66,73 +65,83 @@ def anatomy(image: str, text: str):
     return (rows / 1000).round(1).assign(share=share.fillna("–"))
 
 
-def _distils(weights: str) -> bool:
-    from dlip.training import terms
-
-    return any("." in term and weight for term, weight in terms.weights(weights).items())
-
-
-def learn(
+def live_experiment(
     size: str,
     weights: str,
     steps: int,
     *,
-    start: Sequence[str] = (),
+    init_from: Sequence[str] = (),
     data: str | Path = "scenes",
     split: str = "train-small",
     teacher: str = "scenes/teacher",
     batch_size: int = 64,
     seed: int = 0,
-) -> Learnt:
-    """Trains a student in a folder of its own that is removed, and draws its losses while it learns.
+) -> "ExperimentConfig":
+    """The experiment of a live cell: the grids' training, with few steps and without checkpoints of its own.
 
-    size, weights: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the teacher teaches it. steps: few
-    where `short` says so. start: parts ("image", "text", or "" for all) that begin at the teacher's weights. Stopped by
-    hand, the student is what it was then. The command that does the same is printed. Raises UserError as
-    `dlip.training.loop.train` does.
+    size, weights: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the student is distilled. init_from:
+    parts ("image", "text", or "" for all) that are initialized from the teacher's weights.
+    """
+    from dlip.experiments.config import DataConfig, ExperimentConfig
+    from dlip.experiments.grids import FULL
+    from dlip.models.fast.precision import native_bf16
+    from dlip.training import terms
+
+    loss_weights = terms.weights(weights)
+    distilled = bool(terms.distills(loss_weights))
+    return ExperimentConfig(
+        size=size,
+        teacher=teacher if distilled else None,
+        tokenizer=None if distilled else teacher,
+        role="distilled" if distilled else "undistilled",
+        init_from=tuple(f"{part}={teacher}" if part else teacher for part in init_from),
+        data=DataConfig(name=str(data), split=split),
+        train=FULL.train.replace(
+            weights=loss_weights, steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
+            warmup=min(FULL.train.warmup, steps // 4), precision="bf16" if native_bf16() else "no",
+        ),
+    )  # fmt: skip
+
+
+def learn(size: str, weights: str, steps: int, **options) -> LiveStudent:
+    """Train a student in a temporary folder, and draw its losses while it trains.
+
+    The arguments are those of `live_experiment`; steps: few where `short` says so. Interrupted, the student is what it
+    was then. Prints the command that does the same. Raises UserError as `dlip.training.loop.train` does.
     """
     import torch
 
     from dlip import data as data_sets
     from dlip.checkpoints.init_from import initialize
-    from dlip.experiments.grids import FULL
     from dlip.experiments.run import new_student
-    from dlip.models.fast.precision import native_bf16
-    from dlip.training import terms
     from dlip.training.loop import train
     from dlip.training.run_folder import Run
+    from dlip.training.terms import trained_abilities
     from dlip.vlm import VLM
 
     steps, began = short(steps), time.perf_counter()
-    vlm = VLM.load(teacher)
-    student = new_student(size, vlm, seed)
-    spoken = {"itc", "lm", "vqa"}  # looked at even where they are not learnt; re-ranking would spoil what is
-    student.med.abilities = terms.learnt(terms.weights(weights)) | spoken
-    for part in start:
-        initialize(student, f"{part}={teacher}" if part else teacher)
-    settings = FULL.train.replace(
-        weights=terms.weights(weights), steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
-        warmup=min(FULL.train.warmup, steps // 4), precision="bf16" if native_bf16() else "no",
-    )  # fmt: skip
+    experiment = live_experiment(size, weights, steps, **options)
+    config = experiment.train
+    source = VLM.load(experiment.tokenizer_source)
+    student = new_student(size, source, config.seed)
+    shown = {"itc", "lm", "vqa"}  # kept even where they are not trained; re-ranking by an untrained itm would hide itc
+    student.med.abilities = trained_abilities(config.weights) | shown
+    for name in experiment.init_from:
+        initialize(student, name)
     folder = Path(tempfile.mkdtemp(prefix="dlip-"))
     try:
         with watch(folder, steps):
-            train(
-                student, data_sets.open(data, split), settings, folder, vlm if _distils(weights) else None,
-                progress=False,
-            )  # fmt: skip
+            dataset = data_sets.open(experiment.data.name, experiment.data.split)
+            train(student, dataset, config, folder, source if experiment.teacher else None, progress=False)
     except KeyboardInterrupt:
-        print("Stopped; the student is what it was then.")
+        print("Interrupted; the student is what it was then.")
     losses = Run(folder).losses()
     shutil.rmtree(folder)
     student.med.eval()
     seconds = time.perf_counter() - began
-    words = ["dlip", *(("distill", "--teacher") if _distils(weights) else ("train", "--tokenizer")), teacher]
-    words += ["--size", size, "--weights", weights, "--data", str(data), "--split", split]
-    words += [word for part in start for word in ("--start", f"{part}={teacher}" if part else teacher)]
     print(f"{steps} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}; the same in a terminal:")
-    print(shlex.join([*words, *settings.options(), "--out", "runs/mine"]))
-    return Learnt(student, losses, seconds)
+    print(experiment.command("runs/mine"))
+    return LiveStudent(student, losses, seconds)
 
 
 @contextmanager
@@ -151,7 +160,7 @@ def watch(folder: str | Path, steps: int | None = None) -> Iterator[None]:
         shown.update(mime_bundle(term_curves(run.losses(), steps)), raw=True)
 
     def keep_drawing() -> None:
-        while not stop.wait(EVERY):
+        while not stop.wait(REDRAW_S):
             draw()
 
     thread = threading.Thread(target=keep_drawing, daemon=True)

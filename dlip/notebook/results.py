@@ -124,14 +124,14 @@ def verdicts(records: list[dict], *numbers: int):
     from IPython.display import Markdown
 
     from dlip.experiments.conclusions import conclusions, figures
-    from dlip.experiments.grids import UNLIKE
+    from dlip.experiments.grids import UNLIKE_PAPER
 
     rows, lines = conclusions(records), []
     rows = rows[rows["number"].isin(numbers)]
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
         lines.append(f"**{number}. {statement}** → **{verdict}**\n")
         lines += [f"- {row['comparison']}: {figures(row)}" for _, row in claims.iterrows()] + [""]
-    lines.append(f"Intervals are simultaneous: 95% for all claims of a conclusion together. {UNLIKE}.")
+    lines.append(f"Intervals are simultaneous: 95% for all claims of a conclusion together. {UNLIKE_PAPER}.")
     return Markdown("\n".join(lines))
 
 

@@ -100,7 +100,7 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 
 def _row(record: dict) -> dict:
-    start = record["config"].get("start")
+    start = record["config"].get("init_from")
     return {column: record.get(column) for column in RUN_COLUMNS} | {
         "model": model_size(record["config"].get("model")),
         "test_images": count_test_images(record),

@@ -1,7 +1,6 @@
 """Write records of finished runs to files of JSON lines."""
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -18,7 +17,7 @@ from dlip.common.errors import UserError
 from dlip.common.files import fsync_dir
 from dlip.common.machine import code_version, machine_info, package_versions
 from dlip.records.outcomes import packed
-from dlip.records.schema import ROLES, SCHEMA
+from dlip.records.schema import ROLES, SCHEMA, config_hash
 
 LOSS_POINTS = 100
 """Maximum number of points of a loss curve in a record."""
@@ -90,17 +89,6 @@ def failed_run(name: str, role: str, seed: int, ablation: dict, reason: str) -> 
     """The line of a failed run of a grid."""
     about = {"schema": SCHEMA, "failed": reason, "created": datetime.now(UTC).isoformat(timespec="seconds")}
     return about | {"name": name, "role": role, "seed": seed, "ablation": ablation}
-
-
-def config_hash(config: dict) -> str:
-    """SHA-256 of a configuration in canonical JSON, without its "seed" and that of its "train".
-
-    Runs that differ only in their seed share a hash, whatever the order of their keys.
-    """
-    parts = {key: value for key, value in _plain(config).items() if key != "seed"}
-    if "train" in parts:
-        parts["train"] = {key: value for key, value in parts["train"].items() if key != "seed"}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def thin(losses: dict[str, list[float]], points: int = LOSS_POINTS) -> dict[str, list[float]]:

@@ -1,168 +1,140 @@
-"""How a model is trained: a validated dataclass, the source of every training option."""
+"""How a model is trained: a validated dataclass, the only place where a training option is declared."""
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from dlip.common.errors import UserError
-from dlip.common.fields import MOST_NUMBER, check_kinds
-from dlip.training.terms import HR, TERMS, VLP
+from dlip.common.fields import check, from_dict, option
+from dlip.training import terms
+from dlip.training.terms import SOURCES, TERMS, VLP
 
 CACHE = "runs/teacher-cache"
-"""Where a teacher's outputs are kept if nothing else is said."""
-
-
+"""Default folder of cached teacher outputs."""
 CACHE_GB = 20.0
-"""How many GB they may take."""
-
-
-ABOVE_0 = math.ulp(0.0)
-
-
-NATURAL = (0, math.inf, "0 or a positive whole number")
-
-
-RANGES = {
-    "lr": (ABOVE_0, 1, "a number above 0, at most 1"),
-    "decay": (ABOVE_0, 1, "a number above 0, at most 1"),
-    "warmup": NATURAL,
-    "weight_decay": (0, 1e6, "0 or a positive number"),
-    "clip": (ABOVE_0, MOST_NUMBER, "a positive number"),
-    "seed": (0, 2**32 - 1, "a whole number from 0 to 4294967295"),
-    "label_smoothing": (0, 1, "a number from 0 to 1"),
-    "momentum": (0, 1, "a number from 0 to 1"),
-    "queue": (0, 10**8, "0 or a positive whole number, at most 100,000,000"),
-    "alpha": (0, 1, "a number from 0 to 1"),
-    "workers": (0, 1000, "a whole number from 0 to 1,000"),
-    "eval_every": NATURAL,
-    "eval_items": (1, math.inf, "a positive whole number"),
-}
-"""Field of TrainConfig -> the least and the most that it may be, and what to give instead."""
+"""Default limit of that folder in GB."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained. The defaults are the paper's where it states them, but for ITC's momentum, which is off,
-    and the answers, which are a term of the task; `dlip.training.recipes` has its whole road."""
+    """How a model is trained.
 
-    steps: int = 1000
-    batch_size: int = 96
-    """Pictures a step, over all processes."""
-    accumulate: int = 1
-    """Micro-batches that a step's batch is cut into; negatives come from within a micro-batch."""
-    lr: float = 5e-4
-    schedule: str = "epoch"
-    """"epoch" multiplies the rate by `decay` every epoch (the paper); "cosine" falls to zero at the last step."""
-    decay: float = 0.85
-    warmup: int = 100
-    """Steps over which the rate rises from zero."""
-    weight_decay: float = 0.02
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    nonfinite: str = "stop"
-    """Where a loss or gradient is no finite number: "stop" the run, or "skip" the step."""
-    precision: str = "no"
-    """"no" (fp32), "bf16" or "fp16"."""
+    The defaults are the paper's where it states them, except that ITC has no momentum encoders and that VQA is a term
+    of the task loss. `dlip.training.recipes` has the paper's full schedule.
+    """
+
+    steps: int = option(1000, least=1)
+    """Optimizer steps."""
+    epochs: float | None = option(None, above=0, most=1e9)
+    """Passes over the training images; replaces --steps."""
+    batch_size: int = option(96, least=1)
+    """Images per optimizer step, over all processes."""
+    accumulate: int = option(1, least=1)
+    """Micro-batches per optimizer step; negatives come from within a micro-batch."""
+    lr: float = option(5e-4, above=0, most=1)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["epoch", "cosine"] = "epoch"
+    """Learning rate schedule: "epoch" multiplies by --decay every epoch (the paper), "cosine" falls to 0."""
+    decay: float = option(0.85, above=0, most=1)
+    """Factor of the "epoch" schedule, per epoch."""
+    warmup: int = option(100, least=0)
+    """Steps of linear warm-up of the learning rate."""
+    weight_decay: float = option(0.02, least=0, most=1e6)
+    """Weight decay of AdamW."""
+    clip: float = option(1.0, above=0)
+    """Maximum norm of the gradient."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when a loss or gradient is non-finite: stop the run, or skip the step."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision; "no" is fp32, fp16 needs a GPU."""
     gradient_checkpointing: bool = False
-    """Keep only each layer's input for backward and compute the rest again: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
-    """Compile the layers of teacher and student with torch.compile: the first steps take minutes, the rest less."""
-    seed: int = 0
-    weights: dict[str, float] = field(default_factory=lambda: dict(VLP))
-    """Term -> weight; a term of weight 0 or not named is not computed."""
-    joins: dict[str, int] = field(default_factory=dict)
-    """Term -> steps that are done without it; 0 where not named. Until then it is not computed."""
-    layers: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
-    """Source -> pairs (teacher layer, student layer) that hr.* and at.* compare; the last layers where not named."""
-    learn_teacher_projection: bool = True
-    """Whether hr.* learns the teacher's projection as the paper does, or leaves the teacher's space as it is."""
-    center_states: bool = False
-    """Whether hr.* compares how states differ from their mean over the batch, beyond the paper."""
-    label_smoothing: float = 0.1
-    momentum: float = 0.0
-    """Decay of ITC's momentum encoders (BLIP: 0.995); 0 does without them."""
-    queue: int = 0
-    """Vectors in ITC's queue (BLIP: 57,600); needs momentum."""
-    alpha: float = 0.4
+    """Compile the layers of teacher and student with torch.compile; the first steps take minutes."""
+    seed: int = option(0, least=0, most=2**32 - 1)
+    """Seed of the initial weights, the data order and dropout."""
+    weights: dict[str, float] = option(factory=VLP.copy, parse=terms.weights, show=terms.terms_text, metavar="TERMS")
+    """Loss terms and groups with their weights, as in vlp,hr,kd.lm=0.5; a term without weight is not computed."""
+    joins: dict[str, int] = option(factory=dict, parse=terms.joins, show=terms.terms_text, metavar="TERMS")
+    """Optimizer steps after which loss terms join, as in vlp=500,itm=900; 0 for terms not named."""
+    layers: dict[str, tuple[tuple[int, int], ...]] = option(
+        factory=dict, parse=terms.layers, show=terms.layers_text, metavar="PAIRS", command="distill"
+    )
+    """Layers that hr.* and at.* compare as teacher:student pairs, as in fusion=5:1+3:0; by default the last ones."""
+    learn_teacher_projection: bool = option(True, flag="fixed_teacher_space", inverse=True, command="distill")
+    """hr.* learns a projection of the teacher's states (the paper); with the flag it compares in the teacher's own
+    space."""
+    center_states: bool = option(False, command="distill")
+    """Subtract the batch mean from the states that hr.* compares (beyond the paper)."""
+    label_smoothing: float = option(0.1, least=0, most=1)
+    """Label smoothing of lm and vqa."""
+    momentum: float = option(0.0, least=0, most=1)
+    """Decay of ITC's momentum encoders (BLIP: 0.995); 0 trains without them."""
+    queue: int = option(0, least=0, most=10**8)
+    """Feature vectors in ITC's queue (BLIP: 57600); needs --momentum."""
+    alpha: float = option(0.4, least=0, most=1)
     """Weight of ITC's soft labels under momentum, reached linearly over the first epoch."""
-    augment: bool = False
-    """Vary the training pictures: photos are cropped, drawn pictures shifted."""
-    flip: bool = False
-    """With augment: mirror photos too, save where the words name left or right."""
-    questions: int = 1
-    """Questions a picture and step."""
-    cache: bool = False
-    """Read what the teacher says of pictures and captions from the disk, in float16
-    (dlip/training/teacher_cache.py)."""
-    shard_teacher: bool = False
-    """Each of several processes keeps a part of the teacher, and gathers the rest for its forward pass alone (FSDP)."""
-    workers: int = 0
-    """Processes that read pictures ahead."""
-    log_every: int = 20
-    save_every: int = 250
-    eval_every: int = 0
-    """Steps between evaluations on `eval_items` of the val split, or where there is none of the test split; 0: none."""
-    eval_items: int = 200
+    augment: bool = option(False, negatable=True)
+    """Augment the training images: crop photos, shift scenes."""
+    flip: bool = option(False, negatable=True)
+    """With --augment, also mirror photos whose texts name neither left nor right."""
+    questions: int = option(1, least=1)
+    """Questions per image and step."""
+    cache: bool = option(False, hidden=True)
+    """Read the teacher's outputs from a cache on disk, in float16 (dlip/training/teacher_cache.py)."""
+    workers: int = option(0, least=0, most=1000)
+    """Processes that load images ahead of the training loop."""
+    log_every: int = option(20, least=1)
+    """Steps between rows of the log."""
+    save_every: int = option(250, least=1)
+    """Steps between checkpoints."""
+    eval_every: int = option(0, least=0)
+    """Steps between quick evaluations on val, or on test where there is no val; 0 for none."""
+    eval_items: int = option(200, least=1)
+    """Images of a quick evaluation."""
 
     def __post_init__(self):
-        unknown = {*self.weights, *self.joins} - set(TERMS)
-        if unknown:
-            raise UserError(f"there is no loss term {sorted(unknown)[0]!r}; the terms are {', '.join(TERMS)}")
-        elsewhere = set(self.layers) - {term.removeprefix("hr.") for term in HR}
-        if elsewhere:
-            raise UserError(f"train.layers has no source {sorted(elsewhere)[0]!r}; it has image, text, fusion, decoder")
+        pairs = {source: tuple(map(tuple, layers)) for source, layers in self.layers.items()}
+        object.__setattr__(self, "layers", pairs)
+        if unknown := sorted({*self.weights, *self.joins} - set(TERMS)):
+            raise UserError(f"there is no loss term {unknown[0]!r}; the terms are {', '.join(TERMS)}")
+        if unknown := sorted(set(self.layers) - set(SOURCES)):
+            raise UserError(f"train.layers has no source {unknown[0]!r}; it has {', '.join(SOURCES)}")
+        check(self, "train.")
+        for term, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise UserError(f"the weight of {term} is {weight}; give a finite number, at least 0")
         if not any(self.weights.values()):
             raise UserError("every loss weight is 0, so there is nothing to learn; give at least one term a weight")
         if not self.active(0):
-            raise UserError("no loss term is there at the first step; leave at least one out of train.joins")
-        for name, choices in (
-            ("schedule", ("epoch", "cosine")), ("precision", ("no", "bf16", "fp16")), ("nonfinite", ("stop", "skip")),
-        ):  # fmt: skip
-            if getattr(self, name) not in choices:
-                raise UserError(f"train.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        for name in ("steps", "batch_size", "accumulate", "questions", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} is {getattr(self, name)}; give a positive whole number")
-        for name, (least, most, words) in RANGES.items():
-            if not least <= getattr(self, name) <= most:  # so that no NaN passes
-                raise UserError(f"train.{name} is {getattr(self, name)}; give {words}")
-        for term, weight in self.weights.items():
-            if not 0 <= weight < math.inf:
-                raise UserError(f"the weight of {term} is {weight}; give a number that is not below 0")
+            raise UserError("no loss term is active in the first step; remove at least one from train.joins")
         for term, step in self.joins.items():
-            if step < 0 or (step >= self.steps and self.weights.get(term)):
+            if step < 0 or (step >= self.steps and self.weights.get(term) and not self.epochs):
                 raise UserError(f"{term} joins after {step} of {self.steps} steps; let it join before the last one")
         if self.batch_size % self.accumulate:
-            raise UserError(f"train.batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches")
+            raise UserError(f"train.batch_size {self.batch_size} is not divisible by {self.accumulate} micro-batches")
         if self.cache and self.augment:
-            raise UserError("cached teacher outputs are of unvaried pictures; give up train.augment or train.cache")
-        if self.cache and self.shard_teacher:
-            raise UserError("a teacher whose outputs are cached is whole; give up train.shard_teacher or train.cache")
+            raise UserError("cached teacher outputs are those of unaugmented images; drop train.augment or train.cache")
         if self.queue and not self.momentum:
             raise UserError("train.queue needs momentum encoders; set train.momentum, for example to 0.995")
 
     def active(self, step: int) -> frozenset[str]:
-        """Terms that count in a step counted from 0."""
+        """Terms that are computed in a step, counted from 0."""
         return frozenset(term for term, weight in self.weights.items() if weight and step >= self.joins.get(term, 0))
+
+    def for_dataset(self, size: int) -> "TrainConfig":
+        """The configuration with `epochs` resolved to steps over `size` training images."""
+        if self.epochs is None:
+            return self
+        return self.replace(steps=max(1, round(self.epochs * (size // self.batch_size))), epochs=None)
 
     def to_dict(self) -> dict:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainConfig":
-        """Raises UserError where a name is not one of the fields, or a value none of its kind."""
-        check_kinds(cls, values, "train")
-        return cls(**values)
-
-    def options(self) -> list[str]:
-        """What differs from the defaults, but for the weights, as `dlip train` and `dlip distill` take it."""
-        words = ["--fixed-teacher-space"] * (not self.learn_teacher_projection) + ["--cache"] * self.cache
-        for name, default in TrainConfig().to_dict().items():
-            value = getattr(self, name)
-            if name == "joins":
-                value = ",".join(f"{term}={step}" for term, step in value.items()) or default
-            if value != default and name not in ("weights", "learn_teacher_projection", "cache"):
-                words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return words
+        """Raises UserError where a name is not a field, or a value not of its field's type."""
+        return from_dict(cls, values, "train")
 
     def replace(self, **changes) -> "TrainConfig":
         return replace(self, **changes)

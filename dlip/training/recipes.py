@@ -1,76 +1,52 @@
-"""The paper's road as configuration: pre-training with distillation on the 4M set, then fine-tuning at 384 px.
+"""The paper's schedule as configuration: pre-training with distillation on the 4M set, then fine-tuning at 384 px.
 
-A recipe is options of `dlip train` and `dlip distill`; what is typed besides comes after them and wins. What is the
-paper's (arXiv 2308.12956, section 4.1) and what it leaves out and we chose is told apart in docs/training.md.
+A recipe is options of `dlip train` and `dlip distill`; those typed win. docs/training.md tells what is the paper's
+(arXiv 2308.12956, section 4.1) and what was chosen here.
 """
 
 from dataclasses import dataclass
 
-from dlip.common.errors import UserError
+from dlip.training.terms import weights
 
-PHOTOS = "--precision bf16 --augment --flip --workers 8"
-TUNING = f"--size dlip-small:image_size=384 --schedule cosine --weight-decay 0.05 --batch-size 256 {PHOTOS}"
+PHOTOS = dict(precision="bf16", augment=True, flip=True, workers=8)
+TUNING = dict(schedule="cosine", weight_decay=0.05, batch_size=256, warmup=0, **PHOTOS)
+MOMENTUM = dict(momentum=0.995, queue=57344, alpha=0.4)
+LARGE = "dlip-small:image_size=384"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long, with which options, and the terms of the loss: those of the task, and those that a teacher adds."""
+    """Options of one stage."""
 
-    epochs: int
-    options: str
-    task: str
-    handed: str
+    size: str
+    task_terms: str
+    """Terms of the task."""
+    teacher_terms: str
+    """Terms that a teacher adds."""
+    train: dict
+    """Fields of TrainConfig."""
 
-    def words(self, command: str) -> list[str]:
-        """As they would be typed behind `train` or `distill`."""
-        terms = f"{self.task},{self.handed}" if command == "distill" else self.task
-        return [*self.options.split(), "--weights", terms]
+    def options(self, command: str) -> dict:
+        """Values of the options of `train` or `distill`."""
+        terms = f"{self.task_terms},{self.teacher_terms}" if command == "distill" else self.task_terms
+        return {"size": self.size, "weights": weights(terms), **self.train}
 
 
 RECIPES = {
     "pretrain": Recipe(
-        20,
-        "--size dlip-small --batch-size 2048 --lr 5e-4 --warmup 3000 --schedule epoch --decay 0.85 "
-        f"--weight-decay 0.02 --label-smoothing 0.1 --momentum 0.995 --queue 57344 --alpha 0.4 {PHOTOS}",
-        "itc,itm,lm", "hr=0.25,at",
+        "dlip-small", "itc,itm,lm", "hr=0.25,at",
+        dict(epochs=20.0, batch_size=2048, lr=5e-4, warmup=3000, schedule="epoch", decay=0.85, weight_decay=0.02,
+             label_smoothing=0.1, **MOMENTUM, **PHOTOS),
     ),
     "retrieval": Recipe(
-        6,
-        f"{TUNING} --lr 1e-5 --warmup 0 --momentum 0.995 --queue 57344 --alpha 0.4",
-        "itc,itm", "hr.image=0.25,hr.text=0.25,hr.fusion=0.25,at.self,at.cross",
+        LARGE, "itc,itm", "hr.image=0.25,hr.text=0.25,hr.fusion=0.25,at.self,at.cross",
+        dict(epochs=6.0, lr=1e-5, **MOMENTUM, **TUNING),
     ),
     "captioning": Recipe(
-        5,
-        f"{TUNING} --lr 1e-5 --warmup 0 --label-smoothing 0.1",
-        "lm", "hr.image=0.25,hr.decoder=0.25,at.decoder_self,at.decoder_cross",
+        LARGE, "lm", "hr.image=0.25,hr.decoder=0.25,at.decoder_self,at.decoder_cross",
+        dict(epochs=5.0, lr=1e-5, label_smoothing=0.1, **TUNING),
     ),
     "vqa": Recipe(
-        10,
-        f"{TUNING} --lr 2e-5 --warmup 0 --label-smoothing 0.1 --questions 2",
-        "vqa", "hr.image=0.25,kd.vqa",
+        LARGE, "vqa", "hr.image=0.25,kd.vqa", dict(epochs=10.0, lr=2e-5, label_smoothing=0.1, questions=2, **TUNING)
     ),
 }  # fmt: skip
-
-
-def recipe(name: str) -> Recipe:
-    """Raises UserError where there is none of that name."""
-    if name not in RECIPES:
-        raise UserError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
-
-
-def spelled_out(words: list[str]) -> list[str]:
-    """A command's words, those of `--recipe NAME` being its options, put first. Raises UserError as `recipe`."""
-    typed = [
-        part
-        for word in words
-        for part in (word.split("=", 1) if word.startswith(("--recipe=", "--steps=")) else [word])
-    ]
-    if typed[:1] not in (["train"], ["distill"]) or "--recipe" not in typed[:-1]:
-        return words
-    if typed.count("--recipe") > 1:
-        raise UserError("--recipe is given more than once; give one")
-    at = typed.index("--recipe")
-    chosen, rest = recipe(typed[at + 1]), [*typed[1:at], *typed[at + 2 :]]
-    length = [] if "--steps" in rest else ["--epochs", str(chosen.epochs)]
-    return [typed[0], *chosen.words(typed[0]), *length, *rest]

@@ -52,7 +52,7 @@ CHANGEABLE_INPUTS = {
 }
 """Inputs whose change gives a warning -> their name in messages. Copied data have other times, and the others change
 results by rounding at most."""
-INPUT_OF_NAME = {"teacher": "teacher", "tokenizer": "vocabulary", "start": "start"}
+INPUT_OF_NAME = {"teacher": "teacher", "tokenizer": "vocabulary", "init_from": "start"}
 """Key of run.json that holds a model's name -> the input it stands for. Another name of the same input is no change."""
 
 
@@ -264,7 +264,8 @@ def _differences(old: dict, new: dict) -> tuple[list[str], list[str]]:
     old_inputs, new_inputs = (run.get("inputs", {}) for run in (old, new))
     changed = {name for name in old_inputs if old_inputs[name] != new_inputs.get(name)}
     ignored = {"train.workers"} | {key for key, name in INPUT_OF_NAME.items() if name in {*old_inputs} - changed}
-    old, new = (_flat({**run, "inputs": None}) for run in (old, new))
+    # the name and the evaluation of a run change nothing of its training
+    old, new = (_flat({**run, "inputs": None, "name": None, "evaluation": None}) for run in (old, new))
     different = sorted(name for name in {*old, *new} - ignored if old.get(name) != new.get(name))
     different += [text for name, text in FIXED_INPUTS.items() if name in changed]
     return different, [text for name, text in CHANGEABLE_INPUTS.items() if name in changed]

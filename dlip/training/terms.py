@@ -1,6 +1,7 @@
-"""The named terms of the loss, in groups, and what is typed of them."""
+"""The named terms of the loss, their groups, and the text that the command line takes for them."""
 
 import re
+from collections.abc import Callable
 
 from dlip.common.errors import UserError
 
@@ -11,23 +12,31 @@ TERMS = (
     "kd.itc", "kd.itm", "kd.lm", "kd.vqa",
 )  # fmt: skip
 """Every term a loss may have; an ablation is a table of their weights."""
+SOURCES = ("image", "text", "fusion", "decoder")
+"""Where hidden states come from."""
 
 VLP = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "vqa": 1.0}
-HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
-AT = {f"at.{map_}": 1.0 for map_ in ("self", "cross", "decoder_self", "decoder_cross")}
-KD = {f"kd.{task}": 1.0 for task in VLP}
-"""Every term of the paper's L_VLP, L_HR and L_AT (section 3.3) with weight 1; beyond it, answers and the logits.
+HR = {f"hr.{source}": 1.0 for source in SOURCES}
+AT = {f"at.{maps}": 1.0 for maps in ("self", "cross", "decoder_self", "decoder_cross")}
+KD = {f"kd.{ability}": 1.0 for ability in VLP}
+"""Terms of the paper's L_VLP, L_HR and L_AT (section 3.3) with weight 1; beyond it, vqa in VLP, and logits in KD.
 
-The paper's L_HR is the mean over its four sources: `hr=0.25` is exactly its.
+The paper's L_HR is the mean over its four sources, which is `hr=0.25`.
 """
 GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
-NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "pictures"}
-"""What a term needs of the data; captions where nothing is said."""
+NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "images"}
+"""What a term needs of the data; captions where it is not named."""
 
 
-def learnt(weights: dict[str, float]) -> frozenset[str]:
-    """The tasks whose heads these weights train; all where they train none, as the paper's AT+HR does."""
-    return frozenset(task for task in VLP if weights.get(task) or weights.get(f"kd.{task}")) or frozenset(VLP)
+def trained_abilities(weights: dict[str, float]) -> frozenset[str]:
+    """Abilities whose heads these weights train; all of them where they train none, as the paper's AT+HR does."""
+    trained = frozenset(ability for ability in VLP if weights.get(ability) or weights.get(f"kd.{ability}"))
+    return trained or frozenset(VLP)
+
+
+def distills(weights: dict[str, float]) -> list[str]:
+    """Terms with weight that need a teacher."""
+    return [term for term, weight in weights.items() if weight and "." in term]
 
 
 def weights(text: str) -> dict[str, float]:
@@ -41,21 +50,41 @@ def joins(text: str) -> dict[str, int]:
 
 
 def layers(text: str) -> dict[str, tuple[tuple[int, int], ...]]:
-    """`fusion=5:1+3:0,text=2:0` as source -> pairs (teacher layer, student layer); TrainConfig says which sources.
+    """`fusion=5:1+3:0,text=2:0` as source -> pairs (teacher layer, student layer).
 
-    Raises UserError where it is not of this form.
+    Raises UserError where the text has another form; TrainConfig checks the sources.
     """
-    out = {}
+    pairs_of = {}
     for part in filter(None, text.split(",")):
         source, _, pairs = part.partition("=")
         if not re.fullmatch(r"-?\d{1,4}:-?\d{1,4}(\+-?\d{1,4}:-?\d{1,4})*", pairs):
-            raise UserError(f"the layers {part!r} are no pairs of layers; give teacher:student, as in fusion=5:1+3:0")
-        out[source] = tuple(tuple(map(int, pair.split(":"))) for pair in pairs.split("+"))
-    return out
+            raise UserError(f"the layers {part!r} are not teacher:student pairs; write them as in fusion=5:1+3:0")
+        pairs_of[source] = tuple(tuple(map(int, pair.split(":"))) for pair in pairs.split("+"))
+    return pairs_of
 
 
-def _by_term(text: str, number: type) -> dict:
-    out = {}
+def terms_text(values: dict[str, float]) -> str:
+    """The inverse of `weights` and `joins`; a whole group of one value is written by its name."""
+    items, words = list(values.items()), []
+    while items:
+        name, size = items[0][0], 1
+        for group, terms in GROUPS.items():
+            head = dict(items[: len(terms)])
+            if list(head) == list(terms) and len(set(head.values())) == 1:
+                name, size = group, len(terms)
+        value = items[0][1]
+        words.append(name if value == 1 else f"{name}={str(value).removesuffix('.0')}")
+        items = items[size:]
+    return ",".join(words)
+
+
+def layers_text(layers: dict[str, tuple[tuple[int, int], ...]]) -> str:
+    """The inverse of `layers`."""
+    return ",".join(f"{source}={'+'.join(f'{a}:{b}' for a, b in pairs)}" for source, pairs in layers.items())
+
+
+def _by_term(text: str, number: Callable) -> dict:
+    values = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if name not in GROUPS and name not in TERMS:
@@ -65,5 +94,5 @@ def _by_term(text: str, number: type) -> dict:
         except ValueError:
             kind, example = ("weight", "0.5") if number is float else ("first step", "500")
             raise UserError(f"the {kind} of {name} is {value!r}; give a number, as in {name}={example}") from None
-        out |= {term: value for term in GROUPS.get(name, (name,))}
-    return out
+        values |= {term: value for term in GROUPS.get(name, (name,))}
+    return values

@@ -78,7 +78,7 @@ def test_shard_by_command(faulty, tmp_path, capsys, monkeypatch):
     words = ["data", "shard", str(faulty), "--out", str(tmp_path / "shards")]
     assert main(words) == 2
     assert "faults" in capsys.readouterr().err
-    assert main([*words, "--on-error", "skip", "--splits", "train", "--pictures", "3"]) == 0
+    assert main([*words, "--on-error", "skip", "--splits", "train", "--images", "3"]) == 0
     assert capsys.readouterr().out.split()[:3] == ["train-00000.tar", "3", "images"]
     assert main(["data", str(tmp_path / "shards"), "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -14,7 +14,8 @@ from dlip.data.audit import check
 from dlip.data.joined import JoinedDatasets
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.write import write_shards
-from dlip.experiments.run import new_model, prepare, texts_of, vocabulary
+from dlip.experiments.config import DataConfig, ExperimentConfig
+from dlip.experiments.run import new_model, prepare, texts_of, train_tokenizer
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 
@@ -94,11 +95,13 @@ def test_has_field_of_a_limited_dataset(make):
 def test_evaluated_images_have_the_trained_fields(make):
     """Otherwise the first evaluation would end the run."""
     name = f"{make('captioned', 3, split='val')}+{make('questioned', 2, questions=True, split='val')}"
-    options = dict(size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data=name, split="val")
     config = TrainConfig(weights={"vqa": 1.0}, eval_every=1, eval_items=3)
-    with pytest.raises(UserError, match=r"on 3 pictures of captioned\+questioned val; .* or more --eval-items"):
-        prepare(**options, limit=None, on_error="fatal", config=config)
-    prepare(**options, limit=None, on_error="fatal", config=config.replace(eval_items=4))
+    experiment = ExperimentConfig(
+        "scenes-student", tokenizer="scenes/teacher", data=DataConfig(name, "val"), train=config
+    )
+    with pytest.raises(UserError, match=r"on 3 images of captioned\+questioned val; .* or more --eval-items"):
+        prepare(experiment)
+    prepare(experiment.replace(train=config.replace(eval_items=4)))
 
 
 def test_tags_are_dropped(make):
@@ -110,7 +113,7 @@ def test_vocabulary_and_training_use_all_datasets(make, tmp_path):
     assert {"shade 5", "how much?"} <= set(texts_of(joined))
     torch.manual_seed(0)
     student = new_model(
-        "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1", vocabulary(joined), 0
+        "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1", train_tokenizer(joined), 0
     )
     config = TrainConfig(steps=4, batch_size=6, warmup=1, log_every=1)
     losses = train(student, joined, config, tmp_path / "run", progress=False).losses()

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from dlip.experiments.ablation import identity
-from dlip.experiments.grids import FULL, GRIDS, WHOLE, Row
+from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, Row
 from tests.helpers import make_record
 
 IMAGES, CAPTIONS, QUESTIONS = 400, 5, 6
@@ -37,7 +37,7 @@ def student_record(row: Row, kept: float | dict[str, float], seed: int = 0) -> d
 def grid_records(name: str, levels: dict, spread: float = 0.1, seeds: int = 3) -> list[dict]:
     """Records of the teacher and of a grid's rows. levels: row -> `kept`; the seeds of a row lie within `spread` of it,
     in another order for each row."""
-    rng, records = np.random.default_rng(1), [student_record(WHOLE, 100.0)]
+    rng, records = np.random.default_rng(1), [student_record(TEACHER_ROW, 100.0)]
     for row in GRIDS[name].rows:
         if row.name in levels:
             level = levels[row.name]

@@ -19,7 +19,7 @@ from dlip.experiments.conclusions import (
     slopes,
     text,
 )
-from dlip.experiments.grids import GRIDS, WHOLE
+from dlip.experiments.grids import GRIDS, TEACHER_ROW
 from dlip.models.config import preset
 from tests.experiments.helpers import grid_records, student_record
 
@@ -133,7 +133,7 @@ def test_what_is_lacking_leaves_it_undecided():
 
 def test_seeds_are_paired():
     """A seed that lifts both rows alike is no noise of their difference."""
-    found = [student_record(WHOLE, 100.0)]
+    found = [student_record(TEACHER_ROW, 100.0)]
     rows = {row.name: row for row in GRIDS["objectives"].rows}
     for seed, lift in enumerate((-8.0, 0.0, 8.0)):
         found += [student_record(rows["VLP+HR"], 83 + lift, seed), student_record(rows["VLP+AT"], 80 + lift, seed)]

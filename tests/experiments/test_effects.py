@@ -5,7 +5,7 @@ import pytest
 
 from dlip.cost.count import paper_count
 from dlip.experiments.effects import gains, sweeps
-from dlip.experiments.grids import GRIDS, MODALITIES, WHOLE
+from dlip.experiments.grids import GRIDS, MODALITIES, TEACHER_ROW
 from dlip.models.config import preset
 from dlip.plots import gain_bars, module_curves
 from tests.experiments.helpers import grid_records, student_record
@@ -37,7 +37,7 @@ def test_gains_over_another_row_of_one_seed_have_no_interval(modalities):
 
 def test_sweeps_put_every_student_on_its_curves():
     rows = {row.name: row for row in GRIDS["modules"].rows}
-    found = [student_record(WHOLE, 100.0)] + [
+    found = [student_record(TEACHER_ROW, 100.0)] + [
         student_record(row, 50.0 + 2 * i, seed) for i, row in enumerate(rows.values()) for seed in (0, 1)
     ]
     for record in found:  # the columns of the table come from the metrics

@@ -79,15 +79,15 @@ def test_the_papers_rows_of_the_other_grids():
     assert losses[:4] == [{*VLP}, {*VLP, *AT}, {*VLP, *HR}, {*AT, *HR}]
     assert losses[4:] == [{*VLP, *AT, *HR, *kd} for kd in ((), *((term,) for term in KD), KD)]
     assert {row.name for row in GRIDS["objectives"].rows if "itm" in terms(row)} == {"VLP+AT+HR+kd.itm", "VLP+AT+HR+KD"}
-    assert [row.start for row in GRIDS["init"].rows] == [(), ("image",), ("language",), ("image", "language")]
+    assert [row.init_from for row in GRIDS["init"].rows] == [(), ("image",), ("language",), ("image", "language")]
 
 
 def test_what_goes_beyond_the_paper():
     sizes = [preset(row.size) for row in GRIDS["sizes"].rows]
     assert len({(c.image_width, c.image_layers, c.text_layers) for c in sizes}) >= 8
     assert len({c.image_width for c in sizes}) > 4 and len({c.text_layers for c in sizes}) > 3
-    learnt = {(row.pictures, row.role): row.split for row in GRIDS["data"].rows}
-    assert {pictures for pictures, _ in learnt} == {250, 1000, 4000, 20_000, 200_000} and len(learnt) == 10
+    learnt = {(row.images, row.role): row.split for row in GRIDS["data"].rows}
+    assert {images for images, _ in learnt} == {250, 1000, 4000, 20_000, 200_000} and len(learnt) == 10
     assert learnt[4000, "distilled"] == "train-small" and learnt[20_000, "undistilled"] == "train-large"
 
 
@@ -97,7 +97,7 @@ def test_rows_train_by_the_plan():
     assert config.joins == dict.fromkeys({*VLP, *HR, *AT}, 400)
     assert Row("a", weights="vlp,hr").train(FULL, 0).joins == {"itm": 1200}
     assert not Row("a", weights=TASK).train(FULL, 0).cache and not Row("a", weights=DISTILLED).train(QUICK, 0).cache
-    assert not Row("a", weights=DISTILLED, pictures=200_000).train(FULL, 0).cache
+    assert not Row("a", weights=DISTILLED, images=200_000).train(FULL, 0).cache
     assert QUICK.quick and not FULL.quick and FULL.seeds == 3 and QUICK.seeds == 1
 
 

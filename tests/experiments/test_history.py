@@ -22,25 +22,25 @@ def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
     for out, start in (
         ("lr=1/one", []), ("two", ["image=lr=1/one"]), ("three", ["two@48", "image=scenes/student"])
     ):  # fmt: skip
-        assert main([*new, *(word for part in start for word in ("--start", part)), "--out", out]) == 0
+        assert main([*new, *(word for part in start for word in ("--init-from", part)), "--out", out]) == 0
     one, two, three = records.read("r.jsonl")
     assert one["history"] == []
     for record, earlier in ((two, [one]), (three, [one, two])):
         assert [run["command"] for run in record["history"]] == [run["command"] for run in earlier]
         assert [run["config"]["train"]["steps"] for run in record["history"]] == [1] * len(earlier)
         assert all(run["wall_s"] >= 0 for run in record["history"])
-    taught = ["distill", *short, "--teacher", "two", "--start", "lr=1/one", "--weights", "itc,hr.text"]
+    taught = ["distill", *short, "--teacher", "two", "--init-from", "lr=1/one", "--weights", "itc,hr.text"]
     assert main([*taught, "--out", "four"]) == 0
     assert [run["folder"] for run in records.read("r.jsonl")[-1]["history"]] == ["lr=1/one", "two"]  # each once
     for wrong in (5, [5]):
         run = json.loads((tmp_path / "two" / "run.json").read_text())
-        (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"start": wrong}))
-        with pytest.raises(UserError, match="run.json does not say what the run began at"):
+        (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"init_from": wrong}))
+        with pytest.raises(UserError, match="run.json does not say what the run started from"):
             history(["two"])
 
 
 def test_a_run_that_has_the_place_of_the_one_it_began_at_is_one(tmp_path):
-    run = {"start": [str(tmp_path)], "model": {}, "train": {}}
+    run = {"init_from": [str(tmp_path)], "model": {}, "train": {}}
     (tmp_path / "run.json").write_text(json.dumps(run))
     (found,) = history([f"image={tmp_path}/"])
     assert found["folder"] == str(tmp_path) and found["config"] == run

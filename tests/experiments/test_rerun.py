@@ -1,7 +1,6 @@
 """Records made again: the same figures from the same command, and places that are kept apart."""
 
 import json
-import shlex
 from unittest.mock import Mock
 
 import pytest
@@ -9,16 +8,15 @@ import torch
 
 from dlip import data, records
 from dlip.checkpoints.load import model_folder
-from dlip.cli import INTERRUPTED, main, parser
+from dlip.cli import INTERRUPTED, main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
-from dlip.experiments.rerun import check_history, chosen, circumstances, command, difference
+from dlip.experiments.rerun import check_models, circumstances, difference, find_record, repeat
 from dlip.records.write import append
-from dlip.training.config import CACHE
 from dlip.training.run_folder import weights_hash
 from dlip.vlm import VLM
-from tests.helpers import make_record
+from tests.helpers import ROOT, make_record
 
 TINY = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1"
 
@@ -64,23 +62,6 @@ def test_a_rerun_that_is_killed_after_its_training_goes_on(last, tmp_path, monke
     assert main(again) == 2 and "holds a finished run" in capsys.readouterr().err
 
 
-def test_another_process_record_is_not_taken_for_the_one_made_again(tmp_path, monkeypatch, capsys):
-    """Where both go into one file."""
-    first, both = tmp_path / "first.jsonl", tmp_path / "both.jsonl"
-    append(make_record("a", tr1=50.0, command="dlip evaluate --model a"), first)
-
-    def measured(words):
-        append(make_record("a", tr1=48.5, command=shlex.join(["dlip", *words])), both)
-        append(make_record("b", tr1=10.0, command="dlip evaluate --model b"), both)
-        return 0
-
-    words = ["rerun", str(first), "--results", str(both), "--json", "-"]
-    with monkeypatch.context() as patch:
-        patch.setattr("dlip.cli.main", measured)
-        assert main(words) == 0
-    assert json.loads(capsys.readouterr().out)["difference"]["tr1"] == -1.5
-
-
 def test_a_model_measured_once_more_has_a_record_that_is_made_again(tmp_path, capsys):
     file, more = tmp_path / "r.jsonl", tmp_path / "more.jsonl"
     words = ["evaluate", "--model", "scenes/student", "--split", "test-5k", "--limit", "20", "--tasks", "retrieval"]
@@ -108,54 +89,40 @@ def test_a_model_without_a_record_is_refused_before_it_is_measured(tiny, tmp_pat
     )
 
 
-def test_the_record_that_is_meant(tmp_path):
+def test_find_record(tmp_path):
     for name, seed in (("a", 0), ("a", 1), ("b", 0)):
-        append(make_record(name, seed=seed, command=f"dlip distill --name {name}"), tmp_path / "r.jsonl")
-    append(make_record("demo", command="dlip demo"), tmp_path / "r.jsonl")
-    append(make_record("open", command="dlip train 'x"), tmp_path / "r.jsonl")
-    assert chosen(tmp_path / "r.jsonl", "a")["seed"] == 1 and chosen(tmp_path / "r.jsonl", "a", 0)["seed"] == 0
-    for asked, says in (
-        (("c",), "no record of name c;"),
-        (("b", 4), "name b and seed 4"),
-        (("demo",), "was not made"),
-        (("open",), "was not made"),
-    ):
-        with pytest.raises(UserError, match=says):
-            chosen(tmp_path / "r.jsonl", *asked)
+        append(make_record(name, seed=seed), tmp_path / "r.jsonl")
+    assert find_record(tmp_path / "r.jsonl", "a")["seed"] == 1
+    assert find_record(tmp_path / "r.jsonl", "a", 0)["seed"] == 0 and find_record(tmp_path / "r.jsonl")["name"] == "b"
+    for wanted, message in ((("c",), "no record of name c;"), (("b", 4), "name b and seed 4")):
+        with pytest.raises(UserError, match=message):
+            find_record(tmp_path / "r.jsonl", *wanted)
 
 
-def test_a_model_that_is_begun_with_and_not_there_is_named_with_its_command(tmp_path):
-    here, made = str(tmp_path / "first"), "dlip train --out runs/first"
-    record = {"name": "a", "command": f"dlip train --start {here}", "history": [{"folder": here, "command": made}]}
-    with pytest.raises(UserError, match=f"^a begins with {here}, which is not there; make it first: {made}$"):
-        check_history(record)
-    with pytest.raises(UserError, match="its own command was not kept"):
-        check_history(record | {"history": [{"folder": here, "command": None}]})
-    check_history(record | {"command": f"dlip train --start {here}-words"})  # what a run before it began with
-    for named in (f"--start image={here}@64", f"--teacher {here}/+other"):
-        with pytest.raises(UserError, match="is not there"):
-            check_history(record | {"command": f"dlip train {named}"})
+def test_a_missing_model_is_named_with_its_command(tmp_path):
+    here, command = str(tmp_path / "first"), "dlip train --out runs/first"
+    record = {"name": "a", "history": [{"folder": here, "command": command}]}
+    for name in (here, f"image={here}@64:0+1", f"{here}/+other"):
+        with pytest.raises(UserError, match=f"^a starts from {here}, which does not exist; make it first: {command}$"):
+            check_models(record, [name])
+    with pytest.raises(UserError, match="its command was not kept"):
+        check_models({"name": "a", "history": [{"folder": here, "command": None}]}, [here])
+    check_models(record, [f"{here}-words"])  # what a run before it started from
     (tmp_path / "first").mkdir()
-    check_history(record)
+    check_models(record, [here])
 
 
-def test_places_are_others():
-    record = {"name": "n", "command": "dlip distill --out a --teacher 'b c' --results=d --json - --name n --steps 5"}
-    made = ["distill", "--teacher", "b c", "--name", "n", "--steps", "5", "--out", "x", "--results", "y"]
-    assert command(record, "x", "y") == made
-
-
-@pytest.mark.parametrize("typed", ["--cache /elsewhere", "--cache=/elsewhere", "--cache"])
-def test_a_cache_is_this_machines_own(typed):
-    words = command({"name": "n", "command": f"dlip distill --teacher t --size s {typed} --name n"}, "x", "y")
-    assert parser().parse_args(words).cache == CACHE
-
-
-@pytest.mark.parametrize("typed", ["", " '--name=-a b'"])
-def test_what_is_made_again_is_called_as_it_was(typed):
-    record = {"name": "-a b", "command": f"dlip train --steps 5{typed}"}
-    assert command(record, "x", "y") == ["train", "--steps", "5", "--name=-a b", "--out", "x", "--results", "y"]
-    assert command(record | {"command": "dlip evaluate --model a"}, "x", "y")[-3:] == ["a", "--results", "y"]
+def test_a_shipped_record_of_schema_1_is_repeated(tmp_path, monkeypatch):
+    """With the experiment that it was made by, its folder and file of records apart."""
+    done = []
+    monkeypatch.setattr("dlip.experiments.rerun.run", lambda *args, **options: done.append((args, options)))
+    record = find_record(ROOT / "results" / "playground.jsonl", "student", 1)
+    repeat(record, tmp_path / "run", tmp_path / "r.jsonl", progress=False)
+    (((experiment, folder, results), _),) = done
+    assert (folder, results) == (tmp_path / "run", tmp_path / "r.jsonl")
+    assert (experiment.name, experiment.teacher, experiment.size) == ("student", "scenes/teacher", "scenes-student")
+    assert (experiment.train.seed, experiment.train.steps, experiment.train.cache) == (1, 5000, True)
+    assert (experiment.data.split, experiment.data.limit, experiment.evaluation.split) == ("train-small", 1000, "test")
 
 
 def test_what_last_digits_depend_on_is_told_where_it_differs():

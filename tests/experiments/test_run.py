@@ -15,14 +15,18 @@ from dlip.data import FirstN
 from dlip.data.batch import Item, Question
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import SPLITS, Scenes
-from dlip.experiments import run as experiment
-from dlip.experiments.run import held_out, measure, new_student, prepare, samples, texts_of, vocabulary
+from dlip.experiments import run as run_module
+from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
+from dlip.experiments.run import held_out, measure, new_student, prepare, samples, texts_of, train_tokenizer
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.run_folder import Run
 from dlip.training.terms import AT, HR, VLP, weights
 from dlip.vlm import VLM
+
+TRAIN = ExperimentConfig("scenes-student", tokenizer="scenes/teacher", data=DataConfig(limit=8))
+DISTILL = TRAIN.replace(tokenizer=None, teacher="scenes/teacher", role="distilled")
 
 
 @pytest.fixture(scope="module")
@@ -69,53 +73,42 @@ def test_default_weights_distil_in_python_too(teacher, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("typed", "start", "able"),
+    ("typed", "init_from", "abilities"),
     [
         ("vlp,itm=0", [], {"itc", "lm", "vqa"}), ("hr,at", [], {"itc", "itm", "lm", "vqa"}), ("kd.lm,hr", [], {"lm"}),
         ("lm", ["scenes/student"], {"itc", "itm", "lm", "vqa"}), ("itc", ["image=scenes/student"], {"itc"}),
     ],
 )  # fmt: skip
-def test_a_student_can_do_what_is_trained_or_began_trained(typed, start, able):
-    config = TrainConfig(steps=2, batch_size=4, warmup=1, weights=weights(typed))
-    got = prepare(
-        size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=start, data="scenes", split=None,
-        limit=8, on_error="fatal", config=config,
-    )  # fmt: skip
-    assert got.student.med.abilities == able
+def test_abilities_are_those_trained_or_initialized(typed, init_from, abilities):
+    train = TrainConfig(steps=2, batch_size=4, warmup=1, weights=weights(typed))
+    ready = prepare(DISTILL.replace(init_from=tuple(init_from), train=train))
+    assert ready.student.med.abilities == abilities
 
 
 @pytest.mark.parametrize("typed", ["itm", "hr,kd.itm"])
-def test_what_cannot_be_measured_is_not_trained(typed):
-    with pytest.raises(
-        UserError, match="^nothing that is to be learnt can be measured on 1,000 pictures of scenes test; "
-    ):
-        prepare(
-            size="scenes-student", teacher="scenes/teacher", tokenizer=None, start=[], data="scenes", split=None,
-            limit=8, on_error="fatal", config=TrainConfig(weights=weights(typed)),
-        )  # fmt: skip
+def test_what_cannot_be_evaluated_is_not_trained(typed):
+    with pytest.raises(UserError, match="^no trained task can be evaluated on 1,000 images of scenes test; "):
+        prepare(DISTILL.replace(train=TrainConfig(weights=weights(typed))))
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changes", "message"),
     [
-        (dict(teacher="runs/none"), "there is no model"), (dict(start=["runs/none"]), "there is no model"),
+        (dict(teacher="runs/none", role="distilled"), "there is no model"),
+        (dict(init_from=("runs/none",)), "there is no model"),
         (dict(size="huge"), "no model size"), (dict(size="huge", tokenizer=None), "no model size"),
-        (dict(config=TrainConfig(weights={"itm": 1.0})), "nothing that is to be learnt"),
+        (dict(train=TrainConfig(weights={"itm": 1.0})), "no trained task"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_told_before_every_picture_is_read(changed, says, monkeypatch):
-    monkeypatch.setattr(data, "verified", lambda _: pytest.fail("read"))
-    asked = dict(
-        size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data="scenes", split=None,
-        limit=8, on_error="fatal", config=TrainConfig(),
-    )  # fmt: skip
-    with pytest.raises(UserError, match=says):
-        prepare(**asked | changed)
+def test_mistakes_are_found_before_images_are_read(changes, message, monkeypatch):
+    monkeypatch.setattr(data, "verify", lambda _: pytest.fail("read"))
+    with pytest.raises(UserError, match=message):
+        prepare(TRAIN.replace(**changes))
 
 
 def test_a_model_too_short_for_the_timed_text_is_scored_without_its_time(scenes):
-    words = vocabulary(scenes)
-    short = experiment.new_model("scenes-student:max_positions=20,max_text=20", words, 0)
+    words = train_tokenizer(scenes)
+    short = run_module.new_model("scenes-student:max_positions=20,max_text=20", words, 0)
     figures, _ = measure(short, scenes, 1, progress=False, tasks=("vqa",))
     assert figures["vqa"] and "21 tokens exceed the model's 20 positions" in figures["notes"]["latency"]
 
@@ -123,13 +116,12 @@ def test_a_model_too_short_for_the_timed_text_is_scored_without_its_time(scenes)
 def test_faults_of_two_sets_of_one_split_are_added_up(damaged, tmp_path):
     write_folder(tmp_path / "more", {"train": Scenes("val", size=4)})
     (tmp_path / "more" / "images" / "train-000001.png").write_bytes(b"broken")
-    config = TrainConfig(batch_size=4)
+    experiment = ExperimentConfig(
+        "scenes-student", tokenizer="scenes/teacher", data=DataConfig(damaged[1], "train", on_error="skip"),
+        evaluation=HeldOutConfig(data=str(tmp_path / "more"), split="train"), train=TrainConfig(batch_size=4),
+    )  # fmt: skip
     with pytest.warns(UserWarning):
-        got = prepare(
-            size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], data=damaged[1], split="train",
-            limit=None, on_error="skip", config=config, test_data=str(tmp_path / "more"), test_split="train",
-        )  # fmt: skip
-    assert got.left_out == {"train": 2}
+        assert prepare(experiment).skipped == {"train": 2}
 
 
 @pytest.mark.parametrize(("typed", "glanced"), [("itc", "retrieval"), ("lm", "captioning")])
@@ -160,7 +152,7 @@ def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):
 
 
 def test_the_scenes_vocabulary_is_closed():
-    words = vocabulary(Scenes("train-large", size=300))
+    words = train_tokenizer(Scenes("train-large", size=300))
     unknown = words.fast.token_to_id("[UNK]")
     ids, _ = words.encode(list(texts_of(Scenes("test", size=50))))
     assert not (ids == unknown).any()
@@ -223,11 +215,11 @@ def test_what_is_left_out_is_told_and_written_down(damaged, tmp_path, capsys):
         assert any(f"skipped 1 fault in the {split} split of set: {split}-000000.png" in line for line in said)
     assert not any("the val split of set" in line for line in said)
     (record,) = records.read(tmp_path / "r.jsonl")
-    assert record["train_images"] == 8 and record["notes"]["data"] == "faults left out: 1 of train, 1 of test"
+    assert record["train_images"] == 8 and record["notes"]["data"] == "faults skipped: 1 of train, 1 of test"
     capsys.readouterr()
     with pytest.warns(UserWarning, match="skipped 1 fault in the test split of set: test-000000.png"):
         assert main(["evaluate", "--model", str(tmp_path / "run"), *damaged, "--candidates", "2", "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["notes"]["data"] == "faults left out: 1 of test"
+    assert json.loads(capsys.readouterr().out)["notes"]["data"] == "faults skipped: 1 of test"
 
 
 def test_steps_that_are_left_out_are_written_down(tmp_path, monkeypatch):
@@ -272,7 +264,7 @@ def test_a_run_is_measured_by_one_process_at_a_time(tmp_path, monkeypatch):
             pass
         return measure(*given, **options)
 
-    monkeypatch.setattr(experiment, "measure", meanwhile)
+    monkeypatch.setattr(run_module, "measure", meanwhile)
     assert main(words.split()) == 0
     assert len(records.read(tmp_path / "r.jsonl")) == 1
     with Run(tmp_path / "run").exclusive():
@@ -287,19 +279,19 @@ def test_of_several_processes_of_a_machine_one_tells(damaged, monkeypatch, capsy
     assert not told and not capsys.readouterr().err
 
 
-def test_training_glances_at_val_and_never_at_test(damaged, tmp_path):
-    asked = dict(
-        size="scenes-student", teacher=None, tokenizer="scenes/teacher", start=[], split=None, limit=None,
-        on_error="skip",
-    )  # fmt: skip
-    config = TrainConfig(eval_every=1, eval_items=5)
-    with pytest.warns(UserWarning, match="skipped 1 fault in the val split of set"):
-        got = prepare(data=damaged[1], config=config, **asked)
-    assert (got.watched.split, len(got.watched), got.test.split, len(got.test)) == ("val", 5, "test", 8)
-    scenes = prepare(data="scenes", config=config, **asked)
+def test_training_is_evaluated_on_val_and_never_on_test(damaged, tmp_path):
+    experiment = TRAIN.replace(
+        data=DataConfig(damaged[1], on_error="skip"), train=TrainConfig(eval_every=1, eval_items=5)
+    )
+    with pytest.warns(UserWarning, match="of set val, 1 fault"):
+        ready = prepare(experiment)
+    assert (ready.watched.split, len(ready.watched), ready.test.split, len(ready.test)) == ("val", 5, "test", 8)
+    scenes = prepare(experiment.replace(data=DataConfig()))
     assert (scenes.watched.split, scenes.test.split) == ("val", "test")
+    assert (scenes.experiment.data.split, scenes.experiment.evaluation.split) == ("train-small", "test")
     write_folder(tmp_path / "two", {"train": Scenes("train-small", size=6), "test": Scenes("test", size=6)})
-    assert prepare(data=str(tmp_path / "two"), config=config, **asked).watched.split == "test"  # there is no other
+    two = prepare(experiment.replace(data=DataConfig(str(tmp_path / "two"))))
+    assert two.watched.split == "test"  # there is no val
 
 
 def test_other_data_to_measure_on(tmp_path):
@@ -341,7 +333,7 @@ def test_models_are_measured_on_the_accelerator_but_int8(tiny, scenes, monkeypat
     placed, kinds = [], iter(("fp32", "fp32", "fp32", "int8"))
     monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: "the fast one")
-    monkeypatch.setattr(experiment, "precision", lambda med: next(kinds))
+    monkeypatch.setattr(run_module, "precision", lambda med: next(kinds))
     monkeypatch.setattr(Med, "to", lambda med, place: placed.append(place))
     for _ in range(2):
         measure(tiny, FirstN(scenes, 2), 0, False, teacher=tiny, tasks=("vqa",))

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from dlip import notebook
-from dlip.cli import parser
+from dlip.cli import parse
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
@@ -197,16 +197,16 @@ def test_live_student_leaves_no_files(tmp_path, displayed, monkeypatch, capsys):
     monkeypatch.setenv("DLIP_QUICK", "1")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     size, asked = "scenes-student:image_layers=1,text_layers=1", "itc,hr.image"
-    made = notebook.learn(size, asked, steps=300, batch_size=4, start=[""])
+    made = notebook.learn(size, asked, steps=300, batch_size=4, init_from=[""])
     assert made.losses["step"] == [1, 2] and set(made.losses) == {"step", "itc", "hr.image", "total"}
     assert made.model.med.config.image_layers == 1 and not made.model.med.training
     assert not list(tmp_path.glob("dlip-*"))
     said = capsys.readouterr().out
     assert said.startswith("2 steps in ")
-    parsed = parser().parse_args(shlex.split(said.splitlines()[-1])[1:])
-    assert (parsed.teacher, parsed.weights, parsed.steps, parsed.batch_size) == ("scenes/teacher", asked, 2, 4)
-    fast = "bf16" if native_bf16() else None  # the default is left out
-    assert (parsed.precision, parsed.lr, parsed.start) == (fast, FULL.train.lr, ["scenes/teacher"])
+    experiment = parse(shlex.split(said.splitlines()[-1])[1:])[1].experiment
+    assert experiment == live.live_experiment(size, asked, 2, batch_size=4, init_from=[""])
+    assert (experiment.teacher, experiment.train.weights) == ("scenes/teacher", weights(asked))
+    assert experiment.train.precision == ("bf16" if native_bf16() else "no")
     assert displayed[-1]["text/plain"].startswith("After 2 of 2 steps")
 
 
@@ -216,7 +216,7 @@ def test_interrupted_student_is_kept(displayed, monkeypatch, capsys):
 
     monkeypatch.setattr("dlip.training.loop.train", stop)
     made = notebook.learn("scenes-student", "itc", steps=2)
-    assert made.model.caption([Scenes("test", size=1)[0].image]) and "Stopped" in capsys.readouterr().out
+    assert made.model.caption([Scenes("test", size=1)[0].image]) and "Interrupted" in capsys.readouterr().out
 
 
 # --- words and looks --------------------------------------------------------------------------------------------------

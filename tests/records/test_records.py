@@ -285,7 +285,7 @@ def test_twin_has_the_same_layers_and_images():
 
 
 def test_twin_was_initialized_from_the_same_weights():
-    initialized = make_record("a", "undistilled") | {"config": {"start": ["image=teacher"]}}
+    initialized = make_record("a", "undistilled") | {"config": {"init_from": ["image=teacher"]}}
     rows = summary(frame([initialized, make_record("b", "undistilled"), make_record("student")]))
     students = rows[rows["role"] == "distilled"]
     assert (
@@ -312,11 +312,11 @@ def test_latencies_are_compared_by_share_of_the_teacher():
 
 
 @pytest.mark.parametrize(
-    ("start", "column"), [(None, ""), ([], ""), (["image=a", "text=b"], "image=a, text=b"), ("x", "")]
+    ("init_from", "column"), [(None, ""), ([], ""), (["image=a", "text=b"], "image=a, text=b"), ("x", "")]
 )
-def test_init_from_column(start, column):
+def test_init_from_column(init_from, column):
     record = make_record()
-    record["config"] = {**record["config"], "start": start}
+    record["config"] = {**record["config"], "init_from": init_from}
     assert frame([record])["init_from"].tolist() == [column]
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dlip import data
-from dlip.cli import main, parser
+from dlip.cli import main, parse
 from dlip.data.scenes.dataset import SPLITS
 from dlip.evaluation.tasks.vqa import blind_baseline
 from dlip.experiments import ablation
@@ -73,7 +73,7 @@ def workspace(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_parse(page):
     for words in commands(page):
-        parser().parse_args(words[1:])
+        parse(words[1:])
 
 
 def test_commands_run(workspace, monkeypatch, capsys):

@@ -5,12 +5,13 @@ import pytest
 import dlip
 from dlip import records
 from dlip.checkpoints.load import BUILT_IN, built_in_models
-from dlip.cli import parser
+from dlip.cli import parse
 from dlip.common.files import read_json
 from dlip.cost.count import summary
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import captioning
 from dlip.models.config import ModelConfig
+from dlip.records import upgrade
 from tests.helpers import ROOT
 
 MORE = ("student-mid", "student-undistilled-4k", "student-40k", "student-undistilled-40k")
@@ -26,9 +27,9 @@ def test_exactly_these_ship_and_are_light():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_says_how_it_was_made(name):
-    record = read_json(BUILT_IN / name / "record.json")
+    record = upgrade(read_json(BUILT_IN / name / "record.json"))
     words = record["command"].split()
-    assert words[0] == "dlip" and parser().parse_args(words[1:])  # the command is one that can be given
+    assert words[0] == "dlip" and parse(words[1:])  # the command is one that can be given
     made, kept = record["config"]["model"], read_json(BUILT_IN / name / "config.json")["model"]
     assert ModelConfig.from_dict(made) == ModelConfig.from_dict(kept)
     assert record["metrics"]["retrieval"]["tr@1"] > 0 and record["split"] == "test"

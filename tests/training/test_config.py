@@ -26,7 +26,9 @@ def test_the_paper_is_the_default():
         (dict(schedule="step"), "schedule is 'step'"),
         (dict(precision="int8"), "precision is 'int8'"),
         (dict(steps=0), "steps is 0"),
-        (dict(batch_size=10, accumulate=4), "does not divide into 4 micro-batches"),
+        (dict(batch_size=10, accumulate=4), "batch_size 10 is not divisible by 4 micro-batches"),
+        (dict(epochs=0.0), "epochs is 0.0; give a number, above 0"),
+        (dict(joins={"lm": 1000}), "lm joins after 1000 of 1000 steps"),
         (dict(queue=64), "queue needs momentum"),
     ],
 )
@@ -45,5 +47,5 @@ def test_trainings_survive_json():
 def test_unknown_names_and_wrong_types_are_refused():
     with pytest.raises(UserError, match="stepz"):
         TrainConfig.from_dict({"stepz": 3})
-    with pytest.raises(UserError, match=r"train\.weights is \[\]; it has to be a table"):
+    with pytest.raises(UserError, match=r"train\.weights is \[\]; it has to be an object"):
         TrainConfig.from_dict({"weights": []})

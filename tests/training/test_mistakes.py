@@ -118,12 +118,12 @@ def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, 
     """As from another working directory, and as where a process that drew pictures was killed."""
 
     def go(dataset, teacher, start, seed=1, workers=1):
-        about, config = {"teacher": teacher, "start": [start]}, SHORT.replace(weights=HR, workers=workers)
+        about, config = {"teacher": teacher, "init_from": [start]}, SHORT.replace(weights=HR, workers=workers)
         return train(make_vlm(seed), dataset, config, tmp_path, make_vlm(2), about=about, progress=False)
 
     with pytest.raises(KeyboardInterrupt):
         go(InterruptedDataset(TRAIN_SCENES, 20), "t", "s", workers=0)
-    with pytest.raises(UserError, match="holds a run with another start; choose"):
+    with pytest.raises(UserError, match="holds a run with another init_from; choose"):
         go(TRAIN_SCENES, "t", "../s", seed=4)
     run = go(TRAIN_SCENES, "../t", "../s")
     assert run.finished and run.config()["train"]["workers"] == 0

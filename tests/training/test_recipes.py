@@ -1,4 +1,4 @@
-"""The paper's road: recipes parse, what is typed wins, the page's commands are commands, and every stage learns."""
+"""The paper's recipes: what they set, that typed options win, and that every stage trains."""
 
 import json
 import re
@@ -6,81 +6,78 @@ import shlex
 
 import pytest
 
-from dlip.cli import main, parser
-from dlip.commands import train_config
+from dlip.cli import main, parse
 from dlip.common.errors import UserError
-from dlip.training.recipes import RECIPES, recipe
-from dlip.training.terms import AT, HR
+from dlip.experiments.config import ExperimentConfig
+from dlip.training.recipes import RECIPES
+from dlip.training.terms import AT, HR, distills, weights
 from tests.helpers import ROOT
 
 PAGE = (ROOT / "docs" / "training.md").read_text()
-PLACE = ["--out", "x", "--teacher", "t"]
+
+
+def experiment(*words: str) -> ExperimentConfig:
+    return parse([*words, "--out", "x", *(["--teacher", "t"] if words[0] == "distill" else [])])[1].experiment
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_teacher_adds_terms_and_changes_nothing_else(name):
-    alone = parser().parse_args(["train", "--recipe", name, "--out", "x"])
-    taught = parser().parse_args(["distill", "--recipe", name, *PLACE])
-    ours, theirs = train_config(alone), train_config(taught)
-    assert theirs.replace(weights=ours.weights) == ours
-    handed = theirs.weights.keys() - ours.weights.keys()
-    assert handed and all("." in term for term in handed) and not any("." in term for term in ours.weights)
-    assert (alone.epochs, alone.size) == (taught.epochs, taught.size)
+    alone, distilled = experiment("train", "--recipe", name), experiment("distill", "--recipe", name)
+    assert distilled.replace(train=alone.train, teacher=None, role="undistilled") == alone
+    assert distilled.train.replace(weights=alone.train.weights) == alone.train
+    added = distilled.train.weights.keys() - alone.train.weights.keys()
+    assert added == {*distills(distilled.train.weights)} and not distills(alone.train.weights)
 
 
 def test_what_the_paper_states():
-    args = parser().parse_args(["distill", "--recipe", "pretrain", *PLACE])
-    config = train_config(args)
+    pretrain = experiment("distill", "--recipe", "pretrain")
+    config = pretrain.train
     assert (config.lr, config.decay, config.schedule, config.weight_decay) == (5e-4, 0.85, "epoch", 0.02)
     terms = {**dict.fromkeys(("itc", "itm", "lm", *AT), 1.0), **dict.fromkeys(HR, 0.25)}  # L_HR is a mean
-    assert config.weights == terms and config.momentum
-    assert args.size == "dlip-small"
+    assert config.weights == terms and config.momentum and config.epochs == 20
+    assert pretrain.size == "dlip-small"
     for name in RECIPES.keys() - {"pretrain"}:
-        assert parser().parse_args(["train", "--recipe", name, "--out", "x"]).size == "dlip-small:image_size=384"
+        assert experiment("train", "--recipe", name).size == "dlip-small:image_size=384"
 
 
-def test_what_is_typed_wins_wherever_it_stands():
+def test_typed_options_win_wherever_they_stand():
     for words in (["--lr", "1", "--recipe", "vqa"], ["--recipe", "vqa", "--lr", "1"]):
-        args = parser().parse_args(["train", *words, "--out", "x", "--weights", "lm"])
-        assert (args.lr, args.weights, args.epochs) == (1.0, "lm", recipe("vqa").epochs)
-    for words in (["--recipe", "vqa", "--steps", "3"], ["--steps=3", "--recipe=vqa"]):
-        args = parser().parse_args(["train", "--out", "x", *words])
-        assert (args.steps, args.epochs, args.weights) == (3, None, "vqa")
-    args = parser().parse_args(["distill", "--recipe", "vqa", "--no-augment", "--no-flip", "--cache", *PLACE])
-    assert not train_config(args).augment and not train_config(args).flip
-    with pytest.raises(
-        UserError, match="unrecognized arguments: --rec vqa"
-    ):  # a name cut short would not be seen to be a recipe
-        parser().parse_args(["train", "--out", "x", "--rec", "vqa", "--size", "scenes-student"])
+        config = experiment("train", *words, "--weights", "lm").train
+        assert (config.lr, config.weights, config.epochs) == (1.0, {"lm": 1.0}, 10)
+    config = experiment("train", "--steps=3", "--recipe=vqa").train
+    assert (config.steps, config.epochs, config.weights) == (3, None, {"vqa": 1.0})
+    config = experiment("distill", "--recipe", "vqa", "--no-augment", "--no-flip", "--cache").train
+    assert not config.augment and not config.flip
+    with pytest.raises(UserError, match="unrecognized arguments: --rec vqa; see dlip train --help"):  # no abbreviations
+        experiment("train", "--rec", "vqa", "--size", "scenes-student")
 
 
 def test_every_command_of_the_page_is_one():
     lines = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("dlip ")]
-    found = [words for words in found if "--recipe" in words]
-    assert {words[words.index("--recipe") + 1] for words in found} == set(RECIPES)
-    assert all(parser().parse_args(words).teacher.startswith("Salesforce/") for words in found)
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("dlip ")]
+    commands = [words for words in commands if "--recipe" in words]
+    assert {words[words.index("--recipe") + 1] for words in commands} == set(RECIPES)
+    assert all(parse(words)[1].experiment.teacher.startswith("Salesforce/") for words in commands)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_stage_learns_from_the_one_before(name, tmp_path, capsys):
+def test_every_stage_trains(name, tmp_path, capsys):
     small = ["--size", "scenes-student:image_width=16,text_width=16", "--limit", "16", "--batch-size", "8"]
-    small += ["--steps", "2", "--workers", "0", "--precision", "no", "--test-split", "val", "--candidates", "4"]
-    small += ["--queue", "0"] if recipe(name).task == "lm" or "vqa" in recipe(name).task else ["--queue", "16"]
+    small += ["--steps", "2", "--workers", "0", "--precision", "no", "--test-split", "val", "--test-limit", "16"]
+    small += ["--candidates", "4", "--latency-repeats", "0"] + ["--queue", "16"] * ("queue" in RECIPES[name].train)
     words = ["distill", "--recipe", name, "--teacher", "scenes/teacher", *small, "--out", str(tmp_path / "run")]
-    words += ["--results", str(tmp_path / "records.jsonl"), "--json", "-"]
-    assert main(words) == 0
+    assert main([*words, "--results", str(tmp_path / "records.jsonl"), "--json", "-"]) == 0
     losses = json.loads(capsys.readouterr().out)["losses"]
-    assert losses.keys() - {"step", "total"} == train_config(parser().parse_args(words)).weights.keys()
+    recipe = RECIPES[name]
+    assert losses.keys() - {"step", "total"} == weights(f"{recipe.task_terms},{recipe.teacher_terms}").keys()
 
 
 def test_mistakes_are_a_sentence(capsys):
     for words, sentence in (
-        (["--recipe", "soup"], "there is no recipe 'soup'; choose one of pretrain"),
-        (["--steps", "3", "--epochs", "2", "--size", "scenes-student"], "give one of them"),
-        (["--epochs", "0", "--size", "scenes-student"], "give a positive number"),
-        (["--epochs", "nan", "--size", "scenes-student"], "give a positive number"),
-        (["--recipe", "vqa", "--recipe", "captioning"], "given more than once"),
+        (["--recipe", "soup"], "invalid choice: 'soup'"),
+        (["--steps", "3", "--epochs", "2", "--size", "scenes-student"], "pass one of them"),
+        (["--epochs", "0", "--size", "scenes-student"], "give a number, above 0"),
+        (["--epochs", "nan", "--size", "scenes-student"], "give a number, above 0"),
     ):
         assert main(["train", "--out", "x", *words]) == 2
         assert sentence in capsys.readouterr().err

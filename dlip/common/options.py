@@ -1,0 +1,128 @@
+"""Command line options from dataclass fields (dlip/common/fields.py): flags, help lines, values, and back to words.
+
+A field that is a dataclass itself gives its fields' flags in a group. tyro and jsonargparse were tried in its place:
+they take 0.5 to 0.7 s to import, print a usage or a box for a mistake, and have no flag whose value is optional
+(`--cache`).
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
+
+from dlip.common.errors import UserError
+from dlip.common.fields import base_type, choices, docstrings
+
+METAVARS = {int: "N", float: "X"}
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """`a,b` as a tuple. Raises UserError for an empty name."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UserError(f"{text!r} has an empty name; put one comma between names")
+    return names
+
+
+def key(of: Field) -> str:
+    """The name of a field's flag and of its value among those that were typed."""
+    return of.metadata.get("flag", of.name)
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type, command: str, defaults: dict[str, Any], group=None) -> None:
+    """Adds a flag or positional argument for each field of `cls` that `command` has.
+
+    defaults: the command's own, by `key`. group: where they go; the parser itself by default. The parser's result
+    holds only what was typed.
+    """
+    for f in (f for f in fields(cls) if not is_dataclass(f.type) and _has(f, command)):
+        _add(group or parser, f, f"{docstrings(cls)[f.name]}{_default(f, defaults)}")
+    for f in (f for f in fields(cls) if is_dataclass(f.type)):
+        section = parser.add_argument_group(docstrings(cls)[f.name].rstrip("."))
+        add_options(parser, f.type, command, defaults, section)
+
+
+def _has(of: Field, command: str) -> bool:
+    return not of.metadata.get("hidden") and of.metadata.get("command", command) == command
+
+
+def _default(of: Field, defaults: dict[str, Any]) -> str:
+    value = defaults.get(key(of), default(of))
+    if value is MISSING or of.metadata.get("required"):
+        return " (required)" if not of.metadata.get("positional") else ""
+    if of.metadata.get("inverse") or value is None or value is False or value == () or value == {}:
+        return ""
+    return f" (default: {_text(of, value)})"
+
+
+def default(of: Field) -> Any:
+    return of.default if of.default_factory is MISSING else of.default_factory()
+
+
+def _text(of: Field, value) -> str:
+    return of.metadata["show"](value) if "show" in of.metadata else str(value)
+
+
+def _add(parser: argparse.ArgumentParser, of: Field, help_: str) -> None:
+    about, kind, values = of.metadata, base_type(of), choices(of)
+    options: dict[str, Any] = {"help": help_.replace("%", "%%"), "default": argparse.SUPPRESS}
+    if kind is bool:
+        off = "store_false" if about.get("inverse") else "store_true"
+        options["action"] = argparse.BooleanOptionalAction if about.get("negatable") else off
+    else:
+        options["metavar"] = about.get("metavar", None if values else METAVARS.get(kind, key(of).upper()))
+        options |= {"choices": values or None, "type": about.get("parse", kind if kind in (int, float) else str)}
+        if kind is tuple and "parse" not in about:
+            options |= {"nargs": "*"} if about.get("positional") else {"action": "append"}
+        if "const" in about:
+            options |= {"nargs": "?", "const": about["const"]}
+    if about.get("positional"):
+        parser.add_argument(key(of), **options)
+    else:
+        parser.add_argument(f"--{key(of).replace('_', '-')}", dest=key(of), **options)
+
+
+def build(cls: type, command: str, values: dict[str, Any]):
+    """`cls` from values by `key`; its fields' defaults where there are none.
+
+    Raises UserError for a value that is missing, and what the class itself refuses.
+    """
+    found = {}
+    for f in fields(cls):
+        if is_dataclass(f.type):
+            found[f.name] = build(f.type, command, values)
+        elif key(f) in values and not f.metadata.get("hidden"):
+            value = values[key(f)]
+            found[f.name] = tuple(value) if isinstance(value, list) else value
+        elif default(f) is MISSING or (f.metadata.get("required") and _has(f, command)):
+            name = key(f).upper() if f.metadata.get("positional") else f"--{key(f).replace('_', '-')}"
+            raise UserError(f"dlip {command} needs {name}; see dlip {command} --help")
+    return cls(**found)
+
+
+def as_words(options, command: str, defaults: dict[str, Any]) -> list[str]:
+    """The words of a command line that `build` makes `options` of: those that differ from the defaults."""
+    return [word for of, value in _values(options, command) for word in _words(of, value, defaults)]
+
+
+def _values(options, command: str) -> Iterator[tuple[Field, Any]]:
+    for f in fields(options):
+        if is_dataclass(f.type):
+            yield from _values(getattr(options, f.name), command)
+        elif _has(f, command):
+            yield f, getattr(options, f.name)
+
+
+def _words(of: Field, value, defaults: dict[str, Any]) -> list[str]:
+    if value is None or value == defaults.get(key(of), default(of)):
+        return []
+    flag = f"--{key(of).replace('_', '-')}"
+    if base_type(of) is bool:
+        return [flag if bool(value) != bool(of.metadata.get("inverse")) else f"--no-{flag[2:]}"]
+    if base_type(of) is tuple and "parse" not in of.metadata:
+        texts = [str(one) for one in value]
+    else:
+        texts = [_text(of, value)]
+    if of.metadata.get("positional"):
+        return texts
+    return [word for text in texts for word in ([f"{flag}={text}"] if text.startswith("-") else [flag, text])]
