@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from tqdm import tqdm
 
 from dlip import data as data_sets
-from dlip.common.errors import UserError
 from dlip.common.text import one_line, plural
+from dlip.data.quarantine import EmptySplitError
 from dlip.data.shards.dataset import BadSampleError
 from dlip.data.shards.write import encoded_item
 
@@ -43,9 +43,7 @@ def check(name: str) -> dict:
         try:
             dataset = data_sets.open(part, own, on_error="skip")
             dataset.verify()
-        except UserError as error:
-            if "no usable image left" not in str(error):
-                raise
+        except EmptySplitError as error:
             splits[split] = {"images": 0, "captions": 0, "questions": 0}
             faults["splits without a usable image"].append(str(error))
             continue

@@ -20,6 +20,10 @@ SUFFIXES = {
 """First bytes of an image file -> its suffix."""
 
 
+class EmptySplitError(UserError):
+    """A split has no usable image."""
+
+
 @dataclass
 class EncodedItem:
     """One image as stored, not decoded, with its texts."""
@@ -74,7 +78,7 @@ class QuarantineMixin(ABC):
         self._report([fault for fault in faults if fault is not None])
 
     def _report(self, faults: list[str]) -> None:
-        """Quarantine faults. Raises UserError if they are fatal or no usable item is left."""
+        """Quarantine faults. Raises UserError if they are fatal, EmptySplitError if nothing is left."""
         where = f"the {self.split} split of {self.where}"
         first = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
         if faults and self.on_error == "fatal":
@@ -83,7 +87,7 @@ class QuarantineMixin(ABC):
                 f"--on-error skip"
             )
         if not len(self):
-            raise UserError(f"{where} has no usable image left: {first or 'it is empty'}")
+            raise EmptySplitError(f"{where} has no usable image left: {first or 'it is empty'}")
         self.faults += faults
 
 

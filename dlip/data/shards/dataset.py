@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.batch import Item
-from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
+from dlip.data.quarantine import EmptySplitError, EncodedItem, QuarantineMixin, image_id_from_name
 from dlip.data.shards.download import cache_folder, is_url, open_shard
 from dlip.data.shards.naming import INDEX, shards
 from dlip.data.shards.tar_index import parse_sample, sample_index
@@ -77,7 +77,7 @@ class Shards(QuarantineMixin):
                 if self.on_error == "fatal":
                     raise
                 logging.getLogger(__name__).warning("skipped: %s", fault)
-        raise UserError(f"the {self.split} split of {self.where} has no usable image left; copy it again")
+        raise EmptySplitError(f"the {self.split} split of {self.where} has no usable image left; copy it again")
 
     def encoded_item(self, i: int) -> EncodedItem:
         """Sample i as stored. Raises UserError if its shard cannot be read, BadSampleError if the shard lacks it."""
