@@ -3,6 +3,7 @@
 from html import escape
 
 import plotly.graph_objects as go
+from PIL import ImageColor
 
 from dlip.plots.style import COLORS, INK, SYMBOLS, figure
 
@@ -82,7 +83,7 @@ def memory_bars(memories: dict[str, dict], roles: dict[str, str], title: str | N
 
 def _shade(role: str, share: float) -> str:
     """A role's color, darkened."""
-    return "#" + "".join(f"{round(share * int(COLORS[role][i : i + 2], 16)):02x}" for i in (1, 3, 5))
+    return "#" + "".join(f"{round(share * channel):02x}" for channel in ImageColor.getrgb(COLORS[role]))
 
 
 def _filled(colors: list[str]) -> dict:
@@ -93,8 +94,8 @@ def _filled(colors: list[str]) -> dict:
 
 def luminance(color: str) -> float:
     """Relative luminance of "#rrggbb", 0 to 1, by WCAG 2 (contrast of two colors: (L1 + 0.05) / (L2 + 0.05))."""
-    shares = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    channels = [channel / 255 for channel in ImageColor.getrgb(color)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 

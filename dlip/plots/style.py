@@ -4,6 +4,7 @@ import textwrap
 
 import pandas as pd
 import plotly.graph_objects as go
+from PIL import ImageColor
 
 COLORS = {"teacher": "#0072B2", "undistilled": "#D55E00", "distilled": "#009E73"}
 """Role -> color, from the color-blind safe palette of Okabe and Ito."""
@@ -37,7 +38,7 @@ AXIS = dict(
 
 def tint(role: str) -> str:
     """A role's color, transparent enough for marks in `INK` to be readable on it."""
-    return f"rgba{(*(int(COLORS[role][i : i + 2], 16) for i in (1, 3, 5)), 0.3)}"
+    return f"rgba{(*ImageColor.getrgb(COLORS[role]), 0.3)}"
 
 
 def figure(title: str, panels: int = 1) -> go.Figure:

@@ -58,33 +58,14 @@ Then numbers, NaN if the record lacks them:
 - w.<term>: weight of a loss term; 0 if the run did not use it.
 """
 
-from dlip.records.compare import (
-    TEST_SET,
-    comparable_latencies,
-    describe_test_sets,
-    latest_runs,
-    retention,
-    summary,
-    undistilled_twin,
-)
+from dlip.records.compare import latest_runs, retention, summary
 from dlip.records.outcomes import outcomes
-from dlip.records.read import (
-    RUN_COLUMNS,
-    contains,
-    count_test_images,
-    export,
-    failures,
-    frame,
-    load,
-    read,
-    record_of_run,
-)
+from dlip.records.read import contains, count_test_images, failures, frame, load, read, record_of_run
 from dlip.records.schema import FIGURES, HEADLINE_SCORES, upgrade
-from dlip.records.write import append, config_hash, failed_run, new_record, thin
+from dlip.records.write import append, config_hash, failed_run, new_record
 
 __all__ = [
-    "FIGURES", "HEADLINE_SCORES", "RUN_COLUMNS", "TEST_SET", "append", "comparable_latencies", "config_hash",
-    "contains", "count_test_images", "describe_test_sets", "export", "failed_run", "failures", "frame", "latest_runs",
-    "load", "new_record", "outcomes", "read", "record_of_run", "retention", "summary", "thin", "undistilled_twin",
+    "FIGURES", "HEADLINE_SCORES", "append", "config_hash", "contains", "count_test_images", "failed_run", "failures",
+    "frame", "latest_runs", "load", "new_record", "outcomes", "read", "record_of_run", "retention", "summary",
     "upgrade",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dlip.common.errors import UserError
-from dlip.common.files import read_json, write_output
+from dlip.common.files import read_json
 from dlip.common.text import one_line
 from dlip.records.outcomes import outcomes
 from dlip.records.schema import FIGURES, SCHEMA, figures, is_record, model_size, upgrade
@@ -124,15 +124,3 @@ def count_test_images(record: dict) -> int:
     """Number of images measured, those with captions or those with questions, whichever are more; 0 if unknown."""
     columns = outcomes(record)
     return max((len(columns[name]) for name in ("captions", "questions") if name in columns), default=0)
-
-
-def export(df: pd.DataFrame, path: str | Path) -> None:
-    """Writes a table of `load` as CSV or Parquet, by the suffix of the path. Raises UserError if it cannot."""
-    path = Path(path)
-    writers = {".csv": df.to_csv, ".parquet": df.to_parquet}
-    if path.suffix not in writers:
-        raise UserError(f"{path} ends in neither .csv nor .parquet; name a file that does")
-    try:
-        write_output(path, lambda place: writers[path.suffix](place, index=False))
-    except OSError as error:
-        raise UserError(f"the table cannot be written to {path}: {error.strerror}; choose another file") from error

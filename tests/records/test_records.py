@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.records import FIGURES, RUN_COLUMNS, contains, export, failures, frame, load, read
+from dlip.records import FIGURES, contains, failures, frame, load, read
 from dlip.records.compare import comparable_latencies, latest_runs, retention, summary, undistilled_twin  # fmt: skip
+from dlip.records.read import RUN_COLUMNS
 from dlip.records.schema import is_record, upgrade
 from dlip.records.write import append, config_hash, failed_run, thin
 from tests.helpers import ROOT, make_record
@@ -140,25 +140,6 @@ def test_failed_runs_are_read_apart(tmp_path: Path):
 
 def test_quick_runs_are_marked():
     assert list(frame([make_record(), make_record() | {"quick": True}])["quick"]) == [False, True]
-
-
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_export_round_trip(tmp_path: Path, suffix):
-    df = frame([make_record(seed=0, vqa=None), make_record(seed=1, weights={"itc": 0.5})])
-    path = tmp_path / "deep" / f"runs.{suffix}"
-    export(df, path)
-    back = pd.read_csv(path) if suffix == "csv" else pd.read_parquet(path)
-    assert list(back.columns) == list(df.columns)
-    assert list(back["id"]) == list(df["id"]) and list(back["seed"]) == [0, 1]
-    np.testing.assert_allclose(back[["tr1", "vqa", "w.itc"]], df[["tr1", "vqa", "w.itc"]])
-
-
-def test_export_errors(tmp_path: Path):
-    with pytest.raises(UserError, match="neither .csv nor .parquet"):
-        export(frame([make_record()]), tmp_path / "runs.xlsx")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        export(frame([make_record()]), tmp_path / "file" / "runs.csv")
 
 
 def test_half_written_line_is_skipped_and_repaired(tmp_path: Path):
