@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dlip.common.errors import UserError
 from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
-from dlip.evaluation.tasks.base import within
+from dlip.evaluation.tasks.base import subrange
 from dlip.vlm import VLM
 
 from .. import images, inputs, jobs, models
@@ -46,7 +46,7 @@ def attribution(
 
     def explain(side: str, vlm: VLM) -> Tensor:
         start = 0.5 * (side == "student")
-        grid = METHODS[method](Score(vlm, text, index), loaded, progress=within(step, start, start + 0.5))
+        grid = METHODS[method](Score(vlm, text, index), loaded, progress=subrange(step, start, start + 0.5))
         return F.pad(grid.flatten(), (1, 0))
 
     with jobs.turns(progress) as step:

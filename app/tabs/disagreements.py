@@ -10,7 +10,7 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.evaluation import disagreement
 from dlip.evaluation.tasks import captioning, evaluate
-from dlip.evaluation.tasks.base import within
+from dlip.evaluation.tasks.base import subrange
 from dlip.models import tasks
 from dlip.plots import disagreement_cards
 
@@ -64,7 +64,7 @@ def disagreements(
                 raise UserError(f"{vlm.name} was not trained for {task}; choose another model, or another comparison")
         data = Scenes("test", size=images)
         for i, vlm in enumerate(pair.values()):
-            options = dict(batch_size=BATCH, progress=within(step, i / 2, (i + 1) / 2))
+            options = dict(batch_size=BATCH, progress=subrange(step, i / 2, (i + 1) / 2))
             if kind == "captioning":
                 predictions.append(captioning.predict(vlm, data, max_new_tokens=vlm.med.config.max_text, **options))
             else:

@@ -11,7 +11,7 @@ import torch
 from dlip.common.text import plural
 from dlip.cost.latency import compare_latency, throughput
 from dlip.cost.memory import memory
-from dlip.evaluation.tasks.base import within
+from dlip.evaluation.tasks.base import subrange
 from dlip.models.tasks import TASKS
 from dlip.plots import latency_bars, memory_bars, throughput_curves
 
@@ -67,8 +67,8 @@ def speed(
     with jobs.turns(progress) as step:
         pair = models.pair(teacher, student)
         text = dict(beams=beams, tokens=tokens)
-        latency = compare_latency(pair, task, repeats, WARMUP_ROUNDS, within(step, 0.0, 0.5), batch=batch, **text)
-        rates = throughput(pair, task, batches, THROUGHPUT_ROUNDS, within(step, 0.5, 0.8), **text) if batches else {}
+        latency = compare_latency(pair, task, repeats, WARMUP_ROUNDS, subrange(step, 0.0, 0.5), batch=batch, **text)
+        rates = throughput(pair, task, batches, THROUGHPUT_ROUNDS, subrange(step, 0.5, 0.8), **text) if batches else {}
         usage = {}
         for i, (side, vlm) in enumerate(pair.items()):
             if with_memory:

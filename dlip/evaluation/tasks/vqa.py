@@ -1,8 +1,7 @@
-"""Visual question answering: answers written freely or picked from a list, and the official soft accuracy.
+"""Visual question answering: answers generated or picked from a list, and VQA's soft accuracy.
 
-Source: Antol et al., VQA (arXiv 1505.00468), with the rules published beside its evaluation. Answers come
-from the decoder, which reads the states of a question that has seen its picture (BLIP, arXiv 2201.12086,
-section 5.3).
+The decoder generates answers from the states of a question fused with its image (BLIP, arXiv 2201.12086, section 5.3).
+Source: Antol et al., VQA (arXiv 1505.00468), and the rules published with its evaluation.
 """
 
 from collections import Counter, defaultdict
@@ -16,82 +15,82 @@ from dlip.common.errors import UserError
 from dlip.common.text import one_line
 from dlip.data.answers import normalize
 from dlip.data.batch import Item, Question
-from dlip.evaluation.tasks.base import Outcome, Progress, Unavailable, batches, percent
+from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, percent
 from dlip.models.generate import generate
 from dlip.models.token_ids import next_tokens
 
-QUESTIONS = 128  # questions that are answered at once
-PAIRS = 256  # pairs of question and candidate answer that the decoder reads at once
+QUESTION_BATCH = 128
+PAIR_BATCH = 256  # pairs of question and candidate answer
 
 
 def run(
     vlm, dataset, answers: list[str] | None = None, k: int = 128, batch_size: int = 64, num_beams: int = 3,
     max_new_tokens: int = 10, progress: Progress = True,
-) -> Outcome:  # fmt: skip
-    """Figures of `score` for free answers and, under "ranked", for those picked from the list `answers`, if any.
+) -> TaskResult:  # fmt: skip
+    """Metrics of `score` for generated answers and, under "ranked", for answers picked from the list `answers`, if any.
 
-    In eval and inference mode. Rows "vqa": one a question. Raises Unavailable where no question has an
-    answer.
+    Items "vqa": a row for each question. Needs eval and inference mode. Raises MetricUnavailable where no question has
+    an answer.
     """
     med = vlm.med.model_for("vqa")
-    questions, image_id, free, ranked = [], [], [], []
+    questions, image_id, generated, ranked = [], [], [], []
     for items in batches(dataset, batch_size, "vqa", progress):
-        asked = [(row, q) for row, item in enumerate(items) for q in item.questions if q.answers]
-        if not asked:
+        pairs = [(row, q) for row, item in enumerate(items) for q in item.questions if q.answers]
+        if not pairs:
             continue
         cross = med.text_encoder.cross(vlm.image_states((item.image for item in items), med))
-        for start in range(0, len(asked), QUESTIONS):
-            rows, some = zip(*asked[start : start + QUESTIONS], strict=True)
-            ids, mask = vlm.texts(q.text for q in some)
+        for start in range(0, len(pairs), QUESTION_BATCH):
+            rows, batch = zip(*pairs[start : start + QUESTION_BATCH], strict=True)
+            ids, mask = vlm.texts(q.text for q in batch)
             states = med.question_states(med.fuse_with(cross, ids, mask, torch.tensor(rows, device=ids.device)))
-            begin = ids.new_full((len(ids), 1), med.config.dec_id)
-            free += vlm.tokenizer.decode(generate(med, states, mask, begin, num_beams, max_new_tokens))
+            prompt = ids.new_full((len(ids), 1), med.config.dec_id)
+            generated += vlm.tokenizer.decode(generate(med, states, mask, prompt, num_beams, max_new_tokens))
             if answers:
                 ranked += [answers[i] for i in best_answers(vlm, states, mask, answers, k)]
-            questions += some
+            questions += batch
             image_id += [items[row].image_id for row in rows]
     if not questions:
-        raise Unavailable("the data have no questions with answers")
+        raise MetricUnavailable("the data have no questions with answers")
 
-    figures, accuracies = score(free, questions)
-    rows = [
+    metrics, accuracies = score(generated, questions)
+    table = [
         dict(image_id=i, question=q.text, type=q.type, answer=answer, accuracy=accuracy)
-        for i, q, answer, accuracy in zip(image_id, questions, free, accuracies, strict=True)
+        for i, q, answer, accuracy in zip(image_id, questions, generated, accuracies, strict=True)
     ]
     if answers:
-        figures["ranked"], accuracies = score(ranked, questions)
-        for row, answer, accuracy in zip(rows, ranked, accuracies, strict=True):
+        metrics["ranked"], accuracies = score(ranked, questions)
+        for row, answer, accuracy in zip(table, ranked, accuracies, strict=True):
             row |= {"ranked_answer": answer, "ranked_accuracy": accuracy}
-    return Outcome(figures, {"vqa": rows})
+    return TaskResult(metrics, {"vqa": table})
 
 
 def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int = 128) -> list[int]:
-    """Each question's likeliest answer as its place in `answers`; states [N, Q, Di], mask bool [N, Q].
+    """Index in `answers` of each question's likeliest answer; question states [N, Q, Di], mask bool [N, Q].
 
-    Of more than `k` answers, the k with the likeliest first tokens are scored in full, as in BLIP. Raises UserError for
-    one that is longer than the model reads.
+    As in BLIP, only the `k` answers with the likeliest first tokens are scored in full. Raises UserError for an answer
+    that is longer than the model reads.
     """
     med = vlm.med.model_for("vqa")
     ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer.encode(answers, first="[DEC]"))  # [C, A]
-    if ids.shape[1] > (most := med.config.max_positions):
+    if ids.shape[1] > (limit := med.config.max_positions):
         longest = answers[ids_mask.sum(1).argmax()]
-        raise UserError(f"the answer {one_line(longest)!r} is longer than the {most} tokens that this model reads")
+        raise UserError(f"the answer {one_line(longest)!r} is longer than the {limit} tokens that this model reads")
     if len(answers) <= k:
         chosen = torch.arange(len(answers), device=states.device).expand(len(states), -1)  # [N, K]
     else:
         first = med.decode(ids[:1, :1].expand(len(states), -1), states, mask)[:, 0]  # [N, V]
         chosen = first[:, ids[:, 1]].topk(k, 1).indices
     best = []
-    for rows in torch.arange(len(states), device=states.device).split(max(1, PAIRS // chosen.shape[1])):
-        asked = chosen[rows].flatten()
-        likelihood = log_likelihood(med, ids[asked], ids_mask[asked], states[rows], mask[rows])
-        place = likelihood.view(len(rows), -1).argmax(1, keepdim=True)
-        best += chosen[rows].gather(1, place).squeeze(1).tolist()
+    for rows in torch.arange(len(states), device=states.device).split(max(1, PAIR_BATCH // chosen.shape[1])):
+        candidates = chosen[rows].flatten()
+        likelihood = log_likelihood(med, ids[candidates], ids_mask[candidates], states[rows], mask[rows])
+        index = likelihood.view(len(rows), -1).argmax(1, keepdim=True)
+        best += chosen[rows].gather(1, index).squeeze(1).tolist()
     return best
 
 
 def log_likelihood(med, ids: Tensor, ids_mask: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-    """log p(answer | question) [N], end token included: answers [N, A] to B questions, N / B in a row each."""
+    """log p(answer | question), [N], end token included: answers [N, A] to B questions, N / B consecutive ones each."""
     logits = med.decode(ids, states, mask)  # [N, A, V]
     return -F.cross_entropy(logits.transpose(1, 2), next_tokens(ids, ids_mask), reduction="none").sum(1)
 
@@ -100,22 +99,21 @@ def log_likelihood(med, ids: Tensor, ids_mask: Tensor, states: Tensor, mask: Ten
 
 
 def soft_accuracy(answer: str, references: list[str]) -> float:
-    """How far the annotators agree with an answer, 0 to 1; both sides are normalised.
+    """Agreement of n annotators with an answer, 0 to 1, after normalization of both.
 
-    With ten annotators or more, VQA's rule: min(same / 3, 1), averaged over the sets that leave one of them
-    out. With fewer, its three of ten is read as a share: min(same / max(1, 0.3 n), 1), so that one of up to
-    three is enough. Where all annotators agree, the published program leaves their answer as it is; the
-    published rules do not.
+    With n >= 10, VQA's rule: min(agreeing / 3, 1), averaged over the n subsets without one annotator. With fewer,
+    min(agreeing / max(1, 0.3 n), 1), so that one of up to three is enough. Where all annotators agree, VQA's published
+    program does not normalize their answer; its published rules, and this function, do.
     """
-    said = normalize(answer)
-    same = [normalize(reference) == said for reference in references]
+    answer = normalize(answer)
+    same = [normalize(reference) == answer for reference in references]
     if len(same) < 10:
         return min(sum(same) / max(1, 0.3 * len(same)), 1)
     return sum(min((sum(same) - own) / 3, 1) for own in same) / len(same)
 
 
 def score(answers: list[str], questions: list[Question]) -> tuple[dict, list[float]]:
-    """Soft accuracy in percent, "accuracy" of all and "by_type" of question; and of each question, 0 to 1."""
+    """Soft accuracy in percent, "accuracy" and "by_type" of question; and each question's, 0 to 1."""
     accuracies = [soft_accuracy(a, q.answers) for a, q in zip(answers, questions, strict=True)]
     by_type = defaultdict(list)
     for question, accuracy in zip(questions, accuracies, strict=True):
@@ -125,23 +123,23 @@ def score(answers: list[str], questions: list[Question]) -> tuple[dict, list[flo
 
 
 def blind_baseline(train: Iterable[Item], test: Iterable[Item]) -> dict:
-    """Figures of `score` for a guesser that sees no picture: it says what `train` answers most often.
+    """Metrics of `score` for answers without seeing the image: the most frequent ones in `train`.
 
-    To the same question; where that is new, to questions of its type; where that is new too, to all. Raises
-    UserError where one of the two has no questions.
+    Most frequent for the same question, else for its type, else for all. Raises UserError where `train` or `test` has
+    no answered questions.
     """
     counts = defaultdict(Counter)
-    for question in answered(train):
+    for question in answered_questions(train):
         for key in _blind_keys(question):
             counts[key].update(map(normalize, question.answers))
-    questions = answered(test)
+    questions = answered_questions(test)
     if not counts or not questions:
-        raise UserError("a blind baseline needs answered questions to learn from and to test on; name other data")
+        raise UserError("a blind baseline needs answered questions to train and to test on; name other data")
     known = [next(counts[key] for key in _blind_keys(q) if key in counts) for q in questions]
     return score([answers.most_common(1)[0][0] for answers in known], questions)[0]
 
 
-def answered(items: Iterable[Item]) -> list[Question]:
+def answered_questions(items: Iterable[Item]) -> list[Question]:
     """All questions that have answers, in order."""
     return [question for item in items for question in item.questions if question.answers]
 

@@ -12,7 +12,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from dlip.evaluation.tasks import captioning
-from dlip.evaluation.tasks.base import Unavailable
+from dlip.evaluation.tasks.base import MetricUnavailable
 from dlip.evaluation.tasks.captioning import facts, find_java, plain_tokens, score
 
 pytestmark = pytest.mark.usefixtures("java")
@@ -53,12 +53,12 @@ def test_same_as_pycocoevalcap(scored):
 def test_letters_beyond_ascii_survive_any_locale(monkeypatch):
     needs_java()
     monkeypatch.setenv("LC_ALL", "C")
-    assert captioning._tokenize(find_java(), [["Ein Café, größer!"], []]) == [["ein café größer"], []]
+    assert captioning._ptb_tokenize(find_java(), [["Ein Café, größer!"], []]) == [["ein café größer"], []]
 
 
 def test_a_reference_itself_is_perfect_and_other_words_are_not(monkeypatch):
     needs_java()
-    monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=Unavailable("it takes seconds to start")))
+    monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=MetricUnavailable("it takes seconds to start")))
     references = ["a dog runs on the beach", "two men play a game of chess", "a red car is parked here"]
     figures, ciders, _ = score(references, [[text, "something else entirely"] for text in references])
     assert figures["bleu4"] == pytest.approx(100) and figures["rougeL"] == pytest.approx(100)
@@ -116,7 +116,7 @@ def test_java_comes_from_the_package_where_the_path_has_none(monkeypatch, tmp_pa
 @pytest.mark.parametrize("script", ["echo bad memory >&2; exit 3", "exec sleep 60", "echo nonsense"])
 def test_a_java_that_fails_or_hangs_ends_in_notes(monkeypatch, tmp_path, script):
     monkeypatch.setattr(captioning, "find_java", lambda: program(tmp_path, f"#!/bin/sh\n{script}\n"))
-    monkeypatch.setattr(captioning, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(captioning, "JAVA_TIMEOUT_S", 0.5)
     figures, _, notes = score(["a dog", "a cat"], [["a dog"], ["a cat"]])
     assert figures["meteor"] is None and notes["meteor"] and notes["tokenizer"]
     assert figures["rougeL"] == 100
@@ -141,24 +141,24 @@ def test_facts_counted_by_hand(scenes):
 def test_rows_and_figures_of_a_model(tiny, scenes, monkeypatch):
     monkeypatch.setattr(captioning, "find_java", lambda: None)
     outcome = captioning.run(tiny, scenes, batch_size=3, progress=False)
-    assert [row["image_id"] for row in outcome.rows["captioning"]] == [item.image_id for item in scenes]
+    assert [row["image_id"] for row in outcome.items["captioning"]] == [item.image_id for item in scenes]
     pictures = [item.image for item in scenes]
-    assert [row["caption"] for row in outcome.rows["captioning"]] == tiny.caption(pictures, 3, 20)
-    each = [row["cider"] for row in outcome.rows["captioning"]]
-    assert outcome.figures["cider"] == pytest.approx(sum(each) / len(each))
-    assert set(outcome.figures["facts"]) == {"objects", "attributes", "relations"}
+    assert [row["caption"] for row in outcome.items["captioning"]] == tiny.caption(pictures, 3, 20)
+    each = [row["cider"] for row in outcome.items["captioning"]]
+    assert outcome.metrics["cider"] == pytest.approx(sum(each) / len(each))
+    assert set(outcome.metrics["facts"]) == {"objects", "attributes", "relations"}
 
 
 def test_no_captions(tiny):
     class Empty(list):
         name, split = "empty", "test"
 
-    with pytest.raises(Unavailable, match="no captions"):
+    with pytest.raises(MetricUnavailable, match="no captions"):
         captioning.run(tiny, Empty(), progress=False)
 
 
 def test_java_that_gives_no_answer_is_told_without_its_command(monkeypatch):
     late = subprocess.TimeoutExpired(["/somewhere/java", "-jar"], 1800)
     monkeypatch.setattr(captioning.subprocess, "run", Mock(side_effect=late))
-    with pytest.raises(Unavailable, match=r"^Java gave no answer in [\d,]+ seconds$"):
+    with pytest.raises(MetricUnavailable, match=r"^Java took longer than [\d,]+ seconds$"):
         captioning._run_java("java", "-version")

@@ -51,7 +51,7 @@ def test_pieces_are_the_whole(k, monkeypatch):
     of = torch.arange(30) % 10, torch.arange(50) % 10
     whole = nearest(queries, gallery, *of, k)
     assert torch.equal(whole.candidates, (queries @ gallery.T).topk(min(k, 50), 1).indices)
-    monkeypatch.setattr(ranking, "PIECE", 120)  # two queries
+    monkeypatch.setattr(ranking, "CHUNK_SIMILARITIES", 120)  # two queries
     pieces = nearest(queries, gallery, *of, k)
     assert torch.equal(pieces.candidates, whole.candidates) and torch.equal(pieces.rank, whole.rank)
     torch.testing.assert_close(pieces.similarity, whole.similarity)
@@ -60,8 +60,8 @@ def test_pieces_are_the_whole(k, monkeypatch):
 @pytest.mark.parametrize("broken", [None, float("nan"), float("inf")])
 def test_ranks_are_counted_as_they_are_sorted(broken, monkeypatch):
     """With equals on both sides, queries that own nothing or much, and numbers that are none."""
-    monkeypatch.setattr(ranking, "PIECE", 200)
-    monkeypatch.setattr(ranking, "COLUMNS", 7)
+    monkeypatch.setattr(ranking, "CHUNK_SIMILARITIES", 200)
+    monkeypatch.setattr(ranking, "CHUNK_COLUMNS", 7)
     torch.manual_seed(0)
     queries, gallery = torch.randn(40, 2).round(), torch.randn(60, 2).round()
     if broken is not None:

@@ -7,7 +7,7 @@ import torch
 
 from dlip.common.errors import MissingAbility
 from dlip.evaluation.tasks import retrieval
-from dlip.evaluation.tasks.base import Unavailable
+from dlip.evaluation.tasks.base import MetricUnavailable
 from dlip.evaluation.tasks.retrieval import predict, score
 from tests.helpers import reference_rank
 
@@ -58,19 +58,19 @@ def test_figures_and_rows(tiny, scenes):
     outcome = score(found)
     for name, rank in (("tr", found.tr.rank), ("ir", found.ir.rank), ("itc_ir", found.ir.nearest.rank)):
         for n in (1, 5, 10):
-            assert outcome.figures[f"{name}@{n}"] == pytest.approx(100 * sum(r < n for r in rank.tolist()) / len(rank))
-    assert outcome.rows["ir"][7] == {
+            assert outcome.metrics[f"{name}@{n}"] == pytest.approx(100 * sum(r < n for r in rank.tolist()) / len(rank))
+    assert outcome.items["ir"][7] == {
         "image_id": scenes[1].image_id, "caption": scenes[1].captions[2], "rank": found.ir.rank[7].item(),
         "itc_rank": found.ir.nearest.rank[7].item(),
     }  # fmt: skip
-    assert [row["rank"] for row in outcome.rows["tr"]] == found.tr.rank.tolist()
+    assert [row["rank"] for row in outcome.items["tr"]] == found.tr.rank.tolist()
 
 
 @torch.inference_mode()
 def test_pictures_beyond_what_is_kept_are_encoded_again(tiny, scenes, monkeypatch):
     tiny.med.eval()
     kept = predict(tiny, scenes, k=3, batch_size=3, progress=False)
-    monkeypatch.setattr(retrieval, "KEPT", 50_000)  # of one batch, not of two
+    monkeypatch.setattr(retrieval, "MAX_STATE_BYTES", 50_000)  # of one batch, not of two
     again = predict(tiny, scenes, k=3, batch_size=3, progress=False)
     assert torch.equal(kept.tr.scores, again.tr.scores) and torch.equal(kept.ir.scores, again.ir.scores)
 
@@ -92,7 +92,7 @@ def test_a_pair_that_both_directions_ask_for_is_scored_once(tiny, scenes, monkey
 @torch.inference_mode()
 def test_equal_texts_are_equally_good(tiny, scenes, monkeypatch):
     """Whatever would be beside each of them in a batch."""
-    monkeypatch.setattr(retrieval, "TEXTS", 3)
+    monkeypatch.setattr(retrieval, "TEXT_BATCH", 3)
 
     class Alike:
         name, split = "alike", "test"
@@ -124,8 +124,8 @@ def test_a_model_that_has_not_learnt_itm_ranks_by_itc_and_says_so(tiny, scenes, 
     plain = retrieval.run(tiny, scenes, k=0, progress=False)
     monkeypatch.setattr(tiny.med, "abilities", frozenset({"itc", "vqa"}), raising=False)
     found = retrieval.run(tiny, scenes, progress=False)
-    assert found.figures == plain.figures and plain.notes["tr@1"] == "by ITC alone, as no candidates are re-ranked"
-    assert found.notes["tr@1"] == "by ITC alone, as the model has not learnt ITM"
+    assert found.metrics == plain.metrics and plain.notes["tr@1"] == "by ITC alone, as no candidates are re-ranked"
+    assert found.notes["tr@1"] == "by ITC alone, as the model was not trained with ITM"
     monkeypatch.setattr(tiny.med, "abilities", frozenset({"lm"}))
     with pytest.raises(MissingAbility, match="cannot compare images with texts"):
         predict(tiny, scenes, progress=False)
@@ -145,5 +145,5 @@ class Wordless:
 
 
 def test_no_captions(tiny, scenes):
-    with pytest.raises(Unavailable, match="no captions"):
+    with pytest.raises(MetricUnavailable, match="no captions"):
         predict(tiny, Wordless(scenes), progress=False)

@@ -116,7 +116,7 @@ def test_ranking_picks_what_likelihoods_one_by_one_pick(tiny, scenes, monkeypatc
     found = log_likelihood(tiny.med, ids, ids_mask, states, mask).view(len(asked), -1)
     torch.testing.assert_close(found, plain, atol=1e-3, rtol=0)
     assert best_answers(tiny, states, mask, ANSWERS) == expected
-    monkeypatch.setattr(vqa, "PAIRS", 24)  # three questions at once
+    monkeypatch.setattr(vqa, "PAIR_BATCH", 24)  # three questions at once
     assert best_answers(tiny, states, mask, ANSWERS) == expected
 
 
@@ -139,13 +139,13 @@ def test_an_answer_that_is_too_long_to_read_is_named(tiny):
 
 def test_rows_of_a_model(tiny, scenes):
     outcome = vqa.run(tiny, scenes, ANSWERS, batch_size=3, progress=False)
-    rows = outcome.rows["vqa"]
+    rows = outcome.items["vqa"]
     questions = [(it, q) for it in scenes for q in it.questions]
     assert [(row["image_id"], row["question"]) for row in rows] == [(it.image_id, q.text) for it, q in questions]
     assert [row["answer"] for row in rows] == tiny.answer(
         [it.image for it, _ in questions], [q.text for _, q in questions]
     )
     assert {row["ranked_answer"] for row in rows} <= set(ANSWERS)
-    assert set(outcome.figures["by_type"]) == {q.type for _, q in questions}
+    assert set(outcome.metrics["by_type"]) == {q.type for _, q in questions}
     mean = sum(row["ranked_accuracy"] for row in rows) / len(rows)
-    assert outcome.figures["ranked"]["accuracy"] == pytest.approx(100 * mean)
+    assert outcome.metrics["ranked"]["accuracy"] == pytest.approx(100 * mean)
