@@ -28,7 +28,7 @@ def questions(scenes) -> list[str]:
 
 @torch.no_grad()
 def test_similarity_is_the_cosine_of_the_two_encoders(tiny, images):
-    ours = tiny.similarity(images, TEXTS[:3])
+    scores = tiny.similarity(images, TEXTS[:3])
     med = tiny.med
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
     image = med.vision_proj(med.encode_image(med.normalize(pixels))[:, 0])
@@ -36,17 +36,17 @@ def test_similarity_is_the_cosine_of_the_two_encoders(tiny, images):
     for text in TEXTS[:3]:
         ids, mask = tiny.tokenizer.encode([text])
         rows.append(med.text_proj(med.encode_text(ids, mask)[:, 0]))
-    theirs = torch.nn.functional.cosine_similarity(image[:, None], torch.cat(rows)[None], dim=-1)
-    assert ours.shape == (4, 3)
-    torch.testing.assert_close(ours, theirs)
+    expected = torch.nn.functional.cosine_similarity(image[:, None], torch.cat(rows)[None], dim=-1)
+    assert scores.shape == (4, 3)
+    torch.testing.assert_close(scores, expected)
 
 
 @torch.no_grad()
 def test_match_is_the_probability_of_index_one(tiny, images):
-    ours = tiny.match(images, TEXTS)
+    scores = tiny.match(images, TEXTS)
     logits = tiny.med.match_logits(tiny.med.fuse(*tiny.texts(TEXTS), tiny.image_states(images)))
-    torch.testing.assert_close(ours, 1 / (1 + (logits[:, 0] - logits[:, 1]).exp()))
-    assert ours.shape == (4,) and ours.std() > 0
+    torch.testing.assert_close(scores, 1 / (1 + (logits[:, 0] - logits[:, 1]).exp()))
+    assert scores.shape == (4,) and scores.std() > 0
 
 
 @pytest.mark.parametrize("options", [dict(), dict(num_beams=1), dict(num_beams=1, top_p=1e-6), dict(max_new_tokens=3)])
@@ -122,7 +122,7 @@ def test_wrong_inputs_are_refused(tiny, images, tmp_path):
     with pytest.raises(UserError, match="2 images and 4 texts"):
         tiny.match(images[:2], TEXTS)
     with pytest.raises(UserError, match=r"list of images.*\[image\]"):
-        tiny.caption("picture.png")
+        tiny.caption("photo.png")
     with pytest.raises(UserError, match="list of texts"):
         tiny.similarity(images, "a red circle")
     with pytest.raises(UserError, match="list of questions"):

@@ -79,39 +79,41 @@ def until_end(rows: torch.Tensor, model) -> list[str]:
 @pytest.mark.parametrize("weights", ["safetensors", "bin"])
 @torch.no_grad()
 def test_retrieval_folder(weights, images, tmp_path):
-    theirs = stock("retrieval", width=192)
-    model = dlip.load(stock_folder(theirs, tmp_path, weights))
+    stock_model = stock("retrieval", width=192)
+    model = dlip.load(stock_folder(stock_model, tmp_path, weights))
     assert model.med.abilities == {"itc", "itm"} and model.med.config.image_width == 192
     ids, mask = model.texts(TEXTS)
-    score = theirs(ids, pixels(images), use_itm_head=False, attention_mask=mask.long()).itm_score
+    score = stock_model(ids, pixels(images), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
-    match = theirs(ids, pixels(images), attention_mask=mask.long()).itm_score.softmax(-1)[:, 1]
+    match = stock_model(ids, pixels(images), attention_mask=mask.long()).itm_score.softmax(-1)[:, 1]
     assert match.max() - match.min() > 0.01
     torch.testing.assert_close(model.match(images, TEXTS), match, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_captioning_folder(images, tmp_path):
-    theirs = stock("captioning", width=192)
-    model = dlip.load(stock_folder(theirs, tmp_path))
+    stock_model = stock("captioning", width=192)
+    model = dlip.load(stock_folder(stock_model, tmp_path))
     for beams in (1, 3):
-        said = theirs.generate(pixels(images), num_beams=beams, max_new_tokens=12, do_sample=False)
-        assert model.caption(images, beams, 12) == until_end(said, model)
+        generated = stock_model.generate(pixels(images), num_beams=beams, max_new_tokens=12, do_sample=False)
+        assert model.caption(images, beams, 12) == until_end(generated, model)
     ids, mask = model.tokenizer.encode(TEXTS, first="[DEC]")
-    logits = theirs(pixels(images), ids, attention_mask=mask.long()).logits
-    logits_here = model.med.decode(ids, model.image_states(images))
-    torch.testing.assert_close(logits_here[mask], logits[mask], atol=1e-4, rtol=0)
+    logits = stock_model(pixels(images), ids, attention_mask=mask.long()).logits
+    logits_of_model = model.med.decode(ids, model.image_states(images))
+    torch.testing.assert_close(logits_of_model[mask], logits[mask], atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_vqa_folder(images, tmp_path):
-    theirs = stock("vqa")
-    model = dlip.load(stock_folder(theirs, tmp_path))
+    stock_model = stock("vqa")
+    model = dlip.load(stock_folder(stock_model, tmp_path))
     questions = ["what is it ?"] * 3  # of one length: the stock class lets answers attend to pads
     ids, mask = model.texts(questions)
     for beams in (1, 3):
-        said = theirs.generate(ids, pixels(images), mask.long(), num_beams=beams, max_new_tokens=10, do_sample=False)
-        assert model.answer(images, questions, beams) == until_end(said, model)
+        generated = stock_model.generate(
+            ids, pixels(images), mask.long(), num_beams=beams, max_new_tokens=10, do_sample=False
+        )
+        assert model.answer(images, questions, beams) == until_end(generated, model)
 
 
 def test_missing_abilities_are_refused(images, scenes, tmp_path, monkeypatch):
@@ -198,47 +200,49 @@ CLIP = dict(mean=ModelConfig().image_mean, std=ModelConfig().image_std)
 @pytest.mark.parametrize("width", [128, 192])
 @torch.no_grad()
 def test_original_retrieval_file(width, images, tmp_path):
-    theirs = stock("retrieval", width, eps=1e-6)
-    model = dlip.load(write(with_training_state(to_original_names(theirs.state_dict())), tmp_path))
+    stock_model = stock("retrieval", width, eps=1e-6)
+    model = dlip.load(write(with_training_state(to_original_names(stock_model.state_dict())), tmp_path))
     assert model.med.abilities == {"itc", "itm"} and model.med.temp.item() == pytest.approx(0.0321)
     ids, mask = model.texts(TEXTS)
-    score = theirs(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
+    score = stock_model(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
-    match = theirs(with_enc(ids), pixels(images, **CLIP), attention_mask=mask.long()).itm_score.softmax(-1)[:, 1]
+    match = stock_model(with_enc(ids), pixels(images, **CLIP), attention_mask=mask.long()).itm_score.softmax(-1)[:, 1]
     torch.testing.assert_close(model.match(images, TEXTS), match, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("width", [128, 192])
 @torch.no_grad()
 def test_original_captioning_file_starts_with_its_prompt(width, images, tmp_path):
-    theirs = stock("captioning", width, eps=1e-6)
-    model = dlip.load(write(to_original_names(theirs.state_dict()), tmp_path))
+    stock_model = stock("captioning", width, eps=1e-6)
+    model = dlip.load(write(to_original_names(stock_model.state_dict()), tmp_path))
     prompt, _ = model.tokenizer.encode(["a picture of"], first="[DEC]")
     assert model.med.config.prompt_ids == tuple(prompt[0, 1:-1].tolist()) == (5, 6, 7)
     prompt = prompt.expand(3, -1)  # with its [SEP], which the stock class cuts off
-    said = theirs.generate(pixels(images, **CLIP), prompt.clone(), num_beams=3, max_new_tokens=12, do_sample=False)
-    assert model.caption(images, 3, 12) == until_end(said[:, 4:], model)
+    generated = stock_model.generate(
+        pixels(images, **CLIP), prompt.clone(), num_beams=3, max_new_tokens=12, do_sample=False
+    )
+    assert model.caption(images, 3, 12) == until_end(generated[:, 4:], model)
 
 
 @pytest.mark.parametrize("width", [128, 192])
 @torch.no_grad()
 def test_original_vqa_file(width, images, tmp_path):
     """The large one's decoder reads questions in text width, which the stock class does not support."""
-    whole = stock("vqa", width, eps=1e-6)
-    reads, says = (BlipTextModel(whole.config.text_config, add_pooling_layer=False), whole.text_decoder)
-    reads.load_state_dict(whole.text_encoder.state_dict())
-    narrow = BlipConfig(text_config={**whole.config.text_config.to_dict()}, vision_config={"hidden_size": 128})
+    complete = stock("vqa", width, eps=1e-6)
+    encoder, decoder = (BlipTextModel(complete.config.text_config, add_pooling_layer=False), complete.text_decoder)
+    encoder.load_state_dict(complete.text_encoder.state_dict())
+    narrow = BlipConfig(text_config={**complete.config.text_config.to_dict()}, vision_config={"hidden_size": 128})
     if width != 128:
-        says = shaken(BlipTextLMHeadModel(narrow.text_config))
-    state = {name: t for name, t in whole.state_dict().items() if not name.startswith("text_decoder")}
-    state |= {f"text_decoder.{name}": tensor for name, tensor in says.state_dict().items()}
+        decoder = shaken(BlipTextLMHeadModel(narrow.text_config))
+    state = {name: t for name, t in complete.state_dict().items() if not name.startswith("text_decoder")}
+    state |= {f"text_decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
     model = dlip.load(write(to_original_names(state), tmp_path))
     assert model.med.abilities == {"vqa"}
     ids, mask = model.texts(["what is it ?"] * 3)  # of one length: the stock class lets answers attend to pads
-    seen = whole.vision_model(pixels(images, **CLIP))[0]
-    fused = reads.eval()(with_enc(ids), mask.long(), encoder_hidden_states=seen)[0]
+    seen = complete.vision_model(pixels(images, **CLIP))[0]
+    fused = encoder.eval()(with_enc(ids), mask.long(), encoder_hidden_states=seen)[0]
     answers, _ = model.tokenizer.encode(["a red cat", "a star", "it"], first="[DEC]")
-    logits = says.eval()(answers, encoder_hidden_states=fused, encoder_attention_mask=mask.long()).logits
+    logits = decoder.eval()(answers, encoder_hidden_states=fused, encoder_attention_mask=mask.long()).logits
     states = model.med.question_states(model.med.fuse(ids, mask, model.image_states(images)))
     torch.testing.assert_close(model.med.decode(answers, states, mask), logits, atol=1e-4, rtol=0)
 
@@ -247,27 +251,27 @@ def test_original_vqa_file(width, images, tmp_path):
 @torch.no_grad()
 def test_original_pretraining_file(apart, images, tmp_path):
     """Encoder and decoder share all but self-attention; the head is its own since BLIP ties the encoders after it."""
-    reads, says = stock("retrieval", 192, eps=1e-6), stock("captioning", 192, eps=1e-6).text_decoder
-    says.cls.predictions.decoder.weight = nn.Parameter(says.cls.predictions.decoder.weight.clone())
-    for name, parameter in says.bert.named_parameters():
+    encoder, decoder = stock("retrieval", 192, eps=1e-6), stock("captioning", 192, eps=1e-6).text_decoder
+    decoder.cls.predictions.decoder.weight = nn.Parameter(decoder.cls.predictions.decoder.weight.clone())
+    for name, parameter in decoder.bert.named_parameters():
         if ".attention." not in name:
-            parameter.copy_(reads.text_encoder.get_parameter(name))
+            parameter.copy_(encoder.text_encoder.get_parameter(name))
     if not apart:
-        says.cls.predictions.decoder.weight.copy_(says.bert.embeddings.word_embeddings.weight)
-    state = reads.state_dict() | {f"text_decoder.{name}": tensor for name, tensor in says.state_dict().items()}
+        decoder.cls.predictions.decoder.weight.copy_(decoder.bert.embeddings.word_embeddings.weight)
+    state = encoder.state_dict() | {f"text_decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
     model = dlip.load(write(with_training_state(to_original_names(state)), tmp_path))
     c = model.med.config
     assert model.med.abilities == {"itc", "itm", "lm"} and c.tie_decoder and c.tie_head != apart and c.prompt_ids == ()
     ids, mask = model.texts(TEXTS)
-    score = reads(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
+    score = encoder(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
     captions, _ = model.tokenizer.encode(TEXTS, first="[DEC]")
-    logits = says(captions, encoder_hidden_states=reads.vision_model(pixels(images, **CLIP))[0]).logits
-    logits_here = model.med.decode(captions, model.image_states(images))
-    torch.testing.assert_close(logits_here[mask], logits[mask], atol=1e-4, rtol=0)
+    logits = decoder(captions, encoder_hidden_states=encoder.vision_model(pixels(images, **CLIP))[0]).logits
+    logits_of_model = model.med.decode(captions, model.image_states(images))
+    torch.testing.assert_close(logits_of_model[mask], logits[mask], atol=1e-4, rtol=0)
     model.save(tmp_path / "saved")
     again = dlip.load(tmp_path / "saved")
-    torch.testing.assert_close(again.med.decode(captions, again.image_states(images)), logits_here, atol=0, rtol=0)
+    torch.testing.assert_close(again.med.decode(captions, again.image_states(images)), logits_of_model, atol=0, rtol=0)
 
 
 @torch.no_grad()
@@ -306,8 +310,8 @@ def test_no_code_in_a_file_is_run(tmp_path, capsys):
 
 def test_other_and_damaged_files_are_refused(tmp_path):
     state = to_original_names(stock("captioning").state_dict())
-    whole = write(state, tmp_path)
-    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:3000])
+    complete = write(state, tmp_path)
+    (tmp_path / "cut.pth").write_bytes(complete.read_bytes()[:3000])
     deep = state | {f"visual_encoder.blocks.{10**30}.norm1.weight": torch.ones(1)}
     part = {name: tensor for name, tensor in state.items() if "layer.1.attention" not in name}
     other = {name: tensor for name, tensor in state.items() if not name.startswith("text_decoder")}
@@ -315,7 +319,7 @@ def test_other_and_damaged_files_are_refused(tmp_path):
         name: tensor * float("nan") if name.startswith("text_decoder") else tensor for name, tensor in state.items()
     }
     (tmp_path / "notes.txt").write_text("root:x:0:0:root:/root:/bin/bash\n")
-    for path, says in (
+    for path, message in (
         (tmp_path / "cut.pth", "cannot be read as weights"),
         (tmp_path / "notes.txt", r"cannot be read as weights \(IndexError\); name a checkpoint"),
         (write({"fc.weight": torch.ones(2)}, tmp_path, "fc.pth"), "no visual_encoder"),
@@ -328,14 +332,14 @@ def test_other_and_damaged_files_are_refused(tmp_path):
             write(void, tmp_path, "void.pth"),
             "void.pth has non-finite values in text_encoder.embeddings.word",
         ),
-        (f"{whole}@{10**20}", "there is no model"),
+        (f"{complete}@{10**20}", "there is no model"),
         (tmp_path / "none.pth", "there is no model"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             dlip.load(path)
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS[:-1]) + "\n")
     with pytest.raises(UserError, match="vocabulary beside it"):
-        dlip.load(whole)
+        dlip.load(complete)
 
 
 def test_wrong_vocabulary_is_refused(tmp_path):

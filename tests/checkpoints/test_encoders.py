@@ -56,32 +56,34 @@ def states(vlm, pixels: torch.Tensor = PIXELS) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["vit", "classifier"])
 @torch.no_grad()
 def test_vit_folder(kind, tokenizer, tmp_path):
-    theirs, vlm = model(kind), student(tokenizer)
-    theirs.save_pretrained(tmp_path)
+    stock_model, vlm = model(kind), student(tokenizer)
+    stock_model.save_pretrained(tmp_path)
     copied = initialize(vlm, f"image={tmp_path}")
     assert len(copied) == len(list(vlm.med.vision_model.parameters()))
-    backbone = getattr(theirs, "vit", theirs)
+    backbone = getattr(stock_model, "vit", stock_model)
     torch.testing.assert_close(states(vlm), backbone(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_vit_file_with_names_of_the_state_dict(tokenizer, tmp_path):
-    theirs, vlm = model("vit"), student(tokenizer)
-    theirs.config.save_pretrained(tmp_path)
-    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    stock_model, vlm = model("vit"), student(tokenizer)
+    stock_model.config.save_pretrained(tmp_path)
+    torch.save(stock_model.state_dict(), tmp_path / "pytorch_model.bin")
     initialize(vlm, f"image={tmp_path}")
-    torch.testing.assert_close(states(vlm), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
+    torch.testing.assert_close(states(vlm), stock_model(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_deit_without_its_distillation_token(tokenizer, tmp_path):
-    theirs, vlm = model("deit"), student(tokenizer)
-    theirs.save_pretrained(tmp_path)
+    stock_model, vlm = model("deit"), student(tokenizer)
+    stock_model.save_pretrained(tmp_path)
     initialize(vlm, f"image={tmp_path}")
-    x = theirs.embeddings(PIXELS)[:, [0, *range(2, 18)]]  # their second token is the one for distillation
-    for layer in theirs.layers if hasattr(theirs, "layers") else theirs.encoder.layer:  # the latter until 5.8
+    x = stock_model.embeddings(PIXELS)[:, [0, *range(2, 18)]]  # their second token is the one for distillation
+    for layer in (
+        stock_model.layers if hasattr(stock_model, "layers") else stock_model.encoder.layer
+    ):  # the latter until 5.8
         x = layer(x)
-    torch.testing.assert_close(states(vlm), theirs.layernorm(x), atol=1e-4, rtol=0)
+    torch.testing.assert_close(states(vlm), stock_model.layernorm(x), atol=1e-4, rtol=0)
 
 
 def timm_state(stock) -> dict[str, torch.Tensor]:
@@ -95,15 +97,15 @@ def timm_state(stock) -> dict[str, torch.Tensor]:
         out[f"patch_embed.proj.{kind}"] = own[f"embeddings.patch_embeddings.projection.{kind}"]
         out[f"norm.{kind}"] = own[f"layernorm.{kind}"]
         for i in range(3):
-            theirs = f"encoder.layer.{i}"
-            qkv = [own[f"{theirs}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+            stock_model = f"encoder.layer.{i}"
+            qkv = [own[f"{stock_model}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
             out |= {
-                f"blocks.{i}.norm1.{kind}": own[f"{theirs}.layernorm_before.{kind}"],
-                f"blocks.{i}.norm2.{kind}": own[f"{theirs}.layernorm_after.{kind}"],
+                f"blocks.{i}.norm1.{kind}": own[f"{stock_model}.layernorm_before.{kind}"],
+                f"blocks.{i}.norm2.{kind}": own[f"{stock_model}.layernorm_after.{kind}"],
                 f"blocks.{i}.attn.qkv.{kind}": torch.cat(qkv),
-                f"blocks.{i}.attn.proj.{kind}": own[f"{theirs}.attention.output.dense.{kind}"],
-                f"blocks.{i}.mlp.fc1.{kind}": own[f"{theirs}.intermediate.dense.{kind}"],
-                f"blocks.{i}.mlp.fc2.{kind}": own[f"{theirs}.output.dense.{kind}"],
+                f"blocks.{i}.attn.proj.{kind}": own[f"{stock_model}.attention.output.dense.{kind}"],
+                f"blocks.{i}.mlp.fc1.{kind}": own[f"{stock_model}.intermediate.dense.{kind}"],
+                f"blocks.{i}.mlp.fc2.{kind}": own[f"{stock_model}.output.dense.{kind}"],
             }
     return out
 
@@ -111,8 +113,8 @@ def timm_state(stock) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("layout", ["file", "folder", "distilled"])
 @torch.no_grad()
 def test_timm_layout(layout, tokenizer, tmp_path):
-    theirs, vlm, source = model("vit"), student(tokenizer), tmp_path / "deit.pth"
-    state = timm_state(theirs)
+    stock_model, vlm, source = model("vit"), student(tokenizer), tmp_path / "deit.pth"
+    state = timm_state(stock_model)
     if layout == "distilled":
         places = state["pos_embed"]
         extra = torch.cat([places[:, :1], torch.randn(1, 1, 128), places[:, 1:]], 1)
@@ -124,36 +126,36 @@ def test_timm_layout(layout, tokenizer, tmp_path):
     else:
         torch.save({"model": state}, source)
     initialize(vlm, f"image={source}")
-    torch.testing.assert_close(states(vlm), theirs(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
+    torch.testing.assert_close(states(vlm), stock_model(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_larger_patches_of_an_enlarged_image_give_the_same(tokenizer, tmp_path):
-    theirs, vlm = model("vit"), student(tokenizer, patch_size=16, image_size=64)
-    theirs.save_pretrained(tmp_path)
+    stock_model, vlm = model("vit"), student(tokenizer, patch_size=16, image_size=64)
+    stock_model.save_pretrained(tmp_path)
     initialize(vlm, f"image={tmp_path}")
     patches = PIXELS.unfold(2, 8, 8).unfold(3, 8, 8).flatten(0, 3)[:, None]  # each patch is enlarged by itself
     large = F.interpolate(patches, (16, 16), mode="bilinear", align_corners=False)
     large = large.view(2, 3, 4, 4, 16, 16).transpose(3, 4).reshape(2, 3, 64, 64)
-    torch.testing.assert_close(states(vlm, large), theirs(PIXELS).last_hidden_state, atol=1e-3, rtol=0)
+    torch.testing.assert_close(states(vlm, large), stock_model(PIXELS).last_hidden_state, atol=1e-3, rtol=0)
     kernel = torch.randn(4, 3, 8, 8)
     assert resize_patch_embedding(kernel, 8) is kernel and resize_patch_embedding(kernel, 4).shape == (4, 3, 4, 4)
 
 
 @torch.no_grad()
 def test_another_grid_equals_the_stock_interpolation(tokenizer, tmp_path):
-    theirs, vlm = model("vit"), student(tokenizer, image_size=48)
-    theirs.save_pretrained(tmp_path)
+    stock_model, vlm = model("vit"), student(tokenizer, image_size=48)
+    stock_model.save_pretrained(tmp_path)
     initialize(vlm, f"image={tmp_path}")
     pixels = torch.randn(2, 3, 48, 48)
-    reference = theirs(pixels, interpolate_pos_encoding=True).last_hidden_state
+    reference = stock_model(pixels, interpolate_pos_encoding=True).last_hidden_state
     torch.testing.assert_close(states(vlm, pixels), reference, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_depth_and_width_of_a_vit(tokenizer, tmp_path):
-    theirs, vlm = model("vit"), student(tokenizer, image_layers=2, image_width=64, image_heads=1, image_mlp=128)
-    theirs.save_pretrained(tmp_path)
+    stock_model, vlm = model("vit"), student(tokenizer, image_layers=2, image_width=64, image_heads=1, image_mlp=128)
+    stock_model.save_pretrained(tmp_path)
     assert initialize(vlm, f"image={tmp_path}")
     assert states(vlm).isfinite().all()
     with pytest.raises(UserError, match="no wider"):
@@ -169,19 +171,19 @@ def test_old_bert_file_in_a_hub_folder(tokenizer, tmp_path, monkeypatch):
     sizes = dict(
         hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, initializer_range=0.3
     )
-    theirs = BertModel(BertConfig(vocab_size=len(SPECIALS) + 3, max_position_embeddings=64, **sizes)).eval()
-    state = {f"bert.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    stock_model = BertModel(BertConfig(vocab_size=len(SPECIALS) + 3, max_position_embeddings=64, **sizes)).eval()
+    state = {f"bert.{name}": tensor for name, tensor in stock_model.state_dict().items()}
     state = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
              for n, t in state.items()}  # fmt: skip
-    theirs.config.save_pretrained(tmp_path)
+    stock_model.config.save_pretrained(tmp_path)
     torch.save(state, tmp_path / "pytorch_model.bin")
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS[:5], "a", "red", "star", "[DEC]", "[ENC]"]) + "\n")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path))
     vlm = student(tokenizer, text_mlp=64, text_layers=4)
     initialize(vlm, "text=microsoft/MiniLM-L12-H384-uncased")
     ids, mask = tokenizer.encode(["a red star"])
-    their_ids, _ = Tokenizer.load(tmp_path).encode(["a red star"])
-    reference = theirs(their_ids).last_hidden_state
+    stock_ids, _ = Tokenizer.load(tmp_path).encode(["a red star"])
+    reference = stock_model(stock_ids).last_hidden_state
     torch.testing.assert_close(vlm.med.eval().encode_text(ids, mask), reference, atol=1e-4, rtol=0)
 
 

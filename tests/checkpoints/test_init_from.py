@@ -40,20 +40,20 @@ def small(tokenizer: Tokenizer, seed: int = 0, width: int = 32, layers: int = 3,
 
 
 def test_text_encoder_from_bert_gives_its_states(bert, tokenizer):
-    theirs, folder = bert
+    stock_model, folder = bert
     model = small(tokenizer)
     copied = initialize(model, f"text={folder}")
     assert all(name.startswith("text_") for name in copied) and not any("crossattention" in name for name in copied)
     ids, mask = tokenizer.encode(["a red star", "blue cat above a red star"])
     vocabulary = Tokenizer.load(folder)
-    their_ids, their_mask = vocabulary.encode(["a red star", "blue cat above a red star"])
-    assert not torch.equal(ids, their_ids) and torch.equal(mask, their_mask)
+    stock_ids, stock_mask = vocabulary.encode(["a red star", "blue cat above a red star"])
+    assert not torch.equal(ids, stock_ids) and torch.equal(mask, stock_mask)
     with torch.no_grad():
         states = model.med.eval().encode_text(ids, mask)
-        reference = theirs(their_ids, their_mask.long()).last_hidden_state
+        reference = stock_model(stock_ids, stock_mask.long()).last_hidden_state
     assert torch.allclose(states[mask], reference[mask], atol=1e-5)
     own = model.med.text_decoder.bert.encoder.layer[2].attention.self.key.weight
-    assert torch.equal(own, theirs.encoder.layer[2].attention.self.key.weight)
+    assert torch.equal(own, stock_model.encoder.layer[2].attention.self.key.weight)
 
 
 def test_tokens_that_the_source_lacks_keep_their_rows(bert, tokenizer):
@@ -96,10 +96,10 @@ def test_shallower_model_takes_evenly_spaced_layers(depth, layers, tokenizer, tm
     source, model = small(tokenizer, layers=6), small(tokenizer, seed=1, layers=depth)
     source.save(tmp_path)
     initialize(model, str(tmp_path))
-    for own, theirs in enumerate(layers):
+    for own, taken in enumerate(layers):
         for a, b in zip(
             model.med.text_encoder.encoder.layer[own].parameters(),
-            source.med.text_encoder.encoder.layer[theirs].parameters(),
+            source.med.text_encoder.encoder.layer[taken].parameters(),
             strict=True,
         ):
             assert torch.equal(a, b)
@@ -158,7 +158,7 @@ def test_part_ignores_the_sizes_of_other_parts(tokenizer, tmp_path):
         model = small(tokenizer)
         copied = initialize(model, f"image={tmp_path / 'source'}")
         assert copied and all(name.startswith("vision_") for name in copied)
-        own, theirs = model.med.vision_model.state_dict(), source.med.vision_model.state_dict()
-        assert all(torch.equal(own[name], theirs[name]) for name in theirs)
+        copied_state, source_state = model.med.vision_model.state_dict(), source.med.vision_model.state_dict()
+        assert all(torch.equal(copied_state[name], source_state[name]) for name in source_state)
         with pytest.raises(UserError, match="choose a model (that is )?no"):
             initialize(small(tokenizer), str(tmp_path / "source"))

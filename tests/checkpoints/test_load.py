@@ -36,8 +36,8 @@ def test_model_round_trip_is_bit_exact(tiny, folder):
     med, tokenizer = load_model(folder)
     assert med.config == tiny.med.config and not med.training
     assert tokenizer.fast.get_vocab() == tiny.tokenizer.fast.get_vocab()
-    ours, theirs = med.state_dict(), tiny.med.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    loaded, saved = med.state_dict(), tiny.med.state_dict()
+    assert loaded.keys() == saved.keys() and all(torch.equal(loaded[name], saved[name]) for name in loaded)
     assert read_json(folder / "config.json")["run"] == {"seed": 3}
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
@@ -132,7 +132,7 @@ def test_compressed_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "no model"),
         (lambda f: (f / "config.json").write_text('{"model": {'), "config.json cannot be read as JSON"),
@@ -165,9 +165,9 @@ def test_compressed_files_are_refused(tmp_path):
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
     ],
 )  # fmt: skip
-def test_damaged_folders_are_refused(damage, says, folder):
+def test_damaged_folders_are_refused(damage, message, folder):
     damage(folder)
-    with pytest.raises(UserError, match=re.escape(says)):
+    with pytest.raises(UserError, match=re.escape(message)):
         load_model(folder)
 
 

@@ -30,10 +30,10 @@ sys.path.insert(0, sys.argv[1])
 from runner import Runner
 paths, questions = json.loads(sys.argv[2]), json.loads(sys.argv[3])
 runner = Runner(threads=1)
-found = {f"caption {k}": runner.caption(paths, k) for k in (1, 3)}
-found |= {f"answer {k}": runner.answer(paths, questions, k) for k in (1, 3)}
-found["match"], found["itc"] = runner.match(paths, questions).tolist(), runner.similarity(paths, questions).tolist()
-json.dump(found, sys.stdout)
+results = {f"caption {k}": runner.caption(paths, k) for k in (1, 3)}
+results |= {f"answer {k}": runner.answer(paths, questions, k) for k in (1, 3)}
+results["match"], results["itc"] = runner.match(paths, questions).tolist(), runner.similarity(paths, questions).tolist()
+json.dump(results, sys.stdout)
 """
 ENV = {"OMP_NUM_THREADS": "1", "PATH": ""}
 SIZES = ((1, 3), (3, 6), (4, 11), (2, 4))
@@ -41,8 +41,8 @@ SIZES = ((1, 3), (3, 6), (4, 11), (2, 4))
 
 
 def wanted(vlm, paths, questions) -> dict:
-    found = {f"caption {k}": vlm.caption(paths, k) for k in (1, 3)}
-    return found | {f"answer {k}": vlm.answer(paths, questions, k) for k in (1, 3)}
+    results = {f"caption {k}": vlm.caption(paths, k) for k in (1, 3)}
+    return results | {f"answer {k}": vlm.answer(paths, questions, k) for k in (1, 3)}
 
 
 def elsewhere(folder, paths, questions) -> dict:
@@ -61,10 +61,10 @@ def assert_equal_graphs(vlm, folder) -> None:
         graph = of(vlm.med, frozenset(part.config["abilities"])).eval()
         for n, t in SIZES:
             inputs = graph.example(n, t)
-            found = part.run(name, graph.outputs, **onnx_export.feed(inputs))
+            results = part.run(name, graph.outputs, **onnx_export.feed(inputs))
             with torch.no_grad():
-                for ours, theirs in zip(graph(**inputs), found, strict=True):
-                    torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-4, rtol=1e-4)
+                for expected, result in zip(graph(**inputs), results, strict=True):
+                    torch.testing.assert_close(torch.from_numpy(result), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +121,12 @@ def test_graphs_equal_torch_at_other_sizes(of, request):
 @pytest.mark.parametrize("of", ["student", "odd"])
 def test_runner_equals_the_model_without_torch(of, request):
     vlm, folder, paths, questions = request.getfixturevalue(of)
-    found = elsewhere(folder, paths, questions)
+    results = elsewhere(folder, paths, questions)
     words = wanted(vlm, paths, questions)
-    assert {name: found[name] for name in words} == words
+    assert {name: results[name] for name in words} == words
     assert len(set(words["caption 3"])) > 1 and len(set(words["answer 3"])) > 1
-    torch.testing.assert_close(torch.tensor(found["match"]), vlm.match(paths, questions), atol=1e-4, rtol=0)
-    torch.testing.assert_close(torch.tensor(found["itc"]), vlm.similarity(paths, questions), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(results["match"]), vlm.match(paths, questions), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(results["itc"]), vlm.similarity(paths, questions), atol=1e-4, rtol=0)
 
 
 def test_runner_command_line(student):
@@ -172,32 +172,32 @@ def test_int8_weights(student, tmp_path):
     small = tmp_path / "onnx-int8"
     assert (small / "weights.bin").stat().st_size < 0.33 * (folder / "weights.bin").stat().st_size
     assert "int8 weights" in (small / "README.md").read_text() and "int8" not in (folder / "README.md").read_text()
-    found = elsewhere(small, paths, questions)
+    results = elsewhere(small, paths, questions)
     cosine, match = vlm.similarity(paths, questions), vlm.match(paths, questions)
-    torch.testing.assert_close(torch.tensor(found["itc"]), cosine, atol=0.1, rtol=0)
-    torch.testing.assert_close(torch.tensor(found["match"]), match, atol=0.2, rtol=0)
-    assert found["itc"] != elsewhere(folder, paths, questions)["itc"]
-    assert sum(map(str.__eq__, found["caption 3"], vlm.caption(paths))) >= len(paths) - 1
+    torch.testing.assert_close(torch.tensor(results["itc"]), cosine, atol=0.1, rtol=0)
+    torch.testing.assert_close(torch.tensor(results["match"]), match, atol=0.2, rtol=0)
+    assert results["itc"] != elsewhere(folder, paths, questions)["itc"]
+    assert sum(map(str.__eq__, results["caption 3"], vlm.caption(paths))) >= len(paths) - 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "message"),
     [
         ([], "nothing says what to write; add --to transformers, --to onnx, --bf16 or --int8"),
         (["--to", "transformers", "--int8"], "--to transformers knows no int8; leave --int8 out"),
         (["--to", "onnx", "--bf16"], "--to onnx knows no bf16; leave --bf16 out"),
     ],
 )
-def test_wrong_export_options_are_refused(words, said, tmp_path, capsys):
-    assert main(["export", "scenes/student", "--out", str(tmp_path), *words]) == 2
-    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+def test_wrong_export_options_are_refused(options, message, tmp_path, capsys):
+    assert main(["export", "scenes/student", "--out", str(tmp_path), *options]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_evaluation_of_an_export_equals_the_models(student):
     vlm, folder, _, _ = student
     scenes = Scenes("test", size=12)
-    wanted, found = evaluate(vlm, scenes, progress=False), onnx_evaluate.evaluate(Runner(folder, threads=1), scenes)
-    assert found == {task: wanted[task] for task in ("retrieval", "captioning", "vqa")}
+    wanted, results = evaluate(vlm, scenes, progress=False), onnx_evaluate.evaluate(Runner(folder, threads=1), scenes)
+    assert results == {task: wanted[task] for task in ("retrieval", "captioning", "vqa")}
 
 
 def test_more_beams_than_tokens_are_refused(student):

@@ -121,8 +121,8 @@ def test_reader_cannot_import_this_package(made):
 
 def test_pixels_are_equal(made):
     vlm, paths, _, found, _ = made
-    ours = vlm.med.normalize(vlm.pixels(paths))
-    torch.testing.assert_close(torch.tensor(found["pixels"]), ours, atol=1e-5, rtol=0)
+    expected = vlm.med.normalize(vlm.pixels(paths))
+    torch.testing.assert_close(torch.tensor(found["pixels"]), expected, atol=1e-5, rtol=0)
     assert resize_square(Image.open(paths[0]).convert("RGB"), 48).shape == (48, 48, 3)
 
 

@@ -67,7 +67,7 @@ def test_fusion_layers_are_sorted_and_unique():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         (dict(image_width=100, image_heads=3), "image_width 100 is not divisible by 3 heads"),
         (dict(text_width=100, text_heads=3), "text_width 100 is not divisible by 3 heads"),
@@ -87,13 +87,13 @@ def test_fusion_layers_are_sorted_and_unique():
         (dict(text_eps=-1e-5), "must be greater than 0"),
     ],
 )
-def test_impossible_models_are_refused(changes, says):
-    with pytest.raises(UserError, match=says):
+def test_impossible_models_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
         scenes_size(32, 1, 2, **changes)
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ([1], "model configuration is no table of names"),
         ({"embed_dim": True}, "model.embed_dim is True; it has to be a whole number"),
@@ -107,8 +107,8 @@ def test_impossible_models_are_refused(changes, says):
         ({"tie_head": None}, "model.tie_head is None; it has to be true or false"),
     ],
 )
-def test_values_of_wrong_type_are_refused(values, says):
-    with pytest.raises(UserError, match=re.escape(says)):
+def test_values_of_wrong_type_are_refused(values, message):
+    with pytest.raises(UserError, match=re.escape(message)):
         ModelConfig.from_dict(values)
     assert ModelConfig.from_dict({"fusion_layers": None}) == ModelConfig()
 

@@ -74,7 +74,7 @@ def test_negatives_follow_similarity():
     torch.manual_seed(0)
     similarity, n = torch.randn(5, 5) * 1.5, 4000
     draws = [hard_negatives(similarity, torch.arange(5)) for _ in range(n)]
-    texts = torch.stack([t[5:10] for _, t in draws])  # [n, 5], for each picture
+    texts = torch.stack([t[5:10] for _, t in draws])  # [n, 5], for each image
     images = torch.stack([p[10:] for p, _ in draws])
     for drawn, table in ((texts, similarity), (images, similarity.T)):
         counts = torch.stack([(drawn == j).float().mean(0) for j in range(5)], 1)  # [5, 5]

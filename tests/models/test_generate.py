@@ -62,32 +62,32 @@ def contexts(med, n: int, size: int = 5) -> torch.Tensor:
 @pytest.mark.parametrize("prompt", [[5], [5, 9, 11]])
 def test_greedy_equals_the_reference(med, prompt):
     context = contexts(med, 6)
-    ours = generate(med, context, None, torch.tensor([prompt] * 6), max_new_tokens=9)
-    assert ours == [slow_greedy(med, context[i : i + 1], prompt, 9) for i in range(6)]
+    texts = generate(med, context, None, torch.tensor([prompt] * 6), max_new_tokens=9)
+    assert texts == [slow_greedy(med, context[i : i + 1], prompt, 9) for i in range(6)]
 
 
 @torch.no_grad()
 def test_finished_images_are_dropped(make_med, monkeypatch):
-    med, seen = make_med(9, image_width=24, image_heads=3), []
+    med, batch_sizes = make_med(9, image_width=24, image_heads=3), []
     med.text_decoder.cls.predictions.bias.data[SEP] += 2.0
     context = contexts(med, 8)
     call = Decoder.__call__
-    monkeypatch.setattr(Decoder, "__call__", lambda decoder, ids: seen.append(len(ids)) or call(decoder, ids))
+    monkeypatch.setattr(Decoder, "__call__", lambda decoder, ids: batch_sizes.append(len(ids)) or call(decoder, ids))
     mask = torch.arange(5) < torch.tensor([[5], [3]]).repeat(4, 1)
-    ours = generate(med, context, mask, START.expand(8, -1), 2, 9)
-    assert ours == [slow_beams(med, context[i : i + 1, : mask[i].sum()], [5], 2, 9) for i in range(8)]
-    assert seen[1] == 16 and seen[-1] < 16 and len({len(row) for row in ours}) > 2
+    texts = generate(med, context, mask, START.expand(8, -1), 2, 9)
+    assert texts == [slow_beams(med, context[i : i + 1, : mask[i].sum()], [5], 2, 9) for i in range(8)]
+    assert batch_sizes[1] == 16 and batch_sizes[-1] < 16 and len({len(row) for row in texts}) > 2
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("top_p", [None, 0.0])
 def test_finished_rows_are_dropped(top_p, med, monkeypatch):
-    context, seen, call = contexts(med, 6), [], Decoder.__call__
-    monkeypatch.setattr(Decoder, "__call__", lambda decoder, ids: seen.append(len(ids)) or call(decoder, ids))
-    ours = generate(med, context, None, START.expand(6, -1), max_new_tokens=9, top_p=top_p)
-    lasts = [len(row) for row in ours]  # the step, counted from 1, in which a row gets its [SEP]
-    assert seen == [sum(last >= step for last in lasts) for step in range(1, len(seen) + 1)]
-    assert len(set(seen)) > 1, "all texts end at once, so that the test shows nothing"
+    context, batch_sizes, call = contexts(med, 6), [], Decoder.__call__
+    monkeypatch.setattr(Decoder, "__call__", lambda decoder, ids: batch_sizes.append(len(ids)) or call(decoder, ids))
+    texts = generate(med, context, None, START.expand(6, -1), max_new_tokens=9, top_p=top_p)
+    lasts = [len(row) for row in texts]  # the step, counted from 1, in which a row gets its [SEP]
+    assert batch_sizes == [sum(last >= step for last in lasts) for step in range(1, len(batch_sizes) + 1)]
+    assert len(set(batch_sizes)) > 1, "all texts end at once, so that the test shows nothing"
 
 
 def test_gaps_are_filled_with_the_last_rows():
@@ -103,9 +103,9 @@ def test_beam_search_equals_the_reference(make_med, beams):
         med = make_med(seed, image_width=24, image_heads=3, text_layers=3, fusion_layers=(1,))
         med.text_decoder.cls.predictions.bias.data[SEP] += seed % 4  # from truncated texts to those that end at once
         context = contexts(med, 3)
-        ours = generate(med, context, None, START.expand(3, -1), beams, 7)
-        assert ours == [slow_beams(med, context[i : i + 1], [5], beams, 7) for i in range(3)]
-        lengths |= {len(row) for row in ours}
+        texts = generate(med, context, None, START.expand(3, -1), beams, 7)
+        assert texts == [slow_beams(med, context[i : i + 1], [5], beams, 7) for i in range(3)]
+        lengths |= {len(row) for row in texts}
     assert max(lengths) == 8 and len(lengths) > 2
 
 
@@ -115,12 +115,12 @@ def test_batch_equals_one_by_one(med, options):
     """Also with contexts of different lengths: masked positions have no effect."""
     context, lengths = contexts(med, 6), [5, 3, 2, 5, 4, 1]
     mask = torch.arange(5) < torch.tensor(lengths)[:, None]
-    ours = generate(med, context, mask, START.expand(6, -1), max_new_tokens=8, **options)
-    alone = [
+    texts = generate(med, context, mask, START.expand(6, -1), max_new_tokens=8, **options)
+    single = [
         generate(med, context[i : i + 1, :n], None, START, max_new_tokens=8, **options) for i, n in enumerate(lengths)
     ]
-    assert ours == [row for (row,) in alone]
-    assert len(set(map(tuple, ours))) > 1
+    assert texts == [row for (row,) in single]
+    assert len(set(map(tuple, texts))) > 1
 
 
 @torch.no_grad()

@@ -145,8 +145,8 @@ def test_untied_decoder_shares_nothing_with_the_encoder(make_med):
 def test_rows_choose_the_image_of_each_text(med, make_batch):
     batch, rows = make_batch(), torch.tensor([4, 0, 0, 2, 4])
     states = med.encode_image(med.normalize(batch.images))
-    ours = med.fuse(batch.ids, batch.mask, states, rows)
-    torch.testing.assert_close(ours, med.fuse(batch.ids, batch.mask, states[rows]))
+    result = med.fuse(batch.ids, batch.mask, states, rows)
+    torch.testing.assert_close(result, med.fuse(batch.ids, batch.mask, states[rows]))
 
 
 @torch.no_grad()
@@ -164,9 +164,9 @@ def test_shared_contexts_equal_repeated_ones(med, make_batch, masked):
         cross_mask = None if mask is None else mask.repeat_interleave(repeats, 0)
         med.decode(batch.ids, context.repeat_interleave(repeats, 0), cross_mask, trace)
         results.append((trace.get("states"), trace.get("cross")))
-    for ours, theirs in zip(*results, strict=True):
-        assert len(ours) == 6
-        torch.testing.assert_close(ours, theirs)
+    for result, expected in zip(*results, strict=True):
+        assert len(result) == 6
+        torch.testing.assert_close(result, expected)
 
 
 @torch.no_grad()
@@ -250,13 +250,13 @@ def test_itc_logits_are_cosines_over_temperature(make_med, make_batch):
 # --- pixels -----------------------------------------------------------------------------------------------------------
 
 
-def test_pixels_are_normalised_channel_by_channel(make_med):
+def test_pixels_are_normalized_per_channel(make_med):
     med = make_med(image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.25, 0.2))
     pixels = med.normalize(torch.full((1, 3, 16, 16), 255, dtype=torch.uint8))
     torch.testing.assert_close(pixels[0, :, 0, 0], torch.tensor([0.9 / 0.5, 0.8 / 0.25, 0.7 / 0.2]))
 
 
-def test_pictures_of_another_size_are_resized(make_med):
+def test_images_of_another_size_are_resized(make_med):
     med = make_med(image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
     ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(2, 3, 64, 64).contiguous()
     pixels = med.normalize(ramp)
@@ -314,8 +314,8 @@ def test_bf16_on_a_cpu_is_close_and_masks_the_same(make_med, make_batch):
     exact = med(batch, want, pairs)
     longer = replace(batch, ids=F.pad(batch.ids, (0, 3)), mask=F.pad(batch.mask, (0, 3)))
     with torch.autocast("cpu", torch.bfloat16):
-        ours, padded = med(batch, want, pairs), med(longer, want, pairs)
-    assert ours.logits["lm"].dtype == torch.bfloat16 and ours.logits["itc"].dtype == torch.float32
-    for task, scores in ours.logits.items():
+        result, padded = med(batch, want, pairs), med(longer, want, pairs)
+    assert result.logits["lm"].dtype == torch.bfloat16 and result.logits["itc"].dtype == torch.float32
+    for task, scores in result.logits.items():
         torch.testing.assert_close(scores.float(), exact.logits[task], atol=0.15, rtol=0.05)
         torch.testing.assert_close(scores, padded.logits[task][:, : scores.shape[1]], atol=0.05, rtol=0.02)

@@ -93,8 +93,8 @@ def test_export_command_and_folder(tmp_path, capsys):
     (tmp_path / ".int8.0123abcd").mkdir()  # left by a killed export
     assert main(["export", "scenes/student", "--int8", "--out", str(tmp_path)]) == 0  # replaces the one before
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
-    whole = to_precision("scenes/student", tmp_path, "bf16")[0]["bf16"]
-    assert (folder / "model.safetensors").stat().st_size < (whole / "model.safetensors").stat().st_size
+    original = to_precision("scenes/student", tmp_path, "bf16")[0]["bf16"]
+    assert (folder / "model.safetensors").stat().st_size < (original / "model.safetensors").stat().st_size
     for write in (to_transformers, to_onnx, lambda name, out: to_precision(name, out, "int8")):
         with pytest.raises(UserError, match="in int8.*; use the fp32 original"):
             write(str(folder), tmp_path / "again")
@@ -109,27 +109,27 @@ def test_export_command_and_folder(tmp_path, capsys):
 def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, recwarn):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    folder, pictures = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
+    folder, images = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
     monkeypatch.setattr("dlip.training.loop.check_parts", Mock(side_effect=KeyboardInterrupt))  # before training starts
     monkeypatch.setattr("dlip.experiments.ablation._run", Mock(return_value={}))
 
-    def begin(precision: str) -> None:
+    def start_training(precision: str) -> None:
         with pytest.raises(KeyboardInterrupt):
-            train(make_vlm(), pictures, TrainConfig(precision=precision, batch_size=4), tmp_path / "run")
+            train(make_vlm(), images, TrainConfig(precision=precision, batch_size=4), tmp_path / "run")
 
     for work, advice in (
         (lambda: VLM.load(folder), f"{folder} is faster here"),
-        (lambda: begin("bf16"), "--precision no"),
+        (lambda: start_training("bf16"), "--precision no"),
         (lambda: ablate([], FULL, out=tmp_path / "a", results=tmp_path / "b.jsonl"), "--quick ones do not"),
-        (lambda: begin("no"), None),
+        (lambda: start_training("no"), None),
         (lambda: ablate([], QUICK, out=tmp_path / "a", results=tmp_path / "b.jsonl"), None),
         (lambda: VLM.load("scenes/student"), None),
     ):
         recwarn.clear()
         work()
-        told = [str(warning.message) for warning in recwarn if "bf16" in str(warning.message)]
-        assert len(told) == bool(advice and not native)
-        assert all("no instructions for bf16, so it is slow" in one and advice in one for one in told)
+        warned = [str(warning.message) for warning in recwarn if "bf16" in str(warning.message)]
+        assert len(warned) == bool(advice and not native)
+        assert all("no instructions for bf16, so it is slow" in one and advice in one for one in warned)
 
 
 def test_export_folder_is_named_after_the_model(make_vlm, tmp_path, monkeypatch):
@@ -157,20 +157,20 @@ def test_low_precision_teacher_for_an_fp32_student(low, tiny, make_vlm, scenes, 
 
 
 def test_packed_model_gives_the_same_and_only_does_inference(make_vlm, scenes, tmp_path):
-    whole = make_vlm(image_width=304, text_width=304)  # wide enough to be packed
-    packed, pictures = VLM(copy.deepcopy(whole.med), whole.tokenizer).pack(), [scenes[i].image for i in range(3)]
+    original = make_vlm(image_width=304, text_width=304)  # wide enough to be packed
+    packed, images = VLM(copy.deepcopy(original.med), original.tokenizer).pack(), [scenes[i].image for i in range(3)]
     assert any(layer.packed is not None for layer in packed.med.modules() if isinstance(layer, Linear))
     with torch.inference_mode():
-        assert packed.caption(pictures) == whole.caption(pictures)
-        torch.testing.assert_close(packed.embed_images(pictures), whole.embed_images(pictures), atol=1e-5, rtol=0)
+        assert packed.caption(images) == original.caption(images)
+        torch.testing.assert_close(packed.embed_images(images), original.embed_images(images), atol=1e-5, rtol=0)
     config = TrainConfig(steps=1, batch_size=4)
     for use in (
         lambda: packed.save(tmp_path),
-        lambda: load_weights(packed.med, weights(whole.med)),
+        lambda: load_weights(packed.med, weights(original.med)),
         lambda: lower(packed.med, "bf16"),
         lambda: packed.med.encode_image(torch.rand(1, 3, 48, 48, requires_grad=True)),
         lambda: train(packed, scenes, config, tmp_path / "a", progress=False),
-        lambda: train(whole, scenes, config.replace(weights=VLP | HR), tmp_path / "b", packed, progress=False),
+        lambda: train(original, scenes, config.replace(weights=VLP | HR), tmp_path / "b", packed, progress=False),
     ):
         with pytest.raises(UserError, match="a packed model has no weights left"):
             use()
