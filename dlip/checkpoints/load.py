@@ -92,13 +92,12 @@ def _read_own(path: Path, values: dict) -> Checkpoint:
     if not abilities or abilities - set(ABILITIES):
         raise ValueError(f"abilities {sorted(abilities)}")
     config, tokenizer = ModelConfig.from_dict(values["model"]), Tokenizer.load(path)
-    for what, expected, value in (
-        ("vocabulary size", config.vocab_size, len(tokenizer)), ("[PAD]", config.pad_id, tokenizer.pad_id),
-        ("[CLS]", config.cls_id, tokenizer.cls_id), ("[SEP]", config.sep_id, tokenizer.sep_id),
-        ("[DEC]", config.dec_id, tokenizer.dec_id),
-    ):  # fmt: skip
-        if value != expected:
-            raise UserError(f"the tokenizer of {path} is not its model's: its {what} is {value}, not {expected}")
+    expected = (config.vocab_size, config.pad_id, config.cls_id, config.sep_id, config.dec_id)
+    if (ids := (len(tokenizer), tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.dec_id)) != expected:
+        raise UserError(
+            f"the tokenizer of {path} is not its model's: its vocabulary size and ids of [PAD], [CLS], [SEP] and [DEC] "
+            f"are {ids}, not {expected}"
+        )
     if wrong := [i for i in (config.enc_id, *config.prompt_ids) if not 0 <= i < config.vocab_size]:
         raise UserError(f"the model of {path} starts texts with token {wrong[0]}, but has {config.vocab_size} tokens")
     return Checkpoint(tensors, config, tokenizer, abilities, values.get("precision", "fp32"))

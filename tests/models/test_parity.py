@@ -1,4 +1,4 @@
-"""Our MED against stock transformers on the same weights: scores within 1e-4, generated tokens the same."""
+"""The MED against stock transformers on the same weights: scores within 1e-4, generated tokens equal."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def make(name: str, seed: int = 0) -> Med:
         **SIZES[name],
     )  # fmt: skip
     med = Med(config).eval()
-    for parameter in med.parameters():  # far from the start, so that no difference hides in small numbers
+    for parameter in med.parameters():  # far from their initialization, so that differences show
         parameter.data += 0.2 * torch.randn_like(parameter)
     return med
 
@@ -48,16 +48,13 @@ def med(request):
 def test_itc_and_itm(med):
     stock, pixels, (ids, mask) = to_stock(med, "retrieval"), torch.randn(4, 3, 24, 24), texts(4)
     image = med.encode_image(pixels)
-    ours = med.project_image(image) @ med.project_text(med.encode_text(ids, mask)).T
-    theirs = stock(ids, pixels, use_itm_head=False, attention_mask=mask).itm_score
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    result = med.project_image(image) @ med.project_text(med.encode_text(ids, mask)).T
+    expected = stock(ids, pixels, use_itm_head=False, attention_mask=mask).itm_score
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
     fused = med.fuse(ids, mask, image)
-    for enc in (
-        ids,
-        first_token(ids, 6),
-    ):  # stock puts no [ENC] there: with it the scores are ours, without they differ
-        theirs = stock(enc, pixels, attention_mask=mask).itm_score
-        assert torch.allclose(med.match_logits(fused), theirs, atol=1e-4) == (enc is not ids)
+    for enc_ids in (ids, first_token(ids, 6)):  # scores are equal only with [ENC], which stock does not put first
+        expected = stock(enc_ids, pixels, attention_mask=mask).itm_score
+        assert torch.allclose(med.match_logits(fused), expected, atol=1e-4) == (enc_ids is not ids)
 
 
 @torch.no_grad()
@@ -65,39 +62,39 @@ def test_caption_logits_and_tokens(med):
     stock, pixels = to_stock(med, "captioning"), torch.randn(5, 3, 24, 24)
     ids, mask = texts(5)
     context = med.encode_image(pixels)
-    theirs = stock(pixels, first_token(ids, 5), attention_mask=mask).logits
-    torch.testing.assert_close(med.decode(ids, context)[mask], theirs[mask], atol=1e-4, rtol=0)
+    expected = stock(pixels, first_token(ids, 5), attention_mask=mask).logits
+    torch.testing.assert_close(med.decode(ids, context)[mask], expected[mask], atol=1e-4, rtol=0)
     prompt = torch.full((5, 1), 5)
     for beams in (1, 3, 4):
-        ours = generate(med, context, None, prompt, beams, 12)
-        theirs = stock.generate(pixels, num_beams=beams, max_new_tokens=12, do_sample=False)
-        assert ours == [until_end(row) for row in theirs.tolist()], beams
+        result = generate(med, context, None, prompt, beams, 12)
+        expected = stock.generate(pixels, num_beams=beams, max_new_tokens=12, do_sample=False)
+        assert result == [until_end(row) for row in expected.tolist()], beams
 
 
 @torch.no_grad()
 def test_answers(med):
     if med.config.image_width != med.config.text_width:
-        pytest.skip("stock has no such model")
+        pytest.skip("the stock class needs equal widths")
     stock, pixels = to_stock(med, "vqa"), torch.randn(3, 3, 24, 24)
     ids, _ = texts(3)
-    ids[ids == 0] = 9  # questions of one length: stock lets answers attend to pads
+    ids[ids == 0] = 9  # questions of equal length, as stock lets answers attend to pads
     mask = torch.ones_like(ids, dtype=torch.bool)
     answers, _ = texts(3, 4)
     ids = first_token(ids, 6)
     states = med.question_states(med.fuse(ids, mask, med.encode_image(pixels)))
-    theirs = stock(ids, pixels, decoder_input_ids=first_token(answers, 5), attention_mask=mask)
-    ours = med.decode(answers, states, mask)
-    assert theirs.image_embeds.shape == (3, 10, med.config.image_width)
+    expected = stock(ids, pixels, decoder_input_ids=first_token(answers, 5), attention_mask=mask)
+    result = med.decode(answers, states, mask)
+    assert expected.image_embeds.shape == (3, 10, med.config.image_width)
     stock_logits = stock.text_decoder(first_token(answers, 5), encoder_hidden_states=states).logits
-    torch.testing.assert_close(ours, stock_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(result, stock_logits, atol=1e-4, rtol=0)
     prompt = torch.full((3, 1), 5)
     for beams in (1, 3):
-        theirs = stock.generate(ids, pixels, attention_mask=mask, num_beams=beams, max_new_tokens=8, do_sample=False)
-        assert generate(med, states, mask, prompt, beams, 8) == [until_end(row) for row in theirs.tolist()]
+        expected = stock.generate(ids, pixels, attention_mask=mask, num_beams=beams, max_new_tokens=8, do_sample=False)
+        assert generate(med, states, mask, prompt, beams, 8) == [until_end(row) for row in expected.tolist()]
 
 
 def test_captions_end_before_the_limit():
-    """The token comparison above covers texts that end early as well as texts that are cut."""
+    """The comparison of tokens above covers texts that end early and texts that are truncated."""
     lengths = set()
     for seed in range(20):
         med = make("small", seed)
