@@ -193,7 +193,8 @@ def test_wrong_export_options_are_refused(options, message, tmp_path, capsys):
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_evaluation_of_an_export_equals_the_models(student):
+def test_evaluation_of_an_export_equals_the_models(student, monkeypatch):
+    monkeypatch.setattr("dlip.evaluation.tasks.captioning.find_java", lambda: None)  # its metrics take long
     vlm, folder, _, _ = student
     scenes = Scenes("test", size=12)
     wanted, results = evaluate(vlm, scenes, progress=False), onnx_evaluate.evaluate(Runner(folder, threads=1), scenes)
