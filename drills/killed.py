@@ -155,8 +155,8 @@ def cache_outputs(folder: Path) -> dict:
     return training_outputs(folder) | {f"cache/{name}": sha for name, sha in files(folder / "cache").items()}
 
 
-def cached_images(folder: Path) -> float:
-    return sum(json.loads(path.read_text())["filled"] for path in folder.glob("cache/*/cache.json"))
+def cached_blocks(folder: Path) -> float:
+    return sum(len(json.loads(path.read_text())["crc32"]) for path in folder.glob("cache/*/cache.json"))
 
 
 def grid_outputs(folder: Path, with_failed: bool = True) -> dict:
@@ -174,7 +174,7 @@ def record_count(folder: Path) -> float:
 
 SCENARIOS = {
     "training": Scenario(f"{DISTILL} --save-every 3", training_outputs, last_checkpoint),
-    "cache": Scenario(f"{DISTILL} --steps 2 --cache cache", cache_outputs, cached_images),
+    "cache": Scenario(f"{DISTILL} --steps 2 --cache cache", cache_outputs, cached_blocks),
     "grid": Scenario(
         "ablate attention --only both --only self-attention --only cross-attention --quick --workers 2 --out runs "
         "--results records.jsonl",

@@ -22,7 +22,8 @@ from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW
 from dlip.records.write import append
 from tests.helpers import make_record
 
-TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--eval-items", "8"]
+TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--test-limit", "20"]
+TINY += ["--eval-items", "8"]
 
 
 def help_of(capsys, *words: str) -> str:

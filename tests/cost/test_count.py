@@ -16,7 +16,7 @@ from dlip.models.tasks import TASKS
 TINY = ModelConfig(
     image_size=8, patch_size=4, image_width=6, image_heads=2, image_layers=1, image_mlp=5,
     text_width=4, text_heads=2, text_layers=2, text_mlp=3, fusion_layers=(1,), embed_dim=2,
-    vocab_size=11, max_positions=16, cls_id=1, sep_id=2, dec_id=3, enc_id=4,
+    vocab_size=11, max_positions=16, max_text=16, cls_id=1, sep_id=2, dec_id=3, enc_id=4,
 )  # fmt: skip
 ODD = [
     TINY,

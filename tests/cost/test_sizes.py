@@ -19,15 +19,11 @@ LARGE = dict(image_width=1024, image_heads=16, image_layers=24)
             pytest.param(name, marks=pytest.mark.slow) if name in ("blip-base", "dlip-mid") else name
             for name in PRESETS
         ),
-        pytest.param("large", marks=pytest.mark.slow),
         pytest.param("large-384", marks=pytest.mark.slow),
     ],
 )
 def test_every_size_builds_loads_and_runs_forward_and_backward(size):
-    if size.startswith("large"):
-        config = paper_size("base", "base", **LARGE, image_size=384 if "384" in size else 224)
-    else:
-        config = PRESETS[size]
+    config = PRESETS[size] if size in PRESETS else paper_size("base", "base", **LARGE, image_size=384)
     source = Med(config)
     med = Checkpoint(dict(source.named_parameters()), config, None).build("here")
     assert torch.equal(med.itm_head.weight, source.itm_head.weight)
