@@ -12,7 +12,7 @@ from dlip.common.text import plural
 from dlip.cost.latency import compare_latency
 from dlip.experiments import run
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
-from dlip.records.schema import upgrade
+from dlip.records.migration import upgrade
 from dlip.reports.comparison import finding, table
 from dlip.reports.report import report
 from dlip.training.config import TrainConfig

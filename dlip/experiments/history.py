@@ -7,7 +7,8 @@ from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import model_folder, split_names, split_size
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.records.schema import is_record, upgrade
+from dlip.records.migration import upgrade
+from dlip.records.schema import is_record
 from dlip.training.run_folder import Run
 
 

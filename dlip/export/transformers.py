@@ -34,7 +34,7 @@ from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import lower, refuse_lowered
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
-from dlip.records.schema import upgrade
+from dlip.records.migration import upgrade
 from dlip.vlm import MAX_ANSWER_TOKENS, VLM
 
 CLASSES = {

@@ -43,7 +43,7 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
 def shipped_records(rerun: bool = False) -> list[dict]:
     """The records of the shipped models; with rerun, evaluated again on this machine."""
     from dlip.checkpoints.load import BUILT_IN, built_in_models
-    from dlip.records.schema import upgrade
+    from dlip.records.migration import upgrade
 
     made = {name: upgrade(read_json(BUILT_IN / name / "record.json")) for name in built_in_models()}
     if rerun:

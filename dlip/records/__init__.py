@@ -59,10 +59,11 @@ Then numbers, NaN if the record lacks them:
 """
 
 from dlip.records.compare import latest_runs, retention, summary
+from dlip.records.migration import upgrade
 from dlip.records.outcomes import outcomes
 from dlip.records.read import contains, count_test_images, failures, frame, load, read, record_of_run
-from dlip.records.schema import FIGURES, HEADLINE_SCORES, upgrade
-from dlip.records.write import append, config_hash, failed_run, new_record
+from dlip.records.schema import FIGURES, HEADLINE_SCORES, config_hash
+from dlip.records.write import append, failed_run, new_record
 
 __all__ = [
     "FIGURES", "HEADLINE_SCORES", "append", "config_hash", "contains", "count_test_images", "failed_run", "failures",

@@ -10,8 +10,9 @@ import pandas as pd
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.common.text import one_line
+from dlip.records.migration import upgrade
 from dlip.records.outcomes import outcomes
-from dlip.records.schema import FIGURES, SCHEMA, figures, is_record, model_size, upgrade
+from dlip.records.schema import FIGURES, SCHEMA, figures, is_record, model_size
 
 RUN_COLUMNS = (
     "id", "created", "name", "role", "seed", "data", "split", "test_images", "train_images", "model", "command",

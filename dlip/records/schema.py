@@ -1,13 +1,10 @@
-"""Keys of a record: where its figures are, which keys are required, how old records are upgraded.
+"""Keys of a record: where its figures are, which keys are required, what its hash covers.
 
 `dlip/records/__init__.py` documents what each key and column means.
 """
 
 import hashlib
 import json
-import re
-import shlex
-from itertools import pairwise
 
 from dlip.records.outcomes import outcomes
 
@@ -52,130 +49,15 @@ MAX_THREADS = 4096
 """Limit on "threads": `dlip rerun` starts as many."""
 
 
-def upgrade(record: dict) -> dict:
-    """A record or failed run of schema 1 converted to schema 2; a record of any other schema is returned unchanged.
-
-    Renamed keys: "train_pictures" -> "train_images", the task "caption" -> "captioning" in "metrics" and "notes",
-    "pictures" -> "images" in the metrics "attention" and in "inputs", there also "words" -> "vocabulary".
-    "config" becomes an experiment, here and in "history" (`upgrade_config`); "evaluation" tells what `dlip evaluate`
-    did; "config_hash" is computed anew.
-    """
-    if record.get("schema") != 1:
-        return record
-    record = _renamed(record, {"train_pictures": "train_images"}) | {"schema": 2}
-    if isinstance(metrics := record.get("metrics"), dict):
-        record["metrics"] = metrics = _renamed(metrics, {"caption": "captioning"})
-        if isinstance(attention := metrics.get("attention"), dict):
-            metrics["attention"] = _renamed(attention, {"pictures": "images"})
-    if isinstance(inputs := record.get("inputs"), dict):
-        record["inputs"] = _renamed(inputs, {"pictures": "images", "words": "vocabulary"})
-    if isinstance(notes := record.get("notes"), dict):
-        record["notes"] = {re.sub(r"^caption\b", "captioning", name): note for name, note in notes.items()}
-    return _with_experiment(record)
-
-
-def _with_experiment(record: dict) -> dict:
-    """A record of schema 1 whose configurations are experiments; unchanged where it is damaged."""
-    config, command, history = (record.get(key) for key in ("config", "command", "history"))
-    if not isinstance(config, dict) or "train" not in config or not isinstance(command, str):
-        return record
-    history = history if isinstance(history, list) and all(isinstance(one, dict) for one in history) else []
-    name, role = record.get("name"), record.get("role")
-    try:
-        if command.startswith("dlip evaluate"):
-            record["evaluation"] = _evaluation(_old_options(command))
-            command = history[-1].get("command") if history else None
-            record["config"] = upgrade_config(config, command, name, role)
-        else:
-            record["config"] = upgrade_config(config, command, name, role, record.get("split"))
-        record["history"] = [
-            one | {"config": upgrade_config(one["config"], one.get("command"))} for one in history
-        ]  # fmt: skip
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return record
-    record["history"] = [one | {"command": _respelled(one.get("command"))} for one in record["history"]]
-    return record | {"command": _respelled(record["command"]), "config_hash": config_hash(record["config"])}
-
-
-def _respelled(command: str | None) -> str | None:
-    """A command line of schema 1 with today's flags."""
-    if command is None:
-        return None
-    command = re.sub(r"--start\b", "--init-from", command)
-    if command.startswith("dlip train "):  # where they meant nothing
-        command = re.sub(r" --(fixed-teacher-space|center-states)\b", "", command)
-    return command
-
-
-def upgrade_config(
-    config: dict, command: str | None, name: str | None = None, role: str | None = None, split: str | None = None
-) -> dict:
-    """The "config" of a record or run folder of schema 1 as `dlip.experiments.config.ExperimentConfig` and "model".
-
-    command: the command line of the run, whose options told what "config" did not hold. split: what it was measured on.
-    Raises KeyError, TypeError or ValueError where they are damaged.
-    """
-    if "size" not in config or "init_from" in config:
-        return config
-    typed = _old_options(command or "")
-    old, role = config["data"], role or ("distilled" if config["teacher"] else "undistilled")
-    split, limit = split or typed.get("test_split"), typed.get("limit")
-    return {
-        "model": config["model"],
-        **{key: config[key] for key in ("size", "teacher", "tokenizer")},
-        "init_from": config.get("start") or [],
-        "name": name,
-        "role": role,
-        "data": {
-            "name": typed.get("data", old["name"]), "split": old["split"], "limit": limit and int(limit),
-            "on_error": old.get("on_error", "fatal"),
-        },
-        "evaluation": {
-            "data": typed.get("test_data"), "split": split,
-            "limit": int(typed["test_limit"]) if "test_limit" in typed else None, **_measure(typed),
-        },
-        "train": {"epochs": None} | {key: value for key, value in config["train"].items() if key != "shard_teacher"},
-    }  # fmt: skip
-
-
-def _evaluation(typed: dict[str, str]) -> dict:
-    """The options of `dlip evaluate` as `dlip.experiments.config.EvaluationConfig`."""
-    limit = typed.get("limit")
-    data = {"name": typed.get("data", "scenes"), "split": typed.get("split"), "limit": limit and int(limit)}
-    tasks = typed.get("tasks", "retrieval,captioning,vqa").split(",")
-    return {
-        "model": typed["model"], "tasks": ["captioning" if task == "caption" else task for task in tasks],
-        "answers": [], "beams": int(typed.get("beams", 3)), "data": data | {"on_error": typed.get("on_error", "fatal")},
-        "measure": _measure(typed),
-    }  # fmt: skip
-
-
-def _measure(typed: dict[str, str]) -> dict:
-    candidates = typed.get("candidates")
-    return {"candidates": candidates and int(candidates), "latency_repeats": int(typed.get("latency_repeats", 20))}
-
-
-def _old_options(command: str) -> dict[str, str]:
-    """Option -> value of a command line of schema 1, where no value begins with --. Raises ValueError as shlex."""
-    words = [part for word in shlex.split(command) for part in (word.split("=", 1) if word[:2] == "--" else [word])]
-    return {
-        word[2:].replace("-", "_"): value for word, value in pairwise([*words, "--"]) if word.startswith("--")
-    }  # fmt: skip
-
-
 def config_hash(config: dict) -> str:
-    """SHA-256 of the configuration in canonical JSON, without its name and seeds (at its top and in "train").
+    """SHA-256 of a configuration in canonical JSON, without its name and its seeds (at the top level and in "train").
 
-    Runs that differ in their seed alone share it, in whatever order their keys stand; other data have another.
+    Runs that differ only in their seed share a hash, whatever the order of their keys.
     """
     parts = {key: value for key, value in config.items() if key not in ("seed", "name")}
     if "train" in parts:
         parts["train"] = {key: value for key, value in parts["train"].items() if key != "seed"}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _renamed(table: dict, names: dict[str, str]) -> dict:
-    return {names.get(key, key): value for key, value in table.items()}
 
 
 def value_at(record: dict, *path: str):

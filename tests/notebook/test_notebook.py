@@ -179,7 +179,7 @@ def test_anatomy_adds_up():
 
 
 def test_chart_follows_the_log(tmp_path, displayed, monkeypatch):
-    monkeypatch.setattr(live, "EVERY", 0.02)
+    monkeypatch.setattr(live, "REDRAW_S", 0.02)
     run = Run(tmp_path)
     run._logged = time.perf_counter()
     with notebook.watch(tmp_path, 20):

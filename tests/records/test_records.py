@@ -13,9 +13,10 @@ from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.records import FIGURES, contains, failures, frame, load, read
 from dlip.records.compare import comparable_latencies, latest_runs, retention, summary, undistilled_twin  # fmt: skip
+from dlip.records.migration import upgrade
 from dlip.records.read import RUN_COLUMNS
-from dlip.records.schema import is_record, upgrade
-from dlip.records.write import append, config_hash, failed_run, thin
+from dlip.records.schema import config_hash, is_record
+from dlip.records.write import append, failed_run, thin
 from tests.helpers import ROOT, make_record
 
 

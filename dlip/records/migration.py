@@ -1,0 +1,119 @@
+"""Upgrade records of schema 1, which are read but no longer written."""
+
+import re
+import shlex
+from itertools import pairwise
+
+from dlip.records.schema import config_hash
+
+
+def upgrade(record: dict) -> dict:
+    """A record or failed run of schema 1 converted to schema 2; a record of any other schema is returned unchanged.
+
+    Renamed keys: "train_pictures" -> "train_images", the task "caption" -> "captioning" in "metrics" and "notes",
+    "pictures" -> "images" in the metrics "attention" and in "inputs", there also "words" -> "vocabulary".
+    "config" becomes an experiment, here and in "history" (`upgrade_config`); "evaluation" is added to records of
+    `dlip evaluate`; "config_hash" is computed again.
+    """
+    if record.get("schema") != 1:
+        return record
+    record = _renamed(record, {"train_pictures": "train_images"}) | {"schema": 2}
+    if isinstance(metrics := record.get("metrics"), dict):
+        record["metrics"] = metrics = _renamed(metrics, {"caption": "captioning"})
+        if isinstance(attention := metrics.get("attention"), dict):
+            metrics["attention"] = _renamed(attention, {"pictures": "images"})
+    if isinstance(inputs := record.get("inputs"), dict):
+        record["inputs"] = _renamed(inputs, {"pictures": "images", "words": "vocabulary"})
+    if isinstance(notes := record.get("notes"), dict):
+        record["notes"] = {re.sub(r"^caption\b", "captioning", name): note for name, note in notes.items()}
+    return _with_experiment(record)
+
+
+def _with_experiment(record: dict) -> dict:
+    """The record with its configurations as experiments; unchanged if it is damaged."""
+    config, command, history = (record.get(key) for key in ("config", "command", "history"))
+    if not isinstance(config, dict) or "train" not in config or not isinstance(command, str):
+        return record
+    history = history if isinstance(history, list) and all(isinstance(run, dict) for run in history) else []
+    name, role = record.get("name"), record.get("role")
+    try:
+        if command.startswith("dlip evaluate"):
+            record["evaluation"] = _evaluation(_options(command))
+            command = history[-1].get("command") if history else None
+            record["config"] = upgrade_config(config, command, name, role)
+        else:
+            record["config"] = upgrade_config(config, command, name, role, record.get("split"))
+        record["history"] = [run | {"config": upgrade_config(run["config"], run.get("command"))} for run in history]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return record
+    record["history"] = [run | {"command": _with_new_flags(run.get("command"))} for run in record["history"]]
+    return record | {"command": _with_new_flags(record["command"]), "config_hash": config_hash(record["config"])}
+
+
+def _with_new_flags(command: str | None) -> str | None:
+    """A command line of schema 1 with the present flags."""
+    if command is None:
+        return None
+    command = re.sub(r"--start\b", "--init-from", command)
+    if command.startswith("dlip train "):  # without a teacher they had no effect
+        command = re.sub(r" --(fixed-teacher-space|center-states)\b", "", command)
+    return command
+
+
+def upgrade_config(
+    config: dict, command: str | None, name: str | None = None, role: str | None = None, split: str | None = None
+) -> dict:
+    """The "config" of schema 1 as the fields of `dlip.experiments.config.ExperimentConfig`, with "model".
+
+    command: the run's command line, for options that "config" lacks. split: of the test data. Raises KeyError,
+    TypeError or ValueError if they are damaged.
+    """
+    if "size" not in config or "init_from" in config:
+        return config
+    options = _options(command or "")
+    old, role = config["data"], role or ("distilled" if config["teacher"] else "undistilled")
+    split, limit = split or options.get("test_split"), options.get("limit")
+    return {
+        "model": config["model"],
+        **{key: config[key] for key in ("size", "teacher", "tokenizer")},
+        "init_from": config.get("start") or [],
+        "name": name,
+        "role": role,
+        "data": {
+            "name": options.get("data", old["name"]), "split": old["split"], "limit": limit and int(limit),
+            "on_error": old.get("on_error", "fatal"),
+        },
+        "evaluation": {
+            "data": options.get("test_data"), "split": split,
+            "limit": int(options["test_limit"]) if "test_limit" in options else None, **_measure(options),
+        },
+        "train": {"epochs": None} | {key: value for key, value in config["train"].items() if key != "shard_teacher"},
+    }  # fmt: skip
+
+
+def _evaluation(options: dict[str, str]) -> dict:
+    """The options of `dlip evaluate` as the fields of `dlip.experiments.config.EvaluationConfig`."""
+    limit = options.get("limit")
+    data = {"name": options.get("data", "scenes"), "split": options.get("split"), "limit": limit and int(limit)}
+    tasks = options.get("tasks", "retrieval,captioning,vqa").split(",")
+    return {
+        "model": options["model"], "tasks": ["captioning" if task == "caption" else task for task in tasks],
+        "answers": [], "beams": int(options.get("beams", 3)),
+        "data": data | {"on_error": options.get("on_error", "fatal")},
+        "measure": _measure(options),
+    }  # fmt: skip
+
+
+def _measure(options: dict[str, str]) -> dict:
+    candidates = options.get("candidates")
+    return {"candidates": candidates and int(candidates), "latency_repeats": int(options.get("latency_repeats", 20))}
+
+
+def _options(command: str) -> dict[str, str]:
+    """Option -> value of a command line in which no value begins with "--". Raises ValueError as `shlex.split`."""
+    words = [part for word in shlex.split(command) for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+    return {word[2:].replace("-", "_"): value for word, value in pairwise([*words, "--"]) if word.startswith("--")}
+
+
+def _renamed(table: dict, names: dict[str, str]) -> dict:
+    return {names.get(key, key): value for key, value in table.items()}
