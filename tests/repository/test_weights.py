@@ -1,4 +1,4 @@
-"""The models that ship: they load, are as small as promised, and say how they were made."""
+"""The shipped models: size, records, scores above chance; tables of README and docs equal their records."""
 
 import pytest
 
@@ -18,7 +18,7 @@ MORE = ("student-mid", "student-undistilled-4k", "student-40k", "student-undisti
 NAMES = ("scenes/student", "scenes/student-undistilled", "scenes/teacher")
 
 
-def test_exactly_these_ship_and_are_light():
+def test_shipped_models_are_small():
     assert tuple(built_in_models()) == NAMES
     files = [path for path in BUILT_IN.rglob("*") if path.is_file()]
     assert max(path.stat().st_size for path in files) < 15e6
@@ -26,28 +26,28 @@ def test_exactly_these_ship_and_are_light():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_says_how_it_was_made(name):
+def test_record_has_command_and_configuration(name):
     record = upgrade(read_json(BUILT_IN / name / "record.json"))
     words = record["command"].split()
-    assert words[0] == "dlip" and parse(words[1:])  # the command is one that can be given
-    made, kept = record["config"]["model"], read_json(BUILT_IN / name / "config.json")["model"]
-    assert ModelConfig.from_dict(made) == ModelConfig.from_dict(kept)
+    assert words[0] == "dlip" and parse(words[1:])  # the command still parses
+    recorded, stored = record["config"]["model"], read_json(BUILT_IN / name / "config.json")["model"]
+    assert ModelConfig.from_dict(recorded) == ModelConfig.from_dict(stored)
     assert record["metrics"]["retrieval"]["tr@1"] > 0 and record["split"] == "test"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_does_better_than_chance(name):
+def test_model_beats_chance(name):
     model, scenes = dlip.load(name), Scenes("val", size=20)
     items = [scenes[i] for i in range(20)]
     images, texts = [item.image for item in items], [item.captions[0] for item in items]
     best = model.similarity(images, texts).argmax(1)
     assert (best == best.new_tensor(range(20))).float().mean() > 0.3
-    said = captioning.facts(model.caption(images), [scenes.scene(i) for i in range(20)])
-    assert said["objects"] > 85  # 95 to 100 of the three; captions of other scenes have 0 to 9
+    facts = captioning.facts(model.caption(images), [scenes.scene(i) for i in range(20)])
+    assert facts["objects"] > 85  # 95 to 100 for the shipped models, 0 to 9 for captions of other scenes
     assert len(model.answer(images, [item.questions[0].text for item in items])) == 20
 
 
-def test_the_student_is_as_small_as_the_papers():
+def test_student_is_as_small_as_the_paper_s():
     """22.4% of the parameters and 24.8% of the FLOPs: DLIP, section 1."""
     teacher, student = (summary(dlip.load(name).med) for name in ("scenes/teacher", "scenes/student"))
     assert student["params_m"] <= 0.224 * teacher["params_m"]
@@ -99,5 +99,5 @@ def test_comparison_of_the_distilled_student_equals_the_records():
     gained = [f"{distilled[score] - undistilled[score]:+.1f}" for score in scores]
     assert f"| minus `scenes/student-undistilled` | 0 | 0 | {' | '.join(gained)} |" in RESULTS_PAGE
     params, _, _, _, cider, vqa = kept
-    said = " ".join(README.split())
-    assert f"has {params}% of the teacher's parameters and keeps {cider}% of its CIDEr and {vqa}% of its VQA" in said
+    text = " ".join(README.split())
+    assert f"has {params}% of the teacher's parameters and keeps {cider}% of its CIDEr and {vqa}% of its VQA" in text
