@@ -116,7 +116,8 @@ def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, 
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     folder, images = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
-    monkeypatch.setattr("dlip.training.loop.check_divisible", Mock(side_effect=KeyboardInterrupt))  # before training starts
+    stop_before_training = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr("dlip.training.loop.check_divisible", stop_before_training)
     monkeypatch.setattr("dlip.experiments.ablation._run", Mock(return_value={}))
 
     def start_training(precision: str) -> None:
