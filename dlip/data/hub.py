@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from dlip.common.errors import UserError
-from dlip.data.batch import Item, Question
+from dlip.data.annotation import Annotation
+from dlip.data.batch import Item
 from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
 
 PREFIX = "hub:"
@@ -59,29 +60,31 @@ class Hub(QuarantineMixin):
 
     def encoded_item(self, i: int) -> EncodedItem:
         """Image i as stored. Raises UserError if its row holds no image."""
-        name, rows = self._rows[i]
-        captions, questions, _ = self._texts[i]
-        return EncodedItem(name, image_id_from_name(name), captions, questions, self._bytes(rows[0], name))
+        texts = self._annotations[i]
+        data = self._bytes(self._rows[i][0], texts.name)
+        return EncodedItem(texts.name, image_id_from_name(texts.name), texts.captions, texts.questions, data)
 
     def image_fault(self, i: int) -> str | None:
         """Why image i cannot be used, None if it can."""
         try:
             self[i]
         except UserError as error:
-            return f"{self._rows[i][0]} cannot be read ({error.__cause__ or 'its row holds no image'})"
+            return f"{self._annotations[i].name} cannot be read ({error.__cause__ or 'its row holds no image'})"
         return None
 
     def _keep(self, kept: list[int]) -> None:
-        self._rows, self._texts = [self._rows[i] for i in kept], [self._texts[i] for i in kept]
+        self._rows = [self._rows[i] for i in kept]
+        self._annotations = [self._annotations[i] for i in kept]
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions."""
-        captions, questions = (sum(len(texts[part]) for texts in self._texts) for part in (0, 1))
+        captions = sum(len(texts.captions) for texts in self._annotations)
+        questions = sum(len(texts.questions) for texts in self._annotations)
         return {"images": len(self), "captions": captions, "questions": questions}
 
     def fingerprint(self) -> str:
         """Hash of the library's fingerprint, of the columns, and of the rows used."""
-        known = repr((self.data._fingerprint, self.columns, [rows for _, rows in self._rows]))
+        known = repr((self.data._fingerprint, self.columns, self._rows))
         return hashlib.sha256(known.encode()).hexdigest()
 
     def _group(self) -> list[str]:
@@ -95,13 +98,13 @@ class Hub(QuarantineMixin):
             role: name for role, name in self.columns.items() if role in ("caption", "question", "answers", "type")
         }
         values = self._read(list(dict.fromkeys(roles.values())))
-        self._rows, self._texts, faults = [], [], []
+        self._rows, self._annotations, faults = [], [], []
         for name, rows in groups.items():
-            texts = read_rows([{role: values[column][row] for role, column in roles.items()} for row in rows])
-            faults += [f"{name} {fault}" for fault in texts[2]]
-            if texts[0] or texts[1]:
-                self._rows.append((name, rows))
-                self._texts.append(texts)
+            texts = read_rows(name, [{role: values[column][row] for role, column in roles.items()} for row in rows])
+            faults += texts.faults
+            if texts.captions or texts.questions:
+                self._rows.append(rows)
+                self._annotations.append(texts)
         return faults
 
     def _read(self, columns: list[str]) -> dict[str, list]:
@@ -151,28 +154,20 @@ def parse(name: str) -> tuple[str, dict[str, str]]:
     return address, options
 
 
-def read_rows(rows: list[dict[str, Any]]) -> tuple[list[str], list[Question], list[str]]:
-    """Captions, questions and faults of the rows of one image, each {"caption", "question", "answers", "type"} or less.
+def read_rows(name: str, rows: list[dict[str, Any]]) -> Annotation:
+    """The texts of the rows of one image, each {"caption", "question", "answers", "type"} or less.
 
     A caption or answer may be a string, a list of them, or a dictionary as in datasets of the hub: {"raw": text},
     {"answer": text}, {"answer": [texts]}. A caption in several rows of one image counts once.
     """
-    captions: dict[str, None] = {}
-    questions, faults = [], []
+    annotation = Annotation(name)
     for row in rows:
-        texts = list(_texts(row.get("caption")))
-        captions |= dict.fromkeys(filter(None, texts))
-        faults += ["has an empty caption"] * texts.count("")
-        if row.get("question") is None:
-            continue
-        question, answers = str(row["question"]).strip(), list(filter(None, _texts(row.get("answers"))))
-        if question and answers:
-            questions.append(Question(question, answers, str(row.get("type") or "other")))
-        else:
-            faults.append(f"has no answer to {question!r}" if question else "has an empty question")
-    if not captions and not questions and not faults:
-        faults.append("has no caption")
-    return list(captions), questions, faults
+        annotation.add_captions(_texts(row.get("caption")))
+        if row.get("question") is not None:
+            annotation.add_question(str(row["question"]), _texts(row.get("answers")), str(row.get("type") or "other"))
+    annotation.captions = list(dict.fromkeys(annotation.captions))
+    annotation.check_not_empty()
+    return annotation
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -93,14 +93,13 @@ def test_rows_of_one_image_are_joined(tmp_path):
 
 
 def test_forms_of_rows():
-    assert read_rows([{"caption": [{"raw": "one", "tokens": ["one"]}]}])[0] == ["one"]
-    assert read_rows([{"question": "q", "answers": {"answer": ["a", "b"], "id": [1, 2]}}])[1] == [
-        Question("q", ["a", "b"])
-    ]
-    assert read_rows([{"question": "q", "answers": 2}])[1] == [Question("q", ["2"])]
-    assert read_rows([{"question": " ", "answers": "a"}])[2] == ["has an empty question"]
-    assert read_rows([{"question": "q", "answers": []}])[2] == ["has no answer to 'q'"]
-    assert read_rows([{"caption": None}])[2] == ["has no caption"]
+    assert read_rows("a", [{"caption": [{"raw": "one", "tokens": ["one"]}]}]).captions == ["one"]
+    row = {"question": "q", "answers": {"answer": ["a", "b"], "id": [1, 2]}}
+    assert read_rows("a", [row]).questions == [Question("q", ["a", "b"])]
+    assert read_rows("a", [{"question": "q", "answers": 2}]).questions == [Question("q", ["2"])]
+    assert read_rows("a", [{"question": " ", "answers": "a"}]).faults == ["a has an empty question"]
+    assert read_rows("a", [{"question": "q", "answers": []}]).faults == ["a has no answer to 'q'"]
+    assert read_rows("a", [{"caption": None}]).faults == ["a has no caption"]
 
 
 def test_impossible_file_name(tmp_path):

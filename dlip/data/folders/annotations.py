@@ -1,59 +1,15 @@
 """Annotations of a folder's images: Karpathy's `captions.json`, and `vqa.json`."""
 
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dlip.common.errors import UserError
-from dlip.data.batch import Question
+from dlip.data.annotation import Annotation, check_split
 
 TYPES = {str: "a string", list: "a list", int: "an integer"}
-SPLIT_NAME = re.compile(r"\w[\w .-]{0,99}")
-"""Files are named after splits."""
-
-
-def check_split(name: str) -> None:
-    """Raises UserError if a split's name cannot be part of a file name."""
-    if not SPLIT_NAME.fullmatch(name):
-        raise UserError(f"the split name {name[:100]!a} is invalid; use letters, digits, spaces, hyphens and periods")
-
-
-@dataclass
-class Annotation:
-    """Captions and questions of one image, all of them or some."""
-
-    name: str
-    """Path of the image below `images/`."""
-    split: str
-    captions: list[str] = field(default_factory=list)
-    questions: list[Question] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    """What cannot be used, each beginning with the name of the image."""
-
-    def __post_init__(self):
-        check_split(self.split)
-
-    def add_captions(self, captions: list[str]) -> None:
-        """Add captions, and a fault for each empty one or where there are none."""
-        captions = [caption.strip() for caption in captions]
-        self.captions += filter(None, captions)
-        self.faults += [f"{self.name} has an empty caption"] * captions.count("")
-        if not captions:
-            self.faults.append(f"{self.name} has no caption")
-
-    def add_question(self, text: str, answers: list[str], kind: str) -> None:
-        """Add a question with its non-empty answers, or a fault if either is empty."""
-        text, answers = text.strip(), [answer.strip() for answer in answers if answer.strip()]
-        if not text:
-            self.faults.append(f"{self.name} has an empty question")
-        elif not answers:
-            self.faults.append(f"{self.name} has no answer to {text!r}")
-        else:
-            self.questions.append(Question(text, answers, kind))
 
 
 def read_captions(file: Path) -> Iterator[Annotation]:
@@ -65,9 +21,11 @@ def read_captions(file: Path) -> Iterator[Annotation]:
         where = f"{file}, images[{i}]"
         name = image_path(require(image, "filepath", str, where, ""), require(image, "filename", str, where), where)
         split = require(image, "split", str, where)
+        check_split(split)
         annotation = Annotation(name, "train" if split == "restval" else split)
         sentences = require(image, "sentences", list, where)
-        annotation.add_captions([require(row, "raw", str, f"{where}, sentences", "") for row in sentences])
+        annotation.add_captions(require(row, "raw", str, f"{where}, sentences", "") for row in sentences)
+        annotation.check_not_empty()
         yield annotation
 
 
@@ -81,9 +39,9 @@ def read_questions(file: Path) -> Iterator[Annotation]:
         raise UserError(f"{file} must be a list of {{image, question, answers, question_type, split}}; rewrite it so")
     for i, row in enumerate(rows):
         where = f"{file}, [{i}]"
-        annotation = Annotation(
-            image_path("", require(row, "image", str, where), where), require(row, "split", str, where)
-        )
+        name, split = image_path("", require(row, "image", str, where), where), require(row, "split", str, where)
+        check_split(split)
+        annotation = Annotation(name, split)
         answers = [str(a) for a in require(row, "answers", list, where) if isinstance(a, str | int | float)]
         kind = require(row, "question_type", str, where, "other")
         annotation.add_question(require(row, "question", str, where), answers, kind)

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlip.data.folders.annotations import Annotation, image_path, load_json, require
+from dlip.data.annotation import Annotation, check_split
+from dlip.data.folders.annotations import image_path, load_json, require
 from dlip.data.folders.images import ImageFiles
 
 _SPLIT = re.compile(r"train|val|test")
@@ -26,6 +27,7 @@ def read_coco(file: Path, images: ImageFiles) -> Iterator[Annotation]:
     Raises UserError if the layout is another one.
     """
     content, split = load_json(file), split_of(file.stem)
+    check_split(split)
     captions: dict[int, list[str]] = defaultdict(list)
     for i, row in enumerate(require(content, "annotations", list, str(file))):
         where = f"{file}, annotations[{i}]"
@@ -35,6 +37,7 @@ def read_coco(file: Path, images: ImageFiles) -> Iterator[Annotation]:
         name = images.find(image_path("", require(image, "file_name", str, where), where))
         annotation = Annotation(name, split)
         annotation.add_captions(captions.pop(require(image, "id", int, where), []))
+        annotation.check_not_empty()
         yield annotation
     for number in captions:
         yield Annotation(f"{number}", split, faults=[f"{number} has captions but is not among the images of {file}"])

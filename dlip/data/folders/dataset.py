@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from dlip.common.errors import UserError
+from dlip.data.annotation import Annotation
 from dlip.data.batch import Item, Question
 from dlip.data.folders import layouts
-from dlip.data.folders.annotations import Annotation
 from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
 from dlip.data.transforms import read_image
 

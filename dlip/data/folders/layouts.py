@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from dlip.common.errors import UserError
-from dlip.data.folders.annotations import Annotation, read_captions, read_questions
+from dlip.data.annotation import Annotation
+from dlip.data.folders.annotations import read_captions, read_questions
 from dlip.data.folders.coco import read_coco, split_of
 from dlip.data.folders.images import ImageFiles
 from dlip.data.folders.vqa2 import question_files, read_vqa2

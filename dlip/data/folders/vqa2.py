@@ -9,8 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from dlip.common.errors import UserError
+from dlip.data.annotation import Annotation
 from dlip.data.answers import normalize
-from dlip.data.folders.annotations import Annotation, load_json, require
+from dlip.data.folders.annotations import load_json, require
 from dlip.data.folders.coco import split_of
 from dlip.data.folders.images import ImageFiles
 

@@ -93,9 +93,10 @@ class Shards(QuarantineMixin):
             )
         key, _, _, *places = samples[row].item()
         data, about, text = _read_files(file, places)
-        captions, questions, number, _ = parse_sample(about, text)
         name = f"{shard.label}/{key.decode(errors='surrogatepass')}"
-        return EncodedItem(name, image_id_from_name(name) if number is None else number, captions, questions, data)
+        texts, number = parse_sample(name, about, text)
+        number = image_id_from_name(name) if number is None else number
+        return EncodedItem(name, number, texts.captions, texts.questions, data)
 
     @property
     def remote(self) -> bool:

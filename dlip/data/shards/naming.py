@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from dlip.common.errors import UserError
-from dlip.data.folders.annotations import check_split
+from dlip.data.annotation import check_split
 from dlip.data.shards.download import is_url, read_url
 
 INDEX = "index.json"

@@ -16,7 +16,7 @@ import numpy as np
 
 from dlip.common.files import write_atomically
 from dlip.common.text import plural
-from dlip.data.batch import Question
+from dlip.data.annotation import Annotation
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
 VERSION = 3
@@ -62,56 +62,47 @@ def scan(tar: Path, label: str) -> tuple[np.ndarray, list[str]]:
                 if texts != [None, None]:
                     faults.append(f"{label}/{key} is missing: it has a text but no image")
                 continue
-            captions, questions, _, wrong = parse_sample(*texts)
-            faults += [f"{label}/{key} {fault}" for fault in wrong]
-            if captions or questions:
+            annotation, _ = parse_sample(f"{label}/{key}", *texts)
+            faults += annotation.faults
+            if annotation.captions or annotation.questions:
                 places = [value for part in PARTS for value in parts.get(part, (0, 0))]
-                rows.append((key.encode(errors="surrogatepass"), len(captions), len(questions), *places))
+                counts = len(annotation.captions), len(annotation.questions)
+                rows.append((key.encode(errors="surrogatepass"), *counts, *places))
     width = max((len(row[0]) for row in rows), default=1)
     kinds = [f"S{width}", "i4", "i4", *["i8"] * (len(COLUMNS) - 3)]
     return np.array(rows, list(zip(COLUMNS, kinds, strict=True))), faults
 
 
-def parse_sample(about: bytes | None, text: bytes | None) -> tuple[list[str], list[Question], int | None, list[str]]:
-    """Captions, questions, the image's id if it has one, and faults, from a sample's JSON and text file.
+def parse_sample(name: str, about: bytes | None, text: bytes | None) -> tuple[Annotation, int | None]:
+    """Captions and questions from a sample's JSON and text file, and the image's id if it has one.
 
     The JSON may have "captions" or "caption", "questions" (each with "question", "answers", "question_type") and
     "image_id"; without captions in it, each line of the text file is one.
     """
-    row, faults = {}, []
+    row, annotation = {}, Annotation(name)
     if about is not None:
         try:
             row = json.loads(about)
         except (ValueError, RecursionError) as error:
-            faults.append(f"has JSON that cannot be read ({error})")
+            annotation.faults.append(f"{name} has JSON that cannot be read ({error})")
         row = row if isinstance(row, dict) else {}
     captions = row.get("captions") or row.get("caption")
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list):
         captions = [] if text is None else text.decode("utf-8", "replace").strip().splitlines() or [""]
-    captions = [caption.strip() for caption in captions if isinstance(caption, str)]
-    faults += ["has an empty caption"] * captions.count("")
-    questions = []
-    for asked in row["questions"] if isinstance(row.get("questions"), list) else []:
-        question = _question(asked)
-        (questions if isinstance(question, Question) else faults).append(question)
-    if not captions and not questions and not faults:
-        faults.append("has no caption")
+    annotation.add_captions(_strings(captions))
+    for item in row["questions"] if isinstance(row.get("questions"), list) else []:
+        item = item if isinstance(item, dict) else {}
+        question, kind = item.get("question"), item.get("question_type")
+        question = question if isinstance(question, str) else ""
+        annotation.add_question(question, _strings(item.get("answers")), kind if isinstance(kind, str) else "other")
+    annotation.check_not_empty()
     number = row.get("image_id")
-    number = number if type(number) is int and 0 <= number < 2**53 else None
-    return [caption for caption in captions if caption], questions, number, faults
+    return annotation, number if type(number) is int and 0 <= number < 2**53 else None
 
 
-def _question(row: Any) -> Question | str:
-    """A question of a sample's JSON, or its fault."""
-    row = row if isinstance(row, dict) else {}
-    text, answers, kind = row.get("question"), row.get("answers"), row.get("question_type")
-    if not isinstance(text, str) or not text.strip():
-        return "has an empty question"
-    answers = [a.strip() for a in answers if isinstance(a, str) and a.strip()] if isinstance(answers, list) else []
-    if not answers:
-        return f"has no answer to {text!r}"
-    return Question(text.strip(), answers, kind if isinstance(kind, str) else "other")
+def _strings(values: Any) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
 def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], list[str]]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dlip.common.errors import UserError
 from dlip.common.files import write_atomically, write_json
-from dlip.data.folders.annotations import check_split
+from dlip.data.annotation import check_split
 from dlip.data.quarantine import EncodedItem
 from dlip.data.shards.naming import INDEX
 

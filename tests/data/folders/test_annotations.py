@@ -3,8 +3,9 @@ import json
 import pytest
 
 from dlip.common.errors import UserError
+from dlip.data.annotation import Annotation
 from dlip.data.batch import Question
-from dlip.data.folders.annotations import Annotation, read_captions, read_questions
+from dlip.data.folders.annotations import read_captions, read_questions
 
 IMAGE = {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "one"}]}
 ROW = {"image": "a.jpg", "question": "what?", "answers": ["cat"], "split": "train"}

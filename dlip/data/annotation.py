@@ -1,0 +1,51 @@
+"""Captions and questions of one image, and the faults among them."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dlip.common.errors import UserError
+from dlip.data.batch import Question
+
+SPLIT_NAME = re.compile(r"\w[\w .-]{0,99}")
+"""Files are named after splits."""
+
+
+def check_split(name: str) -> None:
+    """Raises UserError if a split's name cannot be part of a file name."""
+    if not SPLIT_NAME.fullmatch(name):
+        raise UserError(f"the split name {name[:100]!a} is invalid; use letters, digits, spaces, hyphens and periods")
+
+
+@dataclass
+class Annotation:
+    """Captions and questions of one image, all of them or some."""
+
+    name: str
+    """Name of the image; in a folder its path below `images/`."""
+    split: str = ""
+    captions: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    """What cannot be used, each beginning with the name of the image."""
+
+    def add_captions(self, captions: Iterable[str]) -> None:
+        """Add captions, and a fault for each empty one."""
+        captions = [caption.strip() for caption in captions]
+        self.captions += filter(None, captions)
+        self.faults += [f"{self.name} has an empty caption"] * captions.count("")
+
+    def add_question(self, text: str, answers: Iterable[str], kind: str) -> None:
+        """Add a question with its non-empty answers, or a fault if there is no text or no answer."""
+        text, answers = text.strip(), [answer.strip() for answer in answers if answer.strip()]
+        if not text:
+            self.faults.append(f"{self.name} has an empty question")
+        elif not answers:
+            self.faults.append(f"{self.name} has no answer to {text!r}")
+        else:
+            self.questions.append(Question(text, answers, kind))
+
+    def check_not_empty(self) -> None:
+        """Add a fault if there are neither texts nor faults."""
+        if not self.captions and not self.questions and not self.faults:
+            self.faults.append(f"{self.name} has no caption")
