@@ -1,4 +1,4 @@
-"""The best student known within a budget, from run records alone, and what they cannot tell."""
+"""The best student within a budget, from run records alone, and what the records cannot tell."""
 
 import math
 
@@ -10,9 +10,9 @@ from dlip.records import HEADLINE_SCORES, frame
 from dlip.records.compare import comparable_latencies, describe_test_sets, latest_runs, retention, summary
 
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
-"""Cost -> its unit and its name."""
-CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
-"""What latencies must share to be compared."""
+"""Cost -> (unit, name)."""
+LATENCY_CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
+"""Conditions that must be equal for latencies to be compared."""
 
 
 def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> dict:
@@ -28,7 +28,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
     if not budget:
         raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
     if wrong := [most for most in budget.values() if not 0 < most < math.inf]:
-        raise UserError(f"no student is within {wrong[0]:g}; give a finite positive number")
+        raise UserError(f"the budget is {wrong[0]:g}; give a finite positive number")
     if metric not in (*HEADLINE_SCORES, "all"):
         raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(HEADLINE_SCORES)} or all")
     found = [record for record in found if not record.get("quick")]
@@ -46,7 +46,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
         doubts.append(f"no student in the records is within {_budget(budget)}" + _nearest(rows, budget))
         return out
     if not (df["role"] == "teacher").any():
-        doubts.append("no record of the teacher, so what a student keeps is unknown")
+        doubts.append("no record of the teacher, so what a student keeps of its scores is unknown")
         if metric == "all":
             doubts.append("scores of different kinds have no common scale without a teacher; choose one --metric")
             return out
@@ -55,15 +55,15 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
         value, spread = f"{metric}_kept", f"{metric}_kept_sd"
     if unscored := int(within[value].isna().sum()):
         within_budget = f"{plural(len(within), 'student')} within the budget"
-        doubts.append(f"a score that is asked for is missing from {unscored} of {within_budget}")
+        doubts.append(f"the metric is missing from {unscored} of {within_budget}")
     ranked = within.dropna(subset=[value]).sort_values([value, "params_m"], ascending=[False, True])
     if ranked.empty:
         return out
     best = ranked.iloc[0]
-    out["student"] = _told(best)
+    out["student"] = _describe(best)
     if len(ranked) > 1:
         second = ranked.iloc[1]
-        out["runner_up"] = _told(second)
+        out["runner_up"] = _describe(second)
         lead, noise = best[value] - second[value], math.hypot(best[spread], second[spread])
         if math.isnan(noise):
             doubts.append(f"whether it is better than {second['name']} ({lead:+.1f} points): one has a single seed")
@@ -92,10 +92,10 @@ def _untimed(found: list[dict]) -> str | None:
     timed = [record["efficiency"]["latency"] for record in found if record["efficiency"].get("latency")]
     if not timed:
         return "no record has a latency; dlip evaluate measures it"
-    ways = {tuple(latency.get(name) for name in CONDITIONS) for latency in timed}
-    if len(ways) > 1:
-        unlike = [name for i, name in enumerate(CONDITIONS) if len({way[i] for way in ways}) > 1]
-        return f"latencies were measured with different {' and '.join(unlike)}, so that they cannot be compared"
+    conditions = {tuple(latency.get(name) for name in LATENCY_CONDITIONS) for latency in timed}
+    if len(conditions) > 1:
+        unlike = [name for i, name in enumerate(LATENCY_CONDITIONS) if len({values[i] for values in conditions}) > 1]
+        return f"latencies were measured with different {' and '.join(unlike)}, and cannot be compared"
     return None
 
 
@@ -108,7 +108,7 @@ def _nearest(rows: pd.DataFrame, budget: dict[str, float]) -> str:
     return "".join(f"; the least is {value:.6g} {COSTS[cost][0]}" for cost, value in least.items())
 
 
-def _told(row: pd.Series) -> dict:
+def _describe(row: pd.Series) -> dict:
     def figures(columns, suffix: str = "") -> dict:
         values = {column: row[f"{column}{suffix}"] for column in columns}
         return {column: None if math.isnan(value) else float(value) for column, value in values.items()}

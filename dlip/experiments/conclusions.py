@@ -1,10 +1,10 @@
-"""The paper's seven conclusions, asked again of the records of the grids: an effect, its interval, a computed verdict.
+"""The paper's seven conclusions, tested on the grids' records: an effect, its interval, a computed verdict.
 
 **Points** are percent of the teacher's score, averaged over the scores compared (if not said otherwise TR@1, IR@1,
 CIDEr and VQA): 1 point is 1% of what the teacher can do. An effect is a weighted sum of rows, paired: a seed begins all
-rows' weights and orders their pictures alike, and all are measured on the same pictures.
+rows' weights and orders their images alike, and all are evaluated on the same images.
 
-**Intervals** hold the noise of both. Each draw resamples the test pictures, with their captions and questions, and adds
+**Intervals** hold the noise of both. Each draw resamples the test images, with their captions and questions, and adds
 an error of the mean over seeds from Student's t with one degree of freedom fewer than there are seeds; the interval is
 the middle 95% of the draws. Three seeds are few, so it is wide. Where a conclusion makes several claims, each has its
 share of the 5% (Bonferroni) and a wider interval, so that all hold at once with 95%.
@@ -116,12 +116,12 @@ CONCLUSIONS = (
 
 @dataclass(frozen=True)
 class Sums:
-    """One score's part of an effect, over the seeds S and pictures P that all rows share."""
+    """One score's part of an effect, over the seeds S and images P that all rows share."""
 
     values: np.ndarray
-    """float64 [S, P]: the weighted sum over rows of each picture's items."""
+    """float64 [S, P]: the weighted sum over rows of each image's items."""
     counts: np.ndarray
-    """float64 [P]: items of each picture."""
+    """float64 [P]: items of each image."""
     scale: float
     """Points a unit of the score."""
 
@@ -148,10 +148,10 @@ def errors(freedom: int) -> np.ndarray:
 
 
 @cache
-def resamples(pictures: int) -> np.ndarray:
-    """How often each picture is in each draw, float64 [DRAWS, P]; the same in every call."""
-    even = np.full(pictures, 1 / pictures)
-    return np.random.default_rng(SEED + 1).multinomial(pictures, even, DRAWS).astype(float)
+def resamples(images: int) -> np.ndarray:
+    """How often each image is in each draw, float64 [DRAWS, P]; the same in every call."""
+    even = np.full(images, 1 / images)
+    return np.random.default_rng(SEED + 1).multinomial(images, even, DRAWS).astype(float)
 
 
 def judge(claim: Claim, low: float, high: float) -> str:
@@ -198,9 +198,9 @@ def _judged(claim: Claim, found: list[dict], plan: Plan, share: float) -> dict:
     parts = []
     for score in HEADLINE_SCORES:
         try:
-            whole, counts = per_picture(teacher, score)
+            whole, counts = per_image(teacher, score)
             values = [
-                sum(weight * per_picture(runs[name][seed], score)[0] for name, weight in claim.rows.items())
+                sum(weight * per_image(runs[name][seed], score)[0] for name, weight in claim.rows.items())
                 for seed in seeds
             ]
         except KeyError:
@@ -217,8 +217,8 @@ def _judged(claim: Claim, found: list[dict], plan: Plan, share: float) -> dict:
     return row | dict(effect=effect, low=low, high=high, claim=verdict, seeds=len(seeds), why=why)
 
 
-def per_picture(record: dict, score: str) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of a score's items, in percent, and how many they are, of each picture [P]. Raises KeyError without any."""
+def per_image(record: dict, score: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of a score's items, in percent, and how many they are, of each image [P]. Raises KeyError without any."""
     found = outcomes(record)
     values = found[score] * (1.0 if score == "cider" else 100.0)
     counts = found[ITEM_COUNTS[score]] if score in ITEM_COUNTS else np.ones(len(values))
@@ -234,7 +234,7 @@ def text(rows: pd.DataFrame) -> str:
         for _, row in claims.iterrows():
             lines.append(f"   {row['comparison']}: {figures(row)}")
     lines.append(
-        "Points: % of the teacher's scores, averaged. Intervals: over seeds and test pictures, 95% for all claims of "
+        "Points: % of the teacher's scores, averaged. Intervals: over seeds and test images, 95% for all claims of "
         f"a conclusion together. Said to lie: the range in which the claim is true; {MARGIN:g} point counts as no "
         "difference."
     )

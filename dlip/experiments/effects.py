@@ -1,4 +1,4 @@
-"""Tables of grids for charts: scores along the size of an encoder, and gains over a row with their intervals."""
+"""Tables of grids for charts: scores by encoder size, and gains over a row with their intervals."""
 
 import math
 
@@ -7,13 +7,13 @@ import pandas as pd
 
 from dlip.cost.count import paper_count
 from dlip.experiments.ablation import matched, table
-from dlip.experiments.conclusions import Sums, interval, per_picture
+from dlip.experiments.conclusions import Sums, interval, per_image
 from dlip.experiments.grids import FULL, IMAGE, SWEEPS, TEXT, Grid, Plan, changed, grid, pair
 from dlip.models.config import preset
 from dlip.records import HEADLINE_SCORES
 
-FIXED = ("base", "small")
-"""Sizes that one encoder keeps while the other is swept."""
+FIXED_SIZES = ("base", "small")
+"""Sizes of one encoder while the other is swept."""
 
 
 def sweeps(found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def sweeps(found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
         sizes = paper_count(preset(changed(IMAGE[image], TEXT[text])))
         for swept, size, fixed in (("image", image, text), ("text", text, image)):
             about = dict(swept=swept, size=size, encoder_m=sizes[f"{swept}_params"] / 1e6, fixed=fixed)
-            if fixed in FIXED:
+            if fixed in FIXED_SIZES:
                 out += [rows.loc[pair(image, text, distilled)].to_dict() | about for distilled in (False, True)]
     return pd.DataFrame(out)
 
@@ -43,22 +43,22 @@ def gains(
     Columns: name, role; gain, low and high (95% interval over seeds and test pictures, as in
     `dlip.experiments.conclusions`; NaN of
     a single seed) in points of the score; paper, the paper's gain; seeds. Rows without a seed in common with the base
-    are left out. Raises KeyError where the grid has no such row or a run no such score.
+    are skipped. Raises KeyError where the grid has no such row or a run no such score.
     """
     some = grid(some) if isinstance(some, str) else some
     by_row, place = matched(some, found, plan), [*HEADLINE_SCORES].index(score)
     rows = {row.name: row for row in some.rows}
     first = rows[base or some.rows[0].name]
-    theirs, out = {record["seed"]: record for record in by_row[first.name]}, []
+    base_runs, out = {record["seed"]: record for record in by_row[first.name]}, []
     for row in some.rows:
-        ours = {record["seed"]: record for record in by_row[row.name]}
-        seeds = sorted(ours.keys() & theirs.keys())
+        own_runs = {record["seed"]: record for record in by_row[row.name]}
+        seeds = sorted(own_runs.keys() & base_runs.keys())
         if row is first or not seeds:
             continue
-        pairs = [(per_picture(ours[seed], score), per_picture(theirs[seed], score)) for seed in seeds]
-        values = np.array([mine - other for (mine, _), (other, _) in pairs])
+        pairs = [(per_image(own_runs[seed], score), per_image(base_runs[seed], score)) for seed in seeds]
+        values = np.array([own - other for (own, _), (other, _) in pairs])
         gain, low, high = interval([Sums(values, pairs[0][0][1], 1.0)])
         paper = (row.paper[place], first.paper[place])
-        said = math.nan if None in paper else paper[0] - paper[1]
-        out.append(dict(name=row.name, role=row.role, gain=gain, low=low, high=high, paper=said, seeds=len(seeds)))
+        paper = math.nan if None in paper else paper[0] - paper[1]
+        out.append(dict(name=row.name, role=row.role, gain=gain, low=low, high=high, paper=paper, seeds=len(seeds)))
     return pd.DataFrame(out, columns=["name", "role", "gain", "low", "high", "paper", "seeds"])

@@ -1,4 +1,4 @@
-"""Jobs done by processes of their own: one that fails, or that the machine kills, takes no other with it."""
+"""A pool of worker processes: a job that fails, or that the machine kills, does not end the others."""
 
 import os
 import signal
@@ -21,63 +21,63 @@ TICK_S = 1.0
 def work(
     function: Callable[[J], None], jobs: Sequence[J], workers: int, folder: Path, watch: Callable[[list[J]], None]
 ) -> Iterator[tuple[J, str | None]]:
-    """Does `function(job)` in spawned processes, each taking the next job; yields each as it ends, with why it failed.
+    """Run `function(job)` in spawned processes, each taking the next job; yield each job as it ends, with its error.
 
-    The processor's threads are shared out evenly, also where jobs are fewer, as a job's last digits depend on them;
-    `watch` is called with the running jobs every second. What a process prints goes to `folder`/worker-<i>.log. The
-    processes end with the caller's loop, however that ends, and with this process, even if it is killed.
+    The processor's threads are divided evenly among `workers`, even where jobs are fewer, because a job's last digits
+    depend on them. `watch` is called with the running jobs every second. Output of a process goes to
+    `folder`/worker-<i>.log. The processes end with the caller's loop and with this process, even if it is killed.
     """
-    waiting, team = deque(jobs), {}  # connection -> (process, job)
+    waiting, running = deque(jobs), {}  # connection -> (process, job)
     threads = max(1, torch.get_num_threads() // workers)
     numbers = iter(range(len(jobs) + workers))
 
-    def hire() -> None:
+    def start_worker() -> None:
         if not waiting:
             return
-        ours, theirs = context.Pipe()
+        parent_end, child_end = context.Pipe()
         log = folder / f"worker-{next(numbers)}.log"
-        process = context.Process(target=_serve, args=(function, theirs, threads, log), daemon=True)
+        process = context.Process(target=_serve, args=(function, child_end, threads, log), daemon=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # in the process too, until it can take one
         process.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        theirs.close()
-        hand(ours, process)
+        child_end.close()
+        send_next(parent_end, process)
 
-    def hand(ours: connection.Connection, process) -> None:
-        """The next job to a process; None ends it."""
+    def send_next(parent_end: connection.Connection, process) -> None:
+        """Sends the next job to a process; None ends it."""
         try:
-            ours.send(waiting[0] if waiting else None)
+            parent_end.send(waiting[0] if waiting else None)
         except ConnectionError:  # it died after its last job
-            return hire()
+            return start_worker()
         if waiting:
-            team[ours] = process, waiting.popleft()
+            running[parent_end] = process, waiting.popleft()
 
     context = get_context("spawn")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for _ in range(workers):
-            hire()
-        while team:
-            for ours in connection.wait(list(team), TICK_S):
-                process, job = team.pop(ours)
+            start_worker()
+        while running:
+            for parent_end in connection.wait(list(running), TICK_S):
+                process, job = running.pop(parent_end)
                 try:
-                    reason = ours.recv()
+                    reason = parent_end.recv()
                 except (EOFError, ConnectionError):
                     process.join()
                     reason = f"its process ended with exit code {process.exitcode}"
-                    hire()
+                    start_worker()
                 else:
-                    hand(ours, process)
+                    send_next(parent_end, process)
                 yield job, reason
-            watch([job for _, job in team.values()])
+            watch([job for _, job in running.values()])
     finally:
-        for process, _ in team.values():
+        for process, _ in running.values():
             process.terminate()
-        for process, _ in team.values():
+        for process, _ in running.values():
             process.join()
 
 
-def _serve(function: Callable[[J], None], boss: connection.Connection, threads: int, log: Path) -> None:
+def _serve(function: Callable[[J], None], parent: connection.Connection, threads: int, log: Path) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the parent's to handle
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -85,7 +85,7 @@ def _serve(function: Callable[[J], None], boss: connection.Connection, threads: 
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(threads)
-    while (job := boss.recv()) is not None:
+    while (job := parent.recv()) is not None:
         reason = None
         try:
             function(job)
@@ -94,7 +94,7 @@ def _serve(function: Callable[[J], None], boss: connection.Connection, threads: 
         except Exception as fault:
             traceback.print_exc()
             reason = f"{type(fault).__name__}: {fault}"
-        boss.send(reason)
+        parent.send(reason)
 
 
 def _end_with_parent() -> None:

@@ -36,7 +36,7 @@ class LiveStudent:
 
 
 def recipe(size: str = "scenes-student", **weights: float):
-    """The choice of a size and of weights (a group or a term each) as options of `dlip distill`, in Markdown."""
+    """A size and weights of loss terms or groups as options of `dlip distill`, in Markdown."""
     from IPython.display import Markdown
 
     from dlip.cost.count import params
@@ -44,13 +44,13 @@ def recipe(size: str = "scenes-student", **weights: float):
     from dlip.notebook.controls import weights_text
     from dlip.training import terms
 
-    said, stored = weights_text(weights), sum(params(config.preset(size)).values())
-    count = plural(len(terms.weights(said)), "loss term")
-    return Markdown(f"{stored / 1e6:.2f}M parameters, {count}: `--size {size} --weights {said}`")
+    text, stored = weights_text(weights), sum(params(config.preset(size)).values())
+    count = plural(len(terms.weights(text)), "loss term")
+    return Markdown(f"{stored / 1e6:.2f}M parameters, {count}: `--size {size} --weights {text}`")
 
 
 def anatomy(image: str, text: str):
-    """A student of the grid `modules`, its thousands of parameters by module beside the teacher's, as a table."""
+    """Table of parameters by module, in thousands: the teacher's and those of a student of the grid `modules`."""
     import pandas as pd
 
     from dlip.cost.count import params
@@ -146,7 +146,7 @@ def learn(size: str, weights: str, steps: int, **options) -> LiveStudent:
 
 @contextmanager
 def watch(folder: str | Path, steps: int | None = None) -> Iterator[None]:
-    """Draws the losses of a run's folder while the block trains there, and once more when it ends."""
+    """Draw the losses in a run folder while the block trains there, and once more when it ends."""
     from IPython.display import display
 
     from dlip.notebook.controls import mime_bundle

@@ -104,8 +104,8 @@ def test_students_without_the_score_and_quick_runs_are_left_out():
     ("records", "budget", "metric", "message"),
     [
         (KNOWN, {}, "all", "needs a budget"),
-        (KNOWN, {"params_m": float("nan")}, "all", "no student is within nan; give a finite positive number"),
-        (KNOWN, {"params_m": 1.0, "flops_g": 0.0}, "all", "no student is within 0; give"),
+        (KNOWN, {"params_m": float("nan")}, "all", "the budget is nan; give a finite positive number"),
+        (KNOWN, {"params_m": 1.0, "flops_g": 0.0}, "all", "the budget is 0; give"),
         (KNOWN, {"params_m": 1.0}, "bleu", "no metric 'bleu'"),
         ([*KNOWN, make_record(data="photos")], {"params_m": 1.0}, "all", "the records are of scenes test; photos test"),
         ([*KNOWN, make_record("other", "teacher")], {"params_m": 1.0}, "all", "the teachers teacher, other"),

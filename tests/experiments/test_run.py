@@ -283,7 +283,7 @@ def test_training_is_evaluated_on_val_and_never_on_test(damaged, tmp_path):
     experiment = TRAIN.replace(
         data=DataConfig(damaged[1], on_error="skip"), train=TrainConfig(eval_every=1, eval_items=5)
     )
-    with pytest.warns(UserWarning, match="of set val, 1 fault"):
+    with pytest.warns(UserWarning, match="skipped 1 fault in the val split of set"):
         ready = prepare(experiment)
     assert (ready.watched.split, len(ready.watched), ready.test.split, len(ready.test)) == ("val", 5, "test", 8)
     scenes = prepare(experiment.replace(data=DataConfig()))
