@@ -101,7 +101,7 @@ def picture(tmp_path_factory) -> str:
     return str(path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_vlm(tiny):
     """make_vlm(seed=1, **changes): an untrained model with a vocabulary; the same seed gives the same weights."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -209,12 +210,21 @@ def flipped(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
+@pytest.fixture(scope="module")
+def finished(make_vlm, tmp_path_factory) -> Run:
+    """A finished run; tests work on copies of it."""
+    return train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path_factory.mktemp("finished"), progress=False)
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Run:
+    return Run(shutil.copytree(finished.folder, tmp_path / "run"))
+
+
 @pytest.mark.filterwarnings("ignore:.*resumed without it")  # of all but the last
 @pytest.mark.parametrize("spoil", [cut, flipped])
 @pytest.mark.parametrize("which", ["the last", "all"])
-def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, make_vlm, tmp_path):
-    whole = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "whole", progress=False)
-    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "run", progress=False)
+def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, finished, run, make_vlm):
     paths = sorted(run.folder.glob("checkpoint-*"))[-1 if which == "the last" else 0 :]
     for path in paths:
         path.write_bytes(spoil(path.read_bytes()))
@@ -222,19 +232,19 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, mak
     half = run.folder / ".checkpoint-00000006.safetensors.0123abcd"  # of a process that was killed
     half.touch()
     with pytest.warns(UserWarning, match=f"{paths[-1].name}.*; resumed without it"):
-        again = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path / "run", progress=False)
-    assert untimed_rows(again) == untimed_rows(whole) and not half.exists()
-    assert (run.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+        again = train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)
+    assert untimed_rows(again) == untimed_rows(finished) and not half.exists()
+    assert (run.folder / "model.safetensors").read_bytes() == (finished.folder / "model.safetensors").read_bytes()
     assert sorted(path.name for path in run.folder.glob("damaged-*")) == [f"damaged-{path.name}" for path in paths]
 
 
 @pytest.mark.parametrize("spoil", [cut, flipped])
-def test_a_damaged_model_is_made_anew_from_the_last_checkpoint(spoil, make_vlm, tmp_path):
-    model = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False).folder / "model.safetensors"
+def test_a_damaged_model_is_made_anew_from_the_last_checkpoint(spoil, run, make_vlm):
+    model = run.folder / "model.safetensors"
     whole = model.read_bytes()
     model.write_bytes(spoil(whole))
     with pytest.warns(UserWarning, match="resumed without it, the file is now damaged-model.safetensors"):
-        run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)
     assert model.read_bytes() == whole and run.losses()["step"] == list(range(1, 7))
 
 
@@ -259,21 +269,19 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_checkpoint_that_does_not_fit_is_refused(what, make_vlm, tmp_path):
-    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
+def test_a_checkpoint_that_does_not_fit_is_refused(what, run, make_vlm):
     (run.folder / "config.json").unlink()  # it was killed before its end
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     changed(last, CHANGES[what])
     with pytest.raises(UserError, match="is of another run or step; remove it"):
-        train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
+        train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)
     assert last.exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*resumed without it")
-def test_a_checkpoint_without_its_checksum_is_damaged(make_vlm, tmp_path):
-    run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
+def test_a_checkpoint_without_its_checksum_is_damaged(run, make_vlm):
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     last.write_bytes(last.read_bytes().replace(b"sha256", b"sha255"))
     (run.folder / "config.json").unlink()  # it was killed before its end
-    train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
+    train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)
     assert (run.folder / f"damaged-{last.name}").exists()
