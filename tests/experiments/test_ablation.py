@@ -213,7 +213,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     parent.wait()
     before = records.read(place["results"])
     assert [record["name"] for record in before] == ["teacher", "real: a"]
-    measured = f"dlip evaluate --model {plan.teacher} --limit 4 --candidates 0 --latency-repeats 1"
+    measured = f"dlip evaluate --model {plan.teacher} --split test --limit 4 --candidates 0 --latency-repeats 1"
     assert (before[0]["command"], before[0]["history"][-1]["command"]) == (measured, "dlip train")
     assert before[0]["samples"] and before[0]["inputs"].keys() == {"model", "test"}
     steps = [json.loads(line)["step"] for line in (last.folder / "log.jsonl").read_text().splitlines()]
