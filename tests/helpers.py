@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_record(
-    name="student", role="distilled", *, seed=0, data="scenes", pictures=4000, width=64, params=1.0, latency=20.0,
+    name="student", role="distilled", *, seed=0, data="scenes", images=4000, width=64, params=1.0, latency=20.0,
     tr1=70.0, vqa=80.0, retrieval=None, losses=None, weights=None, samples=(), command="dlip train", notes=None,
     items=None,
 ) -> dict:  # fmt: skip
@@ -34,7 +34,7 @@ def make_record(
         }},
     }  # fmt: skip
     return new_record(
-        name, role, command=command, seed=seed, train_images=pictures, metrics=metrics, wall_s=60.0, samples=samples,
+        name, role, command=command, seed=seed, train_images=images, metrics=metrics, wall_s=60.0, samples=samples,
         items=items,
         losses=losses or {"step": [1, 2], "lm": [2.0, 1.0]},
         config={"model": sizes, "train": {"seed": seed, "weights": weights or {"lm": 1.0}}},

@@ -27,12 +27,12 @@ def compare_texts(models: Sequence[tuple[str, str, "VLM"]], items: Sequence, que
     if not items:
         return HTML("None of these images has a question.")
     images = [item.image for item in items]
-    asked = [_question(item, i).text if questions else "" for i, item in enumerate(items)]
+    prompts = [_question(item, i).text if questions else "" for i, item in enumerate(items)]
     texts = [
-        (name, role, vlm.answer(images, asked) if questions else vlm.caption(images, max_new_tokens=40))
+        (name, role, vlm.answer(images, prompts) if questions else vlm.caption(images, max_new_tokens=40))
         for name, role, vlm in models
     ]
-    return HTML(generated_text.text_table(items, asked, texts))
+    return HTML(generated_text.text_table(items, prompts, texts))
 
 
 def _question(item, i: int):

@@ -254,10 +254,10 @@ def test_repeated_run_counts_once():
 
 def test_twin_has_the_same_layers_and_images():
     records = [
-        make_record("small", role="undistilled", width=64, pictures=4000),
-        make_record("small, all images", role="undistilled", width=64, pictures=9000),
-        make_record("large", role="undistilled", width=96, pictures=4000),
-        make_record("s", width=64, pictures=9000),
+        make_record("small", role="undistilled", width=64, images=4000),
+        make_record("small, all images", role="undistilled", width=64, images=9000),
+        make_record("large", role="undistilled", width=96, images=4000),
+        make_record("s", width=64, images=9000),
     ]
     rows = summary(frame(records))
     student = rows[rows["name"] == "s"].iloc[0]

@@ -30,7 +30,7 @@ def said(caption: str, *answers: str) -> list[dict]:
 @pytest.fixture
 def records() -> list[dict]:
     teacher = make_record(
-        "big", role="teacher", tr1=80.0, vqa=90.0, params=4.0, latency=50.0, pictures=200_000,
+        "big", role="teacher", tr1=80.0, vqa=90.0, params=4.0, latency=50.0, images=200_000,
         samples=said("a red star", "star", "1"),
     )  # fmt: skip
     alone = [
