@@ -1,18 +1,18 @@
-"""What a model costs, counted: parameters and FLOPs by module and by task. `dlip.cost.latency` measures the cost.
+"""Counted cost of a model: parameters and FLOPs by module and by task. `dlip.cost.latency` measures it.
 
-**Parameters** are every stored tensor that inference needs: tied ones once; momentum copies and what only
-distillation uses never.
+**Parameters** are all stored tensors that inference needs, tied ones once, without momentum encoders and the
+projections of distillation.
 
-**FLOPs** are 2 per multiply-accumulate of every matrix product that is executed, attention's among them (a
-causal map as its whole square). Norms, softmax, activations, biases, sums and look-ups are left out.
+**FLOPs** are 2 per multiply-accumulate of every executed matrix product, attention's included (a causal map as a full
+square). Norms, softmax, activations, biases, sums and look-ups are not counted.
 
 **The paper's count** (arXiv 2308.12956, its table of sizes), found by reproducing its figures:
 
-- Parameters: image encoder without class token and positions, which gives all four printed figures within
+- Parameters: image encoder without class token and positions, which reproduces all four printed figures within
   0.2%; text encoder with cross-attention in every layer. Neither heads nor the decoder's own self-attention.
 - "FLOPs": multiply-accumulates of the linear layers and the patch embedding, at 224 px; of the text encoder
   those of 30 tokens read alone, so that cross-attention is in its parameters but not in its "FLOPs".
-  Attention products are left out. Ours are up to 0.5% below the print; 5 more per value that a layer norm
+  Attention products are not counted. Ours are up to 0.5% below the print; 5 more per value that a layer norm
   puts out close the gap.
 - Not reproduced: BERT-Base's 2.25G, which reads like a misprint of 2.55G; BERT-Middle's 0.88G, BERT-Tiny's
   9.61M and 0.10G, whose feed-forward width is not published. We take 4x (2,304 and 768); no width gives both
@@ -28,9 +28,9 @@ from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 
 TEXT_TOKENS = 30
-"""Tokens of a text that is read, where nothing else is said; the paper's."""
+"""Default tokens of an input text; the paper's."""
 NEW_TOKENS = {"captioning": 20, "vqa": 3}
-"""Tokens that are generated, [SEP] among them, where nothing else is said."""
+"""Default tokens of a generated text, including [SEP]."""
 
 
 # --- parameters ---------------------------------------------------------------------------------------------
@@ -41,13 +41,12 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def params(c: ModelConfig) -> dict[str, int]:
-    """Parameters by module, from the sizes alone.
+    """Parameters by module, computed from the sizes.
 
-    image; embeddings (words and positions), text_self and text_ffn (self-attention and feed-forward) of the
-    text encoder; fusion (its cross-attention); decoder (all that it does not share with the text encoder,
-    which is its self-attention where they are tied); lm_head (without its matrix where that is the word
-    embeddings'); itc (two projections and the temperature); itm; bridge (question states to the image's
-    width, where the widths differ).
+    image; embeddings (tokens and positions), text_self and text_ffn (self-attention and feed-forward) of the text
+    encoder; fusion (its cross-attention); decoder (what it does not share with the text encoder: its self-attention if
+    they are tied); lm_head (without its matrix if that is tied to the token embeddings); itc (two projections and the
+    temperature); itm; bridge (question states to the image's width, if the widths differ).
     """
     di, d, n = c.image_width, c.text_width, c.text_layers
     mlp = _linear(di, c.image_mlp) + _linear(c.image_mlp, di)
@@ -70,7 +69,7 @@ def params(c: ModelConfig) -> dict[str, int]:
 
 
 def _image_positions(c: ModelConfig) -> int:
-    return (c.grid**2 + 2) * c.image_width  # those of the patches, that of the class token, the class token
+    return (c.grid**2 + 2) * c.image_width  # positions of patches and class token, and the class token
 
 
 def task_modules(c: ModelConfig) -> dict[str, tuple[str, ...]]:
@@ -86,14 +85,14 @@ def task_modules(c: ModelConfig) -> dict[str, tuple[str, ...]]:
 
 
 def task_params(c: ModelConfig) -> dict[str, int]:
-    """Parameters of the model that does one task alone (of `TASKS`), and of the one that does "all"."""
+    """Parameters of a model for one task of `TASKS`, and for "all"."""
     count = params(c)
     alone = {task: sum(count[name] for name in names) for task, names in task_modules(c).items()}
     return alone | {"all": sum(count.values())}
 
 
 def needed_params(model: Med | Composite) -> dict[str, int]:
-    """Parameters by module as in `params` of what a model's abilities need, over all checkpoints that it is made of."""
+    """Parameters by module, as in `params`, that a model's abilities need, over all its checkpoints."""
     out = dict.fromkeys(params(model.config), 0)
     for member in model.members:
         count, modules = params(member.config), task_modules(member.config)
@@ -111,9 +110,9 @@ class Macs:
     """Multiply-accumulates."""
 
     linear: int = 0
-    """Of linear layers and the patch embedding."""
+    """In linear layers and the patch embedding."""
     attention: int = 0
-    """Of queries with keys and of maps with values."""
+    """Of queries with keys and of attention maps with values."""
 
     def __add__(self, other: "Macs") -> "Macs":
         return Macs(self.linear + other.linear, self.attention + other.attention)
@@ -127,7 +126,7 @@ class Macs:
 
 
 def image_macs(c: ModelConfig) -> Macs:
-    """Of one picture through the image encoder."""
+    """Of the image encoder for one image."""
     d, patches = c.image_width, c.grid**2
     tokens = patches + 1
     layer = Macs(tokens * (4 * d * d + 2 * d * c.image_mlp), 2 * tokens * tokens * d)
@@ -135,39 +134,39 @@ def image_macs(c: ModelConfig) -> Macs:
 
 
 def text_macs(c: ModelConfig, tokens: int, keys: int | None = None) -> Macs:
-    """Of self-attention and feed-forward of all text layers, for `tokens` that see `keys` (or themselves)."""
+    """Of self-attention and feed-forward in all text layers, for `tokens` that attend to `keys` or to each other."""
     d = c.text_width
     keys = tokens if keys is None else keys
     return Macs(tokens * (4 * d * d + 2 * d * c.text_mlp), 2 * tokens * keys * d) * c.text_layers
 
 
 def context_macs(c: ModelConfig, context: int) -> Macs:
-    """Of cross-attention's keys and values for `context` tokens, computed once a picture or question."""
+    """Of cross-attention's keys and values for `context` tokens, computed once for each image or question."""
     return Macs(context * 2 * c.image_width * c.text_width) * len(c.fusion_layers)
 
 
 def cross_macs(c: ModelConfig, tokens: int, context: int) -> Macs:
-    """Of cross-attention in all fusion layers, its keys and values apart."""
+    """Of cross-attention in all fusion layers, without its keys and values."""
     d = c.text_width
     return Macs(tokens * 2 * d * d, 2 * tokens * context * d) * len(c.fusion_layers)
 
 
 def head_macs(c: ModelConfig, texts: int = 1) -> Macs:
-    """Of ITC (projections and products) and ITM for one picture and `texts` texts."""
+    """Of ITC (projections and products) and ITM for one image and `texts` texts."""
     return Macs(c.image_width * c.embed_dim) + Macs((c.text_width + 1) * c.embed_dim + 2 * c.text_width) * texts
 
 
 def step_macs(c: ModelConfig, tokens: int, before: int, context: int) -> Macs:
-    """Of one decoder step: `tokens` new ones behind `before` cached ones, and scores of the word to come."""
+    """Of one decoder step: `tokens` new ones after `before` cached ones, and the logits of the next token."""
     d = c.text_width
-    words = Macs(d * d + d * c.vocab_size)
-    return text_macs(c, tokens, before + tokens) + cross_macs(c, tokens, context) + words
+    lm_head = Macs(d * d + d * c.vocab_size)
+    return text_macs(c, tokens, before + tokens) + cross_macs(c, tokens, context) + lm_head
 
 
 def decoder_macs(c: ModelConfig, context: int, prompt: int, new: int, beams: int) -> Macs:
-    """Of generating `new` tokens behind `prompt` ones, over one context, with cached keys and values."""
+    """Of generating `new` tokens after `prompt` ones for one context, with cached keys and values."""
     out = context_macs(c, context) + step_macs(c, prompt, 0, context)
-    for before in range(prompt, prompt + new - 1):  # the last token is chosen, not read
+    for before in range(prompt, prompt + new - 1):  # the last token is generated, not read
         out += step_macs(c, 1, before, context) * beams
     return out
 
@@ -176,24 +175,23 @@ def task_macs(
     c: ModelConfig, task: str, text_tokens: int = TEXT_TOKENS, new_tokens: int | None = None, beams: int = 1,
     texts: int = 1,
 ) -> dict[str, Macs]:  # fmt: skip
-    """Multiply-accumulates by pass of one picture through one task; `.flops` of each gives FLOPs.
+    """Multiply-accumulates of one task for one image, by pass; `.flops` of each gives FLOPs.
 
-    retrieval: image, text (a text read alone), fusion (the text read again with its picture: self-attention,
-    cross-attention, feed-forward), heads, for `texts` texts. captioning: image, decoder with its LM head for
-    `new_tokens`. vqa: image, fusion (the question with its picture, and the bridge), decoder over the question's
-    states. Raises ValueError for another task.
+    retrieval: image, text (texts alone), fusion (texts with the image: self-attention, cross-attention, feed-forward),
+    heads, for `texts` texts. captioning: image, decoder with LM head for `new_tokens`. vqa: image, fusion (the question
+    with its image, and the bridge), decoder over the question's states. Raises ValueError for an unknown task.
     """
     if task not in TASKS:
         raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
     new_tokens = new_tokens or NEW_TOKENS.get(task, 0)
-    picture = c.grid**2 + 1
+    image_tokens = c.grid**2 + 1
     text = text_macs(c, text_tokens) * texts
-    fusion = context_macs(c, picture) + text + cross_macs(c, text_tokens, picture) * texts
+    fusion = context_macs(c, image_tokens) + text + cross_macs(c, text_tokens, image_tokens) * texts
     if task == "retrieval":
         return {"image": image_macs(c), "text": text, "fusion": fusion, "heads": head_macs(c, texts)}
     if task == "captioning":
         prompt = 1 + len(c.prompt_ids)
-        return {"image": image_macs(c), "decoder": decoder_macs(c, picture, prompt, new_tokens, beams)}
+        return {"image": image_macs(c), "decoder": decoder_macs(c, image_tokens, prompt, new_tokens, beams)}
     bridge = Macs(text_tokens * c.text_width * c.image_width if c.image_width != c.text_width else 0)
     return {
         "image": image_macs(c),
@@ -203,7 +201,7 @@ def task_macs(
 
 
 def paper_count(c: ModelConfig) -> dict[str, int]:
-    """Parameters and multiply-accumulates of both encoders in the paper's count (top of this file)."""
+    """Parameters and multiply-accumulates of both encoders in the paper's count (see the top of this file)."""
     count = params(c)
     return {
         "image_params": count["image"] - _image_positions(c),
@@ -217,7 +215,7 @@ def paper_count(c: ModelConfig) -> dict[str, int]:
 
 COUNTED = (
     "params_m: millions of stored tensors, tied ones once. flops_g: 2 per multiply-accumulate of all matrix "
-    f"products, attention's too, of one picture and one text of {TEXT_TOKENS} tokens (image encoder, text encoder, "
+    f"products, attention's too, of one image and one text of {TEXT_TOKENS} tokens (image encoder, text encoder, "
     "fusion, ITC, ITM), which is the task retrieval; captioning is "
     f"{NEW_TOKENS['captioning']} tokens, vqa {NEW_TOKENS['vqa']} for a question of {TEXT_TOKENS}, both greedy. "
     "params_m_paper, macs_g_paper: image and text encoder in the paper's count, which is multiply-accumulates "
@@ -226,10 +224,10 @@ COUNTED = (
 
 
 def summary(model: ModelConfig | Med | Composite) -> dict:
-    """What records keep of a model's cost; "counted" says in words what each figure means.
+    """A model's cost as records hold it; "counted" explains each figure.
 
-    Of a model without all abilities, or of several checkpoints, the parameters are those that what it can do needs;
-    FLOPs, the paper's count and those by task are of its (first) configuration.
+    For a model with some abilities only, or of several checkpoints, parameters are those that its abilities need;
+    FLOPs, the paper's count and parameters by task are of its (first) configuration.
     """
     c = getattr(model, "config", model)
     count = params(c) if c is model else needed_params(model)

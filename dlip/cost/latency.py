@@ -1,8 +1,8 @@
-"""How long a task takes, measured: end to end on tensors (preprocessing apart), and module by module.
+"""Measured latency of a task: end to end on tensors (without preprocessing), and by module.
 
-After warm-up, device synchronised, on random pictures and words. Every generated text has the same number of
-tokens, so that models are compared on the same work. Models that are compared take turns call by call, so
-that a busy machine slows all of them alike.
+After warm-up, with the device synchronized, on random images and tokens. Every generated text has the same number of
+tokens, so that models do the same work. Compared models take turns call by call, so that a busy machine slows all
+alike.
 """
 
 import time
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Workload:
     """One task of a model on a batch of random inputs; calling it runs the task.
 
-    retrieval: each of `batch` pictures with a text of `text_tokens`, ITC similarity and ITM score.
-    captioning: `tokens` new tokens. vqa: a question of `text_tokens`, an answer of `tokens`. `tokens` None
-    stands for `NEW_TOKENS`. Raises UserError where there is no such task or the model has too few positions.
+    retrieval: `batch` images, each with a text of `text_tokens`: ITC similarity and ITM score. captioning: `tokens` new
+    tokens. vqa: a question of `text_tokens`, an answer of `tokens`. tokens: None for `NEW_TOKENS`. Raises UserError for
+    an unknown task, or where the model has too few positions.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Workload:
         self.tokens = 0 if task == "retrieval" else tokens or NEW_TOKENS[task]
         longest = max(len(prompt) + self.tokens, text_tokens if task != "captioning" else 0)
         if longest > c.max_positions:
-            raise UserError(f"{longest} tokens exceed the model's {c.max_positions} positions; ask for fewer")
+            raise UserError(f"{longest} tokens exceed the model's {c.max_positions} positions; use fewer")
         self.settings = {
             "task": task,
             "batch": batch,
@@ -94,7 +94,7 @@ class Workload:
 
     @torch.inference_mode()
     def modules(self) -> dict[str, Callable[[], object]]:
-        """Name -> a call of that module alone, as far as the task runs it."""
+        """Name -> a call of that module alone, for the modules that the task runs."""
         states, calls = self.image(), {"image": self.image}
         if self.task == "captioning":
             return calls | self._decoder_calls(states, None)
@@ -104,7 +104,7 @@ class Workload:
         return calls | fusion | self._decoder_calls(self.med.question_states(self.fusion(states)), self.mask)
 
     def _decoder_calls(self, context: Tensor, mask: Tensor | None) -> dict[str, Callable[[], object]]:
-        """decoder: the whole text. decoder_step: one token of every beam, with half of the text behind it."""
+        """decoder: the whole text. decoder_step: one token of every beam, after half of the text."""
         rows, length = len(context) * self.beams, self.prompt.shape[1] + self.tokens
         decoder = Decoder(self.med, context, mask, rows, length)
         decoder.cache.store.zero_()
@@ -118,7 +118,7 @@ class Workload:
 
 
 def latency(model: "Med | VLM", task: str = "captioning", repeats: int = 30, warmup: int = 5, **size) -> dict:
-    """p50_ms and p95_ms of a task and of each of its "modules", and settings; `size` as in `Workload`."""
+    """Median "p50_ms" and "p95_ms" of a task and of each of its "modules", with settings; `size` as in `Workload`."""
     return compare_latency({"model": model}, task, repeats, warmup, **size)["models"]["model"]
 
 
@@ -131,11 +131,11 @@ def compare_latency(
     progress: Callable[[float], object] | None = None,
     **size,
 ) -> dict:
-    """{"models": name -> as `latency`, "speedup": name -> median of the first model / that of this one}.
+    """{"models": name -> result of `latency`, "speedup": name -> median of the first model / median of this one}.
 
     In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. `progress` is called
-    with the share done, 0 to 1, after each call that is timed. Raises UserError as `Workload` does, and where the
-    models are on different devices.
+    with the fraction done, 0 to 1, after each timed call. Raises UserError as `Workload`, and for models on different
+    devices.
     """
     work = {name: Workload(model, task, **size) for name, model in models.items()}
     if len({load.pixels.device for load in work.values()}) > 1:
@@ -168,10 +168,10 @@ def throughput(
     progress: Callable[[float], object] | None = None,
     **size,
 ) -> dict[str, list[float]]:
-    """Name -> items a second at each size of batch: the batch / the median time of the task end to end.
+    """Name -> items per second at each batch size: the batch size / the median time of the task end to end.
 
-    The models take turns at each batch, after one round that is not counted. `progress` is called with the share done,
-    0 to 1, after each call that is timed. Raises UserError as `Workload` does.
+    The models take turns at each batch size, after one warm-up round. `progress` is called with the fraction done, 0 to
+    1, after each timed call. Raises UserError as `Workload`.
     """
     out = {name: [] for name in models}
     for place, batch in enumerate(batches):
@@ -190,14 +190,14 @@ def throughput(
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:
-    _synchronise(device)
+    _synchronize(device)
     start = time.perf_counter()
     call()
-    _synchronise(device)
+    _synchronize(device)
     return 1000 * (time.perf_counter() - start)
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""How much memory a task takes, measured: what torch's allocator hands out at its peak."""
+"""Measured memory of a task: the peak of what torch's allocator hands out."""
 
 import os
 import re
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from dlip.vlm import VLM
 
 PROCESSES = Path("/proc")
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes when it starts and stops
-with profile():  # which is set up the first time, and complains where that is not in the main thread
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler prints when it starts and stops
+with profile():  # its first use has to be in the main thread
     pass
 
 
 def memory(model: "Med | VLM", task: str = "captioning", **size) -> dict:
-    """weights_mb, peak_mb (the most that the task's tensors take at a time; MB of 1e6 bytes) and the settings.
+    """weights_mb, peak_mb (peak of the task's tensors; MB of 1e6 bytes) and the settings.
 
-    peak_mb is None on devices other than CPU and CUDA. `size` and UserError as in `Workload`.
+    peak_mb is None on devices other than CPU and CUDA. size, Raises: as in `Workload`.
     """
     work = Workload(model, task, **size)
     measured = {"cuda": _peak_on_cuda, "cpu": peak_on_cpu}.get(work.pixels.device.type)
@@ -44,23 +44,23 @@ def _peak_on_cuda(work: Workload) -> int:
 
 
 def peak_on_cpu(work: Callable[[], object]) -> int:
-    """The most bytes that tensors which `work` makes take at a time."""
-    with profile(profile_memory=True) as seen:
+    """Peak of the bytes allocated by `work`."""
+    with profile(profile_memory=True) as profiled:
         work()
-    events = [event for event in seen.kineto_results.events() if event.name() == MEMORY_EVENT_NAME]
+    events = [event for event in profiled.kineto_results.events() if event.name() == MEMORY_EVENT_NAME]
     events.sort(key=lambda event: event.start_ns())
     return max(accumulate((event.nbytes() for event in events), initial=0))
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """The most memory that this process ever held: of a GPU in tensors, of a CPU in all; None where nobody can tell."""
+    """Peak memory of this process in bytes: on a GPU that of tensors, on a CPU all; None where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") if (PROCESSES / "self").exists() else None
 
 
 def resident_mb(process: int | str = "self") -> float:
-    """What a process holds now, in MB of 1e6 bytes, where there is Linux's /proc."""
+    """Resident memory of a process in MB of 1e6 bytes; needs Linux's /proc."""
     return _status("VmRSS", process) / 1e6
 
 

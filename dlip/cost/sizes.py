@@ -1,4 +1,4 @@
-"""The named sizes and what they cost, beside the paper's printed figures: the table of `dlip models`."""
+"""The table of `dlip models`: parameters and FLOPs of the named sizes, beside the paper's printed figures."""
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ PRINTED = {
 
 NOTES = (
     "Params: stored tensors, tied ones once. GFLOPs: 2 per multiply-accumulate, attention products too.",
-    f"A pair: a picture and a text of {TEXT_TOKENS} tokens, read alone (text) and with its picture (fusion).",
+    f"A pair: an image and a text of {TEXT_TOKENS} tokens, encoded alone (text) and with its image (fusion).",
     f"A caption: {NEW_TOKENS['captioning']} tokens; an answer: {NEW_TOKENS['vqa']}; greedy, keys and values cached.",
     "The paper's count: image encoder without positions, text encoder with cross-attention, no heads,",
     "no decoder; GMACs of linear layers and patch embedding, the text read alone. dev: from the printed.",
@@ -32,7 +32,7 @@ def models_table() -> pd.DataFrame:
     Columns: params_m (and params_<module>_m, params_<task>_m for a model of one task), flops_g of a pair (and
     flops_<pass>_g, flops_<task>_g); in the paper's count paper_params_m and paper_macs_g (and
     paper_image_params_m and so on) beside printed_params_m and printed_macs_g, with params_dev and macs_dev
-    in %. What a row lacks is NaN.
+    in %. Missing values are NaN.
     """
     rows = [_row(f"image-{size}", paper_size(size, size), "image") for size in IMAGE_SIZES]
     rows += [_row(f"text-{size}", paper_size(size, size), "text") for size in TEXT_SIZES]
@@ -89,7 +89,7 @@ PAPER = {
 
 
 def models_text(table: pd.DataFrame) -> str:
-    """`models_table()` to read in a terminal, at most 120 columns wide."""
+    """`models_table()` for the terminal, at most 120 columns wide."""
     blocks = {
         "Parameters, M: by module, and of the model of one task": {f"params_{k}m": STORED[k] for k in STORED},
         "GFLOPs: of a pair, by pass, and of the other tasks": {f"flops_{k}g": PASSES[k] for k in PASSES},

@@ -1,8 +1,8 @@
-"""Where a model looks: maps of one picture and text, their score against objects' masks, and how far two models differ.
+"""Attention maps of an image and a text, their scores against objects' masks, and the divergence of two models.
 
-A map holds what a query gives to [CLS] and to every patch, and sums to 1. A word, as it stands between spaces, has the
-mean of the maps of its pieces. In "fusion" a text is read with its picture, in "decoder" it is said, and the map of a
-word is that of the step which chooses it.
+A map is a query's attention to [CLS] and to every patch; it sums to 1. A word (between spaces) has the mean map of its
+tokens. In "fusion" the encoder reads a text with its image; in "decoder" the text is generated, and a word's map is
+that of the step that predicts it.
 """
 
 import re
@@ -29,68 +29,64 @@ from dlip.vlm import VLM, ImageInput
 
 SOURCES = ("fusion", "decoder")
 ARTICLES = ("a", "an", "the")
-PICTURES = 32
-"""Pictures that are measured at once, with all their captions."""
+BATCH_IMAGES = 32
+"""Images per batch, with all their captions."""
 
 
-# --- maps of one picture ----------------------------------------------------------------------------------------------
+# --- maps of one image ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class WordMaps:
-    """Cross-attention of every word of a text over one picture."""
+    """Cross-attention of each word of a text to one image."""
 
     words: list[str]
-    """The text at its spaces, as far as the model read it."""
+    """The words that the model read."""
     layers: tuple[int, ...]
     """Text layers with cross-attention, counted from 0."""
     maps: Tensor
     """[L, H, W, 1+P]: layer, head, word; [CLS] and patches."""
 
     def map(self, word: int, layer: int | None = -1, head: int | None = None) -> Tensor:
-        """[1+P] of a word of one head, or of the mean over heads.
+        """A word's map [1+P] in one head, or (None) the mean over heads.
 
-        layer: a text layer counted from 0, or from the last one with cross-attention (-1); None for the mean over
+        layer: a text layer, counted from 0 or from the last one with cross-attention (-1); None for the mean over
         layers. Raises UserError where there is no such word, layer or head.
         """
         _check("word", word, range(len(self.words)))
-        found = _layer(self.maps, self.layers, layer, head)
-        return found[word]
+        return _select(self.maps, self.layers, layer, head)[word]
 
     def patches(self, word: int, layer: int | None = -1, head: int | None = None) -> Tensor:
-        """[g, g]: `map` over the patches alone."""
+        """`map` over the patches only, [g, g]."""
         return patches(self.map(word, layer, head))
 
 
 @dataclass(frozen=True)
 class ImageMaps:
-    """Self-attention of the image encoder on one picture."""
+    """Self-attention of the image encoder on one image."""
 
     maps: Tensor
     """[L, H, 1+P, 1+P]: layer, head, query, key; [CLS] and patches."""
 
     def cls(self, layer: int | None = -1, head: int | None = None) -> Tensor:
-        """[g, g]: what [CLS] gives to the patches in one head, or in the mean over heads.
-
-        layer: of the image encoder, otherwise as in `WordMaps.map`, which raises the same UserError.
-        """
-        return patches(_layer(self.maps, range(len(self.maps)), layer, head)[0])
+        """Attention of [CLS] to the patches, [g, g]; `layer` of the image encoder and `head` as in `WordMaps.map`."""
+        return patches(_select(self.maps, range(len(self.maps)), layer, head)[0])
 
     def rollout(self) -> Tensor:
-        """[g, g]: what of the patches reaches [CLS] through all layers."""
+        """Attention rollout from the patches to [CLS] through all layers, [g, g]."""
         return patches(rollout(self.maps)[0])
 
 
 @torch.inference_mode()
 def word_maps(vlm: VLM, image: ImageInput, text: str, source: str = "fusion") -> WordMaps:
-    """The maps of a caption or question that is read with its picture, or ("decoder") of a caption that is said.
+    """Maps of a text that is read with its image ("fusion"), or of a caption that is generated ("decoder").
 
-    Raises UserError where the picture cannot be read or the text has no word.
+    Raises UserError for an unreadable image or a text without words.
     """
     pool = pieces(vlm, [text])[0]  # [W, T]
     known = int((pool.sum(1) > 0).sum())
     if not known:
-        raise UserError("the text has no word to look at; type one")
+        raise UserError("the text has no word; type one")
     med = vlm.med.model_for_states(source).eval()
     layers = med.config.fusion_layers
     maps = cross(med, vlm.image_states([image], med), *vlm.texts([text]), source, layers)  # each [1, H, T, 1+P]
@@ -99,15 +95,15 @@ def word_maps(vlm: VLM, image: ImageInput, text: str, source: str = "fusion") ->
 
 @torch.inference_mode()
 def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> WordMaps:
-    """The maps of an answer's words, which the decoder says from the question's tokens and not from the picture.
+    """Maps of an answer's words. The decoder attends to the question's tokens, and these to the image.
 
-    A word's map is the mean of the tokens' maps in "fusion", each weighed by what the word's step gives to it in the
-    decoder's last layer, heads averaged. Raises UserError as `word_maps`.
+    A word's map is the mean of the question tokens' maps in "fusion", weighted by the word's attention to them in the
+    decoder's last layer, averaged over heads. Raises UserError as `word_maps`.
     """
     pool = pieces(vlm, [answer])[0]  # [W, A]
     known = int((pool.sum(1) > 0).sum())
     if not known:
-        raise UserError("the answer has no word to look at; ask another question")
+        raise UserError("the answer has no word; ask another question")
     med = vlm.med.model_for("vqa").eval()
     c, (asked, mask) = med.config, vlm.texts([question])  # [1, T]
     trace = Trace(Want(layers={("fusion", "cross"): c.fusion_layers}).layers_of("fusion", c))
@@ -122,7 +118,7 @@ def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> Word
 
 @torch.inference_mode()
 def image_maps(vlm: VLM, image: ImageInput) -> ImageMaps:
-    """The image encoder's maps. Raises UserError where the picture cannot be read."""
+    """The image encoder's maps. Raises UserError for an unreadable image."""
     med = vlm.med.model_for_states("image").eval()
     layers = tuple(range(med.config.image_layers))
     trace = Trace(Want(layers={("image", "self"): layers}).layers_of("image", med.config))
@@ -143,7 +139,7 @@ def rollout(maps: Tensor) -> Tensor:
 
 
 def patches(probs: Tensor) -> Tensor:
-    """Maps [..., 1+P] over their square of patches alone [..., g, g], [CLS] left out and made distributions again."""
+    """Maps [..., 1+P] without [CLS] as [..., g, g], normalized to sum to 1."""
     side = round((probs.shape[-1] - 1) ** 0.5)
     over = probs[..., 1:]
     return (over / over.sum(-1, keepdim=True).clamp(min=1e-9)).unflatten(-1, (side, side))
@@ -171,9 +167,9 @@ def differ(p: Tensor, q: Tensor) -> Tensor:
 
 
 def named(caption: str, scene: Scene, find: Callable = referents) -> dict[int, int]:
-    """Place of a word in `caption.split()` -> the place in `scene.objects` of the object it names; articles apart.
+    """Index of a word in `caption.split()` -> index in `scene.objects` of the object it names; articles excluded.
 
-    find: `referents`, or another of dlip.data.scenes.truth that takes a reading and its scene.
+    find: `referents`, or a function of dlip.data.scenes.truth with the same arguments.
     """
     reading, words = parse_caption(caption), caption.lower().split()
     meant = zip(reading.mentions, find(reading, scene), strict=True)
@@ -182,39 +178,38 @@ def named(caption: str, scene: Scene, find: Callable = referents) -> dict[int, i
 
 
 def cover(mask: Tensor, grid: int) -> Tensor:
-    """Masks bool [..., S, S] as the share of each patch that they cover [..., grid, grid], 0 to 1."""
+    """Fraction of each patch that masks, bool [..., S, S], cover: [..., grid, grid], 0 to 1."""
     side = mask.shape[-1]
     pixels = F.pad(mask.reshape(1, 1, -1, side * side).float(), (1, 0))  # pixels are a grid with [CLS] before it
     return map_to_grid(pixels, grid)[..., 1:].view(*mask.shape[:-2], grid, grid) * (grid / side) ** 2
 
 
 def pointing(over: Tensor, covered: Tensor) -> Tensor:
-    """The pointing game, bool [...]: whether the greatest patch of maps [..., g, g] holds a pixel of the object.
+    """Pointing game, bool [...]: whether the maximum patch of maps [..., g, g] contains a pixel of the object.
 
-    covered: `cover` of its mask [..., g, g]. The tolerance is thus the patch, which is all that a map resolves; by
-    chance a hit comes as often as patches hold a pixel of the object. Of several that are greatest, half have to hold
-    one. Source: Zhang et al. (arXiv 1608.00507), 4.1.
+    covered: `cover` of its mask, [..., g, g]. The tolerance is one patch; chance is the fraction of patches with a
+    pixel of the object. Of several maxima, half must contain one. Source: Zhang et al. (arXiv 1608.00507), section 4.1.
     """
     greatest = (over == over.amax((-2, -1), keepdim=True)).float()
     return (greatest * (covered > 0)).sum((-2, -1)) >= greatest.sum((-2, -1)) / 2
 
 
 def mass(over: Tensor, covered: Tensor) -> Tensor:
-    """Share [...] of maps [..., g, g] that lies under the mask, each patch spread evenly; by chance the mask's area."""
+    """Fraction [...] of maps [..., g, g] inside the mask, patches spread evenly; chance is the mask's area."""
     return (over * covered).sum((-2, -1))
 
 
 def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM | None = None) -> dict:
-    """How well the words of captions find the objects that they name, on the first `limit` pictures of scenes.
+    """Scores the attention of words to the objects that they name, on the first `limit` images of scenes.
 
-    Of "fusion" and of "decoder", over every word of every caption that names an object, in percent: "pointing", "mass",
-    and the same against the scene's other objects ("pointing_other", "mass_other"), which is as much as a model reaches
-    that looks at objects but knows no words. A map is here what goes to patches. Where a teacher is given "divergence",
-    in bits, over all words and with what [CLS] gets. Beside them "chance", {"pointing", "mass"} of a map that knows
-    nothing, and "pictures" and "words", how many were measured. Raises UserError where no caption names an object.
+    For "fusion" and "decoder", in percent over all words that name an object: "pointing", "mass", and the same against
+    the scene's other objects ("pointing_other", "mass_other"), which a model reaches that attends to objects regardless
+    of the word. Maps are over patches only. With a teacher also "divergence" (see `divergence`). Besides "chance",
+    {"pointing", "mass"} of an uninformed map, and the numbers of "images" and "words". Raises UserError where no
+    caption names an object.
     """
     found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
-    pictures, grid = min(limit, len(dataset)), vlm.med.config.grid
+    images, grid = min(limit, len(dataset)), vlm.med.config.grid
     for first, captions, rows, maps in _batches((vlm,), dataset, limit, layer):
         scenes = [dataset.scene(first + i) for i in range(max(rows) + 1)]
         known = maps["fusion"][0].sum(-1) > 0  # [N, W]: a long caption's last words may be cut off
@@ -245,20 +240,20 @@ def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM |
     if teacher is not None:
         for source, bits in divergence(teacher, vlm, dataset, limit, layer).items():
             out[source]["divergence"] = bits
-    return {**out, "pictures": pictures, "words": sum(map(len, found["chance", "mass"]))}
+    return {**out, "images": images, "words": sum(map(len, found["chance", "mass"]))}
 
 
 def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200, layer: int = -1) -> dict[str, float]:
-    """Jensen-Shannon divergence in bits of two models' maps of the same words, by source: the mean over all words.
+    """Jensen-Shannon divergence in bits between two models' maps of the same words, by source, mean over words.
 
-    On the first `limit` pictures of any data with captions; heads averaged, on the coarser of the two grids, [CLS]
-    included. Words, pads and special tokens apart, are compared even where the models cut them into other pieces.
+    On the first `limit` images of any data with captions; heads averaged, on the coarser grid, [CLS] included. Words
+    are compared even where the models split them into different tokens.
     """
     found: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
     for _, _, _, maps in _batches((teacher, student), dataset, limit, layer):
-        for source, (theirs, ours) in maps.items():
-            both = (theirs.sum(-1) > 0) & (ours.sum(-1) > 0)
-            found[source].append(differ(theirs[both], ours[both]))
+        for source, (teacher_maps, student_maps) in maps.items():
+            both = (teacher_maps.sum(-1) > 0) & (student_maps.sum(-1) > 0)
+            found[source].append(differ(teacher_maps[both], student_maps[both]))
     return {source: torch.cat(parts).mean().item() for source, parts in found.items()}
 
 
@@ -266,10 +261,10 @@ def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200, layer: int
 
 
 def cross(med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, layers: Sequence[int]) -> list[Tensor]:
-    """Cross-attention [N, H, T, 1+P] of each layer for texts [N, T] with their pictures' states [N or B, 1+P, Di].
+    """Cross-attention [N, H, T, 1+P] of each layer for texts [N, T] and image states [N or B, 1+P, Di].
 
-    Of B pictures each has N / B texts in a row. Place t is where token t is read, or in "decoder" the step that chooses
-    it; place 0 has no meaning there.
+    Each of B images has N / B consecutive texts. Position t is token t, or in "decoder" the step that predicts it
+    (position 0 has no meaning there).
     """
     trace = Trace(Want(layers={(source, "cross"): tuple(layers)}).layers_of(source, med.config))
     if source == "fusion":
@@ -281,10 +276,10 @@ def cross(med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, laye
 
 
 def pieces(vlm: VLM, texts: Sequence[str]) -> Tensor:
-    """How the words of texts are averaged from the tokens that `vlm.texts` gives: float [N, W, T], rows sum to 1.
+    """Weights [N, W, T] that average the tokens of `vlm.texts` into words; rows sum to 1.
 
-    W: words between spaces, of the longest text; a row of zeros where the text has no such word, or where it was cut.
-    Punctuation counts only where the word has nothing else.
+    W: number of words between spaces in the longest text; a row is 0 where a text has no such word, or it was cut off.
+    Punctuation counts only in a word that has nothing else.
     """
     fast = vlm.tokenizer.fast
     fast.enable_truncation(vlm.med.config.max_text)
@@ -294,7 +289,7 @@ def pieces(vlm: VLM, texts: Sequence[str]) -> Tensor:
     out = torch.zeros(len(texts), max(map(len, starts)), longest)
     for rows, text, begins, encoding in zip(out, texts, starts, encodings, strict=True):
         for token, (start, end) in enumerate(encoding.offsets):
-            if end > start:  # [CLS] and [SEP] stand for nothing in the text
+            if end > start:  # [CLS] and [SEP] have no place in the text
                 says = any(letter.isalnum() for letter in text[start:end])
                 rows[bisect_right(begins, start) - 1, token] = 1.0 if says else 1e-6
     whole = out.sum(-1, keepdim=True)
@@ -306,10 +301,10 @@ def pieces(vlm: VLM, texts: Sequence[str]) -> Tensor:
 def _batches(
     models: tuple[VLM, ...], dataset, limit: int, layer: int
 ) -> Iterator[tuple[int, list[str], list[int], dict[str, list[Tensor]]]]:
-    """Place of a batch's first picture, its captions, the picture of each counted from there, and by source every
-    model's word maps [N, W, 1+P], heads averaged."""
-    for first in range(0, min(limit, len(dataset)), PICTURES):
-        items = [dataset[i] for i in range(first, min(first + PICTURES, limit, len(dataset)))]
+    """Yields batches: index of the first image, captions, each caption's image counted from the first, and by source
+    the models' word maps [N, W, 1+P], averaged over heads."""
+    for first in range(0, min(limit, len(dataset)), BATCH_IMAGES):
+        items = [dataset[i] for i in range(first, min(first + BATCH_IMAGES, limit, len(dataset)))]
         captions = [text for item in items for text in item.captions]
         rows = [i for i, item in enumerate(items) for _ in item.captions]
         if not captions:
@@ -331,19 +326,19 @@ def _batches(
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _layer(maps: Tensor, layers: Sequence[int], layer: int | None, head: int | None) -> Tensor:
-    """Of maps [L, H, ...] those of one layer and of one head, each the mean where it is None."""
+def _select(maps: Tensor, layers: Sequence[int], layer: int | None, head: int | None) -> Tensor:
+    """Maps [L, H, ...] of one layer and one head; the mean over those that are None."""
     if layer is None:
-        found = maps.mean(0)
+        maps = maps.mean(0)
     else:
         _check("layer", layer, [*layers, *range(-len(layers), 0)])
-        found = maps[layer if layer < 0 else list(layers).index(layer)]
+        maps = maps[layer if layer < 0 else list(layers).index(layer)]
     if head is None:
-        return found.mean(0)
-    _check("head", head, range(len(found)))
-    return found[head]
+        return maps.mean(0)
+    _check("head", head, range(len(maps)))
+    return maps[head]
 
 
-def _check(noun: str, asked: int, there: Sequence[int]) -> None:
-    if asked not in there:
-        raise UserError(f"there is no {noun} {asked}; choose one of {', '.join(str(i) for i in there if i >= 0)}")
+def _check(noun: str, index: int, existing: Sequence[int]) -> None:
+    if index not in existing:
+        raise UserError(f"there is no {noun} {index}; choose one of {', '.join(str(i) for i in existing if i >= 0)}")

@@ -1,4 +1,4 @@
-"""The items on which a student loses most against its teacher, picked from what both said of the same data."""
+"""The items on which a student is worst compared with its teacher, from evaluations on the same data."""
 
 from collections.abc import Iterable
 
@@ -7,32 +7,36 @@ import pandas as pd
 from dlip.common.errors import UserError
 
 COLUMNS = ("image_id", "asked", "teacher", "student", "teacher_score", "student_score", "loss")
-MEASURES = {"captioning": "CIDEr x 100", "vqa": "% accuracy", "tr": "100 / place", "ir": "100 / place"}
+MEASURES = {"captioning": "CIDEr x 100", "vqa": "% accuracy", "tr": "100 / rank", "ir": "100 / rank"}
+"""Table of items -> what its items are scored by."""
 
 
 def disagreements(
     teacher: dict[str, list[dict]], student: dict[str, list[dict]], task: str = "captioning", count: int = 12
 ) -> pd.DataFrame:
-    """At most `count` items, the worst first, each of another picture.
+    """At most `count` items, the worst first, one for each image.
 
-    teacher, student: "items" of `dlip.evaluate` on the same data. task: "captioning", "vqa", or the retrieval of a
-    picture's caption ("tr") or of a caption's picture ("ir"), scored as `MEASURES` says.
-    Columns: image_id; asked (question, or caption that is looked for, or ""); teacher and student (what they said);
-    teacher_score, student_score; loss, the first less the second, above 0; measure. Raises
-    UserError where a model has no items of the task or they are of other data.
+    teacher, student: "items" of `dlip.evaluate` on the same data. task: a table of items: "captioning", "vqa", "tr" (a
+    caption for an image) or "ir" (an image for a caption), scored as in `MEASURES`.
+
+    Columns: image_id; asked (the question, the caption of "ir", or ""); teacher and student (their outputs);
+    teacher_score, student_score; loss, their difference, above 0; measure. Raises UserError where a model has no such
+    items, or the items are of different data.
     """
     tables = [items.get(task) for items in (teacher, student)]
-    if task not in _READ or not all(tables):
-        there = [name for name in _READ if teacher.get(name) and student.get(name)]
+    if task not in _READERS or not all(tables):
+        existing = [name for name in _READERS if teacher.get(name) and student.get(name)]
         raise UserError(
-            f"the two models have no items of {task!r} to compare; choose one of {', '.join(there) or 'none'}"
+            f"the two models have no items of {task!r} to compare; choose one of {', '.join(existing) or 'none'}"
         )
-    theirs, ours = (list(map(_READ[task], table)) for table in tables)
-    if [row[:2] for row in theirs] != [row[:2] for row in ours]:
+    teacher_rows, student_rows = (list(map(_READERS[task], table)) for table in tables)
+    if [row[:2] for row in teacher_rows] != [row[:2] for row in student_rows]:
         raise UserError("the two models were evaluated on different data; evaluate both on the same split and limit")
     rows = [
-        (*mine[:2], other[2], mine[2], other[3], mine[3], other[3] - mine[3])
-        for other, mine in zip(theirs, ours, strict=True)
+        (*key, teacher_output, student_output, teacher_score, student_score, teacher_score - student_score)
+        for (*key, teacher_output, teacher_score), (*_, student_output, student_score) in zip(
+            teacher_rows, student_rows, strict=True
+        )
     ]
     df = pd.DataFrame(rows, columns=COLUMNS)
     df = df[df["loss"] > 0].sort_values("loss", ascending=False, kind="stable").drop_duplicates("image_id")
@@ -48,20 +52,21 @@ def _vqa(row: dict) -> tuple:
 
 
 def _ranked(row: dict) -> tuple:
-    place = row["rank"] + 1
-    return row["image_id"], row.get("caption", ""), f"found at place {place:,}", 100 / place
+    rank = row["rank"] + 1
+    return row["image_id"], row.get("caption", ""), f"rank {rank:,}", 100 / rank
 
 
-_READ = {"captioning": _caption, "vqa": _vqa, "tr": _ranked, "ir": _ranked}
+_READERS = {"captioning": _caption, "vqa": _vqa, "tr": _ranked, "ir": _ranked}
 
 
 def items_of(dataset, image_ids: Iterable[int]) -> dict:
-    """image_id -> Item, of the pictures asked for."""
-    wanted, found = set(image_ids), {}
+    """image_id -> Item, of the requested images."""
+    missing, items = set(image_ids), {}
     for i in range(len(dataset)):
-        if wanted <= found.keys():
+        if not missing:
             break
         item = dataset[i]
-        if item.image_id in wanted:
-            found[item.image_id] = item
-    return found
+        if item.image_id in missing:
+            items[item.image_id] = item
+            missing.remove(item.image_id)
+    return items

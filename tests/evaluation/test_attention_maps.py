@@ -134,7 +134,7 @@ def test_maps_are_distributions_and_wrong_choices_are_named(tiny, scenes):
     ):
         with pytest.raises(UserError, match=fault):
             maps.map(*choice)
-    with pytest.raises(UserError, match="no word to look at"):
+    with pytest.raises(UserError, match="has no word"):
         word_maps(tiny, scenes[0].image, "  ")
 
 
@@ -234,7 +234,7 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
         assert found[source]["pointing_other"] == pytest.approx(100 * np.mean(others))
         assert "divergence" not in found[source]
     assert found["chance"] == pytest.approx({"pointing": 100 * np.mean(touched), "mass": 100 * np.mean(areas)})
-    assert (found["pictures"], found["words"]) == (5, len(hits))
+    assert (found["images"], found["words"]) == (5, len(hits))
 
 
 def test_a_map_that_knows_nothing_scores_what_chance_does(tiny, scenes, monkeypatch):

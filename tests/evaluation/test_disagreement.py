@@ -40,7 +40,7 @@ def test_answers_are_by_accuracy_the_worst_first():
 def test_retrieval_is_by_place():
     df = disagreements(TEACHER, STUDENT, "tr")
     assert (list(df["image_id"]), list(df["loss"])) == ([1], [50.0])
-    assert (df["teacher"][0], df["student"][0]) == ("found at place 1", "found at place 2")
+    assert (df["teacher"][0], df["student"][0]) == ("rank 1", "rank 2")
 
 
 def test_a_picture_is_shown_once():
@@ -50,7 +50,7 @@ def test_a_picture_is_shown_once():
 
 
 def test_what_cannot_be_compared_is_named():
-    with pytest.raises(UserError, match="no items of 'vqa' to compare; choose one of caption$"):
+    with pytest.raises(UserError, match="no items of 'vqa' to compare; choose one of captioning$"):
         disagreements({"captioning": TEACHER["captioning"]}, STUDENT, "vqa")
     # captions that are looked for are the same for both, and here they are not
     for task, fewer in (("captioning", {"captioning": STUDENT["captioning"][:2]}), ("ir", STUDENT)):
