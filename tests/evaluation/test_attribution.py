@@ -54,9 +54,9 @@ def test_words_log_probabilities_add_up_to_the_captions(tiny, scenes, prompt):
 
 
 def test_words_that_are_not_there_are_named(student, item):
-    with pytest.raises(UserError, match="no word 3 in the 3 that"):
+    with pytest.raises(UserError, match="no word 3 among the 3 that"):
         Score(student, "a red star", 3)
-    with pytest.raises(UserError, match="no word 0 in the 0 that"):
+    with pytest.raises(UserError, match="no word 0 among the 0 that"):
         Score(student, " ")
     with pytest.raises(UserError, match="no word -1"):
         grad_cam(Score(student, "a red star"), item.image, through=-1)
