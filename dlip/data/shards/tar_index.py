@@ -112,6 +112,8 @@ def _members(tar: Path, label: str) -> tuple[list[tuple[str, str, int, int]], li
         with tarfile.open(tar, "r:") as opened:
             while (member := opened.next()) is not None:
                 opened.members = []  # tarfile would keep them all in memory
+                if opened.offset <= member.offset:  # tarfile would read the same headers again, forever
+                    raise tarfile.ReadError("a header has a negative size")
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
                 if not member.isreg() or member.sparse is not None or not stem:

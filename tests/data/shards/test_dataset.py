@@ -16,6 +16,7 @@ from dlip.data.batch import Question
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
+from dlip.data.shards import tar_index
 from dlip.data.shards.dataset import Shards
 from dlip.data.shards.naming import expand_braces, shards
 from dlip.data.shards.write import write_shards
@@ -204,6 +205,19 @@ def test_other_files_of_a_sample_are_not_read(tmp_path, monkeypatch):
         "os.pread", lambda file, size, at: pread(file, size, at) if size < 10**6 else pytest.fail("read")
     )
     assert captions(Shards(shard, "train")) == [["one"]]
+
+
+@pytest.mark.parametrize("size", [-512, -600])
+def test_header_of_negative_size_ends_its_shard(tmp_path, size):
+    shard = write_tar(tmp_path / "0.tar", {"0.jpg": jpeg(0), "0.txt": "x", "1.jpg": jpeg(1), "1.txt": "y"})
+    members, _ = tar_index._members(shard, "0.tar")
+    header, start = bytearray(shard.read_bytes()), members[2][2] - 512
+    header[start + 124 : start + 136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    total = sum(header[start : start + 148]) + 256 + sum(header[start + 156 : start + 512])
+    header[start + 148 : start + 156] = b"%06o\0 " % total
+    shard.write_bytes(header)
+    fault = "0.tar cannot be read beyond its first 2 files (a header has a negative size)"
+    assert tar_index._members(shard, "0.tar") == (members[:2], [fault])
 
 
 @pytest.mark.parametrize("left", [0, 700, 5000])
