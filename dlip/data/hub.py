@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation
 from dlip.data.batch import Item
-from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
+from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
 
 PREFIX = "hub:"
 COLUMNS = {
@@ -32,7 +32,7 @@ FILES = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "j
 """Suffix of a file -> the library's name of its format."""
 
 
-class Hub(QuarantineMixin):
+class Hub(AnnotatedImages):
     """One split of a Hugging Face dataset; rows with the same `id` are one image with all their texts.
 
     Faults of texts are found on opening, those of images by `verify`.
@@ -43,16 +43,12 @@ class Hub(QuarantineMixin):
         address, options = parse(str(name))
         super().__init__(Path(address).name, str(name), split, on_error)
         loaded = _load(address, options)
-        names = {_own_name(theirs): theirs for theirs in loaded}
-        if split not in names:
-            raise UserError(f"{name} has no split {split!r}; choose one of: {', '.join(sorted(names))}")
-        self.data = loaded[names[split]]
+        if split not in loaded:
+            raise UserError(f"{name} has no split {split!r}; choose one of: {', '.join(sorted(loaded))}")
+        self.data = loaded[split]
         self._roots = _image_folders(address)
         self.columns = _columns(self.data.column_names, options, str(name))
         self._report(self._group())
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __getitem__(self, i: int) -> Item:
         """Image i, decoded now. Raises UserError if it cannot be decoded."""
@@ -60,7 +56,7 @@ class Hub(QuarantineMixin):
 
     def encoded_item(self, i: int) -> EncodedItem:
         """Image i as stored. Raises UserError if its row holds no image."""
-        texts = self._annotations[i]
+        texts = self.annotations[i]
         data = self._bytes(self._rows[i][0], texts.name)
         return EncodedItem(texts.name, image_id_from_name(texts.name), texts.captions, texts.questions, data)
 
@@ -69,18 +65,12 @@ class Hub(QuarantineMixin):
         try:
             self[i]
         except UserError as error:
-            return f"{self._annotations[i].name} cannot be read ({error.__cause__ or 'its row holds no image'})"
+            return f"{self.annotations[i].name} cannot be read ({error.__cause__ or 'its row holds no image'})"
         return None
 
     def _keep(self, kept: list[int]) -> None:
         self._rows = [self._rows[i] for i in kept]
-        self._annotations = [self._annotations[i] for i in kept]
-
-    def counts(self) -> dict[str, int]:
-        """Numbers of images, captions and questions."""
-        captions = sum(len(texts.captions) for texts in self._annotations)
-        questions = sum(len(texts.questions) for texts in self._annotations)
-        return {"images": len(self), "captions": captions, "questions": questions}
+        self.annotations = [self.annotations[i] for i in kept]
 
     def fingerprint(self) -> str:
         """Hash of the library's fingerprint, of the columns, and of the rows used."""
@@ -94,17 +84,15 @@ class Hub(QuarantineMixin):
         groups: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             groups.setdefault(str(name) if column else f"{self.name}/{self.split}/{name}", []).append(row)
-        roles = {
-            role: name for role, name in self.columns.items() if role in ("caption", "question", "answers", "type")
-        }
+        roles = {role: name for role, name in self.columns.items() if role not in ("image", "id")}
         values = self._read(list(dict.fromkeys(roles.values())))
-        self._rows, self._annotations, faults = [], [], []
+        self._rows, self.annotations, faults = [], [], []
         for name, rows in groups.items():
             texts = read_rows(name, [{role: values[column][row] for role, column in roles.items()} for row in rows])
             faults += texts.faults
             if texts.captions or texts.questions:
                 self._rows.append(rows)
-                self._annotations.append(texts)
+                self.annotations.append(texts)
         return faults
 
     def _read(self, columns: list[str]) -> dict[str, list]:
@@ -139,7 +127,7 @@ class Hub(QuarantineMixin):
 
 def splits(name: str) -> list[str]:
     """The splits of a dataset, `validation` as val, in alphabetical order. Raises UserError as `Hub` does."""
-    return sorted(set(map(_own_name, _load(*parse(str(name))))))
+    return sorted(_load(*parse(str(name))))
 
 
 def parse(name: str) -> tuple[str, dict[str, str]]:
@@ -180,12 +168,8 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value).strip()
 
 
-def _own_name(split: str) -> str:
-    return {"validation": "val"}.get(split, split)
-
-
 def _load(address: str, options: dict[str, str]) -> dict:
-    """The library's splits by its names, with images not decoded."""
+    """The splits by name, `validation` as val, with images not decoded."""
     try:
         import datasets
     except ModuleNotFoundError as missing:
@@ -207,12 +191,13 @@ def _load(address: str, options: dict[str, str]) -> dict:
         raise UserError(f"the dataset {address} cannot be loaded ({reason}); check its name and the network") from error
     if isinstance(loaded, datasets.Dataset):
         loaded = {str(loaded.split or "train"): loaded}
+    splits = {}
     for split, data in loaded.items():
         for column, kind in data.features.items():
             if isinstance(kind, datasets.Image):
                 data = data.cast_column(column, datasets.Image(decode=False))
-        loaded[split] = data
-    return loaded
+        splits["val" if split == "validation" else split] = data
+    return splits
 
 
 def _image_folders(address: str) -> list[Path]:
@@ -230,10 +215,9 @@ def _image_folders(address: str) -> list[Path]:
 def _columns(names: list[str], options: dict[str, str], where: str) -> dict[str, str]:
     """Role of a column -> its name: the one in `options`, or the first usual one that exists."""
     columns = {role: next((name for name in usual if name in names), None) for role, usual in COLUMNS.items()}
-    for role in COLUMNS:
-        if role in options and options[role] not in names:
-            raise UserError(f"{where} has no column {options[role]!r}; choose one of: {', '.join(names)}")
     columns |= {role: name for role, name in options.items() if role in COLUMNS}
+    if wrong := [name for name in columns.values() if name not in (*names, None)]:
+        raise UserError(f"{where} has no column {wrong[0]!r}; choose one of: {', '.join(names)}")
     if columns["image"] is None:
         raise UserError(f"{where} has no usual column of images; name it: ?image=..., one of: {', '.join(names)}")
     if columns["caption"] is None and None in (columns["question"], columns["answers"]):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(length, generator=generator).tolist()
 
 
+@dataclass
 class ResumableBatchSampler:
     """Batches of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its part of each.
 
@@ -26,31 +27,29 @@ class ResumableBatchSampler:
     an epoch are dropped. `order(seed, epoch)` permutes the items, by default `epoch_order`.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        steps: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        order: Callable[[int, int], list[int]] | None = None,
-    ):
-        self.batch_size, self.steps, self.seed, self.start = batch_size, steps, seed, start
-        self.rank, self.world = rank, world
-        self.order = order or partial(epoch_order, length)
-        self.per_epoch = length // batch_size
+    length: int
+    batch_size: int
+    steps: int
+    seed: int
+    start: int = 0
+    rank: int = 0
+    world: int = 1
+    order: Callable[[int, int], list[int]] | None = None
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of one epoch."""
+        return self.length // self.batch_size
 
     def __len__(self) -> int:
         return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, epoch = [], -1
+        new_order, order, epoch = self.order or partial(epoch_order, self.length), [], -1
         for step in range(self.start, self.steps):
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
-                order = self.order(self.seed, epoch)
+                order = new_order(self.seed, epoch)
             size = self.batch_size // self.world
             first = step % self.per_epoch * self.batch_size + self.rank * size
             yield [(epoch, i) for i in order[first : first + size]]

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
+from dlip.data.annotation import Annotation
 from dlip.data.batch import Item, Question
 from dlip.data.transforms import read_image
 
@@ -44,7 +44,7 @@ class EncodedItem:
         return Item(read_image(self.name, self.data), self.image_id, self.captions, self.questions)
 
 
-class QuarantineMixin(ABC):
+class QuarantineMixin:
     """Fault handling of a dataset: on_error "fatal" raises at the first faults, "skip" quarantines them in `faults`."""
 
     def __init__(self, name: str, where: str, split: str, on_error: str):
@@ -55,13 +55,11 @@ class QuarantineMixin(ABC):
         self.faults: list[str] = []
         """Quarantined faults, each beginning with the name of its image."""
 
-    @abstractmethod
     def image_fault(self, i: int) -> str | None:
-        """Why image i cannot be used, beginning with its name; None if it can."""
+        """Why image i cannot be used, beginning with its name; None if it can. Subclasses define it."""
 
-    @abstractmethod
     def _keep(self, kept: list[int]) -> None:
-        """Restrict the dataset to these images."""
+        """Restrict the dataset to these images. Subclasses define it."""
 
     def verify(self) -> None:
         """Decode every image once, so that none fails later, and quarantine those that fail.
@@ -89,6 +87,21 @@ class QuarantineMixin(ABC):
         if not len(self):
             raise EmptySplitError(f"{where} has no usable image left: {first or 'it is empty'}")
         self.faults += faults
+
+
+class AnnotatedImages(QuarantineMixin):
+    """A dataset whose `annotations`, one for each image, are all in memory."""
+
+    annotations: list[Annotation]
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of images, captions and questions."""
+        captions = sum(len(about.captions) for about in self.annotations)
+        questions = sum(len(about.questions) for about in self.annotations)
+        return {"images": len(self), "captions": captions, "questions": questions}
 
 
 def image_id_from_name(name: str) -> int:

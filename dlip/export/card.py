@@ -12,11 +12,7 @@ from dlip import __version__
 from dlip.models.config import ModelConfig
 from dlip.vlm import VLM
 
-TITLES = {
-    "retrieval": "image-text retrieval",
-    "captioning": "image captioning",
-    "vqa": "visual question answering",
-}
+TITLES = {"retrieval": "image-text retrieval", "captioning": "image captioning", "vqa": "visual question answering"}
 PIPELINES = {"captioning": "image-text-to-text", "vqa": "visual-question-answering"}
 ROLES = {
     "distilled": "a student distilled from a heavier teacher",

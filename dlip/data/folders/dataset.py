@@ -10,11 +10,11 @@ from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation
 from dlip.data.batch import Item, Question
 from dlip.data.folders import layouts
-from dlip.data.quarantine import EncodedItem, QuarantineMixin, image_id_from_name
+from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
 from dlip.data.transforms import read_image
 
 
-class Folder(QuarantineMixin):
+class Folder(AnnotatedImages):
     """One split of a folder; captions and questions of an image are joined.
 
     Faults: an image that is missing or cannot be decoded, an empty caption or question, a question without answer, an
@@ -30,9 +30,6 @@ class Folder(QuarantineMixin):
         self.root, annotations = layouts.read(self.path)
         self.annotations, faults = _join(self.path, split, annotations)
         self._report(faults)
-
-    def __len__(self) -> int:
-        return len(self.annotations)
 
     def __getitem__(self, i: int) -> Item:
         """Image i, decoded now, with its texts. Raises UserError if it cannot be decoded."""
@@ -78,14 +75,6 @@ class Folder(QuarantineMixin):
             stat = (self.root / about.name).stat()
             digest.update(repr((about, stat.st_size, stat.st_mtime_ns)).encode())
         return digest.hexdigest()
-
-    def counts(self) -> dict[str, int]:
-        """Numbers of images, captions and questions."""
-        return {
-            "images": len(self.annotations),
-            "captions": sum(len(about.captions) for about in self.annotations),
-            "questions": sum(len(about.questions) for about in self.annotations),
-        }
 
 
 def splits(path: str | Path) -> list[str]:

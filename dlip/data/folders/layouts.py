@@ -33,11 +33,11 @@ def read(path: Path) -> tuple[Path, list[Annotation]]:
     _check_one_file_per_split(coco)
     _check_one_file_per_split(vqa2)
     images = ImageFiles(path)
-    found = [annotation for file in karpathy for annotation in read_captions(file)]
-    found += [annotation for file in coco for annotation in read_coco(file, images)]
-    found += [annotation for file in questions for annotation in read_questions(file)]
-    found += [annotation for file in vqa2 for annotation in read_vqa2(file, images)]
-    return images.root, found
+    annotations = [annotation for file in karpathy for annotation in read_captions(file)]
+    annotations += [annotation for file in coco for annotation in read_coco(file, images)]
+    annotations += [annotation for file in questions for annotation in read_questions(file)]
+    annotations += [annotation for file in vqa2 for annotation in read_vqa2(file, images)]
+    return images.root, annotations
 
 
 def _files(path: Path, pattern: str) -> list[Path]:

@@ -8,13 +8,10 @@ import re
 from dataclasses import dataclass
 from itertools import permutations, product
 
-from dlip.data.scenes.world import ATTRIBUTES, BACKGROUNDS, SHAPES, VALUES, Object, Scene, relation
+from dlip.data.scenes.world import ATTRIBUTES, BACKGROUNDS, OPPOSITE, SHAPES, VALUES, Object, Scene, relation
 
 _ATTRIBUTE = {value: attribute for attribute, values in zip(ATTRIBUTES, VALUES, strict=True) for value in values}
-_DIRECTION = {where: where for where in ("left", "right", "above", "below")} | {
-    "over": "above",
-    "under": "below",
-}
+_DIRECTION = {where: where for where in OPPOSITE} | {"over": "above", "under": "below"}
 _NUMBER = {"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
 _MAX_MENTIONS = 5  # mentions of one caption that are matched to objects; further ones count as absent
 
@@ -164,10 +161,10 @@ def _holds(claim: tuple[int | None, str, int | None], assigned: list[int | None]
     return a is not None and b is not None and relation(scene.objects[a], scene.objects[b]) == claim[1]
 
 
-def judge(parsed: ParsedCaption, scene: Scene) -> list[Fact]:
-    """Every claim and whether it is true: objects, their attributes, relations, counts, backgrounds."""
-    assigned = referents(parsed, scene)
-    facts = []
+def caption_facts(caption: str, scene: Scene) -> list[Fact]:
+    """Every claim of a caption and whether it is true: objects, attributes, relations, counts, backgrounds."""
+    parsed = parse_caption(caption)
+    assigned, facts = referents(parsed, scene), []
     for mention, place in zip(parsed.mentions, assigned, strict=True):
         o = None if place is None else scene.objects[place]
         right = [o is not None and getattr(o, attribute) == value for attribute, value in mention.claims]
@@ -178,14 +175,3 @@ def judge(parsed: ParsedCaption, scene: Scene) -> list[Fact]:
     facts += [Fact("count", word, number == len(scene.objects)) for word, number in parsed.counts]
     facts += [Fact("background", word, word == scene.background) for word in parsed.backgrounds]
     return facts
-
-
-def caption_facts(caption: str, scene: Scene) -> list[Fact]:
-    """Every claim of a caption, checked against a scene."""
-    return judge(parse_caption(caption), scene)
-
-
-def is_true_caption(caption: str, scene: Scene) -> bool:
-    """Whether a caption names at least one object and makes no false claim."""
-    parsed = parse_caption(caption)
-    return bool(parsed.mentions) and all(fact.true for fact in judge(parsed, scene))

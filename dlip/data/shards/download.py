@@ -22,27 +22,19 @@ NOT_THERE = (403, 404, 410)
 
 
 def cache_folder() -> Path:
-    """Folder of downloaded shards and indexes: DLIP_CACHE, by default `~/.cache/dlip`.
-
-    Raises UserError if DLIP_CACHE is not set and the user has no home.
-    """
+    """Folder of downloaded shards and indexes: DLIP_CACHE, by default `~/.cache/dlip`."""
     if folder := os.environ.get("DLIP_CACHE"):
         return Path(folder)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlip"
-    except RuntimeError:
-        raise UserError("no folder for downloaded shards: this user has no home; set DLIP_CACHE") from None
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlip"
 
 
 def cache_bytes() -> int:
     """Size limit of the downloaded shards: DLIP_CACHE_GB, by default 50. Raises UserError if it is not a number."""
     value = os.environ.get("DLIP_CACHE_GB", "50")
     try:
-        if (limit := int(float(value) * 1e9)) >= 0:
-            return limit
+        return int(float(value) * 1e9)
     except (ValueError, OverflowError):
-        pass
-    raise UserError(f"DLIP_CACHE_GB is {value!r}, not a number of gigabytes; set it to one, such as 50")
+        raise UserError(f"DLIP_CACHE_GB is {value!r}, not a number of gigabytes; set it to one, such as 50") from None
 
 
 def is_url(name: str) -> bool:

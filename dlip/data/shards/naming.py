@@ -102,14 +102,9 @@ def _from_web(name: str) -> list[Shard]:
 def _shard(label: str, source: str, index: dict[str, dict]) -> Shard:
     row = index.get(label)
     folder, _, file = label.rpartition("/")
-    if row:
-        split = row["split"]
-    elif folder:
-        split = SPLITS.get(folder, folder)
-    else:
-        words = re.split(r"[-_.]", file.removesuffix(".tar").rstrip("0123456789").rstrip("-_."))
-        split = SPLITS.get(words[-1], "train")
-    return Shard(split, label, source, row)
+    word = re.split(r"[-_.]", file.removesuffix(".tar").rstrip("0123456789").rstrip("-_."))[-1]
+    split = SPLITS.get(folder, folder) if folder else SPLITS.get(word, "train")
+    return Shard(row["split"] if row else split, label, source, row)
 
 
 def _parse_index(data: bytes, where: str) -> dict[str, dict]:
