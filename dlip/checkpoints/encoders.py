@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dlip.checkpoints.blip import rename_timm
 from dlip.checkpoints.tensors import read_state
-from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.models.config import ModelConfig
 
@@ -50,12 +49,9 @@ def read_vit(folder: Path, like: ModelConfig) -> Encoder:
     """A ViT or DeiT in Hugging Face's layout, without its distillation token."""
     tensors = {}
     for name, tensor in read_state(folder).items():
-        name = re.sub(r"^(vit|deit)\.", "", name)
-        stem, _, kind = name.rpartition(".")
-        for pattern, new in _VIT:
-            if match := re.fullmatch(pattern, stem):
-                name = f"{match.expand(new)}.{kind}"
-        tensors[name] = tensor
+        stem, _, kind = re.sub(r"^(vit|deit)\.", "", name).rpartition(".")
+        renamed = [match.expand(new) for pattern, new in _VIT if (match := re.fullmatch(pattern, stem))]
+        tensors[f"{renamed[0] if renamed else stem}.{kind}"] = tensor
     for name in [name for name in tensors if ".attn.q." in name]:
         parts = [tensors.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
         tensors[name.replace(".q.", ".qkv.")] = torch.cat(parts)
@@ -88,10 +84,7 @@ def _without_distillation_token(tensors: dict[str, Tensor]) -> dict[str, Tensor]
 
 def _sizes(folder: Path, names: dict[str, str], like: ModelConfig) -> ModelConfig:
     config = read_json(folder / "config.json")
-    try:
-        return replace(like, **{own: config[stock] for own, stock in names.items()})
-    except KeyError as missing:
-        raise UserError(f"{folder / 'config.json'} lacks {missing}; copy the whole model folder again") from None
+    return replace(like, **{own: config[stock] for own, stock in names.items()})
 
 
 def resize_patch_embedding(kernel: Tensor, size: int) -> Tensor:

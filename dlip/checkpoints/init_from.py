@@ -19,7 +19,6 @@ from dlip.checkpoints.prune import prune
 from dlip.checkpoints.tensors import checkpoint_errors, weights
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.common.text import plural
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig
 
@@ -50,12 +49,13 @@ def initialize(model: "VLM", source: str) -> list[str]:
     own, copied, tensors = weights(model.med), [], checkpoint.tensors
     depths, source_depths = _depths(own), _depths(tensors)
     with checkpoint_errors(Path(name)):
-        wanted = [key for key in own if re.match(PARTS[part], key)]
-        # pruned as a whole, so that parts fit each other; a part that is not taken may be shallower than the model's
-        others = [key for key in own if key not in wanted and _is_deep_enough(key, depths, source_depths)]
-        names = {key: _source_name(key, depths, source_depths) for key in [*wanted, *others]}
+        taken = [key for key in own if re.match(PARTS[part], key)]
+        others = [key for key in own if key not in taken]  # pruned together, so that parts fit each other
+        names = {key: _source_name(key, depths, source_depths) for key in [*taken, *others]}
+        if shallow := [key for key in taken if names[key] is None]:
+            raise UserError(f"the source has too few layers for {shallow[0]} of the model; choose a model no deeper")
         available = {key: tensors[name] for key, name in names.items() if name in tensors}
-        for key, value in prune(available, checkpoint.config, model.med.config, wanted).items():
+        for key, value in prune(available, checkpoint.config, model.med.config, taken).items():
             value = _fit(key, value, own[key], model.tokenizer, checkpoint.tokenizer)
             if value.shape != own[key].shape:
                 raise UserError(
@@ -116,21 +116,14 @@ def _depths(tensors: dict[str, Tensor]) -> dict[str, int]:
     return depths
 
 
-def _is_deep_enough(name: str, depths: dict[str, int], source_depths: dict[str, int]) -> bool:
-    match = _LAYER.fullmatch(name)
-    return not match or match[1] not in source_depths or depths[match[1]] <= source_depths[match[1]]
-
-
-def _source_name(name: str, depths: dict[str, int], source_depths: dict[str, int]) -> str:
-    """The source's name for a weight: layer i of n is the source's layer i (m - 1) / (n - 1) of m."""
+def _source_name(name: str, depths: dict[str, int], source_depths: dict[str, int]) -> str | None:
+    """The source's name for a weight: layer i of n is the source's layer i (m - 1) / (n - 1) of m; None if n > m."""
     match = _LAYER.fullmatch(name)
     if not match or match[1] not in source_depths:
         return name
     n, m, i = depths[match[1]], source_depths[match[1]], int(match[2])
-    if n > m:
-        raise UserError(f"the source has {plural(m, 'layer')} in {match[1]}, the model {n}; choose a model no deeper")
     layer = m - 1 if n == 1 else round(i * (m - 1) / (n - 1))
-    return f"{match[1]}.{layer}.{match[3]}"
+    return f"{match[1]}.{layer}.{match[3]}" if n <= m else None
 
 
 def _match_tokens(own: Tensor, value: Tensor, tokenizer: Tokenizer, source_tokenizer: Tokenizer) -> Tensor:

@@ -72,8 +72,6 @@ class ModelConfig:
                 )
         fusion = range(self.text_layers) if self.fusion_layers is None else sorted(set(self.fusion_layers))
         set_field("fusion_layers", tuple(fusion))
-        set_field("image_mean", tuple(self.image_mean))
-        set_field("image_std", tuple(self.image_std))
         self._validate()
 
     def _validate(self) -> None:
@@ -85,9 +83,6 @@ class ModelConfig:
                 )
         if self.image_size % self.patch_size:
             raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if any(type(number) is not int for number in (*self.prompt_ids, *self.fusion_layers)):
-            raise UserError(f"model.prompt_ids {self.prompt_ids} and model.fusion_layers {self.fusion_layers} must be "
-                            "whole numbers")  # fmt: skip
         if not self.fusion_layers or self.fusion_layers[0] < 0 or self.fusion_layers[-1] >= self.text_layers:
             raise UserError(
                 f"model.fusion_layers {self.fusion_layers} must name at least one of the {self.text_layers} text "
@@ -123,11 +118,15 @@ IMAGE_SIZES = {"base": (768, 12, 12), "middle": (576, 9, 12), "small": (384, 6, 
 TEXT_SIZES = {"base": (768, 12, 12), "middle": (576, 12, 8), "small": (384, 12, 6), "tiny": (192, 12, 4)}
 
 
+def encoder_sizes(image: tuple[int, int, int], text: tuple[int, int, int]) -> dict[str, int]:
+    """Fields of a ModelConfig for encoders of (width, heads, layers) each."""
+    (iw, ih, il), (tw, th, tl) = image, text
+    return dict(image_width=iw, image_heads=ih, image_layers=il, text_width=tw, text_heads=th, text_layers=tl)
+
+
 def paper_size(image: str, text: str, **changes) -> ModelConfig:
     """One of the paper's image encoders with one of its text encoders: `paper_size("base", "small")`."""
-    (iw, ih, il), (tw, th, tl) = IMAGE_SIZES[image], TEXT_SIZES[text]
-    sizes = dict(image_width=iw, image_heads=ih, image_layers=il, text_width=tw, text_heads=th, text_layers=tl)
-    return ModelConfig(**{**sizes, **changes})
+    return ModelConfig(**{**encoder_sizes(IMAGE_SIZES[image], TEXT_SIZES[text]), **changes})
 
 
 def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> ModelConfig:
@@ -136,10 +135,9 @@ def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> M
     The vocabulary's size and ids are those of the tokenizer trained on the scenes; `enc_id = cls_id`, so that stock
     `transformers` gives an exported model's exact scores.
     """
-    sizes = dict(
-        image_size=48, patch_size=8, image_width=width, image_heads=4, image_layers=image_layers,
-        text_width=width, text_heads=4, text_layers=text_layers, embed_dim=64, vocab_size=128, max_positions=48,
-        max_text=40, cls_id=2, sep_id=3, dec_id=5, enc_id=2, image_mean=(0.5,) * 3, image_std=(0.25,) * 3,
+    sizes = encoder_sizes((width, 4, image_layers), (width, 4, text_layers)) | dict(
+        image_size=48, patch_size=8, embed_dim=64, vocab_size=128, max_positions=48, max_text=40, cls_id=2, sep_id=3,
+        dec_id=5, enc_id=2, image_mean=(0.5,) * 3, image_std=(0.25,) * 3,
     )  # fmt: skip
     return ModelConfig(**{**sizes, **changes})
 
@@ -149,11 +147,9 @@ def photos_size(image: tuple[int, int, int], text: tuple[int, int, int], **chang
 
     The vocabulary's size and ids are those of a tokenizer trained on the captions.
     """
-    (iw, ih, il), (tw, th, tl) = image, text
-    sizes = dict(
-        image_size=112, image_width=iw, image_heads=ih, image_layers=il, text_width=tw, text_heads=th, text_layers=tl,
-        embed_dim=128, vocab_size=8192, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6,
-    )  # fmt: skip
+    sizes = encoder_sizes(image, text) | dict(
+        image_size=112, embed_dim=128, vocab_size=8192, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6
+    )
     return ModelConfig(**{**sizes, **changes})
 
 

@@ -133,11 +133,8 @@ class TextProjections(nn.Module):
         self.key = Linear(key_width, c.text_width)
         self.value = Linear(key_width, c.text_width)
 
-    def queries(self, x: Tensor) -> Tensor:
-        return split_heads(self.query(x), self.heads)  # [N, H, T, d]
-
     def keys_values(self, x: Tensor) -> KeysValues:
-        return split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
+        return split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)  # [N, H, T, d] each
 
 
 class ResidualNorm(nn.Module):
@@ -161,7 +158,7 @@ class TextAttention(nn.Module):
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor | None, causal: bool, want_map: bool):
         """x [N, T, Dt]; kv of N contexts, or of B contexts that N / B consecutive texts share."""
-        q, n, contexts = self.self.queries(x), x.shape[0], kv[0].shape[0]  # q [N, H, T, d]
+        q, n, contexts = split_heads(self.self.query(x), self.self.heads), x.shape[0], kv[0].shape[0]  # q [N, H, T, d]
         if n != contexts:  # put the texts of one context side by side in one query
             q = q.unflatten(0, (contexts, n // contexts)).transpose(1, 2).flatten(2, 3)  # [B, H, N/B*T, d]
         out, probs = attend(q, *kv, mask, causal, want_map)
