@@ -62,11 +62,10 @@ def system_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[], bool]]:
+def exclusive_lock(path: Path, busy: str | None = None) -> Iterator[None]:
     """Holds a lock file, created where missing, for this process alone; the kernel frees it when the process dies.
 
-    Waits while another process holds it or, given `busy`, raises UserError(busy). Yields a function that tells whether
-    the lock file is still in place: False once it, or its folder, was deleted or replaced.
+    Waits while another process holds it or, given `busy`, raises UserError(busy).
     """
     lock = FileLock(path, blocking=busy is None)
     while not lock.is_locked:
@@ -78,8 +77,7 @@ def exclusive_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[],
         except FileNotFoundError:  # another process removed the folder at this moment
             continue
     try:
-        locked = path.stat()
-        yield lambda: path.exists() and os.path.samestat(locked, path.stat())
+        yield
     finally:
         lock.release()
 

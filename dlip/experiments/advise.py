@@ -1,4 +1,4 @@
-"""The best student within a budget, from run records alone, and what the records cannot tell."""
+"""Choose the best student within a budget by its run records, and list what the records leave open."""
 
 import math
 
@@ -15,30 +15,30 @@ LATENCY_CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
 """Conditions that must be equal for latencies to be compared."""
 
 
-def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> dict:
-    """The student that keeps most of its teacher's scores within `budget` (of `COSTS` -> most).
+def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -> dict:
+    """The student that keeps most of its teacher's scores within `budget` (cost of `COSTS` -> maximum).
 
-    found: as `dlip.records.read` gives them, measured on the same images. metric: of `HEADLINE_SCORES`, or "all", the
-    least kept of the four. Latencies are as `dlip.records.compare.comparable_latencies` gives them. Returns
-    {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model",
-    "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, kept being percent of the teacher's by
-    score and "all"; cannot_tell is a list of sentences. Raises UserError where there is no budget, an unknown metric,
-    or records of several data sets or teachers.
+    records: as returned by `dlip.records.read`, of one test set. metric: of `HEADLINE_SCORES`, or "all", the minimum
+    kept over the four. Latencies are those of `dlip.records.compare.comparable_latencies`. Returns {"budget", "metric",
+    "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model", "seeds", "costs",
+    "costs_kept", "scores", "kept", "kept_sd", "command"}, where kept is in percent of the teacher's, by score and
+    "all"; cannot_tell is a list of sentences. Raises UserError without a budget, for an unknown metric, and for records
+    of several test sets or teachers.
     """
     if not budget:
         raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
-    if wrong := [most for most in budget.values() if not 0 < most < math.inf]:
+    if wrong := [limit for limit in budget.values() if not 0 < limit < math.inf]:
         raise UserError(f"the budget is {wrong[0]:g}; give a finite positive number")
     if metric not in (*HEADLINE_SCORES, "all"):
         raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(HEADLINE_SCORES)} or all")
-    found = [record for record in found if not record.get("quick")]
-    df = latest_runs(frame(found))
+    records = [record for record in records if not record.get("quick")]
+    df = latest_runs(frame(records))
     if len(test_sets := describe_test_sets(df)) > 1:
         raise UserError(f"the records are of {'; '.join(test_sets)}; name a file of one of them with --results")
     df = comparable_latencies(df)
     rows, doubts = _students(df), []
     out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
-    if "latency_ms" in budget and (doubt := _untimed(found)):
+    if "latency_ms" in budget and (doubt := _latency_problem(records)):
         doubts.append(doubt)
         return out
     within = rows[(rows[list(budget)] <= (1 + 1e-9) * pd.Series(budget)).all(axis=1)]  # means over seeds are rounded
@@ -76,8 +76,7 @@ def advise(found: list[dict], budget: dict[str, float], metric: str = "all") -> 
 
 
 def _students(df: pd.DataFrame) -> pd.DataFrame:
-    """`dlip.records.compare.summary` of the students, with <it>_kept of scores, "all" and costs, and
-    <score>_kept_sd."""
+    """`dlip.records.compare.summary` of the students, with <figure>_kept and <figure>_kept_sd, also of "all"."""
     rows = summary(df)
     kept = retention(df)
     kept["all"] = kept[list(HEADLINE_SCORES)].min(axis=1, skipna=False)
@@ -87,9 +86,9 @@ def _students(df: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["role"] != "teacher"]
 
 
-def _untimed(found: list[dict]) -> str | None:
+def _latency_problem(records: list[dict]) -> str | None:
     """Why latencies cannot be compared."""
-    timed = [record["efficiency"]["latency"] for record in found if record["efficiency"].get("latency")]
+    timed = [record["efficiency"]["latency"] for record in records if record["efficiency"].get("latency")]
     if not timed:
         return "no record has a latency; dlip evaluate measures it"
     conditions = {tuple(latency.get(name) for name in LATENCY_CONDITIONS) for latency in timed}
@@ -100,12 +99,12 @@ def _untimed(found: list[dict]) -> str | None:
 
 
 def _budget(budget: dict[str, float]) -> str:
-    return " and ".join(f"{most:g} {COSTS[cost][0]}" for cost, most in budget.items())
+    return " and ".join(f"{limit:g} {COSTS[cost][0]}" for cost, limit in budget.items())
 
 
 def _nearest(rows: pd.DataFrame, budget: dict[str, float]) -> str:
-    least = {cost: rows[cost].min() for cost in budget if rows[cost].notna().any()}
-    return "".join(f"; the least is {value:.6g} {COSTS[cost][0]}" for cost, value in least.items())
+    minima = {cost: rows[cost].min() for cost in budget if rows[cost].notna().any()}
+    return "".join(f"; the minimum is {value:.6g} {COSTS[cost][0]}" for cost, value in minima.items())
 
 
 def _describe(row: pd.Series) -> dict:
@@ -122,16 +121,16 @@ def _describe(row: pd.Series) -> dict:
 
 
 def text(advice: dict) -> str:
-    """`advise`'s answer in words."""
+    """The result of `advise` for a terminal."""
     lines, best = [], advice["student"]
     if best:
         seeds = plural(best["seeds"], "seed")
         lines.append(f"Within {_budget(advice['budget'])}: {best['name']} ({best['role']}, {seeds}; {best['model']})")
         for score, name in HEADLINE_SCORES.items():
             value, kept, spread = best["scores"][score], best["kept"][score], best["kept_sd"][score]
-            said = "not measured" if value is None else f"{value:.1f}"
-            said += "" if kept is None else f", {kept:.1f}%" + ("" if spread is None else f" ±{spread:.1f}") + " kept"
-            lines.append(f"  {name:6} {said}")
+            cell = "not measured" if value is None else f"{value:.1f}"
+            cell += "" if kept is None else f", {kept:.1f}%" + ("" if spread is None else f" ±{spread:.1f}") + " kept"
+            lines.append(f"  {name:6} {cell}")
         for cost, (unit, name) in COSTS.items():
             if best["costs"][cost] is not None:
                 share = best["costs_kept"][cost]

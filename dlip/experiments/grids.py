@@ -1,8 +1,8 @@
-"""The grids of `dlip ablate`: what is varied, as tables; all else is that of the plan, the same for every row.
+"""The grids of `dlip ablate`, as tables of rows. A row states what it varies; the plan holds everything else.
 
-A row is a name, a size, the weights of its losses, and the paper's figures beside it: Flickr30k's TR@1 and IR@1, COCO's
-CIDEr, VQA (arXiv 2308.12956; those of `modules` are read off a figure). Students are distilled from `TEACHER`, sizes
-are changes of `STUDENT`.
+A row has a name, a size, loss weights, and the paper's figures: TR@1 and IR@1 on Flickr30k, CIDEr on COCO, VQA (arXiv
+2308.12956; those of `modules` are read off a figure). Students are distilled from `TEACHER`; sizes are changes of
+`STUDENT`.
 """
 
 from dataclasses import dataclass, replace
@@ -17,32 +17,32 @@ TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"
 IMAGES = 4000
 VLP = "itc,lm,vqa"
-"""The paper's task losses without ITM: matching stays at chance until ITC is good, which takes more steps than a grid's
-runs have. With ITM in the last third, re-ranking took some 15 points from ITC's own TR@1
+"""The paper's task losses without ITM: matching stays at chance until ITC is good, which takes more steps than the runs
+of a grid have. With ITM in the last third, re-ranking lowered TR@1 by some 15 points
 (results/tuning/ablations-with-itm.jsonl). So retrieval ranks by ITC alone, for the teacher too."""
 TASK = f"tags,{VLP}"
-"""Losses of an undistilled student. Its image encoder starts with labels, as the paper's with ImageNet weights."""
+"""Losses of an undistilled student. Labels pretrain its image encoder, in place of the paper's ImageNet weights."""
 DISTILLED = f"{TASK},hr,at"
-"""Losses of a distilled student. HR weighs four times the mean over its sources and AT four times that over its maps in
-every row: the paper's sum of three losses, with these two weighted by four, which shows in few steps."""
+"""Losses of a distilled student. In every row HR is weighted by four times the mean over its sources and AT by four
+times the mean over its maps: the paper's sum of three losses, with a larger effect in few steps."""
 UNLIKE_PAPER = (
     "HR compares how states differ from their mean over the batch, in the teacher's own space; the paper compares the\n"
     "states themselves, both sides projected"
 )
-"""Where `FULL` differs from the paper in a way that bears on its conclusions; `p1-unit` and `p2-unit-center` of
-results/tuning/scenes.jsonl show what it is worth."""
+"""Difference between `FULL` and the paper that affects its conclusions; `p1-unit` and `p2-unit-center` in
+results/tuning/scenes.jsonl show by how much."""
 LATE_TERMS = ("itm", "kd.itm", "kd.vqa")
 """Expensive terms that need trained representations; they join for the last quarter."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all rows of a grid share."""
+    """The settings that all rows of a grid share."""
 
     train: TrainConfig
     seeds: int
     test_images: int
-    """Number of images of the test split to evaluate on, the first ones."""
+    """Evaluate on the first N images of the test split."""
     candidates: int = 0
     """Candidates that ITM re-ranks in retrieval."""
     cached_images: int = IMAGES
@@ -67,7 +67,7 @@ QUICK = replace(
 
 @dataclass(frozen=True)
 class Row:
-    """One model that is trained once per seed. Without weights it is the teacher, which is only measured."""
+    """One model, trained once per seed. Without weights it is the teacher, which is only evaluated."""
 
     name: str
     size: str = STUDENT
@@ -75,7 +75,7 @@ class Row:
     paper: tuple[float | None, ...] = (None,) * 4
     """TR@1, IR@1, CIDEr, VQA."""
     init_from: tuple[str, ...] = ()
-    """Parts that are initialized from the teacher's weights, of `dlip.checkpoints.init_from.PARTS`."""
+    """Parts initialized from the teacher's weights, of `dlip.checkpoints.init_from.PARTS`."""
     images: int = IMAGES
     """Number of training images."""
 
@@ -92,7 +92,7 @@ class Row:
     def train(self, plan: Plan, seed: int) -> TrainConfig:
         """The plan's training with this row's losses.
 
-        Where tags are among them, the first quarter of the steps has tags alone; late terms join for the last quarter.
+        With the term tags, the first quarter of the steps trains tags alone; late terms join for the last quarter.
         """
         terms, quarter = weights(self.weights), plan.train.steps // 4
         joins = {term: quarter for term in terms if "tags" in terms and term != "tags"}
@@ -101,7 +101,7 @@ class Row:
         return plan.train.replace(weights=terms, joins=joins, seed=seed, cache=cache)
 
     def experiment(self, plan: Plan, seed: int, name: str) -> ExperimentConfig:
-        """The experiment of one run; `name` is that of its record. Not for the teacher's row."""
+        """The experiment of one run, for any row but the teacher's. name: that of the record."""
         distilled = self.role == "distilled"
         return ExperimentConfig(
             size=self.size,
@@ -124,11 +124,11 @@ class Grid:
     question: str
     rows: tuple[Row, ...]
     note: str = ""
-    """How the paper's figures are to be read."""
+    """How to read the paper's figures."""
 
 
-def changed(*changes: str) -> str:
-    """`STUDENT` with changes, as `dlip.models.config.preset` reads them."""
+def student_size(*changes: str) -> str:
+    """`STUDENT` with changes, in the syntax of `dlip.models.config.preset`."""
     changes = ",".join(filter(None, changes))
     return f"{STUDENT}:{changes}" if changes else STUDENT
 
@@ -147,8 +147,8 @@ TEXT = {
     "middle": "text_width=112,text_layers=4",
     "base": "text_width=128,text_layers=6",
 }
-"""Sizes of the encoders: small is the student's, base the teacher's; of its parameters tiny has about a twentieth,
-middle half, small a third (image) and a seventh (text)."""
+"""Sizes of the encoders: small is the student's, base the teacher's. Shares of base's parameters: tiny a twentieth,
+middle half, small a third (image) or a seventh (text)."""
 
 SWEEPS = (
     # image     text       TR@1  IR@1  CIDEr  VQA of the paper, undistilled
@@ -167,24 +167,29 @@ SWEEPS = (
 )  # fmt: skip
 
 
-def pair(image: str, text: str, distilled: bool = False) -> str:
+def module_row(image: str, text: str, distilled: bool = False) -> str:
     """The name of a row of `modules`."""
     return f"image {image}, text {text}" + ", distilled" * distilled
 
 
 MODULES = Grid(
     "modules", "How far can the image encoder and the text encoder each be compressed?",
-    tuple(Row(pair(image, text), changed(IMAGE[image], TEXT[text]), TASK, paper) for image, text, paper in SWEEPS)
-    + tuple(Row(pair(image, text, True), changed(IMAGE[image], TEXT[text]), DISTILLED) for image, text, _ in SWEEPS),
-    "The paper's, undistilled, read off a figure: its small encoders have a quarter of base's parameters, these a\n"
-    "third (image) and a seventh (text); tiny and middle have the paper's shares, a twentieth and a half.\n"
-    "One rate and as many steps for all: the larger ones get less far in them.",
+    tuple(
+        Row(module_row(image, text), student_size(IMAGE[image], TEXT[text]), TASK, paper)
+        for image, text, paper in SWEEPS
+    ) + tuple(
+        Row(module_row(image, text, distilled=True), student_size(IMAGE[image], TEXT[text]), DISTILLED)
+        for image, text, _ in SWEEPS
+    ),
+    "The paper's figures are of undistilled models. Its small encoders have a quarter of base's parameters, these a\n"
+    "third (image) or a seventh (text); tiny and middle have the paper's shares, a twentieth and a half.\n"
+    "All sizes have one learning rate and the same number of steps, in which larger ones learn less.",
 )  # fmt: skip
 
-# --- fusion: how many text layers need cross-attention? The upper ones hold it, as in ALBEF ---------------------------
+# --- fusion: how many text layers need cross-attention? The upper ones have it, as in ALBEF ---------------------------
 
 FUSION = Grid("fusion", "How many layers need cross-attention?", tuple(
-    Row(f"{count} of 6 layers fused", changed("text_layers=6", f"fusion_layers={fused}"), DISTILLED, paper)
+    Row(f"{count} of 6 layers fused", student_size("text_layers=6", f"fusion_layers={fused}"), DISTILLED, paper)
     for count, fused, paper in (
         (1, "5",           (84.0, 68.7, 116.7, 70.88)),
         (2, "4+5",         (85.9, 70.8, 118.3, 71.87)),
@@ -192,11 +197,11 @@ FUSION = Grid("fusion", "How many layers need cross-attention?", tuple(
         (4, "2+3+4+5",     (87.3, 73.2, 118.7, 72.74)),
         (6, "0+1+2+3+4+5", (87.6, 73.5, 118.9, 73.00)),
     )
-), "The paper's: 1, 3, 6, 9 and 12 of 12 layers.")  # fmt: skip
+), "The paper's figures are of 1, 3, 6, 9 and 12 of 12 layers.")  # fmt: skip
 
-# --- what the teacher hands over --------------------------------------------------------------------------------------
+# --- what is distilled ------------------------------------------------------------------------------------------------
 
-MODALITIES = Grid("modalities", "Which representations should the teacher hand over?", (
+MODALITIES = Grid("modalities", "Which representations should be distilled?", (
     Row("none", STUDENT, TASK,                                     (85.5, 72.1, 119.6, 71.24)),
     Row("image", STUDENT, f"{TASK},hr.image=4",                    (86.9, 73.1, 120.2, 72.37)),
     Row("text", STUDENT, f"{TASK},hr.text=4",                      (87.3, 72.9, 119.7, 72.22)),
@@ -204,16 +209,16 @@ MODALITIES = Grid("modalities", "Which representations should the teacher hand o
     Row("fusion", STUDENT, f"{TASK},hr.fusion=4",                  (88.6, 75.2, 120.6, 72.48)),
     Row("decoder", STUDENT, f"{TASK},hr.decoder=4",                (87.9, 74.5, 121.3, 72.61)),
     Row("all four", STUDENT, f"{TASK},hr",                         (89.1, 76.0, 121.9, 72.70)),
-), "The paper's last row seems to include attention maps, as it equals that of all its losses.")  # fmt: skip
+), "The paper's last row equals that of all its losses, so it seems to include attention maps.")  # fmt: skip
 
-ATTENTION = Grid("attention", "Which attention maps should the teacher hand over?", (
+ATTENTION = Grid("attention", "Which attention maps should be distilled?", (
     Row("no maps", STUDENT, TASK,                                            (85.5, 72.1, 119.6, None)),
     Row("self-attention", STUDENT, f"{TASK},at.self=2,at.decoder_self=2",    (87.2, 72.9, 120.4, None)),
     Row("cross-attention", STUDENT, f"{TASK},at.cross=2,at.decoder_cross=2", (87.7, 73.2, 120.6, None)),
     Row("both", STUDENT, f"{TASK},at",                                       (88.2, 73.6, 120.8, None)),
 ))  # fmt: skip
 
-OBJECTIVES = Grid("objectives", "Which losses add up?", (
+OBJECTIVES = Grid("objectives", "Which losses complement each other?", (
     Row("VLP", STUDENT, TASK,            (85.5, 72.1, 119.6, 71.24)),
     Row("VLP+AT", STUDENT, f"{TASK},at", (88.2, 73.6, 120.8, 72.31)),
     Row("VLP+HR", STUDENT, f"{TASK},hr", (88.8, 75.4, 121.6, 72.62)),
@@ -224,35 +229,35 @@ OBJECTIVES = Grid("objectives", "Which losses add up?", (
     Row("VLP+AT+HR+kd.lm", STUDENT, f"{DISTILLED},kd.lm"),
     Row("VLP+AT+HR+kd.vqa", STUDENT, f"{DISTILLED},kd.vqa"),
     Row("VLP+AT+HR+KD", STUDENT, f"{DISTILLED},itm,kd"),
-), "AT+HR trains no head here; the paper's is fine-tuned on each task. ITM is learnt with kd.itm alone, and told by\n"
-   "what it does to the other scores: nothing here is found by ITM.")  # fmt: skip
+), "AT+HR trains no head here; the paper's is fine-tuned on each task. ITM is trained with kd.itm only and shows in\n"
+   "the other scores: retrieval is not re-ranked by ITM.")  # fmt: skip
 
-INIT = Grid("init", "Where should the student's weights begin?", (
+INIT = Grid("init", "Which of the student's weights should be initialized from the teacher?", (
     Row("from scratch", STUDENT, VLP,    (74.5, 57.1, 101.4, None)),
     Row("image inherited", STUDENT, VLP, (85.5, 72.1, 119.6, None), init_from=("image",)),
     Row("text inherited", STUDENT, VLP,  (75.9, 58.5, 100.5, None), init_from=("language",)),
     Row("both inherited", STUDENT, VLP,  (85.9, 71.4, 119.8, None), init_from=("image", "language")),
-), "No labels here. Inherited: the teacher's evenly spaced layers, cut in width, what a ViT has of the image encoder\n"
-   "and what a BERT has of the text's, without cross-attention; the paper's: published ViT and BERT.")  # fmt: skip
+), "No labels here. Inherited: evenly spaced layers of the teacher, pruned in width, of the image encoder what a\n"
+   "ViT has, of the text encoder what a BERT has; the paper's: published ViT and BERT.")  # fmt: skip
 
 # --- beyond the paper -------------------------------------------------------------------------------------------------
 
 
 def square(width: int, image_layers: int, text_layers: int) -> Row:
-    """A distilled student of one width for picture and text."""
+    """A distilled student whose image and text encoders have the same width."""
     sizes = f"image_width={width},text_width={width},image_layers={image_layers},text_layers={text_layers}"
-    return Row(f"{width} wide, {image_layers}+{text_layers} layers", changed(sizes), DISTILLED)
+    return Row(f"{width} wide, {image_layers}+{text_layers} layers", student_size(sizes), DISTILLED)
 
 
-SIZES = Grid("sizes", "What does a size cost, and what does it keep?", (
+SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does it keep?", (
     square(32, 2, 1), square(48, 2, 1), square(48, 4, 2), square(64, 3, 2), square(80, 2, 1), square(80, 4, 2),
     square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 3, 2), square(128, 5, 6),
-), "One rate and as many steps for all, tuned for none: the wider ones get less far in them.")  # fmt: skip
+), "All sizes have one untuned learning rate and as many steps, in which wider ones learn less.")  # fmt: skip
 
-DATA = Grid("data", "From how many pictures on does distillation pay?", tuple(
-    Row(f"{images:,} pictures" + ", distilled" * (losses == DISTILLED), STUDENT, losses, images=images)
+DATA = Grid("data", "From how many training images on does distillation pay off?", tuple(
+    Row(f"{images:,} images" + ", distilled" * (losses == DISTILLED), STUDENT, losses, images=images)
     for images in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
-), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} pictures: of 200,000 a quarter, each once.")  # fmt: skip
+), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} images: a quarter of 200,000, each once.")  # fmt: skip
 
 GRIDS = {g.name: g for g in (MODULES, FUSION, MODALITIES, ATTENTION, OBJECTIVES, INIT, SIZES, DATA)}
 TEACHER_ROW = Row("teacher", TEACHER, "", (92.0, 78.5, 121.8, 75.3))

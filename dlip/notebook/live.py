@@ -54,10 +54,10 @@ def anatomy(image: str, text: str):
     import pandas as pd
 
     from dlip.cost.count import params
-    from dlip.experiments.grids import IMAGE, TEXT, changed
+    from dlip.experiments.grids import IMAGE, TEXT, student_size
     from dlip.models.config import preset
 
-    sizes = {"teacher": "scenes-teacher", "student": changed(IMAGE[image], TEXT[text])}
+    sizes = {"teacher": "scenes-teacher", "student": student_size(IMAGE[image], TEXT[text])}
     rows = pd.DataFrame({name: params(preset(size)) for name, size in sizes.items()})
     rows.loc["in all"] = rows.sum()
     rows = rows[rows.any(axis=1)]

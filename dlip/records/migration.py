@@ -11,13 +11,16 @@ def upgrade(record: dict) -> dict:
     """A record or failed run of schema 1 converted to schema 2; a record of any other schema is returned unchanged.
 
     Renamed keys: "train_pictures" -> "train_images", the task "caption" -> "captioning" in "metrics" and "notes",
-    "pictures" -> "images" in the metrics "attention" and in "inputs", there also "words" -> "vocabulary".
+    "pictures" -> "images" in the metrics "attention", in "inputs" and in the names of rows of the grid `data`; "words"
+    -> "vocabulary" in "inputs".
     "config" becomes an experiment, here and in "history" (`upgrade_config`); "evaluation" is added to records of
     `dlip evaluate`; "config_hash" is computed again.
     """
     if record.get("schema") != 1:
         return record
     record = _renamed(record, {"train_pictures": "train_images"}) | {"schema": 2}
+    if isinstance(name := record.get("name"), str):
+        record["name"] = re.sub(r"^(data: [\d,]+) pictures", r"\1 images", name)
     if isinstance(metrics := record.get("metrics"), dict):
         record["metrics"] = metrics = _renamed(metrics, {"caption": "captioning"})
         if isinstance(attention := metrics.get("attention"), dict):

@@ -152,8 +152,8 @@ def test_the_bar_leaves_out_what_was_done_before_and_what_failed(place, monkeypa
 def test_the_cost_of_a_run_counts_its_teacher_unless_it_is_read_from_the_disk():
     runs = {job.name: job for job in jobs([GRIDS["data"]], FULL, 1, "out", "results")}
     costs = {name.removeprefix("data: "): job.cost()[0] for name, job in runs.items()}
-    assert costs["250 pictures"] == costs["250 pictures, distilled"] == costs["20,000 pictures"]
-    assert costs["20,000 pictures, distilled"] > 2 * costs["20,000 pictures"]
+    assert costs["250 images"] == costs["250 images, distilled"] == costs["20,000 images"]
+    assert costs["20,000 images, distilled"] > 2 * costs["20,000 images"]
 
 
 def test_two_processes_do_not_share_a_folder(place):

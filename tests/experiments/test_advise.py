@@ -22,12 +22,12 @@ KNOWN = [*TEACHER, *SMALL, *LARGE]
 
 
 def test_the_best_within_the_budget():
-    found = advise(KNOWN, {"params_m": 2.0}, "tr1")
-    best = found["student"]
+    advice = advise(KNOWN, {"params_m": 2.0}, "tr1")
+    best = advice["student"]
     assert (best["name"], best["seeds"], best["command"]) == ("large", 3, "make large")
     assert best["kept"]["tr1"] == pytest.approx(75.0) and best["kept_sd"]["tr1"] == pytest.approx(1.25)
-    assert best["costs_kept"]["params_m"] == 25.0 and found["runner_up"]["name"] == "small"
-    assert found["cannot_tell"] == []
+    assert best["costs_kept"]["params_m"] == 25.0 and advice["runner_up"]["name"] == "small"
+    assert advice["cannot_tell"] == []
     assert advise(KNOWN, {"params_m": 0.7}, "tr1")["student"]["name"] == "small"
     assert advise(KNOWN, {"flops_g": 0.05}, "tr1")["student"]["name"] == "small"
     assert advise(KNOWN, {"latency_ms": 15.0}, "tr1")["student"]["name"] == "small"
@@ -36,9 +36,9 @@ def test_the_best_within_the_budget():
 
 def test_all_is_the_least_kept():
     """The one keeps 75% of TR@1 and 50% of VQA, the other 62.5% and 67%."""
-    found = advise([*TEACHER, *student("even", 50.0, 1.0, vqa=60.0), *LARGE], {"params_m": 2.0})
-    assert found["student"]["name"] == "even" and found["student"]["kept"]["all"] < 62.5
-    assert found["runner_up"]["kept"]["all"] == pytest.approx(50.0)
+    advice = advise([*TEACHER, *student("even", 50.0, 1.0, vqa=60.0), *LARGE], {"params_m": 2.0})
+    assert advice["student"]["name"] == "even" and advice["student"]["kept"]["all"] < 62.5
+    assert advice["runner_up"]["kept"]["all"] == pytest.approx(50.0)
 
 
 def test_text_has_the_figures_and_the_command():
@@ -55,10 +55,10 @@ def test_text_of_a_slow_model_has_whole_milliseconds():
 
 
 def test_nothing_within_the_budget():
-    found = advise(KNOWN, {"params_m": 0.1})
-    assert found["student"] is None
-    assert text(found) == (
-        "The records cannot tell: no student in the records is within 0.1 M parameters; the least is 0.5 M parameters."
+    advice = advise(KNOWN, {"params_m": 0.1})
+    assert advice["student"] is None
+    assert text(advice) == (
+        "The records cannot tell: no student in the records is within 0.1 M parameters; the minimum is 0.5 M parameters."
     )
 
 
@@ -73,28 +73,28 @@ def test_a_lead_within_the_spread_is_said():
 
 def test_latencies_that_are_lacking_or_unlike():
     bare = [r | {"efficiency": {**r["efficiency"], "latency": None}} for r in KNOWN]
-    found = advise(bare, {"latency_ms": 15.0})
-    assert found["student"] is None and "no record has a latency" in found["cannot_tell"][0]
+    advice = advise(bare, {"latency_ms": 15.0})
+    assert advice["student"] is None and "no record has a latency" in advice["cannot_tell"][0]
     other = {**KNOWN[1]["efficiency"]["latency"], "threads": 16}
     mixed = [*KNOWN, SMALL[0] | {"seed": 9, "efficiency": {**SMALL[0]["efficiency"], "latency": other}}]
-    found = advise(mixed, {"latency_ms": 15.0})
-    assert found["student"] is None and "measured with different threads" in found["cannot_tell"][0]
+    advice = advise(mixed, {"latency_ms": 15.0})
+    assert advice["student"] is None and "measured with different threads" in advice["cannot_tell"][0]
     assert advise(mixed, {"params_m": 2.0})["student"]["name"] == "large"
 
 
 def test_without_a_teacher_one_score_still_ranks():
-    found = advise([*SMALL, *LARGE], {"params_m": 2.0}, "vqa")
-    assert found["student"]["kept"]["vqa"] is None and "no record of the teacher" in found["cannot_tell"][0]
+    advice = advise([*SMALL, *LARGE], {"params_m": 2.0}, "vqa")
+    assert advice["student"]["kept"]["vqa"] is None and "no record of the teacher" in advice["cannot_tell"][0]
     assert advise([*SMALL, *LARGE], {"params_m": 2.0}, "tr1")["student"]["name"] == "large"
-    found = advise([*SMALL, *LARGE], {"params_m": 2.0})
-    assert found["student"] is None and "choose one --metric" in found["cannot_tell"][1]
+    advice = advise([*SMALL, *LARGE], {"params_m": 2.0})
+    assert advice["student"] is None and "choose one --metric" in advice["cannot_tell"][1]
 
 
 def test_students_without_the_score_and_quick_runs_are_left_out():
-    found = advise([*TEACHER, *SMALL, *student("mute", 70.0, 1.0, vqa=None)], {"params_m": 2.0}, "vqa")
+    advice = advise([*TEACHER, *SMALL, *student("mute", 70.0, 1.0, vqa=None)], {"params_m": 2.0}, "vqa")
     assert (
-        found["student"]["name"] == "small"
-        and "missing from 1 of 2 students within the budget" in found["cannot_tell"][0]
+        advice["student"]["name"] == "small"
+        and "missing from 1 of 2 students within the budget" in advice["cannot_tell"][0]
     )
     quick = [r | {"quick": True} for r in LARGE]
     assert advise([*TEACHER, *SMALL, *quick], {"params_m": 2.0}, "tr1")["student"]["name"] == "small"
@@ -120,5 +120,5 @@ def test_a_busy_machine_makes_no_student_slower():
     students = [make_record("a", seed=seed, latency=latency) for seed, latency in enumerate((30.0, 10.0, 45.0))]
     for student in students:
         student["efficiency"]["latency"]["share"] = 25.0
-    found = advise([make_record("t", "teacher", params=4.0, latency=40.0), *students], {"latency_ms": 12.0}, "tr1")
-    assert (found["student"]["name"], found["student"]["costs"]["latency_ms"]) == ("a", 10.0)
+    advice = advise([make_record("t", "teacher", params=4.0, latency=40.0), *students], {"latency_ms": 12.0}, "tr1")
+    assert (advice["student"]["name"], advice["student"]["costs"]["latency_ms"]) == ("a", 10.0)

@@ -1,4 +1,4 @@
-"""Tables of grids hold the records' numbers, on the curves and beside the base that they belong to."""
+"""Tables for charts equal the records' numbers."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def modalities() -> list[dict]:
 def test_gains_are_over_the_first_row(modalities):
     df = gains("modalities", modalities, "tr1")
     assert list(df["name"]) == ["image", "fusion"] and set(df["role"]) == {"distilled"}
-    # a teacher's TR@1 of 80, so that 2 and 10% of it are 1.6 and 8 points
+    # the teacher's TR@1 is 80: 2% and 10% of it are 1.6 and 8 points
     assert df["gain"].tolist() == pytest.approx([1.6, 8.0], abs=0.2)
     assert (df["low"] < df["gain"]).all() and (df["gain"] < df["high"]).all() and (df["seeds"] == 3).all()
     assert df["paper"].tolist() == pytest.approx([86.9 - 85.5, 88.6 - 85.5])
@@ -28,21 +28,21 @@ def test_gains_are_over_the_first_row(modalities):
     assert list(bars.x) == df["gain"].tolist()
 
 
-def test_gains_over_another_row_of_one_seed_have_no_interval(modalities):
-    one = [record for record in modalities if record["seed"] == 0]
-    df = gains(MODALITIES, one, "vqa", base="fusion")
+def test_gains_of_one_seed_have_no_interval(modalities):
+    one_seed = [record for record in modalities if record["seed"] == 0]
+    df = gains(MODALITIES, one_seed, "vqa", base="fusion")
     assert list(df["name"]) == ["none", "image"] and (df["gain"] < 0).all() and df["low"].isna().all()
     assert gains("modalities", [], "tr1").empty
 
 
 def test_sweeps_put_every_student_on_its_curves():
     rows = {row.name: row for row in GRIDS["modules"].rows}
-    found = [student_record(TEACHER_ROW, 100.0)] + [
+    records = [student_record(TEACHER_ROW, 100.0)] + [
         student_record(row, 50.0 + 2 * i, seed) for i, row in enumerate(rows.values()) for seed in (0, 1)
     ]
-    for record in found:  # the columns of the table come from the metrics
+    for record in records:  # the columns of the table come from the metrics
         record["metrics"]["retrieval"]["tr@1"] = float(len(record["name"])) + record["seed"]
-    df = sweeps(found)
+    df = sweeps(records)
     assert df.loc[0, "role"] == "teacher" and df["swept"].isna().sum() == 1
     students = df.iloc[1:]
     assert students.groupby(["swept", "fixed", "role"]).size().to_dict() == {

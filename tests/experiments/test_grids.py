@@ -1,4 +1,4 @@
-"""What the grids vary: the rows that the paper has, the sizes that their names promise."""
+"""Grids have the paper's rows, and sizes as their names state."""
 
 import pytest
 
@@ -7,7 +7,20 @@ from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.cost.count import paper_count
 from dlip.experiments.ablation import identity
-from dlip.experiments.grids import DISTILLED, FULL, GRIDS, IMAGE, QUICK, TASK, TEACHER, TEXT, Row, changed, grid, pair
+from dlip.experiments.grids import (
+    DISTILLED,
+    FULL,
+    GRIDS,
+    IMAGE,
+    QUICK,
+    TASK,
+    TEACHER,
+    TEXT,
+    Row,
+    grid,
+    module_row,
+    student_size,
+)
 from dlip.models.config import preset
 from dlip.training.terms import AT, HR, KD, weights
 
@@ -19,53 +32,53 @@ def rows(name: str) -> dict[str, Row]:
 
 
 def terms(row: Row) -> set[str]:
-    """Labels apart, with which every row but those of `init` begins."""
-    named = {term for term, weight in weights(row.weights).items() if weight}
-    assert ("tags" in named) != (row in GRIDS["init"].rows)
-    return named - {"tags"}
+    """The row's loss terms without tags, which all rows but those of `init` have."""
+    used = {term for term, weight in weights(row.weights).items() if weight}
+    assert ("tags" in used) != (row in GRIDS["init"].rows)
+    return used - {"tags"}
 
 
-def test_rows_differ_in_name_and_in_what_they_are():
+def test_rows_have_unique_names_and_identities():
     for some in GRIDS.values():
         assert len(rows(some.name)) == len(some.rows)
         assert len({identity(row, FULL) for row in some.rows}) == len(some.rows)
 
 
-def test_the_grids_share_their_students():
-    """The student alone is in five grids, the distilled one in four."""
-    alone = [rows("modules")[pair("small", "small")]]
-    same = ("modalities", "none"), ("attention", "no maps"), ("objectives", "VLP"), ("data", "4,000 pictures")
-    alone += [rows(name)[row] for name, row in same]
-    assert len({identity(row, FULL) for row in alone}) == 1
-    same = ("objectives", "VLP+AT+HR"), ("sizes", "80 wide, 4+2 layers"), ("data", "4,000 pictures, distilled")
-    taught = [rows(name)[row] for name, row in (*same, ("modules", pair("small", "small", True)))]
-    assert len({identity(row, FULL) for row in taught}) == 1
+def test_grids_share_students():
+    """The undistilled student is in five grids, the distilled one in four."""
+    undistilled = [rows("modules")[module_row("small", "small")]]
+    same = ("modalities", "none"), ("attention", "no maps"), ("objectives", "VLP"), ("data", "4,000 images")
+    undistilled += [rows(name)[row] for name, row in same]
+    assert len({identity(row, FULL) for row in undistilled}) == 1
+    same = ("objectives", "VLP+AT+HR"), ("sizes", "80 wide, 4+2 layers"), ("data", "4,000 images, distilled")
+    distilled = [rows(name)[row] for name, row in (*same, ("modules", module_row("small", "small", True)))]
+    assert len({identity(row, FULL) for row in distilled}) == 1
 
 
-def test_modules_sweep_each_encoder_at_two_sizes_of_the_other_with_and_without_a_teacher():
-    wanted = {pair(i, t, d) for i in IMAGE for t in ("base", "small") for d in (False, True)}
-    wanted |= {pair(i, t, d) for i in ("base", "small") for t in TEXT for d in (False, True)}
-    assert rows("modules").keys() == wanted
+def test_modules_sweeps_each_encoder_at_two_sizes_of_the_other():
+    expected = {module_row(i, t, d) for i in IMAGE for t in ("base", "small") for d in (False, True)}
+    expected |= {module_row(i, t, d) for i in ("base", "small") for t in TEXT for d in (False, True)}
+    assert rows("modules").keys() == expected
     assert all((row.role == "distilled") == name.endswith("distilled") for name, row in rows("modules").items())
     teacher = read_json(model_folder(TEACHER) / "config.json")["model"]
-    base, whole = preset(rows("modules")[pair("base", "base")].size), preset("scenes-teacher")
+    base, teacher_size = preset(rows("modules")[module_row("base", "base")].size), preset("scenes-teacher")
     for part in ("width", "layers", "heads"):
         for side in ("image", "text"):
             assert getattr(base, f"{side}_{part}") == teacher[f"{side}_{part}"]
     for side, sizes in (("image", IMAGE), ("text", TEXT)):
         assert list(sizes) == ["tiny", "small", "middle", "base"]
-        counts = [paper_count(preset(changed(size)))[f"{side}_params"] for size in sizes.values()]
-        share = [count / paper_count(whole)[f"{side}_params"] for count in counts]
+        counts = [paper_count(preset(student_size(size)))[f"{side}_params"] for size in sizes.values()]
+        share = [count / paper_count(teacher_size)[f"{side}_params"] for count in counts]
         assert 0.04 < share[0] < 0.07 and 0.1 < share[1] < 0.35 and 0.45 < share[2] < 0.55 and 0.9 < share[3] <= 1
 
 
-def test_the_papers_rows_of_the_other_grids():
+def test_the_other_grids_have_the_papers_rows():
     fused = {len(preset(row.size).fusion_layers): row.paper for row in rows("fusion").values()}
     assert fused.keys() == {1, 2, 3, 4, 6} and fused[3] == (88.0, 72.7, 119.1, 72.65)
     assert all(preset(row.size).fusion_layers[-1] == 5 for row in rows("fusion").values())
-    handed = [terms(row) - {*VLP} for row in GRIDS["modalities"].rows]
-    assert handed[:4] == [set(), {"hr.image"}, {"hr.text"}, {"hr.image", "hr.text"}]
-    assert handed[4:] == [{"hr.fusion"}, {"hr.decoder"}, {*HR}]
+    distilled = [terms(row) - {*VLP} for row in GRIDS["modalities"].rows]
+    assert distilled[:4] == [set(), {"hr.image"}, {"hr.text"}, {"hr.image", "hr.text"}]
+    assert distilled[4:] == [{"hr.fusion"}, {"hr.decoder"}, {*HR}]
     maps = [
         {t.removeprefix("at.").removeprefix("decoder_") for t in terms(row) - {*VLP}} for row in GRIDS["attention"].rows
     ]
@@ -74,7 +87,7 @@ def test_the_papers_rows_of_the_other_grids():
         totals = {
             sum(weight for term, weight in weights(row.weights).items() if term in group) for row in GRIDS[some].rows
         }
-        assert totals == {0, 4}  # however many sources share it
+        assert totals == {0, 4}  # whatever the number of sources
     losses = [terms(row) - {"itm"} for row in GRIDS["objectives"].rows]
     assert losses[:4] == [{*VLP}, {*VLP, *AT}, {*VLP, *HR}, {*AT, *HR}]
     assert losses[4:] == [{*VLP, *AT, *HR, *kd} for kd in ((), *((term,) for term in KD), KD)]
@@ -82,13 +95,13 @@ def test_the_papers_rows_of_the_other_grids():
     assert [row.init_from for row in GRIDS["init"].rows] == [(), ("image",), ("language",), ("image", "language")]
 
 
-def test_what_goes_beyond_the_paper():
+def test_grids_beyond_the_paper():
     sizes = [preset(row.size) for row in GRIDS["sizes"].rows]
     assert len({(c.image_width, c.image_layers, c.text_layers) for c in sizes}) >= 8
     assert len({c.image_width for c in sizes}) > 4 and len({c.text_layers for c in sizes}) > 3
-    learnt = {(row.images, row.role): row.split for row in GRIDS["data"].rows}
-    assert {images for images, _ in learnt} == {250, 1000, 4000, 20_000, 200_000} and len(learnt) == 10
-    assert learnt[4000, "distilled"] == "train-small" and learnt[20_000, "undistilled"] == "train-large"
+    splits = {(row.images, row.role): row.split for row in GRIDS["data"].rows}
+    assert {images for images, _ in splits} == {250, 1000, 4000, 20_000, 200_000} and len(splits) == 10
+    assert splits[4000, "distilled"] == "train-small" and splits[20_000, "undistilled"] == "train-large"
 
 
 def test_rows_train_by_the_plan():

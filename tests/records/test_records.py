@@ -312,6 +312,7 @@ def test_shipped_records_of_schema_1_are_upgraded():
         assert "train_pictures" in record and new["train_images"] == record["train_pictures"]
         assert new["metrics"].keys() == {"retrieval", "captioning", "vqa", "attention"} & new["metrics"].keys()
         assert new["metrics"]["captioning"] == record["metrics"]["caption"]
+        assert "pictures" not in new["name"] and (new["name"] == record["name"] or new["name"].startswith("data: "))
         assert new["notes"].get("captioning.spice") == record["notes"].get("caption.spice")
         assert "pictures" not in new.get("inputs", {}) | (new["metrics"].get("attention") or {})
     assert len(old) > 200 and all("train_pictures" in record for record in old)  # the old lines are unchanged
