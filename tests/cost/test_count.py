@@ -43,7 +43,7 @@ def stored_params(med: Med) -> dict[str, int]:
     return out
 
 
-def test_parameters_counted_by_hand():
+def test_parameters_by_hand():
     assert params(TINY) == {
         # patches 48x6+6, four positions and the class token's and itself, then qkv, projection, MLP, three norms
         "image": 294 + 36 + (6 * 18 + 18) + (36 + 6) + (6 * 5 + 5) + (5 * 6 + 6) + 36,
@@ -67,18 +67,18 @@ def test_formula_equals_the_model(config):
     assert sum(params(config).values()) == sum(p.numel() for p in med.parameters()) == task_params(config)["all"]
 
 
-def test_a_tied_decoder_is_counted_once():
+def test_tied_decoder_is_counted_once():
     tied, own = params(TINY), params(ODD[1])
     assert own["decoder"] - tied["decoder"] == tied["embeddings"] + tied["text_ffn"] + tied["fusion"]
     assert task_params(TINY)["captioning"] == task_params(ODD[1])["captioning"]  # one decoder either way
     assert task_params(TINY)["vqa"] < task_params(ODD[1])["vqa"]
 
 
-def test_parameters_of_blip_as_others_publish_them():
+def test_published_parameters_of_blip():
     assert round(task_params(PRESETS["blip-base"])["retrieval"] / 1e6, 1) == 223.5
 
 
-def test_image_flops_counted_by_hand():
+def test_image_flops_by_hand():
     macs = image_macs(TINY)
     assert macs.linear == 4 * 48 * 6 + 5 * (4 * 36 + 2 * 6 * 5)  # four patches, five tokens
     assert macs.attention == 2 * 5 * 5 * 6
@@ -88,7 +88,7 @@ def test_image_flops_counted_by_hand():
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("config", ODD)
-def test_flops_are_those_that_torch_counts(config, task, beams):
+def test_flops_equal_those_of_torch(config, task, beams):
     work = Workload(Med(config), task, batch=1, beams=beams, tokens=4, text_tokens=7)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
@@ -97,7 +97,7 @@ def test_flops_are_those_that_torch_counts(config, task, beams):
 
 
 @torch.inference_mode()
-def test_flops_by_pass_are_those_that_torch_counts():
+def test_flops_by_pass_equal_those_of_torch():
     work = Workload(Med(TINY), "retrieval", text_tokens=7)
     for name, call in work.modules().items():
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -132,14 +132,14 @@ def test_the_table_adds_up_and_fits_a_terminal():
     assert "nan" not in text.lower() and "85.8" in text and "223.5" in text
 
 
-def test_summary_of_a_configuration_is_that_of_its_model():
+def test_summaries_of_configuration_and_model_are_equal():
     figures = summary(TINY)
     assert figures == summary(Med(TINY))
     assert figures["params_m"] * 1e6 == pytest.approx(sum(figures["params_by_module"].values()))
     assert figures["flops_g"] * 1e9 == pytest.approx(sum(figures["flops_by_module"].values()))
 
 
-def test_parameters_of_checkpoints_for_one_task_each_are_those_that_it_needs():
+def test_parameters_of_single_task_checkpoints():
     ranks, writes = Med(TINY), Med(TINY)
     ranks.abilities, writes.abilities = frozenset({"itc", "itm"}), frozenset({"lm"})
     alone = task_params(TINY)

@@ -36,7 +36,7 @@ def test_latency_states_settings_and_modules(med, task):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_every_text_has_the_tokens_asked_for(med, beams):
+def test_generated_texts_have_the_requested_tokens(med, beams):
     """Also where the model would end at once."""
     bias = med.text_decoder.cls.predictions.bias
     work = Workload(med, "captioning", batch=2, beams=beams, tokens=6)
@@ -47,7 +47,7 @@ def test_every_text_has_the_tokens_asked_for(med, beams):
     assert [len(row) for row in rows] == [1 + 6] * 2  # [DEC] and six more
 
 
-def test_models_are_compared_in_turns(med, monkeypatch):
+def test_models_take_turns(med, monkeypatch):
     order = []
     encode = Med.encode_image
 
@@ -66,7 +66,7 @@ def test_models_are_compared_in_turns(med, monkeypatch):
     assert timed == [med, other] * (len(timed) // 2) and len(timed) == 2 * 2 * 3
 
 
-def test_progress_rises_to_the_end_and_can_stop_the_work(med):
+def test_progress_rises_to_one_and_can_stop_the_work(med):
     shares = []
     compare_latency({"one": med, "two": med}, "retrieval", repeats=3, warmup=1, progress=shares.append)
     calls = 4 * 4 * 2  # rounds, the whole and its modules, models: others get in after each
@@ -95,12 +95,12 @@ def test_throughput_is_the_batch_over_its_median_time(med, monkeypatch):
     ("task", "size", "words"),
     [("detection", {}, "captioning"), ("captioning", {"tokens": 60}, "48"), ("vqa", {"text_tokens": 60}, "48")],
 )
-def test_mistakes_are_named(med, task, size, words):
+def test_invalid_workloads_are_refused(med, task, size, words):
     with pytest.raises(UserError, match=words):
         latency(med, task, **size)
 
 
-def test_the_peak_is_what_tensors_take_at_a_time():
+def test_peak_is_that_of_live_tensors():
     kept = torch.empty(1000)
 
     def work():
@@ -114,7 +114,7 @@ def test_the_peak_is_what_tensors_take_at_a_time():
     assert peak_on_cpu(lambda: None) == 0
 
 
-def test_memory_is_that_of_a_task_and_grows_with_the_batch_and_the_model(med):
+def test_memory_grows_with_batch_and_model(med):
     one, many = (memory(med, "retrieval", batch=batch) for batch in (1, 256))
     assert one["weights_mb"] == many["weights_mb"] == sum(p.numel() for p in med.parameters()) * 4 / 1e6
     assert many["peak_mb"] > max(1, 10 * one["peak_mb"]) and one["peak_mb"] > 0

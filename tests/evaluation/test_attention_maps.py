@@ -55,7 +55,7 @@ def features(vlm: VLM, image, text: str):
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_word_is_the_mean_of_its_pieces():
+def test_word_maps_average_their_tokens():
     words = Tokenizer.train(["red star on it", "red star"], 40)  # "blue" is not among them: b ##l ##u ##e
     vlm = VLM(Med(scenes_size(32, 1, 1, vocab_size=len(words), max_text=9)), words)
     pool = pieces(vlm, ["Red  star, (on)", "it - rats star star star star"])
@@ -70,7 +70,7 @@ def test_a_word_is_the_mean_of_its_pieces():
     assert set(pool.sum(-1).flatten().tolist()) == {0.0, 1.0}
 
 
-def test_maps_are_those_that_the_losses_read(tiny, scenes):
+def test_maps_equal_those_of_the_losses(tiny, scenes):
     item = scenes[0]
     caption = item.captions[0]
     words = caption.split()
@@ -91,7 +91,7 @@ def test_the_mean_over_layers(tiny, scenes):
     torch.testing.assert_close(maps.map(1, layer=None, head=3), both)
 
 
-def test_an_answers_word_looks_through_the_questions_tokens(tiny, scenes):
+def test_answer_maps_combine_question_maps(tiny, scenes):
     """What the answer's step gives to each token, times what that token gives to the picture, by the losses' maps."""
     vlm, question = changed(tiny, 3), scenes[0].questions[0]
     maps = answer_maps(vlm, scenes[0].image, question.text, "yes two")
@@ -111,7 +111,7 @@ def test_an_answers_word_looks_through_the_questions_tokens(tiny, scenes):
 
 
 @pytest.mark.parametrize("prompt", [(), (9, 10)])
-def test_a_said_word_has_the_map_of_the_step_that_chooses_it(tiny, scenes, prompt):
+def test_decoder_map_is_that_of_the_predicting_step(tiny, scenes, prompt):
     item, vlm = scenes[1], changed(tiny, 1, prompt_ids=prompt)
     caption = item.captions[2]
     theirs = features(vlm, item.image, caption).maps("decoder", "cross")[0].mean(0)  # [prompt + T, 1+P]
@@ -121,7 +121,7 @@ def test_a_said_word_has_the_map_of_the_step_that_chooses_it(tiny, scenes, promp
         torch.testing.assert_close(maps.map(word), theirs[tokens + len(prompt) - 1].mean(0))
 
 
-def test_maps_are_distributions_and_wrong_choices_are_named(tiny, scenes):
+def test_maps_are_distributions_and_invalid_choices_are_refused(tiny, scenes):
     maps = word_maps(tiny, scenes[0].image, "a red star")
     assert maps.patches(1).shape == (6, 6) and maps.patches(1).sum() == pytest.approx(1.0)
     assert maps.map(1).sum() == pytest.approx(1.0)
@@ -141,7 +141,7 @@ def test_maps_are_distributions_and_wrong_choices_are_named(tiny, scenes):
 # --- the image encoder ------------------------------------------------------------------------------------------------
 
 
-def test_image_maps_are_those_of_the_encoder(tiny, scenes):
+def test_image_maps_equal_those_of_the_encoder(tiny, scenes):
     image = scenes[0].image
     maps = image_maps(tiny, image)
     assert maps.maps.shape == (2, 4, 37, 37)
@@ -156,7 +156,7 @@ def test_image_maps_are_those_of_the_encoder(tiny, scenes):
         maps.cls(2)
 
 
-def test_rollout_is_the_product_by_hand():
+def test_rollout_by_hand():
     first = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]])  # two heads, their mean all halves
     second = torch.tensor([[[0.2, 0.8], [1.0, 0.0]], [[0.2, 0.8], [1.0, 0.0]]])
     # (A1 + I) / 2 = [[.75, .25], [.25, .75]]; (A2 + I) / 2 = [[.6, .4], [.5, .5]]; their product, the later on the left
@@ -188,13 +188,13 @@ def test_pointing_and_mass_by_hand():
     assert pointing(over[:, None], covered[None].expand(2, -1, -1, -1)).tolist() == [[False, True], [True, True]]
 
 
-def test_of_several_greatest_patches_half_have_to_point():
+def test_pointing_with_several_maxima():
     covered = torch.tensor([[0.0, 0.0], [0.5, 1.0]])
     over = torch.tensor([[[0.3, 0.1], [0.3, 0.3]], [[0.3, 0.3], [0.3, 0.1]], [[0.4, 0.1], [0.1, 0.4]]])
     assert pointing(over, covered).tolist() == [True, False, True]
 
 
-def test_named_words_are_those_of_objects_in_the_scene():
+def test_named_words_refer_to_objects():
     data = Scenes("test", size=30)
     for i in range(30):
         scene = data.scene(i)
@@ -237,20 +237,20 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
     assert (found["images"], found["words"]) == (5, len(hits))
 
 
-def test_a_map_that_knows_nothing_scores_what_chance_does(tiny, scenes, monkeypatch):
+def test_uniform_maps_score_chance(tiny, scenes, monkeypatch):
     even = lambda med, states, ids, mask, source, layers: [torch.full((len(ids), 4, ids.shape[1], 37), 1 / 37)]  # noqa: E731
     monkeypatch.setattr(attention_maps, "cross", even)
     found = measure(tiny, scenes)
     assert found["fusion"]["mass"] == pytest.approx(found["chance"]["mass"])
 
 
-def test_data_that_name_no_object_are_refused(tiny, scenes, monkeypatch):
+def test_captions_without_objects_are_refused(tiny, scenes, monkeypatch):
     monkeypatch.setattr(attention_maps, "named", lambda caption, scene: {})
     with pytest.raises(UserError, match="no caption of scenes test names an object"):
         measure(tiny, scenes)
 
 
-def test_uneven_numbers_of_captions_do_not_change_a_maps_picture(tiny, scenes):
+def test_uneven_numbers_of_captions(tiny, scenes):
     class Uneven:
         name, split, scene = scenes.name, scenes.split, scenes.scene
 
@@ -281,13 +281,13 @@ def test_jensen_shannon_by_hand():
     torch.testing.assert_close(jensen_shannon(p, q), jensen_shannon(q, p))
 
 
-def test_maps_of_two_grids_differ_on_the_coarser():
+def test_maps_of_two_grids_are_compared_on_the_coarser():
     fine, coarse = torch.zeros(1, 17), torch.zeros(1, 5)
     fine[0, 1 + 5], fine[0, 0], coarse[0, 1], coarse[0, 0] = 0.6, 0.4, 0.6, 0.4  # row 1, column 1 lies in the first
     assert differ(fine, coarse).item() == pytest.approx(0.0, abs=1e-6) == differ(coarse, fine).item()
 
 
-def test_divergence_is_nought_of_equals_and_symmetric(tiny, scenes):
+def test_divergence_is_symmetric_and_zero_for_equal_models(tiny, scenes):
     other = changed(tiny, 2, patch_size=16, text_layers=1, fusion_layers=(0,))
     assert divergence(tiny, tiny, scenes) == pytest.approx({"fusion": 0.0, "decoder": 0.0}, abs=1e-6)
     there = divergence(tiny, other, scenes)
@@ -304,7 +304,7 @@ def test_divergence_is_the_mean_over_words(tiny, scenes):
     assert divergence(tiny, other, scenes, limit=2)["decoder"] == pytest.approx(np.mean(bits), rel=1e-3)
 
 
-def test_the_figures_reach_the_records(tiny, scenes):
+def test_scores_reach_the_records(tiny, scenes):
     figures, _ = run.measure(tiny, scenes, 0, False, teacher=changed(tiny, 4), tasks=("vqa",))
     record = records.new_record(
         "x", "distilled", command="", config={}, seed=0, train_images=8, metrics=figures, losses={}, wall_s=0.0
@@ -317,7 +317,7 @@ def test_the_figures_reach_the_records(tiny, scenes):
     assert "divergence" not in alone["attention"]["fusion"]
 
 
-def test_distillation_teaches_where_to_look():
+def test_distillation_improves_pointing():
     """The distilled student's words find their own objects, and it looks where its teacher does more than one alone."""
     data, teacher = Scenes("test", size=12), VLM.load("scenes/teacher")
     alone, taught = (
@@ -328,5 +328,5 @@ def test_distillation_teaches_where_to_look():
     assert taught["divergence"] < alone["divergence"] / 2
 
 
-def test_patches_leave_out_cls():
+def test_patches_exclude_cls():
     torch.testing.assert_close(patches(torch.tensor([0.5, 0.1, 0.1, 0.1, 0.2])), torch.tensor([[0.2, 0.2], [0.2, 0.4]]))

@@ -23,7 +23,7 @@ STUDENT = items((1, "a cross", 20.0, "q?", "no", 0.4, 1), (2, "a dot", 50.0, "q?
                 (3, "b", 30.0, "q?", "no", 0.0, 0))  # fmt: skip
 
 
-def test_captions_are_by_cider():
+def test_captions_are_compared_by_cider():
     df = disagreements(TEACHER, STUDENT, "captioning")
     assert df.to_dict("records") == [
         dict(image_id=1, asked="", teacher="a star", student="a cross", teacher_score=90.0, student_score=20.0,
@@ -31,25 +31,25 @@ def test_captions_are_by_cider():
     ]  # fmt: skip
 
 
-def test_answers_are_by_accuracy_the_worst_first():
+def test_answers_are_sorted_by_loss_of_accuracy():
     df = disagreements(TEACHER, STUDENT, "vqa")
     assert (list(df["image_id"]), list(df["loss"]), list(df["asked"])) == ([2, 1], [100.0, 60.0], ["q?", "q?"])
     assert list(disagreements(TEACHER, STUDENT, "vqa", count=1)["image_id"]) == [2]
 
 
-def test_retrieval_is_by_place():
+def test_retrieval_is_compared_by_rank():
     df = disagreements(TEACHER, STUDENT, "tr")
     assert (list(df["image_id"]), list(df["loss"])) == ([1], [50.0])
     assert (df["teacher"][0], df["student"][0]) == ("rank 1", "rank 2")
 
 
-def test_a_picture_is_shown_once():
+def test_one_item_per_image():
     twice = [TEACHER["vqa"] * 2, [dict(row, accuracy=0.0) for row in STUDENT["vqa"]] * 2]
     df = disagreements({"vqa": twice[0]}, {"vqa": twice[1]}, "vqa")
     assert list(df["image_id"]) == [1, 2]
 
 
-def test_what_cannot_be_compared_is_named():
+def test_incomparable_items_are_refused():
     with pytest.raises(UserError, match="no items of 'vqa' to compare; choose one of captioning$"):
         disagreements({"captioning": TEACHER["captioning"]}, STUDENT, "vqa")
     # captions that are looked for are the same for both, and here they are not
@@ -58,7 +58,7 @@ def test_what_cannot_be_compared_is_named():
             disagreements(TEACHER, fewer, task)
 
 
-def test_items_are_found_by_their_number():
+def test_items_of_image_ids():
     data = Scenes("test", size=6)
     wanted = [data[4].image_id, data[1].image_id]
     found = items_of(data, wanted)

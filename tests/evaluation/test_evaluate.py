@@ -25,7 +25,7 @@ def no_java(monkeypatch):
     )  # a second a call, and tests/evaluation/tasks/test_captioning.py has it
 
 
-def test_figures_of_an_untrained_model(tiny, scenes):
+def test_metrics_of_an_untrained_model(tiny, scenes):
     tiny.med.train()
     figures = dlip.evaluate(tiny, scenes, answers=["yes", "no"], progress=False)
     assert tiny.med.training and not torch.is_inference_mode_enabled()
@@ -39,7 +39,7 @@ def test_figures_of_an_untrained_model(tiny, scenes):
     assert "items" not in figures
 
 
-def test_items_hold_what_the_figures_are_made_of(tiny, scenes):
+def test_items_agree_with_metrics(tiny, scenes):
     figures = dlip.evaluate(tiny, scenes, return_items=True, progress=False)
     items = figures["items"]
     assert {name: len(rows) for name, rows in items.items()} == {"tr": 8, "ir": 40, "captioning": 8, "vqa": 48}
@@ -48,7 +48,7 @@ def test_items_hold_what_the_figures_are_made_of(tiny, scenes):
     assert figures["vqa"]["accuracy"] == pytest.approx(100 * sum(row["accuracy"] for row in items["vqa"]) / 48)
 
 
-def test_a_task_that_the_data_lack_is_null_and_says_why(tiny, scenes):
+def test_unavailable_task_is_none_with_a_note(tiny, scenes):
     captions = Data(Item(item.image, item.image_id, item.captions) for item in scenes)
     figures = dlip.evaluate(tiny, captions, progress=False)
     assert figures["vqa"] is None and "no questions" in figures["notes"]["vqa"]
@@ -70,21 +70,21 @@ def test_a_model_by_name(tiny, scenes, tmp_path):
     assert found["retrieval"] == dlip.evaluate(tiny, scenes, **options)["retrieval"]
 
 
-def test_a_task_that_is_named_twice_is_done_once(tiny, scenes, monkeypatch):
+def test_repeated_task_is_evaluated_once(tiny, scenes, monkeypatch):
     done = []
     monkeypatch.setitem(EVALUATORS, "vqa", lambda *_, **__: done.append("vqa") or TaskResult({"accuracy": 1.0}, {}))
     dlip.evaluate(tiny, scenes, tasks=("vqa", "vqa"), progress=False)
     assert done == ["vqa"]
 
 
-def test_a_diverged_model_has_no_hits_to_show(tiny, scenes):
+def test_diverged_model_scores_no_hits(tiny, scenes):
     broken = VLM(copy.deepcopy(tiny.med), tiny.tokenizer, "broken")
     broken.med.text_proj.weight.data.fill_(float("nan"))
     figures = dlip.evaluate(broken, scenes, tasks=("retrieval",), k=4, progress=False)["retrieval"]
     assert figures["tr@1"] == figures["ir@1"] == figures["itc_tr@1"] == figures["itc_ir@1"] == 0
 
 
-def test_mistakes(tiny, scenes):
+def test_invalid_arguments_are_refused(tiny, scenes):
     with pytest.raises(UserError, match="atlantis"):
         dlip.evaluate(tiny, "atlantis")
     with pytest.raises(UserError, match="no task 'ocr'; choose one of retrieval, captioning, vqa"):
@@ -95,7 +95,7 @@ def test_mistakes(tiny, scenes):
         dlip.evaluate(tiny, Data(Item(item.image, item.image_id) for item in scenes), progress=False)
 
 
-def test_the_progress_bar_is_on_standard_error_and_can_be_off(tiny, scenes, capsys):
+def test_progress_bar_is_on_standard_error_or_off(tiny, scenes, capsys):
     dlip.evaluate(tiny, scenes, tasks=("vqa",), progress=False)
     assert capsys.readouterr() == ("", "")
     dlip.evaluate(tiny, scenes, tasks=("vqa",))

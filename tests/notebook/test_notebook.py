@@ -222,7 +222,7 @@ def test_interrupted_student_is_kept(displayed, monkeypatch, capsys):
 # --- words and looks --------------------------------------------------------------------------------------------------
 
 
-def test_texts_are_compared_with_the_truth(tiny, scenes):
+def test_texts_are_compared_with_references(tiny, scenes):
     items = [scenes[i] for i in range(2)]
     html = notebook.compare_texts([("big", "teacher", tiny), ("small", "distilled", tiny)], items, questions=True).data
     assert html.count("<tr>") == 3 and html.count("<img") == 2 and "<mark>" not in html

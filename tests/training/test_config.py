@@ -9,7 +9,7 @@ from dlip.training.config import TrainConfig
 from dlip.training.terms import AT, HR, KD, TERMS, VLP
 
 
-def test_the_paper_is_the_default():
+def test_defaults_are_the_papers():
     c = TrainConfig()
     assert (c.lr, c.decay, c.weight_decay, c.schedule) == (5e-4, 0.85, 0.02, "epoch") and c.learn_teacher_projection
     assert c.weights == VLP and set(VLP.values()) == {1.0}
@@ -32,12 +32,12 @@ def test_the_paper_is_the_default():
         (dict(queue=64), "queue needs momentum"),
     ],
 )
-def test_impossible_configurations_are_refused(changes, says):
+def test_invalid_configurations_are_refused(changes, says):
     with pytest.raises(UserError, match=says):
         TrainConfig(**changes)
 
 
-def test_trainings_survive_json():
+def test_configurations_survive_json():
     c = TrainConfig(weights={**VLP, **HR}, layers={"image": ((5, 3), (-1, -1))}, momentum=0.995, queue=32)
     again = TrainConfig.from_dict(json.loads(json.dumps(c.to_dict())))
     assert json.dumps(again.to_dict()) == json.dumps(c.to_dict())

@@ -1,4 +1,4 @@
-"""The terms: 0 for equals, above 0 and learnable for others, untouched by pads, right for any pair of shapes."""
+"""Distillation terms: 0 for equal models, learnable for others, unchanged by padding, right for unequal shapes."""
 
 import copy
 from collections import Counter
@@ -20,7 +20,7 @@ from dlip.training.terms import AT, HR, KD
 from dlip.vlm import VLM
 
 TERMS = {**HR, **AT, **KD}
-OTHER = dict(  # unequal widths, heads, depths, grids and picture sizes, and a layer without cross-attention
+OTHER = dict(  # unequal widths, heads, depths, grids and image sizes, and a layer without cross-attention
     image_size=24, patch_size=6, image_width=24, image_heads=3, image_layers=1, text_width=20, text_heads=2,
     text_layers=3, embed_dim=6, fusion_layers=(0, 2),
 )  # fmt: skip
@@ -33,26 +33,27 @@ def losses(student, teacher, batch, weights=TERMS, distiller=None, **options) ->
     return distiller(features, Teacher(teacher)(batch, distiller.want("teacher"), features.pairs))
 
 
-def further(batch, extra: int = 3):
-    """The same batch with more pads behind every text."""
+def pad_more(batch, extra: int = 3):
+    """The same batch with more padding after every text."""
     batch = copy.copy(batch)
     for name in ("ids", "mask", "question_ids", "question_mask", "answer_ids", "answer_mask"):
         setattr(batch, name, F.pad(getattr(batch, name), (0, extra)))
     return batch
 
 
-# --- equals -----------------------------------------------------------------------------------------------------------
+# --- equal models ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("changes", [{}, dict(image_width=24, image_heads=3), dict(prompt_ids=(9,), tie_decoder=False)])
-def test_a_student_equal_to_its_teacher_has_nothing_to_learn(term, changes, make_med, make_batch):
+def test_loss_and_gradients_of_equal_models_are_zero(term, changes, make_med, make_batch):
     teacher = make_med(**changes)
     student = copy.deepcopy(teacher)
     assert not make_batch().mask.all()
-    for learnt, centre in ((True, False), (False, False), (False, True)):
-        options = dict(learn_teacher_projection=learnt, center_states=centre)
+    for learned, center in ((True, False), (False, False), (False, True)):
+        options = dict(learn_teacher_projection=learned, center_states=center)
         loss = losses(student, teacher, make_batch(), {term: 1.0}, **options)[term]
+        student.zero_grad()  # or rounding errors of all three add up
         loss.backward()
         assert abs(loss.item()) < 1e-6
         assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in student.parameters())
@@ -60,7 +61,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(term, changes, make
 
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("changes", [{}, OTHER])
-def test_each_term_falls_when_trained_on_alone(term, changes, make_med, make_batch):
+def test_each_term_falls_when_trained_alone(term, changes, make_med, make_batch):
     student, teacher, batch = make_med(1, **changes), make_med(0), make_batch()
     distiller = Distiller(student.config, teacher.config, {term: 1.0}, learn_teacher_projection=False)
     adam = torch.optim.Adam([*student.parameters(), *distiller.parameters()], 3e-3)
@@ -78,13 +79,13 @@ def test_each_term_falls_when_trained_on_alone(term, changes, make_med, make_bat
 
 
 @pytest.mark.parametrize("changes", [{}, OTHER, dict(prompt_ids=(9, 11))])
-@pytest.mark.parametrize("centre", [False, True])
-def test_further_pads_change_nothing(changes, centre, make_med, make_batch):
+@pytest.mark.parametrize("center", [False, True])
+def test_padding_does_not_change_losses(changes, center, make_med, make_batch):
     prompt = {k: v for k, v in changes.items() if k == "prompt_ids"}
     student, teacher, batch = make_med(1, **changes), make_med(0, **prompt), make_batch()
-    distiller = Distiller(student.config, teacher.config, TERMS, center_states=centre)
+    distiller = Distiller(student.config, teacher.config, TERMS, center_states=center)
     plain = losses(student, teacher, batch, distiller=distiller)
-    padded = losses(student, teacher, further(batch), distiller=distiller)
+    padded = losses(student, teacher, pad_more(batch), distiller=distiller)
     assert plain.keys() == TERMS.keys()
     for term, loss in plain.items():
         assert loss > 1e-4, term
@@ -92,20 +93,20 @@ def test_further_pads_change_nothing(changes, centre, make_med, make_batch):
 
 
 @pytest.mark.parametrize("term", [term for term in TERMS if term not in ("hr.image", "kd.itc", "kd.itm")])
-def test_each_text_counts_by_its_tokens(term, make_med, make_batch):
+def test_losses_are_means_over_tokens(term, make_med, make_batch):
     """A batch's loss is the mean over all tokens: that of two halves, weighted by their tokens."""
     student, teacher, batch = make_med(1), make_med(0), make_batch(size=6)
     distiller = Distiller(student.config, teacher.config, {term: 1.0})
-    whole = losses(student, teacher, batch, distiller=distiller)[term]
+    batch_loss = losses(student, teacher, batch, distiller=distiller)[term]
     mask = batch.answer_mask if term == "kd.vqa" else batch.mask
     total = count = 0
     for half in (slice(0, 2), slice(2, 6)):
         part = copy.copy(batch)
         for name, value in vars(batch).items():
             setattr(part, name, None if value is None else value[half])
-        tokens = mask[half].sum() - (len(mask[half]) if term.startswith("kd") else 0)  # words to say, or tokens
+        tokens = mask[half].sum() - (len(mask[half]) if term.startswith("kd") else 0)  # predicted tokens, or all
         total, count = total + losses(student, teacher, part, distiller=distiller)[term] * tokens, count + tokens
-    torch.testing.assert_close(whole, total / count)
+    torch.testing.assert_close(batch_loss, total / count)
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------
@@ -120,26 +121,26 @@ def test_cosine_by_hand():
     torch.testing.assert_close(cosine_loss(student, teacher), torch.tensor((0 + 1 + 2 + 0.5) / 4))
 
 
-def test_centred_states_by_hand():
-    """The mean of (1, 0), (3, 0) and (5, 6) is (3, 2), whatever stands where there is no token."""
+def test_centered_states_by_hand():
+    """The mean of (1, 0), (3, 0) and (5, 6) is (3, 2), whatever the padding holds."""
     states = torch.tensor([[[1.0, 0], [3, 0]], [[5, 6], [70, 80]]])
     mask = torch.tensor([[True, True], [True, False]])
     torch.testing.assert_close(centered(states, mask)[mask], torch.tensor([[-2.0, -2], [0, -2], [2, 4]]))
     torch.testing.assert_close(centered(states[:, :1]), torch.tensor([[[-2.0, -3]], [[2, 3]]]))
 
 
-def test_what_all_states_share_counts_until_they_are_centred(make_med, make_batch):
-    """A teacher's bias hides what its states differ in: only centered ones still tell the student what to learn."""
+def test_centering_reveals_what_a_shared_bias_hides(make_med, make_batch):
+    """With a large bias all states look alike: their cosine loss is near 0 unless they are centered."""
     student, teacher, batch = make_med(1), make_med(0), make_batch()
     with torch.no_grad():
         for model in (student, teacher):
             model.vision_model.post_layernorm.bias.add_(10)
-    plain, centre = (losses(student, teacher, batch, {"hr.image": 1.0}, center_states=c)["hr.image"] for c in (0, 1))
-    assert plain < 0.05 and centre > 0.5
+    plain, center = (losses(student, teacher, batch, {"hr.image": 1.0}, center_states=c)["hr.image"] for c in (0, 1))
+    assert plain < 0.05 and center > 0.5
 
 
 def test_divergence_of_maps_by_hand():
-    """Two heads are averaged first: (0.5, 0.5) from (0.75, 0.25); the masked query is as wrong as can be."""
+    """Two heads are averaged first: (0.5, 0.5) from (0.75, 0.25); the masked query has disjoint maps."""
     teacher = torch.tensor([[[[1.0, 0.0], [1, 0]], [[0.0, 1.0], [1, 0]]]])  # [1, 2, 2, 2]
     student = torch.tensor([[[[0.75, 0.25], [0, 1]]]])  # one head
     expected = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
@@ -147,16 +148,16 @@ def test_divergence_of_maps_by_hand():
     assert map_loss(student, teacher).item() > 5
 
 
-def test_divergences_against_torch():
+def test_losses_equal_those_of_torch():
     torch.manual_seed(0)
     p, q = torch.randn(2, 3, 4, 5, 6).softmax(-1).unbind(0)  # [3, 4, 5, 6]
-    theirs = F.kl_div(q.mean(1).log(), p.mean(1), reduction="none").sum(-1).mean()
-    torch.testing.assert_close(map_loss(q, p), theirs)
+    expected = F.kl_div(q.mean(1).log(), p.mean(1), reduction="none").sum(-1).mean()
+    torch.testing.assert_close(map_loss(q, p), expected)
     logits = torch.randn(2, 7, 6) * 3
-    theirs = F.kl_div(logits[0].log_softmax(-1), logits[1].log_softmax(-1), reduction="batchmean", log_target=True)
-    torch.testing.assert_close(logit_loss(logits[0], logits[1]), theirs)
-    theirs = nn.CosineEmbeddingLoss()(logits[0], logits[1], torch.ones(7))
-    torch.testing.assert_close(cosine_loss(logits[:1], logits[1:]), theirs)
+    expected = F.kl_div(logits[0].log_softmax(-1), logits[1].log_softmax(-1), reduction="batchmean", log_target=True)
+    torch.testing.assert_close(logit_loss(logits[0], logits[1]), expected)
+    expected = nn.CosineEmbeddingLoss()(logits[0], logits[1], torch.ones(7))
+    torch.testing.assert_close(cosine_loss(logits[:1], logits[1:]), expected)
 
 
 def test_maps_with_zeros_have_finite_gradients():
@@ -166,18 +167,18 @@ def test_maps_with_zeros_have_finite_gradients():
     assert loss.item() == 0 and student.grad.isfinite().all()
 
 
-def test_contrast_is_compared_both_ways(make_med, make_batch):
+def test_itc_logits_are_compared_in_both_directions(make_med, make_batch):
     student, teacher, batch = make_med(1), make_med(0), make_batch()
     loss = losses(student, teacher, batch, {"kd.itc": 1.0})["kd.itc"]
     tables = []
     for med in (student, teacher):
         image = med.project_image(med.encode_image(med.normalize(batch.images)))
         tables.append(image @ med.project_text(med.encode_text(batch.ids, batch.mask)).T / med.temp)
-    ways = [
+    directions = [
         F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True)
         for s, t in (tables, [table.T for table in tables])
     ]
-    torch.testing.assert_close(loss, sum(ways) / 2)
+    torch.testing.assert_close(loss, sum(directions) / 2)
 
 
 GOLDEN = {
@@ -198,8 +199,8 @@ def test_golden_numbers(make_med, make_batch, monkeypatch):
         "dlip.models.features.hard_negatives", lambda similarity, image_id: drawn
     )  # releases draw differently
     torch.manual_seed(9)
-    ours = losses(student, teacher, make_batch())
-    assert {term: round(loss.item(), 4) for term, loss in ours.items()} == pytest.approx(GOLDEN, abs=2e-4)
+    computed = losses(student, teacher, make_batch())
+    assert {term: round(loss.item(), 4) for term, loss in computed.items()} == pytest.approx(GOLDEN, abs=2e-4)
 
 
 # --- grids ------------------------------------------------------------------------------------------------------------
@@ -208,10 +209,10 @@ def test_golden_numbers(make_med, make_batch, monkeypatch):
 @pytest.mark.parametrize(("old", "new"), [(4, 2), (2, 4), (6, 4), (3, 5), (14, 24), (3, 3)])
 def test_maps_on_another_grid_stay_distributions(old, new):
     maps = torch.randn(2, 3, 5, 1 + old * old).softmax(-1)
-    ours = map_to_grid(maps, new)
-    assert ours.shape == (2, 3, 5, 1 + new * new) and (ours >= 0).all()
-    torch.testing.assert_close(ours.sum(-1), torch.ones(2, 3, 5))
-    torch.testing.assert_close(ours[..., 0], maps[..., 0])  # [CLS] keeps its own
+    resized = map_to_grid(maps, new)
+    assert resized.shape == (2, 3, 5, 1 + new * new) and (resized >= 0).all()
+    torch.testing.assert_close(resized.sum(-1), torch.ones(2, 3, 5))
+    torch.testing.assert_close(resized[..., 0], maps[..., 0])  # [CLS] keeps its own
     flat = torch.full((1, 1, 1, 1 + old * old), 0.7 / old**2)
     flat[..., 0] = 0.3
     expected = torch.full((1 + new * new,), 0.7 / new**2)
@@ -243,47 +244,47 @@ def test_states_on_another_grid():
     assert torch.equal(to_grid(tokens, 2)[:, 0], tokens[:, 0]) and to_grid(tokens, 7).shape == (2, 50, 6)
     torch.testing.assert_close(to_grid(torch.ones(1, 17, 3), 6), torch.ones(1, 37, 3))
     slope = torch.arange(4.0).repeat(4)[None, :, None]
-    ours = to_grid(torch.cat([torch.zeros(1, 1, 1), slope], 1), 2)[0, 1:, 0].unflatten(0, (2, 2))
-    torch.testing.assert_close(ours[0], ours[1])
-    assert ours[0, 0].item() == pytest.approx(3 - ours[0, 1].item()) and ours[0, 0] < 1.2
+    resized = to_grid(torch.cat([torch.zeros(1, 1, 1), slope], 1), 2)[0, 1:, 0].unflatten(0, (2, 2))
+    torch.testing.assert_close(resized[0], resized[1])
+    assert resized[0, 0].item() == pytest.approx(3 - resized[0, 1].item()) and resized[0, 0] < 1.2
 
 
 # --- layers and sources -----------------------------------------------------------------------------------------------
 
 
-def test_the_last_layers_by_default_and_others_if_asked(make_med):
+def test_last_layers_are_compared_by_default(make_med):
     student, teacher = make_med(text_layers=2, image_layers=2).config, make_med(text_layers=4, image_layers=3).config
     plain = Distiller(student, teacher, TERMS)
     assert set(plain.want("teacher").layers.values()) == set(plain.want("student").layers.values()) == {(-1,)}
-    asked = Distiller(student, teacher, TERMS, {"fusion": ((3, 1), (1, 0)), "image": ((2, 0),)})
-    assert asked.want("teacher").layers[("fusion", "cross")] == (3, 1)
-    assert asked.want("student").layers[("fusion", "cross")] == (1, 0)
-    assert asked.want("teacher").layers[("image", "states")] == (2,)
-    assert asked.want("student").layers[("image", "states")] == (0,)
-    assert asked.want("student").layers[("text", "states")] == (-1,)
+    chosen = Distiller(student, teacher, TERMS, {"fusion": ((3, 1), (1, 0)), "image": ((2, 0),)})
+    assert chosen.want("teacher").layers[("fusion", "cross")] == (3, 1)
+    assert chosen.want("student").layers[("fusion", "cross")] == (1, 0)
+    assert chosen.want("teacher").layers[("image", "states")] == (2,)
+    assert chosen.want("student").layers[("image", "states")] == (0,)
+    assert chosen.want("student").layers[("text", "states")] == (-1,)
 
 
-def test_named_layers_are_the_ones_compared(make_med, make_batch):
-    """Against the terms made of states and maps that are read one by one."""
+def test_chosen_layers_are_compared(make_med, make_batch):
+    """Against losses of states and maps taken one by one."""
     student, teacher, batch = make_med(1), make_med(0, text_layers=3), make_batch()
     pairs = {"fusion": ((2, 1), (0, 0)), "text": ((1, 0),)}
     weights = {"hr.fusion": 1.0, "hr.text": 1.0, "at.self": 1.0, "at.cross": 1.0}
-    ours = losses(student, teacher, batch, weights, layers=pairs, learn_teacher_projection=False)
+    computed = losses(student, teacher, batch, weights, layers=pairs, learn_teacher_projection=False)
     reads = {}
     for name, med in (("s", student), ("t", teacher)):
         layers = range(med.config.text_layers)
         wanted = {("fusion", kind): tuple(layers) for kind in ("states", "self", "cross")}
         reads[name] = med(batch, Want(layers={**wanted, ("text", "states"): tuple(layers)}))
     s, t = reads["s"], reads["t"]
-    torch.testing.assert_close(ours["hr.text"], cosine_loss(s.states("text", 0), t.states("text", 1), batch.mask))
+    torch.testing.assert_close(computed["hr.text"], cosine_loss(s.states("text", 0), t.states("text", 1), batch.mask))
     for kind in ("self", "cross"):
         each = [map_loss(s.maps("fusion", kind, b), t.maps("fusion", kind, a), batch.mask) for a, b in pairs["fusion"]]
-        torch.testing.assert_close(ours[f"at.{kind}"], sum(each) / 2)
+        torch.testing.assert_close(computed[f"at.{kind}"], sum(each) / 2)
     each = [cosine_loss(s.states("fusion", b), t.states("fusion", a), batch.mask) for a, b in pairs["fusion"]]
-    torch.testing.assert_close(ours["hr.fusion"], sum(each) / 2)
+    torch.testing.assert_close(computed["hr.fusion"], sum(each) / 2)
 
 
-def test_layers_that_are_not_there_are_refused_at_once(make_med):
+def test_missing_layers_are_refused(make_med):
     config = make_med().config
     with pytest.raises(UserError, match="image has no states of layer 5"):
         Distiller(config, config, HR, {"image": ((5, 1),)})
@@ -296,7 +297,7 @@ def test_layers_that_are_not_there_are_refused_at_once(make_med):
      ("kd.itc", ("image", "text")), ("kd.lm", ("image", "decoder")), ("kd.itm", ("image", "fusion")),
      ("kd.vqa", ("image", "question", "decoder"))],
 )  # fmt: skip
-def test_a_source_that_nobody_wants_is_not_computed(term, computed, make_med, make_batch):
+def test_unneeded_sources_are_not_computed(term, computed, make_med, make_batch):
     """Counts passes through the modules; mining ITM's negatives costs the student a text pass, the teacher nothing."""
     student, teacher, counts = make_med(1), make_med(0), {"student": Counter(), "teacher": Counter()}
     for med, seen in ((student, counts["student"]), (teacher, counts["teacher"])):
@@ -315,12 +316,12 @@ def test_a_source_that_nobody_wants_is_not_computed(term, computed, make_med, ma
 
 def test_one_pass_serves_all_terms(make_med, make_batch):
     """Every term at once: each source of teacher and student is computed once a batch."""
-    for asked in ("student", "teacher"):
+    for side in ("student", "teacher"):
         meds = {"student": make_med(1), "teacher": make_med(0)}
         seen = Counter()
-        meds[asked].vision_model.register_forward_hook(lambda *_, seen=seen: seen.update(["image"]))
-        meds[asked].text_encoder.register_forward_hook(lambda *_, seen=seen: seen.update(["text"]))
-        meds[asked].text_decoder.bert.register_forward_hook(lambda *_, seen=seen: seen.update(["decoder"]))
+        meds[side].vision_model.register_forward_hook(lambda *_, seen=seen: seen.update(["image"]))
+        meds[side].text_encoder.register_forward_hook(lambda *_, seen=seen: seen.update(["text"]))
+        meds[side].text_decoder.bert.register_forward_hook(lambda *_, seen=seen: seen.update(["decoder"]))
         losses(meds["student"], meds["teacher"], make_batch())
         assert seen == {"image": 1, "text": 3, "decoder": 2}  # text, fusion and question; caption and answer
 
@@ -328,7 +329,7 @@ def test_one_pass_serves_all_terms(make_med, make_batch):
 # --- teacher and projections ------------------------------------------------------------------------------------------
 
 
-def test_the_teacher_cannot_be_changed(make_med, make_batch):
+def test_the_teacher_is_frozen(make_med, make_batch):
     med, batch = make_med(dropout=0.5).train(), make_batch()
     teacher = Teacher(med)
     holder = nn.ModuleDict({"teacher": teacher}).train()
@@ -341,14 +342,14 @@ def test_the_teacher_cannot_be_changed(make_med, make_batch):
     assert not any(one.states(source).requires_grad for source in SOURCES)
 
 
-@pytest.mark.parametrize("learnt", [True, False])
-def test_projections_are_reached_by_the_optimiser(learnt, make_med, make_batch):
+@pytest.mark.parametrize("learned", [True, False])
+def test_projections_are_trained(learned, make_med, make_batch):
     student, teacher, batch = make_med(1, **OTHER), make_med(0), make_batch()
-    config = TrainConfig(weights=HR, learn_teacher_projection=learnt)
+    config = TrainConfig(weights=HR, learn_teacher_projection=learned)
     learner = Learner(VLM(student, None), VLM(teacher, None), config)
     before = {name: p.clone() for name, p in learner.named_parameters()}
     sides = {name.split(".")[1] for name in before if name.startswith("distiller.")}
-    assert sides == ({"student_projections", "teacher_projections"} if learnt else {"student_projections"})
+    assert sides == ({"student_projections", "teacher_projections"} if learned else {"student_projections"})
     adamw = make_optimizer(learner, config)
     sum(learner(batch, Teacher(teacher), 0, 0.0).values()).backward()
     frozen = {name: p.clone() for name, p in teacher.named_parameters()}

@@ -29,7 +29,7 @@ def made(student: VLM, teacher: VLM | None, config: TrainConfig) -> tuple:
     return Learner(student, teacher, config), Teacher(teacher.med) if teacher else None
 
 
-def test_flops_as_counted_by_hand(teacher):
+def test_flops_by_hand(teacher):
     """Of labels alone the image encoder's products: forward once, backward twice, but not for the pixels' gradient."""
     config = TrainConfig(steps=1, batch_size=4, weights={"tags": 1.0})
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=4)
@@ -43,7 +43,7 @@ def test_flops_as_counted_by_hand(teacher):
     assert found.flops == 4 * (3 * image - patches + 3 * head)
 
 
-def test_few_images_predict_the_whole_batch(teacher):
+def test_small_probes_predict_a_batch(teacher):
     config = TrainConfig(
         steps=1, batch_size=16, weights={"itc": 1, "itm": 1, "lm": 1, "vqa": 1, "hr.image": 1, "kd.lm": 1}
     )
@@ -108,7 +108,7 @@ def test_first_images_keep_their_questions_and_padding(teacher):
     assert first_images(batch, 6) is batch
 
 
-def test_terms_that_join_later_cost_from_then_on(teacher, monkeypatch):
+def test_joining_terms_cost_from_their_step(teacher, monkeypatch):
     monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=8)
     config = TrainConfig(steps=10, batch_size=8, weights={"hr.image": 1.0, "lm": 1.0})
@@ -142,14 +142,14 @@ def test_memory_and_hours(teacher, monkeypatch):
     assert half["memory_gb"]["saved"] < alone["memory_gb"]["saved"]
 
 
-def test_hours_of_long_and_short_runs_can_be_read(teacher):
+def test_long_and_short_hours_are_readable(teacher):
     config = TrainConfig(steps=1, batch_size=4)
     found = budget(new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0), Scenes("val", size=4), config)
     lines = costs.text(found | {"hours": {"T4": 12345.6, "V100": 99.99, "L4": 0.0321, "A100": 3e-7}}).splitlines()
     assert [line.split()[1] for line in lines[-4:]] == ["12,346", "100", "0.0321", "<0.001"]
 
 
-def test_a_dry_run_writes_nothing_and_draws_nothing(tmp_path, monkeypatch, capsys, teacher):
+def test_dry_run_writes_no_files_and_draws_no_random_numbers(tmp_path, monkeypatch, capsys, teacher):
     monkeypatch.chdir(tmp_path)
     words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--limit", "8", "--batch-size", "8"]
     words += ["--epochs", "1200", "--joins", "itm=1100", "--out", "run", "--dry-run"]
@@ -167,7 +167,7 @@ def test_a_dry_run_writes_nothing_and_draws_nothing(tmp_path, monkeypatch, capsy
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_mistakes_are_found_before_a_probe(capsys):
+def test_invalid_options_are_refused_before_a_probe(capsys):
     words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--weights", "vlp", "--out", "run"]
     assert main([*words, "--dry-run"]) == 2
     assert "no term of hr.*" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_losses_and_gradients_stay_the_same(terms, make_med, make_batch):
     assert learn(learner, teacher, batch)[2] == plain[2]
 
 
-def test_a_run_is_the_same_run(tiny, tmp_path):
+def test_layer_modes_do_not_change_a_run(tiny, tmp_path):
     config, rows = TrainConfig(steps=2, batch_size=4, warmup=1, log_every=1), []
     for on in (False, True):
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ def test_a_run_is_the_same_run(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("backend", "terms"), [("inductor", {"itc": 1.0}), ("aot_eager", {**VLP, **HR, **AT, **KD})], ids=["g++", "traced"]
 )
-def test_compiled_layers_learn_the_same(backend, terms, make_med, make_batch, monkeypatch):
+def test_compiled_layers_have_the_same_gradients(backend, terms, make_med, make_batch, monkeypatch):
     """With g++, which takes long, for a few layers; for all terms what is traced is run without it."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     student, teacher, batch = VLM(make_med(1), None), VLM(make_med(0), None), make_batch()
@@ -86,7 +86,7 @@ def test_compiled_layers_learn_the_same(backend, terms, make_med, make_batch, mo
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
-def test_a_machine_without_a_compiler_says_so(make_med, monkeypatch):
+def test_compile_without_a_compiler_is_refused(make_med, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with pytest.raises(UserError, match="needs a C.. compiler"):

@@ -36,7 +36,7 @@ def test_losses_fall(terms, steps, make_vlm, tmp_path):
     assert not student.med.training and run.config()["train"]["steps"] == steps
 
 
-def test_a_student_nears_its_teacher(make_vlm, tmp_path):
+def test_distillation_approaches_the_teacher(make_vlm, tmp_path):
     teacher = make_vlm(0)
     config = SHORT.replace(steps=40, lr=5e-3, save_every=40, log_every=5, weights={**HR, **AT, **KD})
     before = {name: p.clone() for name, p in teacher.med.named_parameters()}
@@ -47,7 +47,7 @@ def test_a_student_nears_its_teacher(make_vlm, tmp_path):
     assert all(torch.equal(p, before[name]) for name, p in teacher.med.named_parameters())
 
 
-def test_a_teacher_is_not_asked_before_its_terms_join(make_vlm, tmp_path):
+def test_teacher_runs_only_after_its_terms_join(make_vlm, tmp_path):
     teacher, asked = make_vlm(0), []
     teacher.med.register_forward_hook(lambda *_: asked.append(1))
     config = SHORT.replace(weights={"lm": 1.0, "hr.text": 1.0}, joins={"hr.text": 4})
@@ -76,7 +76,7 @@ def test_terms_join_in_their_step(make_vlm, tmp_path):
     assert (
         train(make_vlm(1), TRAIN_SCENES, alone, tmp_path / "one", progress=False).losses()["itc"][0] == losses["itc"][0]
     )
-    with pytest.raises(UserError, match="no loss term is there at the first step"):
+    with pytest.raises(UserError, match="no loss term is active in the first step"):
         late.replace(joins={"itc": 1, "lm": 1, "hr.image": 1})
     with pytest.raises(UserError, match="no loss term 'hr.imgae'"):
         late.replace(joins={"hr.imgae": 1})
@@ -96,7 +96,7 @@ def test_accumulation_equals_one_batch(make_vlm, tmp_path):
         assert losses == pytest.approx(results[0][1], abs=1e-4)
 
 
-def test_micro_batches_are_the_configurations_whatever_the_environment_says(make_vlm, tmp_path, monkeypatch):
+def test_environment_does_not_change_accumulation(make_vlm, tmp_path, monkeypatch):
     plain = train(make_vlm(1), TRAIN_SCENES, SHORT.replace(steps=2), tmp_path / "plain", progress=False)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
     assert untimed_rows(
@@ -114,7 +114,7 @@ class Asked(Scenes):
 
 
 @pytest.mark.parametrize("term", ["vqa", "lm"])
-def test_accumulation_equals_one_batch_where_few_pictures_have_what_a_term_needs(term, make_vlm, tmp_path):
+def test_accumulation_equals_one_batch_of_partly_annotated_images(term, make_vlm, tmp_path):
     config = SHORT.replace(steps=1, warmup=0, weights={term: 1.0}, batch_size=24, label_smoothing=0.0)
     results = []
     for accumulate in (1, 4, 12):
@@ -145,7 +145,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
+def test_resume_is_bit_exact(case, make_vlm, tmp_path):
     """Stopped in evaluation at step 5, in a batch after it, and compared with a run that never stopped."""
     config, changes = CASES[case]
     config = config.replace(eval_every=5)
@@ -175,7 +175,7 @@ def test_a_stopped_run_goes_on_to_the_last_bit(case, make_vlm, tmp_path):
     assert sorted(path.name for path in parts.folder.glob("checkpoint-*")) == ["checkpoint-00000004.safetensors", name]
 
 
-def test_the_scale_of_fp16_is_resumed(make_vlm, tmp_path, monkeypatch):
+def test_fp16_scale_is_resumed(make_vlm, tmp_path, monkeypatch):
     """The first losses overflow and their steps are left out."""
     force_fp16_scaler(monkeypatch, 2.0**40, 2.0**-16)
 
@@ -201,7 +201,7 @@ def test_the_scale_of_fp16_is_resumed(make_vlm, tmp_path, monkeypatch):
     assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
 
 
-def test_a_finished_run_is_left_as_it_is(make_vlm, tmp_path):
+def test_finished_run_is_unchanged(make_vlm, tmp_path):
     run = train(make_vlm(), TRAIN_SCENES, SHORT, tmp_path, progress=False)
     before, rows = (tmp_path / "model.safetensors").read_bytes(), run.rows()
     again = train(make_vlm(5), TRAIN_SCENES, SHORT, tmp_path, progress=False)
@@ -216,7 +216,7 @@ def test_a_finished_run_is_left_as_it_is(make_vlm, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run@48", "scenes/student"])
-def test_a_run_s_model_is_its_own_whatever_its_folder_is_called(name, make_vlm, tmp_path, monkeypatch):
+def test_model_of_a_folder_named_like_a_built_in_one(name, make_vlm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_vlm(3).save("run")
     student = make_vlm()
@@ -224,7 +224,7 @@ def test_a_run_s_model_is_its_own_whatever_its_folder_is_called(name, make_vlm, 
     assert weights_hash(run.model()) == weights_hash(student) and run.model().name == name
 
 
-def test_the_seed_decides(make_vlm, tmp_path):
+def test_seed_determines_the_run(make_vlm, tmp_path):
     runs = [
         untimed_rows(train(make_vlm(1), TRAIN_SCENES, SHORT.replace(seed=seed), tmp_path / f"{i}", progress=False))
         for i, seed in enumerate((0, 0, 1))
@@ -235,7 +235,7 @@ def test_the_seed_decides(make_vlm, tmp_path):
 # --- evaluation during training ---------------------------------------------------------------------------------------
 
 
-def test_evaluation_is_logged_and_changes_nothing(make_vlm, tmp_path):
+def test_evaluation_is_logged_and_does_not_change_training(make_vlm, tmp_path):
     """Also when it comes before the first row of losses; the student trains on with its dropout."""
     seen = []
 

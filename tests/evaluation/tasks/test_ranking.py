@@ -8,7 +8,7 @@ from dlip.evaluation.tasks.ranking import Nearest, nearest, ranks, reranked
 from tests.helpers import reference_rank
 
 
-def test_ranks_are_those_of_a_sort():
+def test_ranks_equal_those_of_a_sort():
     torch.manual_seed(0)
     scores = torch.randn(50, 30)
     own = torch.rand(50, 30) < 0.1
@@ -17,7 +17,7 @@ def test_ranks_are_those_of_a_sort():
     assert ranks(scores, own).tolist() == [reference_rank(*row) for row in rows]
 
 
-def test_ties_keep_their_order_and_no_number_is_no_hit():
+def test_ties_keep_their_order_and_nan_is_no_hit():
     own = torch.eye(4, dtype=torch.bool)
     assert ranks(torch.zeros(4, 4), own).tolist() == [0, 1, 2, 3]
     assert ranks(torch.full((4, 4), float("nan")), own).tolist() == [3, 3, 3, 3]
@@ -26,7 +26,7 @@ def test_ties_keep_their_order_and_no_number_is_no_hit():
     assert ranks(broken, own).tolist() == [1, 0, 0, 0]
 
 
-def test_ranks_counted_by_hand():
+def test_ranks_by_hand():
     """Three pictures with two, one and three captions."""
     scores = torch.tensor([
         [0.1, 0.9, 0.8, 0.15, 0.3, 0.4],  # second caption first
@@ -38,14 +38,14 @@ def test_ranks_counted_by_hand():
     assert ranks(scores.T, own.T).tolist() == [2, 0, 2, 1, 2, 2]
 
 
-def test_two_items_of_one_picture_own_each_others_captions():
+def test_items_of_one_image_share_their_captions():
     similarity = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.5], [0.0, 0.0, 1.0]])
     of = torch.tensor([4, 4, 5])
     assert nearest(similarity, torch.eye(3), of, of, 1).rank.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("k", [0, 3, 60])
-def test_pieces_are_the_whole(k, monkeypatch):
+def test_chunks_do_not_change_the_result(k, monkeypatch):
     torch.manual_seed(0)
     queries, gallery = torch.randn(30, 8), torch.randn(50, 8)
     of = torch.arange(30) % 10, torch.arange(50) % 10
@@ -58,7 +58,7 @@ def test_pieces_are_the_whole(k, monkeypatch):
 
 
 @pytest.mark.parametrize("broken", [None, float("nan"), float("inf")])
-def test_ranks_are_counted_as_they_are_sorted(broken, monkeypatch):
+def test_counted_ranks_equal_sorted_ranks(broken, monkeypatch):
     """With equals on both sides, queries that own nothing or much, and numbers that are none."""
     monkeypatch.setattr(ranking, "CHUNK_SIMILARITIES", 200)
     monkeypatch.setattr(ranking, "CHUNK_COLUMNS", 7)
@@ -74,7 +74,7 @@ def test_ranks_are_counted_as_they_are_sorted(broken, monkeypatch):
     assert torch.equal(nobodys.rank, ranks(similarity, torch.zeros_like(own)))
 
 
-def test_candidates_scored_again_come_before_the_rest():
+def test_reranked_candidates_come_first():
     """Gallery of 9, 3 candidates: own ones among them, none of them, and one whose score is no number."""
     found = Nearest(torch.zeros(4, 3).long(), torch.zeros(4, 3), torch.tensor([2, 6, 0, 1]))
     scores = torch.tensor([[0.1, 0.2, 0.3], [1.0, 2.0, 3.0], [0.5, 0.4, float("nan")], [0.1, 0.1, 0.1]])

@@ -34,7 +34,7 @@ def plain(tiny, scenes):
 
 @pytest.mark.parametrize("k", [0, 1, 3, 8, 100])
 @torch.inference_mode()
-def test_the_plain_procedure(tiny, scenes, plain, k):
+def test_retrieval_against_pairwise_scores(tiny, scenes, plain, k):
     """Each query's k best get similarity + logit, the others 100 less; picture by picture and text by text."""
     tiny.med.eval()
     found = predict(tiny, scenes, k=k, batch_size=3, progress=False)
@@ -52,7 +52,7 @@ def test_the_plain_procedure(tiny, scenes, plain, k):
 
 
 @torch.inference_mode()
-def test_figures_and_rows(tiny, scenes):
+def test_metrics_and_rows(tiny, scenes):
     tiny.med.eval()
     found = predict(tiny, scenes, k=3, progress=False)
     outcome = score(found)
@@ -67,7 +67,7 @@ def test_figures_and_rows(tiny, scenes):
 
 
 @torch.inference_mode()
-def test_pictures_beyond_what_is_kept_are_encoded_again(tiny, scenes, monkeypatch):
+def test_images_beyond_the_memory_limit_are_encoded_again(tiny, scenes, monkeypatch):
     tiny.med.eval()
     kept = predict(tiny, scenes, k=3, batch_size=3, progress=False)
     monkeypatch.setattr(retrieval, "MAX_STATE_BYTES", 50_000)  # of one batch, not of two
@@ -75,7 +75,7 @@ def test_pictures_beyond_what_is_kept_are_encoded_again(tiny, scenes, monkeypatc
     assert torch.equal(kept.tr.scores, again.tr.scores) and torch.equal(kept.ir.scores, again.ir.scores)
 
 
-def test_a_pair_that_both_directions_ask_for_is_scored_once(tiny, scenes, monkeypatch):
+def test_pair_of_both_directions_is_scored_once(tiny, scenes, monkeypatch):
     seen, keys = [], []
     fuse_with, cross = type(tiny.med).fuse_with, type(tiny.med.text_encoder).cross
     monkeypatch.setattr(
@@ -90,7 +90,7 @@ def test_a_pair_that_both_directions_ask_for_is_scored_once(tiny, scenes, monkey
 
 
 @torch.inference_mode()
-def test_equal_texts_are_equally_good(tiny, scenes, monkeypatch):
+def test_equal_texts_have_equal_scores(tiny, scenes, monkeypatch):
     """Whatever would be beside each of them in a batch."""
     monkeypatch.setattr(retrieval, "TEXT_BATCH", 3)
 
@@ -110,7 +110,7 @@ def test_equal_texts_are_equally_good(tiny, scenes, monkeypatch):
     assert len({tuple(row) for row in found.ir.scores[::4].tolist()}) == 1  # "a red star", whosever it is
 
 
-def test_the_built_in_scenes_alone_have_fewer_candidates(tiny, scenes):
+def test_only_built_in_scenes_have_fewer_candidates(tiny, scenes):
     class Folder(list):
         name, split = "scenes", "test"  # as a folder of photos may be called
 
@@ -119,7 +119,7 @@ def test_the_built_in_scenes_alone_have_fewer_candidates(tiny, scenes):
     assert few.shape == (8, 16) and many.shape == (8, 40)
 
 
-def test_a_model_that_has_not_learnt_itm_ranks_by_itc_and_says_so(tiny, scenes, monkeypatch):
+def test_model_without_itm_ranks_by_itc_with_a_note(tiny, scenes, monkeypatch):
     tiny.med.eval()
     plain = retrieval.run(tiny, scenes, k=0, progress=False)
     monkeypatch.setattr(tiny.med, "abilities", frozenset({"itc", "vqa"}), raising=False)

@@ -26,7 +26,7 @@ from dlip.evaluation.tasks.vqa import best_answers, blind_baseline, log_likeliho
         ("3.5", "3.5"), ("3. 5", "3 5"), ("mt. fuji", "mt fuji"), ("u.s.a", "usa"), (".5", ".5"),
     ],
 )  # fmt: skip
-def test_normalisation(answer, expected):
+def test_normalization(answer, expected):
     """By the published rules, and their program where the rules are silent (spaces beside punctuation)."""
     assert normalize(answer) == expected
 
@@ -106,7 +106,7 @@ def states_of(vlm, dataset):
 
 
 @torch.inference_mode()
-def test_ranking_picks_what_likelihoods_one_by_one_pick(tiny, scenes, monkeypatch):
+def test_best_answers_have_the_highest_likelihood(tiny, scenes, monkeypatch):
     tiny.med.eval()
     asked, states, mask = states_of(tiny, scenes)
     plain = torch.tensor([[plain_likelihood(tiny, scenes[i].image, q, a) for a in ANSWERS] for i, q in asked])
@@ -121,7 +121,7 @@ def test_ranking_picks_what_likelihoods_one_by_one_pick(tiny, scenes, monkeypatc
 
 
 @torch.inference_mode()
-def test_ranking_a_long_list_scores_the_likeliest_first_tokens(tiny, scenes):
+def test_long_answer_list_is_filtered_by_first_token(tiny, scenes):
     """With k = 1 the first token alone decides; among first tokens of one likelihood, any of their answers may."""
     tiny.med.eval()
     _, states, mask = states_of(tiny, scenes)
@@ -131,7 +131,7 @@ def test_ranking_a_long_list_scores_the_likeliest_first_tokens(tiny, scenes):
         assert logits[best] == logits.max()
 
 
-def test_an_answer_that_is_too_long_to_read_is_named(tiny):
+def test_too_long_answer_is_refused(tiny):
     states, mask = torch.zeros(1, 3, tiny.med.config.image_width), torch.ones(1, 3, dtype=torch.bool)
     with pytest.raises(UserError, match=r"the answer 'red red .* is longer than the \d+ tokens that this model reads"):
         best_answers(tiny, states, mask, ["blue", "red " * 600])
