@@ -16,6 +16,7 @@ from dlip.models.config import ModelConfig
 from dlip.models.features import SOURCES, Features, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
 from dlip.models.med import Med
+from dlip.training.terms import distills
 
 MAPS = {
     "at.self": ("fusion", "self"),
@@ -130,7 +131,7 @@ class Distiller(nn.Module):
         center_states: bool = False,
     ):
         super().__init__()
-        self.terms = [term for term, weight in weights.items() if weight and "." in term]
+        self.terms = distills(weights)
         self.layers, self.grid, self.center_states = layers or {}, student.grid, center_states
         self.student_projections, self.teacher_projections = nn.ModuleDict(), nn.ModuleDict()
         for source in (term.removeprefix("hr.") for term in self.terms if term.startswith("hr.")):

@@ -6,10 +6,11 @@ temporary tensors within an operation and the libraries' own memory are not coun
 """
 
 import time
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -123,14 +124,11 @@ def extrapolate(learner: Learner, teacher: Teacher | None, batch: Batch, config:
     FLOPs and memory are linear in the number of images, with an offset (a queue, weights cast to bf16) that a probe of
     half as many images shows. Time is taken as proportional.
     """
-    images = PROBE_IMAGES
-    while True:
-        full = probe(learner, teacher, first_images(batch, images), config, step)
-        if full.images == len(batch):
-            return full
-        if full.seconds > MIN_PROBE_S:
-            break
-        images *= 4
+    full = probe(learner, teacher, first_images(batch, PROBE_IMAGES), config, step)
+    while full.images < len(batch) and full.seconds <= MIN_PROBE_S:
+        full = probe(learner, teacher, first_images(batch, 4 * full.images), config, step)
+    if full.images == len(batch):
+        return full
     half = probe(learner, teacher, first_images(batch, full.images // 2), config, step)
     factor = (len(batch) - full.images) / (full.images - half.images)
     return Step(
@@ -145,14 +143,9 @@ def first_images(batch: Batch, images: int) -> Batch:
     if len(batch) <= images:
         return batch
     questions = range(images) if batch.question_rows is None else batch.question_rows.lt(images).nonzero()[:, 0]
-    rows = dict.fromkeys(("question_ids", "question_mask", "answer_ids", "answer_mask", "question_rows"), questions)
-    if not len(questions):
-        rows = dict.fromkeys(rows, [0])
-    changes = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if value is not None:
-            changes[field.name] = value[rows.get(field.name, slice(images))]
+    by_question = ("question_ids", "question_mask", "answer_ids", "answer_mask", "question_rows")
+    rows = dict.fromkeys(by_question, questions if len(questions) else [0])
+    changes = {name: value[rows.get(name, slice(images))] for name, value in vars(batch).items() if value is not None}
     if changes.get("question_rows") is not None:
         changes["question_rows"] = changes["question_rows"].clamp(max=images - 1)
     return replace(batch, **changes)
@@ -161,14 +154,13 @@ def first_images(batch: Batch, images: int) -> Batch:
 def _resident(learner: Learner, teacher: VLM | None) -> list[tuple[str, int]]:
     """Bytes held during the whole run, by purpose."""
 
-    def size(module: nn.Module, trained: bool | None = None) -> int:
-        tensors = [p for p in module.parameters() if trained is None or p.requires_grad is trained]
-        return sum(p.numel() * p.element_size() for p in tensors)
+    def size(tensors: Iterable[Tensor]) -> int:
+        return sum(tensor.nbytes for tensor in tensors)
 
-    trained = size(learner, True)
+    trained = size(p for p in learner.parameters() if p.requires_grad)
     return [
-        ("student", size(learner) + sum(b.numel() * b.element_size() for b in learner.buffers())),
-        ("gradients", trained), ("optimizer", 2 * trained), ("teacher", size(teacher.med) if teacher else 0),
+        ("student", size([*learner.parameters(), *learner.buffers()])), ("gradients", trained),
+        ("optimizer", 2 * trained), ("teacher", size(teacher.med.parameters()) if teacher else 0),
     ]  # fmt: skip
 
 

@@ -30,13 +30,9 @@ class Learner(nn.Module):
         self.distiller = None
         if teacher is not None:
             self.distiller = Distiller(
-                student.med.config,
-                teacher.med.config,
-                config.weights,
-                config.layers,
-                config.learn_teacher_projection,
-                config.center_states,
-            )
+                student.med.config, teacher.med.config, config.weights, config.layers,
+                config.learn_teacher_projection, config.center_states,
+            )  # fmt: skip
         self.tag_head = nn.Linear(student.med.config.image_width, tags) if config.weights.get("tags") else None
 
     def want(self, terms: frozenset[str]) -> Want:
@@ -56,10 +52,10 @@ class Learner(nn.Module):
             batch = pad_to_longest(batch, self.med.config.pad_id)
         features = self.med(batch, self.want(terms))
         losses = {}
-        if "itc" in terms and self.momentum is None:
-            losses["itc"] = objectives.itc(features)
-        elif "itc" in terms:
-            losses["itc"] = self.momentum(features, self.med, batch, epoch)
+        if "itc" in terms:
+            losses["itc"] = (
+                self.momentum(features, self.med, batch, epoch) if self.momentum else objectives.itc(features)
+            )
         if "itm" in terms:
             losses["itm"] = objectives.itm(features)
         if "lm" in terms:

@@ -11,6 +11,7 @@ One training step, in reading order:
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
@@ -40,7 +41,7 @@ from dlip.training.learner import Learner
 from dlip.training.optimizer import OptimizerStep
 from dlip.training.run_folder import Run, run_inputs
 from dlip.training.teacher_cache import TeacherCache
-from dlip.training.terms import NEEDS
+from dlip.training.terms import NEEDS, distills
 from dlip.vlm import VLM
 
 
@@ -148,7 +149,7 @@ def _train(
                 images_per_s = round(config.batch_size / seconds, 1)
                 run.log({
                     "step": step, "epoch": round(step / steps_per_epoch, 3),
-                    "lr": optimizer_step.learning_rate(step - 1),
+                    "lr": optimizer_step.adamw.param_groups[0]["lr"],
                     "norm": round(optimizer_step.norm, 4) if math.isfinite(optimizer_step.norm) else None,
                     "images_per_s": images_per_s, "losses": losses,
                 })  # fmt: skip
@@ -172,12 +173,11 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self.steps, self.sums, self.started = 0, {}, time.perf_counter()
+        self.steps, self.sums, self.started = 0, Counter(), time.perf_counter()
 
     def add(self, losses: dict[str, float]) -> None:
         self.steps += bool(losses)
-        for term, value in losses.items():
-            self.sums[term] = self.sums.get(term, 0.0) + value
+        self.sums.update(losses)
 
     def read(self) -> tuple[dict[str, float], float]:
         """Mean loss by term and seconds per step; both start anew."""
@@ -200,7 +200,7 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
     """Raises UserError where the weighted terms, the models and the data do not fit together, or a model is packed."""
     for model in filter(None, (student, teacher)):
         refuse_packed(model.med)
-    terms = [term for term, weight in config.weights.items() if weight and "." in term]
+    terms = distills(config.weights)
     if terms and teacher is None:
         raise UserError(f"the term {terms[0]} needs a teacher; name one")
     if teacher is not None:
@@ -222,12 +222,9 @@ def check_data(dataset, config: TrainConfig) -> None:
     """
     needs = {NEEDS.get(term, "captions"): term for term, weight in config.weights.items() if weight}
     tags = dataset[0].tags
+    available = {"images": True, "tags": tags is not None and len(tags) > 0}
     for noun, term in needs.items():
-        if noun == "tags":
-            there = tags is not None and len(tags)
-        else:
-            there = noun not in ("captions", "questions") or has_field(dataset, noun)
-        if not there:
+        if not (available[noun] if noun in available else has_field(dataset, noun)):
             raise UserError(f"the term {term} needs {noun}, which {dataset.name} does not have; set its weight to 0")
     if len(dataset) < config.batch_size:
         raise UserError(

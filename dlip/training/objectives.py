@@ -108,11 +108,14 @@ class MomentumITC(nn.Module):
     @torch.no_grad()
     def update(self, med: Med) -> None:
         """Queues the vectors since the last update; encoders <- m encoders + (1 - m) student."""
-        for images, texts, ids in self.waiting:
-            self._push(images, texts, ids)
+        for images, texts, ids in self.waiting if self.size else ():
+            n = min(len(images), self.size)
+            rows = (self.place + torch.arange(n, device=images.device)) % self.size
+            self.images[rows], self.texts[rows], self.ids[rows] = images[:n], texts[:n], ids[:n]
+            self.place.copy_((self.place + n) % self.size)
         self.waiting.clear()
-        for name, own in self.encoders.items():
-            torch._foreach_lerp_(list(own.parameters()), list(getattr(med, name).parameters()), 1 - self.momentum)
+        for name, encoder in self.encoders.items():
+            torch._foreach_lerp_(list(encoder.parameters()), list(getattr(med, name).parameters()), 1 - self.momentum)
 
     @torch.no_grad()
     def embed(self, med: Med, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -147,13 +150,6 @@ class MomentumITC(nn.Module):
             loss = loss - (targets * global_log_softmax(student_logits)).sum()
         self.waiting.append((images[captioned], texts[captioned], ids))
         return loss * distributed.batch_world_size() / (2 * max(1, len(hard)))
-
-    def _push(self, images: Tensor, texts: Tensor, ids: Tensor) -> None:
-        if self.size:
-            n = min(len(images), self.size)
-            at = (self.place + torch.arange(n, device=images.device)) % self.size
-            self.images[at], self.texts[at], self.ids[at] = images[:n], texts[:n], ids[:n]
-            self.place.copy_((self.place + n) % self.size)
 
 
 def global_log_softmax(logits: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ import warnings
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
@@ -41,16 +40,6 @@ def make_optimizer(learner: Learner, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
 
 
-def nonfinite_gradients(losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[str]:
-    """Terms whose own gradient is non-finite."""
-    found = []
-    for term, loss in losses.items():
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
-            found.append(term)
-    return found
-
-
 class OptimizerStep:
     """Forward and backward over a step's micro-batches, gradient clipping, AdamW.
 
@@ -69,9 +58,6 @@ class OptimizerStep:
         self.scalars = [p for p in trained if not p.ndim]  # the temperature, whose gradient would drown the others
         self.norm, self.skipped_in_a_row = math.nan, 0
 
-    def learning_rate(self, step: int) -> float:
-        return learning_rate(step, self.config, self.steps_per_epoch)
-
     def __call__(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> dict[str, float]:
         """Does the step counted from 0. Returns the mean loss by term and their weighted sum "total"; {} if skipped.
 
@@ -81,7 +67,7 @@ class OptimizerStep:
         self.losses: dict[str, float] = {}
         self.nonfinite: list[str] = []
         for group in self.adamw.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = learning_rate(step, self.config, self.steps_per_epoch)
         for batch, weights in zip(micro_batches, self._micro_batch_weights(micro_batches), strict=True):
             with self.accelerator.accumulate(self.model), self.accelerator.autocast():
                 self._backward(batch, weights, teacher, step)
@@ -143,7 +129,10 @@ class OptimizerStep:
         parameters, terms = [*self.clipped, *self.scalars], {}
         for batch in micro_batches:
             losses = self.learner(batch.to(self.accelerator.device), teacher, step, step / self.steps_per_epoch)
-            terms |= dict.fromkeys(nonfinite_gradients(losses, parameters))
+            for term, loss in losses.items():
+                gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
+                    terms[term] = None
         return [f"the gradient of {term}" for term in terms or ["the total"]]
 
     def _mark_nonfinite(self, names: list[str], step: int) -> None:

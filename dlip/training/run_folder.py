@@ -5,7 +5,7 @@ import json
 import os
 import time
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -104,10 +104,8 @@ class Run:
         """
         path, rows = self.folder / "log.jsonl", []
         for line in path.read_bytes().splitlines() if path.is_file() else []:
-            try:
+            with suppress(ValueError):
                 rows.append(json.loads(line))
-            except ValueError:
-                continue
         return rows
 
     def losses(self) -> dict[str, list[float | None]]:

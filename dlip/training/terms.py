@@ -67,12 +67,10 @@ def terms_text(values: dict[str, float]) -> str:
     """The inverse of `weights` and `joins`; a whole group of one value is written by its name."""
     items, words = list(values.items()), []
     while items:
-        name, size = items[0][0], 1
+        (name, value), size = items[0], 1
         for group, terms in GROUPS.items():
-            head = dict(items[: len(terms)])
-            if list(head) == list(terms) and len(set(head.values())) == 1:
+            if items[: len(terms)] == [(term, value) for term in terms]:
                 name, size = group, len(terms)
-        value = items[0][1]
         words.append(name if value == 1 else f"{name}={str(value).removesuffix('.0')}")
         items = items[size:]
     return ",".join(words)
