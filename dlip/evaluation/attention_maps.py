@@ -83,14 +83,11 @@ def word_maps(vlm: VLM, image: ImageInput, text: str, source: str = "fusion") ->
 
     Raises UserError for an unreadable image or a text without words.
     """
-    pool = pieces(vlm, [text])[0]  # [W, T]
-    known = int((pool.sum(1) > 0).sum())
-    if not known:
-        raise UserError("the text has no word; type one")
+    words, pool = _read_words(vlm, text, "the text has no word; type one")
     med = vlm.med.model_for_states(source).eval()
     layers = med.config.fusion_layers
     maps = cross(med, vlm.image_states([image], med), *vlm.texts([text]), source, layers)  # each [1, H, T, 1+P]
-    return WordMaps(text.split()[:known], layers, pool[:known] @ torch.cat(maps).float().cpu())
+    return WordMaps(words, layers, pool @ torch.cat(maps).float().cpu())
 
 
 @torch.inference_mode()
@@ -100,20 +97,17 @@ def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> Word
     A word's map is the mean of the question tokens' maps in "fusion", weighted by the word's attention to them in the
     decoder's last layer, averaged over heads. Raises UserError as `word_maps`.
     """
-    pool = pieces(vlm, [answer])[0]  # [W, A]
-    known = int((pool.sum(1) > 0).sum())
-    if not known:
-        raise UserError("the answer has no word; ask another question")
+    words, pool = _read_words(vlm, answer, "the answer has no word; ask another question")
     med = vlm.med.model_for("vqa").eval()
-    c, (asked, mask) = med.config, vlm.texts([question])  # [1, T]
+    c, (question_ids, mask) = med.config, vlm.texts([question])  # [1, T]
     trace = Trace(Want(layers={("fusion", "cross"): c.fusion_layers}).layers_of("fusion", c))
-    states = med.question_states(med.fuse(asked, mask, vlm.image_states([image], med), trace=trace))
-    read = torch.cat([trace.get("cross", i) for i in c.fusion_layers])  # [L, H, T, 1+P]
+    states = med.question_states(med.fuse(question_ids, mask, vlm.image_states([image], med), trace=trace))
+    question_maps = torch.cat([trace.get("cross", i) for i in c.fusion_layers])  # [L, H, T, 1+P]
     ids, _ = vlm.texts([answer])
     trace = Trace(Want(layers={("decoder", "cross"): (-1,)}).layers_of("decoder", c))
     med.decode(first_token(ids, c.dec_id), states, mask, trace=trace)
-    said = trace.get("cross", -1).mean(1)[0].roll(1, 0)  # [A, T]
-    return WordMaps(answer.split()[:known], c.fusion_layers, pool[:known] @ (said @ read).float().cpu())
+    answer_weights = trace.get("cross", -1).mean(1)[0].roll(1, 0)  # [A, T]
+    return WordMaps(words, c.fusion_layers, pool @ (answer_weights @ question_maps).float().cpu())
 
 
 @torch.inference_mode()
@@ -141,8 +135,8 @@ def rollout(maps: Tensor) -> Tensor:
 def patches(probs: Tensor) -> Tensor:
     """Maps [..., 1+P] without [CLS] as [..., g, g], normalized to sum to 1."""
     side = round((probs.shape[-1] - 1) ** 0.5)
-    over = probs[..., 1:]
-    return (over / over.sum(-1, keepdim=True).clamp(min=1e-9)).unflatten(-1, (side, side))
+    probs = probs[..., 1:]
+    return (probs / probs.sum(-1, keepdim=True).clamp(min=1e-9)).unflatten(-1, (side, side))
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
@@ -208,19 +202,19 @@ def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM |
     {"pointing", "mass"} of an uninformed map, and the numbers of "images" and "words". Raises UserError where no
     caption names an object.
     """
-    found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    values: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     images, grid = min(limit, len(dataset)), vlm.med.config.grid
     for first, captions, rows, maps in _batches((vlm,), dataset, limit, layer):
         scenes = [dataset.scene(first + i) for i in range(max(rows) + 1)]
         known = maps["fusion"][0].sum(-1) > 0  # [N, W]: a long caption's last words may be cut off
         names = [named(text, scenes[row]).items() for text, row in zip(captions, rows, strict=True)]
-        at = [(text, word, rows[text], o) for text, some in enumerate(names) for word, o in some if known[text, word]]
-        if not at:
+        words = [(i, word, rows[i], o) for i, pairs in enumerate(names) for word, o in pairs if known[i, word]]
+        if not words:
             continue
-        text, word, picture, own = torch.tensor(at).T  # [K] words
+        text, word, image, own = torch.tensor(words).T  # [K] words
         covers = [cover(torch.from_numpy(masks(scene)), grid) for scene in scenes]
-        others = torch.tensor([len(objects) - 1 for objects in covers])[picture]
-        covered = pad_sequence(covers, batch_first=True)[picture]  # [K, O, g, g], zeros where there is no object
+        others = torch.tensor([len(objects) - 1 for objects in covers])[image]
+        covered = pad_sequence(covers, batch_first=True)[image]  # [K, O, g, g], zeros where there is no object
 
         scores = {("chance", "pointing"): (covered > 0).float().mean((2, 3)), ("chance", "mass"): covered.mean((2, 3))}
         for source in SOURCES:
@@ -229,18 +223,18 @@ def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM |
             scores[source, "mass"] = mass(over, covered)
         for (source, name), of_each in scores.items():  # [K, O]
             hit = of_each.gather(1, own[:, None]).squeeze(1)
-            found[source, name].append(hit)
+            values[source, name].append(hit)
             if source != "chance":
-                found[source, f"{name}_other"].append((of_each.sum(1) - hit) / others)
-    if not found:
+                values[source, f"{name}_other"].append((of_each.sum(1) - hit) / others)
+    if not values:
         raise UserError(f"no caption of {dataset.name} {dataset.split} names an object; attention cannot be scored")
     out: dict = {source: {} for source in (*SOURCES, "chance")}
-    for (source, name), parts in found.items():
+    for (source, name), parts in values.items():
         out[source][name] = percent(torch.cat(parts))
     if teacher is not None:
         for source, bits in divergence(teacher, vlm, dataset, limit, layer).items():
             out[source]["divergence"] = bits
-    return {**out, "images": images, "words": sum(map(len, found["chance", "mass"]))}
+    return {**out, "images": images, "words": sum(map(len, values["chance", "mass"]))}
 
 
 def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200, layer: int = -1) -> dict[str, float]:
@@ -249,12 +243,12 @@ def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200, layer: int
     On the first `limit` images of any data with captions; heads averaged, on the coarser grid, [CLS] included. Words
     are compared even where the models split them into different tokens.
     """
-    found: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
+    bits: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
     for _, _, _, maps in _batches((teacher, student), dataset, limit, layer):
         for source, (teacher_maps, student_maps) in maps.items():
             both = (teacher_maps.sum(-1) > 0) & (student_maps.sum(-1) > 0)
-            found[source].append(differ(teacher_maps[both], student_maps[both]))
-    return {source: torch.cat(parts).mean().item() for source, parts in found.items()}
+            bits[source].append(differ(teacher_maps[both], student_maps[both]))
+    return {source: torch.cat(parts).mean().item() for source, parts in bits.items()}
 
 
 # --- many texts at once -----------------------------------------------------------------------------------------------
@@ -287,13 +281,12 @@ def pieces(vlm: VLM, texts: Sequence[str]) -> Tensor:
     starts = [[word.start() for word in re.finditer(r"\S+", text)] for text in texts]
     longest = max(len(encoding.ids) for encoding in encodings)
     out = torch.zeros(len(texts), max(map(len, starts)), longest)
-    for rows, text, begins, encoding in zip(out, texts, starts, encodings, strict=True):
+    for rows, text, word_starts, encoding in zip(out, texts, starts, encodings, strict=True):
         for token, (start, end) in enumerate(encoding.offsets):
             if end > start:  # [CLS] and [SEP] have no place in the text
-                says = any(letter.isalnum() for letter in text[start:end])
-                rows[bisect_right(begins, start) - 1, token] = 1.0 if says else 1e-6
-    whole = out.sum(-1, keepdim=True)
-    out[(out < 1) & (whole >= 1)] = 0
+                punctuation = not any(letter.isalnum() for letter in text[start:end])
+                rows[bisect_right(word_starts, start) - 1, token] = 1e-6 if punctuation else 1.0
+    out[(out < 1) & (out.sum(-1, keepdim=True) >= 1)] = 0
     return out / out.sum(-1, keepdim=True).clamp(min=1e-6)
 
 
@@ -311,19 +304,28 @@ def _batches(
             continue
         maps: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
         for vlm in models:
-            sees = {source: vlm.med.model_for_states(source).eval() for source in SOURCES}
-            states = {med: vlm.image_states([item.image for item in items], med) for med in set(sees.values())}
+            meds = {source: vlm.med.model_for_states(source).eval() for source in SOURCES}
+            states = {med: vlm.image_states([item.image for item in items], med) for med in set(meds.values())}
             if len({len(item.captions) for item in items}) > 1:
                 states = {med: some[rows] for med, some in states.items()}
             ids, mask = vlm.texts(captions)
             pool = pieces(vlm, captions)
-            for source, found in maps.items():
-                (probs,) = cross(sees[source], states[sees[source]], ids, mask, source, (layer,))
-                found.append(pool @ probs.float().mean(1).cpu())
+            for source, med in meds.items():
+                (probs,) = cross(med, states[med], ids, mask, source, (layer,))
+                maps[source].append(pool @ probs.float().mean(1).cpu())
         yield first, captions, rows, maps
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _read_words(vlm: VLM, text: str, no_word: str) -> tuple[list[str], Tensor]:
+    """The W words of a text that the model reads, and their weights of its tokens, [W, T]."""
+    pool = pieces(vlm, [text])[0]
+    known = int((pool.sum(1) > 0).sum())
+    if not known:
+        raise UserError(no_word)
+    return text.split()[:known], pool[:known]
 
 
 def _select(maps: Tensor, layers: Sequence[int], layer: int | None, head: int | None) -> Tensor:

@@ -36,12 +36,10 @@ class Score:
         self.ids, self.mask = vlm.texts([text])  # [1, T]
         pool = pieces(vlm, [text])[0].to(vlm.device)
         self.pool = pool[pool.sum(1) > 0]  # [W, T]
-        self.check(word or 0)
-
-    def check(self, word: int) -> None:
-        """Raises UserError for a word that the model does not read."""
-        if not 0 <= word < len(self.pool):
-            raise UserError(f"there is no word {word} among the {len(self.pool)} that the model reads; count from 0")
+        if not 0 <= (word or 0) < len(self.pool):
+            raise UserError(
+                f"there is no word {word or 0} among the {len(self.pool)} that the model reads; count from 0"
+            )
 
     def pixels(self, image: ImageInput) -> Tensor:
         """Normalized pixels [1, 3, S, S]. Raises UserError for an unreadable image."""
@@ -94,41 +92,25 @@ def occlusion(
 
 
 @torch.enable_grad()
-def grad_cam(
-    score: Score,
-    image: ImageInput,
-    through: int | None = None,
-    layer: int | None = None,
-    progress: Progress | None = None,
-) -> Tensor:
+def grad_cam(score: Score, image: ImageInput, progress: Progress | None = None) -> Tensor:
     """Map [S, S], non-negative: cross-attention times the positive part of the score's gradient, mean over heads.
 
-    through: for a match score, the word whose attention is used, by default the first token, which ITM reads; a word's
-    score uses its own. layer: as in `WordMaps.map`, by default the last one that the score depends on, which for
-    `through` is before the last text layer. Source: ALBEF (arXiv 2107.07651) and its code; after Selvaraju et al.
-    (arXiv 1610.02391). Raises UserError where there is no such word or layer.
+    The attention is that of the explained word, or for a match score of the first token, which ITM reads, in the last
+    layer that has it. Source: ALBEF (arXiv 2107.07651) and its code; after Selvaraju et al. (arXiv 1610.02391).
     """
     c, source = score.med.config, "fusion" if score.word is None else "decoder"
-    query = torch.eye(len(score.ids[0]), device=score.ids.device)[0]  # [T]
-    if score.word is not None:
-        query = score.pool[score.word]
-    elif through is not None:
-        score.check(through)
-        query = score.pool[through]
-    layers = [i for i in c.fusion_layers if query[0] or source == "decoder" or i < c.text_layers - 1]
-    layer = (layers or [-1])[-1] if layer is None else layer
-    trace = Trace(Want(layers={(source, "cross"): (layer,)}).layers_of(source, c))
-    if trace.wanted["cross"][layer] not in layers:
-        raise UserError("the match does not depend on words' attention in the last text layer; choose another layer")
+    trace = Trace(Want(layers={(source, "cross"): (-1,)}).layers_of(source, c))
     pixels = score.pixels(image).requires_grad_()  # or a frozen model's maps would have no gradient
     value = _with_progress(score, 1, progress)(pixels, trace)
-    probs = trace.get("cross", layer)  # [1, H, T, 1+P]
+    probs = trace.get("cross")  # [1, H, T, 1+P]
     (gradient,) = torch.autograd.grad(value.sum(), probs)
     cam = (probs * gradient.clamp(min=0)).mean(1)[0].detach()  # [T, 1+P]
-    if source == "decoder":  # a word's map is that of the step that generates it
-        cam = cam[len(c.prompt_ids) :].roll(1, 0)
-    over = (query @ cam)[1:].view(1, 1, c.grid, c.grid)
-    return F.interpolate(over, (c.image_size, c.image_size), mode="bilinear", align_corners=False)[0, 0].cpu()
+    if score.word is None:
+        cam = cam[0]
+    else:  # a word's map is that of the step that generates it
+        cam = score.pool[score.word] @ cam[len(c.prompt_ids) :].roll(1, 0)
+    on_patches = cam[1:].view(1, 1, c.grid, c.grid)
+    return F.interpolate(on_patches, (c.image_size, c.image_size), mode="bilinear", align_corners=False)[0, 0].cpu()
 
 
 def _with_progress(score: Score, total: int, progress: Progress | None) -> Callable[..., Tensor]:

@@ -6,7 +6,6 @@ import pandas as pd
 
 from dlip.common.errors import UserError
 
-COLUMNS = ("image_id", "asked", "teacher", "student", "teacher_score", "student_score", "loss")
 MEASURES = {"captioning": "CIDEr x 100", "vqa": "% accuracy", "tr": "100 / rank", "ir": "100 / rank"}
 """Table of items -> what its items are scored by."""
 
@@ -29,16 +28,13 @@ def disagreements(
         raise UserError(
             f"the two models have no items of {task!r} to compare; choose one of {', '.join(existing) or 'none'}"
         )
-    teacher_rows, student_rows = (list(map(_READERS[task], table)) for table in tables)
-    if [row[:2] for row in teacher_rows] != [row[:2] for row in student_rows]:
+    key, rows = ["image_id", "asked"], (map(_READERS[task], table) for table in tables)
+    teacher_df, student_df = (pd.DataFrame(table, columns=[*key, "output", "score"]) for table in rows)
+    if not teacher_df[key].equals(student_df[key]):
         raise UserError("the two models were evaluated on different data; evaluate both on the same split and limit")
-    rows = [
-        (*key, teacher_output, student_output, teacher_score, student_score, teacher_score - student_score)
-        for (*key, teacher_output, teacher_score), (*_, student_output, student_score) in zip(
-            teacher_rows, student_rows, strict=True
-        )
-    ]
-    df = pd.DataFrame(rows, columns=COLUMNS)
+    df = teacher_df[key].assign(teacher=teacher_df["output"], student=student_df["output"])
+    df = df.assign(teacher_score=teacher_df["score"], student_score=student_df["score"])
+    df = df.assign(loss=df["teacher_score"] - df["student_score"])
     df = df[df["loss"] > 0].sort_values("loss", ascending=False, kind="stable").drop_duplicates("image_id")
     return df.head(count).reset_index(drop=True).assign(measure=MEASURES[task])
 
