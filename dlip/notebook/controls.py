@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Sequence
 
+from IPython import get_ipython
+
 from dlip.plots import LABELS
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
@@ -65,8 +67,6 @@ def _label(value) -> str:
 
 def mime_bundle(value) -> dict:
     """MIME type -> content of a value, for a display that can be updated; of a figure, its JSON and its title."""
-    from IPython import get_ipython
-
     if hasattr(value, "to_plotly_json"):
         title = (value.layout.title.text or "a figure").replace("<br>", " ")
         return {PLOTLY_MIME: json.loads(value.to_json()), "text/plain": title}

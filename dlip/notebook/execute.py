@@ -11,6 +11,11 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import nbformat
+import plotly.graph_objects as go
+import plotly.io as pio
+from nbclient import NotebookClient
+
 from dlip.notebook.controls import PLOTLY_MIME
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
@@ -26,9 +31,6 @@ def execute(path: str | Path, timeout: int = 3600):
 
     Raises nbclient's CellExecutionError if a cell fails.
     """
-    import nbformat
-    from nbclient import NotebookClient
-
     path = Path(path)
     notebook = nbformat.read(path, 4)
     client = NotebookClient(
@@ -46,8 +48,7 @@ def seconds(notebook, before_live: bool = False) -> float:
             break
         times = cell.metadata.get("execution", {})
         if "iopub.execute_input" in times and "shell.execute_reply" in times:
-            begin, end = (datetime.fromisoformat(times[f"{key}"].replace("Z", "+00:00"))
-                          for key in ("iopub.execute_input", "shell.execute_reply"))  # fmt: skip
+            begin, end = (datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))
             total += (end - begin).total_seconds()
     return total
 
@@ -70,9 +71,6 @@ def add_images(notebook) -> int:
     ]  # fmt: skip
     if not charts:
         return 0
-    import plotly.graph_objects as go
-    import plotly.io as pio
-
     figures = [go.Figure(data[PLOTLY_MIME]) for data in charts]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.png" for i in range(len(figures))]
@@ -87,8 +85,6 @@ def add_images(notebook) -> int:
 
 
 def main(paths: list[str]) -> None:
-    import nbformat
-
     for path in paths:
         start = time.perf_counter()
         notebook = execute(path)

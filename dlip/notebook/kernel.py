@@ -6,6 +6,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from IPython import get_ipython
+from IPython.display import Markdown
+
 import dlip
 from dlip.common.errors import UserError
 from dlip.common.text import plural
@@ -20,9 +23,6 @@ def setup():
     Paths are relative to the repository, `!dlip` runs this environment's command, figures are displayed as plotly JSON
     only (no copy of plotly in the file, and no slow imports), and a UserError is shown as one sentence.
     """
-    from IPython import get_ipython
-    from IPython.display import Markdown
-
     if Path.cwd().name == "notebooks":
         os.chdir("..")
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+from IPython.display import Markdown
+
 from dlip.common.text import plural
+from dlip.notebook.controls import mime_bundle, weights_text
+from dlip.plots import term_curves
 
 if TYPE_CHECKING:
     from dlip.experiments.config import ExperimentConfig
@@ -37,11 +42,8 @@ class LiveStudent:
 
 def recipe(size: str = "scenes-student", **weights: float):
     """A size and weights of loss terms or groups as options of `dlip distill`, in Markdown."""
-    from IPython.display import Markdown
-
     from dlip.cost.count import params
     from dlip.models import config
-    from dlip.notebook.controls import weights_text
     from dlip.training import terms
 
     text, stored = weights_text(weights), sum(params(config.preset(size)).values())
@@ -51,8 +53,6 @@ def recipe(size: str = "scenes-student", **weights: float):
 
 def anatomy(image: str, text: str):
     """Table of parameters by module, in thousands: the teacher's and those of a student of the grid `modules`."""
-    import pandas as pd
-
     from dlip.cost.count import params
     from dlip.experiments.grids import IMAGE, TEXT, student_size
     from dlip.models.config import preset
@@ -149,8 +149,6 @@ def watch(folder: str | Path, steps: int | None = None) -> Iterator[None]:
     """Draw the losses in a run folder while the block trains there, and once more when it ends."""
     from IPython.display import display
 
-    from dlip.notebook.controls import mime_bundle
-    from dlip.plots import term_curves
     from dlip.training.run_folder import Run
 
     run, stop = Run(folder), threading.Event()

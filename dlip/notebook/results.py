@@ -5,9 +5,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+from IPython.display import Markdown
+
+from dlip import plots
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.common.text import plural
+from dlip.records import read
+from dlip.records.compare import summary
+from dlip.records.migration import upgrade
+from dlip.records.schema import HEADLINE_SCORES
 
 RERUN_RESULTS = "runs/notebooks/ablations.jsonl"
 """Records of a notebook that reruns its grids; the shipped records are not changed."""
@@ -20,7 +28,6 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
     there are no records, and the printed line names the command that makes them.
     """
     from dlip.experiments import ablation
-    from dlip.records import read
 
     if rerun:
         path = path or RERUN_RESULTS
@@ -43,7 +50,6 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
 def shipped_records(rerun: bool = False) -> list[dict]:
     """The records of the shipped models; with rerun, evaluated again on this machine."""
     from dlip.checkpoints.load import BUILT_IN, built_in_models
-    from dlip.records.migration import upgrade
 
     made = {name: upgrade(read_json(BUILT_IN / name / "record.json")) for name in built_in_models()}
     if rerun:
@@ -60,8 +66,6 @@ def shipped_records(rerun: bool = False) -> list[dict]:
 
 def chart(draw: Callable, *arguments, **options):
     """The result of `draw`, or a sentence about what the records lack for it."""
-    from IPython.display import Markdown
-
     try:
         return draw(*arguments, **options)
     except UserError as error:
@@ -70,7 +74,6 @@ def chart(draw: Callable, *arguments, **options):
 
 def gain_chart(grid: str, records: list[dict], score: str, base: str = "no distillation"):
     """Gains of the rows of a grid over its first row as bars, or a sentence about what is missing."""
-    from dlip import plots
     from dlip.experiments import effects
 
     return chart(plots.gain_bars, effects.gains(grid, records, score), score, base)
@@ -78,11 +81,7 @@ def gain_chart(grid: str, records: list[dict], score: str, base: str = "no disti
 
 def grid_table(grid: str, records: list[dict]):
     """A grid as in the paper: mean ± standard deviation over seeds, beside the paper's figures."""
-    import pandas as pd
-    from IPython.display import Markdown
-
     from dlip.experiments import ablation
-    from dlip.records.schema import HEADLINE_SCORES
 
     rows = ablation.table(grid, records)
     if not rows["runs"].sum():
@@ -99,11 +98,7 @@ def grid_table(grid: str, records: list[dict]):
 
 def column_table(grid: str, records: list[dict], *columns: str):
     """Columns of the records (see `dlip.records`) by rows of a grid: mean ± standard deviation over seeds."""
-    import pandas as pd
-    from IPython.display import Markdown
-
     from dlip.experiments import ablation
-    from dlip.records.compare import summary
 
     rows = summary(ablation.runs(grid, records)).set_index("name")
     if rows.empty:
@@ -121,8 +116,6 @@ def _figure(mean: float, spread: float = math.nan, digits: int = 1) -> str:
 
 def verdicts(records: list[dict], *numbers: int):
     """The paper's conclusions with these numbers, tested on the records (`dlip.experiments.conclusions`)."""
-    from IPython.display import Markdown
-
     from dlip.experiments.conclusions import conclusions, figures
     from dlip.experiments.grids import UNLIKE_PAPER
 
@@ -137,16 +130,12 @@ def verdicts(records: list[dict], *numbers: int):
 
 def findings(*charts):
     """The titles of charts, which state their findings, as a list."""
-    from IPython.display import Markdown
-
     titles = (fig.layout.title.text.replace("<br>", " ") for fig in charts if hasattr(fig, "layout"))
     return Markdown("\n".join(f"- {title}." for title in titles) or "*Nothing found yet: the records are missing.*")
 
 
 def advice(records: list[dict], params_m: float):
     """The best known student with at most this many million parameters (`dlip.experiments.advise`)."""
-    from IPython.display import Markdown
-
     from dlip.experiments.advise import advise, text
 
     if not records:

@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
+from IPython.display import HTML
+
 from dlip.plots import generated_text
+from dlip.records.schema import HEADLINE_SCORES, SCORES, value_at
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
@@ -11,8 +15,6 @@ if TYPE_CHECKING:
 
 def gallery(items: Sequence):
     """Images with their first caption and one of their questions with its answer."""
-    from IPython.display import HTML
-
     return HTML(generated_text.gallery([(item, _question(item, i)) for i, item in enumerate(items)]))
 
 
@@ -21,8 +23,6 @@ def compare_texts(models: Sequence[tuple[str, str, "VLM"]], items: Sequence, que
 
     models: (name, role, model); the first is the reference for marked differences.
     """
-    from IPython.display import HTML
-
     items = [item for item in items if item.questions or not questions]
     if not items:
         return HTML("None of these images has a question.")
@@ -42,10 +42,7 @@ def _question(item, i: int):
 
 def score_table(models: Sequence[tuple[str, str, "VLM"]], dataset):
     """Retrieval and VQA scores of models on a data set, in %; NaN if it lacks captions or questions."""
-    import pandas as pd
-
     from dlip.evaluation.tasks import evaluate
-    from dlip.records.schema import HEADLINE_SCORES, SCORES, value_at
 
     rows = {}
     for name, _, vlm in models:
