@@ -78,14 +78,17 @@ class Hub(AnnotatedImages):
         return hashlib.sha256(known.encode()).hexdigest()
 
     def _group(self) -> list[str]:
-        """Join the rows of each image; returns their faults."""
-        column = self.columns.get("id")
-        names = self._read([column])[column] if column else range(len(self.data))
+        """Join the rows of each image; returns their faults. Raises UserError if a text is not UTF-8."""
+        roles = {role: column for role, column in self.columns.items() if role != "image"}
+        try:
+            values = self.data.select_columns(list(dict.fromkeys(roles.values())))[:]
+        except ValueError as error:
+            raise UserError(f"{self.where} cannot be read ({error}); write it again") from error
+        ids = values[roles.pop("id")] if "id" in roles else None
         groups: dict[str, list[int]] = {}
-        for row, name in enumerate(names):
-            groups.setdefault(str(name) if column else f"{self.name}/{self.split}/{name}", []).append(row)
-        roles = {role: name for role, name in self.columns.items() if role not in ("image", "id")}
-        values = self._read(list(dict.fromkeys(roles.values())))
+        for row in range(len(self.data)):
+            name = str(ids[row]) if ids else f"{self.name}/{self.split}/{row}"
+            groups.setdefault(name, []).append(row)
         self._rows, self.annotations, faults = [], [], []
         for name, rows in groups.items():
             texts = read_rows(name, [{role: values[column][row] for role, column in roles.items()} for row in rows])
@@ -94,13 +97,6 @@ class Hub(AnnotatedImages):
                 self._rows.append(rows)
                 self.annotations.append(texts)
         return faults
-
-    def _read(self, columns: list[str]) -> dict[str, list]:
-        """Whole columns. Raises UserError if they hold text that is not UTF-8."""
-        try:
-            return self.data.select_columns(columns)[:]
-        except ValueError as error:
-            raise UserError(f"{self.where} cannot be read ({error}); write it again") from error
 
     def _bytes(self, row: int, name: str) -> bytes:
         try:
