@@ -52,11 +52,7 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
         from dlip.data.joined import JoinedDatasets
 
         dataset = JoinedDatasets(datasets)
-    if limit is not None:
-        if limit < 1:
-            raise UserError(f"the limit of {name} is {limit} images; give at least 1")
-        dataset = FirstN(dataset, limit)
-    return dataset
+    return dataset if limit is None else FirstN(dataset, limit)
 
 
 def verify(dataset) -> list[str]:
@@ -101,8 +97,8 @@ def dataset_names(name: str | Path) -> list[str]:
     if not str(name).strip():
         raise UserError("the name of the data is empty; give scenes, a folder, shards or hub:NAME")
     names = str(name).split("+")
-    whole = Path(name).exists() or (re.search(r"^hub:|://|[{*?]", str(name)) and not all(map(_may_exist, names)))
-    if whole or len(names) == 1:
+    is_one = Path(name).exists() or (re.search(r"^hub:|://|[{*?]", str(name)) and not all(map(_may_exist, names)))
+    if is_one or len(names) == 1:
         return [str(name)]
     if not all(names):
         raise UserError(f"the data {str(name)!r} have an empty name beside a +; name a dataset on both sides of it")

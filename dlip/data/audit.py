@@ -71,8 +71,8 @@ def check(name: str) -> dict:
             faults["repeated captions"] += [f"{here} has {n} times {text!r}" for text, n in texts.items() if n > 1]
             captions.update(texts.keys())
     shared = sum(count > 1 for count in captions.values())
-    found = {kind: sentences for kind, sentences in faults.items() if sentences}
-    return {"data": name, "splits": splits, "shared_captions": shared, "faults": found, "ok": not found}
+    faults = {kind: sentences for kind, sentences in faults.items() if sentences}
+    return {"data": name, "splits": splits, "shared_captions": shared, "faults": faults, "ok": not faults}
 
 
 def report(result: dict) -> str:

@@ -109,7 +109,7 @@ class Hub(AnnotatedImages):
             raise UserError(f"the image {name} cannot be read ({error}); replace or remove it") from error
         if not isinstance(value, bytes):
             raise UserError(
-                f"the column {self.columns['image']!r} of {self.where} holds no images; name theirs: ?image=..."
+                f"the column {self.columns['image']!r} of {self.where} holds no images; name another one: ?image=..."
             )
         return value
 

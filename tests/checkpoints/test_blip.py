@@ -118,7 +118,7 @@ def test_vqa_folder(images, tmp_path):
 
 def test_missing_abilities_are_refused(images, scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("dlip.evaluation.tasks.captioning.find_java", lambda: None)  # its metrics take long
-    model = dlip.load(stock_folder(stock("captioning"), tmp_path / "theirs"))
+    model = dlip.load(stock_folder(stock("captioning"), tmp_path / "stock"))
     model.save(tmp_path / "saved")
     for one in (model, dlip.load(tmp_path / "saved")):
         assert one.med.abilities == {"lm"} and len(one.caption(images[:1])) == 1
@@ -128,13 +128,13 @@ def test_missing_abilities_are_refused(images, scenes, tmp_path, monkeypatch):
             one.similarity(images, TEXTS)
         with pytest.raises(MissingAbility, match="cannot answer"):
             one.answer(images[:1], TEXTS[:1])
-    found = dlip.evaluate(model, scenes, tasks=("retrieval", "captioning"), max_new_tokens=3, progress=False)
-    assert found["retrieval"] is None and "cannot compare" in found["notes"]["retrieval"] and found["captioning"]
+    metrics = dlip.evaluate(model, scenes, tasks=("retrieval", "captioning"), max_new_tokens=3, progress=False)
+    assert metrics["retrieval"] is None and "cannot compare" in metrics["notes"]["retrieval"] and metrics["captioning"]
 
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_student_learns_from_a_captioning_checkpoint(cache, scenes, tmp_path):
-    teacher = dlip.load(stock_folder(stock("captioning"), tmp_path / "theirs"))
+    teacher = dlip.load(stock_folder(stock("captioning"), tmp_path / "stock"))
     student = new_student("scenes-student:image_width=16,text_width=16,text_layers=1", teacher, 0)
     weights = {"lm": 1.0, "hr.image": 1.0, "hr.decoder": 1.0, "at.decoder_cross": 1.0, "kd.lm": 1.0}
     config = TrainConfig(steps=1, batch_size=4, warmup=1, log_every=1, weights=weights, cache=cache)
@@ -283,9 +283,9 @@ def test_another_image_size_interpolates_the_positions(images, tmp_path):
     positions = state["visual_encoder.pos_embed"]
     grid = positions[:, 1:].reshape(1, 4, 4, 128).permute(0, 3, 1, 2)
     grid = nn.functional.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=False)
-    wanted = torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+    resized = torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
     large, small = stock("retrieval", size=48, eps=1e-6), stock("retrieval", eps=1e-6).state_dict()
-    large.load_state_dict({**small, "vision_model.embeddings.position_embedding": wanted})
+    large.load_state_dict({**small, "vision_model.embeddings.position_embedding": resized})
     ids, mask = model.texts(TEXTS)
     score = large(ids, pixels(images, **CLIP, size=48), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
@@ -379,11 +379,11 @@ def test_renaming_is_complete():
     """Each parameter of the stock classes is kept exactly once."""
     for kind in CLASSES:
         model = stock(kind)
-        found = store_once(model.state_dict(), kind)
-        assert sum(tensor.numel() for tensor in found.values()) == sum(p.numel() for p in model.parameters())
-        assert len({tensor.data_ptr() for tensor in found.values()}) == len(found)
+        stored = store_once(model.state_dict(), kind)
+        assert sum(tensor.numel() for tensor in stored.values()) == sum(p.numel() for p in model.parameters())
+        assert len({tensor.data_ptr() for tensor in stored.values()}) == len(stored)
 
 
 def test_read_model_returns_only_stored_tensors(tmp_path):
-    found = read_model(str(stock_folder(stock("retrieval"), tmp_path)))
-    assert not any(name.startswith("text_decoder") for name in found.tensors)
+    checkpoint = read_model(str(stock_folder(stock("retrieval"), tmp_path)))
+    assert not any(name.startswith("text_decoder") for name in checkpoint.tensors)

@@ -29,10 +29,10 @@ def test_every_dimension_has_a_label():
 
 def test_shapes_of_the_narrower_model():
     wide, narrow = made(), made(**NARROW)
-    found = prune(weights(wide), wide.config, narrow.config)
+    pruned = prune(weights(wide), wide.config, narrow.config)
     own = weights(narrow)
-    assert {name: t.shape for name, t in found.items()} == {name: own[name].shape for name in found}
-    assert own.keys() - found.keys() == {"question_bridge.weight", "question_bridge.bias"}
+    assert {name: t.shape for name, t in pruned.items()} == {name: own[name].shape for name in pruned}
+    assert own.keys() - pruned.keys() == {"question_bridge.weight", "question_bridge.bias"}
 
 
 def test_equal_widths_change_nothing():
@@ -51,14 +51,14 @@ def test_unused_channels_are_pruned_first():
         for axis, label in enumerate(axes(name, tensor.ndim)):
             if label:
                 sizes[label] = (weights(narrow)[name].shape[axis], tensor.shape[axis])
-    for label, (few, many) in sizes.items():
-        few, many = (n // 3 if ".self_attn" in label and n % 3 == 0 and n > 32 else n for n in (few, many))
+    for label, (kept, size) in sizes.items():
+        kept, size = (n // 3 if ".self_attn" in label and n % 3 == 0 and n > 32 else n for n in (kept, size))
         if " heads " in label:  # as many of each head
-            few, many = few // 4, many // 4
-            some = [torch.randperm(many)[:few].sort().values + head * many for head in range(4)]
+            kept, size = kept // 4, size // 4
+            some = [torch.randperm(size)[:kept].sort().values + head * size for head in range(4)]
             channels[label] = torch.cat(some)
         else:
-            channels[label] = torch.randperm(many)[:few].sort().values
+            channels[label] = torch.randperm(size)[:kept].sort().values
     for name, tensor in weights(wide).items():
         tensor.data.zero_()
         small, index = weights(narrow)[name], []
@@ -77,8 +77,8 @@ def test_whole_heads_are_pruned_if_their_number_differs():
     name = "vision_model.encoder.layers.0.self_attn.projection.weight"
     wide.vision_model.encoder.layers[0].self_attn.projection.weight.data[:, :8] = 0  # head 0
     wide.vision_model.encoder.layers[0].self_attn.qkv.weight.data.view(3, 4, 8, 32)[:, 0] = 0
-    found = prune(weights(wide), wide.config, narrow.config)
-    assert found[name].shape == (16, 16) and (found[name] != 0).all()
+    pruned = prune(weights(wide), wide.config, narrow.config)
+    assert pruned[name].shape == (16, 16) and (pruned[name] != 0).all()
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,12 @@ def faulty(tmp_path):
 
 
 def test_one_fault_of_each_kind(faulty, capsys):
-    found = check(str(faulty))
-    assert found["splits"] == {
+    result = check(str(faulty))
+    assert result["splits"] == {
         "train": {"images": 4, "captions": 6, "questions": 0}, "val": {"images": 2, "captions": 2, "questions": 0}
     }  # fmt: skip
-    assert found["faults"].pop("corrupt images or shards")[0].startswith("cut.png cannot be read")
-    assert found["faults"] == {
+    assert result["faults"].pop("corrupt images or shards")[0].startswith("cut.png cannot be read")
+    assert result["faults"] == {
         "missing images": ["gone.png is missing"],
         "empty captions": ["c.png has an empty caption"],
         "images without caption": ["d.png has no caption"],
@@ -57,7 +57,7 @@ def test_one_fault_of_each_kind(faulty, capsys):
         "repeated images": ["twin.png (train) is b.png (train)"],
         "images shared by splits": ["copy.png (val) is a.png (train)"],
     }
-    assert found["shared_captions"] == 1 and not found["ok"]
+    assert result["shared_captions"] == 1 and not result["ok"]
     assert main(["data", "check", str(faulty)]) == 0
     out = capsys.readouterr().out
     assert "1 images shared by splits:\n  copy.png (val) is a.png (train)\n" in out
@@ -68,9 +68,9 @@ def test_one_fault_of_each_kind(faulty, capsys):
 def test_no_faults(monkeypatch):
     for split in SPLITS:
         monkeypatch.setitem(SPLITS, split, 5)
-    found = check("scenes")
-    assert found["ok"] and found["faults"] == {} and report(found).endswith("no faults")
-    assert found["splits"]["test"] == {"images": 5, "captions": 25, "questions": 30}
+    result = check("scenes")
+    assert result["ok"] and result["faults"] == {} and report(result).endswith("no faults")
+    assert result["splits"]["test"] == {"images": 5, "captions": 25, "questions": 30}
 
 
 def test_shard_by_command(faulty, tmp_path, capsys, monkeypatch):
@@ -81,5 +81,5 @@ def test_shard_by_command(faulty, tmp_path, capsys, monkeypatch):
     assert main([*words, "--on-error", "skip", "--splits", "train", "--images", "3"]) == 0
     assert capsys.readouterr().out.split()[:3] == ["train-00000.tar", "3", "images"]
     assert main(["data", str(tmp_path / "shards"), "--json", "-"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["splits"] == {"train": {"images": 4, "captions": 6, "questions": 0}} and found["faults"] == []
+    result = json.loads(capsys.readouterr().out)
+    assert result["splits"] == {"train": {"images": 4, "captions": 6, "questions": 0}} and result["faults"] == []

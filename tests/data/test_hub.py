@@ -68,9 +68,9 @@ def test_parquet_with_named_columns(tmp_path, how):
     name = f"hub:{tmp_path}{'/train.parquet' if how == 'file' else ''}?image=photo&caption=label"
     assert [item.captions for item in data.open(name, "train")] == [["one"], ["two"]]
     write_shards(tmp_path / "shards", {"train": data.open(name, "train")})
-    for ours, theirs in zip(data.open(tmp_path / "shards", "train"), data.open(name, "train"), strict=True):
-        assert (ours.captions, ours.image_id, ours.image.tobytes()) == (
-            theirs.captions, theirs.image_id, theirs.image.tobytes()
+    for actual, expected in zip(data.open(tmp_path / "shards", "train"), data.open(name, "train"), strict=True):
+        assert (actual.captions, actual.image_id, actual.image.tobytes()) == (
+            expected.captions, expected.image_id, expected.image.tobytes()
         )  # fmt: skip
 
 

@@ -163,9 +163,9 @@ def test_audit_reads_every_split_of_every_dataset(make, capsys):
     rows["images"].append(dict(filename="copy.png", split="val", sentences=[{"raw": "again"}]))
     (one / "captions.json").write_text(json.dumps(rows))
     Image.new("RGB", (8, 8), (250, 0, 0)).save(two / "images" / "1.png")  # 0.png is one's 0.png too
-    found = check(f"{one}+{two}")
-    assert found["splits"].keys() == {f"{one} train", f"{one} val", f"{two} train"}
-    assert found["faults"] == {
+    result = check(f"{one}+{two}")
+    assert result["splits"].keys() == {f"{one} train", f"{one} val", f"{two} train"}
+    assert result["faults"] == {
         "images shared by splits": [f"copy.png ({one} val) is 0.png ({one} train)"],
         "repeated images": [f"0.png ({two} train) is 0.png ({one} train)"],
     }

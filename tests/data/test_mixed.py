@@ -36,11 +36,11 @@ def silenced(batch, rows: list[int]):
 def test_rows_without_caption_add_no_loss(changes, make_med, make_batch):
     whole = make_batch(size=6)
     part = replace(whole, **{k: t[[0, 1, 3, 4]] for k, t in vars(whole).items() if t is not None})
-    (ours, learner), (theirs, _) = (losses_of(b, make_med, **changes) for b in (silenced(whole, [2, 5]), part))
+    (mixed, learner), (captioned, _) = (losses_of(b, make_med, **changes) for b in (silenced(whole, [2, 5]), part))
     for term in WORDED:
-        assert theirs[term] > 1e-4, term
-        torch.testing.assert_close(ours[term], theirs[term], msg=term)
-    sum(ours.values()).backward()
+        assert captioned[term] > 1e-4, term
+        torch.testing.assert_close(mixed[term], captioned[term], msg=term)
+    sum(mixed.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
     if learner.momentum:
         assert learner.momentum.waiting[0][2].tolist() == part.image_id.tolist()

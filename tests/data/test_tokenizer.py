@@ -85,8 +85,8 @@ def test_save_and_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     again = Tokenizer.load(tmp_path)
     assert again.fast.get_vocab() == tokenizer.fast.get_vocab() and again.sep_id == 3
-    for ours, theirs in zip(again.encode(TEXTS), tokenizer.encode(TEXTS), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(again.encode(TEXTS), tokenizer.encode(TEXTS), strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_berts_vocabulary_file(tokenizer, tmp_path):
@@ -109,12 +109,12 @@ def test_berts_vocabulary_file(tokenizer, tmp_path):
         "t",
     ]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
-    ours = Tokenizer.load(tmp_path)
-    assert (ours.pad_id, ours.cls_id, ours.sep_id) == (0, 3, 4)
-    assert (ours.dec_id, ours.enc_id, len(ours)) == (15, 16, 17)
+    loaded = Tokenizer.load(tmp_path)
+    assert (loaded.pad_id, loaded.cls_id, loaded.sep_id) == (0, 3, 4)
+    assert (loaded.dec_id, loaded.enc_id, len(loaded)) == (15, 16, 17)
     texts = ["The CAT sits.", "Café!", "cat't  the\tsit", "bird cat", "猫 cat"]
-    theirs = BertTokenizer(str(tmp_path / "vocab.txt"))
-    assert [ours.encode([text])[0][0].tolist() for text in texts] == [theirs(text)["input_ids"] for text in texts]
+    bert = BertTokenizer(str(tmp_path / "vocab.txt"))
+    assert [loaded.encode([text])[0][0].tolist() for text in texts] == [bert(text)["input_ids"] for text in texts]
 
 
 def test_unreadable_tokenizers_are_named(tmp_path):
@@ -142,7 +142,7 @@ def test_interrupted_save_keeps_the_old_file(tokenizer, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("place", "rule", "says"),
+    ("place", "rule", "message"),
     [
         ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaa"}, "its normalizer is Replace"),
         ("pre_tokenizer", {"type": "Whitespace"}, "its pre_tokenizer is Whitespace"),
@@ -150,12 +150,12 @@ def test_interrupted_save_keeps_the_old_file(tokenizer, tmp_path, monkeypatch):
         ("model", {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}, "its model is WordLevel"),
     ],
 )
-def test_tokenizers_other_than_berts_are_refused(place, rule, says, tokenizer, tmp_path):
+def test_tokenizers_other_than_berts_are_refused(place, rule, message, tokenizer, tmp_path):
     """They could turn one letter into thousands."""
     tokenizer.save(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {place: rule}))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         Tokenizer.load(tmp_path)
 
 

@@ -169,19 +169,19 @@ def processor(name: str, size: int):
 @pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480), (96, 96), (3, 5), (1, 1)])
 def test_resize_square_equals_blips_processor(size):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    theirs = processor("BlipImageProcessorPil", 96)(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
-    ours = resize_square(Image.fromarray(noise), 96)
-    assert ours.shape == (96, 96, 3) and ours.dtype == np.uint8
-    assert np.array_equal(ours, theirs.transpose(1, 2, 0))
-    assert np.array_equal(resize_square(noise, 96), ours)
+    expected = processor("BlipImageProcessorPil", 96)(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
+    resized = resize_square(Image.fromarray(noise), 96)
+    assert resized.shape == (96, 96, 3) and resized.dtype == np.uint8
+    assert np.array_equal(resized, expected.transpose(1, 2, 0))
+    assert np.array_equal(resize_square(noise, 96), resized)
 
 
 @pytest.mark.parametrize("size", [(211, 37), (101, 333), (641, 480)])
 def test_resize_square_is_close_to_blips_torchvision_processor(photo, size):
     pytest.importorskip("torchvision")
     image = photo.resize(size, Image.Resampling.BICUBIC)
-    theirs = processor("BlipImageProcessor", 96)(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    assert np.abs(resize_square(image, 96) - theirs.astype(float)).max() <= 2
+    expected = processor("BlipImageProcessor", 96)(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    assert np.abs(resize_square(image, 96) - expected.astype(float)).max() <= 2
 
 
 def test_pixels_of_the_right_size_are_unchanged():

@@ -40,7 +40,7 @@ SIZES = ((1, 3), (3, 6), (4, 11), (2, 4))
 """(images or texts, tokens)"""
 
 
-def wanted(vlm, paths, questions) -> dict:
+def torch_outputs(vlm, paths, questions) -> dict:
     results = {f"caption {k}": vlm.caption(paths, k) for k in (1, 3)}
     return results | {f"answer {k}": vlm.answer(paths, questions, k) for k in (1, 3)}
 
@@ -122,7 +122,7 @@ def test_graphs_equal_torch_at_other_sizes(of, request):
 def test_runner_equals_the_model_without_torch(of, request):
     vlm, folder, paths, questions = request.getfixturevalue(of)
     results = elsewhere(folder, paths, questions)
-    words = wanted(vlm, paths, questions)
+    words = torch_outputs(vlm, paths, questions)
     assert {name: results[name] for name in words} == words
     assert len(set(words["caption 3"])) > 1 and len(set(words["answer 3"])) > 1
     torch.testing.assert_close(torch.tensor(results["match"]), vlm.match(paths, questions), atol=1e-4, rtol=0)
@@ -197,8 +197,8 @@ def test_evaluation_of_an_export_equals_the_models(student, monkeypatch):
     monkeypatch.setattr("dlip.evaluation.tasks.captioning.find_java", lambda: None)  # its metrics take long
     vlm, folder, _, _ = student
     scenes = Scenes("test", size=12)
-    wanted, results = evaluate(vlm, scenes, progress=False), onnx_evaluate.evaluate(Runner(folder, threads=1), scenes)
-    assert results == {task: wanted[task] for task in ("retrieval", "captioning", "vqa")}
+    expected, results = evaluate(vlm, scenes, progress=False), onnx_evaluate.evaluate(Runner(folder, threads=1), scenes)
+    assert results == {task: expected[task] for task in ("retrieval", "captioning", "vqa")}
 
 
 def test_more_beams_than_tokens_are_refused(student):

@@ -29,37 +29,37 @@ from transformers import (AutoProcessor, BlipForConditionalGeneration, BlipForIm
                           BlipForQuestionAnswering, pipeline)
 folder, paths, texts, prompt, cls = sys.argv[1], *map(json.loads, sys.argv[2:])
 images = [Image.open(path).convert("RGB") for path in paths]
-found = {}
+outputs = {}
 
 def load(task, of):
     return AutoProcessor.from_pretrained(f"{folder}/{task}"), of.from_pretrained(f"{folder}/{task}").eval()
 
 processor, model = load("retrieval", BlipForImageTextRetrieval)
 inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
-found["pixels"] = inputs.pixel_values.tolist()
-found["match"] = model(**inputs).itm_score.softmax(-1)[:, 1].tolist()
+outputs["pixels"] = inputs.pixel_values.tolist()
+outputs["match"] = model(**inputs).itm_score.softmax(-1)[:, 1].tolist()
 inputs.input_ids[:, 0] = cls
-found["itc"] = model(**inputs, use_itm_head=False).itm_score.tolist()
+outputs["itc"] = model(**inputs, use_itm_head=False).itm_score.tolist()
 
 processor, model = load("captioning", BlipForConditionalGeneration)
 options = {"text": [prompt] * len(images)} if prompt else {}
 inputs = processor(images=images, return_tensors="pt", **options)
 ids = model.generate(**inputs, generation_config=model.generation_config)
-found["captioning"] = processor.batch_decode(ids, skip_special_tokens=True)
+outputs["captioning"] = processor.batch_decode(ids, skip_special_tokens=True)
 pipe = pipeline("image-text-to-text", model=f"{folder}/captioning")
-found["pipeline"] = [pipe(image, text=prompt, generate_kwargs=dict(num_beams=3, max_new_tokens=20))
+outputs["pipeline"] = [pipe(image, text=prompt, generate_kwargs=dict(num_beams=3, max_new_tokens=20))
                      [0]["generated_text"] for image in images]
 
 processor, model = load("vqa", BlipForQuestionAnswering)
 inputs = [processor(images=image, text=text, return_tensors="pt") for image, text in zip(images, texts)]
 ids = [model.generate(**one, generation_config=model.generation_config)[0] for one in inputs]
-found["vqa"] = processor.batch_decode(ids, skip_special_tokens=True)
+outputs["vqa"] = processor.batch_decode(ids, skip_special_tokens=True)
 try:
     import dlip
-    found["dlip"] = True
+    outputs["dlip"] = True
 except ImportError:
-    found["dlip"] = False
-json.dump(found, open(f"{folder}/found.json", "w"))
+    outputs["dlip"] = False
+json.dump(outputs, open(f"{folder}/outputs.json", "w"))
 """
 
 
@@ -71,7 +71,7 @@ def elsewhere(folder, paths, texts, prompt, cls) -> dict:
         env={"HF_HUB_OFFLINE": "1", "HOME": str(folder), "OMP_NUM_THREADS": "1", "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "found.json").read_text())
+    return json.loads((folder / "outputs.json").read_text())
 
 
 def untrained(tokenizer, **changes) -> VLM:
@@ -111,8 +111,8 @@ def made(tiny, images, tmp_path_factory):
     vlm.save(folder / "run")
     (folder / "run" / "record.json").write_text(json.dumps(RECORD))
     assert main(["export", str(folder / "run"), "--to", "transformers", "--out", str(folder / "out")]) == 0
-    found = elsewhere(folder / "out", images, TEXTS, "a red", tiny.tokenizer.cls_id)
-    return VLM.load(folder / "run"), images, TEXTS, found, folder
+    outputs = elsewhere(folder / "out", images, TEXTS, "a red", tiny.tokenizer.cls_id)
+    return VLM.load(folder / "run"), images, TEXTS, outputs, folder
 
 
 def test_reader_cannot_import_this_package(made):
@@ -120,31 +120,31 @@ def test_reader_cannot_import_this_package(made):
 
 
 def test_pixels_are_equal(made):
-    vlm, paths, _, found, _ = made
+    vlm, paths, _, outputs, _ = made
     expected = vlm.med.normalize(vlm.pixels(paths))
-    torch.testing.assert_close(torch.tensor(found["pixels"]), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor(outputs["pixels"]), expected, atol=1e-5, rtol=0)
     assert resize_square(Image.open(paths[0]).convert("RGB"), 48).shape == (48, 48, 3)
 
 
 def test_scores_are_equal(made):
-    vlm, paths, texts, found, _ = made
-    torch.testing.assert_close(torch.tensor(found["match"]), vlm.match(paths, texts), atol=1e-4, rtol=0)
-    torch.testing.assert_close(torch.tensor(found["itc"]), vlm.similarity(paths, texts), atol=1e-4, rtol=0)
+    vlm, paths, texts, outputs, _ = made
+    torch.testing.assert_close(torch.tensor(outputs["match"]), vlm.match(paths, texts), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(outputs["itc"]), vlm.similarity(paths, texts), atol=1e-4, rtol=0)
 
 
 def test_captions_and_answers_are_equal(made):
-    vlm, paths, texts, found, _ = made
+    vlm, paths, texts, outputs, _ = made
     captions = [f"a red {caption}".strip() for caption in vlm.caption(paths)]
-    assert found["captioning"] == captions and len(set(captions)) > 1
-    assert [text.strip() for text in found["pipeline"]] == captions
-    assert found["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
+    assert outputs["captioning"] == captions and len(set(captions)) > 1
+    assert [text.strip() for text in outputs["pipeline"]] == captions
+    assert outputs["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
 
 
 def test_distilling_stock_checkpoints_into_stock_classes(tiny, images, scenes, tmp_path):
     """Two teachers in Hugging Face's layout in, a distilled student out, read without this package."""
-    theirs = untrained(tiny.tokenizer)
+    untrained_model = untrained(tiny.tokenizer)
     for task in ("retrieval", "captioning"):
-        to_stock(theirs.med, task).save_pretrained(tmp_path / task)
+        to_stock(untrained_model.med, task).save_pretrained(tmp_path / task)
         tiny.tokenizer.save(tmp_path / task)
     weights = {
         "itc": 1.0,
@@ -160,10 +160,10 @@ def test_distilling_stock_checkpoints_into_stock_classes(tiny, images, scenes, t
     teacher, size = f"{tmp_path / 'retrieval'}+{tmp_path / 'captioning'}", "scenes-student:image_width=32,text_width=32"
     run = dlip.distill(teacher, size, scenes, config, tmp_path / "run")
     transformers.to_transformers(str(tmp_path / "run"), tmp_path / "out")
-    student, found = run.model(), elsewhere(tmp_path / "out", images, TEXTS, "", tiny.tokenizer.cls_id)
-    torch.testing.assert_close(torch.tensor(found["match"]), student.match(images, TEXTS), atol=1e-4, rtol=0)
-    torch.testing.assert_close(torch.tensor(found["itc"]), student.similarity(images, TEXTS), atol=1e-4, rtol=0)
-    assert found["captioning"] == student.caption(images) and found["dlip"] is False
+    student, outputs = run.model(), elsewhere(tmp_path / "out", images, TEXTS, "", tiny.tokenizer.cls_id)
+    torch.testing.assert_close(torch.tensor(outputs["match"]), student.match(images, TEXTS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(outputs["itc"]), student.similarity(images, TEXTS), atol=1e-4, rtol=0)
+    assert outputs["captioning"] == student.caption(images) and outputs["dlip"] is False
     card = (tmp_path / "out" / "captioning" / "README.md").read_text()
     assert "| steps | 3 of 4 images |" in card and "kd.lm x 1" in card
 
@@ -210,7 +210,7 @@ def test_folders_are_written_whole_or_not_at_all(tiny, tmp_path):
         (folder / "config.json").write_text("{")
         raise KeyboardInterrupt
 
-    def whole(text):
+    def writer(text):
         def write(folder):
             for name in ("config.json", "README.md"):
                 (folder / name).write_text(text)
@@ -220,16 +220,16 @@ def test_folders_are_written_whole_or_not_at_all(tiny, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         transformers.write_folder(tmp_path / "x" / "captioning", half)
     assert list((tmp_path / "x").iterdir()) == []
-    transformers.write_folder(tmp_path / "x" / "captioning", whole("1"))
+    transformers.write_folder(tmp_path / "x" / "captioning", writer("1"))
     with pytest.raises(KeyboardInterrupt):
         transformers.write_folder(tmp_path / "x" / "captioning", half)
     assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "1"
-    transformers.write_folder(tmp_path / "x" / "captioning", whole("2"))
+    transformers.write_folder(tmp_path / "x" / "captioning", writer("2"))
     assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "2"
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["captioning"]
 
     def taken(folder):  # the final rename fails
-        whole("3")(folder)
+        writer("3")(folder)
         shutil.rmtree(folder)
 
     with pytest.raises(FileNotFoundError):
@@ -239,7 +239,7 @@ def test_folders_are_written_whole_or_not_at_all(tiny, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all my work")
     with pytest.raises(UserError, match="is not an export"):
-        transformers.write_folder(tmp_path / "mine", whole("3"))
+        transformers.write_folder(tmp_path / "mine", writer("3"))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"
 
 

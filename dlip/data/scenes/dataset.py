@@ -66,7 +66,7 @@ class Scenes:
         return {"images": len(self), "captions": 5 * len(self), "questions": 6 * len(self)}
 
     def fingerprint(self) -> str:
-        """Hash of images and texts: it changes if the generator draws or says something else."""
+        """Hash of images and texts: it changes with what the generator draws or writes."""
         digest = hashlib.sha256(f"{self.split} {self._first} {self.size}".encode())
         for i in range(min(_FINGERPRINTED, self.size)):
             item = self[i]

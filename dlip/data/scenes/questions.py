@@ -12,7 +12,7 @@ SIZE, TEXTURE, COLOR, SHAPE = range(4)  # positions in an object's kind
 # Sets of attributes that may name an object, short ones first, and the function that takes them from its kind.
 _NAMINGS = [(named, itemgetter(*named)) for n in (1, 2, 3, 4) for named in combinations(range(4), n)]
 _NOUNS = ((COLOR, SHAPE), (COLOR, SHAPE), (SIZE, SHAPE), (SIZE, COLOR), (TEXTURE, SHAPE), (TEXTURE, COLOR))
-_ASKED = 3 * (COLOR,) + 3 * (SHAPE,) + 2 * (TEXTURE,) + (SIZE,)  # relative frequency of attribute questions
+_ATTRIBUTE_DRAWS = 3 * (COLOR,) + 3 * (SHAPE,) + 2 * (TEXTURE,) + (SIZE,)  # relative frequency of attribute questions
 _AMBIGUOUS_GAP = 5  # pixels: a second object so far in the same direction makes "what is above it?" ambiguous
 
 Kind = tuple[str, str, str, str]
@@ -58,7 +58,7 @@ def _counting(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
 
 def _attribute(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
     while True:
-        attribute = pick(rng, _ASKED)
+        attribute = pick(rng, _ATTRIBUTE_DRAWS)
         names = [(kind, _names(kinds, kind, attribute)) for kind in kinds]
         values = sorted({kind[attribute] for kind, options in names if options})
         if values:
@@ -123,12 +123,12 @@ def _name(rng: random.Random, kinds: list[Kind], kind: Kind) -> str:
     return _noun(kind, pick(rng, _names(kinds, kind)[:4]))
 
 
-def _names(kinds: list[Kind], kind: Kind, asked: int | None = None) -> list[tuple[int, ...]]:
-    """The sets of attributes that name this object alone, without the attribute asked for; short ones first."""
+def _names(kinds: list[Kind], kind: Kind, excluded: int | None = None) -> list[tuple[int, ...]]:
+    """The sets of attributes that name this object alone, without an excluded attribute; short ones first."""
     return [
         named
         for named, take in _NAMINGS
-        if asked not in named and [take(other) for other in kinds].count(take(kind)) == 1
+        if excluded not in named and [take(other) for other in kinds].count(take(kind)) == 1
     ]
 
 

@@ -15,10 +15,10 @@ def test_written_folder_reads_back_equal(tmp_path):
         back = data.open(tmp_path, split)
         back.verify()
         assert len(back) == len(dataset)
-        for ours, theirs in zip((dataset[i] for i in range(len(dataset))), back, strict=True):
-            assert np.array_equal(ours.image, np.asarray(theirs.image)) and ours.captions == theirs.captions
+        for original, copy in zip((dataset[i] for i in range(len(dataset))), back, strict=True):
+            assert np.array_equal(original.image, np.asarray(copy.image)) and original.captions == copy.captions
             # equal questions of one image are merged on reading
-            first, second = ({q.text: (q.answers[0], q.type) for q in item.questions} for item in (ours, theirs))
+            first, second = ({q.text: (q.answers[0], q.type) for q in item.questions} for item in (original, copy))
             assert first == second
 
 

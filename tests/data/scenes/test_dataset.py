@@ -73,13 +73,13 @@ def test_5k_split_begins_with_test():
 def test_splits_have_different_layouts_for_all_seeds():
     layouts: dict[str, set] = {split: set() for split in DISJOINT_SPLITS}
     ids = set()
-    for split, found in layouts.items():
+    for split, residues in layouts.items():
         for seed in (0, 3):
             for scene in map(Scenes(split, seed).scene, range(400)):
-                found.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(DISJOINT_SPLITS))
+                residues.add(sum(o.x + o.y for o in scene.objects) // LATTICE % len(DISJOINT_SPLITS))
                 ids.add(scene.image_id)
     assert len(ids) == 400 * 2 * len(DISJOINT_SPLITS)
-    assert all(len(found) == 1 for found in layouts.values())  # one residue per split, and
+    assert all(len(residues) == 1 for residues in layouts.values())  # one residue per split, and
     assert len(set.union(*layouts.values())) == len(DISJOINT_SPLITS)  # all different
 
 
@@ -114,10 +114,10 @@ def test_world_is_varied(sample):
 
 def test_masks_equal_what_is_drawn(sample):
     for scene in sample[:200]:
-        image, found = render(scene), masks(scene)
+        image, visible = render(scene), masks(scene)
         changed = (image != render(replace(scene, objects=()))).any(-1)  # [48, 48]
-        assert found.sum(0).max() == 1  # no pixel has two objects
-        covered = found.any(0)
+        assert visible.sum(0).max() == 1  # no pixel has two objects
+        covered = visible.any(0)
         assert not (covered & ~changed).any()
         near = covered.copy()  # soft edges reach one pixel beyond
         near[1:] |= covered[:-1]
@@ -126,7 +126,7 @@ def test_masks_equal_what_is_drawn(sample):
         near[:, :-1] |= covered[:, 1:]
         rows, columns = np.nonzero(changed & ~near)
         assert len(rows) <= 8  # tips of stars and triangles
-        for o, mask in zip(scene.objects, found, strict=True):
+        for o, mask in zip(scene.objects, visible, strict=True):
             rows, columns = np.nonzero(mask)
             assert o.y <= rows.min() and rows.max() < o.y + o.width
             assert o.x <= columns.min() and columns.max() < o.x + o.width

@@ -42,39 +42,39 @@ def way(a: Object, b: Object) -> str:
 
 def answer(text: str, scene: Scene) -> str:
     """The answer, derived from the words of the question."""
-    if found := re.fullmatch(r"is there an? (.+)\?", text):
-        return "yes" if having(found[1], scene) else "no"
-    if found := re.fullmatch(r"how many (.+) are there\?", text):
-        return ["zero", "one", "two", "three", "four"][len(having(found[1], scene))]
-    if found := re.fullmatch(r"what (size|texture|color|shape) is the (.+)\?", text):
-        return getattr(one(found[2], scene), found[1])
-    if found := re.fullmatch(r"are there more (.+) than (.+)\?", text):
-        return "yes" if len(having(found[1], scene)) > len(having(found[2], scene)) else "no"
-    if found := re.fullmatch(r"is the (.+) (larger|smaller) than the (.+)\?", text):
-        a, b = one(found[1], scene).width, one(found[3], scene).width
+    if match := re.fullmatch(r"is there an? (.+)\?", text):
+        return "yes" if having(match[1], scene) else "no"
+    if match := re.fullmatch(r"how many (.+) are there\?", text):
+        return ["zero", "one", "two", "three", "four"][len(having(match[1], scene))]
+    if match := re.fullmatch(r"what (size|texture|color|shape) is the (.+)\?", text):
+        return getattr(one(match[2], scene), match[1])
+    if match := re.fullmatch(r"are there more (.+) than (.+)\?", text):
+        return "yes" if len(having(match[1], scene)) > len(having(match[2], scene)) else "no"
+    if match := re.fullmatch(r"is the (.+) (larger|smaller) than the (.+)\?", text):
+        a, b = one(match[1], scene).width, one(match[3], scene).width
         assert abs(a - b) >= 5
-        return "yes" if (a > b) == (found[2] == "larger") else "no"
-    if found := re.fullmatch(rf"is the (.+) {WHERE} the (.+)\?", text):
-        return "yes" if way(one(found[1], scene), one(found[3], scene)) == found[2] else "no"
-    found = re.fullmatch(rf"what is {WHERE} the (.+)\?", text)
-    b = one(found[2], scene)
-    axis, sign = ("x", -1) if "left" in found[1] else ("x", 1) if "right" in found[1] else ("y", 0)
-    sign = sign or (-1 if found[1] == "above" else 1)
+        return "yes" if (a > b) == (match[2] == "larger") else "no"
+    if match := re.fullmatch(rf"is the (.+) {WHERE} the (.+)\?", text):
+        return "yes" if way(one(match[1], scene), one(match[3], scene)) == match[2] else "no"
+    match = re.fullmatch(rf"what is {WHERE} the (.+)\?", text)
+    b = one(match[2], scene)
+    axis, sign = ("x", -1) if "left" in match[1] else ("x", 1) if "right" in match[1] else ("y", 0)
+    sign = sign or (-1 if match[1] == "above" else 1)
     beyond = [
         o for o in scene.objects
         if o is not b and sign * (getattr(o, axis) + o.width / 2 - getattr(b, axis) - b.width / 2) >= 5
     ]  # fmt: skip
     (a,) = beyond  # no other object in that direction
-    assert way(a, b) == found[1]
+    assert way(a, b) == match[1]
     return a.shape
 
 
 def test_every_answer_follows_from_image_and_question(scenes):
     for scene in scenes:
-        asked = questions(scene)
-        types = Counter(q.type for q in asked)
+        generated = questions(scene)
+        types = Counter(q.type for q in generated)
         assert types == {"existence": 1, "counting": 1, "attribute": 2, "comparison": 1, "relation": 1}
-        for question in asked:
+        for question in generated:
             assert question.answers == [answer(question.text, scene)], (question, scene)
 
 
@@ -107,7 +107,7 @@ def test_blind_guesser_has_low_accuracy(scenes):
         for question in questions(train.scene(i)):
             learnt[question.text][question.answers[0]] += 1
             beginnings[question.text.split()[1]][question.answers[0]] += 1
-    asked = [question for scene in scenes for question in questions(scene)]
-    known = [learnt.get(q.text) or beginnings[q.text.split()[1]] for q in asked]
-    right = sum(counts.most_common(1)[0][0] == q.answers[0] for counts, q in zip(known, asked, strict=True))
-    assert 0.3 < right / len(asked) < 0.45
+    generated = [question for scene in scenes for question in questions(scene)]
+    known = [learnt.get(q.text) or beginnings[q.text.split()[1]] for q in generated]
+    right = sum(counts.most_common(1)[0][0] == q.answers[0] for counts, q in zip(known, generated, strict=True))
+    assert 0.3 < right / len(generated) < 0.45

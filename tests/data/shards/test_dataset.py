@@ -97,12 +97,12 @@ def test_packed_folder_reads_back_equal(tmp_path, images_per_shard):
         packed = data.open(tmp_path / "shards", split)
         packed.verify()
         assert len(packed) == len(plain) and packed.counts() == plain.counts()
-        for ours, theirs in zip(packed, plain, strict=True):
-            assert np.array_equal(np.asarray(ours.image), np.asarray(theirs.image))
-            assert (ours.captions, ours.questions, ours.image_id) == (
-                theirs.captions,
-                theirs.questions,
-                theirs.image_id,
+        for actual, expected in zip(packed, plain, strict=True):
+            assert np.array_equal(np.asarray(actual.image), np.asarray(expected.image))
+            assert (actual.captions, actual.questions, actual.image_id) == (
+                expected.captions,
+                expected.questions,
+                expected.image_id,
             )
     first = {file.name: file.read_bytes() for file in (tmp_path / "shards").glob("*.tar")}
     write_shards(tmp_path / "again", splits, images_per_shard)
@@ -125,8 +125,8 @@ def test_order_is_a_permutation_local_to_shards(tmp_path, monkeypatch):
     for order in orders:  # two shards a window, no more
         assert [len({i // 4 for i in order[at : at + 8]}) for at in (0, 8, 16)] == [2, 2, 2]
         assert any(abs(a - b) > 1 for a, b in zip(order[:8], order[1:8], strict=False))
-    few = data.FirstN(dataset, 10)
-    assert few.order(0, 0) == [i for i in orders[0] if i < 10]
+    first = data.FirstN(dataset, 10)
+    assert first.order(0, 0) == [i for i in orders[0] if i < 10]
     with pytest.raises(AttributeError):
         _ = data.FirstN(Scenes("val", size=3), 2).order
 
@@ -146,9 +146,9 @@ def test_resumed_epoch_is_bit_exact(tmp_path, tiny, workers):
         )
     )
     assert len(whole) == 8 and len(late) == 5
-    for ours, theirs in zip(late, whole[3:], strict=True):
-        for name, tensor in vars(theirs).items():
-            assert tensor is None or torch.equal(getattr(ours, name), tensor), name
+    for actual, expected in zip(late, whole[3:], strict=True):
+        for name, tensor in vars(expected).items():
+            assert tensor is None or torch.equal(getattr(actual, name), tensor), name
     assert len(set(torch.cat([batch.image_id for batch in whole[:5]]).tolist())) == 20
 
 

@@ -77,9 +77,9 @@ def test_batches_equal_those_from_disk_with_one_download_each(server, tmp_path, 
     collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
     whole = list(train_loader(here, ResumableBatchSampler(23, 4, 9, 1, order=here.order), collate))
     late = list(train_loader(there, ResumableBatchSampler(23, 4, 9, 1, start=2, order=there.order), collate, workers=2))
-    for ours, theirs in zip(late, whole[2:], strict=True):
-        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.ids, theirs.ids)
-        assert torch.equal(ours.image_id, theirs.image_id)
+    for actual, expected in zip(late, whole[2:], strict=True):
+        assert torch.equal(actual.images, expected.images) and torch.equal(actual.ids, expected.ids)
+        assert torch.equal(actual.image_id, expected.image_id)
     assert sorted(server.requests) == ["index.json", *(f"train-0000{i}.tar" for i in range(5))]
 
 
