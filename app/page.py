@@ -44,8 +44,8 @@ TABS = {
 }
 MAX_QUEUE = 128
 """Requests in the queue; further ones are refused."""
-MAX_SESSIONS = 256
-"""Sessions that gradio keeps in memory (about 250 KB each)."""
+MAX_SESSIONS = 128
+"""Maximum number of sessions that gradio keeps in memory (about 200 KB each, one for each call of the API)."""
 KEEP_UPLOADS_S = 3600
 """Seconds after which uploaded images are deleted."""
 TITLE = "<h1>DLIP Workbench</h1><p>What a student keeps of its teacher, and saves</p>"
