@@ -48,8 +48,8 @@ STUDENT = BUILT_IN / "scenes" / "student"
 TRAIN = ["train", "--size", "scenes-student", "--tokenizer", "scenes/teacher", "--limit", "4", "--test-limit", "2"]
 TRAIN += ["--steps", "1", "--batch-size", "4", "--warmup", "0", "--weights", "itc,vqa", "--json", "-"]
 """A run of one step."""
-temporary_folders: list[tempfile.TemporaryDirectory] = []
-"""Kept until the process ends."""
+RUNS = tempfile.TemporaryDirectory()
+"""Folder of the run that `runs` copies."""
 
 
 def outcome_of(call) -> str:
@@ -99,9 +99,8 @@ def outcome_of_command(words: list[str]) -> str:
 
 def images(rng: random.Random, folder: Path):
     (folder / "images").mkdir()
-    names = ["good.png"] + [
-        f"{i}{rng.choice(('.png', '.jpg', '.gif', '.webp', '', '.txt', '.JPG'))}" for i in range(24)
-    ]
+    endings = ".png", ".jpg", ".gif", ".webp", "", ".txt", ".JPG"
+    names = ["good.png", *(f"{i}{rng.choice(endings)}" for i in range(24))]
     (folder / "images" / names[0]).write_bytes(_good_png())
     for name in names[1:]:
         junk.place_image(rng, folder / "images" / name)
@@ -302,8 +301,7 @@ def _student():
 @cache
 def _run() -> Path:
     """Folder of a finished run."""
-    temporary_folders.append(tempfile.TemporaryDirectory())
-    folder = Path(temporary_folders[-1].name) / "run"
+    folder = Path(RUNS.name, "run")
     outcome = outcome_of_command([*TRAIN, "--out", str(folder), "--results", str(folder / "records.jsonl")])
     if outcome != "used":
         raise RuntimeError(outcome)

@@ -30,30 +30,34 @@ TOKENIZER_RULES = (
     ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": []}),
 )  # fmt: skip
 """Key of tokenizer.json and its new value."""
-temporary_folders: list[tempfile.TemporaryDirectory] = []
-"""Kept until the process ends."""
+EXPORTS = tempfile.TemporaryDirectory()
 
 
 def write_model(rng: random.Random, folder: Path) -> str:
-    """Writes a model into a new folder; returns the name to load it by."""
-    writers = bad_config, bad_config, bad_tensor, bad_tensor, bad_tokenizer, bad_transformers, bad_original
-    return rng.choice(writers)(rng, folder)
-
-
-def bad_config(rng: random.Random, folder: Path) -> str:
-    shutil.copytree(STUDENT, folder)
-    _corrupt_config(rng, folder / "config.json", "model")
+    """Copies a real model into a new folder with one impossible value; returns the name to load it by."""
+    if rng.random() < 1 / 7:
+        return bad_original(rng, folder)
+    shutil.copytree(rng.choice((STUDENT, STUDENT, *_exported())), folder)
+    rng.choice((corrupt_config, corrupt_config, corrupt_tensors, corrupt_tensors, corrupt_tokenizer))(rng, folder)
     return str(folder) + rng.choice(("", "", "@96", "@99999999"))
 
 
-def bad_tensor(rng: random.Random, folder: Path) -> str:
-    shutil.copytree(STUDENT, folder)
-    _corrupt_tensors(rng, folder / "model.safetensors", ["vision_model.embeddings.position_embedding"] * 20)
-    return str(folder) + rng.choice(("", "@96"))
+def corrupt_config(rng: random.Random, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    fields = rng.choice([config, *(value for value in config.values() if isinstance(value, dict) and value)])
+    fields[rng.choice(list(fields))] = rng.choice(VALUES)
+    (folder / "config.json").write_text(json.dumps(config))
 
 
-def bad_tokenizer(rng: random.Random, folder: Path) -> str:
-    shutil.copytree(STUDENT, folder)
+def corrupt_tensors(rng: random.Random, folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = rng.choice([*sorted(tensors), *(20 * [name for name in tensors if name.endswith("position_embedding")])])
+    tensors[name] = rng.choice(bad_tensors(list(tensors[name].shape)))
+    save_file(tensors, path, {"format": "pt"})  # without the checksum that dlip writes
+
+
+def corrupt_tokenizer(rng: random.Random, folder: Path) -> None:
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     if rng.random() < 0.7:
@@ -63,26 +67,13 @@ def bad_tokenizer(rng: random.Random, folder: Path) -> str:
         vocabulary = tokenizer["model"]["vocab"]
         vocabulary[rng.choice(list(vocabulary))] = rng.choice((0, 127, 128, 10_000, 2**32 - 1))
     path.write_text(json.dumps(tokenizer))
-    return str(folder)
-
-
-def bad_transformers(rng: random.Random, folder: Path) -> str:
-    """In the layout of transformers."""
-    model = folder / "model"
-    shutil.copytree(rng.choice(_exported()), model)
-    if rng.random() < 0.7:
-        _corrupt_config(rng, model / "config.json", rng.choice(("text_config", "vision_config", None)))
-    else:
-        _corrupt_tensors(rng, model / "model.safetensors")
-    return str(model) + rng.choice(("", "@96"))
 
 
 @cache
 def _exported() -> list[Path]:
-    temporary_folders.append(tempfile.TemporaryDirectory())
+    """Models in the layout of transformers."""
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        folders, _ = to_transformers(str(STUDENT), temporary_folders[-1].name)
-    return list(folders.values())
+        return list(to_transformers(str(STUDENT), EXPORTS.name)[0].values())
 
 
 def bad_original(rng: random.Random, folder: Path) -> str:
@@ -100,7 +91,12 @@ def bad_original(rng: random.Random, folder: Path) -> str:
         f"{layer}crossattention.self.key.weight": torch.zeros(width, width),
     }  # fmt: skip
     name = rng.choice(list(tensors))
-    tensors[name] = bad_shape_or_type(rng, tensors[name], pickled=True)
+    shape = list(tensors[name].shape)
+    unsafe = [
+        torch.zeros(shape).to_sparse(), torch.zeros(shape, device="meta"), torch.zeros(1).expand(10**9),
+        torch.zeros(1).expand(*[10**5] * 3),
+    ]  # fmt: skip
+    tensors[name] = rng.choice([*bad_tensors(shape), *unsafe])
     if rng.random() < 0.2:
         extra = (f"{layer[:-2]}{10**30}.x", f"{block[:-2]}x.y", "visual_encoder.blocks.99999999.x")
         tensors[rng.choice(extra)] = torch.zeros(1)
@@ -108,32 +104,11 @@ def bad_original(rng: random.Random, folder: Path) -> str:
     return str(folder / "blip.pth") + rng.choice(("", "@96"))
 
 
-def bad_shape_or_type(rng: random.Random, tensor: torch.Tensor, pickled: bool = False) -> torch.Tensor:
-    """A tensor that no layer can have in this place. pickled: also of kinds that safetensors cannot hold."""
-    shape = list(tensor.shape) or [1]
+def bad_tensors(shape: list[int]) -> list[torch.Tensor]:
+    """Tensors that no layer can have in the place of one of this shape."""
+    shape = shape or [1]
     shapes = [0], [], [*shape, 1], [1, 3, 80], [side + 1 for side in shape], [1, 1, 80], [1, 0, 80]
     types = torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn
-    makers = [lambda other=other: torch.zeros(other) for other in shapes]
-    makers += [lambda dtype=dtype: torch.zeros(shape, dtype=dtype) for dtype in types]
-    makers += [lambda fill=fill: torch.full(shape, fill) for fill in (float("nan"), 3e38)]
-    makers += [lambda: torch.full(shape, 1e308, dtype=torch.float64)]
-    if pickled:
-        makers += [
-            lambda: torch.zeros(shape).to_sparse(), lambda: torch.zeros(shape, device="meta"),
-            lambda: torch.zeros(1).expand(10**9), lambda: torch.zeros(1).expand(*[10**5] * 3),
-        ]  # fmt: skip
-    return rng.choice(makers)()
-
-
-def _corrupt_config(rng: random.Random, path: Path, table: str | None) -> None:
-    config = json.loads(path.read_text())
-    fields = config[table] if table else config
-    fields[rng.choice(list(fields))] = rng.choice(VALUES)
-    path.write_text(json.dumps(config))
-
-
-def _corrupt_tensors(rng: random.Random, path: Path, likely: list[str] | None = None) -> None:
-    tensors = load_file(path)
-    name = rng.choice([*sorted(tensors), *(likely or [])])
-    tensors[name] = bad_shape_or_type(rng, tensors[name])
-    save_file(tensors, path, {"format": "pt"})  # without the checksum that dlip writes
+    tensors = [torch.zeros(other) for other in shapes] + [torch.zeros(shape, dtype=dtype) for dtype in types]
+    tensors += [torch.full(shape, fill) for fill in (float("nan"), 3e38)]
+    return [*tensors, torch.full(shape, 1e308, dtype=torch.float64)]

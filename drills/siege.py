@@ -271,14 +271,9 @@ def refused(client: Client, endpoint: str, arguments: dict) -> Outcome:
 
 def forbidden(address: str, path: str, number: int) -> Outcome:
     """Request a path that must not be served."""
-    request = urllib.request.Request(f"{address.rstrip('/')}/{path}", headers=headers_of(number))
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            body = answer.read(10_000)
-    except urllib.error.HTTPError as error:
-        return ("refused", []) if error.code < 500 else ("wrong", [f"{path}: HTTP {error.code}"])
+    code, body = request(f"{address.rstrip('/')}/{path}", number)
     leaks = b"root:" in body or body.startswith(b"\xb0") or b"__metadata__" in body
-    return ("wrong", [f"{path} was served: {body[:80]!r}"]) if leaks else ("refused", [])  # the page itself
+    return ("wrong", [f"{path}: HTTP {code} {body[:80]!r}"]) if code >= 500 or leaks else ("refused", [])
 
 
 def headers_of(number: int) -> dict[str, str]:
@@ -286,17 +281,23 @@ def headers_of(number: int) -> dict[str, str]:
     return {"X-Forwarded-For": f"10.0.0.{number}"}
 
 
-def status(address: str, route: str, body: bytes, number: int, content_type: str = "application/json") -> int:
-    """Status of the answer to a visitor's POST request; 413 also if the connection is closed while it is sent."""
+def request(url: str, number: int, body: bytes | None = None, content_type: str = "") -> tuple[int, bytes]:
+    """Status and beginning of the answer to a visitor; status 413 also if the connection is closed while a body is
+    sent."""
     headers = {"Content-Type": content_type, **headers_of(number)}
-    request = urllib.request.Request(f"{address}gradio_api/{route}", body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            return answer.status
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=TIMEOUT_S) as answer:
+            return answer.status, answer.read(10_000)
     except urllib.error.HTTPError as error:
-        return error.code
+        return error.code, b""
     except (ConnectionError, urllib.error.URLError):
-        return 413
+        if body is None:
+            raise
+        return 413, b""
+
+
+def status(address: str, route: str, body: bytes, number: int, content_type: str = "application/json") -> int:
+    return request(f"{address}gradio_api/{route}", number, body, content_type)[0]
 
 
 def connection(address: str) -> socket.socket:
