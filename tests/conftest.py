@@ -94,7 +94,7 @@ def app_address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def picture(tmp_path_factory) -> str:
+def image_path(tmp_path_factory) -> str:
     """Path of a scene's image file."""
     path = tmp_path_factory.mktemp("app") / "scene.png"
     Image.fromarray(Scenes("test")[0].image).save(path)

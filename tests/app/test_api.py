@@ -25,27 +25,27 @@ def client(app_address) -> Client:
     return Client(app_address, verbose=False)
 
 
-def untimed(found):
+def untimed(result):
     """Without what differs from call to call."""
-    if isinstance(found, dict):
-        return {k: untimed(v) for k, v in found.items() if k not in ("ms", "tokens_per_s", "summary")}
-    return [untimed(v) for v in found] if isinstance(found, list | tuple) else found
+    if isinstance(result, dict):
+        return {k: untimed(v) for k, v in result.items() if k not in ("ms", "tokens_per_s", "summary")}
+    return [untimed(v) for v in result] if isinstance(result, list | tuple) else result
 
 
-def test_endpoints_equal_their_functions(client, picture):
+def test_endpoints_equal_their_functions(client, image_path):
     captions, question = "a red circle\na large dotted yellow circle", QUESTION
     calls = {
-        compare.captions: dict(image=picture, **BOTH, method="beam", beams=3, top_p=0.9, length=30, seed=0),
-        compare.answers: dict(image=picture, **BOTH, question=question),
-        compare.rankings: dict(image=picture, **BOTH, candidates=captions),
+        compare.captions: dict(image=image_path, **BOTH, method="beam", beams=3, top_p=0.9, length=30, seed=0),
+        compare.answers: dict(image=image_path, **BOTH, question=question),
+        compare.rankings: dict(image=image_path, **BOTH, candidates=captions),
         search.search: dict(**BOTH, sentence="a red star on a dark background"),
-        search.sentences: dict(image=picture, **BOTH),
+        search.sentences: dict(image=image_path, **BOTH),
     }
     for function, arguments in calls.items():
         direct = json.loads(json.dumps(untimed(function(**arguments))))
-        sent = arguments | ({"image": handle_file(picture)} if "image" in arguments else {})
-        found = untimed(client.predict(**sent, api_name=f"/{function.__name__}"))
-        assert approximately(found, direct), function.__name__
+        sent = arguments | ({"image": handle_file(image_path)} if "image" in arguments else {})
+        result = untimed(client.predict(**sent, api_name=f"/{function.__name__}"))
+        assert approximately(result, direct), function.__name__
 
 
 def approximately(a, b) -> bool:
@@ -56,14 +56,14 @@ def approximately(a, b) -> bool:
     return a == pytest.approx(b, abs=1e-4) if isinstance(a, float) else a == b
 
 
-def test_example_of_the_api_page(app_address, picture, monkeypatch):
+def test_example_of_the_api_page(app_address, image_path, monkeypatch):
     page = (ROOT / "docs" / "api.md").read_text()
     (example,) = re.findall(r"^```py\n(from gradio_client .*?)^```", page, re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(Path(picture).parent)
-    Image.open(picture).save("image.png")
+    monkeypatch.chdir(Path(image_path).parent)
+    Image.open(image_path).save("image.png")
     names = {}
     exec(compile(example.replace("http://127.0.0.1:7860/", app_address), "api.md", "exec"), names)
-    assert names["found"]["student"]["text"] == compare.captions(picture, TEACHER, STUDENT)["student"]["text"]
+    assert names["found"]["student"]["text"] == compare.captions(image_path, TEACHER, STUDENT)["student"]["text"]
 
 
 def test_endpoints_are_documented(client):
@@ -79,9 +79,9 @@ def test_endpoints_are_documented(client):
     assert described["/captions"]["returns"][0]["type"]["properties"]["teacher"]["properties"]["text"]
 
 
-def test_api_errors_are_one_sentence(client, picture, tmp_path):
+def test_api_errors_are_one_sentence(client, image_path, tmp_path):
     (tmp_path / "wrong.png").write_text("no picture")
-    image, address, line = handle_file(picture), handle_file("http://127.0.0.1:9/a.png"), r"^[A-Z][^\n]*[.]$"
+    image, address, line = handle_file(image_path), handle_file("http://127.0.0.1:9/a.png"), r"^[A-Z][^\n]*[.]$"
     for sent, message in (
         (
             dict(image=handle_file(str(tmp_path / "wrong.png")), **BOTH, question="what?"),
@@ -113,44 +113,44 @@ def test_api_errors_are_one_sentence(client, picture, tmp_path):
 
 
 def test_concurrent_requests_do_not_mix(app_address, tmp_path):
-    wanted, found = {}, {}
+    expected, result = {}, {}
     for i, student in enumerate((STUDENT, OTHER, STUDENT, OTHER)):
         path = str(tmp_path / f"{i}.png")
         Image.fromarray(Scenes("test")[i].image).save(path)
-        wanted[path, student] = [compare.captions(path, TEACHER, student)[side]["text"] for side in BOTH]
+        expected[path, student] = [compare.captions(path, TEACHER, student)[side]["text"] for side in BOTH]
 
     def visit(path, student):
         own = Client(app_address, verbose=False)
         for _ in range(3):
-            said = own.predict(handle_file(path), TEACHER, student, "beam", 3, 0.9, 30, 0, api_name="/captions")
-            found.setdefault((path, student), []).append([said[side]["text"] for side in BOTH])
+            answer = own.predict(handle_file(path), TEACHER, student, "beam", 3, 0.9, 30, 0, api_name="/captions")
+            result.setdefault((path, student), []).append([answer[side]["text"] for side in BOTH])
 
-    visitors = [threading.Thread(target=visit, args=key) for key in wanted]
+    visitors = [threading.Thread(target=visit, args=key) for key in expected]
     for visitor in visitors:
         visitor.start()
     for visitor in visitors:
         visitor.join()
-    assert found == {key: [texts] * 3 for key, texts in wanted.items()}
-    assert len({tuple(texts) for texts in wanted.values()}) == 4
+    assert result == {key: [texts] * 3 for key, texts in expected.items()}
+    assert len({tuple(texts) for texts in expected.values()}) == 4
 
 
-def test_no_other_file_is_served(app_address, picture):
+def test_no_other_file_is_served(app_address, image_path):
     root = ROOT
-    paths = ["/etc/passwd", picture, root / "README.md", root / "app" / "page.py", "README.md", "../README.md"]
+    paths = ["/etc/passwd", image_path, root / "README.md", root / "app" / "page.py", "README.md", "../README.md"]
     for path in map(str, paths):
         for address in (f"/gradio_api/file={path}", f"/file={path}", f"/static/../{path}", f"/{path}"):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(app_address.rstrip("/") + urllib.request.quote(address, safe="/=")).read()
             assert refused.value.code in (403, 404), address
     for mark in ({"meta": {"_type": "gradio.FileData"}}, {"meta": {}}, {}):
-        stolen = {"path": picture, **mark}  # a picture, but none that was brought
+        stolen = {"path": image_path, **mark}  # a picture, but none that was brought
         body = json.dumps({"data": [stolen, TEACHER, STUDENT, QUESTION]}).encode()
         kind = {"Content-Type": "application/json"}
-        asked = urllib.request.Request(f"{app_address}gradio_api/call/answers", body, kind)
-        event = json.load(urllib.request.urlopen(asked))["event_id"]
+        request = urllib.request.Request(f"{app_address}gradio_api/call/answers", body, kind)
+        event = json.load(urllib.request.urlopen(request))["event_id"]
         with urllib.request.urlopen(f"{app_address}gradio_api/call/answers/{event}") as stream:
-            said = stream.read().decode()
-        assert "event: error" in said and "yellow" not in said
+            answer = stream.read().decode()
+        assert "event: error" in answer and "yellow" not in answer
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_large_bodies_are_refused(app_address, where, megabytes, headers):
     start = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' if where == "upload" else b""  # a field, no file
     body = (start * (i == 0) + b"x" * 500_000 for i in range(2 * megabytes))
     sent = {"Content-Type": "application/json"} | headers
-    asked = urllib.request.Request(f"{app_address}gradio_api/{where}", body, sent)
+    request = urllib.request.Request(f"{app_address}gradio_api/{where}", body, sent)
     with pytest.raises(urllib.error.URLError, match="413|reset|pipe"):
-        urllib.request.urlopen(asked)
+        urllib.request.urlopen(request)
     assert urllib.request.urlopen(app_address).status == 200

@@ -36,25 +36,26 @@ QUESTION = "what color is the large circle?"
         (dict(method="nucleus", top_p=0.7, seed=3), dict(num_beams=1, max_new_tokens=30, top_p=0.7)),
     ],
 )
-def test_captions_equal_those_of_dlip(picture, options, direct):
-    found = compare.captions(picture, TEACHER, OTHER, **options)
+def test_captions_equal_those_of_dlip(image_path, options, direct):
+    result = compare.captions(image_path, TEACHER, OTHER, **options)
     for side, name in (("teacher", TEACHER), ("student", OTHER)):
         vlm = dlip.load(name)
         torch.manual_seed(options.get("seed", 0))
-        assert [found[side]["text"]] == vlm.caption([picture], **direct)
+        assert [result[side]["text"]] == vlm.caption([image_path], **direct)
     drawn, short = options.get("method") == "nucleus", options.get("length") == 4  # which may say the same
-    assert drawn or short or found["teacher"]["text"] != found["student"]["text"]
+    assert drawn or short or result["teacher"]["text"] != result["student"]["text"]
 
 
-def test_costs_and_their_summary(picture):
-    found = compare.captions(picture, TEACHER, STUDENT)
-    teacher, student = found["teacher"]["cost"], found["student"]["cost"]
+def test_costs_and_their_summary(image_path):
+    result = compare.captions(image_path, TEACHER, STUDENT)
+    teacher, student = result["teacher"]["cost"], result["student"]["cost"]
     assert round(teacher["params_m"], 2) == 3.06 and round(student["params_m"], 2) == 0.62
     assert 4 < teacher["flops_g"] / student["flops_g"] < 6
     costs = [dict(ms=ms, tokens_per_s=None, params_m=p, flops_g=f) for ms, p, f in ((30, 4, 8), (20, 2, 0.8))]
-    said = compare.parts.savings(*costs)
+    sentence = compare.parts.savings(*costs)
     assert (
-        said == "The student was 1.5 times faster this time, with 1/2.0 of the parameters and 1/10.0 of the operations."
+        sentence
+        == "The student was 1.5 times faster this time, with 1/2.0 of the parameters and 1/10.0 of the operations."
     )
     assert "1.5 times slower this time, with 2.0 times the parameters" in compare.parts.savings(*costs[::-1])
     same = compare.parts.savings(costs[0], costs[0] | {"ms": 30.4})
@@ -62,48 +63,48 @@ def test_costs_and_their_summary(picture):
 
 
 @pytest.mark.parametrize(
-    ("function", "asked"),
+    ("function", "options"),
     [
         (compare.captions, dict()), (compare.captions, dict(method="greedy", length=5)),
         (compare.answers, dict(question="how many objects are there?")),
         (compare.rankings, dict(candidates="a circle\na large yellow circle\n" + "a red circle " * 20)),
     ],
 )  # fmt: skip
-def test_tokens_and_flops_are_counted(function, asked, picture, monkeypatch):
+def test_tokens_and_flops_are_counted(function, options, image_path, monkeypatch):
     models.pair(TEACHER, STUDENT)
     decode, steps = Decoder.__call__, []
     monkeypatch.setattr(Decoder, "__call__", lambda *given: steps.append(1) or decode(*given))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        found = function(picture, TEACHER, STUDENT, **asked)
-    costs = [found[side]["cost"] for side in BOTH]
+        result = function(image_path, TEACHER, STUDENT, **options)
+    costs = [result[side]["cost"] for side in BOTH]
     assert sum(cost["flops_g"] for cost in costs) == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-9)
     written = [(cost["tokens_per_s"] or 0) * cost["ms"] / 1000 for cost in costs]
     assert sum(written) == pytest.approx(len(steps))
-    if asked.get("length"):
+    if options.get("length"):
         assert written == pytest.approx([5, 5])  # cut, without an end
 
 
-def test_answers_equal_those_of_dlip(picture):
-    found = compare.answers(picture, TEACHER, STUDENT, f"  {QUESTION} ")
+def test_answers_equal_those_of_dlip(image_path):
+    result = compare.answers(image_path, TEACHER, STUDENT, f"  {QUESTION} ")
     for side, name in BOTH.items():
-        (direct,) = dlip.load(name).top_answers([picture], [QUESTION])
-        assert found[side]["answers"] == direct
-    assert found["teacher"]["answers"][0][0] == "yellow" and found["teacher"]["answers"][0][1] > 0.9
+        (direct,) = dlip.load(name).top_answers([image_path], [QUESTION])
+        assert result[side]["answers"] == direct
+    assert result["teacher"]["answers"][0][0] == "yellow" and result["teacher"]["answers"][0][1] > 0.9
 
 
-def test_rankings_equal_those_of_dlip(picture):
+def test_rankings_equal_those_of_dlip(image_path):
     item = Scenes("test")[0]
     texts = [Scenes("test")[5].captions[0], item.captions[0], "a red circle"]
-    found = compare.rankings(picture, TEACHER, STUDENT, "\n".join(["", texts[0], "  ", *texts[1:]]))
+    result = compare.rankings(image_path, TEACHER, STUDENT, "\n".join(["", texts[0], "  ", *texts[1:]]))
     for side, name in BOTH.items():
         vlm = dlip.load(name)
-        itm, itc = vlm.match([picture] * 3, texts), vlm.similarity([picture], texts)[0]
+        itm, itc = vlm.match([image_path] * 3, texts), vlm.similarity([image_path], texts)[0]
         order = itm.argsort(descending=True).tolist()
-        ranked = found[side]["ranked"]
+        ranked = result[side]["ranked"]
         assert [row["text"] for row in ranked] == [texts[i] for i in order]
         assert [row["itm"] for row in ranked] == pytest.approx(itm[order].tolist(), abs=1e-5)
         assert [row["itc"] for row in ranked] == pytest.approx(itc[order].tolist(), abs=1e-5)
-    assert found["teacher"]["ranked"][0]["text"] == texts[1]
+    assert result["teacher"]["ranked"][0]["text"] == texts[1]
 
 
 @pytest.mark.parametrize(
@@ -117,71 +118,71 @@ def test_rankings_equal_those_of_dlip(picture):
         (dict(method="magic"), "there is no decoding 'magic'; choose beam, greedy, nucleus"),
     ],
 )
-def test_invalid_decoding_settings_are_named(options, message, picture):
+def test_invalid_decoding_settings_are_named(options, message, image_path):
     with pytest.raises(UserError, match=message):
-        compare.captions(picture, TEACHER, STUDENT, **options)
+        compare.captions(image_path, TEACHER, STUDENT, **options)
 
 
-def test_search_ranks_itc_candidates_by_itm(picture):
+def test_search_ranks_itc_candidates_by_itm(image_path):
     sentence = Scenes("test")[5].captions[0]
     gallery = [Scenes("test")[i] for i in range(200)]
-    found, reverse = search.search(TEACHER, STUDENT, sentence), search.sentences(picture, TEACHER, STUDENT)
+    result, reverse = search.search(TEACHER, STUDENT, sentence), search.sentences(image_path, TEACHER, STUDENT)
     for side, name in BOTH.items():
         vlm = dlip.load(name)
         itc = vlm.similarity([item.image for item in gallery], [sentence])[:, 0]
         best = itc.argsort(descending=True)[:16]
         itm = vlm.match([gallery[i].image for i in best], [sentence] * 16)
         places = [best[i].item() for i in itm.argsort(descending=True)[:5]]
-        assert [hit["place"] for hit in found[side]["hits"]] == places
-        for hit in found[side]["hits"]:
+        assert [hit["place"] for hit in result[side]["hits"]] == places
+        for hit in result[side]["hits"]:
             assert hit["itc"] == pytest.approx(itc[hit["place"]].item(), abs=1e-5)
             assert best[hit["itc_rank"] - 1] == hit["place"]
-        itc = vlm.similarity([picture], [item.captions[0] for item in gallery])[0]
+        itc = vlm.similarity([image_path], [item.captions[0] for item in gallery])[0]
         best = itc.argsort(descending=True)[:16]
-        itm = vlm.match([picture] * 16, [gallery[i].captions[0] for i in best])
+        itm = vlm.match([image_path] * 16, [gallery[i].captions[0] for i in best])
         assert reverse[side]["hits"][0]["place"] == best[itm.argmax()].item()
-    assert found["teacher"]["hits"][0]["place"] == 5
+    assert result["teacher"]["hits"][0]["place"] == 5
 
 
-def test_a_missing_ability_leaves_the_other_models_result(picture, monkeypatch):
+def test_a_missing_ability_leaves_the_other_models_result(image_path, monkeypatch):
     pair = models.pair(TEACHER, STUDENT)
 
     def unable(*_):
         raise MissingAbility("this model cannot answer questions; name another")
 
     monkeypatch.setattr(pair["student"], "top_answers", unable)
-    found = compare.answers(picture, TEACHER, STUDENT, QUESTION)
-    assert found["teacher"]["answers"][0][0] == "yellow" and found["student"]["answers"] == []
-    assert "cannot answer questions" in compare.show_answers(found, (TEACHER, STUDENT)) and found["summary"] == ""
+    result = compare.answers(image_path, TEACHER, STUDENT, QUESTION)
+    assert result["teacher"]["answers"][0][0] == "yellow" and result["student"]["answers"] == []
+    assert "cannot answer questions" in compare.show_answers(result, (TEACHER, STUDENT)) and result["summary"] == ""
     monkeypatch.setattr(pair["student"].med, "abilities", frozenset({"vqa"}))
-    found = search.search(TEACHER, STUDENT, "a red circle")
-    shown = search.show(found, (TEACHER, STUDENT), True)
-    assert len(found["teacher"]["hits"]) == 5 and "cannot compare images" in shown and "share none" not in shown
+    result = search.search(TEACHER, STUDENT, "a red circle")
+    shown = search.show(result, (TEACHER, STUDENT), True)
+    assert len(result["teacher"]["hits"]) == 5 and "cannot compare images" in shown and "share none" not in shown
 
 
-def test_truncated_texts_are_noted(picture):
+def test_truncated_texts_are_noted(image_path):
     long = "is the large circle red " * 12  # 60 words, of which 40 tokens are read, with the first and the last
-    told = "the model reads the first 38 of 60 words"
-    answered = compare.answers(picture, TEACHER, STUDENT, long)
-    ranked = compare.rankings(picture, TEACHER, STUDENT, f"a circle\n{long}")
-    found = search.search(TEACHER, STUDENT, long)
-    for one, noun in ((answered, "the question"), (ranked, "a long caption"), (found, "the sentence")):
-        assert [one[side]["note"] for side in BOTH] == [f"Of {noun} {told}."] * 2
+    note = "the model reads the first 38 of 60 words"
+    answered = compare.answers(image_path, TEACHER, STUDENT, long)
+    ranked = compare.rankings(image_path, TEACHER, STUDENT, f"a circle\n{long}")
+    result = search.search(TEACHER, STUDENT, long)
+    for one, noun in ((answered, "the question"), (ranked, "a long caption"), (result, "the sentence")):
+        assert [one[side]["note"] for side in BOTH] == [f"Of {noun} {note}."] * 2
     names = (TEACHER, STUDENT)
     for shown in (compare.show_answers(answered, names), compare.show_rankings(ranked, names)):
-        assert shown.count(told) == 2 and shown.count("<footer>") == 2
-    shown = search.show(found, names, with_images=False)
-    assert shown.count(told) == 2 and shown.count("<li") == 10
+        assert shown.count(note) == 2 and shown.count("<footer>") == 2
+    shown = search.show(result, names, with_images=False)
+    assert shown.count(note) == 2 and shown.count("<li") == 10
 
 
-def test_differing_words_are_marked_and_texts_escaped(picture):
-    found = compare.captions(picture, TEACHER, STUDENT)
-    found["teacher"]["text"], found["student"]["text"] = "a red <b>circle", "a blue <b>circle"
-    html = compare.show_captions(found, (TEACHER, "<i>"))
+def test_differing_words_are_marked_and_texts_escaped(image_path):
+    result = compare.captions(image_path, TEACHER, STUDENT)
+    result["teacher"]["text"], result["student"]["text"] = "a red <b>circle", "a blue <b>circle"
+    html = compare.show_captions(result, (TEACHER, "<i>"))
     assert re.findall("<mark>(.*?)</mark>", html) == ["red", "blue"]
     assert "<b>circle" not in html and "&lt;b&gt;circle" in html and "<i>" not in html
-    found["student"]["text"] = "a red <b>circle"
-    assert "<mark>" not in compare.show_captions(found, (TEACHER, STUDENT))
+    result["student"]["text"] = "a red <b>circle"
+    assert "<mark>" not in compare.show_captions(result, (TEACHER, STUDENT))
 
 
 def test_out_of_domain_images_get_a_hint():
@@ -210,13 +211,13 @@ def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def test_endpoints_have_the_defaults_of_their_functions(picture):
+def test_endpoints_have_the_defaults_of_their_functions(image_path):
     page = build()
-    found = page.get_api_info()["named_endpoints"]
+    result = page.get_api_info()["named_endpoints"]
     page_text = (ROOT / "docs" / "api.md").read_text()
-    assert not [name for name in found if f"`{name}`" not in page_text and f'"{name}"' not in page_text]
+    assert not [name for name in result if f"`{name}`" not in page_text and f'"{name}"' not in page_text]
     for name in ("/words", "/attention"):
-        (question,) = [part for part in found[name]["parameters"] if part["parameter_name"] == "question"]
+        (question,) = [part for part in result[name]["parameters"] if part["parameter_name"] == "question"]
         assert question["parameter_has_default"] and question["parameter_default"] == ""
     for fn in page.fns.values():
         if fn.api_visibility == "public":

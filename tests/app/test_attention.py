@@ -32,7 +32,7 @@ QUESTION = "what color is the large circle?"
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory) -> str:
+def image_path(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("app") / "scene.png"
     Image.fromarray(Scenes("test")[images.EXAMPLE_SCENES[0]].image).save(path)
     return str(path)
@@ -45,47 +45,47 @@ def grid(side: dict) -> torch.Tensor:
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_words_are_both_models_captions_and_answers(picture):
-    found = page.words(picture, TEACHER, STUDENT, f" {QUESTION}\n")
-    image = images.read(picture)
+def test_words_are_both_models_captions_and_answers(image_path):
+    result = page.words(image_path, TEACHER, STUDENT, f" {QUESTION}\n")
+    image = images.read(image_path)
     captions = [dlip.load(name).caption([image])[0] for name in NAMES.values()]
     answers = [dlip.load(name).answer([image], [QUESTION])[0] for name in NAMES.values()]
-    assert [text["text"] for text in found] == [*captions, QUESTION, *answers]
-    assert [text["who"] for text in found] == ["teacher", "student", "you", "teacher", "student"]
-    assert [text["question"] for text in found] == ["", "", "", QUESTION, QUESTION]
-    assert [text["read"] for text in found] == [len(text["text"].split()) for text in found]
-    assert page.words(picture, TEACHER, STUDENT, "red " * 60)[2]["read"] == 38  # of 40 tokens, with [ENC] and [SEP]
-    assert len(page.words(picture, TEACHER, STUDENT)) == len(page.words(picture, TEACHER, STUDENT, None)) == 2
+    assert [text["text"] for text in result] == [*captions, QUESTION, *answers]
+    assert [text["who"] for text in result] == ["teacher", "student", "you", "teacher", "student"]
+    assert [text["question"] for text in result] == ["", "", "", QUESTION, QUESTION]
+    assert [text["read"] for text in result] == [len(text["text"].split()) for text in result]
+    assert page.words(image_path, TEACHER, STUDENT, "red " * 60)[2]["read"] == 38  # of 40 tokens, with [ENC] and [SEP]
+    assert len(page.words(image_path, TEACHER, STUDENT)) == len(page.words(image_path, TEACHER, STUDENT, None)) == 2
     with pytest.raises(UserError, match="the question has 1,001 characters"):
-        page.words(picture, TEACHER, STUDENT, "x" * 1001)
+        page.words(image_path, TEACHER, STUDENT, "x" * 1001)
 
 
-def test_a_model_that_cannot_caption_is_skipped(picture, monkeypatch):
+def test_a_model_that_cannot_caption_is_skipped(image_path, monkeypatch):
     monkeypatch.setattr(models.load(STUDENT).med, "abilities", frozenset({"vqa"}))
-    found = page.words(picture, TEACHER, STUDENT, QUESTION)
-    assert [(text["who"], text["kind"]) for text in found] == [
+    result = page.words(image_path, TEACHER, STUDENT, QUESTION)
+    assert [(text["who"], text["kind"]) for text in result] == [
         ("teacher", "caption"), ("you", "question"), ("teacher", "answer"), ("student", "answer"),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("able", "source"), [({"vqa"}, "decoder"), ({"itc", "itm"}, "decoder"), ({"lm"}, "fusion")])
-def test_a_missing_ability_leaves_the_other_models_map(able, source, picture, monkeypatch):
-    whole = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
+def test_a_missing_ability_leaves_the_other_models_map(able, source, image_path, monkeypatch):
+    full = page.attention(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, source)
     monkeypatch.setattr(models.load(STUDENT).med, "abilities", frozenset(able))
-    found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
-    assert found["teacher"] == whole["teacher"] and found["divergence"] is None
-    assert found["student"]["map"] == [] and found["student"]["note"].startswith("This model cannot ")
-    shown = attention_view.show(found, images.read(picture))
-    assert shown.count("<img") == 1 and found["student"]["note"] in html.unescape(shown) and "bit" not in shown
-    assert "write captions" in found["student"]["note"] or source == "fusion"
-    neither = {**found, "teacher": {**found["teacher"], "map": [], "note": "No."}}
-    both = attention_view.show(neither, images.read(picture))
+    result = page.attention(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, source)
+    assert result["teacher"] == full["teacher"] and result["divergence"] is None
+    assert result["student"]["map"] == [] and result["student"]["note"].startswith("This model cannot ")
+    shown = attention_view.show(result, images.read(image_path))
+    assert shown.count("<img") == 1 and result["student"]["note"] in html.unescape(shown) and "bit" not in shown
+    assert "write captions" in result["student"]["note"] or source == "fusion"
+    neither = {**result, "teacher": {**result["teacher"], "map": [], "note": "No."}}
+    both = attention_view.show(neither, images.read(image_path))
     assert "<img" not in both and "No." in both
     with pytest.raises(UserError, match="there is no word 40 in a text of 13; count from 0"):
-        page.attention(picture, STUDENT, STUDENT, CAPTION, 40, source)
+        page.attention(image_path, STUDENT, STUDENT, CAPTION, 40, source)
     if source == "decoder":
-        found = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM")
-        assert found["teacher"]["map"] and found["student"]["map"] == [] and found["student"]["note"]
+        result = attributions.attribution(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM")
+        assert result["teacher"]["map"] and result["student"]["map"] == [] and result["student"]["note"]
 
 
 def test_every_word_that_is_read_is_a_button():
@@ -107,15 +107,15 @@ def test_every_word_that_is_read_is_a_button():
 
 
 @pytest.mark.parametrize("source", ["decoder", "fusion"])
-def test_maps_and_scores_equal_those_of_dlip(picture, source):
-    found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE, source)
-    image, scene = images.read(picture), Scenes("test").scene(images.EXAMPLE_SCENES[0])
+def test_maps_and_scores_equal_those_of_dlip(image_path, source):
+    result = page.attention(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, source)
+    image, scene = images.read(image_path), Scenes("test").scene(images.EXAMPLE_SCENES[0])
     maps = [word_maps(dlip.load(name), image, CAPTION, source).map(CIRCLE) for name in NAMES.values()]
-    assert found["divergence"] == pytest.approx(differ(*maps).item(), abs=1e-6)
-    assert found["about"] == "circle" and [scene.objects[found["object"]].shape] == ["circle"]
-    covered = cover(torch.from_numpy(masks(scene)[found["object"]]), 6)
+    assert result["divergence"] == pytest.approx(differ(*maps).item(), abs=1e-6)
+    assert result["about"] == "circle" and [scene.objects[result["object"]].shape] == ["circle"]
+    covered = cover(torch.from_numpy(masks(scene)[result["object"]]), 6)
     for (side, name), over in zip(NAMES.items(), maps, strict=True):
-        own = found[side]
+        own = result[side]
         assert own["model"] == name
         torch.testing.assert_close(grid(own), patches(over), atol=1e-6, rtol=0)
         assert own["hit"] == pointing(patches(over), covered).item()
@@ -124,36 +124,36 @@ def test_maps_and_scores_equal_those_of_dlip(picture, source):
         assert own["chance_hit"] == pytest.approx((covered > 0).sum().item() / 36)
 
 
-def test_layers_and_heads_are_selected(picture):
-    found = page.attention(picture, TEACHER, STUDENT, CAPTION, 1, "fusion", "", "mean", "2", "0", "mean")
-    image = images.read(picture)
-    theirs = word_maps(dlip.load(TEACHER), image, CAPTION).patches(1, None, 2)
+def test_layers_and_heads_are_selected(image_path):
+    result = page.attention(image_path, TEACHER, STUDENT, CAPTION, 1, "fusion", "", "mean", "2", "0", "mean")
+    image = images.read(image_path)
+    expected = word_maps(dlip.load(TEACHER), image, CAPTION).patches(1, None, 2)
     ours = word_maps(dlip.load(STUDENT), image, CAPTION).patches(1, 0)
-    torch.testing.assert_close(grid(found["teacher"]), theirs, atol=1e-6, rtol=0)
-    torch.testing.assert_close(grid(found["student"]), ours, atol=1e-6, rtol=0)
+    torch.testing.assert_close(grid(result["teacher"]), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(grid(result["student"]), ours, atol=1e-6, rtol=0)
     assert page.layers_and_heads(TEACHER, page.CROSS) == (["last", "mean", *"012345"], ["mean", *"0123"])
     assert page.layers_and_heads(TEACHER, page.SELF)[0] == ["last", "mean", *"01234"]  # of the image encoder
 
 
-def test_maps_of_an_answers_word(picture):
-    found = page.attention(picture, TEACHER, STUDENT, "yellow", 0, "answer", QUESTION)
-    theirs = answer_maps(dlip.load(TEACHER), images.read(picture), QUESTION, "yellow").patches(0)
-    torch.testing.assert_close(grid(found["teacher"]), theirs, atol=1e-6, rtol=0)
-    assert found["object"] is None and found["teacher"]["hit"] is None
+def test_maps_of_an_answers_word(image_path):
+    result = page.attention(image_path, TEACHER, STUDENT, "yellow", 0, "answer", QUESTION)
+    expected = answer_maps(dlip.load(TEACHER), images.read(image_path), QUESTION, "yellow").patches(0)
+    torch.testing.assert_close(grid(result["teacher"]), expected, atol=1e-6, rtol=0)
+    assert result["object"] is None and result["teacher"]["hit"] is None
 
 
-def test_self_attention_and_rollout(picture):
-    maps = image_maps(dlip.load(STUDENT), images.read(picture))
-    one = page.self_attention(picture, TEACHER, STUDENT, False, "last", "mean", "0", "1")
+def test_self_attention_and_rollout(image_path):
+    maps = image_maps(dlip.load(STUDENT), images.read(image_path))
+    one = page.self_attention(image_path, TEACHER, STUDENT, False, "last", "mean", "0", "1")
     torch.testing.assert_close(grid(one["student"]), maps.cls(0, 1), atol=1e-6, rtol=0)
-    rolled = page.self_attention(picture, TEACHER, STUDENT, True)
+    rolled = page.self_attention(image_path, TEACHER, STUDENT, True)
     torch.testing.assert_close(grid(rolled["student"]), maps.rollout(), atol=1e-6, rtol=0)
     assert 0 < rolled["divergence"] < 1
-    assert "of the attention in one cell" in attention_view.show(rolled, images.read(picture))
+    assert "of the attention in one cell" in attention_view.show(rolled, images.read(image_path))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (dict(word=40), "no word 40"),
         (dict(source="itm"), "no source 'itm'"),
@@ -167,27 +167,27 @@ def test_self_attention_and_rollout(picture):
         (dict(image=None), "no image yet"),
     ],
 )
-def test_invalid_arguments_are_named(picture, change, said):
-    asked = dict(image=picture, teacher=TEACHER, student=STUDENT, text=CAPTION, word=0)
-    with pytest.raises(UserError, match=said):
-        page.attention(**asked | change)
+def test_invalid_arguments_are_named(image_path, change, message):
+    arguments = dict(image=image_path, teacher=TEACHER, student=STUDENT, text=CAPTION, word=0)
+    with pytest.raises(UserError, match=message):
+        page.attention(**arguments | change)
 
 
 def test_images_that_are_no_scene_have_no_score(tmp_path):
     path = tmp_path / "photo.png"
     images.drawing().save(path)
-    found = page.attention(str(path), TEACHER, STUDENT, CAPTION, CIRCLE)
-    assert found["object"] is None and found["student"]["hit"] is None
-    shown = attention_view.show({**found, "about": "<b>"}, images.read(path))
+    result = page.attention(str(path), TEACHER, STUDENT, CAPTION, CIRCLE)
+    assert result["object"] is None and result["student"]["hit"] is None
+    shown = attention_view.show({**result, "about": "<b>"}, images.read(path))
     assert "&lt;b&gt;" in shown and "<b>”" not in shown and "by chance" not in shown
-    assert f"<b>{found['divergence']:.3f}</b> of 1 bit" in shown and shown.count("<img") == 2
+    assert f"<b>{result['divergence']:.3f}</b> of 1 bit" in shown and shown.count("<img") == 2
 
 
-def test_the_outline_can_be_hidden(picture):
-    found = page.attention(picture, TEACHER, STUDENT, CAPTION, CIRCLE)
-    outlined, plain = (attention_view.show(found, images.read(picture), outline) for outline in (True, False))
+def test_the_outline_can_be_hidden(image_path):
+    result = page.attention(image_path, TEACHER, STUDENT, CAPTION, CIRCLE)
+    outlined, plain = (attention_view.show(result, images.read(image_path), outline) for outline in (True, False))
     assert outlined != plain and re.sub('base64,[^"]*', "", outlined) == re.sub('base64,[^"]*', "", plain)
-    share = f"{100 * found['student']['share']:.0f}% on the object"
+    share = f"{100 * result['student']['share']:.0f}% on the object"
     assert share in outlined and ("is-hit" in outlined or "is-miss" in outlined)
 
 
@@ -196,19 +196,19 @@ def test_any_image_of_the_gallery_is_scored(tmp_path):
     Image.fromarray(images.GALLERY[place].image).save(path)
     assert place not in images.EXAMPLE_SCENES
     kinds = [f"{o.color} {o.shape}" for o in images.GALLERY.scene(place).objects]
-    found = page.attention(str(path), TEACHER, STUDENT, kinds[1], 1)
-    assert kinds.count(kinds[1]) == 1 and found["object"] == 1 and found["student"]["share"] > 0
+    result = page.attention(str(path), TEACHER, STUDENT, kinds[1], 1)
+    assert kinds.count(kinds[1]) == 1 and result["object"] == 1 and result["student"]["share"] > 0
 
 
-def test_ambiguous_words_are_not_scored(picture):
+def test_ambiguous_words_are_not_scored(image_path):
     scene = Scenes("test").scene(images.EXAMPLE_SCENES[0])
     shapes = [o.shape for o in scene.objects]
     assert "star" not in shapes and shapes.count("circle") == 1
     for text, word in (("what color is the star?", 4), ("a small yellow circle", 3), ("a large red circle", 2)):
-        found = page.attention(picture, TEACHER, STUDENT, text, word, "fusion")
-        assert found["object"] is None and found["teacher"]["hit"] is None and found["student"]["hit"] is None
-    found = page.attention(picture, TEACHER, STUDENT, "what color is the circle?", 4, "fusion")
-    assert found["object"] == shapes.index("circle")
+        result = page.attention(image_path, TEACHER, STUDENT, text, word, "fusion")
+        assert result["object"] is None and result["teacher"]["hit"] is None and result["student"]["hit"] is None
+    result = page.attention(image_path, TEACHER, STUDENT, "what color is the circle?", 4, "fusion")
+    assert result["object"] == shapes.index("circle")
 
 
 def test_several_largest_cells_hit_if_half_of_them_do():
@@ -219,34 +219,34 @@ def test_several_largest_cells_hit_if_half_of_them_do():
     block = torch.zeros(mask.shape)
     block[rows.min() - 1 : rows.max() + 1, columns.min() : columns.max() + 1] = 1.0  # its first row misses
     over[1:] = block.flatten()
-    found = attention_view.compare_maps("x", "occlusion", NAMES, {"teacher": over, "student": over}, scene, 0)
-    assert found["teacher"]["hit"] and found["teacher"]["chance_hit"] == found["teacher"]["chance_share"]
+    result = attention_view.compare_maps("x", "occlusion", NAMES, {"teacher": over, "student": over}, scene, 0)
+    assert result["teacher"]["hit"] and result["teacher"]["chance_hit"] == result["teacher"]["chance_share"]
 
 
 # --- attributions -----------------------------------------------------------------------------------------------------
 
 
-def test_attributions_equal_those_of_dlip(picture):
+def test_attributions_equal_those_of_dlip(image_path):
     shares = []
-    found = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM", shares.append)
-    theirs = grad_cam(Score(dlip.load(TEACHER), CAPTION, CIRCLE), images.read(picture))
-    torch.testing.assert_close(grid(found["teacher"]), theirs / theirs.sum(), atol=2e-6, rtol=0)
-    assert shares == [0.5, 1.0] and found["kind"] == "Grad-CAM" and found["object"] is not None
-    whole = attributions.attribution(picture, TEACHER, STUDENT, CAPTION, None, "Grad-CAM")
-    assert whole["about"] == CAPTION and whole["object"] is None
+    result = attributions.attribution(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, "Grad-CAM", shares.append)
+    expected = grad_cam(Score(dlip.load(TEACHER), CAPTION, CIRCLE), images.read(image_path))
+    torch.testing.assert_close(grid(result["teacher"]), expected / expected.sum(), atol=2e-6, rtol=0)
+    assert shares == [0.5, 1.0] and result["kind"] == "Grad-CAM" and result["object"] is not None
+    full = attributions.attribution(image_path, TEACHER, STUDENT, CAPTION, None, "Grad-CAM")
+    assert full["about"] == CAPTION and full["object"] is None
     with pytest.raises(UserError, match="no method 'LIME'"):
-        attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "LIME")
+        attributions.attribution(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, "LIME")
 
 
 def test_large_maps_are_averaged():
     over = torch.rand(1 + 384 * 384)
-    found = attention_view.compare_maps("x", "occlusion", NAMES, {"teacher": over, "student": over})
-    assert len(found["student"]["map"]) == attention_view.MAX_CELLS
-    assert found["divergence"] == pytest.approx(0, abs=1e-6)
-    assert sum(map(sum, found["student"]["map"])) == pytest.approx(1, abs=0.01)
+    result = attention_view.compare_maps("x", "occlusion", NAMES, {"teacher": over, "student": over})
+    assert len(result["student"]["map"]) == attention_view.MAX_CELLS
+    assert result["divergence"] == pytest.approx(0, abs=1e-6)
+    assert sum(map(sum, result["student"]["map"])) == pytest.approx(1, abs=0.01)
 
 
-def test_a_stopped_job_ends(picture):
+def test_a_stopped_job_ends(image_path):
     shares, event = [], SimpleNamespace(alive=True)
 
     def report(share: float) -> None:
@@ -256,7 +256,7 @@ def test_a_stopped_job_ends(picture):
     def explain() -> None:
         LocalContext.blocks.set(SimpleNamespace(_queue=SimpleNamespace(event_ids_to_events={"mine": event})))
         LocalContext.event_id.set("mine")
-        attributions.attribution(picture, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", jobs.stoppable(report))
+        attributions.attribution(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", jobs.stoppable(report))
 
     with pytest.raises(gr.Error, match="Stopped"):
         copy_context().run(explain)

@@ -54,9 +54,9 @@ def test_arguments_of_a_wrong_type_are_one_sentence(endpoints, caplog):
     for function in endpoints:
         hints, nothing = typing.get_type_hints(function), dict.fromkeys(inspect.signature(function).parameters)
         for name in nothing:
-            kind, said = inputs.KINDS.get(inputs._plain(hints[name]), ((), None))
-            for value in WRONG.get(said, ()):
-                with pytest.raises(gr.Error, match=f"(?i)^.{name.replace('_', ' ')} is .*; give {said}"):
+            kind, message = inputs.KINDS.get(inputs._plain(hints[name]), ((), None))
+            for value in WRONG.get(message, ()):
+                with pytest.raises(gr.Error, match=f"(?i)^.{name.replace('_', ' ')} is .*; give {message}"):
                     function(*(nothing | {name: value}).values())
                 tried += 1
     assert tried > 150 and not caplog.records

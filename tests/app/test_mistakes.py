@@ -45,8 +45,8 @@ def test_any_image_is_read(mode, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6 if mode == "turned" else 1
     image.save(path, exif=exif)
-    found = compare.captions(str(path), TEACHER, STUDENT, method="greedy")
-    assert [found["student"]["text"]] == dlip.load(STUDENT).caption([path], 1, 30)
+    result = compare.captions(str(path), TEACHER, STUDENT, method="greedy")
+    assert [result["student"]["text"]] == dlip.load(STUDENT).caption([path], 1, 30)
 
 
 def huge(side: int) -> bytes:
@@ -85,31 +85,31 @@ def test_an_expired_image_is_reported(tmp_path):
     assert shown(gone, TEACHER, STUDENT).startswith("This image has expired")
 
 
-def test_invalid_texts_and_models_are_refused(picture):
+def test_invalid_texts_and_models_are_refused(image_path):
     with pytest.raises(UserError, match="no image yet"):
         compare.captions(None, TEACHER, STUDENT)
     with pytest.raises(UserError, match="question is empty"):
-        compare.answers(picture, TEACHER, STUDENT, " \n ")
+        compare.answers(image_path, TEACHER, STUDENT, " \n ")
     with pytest.raises(UserError, match="2,000 characters"):
-        compare.answers(picture, TEACHER, STUDENT, "x" * 2000)
+        compare.answers(image_path, TEACHER, STUDENT, "x" * 2000)
     with pytest.raises(UserError, match="0 captions cannot be ranked"):
-        compare.rankings(picture, TEACHER, STUDENT, "\n \n")
+        compare.rankings(image_path, TEACHER, STUDENT, "\n \n")
     with pytest.raises(UserError, match="21 captions cannot be ranked"):
-        compare.rankings(picture, TEACHER, STUDENT, "a\n" * 21)
+        compare.rankings(image_path, TEACHER, STUDENT, "a\n" * 21)
     with pytest.raises(UserError, match="there is no model 'scenes/none'"):
-        compare.captions(picture, TEACHER, "scenes/none")
+        compare.captions(image_path, TEACHER, "scenes/none")
     with pytest.raises(UserError, match="a model is missing"):
-        compare.captions(picture, "", STUDENT)
+        compare.captions(image_path, "", STUDENT)
     long = " ".join(["circle"] * 140)
-    assert compare.answers(picture, TEACHER, STUDENT, long)["teacher"]["answers"]
+    assert compare.answers(image_path, TEACHER, STUDENT, long)["teacher"]["answers"]
 
 
-def test_only_fixed_models_can_be_chosen(picture):
+def test_only_fixed_models_can_be_chosen(image_path):
     models.fix([OTHER, STUDENT])
     try:
         assert models.choices() == [OTHER, STUDENT] and models.defaults() == (OTHER, STUDENT)
         with pytest.raises(UserError, match="'scenes/teacher' is not available here; choose one of scenes/student-"):
-            compare.captions(picture, TEACHER, STUDENT)
+            compare.captions(image_path, TEACHER, STUDENT)
     finally:
         models.fix(None)
     assert models.defaults() == (TEACHER, STUDENT) and TEACHER in models.choices()
@@ -128,7 +128,7 @@ def test_the_page_opens_on_any_list_of_models(names):
 
 def test_spaces_between_models_are_ignored(monkeypatch):
     served = []
-    monkeypatch.setattr("app.page.serve", lambda *asked: served.append(asked))
+    monkeypatch.setattr("app.page.serve", lambda *arguments: served.append(arguments))
     assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
     assert served == [(None, False, [OTHER, STUDENT])]
 
@@ -155,10 +155,10 @@ def test_an_event_that_fails_clears_the_earlier_result(caplog):
     def fails(error):
         raise error
 
-    told = []
-    follows = events.on_selection_change(fails, told.append)
-    assert follows(UserError("there is no <b>")) is None and told == ["There is no &lt;b&gt;."]
-    assert follows(ZeroDivisionError("/secret/path")) is None and "the program's log" in told[1]
+    messages = []
+    follows = events.on_selection_change(fails, messages.append)
+    assert follows(UserError("there is no <b>")) is None and messages == ["There is no &lt;b&gt;."]
+    assert follows(ZeroDivisionError("/secret/path")) is None and "the program's log" in messages[1]
     assert caplog.text.count("Traceback") == 1 and events.on_selection_change(lambda: 3, events.ignore)() == 3
     with pytest.warns(UserWarning, match="^No[.]$"):
         assert events.on_selection_change(fails, events.warn)(UserError("no")) == ""
@@ -167,39 +167,39 @@ def test_an_event_that_fails_clears_the_earlier_result(caplog):
 def following(page: gr.Blocks, trigger: str) -> list:
     """The page's events that follow a change of a component, in their order."""
     (start,) = [part._id for part in page.blocks.values() if getattr(part, "elem_id", None) == trigger]
-    found = [fn for fn in page.fns.values() if (start, "change") in fn.targets]
-    for fn in found:
-        found += [other for other in page.fns.values() if other.trigger_after == fn._id
+    result = [fn for fn in page.fns.values() if (start, "change") in fn.targets]
+    for fn in result:
+        result += [other for other in page.fns.values() if other.trigger_after == fn._id
                   and not other.trigger_only_on_failure]  # fmt: skip
-    return found
+    return result
 
 
-def test_a_model_that_cannot_be_loaded_is_reported_once_and_clears_all_results(picture, monkeypatch):
-    told, shown = [], {}
-    monkeypatch.setattr(gr, "Warning", lambda said, **_: told.append(said))
+def test_a_model_that_cannot_be_loaded_is_reported_once_and_clears_all_results(image_path, monkeypatch):
+    messages, shown = [], {}
+    monkeypatch.setattr(gr, "Warning", lambda error, **_: messages.append(error))
     page = build()
     values = {part._id: getattr(part, "value", None) for part in page.blocks.values()}
     for part in page.blocks.values():
         if getattr(part, "elem_id", None) in ("image", "student") or isinstance(part, gr.Checkbox):
-            values[part._id] = {"image": picture, "student": "scenes/none"}.get(part.elem_id, True)
+            values[part._id] = {"image": image_path, "student": "scenes/none"}.get(part.elem_id, True)
     for fn in following(page, "student"):
         if not fn.outputs:  # which stops or cancels work
             continue
         if fn.fn:
-            found = fn.fn(*(values[part._id] for part in fn.inputs))
+            result = fn.fn(*(values[part._id] for part in fn.inputs))
         else:  # the page does it by itself: `events.set_in_page`
-            found = json.loads(re.fullmatch(r"\(\) => \((.*)\)", fn.js)[1])
-        for part, value in zip(fn.outputs, found if len(fn.outputs) > 1 else [found], strict=True):
+            result = json.loads(re.fullmatch(r"\(\) => \((.*)\)", fn.js)[1])
+        for part, value in zip(fn.outputs, result if len(fn.outputs) > 1 else [result], strict=True):
             if not isinstance(value, dict):  # skip
                 values[part._id] = value
             if isinstance(part, gr.HTML):
                 shown[part.elem_id] = value
-    assert len(told) == 1 and told[0].startswith("There is no model 'scenes/none'; ")
+    assert len(messages) == 1 and messages[0].startswith("There is no model 'scenes/none'; ")
     assert shown.keys() == {
         "strange", "captions", "answers", "rankings", "found", "words", "look", "measured", "worst", "tint"
     }  # fmt: skip
     assert "--distilled" in shown.pop("tint")  # until more is known of it
-    assert [shown.pop(place) for place in ("words", "captions")] == [f'<p class="hint">{told[0]}</p>'] * 2
+    assert [shown.pop(place) for place in ("words", "captions")] == [f'<p class="hint">{messages[0]}</p>'] * 2
     assert {shown.pop("found"), shown.pop("worst")} == {parts.hint(search.EMPTY), parts.hint(disagreements.EMPTY)}
     assert set(shown.values()) == {""}
 
@@ -223,8 +223,8 @@ def test_invalid_options_are_one_line_and_exit_2(word, app_address, capsys, monk
         assert main(["app", f"--{word}", value]) == 2
     finally:
         models.fix(None)
-    said = capsys.readouterr().err
-    assert message in said and said.startswith("dlip: ") and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("dlip: ") and error.count("\n") == 1
 
 
 def test_public_addresses(monkeypatch):
@@ -238,14 +238,14 @@ def test_public_addresses(monkeypatch):
     assert is_public()
 
 
-def test_long_names_and_invalid_layers_are_refused(picture):
+def test_long_names_and_invalid_layers_are_refused(image_path):
     with pytest.raises(UserError, match="a model's name has 3,000 characters; give at most 1,000"):
         models.load("x" * 3000)
     with pytest.raises(UserError, match="there is no model 'xxx"):
         models.load("x" * 900)  # no file can have the name
     for layer in ("²", "9" * 5000):
         with pytest.raises(UserError, match=f"there is no layer '{layer[:30]}.*; choose last, mean or a number from 0"):
-            attention.self_attention(picture, "scenes/teacher", "scenes/student", teacher_layer=layer)
+            attention.self_attention(image_path, "scenes/teacher", "scenes/student", teacher_layer=layer)
 
 
 def test_gradio_settings_that_open_the_app_are_ignored(monkeypatch):

@@ -22,12 +22,12 @@ def app(tmp_path_factory) -> tuple[str, Path]:
         yield address, log
 
 
-def ask(address: str, way: str, body: dict | None = None, **headers: str) -> tuple[int, str]:
+def ask(address: str, route: str, body: dict | None = None, **headers: str) -> tuple[int, str]:
     """The status and the text of what is answered; the body goes as JSON."""
     sent = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(address + way, sent, {"Content-Type": "application/json", **headers})
+    request = urllib.request.Request(address + route, sent, {"Content-Type": "application/json", **headers})
     try:
-        with urllib.request.urlopen(asked, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read().decode()
@@ -37,7 +37,7 @@ API = "gradio_api/"
 
 
 @pytest.mark.parametrize(
-    ("way", "body", "status", "said"),
+    ("route", "body", "status", "reason"),
     [
         ("call/nothing", {"data": []}, 404, NO_ENDPOINT),
         ("call/v2/nothing", {}, 404, NO_ENDPOINT),
@@ -46,14 +46,14 @@ API = "gradio_api/"
         ("call/search/nobody", None, 200, "event: error"),
     ],
 )
-def test_wrong_requests_get_a_reason(way, body, status, said, app):
+def test_wrong_requests_get_a_reason(route, body, status, reason, app):
     address, log = app
-    assert (found := ask(address, API + way, body))[0] == status and said in found[1]
+    assert (answer := ask(address, API + route, body))[0] == status and reason in answer[1]
     assert log.read_text().count("\n") <= 2 and "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "reason"),
     [
         ([TEACHER], "Got 1 values, but 4 are needed"),
         (["picture.png", TEACHER, STUDENT, "what?"], "A value has the wrong type"),
@@ -61,27 +61,27 @@ def test_wrong_requests_get_a_reason(way, body, status, said, app):
         ([{"path": "/etc/passwd", **FILE}, TEACHER, STUDENT, "what?"], "A value has the wrong type"),
     ],
 )
-def test_unreadable_values_get_a_reason(values, said, app):
+def test_unreadable_values_get_a_reason(values, reason, app):
     address, log = app
     status, answer = ask(address, f"{API}call/answers", {"data": values})
-    told = ask(address, f"{API}call/answers/{json.loads(answer)['event_id']}")[1]
-    assert status == 200 and said in told and "gradio_api/info" in told
+    answer = ask(address, f"{API}call/answers/{json.loads(answer)['event_id']}")[1]
+    assert status == 200 and reason in answer and "gradio_api/info" in answer
     assert "Traceback" not in log.read_text()
 
 
-def test_lone_surrogates_are_question_marks(app, picture):
+def test_lone_surrogates_are_question_marks(app, image_path):
     """A page's own request: its answer holds the caption again, as UTF-8."""
     address, log = app
     config = json.loads(ask(address, "config")[1])
     (rank,) = [one["id"] for one in config["dependencies"] if one["api_name"] == "rankings"]
     form = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.png"\r\n\r\n%s\r\n--b--\r\n'
-    sent = urllib.request.Request(f"{address}{API}upload", form % Path(picture).read_bytes(),
+    sent = urllib.request.Request(f"{address}{API}upload", form % Path(image_path).read_bytes(),
                                   {"Content-Type": "multipart/form-data; boundary=b"})  # fmt: skip
     (path,) = json.load(urllib.request.urlopen(sent))
     values = [{"path": path, **FILE}, TEACHER, STUDENT, "a red \ud83d star"]
     ask(address, f"{API}queue/join", {"data": values, "fn_index": rank, "session_hash": "mine"})
-    told = ask(address, f"{API}queue/data?session_hash=mine")[1]
-    assert '"success":true' in told and "a red ? star" in told and "Traceback" not in log.read_text()
+    answer = ask(address, f"{API}queue/data?session_hash=mine")[1]
+    assert '"success":true' in answer and "a red ? star" in answer and "Traceback" not in log.read_text()
 
 
 def test_only_local_host_names_are_answered_while_any_model_can_be_named(app_address, app):

@@ -20,15 +20,15 @@ TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_app_and_deletes_uploads(number, code, picture, tmp_path, monkeypatch):
+def test_a_signal_ends_the_app_and_deletes_uploads(number, code, image_path, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with served() as (address, app):
-        sent = dict(image=handle_file(picture), teacher=STUDENT, student=STUDENT, question="what is this?")
+        sent = dict(image=handle_file(image_path), teacher=STUDENT, student=STUDENT, question="what is this?")
         client = Client(address, verbose=False)
         assert client.predict(**sent, api_name="/answers")["teacher"]["answers"]
         assert list(tmp_path.glob("dlip-app-*/**/*.png"))
-        asked = handle_file(picture), TEACHER, STUDENT, "a large circle", 2, "integrated gradients"
-        job = client.submit(*asked, api_name="/attribution")
+        arguments = handle_file(image_path), TEACHER, STUDENT, "a large circle", 2, "integrated gradients"
+        job = client.submit(*arguments, api_name="/attribution")
         while job.status().code != Status.PROCESSING:
             time.sleep(0.05)
         app.send_signal(number)
@@ -38,18 +38,18 @@ def test_a_signal_ends_the_app_and_deletes_uploads(number, code, picture, tmp_pa
 
 def test_requests_cannot_bypass_the_queue(app_address):
     body = json.dumps({"data": [TEACHER, STUDENT, "a red circle"]}).encode()
-    asked = urllib.request.Request(f"{app_address}gradio_api/run/search", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{app_address}gradio_api/run/search", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(asked)
+        urllib.request.urlopen(request)
 
 
 @pytest.fixture
 def slow(monkeypatch):
     """Models of which one, "slow", is loaded only when the event is set, and "none" never; how often each was asked."""
-    ready, asked = threading.Event(), []
+    ready, requests = threading.Event(), []
 
     def load(name: str):
-        asked.append(name)
+        requests.append(name)
         if name == "slow":
             ready.wait(20)
         if name == "none":
@@ -58,39 +58,39 @@ def slow(monkeypatch):
 
     monkeypatch.setattr(dlip, "load", load)
     monkeypatch.setattr(models, "_loaded", models._loaded.__class__())
-    return ready, asked
+    return ready, requests
 
 
 def test_loading_a_model_blocks_no_other_request(slow):
-    ready, asked = slow
-    found = []
-    visitors = [threading.Thread(target=lambda: found.append(events.guarded(models.load)("slow"))) for _ in range(3)]
+    ready, requests = slow
+    results = []
+    visitors = [threading.Thread(target=lambda: results.append(events.guarded(models.load)("slow"))) for _ in range(3)]
     for visitor in visitors:
         visitor.start()
     other = threading.Thread(target=events.guarded(models.load), args=["quick"])
     other.start()
     other.join(10)
-    assert not other.is_alive() and found == []
+    assert not other.is_alive() and results == []
     ready.set()
     for visitor in visitors:
         visitor.join(10)
-    assert len(set(found)) == 1 and len(found) == 3 and sorted(asked) == ["quick", "slow"]
+    assert len(set(results)) == 1 and len(results) == 3 and sorted(requests) == ["quick", "slow"]
     assert models.turn.acquire(blocking=False)
     models.turn.release()
 
 
 def test_recent_models_are_kept_and_failures_are_not(slow):
-    _, asked = slow
+    _, requests = slow
     first = models.load("0")
     for name in map(str, range(models.MAX_LOADED)):
         models.load(name)
     assert models.load("0") is first
     models.load("more")  # in the place of "1"
     models.load("0")
-    assert asked == [*map(str, range(models.MAX_LOADED)), "more"]
+    assert requests == [*map(str, range(models.MAX_LOADED)), "more"]
     models.load("1")
-    assert asked[-1] == "1"
+    assert requests[-1] == "1"
     for _ in range(2):
         with pytest.raises(UserError, match="no model 'none'"):
             models.load("none")
-    assert asked[-2:] == ["none", "none"]
+    assert requests[-2:] == ["none", "none"]

@@ -17,42 +17,42 @@ TEACHER, STUDENT = "scenes/teacher", "scenes/student-undistilled"
 
 
 @pytest.fixture(scope="module")
-def found() -> dict:
+def measured() -> dict:
     shares = []
-    found = page.speed(TEACHER, STUDENT, "vqa", 2, 2, 3, repeats=2, batches=[4, "1"], with_memory=False,
+    measured = page.speed(TEACHER, STUDENT, "vqa", 2, 2, 3, repeats=2, batches=[4, "1"], with_memory=False,
                        progress=shares.append)  # fmt: skip
     assert shares == sorted(shares) and 0.79 < shares[-1] <= 0.8  # the rest is the memory's
-    return found
+    return measured
 
 
-def test_measurements_have_their_settings(found):
-    json.dumps(found)
-    assert found["models"] == {"teacher": TEACHER, "student": STUDENT}
-    for side in found["models"]:
-        own = found["latency"]["models"][side]
+def test_measurements_have_their_settings(measured):
+    json.dumps(measured)
+    assert measured["models"] == {"teacher": TEACHER, "student": STUDENT}
+    for side in measured["models"]:
+        own = measured["latency"]["models"][side]
         assert 0 < own["p50_ms"] <= own["p95_ms"] and {"image", "fusion", "decoder"} <= own["modules"].keys()
         assert [own[k] for k in ("task", "batch", "beams", "tokens", "repeats", "warmup")] == ["vqa", 2, 2, 3, 2, 3]
-        assert len(found["throughput"][side]) == 2 and min(found["throughput"][side]) > 0
-    assert found["batches"] == [1, 4] and found["memory"] is None
+        assert len(measured["throughput"][side]) == 2 and min(measured["throughput"][side]) > 0
+    assert measured["batches"] == [1, 4] and measured["memory"] is None
 
 
-def test_the_table_has_every_number(found):
-    table = page.table(found)
-    timed = found["latency"]["models"]["student"]
+def test_the_table_has_every_number(measured):
+    table = page.table(measured)
+    timed = measured["latency"]["models"]["student"]
     row = table.query("side == 'student' and part == 'fusion' and measure == 'p95'")
     assert row["value"].tolist() == [timed["modules"]["fusion"]["p95_ms"]] and row["unit"].tolist() == ["ms"]
     rates = table.query("side == 'teacher' and measure == 'throughput'")
     assert dict(zip(rates["batch"], rates["value"], strict=True)) == dict(
-        zip(found["batches"], found["throughput"]["teacher"], strict=True)
+        zip(measured["batches"], measured["throughput"]["teacher"], strict=True)
     )
     parts = 1 + len(timed["modules"])
     assert len(table) == 2 * (2 * parts + 2)
     assert (table["threads"] == torch.get_num_threads()).all() and (table["beams"] == 2).all()
 
 
-def test_the_page_states_every_setting_and_offers_the_files(found):
+def test_the_page_states_every_setting_and_offers_the_files(measured):
     taken = {side: {"weights_mb": 12.34, "peak_mb": peak} for side, peak in (("teacher", 5.0), ("student", None))}
-    full = {**found, "memory": taken}
+    full = {**measured, "memory": taken}
     shown = page.show(full)
     for stated in (
         "vqa, batch 2",
@@ -63,7 +63,7 @@ def test_the_page_states_every_setting_and_offers_the_files(found):
         torch.__version__,
     ):
         assert stated in shown
-    assert f"{found['latency']['models']['teacher']['p50_ms']:.1f} ms" in shown
+    assert f"{measured['latency']['models']['teacher']['p50_ms']:.1f} ms" in shown
     assert "12.3 MB" in shown and "not known here" in shown and "undistilled" in shown
     files = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', shown))
     assert json.loads(base64.b64decode(files["speed.json"])) == full
@@ -72,20 +72,20 @@ def test_the_page_states_every_setting_and_offers_the_files(found):
     assert csv.query("measure == 'memory'")["value"].tolist() == [12.34, 5.0, 12.34]
 
 
-def test_the_same_speed_is_as_fast_as(found):
-    even = {**found, "latency": {**found["latency"], "speedup": {"teacher": 1.0, "student": 0.97}}}
+def test_the_same_speed_is_as_fast_as(measured):
+    even = {**measured, "latency": {**measured["latency"], "speedup": {"teacher": 1.0, "student": 0.97}}}
     assert "The student is as fast as its teacher." in page.show(even)
 
 
-def test_figures_of_missing_measurements_are_skipped(found):
-    (heading, bars), (rates_heading, rates), memory = page.figures(found)
+def test_figures_of_missing_measurements_are_skipped(measured):
+    (heading, bars), (rates_heading, rates), memory = page.figures(measured)
     assert "Most of the time goes to" in heading and bars.layout.title.text is None
-    assert rates.data[1].line.color == COLORS["undistilled"] and "a second" in rates_heading
+    assert rates.data[1].line.color == COLORS["undistilled"] and "per second" in rates_heading
     assert memory == ("", None)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (dict(batch=0), "batch is 0;"),
         (dict(beams=9), "beams is 9"),
@@ -97,7 +97,7 @@ def test_figures_of_missing_measurements_are_skipped(found):
         (dict(task="detection"), "no task 'detection'"),
     ],
 )
-def test_invalid_settings_are_refused_before_measuring(change, said, monkeypatch):
+def test_invalid_settings_are_refused_before_measuring(change, message, monkeypatch):
     monkeypatch.setattr("dlip.cost.latency._time", lambda *_: pytest.fail("measured"))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         page.speed(TEACHER, STUDENT, **change)

@@ -44,8 +44,8 @@ def records(tmp_path, monkeypatch) -> list[dict]:
         make_record("far", tr1=99.0) | {"split": "<val>"},
         make_record("row", tr1=99.0) | {"ablation": {"hash": "x"}},
     ]
-    few = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
-    made += [make_record("of one picture", tr1=99.0, items=few)]
+    items = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
+    made += [make_record("of one picture", tr1=99.0, items=items)]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
     monkeypatch.setattr(shipped, "RESULTS", tmp_path)
     monkeypatch.setattr(shipped, "built_in_models", list)
@@ -64,11 +64,11 @@ def test_points_average_over_seeds_and_know_the_pareto_front(records):
 
 
 def test_a_point_shows_its_run(records):
-    found = page.run("good")
+    result = page.run("good")
     last = max((r for r in records if r["name"] == "good"), key=lambda r: r["created"])
-    assert (found["command"], found["config"], found["seeds"]) == (last["command"], last["config"], [0, 1, 2])
-    assert found["figures"]["tr1"] == 71.0 and found["samples"] == [SAMPLE]
-    shown = page.show(found)
+    assert (result["command"], result["config"], result["seeds"]) == (last["command"], last["config"], [0, 1, 2])
+    assert result["figures"]["tr1"] == 71.0 and result["samples"] == [SAMPLE]
+    shown = page.show(result)
     assert "&lt;blue&gt;" in shown and "<blue>" not in shown and "<b>&lt;2&gt;</b> (true: 1)" in shown
     assert "(true: star)" not in shown and ">71.0<" in shown
     assert "no samples" in page.show(page.run("<bad>")) and "<bad>" not in page.show(page.run("<bad>"))
@@ -87,8 +87,8 @@ def test_samples_are_those_of_the_latest_run_that_has_some(records, tmp_path):
 
 def event(name: str):
     """What the tab does when something else is chosen."""
-    (found,) = {fn.fn for fn in build().fns.values() if fn.name == name}
-    return found
+    (result,) = {fn.fn for fn in build().fns.values() if fn.name == name}
+    return result
 
 
 def test_a_chosen_point_stays_chosen_while_it_is_in_the_chart(records):
@@ -101,12 +101,12 @@ def test_a_chosen_point_stays_chosen_while_it_is_in_the_chart(records):
 
 
 def test_hover_texts_omit_the_command(records):
-    told = [said for trace in page.chart_of(page.MAIN, "params_m", "tr1").data for said in trace.hovertext or ()]
-    assert any("<b>good</b>" in said for said in told) and not any("dlip train" in said for said in told)
+    texts = [message for trace in page.chart_of(page.MAIN, "params_m", "tr1").data for message in trace.hovertext or ()]
+    assert any("<b>good</b>" in message for message in texts) and not any("dlip train" in message for message in texts)
 
 
 def test_invalid_groups_axes_and_names_are_refused(records):
-    for call, said in (
+    for call, message in (
         (
             lambda: page.tradeoffs("all grids"),
             "no runs called 'all grids'; choose one of playground; scenes <val>; ",
@@ -116,7 +116,7 @@ def test_invalid_groups_axes_and_names_are_refused(records):
         (lambda: page.tradeoffs("fusion"), "no run of fusion"),
         (lambda: page.run("nobody"), "no point 'nobody'"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             call()
     assert page.groups() == [page.MAIN, *OTHERS]
 
@@ -149,7 +149,9 @@ def test_runs_of_the_same_cost_are_rows(monkeypatch):
 
 
 def test_the_runs_of_a_grid_are_named_after_its_rows(records, monkeypatch):
-    monkeypatch.setattr(shipped, "matched", lambda grid, found: {"teacher": found[:1], "a row": found[1:3], "none": []})
+    monkeypatch.setattr(
+        shipped, "matched", lambda grid, result: {"teacher": result[:1], "a row": result[1:3], "none": []}
+    )
     assert [p["name"] for p in page.tradeoffs("fusion", score="tr1")] == ["a row", "teacher"]
     assert page.run("a row", "fusion")["seeds"] == [0, 1] and "fusion" in page.groups()
 
@@ -168,21 +170,21 @@ def test_without_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
 
 def test_disagreements_equal_those_of_dlip():
     shares = []
-    found = worst.disagreements(TEACHER, STUDENT, "answers", 10, shares.append)
+    result = worst.disagreements(TEACHER, STUDENT, "answers", 10, shares.append)
     items = [evaluate(name, Scenes("test", size=10), tasks=("vqa",), return_items=True, progress=False)["items"]
              for name in (TEACHER, STUDENT)]  # fmt: skip
     rows = disagreement.disagreements(*items, "vqa")
-    assert found == rows.to_dict("records") and found[0]["loss"] == 100
+    assert result == rows.to_dict("records") and result[0]["loss"] == 100
     assert shares == sorted(shares) and len(shares) == 2 * math.ceil(10 / worst.BATCH) and shares[-1] == 1
-    shown = worst.show(found, (TEACHER, STUDENT))
-    assert shown.count("<article>") == len(found) == shown.count("<img") and found[0]["asked"] in shown
+    shown = worst.show(result, (TEACHER, STUDENT))
+    assert shown.count("<article>") == len(result) == shown.count("<img") and result[0]["asked"] in shown
     assert "loses on no item" in worst.show([], (TEACHER, STUDENT))
-    for asked, said in (
+    for arguments, message in (
         (("spelling", 10), "no task 'spelling'"),
         (("answers", 5000), "images is 5000; choose a number from 10 to 1,000"),
     ):
-        with pytest.raises(UserError, match=said):
-            worst.disagreements(TEACHER, STUDENT, *asked)
+        with pytest.raises(UserError, match=message):
+            worst.disagreements(TEACHER, STUDENT, *arguments)
 
 
 def test_other_requests_run_while_retrieval_ranks():
@@ -201,10 +203,10 @@ def test_captions_are_scored_by_cider_while_other_requests_run(monkeypatch):
     run_java, got_in = captioning._run_java, []
     monkeypatch.setattr(captioning, "_run_java", lambda *_, **__: got_in.append(others_get_in()) or run_java(*_, **__))
     monkeypatch.setattr(captioning, "_meteor", lambda *_: pytest.fail("METEOR takes long"))
-    found = worst.disagreements(TEACHER, STUDENT, "captions", 10)
+    result = worst.disagreements(TEACHER, STUDENT, "captions", 10)
     assert all(got_in)
 
     monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=MetricUnavailable("not here")))
     items = [evaluate(name, Scenes("test", size=10), tasks=("captioning",), return_items=True, progress=False)["items"]
              for name in (TEACHER, STUDENT)]  # fmt: skip
-    assert found == disagreement.disagreements(*items, "captioning").to_dict("records") and found
+    assert result == disagreement.disagreements(*items, "captioning").to_dict("records") and result

@@ -50,7 +50,7 @@ def test_command_prints_a_table_and_appends_a_record(tmp_path, capsys):
 
 def test_bench_all_runs_every_benchmark(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        bench, "bench", lambda name, command, **asked: {"bench": name, "rows": [{"name": name, **asked}]}
+        bench, "bench", lambda name, command, **calls: {"bench": name, "rows": [{"name": name, **calls}]}
     )
     words = ["bench", "all", "--rounds", "1", "--results", str(tmp_path / "all.jsonl")]
     assert main([*words, "--json", "-"]) == 0
@@ -81,12 +81,12 @@ def test_profile_separates_products_from_copies():
 
 def test_no_scene_is_rendered_twice(monkeypatch):
     """Scenes are cached."""
-    asked, scene, item = [], Scenes.scene, Scenes.__getitem__
-    monkeypatch.setattr(Scenes, "scene", lambda data, i: asked.append(i) or scene(data, i))
-    monkeypatch.setattr(Scenes, "__getitem__", lambda data, i: asked.append(i) or item(data, i))
+    calls, scene, item = [], Scenes.scene, Scenes.__getitem__
+    monkeypatch.setattr(Scenes, "scene", lambda data, i: calls.append(i) or scene(data, i))
+    monkeypatch.setattr(Scenes, "__getitem__", lambda data, i: calls.append(i) or item(data, i))
     monkeypatch.setattr("dlip.bench.scenes.IMAGES", 5)
     settings, rows = drawn.run(rounds=2)
-    assert asked == list(range(30)) and settings == {"images": 5, "rounds": 2}
+    assert calls == list(range(30)) and settings == {"images": 5, "rounds": 2}
     assert [row["name"] for row in rows] == ["pixels", "with texts"] and rows[0]["images_per_s"] > 0
 
 
@@ -148,7 +148,7 @@ def test_stock_and_here_are_compared_before_timing(monkeypatch, scenes):
     ]  # fmt: skip
     caption = rows[-15]
     assert caption["ratio"] == 1 and caption["base_ratio"] == pytest.approx(rows[0]["s"] / caption["s"], abs=0.01)
-    monkeypatch.setattr(stock, "same", lambda theirs, ours: False)
+    monkeypatch.setattr(stock, "same", lambda expected, actual: False)
     monkeypatch.setattr(stock, "graphs", lambda vlm, place: {})
     with pytest.raises(UserError, match="by here differs from stock"):
         stock.run(rounds=1)
@@ -163,10 +163,10 @@ def test_same():
 
 @pytest.mark.parametrize("code", [0, 2])
 def test_demo_runs_in_its_own_process(code, monkeypatch):
-    asked = []
+    calls = []
 
     def run(words, **_):
-        asked.append(words[2:4])
+        calls.append(words[2:4])
         return subprocess.CompletedProcess(words, code, "", "dlip: the disk is full")
 
     monkeypatch.setattr("subprocess.run", run)
@@ -176,7 +176,7 @@ def test_demo_runs_in_its_own_process(code, monkeypatch):
     else:
         settings, rows = demo.run(rounds=2)
         assert settings["rounds"] == 2 and [row["name"] for row in rows] == ["dlip demo"]
-    assert asked == [["dlip", "demo"]] * (1 if code else 2)
+    assert calls == [["dlip", "demo"]] * (1 if code else 2)
 
 
 def test_reranking_variants_rank_the_same(monkeypatch):

@@ -36,14 +36,14 @@ def test_tab_closes_dropdowns(open_page):
 
 def test_models_are_chosen_by_keyboard(open_page):
     page, image = open_page(), images.examples()[0].image
-    (said,) = dlip.load(OTHER).caption([image], max_new_tokens=30)
+    (caption,) = dlip.load(OTHER).caption([image], max_new_tokens=30)
     student = page.get_by_label("Student", exact=True)
     student.fill(OTHER)
     page.keyboard.press("Tab")
     page.wait_for_selector("#captions .undistilled")
     assert student.input_value() == OTHER
     shown = page.locator("#captions .undistilled .said").inner_text()
-    assert [word for word in shown.split() if word != "…"] == said.split()
+    assert [word for word in shown.split() if word != "…"] == caption.split()
 
     student.focus()
     page.keyboard.press("ArrowUp")

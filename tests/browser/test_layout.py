@@ -71,14 +71,14 @@ SEEN = """where => new Promise(done => {
         ("Trade-offs", "#speed-button, #tradeoffs-button", "#runs"),
     ],
 )
-def test_the_place_in_the_queue_is_visible(open_page, app_address, picture, tab, press, where):
+def test_the_place_in_the_queue_is_visible(open_page, app_address, image_path, tab, press, where):
     """Of a visitor who waits behind others."""
     page = open_page()
     select(page, tab)
     page.wait_for_selector({"Compare": "#rankings td", "Attention": "#look img"}.get(tab, "#runs .point"))
     client, models = Client(app_address, verbose=False), ["scenes/teacher"] * 2
     jobs = [
-        client.submit(handle_file(picture), *models, "beam", 8, 0.9, 40, 0, api_name="/captions") for _ in range(20)
+        client.submit(handle_file(image_path), *models, "beam", 8, 0.9, 40, 0, api_name="/captions") for _ in range(20)
     ]
     page.wait_for_timeout(500)  # until they are in the queue
     for button in page.locator(press).all()[:2]:

@@ -15,8 +15,8 @@ window.fetch = async (...asked) => {
 
 def test_a_late_answer_to_an_earlier_request_is_dropped(open_page):
     page, image = open_page(script=LATE), images.examples()[0].image
-    short, whole = (captions_of(image, TEACHER, STUDENT, num_beams=1, max_new_tokens=length) for length in (4, 30))
-    assert short != whole
+    short, full = (captions_of(image, TEACHER, STUDENT, num_beams=1, max_new_tokens=length) for length in (4, 30))
+    assert short != full
     page.get_by_role("button", name="Beams, length and seed").click()
     page.evaluate("window.late = [6000]")
     page.get_by_text("greedy", exact=True).click()  # asks for the whole caption

@@ -27,7 +27,7 @@ NAMELESS = """[...document.querySelectorAll("button, input:not([type=file]), tex
 """What is seen and has no name; a picture inside a button has the button's."""
 
 
-def said(page, where: str) -> list[str]:
+def card_texts(page, where: str) -> list[str]:
     """What both models' cards say, without the "…" where one has none of the other's words."""
     return [text.removeprefix("… ") for text in page.locator(f"#{where} .said").all_inner_texts()]
 
@@ -36,7 +36,7 @@ def test_the_page_follows_every_choice(open_page, screens):
     """The examples, the models, the ways of decoding, a question and captions to rank."""
     page = open_page()
     first, second = images.examples()[:2]
-    assert said(page, "captions") == captions_of(first.image, TEACHER, STUDENT)
+    assert card_texts(page, "captions") == captions_of(first.image, TEACHER, STUDENT)
     page.screenshot(path=screens / "compare.png")
 
     page.get_by_role("button", name=second.name).click()
@@ -88,14 +88,14 @@ def test_the_page_follows_every_choice(open_page, screens):
     assert "times faster" in page.locator("#captions .summary").inner_text()
 
 
-def test_search_by_sentence_and_by_image(open_page, screens, picture):
+def test_search_by_sentence_and_by_image(open_page, screens, image_path):
     page = open_page()
     page.locator("#search-button").click()
     sentence = "a large green triangle on a dark background"
     type_text(page.locator("#sentence textarea, #sentence input"), sentence)
     page.keyboard.press("Enter")
     page.wait_for_selector("#found .hit img")
-    assert found(page) == [hit["caption"] for hits in search.search(**BOTH, sentence=sentence).values()
+    assert hit_captions(page) == [hit["caption"] for hits in search.search(**BOTH, sentence=sentence).values()
                            for hit in hits["hits"]]  # fmt: skip
     page.screenshot(path=screens / "search.png")
     hit = search.search(**BOTH, sentence=sentence)["teacher"]["hits"][1]
@@ -104,20 +104,20 @@ def test_search_by_sentence_and_by_image(open_page, screens, picture):
     assert page.locator("#found .hit img").count() == 2 * search.SHOWN
     assert page.locator("#examples [aria-pressed=true]").count() == 0
     page.locator("#image [aria-label='Remove Image']").click()
-    page.locator("#image input[type=file]").set_input_files(picture)
-    wait_for_cards(page, "captions", captions_of(picture, TEACHER, STUDENT))
+    page.locator("#image input[type=file]").set_input_files(image_path)
+    wait_for_cards(page, "captions", captions_of(image_path, TEACHER, STUDENT))
     page.locator("#reverse").click()
     page.wait_for_function("!document.querySelector('#found .hit img') && document.querySelector('#found .hit')")
-    wanted = []
+    expected = []
     for name in BOTH.values():
         vlm, texts = dlip.load(name), [search.GALLERY[i].captions[0] for i in range(len(search.GALLERY))]
-        best = vlm.similarity([picture], texts)[0].argsort(descending=True)[: search.CANDIDATES].tolist()
-        itm = vlm.match([picture] * len(best), [texts[i] for i in best])
-        wanted += [texts[best[i]] for i in itm.argsort(descending=True, stable=True)[: search.SHOWN]]
-    assert found(page) == wanted
+        best = vlm.similarity([image_path], texts)[0].argsort(descending=True)[: search.CANDIDATES].tolist()
+        itm = vlm.match([image_path] * len(best), [texts[i] for i in best])
+        expected += [texts[best[i]] for i in itm.argsort(descending=True, stable=True)[: search.SHOWN]]
+    assert hit_captions(page) == expected
 
 
-def found(page) -> list[str]:
+def hit_captions(page) -> list[str]:
     """What the teacher's search found, then what the student's did."""
     return page.locator("#found .hit span").all_inner_texts()
 
@@ -152,7 +152,7 @@ def test_an_image_is_uploaded_and_errors_are_sentences(open_page, tmp_path):
     assert "Traceback" not in page.content()
 
 
-def test_an_unreadable_file_is_reported_once_and_removed(open_page, tmp_path, picture):
+def test_an_unreadable_file_is_reported_once_and_removed(open_page, tmp_path, image_path):
     page = open_page()
     (tmp_path / "wrong.png").write_text("no picture")
     for _ in range(2):
@@ -164,20 +164,22 @@ def test_an_unreadable_file_is_reported_once_and_removed(open_page, tmp_path, pi
         assert page.locator(".toast-body").inner_text().count("This file cannot be read as an image") == 1
         assert page.locator(".toast-body").bounding_box()["y"] > 400  # below the models' names
         page.locator(".toast-body button").click()
-        page.locator("#image input[type=file]").set_input_files(picture)
-        wait_for_cards(page, "captions", captions_of(picture, TEACHER, STUDENT))
+        page.locator("#image input[type=file]").set_input_files(image_path)
+        wait_for_cards(page, "captions", captions_of(image_path, TEACHER, STUDENT))
 
 
-def test_an_image_that_the_browser_cannot_show(open_page, tmp_path, picture):
+def test_an_image_that_the_browser_cannot_show(open_page, tmp_path, image_path):
     page, photo = open_page(), tmp_path / "photo.tiff"
     images.drawing(300).save(photo)
-    for file, hides in ((photo, True), (picture, False)):
+    for file, hides in ((photo, True), (image_path, False)):
         page.locator("#image [aria-label='Remove Image']").click()
         page.locator("#image input[type=file]").set_input_files(file)
         wait_for_cards(page, "captions", captions_of(file, TEACHER, STUDENT))
         page.locator("#image img").wait_for(state="hidden" if hides else "visible")
-        said = page.evaluate("getComputedStyle(document.querySelector('#image .image-container'), '::after').content")
-        assert ("cannot show this kind of image" in said) == hides
+        card_texts = page.evaluate(
+            "getComputedStyle(document.querySelector('#image .image-container'), '::after').content"
+        )
+        assert ("cannot show this kind of image" in card_texts) == hides
 
 
 def test_an_image_uploaded_during_a_request_is_answered(open_page, tmp_path):
@@ -238,9 +240,9 @@ def test_the_keyboard_reaches_every_control(open_page):
 
 
 def test_the_last_of_quick_choices_wins(open_page):
-    page, asked = open_page(), []
+    page, requests = open_page(), []
     wait_for_cards(page, "captions", captions_of(images.examples()[0].image, TEACHER, STUDENT))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     large = max(range(len(images.examples())), key=lambda i: np.asarray(images.examples()[i].image).size)
     for place in (2, large, 1):
         page.locator("#examples button").nth(place).click()
@@ -250,9 +252,9 @@ def test_the_last_of_quick_choices_wins(open_page):
     assert page.locator("#examples button").nth(1).get_attribute("aria-pressed") == "true"
     assert page.locator("#question textarea, #question input").input_value() == last.question
     page.wait_for_timeout(4000)
-    asked.clear()
+    requests.clear()
     page.wait_for_timeout(3000)
-    assert not asked
+    assert not requests
 
 
 def test_the_last_of_two_examples_wins_if_the_first_is_slow(open_page):

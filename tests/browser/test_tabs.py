@@ -26,9 +26,9 @@ TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 BOTH = (TEACHER, STUDENT)
 
 
-def wait_for_text(page, where: str, wanted: str) -> None:
+def wait_for_text(page, where: str, expected: str) -> None:
     page.wait_for_function(
-        "([where, wanted]) => document.querySelector(where)?.innerText.includes(wanted)", arg=[where, wanted]
+        "([where, wanted]) => document.querySelector(where)?.innerText.includes(wanted)", arg=[where, expected]
     )
 
 
@@ -195,15 +195,15 @@ def test_speed_is_measured_and_downloaded(open_page, screens):
     page.screenshot(path=screens / "speed-measured.png", full_page=True)
     with page.expect_download() as file:
         page.get_by_text("speed.json", exact=True).click()
-    found = json.loads(file.value.path().read_text())
-    assert found["batches"] == [1]
+    result = json.loads(file.value.path().read_text())
+    assert result["batches"] == [1]
     bars = page.evaluate("document.querySelector('#memory .js-plotly-plot').data.flatMap(t => Array.from(t.x))")
-    taken = [found["memory"][side][key] for side in ("teacher", "student") for key in ("weights_mb", "peak_mb")]
+    taken = [result["memory"][side][key] for side in ("teacher", "student") for key in ("weights_mb", "peak_mb")]
     assert sorted(bars) == pytest.approx(sorted(taken))
     for side in ("teacher", "student"):
-        timed = found["latency"]["models"][side]
+        timed = result["latency"]["models"][side]
         assert timed["task"] == "retrieval" and f"{timed['p50_ms']:.1f} ms" in shown
-        assert f"{found['throughput'][side][0]:,.1f} per second" in shown
+        assert f"{result['throughput'][side][0]:,.1f} per second" in shown
     assert f"{timed['threads']} thread" in shown
 
 
@@ -304,25 +304,25 @@ def test_disagreements_are_shown_with_their_images(open_page, screens):
 def test_endpoints_of_other_tabs_equal_their_functions(app_address, tmp_path):
     client, path = Client(app_address, verbose=False), str(tmp_path / "scene.png")
     Image.fromarray(images.examples()[0].image).save(path)
-    picture, text, last = handle_file(path), "a large yellow circle", ("last", "mean", "last", "mean")
+    image_path, text, last = handle_file(path), "a large yellow circle", ("last", "mean", "last", "mean")
     documented = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     for function, inputs, direct in (
-        (attention.words, (picture, *BOTH, "what is this?"), (path, *BOTH, "what is this?")),
-        (attention.attention, (picture, *BOTH, text, 3, "fusion", "", *last), (path, *BOTH, text, 3, "fusion")),
-        (attention.self_attention, (picture, *BOTH, True, *last), (path, *BOTH, True)),
-        (attributions.attribution, (picture, *BOTH, text, 3, "Grad-CAM"), (path, *BOTH, text, 3, "Grad-CAM")),
+        (attention.words, (image_path, *BOTH, "what is this?"), (path, *BOTH, "what is this?")),
+        (attention.attention, (image_path, *BOTH, text, 3, "fusion", "", *last), (path, *BOTH, text, 3, "fusion")),
+        (attention.self_attention, (image_path, *BOTH, True, *last), (path, *BOTH, True)),
+        (attributions.attribution, (image_path, *BOTH, text, 3, "Grad-CAM"), (path, *BOTH, text, 3, "Grad-CAM")),
         (tradeoffs.tradeoffs, ("playground", "flops_g", "cider"), ("playground", "flops_g", "cider")),
         (tradeoffs.run, ("student", "playground"), ("student",)),
         (disagreements.disagreements, (*BOTH, "answers", 10), (*BOTH, "answers", 10)),
     ):
         name = function.__name__
         assert documented[f"/{name}"]["returns"][0]["type"], name
-        found = client.predict(*inputs, api_name=f"/{name}")
-        assert json.loads(json.dumps(found), parse_float=rounded) == json.loads(
+        result = client.predict(*inputs, api_name=f"/{name}")
+        assert json.loads(json.dumps(result), parse_float=rounded) == json.loads(
             json.dumps(function(*direct)), parse_float=rounded
         )
-    found = client.predict(*BOTH, "retrieval", 1, 1, 5, 2, [2], False, api_name="/speed")
-    assert found["batches"] == [2] and found["latency"]["models"]["student"]["repeats"] == 2
+    result = client.predict(*BOTH, "retrieval", 1, 1, 5, 2, [2], False, api_name="/speed")
+    assert result["batches"] == [2] and result["latency"]["models"]["student"]["repeats"] == 2
 
 
 def rounded(number: str) -> float:

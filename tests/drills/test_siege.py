@@ -41,8 +41,8 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nginx")
     for parent in (folder, *folder.parents[:2]):
         parent.chmod(0o755)  # started by root, nginx's workers are another user
-    with behind_nginx(folder, server.server_port) as found:
-        yield found
+    with behind_nginx(folder, server.server_port) as url:
+        yield url
     server.shutdown()
 
 
