@@ -1,4 +1,4 @@
-"""The command line: words to options, faults to one line, and exit codes.
+"""The command line: the table of commands, arguments to options, errors to one line, and exit codes.
 
 0 is success, 2 a user's mistake, 130 an interruption, 141 a closed standard output.
 """
@@ -6,23 +6,73 @@
 import argparse
 import io
 import os
-import select
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlip import __version__
-from dlip.commands import COMMANDS, Command
+from dlip import __version__, commands
+from dlip.bench import BENCHES
 from dlip.common.errors import UserError, is_out_of_memory
 from dlip.common.files import is_replaceable
 from dlip.common.options import add_options, build
 from dlip.common.text import one_line
+from dlip.experiments.config import COMMAND_DEFAULTS
 from dlip.training.recipes import RECIPES
 
 RESUMABLE = ("demo", "train", "distill", "ablate")
 """Commands that resume from a checkpoint."""
 INTERRUPTED, BROKEN_PIPE = 130, 141
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `dlip`."""
+
+    function: Callable[[Any], None]
+    """Its docstring is the command's help."""
+    options: type
+    example: str
+    notes: str = ""
+    """Printed before the example."""
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__.replace("_", " ")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Defaults of its options where they are not those of the dataclass."""
+        return COMMAND_DEFAULTS.get(self.name, {})
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(commands.demo, commands.Demo, "dlip demo --out runs/demo"),
+        Command(commands.models, commands.Figures, "dlip models --json sizes.json"),
+        Command(commands.data, commands.Data, "dlip data path/to/flickr8k"),
+        Command(commands.data_check, commands.Data, "dlip data check path/to/flickr8k"),
+        Command(commands.data_shard, commands.DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
+        Command(commands.train, commands.Train, "dlip train --size scenes-student --out runs/alone"),
+        Command(
+            commands.distill, commands.Train,
+            "dlip distill --teacher scenes/teacher --size scenes-student --out runs/student --weights vlp,hr,at,kd",
+        ),
+        Command(commands.evaluate, commands.Evaluate, "dlip evaluate --model scenes/student --json -"),
+        Command(commands.ablate, commands.Ablate, "dlip ablate fusion --workers 2"),
+        Command(
+            commands.bench, commands.Bench, "dlip bench captioning",
+            "benchmarks:\n" + "".join(f"  {name:11} {what}\n" for name, what in BENCHES.items()) + "\n",
+        ),
+        Command(commands.export, commands.Export, "dlip export runs/student --to transformers"),
+        Command(commands.rerun, commands.Rerun, "dlip rerun results/playground.jsonl --name student"),
+        Command(commands.advise, commands.Advise, "dlip advise --max-params 0.5 --metric cider"),
+        Command(commands.app, commands.App, "dlip app --port 7860"),
+    )
+}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,8 +83,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(words: list[str]) -> tuple[Command, Any]:
-    """The command that is meant and its options. Raises UserError, and SystemExit after --help and --version."""
-    words = [" ".join(words[:2]), *words[2:]] if " ".join(words[:2]) in COMMANDS and len(words) > 1 else words
+    """The command and its options. Raises UserError, and SystemExit after --help and --version."""
+    if (two := " ".join(words[:2])) in COMMANDS:  # as in `dlip data check`
+        words = [two, *words[2:]]
     top = Parser(prog="dlip", description="Distill a light vision-language model from a heavy one.")
     top.add_argument("--version", action="version", version=f"dlip {__version__}")
     names = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -54,7 +105,7 @@ def parse(words: list[str]) -> tuple[Command, Any]:
 
 
 def with_recipe(command: Command, typed: dict[str, Any]) -> dict[str, Any]:
-    """What was typed over the options of its --recipe over the command's defaults."""
+    """The command's defaults, updated by the options of --recipe, updated by what was typed."""
     if "steps" in typed and "epochs" in typed:
         raise UserError("--steps and --epochs both set the length of the run; pass one of them")
     recipe = RECIPES[typed["recipe"]].options(command.name) if "recipe" in typed else {}
@@ -63,16 +114,13 @@ def with_recipe(command: Command, typed: dict[str, Any]) -> dict[str, Any]:
     return command.defaults | recipe | typed
 
 
-def check_outputs(options: Any, words: list[str]) -> None:
-    """Raises UserError where --json or --results could not be written in the end, before any work is done."""
+def check_outputs(options: Any) -> None:
+    """Raises UserError, before any work is done, if --json or --results cannot be written."""
     paths = {name: getattr(options, name, None) for name in ("json", "results")}
     if paths["json"] == "-" or paths["json"] is None:
         del paths["json"]
     if getattr(options, "dry_run", False) or paths["results"] is None:  # no record is written
         del paths["results"]
-    for word in words if "results" in paths else ():
-        if word != word.encode(errors="replace").decode():
-            raise UserError(f"a record cannot hold {word}, which is not UTF-8; rename it")
     for name, path in ((name, Path(path)) for name, path in paths.items()):
         place = next(place for place in (path, *path.parents) if place.exists())
         if path.is_dir() or (place != path and not place.is_dir()):
@@ -84,21 +132,6 @@ def check_outputs(options: Any, words: list[str]) -> None:
             raise UserError(f"--{name} {path} is not writable; choose another path")
 
 
-def describe(fault: OSError) -> str:
-    """A system error as a sentence."""
-    where = f" {fault.filename}" if fault.filename else ""
-    return f"the system refuses{where} ({fault.strerror or fault}); choose another path, or make room"
-
-
-def stdout_open() -> bool:
-    """Whether standard output still has a reader; where it has none, what is buffered is discarded."""
-    out = select.poll()
-    out.register(sys.stdout.fileno(), 0)  # errors alone
-    if closed := out.poll(0):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return not closed
-
-
 def main(words: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = sys.argv[1:] if words is None else words
@@ -106,29 +139,32 @@ def main(words: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # its encoding may lack characters of a name
             stream.reconfigure(errors="backslashreplace")
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of a machine's processes
-    if not speaks:
+    main_process = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not main_process:
         warnings.simplefilter("ignore")
 
-    def failed(sentence: str | Exception) -> int:
-        if speaks:
-            print(f"dlip: {sentence}", file=sys.stderr)
+    def failed(message: str) -> int:
+        if main_process:
+            print(f"dlip: {message}", file=sys.stderr)
         return 2
 
     try:
         command, options = parse(words)
-        check_outputs(options, words)
+        check_outputs(options)
         command.function(options)
         sys.stdout.flush()
     except UserError as mistake:
-        return failed(mistake)
-    except OSError as fault:
-        closed = isinstance(fault, BrokenPipeError) and not stdout_open()
-        return BROKEN_PIPE if closed else failed(one_line(describe(fault)))
+        return failed(str(mistake))
+    except BrokenPipeError:  # the reader of standard output is gone; what is buffered is discarded
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        path = f"{error.filename}: " if error.filename else ""
+        return failed(one_line(f"{path}{error.strerror or error}; choose another path, or free disk space"))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return failed("there is not enough memory for this; take a smaller --batch-size or --size")
+        return failed("not enough memory; use a smaller --batch-size or --size")
     except KeyboardInterrupt:
         resumes = "; the same command resumes from the last checkpoint, if there is one" * (words[0] in RESUMABLE)
         print(f"dlip: interrupted{resumes}", file=sys.stderr)

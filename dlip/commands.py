@@ -1,4 +1,4 @@
-"""The commands: the options of each as a dataclass, and what it does. Heavy imports are in the functions."""
+"""Each command's options as a dataclass and its function, which imports what is slow to import itself."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Literal
 
 from dlip.bench import BENCHES
 from dlip.common.errors import UserError
@@ -18,14 +18,14 @@ from dlip.common.fields import check, option
 from dlip.common.files import write_output
 from dlip.common.options import as_words, comma_separated
 from dlip.common.text import one_line, plural
-from dlip.experiments.config import COMMAND_DEFAULTS, EvaluationConfig, ExperimentConfig
+from dlip.experiments.config import EvaluationConfig, ExperimentConfig
 from dlip.training.config import CACHE, CACHE_GB
 from dlip.training.recipes import RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Options of a command that yields figures."""
+    """Options of a command that prints figures."""
 
     json: str | None = option(None, metavar="PATH")
     """Write the figures to PATH as JSON; - for standard output."""
@@ -34,7 +34,7 @@ class Figures:
         check(self, "--")
 
     def show(self, figures: dict, text: str | Callable[[], str]) -> None:
-        """Prints `text`, or writes the figures where --json says."""
+        """Prints `text`, or writes the figures as JSON if --json is passed."""
         if self.json is None:
             print(text if isinstance(text, str) else text(), flush=True)
         elif self.json == "-":
@@ -62,12 +62,7 @@ def demo(options: Demo) -> None:
         options.show({"records": records}, "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Models(Figures):
-    pass
-
-
-def models(options: Models) -> None:
+def models(options: Figures) -> None:
     """List parameters and FLOPs of every size, beside the paper's figures."""
     from dlip.checkpoints.load import built_in_models
     from dlip.cost.sizes import models_table, models_text
@@ -89,11 +84,12 @@ def data(options: Data) -> None:
 
     counts, faults = {}, []
     names = data_sets.dataset_names(options.name)
-    for name, split in ((one, split) for one in names for split in data_sets.splits(one)):
-        dataset = data_sets.open(name, split, on_error="skip")
-        dataset.verify()
-        counts[split if len(names) == 1 else f"{name} {split}"] = dataset.counts()
-        faults += dataset.faults
+    for name in names:
+        for split in data_sets.splits(name):
+            dataset = data_sets.open(name, split, on_error="skip")
+            dataset.verify()
+            counts[split if len(names) == 1 else f"{name} {split}"] = dataset.counts()
+            faults += dataset.faults
     lines = [
         f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
         for split, row in counts.items()
@@ -103,7 +99,7 @@ def data(options: Data) -> None:
 
 
 def data_check(options: Data) -> None:
-    """Find what is wrong with a data set."""
+    """Report what is wrong with a data set."""
     from dlip.data import audit
 
     report = audit.check(options.name)
@@ -144,11 +140,11 @@ class Train(Figures):
     results: str = option("runs/records.jsonl", metavar="FILE")
     """File of records that the run's record is appended to."""
     recipe: str | None = option(None, choices=RECIPES)
-    """The paper's options for this stage (docs/training.md); options typed beside it win."""
+    """The paper's options for this stage (docs/training.md); other options override them."""
     dry_run: bool = False
-    """Only print what the run would cost: FLOPs, memory, hours."""
+    """Only print the cost of the run: FLOPs, memory, hours."""
     cache_folder: str | None = option(None, flag="cache", const=CACHE, metavar="FOLDER", command="distill")
-    """Compute the teacher's outputs once and keep them in FOLDER (runs/teacher-cache if none is typed)."""
+    """Compute the teacher's outputs once and keep them in FOLDER (by default runs/teacher-cache)."""
     cache_gb: float = option(CACHE_GB, above=0, command="distill")
     """Maximum size of that folder in GB."""
     experiment: ExperimentConfig
@@ -167,10 +163,9 @@ def train(options: Train) -> None:
         experiment = experiment.replace(train=experiment.train.replace(cache=True))
     if options.dry_run:
         cost = run.preview(experiment)
-        options.show(cost, lambda: dry_run.text(cost))
-        return
+        return options.show(cost, lambda: dry_run.text(cost))
     record = run.run(
-        experiment, options.out, options.results, command=None, progress=options.json != "-",
+        experiment, options.out, options.results, progress=options.json != "-",
         cache=options.cache_folder or CACHE, cache_gb=options.cache_gb,
     )  # fmt: skip
     if distributed.rank() == 0:
@@ -186,9 +181,9 @@ def distill(options: Train) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Figures):
     items: bool = False
-    """Add every caption, answer and rank."""
+    """Also print every caption, answer and rank."""
     results: str | None = option(None, metavar="FILE")
-    """Append a record; the record of the model's run has to lie beside the model."""
+    """Append a record to FILE; needs the record of the model's run in the model's folder."""
     evaluation: EvaluationConfig
     """Evaluation."""
 
@@ -206,17 +201,17 @@ def evaluate(options: Evaluate) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Ablate(Figures):
     grids: tuple[str, ...] = option((), positional=True, metavar="GRID")
-    """Grids of dlip/experiments/grids.py, as in modules, or all."""
+    """Grids to run, such as modules or fusion (docs/ablations.md), or all."""
     seeds: int | None = option(None, least=1)
     """Runs of each row; by default those of the grids, 3."""
     workers: int = option(1, least=1)
-    """Runs at a time."""
+    """Number of parallel runs."""
     only: tuple[str, ...] = option((), metavar="ROW")
-    """Run this row alone; may be repeated."""
+    """Run only this row; may be repeated."""
     quick: bool = False
-    """Take minutes instead of hours, which shows that it works, not what it finds."""
+    """Take minutes instead of hours; the scores mean nothing."""
     conclusions: bool = False
-    """Judge the paper's conclusions by the records."""
+    """Test the paper's conclusions on the records."""
     out: str = option("runs/ablate", metavar="FOLDER")
     """Folder of the runs."""
     results: str | None = option(None, metavar="FILE")
@@ -234,17 +229,18 @@ def ablate(options: Ablate) -> None:
     grids, failed = [], {}
     if options.grids or not options.conclusions:
         grids = ablation.choose(options.grids, options.only)
-        failed = ablation.ablate(
-            grids, plan, options.seeds, options.workers, options.out, results, options.json != "-"
-        )  # fmt: skip
-    found = records.read(results)
-    tables = {grid.name: ablation.table(grid, found, plan) for grid in grids}
-    verdicts = conclusions.conclusions(found, plan) if options.conclusions else None
-    rows = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
-    judged = None if verdicts is None else json.loads(verdicts.to_json(orient="records"))
+        progress = options.json != "-"
+        failed = ablation.ablate(grids, plan, options.seeds, options.workers, options.out, results, progress)
+    runs = records.read(results)
+    tables = {grid.name: ablation.table(grid, runs, plan) for grid in grids}
     texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
-    texts += [] if verdicts is None else [conclusions.text(verdicts)]
-    options.show({"tables": rows, "failed": failed, "conclusions": judged}, "\n\n".join(texts))
+    figures = {"tables": {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}}
+    figures |= {"failed": failed, "conclusions": None}
+    if options.conclusions:
+        verdicts = conclusions.conclusions(runs, plan)
+        texts.append(conclusions.text(verdicts))
+        figures["conclusions"] = json.loads(verdicts.to_json(orient="records"))
+    options.show(figures, "\n\n".join(texts))
     if failed:
         (name, reason), *others = failed.items()
         more = f", and {len(others)} more did" if others else ""
@@ -254,11 +250,11 @@ def ablate(options: Ablate) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Bench(Figures):
     name: str = option(positional=True, choices=(*BENCHES, "all"), metavar="NAME")
-    """Benchmark to run, one of those below, or all; reading is among all only with --data."""
+    """Benchmark to run, one of those below, or all; all includes reading only with --data."""
     data: str | None = option(None, metavar="FOLDER")
-    """Folder of images with texts, where the benchmark reads one."""
+    """Folder of images with texts, for benchmarks that read one."""
     rounds: int | None = option(None, least=1)
-    """Rounds, in each of which all sides take a turn; by default the benchmark's own number."""
+    """Rounds, in each of which every alternative runs once; by default the benchmark's own number."""
     results: str | None = option(None, metavar="FILE")
     """File that the record is appended to; by default results/bench/NAME.jsonl."""
 
@@ -268,12 +264,11 @@ def bench(options: Bench) -> None:
     from dlip import bench as benches
     from dlip.records.write import append
 
-    passed = {"data": options.data, "rounds": options.rounds}
-    passed = {name: value for name, value in passed.items() if value is not None}
+    passed = {name: value for name in ("data", "rounds") if (value := getattr(options, name)) is not None}
     command = shlex.join(["dlip", "bench", *as_words(options, "bench", {})])
     records = []
-    for name, own in benches.every(passed).items() if options.name == "all" else [(options.name, passed)]:
-        records.append(benches.bench(name, command, **own))
+    for name, arguments in benches.every(passed).items() if options.name == "all" else [(options.name, passed)]:
+        records.append(benches.bench(name, command, **arguments))
         append(records[-1], options.results or f"results/bench/{name}.jsonl")
         if not options.json:
             print(benches.text(records[-1]), flush=True)
@@ -284,21 +279,21 @@ def bench(options: Bench) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Export(Figures):
     model: str = option(positional=True, metavar="MODEL")
-    """Model to export: a run folder, or another model's name."""
+    """Model to export: a run folder, or a model's name."""
     to: Literal["transformers", "onnx"] | None = None
-    """Library that will run it; by default this package."""
+    """Library that will run the model; by default this package."""
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
     """Store int8 weights, for this package or onnx."""
     out: str | None = option(None, metavar="FOLDER")
-    """Folder of the exported folders; by default runs/export/MODEL."""
+    """Folder to write to; by default runs/export/MODEL."""
     push: str | None = option(None, metavar="REPO")
-    """Upload to the hub as REPO-retrieval and so on, one repository a folder."""
+    """Upload to the hub, one repository per task: REPO-retrieval and so on."""
 
 
 def export(options: Export) -> None:
-    """Write a model for other programs."""
+    """Export a model for other programs."""
     from dlip.export.transformers import push, to_precision, to_transformers
 
     precision = "int8" if options.int8 else "bf16" if options.bf16 else None
@@ -345,7 +340,7 @@ def rerun(options: Rerun) -> None:
     """Repeat the run of a record and compare the figures."""
     import torch
 
-    from dlip.experiments.rerun import circumstances, difference, find_record, repeat
+    from dlip.experiments.rerun import circumstances, difference, find_record, repeat, text
 
     before = find_record(options.records, options.name, options.seed)
     if before.get("threads"):
@@ -353,14 +348,7 @@ def rerun(options: Rerun) -> None:
     with contextlib.redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):
         after = repeat(before, options.out, options.results, progress=options.json != "-")
     compared, changed = difference(before, after), circumstances(before, after)
-    lines = [
-        f"{name:6} {value:8.2f} then {compared['after'][name]:8.2f} now {compared['difference'][name]:+8.2f}"
-        for name, value in compared["before"].items()
-    ]
-    if compared["losses"] is not None:
-        lines.append("losses " + "the same to the last digit" * compared["losses"] or "not the same to the last digit")
-    lines += [one_line(f"{what}: {then} then, {now} now") for what, (then, now) in changed.items()]
-    options.show(compared | {"circumstances": changed}, "\n".join(lines))
+    options.show(compared | {"circumstances": changed}, text(compared, changed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,7 +360,7 @@ class Advise(Figures):
     max_latency: float | None = option(None, metavar="MS")
     """Budget in ms of median latency of the timed task."""
     metric: str = "all"
-    """Score to keep: tr1, ir1, cider, vqa, or all, the least kept of them."""
+    """Score to keep: tr1, ir1, cider, vqa, or all, the minimum kept of the four."""
     results: str = option("results/ablations.jsonl", metavar="PATH")
     """File of records, or a folder of them."""
 
@@ -393,71 +381,19 @@ class App:
     port: int | None = option(None, least=1, most=65535)
     """Port to listen on; by default the first free one from 7860."""
     share: bool = False
-    """Open a public address, through Gradio's servers."""
+    """Create a public link through Gradio's servers."""
     models: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
-    """The only models that can be chosen, comma-separated; the first two are shown first."""
+    """Offer only these models, comma-separated; the first two are preselected."""
 
     def __post_init__(self):
         check(self, "--")
 
 
-def app_package() -> str:
-    """Import name of the app: `dlip._app` in an installed wheel, `app` in a checkout."""
-    return "dlip._app" if find_spec("dlip._app") else "app"
-
-
 def app(options: App) -> None:
     """Open teacher and student side by side in a browser."""
+    package = "dlip._app" if find_spec("dlip._app") else "app"  # of an installed wheel, of a checkout
     try:
-        serve = resolve_name(f"{app_package()}.page:serve")  # by its name: nothing of dlip depends on the app
+        serve = resolve_name(f"{package}.page:serve")  # by name, because dlip does not depend on the app
     except ModuleNotFoundError as missing:
         raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
     serve(options.port, options.share, list(options.models) or None)
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command of `dlip`."""
-
-    function: Callable[[Any], None]
-    """Its docstring is the command's help."""
-    options: type
-    example: str
-    notes: str = ""
-    """Printed before the example."""
-
-    @property
-    def name(self) -> str:
-        return self.function.__name__.replace("_", " ")
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """Defaults of its options where they are not those of the dataclass."""
-        return COMMAND_DEFAULTS.get(self.name, {})
-
-
-COMMANDS = {
-    command.name: command
-    for command in (
-        Command(demo, Demo, "dlip demo --out runs/demo"),
-        Command(models, Models, "dlip models --json sizes.json"),
-        Command(data, Data, "dlip data path/to/flickr8k"),
-        Command(data_check, Data, "dlip data check path/to/flickr8k"),
-        Command(data_shard, DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
-        Command(train, Train, "dlip train --size scenes-student --out runs/alone"),
-        Command(
-            distill, Train,
-            "dlip distill --teacher scenes/teacher --size scenes-student --out runs/student --weights vlp,hr,at,kd",
-        ),
-        Command(evaluate, Evaluate, "dlip evaluate --model scenes/student --json -"),
-        Command(ablate, Ablate, "dlip ablate fusion --workers 2"),
-        Command(
-            bench, Bench, "dlip bench captioning",
-            "benchmarks:\n" + "".join(f"  {name:11} {what}\n" for name, what in BENCHES.items()) + "\n",
-        ),
-        Command(export, Export, "dlip export runs/student --to transformers"),
-        Command(rerun, Rerun, "dlip rerun results/playground.jsonl --name student"),
-        Command(advise, Advise, "dlip advise --max-params 0.5 --metric cider"),
-        Command(app, App, "dlip app --port 7860"),
-    )
-}  # fmt: skip

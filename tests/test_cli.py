@@ -13,8 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from dlip.cli import main, parse
-from dlip.commands import COMMANDS
+from dlip.cli import COMMANDS, main, parse
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
@@ -40,7 +39,7 @@ def test_help_lists_the_commands(capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_a_help_line_and_every_command_an_example(name, capsys, monkeypatch):
+def test_help_covers_every_option_and_ends_with_an_example(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = help_of(capsys, *name.split())
     command = COMMANDS[name]
@@ -51,7 +50,7 @@ def test_every_option_has_a_help_line_and_every_command_an_example(name, capsys,
     assert len({doc for _, doc in flags}) == len(flags)
 
 
-def test_help_is_quick_because_torch_is_not_imported():
+def test_help_does_not_import_torch():
     code = (
         "import sys, dlip.cli; dlip.cli.parse(['distill', '--teacher', 't', '--size', 's', '--out', 'o']); "
         "print({'torch', 'pandas', 'numpy'} & {*sys.modules})"
@@ -69,9 +68,9 @@ def test_models_as_text_and_as_json(capsys):
 
 def test_data_counts(capsys):
     assert main(["data", "scenes", "--json", "-"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["splits"]["test"] == {"images": 1000, "captions": 5000, "questions": 6000}
-    assert found["faults"] == []
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["splits"]["test"] == {"images": 1000, "captions": 5000, "questions": 6000}
+    assert figures["faults"] == []
 
 
 @pytest.mark.parametrize(
@@ -93,24 +92,24 @@ def test_data_counts(capsys):
         (["advise", "--max-params", "1"], "no records at results/ablations.jsonl"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_2(words, message, capsys, tmp_path, monkeypatch):
+def test_user_error_is_one_line_with_exit_code_2(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and said[0].startswith("dlip: ") and message in said[0]
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 1 and printed[0].startswith("dlip: ") and message in printed[0]
     assert not list(tmp_path.iterdir())
 
 
-def test_train_then_distil_then_evaluate(tmp_path, capsys):
-    """The whole road on a few pictures: a teacher, its student, their records, the measured figures."""
+def test_train_then_distill_then_evaluate(tmp_path, capsys):
+    """The main workflow on a few images: train a teacher, distill it, evaluate the student."""
     results = str(tmp_path / "records.jsonl")
     teacher, student = str(tmp_path / "teacher"), str(tmp_path / "student")
     common = [*TINY, "--results", results, "--json", "-"]
     assert main(["train", "--size", "scenes-student", "--role", "teacher", "--out", teacher, *common]) == 0
     first = json.loads(capsys.readouterr().out)
     assert (first["role"], first["train_images"], first["data"], first["split"]) == ("teacher", 64, "scenes", "val")
-    distil = ["distill", "--size", "scenes-student", "--teacher", teacher, "--out", student, "--weights", "hr,at,kd"]
-    assert main([*distil, *common]) == 0
+    distill = ["distill", "--size", "scenes-student", "--teacher", teacher, "--out", student, "--weights", "hr,at,kd"]
+    assert main([*distill, *common]) == 0
     second = json.loads(capsys.readouterr().out)
     assert second["role"] == "distilled" and second["command"].startswith(
         "dlip distill --size scenes-student --teacher"
@@ -124,34 +123,34 @@ def test_train_then_distil_then_evaluate(tmp_path, capsys):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert 0 <= figures["retrieval"]["tr@1"] <= 100 and 0 <= figures["vqa"]["accuracy"] <= 100
     assert figures["efficiency"]["params_m"] == second["efficiency"]["params_m"]
-    assert main([*distil, *common, "--lr", "0.1"]) == 2  # another configuration in the same folder
+    assert main([*distill, *common, "--lr", "0.1"]) == 2  # another configuration in the same folder
     assert "holds a run with another train" in capsys.readouterr().err
 
 
-def test_ablate_prints_what_is_recorded_already(tmp_path, capsys, monkeypatch):
-    """Nothing is left to train, so that this is quick: the table, the verdicts, a failure in one line."""
+def test_ablate_prints_recorded_runs(tmp_path, capsys, monkeypatch):
+    """The table, the verdicts and a failure, without training."""
     results, (from_scratch, *_) = tmp_path / "runs.jsonl", GRIDS["init"].rows
     for row in (TEACHER_ROW, from_scratch):
         append(make_record("x", row.role, tr1=61.5) | {"ablation": {"hash": ablation.identity(row, FULL)}}, results)
     words = ["ablate", "init", "--only", "from scratch", "--seeds", "1"]
     words += ["--results", str(results), "--out", str(tmp_path)]
     assert main([*words, "--conclusions"]) == 0
-    said = capsys.readouterr().out
-    assert ["from", "scratch", "61.5", "74.5", "59.5", "57.1"] in [line.split()[:6] for line in said.splitlines()]
-    assert said.count("UNDECIDED HERE") == 7
+    printed = capsys.readouterr().out
+    assert ["from", "scratch", "61.5", "74.5", "59.5", "57.1"] in [line.split()[:6] for line in printed.splitlines()]
+    assert printed.count("UNDECIDED HERE") == 7
     assert main([*words, "--json", "-"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [(row["name"], row["tr1"], row["tr1_sd"]) for row in found["tables"]["init"]] == [
+    figures = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["tr1"], row["tr1_sd"]) for row in figures["tables"]["init"]] == [
         ("teacher", 61.5, None), ("from scratch", 61.5, None),
     ]  # fmt: skip
-    assert found["failed"] == {} and found["conclusions"] is None
+    assert figures["failed"] == {} and figures["conclusions"] is None
     assert main(["ablate", "--conclusions", "--results", str(results), "--json", "-"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["tables"] == {} and {row["number"] for row in found["conclusions"]} == set(range(1, 8))
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["tables"] == {} and {row["number"] for row in figures["conclusions"]} == set(range(1, 8))
     monkeypatch.setattr(ablation, "ablate", lambda *_: {"init: a, seed 0": "it broke", "init: b, seed 1": "again"})
     assert main(words) == 2
-    said = capsys.readouterr().err
-    assert said == "dlip: init: a, seed 0 failed (it broke), and 1 more did; the same command tries again\n"
+    printed = capsys.readouterr().err
+    assert printed == "dlip: init: a, seed 0 failed (it broke), and 1 more did; the same command tries again\n"
 
 
 def test_advise(tmp_path, capsys):
@@ -162,8 +161,8 @@ def test_advise(tmp_path, capsys):
         append(record, tmp_path / "runs.jsonl")
     words = ["advise", "--max-params", "2", "--metric", "tr1", "--results", str(tmp_path / "runs.jsonl")]
     assert main(words) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Within 2 M parameters: s (distilled, 1 seed") and said.endswith("  dlip distill x\n")
+    printed = capsys.readouterr().out
+    assert printed.startswith("Within 2 M parameters: s (distilled, 1 seed") and printed.endswith("  dlip distill x\n")
     assert main([*words, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["kept"]["tr1"] == 87.5
     assert main([*words[:1], *words[3:]]) == 2
@@ -230,19 +229,24 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         (["app", "--models", ","], "has an empty name"),
     ],
 )
-def test_every_mistake_is_one_line(words, sentence, tmp_path, monkeypatch, capsys):
-    """Found before anything is done: nothing is written, but where the mistake itself is a place to write."""
+def test_invalid_options_are_refused(words, sentence, tmp_path, monkeypatch, capsys):
+    """Before any work is done: no file is written."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("")
     write_folder(tmp_path / "photos", {"val": Scenes("val", size=2)})
     before = sorted(tmp_path.rglob("*"))
     assert main(words) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err and said.err.startswith("dlip: ") and said.err.count("\n") == 1 and said.out == ""
+    printed = capsys.readouterr()
+    assert (
+        sentence in printed.err
+        and printed.err.startswith("dlip: ")
+        and printed.err.count("\n") == 1
+        and printed.out == ""
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_reader_that_leaves_ends_a_command_without_a_word():
+def test_closed_stdout_ends_a_command_silently():
     command = [sys.executable, "-m", "dlip.cli", "models", "--json", "-"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdout.close()
@@ -250,18 +254,18 @@ def test_a_reader_that_leaves_ends_a_command_without_a_word():
 
 
 @pytest.mark.parametrize(("command", "kept"), [("app", False), ("ablate", True)])
-def test_ctrl_c_speaks_of_checkpoints_where_there_are_any(command, kept, monkeypatch, capsys):
+def test_ctrl_c_mentions_checkpoints_if_the_command_has_them(command, kept, monkeypatch, capsys):
     def interrupted(_):
         """Interrupted."""
         raise KeyboardInterrupt
 
     monkeypatch.setitem(COMMANDS, command, replace(COMMANDS[command], function=interrupted))
     assert main([command, *["fusion"] * kept]) == 130
-    said = capsys.readouterr().err
-    assert said.startswith("dlip: interrupted") and ("checkpoint" in said) == kept and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("dlip: interrupted") and ("checkpoint" in printed) == kept and printed.count("\n") == 1
 
 
-def test_a_warning_is_one_line_too(tmp_path):
+def test_warning_is_one_line(tmp_path):
     file = tmp_path / "runs.jsonl"
     file.write_text("torn\n")
     words = [
@@ -275,43 +279,32 @@ def test_a_warning_is_one_line_too(tmp_path):
     assert (done.returncode, done.stderr) == (0, f"dlip: {file} line 1 is not a complete record; it was skipped\n")
 
 
-def test_a_terminal_of_few_characters_shows_escapes(monkeypatch):
-    """And names of odd bytes."""
+def test_ascii_terminal_shows_escapes(monkeypatch):
     screen = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(screen, "ascii", write_through=True))
     monkeypatch.setattr("dlip.cost.sizes.models_text", lambda table: "± " + os.fsdecode(b"caf\xe9"))
     assert main(["models"]) == 0 and screen.getvalue().startswith(b"\\xb1 caf\\udce9\n")
 
 
-def test_a_name_that_no_record_can_hold_is_refused_before_any_work(tmp_path, capsys):
-    """As Linux gives a file's name that is in another encoding than UTF-8."""
-    words = ["train", "--size", "scenes-student", "--results", str(tmp_path / "r.jsonl"), "--out"]
-    assert main([*words, str(tmp_path / "a\udcff")]) == 2
-    assert "which is not UTF-8; rename it" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_figures_take_no_place_of_what_is_no_file(tmp_path):
+def test_json_is_written_into_devices_and_links(tmp_path):
     assert main(["models", "--json", "/dev/null"]) == 0 and Path("/dev/null").is_char_device()
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert main(["models", "--json", str(tmp_path / "link")]) == 0 and (tmp_path / "link").is_symlink()
     assert "models" in json.loads((tmp_path / "file").read_text())
 
 
-def test_how_much_the_cache_may_take_is_said(tmp_path, capsys):
+def test_cache_limit_is_enforced(tmp_path, capsys):
     words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--limit", "96", "--cache"]
     words += [str(tmp_path / "cache"), "--cache-gb", "0.001", "--weights", "hr", "--out", str(tmp_path / "run")]
     assert main(words) == 2
-    assert "more than the 0.001 GB allowed; allow more with --cache-gb" in capsys.readouterr().err
+    assert "more than the 0.001 GB allowed; raise --cache-gb" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
-def test_too_little_memory_is_a_sentence(error, monkeypatch, capsys):
+def test_out_of_memory_is_one_line(error, monkeypatch, capsys):
     monkeypatch.setattr("dlip.cost.sizes.models_table", Mock(side_effect=error))
     assert main(["models"]) == 2
-    assert (
-        capsys.readouterr().err == "dlip: there is not enough memory for this; take a smaller --batch-size or --size\n"
-    )
+    assert capsys.readouterr().err == "dlip: not enough memory; use a smaller --batch-size or --size\n"
     monkeypatch.setattr("dlip.cost.sizes.models_table", Mock(side_effect=RuntimeError("a fault of ours")))
     with pytest.raises(RuntimeError, match="a fault of ours"):
         main(["models"])

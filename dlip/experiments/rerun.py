@@ -6,6 +6,7 @@ from dlip import records
 from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import built_in_models, split_names, split_size
 from dlip.common.errors import UserError
+from dlip.common.text import one_line
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig
 from dlip.experiments.history import models_of
 from dlip.experiments.run import evaluate_model, run, same_experiment
@@ -19,12 +20,12 @@ def find_record(path: str | Path, name: str | None = None, seed: int | None = No
     matching = [r for r in records.read(path) if name in (None, r["name"]) and seed in (None, r["seed"])]
     if matching:
         return matching[-1]
-    wanted = " and ".join(f"{what} {value}" for what, value in (("name", name), ("seed", seed)) if value is not None)
-    raise UserError(f"{path} has no record of {wanted or 'a run'}; see its names with pandas or in the app")
+    query = " and ".join(f"{key} {value}" for key, value in (("name", name), ("seed", seed)) if value is not None)
+    raise UserError(f"{path} has no record of {query or 'a run'}; see its names with pandas or in the app")
 
 
 def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool = True) -> dict:
-    """Train, or only evaluate, again what a record tells of, and return the new record, appended to `results`.
+    """Repeat the training or evaluation of a record, and return the new record, appended to `results`.
 
     Raises UserError where the record has no experiment, a model that it used is missing, or `folder` holds another run.
     """
@@ -53,7 +54,7 @@ def check_models(record: dict, names: list[str]) -> None:
 
 
 def circumstances(before: dict, after: dict) -> dict[str, tuple]:
-    """What last digits depend on and differs between two records: name -> values then and now."""
+    """Differences between two records in what can change last digits: name -> values then and now."""
     then, now = (
         {what: str(sha)[:12] for what, sha in (record.get("inputs") or {}).items()}
         | {what: record.get(what) for what in ("device", "threads", "processes", "torch", "releases", "code")}
@@ -76,3 +77,14 @@ def difference(before: dict, after: dict) -> dict:
         "before": old, "after": new, "difference": {name: new[name] - old[name] for name in old},
         "losses": None if before.get("evaluation") else before["losses"] == after["losses"],
     }  # fmt: skip
+
+
+def text(compared: dict, changed: dict[str, tuple]) -> str:
+    """The results of `difference` and `circumstances` for a terminal."""
+    lines = [
+        f"{name:6} {value:8.2f} then {compared['after'][name]:8.2f} now {compared['difference'][name]:+8.2f}"
+        for name, value in compared["before"].items()
+    ]
+    if compared["losses"] is not None:
+        lines.append(f"losses {'' if compared['losses'] else 'not '}the same to the last digit")
+    return "\n".join(lines + [one_line(f"{what}: {then} then, {now} now") for what, (then, now) in changed.items()])

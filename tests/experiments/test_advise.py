@@ -58,7 +58,8 @@ def test_nothing_within_the_budget():
     advice = advise(KNOWN, {"params_m": 0.1})
     assert advice["student"] is None
     assert text(advice) == (
-        "The records cannot tell: no student in the records is within 0.1 M parameters; the minimum is 0.5 M parameters."
+        "The records cannot tell: no student in the records is within 0.1 M parameters; "
+        "the minimum is 0.5 M parameters."
     )
 
 
