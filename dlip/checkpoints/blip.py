@@ -1,7 +1,7 @@
 """Published BLIP checkpoints: Hugging Face's layout and the original `.pth` files.
 
 Both name the text side alike (`text_encoder.`, `text_decoder.`); the original's image side has timm's names and is
-renamed. `abilities` leaves out those that a checkpoint has no weights for. Nothing is ever unpickled.
+renamed. `abilities` lacks those that a checkpoint has no weights for. Nothing is ever unpickled.
 Sources: github.com/salesforce/BLIP (models/*.py) and transformers' convert_blip_original_pytorch_to_hf.py.
 """
 

@@ -8,6 +8,8 @@ import hashlib
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -264,16 +266,23 @@ def sizes(med: Med) -> dict:
 
 def trace(graph: Graph, path: Path) -> None:
     """Writes one graph with its weights."""
-    inputs, log = graph.example(2, 7), logging.getLogger("torch.onnx")
+    inputs = graph.example(2, 7)
+    with without_warnings("torch.onnx"):  # they do not concern these graphs
+        torch.onnx.export(
+            graph, (), path, kwargs=inputs, input_names=list(feed(inputs)), output_names=graph.outputs,
+            dynamic_shapes=graph.axes, dynamo=True, external_data=False, verbose=False,
+        )  # fmt: skip
+
+
+@contextmanager
+def without_warnings(logger: str | None = None) -> Iterator[None]:
+    """Silences Python's warnings and those of a logger, by default the root."""
+    log = logging.getLogger(logger)
     level = log.level
-    log.setLevel(logging.ERROR)  # its warnings do not concern these graphs
+    log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                graph, (), path, kwargs=inputs, input_names=list(feed(inputs)), output_names=graph.outputs,
-                dynamic_shapes=graph.axes, dynamo=True, external_data=False, verbose=False,
-            )  # fmt: skip
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         log.setLevel(level)
 
@@ -307,19 +316,15 @@ def quantize(folder: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    store, offsets, log = folder / "weights.bin", {}, logging.getLogger()
+    store, offsets = folder / "weights.bin", {}
     models = {path: onnx.load(path) for path in sorted(folder.glob("*.onnx"))}
     store.unlink()
-    level = log.level
-    log.setLevel(logging.ERROR)  # it advises to simplify graphs first, which happens when they are opened
-    try:
+    with without_warnings():  # they advise to simplify graphs first, which happens when they are opened
         for path, model in models.items():
             quantize_dynamic(
                 model, path, op_types_to_quantize=["MatMul", "Gather"], per_channel=True, weight_type=QuantType.QInt8
             )
             share_weights(path, store, offsets)
-    finally:
-        log.setLevel(level)
 
 
 def check(vlm: VLM, runner: onnx_runner.Runner, graphs: dict[tuple[str, str], Graph]) -> None:

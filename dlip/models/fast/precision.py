@@ -21,6 +21,8 @@ MAX_INT8_ROWS = 64
 """Rows up to which the int8 product is faster than converting the weights to bf16."""
 INT8_WIDTH_MULTIPLE = 16
 """The int8 product needs an input width that is a multiple of this."""
+STATE_READERS = ("crossattention.self.key", "crossattention.self.value")
+"""Layers that read the states of an entire image or question, and stay in bf16."""
 
 
 class Int8Linear(nn.Module):
@@ -69,15 +71,11 @@ def lower(med: Med, precision: str) -> Med:
     if precision == "int8":
         layers = {}  # tied layers stay tied
         for part in (med.text_encoder, med.text_decoder):
-            for name, module in part.named_modules():
-                for child, layer in module.named_children():
-                    if (
-                        type(layer) is Linear
-                        and not _reads_states(name, child)
-                        and layer.in_features % INT8_WIDTH_MULTIPLE == 0
-                    ):
-                        layers.setdefault(id(layer), Int8Linear(layer))
-                        setattr(module, child, layers[id(layer)])
+            for name, layer in list(part.named_modules()):
+                fits = type(layer) is Linear and layer.in_features % INT8_WIDTH_MULTIPLE == 0
+                if fits and not name.endswith(STATE_READERS):
+                    layers.setdefault(id(layer), Int8Linear(layer))
+                    part.set_submodule(name, layers[id(layer)])
     mean, std = med.image_mean, med.image_std
     med.bfloat16()
     med.image_mean, med.image_std = mean, std  # pixels are normalized in fp32
@@ -93,11 +91,6 @@ def pack(med: Med) -> Med:
         if type(module) is Linear:
             module.pack()
     return med
-
-
-def _reads_states(module: str, child: str) -> bool:
-    """Whether a layer is a cross-attention's key or value, which reads the states of a whole image or question."""
-    return module.endswith("crossattention.self") and child in ("key", "value")
 
 
 def precision(med: Med) -> str:
