@@ -57,16 +57,16 @@ def read(path: str | Path | Image.Image | None) -> Image.Image:
 def examples() -> list[Example]:
     """Scenes, a drawing, and the photographs that gradio ships."""
     scenes = Scenes("test")
-    found = []
+    examples = []
     for i in EXAMPLE_SCENES:
         item, others = scenes[i], [scenes[i + 100 * k] for k in (1, 2, 3)]
         captions = [min(one.captions, key=len) for one in (item, *others)]
-        found.append(Example(item.image, f"Scene: {item.captions[0]}", item.questions[2].text, captions))
-    found.append(Example(drawing(), "Drawing: a house beside a tree", "what is beside the house?", DRAWING_CAPTIONS))
+        examples.append(Example(item.image, f"Scene: {item.captions[0]}", item.questions[2].text, captions))
+    examples.append(Example(drawing(), "Drawing: a house beside a tree", "what is beside the house?", DRAWING_CAPTIONS))
     for file, name, captions in PHOTOGRAPH_CAPTIONS:
         if (PHOTOGRAPHS / file).is_file():
-            found.append(Example(read_image(PHOTOGRAPHS / file), f"Photograph: {name}", "what is this?", captions))
-    return found
+            examples.append(Example(read_image(PHOTOGRAPHS / file), f"Photograph: {name}", "what is this?", captions))
+    return examples
 
 
 DRAWING_CAPTIONS = [

@@ -66,7 +66,7 @@ def number(value: float | None, field: str, least: float, most: float) -> float:
     return value
 
 
-def whole(value: float | None, field: str, least: int, most: int) -> int:
+def integer(value: float | None, field: str, least: int, most: int) -> int:
     """As `number`, rounded down."""
     return int(number(value, field, least, most))
 

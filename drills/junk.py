@@ -46,11 +46,11 @@ def value(rng: random.Random, depth: int = 0):
     return rng.choice(makers)()
 
 
-def corrupted(rng: random.Random, whole, junk=value):
+def corrupted(rng: random.Random, document, junk=value):
     """A copy of a JSON value in which one to three places are replaced by junk, deleted, duplicated or renamed."""
-    whole = copy.deepcopy(whole)
+    document = copy.deepcopy(document)
     for _ in range(rng.randint(1, 3)):
-        inner = whole
+        inner = document
         while isinstance(inner, dict | list) and inner:
             key = rng.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
             if not isinstance(inner[key], dict | list) or not inner[key] or rng.random() < 0.25:
@@ -67,17 +67,17 @@ def corrupted(rng: random.Random, whole, junk=value):
             inner.append(copy.deepcopy(inner[key]))
         else:
             inner[text(rng)[:50]] = inner.pop(key)
-    return whole
+    return document
 
 
-def json_bytes(rng: random.Random, whole, junk=value) -> bytes:
+def json_bytes(rng: random.Random, document, junk=value) -> bytes:
     """A JSON value as bytes: corrupted as a value or as bytes, nested too deeply, too long or in another encoding."""
-    plain, depth = json.dumps(whole).encode(), rng.choice((500, 5_000, 200_000))
+    plain, depth = json.dumps(document).encode(), rng.choice((500, 5_000, 200_000))
     makers = {
-        lambda: json.dumps(corrupted(rng, whole, junk)).encode(): 11,
-        lambda: json.dumps(corrupted(rng, whole, junk), ensure_ascii=False).encode("utf-8", "surrogatepass"): 1,
+        lambda: json.dumps(corrupted(rng, document, junk)).encode(): 11,
+        lambda: json.dumps(corrupted(rng, document, junk), ensure_ascii=False).encode("utf-8", "surrogatepass"): 1,
         lambda: rng.choice((b"[" * depth, b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth)): 1,
-        lambda: json.dumps([whole, "x" * rng.choice((10**6, 2 * 10**7))]).encode(): 1,
+        lambda: json.dumps([document, "x" * rng.choice((10**6, 2 * 10**7))]).encode(): 1,
         lambda: rng.choice((b"", b"\0" * 4096, b"null", b"\xff\xfe" + plain, b"\xef\xbb\xbf" + plain, b"1" * 9999)): 1,
         lambda: plain.decode().encode(rng.choice(("utf-16", "utf-32", "utf-16-le"))): 1,
         lambda: damaged(rng, plain): 4,

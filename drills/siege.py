@@ -98,8 +98,8 @@ def run(times: int = 300, visitors: int = 50) -> tuple[dict, dict, list[str]]:
             began = time.monotonic()
             with served(*arguments, port=port, stderr=folder / "again.log"):
                 back = time.monotonic() - began
-                found = requests.one("captions", Client(address, verbose=False))[1]
-                faults += [f"after a kill: {fault}" for fault in found]
+                _, wrong = requests.one("captions", Client(address, verbose=False))
+                faults += [f"after a kill: {fault}" for fault in wrong]
         logs = (folder / "first.log").read_text() + (folder / "again.log").read_text()
     faults += [f"the log has {line.strip()[:200]!r}" for line in re.findall("^Traceback.*(?:\n .*)*\n.*", logs, re.M)]
     if grown > MAX_GROWTH_MB:
@@ -158,7 +158,7 @@ class Requests:
                 "captions": captions_of(compare.captions(path, TEACHER, student)),
                 "answers": answers_of(compare.answers(path, TEACHER, student, QUESTION)),
             }
-        self.found = places_of(search.search(TEACHER, STUDENTS[0], SENTENCE))
+        self.places = places_of(search.search(TEACHER, STUDENTS[0], SENTENCE))
 
     def visit(self, number: int, address: str, end: float, counts: Counter, faults: list[str]) -> None:
         rng, client = random.Random(number), None
@@ -180,14 +180,14 @@ class Requests:
         i = rng.randrange(len(self.images))
         path, models = self.images[i], dict(teacher=TEACHER, student=STUDENTS[i % 2])
         if kind == "captions":
-            found = client.predict(image=handle_file(path), **models, api_name="/captions")
-            return compared(self.expected[path][kind], captions_of(found))
+            result = client.predict(image=handle_file(path), **models, api_name="/captions")
+            return compared(self.expected[path][kind], captions_of(result))
         if kind == "answers":
-            found = client.predict(image=handle_file(path), **models, question=QUESTION, api_name="/answers")
-            return compared(self.expected[path][kind], answers_of(found))
+            result = client.predict(image=handle_file(path), **models, question=QUESTION, api_name="/answers")
+            return compared(self.expected[path][kind], answers_of(result))
         if kind == "search":
-            found = client.predict(teacher=TEACHER, student=STUDENTS[0], sentence=SENTENCE, api_name="/search")
-            return compared(self.found, places_of(found))
+            result = client.predict(teacher=TEACHER, student=STUDENTS[0], sentence=SENTENCE, api_name="/search")
+            return compared(self.places, places_of(result))
         if kind == "forbidden":
             return forbidden(client.src, rng.choice(FORBIDDEN), number)
         if kind == "closed":
@@ -240,17 +240,17 @@ class Requests:
         return "left"
 
 
-def captions_of(found: dict) -> list[str]:
-    return [found[side]["text"] for side in ("teacher", "student")]
+def captions_of(result: dict) -> list[str]:
+    return [result[side]["text"] for side in ("teacher", "student")]
 
 
-def answers_of(found: dict) -> list[str]:
-    return [found[side]["answers"][0][0] for side in ("teacher", "student")]
+def answers_of(result: dict) -> list[str]:
+    return [result[side]["answers"][0][0] for side in ("teacher", "student")]
 
 
-def places_of(found: dict) -> list[list[int]]:
-    """Images that both models found, in order."""
-    return [[hit["place"] for hit in found[side]["hits"]] for side in ("teacher", "student")]
+def places_of(result: dict) -> list[list[int]]:
+    """Images that each model finds, in order."""
+    return [[hit["place"] for hit in result[side]["hits"]] for side in ("teacher", "student")]
 
 
 def compared(expected: object, got: object) -> Outcome:

@@ -53,8 +53,8 @@ def words(image: str, teacher: str, student: str, question: str = "") -> list[Te
         texts.append(("you", "question", question, ""))
         texts += [(who, "answer", text, question) for who, text in _capable(pair, VLM.answer, [loaded], [question])]
     return [
-        Text(who=who, kind=kind, text=text, question=asked, read=max(vlm.words_read(text) for vlm in pair.values()))
-        for who, kind, text, asked in texts
+        Text(who=who, kind=kind, text=text, question=about, read=max(vlm.words_read(text) for vlm in pair.values()))
+        for who, kind, text, about in texts
     ]
 
 
@@ -72,7 +72,7 @@ def attention(
     the object's mask.
     """
     loaded, pair = images.read(image), models.pair(teacher, student)
-    text, word = inputs.text(text, "text", optional=True), inputs.whole(word, "word", 0, inputs.MAX_CHARACTERS)
+    text, word = inputs.text(text, "text", optional=True), inputs.integer(word, "word", 0, inputs.MAX_CHARACTERS)
     question = inputs.text(question, "question", optional=source != "answer")
     about = attention_view.word_at(word, text)
     places = {"teacher": _place(teacher_layer, teacher_head), "student": _place(student_layer, student_head)}
@@ -161,7 +161,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         example = "to see its words and the answers’, as: what color is the circle?"
         question = gr.Textbox("", label="Question", scale=4, max_lines=1, placeholder=example)
         answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
-    texts, chosen, found = (gr.JSON(visible=False) for _ in range(3))
+    texts, chosen, maps_json = (gr.JSON(visible=False) for _ in range(3))
     opened = gr.Checkbox(visible=False)
     shown_words = gr.HTML(parts.hint(EMPTY), js_on_load=parts.ON_PICK, elem_id="words")
     view = gr.Radio(VIEWS, value=CROSS, label="What to look at", container=False, elem_id="view", elem_classes="pills")
@@ -214,7 +214,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         return gr.Row(visible=view in attributions.METHODS), gr.Radio(interactive=view == CROSS), *dropdowns
 
     quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
-    models_and_image, settings, maps_out = [image, *names], [view, source, outline, *places], [found, shown_maps]
+    models_and_image, settings, maps_out = [image, *names], [view, source, outline, *places], [maps_json, shown_maps]
     words_event = dict(inputs=[*models_and_image, question, opened], outputs=[texts, chosen, shown_words],
                        show_progress_on=shown_words, **quick)  # fmt: skip
     maps_event = dict(inputs=[*models_and_image, texts, chosen, *settings], outputs=maps_out,
@@ -242,7 +242,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     clicked.then(events.guarded(find_maps), **maps_event)
     for setting in (source, *places):
         setting.input(events.guarded(find_maps), **maps_event)
-    outline.input(events.guarded(redraw), [image, found, outline], shown_maps, **quick)
+    outline.input(events.guarded(redraw), [image, maps_json, outline], shown_maps, **quick)
     attributions.add_events(models_and_image, texts, chosen, view, outline, explain, stop, maps_out)
 
     with gr.Row(visible=False):

@@ -40,7 +40,7 @@ def attribution(
     if method not in METHODS:
         raise UserError(f"there is no method {method!r}; choose {', '.join(METHODS)}")
     loaded, text = images.read(image), inputs.text(text, "text")
-    index = None if word is None else inputs.whole(word, "word", -1, inputs.MAX_CHARACTERS)
+    index = None if word is None else inputs.integer(word, "word", -1, inputs.MAX_CHARACTERS)
     index = None if index == -1 else index
     about = text if index is None else attention_view.word_at(index, text)
 

@@ -90,8 +90,8 @@ def captions(
     loaded = images.read(image)
     if method not in get_args(Method):
         raise UserError(f"there is no decoding {method!r}; choose {', '.join(get_args(Method))}")
-    beams, top_p = inputs.whole(beams, "beams", *BEAMS), inputs.number(top_p, "top p", *TOP_P)
-    length, seed = inputs.whole(length, "length", *LENGTH), inputs.whole(seed, "seed", *SEED)
+    beams, top_p = inputs.integer(beams, "beams", *BEAMS), inputs.number(top_p, "top p", *TOP_P)
+    length, seed = inputs.integer(length, "length", *LENGTH), inputs.integer(seed, "seed", *SEED)
     beams, top_p = (beams if method == "beam" else 1), (top_p if method == "nucleus" else None)
 
     def caption(vlm: VLM) -> dict:
@@ -188,25 +188,25 @@ def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
     return parts.hint("The scenes models know only the drawn scenes: in any other image they see one of those.")
 
 
-def show_captions(found: Captions, names: tuple[str, str]) -> str:
+def show_captions(results: Captions, names: tuple[str, str]) -> str:
     """Both captions, with the words that differ marked."""
-    return _pair("captions.html", found, names)
+    return _pair("captions.html", results, names)
 
 
-def show_answers(found: Answers, names: tuple[str, str]) -> str:
+def show_answers(results: Answers, names: tuple[str, str]) -> str:
     """Both answers, each with its alternatives above 0.1%; a different answer is marked."""
-    return _pair("answers.html", found, names)
+    return _pair("answers.html", results, names)
 
 
-def show_rankings(found: Rankings, names: tuple[str, str]) -> str:
+def show_rankings(results: Rankings, names: tuple[str, str]) -> str:
     """Both rankings as tables."""
-    return _pair("rankings.html", found, names)
+    return _pair("rankings.html", results, names)
 
 
-def _pair(template: str, found: dict, names: tuple[str, str]) -> str:
-    results = [found[side] for side in parts.SIDES]
-    results = [{**own, "other": other} for own, other in zip(results, results[::-1], strict=True)]
-    return parts.pair(template, names, results, found["summary"])
+def _pair(template: str, results: dict, names: tuple[str, str]) -> str:
+    teacher, student = (results[side] for side in parts.SIDES)
+    cards = [{**teacher, "other": student}, {**student, "other": teacher}]
+    return parts.pair(template, names, cards, results["summary"])
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> tuple[gr.Textbox, gr.Textbox]:
@@ -262,8 +262,8 @@ def _warn_and_show(message: str) -> str:
 
 
 def _shown(function: Callable, show: Callable, quiet: bool = False) -> Callable:
-    """The function with its result as HTML. quiet: nobody asked; without an image, or with one that cannot be read
-    (which the page itself reports), show nothing."""
+    """The function with its result as HTML. quiet: for events that no click started; they show nothing without an
+    image, or with one that cannot be read, which the page itself reports."""
 
     def event(image, teacher, student, *options):
         if quiet and not image:

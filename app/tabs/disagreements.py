@@ -55,7 +55,7 @@ def disagreements(
     """
     if task not in COMPARISONS:
         raise UserError(f"there is no task {task!r}; choose {', '.join(COMPARISONS)}")
-    images = inputs.whole(images, "images", MIN_IMAGES, MAX_IMAGES)
+    images = inputs.integer(images, "images", MIN_IMAGES, MAX_IMAGES)
     evaluated, kind = COMPARISONS[task]
     with jobs.turns(progress) as step:
         predictions, items, pair = [], [], models.pair(teacher, student)
@@ -74,11 +74,12 @@ def disagreements(
     return [Disagreement(**row) for row in rows.to_dict("records")]
 
 
-def show(found: list[Disagreement], names: tuple[str, str]) -> str:
+def show(rows: list[Disagreement], names: tuple[str, str]) -> str:
     """A card for each item: the image, both outputs, and the truth."""
-    columns = [*disagreement.COLUMNS, "measure"]
-    items = disagreement.items_of(Scenes("test", size=MAX_IMAGES), [row["image_id"] for row in found])
-    return disagreement_cards(pd.DataFrame(found, columns=columns), items, models.role(names[1], "student"), names)
+    items = disagreement.items_of(Scenes("test", size=MAX_IMAGES), [row["image_id"] for row in rows])
+    return disagreement_cards(
+        pd.DataFrame(rows, columns=[*Disagreement.__annotations__]), items, models.role(names[1], "student"), names
+    )
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
@@ -93,9 +94,9 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
 
     def find(teacher, student, task, count, bar=gr.Progress()):  # noqa: B008
         step = jobs.stoppable(lambda share: bar(share, desc="Evaluating both models"))
-        found = disagreements(teacher, student, task, count, step)
+        rows = disagreements(teacher, student, task, count, step)
         none = f"{escape(student)} loses on none of these {count:.0f} images; take more, or compare something else."
-        return show(found, (teacher, student)) if found else parts.hint(none)
+        return show(rows, (teacher, student)) if rows else parts.hint(none)
 
     arguments = [*names, task, count]
     jobs.on_start(start, stop, find, arguments, shown, cancel_on=arguments)

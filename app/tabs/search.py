@@ -46,13 +46,13 @@ class Hits(TypedDict):
     """Why there are none, or how much of a long sentence was read."""
 
 
-class Found(TypedDict):
+class SearchResults(TypedDict):
     teacher: Hits
     student: Hits
 
 
 @inputs.checked
-def search(teacher: str, student: str, sentence: str) -> Found:
+def search(teacher: str, student: str, sentence: str) -> SearchResults:
     """The gallery's images that fit a sentence best: ITC chooses 16 of 200, ITM ranks them again; the top five."""
     sentence = inputs.text(sentence, "sentence")
     return _both(
@@ -62,7 +62,7 @@ def search(teacher: str, student: str, sentence: str) -> Found:
 
 
 @inputs.checked
-def sentences(image: str, teacher: str, student: str) -> Found:
+def sentences(image: str, teacher: str, student: str) -> SearchResults:
     """The reverse: the gallery's first captions that fit an image best, chosen and ranked in the same way."""
     loaded = images.read(image)
     return _both(
@@ -72,9 +72,9 @@ def sentences(image: str, teacher: str, student: str) -> Found:
 
 
 def _both(teacher: str, student: str, kind: str, embed: Callable[[VLM], Tensor],
-          match: Callable[[VLM, list[int]], Tensor], sentence: str = "") -> Found:  # fmt: skip
+          match: Callable[[VLM, list[int]], Tensor], sentence: str = "") -> SearchResults:  # fmt: skip
     """Hits of both models among the gallery's images or captions (`kind`)."""
-    found = {}
+    results = {}
     for side, vlm in models.pair(teacher, student).items():
         try:
             gallery = _embeddings(vlm, kind)
@@ -88,10 +88,10 @@ def _both(teacher: str, student: str, kind: str, embed: Callable[[VLM], Tensor],
                 Hit(place=place, caption=_captions()[place], itc=itc[place].item(), itm=itm[i].item(), itc_rank=i + 1)
                 for i, place in ((i, best[i]) for i in order)
             ]
-            found[side] = Hits(hits=hits, note=note)
+            results[side] = Hits(hits=hits, note=note)
         except MissingAbility as unable:
-            found[side] = Hits(hits=[], note=str(unable))
-    return found
+            results[side] = Hits(hits=[], note=str(unable))
+    return results
 
 
 _cache: WeakKeyDictionary[VLM, dict[str, Tensor]] = WeakKeyDictionary()
@@ -121,15 +121,15 @@ def _embeddings(vlm: VLM, kind: str) -> Tensor:
 # --- as the page shows it ---------------------------------------------------------------------------------------------
 
 
-def show(found: Found, names: tuple[str, str], with_images: bool) -> str:
+def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> str:
     """Both models' hits side by side; a hit of both is marked."""
-    places = [{hit["place"] for hit in found[side]["hits"]} for side in parts.SIDES]
+    places = [{hit["place"] for hit in results[side]["hits"]} for side in parts.SIDES]
     shared = places[0] & places[1]
     summary = f"Both found {len(shared)} of the same {SHOWN}; those are marked." if shared else "They share none."
     thumbnails = {}
     if with_images:
         thumbnails = {i: parts.thumbnail(GALLERY[i].image, _captions()[i]) for i in places[0] | places[1]}
-    return parts.pair("search.html", names, [found[side] for side in parts.SIDES], summary if all(places) else "",
+    return parts.pair("search.html", names, [results[side] for side in parts.SIDES], summary if all(places) else "",
                       shared=shared, thumbnails=thumbnails)  # fmt: skip
 
 

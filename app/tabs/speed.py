@@ -44,26 +44,19 @@ class Speed(TypedDict):
 
 @inputs.checked
 def speed(
-    teacher: str,
-    student: str,
-    task: str = "captioning",
-    batch: int = 1,
-    beams: int = 3,
-    tokens: int = 20,
-    repeats: int = 15,
-    batches: list[int] = (1, 4, 16),
-    with_memory: bool = True,
+    teacher: str, student: str, task: str = "captioning", batch: int = 1, beams: int = 3, tokens: int = 20,
+    repeats: int = 15, batches: list[int] = (1, 4, 16), with_memory: bool = True,
     progress: jobs.Progress | None = None,
-) -> Speed:
+) -> Speed:  # fmt: skip
     """Time both models in turns on random inputs, and measure their throughput and memory.
 
     task: captioning, vqa or retrieval. tokens: of every text that is written, the same for both. repeats: counted
     rounds. batches: batch sizes of the throughput. Other work on the same machine slows both models alike.
     """
-    batch, beams = inputs.whole(batch, "batch", 1, BATCHES[-1]), inputs.whole(beams, "beams", 1, MAX_BEAMS)
-    tokens, repeats = inputs.whole(tokens, "tokens", 1, MAX_LENGTH), inputs.whole(repeats, "repeats", 1, MAX_ROUNDS)
+    batch, beams = inputs.integer(batch, "batch", 1, BATCHES[-1]), inputs.integer(beams, "beams", 1, MAX_BEAMS)
+    tokens, repeats = inputs.integer(tokens, "tokens", 1, MAX_LENGTH), inputs.integer(repeats, "repeats", 1, MAX_ROUNDS)
     sizes = map(inputs.digits_as_int, batches or ())
-    batches = sorted({inputs.whole(size, "throughput's batch", 1, BATCHES[-1]) for size in sizes})
+    batches = sorted({inputs.integer(size, "throughput's batch", 1, BATCHES[-1]) for size in sizes})
     with jobs.turns(progress) as step:
         pair = models.pair(teacher, student)
         text = dict(beams=beams, tokens=tokens)

@@ -44,9 +44,9 @@
         const filter = new TransformStream({async transform(text, out) {
             const events = (rest + text).split("\n\n");
             rest = events.pop();
-            let whole = "";
-            for (const event of events) whole += `${await withoutOutdated(event)}\n\n`;
-            if (whole) out.enqueue(whole);  // in one piece: the page may close the stream after the first
+            let text = "";
+            for (const event of events) text += `${await withoutOutdated(event)}\n\n`;
+            if (text) out.enqueue(text);  // in one piece: the page may close the stream after the first
         }});
         const body = response.body.pipeThrough(new TextDecoderStream()).pipeThrough(filter);
         return new Response(body.pipeThrough(new TextEncoderStream()), response);

@@ -143,7 +143,7 @@ def test_no_other_file_is_served(app_address, image_path):
                 urllib.request.urlopen(app_address.rstrip("/") + urllib.request.quote(address, safe="/=")).read()
             assert refused.value.code in (403, 404), address
     for mark in ({"meta": {"_type": "gradio.FileData"}}, {"meta": {}}, {}):
-        stolen = {"path": image_path, **mark}  # a picture, but none that was brought
+        stolen = {"path": image_path, **mark}  # an image, but not an uploaded one
         body = json.dumps({"data": [stolen, TEACHER, STUDENT, QUESTION]}).encode()
         kind = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{app_address}gradio_api/call/answers", body, kind)

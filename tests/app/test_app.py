@@ -42,7 +42,7 @@ def test_captions_equal_those_of_dlip(image_path, options, direct):
         vlm = dlip.load(name)
         torch.manual_seed(options.get("seed", 0))
         assert [result[side]["text"]] == vlm.caption([image_path], **direct)
-    drawn, short = options.get("method") == "nucleus", options.get("length") == 4  # which may say the same
+    drawn, short = options.get("method") == "nucleus", options.get("length") == 4  # whose captions may be equal
     assert drawn or short or result["teacher"]["text"] != result["student"]["text"]
 
 
@@ -201,7 +201,7 @@ def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):
     assert models.role(str(tmp_path), "student") == "distilled"
     (tmp_path / "record.json").write_text(json.dumps({"role": "undistilled"}))
     monkeypatch.setattr(models, "_fixed", ())
-    models.fix([TEACHER, OTHER])  # of others no file is looked at
+    models.fix([TEACHER, OTHER])  # no file of another model is read
     assert models.role(str(tmp_path), "student") == "distilled" and models.role(OTHER, "student") == "undistilled"
     models.fix(None)
     assert models.role(str(tmp_path), "student") == "undistilled"

@@ -14,13 +14,13 @@ from dlip.common.errors import UserError
 @pytest.mark.parametrize("value", [None, -1, 9, float("nan"), "3", True, [3]])
 def test_invalid_numbers_are_named_with_their_range(value):
     with pytest.raises(UserError, match=r"^beams is .*; choose a number from 1 to 8$"):
-        inputs.whole(value, "beams", 1, 8)
+        inputs.integer(value, "beams", 1, 8)
 
 
-def test_only_whole_rounds_down():
-    assert inputs.number(0.5, "top p", 0.1, 1) == 0.5 and inputs.whole(3.0, "beams", 1, 8) == 3
+def test_integers_are_rounded_down():
+    assert inputs.number(0.5, "top p", 0.1, 1) == 0.5 and inputs.integer(3.0, "beams", 1, 8) == 3
     with pytest.raises(UserError, match="from 0 to 2,147,483,648"):
-        inputs.whole(-1, "seed", 0, 2**31)
+        inputs.integer(-1, "seed", 0, 2**31)
 
 
 def test_digits_become_a_number():

@@ -1,4 +1,4 @@
-"""What the app does with visitors' mistakes: any picture is read, each fault is one sentence, nothing old stays."""
+"""Mistakes of visitors: any image is read, each error is one sentence, no earlier result stays."""
 
 import importlib
 import json

@@ -24,7 +24,7 @@ BOTH = {"teacher": TEACHER, "student": STUDENT}
 NAMELESS = """[...document.querySelectorAll("button, input:not([type=file]), textarea, img")].filter(e =>
     e.checkVisibility() && !(e.innerText || e.ariaLabel || e.title || e.alt || e.placeholder || e.labels?.length)
     && !(e.matches("img[alt='']") && e.closest("button[aria-label]"))).map(e => e.outerHTML.slice(0, 200))"""
-"""What is seen and has no name; a picture inside a button has the button's."""
+"""Visible elements without an accessible name; an image inside a button has the button's."""
 
 
 def card_texts(page, where: str) -> list[str]:
@@ -207,7 +207,7 @@ def test_an_image_uploaded_during_a_request_is_answered(open_page, tmp_path):
     ("width", "height", "scheme"), [(1280, 800, "light"), (1280, 800, "dark"), (390, 844, "light"), (390, 844, "dark")]
 )
 def test_every_tab_fits_the_window(open_page, screens, width, height, scheme):
-    """No tab is wider than the window, nothing is without a name, and each is kept as a picture."""
+    """No tab is wider than the window, and every element has an accessible name; saves a screenshot of each tab."""
     page = open_page(width, height, scheme)
     for tab, (label, _) in TABS.items():
         if page.locator(f"#{tab}-button").count() == 0:  # in a narrow window
@@ -223,7 +223,7 @@ def test_every_tab_fits_the_window(open_page, screens, width, height, scheme):
 
 
 def test_the_keyboard_reaches_every_control(open_page):
-    """From the models by way of the picture and the examples to the buttons, Tab by Tab."""
+    """Tab moves from the models over the image and the examples to the buttons."""
     page = open_page()
     parts, reached = ("student", "examples", "say", "question", "answer", "candidates", "rank"), set()
     page.get_by_label("Teacher", exact=True).focus()
@@ -334,7 +334,7 @@ def test_a_missing_camera_is_reported(open_page):
 
 
 def test_a_full_queue_is_reported_in_place_of_results(browser, app_address):
-    """From the start, and instead of an earlier picture's words."""
+    """At the start, and in place of an earlier image's results."""
     page = browser.new_context().new_page()
     page.set_default_timeout(90_000)
     page.goto(app_address)

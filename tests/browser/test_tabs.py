@@ -98,7 +98,7 @@ def test_a_failed_job_leaves_one_sentence(open_page, screens):
     page.wait_for_selector("#look img")
     page.locator("#view").get_by_text("Grad-CAM", exact=True).click()
     page.get_by_label("Remove Image").click()
-    page.wait_for_function("!document.querySelector('#look img')")  # all that follows the picture has done so
+    page.wait_for_function("!document.querySelector('#look img')")  # all events that follow the image have ended
     page.locator("#explain").click()
     wait_for_text(page, ".toast-body", "There is no word to explain; upload an image, and choose one of its words.")
     page.locator("#stop-explaining").wait_for(state="hidden")
