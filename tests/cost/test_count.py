@@ -123,10 +123,10 @@ def test_the_table_adds_up_and_fits_a_terminal():
     table = models_table()
     assert set(PRESETS) <= set(table.index)
     modules = ["image", "text", "fusion", "decoder", "lm_head", "heads"]
-    whole = table[table.part == "both"]
-    assert whole[[f"params_{m}_m" for m in modules]].sum(axis=1).to_numpy() == pytest.approx(whole.params_m)
+    full = table[table.part == "both"]
+    assert full[[f"params_{m}_m" for m in modules]].sum(axis=1).to_numpy() == pytest.approx(full.params_m)
     passes = [f"flops_{name}_g" for name in ("image", "text", "fusion", "heads")]
-    assert whole[passes].sum(axis=1).to_numpy() == pytest.approx(whole.flops_g)
+    assert full[passes].sum(axis=1).to_numpy() == pytest.approx(full.flops_g)
     text = models_text(table)
     assert max(len(line) for line in text.splitlines()) <= 120
     assert "nan" not in text.lower() and "85.8" in text and "223.5" in text

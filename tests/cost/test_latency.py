@@ -86,8 +86,8 @@ def test_throughput_is_the_batch_over_its_median_time(med, monkeypatch):
         "dlip.cost.latency._time", lambda call, device: next(clock)
     )  # ms, the first round of each apart
     shares = []
-    found = throughput({"one": med, "two": med}, "retrieval", batches=(1, 4), repeats=3, progress=shares.append)
-    assert found == {"one": [50.0, 100.0], "two": [25.0, 50.0]}  # medians of 20 and 40 ms, then of 40 and 80
+    result = throughput({"one": med, "two": med}, "retrieval", batches=(1, 4), repeats=3, progress=shares.append)
+    assert result == {"one": [50.0, 100.0], "two": [25.0, 50.0]}  # medians of 20 and 40 ms, then of 40 and 80
     assert shares[-1] == 1 and shares == sorted(shares) and len(shares) == 16
 
 

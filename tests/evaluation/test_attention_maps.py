@@ -76,11 +76,11 @@ def test_maps_equal_those_of_the_losses(tiny, scenes):
     words = caption.split()
     maps = word_maps(tiny, item.image, caption)
     assert maps.words == words and maps.layers == (1,) and maps.maps.shape == (1, 4, len(words), 37)
-    theirs = features(tiny, item.image, caption).maps("fusion", "cross")[0]  # [H, T, 1+P]
+    expected = features(tiny, item.image, caption).maps("fusion", "cross")[0]  # [H, T, 1+P]
     where = len(words) - 1
-    whole = pieces(tiny, [caption])[0, where] > 0
-    torch.testing.assert_close(maps.map(where, head=2), theirs[2, whole].mean(0))
-    torch.testing.assert_close(maps.map(where), theirs[:, whole].mean((0, 1)))
+    full = pieces(tiny, [caption])[0, where] > 0
+    torch.testing.assert_close(maps.map(where, head=2), expected[2, full].mean(0))
+    torch.testing.assert_close(maps.map(where), expected[:, full].mean((0, 1)))
     torch.testing.assert_close(maps.map(where, layer=1), maps.map(where))
 
 
@@ -114,11 +114,11 @@ def test_answer_maps_combine_question_maps(tiny, scenes):
 def test_decoder_map_is_that_of_the_predicting_step(tiny, scenes, prompt):
     item, vlm = scenes[1], changed(tiny, 1, prompt_ids=prompt)
     caption = item.captions[2]
-    theirs = features(vlm, item.image, caption).maps("decoder", "cross")[0].mean(0)  # [prompt + T, 1+P]
+    expected = features(vlm, item.image, caption).maps("decoder", "cross")[0].mean(0)  # [prompt + T, 1+P]
     maps = word_maps(vlm, item.image, caption, "decoder")
     for word in (0, len(maps.words) - 1):
         tokens = pieces(vlm, [caption])[0, word].nonzero().flatten()
-        torch.testing.assert_close(maps.map(word), theirs[tokens + len(prompt) - 1].mean(0))
+        torch.testing.assert_close(maps.map(word), expected[tokens + len(prompt) - 1].mean(0))
 
 
 def test_maps_are_distributions_and_invalid_choices_are_refused(tiny, scenes):
@@ -147,9 +147,9 @@ def test_image_maps_equal_those_of_the_encoder(tiny, scenes):
     assert maps.maps.shape == (2, 4, 37, 37)
     batch = Batch(tiny.pixels([image]), torch.zeros(1))
     with torch.no_grad():
-        theirs = tiny.med.eval()(batch, Want(layers={("image", "self"): (0, -1)}))
-    torch.testing.assert_close(maps.maps[0], theirs.maps("image", "self", 0)[0])
-    own = theirs.maps("image", "self")[0, :, 0].mean(0)[1:]
+        expected = tiny.med.eval()(batch, Want(layers={("image", "self"): (0, -1)}))
+    torch.testing.assert_close(maps.maps[0], expected.maps("image", "self", 0)[0])
+    own = expected.maps("image", "self")[0, :, 0].mean(0)[1:]
     torch.testing.assert_close(maps.cls().flatten(), own / own.sum())
     assert maps.rollout().sum() == pytest.approx(1.0)
     with pytest.raises(UserError, match="no layer 2; choose one of 0, 1"):
@@ -199,9 +199,9 @@ def test_named_words_refer_to_objects():
     for i in range(30):
         scene = data.scene(i)
         for caption in data[i].captions:
-            found, words = named(caption, scene), caption.replace(",", "").split()
-            assert found and {"a", "the", "left", "and"}.isdisjoint(words[place] for place in found)
-            assert all(words[place] in scene.objects[o].kind for place, o in found.items())
+            result, words = named(caption, scene), caption.replace(",", "").split()
+            assert result and {"a", "the", "left", "and"}.isdisjoint(words[place] for place in result)
+            assert all(words[place] in scene.objects[o].kind for place, o in result.items())
     assert named("nothing of note", data.scene(0)) == {}
 
 
@@ -226,22 +226,22 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
                 others.append(np.mean([shares[p, place] > 0 for p in range(len(shares)) if p != o]))
                 areas.append(shares[o].mean())
                 touched.append((shares[o] > 0).mean())
-    found = measure(tiny, scenes, limit=5)
+    result = measure(tiny, scenes, limit=5)
     assert any(hits) and not all(hits)
     for source in ("fusion", "decoder"):
-        assert found[source]["pointing"] == pytest.approx(100 * np.mean(hits))
-        assert found[source]["mass"] == pytest.approx(100 * np.mean(under))
-        assert found[source]["pointing_other"] == pytest.approx(100 * np.mean(others))
-        assert "divergence" not in found[source]
-    assert found["chance"] == pytest.approx({"pointing": 100 * np.mean(touched), "mass": 100 * np.mean(areas)})
-    assert (found["images"], found["words"]) == (5, len(hits))
+        assert result[source]["pointing"] == pytest.approx(100 * np.mean(hits))
+        assert result[source]["mass"] == pytest.approx(100 * np.mean(under))
+        assert result[source]["pointing_other"] == pytest.approx(100 * np.mean(others))
+        assert "divergence" not in result[source]
+    assert result["chance"] == pytest.approx({"pointing": 100 * np.mean(touched), "mass": 100 * np.mean(areas)})
+    assert (result["images"], result["words"]) == (5, len(hits))
 
 
 def test_uniform_maps_score_chance(tiny, scenes, monkeypatch):
     even = lambda med, states, ids, mask, source, layers: [torch.full((len(ids), 4, ids.shape[1], 37), 1 / 37)]  # noqa: E731
     monkeypatch.setattr(attention_maps, "cross", even)
-    found = measure(tiny, scenes)
-    assert found["fusion"]["mass"] == pytest.approx(found["chance"]["mass"])
+    result = measure(tiny, scenes)
+    assert result["fusion"]["mass"] == pytest.approx(result["chance"]["mass"])
 
 
 def test_captions_without_objects_are_refused(tiny, scenes, monkeypatch):
@@ -260,7 +260,7 @@ def test_uneven_numbers_of_captions(tiny, scenes):
         def __getitem__(self, i):
             return replace(scenes[i], captions=scenes[i].captions[: 1 + i % 3])
 
-    found = measure(tiny, Uneven())
+    result = measure(tiny, Uneven())
     alone = []
     for i in range(4):
         scene, item = scenes.scene(i), Uneven()[i]
@@ -268,7 +268,7 @@ def test_uneven_numbers_of_captions(tiny, scenes):
         for caption in item.captions:
             maps = word_maps(tiny, item.image, caption)
             alone += [mass(maps.patches(word), covered[o]).item() for word, o in named(caption, scene).items()]
-    assert found["fusion"]["mass"] == pytest.approx(100 * np.mean(alone), rel=1e-4)
+    assert result["fusion"]["mass"] == pytest.approx(100 * np.mean(alone), rel=1e-4)
 
 
 # --- two models -------------------------------------------------------------------------------------------------------
@@ -299,8 +299,8 @@ def test_divergence_is_the_mean_over_words(tiny, scenes):
     other, bits = changed(tiny, 3), []
     for i in range(2):
         for caption in scenes[i].captions:
-            ours, theirs = (word_maps(vlm, scenes[i].image, caption, "decoder") for vlm in (tiny, other))
-            bits += [differ(ours.map(w), theirs.map(w)).item() for w in range(len(ours.words))]
+            tiny_maps, other_maps = (word_maps(vlm, scenes[i].image, caption, "decoder") for vlm in (tiny, other))
+            bits += [differ(tiny_maps.map(w), other_maps.map(w)).item() for w in range(len(tiny_maps.words))]
     assert divergence(tiny, other, scenes, limit=2)["decoder"] == pytest.approx(np.mean(bits), rel=1e-3)
 
 

@@ -49,8 +49,8 @@ def test_word_scores_add_up_to_the_captions(tiny, scenes, prompt):
         said = vlm.med.eval()(batch, Want(frozenset({"lm"})))
         words = [Score(vlm, text, i)(Score(vlm, text).pixels(image))[0] for i in range(len(text.split()))]
     learnt = said.labels["lm"][0] >= 0
-    whole = said.logits["lm"][0].log_softmax(-1)[learnt].gather(1, said.labels["lm"][0, learnt, None]).squeeze(1)
-    torch.testing.assert_close(sum(words), whole[:-1].sum())  # the last is [SEP]
+    full = said.logits["lm"][0].log_softmax(-1)[learnt].gather(1, said.labels["lm"][0, learnt, None]).squeeze(1)
+    torch.testing.assert_close(sum(words), full[:-1].sum())  # the last is [SEP]
 
 
 def test_missing_words_are_refused(student, item):
@@ -72,9 +72,9 @@ def test_integrated_gradients_add_up_to_the_score(student, item, word):
     pixels = score.pixels(item.image)
     with torch.no_grad():
         risen = (score(pixels) - score(torch.zeros_like(pixels))).item()
-    found = integrated_gradients(score, item.image, steps=1000)
-    assert found.shape == (48, 48) and abs(risen) > 0.5
-    assert found.sum().item() == pytest.approx(risen, rel=0.02)
+    result = integrated_gradients(score, item.image, steps=1000)
+    assert result.shape == (48, 48) and abs(risen) > 0.5
+    assert result.sum().item() == pytest.approx(risen, rel=0.02)
 
 
 def test_occlusion_is_the_drop_in_score(student, item):
@@ -84,9 +84,9 @@ def test_occlusion_is_the_drop_in_score(student, item):
     hidden[..., 16:32, 32:48] = 0
     with torch.no_grad():
         cost = score(pixels) - score(hidden)
-    found = occlusion(score, item.image, window=16, stride=16)
-    torch.testing.assert_close(found[16:32, 32:48], cost.expand(16, 16))
-    assert len(found.unique()) <= 9  # nine squares
+    result = occlusion(score, item.image, window=16, stride=16)
+    torch.testing.assert_close(result[16:32, 32:48], cost.expand(16, 16))
+    assert len(result.unique()) <= 9  # nine squares
 
 
 def test_occlusion_averages_overlapping_squares(student, item):
@@ -96,9 +96,9 @@ def test_occlusion_averages_overlapping_squares(student, item):
         hidden[:, top : top + 32, left : left + 32] = 0
     with torch.no_grad():
         costs = score(score.pixels(item.image)) - score(pixels)
-    found = occlusion(score, item.image, window=32, stride=16)
+    result = occlusion(score, item.image, window=32, stride=16)
     expected = torch.stack([costs[0], costs[:2].mean(), costs[1], costs.mean(), costs[3]])
-    torch.testing.assert_close(found[[0, 0, 0, 20, 47], [0, 20, 47, 20, 47]], expected)
+    torch.testing.assert_close(result[[0, 0, 0, 20, 47], [0, 20, 47, 20, 47]], expected)
 
 
 @pytest.mark.parametrize("word", [None, 4])
@@ -128,9 +128,9 @@ def test_grad_cam_against_finite_differences(student, item, word, monkeypatch):
     slope = ((above - below) / 0.04).view(4, 36)
     cam = (probs[:, query, 1:] * slope.clamp(min=0)).mean(0).view(1, 1, 6, 6)
     expected = F.interpolate(cam, (48, 48), mode="bilinear", align_corners=False)[0, 0]
-    found = grad_cam(score, item.image)
-    assert found.shape == (48, 48) and found.max() > 0
-    torch.testing.assert_close(found, expected, atol=0.02 * found.max().item(), rtol=0.02)
+    result = grad_cam(score, item.image)
+    assert result.shape == (48, 48) and result.max() > 0
+    torch.testing.assert_close(result, expected, atol=0.02 * result.max().item(), rtol=0.02)
 
 
 @pytest.mark.parametrize("method", METHODS)

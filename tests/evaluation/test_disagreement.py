@@ -61,5 +61,5 @@ def test_incomparable_items_are_refused():
 def test_items_of_image_ids():
     data = Scenes("test", size=6)
     wanted = [data[4].image_id, data[1].image_id]
-    found = items_of(data, wanted)
-    assert set(found) == set(wanted) and found[wanted[0]].captions == data[4].captions
+    result = items_of(data, wanted)
+    assert set(result) == set(wanted) and result[wanted[0]].captions == data[4].captions

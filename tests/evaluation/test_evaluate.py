@@ -66,8 +66,8 @@ def test_one_task_alone(tiny, scenes):
 def test_a_model_by_name(tiny, scenes, tmp_path):
     tiny.save(tmp_path)
     options = dict(tasks=("retrieval",), progress=False)
-    found = dlip.evaluate(str(tmp_path), scenes, **options)
-    assert found["retrieval"] == dlip.evaluate(tiny, scenes, **options)["retrieval"]
+    result = dlip.evaluate(str(tmp_path), scenes, **options)
+    assert result["retrieval"] == dlip.evaluate(tiny, scenes, **options)["retrieval"]
 
 
 def test_repeated_task_is_evaluated_once(tiny, scenes, monkeypatch):

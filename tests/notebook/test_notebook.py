@@ -254,9 +254,9 @@ def test_attention_explorer(tiny, scenes):
     assert [value for _, value in explorer.heads] == [None, 0, 1, 2, 3]
     fig = explorer.attention(first, -1, 2)
     assert "differ by 0.00 of 1 bit" in fig.layout.title.text
-    ours = [np.asarray(trace.z) for trace in fig.data if trace.type == "heatmap"]
+    actual = [np.asarray(trace.z) for trace in fig.data if trace.type == "heatmap"]
     wanted = explorer.maps["teacher"].patches(first, -1, 2).numpy()
-    assert len(ours) == 2 and np.allclose(ours[0], 100 * wanted, atol=1e-4)
+    assert len(actual) == 2 and np.allclose(actual[0], 100 * wanted, atol=1e-4)
     for method in notebook.ATTRIBUTION_METHODS:
         fig = explorer.attributions(first, method)
         assert any(trace.type == "heatmap" for trace in fig.data)

@@ -35,12 +35,12 @@ def test_flops_by_hand(teacher):
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=4)
     batch = Collate(student.tokenizer, 48, True)([dataset[i] for i in range(4)])
     learner = Learner(student, None, config, len(dataset[0].tags))
-    found = probe(learner, None, batch, config, 0)
+    result = probe(learner, None, batch, config, 0)
     c, kinds = student.med.config, len(dataset[0].tags)
     image = task_macs(c, "retrieval")["image"].flops  # of one picture
     patches = 2 * c.grid**2 * 3 * c.patch_size**2 * c.image_width
     head = 2 * c.image_width * kinds
-    assert found.flops == 4 * (3 * image - patches + 3 * head)
+    assert result.flops == 4 * (3 * image - patches + 3 * head)
 
 
 def test_small_probes_predict_a_batch(teacher):
@@ -49,10 +49,10 @@ def test_small_probes_predict_a_batch(teacher):
     )
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
     batch = Collate(student.tokenizer, 48, True, questions=2)([dataset[i] for i in range(16)])
-    part, whole = (probe(*made(student, teacher, config), b, config, 0) for b in (first_images(batch, 4), batch))
-    assert (part.images, whole.images) == (4, 16)
-    assert part.flops * 4 == pytest.approx(whole.flops, rel=0.02)
-    assert part.saved_bytes * 4 == pytest.approx(whole.saved_bytes, rel=0.05)
+    part, full = (probe(*made(student, teacher, config), b, config, 0) for b in (first_images(batch, 4), batch))
+    assert (part.images, full.images) == (4, 16)
+    assert part.flops * 4 == pytest.approx(full.flops, rel=0.02)
+    assert part.saved_bytes * 4 == pytest.approx(full.saved_bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("changes", [{}, dict(precision="bf16"), dict(momentum=0.9, queue=512)])
@@ -62,10 +62,10 @@ def test_constant_costs_are_counted_once(changes, teacher, monkeypatch):
     config = TrainConfig(steps=1, batch_size=16, weights={"itc": 1, "lm": 1}, **changes)
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
     batch = Collate(student.tokenizer, 48, True)([dataset[i] for i in range(16)])
-    extrapolated, whole = (way(*made(student, None, config), batch, config, 0) for way in (extrapolate, probe))
+    extrapolated, full = (way(*made(student, None, config), batch, config, 0) for way in (extrapolate, probe))
     assert extrapolated.images == 16
-    assert extrapolated.flops == pytest.approx(whole.flops, rel=0.01)
-    assert extrapolated.saved_bytes == pytest.approx(whole.saved_bytes, rel=0.03)
+    assert extrapolated.flops == pytest.approx(full.flops, rel=0.01)
+    assert extrapolated.saved_bytes == pytest.approx(full.saved_bytes, rel=0.03)
 
 
 def test_gradient_checkpointing_saves_memory_and_costs_time(teacher):
@@ -113,11 +113,11 @@ def test_joining_terms_cost_from_their_step(teacher, monkeypatch):
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=8)
     config = TrainConfig(steps=10, batch_size=8, weights={"hr.image": 1.0, "lm": 1.0})
     early = budget(student, dataset, config.replace(weights={"hr.image": 1.0}), teacher)
-    whole = budget(student, dataset, config, teacher)
+    full = budget(student, dataset, config, teacher)
     mixed = budget(student, dataset, config.replace(joins={"lm": 4}), teacher)
-    assert mixed["flops"] == pytest.approx(0.4 * early["flops"] + 0.6 * whole["flops"], rel=1e-6)
-    assert mixed["memory_gb"] == whole["memory_gb"]
-    assert (whole["images"], whole["epochs"], whole["train_images"]) == (80, 10.0, 8)
+    assert mixed["flops"] == pytest.approx(0.4 * early["flops"] + 0.6 * full["flops"], rel=1e-6)
+    assert mixed["memory_gb"] == full["memory_gb"]
+    assert (full["images"], full["epochs"], full["train_images"]) == (80, 10.0, 8)
 
 
 def test_memory_and_hours(teacher, monkeypatch):
@@ -144,8 +144,8 @@ def test_memory_and_hours(teacher, monkeypatch):
 
 def test_long_and_short_hours_are_readable(teacher):
     config = TrainConfig(steps=1, batch_size=4)
-    found = budget(new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0), Scenes("val", size=4), config)
-    lines = costs.text(found | {"hours": {"T4": 12345.6, "V100": 99.99, "L4": 0.0321, "A100": 3e-7}}).splitlines()
+    result = budget(new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0), Scenes("val", size=4), config)
+    lines = costs.text(result | {"hours": {"T4": 12345.6, "V100": 99.99, "L4": 0.0321, "A100": 3e-7}}).splitlines()
     assert [line.split()[1] for line in lines[-4:]] == ["12,346", "100", "0.0321", "<0.001"]
 
 

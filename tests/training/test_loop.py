@@ -31,8 +31,8 @@ def test_losses_fall(terms, steps, make_vlm, tmp_path):
     for term in terms:
         assert losses[term][-1] < 0.8 * losses[term][0], term
     loaded = run.model()
-    for (name, ours), theirs in zip(student.med.named_parameters(), loaded.med.parameters(), strict=True):
-        assert torch.equal(ours, theirs), name
+    for (name, actual), expected in zip(student.med.named_parameters(), loaded.med.parameters(), strict=True):
+        assert torch.equal(actual, expected), name
     assert not student.med.training and run.config()["train"]["steps"] == steps
 
 
@@ -154,7 +154,7 @@ def test_resume_is_bit_exact(case, make_vlm, tmp_path):
         teacher = make_vlm(0) if any("." in term for term in config.weights) else None
         return train(make_vlm(1, **changes), dataset, config, folder, teacher, evaluate, progress=False)
 
-    whole = go(tmp_path / "whole")
+    full = go(tmp_path / "whole")
 
     def stop(vlm):
         raise KeyboardInterrupt
@@ -166,12 +166,12 @@ def test_resume_is_bit_exact(case, make_vlm, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path / "parts", InterruptedDataset(TRAIN_SCENES, 5))
     parts = go(tmp_path / "parts")
-    assert untimed_rows(parts) == untimed_rows(whole)
+    assert untimed_rows(parts) == untimed_rows(full)
     name = "checkpoint-00000006.safetensors"
-    ours, theirs = (read_tensors(run.folder / name)[0] for run in (parts, whole))
-    assert ours.keys() == theirs.keys() and any(key.startswith("optimizer.") for key in ours)
-    assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
-    assert (parts.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+    actual, expected = (read_tensors(run.folder / name)[0] for run in (parts, full))
+    assert actual.keys() == expected.keys() and any(key.startswith("optimizer.") for key in actual)
+    assert not [key for key in actual if not torch.equal(actual[key], expected[key])]
+    assert (parts.folder / "model.safetensors").read_bytes() == (full.folder / "model.safetensors").read_bytes()
     assert sorted(path.name for path in parts.folder.glob("checkpoint-*")) == ["checkpoint-00000004.safetensors", name]
 
 
@@ -196,9 +196,9 @@ def test_fp16_scale_is_resumed(make_vlm, tmp_path, monkeypatch):
         == rows
     )
     name = "checkpoint-00000006.safetensors"
-    (ours, one), (theirs, two) = (read_tensors(tmp_path / part / name) for part in ("parts", "whole"))
+    (actual, one), (expected, two) = (read_tensors(tmp_path / part / name) for part in ("parts", "whole"))
     assert one["scaler"] == two["scaler"] and one["scaler"]["scale"] < 2.0**40
-    assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
+    assert not [key for key in actual if not torch.equal(actual[key], expected[key])]
 
 
 def test_finished_run_is_unchanged(make_vlm, tmp_path):

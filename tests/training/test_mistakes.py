@@ -241,11 +241,11 @@ def test_damaged_checkpoint_is_renamed_and_the_previous_one_used(spoil, which, f
 @pytest.mark.parametrize("spoil", [cut, flipped])
 def test_damaged_model_is_rebuilt_from_the_last_checkpoint(spoil, run, make_vlm):
     model = run.folder / "model.safetensors"
-    whole = model.read_bytes()
-    model.write_bytes(spoil(whole))
+    full = model.read_bytes()
+    model.write_bytes(spoil(full))
     with pytest.warns(UserWarning, match="resumed without it, the file is now damaged-model.safetensors"):
         train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)
-    assert model.read_bytes() == whole and run.losses()["step"] == list(range(1, 7))
+    assert model.read_bytes() == full and run.losses()["step"] == list(range(1, 7))
 
 
 def test_half_written_log_row_is_dropped(make_vlm, tmp_path):

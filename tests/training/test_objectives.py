@@ -31,8 +31,8 @@ def test_other_captions_of_an_image_are_positives():
     targets = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     torch.testing.assert_close(itc_targets(torch.tensor([5, 5, 1, 2]), torch.tensor([5, 5, 1, 2])), targets)
     logits = torch.randn(4, 4)
-    theirs = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-    torch.testing.assert_close(objectives.itc(features([5, 5, 1, 2], logits={"itc": logits})), theirs)
+    expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    torch.testing.assert_close(objectives.itc(features([5, 5, 1, 2], logits={"itc": logits})), expected)
     best = torch.where(targets > 0, 20.0, -20.0)
     assert objectives.itc(features([5, 5, 1, 2], logits={"itc": best})).item() == pytest.approx(
         torch.tensor([2.0, 2.0, 1.0, 1.0]).log().mean().item(), abs=1e-5
@@ -64,8 +64,8 @@ def test_lm_and_vqa_against_torch(make_med, make_batch, smoothing):
         for i, n in enumerate(mask.sum(1).tolist()):
             rows.append(out.logits[task][i, skip : skip + n - 1])
             words.append(ids[i, 1:n])
-        theirs = nn.CrossEntropyLoss(label_smoothing=smoothing)(torch.cat(rows), torch.cat(words))
-        torch.testing.assert_close(getattr(objectives, task)(out, smoothing), theirs)
+        expected = nn.CrossEntropyLoss(label_smoothing=smoothing)(torch.cat(rows), torch.cat(words))
+        torch.testing.assert_close(getattr(objectives, task)(out, smoothing), expected)
 
 
 def test_smoothing_by_hand():
@@ -115,10 +115,10 @@ def test_soft_labels_by_hand(start):
         torch.testing.assert_close(targets.sum(1), torch.ones(5))
         expected = expected + F.cross_entropy(logits, targets) / 2
     torch.testing.assert_close(loss, expected)
-    ours, theirs = (
+    gradients, expected_gradients = (
         torch.autograd.grad(x, (med.vision_proj.weight, med.temp), retain_graph=True) for x in (loss, expected)
     )
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients, expected_gradients)
 
 
 def test_alpha_is_constant_after_the_first_epoch(start):

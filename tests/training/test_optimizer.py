@@ -209,13 +209,13 @@ def test_skipped_steps(gradient, accumulate, make_vlm, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="non-finite in step 3: .*lm; the step is skipped"):
         run = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "skipped", progress=False)
     monkeypatch.undo()
-    whole = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
+    full = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
     assert [row["step"] for row in run.rows() if "skipped" in row] == [
         4
-    ] and run.skipped_steps() == 1 > whole.skipped_steps()
-    ours, theirs = ({r["step"]: r["losses"] for r in some.rows() if "losses" in r} for some in (run, whole))
-    assert ours[3] == theirs[3] and 4 not in ours and ours[6] != theirs[6]
-    assert ours[5] == pytest.approx(theirs[5], rel=0.1)  # without micro-batches of the step that was left out
+    ] and run.skipped_steps() == 1 > full.skipped_steps()
+    actual, expected = ({r["step"]: r["losses"] for r in some.rows() if "losses" in r} for some in (run, full))
+    assert actual[3] == expected[3] and 4 not in actual and actual[6] != expected[6]
+    assert actual[5] == pytest.approx(expected[5], rel=0.1)  # without micro-batches of the step that was left out
     kept = {step: read_tensors(run.folder / f"checkpoint-0000000{step}.safetensors")[0] for step in (4, 6)}
     assert all(tensor.isfinite().all() for tensor in kept[6].values())
     assert kept[4]["learner.momentum.place"] == 3 * config.batch_size % 12
@@ -226,11 +226,11 @@ def test_resume_after_only_skipped_steps(make_vlm, tmp_path, monkeypatch):
     """Its optimizer has no moments yet."""
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
     Spoilt(monkeypatch, {0, 1}, "lm", False)
-    whole = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
+    full = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
         train(make_vlm(1), InterruptedDataset(TRAIN_SCENES, 20), config, tmp_path / "parts", progress=False)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-00000002.safetensors"]
     parts = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "parts", progress=False)
     name = "checkpoint-00000006.safetensors"
-    ours, theirs = (read_tensors(run.folder / name)[0] for run in (parts, whole))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    actual, expected = (read_tensors(run.folder / name)[0] for run in (parts, full))
+    assert actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in actual)

@@ -72,18 +72,18 @@ def test_cached_outputs_equal_live_ones(layers, precision, teacher, images, tmp_
     want = distiller.want("teacher")
     for batch in batches(teacher, images):
         pairs = hard_negatives(torch.randn(8, 8), batch.image_id)
-        ours, theirs = cached(batch, want, pairs), live(batch, want, pairs)
-        assert ours.logits.keys() == theirs.logits.keys() == {"itc", "itm", "lm", "vqa"}
-        for task, logits in theirs.logits.items():
-            real = {"lm": theirs.labels["lm"] >= 0}.get(task, ...)
-            assert torch.allclose(ours.logits[task][real].float(), logits[real].float(), **bits), task
+        actual, expected = cached(batch, want, pairs), live(batch, want, pairs)
+        assert actual.logits.keys() == expected.logits.keys() == {"itc", "itm", "lm", "vqa"}
+        for task, logits in expected.logits.items():
+            real = {"lm": expected.labels["lm"] >= 0}.get(task, ...)
+            assert torch.allclose(actual.logits[task][real].float(), logits[real].float(), **bits), task
         for (source, kind), asked in want.layers.items():
             for layer in asked:
                 if kind == "states":
-                    kept, true = ours.states(source, layer), theirs.states(source, layer)
+                    kept, true = actual.states(source, layer), expected.states(source, layer)
                 else:
-                    kept, true = ours.maps(source, kind, layer), theirs.maps(source, kind, layer).mean(1, True)
-                rows = ... if source == "image" else theirs.text_mask(source)
+                    kept, true = actual.maps(source, kind, layer), expected.maps(source, kind, layer).mean(1, True)
+                rows = ... if source == "image" else expected.text_mask(source)
                 kept, true = (kept, true) if kind == "states" else (kept[:, 0], true[:, 0])
                 close = 2e-3 if precision == "fp32" else 2e-2
                 assert torch.allclose(kept[rows], true[rows].float(), rtol=close, atol=close), (source, kind, layer)
@@ -217,9 +217,9 @@ def test_killed_filling_resumes_to_the_same_bytes(teacher, tmp_path, monkeypatch
     images = Scenes("train-small", size=200)
     resumed = TeacherCache(root, Teacher(teacher.med), images, collate_for(teacher))
     assert rows == list(range(filled, 200))
-    whole = TeacherCache(tmp_path / "whole", Teacher(teacher.med), images, collate_for(teacher))
-    assert resumed.folder.name == whole.folder.name
-    for column, values in whole.columns.items():
+    full = TeacherCache(tmp_path / "whole", Teacher(teacher.med), images, collate_for(teacher))
+    assert resumed.folder.name == full.folder.name
+    for column, values in full.columns.items():
         assert (values == resumed.columns[column]).all(), column
 
 
@@ -233,7 +233,7 @@ def test_training_with_a_cache_resumes_bit_exactly(teacher, tiny, images, tmp_pa
         student = VLM(Med(replace(tiny.med.config, prompt_ids=(9, 10))), tiny.tokenizer, "student")
         return train(student, data, config, folder, teacher, progress=False, cache=tmp_path / "cache")
 
-    whole = run(tmp_path / "whole")
+    full = run(tmp_path / "whole")
 
     class Stops(FirstN):
         """Stops the run in its fourth step."""
@@ -252,7 +252,7 @@ def test_training_with_a_cache_resumes_bit_exactly(teacher, tiny, images, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", Stops(images, len(images)))
     resumed = run(tmp_path / "stopped")
-    weights = [read_tensors(r.folder / "model.safetensors")[0] for r in (whole, resumed)]
+    weights = [read_tensors(r.folder / "model.safetensors")[0] for r in (full, resumed)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 

@@ -41,13 +41,13 @@ def test_same_as_pycocoevalcap(scored):
     figures, ciders, _ = scored
     tokenize = PTBTokenizer().tokenize
     wanted = tokenize({i: [{"caption": text} for text in texts] for i, texts in enumerate(REFERENCES)})
-    found = tokenize({i: [{"caption": text}] for i, text in enumerate(CAPTIONS)})
-    assert figures["bleu4"] == 100 * Bleu(4).compute_score(wanted, found, verbose=0)[0][3]
-    assert figures["rougeL"] == 100 * Rouge().compute_score(wanted, found)[0]
-    cider, each = Cider().compute_score(wanted, found)
+    result = tokenize({i: [{"caption": text}] for i, text in enumerate(CAPTIONS)})
+    assert figures["bleu4"] == 100 * Bleu(4).compute_score(wanted, result, verbose=0)[0][3]
+    assert figures["rougeL"] == 100 * Rouge().compute_score(wanted, result)[0]
+    cider, each = Cider().compute_score(wanted, result)
     assert figures["cider"] == 100 * cider and ciders == pytest.approx(100 * each)
     meteor = Meteor()
-    assert figures["meteor"] == pytest.approx(100 * meteor.compute_score(wanted, found)[0], abs=1e-9)
+    assert figures["meteor"] == pytest.approx(100 * meteor.compute_score(wanted, result)[0], abs=1e-9)
 
 
 def test_non_ascii_letters_survive_any_locale(monkeypatch):
@@ -134,16 +134,16 @@ def test_facts_by_hand(scenes):
     o = scenes.scene(0).objects[0]
     other = {"small": "large", "large": "small"}[o.size]
     described = f"{o.texture} {o.color} {o.shape}"
-    found = facts([f"a {o.size} {described}", f"a {other} {described}"], [scenes.scene(0)] * 2)
-    assert found["objects"] == 50 and found["attributes"] == 100 * 7 / 8 and found["relations"] is None
+    result = facts([f"a {o.size} {described}", f"a {other} {described}"], [scenes.scene(0)] * 2)
+    assert result["objects"] == 50 and result["attributes"] == 100 * 7 / 8 and result["relations"] is None
 
 
 def test_rows_and_metrics_of_a_model(tiny, scenes, monkeypatch):
     monkeypatch.setattr(captioning, "find_java", lambda: None)
     outcome = captioning.run(tiny, scenes, batch_size=3, progress=False)
     assert [row["image_id"] for row in outcome.items["captioning"]] == [item.image_id for item in scenes]
-    pictures = [item.image for item in scenes]
-    assert [row["caption"] for row in outcome.items["captioning"]] == tiny.caption(pictures, 3, 20)
+    images = [item.image for item in scenes]
+    assert [row["caption"] for row in outcome.items["captioning"]] == tiny.caption(images, 3, 20)
     each = [row["cider"] for row in outcome.items["captioning"]]
     assert outcome.metrics["cider"] == pytest.approx(sum(each) / len(each))
     assert set(outcome.metrics["facts"]) == {"objects", "attributes", "relations"}

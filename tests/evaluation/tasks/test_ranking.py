@@ -49,12 +49,12 @@ def test_chunks_do_not_change_the_result(k, monkeypatch):
     torch.manual_seed(0)
     queries, gallery = torch.randn(30, 8), torch.randn(50, 8)
     of = torch.arange(30) % 10, torch.arange(50) % 10
-    whole = nearest(queries, gallery, *of, k)
-    assert torch.equal(whole.candidates, (queries @ gallery.T).topk(min(k, 50), 1).indices)
+    full = nearest(queries, gallery, *of, k)
+    assert torch.equal(full.candidates, (queries @ gallery.T).topk(min(k, 50), 1).indices)
     monkeypatch.setattr(ranking, "CHUNK_SIMILARITIES", 120)  # two queries
     pieces = nearest(queries, gallery, *of, k)
-    assert torch.equal(pieces.candidates, whole.candidates) and torch.equal(pieces.rank, whole.rank)
-    torch.testing.assert_close(pieces.similarity, whole.similarity)
+    assert torch.equal(pieces.candidates, full.candidates) and torch.equal(pieces.rank, full.rank)
+    torch.testing.assert_close(pieces.similarity, full.similarity)
 
 
 @pytest.mark.parametrize("broken", [None, float("nan"), float("inf")])
@@ -76,7 +76,7 @@ def test_counted_ranks_equal_sorted_ranks(broken, monkeypatch):
 
 def test_reranked_candidates_come_first():
     """Gallery of 9, 3 candidates: own ones among them, none of them, and one whose score is no number."""
-    found = Nearest(torch.zeros(4, 3).long(), torch.zeros(4, 3), torch.tensor([2, 6, 0, 1]))
+    result = Nearest(torch.zeros(4, 3).long(), torch.zeros(4, 3), torch.tensor([2, 6, 0, 1]))
     scores = torch.tensor([[0.1, 0.2, 0.3], [1.0, 2.0, 3.0], [0.5, 0.4, float("nan")], [0.1, 0.1, 0.1]])
     own = torch.tensor([[True, True, False], [False] * 3, [False, False, True], [False] * 3])
-    assert reranked(found, scores, own, 9).tolist() == [1, 6, 8, 3]
+    assert reranked(result, scores, own, 9).tolist() == [1, 6, 8, 3]

@@ -19,11 +19,11 @@ def plain_scores(vlm, dataset) -> tuple[torch.Tensor, torch.Tensor]:
     captions = [caption for item in dataset for caption in item.captions]
     itc, itm = torch.zeros(len(dataset), len(captions)), torch.zeros(len(dataset), len(captions))
     for i, item in enumerate(dataset):
-        picture = vlm.image_states([item.image])
+        image = vlm.image_states([item.image])
         for t, caption in enumerate(captions):
             ids, mask = vlm.texts([caption])
-            itc[i, t] = (med.project_image(picture) * med.project_text(med.encode_text(ids, mask))).sum()
-            itm[i, t] = med.match_logits(med.fuse(ids, mask, picture))[0, 1]
+            itc[i, t] = (med.project_image(image) * med.project_text(med.encode_text(ids, mask))).sum()
+            itm[i, t] = med.match_logits(med.fuse(ids, mask, image))[0, 1]
     return itc, itm
 
 
@@ -37,9 +37,9 @@ def plain(tiny, scenes):
 def test_retrieval_against_pairwise_scores(tiny, scenes, plain, k):
     """Each query's k best get similarity + logit, the others 100 less; picture by picture and text by text."""
     tiny.med.eval()
-    found = predict(tiny, scenes, k=k, batch_size=3, progress=False)
+    result = predict(tiny, scenes, k=k, batch_size=3, progress=False)
     own = torch.arange(8)[:, None] == torch.arange(40) // 5
-    ways = (found.tr, plain[0], plain[1], own), (found.ir, plain[0].T, plain[1].T, own.T)
+    ways = (result.tr, plain[0], plain[1], own), (result.ir, plain[0].T, plain[1].T, own.T)
     for mine, similarity, logits, owned in ways:
         for q, (sims, itms, is_own) in enumerate(zip(similarity, logits, owned, strict=True)):
             best, places = sims.topk(min(k, len(sims)))
@@ -54,16 +54,16 @@ def test_retrieval_against_pairwise_scores(tiny, scenes, plain, k):
 @torch.inference_mode()
 def test_metrics_and_rows(tiny, scenes):
     tiny.med.eval()
-    found = predict(tiny, scenes, k=3, progress=False)
-    outcome = score(found)
-    for name, rank in (("tr", found.tr.rank), ("ir", found.ir.rank), ("itc_ir", found.ir.nearest.rank)):
+    result = predict(tiny, scenes, k=3, progress=False)
+    outcome = score(result)
+    for name, rank in (("tr", result.tr.rank), ("ir", result.ir.rank), ("itc_ir", result.ir.nearest.rank)):
         for n in (1, 5, 10):
             assert outcome.metrics[f"{name}@{n}"] == pytest.approx(100 * sum(r < n for r in rank.tolist()) / len(rank))
     assert outcome.items["ir"][7] == {
-        "image_id": scenes[1].image_id, "caption": scenes[1].captions[2], "rank": found.ir.rank[7].item(),
-        "itc_rank": found.ir.nearest.rank[7].item(),
+        "image_id": scenes[1].image_id, "caption": scenes[1].captions[2], "rank": result.ir.rank[7].item(),
+        "itc_rank": result.ir.nearest.rank[7].item(),
     }  # fmt: skip
-    assert [row["rank"] for row in outcome.items["tr"]] == found.tr.rank.tolist()
+    assert [row["rank"] for row in outcome.items["tr"]] == result.tr.rank.tolist()
 
 
 @torch.inference_mode()
@@ -103,11 +103,11 @@ def test_equal_texts_have_equal_scores(tiny, scenes, monkeypatch):
         def __getitem__(self, i: int):
             return replace(scenes[i], captions=["a red star", *scenes[i].captions[:2], scenes[i % 2].captions[0]])
 
-    found = predict(tiny, Alike(), k=32, progress=False)
-    for row, places in zip(found.tr.scores.tolist(), found.tr.nearest.candidates.tolist(), strict=True):
-        said = {(found.captions[place], number) for number, place in zip(row, places, strict=True)}
-        assert len(said) == len(set(found.captions)) < len(row)
-    assert len({tuple(row) for row in found.ir.scores[::4].tolist()}) == 1  # "a red star", whosever it is
+    result = predict(tiny, Alike(), k=32, progress=False)
+    for row, places in zip(result.tr.scores.tolist(), result.tr.nearest.candidates.tolist(), strict=True):
+        said = {(result.captions[place], number) for number, place in zip(row, places, strict=True)}
+        assert len(said) == len(set(result.captions)) < len(row)
+    assert len({tuple(row) for row in result.ir.scores[::4].tolist()}) == 1  # "a red star", whosever it is
 
 
 def test_only_built_in_scenes_have_fewer_candidates(tiny, scenes):
@@ -123,9 +123,9 @@ def test_model_without_itm_ranks_by_itc_with_a_note(tiny, scenes, monkeypatch):
     tiny.med.eval()
     plain = retrieval.run(tiny, scenes, k=0, progress=False)
     monkeypatch.setattr(tiny.med, "abilities", frozenset({"itc", "vqa"}), raising=False)
-    found = retrieval.run(tiny, scenes, progress=False)
-    assert found.metrics == plain.metrics and plain.notes["tr@1"] == "by ITC alone, as no candidates are re-ranked"
-    assert found.notes["tr@1"] == "by ITC alone, as the model was not trained with ITM"
+    result = retrieval.run(tiny, scenes, progress=False)
+    assert result.metrics == plain.metrics and plain.notes["tr@1"] == "by ITC alone, as no candidates are re-ranked"
+    assert result.notes["tr@1"] == "by ITC alone, as the model was not trained with ITM"
     monkeypatch.setattr(tiny.med, "abilities", frozenset({"lm"}))
     with pytest.raises(MissingAbility, match="cannot compare images with texts"):
         predict(tiny, scenes, progress=False)

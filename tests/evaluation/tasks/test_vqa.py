@@ -101,8 +101,8 @@ def states_of(vlm, dataset):
     asked = [(i, q.text) for i, it in enumerate(dataset) for q in it.questions[:2]]
     ids, mask = vlm.texts(text for _, text in asked)
     rows = torch.tensor([i for i, _ in asked])
-    pictures = vlm.image_states(it.image for it in dataset)
-    return asked, vlm.med.question_states(vlm.med.fuse(ids, mask, pictures, rows)), mask
+    images = vlm.image_states(it.image for it in dataset)
+    return asked, vlm.med.question_states(vlm.med.fuse(ids, mask, images, rows)), mask
 
 
 @torch.inference_mode()
@@ -113,8 +113,8 @@ def test_best_answers_have_the_highest_likelihood(tiny, scenes, monkeypatch):
     expected = plain.argmax(1).tolist()
     assert len(set(expected)) > 1, "the model has the same favourite everywhere: the test would show nothing"
     ids, ids_mask = tiny.tokenizer.encode(ANSWERS * len(asked), first="[DEC]")
-    found = log_likelihood(tiny.med, ids, ids_mask, states, mask).view(len(asked), -1)
-    torch.testing.assert_close(found, plain, atol=1e-3, rtol=0)
+    result = log_likelihood(tiny.med, ids, ids_mask, states, mask).view(len(asked), -1)
+    torch.testing.assert_close(result, plain, atol=1e-3, rtol=0)
     assert best_answers(tiny, states, mask, ANSWERS) == expected
     monkeypatch.setattr(vqa, "PAIR_BATCH", 24)  # three questions at once
     assert best_answers(tiny, states, mask, ANSWERS) == expected
