@@ -257,7 +257,7 @@ def test_training_with_a_cache_resumes_bit_exactly(teacher, tiny, images, tmp_pa
 
 
 def test_augmented_images_cannot_be_cached():
-    with pytest.raises(UserError, match="unvaried"):
+    with pytest.raises(UserError, match="unaugmented"):
         TrainConfig(cache=True, augment=True)
 
 
