@@ -27,7 +27,8 @@ def find_record(path: str | Path, name: str | None = None, seed: int | None = No
 def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool = True) -> dict:
     """Repeat the training or evaluation of a record, and return the new record, appended to `results`.
 
-    Raises UserError where the record has no experiment, a model that it used is missing, or `folder` holds another run.
+    Raises UserError if the record has no experiment, a model that it used is missing, or `folder` holds the record's
+    own run, another one, or one whose record is in `results`.
     """
     if evaluation := record.get("evaluation"):
         config = EvaluationConfig.from_dict(evaluation)
@@ -38,7 +39,8 @@ def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool
     experiment = experiment.replace(name=record["name"])
     check_models(record, models_of(experiment.to_dict(), folder))
     existing = records.record_of_run(Path(folder))
-    if existing and (not same_experiment(existing, experiment) or records.contains(results, existing)):
+    own = existing.get("id") == record["id"]
+    if existing and (own or not same_experiment(existing, experiment) or records.contains(results, existing)):
         raise UserError(f"{folder} holds a finished run, which would not be trained again; choose another --out")
     return run(experiment, folder, results, progress=progress)
 

@@ -30,7 +30,7 @@ from dlip.models.fast.precision import precision
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 from dlip.records import contains, record_of_run
-from dlip.records.write import append, new_record
+from dlip.records.write import SAMPLES, append, new_record
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
@@ -42,8 +42,6 @@ VOCABULARY_SIZE = 8192
 """Maximum size of a vocabulary that is trained on the training texts."""
 VOCABULARY_IMAGES = 20_000
 """Maximum number of images whose texts a vocabulary is trained on."""
-SAMPLE_IMAGES = 12
-"""Images whose predictions a record shows."""
 FROM_TEACHER = ("enc_id", "prompt_ids", "image_mean", "image_std", "max_positions")
 """Fields of a student's ModelConfig that are its teacher's."""
 
@@ -85,12 +83,12 @@ def new_student(size: str | ModelConfig, teacher: VLM, seed: int) -> VLM:
 
     Raises UserError for a size that changes one of `FROM_TEACHER`.
     """
-    theirs = teacher.med.config
-    shared = {name: getattr(theirs, name) for name in FROM_TEACHER}
+    config = teacher.med.config
+    shared = {name: getattr(config, name) for name in FROM_TEACHER}
     if changed := set(re.findall(r"[:,](\w+)=", size if isinstance(size, str) else "")) & set(FROM_TEACHER):
         raise UserError(f"a student's {sorted(changed)[0]} is its teacher's; leave it out of the size {size}")
     student = new_model(size, teacher.tokenizer, seed)
-    shared |= {"max_text": min(student.med.config.max_text, theirs.max_text)}
+    shared |= {"max_text": min(student.med.config.max_text, config.max_text)}
     torch.manual_seed(seed)
     return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)
 
@@ -188,8 +186,7 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
         vlm, dataset, config.measure.latency_repeats, progress, tasks=config.tasks, k=config.measure.candidates,
         num_beams=config.beams, answers=read_answers(config.answers) if config.answers else None,
     )  # fmt: skip
-    if any(skipped.values()):
-        metrics.setdefault("notes", {})["data"] = skipped_text(skipped)
+    note_skipped(metrics, skipped)
     if results:
         append(remeasured_record(config, vlm, metrics, items, dataset), results)
     return {**metrics, "items": items}
@@ -212,10 +209,8 @@ def measurable_tasks(vlm: VLM, dataset) -> list[str]:
 
 def quick_eval(student: VLM, dataset) -> dict:
     """Metrics during training; captioning is slow, so it is evaluated only where nothing else can be."""
-    tasks = measurable_tasks(student, dataset)
-    return evaluate(
-        student, dataset, tasks=tuple(t for t in tasks if t != "captioning") or ("captioning",), progress=False
-    )
+    tasks = tuple(task for task in measurable_tasks(student, dataset) if task != "captioning")
+    return evaluate(student, dataset, tasks=tasks or ("captioning",), progress=False)
 
 
 def has_attention_heads(vlm: VLM) -> bool:
@@ -329,8 +324,7 @@ def run(
             model, test, experiment.evaluation.latency_repeats, progress, teacher=ready.tokenizer_source,
             k=experiment.evaluation.candidates,
         )  # fmt: skip
-        if any(ready.skipped.values()):
-            metrics.setdefault("notes", {})["data"] = skipped_text(ready.skipped)
+        note_skipped(metrics, ready.skipped)
         if steps := done.skipped_steps():
             metrics.setdefault("notes", {})["steps"] = f"skipped as non-finite: {steps} of {config.steps}"
         record = new_record(
@@ -379,20 +373,20 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
     return record | {"history": [*first.get("history", []), {"folder": config.model, **training}]}
 
 
-def skipped_text(faults: dict[str, int]) -> str:
-    """`faults skipped: 2 of train, 1 of val`, from split -> number of faults."""
-    counts = [f"{count} of {split}" for split, count in faults.items() if count]
-    return f"faults skipped: {', '.join(counts)}"
+def note_skipped(metrics: dict, faults: dict[str, int]) -> None:
+    """Adds a note such as `faults skipped: 2 of train, 1 of val` to metrics. faults: split -> number of faults."""
+    if counts := [f"{count} of {split}" for split, count in faults.items() if count]:
+        metrics.setdefault("notes", {})["data"] = f"faults skipped: {', '.join(counts)}"
 
 
-def samples(items: dict, dataset, count: int = SAMPLE_IMAGES) -> list[dict]:
-    """Predictions on the first images beside the references; of answers the annotators' most frequent one."""
+def samples(items: dict, dataset) -> list[dict]:
+    """Predictions on the first images beside the references; the reference answer is the annotators' most frequent."""
     captions = {row["image_id"]: row["caption"] for row in items.get("captioning", [])}
     answers: dict[int, list[dict]] = {}
     for row in items.get("vqa", []):
         answers.setdefault(row["image_id"], []).append(row)
     shown = []
-    for item in (dataset[i] for i in range(min(count, len(dataset)))):
+    for item in (dataset[i] for i in range(min(SAMPLES, len(dataset)))):
         shown.append({
             "image_id": item.image_id,
             "caption": captions.get(item.image_id),
