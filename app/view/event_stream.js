@@ -41,8 +41,8 @@
     };
     const inOrder = response => {
         let rest = "";
-        const filter = new TransformStream({async transform(text, out) {
-            const events = (rest + text).split("\n\n");
+        const filter = new TransformStream({async transform(chunk, out) {
+            const events = (rest + chunk).split("\n\n");
             rest = events.pop();
             let text = "";
             for (const event of events) text += `${await withoutOutdated(event)}\n\n`;
