@@ -54,10 +54,14 @@ def test_imports_are_declared():
     required = {name_of(requirement) for requirement in PROJECT["dependencies"]}
     declared = {name_of(requirement) for requirement in REQUIREMENTS}
     package = sorted((ROOT / "dlip").rglob("*.py"))
+    notebook = sorted((ROOT / "dlip" / "notebook").glob("*.py"))  # runs in Jupyter alone, with its extra
     rest = [file for folder in ("app", "drills", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
-    at_import, anywhere = imported(package, everywhere=False), imported(package + rest, everywhere=True)
+    core = [file for file in package if file not in notebook]
+    at_import, anywhere = imported(core, everywhere=False), imported(package + rest, everywhere=True)
     assert "torch" in at_import and "pytest" in anywhere
     assert {name: file for name, file in at_import.items() if name not in required} == {}
+    notebooks = required | {name_of(requirement) for requirement in EXTRAS["notebooks"]}
+    assert imported(notebook, everywhere=False).keys() <= notebooks
     assert {name: file for name, file in anywhere.items() if name not in declared} == {}
 
 
