@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import tempfile
 import threading
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -35,14 +37,13 @@ class Echo(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    folder = tmp_path_factory.mktemp("nginx")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # started by root, nginx's workers are another user
-    with behind_nginx(folder, server.server_port) as url:
-        yield url
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # started by root, nginx's workers are another user
+        with behind_nginx(Path(folder), server.server_port) as url:
+            yield url
     server.shutdown()
 
 
