@@ -149,7 +149,7 @@ def show(maps: Maps, image: Image.Image, outline: bool = True) -> str:
 
 
 def _place(grid: np.ndarray) -> str:
-    """Where the largest cell of a map is, in words."""
+    """Describe where the largest cell of a map is."""
     row, column = np.unravel_index(grid.argmax(), grid.shape)
     rows, columns = ("top", "middle", "bottom"), ("left", "center", "right")
     return f"the {rows[3 * row // len(grid)]} {columns[3 * column // len(grid)]}"

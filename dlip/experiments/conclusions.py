@@ -243,7 +243,7 @@ def text(rows: pd.DataFrame) -> str:
 
 
 def figures(row: pd.Series) -> str:
-    """A claim's effect, interval, range and verdict in words, or why there is no effect."""
+    """Describe a claim's effect, interval, range and verdict, or why there is no effect."""
     if math.isnan(row["effect"]):
         return row["why"]
     ends = [f"{'above' if side == 'low' else 'below'} {row[f'range_{side}']:g}" for side in ("low", "high")

@@ -18,7 +18,7 @@ def gain_bars(
     """A bar per row with its interval, and the paper's gain as a diamond.
 
     df: as returned by `dlip.experiments.effects.gains`, in the order of the bars: name, role, gain, low, high, paper.
-    base: the reference of the gains, in words. Raises UserError if there is no row.
+    base: description of the row that gains are measured from. Raises UserError if there is no row.
     """
     if df.empty:
         raise UserError("there are no gains to show; run the grid first")

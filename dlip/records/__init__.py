@@ -38,8 +38,8 @@ returns these lines and `read` skips them. Records of schema 1 are upgraded on r
 
 - id, created, name, role, seed, data, split, train_images, command, config_hash, wall_s, device, threads, torch,
   transformers, quick: as above. test_images: number of images measured; 0 if unknown.
-- model: sizes in words. init_from: the models, or parts of them, whose weights initialized this one. latency_setup:
-  how the latency was measured, in words; "" if it was not.
+- model: description of its sizes. init_from: the models, or parts of them, whose weights initialized this one.
+  latency_setup: how the latency was measured; "" if it was not.
 
 Then numbers, NaN if the record lacks them:
 
