@@ -31,8 +31,10 @@ class TrainConfig:
     """Images per optimizer step, over all processes."""
     accumulate: int = option(1, least=1)
     """Micro-batches per optimizer step; negatives come from within a micro-batch."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Optimizer: "adamw" (the paper), or "muon" for the matrices of the transformer layers and AdamW for the rest."""
     lr: float = option(5e-4, above=0, most=1)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     schedule: Literal["epoch", "cosine"] = "epoch"
     """Learning rate schedule: "epoch" multiplies by --decay every epoch (the paper), "cosine" falls to 0."""
     decay: float = option(0.85, above=0, most=1)
@@ -40,7 +42,7 @@ class TrainConfig:
     warmup: int = option(100, least=0)
     """Steps of linear warm-up of the learning rate."""
     weight_decay: float = option(0.02, least=0, most=1e6)
-    """Weight decay of AdamW."""
+    """Decoupled weight decay of matrices, per unit of the learning rate."""
     clip: float = option(1.0, above=0)
     """Maximum norm of the gradient."""
     nonfinite: Literal["stop", "skip"] = "stop"

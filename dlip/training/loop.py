@@ -131,7 +131,7 @@ def _train(
         frozen_teacher = open_cache(frozen_teacher, dataset, collate, config.layers)
     stream = raise_faults(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
     if start:
-        run.restore(learner, optimizer_step.adamw, start, accelerator.scaler)
+        run.restore(learner, optimizer_step.optimizer, start, accelerator.scaler)
 
     step, meter = start, Meter()
     with tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05) as bar:
@@ -149,7 +149,7 @@ def _train(
                 images_per_s = round(config.batch_size / seconds, 1)
                 run.log({
                     "step": step, "epoch": round(step / steps_per_epoch, 3),
-                    "lr": optimizer_step.adamw.param_groups[0]["lr"],
+                    "lr": optimizer_step.optimizer.param_groups[0]["lr"],
                     "norm": round(optimizer_step.norm, 4) if math.isfinite(optimizer_step.norm) else None,
                     "images_per_s": images_per_s, "losses": losses,
                 })  # fmt: skip
@@ -162,7 +162,7 @@ def _train(
                     learner.train()
             if saves:
                 check_finite(learner, step)
-                run.save(learner, optimizer_step.adamw, step, accelerator.scaler)
+                run.save(learner, optimizer_step.optimizer, step, accelerator.scaler)
     distributed.run_on_main(lambda: run.finish(student))
 
 

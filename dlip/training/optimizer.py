@@ -5,14 +5,19 @@ import warnings
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
+from dlip.models.med import ImageLayer, Med, TextLayer
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
+from dlip.training.muon import Muon
 from dlip.training.terms import NEEDS
 
+BETAS = (0.9, 0.98)
+"""Decays of AdamW's moments."""
 MAX_SKIPPED_IN_A_ROW = 100
 """Skipped steps after which a run stops: it would not recover by itself."""
 
@@ -31,17 +36,32 @@ def learning_rate(step: int, config: TrainConfig, steps_per_epoch: int) -> float
 
 
 def make_optimizer(learner: Learner, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over every trained parameter; biases, norms and other vectors have no weight decay."""
-    trained = [p for p in learner.parameters() if p.requires_grad]
+    """AdamW over every trained parameter; biases, norms and other vectors have no weight decay.
+
+    With `config.optimizer` "muon", Muon steps the matrices inside the transformer layers. Embeddings, the heads, the
+    projections of ITC and of hr.*, vectors and the temperature stay with AdamW.
+    """
+    matrices = layer_matrices(learner.med) if config.optimizer == "muon" else []
+    of_muon = set(matrices)
+    rest = [p for p in learner.parameters() if p.requires_grad and p not in of_muon]
     groups = [
-        {"params": [p for p in trained if p.squeeze().ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.squeeze().ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.squeeze().ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.squeeze().ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+    if not matrices:
+        return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
+    return Muon([{"params": matrices, "weight_decay": config.weight_decay}], groups, config.lr, BETAS)
+
+
+def layer_matrices(med: Med) -> list[nn.Parameter]:
+    """Trained matrices of the transformer layers, each once though encoder and decoder may share it."""
+    layers = [m for m in med.modules() if isinstance(m, ImageLayer | TextLayer)]
+    parameters = (p for layer in layers for p in layer.parameters() if p.requires_grad and p.ndim == 2)
+    return list(dict.fromkeys(parameters))
 
 
 class OptimizerStep:
-    """Forward and backward over a step's micro-batches, gradient clipping, AdamW.
+    """Forward and backward over a step's micro-batches, gradient clipping, update.
 
     After a call, `norm` is the gradient's norm before clipping (non-finite where fp16's scaler skipped the update), and
     `nonfinite` names the losses and gradients for which the step was skipped.
@@ -52,7 +72,7 @@ class OptimizerStep:
         self.steps_per_epoch = steps_per_epoch
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # accelerate still passes it
-            self.model, self.adamw = accelerator.prepare(learner, make_optimizer(learner, config))
+            self.model, self.optimizer = accelerator.prepare(learner, make_optimizer(learner, config))
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.clipped = [p for p in trained if p.ndim]
         self.scalars = [p for p in trained if not p.ndim]  # the temperature, whose gradient would drown the others
@@ -66,7 +86,7 @@ class OptimizerStep:
         """
         self.losses: dict[str, float] = {}
         self.nonfinite: list[str] = []
-        for group in self.adamw.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.config, self.steps_per_epoch)
         for batch, weights in zip(micro_batches, self._micro_batch_weights(micro_batches), strict=True):
             with self.accelerator.accumulate(self.model), self.accelerator.autocast():
@@ -121,8 +141,8 @@ class OptimizerStep:
                 if scaler:
                     scaler.update()  # or the next step could not be unscaled
         if not self.nonfinite:
-            self.adamw.step()
-        self.adamw.zero_grad()
+            self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def _blame(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> list[str]:
         """Names the terms whose gradient is non-finite, by computing each term's gradient alone."""

@@ -43,6 +43,7 @@ RUN = TrainConfig(
     weights={**VLP, "tags": 1.0, **HR, "kd.itm": 1.0},
 )  # fmt: skip
 QUEUED_RUN = RUN.replace(momentum=0.9, queue=12, eval_every=3)
+MUON_RUN = RUN.replace(optimizer="muon")
 
 
 def make_models(**changes) -> tuple[VLM, VLM]:
@@ -120,6 +121,8 @@ def run_process(rank: int, folder: Path, port: int) -> None:
     results = {name: one_step(config, rank, 2) for name, config in STEP_CONFIGS.items()}
     student, teacher = make_models()
     train(student, TRAIN, RUN, folder / "plain", teacher, progress=False)
+    student, teacher = make_models()
+    train(student, TRAIN, MUON_RUN, folder / "muon", teacher, progress=False)
     with pytest.raises(UserError, match="stopped"):
         train_queued(folder / "resumed", evaluate=stop)
     for name in ("resumed", "uninterrupted"):
@@ -181,11 +184,12 @@ def test_each_process_keeps_its_part_of_the_queue(two_processes):
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
-def test_run_equals_that_of_one_process(two_processes, tmp_path):
+@pytest.mark.parametrize(("name", "config"), [("plain", RUN), ("muon", MUON_RUN)])
+def test_run_equals_that_of_one_process(name, config, two_processes, tmp_path):
     """Also the hard negatives, which the main process draws from the global batch."""
     student, teacher = make_models()
-    single = train(student, TRAIN, RUN, tmp_path, teacher, progress=False).losses()
-    double = Run(two_processes[0] / "plain").losses()
+    single = train(student, TRAIN, config, tmp_path, teacher, progress=False).losses()
+    double = Run(two_processes[0] / name).losses()
     assert double["step"] == single["step"] == [1, 2, 3, 4]
     for term, values in single.items():
         assert double[term] == pytest.approx(values, abs=2e-4), term

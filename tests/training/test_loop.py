@@ -82,9 +82,12 @@ def test_terms_join_in_their_step(make_vlm, tmp_path):
         late.replace(joins={"hr.imgae": 1})
 
 
-def test_accumulation_equals_one_batch(make_vlm, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_accumulation_equals_one_batch(optimizer, make_vlm, tmp_path):
     """Of a term that is a plain mean over pictures, micro-batches have the mean gradient of the whole batch."""
-    config = SHORT.replace(steps=2, warmup=0, weights={"hr.image": 1.0}, weight_decay=0.0)
+    config = SHORT.replace(
+        steps=2, warmup=0, weights={"hr.image": 1.0}, weight_decay=0.0, optimizer=optimizer
+    )  # fmt: skip
     results = []
     for accumulate in (1, 2, 4):
         student = make_vlm(1)
@@ -141,6 +144,7 @@ CASES = {
     "bf16": (SHORT.replace(precision="bf16", momentum=0.9, queue=12, weights={**VLP, **HR, **AT}), {}),
     "rarely logged": (SHORT.replace(log_every=5), {}),
     "workers": (SHORT.replace(workers=1), {}),
+    "muon": (SHORT.replace(optimizer="muon", accumulate=2, precision="bf16", momentum=0.9, queue=12), {}),
 }
 
 
@@ -175,14 +179,15 @@ def test_resume_is_bit_exact(case, make_vlm, tmp_path):
     assert sorted(path.name for path in parts.folder.glob("checkpoint-*")) == ["checkpoint-00000004.safetensors", name]
 
 
-def test_fp16_scale_is_resumed(make_vlm, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_fp16_scale_is_resumed(optimizer, make_vlm, tmp_path, monkeypatch):
     """The first losses overflow and their steps are left out."""
     force_fp16_scaler(monkeypatch, 2.0**40, 2.0**-16)
 
     def stop(vlm):
         raise KeyboardInterrupt
 
-    config = SHORT.replace(eval_every=5, precision="fp16")
+    config = SHORT.replace(eval_every=5, precision="fp16", optimizer=optimizer)
     rows = untimed_rows(
         train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", evaluate=lambda vlm: {}, progress=False)
     )

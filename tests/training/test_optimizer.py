@@ -1,6 +1,7 @@
 """An optimizer step: its rate, what decays, what is clipped, and numbers that are none."""
 
 import math
+from itertools import chain
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.objectives import MomentumITC
 from dlip.training.optimizer import learning_rate, make_optimizer
+from dlip.training.terms import HR, VLP
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
 
 
@@ -52,6 +54,28 @@ def test_only_matrices_have_weight_decay(make_vlm):
     assert all(name.endswith(("weight", "position_embedding")) for name in decayed)
     assert not any(name.startswith("momentum") for name in (*decayed, *plain))
     assert {*decayed, *plain} == {name for name in names.values() if not name.startswith("momentum")}
+
+
+def test_muon_steps_the_matrices_of_the_layers(make_vlm):
+    """Each once, though the tied decoder shares some; the paper's recipes keep AdamW."""
+    config = SHORT.replace(weights={**VLP, **HR, "tags": 1.0}, optimizer="muon", lr=1e-3)
+    learner = Learner(make_vlm(1), make_vlm(0), config, tags=4)
+    muon = make_optimizer(learner, config)
+    names = {id(p): name for name, p in learner.named_parameters()}
+    first, *rest = ([names[id(p)] for p in group["params"]] for group in muon.param_groups)
+    assert all("encoder.layer" in name and name.endswith("weight") and "orm" not in name for name in first)
+    assert not [name for group in rest for name in group if name in first]
+    assert sorted([*first, *chain(*rest)]) == sorted(names.values())
+    one_layer = ["attention.self.query", "attention.output.dense", "crossattention.self.value", "output.dense"]
+    assert {f"med.text_encoder.encoder.layer.0.{part}.weight" for part in one_layer} <= {*first}
+    others = {
+        "text_encoder.embeddings.word_embeddings",
+        "vision_proj",
+        "itm_head",
+        "vision_model.embeddings.patch_embedding",
+    }
+    assert {f"med.{name}.weight" for name in others} | {"tag_head.weight"} <= {*chain(*rest)}
+    assert type(make_optimizer(learner, config.replace(optimizer="adamw"))) is torch.optim.AdamW
 
 
 @pytest.mark.parametrize("clip", [1.0, 1e-14])
@@ -200,11 +224,13 @@ def test_too_many_skipped_steps_stop_the_run(make_vlm, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_skipped_steps(gradient, accumulate, make_vlm, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_skipped_steps(optimizer, gradient, accumulate, make_vlm, tmp_path, monkeypatch):
     """A run without the step's update; its log counts the others alone."""
     config = SHORT.replace(
-        weights={"itc": 1.0, "lm": 1.0}, momentum=0.9, queue=12, nonfinite="skip", accumulate=accumulate, save_every=4
-    )
+        weights={"itc": 1.0, "lm": 1.0}, momentum=0.9, queue=12, nonfinite="skip", accumulate=accumulate, save_every=4,
+        optimizer=optimizer,
+    )  # fmt: skip
     Spoilt(monkeypatch, {3}, "lm", gradient)
     with pytest.warns(UserWarning, match="non-finite in step 3: .*lm; the step is skipped"):
         run = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "skipped", progress=False)
