@@ -25,7 +25,7 @@ def copies(*shapes: tuple[int, ...]) -> tuple[list, list]:
 
 
 def test_equals_torch_muon_and_adamw():
-    """Of torch's, which computes updates in bf16, to 1% of an update; of AdamW exactly."""
+    """To 2% of the updates, which are computed in bf16; AdamW's exactly."""
     ours, theirs = copies((16, 64), (64, 16), (16, 16), (48, 16), (10, 16), (16,))
     muon = Muon(
         [{"params": ours[:4], "weight_decay": 0.1}], [{"params": ours[4:], "weight_decay": 0.1}], 0.01, (0.9, 0.98)
