@@ -18,6 +18,7 @@ from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
 from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW
+from dlip.records import floors, outcomes, read
 from dlip.records.write import append
 from tests.helpers import make_record
 
@@ -119,9 +120,15 @@ def test_train_then_distill_then_evaluate(tmp_path, capsys):
         assert [json.loads(line)["id"] for line in file] == [first["id"], second["id"]]
 
     evaluate = ["evaluate", "--model", student, "--split", "val", "--limit", "20", "--latency-repeats", "0"]
+    evaluate += ["--generate-limit", "5", "--bounds", "--results", results]
     assert main([*evaluate, "--tasks", "retrieval,vqa", "--json", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert 0 <= figures["retrieval"]["tr@1"] <= 100 and 0 <= figures["vqa"]["accuracy"] <= 100
+    assert figures["bounds"]["floor"]["retrieval"]["ir@1"] == pytest.approx(100 / 20)
+    assert figures["bounds"]["ceiling"]["vqa"]["mean_by_type"] == 100 and "captioning" not in figures["bounds"]["floor"]
+    record = read(results)[-1]
+    items = outcomes(record)
+    assert len(items["tr1"]) == 20 and len(items["vqa"]) == 5 * 6 and floors(record)["ir1"] == pytest.approx(5)
     assert figures["efficiency"]["params_m"] == second["efficiency"]["params_m"]
     assert main([*distill, *common, "--lr", "0.1"]) == 2  # another configuration in the same folder
     assert "holds a run with another train" in capsys.readouterr().err

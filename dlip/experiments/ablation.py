@@ -18,8 +18,9 @@ from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, read_json
 from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import Scenes
+from dlip.evaluation.bounds import bounds
 from dlip.experiments import history, run
-from dlip.experiments.config import DataConfig, EvaluationConfig, MeasureConfig
+from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, IMAGES, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
@@ -53,8 +54,10 @@ def identity(row: Row, plan: Plan) -> str:
             _changed(ModelConfig(), teacher),
             *(_sha256(folder, f) for f in ("tokenizer.json", "model.safetensors")),
         ],
-        "test": [_test_fingerprint(), plan.test_images, plan.candidates],
+        "test": [_test_fingerprint(plan.test_split), plan.test_images, plan.candidates],
     }
+    if plan.generate_limit:
+        parts["test"].append(plan.generate_limit)
     if row.role != "teacher":
         train = _changed(TrainConfig(), row.train(plan, 0).to_dict())
         parts |= {
@@ -76,8 +79,8 @@ def _sha256(folder: str, name: str) -> str:
 
 
 @cache
-def _test_fingerprint() -> str:
-    return Scenes("test").fingerprint()
+def _test_fingerprint(split: str) -> str:
+    return Scenes(split).fingerprint()
 
 
 @dataclass(frozen=True)
@@ -182,13 +185,16 @@ def _measured_teacher(job: Job) -> dict:
     plan = job.plan
     config = EvaluationConfig(
         model=plan.teacher,
-        data=DataConfig(split="test", limit=plan.test_images),
-        measure=MeasureConfig(candidates=plan.candidates, latency_repeats=plan.latency_repeats),
+        data=DataConfig(split=plan.test_split, limit=plan.test_images),
+        bounds=True,
+        measure=plan.measure(),
     )
-    test, teacher = data.open("scenes", "test", plan.test_images), VLM.load(plan.teacher)
+    test, teacher = data.open("scenes", plan.test_split, plan.test_images), VLM.load(plan.teacher)
     metrics, items = run.measure(
-        teacher, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates
-    )
+        teacher, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates,
+        generate_limit=plan.generate_limit,
+    )  # fmt: skip
+    metrics["bounds"] = bounds(test, generate_limit=plan.generate_limit)
     return run.remeasured_record(config, teacher, metrics, items, test) | {"name": job.name}
 
 

@@ -37,6 +37,8 @@ class MeasureConfig:
     """Candidates per image or caption that ITM re-ranks in retrieval; by default 16 of scenes, else 128."""
     latency_repeats: int = option(20, least=0)
     """Repetitions of the latency measurement; 0 for none."""
+    generate_limit: int | None = option(None, least=1)
+    """Generate captions and answers for the first N images only; retrieval is among all."""
 
     def __post_init__(self):
         check(self, "evaluation.")
@@ -132,6 +134,8 @@ class EvaluationConfig:
     """Data."""
     measure: MeasureConfig = MeasureConfig()
     """Measurement."""
+    bounds: bool = False
+    """Also score a blind guesser (floor) and the ground truth (ceiling); scenes only."""
 
     def __post_init__(self):
         check(self, "--")

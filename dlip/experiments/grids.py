@@ -5,11 +5,11 @@ A row has a name, a size, loss weights, and the paper's figures: TR@1 and IR@1 o
 `STUDENT`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS
-from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
+from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig, MeasureConfig
 from dlip.training.config import TrainConfig
 from dlip.training.terms import distills, weights
 
@@ -43,6 +43,9 @@ class Plan:
     seeds: int
     test_images: int
     """Evaluate on the first N images of the test split."""
+    test_split: str = "test"
+    generate_limit: int | None = None
+    """Generate captions and answers for the first N of them only; by default for all."""
     candidates: int = 0
     """Candidates that ITM re-ranks in retrieval."""
     cached_images: int = IMAGES
@@ -50,6 +53,10 @@ class Plan:
     teacher: str = TEACHER
     latency_repeats: int = HeldOutConfig.latency_repeats
     quick: bool = False
+
+    def measure(self) -> MeasureConfig:
+        """How its runs are measured."""
+        return MeasureConfig(self.candidates, self.latency_repeats, self.generate_limit)
 
 
 FULL = Plan(
@@ -111,9 +118,7 @@ class Row:
             init_from=tuple(f"{part}={plan.teacher}" for part in self.init_from),
             name=name,
             data=DataConfig(split=self.split, limit=self.images if self.images < SPLITS[self.split] else None),
-            evaluation=HeldOutConfig(
-                split="test", limit=plan.test_images, candidates=plan.candidates, latency_repeats=plan.latency_repeats
-            ),
+            evaluation=HeldOutConfig(split=plan.test_split, limit=plan.test_images, **asdict(plan.measure())),
             train=self.train(plan, seed),
         )
 

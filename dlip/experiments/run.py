@@ -21,6 +21,7 @@ from dlip.cost.memory import memory
 from dlip.data.folders.vqa2 import read_answers
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
+from dlip.evaluation.bounds import bounds
 from dlip.evaluation.tasks import check_tasks, evaluate
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.history import history, model_record, models_of
@@ -178,15 +179,16 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
     if results:
         model_record(config.model)  # before the work is done
     check_tasks(config.tasks)
-    vlm = VLM.load(config.model)
-    split = config.data.split or held_out(config.data.name, "--")
+    vlm, split = VLM.load(config.model), config.data.split or held_out(config.data.name, "--")
     dataset = data_sets.open(config.data.name, split, config.data.limit, config.data.on_error)
-    skipped = {dataset.split: len(data_sets.verify(dataset))}
+    skipped, how = {dataset.split: len(data_sets.verify(dataset))}, config.measure
+    known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
     metrics, items = measure(
-        vlm, dataset, config.measure.latency_repeats, progress, tasks=config.tasks, k=config.measure.candidates,
-        num_beams=config.beams, answers=read_answers(config.answers) if config.answers else None,
+        vlm, dataset, how.latency_repeats, progress, tasks=config.tasks, k=how.candidates, num_beams=config.beams,
+        generate_limit=how.generate_limit, answers=read_answers(config.answers) if config.answers else None,
     )  # fmt: skip
     note_skipped(metrics, skipped)
+    metrics |= known
     if results:
         append(remeasured_record(config, vlm, metrics, items, dataset), results)
     return {**metrics, "items": items}
@@ -311,7 +313,7 @@ def run(
     """
     ready = prepare(experiment)
     experiment = ready.experiment.replace(name=experiment.name or Path(folder).resolve().name)
-    config, test, about = experiment.train, ready.test, experiment.to_dict()
+    config, held, test, about = experiment.train, experiment.evaluation, ready.test, experiment.to_dict()
     earlier = history(models_of(about, folder))
 
     def write_record(done: Run) -> dict:
@@ -321,8 +323,8 @@ def run(
             return existing
         model, started_from = done.model(), done.config()
         metrics, items = measure(
-            model, test, experiment.evaluation.latency_repeats, progress, teacher=ready.tokenizer_source,
-            k=experiment.evaluation.candidates,
+            model, test, held.latency_repeats, progress, teacher=ready.tokenizer_source, k=held.candidates,
+            generate_limit=held.generate_limit,
         )  # fmt: skip
         note_skipped(metrics, ready.skipped)
         if steps := done.skipped_steps():

@@ -1,8 +1,8 @@
 """Run records: one JSON object per run, one line each in `results/*.jsonl`, also readable as a table.
 
-**Keys of a record** (schema 2), in this order:
+**Keys of a record** (schema 3), in this order:
 
-- schema: 2. id: unique. created: UTC, ISO 8601. name: the same for all seeds of one setup. role: "teacher",
+- schema: 3. id: unique. created: UTC, ISO 8601. name: the same for all seeds of one setup. role: "teacher",
   "undistilled" or "distilled".
 - command: as typed. config: the resolved configuration ("model", "train" and everything else that decides the result).
   config_hash: its hash without the seed (`config_hash`). seed.
@@ -20,9 +20,13 @@
   of equal length.
 - notes: name of a metric -> why it is null; "data" -> number of skipped faulty items; "steps" -> number of skipped
   training steps.
-- outcomes: the items that the scores are means of, each a column of float16, compressed, in base64 (`outcomes` unpacks
-  them), in the order of the test images. Per image with captions: tr1 (0 or 1) and cider (x 100). Per caption: ir1.
-  Per question: vqa (0 to 1). Per image: captions and questions, how many of each it has.
+- bounds (of `dlip evaluate --bounds` only): "floor" and "ceiling", what a blind guesser and the ground truth score on
+  the test set, each with "retrieval", "captioning" and "vqa" as in metrics (`dlip.evaluation.bounds`).
+- outcomes: the items that the scores are computed from, each a column of float16, compressed, in base64 (`outcomes`
+  unpacks them), in the order of the test images. Per image with captions: tr1 (0 or 1), cider (x 100) and facts (the
+  numbers of `dlip.data.scenes.facts.count_facts`, row by row). Per caption: ir1. Per question: vqa (0 to 1) and
+  vqa_type (index of its type among the sorted ones). Per image: captions and questions, how many of each it has.
+  `image_sums` and `score_of_sums` compute the scores of any sample of the images.
 - history: the runs that produced the models this run started from (initial weights, teacher, tokenizer, or the model
   that `command` only evaluated), earliest first: {"folder", "command" (null if unknown), "config", "wall_s"}.
 - inputs: SHA-256 of the teacher's weights (null without one), of the student's initial weights, of its vocabulary, of
@@ -32,7 +36,7 @@
   (`dlip.experiments.ablation.identity`). quick: true if the run was too short for its scores to mean anything.
 
 A failed run of a grid is a line {"schema", "failed": reason, "created", "name", "role", "seed", "ablation"}; `failures`
-returns these lines and `read` skips them. Records of schema 1 are upgraded on reading (`upgrade`).
+returns these lines and `read` skips them. Records of schemas 1 and 2 are upgraded on reading (`upgrade`).
 
 **Columns of `load`**, one row per run. First text and counts:
 
@@ -46,7 +50,9 @@ Then numbers, NaN if the record lacks them:
 - tr1 tr5 tr10 ir1 ir5 ir10: recall of text retrieval (image -> text) and image retrieval (text -> image), in %:
   re-ranked by ITM, or by ITC alone if "notes" say so and in all runs of grids.
 - bleu4 meteor rougeL cider spice: captioning scores x 100.
-- vqa: soft accuracy in %. vqa.<type>: of one type of question.
+- facts_f1: F1 of what captions of scenes state, in %, mean over objects, attributes and relations. facts.<kind>: of
+  one kind.
+- vqa: soft accuracy in %. vqa_mean: mean over types of question. vqa.<type>: of one type.
 - pointing: how often the cross-attention map of an object's word has its maximum on the object, in %. mass: how much of
   the map's weight on patches is on the object, in %. Both are measured while a caption is read by the fusion encoder.
   pointing_other, mass_other: the same for the scene's other objects. divergence: Jensen-Shannon divergence, in bits,
@@ -58,15 +64,15 @@ Then numbers, NaN if the record lacks them:
 - w.<term>: weight of a loss term; 0 if the run did not use it.
 """
 
-from dlip.records.compare import latest_runs, retention, summary
+from dlip.records.compare import composite, floors, latest_runs, retention, summary
 from dlip.records.migration import upgrade
-from dlip.records.outcomes import outcomes
+from dlip.records.outcomes import image_sums, outcomes, score_of_sums
 from dlip.records.read import contains, count_test_images, failures, frame, load, read, record_of_run
 from dlip.records.schema import FIGURES, HEADLINE_SCORES, config_hash
 from dlip.records.write import append, failed_run, new_record
 
 __all__ = [
-    "FIGURES", "HEADLINE_SCORES", "append", "config_hash", "contains", "count_test_images", "failed_run", "failures",
-    "frame", "latest_runs", "load", "new_record", "outcomes", "read", "record_of_run", "retention", "summary",
-    "upgrade",
+    "FIGURES", "HEADLINE_SCORES", "append", "composite", "config_hash", "contains", "count_test_images", "failed_run",
+    "failures", "floors", "frame", "image_sums", "latest_runs", "load", "new_record", "outcomes", "read",
+    "record_of_run", "retention", "score_of_sums", "summary", "upgrade",
 ]  # fmt: skip

@@ -1,12 +1,13 @@
 """Compare records: over seeds, with their teacher, with an undistilled twin."""
 
 import math
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
-from dlip.records.schema import FIGURES, ROLES
+from dlip.records.schema import FIGURES, HEADLINE_SCORES, ROLES, SCORES, value_at
 
 TEST_SET = ["data", "split", "test_images"]
 """Columns that records must share for their scores to be comparable."""
@@ -53,6 +54,22 @@ def retention(df: pd.DataFrame) -> pd.DataFrame:
     out = df.copy()
     out[FIGURES] = 100 * df[FIGURES] / means.replace(0, math.nan).to_numpy()
     return out
+
+
+def floors(record: dict) -> dict[str, float]:
+    """Column -> what a blind guesser scores on the test set of a record; empty if it was not measured."""
+    floor = {"metrics": value_at(record, "bounds", "floor")}
+    found = {column: value_at(floor, *path) for column, path in SCORES.items()}
+    return {column: value for column, value in found.items() if value is not None}
+
+
+def composite(scores: Mapping, teacher: Mapping, floor: Mapping, columns: Iterable[str] = tuple(HEADLINE_SCORES)):
+    """Mean over `columns` of the share of the range from floor to teacher, in percent: the floor is 0, the teacher 100.
+
+    The others map columns to values, numbers or arrays that broadcast. Raises KeyError if one lacks a column.
+    """
+    shares = [(scores[name] - floor[name]) / (teacher[name] - floor[name]) for name in columns]
+    return 100 * sum(shares) / len(shares)
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:

@@ -1,14 +1,51 @@
-"""Upgrade records of schema 1, which are read but no longer written."""
+"""Upgrade records of schemas 1 and 2, which are read but no longer written."""
 
 import re
 import shlex
+from contextlib import suppress
 from itertools import pairwise
 
 from dlip.records.schema import config_hash
 
 
 def upgrade(record: dict) -> dict:
-    """A record or failed run of schema 1 converted to schema 2; a record of any other schema is returned unchanged.
+    """A record or failed run of schema 1 or 2 converted to schema 3; one of any other schema is returned unchanged."""
+    if record.get("schema") == 1:
+        record = _from_1(record)
+    return _from_2(record) if record.get("schema") == 2 else record
+
+
+def _from_2(record: dict) -> dict:
+    """Schema 2 to 3: "mean_by_type" of VQA is added, and "facts" of captions gets the form that has recall.
+
+    Old "facts" are precisions. Their recall was not measured, so that it, F1 and "facts_f1" are unknown. New options of
+    evaluations get their defaults, and "config_hash" is computed again.
+    """
+    record = record | {"schema": 3}
+    with suppress(AttributeError, KeyError, TypeError):  # damaged
+        config = record["config"]
+        config = config | {"evaluation": config["evaluation"] | {"generate_limit": None}}
+        record |= {"config": config, "config_hash": config_hash(config)}
+    with suppress(KeyError, TypeError):  # none, or damaged
+        evaluation = record["evaluation"]
+        measure = evaluation["measure"] | {"generate_limit": None}
+        record["evaluation"] = evaluation | {"measure": measure, "bounds": False}
+    metrics = record.get("metrics")
+    if not isinstance(metrics, dict):
+        return record
+    metrics = dict(metrics)
+    with suppress(AttributeError, KeyError, TypeError, ZeroDivisionError):  # not measured, or damaged
+        by_type = metrics["vqa"]["by_type"]
+        metrics["vqa"] = {"mean_by_type": sum(by_type.values()) / len(by_type)} | metrics["vqa"]
+    with suppress(AttributeError, KeyError, TypeError):
+        facts = {kind.removesuffix("s"): {"precision": value, "recall": None, "f1": None}
+                 for kind, value in metrics["captioning"]["facts"].items()}  # fmt: skip
+        metrics["captioning"] = metrics["captioning"] | {"facts_f1": None, "facts": facts}
+    return record | {"metrics": metrics}
+
+
+def _from_1(record: dict) -> dict:
+    """Schema 1 to 2.
 
     Renamed keys: "train_pictures" -> "train_images", the task "caption" -> "captioning" in "metrics" and "notes",
     "pictures" -> "images" in the metrics "attention", in "inputs" and in the names of rows of the grid `data`; "words"
@@ -16,8 +53,6 @@ def upgrade(record: dict) -> dict:
     "config" becomes an experiment, here and in "history" (`upgrade_config`); "evaluation" is added to records of
     `dlip evaluate`; "config_hash" is computed again.
     """
-    if record.get("schema") != 1:
-        return record
     record = _renamed(record, {"train_pictures": "train_images"}) | {"schema": 2}
     if isinstance(name := record.get("name"), str):
         record["name"] = re.sub(r"^(data: [\d,]+) pictures", r"\1 images", name)

@@ -1,4 +1,4 @@
-"""Per-item scores of a record (rank, CIDEr, VQA accuracy), packed into a few kilobytes of text."""
+"""Per-item scores of a record (rank, CIDEr, facts, VQA accuracy), packed into a few kilobytes of text."""
 
 import base64
 import zlib
@@ -6,8 +6,12 @@ from itertools import groupby
 
 import numpy as np
 
+from dlip.data.scenes.facts import COUNTS, FACT_KINDS, facts_f1
+
 ITEM_COUNTS = {"ir1": "captions", "vqa": "questions"}
 """Score with several items per image -> the outcome that holds their number per image."""
+FACTS = len(FACT_KINDS) * len(COUNTS)
+"""Numbers of `dlip.data.scenes.facts.count_facts` of one image."""
 MAX_COLUMN_BYTES = 2**26
 """Limit on an unpacked column, so that a small file cannot exhaust the memory."""
 
@@ -21,10 +25,18 @@ def packed(items: dict[str, list[dict]]) -> dict[str, str]:
     tr, ir, captions, vqa = (items.get(table, []) for table in ("tr", "ir", "captioning", "vqa"))
     columns = {
         "tr1": [row["rank"] < 1 for row in tr], "ir1": [row["rank"] < 1 for row in ir],
-        "cider": [row["cider"] for row in captions], "vqa": [row["accuracy"] for row in vqa],
+        "cider": [row["cider"] for row in captions],
+        "facts": [count for row in captions for kind in row.get("facts", ()) for count in kind],
+        "vqa": [row["accuracy"] for row in vqa], "vqa_type": _codes([row.get("type") for row in vqa]),
         "captions": per_image(ir), "questions": per_image(vqa),
     }  # fmt: skip
     return {name: _pack(values) for name, values in columns.items() if values}
+
+
+def _codes(types: list[str | None]) -> list[int]:
+    """The index of each type among the sorted ones; empty if one has none."""
+    names = {name: i for i, name in enumerate(sorted(set(types)))} if all(types) else {}
+    return [names[name] for name in types if names]
 
 
 def _pack(values: list[float]) -> str:
@@ -44,6 +56,12 @@ def outcomes(record: dict) -> dict[str, np.ndarray]:
         per_image = columns.get(counts, np.zeros(0))
         if not (per_image >= 1).all() or per_image.sum() != len(columns.get(score, ())):
             raise ValueError(f"outcomes are damaged: {counts} do not add up to the items of {score}")
+    for column, (items, size) in {"facts": ("cider", FACTS), "vqa_type": ("vqa", 1)}.items():
+        if column in columns and len(columns[column]) != size * len(columns.get(items, ())):
+            raise ValueError(f"outcomes are damaged: {column} does not fit the items of {items}")
+    types = columns.get("vqa_type", np.zeros(0))
+    if not ((types >= 0) & (types < len(types))).all():
+        raise ValueError("outcomes are damaged: vqa_type has a number that is no type's")
     return columns
 
 
@@ -53,3 +71,32 @@ def _unpack(text: str) -> np.ndarray:
     if not decompressor.eof:
         raise ValueError(f"outcomes are truncated or larger than {MAX_COLUMN_BYTES:,} bytes")
     return np.frombuffer(content, "<f2").astype(np.float32)
+
+
+def image_sums(record: dict, score: str) -> np.ndarray:
+    """float64 [P, K]: each test image's part of the sums that `score_of_sums` makes a score of.
+
+    score: tr1, ir1, cider, facts_f1, vqa or vqa_mean. The P images are the first of the test set: all of them for tr1
+    and ir1, for the others those that texts were generated for. Raises KeyError if the record lacks them.
+    """
+    columns = outcomes(record)
+    if score == "facts_f1":
+        return columns["facts"].reshape(-1, FACTS).astype(float)
+    column = "vqa" if score == "vqa_mean" else score
+    values = columns[column].astype(float)
+    per_image = columns[ITEM_COUNTS[column]] if column in ITEM_COUNTS else np.ones(len(values))
+    kind = columns["vqa_type"].astype(int) if score == "vqa_mean" else np.zeros(len(values), int)
+    image = np.arange(len(per_image)).repeat(per_image.astype(int))
+    sums = np.zeros((len(per_image), kind.max() + 1, 2))  # of each type of question: sum and number of its items
+    np.add.at(sums, (image, kind), np.stack([values, np.ones(len(values))], 1))
+    return sums.reshape(len(sums), -1)
+
+
+def score_of_sums(score: str, sums: np.ndarray) -> np.ndarray:
+    """A score in its own unit, float64 [...], from sums over images of `image_sums`, weighted or not, [..., K]."""
+    if score == "facts_f1":
+        return 100 * facts_f1(sums.reshape(*sums.shape[:-1], len(FACT_KINDS), len(COUNTS)))
+    parts = sums.reshape(*sums.shape[:-1], -1, 2)
+    with np.errstate(invalid="ignore"):  # a resample may lack a type of question
+        means = parts[..., 0] / parts[..., 1]
+    return np.nanmean(means, -1) * (1 if score == "cider" else 100)

@@ -8,12 +8,14 @@ import json
 
 from dlip.records.outcomes import outcomes
 
-SCHEMA = 2
+SCHEMA = 3
 ROLES = ("teacher", "undistilled", "distilled")
 SCORES = {
     **{f"{recall}{k}": ("metrics", "retrieval", f"{recall}@{k}") for recall in ("tr", "ir") for k in (1, 5, 10)},
     **{name: ("metrics", "captioning", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
+    "facts_f1": ("metrics", "captioning", "facts_f1"),
     "vqa": ("metrics", "vqa", "accuracy"),
+    "vqa_mean": ("metrics", "vqa", "mean_by_type"),
     **{name: ("metrics", "attention", "fusion", name) for name in ("pointing", "mass")},
     **{f"{name}_decoder": ("metrics", "attention", "decoder", name) for name in ("pointing", "mass")},
 }
@@ -69,9 +71,11 @@ def value_at(record: dict, *path: str):
 
 
 def figures(record: dict) -> dict:
-    """Column -> number or None, with vqa.<type> and w.<term>. Raises AttributeError as `value_at`."""
+    """Column -> number or None, with facts.<kind>, vqa.<type> and w.<term>. Raises AttributeError as `value_at`."""
     row = {column: value_at(record, *path) for column, path in (SCORES | COSTS | OTHER_FIGURES).items()}
     row |= {f"vqa.{kind}": value for kind, value in (value_at(record, "metrics", "vqa", "by_type") or {}).items()}
+    facts = value_at(record, "metrics", "captioning", "facts") or {}
+    row |= {f"facts.{kind}": value_at(scores, "f1") for kind, scores in facts.items()}
     return row | {f"w.{term}": value for term, value in (value_at(record, "config", "train", "weights") or {}).items()}
 
 
@@ -102,7 +106,7 @@ def is_record(line: dict) -> bool:
         line["role"] in ROLES
         and type(threads) is int
         and 0 < threads <= MAX_THREADS
-        and all(isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases"))
+        and all(isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases", "bounds"))
         and isinstance(history, list)
         and all(isinstance(run, dict) and _has_origin(run) for run in history)
         and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values)

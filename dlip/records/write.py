@@ -42,7 +42,7 @@ def new_record(
 ) -> dict:
     """The record of a finished run.
 
-    metrics: the result of `dlip.evaluate` with "efficiency" added; data, split and notes are taken from it too.
+    metrics: the result of `dlip.evaluate` with "efficiency" added; data, split, notes and bounds are taken from it too.
     losses: "step" and one list per term, thinned here. items: the "items" of `dlip.evaluate`, for "outcomes".
     Raises ValueError if the role is not in `ROLES` or the lists of losses differ in length.
     """
@@ -53,7 +53,7 @@ def new_record(
     if role not in ROLES:
         raise ValueError(f"role {role!r} is not one of {', '.join(ROLES)}")
     config = _plain(config)
-    return {
+    record = {
         "schema": SCHEMA,
         "id": uuid4().hex,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,6 +83,7 @@ def new_record(
         "notes": _plain(metrics.get("notes") or {}),
         "outcomes": packed(items or {}),
     }
+    return record | ({"bounds": _plain(metrics["bounds"])} if "bounds" in metrics else {})
 
 
 def failed_run(name: str, role: str, seed: int, ablation: dict, reason: str) -> dict:

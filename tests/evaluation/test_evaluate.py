@@ -9,6 +9,7 @@ import torch
 import dlip
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
+from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import EVALUATORS, captioning
 from dlip.evaluation.tasks.base import TaskResult
 from dlip.vlm import VLM
@@ -31,8 +32,8 @@ def test_metrics_of_an_untrained_model(tiny, scenes):
     assert tiny.med.training and not torch.is_inference_mode_enabled()
     assert {k: figures[k] for k in ("model", "data", "split")} == {"model": "tiny", "data": "scenes", "split": "test"}
     assert {"tr@1", "tr@5", "tr@10", "ir@1", "ir@5", "ir@10", "itc_tr@1", "itc_ir@10"} <= set(figures["retrieval"])
-    assert {"bleu4", "meteor", "rougeL", "cider", "spice", "facts"} == set(figures["captioning"])
-    assert {"accuracy", "by_type", "ranked"} == set(figures["vqa"])
+    assert {"bleu4", "meteor", "rougeL", "cider", "spice", "facts", "facts_f1"} == set(figures["captioning"])
+    assert {"accuracy", "mean_by_type", "by_type", "ranked"} == set(figures["vqa"])
     assert figures["captioning"]["meteor"] is None and "Java" in figures["notes"]["captioning.meteor"]
     assert all(0 <= v <= 100 for v in figures["retrieval"].values())
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
@@ -56,6 +57,18 @@ def test_unavailable_task_is_none_with_a_note(tiny, scenes):
     questions = Data(Item(item.image, item.image_id, [], [Question("red?", ["yes"])]) for item in scenes)
     figures = dlip.evaluate(tiny, questions, progress=False)
     assert figures["retrieval"] is None and figures["captioning"] is None and "accuracy" in figures["vqa"]
+
+
+def test_texts_of_the_first_images_only(tiny, scenes):
+    """Retrieval is among all images, captions and answers are those of an evaluation of the first images alone."""
+    whole = dlip.evaluate(tiny, scenes, generate_limit=3, return_items=True, progress=False)
+    first = dlip.evaluate(tiny, Scenes("test", size=3), return_items=True, progress=False)
+    assert {name: len(rows) for name, rows in whole["items"].items()} == {"tr": 8, "ir": 40, "captioning": 3, "vqa": 18}
+    assert whole["captioning"] == first["captioning"] and whole["vqa"] == first["vqa"]
+    assert whole["retrieval"] == dlip.evaluate(tiny, scenes, tasks=("retrieval",), progress=False)["retrieval"]
+    assert "first 3 images" in whole["notes"]["captioning"] and "first 3 images" in whole["notes"]["vqa"]
+    all_of_them = dlip.evaluate(tiny, scenes, tasks=("vqa",), generate_limit=9, progress=False)
+    assert "vqa" not in all_of_them["notes"]
 
 
 def test_one_task_alone(tiny, scenes):

@@ -56,6 +56,8 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
         (replace(row, images=1000), plan),
         (row, replace(plan, test_images=10)),
         (row, replace(plan, candidates=16)),
+        (row, replace(plan, test_split="test-5k")),
+        (row, replace(plan, generate_limit=100)),
         (row, replace(plan, train=plan.train.replace(lr=1e-4))),
         (row, replace(plan, train=plan.train.replace(steps=7))),
         (row, QUICK),
@@ -214,7 +216,9 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     before = records.read(place["results"])
     assert [record["name"] for record in before] == ["teacher", "real: a"]
     measured = f"dlip evaluate --model {plan.teacher} --split test --limit 4 --candidates 0 --latency-repeats 1"
+    measured += " --bounds"
     assert (before[0]["command"], before[0]["history"][-1]["command"]) == (measured, "dlip train")
+    assert {"ir1", "facts_f1", "vqa_mean"} <= records.floors(before[0]).keys() and records.floors(before[1]) == {}
     assert before[0]["samples"] and before[0]["inputs"].keys() == {"model", "test"}
     steps = [json.loads(line)["step"] for line in (last.folder / "log.jsonl").read_text().splitlines()]
     assert 10 <= steps[-1] < 60
@@ -233,7 +237,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     for record in after:
         items = records.outcomes(record)
         assert {name: len(values) for name, values in items.items()} == {
-            "tr1": 4, "ir1": 20, "cider": 4, "vqa": 24, "captions": 4, "questions": 4,
+            "tr1": 4, "ir1": 20, "cider": 4, "facts": 48, "vqa": 24, "vqa_type": 24, "captions": 4, "questions": 4,
         }  # fmt: skip
         assert 100 * items["vqa"].mean() == pytest.approx(record["metrics"]["vqa"]["accuracy"], abs=0.01)
         assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])

@@ -37,7 +37,7 @@ FULL_OF_OPTIONS = ExperimentConfig(
     init_from=("image=x", "y:0+1"),
     name="-n",
     data=DataConfig(name="photos", split="train", limit=3, on_error="skip"),
-    evaluation=HeldOutConfig(data="other", split="val", limit=4, candidates=0, latency_repeats=1),
+    evaluation=HeldOutConfig(data="other", split="val", limit=4, candidates=0, latency_repeats=1, generate_limit=2),
     train=TrainConfig(
         weights=weights("kd.lm=0.5,hr=2,itc"), joins={"itc": 4}, layers={"fusion": ((5, 1), (-1, 0))}, momentum=0.9,
         queue=8, cache=True, learn_teacher_projection=False, seed=7, epochs=2.5,
@@ -48,14 +48,15 @@ FULL_OF_OPTIONS = ExperimentConfig(
 def test_json_holds_the_experiment():
     values = json.loads(json.dumps(FULL_OF_OPTIONS.to_dict()))
     assert ExperimentConfig.from_dict({**values, "model": {}, "inputs": {}}) == FULL_OF_OPTIONS
-    evaluation = EvaluationConfig("m", ("vqa",), ("f",), 5, DataConfig(limit=2), MeasureConfig(3, 4))
+    evaluation = EvaluationConfig("m", ("vqa",), ("f",), 5, DataConfig(limit=2), MeasureConfig(3, 4, 5), True)
     assert EvaluationConfig.from_dict(json.loads(json.dumps(evaluation.to_dict()))) == evaluation
 
 
 def test_the_command_line_builds_the_experiment():
     assert from_command(FULL_OF_OPTIONS.command("x")) == FULL_OF_OPTIONS
     assert from_command("dlip train --size s --out x") == ExperimentConfig("s")
-    evaluation = EvaluationConfig("m", ("vqa", "retrieval"), ("f", "g"), 5, DataConfig("a", "b"), MeasureConfig(3, 4))
+    how = MeasureConfig(3, 4, 5)
+    evaluation = EvaluationConfig("m", ("vqa", "retrieval"), ("f", "g"), 5, DataConfig("a", "b"), how, bounds=True)
     assert parse(shlex.split(evaluation.command())[1:])[1].evaluation == evaluation
 
 

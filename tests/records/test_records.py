@@ -12,10 +12,18 @@ from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.records import FIGURES, contains, failures, frame, load, read
-from dlip.records.compare import comparable_latencies, latest_runs, retention, summary, undistilled_twin  # fmt: skip
+from dlip.records.compare import (
+    comparable_latencies,
+    composite,
+    floors,
+    latest_runs,
+    retention,
+    summary,
+    undistilled_twin,
+)
 from dlip.records.migration import upgrade
 from dlip.records.read import RUN_COLUMNS
-from dlip.records.schema import config_hash, is_record
+from dlip.records.schema import HEADLINE_SCORES, config_hash, is_record
 from dlip.records.write import append, failed_run, thin
 from tests.helpers import ROOT, make_record
 
@@ -26,7 +34,7 @@ def test_append_and_read_round_trip(tmp_path: Path):
         append(record, tmp_path / "deep" / "runs.jsonl")
     assert read(tmp_path / "deep" / "runs.jsonl") == read(tmp_path / "deep") == records
     assert len({record["id"] for record in records}) == 3
-    assert records[0]["schema"] == 2 and records[0]["data"] == "scenes" and records[0]["split"] == "test"
+    assert records[0]["schema"] == 3 and records[0]["data"] == "scenes" and records[0]["split"] == "test"
     assert records[0]["code"].keys() == {"version", "commit", "modified"}
     assert records[0]["releases"]["numpy"] == np.__version__ and "pillow" in records[0]["releases"]
 
@@ -135,7 +143,7 @@ def test_failed_runs_are_read_apart(tmp_path: Path):
     assert read(path) == [good] and len(load(path)) == 1
     (failed,) = failures(path)
     assert failed.pop("created") and failed == {
-        "schema": 2, "failed": "it broke", "name": "s", "role": "distilled", "seed": 2, "ablation": {"hash": "ab"},
+        "schema": 3, "failed": "it broke", "name": "s", "role": "distilled", "seed": 2, "ablation": {"hash": "ab"},
     }  # fmt: skip
 
 
@@ -162,12 +170,12 @@ def test_infinity_is_written_as_null(tmp_path: Path):
 
 
 def test_newer_schema_is_skipped(tmp_path: Path):
-    append({"schema": 3}, tmp_path / "runs.jsonl")
+    append({"schema": 4}, tmp_path / "runs.jsonl")
     append({"no": "schema"}, tmp_path / "runs.jsonl")
     with pytest.warns(UserWarning) as warned:
         assert read(tmp_path) == []
     assert [str(w.message).split("runs.jsonl ")[1] for w in warned] == [
-        "line 1 has schema 3, not 2; it was skipped",
+        "line 1 has schema 4, not 3; it was skipped",
         "line 2 is not a complete record; it was skipped",
     ]
 
@@ -231,6 +239,27 @@ def test_retention_averages_a_teacher_over_seeds_and_refuses_two_teachers():
     assert retention(frame([*seeds, make_record("s", tr1=60.0)]))["tr1"].iloc[2] == 75.0
     with pytest.raises(UserError, match="the teachers t, u"):
         retention(frame([*seeds, make_record("u", role="teacher")]))
+
+
+def test_composite_is_the_mean_share_of_the_range_from_floor_to_teacher():
+    floor, teacher = {"ir1": 10.0, "vqa": 40.0}, {"ir1": 90.0, "vqa": 80.0}
+    student = {"ir1": 50.0, "vqa": 70.0}  # 40 of 80 and 30 of 40 points
+    columns = ("ir1", "vqa")
+    assert composite(student, teacher, floor, columns) == pytest.approx((50 + 75) / 2)
+    assert composite(student, teacher, floor, ("vqa",)) == pytest.approx(75)
+    assert composite(teacher, teacher, floor, columns) == 100 and composite(floor, teacher, floor, columns) == 0
+    draws = {name: np.array([value, floor[name], teacher[name]]) for name, value in student.items()}
+    assert composite(draws, teacher, floor, columns).tolist() == pytest.approx([62.5, 0, 100])
+    assert set(HEADLINE_SCORES) == set(composite.__defaults__[0])
+    with pytest.raises(KeyError):
+        composite(student, teacher, {"ir1": 10.0}, columns)
+
+
+def test_floors_of_a_record():
+    floor = {"retrieval": {"ir@1": 0.1, "tr@1": 0.1}, "vqa": {"accuracy": 40.0}, "captioning": {"spice": None}}
+    record = make_record() | {"bounds": {"floor": floor, "ceiling": {}}}
+    assert is_record(record) and floors(record) == {"tr1": 0.1, "ir1": 0.1, "vqa": 40.0}
+    assert floors(make_record()) == {} and not is_record(record | {"bounds": 3})
 
 
 def test_summary_has_mean_and_sample_deviation_over_seeds():
@@ -308,10 +337,18 @@ def test_shipped_records_of_schema_1_are_upgraded():
     assert {record["schema"] for record in old} == {1}
     for record in old:
         new = upgrade(record)
-        assert new["schema"] == 2 and is_record(new) and upgrade(new) == new
+        assert new["schema"] == 3 and is_record(new) and upgrade(new) == new
         assert "train_pictures" in record and new["train_images"] == record["train_pictures"]
         assert new["metrics"].keys() == {"retrieval", "captioning", "vqa", "attention"} & new["metrics"].keys()
-        assert new["metrics"]["captioning"] == record["metrics"]["caption"]
+        captioning = record["metrics"]["caption"]
+        if captioning and "facts" in captioning:  # precisions alone
+            names = {"object": "objects", "attribute": "attributes", "relation": "relations"}
+            facts = {k: {"precision": captioning["facts"][old], "recall": None, "f1": None} for k, old in names.items()}
+            captioning = captioning | {"facts_f1": None, "facts": facts}
+        assert new["metrics"]["captioning"] == captioning
+        if vqa := record["metrics"]["vqa"]:
+            by_type = vqa["by_type"]
+            assert new["metrics"]["vqa"] == vqa | {"mean_by_type": sum(by_type.values()) / len(by_type)}
         assert "pictures" not in new["name"] and (new["name"] == record["name"] or new["name"].startswith("data: "))
         assert new["notes"].get("captioning.spice") == record["notes"].get("caption.spice")
         assert "pictures" not in new.get("inputs", {}) | (new["metrics"].get("attention") or {})
@@ -327,4 +364,4 @@ def test_failed_runs_of_schema_1_are_upgraded(tmp_path: Path):
         "role": "distilled",
     }
     append(line | {"seed": 0, "ablation": {"hash": "ab"}}, tmp_path / "runs.jsonl")
-    assert [(row["schema"], row["failed"]) for row in failures(tmp_path / "runs.jsonl")] == [(2, "out of memory")]
+    assert [(row["schema"], row["failed"]) for row in failures(tmp_path / "runs.jsonl")] == [(3, "out of memory")]

@@ -6,7 +6,7 @@ claim nothing. A relation that lacks one of its two objects is false.
 
 import re
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 from dlip.data.scenes.world import ATTRIBUTES, BACKGROUNDS, OPPOSITE, SHAPES, VALUES, Object, Scene, relation
 
@@ -14,6 +14,7 @@ _ATTRIBUTE = {value: attribute for attribute, values in zip(ATTRIBUTES, VALUES, 
 _DIRECTION = {where: where for where in OPPOSITE} | {"over": "above", "under": "below"}
 _NUMBER = {"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
 _MAX_MENTIONS = 5  # mentions of one caption that are matched to objects; further ones count as absent
+_DESCRIBED = 3  # objects that a complete caption names
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,12 @@ def _holds(claim: tuple[int | None, str, int | None], assigned: list[int | None]
 def caption_facts(caption: str, scene: Scene) -> list[Fact]:
     """Every claim of a caption and whether it is true: objects, attributes, relations, counts, backgrounds."""
     parsed = parse_caption(caption)
-    assigned, facts = referents(parsed, scene), []
+    return check_claims(parsed, referents(parsed, scene), scene)
+
+
+def check_claims(parsed: ParsedCaption, assigned: list[int | None], scene: Scene) -> list[Fact]:
+    """`caption_facts` of a parsed caption. assigned: the object of each mention, as `referents` returns them."""
+    facts = []
     for mention, place in zip(parsed.mentions, assigned, strict=True):
         o = None if place is None else scene.objects[place]
         right = [o is not None and getattr(o, attribute) == value for attribute, value in mention.claims]
@@ -175,3 +181,13 @@ def caption_facts(caption: str, scene: Scene) -> list[Fact]:
     facts += [Fact("count", word, number == len(scene.objects)) for word, number in parsed.counts]
     facts += [Fact("background", word, word == scene.background) for word in parsed.backgrounds]
     return facts
+
+
+def described(scene: Scene) -> tuple[list[int], list[tuple[int, int]]]:
+    """What a complete caption states: its objects and its relations, as indices and pairs of indices.
+
+    It names the most salient objects, up to three, with all their attributes, and relates consecutive ones where
+    `relation` does.
+    """
+    objects = list(range(len(scene.objects[:_DESCRIBED])))
+    return objects, [(a, b) for a, b in pairwise(objects) if relation(scene.objects[a], scene.objects[b])]

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from dlip.common.errors import MissingAbility, UserError
+from dlip.data import FirstN
 from dlip.data import open as open_data
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, subrange
@@ -23,6 +24,7 @@ def evaluate(
     tasks: tuple[str, ...] = tuple(TASKS),
     *,
     k: int | None = None,
+    generate_limit: int | None = None,
     answers: list[str] | None = None,
     num_beams: int = 3,
     max_new_tokens: int | None = None,
@@ -35,7 +37,8 @@ def evaluate(
     A task or metric that could not be computed is None, and "notes" has the reason under its name.
 
     model, data: a VLM and a data set, or their names; `split` applies to a name. k: candidates that retrieval re-ranks.
-    answers: a list from which VQA also picks answers, besides generating them. num_beams: of captions and answers.
+    generate_limit: captions and answers are generated for the first images only, so many; by default for all. answers:
+    a list from which VQA also picks answers, besides generating them. num_beams: of captions and answers.
     max_new_tokens: of a caption, by default the model's `max_text`. return_items: adds "items", the tables "tr" (a row
     for each image), "ir" (caption), "captioning" (image) and "vqa" (question). progress: whether to show a bar, or a
     function that is called with the fraction done.
@@ -56,13 +59,16 @@ def evaluate(
         tasks = list(dict.fromkeys(tasks))
         for i, task in enumerate(tasks):
             part = subrange(progress, i / len(tasks), (i + 1) / len(tasks))
+            limited = task != "retrieval" and generate_limit is not None and generate_limit < len(data)
+            images = FirstN(data, generate_limit) if limited else data
             try:
-                evaluated = EVALUATORS[task](model, data, batch_size=batch_size, progress=part, **options[task])
+                evaluated = EVALUATORS[task](model, images, batch_size=batch_size, progress=part, **options[task])
             except (MetricUnavailable, MissingAbility) as reason:
                 result[task], notes[task] = None, str(reason)
                 continue
             result[task] = evaluated.metrics
             items |= evaluated.items
+            notes |= {task: f"of the first {generate_limit:,} images"} if limited else {}
             notes |= {f"{task}.{name}": note for name, note in evaluated.notes.items()}
     if not any(result[task] for task in tasks):
         reasons = "; ".join(dict.fromkeys(notes.values()))

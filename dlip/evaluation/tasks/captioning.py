@@ -13,19 +13,18 @@ from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pycocoevalcap
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-from dlip.data.scenes.truth import caption_facts
-from dlip.data.scenes.world import Scene
-from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, percent
+from dlip.data.scenes.facts import FACT_KINDS, count_facts, fact_scores, facts_f1
+from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches
 
 JARS = Path(next(iter(pycocoevalcap.__path__)))
 JAVA_TIMEOUT_S = 1800
-FACT_KINDS = ("object", "attribute", "relation")
 
 
 @dataclass
@@ -45,12 +44,15 @@ class Predictions:
 def run(
     vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True
 ) -> TaskResult:
-    """Metrics of `score` and, on scenes, "facts"; items "captioning"."""
+    """Metrics of `score` and, on scenes, of `facts`; items "captioning"."""
     predictions = predict(vlm, dataset, batch_size, num_beams, max_new_tokens, progress)
     metrics, ciders, notes = score(predictions.captions, predictions.references)
+    rows = predictions.rows(ciders)
     if hasattr(dataset, "scene"):
-        metrics["facts"] = facts(predictions.captions, [dataset.scene(i) for i in range(len(dataset))])
-    return TaskResult(metrics, {"captioning": predictions.rows(ciders)}, notes)
+        counts = [count_facts(caption, dataset.scene(i)) for i, caption in enumerate(predictions.captions)]
+        metrics |= facts(sum(counts))
+        rows = [row | {"facts": own.tolist()} for row, own in zip(rows, counts, strict=True)]
+    return TaskResult(metrics, {"captioning": rows}, notes)
 
 
 def predict(
@@ -68,11 +70,20 @@ def predict(
     return predictions
 
 
-def facts(captions: list[str], scenes: list[Scene]) -> dict[str, float | None]:
-    """Percent of the captions' claims that are true of their scenes, by kind; None for a kind without claims."""
-    claims = [claim for pair in zip(captions, scenes, strict=True) for claim in caption_facts(*pair)]
-    judged = {kind: [claim.true for claim in claims if claim.kind == kind] for kind in FACT_KINDS}
-    return {f"{kind}s": percent(true) if true else None for kind, true in judged.items()}
+def facts(counts: np.ndarray) -> dict:
+    """ "facts_f1", and "facts": "precision", "recall" and "f1" of each of `FACT_KINDS`; percents, None if undefined.
+
+    counts: sums of `dlip.data.scenes.facts.count_facts` over images, [3, 4].
+    """
+
+    def percent_of(share: float) -> float | None:
+        return None if np.isnan(share) else 100 * float(share)
+
+    by_kind = {
+        kind: {name: percent_of(values[i]) for name, values in fact_scores(counts).items()}
+        for i, kind in enumerate(FACT_KINDS)
+    }
+    return {"facts_f1": percent_of(facts_f1(counts)), "facts": by_kind}
 
 
 def score(captions: list[str], references: list[list[str]]) -> tuple[dict, list[float], dict[str, str]]:

@@ -113,20 +113,24 @@ def soft_accuracy(answer: str, references: list[str]) -> float:
 
 
 def score(answers: list[str], questions: list[Question]) -> tuple[dict, list[float]]:
-    """Soft accuracy in percent, "accuracy" and "by_type" of question; and each question's, 0 to 1."""
+    """Soft accuracy in percent, and each question's, 0 to 1.
+
+    Percents: "accuracy" over all questions, "by_type" of question, and "mean_by_type", which counts every type once.
+    """
     accuracies = [soft_accuracy(a, q.answers) for a, q in zip(answers, questions, strict=True)]
     by_type = defaultdict(list)
     for question, accuracy in zip(questions, accuracies, strict=True):
         by_type[question.type].append(accuracy)
     by_type = {name: percent(some) for name, some in sorted(by_type.items())}
-    return {"accuracy": percent(accuracies), "by_type": by_type}, accuracies
+    mean_by_type = sum(by_type.values()) / len(by_type)
+    return {"accuracy": percent(accuracies), "mean_by_type": mean_by_type, "by_type": by_type}, accuracies
 
 
 def blind_baseline(train: Iterable[Item], test: Iterable[Item]) -> dict:
     """Metrics of `score` for answers without seeing the image: the most frequent ones in `train`.
 
-    Most frequent for the same question, else for its type, else for all. Raises UserError where `train` or `test` has
-    no answered questions.
+    Most frequent for questions of the same type with the same first three words, else of the same type, else for all.
+    Raises UserError where `train` or `test` has no answered questions.
     """
     counts = defaultdict(Counter)
     for question in answered_questions(train):
@@ -145,4 +149,4 @@ def answered_questions(items: Iterable[Item]) -> list[Question]:
 
 
 def _blind_keys(question: Question) -> tuple:
-    return ("text", question.text.lower()), ("type", question.type), "all"
+    return ("words", question.type, *question.text.lower().split()[:3]), ("type", question.type), "all"

@@ -4,6 +4,7 @@ import stat
 import subprocess
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
@@ -11,6 +12,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
+from dlip.data.scenes.facts import count_facts
 from dlip.evaluation.tasks import captioning
 from dlip.evaluation.tasks.base import MetricUnavailable
 from dlip.evaluation.tasks.captioning import facts, find_java, plain_tokens, score
@@ -122,20 +124,15 @@ def test_failing_or_hanging_java_gives_notes(monkeypatch, tmp_path, script):
     assert figures["rougeL"] == 100
 
 
-def test_facts_of_scenes(scenes):
-    truth = [scenes.scene(i) for i in range(len(scenes))]
-    kinds = ("objects", "attributes", "relations")
-    assert facts([item.captions[0] for item in scenes], truth) == dict.fromkeys(kinds, 100)
-    assert facts(["what ?"] * len(truth), truth) == dict.fromkeys(kinds)
-
-
-def test_facts_by_hand(scenes):
-    """A true object with its four attributes, and one of which the size alone is wrong."""
-    o = scenes.scene(0).objects[0]
-    other = {"small": "large", "large": "small"}[o.size]
-    described = f"{o.texture} {o.color} {o.shape}"
-    result = facts([f"a {o.size} {described}", f"a {other} {described}"], [scenes.scene(0)] * 2)
-    assert result["objects"] == 50 and result["attributes"] == 100 * 7 / 8 and result["relations"] is None
+def test_facts_are_percents_of_sums():
+    """By hand: precision 1/2 and recall 1/3 of objects, 6/8 and 6/12 of attributes, no relation stated of 2."""
+    counts = np.array([[1, 2, 1, 3], [6, 8, 6, 12], [0, 0, 0, 2]])
+    result = facts(counts)
+    assert result["facts"]["object"] == pytest.approx({"precision": 50, "recall": 100 / 3, "f1": 40})
+    assert result["facts"]["attribute"] == pytest.approx({"precision": 75, "recall": 50, "f1": 60})
+    assert result["facts"]["relation"] == {"precision": None, "recall": 0, "f1": 0}
+    assert result["facts_f1"] == pytest.approx(100 / 3)
+    assert facts(np.zeros((3, 4)))["facts_f1"] is None
 
 
 def test_rows_and_metrics_of_a_model(tiny, scenes, monkeypatch):
@@ -146,7 +143,11 @@ def test_rows_and_metrics_of_a_model(tiny, scenes, monkeypatch):
     assert [row["caption"] for row in outcome.items["captioning"]] == tiny.caption(images, 3, 20)
     each = [row["cider"] for row in outcome.items["captioning"]]
     assert outcome.metrics["cider"] == pytest.approx(sum(each) / len(each))
-    assert set(outcome.metrics["facts"]) == {"objects", "attributes", "relations"}
+    rows = outcome.items["captioning"]
+    assert [row["facts"] for row in rows] == [
+        count_facts(row["caption"], scenes.scene(i)).tolist() for i, row in enumerate(rows)
+    ]
+    assert outcome.metrics.items() >= facts(sum(np.array(row["facts"]) for row in rows)).items()
 
 
 def test_no_captions(tiny):

@@ -55,6 +55,9 @@ def test_accuracy_overall_and_by_type():
     assert each == pytest.approx([0.9, 0, 1])
     assert figures["accuracy"] == pytest.approx(190 / 3)
     assert figures["by_type"] == pytest.approx({"color": 100, "counting": 45})
+    assert figures["mean_by_type"] == pytest.approx(72.5)  # each type once, though counting has two questions
+    untyped, _ = score(["2", "3"], [Question("how many?", ["2"]), Question("how many?", ["2"])])
+    assert untyped["mean_by_type"] == untyped["accuracy"] == 50
 
 
 def item(*questions: tuple[str, str, str]) -> Item:
@@ -66,16 +69,18 @@ def test_blind_baseline():
         item(("is it red?", "no", "existence"), ("is it red?", "no", "existence"), ("Is it red?", "yes", "existence")),
         item(("is it blue?", "yes", "existence"), ("is it big?", "yes", "existence")),
         item(("how many?", "two", "counting"), ("how many?", "2", "counting"), ("how many?", "1", "counting")),
+        item(("what is it of?", "red", "color"), ("and this?", "blue", "color"), ("and this?", "blue", "color")),
     ]
     test = [
+        item(("what is it like?", "red", "color")),  # by type and first three words: red, though blue is more frequent
         item(("is it red?", "no", "existence")),  # known: no
         item(("is it pink?", "yes", "existence"), ("is it pink?", "no", "existence")),  # by type: yes (3 of 5)
         item(("how many?", "two", "counting")),
         item(("why?", "yes", "reason")),  # by all: yes
     ]
     figures = blind_baseline(train, test)
-    assert figures["accuracy"] == pytest.approx(80)
-    assert figures["by_type"] == pytest.approx({"counting": 100, "existence": 200 / 3, "reason": 100})
+    assert figures["accuracy"] == pytest.approx(500 / 6)
+    assert figures["by_type"] == pytest.approx({"color": 100, "counting": 100, "existence": 200 / 3, "reason": 100})
     with pytest.raises(UserError, match="answered questions"):
         blind_baseline([], test)
 
