@@ -7,6 +7,9 @@ from itertools import pairwise
 
 from dlip.records.schema import config_hash
 
+NEW_OPTIONS = {"train": {"optimizer": "adamw"}, "evaluation": {"generate_limit": None}}
+"""Options of experiments that schema 2 lacks, by part, with the values that its runs had."""
+
 
 def upgrade(record: dict) -> dict:
     """A record or failed run of schema 1 or 2 converted to schema 3; one of any other schema is returned unchanged."""
@@ -18,17 +21,17 @@ def upgrade(record: dict) -> dict:
 def _from_2(record: dict) -> dict:
     """Schema 2 to 3: "mean_by_type" of VQA is added, and "facts" of captions gets the form that has recall.
 
-    Old "facts" are precisions. Their recall was not measured, so that it, F1 and "facts_f1" are unknown. New options of
-    evaluations get their defaults, and "config_hash" is computed again.
+    Old "facts" are precisions. Their recall was not measured, so that it, F1 and "facts_f1" are unknown. `NEW_OPTIONS`
+    are added, and "config_hash" is computed again.
     """
     record = record | {"schema": 3}
     with suppress(AttributeError, KeyError, TypeError):  # damaged
         config = record["config"]
-        config = config | {"evaluation": config["evaluation"] | {"generate_limit": None}}
+        config = config | {part: values | config[part] for part, values in NEW_OPTIONS.items()}
         record |= {"config": config, "config_hash": config_hash(config)}
     with suppress(KeyError, TypeError):  # none, or damaged
         evaluation = record["evaluation"]
-        measure = evaluation["measure"] | {"generate_limit": None}
+        measure = NEW_OPTIONS["evaluation"] | evaluation["measure"]
         record["evaluation"] = evaluation | {"measure": measure, "bounds": False}
     metrics = record.get("metrics")
     if not isinstance(metrics, dict):
