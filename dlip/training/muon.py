@@ -29,9 +29,9 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.AdamW):
     """Muon with Nesterov momentum for the groups `matrices`, AdamW for the groups `rest`.
 
-    Equals `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` beside `torch.optim.AdamW`, but for rounding: matrices of a
-    shape are updated together, which is 1.4 to 3 times as fast on a CPU. Updates have the RMS of AdamW's, so both share
-    a learning rate.
+    Equals `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` beside `torch.optim.AdamW`, but for rounding: matrices of
+    a shape are updated together, which is 1.4 to 3 times as fast on a CPU. Updates have the RMS of AdamW's, so both
+    share a learning rate.
     """
 
     def __init__(
