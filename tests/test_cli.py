@@ -136,24 +136,25 @@ def test_train_then_distill_then_evaluate(tmp_path, capsys):
 
 def test_ablate_prints_recorded_runs(tmp_path, capsys, monkeypatch):
     """The table, the verdicts and a failure, without training."""
-    results, (from_scratch, *_) = tmp_path / "runs.jsonl", GRIDS["init"].rows
-    for row in (TEACHER_ROW, from_scratch):
+    results, (untrained, *_) = tmp_path / "runs.jsonl", GRIDS["init"].rows
+    for row in (TEACHER_ROW, untrained):
         append(make_record("x", row.role, tr1=61.5) | {"ablation": {"hash": ablation.identity(row, FULL)}}, results)
-    words = ["ablate", "init", "--only", "from scratch", "--seeds", "1"]
+    words = ["ablate", "init", "--only", "neither trained", "--seeds", "1"]
     words += ["--results", str(results), "--out", str(tmp_path)]
     assert main([*words, "--conclusions"]) == 0
     printed = capsys.readouterr().out
-    assert ["from", "scratch", "61.5", "74.5", "59.5", "57.1"] in [line.split()[:6] for line in printed.splitlines()]
-    assert printed.count("UNDECIDED HERE") == 7
+    assert ["neither", "trained", "61.5", "74.5", "59.5", "57.1"] in [line.split()[:6] for line in printed.splitlines()]
+    assert printed.count("UNRESOLVED") == 7
     assert main([*words, "--json", "-"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["tr1"], row["tr1_sd"]) for row in figures["tables"]["init"]] == [
-        ("teacher", 61.5, None), ("from scratch", 61.5, None),
+        ("teacher", 61.5, None), ("neither trained", 61.5, None),
     ]  # fmt: skip
     assert figures["failed"] == {} and figures["conclusions"] is None
     assert main(["ablate", "--conclusions", "--results", str(results), "--json", "-"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["tables"] == {} and {row["number"] for row in figures["conclusions"]} == set(range(1, 8))
+    assert figures["spreads"] == []  # the records lack floors
     monkeypatch.setattr(ablation, "ablate", lambda *_: {"init: a, seed 0": "it broke", "init: b, seed 1": "again"})
     assert main(words) == 2
     printed = capsys.readouterr().err

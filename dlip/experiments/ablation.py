@@ -19,7 +19,7 @@ from dlip.common.files import exclusive_lock, read_json
 from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.bounds import bounds
-from dlip.experiments import history, run
+from dlip.experiments import claims, history, run
 from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, IMAGES, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work
@@ -130,13 +130,22 @@ def _flops(size: str) -> int:
     return sum(passes.values())
 
 
-def jobs(grids: Sequence[Grid], plan: Plan, seeds: int, out: str | Path, results: str | Path) -> list[Job]:
-    """The runs of grids, each once: the teacher first, then the first seed of every row of a grid before any second."""
+def jobs(grids: Sequence[Grid], plan: Plan, seeds: int | None, out: str | Path, results: str | Path) -> list[Job]:
+    """The runs of grids, each once: the teacher first, then the first seed of every row of a grid before any second.
+
+    seeds: of every row; None for the plan's.
+    """
     first = {}  # a run that grids share has the name of the first of them, whichever are run
     for grid_ in (*GRIDS.values(), *grids):
         for row in grid_.rows:
             first.setdefault(_content(row), (f"{grid_.name}: {row.name}", row))
-    runs_ = [(*first[_content(row)], seed) for grid_ in grids for seed in range(seeds) for row in grid_.rows]
+    runs_ = [
+        (*first[_content(row)], seed)
+        for grid_ in grids
+        for seed in range(seeds or max(plan.seeds, plan.other_seeds))
+        for row in grid_.rows
+        if seed < (seeds or planned_seeds(row, plan))
+    ]
     teacher_seed = history.model_record(plan.teacher)["seed"]
     unique = {}
     for name, row, seed in [("teacher", TEACHER_ROW, teacher_seed), *runs_]:
@@ -145,8 +154,20 @@ def jobs(grids: Sequence[Grid], plan: Plan, seeds: int, out: str | Path, results
     return list(unique.values())
 
 
+def planned_seeds(row: Row, plan: Plan) -> int:
+    """The plan's number of seeds of a row: more where a conclusion compares the same run in any grid."""
+    return plan.seeds if _content(row) in _claimed_contents() else plan.other_seeds
+
+
+@cache
+def _claimed_contents() -> frozenset[tuple]:
+    claimed = claims.claimed_rows()
+    return frozenset(_content(row) for one in GRIDS.values() for row in one.rows if (one.name, row.name) in claimed)
+
+
 def _content(row: Row) -> tuple:
-    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.init_from, row.images
+    settings = tuple(sorted(row.settings.items()))
+    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.init_from, row.images, settings
 
 
 def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:
@@ -218,7 +239,7 @@ def ablate(
     with exclusive_lock(Path(out) / "lock", busy):
         warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
         done = {(r["ablation"]["hash"], r["seed"]) for r in _read(results) if "ablation" in r}
-        todo = [job for job in jobs(grids, plan, seeds or plan.seeds, out, results) if job.key not in done]
+        todo = [job for job in jobs(grids, plan, seeds, out, results) if job.key not in done]
         return _run(todo, workers, Path(out), progress) if todo else {}
 
 

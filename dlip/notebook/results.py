@@ -116,7 +116,7 @@ def _figure(mean: float, spread: float = math.nan, digits: int = 1) -> str:
 
 def verdicts(records: list[dict], *numbers: int):
     """The paper's conclusions with these numbers, tested on the records (`dlip.experiments.conclusions`)."""
-    from dlip.experiments.conclusions import conclusions, figures
+    from dlip.experiments.conclusions import READING, conclusions, figures
     from dlip.experiments.grids import UNLIKE_PAPER
 
     rows, lines = conclusions(records), []
@@ -124,7 +124,7 @@ def verdicts(records: list[dict], *numbers: int):
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
         lines.append(f"**{number}. {statement}** → **{verdict}**\n")
         lines += [f"- {row['comparison']}: {figures(row)}" for _, row in claims.iterrows()] + [""]
-    lines.append(f"Intervals are simultaneous: 95% for all claims of a conclusion together. {UNLIKE_PAPER}.")
+    lines.append(f"{READING} {UNLIKE_PAPER}.")
     return Markdown("\n".join(lines))
 
 
