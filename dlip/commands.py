@@ -360,7 +360,7 @@ class Advise(Figures):
     max_latency: float | None = option(None, metavar="MS")
     """Budget in ms of median latency of the timed task."""
     metric: str = "all"
-    """Score to keep: tr1, ir1, cider, vqa, or all, the minimum kept of the four."""
+    """Score to keep: ir1, facts_f1, vqa_mean, tr1, cider, ..., or all, the minimum kept of the first three."""
     results: str = option("results/ablations.jsonl", metavar="PATH")
     """File of records, or a folder of them."""
 

@@ -26,8 +26,10 @@ def make_record(
     metrics = {
         "model": name, "data": data, "split": "test", "notes": notes or {},
         "retrieval": retrieval or {"tr@1": tr1, "ir@1": tr1 - 2},
-        "captioning": {"cider": 1.5 * tr1, "spice": None},
-        "vqa": None if vqa is None else {"accuracy": vqa, "by_type": {"count": vqa - 20}},
+        "captioning": {"cider": 1.5 * tr1, "spice": None, "facts_f1": tr1},
+        "vqa": None if vqa is None else {
+            "accuracy": vqa, "mean_by_type": vqa, "by_type": {"count": vqa - 20, "color": vqa + 20}
+        },
         "efficiency": {"params_m": params, "flops_g": params / 10, "latency": {
             "task": "captioning", "batch": 1, "beams": 3, "tokens": 20, "threads": 2, "device": "cpu",
             "p50_ms": latency, "p95_ms": latency + 1, "share": 2 * latency,

@@ -26,7 +26,7 @@ from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.models.tasks import TASKS
-from dlip.records import HEADLINE_SCORES
+from dlip.records import TABLE_SCORES
 from dlip.training.config import TrainConfig
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
@@ -292,17 +292,17 @@ def runs(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFram
 def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """A grid as the paper prints it: a row for the teacher and each of the grid's rows, NaN where there is no run yet.
 
-    Columns: name, role; runs (number of seeds); tr1, ir1, cider and vqa (mean), <score>_sd (standard deviation over
-    seeds), paper_<score>; params_m, flops_g; wall_s (seconds of training, mean).
+    Columns: name, role; runs (number of seeds); the scores of `TABLE_SCORES` and vqa (mean), <score>_sd (standard
+    deviation over seeds), paper_<score> (`Row.paper_score`); params_m, flops_g; wall_s (seconds of training, mean).
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
     rows, df = (TEACHER_ROW, *grid_.rows), runs(grid_, found, plan)
     means = records.summary(df).set_index("name").reindex([row.name for row in rows])
     out = pd.DataFrame({"name": means.index, "role": [row.role for row in rows]}, index=means.index)
     out["runs"] = means["runs"].fillna(0).astype(int)
-    for i, score in enumerate(HEADLINE_SCORES):
+    for score in (*TABLE_SCORES, "vqa"):
         out[score], out[f"{score}_sd"] = means[score], means[f"{score}_sd"]
-        out[f"paper_{score}"] = [math.nan if row.paper[i] is None else row.paper[i] for row in rows]
+        out[f"paper_{score}"] = [row.paper_score(score) for row in rows]
     out[["params_m", "flops_g"]] = means[["params_m", "flops_g"]]
     out["wall_s"] = records.latest_runs(df).groupby("name")["wall_s"].mean().astype(float)
     return out.reset_index(drop=True)
@@ -310,16 +310,18 @@ def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFra
 
 def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
     """A `table` for a terminal, at most 120 columns wide."""
-    width = max(len(name) for name in rows["name"]) + 1
-    head = "".join(f"{name:>12}{'paper':>7}" for name in HEADLINE_SCORES.values())
-    lines = [f"{grid_.name}: {grid_.question}", f"{'':{width}}{head}{'runs':>6}"]
+    width = max(len(name) for name in rows["name"])
+    widths = {score: 12 if score == "cider" else 11 for score in TABLE_SCORES if rows[score].notna().any()}
+    papers = {score for score in widths if rows[f"paper_{score}"].notna().any()}
+    head = "".join(f"{TABLE_SCORES[s]:>{w}}" + f"{'paper':>6}" * (s in papers) for s, w in widths.items())
+    lines = [f"{grid_.name}: {grid_.question}", f"{'':{width}}{head}{'runs':>5}"]
     for _, row in rows.iterrows():
         cells = ""
-        for score in HEADLINE_SCORES:
+        for score, w in widths.items():
             mean, spread, paper = row[score], row[f"{score}_sd"], row[f"paper_{score}"]
             here = "–" if math.isnan(mean) else f"{mean:.1f}" + ("" if math.isnan(spread) else f" ±{spread:.1f}")
-            cells += f"{here:>12}{'' if math.isnan(paper) else f'{paper:.1f}':>7}"
-        lines.append(f"{row['name']:{width}}{cells}{row['runs']:>6}")
+            cells += f"{here:>{w}}" + f"{'' if math.isnan(paper) else f'{paper:.1f}':>6}" * (score in papers)
+        lines.append(f"{row['name']:{width}}{cells}{row['runs']:>5}")
     train = plan.train
     caveat = "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
     lines.append(

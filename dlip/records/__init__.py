@@ -68,11 +68,11 @@ from dlip.records.compare import composite, floors, latest_runs, retention, summ
 from dlip.records.migration import upgrade
 from dlip.records.outcomes import image_sums, outcomes, score_of_sums
 from dlip.records.read import contains, count_test_images, failures, frame, load, read, record_of_run
-from dlip.records.schema import FIGURES, HEADLINE_SCORES, config_hash
+from dlip.records.schema import FIGURES, HEADLINE_SCORES, TABLE_SCORES, config_hash
 from dlip.records.write import append, failed_run, new_record
 
 __all__ = [
-    "FIGURES", "HEADLINE_SCORES", "append", "composite", "config_hash", "contains", "count_test_images", "failed_run",
-    "failures", "floors", "frame", "image_sums", "latest_runs", "load", "new_record", "outcomes", "read",
-    "record_of_run", "retention", "score_of_sums", "summary", "upgrade",
+    "FIGURES", "HEADLINE_SCORES", "TABLE_SCORES", "append", "composite", "config_hash", "contains",
+    "count_test_images", "failed_run", "failures", "floors", "frame", "image_sums", "latest_runs", "load", "new_record",
+    "outcomes", "read", "record_of_run", "retention", "score_of_sums", "summary", "upgrade",
 ]  # fmt: skip

@@ -250,7 +250,9 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     assert not list(place["out"].glob("*/checkpoint-*"))
 
     found = table(REAL, after, plan)
-    assert list(found["runs"]) == [1, 1, 1] and found[["tr1", "ir1", "cider", "vqa"]].notna().all(axis=None)
+    assert list(found["runs"]) == [1, 1, 1] and found[
+        ["tr1", "ir1", "cider", "vqa", "facts_f1", "vqa_mean"]
+    ].notna().all(axis=None)
     assert all(record["quick"] and record["efficiency"]["latency"]["repeats"] == 1 for record in after)
     for record in after:
         items = records.outcomes(record)
@@ -274,11 +276,13 @@ def test_a_table_has_mean_and_spread_over_seeds_beside_the_papers_row():
     assert list(rows.index) == ["teacher", "a", "b"] and list(rows["runs"]) == [1, 3, 0]
     assert rows.loc["a", "tr1"] == pytest.approx(64.0) and rows.loc["a", "tr1_sd"] == pytest.approx(28**0.5)
     assert rows.loc["a", ["paper_tr1", "paper_cider"]].tolist() == [1.0, 3.0] and math.isnan(rows.loc["a", "paper_vqa"])
+    assert rows.loc["teacher", ["paper_vqa", "paper_vqa_mean", "paper_ir1"]].tolist() == [75.3, 75.3, 78.5]
+    assert rows["paper_facts_f1"].isna().all()
     assert list(rows["role"]) == ["teacher", "undistilled", "distilled"] and rows.loc["a", "wall_s"] == 60.0
     assert rows.loc["b", ["tr1", "params_m"]].isna().all() and math.isnan(rows.loc["teacher", "tr1_sd"])
     assert list(runs(ONE, found)["name"]) == ["teacher", "a", "a", "a"]
     said = text(ONE, table(ONE, found))
-    assert "64.0 ±5.3    1.0" in said and max(map(len, said.splitlines())) <= 120
+    assert "64.0 ±5.3   1.0" in said and max(map(len, said.splitlines())) <= 120
     assert table(ONE, [])["runs"].sum() == 0 and "a " in text(ONE, table(ONE, []))
 
 
