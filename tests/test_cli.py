@@ -87,7 +87,7 @@ def test_data_counts(capsys):
         (["train", "--size", "scenes-student", "--out", "x", "--weights", "hr"], "needs a teacher"),
         (["train", "--size", "scenes-student", "--out", "x", "--steps", "0"], "train.steps is 0"),
         (["evaluate", "--model", "scenes/teacher", "--split", "nope"], "no split 'nope'"),
-        (["ablate"], "there is no grid to run; choose one of modules, fusion"),
+        (["ablate"], "there is no grid to run; choose one of objectives, modalities"),
         (["ablate", "depth"], "there is no grid 'depth'"),
         (["ablate", "fusion", "--only", "seven"], "there is no row 'seven' in fusion"),
         (["advise", "--max-params", "1"], "no records at results/ablations.jsonl"),
