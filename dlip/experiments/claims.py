@@ -9,10 +9,11 @@ import numpy as np
 from dlip.cost.count import paper_count
 from dlip.experiments.grids import IMAGE, TEXT, module_row, student_size
 from dlip.models.config import preset
+from dlip.records import HEADLINE_SCORES
 
 MARGIN = 1.5
 """Effects within +-MARGIN points count as equal."""
-COMPOSITE = dict.fromkeys(("ir1", "facts_f1", "vqa_mean"), 1 / 3)
+COMPOSITE = dict.fromkeys(HEADLINE_SCORES, 1 / len(HEADLINE_SCORES))
 """Headline score -> weight in the composite."""
 WORDS_MINUS_RETRIEVAL = {"facts_f1": 0.5, "vqa_mean": 0.5, "ir1": -1.0}
 

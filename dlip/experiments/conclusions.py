@@ -28,7 +28,7 @@ from dlip.experiments.statistics import (
     pooled_spread,
     resampled_sums,
 )
-from dlip.records import composite, floors, image_sums, score_of_sums
+from dlip.records import HEADLINE_SCORES, composite, floors, image_sums, score_of_sums
 from dlip.training.terms import VLP, weights
 
 HOLDS, FAILS, EQUAL, UNRESOLVED = "holds", "fails", "equal", "unresolved"
@@ -122,7 +122,7 @@ def points(grid_: Grid, by_row: Mapping[str, list[dict]]) -> GridRuns | str:
         return f"the teacher's record lacks a headline score or its floor; run dlip ablate {grid_.name}"
     teacher = {score: float(score_of_sums(score, own.sum(0))) for score, own in sums.items()}
     if low := [score for score in COMPOSITE if not teacher[score] > floor[score]]:
-        return f"the teacher's {low[0]} is not above its floor"
+        return f"the teacher's {HEADLINE_SCORES[low[0]]} is not above its floor"
     return grid_runs(grid_, by_row, floor, teacher)
 
 

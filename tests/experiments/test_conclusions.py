@@ -187,7 +187,7 @@ def test_older_records_lack_a_headline_score():
 def test_a_teacher_at_its_floor_is_no_scale():
     teacher, *students = grid_records("objectives", LEVELS)
     floor = {**teacher["bounds"]["floor"], "retrieval": {"ir@1": 60.0}}
-    assert "the teacher's ir1 is not above its floor" in why([teacher | {"bounds": {"floor": floor}}, *students])
+    assert "the teacher's IR@1 is not above its floor" in why([teacher | {"bounds": {"floor": floor}}, *students])
 
 
 def test_one_seed_has_an_effect_without_limits():
