@@ -20,6 +20,9 @@
   of equal length.
 - notes: name of a metric -> why it is null; "data" -> number of skipped faulty items; "steps" -> number of skipped
   training steps.
+- evaluations (of runs evaluated during training): "data", "split" and number of "images"; "scores": "step" and each
+  score, by its column of `load`, as lists of equal length, at most 100 points; "teacher": the teacher's scores on the
+  same images, empty without one. Captions are scored without Java.
 - bounds (of `dlip evaluate --bounds` only): "floor" and "ceiling", what a blind guesser and the ground truth score on
   the test set, each with "retrieval", "captioning" and "vqa" as in metrics (`dlip.evaluation.bounds`).
 - outcomes: the items that the scores are computed from, each a column of float16, compressed, in base64 (`outcomes`

@@ -108,7 +108,9 @@ def is_record(line: dict) -> bool:
         line["role"] in ROLES
         and type(threads) is int
         and 0 < threads <= MAX_THREADS
-        and all(isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases", "bounds"))
+        and all(
+            isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases", "bounds", "evaluations")
+        )
         and isinstance(history, list)
         and all(isinstance(run, dict) and _has_origin(run) for run in history)
         and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values)
