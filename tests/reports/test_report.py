@@ -13,7 +13,7 @@ from dlip.common.errors import UserError
 from dlip.records.schema import TABLE_SCORES
 from dlip.reports.comparison import COSTS, comparison, finding, table
 from dlip.reports.report import report
-from tests.helpers import make_record
+from tests.helpers import make_evaluations, make_record
 
 SAMPLE = {
     "image_id": 7,
@@ -218,6 +218,17 @@ def test_page_contents(records: list[dict], tmp_path: Path):
     assert charts == ["ir1", "facts_f1", "vqa_mean", "tr1", "cider", "lm", "kd.lm"]
 
 
+def test_page_has_the_learning_curve_of_runs_that_were_evaluated(records: list[dict], tmp_path: Path):
+    assert "Learning curve" not in page(records, tmp_path).shows()
+    records[-1]["evaluations"] = make_evaluations([1, 2], {"ir1": 80.0}, ir1=[40.0, 60.0], ir5=[50.0, 80.0])
+    made = page(records, tmp_path)
+    assert "100 images of scenes val" in made.shows()
+    assert [a["data-name"] for _, a in made.tags if a.get("data-name", "").startswith("learning/")] == ["learning/ir1"]
+    figures = json.loads(next(s for s in made.scripts if s.startswith('{"params_m/ir1"')))
+    (curve,) = figures["learning/ir1"]["data"]
+    assert (curve["x"], curve["y"]) == ([1, 2], [50.0, 75.0])
+
+
 def test_cost_of_the_teacher_only_is_no_axis(records: list[dict], tmp_path: Path):
     records[0]["efficiency"]["latency"]["threads"] = 8
     made = page(records, tmp_path)
@@ -262,7 +273,8 @@ def test_texts_are_escaped(tmp_path: Path):
         said = {"caption": text, "references": [text], "questions": [text], "answers": [text], "truth": [text]}
         return [
             make_record(text + role, role, command=text, data=text, notes={text: text}, weights={text: 1.0},
-                        losses={"step": [1], text: [1.0], f"{text}.b": [1.0]}, samples=[{"image_id": 1, **said}])
+                        losses={"step": [1], text: [1.0], f"{text}.b": [1.0]}, samples=[{"image_id": 1, **said}],
+                        evaluations=make_evaluations([1], ir1=[1.0]) | {"data": text, "split": text})
             for role in ("teacher", "undistilled", "distilled")
         ]  # fmt: skip
 
