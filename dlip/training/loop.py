@@ -107,7 +107,7 @@ def _train(
     """`train` inside the locked folder."""
     main, device = accelerator.is_main_process, accelerator.device
     tags = dataset[0].tags
-    learner = Learner(student, teacher, config, 0 if tags is None else len(tags)).to(device)
+    learner = Learner(student, teacher, config, 0 if tags is None else tags.shape[-1]).to(device)
     start = distributed.run_on_main(
         lambda: run.start(student, config, about | {"inputs": run_inputs(student, teacher, dataset)})
     )

@@ -75,7 +75,7 @@ def vqa(features: Features, smoothing: float = 0.1) -> Tensor:
 
 
 def tags(logits: Tensor, targets: Tensor) -> Tensor:
-    """Tag loss: binary cross-entropy of which of K tags an image has, mean over logits and targets [B, K].
+    """Tag loss: binary cross-entropy of which of K tags each patch has, mean over logits and targets [B, P, K].
 
     Beyond the paper, in place of the ImageNet weights from which its image encoders are initialized.
     """
