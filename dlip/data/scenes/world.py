@@ -24,7 +24,7 @@ COLORS = {
     "purple": (140, 45, 175),
     "cyan": (50, 210, 225),
     "pink": (250, 150, 200),
-    "brown": (125, 75, 35),
+    "brown": (140, 75, 30),
     "lime": (150, 240, 60),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "heart", "ring", "arrow", "moon")
