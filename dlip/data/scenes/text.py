@@ -16,8 +16,8 @@ PHRASES = {
 }
 """Two wordings of each relation."""
 _OTHER_WORDS = """
-    , : ? a above an and are background below color how is it its larger left many more no objects of on over
-    right see shape sits size smaller texture than the there thing things to under we what with yes
+    : ? a above an and are background below color how is larger left many more no objects of over right see shape size
+    smaller texture than the there thing things to under we what yes
 """
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -100,17 +100,22 @@ def relation(a: Object, b: Object) -> str | None:
 
 CELLS = SIDE // LATTICE
 """Cells along each side of the image, for tags."""
-TAGS = tuple(chain.from_iterable(VALUES))
-"""Values of all attributes."""
+TAGS = [value for values in VALUES for value in values] + [
+    (where, value) for where in OPPOSITE for value in (*COLORS, *SHAPES)
+]
+"""Attributes of an object, and colors and shapes of the objects in each direction from it."""
+_TAG_INDEX = {tag: i for i, tag in enumerate(TAGS)}
 
 
 def tags(scene: Scene) -> np.ndarray:
-    """float32 [CELLS * CELLS, len(TAGS)], row by row: the attributes of the object that covers each cell."""
+    """float32 [CELLS * CELLS, len(TAGS)], row by row: the tags of the object that covers each cell."""
     cells = np.zeros((CELLS, CELLS, len(TAGS)), np.float32)
     for o in scene.objects:
-        last = (o.width + LATTICE // 2) // LATTICE  # cells that are at least half covered along each axis
+        near = {(relation(p, o), value) for p in scene.objects if p is not o for value in (p.color, p.shape)}
+        own = [_TAG_INDEX[tag] for tag in (*o.kind, *near) if tag in _TAG_INDEX]
+        covered = (o.width + LATTICE // 2) // LATTICE  # cells that are at least half covered along each axis
         row, column = o.y // LATTICE, o.x // LATTICE
-        cells[row : row + last, column : column + last] = [tag in o.kind for tag in TAGS]
+        cells[row : row + covered, column : column + covered, own] = 1
     return cells.reshape(-1, len(TAGS))
 
 
