@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
+from dlip.cli import main
 from dlip.data.batch import Batch
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
@@ -82,6 +85,17 @@ def make_batch():
         return Batch(images, torch.arange(size) + 100, *texts[0], *texts[1], *texts[2])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def exported_student(tmp_path_factory) -> Path:
+    """Folder of the shipped student's ONNX graphs, exported once for all processes of a test run: it takes long."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with FileLock(root / "student.lock"):
+        if not (root / "student" / "onnx").exists():
+            assert main(["export", "scenes/student", "--to", "onnx", "--out", str(root / "student")]) == 0
+    return root / "student" / "onnx"
 
 
 # --- the app -------------------------------------------------------------------------------------
