@@ -203,7 +203,7 @@ class Ablate(Figures):
     grids: tuple[str, ...] = option((), positional=True, metavar="GRID")
     """Grids to run, such as modules or fusion (docs/ablations.md), or all."""
     seeds: int | None = option(None, least=1)
-    """Runs of each row; by default those of the grids, 3."""
+    """Runs of each row; by default 6 of rows that a conclusion compares, 2 of others."""
     workers: int = option(1, least=1)
     """Number of parallel runs."""
     only: tuple[str, ...] = option((), metavar="ROW")
@@ -235,11 +235,11 @@ def ablate(options: Ablate) -> None:
     tables = {grid.name: ablation.table(grid, runs, plan) for grid in grids}
     texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
     figures = {"tables": {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}}
-    figures |= {"failed": failed, "conclusions": None}
+    figures |= {"failed": failed, "conclusions": None, "spreads": None}
     if options.conclusions:
-        verdicts = conclusions.conclusions(runs, plan)
-        texts.append(conclusions.text(verdicts))
-        figures["conclusions"] = json.loads(verdicts.to_json(orient="records"))
+        judged = {"conclusions": conclusions.conclusions(runs, plan), "spreads": conclusions.spreads(runs, plan)}
+        texts.append(conclusions.text(*judged.values()))
+        figures |= {name: json.loads(table.to_json(orient="records")) for name, table in judged.items()}
     options.show(figures, "\n\n".join(texts))
     if failed:
         (name, reason), *others = failed.items()
@@ -360,7 +360,7 @@ class Advise(Figures):
     max_latency: float | None = option(None, metavar="MS")
     """Budget in ms of median latency of the timed task."""
     metric: str = "all"
-    """Score to keep: tr1, ir1, cider, vqa, or all, the minimum kept of the four."""
+    """Score to keep: ir1, facts_f1, vqa_mean, tr1, cider, ..., or all, the minimum kept of the first three."""
     results: str = option("results/ablations.jsonl", metavar="PATH")
     """File of records, or a folder of them."""
 

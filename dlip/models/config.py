@@ -130,13 +130,13 @@ def paper_size(image: str, text: str, **changes) -> ModelConfig:
 
 
 def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> ModelConfig:
-    """A model for the built-in scenes: images of 48 px in 36 patches, four heads, one width for image and text.
+    """A model for the built-in scenes: images of 64 px in 64 patches, four heads, one width for image and text.
 
     The vocabulary's size and ids are those of the tokenizer trained on the scenes; `enc_id = cls_id`, so that stock
     `transformers` gives an exported model's exact scores.
     """
     sizes = encoder_sizes((width, 4, image_layers), (width, 4, text_layers)) | dict(
-        image_size=48, patch_size=8, embed_dim=64, vocab_size=128, max_positions=48, max_text=40, cls_id=2, sep_id=3,
+        image_size=64, patch_size=8, embed_dim=64, vocab_size=128, max_positions=48, max_text=40, cls_id=2, sep_id=3,
         dec_id=5, enc_id=2, image_mean=(0.5,) * 3, image_std=(0.25,) * 3,
     )  # fmt: skip
     return ModelConfig(**{**sizes, **changes})

@@ -1,11 +1,13 @@
 """Captions of scenes, all true, and the closed vocabulary of captions and questions."""
 
 import random
-from itertools import permutations
+from collections.abc import Callable
 
-from dlip.data.scenes.world import BACKGROUNDS, OPPOSITE, SHAPES, VALUES, Object, Scene, relation
+from dlip.data.scenes.world import BACKGROUNDS, SHAPES, VALUES, Object, Scene, pick, relation
 
-NUMBERS = ("zero", "one", "two", "three", "four")
+MAX_TOKENS = 19
+"""Words and punctuation marks of a caption; with [SEP], the 20 tokens that a decoder writes by default."""
+NUMBERS = ("zero", "one", "two", "three", "four", "five")
 PHRASES = {
     "left": ("to the left of", "left of"),
     "right": ("to the right of", "right of"),
@@ -14,18 +16,29 @@ PHRASES = {
 }
 """Two wordings of each relation."""
 _OTHER_WORDS = """
-    , : ? a above an and are background below color how is it its larger left many more no objects of on over
-    right see shape sits size smaller texture than the there thing things to under we what with yes
+    : ? a above an and are background below color how is larger left many more no objects of over right see shape size
+    smaller texture than the there thing things to under we what yes
 """
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 
 
 def captions(scene: Scene) -> list[str]:
-    """Five captions of different forms; they name objects in order of salience and relate only related pairs."""
+    """Five captions of different forms.
+
+    Each names the three most salient objects with all attributes and relates the second to the first and to the third,
+    in at most `MAX_TOKENS` tokens.
+    """
     rng = random.Random(scene.image_id * 4 + 1)
     forms = list(_FORMS)
-    pairs = [p for p in permutations(scene.objects, 2) if relation(*p)]
-    return [forms.pop(int(rng.random() * len(forms)))(scene, pairs) for _ in range(5)]
+    return [_fitting(rng, scene, forms.pop(int(rng.random() * len(forms)))) for _ in range(5)]
+
+
+def _fitting(rng: random.Random, scene: Scene, form: Callable) -> str:
+    """A caption of this form that is not too long; with the shortest wordings, none is."""
+    while True:
+        caption = form(scene, lambda a, b: pick(rng, PHRASES[relation(a, b)]))
+        if len(caption.replace(":", " :").split()) <= MAX_TOKENS:
+            return caption
 
 
 def vocabulary() -> list[str]:
@@ -39,56 +52,40 @@ def phrase(o: Object) -> str:
     return f"{o.size} {o.color} {o.shape}" if o.texture == "plain" else " ".join(o.kind)
 
 
-def listing(phrases: list[str]) -> str:
-    return ", ".join(phrases[:-1]) + " and " + phrases[-1]
+# Forms of a caption. Each takes the scene and a function that words the relation of two objects.
 
 
-# Forms of a caption. Each takes the scene and its related pairs (a, b), the most salient first.
+def _chain(a: Object, b: Object, c: Object, where: Callable, article: str = "") -> str:
+    return f"{phrase(a)} {where(a, b)} {article}{phrase(b)} {where(b, c)} {article}{phrase(c)}"
 
 
-def _beside(scene: Scene, pairs: list) -> str:
-    a, b = pairs[0]
-    return f"a {phrase(a)} {PHRASES[relation(a, b)][0]} a {phrase(b)} on a {scene.background} background"
+def _forward(scene: Scene, where: Callable) -> str:
+    return "a " + _chain(*scene.objects[:3], where, "a ")
 
 
-def _there_is(scene: Scene, pairs: list) -> str:
-    a, b = pairs[-1]  # from the least salient object's side
-    return f"there is a {phrase(a)} {PHRASES[relation(a, b)][1]} a {phrase(b)}"
+def _backward(scene: Scene, where: Callable) -> str:
+    return "a " + _chain(*scene.objects[2::-1], where, "a ")
 
 
-def _background_with(scene: Scene, pairs: list) -> str:
-    return f"a {scene.background} background with {listing(['a ' + phrase(o) for o in scene.objects[:3]])}"
+def _middle(scene: Scene, where: Callable) -> str:
+    a, b, c = scene.objects[:3]
+    return f"a {phrase(b)} {where(b, a)} {phrase(a)} and {where(b, c)} {phrase(c)}"
 
 
-def _count_and_list(scene: Scene, pairs: list) -> str:
-    return f"{NUMBERS[len(scene.objects)]} objects: {listing([phrase(o) for o in scene.objects])}"
+def _count(scene: Scene, where: Callable) -> str:
+    return f"{NUMBERS[len(scene.objects)]} objects: {_chain(*scene.objects[:3], where)}"
 
 
-def _sits(scene: Scene, pairs: list) -> str:
-    a, b = pairs[0]
-    where = PHRASES[relation(a, b)][1]
-    return f"{where} the {phrase(b)} sits a {phrase(a)}"
+def _background(scene: Scene, where: Callable) -> str:
+    return f"{scene.background} background: {_chain(*scene.objects[2::-1], where)}"
 
 
-def _to_its(scene: Scene, pairs: list) -> str:
-    a, b = pairs[0]
-    where = OPPOSITE[relation(a, b)]
-    behind = f"to its {where}" if where in ("left", "right") else f"{where} it"
-    return f"we see a {phrase(a)} with a {phrase(b)} {behind}"
+def _there_is(scene: Scene, where: Callable) -> str:
+    return f"there is a {_chain(*scene.objects[:3], where)}"
 
 
-def _number_with(scene: Scene, pairs: list) -> str:
-    a, b = pairs[0]
-    number = NUMBERS[len(scene.objects)]
-    return f"{number} objects with a {phrase(a)} {PHRASES[relation(a, b)][1]} a {phrase(b)}"
+def _we_see(scene: Scene, where: Callable) -> str:
+    return f"we see {_chain(*scene.objects[2::-1], where)}"
 
 
-def _two_relations(scene: Scene, pairs: list) -> str:
-    a = pairs[0][0]
-    where = [f"{PHRASES[relation(a, b)][1]} the {phrase(b)}" for first, b in pairs if first is a]
-    return f"the {phrase(a)} is {' and '.join(where[:2])}"
-
-
-_FORMS = (
-    _beside, _there_is, _background_with, _count_and_list, _sits, _to_its, _number_with, _two_relations,
-)  # fmt: skip
+_FORMS = (_forward, _backward, _middle, _count, _background, _there_is, _we_see)

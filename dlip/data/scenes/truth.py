@@ -12,7 +12,7 @@ from dlip.data.scenes.world import ATTRIBUTES, BACKGROUNDS, OPPOSITE, SHAPES, VA
 
 _ATTRIBUTE = {value: attribute for attribute, values in zip(ATTRIBUTES, VALUES, strict=True) for value in values}
 _DIRECTION = {where: where for where in OPPOSITE} | {"over": "above", "under": "below"}
-_NUMBER = {"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
+_NUMBER = {"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _MAX_MENTIONS = 5  # mentions of one caption that are matched to objects; further ones count as absent
 _DESCRIBED = 3  # objects that a complete caption names
 
