@@ -280,8 +280,8 @@ def bench(options: Bench) -> None:
 class Export(Figures):
     model: str = option(positional=True, metavar="MODEL")
     """Model to export: a run folder, or a model's name."""
-    to: Literal["transformers", "onnx"] | None = None
-    """Library that will run the model; by default this package."""
+    to: Literal["transformers", "onnx", "vit", "bert"] | None = None
+    """Library that will run the model; by default this package. vit, bert: one side, for stock transformers."""
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
@@ -294,6 +294,7 @@ class Export(Figures):
 
 def export(options: Export) -> None:
     """Export a model for other programs."""
+    from dlip.export.encoders import STOCK_ENCODERS, to_encoder
     from dlip.export.transformers import push, to_precision, to_transformers
 
     precision = "int8" if options.int8 else "bf16" if options.bf16 else None
@@ -305,6 +306,8 @@ def export(options: Export) -> None:
         write = partial(to_onnx, int8=options.int8)
     elif options.to and precision:
         raise UserError(f"--to {options.to} has no {precision}; drop --{precision}")
+    elif options.to in STOCK_ENCODERS:
+        write = partial(to_encoder, kind=options.to)
     elif options.to:
         write = to_transformers
     elif precision:

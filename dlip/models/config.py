@@ -31,7 +31,7 @@ class ModelConfig:
     text_mlp: int = 0
     """Width of the text layers' feed-forward; 0 means 4 x text_width (unpublished for Middle and Tiny)."""
     fusion_layers: tuple[int, ...] | None = None
-    """Text layers with cross-attention, counted from 0; None means all."""
+    """Text layers with cross-attention, counted from 0; None means all. Without any the model is a language model."""
     embed_dim: int = 256
     """Width of the vectors that ITC compares."""
     tie_decoder: bool = True
@@ -83,11 +83,8 @@ class ModelConfig:
                 )
         if self.image_size % self.patch_size:
             raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if not self.fusion_layers or self.fusion_layers[0] < 0 or self.fusion_layers[-1] >= self.text_layers:
-            raise UserError(
-                f"model.fusion_layers {self.fusion_layers} must name at least one of the {self.text_layers} text "
-                f"layers, counted from 0"
-            )
+        if wrong := [i for i in self.fusion_layers if not 0 <= i < self.text_layers]:
+            raise UserError(f"model.fusion_layers has {wrong[0]}; the {self.text_layers} text layers count from 0")
         if not 3 <= self.max_text <= self.max_positions:
             raise UserError(f"model.max_text is {self.max_text}; give 3 to max_positions ({self.max_positions})")
         if not 0 <= self.dropout < 1:
@@ -182,7 +179,7 @@ def preset(name: str) -> ModelConfig:
         if key not in numbers | {"fusion_layers"}:
             raise UserError(f"model size {name!r} changes {key!r}; choose one of {', '.join(sorted(numbers))}")
         try:
-            values[key] = tuple(map(int, value.split("+"))) if key == "fusion_layers" else int(value)
+            values[key] = tuple(map(int, filter(None, value.split("+")))) if key == "fusion_layers" else int(value)
         except ValueError:
             raise UserError(f"model size {name!r} has {change!r}; give whole numbers, as in text_layers=6") from None
     if "text_layers" in values:

@@ -21,11 +21,8 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_model, texts_of
 from dlip.export import onnx_export
 from dlip.models.config import ModelConfig
-<<<<<<< HEAD
-from tests.helpers import reuse_graphs
-=======
 from dlip.records import TABLE_SCORES
->>>>>>> parent of 229cb87 (Hold back the new world, grids and demo until their records exist)
+from tests.helpers import reuse_graphs
 
 
 @pytest.fixture
