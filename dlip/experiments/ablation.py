@@ -13,7 +13,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from dlip import data, records
-from dlip.checkpoints.load import model_folder
+from dlip.checkpoints.init_from import parse_source
+from dlip.checkpoints.load import locate, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, read_json
 from dlip.cost.count import task_macs
@@ -63,7 +64,10 @@ def identity(row: Row, plan: Plan) -> str:
         parts |= {
             "model": _changed(ModelConfig(), preset(row.size).to_dict()),
             "train": {name: value for name, value in train.items() if name not in NOT_IN_IDENTITY},
-            "start": row.init_from,
+            "start": [
+                [part, _sha256(str(locate(name)), "model.safetensors")]
+                for part, name in map(parse_source, row.init_from)
+            ],
             "data": ["scenes", row.split, row.images],
         }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -167,7 +171,7 @@ def _claimed_contents() -> frozenset[tuple]:
 
 def _content(row: Row) -> tuple:
     settings = tuple(sorted(row.settings.items()))
-    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.init_from, row.images, settings
+    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.trained, row.images, settings
 
 
 def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:

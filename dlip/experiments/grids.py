@@ -12,14 +12,21 @@ from dataclasses import asdict, dataclass, field, replace
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig, MeasureConfig
+from dlip.models.config import preset
 from dlip.training.config import TrainConfig
 from dlip.training.terms import distills, weights
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"
+ENCODERS = {
+    "image": "scenes/encoders/{image_width}x{image_layers}/vit",
+    "language": "scenes/encoders/{text_width}x{text_layers}/bert",
+}
+"""Part of a student -> shipped encoder of its size that was trained before: a ViT on labels of the patches of train-large,
+in place of the paper's ImageNet, and a BERT on captions alone. `make encoders` trains them."""
 IMAGES = 4000
-TASK = "tags,vlp"
-"""Losses of an undistilled student. Labels pretrain its image encoder, in place of the paper's ImageNet weights."""
+TASK = "vlp"
+"""Losses of an undistilled student."""
 DISTILLED = f"{TASK},hr,at"
 """Losses of a distilled student. In every row HR is weighted by four times the mean over its sources and AT by four
 times the mean over its maps: the paper's sum of three losses, with a larger effect in few steps."""
@@ -86,8 +93,8 @@ class Row:
     weights: str = TASK
     paper: tuple[float | None, ...] = (None,) * 4
     """TR@1, IR@1, CIDEr, VQA accuracy."""
-    init_from: tuple[str, ...] = ()
-    """Parts initialized from the teacher's weights, of `dlip.checkpoints.init_from.PARTS`."""
+    trained: tuple[str, ...] = ("image",)
+    """Encoders that begin with trained weights, of `ENCODERS`."""
     images: int = IMAGES
     """Number of training images."""
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -105,17 +112,19 @@ class Row:
         return "distilled" if distills(weights(self.weights)) else "undistilled"
 
     @property
+    def init_from(self) -> tuple[str, ...]:
+        """Sources of the initial weights, as `dlip.checkpoints.init_from.initialize` takes them."""
+        sizes = preset(self.size).to_dict()
+        return tuple(f"{part}={ENCODERS[part].format(**sizes)}" for part in self.trained)
+
+    @property
     def split(self) -> str:
         return "train-small" if self.images <= SPLITS["train-small"] else "train-large"
 
     def train(self, plan: Plan, seed: int) -> TrainConfig:
-        """The plan's training with this row's losses and settings.
-
-        With the term tags, the first quarter of the steps trains tags alone; late terms join for the last quarter.
-        """
-        terms, quarter = weights(self.weights), plan.train.steps // 4
-        joins = {term: quarter for term in terms if "tags" in terms and term != "tags"}
-        joins |= {term: 3 * quarter for term in terms if term in LATE_TERMS}
+        """The plan's training with this row's losses and settings; late terms join for the last quarter."""
+        terms = weights(self.weights)
+        joins = {term: 3 * plan.train.steps // 4 for term in terms if term in LATE_TERMS}
         cache = self.role == "distilled" and self.images <= plan.cached_images
         return plan.train.replace(weights=terms, joins=joins, seed=seed, cache=cache, **self.settings)
 
@@ -127,7 +136,7 @@ class Row:
             teacher=plan.teacher if distilled else None,
             tokenizer=None if distilled else plan.teacher,
             role=self.role,
-            init_from=tuple(f"{part}={plan.teacher}" for part in self.init_from),
+            init_from=self.init_from,
             name=name,
             data=DataConfig(split=self.split, limit=self.images if self.images < SPLITS[self.split] else None),
             evaluation=HeldOutConfig(split=plan.test_split, limit=plan.test_images, **asdict(plan.measure())),
@@ -240,7 +249,7 @@ OBJECTIVES = Grid("objectives", "Which losses complement each other?", (
     Row("VLP+AT", STUDENT, f"{TASK},at", (88.2, 73.6, 120.8, 72.31)),
     Row("VLP+HR", STUDENT, f"{TASK},hr", (88.8, 75.4, 121.6, 72.62)),
     Row("VLP+HR as in the paper", STUDENT, f"{TASK},hr=0.25", settings=PAPER_HR),
-    Row("AT+HR", STUDENT, "tags,hr,at",  (87.4, 74.8, 120.9, 72.26)),
+    Row("AT+HR", STUDENT, "hr,at",  (87.4, 74.8, 120.9, 72.26)),
     Row("VLP+AT+HR", STUDENT, DISTILLED, (89.1, 76.0, 121.9, 72.70)),
     Row("VLP+AT+HR+kd.itc", STUDENT, f"{DISTILLED},kd.itc"),
     Row("VLP+AT+HR+kd.itm", STUDENT, f"{DISTILLED},kd.itm"),
@@ -250,25 +259,24 @@ OBJECTIVES = Grid("objectives", "Which losses complement each other?", (
 ), "AT+HR trains no head here; the paper's is fine-tuned on each task.")  # fmt: skip
 
 INIT = Grid("init", "Which encoders should begin with trained weights?", (
-    Row("neither trained", STUDENT, "vlp", (74.5, 57.1, 101.4, None)),
-    Row("image trained", STUDENT, "vlp",   (85.5, 72.1, 119.6, None), init_from=("image",)),
-    Row("text trained", STUDENT, "vlp",    (75.9, 58.5, 100.5, None), init_from=("language",)),
-    Row("both trained", STUDENT, "vlp",    (85.9, 71.4, 119.8, None), init_from=("image", "language")),
-), "No labels here. Trained: evenly spaced layers of the teacher, pruned in width, of the image encoder what a ViT\n"
-   "has, of the text encoder what a BERT has; the paper's: published ViT and BERT.")  # fmt: skip
+    Row("neither trained", STUDENT, TASK, (74.5, 57.1, 101.4, None), trained=()),
+    Row("image trained", STUDENT, TASK,   (85.5, 72.1, 119.6, None)),
+    Row("text trained", STUDENT, TASK,    (75.9, 58.5, 100.5, None), trained=("language",)),
+    Row("both trained", STUDENT, TASK,    (85.9, 71.4, 119.8, None), trained=("image", "language")),
+), "Trained: a ViT on labels of patches, a BERT on captions alone; the paper's: published ViT and BERT.")  # fmt: skip
 
 # --- beyond the paper -------------------------------------------------------------------------------------------------
 
 
 def square(width: int, image_layers: int, text_layers: int) -> Row:
-    """A distilled student whose image and text encoders have the same width."""
+    """A distilled student whose image and text encoders have the same width; trained on enough images for any size."""
     sizes = f"image_width={width},text_width={width},image_layers={image_layers},text_layers={text_layers}"
-    return Row(f"{width} wide, {image_layers}+{text_layers} layers", student_size(sizes), DISTILLED)
+    return Row(f"{width} wide, {image_layers}+{text_layers} layers", student_size(sizes), DISTILLED, images=20_000)
 
 
 SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does it keep?", (
-    square(32, 2, 1), square(48, 2, 1), square(48, 4, 2), square(64, 3, 2), square(80, 2, 1), square(80, 4, 2),
-    square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 3, 2), square(128, 5, 6),
+    square(32, 4, 1), square(48, 4, 1), square(48, 4, 2), square(64, 4, 2), square(80, 4, 1), square(80, 4, 2),
+    square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 5, 2), square(128, 5, 6),
 ), "All sizes have one untuned learning rate and as many steps, in which wider ones learn less.")  # fmt: skip
 
 DATA = Grid("data", "From how many training images on does distillation pay off?", tuple(

@@ -21,7 +21,7 @@ from tests.helpers import ROOT, make_record
 
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
 ONE = Grid("one", "?", (Row("a", SMALL, paper=(1.0, 2.0, 3.0, None)), Row("b", SMALL, DISTILLED)))
-TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vqa,lm,itm,itc,tags"), Row("broken", SMALL, images=250)), "As printed.")
+TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vqa,lm,itm,itc"), Row("broken", SMALL, images=250)), "As printed.")
 
 
 def fake(job: ablation.Job) -> None:
@@ -52,9 +52,9 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     row, plan = Row("a", weights=DISTILLED), FULL
     other = [
         (replace(row, size="scenes-student:text_layers=3"), plan),
-        (replace(row, weights="tags,vlp,hr,at=0.5"), plan),
+        (replace(row, weights="vlp,hr,at=0.5"), plan),
         (replace(row, settings={"center_states": False}), plan),
-        (replace(row, init_from=("image",)), plan),
+        (replace(row, trained=()), plan),
         (replace(row, images=1000), plan),
         (row, replace(plan, test_images=10)),
         (row, replace(plan, candidates=0)),
@@ -69,7 +69,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
     same = [
         (replace(row, name="b", paper=(1.0,) * 4), plan),
-        (replace(row, weights="at,vqa,tags,hr,lm,itm,itc"), plan),
+        (replace(row, weights="at,vqa,hr,lm,itm,itc"), plan),
         (replace(row, settings={"center_states": True}), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
         (row, replace(plan, seeds=9, other_seeds=5)),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dlip.checkpoints.load import model_folder
+from dlip.checkpoints.init_from import parse_source
+from dlip.checkpoints.load import locate, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.cost.count import paper_count
@@ -32,10 +33,7 @@ def rows(name: str) -> dict[str, Row]:
 
 
 def terms(row: Row) -> set[str]:
-    """The row's loss terms without tags, which all rows but those of `init` have."""
-    used = {term for term, weight in weights(row.weights).items() if weight}
-    assert ("tags" in used) != (row in GRIDS["init"].rows)
-    return used - {"tags"}
+    return {term for term, weight in weights(row.weights).items() if weight}
 
 
 def test_rows_have_unique_names_and_identities():
@@ -45,12 +43,18 @@ def test_rows_have_unique_names_and_identities():
 
 
 def test_grids_share_students():
-    """The undistilled student is in five grids, the distilled one in four."""
+    """The undistilled student is in six grids, the distilled one in three."""
     undistilled = [rows("modules")[module_row("small", "small")]]
-    same = ("modalities", "none"), ("attention", "no maps"), ("objectives", "VLP"), ("data", "4,000 images")
+    same = (
+        ("modalities", "none"),
+        ("attention", "no maps"),
+        ("objectives", "VLP"),
+        ("init", "image trained"),
+        ("data", "4,000 images"),
+    )
     undistilled += [rows(name)[row] for name, row in same]
     assert len({identity(row, FULL) for row in undistilled}) == 1
-    same = ("objectives", "VLP+AT+HR"), ("sizes", "80 wide, 4+2 layers"), ("data", "4,000 images, distilled")
+    same = ("objectives", "VLP+AT+HR"), ("data", "4,000 images, distilled")
     distilled = [rows(name)[row] for name, row in (*same, ("modules", module_row("small", "small", True)))]
     assert len({identity(row, FULL) for row in distilled}) == 1
 
@@ -91,7 +95,21 @@ def test_the_other_grids_have_the_papers_rows():
     losses = [terms(row) for row in GRIDS["objectives"].rows]
     assert losses[:5] == [{*VLP}, {*VLP, *AT}, {*VLP, *HR}, {*VLP, *HR}, {*AT, *HR}]
     assert losses[5:] == [{*VLP, *AT, *HR, *kd} for kd in ((), *((term,) for term in KD), KD)]
-    assert [row.init_from for row in GRIDS["init"].rows] == [(), ("image",), ("language",), ("image", "language")]
+    assert [row.trained for row in GRIDS["init"].rows] == [(), ("image",), ("language",), ("image", "language")]
+    others = (row for grid_ in GRIDS.values() for row in grid_.rows if grid_.name != "init")
+    assert {row.trained for row in others} == {("image",)}
+
+
+def test_encoders_have_the_size_of_their_students():
+    for some in GRIDS.values():
+        for row in some.rows:
+            config = preset(row.size)
+            for part, name in map(parse_source, row.init_from):
+                stock = read_json(locate(name) / "config.json")
+                assert stock["model_type"] == {"image": "vit", "language": "bert"}[part]
+                side = {"image": "image", "language": "text"}[part]
+                sizes = getattr(config, f"{side}_width"), getattr(config, f"{side}_layers")
+                assert sizes == (stock["hidden_size"], stock["num_hidden_layers"])
 
 
 def test_hr_as_in_the_paper_is_a_row_beside_ours():
@@ -124,8 +142,7 @@ def test_grids_beyond_the_paper():
 def test_rows_train_by_the_plan():
     config = Row("a", weights=DISTILLED).train(FULL, 7)
     assert (config.seed, config.steps, config.cache, config.weights) == (7, FULL.train.steps, True, weights(DISTILLED))
-    assert config.joins == dict.fromkeys({*VLP, *HR, *AT}, 400) | {"itm": 1200}
-    assert Row("a", weights="vlp,hr").train(FULL, 0).joins == {"itm": 1200}
+    assert config.joins == {"itm": 1200}
     assert not Row("a", weights=TASK).train(FULL, 0).cache and not Row("a", weights=DISTILLED).train(QUICK, 0).cache
     assert not Row("a", weights=DISTILLED, images=200_000).train(FULL, 0).cache
     assert QUICK.quick and not FULL.quick and (FULL.seeds, FULL.other_seeds, QUICK.seeds) == (6, 2, 1)
