@@ -22,8 +22,8 @@ ENCODERS = {
     "image": "scenes/encoders/{image_width}x{image_layers}/vit",
     "language": "scenes/encoders/{text_width}x{text_layers}/bert",
 }
-"""Part of a student -> shipped encoder of its size that was trained before: a ViT on labels of the patches of train-large,
-in place of the paper's ImageNet, and a BERT on captions alone. `make encoders` trains them."""
+"""Part of a student -> shipped encoder of its size, trained before by `make encoders`: a ViT on labels of patches of
+train-large, in place of the paper's ImageNet weights, and a BERT on captions alone."""
 IMAGES = 4000
 TASK = "vlp"
 """Losses of an undistilled student."""

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ from dlip.experiments.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER_ROW, G
 from tests.helpers import ROOT, make_record
 
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
-ONE = Grid("one", "?", (Row("a", SMALL, paper=(1.0, 2.0, 3.0, None)), Row("b", SMALL, DISTILLED)))
-TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vqa,lm,itm,itc"), Row("broken", SMALL, images=250)), "As printed.")
+SmallRow = partial(Row, size=SMALL, trained=())
+ONE = Grid("one", "?", (SmallRow("a", paper=(1.0, 2.0, 3.0, None)), SmallRow("b", weights=DISTILLED)))
+TWO = Grid(
+    "two", "?", (SmallRow("c", weights="hr,at,vqa,lm,itm,itc"), SmallRow("broken", images=250)), "As printed."
+)  # fmt: skip
 
 
 def fake(job: ablation.Job) -> None:
@@ -207,7 +211,7 @@ TINY = replace(
     QUICK, train=QUICK.train.replace(steps=2, batch_size=4, warmup=1, save_every=5, log_every=1), test_images=4
 )
 LONG = replace(TINY, train=TINY.train.replace(steps=60))
-REAL = Grid("real", "?", (Row("a", SMALL, images=8), Row("b", SMALL, "vlp,hr.image,kd.lm", images=8)))
+REAL = Grid("real", "?", (SmallRow("a", images=8), SmallRow("b", weights="vlp,hr.image,kd.lm", images=8)))
 
 
 @pytest.mark.slow
