@@ -37,6 +37,7 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
     assert (record["name"], record["train_images"], record["losses"]["step"][-1]) == (LIVE, 64, 2)
 
 
+@pytest.mark.slow
 def test_the_demo_says_its_records_alone_where_they_are_asked_for(tmp_path, capsys):
     assert main(["demo", "--steps", "2", "--out", str(tmp_path), "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)["records"]
