@@ -67,7 +67,7 @@ Then numbers, NaN if the record lacks them:
 from dlip.records.compare import composite, floors, latest_runs, retention, summary
 from dlip.records.migration import upgrade
 from dlip.records.outcomes import image_sums, outcomes, score_of_sums
-from dlip.records.read import contains, count_test_images, failures, frame, load, read, record_of_run
+from dlip.records.reading import contains, count_test_images, failures, frame, load, read, record_of_run
 from dlip.records.schema import FIGURES, HEADLINE_SCORES, config_hash
 from dlip.records.write import append, failed_run, new_record
 
