@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test docs lint format notebooks weights photos drills test-oldest lock audit clean
+.PHONY: help demo app test test-slow docs lint format notebooks weights photos drills test-oldest lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -18,8 +18,13 @@ demo: $(INSTALLED) ## distill a small student, compare it with its teacher, writ
 app: $(INSTALLED) ## open teacher and student side by side in the browser; PORT=8000 sets the port
 	.venv/bin/dlip app $(if $(PORT),--port $(PORT))
 
-test: lint ## lint, check the import order, run every test on two cores
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal
+
+test: lint ## lint, check the import order, run the tests on two cores, save the slow ones
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED) ## run the slow tests: large sizes, layout in the browser, examples of CONTRIBUTING.md, benchmarks
+	$(PYTEST) -m slow
 
 docs: $(INSTALLED) ## build the documentation site in build/site; warnings are errors
 	.venv/bin/python -m pip install --quiet --editable ".[docs]"

@@ -138,6 +138,7 @@ def test_steps_with_other_losses_are_refused():
             step.check_equal(plain | {name: {"itc": loss}})
 
 
+@pytest.mark.slow
 def test_stock_and_here_are_compared_before_timing(monkeypatch, scenes):
     small = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
     monkeypatch.setattr(stock, "SIZES", (small.replace("32", "48"), small))
@@ -219,6 +220,7 @@ def small(monkeypatch):
     monkeypatch.setattr(growth, "VARIED", {"batch": (1, 2), "image_size": (32, 48), "tokens": (2,), "beams": (1,)})
 
 
+@pytest.mark.slow
 def test_precisions_keep_scores(exported_student, monkeypatch):
     monkeypatch.setattr(onnx_export, "trace", reuse_graphs(exported_student))
     settings, rows = precision.run(rounds=1, images=12)

@@ -1,7 +1,11 @@
 """The app by keyboard alone, and for those who hear it, in a browser."""
 
+import pytest
+
 import dlip
 from app import images
+
+pytestmark = pytest.mark.slow
 
 OTHER = "scenes/student-undistilled"
 

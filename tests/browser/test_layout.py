@@ -7,6 +7,8 @@ from gradio_client import Client, handle_file
 
 from app import images
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = (2, 8, 10, 11, 0)
 """Places of examples with long captions, with several answers, with much to say."""
 

@@ -16,7 +16,6 @@ def test_each_drill_can_be_repeated(name):
     assert inspect.signature(resolve_name(f"drills.{name}:run")).parameters["times"].default > 0
 
 
-@pytest.mark.slow
 def test_a_hundred_bad_inputs_and_their_record(tmp_path, capsys):
     path = tmp_path / "drills.jsonl"
     assert main(["inputs", "--times", "100", "--results", str(path)]) == 0, capsys.readouterr().out
@@ -27,7 +26,6 @@ def test_a_hundred_bad_inputs_and_their_record(tmp_path, capsys):
     assert capsys.readouterr().out.endswith("all passed\n")
 
 
-@pytest.mark.slow
 def test_a_killed_export():
     settings, counts, faults = killed.run(1, 0, ("export",))
     assert counts["export"]["kills"] == 1 and counts["export"]["ends"] >= 1 and faults == []

@@ -136,7 +136,6 @@ def test_choosing_rows():
 # --- doing them -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_runs_are_done_once_and_failures_are_tried_again(place):
     failed = ablate([ONE, TWO], FULL, 2, 2, **place)
     assert failed == {f"two: broken, seed {seed}": "ValueError: no such luck" for seed in (0, 1)}
@@ -214,7 +213,6 @@ LONG = replace(TINY, train=TINY.train.replace(steps=60))
 REAL = Grid("real", "?", (SmallRow("a", images=8), SmallRow("b", weights="vlp,hr.image,kd.lm", images=8)))
 
 
-@pytest.mark.slow
 def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     """Killed in its last run: what is recorded stays as it is, and the last run goes on from its checkpoint."""
     tiny.save(tmp_path / "teacher")

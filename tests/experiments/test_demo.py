@@ -1,6 +1,5 @@
 """The playground's main job in little: a student of a few steps beside the models that ship."""
 
-import importlib
 import json
 import re
 
@@ -18,8 +17,7 @@ from dlip.records.schema import HEADLINE_SCORES
 def little(monkeypatch):
     for split, size in {"train-small": 64, "val": 4, "test": 16}.items():
         monkeypatch.setitem(SPLITS, split, size)
-    reader = importlib.import_module("dlip.records.read")  # the package has a function of this name
-    monkeypatch.setattr(reader, "count_test_images", lambda record: 16)  # and not the 1,000 of the shipped records
+    monkeypatch.setattr("dlip.records.reading.count_test_images", lambda record: 16)  # shipped: 1,000
 
 
 def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
@@ -47,6 +45,7 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
         assert curve["x"] == [1, 2, 3, 4, 5, 6] and f'data-name="learning/{score}"' in page
 
 
+@pytest.mark.slow
 def test_the_demo_says_its_records_alone_where_they_are_asked_for(tmp_path, capsys):
     assert main(["demo", "--steps", "2", "--out", str(tmp_path), "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)["records"]

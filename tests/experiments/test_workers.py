@@ -43,7 +43,6 @@ def wait_for(condition, seconds: float = 60.0):
     return found
 
 
-@pytest.mark.slow
 def test_each_job_is_done_once_and_failures_say_why(tmp_path):
     whats = ["a", "mistake", "killed", "b", "fault", "c"]
     watched = []
@@ -60,7 +59,6 @@ def test_each_job_is_done_once_and_failures_say_why(tmp_path):
     assert 'raise ValueError("broken")' in logs
 
 
-@pytest.mark.slow
 def test_the_processes_end_with_the_loop(tmp_path):
     for job, reason in work(act, [("a", tmp_path), ("long", tmp_path)], 2, tmp_path, lambda running: None):
         assert job[0] == "a" and reason is None
@@ -70,7 +68,6 @@ def test_the_processes_end_with_the_loop(tmp_path):
     wait_for(lambda: not alive(pid))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_processes_end_with_their_parent(tmp_path, how):
     code = f"""if True:

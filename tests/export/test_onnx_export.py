@@ -110,14 +110,14 @@ def odd(tiny, tmp_path_factory):
     return VLM.load(folder / "run"), folders["onnx"], paths, ["what color is it ?", "circle", long, "is it red ?"]
 
 
-@pytest.mark.parametrize("of", ["student", "odd"])
+@pytest.mark.parametrize("of", ["student", pytest.param("odd", marks=pytest.mark.slow)])
 def test_graphs_equal_torch_at_other_sizes(of, request):
     vlm, folder, _, _ = request.getfixturevalue(of)
     torch.manual_seed(1)
     assert_equal_graphs(vlm, folder)
 
 
-@pytest.mark.parametrize("of", ["student", "odd"])
+@pytest.mark.parametrize("of", ["student", pytest.param("odd", marks=pytest.mark.slow)])
 def test_runner_equals_the_model_without_torch(of, request):
     vlm, folder, paths, questions = request.getfixturevalue(of)
     results = elsewhere(folder, paths, questions)

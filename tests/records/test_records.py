@@ -22,7 +22,7 @@ from dlip.records.compare import (
     undistilled_twin,
 )
 from dlip.records.migration import upgrade
-from dlip.records.read import RUN_COLUMNS
+from dlip.records.reading import RUN_COLUMNS
 from dlip.records.schema import HEADLINE_SCORES, config_hash, is_record
 from dlip.records.write import append, failed_run, thin
 from tests.helpers import ROOT, make_record

@@ -31,7 +31,6 @@ def apply(diff: str, folder: Path) -> None:
     path.write_text(path.read_text().replace(before, after))
 
 
-@pytest.mark.slow
 def test_add_a_data_set(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
@@ -54,7 +53,6 @@ def test_add_a_grid(tmp_path, monkeypatch, capsys):
     assert "weight 4" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_add_a_loss_term(tmp_path):
     shutil.copytree(ROOT / "dlip", tmp_path / "dlip", ignore=shutil.ignore_patterns("__pycache__"))
     for diff in blocks("diff", "Add a loss term"):

@@ -39,7 +39,6 @@ def test_all_notebooks_exist():
     assert tuple(path.stem for path in PATHS) == NAMES
 
 
-@pytest.mark.slow
 @ALL
 def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
     monkeypatch.setenv("DLIP_QUICK", "1")
