@@ -70,13 +70,8 @@ Then numbers, NaN if the record lacks them:
 from dlip.records.compare import composite, floors, latest_runs, retention, summary
 from dlip.records.migration import upgrade
 from dlip.records.outcomes import image_sums, outcomes, score_of_sums
-<<<<<<< HEAD
-from dlip.records.read import contains, count_test_images, failures, frame, load, read, record_of_run
-from dlip.records.schema import FIGURES, HEADLINE_SCORES, TABLE_SCORES, config_hash
-=======
 from dlip.records.reading import contains, count_test_images, failures, frame, load, read, record_of_run
-from dlip.records.schema import FIGURES, HEADLINE_SCORES, config_hash
->>>>>>> 7bd7db8e38b4cf7d6dd07ee4c1d2fa8ad52892d6
+from dlip.records.schema import FIGURES, HEADLINE_SCORES, TABLE_SCORES, config_hash
 from dlip.records.write import append, failed_run, new_record
 
 __all__ = [
