@@ -28,11 +28,11 @@ from dlip.data.scenes.world import (
 )
 
 GOLDEN = {  # hash of the first ten images with all their texts
-    "train-large": "262b550784d83c0f",
-    "train-small": "b2594345b749faa4",
-    "val": "d6678d3bd9c4423f",
-    "test": "bcf4aee5548192eb",
-    "test-5k": "bcf4aee5548192eb",
+    "train-large": "f34d6c926bcc9262",
+    "train-small": "e4491d494189fbc1",
+    "val": "c2c435c9f72e5921",
+    "test": "3461b2361548b630",
+    "test-5k": "3461b2361548b630",
 }
 
 
