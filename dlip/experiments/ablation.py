@@ -25,7 +25,7 @@ from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, IMAGES, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import warn_if_emulated
+from dlip.models.fast.precision import lower, warn_if_emulated
 from dlip.models.tasks import TASKS
 from dlip.records import TABLE_SCORES
 from dlip.training.config import TrainConfig
@@ -59,7 +59,9 @@ def identity(row: Row, plan: Plan) -> str:
     }
     if plan.generate_limit:
         parts["test"].append(plan.generate_limit)
-    if row.role != "teacher":
+    if row.precision != "fp32":
+        parts["precision"] = row.precision
+    if row.weights:
         train = _changed(TrainConfig(), row.train(plan, 0).to_dict())
         parts |= {
             "model": _changed(ModelConfig(), preset(row.size).to_dict()),
@@ -110,7 +112,7 @@ class Job:
 
     def cost(self) -> tuple[float, float]:
         """Approximate FLOPs of training and of measuring."""
-        is_teacher = self.row.role == "teacher"
+        is_teacher = not self.row.weights
         forward = _flops("scenes-teacher" if is_teacher else self.row.size)
         seen = 0 if is_teacher else self.plan.train.steps * self.plan.train.batch_size
         trained = 3 * seen * forward
@@ -148,11 +150,13 @@ def jobs(grids: Sequence[Grid], plan: Plan, seeds: int | None, out: str | Path, 
         for grid_ in grids
         for seed in range(seeds or max(plan.seeds, plan.other_seeds))
         for row in grid_.rows
-        if seed < (seeds or planned_seeds(row, plan))
+        if row.weights and seed < (seeds or planned_seeds(row, plan))
     ]
     teacher_seed = history.model_record(plan.teacher)["seed"]
+    evaluated = [first[_content(row)] for grid_ in grids for row in grid_.rows if not row.weights]
+    teachers = [(name, row, teacher_seed) for name, row in [("teacher", TEACHER_ROW), *evaluated]]
     unique = {}
-    for name, row, seed in [("teacher", TEACHER_ROW, teacher_seed), *runs_]:
+    for name, row, seed in [*teachers, *runs_]:
         job = Job(name, row, seed, plan, identity(row, plan), str(out), str(results))
         unique.setdefault(job.key, job)
     return list(unique.values())
@@ -194,7 +198,7 @@ def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:
 def do(job: Job) -> None:
     """One run, from nothing or from its last checkpoint to its record."""
     extra = {"ablation": {"hash": job.hash}} | ({"quick": True} if job.plan.quick else {})
-    if job.row.role == "teacher":
+    if not job.row.weights:
         records.append(_measured_teacher(job) | extra, job.results)
         return
     run.run(
@@ -206,21 +210,25 @@ def do(job: Job) -> None:
 
 
 def _measured_teacher(job: Job) -> dict:
-    """The teacher's record with its metrics on the grids' test images."""
+    """The teacher's record, in the row's precision, with its metrics on the grids' test images."""
     plan = job.plan
     config = EvaluationConfig(
         model=plan.teacher,
+        precision=job.row.precision,
         data=DataConfig(split=plan.test_split, limit=plan.test_images),
         bounds=True,
         measure=plan.measure(),
     )
-    test, teacher = data.open("scenes", plan.test_split, plan.test_images), VLM.load(plan.teacher)
+    test = data.open("scenes", plan.test_split, plan.test_images)
+    vlm, teacher = VLM.load(plan.teacher), VLM.load(plan.teacher)
+    lower(vlm.med, job.row.precision)
     metrics, items = run.measure(
-        teacher, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates,
+        vlm, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates,
         generate_limit=plan.generate_limit,
     )  # fmt: skip
     metrics["bounds"] = bounds(test, generate_limit=plan.generate_limit)
-    return run.remeasured_record(config, teacher, metrics, items, test) | {"name": job.name}
+    record = run.remeasured_record(config, vlm, metrics, items, test)
+    return record | {"name": job.name, "role": job.row.role}
 
 
 def ablate(
@@ -332,7 +340,8 @@ def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
         f"{train.steps} steps of {train.batch_size} images, {IMAGES:,} training images unless named, "
         f"{plan.test_images:,} test images; {caveat}"
     )
-    minutes = (rows["wall_s"] * rows["runs"])[rows["role"] != "teacher"].sum() / 60
+    trained = rows["name"].isin([row.name for row in grid_.rows if row.weights])
+    minutes = (rows["wall_s"] * rows["runs"])[trained].sum() / 60
     lines.append(f"trained for {minutes:,.0f} minutes in all")
     unlike = UNLIKE_PAPER if any("hr" in row.weights for row in grid_.rows) else ""
     return "\n".join([*lines, *filter(None, [grid_.note, unlike])])

@@ -89,7 +89,8 @@ QUICK = replace(
 
 @dataclass(frozen=True)
 class Row:
-    """One model, trained once per seed. Without weights it is the teacher, which is only evaluated."""
+    """One model, trained once per seed. Without weights it is the teacher, which is only evaluated: in fp32 as the
+    grid's teacher, in a lower precision as a model to compare students with."""
 
     name: str
     size: str = STUDENT
@@ -102,6 +103,8 @@ class Row:
     """Number of training images."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Fields of TrainConfig that differ from the plan's."""
+    precision: str = "fp32"
+    """Precision in which a row without weights is evaluated."""
 
     def paper_score(self, column: str) -> float:
         """The paper's figure beside a column of `dlip.records`, its VQA accuracy beside both of VQA; NaN if none."""
@@ -111,7 +114,7 @@ class Row:
     @property
     def role(self) -> str:
         if not self.weights:
-            return "teacher"
+            return "teacher" if self.precision == "fp32" else "undistilled"
         return "distilled" if distills(weights(self.weights)) else "undistilled"
 
     @property
@@ -282,10 +285,11 @@ def square(width: int, image_layers: int, text_layers: int, cut: bool = False) -
     return replace(row, name=f"{row.name}, cut from the teacher", weights=TASK, trained=("",)) if cut else row
 
 
+INT8_TEACHER = Row("teacher in int8", "scenes-teacher", "", precision="int8")
 SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does it keep?", (
     square(32, 4, 1), square(48, 4, 1), square(48, 4, 2), square(64, 4, 2), square(80, 4, 1), square(80, 4, 2),
     square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 5, 2), square(128, 5, 6),
-    square(80, 4, 2, cut=True), square(112, 4, 3, cut=True),
+    square(80, 4, 2, cut=True), square(112, 4, 3, cut=True), INT8_TEACHER,
 ), "All sizes have one untuned learning rate and as many steps, in which wider ones learn less.")  # fmt: skip
 
 DATA = Grid("data", "From how many training images on does distillation pay off?", tuple(

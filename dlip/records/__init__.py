@@ -60,10 +60,10 @@ Then numbers, NaN if the record lacks them:
   the map's weight on patches is on the object, in %. Both are measured while a caption is read by the fusion encoder.
   pointing_other, mass_other: the same for the scene's other objects. divergence: Jensen-Shannon divergence, in bits,
   from the teacher's maps, over all words and with [CLS] as a patch. <figure>_decoder: while a caption is generated.
-- params_m: millions of stored parameters. flops_g: GFLOPs of one image and one text. latency_ms, latency_p95_ms: median
-  and 95th percentile. latency_share: median in % of the teacher's, timed in alternation with it; 100 for a teacher.
-  params_m_paper, macs_g_paper: as the paper counts. Without a teacher, divergence and latency_share compare with the
-  model whose tokenizer is used.
+- params_m: millions of stored parameters. weights_mb: their megabytes in the model's precision. flops_g: GFLOPs of one
+  image and one text. latency_ms, latency_p95_ms: median and 95th percentile. latency_share: median in % of the
+  teacher's, timed in alternation with it; 100 for a teacher. params_m_paper, macs_g_paper: as the paper counts. Without
+  a teacher, divergence and latency_share compare with the model whose tokenizer is used.
 - w.<term>: weight of a loss term; 0 if the run did not use it.
 """
 

@@ -22,6 +22,7 @@ SCORES = {
 """Column -> path in a record, of figures of which more is better."""
 COSTS = {
     "params_m": ("efficiency", "params_m"),
+    "weights_mb": ("efficiency", "weights_mb"),
     "flops_g": ("efficiency", "flops_g"),
     "latency_ms": ("efficiency", "latency", "p50_ms"),
     "latency_p95_ms": ("efficiency", "latency", "p95_ms"),

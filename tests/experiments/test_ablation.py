@@ -17,7 +17,7 @@ from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, write_json
 from dlip.experiments import ablation
 from dlip.experiments.ablation import ablate, choose, identity, jobs, runs, table, text
-from dlip.experiments.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER_ROW, Grid, Row
+from dlip.experiments.grids import DISTILLED, FULL, GRIDS, INT8_TEACHER, QUICK, TEACHER_ROW, Grid, Row
 from tests.helpers import ROOT, make_record
 
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
@@ -69,6 +69,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
         (row, QUICK),
         (Row("a"), plan),
         (TEACHER_ROW, plan),
+        (INT8_TEACHER, plan),
     ]
     assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
     same = [
@@ -264,6 +265,21 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
         assert 100 * items["vqa"].mean() == pytest.approx(record["metrics"]["vqa"]["accuracy"], abs=0.01)
         assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])
         assert items["cider"].mean() == pytest.approx(record["metrics"]["captioning"]["cider"], rel=0.01, abs=0.01)
+
+
+def test_a_teacher_in_int8_is_evaluated_once(tmp_path, tiny):
+    tiny.save(tmp_path / "teacher")
+    write_json(tmp_path / "teacher" / "record.json", make_record("t", "teacher"))
+    plan = replace(TINY, teacher=str(tmp_path / "teacher"))
+    place = {"out": tmp_path / "out", "results": tmp_path / "runs.jsonl", "progress": False}
+    for _ in range(2):
+        assert ablate([Grid("one", "?", (INT8_TEACHER,))], plan, 3, 1, **place) == {}
+    teacher, int8 = records.read(place["results"])
+    assert (teacher["role"], int8["role"], int8["name"]) == ("teacher", "undistilled", "one: teacher in int8")
+    assert " --precision int8 " in int8["command"] and int8["evaluation"]["precision"] == "int8"
+    costs, originals = int8["efficiency"], teacher["efficiency"]
+    assert costs["params_m"] == originals["params_m"]
+    assert originals["weights_mb"] / 4 < costs["weights_mb"] < originals["weights_mb"] / 2
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
