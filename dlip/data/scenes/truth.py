@@ -96,8 +96,9 @@ def _relations(marks: list[tuple]) -> list[tuple[int | None, str, int | None]]:
         earlier = [None, None] + [value for sort, value in marks[:at] if sort == "object"]
         later = [value for sort, value in marks[at:] if sort == "object"] + [None, None]
         last, following = (marks[at - 1][0] if at else ""), (marks[at + 1][0] if at + 1 < len(marks) else "")
-        if "it" in (last, following):  # a ... with b to its left, with b above it
-            a, b = earlier[-1], earlier[-2]
+        if "it" in (last, following) or following != "object":  # b ... with a to its left, with a above it, a at left
+            a, b = earlier[-1], next((mention for mention in earlier if mention is not None), None)
+            b = None if a == b else b
         elif earlier[-1] is None:  # under b sits a
             b, a = later[:2]
         elif last == "an" and relations:  # a is left of b and above c
