@@ -56,7 +56,7 @@ def test_captions_are_short_and_related(scenes):
     assert max(lengths) == MAX_TOKENS
     facts = [fact.kind for scene in scenes[:300] for c in captions(scene) for fact in caption_facts(c, scene)]
     assert facts.count("relation") == 2 * 1500
-    assert min(facts.count("count"), facts.count("background")) > 150
+    assert min(facts.count("count"), facts.count("background")) > 75
 
 
 def test_vocabulary_is_closed(scenes):
@@ -122,6 +122,8 @@ def test_one_changed_word_makes_a_caption_false(scenes):
         ("under the large red circle sits a small dotted green star", []),
         ("we see a large red circle with a large striped blue square to its right", []),
         ("we see a large red circle with a small dotted green star below it", []),
+        ("large red circle with a large striped blue square at right and a small dotted green star under it", []),
+        ("a large red circle with a large striped blue square at left", [("relation", "left")]),
         ("the large red circle is left of the large striped blue square and over the small dotted green star", []),
         ("three objects : large red circle , large striped blue square and small dotted green star", []),
         ("a large red circle right of a large striped blue square", [("relation", "right")]),

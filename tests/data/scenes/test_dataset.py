@@ -28,11 +28,11 @@ from dlip.data.scenes.world import (
 )
 
 GOLDEN = {  # hash of the first ten images with all their texts
-    "train-large": "f369aabdbf9ce7ca",
-    "train-small": "3780075b8e96855a",
-    "val": "89ad09cb9e6dbbce",
-    "test": "153ad7ba81e3cc10",
-    "test-5k": "153ad7ba81e3cc10",
+    "train-large": "262b550784d83c0f",
+    "train-small": "b2594345b749faa4",
+    "val": "d6678d3bd9c4423f",
+    "test": "bcf4aee5548192eb",
+    "test-5k": "bcf4aee5548192eb",
 }
 
 

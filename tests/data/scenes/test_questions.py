@@ -73,7 +73,7 @@ def test_every_answer_follows_from_image_and_question(scenes):
     for scene in scenes:
         generated = questions(scene)
         types = Counter(q.type for q in generated)
-        assert types == {"existence": 1, "counting": 1, "attribute": 2, "comparison": 1, "relation": 1}
+        assert types == {"existence": 1, "counting": 1, "attribute": 1, "comparison": 1, "relation": 2}
         for question in generated:
             assert question.answers == [answer(question.text, scene)], (question, scene)
 
