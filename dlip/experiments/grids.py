@@ -264,8 +264,8 @@ INIT = Grid("init", "Which encoders should begin with trained weights?", (
     Row("image trained", STUDENT, "vlp",   (85.5, 72.1, 119.6, None)),
     Row("text trained", STUDENT, "vlp",    (75.9, 58.5, 100.5, None), trained=("language",)),
     Row("both trained", STUDENT, "vlp",    (85.9, 71.4, 119.8, None), trained=("image", "language")),
-), "Trained: a ViT on labels of patches, a BERT on captions alone; the paper's: published ViT and BERT. Labels have no part\n"
-   "in these rows.")  # fmt: skip
+), "Trained: a ViT on labels of patches, a BERT on captions alone; the paper's: published ViT and BERT.\n"
+   "No row has the term tags.")  # fmt: skip
 
 # --- beyond the paper -------------------------------------------------------------------------------------------------
 
