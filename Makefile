@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-slow docs lint format notebooks weights photos drills test-oldest lock audit clean
+.PHONY: help demo app test test-slow docs lint format notebooks encoders weights photos drills test-oldest lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,10 @@ encoders: $(INSTALLED) ## train the image and text encoders that students of sce
 	.venv/bin/dlip train --size scenes-student:image_width=32,image_layers=1,fusion_layers= --weights lm --steps 1500 \
 		$(LARGE) --out runs/bert-80x2
 	.venv/bin/dlip export runs/bert-80x2 --to bert --out dlip/weights/scenes/encoders/80x2
+
+weights: $(INSTALLED) ## train the shipped models of scenes again (two hours on one core for the teacher alone)
+	.venv/bin/dlip train --size scenes-teacher --role teacher --init-from image=scenes/encoders/128x5/vit \
+		--weights tags=30,itc,itm,lm=2,vqa=4 --joins itm=1400 --questions 3 --steps 2600 $(LARGE) --out runs/scenes-teacher
 
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --batch-size 64 --schedule cosine \
 	--questions 2 --augment --flip --weight-decay 0.05 --candidates 16 --results runs/records.jsonl
