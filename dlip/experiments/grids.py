@@ -74,14 +74,14 @@ class Plan:
 
 FULL = Plan(
     TrainConfig(
-        steps=1600, batch_size=32, lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0, precision="bf16",
-        learn_teacher_projection=False, center_states=True,
+        steps=1600, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0,
+        precision="bf16", learn_teacher_projection=False, center_states=True,
     ),
-    seeds=6, other_seeds=2, test_images=500, candidates=16,
+    seeds=6, other_seeds=2, test_split="test-5k", test_images=5000, generate_limit=1000, candidates=16,
 )  # fmt: skip
 QUICK = replace(
-    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, other_seeds=1, test_images=24,
-    cached_images=0, latency_repeats=1, quick=True,
+    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, other_seeds=1, test_split="test",
+    test_images=24, generate_limit=None, cached_images=0, latency_repeats=1, quick=True,
 )  # fmt: skip
 
 
