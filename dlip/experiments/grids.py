@@ -18,12 +18,14 @@ from dlip.training.terms import distills, weights
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"
-ENCODERS = {
+SOURCES = {
     "image": "scenes/encoders/{image_width}x{image_layers}/vit",
     "language": "scenes/encoders/{text_width}x{text_layers}/bert",
+    "": TEACHER,
 }
-"""Part of a student -> shipped encoder of its size, trained before by `make encoders`: a ViT on labels of patches of
-train-large, in place of the paper's ImageNet weights, and a BERT on captions alone."""
+"""Part of a student -> model whose weights it may begin with. The encoders have its size and were trained by
+`make encoders`: a ViT on labels of patches of train-large, in place of the paper's ImageNet weights, and a BERT on
+captions alone. The whole student may be cut from the teacher."""
 IMAGES = 4000
 TASK = "tags=30,vlp"
 """Losses of an undistilled student. Its image encoder goes on learning the labels that it was trained on before, with a
@@ -95,7 +97,7 @@ class Row:
     paper: tuple[float | None, ...] = (None,) * 4
     """TR@1, IR@1, CIDEr, VQA accuracy."""
     trained: tuple[str, ...] = ("image",)
-    """Encoders that begin with trained weights, of `ENCODERS`."""
+    """Parts that begin with trained weights, of `SOURCES`."""
     images: int = IMAGES
     """Number of training images."""
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -116,7 +118,7 @@ class Row:
     def init_from(self) -> tuple[str, ...]:
         """Sources of the initial weights, as `dlip.checkpoints.init_from.initialize` takes them."""
         sizes = preset(self.size).to_dict()
-        return tuple(f"{part}={ENCODERS[part].format(**sizes)}" for part in self.trained)
+        return tuple((f"{part}=" if part else "") + SOURCES[part].format(**sizes) for part in self.trained)
 
     @property
     def split(self) -> str:
@@ -270,15 +272,20 @@ INIT = Grid("init", "Which encoders should begin with trained weights?", (
 # --- beyond the paper -------------------------------------------------------------------------------------------------
 
 
-def square(width: int, image_layers: int, text_layers: int) -> Row:
-    """A distilled student whose image and text encoders have the same width; trained on enough images for any size."""
+def square(width: int, image_layers: int, text_layers: int, cut: bool = False) -> Row:
+    """A student whose image and text encoders have the same width: distilled, or cut from the teacher and fine-tuned.
+
+    It is trained on enough images for any size.
+    """
     sizes = f"image_width={width},text_width={width},image_layers={image_layers},text_layers={text_layers}"
-    return Row(f"{width} wide, {image_layers}+{text_layers} layers", student_size(sizes), DISTILLED, images=20_000)
+    row = Row(f"{width} wide, {image_layers}+{text_layers} layers", student_size(sizes), DISTILLED, images=20_000)
+    return replace(row, name=f"{row.name}, cut from the teacher", weights=TASK, trained=("",)) if cut else row
 
 
 SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does it keep?", (
     square(32, 4, 1), square(48, 4, 1), square(48, 4, 2), square(64, 4, 2), square(80, 4, 1), square(80, 4, 2),
     square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 5, 2), square(128, 5, 6),
+    square(80, 4, 2, cut=True), square(112, 4, 3, cut=True),
 ), "All sizes have one untuned learning rate and as many steps, in which wider ones learn less.")  # fmt: skip
 
 DATA = Grid("data", "From how many training images on does distillation pay off?", tuple(
