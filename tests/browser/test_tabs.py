@@ -62,6 +62,19 @@ def test_clicking_a_word_shows_both_maps(open_page, screens):
     wait_for_text(page, "#look", f"differ by {differ(*maps).item():.3f} of 1 bit")
 
 
+STOP_AT_ONCE = """([start, stop]) => new Promise(done => {
+    document.querySelector(start).click();
+    const timer = setInterval(() => {
+        const button = document.querySelector(stop);
+        if (!button?.offsetParent) return;
+        clearInterval(timer);
+        button.click();
+        done();
+    }, 10);
+})"""
+"""In the page itself, as a short job may end before a request to stop it comes from outside."""
+
+
 def assert_stops(page, start: str, stop: str, shown: str) -> None:
     """Work that is done once, to know how long it takes, and then stopped: nothing comes of it in much longer."""
     began = time.monotonic()
@@ -70,9 +83,7 @@ def assert_stops(page, start: str, stop: str, shown: str) -> None:
     took = time.monotonic() - began
     page.locator(stop).wait_for(state="hidden")
     page.evaluate("shown => document.querySelectorAll(shown).forEach(e => e.dataset.old = 'yes')", shown)
-    page.locator(start).click()
-    page.wait_for_selector(".progress-level")
-    page.locator(stop).click()
+    page.evaluate(STOP_AT_ONCE, [start, stop])
     page.locator(stop).wait_for(state="hidden")
     page.wait_for_timeout(1000 * (1.5 * took + 1))
     assert page.locator(f"{shown}:not([data-old])").count() == 0
@@ -89,6 +100,7 @@ def test_attributions_can_be_stopped(open_page, screens):
     page.screenshot(path=screens / "attribution.png")
 
     page.locator("#view").get_by_text("integrated gradients", exact=True).click()
+    page.wait_for_selector("#look .hint")
     assert_stops(page, "#explain", "#stop-explaining", "#look img[alt^='integrated']")
 
 
@@ -107,6 +119,7 @@ def test_a_failed_job_leaves_one_sentence(open_page, screens):
     assert page.locator("[data-testid=status-tracker] :is(.error, .clear-status):visible").count() == 0
 
 
+@pytest.mark.slow  # and fails where the job takes less than the second by which requests are delayed
 @pytest.mark.parametrize("late", ["request", "answer"])
 def test_a_job_is_stopped_before_the_page_knows_its_id(late, open_page):
     page = open_page()
