@@ -203,7 +203,7 @@ class Ablate(Figures):
     grids: tuple[str, ...] = option((), positional=True, metavar="GRID")
     """Grids to run, such as modules or fusion (docs/ablations.md), or all."""
     seeds: int | None = option(None, least=1)
-    """Runs of each row; by default 6 of rows that a conclusion compares, 2 of others."""
+    """Runs of each row; by default those of the grids, 3."""
     workers: int = option(1, least=1)
     """Number of parallel runs."""
     only: tuple[str, ...] = option((), metavar="ROW")
@@ -235,11 +235,11 @@ def ablate(options: Ablate) -> None:
     tables = {grid.name: ablation.table(grid, runs, plan) for grid in grids}
     texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
     figures = {"tables": {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}}
-    figures |= {"failed": failed, "conclusions": None, "spreads": None}
+    figures |= {"failed": failed, "conclusions": None}
     if options.conclusions:
-        judged = {"conclusions": conclusions.conclusions(runs, plan), "spreads": conclusions.spreads(runs, plan)}
-        texts.append(conclusions.text(*judged.values()))
-        figures |= {name: json.loads(table.to_json(orient="records")) for name, table in judged.items()}
+        verdicts = conclusions.conclusions(runs, plan)
+        texts.append(conclusions.text(verdicts))
+        figures["conclusions"] = json.loads(verdicts.to_json(orient="records"))
     options.show(figures, "\n\n".join(texts))
     if failed:
         (name, reason), *others = failed.items()
@@ -280,8 +280,8 @@ def bench(options: Bench) -> None:
 class Export(Figures):
     model: str = option(positional=True, metavar="MODEL")
     """Model to export: a run folder, or a model's name."""
-    to: Literal["transformers", "onnx", "vit", "bert"] | None = None
-    """Library that will run the model; by default this package. vit, bert: one side, for stock transformers."""
+    to: Literal["transformers", "onnx"] | None = None
+    """Library that will run the model; by default this package."""
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
@@ -294,7 +294,6 @@ class Export(Figures):
 
 def export(options: Export) -> None:
     """Export a model for other programs."""
-    from dlip.export.encoders import STOCK_ENCODERS, to_encoder
     from dlip.export.transformers import push, to_precision, to_transformers
 
     precision = "int8" if options.int8 else "bf16" if options.bf16 else None
@@ -306,8 +305,6 @@ def export(options: Export) -> None:
         write = partial(to_onnx, int8=options.int8)
     elif options.to and precision:
         raise UserError(f"--to {options.to} has no {precision}; drop --{precision}")
-    elif options.to in STOCK_ENCODERS:
-        write = partial(to_encoder, kind=options.to)
     elif options.to:
         write = to_transformers
     elif precision:
@@ -363,7 +360,7 @@ class Advise(Figures):
     max_latency: float | None = option(None, metavar="MS")
     """Budget in ms of median latency of the timed task."""
     metric: str = "all"
-    """Score to keep: ir1, facts_f1, vqa_mean, tr1, cider, ..., or all, the minimum kept of the first three."""
+    """Score to keep: tr1, ir1, cider, vqa, or all, the minimum kept of the four."""
     results: str = option("results/ablations.jsonl", metavar="PATH")
     """File of records, or a folder of them."""
 

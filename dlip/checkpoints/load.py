@@ -108,7 +108,7 @@ def locate(name: str) -> Path:
 
     Names below `runs/` are never looked up on the hub. Raises UserError if there is no such model.
     """
-    path = BUILT_IN / name if os.path.isfile(BUILT_IN / name / "config.json") else Path(name)
+    path = BUILT_IN / name if name in built_in_models() else Path(name)
     if os.path.isfile(path) or os.path.isfile(path / "config.json"):
         return path
     owner = name.split("/")[0]

@@ -24,8 +24,7 @@ METRICS = {  # (task, metric) -> title, unit
     ("retrieval", "ir@5"): ("IR@5", "%"), ("captioning", "bleu4"): ("BLEU-4", ""),
     ("captioning", "meteor"): ("METEOR", ""), ("captioning", "rougeL"): ("ROUGE-L", ""),
     ("captioning", "cider"): ("CIDEr", ""), ("captioning", "spice"): ("SPICE", ""),
-    ("captioning", "facts_f1"): ("facts F1", "%"), ("vqa", "accuracy"): ("VQA soft accuracy", "%"),
-    ("vqa", "mean_by_type"): ("VQA soft accuracy, mean over types", "%"),
+    ("vqa", "accuracy"): ("VQA soft accuracy", "%"),
 }  # fmt: skip
 
 

@@ -19,7 +19,6 @@ LABELS = {
     "ir1": ("IR@1", "%"), "ir5": ("IR@5", "%"), "ir10": ("IR@10", "%"),
     "bleu4": ("BLEU-4", "x 100"), "meteor": ("METEOR", "x 100"), "rougeL": ("ROUGE-L", "x 100"),
     "cider": ("CIDEr", "x 100"), "spice": ("SPICE", "x 100"), "facts_f1": ("facts F1", "%"),
-    "composite": ("composite score", "% of the range from chance to the teacher"),
     "vqa": ("VQA accuracy", "%"), "vqa_mean": ("VQA", "%, mean over types"),
     "pointing": ("words that point at their object", "%"), "mass": ("attention on the word's object", "%"),
     "pointing_decoder": ("generated words that point at their object", "%"),

@@ -57,7 +57,6 @@ def train(
     cache: str | Path = CACHE,
     cache_gb: float = CACHE_GB,
     on_finished: Callable[[Run], object] | None = None,
-    on_evaluated: Callable[[], object] | None = None,
 ) -> Run:
     """Trains `student` on `dataset`, distilled from `teacher` if there is one; everything is kept in the run's folder.
 
@@ -67,7 +66,7 @@ def train(
 
     evaluate: called on the student every `config.eval_every` steps; its metrics go to the log. about: entries for
     run.json. cache, cache_gb: folder of teacher caches and their total size, used with `config.cache`. on_finished:
-    called with the finished run while its folder is still locked. on_evaluated: called after each evaluation is logged.
+    called with the finished run while its folder is still locked.
 
     Raises UserError where configuration, data, teacher and folder do not fit together.
     """
@@ -87,10 +86,7 @@ def train(
     run, models = Run(folder), [model for model in (student, teacher) if model]
     with run.exclusive(), explain_killed_worker():
         open_cache = partial(TeacherCache, cache, max_gb=cache_gb)
-        _train(
-            run, student, teacher, dataset, config, accelerator, evaluate, on_evaluated, about or {}, progress,
-            open_cache,
-        )  # fmt: skip
+        _train(run, student, teacher, dataset, config, accelerator, evaluate, about or {}, progress, open_cache)
         for model in models:
             set_layer_modes(model.med)
         student.med.eval()
@@ -101,13 +97,12 @@ def train(
 
 
 def _train(
-    run, student, teacher, dataset, config, accelerator: Accelerator, evaluate, on_evaluated, about, progress,
-    open_cache,
-) -> None:  # fmt: skip
+    run, student, teacher, dataset, config, accelerator: Accelerator, evaluate, about, progress, open_cache
+) -> None:
     """`train` inside the locked folder."""
     main, device = accelerator.is_main_process, accelerator.device
     tags = dataset[0].tags
-    learner = Learner(student, teacher, config, 0 if tags is None else tags.shape[-1]).to(device)
+    learner = Learner(student, teacher, config, 0 if tags is None else len(tags)).to(device)
     start = distributed.run_on_main(
         lambda: run.start(student, config, about | {"inputs": run_inputs(student, teacher, dataset)})
     )
@@ -164,8 +159,6 @@ def _train(
                     metrics = distributed.run_on_main(partial(evaluate, student))
                     if main:
                         run.log({"step": step, "eval": metrics})
-                        if on_evaluated:
-                            on_evaluated()
                     learner.train()
             if saves:
                 check_finite(learner, step)

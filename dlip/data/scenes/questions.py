@@ -19,15 +19,15 @@ Kind = tuple[str, str, str, str]
 
 
 def questions(scene: Scene) -> list[Question]:
-    """Six questions: two about a relation, one of each other type. An attribute that a question omits may be any."""
+    """Six questions: two about an attribute, one of each other type. An attribute that a question omits may be any."""
     rng = random.Random(scene.image_id * 4 + 2)
     kinds = [o.kind for o in scene.objects]
     pairs = (
         ("existence", _existence(rng, kinds)),
         ("counting", _counting(rng, kinds)),
         ("attribute", _attribute(rng, kinds)),
+        ("attribute", _attribute(rng, kinds)),
         ("comparison", _comparison(rng, kinds)),
-        ("relation", _related(rng, scene, kinds)),
         ("relation", _relation(rng, scene, kinds)),
     )
     return [Question(text, [answer], type) for type, (text, answer) in pairs]
@@ -94,21 +94,22 @@ def _comparison(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
     return f"are there more {a} than {b}?", "yes" if yes else "no"
 
 
-def _related(rng: random.Random, scene: Scene, kinds: list[Kind]) -> tuple[str, str]:
-    """What is in a direction from an object, where one thing is; else as `_relation`."""
-    pairs = [(a, b) for a, b in permutations(scene.objects, 2) if relation(a, b) and _only(scene, a, b, relation(a, b))]
-    if not pairs:
-        return _relation(rng, scene, kinds)
-    a, b = pick(rng, pairs)
-    return f"what is {PHRASES[relation(a, b)]} the {_name(rng, kinds, b.kind)}?", a.shape
-
-
 def _relation(rng: random.Random, scene: Scene, kinds: list[Kind]) -> tuple[str, str]:
-    a, b = pick(rng, [(a, b) for a, b in permutations(scene.objects, 2) if relation(a, b)])
+    pairs = [(a, b) for a, b in permutations(scene.objects, 2) if relation(a, b)]
+    if rng.random() < 0.5:
+        only = [(a, b) for a, b in pairs if _only(scene, a, b, relation(a, b))]
+        if only:
+            a, b = pick(rng, only)
+            return f"what is {_where(relation(a, b))} the {_name(rng, kinds, b.kind)}?", a.shape
+    a, b = pick(rng, pairs)
     yes = rng.random() < 0.5
     where = relation(a, b) if yes else OPPOSITE[relation(a, b)]
     a, b = (_name(rng, kinds, o.kind) for o in (a, b))
-    return f"is the {a} {PHRASES[where]} the {b}?", "yes" if yes else "no"
+    return f"is the {a} {_where(where)} the {b}?", "yes" if yes else "no"
+
+
+def _where(where: str) -> str:
+    return PHRASES[where][where in ("left", "right")]
 
 
 def _only(scene: Scene, a: Object, b: Object, where: str) -> bool:
