@@ -21,8 +21,9 @@ from gradio_client.utils import python_type_to_json_schema
 from starlette.requests import Request
 
 EVENT_STREAM = f"<script>{(Path(__file__).parent / 'view' / 'event_stream.js').read_text()}</script>"
-"""For the page's head: no answer is lost at the end of the event stream, and of two answers to one place the one to the
-later request stays. Can go when gradio's client reopens its stream after a race and orders answers by request."""
+"""For the page's head: no answer is lost at the end of the event stream, of two answers to one place the one to the
+later request stays, and no answer is shown to a request that was cancelled before the page knew its id. Can go when
+gradio's client does so."""
 
 UNKNOWN_ENDPOINT = (FnIndexInferError, KeyError)
 """What gradio raises for a request to an endpoint that does not exist. Can go when it answers 404."""

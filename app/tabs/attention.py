@@ -213,6 +213,11 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         dropdowns = (gr.Dropdown(some, value=some[0], interactive=view in (CROSS, SELF)) for some in options)
         return gr.Row(visible=view in attributions.METHODS), gr.Radio(interactive=view == CROSS), *dropdowns
 
+    def change_view(image, teacher, student, texts, chosen, view, source, outline):
+        # in one request, which is sent before the one of a job that the visitor then starts
+        maps = find_maps(image, teacher, student, texts, chosen, view, source, outline, *2 * ("last", "mean"))
+        return *update_settings(teacher, student, view), *maps
+
     quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
     models_and_image, settings, maps_out = [image, *names], [view, source, outline, *places], [maps_json, shown_maps]
     words_event = dict(inputs=[*models_and_image, question, opened], outputs=[texts, chosen, shown_words],
@@ -221,10 +226,13 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
                       show_progress_on=shown_maps, **quick)  # fmt: skip
     words_after_change = events.on_selection_change(find_words, lambda message: ([], None, parts.hint(message)))
     maps_after_change = events.on_selection_change(find_maps, lambda message: (None, parts.hint(message)))
+    settings_out = [explain_row, source, *places]
     settings_event = dict(
-        fn=events.on_selection_change(update_settings, lambda message: (gr.skip(),) * (2 + len(places))),
-        inputs=[*names, view], outputs=[explain_row, source, *places], **{**quick, "show_progress": "hidden"},
+        fn=events.on_selection_change(update_settings, lambda message: (gr.skip(),) * len(settings_out)),
+        inputs=[*names, view], outputs=settings_out, **{**quick, "show_progress": "hidden"},
     )  # fmt: skip
+    view_event = dict(inputs=[*models_and_image, texts, chosen, view, source, outline],
+                      outputs=[*settings_out, *maps_out], show_progress_on=shown_maps, **quick)  # fmt: skip
 
     def then_maps(words_found) -> None:
         found_or_busy = events.or_busy(words_found, [shown_words, shown_maps])
@@ -237,7 +245,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         trigger(events.guarded(find_words), **words_event).then(maps_after_change, **maps_event)
     new_models = events.chain([name.change for name in names])(**settings_event)
     then_maps(events.or_busy(new_models, [shown_words, shown_maps]).then(words_after_change, **words_event))
-    events.chain([view.change])(**settings_event).then(events.guarded(find_maps), **maps_event)
+    events.chain([view.change])(events.guarded(change_view), **view_event)
     clicked = shown_words.click(None, None, chosen, js=parts.picked("words"), api_visibility="private")
     clicked.then(events.guarded(find_maps), **maps_event)
     for setting in (source, *places):

@@ -1,11 +1,13 @@
-// Two races of gradio's client, see EVENT_STREAM in gradio_workarounds.py. Requests go to /queue/join, which returns an
-// event_id; answers arrive on one event stream, /queue/data, which the server closes when no event is left.
+// Three races of gradio's client, see EVENT_STREAM in gradio_workarounds.py. Requests go to /queue/join, which returns
+// an event_id; answers arrive on one event stream, /queue/data, which the server closes when no event is left; /cancel
+// names an event by its function, fn_index, and by its id where the page knows it.
 {
     const fetchNow = window.fetch;
     const announced = new Set();  // ids of events that the stream has mentioned
-    const requests = new Map();  // event id -> {turn, outputs} of its request
+    const requests = new Map();  // event id -> {turn, fn_index, outputs} of its request
     const joining = new Set();  // promises of requests under way to /queue/join
     const shownTurn = {};  // output -> turn of the request whose answer it shows
+    const cancelledTurn = {};  // fn_index -> turn of its last request before the page cancelled it
     let openStream = null, turns = 0;
 
     // A request is reported to the page once the stream has mentioned it or is over: the page opens a new stream only
@@ -26,15 +28,16 @@
         });
     };
 
-    // An answer to an earlier request does not replace the answer to a later one in the same output.
+    // An answer to an earlier request does not replace the answer to a later one in the same output, and an answer to a
+    // request that the page has cancelled is not shown.
     const withoutOutdated = async event => {
         if (!event.includes('"process_completed"')) return event;
         const message = JSON.parse(event.slice(5)), skip = {__type__: "update"};
         while (!requests.has(message.event_id) && joining.size) await Promise.race(joining);
-        const {turn, outputs} = requests.get(message.event_id) ?? {};
+        const {turn, fn_index, outputs} = requests.get(message.event_id) ?? {};
         requests.delete(message.event_id);
         message.output.data?.forEach((value, i) => {
-            if (turn < shownTurn[outputs?.[i]]) message.output.data[i] = skip;
+            if (turn <= cancelledTurn[fn_index] || turn < shownTurn[outputs?.[i]]) message.output.data[i] = skip;
             else if (JSON.stringify(value) !== JSON.stringify(skip)) shownTurn[outputs?.[i]] = turn;
         });
         return `data: ${JSON.stringify(message)}`;
@@ -55,7 +58,7 @@
     const join = async (turn, call) => {
         const response = await fetchNow(...call), {fn_index} = JSON.parse(call[1].body);
         const {outputs} = window.gradio_config.dependencies.find(({id}) => id === fn_index);
-        if (response.ok) requests.set((await response.clone().json()).event_id, {turn, outputs});
+        if (response.ok) requests.set((await response.clone().json()).event_id, {turn, fn_index, outputs});
         return response;
     };
     window.fetch = async (...call) => {
@@ -67,6 +70,7 @@
             fetching.then(response => watch(stream, response.clone()), () => watch(stream));
             return fetching.then(inOrder);
         }
+        if (pathname.endsWith("/cancel")) cancelledTurn[JSON.parse(call[1].body).fn_index] = turns;
         if (!pathname.endsWith("/queue/join")) return fetchNow(...call);
         const answering = join(++turns, call), done = answering.catch(() => {}).then(() => joining.delete(done));
         joining.add(done);
