@@ -6,7 +6,8 @@ Sources: github.com/salesforce/BLIP (models/*.py) and transformers' convert_blip
 """
 
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,12 @@ POSITIONS = "vision_model.embeddings.position_embedding"
 BERT = "google-bert/bert-base-uncased"
 """Its vocabulary is that of the original checkpoints, which hold none."""
 PROMPT = "a picture of"
+PUBLISHED_HEADS = {
+    "image": {(192, 12, 768): 3, (384, 12, 1536): 6, (768, 12, 3072): 12, (1024, 24, 4096): 16, (1280, 32, 5120): 16},
+    "text": {(768, 12, 3072): 12},
+}
+"""Width, layers and feed-forward width of the published ViTs (tiny to huge) and of BERT-base -> heads, which no weight
+shows."""
 KINDS = {
     "pretrained": (frozenset({"itc", "itm", "lm"}), 30),
     "retrieval": (frozenset({"itc", "itm"}), 35),
@@ -198,11 +205,12 @@ def rename_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def read_original(path: Path) -> Checkpoint:
+def read_original(path: Path, heads: Mapping[str, int]) -> Checkpoint:
     """Reads an original `.pth`, its sizes from the shapes of its tensors; momentum copies and queues are skipped.
 
     Texts read with images start with [ENC], captions with the prompt "a picture of". The vocabulary is the one beside
-    the file, else BERT's from the hub. Raises UserError if the file is not a BLIP.
+    the file, else BERT's from the hub. heads: image_heads and text_heads, where the user states them; else see
+    `head_counts`. Raises UserError if the file is not a BLIP, or if its heads are not known.
     """
     state = read_state(path)
     if "visual_encoder.patch_embed.proj.weight" not in state:
@@ -218,12 +226,15 @@ def read_original(path: Path) -> Checkpoint:
     vocab, text = state[f"{side}.embeddings.word_embeddings.weight"].shape
     width, _, patch, _ = image["patch_embed.proj.weight"].shape
     tokenizer = load_tokenizer(path)
+    sizes = {
+        "image": (width, count_layers(image, "blocks."), len(image["blocks.0.mlp.fc1.bias"])),
+        "text": (text, text_layers, len(state[f"{side}.encoder.layer.0.intermediate.dense.bias"])),
+    }
+    heads = head_counts(sizes, read_med_config(path, sizes["text"]) | heads, path)
     config = ModelConfig(
         image_size=round((image["pos_embed"].shape[1] - 1) ** 0.5) * patch, patch_size=patch, image_width=width,
-        image_heads=width // 64, image_layers=count_layers(image, "blocks."),
-        image_mlp=len(image["blocks.0.mlp.fc1.bias"]), text_width=text, text_heads=text // 64,
-        text_layers=text_layers, fusion_layers=tuple(fusion),
-        text_mlp=len(state[f"{side}.encoder.layer.0.intermediate.dense.bias"]),
+        image_layers=sizes["image"][1], image_mlp=sizes["image"][2], text_width=text, text_layers=text_layers,
+        text_mlp=sizes["text"][2], fusion_layers=tuple(fusion), **heads,
         embed_dim=len(state["vision_proj.bias"]) if "vision_proj.bias" in state else 256, vocab_size=vocab,
         max_positions=len(state[f"{side}.embeddings.position_embeddings.weight"]), max_text=KINDS[kind][1],
         image_eps=1e-6, pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id,
@@ -236,6 +247,43 @@ def read_original(path: Path) -> Checkpoint:
     if kind == "vqa" and width > text:
         tensors |= question_bridge(tensors, width, text)
     return Checkpoint(tensors, config, tokenizer, KINDS[kind][0])
+
+
+def read_med_config(path: Path, size: tuple[int, int, int]) -> dict[str, int]:
+    """text_heads from BLIP's `med_config.json` beside a `.pth`, empty without that file.
+
+    size: width, layers and feed-forward width of the text side. Raises UserError if the file is of another model.
+    """
+    file = path.parent / "med_config.json"
+    if not file.is_file():
+        return {}
+    values = read_json(file)
+    expected = dict(zip(("hidden_size", "num_hidden_layers", "intermediate_size"), size, strict=True))
+    for name, value in (expected | {"hidden_act": "gelu"}).items():
+        if values.get(name) != value:
+            raise UserError(f"{file} is of another model: its {name} is {values.get(name)}, not {value}; "
+                            "put the checkpoint's own there")  # fmt: skip
+    return {"text_heads": values["num_attention_heads"]}
+
+
+def head_counts(sizes: Mapping[str, tuple[int, int, int]], stated: Mapping[str, int], path: Path) -> dict[str, int]:
+    """image_heads and text_heads: the stated ones, else those of the published model with these shapes, with a warning.
+
+    sizes: side, "image" or "text" -> width, layers and feed-forward width. Raises UserError for other shapes.
+    """
+    published = {f"{side}_heads": PUBLISHED_HEADS[side].get(size) for side, size in sizes.items()}
+    heads = {name: stated.get(name, number) for name, number in published.items()}
+    if unknown := [f"{name}=N" for name, number in heads.items() if number is None]:
+        raise UserError(
+            f"{path} does not say how many heads it has, and its shapes are of no published model; state them behind "
+            f"its name, as in {path.name}:{','.join(unknown)}"
+        )
+    if guessed := [f"{number} {name.replace('_', ' ')}" for name, number in heads.items() if name not in stated]:
+        warnings.warn(
+            f"{path} does not say how many heads it has: {' and '.join(guessed)}, as the published model of its shapes",
+            stacklevel=2,
+        )
+    return heads
 
 
 def question_bridge(tensors: dict[str, Tensor], image: int, text: int) -> dict[str, Tensor]:

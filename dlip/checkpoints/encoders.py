@@ -5,6 +5,7 @@ Layouts: Hugging Face's (`model_type` vit, deit or bert, of transformers 4 and 5
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlip.checkpoints.blip import rename_timm
+from dlip.checkpoints.blip import count_layers, head_counts, rename_timm
 from dlip.checkpoints.tensors import read_state
 from dlip.common.files import read_json
 from dlip.models.config import ModelConfig
@@ -62,12 +63,14 @@ def read_vit(folder: Path, like: ModelConfig) -> Encoder:
     return rename_timm(_without_distillation_token(tensors)), _sizes(folder, IMAGE_SIZES, like)
 
 
-def read_timm(path: Path, like: ModelConfig) -> Encoder:
-    """A ViT or DeiT in timm's layout; heads have 64 channels, as in all of timm's."""
+def read_timm(path: Path, like: ModelConfig, heads: Mapping[str, int]) -> Encoder:
+    """A ViT or DeiT in timm's layout. heads: image_heads, where the user states it; else see `head_counts`."""
     tensors = rename_timm(_without_distillation_token(read_state(path)))
     width = tensors["vision_model.embeddings.class_embedding"].shape[-1]
     mlp = len(tensors["vision_model.encoder.layers.0.mlp.fc1.bias"])
-    return tensors, replace(like, image_width=width, image_heads=max(1, width // 64), image_mlp=mlp)
+    layers = count_layers(tensors, "vision_model.encoder.layers.")
+    heads = head_counts({"image": (width, layers, mlp)}, heads, path)
+    return tensors, replace(like, image_width=width, image_mlp=mlp, **heads)
 
 
 def is_timm(path: Path) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dlip.checkpoints import encoders
 from dlip.checkpoints.blip import Checkpoint, resize_positions
-from dlip.checkpoints.load import locate, read_model, split_size
+from dlip.checkpoints.load import locate, parse_name, read_model
 from dlip.checkpoints.prune import prune
 from dlip.checkpoints.tensors import checkpoint_errors, weights
 from dlip.common.errors import UserError
@@ -80,11 +80,12 @@ def parse_source(source: str) -> tuple[str, str]:
 
 def _read(name: str, like: ModelConfig) -> Checkpoint:
     """The source's files; a published encoder has no abilities, and an image encoder no tokenizer."""
-    path = locate(split_size(name)[0])
+    parsed = parse_name(name)
+    path = locate(parsed.name)
     with checkpoint_errors(path):
         values = read_json(path / "config.json") if path.is_dir() else {}
         if path.is_file() and encoders.is_timm(path) or "architecture" in values:
-            return Checkpoint(*encoders.read_timm(path, like), None, frozenset())
+            return Checkpoint(*encoders.read_timm(path, like, parsed.heads), None, frozenset())
         if values.get("model_type") in ("vit", "deit"):
             return Checkpoint(*encoders.read_vit(path, like), None, frozenset())
         if values.get("model_type") == "bert":

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dlip
@@ -41,7 +42,8 @@ def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
 
     A name is a built-in (`scenes/teacher`), a folder that dlip or stock `transformers` has written, a hub id
     (`Salesforce/blip-itm-base-coco`), or an original BLIP `.pth`. "@384" behind it sets the image size, with positions
-    interpolated. Several names joined by "+" are one teacher (dlip/models/composite.py).
+    interpolated; ":image_heads=12,text_heads=12" states what a `.pth` does not. Several names joined by "+" are one
+    teacher (dlip/models/composite.py).
     Raises UserError if there is no such model, or if its files or the several models do not fit each other.
     """
     names = split_names(name)
@@ -62,19 +64,38 @@ def split_names(name: str | Path) -> list[str]:
     return [str(name)] if os.path.exists(name) else str(name).split("+")  # Path.exists raises for a very long name
 
 
-def split_size(name: str) -> tuple[str, int | None]:
-    """A model's name, and the image size in px behind its "@", if any; an existing path with an @ in it has none."""
-    match = None if os.path.exists(name) else re.fullmatch(r"(.+)@([1-9]\d{0,3})", name, re.DOTALL)
-    return (match[1], int(match[2])) if match else (name, None)
+@dataclass(frozen=True)
+class ModelName:
+    """The name of a model and what may follow it: `model.pth@384:image_heads=4,text_heads=4`."""
+
+    name: str
+    size: int | None = None
+    """Image size in px."""
+    heads: dict[str, int] = field(default_factory=dict)
+    """image_heads and text_heads, where they are stated."""
+
+
+def parse_name(name: str) -> ModelName:
+    """The parts of a model's name; an existing path is a name as a whole."""
+    heads, size = {}, None
+    one = r"(?:image|text)_heads=[1-9]\d{0,2}"
+    if not os.path.exists(name) and (match := re.fullmatch(rf"(.+?):({one}(?:,{one})?)", name, re.S)):
+        name = match[1]
+        heads = {field: int(number) for field, number in (part.split("=") for part in match[2].split(","))}
+    if not os.path.exists(name) and (match := re.fullmatch(r"(.+)@([1-9]\d{0,3})", name, re.S)):
+        name, size = match[1], int(match[2])
+    return ModelName(name, size, heads)
 
 
 def read_model(name: str) -> Checkpoint:
     """Reads the files of one model without building it. Raises UserError as `load_model`."""
-    name, size = split_size(name)
-    path = locate(name)
+    parsed = parse_name(name)
+    path = locate(parsed.name)
     with checkpoint_errors(path):
         if path.is_file():
-            checkpoint = blip.read_original(path)
+            checkpoint = blip.read_original(path, parsed.heads)
+        elif parsed.heads:
+            raise UserError(f"{parsed.name} says how many heads it has; leave out what follows its name")
         elif "model" in (values := read_json(path / "config.json")):
             checkpoint = _read_own(path, values)
         elif values.get("model_type") == "blip":
@@ -83,7 +104,7 @@ def read_model(name: str) -> Checkpoint:
             raise UserError(
                 f"{path / 'config.json'} is neither of dlip nor of BLIP; name a run folder or a BLIP folder"
             )
-        return checkpoint.at(size) if size else checkpoint
+        return checkpoint.at(parsed.size) if parsed.size else checkpoint
 
 
 def _read_own(path: Path, values: dict) -> Checkpoint:

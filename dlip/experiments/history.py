@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dlip.checkpoints.init_from import parse_source
-from dlip.checkpoints.load import model_folder, split_names, split_size
+from dlip.checkpoints.load import model_folder, parse_name, split_names
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.records.migration import upgrade
@@ -30,7 +30,7 @@ def history(models: Iterable[str], after: tuple[Path, ...] = ()) -> list[dict]:
     """
     runs: dict[Path, dict] = {}
     for name in models:
-        folder = Path(split_size(parse_source(name)[1])[0])
+        folder = Path(parse_name(parse_source(name)[1]).name)
         if folder in after or not (folder / "run.json").is_file():
             continue
         run = Run(folder)

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from dlip import __version__
-from dlip.checkpoints.load import locate, save_model, split_size
+from dlip.checkpoints.load import locate, parse_name, save_model
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, leftover_temporaries, read_json, system_errors
 from dlip.export.card import transformers_card
@@ -168,7 +168,7 @@ def processor(vlm: VLM, c: ModelConfig, task: str) -> BlipProcessor:
 def record_of(name: str) -> dict:
     """The record of a model's run, else its configuration as a part of one, else an empty dict."""
     try:
-        folder = locate(split_size(name)[0])
+        folder = locate(parse_name(name).name)
     except UserError:  # a composite
         return {}
     if (folder / "record.json").is_file():

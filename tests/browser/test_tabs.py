@@ -62,7 +62,8 @@ def test_clicking_a_word_shows_both_maps(open_page, screens):
     wait_for_text(page, "#look", f"differ by {differ(*maps).item():.3f} of 1 bit")
 
 
-STOP_AT_ONCE = """([start, stop]) => new Promise(done => {
+STOP_AT_ONCE = """([start, stop]) => new Promise((done, fail) => {
+    setTimeout(() => fail(new Error(`${stop} never appeared`)), 30000);
     document.querySelector(start).click();
     const timer = setInterval(() => {
         const button = document.querySelector(stop);

@@ -1,5 +1,6 @@
 """Published BLIP checkpoints give the outputs of their own implementation; other files and code are refused."""
 
+import itertools
 import json
 import re
 
@@ -12,7 +13,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextModel
 
 import dlip
-from dlip.checkpoints.blip import store_once
+from dlip.checkpoints.blip import head_counts, store_once
 from dlip.checkpoints.load import load_model, read_model
 from dlip.common.errors import MissingAbility, UserError
 from dlip.experiments.run import new_student
@@ -27,13 +28,14 @@ MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 TEXTS = ["a red star", "a cat", "what is it ?"]
 
 
-def stock(kind: str, width: int = 128, size: int = 32, eps: float = 1e-5):
-    """One of the stock classes with weights far from their initialization; text width 128 in heads of 64 as in BLIP."""
+def stock(kind: str, width: int = 128, size: int = 32, eps: float = 1e-5, heads: tuple[int, int] | None = None):
+    """One of the stock classes with weights far from their initialization; heads of 64 channels unless given."""
     torch.manual_seed(0)
-    vision = dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=width // 64,
+    image_heads, text_heads = heads or (width // 64, 2)
+    vision = dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=image_heads,
                   image_size=size, patch_size=8, layer_norm_eps=eps)  # fmt: skip
-    text = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, vocab_size=VOCAB,
-                max_position_embeddings=64, bos_token_id=DEC, eos_token_id=3, sep_token_id=3,
+    text = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=text_heads,
+                vocab_size=VOCAB, max_position_embeddings=64, bos_token_id=DEC, eos_token_id=3, sep_token_id=3,
                 pad_token_id=0)  # fmt: skip
     model = CLASSES[kind](BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=16)).eval()
     return shaken(model)
@@ -183,11 +185,20 @@ def with_training_state(state: dict) -> dict:
     return {**state, **copies, **queues, "text_encoder.embeddings.position_ids": torch.arange(64)[None]}
 
 
+MED_CONFIG = dict(hidden_size=128, num_hidden_layers=2, intermediate_size=256, hidden_act="gelu", num_attention_heads=2)
+
+
 def write(state: dict, folder, name: str = "model.pth"):
     folder.mkdir(exist_ok=True)
     torch.save({"model": state, "epoch": 3}, folder / name)
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (folder / "med_config.json").write_text(json.dumps(MED_CONFIG))
     return folder / name
+
+
+def named(path, width: int = 128) -> str:
+    """The name of an original file whose image heads have 64 channels."""
+    return f"{path}:image_heads={width // 64}"
 
 
 def with_enc(ids: torch.Tensor) -> torch.Tensor:
@@ -201,7 +212,7 @@ CLIP = dict(mean=ModelConfig().image_mean, std=ModelConfig().image_std)
 @torch.no_grad()
 def test_original_retrieval_file(width, images, tmp_path):
     stock_model = stock("retrieval", width, eps=1e-6)
-    model = dlip.load(write(with_training_state(to_original_names(stock_model.state_dict())), tmp_path))
+    model = dlip.load(named(write(with_training_state(to_original_names(stock_model.state_dict())), tmp_path), width))
     assert model.med.abilities == {"itc", "itm"} and model.med.temp.item() == pytest.approx(0.0321)
     ids, mask = model.texts(TEXTS)
     score = stock_model(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
@@ -214,7 +225,7 @@ def test_original_retrieval_file(width, images, tmp_path):
 @torch.no_grad()
 def test_original_captioning_file_starts_with_its_prompt(width, images, tmp_path):
     stock_model = stock("captioning", width, eps=1e-6)
-    model = dlip.load(write(to_original_names(stock_model.state_dict()), tmp_path))
+    model = dlip.load(named(write(to_original_names(stock_model.state_dict()), tmp_path), width))
     prompt, _ = model.tokenizer.encode(["a picture of"], first="[DEC]")
     assert model.med.config.prompt_ids == tuple(prompt[0, 1:-1].tolist()) == (5, 6, 7)
     prompt = prompt.expand(3, -1)  # with its [SEP], which the stock class cuts off
@@ -236,7 +247,7 @@ def test_original_vqa_file(width, images, tmp_path):
         decoder = shaken(BlipTextLMHeadModel(narrow.text_config))
     state = {name: t for name, t in complete.state_dict().items() if not name.startswith("text_decoder")}
     state |= {f"text_decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
-    model = dlip.load(write(to_original_names(state), tmp_path))
+    model = dlip.load(named(write(to_original_names(state), tmp_path), width))
     assert model.med.abilities == {"vqa"}
     ids, mask = model.texts(["what is it ?"] * 3)  # of one length: the stock class lets answers attend to pads
     seen = complete.vision_model(pixels(images, **CLIP))[0]
@@ -259,7 +270,7 @@ def test_original_pretraining_file(apart, images, tmp_path):
     if not apart:
         decoder.cls.predictions.decoder.weight.copy_(decoder.bert.embeddings.word_embeddings.weight)
     state = encoder.state_dict() | {f"text_decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
-    model = dlip.load(write(with_training_state(to_original_names(state)), tmp_path))
+    model = dlip.load(named(write(with_training_state(to_original_names(state)), tmp_path), 192))
     c = model.med.config
     assert model.med.abilities == {"itc", "itm", "lm"} and c.tie_decoder and c.tie_head != apart and c.prompt_ids == ()
     ids, mask = model.texts(TEXTS)
@@ -279,7 +290,7 @@ def test_another_image_size_interpolates_the_positions(images, tmp_path):
     """6 patches per side where the file has 4, interpolated by hand as in BLIP's vit.py."""
     state = to_original_names(stock("retrieval", eps=1e-6).state_dict())
     path = write(state, tmp_path)
-    model = dlip.load(f"{path}@48")
+    model = dlip.load(named(f"{path}@48"))
     positions = state["visual_encoder.pos_embed"]
     grid = positions[:, 1:].reshape(1, 4, 4, 128).permute(0, 3, 1, 2)
     grid = nn.functional.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=False)
@@ -289,6 +300,41 @@ def test_another_image_size_interpolates_the_positions(images, tmp_path):
     ids, mask = model.texts(TEXTS)
     score = large(ids, pixels(images, **CLIP, size=48), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_head_counts_are_never_guessed(images, tmp_path):
+    """48 checkpoints with the same weights, whose outputs depend on head counts that no shape shows."""
+    path = write(to_original_names(stock("retrieval", eps=1e-6).state_dict()), tmp_path)
+    beside = path.parent / "med_config.json"
+    for image_heads, text_heads in itertools.product((1, 2, 4, 8), repeat=2):
+        stock_model, name = (
+            stock("retrieval", eps=1e-6, heads=(image_heads, text_heads)),
+            f"{path}:image_heads={image_heads}",
+        )
+        beside.unlink(missing_ok=True)
+        with pytest.raises(UserError, match=r"how many heads .* as in model.pth:image_heads=N,text_heads=N"):
+            dlip.load(path)
+        model = dlip.load(f"{name},text_heads={text_heads}")
+        ids, mask = model.texts(TEXTS)
+        score = stock_model(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
+        torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-5, rtol=0)
+        beside.write_text(json.dumps(MED_CONFIG | {"num_attention_heads": text_heads}))
+        with pytest.raises(UserError, match=r"as in model.pth:image_heads=N$"):
+            dlip.load(path)
+        torch.testing.assert_close(dlip.load(name).similarity(images, TEXTS), score, atol=1e-5, rtol=0)
+    beside.write_text(json.dumps(MED_CONFIG | {"num_hidden_layers": 3}))
+    with pytest.raises(UserError, match="med_config.json is of another model: its num_hidden_layers is 3, not 2"):
+        dlip.load(name)
+
+
+def test_heads_of_published_shapes_are_said(tmp_path):
+    base, large = (768, 12, 3072), (1024, 24, 4096)
+    with pytest.warns(UserWarning, match="how many heads it has: 16 image heads and 12 text heads, as the published"):
+        found = head_counts({"image": large, "text": base}, {}, tmp_path)
+    assert found == {"image_heads": 16, "text_heads": 12}
+    with pytest.warns(UserWarning, match="how many heads it has: 12 image heads, as the published"):
+        assert head_counts({"image": base, "text": base}, {"text_heads": 6}, tmp_path)["text_heads"] == 6
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -330,16 +376,16 @@ def test_other_and_damaged_files_are_refused(tmp_path):
         (write(deep, tmp_path, "deep.pth"), r"3 layers of blocks\. up to number 1000000"),
         (
             write(void, tmp_path, "void.pth"),
-            "void.pth has non-finite values in text_encoder.embeddings.word",
+            "void.pth.* has non-finite values in text_encoder.embeddings.word",
         ),
         (f"{complete}@{10**20}", "there is no model"),
         (tmp_path / "none.pth", "there is no model"),
     ):
         with pytest.raises(UserError, match=message):
-            dlip.load(path)
+            dlip.load(named(path))
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS[:-1]) + "\n")
     with pytest.raises(UserError, match="vocabulary beside it"):
-        dlip.load(complete)
+        dlip.load(named(complete))
 
 
 def test_wrong_vocabulary_is_refused(tmp_path):
@@ -365,10 +411,10 @@ def test_hub_is_used_for_missing_files(tmp_path, monkeypatch):
         dlip.load("nobody/nothing")
     path = write(to_original_names(stock("captioning").state_dict()), tmp_path / "original")
     (tmp_path / "original" / "vocab.txt").unlink()
-    assert len(dlip.load(path).tokenizer) == VOCAB  # the hub's
+    assert len(dlip.load(named(path)).tokenizer) == VOCAB  # the hub's
     (folder / "vocab.txt").unlink()
     with pytest.raises(UserError, match="put its vocab.txt beside the file"):
-        dlip.load(path)
+        dlip.load(named(path))
     calls.clear()
     with pytest.raises(UserError, match="there is no model 'scenes/nobody'"):
         dlip.load("scenes/nobody")

@@ -125,7 +125,7 @@ def test_timm_layout(layout, tokenizer, tmp_path):
         torch.save(state, tmp_path / "pytorch_model.bin")
     else:
         torch.save({"model": state}, source)
-    initialize(vlm, f"image={source}")
+    initialize(vlm, f"image={source}:image_heads=2")
     torch.testing.assert_close(states(vlm), stock_model(PIXELS).last_hidden_state, atol=1e-4, rtol=0)
 
 
@@ -201,4 +201,4 @@ def test_other_kinds_of_vit_are_refused(changes, message, tokenizer, tmp_path):
     state = timm_state(model("vit")) | changes
     torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=message):
-        initialize(student(tokenizer), f"image={tmp_path / 'other.pth'}")
+        initialize(student(tokenizer), f"image={tmp_path / 'other.pth'}:image_heads=2")

@@ -16,7 +16,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dlip.checkpoints.load import built_in_models, load_model, model_folder, save_model, split_size
+from dlip.checkpoints.load import ModelName, built_in_models, load_model, model_folder, parse_name, save_model
 from dlip.checkpoints.tensors import load_weights, read_state, read_tensors, weights, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
@@ -99,11 +99,21 @@ def break_config(folder, **changes):
     write_json(folder / "config.json", {"model": {**values["model"], **changes}})
 
 
-def test_existing_path_with_at_sign_has_no_size(tmp_path, monkeypatch):
+def test_what_may_follow_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert split_size("run@384") == ("run", 384) and split_size("a@b/run") == ("a@b/run", None)
-    (tmp_path / "run@384").mkdir()
-    assert split_size("run@384") == ("run@384", None) and split_size("run@384@64") == ("run@384", 64)
+    assert parse_name("run@384") == ModelName("run", 384) and parse_name("a@b/run") == ModelName("a@b/run")
+    heads = {"text_heads": 4, "image_heads": 12}
+    assert parse_name("a.pth@384:text_heads=4,image_heads=12") == ModelName("a.pth", 384, heads)
+    for name in ("C:/a.pth", "a.pth:text_heads=0", "a.pth:heads=4", "a.pth:text_heads=4,", ":text_heads=4"):
+        assert parse_name(name) == ModelName(name)
+    for name in ("run@384", "run:text_heads=4"):
+        (tmp_path / name).mkdir()
+        assert parse_name(name) == ModelName(name) and parse_name(f"{name}@64") == ModelName(name, 64)
+
+
+def test_head_counts_of_a_model_that_has_its_own_are_refused():
+    with pytest.raises(UserError, match="scenes/student says how many heads it has; leave out"):
+        load_model("scenes/student:text_heads=2")
 
 
 def instead(path: Path, make) -> None:
