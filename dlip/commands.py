@@ -147,6 +147,8 @@ class Train(Figures):
     """Compute the teacher's outputs once and keep them in FOLDER (by default runs/teacher-cache)."""
     cache_gb: float = option(CACHE_GB, above=0, command="distill")
     """Maximum size of that folder in GB."""
+    report_to: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
+    """Trackers that get the run's log too, comma-separated: trackio, tensorboard, wandb."""
     experiment: ExperimentConfig
     """Experiment."""
 
@@ -166,7 +168,7 @@ def train(options: Train) -> None:
         return options.show(cost, lambda: dry_run.text(cost))
     record = run.run(
         experiment, options.out, options.results, progress=options.json != "-",
-        cache=options.cache_folder or CACHE, cache_gb=options.cache_gb,
+        cache=options.cache_folder or CACHE, cache_gb=options.cache_gb, report_to=options.report_to,
     )  # fmt: skip
     if distributed.rank() == 0:
         where = f"The model is in {options.out}, its record in {options.results}."

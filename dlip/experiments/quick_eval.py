@@ -30,6 +30,10 @@ def measurable_tasks(vlm: VLM, dataset) -> tuple[str, ...]:
     return tasks
 
 
+SAMPLES = 4
+"""Captions that a quick evaluation keeps, of the first images."""
+
+
 class QuickEvaluation:
     """Evaluates the student of a run during training, and its teacher once; captions without the metrics of Java."""
 
@@ -38,7 +42,8 @@ class QuickEvaluation:
         self.printed = 0
 
     def __call__(self, student: VLM) -> dict:
-        """The student's metrics; the first of a run's have those of its teacher as "teacher"."""
+        """The student's metrics, with some of its captions as "samples"; the first of a run have its teacher's as
+        "teacher"."""
         tasks = measurable_tasks(student, self.dataset)
         metrics = self._evaluate(student, tasks)
         if self.teacher and not any("teacher" in row.get("eval", {}) for row in self.run.rows()):
@@ -47,7 +52,10 @@ class QuickEvaluation:
         return metrics
 
     def _evaluate(self, vlm: VLM, tasks: tuple[str, ...]) -> dict:
-        return evaluate(vlm, self.dataset, tasks=tasks, java=False, progress=False)
+        metrics = evaluate(vlm, self.dataset, tasks=tasks, java=False, return_items=True, progress=False)
+        captions = metrics.pop("items").get("captioning", [])[:SAMPLES]
+        samples = [{"image_id": row["image_id"], "caption": row["caption"]} for row in captions]
+        return metrics | ({"samples": samples} if samples else {})
 
     def results(self) -> dict | None:
         """All evaluations of the run so far, as its record keeps them."""

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from dlip.evaluation.tasks import check_tasks, evaluate
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.history import history, model_record, models_of
 from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
+from dlip.experiments.trackers import Reporter, check_installed
 from dlip.models.composite import TRAINED_BY
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import lower, precision
@@ -283,20 +284,29 @@ def run(
     progress: bool = True,
     cache: str | Path = CACHE,
     cache_gb: float = CACHE_GB,
+    report_to: Sequence[str] = (),
     extra: dict | None = None,
 ) -> dict:
     """Train a model, measure it, append its record to `results`, and return the record.
 
     command: kept in the record for information; by default the one that runs the experiment. cache: where `train.cache`
-    keeps the teacher's outputs, at most `cache_gb` GB. extra: more fields of the record.
+    keeps the teacher's outputs, at most `cache_gb` GB. report_to: trackers that get the run's log too, of
+    `dlip.experiments.trackers.TRACKERS`. extra: more fields of the record.
     A folder with a finished run of this experiment is measured without training again; where its record is in `results`
     too, nothing is done. Raises UserError as `prepare` and `train` do.
     """
+    check_installed(report_to)
     ready = prepare(experiment)
     experiment = ready.experiment.replace(name=experiment.name or Path(folder).resolve().name)
     config, held, test, about = experiment.train, experiment.evaluation, ready.test, experiment.to_dict()
     earlier = history(models_of(about, folder))
     quick_eval = QuickEvaluation(Run(folder), ready.watched, ready.teacher)
+    reporter = Reporter(report_to, Run(folder), ready.watched)
+
+    def on_row(row: dict) -> None:
+        reporter(row)
+        if "eval" in row and progress:
+            quick_eval.show()
 
     def write_record(done: Run) -> dict:
         if progress:
@@ -321,6 +331,7 @@ def run(
         )  # fmt: skip
         record |= {"history": earlier, "inputs": started_from.get("inputs", {}) | {"test": test.fingerprint()}}
         record |= extra or {}
+        reporter({"step": config.steps, "test": metrics})
         write_json(done.folder / "record.json", record)
         append(record, results)  # last, so that an interrupted measurement is repeated and never appended twice
         return record
@@ -329,8 +340,9 @@ def run(
     train(
         ready.student, ready.dataset, config, folder, ready.teacher, quick_eval,
         {name: value for name, value in about.items() if name != "train"}, progress, cache, cache_gb,
-        lambda done: record.update(run_on_main(lambda: write_record(done))), quick_eval.show if progress else None,
+        lambda done: record.update(run_on_main(lambda: write_record(done))), on_row,
     )  # fmt: skip
+    reporter.close()
     return record
 
 

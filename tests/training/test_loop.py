@@ -254,10 +254,11 @@ def test_evaluation_is_logged_and_does_not_change_training(make_vlm, tmp_path):
     rows_when_evaluated = []
     run = train(
         student, TRAIN_SCENES, config.replace(eval_every=2), tmp_path / "eval", evaluate=evaluate, progress=False,
-        on_evaluated=lambda: rows_when_evaluated.append(Run(tmp_path / "eval").rows()[-1]),
+        on_row=lambda row: rows_when_evaluated.append((row["step"], Run(tmp_path / "eval").rows()[-1])),
     )  # fmt: skip
     assert [row for row in untimed_rows(run) if "eval" in row] == [
         {"step": step, "eval": {"tr@1": 12.5}} for step in (2, 4, 6)
     ]
-    assert [row["step"] for row in rows_when_evaluated if "eval" in row] == [2, 4, 6]
+    assert all(step == row["step"] for step, row in rows_when_evaluated)
+    assert [step for step, row in rows_when_evaluated if "eval" in row] == [2, 4, 6]
     assert seen == [student] * 3 and run.losses() == plain.losses()
