@@ -82,8 +82,8 @@ def test_terms_join_in_their_step(make_vlm, tmp_path):
         late.replace(joins={"hr.imgae": 1})
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_accumulation_equals_one_batch(optimizer, make_vlm, tmp_path):
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("adamw", 1e-5), ("muon", 0.05)])  # Muon computes in bf16
+def test_accumulation_equals_one_batch(optimizer, tolerance, make_vlm, tmp_path):
     """Of a term that is a plain mean over pictures, micro-batches have the mean gradient of the whole batch."""
     config = SHORT.replace(
         steps=2, warmup=0, weights={"hr.image": 1.0}, weight_decay=0.0, optimizer=optimizer
@@ -94,9 +94,10 @@ def test_accumulation_equals_one_batch(optimizer, make_vlm, tmp_path):
         cut = config.replace(accumulate=accumulate)
         run = train(student, TRAIN_SCENES, cut, tmp_path / f"{accumulate}", make_vlm(0), progress=False)
         results.append((student.med.vision_model.encoder.layers[0].mlp.fc1.weight, run.losses()["total"]))
+    start, (whole, losses_of_whole) = make_vlm(1).med.vision_model.encoder.layers[0].mlp.fc1.weight, results[0]
     for weight, losses in results[1:]:
-        torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
-        assert losses == pytest.approx(results[0][1], abs=1e-4)
+        assert (weight - whole).norm() < tolerance * (whole - start).norm()
+        assert losses == pytest.approx(losses_of_whole, abs=1e-4)
 
 
 def test_environment_does_not_change_accumulation(make_vlm, tmp_path, monkeypatch):
