@@ -282,8 +282,8 @@ def bench(options: Bench) -> None:
 class Export(Figures):
     model: str = option(positional=True, metavar="MODEL")
     """Model to export: a run folder, or a model's name."""
-    to: Literal["transformers", "onnx", "vit", "bert"] | None = None
-    """Library that will run the model; by default this package. vit, bert: one side, for stock transformers."""
+    to: Literal["dlip", "transformers", "onnx", "vit", "bert"] = "dlip"
+    """Library that will run the model; dlip is this package. vit, bert: one side, for stock transformers."""
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
@@ -291,34 +291,32 @@ class Export(Figures):
     out: str | None = option(None, metavar="FOLDER")
     """Folder to write to; by default runs/export/MODEL."""
     push: str | None = option(None, metavar="REPO")
-    """Upload to the hub, one repository per task: REPO-retrieval and so on."""
+    """Upload to the hub, one repository per folder: REPO-retrieval and so on."""
+    license: str | None = option(None, metavar="ID")
+    """License of the weights, for the hub: apache-2.0, bsd-3-clause, ..."""
 
 
 def export(options: Export) -> None:
     """Export a model for other programs."""
     from dlip.export.encoders import STOCK_ENCODERS, to_encoder
-    from dlip.export.transformers import push, to_precision, to_transformers
+    from dlip.export.transformers import push, to_dlip, to_transformers
 
-    precision = "int8" if options.int8 else "bf16" if options.bf16 else None
+    precision = "int8" if options.int8 else "bf16" if options.bf16 else "fp32"
     if options.bf16 and options.int8:
         raise UserError("--bf16 and --int8 exclude each other; choose one")
     if options.to == "onnx" and precision != "bf16":
         from dlip.export.onnx_export import to_onnx
 
         write = partial(to_onnx, int8=options.int8)
-    elif options.to and precision:
+    elif options.to == "dlip":
+        write = partial(to_dlip, precision=precision)
+    elif precision != "fp32":
         raise UserError(f"--to {options.to} has no {precision}; drop --{precision}")
-    elif options.to in STOCK_ENCODERS:
-        write = partial(to_encoder, kind=options.to)
-    elif options.to:
-        write = to_transformers
-    elif precision:
-        write = partial(to_precision, precision=precision)
     else:
-        raise UserError("no format to write; add --to transformers, --to onnx, --bf16 or --int8")
+        write = partial(to_encoder, kind=options.to) if options.to in STOCK_ENCODERS else to_transformers
     parts = [part for part in Path(options.model).parts if part not in ("/", "..")]
     out = options.out or Path("runs/export") / ("-".join(parts) or Path(options.model).resolve().name)
-    folders, skipped = write(options.model, out)
+    folders, skipped = write(options.model, out, license=options.license)
     hub = push(folders, options.push) if options.push else []
     lines = [f"{task:10} {path}" for task, path in folders.items()]
     lines += [f"{task:10} skipped: {reason}" for task, reason in skipped.items()]

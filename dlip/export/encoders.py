@@ -10,9 +10,9 @@ import torch
 from transformers import BertConfig, BertLMHeadModel, ViTConfig, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from dlip import __version__
 from dlip.common.errors import UserError
-from dlip.export.transformers import processor, write_folder
+from dlip.export.card import encoder_card
+from dlip.export.transformers import processor, record_of, write_folder
 from dlip.models.composite import Composite
 from dlip.models.fast.precision import refuse_lowered
 from dlip.models.med import Med
@@ -31,7 +31,9 @@ _VIT = (
 """Stock names of a ViT's weights -> names here."""
 
 
-def to_encoder(name: str, out: str | Path, kind: str) -> tuple[dict[str, Path], dict[str, str]]:
+def to_encoder(
+    name: str, out: str | Path, kind: str, license: str | None = None
+) -> tuple[dict[str, Path], dict[str, str]]:
     """Writes `out`/vit or `out`/bert, which the stock class loads, whole or not at all.
 
     kind: "vit" or "bert". Returns the folder by its kind, and an empty dict, as nothing is skipped. Raises UserError
@@ -49,14 +51,12 @@ def to_encoder(name: str, out: str | Path, kind: str) -> tuple[dict[str, Path], 
         )  # fmt: skip
     else:
         preparation = processor(vlm, c, "captioning").tokenizer
+    card = encoder_card(vlm, record_of(name), type(stock).__name__, license)
 
     def write(new: Path) -> None:
         stock.save_pretrained(new)
         preparation.save_pretrained(new)
-        (new / "README.md").write_text(
-            f"# {Path(vlm.name).name} as a {type(stock).__name__}\n\n"
-            f"One side of {name}, converted by DLIP Workbench {__version__}; stock `transformers` reads this folder.\n"
-        )
+        (new / "README.md").write_text(card)
 
     write_folder(folder, write)
     return {kind: folder}, {}

@@ -8,17 +8,27 @@ import sys
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.data.scenes.dataset import Scenes
+from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.experiments import trackers
+from dlip.experiments.config import ExperimentConfig, HeldOutConfig
 from dlip.experiments.run import run
 from dlip.experiments.trackers import check_installed
-from tests.experiments.test_quick_eval import experiment, small  # noqa: F401
+from dlip.training.config import TrainConfig
 
-CAPTIONS = {"weights": {"itc": 1.0, "lm": 1.0}, "eval_every": 2, "eval_items": 4}
+SPLITS_OF_8 = ("train-small", "val", "test")
+CONFIG = TrainConfig(
+    steps=4, batch_size=4, warmup=1, log_every=1, weights={"itc": 1.0, "lm": 1.0}, eval_every=2, eval_items=4
+)
+EXPERIMENT = ExperimentConfig(
+    "scenes-student:image_layers=1,text_layers=2", tokenizer="scenes/teacher", name="alone", train=CONFIG,
+    evaluation=HeldOutConfig(latency_repeats=0),
+)  # fmt: skip
 
 
-def alone(**changes):
-    return experiment(**CAPTIONS | changes).replace(teacher=None, tokenizer="scenes/teacher", role="undistilled")
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for split in SPLITS_OF_8:
+        monkeypatch.setitem(SPLITS, split, 8)
 
 
 def logged(folder) -> list[dict]:
@@ -28,7 +38,7 @@ def logged(folder) -> list[dict]:
 def test_tensorboard_has_the_losses_scores_captions_and_images_of_the_log(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    record = run(alone(), tmp_path / "run", tmp_path / "records.jsonl", progress=False, report_to=("tensorboard",))
+    record = run(EXPERIMENT, tmp_path / "run", tmp_path / "records.jsonl", progress=False, report_to=("tensorboard",))
     rows, found = logged(tmp_path / "run"), EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     found.Reload()
     for term in ("itc", "lm", "total"):
@@ -54,15 +64,15 @@ def test_trackio_has_one_run_also_if_it_is_resumed(resumed, tmp_path):
         import pytest
         from dlip.data.scenes.dataset import SPLITS
         from dlip.experiments.run import run
-        from tests.experiments.test_trackers import alone
-        SPLITS.update(val=8, test=8)
+        from tests.experiments.test_trackers import EXPERIMENT, SPLITS_OF_8
+        SPLITS.update(dict.fromkeys(SPLITS_OF_8, 8))
         place = {str(tmp_path / "run")!r}, {str(tmp_path / "records.jsonl")!r}
         stop = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         if {resumed}:
             with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 patch.setattr("dlip.training.run_folder.Run.finish", stop)
-                run(alone(), *place, progress=False, report_to=("trackio",))
-        run(alone(), *place, progress=False, report_to=("trackio",))
+                run(EXPERIMENT, *place, progress=False, report_to=("trackio",))
+        run(EXPERIMENT, *place, progress=False, report_to=("trackio",))
         import trackio
         (found,) = trackio.Api().runs("dlip")
         print(found.name)
@@ -74,19 +84,19 @@ def test_trackio_has_one_run_also_if_it_is_resumed(resumed, tmp_path):
         env=os.environ | {"TRACKIO_DIR": str(tmp_path / "db")},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("taught 20")  # and nothing else
+    assert done.stdout.startswith("alone 20")  # and nothing else
 
 
 def test_a_tracker_that_fails_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers.TensorBoardTracker, "log", lambda *_, **__: 1 / 0)
     with pytest.warns(UserWarning, match="tensorboard failed .* whose log is complete: division by zero"):
-        record = run(alone(), tmp_path / "run", tmp_path / "r.jsonl", progress=False, report_to=("tensorboard",))
+        record = run(EXPERIMENT, tmp_path / "run", tmp_path / "r.jsonl", progress=False, report_to=("tensorboard",))
     assert record["losses"]["step"] == [1, 2, 3, 4]
 
 
 def test_unknown_and_missing_trackers_are_refused_before_the_run(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no tracker 'aim'; choose one of trackio, tensorboard, wandb"):
-        run(alone(), tmp_path / "run", tmp_path / "r.jsonl", report_to=("aim",))
+        run(EXPERIMENT, tmp_path / "run", tmp_path / "r.jsonl", report_to=("aim",))
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--report-to wandb needs the package wandb"):
         check_installed(("wandb",))
