@@ -78,9 +78,10 @@ def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license
     teachers = [parse_name(one).name for one in split_names(config.get("teacher") or "")]
     datasets = re.findall(r"hub:([^+]+)", (config.get("data") or {}).get("name", ""))
     pipelines = [PIPELINES[task] for task in tasks if task in PIPELINES]
+    distilled = ["distillation"] if record.get("role") == "distilled" else []
     data = ModelCardData(
         library_name=library, license=license, base_model=list(filter(is_hub_id, teachers)) or None,
-        datasets=datasets or None, tags=["blip", "vision-language", "distillation"],
+        datasets=datasets or None, tags=["blip", "vision-language", *distilled],
         pipeline_tag=pipelines[0] if pipelines else None, model_name=name if results else None,
         eval_results=results or None,
     )  # fmt: skip

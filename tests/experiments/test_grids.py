@@ -1,9 +1,11 @@
 """Grids have the paper's rows, and sizes as their names state."""
 
+import hashlib
+
 import pytest
 
 from dlip.checkpoints.init_from import parse_source
-from dlip.checkpoints.load import locate, model_folder
+from dlip.checkpoints.load import BUILT_IN, locate, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.cost.count import paper_count
@@ -147,3 +149,13 @@ def test_rows_train_by_the_plan():
 def test_an_unknown_grid():
     with pytest.raises(UserError, match="no grid 'depth'; choose one of objectives, modalities"):
         grid("depth")
+
+
+def test_shipped_encoders_are_those_of_their_checksums_and_of_every_size():
+    folder = BUILT_IN / "scenes" / "encoders"
+    checksums = read_json(folder / "checksums.json")
+    assert {str(file.parent.relative_to(folder)) for file in folder.glob("*/*/model.safetensors")} == checksums.keys()
+    for name, checksum in checksums.items():
+        assert hashlib.sha256((folder / name / "model.safetensors").read_bytes()).hexdigest() == checksum, name
+    used = {source for one in GRIDS.values() for row in one.rows for _, source in map(parse_source, row.init_from)}
+    assert {source.removeprefix("scenes/encoders/") for source in used - {TEACHER}} == checksums.keys()

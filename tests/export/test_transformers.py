@@ -76,7 +76,7 @@ def elsewhere(folder, paths, texts, prompt, cls) -> dict:
 
 def untrained(tokenizer, **changes) -> VLM:
     vlm = new_model(scenes_size(32, 2, 2, **changes), tokenizer, 0)
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     for parameter in vlm.med.parameters():  # far from their initialization, so that scores differ
         parameter.data += 0.2 * torch.randn_like(parameter)
     return vlm
@@ -134,7 +134,7 @@ def test_scores_are_equal(made):
 
 def test_captions_and_answers_are_equal(made):
     vlm, paths, texts, outputs, _ = made
-    captions = [f"a red {caption}".strip().replace(" ?", "?") for caption in vlm.caption(paths)]  # as decoders join it
+    captions = [f"a red {caption}".strip() for caption in vlm.caption(paths)]
     assert outputs["captioning"] == captions and len(set(captions)) > 1
     assert [text.strip() for text in outputs["pipeline"]] == captions
     assert outputs["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
