@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal
 test: lint ## lint, check the import order, run the tests on two cores, save the slow ones
 	$(PYTEST) -m "not slow"
 
-test-slow: $(INSTALLED) ## run the slow tests: large sizes, layout in the browser, examples of CONTRIBUTING.md, benchmarks
+test-slow: $(INSTALLED) ## run the slow tests: large sizes, more windows and signals, notebooks of records, benchmarks
 	$(PYTEST) -m slow
 
 docs: $(INSTALLED) ## build the documentation site in build/site; warnings are errors

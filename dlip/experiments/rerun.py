@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dlip import records
 from dlip.checkpoints.init_from import parse_source
-from dlip.checkpoints.load import built_in_models, split_names, split_size
+from dlip.checkpoints.load import built_in_models, parse_name, split_names
 from dlip.common.errors import UserError
 from dlip.common.text import one_line
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig
@@ -47,7 +47,7 @@ def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool
 
 def check_models(record: dict, names: list[str]) -> None:
     """Raises UserError where a model that the record's run used is missing, with the command that made it."""
-    used = {str(Path(split_size(part)[0])) for name in names for part in split_names(parse_source(name)[1])}
+    used = {str(Path(parse_name(part).name)) for name in names for part in split_names(parse_source(name)[1])}
     for before in record.get("history", []):
         folder = before["folder"]
         if folder in used and folder not in built_in_models() and not Path(folder).is_dir():

@@ -204,7 +204,13 @@ def test_an_image_uploaded_during_a_request_is_answered(open_page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "scheme"), [(1280, 800, "light"), (1280, 800, "dark"), (390, 844, "light"), (390, 844, "dark")]
+    ("width", "height", "scheme"),
+    [
+        (1280, 800, "light"),
+        (390, 844, "dark"),
+        pytest.param(1280, 800, "dark", marks=pytest.mark.slow),
+        pytest.param(390, 844, "light", marks=pytest.mark.slow),
+    ],
 )
 def test_every_tab_fits_the_window(open_page, screens, width, height, scheme):
     """No tab is wider than the window, and every element has an accessible name; saves a screenshot of each tab."""

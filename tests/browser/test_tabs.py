@@ -341,7 +341,14 @@ def rounded(number: str) -> float:
     return round(float(number), 3)
 
 
-@pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "dark"), (390, 844, "light"), (1280, 800, "dark")])
+@pytest.mark.parametrize(
+    ("width", "height", "scheme"),
+    [
+        (390, 844, "dark"),
+        pytest.param(390, 844, "light", marks=pytest.mark.slow),
+        pytest.param(1280, 800, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_the_tabs_fit_a_phone_and_dark_mode(open_page, screens, width, height, scheme):
     page = open_page(width=width, height=height, scheme=scheme)
     for tab, filled in (("Attention", "#look img"), ("Trade-offs", "#runs .js-plotly-plot .point")):

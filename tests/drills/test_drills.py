@@ -26,6 +26,7 @@ def test_a_hundred_bad_inputs_and_their_record(tmp_path, capsys):
     assert capsys.readouterr().out.endswith("all passed\n")
 
 
+@pytest.mark.slow
 def test_a_killed_export():
     settings, counts, faults = killed.run(1, 0, ("export",))
     assert counts["export"]["kills"] == 1 and counts["export"]["ends"] >= 1 and faults == []

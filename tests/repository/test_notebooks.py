@@ -39,7 +39,14 @@ def test_all_notebooks_exist():
     assert tuple(path.stem for path in PATHS) == NAMES
 
 
-@ALL
+IN_EVERY_RUN = ("01_playground", "05_attention", "06_your_own_data")
+"""Notebooks that load models; the others draw records."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=() if path.stem in IN_EVERY_RUN else pytest.mark.slow) for path in PATHS],
+)
 def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
     monkeypatch.setenv("DLIP_QUICK", "1")
     (tmp_path / "notebooks").mkdir()
