@@ -58,9 +58,13 @@ encoders: $(INSTALLED) ## train the image and text encoders that students of sce
 		$(LARGE) --out runs/bert-80x2
 	.venv/bin/dlip export runs/bert-80x2 --to bert --out dlip/weights/scenes/encoders/80x2
 
+TEACHER := train --size scenes-teacher --role teacher $(LARGE) --weights tags=30,itc,itm,lm=2,vqa=4 --questions 3
+
 weights: $(INSTALLED) ## train the shipped models of scenes again (two hours on one core for the teacher alone)
-	.venv/bin/dlip train --size scenes-teacher --role teacher --init-from image=scenes/encoders/128x5/vit \
-		--weights tags=30,itc,itm,lm=2,vqa=4 --joins itm=1400 --questions 3 --steps 2600 $(LARGE) --out runs/scenes-teacher
+	.venv/bin/dlip $(TEACHER) --init-from image=scenes/encoders/128x5/vit --joins itm=1400 --steps 2600 \
+		--out runs/scenes-teacher-first
+	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-first --lr 1.5e-3 --warmup 50 --seed 1 --steps 1000 \
+		--out runs/scenes-teacher
 
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --batch-size 64 --schedule cosine \
 	--questions 2 --augment --flip --weight-decay 0.05 --candidates 16 --results runs/records.jsonl
