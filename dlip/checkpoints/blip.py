@@ -259,7 +259,7 @@ def read_med_config(path: Path, size: tuple[int, int, int]) -> dict[str, int]:
         return {}
     values = read_json(file)
     expected = dict(zip(("hidden_size", "num_hidden_layers", "intermediate_size"), size, strict=True))
-    for name, value in (expected | {"hidden_act": "gelu"}).items():
+    for name, value in (expected | {"hidden_act": "gelu", "layer_norm_eps": 1e-12}).items():
         if values.get(name) != value:
             raise UserError(f"{file} is of another model: its {name} is {values.get(name)}, not {value}; "
                             "put the checkpoint's own there")  # fmt: skip

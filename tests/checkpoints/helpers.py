@@ -16,7 +16,8 @@ DEC, ENC, VOCAB = len(WORDS), len(WORDS) + 1, len(WORDS) + 2
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 TEXTS = ["a red star", "a cat", "what is it ?"]
 CLIP = dict(mean=ModelConfig().image_mean, std=ModelConfig().image_std)
-MED_CONFIG = dict(hidden_size=128, num_hidden_layers=2, intermediate_size=256, hidden_act="gelu", num_attention_heads=2)
+MED_CONFIG = dict(hidden_size=128, num_hidden_layers=2, intermediate_size=256, hidden_act="gelu", layer_norm_eps=1e-12,
+                  num_attention_heads=2)  # fmt: skip
 
 
 def stock(kind: str, width: int = 128, size: int = 32, eps: float = 1e-5, heads: tuple[int, int] | None = None):

@@ -128,10 +128,8 @@ def test_head_counts_are_never_guessed(images, tmp_path):
     path = write(to_original_names(stock("retrieval", eps=1e-6).state_dict()), tmp_path)
     beside = path.parent / "med_config.json"
     for image_heads, text_heads in itertools.product((1, 2, 4, 8), repeat=2):
-        stock_model, name = (
-            stock("retrieval", eps=1e-6, heads=(image_heads, text_heads)),
-            f"{path}:image_heads={image_heads}",
-        )
+        stock_model = stock("retrieval", eps=1e-6, heads=(image_heads, text_heads))
+        name = f"{path}:image_heads={image_heads}"
         beside.unlink(missing_ok=True)
         with pytest.raises(UserError, match=r"how many heads .* as in model.pth:image_heads=N,text_heads=N"):
             dlip.load(path)
