@@ -147,6 +147,8 @@ class Train(Figures):
     """Compute the teacher's outputs once and keep them in FOLDER (by default runs/teacher-cache)."""
     cache_gb: float = option(CACHE_GB, above=0, command="distill")
     """Maximum size of that folder in GB."""
+    report_to: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
+    """Trackers that get the run's log too, comma-separated: trackio, tensorboard, wandb."""
     experiment: ExperimentConfig
     """Experiment."""
 
@@ -166,7 +168,7 @@ def train(options: Train) -> None:
         return options.show(cost, lambda: dry_run.text(cost))
     record = run.run(
         experiment, options.out, options.results, progress=options.json != "-",
-        cache=options.cache_folder or CACHE, cache_gb=options.cache_gb,
+        cache=options.cache_folder or CACHE, cache_gb=options.cache_gb, report_to=options.report_to,
     )  # fmt: skip
     if distributed.rank() == 0:
         where = f"The model is in {options.out}, its record in {options.results}."
@@ -203,7 +205,7 @@ class Ablate(Figures):
     grids: tuple[str, ...] = option((), positional=True, metavar="GRID")
     """Grids to run, such as modules or fusion (docs/ablations.md), or all."""
     seeds: int | None = option(None, least=1)
-    """Runs of each row; by default those of the grids, 3."""
+    """Runs of each row; by default 6 of rows that a conclusion compares, 2 of others."""
     workers: int = option(1, least=1)
     """Number of parallel runs."""
     only: tuple[str, ...] = option((), metavar="ROW")
@@ -235,11 +237,11 @@ def ablate(options: Ablate) -> None:
     tables = {grid.name: ablation.table(grid, runs, plan) for grid in grids}
     texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
     figures = {"tables": {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}}
-    figures |= {"failed": failed, "conclusions": None}
+    figures |= {"failed": failed, "conclusions": None, "spreads": None}
     if options.conclusions:
-        verdicts = conclusions.conclusions(runs, plan)
-        texts.append(conclusions.text(verdicts))
-        figures["conclusions"] = json.loads(verdicts.to_json(orient="records"))
+        judged = {"conclusions": conclusions.conclusions(runs, plan), "spreads": conclusions.spreads(runs, plan)}
+        texts.append(conclusions.text(*judged.values()))
+        figures |= {name: json.loads(table.to_json(orient="records")) for name, table in judged.items()}
     options.show(figures, "\n\n".join(texts))
     if failed:
         (name, reason), *others = failed.items()
@@ -280,8 +282,8 @@ def bench(options: Bench) -> None:
 class Export(Figures):
     model: str = option(positional=True, metavar="MODEL")
     """Model to export: a run folder, or a model's name."""
-    to: Literal["transformers", "onnx"] | None = None
-    """Library that will run the model; by default this package."""
+    to: Literal["dlip", "transformers", "onnx", "vit", "bert"] = "dlip"
+    """Library that will run the model; dlip is this package. vit, bert: one side, for stock transformers."""
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
@@ -289,31 +291,32 @@ class Export(Figures):
     out: str | None = option(None, metavar="FOLDER")
     """Folder to write to; by default runs/export/MODEL."""
     push: str | None = option(None, metavar="REPO")
-    """Upload to the hub, one repository per task: REPO-retrieval and so on."""
+    """Upload to the hub, one repository per folder: REPO-retrieval and so on."""
+    license: str | None = option(None, metavar="ID")
+    """License of the weights, for the hub: apache-2.0, bsd-3-clause, ..."""
 
 
 def export(options: Export) -> None:
     """Export a model for other programs."""
-    from dlip.export.transformers import push, to_precision, to_transformers
+    from dlip.export.encoders import STOCK_ENCODERS, to_encoder
+    from dlip.export.transformers import push, to_dlip, to_transformers
 
-    precision = "int8" if options.int8 else "bf16" if options.bf16 else None
+    precision = "int8" if options.int8 else "bf16" if options.bf16 else "fp32"
     if options.bf16 and options.int8:
         raise UserError("--bf16 and --int8 exclude each other; choose one")
     if options.to == "onnx" and precision != "bf16":
         from dlip.export.onnx_export import to_onnx
 
         write = partial(to_onnx, int8=options.int8)
-    elif options.to and precision:
+    elif options.to == "dlip":
+        write = partial(to_dlip, precision=precision)
+    elif precision != "fp32":
         raise UserError(f"--to {options.to} has no {precision}; drop --{precision}")
-    elif options.to:
-        write = to_transformers
-    elif precision:
-        write = partial(to_precision, precision=precision)
     else:
-        raise UserError("no format to write; add --to transformers, --to onnx, --bf16 or --int8")
+        write = partial(to_encoder, kind=options.to) if options.to in STOCK_ENCODERS else to_transformers
     parts = [part for part in Path(options.model).parts if part not in ("/", "..")]
     out = options.out or Path("runs/export") / ("-".join(parts) or Path(options.model).resolve().name)
-    folders, skipped = write(options.model, out)
+    folders, skipped = write(options.model, out, license=options.license)
     hub = push(folders, options.push) if options.push else []
     lines = [f"{task:10} {path}" for task, path in folders.items()]
     lines += [f"{task:10} skipped: {reason}" for task, reason in skipped.items()]
@@ -360,7 +363,7 @@ class Advise(Figures):
     max_latency: float | None = option(None, metavar="MS")
     """Budget in ms of median latency of the timed task."""
     metric: str = "all"
-    """Score to keep: tr1, ir1, cider, vqa, or all, the minimum kept of the four."""
+    """Score to keep: ir1, facts_f1, vqa_mean, tr1, cider, ..., or all, the minimum kept of the first three."""
     results: str = option("results/ablations.jsonl", metavar="PATH")
     """File of records, or a folder of them."""
 

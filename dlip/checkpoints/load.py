@@ -129,17 +129,22 @@ def locate(name: str) -> Path:
 
     Names below `runs/` are never looked up on the hub. Raises UserError if there is no such model.
     """
-    path = BUILT_IN / name if name in built_in_models() else Path(name)
+    path = BUILT_IN / name if os.path.isfile(BUILT_IN / name / "config.json") else Path(name)
     if os.path.isfile(path) or os.path.isfile(path / "config.json"):
         return path
-    owner = name.split("/")[0]
-    is_hub_id = re.fullmatch(r"(?!runs/)[\w-][\w.-]*/[\w.-]+", name)
-    if is_hub_id and not os.path.exists(owner) and not os.path.exists(BUILT_IN / owner):
+    if is_hub_id(name):
         return hub_model(name)
     raise UserError(
         f"there is no model {name!r}; name a run folder, a BLIP folder or .pth, or one of "
         f"{', '.join(built_in_models())}"
     )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is that of a repository on the hub: neither its owner nor a built-in model's is a local folder."""
+    owner = name.split("/")[0]
+    written_so = re.fullmatch(r"(?!runs/)[\w-][\w.-]*/[\w.-]+", name)
+    return bool(written_so) and not os.path.exists(owner) and not os.path.exists(BUILT_IN / owner)
 
 
 def built_in_models() -> list[str]:

@@ -232,10 +232,13 @@ def summary(model: ModelConfig | Med | Composite) -> dict:
     c = getattr(model, "config", model)
     count = params(c) if c is model else needed_params(model)
     macs = {task: task_macs(c, task) for task in TASKS}
+    stored = [] if c is model else list(model.parameters())
+    bytes_each = sum(p.nbytes for p in stored) / sum(p.numel() for p in stored) if stored else 4
     flops = {task: sum(m.flops for m in passes.values()) for task, passes in macs.items()}
     paper = paper_count(c)
     return {
         "params_m": sum(count.values()) / 1e6,
+        "weights_mb": bytes_each * sum(count.values()) / 1e6,
         "flops_g": flops["retrieval"] / 1e9,
         "macs_g_paper": (paper["image_macs"] + paper["text_macs"]) / 1e9,
         "params_m_paper": (paper["image_params"] + paper["text_params"]) / 1e6,

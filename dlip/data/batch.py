@@ -28,7 +28,7 @@ class Item:
     captions: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     tags: np.ndarray | None = None
-    """float32 [K]: 1 for each kind of object in the image; None if the dataset has no tags."""
+    """float32 [C, K]: 1 for each tag of each cell of a square grid; None if the dataset has no tags."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Batch:
     """int64 [N, A]: one answer per question, [DEC] ... [SEP]."""
     answer_mask: torch.Tensor | None = None
     tags: torch.Tensor | None = None
-    """float32 [B, K]"""
+    """float32 [B, C, K]"""
     question_rows: torch.Tensor | None = None
     """int64 [N]: row of the image of each question; None means N = B, one per image."""
     caption_index: torch.Tensor | None = None

@@ -130,6 +130,8 @@ class EvaluationConfig:
     """Also rank these answers in VQA: its training annotations, or a text file with one a line; may be repeated."""
     beams: int = option(3, least=1, most=100)
     """Beams of captions and answers."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Convert the model to this precision first."""
     data: DataConfig = DataConfig()
     """Data."""
     measure: MeasureConfig = MeasureConfig()

@@ -20,9 +20,11 @@ from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
 SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")
-LIVE = "student distilled here"
+LIVE = "live student"
 IMAGES = 1000
 """Training images, as many as the shipped students had."""
+EVALUATIONS, EVALUATION_IMAGES = 6, 100
+"""Quick evaluations during training, and images of val in each."""
 
 
 def experiment(steps: int, seed: int) -> ExperimentConfig:
@@ -31,9 +33,10 @@ def experiment(steps: int, seed: int) -> ExperimentConfig:
     joins = {term: steps // 6 for term in weights if term != "hr.image"}
     joins |= dict.fromkeys(("itm", "kd.itm", "kd.vqa"), steps // 3)
     train = TrainConfig(
-        steps=steps, batch_size=64, lr=3e-3, schedule="cosine", warmup=min(100, steps // 6), seed=seed,
-        label_smoothing=0.0, weights=weights, joins=joins, learn_teacher_projection=False, center_states=True,
-        questions=3, save_every=100,
+        steps=steps, batch_size=64, optimizer="muon", lr=3e-3, schedule="cosine", warmup=min(100, steps // 6),
+        seed=seed, label_smoothing=0.0, weights=weights, joins=joins, learn_teacher_projection=False,
+        center_states=True, questions=3, save_every=100, eval_every=max(1, steps // EVALUATIONS),
+        eval_items=EVALUATION_IMAGES,
     )  # fmt: skip
     return ExperimentConfig(
         name=LIVE, size="scenes-student", teacher="scenes/teacher", role="distilled",
@@ -43,6 +46,8 @@ def experiment(steps: int, seed: int) -> ExperimentConfig:
 
 def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> list[dict]:
     """Distill a student of the shipped size for `steps` from the shipped teacher; writes `folder`/report.html.
+
+    Meanwhile the student's scores are printed in percent of the teacher's.
 
     Returns the records compared: the shipped models' own, their latency measured here beside the new student's, and
     the new student's. Nothing is printed where `quiet`.

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from dlip.checkpoints.init_from import initialize
 from dlip.common.distributed import run_on_main
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
-from dlip.common.text import plural
 from dlip.cost.count import summary
 from dlip.cost.latency import compare_latency
 from dlip.cost.memory import memory
@@ -25,9 +24,11 @@ from dlip.evaluation.bounds import bounds
 from dlip.evaluation.tasks import check_tasks, evaluate
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.history import history, model_record, models_of
+from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
+from dlip.experiments.trackers import Reporter, check_installed
 from dlip.models.composite import TRAINED_BY
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import precision
+from dlip.models.fast.precision import lower, precision
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 from dlip.records import contains, record_of_run
@@ -180,6 +181,8 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
         model_record(config.model)  # before the work is done
     check_tasks(config.tasks)
     vlm, split = VLM.load(config.model), config.data.split or held_out(config.data.name, "--")
+    for med in vlm.med.members:
+        lower(med, config.precision)
     dataset = data_sets.open(config.data.name, split, config.data.limit, config.data.on_error)
     skipped, how = {dataset.split: len(data_sets.verify(dataset))}, config.measure
     known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
@@ -192,27 +195,6 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
     if results:
         append(remeasured_record(config, vlm, metrics, items, dataset), results)
     return {**metrics, "items": items}
-
-
-def measurable_tasks(vlm: VLM, dataset) -> list[str]:
-    """The tasks that the model can be evaluated at on the data. Raises UserError where there is none."""
-    tasks = [
-        name
-        for name, task in TASKS.items()
-        if task.abilities[0] in vlm.med.abilities and data_sets.has_field(dataset, task.data)
-    ]
-    if not tasks:
-        raise UserError(
-            f"no trained task can be evaluated on {plural(len(dataset), 'image')} of {dataset.name} "
-            f"{dataset.split}; give a weight to itc, lm or vqa, or name other --test-data or more --eval-items"
-        )
-    return tasks
-
-
-def quick_eval(student: VLM, dataset) -> dict:
-    """Metrics during training; captioning is slow, so it is evaluated only where nothing else can be."""
-    tasks = tuple(task for task in measurable_tasks(student, dataset) if task != "captioning")
-    return evaluate(student, dataset, tasks=tasks or ("captioning",), progress=False)
 
 
 def has_attention_heads(vlm: VLM) -> bool:
@@ -302,21 +284,33 @@ def run(
     progress: bool = True,
     cache: str | Path = CACHE,
     cache_gb: float = CACHE_GB,
+    report_to: Sequence[str] = (),
     extra: dict | None = None,
 ) -> dict:
     """Train a model, measure it, append its record to `results`, and return the record.
 
     command: kept in the record for information; by default the one that runs the experiment. cache: where `train.cache`
-    keeps the teacher's outputs, at most `cache_gb` GB. extra: more fields of the record.
+    keeps the teacher's outputs, at most `cache_gb` GB. report_to: trackers that get the run's log too, of
+    `dlip.experiments.trackers.TRACKERS`. extra: more fields of the record.
     A folder with a finished run of this experiment is measured without training again; where its record is in `results`
     too, nothing is done. Raises UserError as `prepare` and `train` do.
     """
+    check_installed(report_to)
     ready = prepare(experiment)
     experiment = ready.experiment.replace(name=experiment.name or Path(folder).resolve().name)
     config, held, test, about = experiment.train, experiment.evaluation, ready.test, experiment.to_dict()
     earlier = history(models_of(about, folder))
+    quick_eval = QuickEvaluation(Run(folder), ready.watched, ready.teacher)
+    reporter = Reporter(report_to, Run(folder), ready.watched)
+
+    def on_row(row: dict) -> None:
+        reporter(row)
+        if "eval" in row and progress:
+            quick_eval.show()
 
     def write_record(done: Run) -> dict:
+        if progress:
+            quick_eval.show()
         existing = record_of_run(done.folder)
         if existing and same_experiment(existing, experiment) and contains(results, existing):
             warnings.warn(f"{folder} holds this run, and {results} its record; nothing is done again", stacklevel=2)
@@ -333,20 +327,22 @@ def run(
             experiment.name, experiment.role, command=command or experiment.command(str(folder)),
             config={"model": started_from["model"], **about}, seed=config.seed, train_images=len(ready.dataset),
             metrics=metrics, losses=done.losses(), wall_s=done.seconds(), device=str(model.device),
-            samples=samples(items, test), items=items,
+            samples=samples(items, test), items=items, evaluations=quick_eval.results(),
         )  # fmt: skip
         record |= {"history": earlier, "inputs": started_from.get("inputs", {}) | {"test": test.fingerprint()}}
         record |= extra or {}
+        reporter({"step": config.steps, "test": metrics})
         write_json(done.folder / "record.json", record)
         append(record, results)  # last, so that an interrupted measurement is repeated and never appended twice
         return record
 
     record: dict = {}
     train(
-        ready.student, ready.dataset, config, folder, ready.teacher, lambda model: quick_eval(model, ready.watched),
+        ready.student, ready.dataset, config, folder, ready.teacher, quick_eval,
         {name: value for name, value in about.items() if name != "train"}, progress, cache, cache_gb,
-        lambda done: record.update(run_on_main(lambda: write_record(done))),
+        lambda done: record.update(run_on_main(lambda: write_record(done))), on_row,
     )  # fmt: skip
+    reporter.close()
     return record
 
 
@@ -368,7 +364,7 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
     """
     first = model_record(config.model)
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
-    about |= {"device": str(vlm.device), "samples": samples(items, dataset)}
+    about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
     record = new_record(command=config.command(), metrics=metrics, items=items, **about)
     record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}
     training = {key: first[key] for key in ("command", "config", "wall_s")}

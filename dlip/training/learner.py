@@ -63,7 +63,7 @@ class Learner(nn.Module):
         if "vqa" in terms:
             losses["vqa"] = objectives.vqa(features, smoothing)
         if "tags" in terms:
-            losses["tags"] = objectives.tags(self.tag_head(features.states("image")[:, 0]), batch.tags)
+            losses["tags"] = objectives.tags(self.tag_head, features.states("image"), batch.tags)
         if self.distiller is not None and self.distiller.active(terms):
             teacher_features = teacher(batch, self.distiller.want("teacher", terms), features.pairs)
             losses |= self.distiller(features, teacher_features, terms)

@@ -79,7 +79,7 @@ def one_step(config: TrainConfig, rank: int = 0, world_size: int = 1) -> dict:
     torch.manual_seed(3)
     queue = torch.nn.functional.normalize(torch.randn(2, 8, 64), dim=-1)
     part = slice(8 // world_size * rank, 8 // world_size * (rank + 1))
-    learner = Learner(student, teacher, config, len(TRAIN[0].tags)).train()
+    learner = Learner(student, teacher, config, TRAIN[0].tags.shape[1]).train()
     torch.manual_seed(4)
     for name, parameter in learner.named_parameters():
         if name.startswith(("tag_head", "distiller")):

@@ -10,6 +10,7 @@ from dlip.cost.latency import Workload
 from dlip.cost.sizes import PRINTED, models_table, models_text
 from dlip.models.composite import Composite
 from dlip.models.config import PRESETS, ModelConfig
+from dlip.models.fast.precision import lower
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 
@@ -137,6 +138,11 @@ def test_summaries_of_configuration_and_model_are_equal():
     assert figures == summary(Med(TINY))
     assert figures["params_m"] * 1e6 == pytest.approx(sum(figures["params_by_module"].values()))
     assert figures["flops_g"] * 1e9 == pytest.approx(sum(figures["flops_by_module"].values()))
+
+
+def test_megabytes_follow_the_precision():
+    assert summary(TINY)["weights_mb"] == pytest.approx(4 * summary(TINY)["params_m"])
+    assert summary(lower(Med(TINY), "bf16"))["weights_mb"] == pytest.approx(2 * summary(TINY)["params_m"])
 
 
 def test_parameters_of_single_task_checkpoints():

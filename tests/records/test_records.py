@@ -204,7 +204,7 @@ def test_table_columns_and_figures(tmp_path: Path):
     append(make_record("teacher", role="teacher", weights={"itc": 1.0}, tr1=80.0, latency=50.0), tmp_path / "a.jsonl")
     append(make_record(weights={"itc": 1.0, "kd.itc": 2.0}, vqa=None), tmp_path / "b.jsonl")
     df = load(tmp_path)
-    assert list(df.columns) == [*RUN_COLUMNS, *FIGURES, "vqa.count", "w.itc", "w.kd.itc"]
+    assert list(df.columns) == [*RUN_COLUMNS, *FIGURES, "vqa.count", "vqa.color", "w.itc", "w.kd.itc"]
     assert list(df["name"]) == ["teacher", "student"]
     teacher, student = df.iloc[0], df.iloc[1]
     assert (teacher["tr1"], teacher["latency_ms"], teacher["vqa.count"]) == (80.0, 50.0, 60.0)

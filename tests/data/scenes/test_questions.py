@@ -45,17 +45,19 @@ def answer(text: str, scene: Scene) -> str:
     if match := re.fullmatch(r"is there an? (.+)\?", text):
         return "yes" if having(match[1], scene) else "no"
     if match := re.fullmatch(r"how many (.+) are there\?", text):
-        return ["zero", "one", "two", "three", "four"][len(having(match[1], scene))]
+        return ["zero", "one", "two", "three", "four", "five"][len(having(match[1], scene))]
     if match := re.fullmatch(r"what (size|texture|color|shape) is the (.+)\?", text):
         return getattr(one(match[2], scene), match[1])
-    if match := re.fullmatch(r"are there more (.+) than (.+)\?", text):
-        return "yes" if len(having(match[1], scene)) > len(having(match[2], scene)) else "no"
-    if match := re.fullmatch(r"is the (.+) (larger|smaller) than the (.+)\?", text):
+    if match := re.fullmatch(r"are there more (\S+) or (\S+?)( things)?\?", text):
+        numbers = {noun: len(having(noun, scene)) for noun in (match[1], match[2])}
+        assert len(set(numbers.values())) == 2
+        return max(numbers, key=numbers.get)
+    if match := re.fullmatch(r"is the (.+) (larger or smaller|smaller or larger) than the (.+)\?", text):
         a, b = one(match[1], scene).width, one(match[3], scene).width
         assert abs(a - b) >= 5
-        return "yes" if (a > b) == (match[2] == "larger") else "no"
-    if match := re.fullmatch(rf"is the (.+) {WHERE} the (.+)\?", text):
-        return "yes" if way(one(match[1], scene), one(match[3], scene)) == match[2] else "no"
+        return "larger" if a > b else "smaller"
+    if match := re.fullmatch(r"where is the (.+) relative to the (.+)\?", text):
+        return way(one(match[1], scene), one(match[2], scene)).removesuffix(" of")
     match = re.fullmatch(rf"what is {WHERE} the (.+)\?", text)
     b = one(match[2], scene)
     axis, sign = ("x", -1) if "left" in match[1] else ("x", 1) if "right" in match[1] else ("y", 0)
@@ -73,7 +75,7 @@ def test_every_answer_follows_from_image_and_question(scenes):
     for scene in scenes:
         generated = questions(scene)
         types = Counter(q.type for q in generated)
-        assert types == {"existence": 1, "counting": 1, "attribute": 2, "comparison": 1, "relation": 1}
+        assert types == {"existence": 1, "counting": 1, "attribute": 1, "comparison": 1, "relation": 2}
         for question in generated:
             assert question.answers == [answer(question.text, scene)], (question, scene)
 
@@ -91,11 +93,12 @@ def test_answers_are_balanced(scenes):
     for scene in scenes:
         for question in questions(scene):
             answers[question.type][question.answers[0]] += 1
-    for type in ("existence", "comparison"):
-        assert abs(answers[type]["yes"] - answers[type]["no"]) < 100, answers[type]
-    assert abs(answers["relation"]["yes"] - answers["relation"]["no"]) < 100
+    assert abs(answers["existence"]["yes"] - answers["existence"]["no"]) < 100
+    assert abs(answers["comparison"]["larger"] - answers["comparison"]["smaller"]) < 60
+    directions = [answers["relation"][where] for where in ("left", "right", "above", "below")]
+    assert max(directions) - min(directions) < 100
     assert set(answers["attribute"]) == {*SIZES, *TEXTURES, *COLORS, *SHAPES}
-    assert set(answers["counting"]) == {"zero", "one", "two", "three", "four"}
+    assert set(answers["counting"]) == {"zero", "one", "two", "three", "four", "five"}
     assert max(answers["counting"].values()) < 330 and min(answers["counting"].values()) > 40
 
 
@@ -110,4 +113,4 @@ def test_blind_guesser_has_low_accuracy(scenes):
     generated = [question for scene in scenes for question in questions(scene)]
     known = [learnt.get(q.text) or beginnings[q.text.split()[1]] for q in generated]
     right = sum(counts.most_common(1)[0][0] == q.answers[0] for counts, q in zip(known, generated, strict=True))
-    assert 0.3 < right / len(generated) < 0.45
+    assert 0.3 < right / len(generated) < 0.5
