@@ -14,6 +14,7 @@ _NAMINGS = [(named, itemgetter(*named)) for n in (1, 2, 3, 4) for named in combi
 _NOUNS = ((COLOR, SHAPE), (COLOR, SHAPE), (SIZE, SHAPE), (SIZE, COLOR), (TEXTURE, SHAPE), (TEXTURE, COLOR))
 _ATTRIBUTE_DRAWS = 3 * (COLOR,) + 3 * (SHAPE,) + 2 * (TEXTURE,) + (SIZE,)  # relative frequency of attribute questions
 _COMPARATIVES = {"large": "larger", "small": "smaller"}
+_FURTHER = {"left": "further left", "right": "further right", "above": "higher", "below": "lower"}
 _BOTH_PRESENT = 0.8  # share of comparisons of numbers in which neither is zero, where a scene allows them
 _AMBIGUOUS_GAP = 5  # pixels: a second object so far in the same direction makes "what is above it?" ambiguous
 
@@ -72,18 +73,9 @@ def _attribute(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
 
 
 def _comparison(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
-    def either(one: str, other: str) -> str:
-        return f"{one} or {other}" if rng.random() < 0.5 else f"{other} or {one}"
-
-    if rng.random() < 0.5:
-        pairs = []
-        for a, b in permutations(kinds, 2):
-            if a[SIZE] != b[SIZE]:
-                names = product(_names(kinds, a, SIZE)[:2], _names(kinds, b, SIZE)[:2])
-                pairs += [(a[SIZE], _noun(a, first), _noun(b, second)) for first, second in names]
-        if pairs:
-            size, a, b = pick(rng, pairs)
-            return f"is the {a} {either('larger', 'smaller')} than the {b}?", _COMPARATIVES[size]
+    sizes = [(_COMPARATIVES[a[SIZE]], a, b) for a, b in permutations(kinds, 2) if a[SIZE] != b[SIZE]]
+    if rng.random() < 0.5 and (question := _which(rng, kinds, sizes, SIZE)):
+        return question
     attribute = SHAPE if rng.random() < 0.5 else COLOR
     present = [kind[attribute] for kind in kinds]
     found = sorted({*present})
@@ -93,8 +85,8 @@ def _comparison(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
     else:
         more, less = pick(rng, found), pick(rng, [value for value in VALUES[attribute] if value not in present])
     if attribute == SHAPE:
-        return f"are there more {either(PLURALS[more], PLURALS[less])}?", PLURALS[more]
-    return f"are there more {either(more, less)} things?", more
+        return f"are there more {_either(rng, PLURALS[more], PLURALS[less])}?", PLURALS[more]
+    return f"are there more {_either(rng, more, less)} things?", more
 
 
 def _related(rng: random.Random, scene: Scene, kinds: list[Kind]) -> tuple[str, str]:
@@ -103,23 +95,43 @@ def _related(rng: random.Random, scene: Scene, kinds: list[Kind]) -> tuple[str, 
     if not pairs:
         return _relation(rng, scene, kinds)
     a, b = pick(rng, pairs)
-    return f"what is {PHRASES[relation(a, b)]} the {_name(rng, kinds, b.kind)}?", a.shape
+    return f"what is {PHRASES[relation(a, b)]} the {_noun(b.kind, pick(rng, _names(kinds, b.kind)[:4]))}?", a.shape
 
 
 def _relation(rng: random.Random, scene: Scene, kinds: list[Kind]) -> tuple[str, str]:
-    a, b = pick(rng, [(a, b) for a, b in permutations(scene.objects, 2) if relation(a, b)])
-    return f"where is the {_name(rng, kinds, a.kind)} relative to the {_name(rng, kinds, b.kind)}?", relation(a, b)
+    places = [(_FURTHER[relation(a, b)], a.kind, b.kind) for a, b in permutations(scene.objects, 2) if relation(a, b)]
+    return _which(rng, kinds, places)
+
+
+def _which(
+    rng: random.Random, kinds: list[Kind], comparisons: list[tuple[str, Kind, Kind]], excluded: int | None = None
+):
+    """Which of two objects is larger, or further left: the first of one of `comparisons`. None if none can be named.
+
+    Their names, without an excluded attribute, are as short as the scene allows; the answer is one of them.
+    """
+    named = [
+        (comparative, (a, one), (b, other))
+        for comparative, a, b in comparisons
+        for one, other in product(_names(kinds, a, excluded), _names(kinds, b, excluded))
+    ]
+    if not named:
+        return None
+    words = min(len(one) + len(other) for _, (_, one), (_, other) in named)
+    comparative, a, b = pick(rng, [n for n in named if len(n[1][1]) + len(n[2][1]) == words])
+    return f"which is {comparative}, {_either(rng, f'the {_noun(*a)}', f'the {_noun(*b)}')}?", " ".join(
+        a[0][k] for k in a[1]
+    )
+
+
+def _either(rng: random.Random, one: str, other: str) -> str:
+    return f"{one} or {other}" if rng.random() < 0.5 else f"{other} or {one}"
 
 
 def _only(scene: Scene, a: Object, b: Object, where: str) -> bool:
     """Whether a is the only object on that side of b, clearly."""
     axis, sign = where in ("above", "below"), -1 if where in ("left", "above") else 1
     return all(o is a or o is b or sign * gap(o, b)[axis] < _AMBIGUOUS_GAP for o in scene.objects)
-
-
-def _name(rng: random.Random, kinds: list[Kind], kind: Kind) -> str:
-    """One of the shorter names of this object alone."""
-    return _noun(kind, pick(rng, _names(kinds, kind)[:4]))
 
 
 def _names(kinds: list[Kind], kind: Kind, excluded: int | None = None) -> list[tuple[int, ...]]:
