@@ -109,8 +109,9 @@ def test_a_failed_job_leaves_one_sentence(open_page, screens):
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
     page.locator("#view").get_by_text("Grad-CAM", exact=True).click()
+    page.wait_for_function("!document.querySelector('#look img') && document.querySelector('#look').innerText.trim()")
     page.get_by_label("Remove Image").click()
-    page.wait_for_function("!document.querySelector('#look img')")  # all events that follow the image have ended
+    page.wait_for_function("!document.querySelector('#look').innerText.trim()")  # what follows the image has ended
     page.locator("#explain").click()
     wait_for_text(page, ".toast-body", "There is no word to explain; upload an image, and choose one of its words.")
     page.locator("#stop-explaining").wait_for(state="hidden")

@@ -105,23 +105,21 @@ def _relation(rng: random.Random, scene: Scene, kinds: list[Kind]) -> tuple[str,
 
 def _which(
     rng: random.Random, kinds: list[Kind], comparisons: list[tuple[str, Kind, Kind]], excluded: int | None = None
-):
+) -> tuple[str, str] | None:
     """Which of two objects is larger, or further left: the first of one of `comparisons`. None if none can be named.
 
-    Their names, without an excluded attribute, are as short as the scene allows; the answer is one of them.
+    Both names, without an excluded attribute, are as short as the scene allows; the answer is the first one's.
     """
     named = [
-        (comparative, (a, one), (b, other))
+        (len(one) + len(other), comparative, _noun(a, one), _noun(b, other))
         for comparative, a, b in comparisons
         for one, other in product(_names(kinds, a, excluded), _names(kinds, b, excluded))
     ]
     if not named:
         return None
-    words = min(len(one) + len(other) for _, (_, one), (_, other) in named)
-    comparative, a, b = pick(rng, [n for n in named if len(n[1][1]) + len(n[2][1]) == words])
-    return f"which is {comparative}, {_either(rng, f'the {_noun(*a)}', f'the {_noun(*b)}')}?", " ".join(
-        a[0][k] for k in a[1]
-    )
+    fewest = min(words for words, *_ in named)
+    _, comparative, a, b = pick(rng, [option for option in named if option[0] == fewest])
+    return f"which is {comparative}, {_either(rng, f'the {a}', f'the {b}')}?", a.removesuffix(" thing")
 
 
 def _either(rng: random.Random, one: str, other: str) -> str:

@@ -28,11 +28,11 @@ from dlip.data.scenes.world import (
 )
 
 GOLDEN = {  # hash of the first ten images with all their texts
-    "train-large": "f34d6c926bcc9262",
-    "train-small": "e4491d494189fbc1",
-    "val": "c2c435c9f72e5921",
-    "test": "3461b2361548b630",
-    "test-5k": "3461b2361548b630",
+    "train-large": "6d4781d138acd168",
+    "train-small": "d720dfec9420d08d",
+    "val": "a2f5d846f090d827",
+    "test": "b8569b6c6b6d7273",
+    "test-5k": "b8569b6c6b6d7273",
 }
 
 

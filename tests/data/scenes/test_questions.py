@@ -10,6 +10,8 @@ from dlip.data.scenes.questions import questions
 from dlip.data.scenes.world import COLORS, SHAPES, SIZES, TEXTURES, Object, Scene
 
 WHERE = "(left of|right of|above|below)"
+DIRECTIONS = {"further left": "left of", "further right": "right of", "higher": "above", "lower": "below"}
+FURTHER = f"({'|'.join(DIRECTIONS)})"
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,15 @@ def answer(text: str, scene: Scene) -> str:
         numbers = {noun: len(having(noun, scene)) for noun in (match[1], match[2])}
         assert len(set(numbers.values())) == 2
         return max(numbers, key=numbers.get)
-    if match := re.fullmatch(r"is the (.+) (larger or smaller|smaller or larger) than the (.+)\?", text):
-        a, b = one(match[1], scene).width, one(match[3], scene).width
-        assert abs(a - b) >= 5
-        return "larger" if a > b else "smaller"
-    if match := re.fullmatch(r"where is the (.+) relative to the (.+)\?", text):
-        return way(one(match[1], scene), one(match[2], scene)).removesuffix(" of")
+    if match := re.fullmatch(r"which is (larger|smaller), the (.+) or the (.+)\?", text):
+        widths = {noun: one(noun, scene).width for noun in match.groups()[1:]}
+        assert abs(widths[match[2]] - widths[match[3]]) >= 5
+        return {"larger": max, "smaller": min}[match[1]](widths, key=widths.get).removesuffix(" thing")
+    if match := re.fullmatch(rf"which is {FURTHER}, the (.+) or the (.+)\?", text):
+        direction = DIRECTIONS[match[1]]
+        for a, b in (match.groups()[1:], match.groups()[:0:-1]):
+            if way(one(a, scene), one(b, scene)) == direction:
+                return a.removesuffix(" thing")
     match = re.fullmatch(rf"what is {WHERE} the (.+)\?", text)
     b = one(match[2], scene)
     axis, sign = ("x", -1) if "left" in match[1] else ("x", 1) if "right" in match[1] else ("y", 0)
@@ -89,14 +94,17 @@ def test_negatives_of_existence_are_near_misses(scenes):
 
 
 def test_answers_are_balanced(scenes):
-    answers = defaultdict(Counter)
+    answers, which = defaultdict(Counter), Counter()
     for scene in scenes:
         for question in questions(scene):
-            answers[question.type][question.answers[0]] += 1
+            answer = question.answers[0]
+            answers[question.type][answer] += 1
+            if match := re.fullmatch(r"which is (.+), the (.+) or the .+\?", question.text):
+                which[match[1], match[2].removesuffix(" thing") == answer] += 1
     assert abs(answers["existence"]["yes"] - answers["existence"]["no"]) < 100
-    assert abs(answers["comparison"]["larger"] - answers["comparison"]["smaller"]) < 60
-    directions = [answers["relation"][where] for where in ("left", "right", "above", "below")]
-    assert max(directions) - min(directions) < 100
+    sizes = [which[comparative, first] for comparative in ("larger", "smaller") for first in (True, False)]
+    places = [which[comparative, first] for comparative in DIRECTIONS for first in (True, False)]
+    assert max(sizes) - min(sizes) < 40 and max(places) - min(places) < 60
     assert set(answers["attribute"]) == {*SIZES, *TEXTURES, *COLORS, *SHAPES}
     assert set(answers["counting"]) == {"zero", "one", "two", "three", "four", "five"}
     assert max(answers["counting"].values()) < 330 and min(answers["counting"].values()) > 40
