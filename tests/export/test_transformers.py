@@ -134,9 +134,11 @@ def test_scores_are_equal(made):
 
 def test_captions_and_answers_are_equal(made):
     vlm, paths, texts, outputs, _ = made
-    captions = [f"a red {caption}".strip() for caption in vlm.caption(paths)]
-    assert outputs["captioning"] == captions and len(set(captions)) > 1
-    assert [text.strip() for text in outputs["pipeline"]] == captions
+    # without spaces: a random model may write a piece of a word or a question mark right after the prompt "a red"
+    captions = [f"ared{caption}".replace(" ", "").replace("##", "") for caption in vlm.caption(paths)]
+    assert len(set(captions)) > 1
+    for written in (outputs["captioning"], outputs["pipeline"]):
+        assert [text.replace(" ", "") for text in written] == captions
     assert outputs["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
 
 
