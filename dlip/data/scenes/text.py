@@ -18,8 +18,8 @@ PLACES = {
 """Relations, as captions word them after an object; "it" is the first object of the caption."""
 OPENINGS = ("", "a ", "there is a ", "we see a ", "{number} objects: ", "{background} background: ")
 _OTHER_WORDS = """
-    , : ? a above an and are at background below color further higher how is it larger left lower many more no objects of
-    or over right see shape size smaller texture the there thing things under we what which with yes
+    , : ? a above an and are at background below color further higher how is it larger left lower many more no objects
+    of or over right see shape size smaller texture the there thing things under we what which with yes
 """
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 
