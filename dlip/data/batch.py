@@ -29,6 +29,8 @@ class Item:
     questions: list[Question] = field(default_factory=list)
     tags: np.ndarray | None = None
     """float32 [C, K]: 1 for each tag of each cell of a square grid; None if the dataset has no tags."""
+    writers: dict[str, str] = field(default_factory=dict)
+    """Caption -> name of the model that wrote it; others are human."""
 
 
 @dataclass

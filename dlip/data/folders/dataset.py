@@ -35,7 +35,7 @@ class Folder(AnnotatedImages):
         """Image i, decoded now, with its texts. Raises UserError if it cannot be decoded."""
         about = self.annotations[i]
         image = read_image(self.root / about.name)
-        return Item(image, image_id_from_name(about.name), about.captions, about.questions)
+        return Item(image, image_id_from_name(about.name), about.captions, about.questions, writers=about.writers)
 
     def encoded_item(self, i: int) -> EncodedItem:
         """Image i as its file holds it. Raises UserError if the file cannot be read."""
@@ -45,7 +45,8 @@ class Folder(AnnotatedImages):
             data = file.read_bytes()
         except OSError as error:
             raise UserError(f"the image {file} cannot be read ({error}); replace or remove it") from error
-        return EncodedItem(about.name, image_id_from_name(about.name), about.captions, about.questions, data)
+        number = image_id_from_name(about.name)
+        return EncodedItem(about.name, number, about.captions, about.questions, data, about.writers)
 
     def texts(self, images: int | None = None) -> Iterator[str]:
         """Every caption, question and answer of the first `images` images, or of all; no image is read."""
@@ -101,6 +102,7 @@ def _join(path: Path, split: str, annotations: list[Annotation]) -> tuple[list[A
             continue
         faults += about.faults
         image.captions += about.captions
+        image.writers |= about.writers
         for question in about.questions:
             same = questions.setdefault((about.name, question.text), question)
             if same is question:

@@ -280,3 +280,12 @@ def test_broken_index_is_reported(tmp_path, content):
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(UserError, match="is not an index of shards"):
         data.splits(tmp_path)
+
+
+def test_writers_of_captions_are_kept(tmp_path):
+    about = {"captions": ["a cat", "a tabby "], "writers": {"a tabby ": "org/writer", "gone": "m", "a cat": 3}}
+    write_tar(tmp_path / "source" / "0.tar", {"a.jpg": jpeg(1), "a.json": about, "b.jpg": jpeg(2), "b.txt": "a dog"})
+    source = Shards(tmp_path / "source", "train")
+    write_shards(tmp_path / "copy", {"train": source})
+    for dataset in (source, Shards(tmp_path / "copy", "train")):
+        assert [item.writers for item in dataset] == [{"a tabby": "org/writer"}, {}]
