@@ -54,4 +54,9 @@ class Annotation:
     def check_not_empty(self) -> None:
         """Add a fault if there are neither texts nor faults."""
         if not self.captions and not self.questions and not self.faults:
-            self.faults.append(f"{self.name} has no caption")
+            self.faults.append(self.no_caption)
+
+    @property
+    def no_caption(self) -> str:
+        """The fault of an image without texts."""
+        return f"{self.name} has no caption"
