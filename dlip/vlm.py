@@ -79,19 +79,41 @@ class VLM:
         med = med or self.med.model_for_states("image")
         return med.encode_image(med.normalize(self.pixels(images, med).to(self.device)))
 
-    @torch.inference_mode()
     def caption(
         self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
     ) -> list[str]:
         """A caption for each image, without the prompt: by beam search, greedily (one beam), or sampled (`top_p`)."""
+        return [texts[0] for texts in self.captions(images, 1, num_beams, max_new_tokens, top_p)]
+
+    @torch.inference_mode()
+    def captions(
+        self,
+        images: Iterable[ImageInput],
+        n: int,
+        num_beams: int = 3,
+        max_new_tokens: int = 20,
+        top_p: float | None = None,
+        prompt: str | None = None,
+    ) -> list[list[str]]:
+        """`n` captions for each image, without the prompt: the best of a beam search, or sampled (`top_p`).
+
+        prompt: text that captions continue, in place of the model's own. Raises UserError if it leaves no room for a
+        caption, or there are fewer beams than captions.
+        """
         images = as_list(images, "image")
         if not images:
             return []
+        if top_p is None and n > num_beams:
+            raise UserError(f"{plural(num_beams, 'beam')} cannot give {n} captions of an image; use {n} or more")
         med = self.med.model_for("lm").eval()
-        prompt = torch.tensor([[med.config.dec_id, *med.config.prompt_ids]], device=self.device)
-        prompt = prompt.expand(len(images), -1)
-        rows = generate(med, self.image_states(images, med), None, prompt, num_beams, max_new_tokens, top_p)
-        return self.tokenizer.decode([row[prompt.shape[1] :] for row in rows])
+        words = med.config.prompt_ids if prompt is None else self.tokenizer.encode([prompt])[0][0, 1:-1].tolist()
+        if len(words) + 1 >= med.config.max_positions:
+            raise UserError(f"the prompt has {len(words)} tokens; give at most {med.config.max_positions - 2}")
+        start = torch.tensor([[med.config.dec_id, *words]], device=self.device).expand(len(images), -1)
+        states = self.image_states(images, med)
+        rows = generate(med, states, None, start, num_beams, max_new_tokens, top_p, n=n)
+        texts = self.tokenizer.decode([row[start.shape[1] :] for row in rows])
+        return [texts[first : first + n] for first in range(0, len(texts), n)]
 
     @torch.inference_mode()
     def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
