@@ -15,6 +15,7 @@ from typing import Any
 
 from dlip import __version__, commands
 from dlip.bench import BENCHES
+from dlip.commands import data_sets
 from dlip.common.errors import UserError, is_out_of_memory
 from dlip.common.files import is_replaceable
 from dlip.common.options import add_options, build
@@ -53,9 +54,9 @@ COMMANDS = {
     for command in (
         Command(commands.demo, commands.Demo, "dlip demo --out runs/demo"),
         Command(commands.models, commands.Figures, "dlip models --json sizes.json"),
-        Command(commands.data, commands.Data, "dlip data path/to/flickr8k"),
-        Command(commands.data_check, commands.Data, "dlip data check path/to/flickr8k"),
-        Command(commands.data_shard, commands.DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
+        Command(data_sets.data, data_sets.Data, "dlip data path/to/flickr8k"),
+        Command(data_sets.data_check, data_sets.Data, "dlip data check path/to/flickr8k"),
+        Command(data_sets.data_shard, data_sets.DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
         Command(commands.train, commands.Train, "dlip train --size scenes-student --out runs/alone"),
         Command(
             commands.distill, commands.Train,
