@@ -23,7 +23,7 @@ from dlip.common.text import one_line
 from dlip.experiments.config import COMMAND_DEFAULTS
 from dlip.training.recipes import RECIPES
 
-RESUMABLE = ("demo", "train", "distill", "ablate")
+RESUMABLE = ("demo", "train", "distill", "ablate", "data recaption")
 """Commands that resume from a checkpoint."""
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -57,6 +57,10 @@ COMMANDS = {
         Command(data_sets.data, data_sets.Data, "dlip data path/to/flickr8k"),
         Command(data_sets.data_check, data_sets.Data, "dlip data check path/to/flickr8k"),
         Command(data_sets.data_shard, data_sets.DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
+        Command(
+            data_sets.data_recaption, data_sets.DataRecaption,
+            "dlip data recaption path/to/photos --writer Salesforce/blip-image-captioning-base --out runs/written",
+        ),
         Command(commands.train, commands.Train, "dlip train --size scenes-student --out runs/alone"),
         Command(
             commands.distill, commands.Train,
@@ -167,7 +171,8 @@ def main(words: list[str] | None = None) -> int:
             raise
         return failed("not enough memory; use a smaller --batch-size or --size")
     except KeyboardInterrupt:
-        resumes = "; the same command resumes from the last checkpoint, if there is one" * (words[0] in RESUMABLE)
+        resumable = {words[0], " ".join(words[:2])} & {*RESUMABLE}
+        resumes = "; the same command resumes from the last checkpoint, if there is one" * bool(resumable)
         print(f"dlip: interrupted{resumes}", file=sys.stderr)
         return INTERRUPTED
     return 0

@@ -234,6 +234,9 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         (["bench", "speed"], "invalid choice: 'speed'"),
         (["data", "x{0..999999999}.tar"], "is not a range of 1 to 1,000,000 shards"),
         (["data", "shard", "photos", "--out", "taken"], "taken"),
+        (["data", "recaption", "photos", "--out", "taken", "--writer", "m", "--splits", "val"], "taken"),
+        (["data", "recaption", "photos", "--out", "x"], "dlip data recaption needs --writer"),
+        (["data", "recaption", "photos", "--out", "x", "--writer", "nowhere", "--splits", "val"], "no model 'nowhere'"),
         (["advise", "--max-params", "1", "--results", "none.jsonl"], "no records at none.jsonl"),
         (["app", "--models", ","], "has an empty name"),
     ],
@@ -262,14 +265,22 @@ def test_closed_stdout_ends_a_command_silently():
     assert run.stderr.read() == "" and run.wait() == 141
 
 
-@pytest.mark.parametrize(("command", "kept"), [("app", False), ("ablate", True)])
-def test_ctrl_c_mentions_checkpoints_if_the_command_has_them(command, kept, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "options", "kept"),
+    [
+        ("app", [], False),
+        ("ablate", ["fusion"], True),
+        ("data", ["photos"], False),
+        ("data recaption", ["photos", "--writer", "m", "--out", "x"], True),
+    ],
+)
+def test_ctrl_c_mentions_checkpoints_if_the_command_has_them(command, options, kept, monkeypatch, capsys):
     def interrupted(_):
         """Interrupted."""
         raise KeyboardInterrupt
 
     monkeypatch.setitem(COMMANDS, command, replace(COMMANDS[command], function=interrupted))
-    assert main([command, *["fusion"] * kept]) == 130
+    assert main([*command.split(), *options]) == 130
     printed = capsys.readouterr().err
     assert printed.startswith("dlip: interrupted") and ("checkpoint" in printed) == kept and printed.count("\n") == 1
 

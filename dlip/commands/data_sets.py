@@ -1,4 +1,4 @@
-"""`dlip data`, and its commands `check` and `shard`."""
+"""`dlip data`, and its commands `check`, `shard` and `recaption`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +7,7 @@ from dlip.commands.figures import Figures
 from dlip.common.fields import option
 from dlip.common.options import comma_separated
 from dlip.common.text import one_line, plural
+from dlip.recaptioning.config import SelectionConfig, WritingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +69,27 @@ def data_shard(options: DataShard) -> None:
     written = write_shards(options.out, opened, options.images)
     lines = [f"{row['file']}  {row['images']:>6,} images  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]]
     options.show(written, "\n".join(lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecaption(Data):
+    out: str = option(metavar="FOLDER")
+    """Folder of the new data set; one that holds captions is continued."""
+    splits: tuple[str, ...] = option(("train",), parse=comma_separated, show=",".join, metavar="A,B")
+    """Splits to write captions for, comma-separated; others keep the captions that they have."""
+    on_error: Literal["fatal", "skip"] = "fatal"
+    """Stop at faulty images and texts, or skip them."""
+    writing: WritingConfig
+    """Writing; a folder continues with the same options only."""
+    selection: SelectionConfig
+    """Selection; with other options the command makes the data set anew and writes nothing twice."""
+
+
+def data_recaption(options: DataRecaption) -> None:
+    """Write captions for a data set's images, and a data set with them."""
+    from dlip.recaptioning import recaption
+
+    result = recaption.recaption(
+        options.name, options.out, options.splits, options.writing, options.selection, options.on_error
+    )
+    options.show(result, lambda: recaption.text(result))
