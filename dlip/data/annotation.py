@@ -39,7 +39,7 @@ class Annotation:
         self.captions += filter(None, captions)
         self.faults += [f"{self.name} has an empty caption"] * captions.count("")
         written = {caption.strip(): name for caption, name in (writers or {}).items()}
-        self.writers |= {caption: written[caption] for caption in self.captions if caption in written}
+        self.writers |= {caption: written[caption] for caption in self.captions if written.get(caption, HUMAN) != HUMAN}
 
     def add_question(self, text: str, answers: Iterable[str], kind: str) -> None:
         """Add a question with its non-empty answers, or a fault if there is no text or no answer."""

@@ -60,6 +60,7 @@ class Journal:
         for name, value in self.about["writing"].items():
             if (old := there["writing"].get(name)) != value:
                 flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{folder} holds captions written with {flag} {old}, not {value}; name another folder")
+                before, now = (f"without {flag}" if v is None else f"with {flag} {v}" for v in (old, value))
+                raise UserError(f"{folder} holds captions written {before}, not {now}; name another folder")
         if there["data"] != self.about["data"]:
             raise UserError(f"{folder} holds captions of other data, or the data have changed; name another folder")

@@ -51,12 +51,12 @@ def recaption(
     with exclusive_lock(folder / ".lock", f"another process writes to {folder}; wait for it, or name another folder"):
         for split in splits if write else ():
             todo = list(_missing(datasets, (split,), journal, writing.batch_size))
-            bar = tqdm(total=len(datasets[split]), desc=f"writing {split}", unit="image", disable=None)
-            bar.update(len(datasets[split]) - sum(len(places) for _, places in todo))
-            for _, places in todo:
-                journal.append(split, places[0], *write(datasets[split], split, places))
-                bar.update(len(places))
-            bar.close()
+            n = len(datasets[split])
+            done = n - sum(len(places) for _, places in todo)
+            with tqdm(total=n, initial=done, desc=f"writing {split}", unit="image", disable=None) as bar:
+                for _, places in todo:
+                    journal.append(split, places[0], *write(datasets[split], split, places))
+                    bar.update(len(places))
         counts = _write_data_set(folder, datasets, splits, journal, writing.writer, selection)
     return {"data": name, "writer": writing.writer, "out": str(folder), "splits": counts}
 

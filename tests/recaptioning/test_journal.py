@@ -40,8 +40,10 @@ def test_a_journal_of_something_else_is_refused(path):
     Journal(path, ABOUT).append("train", 0, [["a"]], None)
     before = path.read_bytes()
     other = ABOUT | {"writing": ABOUT["writing"] | {"top_p": 0.5}}
-    with pytest.raises(UserError, match="holds captions written with --top-p 0.9, not 0.5; name another folder"):
+    with pytest.raises(UserError, match="written with --top-p 0.9, not with --top-p 0.5; name another folder"):
         Journal(path, other)
+    with pytest.raises(UserError, match="written without --filter, not with --filter t; name another folder"):
+        Journal(path, ABOUT | {"writing": ABOUT["writing"] | {"filter": "t"}})
     with pytest.raises(UserError, match="holds captions of other data, or the data have changed"):
         Journal(path, ABOUT | {"data": {"train": "abd"}})
     assert path.read_bytes() == before

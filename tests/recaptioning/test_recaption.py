@@ -194,6 +194,6 @@ def test_mistakes_are_one_line_and_nothing_is_lost(source, writer, tmp_path, cap
     assert "this model cannot match texts" in refused(*good, "--filter", str(teacher), "--keep", "1")
     assert main(["data", "recaption", str(source), "--out", out, *good, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["train"]["images"] == 5
-    assert "written with --captions 3, not 2; name another folder" in refused(*good, "--captions", "2")
+    assert "written with --captions 3, not with --captions 2; name another folder" in refused(*good, "--captions", "2")
     Image.new("RGB", (9, 9)).save(source / "images" / "0.png")
     assert "the data have changed" in refused(*good)

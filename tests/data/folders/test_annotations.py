@@ -28,7 +28,7 @@ def questions(tmp_path, content) -> list[Annotation]:
 
 
 def test_the_writer_of_a_caption(tmp_path):
-    sentences = [{"raw": "one"}, {"raw": " two ", "writer": "m"}, {"raw": " ", "writer": "m"}]
+    sentences = [{"raw": "one", "writer": "human"}, {"raw": " two ", "writer": "m"}, {"raw": " ", "writer": "m"}]
     (about,) = captions(tmp_path, {"images": [{**IMAGE, "sentences": sentences}]})
     assert about.captions == ["one", "two"] and about.writers == {"two": "m"}
     assert repr(about) == repr(Annotation("a.jpg", "train", ["one", "two"], faults=about.faults))  # is hashed
