@@ -14,6 +14,7 @@ from dlip.recaptioning.config import SelectionConfig, WritingConfig
 from dlip.recaptioning.recaption import JOURNAL, recaption
 from dlip.recaptioning.writers import BlipWriter
 from dlip.vlm import VLM
+from tests.recaptioning.helpers import git
 
 NAMES = [f"{i}.png" for i in range(5)]
 
@@ -166,6 +167,17 @@ def test_a_folder_of_photographs_alone(source, writer, tmp_path):
     assert data.splits(tmp_path / "out") == ["train"] and len(data.open(tmp_path / "out", "train")) == 6
     make(source / "images", tmp_path / "same", writing(writer))
     assert (tmp_path / "same" / "captions.json").read_bytes() == (tmp_path / "out" / "captions.json").read_bytes()
+
+
+def test_a_stock_model_writes_by_the_command(source, tmp_path, capsys):
+    git(tmp_path / "git")
+    words = ["--writer", str(tmp_path / "git"), "--captions", "4", "--beams", "4", "--max-tokens", "4"]
+    for batch in ("2", "3"):
+        out = str(tmp_path / batch)
+        assert main(["data", "recaption", str(source), "--out", out, *words, "--batch-size", batch]) == 0
+    assert capsys.readouterr().out.startswith("train        5 images with 8 human and ")
+    assert written_of(tmp_path / "2") == written_of(tmp_path / "3")
+    assert all(own for own in written_of(tmp_path / "2"))
 
 
 def test_mistakes_are_one_line_and_nothing_is_lost(source, writer, tmp_path, capsys):
