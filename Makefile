@@ -68,11 +68,11 @@ weights: $(INSTALLED) ## train the shipped models of scenes again (four hours on
 	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-first --lr 1.5e-3 --warmup 50 --seed 1 --steps 1000 \
 		--out runs/scenes-teacher-second
 	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-second --lr 1.5e-3 --warmup 50 --seed 2 --steps 800 \
-		--name scenes/teacher --out runs/scenes-teacher
+		--name teacher --out runs/scenes-teacher
 	.venv/bin/dlip train $(STUDENT) --weights tags=30,itc,itm,lm,vqa=2 \
-		--name scenes/student-undistilled --out runs/scenes-student-undistilled
+		--name student-undistilled --out runs/scenes-student-undistilled
 	.venv/bin/dlip distill --teacher scenes/teacher $(STUDENT) --weights tags=30,itc,itm,lm,vqa=2,hr=5,at,kd,kd.vqa=2 \
-		--center-states --fixed-teacher-space --cache --name scenes/student --out runs/scenes-student
+		--center-states --fixed-teacher-space --cache --name student --out runs/scenes-student
 
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --batch-size 64 --schedule cosine \
 	--questions 2 --augment --flip --weight-decay 0.05 --candidates 16 --results runs/records.jsonl
