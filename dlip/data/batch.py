@@ -62,6 +62,8 @@ class Batch:
     """int64 [B]: which of its captions each image comes with; 0 if it has none."""
     rows: torch.Tensor | None = None
     """int64 [B]: index of each image in the dataset; set by `train_loader`."""
+    captions: list[str | None] | None = None
+    """The captions as text, None for an image without one, for models of another vocabulary than that of `ids`."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,5 +80,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """This batch with every tensor on `device`."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: t.to(device, non_blocking=True) for k, t in tensors.items() if t is not None})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+    def tokenized_by(self, tokenizer, max_text: int) -> "Batch":
+        """This batch with the ids and mask of another tokenizer; it must carry `captions`."""
+        ids, mask = tokenizer.encode([caption or "" for caption in self.captions], max_length=max_text)
+        mask[[caption is None for caption in self.captions], 1:] = False
+        return replace(self, ids=ids.to(self.image_id.device), mask=mask.to(self.image_id.device))

@@ -65,8 +65,9 @@ class ExperimentConfig:
     scenes-student:text_layers=3."""
     teacher: str | None = option(None, metavar="MODEL", command="distill", required=True)
     """Teacher: a model's name, or several joined by +."""
-    tokenizer: str | None = option(None, metavar="MODEL", command="train")
-    """Model whose tokenizer to use; by default one is trained on the training texts."""
+    tokenizer: str | None = option(None, metavar="MODEL")
+    """Model whose tokenizer to use; by default the teacher's if that is a BLIP, else one trained on the training
+    texts."""
     role: Literal["teacher", "undistilled", "distilled"] = option("undistilled", command="train")
     """Role of the model in records: a teacher, or a student that learns undistilled."""
     init_from: tuple[str, ...] = option((), metavar="[PART=]MODEL")
@@ -90,7 +91,7 @@ class ExperimentConfig:
     @property
     def tokenizer_source(self) -> str | None:
         """Name of the model whose tokenizer the student has."""
-        return self.teacher or self.tokenizer
+        return self.tokenizer or self.teacher
 
     def command(self, out: str) -> str:
         """The command line that runs this experiment, for information: nothing reads it back."""

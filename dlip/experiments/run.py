@@ -18,6 +18,7 @@ from dlip.cost.count import summary
 from dlip.cost.latency import compare_latency
 from dlip.cost.memory import memory
 from dlip.data.folders.vqa2 import read_answers
+from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
 from dlip.evaluation.bounds import bounds
@@ -80,17 +81,19 @@ def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **change
     return VLM(med, tokenizer, size if isinstance(size, str) else "student")
 
 
-def new_student(size: str | ModelConfig, teacher: VLM, seed: int) -> VLM:
+def new_student(size: str | ModelConfig, teacher: VLM | None, seed: int, dataset=None) -> VLM:
     """An untrained student with its teacher's tokenizer, first tokens, prompt, normalization and maximum text length.
 
-    Raises UserError for a size that changes one of `FROM_TEACHER`.
+    Without a BLIP as teacher its tokenizer is trained on `dataset`. Raises UserError for a size that changes one of
+    `FROM_TEACHER`.
     """
-    config = teacher.med.config
-    shared = {name: getattr(config, name) for name in FROM_TEACHER}
+    if teacher is None or isinstance(teacher.tokenizer, StockTokenizer):
+        return new_model(size, train_tokenizer(dataset), seed)
+    shared = {name: getattr(teacher.med.config, name) for name in FROM_TEACHER}
     if changed := set(re.findall(r"[:,](\w+)=", size if isinstance(size, str) else "")) & set(FROM_TEACHER):
         raise UserError(f"a student's {sorted(changed)[0]} is its teacher's; leave it out of the size {size}")
     student = new_model(size, teacher.tokenizer, seed)
-    shared |= {"max_text": min(student.med.config.max_text, config.max_text)}
+    shared |= {"max_text": min(student.med.config.max_text, teacher.med.config.max_text)}
     torch.manual_seed(seed)
     return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)
 
@@ -124,10 +127,10 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     if config.weights == VLP:
         config = config.replace(weights=VLP | HR | AT)
     teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
-    if not isinstance(student, VLM):
-        student = new_student(student, teacher, config.seed)
-        student.med.abilities = trained_abilities(config.weights)
     data = data_sets.open(data, train_split(data)) if isinstance(data, str | Path) else data
+    if not isinstance(student, VLM):
+        student = new_student(student, teacher, config.seed, data)
+        student.med.abilities = trained_abilities(config.weights)
     return train(student, data, config, folder, teacher)
 
 
@@ -214,8 +217,8 @@ class PreparedRun:
     student: VLM
     """Untrained, or initialized from other weights."""
     teacher: VLM | None
-    tokenizer_source: VLM | None
-    """The teacher, or the model whose tokenizer the student has."""
+    compared: VLM | None
+    """What the student is compared with: the teacher, or the model whose tokenizer it has."""
     dataset: object
     test: object
     """What the trained model is evaluated on."""
@@ -241,11 +244,10 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         val = data_sets.open(test_data, "val", on_error=data.on_error)
     watched = data_sets.FirstN(val, config.eval_items)
     teacher = VLM.load(experiment.teacher) if experiment.teacher else None
-    source = teacher or (VLM.load(experiment.tokenizer) if experiment.tokenizer else None)
+    source = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher
 
     def initialized() -> VLM:
-        size, seed = experiment.size, config.seed
-        model = new_student(size, source, seed) if source else new_model(size, train_tokenizer(dataset), seed)
+        model = new_student(experiment.size, source, config.seed, dataset)
         model.med.abilities = trained_abilities(config.weights)
         for weights in experiment.init_from:
             initialize(model, weights)
@@ -253,7 +255,8 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         return model
 
     preset(experiment.size)  # refuse a wrong size before images are read
-    student, skipped = initialized() if source else None, dict[str, int]()
+    reads_data = source is None or isinstance(source.tokenizer, StockTokenizer)
+    student, skipped = None if reads_data else initialized(), dict[str, int]()
     for one in {id(one): one for one in (dataset, test, val)}.values() if verify else ():
         skipped[one.split] = skipped.get(one.split, 0) + len(data_sets.verify(one))
     student = student or initialized()
@@ -261,7 +264,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         for measured in (test, watched) if config.eval_every else (test,):
             measurable_tasks(student, measured)
     experiment = experiment.replace(data=data, evaluation=held, train=config.for_dataset(len(dataset)))
-    return PreparedRun(experiment, student, teacher, source, dataset, test, watched, skipped)
+    return PreparedRun(experiment, student, teacher, teacher or source, dataset, test, watched, skipped)
 
 
 def preview(experiment: ExperimentConfig) -> dict:
@@ -317,7 +320,7 @@ def run(
             return existing
         model, started_from = done.model(), done.config()
         metrics, items = measure(
-            model, test, held.latency_repeats, progress, teacher=ready.tokenizer_source, k=held.candidates,
+            model, test, held.latency_repeats, progress, teacher=ready.compared, k=held.candidates,
             generate_limit=held.generate_limit,
         )  # fmt: skip
         note_skipped(metrics, ready.skipped)

@@ -89,7 +89,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     "hours" for "this machine" and for cards, "utilization", "precision"}. Terms count from the step at which they join.
     A teacher is counted even if its outputs are cached. Hours are of one process.
     """
-    size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
+    size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
     micro = config.batch_size // config.accumulate
     sampler = ResumableBatchSampler(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))

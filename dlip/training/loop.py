@@ -31,7 +31,6 @@ from dlip.common.text import plural
 from dlip.data import has_field
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
-from dlip.models.composite import check
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
@@ -123,7 +122,7 @@ def _train(
         start * config.accumulate, accelerator.process_index, accelerator.num_processes,
         getattr(dataset, "order", None),
     )  # fmt: skip
-    image_size = max(model.med.config.image_size for model in (student, teacher) if model)
+    image_size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(
         student.tokenizer, image_size, True, student.med.config.max_text, config.seed, config.augment, config.flip,
         config.questions,
@@ -219,12 +218,7 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
     if teacher is not None:
         if not terms:
             raise UserError("a teacher is given but no term of hr.*, at.* or kd.* has a weight; set one or drop it")
-        if teacher.tokenizer.fast.get_vocab() != student.tokenizer.fast.get_vocab():
-            raise UserError("teacher and student have different vocabularies; give the student the teacher's tokenizer")
-        if teacher.med.config.prompt_ids != student.med.config.prompt_ids:
-            raise UserError("teacher and student have different prompts; give the student the teacher's prompt_ids")
-        distiller = Distiller(student.med.config, teacher.med.config, config.weights, config.layers)
-        check(teacher.med, distiller.want("teacher"))
+        Distiller.between(student, teacher, config)
     check_data(dataset, config)
 
 
