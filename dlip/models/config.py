@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from typing import ClassVar
 
 from dlip.common.errors import UserError
 from dlip.common.fields import check_types
@@ -16,6 +17,8 @@ MAX_LAYERS, MAX_SIZE = 1_000, 10_000_000
 class ModelConfig:
     """Sizes and vocabulary of a MED. The defaults are BLIP-Base's."""
 
+    class_token: ClassVar[bool] = True
+    """A class token is read with the patches."""
     image_size: int = 224
     """Side of the square image, in px."""
     patch_size: int = 16

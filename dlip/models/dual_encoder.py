@@ -38,12 +38,16 @@ class DualEncoderConfig:
     image_width: int
     image_heads: int
     image_layers: int
+    image_mlp: int
     text_width: int
     text_heads: int
     text_layers: int
+    text_mlp: int
     embed_dim: int
     max_text: int
     """Longest text, in tokens; longer ones are truncated."""
+    class_token: bool
+    """Whether a class token is read with the patches; else the patches are pooled."""
     fusion_layers: tuple[int, ...] = ()
     """There are none."""
 
@@ -80,8 +84,9 @@ class DualEncoder(HasAbilities, nn.Module):
             raise UserError(f"its image processor scales by {image_processor.rescale_factor}, not by 1/255; correct it")
         self.config = DualEncoderConfig(
             self.square_size(), vision.patch_size, vision.hidden_size, vision.num_attention_heads,
-            vision.num_hidden_layers, text.hidden_size, text.num_attention_heads, text.num_hidden_layers,
-            self.embed_dim(), min(text.max_position_embeddings, tokenizer.stock.model_max_length),
+            vision.num_hidden_layers, vision.intermediate_size, text.hidden_size, text.num_attention_heads,
+            text.num_hidden_layers, text.intermediate_size, self.embed_dim(),
+            min(text.max_position_embeddings, tokenizer.stock.model_max_length), isinstance(self, Clip),
         )  # fmt: skip
         for name, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
             values = getattr(image_processor, name) if image_processor.do_normalize else [neutral] * 3

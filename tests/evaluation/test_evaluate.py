@@ -13,6 +13,8 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import EVALUATORS, captioning
 from dlip.evaluation.tasks.base import TaskResult
 from dlip.vlm import VLM
+from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
+from tests.helpers import reference_rank
 
 
 class Data(list):
@@ -114,3 +116,18 @@ def test_progress_bar_is_on_standard_error_or_off(tiny, scenes, capsys):
     dlip.evaluate(tiny, scenes, tasks=("vqa",))
     out, err = capsys.readouterr()
     assert not out and "vqa" in err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dual_encoders_retrieve_and_say_what_they_cannot_do(family, scenes, tmp_path):
+    """Texts of unequal length are ranked by the cosines of `similarity`."""
+    vlm = dlip.load(dual_folder(tmp_path / family, family, "wide"))
+    texts = ["a red star", "a", "the large blue circle above a green cat", "small cat"]
+    data = Data(Item(scenes[i].image, i, [text], scenes[i].questions) for i, text in enumerate(texts))
+    figures = dlip.evaluate(vlm, data, return_items=True, progress=False)
+    similarity = vlm.similarity([item.image for item in data], texts)
+    expected = [reference_rank(row.tolist(), [i == j for j in range(4)]) for i, row in enumerate(similarity)]
+    assert [row["rank"] for row in figures["items"]["tr"]] == expected
+    assert figures["captioning"] is None and "cannot write captions" in figures["notes"]["captioning"]
+    assert figures["vqa"] is None and "cannot answer questions" in figures["notes"]["vqa"]
+    assert "not trained with ITM" in figures["notes"]["retrieval.tr@1"]
