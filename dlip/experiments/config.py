@@ -64,7 +64,7 @@ class ExperimentConfig:
     """Size of the model: blip-base, dlip-mid, scenes-student, ... (`dlip models` lists them); with changes,
     scenes-student:text_layers=3."""
     teacher: str | None = option(None, metavar="MODEL", command="distill", required=True)
-    """Teacher: a model's name, or several joined by +."""
+    """Teacher: the name of a BLIP, CLIP or SigLIP, or several joined by +."""
     tokenizer: str | None = option(None, metavar="MODEL")
     """Model whose tokenizer to use; by default the teacher's if that is a BLIP, else one trained on the training
     texts."""
@@ -124,7 +124,7 @@ class EvaluationConfig:
     """One evaluation of a model that exists."""
 
     model: str = option(metavar="MODEL")
-    """Model to evaluate: a built-in name, a run folder, or a published BLIP."""
+    """Model to evaluate: a built-in name, a run folder, or a published BLIP, CLIP or SigLIP."""
     tasks: tuple[str, ...] = option(tuple(TASKS), parse=comma_separated, show=",".join, metavar="TASKS")
     """Tasks to evaluate, comma-separated."""
     answers: tuple[str, ...] = option((), metavar="FILE")
