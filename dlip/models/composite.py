@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dlip.common import distributed
 from dlip.common.errors import MissingAbility
 from dlip.data.batch import Batch
+from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import squares
 from dlip.models.config import ModelConfig
@@ -29,7 +30,7 @@ class HasAbilities:
     """A model with trained weights for some abilities; all of them by default."""
 
     abilities: frozenset[str] = frozenset(ABILITIES)
-    tokenizer: Tokenizer | None = None
+    tokenizer: Tokenizer | StockTokenizer | None = None
     """Its tokenizer, which may be another than the VLM's."""
     own_tokens: bool = False
     """Whether its vocabulary is another than that of the batches it gets, so that it tokenizes captions itself."""
@@ -50,7 +51,7 @@ class HasAbilities:
 
     def tokens_of(self, batch: Batch) -> Batch:
         """The batch with the captions' ids in this model's vocabulary."""
-        if not self.own_tokens or batch.captions is None:
+        if not self.own_tokens or batch.ids is None:
             return batch
         batch = batch.tokenized_by(self.tokenizer, self.config.max_text)
         return pad_to_longest(batch, self.tokenizer.pad_id) if distributed.batch_world_size() > 1 else batch

@@ -80,8 +80,6 @@ class DualEncoder(HasAbilities, nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         vision, text = model.config.vision_config, model.config.text_config
-        if not math.isclose(image_processor.rescale_factor, 1 / 255, rel_tol=1e-3):
-            raise UserError(f"its image processor scales by {image_processor.rescale_factor}, not by 1/255; correct it")
         self.config = DualEncoderConfig(
             self.square_size(), vision.patch_size, vision.hidden_size, vision.num_attention_heads,
             vision.num_hidden_layers, vision.intermediate_size, text.hidden_size, text.num_attention_heads,
@@ -91,6 +89,20 @@ class DualEncoder(HasAbilities, nn.Module):
         for name, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
             values = getattr(image_processor, name) if image_processor.do_normalize else [neutral] * 3
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+        self._check_image_processor()
+
+    def _check_image_processor(self) -> None:
+        """Raises UserError if the image processor does not give what the image encoder reads."""
+        side, scale = self.config.image_size, self.image_processor.rescale_factor
+        if not math.isclose(scale, 1 / 255, rel_tol=1e-3):
+            raise UserError(f"its image processor scales pixels by {scale}, not by 1/255; copy its own")
+        blank = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+        expected = self.normalize(blank)["pixel_values"].shape[-1]
+        if (found := self.preprocess([Image.new("RGB", (side, side))])["pixel_values"].shape[-1]) != expected:
+            raise UserError(
+                f"its image processor gives rows of {found} values, but its model reads {expected}; copy its own"
+            )
 
     @property
     def temp(self) -> Tensor:

@@ -11,7 +11,6 @@ from transformers import CLIPProcessor
 import dlip
 from dlip.checkpoints.init_from import initialize
 from dlip.common.errors import UserError
-from dlip.data.stock_tokenizer import StockTokenizer
 from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder, image_processor_of, tokenizer_of
 
 
@@ -86,9 +85,22 @@ def change_width(folder):
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def change_image_size(folder):
+    path = folder / "preprocessor_config.json"
+    processor, side = json.loads(path.read_text()), {"height": 40, "width": 40}
+    path.write_text(json.dumps(processor | {"size": side, "crop_size": side, "patch_size": 16}))
+
+
+def change_scale(folder):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rescale_factor": 1 / 127.5}))
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
+        (change_image_size, "image processor gives rows of (40|768) values, but its model reads (32|192)"),
+        (change_scale, "scales pixels by"),
         (remove_tokenizer, "tokenizer.json"),
         (remove_weight, "lacks weights.*final_layer_norm.weight"),
         (break_weight, "non-finite values in text_model.final_layer_norm.weight"),
@@ -122,25 +134,3 @@ def test_words_that_are_read(folder):
     """A long text is cut off; its words are counted as the tokenizer splits them."""
     vlm = dlip.load(folder)
     assert vlm.words_read("a red") == 2 and 0 < vlm.words_read("red " * 40) < 40
-
-
-def test_padding_is_the_checkpoints_own(folder):
-    tokenizer = dlip.load(folder).tokenizer
-    ids, mask = tokenizer.encode(["a", "the red \ud800 cat"], 16)
-    if tokenizer.fixed_length:
-        assert ids.shape == (2, 16) and mask.all()
-        assert (ids[0] == tokenizer.pad_id).sum() >= 14
-    else:
-        assert mask[0].sum() == 3 and mask[1].all() and ids.shape[1] < 17
-    assert [x.shape[0] for x in tokenizer.encode([], 16)] == [0, 0]
-
-
-def test_tokenizer_json_alone(folder, tmp_path):
-    """Where the stock class cannot be had, such as SigLIP's without sentencepiece."""
-    expected = StockTokenizer.load(folder, fixed_length=True).encode(["a red star"], 16)
-    shutil.copy(folder / "tokenizer.json", tmp_path)
-    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "SiglipTokenizer"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
-    again = StockTokenizer.load(tmp_path, fixed_length=True).encode(["a red star"], 16)
-    assert torch.equal(expected[0], again[0])

@@ -32,6 +32,8 @@ NOT_RUN = {
     "dlip ablate": "trains a grid for minutes; tests/experiments/test_ablation.py runs one of two steps",
     "dlip app": "serves until it is stopped; tests/app/test_app.py opens it",
     "dlip rerun": "trains as long as the record did; tests/experiments/test_rerun.py reruns one of three steps",
+    "openai/": "needs the hub; tests/checkpoints/test_dual_encoders.py reads small checkpoints of the same layout",
+    "google/": "needs the hub; tests/checkpoints/test_dual_encoders.py reads small checkpoints of the same layouts",
     "Salesforce/": "needs the hub; tests/checkpoints/test_blip.py reads small checkpoints of the same layouts",
 }
 """Part of a command -> why it is only parsed."""

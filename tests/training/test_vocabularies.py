@@ -5,10 +5,13 @@ import torch
 import torch.nn.functional as F
 
 import dlip
+from dlip import data as data_sets
 from dlip.cli import main
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
+from dlip.experiments.config import DataConfig, ExperimentConfig
+from dlip.experiments.run import prepare, train_tokenizer
 from dlip.models.grid_resize import to_grid
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
@@ -111,6 +114,27 @@ def test_a_blip_of_another_vocabulary_teaches_by_the_text(make_vlm, foreign, tmp
         torch.testing.assert_close(got.logits[ability], expected.logits[ability])
     run = train(student, TRAIN_SCENES, SHORT.replace(weights=weights), tmp_path / "run", foreign, progress=False)
     assert set(weights) <= set(run.losses())
+
+
+def test_the_students_tokenizer(folders, foreign, tmp_path):
+    """That of the first BLIP of its teacher, or of another model by name; else it is trained on the data."""
+    foreign.save(tmp_path / "blip")
+    data, words = DataConfig(limit=8), {}
+    for name, changes in {
+        "clip": dict(teacher=folders["clip"]),
+        "both": dict(teacher=f"{folders['clip']}+{tmp_path / 'blip'}"),
+        "named": dict(teacher=str(tmp_path / "blip"), tokenizer="scenes/student"),
+    }.items():
+        config = TrainConfig(weights={"itc": 1.0, **TERMS}, batch_size=8)
+        experiment = ExperimentConfig(STUDENT, role="distilled", data=data, train=config, **changes)
+        ready = prepare(experiment, verify=False)
+        words[name] = ready.student.tokenizer.fast.get_vocab()
+        assert ready.compared is ready.teacher
+        Distiller.between(ready.student, ready.teacher, experiment.train)
+    trained = train_tokenizer(data_sets.open("scenes", "train-small", 8))
+    assert words["clip"] == trained.fast.get_vocab()
+    assert words["both"] == foreign.tokenizer.fast.get_vocab()
+    assert words["named"] == dlip.load("scenes/student").tokenizer.fast.get_vocab()
 
 
 def test_their_outputs_are_not_cached(folders, make_vlm, foreign, tmp_path):

@@ -66,15 +66,16 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     for a model without ITC.
     """
     k = (16 if hasattr(dataset, "scene") else 128) if k is None else k
-    med = vlm.med.model_for("itc")
+    med = matcher = vlm.med.model_for("itc")
     if "itm" in vlm.med.abilities:
-        med = vlm.med.model_for("itm")
+        matcher = vlm.med.model_for("itm")
     else:
         k = 0
     vectors, image_id, caption_id, captions = [], [], [], []
     kept, free_bytes = [], MAX_STATE_BYTES
-    for items, states in encode_images(vlm, med, dataset, batch_size, subrange(progress, 0, 0.1)):
-        vectors.append(med.project_image(states))
+    for items, states in encode_images(vlm, matcher, dataset, batch_size, subrange(progress, 0, 0.1)):
+        own = states if med is matcher else vlm.image_states((item.image for item in items), med)
+        vectors.append(med.project_image(own))
         free_bytes -= states.nbytes
         if free_bytes >= 0:
             kept.append(states.cpu())
@@ -91,9 +92,11 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     for rows in mask.sum(1).argsort().split(TEXT_BATCH):
         texts[rows] = med.project_text(med.encode_text(ids[rows], mask[rows], first_only=True))
     texts = texts[text]
+    if med is not matcher:
+        ids, mask, text = unique_texts(*vlm.texts(captions, matcher))
     if free_bytes < 0:
-        kept = (states for _, states in encode_images(vlm, med, dataset, batch_size, False))
-    match = partial(match_logits, med, ids, mask, kept, progress=subrange(progress, 0.1, 1))
+        kept = (states for _, states in encode_images(vlm, matcher, dataset, batch_size, False))
+    match = partial(match_logits, matcher, ids, mask, kept, progress=subrange(progress, 0.1, 1))
     return rank(images, texts, text.cpu(), torch.tensor(image_id), torch.tensor(caption_id), captions, k, match)
 
 
