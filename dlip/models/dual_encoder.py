@@ -75,6 +75,7 @@ class DualEncoder(HasAbilities, nn.Module):
 
     abilities = frozenset({"itc"})
     own_tokens = True
+    class_token = False
 
     def __init__(self, model: "PreTrainedModel", tokenizer: StockTokenizer, image_processor: "BaseImageProcessor"):
         super().__init__()
@@ -84,12 +85,11 @@ class DualEncoder(HasAbilities, nn.Module):
             self.square_size(), vision.patch_size, vision.hidden_size, vision.num_attention_heads,
             vision.num_hidden_layers, vision.intermediate_size, text.hidden_size, text.num_attention_heads,
             text.num_hidden_layers, text.intermediate_size, self.embed_dim(),
-            min(text.max_position_embeddings, tokenizer.stock.model_max_length), isinstance(self, Clip),
+            min(text.max_position_embeddings, tokenizer.stock.model_max_length), self.class_token,
         )  # fmt: skip
         for name, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
             values = getattr(image_processor, name) if image_processor.do_normalize else [neutral] * 3
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-
         self._check_image_processor()
 
     def _check_image_processor(self) -> None:
@@ -209,6 +209,8 @@ class DualEncoder(HasAbilities, nn.Module):
 
 class Clip(DualEncoder):
     """`CLIPModel`."""
+
+    class_token = True
 
     def embed_dim(self) -> int:
         return self.model.config.projection_dim

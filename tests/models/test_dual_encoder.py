@@ -1,5 +1,6 @@
 """CLIP, SigLIP and SigLIP 2 against the stock classes and their processors."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -9,10 +10,12 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 import dlip
-from dlip.common.errors import MissingAbility
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.batch import Batch
 from dlip.evaluation.attention_maps import image_maps
+from dlip.models.fast.precision import lower, refuse_lowered
 from dlip.models.features import Want
+from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder
 
 TEXTS = ["a red star", "the large blue circle is above a cat", "Green!", " ".join(["square"] * 40)]
@@ -113,6 +116,19 @@ def test_images_of_another_size_are_resized(pair):
     with torch.no_grad():
         a, b = (med.project_image(med.encode_image(med.normalize(images))) for images in (square, large))
     assert (a * b).sum() > 0.95
+
+
+def test_lower_precision(pair):
+    """bf16 gives about the same vectors; int8 and exports are refused."""
+    vlm, _, images, _ = pair
+    half = VLM(lower(copy.deepcopy(vlm.med), "bf16"), vlm.tokenizer)
+    for one, other in ((vlm.embed_images(images), half.embed_images(images)),
+                       (vlm.embed_texts(TEXTS), half.embed_texts(TEXTS))):  # fmt: skip
+        assert other.dtype == torch.float32 and ((one * other).sum(1) > 0.99).all()
+    with pytest.raises(UserError, match="int8 is for BLIP"):
+        lower(vlm.med, "int8")
+    with pytest.raises(UserError, match="export does not support a CLIP or SigLIP"):
+        refuse_lowered(vlm.med, "export")
 
 
 def test_configuration_is_a_plain_table(pair):
