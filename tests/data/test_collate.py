@@ -267,8 +267,8 @@ def test_shift_is_bounded_and_repeats_the_edges():
 def test_drawn_images_are_shifted_only_on_request(tiny, scenes):
     rows = [scenes[i] for i in range(8)]
     plain = np.stack([row.image for row in rows]).transpose(0, 3, 1, 2)
-    assert np.array_equal(Collate(tiny.tokenizer, 48, train=True)(rows).images, plain)
-    moved = Collate(tiny.tokenizer, 48, train=True, augment=True)(rows).images
+    assert np.array_equal(Collate(tiny.tokenizer, 64, train=True)(rows).images, plain)
+    moved = Collate(tiny.tokenizer, 64, train=True, augment=True)(rows).images
     assert moved.shape == plain.shape and not np.array_equal(moved, plain)
 
 

@@ -24,7 +24,7 @@ SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=
 SmallRow = partial(Row, size=SMALL, trained=())
 ONE = Grid("one", "?", (SmallRow("a", paper=(1.0, 2.0, 3.0, None)), SmallRow("b", weights=DISTILLED)))
 TWO = Grid(
-    "two", "?", (SmallRow("c", weights="hr,at,vqa,lm,itm,itc"), SmallRow("broken", images=250)), "As printed."
+    "two", "?", (SmallRow("c", weights="hr,at,vqa,lm,itm,itc,tags=30"), SmallRow("broken", images=250)), "As printed."
 )  # fmt: skip
 
 
@@ -176,8 +176,8 @@ def test_the_bar_leaves_out_what_was_done_before_and_what_failed(place, monkeypa
 def test_the_cost_of_a_run_counts_its_teacher_unless_it_is_read_from_the_disk():
     runs = {job.name: job for job in jobs([GRIDS["data"]], FULL, 1, "out", "results")}
     costs = {name.removeprefix("data: "): job.cost()[0] for name, job in runs.items()}
-    assert costs["250 images"] == costs["250 images, distilled"] == costs["20,000 images"]
-    assert costs["20,000 images, distilled"] > 2 * costs["20,000 images"]
+    assert costs["250 images"] == costs["250 images, distilled"] == costs["200,000 images"]
+    assert costs["200,000 images, distilled"] > 2 * costs["200,000 images"]
 
 
 def test_two_processes_do_not_share_a_folder(place):

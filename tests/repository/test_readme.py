@@ -101,7 +101,7 @@ def test_python_runs(workspace, monkeypatch):
     names: dict = {}
     for block in blocks("README.md", "python"):
         exec(compile(block, "README.md", "exec"), names)
-    assert "small orange diamond" in names["model"].caption(["image.png"])[0]
+    assert "small blue circle with large lime moon" in names["model"].caption(["image.png"])[0]
     assert names["model"].similarity(["image.png"], ["a red circle"]).shape == (1, 1)
 
 

@@ -175,7 +175,7 @@ def test_packed_model_gives_the_same_and_only_does_inference(make_vlm, scenes, t
         lambda: packed.save(tmp_path),
         lambda: load_weights(packed.med, weights(original.med)),
         lambda: lower(packed.med, "bf16"),
-        lambda: packed.med.encode_image(torch.rand(1, 3, 48, 48, requires_grad=True)),
+        lambda: packed.med.encode_image(torch.rand(1, 3, 64, 64, requires_grad=True)),
         lambda: train(packed, scenes, config, tmp_path / "a", progress=False),
         lambda: train(original, scenes, config.replace(weights=VLP | HR), tmp_path / "b", packed, progress=False),
     ):
