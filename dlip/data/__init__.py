@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from functools import partial
 from pathlib import Path
 
 from dlip.common.errors import UserError
@@ -38,19 +37,16 @@ class FirstN:
         return getattr(self.dataset, name)
 
 
-def open(
-    name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal", uncaptioned: bool = False
-):  # fmt: skip
+def open(name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal"):
     """Open a split of the dataset `name`: "scenes", "hub:NAME", shards, a folder, or several joined by +.
 
     limit: use the first images only. on_error: "fatal" raises at an image or text that cannot be used, "skip"
-    quarantines it in `faults`. uncaptioned: keep a folder's images without texts; a folder of images alone is the split
-    train. Raises UserError if there is no such dataset or split.
+    quarantines it in `faults`. Raises UserError if there is no such dataset or split.
     """
     names = dataset_names(name)
-    if len(names) > 1 and split not in (shared := splits(name, uncaptioned)):
+    if len(names) > 1 and split not in (shared := splits(name)):
         raise UserError(f"the datasets of {name} share no split {split!r}; choose one of: {', '.join(shared)}")
-    datasets = [_kind(part, uncaptioned)[0](part, split, on_error) for part in names]
+    datasets = [_kind(part)[0](part, split, on_error) for part in names]
     dataset = datasets[0]
     if len(datasets) > 1:
         from dlip.data.joined import JoinedDatasets
@@ -80,12 +76,12 @@ def has_field(dataset, noun: str) -> bool:
     return bool(dataset.counts()[noun])
 
 
-def splits(name: str | Path, uncaptioned: bool = False) -> list[str]:
-    """The splits of the dataset `name`; of joined datasets, those that all of them have. uncaptioned: as in `open`.
+def splits(name: str | Path) -> list[str]:
+    """The splits of the dataset `name`; of joined datasets, those that all of them have.
 
     Raises UserError if there is no such dataset or no common split.
     """
-    first, *others = [_kind(part, uncaptioned)[1](part) for part in dataset_names(name)]
+    first, *others = [_kind(part)[1](part) for part in dataset_names(name)]
     common = [split for split in first if all(split in other for other in others)]
     if not common:
         raise UserError(f"the datasets of {name} have no split in common; rename their splits alike")
@@ -118,7 +114,7 @@ def _may_exist(name: str) -> bool:
     return bool(name) and (place.parent.is_dir() if re.search(r"[{*?]", name) else place.exists())
 
 
-def _kind(name: str | Path, uncaptioned: bool):
+def _kind(name: str | Path):
     """What opens a split of such a dataset, and what lists its splits; imported on demand."""
     if str(name) == "scenes":
         from dlip.data.scenes.dataset import DISJOINT_SPLITS, Scenes
@@ -136,4 +132,4 @@ def _kind(name: str | Path, uncaptioned: bool):
         return Shards, naming.splits
     from dlip.data.folders import dataset as folder
 
-    return partial(folder.Folder, uncaptioned=uncaptioned), partial(folder.splits, uncaptioned=uncaptioned)
+    return folder.Folder, folder.splits
