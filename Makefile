@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-slow docs lint format notebooks weights photos drills test-oldest lock audit clean
+.PHONY: help demo app test test-slow docs lint format notebooks encoders weights photos drills test-oldest lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,23 +43,36 @@ notebooks: $(INSTALLED) ## execute every notebook in place (chart images need Ch
 	.venv/bin/python -m pip install --quiet --editable ".[notebooks]"
 	.venv/bin/python -m dlip.notebook.execute notebooks/*.ipynb
 
-SCENES := --label-smoothing 0 --batch-size 64 --results runs/records.jsonl
-TEACHER := train --size scenes-teacher --split train-large --role teacher --lr 2e-3 $(SCENES)
+SCENES := --optimizer muon --lr 3e-3 --schedule cosine --warmup 100 --batch-size 32 --precision bf16 --label-smoothing 0 \
+	--results runs/records.jsonl
+LARGE := --split train-large $(SCENES)
+ENCODERS := 32x4 48x4 64x4 80x4 104x4 112x4 128x5
 
-STUDENT := --size scenes-student --limit 1000 --questions 3 --lr 3e-3 --schedule cosine --warmup 100 --precision bf16 \
-	$(SCENES)
+encoders: $(INSTALLED) ## train the image and text encoders that students of scenes begin with
+	for size in $(ENCODERS); do \
+		.venv/bin/dlip train --size scenes-student:image_width=$${size%x*},image_layers=$${size#*x} --weights tags \
+			--steps 1500 $(LARGE) --out runs/vit-$$size && \
+		.venv/bin/dlip export runs/vit-$$size --to vit --out dlip/weights/scenes/encoders/$$size || exit 1; \
+	done
+	.venv/bin/dlip train --size scenes-student:image_width=32,image_layers=1,fusion_layers= --weights lm --steps 1500 \
+		$(LARGE) --out runs/bert-80x2
+	.venv/bin/dlip export runs/bert-80x2 --to bert --out dlip/weights/scenes/encoders/80x2
 
-weights: $(INSTALLED) ## train the shipped models again (85 minutes on two cores for the teacher alone)
-	.venv/bin/dlip $(TEACHER) --weights tags --steps 4500 --schedule cosine --warmup 100 --out runs/scenes-teacher-labels
-	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-labels --weights itc,lm=2,vqa=4,tags --questions 3 \
-		--steps 2400 --schedule epoch --warmup 100 --out runs/scenes-teacher-words
-	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-words --weights itc,itm,lm=2,vqa=4,tags --questions 3 \
-		--steps 1600 --schedule cosine --warmup 50 --out runs/scenes-teacher
-	.venv/bin/dlip distill --teacher runs/scenes-teacher --fixed-teacher-space --center-states --cache $(STUDENT) \
-		--weights vlp,vqa=2,hr=5,at,kd,kd.vqa=2 --steps 5000 --out runs/scenes-student \
-		--joins vlp=400,hr=400,hr.image=0,at=400,kd=400,itm=800,kd.itm=800,kd.vqa=800
-	.venv/bin/dlip train --tokenizer runs/scenes-teacher $(STUDENT) --weights vlp --steps 16000 --weight-decay 0.1 \
-		--out runs/scenes-student-undistilled
+TEACHER := train --size scenes-teacher --role teacher $(LARGE) --weights tags=30,itc,itm,lm=2,vqa=4 --questions 3
+STUDENT := --size scenes-student --init-from image=scenes/encoders/80x4/vit --split train-small $(SCENES) --questions 3 \
+	--steps 3000
+
+weights: $(INSTALLED) ## train the shipped models of scenes again (four hours on one core)
+	.venv/bin/dlip $(TEACHER) --init-from image=scenes/encoders/128x5/vit --joins itm=1400 --steps 2600 \
+		--out runs/scenes-teacher-first
+	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-first --lr 1.5e-3 --warmup 50 --seed 1 --steps 1000 \
+		--out runs/scenes-teacher-second
+	.venv/bin/dlip $(TEACHER) --init-from runs/scenes-teacher-second --lr 1.5e-3 --warmup 50 --seed 2 --steps 800 \
+		--name teacher --out runs/scenes-teacher
+	.venv/bin/dlip train $(STUDENT) --weights tags=30,itc,itm,lm,vqa=2 \
+		--name student-undistilled --out runs/scenes-student-undistilled
+	.venv/bin/dlip distill --teacher scenes/teacher $(STUDENT) --weights tags=30,itc,itm,lm,vqa=2,hr=5,at,kd,kd.vqa=2 \
+		--center-states --fixed-teacher-space --cache --name student --out runs/scenes-student
 
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --batch-size 64 --schedule cosine \
 	--questions 2 --augment --flip --weight-decay 0.05 --candidates 16 --results runs/records.jsonl

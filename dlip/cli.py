@@ -15,6 +15,7 @@ from typing import Any
 
 from dlip import __version__, commands
 from dlip.bench import BENCHES
+from dlip.commands import data_sets
 from dlip.common.errors import UserError, is_out_of_memory
 from dlip.common.files import is_replaceable
 from dlip.common.options import add_options, build
@@ -22,7 +23,7 @@ from dlip.common.text import one_line
 from dlip.experiments.config import COMMAND_DEFAULTS
 from dlip.training.recipes import RECIPES
 
-RESUMABLE = ("demo", "train", "distill", "ablate")
+RESUMABLE = ("demo", "train", "distill", "ablate", "data recaption")
 """Commands that resume from a checkpoint."""
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -53,9 +54,13 @@ COMMANDS = {
     for command in (
         Command(commands.demo, commands.Demo, "dlip demo --out runs/demo"),
         Command(commands.models, commands.Figures, "dlip models --json sizes.json"),
-        Command(commands.data, commands.Data, "dlip data path/to/flickr8k"),
-        Command(commands.data_check, commands.Data, "dlip data check path/to/flickr8k"),
-        Command(commands.data_shard, commands.DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
+        Command(data_sets.data, data_sets.Data, "dlip data path/to/flickr8k"),
+        Command(data_sets.data_check, data_sets.Data, "dlip data check path/to/flickr8k"),
+        Command(data_sets.data_shard, data_sets.DataShard, "dlip data shard path/to/flickr8k --out flickr8k-shards"),
+        Command(
+            data_sets.data_recaption, data_sets.DataRecaption,
+            "dlip data recaption path/to/photos --writer Salesforce/blip-image-captioning-base --out runs/written",
+        ),
         Command(commands.train, commands.Train, "dlip train --size scenes-student --out runs/alone"),
         Command(
             commands.distill, commands.Train,
@@ -166,7 +171,8 @@ def main(words: list[str] | None = None) -> int:
             raise
         return failed("not enough memory; use a smaller --batch-size or --size")
     except KeyboardInterrupt:
-        resumes = "; the same command resumes from the last checkpoint, if there is one" * (words[0] in RESUMABLE)
+        resumable = {words[0], " ".join(words[:2])} & {*RESUMABLE}
+        resumes = "; the same command resumes from the last checkpoint, if there is one" * bool(resumable)
         print(f"dlip: interrupted{resumes}", file=sys.stderr)
         return INTERRUPTED
     return 0

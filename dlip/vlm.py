@@ -4,16 +4,17 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 from dlip.checkpoints.load import load_model, save_model
 from dlip.common.errors import UserError
 from dlip.common.text import plural
+from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import as_list, load_image, resize_square
-from dlip.models.composite import Composite
+from dlip.data.transforms import as_list, load_image, squares
+from dlip.models.composite import Composite, HasAbilities
+from dlip.models.dual_encoder import DualEncoder
 from dlip.models.fast.precision import pack
 from dlip.models.generate import beam_search, generate
 from dlip.models.med import Med
@@ -23,18 +24,19 @@ MAX_ANSWER_TOKENS = 10
 
 
 class VLM:
-    """A MED with its tokenizer. Images are PIL images or paths; methods run in eval mode without gradients.
+    """A model with its tokenizer. Images are PIL images or paths; methods run in eval mode without gradients.
 
     Raises MissingAbility, a UserError, if the checkpoint has no weights for what a method computes.
     """
 
-    def __init__(self, med: Med | Composite, tokenizer: Tokenizer, name: str = "model"):
+    def __init__(self, med: Med | DualEncoder | Composite, tokenizer: Tokenizer | StockTokenizer, name: str = "model"):
         self.med, self.tokenizer, self.name = med, tokenizer, name
 
     @classmethod
     def load(cls, name: str | Path) -> "VLM":
         """Loads a model by name: a built-in (`scenes/teacher`), a run folder, a folder or hub id in Hugging Face BLIP
-        layout, or an original BLIP `.pth`; several joined by "+" become one teacher.
+        layout, an original BLIP `.pth`, or a folder or hub id of a CLIP or SigLIP; several joined by "+" become one
+        teacher.
 
         Raises UserError if there is no such model (see `dlip.checkpoints.load.load_model`).
         """
@@ -53,18 +55,27 @@ class VLM:
     def device(self) -> torch.device:
         return self.med.temp.device
 
+    @property
+    def image_size(self) -> int:
+        """Side of the largest square that one of its models reads, in px."""
+        return max(med.config.image_size for med in self.med.members)
+
     def pixels(self, images: Iterable[ImageInput], med: Med | None = None) -> torch.Tensor:
         """Images as the squares that `med` reads (of a composite the first model), uint8 [B, 3, S, S].
 
         Raises UserError if an image cannot be read.
         """
         side = (med or self.med.model_for_states("image")).config.image_size
-        squares = np.stack([resize_square(load_image(image), side) for image in images])  # [B, S, S, 3]
-        return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
+        return squares(map(load_image, images), side)
 
-    def texts(self, texts: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids int64 [N, T] and mask bool [N, T], truncated to the model's longest text."""
-        ids, mask = self.tokenizer.encode(list(texts), max_length=self.med.config.max_text)
+    def tokenizer_of(self, med: HasAbilities) -> Tokenizer | StockTokenizer:
+        """The tokenizer of `med`; models of a composite may differ in it."""
+        return med.tokenizer or self.tokenizer
+
+    def texts(self, texts: Iterable[str], med: HasAbilities | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids int64 [N, T] and mask bool [N, T] as `med` reads them, truncated to its longest text."""
+        med = med or self.med
+        ids, mask = self.tokenizer_of(med).encode(list(texts), max_length=med.config.max_text)
         return ids.to(self.device), mask.to(self.device)
 
     def words_read(self, text: str) -> int:
@@ -74,24 +85,47 @@ class VLM:
         ends = (end for _, end in self.tokenizer.fast.encode(text).offsets)
         return len(text[: max(ends, default=0)].split())
 
-    def image_states(self, images: Iterable[ImageInput], med: Med | None = None) -> torch.Tensor:
+    def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med` (of a composite the first model)."""
         med = med or self.med.model_for_states("image")
-        return med.encode_image(med.normalize(self.pixels(images, med).to(self.device)))
+        return med.encode_image(med.preprocess([load_image(image) for image in images]))
 
-    @torch.inference_mode()
     def caption(
         self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
     ) -> list[str]:
         """A caption for each image, without the prompt: by beam search, greedily (one beam), or sampled (`top_p`)."""
+        return [texts[0] for texts in self.captions(images, 1, num_beams, max_new_tokens, top_p)]
+
+    @torch.inference_mode()
+    def captions(
+        self,
+        images: Iterable[ImageInput],
+        n: int,
+        num_beams: int = 3,
+        max_new_tokens: int = 20,
+        top_p: float | None = None,
+        prompt: str | None = None,
+    ) -> list[list[str]]:
+        """`n` captions for each image, without the prompt: the best of a beam search, or sampled (`top_p`).
+
+        prompt: text that captions continue, in place of the model's own. Raises UserError if it leaves no room for a
+        caption, or there are fewer beams than captions.
+        """
         images = as_list(images, "image")
         if not images:
             return []
+        if top_p is None and n > num_beams:
+            raise UserError(f"{plural(num_beams, 'beam')} cannot give {n} captions of an image; use {n} or more")
         med = self.med.model_for("lm").eval()
-        prompt = torch.tensor([[med.config.dec_id, *med.config.prompt_ids]], device=self.device)
-        prompt = prompt.expand(len(images), -1)
-        rows = generate(med, self.image_states(images, med), None, prompt, num_beams, max_new_tokens, top_p)
-        return self.tokenizer.decode([row[prompt.shape[1] :] for row in rows])
+        tokenizer = self.tokenizer_of(med)
+        words = med.config.prompt_ids if prompt is None else tokenizer.encode([prompt])[0][0, 1:-1].tolist()
+        if len(words) + 1 >= med.config.max_positions:
+            raise UserError(f"the prompt has {len(words)} tokens; give at most {med.config.max_positions - 2}")
+        start = torch.tensor([[med.config.dec_id, *words]], device=self.device).expand(len(images), -1)
+        states = self.image_states(images, med)
+        rows = generate(med, states, None, start, num_beams, max_new_tokens, top_p, n=n)
+        texts = tokenizer.decode([row[start.shape[1] :] for row in rows])
+        return [texts[first : first + n] for first in range(0, len(texts), n)]
 
     @torch.inference_mode()
     def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
@@ -99,7 +133,8 @@ class VLM:
         images, questions = _pairs(images, questions, "question")
         if not images:
             return []
-        return self.tokenizer.decode(generate(*self._answer_inputs(images, questions), num_beams, MAX_ANSWER_TOKENS))
+        med, *inputs = self._answer_inputs(images, questions)
+        return self.tokenizer_of(med).decode(generate(med, *inputs, num_beams, MAX_ANSWER_TOKENS))
 
     @torch.inference_mode()
     def top_answers(
@@ -110,9 +145,9 @@ class VLM:
         images, questions = _pairs(images, questions, "question")
         if not images:
             return []
-        ranked = []
-        for finished in beam_search(*self._answer_inputs(images, questions), k, MAX_ANSWER_TOKENS):
-            answers = self.tokenizer.decode([row for _, row in finished])
+        ranked, (med, *inputs) = [], self._answer_inputs(images, questions)
+        for finished in beam_search(med, *inputs, k, MAX_ANSWER_TOKENS):
+            answers = self.tokenizer_of(med).decode([row for _, row in finished])
             probabilities = [math.exp(mean * (len(row) - 1)) for mean, row in finished]  # the first token is [DEC]
             ranked.append(sorted(zip(answers, probabilities, strict=True), key=lambda answer: -answer[1]))
         return ranked
@@ -128,14 +163,14 @@ class VLM:
 
     def _fuse(self, images: list, texts: list[str], med: Med) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts read together with their images [N, T, Dt], and their mask; the same object is encoded once."""
-        ids, mask = self.texts(texts)
+        ids, mask = self.texts(texts, med)
         distinct = {id(image): image for image in images}
         index = {key: row for row, key in enumerate(distinct)}
         rows = torch.tensor([index[id(image)] for image in images], device=self.device)
         return med.fuse(ids, mask, self.image_states(distinct.values(), med), rows), mask
 
     def similarity(self, images: Iterable[ImageInput], texts: Iterable[str]) -> torch.Tensor:
-        """ITC cosine of each image with each text [I, T]."""
+        """ITC cosine of each image with each text [I, T]; divided by `med.temp`, the logits of ITC."""
         return self.embed_images(images) @ self.embed_texts(texts).T
 
     @torch.inference_mode()
@@ -152,7 +187,7 @@ class VLM:
         texts, med = as_list(texts, "text"), self.med.model_for("itc").eval()
         if not texts:
             return torch.zeros(0, med.config.embed_dim, device=self.device)
-        return med.project_text(med.encode_text(*self.texts(texts)))
+        return med.project_text(med.encode_text(*self.texts(texts, med)))
 
     @torch.inference_mode()
     def match(self, images: Iterable[ImageInput], texts: Iterable[str]) -> torch.Tensor:

@@ -19,15 +19,17 @@ ROOT = Path(__file__).parents[1]
 def make_record(
     name="student", role="distilled", *, seed=0, data="scenes", images=4000, width=64, params=1.0, latency=20.0,
     tr1=70.0, vqa=80.0, retrieval=None, losses=None, weights=None, samples=(), command="dlip train", notes=None,
-    items=None,
+    items=None, evaluations=None,
 ) -> dict:  # fmt: skip
     """A made-up record."""
     sizes = {"image_width": width, "image_layers": 4, "text_width": width, "text_layers": 3, "fusion_layers": (1, 2)}
     metrics = {
         "model": name, "data": data, "split": "test", "notes": notes or {},
         "retrieval": retrieval or {"tr@1": tr1, "ir@1": tr1 - 2},
-        "captioning": {"cider": 1.5 * tr1, "spice": None},
-        "vqa": None if vqa is None else {"accuracy": vqa, "by_type": {"count": vqa - 20}},
+        "captioning": {"cider": 1.5 * tr1, "spice": None, "facts_f1": tr1},
+        "vqa": None if vqa is None else {
+            "accuracy": vqa, "mean_by_type": vqa, "by_type": {"count": vqa - 20, "color": vqa + 20}
+        },
         "efficiency": {"params_m": params, "flops_g": params / 10, "latency": {
             "task": "captioning", "batch": 1, "beams": 3, "tokens": 20, "threads": 2, "device": "cpu",
             "p50_ms": latency, "p95_ms": latency + 1, "share": 2 * latency,
@@ -35,10 +37,18 @@ def make_record(
     }  # fmt: skip
     return new_record(
         name, role, command=command, seed=seed, train_images=images, metrics=metrics, wall_s=60.0, samples=samples,
-        items=items,
+        items=items, evaluations=evaluations,
         losses=losses or {"step": [1, 2], "lm": [2.0, 1.0]},
         config={"model": sizes, "train": {"seed": seed, "weights": weights or {"lm": 1.0}}},
     )  # fmt: skip
+
+
+def make_evaluations(steps: list[int], teacher: dict[str, float] | None = None, images=100, **scores) -> dict:
+    """Made-up evaluations during training, as a record keeps them. scores: column -> values."""
+    return {
+        "data": "scenes", "split": "val", "images": images, "scores": {"step": steps, **scores},
+        "teacher": teacher or {},
+    }  # fmt: skip
 
 
 SMALL_CONFIG = dict(

@@ -87,7 +87,7 @@ def test_data_counts(capsys):
         (["train", "--size", "scenes-student", "--out", "x", "--weights", "hr"], "needs a teacher"),
         (["train", "--size", "scenes-student", "--out", "x", "--steps", "0"], "train.steps is 0"),
         (["evaluate", "--model", "scenes/teacher", "--split", "nope"], "no split 'nope'"),
-        (["ablate"], "there is no grid to run; choose one of modules, fusion"),
+        (["ablate"], "there is no grid to run; choose one of objectives, modalities"),
         (["ablate", "depth"], "there is no grid 'depth'"),
         (["ablate", "fusion", "--only", "seven"], "there is no row 'seven' in fusion"),
         (["advise", "--max-params", "1"], "no records at results/ablations.jsonl"),
@@ -136,24 +136,26 @@ def test_train_then_distill_then_evaluate(tmp_path, capsys):
 
 def test_ablate_prints_recorded_runs(tmp_path, capsys, monkeypatch):
     """The table, the verdicts and a failure, without training."""
-    results, (from_scratch, *_) = tmp_path / "runs.jsonl", GRIDS["init"].rows
-    for row in (TEACHER_ROW, from_scratch):
+    results, (untrained, *_) = tmp_path / "runs.jsonl", GRIDS["init"].rows
+    for row in (TEACHER_ROW, untrained):
         append(make_record("x", row.role, tr1=61.5) | {"ablation": {"hash": ablation.identity(row, FULL)}}, results)
-    words = ["ablate", "init", "--only", "from scratch", "--seeds", "1"]
+    words = ["ablate", "init", "--only", "neither trained", "--seeds", "1"]
     words += ["--results", str(results), "--out", str(tmp_path)]
     assert main([*words, "--conclusions"]) == 0
     printed = capsys.readouterr().out
-    assert ["from", "scratch", "61.5", "74.5", "59.5", "57.1"] in [line.split()[:6] for line in printed.splitlines()]
-    assert printed.count("UNDECIDED HERE") == 7
+    cells = ["neither", "trained", "59.5", "57.1", "61.5", "80.0", "61.5", "74.5", "92.2", "101.4", "1"]
+    assert cells in [line.split() for line in printed.splitlines()]
+    assert printed.count("UNRESOLVED") == 7
     assert main([*words, "--json", "-"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["tr1"], row["tr1_sd"]) for row in figures["tables"]["init"]] == [
-        ("teacher", 61.5, None), ("from scratch", 61.5, None),
+        ("teacher", 61.5, None), ("neither trained", 61.5, None),
     ]  # fmt: skip
     assert figures["failed"] == {} and figures["conclusions"] is None
     assert main(["ablate", "--conclusions", "--results", str(results), "--json", "-"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["tables"] == {} and {row["number"] for row in figures["conclusions"]} == set(range(1, 8))
+    assert figures["spreads"] == []  # the records lack floors
     monkeypatch.setattr(ablation, "ablate", lambda *_: {"init: a, seed 0": "it broke", "init: b, seed 1": "again"})
     assert main(words) == 2
     printed = capsys.readouterr().err
@@ -232,6 +234,9 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         (["bench", "speed"], "invalid choice: 'speed'"),
         (["data", "x{0..999999999}.tar"], "is not a range of 1 to 1,000,000 shards"),
         (["data", "shard", "photos", "--out", "taken"], "taken"),
+        (["data", "recaption", "photos", "--out", "taken", "--writer", "m", "--splits", "val"], "taken"),
+        (["data", "recaption", "photos", "--out", "x"], "dlip data recaption needs --writer"),
+        (["data", "recaption", "photos", "--out", "x", "--writer", "nowhere", "--splits", "val"], "no model 'nowhere'"),
         (["advise", "--max-params", "1", "--results", "none.jsonl"], "no records at none.jsonl"),
         (["app", "--models", ","], "has an empty name"),
     ],
@@ -260,14 +265,22 @@ def test_closed_stdout_ends_a_command_silently():
     assert run.stderr.read() == "" and run.wait() == 141
 
 
-@pytest.mark.parametrize(("command", "kept"), [("app", False), ("ablate", True)])
-def test_ctrl_c_mentions_checkpoints_if_the_command_has_them(command, kept, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "options", "kept"),
+    [
+        ("app", [], False),
+        ("ablate", ["fusion"], True),
+        ("data", ["photos"], False),
+        ("data recaption", ["photos", "--writer", "m", "--out", "x"], True),
+    ],
+)
+def test_ctrl_c_mentions_checkpoints_if_the_command_has_them(command, options, kept, monkeypatch, capsys):
     def interrupted(_):
         """Interrupted."""
         raise KeyboardInterrupt
 
     monkeypatch.setitem(COMMANDS, command, replace(COMMANDS[command], function=interrupted))
-    assert main([command, *["fusion"] * kept]) == 130
+    assert main([*command.split(), *options]) == 130
     printed = capsys.readouterr().err
     assert printed.startswith("dlip: interrupted") and ("checkpoint" in printed) == kept and printed.count("\n") == 1
 

@@ -10,6 +10,7 @@ from PIL import Image
 import dlip
 from dlip.common.errors import UserError
 from dlip.evaluation.tasks.vqa import log_likelihood
+from dlip.models.generate import generate
 from dlip.models.med import Med
 from dlip.vlm import VLM
 
@@ -54,6 +55,29 @@ def test_captions_do_not_depend_on_the_batch(tiny, images, options):
     captions = tiny.caption(images, **options)
     assert captions == [tiny.caption([image], **options)[0] for image in images]
     assert len(set(captions)) > 1
+
+
+def test_several_captions_of_an_image(tiny, images):
+    best = tiny.captions(images, 3, num_beams=4, max_new_tokens=5)
+    assert [texts[0] for texts in best] == tiny.caption(images, num_beams=4, max_new_tokens=5)
+    assert all(len(set(texts)) == 3 for texts in best)
+    torch.manual_seed(0)
+    sampled = tiny.captions(images, 6, top_p=0.99, max_new_tokens=5)
+    assert [len(texts) for texts in sampled] == [6] * 4 and len(set(sampled[0])) > 1
+    assert tiny.captions([], 3) == []
+    with pytest.raises(UserError, match="3 beams cannot give 4 captions"):
+        tiny.captions(images, 4)
+
+
+def test_a_prompt_is_continued_and_left_out(tiny, images):
+    greedy, prompt = tiny.captions(images, 1, 1, 4), "a red circle"
+    continued = tiny.captions(images, 1, 1, 4, prompt=prompt)
+    assert continued != greedy and tiny.captions(images, 1, 1, 4, prompt="") == greedy  # tiny has no prompt itself
+    ids = [tiny.med.config.dec_id, *tiny.tokenizer.encode([prompt])[0][0, 1:-1].tolist()]
+    rows = generate(tiny.med, tiny.image_states(images), None, torch.tensor([ids] * 4), 1, 4)
+    assert continued == [[text] for text in tiny.tokenizer.decode([row[len(ids) :] for row in rows])]
+    with pytest.raises(UserError, match="the prompt has .* tokens; give at most"):
+        tiny.captions(images, 1, prompt="red " * 500)
 
 
 def test_answers_do_not_depend_on_the_batch(tiny, images, questions):

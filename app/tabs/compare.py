@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Literal, TypedDict, get_args
 
 import gradio as gr
@@ -10,9 +11,10 @@ from PIL import Image
 
 from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import MissingAbility, UserError
-from dlip.cost.count import needed_params, task_macs
+from dlip.cost.count import Macs, needed_params, retrieval_macs, task_macs
 from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import resize_square
+from dlip.models.med import Med
 from dlip.vlm import VLM
 
 from .. import events, images, inputs, models
@@ -58,15 +60,15 @@ class Answers(TypedDict):
 
 class Ranked(TypedDict):
     text: str
-    itm: float
-    """Probability from 0 to 1 that the text describes the image."""
+    itm: float | None
+    """Probability from 0 to 1 that the text describes the image; None for a model without matching."""
     itc: float
     """Cosine similarity of text and image, -1 to 1."""
 
 
 class Ranking(TypedDict):
     ranked: list[Ranked]
-    """By ITM, the best first."""
+    """By ITM, else by ITC, the best first."""
     note: str
     """Why there is none, or how much of a long text was read."""
     cost: parts.Cost | None
@@ -97,7 +99,8 @@ def captions(
     def caption(vlm: VLM) -> dict:
         torch.manual_seed(seed)
         (text,), *measured = _timed(vlm, "lm", loaded, lambda batch: vlm.caption(batch, beams, length, top_p))
-        return {"text": text, "cost": _cost(vlm, "lm", "captioning", *measured, beams=beams)}
+        passes = task_macs(vlm.med.model_for("lm").config, "captioning", new_tokens=measured[1], beams=beams)
+        return {"text": text, "cost": _cost(vlm, passes, *measured)}
 
     return _both(teacher, student, caption, {"text": None})
 
@@ -111,8 +114,10 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
         (likeliest,), *measured = _timed(
             vlm, "vqa", loaded, lambda batch: vlm.top_answers(batch, [question], ANSWER_BEAMS)
         )
-        tokens = vlm.texts([question])[0].shape[1]
-        cost = _cost(vlm, "vqa", "vqa", *measured, text_tokens=tokens, beams=ANSWER_BEAMS)
+        passes = task_macs(
+            vlm.med.model_for("vqa").config, "vqa", vlm.texts([question])[0].shape[1], measured[1], ANSWER_BEAMS
+        )
+        cost = _cost(vlm, passes, *measured)
         return {"answers": likeliest, "cost": cost, "note": parts.truncation_note(vlm, "the question", [question])}
 
     return _both(teacher, student, answer, {"answers": []})
@@ -120,23 +125,31 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
 
 @inputs.checked
 def rankings(image: str, teacher: str, student: str, candidates: str) -> Rankings:
-    """How well each caption, one per line, describes the image: both models' ITM probability and ITC similarity."""
+    """How well each caption, one per line, describes the image: both models' ITM probability and ITC similarity.
+
+    A model without matching, such as a CLIP, has no ITM probability.
+    """
     loaded = images.read(image)
     lines = [line for line in (candidates or "").splitlines() if line.strip()]
     if not 1 <= len(lines) <= MAX_CAPTIONS:
         raise UserError(f"{len(lines)} captions cannot be ranked; type 1 to {MAX_CAPTIONS}, one per line")
     texts = [inputs.text(line, "caption") for line in lines]
 
-    def score(vlm: VLM, batch: list) -> tuple[list[float], list[float]]:
-        return vlm.similarity(batch, texts)[0].tolist(), vlm.match(batch * len(texts), texts).tolist()
+    def score(vlm: VLM, batch: list) -> tuple[list[float], list[float | None]]:
+        matched = "itm" in vlm.med.abilities
+        itm = vlm.match(batch * len(texts), texts).tolist() if matched else [None] * len(texts)
+        return vlm.similarity(batch, texts)[0].tolist(), itm
 
     def rank(vlm: VLM) -> dict:
-        (itc, itm), *measured = _timed(vlm, "itm", loaded, lambda batch: score(vlm, batch))
+        ability = "itm" if "itm" in vlm.med.abilities else "itc"
+        (itc, itm), *measured = _timed(vlm, ability, loaded, lambda batch: score(vlm, batch))
         rows = [Ranked(text=t, itm=p, itc=c) for t, p, c in zip(texts, itm, itc, strict=True)]
-        tokens = vlm.texts(texts)[0].shape[1]
-        cost = _cost(vlm, "itm", "retrieval", *measured, image_passes=2, text_tokens=tokens, texts=len(texts))
+        passes = retrieval_macs(
+            vlm.med.model_for(ability), ability == "itm", text_tokens=vlm.texts(texts)[0].shape[1], texts=len(texts)
+        )
+        cost = _cost(vlm, passes, *measured, image_passes=2 if ability == "itm" else 1)
         note = parts.truncation_note(vlm, "a long caption", texts)
-        return {"ranked": sorted(rows, key=lambda row: -row["itm"]), "cost": cost, "note": note}
+        return {"ranked": sorted(rows, key=lambda row: -row[ability]), "cost": cost, "note": note}
 
     return _both(teacher, student, rank, {"ranked": []})
 
@@ -156,19 +169,17 @@ def _both(teacher: str, student: str, compute: Callable[[VLM], dict], empty: dic
 def _timed(vlm: VLM, ability: str, image: Image.Image, compute: Callable[[list], object]) -> tuple:
     """Result of `compute([image])`, its milliseconds, and the number of decoder steps. The image is resized before."""
     med, steps = vlm.med.model_for(ability), []
-    resized = resize_square(image, med.config.image_size)
-    counter = med.text_decoder.cls.register_forward_hook(lambda *_: steps.append(1))
-    try:
+    with ExitStack() as hooks:
+        if isinstance(med, Med):  # others have no decoder, and resize in a way of their own
+            image = resize_square(image, med.config.image_size)
+            hooks.callback(med.text_decoder.cls.register_forward_hook(lambda *_: steps.append(1)).remove)
         start = time.perf_counter()
-        result = compute([resized])
+        result = compute([image])
         return result, 1000 * (time.perf_counter() - start), len(steps)
-    finally:
-        counter.remove()
 
 
-def _cost(vlm: VLM, ability: str, task: str, ms: float, steps: int, image_passes: int = 1, **sizes) -> parts.Cost:
-    """image_passes: how often the image is encoded. sizes: as `task_macs` takes them."""
-    passes = task_macs(vlm.med.model_for(ability).config, task, new_tokens=steps, **sizes)
+def _cost(vlm: VLM, passes: dict[str, Macs], ms: float, steps: int, image_passes: int = 1) -> parts.Cost:
+    """passes: as `task_macs` counts them. image_passes: how often the image is encoded."""
     passes["image"] *= image_passes
     return parts.Cost(
         ms=ms,

@@ -33,15 +33,15 @@ class Hit(TypedDict):
     """The image's first caption."""
     itc: float
     """Cosine similarity, -1 to 1."""
-    itm: float
-    """Probability from 0 to 1 that image and sentence match."""
+    itm: float | None
+    """Probability from 0 to 1 that image and sentence match; None for a model without matching."""
     itc_rank: int
     """Rank by ITC alone, from 1."""
 
 
 class Hits(TypedDict):
     hits: list[Hit]
-    """The candidates that ITM ranks highest."""
+    """The candidates that ITM ranks highest; without matching, those of ITC."""
     note: str
     """Why there are none, or how much of a long sentence was read."""
 
@@ -81,11 +81,11 @@ def _both(teacher: str, student: str, kind: str, embed: Callable[[VLM], Tensor],
             with models.turn:
                 itc = embed(vlm)[0] @ gallery.T
                 best = itc.topk(CANDIDATES).indices.tolist()
-                itm = match(vlm, best)
+                itm = match(vlm, best).tolist() if "itm" in vlm.med.abilities else [None] * len(best)
                 note = parts.truncation_note(vlm, "the sentence", [sentence])
-            order = itm.argsort(descending=True, stable=True).tolist()[:SHOWN]
+            order = sorted(range(len(best)), key=lambda i: -(itm[i] or 0))[:SHOWN]  # equal ones in ITC's order
             hits = [
-                Hit(place=place, caption=_captions()[place], itc=itc[place].item(), itm=itm[i].item(), itc_rank=i + 1)
+                Hit(place=place, caption=_captions()[place], itc=itc[place].item(), itm=itm[i], itc_rank=i + 1)
                 for i, place in ((i, best[i]) for i in order)
             ]
             results[side] = Hits(hits=hits, note=note)

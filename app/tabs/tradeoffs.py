@@ -19,7 +19,7 @@ from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title
 from dlip.records import frame
 from dlip.records.compare import describe_test_sets, summary
-from dlip.records.schema import COSTS, ROLES, SCORES
+from dlip.records.schema import COSTS, ROLES, SCORES, TABLE_SCORES
 from dlip.records.write import SAMPLES
 
 from .. import events, gradio_workarounds, inputs
@@ -31,7 +31,7 @@ AXES = tuple(column for column in COSTS if column not in ("latency_ms", "latency
 """Costs that runs can be compared by: milliseconds of different days, machines and threads cannot."""
 SAME_COST = 1.05
 """If the students' costs lie within this ratio, each run is a row of the chart instead of a point."""
-MAIN_FIGURES = ("tr1", "ir1", "cider", "vqa", "pointing", "params_m", "flops_g", "latency_share")
+MAIN_FIGURES = (*TABLE_SCORES, "pointing", "params_m", "flops_g", "latency_share")
 """Figures of a point that are shown without a click."""
 PICKED_POINT = "() => document.querySelector(':is(#chart-of-runs, #chart-of-runs *)[data-picked]').dataset.picked"
 
@@ -66,12 +66,12 @@ class Run(TypedDict):
 
 
 @inputs.checked
-def tradeoffs(group: str = MAIN, cost: str = "params_m", score: str = "vqa") -> list[Point]:
+def tradeoffs(group: str = MAIN, cost: str = "params_m", score: str = "vqa_mean") -> list[Point]:
     """The shipped runs as points, cheapest first.
 
     group: "playground", the shipped models and runs like theirs; the name of a grid of `dlip ablate`; or the data of
     other runs, as "scenes test-5k, 5,000 images". cost and score: columns of dlip.records, as params_m, flops_g,
-    latency_share; tr1, ir1, cider, vqa.
+    latency_share; ir1, facts_f1, vqa_mean, tr1, cider.
     """
     rows = _rows(group, cost, score)
     front = set(pareto(list(rows[cost]), list(rows[score])))
@@ -209,7 +209,7 @@ def axes(group: str, columns: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
-    first = (MAIN, "params_m", "vqa")
+    first = (MAIN, "params_m", "vqa_mean")
     with gr.Row():
         group = gr.Dropdown(groups(), value=MAIN, label="Runs", min_width=180)
         cost = gr.Dropdown(axes(MAIN, AXES), value=first[1], label="Cost", min_width=180)

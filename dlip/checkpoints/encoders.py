@@ -34,7 +34,7 @@ _VIT = (  # Hugging Face's names, in files and in state dicts of transformers 5 
 
 
 def read_bert(folder: Path, like: ModelConfig) -> Encoder:
-    """A BERT's weights for the text encoder, and its self-attention for the decoder, as BLIP initializes its own.
+    """A BERT's weights for the text encoder, its self-attention and LM head for the decoder, as BLIP starts from one.
 
     The embedding of segment 0 is added to the positions, which gives the same sums.
     """
@@ -42,8 +42,9 @@ def read_bert(folder: Path, like: ModelConfig) -> Encoder:
     tensors = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): t for name, t in tensors.items()}
     positions = "embeddings.position_embeddings.weight"
     tensors[positions] = tensors[positions] + tensors.pop("embeddings.token_type_embeddings.weight")[0]
-    both = {f"{part}.{name}": t for part in ("text_encoder", "text_decoder.bert") for name, t in tensors.items()}
-    return both, _sizes(folder, TEXT_SIZES, like)
+    named = {f"{part}.{name}": t for part in ("text_encoder", "text_decoder.bert") for name, t in tensors.items()}
+    named |= {f"text_decoder.{name}": tensor for name, tensor in tensors.items() if name.startswith("cls.")}
+    return named, _sizes(folder, TEXT_SIZES, like)
 
 
 def read_vit(folder: Path, like: ModelConfig) -> Encoder:

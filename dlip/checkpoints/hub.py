@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dlip.common.errors import UserError
 
-MODEL_FILES = ("*.json", "vocab.txt", "model.safetensors")
+MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "model.safetensors")
 
 
 def from_hub(name: str, patterns: tuple[str, ...]) -> Path:

@@ -8,13 +8,16 @@ from pathlib import Path
 import dlip
 from dlip.checkpoints import blip
 from dlip.checkpoints.blip import Checkpoint
+from dlip.checkpoints.dual_encoders import read_dual_encoder
 from dlip.checkpoints.hub import hub_model
 from dlip.checkpoints.tensors import checkpoint_errors, read_tensors, weights, write_tensors
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
+from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
-from dlip.models.composite import Composite
+from dlip.models.composite import Composite, HasAbilities
 from dlip.models.config import ModelConfig
+from dlip.models.dual_encoder import FAMILIES, DualEncoder
 from dlip.models.fast.precision import precision
 from dlip.models.features import ABILITIES
 from dlip.models.med import Med
@@ -25,8 +28,10 @@ BUILT_IN = Path(dlip.__file__).parent / "weights"
 def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, extra: dict | None = None) -> None:
     """Writes a folder that `load_model` reads: tokenizer.json, model.safetensors and config.json.
 
-    extra: further entries of config.json. Raises UserError for a packed model.
+    extra: further entries of config.json. Raises UserError for a packed model, and for a dual encoder.
     """
+    if isinstance(med, DualEncoder):
+        raise UserError("a CLIP or SigLIP cannot be saved as a model of dlip; copy its own folder")
     tensors, folder = weights(med), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
@@ -37,26 +42,48 @@ def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, extra: dict |
     write_json(folder / "config.json", {**config, **(extra or {})})
 
 
-def load_model(name: str | Path) -> tuple[Med | Composite, Tokenizer]:
+def load_model(name: str | Path) -> tuple[Med | DualEncoder | Composite, Tokenizer | StockTokenizer]:
     """Loads a model by name, in eval mode, on the CPU.
 
     A name is a built-in (`scenes/teacher`), a folder that dlip or stock `transformers` has written, a hub id
-    (`Salesforce/blip-itm-base-coco`), or an original BLIP `.pth`. "@384" behind it sets the image size, with positions
-    interpolated; ":image_heads=12,text_heads=12" states what a `.pth` does not. Several names joined by "+" are one
-    teacher (dlip/models/composite.py).
-    Raises UserError if there is no such model, or if its files or the several models do not fit each other.
+    (`Salesforce/blip-itm-base-coco`), an original BLIP `.pth`, or a CLIP or SigLIP. "@384" behind it sets the image
+    size of a BLIP, with positions interpolated; ":image_heads=12,text_heads=12" states what a `.pth` does not. Several
+    names joined by "+" are one teacher (dlip/models/composite.py), whose tokenizer is that of the first BLIP.
+    Raises UserError if there is no such model, or if its files do not fit each other.
     """
-    names = split_names(name)
-    checkpoints = [read_model(one) for one in names]
-    tokenizer = checkpoints[0].tokenizer
-    for other, checkpoint in zip(names, checkpoints, strict=True):
-        if checkpoint.tokenizer.fast.get_vocab() != tokenizer.fast.get_vocab():
-            raise UserError(f"{names[0]} and {other} have different vocabularies; combine models that share one")
-    meds = []
-    for one, checkpoint in zip(names, checkpoints, strict=True):
-        with checkpoint_errors(Path(one)):
-            meds.append(checkpoint.build(one))
-    return (meds[0] if len(meds) == 1 else Composite(meds)), tokenizer
+    models = [_load_one(one) for one in split_names(name)]
+    tokenizer = next((model for model in models if isinstance(model, Med)), models[0]).tokenizer
+    mark_own_tokens(models, tokenizer)
+    return (models[0] if len(models) == 1 else Composite(models)), tokenizer
+
+
+def mark_own_tokens(models: list[HasAbilities], tokenizer: Tokenizer | StockTokenizer) -> None:
+    """Makes those models that have another vocabulary than `tokenizer` tokenize the captions of a batch themselves."""
+    for model in models:
+        same = model.tokenizer is tokenizer or model.tokenizer.fast.get_vocab() == tokenizer.fast.get_vocab()
+        model.own_tokens = isinstance(model, DualEncoder) or not same
+
+
+def _load_one(name: str) -> Med | DualEncoder:
+    """One model with its tokenizer. Raises UserError as `load_model`."""
+    parsed = parse_name(name)
+    path = locate(parsed.name)
+    if kind := _dual_encoder_type(path):
+        if parsed.size or parsed.heads:
+            raise UserError(f"the image size and heads of {parsed.name} are its own; leave out what follows its name")
+        with checkpoint_errors(path):
+            return read_dual_encoder(path, kind)
+    checkpoint = _read(parsed, path)
+    with checkpoint_errors(Path(name)):
+        med = checkpoint.build(name)
+    med.tokenizer = checkpoint.tokenizer
+    return med
+
+
+def _dual_encoder_type(path: Path) -> str | None:
+    """`model_type` of a CLIP's or SigLIP's folder, else None."""
+    kind = None if path.is_file() else read_json(path / "config.json").get("model_type")
+    return kind if kind in FAMILIES else None
 
 
 def split_names(name: str | Path) -> list[str]:
@@ -88,9 +115,12 @@ def parse_name(name: str) -> ModelName:
 
 
 def read_model(name: str) -> Checkpoint:
-    """Reads the files of one model without building it. Raises UserError as `load_model`."""
+    """Reads the files of one BLIP without building it. Raises UserError as `load_model`, and for another model."""
     parsed = parse_name(name)
-    path = locate(parsed.name)
+    return _read(parsed, locate(parsed.name))
+
+
+def _read(parsed: ModelName, path: Path) -> Checkpoint:
     with checkpoint_errors(path):
         if path.is_file():
             checkpoint = blip.read_original(path, parsed.heads)
@@ -101,8 +131,9 @@ def read_model(name: str) -> Checkpoint:
         elif values.get("model_type") == "blip":
             checkpoint = blip.read_hugging_face(path)
         else:
+            kind = " but of a CLIP or SigLIP, which can only be a teacher" if _dual_encoder_type(path) else ""
             raise UserError(
-                f"{path / 'config.json'} is neither of dlip nor of BLIP; name a run folder or a BLIP folder"
+                f"{path / 'config.json'} is neither of dlip nor of BLIP{kind}; name a run folder or a BLIP folder"
             )
         return checkpoint.at(parsed.size) if parsed.size else checkpoint
 
@@ -129,17 +160,22 @@ def locate(name: str) -> Path:
 
     Names below `runs/` are never looked up on the hub. Raises UserError if there is no such model.
     """
-    path = BUILT_IN / name if name in built_in_models() else Path(name)
+    path = BUILT_IN / name if os.path.isfile(BUILT_IN / name / "config.json") else Path(name)
     if os.path.isfile(path) or os.path.isfile(path / "config.json"):
         return path
-    owner = name.split("/")[0]
-    is_hub_id = re.fullmatch(r"(?!runs/)[\w-][\w.-]*/[\w.-]+", name)
-    if is_hub_id and not os.path.exists(owner) and not os.path.exists(BUILT_IN / owner):
+    if is_hub_id(name):
         return hub_model(name)
     raise UserError(
         f"there is no model {name!r}; name a run folder, a BLIP folder or .pth, or one of "
         f"{', '.join(built_in_models())}"
     )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is that of a repository on the hub: neither its owner nor a built-in model's is a local folder."""
+    owner = name.split("/")[0]
+    written_so = re.fullmatch(r"(?!runs/)[\w-][\w.-]*/[\w.-]+", name)
+    return bool(written_so) and not os.path.exists(owner) and not os.path.exists(BUILT_IN / owner)
 
 
 def built_in_models() -> list[str]:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
+from dlip.models.dual_encoder import DualEncoder, Siglip2
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 
@@ -93,8 +94,11 @@ def task_params(c: ModelConfig) -> dict[str, int]:
 
 def needed_params(model: Med | Composite) -> dict[str, int]:
     """Parameters by module, as in `params`, that a model's abilities need, over all its checkpoints."""
-    out = dict.fromkeys(params(model.config), 0)
+    out = dict.fromkeys(params(model.config), 0) if isinstance(model.config, ModelConfig) else {}
     for member in model.members:
+        if isinstance(member, DualEncoder):
+            out |= {name: out.get(name, 0) + number for name, number in dual_encoder_params(member).items()}
+            continue
         count, modules = params(member.config), task_modules(member.config)
         tasks = [name for name, task in TASKS.items() if member.abilities & {*task.abilities}]
         for name in {name for task in tasks for name in modules[task]}:
@@ -126,9 +130,9 @@ class Macs:
 
 
 def image_macs(c: ModelConfig) -> Macs:
-    """Of the image encoder for one image."""
+    """Of the image encoder for one image, without SigLIP's pooling."""
     d, patches = c.image_width, c.grid**2
-    tokens = patches + 1
+    tokens = patches + c.class_token
     layer = Macs(tokens * (4 * d * d + 2 * d * c.image_mlp), 2 * tokens * tokens * d)
     return layer * c.image_layers + Macs(patches * 3 * c.patch_size**2 * d)
 
@@ -211,6 +215,38 @@ def paper_count(c: ModelConfig) -> dict[str, int]:
     }
 
 
+def dual_encoder_params(model: DualEncoder) -> dict[str, int]:
+    """Parameters of a CLIP or SigLIP by module: image, text, and itc (projections, temperature and bias)."""
+    count = {"image": 0, "text": 0, "itc": 0}
+    for name, parameter in model.model.named_parameters():
+        module = {"vision_model": "image", "text_model": "text"}.get(name.split(".")[0], "itc")
+        count["itc" if name.startswith("text_model.head.") else module] += parameter.numel()
+    return count
+
+
+def dual_encoder_macs(model: DualEncoder, text_tokens: int = TEXT_TOKENS, texts: int = 1) -> dict[str, Macs]:
+    """Multiply-accumulates of a CLIP's or SigLIP's retrieval for one image and `texts` texts, by pass."""
+    c = model.config
+    tokens = c.max_text if model.tokenizer.fixed_length else min(text_tokens, c.max_text)
+    image = image_macs(c)
+    if not c.class_token:  # a query reads the patches, then a feed-forward
+        d, patches = c.image_width, c.grid**2
+        image += Macs(2 * d * d + 2 * patches * d * d + 2 * d * c.image_mlp, 2 * patches * d)
+    if isinstance(model, Siglip2):  # positions are resized to the image's patches
+        image += Macs(c.grid**2 * model.model.config.vision_config.num_patches * c.image_width)
+    heads = Macs(c.image_width * c.embed_dim if c.class_token else 0)
+    heads += Macs(c.text_width * c.embed_dim + c.embed_dim) * texts
+    return {"image": image, "text": text_macs(c, tokens) * texts, "heads": heads}
+
+
+def retrieval_macs(model: Med | DualEncoder, matched: bool = True, **sizes) -> dict[str, Macs]:
+    """`task_macs` of retrieval for a model of either kind; without the fusion where ITM is not `matched`."""
+    if isinstance(model, DualEncoder):
+        return dual_encoder_macs(model, **sizes)
+    macs = task_macs(model.config, "retrieval", **sizes)
+    return macs if matched else {name: one for name, one in macs.items() if name != "fusion"}
+
+
 # --- for records --------------------------------------------------------------------------------------------
 
 COUNTED = (
@@ -223,19 +259,32 @@ COUNTED = (
 )
 
 
-def summary(model: ModelConfig | Med | Composite) -> dict:
+DUAL_ENCODER_COUNTED = (
+    "params_m: millions of stored tensors. flops_g: 2 per multiply-accumulate of all matrix products, attention's too, "
+    f"of one image and one text (of {TEXT_TOKENS} tokens, or of the full length where padding is read), which is the "
+    "task retrieval."
+)
+
+
+def summary(model: ModelConfig | Med | DualEncoder | Composite) -> dict:
     """A model's cost as records hold it; "counted" explains each figure.
 
     For a model with some abilities only, or of several checkpoints, parameters are those that its abilities need;
-    FLOPs, the paper's count and parameters by task are of its (first) configuration.
+    FLOPs, the paper's count and parameters by task are of its (first) configuration. A dual encoder's has neither the
+    paper's count nor parameters by task.
     """
+    if isinstance(model, DualEncoder):
+        return dual_encoder_summary(model)
     c = getattr(model, "config", model)
     count = params(c) if c is model else needed_params(model)
     macs = {task: task_macs(c, task) for task in TASKS}
+    stored = [] if c is model else list(model.parameters())
+    bytes_each = sum(p.nbytes for p in stored) / sum(p.numel() for p in stored) if stored else 4
     flops = {task: sum(m.flops for m in passes.values()) for task, passes in macs.items()}
     paper = paper_count(c)
     return {
         "params_m": sum(count.values()) / 1e6,
+        "weights_mb": bytes_each * sum(count.values()) / 1e6,
         "flops_g": flops["retrieval"] / 1e9,
         "macs_g_paper": (paper["image_macs"] + paper["text_macs"]) / 1e9,
         "params_m_paper": (paper["image_params"] + paper["text_params"]) / 1e6,
@@ -245,3 +294,14 @@ def summary(model: ModelConfig | Med | Composite) -> dict:
         "flops_by_task": flops,
         "counted": COUNTED,
     }
+
+
+def dual_encoder_summary(model: DualEncoder) -> dict:
+    """`summary` of a CLIP or SigLIP."""
+    params, macs = dual_encoder_params(model), dual_encoder_macs(model)
+    flops = {name: one.flops for name, one in macs.items()}
+    return {
+        "params_m": sum(params.values()) / 1e6, "weights_mb": sum(p.nbytes for p in model.parameters()) / 1e6,
+        "flops_g": sum(flops.values()) / 1e9, "params_by_module": params, "flops_by_module": flops,
+        "flops_by_task": {"retrieval": sum(flops.values())}, "counted": DUAL_ENCODER_COUNTED,
+    }  # fmt: skip

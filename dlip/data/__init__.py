@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 
 from dlip.common.errors import UserError
@@ -37,16 +38,19 @@ class FirstN:
         return getattr(self.dataset, name)
 
 
-def open(name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal"):
+def open(
+    name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal", uncaptioned: bool = False
+):  # fmt: skip
     """Open a split of the dataset `name`: "scenes", "hub:NAME", shards, a folder, or several joined by +.
 
     limit: use the first images only. on_error: "fatal" raises at an image or text that cannot be used, "skip"
-    quarantines it in `faults`. Raises UserError if there is no such dataset or split.
+    quarantines it in `faults`. uncaptioned: keep a folder's images without texts; a folder of images alone is the split
+    train. Raises UserError if there is no such dataset or split.
     """
     names = dataset_names(name)
-    if len(names) > 1 and split not in (shared := splits(name)):
+    if len(names) > 1 and split not in (shared := splits(name, uncaptioned)):
         raise UserError(f"the datasets of {name} share no split {split!r}; choose one of: {', '.join(shared)}")
-    datasets = [_kind(part)[0](part, split, on_error) for part in names]
+    datasets = [_kind(part, uncaptioned)[0](part, split, on_error) for part in names]
     dataset = datasets[0]
     if len(datasets) > 1:
         from dlip.data.joined import JoinedDatasets
@@ -76,12 +80,12 @@ def has_field(dataset, noun: str) -> bool:
     return bool(dataset.counts()[noun])
 
 
-def splits(name: str | Path) -> list[str]:
-    """The splits of the dataset `name`; of joined datasets, those that all of them have.
+def splits(name: str | Path, uncaptioned: bool = False) -> list[str]:
+    """The splits of the dataset `name`; of joined datasets, those that all of them have. uncaptioned: as in `open`.
 
     Raises UserError if there is no such dataset or no common split.
     """
-    first, *others = [_kind(part)[1](part) for part in dataset_names(name)]
+    first, *others = [_kind(part, uncaptioned)[1](part) for part in dataset_names(name)]
     common = [split for split in first if all(split in other for other in others)]
     if not common:
         raise UserError(f"the datasets of {name} have no split in common; rename their splits alike")
@@ -114,7 +118,7 @@ def _may_exist(name: str) -> bool:
     return bool(name) and (place.parent.is_dir() if re.search(r"[{*?]", name) else place.exists())
 
 
-def _kind(name: str | Path):
+def _kind(name: str | Path, uncaptioned: bool):
     """What opens a split of such a dataset, and what lists its splits; imported on demand."""
     if str(name) == "scenes":
         from dlip.data.scenes.dataset import DISJOINT_SPLITS, Scenes
@@ -132,4 +136,4 @@ def _kind(name: str | Path):
         return Shards, naming.splits
     from dlip.data.folders import dataset as folder
 
-    return folder.Folder, folder.splits
+    return partial(folder.Folder, uncaptioned=uncaptioned), partial(folder.splits, uncaptioned=uncaptioned)

@@ -9,6 +9,8 @@ from dlip.data.batch import Question
 
 SPLIT_NAME = re.compile(r"\w[\w .-]{0,99}")
 """Files are named after splits."""
+HUMAN = "human"
+"""Who wrote a caption of which no model is named."""
 
 
 def check_split(name: str) -> None:
@@ -28,12 +30,16 @@ class Annotation:
     questions: list[Question] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What cannot be used, each beginning with the name of the image."""
+    writers: dict[str, str] = field(default_factory=dict, repr=False)  # folders' fingerprints hash the repr
+    """Caption -> name of the model that wrote it; others are human."""
 
-    def add_captions(self, captions: Iterable[str]) -> None:
-        """Add captions, and a fault for each empty one."""
+    def add_captions(self, captions: Iterable[str], writers: dict[str, str] | None = None) -> None:
+        """Add captions, and a fault for each empty one. writers: caption -> name of the model that wrote it."""
         captions = [caption.strip() for caption in captions]
         self.captions += filter(None, captions)
         self.faults += [f"{self.name} has an empty caption"] * captions.count("")
+        written = {caption.strip(): name for caption, name in (writers or {}).items()}
+        self.writers |= {caption: written[caption] for caption in self.captions if written.get(caption, HUMAN) != HUMAN}
 
     def add_question(self, text: str, answers: Iterable[str], kind: str) -> None:
         """Add a question with its non-empty answers, or a fault if there is no text or no answer."""
@@ -48,4 +54,9 @@ class Annotation:
     def check_not_empty(self) -> None:
         """Add a fault if there are neither texts nor faults."""
         if not self.captions and not self.questions and not self.faults:
-            self.faults.append(f"{self.name} has no caption")
+            self.faults.append(self.no_caption)
+
+    @property
+    def no_caption(self) -> str:
+        """The fault of an image without texts."""
+        return f"{self.name} has no caption"

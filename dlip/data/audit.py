@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from dlip import data as data_sets
 from dlip.common.text import one_line, plural
+from dlip.data.annotation import HUMAN
 from dlip.data.quarantine import EmptySplitError
 from dlip.data.shards.dataset import BadSampleError
 from dlip.data.shards.write import encoded_item
@@ -26,17 +27,19 @@ LISTED_PER_KIND = 3
 
 
 def check(name: str) -> dict:
-    """Read a whole dataset: {"data", "splits": {split: counts}, "shared_captions", "faults": {kind: sentences}, "ok"}.
+    """Read a whole dataset: {"data", "splits": {split: counts}, "writers": {name: captions}, "shared_captions",
+    "faults": {kind: sentences}, "ok"}.
 
-    Counts are of usable images and texts. Faults are those of `KINDS`; "repeated captions", the same caption twice for
-    one image; "images shared by splits" and, within one split, "repeated images": files equal byte for byte, or equal
-    image ids in one dataset. "shared_captions" counts captions of more than one image, which is no fault; "ok" is
-    whether there are no faults. Of datasets joined by + each is read with all its splits. Raises UserError if there is
-    no such dataset.
+    Counts are of usable images and texts, in "writers" by who wrote a caption: "human", or a model's name. Faults are
+    those of `KINDS`; "repeated captions", the same caption twice for one image; "images shared by splits" and, within
+    one split, "repeated images": files equal byte for byte, or equal image ids in one dataset. "shared_captions" counts
+    captions of more than one image, which is no fault; "ok" is whether there are no faults. Of datasets joined by +
+    each is read with all its splits. Raises UserError if there is no such dataset.
     """
     splits, faults = {}, defaultdict(list)
     seen: dict[bytes | tuple[str, int], tuple[str, str]] = {}
     captions: Counter = Counter()
+    writers: Counter = Counter()
     names = data_sets.dataset_names(name)
     for part, own in [(one, split) for one in names for split in data_sets.splits(one)]:
         split = own if len(names) == 1 else f"{part} {own}"
@@ -70,9 +73,13 @@ def check(name: str) -> dict:
             texts = Counter(item.captions)
             faults["repeated captions"] += [f"{here} has {n} times {text!r}" for text, n in texts.items() if n > 1]
             captions.update(texts.keys())
+            writers.update(item.writers.get(caption, HUMAN) for caption in item.captions)
     shared = sum(count > 1 for count in captions.values())
     faults = {kind: sentences for kind, sentences in faults.items() if sentences}
-    return {"data": name, "splits": splits, "shared_captions": shared, "faults": faults, "ok": not faults}
+    return {
+        "data": name, "splits": splits, "writers": dict(writers), "shared_captions": shared, "faults": faults,
+        "ok": not faults,
+    }  # fmt: skip
 
 
 def report(result: dict) -> str:
@@ -81,6 +88,8 @@ def report(result: dict) -> str:
         f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in counts.items())
         for split, counts in result["splits"].items()
     ]
+    if set(result["writers"]) - {HUMAN}:
+        lines += [f"{plural(count, 'caption')} by {name}" for name, count in sorted(result["writers"].items())]
     lines.append(f"{plural(result['shared_captions'], 'caption')} of more than one image")
     for kind, faults in result["faults"].items():
         lines.append(f"{len(faults):,} {kind}:")

@@ -28,7 +28,9 @@ class Item:
     captions: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     tags: np.ndarray | None = None
-    """float32 [K]: 1 for each kind of object in the image; None if the dataset has no tags."""
+    """float32 [C, K]: 1 for each tag of each cell of a square grid; None if the dataset has no tags."""
+    writers: dict[str, str] = field(default_factory=dict)
+    """Caption -> name of the model that wrote it; others are human."""
 
 
 @dataclass
@@ -53,13 +55,15 @@ class Batch:
     """int64 [N, A]: one answer per question, [DEC] ... [SEP]."""
     answer_mask: torch.Tensor | None = None
     tags: torch.Tensor | None = None
-    """float32 [B, K]"""
+    """float32 [B, C, K]"""
     question_rows: torch.Tensor | None = None
     """int64 [N]: row of the image of each question; None means N = B, one per image."""
     caption_index: torch.Tensor | None = None
     """int64 [B]: which of its captions each image comes with; 0 if it has none."""
     rows: torch.Tensor | None = None
     """int64 [B]: index of each image in the dataset; set by `train_loader`."""
+    captions: list[str | None] | None = None
+    """The captions as text, None for an image without one, for models of another vocabulary than that of `ids`."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,5 +80,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """This batch with every tensor on `device`."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: t.to(device, non_blocking=True) for k, t in tensors.items() if t is not None})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+    def tokenized_by(self, tokenizer, max_text: int) -> "Batch":
+        """This batch with the ids and mask of another tokenizer; it must carry `captions`."""
+        ids, mask = tokenizer.encode([caption or "" for caption in self.captions], max_length=max_text)
+        mask[[caption is None for caption in self.captions], 1:] = False
+        return replace(self, ids=ids.to(self.image_id.device), mask=mask.to(self.image_id.device))

@@ -70,6 +70,7 @@ class Collate:
             None if items[0].tags is None else torch.from_numpy(np.stack([item.tags for item in items])),
             torch.tensor(question_rows) if question_rows else None,
             torch.tensor(caption_index),
+            captions=captions,
         )
 
     def _rng(self, image_id: int) -> np.random.Generator | None:

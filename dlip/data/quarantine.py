@@ -3,7 +3,7 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
@@ -33,6 +33,8 @@ class EncodedItem:
     captions: list[str]
     questions: list[Question]
     data: bytes
+    writers: dict[str, str] = field(default_factory=dict)
+    """Caption -> name of the model that wrote it; others are human."""
 
     @property
     def suffix(self) -> str:
@@ -41,7 +43,8 @@ class EncodedItem:
 
     def decode(self) -> Item:
         """Raises UserError if the image cannot be decoded."""
-        return Item(read_image(self.name, self.data), self.image_id, self.captions, self.questions)
+        image = read_image(self.name, self.data)
+        return Item(image, self.image_id, self.captions, self.questions, writers=self.writers)
 
 
 class QuarantineMixin:

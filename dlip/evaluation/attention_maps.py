@@ -21,6 +21,7 @@ from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import parse_caption, referents
 from dlip.data.scenes.world import Scene
 from dlip.evaluation.tasks.base import percent
+from dlip.models.composite import HasAbilities
 from dlip.models.features import Trace, Want
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
@@ -83,10 +84,10 @@ def word_maps(vlm: VLM, image: ImageInput, text: str, source: str = "fusion") ->
 
     Raises UserError for an unreadable image or a text without words.
     """
-    words, pool = _read_words(vlm, text, "the text has no word; type one")
     med = vlm.med.model_for_states(source).eval()
+    words, pool = _read_words(vlm, text, med, "the text has no word; type one")
     layers = med.config.fusion_layers
-    maps = cross(med, vlm.image_states([image], med), *vlm.texts([text]), source, layers)  # each [1, H, T, 1+P]
+    maps = cross(med, vlm.image_states([image], med), *vlm.texts([text], med), source, layers)  # each [1, H, T, 1+P]
     return WordMaps(words, layers, pool @ torch.cat(maps).float().cpu())
 
 
@@ -97,13 +98,13 @@ def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> Word
     A word's map is the mean of the question tokens' maps in "fusion", weighted by the word's attention to them in the
     decoder's last layer, averaged over heads. Raises UserError as `word_maps`.
     """
-    words, pool = _read_words(vlm, answer, "the answer has no word; ask another question")
     med = vlm.med.model_for("vqa").eval()
-    c, (question_ids, mask) = med.config, vlm.texts([question])  # [1, T]
+    words, pool = _read_words(vlm, answer, med, "the answer has no word; ask another question")
+    c, (question_ids, mask) = med.config, vlm.texts([question], med)  # [1, T]
     trace = Trace(Want(layers={("fusion", "cross"): c.fusion_layers}).layers_of("fusion", c))
     states = med.question_states(med.fuse(question_ids, mask, vlm.image_states([image], med), trace=trace))
     question_maps = torch.cat([trace.get("cross", i) for i in c.fusion_layers])  # [L, H, T, 1+P]
-    ids, _ = vlm.texts([answer])
+    ids, _ = vlm.texts([answer], med)
     trace = Trace(Want(layers={("decoder", "cross"): (-1,)}).layers_of("decoder", c))
     med.decode(first_token(ids, c.dec_id), states, mask, trace=trace)
     answer_weights = trace.get("cross", -1).mean(1)[0].roll(1, 0)  # [A, T]
@@ -269,14 +270,15 @@ def cross(med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, laye
     return [trace.get("cross", i)[:, :, before:].roll(1, 2) for i in layers]
 
 
-def pieces(vlm: VLM, texts: Sequence[str]) -> Tensor:
-    """Weights [N, W, T] that average the tokens of `vlm.texts` into words; rows sum to 1.
+def pieces(vlm: VLM, texts: Sequence[str], med: HasAbilities | None = None) -> Tensor:
+    """Weights [N, W, T] that average the tokens of `vlm.texts` of these texts and `med` into words; rows sum to 1.
 
     W: number of words between spaces in the longest text; a row is 0 where a text has no such word, or it was cut off.
     Punctuation counts only in a word that has nothing else.
     """
-    fast = vlm.tokenizer.fast
-    fast.enable_truncation(vlm.med.config.max_text)
+    med = med or vlm.med
+    fast = vlm.tokenizer_of(med).fast
+    fast.enable_truncation(med.config.max_text)
     encodings = fast.encode_batch(list(texts))
     starts = [[word.start() for word in re.finditer(r"\S+", text)] for text in texts]
     longest = max(len(encoding.ids) for encoding in encodings)
@@ -308,9 +310,9 @@ def _batches(
             states = {med: vlm.image_states([item.image for item in items], med) for med in set(meds.values())}
             if len({len(item.captions) for item in items}) > 1:
                 states = {med: some[rows] for med, some in states.items()}
-            ids, mask = vlm.texts(captions)
-            pool = pieces(vlm, captions)
             for source, med in meds.items():
+                ids, mask = vlm.texts(captions, med)
+                pool = pieces(vlm, captions, med)
                 (probs,) = cross(med, states[med], ids, mask, source, (layer,))
                 maps[source].append(pool @ probs.float().mean(1).cpu())
         yield first, captions, rows, maps
@@ -319,9 +321,9 @@ def _batches(
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _read_words(vlm: VLM, text: str, no_word: str) -> tuple[list[str], Tensor]:
-    """The W words of a text that the model reads, and their weights of its tokens, [W, T]."""
-    pool = pieces(vlm, [text])[0]
+def _read_words(vlm: VLM, text: str, med: HasAbilities, no_word: str) -> tuple[list[str], Tensor]:
+    """The W words of a text that `med` reads, and their weights of its tokens, [W, T]."""
+    pool = pieces(vlm, [text], med)[0]
     known = int((pool.sum(1) > 0).sum())
     if not known:
         raise UserError(no_word)

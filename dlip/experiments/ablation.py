@@ -13,20 +13,21 @@ import pandas as pd
 from tqdm import tqdm
 
 from dlip import data, records
-from dlip.checkpoints.load import model_folder
+from dlip.checkpoints.init_from import parse_source
+from dlip.checkpoints.load import locate, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, read_json
 from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.bounds import bounds
-from dlip.experiments import history, run
+from dlip.experiments import claims, history, run
 from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, IMAGES, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import warn_if_emulated
+from dlip.models.fast.precision import lower, warn_if_emulated
 from dlip.models.tasks import TASKS
-from dlip.records import HEADLINE_SCORES
+from dlip.records import TABLE_SCORES
 from dlip.training.config import TrainConfig
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
@@ -58,12 +59,17 @@ def identity(row: Row, plan: Plan) -> str:
     }
     if plan.generate_limit:
         parts["test"].append(plan.generate_limit)
-    if row.role != "teacher":
+    if row.precision != "fp32":
+        parts["precision"] = row.precision
+    if row.weights:
         train = _changed(TrainConfig(), row.train(plan, 0).to_dict())
         parts |= {
             "model": _changed(ModelConfig(), preset(row.size).to_dict()),
             "train": {name: value for name, value in train.items() if name not in NOT_IN_IDENTITY},
-            "start": row.init_from,
+            "start": [
+                [part, _sha256(str(locate(name)), "model.safetensors")]
+                for part, name in map(parse_source, row.init_from)
+            ],
             "data": ["scenes", row.split, row.images],
         }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -106,7 +112,7 @@ class Job:
 
     def cost(self) -> tuple[float, float]:
         """Approximate FLOPs of training and of measuring."""
-        is_teacher = self.row.role == "teacher"
+        is_teacher = not self.row.weights
         forward = _flops("scenes-teacher" if is_teacher else self.row.size)
         seen = 0 if is_teacher else self.plan.train.steps * self.plan.train.batch_size
         trained = 3 * seen * forward
@@ -130,23 +136,46 @@ def _flops(size: str) -> int:
     return sum(passes.values())
 
 
-def jobs(grids: Sequence[Grid], plan: Plan, seeds: int, out: str | Path, results: str | Path) -> list[Job]:
-    """The runs of grids, each once: the teacher first, then the first seed of every row of a grid before any second."""
+def jobs(grids: Sequence[Grid], plan: Plan, seeds: int | None, out: str | Path, results: str | Path) -> list[Job]:
+    """The runs of grids, each once: the teacher first, then the first seed of every row of a grid before any second.
+
+    seeds: of every row; None for the plan's.
+    """
     first = {}  # a run that grids share has the name of the first of them, whichever are run
     for grid_ in (*GRIDS.values(), *grids):
         for row in grid_.rows:
             first.setdefault(_content(row), (f"{grid_.name}: {row.name}", row))
-    runs_ = [(*first[_content(row)], seed) for grid_ in grids for seed in range(seeds) for row in grid_.rows]
+    runs_ = [
+        (*first[_content(row)], seed)
+        for grid_ in grids
+        for seed in range(seeds or max(plan.seeds, plan.other_seeds))
+        for row in grid_.rows
+        if row.weights and seed < (seeds or planned_seeds(row, plan))
+    ]
     teacher_seed = history.model_record(plan.teacher)["seed"]
+    evaluated = [first[_content(row)] for grid_ in grids for row in grid_.rows if not row.weights]
+    teachers = [(name, row, teacher_seed) for name, row in [("teacher", TEACHER_ROW), *evaluated]]
     unique = {}
-    for name, row, seed in [("teacher", TEACHER_ROW, teacher_seed), *runs_]:
+    for name, row, seed in [*teachers, *runs_]:
         job = Job(name, row, seed, plan, identity(row, plan), str(out), str(results))
         unique.setdefault(job.key, job)
     return list(unique.values())
 
 
+def planned_seeds(row: Row, plan: Plan) -> int:
+    """The plan's number of seeds of a row: more where a conclusion compares the same run in any grid."""
+    return plan.seeds if _content(row) in _claimed_contents() else plan.other_seeds
+
+
+@cache
+def _claimed_contents() -> frozenset[tuple]:
+    claimed = claims.claimed_rows()
+    return frozenset(_content(row) for one in GRIDS.values() for row in one.rows if (one.name, row.name) in claimed)
+
+
 def _content(row: Row) -> tuple:
-    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.init_from, row.images
+    settings = tuple(sorted(row.settings.items()))
+    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.trained, row.images, settings
 
 
 def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:
@@ -169,7 +198,7 @@ def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:
 def do(job: Job) -> None:
     """One run, from nothing or from its last checkpoint to its record."""
     extra = {"ablation": {"hash": job.hash}} | ({"quick": True} if job.plan.quick else {})
-    if job.row.role == "teacher":
+    if not job.row.weights:
         records.append(_measured_teacher(job) | extra, job.results)
         return
     run.run(
@@ -181,21 +210,25 @@ def do(job: Job) -> None:
 
 
 def _measured_teacher(job: Job) -> dict:
-    """The teacher's record with its metrics on the grids' test images."""
+    """The teacher's record, in the row's precision, with its metrics on the grids' test images."""
     plan = job.plan
     config = EvaluationConfig(
         model=plan.teacher,
+        precision=job.row.precision,
         data=DataConfig(split=plan.test_split, limit=plan.test_images),
         bounds=True,
         measure=plan.measure(),
     )
-    test, teacher = data.open("scenes", plan.test_split, plan.test_images), VLM.load(plan.teacher)
+    test = data.open("scenes", plan.test_split, plan.test_images)
+    vlm, teacher = VLM.load(plan.teacher), VLM.load(plan.teacher)
+    lower(vlm.med, job.row.precision)
     metrics, items = run.measure(
-        teacher, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates,
+        vlm, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates,
         generate_limit=plan.generate_limit,
     )  # fmt: skip
     metrics["bounds"] = bounds(test, generate_limit=plan.generate_limit)
-    return run.remeasured_record(config, teacher, metrics, items, test) | {"name": job.name}
+    record = run.remeasured_record(config, vlm, metrics, items, test)
+    return record | {"name": job.name, "role": job.row.role}
 
 
 def ablate(
@@ -218,7 +251,7 @@ def ablate(
     with exclusive_lock(Path(out) / "lock", busy):
         warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
         done = {(r["ablation"]["hash"], r["seed"]) for r in _read(results) if "ablation" in r}
-        todo = [job for job in jobs(grids, plan, seeds or plan.seeds, out, results) if job.key not in done]
+        todo = [job for job in jobs(grids, plan, seeds, out, results) if job.key not in done]
         return _run(todo, workers, Path(out), progress) if todo else {}
 
 
@@ -271,17 +304,17 @@ def runs(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFram
 def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """A grid as the paper prints it: a row for the teacher and each of the grid's rows, NaN where there is no run yet.
 
-    Columns: name, role; runs (number of seeds); tr1, ir1, cider and vqa (mean), <score>_sd (standard deviation over
-    seeds), paper_<score>; params_m, flops_g; wall_s (seconds of training, mean).
+    Columns: name, role; runs (number of seeds); the scores of `TABLE_SCORES` and vqa (mean), <score>_sd (standard
+    deviation over seeds), paper_<score> (`Row.paper_score`); params_m, flops_g; wall_s (seconds of training, mean).
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
     rows, df = (TEACHER_ROW, *grid_.rows), runs(grid_, found, plan)
     means = records.summary(df).set_index("name").reindex([row.name for row in rows])
     out = pd.DataFrame({"name": means.index, "role": [row.role for row in rows]}, index=means.index)
     out["runs"] = means["runs"].fillna(0).astype(int)
-    for i, score in enumerate(HEADLINE_SCORES):
+    for score in (*TABLE_SCORES, "vqa"):
         out[score], out[f"{score}_sd"] = means[score], means[f"{score}_sd"]
-        out[f"paper_{score}"] = [math.nan if row.paper[i] is None else row.paper[i] for row in rows]
+        out[f"paper_{score}"] = [row.paper_score(score) for row in rows]
     out[["params_m", "flops_g"]] = means[["params_m", "flops_g"]]
     out["wall_s"] = records.latest_runs(df).groupby("name")["wall_s"].mean().astype(float)
     return out.reset_index(drop=True)
@@ -289,23 +322,26 @@ def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFra
 
 def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
     """A `table` for a terminal, at most 120 columns wide."""
-    width = max(len(name) for name in rows["name"]) + 1
-    head = "".join(f"{name:>12}{'paper':>7}" for name in HEADLINE_SCORES.values())
-    lines = [f"{grid_.name}: {grid_.question}", f"{'':{width}}{head}{'runs':>6}"]
+    width = max(len(name) for name in rows["name"])
+    widths = {score: 12 if score == "cider" else 11 for score in TABLE_SCORES if rows[score].notna().any()}
+    papers = {score for score in widths if rows[f"paper_{score}"].notna().any()}
+    head = "".join(f"{TABLE_SCORES[s]:>{w}}" + f"{'paper':>6}" * (s in papers) for s, w in widths.items())
+    lines = [f"{grid_.name}: {grid_.question}", f"{'':{width}}{head}{'runs':>5}"]
     for _, row in rows.iterrows():
         cells = ""
-        for score in HEADLINE_SCORES:
+        for score, w in widths.items():
             mean, spread, paper = row[score], row[f"{score}_sd"], row[f"paper_{score}"]
             here = "–" if math.isnan(mean) else f"{mean:.1f}" + ("" if math.isnan(spread) else f" ±{spread:.1f}")
-            cells += f"{here:>12}{'' if math.isnan(paper) else f'{paper:.1f}':>7}"
-        lines.append(f"{row['name']:{width}}{cells}{row['runs']:>6}")
+            cells += f"{here:>{w}}" + f"{'' if math.isnan(paper) else f'{paper:.1f}':>6}" * (score in papers)
+        lines.append(f"{row['name']:{width}}{cells}{row['runs']:>5}")
     train = plan.train
     caveat = "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
     lines.append(
         f"{train.steps} steps of {train.batch_size} images, {IMAGES:,} training images unless named, "
         f"{plan.test_images:,} test images; {caveat}"
     )
-    minutes = (rows["wall_s"] * rows["runs"])[rows["role"] != "teacher"].sum() / 60
+    trained = rows["name"].isin([row.name for row in grid_.rows if row.weights])
+    minutes = (rows["wall_s"] * rows["runs"])[trained].sum() / 60
     lines.append(f"trained for {minutes:,.0f} minutes in all")
     unlike = UNLIKE_PAPER if any("hr" in row.weights for row in grid_.rows) else ""
     return "\n".join([*lines, *filter(None, [grid_.note, unlike])])

@@ -6,8 +6,10 @@ import pandas as pd
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural, three_digits
-from dlip.records import HEADLINE_SCORES, frame
+from dlip.plots.style import LABELS
+from dlip.records import HEADLINE_SCORES, TABLE_SCORES, frame
 from dlip.records.compare import comparable_latencies, describe_test_sets, latest_runs, retention, summary
+from dlip.records.schema import SCORES
 
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
 """Cost -> (unit, name)."""
@@ -18,19 +20,20 @@ LATENCY_CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
 def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -> dict:
     """The student that keeps most of its teacher's scores within `budget` (cost of `COSTS` -> maximum).
 
-    records: as returned by `dlip.records.read`, of one test set. metric: of `HEADLINE_SCORES`, or "all", the minimum
-    kept over the four. Latencies are those of `dlip.records.compare.comparable_latencies`. Returns {"budget", "metric",
-    "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model", "seeds", "costs",
-    "costs_kept", "scores", "kept", "kept_sd", "command"}, where kept is in percent of the teacher's, by score and
-    "all"; cannot_tell is a list of sentences. Raises UserError without a budget, for an unknown metric, and for records
-    of several test sets or teachers.
+    records: as returned by `dlip.records.read`, of one test set. metric: of `SCORES`, or "all", the minimum kept over
+    those of `HEADLINE_SCORES` that any record has. Latencies are those of `dlip.records.compare.comparable_latencies`.
+
+    Returns {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model",
+    "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, where kept is in percent of the teacher's,
+    by score and "all"; cannot_tell is a list of sentences. Raises UserError without a budget, for an unknown metric,
+    and for records of several test sets or teachers.
     """
     if not budget:
         raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
     if wrong := [limit for limit in budget.values() if not 0 < limit < math.inf]:
         raise UserError(f"the budget is {wrong[0]:g}; give a finite positive number")
-    if metric not in (*HEADLINE_SCORES, "all"):
-        raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(HEADLINE_SCORES)} or all")
+    if metric not in (*SCORES, "all"):
+        raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(SCORES)} or all")
     records = [record for record in records if not record.get("quick")]
     df = latest_runs(frame(records))
     if len(test_sets := describe_test_sets(df)) > 1:
@@ -60,10 +63,11 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     if ranked.empty:
         return out
     best = ranked.iloc[0]
-    out["student"] = _describe(best)
+    scores = list(TABLE_SCORES if metric == "all" else dict.fromkeys([*TABLE_SCORES, metric]))
+    out["student"] = _describe(best, scores)
     if len(ranked) > 1:
         second = ranked.iloc[1]
-        out["runner_up"] = _describe(second)
+        out["runner_up"] = _describe(second, scores)
         lead, noise = best[value] - second[value], math.hypot(best[spread], second[spread])
         if math.isnan(noise):
             doubts.append(f"whether it is better than {second['name']} ({lead:+.1f} points): one has a single seed")
@@ -79,8 +83,9 @@ def _students(df: pd.DataFrame) -> pd.DataFrame:
     """`dlip.records.compare.summary` of the students, with <figure>_kept and <figure>_kept_sd, also of "all"."""
     rows = summary(df)
     kept = retention(df)
-    kept["all"] = kept[list(HEADLINE_SCORES)].min(axis=1, skipna=False)
-    groups = kept.groupby(["name", "role"])[[*HEADLINE_SCORES, "all", *COSTS]]
+    measured = [score for score in HEADLINE_SCORES if df[score].notna().any()]
+    kept["all"] = kept[measured].min(axis=1, skipna=False)
+    groups = kept.groupby(["name", "role"])[[*SCORES, "all", *COSTS]]
     rows = rows.join(groups.mean().add_suffix("_kept"), on=["name", "role"])
     rows = rows.join(groups.std().add_suffix("_kept_sd"), on=["name", "role"])
     return rows[rows["role"] != "teacher"]
@@ -107,15 +112,15 @@ def _nearest(rows: pd.DataFrame, budget: dict[str, float]) -> str:
     return "".join(f"; the minimum is {value:.6g} {COSTS[cost][0]}" for cost, value in minima.items())
 
 
-def _describe(row: pd.Series) -> dict:
+def _describe(row: pd.Series, scores: list[str]) -> dict:
     def figures(columns, suffix: str = "") -> dict:
         values = {column: row[f"{column}{suffix}"] for column in columns}
         return {column: None if math.isnan(value) else float(value) for column, value in values.items()}
 
     return {
         "name": row["name"], "role": row["role"], "model": row["model"], "seeds": int(row["runs"]),
-        "costs": figures(COSTS), "costs_kept": figures(COSTS, "_kept"), "scores": figures(HEADLINE_SCORES),
-        "kept": figures((*HEADLINE_SCORES, "all"), "_kept"), "kept_sd": figures((*HEADLINE_SCORES, "all"), "_kept_sd"),
+        "costs": figures(COSTS), "costs_kept": figures(COSTS, "_kept"), "scores": figures(scores),
+        "kept": figures((*scores, "all"), "_kept"), "kept_sd": figures((*scores, "all"), "_kept_sd"),
         "command": row["command"],
     }  # fmt: skip
 
@@ -126,11 +131,11 @@ def text(advice: dict) -> str:
     if best:
         seeds = plural(best["seeds"], "seed")
         lines.append(f"Within {_budget(advice['budget'])}: {best['name']} ({best['role']}, {seeds}; {best['model']})")
-        for score, name in HEADLINE_SCORES.items():
-            value, kept, spread = best["scores"][score], best["kept"][score], best["kept_sd"][score]
+        for score, value in best["scores"].items():
+            name, kept, spread = TABLE_SCORES.get(score, LABELS[score][0]), best["kept"][score], best["kept_sd"][score]
             cell = "not measured" if value is None else f"{value:.1f}"
             cell += "" if kept is None else f", {kept:.1f}%" + ("" if spread is None else f" ±{spread:.1f}") + " kept"
-            lines.append(f"  {name:6} {cell}")
+            lines.append(f"  {name:8} {cell}")
         for cost, (unit, name) in COSTS.items():
             if best["costs"][cost] is not None:
                 share = best["costs_kept"][cost]

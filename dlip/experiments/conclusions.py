@@ -1,254 +1,257 @@
-"""Test the paper's seven conclusions on the records of grids: effects, confidence intervals, verdicts.
+"""Judge the paper's seven conclusions on the records of grids.
 
-**Points** are percent of the teacher's score, averaged over the scores compared (by default TR@1, IR@1, CIDEr and VQA).
-An effect is a weighted sum of rows, paired by seed: a seed gives all rows the same initial weights and order of images,
-and all rows are evaluated on the same images.
-
-**Intervals** cover the noise of seeds and of test images. Each draw resamples the test images, with their captions and
-questions, and adds an error of the mean over seeds from Student's t with (seeds - 1) degrees of freedom; the interval
-is the central 95% of the draws. Three seeds are few, so it is wide. The claims of a conclusion share the 5% evenly
-(Bonferroni), so that all their intervals hold at once with 95%.
-
-**Verdicts.** A claim is a range for its effect. It holds if the whole interval lies in the range, fails if none of it
-does, and is undecided otherwise. A conclusion holds if all its claims do, and fails if one of them does.
+The section "Statistics" of docs/ablations.md states every rule that is applied here, `dlip.experiments.claims` lists
+what is claimed, and `dlip.experiments.statistics` computes effects and their limits.
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from dlip.cost.count import paper_count
+from dlip.common.text import plural
 from dlip.experiments.ablation import matched
-from dlip.experiments.grids import FULL, IMAGE, TEACHER_ROW, TEXT, UNLIKE_PAPER, Plan, module_row, student_size
-from dlip.models.config import preset
-from dlip.records import HEADLINE_SCORES
-from dlip.records.outcomes import ITEM_COUNTS, outcomes
+from dlip.experiments.claims import COMPOSITE, CONCLUSIONS, MARGIN, Claim
+from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan
+from dlip.experiments.statistics import (
+    LEVEL,
+    POWER,
+    Effect,
+    Runs,
+    Spread,
+    collapsed,
+    effect,
+    half_width,
+    pooled_spread,
+    resampled_sums,
+)
+from dlip.records import HEADLINE_SCORES, composite, floors, image_sums, score_of_sums
+from dlip.training.terms import VLP, weights
 
-MARGIN = 1.0
-"""Effects within +-MARGIN points count as no difference."""
-DRAWS, SEED = 4000, 0
-HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided here"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A range for a weighted sum of rows' scores, in points."""
-
-    comparison: str
-    grid: str
-    rows: dict[str, float]
-    """Row -> weight; weights add up to 0."""
-    low: float = 0.0
-    high: float = math.inf
-    scores: tuple[str, ...] = tuple(HEADLINE_SCORES)
-
-
-@dataclass(frozen=True)
-class Conclusion:
-    number: int
-    statement: str
-    claims: tuple[Claim, ...]
+HOLDS, FAILS, EQUAL, UNRESOLVED = "holds", "fails", "equal", "unresolved"
+READING = (
+    "Points: share of the range from chance to the teacher, in %, mean of IR@1, facts F1 and VQA. Brackets: one-sided\n"
+    f"95% limits over seeds and test images. Effects within {MARGIN:g} points are equal. Rules: docs/ablations.md."
+)
+"""How to read `figures`."""
 
 
-def slopes() -> dict[str, float]:
-    """Row of `modules` -> weight: points lost per halving of the image encoder, minus those of the text encoder.
-
-    Least-squares slopes over log2 of the encoder's parameters, averaged over the other encoder at the teacher's and at
-    the student's size; undistilled rows, as in the paper.
-    """
-    row_weights: dict[str, float] = {}
-    for sizes, side, sign in ((IMAGE, "image", 1.0), (TEXT, "text", -1.0)):
-        x = np.log2([paper_count(preset(student_size(sizes[size])))[f"{side}_params"] for size in sizes])
-        weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-        for other in ("base", "small"):
-            for size, weight in zip(sizes, weights, strict=True):
-                name = module_row(size, other) if side == "image" else module_row(other, size)
-                row_weights[name] = row_weights.get(name, 0.0) + sign * weight / 2
-    return row_weights
-
-
-def difference(row: str, other: str) -> dict[str, float]:
-    """Weights of the first row minus the second."""
-    return {row: 1.0, other: -1.0}
-
-
-CONCLUSIONS = (
-    Conclusion(1, "Image and text encoders matter equally under compression.", (
-        Claim("points lost per halving of the image encoder, minus those of the text encoder", "modules", slopes(),
-              -MARGIN, MARGIN),
-    )),
-    Conclusion(2, "A large fusion module is unnecessary: half of the layers suffice.", (
-        Claim("6 fused layers minus 3", "fusion", difference("6 of 6 layers fused", "3 of 6 layers fused"),
-              -math.inf, MARGIN),
-    )),
-    Conclusion(3, "Representations carry more than attention maps.", (
-        Claim("VLP+HR minus VLP+AT", "objectives", difference("VLP+HR", "VLP+AT")),
-    )),
-    Conclusion(4, "Fused information carries more than either modality's; cross-attention more than self-attention.", (
-        Claim("fusion states minus image states", "modalities", difference("fusion", "image")),
-        Claim("fusion states minus text states", "modalities", difference("fusion", "text")),
-        Claim("cross-attention minus self-attention", "attention", difference("cross-attention", "self-attention")),
-    )),
-    Conclusion(5, "Decoder tasks need decoder states to be distilled.", (
-        Claim("decoder states minus fusion states, on CIDEr and VQA", "modalities", difference("decoder", "fusion"),
-              scores=("cider", "vqa")),
-    )),
-    Conclusion(6, "Pretrained weights are vital for the image encoder, nearly irrelevant for the text encoder.", (
-        Claim("image inherited minus from scratch", "init", difference("image inherited", "from scratch"), MARGIN),
-        Claim("a quarter of what image inherited gains, minus what text inherited gains", "init",
-              {"image inherited": 0.25, "text inherited": -1.0, "from scratch": 0.75}),
-        Claim("a quarter of what image inherited gains, plus what text inherited gains", "init",
-              {"image inherited": 0.25, "text inherited": 1.0, "from scratch": -1.25}),
-    )),
-    Conclusion(7, "The losses complement each other.", (  # AT+HR trains no head here, so it is not compared
-        Claim("VLP+HR minus VLP", "objectives", difference("VLP+HR", "VLP")),
-        Claim("VLP+AT minus VLP", "objectives", difference("VLP+AT", "VLP")),
-        Claim("VLP+AT+HR minus VLP+HR", "objectives", difference("VLP+AT+HR", "VLP+HR")),
-        Claim("VLP+AT+HR minus VLP+AT", "objectives", difference("VLP+AT+HR", "VLP+AT")),
-    )),
-)  # fmt: skip
-
-
-# --- statistics -------------------------------------------------------------------------------------------------------
+# --- scores of a grid's runs ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Sums:
-    """One score's part of an effect, over the seeds S and images P that all rows have."""
+class GridRuns:
+    """The runs of a grid that have every score asked for."""
 
-    values: np.ndarray
-    """float64 [S, P]: the weighted sum over rows of each image's items."""
-    counts: np.ndarray
-    """float64 [P]: items of each image."""
-    scale: float
-    """Points per unit of the score."""
+    rows: list[str]
+    seeds: list[int]
+    pooled: np.ndarray
+    """Whether the deviation of the run is pooled, bool [N]: not if its row trains no task, as its score is chance."""
+    sums: dict[str, np.ndarray]
+    """Score -> sums of each test image, float64 [N, P, K] (`dlip.records.image_sums`)."""
+    floor: Mapping[str, float]
+    teacher: Mapping[str, float]
+    """Score -> what 0 and 100 points are in its own unit."""
 
+    @cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """Score -> points, float64 [N]."""
+        return {score: self._points(score, sums.sum(1)) for score, sums in self.sums.items()}
 
-def interval(parts: list[Sums], share: float = 0.05) -> tuple[float, float, float]:
-    """Effect, low and high of its interval with error rate `share`; low and high are NaN for a single seed."""
-    by_seed = sum(p.scale * p.values.sum(1) / p.counts.sum() for p in parts)  # [S]
-    effect, seeds = float(by_seed.mean()), len(by_seed)
-    if seeds < 2:
-        return effect, math.nan, math.nan
-    draws = t_draws(seeds - 1) * by_seed.std(ddof=1) / math.sqrt(seeds)
-    for part in parts:
-        drawn = resamples(len(part.counts))
-        draws = draws + part.scale * (drawn @ part.values.mean(0)) / (drawn @ part.counts)
-    low, high = np.quantile(draws, (share / 2, 1 - share / 2))
-    return effect, float(low), float(high)
+    @cached_property
+    def drawn(self) -> dict[str, np.ndarray]:
+        """Score -> points on resampled test images, float64 [DRAWS, N]."""
+        images = max(sums.shape[1] for sums in self.sums.values())
+        return {score: self._points(score, resampled_sums(sums, images)) for score, sums in self.sums.items()}
 
+    def _points(self, score: str, sums: np.ndarray) -> np.ndarray:
+        return composite({score: score_of_sums(score, sums)}, self.teacher, self.floor, (score,))
 
-@cache
-def t_draws(degrees_of_freedom: int) -> np.ndarray:
-    """Evenly spaced quantiles of Student's t in random order, float64 [DRAWS]; unlike few draws, with exact tails."""
-    quantiles = stats.t.ppf((np.arange(DRAWS) + 0.5) / DRAWS, degrees_of_freedom)
-    return np.random.default_rng(SEED).permutation(quantiles)
+    def spread(self, score: Mapping[str, float]) -> Spread:
+        """Deviation of a weighted sum of scores over seeds, pooled over rows. score: name -> weight."""
+        rows, seeds = (np.array(names)[self.pooled] for names in (self.rows, self.seeds))
+        return pooled_spread(rows, seeds, _weighted(self.values, score)[self.pooled])
 
-
-@cache
-def resamples(images: int) -> np.ndarray:
-    """Count of each image in each bootstrap draw, float64 [DRAWS, P]; the same in every call."""
-    uniform = np.full(images, 1 / images)
-    return np.random.default_rng(SEED + 1).multinomial(images, uniform, DRAWS).astype(float)
-
-
-def judge(claim: Claim, low: float, high: float) -> str:
-    """The verdict on a claim whose effect has this interval; undecided if it is NaN."""
-    if math.isnan(low):
-        return UNDECIDED
-    if claim.low < low and high < claim.high:
-        return HOLDS
-    return FAILS if high < claim.low or low > claim.high else UNDECIDED
+    def effect(self, row_weights: Mapping[str, float], score: Mapping[str, float]) -> Effect:
+        """The effect of rows on a weighted sum of scores. Raises ValueError if the rows share no seed."""
+        runs = Runs(self.rows, self.seeds, _weighted(self.values, score), _weighted(self.drawn, score))
+        return effect(runs, row_weights, self.spread(score))
 
 
-# --- over records -----------------------------------------------------------------------------------------------------
+def _weighted(values: Mapping[str, np.ndarray], score: Mapping[str, float]) -> np.ndarray:
+    return sum(weight * values[name] for name, weight in score.items())
+
+
+def grid_runs(
+    grid_: Grid, by_row: Mapping[str, list[dict]], floor: Mapping[str, float], teacher: Mapping[str, float]
+) -> GridRuns:
+    """The runs of a grid, of a repeated one the last. by_row: `matched` records. The scores are those of `teacher`."""
+    found = {}
+    for row in grid_.rows:
+        for record in by_row[row.name]:
+            if sums := _sums(record, teacher):
+                found[row.name, record["seed"]] = row, sums
+    pooled = np.array([_trains_a_task(row.weights) for row, _ in found.values()], bool)
+    sums = {score: np.stack([own[score] for _, own in found.values()]) for score in teacher} if found else {}
+    return GridRuns([row for row, _ in found], [seed for _, seed in found], pooled, sums, floor, teacher)
+
+
+def _sums(record: dict, scores: Iterable[str]) -> dict[str, np.ndarray]:
+    """Score -> sums of each test image; empty if the record lacks one."""
+    try:
+        return {score: image_sums(record, score) for score in scores}
+    except KeyError:
+        return {}
+
+
+def _trains_a_task(text: str) -> bool:
+    terms = weights(text)
+    return any(terms.get(task) or terms.get(f"kd.{task}") for task in VLP)
+
+
+def points(grid_: Grid, by_row: Mapping[str, list[dict]]) -> GridRuns | str:
+    """The runs of a grid with the headline scores in points, or why there are no points."""
+    if not by_row[TEACHER_ROW.name]:
+        return f"there is no run of 'teacher'; run dlip ablate {grid_.name}"
+    record = by_row[TEACHER_ROW.name][-1]
+    sums, floor = _sums(record, COMPOSITE), floors(record)
+    if not sums or not floor.keys() >= COMPOSITE.keys():
+        return f"the teacher's record lacks a headline score or its floor; run dlip ablate {grid_.name}"
+    teacher = {score: float(score_of_sums(score, own.sum(0))) for score, own in sums.items()}
+    if low := [score for score in COMPOSITE if not teacher[score] > floor[score]]:
+        return f"the teacher's {HEADLINE_SCORES[low[0]]} is not above its floor"
+    return grid_runs(grid_, by_row, floor, teacher)
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def conclusions(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """The verdicts on records of grids, as returned by `dlip.records.read`: one row per claim.
 
-    Columns: number, statement and verdict of the conclusion; comparison, effect, low and high (in points), range_low
-    and range_high (the claimed range), claim (its verdict), seeds, and why it is undecided; d_tr1, d_ir1, d_cider and
-    d_vqa: the effect on each score alone, in its own unit.
+    Columns: number, statement and verdict of the conclusion; comparison and grid; decides, whether the conclusion's
+    verdict depends on the claim; effect, low and high, its one-sided 95% limits, in points; range_low and range_high,
+    the claimed range; claim, its verdict; seeds; deviation over seeds, pooled over the grid, and its dof; detectable,
+    as `detectable_effect` returns it; why, what the records lack; d_<score>, the effect on a score in its own unit.
     """
+    grids = {}
+    for name in {claim.grid for conclusion in CONCLUSIONS for claim in conclusion.claims}:
+        by_row = matched(name, records, plan)
+        grids[name] = by_row, points(GRIDS[name], by_row)
     rows = []
     for conclusion in CONCLUSIONS:
-        judged = [_judged(claim, records, plan, 0.05 / len(conclusion.claims)) for claim in conclusion.claims]
-        verdicts = {row["claim"] for row in judged}
-        verdict = FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS
-        about = dict(number=conclusion.number, statement=conclusion.statement, verdict=verdict)
+        parts = sum(claim.decides for claim in conclusion.claims)
+        judged = [_judged(claim, *grids[claim.grid], parts if claim.decides else 1) for claim in conclusion.claims]
+        about = dict(number=conclusion.number, statement=conclusion.statement)
+        about["verdict"] = combine([row["claim"] for row in judged if row["decides"]])
         rows += [about | row for row in judged]
     return pd.DataFrame(rows)
 
 
-def _judged(claim: Claim, records: list[dict], plan: Plan, share: float) -> dict:
-    row = dict(comparison=claim.comparison, effect=math.nan, low=math.nan, high=math.nan)
-    row |= dict(range_low=claim.low, range_high=claim.high, claim=UNDECIDED, seeds=0, why="")
-    row |= {f"d_{score}": math.nan for score in HEADLINE_SCORES}
-    by_row = matched(claim.grid, records, plan)
-    if missing := [name for name in (*claim.rows, TEACHER_ROW.name) if not by_row[name]]:
+def _judged(claim: Claim, by_row: Mapping[str, list[dict]], own: GridRuns | str, parts: int) -> dict:
+    row = dict(comparison=claim.comparison, grid=claim.grid, decides=claim.decides)
+    row |= dict.fromkeys(("effect", "low", "high"), math.nan) | dict(range_low=claim.low, range_high=claim.high)
+    row |= dict(claim=UNRESOLVED, seeds=0, deviation=math.nan, dof=0, detectable=math.nan, why="")
+    row |= {f"d_{score}": math.nan for score in COMPOSITE}
+    if missing := [name for name in claim.rows if not by_row[name]]:
         return row | {"why": f"there is no run of {missing[0]!r}; run dlip ablate {claim.grid}"}
-    teacher = by_row[TEACHER_ROW.name][-1]
-    runs = {name: {record["seed"]: record for record in by_row[name]} for name in claim.rows}
-    seeds = sorted(set.intersection(*map(set, runs.values())))
-    if not seeds:
+    if isinstance(own, str):
+        return row | {"why": own}
+    if missing := [name for name in claim.rows if name not in own.rows]:
+        return row | {"why": f"the runs of {missing[0]!r} lack a headline score; run dlip ablate {claim.grid}"}
+    try:
+        found, spread = own.effect(claim.rows, claim.score), own.spread(claim.score)
+    except ValueError:
         return row | {"why": "its rows share no seed"}
-    parts = []
-    for score in HEADLINE_SCORES:
-        try:
-            teacher_sums, counts = per_image(teacher, score)
-            values = [
-                sum(weight * per_image(runs[name][seed], score)[0] for name, weight in claim.rows.items())
-                for seed in seeds
-            ]
-        except KeyError:
-            return row | {"why": f"a run has no {HEADLINE_SCORES[score]}"}
-        row[f"d_{score}"] = float(np.mean(values, 0).sum() / counts.sum())
-        if score in claim.scores:
-            if not teacher_sums.sum():
-                return row | {"why": f"the teacher's {HEADLINE_SCORES[score]} is 0"}
-            scale = 100 * counts.sum() / teacher_sums.sum() / len(claim.scores)
-            parts.append(Sums(np.array(values), counts, scale))
-    effect, low, high = interval(parts, share)
-    verdict = judge(claim, low, high)
-    why = "" if verdict != UNDECIDED else "one seed has no spread" if len(seeds) < 2 else "the interval crosses a bound"
-    return row | dict(effect=effect, low=low, high=high, claim=verdict, seeds=len(seeds), why=why)
+    row |= dict(effect=found.value, low=found.limit(LEVEL), high=found.limit(1 - LEVEL), seeds=found.seeds)
+    row |= dict(claim=judge(claim, found, parts), deviation=spread.deviation, dof=spread.dof)
+    for score in COMPOSITE:
+        unit = (own.teacher[score] - own.floor[score]) / 100
+        row[f"d_{score}"] = unit * own.effect(claim.rows, {score: 1.0}).value
+    why = "" if spread.dof else "too few runs to know how much seeds differ"
+    return row | dict(detectable=detectable_effect(claim, found), why=why)
 
 
-def per_image(record: dict, score: str) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of a score's items (in percent) and their number, per image [P]. Raises KeyError if the record lacks them."""
-    columns = outcomes(record)
-    values = columns[score] * (1.0 if score == "cider" else 100.0)
-    counts = columns[ITEM_COUNTS[score]] if score in ITEM_COUNTS else np.ones(len(values))
-    starts = np.concatenate([[0], counts.cumsum()[:-1]]).astype(int)
-    return np.add.reduceat(values.astype(float), starts), counts.astype(float)
+def judge(claim: Claim, found: Effect, parts: int = 1) -> str:
+    """The verdict on one of `parts` claims that decide on a conclusion; unresolved where limits are NaN."""
+    low, high = found.limit(LEVEL), found.limit(1 - LEVEL)
+    if claim.low < low and high < claim.high:
+        return HOLDS
+    if found.limit(1 - LEVEL / parts) < claim.low or found.limit(LEVEL / parts) > claim.high:
+        return FAILS
+    return EQUAL if -MARGIN < low and high < MARGIN else UNRESOLVED
 
 
-def text(rows: pd.DataFrame) -> str:
-    """`conclusions` for a terminal."""
+def combine(verdicts: Sequence[str]) -> str:
+    """The verdict on a conclusion: the first of fails, unresolved, equal and holds that one of its claims has."""
+    return next(verdict for verdict in (FAILS, UNRESOLVED, EQUAL, HOLDS) if verdict in verdicts)
+
+
+def detectable_effect(claim: Claim, found: Effect) -> float:
+    """Distance from the claim's bound at which a true effect is found to hold with 80% power, in points.
+
+    Of a range with two bounds: half its width, with which a true effect in its middle is found to hold with 80% power,
+    so that each of the two tests may miss 10%.
+    """
+    two_sided = math.isfinite(claim.low) and math.isfinite(claim.high)
+    return found.detectable((1 + POWER) / 2 if two_sided else POWER)
+
+
+def spreads(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
+    """How much seeds differ in the composite score: one row per grid that has runs with headline scores.
+
+    Columns: grid, runs, deviation (pooled over rows, in points), dof; half_width, of the 90% interval of the difference
+    of two rows with `plan.seeds` seeds, without the noise of test images; collapsed, a list of the collapsed runs.
+    """
+    out = []
+    for grid_ in GRIDS.values():
+        own = points(grid_, matched(grid_, records, plan))
+        if isinstance(own, str) or not own.rows:
+            continue
+        values, spread = _weighted(own.values, COMPOSITE), own.spread(COMPOSITE)
+        low = [
+            f"{row}, seed {seed}: {value:.1f} points"
+            for row, seed, value, below in zip(own.rows, own.seeds, values, collapsed(own.rows, values), strict=True)
+            if below
+        ]
+        about = dict(grid=grid_.name, runs=len(values), deviation=spread.deviation, dof=spread.dof)
+        out.append(about | dict(half_width=half_width(spread, plan.seeds), collapsed=low))
+    return pd.DataFrame(out, columns=["grid", "runs", "deviation", "dof", "half_width", "collapsed"])
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def text(rows: pd.DataFrame, spread: pd.DataFrame) -> str:
+    """`conclusions` and `spreads` for a terminal."""
     lines = []
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
         lines.append(f"{number}. {statement} {verdict.upper()}")
         for _, row in claims.iterrows():
             lines.append(f"   {row['comparison']}: {figures(row)}")
-    lines.append(
-        "Points: % of the teacher's scores, averaged. Intervals: over seeds and test images, 95% for all claims of "
-        f"a conclusion together. Claimed: the range of the effect; {MARGIN:g} point counts as no difference."
-    )
+    lines.append(READING)
+    for _, row in spread.iterrows():
+        deviation = f"{row['deviation']:.2f} points between seeds ({plural(row['dof'], 'degree')} of freedom)"
+        width = f"a difference of two rows is known to ±{row['half_width']:.2f}"
+        lines.append(f"{row['grid']}: {deviation}, {width}; {plural(len(row['collapsed']), 'collapsed run')}")
+        lines += [f"   {run}" for run in row["collapsed"]]
     return "\n".join([*lines, f"{UNLIKE_PAPER}."])
 
 
 def figures(row: pd.Series) -> str:
-    """Describe a claim's effect, interval, range and verdict, or why there is no effect."""
+    """Describe a claim's effect, limits, range and verdict, or why there is no effect."""
     if math.isnan(row["effect"]):
         return row["why"]
     ends = [f"{'above' if side == 'low' else 'below'} {row[f'range_{side}']:g}" for side in ("low", "high")
             if math.isfinite(row[f"range_{side}"])]  # fmt: skip
-    verdict = f"claimed {' and '.join(ends)}: {row['claim']}" + f" ({row['why']})" * bool(row["why"])
+    effect_ = f"{row['effect']:+.2f} points from {plural(row['seeds'], 'seed')}, claimed {' and '.join(ends)}"
+    beside = "" if row["decides"] else " (shown beside, decides nothing)"
     if math.isnan(row["low"]):
-        return f"{row['effect']:+.2f} points from one seed, {verdict}"
-    return f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] points from {row['seeds']} seeds, {verdict}"
+        return f"{effect_}: {row['claim']} ({row['why']}){beside}"
+    verdict = row["claim"]
+    if verdict == UNRESOLVED:
+        verdict += f" (80% power at {row['detectable']:.2f} points from the bound)"
+    return effect_.replace(" points", f" [{row['low']:+.2f}, {row['high']:+.2f}] points", 1) + f": {verdict}{beside}"

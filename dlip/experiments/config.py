@@ -64,9 +64,10 @@ class ExperimentConfig:
     """Size of the model: blip-base, dlip-mid, scenes-student, ... (`dlip models` lists them); with changes,
     scenes-student:text_layers=3."""
     teacher: str | None = option(None, metavar="MODEL", command="distill", required=True)
-    """Teacher: a model's name, or several joined by +."""
-    tokenizer: str | None = option(None, metavar="MODEL", command="train")
-    """Model whose tokenizer to use; by default one is trained on the training texts."""
+    """Teacher: the name of a BLIP, CLIP or SigLIP, or several joined by +."""
+    tokenizer: str | None = option(None, metavar="MODEL")
+    """Model whose tokenizer to use; by default the teacher's if that is a BLIP, else one trained on the training
+    texts."""
     role: Literal["teacher", "undistilled", "distilled"] = option("undistilled", command="train")
     """Role of the model in records: a teacher, or a student that learns undistilled."""
     init_from: tuple[str, ...] = option((), metavar="[PART=]MODEL")
@@ -90,7 +91,7 @@ class ExperimentConfig:
     @property
     def tokenizer_source(self) -> str | None:
         """Name of the model whose tokenizer the student has."""
-        return self.teacher or self.tokenizer
+        return self.tokenizer or self.teacher
 
     def command(self, out: str) -> str:
         """The command line that runs this experiment, for information: nothing reads it back."""
@@ -123,13 +124,15 @@ class EvaluationConfig:
     """One evaluation of a model that exists."""
 
     model: str = option(metavar="MODEL")
-    """Model to evaluate: a built-in name, a run folder, or a published BLIP."""
+    """Model to evaluate: a built-in name, a run folder, or a published BLIP, CLIP or SigLIP."""
     tasks: tuple[str, ...] = option(tuple(TASKS), parse=comma_separated, show=",".join, metavar="TASKS")
     """Tasks to evaluate, comma-separated."""
     answers: tuple[str, ...] = option((), metavar="FILE")
     """Also rank these answers in VQA: its training annotations, or a text file with one a line; may be repeated."""
     beams: int = option(3, least=1, most=100)
     """Beams of captions and answers."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Convert the model to this precision first."""
     data: DataConfig = DataConfig()
     """Data."""
     measure: MeasureConfig = MeasureConfig()

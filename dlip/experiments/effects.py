@@ -1,19 +1,19 @@
 """Tables of grids for charts: scores by encoder size, and gains over a row with confidence intervals."""
 
-import math
-
-import numpy as np
 import pandas as pd
 
 from dlip.cost.count import paper_count
 from dlip.experiments.ablation import matched, table
-from dlip.experiments.conclusions import Sums, interval, per_image
+from dlip.experiments.claims import COMPOSITE, difference
+from dlip.experiments.conclusions import grid_runs, points
 from dlip.experiments.grids import FULL, IMAGE, SWEEPS, TEXT, Grid, Plan, grid, module_row, student_size
+from dlip.experiments.statistics import LEVEL
 from dlip.models.config import preset
-from dlip.records import HEADLINE_SCORES
 
 FIXED_SIZES = ("base", "small")
 """Sizes of the encoder that is not swept."""
+COLUMNS = ["name", "role", "gain", "low", "high", "paper", "seeds"]
+"""Columns of `gains`."""
 
 
 def sweeps(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
@@ -39,24 +39,31 @@ def gains(
 ) -> pd.DataFrame:
     """Gain of each row of a grid over its row `base` (by default the first), for `dlip.plots.gain_bars`.
 
-    Columns: name, role; gain, low and high in points of the score (95% interval over seeds and test images, as in
-    `dlip.experiments.conclusions`; NaN for a single seed); paper, the paper's gain; seeds. Rows that share no seed with
-    the base are skipped. Raises KeyError if the grid has no such row or a run has no such score.
+    score: a column of `dlip.records` with outcomes of each image, or "composite", which conclusions are about. Columns:
+    name, role; gain, low and high (one-sided 95% limits over seeds and test images, as in
+    `dlip.experiments.conclusions`; NaN where too few runs tell how much seeds differ), in the score's own unit; paper,
+    the paper's gain; seeds. Rows that share no seed with the base are skipped. Raises KeyError if the grid has no such
+    row.
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
-    by_row, column = matched(grid_, records, plan), [*HEADLINE_SCORES].index(score)
-    rows = {row.name: row for row in grid_.rows}
+    rows, out = {row.name: row for row in grid_.rows}, []
     first = rows[base or grid_.rows[0].name]
-    base_runs, out = {record["seed"]: record for record in by_row[first.name]}, []
+    by_row, parts = matched(grid_, records, plan), {score: 1.0}
+    if score == "composite":
+        own, parts = points(grid_, by_row), COMPOSITE
+    else:
+        own = grid_runs(grid_, by_row, {score: 0.0}, {score: 100.0})
+    if isinstance(own, str):
+        return pd.DataFrame(columns=COLUMNS)
     for row in grid_.rows:
-        own_runs = {record["seed"]: record for record in by_row[row.name]}
-        seeds = sorted(own_runs.keys() & base_runs.keys())
-        if row is first or not seeds:
+        if row is first or not {row.name, first.name} <= set(own.rows):
             continue
-        pairs = [(per_image(own_runs[seed], score), per_image(base_runs[seed], score)) for seed in seeds]
-        values = np.array([own - other for (own, _), (other, _) in pairs])
-        gain, low, high = interval([Sums(values, pairs[0][0][1], 1.0)])
-        paper = (row.paper[column], first.paper[column])
-        paper = math.nan if None in paper else paper[0] - paper[1]
-        out.append(dict(name=row.name, role=row.role, gain=gain, low=low, high=high, paper=paper, seeds=len(seeds)))
-    return pd.DataFrame(out, columns=["name", "role", "gain", "low", "high", "paper", "seeds"])
+        try:
+            found = own.effect(difference(row.name, first.name), parts)
+        except ValueError:
+            continue
+        out.append(dict(
+            name=row.name, role=row.role, gain=found.value, low=found.limit(LEVEL), high=found.limit(1 - LEVEL),
+            paper=row.paper_score(score) - first.paper_score(score), seeds=found.seeds,
+        ))  # fmt: skip
+    return pd.DataFrame(out, columns=COLUMNS)

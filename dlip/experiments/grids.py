@@ -5,34 +5,46 @@ A row has a name, a size, loss weights, and the paper's figures: TR@1 and IR@1 o
 `STUDENT`.
 """
 
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig, MeasureConfig
+from dlip.models.config import preset
 from dlip.training.config import TrainConfig
 from dlip.training.terms import distills, weights
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"
+SOURCES = {
+    "image": "scenes/encoders/{image_width}x{image_layers}/vit",
+    "language": "scenes/encoders/{text_width}x{text_layers}/bert",
+    "": TEACHER,
+}
+"""Part of a student -> model whose weights it may begin with. The encoders have its size and were trained by
+`make encoders`: a ViT on labels of patches of train-large, in place of the paper's ImageNet weights, and a BERT on
+captions alone. The whole student may be cut from the teacher."""
 IMAGES = 4000
-VLP = "itc,lm,vqa"
-"""The paper's task losses without ITM: matching stays at chance until ITC is good, which takes more steps than the runs
-of a grid have. With ITM in the last third, re-ranking lowered TR@1 by some 15 points
-(results/tuning/ablations-with-itm.jsonl). So retrieval ranks by ITC alone, for the teacher too."""
-TASK = f"tags,{VLP}"
-"""Losses of an undistilled student. Labels pretrain its image encoder, in place of the paper's ImageNet weights."""
+TASK = "tags=30,vlp"
+"""Losses of an undistilled student. Its image encoder goes on learning the labels that it was trained on before, with a
+weight that keeps them."""
 DISTILLED = f"{TASK},hr,at"
 """Losses of a distilled student. In every row HR is weighted by four times the mean over its sources and AT by four
 times the mean over its maps: the paper's sum of three losses, with a larger effect in few steps."""
 UNLIKE_PAPER = (
     "HR compares how states differ from their mean over the batch, in the teacher's own space; the paper compares the\n"
-    "states themselves, both sides projected"
+    "states themselves, both sides projected. One row of the grid objectives has the paper's HR"
 )
 """Difference between `FULL` and the paper that affects its conclusions; `p1-unit` and `p2-unit-center` in
 results/tuning/scenes.jsonl show by how much."""
+PAPER_HR = {"learn_teacher_projection": True, "center_states": False}
+"""Settings of training with which `hr=0.25` is the paper's L_HR: the mean over four sources, both sides projected."""
 LATE_TERMS = ("itm", "kd.itm", "kd.vqa")
 """Expensive terms that need trained representations; they join for the last quarter."""
+PAPER_COLUMNS = {"tr1": 0, "ir1": 1, "cider": 2, "vqa": 3, "vqa_mean": 3}
+"""Column of `dlip.records` -> place of the paper's figure in `Row.paper`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,9 @@ class Plan:
 
     train: TrainConfig
     seeds: int
+    """Seeds of rows that a conclusion compares."""
+    other_seeds: int
+    """Seeds of all other rows."""
     test_images: int
     """Evaluate on the first N images of the test split."""
     test_split: str = "test"
@@ -61,51 +76,63 @@ class Plan:
 
 FULL = Plan(
     TrainConfig(
-        steps=1600, batch_size=32, lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0, precision="bf16",
-        learn_teacher_projection=False, center_states=True,
+        steps=1600, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0,
+        precision="bf16", learn_teacher_projection=False, center_states=True,
     ),
-    seeds=3, test_images=500,
+    seeds=6, other_seeds=2, test_split="test-5k", test_images=5000, generate_limit=1000, candidates=16,
 )  # fmt: skip
 QUICK = replace(
-    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, test_images=24,
-    cached_images=0, latency_repeats=1, quick=True,
+    FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, other_seeds=1, test_split="test",
+    test_images=24, generate_limit=None, cached_images=0, latency_repeats=1, quick=True,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model, trained once per seed. Without weights it is the teacher, which is only evaluated."""
+    """One model, trained once per seed. Without weights it is the teacher, which is only evaluated: in fp32 as the
+    grid's teacher, in a lower precision as a model to compare students with."""
 
     name: str
     size: str = STUDENT
     weights: str = TASK
     paper: tuple[float | None, ...] = (None,) * 4
-    """TR@1, IR@1, CIDEr, VQA."""
-    init_from: tuple[str, ...] = ()
-    """Parts initialized from the teacher's weights, of `dlip.checkpoints.init_from.PARTS`."""
+    """TR@1, IR@1, CIDEr, VQA accuracy."""
+    trained: tuple[str, ...] = ("image",)
+    """Parts that begin with trained weights, of `SOURCES`."""
     images: int = IMAGES
     """Number of training images."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Fields of TrainConfig that differ from the plan's."""
+    precision: str = "fp32"
+    """Precision in which a row without weights is evaluated."""
+
+    def paper_score(self, column: str) -> float:
+        """The paper's figure beside a column of `dlip.records`, its VQA accuracy beside both of VQA; NaN if none."""
+        value = self.paper[PAPER_COLUMNS[column]] if column in PAPER_COLUMNS else None
+        return math.nan if value is None else value
 
     @property
     def role(self) -> str:
         if not self.weights:
-            return "teacher"
+            return "teacher" if self.precision == "fp32" else "undistilled"
         return "distilled" if distills(weights(self.weights)) else "undistilled"
+
+    @property
+    def init_from(self) -> tuple[str, ...]:
+        """Sources of the initial weights, as `dlip.checkpoints.init_from.initialize` takes them."""
+        sizes = preset(self.size).to_dict()
+        return tuple((f"{part}=" if part else "") + SOURCES[part].format(**sizes) for part in self.trained)
 
     @property
     def split(self) -> str:
         return "train-small" if self.images <= SPLITS["train-small"] else "train-large"
 
     def train(self, plan: Plan, seed: int) -> TrainConfig:
-        """The plan's training with this row's losses.
-
-        With the term tags, the first quarter of the steps trains tags alone; late terms join for the last quarter.
-        """
-        terms, quarter = weights(self.weights), plan.train.steps // 4
-        joins = {term: quarter for term in terms if "tags" in terms and term != "tags"}
-        joins |= {term: 3 * quarter for term in terms if term in LATE_TERMS}
+        """The plan's training with this row's losses and settings; late terms join for the last quarter."""
+        terms = weights(self.weights)
+        joins = {term: 3 * plan.train.steps // 4 for term in terms if term in LATE_TERMS}
         cache = self.role == "distilled" and self.images <= plan.cached_images
-        return plan.train.replace(weights=terms, joins=joins, seed=seed, cache=cache)
+        return plan.train.replace(weights=terms, joins=joins, seed=seed, cache=cache, **self.settings)
 
     def experiment(self, plan: Plan, seed: int, name: str) -> ExperimentConfig:
         """The experiment of one run, for any row but the teacher's. name: that of the record."""
@@ -115,7 +142,7 @@ class Row:
             teacher=plan.teacher if distilled else None,
             tokenizer=None if distilled else plan.teacher,
             role=self.role,
-            init_from=tuple(f"{part}={plan.teacher}" for part in self.init_from),
+            init_from=self.init_from,
             name=name,
             data=DataConfig(split=self.split, limit=self.images if self.images < SPLITS[self.split] else None),
             evaluation=HeldOutConfig(split=plan.test_split, limit=plan.test_images, **asdict(plan.measure())),
@@ -227,36 +254,42 @@ OBJECTIVES = Grid("objectives", "Which losses complement each other?", (
     Row("VLP", STUDENT, TASK,            (85.5, 72.1, 119.6, 71.24)),
     Row("VLP+AT", STUDENT, f"{TASK},at", (88.2, 73.6, 120.8, 72.31)),
     Row("VLP+HR", STUDENT, f"{TASK},hr", (88.8, 75.4, 121.6, 72.62)),
-    Row("AT+HR", STUDENT, "tags,hr,at",  (87.4, 74.8, 120.9, 72.26)),
+    Row("VLP+HR as in the paper", STUDENT, f"{TASK},hr=0.25", settings=PAPER_HR),
+    Row("AT+HR", STUDENT, "tags=30,hr,at", (87.4, 74.8, 120.9, 72.26)),
     Row("VLP+AT+HR", STUDENT, DISTILLED, (89.1, 76.0, 121.9, 72.70)),
     Row("VLP+AT+HR+kd.itc", STUDENT, f"{DISTILLED},kd.itc"),
-    Row("VLP+AT+HR+kd.itm", STUDENT, f"{DISTILLED},itm,kd.itm"),
+    Row("VLP+AT+HR+kd.itm", STUDENT, f"{DISTILLED},kd.itm"),
     Row("VLP+AT+HR+kd.lm", STUDENT, f"{DISTILLED},kd.lm"),
     Row("VLP+AT+HR+kd.vqa", STUDENT, f"{DISTILLED},kd.vqa"),
-    Row("VLP+AT+HR+KD", STUDENT, f"{DISTILLED},itm,kd"),
-), "AT+HR trains no head here; the paper's is fine-tuned on each task. ITM is trained with kd.itm only and shows in\n"
-   "the other scores: retrieval is not re-ranked by ITM.")  # fmt: skip
+    Row("VLP+AT+HR+KD", STUDENT, f"{DISTILLED},kd"),
+), "AT+HR trains no head here; the paper's is fine-tuned on each task.")  # fmt: skip
 
-INIT = Grid("init", "Which of the student's weights should be initialized from the teacher?", (
-    Row("from scratch", STUDENT, VLP,    (74.5, 57.1, 101.4, None)),
-    Row("image inherited", STUDENT, VLP, (85.5, 72.1, 119.6, None), init_from=("image",)),
-    Row("text inherited", STUDENT, VLP,  (75.9, 58.5, 100.5, None), init_from=("language",)),
-    Row("both inherited", STUDENT, VLP,  (85.9, 71.4, 119.8, None), init_from=("image", "language")),
-), "No labels here. Inherited: evenly spaced layers of the teacher, pruned in width, of the image encoder what a\n"
-   "ViT has, of the text encoder what a BERT has; the paper's: published ViT and BERT.")  # fmt: skip
+INIT = Grid("init", "Which encoders should begin with trained weights?", (
+    Row("neither trained", STUDENT, "vlp", (74.5, 57.1, 101.4, None), trained=()),
+    Row("image trained", STUDENT, "vlp",   (85.5, 72.1, 119.6, None)),
+    Row("text trained", STUDENT, "vlp",    (75.9, 58.5, 100.5, None), trained=("language",)),
+    Row("both trained", STUDENT, "vlp",    (85.9, 71.4, 119.8, None), trained=("image", "language")),
+), "Trained: a ViT on labels of patches, a BERT on captions alone; the paper's: published ViT and BERT.\n"
+   "No row has the term tags.")  # fmt: skip
 
 # --- beyond the paper -------------------------------------------------------------------------------------------------
 
 
-def square(width: int, image_layers: int, text_layers: int) -> Row:
-    """A distilled student whose image and text encoders have the same width."""
+def square(width: int, image_layers: int, text_layers: int, cut: bool = False) -> Row:
+    """A student whose image and text encoders have the same width: distilled, or cut from the teacher and fine-tuned.
+
+    It is trained on enough images for any size.
+    """
     sizes = f"image_width={width},text_width={width},image_layers={image_layers},text_layers={text_layers}"
-    return Row(f"{width} wide, {image_layers}+{text_layers} layers", student_size(sizes), DISTILLED)
+    row = Row(f"{width} wide, {image_layers}+{text_layers} layers", student_size(sizes), DISTILLED, images=20_000)
+    return replace(row, name=f"{row.name}, cut from the teacher", weights=TASK, trained=("",)) if cut else row
 
 
+INT8_TEACHER = Row("teacher in int8", "scenes-teacher", "", precision="int8")
 SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does it keep?", (
-    square(32, 2, 1), square(48, 2, 1), square(48, 4, 2), square(64, 3, 2), square(80, 2, 1), square(80, 4, 2),
-    square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 3, 2), square(128, 5, 6),
+    square(32, 4, 1), square(48, 4, 1), square(48, 4, 2), square(64, 4, 2), square(80, 4, 1), square(80, 4, 2),
+    square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 5, 2), square(128, 5, 6),
+    square(80, 4, 2, cut=True), square(112, 4, 3, cut=True), INT8_TEACHER,
 ), "All sizes have one untuned learning rate and as many steps, in which wider ones learn less.")  # fmt: skip
 
 DATA = Grid("data", "From how many training images on does distillation pay off?", tuple(
@@ -264,7 +297,8 @@ DATA = Grid("data", "From how many training images on does distillation pay off?
     for images in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
 ), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} images: a quarter of 200,000, each once.")  # fmt: skip
 
-GRIDS = {g.name: g for g in (MODULES, FUSION, MODALITIES, ATTENTION, OBJECTIVES, INIT, SIZES, DATA)}
+GRIDS = {g.name: g for g in (OBJECTIVES, MODALITIES, ATTENTION, INIT, SIZES, FUSION, MODULES, DATA)}
+"""In the order in which `dlip ablate all` runs them."""
 TEACHER_ROW = Row("teacher", TEACHER, "", (92.0, 78.5, 121.8, 75.3))
 """The first row of every table; the paper's is BLIP-Base."""
 

@@ -73,7 +73,7 @@ def difference(before: dict, after: dict) -> dict:
     "losses" is whether all logged losses are equal to the last digit, as they are on the same processor with the same
     versions and number of threads; null where the record is of an evaluation alone.
     """
-    rows = records.frame([before, after])[list(records.HEADLINE_SCORES)].dropna(axis=1)
+    rows = records.frame([before, after])[list(records.TABLE_SCORES)].dropna(axis=1)
     old, new = (rows.iloc[i].to_dict() for i in range(2))
     return {
         "before": old, "after": new, "difference": {name: new[name] - old[name] for name in old},
@@ -84,7 +84,7 @@ def difference(before: dict, after: dict) -> dict:
 def text(compared: dict, changed: dict[str, tuple]) -> str:
     """The results of `difference` and `circumstances` for a terminal."""
     lines = [
-        f"{name:6} {value:8.2f} then {compared['after'][name]:8.2f} now {compared['difference'][name]:+8.2f}"
+        f"{name:8} {value:8.2f} then {compared['after'][name]:8.2f} now {compared['difference'][name]:+8.2f}"
         for name, value in compared["before"].items()
     ]
     if compared["losses"] is not None:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +14,22 @@ from dlip.checkpoints.init_from import initialize
 from dlip.common.distributed import run_on_main
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
-from dlip.common.text import plural
 from dlip.cost.count import summary
 from dlip.cost.latency import compare_latency
 from dlip.cost.memory import memory
 from dlip.data.folders.vqa2 import read_answers
+from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
 from dlip.evaluation.bounds import bounds
 from dlip.evaluation.tasks import check_tasks, evaluate
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.history import history, model_record, models_of
+from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
+from dlip.experiments.trackers import Reporter, check_installed
 from dlip.models.composite import TRAINED_BY
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import precision
+from dlip.models.fast.precision import lower, precision
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 from dlip.records import contains, record_of_run
@@ -79,17 +81,19 @@ def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **change
     return VLM(med, tokenizer, size if isinstance(size, str) else "student")
 
 
-def new_student(size: str | ModelConfig, teacher: VLM, seed: int) -> VLM:
+def new_student(size: str | ModelConfig, teacher: VLM | None, seed: int, dataset=None) -> VLM:
     """An untrained student with its teacher's tokenizer, first tokens, prompt, normalization and maximum text length.
 
-    Raises UserError for a size that changes one of `FROM_TEACHER`.
+    Without a BLIP as teacher its tokenizer is trained on `dataset`. Raises UserError for a size that changes one of
+    `FROM_TEACHER`.
     """
-    config = teacher.med.config
-    shared = {name: getattr(config, name) for name in FROM_TEACHER}
+    if teacher is None or isinstance(teacher.tokenizer, StockTokenizer):
+        return new_model(size, train_tokenizer(dataset), seed)
+    shared = {name: getattr(teacher.med.config, name) for name in FROM_TEACHER}
     if changed := set(re.findall(r"[:,](\w+)=", size if isinstance(size, str) else "")) & set(FROM_TEACHER):
         raise UserError(f"a student's {sorted(changed)[0]} is its teacher's; leave it out of the size {size}")
     student = new_model(size, teacher.tokenizer, seed)
-    shared |= {"max_text": min(student.med.config.max_text, config.max_text)}
+    shared |= {"max_text": min(student.med.config.max_text, teacher.med.config.max_text)}
     torch.manual_seed(seed)
     return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)
 
@@ -123,10 +127,10 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     if config.weights == VLP:
         config = config.replace(weights=VLP | HR | AT)
     teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
-    if not isinstance(student, VLM):
-        student = new_student(student, teacher, config.seed)
-        student.med.abilities = trained_abilities(config.weights)
     data = data_sets.open(data, train_split(data)) if isinstance(data, str | Path) else data
+    if not isinstance(student, VLM):
+        student = new_student(student, teacher, config.seed, data)
+        student.med.abilities = trained_abilities(config.weights)
     return train(student, data, config, folder, teacher)
 
 
@@ -180,6 +184,8 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
         model_record(config.model)  # before the work is done
     check_tasks(config.tasks)
     vlm, split = VLM.load(config.model), config.data.split or held_out(config.data.name, "--")
+    for med in vlm.med.members:
+        lower(med, config.precision)
     dataset = data_sets.open(config.data.name, split, config.data.limit, config.data.on_error)
     skipped, how = {dataset.split: len(data_sets.verify(dataset))}, config.measure
     known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
@@ -192,27 +198,6 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
     if results:
         append(remeasured_record(config, vlm, metrics, items, dataset), results)
     return {**metrics, "items": items}
-
-
-def measurable_tasks(vlm: VLM, dataset) -> list[str]:
-    """The tasks that the model can be evaluated at on the data. Raises UserError where there is none."""
-    tasks = [
-        name
-        for name, task in TASKS.items()
-        if task.abilities[0] in vlm.med.abilities and data_sets.has_field(dataset, task.data)
-    ]
-    if not tasks:
-        raise UserError(
-            f"no trained task can be evaluated on {plural(len(dataset), 'image')} of {dataset.name} "
-            f"{dataset.split}; give a weight to itc, lm or vqa, or name other --test-data or more --eval-items"
-        )
-    return tasks
-
-
-def quick_eval(student: VLM, dataset) -> dict:
-    """Metrics during training; captioning is slow, so it is evaluated only where nothing else can be."""
-    tasks = tuple(task for task in measurable_tasks(student, dataset) if task != "captioning")
-    return evaluate(student, dataset, tasks=tasks or ("captioning",), progress=False)
 
 
 def has_attention_heads(vlm: VLM) -> bool:
@@ -232,8 +217,8 @@ class PreparedRun:
     student: VLM
     """Untrained, or initialized from other weights."""
     teacher: VLM | None
-    tokenizer_source: VLM | None
-    """The teacher, or the model whose tokenizer the student has."""
+    compared: VLM | None
+    """What the student is compared with: the teacher, or the model whose tokenizer it has."""
     dataset: object
     test: object
     """What the trained model is evaluated on."""
@@ -259,11 +244,10 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         val = data_sets.open(test_data, "val", on_error=data.on_error)
     watched = data_sets.FirstN(val, config.eval_items)
     teacher = VLM.load(experiment.teacher) if experiment.teacher else None
-    source = teacher or (VLM.load(experiment.tokenizer) if experiment.tokenizer else None)
+    source = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher
 
     def initialized() -> VLM:
-        size, seed = experiment.size, config.seed
-        model = new_student(size, source, seed) if source else new_model(size, train_tokenizer(dataset), seed)
+        model = new_student(experiment.size, source, config.seed, dataset)
         model.med.abilities = trained_abilities(config.weights)
         for weights in experiment.init_from:
             initialize(model, weights)
@@ -271,7 +255,8 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         return model
 
     preset(experiment.size)  # refuse a wrong size before images are read
-    student, skipped = initialized() if source else None, dict[str, int]()
+    reads_data = source is None or isinstance(source.tokenizer, StockTokenizer)
+    student, skipped = None if reads_data else initialized(), dict[str, int]()
     for one in {id(one): one for one in (dataset, test, val)}.values() if verify else ():
         skipped[one.split] = skipped.get(one.split, 0) + len(data_sets.verify(one))
     student = student or initialized()
@@ -279,7 +264,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         for measured in (test, watched) if config.eval_every else (test,):
             measurable_tasks(student, measured)
     experiment = experiment.replace(data=data, evaluation=held, train=config.for_dataset(len(dataset)))
-    return PreparedRun(experiment, student, teacher, source, dataset, test, watched, skipped)
+    return PreparedRun(experiment, student, teacher, teacher or source, dataset, test, watched, skipped)
 
 
 def preview(experiment: ExperimentConfig) -> dict:
@@ -302,28 +287,40 @@ def run(
     progress: bool = True,
     cache: str | Path = CACHE,
     cache_gb: float = CACHE_GB,
+    report_to: Sequence[str] = (),
     extra: dict | None = None,
 ) -> dict:
     """Train a model, measure it, append its record to `results`, and return the record.
 
     command: kept in the record for information; by default the one that runs the experiment. cache: where `train.cache`
-    keeps the teacher's outputs, at most `cache_gb` GB. extra: more fields of the record.
+    keeps the teacher's outputs, at most `cache_gb` GB. report_to: trackers that get the run's log too, of
+    `dlip.experiments.trackers.TRACKERS`. extra: more fields of the record.
     A folder with a finished run of this experiment is measured without training again; where its record is in `results`
     too, nothing is done. Raises UserError as `prepare` and `train` do.
     """
+    check_installed(report_to)
     ready = prepare(experiment)
     experiment = ready.experiment.replace(name=experiment.name or Path(folder).resolve().name)
     config, held, test, about = experiment.train, experiment.evaluation, ready.test, experiment.to_dict()
     earlier = history(models_of(about, folder))
+    quick_eval = QuickEvaluation(Run(folder), ready.watched, ready.teacher)
+    reporter = Reporter(report_to, Run(folder), ready.watched)
+
+    def on_row(row: dict) -> None:
+        reporter(row)
+        if "eval" in row and progress:
+            quick_eval.show()
 
     def write_record(done: Run) -> dict:
+        if progress:
+            quick_eval.show()
         existing = record_of_run(done.folder)
         if existing and same_experiment(existing, experiment) and contains(results, existing):
             warnings.warn(f"{folder} holds this run, and {results} its record; nothing is done again", stacklevel=2)
             return existing
         model, started_from = done.model(), done.config()
         metrics, items = measure(
-            model, test, held.latency_repeats, progress, teacher=ready.tokenizer_source, k=held.candidates,
+            model, test, held.latency_repeats, progress, teacher=ready.compared, k=held.candidates,
             generate_limit=held.generate_limit,
         )  # fmt: skip
         note_skipped(metrics, ready.skipped)
@@ -333,20 +330,22 @@ def run(
             experiment.name, experiment.role, command=command or experiment.command(str(folder)),
             config={"model": started_from["model"], **about}, seed=config.seed, train_images=len(ready.dataset),
             metrics=metrics, losses=done.losses(), wall_s=done.seconds(), device=str(model.device),
-            samples=samples(items, test), items=items,
+            samples=samples(items, test), items=items, evaluations=quick_eval.results(),
         )  # fmt: skip
         record |= {"history": earlier, "inputs": started_from.get("inputs", {}) | {"test": test.fingerprint()}}
         record |= extra or {}
+        reporter({"step": config.steps, "test": metrics})
         write_json(done.folder / "record.json", record)
         append(record, results)  # last, so that an interrupted measurement is repeated and never appended twice
         return record
 
     record: dict = {}
     train(
-        ready.student, ready.dataset, config, folder, ready.teacher, lambda model: quick_eval(model, ready.watched),
+        ready.student, ready.dataset, config, folder, ready.teacher, quick_eval,
         {name: value for name, value in about.items() if name != "train"}, progress, cache, cache_gb,
-        lambda done: record.update(run_on_main(lambda: write_record(done))),
+        lambda done: record.update(run_on_main(lambda: write_record(done))), on_row,
     )  # fmt: skip
+    reporter.close()
     return record
 
 
@@ -368,7 +367,7 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
     """
     first = model_record(config.model)
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
-    about |= {"device": str(vlm.device), "samples": samples(items, dataset)}
+    about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
     record = new_record(command=config.command(), metrics=metrics, items=items, **about)
     record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}
     training = {key: first[key] for key in ("command", "config", "wall_s")}

@@ -1,14 +1,17 @@
 """The model card of an export: what the model is, how to use it, how it was trained, and its results.
 
-Results and training come from the model's record; what it does not hold is skipped.
+Results and training come from the model's record; what it does not hold is skipped. The hub reads the metadata.
 """
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
 
 from dlip import __version__
+from dlip.checkpoints.load import is_hub_id, parse_name, split_names
 from dlip.models.config import ModelConfig
 from dlip.vlm import VLM
 
@@ -24,34 +27,65 @@ METRICS = {  # (task, metric) -> title, unit
     ("retrieval", "ir@5"): ("IR@5", "%"), ("captioning", "bleu4"): ("BLEU-4", ""),
     ("captioning", "meteor"): ("METEOR", ""), ("captioning", "rougeL"): ("ROUGE-L", ""),
     ("captioning", "cider"): ("CIDEr", ""), ("captioning", "spice"): ("SPICE", ""),
-    ("vqa", "accuracy"): ("VQA soft accuracy", "%"),
+    ("captioning", "facts_f1"): ("facts F1", "%"), ("vqa", "accuracy"): ("VQA soft accuracy", "%"),
+    ("vqa", "mean_by_type"): ("VQA soft accuracy, mean over types", "%"),
 }  # fmt: skip
 
 
-def transformers_card(task: str, vlm: VLM, config: ModelConfig, record: dict, stock_class: str) -> str:
+def transformers_card(
+    task: str, vlm: VLM, config: ModelConfig, record: dict, stock_class: str, license: str | None
+) -> str:
     """Markdown with the hub's metadata. config: sizes of the model that does the task; record: may be empty."""
-    name = model_name(vlm, record)
-    results = [
-        EvalResult(task, record["data"], f"{record['data']} {record['split']}", metric, round(value, 2))
-        for (group, metric), value in measured(record).items()
-        if group == task
-    ]
-    metadata = ModelCardData(
-        library_name="transformers", tags=["blip", "vision-language", "distillation"], pipeline_tag=PIPELINES.get(task),
-        model_name=name if results else None, eval_results=results or None,
-    )  # fmt: skip
     prompt = vlm.tokenizer.decode([list(config.prompt_ids)])[0] if config.prompt_ids else ""
     role = ROLES.get(record.get("role"), "a BLIP-style model")
-    body = render(
-        "transformers.md", record, name=name, task=task, title=TITLES[task], role=role, config=config, prompt=prompt,
-        stock_class=stock_class,
+    return metadata(vlm, record, "transformers", [task], license) + render(
+        "transformers.md", record, name=model_name(vlm, record), task=task, title=TITLES[task], role=role,
+        config=config, prompt=prompt, stock_class=stock_class,
     )  # fmt: skip
-    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
-def onnx_card(vlm: VLM, graphs: list[tuple[str, str]], record: dict, int8: bool) -> str:
-    """Markdown. graphs: (file, description) of each graph; record: may be empty."""
-    return render("onnx.md", record, name=model_name(vlm, record), graphs=graphs, int8=int8)
+def encoder_card(vlm: VLM, record: dict, stock_class: str, license: str | None) -> str:
+    """Markdown with the hub's metadata, of one side of a model; record: may be empty."""
+    name = model_name(vlm, record)
+    return metadata(vlm, record, "transformers", [], license) + render(
+        "encoder.md", record, name=name, stock_class=stock_class
+    )
+
+
+def dlip_card(vlm: VLM, record: dict, precision: str, license: str | None) -> str:
+    """Markdown with the hub's metadata, of a folder that `dlip.load` reads; record: may be empty."""
+    role = ROLES.get(record.get("role"), "a BLIP-style model")
+    return metadata(vlm, record, "dlip", TITLES, license) + render(
+        "dlip.md", record, name=model_name(vlm, record), role=role, precision=precision, abilities=vlm.med.abilities
+    )
+
+
+def onnx_card(vlm: VLM, graphs: list[tuple[str, str]], record: dict, int8: bool, license: str | None) -> str:
+    """Markdown with the hub's metadata. graphs: (file, description) of each graph; record: may be empty."""
+    return metadata(vlm, record, "onnx", TITLES, license) + render(
+        "onnx.md", record, name=model_name(vlm, record), graphs=graphs, int8=int8
+    )
+
+
+def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license: str | None) -> str:
+    """The header that the hub reads: library, licence, teacher and data on the hub, results of the tasks."""
+    config, name = record.get("config") or {}, model_name(vlm, record)
+    results = [
+        EvalResult(task, record["data"], f"{record['data']} {record['split']}", metric, round(value, 2))
+        for (task, metric), value in measured(record).items()
+        if task in tasks
+    ]
+    teachers = [parse_name(one).name for one in split_names(config.get("teacher") or "")]
+    datasets = re.findall(r"hub:([^+]+)", (config.get("data") or {}).get("name", ""))
+    pipelines = [PIPELINES[task] for task in tasks if task in PIPELINES]
+    distilled = ["distillation"] if record.get("role") == "distilled" else []
+    data = ModelCardData(
+        library_name=library, license=license, base_model=list(filter(is_hub_id, teachers)) or None,
+        datasets=datasets or None, tags=["blip", "vision-language", *distilled],
+        pipeline_tag=pipelines[0] if pipelines else None, model_name=name if results else None,
+        eval_results=results or None,
+    )  # fmt: skip
+    return f"---\n{data.to_yaml()}\n---\n\n"
 
 
 def model_name(vlm: VLM, record: dict) -> str:

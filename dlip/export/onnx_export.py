@@ -183,7 +183,9 @@ def feed(inputs: dict[str, Tensor | list[Tensor]]) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in flat.items()}
 
 
-def to_onnx(name: str, out: str | Path, int8: bool = False) -> tuple[dict[str, Path], dict[str, str]]:
+def to_onnx(
+    name: str, out: str | Path, int8: bool = False, license: str | None = None
+) -> tuple[dict[str, Path], dict[str, str]]:
     """Writes `out`/onnx, whole or not at all; each member of a composite gets a folder of its own there.
 
     int8: write `out`/onnx-int8 instead, with quantized weights (`quantize`). Returns the folder by its name, and the
@@ -210,13 +212,19 @@ def to_onnx(name: str, out: str | Path, int8: bool = False) -> tuple[dict[str, P
     parts = {"" if len(members) == 1 else str(i): member for i, member in enumerate(members.values(), 1)}
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # for the inputs that graphs are checked with
-        write_folder(folder, lambda new: write(new, vlm, parts, skipped, record, int8))
+        write_folder(folder, lambda new: write(new, vlm, parts, skipped, record, int8, license))
     return {kind: folder}, skipped
 
 
 @torch.no_grad()
 def write(
-    folder: Path, vlm: VLM, parts: dict[str, tuple[Med, set]], skipped: dict[str, str], record: dict, int8: bool
+    folder: Path,
+    vlm: VLM,
+    parts: dict[str, tuple[Med, set]],
+    skipped: dict[str, str],
+    record: dict,
+    int8: bool,
+    license: str | None,
 ) -> None:
     """Writes and checks graphs, tokenizer, configuration, runner and card. parts: subfolder -> model and abilities."""
     graphs = {}
@@ -248,7 +256,7 @@ def write(
         code = re.sub(r"^from dlip\.(?:\w+\.)*(\w+) import", r"from \1 import", code, flags=re.M)
         (folder / f"{name}.py").write_text(code)
     files = [(f"{Path(part) / name}.onnx", " ".join(graph.__doc__.split())) for (part, name), graph in graphs.items()]
-    (folder / "README.md").write_text(onnx_card(vlm, files, record, int8))
+    (folder / "README.md").write_text(onnx_card(vlm, files, record, int8, license))
     check(vlm, onnx_runner.Runner(folder, torch.get_num_threads()), graphs)
     for part in parts if int8 else ():
         quantize(folder / part)

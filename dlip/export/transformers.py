@@ -24,11 +24,10 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from dlip import __version__
 from dlip.checkpoints.load import locate, parse_name, save_model
 from dlip.common.errors import UserError
-from dlip.common.files import exclusive_lock, leftover_temporaries, read_json, system_errors
-from dlip.export.card import transformers_card
+from dlip.common.files import exclusive_lock, leftover_temporaries, read_json, system_errors, write_json
+from dlip.export.card import dlip_card, transformers_card
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import lower, refuse_lowered
@@ -45,7 +44,7 @@ CLASSES = {
 NEW_TOKENS = {"captioning": 20, "vqa": MAX_ANSWER_TOKENS}
 
 
-def to_transformers(name: str, out: str | Path) -> tuple[dict[str, Path], dict[str, str]]:
+def to_transformers(name: str, out: str | Path, license: str | None = None) -> tuple[dict[str, Path], dict[str, str]]:
     """Writes `out`/retrieval, `out`/captioning and `out`/vqa, each whole or not at all.
 
     Returns the folder of each task, and the reason for each task that is skipped. Raises UserError if all are skipped,
@@ -66,7 +65,7 @@ def to_transformers(name: str, out: str | Path) -> tuple[dict[str, Path], dict[s
                 eos_token_id=med.config.sep_id, pad_token_id=med.config.pad_id,
             )  # fmt: skip
         stock_processor = processor(vlm, med.config, task)
-        card = transformers_card(task, vlm, med.config, record, CLASSES[task].__name__)
+        card = transformers_card(task, vlm, med.config, record, CLASSES[task].__name__, license)
 
         def write(folder: Path, stock=stock, stock_processor=stock_processor, card=card) -> None:
             stock.save_pretrained(folder)
@@ -80,22 +79,23 @@ def to_transformers(name: str, out: str | Path) -> tuple[dict[str, Path], dict[s
     return folders, skipped
 
 
-def to_precision(name: str, out: str | Path, precision: str) -> tuple[dict[str, Path], dict[str, str]]:
-    """Writes `out`/bf16 or `out`/int8, which `dlip.load` reads, whole or not at all.
+def to_dlip(
+    name: str, out: str | Path, precision: str = "fp32", license: str | None = None
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Writes `out`/fp32, `out`/bf16 or `out`/int8, which `dlip.load` reads, whole or not at all.
 
     Returns the folder by its precision, and an empty dict, as nothing is skipped. Raises UserError for a composite.
     """
-    vlm, folder = VLM.load(name), Path(out) / precision
+    vlm, record, folder = VLM.load(name), record_of(name), Path(out) / precision
     if isinstance(vlm.med, Composite):
         raise UserError(f"{name} is made of several models; export each by itself")
     lower(refuse_lowered(vlm.med, "export"), precision)
 
     def write(new: Path) -> None:
         save_model(vlm.med, vlm.tokenizer, new, {"made_from": name})
-        (new / "README.md").write_text(
-            f"# {Path(vlm.name).name} in {precision}\n\n"
-            f"{name}, converted to {precision} by DLIP Workbench {__version__}; `dlip.load` reads this folder.\n"
-        )
+        (new / "README.md").write_text(dlip_card(vlm, record, precision, license))
+        if "id" in record:
+            write_json(new / "record.json", record)
 
     write_folder(folder, write)
     return {precision: folder}, {}

@@ -5,14 +5,20 @@ Each published BLIP checkpoint was fine-tuned for one task and lacks the heads o
 none, so that nothing is ever computed with untrained weights.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from torch import Tensor, nn
 
-from dlip.common.errors import MissingAbility, UserError
+from dlip.common import distributed
+from dlip.common.errors import MissingAbility
 from dlip.data.batch import Batch
+from dlip.data.stock_tokenizer import StockTokenizer
+from dlip.data.tokenizer import Tokenizer
+from dlip.data.transforms import squares
 from dlip.models.config import ModelConfig
 from dlip.models.features import ABILITIES, SOURCES, Features, Trace, Want
+from dlip.models.token_ids import pad_to_longest
 
 TRAINED_BY = {"text": ("itc",), "fusion": ("itm", "vqa"), "decoder": ("lm",)}
 """Source -> abilities that train its states, the preferred one first; image states are trained by all."""
@@ -24,6 +30,10 @@ class HasAbilities:
     """A model with trained weights for some abilities; all of them by default."""
 
     abilities: frozenset[str] = frozenset(ABILITIES)
+    tokenizer: Tokenizer | StockTokenizer | None = None
+    """Its tokenizer, which may be another than the VLM's."""
+    own_tokens: bool = False
+    """Whether its vocabulary is another than that of the batches it gets, so that it tokenizes captions itself."""
 
     @property
     def members(self) -> list["HasAbilities"]:
@@ -39,14 +49,28 @@ class HasAbilities:
             return self.members[0]
         return self._first(TRAINED_BY[source], DESCRIPTIONS[TRAINED_BY[source][0]])
 
+    def tokens_of(self, batch: Batch) -> Batch:
+        """The batch with the captions' ids in this model's vocabulary."""
+        if not self.own_tokens or batch.ids is None:
+            return batch
+        batch = batch.tokenized_by(self.tokenizer, self.config.max_text)
+        return pad_to_longest(batch, self.tokenizer.pad_id) if distributed.batch_world_size() > 1 else batch
+
+    def preprocess(self, images: list):
+        """Images, RGB or their pixels [H, W, 3], as `encode_image` reads them."""
+        return self.normalize(squares(images, self.config.image_size).to(self.temp.device))
+
     def _first(self, abilities: tuple[str, ...], description: str) -> "HasAbilities":
-        for ability in abilities:
-            for med in self.members:
-                if ability in med.abilities:
-                    return med
+        if med := first_with(abilities, self.members):
+            return med
         able = "; ".join(DESCRIPTIONS[ability] for ability in ABILITIES if ability in self.abilities)
         raise MissingAbility(f"this model cannot {description}: its checkpoint has no weights for it (it can: {able}); "
                      "choose another model")  # fmt: skip
+
+
+def first_with(abilities: Iterable[str], models: Iterable[HasAbilities]) -> HasAbilities | None:
+    """The first model with the first ability that any has."""
+    return next((model for ability in abilities for model in models if ability in model.abilities), None)
 
 
 def check(model: HasAbilities, want: Want) -> None:
@@ -57,31 +81,33 @@ def check(model: HasAbilities, want: Want) -> None:
         model.model_for_states(source)
 
 
+def shared_config(models: list[HasAbilities]):
+    """The configuration of a `Composite` of these models."""
+    meds = [model for model in models if isinstance(model.config, ModelConfig) and not model.own_tokens]
+    if not meds:
+        return models[0].config
+    writer, matcher = (first_with(TRAINED_BY[source], meds) for source in ("decoder", "fusion"))
+    return replace(
+        meds[0].config, prompt_ids=writer.config.prompt_ids if writer else (),
+        enc_id=(matcher or meds[0]).config.enc_id, image_size=max(med.config.image_size for med in meds),
+        max_text=max(med.config.max_text for med in meds),
+    )  # fmt: skip
+
+
 class Composite(HasAbilities, nn.Module):
     """Several models as one: each ability comes from the first model that has it, with that model's image encoder.
 
     Image encoders differ, as each model was fine-tuned alone; "image" states, and a student's `hr.image`, are those of
-    the first. `config` is the first model's, with the largest image size, the prompt of the model that writes captions
-    and the first fusion token of the model that gives "fusion" states. Raises UserError if the text layers differ in
-    size, as one student could not be compared with both.
+    the first. `config` is that of the first MED. Of the MEDs that share its vocabulary it has the largest image size
+    and text length, the prompt of the one that writes captions, and the first fusion token of the one that gives
+    "fusion" states.
     """
 
     def __init__(self, meds: list):
         super().__init__()
         self.meds = nn.ModuleList(meds)
         self.abilities = frozenset().union(*(med.abilities for med in meds))
-        first = meds[0].config
-        for other in (med.config for med in meds[1:]):
-            for size in ("vocab_size", "text_width", "text_layers", "fusion_layers", "max_positions"):
-                if getattr(first, size) != getattr(other, size):
-                    raise UserError(
-                        f"the checkpoints of one teacher differ in {size} ({getattr(first, size)} and "
-                        f"{getattr(other, size)}); combine models with the same text layers"
-                    )
-        prompt_ids = self.model_for("lm").config.prompt_ids if "lm" in self.abilities else ()
-        enc_id = self.model_for_states("fusion").config.enc_id if self.abilities & {"itm", "vqa"} else first.enc_id
-        sizes = {name: max(getattr(med.config, name) for med in meds) for name in ("image_size", "max_text")}
-        self.config: ModelConfig = replace(first, prompt_ids=prompt_ids, enc_id=enc_id, **sizes)
+        self.config = shared_config(meds)
 
     @property
     def members(self) -> list:

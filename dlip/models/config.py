@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from typing import ClassVar
 
 from dlip.common.errors import UserError
 from dlip.common.fields import check_types
@@ -16,6 +17,8 @@ MAX_LAYERS, MAX_SIZE = 1_000, 10_000_000
 class ModelConfig:
     """Sizes and vocabulary of a MED. The defaults are BLIP-Base's."""
 
+    class_token: ClassVar[bool] = True
+    """A class token is read with the patches."""
     image_size: int = 224
     """Side of the square image, in px."""
     patch_size: int = 16
@@ -31,7 +34,7 @@ class ModelConfig:
     text_mlp: int = 0
     """Width of the text layers' feed-forward; 0 means 4 x text_width (unpublished for Middle and Tiny)."""
     fusion_layers: tuple[int, ...] | None = None
-    """Text layers with cross-attention, counted from 0; None means all."""
+    """Text layers with cross-attention, counted from 0; None means all. Without any the model is a language model."""
     embed_dim: int = 256
     """Width of the vectors that ITC compares."""
     tie_decoder: bool = True
@@ -83,11 +86,8 @@ class ModelConfig:
                 )
         if self.image_size % self.patch_size:
             raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if not self.fusion_layers or self.fusion_layers[0] < 0 or self.fusion_layers[-1] >= self.text_layers:
-            raise UserError(
-                f"model.fusion_layers {self.fusion_layers} must name at least one of the {self.text_layers} text "
-                f"layers, counted from 0"
-            )
+        if wrong := [i for i in self.fusion_layers if not 0 <= i < self.text_layers]:
+            raise UserError(f"model.fusion_layers has {wrong[0]}; the {self.text_layers} text layers count from 0")
         if not 3 <= self.max_text <= self.max_positions:
             raise UserError(f"model.max_text is {self.max_text}; give 3 to max_positions ({self.max_positions})")
         if not 0 <= self.dropout < 1:
@@ -130,13 +130,13 @@ def paper_size(image: str, text: str, **changes) -> ModelConfig:
 
 
 def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> ModelConfig:
-    """A model for the built-in scenes: images of 48 px in 36 patches, four heads, one width for image and text.
+    """A model for the built-in scenes: images of 64 px in 64 patches, four heads, one width for image and text.
 
     The vocabulary's size and ids are those of the tokenizer trained on the scenes; `enc_id = cls_id`, so that stock
     `transformers` gives an exported model's exact scores.
     """
     sizes = encoder_sizes((width, 4, image_layers), (width, 4, text_layers)) | dict(
-        image_size=48, patch_size=8, embed_dim=64, vocab_size=128, max_positions=48, max_text=40, cls_id=2, sep_id=3,
+        image_size=64, patch_size=8, embed_dim=64, vocab_size=128, max_positions=48, max_text=40, cls_id=2, sep_id=3,
         dec_id=5, enc_id=2, image_mean=(0.5,) * 3, image_std=(0.25,) * 3,
     )  # fmt: skip
     return ModelConfig(**{**sizes, **changes})
@@ -182,7 +182,7 @@ def preset(name: str) -> ModelConfig:
         if key not in numbers | {"fusion_layers"}:
             raise UserError(f"model size {name!r} changes {key!r}; choose one of {', '.join(sorted(numbers))}")
         try:
-            values[key] = tuple(map(int, value.split("+"))) if key == "fusion_layers" else int(value)
+            values[key] = tuple(map(int, filter(None, value.split("+")))) if key == "fusion_layers" else int(value)
         except ValueError:
             raise UserError(f"model size {name!r} has {change!r}; give whole numbers, as in text_layers=6") from None
     if "text_layers" in values:

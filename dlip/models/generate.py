@@ -68,17 +68,22 @@ def generate(
     max_new_tokens: int = 20,
     top_p: float | None = None,
     min_new_tokens: int = 0,
+    n: int = 1,
 ) -> list[list[int]]:
     """Continues each prompt [B, t] over its context [B, S, Di] up to [SEP]; returns all tokens without the [SEP].
 
-    With one beam it is greedy; with `top_p` it samples from the smallest set of tokens of that probability.
+    With one beam it is greedy; with `top_p` it samples from the smallest set of tokens of that probability. Each prompt
+    gets `n` texts, one after the other: samples, or the best of at least `n` beams.
     `min_new_tokens` forbids an earlier [SEP], so that models can be timed on equal work. A text ends at the model's
     last position at the latest.
     """
     max_new_tokens, sep = min(max_new_tokens, med.config.max_positions - prompt.shape[1]), med.config.sep_id
     if num_beams > 1 and top_p is None and max_new_tokens > 0:
         finished = beam_search(med, context, context_mask, prompt, num_beams, max_new_tokens, min_new_tokens)
-        return [until_sep(best[0][1], sep, prompt.shape[1]) for best in finished]
+        return [until_sep(text, sep, prompt.shape[1]) for best in finished for _, text in best[:n]]
+    if n > 1:
+        context, prompt = context.repeat_interleave(n, 0), prompt.repeat_interleave(n, 0)
+        context_mask = None if context_mask is None else context_mask.repeat_interleave(n, 0)
     decoder = Decoder(med, context, context_mask, len(prompt), prompt.shape[1] + max_new_tokens)
     texts, active, new = prompt.tolist(), list(range(len(prompt))), prompt
     for step in range(max_new_tokens):

@@ -1,8 +1,16 @@
-"""Patch tokens and attention maps resized to another patch grid."""
+"""Images resized to a model's size, patch tokens and attention maps to another patch grid."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def normalized(images: Tensor, size: int, mean: Tensor, std: Tensor, mode: str = "bicubic") -> Tensor:
+    """Images uint8 [B, 3, H, W] of any size, resized and normalized by mean and std [1, 3, 1, 1], fp32 [B, 3, S, S]."""
+    pixels = images.float() / 255
+    if pixels.shape[-2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode=mode, antialias=True).clamp(0, 1)
+    return (pixels - mean) / std
 
 
 def to_grid(tokens: Tensor, grid: int) -> Tensor:

@@ -17,7 +17,8 @@ from dlip.models.composite import HasAbilities
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
 from dlip.models.features import SOURCES, Features, Trace, Want
-from dlip.models.token_ids import first_token, next_tokens, with_prompt
+from dlip.models.grid_resize import normalized
+from dlip.models.token_ids import first_token, next_tokens, trim, with_prompt
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -299,15 +300,14 @@ class Med(HasAbilities, nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Resizes and normalizes images, uint8 [B, 3, H, W] of any size -> float [B, 3, S, S]."""
-        pixels, size = images.float() / 255, self.config.image_size
-        if pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        return ((pixels - self.image_mean) / self.image_std).to(self.temp.dtype)
+        return normalized(images, self.config.image_size, self.image_mean, self.image_std).to(self.temp.dtype)
 
     def encode_image(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
         return self.vision_model(pixels, trace)  # [B, P+1, Di]
 
     def encode_text(self, ids: Tensor, mask: Tensor, trace: Trace | None = None, first_only: bool = False) -> Tensor:
+        if first_only:
+            ids, mask = trim(ids, mask)
         return self.text_encoder(ids, mask, trace=trace, first_only=first_only)  # [N, T, Dt], or [N, 1, Dt]
 
     def project_image(self, states: Tensor) -> Tensor:
@@ -356,6 +356,7 @@ class Med(HasAbilities, nn.Module):
         pairs: (image rows, text rows) that ITM reads, the B matching pairs first; a student mines hard negatives itself
         (None) and passes them to its teacher. image: precomputed image states [B, P+1, Di], read instead of pixels.
         """
+        batch = self.tokens_of(batch)
         abilities, traces = want.abilities, {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)

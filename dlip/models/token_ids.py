@@ -1,8 +1,13 @@
-"""Token ids as encoder and decoder read them: first token, prompt, and next-token labels."""
+"""Token ids as encoder and decoder read them: first token, prompt, next-token labels, and padding."""
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dlip.common import distributed
+from dlip.data.batch import Batch
 
 
 def first_token(ids: Tensor, token: int) -> Tensor:
@@ -21,3 +26,16 @@ def with_prompt(ids: Tensor, mask: Tensor, prompt: tuple[int, ...]) -> tuple[Ten
     predicted = torch.cat([mask[:, :1], torch.zeros_like(before, dtype=torch.bool), mask[:, 1:]], 1)
     ids = torch.cat([ids[:, :1], before, ids[:, 1:]], 1)
     return ids, next_tokens(ids, predicted)
+
+
+def trim(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Texts that are padded on the right, ids and mask [N, T], padded no more than they need."""
+    longest = mask.sum(1).max()
+    return ids[:, :longest], mask[:, :longest]
+
+
+def pad_to_longest(batch: Batch, pad_id: int) -> Batch:
+    """The batch with captions as long as the longest of all processes, so that they can be gathered."""
+    length = torch.tensor([batch.ids.shape[1]], device=batch.ids.device)
+    padding = (0, int(distributed.all_gather(length).max() - length))
+    return replace(batch, ids=F.pad(batch.ids, padding, value=pad_id), mask=F.pad(batch.mask, padding))

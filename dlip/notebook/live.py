@@ -123,7 +123,8 @@ def learn(size: str, weights: str, steps: int, **options) -> LiveStudent:
     experiment = live_experiment(size, weights, steps, **options)
     config = experiment.train
     source = VLM.load(experiment.tokenizer_source)
-    student = new_student(size, source, config.seed)
+    dataset = data_sets.open(experiment.data.name, experiment.data.split)
+    student = new_student(size, source, config.seed, dataset)
     shown = {"itc", "lm", "vqa"}  # kept even where they are not trained; re-ranking by an untrained itm would hide itc
     student.med.abilities = trained_abilities(config.weights) | shown
     for name in experiment.init_from:
@@ -131,7 +132,6 @@ def learn(size: str, weights: str, steps: int, **options) -> LiveStudent:
     folder = Path(tempfile.mkdtemp(prefix="dlip-"))
     try:
         with watch(folder, steps):
-            dataset = data_sets.open(experiment.data.name, experiment.data.split)
             train(student, dataset, config, folder, source if experiment.teacher else None, progress=False)
     except KeyboardInterrupt:
         print("Interrupted; the student is what it was then.")

@@ -15,7 +15,7 @@ from dlip.common.text import plural
 from dlip.records import read
 from dlip.records.compare import summary
 from dlip.records.migration import upgrade
-from dlip.records.schema import HEADLINE_SCORES
+from dlip.records.schema import TABLE_SCORES
 
 RERUN_RESULTS = "runs/notebooks/ablations.jsonl"
 """Records of a notebook that reruns its grids; the shipped records are not changed."""
@@ -87,7 +87,9 @@ def grid_table(grid: str, records: list[dict]):
     if not rows["runs"].sum():
         return Markdown(f"*Nothing to show yet: there is no run of the grid {grid}.*")
     columns = {}
-    for score, name in HEADLINE_SCORES.items():
+    for score, name in TABLE_SCORES.items():
+        if rows[score].isna().all():
+            continue
         pairs = zip(rows[score], rows[f"{score}_sd"], strict=True)
         columns[name, "here"] = [_figure(mean, spread) for mean, spread in pairs]
         if rows.loc[rows["role"] != "teacher", f"paper_{score}"].notna().any():
@@ -116,7 +118,7 @@ def _figure(mean: float, spread: float = math.nan, digits: int = 1) -> str:
 
 def verdicts(records: list[dict], *numbers: int):
     """The paper's conclusions with these numbers, tested on the records (`dlip.experiments.conclusions`)."""
-    from dlip.experiments.conclusions import conclusions, figures
+    from dlip.experiments.conclusions import READING, conclusions, figures
     from dlip.experiments.grids import UNLIKE_PAPER
 
     rows, lines = conclusions(records), []
@@ -124,7 +126,7 @@ def verdicts(records: list[dict], *numbers: int):
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
         lines.append(f"**{number}. {statement}** → **{verdict}**\n")
         lines += [f"- {row['comparison']}: {figures(row)}" for _, row in claims.iterrows()] + [""]
-    lines.append(f"Intervals are simultaneous: 95% for all claims of a conclusion together. {UNLIKE_PAPER}.")
+    lines.append(f"{READING} {UNLIKE_PAPER}.")
     return Markdown("\n".join(lines))
 
 

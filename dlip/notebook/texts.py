@@ -7,7 +7,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from dlip.plots import generated_text
-from dlip.records.schema import HEADLINE_SCORES, SCORES, value_at
+from dlip.records.schema import SCORES, TABLE_SCORES, value_at
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
@@ -47,6 +47,6 @@ def score_table(models: Sequence[tuple[str, str, "VLM"]], dataset):
     rows = {}
     for name, _, vlm in models:
         metrics = evaluate(vlm, dataset, tasks=("retrieval", "vqa"), progress=False)
-        scores = ("tr1", "ir1", "vqa")
-        rows[name] = {HEADLINE_SCORES[score]: value_at({"metrics": metrics}, *SCORES[score]) for score in scores}
+        scores = ("ir1", "vqa_mean", "tr1")
+        rows[name] = {TABLE_SCORES[score]: value_at({"metrics": metrics}, *SCORES[score]) for score in scores}
     return pd.DataFrame(rows).T.astype(float).round(1)

@@ -19,6 +19,8 @@ SHADES = ("#E69F00", "#56B4E9", "#CC79A7", INK, "#7E57C2")
 """Colors of the terms of a group: those of Okabe and Ito that no role has, and a violet for the tags."""
 GAP = 0.08
 """Space between panels, as a share of the width of the figure."""
+Curve = tuple[dict, list[int], list[float | None]]
+"""A record with the steps and values of a line."""
 
 
 def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.Figure:
@@ -29,18 +31,9 @@ def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.
     runs = [record for record in records if term in record["losses"]]
     if not runs:
         raise UserError(f"no record has losses of {term!r}; choose one of {', '.join(terms(records)) or 'none'}")
-    fig = figure(title or _loss_finding(runs, term))
-    shown, lines = set(), Counter(record["role"] for record in runs)
-    for record in sorted(runs, key=lambda record: -lines[record["role"]]):  # the rarest role is drawn on top
-        role, name = record["role"], escape(record["name"])
-        fig.add_scatter(
-            x=record["losses"]["step"], y=record["losses"][term], mode="lines",
-            line=dict(color=COLORS[role], width=1.5), opacity=0.9 if lines[role] <= MAX_OPAQUE else 0.4,
-            name=role, legendgroup=role, legendrank=ROLES.index(role), showlegend=role not in shown,
-            hovertemplate=f"{name}, seed {record['seed']}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
-        )  # fmt: skip
-        shown.add(role)
-    fig.update_xaxes(title_text="step")
+    curves = [(record, record["losses"]["step"], record["losses"][term]) for record in runs]
+    fig = figure(title or f"{escape(term)} ends at {ends_by_role(curves, '.2f')}")
+    add_runs(fig, curves, "%{y:.3f}")
     fig.update_yaxes(title_text=UNITS.get(term.split(".")[0], "nats"), rangemode="tozero")
     return fig
 
@@ -50,19 +43,34 @@ def terms(records: list[dict]) -> list[str]:
     return [*dict.fromkeys(term for record in records for term in record["losses"] if term != "step")]
 
 
-def _loss_finding(runs: list[dict], term: str) -> str:
-    """Final loss by role: mean of the last tenth of the points over seeds, as a range if there are several names."""
-    ends = {role: {} for role in ROLES}  # role -> name -> losses
-    for record in runs:
-        values = [v for v in record["losses"][term] if v is not None]
+def add_runs(fig: go.Figure, curves: list[Curve], hover: str, mode: str = "lines") -> None:
+    """Adds a line per run over the steps of training, in the color of its role. hover: template of a value."""
+    shown, lines = set(), Counter(record["role"] for record, _, _ in curves)
+    for record, steps, values in sorted(curves, key=lambda curve: -lines[curve[0]["role"]]):  # the rarest role on top
+        role, name = record["role"], escape(record["name"])
+        fig.add_scatter(
+            x=steps, y=values, mode=mode, line=dict(color=COLORS[role], width=1.5),
+            opacity=0.9 if lines[role] <= MAX_OPAQUE else 0.4,
+            name=role, legendgroup=role, legendrank=ROLES.index(role), showlegend=role not in shown,
+            hovertemplate=f"{name}, seed {record['seed']}<br>step %{{x}}: {hover}<extra></extra>",
+        )  # fmt: skip
+        shown.add(role)
+    fig.update_xaxes(title_text="step")
+
+
+def ends_by_role(curves: list[Curve], digits: str, unit: str = "") -> str:
+    """Final value by role: mean of the last tenth of the points over seeds, as a range if there are several names."""
+    ends = {role: {} for role in ROLES}  # role -> name -> values
+    for record, _, values in curves:
+        values = [v for v in values if v is not None]
         last = values[-max(1, len(values) // 10) :]
         ends[record["role"]].setdefault(record["name"], []).extend(last)
     finals = []
-    for role, losses in ends.items():
-        means = sorted({f"{np.mean(values):.2f}" for values in losses.values() if values}, key=float)
+    for role, of_name in ends.items():
+        means = sorted({format(np.mean(values), digits) for values in of_name.values() if values}, key=float)
         if means:
-            finals.append(f"{' to '.join([means[0], means[-1]][: len(means)])} {role}")
-    return f"{escape(term)} ends at {', '.join(finals)}"
+            finals.append(f"{' to '.join([means[0], means[-1]][: len(means)])}{unit} {role}")
+    return ", ".join(finals)
 
 
 def term_curves(losses: dict[str, list[float]], steps: int | None = None, title: str | None = None) -> go.Figure:

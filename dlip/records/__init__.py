@@ -20,6 +20,9 @@
   of equal length.
 - notes: name of a metric -> why it is null; "data" -> number of skipped faulty items; "steps" -> number of skipped
   training steps.
+- evaluations (of runs evaluated during training): "data", "split" and number of "images"; "scores": "step" and each
+  score, by its column of `load`, as lists of equal length, at most 100 points; "teacher": the teacher's scores on the
+  same images, empty without one. Captions are scored without Java.
 - bounds (of `dlip evaluate --bounds` only): "floor" and "ceiling", what a blind guesser and the ground truth score on
   the test set, each with "retrieval", "captioning" and "vqa" as in metrics (`dlip.evaluation.bounds`).
 - outcomes: the items that the scores are computed from, each a column of float16, compressed, in base64 (`outcomes`
@@ -57,10 +60,10 @@ Then numbers, NaN if the record lacks them:
   the map's weight on patches is on the object, in %. Both are measured while a caption is read by the fusion encoder.
   pointing_other, mass_other: the same for the scene's other objects. divergence: Jensen-Shannon divergence, in bits,
   from the teacher's maps, over all words and with [CLS] as a patch. <figure>_decoder: while a caption is generated.
-- params_m: millions of stored parameters. flops_g: GFLOPs of one image and one text. latency_ms, latency_p95_ms: median
-  and 95th percentile. latency_share: median in % of the teacher's, timed in alternation with it; 100 for a teacher.
-  params_m_paper, macs_g_paper: as the paper counts. Without a teacher, divergence and latency_share compare with the
-  model whose tokenizer is used.
+- params_m: millions of stored parameters. weights_mb: their megabytes in the model's precision. flops_g: GFLOPs of one
+  image and one text. latency_ms, latency_p95_ms: median and 95th percentile. latency_share: median in % of the
+  teacher's, timed in alternation with it; 100 for a teacher. params_m_paper, macs_g_paper: as the paper counts. Without
+  a teacher, divergence and latency_share compare with the model whose tokenizer is used.
 - w.<term>: weight of a loss term; 0 if the run did not use it.
 """
 
@@ -68,11 +71,11 @@ from dlip.records.compare import composite, floors, latest_runs, retention, summ
 from dlip.records.migration import upgrade
 from dlip.records.outcomes import image_sums, outcomes, score_of_sums
 from dlip.records.reading import contains, count_test_images, failures, frame, load, read, record_of_run
-from dlip.records.schema import FIGURES, HEADLINE_SCORES, config_hash
+from dlip.records.schema import FIGURES, HEADLINE_SCORES, TABLE_SCORES, config_hash
 from dlip.records.write import append, failed_run, new_record
 
 __all__ = [
-    "FIGURES", "HEADLINE_SCORES", "append", "composite", "config_hash", "contains", "count_test_images", "failed_run",
-    "failures", "floors", "frame", "image_sums", "latest_runs", "load", "new_record", "outcomes", "read",
-    "record_of_run", "retention", "score_of_sums", "summary", "upgrade",
+    "FIGURES", "HEADLINE_SCORES", "TABLE_SCORES", "append", "composite", "config_hash", "contains",
+    "count_test_images", "failed_run", "failures", "floors", "frame", "image_sums", "latest_runs", "load", "new_record",
+    "outcomes", "read", "record_of_run", "retention", "score_of_sums", "summary", "upgrade",
 ]  # fmt: skip

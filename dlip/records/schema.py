@@ -22,6 +22,7 @@ SCORES = {
 """Column -> path in a record, of figures of which more is better."""
 COSTS = {
     "params_m": ("efficiency", "params_m"),
+    "weights_mb": ("efficiency", "weights_mb"),
     "flops_g": ("efficiency", "flops_g"),
     "latency_ms": ("efficiency", "latency", "p50_ms"),
     "latency_p95_ms": ("efficiency", "latency", "p95_ms"),
@@ -36,8 +37,10 @@ OTHER_FIGURES = {
 }
 """Column -> path in a record, of figures that are neither a score nor a cost."""
 FIGURES = [*SCORES, *COSTS, *OTHER_FIGURES]
-HEADLINE_SCORES = {"tr1": "TR@1", "ir1": "IR@1", "cider": "CIDEr", "vqa": "VQA"}
-"""Column of each headline score -> its printed name."""
+HEADLINE_SCORES = {"ir1": "IR@1", "facts_f1": "facts F1", "vqa_mean": "VQA"}
+"""Column of each headline score -> its printed name. One per task, and none that a good model saturates."""
+TABLE_SCORES = HEADLINE_SCORES | {"tr1": "TR@1", "cider": "CIDEr"}
+"""Columns of scores in tables -> their printed names: the headline scores, then others that papers print."""
 
 REQUIRED_KEYS = {
     **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),
@@ -106,7 +109,9 @@ def is_record(line: dict) -> bool:
         line["role"] in ROLES
         and type(threads) is int
         and 0 < threads <= MAX_THREADS
-        and all(isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases", "bounds"))
+        and all(
+            isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases", "bounds", "evaluations")
+        )
         and isinstance(history, list)
         and all(isinstance(run, dict) and _has_origin(run) for run in history)
         and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values)

@@ -19,8 +19,8 @@ from dlip.common.machine import code_version, machine_info, package_versions
 from dlip.records.outcomes import packed
 from dlip.records.schema import ROLES, SCHEMA, config_hash
 
-LOSS_POINTS = 100
-"""Maximum number of points of a loss curve in a record."""
+CURVE_POINTS = 100
+"""Maximum number of points of a curve in a record."""
 SAMPLES = 12
 """Maximum number of samples in a record."""
 
@@ -39,12 +39,14 @@ def new_record(
     device: str = "cpu",
     samples: Iterable[dict] = (),
     items: dict[str, list[dict]] | None = None,
+    evaluations: dict | None = None,
 ) -> dict:
     """The record of a finished run.
 
     metrics: the result of `dlip.evaluate` with "efficiency" added; data, split, notes and bounds are taken from it too.
     losses: "step" and one list per term, thinned here. items: the "items" of `dlip.evaluate`, for "outcomes".
-    Raises ValueError if the role is not in `ROLES` or the lists of losses differ in length.
+    evaluations: of `dlip.records.evaluations`, thinned here too. Raises ValueError if the role is not in `ROLES` or the
+    lists of losses differ in length.
     """
     import torch  # imported here because reading records needs no torch
 
@@ -83,6 +85,8 @@ def new_record(
         "notes": _plain(metrics.get("notes") or {}),
         "outcomes": packed(items or {}),
     }
+    if evaluations:
+        record["evaluations"] = _plain(evaluations | {"scores": thin(evaluations["scores"])})
     return record | ({"bounds": _plain(metrics["bounds"])} if "bounds" in metrics else {})
 
 
@@ -92,8 +96,8 @@ def failed_run(name: str, role: str, seed: int, ablation: dict, reason: str) -> 
     return about | {"name": name, "role": role, "seed": seed, "ablation": ablation}
 
 
-def thin(losses: dict[str, list[float]], points: int = LOSS_POINTS) -> dict[str, list[float]]:
-    """Loss curves reduced to at most `points` evenly spaced steps, the first and the last included."""
+def thin(losses: dict[str, list[float]], points: int = CURVE_POINTS) -> dict[str, list[float]]:
+    """Curves reduced to at most `points` evenly spaced steps, the first and the last included."""
     lengths = {len(values) for values in losses.values()}
     if len(lengths) > 1:
         raise ValueError(f'the losses have lists of {sorted(lengths)} points; all must be as long as "step"')

@@ -17,15 +17,15 @@ from dlip.records.compare import (
     summary,
     undistilled_twin,
 )
-from dlip.records.schema import HEADLINE_SCORES
+from dlip.records.schema import HEADLINE_SCORES, TABLE_SCORES
 
 COSTS = {"params_m": "params", "flops_g": "FLOPs", "latency_ms": "latency"}
 """Costs of the table -> their heads."""
-COLUMNS = {**COSTS, **HEADLINE_SCORES, "kept": "kept"}
-"""Columns of the table -> their heads."""
 UNITS = {"params_m": "M", "flops_g": "G", "latency_ms": " ms"}
-WIDTHS = {"params_m": 7, "flops_g": 8, "latency_ms": 10, "tr1": 11, "ir1": 11, "cider": 11, "vqa": 11, "kept": 7}
-"""Characters of each column in a terminal of 100."""
+WIDTHS = {"params_m": 7, "flops_g": 8, "latency_ms": 10, **dict.fromkeys(TABLE_SCORES, 11), "cider": 12, "kept": 7}
+"""Characters of each column in a terminal."""
+WIDTH, NAME_WIDTH = 110, 24
+"""Characters of the table at most, and of its names."""
 
 
 def comparison(records: list[dict]) -> pd.DataFrame:
@@ -41,11 +41,16 @@ def comparison(records: list[dict]) -> pd.DataFrame:
             "keep those of one of them"
         )
     rows = summary(df)
-    kept = summary(retention(df))[["name", "role", *COSTS, *HEADLINE_SCORES]]
+    kept = summary(retention(df))[["name", "role", *COSTS, *TABLE_SCORES]]
     rows = rows.merge(kept, on=["name", "role"], suffixes=("", "_kept"))
     kept_scores = rows[[f"{score}_kept" for score in HEADLINE_SCORES]]
     rows["kept"] = kept_scores.min(axis=1).where(rows["role"] != "teacher")
     return rows
+
+
+def columns(rows: pd.DataFrame) -> dict[str, str]:
+    """Columns of the table -> their heads: the costs, the scores that any row of `comparison` has, and "kept"."""
+    return {**COSTS, **{c: head for c, head in TABLE_SCORES.items() if rows[c].notna().any()}, "kept": "kept"}
 
 
 def finding(records: list[dict]) -> list[str]:
@@ -110,15 +115,18 @@ def share(row: pd.Series, column: str) -> str:
     value = row.get(f"{column}_kept", math.nan)
     if row["role"] == "teacher" or math.isnan(value):
         return ""
-    return f"{value:.1f}%" if column in HEADLINE_SCORES else f"{value:.0f}%"
+    return f"{value:.1f}%" if column in TABLE_SCORES else f"{value:.0f}%"
 
 
 def conditions(records: list[dict]) -> str:
     """How to read the figures of the table."""
     df = comparable_latencies(latest_runs(frame(records)))
     timed = df.dropna(subset=["latency_ms"])
-    text = "kept: minimum of TR@1, IR@1, CIDEr and VQA in % of the teacher's; ±: standard deviation over seeds; "
-    text += "FLOPs: of one image and one text"
+    scores = [name for score, name in HEADLINE_SCORES.items() if df[score].notna().any()]
+    text = f"kept: minimum of {_listing(scores)} in % of the teacher's; " if scores else ""
+    text += "VQA: mean over types of question; " if HEADLINE_SCORES["vqa_mean"] in scores else ""
+    text += f"retrieval: among {images:,} images; " if (images := df["test_images"].max()) else ""
+    text += "±: standard deviation over seeds; FLOPs: of one image and one text"
     for setup in timed["latency_setup"].head(1):
         text += f"; latency: median of {setup}"
         if "teacher" in set(timed["role"]):
@@ -128,20 +136,25 @@ def conditions(records: list[dict]) -> str:
 
 
 def table(records: list[dict]) -> str:
-    """The comparison for a terminal of 100 columns, below each student its shares of the teacher's figures.
+    """The comparison for a terminal of 110 columns, below each student its shares of the teacher's figures.
 
     Raises UserError as `comparison`.
     """
-    width = 100 - sum(WIDTHS.values())
+    rows = comparison(records)
+    shown = columns(rows)
+    widths = [WIDTHS[column] for column in shown]
+    name_width = min(NAME_WIDTH, WIDTH - sum(widths))
+    rule = "─" * (name_width + sum(widths))
 
     def line(name: str, cells) -> str:
-        columns = "".join(f"{text:>{w}}" for text, w in zip(cells, WIDTHS.values(), strict=True))
-        return (f"{name:<{width}}" + columns).rstrip()
+        return (
+            f"{name:<{name_width}}" + "".join(f"{text:>{w}}" for text, w in zip(cells, widths, strict=True))
+        ).rstrip()
 
-    lines = [line("", COLUMNS.values()), "─" * 100]
-    for _, row in comparison(records).iterrows():
-        name = row["name"] if len(row["name"]) < width else row["name"][: width - 2] + "…"
-        lines.append(line(name, (cell(row, column) for column in COLUMNS)))
-        if any(shares := [share(row, column) for column in COLUMNS]):
+    lines = [line("", shown.values()), rule]
+    for _, row in rows.iterrows():
+        name = row["name"] if len(row["name"]) < name_width else row["name"][: name_width - 2] + "…"
+        lines.append(line(name, (cell(row, column) for column in shown)))
+        if any(shares := [share(row, column) for column in shown]):
             lines.append(line("  of the teacher's", shares))
-    return "\n".join([*lines, "─" * 100, *textwrap.wrap(conditions(records), 100)])
+    return "\n".join([*lines, rule, *textwrap.wrap(conditions(records), len(rule))])

@@ -18,9 +18,9 @@ from dlip.data.answers import normalize
 from dlip.plots.html import environment
 from dlip.records import frame
 from dlip.records.compare import comparable_latencies, latest_runs
-from dlip.records.schema import HEADLINE_SCORES
+from dlip.records.schema import HEADLINE_SCORES, TABLE_SCORES
 from dlip.records.write import SAMPLES
-from dlip.reports.comparison import COLUMNS, COSTS, cell, comparison, conditions, finding, share
+from dlip.reports.comparison import COSTS, cell, columns, comparison, conditions, finding, share
 
 
 def report(records: list[dict], images: dict[int, Image.Image | np.ndarray | str | Path], path: str | Path) -> None:
@@ -32,22 +32,24 @@ def report(records: list[dict], images: dict[int, Image.Image | np.ndarray | str
     """
     rows, df, path = comparison(records), comparable_latencies(latest_runs(frame(records))), Path(path)
     axes = [
-        (cost, score) for cost in COSTS for score in HEADLINE_SCORES
+        (cost, score) for cost in COSTS for score in TABLE_SCORES
         if rows[[cost, score]].notna().all(axis=1).sum() > 1
     ]  # fmt: skip
     terms = [term for term in plots.terms(records) if term != "total"]
+    learnt = [score for score in plots.learnt_scores(records) if score in HEADLINE_SCORES]
     figures = {f"{cost}/{score}": plots.accuracy_cost(df, cost, score) for cost, score in axes}
     for fig in figures.values():
         fig.update_traces(customdata=None)  # only the app needs the names, for clicks
+    figures |= {f"learning/{score}": plots.learning_curves(records, score) for score in learnt}
     figures |= {term: plots.loss_curves(records, term) for term in terms}
-    headline, *sentences = finding(records)
+    (headline, *sentences), heads = finding(records), columns(rows)
     page = environment(Path(__file__).parent).get_template("report.html").render(
         title=f"{records[0]['data']} {records[0]['split']}", headline=headline, finding=" ".join(sentences),
-        columns=COLUMNS, rows=[_row(row) for _, row in rows.iterrows()], conditions=conditions(records),
+        columns=heads, rows=[_row(row, heads) for _, row in rows.iterrows()], conditions=conditions(records),
         notes={name: note for record in records for name, note in record["notes"].items()},
         costs={cost: plots.LABELS[cost][0] for cost, _ in axes}, scores=[*dict.fromkeys(score for _, score in axes)],
-        examples=_examples(records, rows, images), records=records,
-        versions="; ".join(dict.fromkeys(map(_versions, records))),
+        learnt=learnt, learning_images=_learning_images(records), examples=_examples(records, rows, images),
+        records=records, versions="; ".join(dict.fromkeys(map(_versions, records))),
         task_terms=[term for term in terms if "." not in term],
         distillation_terms=[term for term in terms if "." in term],
         configurations={r["config_hash"]: (r["name"], json.dumps(r["config"], indent=1)) for r in records},
@@ -67,9 +69,16 @@ def _payload(fig) -> dict:
     return {"title": title, **json.loads(fig.to_json())}
 
 
-def _row(row: pd.Series) -> dict:
+def _learning_images(records: list[dict]) -> str:
+    """The images of evaluations during training: `100 images of scenes val`."""
+    found = (record.get("evaluations") for record in records)
+    sets = [f"{plural(one['images'], 'image')} of {one['data']} {one['split']}" for one in found if one]
+    return "; ".join(dict.fromkeys(sets))
+
+
+def _row(row: pd.Series, heads: dict[str, str]) -> dict:
     about = f"{plural(row['train_images'], 'image')}, {plural(row['runs'], 'seed')}"
-    cells = [(head, cell(row, column), share(row, column)) for column, head in COLUMNS.items()]
+    cells = [(head, cell(row, column), share(row, column)) for column, head in heads.items()]
     return {"name": row["name"], "role": row["role"], "about": about, "cells": cells}
 
 

@@ -10,13 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlip.checkpoints.load import mark_own_tokens
 from dlip.common import distributed
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.batch import Batch
+from dlip.models.composite import HasAbilities, check
 from dlip.models.config import ModelConfig
-from dlip.models.features import SOURCES, Features, Want
+from dlip.models.features import Features, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
-from dlip.models.med import Med
-from dlip.training.terms import distills
+from dlip.training.config import TrainConfig
+from dlip.training.terms import BY_TOKEN, distills
+from dlip.vlm import VLM
 
 MAPS = {
     "at.self": ("fusion", "self"),
@@ -32,7 +36,7 @@ LAST_LAYERS = ((-1, -1),)
 class Teacher(nn.Module):
     """A frozen model: always in eval mode, without gradients."""
 
-    def __init__(self, med: Med):
+    def __init__(self, med: HasAbilities):
         super().__init__()
         self.med = med.requires_grad_(False).eval()
 
@@ -110,6 +114,20 @@ def projection(inputs: int, outputs: int) -> nn.Linear:
     return linear
 
 
+def _model_for(teacher: HasAbilities | ModelConfig, source: str) -> HasAbilities | ModelConfig:
+    """The model of a teacher that gives the states of a source; a configuration stands for itself."""
+    return teacher.model_for_states(source) if isinstance(teacher, HasAbilities) else teacher
+
+
+def _owner(teacher: HasAbilities, term: str) -> HasAbilities:
+    """The model of a teacher that a term compares with; the first one if it has none."""
+    kind, name = term.split(".")
+    try:
+        return teacher.model_for(name) if kind == "kd" else teacher.model_for_states(MAPS.get(term, (name,))[0])
+    except MissingAbility:
+        return teacher.members[0]
+
+
 class Distiller(nn.Module):
     """The hr.*, at.* and kd.* terms between a student and its teacher, with the projections that hr.* needs.
 
@@ -118,13 +136,14 @@ class Distiller(nn.Module):
     wide as the teacher; False compares with the teacher's own states, a target that cannot collapse. center_states:
     hr.* compares `centered` states.
 
-    Raises UserError where `layers` names a layer that a model does not have.
+    teacher: the model, or its configuration where it has the student's vocabulary. Raises UserError where `layers`
+    names a layer that a model does not have, and MissingAbility where a teacher has no weights for a source.
     """
 
     def __init__(
         self,
         student: ModelConfig,
-        teacher: ModelConfig,
+        teacher: HasAbilities | ModelConfig,
         weights: dict[str, float],
         layers: dict | None = None,
         learn_teacher_projection: bool = True,
@@ -134,17 +153,46 @@ class Distiller(nn.Module):
         self.terms = distills(weights)
         self.layers, self.grid, self.center_states = layers or {}, student.grid, center_states
         self.student_projections, self.teacher_projections = nn.ModuleDict(), nn.ModuleDict()
+        teachers = {source: _model_for(teacher, source) for source, _ in self.want("teacher").layers}
+        self.pooled_text = "text" in teachers and getattr(teachers["text"], "own_tokens", False)
+        configs = {source: getattr(model, "config", model) for source, model in teachers.items()}
         for source in (term.removeprefix("hr.") for term in self.terms if term.startswith("hr.")):
             width = "image_width" if source == "image" else "text_width"
-            student_width, teacher_width = getattr(student, width), getattr(teacher, width)
+            student_width, teacher_width = getattr(student, width), getattr(configs[source], width)
             for i, _ in enumerate(self.layer_pairs(source)):
                 self.student_projections[f"{source}_{i}"] = projection(student_width, teacher_width)
                 self.teacher_projections[f"{source}_{i}"] = (
                     projection(teacher_width, teacher_width) if learn_teacher_projection else nn.Identity()
                 )
-        for side, config in (("student", student), ("teacher", teacher)):
-            for source in SOURCES:
-                self.want(side).layers_of(source, config)  # raises for a missing layer
+        for source, config in configs.items():  # raises for a missing layer
+            self.want("student").layers_of(source, student)
+            self.want("teacher").layers_of(source, config)
+
+    @classmethod
+    def between(cls, student: VLM, teacher: VLM, config: TrainConfig) -> "Distiller":
+        """The terms of a configuration, with a teacher that tokenizes for itself where vocabularies differ.
+
+        Raises UserError where a term compares tokens of different vocabularies, or captions after different prompts,
+        and MissingAbility where the teacher has no weights for a term.
+        """
+        for model in teacher.med.members:
+            model.tokenizer = teacher.tokenizer_of(model)
+        mark_own_tokens(teacher.med.members, student.tokenizer)
+        terms = distills(config.weights)
+        if refused := [term for term in terms if term in BY_TOKEN and _owner(teacher.med, term).own_tokens]:
+            raise UserError(
+                f"teacher and student have different vocabularies, but {', '.join(refused)} compare token by token; "
+                "set their weights to 0, or give the student the tokenizer of its teacher, if that is a BLIP"
+            )
+        distiller = cls(
+            student.med.config, teacher.med, config.weights, config.layers, config.learn_teacher_projection,
+            config.center_states,
+        )  # fmt: skip
+        check(teacher.med, distiller.want("teacher"))
+        if any("decoder" in term or term == "kd.lm" for term in terms):
+            if teacher.med.model_for("lm").config.prompt_ids != student.med.config.prompt_ids:
+                raise UserError("teacher and student have different prompts; give the student the teacher's prompt_ids")
+        return distiller
 
     def layer_pairs(self, source: str) -> tuple[tuple[int, int], ...]:
         return self.layers.get(source, LAST_LAYERS)
@@ -178,13 +226,16 @@ class Distiller(nn.Module):
     def state_loss(self, source: str, student: Features, teacher: Features) -> Tensor:
         """`cosine_loss` of a source's states [B, T, D], mean over its layer pairs.
 
-        The teacher's patch tokens are resized to the student's grid.
+        The teacher's patch tokens are resized to the student's grid. Of texts in another vocabulary the first states
+        are compared, [B, 1, D]: [CLS], or the pooled token of a dual encoder.
         """
         mask, losses = None if source == "image" else student.text_mask(source), []
         for i, (teacher_layer, student_layer) in enumerate(self.layer_pairs(source)):
             h_s, h_t = student.states(source, student_layer), teacher.states(source, teacher_layer)
             if source == "image":
                 h_t = to_grid(h_t, self.grid)
+            if source == "text" and self.pooled_text:
+                h_s, h_t, mask = h_s[:, :1], h_t[:, :1], mask[:, :1]
             if self.center_states:
                 h_s, h_t = centered(h_s, mask), centered(h_t, mask)
             w_s, w_t = self.student_projections[f"{source}_{i}"], self.teacher_projections[f"{source}_{i}"]

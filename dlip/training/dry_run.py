@@ -89,7 +89,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     "hours" for "this machine" and for cards, "utilization", "precision"}. Terms count from the step at which they join.
     A teacher is counted even if its outputs are cached. Hours are of one process.
     """
-    size = max(vlm.med.config.image_size for vlm in (student, teacher) if vlm)
+    size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
     micro = config.batch_size // config.accumulate
     sampler = ResumableBatchSampler(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))
@@ -97,7 +97,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     batch = collate([dataset[i] for _, i in next(iter(sampler))]).to(device)
     tags = dataset[0].tags
     with torch.random.fork_rng():
-        learner = Learner(student, teacher, config, 0 if tags is None else len(tags)).to(device).train()
+        learner = Learner(student, teacher, config, 0 if tags is None else tags.shape[-1]).to(device).train()
         frozen_teacher = Teacher(teacher.med.to(device)) if teacher else None
         set_layer_modes(student.med, config.gradient_checkpointing)
         starts = sorted({0, *(step for step in config.joins.values() if step < config.steps)})

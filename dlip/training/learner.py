@@ -1,14 +1,12 @@
 """The student with all that is trained beside it: a batch in, named losses out."""
 
-from dataclasses import replace
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlip.common import distributed
 from dlip.data.batch import Batch
 from dlip.models.features import ABILITIES, Want
+from dlip.models.token_ids import pad_to_longest
 from dlip.training import objectives
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
@@ -29,10 +27,7 @@ class Learner(nn.Module):
             self.momentum = objectives.MomentumITC(self.med, config.queue, config.momentum, config.alpha)
         self.distiller = None
         if teacher is not None:
-            self.distiller = Distiller(
-                student.med.config, teacher.med.config, config.weights, config.layers,
-                config.learn_teacher_projection, config.center_states,
-            )  # fmt: skip
+            self.distiller = Distiller.between(student, teacher, config)
         self.tag_head = nn.Linear(student.med.config.image_width, tags) if config.weights.get("tags") else None
 
     def want(self, terms: frozenset[str]) -> Want:
@@ -63,7 +58,7 @@ class Learner(nn.Module):
         if "vqa" in terms:
             losses["vqa"] = objectives.vqa(features, smoothing)
         if "tags" in terms:
-            losses["tags"] = objectives.tags(self.tag_head(features.states("image")[:, 0]), batch.tags)
+            losses["tags"] = objectives.tags(self.tag_head, features.states("image"), batch.tags)
         if self.distiller is not None and self.distiller.active(terms):
             teacher_features = teacher(batch, self.distiller.want("teacher", terms), features.pairs)
             losses |= self.distiller(features, teacher_features, terms)
@@ -80,10 +75,3 @@ class Learner(nn.Module):
         """Drops the skipped step's vectors, which must not enter the queue."""
         if self.momentum is not None:
             self.momentum.waiting.clear()
-
-
-def pad_to_longest(batch: Batch, pad_id: int) -> Batch:
-    """The batch with captions as long as the longest of all processes, so that they can be gathered."""
-    length = torch.tensor([batch.ids.shape[1]], device=batch.ids.device)
-    padding = (0, int(distributed.all_gather(length).max() - length))
-    return replace(batch, ids=F.pad(batch.ids, padding, value=pad_id), mask=F.pad(batch.mask, padding))

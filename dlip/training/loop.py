@@ -31,7 +31,6 @@ from dlip.common.text import plural
 from dlip.data import has_field
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
-from dlip.models.composite import check
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
@@ -57,6 +56,7 @@ def train(
     cache: str | Path = CACHE,
     cache_gb: float = CACHE_GB,
     on_finished: Callable[[Run], object] | None = None,
+    on_row: Callable[[dict], object] | None = None,
 ) -> Run:
     """Trains `student` on `dataset`, distilled from `teacher` if there is one; everything is kept in the run's folder.
 
@@ -66,7 +66,8 @@ def train(
 
     evaluate: called on the student every `config.eval_every` steps; its metrics go to the log. about: entries for
     run.json. cache, cache_gb: folder of teacher caches and their total size, used with `config.cache`. on_finished:
-    called with the finished run while its folder is still locked.
+    called with the finished run while its folder is still locked. on_row: called with each row of the log once it is
+    written.
 
     Raises UserError where configuration, data, teacher and folder do not fit together.
     """
@@ -86,7 +87,10 @@ def train(
     run, models = Run(folder), [model for model in (student, teacher) if model]
     with run.exclusive(), explain_killed_worker():
         open_cache = partial(TeacherCache, cache, max_gb=cache_gb)
-        _train(run, student, teacher, dataset, config, accelerator, evaluate, about or {}, progress, open_cache)
+        _train(
+            run, student, teacher, dataset, config, accelerator, evaluate, on_row, about or {}, progress,
+            open_cache,
+        )  # fmt: skip
         for model in models:
             set_layer_modes(model.med)
         student.med.eval()
@@ -97,12 +101,13 @@ def train(
 
 
 def _train(
-    run, student, teacher, dataset, config, accelerator: Accelerator, evaluate, about, progress, open_cache
-) -> None:
+    run, student, teacher, dataset, config, accelerator: Accelerator, evaluate, on_row, about, progress,
+    open_cache,
+) -> None:  # fmt: skip
     """`train` inside the locked folder."""
     main, device = accelerator.is_main_process, accelerator.device
     tags = dataset[0].tags
-    learner = Learner(student, teacher, config, 0 if tags is None else len(tags)).to(device)
+    learner = Learner(student, teacher, config, 0 if tags is None else tags.shape[-1]).to(device)
     start = distributed.run_on_main(
         lambda: run.start(student, config, about | {"inputs": run_inputs(student, teacher, dataset)})
     )
@@ -117,7 +122,7 @@ def _train(
         start * config.accumulate, accelerator.process_index, accelerator.num_processes,
         getattr(dataset, "order", None),
     )  # fmt: skip
-    image_size = max(model.med.config.image_size for model in (student, teacher) if model)
+    image_size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(
         student.tokenizer, image_size, True, student.med.config.max_text, config.seed, config.augment, config.flip,
         config.questions,
@@ -134,20 +139,27 @@ def _train(
         run.restore(learner, optimizer_step.optimizer, start, accelerator.scaler)
 
     step, meter = start, Meter()
+
+    def log(row: dict) -> None:
+        run.log(row)
+        if on_row:
+            with meter.paused():
+                on_row(row)
+
     with tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05) as bar:
         while micro_batches := list(islice(stream, config.accumulate)):
             meter.add(optimizer_step(micro_batches, frozen_teacher, step))
             step += 1
             bar.update()
             if main and optimizer_step.nonfinite:
-                run.log({"step": step, "skipped": optimizer_step.nonfinite})
+                log({"step": step, "skipped": optimizer_step.nonfinite})
             saves = step % config.save_every == 0 or step == config.steps
             terms_change = config.active(step) != config.active(step - 1)
             # a row ends at every checkpoint, so that a resumed run repeats none
             if main and meter.steps and (step % config.log_every == 0 or saves or terms_change):
                 losses, seconds = meter.read()
                 images_per_s = round(config.batch_size / seconds, 1)
-                run.log({
+                log({
                     "step": step, "epoch": round(step / steps_per_epoch, 3),
                     "lr": optimizer_step.optimizer.param_groups[0]["lr"],
                     "norm": round(optimizer_step.norm, 4) if math.isfinite(optimizer_step.norm) else None,
@@ -157,9 +169,9 @@ def _train(
             if evaluate and config.eval_every and step % config.eval_every == 0:
                 with meter.paused():
                     metrics = distributed.run_on_main(partial(evaluate, student))
-                    if main:
-                        run.log({"step": step, "eval": metrics})
                     learner.train()
+                if main:
+                    log({"step": step, "eval": metrics})
             if saves:
                 check_finite(learner, step)
                 run.save(learner, optimizer_step.optimizer, step, accelerator.scaler)
@@ -206,12 +218,7 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
     if teacher is not None:
         if not terms:
             raise UserError("a teacher is given but no term of hr.*, at.* or kd.* has a weight; set one or drop it")
-        if teacher.tokenizer.fast.get_vocab() != student.tokenizer.fast.get_vocab():
-            raise UserError("teacher and student have different vocabularies; give the student the teacher's tokenizer")
-        if teacher.med.config.prompt_ids != student.med.config.prompt_ids:
-            raise UserError("teacher and student have different prompts; give the student the teacher's prompt_ids")
-        distiller = Distiller(student.med.config, teacher.med.config, config.weights, config.layers)
-        check(teacher.med, distiller.want("teacher"))
+        Distiller.between(student, teacher, config)
     check_data(dataset, config)
 
 

@@ -6,6 +6,7 @@ soft labels are from ALBEF (arXiv 2107.07651), sections 3.2 and 3.3.
 """
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -74,12 +75,18 @@ def vqa(features: Features, smoothing: float = 0.1) -> Tensor:
     return cross_entropy(features.logits["vqa"], features.labels["vqa"], smoothing)
 
 
-def tags(logits: Tensor, targets: Tensor) -> Tensor:
-    """Tag loss: binary cross-entropy of which of K tags an image has, mean over logits and targets [B, K].
+def tags(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    """Tag loss: binary cross-entropy of which of K tags each cell of an image has, mean over targets [B, C, K].
 
-    Beyond the paper, in place of the ImageNet weights from which its image encoders are initialized.
+    states: of the image encoder [B, P+1, D]; patches are averaged over cells where the grids differ, and `head` maps
+    them to K logits. Beyond the paper, in place of the ImageNet weights from which its image encoders are initialized.
     """
-    return F.binary_cross_entropy_with_logits(logits.float(), targets)
+    patches, cells = states[:, 1:], targets.shape[1]
+    if patches.shape[1] != cells:
+        side = math.isqrt(patches.shape[1])
+        grid = patches.transpose(1, 2).unflatten(2, (side, side))  # [B, D, P rows, P columns]
+        patches = F.adaptive_avg_pool2d(grid, math.isqrt(cells)).flatten(2).transpose(1, 2)
+    return F.binary_cross_entropy_with_logits(head(patches).float(), targets)
 
 
 class MomentumITC(nn.Module):

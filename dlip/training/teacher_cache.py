@@ -85,6 +85,8 @@ class TeacherCache(nn.Module):
             raise UserError(f"the caches' limit is {max_gb} GB; use a finite number above 0")
         if isinstance(teacher.med, Composite):
             raise UserError("outputs of a teacher of several checkpoints cannot be cached; train without the cache")
+        if teacher.med.own_tokens:
+            raise UserError("outputs of a teacher of another vocabulary cannot be cached; train without the cache")
         self.teacher = teacher
         self.want = cached_outputs(layers or {}, teacher.med.config.fusion_layers)
         self.folder = Path(root) / self._key(dataset, collate)

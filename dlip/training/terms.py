@@ -24,6 +24,8 @@ KD = {f"kd.{ability}": 1.0 for ability in VLP}
 The paper's L_HR is the mean over its four sources, which is `hr=0.25`.
 """
 GROUPS = {"vlp": VLP, "hr": HR, "at": AT, "kd": KD}
+BY_TOKEN = ("hr.fusion", "hr.decoder", *AT, "kd.lm", "kd.vqa")
+"""Terms that compare student and teacher token by token, so that both must tokenize texts alike."""
 NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "images"}
 """What a term needs of the data; captions where it is not named."""
 

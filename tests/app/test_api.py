@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
-QUESTION = "what color is the large circle?"
+QUESTION = "what color is the circle?"
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from dlip.data.transforms import MAX_PIXELS
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
-QUESTION = "what color is the large circle?"
+QUESTION = "what color is the circle?"
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_runs_on_other_data_are_another_group(records):
 def test_an_axis_without_figures_is_replaced(records):
     cost, score = event("update_axes")(OTHERS[1], "params_m", "pointing")
     assert (cost.value, score.value) == ("params_m", "tr1")
-    assert [column for _, column in score.choices] == ["tr1", "ir1", "cider", "vqa"]
+    assert [column for _, column in score.choices] == ["tr1", "ir1", "cider", "facts_f1", "vqa", "vqa_mean"]
     cost, score = event("update_axes")(OTHERS[1], "params_m", "vqa")
     assert (cost.value, score.value) == ("params_m", "vqa")
 

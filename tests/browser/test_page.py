@@ -28,8 +28,8 @@ NAMELESS = """[...document.querySelectorAll("button, input:not([type=file]), tex
 
 
 def card_texts(page, where: str) -> list[str]:
-    """What both models' cards say, without the "…" where one has none of the other's words."""
-    return [text.removeprefix("… ") for text in page.locator(f"#{where} .said").all_inner_texts()]
+    """What both models' cards say, without each "…" where one has none of the other's words."""
+    return [" ".join(text.replace("…", " ").split()) for text in page.locator(f"#{where} .said").all_inner_texts()]
 
 
 def test_the_page_follows_every_choice(open_page, screens):

@@ -37,7 +37,9 @@ ALL_TERMS = TrainConfig(
     weights={**VLP, "tags": 1.0, **HR, **AT, **KD}, momentum=0.9, queue=8, center_states=True, batch_size=8, questions=2
 )
 WITHOUT_QUEUE = replace(ALL_TERMS, momentum=0.0, queue=0)
-STEP_CONFIGS = {"all": ALL_TERMS, "without queue": WITHOUT_QUEUE}
+FOREIGN = replace(WITHOUT_QUEUE, weights={"itm": 1.0, "hr.image": 1.0, "hr.text": 1.0, "kd.itc": 1.0, "kd.itm": 1.0})
+"""Of a teacher of another vocabulary."""
+STEP_CONFIGS = {"all": ALL_TERMS, "without queue": WITHOUT_QUEUE, "another vocabulary": FOREIGN}
 RUN = TrainConfig(
     steps=4, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_every=2, accumulate=2,
     weights={**VLP, "tags": 1.0, **HR, "kd.itm": 1.0},
@@ -76,10 +78,13 @@ def mixed_items() -> list:
 def one_step(config: TrainConfig, rank: int = 0, world_size: int = 1) -> dict:
     """Losses, gradients and the queue's ids after one step on this process's part of `mixed_items`."""
     student, teacher = make_models()
+    if config is FOREIGN:
+        texts = [text[::-1] for i in range(8) for text in TRAIN[i].captions]
+        teacher = VLM(teacher.med, Tokenizer.train(texts, len(student.tokenizer)))
     torch.manual_seed(3)
     queue = torch.nn.functional.normalize(torch.randn(2, 8, 64), dim=-1)
     part = slice(8 // world_size * rank, 8 // world_size * (rank + 1))
-    learner = Learner(student, teacher, config, len(TRAIN[0].tags)).train()
+    learner = Learner(student, teacher, config, TRAIN[0].tags.shape[1]).train()
     torch.manual_seed(4)
     for name, parameter in learner.named_parameters():
         if name.startswith(("tag_head", "distiller")):

@@ -5,13 +5,24 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlip.cost.count import image_macs, params, summary, task_macs, task_params
+import dlip
+from dlip.cost.count import (
+    dual_encoder_macs,
+    image_macs,
+    needed_params,
+    params,
+    summary,
+    task_macs,
+    task_params,
+)
 from dlip.cost.latency import Workload
 from dlip.cost.sizes import PRINTED, models_table, models_text
 from dlip.models.composite import Composite
-from dlip.models.config import PRESETS, ModelConfig
+from dlip.models.config import PRESETS, ModelConfig, scenes_size
+from dlip.models.fast.precision import lower
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
+from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder
 
 TINY = ModelConfig(
     image_size=8, patch_size=4, image_width=6, image_heads=2, image_layers=1, image_mlp=5,
@@ -139,6 +150,11 @@ def test_summaries_of_configuration_and_model_are_equal():
     assert figures["flops_g"] * 1e9 == pytest.approx(sum(figures["flops_by_module"].values()))
 
 
+def test_megabytes_follow_the_precision():
+    assert summary(TINY)["weights_mb"] == pytest.approx(4 * summary(TINY)["params_m"])
+    assert summary(lower(Med(TINY), "bf16"))["weights_mb"] == pytest.approx(2 * summary(TINY)["params_m"])
+
+
 def test_parameters_of_single_task_checkpoints():
     ranks, writes = Med(TINY), Med(TINY)
     ranks.abilities, writes.abilities = frozenset({"itc", "itm"}), frozenset({"lm"})
@@ -147,3 +163,31 @@ def test_parameters_of_single_task_checkpoints():
     assert summary(writes)["params_m"] * 1e6 == pytest.approx(alone["captioning"])
     both = summary(Composite([ranks, writes]))["params_m"] * 1e6
     assert both == pytest.approx(alone["retrieval"] + alone["captioning"])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dual_encoders_against_torchs_counter(family, size, tmp_path):
+    """Every matrix product of an image and a text, as torch sees them executed; every parameter once."""
+    vlm = dlip.load(dual_folder(tmp_path, family, size))
+    med, c = vlm.med, vlm.med.config
+    images = torch.zeros(1, 3, c.image_size, c.image_size, dtype=torch.uint8)
+    ids, mask = vlm.texts(["a" * 9 if family == "clip" else "a"])
+    macs = dual_encoder_macs(med, text_tokens=ids.shape[1])
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for name, compute in {
+            "image": lambda: med.encode_image(med.normalize(images)),
+            "text": lambda: med.encode_text(ids, mask),
+        }.items():
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                compute()
+            head = 2 * c.text_width * c.embed_dim if (name, c.class_token) == ("text", False) else 0
+            assert counter.get_total_flops() == macs[name].flops + head  # SigLIP's text encoder ends with its head
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    figures = summary(med)
+    assert figures["params_m"] * 1e6 == pytest.approx(sum(p.numel() for p in med.parameters()))
+    assert figures["flops_g"] > 0 and needed_params(med) == figures["params_by_module"]
+    both = Composite([med, Med(scenes_size(16, 1, 1))])
+    assert sum(needed_params(both).values()) > sum(needed_params(med).values())

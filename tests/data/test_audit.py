@@ -57,7 +57,7 @@ def test_one_fault_of_each_kind(faulty, capsys):
         "repeated images": ["twin.png (train) is b.png (train)"],
         "images shared by splits": ["copy.png (val) is a.png (train)"],
     }
-    assert result["shared_captions"] == 1 and not result["ok"]
+    assert result["shared_captions"] == 1 and not result["ok"] and result["writers"] == {"human": 8}
     assert main(["data", "check", str(faulty)]) == 0
     out = capsys.readouterr().out
     assert "1 images shared by splits:\n  copy.png (val) is a.png (train)\n" in out

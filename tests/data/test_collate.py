@@ -41,7 +41,7 @@ def fields(batch) -> dict[str, torch.Tensor]:
 
 def same(a, b) -> bool:
     pairs = zip(fields(a).values(), fields(b).values(), strict=True)
-    return all(x is y if x is None or y is None else torch.equal(x, y) for x, y in pairs)
+    return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in pairs)
 
 
 def test_shapes_types_and_padding(tokenizer):
@@ -177,11 +177,24 @@ def test_draws_do_not_depend_on_the_batch(tokenizer):
     assert same(whole, collate(rows)) and same(whole, pickle.loads(pickle.dumps(collate))(rows))
     backwards = fields(collate(rows[::-1]))
     parts = [fields(collate([row])) for row in rows]
+    assert whole.captions == [part["captions"][0] for part in parts] == backwards["captions"][::-1]
     for name, tensor in fields(whole).items():
-        if name not in ("question_rows", "rows"):
+        if name not in ("question_rows", "rows", "captions"):
             assert torch.equal(tensor.flip(0), backwards[name]), name
             assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
     assert not same(whole, dataclasses.replace(collate, epoch=3)(rows))
+
+
+def test_captions_in_another_vocabulary(tokenizer):
+    """The batch carries the texts it has the ids of; another tokenizer makes of them what it makes of the items."""
+    other = Tokenizer.train(["a red cat", "one two three"], 60)
+    rows = [item(0, ["a red cat"]), item(1), item(2, ["Two"]), item(3, [" "])]
+    batch = Collate(tokenizer, 8)(rows)
+    assert batch.captions == ["a red cat", None, "Two", None]
+    again, expected = batch.tokenized_by(other, 30), Collate(other, 8)(rows)
+    assert torch.equal(again.mask, expected.mask) and again.captioned.tolist() == [True, False, True, False]
+    assert torch.equal(again.ids[again.mask], expected.ids[expected.mask])
+    assert again.tokenized_by(other, 3).ids.shape == (4, 3)
 
 
 def test_several_different_questions_per_image(tokenizer):
@@ -254,8 +267,8 @@ def test_shift_is_bounded_and_repeats_the_edges():
 def test_drawn_images_are_shifted_only_on_request(tiny, scenes):
     rows = [scenes[i] for i in range(8)]
     plain = np.stack([row.image for row in rows]).transpose(0, 3, 1, 2)
-    assert np.array_equal(Collate(tiny.tokenizer, 48, train=True)(rows).images, plain)
-    moved = Collate(tiny.tokenizer, 48, train=True, augment=True)(rows).images
+    assert np.array_equal(Collate(tiny.tokenizer, 64, train=True)(rows).images, plain)
+    moved = Collate(tiny.tokenizer, 64, train=True, augment=True)(rows).images
     assert moved.shape == plain.shape and not np.array_equal(moved, plain)
 
 

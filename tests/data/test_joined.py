@@ -59,6 +59,16 @@ def test_images_of_the_same_name_have_different_ids(make):
     assert len(set(numbers)) == 6 and [joined.encoded_item(i).image_id for i in range(6)] == numbers
 
 
+def test_writers_of_captions_are_kept(make, tmp_path):
+    human, written = make("human", 2), make("written", 1)
+    rows = [dict(filename="0.png", split="train", sentences=[{"raw": "a shade", "writer": "m"}])]
+    (written / "captions.json").write_text(json.dumps({"images": rows}))
+    joined = data.open(f"{human}+{written}", "train")
+    assert [item.writers for item in joined] == [{}, {}, {"a shade": "m"}]
+    assert joined.encoded_item(2).writers == {"a shade": "m"}
+    assert check(f"{human}+{written}")["writers"] == {"human": 2, "m": 1}
+
+
 def test_order_is_a_permutation_that_mixes_the_datasets(make):
     joined = JoinedDatasets([Scenes("val", size=300), Scenes("val", seed=1, size=100)])
     first, second = joined.order(0, 0), joined.order(0, 1)

@@ -75,7 +75,7 @@ def test_maps_equal_those_of_the_losses(tiny, scenes):
     caption = item.captions[0]
     words = caption.split()
     maps = word_maps(tiny, item.image, caption)
-    assert maps.words == words and maps.layers == (1,) and maps.maps.shape == (1, 4, len(words), 37)
+    assert maps.words == words and maps.layers == (1,) and maps.maps.shape == (1, 4, len(words), 65)
     expected = features(tiny, item.image, caption).maps("fusion", "cross")[0]  # [H, T, 1+P]
     where = len(words) - 1
     full = pieces(tiny, [caption])[0, where] > 0
@@ -123,7 +123,7 @@ def test_decoder_map_is_that_of_the_predicting_step(tiny, scenes, prompt):
 
 def test_maps_are_distributions_and_invalid_choices_are_refused(tiny, scenes):
     maps = word_maps(tiny, scenes[0].image, "a red star")
-    assert maps.patches(1).shape == (6, 6) and maps.patches(1).sum() == pytest.approx(1.0)
+    assert maps.patches(1).shape == (8, 8) and maps.patches(1).sum() == pytest.approx(1.0)
     assert maps.map(1).sum() == pytest.approx(1.0)
     over = maps.map(1)
     torch.testing.assert_close(maps.patches(1).flatten(), over[1:] / over[1:].sum())
@@ -144,7 +144,7 @@ def test_maps_are_distributions_and_invalid_choices_are_refused(tiny, scenes):
 def test_image_maps_equal_those_of_the_encoder(tiny, scenes):
     image = scenes[0].image
     maps = image_maps(tiny, image)
-    assert maps.maps.shape == (2, 4, 37, 37)
+    assert maps.maps.shape == (2, 4, 65, 65)
     batch = Batch(tiny.pixels([image]), torch.zeros(1))
     with torch.no_grad():
         expected = tiny.med.eval()(batch, Want(layers={("image", "self"): (0, -1)}))
@@ -210,7 +210,7 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
     place = 14
 
     def stare(med, states, ids, mask, source, layers):
-        maps = torch.zeros(len(ids), 4, ids.shape[1], 37)
+        maps = torch.zeros(len(ids), 4, ids.shape[1], 65)
         maps[..., 0], maps[..., 1 + place] = 0.5, 0.5  # [CLS] is left out
         return [maps]
 
@@ -218,7 +218,7 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
     hits, under, others, areas, touched = [], [], [], [], []
     for i in range(5):
         scene = scenes.scene(i)
-        shares = masks(scene).reshape(-1, 6, 8, 6, 8).mean((2, 4)).reshape(len(scene.objects), 36)
+        shares = masks(scene).reshape(-1, 8, 8, 8, 8).mean((2, 4)).reshape(len(scene.objects), 64)
         for caption in scenes[i].captions:
             for o in named(caption, scene).values():
                 hits.append(shares[o, place] > 0)
@@ -238,7 +238,7 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
 
 
 def test_uniform_maps_score_chance(tiny, scenes, monkeypatch):
-    even = lambda med, states, ids, mask, source, layers: [torch.full((len(ids), 4, ids.shape[1], 37), 1 / 37)]  # noqa: E731
+    even = lambda med, states, ids, mask, source, layers: [torch.full((len(ids), 4, ids.shape[1], 65), 1 / 65)]  # noqa: E731
     monkeypatch.setattr(attention_maps, "cross", even)
     result = measure(tiny, scenes)
     assert result["fusion"]["mass"] == pytest.approx(result["chance"]["mass"])
@@ -264,7 +264,7 @@ def test_uneven_numbers_of_captions(tiny, scenes):
     alone = []
     for i in range(4):
         scene, item = scenes.scene(i), Uneven()[i]
-        covered = cover(torch.from_numpy(masks(scene)), 6)
+        covered = cover(torch.from_numpy(masks(scene)), 8)
         for caption in item.captions:
             maps = word_maps(tiny, item.image, caption)
             alone += [mass(maps.patches(word), covered[o]).item() for word, o in named(caption, scene).items()]

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_missing_words_are_refused(student, item):
 # --- the methods ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", [None, 4])
+@pytest.mark.parametrize("word", [None, 2])
 def test_integrated_gradients_add_up_to_the_score(student, item, word):
     """Completeness: their sum is what the picture scores above a plain one."""
     score = Score(student, item.captions[0], word)
@@ -73,7 +74,7 @@ def test_integrated_gradients_add_up_to_the_score(student, item, word):
     with torch.no_grad():
         risen = (score(pixels) - score(torch.zeros_like(pixels))).item()
     result = integrated_gradients(score, item.image, steps=1000)
-    assert result.shape == (48, 48) and abs(risen) > 0.5
+    assert result.shape == (64, 64) and abs(risen) > 0.5
     assert result.sum().item() == pytest.approx(risen, rel=0.02)
 
 
@@ -86,28 +87,28 @@ def test_occlusion_is_the_drop_in_score(student, item):
         cost = score(pixels) - score(hidden)
     result = occlusion(score, item.image, window=16, stride=16)
     torch.testing.assert_close(result[16:32, 32:48], cost.expand(16, 16))
-    assert len(result.unique()) <= 9  # nine squares
+    assert len(result.unique()) <= 16  # squares
 
 
 def test_occlusion_averages_overlapping_squares(student, item):
     score = Score(student, item.captions[0])
-    pixels = score.pixels(item.image).expand(4, -1, -1, -1).clone()
-    for hidden, (top, left) in zip(pixels, ((0, 0), (0, 16), (16, 0), (16, 16)), strict=True):
+    pixels = score.pixels(item.image).expand(9, -1, -1, -1).clone()
+    for hidden, (top, left) in zip(pixels, product((0, 16, 32), repeat=2), strict=True):
         hidden[:, top : top + 32, left : left + 32] = 0
     with torch.no_grad():
-        costs = score(score.pixels(item.image)) - score(pixels)
+        costs = (score(score.pixels(item.image)) - score(pixels)).view(3, 3)
     result = occlusion(score, item.image, window=32, stride=16)
-    expected = torch.stack([costs[0], costs[:2].mean(), costs[1], costs.mean(), costs[3]])
-    torch.testing.assert_close(result[[0, 0, 0, 20, 47], [0, 20, 47, 20, 47]], expected)
+    expected = torch.stack([costs[0, 0], costs[0, :2].mean(), costs[0, 2], costs[:2, :2].mean(), costs[2, 2]])
+    torch.testing.assert_close(result[[0, 0, 0, 20, 63], [0, 20, 63, 20, 63]], expected)
 
 
-@pytest.mark.parametrize("word", [None, 4])
+@pytest.mark.parametrize("word", [None, 2])
 def test_grad_cam_against_finite_differences(student, item, word, monkeypatch):
     """The gradient counted from differences: a row for each head and patch, its attention a little greater."""
     score, source = Score(student, item.captions[0], word), "fusion" if word is None else "decoder"
     query = 0 if word is None else score.pool[word].argmax() - 1  # the first token; the step before the word
-    more = torch.zeros(4 * 36, 4, len(score.ids[0]), 37)
-    more[range(144), torch.arange(144) // 36, query, 1 + torch.arange(144) % 36] = 0.02
+    more = torch.zeros(4 * 64, 4, len(score.ids[0]), 65)
+    more[range(256), torch.arange(256) // 64, query, 1 + torch.arange(256) % 64] = 0.02
     attend = dlip.models.med.attend
 
     def attend_more(q, k, v, mask, causal, want_map, sign=1.0):
@@ -117,7 +118,7 @@ def test_grad_cam_against_finite_differences(student, item, word, monkeypatch):
     def seen() -> tuple[torch.Tensor, torch.Tensor]:
         trace = Trace(Want(layers={(source, "cross"): (-1,)}).layers_of(source, student.med.config))
         with torch.no_grad():
-            return score(score.pixels(item.image).expand(144, -1, -1, -1), trace), trace.get("cross")[0]
+            return score(score.pixels(item.image).expand(256, -1, -1, -1), trace), trace.get("cross")[0]
 
     _, probs = seen()
     monkeypatch.setattr(dlip.models.med, "attend", attend_more)
@@ -125,11 +126,11 @@ def test_grad_cam_against_finite_differences(student, item, word, monkeypatch):
     monkeypatch.setattr(dlip.models.med, "attend", partial(attend_more, sign=-1.0))
     below, _ = seen()
     monkeypatch.undo()
-    slope = ((above - below) / 0.04).view(4, 36)
-    cam = (probs[:, query, 1:] * slope.clamp(min=0)).mean(0).view(1, 1, 6, 6)
-    expected = F.interpolate(cam, (48, 48), mode="bilinear", align_corners=False)[0, 0]
+    slope = ((above - below) / 0.04).view(4, 64)
+    cam = (probs[:, query, 1:] * slope.clamp(min=0)).mean(0).view(1, 1, 8, 8)
+    expected = F.interpolate(cam, (64, 64), mode="bilinear", align_corners=False)[0, 0]
     result = grad_cam(score, item.image)
-    assert result.shape == (48, 48) and result.max() > 0
+    assert result.shape == (64, 64) and result.max() > 0
     torch.testing.assert_close(result, expected, atol=0.02 * result.max().item(), rtol=0.02)
 
 

@@ -58,7 +58,7 @@ def expected_recall(k: int, true: list[int], own: set[int]) -> float:
 
 def test_ceiling_of_retrieval_equals_all_orders_of_what_is_true():
     """Three images, with captions that are true of one of them and some that claim nothing, true of all."""
-    scenes = [Scenes("val").scene(i) for i in range(3)]
+    scenes = [Scenes("val").scene(i) for i in (0, 2, 4)]  # no twins
     named = [" ".join(scene.objects[0].kind) for scene in scenes]
     assert len({scene.background for scene in scenes}) > 1
     captions = [["on a " + scenes[0].background + " background", named[0]], ["what?", named[1]], ["what?", "why?"]]
@@ -129,7 +129,7 @@ def test_form_is_that_of_an_evaluation(found, many):
         assert (bound["data"], bound["split"]) == ("scenes", "val")
     floor, ceiling = found["floor"], found["ceiling"]
     assert floor["retrieval"]["ir@10"] == pytest.approx(100 * 10 / IMAGES)  # retrieval is among all images
-    assert 90 < ceiling["retrieval"]["ir@1"] < 100 and ceiling["retrieval"].keys() == floor["retrieval"].keys()
+    assert 90 < ceiling["retrieval"]["ir@1"] <= 100 and ceiling["retrieval"].keys() == floor["retrieval"].keys()
     assert ceiling["captioning"].keys() == floor["captioning"].keys() and "facts_f1" in floor["captioning"]
     some = bounds(FirstN(many, 5), ("vqa",), train=[many[0]])
     assert "retrieval" not in some["floor"] and some["ceiling"]["vqa"]["accuracy"] == 100

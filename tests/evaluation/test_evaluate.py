@@ -13,6 +13,8 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import EVALUATORS, captioning
 from dlip.evaluation.tasks.base import TaskResult
 from dlip.vlm import VLM
+from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
+from tests.helpers import reference_rank
 
 
 class Data(list):
@@ -114,3 +116,44 @@ def test_progress_bar_is_on_standard_error_or_off(tiny, scenes, capsys):
     dlip.evaluate(tiny, scenes, tasks=("vqa",))
     out, err = capsys.readouterr()
     assert not out and "vqa" in err
+
+
+def test_a_composite_ranks_by_the_itc_of_one_and_the_itm_of_the_other(make_vlm, scenes, tmp_path):
+    """A CLIP and a BLIP that was trained with ITM alone: candidates, and then all of them scored again."""
+    blip = make_vlm(1)
+    blip.med.abilities = frozenset({"itm"})
+    blip.save(tmp_path / "blip")
+    both = dlip.load(f"{dual_folder(tmp_path / 'clip', 'clip')}+{tmp_path / 'blip'}")
+    data = Data(Item(scenes[i].image, i, scenes[i].captions[:1]) for i in range(4))
+    images, texts = [item.image for item in data], [item.captions[0] for item in data]
+    figures = dlip.evaluate(both, data, tasks=("retrieval",), return_items=True, progress=False)
+    cosines = both.similarity(images, texts)
+    logits = torch.stack([match_logit(blip, image, texts) for image in images])
+    for rows, scores in ((figures["items"]["tr"], cosines + logits), (figures["items"]["ir"], (cosines + logits).T)):
+        expected = [reference_rank(row.tolist(), [i == j for j in range(4)]) for i, row in enumerate(scores)]
+        assert [row["rank"] for row in rows] == expected
+    by_itc = [reference_rank(row.tolist(), [i == j for j in range(4)]) for i, row in enumerate(cosines)]
+    assert [row["itc_rank"] for row in figures["items"]["tr"]] == by_itc
+
+
+def match_logit(vlm, image, texts) -> torch.Tensor:
+    """ITM's logit of a match of an image with each text."""
+    ids, mask = vlm.texts(texts)
+    with torch.no_grad():
+        fused = vlm.med.fuse(ids, mask, vlm.image_states([image]), torch.zeros(len(texts), dtype=torch.long))
+        return vlm.med.match_logits(fused)[:, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dual_encoders_retrieve_and_say_what_they_cannot_do(family, scenes, tmp_path):
+    """Texts of unequal length are ranked by the cosines of `similarity`."""
+    vlm = dlip.load(dual_folder(tmp_path / family, family, "wide"))
+    texts = ["a red star", "a", "the large blue circle above a green cat", "small cat"]
+    data = Data(Item(scenes[i].image, i, [text], scenes[i].questions) for i, text in enumerate(texts))
+    figures = dlip.evaluate(vlm, data, return_items=True, progress=False)
+    similarity = vlm.similarity([item.image for item in data], texts)
+    expected = [reference_rank(row.tolist(), [i == j for j in range(4)]) for i, row in enumerate(similarity)]
+    assert [row["rank"] for row in figures["items"]["tr"]] == expected
+    assert figures["captioning"] is None and "cannot write captions" in figures["notes"]["captioning"]
+    assert figures["vqa"] is None and "cannot answer questions" in figures["notes"]["vqa"]
+    assert "not trained with ITM" in figures["notes"]["retrieval.tr@1"]

@@ -5,7 +5,9 @@ import math
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,15 @@ from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, write_json
 from dlip.experiments import ablation
 from dlip.experiments.ablation import ablate, choose, identity, jobs, runs, table, text
-from dlip.experiments.grids import DISTILLED, FULL, GRIDS, QUICK, TEACHER_ROW, Grid, Row
+from dlip.experiments.grids import DISTILLED, FULL, GRIDS, INT8_TEACHER, QUICK, TEACHER_ROW, Grid, Row
 from tests.helpers import ROOT, make_record
 
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
-ONE = Grid("one", "?", (Row("a", SMALL, paper=(1.0, 2.0, 3.0, None)), Row("b", SMALL, DISTILLED)))
-TWO = Grid("two", "?", (Row("c", SMALL, "hr,at,vqa,lm,itc,tags"), Row("broken", SMALL, images=250)), "As printed.")
+SmallRow = partial(Row, size=SMALL, trained=())
+ONE = Grid("one", "?", (SmallRow("a", paper=(1.0, 2.0, 3.0, None)), SmallRow("b", weights=DISTILLED)))
+TWO = Grid(
+    "two", "?", (SmallRow("c", weights="hr,at,vqa,lm,itm,itc,tags=30"), SmallRow("broken", images=250)), "As printed."
+)  # fmt: skip
 
 
 def fake(job: ablation.Job) -> None:
@@ -51,25 +56,28 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     row, plan = Row("a", weights=DISTILLED), FULL
     other = [
         (replace(row, size="scenes-student:text_layers=3"), plan),
-        (replace(row, weights="tags,vlp,hr,at=0.5"), plan),
-        (replace(row, init_from=("image",)), plan),
+        (replace(row, weights="vlp,hr,at=0.5"), plan),
+        (replace(row, settings={"center_states": False}), plan),
+        (replace(row, trained=()), plan),
         (replace(row, images=1000), plan),
         (row, replace(plan, test_images=10)),
-        (row, replace(plan, candidates=16)),
-        (row, replace(plan, test_split="test-5k")),
+        (row, replace(plan, candidates=0)),
+        (row, replace(plan, test_split="val")),
         (row, replace(plan, generate_limit=100)),
         (row, replace(plan, train=plan.train.replace(lr=1e-4))),
         (row, replace(plan, train=plan.train.replace(steps=7))),
         (row, QUICK),
         (Row("a"), plan),
         (TEACHER_ROW, plan),
+        (INT8_TEACHER, plan),
     ]
     assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
     same = [
         (replace(row, name="b", paper=(1.0,) * 4), plan),
-        (replace(row, weights="at,vqa,tags,hr,lm,itc"), plan),
+        (replace(row, weights="at,vqa,hr,lm,itm,itc,tags=30"), plan),
+        (replace(row, settings={"center_states": True}), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
-        (row, replace(plan, seeds=9)),
+        (row, replace(plan, seeds=9, other_seeds=5)),
         (row, replace(plan, latency_repeats=3)),
         (row, replace(plan, train=plan.train.replace(save_every=7, log_every=3))),
     ]
@@ -94,18 +102,33 @@ def test_a_run_that_grids_share_is_one_job_under_one_name():
     assert found[0].row == TEACHER_ROW and [job.seed for job in found[1:5]] == [0] * 4
     assert len({job.folder for job in found}) == len({job.key for job in found}) == len(found)
     (shared,) = (job for job in found if not job.seed and job.hash == identity(GRIDS["attention"].rows[0], FULL))
-    assert shared.name == "modules: image small, text small" and shared.row in GRIDS["modules"].rows
+    assert shared.name == "objectives: VLP" and shared.row in GRIDS["objectives"].rows
     assert len(jobs(choose(["all"]), FULL, 1, "out", "results")) < sum(len(some.rows) for some in GRIDS.values())
+
+
+def test_rows_that_a_conclusion_compares_have_more_seeds():
+    def seeds(grid: str) -> dict[str, int]:
+        found = Counter(job.hash for job in jobs([GRIDS[grid]], FULL, None, "out", "results"))
+        return {row.name: found[identity(row, FULL)] for row in GRIDS[grid].rows}
+
+    fusion = {name: 6 if name[0] in "36" else 2 for name in seeds("fusion")}
+    assert seeds("fusion") == fusion and list(fusion.values()).count(6) == 2
+    assert seeds("modules") == {name: 2 if name.endswith("distilled") else 6 for name in seeds("modules")} | {
+        "image small, text small, distilled": 6  # the row VLP+AT+HR
+    }
+    assert set(seeds("data").values()) == {2, 6} and seeds("data")["4,000 images"] == 6
+    assert len(jobs([GRIDS["data"]], FULL, 3, "out", "results")) == 1 + 3 * len(GRIDS["data"].rows)
+    assert len(jobs([GRIDS["data"]], QUICK, None, "out", "results")) == 1 + len(GRIDS["data"].rows)
 
 
 def test_choosing_rows():
     assert choose(["all"]) == [*GRIDS.values()] and choose(["fusion"]) == [GRIDS["fusion"]]
-    (only,) = choose(["fusion", "init"], ["text inherited"])
-    assert (only.name, [row.name for row in only.rows]) == ("init", ["text inherited"])
+    (only,) = choose(["fusion", "init"], ["text trained"])
+    assert (only.name, [row.name for row in only.rows]) == ("init", ["text trained"])
     for names, rows, message in (
         ([], [], "no grid to run"),
         (["depth"], [], "no grid 'depth'"),
-        (["init"], ["VLP"], "no row 'VLP' in init; choose one of from scratch"),
+        (["init"], ["VLP"], "no row 'VLP' in init; choose one of neither trained"),
     ):
         with pytest.raises(UserError, match=message):
             choose(names, rows)
@@ -153,8 +176,8 @@ def test_the_bar_leaves_out_what_was_done_before_and_what_failed(place, monkeypa
 def test_the_cost_of_a_run_counts_its_teacher_unless_it_is_read_from_the_disk():
     runs = {job.name: job for job in jobs([GRIDS["data"]], FULL, 1, "out", "results")}
     costs = {name.removeprefix("data: "): job.cost()[0] for name, job in runs.items()}
-    assert costs["250 images"] == costs["250 images, distilled"] == costs["20,000 images"]
-    assert costs["20,000 images, distilled"] > 2 * costs["20,000 images"]
+    assert costs["250 images"] == costs["250 images, distilled"] == costs["200,000 images"]
+    assert costs["200,000 images, distilled"] > 2 * costs["200,000 images"]
 
 
 def test_two_processes_do_not_share_a_folder(place):
@@ -188,7 +211,7 @@ TINY = replace(
     QUICK, train=QUICK.train.replace(steps=2, batch_size=4, warmup=1, save_every=5, log_every=1), test_images=4
 )
 LONG = replace(TINY, train=TINY.train.replace(steps=60))
-REAL = Grid("real", "?", (Row("a", SMALL, images=8), Row("b", SMALL, "vlp,hr.image,kd.lm", images=8)))
+REAL = Grid("real", "?", (SmallRow("a", images=8), SmallRow("b", weights="vlp,hr.image,kd.lm", images=8)))
 
 
 def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
@@ -213,7 +236,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     parent.wait()
     before = records.read(place["results"])
     assert [record["name"] for record in before] == ["teacher", "real: a"]
-    measured = f"dlip evaluate --model {plan.teacher} --split test --limit 4 --candidates 0 --latency-repeats 1"
+    measured = f"dlip evaluate --model {plan.teacher} --split test --limit 4 --candidates 16 --latency-repeats 1"
     measured += " --bounds"
     assert (before[0]["command"], before[0]["history"][-1]["command"]) == (measured, "dlip train")
     assert {"ir1", "facts_f1", "vqa_mean"} <= records.floors(before[0]).keys() and records.floors(before[1]) == {}
@@ -230,7 +253,9 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     assert not list(place["out"].glob("*/checkpoint-*"))
 
     found = table(REAL, after, plan)
-    assert list(found["runs"]) == [1, 1, 1] and found[["tr1", "ir1", "cider", "vqa"]].notna().all(axis=None)
+    assert list(found["runs"]) == [1, 1, 1] and found[
+        ["tr1", "ir1", "cider", "vqa", "facts_f1", "vqa_mean"]
+    ].notna().all(axis=None)
     assert all(record["quick"] and record["efficiency"]["latency"]["repeats"] == 1 for record in after)
     for record in after:
         items = records.outcomes(record)
@@ -240,6 +265,21 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
         assert 100 * items["vqa"].mean() == pytest.approx(record["metrics"]["vqa"]["accuracy"], abs=0.01)
         assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])
         assert items["cider"].mean() == pytest.approx(record["metrics"]["captioning"]["cider"], rel=0.01, abs=0.01)
+
+
+def test_a_teacher_in_int8_is_evaluated_once(tmp_path, tiny):
+    tiny.save(tmp_path / "teacher")
+    write_json(tmp_path / "teacher" / "record.json", make_record("t", "teacher"))
+    plan = replace(TINY, teacher=str(tmp_path / "teacher"))
+    place = {"out": tmp_path / "out", "results": tmp_path / "runs.jsonl", "progress": False}
+    for _ in range(2):
+        assert ablate([Grid("one", "?", (INT8_TEACHER,))], plan, 3, 1, **place) == {}
+    teacher, int8 = records.read(place["results"])
+    assert (teacher["role"], int8["role"], int8["name"]) == ("teacher", "undistilled", "one: teacher in int8")
+    assert " --precision int8 " in int8["command"] and int8["evaluation"]["precision"] == "int8"
+    costs, originals = int8["efficiency"], teacher["efficiency"]
+    assert costs["params_m"] == originals["params_m"]
+    assert originals["weights_mb"] / 4 < costs["weights_mb"] < originals["weights_mb"] / 2
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -254,11 +294,13 @@ def test_a_table_has_mean_and_spread_over_seeds_beside_the_papers_row():
     assert list(rows.index) == ["teacher", "a", "b"] and list(rows["runs"]) == [1, 3, 0]
     assert rows.loc["a", "tr1"] == pytest.approx(64.0) and rows.loc["a", "tr1_sd"] == pytest.approx(28**0.5)
     assert rows.loc["a", ["paper_tr1", "paper_cider"]].tolist() == [1.0, 3.0] and math.isnan(rows.loc["a", "paper_vqa"])
+    assert rows.loc["teacher", ["paper_vqa", "paper_vqa_mean", "paper_ir1"]].tolist() == [75.3, 75.3, 78.5]
+    assert rows["paper_facts_f1"].isna().all()
     assert list(rows["role"]) == ["teacher", "undistilled", "distilled"] and rows.loc["a", "wall_s"] == 60.0
     assert rows.loc["b", ["tr1", "params_m"]].isna().all() and math.isnan(rows.loc["teacher", "tr1_sd"])
     assert list(runs(ONE, found)["name"]) == ["teacher", "a", "a", "a"]
     said = text(ONE, table(ONE, found))
-    assert "64.0 ±5.3    1.0" in said and max(map(len, said.splitlines())) <= 120
+    assert "64.0 ±5.3   1.0" in said and max(map(len, said.splitlines())) <= 120
     assert table(ONE, [])["runs"].sum() == 0 and "a " in text(ONE, table(ONE, []))
 
 

@@ -41,10 +41,22 @@ def test_all_is_the_least_kept():
     assert advice["runner_up"]["kept"]["all"] == pytest.approx(50.0)
 
 
+def test_all_is_of_the_headline_scores_that_were_measured():
+    """Facts F1 of a record, or of all; TR@1 and CIDEr do not count."""
+    even = student("even", 50.0, 1.0, vqa=60.0)
+    older = [r | {"metrics": {**r["metrics"], "captioning": {"cider": 1.0}}} for r in (*TEACHER, *even, *LARGE)]
+    advice = advise(older, {"params_m": 2.0})
+    assert advice["student"]["name"] == "even" and advice["student"]["scores"]["facts_f1"] is None
+    assert advice["student"]["kept"]["all"] == pytest.approx(100 * 48 / 78, abs=0.1)  # IR@1
+    assert "facts F1 not measured" in text(advice)
+    some = advise([*KNOWN, *older[1:4]], {"params_m": 2.0})
+    assert some["student"]["name"] != "even" and "missing from 1 of 3 students" in some["cannot_tell"][0]
+
+
 def test_text_has_the_figures_and_the_command():
     said = text(advise(KNOWN, {"params_m": 2.0}, "tr1"))
     assert said.startswith("Within 2 M parameters: large (distilled, 3 seeds; ")
-    assert "TR@1   60.0, 75.0% ±1.2 kept" in said and "25% of the teacher's parameters" in said
+    assert "TR@1     60.0, 75.0% ±1.2 kept" in said and "25% of the teacher's parameters" in said
     assert said.splitlines()[-1] == "  make large"
 
 

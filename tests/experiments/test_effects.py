@@ -21,18 +21,33 @@ def test_gains_are_over_the_first_row(modalities):
     assert list(df["name"]) == ["image", "fusion"] and set(df["role"]) == {"distilled"}
     # the teacher's TR@1 is 80: 2% and 10% of it are 1.6 and 8 points
     assert df["gain"].tolist() == pytest.approx([1.6, 8.0], abs=0.2)
-    assert (df["low"] < df["gain"]).all() and (df["gain"] < df["high"]).all() and (df["seeds"] == 3).all()
+    assert (df["low"] < df["gain"]).all() and (df["gain"] < df["high"]).all() and (df["seeds"] == 6).all()
     assert df["paper"].tolist() == pytest.approx([86.9 - 85.5, 88.6 - 85.5])
+    assert gains("modalities", modalities, "composite")["gain"].tolist() == pytest.approx([2.0, 10.0], abs=0.2)
     assert gains("modalities", modalities, "cider")["gain"].tolist() == pytest.approx([4.0, 20.0], abs=2.0)
     bars = gain_bars(df).data[0]
     assert list(bars.x) == df["gain"].tolist()
 
 
-def test_gains_of_one_seed_have_no_interval(modalities):
+def test_gains_of_one_seed_have_no_limits(modalities):
     one_seed = [record for record in modalities if record["seed"] == 0]
     df = gains(MODALITIES, one_seed, "vqa", base="fusion")
     assert list(df["name"]) == ["none", "image"] and (df["gain"] < 0).all() and df["low"].isna().all()
-    assert gains("modalities", [], "tr1").empty
+
+
+def test_gains_have_the_deviation_of_all_rows(modalities):
+    """A row with one seed has limits too."""
+    fewer = [record for record in modalities if record["name"] != "image" or record["seed"] == 0]
+    df = gains(MODALITIES, fewer, "vqa_mean").set_index("name")
+    assert list(df["seeds"]) == [1, 6] and df["low"].notna().all()
+    full = gains("modalities", modalities, "vqa_mean").set_index("name")
+    widths = [some.loc["image", "high"] - some.loc["image", "low"] for some in (df, full)]
+    assert widths[0] > widths[1] > 0
+
+
+def test_gains_without_records(modalities):
+    assert gains("modalities", [], "tr1").empty and gains("modalities", [], "composite").empty
+    assert gains("modalities", modalities[1:], "composite").empty  # no teacher, no points
 
 
 def test_sweeps_put_every_student_on_its_curves():

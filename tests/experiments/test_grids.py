@@ -1,8 +1,11 @@
 """Grids have the paper's rows, and sizes as their names state."""
 
+import hashlib
+
 import pytest
 
-from dlip.checkpoints.load import model_folder
+from dlip.checkpoints.init_from import parse_source
+from dlip.checkpoints.load import BUILT_IN, locate, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.cost.count import paper_count
@@ -24,7 +27,7 @@ from dlip.experiments.grids import (
 from dlip.models.config import preset
 from dlip.training.terms import AT, HR, KD, weights
 
-VLP = {"itc", "lm", "vqa"}
+VLP = {"itc", "itm", "lm", "vqa"}
 
 
 def rows(name: str) -> dict[str, Row]:
@@ -32,9 +35,8 @@ def rows(name: str) -> dict[str, Row]:
 
 
 def terms(row: Row) -> set[str]:
-    """The row's loss terms without tags, which all rows but those of `init` have."""
     used = {term for term, weight in weights(row.weights).items() if weight}
-    assert ("tags" in used) != (row in GRIDS["init"].rows)
+    assert ("tags" in used) == (row.weights != "" and row not in GRIDS["init"].rows)
     return used - {"tags"}
 
 
@@ -45,12 +47,12 @@ def test_rows_have_unique_names_and_identities():
 
 
 def test_grids_share_students():
-    """The undistilled student is in five grids, the distilled one in four."""
+    """The undistilled student is in five grids, the distilled one in three."""
     undistilled = [rows("modules")[module_row("small", "small")]]
     same = ("modalities", "none"), ("attention", "no maps"), ("objectives", "VLP"), ("data", "4,000 images")
     undistilled += [rows(name)[row] for name, row in same]
     assert len({identity(row, FULL) for row in undistilled}) == 1
-    same = ("objectives", "VLP+AT+HR"), ("sizes", "80 wide, 4+2 layers"), ("data", "4,000 images, distilled")
+    same = ("objectives", "VLP+AT+HR"), ("data", "4,000 images, distilled")
     distilled = [rows(name)[row] for name, row in (*same, ("modules", module_row("small", "small", True)))]
     assert len({identity(row, FULL) for row in distilled}) == 1
 
@@ -88,11 +90,42 @@ def test_the_other_grids_have_the_papers_rows():
             sum(weight for term, weight in weights(row.weights).items() if term in group) for row in GRIDS[some].rows
         }
         assert totals == {0, 4}  # whatever the number of sources
-    losses = [terms(row) - {"itm"} for row in GRIDS["objectives"].rows]
-    assert losses[:4] == [{*VLP}, {*VLP, *AT}, {*VLP, *HR}, {*AT, *HR}]
-    assert losses[4:] == [{*VLP, *AT, *HR, *kd} for kd in ((), *((term,) for term in KD), KD)]
-    assert {row.name for row in GRIDS["objectives"].rows if "itm" in terms(row)} == {"VLP+AT+HR+kd.itm", "VLP+AT+HR+KD"}
-    assert [row.init_from for row in GRIDS["init"].rows] == [(), ("image",), ("language",), ("image", "language")]
+    losses = [terms(row) for row in GRIDS["objectives"].rows]
+    assert losses[:5] == [{*VLP}, {*VLP, *AT}, {*VLP, *HR}, {*VLP, *HR}, {*AT, *HR}]
+    assert losses[5:] == [{*VLP, *AT, *HR, *kd} for kd in ((), *((term,) for term in KD), KD)]
+    assert [row.trained for row in GRIDS["init"].rows] == [(), ("image",), ("language",), ("image", "language")]
+    others = {row.trained for some in GRIDS.values() for row in some.rows if some.name not in ("init", "sizes")}
+    assert others == {("image",)}
+
+
+def test_encoders_have_the_size_of_their_students():
+    for some in GRIDS.values():
+        for row in some.rows:
+            config = preset(row.size)
+            for part, name in filter(all, map(parse_source, row.init_from)):
+                stock = read_json(locate(name) / "config.json")
+                assert stock["model_type"] == {"image": "vit", "language": "bert"}[part]
+                side = {"image": "image", "language": "text"}[part]
+                sizes = getattr(config, f"{side}_width"), getattr(config, f"{side}_layers")
+                assert sizes == (stock["hidden_size"], stock["num_hidden_layers"])
+
+
+def test_hr_as_in_the_paper_is_a_row_beside_ours():
+    ours, paper = (rows("objectives")[name].train(FULL, 0) for name in ("VLP+HR", "VLP+HR as in the paper"))
+    assert (ours.center_states, ours.learn_teacher_projection) == (True, False)
+    assert (paper.center_states, paper.learn_teacher_projection) == (False, True)
+    assert sum(paper.weights[term] for term in HR) == 1 and sum(ours.weights[term] for term in HR) == 4
+    same = paper.replace(center_states=True, learn_teacher_projection=False, weights=ours.weights)
+    assert same == ours
+
+
+def test_retrieval_of_every_row_is_reranked_by_itm():
+    for some in GRIDS.values():
+        for row in some.rows:
+            if {*terms(row)} & {*VLP}:
+                config = row.train(FULL, 0)
+                assert config.weights["itm"] and config.joins["itm"] > config.joins.get("itc", 0), row.name
+    assert FULL.candidates == 16
 
 
 def test_grids_beyond_the_paper():
@@ -107,13 +140,22 @@ def test_grids_beyond_the_paper():
 def test_rows_train_by_the_plan():
     config = Row("a", weights=DISTILLED).train(FULL, 7)
     assert (config.seed, config.steps, config.cache, config.weights) == (7, FULL.train.steps, True, weights(DISTILLED))
-    assert config.joins == dict.fromkeys({*VLP, *HR, *AT}, 400)
-    assert Row("a", weights="vlp,hr").train(FULL, 0).joins == {"itm": 1200}
+    assert config.joins == {"itm": 1200}
     assert not Row("a", weights=TASK).train(FULL, 0).cache and not Row("a", weights=DISTILLED).train(QUICK, 0).cache
     assert not Row("a", weights=DISTILLED, images=200_000).train(FULL, 0).cache
-    assert QUICK.quick and not FULL.quick and FULL.seeds == 3 and QUICK.seeds == 1
+    assert QUICK.quick and not FULL.quick and (FULL.seeds, FULL.other_seeds, QUICK.seeds) == (6, 2, 1)
 
 
 def test_an_unknown_grid():
-    with pytest.raises(UserError, match="no grid 'depth'; choose one of modules, fusion"):
+    with pytest.raises(UserError, match="no grid 'depth'; choose one of objectives, modalities"):
         grid("depth")
+
+
+def test_shipped_encoders_are_those_of_their_checksums_and_of_every_size():
+    folder = BUILT_IN / "scenes" / "encoders"
+    checksums = read_json(folder / "checksums.json")
+    assert {str(file.parent.relative_to(folder)) for file in folder.glob("*/*/model.safetensors")} == checksums.keys()
+    for name, checksum in checksums.items():
+        assert hashlib.sha256((folder / name / "model.safetensors").read_bytes()).hexdigest() == checksum, name
+    used = {source for one in GRIDS.values() for row in one.rows for _, source in map(parse_source, row.init_from)}
+    assert {source.removeprefix("scenes/encoders/") for source in used - {TEACHER}} == checksums.keys()

@@ -110,17 +110,17 @@ def test_missing_model_is_named_with_its_command(tmp_path):
     check_models(record, [here])
 
 
-def test_a_shipped_record_of_schema_1_is_repeated(tmp_path, monkeypatch):
+def test_a_record_of_schema_1_is_repeated(tmp_path, monkeypatch):
     """With the experiment that it was made by, its folder and file of records apart."""
     done = []
     monkeypatch.setattr("dlip.experiments.rerun.run", lambda *args, **options: done.append((args, options)))
-    record = find_record(ROOT / "results" / "playground.jsonl", "student", 1)
+    record = find_record(ROOT / "results" / "tuning" / "scenes.jsonl", "p3-hrimage", 0)
     repeat(record, tmp_path / "run", tmp_path / "r.jsonl", progress=False)
     (((experiment, folder, results), _),) = done
     assert (folder, results) == (tmp_path / "run", tmp_path / "r.jsonl")
-    assert (experiment.name, experiment.teacher, experiment.size) == ("student", "scenes/teacher", "scenes-student")
-    assert (experiment.train.seed, experiment.train.steps, experiment.train.cache) == (1, 5000, True)
-    assert (experiment.data.split, experiment.data.limit, experiment.evaluation.split) == ("train-small", 1000, "test")
+    assert (experiment.name, experiment.teacher, experiment.size) == ("p3-hrimage", "scenes/teacher", "scenes-student")
+    assert (experiment.train.seed, experiment.train.steps, experiment.train.cache) == (0, 1000, True)
+    assert (experiment.data.split, experiment.evaluation.split) == ("train-small", "val")
 
 
 def test_circumstances_list_differences():

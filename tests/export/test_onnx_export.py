@@ -186,7 +186,6 @@ def test_int8_weights(student, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "no format to write; add --to transformers, --to onnx, --bf16 or --int8"),
         (["--to", "transformers", "--int8"], "--to transformers has no int8"),
         (["--to", "onnx", "--bf16"], "--to onnx has no bf16"),
     ],

@@ -76,7 +76,7 @@ def elsewhere(folder, paths, texts, prompt, cls) -> dict:
 
 def untrained(tokenizer, **changes) -> VLM:
     vlm = new_model(scenes_size(32, 2, 2, **changes), tokenizer, 0)
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     for parameter in vlm.med.parameters():  # far from their initialization, so that scores differ
         parameter.data += 0.2 * torch.randn_like(parameter)
     return vlm
@@ -134,9 +134,11 @@ def test_scores_are_equal(made):
 
 def test_captions_and_answers_are_equal(made):
     vlm, paths, texts, outputs, _ = made
-    captions = [f"a red {caption}".strip() for caption in vlm.caption(paths)]
-    assert outputs["captioning"] == captions and len(set(captions)) > 1
-    assert [text.strip() for text in outputs["pipeline"]] == captions
+    # without spaces: a random model may write a piece of a word or a question mark right after the prompt "a red"
+    captions = [f"ared{caption}".replace(" ", "").replace("##", "") for caption in vlm.caption(paths)]
+    assert len(set(captions)) > 1
+    for written in (outputs["captioning"], outputs["pipeline"]):
+        assert [text.replace(" ", "") for text in written] == captions
     assert outputs["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
 
 
@@ -175,7 +177,7 @@ def test_card_has_the_facts_of_the_record(made):
         "a student distilled from a heavier teacher", "| teacher | scenes/teacher |", "| TR@1 | 75.8% |",
         "| CIDEr | 315.0 |", "type: cider", "value: 315.0", "scenes train, 4,000 images",
         "| losses | itc x 1, kd.lm x 0.5 |",
-        "100 of 8 images", "`dlip distill --out runs/tiny`", "0.12M parameters", 'text="a red"', "48 x 48 px",
+        "100 of 8 images", "`dlip distill --out runs/tiny`", "0.12M parameters", 'text="a red"', "64 x 64 px",
     ):  # fmt: skip
         assert line in text, line
     assert "SPICE" not in text and "VQA soft" not in text and "| seed | 3 |" in text

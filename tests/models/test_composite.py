@@ -4,13 +4,12 @@ import pytest
 import torch
 
 import dlip
-from dlip.checkpoints.load import load_model
 from dlip.common.errors import MissingAbility, UserError
 from dlip.experiments.run import measure
 from dlip.models.composite import Composite, check
 from dlip.models.features import Want
 from dlip.training.config import TrainConfig
-from dlip.training.distillation import Teacher
+from dlip.training.distillation import Distiller, Teacher
 from dlip.training.loop import train
 from dlip.vlm import VLM
 
@@ -80,9 +79,16 @@ def test_missing_abilities_are_refused(parts):
     check(parts["answer"], Want(layers={("fusion", "states"): (-1,)}))
 
 
-def test_different_text_layers_are_refused(parts, make_med):
-    with pytest.raises(UserError, match=r"differ in text_layers \(2 and 3\)"):
-        Composite([parts["match"], make_med(text_layers=3)])
+def test_each_source_has_the_sizes_of_its_member(parts, make_med, make_batch):
+    """Members with other text layers: hr.* projects to each one's width and finds each one's layers."""
+    writer = make_med(text_layers=3, text_width=8)
+    writer.abilities = ONLY["speak"]
+    teacher, student, batch = Composite([parts["match"], writer]), make_med(2), make_batch()
+    distiller = Distiller(student.config, teacher, HR, {"decoder": ((2, 0),)})
+    widths = {name: layer.out_features for name, layer in distiller.student_projections.items()}
+    assert widths == {"image_0": 16, "text_0": 16, "fusion_0": 16, "decoder_0": 8}
+    losses = distiller(student(batch, distiller.want("student")), Teacher(teacher)(batch, distiller.want("teacher")))
+    assert losses.keys() == HR.keys() and all(loss.isfinite() for loss in losses.values())
 
 
 # --- by name, in training and in use ----------------------------------------------------------------------------------
@@ -114,9 +120,17 @@ def test_composite_by_name_equals_its_members(names, scenes):
         both.answer(images, texts)
 
 
-def test_vocabularies_must_agree(names):
-    with pytest.raises(UserError, match="different vocabularies"):
-        load_model(f"{names['match']}+scenes/student")
+def test_each_member_reads_texts_in_its_own_vocabulary(names, scenes):
+    both, images = dlip.load(f"{names['match']}+scenes/student"), [scenes[i].image for i in range(3)]
+    match, other, item = dlip.load(names["match"]), dlip.load("scenes/student"), scenes[0]
+    assert match.tokenizer.fast.get_vocab() != other.tokenizer.fast.get_vocab()
+    assert both.tokenizer is both.med.meds[0].tokenizer and both.med.meds[1].own_tokens
+    captions = [scenes[i].captions[0] for i in range(3)]
+    assert torch.equal(both.similarity(images, captions), match.similarity(images, captions))
+    assert torch.equal(both.match(images, captions), match.match(images, captions))
+    assert both.caption(images) == other.caption(images)
+    assert both.answer([item.image], [item.questions[0].text]) == other.answer([item.image], [item.questions[0].text])
+    assert both.med.config.prompt_ids == () and both.med.config.vocab_size == match.med.config.vocab_size
 
 
 def test_student_learns_from_a_composite(names, scenes, tmp_path):

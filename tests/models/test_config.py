@@ -72,7 +72,6 @@ def test_fusion_layers_are_sorted_and_unique():
         (dict(image_width=100, image_heads=3), "image_width 100 is not divisible by 3 heads"),
         (dict(text_width=100, text_heads=3), "text_width 100 is not divisible by 3 heads"),
         (dict(image_size=50), "image_size 50 is not a multiple of patch_size 8"),
-        (dict(fusion_layers=()), "fusion_layers"),
         (dict(fusion_layers=(0, 2)), "fusion_layers"),
         (dict(fusion_layers=(-1,)), "fusion_layers"),
         (dict(max_text=49), r"max_text is 49; give 3 to max_positions \(48\)"),

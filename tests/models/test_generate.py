@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlip.models.beam_search import fill_gaps
-from dlip.models.generate import Decoder, generate, nucleus
+from dlip.models.generate import Decoder, beam_search, generate, nucleus, until_sep
 
 SEP = 3
 START = torch.tensor([[5]])
@@ -182,3 +182,17 @@ def test_image_keys_are_computed_once(med, beams):
     keys.register_forward_hook(lambda module, args, out: rows.append(len(out)))
     generate(med, contexts(med, 3), None, START.expand(3, -1), beams, 5, min_new_tokens=5)
     assert rows == [3]
+
+
+@pytest.mark.parametrize("new", [0, 6])
+def test_several_texts_of_a_prompt(med, new):
+    context, prompt = contexts(med, 3), START.expand(3, -1)
+    finished = beam_search(med, context, None, prompt, 4, 6)
+    best = [until_sep(text, SEP, 1) for one in finished for _, text in one[:3]]
+    beams = generate(med, context, None, prompt, 4, new, n=3)
+    assert beams == (best if new else [[5]] * 9)
+    torch.manual_seed(0)
+    samples = generate(med, context, None, prompt, 1, new, 0.9, n=2)
+    torch.manual_seed(0)
+    repeated = generate(med, context.repeat_interleave(2, 0), None, START.expand(6, -1), 1, new, 0.9)
+    assert samples == repeated and len(samples) == 6

@@ -130,7 +130,7 @@ def test_findings_are_titles_of_charts():
 
 def test_verdicts_of_given_numbers():
     text = notebook.verdicts([], 2, 6).data
-    assert text.count("**undecided here**") == 2 and "**2. A large fusion" in text and "dlip ablate init" in text
+    assert text.count("**unresolved**") == 2 and "**2. A large fusion" in text and "dlip ablate init" in text
 
 
 def test_shipped_records_have_every_role():
@@ -232,10 +232,10 @@ def test_texts_are_compared_with_references(tiny, scenes):
 
 def test_score_table_has_a_row_per_model(tiny, scenes):
     rows = notebook.score_table([("one", "teacher", tiny)], scenes)
-    assert list(rows.columns) == ["TR@1", "IR@1", "VQA"] and rows.loc["one"].between(0, 100).all()
+    assert list(rows.columns) == ["IR@1", "VQA", "TR@1"] and rows.loc["one"].between(0, 100).all()
 
 
-@pytest.mark.parametrize(("lacks", "measured", "asked"), [("questions", ["TR@1", "IR@1"], 1), ("captions", ["VQA"], 4)])
+@pytest.mark.parametrize(("lacks", "measured", "asked"), [("questions", ["IR@1", "TR@1"], 1), ("captions", ["VQA"], 4)])
 def test_items_may_lack_questions_or_captions(lacks, measured, asked, tiny, scenes):
     class Own(list):
         name, split = "own", "test"

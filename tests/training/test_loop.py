@@ -11,7 +11,7 @@ from dlip.data.batch import Question
 from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
-from dlip.training.run_folder import weights_hash
+from dlip.training.run_folder import Run, weights_hash
 from dlip.training.terms import AT, HR, KD, VLP
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
 
@@ -82,8 +82,8 @@ def test_terms_join_in_their_step(make_vlm, tmp_path):
         late.replace(joins={"hr.imgae": 1})
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_accumulation_equals_one_batch(optimizer, make_vlm, tmp_path):
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("adamw", 1e-5), ("muon", 0.05)])  # Muon computes in bf16
+def test_accumulation_equals_one_batch(optimizer, tolerance, make_vlm, tmp_path):
     """Of a term that is a plain mean over pictures, micro-batches have the mean gradient of the whole batch."""
     config = SHORT.replace(
         steps=2, warmup=0, weights={"hr.image": 1.0}, weight_decay=0.0, optimizer=optimizer
@@ -94,9 +94,10 @@ def test_accumulation_equals_one_batch(optimizer, make_vlm, tmp_path):
         cut = config.replace(accumulate=accumulate)
         run = train(student, TRAIN_SCENES, cut, tmp_path / f"{accumulate}", make_vlm(0), progress=False)
         results.append((student.med.vision_model.encoder.layers[0].mlp.fc1.weight, run.losses()["total"]))
+    start, (whole, losses_of_whole) = make_vlm(1).med.vision_model.encoder.layers[0].mlp.fc1.weight, results[0]
     for weight, losses in results[1:]:
-        torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
-        assert losses == pytest.approx(results[0][1], abs=1e-4)
+        assert (weight - whole).norm() < tolerance * (whole - start).norm()
+        assert losses == pytest.approx(losses_of_whole, abs=1e-4)
 
 
 def test_environment_does_not_change_accumulation(make_vlm, tmp_path, monkeypatch):
@@ -251,10 +252,14 @@ def test_evaluation_is_logged_and_does_not_change_training(make_vlm, tmp_path):
 
     config, student = SHORT.replace(log_every=4, save_every=6), make_vlm(1, dropout=0.1)
     plain = train(make_vlm(1, dropout=0.1), TRAIN_SCENES, config, tmp_path / "plain", progress=False)
+    rows_when_evaluated = []
     run = train(
-        student, TRAIN_SCENES, config.replace(eval_every=2), tmp_path / "eval", evaluate=evaluate, progress=False
-    )
+        student, TRAIN_SCENES, config.replace(eval_every=2), tmp_path / "eval", evaluate=evaluate, progress=False,
+        on_row=lambda row: rows_when_evaluated.append((row["step"], Run(tmp_path / "eval").rows()[-1])),
+    )  # fmt: skip
     assert [row for row in untimed_rows(run) if "eval" in row] == [
         {"step": step, "eval": {"tr@1": 12.5}} for step in (2, 4, 6)
     ]
+    assert all(step == row["step"] for step, row in rows_when_evaluated)
+    assert [step for step, row in rows_when_evaluated if "eval" in row] == [2, 4, 6]
     assert seen == [student] * 3 and run.losses() == plain.losses()

@@ -210,5 +210,10 @@ def test_momentum_update_follows_all_micro_batches(start):
 
 
 def test_tags_by_hand():
-    loss = objectives.tags(torch.tensor([[0.0, 100.0], [-100.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
-    torch.testing.assert_close(loss, torch.tensor(2 * math.log(2) / 4))
+    """Read from the patches, without [CLS]; finer grids are averaged over the cells of the tags."""
+    states = torch.tensor([[[9.0, 9.0], [0.0, 100.0], [-100.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])  # [1, 1 + 4, 2]
+    targets = torch.tensor([[[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+    loss = objectives.tags(nn.Identity(), states, targets)
+    torch.testing.assert_close(loss, torch.tensor(6 * math.log(2) / 8))
+    mean = objectives.tags(nn.Identity(), states, torch.tensor([[[0.0, 1.0]]]))  # of the patches: [-25, 25]
+    torch.testing.assert_close(mean, torch.tensor(0.0), atol=1e-6, rtol=0)

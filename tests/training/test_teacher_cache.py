@@ -161,16 +161,16 @@ def test_least_recently_opened_caches_are_deleted(teacher, images, tmp_path):
     def opened(max_text: int, gb: float = 1.0) -> Path:
         return TeacherCache(tmp_path, live, images, replace(collate_for(teacher), max_text=max_text), max_gb=gb).folder
 
-    first, second = opened(40), opened(12)
+    first, second = opened(40), opened(39)
     for folder, seconds in ((first, 2), (second, 1)):
         os.utime(folder, (0, seconds))
     assert opened(40) == first and first.stat().st_mtime > 2  # opened again, it is the latest
     (tmp_path / "other").mkdir()
     size_gb = sum(file.stat().st_size for file in first.glob("*.f16")) / 1e9
-    third = opened(20, 2.5 * size_gb)
+    third = opened(38, 2.5 * size_gb)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"other", first.name, third.name}
     with exclusive_lock(lock_path(first)):  # as while it is filled
-        fourth = opened(16, 1.1 * size_gb)
+        fourth = opened(37, 1.1 * size_gb)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"other", first.name, fourth.name}
 
 

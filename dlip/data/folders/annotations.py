@@ -15,7 +15,8 @@ TYPES = {str: "a string", list: "a list", int: "an integer"}
 def read_captions(file: Path) -> Iterator[Annotation]:
     """Karpathy's layout: {"images": [{"filename", "split", "sentences": [{"raw"}], ...}]}; restval counts as train.
 
-    COCO's "filepath", if present, is the folder of the filename. Raises UserError if the layout is another one.
+    COCO's "filepath", if present, is the folder of the filename. A sentence's "writer", if present, is the model that
+    wrote it. Raises UserError if the layout is another one.
     """
     for i, image in enumerate(require(load_json(file), "images", list, str(file))):
         where = f"{file}, images[{i}]"
@@ -24,7 +25,9 @@ def read_captions(file: Path) -> Iterator[Annotation]:
         check_split(split)
         annotation = Annotation(name, "train" if split == "restval" else split)
         sentences = require(image, "sentences", list, where)
-        annotation.add_captions(require(row, "raw", str, f"{where}, sentences", "") for row in sentences)
+        captions = [require(row, "raw", str, f"{where}, sentences", "") for row in sentences]
+        writers = [require(row, "writer", str, f"{where}, sentences", "") for row in sentences]
+        annotation.add_captions(captions, {c: writer for c, writer in zip(captions, writers, strict=True) if writer})
         annotation.check_not_empty()
         yield annotation
 

@@ -23,19 +23,22 @@ class Folder(AnnotatedImages):
     images are followed, since the folder is the user's own.
     """
 
-    def __init__(self, path: str | Path, split: str, on_error: str = "fatal"):
-        """Raises UserError if the folder or the split does not exist, or a file has an unknown layout."""
+    def __init__(self, path: str | Path, split: str, on_error: str = "fatal", uncaptioned: bool = False):
+        """Raises UserError if the folder or the split does not exist, or a file has an unknown layout.
+
+        uncaptioned: also keep images without texts; a folder of images alone is the split train.
+        """
         self.path = Path(path)
         super().__init__(self.path.resolve().name, str(path), split, on_error)
-        self.root, annotations = layouts.read(self.path)
-        self.annotations, faults = _join(self.path, split, annotations)
+        self.root, annotations = layouts.read(self.path, uncaptioned)
+        self.annotations, faults = _join(self.path, split, annotations, uncaptioned)
         self._report(faults)
 
     def __getitem__(self, i: int) -> Item:
         """Image i, decoded now, with its texts. Raises UserError if it cannot be decoded."""
         about = self.annotations[i]
         image = read_image(self.root / about.name)
-        return Item(image, image_id_from_name(about.name), about.captions, about.questions)
+        return Item(image, image_id_from_name(about.name), about.captions, about.questions, writers=about.writers)
 
     def encoded_item(self, i: int) -> EncodedItem:
         """Image i as its file holds it. Raises UserError if the file cannot be read."""
@@ -45,7 +48,8 @@ class Folder(AnnotatedImages):
             data = file.read_bytes()
         except OSError as error:
             raise UserError(f"the image {file} cannot be read ({error}); replace or remove it") from error
-        return EncodedItem(about.name, image_id_from_name(about.name), about.captions, about.questions, data)
+        number = image_id_from_name(about.name)
+        return EncodedItem(about.name, number, about.captions, about.questions, data, about.writers)
 
     def texts(self, images: int | None = None) -> Iterator[str]:
         """Every caption, question and answer of the first `images` images, or of all; no image is read."""
@@ -77,13 +81,18 @@ class Folder(AnnotatedImages):
         return digest.hexdigest()
 
 
-def splits(path: str | Path) -> list[str]:
+def splits(path: str | Path, uncaptioned: bool = False) -> list[str]:
     """The splits of a folder, in alphabetical order. Raises UserError as `Folder` does."""
-    return sorted({about.split for about in layouts.read(Path(path))[1]})
+    return sorted({about.split for about in layouts.read(Path(path), uncaptioned)[1]})
 
 
-def _join(path: Path, split: str, annotations: list[Annotation]) -> tuple[list[Annotation], list[str]]:
-    """One Annotation for each image of the split that has a text, in the files' order, and the faults."""
+def _join(
+    path: Path, split: str, annotations: list[Annotation], uncaptioned: bool
+) -> tuple[list[Annotation], list[str]]:
+    """One Annotation for each image of the split that has a text, in the files' order, and the faults.
+
+    uncaptioned: the images without texts too, and no faults of them.
+    """
     counts = Counter(kind for _, kind in {(about.name, about.split) for about in annotations})
     if split not in counts:
         names = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "none"
@@ -99,15 +108,20 @@ def _join(path: Path, split: str, annotations: list[Annotation]) -> tuple[list[A
         if image.split != split:
             faults.append(f"{about.name} is in the split {image.split} as well")
             continue
-        faults += about.faults
+        faults += [fault for fault in about.faults if not (uncaptioned and fault == about.no_caption)]
         image.captions += about.captions
+        image.writers |= about.writers
         for question in about.questions:
             same = questions.setdefault((about.name, question.text), question)
             if same is question:
                 image.questions.append(question)
             else:
                 same.answers += question.answers
-    return [image for image in images.values() if image.captions or image.questions], list(dict.fromkeys(faults))
+    kept = [
+        image for image in images.values()
+        if image.captions or image.questions or (uncaptioned and image.split == split)
+    ]  # fmt: skip
+    return kept, list(dict.fromkeys(faults))
 
 
 @cache

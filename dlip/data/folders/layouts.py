@@ -6,18 +6,19 @@ from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation
 from dlip.data.folders.annotations import read_captions, read_questions
 from dlip.data.folders.coco import read_coco, split_of
-from dlip.data.folders.images import ImageFiles
+from dlip.data.folders.images import ImageFiles, image_files
 from dlip.data.folders.vqa2 import question_files, read_vqa2
 
 SUBFOLDERS = ("", "annotations", "questions")
 """Subfolders in which COCO's and VQA's files are looked for."""
 
 
-def read(path: Path) -> tuple[Path, list[Annotation]]:
+def read(path: Path, uncaptioned: bool = False) -> tuple[Path, list[Annotation]]:
     """The folder of the images, and the annotations of every split.
 
     Captions come from the first of `captions.json`, Karpathy's `dataset_*.json`, COCO's or NoCaps' own files; questions
     from `vqa.json` and VQA v2's pairs of files. Raises UserError if there is neither, or one of a pair is missing.
+    uncaptioned: of a folder with neither, read the images alone, as the split train.
     """
     if not path.is_dir():
         raise UserError(f"there is no folder {path}; check its name")
@@ -26,6 +27,8 @@ def read(path: Path) -> tuple[Path, list[Annotation]]:
     questions = [path / "vqa.json"] if (path / "vqa.json").is_file() else []
     vqa2 = question_files(_files(path, "*mscoco_*.json"))
     if not karpathy + coco + questions + vqa2:
+        if uncaptioned and (found := image_files(root := path / "images" if (path / "images").is_dir() else path)):
+            return root, [Annotation(name, "train") for name in found]
         raise UserError(
             f"{path} holds neither captions.json nor vqa.json, nor COCO's captions_*.json, Karpathy's dataset_*.json, "
             f"NoCaps or VQA v2; put one there, beside images/"

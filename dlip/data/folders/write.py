@@ -1,10 +1,13 @@
 """Write any dataset as a folder of images, in the layout that `dlip.data.folders.dataset` reads."""
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from dlip.common.files import write_json
+from dlip.data.annotation import Annotation
 
 
 def write_folder(path: str | Path, splits: dict[str, object]) -> None:
@@ -12,19 +15,29 @@ def write_folder(path: str | Path, splits: dict[str, object]) -> None:
 
     splits: name of a split -> its dataset.
     """
-    folder = Path(path)
+    folder, annotations = Path(path), []
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    captions, questions = [], []
     for split, dataset in splits.items():
         for i in range(len(dataset)):
             item, name = dataset[i], f"{split}-{i:06}.png"
             image = Image.fromarray(item.image) if isinstance(item.image, np.ndarray) else item.image
             image.save(folder / "images" / name)
-            if item.captions:
-                sentences = [{"raw": text} for text in item.captions]
-                captions.append({"filename": name, "split": split, "sentences": sentences})
-            for question in item.questions or ():
-                about = {"question": question.text, "answers": question.answers, "question_type": question.type}
-                questions.append({"image": name, **about, "split": split})
-    (folder / "captions.json").write_text(json.dumps({"images": captions}, indent=1))
-    (folder / "vqa.json").write_text(json.dumps(questions, indent=1))
+            annotations.append(Annotation(name, split, item.captions, item.questions, writers=item.writers))
+    write_annotations(folder, annotations)
+
+
+def write_annotations(folder: Path, annotations: Iterable[Annotation]) -> None:
+    """Write `captions.json` (Karpathy's layout) and `vqa.json`, the captions last."""
+    captions, questions = [], []
+    for about in annotations:
+        if about.captions:
+            sentences = [
+                {"raw": text} | ({"writer": about.writers[text]} if text in about.writers else {})
+                for text in about.captions
+            ]
+            captions.append({"filename": about.name, "split": about.split, "sentences": sentences})
+        for question in about.questions:
+            row = {"question": question.text, "answers": question.answers, "question_type": question.type}
+            questions.append({"image": about.name, **row, "split": about.split})
+    write_json(folder / "vqa.json", questions)
+    write_json(folder / "captions.json", {"images": captions})

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from dlip.common.errors import UserError
 from dlip.data.batch import Item
+from dlip.data.loader import epoch_order
 from dlip.data.scenes.questions import questions
 from dlip.data.scenes.render import render
 from dlip.data.scenes.text import captions
@@ -52,7 +53,7 @@ class Scenes:
         return make_scene(self._number(i), self._place, len(DISJOINT_SPLITS))
 
     def __getitem__(self, i: int) -> Item:
-        """Image i, uint8 [48, 48, 3], with five captions, six questions and tags."""
+        """Image i, uint8 [64, 64, 3], with five captions, six questions and tags."""
         return _item(self._number(i), self._place)
 
     def _number(self, i: int) -> int:
@@ -60,6 +61,13 @@ class Scenes:
         if not 0 <= i < self.size:
             raise IndexError(f"scenes {self.split} has images 0 to {self.size - 1}, not {i}")
         return self._first + i
+
+    def order(self, seed: int, epoch: int) -> list[int]:
+        """A permutation of the images, another one every epoch, in which twins stay side by side.
+
+        So most batches hold both, and matching has to learn relations.
+        """
+        return [i for k in epoch_order((self.size + 1) // 2, seed, epoch) for i in (2 * k, 2 * k + 1) if i < self.size]
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions."""

@@ -6,28 +6,31 @@ from operator import itemgetter
 
 from dlip.data.batch import Question
 from dlip.data.scenes.text import NUMBERS, PHRASES, PLURALS
-from dlip.data.scenes.world import ATTRIBUTES, OPPOSITE, VALUES, Object, Scene, gap, pick, relation
+from dlip.data.scenes.world import ATTRIBUTES, VALUES, Object, Scene, gap, pick, relation
 
 SIZE, TEXTURE, COLOR, SHAPE = range(4)  # positions in an object's kind
 # Sets of attributes that may name an object, short ones first, and the function that takes them from its kind.
 _NAMINGS = [(named, itemgetter(*named)) for n in (1, 2, 3, 4) for named in combinations(range(4), n)]
 _NOUNS = ((COLOR, SHAPE), (COLOR, SHAPE), (SIZE, SHAPE), (SIZE, COLOR), (TEXTURE, SHAPE), (TEXTURE, COLOR))
 _ATTRIBUTE_DRAWS = 3 * (COLOR,) + 3 * (SHAPE,) + 2 * (TEXTURE,) + (SIZE,)  # relative frequency of attribute questions
+_COMPARATIVES = {"large": "larger", "small": "smaller"}
+_FURTHER = {"left": "further left", "right": "further right", "above": "higher", "below": "lower"}
+_BOTH_PRESENT = 0.8  # share of comparisons of numbers in which neither is zero, where a scene allows them
 _AMBIGUOUS_GAP = 5  # pixels: a second object so far in the same direction makes "what is above it?" ambiguous
 
 Kind = tuple[str, str, str, str]
 
 
 def questions(scene: Scene) -> list[Question]:
-    """Six questions: two about an attribute, one of each other type. An attribute that a question omits may be any."""
+    """Six questions: two about a relation, one of each other type. An attribute that a question omits may be any."""
     rng = random.Random(scene.image_id * 4 + 2)
     kinds = [o.kind for o in scene.objects]
     pairs = (
         ("existence", _existence(rng, kinds)),
         ("counting", _counting(rng, kinds)),
         ("attribute", _attribute(rng, kinds)),
-        ("attribute", _attribute(rng, kinds)),
         ("comparison", _comparison(rng, kinds)),
+        ("relation", _related(rng, scene, kinds)),
         ("relation", _relation(rng, scene, kinds)),
     )
     return [Question(text, [answer], type) for type, (text, answer) in pairs]
@@ -70,57 +73,63 @@ def _attribute(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
 
 
 def _comparison(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
-    yes = rng.random() < 0.5
-    if rng.random() < 0.5:
-        pairs = []
-        for a, b in permutations(kinds, 2):
-            if a[SIZE] == "large" and b[SIZE] == "small":
-                names = product(_names(kinds, a, SIZE)[:2], _names(kinds, b, SIZE)[:2])
-                pairs += [(_noun(a, first), _noun(b, second)) for first, second in names]
-        if pairs:
-            large, small = pick(rng, pairs)
-            larger = rng.random() < 0.5
-            a, b = (large, small) if larger == yes else (small, large)
-            return f"is the {a} {'larger' if larger else 'smaller'} than the {b}?", "yes" if yes else "no"
+    sizes = [(_COMPARATIVES[a[SIZE]], a, b) for a, b in permutations(kinds, 2) if a[SIZE] != b[SIZE]]
+    if rng.random() < 0.5 and (question := _which(rng, kinds, sizes, SIZE)):
+        return question
     attribute = SHAPE if rng.random() < 0.5 else COLOR
     present = [kind[attribute] for kind in kinds]
-    more = pick(rng, present)  # at least as frequent as `less`
-    while True:
-        less = pick(rng, present if rng.random() < 0.5 else VALUES[attribute])
-        if less != more and present.count(less) + yes <= present.count(more):
-            break
-    a, b = (more, less) if yes else (less, more)
-    a, b = (PLURALS[a], PLURALS[b]) if attribute == SHAPE else (f"{a} things", f"{b} things")
-    return f"are there more {a} than {b}?", "yes" if yes else "no"
+    found = sorted({*present})
+    unequal = [(more, less) for more, less in permutations(found, 2) if present.count(more) > present.count(less)]
+    if unequal and rng.random() < _BOTH_PRESENT:
+        more, less = pick(rng, unequal)
+    else:
+        more, less = pick(rng, found), pick(rng, [value for value in VALUES[attribute] if value not in present])
+    if attribute == SHAPE:
+        return f"are there more {_either(rng, PLURALS[more], PLURALS[less])}?", PLURALS[more]
+    return f"are there more {_either(rng, more, less)} things?", more
+
+
+def _related(rng: random.Random, scene: Scene, kinds: list[Kind]) -> tuple[str, str]:
+    """What is in a direction from an object, where one thing is; else as `_relation`."""
+    pairs = [(a, b) for a, b in permutations(scene.objects, 2) if relation(a, b) and _only(scene, a, b, relation(a, b))]
+    if not pairs:
+        return _relation(rng, scene, kinds)
+    a, b = pick(rng, pairs)
+    return f"what is {PHRASES[relation(a, b)]} the {_noun(b.kind, pick(rng, _names(kinds, b.kind)[:4]))}?", a.shape
 
 
 def _relation(rng: random.Random, scene: Scene, kinds: list[Kind]) -> tuple[str, str]:
-    pairs = [(a, b) for a, b in permutations(scene.objects, 2) if relation(a, b)]
-    if rng.random() < 0.5:
-        only = [(a, b) for a, b in pairs if _only(scene, a, b, relation(a, b))]
-        if only:
-            a, b = pick(rng, only)
-            return f"what is {_where(relation(a, b))} the {_name(rng, kinds, b.kind)}?", a.shape
-    a, b = pick(rng, pairs)
-    yes = rng.random() < 0.5
-    where = relation(a, b) if yes else OPPOSITE[relation(a, b)]
-    a, b = (_name(rng, kinds, o.kind) for o in (a, b))
-    return f"is the {a} {_where(where)} the {b}?", "yes" if yes else "no"
+    places = [(_FURTHER[relation(a, b)], a.kind, b.kind) for a, b in permutations(scene.objects, 2) if relation(a, b)]
+    return _which(rng, kinds, places)
 
 
-def _where(where: str) -> str:
-    return PHRASES[where][where in ("left", "right")]
+def _which(
+    rng: random.Random, kinds: list[Kind], comparisons: list[tuple[str, Kind, Kind]], excluded: int | None = None
+) -> tuple[str, str] | None:
+    """Which of two objects is larger, or further left: the first of one of `comparisons`. None if none can be named.
+
+    Both names, without an excluded attribute, are as short as the scene allows; the answer is the first one's.
+    """
+    named = [
+        (len(one) + len(other), comparative, _noun(a, one), _noun(b, other))
+        for comparative, a, b in comparisons
+        for one, other in product(_names(kinds, a, excluded), _names(kinds, b, excluded))
+    ]
+    if not named:
+        return None
+    fewest = min(words for words, *_ in named)
+    _, comparative, a, b = pick(rng, [option for option in named if option[0] == fewest])
+    return f"which is {comparative}, {_either(rng, f'the {a}', f'the {b}')}?", a.removesuffix(" thing")
+
+
+def _either(rng: random.Random, one: str, other: str) -> str:
+    return f"{one} or {other}" if rng.random() < 0.5 else f"{other} or {one}"
 
 
 def _only(scene: Scene, a: Object, b: Object, where: str) -> bool:
     """Whether a is the only object on that side of b, clearly."""
     axis, sign = where in ("above", "below"), -1 if where in ("left", "above") else 1
     return all(o is a or o is b or sign * gap(o, b)[axis] < _AMBIGUOUS_GAP for o in scene.objects)
-
-
-def _name(rng: random.Random, kinds: list[Kind], kind: Kind) -> str:
-    """One of the shorter names of this object alone."""
-    return _noun(kind, pick(rng, _names(kinds, kind)[:4]))
 
 
 def _names(kinds: list[Kind], kind: Kind, excluded: int | None = None) -> list[tuple[int, ...]]:

@@ -17,7 +17,7 @@ _STAR = [
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The image of a scene: uint8 [48, 48, 3]."""
+    """The image of a scene: uint8 [64, 64, 3]."""
     image = np.empty((SIDE, SIDE, 3), np.float32)
     image[:] = _background(scene)[..., None]
     for o in scene.objects:
@@ -28,7 +28,7 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def masks(scene: Scene) -> np.ndarray:
-    """Visible pixels of each object: bool [objects, 48, 48]; the last object that covers half a pixel has it."""
+    """Visible pixels of each object: bool [objects, 64, 64]; the last object that covers half a pixel has it."""
     visible = np.zeros((len(scene.objects), SIDE, SIDE), bool)
     for i, o in enumerate(scene.objects):
         rows, columns = slice(o.y, o.y + o.width), slice(o.x, o.x + o.width)
@@ -39,7 +39,7 @@ def masks(scene: Scene) -> np.ndarray:
 
 
 def _background(scene: Scene) -> np.ndarray:
-    """Gray values, float32 [48, 48] or a shape that broadcasts to it."""
+    """Gray values, float32 [64, 64] or a shape that broadcasts to it."""
     tone = np.float32(scene.tone)
     if scene.background == "shaded":
         ramp = tone + np.linspace(-80, 80, SIDE, dtype=np.float32)[:: 1 if scene.variant < 2 else -1]
@@ -79,6 +79,15 @@ def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return ((abs(x) <= 0.34) & (abs(y) <= 1)) | ((abs(y) <= 0.34) & (abs(x) <= 1))
     if shape == "diamond":
         return abs(x) + abs(y) <= 1
+    if shape == "ring":
+        return (x * x + y * y <= 1) & (x * x + y * y >= 0.3)
+    if shape == "moon":
+        return (x * x + y * y <= 1) & ((x - 0.6) ** 2 + y * y >= 0.6)
+    if shape == "arrow":
+        return ((abs(x) <= 0.3) & (abs(y) <= 1)) | ((abs(x) <= y + 1) & (y <= 0))
+    if shape == "heart":
+        u, v = 1.2 * x, 0.25 - 1.2 * y
+        return (u * u + v * v - 1) ** 3 <= u * u * v**3
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)  # star: even-odd rule, edge by edge
     for (x0, y0), (x1, y1) in zip(_STAR, _STAR[1:] + _STAR[:1], strict=True):
         if y0 != y1:

@@ -12,7 +12,7 @@ from dlip.data.scenes.world import ATTRIBUTES, BACKGROUNDS, OPPOSITE, SHAPES, VA
 
 _ATTRIBUTE = {value: attribute for attribute, values in zip(ATTRIBUTES, VALUES, strict=True) for value in values}
 _DIRECTION = {where: where for where in OPPOSITE} | {"over": "above", "under": "below"}
-_NUMBER = {"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
+_NUMBER = {"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _MAX_MENTIONS = 5  # mentions of one caption that are matched to objects; further ones count as absent
 _DESCRIBED = 3  # objects that a complete caption names
 
@@ -96,8 +96,9 @@ def _relations(marks: list[tuple]) -> list[tuple[int | None, str, int | None]]:
         earlier = [None, None] + [value for sort, value in marks[:at] if sort == "object"]
         later = [value for sort, value in marks[at:] if sort == "object"] + [None, None]
         last, following = (marks[at - 1][0] if at else ""), (marks[at + 1][0] if at + 1 < len(marks) else "")
-        if "it" in (last, following):  # a ... with b to its left, with b above it
-            a, b = earlier[-1], earlier[-2]
+        if "it" in (last, following) or following != "object":  # b ... with a to its left, with a above it, a at left
+            a, b = earlier[-1], next((mention for mention in earlier if mention is not None), None)
+            b = None if a == b else b
         elif earlier[-1] is None:  # under b sits a
             b, a = later[:2]
         elif last == "an" and relations:  # a is left of b and above c

@@ -3,11 +3,11 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise
 
 import numpy as np
 
-SIDE = 48
+SIDE = 64
 """Height and width of an image in pixels."""
 
 SIZES = {"small": 10, "large": 16}
@@ -17,15 +17,18 @@ LATTICE = 8
 TEXTURES = ("plain", "striped", "dotted")
 COLORS = {
     "red": (220, 35, 40),
-    "green": (35, 165, 60),
     "blue": (45, 75, 225),
     "yellow": (250, 225, 40),
-    "purple": (140, 45, 175),
+    "green": (35, 165, 60),
     "orange": (250, 135, 20),
+    "purple": (140, 45, 175),
     "cyan": (50, 210, 225),
     "pink": (250, 150, 200),
+    "brown": (140, 75, 30),
+    "lime": (150, 240, 60),
 }
-SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "heart", "ring", "arrow", "moon")
+"""Colors and shapes, the most frequent first: the k-th is drawn 1 / k times as often as the first."""
 BACKGROUNDS = ("gray", "dark", "pale", "shaded", "checkered", "noisy")
 ATTRIBUTES = ("size", "texture", "color", "shape")
 """An object's attributes, in the order in which a phrase names them."""
@@ -72,7 +75,7 @@ class Scene:
     variant: int
     """0 to 3: direction of the shading, or shift of the checkerboard."""
     objects: tuple[Object, ...]
-    """In order of salience and of drawing: large before small, then left to right."""
+    """In order of salience and of drawing."""
 
 
 def pick(rng: random.Random, options: Sequence):
@@ -95,54 +98,60 @@ def relation(a: Object, b: Object) -> str | None:
     return None
 
 
-KINDS = [
-    (name, value, shape)
-    for name, values in (("color", tuple(COLORS)), ("size", tuple(SIZES)), ("texture", TEXTURES))
-    for value in values
-    for shape in SHAPES
+CELLS = SIDE // LATTICE
+"""Cells along each side of the image, for tags."""
+TAGS = [value for values in VALUES for value in values] + [
+    (where, value) for where in OPPOSITE for value in (*COLORS, *SHAPES)
 ]
-"""Kinds of objects, as (attribute, value, shape): "a red star", "a large cross", "a dotted circle"."""
-RELATIONS = [
-    (a, where, b) for values in (tuple(COLORS), SHAPES) for a in values for where in ("left", "above") for b in values
-]
-"""Relations of two colors or two shapes: ("red", "left", "blue"), ("star", "above", "circle")."""
-TAGS = KINDS + RELATIONS
+"""Attributes of an object, and colors and shapes of the objects in each direction from it."""
+_TAG_INDEX = {tag: i for i, tag in enumerate(TAGS)}
 
 
 def tags(scene: Scene) -> np.ndarray:
-    """float32 [len(TAGS)]: 1 for each kind of object and each relation in the scene."""
-    present = {(name, getattr(o, name), o.shape) for o in scene.objects for name in ("color", "size", "texture")}
-    for a, b in permutations(scene.objects, 2):
-        where = relation(a, b)
-        present |= {(a.color, where, b.color), (a.shape, where, b.shape)}
-    return np.array([tag in present for tag in TAGS], np.float32)
+    """float32 [CELLS * CELLS, len(TAGS)], row by row: the tags of the object that covers each cell."""
+    cells = np.zeros((CELLS, CELLS, len(TAGS)), np.float32)
+    for o in scene.objects:
+        near = {(relation(p, o), value) for p in scene.objects if p is not o for value in (p.color, p.shape)}
+        own = [_TAG_INDEX[tag] for tag in (*o.kind, *near) if tag in _TAG_INDEX]
+        covered = (o.width + LATTICE // 2) // LATTICE  # cells that are at least half covered along each axis
+        row, column = o.y // LATTICE, o.x // LATTICE
+        cells[row : row + covered, column : column + covered, own] = 1
+    return cells.reshape(-1, len(TAGS))
 
 
 def make_scene(image_id: int, residue: int, modulus: int) -> Scene:
-    """The scene of a number: 2 to 4 objects, no two alike, with at least one related pair.
+    """The scene of a number: 3 to 5 objects, no two alike; each of the first three is related to the next.
 
+    Scenes 2k and 2k + 1 are twins: the same objects in other places, so that only relations tell their captions apart.
     The sum of the objects' edges `x + y`, in steps of the lattice, is `residue` modulo `modulus`, so that scenes of
     different residues have different layouts, whatever their numbers.
     """
+    rng = random.Random(image_id // 2 * 8 + 4)
+    kinds = _kinds(rng, 3 + int(rng.random() * 3))
     rng = random.Random(image_id * 4)
     background = pick(rng, BACKGROUNDS)
     tone = {"dark": 48, "pale": 222}.get(background, 128) + int(rng.random() * 25) - 12
     variant = int(rng.random() * 4)
-    count = 2 + int(rng.random() * 3)
+    twin = make_scene(image_id - 1, residue, modulus) if image_id % 2 else None
     while True:
-        objects = _place(rng, _kinds(rng, count), residue, modulus)
-        if objects and any(relation(a, b) for a in objects for b in objects):
+        objects = _place(rng, kinds, residue, modulus)
+        if objects and all(chain_of(objects)) and not (twin and chain_of(objects) == chain_of(twin.objects)):
             return Scene(image_id, background, tone, variant, tuple(objects))
 
 
+def chain_of(objects: Sequence[Object]) -> list[str | None]:
+    """Relations of the first object to the second and of the second to the third."""
+    return [relation(a, b) for a, b in pairwise(objects[:3])]
+
+
 def _kinds(rng: random.Random, count: int) -> list[tuple[str, str, str, str]]:
-    """`count` different (size, texture, color, shape), large ones first; colors and shapes often recur."""
+    """`count` different (size, texture, color, shape) in order of salience; colors and shapes often recur."""
     kinds: list[tuple[str, str, str, str]] = []
     while len(kinds) < count:
         size = "large" if rng.random() < 0.45 else "small"
         draw = rng.random()
         texture = "plain" if draw < 0.6 else "striped" if draw < 0.8 else "dotted"
-        color, shape = pick(rng, tuple(COLORS)), pick(rng, SHAPES)
+        color, shape = _pick_frequent(rng, tuple(COLORS)), _pick_frequent(rng, SHAPES)
         draw = rng.random()
         if kinds and draw < 0.15:
             color = pick(rng, kinds)[2]
@@ -150,7 +159,23 @@ def _kinds(rng: random.Random, count: int) -> list[tuple[str, str, str, str]]:
             shape = pick(rng, kinds)[3]
         if (size, texture, color, shape) not in kinds:
             kinds.append((size, texture, color, shape))
-    return sorted(kinds, key=lambda kind: kind[0])
+    return sorted(kinds, key=_salience)
+
+
+def _salience(kind: tuple[str, str, str, str]) -> tuple[int, ...]:
+    """Large before small, then by color, shape and texture: never by place, which would give relations away."""
+    size, texture, color, shape = kind
+    return size == "small", tuple(COLORS).index(color), SHAPES.index(shape), TEXTURES.index(texture)
+
+
+def _pick_frequent(rng: random.Random, options: Sequence):
+    """One of `options`, the k-th in proportion to 1 / k."""
+    draw = rng.random() * sum(1 / k for k in range(1, len(options) + 1))
+    for k, option in enumerate(options, 1):
+        draw -= 1 / k
+        if draw < 0:
+            return option
+    return options[-1]
 
 
 def _place(rng: random.Random, kinds: list, residue: int, modulus: int) -> list[Object] | None:
@@ -175,7 +200,7 @@ def _place(rng: random.Random, kinds: list, residue: int, modulus: int) -> list[
         brightness = 0.86 + 0.2 * rng.random()
         rgb = tuple(min(255, int(channel * brightness)) for channel in COLORS[kind[2]])
         placed.append(Object(*kind, x, y, width, rgb))
-    return sorted(placed, key=lambda o: (o.size, o.x + o.width / 2, o.y))
+    return placed
 
 
 def _apart(x: int, y: int, width: int, color: str, o: Object) -> bool:

@@ -96,7 +96,7 @@ class Shards(QuarantineMixin):
         name = f"{shard.label}/{key.decode(errors='surrogatepass')}"
         texts, number = parse_sample(name, about, text)
         number = image_id_from_name(name) if number is None else number
-        return EncodedItem(name, number, texts.captions, texts.questions, data)
+        return EncodedItem(name, number, texts.captions, texts.questions, data, texts.writers)
 
     @property
     def remote(self) -> bool:

@@ -76,8 +76,8 @@ def scan(tar: Path, label: str) -> tuple[np.ndarray, list[str]]:
 def parse_sample(name: str, about: bytes | None, text: bytes | None) -> tuple[Annotation, int | None]:
     """Captions and questions from a sample's JSON and text file, and the image's id if it has one.
 
-    The JSON may have "captions" or "caption", "questions" (each with "question", "answers", "question_type") and
-    "image_id"; without captions in it, each line of the text file is one.
+    The JSON may have "captions" or "caption", "writers" (caption -> the model that wrote it), "questions" (each with
+    "question", "answers", "question_type") and "image_id"; without captions in it, each line of the text file is one.
     """
     row, annotation = {}, Annotation(name)
     if about is not None:
@@ -90,7 +90,8 @@ def parse_sample(name: str, about: bytes | None, text: bytes | None) -> tuple[An
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list):
         captions = [] if text is None else text.decode("utf-8", "replace").strip().splitlines() or [""]
-    annotation.add_captions(_strings(captions))
+    writers = row["writers"] if isinstance(row.get("writers"), dict) else {}
+    annotation.add_captions(_strings(captions), {c: name for c, name in writers.items() if isinstance(name, str)})
     for item in row["questions"] if isinstance(row.get("questions"), list) else []:
         item = item if isinstance(item, dict) else {}
         question, kind = item.get("question"), item.get("question_type")

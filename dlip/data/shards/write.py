@@ -55,7 +55,8 @@ def encoded_item(dataset, i: int) -> EncodedItem:
     item, data = dataset[i], io.BytesIO()
     image = Image.fromarray(item.image) if isinstance(item.image, np.ndarray) else item.image
     image.save(data, "PNG")
-    return EncodedItem(f"{dataset.split}-{i}", item.image_id, item.captions, item.questions, data.getvalue())
+    name = f"{dataset.split}-{i}"
+    return EncodedItem(name, item.image_id, item.captions, item.questions, data.getvalue(), item.writers)
 
 
 def _write(path: Path, dataset, places, counts: dict[str, int]) -> None:
@@ -66,6 +67,7 @@ def _write(path: Path, dataset, places, counts: dict[str, int]) -> None:
             counts["questions"] += len(item.questions)
             questions = [{"question": q.text, "answers": q.answers, "question_type": q.type} for q in item.questions]
             about = {"image_id": item.image_id, "name": item.name, "captions": item.captions, "questions": questions}
+            about |= {"writers": item.writers} if item.writers else {}
             for suffix, data in ((item.suffix, item.data), (".json", json.dumps(about).encode())):
                 member = tarfile.TarInfo(f"{i:09}{suffix}")
                 member.size = len(data)

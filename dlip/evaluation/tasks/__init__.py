@@ -26,6 +26,7 @@ def evaluate(
     k: int | None = None,
     generate_limit: int | None = None,
     answers: list[str] | None = None,
+    java: bool = True,
     num_beams: int = 3,
     max_new_tokens: int | None = None,
     batch_size: int = 64,
@@ -38,10 +39,11 @@ def evaluate(
 
     model, data: a VLM and a data set, or their names; `split` applies to a name. k: candidates that retrieval re-ranks.
     generate_limit: captions and answers are generated for the first images only, so many; by default for all. answers:
-    a list from which VQA also picks answers, besides generating them. num_beams: of captions and answers.
-    max_new_tokens: of a caption, by default the model's `max_text`. return_items: adds "items", the tables "tr" (a row
-    for each image), "ir" (caption), "captioning" (image) and "vqa" (question). progress: whether to show a bar, or a
-    function that is called with the fraction done.
+    a list from which VQA also picks answers, besides generating them. java: whether to run the Java programs that
+    tokenize captions and compute METEOR and SPICE, which take many seconds to start. num_beams: of captions and
+    answers. max_new_tokens: of a caption, by default the model's `max_text`. return_items: adds "items", the tables
+    "tr" (a row for each image), "ir" (caption), "captioning" (image) and "vqa" (question). progress: whether to show a
+    bar, or a function that is called with the fraction done.
 
     Raises UserError for an unknown task, or where no task can be evaluated.
     """
@@ -50,7 +52,7 @@ def evaluate(
     check_tasks(tasks)
     options = {
         "retrieval": dict(k=k),
-        "captioning": dict(num_beams=num_beams, max_new_tokens=max_new_tokens or model.med.config.max_text),
+        "captioning": dict(num_beams=num_beams, max_new_tokens=max_new_tokens or model.med.config.max_text, java=java),
         "vqa": dict(answers=answers, num_beams=num_beams),
     }
     result = {"model": model.name, "data": data.name, "split": data.split}

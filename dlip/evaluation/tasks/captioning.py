@@ -42,11 +42,12 @@ class Predictions:
 
 
 def run(
-    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True
-) -> TaskResult:
+    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True,
+    java: bool = True,
+) -> TaskResult:  # fmt: skip
     """Metrics of `score` and, on scenes, of `facts`; items "captioning"."""
     predictions = predict(vlm, dataset, batch_size, num_beams, max_new_tokens, progress)
-    metrics, ciders, notes = score(predictions.captions, predictions.references)
+    metrics, ciders, notes = score(predictions.captions, predictions.references, java)
     rows = predictions.rows(ciders)
     if hasattr(dataset, "scene"):
         counts = [count_facts(caption, dataset.scene(i)) for i, caption in enumerate(predictions.captions)]
@@ -86,14 +87,16 @@ def facts(counts: np.ndarray) -> dict:
     return {"facts_f1": percent_of(facts_f1(counts)), "facts": by_kind}
 
 
-def score(captions: list[str], references: list[list[str]]) -> tuple[dict, list[float], dict[str, str]]:
+def score(
+    captions: list[str], references: list[list[str]], java: bool = True
+) -> tuple[dict, list[float], dict[str, str]]:
     """Scores one caption of each image against its references, at least one.
 
     Returns bleu4, meteor, rougeL, cider and spice, each x 100 or None; each image's CIDEr x 100; and notes: why a
-    metric is None, and whether texts were tokenized without Java.
+    metric is None, and whether texts were tokenized without Java. java: whether to use Java, which takes many seconds.
     """
-    java = find_java()
-    captions, references, notes = _tokenize(java, captions, references)
+    program = find_java() if java else None
+    captions, references, notes = _tokenize(program, captions, references)
     pair = _numbered(captions, references)
     cider, ciders_of_images = Cider().compute_score(*pair)
     metrics = {
@@ -105,9 +108,11 @@ def score(captions: list[str], references: list[list[str]]) -> tuple[dict, list[
     }
     for name, metric in (("meteor", _meteor), ("spice", _spice)):
         try:
-            metrics[name] = 100 * metric(java, captions, references)
+            metrics[name] = 100 * metric(program, captions, references)
         except MetricUnavailable as reason:
             notes[name] = str(reason)
+    if not java:
+        notes = dict.fromkeys(notes, "Java was not to be used")
     return metrics, [100 * float(x) for x in ciders_of_images], notes
 
 

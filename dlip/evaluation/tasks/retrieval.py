@@ -13,6 +13,7 @@ from torch import Tensor
 from dlip.data.batch import Item
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, percent, subrange
 from dlip.evaluation.tasks.ranking import Nearest, nearest, reranked
+from dlip.models.token_ids import trim
 
 RECALLS = (1, 5, 10)
 TEXT_BATCH = 64
@@ -65,15 +66,16 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     for a model without ITC.
     """
     k = (16 if hasattr(dataset, "scene") else 128) if k is None else k
-    med = vlm.med.model_for("itc")
+    med = matcher = vlm.med.model_for("itc")
     if "itm" in vlm.med.abilities:
-        med = vlm.med.model_for("itm")
+        matcher = vlm.med.model_for("itm")
     else:
         k = 0
     vectors, image_id, caption_id, captions = [], [], [], []
     kept, free_bytes = [], MAX_STATE_BYTES
-    for items, states in encode_images(vlm, med, dataset, batch_size, subrange(progress, 0, 0.1)):
-        vectors.append(med.project_image(states))
+    for items, states in encode_images(vlm, matcher, dataset, batch_size, subrange(progress, 0, 0.1)):
+        own = states if med is matcher else vlm.image_states((item.image for item in items), med)
+        vectors.append(med.project_image(own))
         free_bytes -= states.nbytes
         if free_bytes >= 0:
             kept.append(states.cpu())
@@ -85,14 +87,16 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     if not captions:
         raise MetricUnavailable("the data have no captions")
 
-    ids, mask, text = unique_texts(*vlm.texts(captions))
+    ids, mask, text = unique_texts(*vlm.texts(captions, med))
     images, texts = torch.cat(vectors), ids.new_empty(len(ids), vectors[0].shape[1], dtype=vectors[0].dtype)
     for rows in mask.sum(1).argsort().split(TEXT_BATCH):
-        texts[rows] = med.project_text(med.encode_text(*trim(ids, mask, rows), first_only=True))
+        texts[rows] = med.project_text(med.encode_text(ids[rows], mask[rows], first_only=True))
     texts = texts[text]
+    if med is not matcher:
+        ids, mask, text = unique_texts(*vlm.texts(captions, matcher))
     if free_bytes < 0:
-        kept = (states for _, states in encode_images(vlm, med, dataset, batch_size, False))
-    match = partial(match_logits, med, ids, mask, kept, progress=subrange(progress, 0.1, 1))
+        kept = (states for _, states in encode_images(vlm, matcher, dataset, batch_size, False))
+    match = partial(match_logits, matcher, ids, mask, kept, progress=subrange(progress, 0.1, 1))
     return rank(images, texts, text.cpu(), torch.tensor(image_id), torch.tensor(caption_id), captions, k, match)
 
 
@@ -127,14 +131,8 @@ def unique_texts(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Equal texts then get equal scores: encoded in batches of different lengths, they would differ by rounding.
     """
-    rows, which = ids.where(mask, -1).unique(dim=0, return_inverse=True)
-    return rows.clamp(min=0), rows >= 0, which
-
-
-def trim(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Some rows of padded texts [N, T], padded no more than they need."""
-    longest = mask[rows].sum(1).max()
-    return ids[rows, :longest], mask[rows, :longest]
+    rows, which = (2 * ids + mask).unique(dim=0, return_inverse=True)
+    return rows // 2, rows % 2 == 1, which
 
 
 def candidate_logits(
@@ -170,7 +168,8 @@ def match_logits(
             for image in batch.to(ids.device).split(1):
                 cross, pairs = med.text_encoder.cross(image), next(pairs_of_images)
                 for part in pairs[lengths[texts[pairs]].argsort()].split(TEXT_BATCH):
-                    part_ids, part_mask = trim(ids, mask, texts[part].to(ids.device))
+                    rows = texts[part].to(ids.device)
+                    part_ids, part_mask = trim(ids[rows], mask[rows])
                     part_mask = None if part_mask.all() else part_mask  # without padding
                     fused = med.fuse_with(cross, part_ids, part_mask, first_only=True)
                     logits[part] = med.match_logits(fused)[:, 1].float().cpu()

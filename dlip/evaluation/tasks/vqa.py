@@ -41,10 +41,10 @@ def run(
         cross = med.text_encoder.cross(vlm.image_states((item.image for item in items), med))
         for start in range(0, len(pairs), QUESTION_BATCH):
             rows, batch = zip(*pairs[start : start + QUESTION_BATCH], strict=True)
-            ids, mask = vlm.texts(q.text for q in batch)
+            ids, mask = vlm.texts((q.text for q in batch), med)
             states = med.question_states(med.fuse_with(cross, ids, mask, torch.tensor(rows, device=ids.device)))
             prompt = ids.new_full((len(ids), 1), med.config.dec_id)
-            generated += vlm.tokenizer.decode(generate(med, states, mask, prompt, num_beams, max_new_tokens))
+            generated += vlm.tokenizer_of(med).decode(generate(med, states, mask, prompt, num_beams, max_new_tokens))
             if answers:
                 ranked += [answers[i] for i in best_answers(vlm, states, mask, answers, k)]
             questions += batch
@@ -71,7 +71,7 @@ def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int =
     that is longer than the model reads.
     """
     med = vlm.med.model_for("vqa")
-    ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer.encode(answers, first="[DEC]"))  # [C, A]
+    ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer_of(med).encode(answers, first="[DEC]"))  # [C, A]
     if ids.shape[1] > (limit := med.config.max_positions):
         longest = answers[ids_mask.sum(1).argmax()]
         raise UserError(f"the answer {one_line(longest)!r} is longer than the {limit} tokens that this model reads")

@@ -69,6 +69,8 @@ def lower(med: Med, precision: str) -> Med:
         return med
     refuse_packed(med)
     if precision == "int8":
+        if not isinstance(med, Med):
+            raise UserError("int8 is for BLIP's layers; convert a CLIP or SigLIP to bf16")
         layers = {}  # tied layers stay tied
         for part in (med.text_encoder, med.text_decoder):
             for name, layer in list(part.named_modules()):
@@ -101,7 +103,9 @@ def precision(med: Med) -> str:
 
 
 def refuse_lowered(med: Med, purpose: str) -> Med:
-    """Returns the model if it is in fp32. Raises UserError if not."""
+    """Returns the model if it is a MED in fp32. Raises UserError if not."""
+    if not isinstance(med, Med):
+        raise UserError(f"{purpose} does not support a CLIP or SigLIP; use the stock classes of transformers")
     if (lowered := precision(med)) != "fp32":
         raise UserError(f"the model is in {lowered}, which {purpose} does not support; use the fp32 original")
     return med

@@ -27,6 +27,13 @@ def questions(tmp_path, content) -> list[Annotation]:
     return list(read_questions(file))
 
 
+def test_the_writer_of_a_caption(tmp_path):
+    sentences = [{"raw": "one", "writer": "human"}, {"raw": " two ", "writer": "m"}, {"raw": " ", "writer": "m"}]
+    (about,) = captions(tmp_path, {"images": [{**IMAGE, "sentences": sentences}]})
+    assert about.captions == ["one", "two"] and about.writers == {"two": "m"}
+    assert repr(about) == repr(Annotation("a.jpg", "train", ["one", "two"], faults=about.faults))  # is hashed
+
+
 def test_good_files(tmp_path):
     assert captions(tmp_path, {"dataset": "x", "images": [IMAGE]}) == [Annotation("a.jpg", "train", ["one"])]
     assert questions(tmp_path, [ROW]) == [Annotation("a.jpg", "train", questions=[Question("what?", ["cat"], "other")])]
@@ -55,6 +62,10 @@ MALFORMED_CAPTIONS = [
     ({"images": [IMAGE, {**IMAGE, "filename": 7}]}, r"images\[1\] needs 'filename', a string"),
     ({"images": [{**IMAGE, "sentences": ["one"]}]}, r"images\[0\], sentences needs 'raw', a string"),
     ({"images": [{**IMAGE, "sentences": [{"raw": 5}]}]}, r"images\[0\], sentences needs 'raw', a string"),
+    (
+        {"images": [{**IMAGE, "sentences": [{"raw": "one", "writer": 5}]}]},
+        r"images\[0\], sentences needs 'writer', a string",
+    ),
 ]
 
 

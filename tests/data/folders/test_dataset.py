@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlip import data
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.folders.dataset import Folder, image_id_from_name, splits
@@ -138,6 +139,30 @@ def test_faulty_texts_are_quarantined_or_fatal(make, captions, vqa, fault, kept)
     folder = Folder(path, "train", on_error="skip")
     assert folder.faults == [fault]
     assert names(folder) == ["a.png"] + ["bad.png"] * kept
+
+
+def test_images_without_texts_are_kept_on_request(make):
+    path = make([image("a.png"), image("b.png", "one"), image("c.png", " "), image("v.png", split="val")])
+    assert names(data.open(path, "train", on_error="skip")) == ["b.png"]
+    folder = data.open(path, "train", on_error="skip", uncaptioned=True)
+    assert names(folder) == ["a.png", "b.png", "c.png"] and folder.faults == ["c.png has an empty caption"]
+    assert names(data.open(path, "val", uncaptioned=True)) == ["v.png"]
+
+
+@pytest.mark.parametrize("below", ["images", "."])
+def test_a_folder_of_images_alone_is_read_on_request(tmp_path, below):
+    for name in ("b/one.JPG", "a.png", "notes.txt", "folder.png/x.webp"):
+        file = tmp_path / below / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(file, "PNG")
+    with pytest.raises(UserError, match="neither captions.json nor vqa.json"):
+        data.splits(tmp_path)
+    assert data.splits(tmp_path, uncaptioned=True) == ["train"]
+    folder = data.open(tmp_path, "train", uncaptioned=True)
+    assert names(folder) == ["a.png", "b/one.JPG", "folder.png/x.webp"] and folder[1].captions == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="neither captions.json nor vqa.json"):
+        data.splits(tmp_path / "empty", uncaptioned=True)
 
 
 def test_faults_of_another_split_are_ignored(make):

@@ -1,5 +1,7 @@
 """A dataset written as a folder reads back equal."""
 
+import json
+
 import numpy as np
 
 from dlip import data
@@ -26,3 +28,15 @@ def test_writing_again_replaces_the_old_folder(tmp_path):
     for size in (4, 2):
         write_folder(tmp_path, {"test": Scenes("test", size=size)})
     assert len(data.open(tmp_path, "test")) == 2
+
+
+def test_writers_of_captions_are_kept(tmp_path):
+    splits = {"train": Scenes("train-small", size=2)}
+    write_folder(tmp_path, splits)
+    rows = json.loads((tmp_path / "captions.json").read_text())
+    assert all(set(row) == {"raw"} for image in rows["images"] for row in image["sentences"])
+    dataset = data.open(tmp_path, "train")
+    (written, *_) = dataset.annotations[1].captions
+    dataset.annotations[1].writers[written] = "org/writer"
+    write_folder(tmp_path / "again", {"train": dataset})
+    assert [item.writers for item in data.open(tmp_path / "again", "train")] == [{}, {written: "org/writer"}]

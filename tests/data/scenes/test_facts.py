@@ -16,7 +16,7 @@ CROSS = Object("small", "plain", "pink", "cross", 5, 35, 10, (250, 150, 200))
 SCENE = Scene(0, "noisy", 128, 0, (CIRCLE, SQUARE, STAR, CROSS))
 """A circle, a square at its right, a star below the square, and a cross, the least salient, below the circle."""
 FIRST, SECOND = "large red circle", "large striped blue square"
-ALL = f"a {FIRST} left of a {SECOND} with a small dotted green star below it"
+ALL = f"a {SECOND} with a {FIRST} left of it and a small dotted green star below it"
 
 
 def counts(caption: str, scene: Scene = SCENE) -> dict[str, list[int]]:

@@ -77,6 +77,16 @@ def test_without_java_a_note_replaces_meteor(monkeypatch):
     assert plain_tokens("Don't STOP — the dog's tail, No. 5!") == "don't stop the dog's tail no 5"
 
 
+def test_java_is_not_started_where_it_is_not_to_be_used(monkeypatch):
+    references = [["a dog running", "one big dog runs there"], ["a red car"]]
+    monkeypatch.setattr(captioning, "find_java", lambda: None)
+    expected, ciders, _ = score(["A dog, running!", "a blue car"], references)
+    monkeypatch.setattr(captioning, "find_java", Mock(side_effect=AssertionError("Java was looked for")))
+    figures, own_ciders, notes = score(["A dog, running!", "a blue car"], references, java=False)
+    assert figures == expected and own_ciders == ciders and figures["cider"] > 0
+    assert notes.keys() == {"tokenizer", "meteor", "spice"} and not any("install" in note for note in notes.values())
+
+
 def test_spice_is_none_without_its_models(scored):
     figures, _, notes = scored
     if "spice" not in notes:

@@ -20,7 +20,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.ablation import ablate
 from dlip.experiments.grids import FULL, QUICK
 from dlip.export.onnx_export import to_onnx
-from dlip.export.transformers import to_precision, to_transformers
+from dlip.export.transformers import to_dlip, to_transformers
 from dlip.models.fast.linear import Linear
 from dlip.models.fast.precision import Int8Linear, lower, precision
 from dlip.training.config import TrainConfig
@@ -59,7 +59,7 @@ def student() -> VLM:
 
 @pytest.fixture(scope="module", params=["bf16", "int8"])
 def lowered(request, tmp_path_factory) -> VLM:
-    folders, skipped = to_precision("scenes/student", tmp_path_factory.mktemp("export"), request.param)
+    folders, skipped = to_dlip("scenes/student", tmp_path_factory.mktemp("export"), request.param)
     assert not skipped and list(folders) == [request.param]
     return VLM.load(folders[request.param])
 
@@ -99,9 +99,9 @@ def test_export_command_and_folder(tmp_path, capsys):
     (tmp_path / ".int8.0123abcd").mkdir()  # left by a killed export
     assert main(["export", "scenes/student", "--int8", "--out", str(tmp_path)]) == 0  # replaces the one before
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
-    original = to_precision("scenes/student", tmp_path, "bf16")[0]["bf16"]
+    original = to_dlip("scenes/student", tmp_path, "bf16")[0]["bf16"]
     assert (folder / "model.safetensors").stat().st_size < (original / "model.safetensors").stat().st_size
-    for write in (to_transformers, to_onnx, lambda name, out: to_precision(name, out, "int8")):
+    for write in (to_transformers, to_onnx, lambda name, out: to_dlip(name, out, "int8")):
         with pytest.raises(UserError, match="in int8.*; use the fp32 original"):
             write(str(folder), tmp_path / "again")
     with pytest.raises(UserError, match="is in int8; initialize from its fp32 original"):
@@ -115,7 +115,7 @@ def test_export_command_and_folder(tmp_path, capsys):
 def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, recwarn):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    folder, images = to_precision("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
+    folder, images = to_dlip("scenes/student", tmp_path, "int8")[0]["int8"], Scenes("train-small", size=4)
     stop_before_training = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr("dlip.training.loop.check_divisible", stop_before_training)
     monkeypatch.setattr("dlip.experiments.ablation._run", Mock(return_value={}))
@@ -175,7 +175,7 @@ def test_packed_model_gives_the_same_and_only_does_inference(make_vlm, scenes, t
         lambda: packed.save(tmp_path),
         lambda: load_weights(packed.med, weights(original.med)),
         lambda: lower(packed.med, "bf16"),
-        lambda: packed.med.encode_image(torch.rand(1, 3, 48, 48, requires_grad=True)),
+        lambda: packed.med.encode_image(torch.rand(1, 3, 64, 64, requires_grad=True)),
         lambda: train(packed, scenes, config, tmp_path / "a", progress=False),
         lambda: train(original, scenes, config.replace(weights=VLP | HR), tmp_path / "b", packed, progress=False),
     ):

@@ -4,7 +4,6 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -13,34 +12,13 @@ from pkgutil import resolve_name
 from typing import Literal
 
 from dlip.bench import BENCHES
+from dlip.commands.figures import Figures
 from dlip.common.errors import UserError
 from dlip.common.fields import check, option
-from dlip.common.files import write_output
 from dlip.common.options import as_words, comma_separated
-from dlip.common.text import one_line, plural
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig
 from dlip.training.config import CACHE, CACHE_GB
 from dlip.training.recipes import RECIPES
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Options of a command that prints figures."""
-
-    json: str | None = option(None, metavar="PATH")
-    """Write the figures to PATH as JSON; - for standard output."""
-
-    def __post_init__(self):
-        check(self, "--")
-
-    def show(self, figures: dict, text: str | Callable[[], str]) -> None:
-        """Prints `text`, or writes the figures as JSON if --json is passed."""
-        if self.json is None:
-            print(text if isinstance(text, str) else text(), flush=True)
-        elif self.json == "-":
-            print(json.dumps(figures, indent=1))
-        else:
-            write_output(Path(self.json), lambda path: path.write_text(json.dumps(figures, indent=1) + "\n"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,67 +51,6 @@ def models(options: Figures) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(Figures):
-    name: str = option(positional=True, metavar="DATA")
-    """Data set: "scenes", a folder, shards (a folder or address of *.tar), hub:NAME, or several joined by +."""
-
-
-def data(options: Data) -> None:
-    """Count the images and texts of a data set."""
-    from dlip import data as data_sets
-
-    counts, faults = {}, []
-    names = data_sets.dataset_names(options.name)
-    for name in names:
-        for split in data_sets.splits(name):
-            dataset = data_sets.open(name, split, on_error="skip")
-            dataset.verify()
-            counts[split if len(names) == 1 else f"{name} {split}"] = dataset.counts()
-            faults += dataset.faults
-    lines = [
-        f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
-        for split, row in counts.items()
-    ]
-    lines.append("\n  ".join([plural(len(faults), "fault") + ":" * bool(faults), *map(one_line, faults)]))
-    options.show({"data": options.name, "splits": counts, "faults": faults}, "\n".join(lines))
-
-
-def data_check(options: Data) -> None:
-    """Report what is wrong with a data set."""
-    from dlip.data import audit
-
-    report = audit.check(options.name)
-    options.show(report, lambda: audit.report(report))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataShard(Data):
-    out: str = option(metavar="FOLDER")
-    """Folder of the shards and their index."""
-    splits: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
-    """Only these splits, comma-separated; by default all."""
-    images: int = option(1000, least=1)
-    """Images per shard."""
-    on_error: Literal["fatal", "skip"] = "fatal"
-    """Stop at faulty images and texts, or skip them."""
-
-
-def data_shard(options: DataShard) -> None:
-    """Pack a data set into shards."""
-    from dlip import data as data_sets
-    from dlip.data.shards.write import check_empty, write_shards
-
-    check_empty(options.out)
-    opened = {}
-    for split in options.splits or data_sets.splits(options.name):
-        opened[split] = data_sets.open(options.name, split, on_error=options.on_error)
-        opened[split].verify()
-    written = write_shards(options.out, opened, options.images)
-    lines = [f"{row['file']}  {row['images']:>6,} images  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]]
-    options.show(written, "\n".join(lines))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Train(Figures):
     out: str = option(metavar="FOLDER")
     """Folder of the run; one that holds a checkpoint is resumed."""
@@ -147,6 +64,8 @@ class Train(Figures):
     """Compute the teacher's outputs once and keep them in FOLDER (by default runs/teacher-cache)."""
     cache_gb: float = option(CACHE_GB, above=0, command="distill")
     """Maximum size of that folder in GB."""
+    report_to: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
+    """Trackers that get the run's log too, comma-separated: trackio, tensorboard, wandb."""
     experiment: ExperimentConfig
     """Experiment."""
 
@@ -166,7 +85,7 @@ def train(options: Train) -> None:
         return options.show(cost, lambda: dry_run.text(cost))
     record = run.run(
         experiment, options.out, options.results, progress=options.json != "-",
-        cache=options.cache_folder or CACHE, cache_gb=options.cache_gb,
+        cache=options.cache_folder or CACHE, cache_gb=options.cache_gb, report_to=options.report_to,
     )  # fmt: skip
     if distributed.rank() == 0:
         where = f"The model is in {options.out}, its record in {options.results}."
@@ -203,7 +122,7 @@ class Ablate(Figures):
     grids: tuple[str, ...] = option((), positional=True, metavar="GRID")
     """Grids to run, such as modules or fusion (docs/ablations.md), or all."""
     seeds: int | None = option(None, least=1)
-    """Runs of each row; by default those of the grids, 3."""
+    """Runs of each row; by default 6 of rows that a conclusion compares, 2 of others."""
     workers: int = option(1, least=1)
     """Number of parallel runs."""
     only: tuple[str, ...] = option((), metavar="ROW")
@@ -235,11 +154,11 @@ def ablate(options: Ablate) -> None:
     tables = {grid.name: ablation.table(grid, runs, plan) for grid in grids}
     texts = [ablation.text(grid, tables[grid.name], plan) for grid in grids]
     figures = {"tables": {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}}
-    figures |= {"failed": failed, "conclusions": None}
+    figures |= {"failed": failed, "conclusions": None, "spreads": None}
     if options.conclusions:
-        verdicts = conclusions.conclusions(runs, plan)
-        texts.append(conclusions.text(verdicts))
-        figures["conclusions"] = json.loads(verdicts.to_json(orient="records"))
+        judged = {"conclusions": conclusions.conclusions(runs, plan), "spreads": conclusions.spreads(runs, plan)}
+        texts.append(conclusions.text(*judged.values()))
+        figures |= {name: json.loads(table.to_json(orient="records")) for name, table in judged.items()}
     options.show(figures, "\n\n".join(texts))
     if failed:
         (name, reason), *others = failed.items()
@@ -280,8 +199,8 @@ def bench(options: Bench) -> None:
 class Export(Figures):
     model: str = option(positional=True, metavar="MODEL")
     """Model to export: a run folder, or a model's name."""
-    to: Literal["transformers", "onnx"] | None = None
-    """Library that will run the model; by default this package."""
+    to: Literal["dlip", "transformers", "onnx", "vit", "bert"] = "dlip"
+    """Library that will run the model; dlip is this package. vit, bert: one side, for stock transformers."""
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
@@ -289,31 +208,32 @@ class Export(Figures):
     out: str | None = option(None, metavar="FOLDER")
     """Folder to write to; by default runs/export/MODEL."""
     push: str | None = option(None, metavar="REPO")
-    """Upload to the hub, one repository per task: REPO-retrieval and so on."""
+    """Upload to the hub, one repository per folder: REPO-retrieval and so on."""
+    license: str | None = option(None, metavar="ID")
+    """License of the weights, for the hub: apache-2.0, bsd-3-clause, ..."""
 
 
 def export(options: Export) -> None:
     """Export a model for other programs."""
-    from dlip.export.transformers import push, to_precision, to_transformers
+    from dlip.export.encoders import STOCK_ENCODERS, to_encoder
+    from dlip.export.transformers import push, to_dlip, to_transformers
 
-    precision = "int8" if options.int8 else "bf16" if options.bf16 else None
+    precision = "int8" if options.int8 else "bf16" if options.bf16 else "fp32"
     if options.bf16 and options.int8:
         raise UserError("--bf16 and --int8 exclude each other; choose one")
     if options.to == "onnx" and precision != "bf16":
         from dlip.export.onnx_export import to_onnx
 
         write = partial(to_onnx, int8=options.int8)
-    elif options.to and precision:
+    elif options.to == "dlip":
+        write = partial(to_dlip, precision=precision)
+    elif precision != "fp32":
         raise UserError(f"--to {options.to} has no {precision}; drop --{precision}")
-    elif options.to:
-        write = to_transformers
-    elif precision:
-        write = partial(to_precision, precision=precision)
     else:
-        raise UserError("no format to write; add --to transformers, --to onnx, --bf16 or --int8")
+        write = partial(to_encoder, kind=options.to) if options.to in STOCK_ENCODERS else to_transformers
     parts = [part for part in Path(options.model).parts if part not in ("/", "..")]
     out = options.out or Path("runs/export") / ("-".join(parts) or Path(options.model).resolve().name)
-    folders, skipped = write(options.model, out)
+    folders, skipped = write(options.model, out, license=options.license)
     hub = push(folders, options.push) if options.push else []
     lines = [f"{task:10} {path}" for task, path in folders.items()]
     lines += [f"{task:10} skipped: {reason}" for task, reason in skipped.items()]
@@ -360,7 +280,7 @@ class Advise(Figures):
     max_latency: float | None = option(None, metavar="MS")
     """Budget in ms of median latency of the timed task."""
     metric: str = "all"
-    """Score to keep: tr1, ir1, cider, vqa, or all, the minimum kept of the four."""
+    """Score to keep: ir1, facts_f1, vqa_mean, tr1, cider, ..., or all, the minimum kept of the first three."""
     results: str = option("results/ablations.jsonl", metavar="PATH")
     """File of records, or a folder of them."""
 

@@ -1,0 +1,109 @@
+"""Export of one side of a model to stock `transformers`: the image encoder as a ViT, the text side as a BERT.
+
+`--init-from` reads both again (dlip/checkpoints/encoders.py).
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertLMHeadModel, ViTConfig, ViTModel
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from dlip.common.errors import UserError
+from dlip.export.card import encoder_card
+from dlip.export.transformers import processor, record_of, write_folder
+from dlip.models.composite import Composite
+from dlip.models.fast.precision import refuse_lowered
+from dlip.models.med import Med
+from dlip.vlm import VLM
+
+_VIT = (
+    (r"embeddings\.cls_token", "embeddings.class_embedding"),
+    (r"embeddings\.position_embeddings", "embeddings.position_embedding"),
+    (r"embeddings\.patch_embeddings\.projection", "embeddings.patch_embedding"),
+    (r"layers\.(\d+)\.attention\.o_proj", r"encoder.layers.\1.self_attn.projection"),
+    (r"layers\.(\d+)\.layernorm_before", r"encoder.layers.\1.layer_norm1"),
+    (r"layers\.(\d+)\.layernorm_after", r"encoder.layers.\1.layer_norm2"),
+    (r"layers\.(\d+)\.mlp", r"encoder.layers.\1.mlp"),
+    (r"layernorm", "post_layernorm"),
+)
+"""Stock names of a ViT's weights -> names here."""
+
+
+def to_encoder(
+    name: str, out: str | Path, kind: str, license: str | None = None
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Writes `out`/vit or `out`/bert, which the stock class loads, whole or not at all.
+
+    kind: "vit" or "bert". Returns the folder by its kind, and an empty dict, as nothing is skipped. Raises UserError
+    for a composite, a model in lower precision, and as `STOCK_ENCODERS` do.
+    """
+    vlm, folder = VLM.load(name), Path(out) / kind
+    if isinstance(vlm.med, Composite):
+        raise UserError(f"{name} is made of several models; export each by itself")
+    med = refuse_lowered(vlm.med, "export")
+    stock, c = STOCK_ENCODERS[kind](med), med.config
+    if kind == "vit":
+        preparation = ViTImageProcessorPil(
+            size={"height": c.image_size, "width": c.image_size}, image_mean=list(c.image_mean),
+            image_std=list(c.image_std),
+        )  # fmt: skip
+    else:
+        preparation = processor(vlm, c, "captioning").tokenizer
+    card = encoder_card(vlm, record_of(name), type(stock).__name__, license)
+
+    def write(new: Path) -> None:
+        stock.save_pretrained(new)
+        preparation.save_pretrained(new)
+        (new / "README.md").write_text(card)
+
+    write_folder(folder, write)
+    return {kind: folder}, {}
+
+
+@torch.no_grad()
+def to_vit(med: Med) -> ViTModel:
+    """The image encoder as a stock ViT without a pooler, in eval mode; its last states are the encoder's."""
+    c = med.config
+    stock = ViTModel(ViTConfig(
+        hidden_size=c.image_width, intermediate_size=c.image_mlp, num_hidden_layers=c.image_layers,
+        num_attention_heads=c.image_heads, image_size=c.image_size, patch_size=c.patch_size,
+        layer_norm_eps=c.image_eps, hidden_act="gelu", qkv_bias=True,
+    ), add_pooling_layer=False)  # fmt: skip
+    own = dict(med.vision_model.named_parameters())
+    for name, parameter in stock.named_parameters():
+        if match := re.fullmatch(r"layers\.(\d+)\.attention\.([qkv])_proj\.(\w+)", name):
+            qkv = own[f"encoder.layers.{match[1]}.self_attn.qkv.{match[3]}"]
+            parameter.copy_(qkv.chunk(3)["qkv".index(match[2])])
+            continue
+        for pattern, here in _VIT:
+            name = re.sub(rf"^{pattern}(?=\.|$)", here, name)
+        parameter.copy_(own[name].view_as(parameter))
+    return stock.eval()
+
+
+@torch.no_grad()
+def to_bert(med: Med) -> BertLMHeadModel:
+    """The decoder as a stock BERT language model, in eval mode. Raises UserError if it has cross-attention."""
+    c = med.config
+    if c.fusion_layers:
+        raise UserError("a stock BERT reads texts alone, and this model has cross-attention; train one without it")
+    stock = BertLMHeadModel(BertConfig(
+        hidden_size=c.text_width, intermediate_size=c.text_mlp, num_hidden_layers=c.text_layers,
+        num_attention_heads=c.text_heads, vocab_size=c.vocab_size, max_position_embeddings=c.max_positions,
+        layer_norm_eps=c.text_eps, hidden_act="gelu", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        type_vocab_size=1, is_decoder=True, pad_token_id=c.pad_id, bos_token_id=c.dec_id, eos_token_id=c.sep_id,
+        tie_word_embeddings=c.tie_head,
+    ))  # fmt: skip
+    own = med.text_decoder.state_dict()
+    for name, parameter in stock.named_parameters():
+        if name == "bert.embeddings.token_type_embeddings.weight":
+            parameter.zero_()
+        else:
+            parameter.copy_(own[name])
+    return stock.eval()
+
+
+STOCK_ENCODERS = {"vit": to_vit, "bert": to_bert}
+"""Kind of export -> function of a model; each raises UserError for a model that the stock class does not support."""

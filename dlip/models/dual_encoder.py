@@ -1,0 +1,277 @@
+"""CLIP, SigLIP and SigLIP 2 of stock `transformers` as models with one ability, ITC, called like `Med`.
+
+Layers, weights, tokenizer and image processor are the stock ones; this file names what they compute as `Features` does.
+Shapes: B images, N texts of T tokens, P patches, widths Di (image), Dt (text) and E (shared by ITC).
+Sources: Radford et al., CLIP (arXiv 2103.00020); Zhai et al., SigLIP (arXiv 2303.15343); Tschannen et al., SigLIP 2
+(arXiv 2502.14786).
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from dlip.common.errors import MissingAbility, UserError
+from dlip.data.batch import Batch
+from dlip.data.stock_tokenizer import StockTokenizer
+from dlip.models.composite import HasAbilities
+from dlip.models.features import SOURCES, Features, Trace, Want
+from dlip.models.grid_resize import normalized
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel
+
+RESAMPLING = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+
+
+@dataclass(frozen=True)
+class DualEncoderConfig:
+    """Sizes of a dual encoder, under the names of `ModelConfig`."""
+
+    image_size: int
+    """Side of the square that is read in training, in px."""
+    patch_size: int
+    image_width: int
+    image_heads: int
+    image_layers: int
+    image_mlp: int
+    text_width: int
+    text_heads: int
+    text_layers: int
+    text_mlp: int
+    embed_dim: int
+    max_text: int
+    """Longest text, in tokens; longer ones are truncated."""
+    class_token: bool
+    """Whether a class token is read with the patches; else the patches are pooled."""
+    fusion_layers: tuple[int, ...] = ()
+    """There are none."""
+
+    @property
+    def grid(self) -> int:
+        """Patches per side."""
+        return self.image_size // self.patch_size
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class DualEncoder(HasAbilities, nn.Module):
+    """An image encoder and a text encoder that meet in ITC alone.
+
+    Image states are [B, 1+P, Di]: a token for the whole image (CLIP's class token, SigLIP's pooled patches), then the
+    patches. Of the last layer they are normalized by the final layer norm, as those of `Med`; in other layers SigLIP's
+    first token is the mean of the patches. Text states are the pooled token's alone, [N, 1, Dt]: the end of the text of
+    CLIP, the last token, padding or not, of SigLIP.
+
+    ITC logits are the cosines divided by `temp`, which is 1 / exp(logit_scale). SigLIP's own logits also have a bias,
+    the same for all pairs, which places the threshold of their sigmoid. A softmax over candidates, as in kd.itc, does
+    not depend on it: it is left out.
+    """
+
+    abilities = frozenset({"itc"})
+    own_tokens = True
+    class_token = False
+
+    def __init__(self, model: "PreTrainedModel", tokenizer: StockTokenizer, image_processor: "BaseImageProcessor"):
+        super().__init__()
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        vision, text = model.config.vision_config, model.config.text_config
+        self.config = DualEncoderConfig(
+            self.square_size(), vision.patch_size, vision.hidden_size, vision.num_attention_heads,
+            vision.num_hidden_layers, vision.intermediate_size, text.hidden_size, text.num_attention_heads,
+            text.num_hidden_layers, text.intermediate_size, self.embed_dim(),
+            min(text.max_position_embeddings, tokenizer.stock.model_max_length), self.class_token,
+        )  # fmt: skip
+        for name, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
+            values = getattr(image_processor, name) if image_processor.do_normalize else [neutral] * 3
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self._check_image_processor()
+
+    def _check_image_processor(self) -> None:
+        """Raises UserError if the image processor does not give what the image encoder reads."""
+        side, scale = self.config.image_size, self.image_processor.rescale_factor
+        if not math.isclose(scale, 1 / 255, rel_tol=1e-3):
+            raise UserError(f"its image processor scales pixels by {scale}, not by 1/255; copy its own")
+        blank = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+        expected = self.normalize(blank)["pixel_values"].shape[-1]
+        if (found := self.preprocess([Image.new("RGB", (side, side))])["pixel_values"].shape[-1]) != expected:
+            raise UserError(
+                f"its image processor gives rows of {found} values, but its model reads {expected}; copy its own"
+            )
+
+    @property
+    def temp(self) -> Tensor:
+        """The ITC temperature."""
+        return (-self.model.logit_scale.detach()).exp().reshape(())
+
+    # --- what the families differ in ----------------------------------------------------------------------------------
+
+    def square_size(self) -> int:
+        return self.model.config.vision_config.image_size
+
+    def embed_dim(self) -> int:
+        raise NotImplementedError
+
+    def inputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What the stock image encoder reads, of normalized squares [B, 3, S, S]."""
+        return {"pixel_values": pixels}
+
+    def last_image_states(self, out) -> Tensor:
+        """Image states [B, 1+P, Di] of the last layer, from the stock image encoder's output."""
+        raise NotImplementedError
+
+    def layer_image_states(self, hidden: Tensor) -> Tensor:
+        """Image states [B, 1+P, Di] of another layer."""
+        raise NotImplementedError
+
+    def pooled_token(self, ids: Tensor) -> Tensor:
+        """int64 [N]: the position in texts [N, T] whose state stands for the text."""
+        raise NotImplementedError
+
+    def image_head(self, states: Tensor) -> Tensor:
+        """Pooled image states [B, Di] in the shared space [B, E]."""
+        raise NotImplementedError
+
+    def text_head(self, states: Tensor) -> Tensor:
+        """Pooled text states [N, Dt] in the shared space [N, E]."""
+        raise NotImplementedError
+
+    # --- as `Med` -----------------------------------------------------------------------------------------------------
+
+    def normalize(self, images: Tensor) -> dict[str, Tensor]:
+        """What the image encoder reads, of images uint8 [B, 3, H, W], resized to squares: a student sees the same."""
+        mode = RESAMPLING.get(self.image_processor.resample, "bicubic")
+        pixels = normalized(images, self.config.image_size, self.image_mean, self.image_std, mode)
+        return self.inputs(pixels.to(self.temp.dtype))
+
+    def preprocess(self, images: list) -> dict[str, Tensor]:
+        """What the image encoder reads, of RGB images or their pixels [H, W, 3], by the stock image processor."""
+        images = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images]
+        inputs = self.image_processor(images, return_tensors="pt").to(self.temp.device)
+        return {**inputs, "pixel_values": inputs["pixel_values"].to(self.temp.dtype)}
+
+    def encode_image(self, pixels: dict[str, Tensor], trace: Trace | None = None) -> Tensor:
+        """Image states [B, 1+P, Di]. Raises MissingAbility where `trace` wants attention maps."""
+        trace, last = trace or Trace(), self.config.image_layers - 1
+        if trace.wanted.keys() - {"states"}:
+            raise MissingAbility("attention maps of a CLIP or SigLIP are not available; choose a BLIP")
+        layers = trace.wanted.get("states", {}).values()
+        out = self.model.vision_model(**pixels, output_hidden_states=any(i < last for i in layers))
+        for i in (i for i in layers if i < last):
+            trace.keep("states", i, self.layer_image_states(out.hidden_states[i + 1]))  # the first are embeddings
+        states = self.last_image_states(out)
+        trace.keep("states", last, states)
+        return states
+
+    def encode_text(self, ids: Tensor, mask: Tensor, trace: Trace | None = None, first_only: bool = False) -> Tensor:
+        """Text states [N, 1, Dt]."""
+        trace, last = trace or Trace(), self.config.text_layers - 1
+        layers = trace.wanted.get("states", {}).values()
+        rows, token = torch.arange(len(ids), device=ids.device), self.pooled_token(ids)
+        out = self.model.text_model(
+            input_ids=ids, attention_mask=mask.long() if self.tokenizer.masks_padding else None,
+            output_hidden_states=any(i < last for i in layers),
+        )  # fmt: skip
+        for i in (i for i in layers if i < last):
+            trace.keep("states", i, out.hidden_states[i + 1][rows, token][:, None])
+        states = out.last_hidden_state[rows, token][:, None]
+        trace.keep("states", last, states)
+        return states
+
+    def project_image(self, states: Tensor) -> Tensor:
+        return F.normalize(self.image_head(states[:, 0]).float(), dim=-1)  # [B, E]
+
+    def project_text(self, states: Tensor) -> Tensor:
+        return F.normalize(self.text_head(states[:, 0]).float(), dim=-1)  # [N, E]
+
+    def forward(self, batch: Batch, want: Want, pairs=None, image: Tensor | None = None) -> Features:
+        """Computes what `want` names of images, captions and ITC. pairs: not read, as there is no ITM.
+
+        image: precomputed image states [B, 1+P, Di], read instead of pixels.
+        """
+        batch = self.tokens_of(batch)
+        traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
+        mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
+        out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
+        if image is None and (want.abilities or want.includes("image")):
+            image = self.encode_image(self.normalize(batch.images), traces["image"])
+        if want.includes("text"):
+            text = self.encode_text(batch.ids, batch.mask, traces["text"])
+            if "itc" in want.abilities:
+                out.contrast(self.project_image(image), self.project_text(text))
+        return out
+
+
+class Clip(DualEncoder):
+    """`CLIPModel`."""
+
+    class_token = True
+
+    def embed_dim(self) -> int:
+        return self.model.config.projection_dim
+
+    def last_image_states(self, out) -> Tensor:
+        return self.model.vision_model.post_layernorm(out.last_hidden_state)  # the stock class does so for the first
+
+    def layer_image_states(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def pooled_token(self, ids: Tensor) -> Tensor:
+        end = self.model.text_model.eos_token_id
+        # 2 stands in older configurations, whose end of text is the highest id
+        return ids.argmax(1) if end == 2 else (ids == end).int().argmax(1)
+
+    def image_head(self, states: Tensor) -> Tensor:
+        return self.model.visual_projection(states)
+
+    def text_head(self, states: Tensor) -> Tensor:
+        return self.model.text_projection(states)
+
+
+class Siglip(DualEncoder):
+    """`SiglipModel`: SigLIP, and SigLIP 2 at a fixed size."""
+
+    def embed_dim(self) -> int:
+        vision, text = self.model.config.vision_config, self.model.config.text_config
+        if not vision.vision_use_head or text.projection_size != vision.hidden_size:
+            raise UserError("its images and texts have no vectors of one width to compare; use a whole SigLIP")
+        return vision.hidden_size
+
+    def last_image_states(self, out) -> Tensor:
+        return torch.cat([out.pooler_output[:, None], out.last_hidden_state], 1)
+
+    def layer_image_states(self, hidden: Tensor) -> Tensor:
+        return torch.cat([hidden.mean(1, keepdim=True), hidden], 1)
+
+    def pooled_token(self, ids: Tensor) -> Tensor:
+        return torch.full_like(ids[:, 0], ids.shape[1] - 1)
+
+    def image_head(self, states: Tensor) -> Tensor:
+        return states
+
+    def text_head(self, states: Tensor) -> Tensor:
+        return self.model.text_model.head(states)
+
+
+class Siglip2(Siglip):
+    """`Siglip2Model`, which reads images of any aspect ratio as patches (NaFlex); in training, squares."""
+
+    def square_size(self) -> int:
+        return math.isqrt(self.image_processor.max_num_patches) * self.model.config.vision_config.patch_size
+
+    def inputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        side, patch = self.config.grid, self.config.patch_size
+        grid = pixels.unflatten(3, (side, patch)).unflatten(2, (side, patch))  # [B, 3, rows, p, columns, p]
+        patches = grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # [B, P, p * p * 3]
+        shapes = torch.tensor([[side, side]], device=pixels.device).expand(len(pixels), -1)
+        return {"pixel_values": patches, "pixel_attention_mask": torch.ones_like(patches[..., 0], dtype=torch.int32),
+                "spatial_shapes": shapes}  # fmt: skip
+
+
+FAMILIES = {"clip": Clip, "siglip": Siglip, "siglip2": Siglip2}
+"""`model_type` of stock `transformers` -> class."""

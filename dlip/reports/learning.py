@@ -1,0 +1,37 @@
+"""The learning curve of a run for a terminal."""
+
+from dlip.common.text import plural
+from dlip.records.evaluations import percent
+from dlip.records.schema import HEADLINE_SCORES
+
+BAR = 10
+"""Characters of a bar that stands for the teacher's score."""
+
+
+def learning_lines(evaluations: dict | None) -> list[str]:
+    """A head, then a line per evaluation with the headline scores in percent of the teacher's, in ASCII.
+
+    Scores that the teacher lacks are shown as they are. evaluations: of a record (`dlip.records`); none give no lines.
+    """
+    if not evaluations:
+        return []
+    scores, teacher = evaluations["scores"], evaluations["teacher"]
+    columns = []
+    for column, name in HEADLINE_SCORES.items():
+        if level := teacher.get(column):
+            columns.append([f"{name} {_bar(share)}" for share in percent(scores.get(column, []), level)])
+        else:
+            columns.append([f"{name} {_number(value)}" for value in scores.get(column, [])])
+    rows = zip(*filter(None, columns), strict=True)
+    head = f"On {plural(evaluations['images'], 'image')} of {evaluations['data']} {evaluations['split']}"
+    head += ", in % of the teacher's scores:" if teacher else ":"
+    return [head, *("  ".join([f"step{step:6}", *row]) for step, row in zip(scores["step"], rows, strict=True))]
+
+
+def _bar(share: float | None) -> str:
+    filled = min(BAR, round(BAR * (share or 0) / 100))
+    return "#" * filled + "." * (BAR - filled) + ("   -" if share is None else f"{share:4.0f}%")
+
+
+def _number(value: float | None) -> str:
+    return "    -" if value is None else f"{value:5.1f}"

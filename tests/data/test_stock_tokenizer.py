@@ -1,0 +1,61 @@
+"""Tokenizers of stock `transformers`: padding, masks and length as their checkpoints have them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from dlip.common.errors import UserError
+from dlip.data.stock_tokenizer import StockTokenizer
+from tests.checkpoints.dual_helpers import FAMILIES, tokenizer_of
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request, tmp_path):
+    tokenizer_of(request.param, 16).save_pretrained(tmp_path / "stock")
+    (tmp_path / "stock" / "config.json").write_text(json.dumps({"model_type": request.param}))
+    return tmp_path / "stock"
+
+
+def test_padding_to_the_longest_or_to_the_full_length(folder):
+    texts = ["a", "the red \ud800 cat"]
+    longest, full = (StockTokenizer.load(folder, fixed_length=fixed).encode(texts, 15) for fixed in (False, True))
+    longer = longest[0].shape[1]
+    assert full[0].shape == full[1].shape == (2, 15) and 2 < longer <= 15
+    assert torch.equal(full[0][:, :longer], longest[0]) and torch.equal(full[1][:, :longer], longest[1])
+    assert [x.shape[0] for x in StockTokenizer.load(folder, fixed_length=True).encode([], 16)] == [0, 0]
+
+
+def test_masks_are_given_where_the_checkpoint_has_them(tmp_path):
+    """CLIP's texts are masked after their end; SigLIP reads its padding; SigLIP 2's class pads and masks the left."""
+    masks = {}
+    for family, tokens in (("clip", 16), ("siglip", 16), ("siglip2", 12)):
+        tokenizer_of(family, tokens).save_pretrained(tmp_path / family)
+        (tmp_path / family / "config.json").write_text(json.dumps({"model_type": family}))
+        masks[family] = StockTokenizer.load(tmp_path / family, fixed_length=family != "clip").encode(["a", "red"], 12)[
+            1
+        ]
+    assert masks["clip"].tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+    assert masks["siglip"].all()
+    assert masks["siglip2"].tolist() == [[False] * 10 + [True] * 2, [False] * 8 + [True] * 4]
+
+
+def test_tokenizer_json_alone(folder, tmp_path):
+    """Where the stock class cannot be had, such as SigLIP's without sentencepiece."""
+    expected = StockTokenizer.load(folder, fixed_length=True).encode(["a red star"], 16)
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "SiglipTokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
+    again = StockTokenizer.load(tmp_path, fixed_length=True).encode(["a red star"], 16)
+    assert torch.equal(expected[0], again[0])
+
+
+def test_a_missing_or_damaged_tokenizer_is_refused(folder):
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="copy the checkpoint's tokenizer.json"):
+        StockTokenizer.load(folder, fixed_length=True)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="has no tokenizer.json"):
+        StockTokenizer.load(folder, fixed_length=True)

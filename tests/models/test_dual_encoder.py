@@ -1,0 +1,136 @@
+"""CLIP, SigLIP and SigLIP 2 against the stock classes and their processors."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+import dlip
+from dlip.common.errors import MissingAbility, UserError
+from dlip.data.batch import Batch
+from dlip.evaluation.attention_maps import image_maps
+from dlip.models.fast.precision import lower, refuse_lowered
+from dlip.models.features import Want
+from dlip.vlm import VLM
+from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder
+
+TEXTS = ["a red star", "the large blue circle is above a cat", "Green!", " ".join(["square"] * 40)]
+CLOSE = dict(atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module", params=[(family, size) for family in FAMILIES for size in SIZES], ids="-".join)
+def pair(request, tmp_path_factory):
+    """The model as this package and as stock `transformers` load it, with the stock inputs of images and texts."""
+    family, size = request.param
+    folder = dual_folder(tmp_path_factory.mktemp("dual") / family, family, size)
+    images = random_images()
+    inputs = dict(AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt"))
+    padding = "longest" if family == "clip" else "max_length"
+    inputs |= AutoTokenizer.from_pretrained(folder)(
+        TEXTS, padding=padding, truncation=True, max_length=SIZES[size]["tokens"], return_tensors="pt"
+    )
+    with torch.no_grad():
+        return dlip.load(folder), AutoModel.from_pretrained(folder).eval(), images, inputs
+
+
+TEXT_INPUTS = ("input_ids", "attention_mask")
+
+
+def random_images() -> list[Image.Image]:
+    """Of several sizes and aspect ratios, one of them square."""
+    source = np.random.default_rng(0)
+    return [Image.fromarray(source.integers(0, 256, (h, w, 3), np.uint8)) for h, w in ((40, 40), (50, 30), (24, 61))]
+
+
+def test_embeddings_and_logits_equal_stock(pair):
+    vlm, stock, images, inputs = pair
+    with torch.no_grad():
+        out = stock(**inputs)
+    torch.testing.assert_close(vlm.embed_images(images), out.image_embeds, **CLOSE)
+    torch.testing.assert_close(vlm.embed_texts(TEXTS), out.text_embeds, **CLOSE)
+    bias = getattr(stock, "logit_bias", torch.zeros(()))
+    torch.testing.assert_close(vlm.similarity(images, TEXTS) / vlm.med.temp, out.logits_per_image - bias, **CLOSE)
+
+
+def test_the_pooled_text_state_equals_stock(pair):
+    vlm, stock, _, inputs = pair
+    with torch.no_grad():
+        states = vlm.med.encode_text(*vlm.texts(TEXTS))
+        out = stock.text_model(**{key: value for key, value in inputs.items() if key in TEXT_INPUTS})
+    is_clip = stock.config.model_type == "clip"
+    torch.testing.assert_close(states[:, 0], out.pooler_output if is_clip else out.last_hidden_state[:, -1], **CLOSE)
+
+
+def test_features_of_a_batch_equal_stock(pair):
+    """Squares of the model's own size are read as the stock processor reads them."""
+    vlm, stock, _, inputs = pair
+    side, config = vlm.med.config.image_size, vlm.med.config
+    squares = torch.randint(256, (3, 3, side, side), dtype=torch.uint8)
+    captions = [TEXTS[0], None, TEXTS[1]]
+    batch = Batch(squares, torch.arange(3), torch.zeros(3, 5, dtype=torch.long), torch.ones(3, 5, dtype=torch.bool),
+                  captions=captions)  # fmt: skip
+    layers = {("image", "states"): (0, -1), ("text", "states"): (0, -1)}
+    with torch.no_grad():
+        out = vlm.med(batch, Want(frozenset({"itc"}), layers))
+        arrays = [square.permute(1, 2, 0).numpy() for square in squares]
+        pixels = vlm.med.image_processor([Image.fromarray(array) for array in arrays], return_tensors="pt")
+        vision = stock.vision_model(**pixels, output_hidden_states=True)
+    patches = out.states("image")[:, 1:]
+    last = vision.last_hidden_state
+    if stock.config.model_type == "clip":
+        last = stock.vision_model.post_layernorm(last)[:, 1:]
+    torch.testing.assert_close(patches, last, **CLOSE)
+    torch.testing.assert_close(out.states("image")[:, 0], vision.pooler_output, **CLOSE)
+    torch.testing.assert_close(
+        out.states("image", 0)[:, -(config.grid**2) :], vision.hidden_states[1][:, -(config.grid**2) :]
+    )
+    assert out.rows.tolist() == [0, 2] and out.captioned.tolist() == [True, False, True]
+    expected = vlm.embed_images(arrays)[[0, 2]] @ vlm.embed_texts(captions[::2]).T / vlm.med.temp
+    torch.testing.assert_close(out.logits["itc"], expected, **CLOSE)
+    assert out.states("text").shape == out.states("text", 0).shape == (3, 1, config.text_width)
+
+
+def test_what_it_cannot_do_is_refused(pair):
+    vlm, _, images, _ = pair
+    for call in (
+        lambda: vlm.caption(images),
+        lambda: vlm.answer(images, TEXTS[:3]),
+        lambda: vlm.match(images, TEXTS[:3]),
+    ):
+        with pytest.raises(MissingAbility, match="it can: compare images with texts"):
+            call()
+    with pytest.raises(MissingAbility, match="attention maps of a CLIP or SigLIP"):
+        image_maps(vlm, images[0])
+
+
+def test_images_of_another_size_are_resized(pair):
+    """Enlarged squares give about the same vectors as the squares."""
+    med, (small,) = pair[0].med, torch.randint(256, (1, 1, 3, 4, 4), dtype=torch.uint8)
+    side = med.config.image_size
+    square = small.repeat_interleave(side // 4, 2).repeat_interleave(side // 4, 3)
+    large = square.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    with torch.no_grad():
+        a, b = (med.project_image(med.encode_image(med.normalize(images))) for images in (square, large))
+    assert (a * b).sum() > 0.95
+
+
+def test_lower_precision(pair):
+    """bf16 gives about the same vectors; int8 and exports are refused."""
+    vlm, _, images, _ = pair
+    half = VLM(lower(copy.deepcopy(vlm.med), "bf16"), vlm.tokenizer)
+    for one, other in ((vlm.embed_images(images), half.embed_images(images)),
+                       (vlm.embed_texts(TEXTS), half.embed_texts(TEXTS))):  # fmt: skip
+        assert other.dtype == torch.float32 and ((one * other).sum(1) > 0.99).all()
+    with pytest.raises(UserError, match="int8 is for BLIP"):
+        lower(vlm.med, "int8")
+    with pytest.raises(UserError, match="export does not support a CLIP or SigLIP"):
+        refuse_lowered(vlm.med, "export")
+
+
+def test_configuration_is_a_plain_table(pair):
+    config = pair[0].med.config
+    assert dataclasses.replace(config, **config.to_dict()) == config and config.fusion_layers == ()
