@@ -10,9 +10,10 @@ from PIL import Image
 from dlip.checkpoints.load import load_model, save_model
 from dlip.common.errors import UserError
 from dlip.common.text import plural
+from dlip.data.batch import squares
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import as_list, load_image, squares
+from dlip.data.transforms import as_list, load_image
 from dlip.models.composite import Composite, HasAbilities
 from dlip.models.dual_encoder import DualEncoder
 from dlip.models.fast.precision import pack

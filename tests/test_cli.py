@@ -17,7 +17,8 @@ from dlip.cli import COMMANDS, main, parse
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
-from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW
+from dlip.experiments.grids import FULL, GRIDS, TEACHER, TEACHER_ROW
+from dlip.experiments.history import model_record
 from dlip.records import floors, outcomes, read
 from dlip.records.write import append
 from tests.helpers import make_record
@@ -138,7 +139,11 @@ def test_ablate_prints_recorded_runs(tmp_path, capsys, monkeypatch):
     """The table, the verdicts and a failure, without training."""
     results, (untrained, *_) = tmp_path / "runs.jsonl", GRIDS["init"].rows
     for row in (TEACHER_ROW, untrained):
-        append(make_record("x", row.role, tr1=61.5) | {"ablation": {"hash": ablation.identity(row, FULL)}}, results)
+        seed = model_record(TEACHER)["seed"] if row.role == "teacher" else 0
+        append(
+            make_record("x", row.role, seed=seed, tr1=61.5) | {"ablation": {"hash": ablation.identity(row, FULL)}},
+            results,
+        )
     words = ["ablate", "init", "--only", "neither trained", "--seeds", "1"]
     words += ["--results", str(results), "--out", str(tmp_path)]
     assert main([*words, "--conclusions"]) == 0

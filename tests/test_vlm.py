@@ -131,7 +131,7 @@ def test_paths_and_images_of_any_mode_give_the_same(tiny, images, tmp_path):
     torch.testing.assert_close(tiny.match(paths, TEXTS), tiny.match(images, TEXTS))
     grey = Image.new("L", (100, 30), 128)
     pixels = tiny.pixels([grey])
-    assert pixels.shape == (1, 3, 48, 48) and pixels.dtype == torch.uint8 and (pixels == 128).all()
+    assert pixels.shape == (1, 3, 64, 64) and pixels.dtype == torch.uint8 and (pixels == 128).all()
 
 
 def test_empty_inputs(tiny, images):

@@ -20,13 +20,13 @@ _Files = tuple[tuple[Path, int], ...]
 
 
 def records() -> list[dict]:
-    """The records of `results/` and of the built-in models, each once, without quick runs."""
+    """The records of the built-in models and of `results/`, each once, without quick runs."""
     return _read(_files())
 
 
 def _files() -> _Files:
     """Each file with its modification time, the key of the caches below."""
-    files = sorted(RESULTS.glob("*.jsonl")) + [BUILT_IN / name / "record.json" for name in built_in_models()]
+    files = [BUILT_IN / name / "record.json" for name in built_in_models()] + sorted(RESULTS.glob("*.jsonl"))
     return tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 
@@ -64,10 +64,10 @@ def _table(group: str, files: _Files) -> pd.DataFrame:
 
 @lru_cache(maxsize=1)
 def _outside_grids(files: _Files) -> dict[str, list[dict]]:
-    """The records outside grids by the data that they were measured on, the largest group first, as `MAIN`."""
+    """The records outside grids by the data that they were measured on; the built-in models' group is `MAIN`."""
     by_data: dict[str, list[dict]] = {}
     for record in _read(files):
         if "ablation" not in record:
             by_data.setdefault(describe_test_sets(frame([record]))[0], []).append(record)
-    (_, main), *rest = sorted(by_data.items(), key=lambda group: -len(group[1]))
+    (_, main), *rest = by_data.items()
     return {MAIN: main, **dict(rest)}

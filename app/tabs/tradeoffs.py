@@ -118,7 +118,7 @@ def description(points: list[Point], group: str = MAIN) -> str:
     text = f"{runs:,} of the {len(records()):,} runs that are shipped with this project, measured on {escape(data)}; "
     text += "click a point, or choose it by name."
     if group in GRIDS:
-        text = f"{GRIDS[group].question} {text} Retrieval is by contrast (ITC) alone."
+        text = f"{GRIDS[group].question} {text}"
     if not any(RESULTS.glob("*.jsonl")):
         text += " This installation has no folder results: only the built-in models’ own records are shown."
     return parts.hint(text)

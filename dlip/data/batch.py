@@ -1,10 +1,13 @@
 """What datasets yield (`Item`) and what models take (`Batch`)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from PIL import Image
+
+from dlip.data.transforms import resize_square
 
 
 @dataclass
@@ -89,3 +92,9 @@ class Batch:
         ids, mask = tokenizer.encode([caption or "" for caption in self.captions], max_length=max_text)
         mask[[caption is None for caption in self.captions], 1:] = False
         return replace(self, ids=ids.to(self.image_id.device), mask=mask.to(self.image_id.device))
+
+
+def squares(images: Iterable[Image.Image | np.ndarray], size: int) -> torch.Tensor:
+    """Images as `resize_square` makes them, uint8 [B, 3, size, size]."""
+    pixels = np.stack([resize_square(image, size) for image in images])  # [B, size, size, 3]
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -9,7 +9,6 @@ from pathlib import Path
 from stat import S_ISREG
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -109,12 +108,6 @@ def resize_square(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
             return image
         image = Image.fromarray(image)
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-
-
-def squares(images: Iterable[Image.Image | np.ndarray], size: int) -> torch.Tensor:
-    """Images as `resize_square` makes them, uint8 [B, 3, size, size]."""
-    pixels = np.stack([resize_square(image, size) for image in images])  # [B, size, size, 3]
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 def augment(image: Image.Image, size: int, rng: np.random.Generator, flip: bool = False) -> np.ndarray:

@@ -210,13 +210,13 @@ def do(job: Job) -> None:
 
 
 def _measured_teacher(job: Job) -> dict:
-    """The teacher's record, in the row's precision, with its metrics on the grids' test images."""
+    """The teacher's record, in the row's precision, with its metrics on the grids' test images, in fp32 with bounds."""
     plan = job.plan
     config = EvaluationConfig(
         model=plan.teacher,
         precision=job.row.precision,
         data=DataConfig(split=plan.test_split, limit=plan.test_images),
-        bounds=True,
+        bounds=job.row.role == "teacher",
         measure=plan.measure(),
     )
     test = data.open("scenes", plan.test_split, plan.test_images)
@@ -226,7 +226,8 @@ def _measured_teacher(job: Job) -> dict:
         vlm, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates,
         generate_limit=plan.generate_limit,
     )  # fmt: skip
-    metrics["bounds"] = bounds(test, generate_limit=plan.generate_limit)
+    if config.bounds:
+        metrics["bounds"] = bounds(test, generate_limit=plan.generate_limit)
     record = run.remeasured_record(config, vlm, metrics, items, test)
     return record | {"name": job.name, "role": job.row.role}
 

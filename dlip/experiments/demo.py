@@ -12,6 +12,7 @@ from dlip.common.text import plural
 from dlip.cost.latency import compare_latency
 from dlip.experiments import run
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
+from dlip.models.fast.precision import native_bf16
 from dlip.records.migration import upgrade
 from dlip.reports.comparison import finding, table
 from dlip.reports.report import report
@@ -33,7 +34,8 @@ def experiment(steps: int, seed: int) -> ExperimentConfig:
     train = TrainConfig(
         steps=steps, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=min(100, steps // 6),
         seed=seed, label_smoothing=0.0, weights=weights(LOSSES), learn_teacher_projection=False, center_states=True,
-        questions=3, save_every=100, eval_every=max(1, steps // EVALUATIONS), eval_items=EVALUATION_IMAGES,
+        questions=3, precision="bf16" if native_bf16() else "no", save_every=100,
+        eval_every=max(1, steps // EVALUATIONS), eval_items=EVALUATION_IMAGES,
     )  # fmt: skip
     return ExperimentConfig(
         name=LIVE, size="scenes-student", teacher="scenes/teacher", role="distilled", init_from=(ENCODER,),

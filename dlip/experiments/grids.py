@@ -27,7 +27,9 @@ SOURCES = {
 `make encoders`: a ViT on labels of patches of train-large, in place of the paper's ImageNet weights, and a BERT on
 captions alone. The whole student may be cut from the teacher."""
 IMAGES = 4000
-TASK = "tags=30,vlp"
+UNLABELED = "itc,itm,lm,vqa=2"
+"""The task losses, weighted as those of the shipped students."""
+TASK = f"tags=30,{UNLABELED}"
 """Losses of an undistilled student. Its image encoder goes on learning the labels that it was trained on before, with a
 weight that keeps them."""
 DISTILLED = f"{TASK},hr,at"
@@ -41,8 +43,6 @@ UNLIKE_PAPER = (
 results/tuning/scenes.jsonl show by how much."""
 PAPER_HR = {"learn_teacher_projection": True, "center_states": False}
 """Settings of training with which `hr=0.25` is the paper's L_HR: the mean over four sources, both sides projected."""
-LATE_TERMS = ("itm", "kd.itm", "kd.vqa")
-"""Expensive terms that need trained representations; they join for the last quarter."""
 PAPER_COLUMNS = {"tr1": 0, "ir1": 1, "cider": 2, "vqa": 3, "vqa_mean": 3}
 """Column of `dlip.records` -> place of the paper's figure in `Row.paper`."""
 
@@ -76,8 +76,8 @@ class Plan:
 
 FULL = Plan(
     TrainConfig(
-        steps=1600, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=100, label_smoothing=0.0,
-        precision="bf16", learn_teacher_projection=False, center_states=True,
+        steps=1800, batch_size=32, questions=3, optimizer="muon", lr=3e-3, schedule="cosine", warmup=100,
+        label_smoothing=0.0, precision="bf16", learn_teacher_projection=False, center_states=True,
     ),
     seeds=6, other_seeds=2, test_split="test-5k", test_images=5000, generate_limit=1000, candidates=16,
 )  # fmt: skip
@@ -128,11 +128,9 @@ class Row:
         return "train-small" if self.images <= SPLITS["train-small"] else "train-large"
 
     def train(self, plan: Plan, seed: int) -> TrainConfig:
-        """The plan's training with this row's losses and settings; late terms join for the last quarter."""
-        terms = weights(self.weights)
-        joins = {term: 3 * plan.train.steps // 4 for term in terms if term in LATE_TERMS}
+        """The plan's training with this row's losses and settings."""
         cache = self.role == "distilled" and self.images <= plan.cached_images
-        return plan.train.replace(weights=terms, joins=joins, seed=seed, cache=cache, **self.settings)
+        return plan.train.replace(weights=weights(self.weights), seed=seed, cache=cache, **self.settings)
 
     def experiment(self, plan: Plan, seed: int, name: str) -> ExperimentConfig:
         """The experiment of one run, for any row but the teacher's. name: that of the record."""
@@ -265,10 +263,10 @@ OBJECTIVES = Grid("objectives", "Which losses complement each other?", (
 ), "AT+HR trains no head here; the paper's is fine-tuned on each task.")  # fmt: skip
 
 INIT = Grid("init", "Which encoders should begin with trained weights?", (
-    Row("neither trained", STUDENT, "vlp", (74.5, 57.1, 101.4, None), trained=()),
-    Row("image trained", STUDENT, "vlp",   (85.5, 72.1, 119.6, None)),
-    Row("text trained", STUDENT, "vlp",    (75.9, 58.5, 100.5, None), trained=("language",)),
-    Row("both trained", STUDENT, "vlp",    (85.9, 71.4, 119.8, None), trained=("image", "language")),
+    Row("neither trained", STUDENT, UNLABELED, (74.5, 57.1, 101.4, None), trained=()),
+    Row("image trained", STUDENT, UNLABELED,   (85.5, 72.1, 119.6, None)),
+    Row("text trained", STUDENT, UNLABELED,    (75.9, 58.5, 100.5, None), trained=("language",)),
+    Row("both trained", STUDENT, UNLABELED,    (85.9, 71.4, 119.8, None), trained=("image", "language")),
 ), "Trained: a ViT on labels of patches, a BERT on captions alone; the paper's: published ViT and BERT.\n"
    "No row has the term tags.")  # fmt: skip
 
@@ -282,7 +280,7 @@ def square(width: int, image_layers: int, text_layers: int, cut: bool = False) -
     """
     sizes = f"image_width={width},text_width={width},image_layers={image_layers},text_layers={text_layers}"
     row = Row(f"{width} wide, {image_layers}+{text_layers} layers", student_size(sizes), DISTILLED, images=20_000)
-    return replace(row, name=f"{row.name}, cut from the teacher", weights=TASK, trained=("",)) if cut else row
+    return replace(row, name=f"{row.name}, cut", weights=TASK, trained=("",)) if cut else row
 
 
 INT8_TEACHER = Row("teacher in int8", "scenes-teacher", "", precision="int8")
@@ -290,12 +288,13 @@ SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does i
     square(32, 4, 1), square(48, 4, 1), square(48, 4, 2), square(64, 4, 2), square(80, 4, 1), square(80, 4, 2),
     square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 5, 2), square(128, 5, 6),
     square(80, 4, 2, cut=True), square(112, 4, 3, cut=True), INT8_TEACHER,
-), "All sizes have one untuned learning rate and as many steps, in which wider ones learn less.")  # fmt: skip
+), "All sizes have one untuned learning rate and as many steps, in which wider ones learn less.\n"
+   "Cut: initialized from the teacher's weights and fine-tuned without it.")  # fmt: skip
 
 DATA = Grid("data", "From how many training images on does distillation pay off?", tuple(
     Row(f"{images:,} images" + ", distilled" * (losses == DISTILLED), STUDENT, losses, images=images)
     for images in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
-), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} images: a quarter of 200,000, each once.")  # fmt: skip
+), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} images: of 200,000 a part, each once.")  # fmt: skip
 
 GRIDS = {g.name: g for g in (OBJECTIVES, MODALITIES, ATTENTION, INIT, SIZES, FUSION, MODULES, DATA)}
 """In the order in which `dlip ablate all` runs them."""

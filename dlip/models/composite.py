@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from dlip.common import distributed
 from dlip.common.errors import MissingAbility
-from dlip.data.batch import Batch
+from dlip.data.batch import Batch, squares
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import squares
 from dlip.models.config import ModelConfig
 from dlip.models.features import ABILITIES, SOURCES, Features, Trace, Want
 from dlip.models.token_ids import pad_to_longest

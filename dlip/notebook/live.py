@@ -103,17 +103,19 @@ def live_experiment(
     )  # fmt: skip
 
 
-def learn(size: str, weights: str, steps: int, **options) -> LiveStudent:
+def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (), **options) -> LiveStudent:
     """Train a student in a temporary folder, and draw its losses while it trains.
 
-    The arguments are those of `live_experiment`; steps: few where `short` says so. Interrupted, the student is what it
-    was then. Prints the command that does the same. Raises UserError as `dlip.training.loop.train` does.
+    The arguments are those of `live_experiment`; steps: few where `short` says so. report_to: trackers that get the
+    losses too, of `dlip.experiments.trackers.TRACKERS`. Interrupted, the student is what it was then. Prints the
+    command that does the same. Raises UserError as `dlip.training.loop.train` does.
     """
     import torch
 
     from dlip import data as data_sets
     from dlip.checkpoints.init_from import initialize
     from dlip.experiments.run import new_student
+    from dlip.experiments.trackers import Reporter
     from dlip.training.loop import train
     from dlip.training.run_folder import Run
     from dlip.training.terms import trained_abilities
@@ -130,11 +132,17 @@ def learn(size: str, weights: str, steps: int, **options) -> LiveStudent:
     for name in experiment.init_from:
         initialize(student, name)
     folder = Path(tempfile.mkdtemp(prefix="dlip-"))
+    reporter = Reporter(report_to, Run(folder), dataset)
     try:
         with watch(folder, steps):
-            train(student, dataset, config, folder, source if experiment.teacher else None, progress=False)
+            train(
+                student, dataset, config, folder, source if experiment.teacher else None, progress=False,
+                about={"name": "live student"}, on_row=reporter,
+            )  # fmt: skip
     except KeyboardInterrupt:
         print("Interrupted; the student is what it was then.")
+    finally:
+        reporter.close()
     losses = Run(folder).losses()
     shutil.rmtree(folder)
     student.med.eval()

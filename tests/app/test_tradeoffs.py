@@ -170,12 +170,12 @@ def test_without_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
 
 def test_disagreements_equal_those_of_dlip():
     shares = []
-    result = worst.disagreements(TEACHER, STUDENT, "answers", 10, shares.append)
-    items = [evaluate(name, Scenes("test", size=10), tasks=("vqa",), return_items=True, progress=False)["items"]
+    result = worst.disagreements(TEACHER, STUDENT, "answers", 50, shares.append)
+    items = [evaluate(name, Scenes("test", size=50), tasks=("vqa",), return_items=True, progress=False)["items"]
              for name in (TEACHER, STUDENT)]  # fmt: skip
     rows = disagreement.disagreements(*items, "vqa")
     assert result == rows.to_dict("records") and result[0]["loss"] == 100
-    assert shares == sorted(shares) and len(shares) == 2 * math.ceil(10 / worst.BATCH) and shares[-1] == 1
+    assert shares == sorted(shares) and len(shares) == 2 * math.ceil(50 / worst.BATCH) and shares[-1] == 1
     shown = worst.show(result, (TEACHER, STUDENT))
     assert shown.count("<article>") == len(result) == shown.count("<img") and result[0]["asked"] in shown
     assert "loses on no item" in worst.show([], (TEACHER, STUDENT))

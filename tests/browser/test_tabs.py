@@ -283,7 +283,7 @@ def test_the_chart_follows_its_axes_and_group(open_page):
     page = open_page()
     page.locator("#tradeoffs-button").click()
     page.wait_for_selector("#runs .js-plotly-plot .point")
-    last, cost, score = tradeoffs.groups()[-1], "params_m", "vqa"
+    last, cost, score = tradeoffs.groups()[-1], "params_m", "vqa_mean"
     for label, noun in (("Cost", "FLOPs"), ("Score", "CIDEr"), ("Runs", last)):
         page.get_by_label(label, exact=True).click()
         page.get_by_role("option", name=noun, exact=True).click()
@@ -300,11 +300,11 @@ def test_disagreements_are_shown_with_their_images(open_page, screens):
     page = open_page()
     page.locator("#disagreements-button").click()
     page.locator("#disagreements").get_by_text("answers", exact=True).click()
-    type_text(page.locator("#disagreements input[type=number]"), "10")
+    type_text(page.locator("#disagreements input[type=number]"), "50")
     page.locator("#disagreements input[type=number]").press("Tab")
     page.locator("#find-worst").click()
     page.wait_for_selector("#worst article")
-    items = [evaluate(name, Scenes("test", size=10), tasks=("vqa",), return_items=True, progress=False)["items"]
+    items = [evaluate(name, Scenes("test", size=50), tasks=("vqa",), return_items=True, progress=False)["items"]
              for name in BOTH]  # fmt: skip
     rows = disagreement.disagreements(*items, "vqa")
     cards = page.locator("#worst article")

@@ -205,7 +205,7 @@ def test_evaluation_of_an_export_equals_the_models(student, monkeypatch):
 
 def test_more_beams_than_tokens_are_refused(student):
     _, folder, paths, _ = student
-    with pytest.raises(UserError, match="99 beams are too many; this model's vocabulary allows 69"):
+    with pytest.raises(UserError, match="99 beams are too many; this model's vocabulary allows 75"):
         Runner(folder, threads=1).caption(paths, 99)
 
 
