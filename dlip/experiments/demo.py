@@ -22,7 +22,7 @@ from dlip.vlm import VLM
 
 SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")
 LIVE = "live student"
-LOSSES = "tags=30,itc,itm,lm,vqa=2,hr=5,at,kd,kd.vqa=2"
+LOSSES = "tags=30,itc,itm,lm,vqa=2,hr=5,at=5,kd,kd.vqa=2"
 ENCODER = "image=scenes/encoders/80x4/vit"
 """What the student begins with, as the shipped students did."""
 EVALUATIONS, EVALUATION_IMAGES = 6, 100
@@ -34,7 +34,7 @@ def experiment(steps: int, seed: int) -> ExperimentConfig:
     train = TrainConfig(
         steps=steps, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=min(100, steps // 6),
         seed=seed, label_smoothing=0.0, weights=weights(LOSSES), learn_teacher_projection=False, center_states=True,
-        questions=3, precision="bf16" if native_bf16() else "no", save_every=100,
+        questions=3, cache=True, precision="bf16" if native_bf16() else "no", save_every=100,
         eval_every=max(1, steps // EVALUATIONS), eval_items=EVALUATION_IMAGES,
     )  # fmt: skip
     return ExperimentConfig(

@@ -78,7 +78,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
     same = [
         (replace(row, name="b", paper=(1.0,) * 4), plan),
-        (replace(row, weights="at,vqa,hr,lm,itm,itc,tags=30"), plan),
+        (replace(row, weights="at,vqa=2,hr,lm,itm,itc,tags=30"), plan),
         (replace(row, settings={"center_states": True}), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
         (row, replace(plan, seeds=9, other_seeds=5)),

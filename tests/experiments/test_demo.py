@@ -42,8 +42,8 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
     assert all(len(re.findall(r"[#.]{10} +\d+%", line)) == len(HEADLINE_SCORES) for line in lines)
     figures = json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)[1])
     for score in HEADLINE_SCORES:
-        (curve,) = figures[f"learning/{score}"]["data"]
-        assert curve["x"] == [1, 2, 3, 4, 5, 6] and f'data-name="learning/{score}"' in page
+        curves = [curve["x"] for curve in figures[f"learning/{score}"]["data"]]
+        assert [1, 2, 3, 4, 5, 6] in curves and f'data-name="learning/{score}"' in page
 
 
 @pytest.mark.slow
