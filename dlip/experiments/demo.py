@@ -43,7 +43,7 @@ def experiment(steps: int, seed: int) -> ExperimentConfig:
     )  # fmt: skip
 
 
-def demo(folder: Path, steps: int = 600, seed: int = 0, quiet: bool = False) -> list[dict]:
+def demo(folder: Path, steps: int = 1200, seed: int = 0, quiet: bool = False) -> list[dict]:
     """Distill a student of the shipped size for `steps` from the shipped teacher; writes `folder`/report.html.
 
     Meanwhile the student's scores are printed in percent of the teacher's.

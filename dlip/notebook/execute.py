@@ -20,6 +20,7 @@ from dlip.notebook.controls import PLOTLY_MIME
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 CONTROLS_TEXT = "Controls: run this cell in Jupyter to change what is shown below."
+DASHBOARD_TEXT = "Dashboard: run this cell in Jupyter to see it."
 WIDTH, SCALE = 800, 1.5
 """Width of a PNG in px, and its pixels per px."""
 LIVE_TAG = "live"
@@ -54,12 +55,14 @@ def seconds(notebook, before_live: bool = False) -> float:
 
 
 def tidy(notebook) -> None:
-    """Removes execution times, which differ between executions, and widgets, which need a kernel."""
+    """Removes execution times, which differ between executions, and widgets and dashboards, which need a kernel."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", ()):
             if WIDGET_MIME in output.get("data", {}):
                 output["data"] = {"text/plain": CONTROLS_TEXT}
+            elif "//127.0.0.1:" in output.get("data", {}).get("text/html", ""):
+                output["data"] = {"text/plain": DASHBOARD_TEXT}
     notebook.metadata.pop("widgets", None)
 
 
