@@ -90,7 +90,7 @@ def test_notebooks_define_nothing(path):
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in imported} <= {"dlip", "pandas", "transformers"}
+    assert {name.split(".")[0] for name in imported} <= {"dlip", "pandas", "trackio", "transformers"}
 
 
 @ALL
