@@ -25,7 +25,8 @@ SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=
 SmallRow = partial(Row, size=SMALL, trained=())
 ONE = Grid("one", "?", (SmallRow("a", paper=(1.0, 2.0, 3.0, None)), SmallRow("b", weights=DISTILLED)))
 TWO = Grid(
-    "two", "?", (SmallRow("c", weights="hr,at,vqa=2,lm,itm,itc,tags=30"), SmallRow("broken", images=250)), "As printed."
+    "two", "?", (SmallRow("c", weights="hr=5,at=5,vqa=2,lm,itm,itc,tags=30"), SmallRow("broken", images=250)),
+    "As printed.",
 )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
     assert len({identity(*pair) for pair in [(row, plan), *other]}) == 1 + len(other)
     same = [
         (replace(row, name="b", paper=(1.0,) * 4), plan),
-        (replace(row, weights="at,vqa=2,hr,lm,itm,itc,tags=30"), plan),
+        (replace(row, weights="at=5,vqa=2,hr=5,lm,itm,itc,tags=30"), plan),
         (replace(row, settings={"center_states": True}), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
         (row, replace(plan, seeds=9, other_seeds=5)),
