@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dlip.checkpoints import encoders
+from dlip.checkpoints.backbones import IMAGENET, load_imagenet
 from dlip.checkpoints.blip import Checkpoint, resize_positions
 from dlip.checkpoints.load import locate, parse_name, read_model
 from dlip.checkpoints.prune import prune
@@ -21,18 +22,20 @@ from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig
+from dlip.models.med import Med
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
 
 PARTS = {
     "image": "vision_",
+    "backbone": r"vision_model\.embeddings\.backbone\.",
     "text": "text_|itm_head|question_bridge",
     "language": "text_(encoder|decoder)(?!.*crossattention)",
     "": "",
 }
-"""Part -> pattern of its weights' names. image: image encoder and its projection; text: all else; language: what of the
-text side a BERT has (embeddings, self-attention, feed-forward, LM head); "": the whole model."""
+"""Part -> pattern of its weights' names. image: image encoder and its projection; backbone: its backbone; text: all
+else; language: what of the text side a BERT has (embeddings, self-attention, feed-forward, LM head); "": the whole."""
 _LAYER = re.compile(r"(.*\blayers?)\.(\d+)\.(.*)")
 _PER_TOKEN = ("word_embeddings.weight", "predictions.bias")
 
@@ -41,10 +44,13 @@ def initialize(model: "VLM", source: str) -> list[str]:
     """Copies weights of `source` into `model` and returns the names of the copied ones.
 
     source: a model that `dlip.load` takes, or the folder or hub id of a BERT, ViT or DeiT, or a ViT file in timm's
-    layout; "image=", "text=" or "language=" before it takes that part alone (`PARTS`). A whole source also passes on
-    its abilities. Raises UserError if there is no such source, or if it is shallower or narrower than the model.
+    layout; "image=", "backbone=", "text=" or "language=" before it takes that part alone (`PARTS`). "backbone=imagenet"
+    takes a backbone's published weights. A whole source also passes on its abilities. Raises UserError if there is no
+    such source, or if it is shallower or narrower than the model.
     """
     part, name = parse_source(source)
+    if (part, name) == ("backbone", IMAGENET):
+        return _initialize_backbone(model.med)
     checkpoint = _read(name, model.med.config)
     own, copied, tensors = weights(model.med), [], checkpoint.tensors
     depths, source_depths = _depths(own), _depths(tensors)
@@ -70,6 +76,15 @@ def initialize(model: "VLM", source: str) -> list[str]:
     if not part:
         model.med.abilities |= checkpoint.abilities
     return copied
+
+
+def _initialize_backbone(med: Med) -> list[str]:
+    if not med.config.image_backbone:
+        raise UserError(
+            "the model has no image backbone; give its size one, as in image_backbone=tf_efficientnet_lite0"
+        )
+    load_imagenet(med.vision_model.embeddings.backbone, med.config.image_backbone)
+    return [name for name in weights(med) if re.match(PARTS["backbone"], name)]
 
 
 def parse_source(source: str) -> tuple[str, str]:
@@ -104,7 +119,7 @@ def _fit(key: str, value: Tensor, own: Tensor, tokenizer: Tokenizer, source_toke
         return torch.cat([value, own[len(value) :]])[: len(own)]
     if key.endswith("position_embedding"):
         return resize_positions(value.float(), own.shape[1])
-    if key.endswith("patch_embedding.weight"):
+    if key.endswith("patch_embedding.weight") and value.ndim == 4:
         return encoders.resize_patch_embedding(value, own.shape[-1])
     return value
 

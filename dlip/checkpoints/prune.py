@@ -70,10 +70,10 @@ def axes(name: str, ndim: int) -> tuple[str | None, ...]:
         writes = None
     elif name.startswith("question_bridge"):
         writes = IMAGE
-    elif name == "temp" or name.endswith("predictions.bias"):
+    elif name == "temp" or name.endswith("predictions.bias") or ".backbone." in name:
         return (None,) * ndim
     elif name.endswith("patch_embedding.weight"):
-        return own, None, None, None
+        return own, *(None,) * (ndim - 1)
     elif "embedding" in name and ndim > 1:
         return *(None,) * (ndim - 1), own
     return (writes, reads) if ndim == 2 else (writes,)

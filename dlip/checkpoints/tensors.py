@@ -56,9 +56,14 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
 
 
 def weights(med: Med) -> dict[str, torch.Tensor]:
-    """Every stored tensor once, tied ones under their first name. Raises UserError for a packed model."""
+    """Every stored tensor once, tied ones under their first name. Raises UserError for a packed model.
+
+    Statistics of a backbone's batch norms are among them.
+    """
     refuse_packed(med)
-    return dict(med.named_parameters())
+    stored = med.state_dict()
+    statistics = {name: b for name, b in med.named_buffers() if name in stored and b.is_floating_point()}
+    return dict(med.named_parameters()) | statistics
 
 
 def check_weights(med: Med, tensors: dict[str, torch.Tensor], source: str) -> None:

@@ -22,6 +22,7 @@ square). Norms, softmax, activations, biases, sums and look-ups are not counted.
 
 from dataclasses import dataclass
 
+from dlip.models.backbone import backbone_size
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.dual_encoder import DualEncoder, Siglip2
@@ -44,16 +45,17 @@ def _linear(inputs: int, outputs: int) -> int:
 def params(c: ModelConfig) -> dict[str, int]:
     """Parameters by module, computed from the sizes.
 
-    image; embeddings (tokens and positions), text_self and text_ffn (self-attention and feed-forward) of the text
-    encoder; fusion (its cross-attention); decoder (what it does not share with the text encoder: its self-attention if
-    they are tied); lm_head (without its matrix if that is tied to the token embeddings); itc (two projections and the
-    temperature); itm; bridge (question states to the image's width, if the widths differ).
+    image (a backbone with the statistics of its batch norms); embeddings (tokens and positions), text_self and
+    text_ffn (self-attention and feed-forward) of the text encoder; fusion (its cross-attention); decoder (what it does
+    not share with the text encoder: its self-attention if they are tied); lm_head (without its matrix if that is tied
+    to the token embeddings); itc (two projections and the temperature); itm; bridge (question states to the image's
+    width, if the widths differ).
     """
     di, d, n = c.image_width, c.text_width, c.text_layers
     mlp = _linear(di, c.image_mlp) + _linear(c.image_mlp, di)
     layer = _linear(di, 3 * di) + _linear(di, di) + mlp + 4 * di  # and two norms
     out = {
-        "image": _linear(3 * c.patch_size**2, di) + _image_positions(c) + c.image_layers * layer + 2 * di,
+        "image": _patch_params(c) + _image_positions(c) + c.image_layers * layer + 2 * di,
         "embeddings": (c.vocab_size + c.max_positions + 2) * d,
         "text_self": n * (4 * _linear(d, d) + 2 * d),
         "text_ffn": n * (_linear(d, c.text_mlp) + _linear(c.text_mlp, d) + 2 * d),
@@ -67,6 +69,21 @@ def params(c: ModelConfig) -> dict[str, int]:
         "itm": _linear(d, 2),
         "bridge": 0 if di == d else _linear(d, di),
     }
+
+
+def _patch_params(c: ModelConfig) -> int:
+    if not c.image_backbone:
+        return _linear(3 * c.patch_size**2, c.image_width)
+    size = backbone_size(c.image_backbone, c.image_size)
+    return size.params + _linear(size.channels, c.image_width)
+
+
+def _patch_macs(c: ModelConfig) -> int:
+    patches = c.grid**2
+    if not c.image_backbone:
+        return patches * 3 * c.patch_size**2 * c.image_width
+    size = backbone_size(c.image_backbone, c.image_size)
+    return size.macs + patches * size.channels * c.image_width
 
 
 def _image_positions(c: ModelConfig) -> int:
@@ -134,7 +151,7 @@ def image_macs(c: ModelConfig) -> Macs:
     d, patches = c.image_width, c.grid**2
     tokens = patches + c.class_token
     layer = Macs(tokens * (4 * d * d + 2 * d * c.image_mlp), 2 * tokens * tokens * d)
-    return layer * c.image_layers + Macs(patches * 3 * c.patch_size**2 * d)
+    return layer * c.image_layers + Macs(_patch_macs(c))
 
 
 def text_macs(c: ModelConfig, tokens: int, keys: int | None = None) -> Macs:

@@ -93,6 +93,8 @@ def new_student(size: str | ModelConfig, teacher: VLM | None, seed: int, dataset
     if changed := set(re.findall(r"[:,](\w+)=", size if isinstance(size, str) else "")) & set(FROM_TEACHER):
         raise UserError(f"a student's {sorted(changed)[0]} is its teacher's; leave it out of the size {size}")
     student = new_model(size, teacher.tokenizer, seed)
+    if student.med.config.image_backbone:  # reads images as it was trained to
+        shared = {name: value for name, value in shared.items() if not name.startswith("image_")}
     shared |= {"max_text": min(student.med.config.max_text, teacher.med.config.max_text)}
     torch.manual_seed(seed)
     return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)

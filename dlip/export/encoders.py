@@ -66,6 +66,8 @@ def to_encoder(
 def to_vit(med: Med) -> ViTModel:
     """The image encoder as a stock ViT without a pooler, in eval mode; its last states are the encoder's."""
     c = med.config
+    if c.image_backbone:
+        raise UserError("a stock ViT has no backbone; export the model with --to onnx")
     stock = ViTModel(ViTConfig(
         hidden_size=c.image_width, intermediate_size=c.image_mlp, num_hidden_layers=c.image_layers,
         num_attention_heads=c.image_heads, image_size=c.image_size, patch_size=c.patch_size,

@@ -120,6 +120,8 @@ def to_stock(med: Med, task: str) -> PreTrainedModel:
 
 def stock_config(c: ModelConfig) -> BlipConfig:
     """The configuration of the stock classes. Raises UserError for sizes that they do not support."""
+    if c.image_backbone:
+        raise UserError("stock transformers has no BLIP with an image backbone; export the model with --to onnx")
     if c.fusion_layers != tuple(range(c.text_layers)):
         raise UserError("stock transformers has cross-attention in every text layer; this model lacks it in some")
     vision = dict(

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from dlip.common.errors import UserError
 from dlip.common.fields import check_types
+from dlip.models.backbone import backbone_size
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,6 +24,9 @@ class ModelConfig:
     """Side of the square image, in px."""
     patch_size: int = 16
     """Side of a patch, in px; divides image_size."""
+    image_backbone: str = ""
+    """Feature extractor of timm whose last grid becomes the patches, as `tf_efficientnet_lite2`; "" for a plain ViT.
+    patch_size is then its stride, and a last row of patches may reach over the image."""
     image_width: int = 768
     image_heads: int = 12
     image_layers: int = 12
@@ -84,7 +88,7 @@ class ModelConfig:
                 raise UserError(
                     f"model.{side}_width {width} is not divisible by {heads} heads; choose {side}_heads that divide it"
                 )
-        if self.image_size % self.patch_size:
+        if self.image_size % self.patch_size and not self.image_backbone:
             raise UserError(f"model.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if wrong := [i for i in self.fusion_layers if not 0 <= i < self.text_layers]:
             raise UserError(f"model.fusion_layers has {wrong[0]}; the {self.text_layers} text layers count from 0")
@@ -101,7 +105,7 @@ class ModelConfig:
     @property
     def grid(self) -> int:
         """Patches per side."""
-        return self.image_size // self.patch_size
+        return -(-self.image_size // self.patch_size)
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -170,7 +174,8 @@ def preset(name: str) -> ModelConfig:
     """A named size, or one with changes: `scenes-student:image_width=64,text_layers=6,fusion_layers=4+5`.
 
     Feed-forwards stay 4 times as wide. If text_layers changes, all of them get cross-attention unless fusion_layers is
-    given. Raises UserError for an unknown size or change.
+    given. With image_backbone, images are normalized and cut as the backbone does it. Raises UserError for an unknown
+    size or change.
     """
     base, _, changes = name.partition(":")
     if base not in PRESETS:
@@ -179,12 +184,18 @@ def preset(name: str) -> ModelConfig:
     values: dict = {"image_mlp": 0, "text_mlp": 0}
     for change in filter(None, changes.split(",")):
         key, _, value = change.partition("=")
-        if key not in numbers | {"fusion_layers"}:
+        if key not in numbers | {"fusion_layers", "image_backbone"}:
             raise UserError(f"model size {name!r} changes {key!r}; choose one of {', '.join(sorted(numbers))}")
+        if key == "image_backbone":
+            values[key] = value
+            continue
         try:
             values[key] = tuple(map(int, filter(None, value.split("+")))) if key == "fusion_layers" else int(value)
         except ValueError:
             raise UserError(f"model size {name!r} has {change!r}; give whole numbers, as in text_layers=6") from None
     if "text_layers" in values:
         values.setdefault("fusion_layers", None)
+    if values.get("image_backbone"):
+        size = backbone_size(values["image_backbone"], values.get("image_size", PRESETS[base].image_size))
+        values |= {"patch_size": size.stride, "image_mean": size.mean, "image_std": size.std}
     return replace(PRESETS[base], **values)

@@ -8,7 +8,7 @@ Sources: Radford et al., CLIP (arXiv 2103.00020); Zhai et al., SigLIP (arXiv 230
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ RESAMPLING = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "
 class DualEncoderConfig:
     """Sizes of a dual encoder, under the names of `ModelConfig`."""
 
+    image_backbone: ClassVar[str] = ""
+    """There is none."""
     image_size: int
     """Side of the square that is read in training, in px."""
     patch_size: int

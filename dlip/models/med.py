@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dlip.common import distributed
 from dlip.data.batch import Batch
 from dlip.models.attention_kernel import attend
+from dlip.models.backbone import Backbone
 from dlip.models.composite import HasAbilities
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
@@ -35,15 +36,24 @@ def drop(p: float) -> nn.Module:
 
 
 class PatchEmbeddings(nn.Module):
+    """Patches of pixels, or of a backbone's features, with a class token and positions."""
+
     def __init__(self, c: ModelConfig):
         super().__init__()
         self.class_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, c.image_width), std=0.02))
-        self.patch_embedding = nn.Conv2d(3, c.image_width, c.patch_size, c.patch_size)
+        self.backbone = Backbone(c.image_backbone) if c.image_backbone else None
+        if self.backbone:
+            self.patch_embedding = Linear(self.backbone.channels, c.image_width)
+        else:
+            self.patch_embedding = nn.Conv2d(3, c.image_width, c.patch_size, c.patch_size)
         positions = torch.empty(1, c.grid**2 + 1, c.image_width)
         self.position_embedding = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
+        if self.backbone:
+            patches = self.patch_embedding(self.backbone(pixels))  # [B, P, D]
+        else:
+            patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_embedding.expand(pixels.shape[0], -1, -1), patches], 1)
         return tokens + self.position_embedding  # [B, P+1, D]
 
@@ -296,7 +306,9 @@ class Med(HasAbilities, nn.Module):
         self.temp = nn.Parameter(torch.tensor(0.07))
         self.register_buffer("image_mean", torch.tensor(c.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(c.image_std).view(1, 3, 1, 1), persistent=False)
-        self.apply(init_weights)
+        backbone = self.vision_model.embeddings.backbone
+        own_init = set(backbone.modules()) if backbone else ()
+        self.apply(lambda module: module in own_init or init_weights(module))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Resizes and normalizes images, uint8 [B, 3, H, W] of any size -> float [B, 3, S, S]."""

@@ -80,6 +80,8 @@ class TrainConfig:
     """Augment the training images: crop photos, shift scenes."""
     flip: bool = option(False, negatable=True)
     """With --augment, also mirror photos whose texts name neither left nor right."""
+    backbone_lr: float = option(0.0, least=0, most=1)
+    """Peak learning rate of an image backbone; 0 freezes it."""
     questions: int = option(1, least=1)
     """Questions per image and step."""
     cache: bool = option(False, hidden=True)

@@ -22,6 +22,8 @@ class Learner(nn.Module):
     def __init__(self, student: VLM, teacher: VLM | None, config: TrainConfig, tags: int = 0):
         super().__init__()
         self.config, self.med = config, student.med
+        if backbone := self.med.vision_model.embeddings.backbone:
+            backbone.requires_grad_(config.backbone_lr > 0)
         self.momentum = None
         if config.momentum:
             self.momentum = objectives.MomentumITC(self.med, config.queue, config.momentum, config.alpha)

@@ -39,18 +39,28 @@ def make_optimizer(learner: Learner, config: TrainConfig) -> torch.optim.Optimiz
     """AdamW over every trained parameter; biases, norms and other vectors have no weight decay.
 
     With `config.optimizer` "muon", Muon steps the matrices inside the transformer layers. Embeddings, the heads, the
-    projections of ITC and of hr.*, vectors and the temperature stay with AdamW.
+    projections of ITC and of hr.*, vectors and the temperature stay with AdamW, as does a backbone, whose learning rate
+    is `config.backbone_lr`.
     """
     matrices = layer_matrices(learner.med) if config.optimizer == "muon" else []
-    of_muon = set(matrices)
-    rest = [p for p in learner.parameters() if p.requires_grad and p not in of_muon]
-    groups = [
-        {"params": [p for p in rest if p.squeeze().ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.squeeze().ndim <= 1], "weight_decay": 0.0},
-    ]
+    backbone = learner.med.vision_model.embeddings.backbone
+    of_backbone = [p for p in backbone.parameters() if p.requires_grad] if backbone else []
+    others = {*matrices, *of_backbone}
+    rest = [p for p in learner.parameters() if p.requires_grad and p not in others]
+    groups = _decay_groups(rest, config.weight_decay)
+    if of_backbone:
+        scale = config.backbone_lr / config.lr
+        groups += [group | {"lr_scale": scale} for group in _decay_groups(of_backbone, config.weight_decay)]
     if not matrices:
         return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
     return Muon([{"params": matrices, "weight_decay": config.weight_decay}], groups, config.lr, BETAS)
+
+
+def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
+    return [
+        {"params": [p for p in parameters if p.squeeze().ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.squeeze().ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def layer_matrices(med: Med) -> list[nn.Parameter]:
@@ -87,7 +97,7 @@ class OptimizerStep:
         self.losses: dict[str, float] = {}
         self.nonfinite: list[str] = []
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config, self.steps_per_epoch)
+            group["lr"] = learning_rate(step, self.config, self.steps_per_epoch) * group.get("lr_scale", 1.0)
         for batch, weights in zip(micro_batches, self._micro_batch_weights(micro_batches), strict=True):
             with self.accelerator.accumulate(self.model), self.accelerator.autocast():
                 self._backward(batch, weights, teacher, step)

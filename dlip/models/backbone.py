@@ -1,0 +1,79 @@
+"""Image backbones: any feature extractor of timm under the image encoder. Its last grid becomes the patches.
+
+Source: the hybrid of ViT (Dosovitskiy et al., arXiv 2010.11929, section 3.1).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from dlip.common.errors import UserError
+
+
+class Backbone(nn.Module):
+    """A feature extractor of timm, always in eval mode: its batch norms keep their statistics, even if it is trained.
+
+    name: as in `timm.list_models()`. Raises UserError if there is no such model.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        import timm  # takes a second
+
+        if not timm.is_model(name):
+            raise UserError(f"timm has no model {name!r}; model.image_backbone is one of timm.list_models()")
+        self.model = timm.create_model(name, num_classes=0, global_pool="").eval()
+
+    @property
+    def channels(self) -> int:
+        return self.model.num_features
+
+    @property
+    def stride(self) -> int:
+        """Pixels per patch."""
+        return self.model.feature_info[-1]["reduction"]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        return super().train(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalized pixels [B, 3, S, S] -> features of its last grid [B, P, C]."""
+        features = self.model.forward_features(pixels)
+        if features.ndim == 3:  # tokens, some of which are no patches
+            return features[:, self.model.num_prefix_tokens :]
+        last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class BackboneSize:
+    """What a backbone costs, and how it reads images."""
+
+    params: int
+    """Stored numbers, the statistics of batch norms included."""
+    macs: int
+    """Multiply-accumulates for one image."""
+    channels: int
+    stride: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@lru_cache
+def backbone_size(name: str, image_size: int) -> BackboneSize:
+    """Computed without weights. image_size: in px. Raises UserError if timm has no such model."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        backbone = Backbone(name)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.inference_mode():
+            backbone(torch.empty(1, 3, image_size, image_size))
+    stored = [*backbone.parameters(), *(b for b in backbone.buffers() if b.is_floating_point())]
+    data = backbone.model.pretrained_cfg
+    return BackboneSize(
+        sum(t.numel() for t in stored), counter.get_total_flops() // 2, backbone.channels, backbone.stride,
+        tuple(data["mean"]), tuple(data["std"]),
+    )  # fmt: skip

