@@ -32,7 +32,7 @@ images = [Image.open(path).convert("RGB") for path in paths]
 outputs = {}
 
 def load(task, of):
-    return AutoProcessor.from_pretrained(f"{folder}/{task}"), of.from_pretrained(f"{folder}/{task}").eval()
+    return AutoProcessor.from_pretrained(f"{folder}/{task}", backend="pil"), of.from_pretrained(f"{folder}/{task}").eval()
 
 processor, model = load("retrieval", BlipForImageTextRetrieval)
 inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")

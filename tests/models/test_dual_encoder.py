@@ -28,7 +28,7 @@ def pair(request, tmp_path_factory):
     family, size = request.param
     folder = dual_folder(tmp_path_factory.mktemp("dual") / family, family, size)
     images = random_images()
-    inputs = dict(AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt"))
+    inputs = dict(AutoImageProcessor.from_pretrained(folder, backend="pil")(images, return_tensors="pt"))
     padding = "longest" if family == "clip" else "max_length"
     inputs |= AutoTokenizer.from_pretrained(folder)(
         TEXTS, padding=padding, truncation=True, max_length=SIZES[size]["tokens"], return_tensors="pt"

@@ -54,12 +54,12 @@ def commands(page: str) -> list[list[str]]:
 
 
 def make_folder(path: Path) -> None:
-    """Six images in Karpathy's layout."""
+    """Twelve images in Karpathy's layout."""
     (path / "images").mkdir(parents=True)
     images = []
-    for i in range(6):
-        Image.new("RGB", (60, 48), (40 * i, 90, 120)).save(path / "images" / f"{i}.jpg")
-        images.append({"filename": f"{i}.jpg", "split": "train" if i < 4 else "val", "sentences": [{"raw": "a wall"}]})
+    for i in range(12):
+        Image.new("RGB", (60, 48), (20 * i, 90, 120)).save(path / "images" / f"{i}.jpg")
+        images.append({"filename": f"{i}.jpg", "split": "train" if i < 8 else "val", "sentences": [{"raw": "a wall"}]})
     (path / "captions.json").write_text(json.dumps({"images": images}))
 
 

@@ -111,14 +111,15 @@ def _which(
     Both names, without an excluded attribute, are as short as the scene allows; the answer is the first one's.
     """
     named = [
-        (len(one) + len(other), comparative, _noun(a, one), _noun(b, other))
+        (comparative, a, one, b, other)
         for comparative, a, b in comparisons
         for one, other in product(_names(kinds, a, excluded), _names(kinds, b, excluded))
     ]
     if not named:
         return None
-    fewest = min(words for words, *_ in named)
-    _, comparative, a, b = pick(rng, [option for option in named if option[0] == fewest])
+    fewest = min(len(one) + len(other) for _, _, one, _, other in named)
+    comparative, a, one, b, other = pick(rng, [option for option in named if len(option[2]) + len(option[4]) == fewest])
+    a, b = _noun(a, one), _noun(b, other)
     return f"which is {comparative}, {_either(rng, f'the {a}', f'the {b}')}?", a.removesuffix(" thing")
 
 
