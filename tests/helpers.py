@@ -14,6 +14,8 @@ from dlip.models.med import Med
 from dlip.records.write import new_record
 
 ROOT = Path(__file__).parents[1]
+TINY_BACKBONE = "scenes-student:image_backbone=tf_efficientnet_lite0,image_size=72,image_layers=1,text_layers=1"
+"""A small size with an image backbone."""
 
 
 def make_record(

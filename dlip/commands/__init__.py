@@ -61,9 +61,9 @@ class Train(Figures):
     dry_run: bool = False
     """Only print the cost of the run: FLOPs, memory, hours."""
     cache_folder: str | None = option(None, flag="cache", const=CACHE, metavar="FOLDER", command="distill")
-    """Compute the teacher's outputs once and keep them in FOLDER (by default runs/teacher-cache)."""
-    cache_gb: float = option(CACHE_GB, above=0, command="distill")
-    """Maximum size of that folder in GB."""
+    """Compute the teacher's outputs once and keep them in FOLDER (by default runs/cache)."""
+    cache_gb: float = option(CACHE_GB, above=0)
+    """Maximum size of the folder of cached outputs, in GB."""
     report_to: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
     """Trackers that get the run's log too, comma-separated: trackio, tensorboard, wandb."""
     experiment: ExperimentConfig

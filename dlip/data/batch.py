@@ -24,8 +24,8 @@ class Question:
 class Item:
     """One image with its captions and questions."""
 
-    image: Image.Image | np.ndarray
-    """RGB image, or its pixels as uint8 [H, W, 3]."""
+    image: Image.Image | np.ndarray | None
+    """RGB image, or its pixels as uint8 [H, W, 3]; None where no model needs it."""
     image_id: int
     """Equal for equal images, so that another caption of an image is never taken for a negative."""
     captions: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Batch:
     """
 
     images: torch.Tensor
-    """uint8 [B, 3, H, W]; each model resizes and normalizes for itself."""
+    """uint8 [B, 3, H, W]; each model resizes and normalizes for itself. [B, 0] if no model needs them."""
     image_id: torch.Tensor
     """int64 [B]"""
     ids: torch.Tensor | None = None
@@ -65,6 +65,10 @@ class Batch:
     """int64 [B]: which of its captions each image comes with; 0 if it has none."""
     rows: torch.Tensor | None = None
     """int64 [B]: index of each image in the dataset; set by `train_loader`."""
+    views: torch.Tensor | None = None
+    """int64 [B]: which augmented view of each image this is, with `Collate.views`."""
+    features: torch.Tensor | None = None
+    """float32 [B, P, C]: what the model's image backbone makes of the images, read in their place."""
     captions: list[str | None] | None = None
     """The captions as text, None for an image without one, for models of another vocabulary than that of `ids`."""
 

@@ -7,7 +7,6 @@ from itertools import chain
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dlip.data.batch import Batch, Item, Question
 from dlip.data.tokenizer import Tokenizer
@@ -44,6 +43,10 @@ class Collate:
     """With `augment`: also mirror photos, save those whose drawn texts name left or right."""
     questions: int = 1
     """Maximum number of questions per image."""
+    views: int = 0
+    """Augmented views of an image that epochs take in turn, equal for all seeds; 0 draws a new one every epoch."""
+    reads_images: bool = True
+    """Whether batches have pixels."""
     epoch: int = 0
     """Draws differ between epochs; `train_loader` sets it."""
 
@@ -57,12 +60,9 @@ class Collate:
         question_rows = [row for row, some in enumerate(pairs) for _ in some]
         if self.train and not questions:
             questions, question_rows = [(None, None)], [0]
-        pixels = [
-            self._pixels(item.image, rng, [caption, *chain(*some)])
-            for item, rng, caption, some in zip(items, rngs, captions, pairs, strict=True)
-        ]
+        view = self.epoch % self.views if self.views else self.epoch
         return Batch(
-            torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(),  # [B, 3, S, S]
+            self.pixels(items, view) if self.reads_images else torch.empty(len(items), 0),
             torch.tensor([item.image_id for item in items]),
             *self._encode(captions, "[CLS]"),
             *self._encode([question for question, _ in questions], "[CLS]"),
@@ -70,6 +70,7 @@ class Collate:
             None if items[0].tags is None else torch.from_numpy(np.stack([item.tags for item in items])),
             torch.tensor(question_rows) if question_rows else None,
             torch.tensor(caption_index),
+            views=torch.full((len(items),), view) if self.views else None,
             captions=captions,
         )
 
@@ -85,14 +86,18 @@ class Collate:
         """In training a random annotator's answer, so that answers are as frequent as among the annotators."""
         return answers[_draw(answers, rng)] if self.train else Counter(answers).most_common(1)[0][0]
 
-    def _pixels(
-        self, image: Image.Image | np.ndarray, rng: np.random.Generator | None, texts: list[str | None]
-    ) -> np.ndarray:
-        if rng is None or not self.augment:
-            return resize_square(image, self.image_size)
-        if isinstance(image, np.ndarray):
-            return shift(resize_square(image, self.image_size), rng)
-        return augment(image, self.image_size, rng, self.flip and not _SIDE.search(" ".join(filter(None, texts))))
+    def pixels(self, items: list[Item], view: int) -> torch.Tensor:
+        """The images as uint8 [B, 3, S, S], in training with `augment` the view of that number."""
+        pixels = np.stack([self._view(item, view) for item in items])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def _view(self, item: Item, view: int) -> np.ndarray:
+        if not (self.train and self.augment):
+            return resize_square(item.image, self.image_size)
+        rng = np.random.default_rng((0 if self.views else self.seed, view, item.image_id, 1))
+        if isinstance(item.image, np.ndarray):
+            return shift(resize_square(item.image, self.image_size), rng)
+        return augment(item.image, self.image_size, rng, self.flip and not _names_a_side(item))
 
     def _encode(self, texts: list[str | None], first: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """ids and mask [B, T]; in evaluation two Nones if there is no text at all."""
@@ -113,6 +118,12 @@ def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     row, column = rng.integers(0, 2 * MAX_SHIFT + 1, 2)
     padded = np.pad(image, ((MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT), (0, 0)), mode="edge")
     return padded[row : row + image.shape[0], column : column + image.shape[1]]
+
+
+def _names_a_side(item: Item) -> bool:
+    """Whether a text of the image says left or right."""
+    questions = chain.from_iterable((question.text, *question.answers) for question in item.questions)
+    return any(map(_SIDE.search, chain(item.captions, questions)))
 
 
 def _draw(options: list, rng: np.random.Generator | None) -> int:

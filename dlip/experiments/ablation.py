@@ -203,7 +203,7 @@ def do(job: Job) -> None:
         return
     run.run(
         job.row.experiment(job.plan, job.seed, job.name), job.folder, job.results, progress=False,
-        cache=Path(job.out).parent / "teacher-cache", extra=extra,
+        cache=Path(job.out).parent / "cache", extra=extra,
     )  # fmt: skip
     for checkpoint in job.folder.glob("checkpoint-*"):
         checkpoint.unlink()

@@ -50,8 +50,9 @@ class PatchEmbeddings(nn.Module):
         self.position_embedding = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """pixels [B, 3, S, S], or in their place the backbone's features [B, P, C]."""
         if self.backbone:
-            patches = self.patch_embedding(self.backbone(pixels))  # [B, P, D]
+            patches = self.patch_embedding(pixels if pixels.ndim == 3 else self.backbone(pixels))  # [B, P, D]
         else:
             patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_embedding.expand(pixels.shape[0], -1, -1), patches], 1)
@@ -314,6 +315,10 @@ class Med(HasAbilities, nn.Module):
         """Resizes and normalizes images, uint8 [B, 3, H, W] of any size -> float [B, 3, S, S]."""
         return normalized(images, self.config.image_size, self.image_mean, self.image_std).to(self.temp.dtype)
 
+    def pixels_of(self, batch: Batch) -> Tensor:
+        """What `encode_image` reads: normalized pixels [B, 3, S, S], or precomputed features [B, P, C]."""
+        return self.normalize(batch.images) if batch.features is None else batch.features
+
     def encode_image(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
         return self.vision_model(pixels, trace)  # [B, P+1, Di]
 
@@ -373,7 +378,7 @@ class Med(HasAbilities, nn.Module):
         mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
         if image is None and (abilities or any(map(want.includes, ("image", "fusion", "decoder")))):
-            image = self.encode_image(self.normalize(batch.images), traces["image"])
+            image = self.encode_image(self.pixels_of(batch), traces["image"])
         if want.includes("text") or ("itm" in abilities and pairs is None):
             text = self.encode_text(batch.ids, batch.mask, traces["text"])
             if abilities & {"itc", "itm"}:

@@ -7,7 +7,10 @@ from itertools import pairwise
 
 from dlip.records.schema import config_hash
 
-NEW_OPTIONS = {"train": {"optimizer": "adamw", "backbone_lr": 0.0}, "evaluation": {"generate_limit": None}}
+NEW_OPTIONS = {
+    "train": {"optimizer": "adamw", "backbone_lr": 0.0, "feature_views": 0},
+    "evaluation": {"generate_limit": None},
+}
 """Options of experiments that schema 2 lacks, by part, with the values that its runs had."""
 
 

@@ -9,7 +9,7 @@ from dlip.common.fields import check, from_dict, option
 from dlip.training import terms
 from dlip.training.terms import SOURCES, TERMS, VLP
 
-CACHE = "runs/teacher-cache"
+CACHE = "runs/cache"
 """Default folder of cached teacher outputs."""
 CACHE_GB = 20.0
 """Default limit of that folder in GB."""
@@ -82,6 +82,9 @@ class TrainConfig:
     """With --augment, also mirror photos whose texts name neither left nor right."""
     backbone_lr: float = option(0.0, least=0, most=1)
     """Peak learning rate of an image backbone; 0 freezes it."""
+    feature_views: int = option(0, least=0, most=100)
+    """Cache the features of frozen image backbones on disk, of so many augmented views of each image; 0 computes them
+    anew in every step."""
     questions: int = option(1, least=1)
     """Questions per image and step."""
     cache: bool = option(False, hidden=True)

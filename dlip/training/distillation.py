@@ -5,6 +5,7 @@ Kuang et al., DLIP (arXiv 2308.12956), section 3.3: L = L_VLP + L_HR + L_AT.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from dlip.models.config import ModelConfig
 from dlip.models.features import Features, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
 from dlip.training.config import TrainConfig
+from dlip.training.feature_cache import FeatureCache
 from dlip.training.terms import BY_TOKEN, distills
 from dlip.vlm import VLM
 
@@ -39,6 +41,7 @@ class Teacher(nn.Module):
     def __init__(self, med: HasAbilities):
         super().__init__()
         self.med = med.requires_grad_(False).eval()
+        self.feature_cache: FeatureCache | None = None
 
     def train(self, mode: bool = True) -> "Teacher":
         """Does nothing: the teacher stays in eval mode."""
@@ -47,6 +50,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Batch, want: Want, pairs=None, image: Tensor | None = None) -> Features:
         """Features as `Med.forward` computes them. pairs: those of the student, so that both match the same ones."""
+        if self.feature_cache:
+            batch = replace(batch, features=self.feature_cache(batch))
         return self.med(batch, want, pairs, image)
 
 

@@ -1,5 +1,7 @@
 """The student with all that is trained beside it: a batch in, named losses out."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from dlip.models.token_ids import pad_to_longest
 from dlip.training import objectives
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
+from dlip.training.feature_cache import FeatureCache
 from dlip.vlm import VLM
 
 
@@ -24,6 +27,7 @@ class Learner(nn.Module):
         self.config, self.med = config, student.med
         if backbone := self.med.vision_model.embeddings.backbone:
             backbone.requires_grad_(config.backbone_lr > 0)
+        self.feature_cache: FeatureCache | None = None
         self.momentum = None
         if config.momentum:
             self.momentum = objectives.MomentumITC(self.med, config.queue, config.momentum, config.alpha)
@@ -47,12 +51,11 @@ class Learner(nn.Module):
         terms, smoothing = self.config.active(step), self.config.label_smoothing
         if distributed.batch_world_size() > 1:
             batch = pad_to_longest(batch, self.med.config.pad_id)
-        features = self.med(batch, self.want(terms))
+        own = replace(batch, features=self.feature_cache(batch)) if self.feature_cache else batch
+        features = self.med(own, self.want(terms))
         losses = {}
         if "itc" in terms:
-            losses["itc"] = (
-                self.momentum(features, self.med, batch, epoch) if self.momentum else objectives.itc(features)
-            )
+            losses["itc"] = self.momentum(features, self.med, own, epoch) if self.momentum else objectives.itc(features)
         if "itm" in terms:
             losses["itm"] = objectives.itm(features)
         if "lm" in terms:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,8 +34,10 @@ from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import warn_if_emulated
+from dlip.models.med import Med
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.distillation import Distiller, Teacher
+from dlip.training.feature_cache import FeatureCache, WithoutImages
 from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import OptimizerStep
@@ -86,10 +89,9 @@ def train(
     set_seed(config.seed, device_specific=True)
     run, models = Run(folder), [model for model in (student, teacher) if model]
     with run.exclusive(), explain_killed_worker():
-        open_cache = partial(TeacherCache, cache, max_gb=cache_gb)
         _train(
             run, student, teacher, dataset, config, accelerator, evaluate, on_row, about or {}, progress,
-            open_cache,
+            cache, cache_gb,
         )  # fmt: skip
         for model in models:
             set_layer_modes(model.med)
@@ -102,7 +104,7 @@ def train(
 
 def _train(
     run, student, teacher, dataset, config, accelerator: Accelerator, evaluate, on_row, about, progress,
-    open_cache,
+    cache, cache_gb,
 ) -> None:  # fmt: skip
     """`train` inside the locked folder."""
     main, device = accelerator.is_main_process, accelerator.device
@@ -125,7 +127,7 @@ def _train(
     image_size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(
         student.tokenizer, image_size, True, student.med.config.max_text, config.seed, config.augment, config.flip,
-        config.questions,
+        config.questions, config.feature_views,
     )  # fmt: skip
     steps_per_epoch = max(1, batches.per_epoch // config.accumulate)
     optimizer_step = OptimizerStep(learner, config, steps_per_epoch, accelerator)
@@ -133,7 +135,16 @@ def _train(
     if frozen_teacher:
         set_layer_modes(frozen_teacher, compiled=config.compile)
     if frozen_teacher and config.cache:
-        frozen_teacher = open_cache(frozen_teacher, dataset, collate, config.layers)
+        frozen_teacher = TeacherCache(cache, frozen_teacher, dataset, collate, config.layers, cache_gb)
+    if config.feature_views:
+        cached = frozen_backbones(student, teacher, config)
+        for vlm, user in ((student, learner), (teacher, frozen_teacher)):
+            if vlm in cached:
+                user.feature_cache = FeatureCache(
+                    cache, vlm.med, dataset, collate, accelerator.autocast, config.precision, cache_gb
+                )
+        if student in cached and (teacher in cached or teacher is None or config.cache):
+            dataset, collate = WithoutImages(dataset), replace(collate, reads_images=False)
     stream = raise_faults(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
     if start:
         run.restore(learner, optimizer_step.optimizer, start, accelerator.scaler)
@@ -219,7 +230,18 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
         if not terms:
             raise UserError("a teacher is given but no term of hr.*, at.* or kd.* has a weight; set one or drop it")
         Distiller.between(student, teacher, config)
+    if config.feature_views and not frozen_backbones(student, teacher, config):
+        raise UserError(
+            "no model has a frozen image backbone whose features could be cached; drop --feature-views, or give the "
+            "student an image_backbone and no --backbone-lr"
+        )
     check_data(dataset, config)
+
+
+def frozen_backbones(student: VLM, teacher: VLM | None, config: TrainConfig) -> list[VLM]:
+    """The models that read their patches from a backbone that is not trained."""
+    frozen = [vlm for vlm in (teacher, None if config.backbone_lr else student) if vlm and isinstance(vlm.med, Med)]
+    return [vlm for vlm in frozen if vlm.med.config.image_backbone]
 
 
 def check_data(dataset, config: TrainConfig) -> None:

@@ -128,7 +128,7 @@ class MomentumITC(nn.Module):
     def embed(self, med: Med, batch: Batch) -> tuple[Tensor, Tensor]:
         """L2-normalized fp32 vectors [B, E] of images and captions by the momentum encoders."""
         e = self.encoders
-        images = e["vision_proj"](e["vision_model"](med.normalize(batch.images))[:, 0])
+        images = e["vision_proj"](e["vision_model"](med.pixels_of(batch))[:, 0])
         texts = e["text_proj"](e["text_encoder"](batch.ids, batch.mask)[:, 0])
         return F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
 

@@ -1,19 +1,10 @@
 """Teacher outputs that do not change between epochs, cached on disk.
 
 The teacher's hidden states, attention maps (mean over heads) and ITC vectors of every image and caption are computed
-once, before training, and stored in float16. Logits of ITM (which depend on the batch) and of LM and VQA are computed
-during training from the stored image states.
+once, before training. Logits of ITM (which depend on the batch) and of LM and VQA are computed during training from the
+stored image states.
 """
 
-import hashlib
-import json
-import math
-import os
-import re
-import shutil
-import warnings
-import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dlip.checkpoints.tensors import read_tensors, weights, write_tensors
+from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
-from dlip.common.files import exclusive_lock, read_json, write_json
 from dlip.common.text import plural
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
@@ -33,16 +23,12 @@ from dlip.models.composite import Composite
 from dlip.models.features import SOURCES, Features, Trace, Want
 from dlip.models.token_ids import with_prompt
 from dlip.training.config import CACHE_GB
+from dlip.training.disk_cache import cache_key, fill, locked, open_columns, to_float16
 from dlip.training.distillation import Teacher
 
 VERSION = 3
 """Version of the layout on disk."""
-BATCH_IMAGES = 16
-"""Images per teacher batch while filling, with all their captions."""
-BLOCK_IMAGES = 512
-"""Images per block. A filled block is flushed to disk and its checksums are recorded."""
 MAP_KINDS = ("self", "cross")
-KEY_PATTERN = "[0-9a-f]{24}"
 
 
 def cached_outputs(layers: dict[str, tuple[tuple[int, int], ...]], fusion_layers: tuple[int, ...]) -> Want:
@@ -60,10 +46,8 @@ def cached_outputs(layers: dict[str, tuple[tuple[int, int], ...]], fusion_layers
 class TeacherCache(nn.Module):
     """A teacher that reads its outputs from disk; called like `distillation.Teacher`.
 
-    A cache is a folder named by a hash of all that its outputs depend on (weights, data, tokenizer, sizes, layers), so
-    that a stale one is never read. Each column is a file of rows: one for each image (`image.*`), caption
-    (`text.embed`) or token (the others, without padding). `cache.json` holds the checksums of each column in each
-    filled block of images. Runs may share a cache: the first fills it under a lock while the others wait.
+    A column has a row for each image (`image.*`), caption (`text.embed`) or token (the others, without padding). Runs
+    may share a cache: the first fills it under a lock while the others wait.
     """
 
     def __init__(
@@ -77,12 +61,9 @@ class TeacherCache(nn.Module):
     ):
         """Opens a cache in the folder `root`; fills what is missing and, with a warning, what is damaged.
 
-        The least recently opened caches in `root` are deleted where all would take more than `max_gb` GB. Raises
-        UserError where this one alone would, or where an image has no caption.
+        Raises UserError where an image has no caption, and as `open_columns` does.
         """
         super().__init__()
-        if not 0 < max_gb < math.inf:
-            raise UserError(f"the caches' limit is {max_gb} GB; use a finite number above 0")
         if isinstance(teacher.med, Composite):
             raise UserError("outputs of a teacher of several checkpoints cannot be cached; train without the cache")
         if teacher.med.own_tokens:
@@ -90,12 +71,15 @@ class TeacherCache(nn.Module):
         self.teacher = teacher
         self.want = cached_outputs(layers or {}, teacher.med.config.fusion_layers)
         self.folder = Path(root) / self._key(dataset, collate)
-        with exclusive_lock(lock_path(self.folder)):
-            self.folder.mkdir(exist_ok=True)
-            os.utime(self.folder)
+        with locked(self.folder):
             self._count_tokens(dataset, collate)
-            self._open_columns(max_gb)
-            self._fill(dataset, collate)
+            shapes = {column: self._shape(column) for column in self._names()}
+            self.columns = open_columns(self.folder, shapes, max_gb, "teacher outputs")
+            fill(
+                self.folder, self.columns, len(dataset),
+                lambda rows: self._fill_rows(rows, [dataset[row] for row in rows], collate), "teacher outputs",
+                self._span,
+            )  # fmt: skip
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -150,10 +134,7 @@ class TeacherCache(nn.Module):
             "data": dataset.fingerprint(), "image_size": collate.image_size, "max_text": collate.max_text,
             "tokenizer": collate.tokenizer.rules(), "columns": sorted(self._names()),
         }  # fmt: skip
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-        for name, tensor in sorted(weights(med).items()):
-            digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:24]
+        return cache_key(about, med)
 
     def _names(self) -> list[str]:
         names = [f"{source}.{kind}.{i}" for (source, kind), layers in self.want.layers.items() for i in layers]
@@ -206,61 +187,6 @@ class TeacherCache(nn.Module):
 
     # --- filling --------------------------------------------------------------------------------------------------
 
-    def _open_columns(self, max_gb: float) -> None:
-        """Maps every column's file into memory, created at its full size where it is missing or of another size."""
-        shapes = {column: self._shape(column) for column in self._names()}
-        needed_gb = sum(2 * math.prod(shape) for shape in shapes.values()) / 1e9
-        if needed_gb > max_gb:
-            raise UserError(
-                f"the teacher's outputs would take {needed_gb:.1f} GB, more than the {max_gb:g} GB allowed; raise "
-                f"--cache-gb, use fewer images, or train without the cache"
-            )
-        delete_old_caches(self.folder, max_gb - needed_gb)
-        self.columns = {}
-        for column, shape in shapes.items():
-            path, size = self.folder / f"{column}.f16", 2 * math.prod(shape)
-            if not path.is_file() or path.stat().st_size != size:
-                (self.folder / "cache.json").unlink(missing_ok=True)  # the blocks it lists are no longer all there
-            with open(path, "a+b") as file:
-                try:
-                    file.truncate(size)
-                    if hasattr(os, "posix_fallocate"):  # else a disk that fills up later would kill the process
-                        os.posix_fallocate(file.fileno(), 0, size)
-                except OSError as error:
-                    raise UserError(
-                        f"the teacher's outputs need {needed_gb:.1f} GB in {self.folder} ({error.strerror}); free "
-                        f"some space, or train without the cache"
-                    ) from None
-            self.columns[column] = np.memmap(path, np.float16, "r+", shape=shape)
-
-    def _fill(self, dataset, collate: Collate) -> None:
-        """Computes the blocks that are missing, or whose checksums differ."""
-        path, images, sums, damaged = self.folder / "cache.json", range(len(dataset)), [], 0
-        with suppress(UserError):  # missing or damaged
-            sums = read_json(path)["crc32"]
-        checks = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of a machine is enough
-        with tqdm(total=len(dataset), desc="teacher outputs", unit="image", disable=None) as bar:
-            for i, block in enumerate(images[start : start + BLOCK_IMAGES] for start in images[::BLOCK_IMAGES]):
-                filled = i < len(sums)
-                if filled and not (checks and self._checksums(block) != sums[i]):
-                    bar.update(len(block))
-                    continue
-                damaged += filled * len(block)
-                for rows in (block[start : start + BATCH_IMAGES] for start in range(0, len(block), BATCH_IMAGES)):
-                    self._fill_rows(rows, [dataset[row] for row in rows], collate)
-                    bar.update(len(rows))
-                for column in self.columns.values():
-                    column.flush()
-                sums[i : i + 1] = [self._checksums(block)]
-                write_json(path, {"crc32": sums})
-        if damaged:
-            about = f"{plural(damaged, 'image')} in {self.folder}"
-            warnings.warn(f"the teacher's outputs of {about} were damaged and computed again", stacklevel=2)
-
-    def _checksums(self, images: range) -> list[int]:
-        """Checksum of each column's rows of these images."""
-        return [zlib.crc32(values[self._span(column, images)]) for column, values in self.columns.items()]
-
     @torch.no_grad()
     def _fill_rows(self, rows: range, items: list, collate: Collate) -> None:
         """Computes and stores the outputs of consecutive images and all their captions."""
@@ -280,47 +206,17 @@ class TeacherCache(nn.Module):
 
         span = self._span("text.embed", rows)
         embed_rows = np.flatnonzero(self.lengths.ravel()[span]) + span.start
-        self.columns["image.embed"][rows.start : rows.stop] = to_float16(med.project_image(image), "image.embed")
-        self.columns["text.embed"][embed_rows] = to_float16(out.text_embed, "text.embed")
+        self.columns["image.embed"][rows.start : rows.stop] = to_float16(
+            med.project_image(image), "the teacher's image.embed"
+        )
+        self.columns["text.embed"][embed_rows] = to_float16(out.text_embed, "the teacher's text.embed")
         for (source, kind), layers in self.want.layers.items():
             for layer in layers:
                 name, value = f"{source}.{kind}.{layer}", out.traces[source].get(kind, layer)
                 column = self.columns[name][self._span(name, rows)]
                 if source == "image":
-                    column[:] = to_float16(value, name)
+                    column[:] = to_float16(value, f"the teacher's {name}")
                     continue
                 value = (value.mean(1) if kind in MAP_KINDS else value)[out.text_mask(source)]
-                column[:, : value.shape[1]] = to_float16(value, name)
+                column[:, : value.shape[1]] = to_float16(value, f"the teacher's {name}")
                 column[:, value.shape[1] :] = 0
-
-
-def to_float16(values: Tensor, name: str) -> np.ndarray:
-    """Raises UserError where a value is beyond float16's range."""
-    halves = values.half()
-    if not halves.isfinite().all():
-        raise UserError(
-            f"the teacher's {name} has values up to {values.abs().max().item():.2g}, beyond the cache's limit of "
-            f"65,504; train without the cache"
-        )
-    return halves.cpu().numpy()
-
-
-def lock_path(folder: Path) -> Path:
-    """The lock of a cache's folder lies beside it, so that it stays when the folder is deleted."""
-    return folder.with_name(f"{folder.name}.lock")
-
-
-def delete_old_caches(folder: Path, max_gb: float) -> None:
-    """Deletes other caches beside `folder`, the least recently opened first, until they take at most `max_gb` GB.
-
-    A cache that another process is opening or filling stays. A run that reads a deleted cache keeps its files open.
-    """
-    with exclusive_lock(folder.with_name("deleting.lock")):
-        others = [path for path in folder.parent.iterdir() if re.fullmatch(KEY_PATTERN, path.name) and path != folder]
-        sizes = {path: sum(file.stat().st_size for file in path.glob("*.f16")) for path in others}
-        for path in sorted(others, key=lambda path: path.stat().st_mtime):
-            if sum(sizes.values()) <= max_gb * 1e9:
-                break
-            with suppress(UserError), exclusive_lock(lock_path(path), "in use"):
-                shutil.rmtree(path)
-                del sizes[path]

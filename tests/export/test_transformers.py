@@ -32,7 +32,8 @@ images = [Image.open(path).convert("RGB") for path in paths]
 outputs = {}
 
 def load(task, of):
-    return AutoProcessor.from_pretrained(f"{folder}/{task}", backend="pil"), of.from_pretrained(f"{folder}/{task}").eval()
+    saved = f"{folder}/{task}"
+    return AutoProcessor.from_pretrained(saved, backend="pil"), of.from_pretrained(saved).eval()
 
 processor, model = load("retrieval", BlipForImageTextRetrieval)
 inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")

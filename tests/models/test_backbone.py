@@ -20,15 +20,15 @@ from dlip.models.config import preset
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
+from tests.helpers import TINY_BACKBONE
 
 LITE = "tf_efficientnet_lite0"
-SIZE = f"scenes-student:image_backbone={LITE},image_size=72,image_layers=1,text_layers=1"
 SHORT = TrainConfig(steps=2, batch_size=4, warmup=1, weights={"itc": 1.0, "lm": 1.0, "hr.image": 1.0, "at.cross": 1.0})
 
 
 @pytest.fixture
 def student() -> VLM:
-    model = new_student(SIZE, VLM.load("scenes/teacher"), seed=0)
+    model = new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), seed=0)
     model.med.eval()
     return model
 
@@ -98,7 +98,7 @@ def test_it_is_frozen_or_has_a_learning_rate_of_its_own(student, backbone_lr, tm
 
 def test_its_weights_come_from_imagenet_or_from_another_model(student, tmp_path):
     student.save(tmp_path / "first")
-    other = new_student(SIZE, VLM.load("scenes/teacher"), seed=1)
+    other = new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), seed=1)
     copied = initialize(other, f"backbone={tmp_path / 'first'}")
     assert copied and all(".backbone." in name for name in copied)
     assert all(torch.equal(other.med.state_dict()[name], student.med.state_dict()[name]) for name in copied)
@@ -119,4 +119,4 @@ def test_graphs_give_what_the_model_gives_and_stock_classes_are_refused(student,
 def test_an_unknown_backbone_is_refused():
     with pytest.raises(UserError, match="timm has no model 'resnet1'"):
         preset("scenes-student:image_backbone=resnet1")
-    assert Med(preset(SIZE)).config.image_mean == (0.5, 0.5, 0.5)
+    assert Med(preset(TINY_BACKBONE)).config.image_mean == (0.5, 0.5, 0.5)

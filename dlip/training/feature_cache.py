@@ -1,0 +1,85 @@
+"""Features of a frozen image backbone, cached on disk: of each image, some augmented views that epochs take in turn."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import PIL
+import torch
+from torch import Tensor
+
+from dlip.data.batch import Batch, Item
+from dlip.data.collate import Collate
+from dlip.models.med import Med
+from dlip.training.config import CACHE_GB
+from dlip.training.disk_cache import cache_key, fill, locked, open_columns, to_float16
+
+VERSION = 1
+"""Version of the layout on disk."""
+
+
+class FeatureCache:
+    """What `med`'s backbone makes of the images of a dataset. Call it with a batch whose `rows` and `views` are known.
+
+    A column has one view of every image. Runs may share a cache, whatever their seeds.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        med: Med,
+        dataset,
+        collate: Collate,
+        autocast: Callable[[], AbstractContextManager],
+        precision: str,
+        max_gb: float = CACHE_GB,
+    ):
+        """Opens a cache in the folder `root`; fills what is missing and, with a warning, what is damaged.
+
+        collate: its views of the images are taken. autocast: context of the precision in which features are computed.
+        Raises UserError as `open_columns` does.
+        """
+        c, backbone = med.config, med.vision_model.embeddings.backbone
+        about = {
+            "version": VERSION, "torch": torch.__version__, "pillow": PIL.__version__, "precision": precision,
+            "backbone": c.image_backbone, "size": c.image_size, "mean": c.image_mean, "std": c.image_std,
+            "data": dataset.fingerprint(), "image_size": collate.image_size, "views": collate.views,
+            "augment": [collate.augment, collate.flip],
+        }  # fmt: skip
+        self.folder, noun = Path(root) / cache_key(about, backbone), "image features"
+        shape = (len(dataset), c.grid**2, backbone.channels)
+        device = med.temp.device
+
+        @torch.no_grad()
+        def compute(rows: range) -> None:
+            items = [dataset[row] for row in rows]
+            for view, column in enumerate(self.columns):
+                with autocast():
+                    features = backbone(med.normalize(collate.pixels(items, view).to(device)))
+                column[rows.start : rows.stop] = to_float16(features, "the backbone's output")
+
+        with locked(self.folder):
+            columns = open_columns(self.folder, {f"view.{v}": shape for v in range(collate.views)}, max_gb, noun)
+            self.columns = list(columns.values())
+            fill(self.folder, columns, len(dataset), compute, noun)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Features [B, P, C], float32."""
+        view = self.columns[int(batch.views[0])]  # a batch never spans two epochs
+        return torch.from_numpy(view[batch.rows.cpu().numpy()]).float().to(batch.image_id.device)
+
+
+class WithoutImages:
+    """A dataset whose items have no images. Each is decoded once, by the dataset itself; its texts stay in memory."""
+
+    def __init__(self, dataset):
+        self.dataset, self._items = dataset, dict[int, Item]()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> Item:
+        if i not in self._items:
+            self._items[i] = replace(self.dataset[i], image=None)
+        return self._items[i]

@@ -1,0 +1,113 @@
+"""Cached features of image backbones: equal to live ones, shared by seeds, the same views for student and teacher."""
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from dlip.common.errors import UserError
+from dlip.data import FirstN
+from dlip.data.collate import Collate
+from dlip.data.loader import ResumableBatchSampler, train_loader
+from dlip.data.scenes.dataset import Scenes
+from dlip.experiments.run import new_student
+from dlip.training.config import TrainConfig
+from dlip.training.feature_cache import FeatureCache
+from dlip.training.loop import train
+from dlip.vlm import VLM
+from tests.helpers import TINY_BACKBONE
+
+LOSSES = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "vqa": 1.0, "hr.image": 1.0, "at.cross": 1.0}
+CONFIG = TrainConfig(
+    steps=4, batch_size=4, warmup=1, lr=1e-4, weights=LOSSES, augment=True, feature_views=2, save_every=2, log_every=1,
+    learn_teacher_projection=False,
+)  # fmt: skip
+
+
+class Counted(Scenes):
+    """Scenes that count how often each image is drawn."""
+
+    def __init__(self, size: int):
+        super().__init__("train-small", size=size)
+        self.drawn = [0] * size
+
+    def __getitem__(self, i: int):
+        self.drawn[i] += 1
+        return super().__getitem__(i)
+
+    def fingerprint(self) -> str:
+        return "counted"
+
+
+@pytest.fixture
+def student() -> VLM:
+    return new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), seed=0)
+
+
+def test_features_equal_live_ones_of_the_same_view(student, tmp_path):
+    images = Scenes("train-small", size=12)
+    collate = Collate(student.tokenizer, 72, train=True, augment=True, views=2)
+    cache = FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no")
+    batches = list(train_loader(images, ResumableBatchSampler(12, 4, 9, seed=0), collate))
+    assert [int(batch.views[0]) for batch in batches] == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+    for batch in batches:
+        with torch.no_grad():
+            live = student.med.vision_model.embeddings.backbone(student.med.normalize(batch.images))
+        torch.testing.assert_close(cache(batch), live, rtol=1e-3, atol=1e-3)
+    assert not (cache.columns[0] == cache.columns[1]).all()
+
+
+def test_a_cache_is_shared_by_seeds_but_not_by_weights(student, tmp_path):
+    images = Scenes("train-small", size=4)
+
+    def folder(**options):
+        collate = Collate(student.tokenizer, 72, train=True, augment=True, **options)
+        return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no").folder
+
+    first = folder(views=2)
+    assert folder(views=2, seed=5) == first != folder(views=1)
+    next(student.med.vision_model.embeddings.backbone.parameters()).data += 0.1
+    assert folder(views=2) != first
+
+
+def test_images_are_read_to_fill_the_cache_and_once_for_their_texts(student, tmp_path):
+    images = Counted(4)
+    config = CONFIG.replace(weights={"itc": 1.0})
+    train(student, images, config, tmp_path / "run", progress=False, cache=tmp_path / "cache")
+    assert images.drawn[1:] == [2, 2, 2]
+
+
+def test_a_student_equal_to_its_teacher_loses_nothing(student, tmp_path):
+    """Both see the same view of each image."""
+    teacher = VLM(copy.deepcopy(student.med), student.tokenizer, "teacher")
+    run = train(student, Scenes("train-small", size=8), CONFIG, tmp_path / "run", teacher, progress=False,
+                cache=tmp_path / "cache")  # fmt: skip
+    first = run.rows()[0]["losses"]
+    assert abs(first["hr.image"]) < 1e-5 and abs(first["at.cross"]) < 1e-5
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(student, tmp_path):
+    images, teacher = Scenes("train-small", size=8), VLM.load("scenes/teacher")
+
+    def run(folder: str, model: VLM, on_row=None):
+        return train(model, images, CONFIG, tmp_path / folder, teacher, progress=False, cache=tmp_path / "cache",
+                     on_row=on_row)  # fmt: skip
+
+    def stop(row: dict) -> None:
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    whole = run("whole", copy.deepcopy(student)).model()
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", copy.deepcopy(student), stop)
+    resumed = run("stopped", copy.deepcopy(student)).model()
+    for (name, tensor), other in zip(whole.med.state_dict().items(), resumed.med.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other), name
+
+
+def test_without_a_frozen_backbone_it_is_refused(student, tiny, tmp_path):
+    images = FirstN(Scenes("train-small"), 8)
+    for model, config in ((tiny, CONFIG), (student, CONFIG.replace(backbone_lr=1e-4))):
+        with pytest.raises(UserError, match="no model has a frozen image backbone"):
+            train(model, images, config.replace(weights={"itc": 1.0}), tmp_path / "run")
