@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dlip.common.errors import UserError
 
-MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "model.safetensors")
+MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "model*.safetensors")
 
 
 def from_hub(name: str, patterns: tuple[str, ...]) -> Path:
@@ -28,4 +28,4 @@ def from_hub(name: str, patterns: tuple[str, ...]) -> Path:
 def hub_model(name: str) -> Path:
     """A model's folder from the hub; old ones have their weights only in pytorch_model.bin."""
     folder = from_hub(name, MODEL_FILES)
-    return folder if (folder / "model.safetensors").is_file() else from_hub(name, (*MODEL_FILES, "pytorch_model.bin"))
+    return folder if any(folder.glob("model*.safetensors")) else from_hub(name, (*MODEL_FILES, "pytorch_model.bin"))

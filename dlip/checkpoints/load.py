@@ -5,12 +5,14 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 import dlip
 from dlip.checkpoints import blip
 from dlip.checkpoints.blip import Checkpoint
 from dlip.checkpoints.dual_encoders import read_dual_encoder
 from dlip.checkpoints.hub import hub_model
-from dlip.checkpoints.tensors import checkpoint_errors, read_tensors, weights, write_tensors
+from dlip.checkpoints.tensors import checkpoint_errors, read_folder, weights, write_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.data.stock_tokenizer import StockTokenizer
@@ -25,17 +27,27 @@ from dlip.models.med import Med
 BUILT_IN = Path(dlip.__file__).parent / "weights"
 
 
-def save_model(med: Med, tokenizer: Tokenizer, folder: str | Path, extra: dict | None = None) -> None:
+def save_model(
+    med: Med,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    extra: dict | None = None,
+    half: bool = False,
+    shard_mb: float | None = None,
+) -> None:
     """Writes a folder that `load_model` reads: tokenizer.json, model.safetensors and config.json.
 
-    extra: further entries of config.json. Raises UserError for a packed model, and for a dual encoder.
+    extra: further entries of config.json. half: store fp32 weights in fp16. shard_mb: size of a file in MB above which
+    weights are split over several. Raises UserError for a packed model, and for a dual encoder.
     """
     if isinstance(med, DualEncoder):
         raise UserError("a CLIP or SigLIP cannot be saved as a model of dlip; copy its own folder")
     tensors, folder = weights(med), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
-    write_tensors(folder / "model.safetensors", tensors)
+    if half:
+        tensors = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
+    write_folder(folder, tensors, shard_mb)
     config = {"model": med.config.to_dict()}
     config |= {} if med.abilities == frozenset(ABILITIES) else {"abilities": sorted(med.abilities)}
     config |= {} if precision(med) == "fp32" else {"precision": precision(med)}
@@ -140,7 +152,7 @@ def _read(parsed: ModelName, path: Path) -> Checkpoint:
 
 def _read_own(path: Path, values: dict) -> Checkpoint:
     """A folder of `save_model`. Raises UserError if the tokenizer is not the model's."""
-    tensors, abilities = read_tensors(path / "model.safetensors")[0], frozenset(values.get("abilities", ABILITIES))
+    tensors, abilities = read_folder(path), frozenset(values.get("abilities", ABILITIES))
     if not abilities or abilities - set(ABILITIES):
         raise ValueError(f"abilities {sorted(abilities)}")
     config, tokenizer = ModelConfig.from_dict(values["model"]), Tokenizer.load(path)

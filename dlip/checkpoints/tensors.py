@@ -13,9 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dlip.common.errors import UserError, is_out_of_memory
-from dlip.common.files import check_file, write_atomically
+from dlip.common.files import check_file, read_json, write_atomically, write_json
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.med import Med
+
+INDEX = "model.safetensors.index.json"
+"""File that says which shard holds which tensor."""
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None) -> None:
@@ -53,6 +56,27 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
     if (expected or checked) and checksum({name: tensor.cpu() for name, tensor in tensors.items()}) != expected:
         raise UserError(f"{path} is damaged: its weights do not match their checksum; copy it again")
     return tensors, meta
+
+
+def write_folder(folder: Path, tensors: dict[str, torch.Tensor], shard_mb: float | None = None) -> None:
+    """Writes model.safetensors, or files of at most `shard_mb` MB with an index of them, as the hub has them."""
+    if shard_mb is None:
+        return write_tensors(folder / "model.safetensors", tensors)
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    shards = split_torch_state_dict_into_shards(tensors, max_shard_size=int(shard_mb * 1e6))
+    for file, names in shards.filename_to_tensors.items():
+        write_tensors(folder / file, {name: tensors[name] for name in names})
+    if shards.is_sharded:
+        write_json(folder / INDEX, {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename})
+
+
+def read_folder(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a folder of `write_folder`. Raises UserError as `read_tensors` does."""
+    if not (folder / INDEX).is_file():
+        return read_tensors(folder / "model.safetensors")[0]
+    files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    return {name: tensor for file in files for name, tensor in read_tensors(folder / Path(file).name)[0].items()}
 
 
 def weights(med: Med) -> dict[str, torch.Tensor]:
@@ -99,10 +123,12 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a file, or of a folder's model.safetensors or pytorch_model.bin.
+    """The state dict of a file, or of a folder's model.safetensors (or its shards) or pytorch_model.bin.
 
     Only tensors are read, never code. Raises UserError if there are none or if reading them would need code.
     """
+    if (path / INDEX).is_file():
+        return read_folder(path)
     if path.is_dir():
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
         if not files:

@@ -201,10 +201,14 @@ class Export(Figures):
     """Model to export: a run folder, or a model's name."""
     to: Literal["dlip", "transformers", "onnx", "vit", "bert"] = "dlip"
     """Library that will run the model; dlip is this package. vit, bert: one side, for stock transformers."""
+    fp16: bool = False
+    """Store fp16 weights, for this package, which reads them as fp32."""
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
     """Store int8 weights, for this package or onnx."""
+    shard_mb: float | None = option(None, above=0)
+    """Split weights over files of at most so many MB, for this package."""
     out: str | None = option(None, metavar="FOLDER")
     """Folder to write to; by default runs/export/MODEL."""
     push: str | None = option(None, metavar="REPO")
@@ -218,15 +222,18 @@ def export(options: Export) -> None:
     from dlip.export.encoders import STOCK_ENCODERS, to_encoder
     from dlip.export.transformers import push, to_dlip, to_transformers
 
-    precision = "int8" if options.int8 else "bf16" if options.bf16 else "fp32"
-    if options.bf16 and options.int8:
-        raise UserError("--bf16 and --int8 exclude each other; choose one")
-    if options.to == "onnx" and precision != "bf16":
+    chosen = [precision for precision in ("fp16", "bf16", "int8") if getattr(options, precision)]
+    if len(chosen) > 1:
+        raise UserError(f"--{chosen[0]} and --{chosen[1]} exclude each other; choose one")
+    precision = chosen[0] if chosen else "fp32"
+    if options.shard_mb and options.to != "dlip":
+        raise UserError(f"--to {options.to} has no shards; drop --shard-mb")
+    if options.to == "onnx" and precision in ("fp32", "int8"):
         from dlip.export.onnx_export import to_onnx
 
         write = partial(to_onnx, int8=options.int8)
     elif options.to == "dlip":
-        write = partial(to_dlip, precision=precision)
+        write = partial(to_dlip, precision=precision, shard_mb=options.shard_mb)
     elif precision != "fp32":
         raise UserError(f"--to {options.to} has no {precision}; drop --{precision}")
     else:

@@ -80,19 +80,26 @@ def to_transformers(name: str, out: str | Path, license: str | None = None) -> t
 
 
 def to_dlip(
-    name: str, out: str | Path, precision: str = "fp32", license: str | None = None
+    name: str,
+    out: str | Path,
+    precision: str = "fp32",
+    license: str | None = None,
+    shard_mb: float | None = None,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Writes `out`/fp32, `out`/bf16 or `out`/int8, which `dlip.load` reads, whole or not at all.
+    """Writes `out`/fp32, fp16, bf16 or int8, which `dlip.load` reads, whole or not at all.
 
+    fp16 weights are read as fp32. shard_mb: size of a file in MB above which weights are split over several.
     Returns the folder by its precision, and an empty dict, as nothing is skipped. Raises UserError for a composite.
     """
     vlm, record, folder = VLM.load(name), record_of(name), Path(out) / precision
     if isinstance(vlm.med, Composite):
         raise UserError(f"{name} is made of several models; export each by itself")
-    lower(refuse_lowered(vlm.med, "export"), precision)
+    refuse_lowered(vlm.med, "export")
+    if precision != "fp16":
+        lower(vlm.med, precision)
 
     def write(new: Path) -> None:
-        save_model(vlm.med, vlm.tokenizer, new, {"made_from": name})
+        save_model(vlm.med, vlm.tokenizer, new, {"made_from": name}, precision == "fp16", shard_mb)
         (new / "README.md").write_text(dlip_card(vlm, record, precision, license))
         if "id" in record:
             write_json(new / "record.json", record)

@@ -147,14 +147,22 @@ def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> M
 
 
 def photos_size(image: tuple[int, int, int], text: tuple[int, int, int], **changes) -> ModelConfig:
-    """A model for a few thousand photographs on a CPU: 112 px in 49 patches. image, text: (width, heads, layers).
+    """A model for a few thousand photographs on a CPU. image, text: (width, heads, layers).
 
     The vocabulary's size and ids are those of a tokenizer trained on the captions.
     """
     sizes = encoder_sizes(image, text) | dict(
-        image_size=112, embed_dim=128, vocab_size=8192, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6
+        embed_dim=128, vocab_size=4096, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6, dropout=0.1
     )
     return ModelConfig(**{**sizes, **changes})
+
+
+def efficientnet_lite(number: int, image_size: int) -> dict:
+    """Fields of a ModelConfig whose backbone is an EfficientNet-Lite. image_size: in px."""
+    return dict(
+        image_backbone=f"tf_efficientnet_lite{number}", image_size=image_size, patch_size=32, image_mean=(0.5,) * 3,
+        image_std=(0.5,) * 3,
+    )  # fmt: skip
 
 
 PRESETS = {
@@ -165,8 +173,11 @@ PRESETS = {
     "scenes-teacher": scenes_size(128, 5, 6),
     "scenes-student-mid": scenes_size(112, 4, 3),
     "scenes-student": scenes_size(80, 4, 2),
-    "photos-teacher": photos_size((256, 8, 6), (384, 12, 6), fusion_layers=(1, 3, 5)),
-    "photos-student": photos_size((192, 6, 4), (192, 6, 3)),
+    "photos-teacher": photos_size(
+        (384, 6, 1), (384, 12, 6), fusion_layers=(3, 4, 5), **efficientnet_lite(number=2, image_size=260)
+    ),
+    "photos-student": photos_size((128, 4, 1), (128, 4, 3), **efficientnet_lite(number=0, image_size=160)),
+    "photos-student-vit": photos_size((192, 6, 4), (192, 6, 3), image_size=112),
 }
 
 

@@ -67,13 +67,23 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tied, make_med, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), med.parameters(), strict=True))
 
 
-def test_half_precision_files_load_into_single_precision(make_med, tmp_path):
-    med = make_med()
-    write_tensors(tmp_path / "m.safetensors", {name: t.half() for name, t in weights(med).items()})
-    again = Med(med.config)
-    load_weights(again, read_tensors(tmp_path / "m.safetensors")[0])
-    torch.testing.assert_close(again.vision_proj.weight, med.vision_proj.weight, atol=1e-3, rtol=1e-3)
-    assert again.vision_proj.weight.dtype == torch.float32
+def test_half_precision_files_load_into_single_precision(tiny, tmp_path):
+    save_model(tiny.med, tiny.tokenizer, tmp_path, half=True)
+    again, original = load_model(tmp_path)[0].vision_proj.weight, tiny.med.vision_proj.weight
+    assert torch.equal(again, original.half().float()) and not torch.equal(again, original)
+
+
+def test_weights_are_split_over_files_of_a_stated_size(tiny, tmp_path):
+    save_model(tiny.med, tiny.tokenizer, tmp_path / "whole", shard_mb=10)
+    save_model(tiny.med, tiny.tokenizer, tmp_path / "split", shard_mb=0.1)
+    assert [path.name for path in (tmp_path / "whole").glob("model*")] == ["model.safetensors"]
+    files = sorted((tmp_path / "split").glob("model-*-of-*.safetensors"))
+    assert len(files) > 1 and not (tmp_path / "split" / "model.safetensors").exists()
+    loaded = weights(load_model(tmp_path / "split")[0])
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights(tiny.med).items())
+    files[0].unlink()
+    with pytest.raises(UserError, match=f"{files[0].name} is missing"):
+        load_model(tmp_path / "split")
 
 
 # --- tensors and JSON -------------------------------------------------------------------------------------------------
