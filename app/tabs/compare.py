@@ -197,7 +197,8 @@ def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
     if image.size == (SIDE, SIDE):
         known, hint = "scenes", "The photos models know only photographs, not drawn scenes."
     else:
-        known, hint = "photos", "The scenes models know only the drawn scenes: in any other image they see one of those."
+        known = "photos"
+        hint = "The scenes models know only the drawn scenes: in any other image they see one of those."
     strange = set(names) & set(built_in_models()) - set(built_in_models(known))
     return parts.hint(hint) if strange else ""
 
