@@ -141,12 +141,18 @@ class DecoderGraph(Graph):
         }  # fmt: skip
 
     def forward(self, token: Tensor, past: Tensor, mask: Tensor, cross: list[Tensor]):
-        c, tensors, cache = self.med.config, iter(cross), Past(past.flatten(2, 3))
+        cache = Past(past.flatten(2, 3))
+        scores, tokens = self.step(token, mask, cross, cache)
+        present = torch.stack(cache.present).reshape(*past.shape[:5], -1, past.shape[-1])
+        return scores, tokens, present
+
+    def step(self, token: Tensor, mask: Tensor | None, cross: list[Tensor], cache) -> tuple[Tensor, Tensor]:
+        """Scores and tokens; keys and values are read from the cache and added to it."""
+        c, tensors = self.med.config, iter(cross)
         pairs = [(next(tensors), next(tensors)) if i in c.fusion_layers else None for i in range(c.text_layers)]
         states = self.med.text_decoder.bert(token.reshape(-1, 1), None, pairs, mask, cache=cache)
-        scores = self.med.text_decoder.cls(states[:, 0]).log_softmax(-1).reshape(*token.shape, -1)  # [B, K, V]
-        present = torch.stack(cache.present).reshape(*past.shape[:5], -1, past.shape[-1])
-        return *scores.topk(2 * token.shape[1]), present
+        scores = self.med.text_decoder.cls(states[:, 0]).float().log_softmax(-1)  # [N, V]
+        return scores.unflatten(0, token.shape).topk(2 * token.shape[1])
 
     def example(self, n: int, t: int):
         c, k = self.med.config, 2 * n - 1

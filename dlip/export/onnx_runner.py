@@ -21,10 +21,13 @@ ImageInput = Image.Image | np.ndarray | str | Path
 
 
 class Part:
-    """The graphs of one model, each opened when it first runs. config: an entry of "parts" in config.json."""
+    """The graphs of one model, each opened when it first runs.
 
-    def __init__(self, folder: Path, config: dict, threads: int):
-        self.folder, self.config, self.threads, self.sessions = folder, config, threads, {}
+    config: an entry of "parts" in config.json. spin: waiting threads keep their core, for programs without other ones.
+    """
+
+    def __init__(self, folder: Path, config: dict, threads: int, spin: bool = False):
+        self.folder, self.config, self.threads, self.spin, self.sessions = folder, config, threads, spin, {}
 
     def run(self, graph: str, outputs: list[str], **inputs: np.ndarray) -> list[np.ndarray]:
         if graph not in self.sessions:
@@ -33,11 +36,14 @@ class Part:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = self.threads
             options.add_session_config_entry("session.x64quantprecision", "1")  # no overflow on processors without VNNI
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads free their core
+            options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spin)))
             self.sessions[graph] = onnxruntime.InferenceSession(
                 self.folder / f"{graph}.onnx", options, providers=["CPUExecutionProvider"]
             )
         return self.sessions[graph].run(outputs, inputs)
+
+    def decoder(self, context: np.ndarray, mask: np.ndarray, beams: int) -> "Decoder":
+        return Decoder(self, context, mask, beams)
 
     def search(
         self, context: np.ndarray, mask: np.ndarray, prompt: list[int], num_beams: int, max_new_tokens: int
@@ -52,11 +58,9 @@ class Part:
         max_new_tokens = min(max_new_tokens, c["max_positions"] - len(prompt))
         if max_new_tokens < 1:
             return [[]] * b
-        names = [f"cross{i}" for i in range(c["cross"])]
-        cross = dict(zip(names, self.run("context", names, context=context), strict=True))
-        past = np.zeros((c["layers"], 2, b, k, c["heads"], 0, c["head_width"]), np.float32)
+        decoder = self.decoder(context, mask, k)
         for token in prompt:
-            scores, tokens, past = self._step(np.full((b, k), token), past, mask, cross)  # scores, tokens [B, k, 2k]
+            scores, tokens = decoder(np.full((b, k), token))
         search = BeamSearch([[]] * b, k, c["sep_id"], max_new_tokens)
         total = np.full((b, k), -1e9, np.float32)
         total[:, 0] = 0  # all beams are equal at first
@@ -68,15 +72,34 @@ class Part:
             if update is None:
                 break
             rows, beams, tokens, total = (np.array(values) for values in update)
-            past, total = past[:, :, rows[:, None], beams], total.astype(np.float32)
-            if len(rows) < len(mask):
-                mask, cross = mask[rows], {name: values[rows] for name, values in cross.items()}
-            scores, tokens, past = self._step(tokens, past, mask, cross)
+            decoder.keep(rows, beams)
+            total = total.astype(np.float32)
+            scores, tokens = decoder(tokens)
         texts = [finished[0][1] for finished in search.finished]
         return [text[:-1] if text[-1] == c["sep_id"] else text for text in texts]
 
-    def _step(self, token: np.ndarray, past: np.ndarray, mask: np.ndarray, cross: dict) -> list[np.ndarray]:
-        return self.run("decoder", ["scores", "tokens", "present"], token=token, past=past, mask=mask, **cross)
+
+class Decoder:
+    """The text decoder over contexts [B, S, Di], each with `beams` texts whose keys and values it keeps."""
+
+    def __init__(self, part: Part, context: np.ndarray, mask: np.ndarray, beams: int):
+        c, names = part.config, [f"cross{i}" for i in range(part.config["cross"])]
+        self.part, self.mask = part, mask
+        self.cross = dict(zip(names, part.run("context", names, context=context), strict=True))
+        self.past = np.zeros((c["layers"], 2, len(context), beams, c["heads"], 0, c["head_width"]), np.float32)
+
+    def __call__(self, token: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads a token of each text [B, K]. Returns log-probabilities and ids of its 2K best next ones [B, K, 2K]."""
+        scores, tokens, self.past = self.part.run(
+            "decoder", ["scores", "tokens", "present"], token=token, past=self.past, mask=self.mask, **self.cross
+        )
+        return scores, tokens
+
+    def keep(self, rows: np.ndarray, beams: np.ndarray) -> None:
+        """Keeps only the contexts `rows` [B'], and of each the texts `beams` [B', K]."""
+        self.past = self.past[:, :, rows[:, None], beams]
+        if len(rows) < len(self.mask):
+            self.mask, self.cross = self.mask[rows], {name: values[rows] for name, values in self.cross.items()}
 
 
 class Runner:
