@@ -1,0 +1,53 @@
+"""Backends: the libraries that can run a model for inference, behind one interface.
+
+A backend converts a model once into a folder and runs it from there. Its library is imported when it is needed, so that
+a process which serves by onnxruntime or OpenVINO never loads torch.
+"""
+
+from importlib.util import find_spec
+from pkgutil import resolve_name
+
+from dlip.common.errors import UserError
+from dlip.export.backends.base import Backend
+
+CLASSES = {
+    "stock": "torch_backends:Stock",
+    "ours": "torch_backends:Ours",
+    "ours, packed": "torch_backends:Packed",
+    "onnxruntime": "onnxruntime_backend:OnnxRuntime",
+    "OpenVINO": "openvino_backend:OpenVino",
+    "torch.compile": "torch_backends:Compiled",
+}
+"""Name of a backend -> its module and class."""
+
+
+def make(name: str, precision: str, threads: int = 0) -> Backend:
+    """A backend by its name. threads: 0 leaves their number to the library.
+
+    Raises UserError if it lacks the precision, or a package is not installed.
+    """
+    check_installed(name)
+    if precision in lacks(name):
+        raise UserError(f"{name} has no {precision}: {lacks(name)[precision]}")
+    return _class(name)(precision, threads)
+
+
+def lacks(name: str) -> dict[str, str]:
+    """Precision that a backend does not support -> the reason."""
+    return _class(name).lacks
+
+
+def packages(name: str) -> tuple[str, ...]:
+    """Optional packages that a backend needs."""
+    return _class(name).packages
+
+
+def check_installed(name: str) -> None:
+    """Raises UserError if a package that a backend needs is not installed."""
+    for package in packages(name):
+        if not find_spec(package):
+            raise UserError(f"{name} needs {package}, which is not installed; run pip install 'dlip[bench]'")
+
+
+def _class(name: str) -> type[Backend]:
+    return resolve_name(f"{__name__}.{CLASSES[name]}")

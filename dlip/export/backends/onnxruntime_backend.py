@@ -1,0 +1,22 @@
+"""onnxruntime: the graphs of `dlip.export.onnx_export`, in int8 with activations quantized at run time."""
+
+import shutil
+
+from dlip.export.backends.base import GraphBackend
+from dlip.export.onnx_runner import Part
+
+
+class OnnxRuntime(GraphBackend):
+    packages = ("onnxruntime", "onnx", "onnxscript")
+    lacks = {"bf16": "the kernels of its CPU provider compute in fp32 and int8"}
+
+    def convert(self, vlm, folder, images):
+        from dlip.export.onnx_export import to_onnx
+
+        vlm.save(folder / "model")
+        to_onnx(str(folder / "model"), folder, int8=self.precision == "int8")
+        shutil.rmtree(folder / "model")
+
+    def load(self, folder):
+        (graphs,) = folder.glob("onnx*")
+        self.part = Part(graphs, self.config, self.threads, spin=True)

@@ -1,0 +1,75 @@
+"""Every backend gives this package's captions, image states and scores."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dlip.common.errors import UserError
+from dlip.export import backends
+from dlip.models.med import Med
+from dlip.vlm import VLM
+from tests.helpers import randomize_weights
+
+PRECISIONS = ("fp32", "bf16", "int8")
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3}
+"""Relative to the norm."""
+SLOW = [("onnxruntime", "int8"), ("torch.compile", "fp32"), ("torch.compile", "bf16")]
+VARIANTS = [
+    pytest.param(name, precision, marks=pytest.mark.slow if (name, precision) in SLOW else ())
+    for name in backends.CLASSES for precision in PRECISIONS if precision not in backends.lacks(name)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory):
+    """Folder of a model, images and texts."""
+    folder = tmp_path_factory.mktemp("backends")
+    c = replace(tiny.med.config, fusion_layers=(0, 1))  # stock has cross-attention in every layer
+    VLM(randomize_weights(Med(c), seed=1, spread=0.1), tiny.tokenizer).save(folder / "model")
+    random = np.random.default_rng(0)
+    images = random.integers(256, size=(3, c.image_size, c.image_size, 3), dtype=np.uint8)
+    ids = random.integers(10, c.vocab_size, size=(3, 7))
+    return folder, images, ids, c
+
+
+def outputs(backend, images, ids, c) -> dict:
+    """Of three images, then the caption of one, so that batch sizes change."""
+    texts, forced = ids.copy(), ids.copy()
+    texts[:, 0], forced[:, 0] = c.enc_id, c.dec_id
+    return {
+        "states": backend.image_states(images), "pair": backend.pair_score(images, texts),
+        "scores": backend.next_scores(images, forced), "captions": backend.caption(images, 3, 9),
+        "greedy": backend.caption(images[:1], 1, 9),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    folder, *inputs = model
+    return outputs(backends.make("ours", "fp32").prepare(folder / "model", folder / "ours", inputs[0]), *inputs)
+
+
+@pytest.mark.parametrize(("name", "precision"), VARIANTS)
+def test_backend_equals_this_package(name, precision, model, expected):
+    for package in backends.packages(name):
+        pytest.importorskip(package)
+    folder, *inputs = model
+    place = folder / f"{name} {precision}"
+    backends.make(name, precision, threads=1).prepare(folder / "model", place, inputs[0])
+    backend = backends.make(name, precision, threads=1).prepare("not read again", place, inputs[0])
+    actual = outputs(backend, *inputs)
+    for output in ("states", "pair", "scores"):
+        error = np.linalg.norm(actual[output] - expected[output]) / np.linalg.norm(expected[output])
+        assert error < TOLERANCES[precision], output
+    if precision == "fp32":
+        assert all(actual[output] == expected[output] for output in ("captions", "greedy"))
+    assert all(0 < len(text) <= 9 for text in actual["captions"])
+
+
+def test_missing_package_and_precision(monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda package: package != "openvino")
+    with pytest.raises(UserError, match=r"OpenVINO needs openvino, .* pip install 'dlip\[bench\]'"):
+        backends.make("OpenVINO", "fp32")
+    with pytest.raises(UserError, match="stock has no int8: "):
+        backends.make("stock", "int8")
