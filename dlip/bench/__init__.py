@@ -17,6 +17,7 @@ from dlip.common.machine import machine_info
 from dlip.common.text import plural
 
 BENCHES = {
+    "backends": "this package, stock transformers, onnxruntime, OpenVINO and torch.compile with the same weights",
     "captioning": "captioning by the shipped students and their teacher",
     "demo": "dlip demo from command to report",
     "growth": "captioning time by batch, image size, tokens and beams; ITM time by candidates",

@@ -1,5 +1,6 @@
 """The modules of captioning compared with the peak speed of the machine, measured beside them."""
 
+from collections.abc import Callable
 from functools import partial
 from statistics import median
 
@@ -30,11 +31,7 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     gflops: per second. gb: read per second; a decoding step reads its weights once. peak: in % of the large product, or
     for a decoding step of the memory read.
     """
-    layer, x, store = Linear(SIDE, SIDE), torch.randn(SIDE, SIDE), torch.ones(BYTES // 4)
-    half = torch.nn.Linear(SIDE, SIDE).bfloat16()
-    peak_calls = {
-        "product, fp32": partial(layer, x), "product, bf16": partial(half, x.bfloat16()), "reading": store.sum
-    }  # fmt: skip
+    layer, x, largest = Linear(SIDE, SIDE), torch.randn(SIDE, SIDE), peak_calls()
     products = {
         f"{rows} rows, fp32: {name}": partial(call, x[:rows])
         for rows in (3, 24, SIDE) for name, call in (("torch", partial(F.linear, weight=layer.weight)), ("here", layer))
@@ -47,10 +44,10 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
                 for part, call in Workload(med, "captioning", batch, BEAMS, TOKENS).modules().items():
                     name = f"{size}, {precision}, batch {batch}: {part}"
                     calls[name], costs[name] = call, (precision, *cost(med.config, part, batch, dtype.itemsize))
-    seconds = alternate(peak_calls | products | calls, rounds)
+    seconds = alternate(largest | products | calls, rounds)
     times = {name: [1000 * s for s in values] for name, values in seconds.items()}  # ms
     peaks = {
-        name: (BYTES if name == "reading" else 2 * SIDE**3) / min(times[name]) / 1e6 for name in peak_calls
+        name: (BYTES if name == "reading" else 2 * SIDE**3) / min(times[name]) / 1e6 for name in largest
     }  # G a second
     rows = [
         row(name, times[name], times[name], "ms", **{"gb" if name == "reading" else "gflops": round(peak, 1)})
@@ -67,6 +64,13 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     for one in rows:
         del one["ratio"]  # there is no reference
     return {"beams": BEAMS, "tokens": TOKENS, "rounds": rounds, "threads": torch.get_num_threads()}, rows
+
+
+def peak_calls() -> dict[str, Callable[[], object]]:
+    """The calls that measure the machine's peak: a large product in each precision, and a memory read."""
+    x, store = torch.randn(SIDE, SIDE), torch.ones(BYTES // 4)
+    layer, half = Linear(SIDE, SIDE), torch.nn.Linear(SIDE, SIDE).bfloat16()
+    return {"product, fp32": partial(layer, x), "product, bf16": partial(half, x.bfloat16()), "reading": store.sum}
 
 
 def cost(c: ModelConfig, part: str, batch: int, size: int) -> tuple[int, int]:

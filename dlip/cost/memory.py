@@ -59,6 +59,11 @@ def peak_bytes(device: torch.device) -> int | None:
     return _status("VmHWM") if (PROCESSES / "self").exists() else None
 
 
+def peak_mb(process: int | str = "self") -> float:
+    """Peak resident memory of a process in MB of 1e6 bytes; needs Linux's /proc."""
+    return _status("VmHWM", process) / 1e6
+
+
 def resident_mb(process: int | str = "self") -> float:
     """Resident memory of a process in MB of 1e6 bytes; needs Linux's /proc."""
     return _status("VmRSS", process) / 1e6

@@ -55,7 +55,7 @@ def test_backend_equals_this_package(name, precision, model, expected):
     for package in backends.packages(name):
         pytest.importorskip(package)
     folder, *inputs = model
-    place = folder / f"{name} {precision}"
+    place = folder / f"{name}-{precision}"  # the C++ compiler takes no spaces
     backends.make(name, precision, threads=1).prepare(folder / "model", place, inputs[0])
     backend = backends.make(name, precision, threads=1).prepare("not read again", place, inputs[0])
     actual = outputs(backend, *inputs)

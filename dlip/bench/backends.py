@@ -1,0 +1,297 @@
+"""Captions, image states and ITM scores by every backend of `dlip.export.backends`, beside the machine's own limit."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from dlip.bench import alternate, row
+from dlip.bench.modules import BYTES, SIDE, peak_calls
+from dlip.bench.step import bert_sized_tokenizer
+from dlip.bench.worker import Worker
+from dlip.common.errors import UserError
+from dlip.cost.count import context_macs, image_macs, step_macs, task_macs
+from dlip.cost.memory import peak_mb
+from dlip.data.scenes.dataset import Scenes
+from dlip.experiments.run import new_model
+from dlip.export import backends
+from dlip.models.config import ModelConfig
+from dlip.vlm import VLM
+
+RANDOM, SHIPPED, BATCHES = ("blip-base", "dlip-small"), ("scenes/teacher", "scenes/student"), (1, 8)
+TASKS = {"caption": "caption", "states": "image_states", "pair": "pair_score"}
+"""Task -> method of `Backend`."""
+BEAMS, TOKENS, TEXT, SAMPLES = 3, 20, 12, 16
+"""SAMPLES: images by which 8-bit ranges are chosen."""
+CLASSES = {"fp32": "fp32", "bf16": "half", "int8": "8 bits"}
+"""Precision -> its name in the table."""
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.2}
+"""Largest difference from this package's fp32, relative to the norm of the numbers."""
+OWN = ("ours", "ours, packed")
+REFERENCE = ("stock", "fp32")
+
+Workers = dict[tuple[str, str], Worker]
+"""Backend and precision -> its process."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is compared: a task of a batch."""
+
+    task: str
+    batch: int
+
+
+def run(rounds: int = 5) -> tuple[dict, list[dict]]:
+    """Captions with 3 beams and 20 tokens, end to end; pairs of an image and 12 tokens; random weights at 224 px, and
+    the shipped models' captions of a scene.
+
+    Every backend runs in a process of its own; the backends of a precision alternate. Before timing each is compared
+    with this package in fp32: fp32 has to give the same captions, and numbers may differ by `TOLERANCES`.
+    A timed row has ms, and ratio: speed relative to stock in fp32, timed in the same turns. tokens: of a caption, on
+    average. A row "limit" is the time of the products at the measured peak, but no less than that of reading each
+    step's weights at the measured bandwidth. A row of a model and a backend has peak_mb (memory of the process),
+    disk_mb, start_s (from the start of the process to the first caption of a converted model) and error (largest
+    relative difference). cannot: why a backend lacks a precision or a model.
+    Raises UserError if a package is missing, or outputs differ.
+    """
+    for name in backends.CLASSES:
+        backends.check_installed(name)
+    threads, peaks = torch.get_num_threads(), measured_peaks(rounds)
+    rows = [row_of_peak(name, peak) for name, peak in peaks.items()]
+    rows += [
+        {"name": f"{name} {precision}", "precision": precision, "cannot": reason}
+        for name in backends.CLASSES if name not in OWN for precision, reason in backends.lacks(name).items()
+    ]  # fmt: skip
+    for model in (*RANDOM, *SHIPPED):
+        with TemporaryDirectory() as folder:  # the conversions of BLIP-Base take some 10 GB
+            cells = [Cell(task, n) for task in TASKS for n in BATCHES] if model in RANDOM else [Cell("caption", 1)]
+            rows += compare(model, saved(model, Path(folder)), Path(folder), cells, rounds, threads, peaks)
+    settings = {"image_size": 224, "beams": BEAMS, "tokens": TOKENS, "text_tokens": TEXT, "rounds": rounds}
+    versions = {package: version(package) for name in backends.CLASSES for package in backends.packages(name)}
+    return settings | {"threads": threads, **versions}, rows
+
+
+def saved(model: str, folder: Path) -> str:
+    """A shipped model's name, or the folder of a random one."""
+    if model in SHIPPED:
+        return model
+    torch.manual_seed(0)
+    new_model(model, bert_sized_tokenizer(Scenes("train-small", size=16)), 0).save(folder / model)
+    return str(folder / model)
+
+
+def compare(
+    model: str, path: str, folder: Path, cells: list[Cell], rounds: int, threads: int, peaks: dict[str, float]
+) -> list[dict]:
+    """The rows of a model: every precision's backends, timed in turns. path: of the model; folder: for conversions."""
+    config = VLM.load(path).med.config
+    inputs = Inputs(config, max(SAMPLES, *(cell.batch for cell in cells)))
+    expected = inputs.outputs(partial(call, backends.make("ours", "fp32").prepare(path, folder / "ours-fp32", None)))
+    rows = []
+    for precision in CLASSES:
+        variants = [REFERENCE, *((name, precision) for name in backends.CLASSES if (name, precision) != REFERENCE)]
+        with ExitStack() as stack:
+            workers = {}
+            for name, own in variants:
+                if own in backends.lacks(name):
+                    continue
+                job = (name, own, threads, path, folder / f"{name}-{own}", inputs.images)
+                try:
+                    Worker(*job).stop()  # converts the model
+                    workers[name, own] = Worker(*job)
+                except UserError as reason:
+                    rows.append({"name": name, "model": model, "precision": own, "cannot": str(reason)})
+                    continue
+                stack.callback(workers[name, own].stop)
+            rows += measure(model, config, folder, workers, precision, cells, inputs, expected, rounds, peaks)
+    return rows
+
+
+def measure(
+    model: str, config: ModelConfig, folder: Path, workers: Workers, precision: str, cells: list[Cell],
+    inputs: "Inputs", expected: dict, rounds: int, peaks: dict[str, float],
+) -> list[dict]:  # fmt: skip
+    """The rows of a model's backends of one precision."""
+    errors, rows = {}, []
+    for variant, worker in workers.items():
+        errors[variant] = difference(f"{model} by {worker.name}", variant[1], expected, inputs.outputs(worker.result))
+    for cell in cells:
+        rows += timed(model, cell, precision, workers, inputs, rounds)
+        about = {"model": model, "task": cell.task, "batch": cell.batch, "precision": precision}
+        rows.append({"name": "limit", "ms": round(1000 * limit_s(config, cell, precision, peaks), 3), **about})
+    for (name, own), worker in workers.items():
+        if own == precision:
+            rows.append({
+                "name": name, "model": model, "precision": own, "peak_mb": round(peak_mb(worker.process.pid)),
+                "disk_mb": round(megabytes(folder / f"{name}-{own}"), 1), "start_s": round(worker.start_s, 2),
+                "error": float(f"{errors[name, own]:.2g}"),
+            })  # fmt: skip
+    return rows
+
+
+def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: "Inputs", rounds: int) -> list[dict]:
+    """A row of each worker of this precision, its times taken in turns with all others'."""
+    arguments, times, texts = inputs.of(cell), {variant: [] for variant in workers}, {}
+    for turn in range(1 + rounds):
+        for variant, worker in workers.items():
+            seconds, result = worker.call(TASKS[cell.task], *arguments)
+            if turn:
+                times[variant].append(1000 * seconds)
+            texts[variant] = result
+    rows, first = [], next(iter(times.values()))
+    for (name, own), ms in times.items():
+        more = {"model": model, "task": cell.task, "batch": cell.batch, "precision": own}
+        if cell.task == "caption":
+            more["tokens"] = round(float(np.mean([len(text) for text in texts[name, own]])), 1)
+        if own == precision:
+            rows.append(row(name, ms, first, "ms", **more))
+    return rows
+
+
+class Inputs:
+    """Random images and texts; scenes for a model that was trained on them."""
+
+    def __init__(self, c: ModelConfig, n: int):
+        random, side = np.random.default_rng(0), c.image_size
+        if side == Scenes("test", size=1)[0].image.shape[0]:
+            self.images = np.stack([item.image for item in Scenes("test", size=n)])  # uint8 [n, S, S, 3]
+        else:
+            self.images = random.integers(256, size=(n, side, side, 3), dtype=np.uint8)
+        self.ids = random.integers(10, c.vocab_size, size=(n, TEXT))
+        self.ids[:, 0] = c.enc_id
+        self.forced = np.where(np.arange(TEXT) == 0, c.dec_id, self.ids)
+
+    def of(self, cell: Cell) -> tuple:
+        """Arguments of a task's method."""
+        images = self.images[: cell.batch]
+        return {"caption": (images, BEAMS, TOKENS), "states": (images,), "pair": (images, self.ids[: cell.batch])}[
+            cell.task
+        ]
+
+    def outputs(self, call: Callable) -> dict[str, np.ndarray | list[list[int]]]:
+        """What a backend gives for one image. call: runs its method of a name."""
+        scores = call("next_scores", self.images[:1], self.forced[:1])
+        return {task: call(method, *self.of(Cell(task, 1))) for task, method in TASKS.items()} | {"scores": scores}
+
+
+def call(backend: backends.Backend, method: str, *arguments):
+    return getattr(backend, method)(*arguments)
+
+
+def difference(name: str, precision: str, expected: dict, actual: dict) -> float:
+    """Largest difference of the numbers, relative to their norm.
+
+    Raises UserError if it exceeds `TOLERANCES`, or captions in fp32 are not the same.
+    """
+    error, output = max(
+        (float(np.linalg.norm(actual[key] - expected[key]) / np.linalg.norm(expected[key])), key)
+        for key in ("states", "pair", "scores")
+    )
+    if not error <= TOLERANCES[precision]:
+        raise UserError(f"nothing was timed: the {output} of {name} differ by {error:.2g} from this package's")
+    if precision == "fp32" and actual["caption"] != expected["caption"]:
+        raise UserError(f"nothing was timed: the caption of {name} differs from this package's")
+    return error
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def measured_peaks(rounds: int) -> dict[str, float]:
+    """Operations per second of a large product by precision, and bytes per second of "reading"."""
+    a = torch.ones(SIDE, SIDE, dtype=torch.int8)
+    calls = peak_calls() | {"product, int8": lambda: torch._int_mm(a, a)}
+    seconds = {name: min(times) for name, times in alternate(calls, rounds).items()}
+    return {name.removeprefix("product, "): (BYTES if name == "reading" else 2 * SIDE**3) / s
+            for name, s in seconds.items()}  # fmt: skip
+
+
+def row_of_peak(name: str, peak: float) -> dict:
+    return {"name": "reading", "gb": round(peak / 1e9, 1)} if name == "reading" else {
+        "name": f"product, {name}", "precision": name, "gflops": round(peak / 1e9, 1)
+    }  # fmt: skip
+
+
+def limit_s(c: ModelConfig, cell: Cell, precision: str, peaks: dict[str, float]) -> float:
+    """Seconds that a task takes at least: each pass its products or its weights, whichever takes longer."""
+    size = {"fp32": 4, "bf16": 2, "int8": 1}[precision]
+
+    def seconds(flops: int, weights: int) -> float:
+        return max(flops / peaks[precision], size * weights / peaks["reading"])
+
+    n, patches, image = cell.batch, c.grid**2 + 1, image_macs(c)
+    total = seconds(n * image.flops, c.image_layers * (4 * c.image_width**2 + 2 * c.image_width * c.image_mlp))
+    if cell.task == "pair":
+        fusion = task_macs(c, "retrieval", TEXT)["fusion"]
+        return total + seconds(n * fusion.flops, step_macs(c, 1, 0, patches).linear)
+    if cell.task == "caption":
+        total += seconds(n * context_macs(c, patches).flops, context_macs(c, 1).linear)
+        prompt = 1 + len(c.prompt_ids)
+        for before in range(prompt - 1, prompt + TOKENS - 1):
+            step = step_macs(c, 1, before, patches)
+            total += seconds(n * BEAMS * step.flops, step.linear)
+    return total
+
+
+def megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+TITLES = {"blip-base": "BLIP-Base", "dlip-small": "DLIP-Small"}
+TASK_TITLES = {"caption": "caption", "states": "image states", "pair": "pair score"}
+
+
+def table(record: dict) -> str:
+    """The record's times as a table in Markdown: a row is a task, model, batch and precision, a column a backend."""
+    names = list(backends.CLASSES)
+    head = ["", *names, "ours / best peer", "limit"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    cells: dict[tuple, dict[str, dict]] = {}
+    for one in record["rows"]:
+        if "task" in one:
+            cells.setdefault((one["task"], one["model"], one["batch"], one["precision"]), {})[one["name"]] = one
+    for (task, model, batch, precision), by_name in cells.items():
+        title = f"{TASK_TITLES[task]}, {TITLES.get(model, model)}, batch {batch}, {CLASSES[precision]}"
+        times = [spread(by_name[name]) if name in by_name else "" for name in names]
+        ratio = f"{speed_over_peers(by_name):.2f}" if by_name.keys() - {*OWN, "limit"} else ""
+        lines.append(f"| {' | '.join([title, *times, ratio, digits(by_name['limit']['ms'])])} |")
+    return "\n".join(lines)
+
+
+def speed_over_peers(by_name: dict[str, dict]) -> float:
+    """How many times as fast this package is as the fastest other backend, by medians."""
+    own, peers = (
+        min(one["ms"] for name, one in by_name.items() if name != "limit" and (name in OWN) == ours)
+        for ours in (True, False)
+    )
+    return peers / own
+
+
+def footprints(record: dict) -> str:
+    """Peak memory, size on disk, start-up and error of every backend as a table in Markdown, a row for each model."""
+    lines = ["| model, precision, backend | peak memory, MB | on disk, MB | start-up, s | error |", "|---" * 5 + "|"]
+    for one in record["rows"]:
+        if "peak_mb" in one:
+            title = f"{TITLES.get(one['model'], one['model'])}, {CLASSES[one['precision']]}, {one['name']}"
+            figures = [f"{one['peak_mb']:,}", digits(one["disk_mb"]), digits(one["start_s"]), f"{one['error']:.1g}"]
+            lines.append(f"| {' | '.join([title, *figures])} |")
+    return "\n".join(lines)
+
+
+def spread(one: dict) -> str:
+    return f"{digits(one['ms'])} ({digits(one['ms_min'])} to {digits(one['ms_max'])})"
+
+
+def digits(value: float) -> str:
+    """Three digits, but all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

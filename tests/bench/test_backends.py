@@ -1,0 +1,100 @@
+"""The benchmark of backends: its rows, its limits, and its tables."""
+
+import numpy as np
+import pytest
+
+from dlip import bench
+from dlip.bench import backends as benchmark
+from dlip.bench.backends import Cell, difference, footprints, limit_s, speed_over_peers, table
+from dlip.common.errors import UserError
+from dlip.data.tokenizer import Tokenizer
+from dlip.experiments.run import texts_of
+from dlip.export import backends
+from dlip.models.config import ModelConfig
+
+CELL = {"model": "blip-base", "task": "caption", "batch": 8, "precision": "int8"}
+RECORD = {
+    "rows": [
+        {"name": "product, int8", "precision": "int8", "gflops": 900.0},
+        {"name": "stock int8", "precision": "int8", "cannot": "a reason"},
+        {"name": "ours, packed", "ms": 200.0, "ms_min": 190.4, "ms_max": 1210.0, "ratio": 5.0, **CELL},
+        {"name": "onnxruntime", "ms": 250.0, "ms_min": 240.0, "ms_max": 260.0, "ratio": 4.0, **CELL},
+        {"name": "OpenVINO", "ms": 300.0, "ms_min": 290.0, "ms_max": 310.0, "ratio": 3.3, **CELL},
+        {"name": "limit", "ms": 61.25, **CELL},
+        {"name": "OpenVINO", "model": "scenes/student", "precision": "bf16", "peak_mb": 1234, "disk_mb": 7.25,
+         "start_s": 0.5, "error": 0.0123},
+    ]
+}  # fmt: skip
+
+
+def test_table_of_times():
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(RECORD).splitlines()]
+    assert lines[0] == ["", *backends.CLASSES, "ours / best peer", "limit"]
+    assert lines[2:] == [[
+        "caption, BLIP-Base, batch 8, 8 bits", "", "", "200 (190 to 1,210)", "250 (240 to 260)", "300 (290 to 310)", "",
+        "1.25", "61.2",
+    ]]  # fmt: skip
+
+
+def test_table_of_footprints():
+    assert footprints(RECORD).splitlines()[2:] == ["| scenes/student, half, OpenVINO | 1,234 | 7.25 | 0.5 | 0.01 |"]
+
+
+def test_fastest_of_both_sides_counts():
+    times = {"stock": 4.0, "ours": 3.0, "ours, packed": 2.0, "OpenVINO": 1.0, "limit": 0.1}
+    assert speed_over_peers({name: {"ms": ms} for name, ms in times.items()}) == 0.5
+
+
+def test_limit_is_products_or_reading():
+    c = ModelConfig(
+        image_size=32, patch_size=16, image_width=16, image_heads=2, image_layers=1, text_width=8, text_heads=2,
+        text_layers=1, fusion_layers=(0,), vocab_size=50,
+    )  # fmt: skip
+    image = 4 * 16 * 16 + 2 * 16 * 64
+    assert limit_s(c, Cell("states", 1), "bf16", {"bf16": float("inf"), "reading": 2.0}) == image
+    products = 2 * (5 * image + 2 * 5 * 5 * 16 + 4 * 3 * 16 * 16 * 16)
+    assert limit_s(c, Cell("states", 3), "fp32", {"fp32": 3.0, "reading": float("inf")}) == products
+    step = 4 * 8 * 8 + 2 * 8 * 32 + 2 * 8 * 8 + 8 * 8 + 8 * 50
+    reading = image + 2 * 16 * 8 + benchmark.TOKENS * step
+    assert limit_s(c, Cell("caption", 8), "int8", {"int8": float("inf"), "reading": 1.0}) == reading
+
+
+def test_difference_by_precision():
+    outputs = {"states": [1.0, 0.0], "pair": [0.0, 1.0], "scores": [3.0, 4.0], "caption": [[1, 2]]}
+    outputs = {name: np.array(value) if name != "caption" else value for name, value in outputs.items()}
+    assert difference("x", "fp32", outputs, outputs) == 0
+    off = {**outputs, "pair": np.array([0.0, 1.01])}
+    assert difference("x", "bf16", outputs, off) == pytest.approx(0.01)
+    with pytest.raises(UserError, match="the pair of x differ by 0.01 from"):
+        difference("x", "fp32", outputs, off)
+    with pytest.raises(UserError, match="the caption of x differs"):
+        difference("x", "fp32", outputs, {**outputs, "caption": [[1, 3]]})
+
+
+def test_missing_package(monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda package: package != "nncf")
+    monkeypatch.setattr(backends, "CLASSES", {"OpenVINO": backends.CLASSES["OpenVINO"]})
+    with pytest.raises(UserError, match=r"OpenVINO needs nncf, .* run pip install 'dlip\[bench\]'"):
+        bench.bench("backends")
+
+
+@pytest.mark.slow
+def test_backends_take_turns_in_processes(monkeypatch):
+    """This package's and stock's; tests/export/test_backends.py compares all."""
+    small = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
+    monkeypatch.setattr(benchmark, "RANDOM", (small,))
+    monkeypatch.setattr(benchmark, "SHIPPED", ())
+    monkeypatch.setattr(benchmark, "BATCHES", (2,))
+    monkeypatch.setattr(benchmark, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    names = ("stock", "ours", "ours, packed")
+    monkeypatch.setattr(backends, "CLASSES", {name: backends.CLASSES[name] for name in names})
+    record = bench.bench("backends", rounds=1)
+    rows = [row for row in record["rows"] if row.get("precision") == "int8"]
+    assert [(row["name"], row.get("task")) for row in rows] == [
+        ("product, int8", None), ("stock int8", None),
+        *((name, task) for task in benchmark.TASKS for name in ("ours, packed", "limit")),
+        ("ours, packed", None),
+    ]  # fmt: skip
+    assert all(row["ratio"] > 0 for row in rows if row["name"] == "ours, packed" and "task" in row)
+    assert rows[-1]["peak_mb"] > 0 and rows[-1]["start_s"] > 0 and rows[-1]["error"] < 0.2
+    assert len(table(record).splitlines()) == 2 + 9 and len(footprints(record).splitlines()) == 2 + 6
