@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dlip import data
+from dlip.bench import backends
 from dlip.cli import main, parse
 from dlip.data.scenes.dataset import SPLITS
 from dlip.evaluation.tasks.vqa import blind_baseline
@@ -172,3 +173,10 @@ def test_speed_table_equals_the_latest_record():
         cells = re.search(rf"^\| {title} \|(.*)\|$", PAGES["speed.md"], re.MULTILINE)[1].split("|")
         names = [f"{what} of {n}: here{variant}" for n in (1, 8) for variant in ("", ", packed", ", bf16", ", int8")]
         assert [cell.strip() for cell in cells] == [f"{rows[n][ratio]:.1f}" if n in rows else "" for n in names], title
+
+
+def test_tables_of_backends_equal_the_latest_record():
+    record = json.loads((ROOT / "results" / "bench" / "backends.jsonl").read_text().splitlines()[-1])
+    if not record["command"]:
+        pytest.skip("the latest record is not of dlip bench backends")
+    assert backends.table(record) in PAGES["speed.md"] and backends.footprints(record) in PAGES["speed.md"]
