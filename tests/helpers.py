@@ -11,6 +11,7 @@ import torch
 
 from app.served import served
 from dlip.models.med import Med
+from dlip.records.migration import NEW_OPTIONS
 from dlip.records.write import new_record
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,10 @@ def make_record(
         name, role, command=command, seed=seed, train_images=images, metrics=metrics, wall_s=60.0, samples=samples,
         items=items, evaluations=evaluations,
         losses=losses or {"step": [1, 2], "lm": [2.0, 1.0]},
-        config={"model": sizes, "train": {"seed": seed, "weights": weights or {"lm": 1.0}}},
+        config={
+            "model": NEW_OPTIONS["model"] | sizes,
+            "train": NEW_OPTIONS["train"] | {"seed": seed, "weights": weights or {"lm": 1.0}},
+        },
     )  # fmt: skip
 
 

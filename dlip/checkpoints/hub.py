@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from dlip.checkpoints.tensors import INDEX
 from dlip.common.errors import UserError
 
-MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "model*.safetensors")
+MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "model.safetensors", "model-*-of-*.safetensors")
 
 
 def from_hub(name: str, patterns: tuple[str, ...]) -> Path:
@@ -28,4 +29,5 @@ def from_hub(name: str, patterns: tuple[str, ...]) -> Path:
 def hub_model(name: str) -> Path:
     """A model's folder from the hub; old ones have their weights only in pytorch_model.bin."""
     folder = from_hub(name, MODEL_FILES)
-    return folder if any(folder.glob("model*.safetensors")) else from_hub(name, (*MODEL_FILES, "pytorch_model.bin"))
+    found = any((folder / file).is_file() for file in ("model.safetensors", INDEX))
+    return folder if found else from_hub(name, (*MODEL_FILES, "pytorch_model.bin"))

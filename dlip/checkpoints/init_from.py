@@ -119,7 +119,7 @@ def _fit(key: str, value: Tensor, own: Tensor, tokenizer: Tokenizer, source_toke
         return torch.cat([value, own[len(value) :]])[: len(own)]
     if key.endswith("position_embedding"):
         return resize_positions(value.float(), own.shape[1])
-    if key.endswith("patch_embedding.weight") and value.ndim == 4:
+    if key.endswith("patch_embedding.weight") and value.ndim == own.ndim == 4:
         return encoders.resize_patch_embedding(value, own.shape[-1])
     return value
 

@@ -5,8 +5,6 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 import dlip
 from dlip.checkpoints import blip
 from dlip.checkpoints.blip import Checkpoint
@@ -46,7 +44,9 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     if half:
-        tensors = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+        if large := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise UserError(f"{large[0]} has values beyond fp16's limit of 65,504; store the model in fp32 or bf16")
     write_folder(folder, tensors, shard_mb)
     config = {"model": med.config.to_dict()}
     config |= {} if med.abilities == frozenset(ABILITIES) else {"abilities": sorted(med.abilities)}
@@ -190,9 +190,9 @@ def is_hub_id(name: str) -> bool:
     return bool(written_so) and not os.path.exists(owner) and not os.path.exists(BUILT_IN / owner)
 
 
-def built_in_models(data: str = "*") -> list[str]:
-    """The names of the shipped models, or of those of one kind of data: "scenes" or "photos"."""
-    return sorted(str(path.parent.relative_to(BUILT_IN)) for path in BUILT_IN.glob(f"{data}/*/config.json"))
+def built_in_models() -> list[str]:
+    """The names of the shipped models."""
+    return sorted(str(path.parent.relative_to(BUILT_IN)) for path in BUILT_IN.glob("*/*/config.json"))
 
 
 def model_folder(name: str | Path) -> Path:

@@ -53,6 +53,8 @@ def prune(
 def axes(name: str, ndim: int) -> tuple[str | None, ...]:
     """A label for the channels of each axis of a weight: "image", "text", an attention's heads, a feed-forward's; None
     if the axis is never pruned. Weights with the same label keep the same channels."""
+    if ".backbone." in name:
+        return (None,) * ndim
     own = IMAGE if name.startswith("vision_") else TEXT
     writes, reads = own, own
     if match := _ATTENTION.fullmatch(name):
@@ -70,7 +72,7 @@ def axes(name: str, ndim: int) -> tuple[str | None, ...]:
         writes = None
     elif name.startswith("question_bridge"):
         writes = IMAGE
-    elif name == "temp" or name.endswith("predictions.bias") or ".backbone." in name:
+    elif name == "temp" or name.endswith("predictions.bias"):
         return (None,) * ndim
     elif name.endswith("patch_embedding.weight"):
         return own, *(None,) * (ndim - 1)

@@ -60,15 +60,19 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
 
 def write_folder(folder: Path, tensors: dict[str, torch.Tensor], shard_mb: float | None = None) -> None:
     """Writes model.safetensors, or files of at most `shard_mb` MB with an index of them, as the hub has them."""
-    if shard_mb is None:
-        return write_tensors(folder / "model.safetensors", tensors)
     from huggingface_hub import split_torch_state_dict_into_shards
 
-    shards = split_torch_state_dict_into_shards(tensors, max_shard_size=int(shard_mb * 1e6))
+    size = int(shard_mb * 1e6) if shard_mb else sum(tensor.nbytes for tensor in tensors.values())
+    shards = split_torch_state_dict_into_shards(tensors, max_shard_size=size)
     for file, names in shards.filename_to_tensors.items():
         write_tensors(folder / file, {name: tensors[name] for name in names})
     if shards.is_sharded:
         write_json(folder / INDEX, {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename})
+    else:
+        (folder / INDEX).unlink(missing_ok=True)
+    for old in {*folder.glob("model.safetensors"), *folder.glob("model-*-of-*.safetensors")}:
+        if old.name not in shards.filename_to_tensors:
+            old.unlink()
 
 
 def read_folder(folder: Path) -> dict[str, torch.Tensor]:

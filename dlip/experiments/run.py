@@ -295,7 +295,7 @@ def run(
     """Train a model, measure it, append its record to `results`, and return the record.
 
     command: kept in the record for information; by default the one that runs the experiment. cache: where `train.cache`
-    keeps the teacher's outputs, at most `cache_gb` GB. report_to: trackers that get the run's log too, of
+    and `train.feature_views` keep outputs, at most `cache_gb` GB. report_to: trackers that get the run's log too, of
     `dlip.experiments.trackers.TRACKERS`. extra: more fields of the record.
     A folder with a finished run of this experiment is measured without training again; where its record is in `results`
     too, nothing is done. Raises UserError as `prepare` and `train` do.

@@ -57,23 +57,29 @@ class BackboneSize:
     """Multiply-accumulates for one image."""
     channels: int
     stride: int
+    patches: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 @lru_cache
 def backbone_size(name: str, image_size: int) -> BackboneSize:
-    """Computed without weights. image_size: in px. Raises UserError if timm has no such model."""
+    """Computed without weights. image_size: in px. Raises UserError if timm has no such model, or none of that size."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
         backbone = Backbone(name)
         counter = FlopCounterMode(display=False)
-        with counter, torch.inference_mode():
-            backbone(torch.empty(1, 3, image_size, image_size))
+        try:
+            with counter, torch.inference_mode():
+                patches = backbone(torch.empty(1, 3, image_size, image_size)).shape[1]
+        except (AssertionError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"the backbone {name} makes no patches of images of {image_size} px ({error}); change image_size"
+            ) from None
     stored = [*backbone.parameters(), *(b for b in backbone.buffers() if b.is_floating_point())]
     data = backbone.model.pretrained_cfg
     return BackboneSize(
-        sum(t.numel() for t in stored), counter.get_total_flops() // 2, backbone.channels, backbone.stride,
+        sum(t.numel() for t in stored), counter.get_total_flops() // 2, backbone.channels, backbone.stride, patches,
         tuple(data["mean"]), tuple(data["std"]),
     )  # fmt: skip

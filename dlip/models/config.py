@@ -147,22 +147,23 @@ def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> M
 
 
 def photos_size(image: tuple[int, int, int], text: tuple[int, int, int], **changes) -> ModelConfig:
-    """A model for a few thousand photographs on a CPU. image, text: (width, heads, layers).
+    """A model for a few thousand photographs on a CPU: 112 px in 49 patches. image, text: (width, heads, layers).
 
     The vocabulary's size and ids are those of a tokenizer trained on the captions.
     """
     sizes = encoder_sizes(image, text) | dict(
-        embed_dim=128, vocab_size=4096, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6, dropout=0.1
+        image_size=112, embed_dim=128, vocab_size=8192, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6
     )
     return ModelConfig(**{**sizes, **changes})
 
 
-def efficientnet_lite(number: int, image_size: int) -> dict:
-    """Fields of a ModelConfig whose backbone is an EfficientNet-Lite. image_size: in px."""
-    return dict(
+def hybrid_size(number: int, image_size: int, image: tuple[int, int, int], text: tuple[int, int, int], **changes):
+    """A model for photographs with an EfficientNet-Lite of that number under its image encoder. image_size: in px."""
+    sizes = dict(
         image_backbone=f"tf_efficientnet_lite{number}", image_size=image_size, patch_size=32, image_mean=(0.5,) * 3,
-        image_std=(0.5,) * 3,
+        image_std=(0.5,) * 3, vocab_size=4096, dropout=0.1,
     )  # fmt: skip
+    return photos_size(image, text, **sizes, **changes)
 
 
 PRESETS = {
@@ -173,11 +174,10 @@ PRESETS = {
     "scenes-teacher": scenes_size(128, 5, 6),
     "scenes-student-mid": scenes_size(112, 4, 3),
     "scenes-student": scenes_size(80, 4, 2),
-    "photos-teacher": photos_size(
-        (384, 6, 1), (384, 12, 6), fusion_layers=(3, 4, 5), **efficientnet_lite(number=2, image_size=260)
-    ),
-    "photos-student": photos_size((128, 4, 1), (128, 4, 3), **efficientnet_lite(number=0, image_size=160)),
-    "photos-student-vit": photos_size((192, 6, 4), (192, 6, 3), image_size=112),
+    "photos-teacher": photos_size((256, 8, 6), (384, 12, 6), fusion_layers=(1, 3, 5)),
+    "photos-student": photos_size((192, 6, 4), (192, 6, 3)),
+    "photos-hybrid-teacher": hybrid_size(2, 260, (384, 6, 1), (384, 12, 6), fusion_layers=(3, 4, 5)),
+    "photos-hybrid-student": hybrid_size(0, 160, (128, 4, 1), (128, 4, 3)),
 }
 
 
@@ -192,11 +192,12 @@ def preset(name: str) -> ModelConfig:
     if base not in PRESETS:
         raise UserError(f"there is no model size {base!r}; choose one of {', '.join(PRESETS)}")
     numbers = {f.name for f in fields(ModelConfig) if f.type is int and not f.name.endswith("_id")} - {"vocab_size"}
+    changeable = numbers | {"fusion_layers", "image_backbone"}
     values: dict = {"image_mlp": 0, "text_mlp": 0}
     for change in filter(None, changes.split(",")):
         key, _, value = change.partition("=")
-        if key not in numbers | {"fusion_layers", "image_backbone"}:
-            raise UserError(f"model size {name!r} changes {key!r}; choose one of {', '.join(sorted(numbers))}")
+        if key not in changeable:
+            raise UserError(f"model size {name!r} changes {key!r}; choose one of {', '.join(sorted(changeable))}")
         if key == "image_backbone":
             values[key] = value
             continue
@@ -206,7 +207,12 @@ def preset(name: str) -> ModelConfig:
             raise UserError(f"model size {name!r} has {change!r}; give whole numbers, as in text_layers=6") from None
     if "text_layers" in values:
         values.setdefault("fusion_layers", None)
-    if values.get("image_backbone"):
-        size = backbone_size(values["image_backbone"], values.get("image_size", PRESETS[base].image_size))
+    name, image_size = (values.get(key, getattr(PRESETS[base], key)) for key in ("image_backbone", "image_size"))
+    if changes and name:
+        size = backbone_size(name, image_size)
         values |= {"patch_size": size.stride, "image_mean": size.mean, "image_std": size.std}
+        if size.patches != (-(-image_size // size.stride)) ** 2:
+            raise UserError(
+                f"{name} leaves out the edge of images of {image_size} px; choose a multiple of {size.stride}"
+            )
     return replace(PRESETS[base], **values)

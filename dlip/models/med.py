@@ -317,7 +317,7 @@ class Med(HasAbilities, nn.Module):
 
     def pixels_of(self, batch: Batch) -> Tensor:
         """What `encode_image` reads: normalized pixels [B, 3, S, S], or precomputed features [B, P, C]."""
-        return self.normalize(batch.images) if batch.features is None else batch.features
+        return self.normalize(batch.images) if batch.features is None else batch.features.to(self.temp.dtype)
 
     def encode_image(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
         return self.vision_model(pixels, trace)  # [B, P+1, Di]

@@ -1,4 +1,4 @@
-"""Upgrade records of schemas 1 and 2, which are read but no longer written."""
+"""Upgrade records of schemas 1 and 2, which are read but no longer written, and older ones of schema 3."""
 
 import re
 import shlex
@@ -8,30 +8,38 @@ from itertools import pairwise
 from dlip.records.schema import config_hash
 
 NEW_OPTIONS = {
+    "model": {"image_backbone": ""},
     "train": {"optimizer": "adamw", "backbone_lr": 0.0, "feature_views": 0},
     "evaluation": {"generate_limit": None},
 }
-"""Options of experiments that schema 2 lacks, by part, with the values that its runs had."""
+"""Options of experiments that older records lack, by part, with the values that their runs had."""
 
 
 def upgrade(record: dict) -> dict:
-    """A record or failed run of schema 1 or 2 converted to schema 3; one of any other schema is returned unchanged."""
+    """A record or failed run of schema 1 to 3 as schema 3 has it today; any other is returned unchanged."""
     if record.get("schema") == 1:
         record = _from_1(record)
-    return _from_2(record) if record.get("schema") == 2 else record
+    if record.get("schema") == 2:
+        record = _from_2(record)
+    return _with_new_options(record) if record.get("schema") == 3 else record
+
+
+def _with_new_options(record: dict) -> dict:
+    """The record with `NEW_OPTIONS` where its configuration lacks them; "config_hash" is then computed again."""
+    with suppress(AttributeError, KeyError, TypeError):  # damaged
+        config = record["config"]
+        filled = config | {part: values | config[part] for part, values in NEW_OPTIONS.items() if part in config}
+        if filled != config:
+            return record | {"config": filled, "config_hash": config_hash(filled)}
+    return record
 
 
 def _from_2(record: dict) -> dict:
     """Schema 2 to 3: "mean_by_type" of VQA is added, and "facts" of captions gets the form that has recall.
 
-    Old "facts" are precisions. Their recall was not measured, so that it, F1 and "facts_f1" are unknown. `NEW_OPTIONS`
-    are added, and "config_hash" is computed again.
+    Old "facts" are precisions. Their recall was not measured, so that it, F1 and "facts_f1" are unknown.
     """
     record = record | {"schema": 3}
-    with suppress(AttributeError, KeyError, TypeError):  # damaged
-        config = record["config"]
-        config = config | {part: values | config[part] for part, values in NEW_OPTIONS.items()}
-        record |= {"config": config, "config_hash": config_hash(config)}
     with suppress(KeyError, TypeError):  # none, or damaged
         evaluation = record["evaluation"]
         measure = NEW_OPTIONS["evaluation"] | evaluation["measure"]

@@ -10,7 +10,7 @@ from dlip.training import terms
 from dlip.training.terms import SOURCES, TERMS, VLP
 
 CACHE = "runs/cache"
-"""Default folder of cached teacher outputs."""
+"""Default folder of cached outputs of teachers and image backbones."""
 CACHE_GB = 20.0
 """Default limit of that folder in GB."""
 
@@ -122,6 +122,8 @@ class TrainConfig:
             raise UserError(f"train.batch_size {self.batch_size} is not divisible by {self.accumulate} micro-batches")
         if self.cache and self.augment:
             raise UserError("cached teacher outputs are those of unaugmented images; drop train.augment or train.cache")
+        if self.feature_views > 1 and not self.augment:
+            raise UserError("without augmentation all views of an image are equal; use 1 of them, or --augment")
         if self.queue and not self.momentum:
             raise UserError("train.queue needs momentum encoders; set train.momentum, for example to 0.995")
 

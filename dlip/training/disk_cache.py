@@ -11,7 +11,7 @@ import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -47,21 +47,23 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def open_columns(folder: Path, shapes: dict[str, tuple[int, ...]], max_gb: float, noun: str) -> dict[str, np.memmap]:
+def open_columns(
+    folder: Path, shapes: dict[str, tuple[int, ...]], max_gb: float, noun: str, keep: Sequence[Path] = ()
+) -> dict[str, np.memmap]:
     """Maps every column's file into memory, created at its full size where it is missing or of another size.
 
-    The least recently opened caches beside `folder` are deleted where all would take more than `max_gb` GB. Raises
-    UserError where this one alone would, or where the disk is full.
+    The least recently opened caches beside `folder` are deleted where all would take more than `max_gb` GB, but none of
+    `keep`, the run's others. Raises UserError where this one and those would take more, or where the disk is full.
     """
     if not 0 < max_gb < math.inf:
         raise UserError(f"the caches' limit is {max_gb} GB; use a finite number above 0")
-    needed_gb = sum(2 * math.prod(shape) for shape in shapes.values()) / 1e9
+    needed_gb = (sum(2 * math.prod(shape) for shape in shapes.values()) + sum(map(stored_bytes, keep))) / 1e9
     if needed_gb > max_gb:
         raise UserError(
             f"{noun} would take {needed_gb:.1f} GB, more than the {max_gb:g} GB allowed; raise --cache-gb, use fewer "
-            f"images, or train without the cache"
+            f"images or views, or train without the cache"
         )
-    delete_old_caches(folder, max_gb - needed_gb)
+    delete_old_caches(folder, max_gb - needed_gb, keep)
     columns = {}
     for column, shape in shapes.items():
         path, size = folder / f"{column}.f16", 2 * math.prod(shape)
@@ -136,14 +138,21 @@ def lock_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
-def delete_old_caches(folder: Path, max_gb: float) -> None:
+def stored_bytes(folder: Path) -> int:
+    """Size of a cache's columns on disk."""
+    return sum(file.stat().st_size for file in folder.glob("*.f16"))
+
+
+def delete_old_caches(folder: Path, max_gb: float, keep: Sequence[Path] = ()) -> None:
     """Deletes other caches beside `folder`, the least recently opened first, until they take at most `max_gb` GB.
 
-    A cache that another process is opening or filling stays. A run that reads a deleted cache keeps its files open.
+    Those of `keep` do not count. A cache that another process is opening or filling stays. A run that reads a deleted
+    cache keeps its files open.
     """
     with exclusive_lock(folder.with_name("deleting.lock")):
-        others = [path for path in folder.parent.iterdir() if re.fullmatch(KEY_PATTERN, path.name) and path != folder]
-        sizes = {path: sum(file.stat().st_size for file in path.glob("*.f16")) for path in others}
+        caches = [path for path in folder.parent.iterdir() if re.fullmatch(KEY_PATTERN, path.name)]
+        others = [path for path in caches if path not in (folder, *keep)]
+        sizes = {path: stored_bytes(path) for path in others}
         for path in sorted(others, key=lambda path: path.stat().st_mtime):
             if sum(sizes.values()) <= max_gb * 1e9:
                 break

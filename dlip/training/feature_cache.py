@@ -1,8 +1,9 @@
 """Features of a frozen image backbone, cached on disk: of each image, some augmented views that epochs take in turn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import PIL
@@ -34,17 +35,18 @@ class FeatureCache:
         autocast: Callable[[], AbstractContextManager],
         precision: str,
         max_gb: float = CACHE_GB,
+        keep: Sequence[Path] = (),
     ):
         """Opens a cache in the folder `root`; fills what is missing and, with a warning, what is damaged.
 
         collate: its views of the images are taken. autocast: context of the precision in which features are computed.
-        Raises UserError as `open_columns` does.
+        keep: the run's other caches. Raises UserError as `open_columns` does.
         """
         c, backbone = med.config, med.vision_model.embeddings.backbone
         about = {
-            "version": VERSION, "torch": torch.__version__, "pillow": PIL.__version__, "precision": precision,
-            "backbone": c.image_backbone, "size": c.image_size, "mean": c.image_mean, "std": c.image_std,
-            "data": dataset.fingerprint(), "image_size": collate.image_size, "views": collate.views,
+            "version": VERSION, "torch": torch.__version__, "timm": version("timm"), "pillow": PIL.__version__,
+            "precision": precision, "backbone": c.image_backbone, "size": c.image_size, "mean": c.image_mean,
+            "std": c.image_std, "data": dataset.fingerprint(), "image_size": collate.image_size, "views": collate.views,
             "augment": [collate.augment, collate.flip],
         }  # fmt: skip
         self.folder, noun = Path(root) / cache_key(about, backbone), "image features"
@@ -60,7 +62,7 @@ class FeatureCache:
                 column[rows.start : rows.stop] = to_float16(features, "the backbone's output")
 
         with locked(self.folder):
-            columns = open_columns(self.folder, {f"view.{v}": shape for v in range(collate.views)}, max_gb, noun)
+            columns = open_columns(self.folder, {f"view.{v}": shape for v in range(collate.views)}, max_gb, noun, keep)
             self.columns = list(columns.values())
             fill(self.folder, columns, len(dataset), compute, noun)
 
@@ -71,7 +73,7 @@ class FeatureCache:
 
 
 class WithoutImages:
-    """A dataset whose items have no images. Each is decoded once, by the dataset itself; its texts stay in memory."""
+    """A dataset whose items have no images. A process decodes each once, by the dataset itself, and keeps its texts."""
 
     def __init__(self, dataset):
         self.dataset, self._items = dataset, dict[int, Item]()

@@ -68,9 +68,9 @@ def train(
     learn what one would; only the main one evaluates and writes.
 
     evaluate: called on the student every `config.eval_every` steps; its metrics go to the log. about: entries for
-    run.json. cache, cache_gb: folder of teacher caches and their total size, used with `config.cache`. on_finished:
-    called with the finished run while its folder is still locked. on_row: called with each row of the log once it is
-    written.
+    run.json. cache, cache_gb: folder of cached outputs and their total size, used with `config.cache` and
+    `config.feature_views`. on_finished: called with the finished run while its folder is still locked. on_row: called
+    with each row of the log once it is written.
 
     Raises UserError where configuration, data, teacher and folder do not fit together.
     """
@@ -137,12 +137,14 @@ def _train(
     if frozen_teacher and config.cache:
         frozen_teacher = TeacherCache(cache, frozen_teacher, dataset, collate, config.layers, cache_gb)
     if config.feature_views:
+        opened = [frozen_teacher.folder] if config.cache else []
         cached = frozen_backbones(student, teacher, config)
         for vlm, user in ((student, learner), (teacher, frozen_teacher)):
             if vlm in cached:
                 user.feature_cache = FeatureCache(
-                    cache, vlm.med, dataset, collate, accelerator.autocast, config.precision, cache_gb
+                    cache, vlm.med, dataset, collate, accelerator.autocast, config.precision, cache_gb, opened
                 )
+                opened.append(user.feature_cache.folder)
         if student in cached and (teacher in cached or teacher is None or config.cache):
             dataset, collate = WithoutImages(dataset), replace(collate, reads_images=False)
     stream = raise_faults(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
@@ -235,13 +237,15 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
             "no model has a frozen image backbone whose features could be cached; drop --feature-views, or give the "
             "student an image_backbone and no --backbone-lr"
         )
+    if config.backbone_lr and not student.med.config.image_backbone:
+        raise UserError("the student has no image backbone; drop --backbone-lr, or give its size an image_backbone")
     check_data(dataset, config)
 
 
 def frozen_backbones(student: VLM, teacher: VLM | None, config: TrainConfig) -> list[VLM]:
-    """The models that read their patches from a backbone that is not trained."""
-    frozen = [vlm for vlm in (teacher, None if config.backbone_lr else student) if vlm and isinstance(vlm.med, Med)]
-    return [vlm for vlm in frozen if vlm.med.config.image_backbone]
+    """The models that read their patches in every step from a backbone that is not trained."""
+    frozen = [None if config.cache else teacher, None if config.backbone_lr else student]
+    return [vlm for vlm in frozen if vlm and isinstance(vlm.med, Med) and vlm.med.config.image_backbone]
 
 
 def check_data(dataset, config: TrainConfig) -> None:

@@ -24,6 +24,7 @@ from dlip.common.files import (
     write_json,
 )
 from dlip.common.machine import PACKAGES, code_version, machine_info, package_versions
+from dlip.models.config import ModelConfig
 from dlip.training.config import TrainConfig
 from dlip.vlm import VLM
 
@@ -263,7 +264,12 @@ def _differences(old: dict, new: dict) -> tuple[list[str], list[str]]:
     changed = {name for name in old_inputs if old_inputs[name] != new_inputs.get(name)}
     ignored = {"train.workers"} | {key for key, name in INPUT_OF_NAME.items() if name in {*old_inputs} - changed}
     # the name and the evaluation of a run change nothing of its training
-    old, new = (_flat({**run, "inputs": None, "name": None, "evaluation": None}) for run in (old, new))
+    defaults = {"model": ModelConfig().to_dict(), "train": TrainConfig().to_dict()}  # an old run lacks newer options
+    old, new = (
+        _flat({**run, **{part: values | run.get(part, {}) for part, values in defaults.items()},
+               "inputs": None, "name": None, "evaluation": None})
+        for run in (old, new)
+    )  # fmt: skip
     different = sorted(name for name in {*old, *new} - ignored if old.get(name) != new.get(name))
     different += [text for name, text in FIXED_INPUTS.items() if name in changed]
     return different, [text for name, text in CHANGEABLE_INPUTS.items() if name in changed]

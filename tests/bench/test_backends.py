@@ -67,6 +67,9 @@ def test_difference_by_precision():
     assert difference("x", "bf16", outputs, off) == pytest.approx(0.01)
     with pytest.raises(UserError, match="the pair of x differ by 0.01 from"):
         difference("x", "fp32", outputs, off)
+    for output in ("states", "pair", "scores"):
+        with pytest.raises(UserError, match=f"the {output} of x differ by nan from"):
+            difference("x", "int8", outputs, {**outputs, output: np.array([np.nan, 1.0])})
     with pytest.raises(UserError, match="the caption of x differs"):
         difference("x", "fp32", outputs, {**outputs, "caption": [[1, 3]]})
 

@@ -1,5 +1,6 @@
 """Models round-trip through disk bit for bit; damaged and foreign files end in one sentence."""
 
+import copy
 import json
 import os
 import re
@@ -68,9 +69,13 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tied, make_med, tmp_path):
 
 
 def test_half_precision_files_load_into_single_precision(tiny, tmp_path):
+    tiny = copy.deepcopy(tiny)
     save_model(tiny.med, tiny.tokenizer, tmp_path, half=True)
     again, original = load_model(tmp_path)[0].vision_proj.weight, tiny.med.vision_proj.weight
     assert torch.equal(again, original.half().float()) and not torch.equal(again, original)
+    original.data[0, 0] = 1e5
+    with pytest.raises(UserError, match=r"vision_proj.weight has values beyond fp16's limit"):
+        save_model(tiny.med, tiny.tokenizer, tmp_path, half=True)
 
 
 def test_weights_are_split_over_files_of_a_stated_size(tiny, tmp_path):
@@ -84,6 +89,9 @@ def test_weights_are_split_over_files_of_a_stated_size(tiny, tmp_path):
     files[0].unlink()
     with pytest.raises(UserError, match=f"{files[0].name} is missing"):
         load_model(tmp_path / "split")
+    save_model(tiny.med, tiny.tokenizer, tmp_path / "split")
+    assert [path.name for path in (tmp_path / "split").glob("model*")] == ["model.safetensors"]
+    load_model(tmp_path / "split")
 
 
 # --- tensors and JSON -------------------------------------------------------------------------------------------------

@@ -96,15 +96,18 @@ def test_it_is_frozen_or_has_a_learning_rate_of_its_own(student, backbone_lr, tm
     assert not torch.equal(before[patches], after[patches])
 
 
-def test_its_weights_come_from_imagenet_or_from_another_model(student, tmp_path):
+@pytest.mark.parametrize("size", [TINY_BACKBONE, TINY_BACKBONE.replace(LITE, "convnext_atto").replace("72", "64")])
+def test_its_weights_come_from_imagenet_or_from_another_model(size, tmp_path):
+    student, other = (new_student(size, VLM.load("scenes/teacher"), seed) for seed in (0, 1))
     student.save(tmp_path / "first")
-    other = new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), seed=1)
     copied = initialize(other, f"backbone={tmp_path / 'first'}")
     assert copied and all(".backbone." in name for name in copied)
     assert all(torch.equal(other.med.state_dict()[name], student.med.state_dict()[name]) for name in copied)
     assert not torch.equal(other.med.vision_proj.weight, student.med.vision_proj.weight)
     with pytest.raises(UserError, match="no image backbone"):
         initialize(VLM.load("scenes/student"), "backbone=imagenet")
+    with pytest.raises(UserError, match="patch_embedding"):
+        initialize(other, "scenes/teacher")
 
 
 def test_graphs_give_what_the_model_gives_and_stock_classes_are_refused(student, tmp_path):
@@ -116,7 +119,20 @@ def test_graphs_give_what_the_model_gives_and_stock_classes_are_refused(student,
     assert Runner(folder, threads=1).caption(images) == student.caption(images)
 
 
-def test_an_unknown_backbone_is_refused():
-    with pytest.raises(UserError, match="timm has no model 'resnet1'"):
-        preset("scenes-student:image_backbone=resnet1")
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("resnet1", 64, "timm has no model 'resnet1'"),
+        ("vit_tiny_patch16_224", 64, "makes no patches of images of 64 px"),
+        ("mixer_b16_224", 224, "makes no patches of images of 224 px"),
+        ("convnext_atto", 260, "leaves out the edge of images of 260 px; choose a multiple of 32"),
+    ],
+)
+def test_an_unsuitable_backbone_is_refused(name, size, message):
+    with pytest.raises(UserError, match=message):
+        preset(f"scenes-student:image_backbone={name},image_size={size}")
+
+
+def test_images_are_cut_and_normalized_as_the_backbone_does_it():
+    assert preset("photos-hybrid-student:patch_size=16") == preset("photos-hybrid-student")
     assert Med(preset(TINY_BACKBONE)).config.image_mean == (0.5, 0.5, 0.5)

@@ -8,6 +8,7 @@ import torch
 
 from dlip.common.errors import UserError
 from dlip.data import FirstN
+from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
@@ -71,6 +72,28 @@ def test_a_cache_is_shared_by_seeds_but_not_by_weights(student, tmp_path):
     assert folder(views=2) != first
 
 
+def test_the_caches_of_a_run_do_not_delete_each_other(student, tmp_path):
+    images = Scenes("train-small", size=4)
+
+    def cache(views: int, max_gb: float, keep=()):
+        collate = Collate(student.tokenizer, 72, train=True, augment=True, views=views)
+        return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no", max_gb, keep).folder
+
+    gb = 4 * 9 * 1280 * 2 / 1e9
+    first = cache(views=1, max_gb=1.5 * gb)
+    with pytest.raises(UserError, match="image features would take"):
+        cache(views=2, max_gb=2.5 * gb, keep=[first])
+    cache(views=2, max_gb=3.5 * gb, keep=[first])
+    assert (first / "view.0.f16").is_file()
+    cache(views=3, max_gb=3.5 * gb)
+    assert not first.exists()
+
+
+def test_features_are_read_in_the_precision_of_the_model(student):
+    batch = Batch(torch.empty(2, 0), torch.arange(2), features=torch.rand(2, 9, 1280))
+    assert student.med.bfloat16().encode_image(student.med.pixels_of(batch)).dtype == torch.bfloat16
+
+
 def test_images_are_read_to_fill_the_cache_and_once_for_their_texts(student, tmp_path):
     images = Counted(4)
     config = CONFIG.replace(weights={"itc": 1.0})
@@ -111,3 +134,7 @@ def test_without_a_frozen_backbone_it_is_refused(student, tiny, tmp_path):
     for model, config in ((tiny, CONFIG), (student, CONFIG.replace(backbone_lr=1e-4))):
         with pytest.raises(UserError, match="no model has a frozen image backbone"):
             train(model, images, config.replace(weights={"itc": 1.0}), tmp_path / "run")
+    with pytest.raises(UserError, match="without augmentation all views of an image are equal"):
+        CONFIG.replace(augment=False)
+    with pytest.raises(UserError, match="the student has no image backbone"):
+        train(tiny, images, TrainConfig(weights={"itc": 1.0}, batch_size=4, backbone_lr=1e-4), tmp_path / "run")

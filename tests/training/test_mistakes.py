@@ -79,6 +79,14 @@ def test_different_vocabularies_are_refused(make_vlm, tmp_path):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(weights=HR), tmp_path, VLM(teacher.med, other), progress=False)
 
 
+def test_a_run_from_before_an_option_existed_is_still_that_run(make_vlm, tmp_path):
+    run = train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
+    old = json.loads((tmp_path / "run.json").read_text())
+    del old["train"]["feature_views"], old["model"]["image_backbone"]
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    assert train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False).rows() == run.rows()
+
+
 def test_folder_in_use_is_refused(make_vlm, tmp_path):
     with Run(tmp_path).exclusive(), pytest.raises(UserError, match="another process trains in"):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
