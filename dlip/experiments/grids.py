@@ -76,7 +76,7 @@ class Plan:
 
 FULL = Plan(
     TrainConfig(
-        steps=1800, batch_size=32, questions=3, optimizer="muon", lr=3e-3, schedule="cosine", warmup=100,
+        steps=4500, batch_size=32, questions=3, optimizer="muon", lr=3e-3, schedule="cosine", warmup=100,
         label_smoothing=0.0, precision="bf16", learn_teacher_projection=False, center_states=True,
     ),
     seeds=6, other_seeds=2, test_split="test-5k", test_images=5000, generate_limit=1000, candidates=16,
