@@ -188,6 +188,9 @@ def test_int8_weights(student, tmp_path, monkeypatch):
     [
         (["--to", "transformers", "--int8"], "--to transformers has no int8"),
         (["--to", "onnx", "--bf16"], "--to onnx has no bf16"),
+        (["--to", "onnx", "--fp16"], "--to onnx has no fp16"),
+        (["--fp16", "--int8"], "--fp16 and --int8 exclude each other"),
+        (["--to", "onnx", "--shard-mb", "1"], "--to onnx has no shards; drop --shard-mb"),
     ],
 )
 def test_wrong_export_options_are_refused(options, message, tmp_path, capsys):

@@ -90,6 +90,16 @@ def test_which_layers_are_int8(student):
     assert (precision(student.med), precision(med)) == ("fp32", "int8")
 
 
+def test_export_in_fp16_halves_the_weights_and_is_read_as_fp32(tmp_path):
+    assert main(["export", "scenes/student", "--fp16", "--shard-mb", "1", "--out", str(tmp_path)]) == 0
+    folder, original = tmp_path / "fp16", dlip.load("scenes/student")
+    stored = [path.stat().st_size for path in folder.glob("model-*-of-*.safetensors")]
+    assert max(stored) < 1.1e6 and sum(stored) < 0.55 * sum(p.nbytes for p in original.med.parameters())
+    halves, images = dlip.load(folder), [Scenes("test")[i].image for i in range(4)]
+    assert precision(halves.med) == "fp32"
+    torch.testing.assert_close(halves.image_states(images), original.image_states(images), rtol=0.02, atol=0.02)
+
+
 def test_export_command_and_folder(tmp_path, capsys):
     assert main(["export", "scenes/student", "--int8", "--out", str(tmp_path), "--json", "-"]) == 0
     folder = tmp_path / "int8"
