@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dlip.checkpoints.blip import Checkpoint
+from dlip.checkpoints.tensors import weights
 from dlip.data.batch import Batch
 from dlip.models.config import PRESETS, paper_size
 from dlip.models.features import ABILITIES, Want
@@ -25,7 +26,7 @@ LARGE = dict(image_width=1024, image_heads=16, image_layers=24)
 def test_every_size_loads_and_trains(size):
     config = PRESETS[size] if size in PRESETS else paper_size("base", "base", **LARGE, image_size=384)
     source = Med(config)
-    med = Checkpoint(dict(source.named_parameters()), config, None).build("here")
+    med = Checkpoint(weights(source), config, None).build("here")
     assert torch.equal(med.itm_head.weight, source.itm_head.weight)
     del source
     ids = torch.full((1, 4), 7)

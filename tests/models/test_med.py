@@ -272,9 +272,9 @@ def test_images_of_another_size_are_resized(make_med):
 
 
 def shrunk(c: ModelConfig) -> ModelConfig:
-    """The same heads of width 2, two layers, a small vocabulary, 2 patches per side."""
+    """The same heads of width 2, the last two layers, a small vocabulary, 2 patches per side."""
     image, text = 2 * c.image_heads, 2 * c.text_heads
-    fusion = tuple(i for i in c.fusion_layers if i < 2)
+    fusion = tuple(i + 2 - c.text_layers for i in c.fusion_layers if i + 2 >= c.text_layers)
     return replace(
         c, image_size=2 * c.patch_size, image_width=image, image_mlp=4 * image, text_width=text, text_mlp=4 * text,
         image_layers=2, text_layers=2, fusion_layers=fusion, vocab_size=c.vocab_size if c.vocab_size < 1000 else 40,
