@@ -107,6 +107,8 @@ def compare(
                     Worker(*job).stop()  # converts the model
                     workers[name, own] = Worker(*job)
                 except UserError as reason:
+                    if (name, own) == REFERENCE:  # ratios are relative to it
+                        raise
                     rows.append({"name": name, "model": model, "precision": own, "cannot": str(reason)})
                     continue
                 stack.callback(workers[name, own].stop)
@@ -145,7 +147,7 @@ def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: "Inp
             if turn:
                 times[variant].append(1000 * seconds)
             texts[variant] = result
-    rows, first = [], next(iter(times.values()))
+    rows, first = [], times[REFERENCE]
     for (name, own), ms in times.items():
         more = {"model": model, "task": cell.task, "batch": cell.batch, "precision": own}
         if cell.task == "caption":

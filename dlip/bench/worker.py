@@ -63,8 +63,9 @@ def _serve(
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # those of transformers too
     try:
         backend = backends.make(name, precision, threads).prepare(model, folder, images)
-    except UserError as mistake:
-        return connection.send(mistake)
+    except Exception as error:  # a library raises nearly anything
+        mistake = isinstance(error, UserError)
+        return connection.send(error if mistake else UserError(f"{type(error).__name__}: {error}"))
     connection.send(backend.caption(images[:1]))
     with suppress(EOFError):
         while True:
