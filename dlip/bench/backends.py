@@ -14,13 +14,13 @@ import torch
 from dlip.bench import alternate, row
 from dlip.bench.modules import BYTES, SIDE, peak_calls
 from dlip.bench.step import bert_sized_tokenizer
-from dlip.bench.worker import Worker
 from dlip.common.errors import UserError
 from dlip.cost.count import context_macs, image_macs, step_macs, task_macs
 from dlip.cost.memory import peak_mb
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
 from dlip.export import backends
+from dlip.export.backends.worker import Worker
 from dlip.models.config import ModelConfig
 from dlip.vlm import VLM
 

@@ -21,13 +21,13 @@ from dlip.cost.memory import peak_bytes
 from dlip.data.collate import Collate
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_model, new_student, texts_of
+from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.dry_run import budget
 from dlip.training.layer_modes import can_compile, set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
-from dlip.training.teacher_cache import TeacherCache
 from dlip.training.terms import AT, HR, VLP
 
 VOCABULARY = 30_524

@@ -296,9 +296,8 @@ def run(
 
     command: kept in the record for information; by default the one that runs the experiment. cache: where `train.cache`
     and `train.feature_views` keep outputs, at most `cache_gb` GB. report_to: trackers that get the run's log too, of
-    `dlip.experiments.trackers.TRACKERS`. extra: more fields of the record.
-    A folder with a finished run of this experiment is measured without training again; where its record is in `results`
-    too, nothing is done. Raises UserError as `prepare` and `train` do.
+    `dlip.experiments.trackers.TRACKERS`. extra: more fields of the record. A finished run is measured without training
+    again; where `results` has its record, nothing is done. Raises UserError as `prepare` and `train` do.
     """
     check_installed(report_to)
     ready = prepare(experiment)

@@ -88,7 +88,7 @@ class TrainConfig:
     questions: int = option(1, least=1)
     """Questions per image and step."""
     cache: bool = option(False, hidden=True)
-    """Read the teacher's outputs from a cache on disk, in float16 (dlip/training/teacher_cache.py)."""
+    """Read the teacher's outputs from a cache on disk, in float16 (dlip/training/caches/teacher.py)."""
     workers: int = option(0, least=0, most=1000)
     """Processes that load images ahead of the training loop."""
     log_every: int = option(20, least=1)

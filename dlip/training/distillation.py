@@ -19,8 +19,8 @@ from dlip.models.composite import HasAbilities, check
 from dlip.models.config import ModelConfig
 from dlip.models.features import Features, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
+from dlip.training.caches.features import FeatureCache
 from dlip.training.config import TrainConfig
-from dlip.training.feature_cache import FeatureCache
 from dlip.training.terms import BY_TOKEN, distills
 from dlip.vlm import VLM
 

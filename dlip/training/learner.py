@@ -10,9 +10,9 @@ from dlip.data.batch import Batch
 from dlip.models.features import ABILITIES, Want
 from dlip.models.token_ids import pad_to_longest
 from dlip.training import objectives
+from dlip.training.caches.features import FeatureCache
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
-from dlip.training.feature_cache import FeatureCache
 from dlip.vlm import VLM
 
 

@@ -35,14 +35,14 @@ from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.models.med import Med
+from dlip.training.caches.features import FeatureCache, WithoutImages
+from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.distillation import Distiller, Teacher
-from dlip.training.feature_cache import FeatureCache, WithoutImages
 from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import OptimizerStep
 from dlip.training.run_folder import Run, run_inputs
-from dlip.training.teacher_cache import TeacherCache
 from dlip.training.terms import NEEDS, distills
 from dlip.vlm import VLM
 

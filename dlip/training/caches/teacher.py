@@ -22,8 +22,8 @@ from dlip.data.transforms import resize_square
 from dlip.models.composite import Composite
 from dlip.models.features import SOURCES, Features, Trace, Want
 from dlip.models.token_ids import with_prompt
+from dlip.training.caches.disk import cache_key, fill, locked, open_columns, to_float16
 from dlip.training.config import CACHE_GB
-from dlip.training.disk_cache import cache_key, fill, locked, open_columns, to_float16
 from dlip.training.distillation import Teacher
 
 VERSION = 3

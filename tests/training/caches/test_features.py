@@ -13,8 +13,8 @@ from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_student
+from dlip.training.caches.features import FeatureCache
 from dlip.training.config import TrainConfig
-from dlip.training.feature_cache import FeatureCache
 from dlip.training.loop import train
 from dlip.vlm import VLM
 from tests.helpers import TINY_BACKBONE

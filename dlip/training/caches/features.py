@@ -13,8 +13,8 @@ from torch import Tensor
 from dlip.data.batch import Batch, Item
 from dlip.data.collate import Collate
 from dlip.models.med import Med
+from dlip.training.caches.disk import cache_key, fill, locked, open_columns, to_float16
 from dlip.training.config import CACHE_GB
-from dlip.training.disk_cache import cache_key, fill, locked, open_columns, to_float16
 
 VERSION = 1
 """Version of the layout on disk."""

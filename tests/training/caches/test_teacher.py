@@ -25,11 +25,11 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.features import hard_negatives
 from dlip.models.med import Med
+from dlip.training.caches.disk import lock_path
+from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import TrainConfig
-from dlip.training.disk_cache import lock_path
 from dlip.training.distillation import Distiller, Teacher
 from dlip.training.loop import train
-from dlip.training.teacher_cache import TeacherCache
 from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 
@@ -188,13 +188,13 @@ def test_images_without_captions_are_refused(teacher, images, tmp_path):
 FILL = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-from dlip.training.teacher_cache import TeacherCache
+from dlip.training.caches.teacher import TeacherCache
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
 from dlip.training.distillation import Teacher
 from dlip.vlm import VLM
-import dlip.training.disk_cache
-dlip.training.disk_cache.BLOCK_IMAGES = 16
+import dlip.training.caches.disk
+dlip.training.caches.disk.BLOCK_IMAGES = 16
 vlm = VLM.load({model!r})
 TeacherCache({root!r}, Teacher(vlm.med), Scenes("train-small", size=200), Collate(vlm.tokenizer, 48, max_text=40))
 """
@@ -212,7 +212,7 @@ def test_killed_filling_resumes_to_the_same_bytes(teacher, tmp_path, monkeypatch
     process.wait()
     (state,) = root.glob("*/cache.json")
     assert 0 < (filled := 16 * len(json.loads(state.read_text())["crc32"])) < 200
-    monkeypatch.setattr("dlip.training.disk_cache.BLOCK_IMAGES", 16)
+    monkeypatch.setattr("dlip.training.caches.disk.BLOCK_IMAGES", 16)
     rows, fill = [], TeacherCache._fill_rows
     monkeypatch.setattr(TeacherCache, "_fill_rows", lambda *given: rows.extend(given[1]) or fill(*given))
     images = Scenes("train-small", size=200)
@@ -271,7 +271,7 @@ def flip(path: Path, at: int) -> None:
 @pytest.mark.parametrize("column", ["image.embed", "text.embed", "fusion.cross.-1", "decoder.self.-1"])
 @pytest.mark.parametrize("at", [0, -1])
 def test_damaged_blocks_are_computed_again(column, at, teacher, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("dlip.training.disk_cache.BLOCK_IMAGES", 16)
+    monkeypatch.setattr("dlip.training.caches.disk.BLOCK_IMAGES", 16)
     rows, fill = [], TeacherCache._fill_rows
     monkeypatch.setattr(TeacherCache, "_fill_rows", lambda *given: rows.append(given[1]) or fill(*given))
     path = TeacherCache(tmp_path, Teacher(teacher.med), images, collate_for(teacher)).folder / f"{column}.f16"
