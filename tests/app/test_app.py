@@ -24,6 +24,7 @@ from tests.helpers import ROOT
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
+PHOTO_TEACHER = "photos/teacher"
 QUESTION = "what color is the circle?"
 
 
@@ -189,6 +190,8 @@ def test_out_of_domain_images_get_a_hint():
     scene, photograph = Image.fromarray(Scenes("test")[0].image), Image.new("RGB", (640, 480))
     assert "know only the drawn scenes" in compare.out_of_domain_hint(photograph, (TEACHER, "runs/own"))
     assert compare.out_of_domain_hint(scene, (TEACHER, STUDENT)) == ""
+    assert "know only photographs" in compare.out_of_domain_hint(scene, (PHOTO_TEACHER, STUDENT))
+    assert compare.out_of_domain_hint(photograph, (PHOTO_TEACHER, "runs/own")) == ""
     assert compare.out_of_domain_hint(photograph, ("runs/big", "runs/own")) == ""
 
 
