@@ -140,7 +140,8 @@ class Ablate(Figures):
 def ablate(options: Ablate) -> None:
     """Run grids of students and print the paper's tables."""
     from dlip import records
-    from dlip.experiments import ablation, conclusions
+    from dlip.experiments import ablation
+    from dlip.experiments.analysis import conclusions
     from dlip.experiments.grids import FULL, QUICK
 
     plan = QUICK if options.quick else FULL

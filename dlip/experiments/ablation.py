@@ -20,7 +20,8 @@ from dlip.common.files import exclusive_lock, read_json
 from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.bounds import bounds
-from dlip.experiments import claims, history, run
+from dlip.experiments import history, run
+from dlip.experiments.analysis import claims
 from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, IMAGES, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work

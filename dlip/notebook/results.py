@@ -74,7 +74,7 @@ def chart(draw: Callable, *arguments, **options):
 
 def gain_chart(grid: str, records: list[dict], score: str, base: str = "no distillation"):
     """Gains of the rows of a grid over its first row as bars, or a sentence about what is missing."""
-    from dlip.experiments import effects
+    from dlip.experiments.analysis import effects
 
     return chart(plots.gain_bars, effects.gains(grid, records, score), score, base)
 
@@ -117,8 +117,8 @@ def _figure(mean: float, spread: float = math.nan, digits: int = 1) -> str:
 
 
 def verdicts(records: list[dict], *numbers: int):
-    """The paper's conclusions with these numbers, tested on the records (`dlip.experiments.conclusions`)."""
-    from dlip.experiments.conclusions import READING, conclusions, figures
+    """The paper's conclusions with these numbers, tested on the records (`dlip.experiments.analysis.conclusions`)."""
+    from dlip.experiments.analysis.conclusions import READING, conclusions, figures
     from dlip.experiments.grids import UNLIKE_PAPER
 
     rows, lines = conclusions(records), []

@@ -17,8 +17,8 @@ def gain_bars(
 ) -> go.Figure:
     """A bar per row with its interval, and the paper's gain as a diamond.
 
-    df: as returned by `dlip.experiments.effects.gains`, in the order of the bars: name, role, gain, low, high, paper.
-    base: description of the row that gains are measured from. Raises UserError if there is no row.
+    df: as returned by `dlip.experiments.analysis.effects.gains`, in the order of the bars: name, role, gain, low, high,
+    paper. base: description of the row that gains are measured from. Raises UserError if there is no row.
     """
     if df.empty:
         raise UserError("there are no gains to show; run the grid first")
@@ -59,9 +59,9 @@ def _gain_finding(df: pd.DataFrame, name: str, base: str) -> str:
 def module_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None) -> go.Figure:
     """A panel per swept encoder, in it a line per size of the other encoder, with and without distillation.
 
-    df: as returned by `dlip.experiments.effects.sweeps`: role, swept, encoder_m, size, fixed, `score` and <score>_sd
-    (standard deviation over seeds, drawn as bars); the teacher is a horizontal line. Raises UserError if no student has
-    the score.
+    df: as returned by `dlip.experiments.analysis.effects.sweeps`: role, swept, encoder_m, size, fixed, `score` and
+    <score>_sd (standard deviation over seeds, drawn as bars); the teacher is a horizontal line. Raises UserError if no
+    student has the score.
     """
     rows = df.dropna(subset=[score])
     students = rows[rows["role"] != "teacher"].sort_values("encoder_m")

@@ -14,8 +14,8 @@ from dlip.bench import backends
 from dlip.cli import main, parse
 from dlip.data.scenes.dataset import SPLITS
 from dlip.evaluation.tasks.vqa import blind_baseline
-from dlip.experiments.claims import COMPOSITE, CONCLUSIONS
-from dlip.experiments.conclusions import conclusions
+from dlip.experiments.analysis.claims import COMPOSITE, CONCLUSIONS
+from dlip.experiments.analysis.conclusions import conclusions
 from dlip.experiments.grids import GRIDS
 from dlip.records import read
 from dlip.records.write import append

@@ -4,10 +4,10 @@ import pandas as pd
 
 from dlip.cost.count import paper_count
 from dlip.experiments.ablation import matched, table
-from dlip.experiments.claims import COMPOSITE, difference
-from dlip.experiments.conclusions import grid_runs, points
+from dlip.experiments.analysis.claims import COMPOSITE, difference
+from dlip.experiments.analysis.conclusions import grid_runs, points
+from dlip.experiments.analysis.statistics import LEVEL
 from dlip.experiments.grids import FULL, IMAGE, SWEEPS, TEXT, Grid, Plan, grid, module_row, student_size
-from dlip.experiments.statistics import LEVEL
 from dlip.models.config import preset
 
 FIXED_SIZES = ("base", "small")
@@ -41,9 +41,8 @@ def gains(
 
     score: a column of `dlip.records` with outcomes of each image, or "composite", which conclusions are about. Columns:
     name, role; gain, low and high (one-sided 95% limits over seeds and test images, as in
-    `dlip.experiments.conclusions`; NaN where too few runs tell how much seeds differ), in the score's own unit; paper,
-    the paper's gain; seeds. Rows that share no seed with the base are skipped. Raises KeyError if the grid has no such
-    row.
+    `conclusions`; NaN where too few runs tell how much seeds differ), in the score's own unit; paper, the paper's gain;
+    seeds. Rows that share no seed with the base are skipped. Raises KeyError if the grid has no such row.
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
     rows, out = {row.name: row for row in grid_.rows}, []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dlip.experiments.statistics import (
+from dlip.experiments.analysis.statistics import (
     DRAWS,
     LEVEL,
     Effect,

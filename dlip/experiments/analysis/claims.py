@@ -1,4 +1,4 @@
-"""The paper's seven conclusions as claims about rows of grids; `dlip.experiments.conclusions` judges them."""
+"""The paper's seven conclusions as claims about rows of grids; `dlip.experiments.analysis.conclusions` judges them."""
 
 import math
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlip.cost.count import paper_count
-from dlip.experiments.effects import gains, sweeps
+from dlip.experiments.analysis.effects import gains, sweeps
 from dlip.experiments.grids import GRIDS, MODALITIES, TEACHER_ROW
 from dlip.models.config import preset
 from dlip.plots import gain_bars, module_curves

@@ -9,8 +9,8 @@ from scipy import stats
 
 from dlip.cost.count import paper_count
 from dlip.experiments import ablation
-from dlip.experiments.claims import COMPOSITE, CONCLUSIONS, MARGIN, Claim, claimed_rows, slopes
-from dlip.experiments.conclusions import (
+from dlip.experiments.analysis.claims import COMPOSITE, CONCLUSIONS, MARGIN, Claim, claimed_rows, slopes
+from dlip.experiments.analysis.conclusions import (
     EQUAL,
     FAILS,
     HOLDS,
@@ -22,8 +22,8 @@ from dlip.experiments.conclusions import (
     spreads,
     text,
 )
+from dlip.experiments.analysis.statistics import DRAWS, Effect, noncentrality
 from dlip.experiments.grids import GRIDS, TEACHER_ROW
-from dlip.experiments.statistics import DRAWS, Effect, noncentrality
 from dlip.models.config import preset
 from tests.experiments.helpers import RANGE, cached_identity, grid_records, student_record
 

@@ -1,7 +1,6 @@
 """Statistics of a grid: effects, limits that cover the noise of seeds and of test images, and detectable effects.
 
-The section "Statistics" of docs/ablations.md states the rules and the reasons; `dlip.experiments.conclusions` applies
-them to records.
+The section "Statistics" of docs/ablations.md states the rules and the reasons; `conclusions` applies them to records.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Judge the paper's seven conclusions on the records of grids.
 
-The section "Statistics" of docs/ablations.md states every rule that is applied here, `dlip.experiments.claims` lists
-what is claimed, and `dlip.experiments.statistics` computes effects and their limits.
+The section "Statistics" of docs/ablations.md states every rule that is applied here, `claims` lists what is claimed,
+and `statistics` computes effects and their limits.
 """
 
 import math
@@ -14,9 +14,8 @@ import pandas as pd
 
 from dlip.common.text import plural
 from dlip.experiments.ablation import matched
-from dlip.experiments.claims import COMPOSITE, CONCLUSIONS, MARGIN, Claim
-from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan
-from dlip.experiments.statistics import (
+from dlip.experiments.analysis.claims import COMPOSITE, CONCLUSIONS, MARGIN, Claim
+from dlip.experiments.analysis.statistics import (
     LEVEL,
     POWER,
     Effect,
@@ -28,6 +27,7 @@ from dlip.experiments.statistics import (
     pooled_spread,
     resampled_sums,
 )
+from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan
 from dlip.records import HEADLINE_SCORES, composite, floors, image_sums, score_of_sums
 from dlip.training.terms import VLP, weights
 
