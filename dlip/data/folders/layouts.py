@@ -30,8 +30,8 @@ def read(path: Path, uncaptioned: bool = False) -> tuple[Path, list[Annotation]]
         if uncaptioned and (found := image_files(root := path / "images" if (path / "images").is_dir() else path)):
             return root, [Annotation(name, "train") for name in found]
         raise UserError(
-            f"{path} holds neither captions.json nor vqa.json, nor COCO's captions_*.json, Karpathy's dataset_*.json, "
-            f"NoCaps or VQA v2; put one there, beside images/"
+            f"{path} holds {'no images, and ' * uncaptioned}neither captions.json nor vqa.json, nor COCO's "
+            f"captions_*.json, Karpathy's dataset_*.json, NoCaps or VQA v2; put one there, beside images/"
         )
     _check_one_file_per_split(coco)
     _check_one_file_per_split(vqa2)
