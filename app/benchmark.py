@@ -10,21 +10,20 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from PIL import Image
-
 from dlip.bench import about
 from dlip.common.errors import UserError
 from dlip.records.write import append
 
-from . import images
+from . import images, models
 from .served import served
+from .view import parts
 
 RESULTS = "results/bench/app.jsonl"
 ROUNDS = 15
 READY, PAINT, CAPTION, ATTENTION, OVERHEAD = (
     "ready after the command",
     "first paint",
-    "caption by both models, click to text",
+    "caption by all models, click to text",
     "a word's attention, click to maps",
     "the app over the bare model calls",
 )
@@ -74,19 +73,18 @@ def in_browser(address: str) -> dict[str, list[float]]:
 
 
 def overhead(address: str, folder: Path) -> list[float]:
-    """Seconds of a call of the endpoint /captions beyond those of both models."""
+    """Seconds of a call of the endpoint /captions beyond those of the models."""
     from gradio_client import Client, handle_file
 
     path = folder / "image.png"
-    Image.fromarray(images.examples()[0].image).save(path)
-    client, seconds = Client(address, verbose=False), []
+    images.examples()[0].image.save(path)
+    (teacher, student), seconds = models.defaults(), []
+    client = Client(address, verbose=False)
     for _ in range(1 + ROUNDS):
         start = time.perf_counter()
-        captions = client.predict(
-            image=handle_file(str(path)), teacher="scenes/teacher", student="scenes/student", api_name="/captions"
-        )
-        models = sum(captions[side]["cost"]["ms"] for side in ("teacher", "student")) / 1000
-        seconds.append(time.perf_counter() - start - models)
+        captions = client.predict(image=handle_file(str(path)), teacher=teacher, student=student, api_name="/captions")
+        of_models = sum(captions[side]["cost"]["ms"] for side in parts.CARDS if side in captions) / 1000
+        seconds.append(time.perf_counter() - start - of_models)
     return seconds[1:]
 
 

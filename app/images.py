@@ -2,21 +2,24 @@
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import gradio
-import numpy as np
 from PIL import Image, ImageDraw
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
+from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import MAX_PIXELS, read_image
 
-GALLERY = Scenes("test", size=200)
-"""The images that the Search tab searches."""
-EXAMPLE_SCENES = (0, 1, 6, 7, 23, 18, 22, 31)
-"""Indices in the gallery of the scenes among the examples."""
-PHOTOGRAPHS = Path(gradio.__file__).parent / "media_assets" / "images"
+from . import models
+
+SCENES = Scenes("test", size=200)
+"""Scenes that the page shows, in its gallery and among the examples."""
+EXAMPLE_SCENES = (0, 1, 6, 7, 23, 18)
+"""Indices in `SCENES` of those among the examples."""
+GRADIO, MATPLOTLIB = (Path(find_spec(package).origin).parent for package in ("gradio", "matplotlib"))
+PHOTOGRAPHS = GRADIO / "media_assets" / "images"
 """Photographs that gradio ships."""
 
 
@@ -24,7 +27,7 @@ PHOTOGRAPHS = Path(gradio.__file__).parent / "media_assets" / "images"
 class Example:
     """An image with a question, and captions to rank of which the first one is right."""
 
-    image: np.ndarray | Image.Image
+    image: Image.Image
     name: str
     question: str
     captions: list[str]
@@ -53,34 +56,50 @@ def read(path: str | Path | Image.Image | None) -> Image.Image:
         raise Unreadable("this file cannot be read as an image; choose another, as PNG, JPEG or WebP") from None
 
 
-@cache
+def kind(image: Image.Image) -> str:
+    """Which of the shipped models know such an image: "scenes" if it is drawn as theirs are, else "photos"."""
+    return "scenes" if image.size == (SIDE, SIDE) else "photos"
+
+
 def examples() -> list[Example]:
-    """Scenes, a drawing, and the photographs that gradio ships."""
-    scenes = Scenes("test")
-    examples = []
+    """Photographs, a drawing and scenes; those that the models of the opening page know come first."""
+    every = [*photographs(), DRAWING, *_scenes()]
+    return sorted(every, key=lambda example: bool(models.out_of_domain(kind(example.image), models.defaults())))
+
+
+@cache
+def photographs() -> list[Example]:
+    """The photographs that gradio and matplotlib ship, as far as they are installed."""
+    return [
+        Example(read_image(file), f"Photograph: {name}", question, captions)
+        for file, name, question, captions in PHOTOGRAPH_CAPTIONS if file.is_file()
+    ]  # fmt: skip
+
+
+@cache
+def _scenes() -> list[Example]:
+    scenes, examples = Scenes("test"), []
     for i in EXAMPLE_SCENES:
         item, others = scenes[i], [scenes[i + 100 * k] for k in (1, 2, 3)]
         captions = [min(one.captions, key=len) for one in (item, *others)]
-        examples.append(Example(item.image, f"Scene: {item.captions[0]}", item.questions[2].text, captions))
-    examples.append(Example(drawing(), "Drawing: a house beside a tree", "what is beside the house?", DRAWING_CAPTIONS))
-    for file, name, captions in PHOTOGRAPH_CAPTIONS:
-        if (PHOTOGRAPHS / file).is_file():
-            examples.append(Example(read_image(PHOTOGRAPHS / file), f"Photograph: {name}", "what is this?", captions))
+        image = Image.fromarray(item.image)
+        examples.append(Example(image, f"Scene: {item.captions[0]}", item.questions[2].text, captions))
     return examples
 
 
-DRAWING_CAPTIONS = [
-    "a red house beside a green tree under the sun",
-    "a red square",
-    "a green circle above a brown square",
-    "a boat",
-]
 PHOTOGRAPH_CAPTIONS = (
-    ("cheetah.jpg", "a cheetah", ["a cheetah in the grass", "a lion resting", "a tall tower", "a red circle"]),
-    ("lion.jpg", "a lion", ["a lion with its mane", "a cheetah running", "a tall tower", "a red circle"]),
-    ("tower.jpg", "the Eiffel Tower", ["a tall iron tower", "a cheetah in the grass", "a lion", "a red circle"]),
+    (PHOTOGRAPHS / "lion.jpg", "a lion", "what animal is this?",
+     ["a lion rests on a rock", "a cheetah runs", "a tower at night", "a woman in a uniform"]),
+    (PHOTOGRAPHS / "cheetah1.jpg", "a cheetah", "what animal is this?",
+     ["the face of a cheetah", "a lion on a rock", "a man on a horse", "a tower at night"]),
+    (PHOTOGRAPHS / "cheetah.jpg", "a running cheetah", "what is the animal doing?",
+     ["a cheetah runs", "a lion rests on a rock", "a dog in the snow", "a woman in a uniform"]),
+    (PHOTOGRAPHS / "tower.jpg", "the Eiffel Tower", "what is this?",
+     ["a tall tower with lights", "a bridge over a river", "a cheetah runs", "a woman in a uniform"]),
+    (MATPLOTLIB / "mpl-data" / "sample_data" / "grace_hopper.jpg", "Grace Hopper", "what is on her head?",
+     ["a woman in a uniform in front of a flag", "a man in a suit", "a lion on a rock", "a tower at night"]),
 )  # fmt: skip
-"""File in `PHOTOGRAPHS`, what it shows, and captions to rank."""
+"""File, what it shows, a question, and captions to rank."""
 
 
 def drawing(side: int = 240) -> Image.Image:
@@ -95,3 +114,9 @@ def drawing(side: int = 240) -> Image.Image:
     pen.rectangle((17.4 * u, 14 * u, 18.8 * u, 20 * u), fill="#7a5230")
     pen.ellipse((14.6 * u, 8 * u, 21.6 * u, 15.5 * u), fill="#2f7d3b")
     return image
+
+
+DRAWING = Example(
+    drawing(), "Drawing: a house beside a tree", "what is beside the house?",
+    ["a red house beside a green tree under the sun", "a red square", "a green circle above a brown square", "a boat"],
+)  # fmt: skip

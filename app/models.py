@@ -16,7 +16,8 @@ from . import inputs
 
 MAX_LOADED = 6
 """Models in memory; beyond that, the least recently used one is dropped."""
-TEACHER, STUDENT = "scenes/teacher", "scenes/student"
+SHIPPED = {kind: (f"{kind}/teacher", f"{kind}/student") for kind in ("photos", "scenes")}
+"""Kind of images -> the shipped teacher and student that know it, the pair that the page prefers first."""
 
 turn = threading.Condition()
 """Held while a model runs, as two at a time would distort each other's timings. Long jobs hold it a step at a time, and
@@ -45,7 +46,27 @@ def choices() -> list[str]:
 
 def defaults() -> tuple[str, str]:
     """The teacher and the student that the page opens with."""
-    return (_fixed[0], _fixed[min(1, len(_fixed) - 1)]) if _fixed else (TEACHER, STUDENT)
+    if _fixed:
+        return _fixed[0], _fixed[min(1, len(_fixed) - 1)]
+    return next(pair for pair in SHIPPED.values() if {*pair} <= {*choices()})
+
+
+def out_of_domain(kind: str, names: tuple[str, str]) -> set[str]:
+    """Those of the models that are shipped and were not trained on this kind of images, "photos" or "scenes"."""
+    return {*names} & {*built_in_models()} - {*built_in_models(kind)}
+
+
+def pair_for(kind: str, names: tuple[str, str]) -> tuple[str, str]:
+    """The shipped teacher and student for a kind of images, if both models are out of their domain on it and this pair
+    can be chosen; else the models themselves."""
+    pair = SHIPPED[kind]
+    return pair if out_of_domain(kind, names) == {*names} and {*pair} <= {*choices()} else names
+
+
+def undistilled(student: str) -> str | None:
+    """Name of the student of the same kind that was trained without a teacher, if it can be chosen."""
+    name = f"{student}-undistilled"
+    return name if name in choices() else None
 
 
 def load(name: str) -> VLM:
@@ -100,7 +121,7 @@ def role(name: str, side: str) -> str:
 
     No file is read for a name that is not available.
     """
-    if side == "teacher":
+    if side != "student":
         return side
     recorded = None
     if not _fixed or name in _fixed:

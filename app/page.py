@@ -30,7 +30,7 @@ import gradio as gr
 
 from dlip.common.errors import UserError
 
-from . import events, gradio_workarounds, images, models, security
+from . import events, gallery, gradio_workarounds, images, models, security
 from .tabs import attention, compare, disagreements, search, speed, tradeoffs
 from .view import parts, theme
 
@@ -71,7 +71,7 @@ def build() -> gr.Blocks:
                 file = {"path": "image.png", "url": "image.png", "meta": {"_type": "gradio.FileData"}}
                 image.example_payload = lambda: file
                 thumbnails = [(parts.thumbnail(example.image, ""), example.name) for example in examples]
-                gallery = gr.HTML(parts.image_buttons(thumbnails, "Examples"), js_on_load=parts.ON_PICK,
+                buttons = gr.HTML(parts.image_buttons(thumbnails, "Examples"), js_on_load=parts.ON_PICK,
                                   elem_id="examples")  # fmt: skip
                 place = gr.JSON(visible=False)
                 gr.HTML(parts.hint("Drop, paste or photograph an image, or choose one of these."))
@@ -83,9 +83,11 @@ def build() -> gr.Blocks:
                         returned[name] = module.tab(page, names, image)
                     tab.select(None, js=parts.RESIZE_CHARTS, api_visibility="private")
 
-        def choose_example(place):
+        def choose_example(place, teacher, student):
             example = examples[place]
-            return example.image, example.question, "\n".join(example.captions)
+            pair = models.pair_for(images.kind(example.image), (teacher, student))
+            sentence = gr.skip() if pair == (teacher, student) else example.captions[0]
+            return example.image, *pair, example.question, "\n".join(example.captions), sentence
 
         def update_hint(image, teacher, student):
             return compare.out_of_domain_hint(images.read(image), (teacher, student)) if image else ""
@@ -112,8 +114,9 @@ def build() -> gr.Blocks:
         )
         checked.then(None, unreadable, js=parts.REMOVE_IMAGE_IF)
         gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES, api_visibility="private")
-        clicked = gallery.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
-        clicked.then(choose_example, place, [image, *returned["compare"]], api_visibility="private", **events.CHOICE)
+        clicked = buttons.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
+        filled = [image, *names, *returned["compare"], returned["search"]]
+        clicked.then(choose_example, [place, *names], filled, api_visibility="private", **events.CHOICE)
     return page
 
 
@@ -133,14 +136,18 @@ def _student_color(student: str) -> str:
     return f"<style>:root {{ --student: var(--{models.role(student, 'student')}); }}</style>"
 
 
-def serve(port: int | None = None, share: bool = False, names: list[str] | None = None) -> None:
+def serve(
+    port: int | None = None, share: bool = False, names: list[str] | None = None, searched: str | None = None
+) -> None:  # fmt: skip
     """Serve the page until interrupted.
 
     names: the only models that can be chosen, the first two at the start; on a public address the built-in ones by
-    default. Raises UserError if a model cannot be loaded or the port is taken.
+    default. searched: data set for the Search tab. Raises UserError if a model cannot be loaded, the data set cannot be
+    opened or the port is taken.
     """
-    built_in = dict.fromkeys((models.TEACHER, models.STUDENT, *models.choices()))
+    built_in = dict.fromkeys((*models.defaults(), *models.choices()))
     models.fix(names or (list(built_in) if share or security.is_public() else None))
+    gallery.use(searched)
     for name in models.defaults():
         models.load(name)
     with _exit_on_signals(), tempfile.TemporaryDirectory(prefix="dlip-app-") as uploads:

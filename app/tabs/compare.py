@@ -3,16 +3,14 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Literal, TypedDict, get_args
+from typing import Literal, NotRequired, TypedDict, get_args
 
 import gradio as gr
 import torch
 from PIL import Image
 
-from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import MissingAbility, UserError
 from dlip.cost.count import Macs, needed_params, retrieval_macs, task_macs
-from dlip.data.scenes.world import SIDE
 from dlip.data.transforms import resize_square
 from dlip.models.med import Med
 from dlip.vlm import VLM
@@ -41,6 +39,8 @@ class Caption(TypedDict):
 class Captions(TypedDict):
     teacher: Caption
     student: Caption
+    undistilled: NotRequired[Caption]
+    """Of the model NAME-undistilled, if it is shipped with a student NAME; so in the results below."""
     summary: str
 
 
@@ -55,6 +55,7 @@ class Answer(TypedDict):
 class Answers(TypedDict):
     teacher: Answer
     student: Answer
+    undistilled: NotRequired[Answer]
     summary: str
 
 
@@ -77,6 +78,7 @@ class Ranking(TypedDict):
 class Rankings(TypedDict):
     teacher: Ranking
     student: Ranking
+    undistilled: NotRequired[Ranking]
     summary: str
 
 
@@ -102,7 +104,7 @@ def captions(
         passes = task_macs(vlm.med.model_for("lm").config, "captioning", new_tokens=measured[1], beams=beams)
         return {"text": text, "cost": _cost(vlm, passes, *measured)}
 
-    return _both(teacher, student, caption, {"text": None})
+    return _results(teacher, student, caption, {"text": None})
 
 
 @inputs.checked
@@ -120,7 +122,7 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
         cost = _cost(vlm, passes, *measured)
         return {"answers": likeliest, "cost": cost, "note": parts.truncation_note(vlm, "the question", [question])}
 
-    return _both(teacher, student, answer, {"answers": []})
+    return _results(teacher, student, answer, {"answers": []})
 
 
 @inputs.checked
@@ -151,13 +153,16 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
         note = parts.truncation_note(vlm, "a long caption", texts)
         return {"ranked": sorted(rows, key=lambda row: -row[ability]), "cost": cost, "note": note}
 
-    return _both(teacher, student, rank, {"ranked": []})
+    return _results(teacher, student, rank, {"ranked": []})
 
 
-def _both(teacher: str, student: str, compute: Callable[[VLM], dict], empty: dict) -> dict:
-    """Both models' results; for a model that lacks the weights, an empty one with the reason."""
-    results = {}
-    for side, vlm in models.pair(teacher, student).items():
+def _results(teacher: str, student: str, compute: Callable[[VLM], dict], empty: dict) -> dict:
+    """Results of both models and of the undistilled student; for a model that lacks the weights, an empty one with the
+    reason."""
+    vlms, results = models.pair(teacher, student), {}
+    if alone := models.undistilled(student):
+        vlms["undistilled"] = models.load(alone)
+    for side, vlm in vlms.items():
         try:
             results[side] = {"note": "", **compute(vlm)}
         except MissingAbility as unable:
@@ -192,36 +197,38 @@ def _cost(vlm: VLM, passes: dict[str, Macs], ms: float, steps: int, image_passes
 # --- as the page shows it ---------------------------------------------------------------------------------------------
 
 
+HINTS = {
+    "scenes": "The photos models know only photographs, not drawn scenes.",
+    "photos": "The scenes models know only the drawn scenes: in any other image they see one of those.",
+}
+"""Kind of images -> what to say of a shipped model that does not know it."""
+
+
 def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
     """A hint if a built-in model is shown a kind of image that it never saw; else empty."""
-    if image.size == (SIDE, SIDE):
-        known, hint = "scenes", "The photos models know only photographs, not drawn scenes."
-    else:
-        known = "photos"
-        hint = "The scenes models know only the drawn scenes: in any other image they see one of those."
-    strange = set(names) & set(built_in_models()) - set(built_in_models(known))
-    return parts.hint(hint) if strange else ""
+    kind = images.kind(image)
+    return parts.hint(HINTS[kind]) if models.out_of_domain(kind, names) else ""
 
 
 def show_captions(results: Captions, names: tuple[str, str]) -> str:
-    """Both captions, with the words that differ marked."""
-    return _pair("captions.html", results, names)
+    """All captions, with the words that differ marked."""
+    return _cards("captions.html", results, names)
 
 
 def show_answers(results: Answers, names: tuple[str, str]) -> str:
-    """Both answers, each with its alternatives above 0.1%; a different answer is marked."""
-    return _pair("answers.html", results, names)
+    """All answers, each with its alternatives above 0.1%; a different answer is marked."""
+    return _cards("answers.html", results, names)
 
 
 def show_rankings(results: Rankings, names: tuple[str, str]) -> str:
-    """Both rankings as tables."""
-    return _pair("rankings.html", results, names)
+    """All rankings as tables."""
+    return _cards("rankings.html", results, names)
 
 
-def _pair(template: str, results: dict, names: tuple[str, str]) -> str:
-    teacher, student = (results[side] for side in parts.SIDES)
-    cards = [{**teacher, "other": student}, {**student, "other": teacher}]
-    return parts.pair(template, names, cards, results["summary"])
+def _cards(template: str, results: dict, names: tuple[str, str]) -> str:
+    teacher, *students = (results[side] for side in parts.CARDS if side in results)
+    cards = [{**teacher, "other": students[0]}, *({**student, "other": teacher} for student in students)]
+    return parts.pair(template, [*names, models.undistilled(names[1])], cards, results["summary"])
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> tuple[gr.Textbox, gr.Textbox]:

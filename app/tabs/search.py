@@ -2,35 +2,27 @@
 
 import json
 from collections.abc import Callable
-from functools import cache
+from html import escape
 from typing import TypedDict
-from weakref import WeakKeyDictionary
 
 import gradio as gr
-import torch
 from torch import Tensor
 
-from dlip.common.errors import MissingAbility
+from dlip.common.errors import MissingAbility, UserError
 from dlip.vlm import VLM
 
-from .. import events, images, inputs, models
-from ..images import GALLERY
+from .. import events, gallery, images, inputs, models
 from ..view import parts
 
-CANDIDATES, SHOWN, BATCH = 16, 5, 20
-"""Candidates by ITC that ITM ranks again; results shown; images or sentences embedded at a time."""
-EMPTY = (
-    f"Both models find the {SHOWN} of {len(GALLERY)} test images that fit the sentence best: contrast (ITC) chooses "
-    f"{CANDIDATES} candidates, matching (ITM) ranks them again; click one to make it your image. Or the other way "
-    "round, from the image to sentences."
-)
+CANDIDATES, SHOWN = 16, 5
+"""Candidates by ITC that ITM ranks again; results shown."""
 
 
 class Hit(TypedDict):
     place: int
-    """Index of the image in the gallery, the first 200 images of the scenes' test split."""
+    """Index of the image in the gallery; 0 to 199 of the shipped one are the first of the scenes' test split."""
     caption: str
-    """The image's first caption."""
+    """The image's first caption; empty if it has none."""
     itc: float
     """Cosine similarity, -1 to 1."""
     itm: float | None
@@ -53,40 +45,43 @@ class SearchResults(TypedDict):
 
 @inputs.checked
 def search(teacher: str, student: str, sentence: str) -> SearchResults:
-    """The gallery's images that fit a sentence best: ITC chooses 16 of 200, ITM ranks them again; the top five."""
-    sentence = inputs.text(sentence, "sentence")
+    """The gallery's images that fit a sentence best: ITC chooses 16, ITM ranks them again; the top five."""
+    sentence, searched = inputs.text(sentence, "sentence"), gallery.current()
     return _both(
         teacher, student, "images", lambda vlm: vlm.embed_texts([sentence]),
-        lambda vlm, best: vlm.match([GALLERY[i].image for i in best], [sentence] * len(best)), sentence,
+        lambda vlm, best: vlm.match([searched.image(place) for place in best], [sentence] * len(best)), sentence,
     )  # fmt: skip
 
 
 @inputs.checked
 def sentences(image: str, teacher: str, student: str) -> SearchResults:
     """The reverse: the gallery's first captions that fit an image best, chosen and ranked in the same way."""
-    loaded = images.read(image)
+    loaded, searched = images.read(image), gallery.current()
+    if not searched.places["captions"]:
+        raise UserError("the images of this gallery have no captions to choose from; search them by a sentence")
     return _both(
         teacher, student, "captions", lambda vlm: vlm.embed_images([loaded]),
-        lambda vlm, best: vlm.match([loaded] * len(best), [_captions()[i] for i in best]),
+        lambda vlm, best: vlm.match([loaded] * len(best), [searched.caption(place) for place in best]),
     )  # fmt: skip
 
 
-def _both(teacher: str, student: str, kind: str, embed: Callable[[VLM], Tensor],
+def _both(teacher: str, student: str, kind: gallery.Kind, embed: Callable[[VLM], Tensor],
           match: Callable[[VLM, list[int]], Tensor], sentence: str = "") -> SearchResults:  # fmt: skip
     """Hits of both models among the gallery's images or captions (`kind`)."""
-    results = {}
+    results, searched = {}, gallery.current()
+    places = searched.places[kind]
     for side, vlm in models.pair(teacher, student).items():
         try:
-            gallery = _embeddings(vlm, kind)
+            embeddings = searched.embeddings(vlm, kind)
             with models.turn:
-                itc = embed(vlm)[0] @ gallery.T
-                best = itc.topk(CANDIDATES).indices.tolist()
+                itc, best = (embed(vlm)[0] @ embeddings.T).topk(min(CANDIDATES, len(places)))
+                best = [places[i] for i in best]
                 itm = match(vlm, best).tolist() if "itm" in vlm.med.abilities else [None] * len(best)
                 note = parts.truncation_note(vlm, "the sentence", [sentence])
             order = sorted(range(len(best)), key=lambda i: -(itm[i] or 0))[:SHOWN]  # equal ones in ITC's order
             hits = [
-                Hit(place=place, caption=_captions()[place], itc=itc[place].item(), itm=itm[i], itc_rank=i + 1)
-                for i, place in ((i, best[i]) for i in order)
+                Hit(place=best[i], caption=searched.caption(best[i]), itc=itc[i].item(), itm=itm[i], itc_rank=i + 1)
+                for i in order
             ]
             results[side] = Hits(hits=hits, note=note)
         except MissingAbility as unable:
@@ -94,52 +89,44 @@ def _both(teacher: str, student: str, kind: str, embed: Callable[[VLM], Tensor],
     return results
 
 
-_cache: WeakKeyDictionary[VLM, dict[str, Tensor]] = WeakKeyDictionary()
-
-
-@cache
-def _captions() -> list[str]:
-    return [GALLERY[i].captions[0] for i in range(len(GALLERY))]
-
-
-def _embeddings(vlm: VLM, kind: str) -> Tensor:
-    """ITC embeddings [200, E] of the gallery's images or captions, computed once per model, a batch at a time."""
-    cached = _cache.setdefault(vlm, {})
-    if kind not in cached:
-        batches = []
-        for start in range(0, len(GALLERY), BATCH):
-            with models.turn:
-                if kind == "images":
-                    indices = range(start, min(start + BATCH, len(GALLERY)))
-                    batches.append(vlm.embed_images([GALLERY[i].image for i in indices]))
-                else:
-                    batches.append(vlm.embed_texts(_captions()[start : start + BATCH]))
-        cached[kind] = torch.cat(batches)
-    return cached[kind]
-
-
 # --- as the page shows it ---------------------------------------------------------------------------------------------
+
+
+def introduction() -> str:
+    """What the tab does, in the place of results."""
+    searched = gallery.current()
+    reverse = "Or the other way round, from the image to sentences." if searched.places["captions"] else ""
+    return parts.hint(escape(
+        f"Both models find the {SHOWN} of {len(searched.entries):,} images that fit the sentence best: contrast (ITC) "
+        f"chooses {CANDIDATES} candidates, matching (ITM) ranks them again; click one to make it your image. {reverse} "
+        f"{searched.note}"
+    ))  # fmt: skip
 
 
 def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> str:
     """Both models' hits side by side; a hit of both is marked."""
     places = [{hit["place"] for hit in results[side]["hits"]} for side in parts.SIDES]
     shared = places[0] & places[1]
-    summary = f"Both found {len(shared)} of the same {SHOWN}; those are marked." if shared else "They share none."
+    summary = (
+        f"Both found {len(shared)} of the same {len(places[0])}; those are marked." if shared else "They share none."
+    )
     thumbnails = {}
     if with_images:
-        thumbnails = {i: parts.thumbnail(GALLERY[i].image, _captions()[i]) for i in places[0] | places[1]}
+        thumbnails = {place: gallery.current().entries[place].thumbnail for place in places[0] | places[1]}
     return parts.pair("search.html", names, [results[side] for side in parts.SIDES], summary if all(places) else "",
                       shared=shared, thumbnails=thumbnails)  # fmt: skip
 
 
-def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
+def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> gr.Textbox:
+    """Returns the sentence, which an example fills in if it selects other models."""
+    searched, empty = gallery.current(), introduction()
     with gr.Row(elem_classes="ask"):
-        sentence = gr.Textbox(_captions()[35], label="Sentence", scale=3,
+        sentence = gr.Textbox(images.examples()[0].captions[0], label="Sentence", scale=3,
                               min_width=240, max_lines=1, elem_id="sentence")  # fmt: skip
         find = gr.Button("Find images", variant="primary", scale=1, min_width=130, elem_id="find")
-        reverse = gr.Button("Sentences for my image", scale=1, min_width=250, elem_id="reverse")
-    out, place = gr.HTML(parts.hint(EMPTY), js_on_load=parts.ON_PICK, elem_id="found"), gr.JSON(visible=False)
+        reverse = gr.Button("Sentences for my image", scale=1, min_width=250, elem_id="reverse",
+                            visible=bool(searched.places["captions"]))  # fmt: skip
+    out, place = gr.HTML(empty, js_on_load=parts.ON_PICK, elem_id="found"), gr.JSON(visible=False)
     events.endpoint(search, [*names, sentence], events.SEARCH)
     events.endpoint(sentences, [image, *names], events.SEARCH)
 
@@ -155,10 +142,11 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     )
     reversing = reverse.click(events.guarded(find_sentences, long=True), [image, *names], out, **event)
     clear = dict(outputs=out, api_visibility="private", trigger_mode="multiple")
-    gr.on([name.change for name in names], None, js=events.set_in_page(parts.hint(EMPTY)), cancels=[finding, reversing],
+    gr.on([name.change for name in names], None, js=events.set_in_page(empty), cancels=[finding, reversing],
           **clear)  # fmt: skip
-    images_stay = f"shown => shown.includes('data-index') ? shown : {json.dumps(parts.hint(EMPTY))}"
+    images_stay = f"shown => shown.includes('data-index') ? {json.dumps(gr.skip())} : {json.dumps(empty)}"
     image.change(None, out, js=images_stay, cancels=reversing, **clear)
     clicked = out.click(None, None, place, js=parts.picked("found"), api_visibility="private")
-    chosen = clicked.then(lambda place: GALLERY[place].image, place, image, api_visibility="private", **events.CHOICE)
+    chosen = clicked.then(searched.image, place, image, api_visibility="private", **events.CHOICE)
     chosen.then(None, js=parts.RELEASE_EXAMPLES).then(None, js=parts.SHOW_IMAGE)
+    return sentence

@@ -104,14 +104,14 @@ def _scores(values: Tensor, positive: Tensor, mask: Tensor | None) -> dict:
 
 
 def scene_of(image: Image.Image) -> Scene | None:
-    """The scene that an image of the gallery shows."""
-    index = _gallery_index().get(image.tobytes())
-    return None if index is None else images.GALLERY.scene(index)
+    """The scene that an image shows, if it is one of `images.SCENES`."""
+    index = _scene_index().get(image.tobytes())
+    return None if index is None else images.SCENES.scene(index)
 
 
 @cache
-def _gallery_index() -> dict[bytes, int]:
-    return {images.GALLERY[i].image.tobytes(): i for i in range(len(images.GALLERY))}
+def _scene_index() -> dict[bytes, int]:
+    return {images.SCENES[i].image.tobytes(): i for i in range(len(images.SCENES))}
 
 
 def word_at(index: int, text: str) -> str:

@@ -25,6 +25,8 @@ REMOVE_IMAGE_IF = "bad => { if (bad) document.querySelector('#image [aria-label=
 RESIZE_CHARTS = "() => setTimeout(() => window.dispatchEvent(new Event('resize')), 100)"
 """Charts drawn in a hidden tab take its width once the tab is shown."""
 SIDES = {"teacher": "Teacher", "student": "Student"}
+CARDS = SIDES | {"undistilled": "Learned alone"}
+"""Cards of the Compare tab; the last is that of `models.undistilled`."""
 
 
 class Cost(TypedDict):
@@ -57,13 +59,13 @@ def render(template: str, **values) -> Markup:
 
 
 def pair(template: str, names: Sequence[str], results: Sequence[dict], summary: str = "", **values) -> Markup:
-    """Cards of teacher and student side by side, and a line below.
+    """Cards of teacher and student side by side, in the order of `CARDS`, and a line below.
 
     template: extends `pair.html`, and fills a card from its `result`, a dict with a "cost" or without.
     """
     sides = [
         {"side": side, "label": label, "name": name, "role": models.role(name, side), "result": result}
-        for (side, label), name, result in zip(SIDES.items(), names, results, strict=True)
+        for (side, label), name, result in zip(CARDS.items(), names, results, strict=False)
     ]
     return render(template, sides=sides, summary=summary, **values)
 

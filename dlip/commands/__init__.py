@@ -312,6 +312,8 @@ class App:
     """Create a public link through Gradio's servers."""
     models: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
     """Offer only these models, comma-separated; the first two are preselected."""
+    gallery: str | None = option(None, metavar="FOLDER")
+    """Folder of images, with or without captions, for the Search tab; or another data set (default: shipped images)."""
 
     def __post_init__(self):
         check(self, "--")
@@ -324,4 +326,4 @@ def app(options: App) -> None:
         serve = resolve_name(f"{package}.page:serve")  # by name, because dlip does not depend on the app
     except ModuleNotFoundError as missing:
         raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
-    serve(options.port, options.share, list(options.models) or None)
+    serve(options.port, options.share, list(options.models) or None, options.gallery)

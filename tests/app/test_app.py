@@ -17,6 +17,7 @@ import dlip
 from app import images, models, space
 from app.page import build
 from app.tabs import compare, search
+from app.view import parts
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.models.generate import Decoder
@@ -72,17 +73,18 @@ def test_costs_and_their_summary(image_path):
     ],
 )  # fmt: skip
 def test_tokens_and_flops_are_counted(function, options, image_path, monkeypatch):
-    models.pair(TEACHER, STUDENT)
+    for name in (TEACHER, STUDENT, OTHER):
+        models.load(name)
     decode, steps = Decoder.__call__, []
     monkeypatch.setattr(Decoder, "__call__", lambda *given: steps.append(1) or decode(*given))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         result = function(image_path, TEACHER, STUDENT, **options)
-    costs = [result[side]["cost"] for side in BOTH]
+    costs = [result[side]["cost"] for side in parts.CARDS]
     assert sum(cost["flops_g"] for cost in costs) == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-9)
     written = [(cost["tokens_per_s"] or 0) * cost["ms"] / 1000 for cost in costs]
     assert sum(written) == pytest.approx(len(steps))
     if options.get("length"):
-        assert written == pytest.approx([5, 5])  # cut, without an end
+        assert written == pytest.approx([5, 5, 5])  # cut, without an end
 
 
 def test_answers_equal_those_of_dlip(image_path):
@@ -126,21 +128,23 @@ def test_invalid_decoding_settings_are_named(options, message, image_path):
 
 def test_search_ranks_itc_candidates_by_itm(image_path):
     sentence = Scenes("test")[5].captions[0]
-    gallery = [Scenes("test")[i] for i in range(200)]
+    shown, photographs = [Scenes("test")[i] for i in range(200)], images.photographs()
+    pictures = [item.image for item in (*shown, *photographs)]
+    captions = [item.captions[0] for item in (*shown, *photographs)]
     result, reverse = search.search(TEACHER, STUDENT, sentence), search.sentences(image_path, TEACHER, STUDENT)
     for side, name in BOTH.items():
         vlm = dlip.load(name)
-        itc = vlm.similarity([item.image for item in gallery], [sentence])[:, 0]
+        itc = vlm.similarity(pictures, [sentence])[:, 0]
         best = itc.argsort(descending=True)[:16]
-        itm = vlm.match([gallery[i].image for i in best], [sentence] * 16)
+        itm = vlm.match([pictures[i] for i in best], [sentence] * 16)
         places = [best[i].item() for i in itm.argsort(descending=True)[:5]]
         assert [hit["place"] for hit in result[side]["hits"]] == places
         for hit in result[side]["hits"]:
             assert hit["itc"] == pytest.approx(itc[hit["place"]].item(), abs=1e-5)
             assert best[hit["itc_rank"] - 1] == hit["place"]
-        itc = vlm.similarity([image_path], [item.captions[0] for item in gallery])[0]
+        itc = vlm.similarity([image_path], captions)[0]
         best = itc.argsort(descending=True)[:16]
-        itm = vlm.match([image_path] * 16, [gallery[i].captions[0] for i in best])
+        itm = vlm.match([image_path] * 16, [captions[i] for i in best])
         assert reverse[side]["hits"][0]["place"] == best[itm.argmax()].item()
     assert result["teacher"]["hits"][0]["place"] == 5
 
@@ -171,19 +175,41 @@ def test_truncated_texts_are_noted(image_path):
         assert [one[side]["note"] for side in BOTH] == [f"Of {noun} {note}."] * 2
     names = (TEACHER, STUDENT)
     for shown in (compare.show_answers(answered, names), compare.show_rankings(ranked, names)):
-        assert shown.count(note) == 2 and shown.count("<footer>") == 2
+        assert shown.count(note) == 3 and shown.count("<footer>") == 3
     shown = search.show(result, names, with_images=False)
     assert shown.count(note) == 2 and shown.count("<li") == 10
 
 
 def test_differing_words_are_marked_and_texts_escaped(image_path):
-    result = compare.captions(image_path, TEACHER, STUDENT)
+    result = compare.captions(image_path, TEACHER, OTHER)
     result["teacher"]["text"], result["student"]["text"] = "a red <b>circle", "a blue <b>circle"
     html = compare.show_captions(result, (TEACHER, "<i>"))
     assert re.findall("<mark>(.*?)</mark>", html) == ["red", "blue"]
     assert "<b>circle" not in html and "&lt;b&gt;circle" in html and "<i>" not in html
     result["student"]["text"] = "a red <b>circle"
-    assert "<mark>" not in compare.show_captions(result, (TEACHER, STUDENT))
+    assert "<mark>" not in compare.show_captions(result, (TEACHER, OTHER))
+
+
+def test_the_undistilled_student_is_shown_beside_a_shipped_one(image_path, monkeypatch):
+    names = {"teacher": TEACHER, "student": STUDENT, "undistilled": OTHER}
+    for function, show, options in (
+        (compare.captions, compare.show_captions, {}),
+        (compare.answers, compare.show_answers, {"question": QUESTION}),
+        (compare.rankings, compare.show_rankings, {"candidates": "a circle\na star"}),
+    ):
+        result = function(image_path, TEACHER, STUDENT, **options)
+        assert result.keys() == {*names, "summary"}
+        shown = show(result, (TEACHER, STUDENT))
+        assert re.findall('<article class="card (.*?)" aria-label=".*? ([^ ]*)"', shown) == [
+            ("teacher", TEACHER), ("distilled", STUDENT), ("undistilled", OTHER),
+        ]  # fmt: skip
+    captions = compare.captions(image_path, TEACHER, STUDENT)
+    assert [captions["undistilled"]["text"]] == dlip.load(OTHER).caption([image_path], 3, 30)
+    for student in (OTHER, TEACHER):  # which have none
+        assert "undistilled" not in (result := compare.captions(image_path, TEACHER, student))
+        assert compare.show_captions(result, (TEACHER, student)).count("<article") == 2
+    monkeypatch.setattr(models, "_fixed", (TEACHER, STUDENT))
+    assert "undistilled" not in compare.captions(image_path, TEACHER, STUDENT)
 
 
 def test_out_of_domain_images_get_a_hint():
@@ -231,9 +257,55 @@ def test_endpoints_have_the_defaults_of_their_functions(image_path):
 
 def test_examples():
     names = [example.name for example in images.examples()]
+    assert len(images.photographs()) == len(images.PHOTOGRAPH_CAPTIONS)
+    assert all(name.startswith("Photograph") for name in names[: len(images.photographs())])
     assert sum(name.startswith("Scene") for name in names) == len(images.EXAMPLE_SCENES)
     assert any(name.startswith("Drawing") for name in names) and any(name.startswith("Photograph") for name in names)
     assert all(example.question and len(set(example.captions)) == 4 for example in images.examples())
+
+
+def test_the_page_opens_with_models_that_know_its_first_image(monkeypatch):
+    assert models.defaults() == (PHOTO_TEACHER, "photos/student")
+    monkeypatch.setattr(models, "_fixed", (TEACHER, STUDENT))
+    assert images.examples()[0].name.startswith("Scene")
+    monkeypatch.setattr(models, "_fixed", ())
+    monkeypatch.setattr(models, "built_in_models", lambda data="scenes": [TEACHER, STUDENT] * (data == "scenes"))
+    assert models.defaults() == (TEACHER, STUDENT) and images.examples()[0].name.startswith("Scene")
+
+
+def test_missing_photographs_are_skipped(monkeypatch):
+    (_, *lion), *others = images.PHOTOGRAPH_CAPTIONS
+    monkeypatch.setattr(images, "PHOTOGRAPH_CAPTIONS", [(ROOT / "none.jpg", *lion), *others])
+    names = [example.name for example in images.photographs.__wrapped__()]
+    assert names == [f"Photograph: {name}" for _, name, *_ in others]
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "expected"),
+    [
+        ("scenes", (PHOTO_TEACHER, "photos/student"), (TEACHER, STUDENT)),
+        ("scenes", (PHOTO_TEACHER, "photos/student-undistilled"), (TEACHER, STUDENT)),
+        ("photos", (TEACHER, STUDENT), (PHOTO_TEACHER, "photos/student")),
+        ("scenes", (TEACHER, OTHER), (TEACHER, OTHER)),
+        ("scenes", (PHOTO_TEACHER, STUDENT), (PHOTO_TEACHER, STUDENT)),
+        ("photos", ("runs/own", STUDENT), ("runs/own", STUDENT)),
+    ],
+)
+def test_an_example_switches_two_shipped_models_that_do_not_know_it(kind, chosen, expected):
+    page = build()
+    (choose,) = [fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "choose_example"]
+    assert [part.elem_id for part in choose.outputs][:3] == ["image", "teacher", "student"]
+    place = next(i for i, example in enumerate(images.examples()) if images.kind(example.image) == kind)
+    image, teacher, student, question, captions, sentence = choose.fn(place, *chosen)
+    assert images.kind(image) == kind and (teacher, student) == expected
+    assert question == images.examples()[place].question and captions.count("\n") == 3
+    assert sentence == (gr.skip() if expected == chosen else images.examples()[place].captions[0])
+
+
+def test_models_that_cannot_be_chosen_are_not_switched_to(monkeypatch):
+    chosen = (PHOTO_TEACHER, "photos/student")
+    monkeypatch.setattr(models, "_fixed", (*chosen, STUDENT))
+    assert models.pair_for("scenes", chosen) == chosen
 
 
 def test_a_space_runs_by_itself(tmp_path):

@@ -193,9 +193,9 @@ def test_the_outline_can_be_hidden(image_path):
 
 def test_any_image_of_the_gallery_is_scored(tmp_path):
     place, path = 11, tmp_path / "scene.png"
-    Image.fromarray(images.GALLERY[place].image).save(path)
+    Image.fromarray(images.SCENES[place].image).save(path)
     assert place not in images.EXAMPLE_SCENES
-    kinds = [f"{o.color} {o.shape}" for o in images.GALLERY.scene(place).objects]
+    kinds = [f"{o.color} {o.shape}" for o in images.SCENES.scene(place).objects]
     result = page.attention(str(path), TEACHER, STUDENT, kinds[1], 1)
     assert kinds.count(kinds[1]) == 1 and result["object"] == 1 and result["student"]["share"] > 0
 

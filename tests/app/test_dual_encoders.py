@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 import dlip
+from app import gallery
 from app.tabs import attention, compare, search
 from dlip.data.scenes.dataset import Scenes
 from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
@@ -33,13 +34,13 @@ def test_rankings_by_similarity(name, image_path):
     assert [row["itc"] for row in ranked] == pytest.approx(similarity[order].tolist(), abs=1e-5)
     assert {row["itm"] for row in ranked} == {None} and all(row["itm"] for row in result["student"]["ranked"])
     assert result["teacher"]["cost"]["flops_g"] > 0 and "operations" in result["summary"]
-    assert compare.show_rankings(result, (name, STUDENT)).count("<tr>") == 2 + 2 * len(TEXTS)
+    assert compare.show_rankings(result, (name, STUDENT)).count("<tr>") == 3 + 3 * len(TEXTS)
 
 
 def test_search_by_similarity(name, image_path):
     found = search.search(name, STUDENT, TEXTS[0])["teacher"]["hits"]
-    gallery = [item.image for item in search.GALLERY]
-    similarity = dlip.load(name).similarity(gallery, TEXTS[:1])[:, 0]
+    searched = [gallery.current().image(place) for place in gallery.current().places["images"]]
+    similarity = dlip.load(name).similarity(searched, TEXTS[:1])[:, 0]
     expected = similarity.topk(len(found)).values.tolist()
     assert [hit["itc"] for hit in found] == pytest.approx(expected, abs=1e-5) and len(found) == 5
     assert [hit["itc_rank"] for hit in found] == [1, 2, 3, 4, 5] and {hit["itm"] for hit in found} == {None}

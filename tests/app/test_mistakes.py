@@ -112,7 +112,7 @@ def test_only_fixed_models_can_be_chosen(image_path):
             compare.captions(image_path, TEACHER, STUDENT)
     finally:
         models.fix(None)
-    assert models.defaults() == (TEACHER, STUDENT) and TEACHER in models.choices()
+    assert models.defaults() == models.SHIPPED["photos"] and TEACHER in models.choices()
 
 
 @pytest.mark.parametrize("names", [[OTHER, STUDENT], [STUDENT], [TEACHER, STUDENT, OTHER]])
@@ -130,7 +130,7 @@ def test_spaces_between_models_are_ignored(monkeypatch):
     served = []
     monkeypatch.setattr("app.page.serve", lambda *arguments: served.append(arguments))
     assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
-    assert served == [(None, False, [OTHER, STUDENT])]
+    assert served == [(None, False, [OTHER, STUDENT], None)]
 
 
 def test_exceptions_become_one_sentence():
@@ -180,8 +180,10 @@ def test_a_model_that_cannot_be_loaded_is_reported_once_and_clears_all_results(i
     page = build()
     values = {part._id: getattr(part, "value", None) for part in page.blocks.values()}
     for part in page.blocks.values():
-        if getattr(part, "elem_id", None) in ("image", "student") or isinstance(part, gr.Checkbox):
-            values[part._id] = {"image": image_path, "student": "scenes/none"}.get(part.elem_id, True)
+        if getattr(part, "elem_id", None) in ("image", "teacher", "student") or isinstance(part, gr.Checkbox):
+            values[part._id] = {"image": image_path, "teacher": TEACHER, "student": "scenes/none"}.get(
+                part.elem_id, True
+            )
     for fn in following(page, "student"):
         if not fn.outputs:  # which stops or cancels work
             continue
@@ -200,7 +202,7 @@ def test_a_model_that_cannot_be_loaded_is_reported_once_and_clears_all_results(i
     }  # fmt: skip
     assert "--distilled" in shown.pop("tint")  # until more is known of it
     assert [shown.pop(place) for place in ("words", "captions")] == [f'<p class="hint">{messages[0]}</p>'] * 2
-    assert {shown.pop("found"), shown.pop("worst")} == {parts.hint(search.EMPTY), parts.hint(disagreements.EMPTY)}
+    assert {shown.pop("found"), shown.pop("worst")} == {search.introduction(), parts.hint(disagreements.EMPTY)}
     assert set(shown.values()) == {""}
 
 
@@ -211,12 +213,13 @@ def test_a_new_image_clears_all_results():
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("word", ["port", "models"])
+@pytest.mark.parametrize("word", ["port", "models", "gallery"])
 def test_invalid_options_are_one_line_and_exit_2(word, app_address, capsys, monkeypatch):
     port = app_address.rstrip("/").rpartition(":")[2]
     value, message = {
         "port": (port, f"cannot listen on port {port}"),
         "models": ("scenes/none,scenes/student", "there is no model 'scenes/none'"),
+        "gallery": ("nowhere", "there is no folder nowhere; check its name"),
     }[word]
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     try:

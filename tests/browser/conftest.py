@@ -1,11 +1,13 @@
 """A browser, and pages of the app in it."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.browser.helpers import TRIO
+from tests.helpers import ROOT, running_app
 
 
 @pytest.fixture(scope="session")
@@ -23,16 +25,27 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def scenes_address() -> Iterator[str]:
+    """Address of an app with the scenes models alone."""
+    with running_app("--models", ",".join(TRIO)) as (address, _):
+        yield address
+
+
 @pytest.fixture
-def open_page(browser, app_address):
-    """open_page(width=1280, height=800, scheme="light", script=""): opens the app and waits for its first captions.
+def open_page(browser, scenes_address):
+    """open_page(width=1280, height=800, scheme="light", script="", address=scenes_address): opens the app and waits for
+    its first captions.
 
     script: JavaScript to run before the page's own. When the test ends, no page may have logged an error or sent a
     request to another host.
     """
-    contexts, faults = [], []
+    contexts, faults, opened = [], [], []
 
-    def open_(width: int = 1280, height: int = 800, scheme: str = "light", script: str = ""):
+    def open_(
+        width: int = 1280, height: int = 800, scheme: str = "light", script: str = "", address: str = scenes_address
+    ):
+        opened.append(address)
         contexts.append(browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme))
         contexts[-1].add_init_script(script)
         page = contexts[-1].new_page()
@@ -40,12 +53,12 @@ def open_page(browser, app_address):
         page.on("console", lambda m: faults.append(f"{m.text} {m.location['url']}") if m.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: faults.append(request.url) if not own(request.url) else None)
-        page.goto(app_address)
+        page.goto(address)
         page.wait_for_selector("#rankings td")
         return page
 
     def own(url: str) -> bool:
-        return url.startswith((app_address, "data:", "blob:"))
+        return url.startswith((*opened, "data:", "blob:"))
 
     yield open_
     for context in contexts:

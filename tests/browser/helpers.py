@@ -1,10 +1,16 @@
 """What several browser tests share."""
 
 import dlip
+from app import images
+
+TRIO = ("scenes/teacher", "scenes/student", "scenes/student-undistilled")
+"""Models of the Compare tab's cards."""
+EXAMPLES = sorted(images.examples(), key=lambda example: images.kind(example.image) != "scenes")
+"""The page's examples in their order where these models are the only ones."""
 
 
 def wait_for_cards(page, where: str, expected: list[str]) -> None:
-    """Waits until the teacher's and the student's card show these texts; "…" marks words that only the other has."""
+    """Waits until the cards show these texts; "…" marks words that only the other has."""
     page.wait_for_function(
         """([where, expected]) => expected === [...document.querySelectorAll(`#${where} .said`)]
             .map(e => e.innerText.replaceAll("…", "").split(/\\s+/).filter(Boolean).join(" ")).join("|")""",

@@ -38,13 +38,13 @@ def test_tab_closes_dropdowns(open_page):
     assert page.get_by_label("Score", exact=True).input_value() == "VQA accuracy"
 
 
-def test_models_are_chosen_by_keyboard(open_page):
-    page, image = open_page(), images.examples()[0].image
+def test_models_are_chosen_by_keyboard(open_page, app_address):
+    page, image = open_page(address=app_address), images.examples()[0].image
     (caption,) = dlip.load(OTHER).caption([image], max_new_tokens=30)
     student = page.get_by_label("Student", exact=True)
     student.fill(OTHER)
     page.keyboard.press("Tab")
-    page.wait_for_selector("#captions .undistilled")
+    page.wait_for_selector(f"#captions [aria-label='Student {OTHER}']")
     assert student.input_value() == OTHER
     shown = page.locator("#captions .undistilled .said").inner_text()
     assert [word for word in shown.split() if word != "…"] == caption.split()
@@ -53,7 +53,7 @@ def test_models_are_chosen_by_keyboard(open_page):
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
-    page.wait_for_function("!document.querySelector('#captions .undistilled')")
+    page.locator(f"#captions [aria-label='Student {OTHER}']").wait_for(state="detached")
     chosen = student.input_value()
     page.keyboard.press("Tab")
     page.wait_for_timeout(500)

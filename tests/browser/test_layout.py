@@ -5,11 +5,11 @@ import time
 import pytest
 from gradio_client import Client, handle_file
 
-from app import images
+from tests.browser.helpers import EXAMPLES
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = (2, 8, 10, 11, 0)
+PLACES = (2, 1, 4, 10, 11, 0)
 """Places of examples with long captions, with several answers, with much to say."""
 
 
@@ -26,12 +26,12 @@ def select(page, label: str) -> None:
 def test_the_first_screen_needs_no_scrolling(open_page, tab, shown):
     page = open_page(1280, 800)
     select(page, tab)
-    for place in EXAMPLES:
+    for place in PLACES:
         page.wait_for_selector(shown)
         page.evaluate("shown => document.querySelectorAll(shown).forEach(e => e.dataset.old = 'yes')", shown)
-        page.get_by_role("button", name=images.examples()[place].name, exact=True).click()
+        page.get_by_role("button", name=EXAMPLES[place].name, exact=True).click()
         page.wait_for_selector(f"{shown}:not([data-old])")
-        assert page.evaluate("document.documentElement.scrollHeight") <= 800, images.examples()[place].name
+        assert page.evaluate("document.documentElement.scrollHeight") <= 800, EXAMPLES[place].name
 
 
 def test_decoding_settings_open_below_their_row(open_page):
@@ -44,10 +44,11 @@ def test_decoding_settings_open_below_their_row(open_page):
     assert button.bounding_box()["y"] < page.locator("#say").bounding_box()["y"] + 38
 
 
-def test_hints_on_other_models_and_images(open_page):
-    page = open_page()
+def test_hints_on_other_models_and_images(open_page, app_address):
+    page = open_page(address=app_address)
     for side in ("teacher", "student"):
         assert "or type a run folder or a hub id" in page.locator(f"#{side}").inner_text()
+    page = open_page()
     assert page.locator("#strange").inner_text() == ""
     page.get_by_role("button", name="Photograph: a lion").click()
     page.locator("#strange").get_by_text("know only the drawn scenes").wait_for()
@@ -73,12 +74,12 @@ SEEN = """where => new Promise(done => {
         ("Trade-offs", "#speed-button, #tradeoffs-button", "#runs"),
     ],
 )
-def test_the_place_in_the_queue_is_visible(open_page, app_address, image_path, tab, press, where):
+def test_the_place_in_the_queue_is_visible(open_page, scenes_address, image_path, tab, press, where):
     """Of a visitor who waits behind others."""
     page = open_page()
     select(page, tab)
     page.wait_for_selector({"Compare": "#rankings td", "Attention": "#look img"}.get(tab, "#runs .point"))
-    client, models = Client(app_address, verbose=False), ["scenes/teacher"] * 2
+    client, models = Client(scenes_address, verbose=False), ["scenes/teacher"] * 2
     jobs = [
         client.submit(handle_file(image_path), *models, "beam", 8, 0.9, 40, 0, api_name="/captions") for _ in range(20)
     ]

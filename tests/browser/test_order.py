@@ -1,9 +1,7 @@
 """What several events show in one place, in a browser: the answer to the last one stays, whatever comes when."""
 
-from app import images
-from tests.browser.helpers import captions_of, type_text, wait_for_cards
+from tests.browser.helpers import EXAMPLES, TRIO, captions_of, type_text, wait_for_cards
 
-TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 LATE = """const now = window.fetch
 window.late = []
 window.fetch = async (...asked) => {
@@ -14,8 +12,8 @@ window.fetch = async (...asked) => {
 
 
 def test_a_late_answer_to_an_earlier_request_is_dropped(open_page):
-    page, image = open_page(script=LATE), images.examples()[0].image
-    short, full = (captions_of(image, TEACHER, STUDENT, num_beams=1, max_new_tokens=length) for length in (4, 30))
+    page, image = open_page(script=LATE), EXAMPLES[0].image
+    short, full = (captions_of(image, *TRIO, num_beams=1, max_new_tokens=length) for length in (4, 30))
     assert short != full
     page.get_by_role("button", name="Beams, length and seed").click()
     page.evaluate("window.late = [6000]")

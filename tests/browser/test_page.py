@@ -10,14 +10,15 @@ import pytest
 from PIL import Image, ImageColor
 
 import dlip
-from app import events, images
+from app import events, gallery, images, models
 from app.page import TABS
 from app.tabs import search
 from dlip.plots import COLORS
 from dlip.plots.html import data_uri
-from tests.browser.helpers import captions_of, delay_requests, type_text, wait_for_cards
+from tests.browser.helpers import EXAMPLES, TRIO, captions_of, delay_requests, type_text, wait_for_cards
 
-TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
+TEACHER, STUDENT, OTHER = TRIO
+PHOTOS = (*models.SHIPPED["photos"], "photos/student-undistilled")
 BOTH = {"teacher": TEACHER, "student": STUDENT}
 
 
@@ -35,37 +36,37 @@ def card_texts(page, where: str) -> list[str]:
 def test_the_page_follows_every_choice(open_page, screens):
     """The examples, the models, the ways of decoding, a question and captions to rank."""
     page = open_page()
-    first, second = images.examples()[:2]
-    assert card_texts(page, "captions") == captions_of(first.image, TEACHER, STUDENT)
+    first, second = EXAMPLES[:2]
+    assert card_texts(page, "captions") == captions_of(first.image, *TRIO)
     page.screenshot(path=screens / "compare.png")
 
     page.get_by_role("button", name=second.name).click()
-    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(second.image, *TRIO))
     assert page.locator("#question textarea, #question input").input_value() == second.question
 
     page.get_by_text("greedy", exact=True).click()
-    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, STUDENT, num_beams=1))
+    wait_for_cards(page, "captions", captions_of(second.image, *TRIO, num_beams=1))
 
     page.get_by_role("button", name="Beams, length and seed").click()
     length = page.get_by_label("number input for Length")
     type_text(length, "4")
     page.locator("#say").click()
-    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, STUDENT, num_beams=1, max_new_tokens=4))
+    wait_for_cards(page, "captions", captions_of(second.image, *TRIO, num_beams=1, max_new_tokens=4))
     type_text(length, "30")
     page.locator("#say").click()
-    wait_for_cards(page, "captions", captions_of(second.image, TEACHER, STUDENT, num_beams=1))
+    wait_for_cards(page, "captions", captions_of(second.image, *TRIO, num_beams=1))
 
     question = "how many objects are there?"
     page.locator("#question textarea, #question input").fill(question)
     page.locator("#answer").click()
-    direct = [dlip.load(name).top_answers([second.image], [question])[0] for name in (TEACHER, STUDENT)]
+    direct = [dlip.load(name).top_answers([second.image], [question])[0] for name in TRIO]
     wait_for_cards(page, "answers", [answers[0][0] for answers in direct])
     assert f"{100 * direct[0][0][1]:.1f}%" in page.locator("#answers .teacher").inner_text()
 
     texts = ["a ${1 + 1} {{value}} <b>circle", min(second.captions, key=len)]
     page.locator("#candidates textarea").fill("\n".join(texts))
     page.locator("#rank").click()
-    page.wait_for_function("document.querySelectorAll('#rankings tbody tr').length === 4")
+    page.wait_for_function("document.querySelectorAll('#rankings tbody tr').length === 6")
     rows = [row.split("\t") for row in page.locator("#rankings .teacher tbody tr").all_inner_texts()]
     vlm = dlip.load(TEACHER)
     itm, itc = vlm.match([second.image] * 2, texts).tolist(), vlm.similarity([second.image], texts)[0].tolist()
@@ -100,17 +101,17 @@ def test_search_by_sentence_and_by_image(open_page, screens, image_path):
     page.screenshot(path=screens / "search.png")
     hit = search.search(**BOTH, sentence=sentence)["teacher"]["hits"][1]
     page.locator("#found .teacher button").nth(1).click()
-    wait_for_cards(page, "captions", captions_of(search.GALLERY[hit["place"]].image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(gallery.current().image(hit["place"]), *TRIO))
     assert page.locator("#found .hit img").count() == 2 * search.SHOWN
     assert page.locator("#examples [aria-pressed=true]").count() == 0
     page.locator("#image [aria-label='Remove Image']").click()
     page.locator("#image input[type=file]").set_input_files(image_path)
-    wait_for_cards(page, "captions", captions_of(image_path, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(image_path, *TRIO))
     page.locator("#reverse").click()
     page.wait_for_function("!document.querySelector('#found .hit img') && document.querySelector('#found .hit')")
     expected = []
     for name in BOTH.values():
-        vlm, texts = dlip.load(name), [search.GALLERY[i].captions[0] for i in range(len(search.GALLERY))]
+        vlm, texts = dlip.load(name), [entry.caption for entry in gallery.current().entries]
         best = vlm.similarity([image_path], texts)[0].argsort(descending=True)[: search.CANDIDATES].tolist()
         itm = vlm.match([image_path] * len(best), [texts[i] for i in best])
         expected += [texts[best[i]] for i in itm.argsort(descending=True, stable=True)[: search.SHOWN]]
@@ -122,15 +123,41 @@ def hit_captions(page) -> list[str]:
     return page.locator("#found .hit span").all_inner_texts()
 
 
-def test_an_image_is_uploaded_and_errors_are_sentences(open_page, tmp_path):
-    page = open_page()
+def test_an_example_selects_the_models_that_know_it(open_page, app_address, screens):
+    page = open_page(address=app_address)
+    photograph, scene = images.photographs()[1], EXAMPLES[1]
+    wait_for_cards(page, "captions", captions_of(images.photographs()[0].image, *PHOTOS))
+    page.screenshot(path=screens / "compare-photograph.png")
+    for example, names in ((scene, TRIO), (photograph, PHOTOS)):
+        page.get_by_role("button", name=example.name, exact=True).click()
+        wait_for_cards(page, "captions", captions_of(example.image, *names))
+        assert [page.get_by_label(side, exact=True).input_value() for side in ("Teacher", "Student")] == [*names[:2]]
+        page.wait_for_function("document.querySelector('#strange').innerText === ''")
+        page.locator("#found .hit").first.wait_for(state="detached")  # by the models before
+        if names == TRIO:
+            page.locator("#search-button").click()
+            assert page.locator("#sentence textarea, #sentence input").input_value() == scene.captions[0]
+            page.locator("#find").click()
+            page.locator("#found .hit").first.wait_for()
+            page.locator("#compare-button").click()
+    page.get_by_label("Student", exact=True).fill(STUDENT)
+    page.keyboard.press("Tab")
+    wait_for_cards(page, "captions", captions_of(photograph.image, PHOTOS[0], STUDENT, OTHER))
+    page.locator("#strange").get_by_text("know only the drawn scenes").wait_for()
+    page.get_by_role("button", name=scene.name, exact=True).click()
+    wait_for_cards(page, "captions", captions_of(scene.image, PHOTOS[0], STUDENT, OTHER))
+    page.locator("#strange").get_by_text("know only photographs").wait_for()
+
+
+def test_an_image_is_uploaded_and_errors_are_sentences(open_page, app_address, tmp_path):
+    page = open_page(address=app_address)
     photo = tmp_path / "photo.jpg"
     images.drawing(900).crop((100, 0, 900, 500)).save(photo, quality=95)
     page.locator(
         "#image button[aria-label='Clear'], #image button[title='Clear'], #image [aria-label='Remove Image']"
     ).first.click()
     page.locator("#image input[type=file]").set_input_files(photo)
-    wait_for_cards(page, "captions", captions_of(photo, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(photo, *PHOTOS))
 
     def toast() -> str:
         message = page.locator(".toast-body").last
@@ -165,7 +192,7 @@ def test_an_unreadable_file_is_reported_once_and_removed(open_page, tmp_path, im
         assert page.locator(".toast-body").bounding_box()["y"] > 400  # below the models' names
         page.locator(".toast-body button").click()
         page.locator("#image input[type=file]").set_input_files(image_path)
-        wait_for_cards(page, "captions", captions_of(image_path, TEACHER, STUDENT))
+        wait_for_cards(page, "captions", captions_of(image_path, *TRIO))
 
 
 def test_an_image_that_the_browser_cannot_show(open_page, tmp_path, image_path):
@@ -174,7 +201,7 @@ def test_an_image_that_the_browser_cannot_show(open_page, tmp_path, image_path):
     for file, hides in ((photo, True), (image_path, False)):
         page.locator("#image [aria-label='Remove Image']").click()
         page.locator("#image input[type=file]").set_input_files(file)
-        wait_for_cards(page, "captions", captions_of(file, TEACHER, STUDENT))
+        wait_for_cards(page, "captions", captions_of(file, *TRIO))
         page.locator("#image img").wait_for(state="hidden" if hides else "visible")
         card_texts = page.evaluate(
             "getComputedStyle(document.querySelector('#image .image-container'), '::after').content"
@@ -239,22 +266,22 @@ def test_the_keyboard_reaches_every_control(open_page):
             page.evaluate("parts => document.activeElement.closest(parts)?.id", ", ".join(f"#{x}" for x in parts))
         )
     assert set(parts) <= reached
-    example = page.get_by_role("button", name=images.examples()[2].name)
+    example = page.get_by_role("button", name=EXAMPLES[2].name)
     example.focus()
     page.keyboard.press("Enter")
-    wait_for_cards(page, "captions", captions_of(images.examples()[2].image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(EXAMPLES[2].image, *TRIO))
 
 
 def test_the_last_of_quick_choices_wins(open_page):
     page, requests = open_page(), []
-    wait_for_cards(page, "captions", captions_of(images.examples()[0].image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(EXAMPLES[0].image, *TRIO))
     page.on("request", lambda request: requests.append(request.url))
-    large = max(range(len(images.examples())), key=lambda i: np.asarray(images.examples()[i].image).size)
+    large = max(range(len(EXAMPLES)), key=lambda i: np.asarray(EXAMPLES[i].image).size)
     for place in (2, large, 1):
         page.locator("#examples button").nth(place).click()
         page.wait_for_timeout(300)
-    last = images.examples()[1]
-    wait_for_cards(page, "captions", captions_of(last.image, TEACHER, STUDENT))
+    last = EXAMPLES[1]
+    wait_for_cards(page, "captions", captions_of(last.image, *TRIO))
     assert page.locator("#examples button").nth(1).get_attribute("aria-pressed") == "true"
     assert page.locator("#question textarea, #question input").input_value() == last.question
     page.wait_for_timeout(4000)
@@ -270,7 +297,7 @@ def test_the_last_of_two_examples_wins_if_the_first_is_slow(open_page):
         page.locator("#examples button").nth(place).click()
         page.wait_for_timeout(300)
     page.wait_for_timeout(3000)  # until both are answered
-    wait_for_cards(page, "captions", captions_of(images.examples()[1].image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(EXAMPLES[1].image, *TRIO))
 
 
 LATE = """const now = window.fetch
@@ -293,17 +320,17 @@ def test_a_request_at_the_end_of_the_event_stream_is_answered(open_page):
 
 
 def test_an_image_is_pasted(open_page):
-    page, example = open_page(), images.examples()[3]
+    page, example = open_page(), EXAMPLES[3]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     copy = """async address => navigator.clipboard.write(
         [new ClipboardItem({"image/png": await (await fetch(address)).blob()})])"""
     page.evaluate(copy, data_uri(Image.fromarray(np.asarray(example.image))))
     page.get_by_label("Paste from clipboard").click()
-    wait_for_cards(page, "captions", captions_of(example.image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(example.image, *TRIO))
 
 
 def test_an_image_dropped_on_another_replaces_it(open_page, tmp_path):
-    page, example = open_page(), images.examples()[3]
+    page, example = open_page(), EXAMPLES[3]
     path = tmp_path / "dropped.png"
     Image.fromarray(np.asarray(example.image)).save(path)
     box = page.locator("#image").bounding_box()
@@ -312,7 +339,7 @@ def test_an_image_dropped_on_another_replaces_it(open_page, tmp_path):
     for kind in ("dragEnter", "dragOver", "drop"):
         data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
         tools.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
-    wait_for_cards(page, "captions", captions_of(example.image, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(example.image, *TRIO))
     assert page.locator("#image img").count() == 1
 
 
@@ -328,7 +355,7 @@ def test_an_image_is_taken_with_a_camera(open_page, tmp_path):
     address = page.get_by_alt_text("the image that the models are shown").get_attribute("src")
     taken.write_bytes(page.request.get(address).body())
     assert Image.open(taken).size == tuple(size)
-    wait_for_cards(page, "captions", captions_of(taken, TEACHER, STUDENT))
+    wait_for_cards(page, "captions", captions_of(taken, *TRIO))
 
 
 def test_a_missing_camera_is_reported(open_page):

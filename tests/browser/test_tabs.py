@@ -9,10 +9,8 @@ import time
 
 import pytest
 from gradio_client import Client, handle_file
-from PIL import Image
 
 import dlip
-from app import images
 from app.tabs import attention, attributions, disagreements, tradeoffs
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation import disagreement
@@ -20,7 +18,7 @@ from dlip.evaluation.attention_maps import answer_maps, differ, word_maps
 from dlip.evaluation.tasks import evaluate
 from dlip.records import frame
 from dlip.records.compare import summary
-from tests.browser.helpers import delay_requests, type_text
+from tests.browser.helpers import EXAMPLES, delay_requests, type_text
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 BOTH = (TEACHER, STUDENT)
@@ -33,7 +31,7 @@ def wait_for_text(page, where: str, expected: str) -> None:
 
 
 def test_clicking_a_word_shows_both_maps(open_page, screens):
-    page, image = open_page(), images.examples()[0].image
+    page, image = open_page(), EXAMPLES[0].image
     captions = [dlip.load(name).caption([image])[0] for name in BOTH]
     page.locator("#attention-button").click()
     page.wait_for_selector("#look img")
@@ -316,7 +314,7 @@ def test_disagreements_are_shown_with_their_images(open_page, screens):
 
 def test_endpoints_of_other_tabs_equal_their_functions(app_address, tmp_path):
     client, path = Client(app_address, verbose=False), str(tmp_path / "scene.png")
-    Image.fromarray(images.examples()[0].image).save(path)
+    EXAMPLES[0].image.save(path)
     image_path, text, last = handle_file(path), "a large yellow circle", ("last", "mean", "last", "mean")
     documented = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     for function, inputs, direct in (
