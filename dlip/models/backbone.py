@@ -25,6 +25,7 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             raise UserError(f"timm has no model {name!r}; model.image_backbone is one of timm.list_models()")
         self.model = timm.create_model(name, num_classes=0, global_pool="").eval()
+        self.model.to(memory_format=torch.channels_last)  # convolutions are 1.3 to 1.7 times as fast on a CPU
 
     @property
     def channels(self) -> int:
