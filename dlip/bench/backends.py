@@ -1,6 +1,5 @@
 """Captions, image states and ITM scores by every backend of `dlip.export.backends`, beside the machine's own limit."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,15 +19,14 @@ from dlip.cost.memory import peak_mb
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
 from dlip.export import backends
+from dlip.export.backends.agreement import BEAMS, TASKS, TEXT, TOKENS, Inputs, call, relative_errors
 from dlip.export.backends.worker import Worker
 from dlip.models.config import ModelConfig
 from dlip.vlm import VLM
 
 RANDOM, SHIPPED, BATCHES = ("blip-base", "dlip-small"), ("scenes/teacher", "scenes/student"), (1, 8)
-TASKS = {"caption": "caption", "states": "image_states", "pair": "pair_score"}
-"""Task -> method of `Backend`."""
-BEAMS, TOKENS, TEXT, SAMPLES = 3, 20, 12, 16
-"""SAMPLES: images by which 8-bit ranges are chosen."""
+SAMPLES = 16
+"""Images by which 8-bit ranges are chosen."""
 CLASSES = {"fp32": "fp32", "bf16": "half", "int8": "8 bits"}
 """Precision -> its name in the table."""
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.2}
@@ -140,7 +138,7 @@ def measure(
 
 def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: "Inputs", rounds: int) -> list[dict]:
     """A row of each worker of this precision, its times taken in turns with all others'."""
-    arguments, times, texts = inputs.of(cell), {variant: [] for variant in workers}, {}
+    arguments, times, texts = inputs.of(cell.task, cell.batch), {variant: [] for variant in workers}, {}
     for turn in range(1 + rounds):
         for variant, worker in workers.items():
             seconds, result = worker.call(TASKS[cell.task], *arguments)
@@ -157,45 +155,12 @@ def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: "Inp
     return rows
 
 
-class Inputs:
-    """Random images and texts; scenes for a model that was trained on them."""
-
-    def __init__(self, c: ModelConfig, n: int):
-        random, side = np.random.default_rng(0), c.image_size
-        if side == Scenes("test", size=1)[0].image.shape[0]:
-            self.images = np.stack([item.image for item in Scenes("test", size=n)])  # uint8 [n, S, S, 3]
-        else:
-            self.images = random.integers(256, size=(n, side, side, 3), dtype=np.uint8)
-        self.ids = random.integers(10, c.vocab_size, size=(n, TEXT))
-        self.ids[:, 0] = c.enc_id
-        self.forced = np.where(np.arange(TEXT) == 0, c.dec_id, self.ids)
-
-    def of(self, cell: Cell) -> tuple:
-        """Arguments of a task's method."""
-        images = self.images[: cell.batch]
-        return {"caption": (images, BEAMS, TOKENS), "states": (images,), "pair": (images, self.ids[: cell.batch])}[
-            cell.task
-        ]
-
-    def outputs(self, call: Callable) -> dict[str, np.ndarray | list[list[int]]]:
-        """What a backend gives for one image. call: runs its method of a name."""
-        scores = call("next_scores", self.images[:1], self.forced[:1])
-        return {task: call(method, *self.of(Cell(task, 1))) for task, method in TASKS.items()} | {"scores": scores}
-
-
-def call(backend: backends.Backend, method: str, *arguments):
-    return getattr(backend, method)(*arguments)
-
-
 def difference(name: str, precision: str, expected: dict, actual: dict) -> float:
     """Largest difference of the numbers, relative to their norm.
 
     Raises UserError if it exceeds `TOLERANCES`, or captions in fp32 are not the same.
     """
-    errors = {
-        key: float(np.linalg.norm(actual[key] - expected[key]) / np.linalg.norm(expected[key]))
-        for key in ("states", "pair", "scores")
-    }
+    errors = relative_errors(expected, actual)
     for output, error in errors.items():
         if not error <= TOLERANCES[precision]:  # also where it is NaN
             raise UserError(f"nothing was timed: the {output} of {name} differ by {error:.2g} from this package's")

@@ -248,14 +248,7 @@ def write(
                         f"({str(error).strip().splitlines()[0]}); try another version of torch or onnxscript"
                     ) from error
                 share_weights(folder / part / f"{name}.onnx", folder / part / "weights.bin", offsets)
-    vlm.tokenizer.save(folder)
-    c = vlm.med.config
-    write_json(folder / "config.json", {
-        "dlip": __version__, "max_text": c.max_text, "pad_id": c.pad_id, "answer_tokens": MAX_ANSWER_TOKENS,
-        "skipped": skipped,
-        "parts": [{"folder": part, "abilities": sorted(abilities), **sizes(med)}
-                  for part, (med, abilities) in parts.items()],
-    })  # fmt: skip
+    write_config(folder, vlm, parts, skipped)
     sources = {"runner": onnx_runner, **{module.__name__.split(".")[-1]: module for module in RUNNER_IMPORTS}}
     for name, module in sources.items():
         code = Path(module.__file__).read_text()
@@ -266,6 +259,18 @@ def write(
     check(vlm, onnx_runner.Runner(folder, torch.get_num_threads()), graphs)
     for part in parts if int8 else ():
         quantize(folder / part)
+
+
+def write_config(folder: Path, vlm: VLM, parts: dict[str, tuple[Med, set]], skipped: dict[str, str]) -> None:
+    """Writes what `Runner` reads beside graphs: tokenizer.json and config.json."""
+    c = vlm.med.config
+    vlm.tokenizer.save(folder)
+    write_json(folder / "config.json", {
+        "dlip": __version__, "max_text": c.max_text, "pad_id": c.pad_id, "answer_tokens": MAX_ANSWER_TOKENS,
+        "skipped": skipped,
+        "parts": [{"folder": part, "abilities": sorted(abilities), **sizes(med)}
+                  for part, (med, abilities) in parts.items()],
+    })  # fmt: skip
 
 
 def sizes(med: Med) -> dict:

@@ -105,13 +105,14 @@ class Decoder:
 class Runner:
     """An exported model, with the methods of `dlip.vlm.VLM` on numpy arrays.
 
-    threads: of onnxruntime; 0 leaves the choice to it. Raises UserError if the model lacks an ability.
+    threads: of the library; 0 leaves the choice to it. part: opens the graphs of one model, with those of another
+    library than onnxruntime. Raises UserError if the model lacks an ability.
     """
 
-    def __init__(self, folder: str | Path = Path(__file__).parent, threads: int = 0):
+    def __init__(self, folder: str | Path = Path(__file__).parent, threads: int = 0, part: type[Part] = Part):
         folder = Path(folder)
         self.config = json.loads((folder / "config.json").read_text())
-        self.parts = [Part(folder / part["folder"], part, threads) for part in self.config["parts"]]
+        self.parts = [part(folder / one["folder"], one, threads) for one in self.config["parts"]]
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.config["max_text"])
         self.tokenizer.enable_padding(pad_id=self.config["pad_id"], pad_token="[PAD]")

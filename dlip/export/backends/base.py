@@ -10,6 +10,7 @@ from dlip.common.files import read_json, write_json
 from dlip.export.onnx_runner import Part
 
 if TYPE_CHECKING:
+    from dlip.export.onnx_runner import Runner
     from dlip.vlm import VLM
 
 CONFIG, BEAMS = "backend.json", 3
@@ -17,6 +18,9 @@ CONFIG, BEAMS = "backend.json", 3
 
 class Backend(ABC):
     """A model as one library runs it. Images are uint8 [B, S, S, 3]; results are fp32 arrays."""
+
+    model: "VLM | Runner"
+    """What `load` made, for use outside of benchmarks."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     """Optional packages that it needs."""

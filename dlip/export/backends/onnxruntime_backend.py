@@ -1,9 +1,10 @@
 """onnxruntime: the graphs of `dlip.export.onnx_export`, in int8 with activations quantized at run time."""
 
 import shutil
+from functools import partial
 
 from dlip.export.backends.base import GraphBackend
-from dlip.export.onnx_runner import Part
+from dlip.export.onnx_runner import Part, Runner
 
 
 class OnnxRuntime(GraphBackend):
@@ -19,4 +20,5 @@ class OnnxRuntime(GraphBackend):
 
     def load(self, folder):
         (graphs,) = folder.glob("onnx*")
-        self.part = Part(graphs, self.config, self.threads, spin=True)
+        self.model = Runner(graphs, self.threads, partial(Part, spin=True))
+        (self.part,) = self.model.parts

@@ -7,12 +7,13 @@ bound by reading weights and gets 8-bit weights only.
 
 import contextlib
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dlip.export.backends.base import GraphBackend
-from dlip.export.onnx_runner import Part
+from dlip.export.onnx_runner import Part, Runner
 
 
 class OpenVino(GraphBackend):
@@ -25,7 +26,8 @@ class OpenVino(GraphBackend):
             openvino_convert.convert(vlm, folder, self.precision, images)
 
     def load(self, folder):
-        self.part = OpenVinoPart(folder, self.config, self.threads, self.precision)
+        self.model = Runner(folder, self.threads, partial(OpenVinoPart, precision=self.precision))
+        (self.part,) = self.model.parts
 
 
 class OpenVinoPart(Part):
@@ -50,7 +52,14 @@ class OpenVinoPart(Part):
 
     def run(self, graph, outputs, **inputs):
         results = self.request(graph).infer(inputs)
-        return [results[name] for name in outputs]
+        return [results[name].copy() for name in outputs]  # the next call writes to the same memory
+
+    def search(self, context, mask, *options):
+        if mask.all():
+            return super().search(context, mask, *options)
+        alone = (super(OpenVinoPart, self).search(row[None, own], own[None, own], *options)
+                 for row, own in zip(context, mask, strict=True))  # fmt: skip
+        return [text for (text,) in alone]
 
     def decoder(self, context, mask, beams):
         return StatefulDecoder(self, context, beams)

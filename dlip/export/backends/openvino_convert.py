@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlip.export.onnx_export import GRAPHS, DecoderGraph, Graph, feed, without_warnings
+from dlip.export.onnx_export import GRAPHS, DecoderGraph, Graph, feed, without_warnings, write_config
 from dlip.models.features import ABILITIES
 from dlip.models.med import KeysValues, Med
 
@@ -56,11 +56,11 @@ class LayerPast:
 
 @torch.no_grad()
 def convert(vlm, folder: Path, precision: str, images: np.ndarray) -> None:
-    """Writes the graphs of captions, image states and ITM. images: uint8 [N, S, S, 3], by which NNCF quantizes."""
+    """Writes what `Runner` reads, with graphs of OpenVINO. images: uint8 [N, S, S, 3], by which NNCF quantizes."""
     import openvino
 
-    graphs = {name: GRAPHS[name] for name in ("image", "fusion", "context")} | {"decoder": StepGraph}
-    models = {name: to_openvino(of(vlm.med, frozenset(ABILITIES)).eval()) for name, of in graphs.items()}
+    every, graphs = frozenset(ABILITIES), GRAPHS | {"decoder": StepGraph}
+    models = {name: to_openvino(of(vlm.med, every).eval()) for name, of in graphs.items()}
     make_stateful(models["decoder"], vlm.med)
     if precision == "int8":
         models = quantize(models, vlm.med, images)
@@ -70,6 +70,7 @@ def convert(vlm, folder: Path, precision: str, images: np.ndarray) -> None:
         models["decoder"] = in_bf16(models["decoder"], inputs=[f"cross{i}" for i in cross])
     for name, model in models.items():
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=precision != "fp32")
+    write_config(folder, vlm, {"": (vlm.med, vlm.med.abilities)}, {})
 
 
 def to_openvino(graph: Graph) -> "Model":
@@ -133,7 +134,7 @@ def in_bf16(model: "Model", inputs=(), outputs=()) -> "Model":
 
 
 def quantize(models: dict[str, "Model"], med: Med, images: np.ndarray) -> dict[str, "Model"]:
-    """Weights and activations in 8 bits, of the decoder weights only."""
+    """Weights and activations in 8 bits, of text and decoder weights only."""
     import nncf
     import openvino
 
@@ -152,4 +153,4 @@ def quantize(models: dict[str, "Model"], med: Med, images: np.ndarray) -> dict[s
         )
         for name, some in samples.items()
     }
-    return quantized | {"decoder": nncf.compress_weights(models["decoder"])}
+    return quantized | {name: nncf.compress_weights(models[name]) for name in ("text", "decoder")}

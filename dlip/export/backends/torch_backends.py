@@ -87,8 +87,8 @@ class Ours(TorchBackend):
         vlm.save(folder / "model")
 
     def load(self, folder):
-        vlm = VLM.load(folder / "model")
-        self.med = pack(vlm.med) if self.packed else vlm.med
+        self.model = VLM.load(folder / "model")
+        self.med = pack(self.model.med) if self.packed else self.model.med
 
     def states(self, images: np.ndarray) -> Tensor:
         return self.med.encode_image(self.med.normalize(torch.from_numpy(images).permute(0, 3, 1, 2)))

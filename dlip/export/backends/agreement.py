@@ -1,0 +1,52 @@
+"""What backends are compared and timed by: the same images and texts, and how far their numbers are apart."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dlip.data.scenes.dataset import Scenes
+from dlip.export.backends.base import BEAMS, Backend
+from dlip.models.config import ModelConfig
+
+TASKS = {"caption": "caption", "states": "image_states", "pair": "pair_score"}
+"""Task -> method of `Backend`."""
+TOKENS, TEXT = 20, 12
+"""Tokens of a caption, and of a text that is matched."""
+Outputs = dict[str, np.ndarray | list[list[int]]]
+
+
+class Inputs:
+    """Random images and texts; scenes for a model that was trained on them."""
+
+    def __init__(self, c: ModelConfig, n: int):
+        random, side = np.random.default_rng(0), c.image_size
+        if side == Scenes("test", size=1)[0].image.shape[0]:
+            self.images = np.stack([item.image for item in Scenes("test", size=n)])  # uint8 [n, S, S, 3]
+        else:
+            self.images = random.integers(256, size=(n, side, side, 3), dtype=np.uint8)
+        self.ids = random.integers(10, c.vocab_size, size=(n, TEXT))
+        self.ids[:, 0] = c.enc_id
+        self.forced = np.where(np.arange(TEXT) == 0, c.dec_id, self.ids)
+
+    def of(self, task: str, batch: int) -> tuple:
+        """Arguments of a task's method."""
+        images = self.images[:batch]
+        return {"caption": (images, BEAMS, TOKENS), "states": (images,), "pair": (images, self.ids[:batch])}[task]
+
+    def outputs(self, call: Callable) -> Outputs:
+        """What a backend gives for one image. call: runs its method of a name."""
+        scores = call("next_scores", self.images[:1], self.forced[:1])
+        return {task: call(method, *self.of(task, 1)) for task, method in TASKS.items()} | {"scores": scores}
+
+
+def call(backend: Backend, method: str, *arguments):
+    return getattr(backend, method)(*arguments)
+
+
+def relative_errors(expected: Outputs, actual: Outputs) -> dict[str, float]:
+    """Norm of the differences of image states, ITM logits and forced tokens' log-probabilities over that of the
+    expected."""
+    return {
+        key: float(np.linalg.norm(actual[key] - expected[key]) / np.linalg.norm(expected[key]))
+        for key in ("states", "pair", "scores")
+    }

@@ -1,0 +1,77 @@
+"""The fastest of the backends that keep a model's outputs serves it."""
+
+import pytest
+
+from dlip.common.errors import UserError
+from dlip.export import optimize as module
+from dlip.export.optimize import Candidate, optimize
+from dlip.models.fast.precision import lower
+from dlip.vlm import VLM
+
+TEXTS = ["is there a red circle?", "what color is the large square at left?"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("optimized")
+
+
+def pick(monkeypatch, backend: str, precision: str) -> None:
+    """Makes this candidate the fastest."""
+
+    def times(ready, inputs):
+        names = {module.backends.make(name, "fp32").__class__: name for name in module.BACKENDS}
+        return [1.0 if (names[type(one)], one.precision) == (backend, precision) else 2.0 for one in ready]
+
+    monkeypatch.setattr(module, "caption_times", times)
+
+
+@pytest.mark.parametrize("backend", ["ours, packed", "onnxruntime", "OpenVINO"])
+def test_fastest_backend_has_the_methods_of_a_vlm(backend, tiny, scenes, cache, monkeypatch):
+    for package in module.backends.packages(backend):
+        pytest.importorskip(package)
+    monkeypatch.setattr(module, "BACKENDS", (backend,))
+    monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
+    pick(monkeypatch, backend, "fp32")
+    model, (candidate,) = optimize(tiny, cache=cache)
+    assert model.name == f"tiny by {backend} in fp32" and candidate.error < 1e-4
+    images = [item.image for item in scenes][:2]
+    assert model.caption(images) == tiny.caption(images)
+    assert model.answer(images, TEXTS) == tiny.answer(images, TEXTS)  # of different lengths
+    assert model.match(images, TEXTS).tolist() == pytest.approx(tiny.match(images, TEXTS).tolist(), abs=1e-4)
+    expected = tiny.similarity(images, TEXTS).flatten().tolist()
+    assert model.similarity(images, TEXTS).flatten().tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_candidates_beyond_the_tolerance_are_not_timed(tiny, cache, monkeypatch):
+    monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
+    pick(monkeypatch, "ours, packed", "fp32")
+    model, candidates = optimize(tiny, tolerance=1e-6, cache=cache)
+    assert isinstance(model, VLM) and candidates[0] == Candidate("ours, packed", "fp32", 1.0, candidates[0].error)
+    assert {one.precision: one.ms for one in candidates[1:]} == {"bf16": None, "int8": None}
+    assert all("outputs differ by" in one.reason for one in candidates[1:])
+    model, candidates = optimize(tiny, tolerance=1.0, cache=cache)
+    assert all(one.ms for one in candidates)
+
+
+def test_a_backend_that_fails_is_passed_over(tiny, cache, monkeypatch):
+    monkeypatch.setattr(module.backends, "find_spec", lambda package: package != "openvino")
+    monkeypatch.setattr(module, "BACKENDS", ("ours, packed", "OpenVINO"))
+    monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
+    model, (_, failed) = optimize(tiny, cache=cache)
+    assert isinstance(model, VLM) and "not installed" in failed.reason
+
+
+def test_every_candidate_is_timed(tiny, cache, monkeypatch):
+    monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
+    monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
+    ticks = iter(range(0, 1000))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks) ** 2)
+    _, (candidate,) = optimize(tiny, cache=cache)
+    assert candidate.ms == 1000 * (7**2 - 6**2)  # the median of five, the first of six left out
+
+
+def test_model_in_another_precision_is_refused(tiny, cache):
+    lowered = VLM(lower(VLM.load("scenes/student").med, "bf16"), tiny.tokenizer)
+    with pytest.raises(UserError, match="in bf16, which optimize does not support"):
+        lowered.optimize()
