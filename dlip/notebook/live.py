@@ -75,12 +75,13 @@ def live_experiment(
     split: str = "train-small",
     teacher: str = "scenes/teacher",
     batch_size: int = 64,
+    feature_views: int = 0,
     seed: int = 0,
 ) -> "ExperimentConfig":
     """The experiment of a live cell: the grids' training, with few steps and without checkpoints of its own.
 
-    size, weights: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the student is distilled. init_from:
-    parts ("image", "text", or "" for all) that are initialized from the teacher's weights.
+    size, weights, init_from, feature_views: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the student
+    is distilled.
     """
     from dlip.experiments.config import DataConfig, ExperimentConfig
     from dlip.experiments.grids import FULL
@@ -94,11 +95,12 @@ def live_experiment(
         teacher=teacher if distilled else None,
         tokenizer=None if distilled else teacher,
         role="distilled" if distilled else "undistilled",
-        init_from=tuple(f"{part}={teacher}" if part else teacher for part in init_from),
+        init_from=tuple(init_from),
         data=DataConfig(name=str(data), split=split),
         train=FULL.train.replace(
             weights=loss_weights, steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
-            warmup=min(FULL.train.warmup, steps // 4), precision="bf16" if native_bf16() else "no",
+            feature_views=feature_views, warmup=min(FULL.train.warmup, steps // 4),
+            precision="bf16" if native_bf16() else "no",
         ),
     )  # fmt: skip
 

@@ -197,14 +197,14 @@ def test_live_student_leaves_no_files(tmp_path, displayed, monkeypatch, capsys):
     monkeypatch.setenv("DLIP_QUICK", "1")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     size, asked = "scenes-student:image_layers=1,text_layers=1", "itc,hr.image"
-    made = notebook.learn(size, asked, steps=300, batch_size=4, init_from=[""])
+    made = notebook.learn(size, asked, steps=300, batch_size=4, init_from=["scenes/teacher"])
     assert made.losses["step"] == [1, 2] and set(made.losses) == {"step", "itc", "hr.image", "total"}
     assert made.model.med.config.image_layers == 1 and not made.model.med.training
     assert not list(tmp_path.glob("dlip-*"))
     said = capsys.readouterr().out
     assert said.startswith("2 steps in ")
     experiment = parse(shlex.split(said.splitlines()[-1])[1:])[1].experiment
-    assert experiment == live.live_experiment(size, asked, 2, batch_size=4, init_from=[""])
+    assert experiment == live.live_experiment(size, asked, 2, batch_size=4, init_from=["scenes/teacher"])
     assert (experiment.teacher, experiment.train.weights) == ("scenes/teacher", weights(asked))
     assert experiment.train.precision == ("bf16" if native_bf16() else "no")
     assert displayed[-1]["text/plain"].startswith("After 2 of 2 steps")
