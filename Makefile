@@ -52,11 +52,11 @@ encoders: $(INSTALLED) ## train the image and text encoders that students of sce
 	for size in $(ENCODERS); do \
 		.venv/bin/dlip train --size scenes-student:image_width=$${size%x*},image_layers=$${size#*x} --weights tags \
 			--steps 1500 $(LARGE) --out runs/vit-$$size && \
-		.venv/bin/dlip export runs/vit-$$size --to vit --out dlip/weights/scenes/encoders/$$size || exit 1; \
+		.venv/bin/dlip export runs/vit-$$size --to vit --fp16 --out dlip/weights/scenes/encoders/$$size || exit 1; \
 	done
 	.venv/bin/dlip train --size scenes-student:image_width=32,image_layers=1,fusion_layers= --weights lm --steps 1500 \
 		$(LARGE) --out runs/bert-80x2
-	.venv/bin/dlip export runs/bert-80x2 --to bert --out dlip/weights/scenes/encoders/80x2
+	.venv/bin/dlip export runs/bert-80x2 --to bert --fp16 --out dlip/weights/scenes/encoders/80x2
 
 TEACHER := train --size scenes-teacher --role teacher $(LARGE) --weights tags=30,itc,itm,lm=2,vqa=4 --questions 3
 STUDENT := --size scenes-student --init-from image=scenes/encoders/80x4/vit --split train-small $(SCENES) --questions 3 \

@@ -203,7 +203,7 @@ class Export(Figures):
     to: Literal["dlip", "transformers", "onnx", "vit", "bert"] = "dlip"
     """Library that will run the model; dlip is this package. vit, bert: one side, for stock transformers."""
     fp16: bool = False
-    """Store fp16 weights, for this package, which reads them as fp32."""
+    """Store fp16 weights, for this package, which reads them as fp32; also of vit and bert."""
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
@@ -235,10 +235,12 @@ def export(options: Export) -> None:
         write = partial(to_onnx, int8=options.int8)
     elif options.to == "dlip":
         write = partial(to_dlip, precision=precision, shard_mb=options.shard_mb)
+    elif options.to in STOCK_ENCODERS and precision in ("fp32", "fp16"):
+        write = partial(to_encoder, kind=options.to, half=options.fp16)
     elif precision != "fp32":
         raise UserError(f"--to {options.to} has no {precision}; drop --{precision}")
     else:
-        write = partial(to_encoder, kind=options.to) if options.to in STOCK_ENCODERS else to_transformers
+        write = to_transformers
     parts = [part for part in Path(options.model).parts if part not in ("/", "..")]
     out = options.out or Path("runs/export") / ("-".join(parts) or Path(options.model).resolve().name)
     folders, skipped = write(options.model, out, license=options.license)

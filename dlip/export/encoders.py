@@ -32,11 +32,11 @@ _VIT = (
 
 
 def to_encoder(
-    name: str, out: str | Path, kind: str, license: str | None = None
+    name: str, out: str | Path, kind: str, half: bool = False, license: str | None = None
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Writes `out`/vit or `out`/bert, which the stock class loads, whole or not at all.
 
-    kind: "vit" or "bert". Returns the folder by its kind, and an empty dict, as nothing is skipped. Raises UserError
+    kind: "vit" or "bert". half: store fp16 weights. Returns the folder by its kind, and an empty dict, as nothing is skipped. Raises UserError
     for a composite, a model in lower precision, and as `STOCK_ENCODERS` do.
     """
     vlm, folder = VLM.load(name), Path(out) / kind
@@ -54,7 +54,7 @@ def to_encoder(
     card = encoder_card(vlm, record_of(name), type(stock).__name__, license)
 
     def write(new: Path) -> None:
-        stock.save_pretrained(new)
+        (stock.half() if half else stock).save_pretrained(new)
         preparation.save_pretrained(new)
         (new / "README.md").write_text(card)
 

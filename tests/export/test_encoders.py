@@ -49,6 +49,17 @@ def test_bert_has_the_same_logits(language_model):
     assert tokens == vlm.tokenizer.encode(["a small red star"])[0][0].tolist()
 
 
+def test_half_precision_initializes_fp32(language_model, tiny, tmp_path):
+    vlm, out = language_model
+    folder = str(out.parent / "run")
+    assert main(["export", folder, "--to", "vit", "--fp16", "--out", str(tmp_path)]) == 0
+    student = new_model(scenes_size(32, 2, 2), tiny.tokenizer, 3)
+    initialize(student, f"image={tmp_path / 'vit'}")
+    sources = dict(vlm.med.vision_model.named_parameters())
+    for name, parameter in student.med.vision_model.named_parameters():
+        assert parameter.dtype == torch.float32 and torch.equal(parameter, sources[name].half().float())
+
+
 def test_exports_initialize_a_model_with_the_same_weights(language_model, tiny):
     vlm, out = language_model
     student = new_model(scenes_size(32, 2, 2), tiny.tokenizer, 3)
