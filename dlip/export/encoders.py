@@ -36,8 +36,8 @@ def to_encoder(
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Writes `out`/vit or `out`/bert, which the stock class loads, whole or not at all.
 
-    kind: "vit" or "bert". half: store fp16 weights. Returns the folder by its kind, and an empty dict, as nothing is skipped. Raises UserError
-    for a composite, a model in lower precision, and as `STOCK_ENCODERS` do.
+    kind: "vit" or "bert". half: store fp16 weights. Returns the folder by its kind, and an empty dict, as nothing is
+    skipped. Raises UserError for a composite, a model in lower precision, and as `STOCK_ENCODERS` do.
     """
     vlm, folder = VLM.load(name), Path(out) / kind
     if isinstance(vlm.med, Composite):

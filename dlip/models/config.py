@@ -146,24 +146,18 @@ def scenes_size(width: int, image_layers: int, text_layers: int, **changes) -> M
     return ModelConfig(**{**sizes, **changes})
 
 
-def photos_size(image: tuple[int, int, int], text: tuple[int, int, int], **changes) -> ModelConfig:
-    """A model for a few thousand photographs on a CPU: 112 px in 49 patches. image, text: (width, heads, layers).
+def hybrid_size(number: int, image_size: int, image: tuple[int, int, int], text: tuple[int, int, int], **changes):
+    """A model for some thousand photographs on a CPU, with an EfficientNet-Lite of that number in its image encoder.
 
-    The vocabulary's size and ids are those of a tokenizer trained on the captions.
+    image_size: in px. image, text: (width, heads, layers). The vocabulary's size and ids are those of a tokenizer
+    trained on the captions.
     """
     sizes = encoder_sizes(image, text) | dict(
-        image_size=112, embed_dim=128, vocab_size=8192, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6
-    )
-    return ModelConfig(**{**sizes, **changes})
-
-
-def hybrid_size(number: int, image_size: int, image: tuple[int, int, int], text: tuple[int, int, int], **changes):
-    """A model for photographs with an EfficientNet-Lite of that number under its image encoder. image_size: in px."""
-    sizes = dict(
         image_backbone=f"tf_efficientnet_lite{number}", image_size=image_size, patch_size=32, image_mean=(0.5,) * 3,
-        image_std=(0.5,) * 3, vocab_size=4096, dropout=0.1,
+        image_std=(0.5,) * 3, embed_dim=128, vocab_size=4096, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6,
+        dropout=0.1,
     )  # fmt: skip
-    return photos_size(image, text, **sizes, **changes)
+    return ModelConfig(**{**sizes, **changes})
 
 
 PRESETS = {
@@ -174,8 +168,6 @@ PRESETS = {
     "scenes-teacher": scenes_size(128, 5, 6),
     "scenes-student-mid": scenes_size(112, 4, 3),
     "scenes-student": scenes_size(80, 4, 2),
-    "photos-teacher": photos_size((256, 8, 6), (384, 12, 6), fusion_layers=(1, 3, 5)),
-    "photos-student": photos_size((192, 6, 4), (192, 6, 3)),
     "photos-hybrid-teacher": hybrid_size(2, 260, (384, 6, 1), (384, 12, 6), fusion_layers=(3, 4, 5)),
     "photos-hybrid-student": hybrid_size(0, 160, (128, 4, 1), (128, 4, 3)),
 }
