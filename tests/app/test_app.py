@@ -284,7 +284,6 @@ def test_missing_photographs_are_skipped(monkeypatch):
     ("kind", "chosen", "expected"),
     [
         ("scenes", (PHOTO_TEACHER, "photos/student"), (TEACHER, STUDENT)),
-        ("scenes", (PHOTO_TEACHER, "photos/student-undistilled"), (TEACHER, STUDENT)),
         ("photos", (TEACHER, STUDENT), (PHOTO_TEACHER, "photos/student")),
         ("scenes", (TEACHER, OTHER), (TEACHER, OTHER)),
         ("scenes", (PHOTO_TEACHER, STUDENT), (PHOTO_TEACHER, STUDENT)),
