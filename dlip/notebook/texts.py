@@ -1,16 +1,26 @@
 """Images with their captions and questions, and what several models generate for them."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from IPython.display import HTML
 
+from dlip.data.batch import Item
+from dlip.data.transforms import read_image
 from dlip.plots import generated_text
 from dlip.records.schema import SCORES, TABLE_SCORES, value_at
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
+
+
+def photographs() -> list[Item]:
+    """The photographs that gradio ships, without texts."""
+    folder = Path(find_spec("gradio").origin).parent / "media_assets" / "images"
+    return [Item(read_image(file), i, []) for i, file in enumerate(sorted(folder.glob("*.jpg")))]
 
 
 def gallery(items: Sequence):

@@ -159,7 +159,7 @@ def test_the_runs_of_a_grid_are_named_after_its_rows(records, monkeypatch):
 def test_without_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "RESULTS", tmp_path / "nowhere")
     monkeypatch.setattr(shipped, "RESULTS", tmp_path / "nowhere")
-    made = [read_json(BUILT_IN / name / "record.json") for name in built_in_models()]
+    made = [read_json(BUILT_IN / name / "record.json") for name in built_in_models("scenes")]
     rows = summary(frame(made)).set_index("name")
     points = page.tradeoffs(score="tr1")
     assert len(points) == 3 and "no folder results" in page.description(points)
