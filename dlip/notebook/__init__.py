@@ -19,6 +19,6 @@ from dlip.notebook.texts import compare_texts, gallery, photographs, score_table
 
 __all__ = [
     "ATTRIBUTION_METHODS", "AttentionExplorer", "Controls", "LiveStudent", "advice", "anatomy", "chart", "column_table",
-    "compare_texts", "findings", "gain_chart", "gallery", "grid_table", "interact", "learn", "photographs", "recipe", "records",
-    "score_table", "setup", "shipped_records", "short", "verdicts", "watch",
+    "compare_texts", "findings", "gain_chart", "gallery", "grid_table", "interact", "learn", "photographs", "recipe",
+    "records", "score_table", "setup", "shipped_records", "short", "verdicts", "watch",
 ]  # fmt: skip
