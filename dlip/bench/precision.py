@@ -13,7 +13,7 @@ from dlip.bench import alternate, row
 from dlip.checkpoints.load import save_model
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
-from dlip.export import onnx_evaluate
+from dlip.export import runner_evaluate
 from dlip.export.onnx_export import quantize, to_onnx
 from dlip.export.onnx_runner import Runner
 from dlip.models.fast.precision import PRECISIONS, lower
@@ -59,9 +59,8 @@ def _caption(model: VLM | Runner, images) -> None:
 
 
 def _scores(model: VLM | Runner, scenes: Scenes) -> dict[str, float]:
-    metrics = (
-        onnx_evaluate.evaluate(model, scenes) if isinstance(model, Runner) else evaluate(model, scenes, progress=False)
-    )
+    run = runner_evaluate.evaluate if isinstance(model, Runner) else evaluate
+    metrics = run(model, scenes, progress=False)
     return {name: reduce(dict.get, SCORES[name], {"metrics": metrics}) for name in TABLE_SCORES}
 
 

@@ -103,15 +103,19 @@ class Evaluate(Figures):
     """Also print every caption, answer and rank."""
     results: str | None = option(None, metavar="FILE")
     """Append a record to FILE; needs the record of the model's run in the model's folder."""
+    optimize: bool = False
+    """Score the model as the fastest backend that is installed runs it (docs/speed.md)."""
     evaluation: EvaluationConfig
     """Evaluation."""
 
 
 def evaluate(options: Evaluate) -> None:
     """Evaluate a model on a data set."""
+    from dlip.commands.optimized import evaluate_optimized
     from dlip.experiments.run import evaluate_model
 
-    metrics = evaluate_model(options.evaluation, options.results, progress=options.json != "-")
+    run = evaluate_optimized if options.optimize else evaluate_model
+    metrics = run(options.evaluation, options.results, progress=options.json != "-")
     items = metrics.pop("items")
     metrics |= {"items": items} if options.items else {}
     options.show(metrics, lambda: json.dumps(metrics, indent=1))

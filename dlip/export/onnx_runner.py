@@ -111,6 +111,7 @@ class Runner:
 
     def __init__(self, folder: str | Path = Path(__file__).parent, threads: int = 0, part: type[Part] = Part):
         folder = Path(folder)
+        self.name = str(folder)
         self.config = json.loads((folder / "config.json").read_text())
         self.parts = [part(folder / one["folder"], one, threads) for one in self.config["parts"]]
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -1,6 +1,7 @@
 """Evaluation of a model on retrieval, captioning and visual question answering."""
 
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def evaluate(
     num_beams: int = 3,
     max_new_tokens: int | None = None,
     batch_size: int = 64,
+    evaluators: dict[str, Callable] = EVALUATORS,
     return_items: bool = False,
     progress: Progress = True,
 ) -> dict:
@@ -41,7 +43,8 @@ def evaluate(
     generate_limit: captions and answers are generated for the first images only, so many; by default for all. answers:
     a list from which VQA also picks answers, besides generating them. java: whether to run the Java programs that
     tokenize captions and compute METEOR and SPICE, which take many seconds to start. num_beams: of captions and
-    answers. max_new_tokens: of a caption, by default the model's `max_text`. return_items: adds "items", the tables
+    answers. max_new_tokens: of a caption, by default the model's `max_text`. evaluators: other functions than
+    `EVALUATORS`, for a model that is no VLM. return_items: adds "items", the tables
     "tr" (a row for each image), "ir" (caption), "captioning" (image) and "vqa" (question). progress: whether to show a
     bar, or a function that is called with the fraction done.
 
@@ -57,14 +60,14 @@ def evaluate(
     }
     result = {"model": model.name, "data": data.name, "split": data.split}
     notes, items = {}, {}
-    with _evaluating(model.med):
+    with _evaluating(model.med) if isinstance(model, VLM) else nullcontext():
         tasks = list(dict.fromkeys(tasks))
         for i, task in enumerate(tasks):
             part = subrange(progress, i / len(tasks), (i + 1) / len(tasks))
             limited = task != "retrieval" and generate_limit is not None and generate_limit < len(data)
             images = FirstN(data, generate_limit) if limited else data
             try:
-                evaluated = EVALUATORS[task](model, images, batch_size=batch_size, progress=part, **options[task])
+                evaluated = evaluators[task](model, images, batch_size=batch_size, progress=part, **options[task])
             except (MetricUnavailable, MissingAbility) as reason:
                 result[task], notes[task] = None, str(reason)
                 continue

@@ -57,15 +57,19 @@ def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Prog
     return result
 
 
+def default_candidates(dataset) -> int:
+    """16 for the built-in scenes, else BLIP's 128."""
+    return 16 if hasattr(dataset, "scene") else 128
+
+
 @torch.inference_mode()
 def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> RetrievalResult:
     """Ranks all captions for each image that has captions, and all such images for each caption. Needs eval mode.
 
-    k: candidates of each query that are re-ranked, by default 16 for the built-in scenes and else BLIP's 128; 0 keeps
-    ITC's order, as does a model without ITM. Raises MetricUnavailable where there are no captions, and MissingAbility
-    for a model without ITC.
+    k: candidates of each query that are re-ranked (`default_candidates`); 0 keeps ITC's order, as does a model without
+    ITM. Raises MetricUnavailable where there are no captions, and MissingAbility for a model without ITC.
     """
-    k = (16 if hasattr(dataset, "scene") else 128) if k is None else k
+    k = default_candidates(dataset) if k is None else k
     med = matcher = vlm.med.model_for("itc")
     if "itm" in vlm.med.abilities:
         matcher = vlm.med.model_for("itm")

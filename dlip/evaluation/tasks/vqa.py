@@ -49,18 +49,23 @@ def run(
                 ranked += [answers[i] for i in best_answers(vlm, states, mask, answers, k)]
             questions += batch
             image_id += [items[row].image_id for row in rows]
+    evaluated = result(generated, questions, image_id)
+    if answers:
+        evaluated.metrics["ranked"], accuracies = score(ranked, questions)
+        for row, answer, accuracy in zip(evaluated.items["vqa"], ranked, accuracies, strict=True):
+            row |= {"ranked_answer": answer, "ranked_accuracy": accuracy}
+    return evaluated
+
+
+def result(answers: list[str], questions: list[Question], image_id: list[int]) -> TaskResult:
+    """Metrics of `score` and a row for each question. Raises MetricUnavailable where there is no question."""
     if not questions:
         raise MetricUnavailable("the data have no questions with answers")
-
-    metrics, accuracies = score(generated, questions)
+    metrics, accuracies = score(answers, questions)
     table = [
         dict(image_id=i, question=q.text, type=q.type, answer=answer, accuracy=accuracy)
-        for i, q, answer, accuracy in zip(image_id, questions, generated, accuracies, strict=True)
+        for i, q, answer, accuracy in zip(image_id, questions, answers, accuracies, strict=True)
     ]
-    if answers:
-        metrics["ranked"], accuracies = score(ranked, questions)
-        for row, answer, accuracy in zip(table, ranked, accuracies, strict=True):
-            row |= {"ranked_answer": answer, "ranked_accuracy": accuracy}
     return TaskResult(metrics, {"vqa": table})
 
 

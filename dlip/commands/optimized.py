@@ -1,0 +1,34 @@
+"""`dlip evaluate --optimize`: the scores of a model as its fastest backend runs it."""
+
+from dataclasses import asdict
+
+from dlip import data as data_sets
+from dlip.common.errors import UserError
+from dlip.evaluation import tasks
+from dlip.experiments.config import EvaluationConfig
+from dlip.experiments.run import held_out, note_skipped
+from dlip.export import runner_evaluate
+from dlip.export.optimize import optimize
+from dlip.vlm import VLM
+
+
+def evaluate_optimized(config: EvaluationConfig, results: str | None = None, progress: bool = True) -> dict:
+    """Metrics with "items", and under "optimized" every candidate of `optimize`, the one that was used first.
+
+    Raises UserError for options that only `evaluate_model` has, and as `optimize` does.
+    """
+    others = {"answers": config.answers, "bounds": config.bounds, "precision": config.precision != "fp32"}
+    if refused := [name for name, given in (others | {"results": results}).items() if given]:
+        raise UserError(f"--optimize and --{refused[0]} exclude each other")
+    tasks.check_tasks(config.tasks)
+    source, how = config.data, config.measure
+    dataset = data_sets.open(source.name, source.split or held_out(source.name, "--"), source.limit, source.on_error)
+    skipped = {dataset.split: len(data_sets.verify(dataset))}
+    model, candidates = optimize(VLM.load(config.model))
+    evaluate = tasks.evaluate if isinstance(model, VLM) else runner_evaluate.evaluate
+    metrics = evaluate(
+        model, dataset, tasks=config.tasks, k=how.candidates, num_beams=config.beams, return_items=True,
+        generate_limit=how.generate_limit, progress=progress,
+    )  # fmt: skip
+    note_skipped(metrics, skipped)
+    return metrics | {"optimized": [asdict(candidate) for candidate in candidates]}

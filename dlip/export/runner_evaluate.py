@@ -1,0 +1,64 @@
+"""Evaluation of a model by its runner, with the metrics of `dlip.evaluation.tasks.evaluate`."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlip.evaluation import tasks
+from dlip.evaluation.tasks import captioning, retrieval, vqa
+from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, subrange
+from dlip.export.onnx_runner import Runner
+
+
+def evaluate(runner: Runner, dataset, **options) -> dict:
+    """Metrics of `dlip.evaluation.tasks.evaluate`, with its options, but answers are not ranked."""
+    longest = runner.config["max_text"]
+    return tasks.evaluate(runner, dataset, evaluators=EVALUATORS, **{"max_new_tokens": longest, **options})
+
+
+def run_retrieval(
+    runner: Runner, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True
+) -> TaskResult:
+    """Retrieval by ITC, its k best candidates re-ranked by ITM, one image with all of its candidate texts at a time."""
+    items, vectors = [], []
+    for batch in batches(dataset, batch_size, "retrieval: images", subrange(progress, 0, 0.5)):
+        if captioned := [item for item in batch if item.captions]:
+            items += captioned
+            vectors.append(runner.embed_images([item.image for item in captioned]))
+    captions = [caption for item in items for caption in item.captions]
+    if not captions:
+        raise MetricUnavailable("the data have no captions")
+    texts, text = np.unique(captions, return_inverse=True)
+    image_id = torch.tensor([item.image_id for item in items])
+    caption_id = image_id.repeat_interleave(torch.tensor([len(item.captions) for item in items]))
+    parts = [runner.embed_texts(texts[i : i + batch_size].tolist()) for i in range(0, len(texts), batch_size)]
+
+    def match(rows: Tensor, counts: Tensor) -> Tensor:
+        logits = [
+            runner.match_logits([item.image], texts[own].tolist())[:, 1]
+            for item, own in zip(items, rows.split(counts.tolist()), strict=True)
+            if len(own)
+        ]
+        return torch.from_numpy(np.concatenate(logits))
+
+    text, image_vectors, text_vectors = (torch.from_numpy(x) for x in (text, *map(np.concatenate, (vectors, parts))))
+    k = retrieval.default_candidates(dataset) if k is None else k
+    return retrieval.score(
+        retrieval.rank(image_vectors, text_vectors[text], text, image_id, caption_id, captions, k, match)
+    )
+
+
+def run_vqa(
+    runner: Runner, dataset, batch_size: int = 64, num_beams: int = 3, progress: Progress = True, answers: None = None
+) -> TaskResult:
+    """Generated answers; the questions of an image are answered together."""
+    generated, questions, image_id = [], [], []
+    for items in batches(dataset, batch_size, "vqa", progress):
+        for item in items:
+            if own := [question for question in item.questions if question.answers]:
+                generated += runner.answer([item.image], [question.text for question in own], num_beams)
+                questions, image_id = questions + own, image_id + [item.image_id] * len(own)
+    return vqa.result(generated, questions, image_id)
+
+
+EVALUATORS = {"retrieval": run_retrieval, "captioning": captioning.run, "vqa": run_vqa}
