@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
-from dlip.common.text import plural
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import resize_square
@@ -61,7 +60,8 @@ class TeacherCache(nn.Module):
     ):
         """Opens a cache in the folder `root`; fills what is missing and, with a warning, what is damaged.
 
-        Raises UserError where an image has no caption, and as `open_columns` does.
+        Raises UserError for a teacher of several checkpoints or of another vocabulary, where no image has a caption,
+        and as `open_columns` does.
         """
         super().__init__()
         if isinstance(teacher.med, Composite):
@@ -88,7 +88,8 @@ class TeacherCache(nn.Module):
         med, device = self.teacher.med, batch.image_id.device
         image = self._rows("image.states.-1", batch.rows).to(device, med.temp.dtype)
         out = self.teacher(batch, Want(want.abilities & {"itm", "vqa"}), pairs, image)
-        out.decoder_mask = with_prompt(batch.ids, batch.mask, med.config.prompt_ids)[0] != med.config.pad_id
+        texts = with_prompt(batch.ids, batch.mask, med.config.prompt_ids)[0]
+        out.decoder_mask = (texts != med.config.pad_id) & batch.captioned[:, None]
         for source in SOURCES:
             trace = Trace(want.layers_of(source, med.config))
             for kind, layers in trace.wanted.items():
@@ -109,7 +110,7 @@ class TeacherCache(nn.Module):
         column = f"{source}.{kind}.{layer}"
         if source == "image":
             return self._rows(column, batch.rows).to(batch.image_id.device)
-        mask = (out.decoder_mask if source == "decoder" else batch.mask).cpu()
+        mask = out.text_mask(source).cpu()
         first = torch.from_numpy(self.starts[source].ravel()[self._captions(batch)])
         stored = self._rows(column, (first[:, None] + torch.arange(mask.shape[1]))[mask])
         values = stored.new_zeros(*mask.shape, stored.shape[-1])
@@ -150,14 +151,12 @@ class TeacherCache(nn.Module):
             self.lengths = read_tensors(path, checked=True)[0]["lengths"].numpy()
         except UserError:  # missing or damaged
             texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
-            if uncaptioned := sum(not captions for captions in texts):
-                raise UserError(
-                    f"{dataset.name} has {plural(uncaptioned, 'image')} without a caption, which the cache needs; "
-                    f"train without the cache"
-                ) from None
+            if not any(texts):
+                raise UserError(f"{dataset.name} has no captions, which the cache needs; train without it") from None
             self.lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)
             for row, captions in zip(self.lengths, texts, strict=True):
-                row[: len(captions)] = collate.tokenizer.encode(captions, max_length=collate.max_text)[1].sum(1)
+                if captions:
+                    row[: len(captions)] = collate.tokenizer.encode(captions, max_length=collate.max_text)[1].sum(1)
             write_tensors(path, {"lengths": torch.from_numpy(self.lengths)})
         prompt = len(self.teacher.med.config.prompt_ids)
         tokens = {"decoder": self.lengths + prompt * (self.lengths > 0)}
@@ -195,28 +194,30 @@ class TeacherCache(nn.Module):
         pixels = torch.from_numpy(np.stack([resize_square(item.image, collate.image_size) for item in items]))
         trace = Trace(self.want.layers_of("image", med.config))
         image = med.encode_image(med.normalize(pixels.permute(0, 3, 1, 2).to(device)), trace)
+        own_rows = slice(rows.start, rows.stop)
+        self._store("image.embed", own_rows, med.project_image(image))
+        for layer in self.want.layers["image", "states"]:
+            self._store(f"image.states.{layer}", own_rows, trace.get("states", layer))
         owner = [i for i, item in enumerate(items) for _ in item.captions]
+        if not owner:
+            return
+
         captions = [caption for item in items for caption in item.captions]
         ids, mask = collate.tokenizer.encode(captions, max_length=collate.max_text)
         image_ids = torch.tensor([items[i].image_id for i in owner])
         texts = Batch(torch.empty(len(owner), 0), image_ids, ids, mask).to(device)
         want = Want(self.want.abilities, {key: layers for key, layers in self.want.layers.items() if key[0] != "image"})
         out = self.teacher(texts, want, None, image[owner])
-        out.traces["image"] = trace
-
         span = self._span("text.embed", rows)
-        embed_rows = np.flatnonzero(self.lengths.ravel()[span]) + span.start
-        self.columns["image.embed"][rows.start : rows.stop] = to_float16(
-            med.project_image(image), "the teacher's image.embed"
-        )
-        self.columns["text.embed"][embed_rows] = to_float16(out.text_embed, "the teacher's text.embed")
-        for (source, kind), layers in self.want.layers.items():
+        self._store("text.embed", np.flatnonzero(self.lengths.ravel()[span]) + span.start, out.text_embed)
+        for (source, kind), layers in want.layers.items():
             for layer in layers:
                 name, value = f"{source}.{kind}.{layer}", out.traces[source].get(kind, layer)
-                column = self.columns[name][self._span(name, rows)]
-                if source == "image":
-                    column[:] = to_float16(value, f"the teacher's {name}")
-                    continue
                 value = (value.mean(1) if kind in MAP_KINDS else value)[out.text_mask(source)]
-                column[:, : value.shape[1]] = to_float16(value, f"the teacher's {name}")
-                column[:, value.shape[1] :] = 0
+                self._store(name, self._span(name, rows), value)
+
+    def _store(self, column: str, rows: slice | np.ndarray, values: Tensor) -> None:
+        """Stores values [N, K, ...]; a self-attention map has zeros for keys that its texts do not have."""
+        values = to_float16(values, f"the teacher's {column}")
+        self.columns[column][rows, : values.shape[1]] = values
+        self.columns[column][rows, values.shape[1] :] = 0
