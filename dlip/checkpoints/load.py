@@ -36,10 +36,12 @@ def save_model(
     """Writes a folder that `load_model` reads: tokenizer.json, model.safetensors and config.json.
 
     extra: further entries of config.json. half: store fp32 weights in fp16. shard_mb: size of a file in MB above which
-    weights are split over several. Raises UserError for a packed model, and for a dual encoder.
+    weights are split over several. Raises UserError for a packed model, a dual encoder and a composite.
     """
     if isinstance(med, DualEncoder):
         raise UserError("a CLIP or SigLIP cannot be saved as a model of dlip; copy its own folder")
+    if isinstance(med, Composite):
+        raise UserError("a model made of several cannot be saved as one; save each by itself")
     tensors, folder = weights(med), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)

@@ -37,7 +37,7 @@ def checksum(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tuple[dict[str, torch.Tensor], dict]:
+def read_tensors(path: Path, checked: bool = False) -> tuple[dict[str, torch.Tensor], dict]:
     """The tensors and `meta` of a file of `write_tensors`.
 
     checked: refuse a file without a checksum, as other programs write it. Raises UserError if the file is missing,
@@ -45,7 +45,7 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
     """
     check_file(path)
     try:
-        with safe_open(path, "pt", device=device) as file:
+        with safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
             if not isinstance(meta, dict):
                 raise ValueError("its metadata is not a table")
@@ -53,7 +53,7 @@ def read_tensors(path: Path, device: str = "cpu", checked: bool = False) -> tupl
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a complete safetensors file ({error}); copy it again") from None
     expected = meta.pop("sha256", None)
-    if (expected or checked) and checksum({name: tensor.cpu() for name, tensor in tensors.items()}) != expected:
+    if (expected or checked) and checksum(tensors) != expected:
         raise UserError(f"{path} is damaged: its weights do not match their checksum; copy it again")
     return tensors, meta
 

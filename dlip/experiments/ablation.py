@@ -114,7 +114,7 @@ class Job:
     def cost(self) -> tuple[float, float]:
         """Approximate FLOPs of training and of measuring."""
         is_teacher = not self.row.weights
-        forward = _flops("scenes-teacher" if is_teacher else self.row.size)
+        forward = _flops(self.row.size)
         seen = 0 if is_teacher else self.plan.train.steps * self.plan.train.batch_size
         trained = 3 * seen * forward
         if self.row.role == "distilled" and not self.row.train(self.plan, self.seed).cache:

@@ -143,6 +143,12 @@ class EvaluationConfig:
     def __post_init__(self):
         check(self, "--")
 
+    def differences(self) -> list[str]:
+        """What distinguishes it from the evaluation after training, for a record's name: precision, beams, tasks."""
+        words = [self.precision, f"{self.beams} beams", " and ".join(self.tasks)]
+        usual = [EvaluationConfig.precision, f"{EvaluationConfig.beams} beams", " and ".join(TASKS)]
+        return [word for word, other in zip(words, usual, strict=True) if word != other]
+
     def command(self) -> str:
         """The command line of this evaluation, for information."""
         return shlex.join(["dlip", "evaluate", *as_words(self, "evaluate", {})])

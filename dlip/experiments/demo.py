@@ -24,7 +24,7 @@ SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")
 LIVE = "live student"
 LOSSES = "tags=30,itc,itm,lm,vqa=2,hr=5,at=5,kd,kd.vqa=2"
 ENCODER = "image=scenes/encoders/80x4/vit"
-"""What the student begins with, as the shipped students did."""
+"""What the student is initialized with, as the shipped students were."""
 EVALUATIONS, EVALUATION_IMAGES = 6, 100
 """Quick evaluations during training, and images of val in each."""
 

@@ -23,17 +23,17 @@ SOURCES = {
     "language": "scenes/encoders/{text_width}x{text_layers}/bert",
     "": TEACHER,
 }
-"""Part of a student -> model whose weights it may begin with. The encoders have its size and were trained by
+"""Part of a student -> model whose weights it may be initialized with. The encoders have its size and were trained by
 `make encoders`: a ViT on labels of patches of train-large, in place of the paper's ImageNet weights, and a BERT on
 captions alone. The whole student may be cut from the teacher."""
 IMAGES = 4000
 UNLABELED = "itc,itm,lm,vqa=2"
 """The task losses, weighted as those of the shipped students."""
 TASK = f"tags=30,{UNLABELED}"
-"""Losses of an undistilled student. Its image encoder goes on learning the labels that it was trained on before, with a
-weight that keeps them."""
+"""Losses of an undistilled student. Its image encoder keeps training on the labels that it was trained on before, with
+a weight that keeps them."""
 DISTILLED = f"{TASK},hr=5,at=5"
-"""Losses of a distilled student. In every row the weights of HR add up to 20, as those of AT do; in the paper to 1. A
+"""Losses of a distilled student. In every row the weights of HR add up to 20, as those of AT do; in the paper to 1 and 4. A
 weight of 5 was better than 1 for both groups on val, after 900 steps (results/tuning/weights.jsonl)."""
 UNLIKE_PAPER = (
     "HR compares how states differ from their mean over the batch, in the teacher's own space; the paper compares the\n"
@@ -98,7 +98,7 @@ class Row:
     paper: tuple[float | None, ...] = (None,) * 4
     """TR@1, IR@1, CIDEr, VQA accuracy."""
     trained: tuple[str, ...] = ("image",)
-    """Parts that begin with trained weights, of `SOURCES`."""
+    """Parts that are initialized with trained weights, of `SOURCES`."""
     images: int = IMAGES
     """Number of training images."""
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -262,7 +262,7 @@ OBJECTIVES = Grid("objectives", "Which losses complement each other?", (
     Row("VLP+AT+HR+KD", STUDENT, f"{DISTILLED},kd"),
 ), "AT+HR trains no head here; the paper's is fine-tuned on each task.")  # fmt: skip
 
-INIT = Grid("init", "Which encoders should begin with trained weights?", (
+INIT = Grid("init", "Which encoders should be initialized with trained weights?", (
     Row("neither trained", STUDENT, UNLABELED, (74.5, 57.1, 101.4, None), trained=()),
     Row("image trained", STUDENT, UNLABELED,   (85.5, 72.1, 119.6, None)),
     Row("text trained", STUDENT, UNLABELED,    (75.9, 58.5, 100.5, None), trained=("language",)),
@@ -298,7 +298,7 @@ DATA = Grid("data", "From how many training images on does distillation pay off?
 
 GRIDS = {g.name: g for g in (OBJECTIVES, MODALITIES, ATTENTION, INIT, SIZES, FUSION, MODULES, DATA)}
 """In the order in which `dlip ablate all` runs them."""
-TEACHER_ROW = Row("teacher", TEACHER, "", (92.0, 78.5, 121.8, 75.3))
+TEACHER_ROW = Row("teacher", "scenes-teacher", "", (92.0, 78.5, 121.8, 75.3))
 """The first row of every table; the paper's is BLIP-Base."""
 
 

@@ -34,7 +34,8 @@ def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool
         config = EvaluationConfig.from_dict(evaluation)
         check_models(record, [config.model])
         evaluate_model(config, results, progress)
-        return [one for one in records.read(results) if one.get("evaluation") == evaluation][-1]
+        measured = [one for one in records.read(results) if "evaluation" in one]
+        return [one for one in measured if EvaluationConfig.from_dict(one["evaluation"]) == config][-1]
     experiment = ExperimentConfig.from_dict(record["config"])
     experiment = experiment.replace(name=record["name"])
     check_models(record, models_of(experiment.to_dict(), folder))

@@ -77,7 +77,7 @@ def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **change
     ids = dict(pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, dec_id=tokenizer.dec_id)
     ids["enc_id"] = tokenizer.enc_id if own_enc else tokenizer.cls_id
     torch.manual_seed(seed)
-    med = Med(dataclasses.replace(config, vocab_size=len(tokenizer), **ids, **changes))
+    med = Med(dataclasses.replace(config, vocab_size=len(tokenizer), **{**ids, **changes}))
     return VLM(med, tokenizer, size if isinstance(size, str) else "student")
 
 
@@ -92,12 +92,11 @@ def new_student(size: str | ModelConfig, teacher: VLM | None, seed: int, dataset
     shared = {name: getattr(teacher.med.config, name) for name in FROM_TEACHER}
     if changed := set(re.findall(r"[:,](\w+)=", size if isinstance(size, str) else "")) & set(FROM_TEACHER):
         raise UserError(f"a student's {sorted(changed)[0]} is its teacher's; leave it out of the size {size}")
-    student = new_model(size, teacher.tokenizer, seed)
-    if student.med.config.image_backbone:  # reads images as it was trained to
+    own = preset(size) if isinstance(size, str) else size
+    if own.image_backbone:  # reads images as it was trained to
         shared = {name: value for name, value in shared.items() if not name.startswith("image_")}
-    shared |= {"max_text": min(student.med.config.max_text, teacher.med.config.max_text)}
-    torch.manual_seed(seed)
-    return VLM(Med(dataclasses.replace(student.med.config, **shared)), teacher.tokenizer, student.name)
+    max_text = min(own.max_text, teacher.med.config.max_text)
+    return new_model(size, teacher.tokenizer, seed, **shared, max_text=max_text)
 
 
 def train_split(data: str | Path) -> str:
@@ -368,6 +367,7 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
     """
     first = model_record(config.model)
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
+    about["name"] = ", ".join([first["name"], *config.differences()])
     about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
     record = new_record(command=config.command(), metrics=metrics, items=items, **about)
     record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}

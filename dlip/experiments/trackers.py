@@ -13,6 +13,7 @@ from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTrack
 
 from dlip.common.errors import UserError
 from dlip.common.text import one_line
+from dlip.evaluation.disagreement import items_of
 from dlip.training.run_folder import Run
 
 TRACKERS = ("trackio", "tensorboard", "wandb")
@@ -31,7 +32,7 @@ def check_installed(names: Sequence[str]) -> None:
 class Reporter:
     """Sends the rows of a run's log to trackers, each started with the first row.
 
-    A tracker that fails is left out of the rest, with a warning: the run goes on. Raises UserError as
+    A tracker that fails is skipped from then on, with a warning; the run continues. Raises UserError as
     `check_installed`.
     """
 
@@ -81,8 +82,9 @@ class Reporter:
         figures = {key: value for key, value in row.items() if key != "step"}
         tracker.log(dict(_flat(figures, "/", (int, float))), step=step)
         samples = row.get("eval", {}).get("samples", ())
+        items = items_of(self.dataset, [sample["image_id"] for sample in samples])
         for i, sample in enumerate(samples):
-            label, image = f"caption/{i}", np.asarray(self.dataset[i].image)
+            label, image = f"caption/{i}", np.asarray(items[sample["image_id"]].image)
             if name == "tensorboard":
                 tracker.log_images({label: image[None]}, step=step, dataformats="NHWC")
                 tracker.log({label: sample["caption"]}, step=step)

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from dlip import __version__
 from dlip.checkpoints.load import is_hub_id, parse_name, split_names
-from dlip.models.config import ModelConfig
+from dlip.models.med import Med
 from dlip.vlm import VLM
 
 TITLES = {"retrieval": "image-text retrieval", "captioning": "image captioning", "vqa": "visual question answering"}
@@ -32,11 +32,10 @@ METRICS = {  # (task, metric) -> title, unit
 }  # fmt: skip
 
 
-def transformers_card(
-    task: str, vlm: VLM, config: ModelConfig, record: dict, stock_class: str, license: str | None
-) -> str:
-    """Markdown with the hub's metadata. config: sizes of the model that does the task; record: may be empty."""
-    prompt = vlm.tokenizer.decode([list(config.prompt_ids)])[0] if config.prompt_ids else ""
+def transformers_card(task: str, vlm: VLM, med: Med, record: dict, stock_class: str, license: str | None) -> str:
+    """Markdown with the hub's metadata. med: the model that does the task; record: may be empty."""
+    config = med.config
+    prompt = vlm.tokenizer_of(med).decode([list(config.prompt_ids)])[0] if config.prompt_ids else ""
     role = ROLES.get(record.get("role"), "a BLIP-style model")
     return metadata(vlm, record, "transformers", [task], license) + render(
         "transformers.md", record, name=model_name(vlm, record), task=task, title=TITLES[task], role=role,

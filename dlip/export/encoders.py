@@ -50,7 +50,7 @@ def to_encoder(
             image_std=list(c.image_std),
         )  # fmt: skip
     else:
-        preparation = processor(vlm, c, "captioning").tokenizer
+        preparation = processor(vlm.tokenizer, c, "captioning").tokenizer
     card = encoder_card(vlm, record_of(name), type(stock).__name__, license)
 
     def write(new: Path) -> None:

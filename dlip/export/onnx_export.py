@@ -205,21 +205,29 @@ def to_onnx(
     except ModuleNotFoundError as missing:
         raise UserError(f"ONNX needs {missing.name}, which is not installed; run pip install 'dlip[onnx]'") from None
     kind = "onnx-int8" if int8 else "onnx"
-    vlm, record, folder, skipped = VLM.load(name), record_of(name), Path(out) / kind, {}
-    members: dict[int, tuple[Med, set]] = {}
-    for ability in ABILITIES:
-        try:
-            med = refuse_lowered(vlm.med.model_for(ability).eval(), "export")
-            members.setdefault(id(med), (med, set()))[1].add(ability)
-        except UserError as reason:
-            skipped[ability] = str(reason)
-    if not members:
+    vlm, record, folder = VLM.load(name), record_of(name), Path(out) / kind
+    parts, skipped = parts_of(vlm)
+    if not parts:
         raise UserError(f"{name} cannot be exported to ONNX: {'; '.join(dict.fromkeys(skipped.values()))}")
-    parts = {"" if len(members) == 1 else str(i): member for i, member in enumerate(members.values(), 1)}
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # for the inputs that graphs are checked with
         write_folder(folder, lambda new: write(new, vlm, parts, skipped, record, int8, license))
     return {kind: folder}, skipped
+
+
+def parts_of(vlm: VLM) -> tuple[dict[str, tuple[Med, set]], dict[str, str]]:
+    """The models that have graphs, with their abilities, by subfolder, and the reason for each ability without one."""
+    members: dict[int, tuple[Med, set]] = {}
+    skipped = {}
+    for ability in ABILITIES:
+        try:
+            med = refuse_lowered(vlm.med.model_for(ability).eval(), "export")
+            if med.own_tokens:
+                raise UserError("this model has another vocabulary than those exported with it; export it by itself")
+            members.setdefault(id(med), (med, set()))[1].add(ability)
+        except UserError as reason:
+            skipped[ability] = str(reason)
+    return {"" if len(members) == 1 else str(i): member for i, member in enumerate(members.values(), 1)}, skipped
 
 
 @torch.no_grad()

@@ -13,11 +13,13 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from dlip.common.errors import UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data.transforms import as_list, load_image, resize_square
 from dlip.models.beam_search import BeamSearch
 
 ImageInput = Image.Image | np.ndarray | str | Path
+PAIR_BATCH = 64
+"""Pairs of an image and a text that are matched at a time."""
 
 
 class Part:
@@ -106,7 +108,7 @@ class Runner:
     """An exported model, with the methods of `dlip.vlm.VLM` on numpy arrays.
 
     threads: of the library; 0 leaves the choice to it. part: opens the graphs of one model, with those of another
-    library than onnxruntime. Raises UserError if the model lacks an ability.
+    library than onnxruntime. Raises MissingAbility, a UserError, if the model was not trained for what a method does.
     """
 
     def __init__(self, folder: str | Path = Path(__file__).parent, threads: int = 0, part: type[Part] = Part):
@@ -118,11 +120,15 @@ class Runner:
         self.tokenizer.enable_truncation(self.config["max_text"])
         self.tokenizer.enable_padding(pad_id=self.config["pad_id"], pad_token="[PAD]")
 
+    @property
+    def abilities(self) -> frozenset[str]:
+        return frozenset(ability for part in self.parts for ability in part.config["abilities"])
+
     def part(self, ability: str) -> Part:
         for part in self.parts:
             if ability in part.config["abilities"]:
                 return part
-        raise UserError(self.config["skipped"][ability])
+        raise MissingAbility(self.config["skipped"][ability])
 
     def caption(self, images: list[ImageInput], num_beams: int = 3, max_new_tokens: int = 20) -> list[str]:
         """A caption for each image, without the prompt."""
@@ -134,8 +140,8 @@ class Runner:
     def answer(self, images: list[ImageInput], questions: list[str], num_beams: int = 3) -> list[str]:
         """The answer to each image's question; a single image may come with several questions."""
         part = self.part("vqa")
-        ids, mask, states = self._pairs(part, images, questions)
-        (context,) = part.run("fusion", ["question"], ids=ids, mask=mask, states=states)
+        ids, mask, states, rows = self._pairs(part, images, questions)
+        (context,) = part.run("fusion", ["question"], ids=ids, mask=mask, states=states[rows])
         return self._decode(
             part.search(context, mask, [part.config["dec_id"]], num_beams, self.config["answer_tokens"])
         )
@@ -148,8 +154,10 @@ class Runner:
     def match_logits(self, images: list[ImageInput], texts: list[str]) -> np.ndarray:
         """ITM logits [N, 2], index 1 is a match."""
         part = self.part("itm")
-        ids, mask, states = self._pairs(part, images, texts)
-        return part.run("fusion", ["match"], ids=ids, mask=mask, states=states)[0]
+        ids, mask, states, rows = self._pairs(part, images, texts)
+        batches = (slice(i, i + PAIR_BATCH) for i in range(0, len(ids), PAIR_BATCH))
+        logits = [part.run("fusion", ["match"], ids=ids[b], mask=mask[b], states=states[rows[b]])[0] for b in batches]
+        return np.concatenate(logits)
 
     def similarity(self, images: list[ImageInput], texts: list[str]) -> np.ndarray:
         """ITC cosine of each image with each text [I, T]."""
@@ -172,12 +180,13 @@ class Runner:
         ids, mask = [one.ids for one in encodings], [one.attention_mask for one in encodings]
         return np.array(ids), np.array(mask, bool)  # [N, T]
 
-    def _pairs(self, part: Part, images: list, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pairs(self, part: Part, images: list, texts: list[str]) -> tuple[np.ndarray, ...]:
+        """Ids and mask of texts [N, T], image states, and the row of each text's image in these [N]."""
         images, texts = as_list(images, "image"), as_list(texts, "text")
         if len(images) not in (1, len(texts)):
             raise UserError(f"{len(images)} images and {len(texts)} texts; give one text per image, or a single image")
         states = self._encode(part, images, "states")
-        return *self._tokenize(texts), states.repeat(len(texts) // len(states), 0)
+        return *self._tokenize(texts), states, np.arange(len(texts)) % len(images)
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         return self.tokenizer.decode_batch(rows, skip_special_tokens=True)

@@ -34,18 +34,18 @@ def run_retrieval(
     parts = [runner.embed_texts(texts[i : i + batch_size].tolist()) for i in range(0, len(texts), batch_size)]
 
     def match(rows: Tensor, counts: Tensor) -> Tensor:
-        logits = [
-            runner.match_logits([item.image], texts[own].tolist())[:, 1]
-            for item, own in zip(items, rows.split(counts.tolist()), strict=True)
-            if len(own)
-        ]
-        return torch.from_numpy(np.concatenate(logits))
+        own = zip(items, rows.split(counts.tolist()), strict=True)
+        logits = [runner.match_logits([item.image], texts[some].tolist())[:, 1] for item, some in own if len(some)]
+        return torch.from_numpy(np.concatenate([np.empty(0, np.float32), *logits]))
 
     text, image_vectors, text_vectors = (torch.from_numpy(x) for x in (text, *map(np.concatenate, (vectors, parts))))
-    k = retrieval.default_candidates(dataset) if k is None else k
-    return retrieval.score(
+    notes = retrieval.note(k, runner.abilities)
+    k = 0 if notes else retrieval.default_candidates(dataset) if k is None else k
+    result = retrieval.score(
         retrieval.rank(image_vectors, text_vectors[text], text, image_id, caption_id, captions, k, match)
     )
+    result.notes |= notes
+    return result
 
 
 def run_vqa(

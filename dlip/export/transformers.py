@@ -27,6 +27,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from dlip.checkpoints.load import locate, parse_name, save_model
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, leftover_temporaries, read_json, system_errors, write_json
+from dlip.data.tokenizer import Tokenizer
 from dlip.export.card import dlip_card, transformers_card
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
@@ -64,8 +65,8 @@ def to_transformers(name: str, out: str | Path, license: str | None = None) -> t
                 max_new_tokens=NEW_TOKENS[task], num_beams=3, do_sample=False, bos_token_id=med.config.dec_id,
                 eos_token_id=med.config.sep_id, pad_token_id=med.config.pad_id,
             )  # fmt: skip
-        stock_processor = processor(vlm, med.config, task)
-        card = transformers_card(task, vlm, med.config, record, CLASSES[task].__name__, license)
+        stock_processor = processor(vlm.tokenizer_of(med), med.config, task)
+        card = transformers_card(task, vlm, med, record, CLASSES[task].__name__, license)
 
         def write(folder: Path, stock=stock, stock_processor=stock_processor, card=card) -> None:
             stock.save_pretrained(folder)
@@ -149,18 +150,18 @@ def stock_config(c: ModelConfig) -> BlipConfig:
     )
 
 
-def processor(vlm: VLM, c: ModelConfig, task: str) -> BlipProcessor:
+def processor(tokenizer: Tokenizer, c: ModelConfig, task: str) -> BlipProcessor:
     """The stock processor that gives what this model reads.
 
     Texts that are read with an image start with the model's own first token, [ENC] or [CLS]. A tokenizer has one such
     rule: if it is [ENC], callers of retrieval's ITC have to put [CLS] there, as the card says.
     """
-    fast = FastTokenizer.from_str(vlm.tokenizer.fast.to_str())
+    fast = FastTokenizer.from_str(tokenizer.fast.to_str())
     fast.no_truncation()
     first = "[CLS]" if task == "captioning" or c.enc_id == c.cls_id else "[ENC]"
     ids = [(token, fast.token_to_id(token)) for token in (first, "[SEP]")]
     fast.post_processor = processors.TemplateProcessing(single=f"{first} $A [SEP]", special_tokens=ids)
-    tokenizer = PreTrainedTokenizerFast(
+    stock = PreTrainedTokenizerFast(
         tokenizer_object=fast, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
         mask_token="[MASK]", bos_token="[DEC]", extra_special_tokens=["[ENC]"], model_max_length=c.max_text,
         padding_side="right", model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False,
@@ -168,7 +169,7 @@ def processor(vlm: VLM, c: ModelConfig, task: str) -> BlipProcessor:
     image_processor = BlipImageProcessorPil(
         size={"height": c.image_size, "width": c.image_size}, image_mean=list(c.image_mean), image_std=list(c.image_std)
     )
-    return BlipProcessor(image_processor, tokenizer)
+    return BlipProcessor(image_processor, stock)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def push(folders: dict[str, Path], repo: str) -> list[str]:
-    """Uploads each folder to the hub as `repo`-retrieval, `repo`-captioning and `repo`-vqa; returns these names.
+    """Uploads each folder to the hub as `repo`-KEY, such as `repo`-retrieval; returns these names.
 
     Raises UserError if an upload fails.
     """

@@ -75,6 +75,7 @@ def train(
     Raises UserError where configuration, data, teacher and folder do not fit together.
     """
     check_fit(student, teacher, dataset, config)
+    config = config.for_dataset(len(dataset))
     AcceleratorState._reset_state()  # or a second run in this process would keep the first one's precision
     accelerator = Accelerator(
         mixed_precision=config.precision,
@@ -230,7 +231,7 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
         raise UserError(f"the term {terms[0]} needs a teacher; name one")
     if teacher is not None:
         if not terms:
-            raise UserError("a teacher is given but no term of hr.*, at.* or kd.* has a weight; set one or drop it")
+            raise UserError("no term of hr.*, at.* or kd.* has a weight; set one, or drop the teacher")
         Distiller.between(student, teacher, config)
     if config.feature_views and not frozen_backbones(student, teacher, config):
         raise UserError(

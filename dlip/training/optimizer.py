@@ -14,7 +14,7 @@ from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
 from dlip.training.muon import Muon
-from dlip.training.terms import NEEDS
+from dlip.training.terms import MEAN_OVER
 
 BETAS = (0.9, 0.98)
 """Decays of AdamW's moments."""
@@ -70,6 +70,15 @@ def layer_matrices(med: Med) -> list[nn.Parameter]:
     return list(dict.fromkeys(parameters))
 
 
+def counts(batch: Batch, prompt: int) -> dict[str, int]:
+    """How many a batch has of what terms are means over (`MEAN_OVER`). prompt: the decoder's prompt tokens."""
+    captions, tokens = batch.captioned.sum().item(), (batch.mask & batch.captioned[:, None]).sum().item()
+    return {
+        "images": len(batch), "captions": captions, "tokens": tokens, "decoder tokens": tokens + prompt * captions,
+        "next tokens": batch.mask[:, 1:].sum().item(), "answer tokens": batch.answer_mask[:, 1:].sum().item(),
+    }  # fmt: skip
+
+
 class OptimizerStep:
     """Forward and backward over a step's micro-batches, gradient clipping, update.
 
@@ -113,22 +122,22 @@ class OptimizerStep:
     def _micro_batch_weights(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
         """Per-micro-batch loss weights, so that accumulated gradients equal those of one large batch.
 
-        A term is a mean over captions or over questions, so its weight is a micro-batch's count of them divided by the
-        mean count of the step's micro-batches, over all processes.
+        A term is a mean (`MEAN_OVER`), so its weight is a micro-batch's count of what it is over, divided by the mean
+        count of the step's micro-batches, over all processes.
         """
         if len(micro_batches) == 1:
             return [{}]
-        counts = [[batch.captioned.sum(), batch.answered.sum()] for batch in micro_batches]
-        counts = torch.tensor(counts, dtype=torch.float).to(self.accelerator.device)
-        counts = self.accelerator.reduce(counts, "sum")  # [micro-batches, 2]
-        weights = counts / counts.mean(0).clamp(min=1 / len(micro_batches))
-        return [dict(zip(("captions", "questions"), row, strict=True)) for row in weights.tolist()]
+        by_name = [counts(batch, len(self.learner.med.config.prompt_ids)) for batch in micro_batches]
+        values = torch.tensor([[*one.values()] for one in by_name], dtype=torch.float).to(self.accelerator.device)
+        values = self.accelerator.reduce(values, "sum")  # [micro-batches, names]
+        weights = values / values.mean(0).clamp(min=1 / len(micro_batches))
+        return [dict(zip(by_name[0], row, strict=True)) for row in weights.tolist()]
 
     def _backward(self, batch: Batch, weights: dict[str, float], teacher: Teacher | None, step: int) -> None:
         """Adds a micro-batch's losses to `losses` and its gradients to the parameters'."""
         batch = batch.to(self.accelerator.device)
         losses = self.model(batch, teacher, step, step / self.steps_per_epoch)
-        losses = {term: loss * weights.get(NEEDS.get(term, "captions"), 1.0) for term, loss in losses.items()}
+        losses = {term: loss * weights.get(MEAN_OVER.get(term, "captions"), 1.0) for term, loss in losses.items()}
         total = sum(self.config.weights[term] * loss for term, loss in losses.items())
         means = self.accelerator.reduce(torch.stack([*losses.values(), total]).detach().float(), "mean").tolist()
         for term, mean in zip([*losses, "total"], means, strict=True):

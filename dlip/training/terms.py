@@ -28,12 +28,23 @@ BY_TOKEN = ("hr.fusion", "hr.decoder", *AT, "kd.lm", "kd.vqa")
 """Terms that compare student and teacher token by token, so that both must tokenize texts alike."""
 NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "images"}
 """What a term needs of the data; captions where it is not named."""
+MEAN_OVER = {
+    "lm": "next tokens", "kd.lm": "next tokens", "vqa": "answer tokens", "kd.vqa": "answer tokens",
+    **dict.fromkeys(("hr.text", "hr.fusion", "at.self", "at.cross"), "tokens"),
+    **dict.fromkeys(("hr.decoder", "at.decoder_self", "at.decoder_cross"), "decoder tokens"),
+    **dict.fromkeys(("hr.image", "tags"), "images"),
+}  # fmt: skip
+"""What a term is a mean over; captions where it is not named."""
+
+
+def abilities(weights: dict[str, float]) -> frozenset[str]:
+    """Abilities whose heads these weights train."""
+    return frozenset(ability for ability in VLP if weights.get(ability) or weights.get(f"kd.{ability}"))
 
 
 def trained_abilities(weights: dict[str, float]) -> frozenset[str]:
-    """Abilities whose heads these weights train; all of them where they train none, as the paper's AT+HR does."""
-    trained = frozenset(ability for ability in VLP if weights.get(ability) or weights.get(f"kd.{ability}"))
-    return trained or frozenset(VLP)
+    """Abilities of a model trained with these weights; all of them where they train no head, as the paper's AT+HR."""
+    return abilities(weights) or frozenset(VLP)
 
 
 def distills(weights: dict[str, float]) -> list[str]:

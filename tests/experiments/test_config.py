@@ -101,3 +101,9 @@ def test_roles_and_teachers_agree():
         ExperimentConfig("s", teacher="t")
     with pytest.raises(UserError, match="the experiment configuration has no size"):
         ExperimentConfig.from_dict({"teacher": None})
+
+
+def test_records_names_say_how_a_model_was_evaluated():
+    assert EvaluationConfig("scenes/student").differences() == []
+    config = EvaluationConfig("scenes/student", precision="int8", beams=5, tasks=("captioning", "vqa"))
+    assert config.differences() == ["int8", "5 beams", "captioning and vqa"]

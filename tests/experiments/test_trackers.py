@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.experiments import trackers
 from dlip.experiments.config import ExperimentConfig, HeldOutConfig
 from dlip.experiments.run import run
-from dlip.experiments.trackers import check_installed
+from dlip.experiments.trackers import Reporter, check_installed
 from dlip.training.config import TrainConfig
 
 SPLITS_OF_8 = ("train-small", "val", "test")
@@ -101,3 +102,12 @@ def test_unknown_and_missing_trackers_are_refused_before_the_run(tmp_path, monke
     with pytest.raises(UserError, match="--report-to wandb needs the package wandb"):
         check_installed(("wandb",))
     assert not (tmp_path / "run").exists()
+
+
+def test_samples_come_with_their_own_images():
+    sent, images = {}, Scenes("val")
+    reporter = Reporter(("tensorboard",), None, images)
+    tracker = SimpleNamespace(log=lambda *_, **__: None, log_images=lambda values, **_: sent.update(values))
+    reporter.trackers = {"tensorboard": tracker}
+    reporter._send("tensorboard", {"step": 1, "eval": {"samples": [{"image_id": images[5].image_id, "caption": "a"}]}})
+    assert (sent["caption/0"][0] == images[5].image).all()

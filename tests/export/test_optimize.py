@@ -1,11 +1,14 @@
 """The fastest of the backends that keep a model's outputs serves it."""
 
+from dataclasses import replace
+
 import pytest
 
 from dlip.common.errors import UserError
 from dlip.export import optimize as module
 from dlip.export.optimize import Candidate, optimize
 from dlip.models.fast.precision import lower
+from dlip.models.med import Med
 from dlip.vlm import VLM
 
 TEXTS = ["is there a red circle?", "what color is the large square at left?"]
@@ -60,6 +63,26 @@ def test_a_backend_that_fails_is_passed_over(tiny, cache, monkeypatch):
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     model, (_, failed) = optimize(tiny, cache=cache)
     assert isinstance(model, VLM) and "not installed" in failed.reason
+
+
+def test_candidates_with_nan_are_refused(tiny, cache, monkeypatch):
+    monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
+    monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
+    errors = {"states": 0.0, "pair": float("nan"), "scores": 0.0}
+    monkeypatch.setattr(module, "relative_errors", lambda expected, actual: errors)
+    with pytest.raises(UserError, match="no backend keeps the outputs within 0.05 .* differ by nan"):
+        optimize(tiny, cache=cache)
+
+
+def test_other_heads_are_another_model(tiny, cache, monkeypatch):
+    monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
+    monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
+    pick(monkeypatch, "ours, packed", "fp32")
+    heads = tiny.med.config.text_heads // 2
+    other = VLM(Med(replace(tiny.med.config, text_heads=heads)).eval(), tiny.tokenizer, "other")
+    other.med.load_state_dict(tiny.med.state_dict())
+    assert optimize(tiny, cache=cache)[0].med.config.text_heads == 2 * heads
+    assert optimize(other, cache=cache)[0].med.config.text_heads == heads
 
 
 def test_every_candidate_is_timed(tiny, cache, monkeypatch):

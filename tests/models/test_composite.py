@@ -156,3 +156,9 @@ def test_models_without_all_abilities_are_measured(names, scenes):
     both = dlip.load(f"{names['match']}+{names['speak']}")
     figures, _ = measure(both, scenes, 1, False, teacher=both, tasks=("retrieval",))
     assert figures["attention"]["fusion"]["divergence"] == 0
+
+
+def test_is_not_saved_as_one_model(parts, tiny, tmp_path):
+    with pytest.raises(UserError, match="save each by itself"):
+        VLM(Composite([parts["speak"], parts["match"]]), tiny.tokenizer).save(tmp_path / "both")
+    assert not list(tmp_path.iterdir())

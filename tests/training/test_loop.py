@@ -109,25 +109,33 @@ def test_environment_does_not_change_accumulation(make_vlm, tmp_path, monkeypatc
 
 
 class Asked(Scenes):
-    """Every fifth picture has a question, whose answer is one word, and every third a caption, of six words."""
+    """Every fifth picture has a question and every third a caption, of several lengths."""
 
     def __getitem__(self, i: int):
         item = super().__getitem__(i)
-        questions = [Question("what?", ["red"])] if i % 5 == 0 else []
-        return replace(item, questions=questions, captions=["a red star above a circle"] if i % 3 == 0 else [])
+        questions = [Question("what?", ["red" if i % 2 else "a dark red"])] if i % 5 == 0 else []
+        captions = ["a red star above a circle" if i % 2 else "a star"] if i % 3 == 0 else []
+        return replace(item, questions=questions, captions=captions)
 
 
-@pytest.mark.parametrize("term", ["vqa", "lm"])
+@pytest.mark.parametrize("term", ["vqa", "lm", "kd.vqa", "hr.image", "hr.text", "hr.decoder", "at.cross"])
 def test_accumulation_equals_one_batch_of_partly_annotated_images(term, make_vlm, tmp_path):
     config = SHORT.replace(steps=1, warmup=0, weights={term: 1.0}, batch_size=24, label_smoothing=0.0)
     results = []
     for accumulate in (1, 4, 12):
         student, cut = make_vlm(1), config.replace(accumulate=accumulate)
-        run = train(student, Asked("val", size=24), cut, tmp_path / f"{accumulate}", progress=False)
+        teacher = make_vlm(2) if "." in term else None
+        run = train(student, Asked("val", size=24), cut, tmp_path / f"{accumulate}", teacher, progress=False)
         results.append((student.med.text_encoder.encoder.layer[0].output.dense.weight, run.losses()[term]))
     for weight, losses in results[1:]:
         torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
         assert losses == pytest.approx(results[0][1], abs=1e-5)
+
+
+def test_epochs_become_steps(make_vlm, tmp_path):
+    config = SHORT.replace(steps=1, warmup=0, epochs=2, batch_size=8)
+    run = train(make_vlm(1), Scenes("val", size=24), config, tmp_path, progress=False)
+    assert run.rows()[-1]["step"] == 6
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------

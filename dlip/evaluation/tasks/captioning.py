@@ -62,10 +62,10 @@ def predict(
     """Captions by beam search of the images that have captions. Raises MetricUnavailable where none has."""
     predictions = Predictions()
     for items in batches(dataset, batch_size, "captioning", progress):
-        items = [item for item in items if item.captions]
-        predictions.captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
-        predictions.references += [item.captions for item in items]
-        predictions.image_id += [item.image_id for item in items]
+        if items := [item for item in items if item.captions]:
+            predictions.captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
+            predictions.references += [item.captions for item in items]
+            predictions.image_id += [item.image_id for item in items]
     if not predictions.captions:
         raise MetricUnavailable("the data have no captions")
     return predictions

@@ -51,10 +51,15 @@ class RetrievalResult:
 def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> TaskResult:
     """Recalls of `score`, with a note where the candidates were not re-ranked."""
     result = score(predict(vlm, dataset, k, batch_size, progress))
-    if "itm" not in vlm.med.abilities or k == 0:
-        why = "no candidates are re-ranked" if k == 0 else "the model was not trained with ITM"
-        result.notes["tr@1"] = f"by ITC alone, as {why}"
+    result.notes |= note(k, vlm.med.abilities)
     return result
+
+
+def note(k: int | None, abilities: frozenset[str]) -> dict[str, str]:
+    """What limits retrieval with k candidates by a model with these abilities, if anything does."""
+    if k == 0:
+        return {"tr@1": "by ITC alone, as no candidates are re-ranked"}
+    return {} if "itm" in abilities else {"tr@1": "by ITC alone, as the model was not trained with ITM"}
 
 
 def default_candidates(dataset) -> int:
@@ -71,7 +76,7 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     """
     k = default_candidates(dataset) if k is None else k
     med = matcher = vlm.med.model_for("itc")
-    if "itm" in vlm.med.abilities:
+    if k and "itm" in vlm.med.abilities:
         matcher = vlm.med.model_for("itm")
     else:
         k = 0
@@ -110,7 +115,8 @@ def rank(
 ) -> RetrievalResult:  # fmt: skip
     """Both directions of retrieval from the ITC vectors of images [I, E] and captions [T, E], the k best re-ranked.
 
-    text: int64 [T], the unique text that each caption is. match: `match_logits` without its last two arguments.
+    text: int64 [T], the unique text that each caption is. match: `match_logits` of texts and
+    counts.
     """
     ids = image_id.to(texts.device), caption_id.to(texts.device)
     tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)

@@ -18,14 +18,14 @@ from dlip.data.batch import Item, Question
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, percent
 from dlip.models.generate import generate
 from dlip.models.token_ids import next_tokens
+from dlip.vlm import MAX_ANSWER_TOKENS
 
 QUESTION_BATCH = 128
 PAIR_BATCH = 256  # pairs of question and candidate answer
 
 
 def run(
-    vlm, dataset, answers: list[str] | None = None, k: int = 128, batch_size: int = 64, num_beams: int = 3,
-    max_new_tokens: int = 10, progress: Progress = True,
+    vlm, dataset, answers: list[str] | None = None, batch_size: int = 64, num_beams: int = 3, progress: Progress = True
 ) -> TaskResult:  # fmt: skip
     """Metrics of `score` for generated answers and, under "ranked", for answers picked from the list `answers`, if any.
 
@@ -44,9 +44,9 @@ def run(
             ids, mask = vlm.texts((q.text for q in batch), med)
             states = med.question_states(med.fuse_with(cross, ids, mask, torch.tensor(rows, device=ids.device)))
             prompt = ids.new_full((len(ids), 1), med.config.dec_id)
-            generated += vlm.tokenizer_of(med).decode(generate(med, states, mask, prompt, num_beams, max_new_tokens))
+            generated += vlm.tokenizer_of(med).decode(generate(med, states, mask, prompt, num_beams, MAX_ANSWER_TOKENS))
             if answers:
-                ranked += [answers[i] for i in best_answers(vlm, states, mask, answers, k)]
+                ranked += [answers[i] for i in best_answers(vlm, states, mask, answers)]
             questions += batch
             image_id += [items[row].image_id for row in rows]
     evaluated = result(generated, questions, image_id)

@@ -29,7 +29,7 @@ from dlip.experiments.analysis.statistics import (
 )
 from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan
 from dlip.records import HEADLINE_SCORES, composite, floors, image_sums, score_of_sums
-from dlip.training.terms import VLP, weights
+from dlip.training.terms import abilities, weights
 
 HOLDS, FAILS, EQUAL, UNRESOLVED = "holds", "fails", "equal", "unresolved"
 READING = (
@@ -94,7 +94,7 @@ def grid_runs(
         for record in by_row[row.name]:
             if sums := _sums(record, teacher):
                 found[row.name, record["seed"]] = row, sums
-    pooled = np.array([_trains_a_task(row.weights) for row, _ in found.values()], bool)
+    pooled = np.array([bool(abilities(weights(row.weights))) for row, _ in found.values()], bool)
     sums = {score: np.stack([own[score] for _, own in found.values()]) for score in teacher} if found else {}
     return GridRuns([row for row, _ in found], [seed for _, seed in found], pooled, sums, floor, teacher)
 
@@ -105,11 +105,6 @@ def _sums(record: dict, scores: Iterable[str]) -> dict[str, np.ndarray]:
         return {score: image_sums(record, score) for score in scores}
     except KeyError:
         return {}
-
-
-def _trains_a_task(text: str) -> bool:
-    terms = weights(text)
-    return any(terms.get(task) or terms.get(f"kd.{task}") for task in VLP)
 
 
 def points(grid_: Grid, by_row: Mapping[str, list[dict]]) -> GridRuns | str:

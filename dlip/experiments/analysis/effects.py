@@ -7,7 +7,7 @@ from dlip.experiments.ablation import matched, table
 from dlip.experiments.analysis.claims import COMPOSITE, difference
 from dlip.experiments.analysis.conclusions import grid_runs, points
 from dlip.experiments.analysis.statistics import LEVEL
-from dlip.experiments.grids import FULL, IMAGE, SWEEPS, TEXT, Grid, Plan, grid, module_row, student_size
+from dlip.experiments.grids import IMAGE, SWEEPS, TEXT, Grid, grid, module_row, student_size
 from dlip.models.config import preset
 
 FIXED_SIZES = ("base", "small")
@@ -16,14 +16,14 @@ COLUMNS = ["name", "role", "gain", "low", "high", "paper", "seeds"]
 """Columns of `gains`."""
 
 
-def sweeps(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
+def sweeps(records: list[dict]) -> pd.DataFrame:
     """The grid `modules` for `dlip.plots.module_curves`.
 
     The teacher, then one row per point of a curve; a student on two curves has two rows. Columns: those of
     `dlip.experiments.ablation.table`, swept ("image" or "text"), size (name of the swept encoder's size), encoder_m
     (its parameters in millions, in the paper's count), fixed (name of the other encoder's size).
     """
-    rows = table("modules", records, plan).set_index("name", drop=False)
+    rows = table("modules", records).set_index("name", drop=False)
     out = [rows.loc["teacher"].to_dict()]
     for image, text, _ in SWEEPS:
         sizes = paper_count(preset(student_size(IMAGE[image], TEXT[text])))
@@ -34,9 +34,7 @@ def sweeps(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def gains(
-    grid_: str | Grid, records: list[dict], score: str = "tr1", base: str | None = None, plan: Plan = FULL
-) -> pd.DataFrame:
+def gains(grid_: str | Grid, records: list[dict], score: str = "tr1", base: str | None = None) -> pd.DataFrame:
     """Gain of each row of a grid over its row `base` (by default the first), for `dlip.plots.gain_bars`.
 
     score: a column of `dlip.records` with outcomes of each image, or "composite", which conclusions are about. Columns:
@@ -47,7 +45,7 @@ def gains(
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
     rows, out = {row.name: row for row in grid_.rows}, []
     first = rows[base or grid_.rows[0].name]
-    by_row, parts = matched(grid_, records, plan), {score: 1.0}
+    by_row, parts = matched(grid_, records), {score: 1.0}
     if score == "composite":
         own, parts = points(grid_, by_row), COMPOSITE
     else:

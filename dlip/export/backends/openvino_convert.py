@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlip.export.onnx_export import GRAPHS, DecoderGraph, Graph, feed, without_warnings, write_config
+from dlip.export.onnx_export import GRAPHS, DecoderGraph, Graph, feed, parts_of, without_warnings, write_config
 from dlip.models.features import ABILITIES
 from dlip.models.med import KeysValues, Med
 
@@ -70,7 +70,7 @@ def convert(vlm, folder: Path, precision: str, images: np.ndarray) -> None:
         models["decoder"] = in_bf16(models["decoder"], inputs=[f"cross{i}" for i in cross])
     for name, model in models.items():
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=precision != "fp32")
-    write_config(folder, vlm, {"": (vlm.med, vlm.med.abilities)}, {})
+    write_config(folder, vlm, *parts_of(vlm))
 
 
 def to_openvino(graph: Graph) -> "Model":
@@ -134,7 +134,7 @@ def in_bf16(model: "Model", inputs=(), outputs=()) -> "Model":
 
 
 def quantize(models: dict[str, "Model"], med: Med, images: np.ndarray) -> dict[str, "Model"]:
-    """Weights and activations in 8 bits, of text and decoder weights only."""
+    """8-bit weights and activations; in the graphs of text and decoder 8-bit weights only."""
     import nncf
     import openvino
 

@@ -37,8 +37,8 @@ def cached_outputs(layers: dict[str, tuple[tuple[int, int], ...]], fusion_layers
         requested = tuple(sorted({-1, *(teacher_layer for teacher_layer, _ in layers.get(source, ()))}))
         kept[source, "states"] = requested
         if source in ("fusion", "decoder"):
-            kept[source, "self"] = requested if source in layers else (-1,)
-            kept[source, "cross"] = tuple(i for i in kept[source, "self"] if i < 0 or i in fusion_layers)
+            existing = {*fusion_layers, *range(-len(fusion_layers), 0)}
+            kept[source, "self"], kept[source, "cross"] = requested, tuple(i for i in requested if i in existing)
     return Want(frozenset({"itc"}), kept)
 
 

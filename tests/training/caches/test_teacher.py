@@ -27,7 +27,7 @@ from dlip.models.features import hard_negatives
 from dlip.models.med import Med
 from dlip.training.caches import disk
 from dlip.training.caches.disk import lock_path
-from dlip.training.caches.teacher import TeacherCache
+from dlip.training.caches.teacher import TeacherCache, cached_outputs
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
 from dlip.training.loop import train
@@ -319,3 +319,8 @@ def test_missing_files_are_filled_again(damage, teacher, images, tmp_path):
 def test_bf16_teacher_has_its_own_cache(teacher, images, tmp_path):
     first = TeacherCache(tmp_path, Teacher(teacher.med), images, collate_for(teacher)).folder
     assert TeacherCache(tmp_path, Teacher(teacher.med.bfloat16()), images, collate_for(teacher)).folder != first
+
+
+def test_negative_layers_without_cross_attention_have_no_cross_map():
+    layers = cached_outputs({"fusion": ((-2, -1),)}, (1,)).layers
+    assert layers["fusion", "self"] == (-2, -1) and layers["fusion", "cross"] == (-1,)
