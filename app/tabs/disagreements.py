@@ -51,8 +51,11 @@ def disagreements(
     """The items of the built-in test images on which the student loses most, the worst first, at most twelve.
 
     task: "captions", "answers", "captions found by image" or "images found by caption". images: number of test images
-    that both models are evaluated on.
+    that both models are evaluated on. Raises UserError for the shipped models of photographs: the images are scenes.
     """
+    if strangers := models.out_of_domain("scenes", (teacher, student)):
+        raise UserError(f"{' and '.join(sorted(strangers))} learned photographs, but these images are scenes; choose "
+                        f"{' and '.join(models.SHIPPED['scenes'])} at the top")  # fmt: skip
     if task not in COMPARISONS:
         raise UserError(f"there is no task {task!r}; choose {', '.join(COMPARISONS)}")
     images = inputs.integer(images, "images", MIN_IMAGES, MAX_IMAGES)

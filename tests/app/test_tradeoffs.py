@@ -168,6 +168,11 @@ def test_without_results_the_built_in_models_are_shown(tmp_path, monkeypatch):
     assert "<img" in page.show(page.run("student"))
 
 
+def test_photo_models_are_not_compared_on_scenes():
+    with pytest.raises(UserError, match="photos/student and photos/teacher learned photographs"):
+        worst.disagreements("photos/teacher", "photos/student")
+
+
 def test_disagreements_equal_those_of_dlip():
     shares = []
     result = worst.disagreements(TEACHER, STUDENT, "answers", 50, shares.append)
