@@ -20,7 +20,7 @@ app: $(INSTALLED) ## open teacher and student side by side in the browser; PORT=
 
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal
 
-test: lint ## lint, check the import order, run the tests on two cores, save the slow ones
+test: lint ## lint, check the import order, run the tests on two cores, except the slow ones
 	$(PYTEST) -m "not slow"
 
 test-slow: $(INSTALLED) ## run the slow tests: large sizes, more windows and signals, notebooks of records, benchmarks

@@ -1,6 +1,5 @@
 """Event handlers: errors as one sentence on the page, queues, and API endpoints with documented types."""
 
-import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -48,16 +47,8 @@ def chain(triggers: list) -> Callable:
 def guarded(function: Callable, long: bool = False) -> Callable:
     """Event handler that shows an exception as one sentence on the page, and holds `models.turn` unless `long`.
 
-    A generator and a long function take the turn themselves around each step.
+    A long function takes the turn itself around each step.
     """
-    if inspect.isgeneratorfunction(function):
-
-        @wraps(function)
-        def generate(*args):
-            with _error_messages():
-                yield from function(*args)
-
-        return generate
 
     @wraps(function)
     def call(*args):

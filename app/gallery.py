@@ -117,4 +117,6 @@ def current() -> Gallery:
 @cache
 def _shipped() -> Gallery:
     photographs = [Item(example.image, 0, example.captions) for example in images.photographs()]
-    return Gallery("the shipped images", [images.SCENES, photographs])
+    shipped = Gallery("the shipped images", [images.SCENES, photographs])
+    shipped.note = f"They are {len(images.SCENES)} drawn scenes and {plural(len(photographs), 'photograph')}."
+    return shipped

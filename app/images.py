@@ -57,7 +57,7 @@ def read(path: str | Path | Image.Image | None) -> Image.Image:
 
 
 def kind(image: Image.Image) -> str:
-    """Which of the shipped models know such an image: "scenes" if it is drawn as theirs are, else "photos"."""
+    """Which of the shipped models know such an image, guessed by its size: "scenes" if it is theirs, else "photos"."""
     return "scenes" if image.size == (SIDE, SIDE) else "photos"
 
 

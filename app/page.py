@@ -116,7 +116,8 @@ def build() -> gr.Blocks:
         gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES, api_visibility="private")
         clicked = buttons.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
         filled = [image, *names, *returned["compare"], returned["search"]]
-        clicked.then(choose_example, [place, *names], filled, api_visibility="private", **events.CHOICE)
+        chosen = events.guarded(choose_example, long=True)
+        clicked.then(chosen, [place, *names], filled, api_visibility="private", **events.CHOICE)
     return page
 
 
@@ -148,7 +149,7 @@ def serve(
     built_in = dict.fromkeys((*models.defaults(), *models.choices()))
     models.fix(names or (list(built_in) if share or security.is_public() else None))
     gallery.use(searched)
-    for name in models.defaults():
+    for name in dict.fromkeys((*models.defaults(), *(names or ()))):
         models.load(name)
     with _exit_on_signals(), tempfile.TemporaryDirectory(prefix="dlip-app-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads

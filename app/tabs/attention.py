@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.truth import mentions
-from dlip.evaluation.attention_maps import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
+from dlip.evaluation.attention_maps import ARTICLES, ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.vlm import VLM
 
 from .. import events, images, inputs, jobs, models
@@ -37,7 +37,7 @@ class Text(TypedDict):
     question: str
     """The question of an answer; else empty."""
     read: int
-    """Number of words that a model reads: long texts are truncated."""
+    """Number of words that both models read: long texts are truncated."""
 
 
 @inputs.checked
@@ -52,8 +52,9 @@ def words(image: str, teacher: str, student: str, question: str = "") -> list[Te
     if question:
         texts.append(("you", "question", question, ""))
         texts += [(who, "answer", text, question) for who, text in _capable(pair, VLM.answer, [loaded], [question])]
+    readers = [vlm for vlm in pair.values() if vlm.med.abilities - {"itc"}]
     return [
-        Text(who=who, kind=kind, text=text, question=about, read=max(vlm.words_read(text) for vlm in pair.values()))
+        Text(who=who, kind=kind, text=text, question=about, read=min(vlm.words_read(text) for vlm in readers))
         for who, kind, text, about in texts
     ]
 
@@ -96,7 +97,9 @@ def self_attention(
     """
     loaded, pair = images.read(image), models.pair(teacher, student)
     chosen = {"teacher": (teacher_layer, teacher_head), "student": (student_layer, student_head)}
-    maps = {side: _image_map(image_maps(vlm, loaded), rollout, *chosen[side]) for side, vlm in pair.items()}
+    maps = attention_view.for_each_model(
+        pair, lambda side, vlm: _image_map(image_maps(vlm, loaded), rollout, *chosen[side])
+    )
     return attention_view.compare_maps("the image", ROLLOUT if rollout else SELF, models.names(pair), maps)
 
 
@@ -141,11 +144,12 @@ def layers_and_heads(name: str, view: str) -> tuple[list[str], list[str]]:
 
 
 def first_word(texts: list[Text]) -> dict | None:
-    """The first word that names an object, or the first word: {"text": index in `texts`, "word": index}."""
+    """The first word that names an object of a scene, or is no article: {"text": index in `texts`, "word": index}."""
     for i, text in enumerate(texts):
         if named := mentions(text["text"]):
             return {"text": i, "word": named[0].end - 1}
-    return next(({"text": i, "word": 0} for i, text in enumerate(texts) if text["text"].split()), None)
+    words = [(i, k, word) for i, text in enumerate(texts) for k, word in enumerate(text["text"].split())]
+    return next(({"text": i, "word": k} for i, k, word in words if word.lower() not in ARTICLES), None)
 
 
 def show(texts: list[Text], chosen: dict | None) -> str:
@@ -158,7 +162,7 @@ def show(texts: list[Text], chosen: dict | None) -> str:
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
     with gr.Row(elem_classes="ask"):
-        example = "to see its words and the answers’, as: what color is the circle?"
+        example = f"to see its words and the answers’, as: {images.examples()[0].question}"
         question = gr.Textbox("", label="Question", scale=4, max_lines=1, placeholder=example)
         answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
     texts, chosen, maps_json = (gr.JSON(visible=False) for _ in range(3))
@@ -192,9 +196,9 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         return texts, first, show(texts, first) if texts else parts.hint(NO_CAPTIONS)
 
     def find_maps(image, teacher, student, texts, chosen, view, source, outline, *places):
-        if not image or not texts:
+        if not image or (not chosen and view not in (SELF, ROLLOUT)):
             return None, ""
-        if view in attributions.METHODS or (view == CROSS and not chosen):
+        if view in attributions.METHODS:
             return None, attributions.HINT
         image = images.read(image)
         if view != CROSS:

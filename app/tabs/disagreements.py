@@ -25,7 +25,10 @@ COMPARISONS = {
 }
 """What the page offers -> task of `dlip.evaluate`, and kind of its items in `dlip.evaluation.disagreement`."""
 MIN_IMAGES, MAX_IMAGES, SHOWN = 10, SPLITS["test"], 12
-EMPTY = f"Both models read the images; the {SHOWN} on which the student loses most appear here, with both outputs."
+EMPTY = (
+    f"Both models read drawn scenes; the {SHOWN} on which the student loses most appear here, with both outputs. "
+    "Models of photographs cannot be compared on them."
+)
 BATCH = 4
 """Images at a time; other visitors' requests run in between."""
 
@@ -54,8 +57,8 @@ def disagreements(
     that both models are evaluated on. Raises UserError for the shipped models of photographs: the images are scenes.
     """
     if strangers := models.out_of_domain("scenes", (teacher, student)):
-        raise UserError(f"{' and '.join(sorted(strangers))} learned photographs, but these images are scenes; choose "
-                        f"{' and '.join(models.SHIPPED['scenes'])} at the top")  # fmt: skip
+        raise UserError(f"the models {' and '.join(sorted(strangers))} learned photographs, but these images are drawn "
+                        "scenes; choose models of scenes")  # fmt: skip
     if task not in COMPARISONS:
         raise UserError(f"there is no task {task!r}; choose {', '.join(COMPARISONS)}")
     images = inputs.integer(images, "images", MIN_IMAGES, MAX_IMAGES)
@@ -64,7 +67,7 @@ def disagreements(
         predictions, items, pair = [], [], models.pair(teacher, student)
         for vlm in pair.values():
             if tasks.TASKS[evaluated].abilities[0] not in vlm.med.abilities:
-                raise UserError(f"{vlm.name} was not trained for {task}; choose another model, or another comparison")
+                raise UserError(f"the model {vlm.name} was not trained for {task}; choose another model or comparison")
         data = Scenes("test", size=images)
         for i, vlm in enumerate(pair.values()):
             options = dict(batch_size=BATCH, progress=subrange(step, i / 2, (i + 1) / 2))

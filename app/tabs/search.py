@@ -97,8 +97,9 @@ def introduction() -> str:
     searched = gallery.current()
     reverse = "Or the other way round, from the image to sentences." if searched.places["captions"] else ""
     return parts.hint(escape(
-        f"Both models find the {SHOWN} of {len(searched.entries):,} images that fit the sentence best: contrast (ITC) "
-        f"chooses {CANDIDATES} candidates, matching (ITM) ranks them again; click one to make it your image. {reverse} "
+        f"Both models find those of {len(searched.entries):,} images that fit the sentence best: contrast (ITC) "
+        f"chooses {CANDIDATES} candidates, matching (ITM) ranks them again, where a model has it. "
+        f"Click one to make it your image. {reverse} "
         f"{searched.note}"
     ))  # fmt: skip
 
@@ -108,7 +109,7 @@ def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> s
     places = [{hit["place"] for hit in results[side]["hits"]} for side in parts.SIDES]
     shared = places[0] & places[1]
     summary = (
-        f"Both found {len(shared)} of the same {len(places[0])}; those are marked." if shared else "They share none."
+        f"{len(shared)} of the {len(places[0])} are found by both; those are marked." if shared else "They share none."
     )
     thumbnails = {}
     if with_images:
@@ -147,6 +148,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     images_stay = f"shown => shown.includes('data-index') ? {json.dumps(gr.skip())} : {json.dumps(empty)}"
     image.change(None, out, js=images_stay, cancels=reversing, **clear)
     clicked = out.click(None, None, place, js=parts.picked("found"), api_visibility="private")
-    chosen = clicked.then(searched.image, place, image, api_visibility="private", **events.CHOICE)
+    read = events.guarded(searched.image, long=True)
+    chosen = clicked.then(read, place, image, api_visibility="private", **events.CHOICE)
     chosen.then(None, js=parts.RELEASE_EXAMPLES).then(None, js=parts.SHOW_IMAGE)
     return sentence

@@ -14,8 +14,6 @@ from dlip.records import frame, read
 from dlip.records.compare import describe_test_sets
 
 RESULTS = Path(dlip.__file__).parents[1] / "results"
-MAIN = "playground"
-"""The group of the shipped models and runs like theirs."""
 _Files = tuple[tuple[Path, int], ...]
 
 
@@ -38,13 +36,18 @@ def _read(files: _Files) -> list[dict]:
 
 
 def groups() -> list[str]:
-    """`MAIN`, the data sets of other runs outside grids, and the grids with at least one run besides their teacher."""
+    """The data sets of runs outside grids, that of the shipped scenes models first, and the grids with a run besides
+    their teacher."""
     grids = (name for name in GRIDS if any(runs for row, runs in matched(name, records()).items() if row != "teacher"))
     return [*_outside_grids(_files()), *grids]
 
 
-def records_of(group: str) -> list[dict]:
-    """The records of a group, those of a grid named after its rows. Raises UserError if there is no such group."""
+def records_of(group: str | None = None) -> list[dict]:
+    """The records of a group, by default the first; those of a grid are named after its rows.
+
+    Raises UserError if there is no such group.
+    """
+    group = group or groups()[0]
     if group in GRIDS:
         return [{**record, "name": name} for name, runs in matched(group, records()).items() for record in runs]
     outside = _outside_grids(_files())
@@ -53,22 +56,21 @@ def records_of(group: str) -> list[dict]:
     return outside[group]
 
 
-def table(group: str) -> pd.DataFrame:
+def table(group: str | None = None) -> pd.DataFrame:
     """The records of a group as `dlip.records.frame` returns them, cached: do not modify. Raises as `records_of`."""
     return _table(group, _files())
 
 
 @lru_cache(maxsize=16)
-def _table(group: str, files: _Files) -> pd.DataFrame:
+def _table(group: str | None, files: _Files) -> pd.DataFrame:
     return frame(records_of(group))
 
 
 @lru_cache(maxsize=1)
 def _outside_grids(files: _Files) -> dict[str, list[dict]]:
-    """The records outside grids by the data that they were measured on; the built-in models' group is `MAIN`."""
+    """The records outside grids by the data that they were measured on."""
     by_data: dict[str, list[dict]] = {}
     for record in _read(files):
         if "ablation" not in record:
             by_data.setdefault(describe_test_sets(frame([record]))[0], []).append(record)
-    (_, main), *rest = by_data.items()
-    return {MAIN: main, **dict(rest)}
+    return by_data

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.cost.latency import compare_latency, throughput
 from dlip.cost.memory import memory
@@ -59,6 +60,9 @@ def speed(
     batches = sorted({inputs.integer(size, "throughput's batch", 1, BATCHES[-1]) for size in sizes})
     with jobs.turns(progress) as step:
         pair = models.pair(teacher, student)
+        for vlm in pair.values():
+            if task in TASKS and not {*TASKS[task].abilities} <= vlm.med.abilities:
+                raise UserError(f"the model {vlm.name} was not trained for {task}; choose another model or task")
         text = dict(beams=beams, tokens=tokens)
         latency = compare_latency(pair, task, repeats, WARMUP_ROUNDS, subrange(step, 0.0, 0.5), batch=batch, **text)
         rates = throughput(pair, task, batches, THROUGHPUT_ROUNDS, subrange(step, 0.5, 0.8), **text) if batches else {}

@@ -13,7 +13,6 @@ from dlip.common.errors import UserError
 from dlip.common.text import plural, three_digits
 from dlip.data.answers import normalize
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.disagreement import items_of
 from dlip.experiments.grids import GRIDS
 from dlip.plots import LABELS, accuracy_cost, pareto, score_rows
 from dlip.plots.style import axis_title
@@ -24,7 +23,7 @@ from dlip.records.write import SAMPLES
 
 from .. import events, gradio_workarounds, inputs
 from ..view import charts, parts
-from .shipped import MAIN, RESULTS, groups, records, records_of, table
+from .shipped import RESULTS, groups, records, records_of, table
 
 SHOWN_SAMPLES = 4
 AXES = tuple(column for column in COSTS if column not in ("latency_ms", "latency_p95_ms"))
@@ -66,11 +65,11 @@ class Run(TypedDict):
 
 
 @inputs.checked
-def tradeoffs(group: str = MAIN, cost: str = "params_m", score: str = "vqa_mean") -> list[Point]:
+def tradeoffs(group: str | None = None, cost: str = "params_m", score: str = "vqa_mean") -> list[Point]:
     """The shipped runs as points, cheapest first.
 
-    group: "playground", the shipped models and runs like theirs; the name of a grid of `dlip ablate`; or the data of
-    other runs, as "scenes test-5k, 5,000 images". cost and score: columns of dlip.records, as params_m, flops_g,
+    group: the data that runs were measured on, as "scenes test, 1,000 images" (the default, the shipped models of
+    scenes), or the name of a grid of `dlip ablate`. cost and score: columns of dlip.records, as params_m, flops_g,
     latency_share; ir1, facts_f1, vqa_mean, tr1, cider.
     """
     rows = _rows(group, cost, score)
@@ -83,11 +82,11 @@ def tradeoffs(group: str = MAIN, cost: str = "params_m", score: str = "vqa_mean"
 
 
 @inputs.checked
-def run(name: str, group: str = MAIN) -> Run:
+def run(name: str, group: str | None = None) -> Run:
     """The run behind a point of `tradeoffs`: configuration, command, figures, and samples of its outputs."""
     runs = [record for record in records_of(group) if record["name"] == name]
     if not runs:
-        raise UserError(f"there is no point {name!r} in {group}; choose one of the chart")
+        raise UserError(f"there is no point {name!r} among these runs; choose one of the chart")
     runs, row = sorted(runs, key=lambda record: record["created"], reverse=True), summary(frame(runs)).iloc[-1]
     latest = runs[0]
     return Run(
@@ -105,14 +104,14 @@ def _rows(group: str, cost: str, score: str) -> pd.DataFrame:
     runs = table(group)
     rows = summary(runs.dropna(subset=[cost, score])) if len(runs) else runs
     if rows.empty:
-        raise UserError(f"no run of {group} has both {cost} and {score}; choose other axes, or other runs")
+        raise UserError(f"none of these runs has both {cost} and {score}; choose other axes, or other runs")
     return rows
 
 
 # --- as the page shows it ---------------------------------------------------------------------------------------------
 
 
-def description(points: list[Point], group: str = MAIN) -> str:
+def description(points: list[Point], group: str | None = None) -> str:
     """What the points are, in a sentence."""
     (data, *_), runs = describe_test_sets(table(group)), sum(point["runs"] for point in points)
     text = f"{runs:,} of the {len(records()):,} runs that are shipped with this project, measured on {escape(data)}; "
@@ -124,8 +123,9 @@ def description(points: list[Point], group: str = MAIN) -> str:
     return parts.hint(text)
 
 
-def show(run: Run) -> str:
+def show(run: Run, group: str | None = None) -> str:
     """A point's figures, command, configuration and samples."""
+    teachers = _teacher_captions(group)
     figures = {
         name: (axis_title(name), f"{value:,.1f}" if name in SCORES else three_digits(value))
         for name, value in run["figures"].items()
@@ -135,7 +135,7 @@ def show(run: Run) -> str:
         seeds=plural(len(run["seeds"]), "seed"), train_images=plural(run["train_images"], "training image"),
         main=[figures[name] for name in MAIN_FIGURES if name in figures],
         rest=[figure for name, figure in figures.items() if name not in MAIN_FIGURES],
-        samples=[_sample(sample) for sample in run["samples"][:SHOWN_SAMPLES]],
+        samples=[_sample(sample, teachers) for sample in run["samples"][:SHOWN_SAMPLES]],
     )  # fmt: skip
 
 
@@ -143,12 +143,13 @@ def _settings(config: dict) -> list[tuple[str, str]]:
     """The settings in which runs differ, as pairs of name and value."""
     model, train = config.get("model") or {}, config.get("train") or {}
     settings = [
-        (part, f"{model[f'{part}_layers']} layers, {model[f'{part}_width']} wide")
+        (part, f"{plural(model[f'{part}_layers'], 'layer')}, {model[f'{part}_width']} wide")
         for part in ("image", "text") if f"{part}_layers" in model
     ]  # fmt: skip
     settings += [
+        ("backbone", model.get("image_backbone") or ""),
         ("cross-attention", f"in {len(model.get('fusion_layers') or ())} of the text layers"),
-        ("initialized from", ", ".join(config.get("start") or ())),
+        ("initialized from", ", ".join(config.get("init_from") or ())),
         ("losses", ", ".join(f"{term} × {weight:g}" for term, weight in (train.get("weights") or {}).items())),
         *((name.replace("_", " "), f"{train[name]}") for name in ("steps", "batch_size", "lr") if name in train),
         ("teacher", str(config.get("teacher") or "")),
@@ -156,13 +157,13 @@ def _settings(config: dict) -> list[tuple[str, str]]:
     return [(name, value) for name, value in settings if value]
 
 
-def _sample(sample: dict) -> dict:
-    """Values of a sample for run.html."""
+def _sample(sample: dict, teachers: dict[int, str]) -> dict:
+    """Values of a sample for run.html. teachers: as `_teacher_captions`."""
     image, alt = _sample_images().get(sample["image_id"]), (sample["references"] or [f"image {sample['image_id']}"])[0]
     answers = zip(sample["questions"], sample["answers"], sample["truth"], strict=False)
     return {
         "alt": alt, "image": None if image is None else parts.thumbnail(image, alt),
-        "caption": sample["caption"] or "", "teacher": _teacher_captions().get(sample["image_id"]),
+        "caption": sample["caption"] or "", "teacher": teachers.get(sample["image_id"]),
         "answers": [(question, answer, truth, normalize(answer) == normalize(truth))
                     for question, answer, truth in answers],
     }  # fmt: skip
@@ -172,12 +173,12 @@ def _sample(sample: dict) -> dict:
 def _sample_images() -> dict:
     """image_id -> the image of a sample."""
     data = Scenes("test", size=SAMPLES)
-    return {i: item.image for i, item in items_of(data, [data[k].image_id for k in range(SAMPLES)]).items()}
+    return {item.image_id: item.image for item in map(data.__getitem__, range(SAMPLES))}
 
 
-def _teacher_captions() -> dict[int, str]:
-    """image_id -> caption of the latest teacher."""
-    teachers = [record for record in records_of(MAIN) if record["role"] == "teacher" and record["samples"]]
+def _teacher_captions(group: str) -> dict[int, str]:
+    """image_id -> caption of the group's latest teacher."""
+    teachers = [record for record in records_of(group) if record["role"] == "teacher" and record["samples"]]
     latest = max(teachers, key=lambda record: record["created"], default={"samples": []})
     return {sample["image_id"]: sample["caption"] for sample in latest["samples"]}
 
@@ -209,11 +210,11 @@ def axes(group: str, columns: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
-    first = (MAIN, "params_m", "vqa_mean")
+    first = (groups()[0], "params_m", "vqa_mean")
     with gr.Row():
-        group = gr.Dropdown(groups(), value=MAIN, label="Runs", min_width=180)
-        cost = gr.Dropdown(axes(MAIN, AXES), value=first[1], label="Cost", min_width=180)
-        score = gr.Dropdown(axes(MAIN, SCORES), value=first[2], label="Score", min_width=180)
+        group = gr.Dropdown(groups(), value=first[0], label="Runs", min_width=180)
+        cost = gr.Dropdown(axes(first[0], AXES), value=first[1], label="Cost", min_width=180)
+        score = gr.Dropdown(axes(first[0], SCORES), value=first[2], label="Score", min_width=180)
     note = gr.HTML(description(tradeoffs(*first)))
     heading = charts.heading("runs")
     with gr.HTML(html_template="@children", js_on_load=charts.ON_POINT_CLICK, elem_id="chart-of-runs") as clickable:
@@ -237,7 +238,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         return text, title, fig, gr.Dropdown(names, value=point), show_point(point, group)
 
     def show_point(point, group):
-        return show(run(point, group)) if point else ""
+        return show(run(point, group), group) if point else ""
 
     quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
     axes_inputs = [group, cost, score]

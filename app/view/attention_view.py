@@ -52,7 +52,7 @@ class Maps(TypedDict):
     teacher: Side
     student: Side
     divergence: float | None
-    """Jensen-Shannon divergence in bits: 0 for equal maps, 1 for disjoint ones; null if there is one map."""
+    """Jensen-Shannon divergence in bits: 0 for equal maps, 1 for disjoint ones; null if one has nothing positive."""
     object: int | None
     """Index of the scene's object that the word names; null if it names none."""
 
@@ -82,8 +82,10 @@ def compare_maps(
             sides[side]["note"] = events.as_sentence(str(values))
             continue
         above = values.clamp(min=0)
-        positive.append(above / above.sum().clamp(min=1e-9))
-        sides[side] |= _scores(values, positive[-1], mask)
+        own = above / above.sum().clamp(min=1e-9)
+        sides[side] |= _scores(values, own, mask)
+        if own.any():
+            positive.append(own)
     bits = differ(*positive).item() if len(positive) == 2 else None
     return Maps(about=about, kind=kind, **sides, divergence=bits, object=None if mask is None else object_index)
 

@@ -190,14 +190,22 @@ def bench(options: Bench) -> None:
 
     passed = {name: value for name in ("data", "rounds") if (value := getattr(options, name)) is not None}
     command = shlex.join(["dlip", "bench", *as_words(options, "bench", {})])
-    records = []
+    records, failed = [], []
     for name, arguments in benches.every(passed).items() if options.name == "all" else [(options.name, passed)]:
-        records.append(benches.bench(name, command, **arguments))
+        try:
+            records.append(benches.bench(name, command, **arguments))
+        except UserError as error:
+            if options.name != "all":
+                raise
+            failed.append(f"{name}: {error}")
+            continue
         append(records[-1], options.results or f"results/bench/{name}.jsonl")
         if not options.json:
             print(benches.text(records[-1]), flush=True)
     if options.json:
         options.show({"records": records} if options.name == "all" else records[0], "")
+    if failed:
+        raise UserError(f"not run: {'; '.join(failed)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,16 +18,13 @@ class Data(Figures):
 
 def data(options: Data) -> None:
     """Count the images and texts of a data set."""
-    from dlip import data as data_sets
+    from dlip.data import audit
+    from dlip.data.quarantine import EmptySplitError
 
     counts, faults = {}, []
-    names = data_sets.dataset_names(options.name)
-    for name in names:
-        for split in data_sets.splits(name):
-            dataset = data_sets.open(name, split, on_error="skip")
-            dataset.verify()
-            counts[split if len(names) == 1 else f"{name} {split}"] = dataset.counts()
-            faults += dataset.faults
+    for split, _, dataset in audit.every_split(options.name):
+        counts[split] = audit.counts(dataset)
+        faults += [str(dataset)] if isinstance(dataset, EmptySplitError) else dataset.faults
     lines = [
         f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
         for split, row in counts.items()
@@ -65,7 +62,7 @@ def data_shard(options: DataShard) -> None:
     opened = {}
     for split in options.splits or data_sets.splits(options.name):
         opened[split] = data_sets.open(options.name, split, on_error=options.on_error)
-        opened[split].verify()
+        data_sets.verify(opened[split])
     written = write_shards(options.out, opened, options.images)
     lines = [f"{row['file']}  {row['images']:>6,} images  {row['bytes'] / 1e6:.1f} MB" for row in written["shards"]]
     options.show(written, "\n".join(lines))

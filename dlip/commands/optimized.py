@@ -5,7 +5,7 @@ from dataclasses import asdict
 from dlip import data as data_sets
 from dlip.common.errors import UserError
 from dlip.evaluation import tasks
-from dlip.experiments.config import EvaluationConfig
+from dlip.experiments.config import EvaluationConfig, MeasureConfig
 from dlip.experiments.run import held_out, note_skipped
 from dlip.export import runner_evaluate
 from dlip.export.optimize import optimize
@@ -18,6 +18,7 @@ def evaluate_optimized(config: EvaluationConfig, results: str | None = None, pro
     Raises UserError for options that only `evaluate_model` has, and as `optimize` does.
     """
     others = {"answers": config.answers, "bounds": config.bounds, "precision": config.precision != "fp32"}
+    others |= {"latency-repeats": config.measure.latency_repeats != MeasureConfig.latency_repeats}
     if refused := [name for name, given in (others | {"results": results}).items() if given]:
         raise UserError(f"--optimize and --{refused[0]} exclude each other")
     tasks.check_tasks(config.tasks)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -13,12 +14,12 @@ from dlip.data.shards.dataset import BadSampleError
 from dlip.data.shards.write import encoded_item
 
 KINDS = {
+    "questions without answers": " has no answer to ",  # first, as it quotes the question
     "missing images": " is missing",
     "corrupt images or shards": " cannot be read",
     "empty captions": " has an empty caption",
     "images without caption": " has no caption",
     "empty questions": " has an empty question",
-    "questions without answers": " has no answer to ",
     "images in two splits": " is in the split ",
 }
 """Kind of a fault -> words of its sentence in `Folder`, `Shards` and `Hub`."""
@@ -40,17 +41,11 @@ def check(name: str) -> dict:
     seen: dict[bytes | tuple[str, int], tuple[str, str]] = {}
     captions: Counter = Counter()
     writers: Counter = Counter()
-    names = data_sets.dataset_names(name)
-    for part, own in [(one, split) for one in names for split in data_sets.splits(one)]:
-        split = own if len(names) == 1 else f"{part} {own}"
-        try:
-            dataset = data_sets.open(part, own, on_error="skip")
-            dataset.verify()
-        except EmptySplitError as error:
-            splits[split] = {"images": 0, "captions": 0, "questions": 0}
-            faults["splits without a usable image"].append(str(error))
+    for split, (part, own), dataset in every_split(name):
+        splits[split] = counts(dataset)
+        if isinstance(dataset, EmptySplitError):
+            faults["splits without a usable image"].append(str(dataset))
             continue
-        splits[split] = dataset.counts()
         for fault in dataset.faults:
             faults[_kind(fault)].append(fault)
         for i in tqdm(range(len(dataset)), f"reading {split}", leave=False, disable=None):
@@ -80,6 +75,24 @@ def check(name: str) -> dict:
         "data": name, "splits": splits, "writers": dict(writers), "shared_captions": shared, "faults": faults,
         "ok": not faults,
     }  # fmt: skip
+
+
+def every_split(name: str) -> Iterator[tuple[str, tuple[str, str], object]]:
+    """Every split of a data set: what to call it, its part and split, and the verified data, or why there are none."""
+    names = data_sets.dataset_names(name)
+    for part, split in [(one, split) for one in names for split in data_sets.splits(one)]:
+        try:
+            dataset = data_sets.open(part, split, on_error="skip")
+            dataset.verify()
+        except EmptySplitError as error:
+            dataset = error
+        yield split if len(names) == 1 else f"{part} {split}", (part, split), dataset
+
+
+def counts(dataset) -> dict[str, int]:
+    """Numbers of images and texts; `dataset` as in `every_split`."""
+    empty = isinstance(dataset, EmptySplitError)
+    return {"images": 0, "captions": 0, "questions": 0} if empty else dataset.counts()
 
 
 def report(result: dict) -> str:

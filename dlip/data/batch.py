@@ -81,6 +81,11 @@ class Batch:
         return self.mask[:, 1:].any(1)
 
     @property
+    def caption_mask(self) -> torch.Tensor:
+        """bool [B, T]: true for the tokens of captions, false for padding and for images without a caption."""
+        return self.mask & self.captioned[:, None]
+
+    @property
     def answered(self) -> torch.Tensor:
         """bool [N]: which questions have an answer."""
         return self.answer_mask[:, 1:].any(1)
@@ -90,6 +95,12 @@ class Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+    def pin_memory(self) -> "Batch":
+        """This batch in pinned memory, as `DataLoader` wants it for a GPU."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
 
     def tokenized_by(self, tokenizer, max_text: int) -> "Batch":
         """This batch with the ids and mask of another tokenizer; it must carry `captions`."""

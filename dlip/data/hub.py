@@ -87,7 +87,8 @@ class Hub(AnnotatedImages):
         ids = values[roles.pop("id")] if "id" in roles else None
         groups: dict[str, list[int]] = {}
         for row in range(len(self.data)):
-            name = str(ids[row]) if ids else f"{self.name}/{self.split}/{row}"
+            known = ids is not None and ids[row] is not None
+            name = str(ids[row]) if known else f"{self.name}/{self.split}/{row}"
             groups.setdefault(name, []).append(row)
         self._rows, self.annotations, faults = [], [], []
         for name, rows in groups.items():

@@ -34,7 +34,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """A vocabulary of at most `vocab_size` tokens: special ones, every character, the most frequent words.
+        """Special tokens, every character, and the most frequent words up to `vocab_size` tokens in all.
 
         The same texts always give the same ids, which the library's own trainer does not promise.
         """

@@ -17,6 +17,7 @@ from dlip.common.errors import UserError
 MAX_PIXELS = 80_000_000
 """Larger images are refused: a small file can decode into more memory than there is."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif")
 """Formats that are read; Pillow passes some others (EPS) to external programs."""
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # decompression bombs are refused by to_rgb, other faults harmless

@@ -52,7 +52,7 @@ class Score:
         if self.word is None:
             no, yes = med.match_logits(med.fuse(ids, mask, states, trace=trace)).float().unbind(-1)
             return yes - no
-        ids, _ = with_prompt(ids, mask, med.config.prompt_ids)
+        ids, _, _ = with_prompt(ids, mask, med.config.prompt_ids)
         tokens = self.pool[self.word].nonzero().squeeze(1) + len(med.config.prompt_ids)
         logits = med.decode(ids, states, trace=trace)[:, tokens - 1].float()  # [N, tokens of the word, V]
         return logits.log_softmax(-1).gather(-1, ids[:, tokens, None]).sum((1, 2))

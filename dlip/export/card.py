@@ -116,7 +116,7 @@ def training(record: dict) -> list[tuple[str, str]]:
     images = record.get("train_images") or data.get("images") or data.get("pictures")
     rows = {
         "teacher": config.get("teacher"),
-        "initialized from": ", ".join(config.get("init_from") or config.get("start") or []),
+        "initialized from": ", ".join(config.get("init_from") or []),
         "data": f"{data['name']} {data['split']}" + (f", {images:,} images" if images else "") if data else None,
         "losses": ", ".join(f"{term} x {weight:g}" for term, weight in (train.get("weights") or {}).items() if weight),
         "steps": f"{train['steps']:,} of {train['batch_size']} images" if train else None,

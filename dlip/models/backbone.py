@@ -69,14 +69,15 @@ def backbone_size(name: str, image_size: int) -> BackboneSize:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        backbone = Backbone(name)
         counter = FlopCounterMode(display=False)
         try:
+            backbone = Backbone(name)
             with counter, torch.inference_mode():
                 patches = backbone(torch.empty(1, 3, image_size, image_size)).shape[1]
-        except (AssertionError, AttributeError, RuntimeError) as error:
+        except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
             raise UserError(
-                f"the backbone {name} makes no patches of images of {image_size} px ({error}); change image_size"
+                f"the backbone {name} makes no patches of images of {image_size} px ({error}); change image_size, or "
+                "choose another backbone"
             ) from None
     stored = [*backbone.parameters(), *(b for b in backbone.buffers() if b.is_floating_point())]
     data = backbone.model.pretrained_cfg

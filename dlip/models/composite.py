@@ -120,7 +120,8 @@ class Composite(HasAbilities, nn.Module):
         """What `want` names, each part from the model trained for it. `image` must be None: image states differ."""
         if image is not None:
             raise ValueError("a composite has several image encoders; it cannot read precomputed image states")
-        out = Features({source: Trace() for source in SOURCES}, batch.mask, batch.image_id, self.temp, pairs=pairs)
+        mask = None if batch.mask is None else batch.caption_mask
+        out = Features({source: Trace() for source in SOURCES}, mask, batch.image_id, self.temp, pairs=pairs)
         for med in self.meds:
             abilities = frozenset(ability for ability in want.abilities if self.model_for(ability) is med)
             layers = {key: kept for key, kept in want.layers.items() if self.model_for_states(key[0]) is med}

@@ -198,7 +198,7 @@ class DualEncoder(HasAbilities, nn.Module):
         """
         batch = self.tokens_of(batch)
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
-        mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
+        mask = None if batch.mask is None else batch.caption_mask
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
         if image is None and (want.abilities or want.includes("image")):
             image = self.encode_image(self.normalize(batch.images), traces["image"])

@@ -351,7 +351,7 @@ class Med(HasAbilities, nn.Module):
         """
         batch = self.tokens_of(batch)
         abilities, traces = want.abilities, {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
-        mask = None if batch.mask is None else batch.mask & batch.captioned[:, None]
+        mask = None if batch.mask is None else batch.caption_mask
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
         if image is None and (abilities or any(map(want.includes, ("image", "fusion", "decoder")))):
             image = self.encode_image(self.pixels_of(batch), traces["image"])
@@ -371,8 +371,8 @@ class Med(HasAbilities, nn.Module):
         if want.includes("decoder"):
             tied = self.config.tie_decoder and cross is not None
             decoder_cross = cross if tied else self.text_decoder.bert.cross(image)
-            ids, out.labels["lm"] = with_prompt(batch.ids, batch.mask, self.config.prompt_ids)
-            out.decoder_mask = (ids != self.config.pad_id) & batch.captioned[:, None]
+            ids, decoder_mask, out.labels["lm"] = with_prompt(batch.ids, batch.mask, self.config.prompt_ids)
+            out.decoder_mask = decoder_mask & batch.captioned[:, None]
             states = self._decode(ids, decoder_cross, None, traces["decoder"])
             if "lm" in abilities:
                 out.logits["lm"] = self.text_decoder.cls(states)  # [B, T, V]

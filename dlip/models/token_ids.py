@@ -20,12 +20,15 @@ def next_tokens(ids: Tensor, mask: Tensor) -> Tensor:
     return F.pad(ids.masked_fill(~mask, -100)[:, 1:], (0, 1), value=-100)
 
 
-def with_prompt(ids: Tensor, mask: Tensor, prompt: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Inserts the prompt after the first token of each caption. Returns ids and labels, which skip the prompt."""
+def with_prompt(ids: Tensor, mask: Tensor, prompt: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Inserts the prompt after the first token of each caption. Returns ids, mask and labels, which skip the prompt."""
     before = torch.tensor(prompt, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
-    predicted = torch.cat([mask[:, :1], torch.zeros_like(before, dtype=torch.bool), mask[:, 1:]], 1)
+    read, predicted = (
+        torch.cat([mask[:, :1], torch.full_like(before, prompted, dtype=torch.bool), mask[:, 1:]], 1)
+        for prompted in (True, False)
+    )
     ids = torch.cat([ids[:, :1], before, ids[:, 1:]], 1)
-    return ids, next_tokens(ids, predicted)
+    return ids, read, next_tokens(ids, predicted)
 
 
 def trim(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

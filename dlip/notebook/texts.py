@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def photographs() -> list[Item]:
-    """The photographs that gradio ships, without texts."""
-    folder = Path(find_spec("gradio").origin).parent / "media_assets" / "images"
+    """The photographs that gradio ships, without texts; none where it is not installed."""
+    if not (gradio := find_spec("gradio")):
+        return []
+    folder = Path(gradio.origin).parent / "media_assets" / "images"
     return [Item(read_image(file), i, []) for i, file in enumerate(sorted(folder.glob("*.jpg")))]
 
 

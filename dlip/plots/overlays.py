@@ -158,8 +158,10 @@ def _finding(maps: list, word: str, mask: np.ndarray | None, divergence: float |
         for name, _, values in maps:
             raised = Image.fromarray(values.clip(min=0).astype(np.float32))
             over = np.asarray(raised.resize(area.shape[::-1], Image.Resampling.NEAREST))
-            shares.append(f"{100 * (over * area).sum() / over.sum():.0f}% of the {name}'s")
-        parts.append(f"{' and '.join(shares)} {'positive effect is on it' if signed else 'attention is on it'}")
+            if over.any():
+                shares.append(f"{100 * (over * area).sum() / over.sum():.0f}% of the {name}'s")
+        if shares:
+            parts.append(f"{' and '.join(shares)} {'positive effect is on it' if signed else 'attention is on it'}")
     if divergence is not None:
         parts.append(f"the maps differ by {divergence:.2f} of 1 bit")
     return f"“{escape(word)}”" + (": " + "; ".join(parts)) * bool(parts)

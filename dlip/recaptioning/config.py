@@ -56,7 +56,7 @@ class SelectionConfig:
         check(self, "--")
 
     def check_filter(self, model: str | None) -> None:
-        """Raises UserError unless there is a model that scores if, and only if, scores are asked for."""
+        """Raise UserError for a filter without `keep` or `threshold`, or for these without a filter."""
         if model and self.keep is None and self.threshold is None:
             raise UserError(f"--filter {model} filters nothing; add --keep N, --threshold X or both")
         if not model and (self.keep, self.threshold) != (None, None):

@@ -46,9 +46,9 @@ def recaption(
     about = {"writing": writing.to_dict(), "data": {split: datasets[split].fingerprint() for split in splits}}
     if folder.exists() and not (folder / JOURNAL).exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise UserError(f"{folder} holds other files; name another folder")
-    journal = Journal(folder / JOURNAL, about)
-    write = _Write(writing) if list(_missing(datasets, splits, journal, writing.batch_size)) else None
     with exclusive_lock(folder / ".lock", f"another process writes to {folder}; wait for it, or name another folder"):
+        journal = Journal(folder / JOURNAL, about)
+        write = _Write(writing) if list(_missing(datasets, splits, journal, writing.batch_size)) else None
         for split in splits if write else ():
             todo = list(_missing(datasets, (split,), journal, writing.batch_size))
             n = len(datasets[split])
@@ -74,10 +74,11 @@ class _Write:
     """Captions and scores of some images of a data set."""
 
     def __init__(self, config: WritingConfig):
-        self.config, self.writer = config, open_writer(config.writer)
-        self.teacher = VLM.load(config.filter) if config.filter else None
+        self.config, self.teacher = config, VLM.load(config.filter) if config.filter else None
         if self.teacher:
+            self.teacher.med.model_for(config.score)  # MissingAbility before anything is written
             self.teacher.med.to(device())
+        self.writer = open_writer(config.writer)
 
     def __call__(self, dataset, split: str, places: range) -> tuple[list[list[str]], list[list[float]] | None]:
         images = [dataset[i].image for i in places]
@@ -105,8 +106,8 @@ def _open(name: str, splits: tuple[str, ...], on_error: str) -> dict:
         raise UserError(f"{name} has no split {unknown[0]!r}; name one of {', '.join(there)} with --splits")
     datasets = {}
     for split in dict.fromkeys((*splits, *there)):
-        datasets[split] = data_sets.open(name, split, on_error=on_error, uncaptioned=split in splits)
-        datasets[split].verify()
+        datasets[split] = data_sets.open(name, split, on_error=on_error, uncaptioned=True)
+        data_sets.verify(datasets[split])
     return datasets
 
 
@@ -150,8 +151,10 @@ def _own_annotation(folder: Path, dataset, split: str, i: int) -> Annotation:
     """The texts that image i has already, under the name of its file below `images/`, which is linked or written."""
     images = folder / "images"
     if isinstance(dataset, Folder):
-        if not images.is_symlink():
-            images.symlink_to(dataset.root.resolve(), target_is_directory=True)
+        root = dataset.root.resolve()
+        if not images.is_symlink() or images.readlink() != root:
+            images.unlink(missing_ok=True)
+            images.symlink_to(root, target_is_directory=True)
         own = dataset.annotations[i]
         return Annotation(own.name, split, list(own.captions), own.questions, writers=dict(own.writers))
     images.mkdir(exist_ok=True)

@@ -64,8 +64,9 @@ class StockWriter:
 
         self.name = name
         try:
-            self.processor = AutoProcessor.from_pretrained(name)
-            self.model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto").to(device()).eval()
+            own = {"trust_remote_code": False}
+            self.processor = AutoProcessor.from_pretrained(name, **own)
+            self.model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", **own).to(device()).eval()
         except Exception as error:  # the library raises nearly anything
             if is_out_of_memory(error):
                 raise

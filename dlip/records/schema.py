@@ -83,11 +83,13 @@ def figures(record: dict) -> dict:
 
 
 def model_size(model: dict | None) -> str:
-    """A model configuration in a few words: `image 80 x 4, text 80 x 2, fusion in 2` (width x layers)."""
+    """A model configuration in a few words: `image 80 x 4, text 80 x 2, fusion in 2` (width x layers), with the image
+    backbone's name before it."""
     if not model:
         return ""
     image, text = (f"{part} {model[f'{part}_width']} x {model[f'{part}_layers']}" for part in ("image", "text"))
-    return f"{image}, {text}, fusion in {len(model['fusion_layers'])}"
+    backbone = f"{name}, " if (name := model.get("image_backbone")) else ""
+    return f"{backbone}{image}, {text}, fusion in {len(model['fusion_layers'])}"
 
 
 def is_record(line: dict) -> bool:

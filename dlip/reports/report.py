@@ -46,7 +46,7 @@ def report(records: list[dict], images: dict[int, Image.Image | np.ndarray | str
     page = environment(Path(__file__).parent).get_template("report.html").render(
         title=f"{records[0]['data']} {records[0]['split']}", headline=headline, finding=" ".join(sentences),
         columns=heads, rows=[_row(row, heads) for _, row in rows.iterrows()], conditions=conditions(records),
-        notes={name: note for record in records for name, note in record["notes"].items()},
+        notes=dict.fromkeys((f"{r['name']}, {key}", note) for r in records for key, note in r["notes"].items()),
         costs={cost: plots.LABELS[cost][0] for cost, _ in axes}, scores=[*dict.fromkeys(score for _, score in axes)],
         learnt=learnt, learning_images=_learning_images(records), examples=_examples(records, rows, images),
         records=records, versions="; ".join(dict.fromkeys(map(_versions, records))),

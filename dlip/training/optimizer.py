@@ -72,7 +72,7 @@ def layer_matrices(med: Med) -> list[nn.Parameter]:
 
 def counts(batch: Batch, prompt: int) -> dict[str, int]:
     """How many a batch has of what terms are means over (`MEAN_OVER`). prompt: the decoder's prompt tokens."""
-    captions, tokens = batch.captioned.sum().item(), (batch.mask & batch.captioned[:, None]).sum().item()
+    captions, tokens = batch.captioned.sum().item(), batch.caption_mask.sum().item()
     return {
         "images": len(batch), "captions": captions, "tokens": tokens, "decoder tokens": tokens + prompt * captions,
         "next tokens": batch.mask[:, 1:].sum().item(), "answer tokens": batch.answer_mask[:, 1:].sum().item(),

@@ -59,7 +59,7 @@ def test_points_average_over_seeds_and_know_the_pareto_front(records):
     ]  # fmt: skip
     assert points[0]["score_sd"] == 1.0 and points[1]["score_sd"] is None
     assert "5 of the 8 runs" in page.description(points)
-    assert page.point_names(page.MAIN, "params_m", "tr1") == ["big", "good", "<bad>"]
+    assert page.point_names(None, "params_m", "tr1") == ["big", "good", "<bad>"]
     json.dumps(points)
 
 
@@ -93,15 +93,15 @@ def event(name: str):
 
 def test_a_chosen_point_stays_chosen_while_it_is_in_the_chart(records):
     for axes, point, kept in (
-        ((page.MAIN, "params_m", "ir1"), "good", "good"),
-        ((page.MAIN, "params_m", "tr1"), "x", None),
+        ((None, "params_m", "ir1"), "good", "good"),
+        ((None, "params_m", "tr1"), "x", None),
     ):
         *_, chosen, shown = event("draw")(*axes, point)
         assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
 
 
 def test_hover_texts_omit_the_command(records):
-    texts = [message for trace in page.chart_of(page.MAIN, "params_m", "tr1").data for message in trace.hovertext or ()]
+    texts = [message for trace in page.chart_of(None, "params_m", "tr1").data for message in trace.hovertext or ()]
     assert any("<b>good</b>" in message for message in texts) and not any("dlip train" in message for message in texts)
 
 
@@ -109,16 +109,16 @@ def test_invalid_groups_axes_and_names_are_refused(records):
     for call, message in (
         (
             lambda: page.tradeoffs("all grids"),
-            "no runs called 'all grids'; choose one of playground; scenes <val>; ",
+            "no runs called 'all grids'; choose one of scenes test; scenes <val>; ",
         ),
-        (lambda: page.tradeoffs(page.MAIN, "tr1"), "'tr1' is no axis"),
-        (lambda: page.tradeoffs(page.MAIN, "params_m", "spice"), "choose other axes"),
-        (lambda: page.tradeoffs("fusion"), "no run of fusion"),
+        (lambda: page.tradeoffs(None, "tr1"), "'tr1' is no axis"),
+        (lambda: page.tradeoffs(None, "params_m", "spice"), "choose other axes"),
+        (lambda: page.tradeoffs("fusion"), "none of these runs has both"),
         (lambda: page.run("nobody"), "no point 'nobody'"),
     ):
         with pytest.raises(UserError, match=message):
             call()
-    assert page.groups() == [page.MAIN, *OTHERS]
+    assert page.groups() == ["scenes test", *OTHERS]
 
 
 def test_runs_on_other_data_are_another_group(records):

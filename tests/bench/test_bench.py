@@ -262,3 +262,17 @@ def test_options_and_unknown_benchmarks():
     assert bench.every({"data": "a"})["stock"] == {}
     with pytest.raises(UserError, match="no benchmark 'x'"):
         bench.bench("x")
+
+
+def test_all_runs_what_can_run(tmp_path, monkeypatch, capsys):
+    def run(name: str, command: str, **options) -> dict:
+        if name == "backends":
+            raise UserError("openvino is not installed")
+        return {"bench": name, "settings": {}, "rows": []}
+
+    monkeypatch.setattr(bench, "bench", run)
+    monkeypatch.setattr(bench, "text", lambda record: record["bench"])
+    assert main(["bench", "all", "--results", str(tmp_path / "r.jsonl")]) == 2
+    printed = capsys.readouterr()
+    assert "not run: backends: openvino is not installed" in printed.err
+    assert printed.out.split() == [name for name in bench.BENCHES if name not in ("backends", "reading")]

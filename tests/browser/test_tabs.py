@@ -22,6 +22,7 @@ from tests.browser.helpers import EXAMPLES, delay_requests, type_text
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 BOTH = (TEACHER, STUDENT)
+SCENES = "scenes test, 1,000 images"
 
 
 def wait_for_text(page, where: str, expected: str) -> None:
@@ -243,7 +244,7 @@ def test_clicking_a_point_shows_its_run(open_page, screens):
     page = open_page()
     page.locator("#tradeoffs-button").click()
     page.wait_for_selector("#runs .js-plotly-plot .point")
-    rows = summary(frame(tradeoffs.records_of(tradeoffs.MAIN)).dropna(subset=["params_m", "vqa"]))
+    rows = summary(frame(tradeoffs.records_of()).dropna(subset=["params_m", "vqa"]))
     role = rows["role"].iloc[-1]
     name = rows.loc[rows["role"] == role, "name"].iloc[0]
     names = page.evaluate(
@@ -286,7 +287,7 @@ def test_the_chart_follows_its_axes_and_group(open_page):
         page.get_by_label(label, exact=True).click()
         page.get_by_role("option", name=noun, exact=True).click()
         cost, score = ("flops_g", score) if label == "Cost" else (cost, "cider")
-        group = last if label == "Runs" else tradeoffs.MAIN
+        group = last if label == "Runs" else tradeoffs.groups()[0]
         points, fig = tradeoffs.tradeoffs(group, cost, score), tradeoffs.chart_of(group, cost, score)
         wait_for_text(page, "#tradeoffs", f"{sum(point['runs'] for point in points)} of the ")
         traces = [(trace.customdata, trace.x, trace.y) for trace in fig.data if trace.customdata is not None]
@@ -322,8 +323,8 @@ def test_endpoints_of_other_tabs_equal_their_functions(app_address, tmp_path):
         (attention.attention, (image_path, *BOTH, text, 3, "fusion", "", *last), (path, *BOTH, text, 3, "fusion")),
         (attention.self_attention, (image_path, *BOTH, True, *last), (path, *BOTH, True)),
         (attributions.attribution, (image_path, *BOTH, text, 3, "Grad-CAM"), (path, *BOTH, text, 3, "Grad-CAM")),
-        (tradeoffs.tradeoffs, ("playground", "flops_g", "cider"), ("playground", "flops_g", "cider")),
-        (tradeoffs.run, ("student", "playground"), ("student",)),
+        (tradeoffs.tradeoffs, (SCENES, "flops_g", "cider"), (SCENES, "flops_g", "cider")),
+        (tradeoffs.run, ("student", SCENES), ("student",)),
         (disagreements.disagreements, (*BOTH, "answers", 10), (*BOTH, "answers", 10)),
     ):
         name = function.__name__

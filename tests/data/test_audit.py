@@ -83,3 +83,18 @@ def test_shard_by_command(faulty, tmp_path, capsys, monkeypatch):
     assert main(["data", str(tmp_path / "shards"), "--json", "-"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["splits"] == {"train": {"images": 4, "captions": 6, "questions": 0}} and result["faults"] == []
+
+
+def test_a_quoted_question_is_no_fault_of_another_kind(faulty):
+    question = {"image": "a.png", "split": "train", "question": "what is missing?", "answers": []}
+    (faulty / "vqa.json").write_text(json.dumps([question]))
+    assert "a.png has no answer to 'what is missing?'" in check(str(faulty))["faults"]["questions without answers"]
+
+
+def test_a_split_without_a_usable_image_is_counted_too(faulty, capsys):
+    (faulty / "images" / "copy.png").unlink()
+    (faulty / "images" / "val.png").unlink()
+    assert main(["data", str(faulty), "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["splits"]["val"] == {"images": 0, "captions": 0, "questions": 0}
+    assert any("no usable image" in fault for fault in result["faults"])

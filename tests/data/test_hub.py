@@ -179,3 +179,10 @@ def test_rows_reach_no_file_outside_the_dataset(tmp_path):
     dataset.verify()
     assert [item.captions for item in dataset] == [["a"]] and len(dataset.faults) == 4
     assert all("there is no such file in the dataset's own folders" in problem for problem in dataset.faults)
+
+
+def test_rows_without_an_id_are_images_of_their_own(tmp_path):
+    table(image=images(3), filename=["a", None, None], caption=["x", "y", "z"]).to_parquet(
+        str(tmp_path / "train.parquet")
+    )
+    assert [item.captions for item in data.open(f"hub:{tmp_path}", "train")] == [["x"], ["y"], ["z"]]

@@ -14,6 +14,7 @@ def test_first_token_and_next_words():
 
 def test_prompt_is_read_but_has_no_loss():
     ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
-    read, labels = with_prompt(ids, ids > 0, (20, 21))
+    read, mask, labels = with_prompt(ids, ids > 0, (20, 21))
     assert read.tolist() == [[2, 20, 21, 7, 8, 3], [2, 20, 21, 9, 3, 0]]
+    assert mask.tolist() == [[True] * 6, [True] * 5 + [False]]
     assert labels.tolist() == [[-100, -100, 7, 8, 3, -100], [-100, -100, 9, 3, -100, -100]]

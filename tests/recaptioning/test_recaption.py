@@ -209,3 +209,18 @@ def test_mistakes_are_one_line_and_nothing_is_lost(source, writer, tmp_path, cap
     assert "written with --captions 3, not with --captions 2; name another folder" in refused(*good, "--captions", "2")
     Image.new("RGB", (9, 9)).save(source / "images" / "0.png")
     assert "the data have changed" in refused(*good)
+
+
+def test_other_splits_may_have_no_captions(source, writer, tmp_path):
+    rows = json.loads((source / "captions.json").read_text())
+    rows["images"][-1]["sentences"] = []
+    (source / "captions.json").write_text(json.dumps(rows))
+    (source / "vqa.json").unlink()
+    assert make(source, tmp_path / "out", writing(writer))["splits"]["train"]["images"] == 5
+
+
+def test_moved_images_are_found_again(source, writer, tmp_path):
+    make(source, tmp_path / "out", writing(writer))
+    moved = source.rename(tmp_path / "moved")
+    make(moved, tmp_path / "out", writing(writer))
+    assert data.open(tmp_path / "out", "train")[0].image.size == (64, 64)

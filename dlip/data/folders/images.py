@@ -6,17 +6,15 @@ from functools import cached_property
 from pathlib import Path
 
 from dlip.common.errors import UserError
+from dlip.data.transforms import SUFFIXES
 
 FOLDERS = ("images", "flickr30k-images", "flickr30k_images")
 _COCO_FOLDER = re.compile(r"(train|val|test)20\d\d")
 
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
-
-
 def image_files(root: Path) -> list[str]:
     """Paths below a folder of all files that are images by their suffix, sorted."""
-    found = (file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    found = (file for file in root.rglob("*") if file.suffix.lower().removeprefix(".") in SUFFIXES and file.is_file())
     return sorted(file.relative_to(root).as_posix() for file in found)
 
 

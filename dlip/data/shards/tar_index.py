@@ -17,8 +17,9 @@ import numpy as np
 from dlip.common.files import write_atomically
 from dlip.common.text import plural
 from dlip.data.annotation import Annotation
+from dlip.data.transforms import SUFFIXES
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "img")
+IMAGE_SUFFIXES = (*SUFFIXES, "img")
 VERSION = 3
 """Version of the index on disk."""
 PARTS = ("image", "json", "txt")

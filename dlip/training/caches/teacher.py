@@ -88,8 +88,8 @@ class TeacherCache(nn.Module):
         med, device = self.teacher.med, batch.image_id.device
         image = self._rows("image.states.-1", batch.rows).to(device, med.temp.dtype)
         out = self.teacher(batch, Want(want.abilities & {"itm", "vqa"}), pairs, image)
-        texts = with_prompt(batch.ids, batch.mask, med.config.prompt_ids)[0]
-        out.decoder_mask = (texts != med.config.pad_id) & batch.captioned[:, None]
+        mask = with_prompt(batch.ids, batch.mask, med.config.prompt_ids)[1]
+        out.decoder_mask = mask & batch.captioned[:, None]
         for source in SOURCES:
             trace = Trace(want.layers_of(source, med.config))
             for kind, layers in trace.wanted.items():
