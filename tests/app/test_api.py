@@ -63,7 +63,7 @@ def test_example_of_the_api_page(app_address, image_path, monkeypatch):
     Image.open(image_path).save("image.png")
     names = {}
     exec(compile(example.replace("http://127.0.0.1:7860/", app_address), "api.md", "exec"), names)
-    assert names["found"]["student"]["text"] == compare.captions(image_path, TEACHER, STUDENT)["student"]["text"]
+    assert names["captions"]["student"]["text"] == compare.captions(image_path, TEACHER, STUDENT)["student"]["text"]
 
 
 def test_endpoints_are_documented(client):

@@ -137,18 +137,10 @@ def test_exceptions_become_one_sentence():
     def fails(error):
         raise error
 
-    def fails_later(error):
-        yield 1
-        raise error
-
     with pytest.raises(gr.Error, match=r"^'The caption &lt;b&gt; is empty.'$"):
         events.guarded(fails)(UserError("the caption <b>\n is empty"))
     with pytest.raises(gr.Error, match="reason is in the program's log"):
         events.guarded(fails)(ZeroDivisionError("/secret/path"))
-    steps = events.guarded(fails_later)(UserError("no"))
-    assert next(steps) == 1
-    with pytest.raises(gr.Error, match="No."):
-        next(steps)
 
 
 def test_an_event_that_fails_clears_the_earlier_result(caplog):
