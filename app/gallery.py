@@ -37,13 +37,19 @@ class Entry:
     caption: str
     """The first one; empty if there is none."""
     thumbnail: Markup
+    image_kind: str
+    """As `images.kind` has it."""
 
 
 class Gallery:
     """The readable ones among the first `MAX_IMAGES` images of some datasets: thumbnails, captions and embeddings."""
 
-    def __init__(self, name: str, datasets: list):
-        """Reads every image once, and warns of those that cannot be read. Raises UserError if there is no other."""
+    def __init__(self, name: str, datasets: list, shipped: bool = False):
+        """Reads every image once, and warns of those that cannot be read. Raises UserError if there is no other.
+
+        shipped: the built-in models search only the kind of images that they know.
+        """
+        self.shipped = shipped
         self.entries: list[Entry] = []
         faults, size = [], sum(map(len, datasets))
         rows = islice(((dataset, i) for dataset in datasets for i in range(len(dataset))), MAX_IMAGES)
@@ -54,17 +60,14 @@ class Gallery:
                 faults.append(str(fault))
                 continue
             caption = next(iter(item.captions), "")
-            self.entries.append(Entry(dataset, i, caption, parts.thumbnail(item.image, caption)))
+            thumbnail, image_kind = parts.thumbnail(item.image, caption), images.kind(item.image)
+            self.entries.append(Entry(dataset, i, caption, thumbnail, image_kind))
         if not self.entries:
             raise UserError(f"no image of {name} can be read: {one_line(faults[0])}")
         if faults:
             warnings.warn(f"skipped {plural(len(faults), 'image')} of {name}: {one_line(faults[0])}", stacklevel=2)
         self.note = "" if size <= MAX_IMAGES else f"{name} has {size:,} images; the first {MAX_IMAGES:,} are searched."
-        self.places: dict[Kind, list[int]] = {
-            "images": list(range(len(self.entries))),
-            "captions": [place for place, entry in enumerate(self.entries) if entry.caption],
-        }
-        """Indices in `entries` of what can be found."""
+        self.has_captions = any(entry.caption for entry in self.entries)
         self._embeddings: WeakKeyDictionary[VLM, dict[Kind, Tensor]] = WeakKeyDictionary()
 
     def image(self, place: int) -> Image.Image:
@@ -78,6 +81,14 @@ class Gallery:
     def caption(self, place: int) -> str:
         return self.entries[place].caption
 
+    def places(self, vlm: VLM, kind: Kind) -> list[int]:
+        """Indices in `entries` of the images, or of the captions, that a model searches."""
+        unknown = {kind for kind in models.SHIPPED if self.shipped and models.out_of_domain(kind, (vlm.name, vlm.name))}
+        return [
+            place for place, entry in enumerate(self.entries)
+            if entry.image_kind not in unknown and (kind == "images" or entry.caption)
+        ]  # fmt: skip
+
     def embeddings(self, vlm: VLM, kind: Kind) -> Tensor:
         """ITC embeddings [N, E] of the N `places` of a kind, computed once per model, a batch at a time.
 
@@ -86,7 +97,7 @@ class Gallery:
         cached = self._embeddings.setdefault(vlm, {})
         if kind not in cached:
             embed, read = (vlm.embed_images, self.image) if kind == "images" else (vlm.embed_texts, self.caption)
-            places, batches = self.places[kind], []
+            places, batches = self.places(vlm, kind), []
             for start in range(0, len(places), BATCH):
                 batch = [read(place) for place in places[start : start + BATCH]]
                 with models.turn:
@@ -117,6 +128,9 @@ def current() -> Gallery:
 @cache
 def _shipped() -> Gallery:
     photographs = [Item(example.image, 0, example.captions) for example in images.photographs()]
-    shipped = Gallery("the shipped images", [images.SCENES, photographs])
-    shipped.note = f"They are {len(images.SCENES)} drawn scenes and {plural(len(photographs), 'photograph')}."
+    shipped = Gallery("the shipped images", [images.SCENES, photographs], shipped=True)
+    shipped.note = (
+        f"They are {len(images.SCENES)} drawn scenes and {plural(len(photographs), 'photograph')}; a shipped model "
+        "searches those that it knows."
+    )
     return shipped

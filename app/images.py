@@ -5,6 +5,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from dlip.common.errors import UserError
@@ -56,9 +57,10 @@ def read(path: str | Path | Image.Image | None) -> Image.Image:
         raise Unreadable("this file cannot be read as an image; choose another, as PNG, JPEG or WebP") from None
 
 
-def kind(image: Image.Image) -> str:
+def kind(image: Image.Image | np.ndarray) -> str:
     """Which of the shipped models know such an image, guessed by its size: "scenes" if it is theirs, else "photos"."""
-    return "scenes" if image.size == (SIDE, SIDE) else "photos"
+    size = image.size if isinstance(image, Image.Image) else image.shape[:2]
+    return "scenes" if size == (SIDE, SIDE) else "photos"
 
 
 def examples() -> list[Example]:

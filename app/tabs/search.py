@@ -57,7 +57,7 @@ def search(teacher: str, student: str, sentence: str) -> SearchResults:
 def sentences(image: str, teacher: str, student: str) -> SearchResults:
     """The reverse: the gallery's first captions that fit an image best, chosen and ranked in the same way."""
     loaded, searched = images.read(image), gallery.current()
-    if not searched.places["captions"]:
+    if not searched.has_captions:
         raise UserError("the images of this gallery have no captions to choose from; search them by a sentence")
     return _both(
         teacher, student, "captions", lambda vlm: vlm.embed_images([loaded]),
@@ -69,10 +69,9 @@ def _both(teacher: str, student: str, kind: gallery.Kind, embed: Callable[[VLM],
           match: Callable[[VLM, list[int]], Tensor], sentence: str = "") -> SearchResults:  # fmt: skip
     """Hits of both models among the gallery's images or captions (`kind`)."""
     results, searched = {}, gallery.current()
-    places = searched.places[kind]
     for side, vlm in models.pair(teacher, student).items():
         try:
-            embeddings = searched.embeddings(vlm, kind)
+            places, embeddings = searched.places(vlm, kind), searched.embeddings(vlm, kind)
             with models.turn:
                 itc, best = (embed(vlm)[0] @ embeddings.T).topk(min(CANDIDATES, len(places)))
                 best = [places[i] for i in best]
@@ -95,7 +94,7 @@ def _both(teacher: str, student: str, kind: gallery.Kind, embed: Callable[[VLM],
 def introduction() -> str:
     """What the tab does, in the place of results."""
     searched = gallery.current()
-    reverse = "Or the other way round, from the image to sentences." if searched.places["captions"] else ""
+    reverse = "Or the other way round, from the image to sentences." if searched.has_captions else ""
     return parts.hint(escape(
         f"Both models find those of {len(searched.entries):,} images that fit the sentence best: contrast (ITC) "
         f"chooses {CANDIDATES} candidates, matching (ITM) ranks them again, where a model has it. "
@@ -126,7 +125,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
                               min_width=240, max_lines=1, elem_id="sentence")  # fmt: skip
         find = gr.Button("Find images", variant="primary", scale=1, min_width=130, elem_id="find")
         reverse = gr.Button("Sentences for my image", scale=1, min_width=250, elem_id="reverse",
-                            visible=bool(searched.places["captions"]))  # fmt: skip
+                            visible=searched.has_captions)  # fmt: skip
     out, place = gr.HTML(empty, js_on_load=parts.ON_PICK, elem_id="found"), gr.JSON(visible=False)
     events.endpoint(search, [*names, sentence], events.SEARCH)
     events.endpoint(sentences, [image, *names], events.SEARCH)

@@ -128,9 +128,8 @@ def test_invalid_decoding_settings_are_named(options, message, image_path):
 
 def test_search_ranks_itc_candidates_by_itm(image_path):
     sentence = Scenes("test")[5].captions[0]
-    shown, photographs = [Scenes("test")[i] for i in range(200)], images.photographs()
-    pictures = [item.image for item in (*shown, *photographs)]
-    captions = [item.captions[0] for item in (*shown, *photographs)]
+    shown = [Scenes("test")[i] for i in range(200)]  # the scenes models do not search the photographs
+    pictures, captions = [item.image for item in shown], [item.captions[0] for item in shown]
     result, reverse = search.search(TEACHER, STUDENT, sentence), search.sentences(image_path, TEACHER, STUDENT)
     for side, name in BOTH.items():
         vlm = dlip.load(name)

@@ -111,7 +111,7 @@ def test_search_by_sentence_and_by_image(open_page, screens, image_path):
     page.wait_for_function("!document.querySelector('#found .hit img') && document.querySelector('#found .hit')")
     expected = []
     for name in BOTH.values():
-        vlm, texts = dlip.load(name), [entry.caption for entry in gallery.current().entries]
+        vlm, texts = dlip.load(name), [item.captions[0] for item in images.SCENES]
         best = vlm.similarity([image_path], texts)[0].argsort(descending=True)[: search.CANDIDATES].tolist()
         itm = vlm.match([image_path] * len(best), [texts[i] for i in best])
         expected += [texts[best[i]] for i in itm.argsort(descending=True, stable=True)[: search.SHOWN]]
