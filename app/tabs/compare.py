@@ -153,7 +153,10 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
         note = parts.truncation_note(vlm, "a long caption", texts)
         return {"ranked": sorted(rows, key=lambda row: -row[ability]), "cost": cost, "note": note}
 
-    return _results(teacher, student, rank, {"ranked": []})
+    results = _results(teacher, student, rank, {"ranked": []})
+    if len({row["itm"] is None for side in parts.SIDES for row in results[side]["ranked"]}) > 1:
+        results["summary"] = "One model ranks by ITC alone: its cost is not that of the same work."
+    return results
 
 
 def _results(teacher: str, student: str, compute: Callable[[VLM], dict], empty: dict) -> dict:
