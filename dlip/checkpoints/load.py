@@ -66,6 +66,8 @@ def load_model(name: str | Path) -> tuple[Med | DualEncoder | Composite, Tokeniz
     Raises UserError if there is no such model, or if its files do not fit each other.
     """
     models = [_load_one(one) for one in split_names(name)]
+    if len(models) > 1 and not any(isinstance(model, Med) for model in models):
+        raise UserError(f"{name} has no BLIP, and of several CLIPs or SigLIPs only one could rank; name one of them")
     tokenizer = next((model for model in models if isinstance(model, Med)), models[0]).tokenizer
     mark_own_tokens(models, tokenizer)
     return (models[0] if len(models) == 1 else Composite(models)), tokenizer

@@ -50,8 +50,8 @@ def check(name: str) -> dict:
             faults[_kind(fault)].append(fault)
         for i in tqdm(range(len(dataset)), f"reading {split}", leave=False, disable=None):
             try:
-                item = encoded_item(dataset, i)
                 fault = dataset.image_fault(i) if getattr(dataset, "remote", False) else None  # verify skips these
+                item = None if fault else encoded_item(dataset, i)
             except BadSampleError as error:
                 fault = str(error)
             if fault:

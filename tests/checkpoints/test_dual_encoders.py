@@ -130,6 +130,11 @@ def test_it_initializes_nothing_and_is_not_saved_again(folder, make_vlm, tmp_pat
         dlip.load(folder).save(tmp_path / "again")
 
 
+def test_two_without_a_blip_are_refused(folder):
+    with pytest.raises(UserError, match="has no BLIP"):
+        dlip.load(f"{folder}+{folder}")
+
+
 def test_words_that_are_read(folder):
     """A long text is cut off; its words are counted as the tokenizer splits them."""
     vlm = dlip.load(folder)

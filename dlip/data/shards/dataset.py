@@ -67,19 +67,27 @@ class Shards(QuarantineMixin):
 
     def __getitem__(self, i: int) -> Item:
         """Sample i with its image decoded. Raises UserError if it cannot be read or downloaded."""
+        return self._usable(i)[1]
+
+    def encoded_item(self, i: int) -> EncodedItem:
+        """What `__getitem__` decodes, as it is stored. Raises as it does."""
+        return self._usable(i)[0] if self.remote else self._stored(i)
+
+    def _usable(self, i: int) -> tuple[EncodedItem, Item]:
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         i %= len(self)
         for place in chain(range(i, len(self)), range(i)):
             try:
-                return self._item(place)
+                item = self._stored(place)
+                return item, _decoded(item)
             except BadSampleError as fault:
                 if self.on_error == "fatal":
                     raise
                 logging.getLogger(__name__).warning("skipped: %s", fault)
         raise EmptySplitError(f"the {self.split} split of {self.where} has no usable image left; copy it again")
 
-    def encoded_item(self, i: int) -> EncodedItem:
+    def _stored(self, i: int) -> EncodedItem:
         """Sample i as stored. Raises UserError if its shard cannot be read, BadSampleError if the shard lacks it."""
         i = int(self._kept[i])
         place = bisect.bisect_right(self._starts, i) - 1
@@ -142,8 +150,8 @@ class Shards(QuarantineMixin):
         return digest.hexdigest()
 
     def image_fault(self, i: int) -> str | None:
-        """Why the image of sample i cannot be decoded, None if it can. Raises what `encoded_item` raises."""
-        item = self.encoded_item(i)
+        """Why the image of sample i cannot be decoded, None if it can. Raises what `_stored` raises."""
+        item = self._stored(i)
         try:
             item.decode()
         except UserError as error:
@@ -159,12 +167,12 @@ class Shards(QuarantineMixin):
         self._samples[place], faults = sample_index(path, label, cache_folder() / "indexes")
         return faults
 
-    def _item(self, i: int) -> Item:
-        item = self.encoded_item(i)
-        try:
-            return item.decode()
-        except UserError as error:
-            raise BadSampleError(str(error)) from error
+
+def _decoded(item: EncodedItem) -> Item:
+    try:
+        return item.decode()
+    except UserError as error:
+        raise BadSampleError(str(error)) from error
 
 
 def _read_files(shard: BinaryIO, places: list[int]) -> list[bytes | None]:

@@ -149,6 +149,8 @@ def test_broken_image_on_the_web(server, tmp_path, caplog):
     dataset = data.open(server.address, "train", on_error="skip")
     with caplog.at_level(logging.WARNING):
         assert [item.captions for item in dataset] == [["text 0"], ["text 2"], ["text 2"]]
+        stored = [dataset.encoded_item(i) for i in range(3)]
+        assert [(item.captions, item.data) for item in stored] == [([f"text {i}"], jpeg(i)) for i in (0, 2, 2)]
     assert "skipped: the image 0.tar/1 cannot be read" in caplog.text
     (fault,) = audit.check(server.address)["faults"]["corrupt images or shards"]
     assert "0.tar/1" in fault
@@ -160,7 +162,10 @@ def test_index_that_lists_too_many_images(server, tmp_path):
     index["shards"][0]["images"] = 5
     (tmp_path / "index.json").write_text(json.dumps(index))
     dataset = data.open(server.address, "train", on_error="skip")
-    assert dataset[4].image_id == dataset[0].image_id and dataset.counts()["captions"] == 15
+    assert (
+        dataset[4].image_id == dataset[0].image_id == dataset.encoded_item(4).image_id
+        and dataset.counts()["captions"] == 15
+    )
 
 
 def test_no_server(tmp_path):
