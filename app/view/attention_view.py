@@ -16,7 +16,7 @@ from dlip.data.scenes.truth import certain_referents
 from dlip.data.scenes.world import Scene
 from dlip.evaluation.attention_maps import cover, differ, mass, named, patches, pointing
 from dlip.plots import css_scale, overlay, peak
-from dlip.plots.html import data_uri
+from dlip.plots.html import PIXEL_ART_SIDE, data_uri
 from dlip.vlm import VLM
 
 from .. import events, images
@@ -136,12 +136,12 @@ def show(maps: Maps, image: Image.Image, outline: bool = True) -> str:
     top = max((peak(grid) for grid in grids.values()), default=0.0)
     scene = scene_of(image) if outline and maps["object"] is not None else None
     mask = None if scene is None else masks(scene)[maps["object"]]
-    results = []
+    results, kind = [], "png" if max(image.size) <= PIXEL_ART_SIDE else "jpeg"
     for side in parts.SIDES:
         results.append({**maps[side], "src": ""})
         if side in grids:
             results[-1] |= {
-                "src": data_uri(overlay(image, grids[side], top, mask, signed)),
+                "src": data_uri(overlay(image, grids[side], top, mask, signed), kind),
                 "most": _place(grids[side]),
             }
     names = [maps[side]["model"] for side in parts.SIDES]

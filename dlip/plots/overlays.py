@@ -7,11 +7,11 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageChops, ImageFilter
 
-from dlip.plots.html import data_uri
+from dlip.plots.html import PIXEL_ART_SIDE, data_uri
 from dlip.plots.style import COLORS, INK, figure
 
 SMALL, LARGE = 288, 640
-"""px: range of the longest side of an image in a figure; the pixels of smaller images are shown as squares."""
+"""px: range of the longest side of an image in a figure; images up to `PIXEL_ART_SIDE` keep square pixels."""
 OUTLINE = 5
 """px: size of the filter that draws an outline, half of it inside the mask."""
 ZOOM_BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale", "togglespikelines"]
@@ -138,7 +138,8 @@ def _scaled(image: Image.Image | np.ndarray) -> Image.Image:
     longest = max(image.size)
     if longest < SMALL:
         times = -(-SMALL // longest)
-        return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+        how = Image.Resampling.NEAREST if longest <= PIXEL_ART_SIDE else Image.Resampling.LANCZOS
+        return image.resize((image.width * times, image.height * times), how)
     image = image.copy()
     image.thumbnail((LARGE, LARGE))
     return image
