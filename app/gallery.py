@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from markupsafe import Markup
 from PIL import Image
@@ -18,6 +17,7 @@ from dlip import data
 from dlip.common.errors import UserError
 from dlip.common.text import one_line, plural
 from dlip.data.batch import Item
+from dlip.data.transforms import as_pil
 from dlip.vlm import VLM
 
 from . import images, models
@@ -73,8 +73,7 @@ class Gallery:
     def image(self, place: int) -> Image.Image:
         """The image, scaled down to `MAX_SIDE`. Raises UserError if it can no longer be read."""
         entry = self.entries[place]
-        image = entry.dataset[entry.index].image
-        image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        image = as_pil(entry.dataset[entry.index].image)
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         return image
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.world import SIDE
-from dlip.data.transforms import MAX_PIXELS, read_image
+from dlip.data.transforms import MAX_PIXELS, as_pil, read_image
 
 from . import models
 
@@ -59,8 +59,7 @@ def read(path: str | Path | Image.Image | None) -> Image.Image:
 
 def kind(image: Image.Image | np.ndarray) -> str:
     """Which of the shipped models know such an image, guessed by its size: "scenes" if it is theirs, else "photos"."""
-    size = image.size if isinstance(image, Image.Image) else image.shape[:2]
-    return "scenes" if size == (SIDE, SIDE) else "photos"
+    return "scenes" if as_pil(image).size == (SIDE, SIDE) else "photos"
 
 
 def examples() -> list[Example]:

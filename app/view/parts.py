@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from PIL import Image
 
+from dlip.data.transforms import as_pil
 from dlip.plots.html import data_uri, mark_differences
 from dlip.vlm import VLM
 
@@ -105,10 +106,9 @@ def hint(html: str) -> str:
 
 def thumbnail(image: Image.Image | np.ndarray, alt: str, side: int = 96) -> Markup:
     """An image inside the page: a small one pixel by pixel, a large one as JPEG of at most 2 `side` px."""
-    image = (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
+    image = as_pil(image).convert("RGB")
     kind = "png" if max(image.size) <= side else "jpeg"
     if kind == "jpeg":
-        image = image.copy()
         image.thumbnail((2 * side, 2 * side))
     return Markup('<img class="{}" src="{}" alt="{}">').format(kind, data_uri(image, kind), alt)
 

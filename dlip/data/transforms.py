@@ -17,8 +17,9 @@ from dlip.common.errors import UserError
 MAX_PIXELS = 80_000_000
 """Larger images are refused: a small file can decode into more memory than there is."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif")
 """Formats that are read; Pillow passes some others (EPS) to external programs."""
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif")
+"""What their files' names end in."""
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # decompression bombs are refused by to_rgb, other faults harmless
 
@@ -50,6 +51,11 @@ def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
         if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, checked before to_rgb
             error = ValueError(f"it is above the limit of {MAX_PIXELS:,} pixels")
         raise UserError(f"the image {path} cannot be read ({error}); replace or remove it") from error
+
+
+def as_pil(image: Image.Image | np.ndarray) -> Image.Image:
+    """An image, or one of pixels, uint8 [H, W, 3]."""
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
 def as_list(values: Iterable, noun: str) -> list:

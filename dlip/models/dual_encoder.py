@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.batch import Batch
 from dlip.data.stock_tokenizer import StockTokenizer
+from dlip.data.transforms import as_pil
 from dlip.models.composite import HasAbilities
 from dlip.models.features import SOURCES, Features, Trace, Want
 from dlip.models.grid_resize import normalized
@@ -153,8 +154,7 @@ class DualEncoder(HasAbilities, nn.Module):
 
     def preprocess(self, images: list) -> dict[str, Tensor]:
         """What the image encoder reads, of RGB images or their pixels [H, W, 3], by the stock image processor."""
-        images = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images]
-        inputs = self.image_processor(images, return_tensors="pt").to(self.temp.device)
+        inputs = self.image_processor([as_pil(image) for image in images], return_tensors="pt").to(self.temp.device)
         return {**inputs, "pixel_values": inputs["pixel_values"].to(self.temp.dtype)}
 
     def encode_image(self, pixels: dict[str, Tensor], trace: Trace | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from dlip.common.errors import UserError
+from dlip.data.transforms import as_pil
 
 MAX_SIDE, PIXEL_ART_SIDE = 320, 128
 """px: longest side of an embedded image, and up to which an image keeps its pixels (PNG, scaled without smoothing)."""
@@ -42,8 +43,7 @@ def image_tag(image: Image.Image | np.ndarray | str | Path, alt: str = "", width
     width: px at which a table column may not shrink it. Raises UserError if a file cannot be read.
     """
     try:
-        pixels = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        pixels = (pixels if isinstance(pixels, Image.Image) else Image.open(pixels)).convert("RGB")
+        pixels = (Image.open(image) if isinstance(image, str | Path) else as_pil(image)).convert("RGB")
     except OSError as error:
         raise UserError(f"the image {image} cannot be read: {error}; remove it from the report") from error
     kind = "png" if max(pixels.size) <= PIXEL_ART_SIDE else "jpeg"

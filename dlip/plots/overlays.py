@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageChops, ImageFilter
 
+from dlip.data.transforms import as_pil
 from dlip.plots.html import PIXEL_ART_SIDE, data_uri
 from dlip.plots.style import COLORS, INK, figure
 
@@ -134,7 +135,7 @@ def peak(values: np.ndarray) -> float:
 
 
 def _scaled(image: Image.Image | np.ndarray) -> Image.Image:
-    image = (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
+    image = as_pil(image).convert("RGB")
     longest = max(image.size)
     if longest < SMALL:
         times = -(-SMALL // longest)

@@ -10,6 +10,7 @@ from PIL import Image
 from dlip.checkpoints.load import locate, parse_name, split_names
 from dlip.common.errors import UserError, is_out_of_memory
 from dlip.common.files import read_json
+from dlip.data.transforms import as_pil
 from dlip.recaptioning.config import WritingConfig
 from dlip.vlm import VLM
 
@@ -81,7 +82,7 @@ class StockWriter:
     @torch.inference_mode()
     def write(self, images: list[Image.Image | np.ndarray], config: WritingConfig) -> list[list[str]]:
         """As `Writer.write`. Raises UserError if the model refuses the prompt."""
-        images = [Image.fromarray(image) if isinstance(image, np.ndarray) else image for image in images]
+        images = [as_pil(image) for image in images]
         sampling = {"do_sample": True, "num_beams": 1, "top_p": config.top_p, "top_k": 0}
         how = {"do_sample": False, "num_beams": config.beams} if config.beams else sampling
         try:

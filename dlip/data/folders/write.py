@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from dlip.common.files import write_json
 from dlip.data.annotation import Annotation
+from dlip.data.transforms import as_pil
 
 
 def write_folder(path: str | Path, splits: dict[str, object]) -> None:
@@ -20,7 +18,7 @@ def write_folder(path: str | Path, splits: dict[str, object]) -> None:
     for split, dataset in splits.items():
         for i in range(len(dataset)):
             item, name = dataset[i], f"{split}-{i:06}.png"
-            image = Image.fromarray(item.image) if isinstance(item.image, np.ndarray) else item.image
+            image = as_pil(item.image)
             image.save(folder / "images" / name)
             annotations.append(Annotation(name, split, item.captions, item.questions, writers=item.writers))
     write_annotations(folder, annotations)

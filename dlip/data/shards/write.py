@@ -5,8 +5,6 @@ import json
 import tarfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from dlip.common.errors import UserError
@@ -14,6 +12,7 @@ from dlip.common.files import write_atomically, write_json
 from dlip.data.annotation import check_split
 from dlip.data.quarantine import EncodedItem
 from dlip.data.shards.naming import INDEX
+from dlip.data.transforms import as_pil
 
 IMAGES_PER_SHARD = 1000
 
@@ -53,7 +52,7 @@ def encoded_item(dataset, i: int) -> EncodedItem:
     if hasattr(dataset, "encoded_item"):
         return dataset.encoded_item(i)
     item, data = dataset[i], io.BytesIO()
-    image = Image.fromarray(item.image) if isinstance(item.image, np.ndarray) else item.image
+    image = as_pil(item.image)
     image.save(data, "PNG")
     name = f"{dataset.split}-{i}"
     return EncodedItem(name, item.image_id, item.captions, item.questions, data.getvalue(), item.writers)
