@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -50,14 +49,6 @@ class Folder(AnnotatedImages):
             raise UserError(f"the image {file} cannot be read ({error}); replace or remove it") from error
         number = image_id_from_name(about.name)
         return EncodedItem(about.name, number, about.captions, about.questions, data, about.writers)
-
-    def texts(self, images: int | None = None) -> Iterator[str]:
-        """Every caption, question and answer of the first `images` images, or of all; no image is read."""
-        for about in self.annotations[:images]:
-            yield from about.captions
-            for question in about.questions:
-                yield question.text
-                yield from question.answers
 
     def image_fault(self, i: int) -> str | None:
         """Why image i cannot be used, None if it can; an image is decoded again only if its file has changed."""
