@@ -137,7 +137,7 @@ class OptimizerStep:
         """Adds a micro-batch's losses to `losses` and its gradients to the parameters'."""
         batch = batch.to(self.accelerator.device)
         losses = self.model(batch, teacher, step, step / self.steps_per_epoch)
-        losses = {term: loss * weights.get(MEAN_OVER.get(term, "captions"), 1.0) for term, loss in losses.items()}
+        losses = {term: loss * weights.get(self._mean_over(term), 1.0) for term, loss in losses.items()}
         total = sum(self.config.weights[term] * loss for term, loss in losses.items())
         means = self.accelerator.reduce(torch.stack([*losses.values(), total]).detach().float(), "mean").tolist()
         for term, mean in zip([*losses, "total"], means, strict=True):
@@ -147,6 +147,10 @@ class OptimizerStep:
             self._mark_nonfinite(bad or ["the total"], step)
         if not self.nonfinite:
             self.accelerator.backward(total)
+
+    def _mean_over(self, term: str) -> str:
+        pooled = self.learner.distiller is not None and self.learner.distiller.pooled_text
+        return "captions" if pooled and term == "hr.text" else MEAN_OVER.get(term, "captions")
 
     def _update(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> None:
         """Clips the accumulated gradients and changes the weights, unless something is non-finite."""

@@ -115,8 +115,7 @@ def rank(
 ) -> RetrievalResult:  # fmt: skip
     """Both directions of retrieval from the ITC vectors of images [I, E] and captions [T, E], the k best re-ranked.
 
-    text: int64 [T], the unique text that each caption is. match: `match_logits` of texts and
-    counts.
+    text: int64 [T], the unique text that each caption is. match: `match_logits` of texts and counts.
     """
     ids = image_id.to(texts.device), caption_id.to(texts.device)
     tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
