@@ -149,7 +149,7 @@ def serve(
     built_in = dict.fromkeys((*models.defaults(), *models.choices()))
     models.fix(names or (list(built_in) if share or security.is_public() else None))
     gallery.use(searched)
-    for name in dict.fromkeys((*models.defaults(), *(names or ()))):
+    for name in reversed(dict.fromkeys((*models.defaults(), *(names or ())))):  # the first ones stay in memory
         models.load(name)
     with _exit_on_signals(), tempfile.TemporaryDirectory(prefix="dlip-app-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads

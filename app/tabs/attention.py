@@ -52,7 +52,7 @@ def words(image: str, teacher: str, student: str, question: str = "") -> list[Te
     if question:
         texts.append(("you", "question", question, ""))
         texts += [(who, "answer", text, question) for who, text in _capable(pair, VLM.answer, [loaded], [question])]
-    readers = [vlm for vlm in pair.values() if vlm.med.abilities - {"itc"}]
+    readers = [vlm for vlm in pair.values() if vlm.med.abilities - {"itc"}] or list(pair.values())
     return [
         Text(who=who, kind=kind, text=text, question=about, read=min(vlm.words_read(text) for vlm in readers))
         for who, kind, text, about in texts
@@ -153,7 +153,7 @@ def first_word(texts: list[Text]) -> dict | None:
 
 
 def show(texts: list[Text], chosen: dict | None) -> str:
-    """The texts, with a button for each word that a model reads; the chosen one is pressed."""
+    """The texts, with a button for each word that both models read; the chosen one is pressed."""
     return parts.render("words.html", texts=texts, chosen=chosen)
 
 

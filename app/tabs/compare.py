@@ -155,7 +155,7 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
 
     results = _results(teacher, student, rank, {"ranked": []})
     if len({row["itm"] is None for side in parts.SIDES for row in results[side]["ranked"]}) > 1:
-        results["summary"] = "One model ranks by ITC alone: its cost is not that of the same work."
+        results["summary"] = "One model ranks by ITC alone, so the costs are not comparable."
     return results
 
 

@@ -27,7 +27,7 @@ COMPARISONS = {
 MIN_IMAGES, MAX_IMAGES, SHOWN = 10, SPLITS["test"], 12
 EMPTY = (
     f"Both models read drawn scenes; the {SHOWN} on which the student loses most appear here, with both outputs. "
-    "Models of photographs cannot be compared on them."
+    "The shipped models of photographs never saw such scenes and are refused."
 )
 BATCH = 4
 """Images at a time; other visitors' requests run in between."""

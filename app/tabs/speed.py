@@ -61,8 +61,9 @@ def speed(
     with jobs.turns(progress) as step:
         pair = models.pair(teacher, student)
         for vlm in pair.values():
-            if task in TASKS and not {*TASKS[task].abilities} <= vlm.med.abilities:
-                raise UserError(f"the model {vlm.name} was not trained for {task}; choose another model or task")
+            if task in TASKS and (missing := {*TASKS[task].abilities} - vlm.med.abilities):
+                lacked = min(missing).upper()
+                raise UserError(f"the model {vlm.name} has no {lacked}, which {task} is timed with; choose another one")
         text = dict(beams=beams, tokens=tokens)
         latency = compare_latency(pair, task, repeats, WARMUP_ROUNDS, subrange(step, 0.0, 0.5), batch=batch, **text)
         rates = throughput(pair, task, batches, THROUGHPUT_ROUNDS, subrange(step, 0.5, 0.8), **text) if batches else {}

@@ -97,7 +97,7 @@ def run(name: str, group: str | None = None) -> Run:
     )  # fmt: skip
 
 
-def _rows(group: str, cost: str, score: str) -> pd.DataFrame:
+def _rows(group: str | None, cost: str, score: str) -> pd.DataFrame:
     for column, columns in ((cost, AXES), (score, SCORES)):
         if column not in columns:
             raise UserError(f"{column!r} is no axis of this chart; choose one of {', '.join(columns)}")
@@ -176,20 +176,20 @@ def _sample_images() -> dict:
     return {item.image_id: item.image for item in map(data.__getitem__, range(SAMPLES))}
 
 
-def _teacher_captions(group: str) -> dict[int, str]:
+def _teacher_captions(group: str | None) -> dict[int, str]:
     """image_id -> caption of the group's latest teacher."""
     teachers = [record for record in records_of(group) if record["role"] == "teacher" and record["samples"]]
     latest = max(teachers, key=lambda record: record["created"], default={"samples": []})
     return {sample["image_id"]: sample["caption"] for sample in latest["samples"]}
 
 
-def point_names(group: str, cost: str, score: str) -> list[str]:
+def point_names(group: str | None, cost: str, score: str) -> list[str]:
     """Names of the points: teachers first, then students, each by cost."""
     points = tradeoffs(group, cost, score)
     return [point["name"] for point in sorted(points, key=lambda point: ROLES.index(point["role"]) > 0)]
 
 
-def chart_of(group: str, cost: str, score: str) -> go.Figure:
+def chart_of(group: str | None, cost: str, score: str) -> go.Figure:
     """Score against cost, or a row for each run if all students cost the same."""
     runs, rows = table(group), _rows(group, cost, score)
     costs = rows.loc[rows["role"] != "teacher", cost]
@@ -200,7 +200,7 @@ def chart_of(group: str, cost: str, score: str) -> go.Figure:
     return fig
 
 
-def axes(group: str, columns: tuple[str, ...]) -> list[tuple[str, str]]:
+def axes(group: str | None, columns: tuple[str, ...]) -> list[tuple[str, str]]:
     """The columns that can be an axis of a group's chart, with their labels."""
     runs = table(group)
     return [(LABELS[column][0], column) for column in columns if runs[column].notna().any()]

@@ -52,7 +52,7 @@ class Maps(TypedDict):
     teacher: Side
     student: Side
     divergence: float | None
-    """Jensen-Shannon divergence in bits: 0 for equal maps, 1 for disjoint ones; null if one has nothing positive."""
+    """Jensen-Shannon divergence in bits: 0 for equal maps, 1 for disjoint ones; null where a map has none above 0."""
     object: int | None
     """Index of the scene's object that the word names; null if it names none."""
 

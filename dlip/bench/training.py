@@ -1,4 +1,4 @@
-"""A distillation step of the playground's student in fp32 and bf16, and its profile."""
+"""A distillation step of the scenes student in fp32 and bf16, and its profile."""
 
 from functools import partial
 

@@ -1,6 +1,6 @@
 """What datasets yield (`Item`) and what models take (`Batch`)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -92,15 +92,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """This batch with every tensor on `device`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """This batch in pinned memory, as `DataLoader` wants it for a GPU."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, function: Callable) -> "Batch":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
+        return replace(self, **{name: function(x) for name, x in values.items() if isinstance(x, torch.Tensor)})
 
     def tokenized_by(self, tokenizer, max_text: int) -> "Batch":
         """This batch with the ids and mask of another tokenizer; it must carry `captions`."""

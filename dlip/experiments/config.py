@@ -144,10 +144,11 @@ class EvaluationConfig:
         check(self, "--")
 
     def differences(self) -> list[str]:
-        """What distinguishes it from the evaluation after training, for a record's name: precision, beams, tasks."""
-        words = [self.precision, f"{self.beams} beams", " and ".join(self.tasks)]
-        usual = [EvaluationConfig.precision, f"{EvaluationConfig.beams} beams", " and ".join(TASKS)]
-        return [word for word, other in zip(words, usual, strict=True) if word != other]
+        """What distinguishes it from the evaluation after training, for a record's name."""
+        words = [self.precision] if self.precision != EvaluationConfig.precision else []
+        words += [f"{self.beams} beams"] if self.beams != EvaluationConfig.beams else []
+        words += [" and ".join(self.tasks)] if {*self.tasks} != {*TASKS} else []
+        return words + (["by ITC alone"] if self.measure.candidates == 0 else [])
 
     def command(self) -> str:
         """The command line of this evaluation, for information."""

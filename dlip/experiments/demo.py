@@ -30,7 +30,7 @@ EVALUATIONS, EVALUATION_IMAGES = 6, 100
 
 
 def experiment(steps: int, seed: int) -> ExperimentConfig:
-    """The demo's distillation: that of the shipped student, in fewer steps."""
+    """The demo's distillation: that of the shipped student with more AT, in fewer steps."""
     train = TrainConfig(
         steps=steps, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=min(100, steps // 6),
         seed=seed, label_smoothing=0.0, weights=weights(LOSSES), learn_teacher_projection=False, center_states=True,

@@ -33,7 +33,7 @@ TASK = f"tags=30,{UNLABELED}"
 """Losses of an undistilled student. Its image encoder keeps training on the labels that it was trained on before, with
 a weight that keeps them."""
 DISTILLED = f"{TASK},hr=5,at=5"
-"""Losses of a distilled student. In every row the weights of HR add up to 20, as those of AT do; in the paper to 1 and
+"""Losses of a distilled student. In rows with our HR its weights add up to 20, as those of AT do; in the paper to 1 and
 4. A weight of 5 was better than 1 for both groups on val, after 900 steps (results/tuning/weights.jsonl)."""
 UNLIKE_PAPER = (
     "HR compares how states differ from their mean over the batch, in the teacher's own space; the paper compares the\n"

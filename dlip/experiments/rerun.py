@@ -34,8 +34,7 @@ def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool
         config = EvaluationConfig.from_dict(evaluation)
         check_models(record, [config.model])
         evaluate_model(config, results, progress)
-        measured = [one for one in records.read(results) if "evaluation" in one]
-        return [one for one in measured if EvaluationConfig.from_dict(one["evaluation"]) == config][-1]
+        return [one for one in records.read(results) if "evaluation" in one][-1]
     experiment = ExperimentConfig.from_dict(record["config"])
     experiment = experiment.replace(name=record["name"])
     check_models(record, models_of(experiment.to_dict(), folder))

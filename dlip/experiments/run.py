@@ -371,8 +371,8 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
     about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
     record = new_record(command=config.command(), metrics=metrics, items=items, **about)
     record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}
-    training = {key: first[key] for key in ("command", "config", "wall_s")}
-    return record | {"history": [*first.get("history", []), {"folder": config.model, **training}]}
+    made = {"folder": config.model} | {key: first[key] for key in ("command", "config", "wall_s")}
+    return record | {"history": first.get("history", []) + [made] * ("evaluation" not in first)}
 
 
 def note_skipped(metrics: dict, faults: dict[str, int]) -> None:

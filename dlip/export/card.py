@@ -114,6 +114,8 @@ def training(record: dict) -> list[tuple[str, str]]:
     config = record.get("config") or {}
     train, data = config.get("train") or {}, config.get("data") or {}
     images = record.get("train_images") or data.get("images") or data.get("pictures")
+    trained = record["history"][-1] if "evaluation" in record else record
+    command = trained.get("command")
     rows = {
         "teacher": config.get("teacher"),
         "initialized from": ", ".join(config.get("init_from") or []),
@@ -122,6 +124,6 @@ def training(record: dict) -> list[tuple[str, str]]:
         "steps": f"{train['steps']:,} of {train['batch_size']} images" if train else None,
         "seed": train.get("seed"),
         "training time": f"{record['wall_s']:,.0f} s on {record.get('device')}" if record.get("wall_s") else None,
-        "command": f"`{record['command']}`" if record.get("command") else None,
+        "command": f"`{command}`" if command else None,
     }
     return [(title, value) for title, value in rows.items() if value not in (None, "")] if config else []

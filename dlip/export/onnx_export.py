@@ -371,7 +371,7 @@ def check(vlm: VLM, runner: onnx_runner.Runner, graphs: dict[tuple[str, str], Gr
     pixels = torch.randint(256, (2, 40, 50, 3), dtype=torch.uint8)
     images, texts = [Image.fromarray(one.numpy()) for one in pixels], ["what is it?", "a red one above"]
     for k in (1, 3):
-        if "lm" in vlm.med.abilities and runner.caption(images, k) != vlm.caption(images, k):
+        if "lm" in runner.abilities and runner.caption(images, k) != vlm.caption(images, k):
             raise UserError(f"{refused} captions differ from the model's")
-        if "vqa" in vlm.med.abilities and runner.answer(images, texts, k) != vlm.answer(images, texts, k):
+        if "vqa" in runner.abilities and runner.answer(images, texts, k) != vlm.answer(images, texts, k):
             raise UserError(f"{refused} answers differ from the model's")

@@ -1,5 +1,6 @@
 """Pick what runs a model fastest on this machine, of this package's precisions and the libraries that are installed."""
 
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,9 @@ import numpy as np
 
 from dlip.common.errors import UserError
 from dlip.export import backends
-from dlip.export.backends.agreement import Inputs, call, relative_errors
+from dlip.export.backends.agreement import TASKS, Inputs, call, relative_errors
 from dlip.export.onnx_runner import Runner
+from dlip.models.composite import Composite
 from dlip.models.fast.precision import PRECISIONS, refuse_lowered
 from dlip.training.caches.disk import cache_key
 from dlip.vlm import VLM
@@ -47,10 +49,12 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
 
     Image states, ITM logits and log-probabilities of given tokens may differ from fp32's by `tolerance`, relative to
     their norm. Converted models are kept in the folder `cache`; times are measured in turns, anew in every call.
-    Raises UserError for a model in another precision, for one that is no BLIP or cannot write captions, and where no
-    candidate is within the tolerance.
+    Raises UserError for a model in another precision, for one that is no BLIP, is made of several or cannot write
+    captions, and where no candidate is within the tolerance.
     """
     med = refuse_lowered(vlm.med.model_for("lm"), "optimize")
+    if isinstance(vlm.med, Composite):
+        raise UserError("a model made of several cannot be optimized; optimize each by itself")
     packages = {name for backend in BACKENDS for name in backends.packages(backend) if find_spec(name)}
     about = {name: version(name) for name in sorted(packages | {"dlip", "torch"})} | {
         "model": med.config.to_dict(), "abilities": sorted(med.abilities), "tokenizer": vlm.tokenizer.rules(),
@@ -63,22 +67,23 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
         backend = backends.make(name, precision)
         return backend.prepare(folder / "model", folder / f"{name}-{precision}", inputs.images)
 
-    expected = inputs.outputs(partial(call, prepare("ours", "fp32")))
-    compared = ("states", "scores", "pair") if "itm" in med.abilities else ("states", "scores")
+    tasks = [task for task in TASKS if task != "pair" or "itm" in med.abilities]
+    expected = inputs.outputs(partial(call, prepare("ours", "fp32")), tasks)
     ready, others = {}, []
     for name, precision in product(BACKENDS, PRECISIONS):
         candidate = partial(Candidate, name, precision)
         try:
             backend = prepare(name, precision)
-            errors = relative_errors(expected, inputs.outputs(partial(call, backend)))
-            error = float(np.max([errors[output] for output in compared]))  # NaN if one is
+            errors = relative_errors(expected, inputs.outputs(partial(call, backend), tasks))
+            error = float(np.max([*errors.values()]))  # NaN if one is
         except Exception as mistake:  # a library raises nearly anything
             others.append(candidate(reason=str(mistake)))
             continue
         if error <= tolerance:
             ready[backend] = partial(candidate, error=error)
         else:  # also where it is NaN
-            others.append(candidate(error=error, reason=f"its outputs differ by {error:.2g}"))
+            known = error if math.isfinite(error) else None
+            others.append(candidate(error=known, reason=f"its outputs differ by {error:.2g}"))
     if not ready:
         reasons = "; ".join(f"{one.backend} in {one.precision}: {one.reason}" for one in others)
         raise UserError(f"no backend keeps the outputs within {tolerance:g} of fp32's ({reasons}); raise the tolerance")

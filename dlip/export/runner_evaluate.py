@@ -1,12 +1,14 @@
 """Evaluation of a model by its runner, with the metrics of `dlip.evaluation.tasks.evaluate`."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from dlip.evaluation import tasks
 from dlip.evaluation.tasks import captioning, retrieval, vqa
-from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, subrange
+from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, subrange
 from dlip.export.onnx_runner import Runner
 
 
@@ -20,11 +22,14 @@ def run_retrieval(
     runner: Runner, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True
 ) -> TaskResult:
     """Retrieval by ITC, its k best candidates re-ranked by ITM, one image with all of its candidate texts at a time."""
-    items, vectors = [], []
-    for batch in batches(dataset, batch_size, "retrieval: images", subrange(progress, 0, 0.5)):
+    places, items, vectors = [], [], []
+    for batch in batches(dataset, batch_size, "retrieval: images", subrange(progress, 0, 0.2)):
         if captioned := [item for item in batch if item.captions]:
-            items += captioned
             vectors.append(runner.embed_images([item.image for item in captioned]))
+        first = len(items)
+        places += [first + i for i, item in enumerate(batch) if item.captions]
+        items += [replace(item, image=None) for item in batch]
+    items = [items[place] for place in places]
     captions = [caption for item in items for caption in item.captions]
     if not captions:
         raise MetricUnavailable("the data have no captions")
@@ -34,9 +39,13 @@ def run_retrieval(
     parts = [runner.embed_texts(texts[i : i + batch_size].tolist()) for i in range(0, len(texts), batch_size)]
 
     def match(rows: Tensor, counts: Tensor) -> Tensor:
-        own = zip(items, rows.split(counts.tolist()), strict=True)
-        logits = [runner.match_logits([item.image], texts[some].tolist())[:, 1] for item, some in own if len(some)]
-        return torch.from_numpy(np.concatenate([np.empty(0, np.float32), *logits]))
+        logits = [np.empty(0, np.float32)]
+        with counter(len(places), "retrieval: re-ranking", subrange(progress, 0.2, 1)) as update:
+            for place, own in zip(places, rows.split(counts.tolist()), strict=True):
+                if len(own):
+                    logits.append(runner.match_logits([dataset[place].image], texts[own].tolist())[:, 1])
+                update(1)
+        return torch.from_numpy(np.concatenate(logits))
 
     text, image_vectors, text_vectors = (torch.from_numpy(x) for x in (text, *map(np.concatenate, (vectors, parts))))
     notes = retrieval.note(k, runner.abilities)

@@ -16,8 +16,8 @@
   `dlip.evaluation.attention_maps.measure`; null if not measured.
 - efficiency: `dlip.cost.count.summary`, with "latency" of `dlip.cost.latency.latency` and "memory" of
   `dlip.cost.memory.memory`.
-- samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; the last three are lists
-  of equal length, answers shorter where fewer were generated.
+- samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; questions
+  and truth are lists of equal length, answers may be shorter.
 - notes: name of a metric -> why it is null; "data" -> number of skipped faulty items; "steps" -> number of skipped
   training steps.
 - evaluations (of runs evaluated during training): "data", "split" and number of "images"; "scores": "step" and each

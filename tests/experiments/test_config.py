@@ -107,3 +107,5 @@ def test_records_names_say_how_a_model_was_evaluated():
     assert EvaluationConfig("scenes/student").differences() == []
     config = EvaluationConfig("scenes/student", precision="int8", beams=5, tasks=("captioning", "vqa"))
     assert config.differences() == ["int8", "5 beams", "captioning and vqa"]
+    config = EvaluationConfig("a", tasks=("vqa", "captioning", "retrieval"), measure=MeasureConfig(candidates=0))
+    assert config.differences() == ["by ITC alone"]

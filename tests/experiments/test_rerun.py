@@ -70,6 +70,7 @@ def test_evaluation_is_rerun(tmp_path, capsys):
     (record,), made = records.read(file), records.upgrade(read_json(model_folder("scenes/student") / "record.json"))
     assert (record["split"], record["seed"], record["metrics"]["vqa"]) == ("test-5k", made["seed"], None)
     assert record["history"][-1]["command"] == made["command"] != record["command"]
+    assert record["name"] == "student, retrieval"
     del record["evaluation"]["precision"]  # as older records have none
     file.write_text(json.dumps(record))
     assert main(["rerun", str(file), "--results", str(more), "--json", "-"]) == 0

@@ -118,7 +118,7 @@ class Asked(Scenes):
         return replace(item, questions=questions, captions=captions)
 
 
-@pytest.mark.parametrize("term", ["vqa", "lm", "kd.vqa", "hr.image", "hr.text", "hr.decoder", "at.cross"])
+@pytest.mark.parametrize("term", ["vqa", "lm", "kd.lm", "hr.text", "hr.fusion", "hr.decoder", "at.self", "at.cross"])
 def test_accumulation_equals_one_batch_of_partly_annotated_images(term, make_vlm, tmp_path):
     config = SHORT.replace(steps=1, warmup=0, weights={term: 1.0}, batch_size=24, label_smoothing=0.0)
     results = []

@@ -20,7 +20,7 @@ from dlip.data.annotation import Annotation
 from dlip.data.transforms import SUFFIXES
 
 IMAGE_SUFFIXES = (*SUFFIXES, "img")
-VERSION = 3
+VERSION = 4
 """Version of the index on disk."""
 PARTS = ("image", "json", "txt")
 COLUMNS = ("key", "captions", "questions", *(f"{part}{what}" for part in PARTS for what in ("", "_bytes")))
