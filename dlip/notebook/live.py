@@ -1,14 +1,13 @@
 """The live cell: trains a student and draws its losses meanwhile."""
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -123,7 +122,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     from dlip.training.terms import trained_abilities
     from dlip.vlm import VLM
 
-    steps, began = short(steps), time.perf_counter()
+    steps = short(steps)
     experiment = live_experiment(size, weights, steps, **options)
     config = experiment.train
     source = VLM.load(experiment.tokenizer_source)
@@ -133,23 +132,22 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     student.med.abilities = trained_abilities(config.weights) | shown
     for name in experiment.init_from:
         initialize(student, name)
-    folder = Path(tempfile.mkdtemp(prefix="dlip-"))
-    reporter = Reporter(report_to, Run(folder), dataset)
-    try:
-        with watch(folder, steps):
-            train(
-                student, dataset, config, folder, source if experiment.teacher else None, progress=False,
-                about={"name": "live student"}, on_row=reporter,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        print("Interrupted; the student is what it was then.")
-    finally:
-        reporter.close()
-    losses = Run(folder).losses()
-    shutil.rmtree(folder)
+    with TemporaryDirectory(prefix="dlip-") as folder:
+        reporter, began = Reporter(report_to, Run(folder), dataset), time.perf_counter()
+        try:
+            with watch(folder, steps):
+                train(
+                    student, dataset, config, folder, source if experiment.teacher else None, progress=False,
+                    about={"name": "live student"}, on_row=reporter,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            print("Interrupted; the student is what it was then.")
+        finally:
+            reporter.close()
+        losses, seconds = Run(folder).losses(), time.perf_counter() - began
     student.med.eval()
-    seconds = time.perf_counter() - began
-    print(f"{steps} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}; the same in a terminal:")
+    done = max(losses.get("step", ()), default=0)
+    print(f"{done} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}; the same in a terminal:")
     print(experiment.command("runs/mine"))
     return LiveStudent(student, losses, seconds)
 

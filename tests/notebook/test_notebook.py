@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from dlip import notebook
@@ -19,12 +20,15 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
 from dlip.experiments.grids import FULL
+from dlip.experiments.run import new_student
 from dlip.models.fast.precision import native_bf16
 from dlip.notebook import execute, kernel, live, results
 from dlip.notebook.controls import PLOTLY_MIME
 from dlip.plots import term_curves
+from dlip.training.learner import Learner
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
+from dlip.vlm import VLM
 from tests.helpers import make_record
 
 
@@ -211,12 +215,21 @@ def test_live_student_leaves_no_files(tmp_path, displayed, monkeypatch, capsys):
 
 
 def test_interrupted_student_is_kept(displayed, monkeypatch, capsys):
-    def stop(*args, **options):
-        raise KeyboardInterrupt
+    forward, calls = Learner.forward, []
 
-    monkeypatch.setattr("dlip.training.loop.train", stop)
-    made = notebook.learn("scenes-student", "itc", steps=2)
-    assert made.model.caption([Scenes("test", size=1)[0].image]) and "Interrupted" in capsys.readouterr().out
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return forward(*arguments)
+
+    monkeypatch.setattr(Learner, "forward", stop)
+    made = notebook.learn("scenes-student", "itc", steps=2, batch_size=4)
+    before = new_student("scenes-student", VLM.load("scenes/teacher"), 0).med
+    assert not torch.equal(made.model.med.vision_proj.weight, before.vision_proj.weight)
+    assert made.model.caption([Scenes("test", size=1)[0].image]) and not made.model.med.training
+    said = capsys.readouterr().out
+    assert "Interrupted" in said and "\n1 steps in " in said and made.losses["step"] == [1]
 
 
 # --- words and looks --------------------------------------------------------------------------------------------------
