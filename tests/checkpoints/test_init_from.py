@@ -93,16 +93,15 @@ def test_language_part_is_what_a_bert_has(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(("depth", "layers"), [(1, [5]), (2, [0, 5]), (3, [0, 2, 5])])
 def test_shallower_model_takes_evenly_spaced_layers(depth, layers, tokenizer, tmp_path):
-    source, model = small(tokenizer, layers=6), small(tokenizer, seed=1, layers=depth)
+    source = small(tokenizer, layers=6, image_layers=6)
+    model = small(tokenizer, seed=1, layers=depth, image_layers=depth)
     source.save(tmp_path)
     initialize(model, str(tmp_path))
-    for own, taken in enumerate(layers):
-        for a, b in zip(
-            model.med.text_encoder.encoder.layer[own].parameters(),
-            source.med.text_encoder.encoder.layer[taken].parameters(),
-            strict=True,
-        ):
-            assert torch.equal(a, b)
+    stacks = ((vlm.med.text_encoder.encoder.layer, vlm.med.vision_model.encoder.layers) for vlm in (model, source))
+    for own_stack, stack in zip(*stacks, strict=True):
+        for own, taken in enumerate(layers):
+            for a, b in zip(own_stack[own].parameters(), stack[taken].parameters(), strict=True):
+                assert torch.equal(a, b)
 
 
 def test_captioning_checkpoint_has_no_other_heads(tokenizer, tmp_path):

@@ -58,10 +58,14 @@ def test_layer_modes_do_not_change_a_run(tiny, tmp_path):
     for on in (False, True):
         torch.manual_seed(0)
         student = VLM(type(tiny.med)(tiny.med.config), tiny.tokenizer)
+        wrapped = []
         done = train(
             student, Scenes("train-small", size=8), config.replace(gradient_checkpointing=on), tmp_path / f"{on}",
-            progress=False,
+            progress=False, on_row=lambda row, med=student.med, seen=wrapped: seen.append(
+                any("forward" in vars(module) for module in med.modules())
+            ),
         )  # fmt: skip
+        assert set(wrapped) == {on}
         rows.append(done.losses())
         assert not any("forward" in vars(module) for module in student.med.modules())
     assert rows[0] == rows[1]

@@ -132,6 +132,21 @@ def test_accumulation_equals_one_batch_of_partly_annotated_images(term, make_vlm
         assert losses == pytest.approx(results[0][1], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("term", "change"),
+    [("lm", {"label_smoothing": 0.5}), ("vqa", {"questions": 3}), ("itc", {"augment": True}),
+     ("hr.text", {"center_states": True}), ("hr.text", {"learn_teacher_projection": False})],
+)  # fmt: skip
+def test_options_reach_the_losses(term, change, make_vlm, tmp_path):
+    config = SHORT.replace(steps=2, warmup=0, weights={term: 1.0}, label_smoothing=0.0)
+    losses = []
+    for name, changes in (("plain", {}), ("changed", change)):
+        teacher = make_vlm(2) if "." in term else None
+        run = train(make_vlm(1), TRAIN_SCENES, config.replace(**changes), tmp_path / name, teacher, progress=False)
+        losses.append(run.losses()[term])
+    assert losses[0][-1] != pytest.approx(losses[1][-1], abs=1e-6)
+
+
 def test_epochs_become_steps(make_vlm, tmp_path):
     config = SHORT.replace(steps=1, warmup=0, epochs=2, batch_size=8)
     run = train(make_vlm(1), Scenes("val", size=24), config, tmp_path, progress=False)

@@ -48,6 +48,7 @@ def test_only_matrices_have_weight_decay(make_vlm):
     names = {id(p): name for name, p in learner.named_parameters()}
     decayed, plain = ([names[id(p)] for p in group["params"]] for group in adamw.param_groups)
     assert (adamw.param_groups[0]["weight_decay"], adamw.param_groups[1]["weight_decay"]) == (0.02, 0.0)
+    assert {group["betas"] for group in adamw.param_groups} == {(0.9, 0.98)}
     assert "med.temp" in plain and "med.vision_model.embeddings.class_embedding" in plain
     assert all(name.endswith(("bias", "norm1.weight", "norm2.weight", "layernorm.weight", "LayerNorm.weight"))
                for name in plain if not name.endswith(("temp", "class_embedding")))  # fmt: skip
@@ -62,6 +63,7 @@ def test_muon_steps_the_matrices_of_the_layers(make_vlm):
     learner = Learner(make_vlm(1), make_vlm(0), config, tags=4)
     muon = make_optimizer(learner, config)
     names = {id(p): name for name, p in learner.named_parameters()}
+    assert [group["weight_decay"] for group in muon.param_groups] == [0.02, 0.02, 0.0]
     first, *rest = ([names[id(p)] for p in group["params"]] for group in muon.param_groups)
     assert all("encoder.layer" in name and name.endswith("weight") and "orm" not in name for name in first)
     assert not [name for group in rest for name in group if name in first]

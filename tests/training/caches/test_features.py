@@ -62,12 +62,17 @@ def test_features_equal_live_ones_of_the_same_view(student, tmp_path):
 def test_a_cache_is_shared_by_seeds_but_not_by_weights(student, tmp_path):
     images = Scenes("train-small", size=4)
 
-    def folder(**options):
-        collate = Collate(student.tokenizer, 72, train=True, augment=True, **options)
-        return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no").folder
+    def folder(dataset=images, augment=True, precision="no", **options):
+        collate = Collate(student.tokenizer, 72, train=True, augment=augment, **options)
+        return FeatureCache(tmp_path, student.med, dataset, collate, nullcontext, precision).folder
 
     first = folder(views=2)
-    assert folder(views=2, seed=5) == first != folder(views=1)
+    assert folder(views=2, seed=5) == first
+    others = [
+        folder(views=1), folder(Scenes("val", size=4), views=2), folder(augment=False, views=2),
+        folder(flip=True, views=2), folder(precision="bf16", views=2),
+    ]  # fmt: skip
+    assert len({first, *others}) == 6
     next(student.med.vision_model.embeddings.backbone.parameters()).data += 0.1
     assert folder(views=2) != first
 
@@ -138,3 +143,18 @@ def test_without_a_frozen_backbone_it_is_refused(student, tiny, tmp_path):
         CONFIG.replace(augment=False)
     with pytest.raises(UserError, match="the student has no image backbone"):
         train(tiny, images, TrainConfig(weights={"itc": 1.0}, batch_size=4, backbone_lr=1e-4), tmp_path / "run")
+
+
+def test_cached_teacher_outputs_and_features_go_together(student, tmp_path):
+    """With one view, unaugmented: the losses of a run without caches."""
+    teacher = VLM(copy.deepcopy(student.med), student.tokenizer, "teacher")
+    student.med.vision_proj.weight.data += 0.1
+    rows, start = [], copy.deepcopy(student.med.state_dict())
+    config = CONFIG.replace(augment=False, weights={"itc": 1.0, "hr.image": 1.0, "hr.fusion": 1.0}, feature_views=1)
+    for cached in (True, False):
+        student.med.load_state_dict(start)
+        changes = {"cache": True} if cached else {"feature_views": 0}
+        run = train(student, Scenes("train-small", size=8), config.replace(**changes), tmp_path / f"{cached}", teacher,
+                    progress=False, cache=tmp_path / "cache")  # fmt: skip
+        rows.append(run.rows()[0]["losses"])
+    assert rows[0] == pytest.approx(rows[1], abs=2e-3)
