@@ -67,8 +67,7 @@ def test_vqa_folder(images, tmp_path):
         assert model.answer(images, questions, beams) == until_end(generated, model)
 
 
-def test_missing_abilities_are_refused(images, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr("dlip.evaluation.tasks.captioning.find_java", lambda: None)  # its metrics take long
+def test_missing_abilities_are_refused(images, scenes, tmp_path):
     model = dlip.load(stock_folder(stock("captioning"), tmp_path / "stock"))
     model.save(tmp_path / "saved")
     for one in (model, dlip.load(tmp_path / "saved")):

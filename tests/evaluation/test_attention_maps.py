@@ -317,7 +317,7 @@ def test_scores_reach_the_records(tiny, scenes):
     assert "divergence" not in alone["attention"]["fusion"]
 
 
-def test_distillation_improves_pointing():
+def test_a_distilled_student_attends_where_its_teacher_does():
     """The distilled student's words find their own objects, and it looks where its teacher does more than one alone."""
     data, teacher = Scenes("test", size=12), VLM.load("scenes/teacher")
     alone, taught = (

@@ -11,7 +11,7 @@ from PIL import Image
 
 import dlip
 from dlip.cli import main
-from dlip.common.errors import UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
@@ -198,8 +198,7 @@ def test_wrong_export_options_are_refused(options, message, tmp_path, capsys):
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_evaluation_of_an_export_equals_the_models(student, monkeypatch):
-    monkeypatch.setattr("dlip.evaluation.tasks.captioning.find_java", lambda: None)  # its metrics take long
+def test_evaluation_of_an_export_equals_the_models(student):
     vlm, folder, _, _ = student
     scenes = Scenes("test", size=12)
     expected = evaluate(vlm, scenes, progress=False)
@@ -236,6 +235,17 @@ def test_members_of_a_composite_have_their_own_graphs(tiny, tmp_path, monkeypatc
     assert set(skipped) == {"vqa"} and read_json(folders["onnx"] / "config.json")["skipped"] == skipped
     with pytest.raises(UserError, match="cannot answer questions"):
         runner.answer([], [])
+
+
+def test_members_of_another_vocabulary_are_skipped(tiny, tmp_path, monkeypatch):
+    untraced(monkeypatch)
+    meds = [Med(tiny.med.config) for _ in range(2)]
+    meds[0].abilities, meds[1].abilities, meds[1].own_tokens = frozenset({"itc"}), frozenset({"lm"}), True
+    monkeypatch.setattr(VLM, "load", lambda name: VLM(Composite(meds), tiny.tokenizer, name))
+    folders, skipped = onnx_export.to_onnx("a+b", tmp_path)
+    assert "another vocabulary" in skipped["lm"] and Runner(folders["onnx"]).abilities == {"itc"}
+    with pytest.raises(MissingAbility, match="another vocabulary"):
+        Runner(folders["onnx"]).caption([])
 
 
 def test_differing_exports_are_not_written(student, tmp_path, monkeypatch):

@@ -65,6 +65,17 @@ def test_a_backend_that_fails_is_passed_over(tiny, cache, monkeypatch):
     assert isinstance(model, VLM) and "not installed" in failed.reason
 
 
+def test_models_without_itm_are_optimized(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BACKENDS", ("onnxruntime",))
+    monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
+    pick(monkeypatch, "onnxruntime", "fp32")
+    med = Med(tiny.med.config).eval()
+    med.load_state_dict(tiny.med.state_dict())
+    med.abilities = frozenset({"itc", "lm", "vqa"})
+    model, (candidate,) = optimize(VLM(med, tiny.tokenizer, "part"), cache=tmp_path)
+    assert candidate.error < 1e-4 and model.abilities == med.abilities
+
+
 def test_candidates_with_nan_are_refused(tiny, cache, monkeypatch):
     monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))

@@ -133,7 +133,7 @@ def test_each_member_reads_texts_in_its_own_vocabulary(names, scenes):
     assert both.med.config.prompt_ids == () and both.med.config.vocab_size == match.med.config.vocab_size
 
 
-def test_student_learns_from_a_composite(names, scenes, tmp_path):
+def test_student_is_distilled_from_a_composite(names, scenes, tmp_path):
     teacher = f"{names['match']}+{names['speak']}"
     weights = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "kd.itm": 1.0, "kd.lm": 1.0, "at.cross": 1.0, **HR}
     config = TrainConfig(steps=2, batch_size=4, warmup=1, log_every=1, weights=weights)

@@ -73,12 +73,6 @@ def test_unsuitable_teachers_are_refused(teacher, changes, says, make_vlm, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_different_vocabularies_are_refused(make_vlm, tmp_path):
-    teacher, other = make_vlm(0), Tokenizer.train(["other words"], 100)
-    with pytest.raises(UserError, match="different vocabularies"):
-        train(make_vlm(), TRAIN_SCENES, SHORT.replace(weights=HR), tmp_path, VLM(teacher.med, other), progress=False)
-
-
 def test_a_run_from_before_an_option_existed_is_still_that_run(make_vlm, tmp_path):
     run = train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, progress=False)
     old = json.loads((tmp_path / "run.json").read_text())

@@ -41,7 +41,7 @@ def foreign(make_vlm):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_student_learns_from_it_alone(family, folders, tmp_path):
+def test_a_student_is_distilled_from_it_alone(family, folders, tmp_path):
     config = TrainConfig(steps=3, batch_size=8, warmup=1, log_every=1, lr=1e-3, weights={"itc": 1.0, **TERMS})
     run = dlip.distill(folders[family], STUDENT, TRAIN_SCENES, config, tmp_path)
     losses = run.losses()
