@@ -14,10 +14,11 @@ from dlip.bench import backends
 from dlip.cli import main, parse
 from dlip.data.scenes.dataset import SPLITS
 from dlip.evaluation.tasks.vqa import blind_baseline
+from dlip.experiments import ablation
 from dlip.experiments.analysis.claims import COMPOSITE, CONCLUSIONS
 from dlip.experiments.analysis.conclusions import conclusions
 from dlip.experiments.grids import GRIDS
-from dlip.records import read
+from dlip.records import TABLE_SCORES, read
 from dlip.records.write import append
 from tests.helpers import ROOT, make_record
 
@@ -129,11 +130,19 @@ def test_images_are_small():
 
 def test_ablations_page_equals_the_records():
     page, path = PAGES["ablations.md"], ROOT / "results" / "ablations.jsonl"
-    found = read(path) if path.exists() else []
-    for _, row in conclusions(found).drop_duplicates("number").iterrows():
+    for _, row in conclusions(read(path)).drop_duplicates("number").iterrows():
         assert f"| {row['number']}. {row['statement']} | {row['verdict']} |" in page
     for grid in GRIDS.values():
         assert f"| `{grid.name}` | {grid.question} | {len(grid.rows)} |" in page
+
+
+def test_ablations_page_shows_the_runs_so_far():
+    page, path = PAGES["ablations.md"], ROOT / "results" / "ablations.jsonl"
+    rows = ablation.table("objectives", read(path))
+    for _, row in rows[rows["runs"] > 0].iterrows():
+        cells = [f"{row[score]:.1f}" + (f" ±{row[f'{score}_sd']:.1f}" if row["runs"] > 1 else "")
+                 for score in TABLE_SCORES]  # fmt: skip
+        assert f"| {row['name']} | {row['runs']} | {' | '.join(cells)} |" in page
 
 
 def test_ablations_page_states_every_claim():
