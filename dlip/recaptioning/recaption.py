@@ -46,9 +46,10 @@ def recaption(
     about = {"writing": writing.to_dict(), "data": {split: datasets[split].fingerprint() for split in splits}}
     if folder.exists() and not (folder / JOURNAL).exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise UserError(f"{folder} holds other files; name another folder")
+    left = list(_missing(datasets, splits, Journal(folder / JOURNAL, about), writing.batch_size))
+    write = _Write(writing) if left else None  # before anything is written
     with exclusive_lock(folder / ".lock", f"another process writes to {folder}; wait for it, or name another folder"):
-        journal = Journal(folder / JOURNAL, about)
-        write = _Write(writing) if list(_missing(datasets, splits, journal, writing.batch_size)) else None
+        journal = Journal(folder / JOURNAL, about)  # another process may have added to it
         for split in splits if write else ():
             todo = list(_missing(datasets, (split,), journal, writing.batch_size))
             n = len(datasets[split])
