@@ -26,7 +26,7 @@ def served(
     port: any free one by default. stderr: file for its standard error. Raises UserError if it does not start.
     """
     port = port or free_port()
-    command = [sys.executable, "-m", "dlip.cli", "app", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "dlip", "app", "--port", str(port), *arguments]
     # a background job of a shell ignores Ctrl-C, and its children inherit that
     accept_ctrl_c = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     with (

@@ -176,7 +176,3 @@ def main(words: list[str] | None = None) -> int:
         print(f"dlip: interrupted{resumes}", file=sys.stderr)
         return INTERRUPTED
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -91,7 +91,7 @@ def run_with_kills(
 
 def start(scenario: Scenario, folder: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "dlip.cli", *scenario.command.split()]
+    command = [sys.executable, "-m", "dlip", *scenario.command.split()]
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

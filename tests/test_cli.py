@@ -264,7 +264,7 @@ def test_invalid_options_are_refused(words, sentence, tmp_path, monkeypatch, cap
 
 
 def test_closed_stdout_ends_a_command_silently():
-    command = [sys.executable, "-m", "dlip.cli", "models", "--json", "-"]
+    command = [sys.executable, "-m", "dlip", "models", "--json", "-"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdout.close()
     assert run.stderr.read() == "" and run.wait() == 141
@@ -300,7 +300,7 @@ def test_warning_is_one_line(tmp_path):
         "--results",
         str(file),
     ]  # in a process, as pytest has its own way of warning
-    done = subprocess.run([sys.executable, "-m", "dlip.cli", *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "dlip", *words], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, f"dlip: {file} line 1 is not a complete record; it was skipped\n")
 
 

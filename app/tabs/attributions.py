@@ -1,25 +1,18 @@
 """Attributions: which pixels a word, or the match of a text, depends on, by Captum and Grad-CAM."""
 
-from collections.abc import Callable
-
 import gradio as gr
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from dlip.common.errors import UserError
-from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
+from dlip.evaluation.attribution import METHODS, Score
 from dlip.evaluation.tasks.base import subrange
 from dlip.vlm import VLM
 
 from .. import images, inputs, jobs, models
 from ..view import attention_view
 
-METHODS: dict[str, Callable] = {
-    "integrated gradients": integrated_gradients,
-    "occlusion": occlusion,
-    "Grad-CAM": grad_cam,
-}
 HINT = (
     '<p class="hint">Choose a word of a caption and press Explain: which pixels raise the word’s probability? '
     "For a word of a question or an answer, pixels that raise the match of that text and the image are shown.</p>"

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from PIL import Image
 
+from dlip.common.text import three_digits
 from dlip.data.transforms import as_pil
-from dlip.plots.html import data_uri, mark_differences
+from dlip.plots.html import environment, image_tag, mark_differences
 from dlip.vlm import VLM
 
 from .. import models
 
 FOLDER = Path(__file__).parent
+THUMBNAIL_SIDE = 192
 ON_PICK = (FOLDER / "pick.js").read_text()
 """`js_on_load` of a gr.HTML whose buttons carry data-index; `picked` reads the one that was clicked last."""
 SHOW_IMAGE = "() => document.querySelector('#image').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
@@ -43,15 +44,8 @@ class Cost(TypedDict):
     """Billions of floating-point operations of this call, counted."""
 
 
-def digits(number: float) -> str:
-    """Three digits of a number, as 3.06 or 224."""
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
-
-
-_templates = Environment(
-    loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-_templates.filters |= {"digits": digits, "marked": lambda text, reference: Markup(mark_differences(text, reference))}
+_templates = environment(FOLDER / "templates")
+_templates.filters |= {"digits": three_digits, "marked": mark_differences}
 
 
 def render(template: str, **values) -> Markup:
@@ -104,13 +98,11 @@ def hint(html: str) -> str:
     return f'<p class="hint">{html}</p>'
 
 
-def thumbnail(image: Image.Image | np.ndarray, alt: str, side: int = 96) -> Markup:
-    """An image inside the page: a small one pixel by pixel, a large one as JPEG of at most 2 `side` px."""
-    image = as_pil(image).convert("RGB")
-    kind = "png" if max(image.size) <= side else "jpeg"
-    if kind == "jpeg":
-        image.thumbnail((2 * side, 2 * side))
-    return Markup('<img class="{}" src="{}" alt="{}">').format(kind, data_uri(image, kind), alt)
+def thumbnail(image: Image.Image | np.ndarray, alt: str) -> Markup:
+    """An image inside the page, of at most `THUMBNAIL_SIDE` px."""
+    small = as_pil(image).convert("RGB")
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return image_tag(small, alt)
 
 
 def image_buttons(buttons: Sequence[tuple[Markup, str]], label: str) -> Markup:

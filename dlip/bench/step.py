@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from dlip import data as data_sets
 from dlip.bench import row
+from dlip.common import machine
 from dlip.common.errors import UserError
 from dlip.cost.memory import peak_bytes
 from dlip.data.collate import Collate
@@ -131,7 +132,7 @@ def _serve(connection: Connection, data: str, split: str, batch: int, variant: V
     weights = {**VLP, **HR, **AT} | ({} if dataset[0].questions else {"vqa": 0.0})
     config = TrainConfig(steps=1, batch_size=batch, precision=variant.precision, weights=weights)
     connection.send(budget(student, dataset, config, teacher))
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = machine.device()
     learner = Learner(student, teacher, config).to(device).train()
     outputs, adamw = Teacher(teacher.med.to(device)), make_optimizer(learner, config)
     for model in (learner, outputs):

@@ -19,11 +19,11 @@ _MLP_IN, _MLP_OUT = (".mlp.fc1.", ".intermediate.dense."), (".mlp.fc2.", ".outpu
 
 
 def prune(
-    tensors: dict[str, Tensor], source: ModelConfig, target: ModelConfig, only: Collection[str] | None = None
+    tensors: dict[str, Tensor], source: ModelConfig, target: ModelConfig, only: Collection[str]
 ) -> dict[str, Tensor]:
     """Weights of a model of sizes `source`, pruned to the widths of `target`.
 
-    only: names of the weights to return, all by default; the others still count for importance. Raises UserError if
+    only: names of the weights to return; the others still count for importance. Raises UserError if
     the target is wider, or if its heads differ in both number and width.
     """
     labels = {name: axes(name, tensor.ndim) for name, tensor in tensors.items()}
@@ -34,7 +34,7 @@ def prune(
                 squares = tensor.float().square().movedim(axis, 0).reshape(tensor.shape[axis], -1).sum(1)
                 squares = squares.view(3, -1).sum(0) if _is_qkv(name, axis) else squares
                 importance[label] = importance.get(label, 0) + squares
-    names = [name for name in tensors if only is None or name in only]
+    names = [name for name in tensors if name in only]
     pruned = {label for name in names for label in labels[name]} - {None}
     kept = {label: kept_channels(label, importance[label], source, target) for label in pruned}
     out = {}

@@ -25,12 +25,9 @@ def data(options: Data) -> None:
     for split, _, dataset in audit.every_split(options.name):
         counts[split] = audit.counts(dataset)
         faults += [str(dataset)] if isinstance(dataset, EmptySplitError) else dataset.faults
-    lines = [
-        f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
-        for split, row in counts.items()
-    ]
-    lines.append("\n  ".join([plural(len(faults), "fault") + ":" * bool(faults), *map(one_line, faults)]))
-    options.show({"data": options.name, "splits": counts, "faults": faults}, "\n".join(lines))
+    found = "\n  ".join([plural(len(faults), "fault") + ":" * bool(faults), *map(one_line, faults)])
+    text = "\n".join([*audit.count_lines(counts), found])
+    options.show({"data": options.name, "splits": counts, "faults": faults}, text)
 
 
 def data_check(options: Data) -> None:

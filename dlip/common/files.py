@@ -90,12 +90,6 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} is not a file; name a folder that dlip has written")
 
 
-def check_size(path: Path, max_bytes: int) -> None:
-    """Raises UserError for a file that is too large to be read into memory."""
-    if (size := path.stat().st_size) > max_bytes:
-        raise UserError(f"{path} has {size:,} bytes, more than the {max_bytes:,} allowed; use another file")
-
-
 def write_json(path: Path, value) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
@@ -103,7 +97,8 @@ def write_json(path: Path, value) -> None:
 def read_json(path: Path) -> dict:
     """Raises UserError if the file is missing, too large, or not a JSON object."""
     check_file(path)
-    check_size(path, MAX_JSON_BYTES)
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, more than the {MAX_JSON_BYTES:,} allowed; use another file")
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

@@ -7,8 +7,12 @@ import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dlip
+
+if TYPE_CHECKING:
+    import torch
 
 CPUINFO = Path("/proc/cpuinfo")
 PACKAGES = ("accelerate", "numpy", "pillow", "tokenizers")
@@ -27,6 +31,13 @@ def machine_info() -> dict:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def device() -> "torch.device":
+    """The accelerator, or the CPU."""
+    import torch
+
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def package_versions() -> dict[str, str]:

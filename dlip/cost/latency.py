@@ -117,11 +117,6 @@ class Workload:
         return {"decoder": lambda: self.decoder(context, mask), "decoder_step": step}
 
 
-def latency(model: "Med | VLM", task: str = "captioning", repeats: int = 30, warmup: int = 5, **size) -> dict:
-    """Median "p50_ms" and "p95_ms" of a task and of each of its "modules", with settings; `size` as in `Workload`."""
-    return compare_latency({"model": model}, task, repeats, warmup, **size)["models"]["model"]
-
-
 @torch.inference_mode()
 def compare_latency(
     models: "dict[str, Med | VLM]",
@@ -131,8 +126,9 @@ def compare_latency(
     progress: Callable[[float], object] | None = None,
     **size,
 ) -> dict:
-    """{"models": name -> result of `latency`, "speedup": name -> median of the first model / median of this one}.
+    """{"models": name -> times and settings, "speedup": name -> median of the first model / median of this one}.
 
+    Times are median "p50_ms" and "p95_ms" of the task and of each of its "modules"; `size` as in `Workload`.
     In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. `progress` is called
     with the fraction done, 0 to 1, after each timed call. Raises UserError as `Workload`, and for models on different
     devices.

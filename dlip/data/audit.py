@@ -95,12 +95,17 @@ def counts(dataset) -> dict[str, int]:
     return {"images": 0, "captions": 0, "questions": 0} if empty else dataset.counts()
 
 
+def count_lines(splits: dict[str, dict[str, int]]) -> list[str]:
+    """Split -> `counts` as lines for a terminal."""
+    return [
+        f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in row.items())
+        for split, row in splits.items()
+    ]
+
+
 def report(result: dict) -> str:
     """The result of `check` as lines for a terminal."""
-    lines = [
-        f"{split:12} " + "  ".join(f"{count:>8,} {noun}" for noun, count in counts.items())
-        for split, counts in result["splits"].items()
-    ]
+    lines = count_lines(result["splits"])
     if set(result["writers"]) - {HUMAN}:
         lines += [f"{plural(count, 'caption')} by {name}" for name, count in sorted(result["writers"].items())]
     lines.append(f"{plural(result['shared_captions'], 'caption')} of more than one image")

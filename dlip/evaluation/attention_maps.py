@@ -194,7 +194,7 @@ def mass(over: Tensor, covered: Tensor) -> Tensor:
     return (over * covered).sum((-2, -1))
 
 
-def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM | None = None) -> dict:
+def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> dict:
     """Scores the attention of words to the objects that they name, on the first `limit` images of scenes.
 
     For "fusion" and "decoder", in percent over all words that name an object: "pointing", "mass", and the same against
@@ -205,7 +205,7 @@ def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM |
     """
     values: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     images, grid = min(limit, len(dataset)), vlm.med.config.grid
-    for first, captions, rows, maps in _batches((vlm,), dataset, limit, layer):
+    for first, captions, rows, maps in _batches((vlm,), dataset, limit):
         scenes = [dataset.scene(first + i) for i in range(max(rows) + 1)]
         known = maps["fusion"][0].sum(-1) > 0  # [N, W]: a long caption's last words may be cut off
         names = [named(text, scenes[row]).items() for text, row in zip(captions, rows, strict=True)]
@@ -233,19 +233,19 @@ def measure(vlm: VLM, dataset, limit: int = 200, layer: int = -1, teacher: VLM |
     for (source, name), parts in values.items():
         out[source][name] = percent(torch.cat(parts))
     if teacher is not None:
-        for source, bits in divergence(teacher, vlm, dataset, limit, layer).items():
+        for source, bits in divergence(teacher, vlm, dataset, limit).items():
             out[source]["divergence"] = bits
     return {**out, "images": images, "words": sum(map(len, values["chance", "mass"]))}
 
 
-def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200, layer: int = -1) -> dict[str, float]:
+def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200) -> dict[str, float]:
     """Jensen-Shannon divergence in bits between two models' maps of the same words, by source, mean over words.
 
     On the first `limit` images of any data with captions; heads averaged, on the coarser grid, [CLS] included. Words
     are compared even where the models split them into different tokens.
     """
     bits: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
-    for _, _, _, maps in _batches((teacher, student), dataset, limit, layer):
+    for _, _, _, maps in _batches((teacher, student), dataset, limit):
         for source, (teacher_maps, student_maps) in maps.items():
             both = (teacher_maps.sum(-1) > 0) & (student_maps.sum(-1) > 0)
             bits[source].append(differ(teacher_maps[both], student_maps[both]))
@@ -294,10 +294,10 @@ def pieces(vlm: VLM, texts: Sequence[str], med: HasAbilities | None = None) -> T
 
 @torch.inference_mode()
 def _batches(
-    models: tuple[VLM, ...], dataset, limit: int, layer: int
+    models: tuple[VLM, ...], dataset, limit: int
 ) -> Iterator[tuple[int, list[str], list[int], dict[str, list[Tensor]]]]:
     """Yields batches: index of the first image, captions, each caption's image counted from the first, and by source
-    the models' word maps [N, W, 1+P], averaged over heads."""
+    the models' word maps [N, W, 1+P] of the last layer, averaged over heads."""
     for first in range(0, min(limit, len(dataset)), BATCH_IMAGES):
         items = [dataset[i] for i in range(first, min(first + BATCH_IMAGES, limit, len(dataset)))]
         captions = [text for item in items for text in item.captions]
@@ -313,7 +313,7 @@ def _batches(
             for source, med in meds.items():
                 ids, mask = vlm.texts(captions, med)
                 pool = pieces(vlm, captions, med)
-                (probs,) = cross(med, states[med], ids, mask, source, (layer,))
+                (probs,) = cross(med, states[med], ids, mask, source, (-1,))
                 maps[source].append(pool @ probs.float().mean(1).cpu())
         yield first, captions, rows, maps
 

@@ -113,6 +113,10 @@ def grad_cam(score: Score, image: ImageInput, progress: Progress | None = None) 
     return F.interpolate(on_patches, (c.image_size, c.image_size), mode="bilinear", align_corners=False)[0, 0].cpu()
 
 
+METHODS = {"integrated gradients": integrated_gradients, "occlusion": occlusion, "Grad-CAM": grad_cam}
+"""Name -> method of a score and an image."""
+
+
 def _with_progress(score: Score, total: int, progress: Progress | None) -> Callable[..., Tensor]:
     """The score as a function that reports the fraction of `total` images it has seen."""
     seen = 0

@@ -67,7 +67,7 @@ def onnx_card(vlm: VLM, graphs: list[tuple[str, str]], record: dict, int8: bool,
 
 
 def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license: str | None) -> str:
-    """The header that the hub reads: library, licence, teacher and data on the hub, results of the tasks."""
+    """The header that the hub reads: library, license, teacher and data on the hub, results of the tasks."""
     config, name = record.get("config") or {}, model_name(vlm, record)
     results = [
         EvalResult(task, record["data"], f"{record['data']} {record['split']}", metric, round(value, 2))
@@ -113,7 +113,7 @@ def training(record: dict) -> list[tuple[str, str]]:
     """Rows of the table of how the model was trained; none if the record does not say."""
     config = record.get("config") or {}
     train, data = config.get("train") or {}, config.get("data") or {}
-    images = record.get("train_images") or data.get("images") or data.get("pictures")
+    images = record.get("train_images")
     trained = record["history"][-1] if "evaluation" in record else record
     command = trained.get("command")
     rows = {

@@ -5,7 +5,7 @@ from functools import partial
 from typing import ClassVar
 
 from dlip.common.errors import UserError
-from dlip.common.fields import check_types
+from dlip.common.fields import from_dict
 from dlip.models.backbone import backbone_size
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -113,8 +113,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
         """Raises UserError for an unknown name or a value of the wrong type."""
-        check_types(cls, values, "model")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return from_dict(cls, values, "model")
 
 
 # The paper's encoder sizes (Table 1): width, heads, layers.

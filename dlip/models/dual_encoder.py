@@ -7,7 +7,7 @@ Sources: Radford et al., CLIP (arXiv 2103.00020); Zhai et al., SigLIP (arXiv 230
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -58,9 +58,6 @@ class DualEncoderConfig:
     def grid(self) -> int:
         """Patches per side."""
         return self.image_size // self.patch_size
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 class DualEncoder(HasAbilities, nn.Module):

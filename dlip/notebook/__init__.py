@@ -1,9 +1,9 @@
 """Helpers of the notebooks, so that these hold text and results but hardly any code (needs the extra `notebooks`)."""
 
-from dlip.notebook.controls import Controls, interact
+from dlip.notebook.controls import interact
 from dlip.notebook.explorer import ATTRIBUTION_METHODS, AttentionExplorer
 from dlip.notebook.kernel import setup
-from dlip.notebook.live import LiveStudent, anatomy, learn, recipe, short, watch
+from dlip.notebook.live import anatomy, learn, recipe, short
 from dlip.notebook.results import (
     advice,
     chart,
@@ -18,7 +18,7 @@ from dlip.notebook.results import (
 from dlip.notebook.texts import compare_texts, gallery, photographs, score_table
 
 __all__ = [
-    "ATTRIBUTION_METHODS", "AttentionExplorer", "Controls", "LiveStudent", "advice", "anatomy", "chart", "column_table",
-    "compare_texts", "findings", "gain_chart", "gallery", "grid_table", "interact", "learn", "photographs", "recipe",
-    "records", "score_table", "setup", "shipped_records", "short", "verdicts", "watch",
+    "ATTRIBUTION_METHODS", "AttentionExplorer", "advice", "anatomy", "chart", "column_table", "compare_texts",
+    "findings", "gain_chart", "gallery", "grid_table", "interact", "learn", "photographs", "recipe", "records",
+    "score_table", "setup", "shipped_records", "short", "verdicts",
 ]  # fmt: skip

@@ -11,20 +11,20 @@ ATTRIBUTION_METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 
 
 class AttentionExplorer:
-    """Maps of a scene's caption in models by role, "teacher" first; computed once per model.
+    """Maps of a scene's first caption in models by role, "teacher" first; computed once per model.
 
     words, layers, heads: (label, value) pairs to choose from. Nouns of objects come first, then their attributes, then
     other words; layers are counted from the last, up to the depth of the shallowest model.
     """
 
-    def __init__(self, models: dict[str, "VLM"], dataset, index: int, caption: int = 0):
+    def __init__(self, models: dict[str, "VLM"], dataset, index: int):
         import torch
 
         from dlip.data.scenes.render import masks
         from dlip.evaluation.attention_maps import named, word_maps
 
         item, scene = dataset[index], dataset.scene(index)
-        self.models, self.image, self.text = models, item.image, item.captions[caption]
+        self.models, self.image, self.text = models, item.image, item.captions[0]
         self.maps = {role: word_maps(vlm, item.image, self.text) for role, vlm in models.items()}
         self.masks = torch.from_numpy(masks(scene))  # [O, S, S]
         self.objects = named(self.text, scene)
@@ -54,11 +54,7 @@ class AttentionExplorer:
         """Pixels that make the decoder generate a word, in teacher and student, by one of `ATTRIBUTION_METHODS`."""
         from dlip.evaluation import attribution
 
-        function = {
-            "integrated gradients": attribution.integrated_gradients,
-            "occlusion": attribution.occlusion,
-            "Grad-CAM": attribution.grad_cam,
-        }[method]
+        function = attribution.METHODS[method]
         scores = {role: attribution.Score(self.models[role], self.text, word) for role in ("teacher", student)}
         panels = [(role, role, function(score, self.image).numpy()) for role, score in scores.items()]
         return overlays(self.image, panels, self.text.split()[word], self._mask(word), signed=True)

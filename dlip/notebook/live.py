@@ -75,7 +75,6 @@ def live_experiment(
     teacher: str = "scenes/teacher",
     batch_size: int = 64,
     feature_views: int = 0,
-    seed: int = 0,
 ) -> "ExperimentConfig":
     """The experiment of a live cell: the grids' training, with few steps and without checkpoints of its own.
 
@@ -97,7 +96,7 @@ def live_experiment(
         init_from=tuple(init_from),
         data=DataConfig(name=str(data), split=split),
         train=FULL.train.replace(
-            weights=loss_weights, steps=steps, seed=seed, log_every=max(1, steps // 60), batch_size=batch_size,
+            weights=loss_weights, steps=steps, log_every=max(1, steps // 60), batch_size=batch_size,
             feature_views=feature_views, warmup=min(FULL.train.warmup, steps // 4),
             precision="bf16" if native_bf16() else "no",
         ),

@@ -12,9 +12,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 """Line styles of the fixed encoders, in order of appearance."""
 
 
-def gain_bars(
-    df: pd.DataFrame, score: str = "tr1", base: str = "no distillation", title: str | None = None
-) -> go.Figure:
+def gain_bars(df: pd.DataFrame, score: str = "tr1", base: str = "no distillation") -> go.Figure:
     """A bar per row with its interval, and the paper's gain as a diamond.
 
     df: as returned by `dlip.experiments.analysis.effects.gains`, in the order of the bars: name, role, gain, low, high,
@@ -24,7 +22,7 @@ def gain_bars(
         raise UserError("there are no gains to show; run the grid first")
     name, unit = LABELS[score]
     points = "percentage points" if unit == "%" else f"points, {unit}"
-    fig = figure(title or _gain_finding(df, name, base))
+    fig = figure(_gain_finding(df, name, base))
     for role, some in df.groupby("role", sort=False):
         fig.add_bar(
             x=some["gain"], y=some["name"], orientation="h", name=role, width=0.62,
@@ -56,7 +54,7 @@ def _gain_finding(df: pd.DataFrame, name: str, base: str) -> str:
     return text + f"{above} of {len(df)} gains {'has' if above == 1 else 'have'} an interval above 0"
 
 
-def module_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None) -> go.Figure:
+def module_curves(df: pd.DataFrame, score: str = "tr1") -> go.Figure:
     """A panel per swept encoder, in it a line per size of the other encoder, with and without distillation.
 
     df: as returned by `dlip.experiments.analysis.effects.sweeps`: role, swept, encoder_m, size, fixed, `score` and
@@ -68,7 +66,7 @@ def module_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None
     panels = [swept for swept in ("image", "text") if (students["swept"] == swept).any()]
     if not panels:
         raise UserError(f"no run of the grid modules has {score}; choose another score, or run dlip ablate modules")
-    fig, shown = figure(title or _module_finding(students, score), len(panels)), set()
+    fig, shown = figure(_module_finding(students, score), len(panels)), set()
     dashes = dict(zip(df["fixed"].dropna().unique(), DASHES, strict=False))
     for column, swept in enumerate(panels, 1):
         panel = students[students["swept"] == swept]
@@ -117,7 +115,7 @@ def _module_finding(students: pd.DataFrame, score: str) -> str:
     return text.replace("-", "−")
 
 
-def data_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None) -> go.Figure:
+def data_curves(df: pd.DataFrame, score: str = "tr1") -> go.Figure:
     """A line per role over the number of training images (mean over seeds, bars of one standard deviation).
 
     df: runs of the grid `data`, as returned by `dlip.experiments.ablation.runs`; the teacher is a horizontal line.
@@ -127,7 +125,7 @@ def data_curves(df: pd.DataFrame, score: str = "tr1", title: str | None = None) 
     students = rows[rows["role"] != "teacher"].sort_values("train_images")
     if students.empty:
         raise UserError(f"no run of the grid data has {score}; choose another score, or run dlip ablate data")
-    fig = figure(title or _data_finding(students, score))
+    fig = figure(_data_finding(students, score))
     for role, line in students.groupby("role", sort=False):
         fig.add_scatter(
             x=line["train_images"], y=line[score], mode="lines+markers", name=role, cliponaxis=False,

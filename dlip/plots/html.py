@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from PIL import Image
 
-from dlip.common.errors import UserError
 from dlip.data.transforms import as_pil
 
 MAX_SIDE, PIXEL_ART_SIDE = 320, 128
@@ -37,15 +36,12 @@ def mark_differences(text: str, reference: str | None) -> Markup:
     return Markup(" ").join(parts)
 
 
-def image_tag(image: Image.Image | np.ndarray | str | Path, alt: str = "", width: int | None = None) -> Markup:
+def image_tag(image: Image.Image | np.ndarray, alt: str = "", width: int | None = None) -> Markup:
     """An <img> with the image inside: a small one as it is, a larger one as JPEG of at most `MAX_SIDE` px.
 
-    width: px at which a table column may not shrink it. Raises UserError if a file cannot be read.
+    width: px at which a table column may not shrink it.
     """
-    try:
-        pixels = (Image.open(image) if isinstance(image, str | Path) else as_pil(image)).convert("RGB")
-    except OSError as error:
-        raise UserError(f"the image {image} cannot be read: {error}; remove it from the report") from error
+    pixels = as_pil(image).convert("RGB")
     kind = "png" if max(pixels.size) <= PIXEL_ART_SIDE else "jpeg"
     pixels.thumbnail((MAX_SIDE, MAX_SIDE))
     size = Markup(' width="{0}" style="max-width: none; min-width: {0}px"').format(width) if width else ""

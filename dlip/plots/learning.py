@@ -11,7 +11,7 @@ HEADROOM = 1.08
 """Top of the y axis over the highest value."""
 
 
-def learning_curves(records: list[dict], score: str, title: str | None = None) -> go.Figure:
+def learning_curves(records: list[dict], score: str) -> go.Figure:
     """A score over the steps of training in percent of the teacher's, a line per run; 100 is marked.
 
     records: as returned by `dlip.records.read`. score: a column of `dlip.records.load`. A run without a teacher is
@@ -31,7 +31,7 @@ def learning_curves(records: list[dict], score: str, title: str | None = None) -
         if level or not levels:
             curves.append((record, scores["step"], percent(scores[score], level or 100)))
     unit = "%" if levels else ""
-    fig = figure(title or f"{LABELS[score][0]} ends at {ends_by_role(curves, '.0f' if levels else '.1f', unit)}")
+    fig = figure(f"{LABELS[score][0]} ends at {ends_by_role(curves, '.0f' if levels else '.1f', unit)}")
     add_runs(fig, curves, f"%{{y:.1f}}{unit}", "lines+markers")
     tops = [value for _, _, values in curves for value in values if value is not None]
     if levels:

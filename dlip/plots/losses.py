@@ -23,7 +23,7 @@ Curve = tuple[dict, list[int], list[float | None]]
 """A record with the steps and values of a line."""
 
 
-def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.Figure:
+def loss_curves(records: list[dict], term: str) -> go.Figure:
     """One unweighted loss term over the steps of training, a line per run.
 
     records: as returned by `dlip.records.read`. Raises UserError if no run has the term.
@@ -32,7 +32,7 @@ def loss_curves(records: list[dict], term: str, title: str | None = None) -> go.
     if not runs:
         raise UserError(f"no record has losses of {term!r}; choose one of {', '.join(terms(records)) or 'none'}")
     curves = [(record, record["losses"]["step"], record["losses"][term]) for record in runs]
-    fig = figure(title or f"{escape(term)} ends at {ends_by_role(curves, '.2f')}")
+    fig = figure(f"{escape(term)} ends at {ends_by_role(curves, '.2f')}")
     add_runs(fig, curves, "%{y:.3f}")
     fig.update_yaxes(title_text=UNITS.get(term.split(".")[0], "nats"), rangemode="tozero")
     return fig
@@ -73,7 +73,7 @@ def ends_by_role(curves: list[Curve], digits: str, unit: str = "") -> str:
     return ", ".join(finals)
 
 
-def term_curves(losses: dict[str, list[float]], steps: int | None = None, title: str | None = None) -> go.Figure:
+def term_curves(losses: dict[str, list[float]], steps: int | None = None) -> go.Figure:
     """A panel per group of loss terms (`dlip.training.terms.GROUPS`), in it a line per unweighted term.
 
     losses: as returned by `dlip.training.run_folder.Run.losses`, empty before the first row. steps: end of the x axis;
@@ -82,7 +82,7 @@ def term_curves(losses: dict[str, list[float]], steps: int | None = None, title:
     groups = GROUPS | {"vlp": [*GROUPS["vlp"], "tags"]}
     panels = {name: [term for term in terms if term in losses] for name, terms in groups.items()}
     panels = {name: terms for name, terms in panels.items() if terms}
-    fig = figure(title or _term_finding(losses, steps), max(1, len(panels)))
+    fig = figure(_term_finding(losses, steps), max(1, len(panels)))
     width = (1 - GAP * (len(panels) - 1)) / max(1, len(panels))
     for column, (name, terms) in enumerate(panels.items(), 1):
         left = (column - 1) * (width + GAP)

@@ -29,7 +29,6 @@ def overlays(
     word: str,
     mask: np.ndarray | None = None,
     divergence: float | None = None,
-    title: str | None = None,
     signed: bool | None = None,
 ) -> go.Figure:
     """The image, and beside it each model's map over the image in gray, all on one scale.
@@ -44,7 +43,7 @@ def overlays(
     maps = [(name, role, _percent(values)) for name, role, values in maps]
     maximum, colors = max(peak(values) for _, _, values in maps), SIGNED if signed else SHARES
     image, panels = _scaled(image), 1 + len(maps)
-    fig = figure(title or _finding(maps, word, mask, divergence, signed), panels)
+    fig = figure(_finding(maps, word, mask, divergence, signed), panels)
     for column, (name, role, values) in enumerate([("the image", None, None), *maps], 1):
         axis = "" if column == 1 else column
         fig.add_layout_image(
@@ -88,21 +87,15 @@ def overlays(
 
 
 def overlay(
-    image: Image.Image | np.ndarray,
-    values: np.ndarray,
-    maximum: float | None = None,
-    mask: np.ndarray | None = None,
-    signed: bool | None = None,
+    image: Image.Image | np.ndarray, values: np.ndarray, maximum: float, mask: np.ndarray | None, signed: bool
 ) -> Image.Image:
     """One map `[g, g]` over the image, as in `overlays`, as an image.
 
-    maximum: the percentage with the brightest color, so that several maps can share it; by default this map's `peak`.
-    mask: bool `[S, S]`, an object whose outline is drawn. signed: whether colors distinguish what lowers a score from
-    what raises it; by default if this map has negative values.
+    maximum: the percentage with the brightest color, so that several maps can share it. mask: bool `[S, S]`, an object
+    whose outline is drawn. signed: whether colors distinguish what lowers a score from what raises it.
     """
     image, values = _scaled(image), _percent(values)
-    signed = (values < 0).any() if signed is None else signed
-    position = (values / (maximum or peak(values))).clip(-1, 1)
+    position = (values / maximum).clip(-1, 1)
     position = (position + 1) / 2 if signed else position
     tint = np.stack(
         [np.interp(position, STOPS, channel) for channel in zip(*(SIGNED if signed else SHARES), strict=True)]
@@ -117,7 +110,7 @@ def overlay(
     return shown
 
 
-def css_scale(signed: bool = False) -> str:
+def css_scale(signed: bool) -> str:
     """The color scale over a gray image as a CSS background."""
     stops = (f"rgba{color} {100 * stop:.0f}%" for stop, color in zip(STOPS, SIGNED if signed else SHARES, strict=True))
     return f"linear-gradient(90deg, {', '.join(stops)}) #555"

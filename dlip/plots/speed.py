@@ -16,12 +16,12 @@ HIDE_SMALL_TEXT = dict(minsize=10, mode="hide")
 """Bars too narrow for their text do not show it."""
 
 
-def latency_bars(models: dict[str, dict], roles: dict[str, str], title: str | None = None) -> go.Figure:
+def latency_bars(models: dict[str, dict], roles: dict[str, str]) -> go.Figure:
     """A bar per model, stacked from the medians of its modules, with marks for its p50 and p95 end to end.
 
     models: name -> figures, "models" of `dlip.cost.latency.compare_latency`. roles: name -> role, for the color.
     """
-    fig, names = figure(title or _slowest(models)), [*map(escape, models)]
+    fig, names = figure(_slowest(models)), [*map(escape, models)]
     for part, share in PARTS.items():
         spent = [one["modules"].get(part, {}).get("p50_ms") for one in models.values()]
         if any(spent):
@@ -43,13 +43,11 @@ def latency_bars(models: dict[str, dict], roles: dict[str, str], title: str | No
     return fig.update_layout(height=170 + 80 * len(models))
 
 
-def throughput_curves(
-    batches: list[int], rates: dict[str, list[float]], roles: dict[str, str], title: str | None = None
-) -> go.Figure:
+def throughput_curves(batches: list[int], rates: dict[str, list[float]], roles: dict[str, str]) -> go.Figure:
     """Items per second against batch size, a line per model. rates: as returned by `dlip.cost.latency.throughput`."""
     best = max(rates, key=lambda name: max(rates[name]))
     at = batches[rates[best].index(max(rates[best]))]
-    fig = figure(title or f"At most {max(rates[best]):,.0f} items per second: {escape(best)} at batch size {at}")
+    fig = figure(f"At most {max(rates[best]):,.0f} items per second: {escape(best)} at batch size {at}")
     for name, rate in rates.items():
         role = roles[name]
         fig.add_scatter(
@@ -62,13 +60,13 @@ def throughput_curves(
     return fig.update_layout(height=360)
 
 
-def memory_bars(memories: dict[str, dict], roles: dict[str, str], title: str | None = None) -> go.Figure:
+def memory_bars(memories: dict[str, dict], roles: dict[str, str]) -> go.Figure:
     """A bar per model: its weights, and the task's peak in addition, in MB.
 
     memories: name -> figures of `dlip.cost.memory.memory`; a peak of None draws no bar.
     """
     totals = {name: one["weights_mb"] + (one["peak_mb"] or 0) for name, one in memories.items()}
-    fig = figure(title or ", ".join(f"{escape(name)} {mb:,.1f} MB" for name, mb in totals.items()))
+    fig = figure(", ".join(f"{escape(name)} {mb:,.1f} MB" for name, mb in totals.items()))
     for part, key, share in (("weights", "weights_mb", 1.0), ("additional peak", "peak_mb", 0.6)):
         fig.add_bar(
             x=[one[key] for one in memories.values()], y=[*map(escape, memories)], orientation="h", name=part,

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from dlip import data as data_sets
+from dlip.common import machine
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock
 from dlip.common.text import plural
@@ -21,7 +22,7 @@ from dlip.data.shards.write import encoded_item
 from dlip.recaptioning.config import SelectionConfig, WritingConfig
 from dlip.recaptioning.journal import Journal
 from dlip.recaptioning.selection import mix, select
-from dlip.recaptioning.writers import device, open_writer
+from dlip.recaptioning.writers import open_writer
 from dlip.vlm import VLM
 
 JOURNAL = "written.jsonl"
@@ -78,7 +79,7 @@ class _Write:
         self.config, self.teacher = config, VLM.load(config.filter) if config.filter else None
         if self.teacher:
             self.teacher.med.model_for(config.score)  # MissingAbility before anything is written
-            self.teacher.med.to(device())
+            self.teacher.med.to(machine.device())
         self.writer = open_writer(config.writer)
 
     def __call__(self, dataset, split: str, places: range) -> tuple[list[list[str]], list[list[float]] | None]:

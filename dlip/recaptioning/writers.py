@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dlip.checkpoints.load import locate, parse_name, split_names
+from dlip.common import machine
 from dlip.common.errors import UserError, is_out_of_memory
 from dlip.common.files import read_json
 from dlip.data.transforms import as_pil
@@ -38,18 +39,13 @@ def is_stock(path: Path) -> bool:
     return "model" not in config and config.get("model_type") != "blip"
 
 
-def device() -> torch.device:
-    """The accelerator, or the CPU."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-
-
 class BlipWriter:
     """Any model that `dlip.load` reads and that has a decoder."""
 
     def __init__(self, name: str):
         self.vlm = VLM.load(name)
         self.vlm.med.model_for("lm")
-        self.vlm.med.to(device())
+        self.vlm.med.to(machine.device())
 
     def write(self, images: list[Image.Image | np.ndarray], config: WritingConfig) -> list[list[str]]:
         top_p = None if config.beams else config.top_p
@@ -67,7 +63,9 @@ class StockWriter:
         try:
             own = {"trust_remote_code": False}
             self.processor = AutoProcessor.from_pretrained(name, **own)
-            self.model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", **own).to(device()).eval()
+            self.model = (
+                AutoModelForImageTextToText.from_pretrained(name, dtype="auto", **own).to(machine.device()).eval()
+            )
         except Exception as error:  # the library raises nearly anything
             if is_out_of_memory(error):
                 raise

@@ -96,13 +96,13 @@ def failed_run(name: str, role: str, seed: int, ablation: dict, reason: str) -> 
     return about | {"name": name, "role": role, "seed": seed, "ablation": ablation}
 
 
-def thin(losses: dict[str, list[float]], points: int = CURVE_POINTS) -> dict[str, list[float]]:
-    """Curves reduced to at most `points` evenly spaced steps, the first and the last included."""
+def thin(losses: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Curves reduced to at most `CURVE_POINTS` evenly spaced steps, the first and the last included."""
     lengths = {len(values) for values in losses.values()}
     if len(lengths) > 1:
         raise ValueError(f'the losses have lists of {sorted(lengths)} points; all must be as long as "step"')
     n = max(lengths, default=0)
-    kept = np.linspace(0, n - 1, min(n, points)).round().astype(int)
+    kept = np.linspace(0, n - 1, min(n, CURVE_POINTS)).round().astype(int)
     return {term: [values[i] for i in kept] for term, values in losses.items()}
 
 

@@ -23,12 +23,11 @@ from dlip.records.write import SAMPLES
 from dlip.reports.comparison import COSTS, cell, columns, comparison, conditions, finding, share
 
 
-def report(records: list[dict], images: dict[int, Image.Image | np.ndarray | str | Path], path: str | Path) -> None:
+def report(records: list[dict], images: dict[int, Image.Image | np.ndarray], path: str | Path) -> None:
     """Writes the comparison as one self-contained HTML file.
 
-    records: of one test set, as returned by `dlip.records.read`. images: image_id -> image, uint8 `[H, W, 3]` or file,
-    for the samples of the records. Raises UserError as `comparison`, if an image cannot be read, and if the page cannot
-    be written.
+    records: of one test set, as returned by `dlip.records.read`. images: image_id -> image, or uint8
+    `[H, W, 3]`, for the samples of the records. Raises UserError as `comparison`, and if the page cannot be written.
     """
     rows, df, path = comparison(records), comparable_latencies(latest_runs(frame(records))), Path(path)
     axes = [

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dlip.common import machine
 from dlip.common.text import plural, three_digits
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
@@ -93,7 +94,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
     micro = config.batch_size // config.accumulate
     sampler = ResumableBatchSampler(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = machine.device()
     batch = collate([dataset[i] for _, i in next(iter(sampler))]).to(device)
     tags = dataset[0].tags
     with torch.random.fork_rng():

@@ -27,9 +27,14 @@ def test_every_dimension_has_a_label():
             assert len(axes(name, tensor.ndim)) == tensor.ndim, name
 
 
+def pruned_to(narrow: Med, wide: Med) -> dict[str, torch.Tensor]:
+    """All weights of `wide`, pruned."""
+    return prune(weights(wide), wide.config, narrow.config, weights(wide))
+
+
 def test_shapes_of_the_narrower_model():
     wide, narrow = made(), made(**NARROW)
-    pruned = prune(weights(wide), wide.config, narrow.config)
+    pruned = pruned_to(narrow, wide)
     own = weights(narrow)
     assert {name: t.shape for name, t in pruned.items()} == {name: own[name].shape for name in pruned}
     assert own.keys() - pruned.keys() == {"question_bridge.weight", "question_bridge.bias"}
@@ -37,7 +42,7 @@ def test_shapes_of_the_narrower_model():
 
 def test_equal_widths_change_nothing():
     med = made()
-    for name, tensor in prune(weights(med), med.config, med.config).items():
+    for name, tensor in pruned_to(med, med).items():
         assert torch.equal(tensor, weights(med)[name]), name
 
 
@@ -68,7 +73,7 @@ def test_unused_channels_are_pruned_first():
                 kept = torch.cat([kept + part * tensor.shape[0] // 3 for part in range(3)])
             index.append(kept)
         tensor.data[torch.meshgrid(*index, indexing="ij") if index else ...] = small.data
-    for name, tensor in prune(weights(wide), wide.config, narrow.config).items():
+    for name, tensor in pruned_to(narrow, wide).items():
         assert torch.equal(tensor, weights(narrow)[name]), name
 
 
@@ -77,7 +82,7 @@ def test_whole_heads_are_pruned_if_their_number_differs():
     name = "vision_model.encoder.layers.0.self_attn.projection.weight"
     wide.vision_model.encoder.layers[0].self_attn.projection.weight.data[:, :8] = 0  # head 0
     wide.vision_model.encoder.layers[0].self_attn.qkv.weight.data.view(3, 4, 8, 32)[:, 0] = 0
-    pruned = prune(weights(wide), wide.config, narrow.config)
+    pruned = pruned_to(narrow, wide)
     assert pruned[name].shape == (16, 16) and (pruned[name] != 0).all()
 
 
@@ -87,4 +92,4 @@ def test_whole_heads_are_pruned_if_their_number_differs():
 )
 def test_wider_models_and_other_heads_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        prune(weights(made()), made().config, made(**changes).config)
+        pruned_to(made(**changes), made())

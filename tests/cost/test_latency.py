@@ -5,7 +5,7 @@ import torch
 
 import dlip
 from dlip.common.errors import UserError
-from dlip.cost.latency import Workload, compare_latency, latency, throughput
+from dlip.cost.latency import Workload, compare_latency, throughput
 from dlip.cost.memory import memory, peak_on_cpu
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
@@ -25,7 +25,8 @@ def med():
 
 @pytest.mark.parametrize("task", MODULES)
 def test_latency_states_settings_and_modules(med, task):
-    figures = latency(med, task, repeats=3, warmup=1, batch=2, beams=2, tokens=5, text_tokens=9)
+    timed = compare_latency({"a": med}, task, repeats=3, warmup=1, batch=2, beams=2, tokens=5, text_tokens=9)
+    figures = timed["models"]["a"]
     assert 0 < figures["p50_ms"] <= figures["p95_ms"]
     assert set(figures["modules"]) == MODULES[task]
     assert all(0 < spread["p50_ms"] <= spread["p95_ms"] for spread in figures["modules"].values())
@@ -97,7 +98,7 @@ def test_throughput_is_the_batch_over_its_median_time(med, monkeypatch):
 )
 def test_invalid_workloads_are_refused(med, task, size, words):
     with pytest.raises(UserError, match=words):
-        latency(med, task, **size)
+        compare_latency({"a": med}, task, **size)
 
 
 def test_peak_is_that_of_live_tensors():

@@ -1,7 +1,6 @@
 """CLIP, SigLIP and SigLIP 2 against the stock classes and their processors."""
 
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
@@ -129,8 +128,3 @@ def test_lower_precision(pair):
         lower(vlm.med, "int8")
     with pytest.raises(UserError, match="export does not support a CLIP or SigLIP"):
         refuse_lowered(vlm.med, "export")
-
-
-def test_configuration_is_a_plain_table(pair):
-    config = pair[0].med.config
-    assert dataclasses.replace(config, **config.to_dict()) == config and config.fusion_layers == ()

@@ -39,22 +39,22 @@ def test_signed_overlays_have_a_symmetric_scale():
 
 
 def test_overlay_is_gray_at_zero_and_bright_at_the_maximum():
-    shown = np.asarray(overlay(IMAGE + 100, np.array([[0.0, 0.0], [0.0, 1.0]])))
+    shown = np.asarray(overlay(IMAGE + 100, np.array([[0.0, 0.0], [0.0, 1.0]]), 100.0, None, False))
     assert shown.shape == (288, 288, 3)
     gray, bright = shown[0, 0], shown[-1, -1]
     assert len(set(gray.tolist())) == 1 and bright[0] > 200 and bright[2] < 80  # yellow
-    half = np.asarray(overlay(IMAGE, np.array([[0.0, 1.0]]), maximum=200.0))
-    assert (half[0, -1] != np.asarray(overlay(IMAGE, np.array([[0.0, 1.0]])))[0, -1]).any()
-    large = overlay(Image.new("RGB", (2000, 1000)), MAP)
+    half = np.asarray(overlay(IMAGE, np.array([[0.0, 1.0]]), 200.0, None, False))
+    assert (half[0, -1] != np.asarray(overlay(IMAGE, np.array([[0.0, 1.0]]), 100.0, None, False))[0, -1]).any()
+    large = overlay(Image.new("RGB", (2000, 1000)), MAP, 100.0, None, False)
     assert large.size == (640, 320)
-    rises = np.asarray(overlay(IMAGE, np.array([[0.0, 1.0]]), signed=True))[0]
+    rises = np.asarray(overlay(IMAGE, np.array([[0.0, 1.0]]), 100.0, None, True))[0]
     assert len(set(rises[0].tolist())) == 1 and rises[-1, 0] > 200 and rises[-1, 2] < 30  # orange
 
 
 def test_outline_is_inside_its_mask():
     mask = np.zeros((48, 48), bool)
     mask[12:36, 12:36] = True
-    plain, outlined = (np.asarray(overlay(IMAGE, MAP, mask=some)) for some in (None, mask))
+    plain, outlined = (np.asarray(overlay(IMAGE, MAP, 100.0, some, False)) for some in (None, mask))
     changed = (plain != outlined).any(-1)
     area = np.kron(mask, np.ones((6, 6), bool))
     assert not changed[~area].any() and (outlined[changed] == 255).all()
@@ -63,6 +63,6 @@ def test_outline_is_inside_its_mask():
 
 
 def test_css_scale_has_the_colors_of_maps():
-    assert css_scale().startswith("linear-gradient(90deg, rgba(126, 3, 168, 0) 0%") and "#555" in css_scale()
+    assert css_scale(False).startswith("linear-gradient(90deg, rgba(126, 3, 168, 0) 0%") and "#555" in css_scale(False)
     assert css_scale(True).count("rgba") == 5 and "rgba(220, 90, 0, 0.95) 100%" in css_scale(True)
     assert peak(np.array([1.0, 3.0])) == 75.0

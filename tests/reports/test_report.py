@@ -256,14 +256,11 @@ def test_wrong_answers_are_marked(answer, marked, tmp_path: Path):
 
 
 def test_images_are_embedded(records: list[dict], tmp_path: Path):
-    Image.new("RGB", (640, 480), "blue").save(tmp_path / "photo.jpg")
-    for image, kind in ((Image.new("L", (48, 48)), "png"), (np.zeros((48, 48, 3), np.uint8), "png"),
-                          (tmp_path / "photo.jpg", "jpeg"), (str(tmp_path / "photo.jpg"), "jpeg")):  # fmt: skip
+    large = Image.new("RGB", (640, 480), "blue")
+    for image, kind in ((Image.new("L", (48, 48)), "png"), (np.zeros((48, 48, 3), np.uint8), "png"), (large, "jpeg")):
         made = page(records, tmp_path, {7: image})
         (tag,) = [a for tag, a in made.tags if tag == "img"]
         assert tag["src"].startswith(f"data:image/{kind};base64,")
-    with pytest.raises(UserError, match="the image .*gone.jpg cannot be read"):
-        page(records, tmp_path, {7: tmp_path / "gone.jpg"})
 
 
 def test_texts_are_escaped(tmp_path: Path):

@@ -52,7 +52,7 @@ def commands(page: str) -> list[list[str]]:
     text = "\n".join(blocks(page, "bash") + blocks(page, "sh") + blocks(page, "text")).replace("\\\n", " ")
     lines = re.findall(r"^(?:\$ )?(?:\.venv/bin/)?(dlip .*|accelerate launch .*)$", text, re.MULTILINE)
     found = [shlex.split(line, comments=True) for line in lines]
-    return [["dlip", *words[words.index("dlip.cli") + 1 :]] if words[0] == "accelerate" else words for words in found]
+    return [["dlip", *words[words.index("dlip") + 1 :]] if words[0] == "accelerate" else words for words in found]
 
 
 def make_folder(path: Path) -> None:
