@@ -23,7 +23,7 @@ from dlip.evaluation.bounds import bounds
 from dlip.experiments import history, run
 from dlip.experiments.analysis import claims
 from dlip.experiments.config import DataConfig, EvaluationConfig
-from dlip.experiments.grids import FULL, GRIDS, IMAGES, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
+from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import lower, warn_if_emulated
@@ -336,11 +336,13 @@ def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
             here = "–" if math.isnan(mean) else f"{mean:.1f}" + ("" if math.isnan(spread) else f" ±{spread:.1f}")
             cells += f"{here:>{w}}" + f"{'' if math.isnan(paper) else f'{paper:.1f}':>6}" * (score in papers)
         lines.append(f"{row['name']:{width}}{cells}{row['runs']:>5}")
-    train = plan.train
+    train, counts = plan.train, sorted({row.images for row in grid_.rows if row.weights})
+    images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    texts = f", captions and answers of the first {plan.generate_limit:,}" if plan.generate_limit else ""
     caveat = "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
     lines.append(
-        f"{train.steps} steps of {train.batch_size} images, {IMAGES:,} training images unless named, "
-        f"{plan.test_images:,} test images; {caveat}"
+        f"{train.steps} steps of {train.batch_size} images, {images} training images, "
+        f"{plan.test_images:,} test images{texts}; {caveat}"
     )
     trained = rows["name"].isin([row.name for row in grid_.rows if row.weights])
     minutes = (rows["wall_s"] * rows["runs"])[trained].sum() / 60

@@ -43,7 +43,7 @@ def pareto(costs: list[float], scores: list[float]) -> list[int]:
     return front
 
 
-def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", title: str | None = None) -> go.Figure:
+def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1") -> go.Figure:
     """Score against cost, a point per name (mean over seeds, bars of one standard deviation).
 
     df: `dlip.records.load` of one test set. A line joins the Pareto-optimal models; dotted lines mark 95 and 99% of the
@@ -58,7 +58,7 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
         raise UserError(f"no record has both {cost} and {score}; choose other axes")
     if len(test_sets := describe_test_sets(rows)) > 1:
         raise UserError(f"the records are of {'; '.join(test_sets)}; keep those of one of them")
-    fig = figure(title or _cost_finding(rows, cost, score))
+    fig = figure(_cost_finding(rows, cost, score))
     front = rows.iloc[pareto(list(rows[cost]), list(rows[score]))]
     fig.add_scatter(
         x=front[cost], y=front[score], mode="lines", line=dict(color=INK, width=1.5, shape="hv"), hoverinfo="skip",
@@ -92,7 +92,7 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", 
     return fig.update_layout(margin_r=100)
 
 
-def score_rows(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", title: str | None = None) -> go.Figure:
+def score_rows(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1") -> go.Figure:
     """A point per student (mean over seeds, bars of one standard deviation), best first; the teacher's score as a line.
 
     df: `dlip.records.load` of one test set. cost: shown on hover. Raises UserError if no student has both figures.
@@ -102,7 +102,7 @@ def score_rows(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1", tit
     students["label"] = students["name"].map(escape)
     if students.empty:
         raise UserError(f"no student has both {cost} and {score}; choose other axes")
-    fig = figure(title or _rows_finding(students, score))
+    fig = figure(_rows_finding(students, score))
     for role, some in students.groupby("role", sort=False):
         fig.add_scatter(
             x=some[score], y=some["label"], mode="markers", name=role, legendrank=ROLES.index(role), cliponaxis=False,
@@ -191,6 +191,6 @@ def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
     kept = f"{100 * student[score] / reference[score]:.1f}% of {what}" if reference[score] else what
     text = f"{who} keeps {kept} with {100 * student[cost] / reference[cost]:.0f}% of the {cost_name}"
     twin = undistilled_twin(rows, student)
-    if twin is None or not reference[score] or any(twin[key] != student[key] for key in ("model", "train_images")):
+    if twin is None or not reference[score]:
         return text
     return f"{text}; without distillation {100 * twin[score] / reference[score]:.1f}%"

@@ -14,7 +14,7 @@
 - losses: "step" and each loss term as lists of equal length, at most 100 points.
 - metrics: "retrieval", "captioning" and "vqa" of `dlip.evaluate`, "attention" of
   `dlip.evaluation.attention_maps.measure`; null if not measured.
-- efficiency: `dlip.cost.count.summary`, with "latency" of `dlip.cost.latency.latency` and "memory" of
+- efficiency: `dlip.cost.count.summary`, with "latency" of `dlip.cost.latency.compare_latency` and "memory" of
   `dlip.cost.memory.memory`.
 - samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; questions
   and truth are lists of equal length, answers may be shorter.
@@ -51,7 +51,7 @@ returns these lines and `read` skips them. Records of schemas 1 and 2 are upgrad
 Then numbers, NaN if the record lacks them:
 
 - tr1 tr5 tr10 ir1 ir5 ir10: recall of text retrieval (image -> text) and image retrieval (text -> image), in %:
-  re-ranked by ITM, or by ITC alone if "notes" say so and in all runs of grids.
+  re-ranked by ITM, or by ITC alone if "notes" say so.
 - bleu4 meteor rougeL cider spice: captioning scores x 100.
 - facts_f1: F1 of what captions of scenes state, in %, mean over objects, attributes and relations. facts.<kind>: of
   one kind.

@@ -89,13 +89,7 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def undistilled_twin(rows: pd.DataFrame, student: pd.Series) -> pd.Series | None:
-    """The undistilled row of a `summary` most like a distilled one: same layers, training images, then parameters.
-
-    None if no undistilled student was initialized from the same weights.
-    """
-    undistilled = rows[(rows["role"] == "undistilled") & (rows["init_from"] == student["init_from"])]
-    if undistilled.empty:
-        return None
-    differs = [undistilled[column] != student[column] for column in ("model", "train_images")]
-    differs = pd.concat([*differs, (undistilled["params_m"] - student["params_m"]).abs()], axis=1)
-    return undistilled.loc[differs.sort_values(list(differs)).index[0]]
+    """The undistilled row of a `summary` with a distilled one's sizes, initial weights and training images, if any."""
+    same = ["model", "init_from", "train_images"]
+    twins = rows[(rows["role"] == "undistilled") & (rows[same] == student[same]).all(axis=1)]
+    return None if twins.empty else twins.iloc[0]

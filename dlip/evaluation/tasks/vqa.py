@@ -72,8 +72,9 @@ def result(answers: list[str], questions: list[Question], image_id: list[int]) -
 def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int = 128) -> list[int]:
     """Index in `answers` of each question's likeliest answer; question states [N, Q, Di], mask bool [N, Q].
 
-    As in BLIP, only the `k` answers with the likeliest first tokens are scored in full. Raises UserError for an answer
-    that is longer than the model reads.
+    As in BLIP, only the `k` answers with the likeliest first tokens are scored in full. BLIP's code smooths the labels,
+    which favors short answers; this is the plain likelihood. Raises UserError for an answer that is
+    longer than the model reads.
     """
     med = vlm.med.model_for("vqa")
     ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer_of(med).encode(answers, first="[DEC]"))  # [C, A]
