@@ -137,6 +137,15 @@ def check_outputs(options: Any) -> None:
             raise UserError(f"--{name} {path} is not writable; choose another path")
 
 
+def process_name() -> str:
+    """What tells a process from others that train with it, as in (process 3); else empty."""
+    if "LOCAL_RANK" not in os.environ:  # importing torch takes seconds
+        return ""
+    from dlip.common import distributed
+
+    return f" (process {distributed.rank()})" if distributed.world_size() > 1 else ""
+
+
 def main(words: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = sys.argv[1:] if words is None else words
@@ -148,9 +157,11 @@ def main(words: list[str] | None = None) -> int:
     if not main_process:
         warnings.simplefilter("ignore")
 
-    def failed(message: str) -> int:
-        if main_process:
-            print(f"dlip: {message}", file=sys.stderr)
+    def failed(message: str, error: BaseException) -> int:
+        """One process tells what all of them met; what only one may have met, it tells itself."""
+        place = "" if hasattr(error, "shared") else process_name()
+        if main_process or place:
+            print(f"dlip{place}: {message}", file=sys.stderr)
         return 2
 
     try:
@@ -159,17 +170,17 @@ def main(words: list[str] | None = None) -> int:
         command.function(options)
         sys.stdout.flush()
     except UserError as mistake:
-        return failed(str(mistake))
+        return failed(str(mistake), mistake)
     except BrokenPipeError:  # the reader of standard output is gone; what is buffered is discarded
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
         path = f"{error.filename}: " if error.filename else ""
-        return failed(one_line(f"{path}{error.strerror or error}; choose another path, or free disk space"))
+        return failed(one_line(f"{path}{error.strerror or error}; choose another path, or free disk space"), error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return failed("not enough memory; use a smaller --batch-size or --size")
+        return failed("not enough memory; use a smaller --batch-size or --size", error)
     except KeyboardInterrupt:
         resumable = {words[0], " ".join(words[:2])} & {*RESUMABLE}
         resumes = "; the same command resumes from the last checkpoint, if there is one" * bool(resumable)

@@ -103,9 +103,13 @@ class VLM:
         return med.encode_image(med.preprocess([load_image(image) for image in images]))
 
     def caption(
-        self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int = 20, top_p: float | None = None
-    ) -> list[str]:
-        """A caption for each image, without the prompt: by beam search, greedily (one beam), or sampled (`top_p`)."""
+        self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None,
+        top_p: float | None = None,
+    ) -> list[str]:  # fmt: skip
+        """A caption for each image, without the prompt: by beam search, greedily (one beam), or sampled (`top_p`).
+
+        max_new_tokens: by default the model's `max_text`, as in `dlip.evaluate`.
+        """
         return [texts[0] for texts in self.captions(images, 1, num_beams, max_new_tokens, top_p)]
 
     @torch.inference_mode()
@@ -114,7 +118,7 @@ class VLM:
         images: Iterable[ImageInput],
         n: int,
         num_beams: int = 3,
-        max_new_tokens: int = 20,
+        max_new_tokens: int | None = None,
         top_p: float | None = None,
         prompt: str | None = None,
     ) -> list[list[str]]:
@@ -135,7 +139,7 @@ class VLM:
             raise UserError(f"the prompt has {len(words)} tokens; give at most {med.config.max_positions - 2}")
         start = torch.tensor([[med.config.dec_id, *words]], device=self.device).expand(len(images), -1)
         states = self.image_states(images, med)
-        rows = generate(med, states, None, start, num_beams, max_new_tokens, top_p, n=n)
+        rows = generate(med, states, None, start, num_beams, max_new_tokens or self.med.config.max_text, top_p, n=n)
         texts = tokenizer.decode([row[start.shape[1] :] for row in rows])
         return [texts[first : first + n] for first in range(0, len(texts), n)]
 

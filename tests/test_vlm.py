@@ -57,6 +57,17 @@ def test_captions_do_not_depend_on_the_batch(tiny, images, options):
     assert len(set(captions)) > 1
 
 
+def test_captions_end_where_the_model_stops_reading(tiny, images):
+    """As `dlip.evaluate` generates them, though the model would go on."""
+    longest = {}
+    for name, options in (("default", {}), ("max_text", dict(max_new_tokens=tiny.med.config.max_text))):
+        with torch.no_grad():
+            tiny.med.text_decoder.cls.predictions.bias[tiny.med.config.sep_id] -= 100
+            longest[name] = tiny.caption(images, **options)
+            tiny.med.text_decoder.cls.predictions.bias[tiny.med.config.sep_id] += 100
+    assert longest["default"] == longest["max_text"] and len(longest["default"][0].split()) > 20
+
+
 def test_several_captions_of_an_image(tiny, images):
     best = tiny.captions(images, 3, num_beams=4, max_new_tokens=5)
     assert [texts[0] for texts in best] == tiny.caption(images, num_beams=4, max_new_tokens=5)

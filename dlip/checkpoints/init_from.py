@@ -6,6 +6,7 @@ source lacks keeps its values.
 """
 
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,8 +74,11 @@ def initialize(model: "VLM", source: str) -> list[str]:
             copied.append(key)
     if not copied:
         raise UserError(f"{name} has no weights for the {part or 'model'}; choose another source")
-    if not part:
+    if not part and checkpoint.abilities:
         model.med.abilities |= checkpoint.abilities
+        if checkpoint.tokenizer.fast.get_vocab() != model.tokenizer.fast.get_vocab():
+            warnings.warn(f"{name} has another vocabulary than the model: words that it lacks keep random weights; "
+                          f"--tokenizer {name} gives the model its vocabulary", stacklevel=2)  # fmt: skip
     return copied
 
 

@@ -99,7 +99,7 @@ def _long_timeout_group() -> dist.ProcessGroup:
 def run_on_main(function: Callable[[], T]) -> T:
     """Calls `function` in the main process and returns its result in all; the others wait up to `MAIN_TIMEOUT`.
 
-    A UserError or OSError that it raises is raised in all of them.
+    A UserError or OSError that it raises is raised in all of them, marked as `shared`.
     """
     if world_size() == 1:
         return function()
@@ -111,6 +111,7 @@ def run_on_main(function: Callable[[], T]) -> T:
             result[1] = error
     dist.broadcast_object_list(result, 0, _long_timeout_group())
     if result[1] is not None:
+        result[1].shared = True
         raise result[1]
     return result[0]
 

@@ -186,14 +186,15 @@ def throughput(
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     call()
-    _synchronize(device)
+    synchronize(device)
     return 1000 * (time.perf_counter() - start)
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Waits until a device has done its work; a GPU is asked and not waited for."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

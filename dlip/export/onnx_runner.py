@@ -130,12 +130,12 @@ class Runner:
                 return part
         raise MissingAbility(self.config["skipped"][ability])
 
-    def caption(self, images: list[ImageInput], num_beams: int = 3, max_new_tokens: int = 20) -> list[str]:
-        """A caption for each image, without the prompt."""
+    def caption(self, images: list[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None) -> list[str]:
+        """A caption for each image, without the prompt, of at most `max_text` tokens by default."""
         part = self.part("lm")
         states = self._encode(part, images, "states")
         prompt, mask = [part.config["dec_id"], *part.config["prompt_ids"]], np.ones(states.shape[:2], bool)
-        return self._decode(part.search(states, mask, prompt, num_beams, max_new_tokens))
+        return self._decode(part.search(states, mask, prompt, num_beams, max_new_tokens or self.config["max_text"]))
 
     def answer(self, images: list[ImageInput], questions: list[str], num_beams: int = 3) -> list[str]:
         """The answer to each image's question; a single image may come with several questions."""

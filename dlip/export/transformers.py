@@ -42,7 +42,6 @@ CLASSES = {
     "captioning": BlipForConditionalGeneration,
     "vqa": BlipForQuestionAnswering,
 }
-NEW_TOKENS = {"captioning": 20, "vqa": MAX_ANSWER_TOKENS}
 
 
 def to_transformers(name: str, out: str | Path, license: str | None = None) -> tuple[dict[str, Path], dict[str, str]]:
@@ -60,10 +59,12 @@ def to_transformers(name: str, out: str | Path, license: str | None = None) -> t
         except UserError as reason:
             skipped[task] = str(reason)
             continue
-        if task in NEW_TOKENS:
+        if task != "retrieval":
+            c = med.config
+            caption = min(c.max_text, c.max_positions - 1 - len(c.prompt_ids))
             stock.generation_config = GenerationConfig(
-                max_new_tokens=NEW_TOKENS[task], num_beams=3, do_sample=False, bos_token_id=med.config.dec_id,
-                eos_token_id=med.config.sep_id, pad_token_id=med.config.pad_id,
+                max_new_tokens=caption if task == "captioning" else MAX_ANSWER_TOKENS, num_beams=3, do_sample=False,
+                bos_token_id=c.dec_id, eos_token_id=c.sep_id, pad_token_id=c.pad_id,
             )  # fmt: skip
         stock_processor = processor(vlm.tokenizer_of(med), med.config, task)
         card = transformers_card(task, vlm, med, record, CLASSES[task].__name__, license)

@@ -148,6 +148,7 @@ def _train(
                 opened.append(user.feature_cache.folder)
         if student in cached and (teacher in cached or teacher is None or config.cache):
             dataset, collate = WithoutImages(dataset), replace(collate, reads_images=False)
+    distributed.run_on_main(lambda: None)  # all wait for caches that are being read, longer than a step would
     stream = raise_faults(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
     if start:
         run.restore(learner, optimizer_step.optimizer, start, accelerator.scaler)
@@ -233,6 +234,12 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
         if not terms:
             raise UserError("no term of hr.*, at.* or kd.* has a weight; set one, or drop the teacher")
         Distiller.between(student, teacher, config)
+        if config.cache and (len(teacher.med.members) > 1 or teacher.med.own_tokens):
+            raise UserError("outputs of a teacher of several checkpoints, or of another vocabulary, cannot be cached; "
+                            "train without the cache")  # fmt: skip
+    if (config.cache or config.feature_views) and not hasattr(dataset, "fingerprint"):
+        raise UserError(f"caches need to know the data; give {type(dataset).__name__} a method fingerprint, or train "
+                        "without them")  # fmt: skip
     if config.feature_views and not frozen_backbones(student, teacher, config):
         raise UserError(
             "no model has a frozen image backbone whose features could be cached; drop --feature-views, or give the "

@@ -73,6 +73,12 @@ def test_whole_model_of_the_same_size(tokenizer, tmp_path):
         assert torch.equal(a, b), name
 
 
+def test_whole_model_of_another_vocabulary_is_told(tokenizer, tmp_path):
+    small(Tokenizer.train(["a green dog"], 100), seed=1).save(tmp_path)
+    with pytest.warns(UserWarning, match=f"another vocabulary .*--tokenizer {tmp_path} gives the model its"):
+        initialize(small(tokenizer), str(tmp_path))
+
+
 def test_image_part(tokenizer, tmp_path):
     source, model = small(tokenizer, seed=1), small(tokenizer, seed=2)
     source.save(tmp_path)

@@ -10,6 +10,7 @@ import torch
 import dlip
 from dlip import data, records
 from dlip.cli import main
+from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.data import FirstN
 from dlip.data.batch import Item, Question
@@ -277,6 +278,19 @@ def test_of_several_processes_of_a_machine_one_tells(damaged, monkeypatch, capsy
     with warnings.catch_warnings(record=True) as told:
         assert main([*words, "--json", "-"]) == 0 and main([*words, "--split", "none"]) == 2
     assert not told and not capsys.readouterr().err
+
+
+def test_a_process_tells_what_it_alone_may_have_met(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    monkeypatch.setattr(distributed, "rank", lambda: 3)
+    words = ["evaluate", "--model", "runs/none", "--json", "-"]
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("dlip (process 3): there is no model")
+    error = UserError("all of them met it")
+    error.shared = True
+    monkeypatch.setattr(VLM, "load", lambda name: (_ for _ in ()).throw(error))
+    assert main(words) == 2 and not capsys.readouterr().err
 
 
 def test_training_is_evaluated_on_val_and_never_on_test(damaged, tmp_path):

@@ -48,7 +48,8 @@ inputs = processor(images=images, return_tensors="pt", **options)
 ids = model.generate(**inputs, generation_config=model.generation_config)
 outputs["captioning"] = processor.batch_decode(ids, skip_special_tokens=True)
 pipe = pipeline("image-text-to-text", model=f"{folder}/captioning")
-outputs["pipeline"] = [pipe(image, text=prompt, generate_kwargs=dict(num_beams=3, max_new_tokens=20))
+longest = model.generation_config.max_new_tokens
+outputs["pipeline"] = [pipe(image, text=prompt, generate_kwargs=dict(num_beams=3, max_new_tokens=longest))
                      [0]["generated_text"] for image in images]
 
 processor, model = load("vqa", BlipForQuestionAnswering)
@@ -96,8 +97,8 @@ def images(tmp_path_factory):
 TEXTS = ["a red circle", "a small blue star above it", "what color is it ?"]
 RECORD = {
     "name": "tiny", "role": "distilled", "command": "dlip distill --out runs/tiny", "wall_s": 12.3, "device": "cpu",
-    "data": "scenes", "split": "test", "efficiency": {"params_m": 0.12, "flops_g": 0.034},
-    "config": {"teacher": "scenes/teacher", "start": [], "data": {"name": "scenes", "split": "train", "pictures": 4000},
+    "data": "scenes", "split": "test", "train_images": 4000, "efficiency": {"params_m": 0.12, "flops_g": 0.034},
+    "config": {"teacher": "scenes/teacher", "start": [], "data": {"name": "scenes", "split": "train"},
                "train": {"steps": 100, "batch_size": 8, "seed": 3, "weights": {"itc": 1.0, "kd.lm": 0.5, "vqa": 0}}},
     "metrics": {"retrieval": {"tr@1": 75.81, "ir@1": 54.3}, "captioning": {"cider": 315.0, "spice": None}, "vqa": None},
 }  # fmt: skip

@@ -44,6 +44,7 @@ class Bare(Scenes):
         (Bare("captions"), dict(weights={"lm": 1.0}), "lm needs captions"),
         (Bare("questions"), dict(weights={"vqa": 1.0}), "vqa needs questions"),
         (Bare("tags"), dict(weights={"tags": 1.0}), "tags needs tags"),
+        (InterruptedDataset(TRAIN_SCENES, 99), dict(cache=True), "give InterruptedDataset a method fingerprint"),
     ],
 )
 def test_unsuitable_data_are_refused(dataset, changes, says, make_vlm, tmp_path):

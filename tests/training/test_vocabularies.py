@@ -140,7 +140,7 @@ def test_the_students_tokenizer(folders, foreign, tmp_path):
 def test_their_outputs_are_not_cached(folders, make_vlm, foreign, tmp_path):
     config = SHORT.replace(weights=TERMS, cache=True)
     for teacher in (dlip.load(folders["clip"]), foreign):
-        with pytest.raises(UserError, match="another vocabulary cannot be cached"):
+        with pytest.raises(UserError, match="another vocabulary, cannot be cached"):
             train(make_vlm(), TRAIN_SCENES, config, tmp_path / "run", teacher, progress=False, cache=tmp_path / "cache")
 
 

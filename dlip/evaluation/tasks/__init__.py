@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from dlip.common import machine
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data import FirstN
 from dlip.data import open as open_data
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, subrange
+from dlip.models.fast.precision import precision
 from dlip.models.tasks import TASKS
 from dlip.vlm import VLM
 
@@ -39,7 +41,8 @@ def evaluate(
 
     A task or metric that could not be computed is None, and "notes" has the reason under its name.
 
-    model, data: a VLM and a data set, or their names; `split` applies to a name. k: candidates that retrieval re-ranks.
+    model, data: a VLM and a data set, or their names; `split` applies to a name, and a model
+    loaded by name is moved to the accelerator, if there is one. k: candidates that retrieval re-ranks.
     generate_limit: captions and answers are generated for the first images only, so many; by default for all. answers:
     a list from which VQA also picks answers, besides generating them. java: whether to run the Java programs that
     tokenize captions and compute METEOR and SPICE, which take many seconds to start. num_beams: of captions and
@@ -50,7 +53,10 @@ def evaluate(
 
     Raises UserError for an unknown task, or where no task can be evaluated.
     """
-    model = VLM.load(model) if isinstance(model, str | Path) else model
+    if isinstance(model, str | Path):
+        model = VLM.load(model)
+        if precision(model.med) != "int8":
+            model.med.to(machine.device())
     data = open_data(data, split) if isinstance(data, str | Path) else data
     check_tasks(tasks)
     options = {

@@ -18,7 +18,6 @@ from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import resize_square
-from dlip.models.composite import Composite
 from dlip.models.features import SOURCES, Features, Trace, Want
 from dlip.models.token_ids import with_prompt
 from dlip.training.caches.disk import cache_key, fill, locked, open_columns, to_float16
@@ -60,14 +59,10 @@ class TeacherCache(nn.Module):
     ):
         """Opens a cache in the folder `root`; fills what is missing and, with a warning, what is damaged.
 
-        Raises UserError for a teacher of several checkpoints or of another vocabulary, where no image has a caption,
-        and as `open_columns` does.
+        teacher: of one checkpoint, with the student's vocabulary. Raises UserError where no image has a caption, and as
+        `open_columns` does.
         """
         super().__init__()
-        if isinstance(teacher.med, Composite):
-            raise UserError("outputs of a teacher of several checkpoints cannot be cached; train without the cache")
-        if teacher.med.own_tokens:
-            raise UserError("outputs of a teacher of another vocabulary cannot be cached; train without the cache")
         self.teacher = teacher
         self.want = cached_outputs(layers or {}, teacher.med.config.fusion_layers)
         self.folder = Path(root) / self._key(dataset, collate)
