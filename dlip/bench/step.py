@@ -156,8 +156,7 @@ def _serve(connection: Connection, data: str, split: str, batch: int, variant: V
         total.backward()
         adamw.step()
         adamw.zero_grad()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        machine.synchronize(device)
         connection.send((time.perf_counter() - start, {term: loss.item() for term, loss in losses.items()}))
     connection.send(peak_bytes(device))
 

@@ -6,6 +6,7 @@ DistributedDataParallel averages gradients over the processes, so each process s
 processes is the loss of the global batch.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,14 @@ T = TypeVar("T")
 MAIN_TIMEOUT = timedelta(days=30)
 """How long processes wait for the main one, which may evaluate for hours; collectives within a step keep torch's."""
 _in_global_batch = False
+
+
+def join() -> None:
+    """Joins the other processes that `accelerate launch` or `torchrun` started, as `Accelerator` does later."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState  # takes a second
+
+        PartialState(cpu=not torch.accelerator.is_available())
 
 
 def world_size() -> int:
@@ -91,6 +100,16 @@ def broadcast_from_main(x: Tensor) -> Tensor:
 # --- between steps ----------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def met_by_all() -> Iterator[None]:
+    """Marks an error that is raised within as `shared`: every process raises it, and one tells it."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        error.shared = True
+        raise
+
+
 @cache
 def _long_timeout_group() -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=MAIN_TIMEOUT)
@@ -111,8 +130,8 @@ def run_on_main(function: Callable[[], T]) -> T:
             result[1] = error
     dist.broadcast_object_list(result, 0, _long_timeout_group())
     if result[1] is not None:
-        result[1].shared = True
-        raise result[1]
+        with met_by_all():
+            raise result[1]
     return result[0]
 
 

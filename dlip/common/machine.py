@@ -40,6 +40,14 @@ def device() -> "torch.device":
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
+def synchronize(device: "torch.device") -> None:
+    """Waits until a device has done its work: a GPU is given work that it does later."""
+    import torch
+
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def package_versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 

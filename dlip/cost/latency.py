@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlip.common import machine
 from dlip.common.errors import UserError
 from dlip.cost.count import NEW_TOKENS, TEXT_TOKENS
 from dlip.models.generate import Decoder, generate
@@ -186,17 +187,11 @@ def throughput(
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
+    machine.synchronize(device)
     start = time.perf_counter()
     call()
-    synchronize(device)
+    machine.synchronize(device)
     return 1000 * (time.perf_counter() - start)
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until a device has done its work; a GPU is asked and not waited for."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def _percentiles(ms: list[float]) -> dict[str, float]:

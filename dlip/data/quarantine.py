@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from dlip.common.distributed import run_on_main
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.annotation import Annotation
@@ -68,16 +69,19 @@ class QuarantineMixin:
     def verify(self) -> None:
         """Decode every image once, so that none fails later, and quarantine those that fail.
 
-        Raises UserError if faults are fatal or nothing is left.
+        Of several processes the main one decodes. Raises UserError if faults are fatal or nothing is left.
         """
+        faults = run_on_main(self._image_faults)
+        self._keep([i for i, fault in enumerate(faults) if fault is None])
+        self._report([fault for fault in faults if fault is not None])
+
+    def _image_faults(self) -> list[str | None]:
         pool, count = ThreadPoolExecutor(os.cpu_count()), len(self)
         try:
             checks = pool.map(self.image_fault, range(count))
-            faults = list(tqdm(checks, "checking images", count, leave=False, disable=None))
+            return list(tqdm(checks, "checking images", count, leave=False, disable=None))
         finally:
             pool.shutdown(cancel_futures=True)
-        self._keep([i for i, fault in enumerate(faults) if fault is None])
-        self._report([fault for fault in faults if fault is not None])
 
     def _report(self, faults: list[str]) -> None:
         """Quarantine faults. Raises UserError if they are fatal, EmptySplitError if nothing is left."""

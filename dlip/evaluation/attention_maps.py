@@ -21,7 +21,7 @@ from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import parse_caption, referents
 from dlip.data.scenes.world import Scene
 from dlip.evaluation.tasks.base import percent
-from dlip.models.composite import HasAbilities
+from dlip.models.composite import TRAINED_BY, HasAbilities
 from dlip.models.features import Trace, Want
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
@@ -192,6 +192,11 @@ def pointing(over: Tensor, covered: Tensor) -> Tensor:
 def mass(over: Tensor, covered: Tensor) -> Tensor:
     """Fraction [...] of maps [..., g, g] inside the mask, patches spread evenly; chance is the mask's area."""
     return (over * covered).sum((-2, -1))
+
+
+def measurable(vlm: VLM) -> bool:
+    """Whether a model has weights for both attentions that `measure` scores, the fusion's and the decoder's."""
+    return all(vlm.med.abilities & set(TRAINED_BY[source]) for source in SOURCES)
 
 
 def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> dict:

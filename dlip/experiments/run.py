@@ -11,7 +11,7 @@ import torch
 
 from dlip import data as data_sets
 from dlip.checkpoints.init_from import initialize
-from dlip.common.distributed import run_on_main
+from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
 from dlip.cost.count import summary
@@ -27,7 +27,6 @@ from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutC
 from dlip.experiments.history import history, model_record, models_of
 from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
 from dlip.experiments.trackers import Reporter, check_installed
-from dlip.models.composite import TRAINED_BY
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import lower, precision
 from dlip.models.med import Med
@@ -158,9 +157,9 @@ def measure(
         model.med.to(torch.accelerator.current_accelerator() if fast else "cpu")
     metrics = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = metrics.pop("items")
-    if hasattr(dataset, "scene") and has_attention_heads(vlm):
+    if hasattr(dataset, "scene") and attention_maps.measurable(vlm):
         metrics["attention"] = attention_maps.measure(
-            vlm, dataset, teacher=teacher if teacher and has_attention_heads(teacher) else None
+            vlm, dataset, teacher=teacher if teacher and attention_maps.measurable(teacher) else None
         )
     metrics["efficiency"] = summary(vlm.med)
     if latency_repeats:
@@ -201,11 +200,6 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
     return {**metrics, "items": items}
 
 
-def has_attention_heads(vlm: VLM) -> bool:
-    """Whether a model has weights for both attentions that are measured, the fusion's and the decoder's."""
-    return all(vlm.med.abilities & set(TRAINED_BY[source]) for source in attention_maps.SOURCES)
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +223,7 @@ class PreparedRun:
     """Split -> number of faults that were skipped."""
 
 
+@distributed.met_by_all()
 def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
     """Load or make the models and data of an experiment.
 
@@ -299,6 +294,7 @@ def run(
     again; where `results` has its record, nothing is done. Raises UserError as `prepare` and `train` do.
     """
     check_installed(report_to)
+    distributed.join()
     ready = prepare(experiment)
     experiment = ready.experiment.replace(name=experiment.name or Path(folder).resolve().name)
     config, held, test, about = experiment.train, experiment.evaluation, ready.test, experiment.to_dict()
@@ -343,7 +339,7 @@ def run(
     train(
         ready.student, ready.dataset, config, folder, ready.teacher, quick_eval,
         {name: value for name, value in about.items() if name != "train"}, progress, cache, cache_gb,
-        lambda done: record.update(run_on_main(lambda: write_record(done))), on_row,
+        lambda done: record.update(distributed.run_on_main(lambda: write_record(done))), on_row,
     )  # fmt: skip
     reporter.close()
     return record

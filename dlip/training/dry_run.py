@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dlip.common import machine
 from dlip.common.text import plural, three_digits
-from dlip.cost.latency import synchronize
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler
@@ -76,10 +75,10 @@ def probe(learner: Learner, teacher: Teacher | None, batch: Batch, config: Train
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         once()
-    synchronize(batch.image_id.device)
+    machine.synchronize(batch.image_id.device)
     started = time.perf_counter()
     once()
-    synchronize(batch.image_id.device)
+    machine.synchronize(batch.image_id.device)
     seconds = time.perf_counter() - started
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it cannot count fused kernels
         once()

@@ -223,6 +223,7 @@ class Meter:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
+@distributed.met_by_all()
 def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -> None:
     """Raises UserError where the weighted terms, the models and the data do not fit together, or a model is packed."""
     for model in filter(None, (student, teacher)):
@@ -274,6 +275,7 @@ def check_data(dataset, config: TrainConfig) -> None:
         )
 
 
+@distributed.met_by_all()
 def check_divisible(config: TrainConfig, processes: int) -> None:
     """Raises UserError where the batch or the queue cannot be split evenly over processes and micro-batches."""
     parts = processes * config.accumulate

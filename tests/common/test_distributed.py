@@ -18,7 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common import distributed
 from dlip.common.errors import UserError
+from dlip.data import FirstN
 from dlip.data.collate import Collate
+from dlip.data.folders.dataset import Folder
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import scenes_size
@@ -124,6 +127,12 @@ def run_process(rank: int, folder: Path, port: int) -> None:
     os.environ["WORLD_SIZE"] = "2"
     dist.init_process_group("gloo")
     results = {name: one_step(config, rank, 2) for name, config in STEP_CONFIGS.items()}
+    distributed.join()
+    images = Folder(folder / "images", "train", "skip")
+    results["checked"] = checked = []
+    images.image_fault = lambda i: checked.append(i) or ("faulty" if i == 1 else None)
+    images.verify()
+    results["kept"] = len(images)
     student, teacher = make_models()
     train(student, TRAIN, RUN, folder / "plain", teacher, progress=False)
     student, teacher = make_models()
@@ -155,11 +164,16 @@ def run_process(rank: int, folder: Path, port: int) -> None:
 def two_processes(tmp_path_factory) -> tuple[Path, list[dict]]:
     """The folder of two processes, and the results of each."""
     folder = tmp_path_factory.mktemp("two")
+    write_folder(folder / "images", {"train": FirstN(TRAIN, 3)})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn(run_process, (folder, port), nprocs=2)
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_one_process_checks_the_images_of_all(two_processes):
+    assert [(sorted(part["checked"]), part["kept"]) for part in two_processes[1]] == [([0, 1, 2], 2), ([], 2)]
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
