@@ -38,7 +38,7 @@ PARTS = {
 """Part -> pattern of its weights' names. image: image encoder and its projection; backbone: its backbone; text: all
 else; language: what of the text side a BERT has (embeddings, self-attention, feed-forward, LM head); "": the whole."""
 _LAYER = re.compile(r"(.*\blayers?)\.(\d+)\.(.*)")
-_PER_TOKEN = ("word_embeddings.weight", "predictions.bias")
+_PER_TOKEN = ("word_embeddings.weight", "predictions.bias", "predictions.decoder.weight")
 
 
 def initialize(model: "VLM", source: str) -> list[str]:

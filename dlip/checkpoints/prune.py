@@ -72,6 +72,8 @@ def axes(name: str, ndim: int) -> tuple[str | None, ...]:
         writes = None
     elif name.startswith("question_bridge"):
         writes = IMAGE
+    elif name.endswith("predictions.decoder.weight"):
+        return None, own
     elif name == "temp" or name.endswith("predictions.bias"):
         return (None,) * ndim
     elif name.endswith("patch_embedding.weight"):

@@ -116,7 +116,7 @@ class Hub(AnnotatedImages):
 
     def _file(self, path: str) -> bytes:
         """An image beside the rows. Raises OSError for a file elsewhere: rows may name any."""
-        file = Path(path).resolve()
+        file = (self._roots[0] / path).resolve()
         if not (file.is_file() and any(map(file.is_relative_to, self._roots))):
             raise OSError("there is no such file in the dataset's own folders")
         return file.read_bytes()

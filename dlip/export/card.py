@@ -75,7 +75,9 @@ def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license
         if task in tasks
     ]
     teachers = [parse_name(one).name for one in split_names(config.get("teacher") or "")]
-    datasets = re.findall(r"hub:([^+]+)", (config.get("data") or {}).get("name", ""))
+    datasets = [
+        name for name in re.findall(r"hub:([^+?]+)", (config.get("data") or {}).get("name", "")) if is_hub_id(name)
+    ]
     pipelines = [PIPELINES[task] for task in tasks if task in PIPELINES]
     distilled = ["distillation"] if record.get("role") == "distilled" else []
     data = ModelCardData(

@@ -117,7 +117,6 @@ class Runner:
         self.config = json.loads((folder / "config.json").read_text())
         self.parts = [part(folder / one["folder"], one, threads) for one in self.config["parts"]]
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_truncation(self.config["max_text"])
         self.tokenizer.enable_padding(pad_id=self.config["pad_id"], pad_token="[PAD]")
 
     @property
@@ -167,16 +166,19 @@ class Runner:
         return self._encode(self.part("itc"), images, "vector")  # unit vectors [I, E]
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        ids, mask = self._tokenize(texts)
-        return self.part("itc").run("text", ["vector"], ids=ids, mask=mask)[0]  # unit vectors [T, E]
+        part = self.part("itc")
+        ids, mask = self._tokenize(part, texts)
+        return part.run("text", ["vector"], ids=ids, mask=mask)[0]  # unit vectors [T, E]
 
     def _encode(self, part: Part, images: list[ImageInput], output: str) -> np.ndarray:
         side = part.config["image_size"]
         pixels = np.stack([resize_square(load_image(image), side) for image in as_list(images, "image")])
         return part.run("image", [output], pixels=pixels)[0]  # of pixels [B, S, S, 3]
 
-    def _tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        encodings = self.tokenizer.encode_batch(as_list(texts, "text"))
+    def _tokenize(self, part: Part, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        self.tokenizer.enable_truncation(part.config["max_text"])
+        texts = [text.encode("utf-8", "replace").decode() for text in as_list(texts, "text")]  # no lone surrogates
+        encodings = self.tokenizer.encode_batch(texts)
         ids, mask = [one.ids for one in encodings], [one.attention_mask for one in encodings]
         return np.array(ids), np.array(mask, bool)  # [N, T]
 
@@ -186,7 +188,7 @@ class Runner:
         if len(images) not in (1, len(texts)):
             raise UserError(f"{len(images)} images and {len(texts)} texts; give one text per image, or a single image")
         states = self._encode(part, images, "states")
-        return *self._tokenize(texts), states, np.arange(len(texts)) % len(images)
+        return *self._tokenize(part, texts), states, np.arange(len(texts)) % len(images)
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         return self.tokenizer.decode_batch(rows, skip_special_tokens=True)

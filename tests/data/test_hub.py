@@ -181,6 +181,14 @@ def test_rows_reach_no_file_outside_the_dataset(tmp_path):
     assert all("there is no such file in the dataset's own folders" in problem for problem in dataset.faults)
 
 
+def test_paths_beside_the_rows(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(7))
+    (tmp_path / "train.csv").write_text("image,text\na.png,one\n../b.png,two\n")
+    dataset = data.open(f"hub:{tmp_path}/train.csv", "train", on_error="skip")
+    dataset.verify()
+    assert [item.captions for item in dataset] == [["one"]] and len(dataset.faults) == 1
+
+
 def test_rows_without_an_id_are_images_of_their_own(tmp_path):
     table(image=images(3), filename=["a", None, None], caption=["x", "y", "z"]).to_parquet(
         str(tmp_path / "train.parquet")

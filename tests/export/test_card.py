@@ -26,7 +26,7 @@ def published(tiny, tmp_path):
     """A run folder with a record, distilled on data of the hub."""
     new_model(scenes_size(32, 2, 2), tiny.tokenizer, 0).save(tmp_path / "run")
     record = make_record("small", "distilled")
-    data = {"name": "hub:nlphuji/flickr30k", "split": "train"}
+    data = {"name": "hub:nlphuji/flickr30k?image=photo+hub:/home/me/table.parquet", "split": "train"}
     record["config"] |= {"teacher": TEACHER, "data": data, "train": TrainConfig().to_dict()}
     write_json(tmp_path / "run" / "record.json", record)
     return tmp_path / "run"

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +15,21 @@ _COCO_FOLDER = re.compile(r"(train|val|test)20\d\d")
 
 def image_files(root: Path) -> list[str]:
     """Paths below a folder of all files that are images by their suffix, sorted."""
-    found = (file for file in root.rglob("*") if file.suffix.lower().removeprefix(".") in SUFFIXES and file.is_file())
-    return sorted(file.relative_to(root).as_posix() for file in found)
+    found = (path for path in _files(root) if Path(path).suffix.lower().removeprefix(".") in SUFFIXES)
+    return sorted(path for path in found if (root / path).is_file())
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Paths below a folder of all its files. Linked folders are entered, each folder once."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders.sort()
+        for name in files:
+            yield (Path(folder) / name).relative_to(root).as_posix()
 
 
 class ImageFiles:
@@ -34,11 +48,8 @@ class ImageFiles:
     def _paths(self) -> dict[str, str]:
         """File name -> path below the root."""
         paths = {}
-        for folder, folders, files in os.walk(self.root):
-            folders.sort()
-            below = Path(folder).relative_to(self.root)
-            for name in files:
-                paths.setdefault(name, (below / name).as_posix())
+        for path in _files(self.root):
+            paths.setdefault(path.rpartition("/")[2], path)
         return paths
 
     def find(self, *names: str) -> str:

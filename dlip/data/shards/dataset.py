@@ -49,7 +49,11 @@ class Shards(QuarantineMixin):
             names = ", ".join(f"{other} ({plural(count, 'shard')})" for other, count in counts)
             raise UserError(f"{name} has no split {split!r}; choose one of: {names}")
         self._samples: dict[int, np.ndarray] = {}
-        self._open = lru_cache(MAX_OPEN)(lambda place, shards=self.shards: open_shard(shards[place].source))
+        self._open = lru_cache(MAX_OPEN)(
+            lambda place, shards=self.shards: open_shard(
+                shards[place].source, (shards[place].indexed or {}).get("bytes")
+            )
+        )
         faults = []
         unknown = [place for place, shard in enumerate(self.shards) if not (is_url(shard.source) and shard.indexed)]
         for place in tqdm(unknown, "reading shards", leave=False, disable=None):
@@ -142,11 +146,16 @@ class Shards(QuarantineMixin):
         return counts
 
     def fingerprint(self) -> str:
-        """Hash of the shards' names, sizes and, on disk, times, and of which samples are used."""
+        """Hash of the shards' names, and of which samples are used; on disk also of sizes and times, on the web of
+        addresses where no index tells sizes."""
         digest = hashlib.sha256(self._kept.tobytes())
         for shard in self.shards:
-            stat = None if is_url(shard.source) else os.stat(shard.source)
-            digest.update(repr((shard.label, shard.indexed, stat and (stat.st_size, stat.st_mtime_ns))).encode())
+            if is_url(shard.source):
+                about = None if shard.indexed else shard.source.partition("?")[0]
+            else:
+                stat = os.stat(shard.source)
+                about = stat.st_size, stat.st_mtime_ns
+            digest.update(repr((shard.label, shard.indexed, about)).encode())
         return digest.hexdigest()
 
     def image_fault(self, i: int) -> str | None:

@@ -42,10 +42,11 @@ def is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def open_shard(source: str) -> BinaryIO:
+def open_shard(source: str, size: int | None = None) -> BinaryIO:
     """Open a shard, downloaded first if `source` is a URL; other processes wait for the one that downloads it.
 
-    The file closes with its last reference. Raises UserError if the shard cannot be read or downloaded.
+    size: bytes that it has by its index; a download of another size is repeated. The file closes with its last
+    reference. Raises UserError if the shard cannot be read or downloaded.
     """
     if not is_url(source):
         try:
@@ -56,7 +57,7 @@ def open_shard(source: str) -> BinaryIO:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{source.partition('?')[0].rpartition('/')[2]}"
     with exclusive_lock(path.with_suffix(".lock")):
-        if not path.exists():
+        if not path.exists() or size not in (None, path.stat().st_size):
             for leftover in leftover_temporaries(folder, path.name):  # of a killed process: this one has the lock
                 leftover.unlink(missing_ok=True)
             download(source, path)

@@ -1,7 +1,9 @@
 """Which shards a name stands for (a folder, a pattern or a URL), and the split of each."""
 
 import json
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from glob import glob, has_magic
 from itertools import product
@@ -26,7 +28,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
 class Shard:
     split: str
     label: str
-    """Path below the dataset's folder, or the last part of the URL."""
+    """Path below the folder that all shards of the dataset are in."""
     source: str
     """Path or URL."""
     indexed: dict | None
@@ -49,25 +51,27 @@ def splits(name: str | Path) -> list[str]:
 def shards(name: str | Path) -> list[Shard]:
     """The shards of a folder, a pattern (`*`, `{000..041}`, `{train,val}`) or a URL, in order.
 
-    A shard's split is the one in the index beside it; else its subfolder; else the word before its number
-    (train-00000.tar, cc3m-validation-000.tar); else train. Raises UserError if there are no shards.
+    A shard's split is the one in the index beside it; else its subfolder, which of a pattern or URL has to be a word of
+    `SPLITS`; else the word before its number (train-00000.tar, cc3m-validation-000.tar); else train. Raises UserError
+    if there are no shards.
     """
     name = str(name)
     if is_url(name):
         return _from_web(name)
     path = Path(name)
-    root = path if path.is_dir() else path.parent
-    index = _parse_index((root / INDEX).read_bytes(), str(root / INDEX)) if (root / INDEX).is_file() else {}
     if path.is_dir():  # a shard of the index that is missing here is a fault when it is read
-        files = sorted({*_tars(path), *(root / label for label in index)})
+        index = _read_index(path)
+        files = sorted({*_tars(path), *(path / label for label in index)})
+        labels = [file.relative_to(path).as_posix() for file in files]
+        found = [_shard(label, str(file), index.get(label)) for label, file in zip(labels, files, strict=True)]
     else:
-        files = [Path(f) for part in expand_braces(name) for f in (sorted(glob(part)) if has_magic(part) else [part])]
-        if missing := [file for file in files if not file.is_file()]:
+        files = [f for part in expand_braces(name) for f in (sorted(glob(part)) if has_magic(part) else [part])]
+        if missing := [file for file in files if not os.path.isfile(file)]:
             raise UserError(f"there is no shard {missing[0]}; check its name")
-    if not files:
+        found = _of_pattern(files, lambda folder: _read_index(Path(folder or "."))) if files else []
+    if not found:
         raise UserError(f"there are no shards {name}; check the name, or give a folder that holds *.tar")
-    labels = [file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files]
-    return [_shard(label, str(file), index) for label, file in zip(labels, files, strict=True)]
+    return found
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -87,24 +91,48 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _from_web(name: str) -> list[Shard]:
-    urls = expand_braces(name)
-    is_folder = not name.partition("?")[0].endswith(".tar")
-    folder = name.rstrip("/") if is_folder else urls[0].partition("?")[0].rpartition("/")[0]
-    data = read_url(f"{folder}/{INDEX}")
-    index = {} if data is None else _parse_index(data, f"{folder}/{INDEX}")
-    if is_folder and not index:
+    if name.partition("?")[0].endswith(".tar"):
+        return _of_pattern(expand_braces(name), _download_index)
+    folder = name.rstrip("/")
+    index = _download_index(folder)
+    if not index:
         raise UserError(f"{name} has no {INDEX} that lists its shards; name them: {folder}/{{000..041}}.tar")
-    if is_folder:
-        return [_shard(label, f"{folder}/{label}", index) for label in index]
-    return [_shard(url.partition("?")[0].rpartition("/")[2], url, index) for url in urls]
+    return [_shard(label, f"{folder}/{label}", row) for label, row in index.items()]
 
 
-def _shard(label: str, source: str, index: dict[str, dict]) -> Shard:
-    row = index.get(label)
-    folder, _, file = label.rpartition("/")
-    word = re.split(r"[-_.]", file.removesuffix(".tar").rstrip("0123456789").rstrip("-_."))[-1]
-    split = SPLITS.get(folder, folder) if folder else SPLITS.get(word, "train")
-    return Shard(row["split"] if row else split, label, source, row)
+def _of_pattern(sources: list[str], read_index: Callable[[str], dict[str, dict]]) -> list[Shard]:
+    """The shards of these paths or URLs, each with the index beside it."""
+    paths = [source.partition("?")[0] if is_url(source) else source for source in sources]
+    folders = [os.path.dirname(path) for path in paths]
+    indexes = {folder: read_index(folder) for folder in dict.fromkeys(folders)}
+    shared, found = os.path.commonpath(folders) or ".", []
+    for path, folder, source in zip(paths, folders, sources, strict=True):
+        label = os.path.normpath(os.path.join(os.path.relpath(folder or ".", shared), os.path.basename(path)))
+        found.append(_shard(label, source, indexes[folder].get(os.path.basename(path)), any_folder=False))
+    return found
+
+
+def _shard(label: str, source: str, row: dict | None, any_folder: bool = True) -> Shard:
+    """row: its entry in the index, if it has one. any_folder: whether a subfolder of any name is a split."""
+    *folders, file = label.split("/")
+    if row:
+        split = row["split"]
+    elif folders and any_folder:
+        split = SPLITS.get(folders[-1], folders[-1])
+    else:
+        word = re.split(r"[-_.]", file.removesuffix(".tar").rstrip("0123456789").rstrip("-_."))[-1]
+        split = next((SPLITS[name] for name in [*reversed(folders), word] if name in SPLITS), "train")
+    return Shard(split, label, source, row)
+
+
+def _read_index(folder: Path) -> dict[str, dict]:
+    file = folder / INDEX
+    return _parse_index(file.read_bytes(), str(file)) if file.is_file() else {}
+
+
+def _download_index(folder: str) -> dict[str, dict]:
+    data = read_url(f"{folder}/{INDEX}")
+    return {} if data is None else _parse_index(data, f"{folder}/{INDEX}")
 
 
 def _parse_index(data: bytes, where: str) -> dict[str, dict]:

@@ -10,6 +10,7 @@ from dlip import data
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
+from dlip.data.folders.images import image_files
 from dlip.data.folders.vqa2 import answer_list, read_answers
 
 TRAIN, VAL = "COCO_train2014_000000000009.jpg", "COCO_val2014_000000000042.jpg"
@@ -49,6 +50,16 @@ def test_coco_captions(tmp_path, folder):
     assert data.splits(tmp_path) == ["train", "val"]
     assert captions(tmp_path, "train") == [(f"train2014/{TRAIN}", ["one", "two"])]
     assert captions(tmp_path, "val") == [(f"val2014/{VAL}", ["three"])]
+
+
+def test_linked_folders_are_read(tmp_path):
+    """Images often lie on another disk; a link back to where it is ends there."""
+    paint(tmp_path / "disk" / TRAIN)
+    dump(tmp_path / "set/captions_train2014.json", coco({9: TRAIN}, [(9, "one")]))
+    (tmp_path / "set/train2014").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/again").symlink_to(tmp_path / "disk")
+    assert captions(tmp_path / "set", "train") == [(f"train2014/{TRAIN}", ["one"])]
+    assert image_files(tmp_path / "set") == [f"train2014/{TRAIN}"]
 
 
 def test_coco_2017_in_one_folder(tmp_path):

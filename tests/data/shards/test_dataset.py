@@ -77,6 +77,9 @@ def test_shard_names_and_splits(tmp_path):
     assert captions(data.open(tmp_path, "val")) == [["1"], ["4"]]
     assert captions(data.open(tmp_path / "{laion,laion}-7.tar", "train")) == [["2"]] * 2
     assert captions(data.open(tmp_path / "cc3m-*.tar", "val")) == [["1"]]
+    for pattern in ("{extra,validation}/*.tar", "*/*.tar"):  # extra is no split's name
+        found = [(shard.label, shard.split) for shard in shards(tmp_path / pattern)]
+        assert found == [("extra/1.tar", "train"), ("validation/2.tar", "val")]
     for name, message in (("none-*.tar", "there are no shards"), ("none-{1..2}.tar", r"no shard .*none-1\.tar")):
         with pytest.raises(UserError, match=message):
             data.open(tmp_path / name, "train")

@@ -93,6 +93,31 @@ def test_shards_without_index_are_downloaded_on_opening(server, tmp_path):
         data.open(server.address, "train")
 
 
+def test_shards_of_several_folders_on_the_web(server, tmp_path):
+    """Equal file names are told apart, by their folder too which split they belong to."""
+    for split in ("train", "val"):
+        write_tar(tmp_path / f"a/{split}/0.tar", {"1.jpg": jpeg(1), "1.txt": split})
+    both = {split: data.open(server.address + "/a/{train,val}/0.tar", split) for split in ("train", "val")}
+    assert {split: [item.captions for item in dataset] for split, dataset in both.items()} == {
+        "train": [["train"]], "val": [["val"]]
+    }  # fmt: skip
+    assert both["train"][0].image_id != both["val"][0].image_id
+    alone = data.open(server.address + "/a/train/0.tar", "train")
+    write_tar(tmp_path / "b/train/0.tar", {"1.jpg": jpeg(2), "1.txt": "other"})
+    assert alone.fingerprint() != data.open(server.address + "/b/train/0.tar", "train").fingerprint()
+
+
+def test_shard_that_changed_is_downloaded_again(server, tmp_path):
+    for count in (4, 6):
+        for old in tmp_path.glob("*.*"):
+            old.unlink()
+        write_shards(tmp_path, {"train": Scenes("train-small", size=count)})
+        dataset = data.open(server.address, "train")
+        assert len([item.captions for item in dataset]) == count
+        dataset[0]
+    assert server.requests == ["index.json", "train-00000.tar"] * 2
+
+
 def test_interrupted_download_is_retried_and_never_half(server, tmp_path, monkeypatch):
     write_shards(tmp_path, {"train": Scenes("train-small", size=4)})
     dataset = data.open(server.address, "train")
