@@ -34,6 +34,8 @@ class LiveStudent:
     """A student trained in a live cell."""
 
     model: "VLM"
+    role: str
+    """"distilled" or "undistilled"."""
     losses: dict[str, list[float]]
     """"step" and one list a term."""
     seconds: float
@@ -126,6 +128,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     config = experiment.train
     source = VLM.load(experiment.tokenizer_source)
     dataset = data_sets.open(experiment.data.name, experiment.data.split)
+    data_sets.verify(dataset)
     student = new_student(size, source, config.seed, dataset)
     shown = {"itc", "lm", "vqa"}  # kept even where they are not trained; re-ranking by an untrained itm would hide itc
     student.med.abilities = trained_abilities(config.weights) | shown
@@ -148,7 +151,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     done = max(losses.get("step", ()), default=0)
     print(f"{done} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}; the same in a terminal:")
     print(experiment.command("runs/mine"))
-    return LiveStudent(student, losses, seconds)
+    return LiveStudent(student, experiment.role, losses, seconds)
 
 
 @contextmanager

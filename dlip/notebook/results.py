@@ -31,7 +31,9 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
 
     if rerun:
         path = path or RERUN_RESULTS
-        ablation.ablate([ablation.grid(name) for name in grids], workers=os.cpu_count() or 1, results=path)
+        failed = ablation.ablate([ablation.grid(name) for name in grids], workers=os.cpu_count() or 1, results=path)
+        for name, reason in failed.items():
+            print(f"{name} failed: {reason}")
     path = Path(path or ablation.RESULTS)
     loaded = read(path) if path.exists() else []
     for name in grids:
@@ -57,8 +59,10 @@ def shipped_records(rerun: bool = False) -> list[dict]:
         from dlip.experiments import run as experiment
         from dlip.vlm import VLM
 
+        teacher = VLM.load("scenes/teacher")
         for name, record in made.items():
-            figures, _ = experiment.measure(VLM.load(name), data.open("scenes", record["split"]))
+            compared = None if name == teacher.name else teacher
+            figures, _ = experiment.measure(VLM.load(name), data.open("scenes", record["split"]), teacher=compared)
             record["metrics"] = {task: figures.get(task) for task in record["metrics"]}
             record["efficiency"] = figures["efficiency"]
     return list(made.values())

@@ -119,6 +119,8 @@ def _term_finding(losses: dict[str, list[float]], steps: int | None) -> str:
     start = complete.index(True) if any(complete) else -1  # terms that join later are not in the sum before
     first, last = losses["total"][start], losses["total"][-1]
     of = f" of {steps}" if steps else ""
+    if last == first:  # of a single row too
+        return f"After {losses['step'][-1]}{of} steps the weighted sum is {last:.2f}"
     change = f"{'fallen' if last < first else 'risen'} from {first:.2f} to {last:.2f}"
     since = f", since all terms joined at step {losses['step'][start]}" if start else ""
     return f"After {losses['step'][-1]}{of} steps the weighted sum has {change}{since}"

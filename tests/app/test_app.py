@@ -95,6 +95,13 @@ def test_answers_equal_those_of_dlip(image_path):
     assert result["teacher"]["answers"][0][0] == "blue" and result["teacher"]["answers"][0][1] > 0.9
 
 
+@pytest.mark.parametrize(("best", "shown"), [(0.98, ["a", "b"]), (0.0008, ["a"])])
+def test_every_card_has_its_best_answer_and_alternatives_above_a_tenth_percent(best, shown):
+    one = {"answers": [("a", best), ("b", 0.01 * best), ("c", 0.0001)], "note": "", "cost": None}
+    page = compare.show_answers({"teacher": one, "student": one, "summary": ""}, (TEACHER, STUDENT))
+    assert [page.count(f">{answer}<") for answer in "abc"] == [2 * (answer in shown) for answer in "abc"]
+
+
 def test_rankings_equal_those_of_dlip(image_path):
     item = Scenes("test")[0]
     texts = [Scenes("test")[5].captions[0], item.captions[0], "a red circle"]

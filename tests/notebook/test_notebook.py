@@ -107,12 +107,18 @@ def test_records_are_counted(tmp_path, capsys):
     assert measured.loc[row.name, "tr1"].endswith("±0.00") and measured.loc["6 of 6 layers fused", "params_m"] == ""
 
 
-def test_rerun_writes_to_its_own_file(tmp_path, monkeypatch):
+def test_rerun_writes_to_its_own_file_and_names_failures(tmp_path, monkeypatch, capsys):
     done = []
+
+    def ablate(grids, workers, results):
+        done.append((grids[0].name, results))
+        return {"1 of 6 layers fused, seed 0": "out of memory"}
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ablation, "ablate", lambda grids, workers, results: done.append((grids[0].name, results)))
+    monkeypatch.setattr(ablation, "ablate", ablate)
     notebook.records("fusion", rerun=True)
     assert done == [("fusion", results.RERUN_RESULTS)] and results.RERUN_RESULTS != ablation.RESULTS
+    assert "1 of 6 layers fused, seed 0 failed: out of memory\n" in capsys.readouterr().out
 
 
 def test_chart_reports_missing_records():
