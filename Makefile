@@ -48,7 +48,7 @@ SCENES := --optimizer muon --lr 3e-3 --schedule cosine --warmup 100 --batch-size
 LARGE := --split train-large $(SCENES)
 ENCODERS := 32x4 48x4 64x4 80x4 104x4 112x4 128x5
 
-encoders: $(INSTALLED) ## train the image and text encoders that students of scenes begin with
+encoders: $(INSTALLED) ## train the image and text encoders that students of scenes are initialized from
 	for size in $(ENCODERS); do \
 		.venv/bin/dlip train --size scenes-student:image_width=$${size%x*},image_layers=$${size#*x} --weights tags \
 			--steps 1500 $(LARGE) --out runs/vit-$$size && \

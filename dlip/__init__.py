@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["distill", "evaluate", "load"]
 
 _PUBLIC = {

@@ -74,7 +74,7 @@ COMMANDS = {
         ),
         Command(commands.export, commands.Export, "dlip export runs/student --to transformers"),
         Command(commands.rerun, commands.Rerun, "dlip rerun results/playground.jsonl --name student"),
-        Command(commands.advise, commands.Advise, "dlip advise --max-params 0.5 --metric cider"),
+        Command(commands.advise, commands.Advise, "dlip advise --max-params 1 --metric cider"),
         Command(commands.app, commands.App, "dlip app --port 7860"),
     )
 }  # fmt: skip

@@ -74,9 +74,9 @@ class DataRecaption(Data):
     on_error: Literal["fatal", "skip"] = "fatal"
     """Stop at faulty images and texts, or skip them."""
     writing: WritingConfig
-    """Writing; a folder continues with the same options only."""
+    """Writing; to resume, pass the same values."""
     selection: SelectionConfig
-    """Selection; with other options the command makes the data set anew and writes nothing twice."""
+    """Selection; other values make the data set again from the captions that are already written."""
 
 
 def data_recaption(options: DataRecaption) -> None:

@@ -16,7 +16,7 @@ MAX_LAYERS, MAX_SIZE = 1_000, 10_000_000
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and vocabulary of a MED. The defaults are BLIP-Base's."""
+    """Sizes and vocabulary of a BLIP (its MED: multimodal mixture of encoder-decoder). The defaults are BLIP-Base's."""
 
     class_token: ClassVar[bool] = True
     """A class token is read with the patches."""

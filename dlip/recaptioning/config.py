@@ -28,7 +28,7 @@ class WritingConfig:
     score: Literal["itm", "itc"] = "itm"
     """Score of a caption: itm, the probability that it matches its image (as BLIP's CapFilt), or itc, the cosine."""
     batch_size: int = option(16, least=1)
-    """Images written for at once; what a resumed command may have to repeat."""
+    """Images per batch; a resumed command repeats at most one batch."""
     seed: int = option(0, least=0, most=2**32 - 1)
     """Seed of the sampling."""
 

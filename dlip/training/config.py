@@ -20,7 +20,8 @@ class TrainConfig:
     """How a model is trained.
 
     The defaults are the paper's where it states them, except that ITC has no momentum encoders and that VQA is a term
-    of the task loss. `dlip.training.recipes` has the paper's full schedule.
+    of the task loss. `dlip distill` trains `vlp,hr,at` by default, each term with weight 1; the paper's L_HR is
+    `hr=0.25`. `dlip.training.recipes` has the paper's full schedule.
     """
 
     steps: int = option(1000, least=1)

@@ -19,6 +19,7 @@ from dlip.experiments.analysis.claims import COMPOSITE, CONCLUSIONS
 from dlip.experiments.analysis.conclusions import conclusions
 from dlip.experiments.grids import GRIDS
 from dlip.records import TABLE_SCORES, read
+from dlip.records.schema import SCORES, value_at
 from dlip.records.write import append
 from tests.helpers import ROOT, make_record
 
@@ -143,6 +144,13 @@ def test_ablations_page_shows_the_runs_so_far():
         cells = [f"{row[score]:.1f}" + (f" ±{row[f'{score}_sd']:.1f}" if row["runs"] > 1 else "")
                  for score in TABLE_SCORES]  # fmt: skip
         assert f"| {row['name']} | {row['runs']} | {' | '.join(cells)} |" in page
+
+
+def test_floor_and_ceiling_equal_the_record():
+    (teacher,) = [r for r in read(ROOT / "results" / "ablations.jsonl") if r["role"] == "teacher"]
+    for bound in ("floor", "ceiling"):
+        scores = (value_at({"metrics": teacher["bounds"][bound]}, *SCORES[score]) for score in TABLE_SCORES)
+        assert f"| {bound}, `test-5k` | {' | '.join(f'{value:.1f}' for value in scores)} |" in PAGES["results.md"]
 
 
 def test_ablations_page_states_every_claim():
