@@ -9,6 +9,7 @@ import gradio as gr
 import torch
 from PIL import Image
 
+from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import MissingAbility, UserError
 from dlip.cost.count import Macs, needed_params, retrieval_macs, task_macs
 from dlip.data.transforms import resize_square
@@ -205,12 +206,17 @@ HINTS = {
     "photos": "The scenes models know only the drawn scenes: in any other image they see one of those.",
 }
 """Kind of images -> what to say of a shipped model that does not know it."""
+FEW_PHOTOGRAPHS = (
+    "The photos models have seen 8,200 photographs, mostly of people and dogs; they are often wrong about others."
+)
 
 
 def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
-    """A hint if a built-in model is shown a kind of image that it never saw; else empty."""
+    """A hint if a built-in model is shown a kind of image that it never saw, or a photograph; else empty."""
     kind = images.kind(image)
-    return parts.hint(HINTS[kind]) if models.out_of_domain(kind, names) else ""
+    if models.out_of_domain(kind, names):
+        return parts.hint(HINTS[kind])
+    return parts.hint(FEW_PHOTOGRAPHS) if kind == "photos" and {*names} & {*built_in_models("photos")} else ""
 
 
 def show_captions(results: Captions, names: tuple[str, str]) -> str:

@@ -34,6 +34,7 @@ from dlip.models.config import scenes_size
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM
+from tests.helpers import TINY_BACKBONE
 
 
 def changed(vlm: VLM, seed: int, **changes) -> VLM:
@@ -330,3 +331,13 @@ def test_a_distilled_student_attends_where_its_teacher_does():
 
 def test_patches_exclude_cls():
     torch.testing.assert_close(patches(torch.tensor([0.5, 0.1, 0.1, 0.1, 0.2])), torch.tensor([[0.2, 0.2], [0.2, 0.4]]))
+
+
+def test_of_a_model_with_an_image_backbone(scenes):
+    """Its patches are the cells of the backbone's last grid."""
+    vlm = run.new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), 0)
+    text, grid = scenes[0].captions[0], vlm.med.config.grid
+    over = word_maps(vlm, scenes[0].image, text)
+    expected = features(vlm, scenes[0].image, text).maps("fusion", "cross")[0].mean(0)  # [T, 1+P]
+    torch.testing.assert_close(over.map(0), (pieces(vlm, [text])[0] @ expected)[0])
+    assert over.patches(0).shape == (grid, grid) and grid == 3

@@ -14,9 +14,11 @@ from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
+from dlip.experiments.run import new_student
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM
+from tests.helpers import TINY_BACKBONE
 
 METHODS = (integrated_gradients, occlusion, grad_cam)
 
@@ -155,3 +157,16 @@ def test_progress_rises_to_one_and_its_exception_stops_the_work(student, item, m
     with pytest.raises(KeyboardInterrupt):
         method(score, item.image, progress=stop)
     assert all(parameter.grad is None for parameter in student.med.parameters())
+
+
+def test_of_a_model_with_an_image_backbone(item):
+    """As of a ViT: maps have the size of the image that the model reads, and integrated gradients add up."""
+    torch.manual_seed(0)
+    vlm = new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), seed=0)
+    score = Score(vlm, item.captions[0], 1)
+    maps = [method(score, item.image) for method in METHODS]
+    assert all(found.shape == (72, 72) and found.abs().max() > 0 for found in maps)
+    pixels = score.pixels(item.image)
+    with torch.no_grad():
+        gain = score(pixels) - score(torch.zeros_like(pixels))
+    torch.testing.assert_close(maps[0].sum(), gain[0], atol=0.05 * gain.abs().item(), rtol=0)

@@ -79,6 +79,13 @@ RESULTS_PAGE = (ROOT / "docs" / "results.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize("name", PHOTO_NAMES)
+def test_cards_of_photo_models_state_the_terms_of_their_data(name):
+    card = (BUILT_IN / name / "README.md").read_text()
+    for source in ("EfficientNet-Lite", "ImageNet", "MiniLM", "Flickr8k", "COCO"):
+        assert source in card.partition("## Terms")[2]
+
+
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, (names, _) in TABLES.items() for name in names])
 def test_tables_equal_the_records(file, name):
     """Mean and standard deviation over seeds; the shipped models are among them."""
