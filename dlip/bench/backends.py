@@ -19,12 +19,23 @@ from dlip.cost.memory import peak_mb
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
 from dlip.export import backends
-from dlip.export.backends.agreement import BEAMS, TASKS, TEXT, TOKENS, Inputs, call, relative_errors
+from dlip.export.backends.agreement import (
+    BEAMS,
+    TASKS,
+    TEXT,
+    TOKENS,
+    Inputs,
+    call,
+    relative_errors,
+    tasks_of,
+)
 from dlip.export.backends.worker import Worker
+from dlip.models.backbone import backbone_size
 from dlip.models.config import ModelConfig
 from dlip.vlm import VLM
 
-RANDOM, SHIPPED, BATCHES = ("blip-base", "dlip-small"), ("scenes/teacher", "scenes/student"), (1, 8)
+RANDOM, BATCHES = ("blip-base", "dlip-small"), (1, 8)
+SHIPPED = ("scenes/teacher", "scenes/student", "photos/teacher", "photos/student")
 SAMPLES = 16
 """Images by which 8-bit ranges are chosen."""
 CLASSES = {"fp32": "fp32", "bf16": "half", "int8": "8 bits"}
@@ -32,7 +43,7 @@ CLASSES = {"fp32": "fp32", "bf16": "half", "int8": "8 bits"}
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.2}
 """Largest difference from this package's fp32, relative to the norm of the numbers."""
 OWN = ("ours", "ours, packed")
-REFERENCE = ("stock", "fp32")
+STOCK, OURS = ("stock", "fp32"), ("ours", "fp32")
 
 Workers = dict[tuple[str, str], Worker]
 """Backend and precision -> its process."""
@@ -48,11 +59,12 @@ class Cell:
 
 def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     """Captions with 3 beams and 20 tokens, end to end; pairs of an image and 12 tokens; random weights at 224 px, and
-    the shipped models' captions of a scene.
+    a caption by each shipped model.
 
     Every backend runs in a process of its own; the backends of a precision alternate. Before timing each is compared
     with this package in fp32: fp32 has to give the same captions, and numbers may differ by `TOLERANCES`.
-    A timed row has ms, and ratio: speed relative to stock in fp32, timed in the same turns. tokens: of a caption, on
+    A timed row has ms, and ratio: speed relative to stock in fp32, timed in the same turns, or to this package in fp32
+    where stock has no such model (one with an image backbone). tokens: of a caption, on
     average. A row "limit" is the time of the products at the measured peak, but no less than that of reading each
     step's weights at the measured bandwidth. A row of a model and a backend has peak_mb (memory of the process),
     disk_mb, start_s (from the start of the process to the first caption of a converted model) and error (largest
@@ -89,14 +101,18 @@ def compare(
     model: str, path: str, folder: Path, cells: list[Cell], rounds: int, threads: int, peaks: dict[str, float]
 ) -> list[dict]:
     """The rows of a model: every precision's backends, timed in turns. path: of the model; folder: for conversions."""
-    config = VLM.load(path).med.config
-    inputs = Inputs(config, max(SAMPLES, *(cell.batch for cell in cells)))
-    expected = inputs.outputs(partial(call, backends.make("ours", "fp32").prepare(path, folder / "ours-fp32", None)))
-    rows = []
+    vlm = VLM.load(path)
+    config, tasks = vlm.med.config, tasks_of(vlm)
+    inputs, reference = (
+        Inputs(config, max(SAMPLES, *(cell.batch for cell in cells))),
+        OURS if config.image_backbone else STOCK,
+    )
+    ours = partial(call, backends.make(*OURS).prepare(path, folder / "ours-fp32", None))
+    expected, rows = inputs.outputs(ours, tasks), []
     for precision in CLASSES:
-        variants = [REFERENCE, *((name, precision) for name in backends.CLASSES if (name, precision) != REFERENCE)]
+        variants = [reference, *((name, precision) for name in backends.CLASSES if (name, precision) != reference)]
         with ExitStack() as stack:
-            workers = {}
+            workers, errors = {}, {}
             for name, own in variants:
                 if own in backends.lacks(name):
                     continue
@@ -105,23 +121,24 @@ def compare(
                     Worker(*job).stop()  # converts the model
                     workers[name, own] = Worker(*job)
                 except UserError as reason:
-                    if (name, own) == REFERENCE:  # ratios are relative to it
+                    if (name, own) == reference:  # ratios are relative to it
                         raise
                     rows.append({"name": name, "model": model, "precision": own, "cannot": str(reason)})
                     continue
                 stack.callback(workers[name, own].stop)
-            rows += measure(model, config, folder, workers, precision, cells, inputs, expected, rounds, peaks)
+            for (name, own), worker in workers.items():
+                title, outputs = f"{model} by {worker.name}", inputs.outputs(worker.result, tasks)
+                errors[name, own] = difference(title, own, expected, outputs)
+            rows += measure(model, config, folder, workers, precision, cells, inputs, errors, rounds, peaks)
     return rows
 
 
 def measure(
     model: str, config: ModelConfig, folder: Path, workers: Workers, precision: str, cells: list[Cell],
-    inputs: "Inputs", expected: dict, rounds: int, peaks: dict[str, float],
+    inputs: "Inputs", errors: dict[tuple[str, str], float], rounds: int, peaks: dict[str, float],
 ) -> list[dict]:  # fmt: skip
-    """The rows of a model's backends of one precision."""
-    errors, rows = {}, []
-    for variant, worker in workers.items():
-        errors[variant] = difference(f"{model} by {worker.name}", variant[1], expected, inputs.outputs(worker.result))
+    """The rows of a model's backends of one precision; the first of `workers` is what ratios are relative to."""
+    rows = []
     for cell in cells:
         rows += timed(model, cell, precision, workers, inputs, rounds)
         about = {"model": model, "task": cell.task, "batch": cell.batch, "precision": precision}
@@ -145,7 +162,7 @@ def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: "Inp
             if turn:
                 times[variant].append(1000 * seconds)
             texts[variant] = result
-    rows, first = [], times[REFERENCE]
+    rows, first = [], next(iter(times.values()))
     for (name, own), ms in times.items():
         more = {"model": model, "task": cell.task, "batch": cell.batch, "precision": own}
         if cell.task == "caption":
@@ -196,7 +213,10 @@ def limit_s(c: ModelConfig, cell: Cell, precision: str, peaks: dict[str, float])
         return max(flops / peaks[precision], size * weights / peaks["reading"])
 
     n, patches, image = cell.batch, c.grid**2 + 1, image_macs(c)
-    total = seconds(n * image.flops, c.image_layers * (4 * c.image_width**2 + 2 * c.image_width * c.image_mlp))
+    weights = c.image_layers * (4 * c.image_width**2 + 2 * c.image_width * c.image_mlp)
+    if c.image_backbone:
+        weights += backbone_size(c.image_backbone, c.image_size).params
+    total = seconds(n * image.flops, weights)
     if cell.task == "pair":
         fusion = task_macs(c, "retrieval", TEXT)["fusion"]
         return total + seconds(n * fusion.flops, step_macs(c, 1, 0, patches).linear)

@@ -14,7 +14,7 @@ import numpy as np
 
 from dlip.common.errors import UserError
 from dlip.export import backends
-from dlip.export.backends.agreement import TASKS, Inputs, call, relative_errors
+from dlip.export.backends.agreement import Inputs, call, relative_errors, tasks_of
 from dlip.export.onnx_runner import Runner
 from dlip.models.composite import Composite
 from dlip.models.fast.precision import PRECISIONS, refuse_lowered
@@ -67,7 +67,7 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
         backend = backends.make(name, precision)
         return backend.prepare(folder / "model", folder / f"{name}-{precision}", inputs.images)
 
-    tasks = [task for task in TASKS if task != "pair" or "itm" in med.abilities]
+    tasks = tasks_of(vlm)
     expected = inputs.outputs(partial(call, prepare("ours", "fp32")), tasks)
     ready, others = {}, []
     for name, precision in product(BACKENDS, PRECISIONS):

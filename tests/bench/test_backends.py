@@ -8,9 +8,12 @@ from dlip.bench import backends as benchmark
 from dlip.bench.backends import Cell, difference, footprints, limit_s, speed_over_peers, table
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import Tokenizer
-from dlip.experiments.run import texts_of
+from dlip.experiments.run import new_student, texts_of
 from dlip.export import backends
-from dlip.models.config import ModelConfig
+from dlip.models.backbone import backbone_size
+from dlip.models.config import ModelConfig, preset
+from dlip.vlm import VLM
+from tests.helpers import TINY_BACKBONE
 
 CELL = {"model": "blip-base", "task": "caption", "batch": 8, "precision": "int8"}
 RECORD = {
@@ -59,6 +62,13 @@ def test_limit_is_products_or_reading():
     assert limit_s(c, Cell("caption", 8), "int8", {"int8": float("inf"), "reading": 1.0}) == reading
 
 
+def test_limit_reads_an_image_backbone_too():
+    c = preset(TINY_BACKBONE)
+    layers = 4 * c.image_width**2 + 2 * c.image_width * c.image_mlp
+    reading = backbone_size(c.image_backbone, c.image_size).params + layers
+    assert limit_s(c, Cell("states", 1), "int8", {"int8": float("inf"), "reading": 1.0}) == reading
+
+
 def test_difference_by_precision():
     outputs = {"states": [1.0, 0.0], "pair": [0.0, 1.0], "scores": [3.0, 4.0], "caption": [[1, 2]]}
     outputs = {name: np.array(value) if name != "caption" else value for name, value in outputs.items()}
@@ -101,3 +111,17 @@ def test_backends_take_turns_in_processes(monkeypatch):
     assert all(row["ratio"] > 0 for row in rows if row["name"] == "ours, packed" and "task" in row)
     assert rows[-1]["peak_mb"] > 0 and rows[-1]["start_s"] > 0 and rows[-1]["error"] < 0.2
     assert len(table(record).splitlines()) == 2 + 9 and len(footprints(record).splitlines()) == 2 + 6
+
+
+@pytest.mark.slow
+def test_a_model_with_a_backbone_is_compared_with_this_package(monkeypatch, tmp_path):
+    """Stock transformers has none; the rows say so."""
+    new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), 0).save(tmp_path / "model")
+    names = ("stock", "ours", "ours, packed")
+    monkeypatch.setattr(backends, "CLASSES", {name: backends.CLASSES[name] for name in names})
+    peaks = dict.fromkeys(("fp32", "bf16", "int8", "reading"), 1e9)
+    cells = [Cell("caption", 1)]
+    rows = benchmark.compare("tiny", str(tmp_path / "model"), tmp_path, cells, 1, 1, peaks)
+    assert {row["name"] for row in rows if "cannot" in row} == {"stock"}
+    ratios = {(row["name"], row["precision"]): row["ratio"] for row in rows if "ratio" in row}
+    assert ratios["ours", "fp32"] == 1.0 and ratios.keys() >= {("ours, packed", "int8"), ("ours, packed", "bf16")}

@@ -1,12 +1,16 @@
 """What backends are compared and timed by: the same images and texts, and how far their numbers are apart."""
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlip.data.scenes.dataset import Scenes
 from dlip.export.backends.base import BEAMS, Backend
 from dlip.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from dlip.vlm import VLM  # which imports torch
 
 TASKS = {"caption": "caption", "states": "image_states", "pair": "pair_score"}
 """Task -> method of `Backend`."""
@@ -33,10 +37,15 @@ class Inputs:
         images = self.images[:batch]
         return {"caption": (images, BEAMS, TOKENS), "states": (images,), "pair": (images, self.ids[:batch])}[task]
 
-    def outputs(self, call: Callable, tasks: Iterable[str] = tuple(TASKS)) -> Outputs:
-        """What a backend gives for one image. call: runs its method of a name."""
+    def outputs(self, call: Callable, tasks: Iterable[str]) -> Outputs:
+        """What a backend gives for one image. call: runs its method of a name. tasks: of `TASKS`."""
         scores = call("next_scores", self.images[:1], self.forced[:1])
         return {task: call(TASKS[task], *self.of(task, 1)) for task in tasks} | {"scores": scores}
+
+
+def tasks_of(vlm: "VLM") -> list[str]:
+    """Those of `TASKS` that a model was trained for."""
+    return [task for task in TASKS if task != "pair" or "itm" in vlm.med.abilities]
 
 
 def call(backend: Backend, method: str, *arguments):
