@@ -158,7 +158,7 @@ def main(words: list[str] | None = None) -> int:
         warnings.simplefilter("ignore")
 
     def failed(message: str, error: BaseException) -> int:
-        """One process tells what all of them met; what only one may have met, it tells itself."""
+        """The first process reports an error that all of them raise; others report their own."""
         place = "" if hasattr(error, "shared") else process_name()
         if main_process or place:
             print(f"dlip{place}: {message}", file=sys.stderr)
@@ -187,3 +187,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"dlip: interrupted{resumes}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -68,8 +68,8 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     average. A row "limit" is the time of the products at the measured peak, but no less than that of reading each
     step's weights at the measured bandwidth. A row of a model and a backend has peak_mb (memory of the process),
     disk_mb, start_s (from the start of the process to the first caption of a converted model) and error (largest
-    relative difference). cannot: why a backend lacks a precision or a model.
-    Raises UserError if a package is missing, or outputs differ.
+    relative difference). cannot: why a backend lacks a precision or a model, or how far its outputs differ.
+    Raises UserError if a package is missing, or if what ratios are relative to cannot run the model.
     """
     for name in backends.CLASSES:
         backends.check_installed(name)
@@ -103,10 +103,8 @@ def compare(
     """The rows of a model: every precision's backends, timed in turns. path: of the model; folder: for conversions."""
     vlm = VLM.load(path)
     config, tasks = vlm.med.config, tasks_of(vlm)
-    inputs, reference = (
-        Inputs(config, max(SAMPLES, *(cell.batch for cell in cells))),
-        OURS if config.image_backbone else STOCK,
-    )
+    inputs = Inputs(config, max(SAMPLES, *(cell.batch for cell in cells)))
+    reference = OURS if config.image_backbone else STOCK
     ours = partial(call, backends.make(*OURS).prepare(path, folder / "ours-fp32", None))
     expected, rows = inputs.outputs(ours, tasks), []
     for precision in CLASSES:
@@ -119,16 +117,16 @@ def compare(
                 job = (name, own, threads, path, folder / f"{name}-{own}", inputs.images)
                 try:
                     Worker(*job).stop()  # converts the model
-                    workers[name, own] = Worker(*job)
+                    worker = Worker(*job)
+                    stack.callback(worker.stop)
+                    outputs = inputs.outputs(worker.result, tasks)
+                    errors[name, own] = difference(f"{model} by {worker.name}", own, expected, outputs)
                 except UserError as reason:
                     if (name, own) == reference:  # ratios are relative to it
                         raise
                     rows.append({"name": name, "model": model, "precision": own, "cannot": str(reason)})
                     continue
-                stack.callback(workers[name, own].stop)
-            for (name, own), worker in workers.items():
-                title, outputs = f"{model} by {worker.name}", inputs.outputs(worker.result, tasks)
-                errors[name, own] = difference(title, own, expected, outputs)
+                workers[name, own] = worker
             rows += measure(model, config, folder, workers, precision, cells, inputs, errors, rounds, peaks)
     return rows
 
@@ -180,9 +178,9 @@ def difference(name: str, precision: str, expected: dict, actual: dict) -> float
     errors = relative_errors(expected, actual)
     for output, error in errors.items():
         if not error <= TOLERANCES[precision]:  # also where it is NaN
-            raise UserError(f"nothing was timed: the {output} of {name} differ by {error:.2g} from this package's")
+            raise UserError(f"the {output} of {name} differ by {error:.2g} from this package's")
     if precision == "fp32" and actual["caption"] != expected["caption"]:
-        raise UserError(f"nothing was timed: the caption of {name} differs from this package's")
+        raise UserError(f"the caption of {name} differs from this package's")
     return max(errors.values())
 
 

@@ -29,8 +29,10 @@ def join() -> None:
     """Joins the other processes that `accelerate launch` or `torchrun` started, as `Accelerator` does later."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState  # takes a second
+        from accelerate.utils import parse_flag_from_env
 
-        PartialState(cpu=not torch.accelerator.is_available())
+        cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        PartialState(cpu=cpu)
 
 
 def world_size() -> int:
@@ -101,8 +103,8 @@ def broadcast_from_main(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def met_by_all() -> Iterator[None]:
-    """Marks an error that is raised within as `shared`: every process raises it, and one tells it."""
+def raised_by_all() -> Iterator[None]:
+    """Marks an error raised within as `shared`: every process raises it, and one reports it."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -130,7 +132,7 @@ def run_on_main(function: Callable[[], T]) -> T:
             result[1] = error
     dist.broadcast_object_list(result, 0, _long_timeout_group())
     if result[1] is not None:
-        with met_by_all():
+        with raised_by_all():
             raise result[1]
     return result[0]
 

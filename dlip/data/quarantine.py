@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from dlip.common.distributed import run_on_main
+from dlip.common.distributed import raised_by_all, run_on_main
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.annotation import Annotation
@@ -72,8 +72,13 @@ class QuarantineMixin:
         Of several processes the main one decodes. Raises UserError if faults are fatal or nothing is left.
         """
         faults = run_on_main(self._image_faults)
+        if len(faults) != len(self):
+            raise UserError(
+                f"{self.where} has {len(self):,} images here and {len(faults):,} in the first process; copy it again"
+            )
         self._keep([i for i, fault in enumerate(faults) if fault is None])
-        self._report([fault for fault in faults if fault is not None])
+        with raised_by_all():
+            self._report([fault for fault in faults if fault is not None])
 
     def _image_faults(self) -> list[str | None]:
         pool, count = ThreadPoolExecutor(os.cpu_count()), len(self)

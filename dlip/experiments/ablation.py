@@ -337,11 +337,11 @@ def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
             cells += f"{here:>{w}}" + f"{'' if math.isnan(paper) else f'{paper:.1f}':>6}" * (score in papers)
         lines.append(f"{row['name']:{width}}{cells}{row['runs']:>5}")
     train, counts = plan.train, sorted({row.images for row in grid_.rows if row.weights})
-    images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    images = " to ".join(f"{count:,}" for count in dict.fromkeys(counts[:1] + counts[-1:]))
     texts = f", captions and answers of the first {plan.generate_limit:,}" if plan.generate_limit else ""
     caveat = "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
     lines.append(
-        f"{train.steps} steps of {train.batch_size} images, {images} training images, "
+        f"{train.steps} steps of {train.batch_size} images, {images or 'no'} training images, "
         f"{plan.test_images:,} test images{texts}; {caveat}"
     )
     trained = rows["name"].isin([row.name for row in grid_.rows if row.weights])

@@ -223,7 +223,6 @@ class PreparedRun:
     """Split -> number of faults that were skipped."""
 
 
-@distributed.met_by_all()
 def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
     """Load or make the models and data of an experiment.
 

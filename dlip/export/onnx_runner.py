@@ -176,7 +176,7 @@ class Runner:
         return part.run("image", [output], pixels=pixels)[0]  # of pixels [B, S, S, 3]
 
     def _tokenize(self, part: Part, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        self.tokenizer.enable_truncation(part.config["max_text"])
+        self.tokenizer.enable_truncation(part.config.get("max_text", self.config["max_text"]))  # 0.2 has only that
         texts = [text.encode("utf-8", "replace").decode() for text in as_list(texts, "text")]  # no lone surrogates
         encodings = self.tokenizer.encode_batch(texts)
         ids, mask = [one.ids for one in encodings], [one.attention_mask for one in encodings]

@@ -14,8 +14,7 @@ from dlip.export.onnx_runner import Runner
 
 def evaluate(runner: Runner, dataset, **options) -> dict:
     """Metrics of `dlip.evaluation.tasks.evaluate`, with its options, but answers are not ranked."""
-    longest = runner.config["max_text"]
-    return tasks.evaluate(runner, dataset, evaluators=EVALUATORS, **{"max_new_tokens": longest, **options})
+    return tasks.evaluate(runner, dataset, evaluators=EVALUATORS, **options)
 
 
 def run_retrieval(

@@ -84,7 +84,8 @@ def train(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
     if config.precision == "fp16" and accelerator.scaler is None:
-        raise UserError("fp16 needs a GPU; use --precision bf16 or no")
+        with distributed.raised_by_all():
+            raise UserError("fp16 needs a GPU; use --precision bf16 or no")
     warn_if_emulated(config.precision, "--precision no is faster here")
     check_divisible(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
@@ -223,7 +224,7 @@ class Meter:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-@distributed.met_by_all()
+@distributed.raised_by_all()
 def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -> None:
     """Raises UserError where the weighted terms, the models and the data do not fit together, or a model is packed."""
     for model in filter(None, (student, teacher)):
@@ -275,7 +276,7 @@ def check_data(dataset, config: TrainConfig) -> None:
         )
 
 
-@distributed.met_by_all()
+@distributed.raised_by_all()
 def check_divisible(config: TrainConfig, processes: int) -> None:
     """Raises UserError where the batch or the queue cannot be split evenly over processes and micro-batches."""
     parts = processes * config.accumulate

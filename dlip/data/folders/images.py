@@ -27,7 +27,7 @@ def _files(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(place)
-        folders.sort()
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))  # before links to them
         for name in files:
             yield (Path(folder) / name).relative_to(root).as_posix()
 

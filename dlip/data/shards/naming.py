@@ -63,7 +63,7 @@ def shards(name: str | Path) -> list[Shard]:
         index = _read_index(path)
         files = sorted({*_tars(path), *(path / label for label in index)})
         labels = [file.relative_to(path).as_posix() for file in files]
-        found = [_shard(label, str(file), index.get(label)) for label, file in zip(labels, files, strict=True)]
+        found = [_shard(label, str(path / label), index.get(label), _folder_split(label)) for label in labels]
     else:
         files = [f for part in expand_braces(name) for f in (sorted(glob(part)) if has_magic(part) else [part])]
         if missing := [file for file in files if not os.path.isfile(file)]:
@@ -97,7 +97,7 @@ def _from_web(name: str) -> list[Shard]:
     index = _download_index(folder)
     if not index:
         raise UserError(f"{name} has no {INDEX} that lists its shards; name them: {folder}/{{000..041}}.tar")
-    return [_shard(label, f"{folder}/{label}", row) for label, row in index.items()]
+    return [_shard(label, f"{folder}/{label}", row, None) for label, row in index.items()]
 
 
 def _of_pattern(sources: list[str], read_index: Callable[[str], dict[str, dict]]) -> list[Shard]:
@@ -105,24 +105,30 @@ def _of_pattern(sources: list[str], read_index: Callable[[str], dict[str, dict]]
     paths = [source.partition("?")[0] if is_url(source) else source for source in sources]
     folders = [os.path.dirname(path) for path in paths]
     indexes = {folder: read_index(folder) for folder in dict.fromkeys(folders)}
-    shared, found = os.path.commonpath(folders) or ".", []
+    try:
+        shared, found = os.path.commonpath(folders) or ".", []
+    except ValueError as error:  # a pattern of absolute and relative paths
+        raise UserError(
+            f"the shards {sources[0]} and {sources[-1]} have no folder in common; name them apart"
+        ) from error
     for path, folder, source in zip(paths, folders, sources, strict=True):
         label = os.path.normpath(os.path.join(os.path.relpath(folder or ".", shared), os.path.basename(path)))
-        found.append(_shard(label, source, indexes[folder].get(os.path.basename(path)), any_folder=False))
+        row = indexes[folder].get(os.path.basename(path))
+        found.append(_shard(label, source, row, SPLITS.get(os.path.basename(folder))))
     return found
 
 
-def _shard(label: str, source: str, row: dict | None, any_folder: bool = True) -> Shard:
-    """row: its entry in the index, if it has one. any_folder: whether a subfolder of any name is a split."""
-    *folders, file = label.split("/")
-    if row:
-        split = row["split"]
-    elif folders and any_folder:
-        split = SPLITS.get(folders[-1], folders[-1])
-    else:
-        word = re.split(r"[-_.]", file.removesuffix(".tar").rstrip("0123456789").rstrip("-_."))[-1]
-        split = next((SPLITS[name] for name in [*reversed(folders), word] if name in SPLITS), "train")
-    return Shard(split, label, source, row)
+def _shard(label: str, source: str, row: dict | None, folder_split: str | None) -> Shard:
+    """row: its entry in the index, if it has one. folder_split: the split that its folder names, if it does."""
+    file = label.rpartition("/")[2].removesuffix(".tar")
+    word = re.split(r"[-_.]", file.rstrip("0123456789").rstrip("-_."))[-1]
+    return Shard(row["split"] if row else folder_split or SPLITS.get(word, "train"), label, source, row)
+
+
+def _folder_split(label: str) -> str | None:
+    """The split that the subfolder of a label names, whatever its name; None if it is in none."""
+    folder = label.rpartition("/")[0]
+    return SPLITS.get(folder, folder) or None
 
 
 def _read_index(folder: Path) -> dict[str, dict]:

@@ -61,7 +61,7 @@ def evaluate(
     check_tasks(tasks)
     options = {
         "retrieval": dict(k=k),
-        "captioning": dict(num_beams=num_beams, max_new_tokens=max_new_tokens or model.med.config.max_text, java=java),
+        "captioning": dict(num_beams=num_beams, max_new_tokens=max_new_tokens, java=java),
         "vqa": dict(answers=answers, num_beams=num_beams),
     }
     result = {"model": model.name, "data": data.name, "split": data.split}

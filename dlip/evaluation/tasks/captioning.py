@@ -42,8 +42,8 @@ class Predictions:
 
 
 def run(
-    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True,
-    java: bool = True,
+    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int | None = None,
+    progress: Progress = True, java: bool = True,
 ) -> TaskResult:  # fmt: skip
     """Metrics of `score` and, on scenes, of `facts`; items "captioning"."""
     predictions = predict(vlm, dataset, batch_size, num_beams, max_new_tokens, progress)
@@ -57,7 +57,7 @@ def run(
 
 
 def predict(
-    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int = 20, progress: Progress = True
+    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int | None = None, progress: Progress = True
 ) -> Predictions:
     """Captions by beam search of the images that have captions. Raises MetricUnavailable where none has."""
     predictions = Predictions()

@@ -167,7 +167,8 @@ def test_broken_image_on_the_web(server, tmp_path, caplog):
     """Fatal, or replaced by the next good sample for every reader."""
     write_tar(tmp_path / "0.tar", {f"{i}.{s}": d for i in range(3) for s, d in (
         ("jpg", jpeg(i) if i != 1 else b"no image"), ("txt", f"text {i}"))})  # fmt: skip
-    rows = [{"file": "0.tar", "split": "train", "images": 3, "captions": 3, "questions": 0, "bytes": 1}]
+    rows = [{"file": "0.tar", "split": "train", "images": 3, "captions": 3, "questions": 0}]
+    rows[0]["bytes"] = (tmp_path / "0.tar").stat().st_size
     (tmp_path / "index.json").write_text(json.dumps({"shards": rows}))
     with pytest.raises(UserError, match=r"the image 0\.tar/1 cannot be read"):
         data.open(server.address, "train")[1]
