@@ -75,7 +75,8 @@ def build() -> gr.Blocks:
                                   elem_id="examples")  # fmt: skip
                 place = gr.JSON(visible=False)
                 gr.HTML(parts.hint("Drop, paste or photograph an image, or choose one of these."))
-                hint, unreadable = gr.HTML(elem_id="strange"), gr.Checkbox(visible=False)
+                strange = compare.out_of_domain_hint(examples[0].image, models.defaults())
+                hint, unreadable = gr.HTML(strange, elem_id="strange"), gr.Checkbox(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():
