@@ -206,7 +206,7 @@ HINTS = {
     "photos": "The scenes models know only the drawn scenes: in any other image they see one of those.",
 }
 """Kind of images -> what to say of a shipped model that does not know it."""
-FEW_PHOTOGRAPHS = (
+FEW_PHOTOGRAPHS = "The photos models know mostly people and dogs."
     "The photos models have seen 8,200 photographs, mostly of people and dogs; they are often wrong about others."
 )
 

@@ -341,8 +341,8 @@ def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
     texts = f", captions and answers of the first {plan.generate_limit:,}" if plan.generate_limit else ""
     caveat = "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
     lines.append(
-        f"{train.steps} steps of {train.batch_size} images, {images or 'no'} training images, "
-        f"{plan.test_images:,} test images{texts}; {caveat}"
+        f"{train.steps} steps of {train.batch_size} images, {images or 'no'} training images; {caveat}\n"
+        f"{plan.test_images:,} test images{texts}"
     )
     trained = rows["name"].isin([row.name for row in grid_.rows if row.weights])
     minutes = (rows["wall_s"] * rows["runs"])[trained].sum() / 60

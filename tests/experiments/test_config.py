@@ -75,11 +75,11 @@ def test_the_command_of_a_grid_row_builds_its_experiment(name, plan):
 def test_records_of_schema_1_hold_experiments_and_commands(file):
     for record in records.read(file):
         experiment = ExperimentConfig.from_dict(record["config"])
-        assert (experiment.name, experiment.role) == (record["name"], record["role"])
-        if "evaluation" in record:
+        if "evaluation" in record:  # of a model that was trained before, in a grid by another name
             evaluation = EvaluationConfig.from_dict(record["evaluation"])
             assert evaluation == parse(shlex.split(record["command"])[1:])[1].evaluation
             continue
+        assert (experiment.name, experiment.role) == (record["name"], record["role"])
         assert experiment.evaluation.split == record["split"]
         typed = from_command(record["command"])
         assert typed.train == comparable(experiment).train

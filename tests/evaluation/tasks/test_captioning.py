@@ -150,7 +150,7 @@ def test_rows_and_metrics_of_a_model(tiny, scenes, monkeypatch):
     outcome = captioning.run(tiny, scenes, batch_size=3, progress=False)
     assert [row["image_id"] for row in outcome.items["captioning"]] == [item.image_id for item in scenes]
     images = [item.image for item in scenes]
-    assert [row["caption"] for row in outcome.items["captioning"]] == tiny.caption(images, 3, 20)
+    assert [row["caption"] for row in outcome.items["captioning"]] == tiny.caption(images, 3)
     each = [row["cider"] for row in outcome.items["captioning"]]
     assert outcome.metrics["cider"] == pytest.approx(sum(each) / len(each))
     rows = outcome.items["captioning"]
