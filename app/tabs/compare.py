@@ -207,8 +207,6 @@ HINTS = {
 }
 """Kind of images -> what to say of a shipped model that does not know it."""
 FEW_PHOTOGRAPHS = "The photos models know mostly people and dogs."
-    "The photos models have seen 8,200 photographs, mostly of people and dogs; they are often wrong about others."
-)
 
 
 def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from dlip.common.text import three_digits
 from dlip.data.transforms import as_pil
 from dlip.plots.html import environment, image_tag, mark_differences
 from dlip.vlm import VLM
@@ -44,8 +43,13 @@ class Cost(TypedDict):
     """Billions of floating-point operations of this call, counted."""
 
 
+def digits(number: float) -> str:
+    """A number in few digits, as 224, 3.06 or 0.063, so that the costs fit in three cards side by side."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}" if number >= 1 else f"{number:.2g}"
+
+
 _templates = environment(FOLDER / "templates")
-_templates.filters |= {"digits": three_digits, "marked": mark_differences}
+_templates.filters |= {"digits": digits, "marked": mark_differences}
 
 
 def render(template: str, **values) -> Markup:
