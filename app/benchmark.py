@@ -34,7 +34,10 @@ async ([button, result]) => {
     document.querySelectorAll(result).forEach(element => element.dataset.old = true);
     const start = performance.now();
     document.querySelector(button).click();
-    while (!document.querySelector(`${result}:not([data-old])`)) await new Promise(requestAnimationFrame);
+    while (!document.querySelector(`${result}:not([data-old])`)) {
+        if (performance.now() - start > 30_000) throw new Error(`${button} had no result within 30 s`);
+        await new Promise(requestAnimationFrame);
+    }
     return performance.now() - start;
 }
 """
@@ -62,6 +65,7 @@ def in_browser(address: str) -> dict[str, list[float]]:
             page.wait_for_timeout(200)
         page.locator("#attention-button").click()
         page.wait_for_selector("#look img")
+        page.wait_for_timeout(1000)  # the words are drawn once more
         words = page.locator("#words button").count()
         for i in range(1 + ROUNDS):
             page.evaluate("i => document.querySelectorAll('#words button')[i].id = 'next'", (i + 1) % words)

@@ -45,7 +45,7 @@ class Gallery:
     """The readable ones among the first `MAX_IMAGES` images of some datasets: thumbnails, captions and embeddings."""
 
     def __init__(self, name: str, datasets: list, shipped: bool = False):
-        """Reads every image once, and warns of those that cannot be read. Raises UserError if there is no other.
+        """Read every image once, and warn of those that cannot be read. Raises UserError if there is no other.
 
         shipped: the built-in models search only the kind of images that they know.
         """

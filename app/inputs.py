@@ -57,7 +57,7 @@ def text(value: str | None, field: str, optional: bool = False) -> str:
 
 
 def number(value: float | None, field: str, least: float, most: float) -> float:
-    """Raises UserError if the number is missing, not a number, or out of range."""
+    """Raise UserError if the number is missing, not a number, or out of range."""
     hint = f"choose a number from {least:,} to {most:,}"
     if value is None:
         raise UserError(f"{field} is missing; {hint}")

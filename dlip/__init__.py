@@ -15,7 +15,7 @@ _PUBLIC = {
 
 
 def __getattr__(name: str):
-    """Imports torch only when a function of `_PUBLIC` is first used."""
+    """Import torch only when a function of `_PUBLIC` is first used."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pkgutil import resolve_name

@@ -120,7 +120,7 @@ def with_recipe(command: Command, typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_outputs(options: Any) -> None:
-    """Raises UserError, before any work is done, if --json or --results cannot be written."""
+    """Raise UserError, before any work is done, if --json or --results cannot be written."""
     paths = {name: getattr(options, name, None) for name in ("json", "results")}
     if paths["json"] == "-" or paths["json"] is None:
         del paths["json"]
@@ -147,7 +147,7 @@ def process_name() -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and return its exit code."""
     words = sys.argv[1:] if words is None else words
     warnings.formatwarning = lambda message, *_: f"dlip: {message}\n"
     for stream in (sys.stdout, sys.stderr):

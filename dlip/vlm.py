@@ -39,7 +39,7 @@ class VLM:
 
     @classmethod
     def load(cls, name: str | Path) -> "VLM":
-        """Loads a model by name: a built-in (`scenes/teacher`), a run folder, a folder or hub id in Hugging Face BLIP
+        """Load a model by name: a built-in (`scenes/teacher`), a run folder, a folder or hub id in Hugging Face BLIP
         layout, an original BLIP `.pth`, or a folder or hub id of a CLIP or SigLIP; several joined by "+" become one
         teacher.
 
@@ -48,11 +48,11 @@ class VLM:
         return cls(*load_model(name), name=str(name))
 
     def save(self, folder: str | Path) -> None:
-        """Writes a folder that `load` reads. Raises UserError for a packed model."""
+        """Write a folder that `load` reads. Raises UserError for a packed model."""
         save_model(self.med, self.tokenizer, folder)
 
     def pack(self) -> "VLM":
-        """Makes inference on a CPU faster, in place and for good; see `dlip.models.fast.precision.pack`."""
+        """Make inference on a CPU faster, in place and for good; see `dlip.models.fast.precision.pack`."""
         pack(self.med)
         return self
 

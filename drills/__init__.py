@@ -24,7 +24,7 @@ DRILLS = {
 
 
 def run_drill(name: str, command: str = "", **options) -> dict:
-    """Runs a drill and returns its record. options: arguments of its module's `run`. Raises UserError for others."""
+    """Run a drill and return its record. options: arguments of its module's `run`. Raises UserError for others."""
     if name not in DRILLS:
         raise UserError(f"there is no drill {name!r}; choose one of {', '.join(DRILLS)}")
     run = resolve_name(f"drills.{name}:run")

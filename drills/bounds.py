@@ -17,7 +17,7 @@ RECORDED = ("torch", "transformers", "accelerate", "gradio", "pandas", "plotly",
 
 
 def run(times: int = 1) -> tuple[dict, dict, list[str]]:
-    """Returns the releases of `RECORDED`, the outcomes of `times` runs of the tests, and the names of failed tests.
+    """Return the releases of `RECORDED`, the outcomes of `times` runs of the tests, and the names of failed tests.
 
     Raises UserError if uv fails.
     """

@@ -25,7 +25,7 @@ SIZES = 0.2, 1.5
 
 
 def run(times: int = 20, seed: int = 0) -> tuple[dict, dict, list[str]]:
-    """Returns settings, how often the disk was full, and faults. Raises UserError if no disk can be mounted."""
+    """Return settings, how often the disk was full, and faults. Raises UserError if no disk can be mounted."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["unshare", "--map-root-user", "--mount"]
         command += [sys.executable, "-m", "drills.full", folder, str(times), str(seed)]

@@ -346,7 +346,7 @@ class Batch:
 
 
 def run_batch(batch: Batch) -> None:
-    """Appends a batch's outcomes as a line to `batch.results`; the process exits if it takes too long."""
+    """Append a batch's outcomes as a line to `batch.results`; the process exits if it takes too long."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     faulthandler.dump_traceback_later(BATCH_SECONDS, exit=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -358,7 +358,7 @@ def run_batch(batch: Batch) -> None:
 
 
 def run(times: int = 5000, seed: int = 0, workers: int = 2) -> tuple[dict, dict, list[str]]:
-    """Returns settings, the number of each outcome by kind, and faults. times: about how many inputs."""
+    """Return settings, the number of each outcome by kind, and faults. times: about how many inputs."""
     counts, faults = {kind: Counter() for kind in KINDS}, []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

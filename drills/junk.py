@@ -163,7 +163,7 @@ def decompression_bomb(rng: random.Random) -> bytes:
 
 
 def place_image(rng: random.Random, path: Path) -> None:
-    """Puts a file at an image's path, or rarely a folder, link or pipe."""
+    """Put a file at an image's path, or rarely a folder, link or pipe."""
     how = rng.random()
     if how < 0.93:
         path.write_bytes(image_bytes(rng))

@@ -34,7 +34,7 @@ EXPORTS = tempfile.TemporaryDirectory()
 
 
 def write_model(rng: random.Random, folder: Path) -> str:
-    """Copies a real model into a new folder with one impossible value; returns the name to load it by."""
+    """Copy a real model into a new folder with one impossible value; return the name to load it by."""
     if rng.random() < 1 / 7:
         return bad_original(rng, folder)
     shutil.copytree(rng.choice((STUDENT, STUDENT, *_exported())), folder)

@@ -43,7 +43,7 @@ class Scenario:
 
 
 def run(times: int = 50, seed: int = 0, names: tuple[str, ...] = ()) -> tuple[dict, dict, list[str]]:
-    """Returns settings, numbers of kills and finished runs, and faults. times: kills of each of the `SCENARIOS`."""
+    """Return settings, numbers of kills and finished runs, and faults. times: kills of each of the `SCENARIOS`."""
     rng, counts, faults = random.Random(seed), {}, []
     with tempfile.TemporaryDirectory() as root:
         root = Path(root)
@@ -70,7 +70,7 @@ def run(times: int = 50, seed: int = 0, names: tuple[str, ...] = ()) -> tuple[di
 def run_with_kills(
     scenario: Scenario, folder: Path, rng: random.Random, seconds: float, max_kills: int
 ) -> tuple[int, list[str]]:
-    """Runs a command to its end, killed up to `max_kills` times; returns the number of kills, and faults."""
+    """Run a command to its end, killed up to `max_kills` times; return the number of kills, and faults."""
     faults, saved = [], 0.0
     for kills in range(max_kills):
         process = start(scenario, folder)
@@ -102,14 +102,14 @@ def finish(scenario: Scenario, folder: Path) -> list[str]:
 
 
 def wait(process: subprocess.Popen) -> list[str]:
-    """Waits for a process; returns its last words if it failed."""
+    """Wait for a process; return its last words if it failed."""
     stderr = process.communicate()[1].strip()
     failed = process.returncode != 0 or "Traceback" in stderr
     return [f"exit {process.returncode}: {stderr[-300:]}"] if failed else []
 
 
 def wait_for_group(group: int) -> None:
-    """Waits for the children of a process that was killed alone; they exit by themselves."""
+    """Wait for the children of a process that was killed alone; they exit by themselves."""
     for _ in range(600):
         try:
             os.killpg(group, 0)

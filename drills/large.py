@@ -61,7 +61,7 @@ class MemoryProbe:
 
 
 def run(times: int = 100_000) -> tuple[dict, dict, list[str]]:
-    """Returns settings, seconds and memory of each stage, and faults. times: number of images."""
+    """Return settings, seconds and memory of each stage, and faults. times: number of images."""
     counts, faults = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for stage in (pack, index, search, learn):

@@ -25,7 +25,7 @@ FIND_JAVA, PATH = captioning.find_java, os.environ.get("PATH", "")
 
 @pytest.fixture(scope="session", autouse=True)
 def without_java(tmp_path_factory) -> Iterator[None]:
-    """Hides Java from this process and those it starts: METEOR takes some ten seconds in each evaluation.
+    """Hide Java from this process and those it starts: METEOR takes some ten seconds in each evaluation.
 
     Tests of the metrics of Java request the fixture `java`.
     """

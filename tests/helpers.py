@@ -64,7 +64,7 @@ SMALL_CONFIG = dict(
 
 
 def randomize_weights(med: Med, seed: int, spread: float = 0.2) -> Med:
-    """Moves all weights far from their initial values, so that differences are not lost in small numbers.
+    """Move all weights far from their initial values, so that differences are not lost in small numbers.
 
     The result does not depend on torch's own initialization, which changes between releases.
     """
@@ -115,6 +115,6 @@ def running_app(*words: str) -> Iterator[tuple[str, subprocess.Popen]]:
 
 
 def run_in_thread(coroutine: Coroutine) -> None:
-    """Runs a coroutine in a thread of its own, as this one may have a running event loop."""
+    """Run a coroutine in a thread of its own, as this one may have a running event loop."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, coroutine).result()

@@ -239,7 +239,7 @@ def _cards(template: str, results: dict, names: tuple[str, str]) -> str:
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> tuple[gr.Textbox, gr.Textbox]:
-    """Returns the question and the captions to rank, which an example fills in."""
+    """Return the question and the captions to rank, which an example fills in."""
     first = images.examples()[0]
     with gr.Row(elem_classes="ask"):
         method = gr.Radio(["beam", "greedy", "nucleus"], value="beam", label="Decoding", scale=3, min_width=240)

@@ -118,7 +118,7 @@ def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> s
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> gr.Textbox:
-    """Returns the sentence, which an example fills in if it selects other models."""
+    """Return the sentence, which an example fills in if it selects other models."""
     searched, empty = gallery.current(), introduction()
     with gr.Row(elem_classes="ask"):
         sentence = gr.Textbox(images.examples()[0].captions[0], label="Sentence", scale=3,

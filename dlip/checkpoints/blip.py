@@ -52,7 +52,7 @@ RANDOM_INITIALIZERS = {
 
 
 class ZeroInit(TorchFunctionMode):
-    """Builds layers with zeros instead of random weights, which take longer to draw than a checkpoint to read."""
+    """Build layers with zeros instead of random weights, which take longer to draw than a checkpoint to read."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -124,7 +124,7 @@ def kind_of(state: dict[str, Tensor], source: str) -> str:
 
 
 def read_hugging_face(folder: Path) -> Checkpoint:
-    """Reads a folder of stock `transformers`: config.json, weights, BERT's vocabulary, the processor's mean and std.
+    """Read a folder of stock `transformers`: config.json, weights, BERT's vocabulary, the processor's mean and std.
 
     As in the stock classes, texts read with images start with [CLS], and captions have no prompt.
     """
@@ -185,7 +185,7 @@ _TIMM = (
 
 
 def rename_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames a ViT's weights from timm's names to `vision_model.`; classifier and distillation token are dropped.
+    """Rename a ViT's weights from timm's names to `vision_model.`; classifier and distillation token are dropped.
 
     Raises UserError for another kind of ViT, with weights that the image encoder lacks or without a class token.
     """
@@ -206,7 +206,7 @@ def rename_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_original(path: Path, heads: Mapping[str, int]) -> Checkpoint:
-    """Reads an original `.pth`, its sizes from the shapes of its tensors; momentum copies and queues are skipped.
+    """Read an original `.pth`, its sizes from the shapes of its tensors; momentum copies and queues are skipped.
 
     Texts read with images start with [ENC], captions with the prompt "a picture of". The vocabulary is the one beside
     the file, else BERT's from the hub. heads: image_heads and text_heads, where the user states them; else see

@@ -19,7 +19,7 @@ CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Mode
 
 
 def read_dual_encoder(folder: Path, model_type: str) -> DualEncoder:
-    """Reads a folder with config.json, weights, tokenizer and image processor, in eval mode and fp32, on the CPU.
+    """Read a folder with config.json, weights, tokenizer and image processor, in eval mode and fp32, on the CPU.
 
     Raises UserError where one of them is missing or damaged, or where the weights do not fit the configuration.
     """
@@ -52,7 +52,7 @@ def read_dual_encoder(folder: Path, model_type: str) -> DualEncoder:
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Hides the progress bars and warnings that `transformers` prints while it reads a checkpoint."""
+    """Hide the progress bars and warnings that `transformers` prints while it reads a checkpoint."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

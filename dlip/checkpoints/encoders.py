@@ -79,7 +79,7 @@ def is_timm(path: Path) -> bool:
 
 
 def _without_distillation_token(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drops the position of DeiT's distillation token, which follows the class token's."""
+    """Drop the position of DeiT's distillation token, which follows the class token's."""
     if "dist_token" not in tensors:
         return tensors
     positions = tensors["pos_embed"]  # [1, 2 + P, D]

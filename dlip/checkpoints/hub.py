@@ -9,7 +9,7 @@ MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "model.safetensors", "model-
 
 
 def from_hub(name: str, patterns: tuple[str, ...]) -> Path:
-    """Downloads files of a hub repository, or takes them from its cache. Raises UserError if that fails."""
+    """Download files of a hub repository, or take them from its cache. Raises UserError if that fails."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 

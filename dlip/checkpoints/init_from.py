@@ -42,7 +42,7 @@ _PER_TOKEN = ("word_embeddings.weight", "predictions.bias", "predictions.decoder
 
 
 def initialize(model: "VLM", source: str) -> list[str]:
-    """Copies weights of `source` into `model` and returns the names of the copied ones.
+    """Copy weights of `source` into `model` and return the names of the copied ones.
 
     source: a model that `dlip.load` takes, or the folder or hub id of a BERT, ViT or DeiT, or a ViT file in timm's
     layout; "image=", "backbone=", "text=" or "language=" before it takes that part alone (`PARTS`). "backbone=imagenet"

@@ -33,7 +33,7 @@ def save_model(
     half: bool = False,
     shard_mb: float | None = None,
 ) -> None:
-    """Writes a folder that `load_model` reads: tokenizer.json, model.safetensors and config.json.
+    """Write a folder that `load_model` reads: tokenizer.json, model.safetensors and config.json.
 
     extra: further entries of config.json. half: store fp32 weights in fp16. shard_mb: size of a file in MB above which
     weights are split over several. Raises UserError for a packed model, a dual encoder and a composite.
@@ -57,7 +57,7 @@ def save_model(
 
 
 def load_model(name: str | Path) -> tuple[Med | DualEncoder | Composite, Tokenizer | StockTokenizer]:
-    """Loads a model by name, in eval mode, on the CPU.
+    """Load a model by name, in eval mode, on the CPU.
 
     A name is a built-in (`scenes/teacher`), a folder that dlip or stock `transformers` has written, a hub id
     (`Salesforce/blip-itm-base-coco`), an original BLIP `.pth`, or a CLIP or SigLIP. "@384" behind it sets the image
@@ -74,7 +74,7 @@ def load_model(name: str | Path) -> tuple[Med | DualEncoder | Composite, Tokeniz
 
 
 def mark_own_tokens(models: list[HasAbilities], tokenizer: Tokenizer | StockTokenizer) -> None:
-    """Makes those models that have another vocabulary than `tokenizer` tokenize the captions of a batch themselves."""
+    """Make those models that have another vocabulary than `tokenizer` tokenize the captions of a batch themselves."""
     for model in models:
         same = model.tokenizer is tokenizer or model.tokenizer.fast.get_vocab() == tokenizer.fast.get_vocab()
         model.own_tokens = isinstance(model, DualEncoder) or not same
@@ -131,7 +131,7 @@ def parse_name(name: str) -> ModelName:
 
 
 def read_model(name: str) -> Checkpoint:
-    """Reads the files of one BLIP without building it. Raises UserError as `load_model`, and for another model."""
+    """Read the files of one BLIP without building it. Raises UserError as `load_model`, and for another model."""
     parsed = parse_name(name)
     return _read(parsed, locate(parsed.name))
 

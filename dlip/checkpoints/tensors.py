@@ -22,7 +22,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None) -> None:
-    """Writes one safetensors file, with `meta` as JSON and a checksum of all tensors in its metadata."""
+    """Write one safetensors file, with `meta` as JSON and a checksum of all tensors in its metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = json.dumps({**(meta or {}), "sha256": checksum(tensors)})  # one key, as the order of keys is not kept
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {"meta": metadata}))
@@ -59,7 +59,7 @@ def read_tensors(path: Path, checked: bool = False) -> tuple[dict[str, torch.Ten
 
 
 def write_folder(folder: Path, tensors: dict[str, torch.Tensor], shard_mb: float | None = None) -> None:
-    """Writes model.safetensors, or files of at most `shard_mb` MB with an index of them, as the hub has them."""
+    """Write model.safetensors, or files of at most `shard_mb` MB with an index of them, as the hub has them."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
     size = int(shard_mb * 1e6) if shard_mb else sum(tensor.nbytes for tensor in tensors.values())
@@ -95,7 +95,7 @@ def weights(med: Med) -> dict[str, torch.Tensor]:
 
 
 def check_weights(med: Med, tensors: dict[str, torch.Tensor], source: str) -> None:
-    """Raises UserError that names the first tensors that are missing, unknown or of another shape than the model's."""
+    """Raise UserError that names the first tensors that are missing, unknown or of another shape than the model's."""
     own = weights(med)
     wrong = [name for name in own if name not in tensors] + [name for name in tensors if name not in own]
     wrong += [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
@@ -106,7 +106,7 @@ def check_weights(med: Med, tensors: dict[str, torch.Tensor], source: str) -> No
 
 
 def load_weights(med: Med, tensors: dict[str, torch.Tensor]) -> None:
-    """Copies tensors that passed `check_weights` into the model."""
+    """Copy tensors that passed `check_weights` into the model."""
     with torch.no_grad():
         for name, parameter in weights(med).items():
             parameter.copy_(tensors[name])
@@ -114,7 +114,7 @@ def load_weights(med: Med, tensors: dict[str, torch.Tensor]) -> None:
 
 @contextmanager
 def checkpoint_errors(path: Path) -> Iterator[None]:
-    """Turns errors that a damaged or foreign checkpoint causes into a UserError; lack of memory is not one of them."""
+    """Turn errors that a damaged or foreign checkpoint causes into a UserError; lack of memory is not one of them."""
     try:
         yield
     except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError) as error:

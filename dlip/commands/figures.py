@@ -20,7 +20,7 @@ class Figures:
         check(self, "--")
 
     def show(self, figures: dict, text: str | Callable[[], str]) -> None:
-        """Prints `text`, or writes the figures as JSON if --json is passed."""
+        """Print `text`, or write the figures as JSON if --json is passed."""
         if self.json is None:
             print(text if isinstance(text, str) else text(), flush=True)
         elif self.json == "-":

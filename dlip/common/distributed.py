@@ -26,7 +26,7 @@ _in_global_batch = False
 
 
 def join() -> None:
-    """Joins the other processes that `accelerate launch` or `torchrun` started, as `Accelerator` does later."""
+    """Join the other processes that `accelerate launch` or `torchrun` started, as `Accelerator` does later."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState  # takes a second
         from accelerate.utils import parse_flag_from_env
@@ -93,7 +93,7 @@ def global_mean(summed: Tensor, count: Tensor) -> Tensor:
 
 
 def broadcast_from_main(x: Tensor) -> Tensor:
-    """Overwrites `x` with the main process's tensor of the same shape."""
+    """Overwrite `x` with the main process's tensor of the same shape."""
     if _in_global_batch:
         dist.broadcast(x, 0)
     return x
@@ -104,7 +104,7 @@ def broadcast_from_main(x: Tensor) -> Tensor:
 
 @contextmanager
 def raised_by_all() -> Iterator[None]:
-    """Marks an error raised within as `shared`: every process raises it, and one reports it."""
+    """Mark an error raised within as `shared`: every process raises it, and one reports it."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -118,7 +118,7 @@ def _long_timeout_group() -> dist.ProcessGroup:
 
 
 def run_on_main(function: Callable[[], T]) -> T:
-    """Calls `function` in the main process and returns its result in all; the others wait up to `MAIN_TIMEOUT`.
+    """Call `function` in the main process and return its result in all; the others wait up to `MAIN_TIMEOUT`.
 
     A UserError or OSError that it raises is raised in all of them, marked as `shared`.
     """

@@ -74,7 +74,7 @@ def docstrings(cls: type) -> dict[str, str]:
 
 
 def check(config, place: str) -> None:
-    """Raises UserError where a value of a dataclass is out of its field's bounds or choices, or an empty string.
+    """Raise UserError where a value of a dataclass is out of its field's bounds or choices, or an empty string.
 
     place: what errors put before a field's name, as in "train.".
     """
@@ -100,7 +100,7 @@ def check(config, place: str) -> None:
 
 
 def check_types(cls: type, values: dict, what: str) -> None:
-    """Raises UserError where JSON `values` are not an object of fields of `cls`, each of its field's type."""
+    """Raise UserError where JSON `values` are not an object of fields of `cls`, each of its field's type."""
     if not isinstance(values, dict):
         raise UserError(f"the {what} configuration is {values!r}, which is not an object of names and values")
     known = {f.name: f for f in fields(cls)}

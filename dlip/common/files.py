@@ -16,7 +16,7 @@ MAX_JSON_BYTES = 64 * 2**20
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary path)` in the same folder, then renames; a crash leaves the old file as it was."""
+    """Call `write(temporary path)` in the same folder, then rename; a crash leaves the old file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -36,7 +36,7 @@ def leftover_temporaries(folder: Path, name: str) -> list[Path]:
 
 
 def fsync_dir(folder: Path) -> None:
-    """Flushes a folder's entries to the disk, so that a rename survives a power failure."""
+    """Flush a folder's entries to the disk, so that a rename survives a power failure."""
     with suppress(OSError):  # some file systems do not support it, and a folder may be writable but not readable
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -47,7 +47,7 @@ def fsync_dir(folder: Path) -> None:
 
 @contextmanager
 def system_errors(path: Path) -> Iterator[None]:
-    """Raises failures of the system, such as a full disk, as an OSError that names the file, also those that libraries
+    """Raise failures of the system, such as a full disk, as an OSError that names the file, also those that libraries
     written in Rust report by their text alone."""
     try:
         yield
@@ -63,7 +63,7 @@ def system_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Holds a lock file, created where missing, for this process alone; the kernel frees it when the process dies.
+    """Hold a lock file, created where missing, for this process alone; the kernel frees it when the process dies.
 
     Waits while another process holds it or, given `busy`, raises UserError(busy).
     """
@@ -83,7 +83,7 @@ def exclusive_lock(path: Path, busy: str | None = None) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Raises UserError unless `path` is a regular file; reading a pipe would block forever."""
+    """Raise UserError unless `path` is a regular file; reading a pipe would block forever."""
     if not path.exists():
         raise UserError(f"{path} is missing; name a folder that dlip has written")
     if not path.is_file():
@@ -95,7 +95,7 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Raises UserError if the file is missing, too large, or not a JSON object."""
+    """Read a JSON object. Raises UserError if the file is missing, too large, or not a JSON object."""
     check_file(path)
     if (size := path.stat().st_size) > MAX_JSON_BYTES:
         raise UserError(f"{path} has {size:,} bytes, more than the {MAX_JSON_BYTES:,} allowed; use another file")
@@ -114,5 +114,5 @@ def is_replaceable(path: Path) -> bool:
 
 
 def write_output(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes to a path that a user named: atomically, or directly into a link, pipe or device."""
+    """Write to a path that a user named: atomically, or directly into a link, pipe or device."""
     write_atomically(path, write) if is_replaceable(path) else write(path)

@@ -41,7 +41,7 @@ def device() -> "torch.device":
 
 
 def synchronize(device: "torch.device") -> None:
-    """Waits until a device has done its work: a GPU is given work that it does later."""
+    """Wait until a device has done its work: a GPU is given work that it does later."""
     import torch
 
     if device.type != "cpu":

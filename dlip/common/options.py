@@ -30,7 +30,7 @@ def key(of: Field) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type, command: str, defaults: dict[str, Any], group=None) -> None:
-    """Adds a flag or positional argument for each field of `cls` that `command` has.
+    """Add a flag or positional argument for each field of `cls` that `command` has.
 
     defaults: the command's own, by `key`. group: where they go; the parser itself by default. The parser's result
     holds only what was typed.

@@ -14,7 +14,7 @@ HUMAN = "human"
 
 
 def check_split(name: str) -> None:
-    """Raises UserError if a split's name cannot be part of a file name."""
+    """Raise UserError if a split's name cannot be part of a file name."""
     if not SPLIT_NAME.fullmatch(name):
         raise UserError(f"the split name {name[:100]!a} is invalid; use letters, digits, spaces, hyphens and periods")
 

@@ -19,7 +19,7 @@ _SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 @dataclass
 class Collate:
-    """Makes a Batch from items: of each, one caption and some questions with one answer each.
+    """Make a Batch from items: of each, one caption and some questions with one answer each.
 
     In training they are drawn anew each epoch. Every draw depends on (seed, epoch, image_id) alone, so that batches are
     the same in a resumed run, in any order, by any worker. In evaluation the first caption and questions, the most

@@ -39,7 +39,7 @@ class Hub(AnnotatedImages):
     """
 
     def __init__(self, name: str, split: str, on_error: str = "fatal"):
-        """Raises UserError if the dataset, the split, a named column or the `datasets` library does not exist."""
+        """Raise UserError if the dataset, the split, a named column or the `datasets` library does not exist."""
         address, options = parse(str(name))
         super().__init__(Path(address).name, str(name), split, on_error)
         loaded = _load(address, options)

@@ -94,7 +94,7 @@ def raise_faults(loader: Iterator[Batch | Exception]) -> Iterator[Batch]:
 
 @contextmanager
 def explain_killed_worker() -> Iterator[None]:
-    """Raises UserError for the RuntimeError with which torch reports, anywhere, that a loader's worker was killed."""
+    """Raise UserError for the RuntimeError with which torch reports, anywhere, that a loader's worker was killed."""
     try:
         yield
     except RuntimeError as error:

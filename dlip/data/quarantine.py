@@ -44,7 +44,7 @@ class EncodedItem:
         return next((suffix for start, suffix in SUFFIXES.items() if self.data.startswith(start)), ".img")
 
     def decode(self) -> Item:
-        """Raises UserError if the image cannot be decoded."""
+        """Raise UserError if the image cannot be decoded."""
         image = read_image(self.name, self.data)
         return Item(image, self.image_id, self.captions, self.questions, writers=self.writers)
 

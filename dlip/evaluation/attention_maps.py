@@ -200,7 +200,7 @@ def measurable(vlm: VLM) -> bool:
 
 
 def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> dict:
-    """Scores the attention of words to the objects that they name, on the first `limit` images of scenes.
+    """Score the attention of words to the objects that they name, on the first `limit` images of scenes.
 
     For "fusion" and "decoder", in percent over all words that name an object: "pointing", "mass", and the same against
     the scene's other objects ("pointing_other", "mass_other"), which a model reaches that attends to objects regardless
@@ -301,7 +301,7 @@ def pieces(vlm: VLM, texts: Sequence[str], med: HasAbilities | None = None) -> T
 def _batches(
     models: tuple[VLM, ...], dataset, limit: int
 ) -> Iterator[tuple[int, list[str], list[int], dict[str, list[Tensor]]]]:
-    """Yields batches: index of the first image, captions, each caption's image counted from the first, and by source
+    """Yield batches: index of the first image, captions, each caption's image counted from the first, and by source
     the models' word maps [N, W, 1+P] of the last layer, averaged over heads."""
     for first in range(0, min(limit, len(dataset)), BATCH_IMAGES):
         items = [dataset[i] for i in range(first, min(first + BATCH_IMAGES, limit, len(dataset)))]

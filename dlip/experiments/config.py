@@ -159,5 +159,5 @@ class EvaluationConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "EvaluationConfig":
-        """Raises UserError where a value is missing or wrong."""
+        """Raise UserError where a value is missing or wrong."""
         return from_dict(cls, values, "evaluation")

@@ -35,7 +35,7 @@ SAMPLES = 4
 
 
 class QuickEvaluation:
-    """Evaluates the student of a run during training, and its teacher once; captions without the metrics of Java."""
+    """Evaluate the student of a run during training, and its teacher once; captions without the metrics of Java."""
 
     def __init__(self, run: Run, dataset, teacher: VLM | None):
         self.run, self.dataset, self.teacher = run, dataset, teacher
@@ -62,7 +62,7 @@ class QuickEvaluation:
         return evaluations(self.run.rows(), len(self.dataset))
 
     def show(self) -> None:
-        """Prints the evaluations that were not printed yet, those before the run was resumed among them."""
+        """Print the evaluations that were not printed yet, those before the run was resumed among them."""
         lines = learning_lines(self.results())
         if new := lines[self.printed :]:
             with tqdm.external_write_mode():

@@ -46,7 +46,7 @@ def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool
 
 
 def check_models(record: dict, names: list[str]) -> None:
-    """Raises UserError where a model that the record's run used is missing, with the command that made it."""
+    """Raise UserError where a model that the record's run used is missing, with the command that made it."""
     used = {str(Path(parse_name(part).name)) for name in names for part in split_names(parse_source(name)[1])}
     for before in record.get("history", []):
         folder = before["folder"]

@@ -371,7 +371,7 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
 
 
 def note_skipped(metrics: dict, faults: dict[str, int]) -> None:
-    """Adds a note such as `faults skipped: 2 of train, 1 of val` to metrics. faults: split -> number of faults."""
+    """Add a note such as `faults skipped: 2 of train, 1 of val` to metrics. faults: split -> number of faults."""
     if counts := [f"{count} of {split}" for split, count in faults.items() if count]:
         metrics.setdefault("notes", {})["data"] = f"faults skipped: {', '.join(counts)}"
 

@@ -21,7 +21,7 @@ PROJECT = "dlip"
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Raises UserError for an unknown tracker, or one whose package is not installed."""
+    """Raise UserError for an unknown tracker, or one whose package is not installed."""
     for name in names:
         if name not in TRACKERS:
             raise UserError(f"there is no tracker {name!r}; choose one of {', '.join(TRACKERS)}")
@@ -30,7 +30,7 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 class Reporter:
-    """Sends the rows of a run's log to trackers, each started with the first row.
+    """Send the rows of a run's log to trackers, each started with the first row.
 
     A tracker that fails is skipped from then on, with a warning; the run continues. Raises UserError as
     `check_installed`.

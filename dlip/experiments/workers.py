@@ -44,7 +44,7 @@ def work(
         send_next(parent_end, process)
 
     def send_next(parent_end: connection.Connection, process) -> None:
-        """Sends the next job to a process; None ends it."""
+        """Send the next job to a process; None ends it."""
         try:
             parent_end.send(waiting[0] if waiting else None)
         except ConnectionError:  # it died after its last job

@@ -34,7 +34,7 @@ _VIT = (
 def to_encoder(
     name: str, out: str | Path, kind: str, half: bool = False, license: str | None = None
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Writes `out`/vit or `out`/bert, which the stock class loads, whole or not at all.
+    """Write `out`/vit or `out`/bert, which the stock class loads, whole or not at all.
 
     kind: "vit" or "bert". half: store fp16 weights. Returns the folder by its kind, and an empty dict, as nothing is
     skipped. Raises UserError for a composite, a model in lower precision, and as `STOCK_ENCODERS` do.

@@ -192,7 +192,7 @@ def feed(inputs: dict[str, Tensor | list[Tensor]]) -> dict[str, np.ndarray]:
 def to_onnx(
     name: str, out: str | Path, int8: bool = False, license: str | None = None
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Writes `out`/onnx, whole or not at all; each member of a composite gets a folder of its own there.
+    """Write `out`/onnx, whole or not at all; each member of a composite gets a folder of its own there.
 
     int8: write `out`/onnx-int8 instead, with quantized weights (`quantize`). Returns the folder by its name, and the
     reason for each ability that is skipped. Raises UserError if onnx is not installed, if a graph differs from torch,
@@ -240,7 +240,7 @@ def write(
     int8: bool,
     license: str | None,
 ) -> None:
-    """Writes and checks graphs, tokenizer, configuration, runner and card. parts: subfolder -> model and abilities."""
+    """Write and check graphs, tokenizer, configuration, runner and card. parts: subfolder -> model and abilities."""
     graphs = {}
     for part, (med, abilities) in parts.items():
         (folder / part).mkdir(exist_ok=True)
@@ -270,7 +270,7 @@ def write(
 
 
 def write_config(folder: Path, vlm: VLM, parts: dict[str, tuple[Med, set]], skipped: dict[str, str]) -> None:
-    """Writes what `Runner` reads beside graphs: tokenizer.json and config.json."""
+    """Write what `Runner` reads beside graphs: tokenizer.json and config.json."""
     c = vlm.med.config
     vlm.tokenizer.save(folder)
     write_json(folder / "config.json", {
@@ -292,7 +292,7 @@ def sizes(med: Med) -> dict:
 
 
 def trace(graph: Graph, path: Path) -> None:
-    """Writes one graph with its weights."""
+    """Write one graph with its weights."""
     inputs = graph.example(2, 7)
     with without_warnings("torch.onnx"):  # they do not concern these graphs
         torch.onnx.export(
@@ -303,7 +303,7 @@ def trace(graph: Graph, path: Path) -> None:
 
 @contextmanager
 def without_warnings(logger: str | None = None) -> Iterator[None]:
-    """Silences Python's warnings and those of a logger, by default the root."""
+    """Silence Python's warnings and those of a logger, by default the root."""
     log = logging.getLogger(logger)
     level = log.level
     log.setLevel(logging.ERROR)
@@ -315,7 +315,7 @@ def without_warnings(logger: str | None = None) -> Iterator[None]:
 
 
 def share_weights(path: Path, store: Path, offsets: dict[bytes, int]) -> None:
-    """Moves a graph's weights to the end of `store`, equal ones only once. offsets: their place in it by hash."""
+    """Move a graph's weights to the end of `store`, equal ones only once. offsets: their place in it by hash."""
     import onnx
 
     model = onnx.load(path)
@@ -338,7 +338,7 @@ def share_weights(path: Path, store: Path, offsets: dict[bytes, int]) -> None:
 
 
 def quantize(folder: Path) -> None:
-    """Quantizes the weights of a folder's matrix products and embeddings to int8, with a scale per output or embedding;
+    """Quantize the weights of a folder's matrix products and embeddings to int8, with a scale per output or embedding;
     activations are quantized at run time, with one scale per tensor."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -355,7 +355,7 @@ def quantize(folder: Path) -> None:
 
 
 def check(vlm: VLM, runner: onnx_runner.Runner, graphs: dict[tuple[str, str], Graph]) -> None:
-    """Raises UserError if a graph's outputs differ from torch's by more than `TOLERANCE`, or its texts differ."""
+    """Raise UserError if a graph's outputs differ from torch's by more than `TOLERANCE`, or its texts differ."""
     parts = {part.config["folder"]: part for part in runner.parts}
     refused = f"the ONNX export of {vlm.name} was not written: with this torch and onnxruntime its"
     for (part, name), graph in graphs.items():

@@ -91,14 +91,14 @@ class Decoder:
         self.past = np.zeros((c["layers"], 2, len(context), beams, c["heads"], 0, c["head_width"]), np.float32)
 
     def __call__(self, token: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Reads a token of each text [B, K]. Returns log-probabilities and ids of its 2K best next ones [B, K, 2K]."""
+        """Read a token of each text [B, K]. Returns log-probabilities and ids of its 2K best next ones [B, K, 2K]."""
         scores, tokens, self.past = self.part.run(
             "decoder", ["scores", "tokens", "present"], token=token, past=self.past, mask=self.mask, **self.cross
         )
         return scores, tokens
 
     def keep(self, rows: np.ndarray, beams: np.ndarray) -> None:
-        """Keeps only the contexts `rows` [B'], and of each the texts `beams` [B', K]."""
+        """Keep only the contexts `rows` [B'], and of each the texts `beams` [B', K]."""
         self.past = self.past[:, :, rows[:, None], beams]
         if len(rows) < len(self.mask):
             self.mask, self.cross = self.mask[rows], {name: values[rows] for name, values in self.cross.items()}

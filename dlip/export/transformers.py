@@ -45,7 +45,7 @@ CLASSES = {
 
 
 def to_transformers(name: str, out: str | Path, license: str | None = None) -> tuple[dict[str, Path], dict[str, str]]:
-    """Writes `out`/retrieval, `out`/captioning and `out`/vqa, each whole or not at all.
+    """Write `out`/retrieval, `out`/captioning and `out`/vqa, each whole or not at all.
 
     Returns the folder of each task, and the reason for each task that is skipped. Raises UserError if all are skipped,
     or if something else is in the way.
@@ -88,7 +88,7 @@ def to_dlip(
     license: str | None = None,
     shard_mb: float | None = None,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Writes `out`/fp32, fp16, bf16 or int8, which `dlip.load` reads, whole or not at all.
+    """Write `out`/fp32, fp16, bf16 or int8, which `dlip.load` reads, whole or not at all.
 
     fp16 weights are read as fp32. shard_mb: size of a file in MB above which weights are split over several.
     Returns the folder by its precision, and an empty dict, as nothing is skipped. Raises UserError for a composite.
@@ -189,7 +189,7 @@ def record_of(name: str) -> dict:
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary folder)` and renames the folder to `path`, so that an earlier export is replaced at once.
+    """Call `write(temporary folder)` and rename the folder to `path`, so that an earlier export is replaced at once.
 
     Waits while another process exports to `path`, and removes what killed exports left. Raises UserError if something
     other than an export is in the way.
@@ -216,7 +216,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def push(folders: dict[str, Path], repo: str) -> list[str]:
-    """Uploads each folder to the hub as `repo`-KEY, such as `repo`-retrieval; returns these names.
+    """Upload each folder to the hub as `repo`-KEY, such as `repo`-retrieval; return these names.
 
     Raises UserError if an upload fails.
     """

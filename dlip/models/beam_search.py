@@ -23,7 +23,7 @@ class BeamSearch:
     def advance(
         self, scores: list[list[float]], beams: list[list[int]], tokens: list[list[int]]
     ) -> tuple[list[int], list[list[int]], list[list[int]], list[list[float]]] | None:
-        """Takes the 2k candidates of each active text, the best first: summed log-probability, beam, next token.
+        """Take the 2k candidates of each active text, the best first: summed log-probability, beam, next token.
 
         Returns None when all texts are done. Else, for A' texts that stay active: their rows among those passed, [A'],
         and of each of their k beams, [A', k], the beam it continues, its next token and its score.
@@ -52,6 +52,6 @@ class BeamSearch:
 
 
 def fill_gaps(rows: list[int]) -> list[int]:
-    """Reorders ascending row numbers so that compacting to them moves the fewest: the last rows fill the gaps."""
+    """Reorder ascending row numbers so that compacting to them moves the fewest: the last rows fill the gaps."""
     kept, last = set(rows), [row for row in rows if row >= len(rows)]
     return [row if row in kept else last.pop() for row in range(len(rows))]

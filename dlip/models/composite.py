@@ -73,7 +73,7 @@ def first_with(abilities: Iterable[str], models: Iterable[HasAbilities]) -> HasA
 
 
 def check(model: HasAbilities, want: Want) -> None:
-    """Raises MissingAbility if `want` names logits or states that the model has no weights for."""
+    """Raise MissingAbility if `want` names logits or states that the model has no weights for."""
     for ability in want.abilities:
         model.model_for(ability)
     for source, _ in want.layers:

@@ -112,7 +112,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
-        """Raises UserError for an unknown name or a value of the wrong type."""
+        """Raise UserError for an unknown name or a value of the wrong type."""
         return from_dict(cls, values, "model")
 
 

@@ -93,7 +93,7 @@ class DualEncoder(HasAbilities, nn.Module):
         self._check_image_processor()
 
     def _check_image_processor(self) -> None:
-        """Raises UserError if the image processor does not give what the image encoder reads."""
+        """Raise UserError if the image processor does not give what the image encoder reads."""
         side, scale = self.config.image_size, self.image_processor.rescale_factor
         if not math.isclose(scale, 1 / 255, rel_tol=1e-3):
             raise UserError(f"its image processor scales pixels by {scale}, not by 1/255; copy its own")
@@ -189,7 +189,7 @@ class DualEncoder(HasAbilities, nn.Module):
         return F.normalize(self.text_head(states[:, 0]).float(), dim=-1)  # [N, E]
 
     def forward(self, batch: Batch, want: Want, pairs=None, image: Tensor | None = None) -> Features:
-        """Computes what `want` names of images, captions and ITC. pairs: not read, as there is no ITM.
+        """Compute what `want` names of images, captions and ITC. pairs: not read, as there is no ITM.
 
         image: precomputed image states [B, 1+P, Di], read instead of pixels.
         """

@@ -52,7 +52,7 @@ class Want:
 
 
 class Trace:
-    """Keeps hidden states and attention maps of an encoder's layers as they are computed.
+    """Keep hidden states and attention maps of an encoder's layers as they are computed.
 
     wanted: kind -> {requested layer: the same counted from 0}, as `Want.layers_of` returns it.
     """
@@ -117,18 +117,18 @@ class Features:
         return self.mask.any(1)
 
     def contrast(self, image_embed: Tensor, text_embed: Tensor) -> None:
-        """Sets the ITC vectors [B, E] and the logits [C, C] of every image with every caption."""
+        """Set the ITC vectors [B, E] and the logits [C, C] of every image with every caption."""
         self.image_embed, self.text_embed = image_embed, text_embed
         self.rows = distributed.all_gather(self.captioned).nonzero().squeeze(1)
         images, texts = self.contrasted(image_embed), self.contrasted(text_embed)
         self.logits["itc"] = cosines(images, texts) / self.temp  # images in rows
 
     def contrasted(self, values: Tensor) -> Tensor:
-        """Gathers values [B, ...] of all processes and selects the contrasted images, [C, ...]."""
+        """Gather values [B, ...] of all processes and select the contrasted images, [C, ...]."""
         return distributed.all_gather(values)[self.rows]
 
     def choose_pairs(self, pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Sets and returns the pairs that ITM reads: those passed, or hard negatives from all processes' batch.
+        """Set and return the pairs that ITM reads: those passed, or hard negatives from all processes' batch.
 
         BLIP mines them so for retrieval (for pre-training within each process). The main process draws them, and each
         process reads the pairs of its own images, so that image states need not be sent.

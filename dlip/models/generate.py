@@ -18,14 +18,14 @@ class Cache:
         self.length = 0
 
     def extend(self, layer: int, kv: KeysValues) -> KeysValues:
-        """Appends the keys and values [N, H, t, d] of new tokens and returns those of all tokens."""
+        """Append the keys and values [N, H, t, d] of new tokens and return those of all tokens."""
         end = self.length + kv[0].shape[2]
         self.store[0, layer, :, :, self.length : end] = kv[0]
         self.store[1, layer, :, :, self.length : end] = kv[1]
         return self.store[0, layer, :, :, :end], self.store[1, layer, :, :, :end]
 
     def reorder(self, rows: list[int]) -> None:
-        """Moves row rows[i] to row i and drops the rest; rows that stay in place are not copied."""
+        """Move row rows[i] to row i and drop the rest; rows that stay in place are not copied."""
         moved = [i for i, row in enumerate(rows) if i != row]
         if moved:
             source = [rows[i] for i in moved]
@@ -44,7 +44,7 @@ class Decoder:
         self.cache = Cache(c.text_layers, rows, c.text_heads, length, c.text_width // c.text_heads, context)
 
     def keep(self, contexts: list[int]) -> None:
-        """Keeps only these contexts, ordered by `fill_gaps`; the caller reorders the cache."""
+        """Keep only these contexts, ordered by `fill_gaps`; the caller reorders the cache."""
         moved = [i for i, context in enumerate(contexts) if i != context]
         source = [contexts[i] for i in moved]
         for values in (values for kv in self.cross if kv for values in kv) if moved else ():
@@ -70,7 +70,7 @@ def generate(
     min_new_tokens: int = 0,
     n: int = 1,
 ) -> list[list[int]]:
-    """Continues each prompt [B, t] over its context [B, S, Di] up to [SEP]; returns all tokens without the [SEP].
+    """Continue each prompt [B, t] over its context [B, S, Di] up to [SEP]; return all tokens without the [SEP].
 
     With one beam it is greedy; with `top_p` it samples from the smallest set of tokens of that probability. Each prompt
     gets `n` texts, one after the other: samples, or the best of at least `n` beams.
@@ -105,7 +105,7 @@ def generate(
 
 
 def nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Samples one token a row from the most probable ones that together reach `top_p`. [N, V] -> [N].
+    """Sample one token a row from the most probable ones that together reach `top_p`. [N, V] -> [N].
 
     Source: Holtzman et al., The Curious Case of Neural Text Degeneration (arXiv 1904.09751).
     """

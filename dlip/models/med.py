@@ -288,7 +288,7 @@ class Med(HasAbilities, nn.Module):
         self.apply(lambda module: module in own_init or init_weights(module))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Resizes and normalizes images, uint8 [B, 3, H, W] of any size -> float [B, 3, S, S]."""
+        """Resize and normalize images, uint8 [B, 3, H, W] of any size -> float [B, 3, S, S]."""
         return normalized(images, self.config.image_size, self.image_mean, self.image_std).to(self.temp.dtype)
 
     def pixels_of(self, batch: Batch) -> Tensor:
@@ -310,7 +310,7 @@ class Med(HasAbilities, nn.Module):
         return F.normalize(self.text_proj(states[:, 0]).float(), dim=-1)  # [N, E]
 
     def fuse(self, ids: Tensor, mask: Tensor, image_states: Tensor, rows: Tensor | None = None, trace=None) -> Tensor:
-        """Reads texts [N, T] together with images `image_states[rows]` -> [N, T, Dt]."""
+        """Read texts [N, T] together with images `image_states[rows]` -> [N, T, Dt]."""
         return self.fuse_with(self.text_encoder.cross(image_states), ids, mask, rows, trace)
 
     def fuse_with(
@@ -344,7 +344,7 @@ class Med(HasAbilities, nn.Module):
     def forward(
         self, batch: Batch, want: Want, pairs: tuple[Tensor, Tensor] | None = None, image: Tensor | None = None
     ) -> Features:
-        """Computes what `want` names: each source at most once, and only those that are needed.
+        """Compute what `want` names: each source at most once, and only those that are needed.
 
         pairs: (image rows, text rows) that ITM reads, the B matching pairs first; a student mines hard negatives itself
         (None) and passes them to its teacher. image: precomputed image states [B, P+1, Di], read instead of pixels.

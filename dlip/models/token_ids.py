@@ -11,7 +11,7 @@ from dlip.data.batch import Batch
 
 
 def first_token(ids: Tensor, token: int) -> Tensor:
-    """Replaces the first token of each text: [CLS] for text alone, [ENC] with an image, [DEC] to decode."""
+    """Replace the first token of each text: [CLS] for text alone, [ENC] with an image, [DEC] to decode."""
     return torch.cat([torch.full_like(ids[:, :1], token), ids[:, 1:]], 1)
 
 
@@ -21,7 +21,7 @@ def next_tokens(ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def with_prompt(ids: Tensor, mask: Tensor, prompt: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inserts the prompt after the first token of each caption. Returns ids, mask and labels, which skip the prompt."""
+    """Insert the prompt after the first token of each caption. Returns ids, mask and labels, which skip the prompt."""
     before = torch.tensor(prompt, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
     read, predicted = (
         torch.cat([mask[:, :1], torch.full_like(before, prompted, dtype=torch.bool), mask[:, 1:]], 1)

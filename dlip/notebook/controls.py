@@ -34,7 +34,7 @@ def weights_text(weights: dict[str, float]) -> str:
 
 
 def interact(draw: Callable, **choices: Sequence | float) -> Controls:
-    """Displays controls and the result of `draw(**values)` below, redrawn on every change. Returns the controls.
+    """Display controls and the result of `draw(**values)` below, redrawn on every change. Returns the controls.
 
     choices: keyword of `draw` -> a number (a slider from 0 to four times the number, or to 4), or a list of values or
     (label, value) pairs; the first one is selected initially.

@@ -55,7 +55,7 @@ def seconds(notebook, before_live: bool = False) -> float:
 
 
 def tidy(notebook) -> None:
-    """Removes execution times, which differ between executions, and widgets and dashboards, which need a kernel."""
+    """Remove execution times, which differ between executions, and widgets and dashboards, which need a kernel."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", ()):
@@ -67,7 +67,7 @@ def tidy(notebook) -> None:
 
 
 def add_images(notebook) -> int:
-    """Adds a PNG to every chart without one; returns how many charts still lack one."""
+    """Add a PNG to every chart without one; return how many charts still lack one."""
     charts = [
         output["data"] for cell in notebook.cells for output in cell.get("outputs", ())
         if PLOTLY_MIME in output.get("data", {}) and "image/png" not in output["data"]

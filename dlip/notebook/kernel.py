@@ -18,7 +18,7 @@ PACKAGES = ("torch", "transformers", "plotly")
 
 
 def setup():
-    """Prepares the notebook and returns a line with the versions in use.
+    """Prepare the notebook and return a line with the versions in use.
 
     Paths are relative to the repository, `!dlip` runs this environment's command, figures are displayed as plotly JSON
     only (no copy of plotly in the file, and no slow imports), and a UserError is shown as one sentence.

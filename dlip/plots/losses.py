@@ -44,7 +44,7 @@ def terms(records: list[dict]) -> list[str]:
 
 
 def add_runs(fig: go.Figure, curves: list[Curve], hover: str, mode: str = "lines") -> None:
-    """Adds a line per run over the steps of training, in the color of its role. hover: template of a value."""
+    """Add a line per run over the steps of training, in the color of its role. hover: template of a value."""
     shown, lines = set(), Counter(record["role"] for record, _, _ in curves)
     for record, steps, values in sorted(curves, key=lambda curve: -lines[curve[0]["role"]]):  # the rarest role on top
         role, name = record["role"], escape(record["name"])

@@ -12,7 +12,7 @@ class Journal:
     """A file of JSON lines: what captions are written for and how, then a line for each batch of images."""
 
     def __init__(self, path: Path, about: dict):
-        """Reads what is there. about: {"writing": options, "data": {split: fingerprint}}.
+        """Read what is there. about: {"writing": options, "data": {split: fingerprint}}.
 
         Raises UserError if the file holds captions of another writer, with other options or of other data, or anything
         else. A line that a crash left half written is dropped.
@@ -36,7 +36,7 @@ class Journal:
             raise UserError(f"{path} cannot be read ({error!r}); name another folder") from error
 
     def append(self, split: str, first: int, captions: list[list[str]], scores: list[list[float]] | None) -> None:
-        """Adds what was written for the images from place `first` on; it is on disk when this returns."""
+        """Add what was written for the images from place `first` on; it is on disk when this returns."""
         row = {"split": split, "first": first, "captions": captions, "scores": scores}
         new = [row] if self._bytes else [self.about, row]
         data = "".join(json.dumps(one) + "\n" for one in new).encode()

@@ -123,7 +123,7 @@ def _missing(datasets: dict, splits: tuple[str, ...], journal: Journal, size: in
 def _write_data_set(
     folder: Path, datasets: dict, splits: tuple[str, ...], journal: Journal, writer: str, selection: SelectionConfig
 ) -> dict:
-    """Writes the images and annotations of every split; returns the counts of those that were written for."""
+    """Write the images and annotations of every split; return the counts of those that were written for."""
     annotations, counts = [], {}
     for split, dataset in datasets.items():
         for i in tqdm(range(len(dataset)), f"collecting {split}", leave=False, disable=None):

@@ -56,7 +56,7 @@ class StockWriter:
     """Any `AutoModelForImageTextToText` of transformers, with its processor."""
 
     def __init__(self, name: str):
-        """Raises UserError if the model or its processor cannot be loaded."""
+        """Raise UserError if the model or its processor cannot be loaded."""
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.name = name

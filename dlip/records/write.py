@@ -107,7 +107,7 @@ def thin(losses: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def append(record: dict, path: str | Path) -> None:
-    """Adds one line to a file of records; it is on disk when this returns.
+    """Add one line to a file of records; it is on disk when this returns.
 
     Processes that append to one file wait for each other. Nothing already in the file is overwritten: after a
     half-written line the record starts a new one. Raises UserError if the file cannot be written.

@@ -24,7 +24,7 @@ from dlip.reports.comparison import COSTS, cell, columns, comparison, conditions
 
 
 def report(records: list[dict], images: dict[int, Image.Image | np.ndarray], path: str | Path) -> None:
-    """Writes the comparison as one self-contained HTML file.
+    """Write the comparison as one self-contained HTML file.
 
     records: of one test set, as returned by `dlip.records.read`. images: image_id -> image, or uint8
     `[H, W, 3]`, for the samples of the records. Raises UserError as `comparison`, and if the page cannot be written.

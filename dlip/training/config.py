@@ -143,7 +143,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainConfig":
-        """Raises UserError where a name is not a field, or a value not of its field's type."""
+        """Raise UserError where a name is not a field, or a value not of its field's type."""
         return from_dict(cls, values, "train")
 
     def replace(self, **changes) -> "TrainConfig":

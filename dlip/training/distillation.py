@@ -44,7 +44,7 @@ class Teacher(nn.Module):
         self.feature_cache: FeatureCache | None = None
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Does nothing: the teacher stays in eval mode."""
+        """Do nothing: the teacher stays in eval mode."""
         return self
 
     @torch.no_grad()

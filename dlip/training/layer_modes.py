@@ -26,7 +26,7 @@ def can_compile() -> bool:
 
 
 def set_layer_modes(model: nn.Module, recomputed: bool = False, compiled: bool = False) -> None:
-    """Wraps the layers of `model`; without a mode it unwraps them. Losses and gradients stay the same.
+    """Wrap the layers of `model`; without a mode, unwrap them. Losses and gradients stay the same.
 
     Compiled layers may differ by rounding. Raises UserError where there is no compiler.
     """

@@ -70,13 +70,13 @@ class Learner(nn.Module):
         return losses
 
     def after_step(self) -> None:
-        """Clamps the temperature to BLIP's bounds and updates the momentum encoders and their queue."""
+        """Clamp the temperature to BLIP's bounds and update the momentum encoders and their queue."""
         with torch.no_grad():
             self.med.temp.clamp_(0.001, 0.5)
         if self.momentum is not None:
             self.momentum.update(self.med)
 
     def after_skipped_step(self) -> None:
-        """Drops the skipped step's vectors, which must not enter the queue."""
+        """Drop the skipped step's vectors, which must not enter the queue."""
         if self.momentum is not None:
             self.momentum.waiting.clear()

@@ -61,7 +61,7 @@ def train(
     on_finished: Callable[[Run], object] | None = None,
     on_row: Callable[[dict], object] | None = None,
 ) -> Run:
-    """Trains `student` on `dataset`, distilled from `teacher` if there is one; everything is kept in the run's folder.
+    """Train `student` on `dataset`, distilled from `teacher` if there is one; everything is kept in the run's folder.
 
     A folder that holds a checkpoint of the same configuration is resumed bit-exactly: weights, optimizer, schedule,
     random states, data order, momentum queue, fp16 scale. Several processes (`accelerate launch`) share each batch and
@@ -226,7 +226,7 @@ class Meter:
 
 @distributed.raised_by_all()
 def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -> None:
-    """Raises UserError where the weighted terms, the models and the data do not fit together, or a model is packed."""
+    """Raise UserError where the weighted terms, the models and the data do not fit together, or a model is packed."""
     for model in filter(None, (student, teacher)):
         refuse_packed(model.med)
     terms = distills(config.weights)
@@ -259,7 +259,7 @@ def frozen_backbones(student: VLM, teacher: VLM | None, config: TrainConfig) -> 
 
 
 def check_data(dataset, config: TrainConfig) -> None:
-    """Raises UserError where the data lack what a weighted term needs, or are smaller than a batch.
+    """Raise UserError where the data lack what a weighted term needs, or are smaller than a batch.
 
     Some images may have captions and others questions: each term learns from those that have what it needs.
     """
@@ -278,7 +278,7 @@ def check_data(dataset, config: TrainConfig) -> None:
 
 @distributed.raised_by_all()
 def check_divisible(config: TrainConfig, processes: int) -> None:
-    """Raises UserError where the batch or the queue cannot be split evenly over processes and micro-batches."""
+    """Raise UserError where the batch or the queue cannot be split evenly over processes and micro-batches."""
     parts = processes * config.accumulate
     if config.batch_size % parts:
         raise UserError(
@@ -290,6 +290,6 @@ def check_divisible(config: TrainConfig, processes: int) -> None:
 
 
 def check_finite(learner: Learner, step: int) -> None:
-    """Raises UserError where a weight is non-finite, before a checkpoint would keep it."""
+    """Raise UserError where a weight is non-finite, before a checkpoint would keep it."""
     if bad := [name for name, parameter in learner.named_parameters() if not parameter.isfinite().all()]:
         raise UserError(f"{bad[0]} is non-finite after {step} steps; lower the learning rate in a new folder")

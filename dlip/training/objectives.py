@@ -114,7 +114,7 @@ class MomentumITC(nn.Module):
 
     @torch.no_grad()
     def update(self, med: Med) -> None:
-        """Queues the vectors since the last update; encoders <- m encoders + (1 - m) student."""
+        """Queue the vectors since the last update; encoders <- m encoders + (1 - m) student."""
         for images, texts, ids in self.waiting if self.size else ():
             n = min(len(images), self.size)
             rows = (self.place + torch.arange(n, device=images.device)) % self.size

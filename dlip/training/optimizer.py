@@ -98,7 +98,7 @@ class OptimizerStep:
         self.norm, self.skipped_in_a_row = math.nan, 0
 
     def __call__(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> dict[str, float]:
-        """Does the step counted from 0. Returns the mean loss by term and their weighted sum "total"; {} if skipped.
+        """Do the step counted from 0. Returns the mean loss by term and their weighted sum "total"; {} if skipped.
 
         Raises UserError where a loss or gradient is non-finite and `config.nonfinite` is "stop", or where
         `MAX_SKIPPED_IN_A_ROW` steps were skipped.
@@ -134,7 +134,7 @@ class OptimizerStep:
         return [dict(zip(by_name[0], row, strict=True)) for row in weights.tolist()]
 
     def _backward(self, batch: Batch, weights: dict[str, float], teacher: Teacher | None, step: int) -> None:
-        """Adds a micro-batch's losses to `losses` and its gradients to the parameters'."""
+        """Add a micro-batch's losses to `losses` and its gradients to the parameters'."""
         batch = batch.to(self.accelerator.device)
         losses = self.model(batch, teacher, step, step / self.steps_per_epoch)
         losses = {term: loss * weights.get(self._mean_over(term), 1.0) for term, loss in losses.items()}
@@ -153,7 +153,7 @@ class OptimizerStep:
         return "captions" if pooled and term == "hr.text" else MEAN_OVER.get(term, "captions")
 
     def _update(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> None:
-        """Clips the accumulated gradients and changes the weights, unless something is non-finite."""
+        """Clip the accumulated gradients and change the weights, unless something is non-finite."""
         self.norm = math.nan
         if not self.nonfinite:
             self.norm = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip).item()
@@ -168,7 +168,7 @@ class OptimizerStep:
         self.optimizer.zero_grad()
 
     def _blame(self, micro_batches: list[Batch], teacher: Teacher | None, step: int) -> list[str]:
-        """Names the terms whose gradient is non-finite, by computing each term's gradient alone."""
+        """Name the terms whose gradient is non-finite, by computing each term's gradient alone."""
         parameters, terms = [*self.clipped, *self.scalars], {}
         for batch in micro_batches:
             losses = self.learner(batch.to(self.accelerator.device), teacher, step, step / self.steps_per_epoch)

@@ -125,7 +125,7 @@ class Run:
 
     @contextmanager
     def exclusive(self):
-        """Locks the folder. Raises UserError, in all processes of this run, where another run trains in it."""
+        """Lock the folder. Raises UserError, in all processes of this run, where another run trains in it."""
         busy = f"another process trains in {self.folder}; wait for it, or choose another folder"
         with ExitStack() as stack:
             distributed.run_on_main(lambda: bool(stack.enter_context(exclusive_lock(self.folder / ".lock", busy))))
@@ -134,7 +134,7 @@ class Run:
     # --- written by the training loop ---------------------------------------------------------------------------------
 
     def start(self, student: VLM, config: TrainConfig, about: dict) -> int:
-        """Creates or reopens the folder; returns the step to resume from, 0 for a new run.
+        """Create or reopen the folder; return the step to resume from, 0 for a new run.
 
         A finished run resumes from its last step. A run without any checkpoint is replaced. Raises UserError where the
         folder holds another run or a model.
@@ -157,7 +157,7 @@ class Run:
         return step
 
     def _check_same_run(self, new: dict) -> None:
-        """Raises UserError where the folder holds another run than `new`; warns of inputs that changed."""
+        """Raise UserError where the folder holds another run than `new`; warn of inputs that changed."""
         different, changed = _differences(self.config(), new)
         if different:
             names = ", ".join(different[:MAX_NAMED_DIFFERENCES]) + ", ..." * (len(different) > MAX_NAMED_DIFFERENCES)
@@ -196,7 +196,7 @@ class Run:
             file.write(json.dumps(row) + "\n")
 
     def save(self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None) -> None:
-        """Writes a checkpoint of everything that the next step depends on.
+        """Write a checkpoint of everything that the next step depends on.
 
         Every process calls this, the main one writes. Random states and buffers (parts of the queue) differ between
         processes, so those of each are saved, under its rank. scaler: fp16's `torch.amp.GradScaler`.
@@ -220,7 +220,7 @@ class Run:
             old.unlink()
 
     def restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None) -> None:
-        """Loads what `save` wrote, in every process its own part.
+        """Load what `save` wrote, in every process its own part.
 
         Raises UserError where the checkpoint is of another run or another number of processes.
         """

@@ -10,7 +10,7 @@ EXAMPLES = sorted(images.examples(), key=lambda example: images.kind(example.ima
 
 
 def wait_for_cards(page, where: str, expected: list[str]) -> None:
-    """Waits until the cards show these texts; "…" marks words that only the other has."""
+    """Wait until the cards show these texts; "…" marks words that only the other has."""
     page.wait_for_function(
         """([where, expected]) => expected === [...document.querySelectorAll(`#${where} .said`)]
             .map(e => e.innerText.replaceAll("…", "").split(/\\s+/).filter(Boolean).join(" ")).join("|")""",

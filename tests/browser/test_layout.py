@@ -14,7 +14,7 @@ PLACES = (2, 1, 4, 10, 11, 0)
 
 
 def select(page, label: str) -> None:
-    """Opens a tab, from the menu of those for which there is no room."""
+    """Open a tab, from the menu of those for which there is no room."""
     tab = page.get_by_role("tab", name=label, exact=True)
     if not tab.is_visible():
         page.locator(".overflow-menu > button").click()

@@ -62,7 +62,7 @@ def until_end(rows: torch.Tensor, model) -> list[str]:
 
 
 def to_original_names(state: dict) -> dict:
-    """Renames stock names to the original's, by hand."""
+    """Rename stock names to the original's, by hand."""
     pairs = [("vision_model.embeddings.class_embedding", "visual_encoder.cls_token"),
              ("vision_model.embeddings.position_embedding", "visual_encoder.pos_embed"),
              ("vision_model.embeddings.patch_embedding", "visual_encoder.patch_embed.proj"),

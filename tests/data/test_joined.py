@@ -22,7 +22,7 @@ from dlip.training.loop import train
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes a folder of images 0.png, 1.png, ..., each with a caption or a question."""
+    """Write a folder of images 0.png, 1.png, ..., each with a caption or a question."""
 
     def build(name: str, images: int, questions: bool = False, split: str = "train"):
         folder = tmp_path / name

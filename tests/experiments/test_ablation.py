@@ -31,7 +31,7 @@ TWO = Grid(
 
 
 def fake(job: ablation.Job) -> None:
-    """Writes a record of a run that never was, and a line for each time it is asked to."""
+    """Write a record of a run that never was, and a line for each time it is asked to."""
     with open(Path(job.out) / "done", "a") as file:
         file.write(f"{job.row.name} {job.seed}\n")
     if job.row.name == "broken" and not (Path(job.out) / "mended").exists():

@@ -20,7 +20,7 @@ def cache(tmp_path_factory):
 
 
 def pick(monkeypatch, backend: str, precision: str) -> None:
-    """Makes this candidate the fastest."""
+    """Make this candidate the fastest."""
 
     def times(ready, inputs):
         names = {module.backends.make(name, "fp32").__class__: name for name in module.BACKENDS}

@@ -22,7 +22,7 @@ def blocks(language: str, heading: str) -> list[str]:
 
 
 def apply(diff: str, folder: Path) -> None:
-    """Applies a diff of one hunk, without line numbers, to the file that its first line names."""
+    """Apply a diff of one hunk, without line numbers, to the file that its first line names."""
     first, *lines = diff.splitlines(keepends=True)
     path = folder / first.removeprefix("--- ").strip()
     before = "".join(line[1:] or "\n" for line in lines if line[0] != "+")

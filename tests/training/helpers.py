@@ -33,7 +33,7 @@ def untimed_rows(run) -> list[dict]:
 
 
 def force_fp16_scaler(monkeypatch, scale: float, backoff: float) -> None:
-    """Gives the training loop's Accelerator a gradient scaler, which it lacks on a CPU."""
+    """Give the training loop's Accelerator a gradient scaler, which it lacks on a CPU."""
 
     class ScalingAccelerator(Accelerator):
         def __init__(self, **options):

@@ -23,7 +23,7 @@ class Folder(AnnotatedImages):
     """
 
     def __init__(self, path: str | Path, split: str, on_error: str = "fatal", uncaptioned: bool = False):
-        """Raises UserError if the folder or the split does not exist, or a file has an unknown layout.
+        """Raise UserError if the folder or the split does not exist, or a file has an unknown layout.
 
         uncaptioned: also keep images without texts; a folder of images alone is the split train.
         """

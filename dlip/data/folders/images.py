@@ -36,7 +36,7 @@ class ImageFiles:
     """The image files of a folder: in `images/`, in Flickr30k's folder, or in COCO's (`train2014/`, ...)."""
 
     def __init__(self, path: Path):
-        """Raises UserError if there is no folder of images."""
+        """Raise UserError if there is no folder of images."""
         roots = [path / name for name in FOLDERS if (path / name).is_dir()]
         if not roots and any(_COCO_FOLDER.fullmatch(entry.name) for entry in path.iterdir() if entry.is_dir()):
             roots = [path]

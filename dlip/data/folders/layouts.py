@@ -48,7 +48,7 @@ def _files(path: Path, pattern: str) -> list[Path]:
 
 
 def _check_one_file_per_split(files: list[Path]) -> None:
-    """Raises UserError if two files are of one split, as COCO's of 2014 and of 2017 are."""
+    """Raise UserError if two files are of one split, as COCO's of 2014 and of 2017 are."""
     splits: dict[str, Path] = {}
     for file in files:
         other = splits.setdefault(split_of(file.stem), file)

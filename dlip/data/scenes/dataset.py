@@ -32,7 +32,7 @@ class Scenes:
     name = "scenes"
 
     def __init__(self, split: str, seed: int = 0, size: int | None = None):
-        """Raises UserError if there is no such split, or if seed or size are out of range."""
+        """Raise UserError if there is no such split, or if seed or size are out of range."""
         if split not in SPLITS:
             raise UserError(f"scenes has no split {split!r}; choose one of: {', '.join(SPLITS)}")
         self.split = split

@@ -40,7 +40,7 @@ class Shards(QuarantineMixin):
     """
 
     def __init__(self, name: str | Path, split: str, on_error: str = "fatal"):
-        """Raises UserError if the shards or the split do not exist or cannot be read."""
+        """Raise UserError if the shards or the split do not exist or cannot be read."""
         super().__init__(Path(name).name or str(name), str(name), split, on_error)
         every = shards(name)
         self.shards = [shard for shard in every if shard.split == split]

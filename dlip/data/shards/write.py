@@ -42,7 +42,7 @@ def write_shards(path: str | Path, splits: dict[str, object], images: int = IMAG
 
 
 def check_empty(folder: str | Path) -> None:
-    """Raises UserError if the folder holds shards."""
+    """Raise UserError if the folder holds shards."""
     if any(Path(folder).glob("*.tar")):
         raise UserError(f"{folder} holds shards already; name another folder, or remove them")
 

@@ -88,7 +88,7 @@ def evaluate(
 
 
 def check_tasks(tasks: tuple[str, ...]) -> None:
-    """Raises UserError for an unknown task."""
+    """Raise UserError for an unknown task."""
     if unknown := set(tasks) - set(TASKS):
         raise UserError(f"there is no task {sorted(unknown)[0]!r}; choose one of {', '.join(TASKS)}")
 

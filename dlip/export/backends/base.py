@@ -32,7 +32,7 @@ class Backend(ABC):
         self.precision, self.threads = precision, threads
 
     def prepare(self, model: str | Path, folder: Path, images: np.ndarray) -> Self:
-        """Loads a model from `folder`, into which it is converted first unless it is there.
+        """Load a model from `folder`, into which it is converted first unless it is there.
 
         images: examples by which the ranges of 8-bit activations are chosen. Raises UserError if the model cannot be
         converted.
@@ -53,7 +53,7 @@ class Backend(ABC):
 
     @abstractmethod
     def convert(self, vlm: "VLM", folder: Path, images: np.ndarray) -> None:
-        """Writes what `load` reads."""
+        """Write what `load` reads."""
 
     @abstractmethod
     def load(self, folder: Path) -> None: ...

@@ -56,7 +56,7 @@ class LayerPast:
 
 @torch.no_grad()
 def convert(vlm, folder: Path, precision: str, images: np.ndarray) -> None:
-    """Writes what `Runner` reads, with graphs of OpenVINO. images: uint8 [N, S, S, 3], by which NNCF quantizes."""
+    """Write what `Runner` reads, with graphs of OpenVINO. images: uint8 [N, S, S, 3], by which NNCF quantizes."""
     import openvino
 
     every, graphs = frozenset(ABILITIES), GRAPHS | {"decoder": StepGraph}
@@ -96,7 +96,7 @@ def to_openvino(graph: Graph) -> "Model":
 
 
 def make_stateful(model: "Model", med: Med) -> None:
-    """Turns each `past` into a state that a request keeps, empty at first, whose rows are gathered by `beam_idx`."""
+    """Turn each `past` into a state that a request keeps, empty at first, whose rows are gathered by `beam_idx`."""
     from openvino import opset13 as op
     from openvino.passes import MakeStateful, Manager
 

@@ -37,7 +37,7 @@ class Linear(nn.Linear):
         return F.gelu(x) if gelu else x
 
     def pack(self) -> None:
-        """Reorders the weights into oneDNN's layout if that is faster; `weight` then has a shape but no values."""
+        """Reorder the weights into oneDNN's layout if that is faster; `weight` then has a shape but no values."""
         fits = self.weight.dtype == torch.float32 or has_bf16_instructions()
         if ONEDNN and fits and self.packed is None and self.in_features * self.out_features >= MIN_WEIGHTS:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), PACKED_ROWS)
@@ -58,7 +58,7 @@ class Linear(nn.Linear):
 
 
 def refuse_packed(module: nn.Module) -> None:
-    """Raises UserError if a layer is packed."""
+    """Raise UserError if a layer is packed."""
     if any(isinstance(layer, Linear) and layer.packed is not None for layer in module.modules()):
         raise UserError("a packed model has no weights left and only does inference; load the model again")
 

@@ -53,13 +53,13 @@ def native_bf16() -> bool:
 
 
 def warn_if_emulated(precision: str, advice: str) -> None:
-    """Warns, with advice, if "bf16" or "int8" (which computes in bf16) is chosen on a machine that emulates bf16."""
+    """Warn, with advice, if "bf16" or "int8" (which computes in bf16) is chosen on a machine that emulates bf16."""
     if precision in ("bf16", "int8") and not native_bf16():
         warnings.warn(f"this processor has no instructions for bf16, so it is slow; {advice}", stacklevel=3)
 
 
 def lower(med: Med, precision: str) -> Med:
-    """Converts the model in place to "bf16" or "int8" and returns it; "fp32" changes nothing.
+    """Convert the model in place to "bf16" or "int8" and return it; "fp32" changes nothing.
 
     Raises UserError for another precision and for a packed model.
     """
@@ -85,7 +85,7 @@ def lower(med: Med, precision: str) -> Med:
 
 
 def pack(med: Med) -> Med:
-    """Packs the larger linear layers in place, in any precision, for faster inference on a CPU; returns the model.
+    """Pack the larger linear layers in place, in any precision, for faster inference on a CPU; return the model.
 
     A packed model can no longer be trained, saved or moved.
     """
@@ -103,7 +103,7 @@ def precision(med: Med) -> str:
 
 
 def refuse_lowered(med: Med, purpose: str) -> Med:
-    """Returns the model if it is a MED in fp32. Raises UserError if not."""
+    """Return the model if it is a MED in fp32. Raises UserError if not."""
     if not isinstance(med, Med):
         raise UserError(f"{purpose} does not support a CLIP or SigLIP; use the stock classes of transformers")
     if (lowered := precision(med)) != "fp32":

@@ -40,7 +40,7 @@ def cache_key(about: dict, model: nn.Module) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a cache's lock; the folder exists then and counts as just opened."""
+    """Hold a cache's lock; the folder exists then and counts as just opened."""
     with exclusive_lock(lock_path(folder)):
         folder.mkdir(exist_ok=True)
         os.utime(folder)
@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 def open_columns(
     folder: Path, shapes: dict[str, tuple[int, ...]], max_gb: float, noun: str, keep: Sequence[Path] = ()
 ) -> dict[str, np.memmap]:
-    """Maps every column's file into memory, created at its full size where it is missing or of another size.
+    """Map every column's file into memory, created at its full size where it is missing or of another size.
 
     The least recently opened caches beside `folder` are deleted where all would take more than `max_gb` GB, but none of
     `keep`, the run's others. Raises UserError where this one and those would take more, or where the disk is full.
@@ -91,7 +91,7 @@ def fill(
     noun: str,
     span: Callable[[str, range], slice] = lambda column, rows: slice(rows.start, rows.stop),
 ) -> None:
-    """Computes the blocks that are missing, or, with a warning, whose checksums differ.
+    """Compute the blocks that are missing, or, with a warning, whose checksums differ.
 
     compute: writes the values of some consecutive images. span: rows of a column that belong to some images.
     """
@@ -123,7 +123,7 @@ def fill(
 
 
 def to_float16(values: Tensor, name: str) -> np.ndarray:
-    """Raises UserError where a value is beyond float16's range."""
+    """Raise UserError where a value is beyond float16's range."""
     halves = values.half()
     if not halves.isfinite().all():
         raise UserError(
@@ -144,7 +144,7 @@ def stored_bytes(folder: Path) -> int:
 
 
 def delete_old_caches(folder: Path, max_gb: float, keep: Sequence[Path] = ()) -> None:
-    """Deletes other caches beside `folder`, the least recently opened first, until they take at most `max_gb` GB.
+    """Delete other caches beside `folder`, the least recently opened first, until they take at most `max_gb` GB.
 
     Those of `keep` do not count. A cache that another process is opening or filling stays. A run that reads a deleted
     cache keeps its files open.

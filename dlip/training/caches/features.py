@@ -37,7 +37,7 @@ class FeatureCache:
         max_gb: float = CACHE_GB,
         keep: Sequence[Path] = (),
     ):
-        """Opens a cache in the folder `root`; fills what is missing and, with a warning, what is damaged.
+        """Open a cache in the folder `root`; fill what is missing and, with a warning, what is damaged.
 
         collate: its views of the images are taken. autocast: context of the precision in which features are computed.
         keep: the run's other caches. Raises UserError as `open_columns` does.

@@ -57,7 +57,7 @@ class TeacherCache(nn.Module):
         layers: dict | None = None,
         max_gb: float = CACHE_GB,
     ):
-        """Opens a cache in the folder `root`; fills what is missing and, with a warning, what is damaged.
+        """Open a cache in the folder `root`; fill what is missing and, with a warning, what is damaged.
 
         teacher: of one checkpoint, with the student's vocabulary. Raises UserError where no image has a caption, and as
         `open_columns` does.
@@ -137,7 +137,7 @@ class TeacherCache(nn.Module):
         return [*names, "image.embed", "text.embed"]
 
     def _count_tokens(self, dataset, collate: Collate) -> None:
-        """Reads or makes `lengths`: tokens of each caption [images, most captions of one], 0 where there is none.
+        """Read or make `lengths`: tokens of each caption [images, most captions of one], 0 where there is none.
 
         From it follow, by source, each caption's first row (`starts`), the number of rows and the longest caption.
         """
@@ -183,7 +183,7 @@ class TeacherCache(nn.Module):
 
     @torch.no_grad()
     def _fill_rows(self, rows: range, items: list, collate: Collate) -> None:
-        """Computes and stores the outputs of consecutive images and all their captions."""
+        """Compute and store the outputs of consecutive images and all their captions."""
         med = self.teacher.med
         device = med.temp.device
         pixels = torch.from_numpy(np.stack([resize_square(item.image, collate.image_size) for item in items]))
@@ -212,7 +212,7 @@ class TeacherCache(nn.Module):
                 self._store(name, self._span(name, rows), value)
 
     def _store(self, column: str, rows: slice | np.ndarray, values: Tensor) -> None:
-        """Stores values [N, K, ...]; a self-attention map has zeros for keys that its texts do not have."""
+        """Store values [N, K, ...]; a self-attention map has zeros for keys that its texts do not have."""
         values = to_float16(values, f"the teacher's {column}")
         self.columns[column][rows, : values.shape[1]] = values
         self.columns[column][rows, values.shape[1] :] = 0

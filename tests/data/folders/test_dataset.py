@@ -25,7 +25,7 @@ def ask(name: str, text: str, *answers: str, split: str = "train", **more) -> di
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes a folder with a 4 x 3 image for each name, save those with "gone" in it."""
+    """Write a folder with a 4 x 3 image for each name, save those with "gone" in it."""
 
     def build(captions: list[dict] | None = None, vqa: list[dict] | None = None) -> Path:
         for name in [c["filename"] for c in captions or []] + [q["image"] for q in vqa or []]:

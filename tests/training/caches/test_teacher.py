@@ -247,7 +247,7 @@ def test_training_with_a_cache_resumes_bit_exactly(teacher, tiny, images, tmp_pa
     full = run(tmp_path / "whole")
 
     class Stops(FirstN):
-        """Stops the run in its fourth step."""
+        """Stop the run in its fourth step."""
 
         left = 30
 
