@@ -21,13 +21,13 @@ from dlip.experiments.run import new_model
 from dlip.export import backends
 from dlip.export.backends.agreement import (
     BEAMS,
-    TASKS,
+    OUTPUTS,
     TEXT,
     TOKENS,
     Inputs,
     call,
+    outputs_of,
     relative_errors,
-    tasks_of,
 )
 from dlip.export.backends.worker import Worker
 from dlip.models.backbone import backbone_size
@@ -42,8 +42,8 @@ CLASSES = {"fp32": "fp32", "bf16": "half", "int8": "8 bits"}
 """Precision -> its name in the table."""
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.2}
 """Largest difference from this package's fp32, relative to the norm of the numbers."""
-OWN = ("ours", "ours, packed")
-STOCK, OURS = ("stock", "fp32"), ("ours", "fp32")
+OWN = ("dlip", "dlip, packed")
+STOCK, DLIP = ("stock", "fp32"), ("dlip", "fp32")
 
 Workers = dict[tuple[str, str], Worker]
 """Backend and precision -> its process."""
@@ -51,9 +51,9 @@ Workers = dict[tuple[str, str], Worker]
 
 @dataclass(frozen=True)
 class Cell:
-    """What is compared: a task of a batch."""
+    """What is compared: an output for a batch."""
 
-    task: str
+    output: str
     batch: int
 
 
@@ -81,7 +81,9 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     ]  # fmt: skip
     for model in (*RANDOM, *SHIPPED):
         with TemporaryDirectory() as folder:  # the conversions of BLIP-Base take some 10 GB
-            cells = [Cell(task, n) for task in TASKS for n in BATCHES] if model in RANDOM else [Cell("caption", 1)]
+            cells = (
+                [Cell(output, n) for output in OUTPUTS for n in BATCHES] if model in RANDOM else [Cell("caption", 1)]
+            )
             rows += compare(model, saved(model, Path(folder)), Path(folder), cells, rounds, threads, peaks)
     settings = {"image_size": 224, "beams": BEAMS, "tokens": TOKENS, "text_tokens": TEXT, "rounds": rounds}
     versions = {package: version(package) for name in backends.CLASSES for package in backends.packages(name)}
@@ -102,11 +104,11 @@ def compare(
 ) -> list[dict]:
     """The rows of a model: every precision's backends, timed in turns. path: of the model; folder: for conversions."""
     vlm = VLM.load(path)
-    config, tasks = vlm.med.config, tasks_of(vlm)
+    config, names = vlm.med.config, outputs_of(vlm)
     inputs = Inputs(config, max(SAMPLES, *(cell.batch for cell in cells)))
-    reference = OURS if config.image_backbone else STOCK
-    ours = partial(call, backends.make(*OURS).prepare(path, folder / "ours-fp32", None))
-    expected, rows = inputs.outputs(ours, tasks), []
+    reference = DLIP if config.image_backbone else STOCK
+    run_here = partial(call, backends.make(*DLIP).prepare(path, folder / "dlip-fp32", None))
+    expected, rows = inputs.outputs(run_here, names), []
     for precision in CLASSES:
         variants = [reference, *((name, precision) for name in backends.CLASSES if (name, precision) != reference)]
         with ExitStack() as stack:
@@ -119,7 +121,7 @@ def compare(
                     Worker(*job).stop()  # converts the model
                     worker = Worker(*job)
                     stack.callback(worker.stop)
-                    outputs = inputs.outputs(worker.result, tasks)
+                    outputs = inputs.outputs(worker.result, names)
                     errors[name, own] = difference(f"{model} by {worker.name}", own, expected, outputs)
                 except UserError as reason:
                     if (name, own) == reference:  # ratios are relative to it
@@ -139,7 +141,7 @@ def measure(
     rows = []
     for cell in cells:
         rows += timed(model, cell, precision, workers, inputs, rounds)
-        about = {"model": model, "task": cell.task, "batch": cell.batch, "precision": precision}
+        about = {"model": model, "output": cell.output, "batch": cell.batch, "precision": precision}
         rows.append({"name": "limit", "ms": round(1000 * limit_s(config, cell, precision, peaks), 3), **about})
     for (name, own), worker in workers.items():
         if own == precision:
@@ -153,17 +155,17 @@ def measure(
 
 def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: "Inputs", rounds: int) -> list[dict]:
     """A row of each worker of this precision, its times taken in turns with all others'."""
-    arguments, times, texts = inputs.of(cell.task, cell.batch), {variant: [] for variant in workers}, {}
+    arguments, times, texts = inputs.of(cell.output, cell.batch), {variant: [] for variant in workers}, {}
     for turn in range(1 + rounds):
         for variant, worker in workers.items():
-            seconds, result = worker.call(TASKS[cell.task], *arguments)
+            seconds, result = worker.call(OUTPUTS[cell.output], *arguments)
             if turn:
                 times[variant].append(1000 * seconds)
             texts[variant] = result
     rows, first = [], next(iter(times.values()))
     for (name, own), ms in times.items():
-        more = {"model": model, "task": cell.task, "batch": cell.batch, "precision": own}
-        if cell.task == "caption":
+        more = {"model": model, "output": cell.output, "batch": cell.batch, "precision": own}
+        if cell.output == "caption":
             more["tokens"] = round(float(np.mean([len(text) for text in texts[name, own]])), 1)
         if own == precision:
             rows.append(row(name, ms, first, "ms", **more))
@@ -204,7 +206,7 @@ def row_of_peak(name: str, peak: float) -> dict:
 
 
 def limit_s(c: ModelConfig, cell: Cell, precision: str, peaks: dict[str, float]) -> float:
-    """Seconds that a task takes at least: each pass its products or its weights, whichever takes longer."""
+    """Seconds that an output takes at least: each pass its products or its weights, whichever takes longer."""
     size = {"fp32": 4, "bf16": 2, "int8": 1}[precision]
 
     def seconds(flops: int, weights: int) -> float:
@@ -215,10 +217,10 @@ def limit_s(c: ModelConfig, cell: Cell, precision: str, peaks: dict[str, float])
     if c.image_backbone:
         weights += backbone_size(c.image_backbone, c.image_size).params
     total = seconds(n * image.flops, weights)
-    if cell.task == "pair":
+    if cell.output == "pair":
         fusion = task_macs(c, "retrieval", TEXT)["fusion"]
         return total + seconds(n * fusion.flops, step_macs(c, 1, 0, patches).linear)
-    if cell.task == "caption":
+    if cell.output == "caption":
         total += seconds(n * context_macs(c, patches).flops, context_macs(c, 1).linear)
         prompt = 1 + len(c.prompt_ids)
         for before in range(prompt - 1, prompt + TOKENS - 1):
@@ -234,20 +236,20 @@ def megabytes(folder: Path) -> float:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 TITLES = {"blip-base": "BLIP-Base", "dlip-small": "DLIP-Small"}
-TASK_TITLES = {"caption": "caption", "states": "image states", "pair": "pair score"}
+OUTPUT_TITLES = {"caption": "caption", "states": "image states", "pair": "pair score"}
 
 
 def table(record: dict) -> str:
-    """The record's times as a table in Markdown: a row is a task, model, batch and precision, a column a backend."""
+    """The record's times as a table in Markdown: a row is an output, model, batch and precision, a column a backend."""
     names = list(backends.CLASSES)
-    head = ["", *names, "ours / best peer", "limit"]
+    head = ["", *names, "dlip / best peer", "limit"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     cells: dict[tuple, dict[str, dict]] = {}
     for one in record["rows"]:
-        if "task" in one:
-            cells.setdefault((one["task"], one["model"], one["batch"], one["precision"]), {})[one["name"]] = one
-    for (task, model, batch, precision), by_name in cells.items():
-        title = f"{TASK_TITLES[task]}, {TITLES.get(model, model)}, batch {batch}, {CLASSES[precision]}"
+        if "output" in one:
+            cells.setdefault((one["output"], one["model"], one["batch"], one["precision"]), {})[one["name"]] = one
+    for (output, model, batch, precision), by_name in cells.items():
+        title = f"{OUTPUT_TITLES[output]}, {TITLES.get(model, model)}, batch {batch}, {CLASSES[precision]}"
         times = [spread(by_name[name]) if name in by_name else "" for name in names]
         ratio = f"{speed_over_peers(by_name):.2f}" if by_name.keys() - {*OWN, "limit"} else ""
         lines.append(f"| {' | '.join([title, *times, ratio, digits(by_name['limit']['ms'])])} |")
@@ -256,11 +258,11 @@ def table(record: dict) -> str:
 
 def speed_over_peers(by_name: dict[str, dict]) -> float:
     """How many times as fast this package is as the fastest other backend, by medians."""
-    own, peers = (
-        min(one["ms"] for name, one in by_name.items() if name != "limit" and (name in OWN) == ours)
-        for ours in (True, False)
+    here, peers = (
+        min(one["ms"] for name, one in by_name.items() if name != "limit" and (name in OWN) == own)
+        for own in (True, False)
     )
-    return peers / own
+    return peers / here
 
 
 def footprints(record: dict) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dlip.common.errors import UserError
 from dlip.export import backends
-from dlip.export.backends.agreement import Inputs, call, relative_errors, tasks_of
+from dlip.export.backends.agreement import Inputs, call, outputs_of, relative_errors
 from dlip.export.onnx_runner import Runner
 from dlip.models.composite import Composite
 from dlip.models.fast.precision import PRECISIONS, refuse_lowered
@@ -26,7 +26,7 @@ CACHE = "runs/cache/optimized"
 TOLERANCE = 0.05
 ROUNDS, SAMPLES = 5, 16
 """Timed captions of each candidate; images by which 8-bit ranges are chosen."""
-BACKENDS = ("ours, packed", "onnxruntime", "OpenVINO")
+BACKENDS = ("dlip, packed", "onnxruntime", "OpenVINO")
 """Those that can serve: torch.compile would compile anew for every batch size."""
 
 
@@ -67,14 +67,14 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
         backend = backends.make(name, precision)
         return backend.prepare(folder / "model", folder / f"{name}-{precision}", inputs.images)
 
-    tasks = tasks_of(vlm)
-    expected = inputs.outputs(partial(call, prepare("ours", "fp32")), tasks)
+    outputs = outputs_of(vlm)
+    expected = inputs.outputs(partial(call, prepare("dlip", "fp32")), outputs)
     ready, others = {}, []
     for name, precision in product(BACKENDS, PRECISIONS):
         candidate = partial(Candidate, name, precision)
         try:
             backend = prepare(name, precision)
-            errors = relative_errors(expected, inputs.outputs(partial(call, backend), tasks))
+            errors = relative_errors(expected, inputs.outputs(partial(call, backend), outputs))
             error = float(np.max([*errors.values()]))  # NaN if one is
         except Exception as mistake:  # a library raises nearly anything
             others.append(candidate(reason=str(mistake)))

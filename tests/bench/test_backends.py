@@ -15,12 +15,12 @@ from dlip.models.config import ModelConfig, preset
 from dlip.vlm import VLM
 from tests.helpers import TINY_BACKBONE
 
-CELL = {"model": "blip-base", "task": "caption", "batch": 8, "precision": "int8"}
+CELL = {"model": "blip-base", "output": "caption", "batch": 8, "precision": "int8"}
 RECORD = {
     "rows": [
         {"name": "product, int8", "precision": "int8", "gflops": 900.0},
         {"name": "stock int8", "precision": "int8", "cannot": "a reason"},
-        {"name": "ours, packed", "ms": 200.0, "ms_min": 190.4, "ms_max": 1210.0, "ratio": 5.0, **CELL},
+        {"name": "dlip, packed", "ms": 200.0, "ms_min": 190.4, "ms_max": 1210.0, "ratio": 5.0, **CELL},
         {"name": "onnxruntime", "ms": 250.0, "ms_min": 240.0, "ms_max": 260.0, "ratio": 4.0, **CELL},
         {"name": "OpenVINO", "ms": 300.0, "ms_min": 290.0, "ms_max": 310.0, "ratio": 3.3, **CELL},
         {"name": "limit", "ms": 61.25, **CELL},
@@ -32,7 +32,7 @@ RECORD = {
 
 def test_table_of_times():
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(RECORD).splitlines()]
-    assert lines[0] == ["", *backends.CLASSES, "ours / best peer", "limit"]
+    assert lines[0] == ["", *backends.CLASSES, "dlip / best peer", "limit"]
     assert lines[2:] == [[
         "caption, BLIP-Base, batch 8, 8 bits", "", "", "200 (190 to 1,210)", "250 (240 to 260)", "300 (290 to 310)", "",
         "1.25", "61.2",
@@ -44,7 +44,7 @@ def test_table_of_footprints():
 
 
 def test_fastest_of_both_sides_counts():
-    times = {"stock": 4.0, "ours": 3.0, "ours, packed": 2.0, "OpenVINO": 1.0, "limit": 0.1}
+    times = {"stock": 4.0, "dlip": 3.0, "dlip, packed": 2.0, "OpenVINO": 1.0, "limit": 0.1}
     assert speed_over_peers({name: {"ms": ms} for name, ms in times.items()}) == 0.5
 
 
@@ -99,16 +99,16 @@ def test_backends_take_turns_in_processes(monkeypatch):
     monkeypatch.setattr(benchmark, "SHIPPED", ())
     monkeypatch.setattr(benchmark, "BATCHES", (2,))
     monkeypatch.setattr(benchmark, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
-    names = ("stock", "ours", "ours, packed")
+    names = ("stock", "dlip", "dlip, packed")
     monkeypatch.setattr(backends, "CLASSES", {name: backends.CLASSES[name] for name in names})
     record = bench.bench("backends", rounds=1)
     rows = [row for row in record["rows"] if row.get("precision") == "int8"]
-    assert [(row["name"], row.get("task")) for row in rows] == [
+    assert [(row["name"], row.get("output")) for row in rows] == [
         ("product, int8", None), ("stock int8", None),
-        *((name, task) for task in benchmark.TASKS for name in ("ours, packed", "limit")),
-        ("ours, packed", None),
+        *((name, output) for output in benchmark.OUTPUTS for name in ("dlip, packed", "limit")),
+        ("dlip, packed", None),
     ]  # fmt: skip
-    assert all(row["ratio"] > 0 for row in rows if row["name"] == "ours, packed" and "task" in row)
+    assert all(row["ratio"] > 0 for row in rows if row["name"] == "dlip, packed" and "output" in row)
     assert rows[-1]["peak_mb"] > 0 and rows[-1]["start_s"] > 0 and rows[-1]["error"] < 0.2
     assert len(table(record).splitlines()) == 2 + 9 and len(footprints(record).splitlines()) == 2 + 6
 
@@ -117,11 +117,11 @@ def test_backends_take_turns_in_processes(monkeypatch):
 def test_a_model_with_a_backbone_is_compared_with_this_package(monkeypatch, tmp_path):
     """Stock transformers has none; the rows say so."""
     new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), 0).save(tmp_path / "model")
-    names = ("stock", "ours", "ours, packed")
+    names = ("stock", "dlip", "dlip, packed")
     monkeypatch.setattr(backends, "CLASSES", {name: backends.CLASSES[name] for name in names})
     peaks = dict.fromkeys(("fp32", "bf16", "int8", "reading"), 1e9)
     cells = [Cell("caption", 1)]
     rows = benchmark.compare("tiny", str(tmp_path / "model"), tmp_path, cells, 1, 1, peaks)
     assert {row["name"] for row in rows if "cannot" in row} == {"stock"}
     ratios = {(row["name"], row["precision"]): row["ratio"] for row in rows if "ratio" in row}
-    assert ratios["ours", "fp32"] == 1.0 and ratios.keys() >= {("ours, packed", "int8"), ("ours, packed", "bf16")}
+    assert ratios["dlip", "fp32"] == 1.0 and ratios.keys() >= {("dlip, packed", "int8"), ("dlip, packed", "bf16")}

@@ -10,7 +10,7 @@ from dlip.export import optimize as module
 SCORES = ("retrieval", "captioning", "vqa")
 
 
-@pytest.mark.parametrize("backend", ["ours, packed", "onnxruntime"])
+@pytest.mark.parametrize("backend", ["dlip, packed", "onnxruntime"])
 def test_scores_are_those_of_the_model(backend, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))

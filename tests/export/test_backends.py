@@ -47,7 +47,7 @@ def outputs(backend, images, ids, c) -> dict:
 @pytest.fixture(scope="module")
 def expected(model):
     folder, *inputs = model
-    return outputs(backends.make("ours", "fp32").prepare(folder / "model", folder / "ours", inputs[0]), *inputs)
+    return outputs(backends.make("dlip", "fp32").prepare(folder / "model", folder / "dlip", inputs[0]), *inputs)
 
 
 @pytest.mark.parametrize(("name", "precision"), VARIANTS)

@@ -29,7 +29,7 @@ def pick(monkeypatch, backend: str, precision: str) -> None:
     monkeypatch.setattr(module, "caption_times", times)
 
 
-@pytest.mark.parametrize("backend", ["ours, packed", "onnxruntime", "OpenVINO"])
+@pytest.mark.parametrize("backend", ["dlip, packed", "onnxruntime", "OpenVINO"])
 def test_fastest_backend_has_the_methods_of_a_vlm(backend, tiny, scenes, cache, monkeypatch):
     for package in module.backends.packages(backend):
         pytest.importorskip(package)
@@ -47,10 +47,10 @@ def test_fastest_backend_has_the_methods_of_a_vlm(backend, tiny, scenes, cache, 
 
 
 def test_candidates_beyond_the_tolerance_are_not_timed(tiny, cache, monkeypatch):
-    monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
-    pick(monkeypatch, "ours, packed", "fp32")
+    monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
+    pick(monkeypatch, "dlip, packed", "fp32")
     model, candidates = optimize(tiny, tolerance=1e-6, cache=cache)
-    assert isinstance(model, VLM) and candidates[0] == Candidate("ours, packed", "fp32", 1.0, candidates[0].error)
+    assert isinstance(model, VLM) and candidates[0] == Candidate("dlip, packed", "fp32", 1.0, candidates[0].error)
     assert {one.precision: one.ms for one in candidates[1:]} == {"bf16": None, "int8": None}
     assert all("outputs differ by" in one.reason for one in candidates[1:])
     model, candidates = optimize(tiny, tolerance=1.0, cache=cache)
@@ -59,7 +59,7 @@ def test_candidates_beyond_the_tolerance_are_not_timed(tiny, cache, monkeypatch)
 
 def test_a_backend_that_fails_is_passed_over(tiny, cache, monkeypatch):
     monkeypatch.setattr(module.backends, "find_spec", lambda package: package != "openvino")
-    monkeypatch.setattr(module, "BACKENDS", ("ours, packed", "OpenVINO"))
+    monkeypatch.setattr(module, "BACKENDS", ("dlip, packed", "OpenVINO"))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     model, (_, failed) = optimize(tiny, cache=cache)
     assert isinstance(model, VLM) and "not installed" in failed.reason
@@ -77,7 +77,7 @@ def test_models_without_itm_are_optimized(tiny, tmp_path, monkeypatch):
 
 
 def test_candidates_with_nan_are_refused(tiny, cache, monkeypatch):
-    monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
+    monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     errors = {"states": 0.0, "pair": float("nan"), "scores": 0.0}
     monkeypatch.setattr(module, "relative_errors", lambda expected, actual: errors)
@@ -86,9 +86,9 @@ def test_candidates_with_nan_are_refused(tiny, cache, monkeypatch):
 
 
 def test_other_heads_are_another_model(tiny, cache, monkeypatch):
-    monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
+    monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
-    pick(monkeypatch, "ours, packed", "fp32")
+    pick(monkeypatch, "dlip, packed", "fp32")
     heads = tiny.med.config.text_heads // 2
     other = VLM(Med(replace(tiny.med.config, text_heads=heads)).eval(), tiny.tokenizer, "other")
     other.med.load_state_dict(tiny.med.state_dict())
@@ -97,7 +97,7 @@ def test_other_heads_are_another_model(tiny, cache, monkeypatch):
 
 
 def test_every_candidate_is_timed(tiny, cache, monkeypatch):
-    monkeypatch.setattr(module, "BACKENDS", ("ours, packed",))
+    monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     ticks = iter(range(0, 1000))
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks) ** 2)

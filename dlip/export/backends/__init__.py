@@ -12,8 +12,8 @@ from dlip.export.backends.base import Backend
 
 CLASSES = {
     "stock": "torch_backends:Stock",
-    "ours": "torch_backends:Ours",
-    "ours, packed": "torch_backends:Packed",
+    "dlip": "torch_backends:Dlip",
+    "dlip, packed": "torch_backends:Packed",
     "onnxruntime": "onnxruntime_backend:OnnxRuntime",
     "OpenVINO": "openvino_backend:OpenVino",
     "torch.compile": "torch_backends:Compiled",

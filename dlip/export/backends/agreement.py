@@ -12,8 +12,8 @@ from dlip.models.config import ModelConfig
 if TYPE_CHECKING:
     from dlip.vlm import VLM  # which imports torch
 
-TASKS = {"caption": "caption", "states": "image_states", "pair": "pair_score"}
-"""Task -> method of `Backend`."""
+OUTPUTS = {"caption": "caption", "states": "image_states", "pair": "pair_score"}
+"""What is compared -> method of `Backend`."""
 TOKENS, TEXT = 20, 12
 """Tokens of a caption, and of a text that is matched."""
 Outputs = dict[str, np.ndarray | list[list[int]]]
@@ -32,20 +32,20 @@ class Inputs:
         self.ids[:, 0] = c.enc_id
         self.forced = np.where(np.arange(TEXT) == 0, c.dec_id, self.ids)
 
-    def of(self, task: str, batch: int) -> tuple:
-        """Arguments of a task's method."""
+    def of(self, output: str, batch: int) -> tuple:
+        """Arguments of an output's method."""
         images = self.images[:batch]
-        return {"caption": (images, BEAMS, TOKENS), "states": (images,), "pair": (images, self.ids[:batch])}[task]
+        return {"caption": (images, BEAMS, TOKENS), "states": (images,), "pair": (images, self.ids[:batch])}[output]
 
-    def outputs(self, call: Callable, tasks: Iterable[str]) -> Outputs:
-        """What a backend gives for one image. call: runs its method of a name. tasks: of `TASKS`."""
+    def outputs(self, call: Callable, names: Iterable[str]) -> Outputs:
+        """What a backend gives for one image. call: runs its method of a name. names: of `OUTPUTS`."""
         scores = call("next_scores", self.images[:1], self.forced[:1])
-        return {task: call(TASKS[task], *self.of(task, 1)) for task in tasks} | {"scores": scores}
+        return {name: call(OUTPUTS[name], *self.of(name, 1)) for name in names} | {"scores": scores}
 
 
-def tasks_of(vlm: "VLM") -> list[str]:
-    """Those of `TASKS` that a model was trained for."""
-    return [task for task in TASKS if task != "pair" or "itm" in vlm.med.abilities]
+def outputs_of(vlm: "VLM") -> list[str]:
+    """Those of `OUTPUTS` that a model was trained for."""
+    return [name for name in OUTPUTS if name != "pair" or "itm" in vlm.med.abilities]
 
 
 def call(backend: Backend, method: str, *arguments):

@@ -76,7 +76,7 @@ class Stock(TorchBackend):
         return logits.float().log_softmax(-1).amax(-1).numpy()
 
 
-class Ours(TorchBackend):
+class Dlip(TorchBackend):
     """This package."""
 
     lacks = dict.fromkeys(("bf16", "int8"), "it is for serving, so packed as well")
@@ -116,7 +116,7 @@ class Ours(TorchBackend):
         return torch.stack([decoder(token).amax(-1) for token in torch.from_numpy(ids).split(1, 1)], 1).numpy()
 
 
-class Packed(Ours):
+class Packed(Dlip):
     """This package with its weights laid out for inference."""
 
     lacks, packed = {}, True
