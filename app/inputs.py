@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from dlip.common.errors import UserError
+from dlip.common.text import replace_surrogates
 
 KINDS = {
     str: (str, "a text"),
@@ -48,7 +49,7 @@ def text(value: str | None, field: str, optional: bool = False) -> str:
 
     Raises UserError if it has more than `MAX_CHARACTERS`, or is empty and not optional.
     """
-    value = " ".join((value or "").encode(errors="replace").decode().translate(CONTROL_CHARACTERS).split())
+    value = " ".join(replace_surrogates(value or "").translate(CONTROL_CHARACTERS).split())
     if not value and not optional:
         raise UserError(f"the {field} is empty; type one")
     if len(value) > MAX_CHARACTERS:

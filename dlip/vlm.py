@@ -10,7 +10,7 @@ from PIL import Image
 
 from dlip.checkpoints.load import load_model, save_model
 from dlip.common.errors import UserError
-from dlip.common.text import plural
+from dlip.common.text import plural, replace_surrogates
 from dlip.data.batch import squares
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
@@ -92,9 +92,8 @@ class VLM:
 
     def words_read(self, text: str) -> int:
         """Number of words, separated by spaces, that are left of a text after truncation."""
-        text = text.encode(errors="replace").decode()  # as the tokenizer reads lone surrogates
         self.tokenizer.fast.enable_truncation(self.med.config.max_text)
-        ends = (end for _, end in self.tokenizer.fast.encode(text).offsets)
+        ends = (end for _, end in self.tokenizer.fast.encode(replace_surrogates(text)).offsets)
         return len(text[: max(ends, default=0)].split())
 
     def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:

@@ -14,6 +14,7 @@ from dlip.bench import alternate, row
 from dlip.bench.modules import BYTES, SIDE, peak_calls
 from dlip.bench.step import bert_sized_tokenizer
 from dlip.common.errors import UserError
+from dlip.common.text import three_digits
 from dlip.cost.count import context_macs, image_macs, step_macs, task_macs
 from dlip.cost.memory import peak_mb
 from dlip.data.scenes.dataset import Scenes
@@ -252,7 +253,7 @@ def table(record: dict) -> str:
         title = f"{OUTPUT_TITLES[output]}, {TITLES.get(model, model)}, batch {batch}, {CLASSES[precision]}"
         times = [spread(by_name[name]) if name in by_name else "" for name in names]
         ratio = f"{speed_over_peers(by_name):.2f}" if by_name.keys() - {*OWN, "limit"} else ""
-        lines.append(f"| {' | '.join([title, *times, ratio, digits(by_name['limit']['ms'])])} |")
+        lines.append(f"| {' | '.join([title, *times, ratio, three_digits(by_name['limit']['ms'])])} |")
     return "\n".join(lines)
 
 
@@ -271,15 +272,10 @@ def footprints(record: dict) -> str:
     for one in record["rows"]:
         if "peak_mb" in one:
             title = f"{TITLES.get(one['model'], one['model'])}, {CLASSES[one['precision']]}, {one['name']}"
-            figures = [f"{one['peak_mb']:,}", digits(one["disk_mb"]), digits(one["start_s"]), f"{one['error']:.1g}"]
-            lines.append(f"| {' | '.join([title, *figures])} |")
+            sizes = [f"{one['peak_mb']:,}", three_digits(one["disk_mb"]), three_digits(one["start_s"])]
+            lines.append(f"| {' | '.join([title, *sizes])} | {one['error']:.1g} |")
     return "\n".join(lines)
 
 
 def spread(one: dict) -> str:
-    return f"{digits(one['ms'])} ({digits(one['ms_min'])} to {digits(one['ms_max'])})"
-
-
-def digits(value: float) -> str:
-    """Three digits, but all before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{three_digits(one['ms'])} ({three_digits(one['ms_min'])} to {three_digits(one['ms_max'])})"

@@ -184,7 +184,7 @@ _TIMM = (
 )
 
 
-def rename_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def rename_timm(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """Rename a ViT's weights from timm's names to `vision_model.`; classifier and distillation token are dropped.
 
     Raises UserError for another kind of ViT, with weights that the image encoder lacks or without a class token.
@@ -195,13 +195,15 @@ def rename_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if renamed:
             out["vision_model." + renamed[0]] = tensor
         elif re.match(r"blocks\.|norm_pre|reg_token|patch_embed\.norm", name):
-            raise UserError(f"this ViT has {name}, which BLIP's image encoder has not; use a plain ViT or DeiT")
+            raise UserError(f"{source} has {name}, which BLIP's image encoder does not have; use a plain ViT or DeiT")
     names = ("class_embedding", "position_embedding", "patch_embedding.weight")
     if missing := [name for name in names if f"vision_model.embeddings.{name}" not in out]:
-        raise UserError(f"these weights have no {missing[0]}, as a ViT has; use a plain ViT or DeiT")
+        raise UserError(f"{source} has no {missing[0]}, as a ViT has; use a plain ViT or DeiT")
     positions = out[POSITIONS].shape[1]
     if round((positions - 1) ** 0.5) ** 2 != positions - 1:
-        raise UserError(f"{positions} positions are not a class token and a square of patches; use another ViT")
+        raise UserError(
+            f"the {positions} positions of {source} are not a class token and a square of patches; use another ViT"
+        )
     return out
 
 
@@ -219,7 +221,7 @@ def read_original(path: Path, heads: Mapping[str, int]) -> Checkpoint:
     image = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     state = {name: tensor for name, tensor in state.items() if not name.startswith("visual_encoder")}
     kind = kind_of(state, str(path))
-    tensors = store_once({**state, **rename_timm(image)}, kind)
+    tensors = store_once({**state, **rename_timm(image, path)}, kind)
     side = "text_decoder.bert" if kind == "captioning" else "text_encoder"
     text_layers = count_layers(state, f"{side}.encoder.layer.")
     fusion = [i for i in range(text_layers) if f"{side}.encoder.layer.{i}.crossattention.self.key.weight" in state]

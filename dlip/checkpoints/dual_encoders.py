@@ -47,7 +47,10 @@ def read_dual_encoder(folder: Path, model_type: str) -> DualEncoder:
         raise UserError(f"{folder} lacks weights of a {CLASSES[model_type]}, such as {missing[0]}; copy it again")
     if wrong := [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]:
         raise UserError(f"{folder} has non-finite values in {wrong[0]}; use another copy of it")
-    return FAMILIES[model_type](model, tokenizer, image_processor).eval()
+    try:
+        return FAMILIES[model_type](model, tokenizer, image_processor).eval()
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
 
 
 @contextmanager

@@ -60,12 +60,12 @@ def read_vit(folder: Path, like: ModelConfig) -> Encoder:
     tensors |= {"cls_token": tensors["embeddings.cls_token"], "pos_embed": tensors["embeddings.position_embeddings"]}
     if "embeddings.distillation_token" in tensors:
         tensors["dist_token"] = tensors["embeddings.distillation_token"]
-    return rename_timm(_without_distillation_token(tensors)), _sizes(folder, IMAGE_SIZES, like)
+    return rename_timm(_without_distillation_token(tensors), folder), _sizes(folder, IMAGE_SIZES, like)
 
 
 def read_timm(path: Path, like: ModelConfig, heads: Mapping[str, int]) -> Encoder:
     """A ViT or DeiT in timm's layout. heads: image_heads, where the user states it; else see `head_counts`."""
-    tensors = rename_timm(_without_distillation_token(read_state(path)))
+    tensors = rename_timm(_without_distillation_token(read_state(path)), path)
     width = tensors["vision_model.embeddings.class_embedding"].shape[-1]
     mlp = len(tensors["vision_model.encoder.layers.0.mlp.fc1.bias"])
     layers = count_layers(tensors, "vision_model.encoder.layers.")

@@ -39,15 +39,19 @@ def data_check(options: Data) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataShard(Data):
+class DataWrite(Data):
+    on_error: Literal["fatal", "skip"] = "fatal"
+    """Stop at faulty images and texts, or skip them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShard(DataWrite):
     out: str = option(metavar="FOLDER")
     """Folder of the shards and their index."""
     splits: tuple[str, ...] = option((), parse=comma_separated, metavar="A,B")
     """Only these splits, comma-separated; by default all."""
     images: int = option(1000, least=1)
     """Images per shard."""
-    on_error: Literal["fatal", "skip"] = "fatal"
-    """Stop at faulty images and texts, or skip them."""
 
 
 def data_shard(options: DataShard) -> None:
@@ -66,13 +70,11 @@ def data_shard(options: DataShard) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataRecaption(Data):
+class DataRecaption(DataWrite):
     out: str = option(metavar="FOLDER")
     """Folder of the new data set; one that holds captions is continued."""
     splits: tuple[str, ...] = option(("train",), parse=comma_separated, show=",".join, metavar="A,B")
     """Splits to write captions for, comma-separated; others keep the captions that they have."""
-    on_error: Literal["fatal", "skip"] = "fatal"
-    """Stop at faulty images and texts, or skip them."""
     writing: WritingConfig
     """Writing; to resume, pass the same values."""
     selection: SelectionConfig

@@ -19,6 +19,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_CHARACTERS else f"{line[:half]} ... {line[-half:]}"
 
 
+def replace_surrogates(text: str) -> str:
+    """The text with unpaired surrogates, which no tokenizer reads, as question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def three_digits(value: float) -> str:
     """A cost with three significant digits: 0.0493, 12.5, 12,345."""
     return "<0.001" if value < 0.001 else f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"

@@ -85,11 +85,6 @@ class Batch:
         """bool [B, T]: true for the tokens of captions, false for padding and for images without a caption."""
         return self.mask & self.captioned[:, None]
 
-    @property
-    def answered(self) -> torch.Tensor:
-        """bool [N]: which questions have an answer."""
-        return self.answer_mask[:, 1:].any(1)
-
     def to(self, device: torch.device | str) -> "Batch":
         """This batch with every tensor on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from dlip.data.batch import Batch, Item, Question
+from dlip.data.batch import Batch, Item, Question, squares
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import augment, resize_square
 
@@ -88,8 +88,7 @@ class Collate:
 
     def pixels(self, items: list[Item], view: int) -> torch.Tensor:
         """The images as uint8 [B, 3, S, S], in training with `augment` the view of that number."""
-        pixels = np.stack([self._view(item, view) for item in items])
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        return squares((self._view(item, view) for item in items), self.image_size)
 
     def _view(self, item: Item, view: int) -> np.ndarray:
         if not (self.train and self.augment):

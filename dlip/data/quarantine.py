@@ -61,10 +61,12 @@ class QuarantineMixin:
         """Quarantined faults, each beginning with the name of its image."""
 
     def image_fault(self, i: int) -> str | None:
-        """Why image i cannot be used, beginning with its name; None if it can. Subclasses define it."""
+        """Why image i cannot be used, beginning with its name; None if it can."""
+        raise NotImplementedError
 
     def _keep(self, kept: list[int]) -> None:
-        """Restrict the dataset to these images. Subclasses define it."""
+        """Restrict the dataset to these images."""
+        raise NotImplementedError
 
     def verify(self) -> None:
         """Decode every image once, so that none fails later, and quarantine those that fail.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dlip.common.errors import UserError
+from dlip.common.text import replace_surrogates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,7 +59,7 @@ class StockTokenizer:
 
     def encode(self, texts: list[str], max_length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """ids int64 [N, T] and mask bool [N, T], truncated to `max_length`; all true where padding is read too."""
-        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # no unpaired surrogates
+        texts = [replace_surrogates(text) for text in texts]
         if not texts:
             return torch.zeros(0, max_length, dtype=torch.long), torch.zeros(0, max_length, dtype=torch.bool)
         padding = "max_length" if self.fixed_length else "longest"

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from dlip.common.errors import UserError
 from dlip.common.files import write_atomically
+from dlip.common.text import replace_surrogates
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
 
@@ -41,7 +42,7 @@ class Tokenizer:
         fast = _bert(models.WordPiece(unk_token="[UNK]"))
         counts = Counter()
         for text in texts:
-            words = fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(_valid(text)))
+            words = fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(replace_surrogates(text)))
             counts.update(word for word, _ in words)
         letters = sorted({letter for word in counts for letter in word})
         pieces = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters)]
@@ -79,7 +80,7 @@ class Tokenizer:
             self.fast.enable_truncation(max_length)
         else:
             self.fast.no_truncation()
-        rows = [encoding.ids for encoding in self.fast.encode_batch_fast([_valid(text) for text in texts])]
+        rows = [encoding.ids for encoding in self.fast.encode_batch_fast([replace_surrogates(text) for text in texts])]
         longest = max(map(len, rows), default=0)
         ids = torch.full((len(rows), longest), self.pad_id)
         for row, tokens in zip(ids, rows, strict=True):
@@ -91,11 +92,6 @@ class Tokenizer:
         """Texts of rows of ids, without special tokens."""
         rows = ids.tolist() if isinstance(ids, torch.Tensor) else ids
         return self.fast.decode_batch(rows, skip_special_tokens=True)
-
-
-def _valid(text: str) -> str:
-    """The text with unpaired surrogates replaced by question marks."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _checked(fast: FastTokenizer) -> FastTokenizer:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dlip.common.errors import UserError
+from dlip.data.answers import ARTICLES
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import parse_caption, referents
 from dlip.data.scenes.world import Scene
@@ -29,7 +30,6 @@ from dlip.models.token_ids import first_token, with_prompt
 from dlip.vlm import VLM, ImageInput
 
 SOURCES = ("fusion", "decoder")
-ARTICLES = ("a", "an", "the")
 BATCH_IMAGES = 32
 """Images per batch, with all their captions."""
 

@@ -14,6 +14,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from dlip.common.errors import MissingAbility, UserError
+from dlip.common.text import replace_surrogates
 from dlip.data.transforms import as_list, load_image, resize_square
 from dlip.models.beam_search import BeamSearch
 
@@ -177,7 +178,7 @@ class Runner:
 
     def _tokenize(self, part: Part, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         self.tokenizer.enable_truncation(part.config.get("max_text", self.config["max_text"]))  # 0.2 has only that
-        texts = [text.encode("utf-8", "replace").decode() for text in as_list(texts, "text")]  # no lone surrogates
+        texts = [replace_surrogates(text) for text in as_list(texts, "text")]
         encodings = self.tokenizer.encode_batch(texts)
         ids, mask = [one.ids for one in encodings], [one.attention_mask for one in encodings]
         return np.array(ids), np.array(mask, bool)  # [N, T]

@@ -94,8 +94,8 @@ def read_answers(files: Sequence[str | Path]) -> list[str]:
     return list(dict.fromkeys(answers))
 
 
-def answer_list(*annotations: str | Path, min_questions: int = MIN_QUESTIONS) -> list[str]:
-    """Answers that are the most common one of at least `min_questions` questions, the most frequent first.
+def answer_list(*annotations: str | Path) -> list[str]:
+    """Answers that are the most common one of at least `MIN_QUESTIONS` questions, the most frequent first.
 
     annotations: VQA's files `v2_mscoco_*_annotations.json`: training and validation, as published models take them, or
     training alone. Each question counts once, by its normalized "multiple_choice_answer".
@@ -105,4 +105,4 @@ def answer_list(*annotations: str | Path, min_questions: int = MIN_QUESTIONS) ->
         for i, row in enumerate(require(load_json(file), "annotations", list, str(file))):
             counts[normalize(require(row, "multiple_choice_answer", str, f"{file}, annotations[{i}]"))] += 1
     frequent = sorted(counts, key=lambda answer: (-counts[answer], answer))
-    return [answer for answer in frequent if answer and counts[answer] >= min_questions]
+    return [answer for answer in frequent if answer and counts[answer] >= MIN_QUESTIONS]

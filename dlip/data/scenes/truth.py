@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise, permutations, product
 
+from dlip.data.answers import ARTICLES
 from dlip.data.scenes.world import ATTRIBUTES, BACKGROUNDS, OPPOSITE, SHAPES, VALUES, Object, Scene, relation
 
 _ATTRIBUTE = {value: attribute for attribute, values in zip(ATTRIBUTES, VALUES, strict=True) for value in values}
@@ -83,7 +84,7 @@ def _mention(words: list[str], shape: int) -> Mention:
     claims = [(_ATTRIBUTE[word], word) for word in words[start : shape + 1]]
     if "texture" not in dict(claims):
         claims.append(("texture", "plain"))
-    if start and words[start - 1] in ("a", "an", "the"):
+    if start and words[start - 1] in ARTICLES:
         start -= 1
     return Mention(start, shape + 1, tuple(claims))
 

@@ -34,17 +34,17 @@ def sweeps(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def gains(grid_: str | Grid, records: list[dict], score: str = "tr1", base: str | None = None) -> pd.DataFrame:
-    """Gain of each row of a grid over its row `base` (by default the first), for `dlip.plots.gain_bars`.
+def gains(grid_: str | Grid, records: list[dict], score: str = "tr1") -> pd.DataFrame:
+    """Gain of each row of a grid over its first row, for `dlip.plots.gain_bars`.
 
     score: a column of `dlip.records` with outcomes of each image, or "composite", which conclusions are about. Columns:
     name, role; gain, low and high (one-sided 95% limits over seeds and test images, as in
     `conclusions`; NaN where too few runs tell how much seeds differ), in the score's own unit; paper, the paper's gain;
-    seeds. Rows that share no seed with the base are skipped. Raises KeyError if the grid has no such row.
+    seeds. Rows that share no seed with the first are skipped.
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
     rows, out = {row.name: row for row in grid_.rows}, []
-    first = rows[base or grid_.rows[0].name]
+    first = rows[grid_.rows[0].name]
     by_row, parts = matched(grid_, records), {score: 1.0}
     if score == "composite":
         own, parts = points(grid_, by_row), COMPOSITE

@@ -174,14 +174,16 @@ def test_answers_from_lines(tmp_path, capsys):
     assert main([*words, "--answers", str(tmp_path / "gone.txt")]) == 2 and "gone.txt" in capsys.readouterr().err
 
 
-def test_answer_list_counts_each_question_once(tmp_path):
+def test_answer_list_counts_each_question_once(tmp_path, monkeypatch):
     """Of 3 + 3 questions, the normalized answer is "2" in 3 and "net" in 2."""
     vqa2(tmp_path, "train2014", [(1, n, "?", a, "other") for n, a in enumerate(["net", "Two", "2"])])
     vqa2(tmp_path, "val2014", [(1, n, "?", a, "other") for n, a in enumerate(["two", "a net", "yes"])])
     files = sorted(tmp_path.glob("*annotations.json"))
-    assert answer_list(*files, min_questions=1) == ["2", "net", "yes"]
-    assert answer_list(*files, min_questions=2) == ["2", "net"] and answer_list(files[0], min_questions=2) == ["2"]
     assert answer_list(*files) == []
+    monkeypatch.setattr("dlip.data.folders.vqa2.MIN_QUESTIONS", 2)
+    assert answer_list(*files) == ["2", "net"] and answer_list(files[0]) == ["2"]
+    monkeypatch.setattr("dlip.data.folders.vqa2.MIN_QUESTIONS", 1)
+    assert answer_list(*files) == ["2", "net", "yes"]
 
 
 def test_folder_without_images(tmp_path):

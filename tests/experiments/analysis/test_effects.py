@@ -31,8 +31,8 @@ def test_gains_are_over_the_first_row(modalities):
 
 def test_gains_of_one_seed_have_no_limits(modalities):
     one_seed = [record for record in modalities if record["seed"] == 0]
-    df = gains(MODALITIES, one_seed, "vqa", base="fusion")
-    assert list(df["name"]) == ["none", "image"] and (df["gain"] < 0).all() and df["low"].isna().all()
+    df = gains(MODALITIES, one_seed, "vqa")
+    assert list(df["name"]) == ["image", "fusion"] and (df["gain"] > 0).all() and df["low"].isna().all()
 
 
 def test_gains_have_the_deviation_of_all_rows(modalities):
