@@ -61,15 +61,15 @@ def in_browser(address: str) -> dict[str, list[float]]:
             entries = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)"
             seconds[PAINT].append(page.evaluate(entries)[0] / 1000)
         for _ in range(1 + ROUNDS):
-            seconds[CAPTION].append(page.evaluate(CLICK_AND_WAIT, ["#say", "#captions .card"]) / 1000)
+            seconds[CAPTION].append(page.evaluate(CLICK_AND_WAIT, ["#caption-button", "#captions .card"]) / 1000)
             page.wait_for_timeout(200)
         page.locator("#attention-button").click()
-        page.wait_for_selector("#look img")
+        page.wait_for_selector("#attention-maps img")
         page.wait_for_timeout(1000)  # the words are drawn once more
         words = page.locator("#words button").count()
         for i in range(1 + ROUNDS):
             page.evaluate("i => document.querySelectorAll('#words button')[i].id = 'next'", (i + 1) % words)
-            seconds[ATTENTION].append(page.evaluate(CLICK_AND_WAIT, ["#next", "#look img"]) / 1000)
+            seconds[ATTENTION].append(page.evaluate(CLICK_AND_WAIT, ["#next", "#attention-maps img"]) / 1000)
             page.evaluate("document.getElementById('next')?.removeAttribute('id')")
             page.wait_for_timeout(200)
         browser.close()

@@ -60,7 +60,7 @@ def build() -> gr.Blocks:
         with gr.Row(elem_id="header"):
             gr.HTML(TITLE, scale=2, min_width=280)
             names = _model_dropdowns()
-            student_color = gr.HTML(_student_color(models.defaults()[1]), elem_id="tint")
+            student_color = gr.HTML(_student_color(models.defaults()[1]), elem_id="student-color")
         with gr.Row(elem_id="body"):
             with gr.Column(scale=3, min_width=280, elem_id="image-panel"):
                 image = gr.Image(
@@ -76,7 +76,7 @@ def build() -> gr.Blocks:
                 place = gr.JSON(visible=False)
                 gr.HTML(parts.hint("Drop, paste or photograph an image, or choose one of these."))
                 strange = compare.out_of_domain_hint(examples[0].image, models.defaults())
-                hint, unreadable = gr.HTML(strange, elem_id="strange"), gr.Checkbox(visible=False)
+                hint, unreadable = gr.HTML(strange, elem_id="domain-hint"), gr.Checkbox(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():

@@ -172,7 +172,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     with gr.Row(visible=False, elem_classes="act") as explain_row:
         explain = gr.Button("Explain", variant="primary", elem_id="explain", scale=0, min_width=160)
         stop = jobs.stop_button("stop-explaining")
-    shown_maps = gr.HTML(elem_id="look")
+    shown_maps = gr.HTML(elem_id="attention-maps")
     with gr.Accordion("Layers, heads, and how captions are read", open=False):
         source = gr.Radio(list(SOURCES), value=next(iter(SOURCES)), label="Words of captions")
         outline = gr.Checkbox(True, label="Outline the object that the word names (on scenes)")

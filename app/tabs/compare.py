@@ -248,7 +248,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
             top_p = gr.Slider(*TOP_P, 0.9, step=0.05, label="Top p", info="of nucleus sampling")
             length = gr.Slider(*LENGTH, DEFAULTS["length"], step=1, label="Length", info="tokens at most")
             seed = gr.Number(0, precision=0, minimum=SEED[0], maximum=SEED[1], label="Seed", info="of nucleus sampling")
-        caption = gr.Button("Caption", variant="primary", scale=1, min_width=110, elem_id="say")
+        caption = gr.Button("Caption", variant="primary", scale=1, min_width=110, elem_id="caption-button")
     captioned = gr.HTML(elem_id="captions")
     with gr.Row(elem_classes="ask"):
         question = gr.Textbox(first.question, label="Question", scale=3, min_width=240, max_lines=1, elem_id="question")

@@ -56,9 +56,9 @@ def disagreements(
     task: "captions", "answers", "captions found by image" or "images found by caption". images: number of test images
     that both models are evaluated on. Raises UserError for the shipped models of photographs: the images are scenes.
     """
-    if strangers := models.out_of_domain("scenes", (teacher, student)):
-        raise UserError(f"the models {' and '.join(sorted(strangers))} learned photographs, but these images are drawn "
-                        "scenes; choose models of scenes")  # fmt: skip
+    if out_of_domain := models.out_of_domain("scenes", (teacher, student)):
+        names = " and ".join(sorted(out_of_domain))
+        raise UserError(f"the models {names} learned photographs, but these images are drawn scenes; choose others")
     if task not in COMPARISONS:
         raise UserError(f"there is no task {task!r}; choose {', '.join(COMPARISONS)}")
     images = inputs.integer(images, "images", MIN_IMAGES, MAX_IMAGES)

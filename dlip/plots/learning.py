@@ -18,7 +18,7 @@ def learning_curves(records: list[dict], score: str) -> go.Figure:
     compared with the teacher of a run that was evaluated on the same images. Where no run has one, the scores are shown
     as they are. Raises UserError if no run has the score.
     """
-    runs = [record for record in records if score in learnt_scores([record])]
+    runs = [record for record in records if score in learned_scores([record])]
     if not runs:
         raise UserError(f"no record has evaluations of {score!r} during training; choose one of {_choices(records)}")
     levels = {}
@@ -43,14 +43,14 @@ def learning_curves(records: list[dict], score: str) -> go.Figure:
     )
 
 
-def learnt_scores(records: list[dict]) -> list[str]:
+def learned_scores(records: list[dict]) -> list[str]:
     """The scores of evaluations during training in the records, each once, in order of appearance."""
     found = [record["evaluations"]["scores"] for record in records if record.get("evaluations")]
     return [*dict.fromkeys(score for scores in found for score in scores if score != "step")]
 
 
 def _choices(records: list[dict]) -> str:
-    return ", ".join(learnt_scores(records)) or "none"
+    return ", ".join(learned_scores(records)) or "none"
 
 
 def _images(record: dict) -> tuple:

@@ -35,11 +35,11 @@ def report(records: list[dict], images: dict[int, Image.Image | np.ndarray], pat
         if rows[[cost, score]].notna().all(axis=1).sum() > 1
     ]  # fmt: skip
     terms = [term for term in plots.terms(records) if term != "total"]
-    learnt = [score for score in plots.learnt_scores(records) if score in HEADLINE_SCORES]
+    learned = [score for score in plots.learned_scores(records) if score in HEADLINE_SCORES]
     figures = {f"{cost}/{score}": plots.accuracy_cost(df, cost, score) for cost, score in axes}
     for fig in figures.values():
         fig.update_traces(customdata=None)  # only the app needs the names, for clicks
-    figures |= {f"learning/{score}": plots.learning_curves(records, score) for score in learnt}
+    figures |= {f"learning/{score}": plots.learning_curves(records, score) for score in learned}
     figures |= {term: plots.loss_curves(records, term) for term in terms}
     (headline, *sentences), heads = finding(records), columns(rows)
     page = environment(Path(__file__).parent).get_template("report.html").render(
@@ -47,7 +47,7 @@ def report(records: list[dict], images: dict[int, Image.Image | np.ndarray], pat
         columns=heads, rows=[_row(row, heads) for _, row in rows.iterrows()], conditions=conditions(records),
         notes=dict.fromkeys((f"{r['name']}, {key}", note) for r in records for key, note in r["notes"].items()),
         costs={cost: plots.LABELS[cost][0] for cost, _ in axes}, scores=[*dict.fromkeys(score for _, score in axes)],
-        learnt=learnt, learning_images=_learning_images(records), examples=_examples(records, rows, images),
+        learned=learned, learning_images=_learning_images(records), examples=_examples(records, rows, images),
         records=records, versions="; ".join(dict.fromkeys(map(_versions, records))),
         task_terms=[term for term in terms if "." not in term],
         distillation_terms=[term for term in terms if "." in term],

@@ -190,9 +190,10 @@ def test_a_model_that_cannot_be_loaded_is_reported_once_and_clears_all_results(i
                 shown[part.elem_id] = value
     assert len(messages) == 1 and messages[0].startswith("There is no model 'scenes/none'; ")
     assert shown.keys() == {
-        "strange", "captions", "answers", "rankings", "found", "words", "look", "measured", "worst", "tint"
+        "domain-hint", "captions", "answers", "rankings", "found", "words", "attention-maps", "measured", "worst",
+        "student-color",
     }  # fmt: skip
-    assert "--distilled" in shown.pop("tint")  # until more is known of it
+    assert "--distilled" in shown.pop("student-color")  # until more is known of it
     assert [shown.pop(place) for place in ("words", "captions")] == [f'<p class="hint">{messages[0]}</p>'] * 2
     assert {shown.pop("found"), shown.pop("worst")} == {search.introduction(), parts.hint(disagreements.EMPTY)}
     assert set(shown.values()) == {""}

@@ -22,7 +22,7 @@ def select(page, label: str) -> None:
     tab.click()
 
 
-@pytest.mark.parametrize(("tab", "shown"), [("Compare", "#rankings td"), ("Attention", "#look img")])
+@pytest.mark.parametrize(("tab", "shown"), [("Compare", "#rankings td"), ("Attention", "#attention-maps img")])
 def test_the_first_screen_needs_no_scrolling(open_page, tab, shown):
     page = open_page(1280, 800)
     select(page, tab)
@@ -40,8 +40,8 @@ def test_decoding_settings_open_below_their_row(open_page):
     button.click()
     seed = page.get_by_label("Seed")
     seed.wait_for()
-    assert seed.bounding_box()["y"] > page.locator("#say").bounding_box()["y"] + 38
-    assert button.bounding_box()["y"] < page.locator("#say").bounding_box()["y"] + 38
+    assert seed.bounding_box()["y"] > page.locator("#caption-button").bounding_box()["y"] + 38
+    assert button.bounding_box()["y"] < page.locator("#caption-button").bounding_box()["y"] + 38
 
 
 def test_hints_on_other_models_and_images(open_page, app_address):
@@ -49,9 +49,9 @@ def test_hints_on_other_models_and_images(open_page, app_address):
     for side in ("teacher", "student"):
         assert "or type a run folder or a hub id" in page.locator(f"#{side}").inner_text()
     page = open_page()
-    assert page.locator("#strange").inner_text() == ""
+    assert page.locator("#domain-hint").inner_text() == ""
     page.get_by_role("button", name="Photograph: a lion").click()
-    page.locator("#strange").get_by_text("know only the drawn scenes").wait_for()
+    page.locator("#domain-hint").get_by_text("know only the drawn scenes").wait_for()
 
 
 SEEN = """where => new Promise(done => {
@@ -69,8 +69,8 @@ SEEN = """where => new Promise(done => {
 @pytest.mark.parametrize(
     ("tab", "press", "where"),
     [
-        ("Compare", "#say", "#captions"),
-        ("Attention", "#words button:nth-of-type(2)", "#look"),
+        ("Compare", "#caption-button", "#captions"),
+        ("Attention", "#words button:nth-of-type(2)", "#attention-maps"),
         ("Trade-offs", "#speed-button, #tradeoffs-button", "#runs"),
     ],
 )
@@ -78,7 +78,7 @@ def test_the_place_in_the_queue_is_visible(open_page, scenes_address, image_path
     """Of a visitor who waits behind others."""
     page = open_page()
     select(page, tab)
-    page.wait_for_selector({"Compare": "#rankings td", "Attention": "#look img"}.get(tab, "#runs .point"))
+    page.wait_for_selector({"Compare": "#rankings td", "Attention": "#attention-maps img"}.get(tab, "#runs .point"))
     client, models = Client(scenes_address, verbose=False), ["scenes/teacher"] * 2
     jobs = [
         client.submit(handle_file(image_path), *models, "beam", 8, 0.9, 40, 0, api_name="/captions") for _ in range(20)
@@ -129,15 +129,15 @@ def test_speed_settings_fit_and_follow_the_task(open_page):
 def test_words_wrap_and_the_meter_is_neutral(open_page):
     page = open_page()
     select(page, "Attention")
-    page.wait_for_selector("#look meter")
+    page.wait_for_selector("#attention-maps meter")
     lines = {round(e.bounding_box()["y"]) for e in page.locator("#words .teacher button").all()}
     gaps = sorted(lines)
     assert all(b - a > 20 for a, b in zip(gaps, gaps[1:], strict=False))  # the last word is no line of its own
-    assert page.locator("#look meter").evaluate("e => getComputedStyle(e).appearance") == "none"
+    assert page.locator("#attention-maps meter").evaluate("e => getComputedStyle(e).appearance") == "none"
 
 
 BAR = """() => new MutationObserver((_, observer) => {
-    const bar = document.querySelector("#look .progress-bar-wrap");
+    const bar = document.querySelector("#attention-maps .progress-bar-wrap");
     if (!bar) return;
     observer.disconnect();
     const below = [...document.querySelectorAll("button")].find(e => e.innerText.includes("Layers, heads"));
@@ -149,9 +149,9 @@ BAR = """() => new MutationObserver((_, observer) => {
 def test_the_progress_bar_fits(open_page):
     page = open_page()
     select(page, "Attention")
-    page.wait_for_selector("#look img")
+    page.wait_for_selector("#attention-maps img")
     page.locator("#view").get_by_text("integrated gradients", exact=True).click()
-    page.locator("#look").get_by_text("press Explain").wait_for()
+    page.locator("#attention-maps").get_by_text("press Explain").wait_for()
     page.evaluate(BAR)
     page.locator("#explain").click()
     seen = page.wait_for_function("window.bar").json_value()

@@ -19,7 +19,7 @@ def test_a_late_answer_to_an_earlier_request_is_dropped(open_page):
     page.evaluate("window.late = [6000]")
     page.get_by_text("greedy", exact=True).click()  # asks for the whole caption
     type_text(page.get_by_label("number input for Length"), "4")
-    page.locator("#say").click()
+    page.locator("#caption-button").click()
     wait_for_cards(page, "captions", short)
     page.wait_for_timeout(8000)  # until both are answered
     assert page.evaluate("window.late.length") == 0

@@ -50,10 +50,10 @@ def test_the_page_follows_every_choice(open_page, screens):
     page.get_by_role("button", name="Beams, length and seed").click()
     length = page.get_by_label("number input for Length")
     type_text(length, "4")
-    page.locator("#say").click()
+    page.locator("#caption-button").click()
     wait_for_cards(page, "captions", captions_of(second.image, *TRIO, num_beams=1, max_new_tokens=4))
     type_text(length, "30")
-    page.locator("#say").click()
+    page.locator("#caption-button").click()
     wait_for_cards(page, "captions", captions_of(second.image, *TRIO, num_beams=1))
 
     question = "how many objects are there?"
@@ -133,7 +133,7 @@ def test_an_example_selects_the_models_that_know_it(open_page, app_address, scre
         wait_for_cards(page, "captions", captions_of(example.image, *names))
         assert [page.get_by_label(side, exact=True).input_value() for side in ("Teacher", "Student")] == [*names[:2]]
         hint = "" if names == TRIO else compare.FEW_PHOTOGRAPHS
-        page.wait_for_function("hint => document.querySelector('#strange').innerText.trim() === hint", arg=hint)
+        page.wait_for_function("hint => document.querySelector('#domain-hint').innerText.trim() === hint", arg=hint)
         page.locator("#found .hit").first.wait_for(state="detached")  # by the models before
         if names == TRIO:
             page.locator("#search-button").click()
@@ -144,10 +144,10 @@ def test_an_example_selects_the_models_that_know_it(open_page, app_address, scre
     page.get_by_label("Student", exact=True).fill(STUDENT)
     page.keyboard.press("Tab")
     wait_for_cards(page, "captions", captions_of(photograph.image, PHOTOS[0], STUDENT, OTHER))
-    page.locator("#strange").get_by_text("know only the drawn scenes").wait_for()
+    page.locator("#domain-hint").get_by_text("know only the drawn scenes").wait_for()
     page.get_by_role("button", name=scene.name, exact=True).click()
     wait_for_cards(page, "captions", captions_of(scene.image, PHOTOS[0], STUDENT, OTHER))
-    page.locator("#strange").get_by_text("know only photographs").wait_for()
+    page.locator("#domain-hint").get_by_text("know only photographs").wait_for()
 
 
 def test_an_image_is_uploaded_and_errors_are_sentences(open_page, app_address, tmp_path):
@@ -259,7 +259,7 @@ def test_every_tab_fits_the_window(open_page, screens, width, height, scheme):
 def test_the_keyboard_reaches_every_control(open_page):
     """Tab moves from the models over the image and the examples to the buttons."""
     page = open_page()
-    parts, reached = ("student", "examples", "say", "question", "answer", "candidates", "rank"), set()
+    parts, reached = ("student", "examples", "caption-button", "question", "answer", "candidates", "rank"), set()
     page.get_by_label("Teacher", exact=True).focus()
     for _ in range(60):
         page.keyboard.press("Tab")
@@ -313,7 +313,7 @@ window.fetch = async (...asked) => {
 def test_a_request_at_the_end_of_the_event_stream_is_answered(open_page):
     page = open_page(script=LATE)
     page.evaluate("document.querySelectorAll('.card').forEach(e => e.dataset.old = 'yes')")
-    page.locator("#say").click()
+    page.locator("#caption-button").click()
     page.wait_for_timeout(1000)
     page.locator("#answer").click()
     for place in ("captions", "answers"):
@@ -374,7 +374,7 @@ def test_a_full_queue_is_reported_in_place_of_results(browser, app_address):
     page.goto(app_address)
     page.locator("#rankings td").first.wait_for()
     page.locator("#attention-button").click()
-    page.locator("#look img").first.wait_for()
+    page.locator("#attention-maps img").first.wait_for()
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}))
     page.get_by_label("Remove Image").click()
     for place in ("captions", "words"):

@@ -35,7 +35,7 @@ def test_clicking_a_word_shows_both_maps(open_page, screens):
     page, image = open_page(), EXAMPLES[0].image
     captions = [dlip.load(name).caption([image])[0] for name in BOTH]
     page.locator("#attention-button").click()
-    page.wait_for_selector("#look img")
+    page.wait_for_selector("#attention-maps img")
     spoken = [" ".join(row.all_inner_texts()) for row in map(page.locator, (f"#words .{who} button" for who in
                                                                           ("teacher", "student")))]  # fmt: skip
     assert spoken == captions
@@ -44,10 +44,10 @@ def test_clicking_a_word_shows_both_maps(open_page, screens):
     word = captions[1].split()[2]
     bits = differ(*(word_maps(dlip.load(name), image, captions[1], "decoder").map(2) for name in BOTH)).item()
     page.locator("#words .student button").nth(2).click()
-    wait_for_text(page, "#look", f"“{word}”")
-    wait_for_text(page, "#look", f"differ by {bits:.3f} of 1 bit")
+    wait_for_text(page, "#attention-maps", f"“{word}”")
+    wait_for_text(page, "#attention-maps", f"differ by {bits:.3f} of 1 bit")
     assert page.locator("#words [aria-pressed=true]").all_inner_texts() == [word]
-    alts = [image.get_attribute("alt") for image in page.locator("#look img").all()]
+    alts = [image.get_attribute("alt") for image in page.locator("#attention-maps img").all()]
     assert len(alts) == 2 and all(alt.startswith("cross-attention of the") for alt in alts)
 
     question = "what color is the large circle?"
@@ -57,8 +57,8 @@ def test_clicking_a_word_shows_both_maps(open_page, screens):
     wait_for_text(page, "#words", "answer")
     page.locator("#words > div > div, .words > div").last.locator("button").first.click()
     maps = [answer_maps(dlip.load(name), image, question, answers[1]).map(0) for name in BOTH]
-    wait_for_text(page, "#look", f"“{answers[1].split()[0]}”")
-    wait_for_text(page, "#look", f"differ by {differ(*maps).item():.3f} of 1 bit")
+    wait_for_text(page, "#attention-maps", f"“{answers[1].split()[0]}”")
+    wait_for_text(page, "#attention-maps", f"differ by {differ(*maps).item():.3f} of 1 bit")
 
 
 STOP_AT_ONCE = """([start, stop]) => new Promise((done, fail) => {
@@ -93,24 +93,28 @@ def assert_stops(page, start: str, stop: str, shown: str) -> None:
 def test_attributions_can_be_stopped(open_page, screens):
     page = open_page()
     page.locator("#attention-button").click()
-    page.wait_for_selector("#look img")
+    page.wait_for_selector("#attention-maps img")
     page.locator("#view").get_by_text("Grad-CAM", exact=True).click()
     page.locator("#explain").click()
-    page.wait_for_selector("#look img[alt^='Grad-CAM']")
+    page.wait_for_selector("#attention-maps img[alt^='Grad-CAM']")
     page.screenshot(path=screens / "attribution.png")
 
     page.locator("#view").get_by_text("integrated gradients", exact=True).click()
-    assert_stops(page, "#explain", "#stop-explaining", "#look img[alt^='integrated']")
+    assert_stops(page, "#explain", "#stop-explaining", "#attention-maps img[alt^='integrated']")
 
 
 def test_a_failed_job_leaves_one_sentence(open_page, screens):
     page = open_page()
     page.locator("#attention-button").click()
-    page.wait_for_selector("#look img")
+    page.wait_for_selector("#attention-maps img")
     page.locator("#view").get_by_text("Grad-CAM", exact=True).click()
-    page.wait_for_function("!document.querySelector('#look img') && document.querySelector('#look').innerText.trim()")
+    page.wait_for_function(
+        "!document.querySelector('#attention-maps img') && document.querySelector('#attention-maps').innerText.trim()"
+    )
     page.get_by_label("Remove Image").click()
-    page.wait_for_function("!document.querySelector('#look').innerText.trim()")  # what follows the image has ended
+    page.wait_for_function(
+        "!document.querySelector('#attention-maps').innerText.trim()"
+    )  # what follows the image has ended
     page.locator("#explain").click()
     wait_for_text(page, ".toast-body", "There is no word to explain; upload an image, and choose one of its words.")
     page.locator("#stop-explaining").wait_for(state="hidden")
@@ -123,7 +127,7 @@ def test_a_failed_job_leaves_one_sentence(open_page, screens):
 def test_a_job_is_stopped_before_the_page_knows_its_id(late, open_page):
     page = open_page()
     page.locator("#attention-button").click()
-    page.wait_for_selector("#look img")
+    page.wait_for_selector("#attention-maps img")
     page.locator("#view").get_by_text("integrated gradients", exact=True).click()
     page.evaluate(
         """late => {
@@ -145,7 +149,7 @@ def test_a_job_is_stopped_before_the_page_knows_its_id(late, open_page):
     assert json.loads(cancelled.value.request.post_data)["event_id"] is None
     page.locator("#stop-explaining").wait_for(state="hidden")
     page.wait_for_timeout(5_000)
-    assert page.locator("#look img[alt^='integrated']").count() == 0
+    assert page.locator("#attention-maps img[alt^='integrated']").count() == 0
     assert page.locator(".progress-level").count() == 0
 
 
@@ -171,7 +175,7 @@ def test_finding_disagreements_can_be_stopped(open_page):
 def test_the_outline_can_be_toggled(open_page):
     page = open_page()
     page.locator("#attention-button").click()
-    page.wait_for_selector("#look img")
+    page.wait_for_selector("#attention-maps img")
     page.get_by_text("Layers, heads, and how captions are read").click()
     fields = [page.get_by_label(name, exact=True) for name in ("as it is read with the image", "Teacher’s layer")]
     for view, usable in (("rollout", [False, False]), ("self-attention", [False, True]), ("Grad-CAM", [False, False])):
@@ -182,16 +186,17 @@ def test_the_outline_can_be_toggled(open_page):
         )
         assert [field.is_enabled() for field in fields] == usable, view
     page.locator("#explain").click()
-    page.wait_for_selector("#look img[alt^='Grad-CAM']")
-    outlined = [image.get_attribute("src") for image in page.locator("#look img").all()]
-    head = page.locator("#look .differ").inner_text()
+    page.wait_for_selector("#attention-maps img[alt^='Grad-CAM']")
+    outlined = [image.get_attribute("src") for image in page.locator("#attention-maps img").all()]
+    head = page.locator("#attention-maps .differ").inner_text()
     page.get_by_label("Outline the object that the word names").uncheck()
-    page.wait_for_function("src => document.querySelector('#look img')?.src !== src", arg=outlined[0])
+    page.wait_for_function("src => document.querySelector('#attention-maps img')?.src !== src", arg=outlined[0])
     assert (
-        page.locator("#look img[alt^='Grad-CAM']").count() == 2 and page.locator("#look .differ").inner_text() == head
+        page.locator("#attention-maps img[alt^='Grad-CAM']").count() == 2
+        and page.locator("#attention-maps .differ").inner_text() == head
     )
     page.get_by_label("Outline the object that the word names").check()
-    page.wait_for_function("src => document.querySelector('#look img')?.src === src", arg=outlined[0])
+    page.wait_for_function("src => document.querySelector('#attention-maps img')?.src === src", arg=outlined[0])
 
 
 def test_speed_is_measured_and_downloaded(open_page, screens):
@@ -223,7 +228,7 @@ def test_the_last_of_two_words_wins(open_page):
     page = open_page()
     page.locator("#attention-button").click()
     page.wait_for_selector("#words button")
-    page.wait_for_selector("#look img")
+    page.wait_for_selector("#attention-maps img")
     held = []
     page.route("**/queue/join*", lambda route: held.append(route))
     page.locator("#words button").nth(1).click()
@@ -235,9 +240,9 @@ def test_the_last_of_two_words_wins(open_page):
     page.unroute("**/queue/join*")
     word = page.locator("#words button").nth(3)
     assert word.get_attribute("aria-pressed") == "true"
-    wait_for_text(page, "#look", f"“{word.inner_text()}”")
+    wait_for_text(page, "#attention-maps", f"“{word.inner_text()}”")
     page.wait_for_timeout(2000)
-    assert f"“{word.inner_text()}”" in page.locator("#look").inner_text()
+    assert f"“{word.inner_text()}”" in page.locator("#attention-maps").inner_text()
 
 
 def test_clicking_a_point_shows_its_run(open_page, screens):
@@ -351,7 +356,7 @@ def rounded(number: str) -> float:
 )
 def test_the_tabs_fit_a_phone_and_dark_mode(open_page, screens, width, height, scheme):
     page = open_page(width=width, height=height, scheme=scheme)
-    for tab, filled in (("Attention", "#look img"), ("Trade-offs", "#runs .js-plotly-plot .point")):
+    for tab, filled in (("Attention", "#attention-maps img"), ("Trade-offs", "#runs .js-plotly-plot .point")):
         button = page.get_by_role("tab", name=tab, exact=True)
         if not button.is_visible():
             page.locator(".overflow-menu > button").click()

@@ -51,8 +51,8 @@ def test_word_scores_add_up_to_the_captions(tiny, scenes, prompt):
     with torch.no_grad():
         said = vlm.med.eval()(batch, Want(frozenset({"lm"})))
         words = [Score(vlm, text, i)(Score(vlm, text).pixels(image))[0] for i in range(len(text.split()))]
-    learnt = said.labels["lm"][0] >= 0
-    full = said.logits["lm"][0].log_softmax(-1)[learnt].gather(1, said.labels["lm"][0, learnt, None]).squeeze(1)
+    learned = said.labels["lm"][0] >= 0
+    full = said.logits["lm"][0].log_softmax(-1)[learned].gather(1, said.labels["lm"][0, learned, None]).squeeze(1)
     torch.testing.assert_close(sum(words), full[:-1].sum())  # the last is [SEP]
 
 

@@ -309,7 +309,7 @@ def test_training_is_evaluated_on_val_and_never_on_test(damaged, tmp_path):
 
 
 def test_other_data_to_measure_on(tmp_path):
-    """Data with a training split alone are learnt from, and measured on others."""
+    """Data with a training split alone are learned from, and measured on others."""
     write_folder(tmp_path / "set", {"train": Scenes("train-small", size=8)})
     words = ["train", "--data", str(tmp_path / "set"), "--size", "scenes-student", "--tokenizer", "scenes/teacher"]
     words += [

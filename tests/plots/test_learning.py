@@ -3,7 +3,7 @@
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.plots import COLORS, learning_curves, learnt_scores
+from dlip.plots import COLORS, learned_scores, learning_curves
 from tests.helpers import make_evaluations, make_record
 
 TEACHER = {"tr1": 80.0, "vqa": 50.0}
@@ -40,7 +40,7 @@ def test_runs_without_a_teacher_share_that_of_the_same_images():
 
 def test_scores_of_records():
     evaluated = make_record(evaluations=make_evaluations([1], vqa=[1.0], tr1=[2.0]))
-    assert learnt_scores([make_record(), evaluated]) == ["vqa", "tr1"]
+    assert learned_scores([make_record(), evaluated]) == ["vqa", "tr1"]
     with pytest.raises(UserError, match="'cider'.* choose one of vqa, tr1"):
         learning_curves([evaluated], "cider")
     with pytest.raises(UserError, match="none"):

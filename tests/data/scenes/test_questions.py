@@ -112,13 +112,13 @@ def test_answers_are_balanced(scenes):
 
 def test_blind_guesser_has_low_accuracy(scenes):
     """It answers with the most common answer to the same question in 6,000 training images."""
-    learnt, beginnings = defaultdict(Counter), defaultdict(Counter)
+    learned, beginnings = defaultdict(Counter), defaultdict(Counter)
     train = Scenes("train-large")
     for i in range(6000):
         for question in questions(train.scene(i)):
-            learnt[question.text][question.answers[0]] += 1
+            learned[question.text][question.answers[0]] += 1
             beginnings[question.text.split()[1]][question.answers[0]] += 1
     generated = [question for scene in scenes for question in questions(scene)]
-    known = [learnt.get(q.text) or beginnings[q.text.split()[1]] for q in generated]
+    known = [learned.get(q.text) or beginnings[q.text.split()[1]] for q in generated]
     right = sum(counts.most_common(1)[0][0] == q.answers[0] for counts, q in zip(known, generated, strict=True))
     assert 0.3 < right / len(generated) < 0.5
