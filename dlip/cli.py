@@ -87,10 +87,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def parse(words: list[str]) -> tuple[Command, Any]:
+def parse(argv: list[str]) -> tuple[Command, Any]:
     """The command and its options. Raises UserError, and SystemExit after --help and --version."""
-    if (two := " ".join(words[:2])) in COMMANDS:  # as in `dlip data check`
-        words = [two, *words[2:]]
+    if (subcommand := " ".join(argv[:2])) in COMMANDS:  # as in `dlip data check`
+        argv = [subcommand, *argv[2:]]
     top = Parser(prog="dlip", description="Distill a light vision-language model from a heavy one.")
     top.add_argument("--version", action="version", version=f"dlip {__version__}")
     names = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -100,12 +100,12 @@ def parse(words: list[str]) -> tuple[Command, Any]:
             name, help=about.rstrip("."), description=about, epilog=f"{command.notes}example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
-        if words[:1] == [name]:  # the options of one command alone, so that start-up is fast
+        if argv[:1] == [name]:  # the options of one command alone, so that start-up is fast
             add_options(parser, command.options, name, command.defaults)
-    typed, unknown = top.parse_known_args(words)
+    typed, unknown = top.parse_known_args(argv)
     if unknown:
-        raise UserError(f"unrecognized arguments: {' '.join(unknown)}; see dlip {words[0]} --help")
-    command = COMMANDS[words[0]]
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}; see dlip {argv[0]} --help")
+    command = COMMANDS[argv[0]]
     return command, build(command.options, command.name, with_recipe(command, vars(typed)))
 
 
@@ -127,18 +127,18 @@ def check_outputs(options: Any) -> None:
     if getattr(options, "dry_run", False) or paths["results"] is None:  # no record is written
         del paths["results"]
     for name, path in ((name, Path(path)) for name, path in paths.items()):
-        place = next(place for place in (path, *path.parents) if place.exists())
-        if path.is_dir() or (place != path and not place.is_dir()):
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        if path.is_dir() or (existing != path and not existing.is_dir()):
             raise UserError(f"--{name} {path} cannot be a file; choose another path")
-        if name == "results" and place == path and not place.is_file():
+        if name == "results" and existing == path and not existing.is_file():
             raise UserError(f"--results {path} is not a file on a disk, so it would keep nothing; choose another path")
-        replaced = name == "json" and place.is_file() and is_replaceable(place)
-        if not os.access(place.parent if replaced else place, os.W_OK):
+        replaced = name == "json" and existing.is_file() and is_replaceable(existing)
+        if not os.access(existing.parent if replaced else existing, os.W_OK):
             raise UserError(f"--{name} {path} is not writable; choose another path")
 
 
-def process_name() -> str:
-    """What tells a process from others that train with it, as in (process 3); else empty."""
+def process_suffix() -> str:
+    """Suffix of messages that names this process, such as ` (process 3)`; empty for a single process."""
     if "LOCAL_RANK" not in os.environ:  # importing torch takes seconds
         return ""
     from dlip.common import distributed
@@ -146,9 +146,9 @@ def process_name() -> str:
     return f" (process {distributed.rank()})" if distributed.world_size() > 1 else ""
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    words = sys.argv[1:] if words is None else words
+    argv = sys.argv[1:] if argv is None else argv
     warnings.formatwarning = lambda message, *_: f"dlip: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # its encoding may lack characters of a name
@@ -159,13 +159,13 @@ def main(words: list[str] | None = None) -> int:
 
     def failed(message: str, error: BaseException) -> int:
         """The first process reports an error that all of them raise; others report their own."""
-        place = "" if hasattr(error, "shared") else process_name()
-        if main_process or place:
-            print(f"dlip{place}: {message}", file=sys.stderr)
+        suffix = "" if hasattr(error, "shared") else process_suffix()
+        if main_process or suffix:
+            print(f"dlip{suffix}: {message}", file=sys.stderr)
         return 2
 
     try:
-        command, options = parse(words)
+        command, options = parse(argv)
         check_outputs(options)
         command.function(options)
         sys.stdout.flush()
@@ -182,7 +182,7 @@ def main(words: list[str] | None = None) -> int:
             raise
         return failed("not enough memory; use a smaller --batch-size or --size", error)
     except KeyboardInterrupt:
-        resumable = {words[0], " ".join(words[:2])} & {*RESUMABLE}
+        resumable = {argv[0], " ".join(argv[:2])} & {*RESUMABLE}
         resumes = "; the same command resumes from the last checkpoint, if there is one" * bool(resumable)
         print(f"dlip: interrupted{resumes}", file=sys.stderr)
         return INTERRUPTED

@@ -15,7 +15,7 @@ from dlip.bench import BENCHES
 from dlip.commands.figures import Figures
 from dlip.common.errors import UserError
 from dlip.common.fields import check, option
-from dlip.common.options import as_words, comma_separated
+from dlip.common.options import comma_separated, to_argv
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig
 from dlip.training.config import CACHE, CACHE_GB
 from dlip.training.recipes import RECIPES
@@ -189,7 +189,7 @@ def bench(options: Bench) -> None:
     from dlip.records.write import append
 
     passed = {name: value for name in ("data", "rounds") if (value := getattr(options, name)) is not None}
-    command = shlex.join(["dlip", "bench", *as_words(options, "bench", {})])
+    command = shlex.join(["dlip", "bench", *to_argv(options, "bench", {})])
     records, failed = [], []
     for name, arguments in benches.every(passed).items() if options.name == "all" else [(options.name, passed)]:
         try:

@@ -45,17 +45,17 @@ def option(
     return field(default=default, default_factory=factory, metadata=bounds | command_line)
 
 
-def base_type(of: Field) -> type:
+def base_type(f: Field) -> type:
     """A field's type without "or None" and without parameters: `tuple` of `tuple[str, ...] | None`."""
-    types = [one for one in get_args(of.type) if one is not NoneType] if isinstance(of.type, UnionType) else [of.type]
+    types = [one for one in get_args(f.type) if one is not NoneType] if isinstance(f.type, UnionType) else [f.type]
     if get_origin(types[0]) is Literal:
         return str
     return dict if is_dataclass(types[0]) else get_origin(types[0]) or types[0]
 
 
-def choices(of: Field) -> tuple:
+def choices(f: Field) -> tuple:
     """The values of a Literal or of `choices`; empty where any value will do."""
-    return get_args(of.type) if get_origin(of.type) is Literal else tuple(of.metadata.get("choices", ()))
+    return get_args(f.type) if get_origin(f.type) is Literal else tuple(f.metadata.get("choices", ()))
 
 
 @cache
@@ -73,16 +73,16 @@ def docstrings(cls: type) -> dict[str, str]:
     return found
 
 
-def check(config, place: str) -> None:
+def check(config, prefix: str) -> None:
     """Raise UserError where a value of a dataclass is out of its field's bounds or choices, or an empty string.
 
-    place: what errors put before a field's name, as in "train.".
+    prefix: what errors put before a field's name, as in "train.".
     """
     for f in fields(config):
         value, bounds = getattr(config, f.name), f.metadata
-        name = f"{place}{f.name}" if place != "--" else f"--{bounds.get('flag', f.name).replace('_', '-')}"
+        name = f"{prefix}{f.name}" if prefix != "--" else f"--{bounds.get('flag', f.name).replace('_', '-')}"
         if value == "":
-            raise UserError(f"{name} is empty; give a value, or leave it out")
+            raise UserError(f"{name} is empty; give a value, or drop it")
         if value is not None and choices(f) and value not in choices(f):
             raise UserError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices(f)))}")
         if value is None or base_type(f) not in (int, float):
@@ -95,8 +95,8 @@ def check(config, place: str) -> None:
         finite = base_type(f) is int or abs(value) < MAX_NUMBER
         if not (finite and least <= value <= most and value > above):  # written so that NaN fails
             words = [f"above {above:,}", f"at least {least:,}", f"at most {most:,}"]
-            said = [word for word, bound in zip(words, (above, least, most), strict=True) if math.isfinite(bound)]
-            raise UserError(f"{name} is {value}; give {', '.join([TYPE_NAMES[base_type(f)], *said])}")
+            limits = [word for word, bound in zip(words, (above, least, most), strict=True) if math.isfinite(bound)]
+            raise UserError(f"{name} is {value}; give {', '.join([TYPE_NAMES[base_type(f)], *limits])}")
 
 
 def check_types(cls: type, values: dict, what: str) -> None:

@@ -24,9 +24,9 @@ def comma_separated(text: str) -> tuple[str, ...]:
     return names
 
 
-def key(of: Field) -> str:
+def key(f: Field) -> str:
     """The name of a field's flag and of its value among those that were typed."""
-    return of.metadata.get("flag", of.name)
+    return f.metadata.get("flag", f.name)
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type, command: str, defaults: dict[str, Any], group=None) -> None:
@@ -42,44 +42,44 @@ def add_options(parser: argparse.ArgumentParser, cls: type, command: str, defaul
         add_options(parser, f.type, command, defaults, section)
 
 
-def _has(of: Field, command: str) -> bool:
-    return not of.metadata.get("hidden") and of.metadata.get("command", command) == command
+def _has(f: Field, command: str) -> bool:
+    return not f.metadata.get("hidden") and f.metadata.get("command", command) == command
 
 
-def _default(of: Field, defaults: dict[str, Any]) -> str:
-    value = defaults.get(key(of), default(of))
-    if value is MISSING or of.metadata.get("required"):
-        return " (required)" if not of.metadata.get("positional") else ""
-    if of.metadata.get("inverse") or value is None or value is False or value == () or value == {}:
+def _default(f: Field, defaults: dict[str, Any]) -> str:
+    value = defaults.get(key(f), default(f))
+    if value is MISSING or f.metadata.get("required"):
+        return " (required)" if not f.metadata.get("positional") else ""
+    if f.metadata.get("inverse") or value is None or value is False or value == () or value == {}:
         return ""
-    return f" (default: {_text(of, value)})"
+    return f" (default: {_text(f, value)})"
 
 
-def default(of: Field) -> Any:
-    return of.default if of.default_factory is MISSING else of.default_factory()
+def default(f: Field) -> Any:
+    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
-def _text(of: Field, value) -> str:
-    return of.metadata["show"](value) if "show" in of.metadata else str(value)
+def _text(f: Field, value) -> str:
+    return f.metadata["show"](value) if "show" in f.metadata else str(value)
 
 
-def _add(parser: argparse.ArgumentParser, of: Field, help_: str) -> None:
-    about, kind, values = of.metadata, base_type(of), choices(of)
+def _add(parser: argparse.ArgumentParser, f: Field, help_: str) -> None:
+    about, kind, values = f.metadata, base_type(f), choices(f)
     options: dict[str, Any] = {"help": help_.replace("%", "%%"), "default": argparse.SUPPRESS}
     if kind is bool:
         off = "store_false" if about.get("inverse") else "store_true"
         options["action"] = argparse.BooleanOptionalAction if about.get("negatable") else off
     else:
-        options["metavar"] = about.get("metavar", None if values else METAVARS.get(kind, key(of).upper()))
+        options["metavar"] = about.get("metavar", None if values else METAVARS.get(kind, key(f).upper()))
         options |= {"choices": values or None, "type": about.get("parse", kind if kind in (int, float) else str)}
         if kind is tuple and "parse" not in about:
             options |= {"nargs": "*"} if about.get("positional") else {"action": "append"}
         if "const" in about:
             options |= {"nargs": "?", "const": about["const"]}
     if about.get("positional"):
-        parser.add_argument(key(of), **options)
+        parser.add_argument(key(f), **options)
     else:
-        parser.add_argument(f"--{key(of).replace('_', '-')}", dest=key(of), **options)
+        parser.add_argument(f"--{key(f).replace('_', '-')}", dest=key(f), **options)
 
 
 def build(cls: type, command: str, values: dict[str, Any]):
@@ -100,9 +100,9 @@ def build(cls: type, command: str, values: dict[str, Any]):
     return cls(**found)
 
 
-def as_words(options, command: str, defaults: dict[str, Any]) -> list[str]:
-    """The words of a command line that `build` makes `options` of: those that differ from the defaults."""
-    return [word for of, value in _values(options, command) for word in _words(of, value, defaults)]
+def to_argv(options, command: str, defaults: dict[str, Any]) -> list[str]:
+    """The command-line arguments from which `build` makes `options`: those that differ from the defaults."""
+    return [argument for f, value in _values(options, command) for argument in _argv(f, value, defaults)]
 
 
 def _values(options, command: str) -> Iterator[tuple[Field, Any]]:
@@ -113,16 +113,16 @@ def _values(options, command: str) -> Iterator[tuple[Field, Any]]:
             yield f, getattr(options, f.name)
 
 
-def _words(of: Field, value, defaults: dict[str, Any]) -> list[str]:
-    if value is None or value == defaults.get(key(of), default(of)):
+def _argv(f: Field, value, defaults: dict[str, Any]) -> list[str]:
+    if value is None or value == defaults.get(key(f), default(f)):
         return []
-    flag = f"--{key(of).replace('_', '-')}"
-    if base_type(of) is bool:
-        return [flag if bool(value) != bool(of.metadata.get("inverse")) else f"--no-{flag[2:]}"]
-    if base_type(of) is tuple and "parse" not in of.metadata:
+    flag = f"--{key(f).replace('_', '-')}"
+    if base_type(f) is bool:
+        return [flag if bool(value) != bool(f.metadata.get("inverse")) else f"--no-{flag[2:]}"]
+    if base_type(f) is tuple and "parse" not in f.metadata:
         texts = [str(one) for one in value]
     else:
-        texts = [_text(of, value)]
-    if of.metadata.get("positional"):
+        texts = [_text(f, value)]
+    if f.metadata.get("positional"):
         return texts
     return [word for text in texts for word in ([f"{flag}={text}"] if text.startswith("-") else [flag, text])]

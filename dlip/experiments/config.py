@@ -6,7 +6,7 @@ from typing import Literal
 
 from dlip.common.errors import UserError
 from dlip.common.fields import check, from_dict, option
-from dlip.common.options import as_words, comma_separated
+from dlip.common.options import comma_separated, to_argv
 from dlip.models.tasks import TASKS
 from dlip.training.config import TrainConfig
 from dlip.training.terms import AT, HR, VLP
@@ -96,8 +96,8 @@ class ExperimentConfig:
     def command(self, out: str) -> str:
         """The command line that runs this experiment, for information: nothing reads it back."""
         name = "distill" if self.teacher else "train"
-        words = as_words(self, name, COMMAND_DEFAULTS[name]) + ["--cache"] * self.train.cache
-        return shlex.join(["dlip", name, *words, "--out", out])
+        argv = to_argv(self, name, COMMAND_DEFAULTS[name]) + ["--cache"] * self.train.cache
+        return shlex.join(["dlip", name, *argv, "--out", out])
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -152,7 +152,7 @@ class EvaluationConfig:
 
     def command(self) -> str:
         """The command line of this evaluation, for information."""
-        return shlex.join(["dlip", "evaluate", *as_words(self, "evaluate", {})])
+        return shlex.join(["dlip", "evaluate", *to_argv(self, "evaluate", {})])
 
     def to_dict(self) -> dict:
         return asdict(self)

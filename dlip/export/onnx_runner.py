@@ -195,7 +195,7 @@ class Runner:
         return self.tokenizer.decode_batch(rows, skip_special_tokens=True)
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="runner.py", description="Captions, answers and scores without torch.")
     parser.add_argument("image", help="image file")
     parser.add_argument("--caption", action="store_true", help="describe the image")
@@ -204,7 +204,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--answer", action="append", default=[], metavar="QUESTION", help="answer QUESTION about it")
     parser.add_argument("--beams", type=int, default=3, metavar="N", help="beams; 1 is greedy (default %(default)s)")
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     if not (args.caption or args.match or args.answer):
         parser.error("give --caption, --match or --answer")
     if args.beams < 1:

@@ -7,7 +7,7 @@ import pytest
 
 from dlip.common.errors import UserError
 from dlip.common.fields import option
-from dlip.common.options import add_options, as_words, build, comma_separated
+from dlip.common.options import add_options, build, comma_separated, to_argv
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ def parse(text: str, command: str = "one", defaults: dict | None = None) -> Opti
 )
 def test_words_and_options_are_each_others_inverse(text, options):
     assert parse(text) == options
-    assert parse(" ".join(as_words(options, "one", {}))) == options
+    assert parse(" ".join(to_argv(options, "one", {}))) == options
 
 
 def test_a_commands_defaults_are_below_what_was_typed():
     assert parse("s --out o", defaults={"limit": 5}).inner.limit == 5
     assert parse("s --out o --limit 6", defaults={"limit": 5}).inner.limit == 6
     assert parse("s --out o --no-crop", defaults={"crop": True}) == Options("s", "o")
-    assert as_words(Options("s", "o"), "one", {"crop": True}) == ["s", "--out", "o", "--no-crop"]
+    assert to_argv(Options("s", "o"), "one", {"crop": True}) == ["s", "--out", "o", "--no-crop"]
 
 
 def test_missing_and_foreign_options_are_refused():
