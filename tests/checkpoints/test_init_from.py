@@ -132,18 +132,6 @@ def test_captioning_checkpoint_has_no_other_heads(tokenizer, tmp_path):
     assert key not in copied and torch.equal(model.med.get_parameter(key), before.med.get_parameter(key))
 
 
-def test_positions_are_interpolated_to_another_grid(tokenizer, tmp_path):
-    source = small(tokenizer)
-    ramp = torch.linspace(0, 1, 8).view(1, 8, 1, 1).expand(1, 8, 8, 32)
-    source.med.vision_model.embeddings.position_embedding.data[:, 1:] = ramp.reshape(1, 64, 32)
-    source.save(tmp_path)
-    model = small(tokenizer, seed=1, image_size=88)
-    initialize(model, f"image={tmp_path}")
-    patches = model.med.vision_model.embeddings.position_embedding[0, 1:].view(11, 11, 32)
-    assert torch.allclose(patches[:, 0], patches[:, 10], atol=1e-6) and (patches[1:, 0] > patches[:-1, 0]).all()
-    assert torch.allclose(patches[5], torch.full((11, 32), 0.5), atol=1e-5)
-
-
 def test_sources_that_do_not_fit_are_refused(bert, tokenizer, tmp_path):
     small(tokenizer).save(tmp_path / "source")
     for model, source, message in (

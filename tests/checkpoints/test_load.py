@@ -94,6 +94,19 @@ def test_weights_are_split_over_files_of_a_stated_size(tiny, tmp_path):
     load_model(tmp_path / "split")
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.1, None), (None, 0.1), (0.1, 0.2)])
+def test_saving_again_replaces_all_weights(before, after, tiny, tmp_path):
+    """Whatever number of files hold them."""
+    save_model(tiny.med, tiny.tokenizer, tmp_path, shard_mb=before)
+    other = copy.deepcopy(tiny.med)
+    other.vision_proj.weight.data += 1.0
+    save_model(other, tiny.tokenizer, tmp_path, shard_mb=after)
+    loaded, expected = weights(load_model(tmp_path)[0]), weights(other)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    stored = [name for path in tmp_path.glob("model*.safetensors") for name in read_tensors(path)[0]]
+    assert sorted(stored) == sorted(expected)
+
+
 # --- tensors and JSON -------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,5 @@
 """Original BLIP files give the outputs of the stock classes; head counts, which they lack, are never guessed."""
 
-import itertools
 import json
 
 import pytest
@@ -124,10 +123,10 @@ def test_another_image_size_interpolates_the_positions(images, tmp_path):
 
 @torch.no_grad()
 def test_head_counts_are_never_guessed(images, tmp_path):
-    """48 checkpoints with the same weights, whose outputs depend on head counts that no shape shows."""
+    """Checkpoints with the same weights, whose outputs depend on head counts that no shape shows."""
     path = write(to_original_names(stock("retrieval", eps=1e-6).state_dict()), tmp_path)
     beside = path.parent / "med_config.json"
-    for image_heads, text_heads in itertools.product((1, 2, 4, 8), repeat=2):
+    for image_heads, text_heads in ((1, 8), (2, 4), (4, 2), (8, 1)):
         stock_model = stock("retrieval", eps=1e-6, heads=(image_heads, text_heads))
         name = f"{path}:image_heads={image_heads}"
         beside.unlink(missing_ok=True)

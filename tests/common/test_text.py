@@ -1,6 +1,6 @@
 """Text as terminals and pages can show it."""
 
-from dlip.common.text import MAX_CHARACTERS, one_line, plural
+from dlip.common.text import MAX_CHARACTERS, one_line, plural, three_digits
 
 
 def test_a_long_text_loses_its_middle():
@@ -11,3 +11,8 @@ def test_a_long_text_loses_its_middle():
 
 def test_counts_and_their_nouns_agree():
     assert [plural(n, "fault") for n in (0, 1, 2, 1000)] == ["0 faults", "1 fault", "2 faults", "1,000 faults"]
+
+
+def test_three_digits():
+    values = (12345.6, 99.95, 99.94, 12.5, 0.0321, 0.001, 3e-7)
+    assert [three_digits(v) for v in values] == ["12,346", "100", "99.9", "12.5", "0.0321", "0.00100", "<0.001"]

@@ -56,6 +56,7 @@ def test_saved_by_the_library(tmp_path):
     assert [item.image.getpixel((0, 0)) for item in dataset] == [(i, 0, 0) for i in range(3)]
     assert dataset.counts() == {"images": 3, "captions": 4, "questions": 0}
     assert dataset.fingerprint() == data.open(name, "train", on_error="skip").fingerprint()
+    assert dataset.fingerprint() != data.open(name, "val").fingerprint()
     assert {item.image_id for item in dataset}.isdisjoint(item.image_id for item in data.open(name, "val"))
     with pytest.raises(UserError, match="has no split 'test'; choose one of: train, val"):
         data.open(name, "test")

@@ -181,3 +181,9 @@ def test_audit_reads_every_split_of_every_dataset(make, capsys):
     }
     assert main(["data", f"{one}+{two}"]) == 0
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[:3]] == ["train", "val", "train"]
+
+
+def test_fingerprint_is_of_all_datasets_in_their_order():
+    one, two, less = Scenes("val", size=4), Scenes("val", seed=1, size=4), Scenes("val", seed=1, size=3)
+    prints = [JoinedDatasets(some).fingerprint() for some in ([one, two], [two, one], [one, less], [less, two])]
+    assert len(set(prints)) == 4 and JoinedDatasets([one, two]).fingerprint() == prints[0]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 import dlip
@@ -172,12 +173,22 @@ def test_distilling_stock_checkpoints_into_stock_classes(tiny, images, scenes, t
     assert "| steps | 3 of 4 images |" in card and "kd.lm x 1" in card
 
 
+@pytest.mark.parametrize("task", ["retrieval", "captioning"])
+def test_an_export_is_read_back(task, made):
+    vlm, paths, _, _, folder = made
+    again = VLM.load(folder / "out" / task)
+    for name in ("image_mean", "image_std", "image_size", "max_positions", "dec_id", "sep_id"):
+        assert getattr(again.med.config, name) == getattr(vlm.med.config, name), name
+    torch.testing.assert_close(again.image_states(paths), vlm.image_states(paths))
+
+
 def test_card_has_the_facts_of_the_record(made):
     text = (made[4] / "out" / "captioning" / "README.md").read_text()
-    assert text.startswith("---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n")
+    results = {result.metric_type: result.metric_value for result in ModelCard(text).data.eval_results}
+    assert results["cider"] == 315.0
     for line in (
         "a student distilled from a heavier teacher", "| teacher | scenes/teacher |", "| TR@1 | 75.8% |",
-        "| CIDEr | 315.0 |", "type: cider", "value: 315.0", "scenes train, 4,000 images",
+        "| CIDEr | 315.0 |", "scenes train, 4,000 images",
         "| losses | itc x 1, kd.lm x 0.5 |",
         "100 of 8 images", "`dlip distill --out runs/tiny`", "0.12M parameters", 'text="a red"', "64 x 64 px",
     ):  # fmt: skip

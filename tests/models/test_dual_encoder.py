@@ -1,12 +1,13 @@
 """CLIP, SigLIP and SigLIP 2 against the stock classes and their processors."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPTokenizer
 
 import dlip
 from dlip.common.errors import MissingAbility, UserError
@@ -15,7 +16,7 @@ from dlip.evaluation.attention_maps import image_maps
 from dlip.models.fast.precision import lower, refuse_lowered
 from dlip.models.features import Want
 from dlip.vlm import VLM
-from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder
+from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder, image_processor_of, stock_model
 
 TEXTS = ["a red star", "the large blue circle is above a cat", "Green!", " ".join(["square"] * 40)]
 CLOSE = dict(atol=1e-5, rtol=1e-5)
@@ -128,3 +129,24 @@ def test_lower_precision(pair):
         lower(vlm.med, "int8")
     with pytest.raises(UserError, match="export does not support a CLIP or SigLIP"):
         refuse_lowered(vlm.med, "export")
+
+
+def test_texts_of_older_clips_end_at_their_highest_id(tmp_path):
+    """As published: their configurations name token 2, which ends no text; the stock class knows."""
+    folder, size = tmp_path / "clip", SIZES["small"]
+    letters = [chr(i) for i in range(33, 127)]
+    pieces = ["<|startoftext|>", *letters, *(f"{letter}</w>" for letter in letters), "<|endoftext|>"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=size["tokens"])
+    for part in (stock_model("clip", size, tokenizer), tokenizer, image_processor_of("clip", size)):
+        part.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    vlm, stock = dlip.load(folder), AutoModel.from_pretrained(folder).eval()
+    ids, mask = vlm.texts(TEXTS)
+    with torch.no_grad():
+        expected = stock.text_model(input_ids=ids, attention_mask=mask.long()).pooler_output
+        states = vlm.med.encode_text(ids, mask)[:, 0]
+    torch.testing.assert_close(states, expected, **CLOSE)
+    assert not torch.allclose(states[0], states[1], atol=1e-2)

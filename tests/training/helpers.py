@@ -1,8 +1,11 @@
 """What several tests of training share."""
 
+from dataclasses import replace
+
 import torch
 from accelerate import Accelerator
 
+from dlip.data.batch import Question
 from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
 
@@ -25,6 +28,16 @@ class InterruptedDataset:
         if not self.left:
             raise KeyboardInterrupt
         return self.dataset[i]
+
+
+class Asked(Scenes):
+    """Every fifth picture has a question and every third a caption, of several lengths."""
+
+    def __getitem__(self, i: int):
+        item = super().__getitem__(i)
+        questions = [Question("what?", ["red" if i % 2 else "a dark red"])] if i % 5 == 0 else []
+        captions = ["a red star above a circle" if i % 2 else "a star"] if i % 3 == 0 else []
+        return replace(item, questions=questions, captions=captions)
 
 
 def untimed_rows(run) -> list[dict]:

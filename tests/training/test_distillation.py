@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlip.common.errors import UserError
 from dlip.models.features import SOURCES, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
 from dlip.training.config import TrainConfig
@@ -282,12 +281,6 @@ def test_chosen_layers_are_compared(make_med, make_batch):
         torch.testing.assert_close(computed[f"at.{kind}"], sum(each) / 2)
     each = [cosine_loss(s.states("fusion", b), t.states("fusion", a), batch.mask) for a, b in pairs["fusion"]]
     torch.testing.assert_close(computed["hr.fusion"], sum(each) / 2)
-
-
-def test_missing_layers_are_refused(make_med):
-    config = make_med().config
-    with pytest.raises(UserError, match="image has no states of layer 5"):
-        Distiller(config, config, HR, {"image": ((5, 1),)})
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,18 @@
 """The loop: it learns, follows its schedule, resumes to the last bit, and says what is wrong."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
-from dlip.data.batch import Question
 from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.training.run_folder import Run, weights_hash
 from dlip.training.terms import AT, HR, KD, VLP
-from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
+from dlip.vlm import VLM
+from tests.helpers import randomize_weights
+from tests.training.helpers import SHORT, TRAIN_SCENES, Asked, InterruptedDataset, force_fp16_scaler, untimed_rows
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -108,28 +107,57 @@ def test_environment_does_not_change_accumulation(make_vlm, tmp_path, monkeypatc
     ) == untimed_rows(plain)
 
 
-class Asked(Scenes):
-    """Every fifth picture has a question and every third a caption, of several lengths."""
-
-    def __getitem__(self, i: int):
-        item = super().__getitem__(i)
-        questions = [Question("what?", ["red" if i % 2 else "a dark red"])] if i % 5 == 0 else []
-        captions = ["a red star above a circle" if i % 2 else "a star"] if i % 3 == 0 else []
-        return replace(item, questions=questions, captions=captions)
+ACCUMULATED = ["vqa", "lm", *(term for term in {**HR, **AT, **KD} if term not in ("hr.image", "kd.itc", "kd.itm"))]
 
 
-@pytest.mark.parametrize("term", ["vqa", "lm", "kd.lm", "hr.text", "hr.fusion", "hr.decoder", "at.self", "at.cross"])
+@pytest.mark.parametrize("term", ACCUMULATED)
 def test_accumulation_equals_one_batch_of_partly_annotated_images(term, make_vlm, tmp_path):
+    """With a prompt, which counts among the decoder's tokens, and weights far from their start, whose maps differ."""
+
+    def made(seed: int) -> VLM:
+        vlm = make_vlm(seed, prompt_ids=(9, 10))
+        randomize_weights(vlm.med, seed)
+        return vlm
+
     config = SHORT.replace(steps=1, warmup=0, weights={term: 1.0}, batch_size=24, label_smoothing=0.0)
     results = []
     for accumulate in (1, 4, 12):
-        student, cut = make_vlm(1), config.replace(accumulate=accumulate)
-        teacher = make_vlm(2) if "." in term else None
+        student, cut = made(1), config.replace(accumulate=accumulate)
+        teacher = made(2) if "." in term else None
         run = train(student, Asked("val", size=24), cut, tmp_path / f"{accumulate}", teacher, progress=False)
         results.append((student.med.text_encoder.encoder.layer[0].output.dense.weight, run.losses()[term]))
+    assert results[0][1][0] > 1e-3
     for weight, losses in results[1:]:
         torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
         assert losses == pytest.approx(results[0][1], abs=1e-5)
+
+
+def test_images_come_in_the_order_of_the_data(make_vlm, tmp_path):
+    """As of scenes, whose twins share a batch, and of shards, which are read one after another."""
+    read = []
+
+    class Backwards(Scenes):
+        def order(self, seed: int, epoch: int) -> list[int]:
+            return list(range(len(self)))[::-1]
+
+        def __getitem__(self, i: int):
+            read.append(i)
+            return super().__getitem__(i)
+
+    config = SHORT.replace(steps=3, weights={"itc": 1.0})
+    train(make_vlm(), Backwards("val", size=24), config, tmp_path, progress=False)
+    assert read[-24:] == list(range(24))[::-1]
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(48, 64), (80, 64)])
+def test_batches_have_the_larger_images_and_the_students_longest_text(student, teacher, make_vlm, tmp_path):
+    seen, taught_by = [], make_vlm(0, image_size=teacher)
+    taught_by.med.register_forward_pre_hook(
+        lambda _, given: seen.append((given[0].images.shape[-1], given[0].ids.shape[1]))
+    )
+    config = SHORT.replace(steps=1, weights={"hr.image": 1.0})
+    train(make_vlm(1, image_size=student, max_text=6), TRAIN_SCENES, config, tmp_path, taught_by, progress=False)
+    assert seen == [(max(student, teacher), 6)]
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.training.loop import train
+from dlip.training.recipes import RECIPES
 from dlip.training.run_folder import Run
-from dlip.training.terms import HR, VLP
+from dlip.training.terms import HR, VLP, weights
 from dlip.vlm import VLM
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, untimed_rows
 
@@ -72,6 +73,13 @@ def test_unsuitable_teachers_are_refused(teacher, changes, says, make_vlm, tmp_p
             progress=False,
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_recipe_vqa_learns_from_questions_alone(make_vlm, tmp_path):
+    recipe = RECIPES["vqa"]
+    config = SHORT.replace(steps=1, weights=weights(f"{recipe.task_terms},{recipe.teacher_terms}"))
+    losses = train(make_vlm(1), Bare("captions"), config, tmp_path, make_vlm(0), progress=False).losses()
+    assert all(losses[term][0] > 0 for term in config.weights)
 
 
 def test_a_run_from_before_an_option_existed_is_still_that_run(make_vlm, tmp_path):
@@ -134,7 +142,7 @@ def test_resume_with_renamed_models_and_other_workers(make_vlm, tmp_path):
     assert [row["step"] for row in run.rows()] == list(range(1, 7))
 
 
-@pytest.mark.parametrize("what", ["threads", "torch", "releases", "instructions", "code"])
+@pytest.mark.parametrize("what", ["data", "threads", "torch", "releases", "instructions", "code"])
 def test_changed_environment_gives_a_warning(what, make_vlm, tmp_path, recwarn):
     config, path = SHORT.replace(steps=1), tmp_path / "run.json"
     train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)

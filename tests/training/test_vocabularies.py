@@ -19,7 +19,8 @@ from dlip.training.loop import train
 from dlip.training.terms import AT, HR, KD
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
-from tests.training.helpers import SHORT, TRAIN_SCENES
+from tests.helpers import randomize_weights
+from tests.training.helpers import SHORT, TRAIN_SCENES, Asked
 
 TERMS = {"kd.itc": 1.0, "hr.image": 1.0, "hr.text": 1.0}
 STUDENT = "scenes-student:image_width=16,text_width=16,text_layers=1,image_layers=1"
@@ -149,3 +150,15 @@ def test_the_command_refuses_in_one_line(folders, tmp_path, capsys):
     assert main([*words.split(), "--weights", "hr,at", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err.strip()
     assert "hr.fusion, hr.decoder, at.self, at.cross" in error and len(error.splitlines()) == 1
+
+
+def test_pooled_states_are_a_mean_over_captions(make_vlm, foreign, tmp_path):
+    """Not over tokens, however the batch is cut."""
+    config, losses = SHORT.replace(steps=1, warmup=0, weights={"hr.text": 1.0}, batch_size=24), []
+    randomize_weights(foreign.med, 2)
+    for accumulate in (1, 4, 12):
+        student, cut = make_vlm(1), config.replace(accumulate=accumulate)
+        randomize_weights(student.med, 1)
+        run = train(student, Asked("val", size=24), cut, tmp_path / f"{accumulate}", foreign, progress=False)
+        losses += run.losses()["hr.text"]
+    assert losses[1:] == pytest.approx([losses[0]] * 2, abs=1e-5)

@@ -301,3 +301,29 @@ def test_real_photographs(name, split, count):
     item = folder[count - 1]
     assert item.image.size == ((295, 224) if name == "daquar" else (224, 224))
     assert 5 < np.asarray(item.image).std() < 128
+
+
+def test_the_fingerprint_changes_with_texts_and_images(make):
+    """Caches are named by it, and a resumed run warns by it."""
+    path = make([image("a.png", "one"), image("b.png", "two")], [ask("a.png", "what?", "cat")])
+    file, seen = path / "images" / "b.png", [Folder(path, "train").fingerprint()]
+    assert Folder(path, "train").fingerprint() == seen[0]
+
+    def captions(*rows: dict) -> None:
+        (path / "captions.json").write_text(json.dumps({"images": rows}))
+
+    def larger() -> None:
+        before = file.stat().st_mtime_ns
+        Image.new("RGB", (40, 30), "red").save(file)
+        os.utime(file, ns=(before, before))
+
+    for change in (
+        lambda: captions(image("a.png", "one"), image("b.png", "three")),
+        lambda: (path / "vqa.json").write_text(json.dumps([ask("a.png", "what?", "dog")])),
+        larger,
+        lambda: os.utime(file, (0, 0)),
+        lambda: captions(image("a.png", "one")),
+    ):
+        change()
+        seen.append(Folder(path, "train").fingerprint())
+    assert len(set(seen)) == len(seen)
