@@ -180,7 +180,12 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return failed("not enough memory; use a smaller --batch-size or --size", error)
+        smaller = (
+            "use a smaller --batch-size or --size"
+            if argv[0] in ("train", "distill")
+            else "use a smaller model or fewer images"
+        )
+        return failed(f"not enough memory; {smaller}", error)
     except KeyboardInterrupt:
         resumable = {argv[0], " ".join(argv[:2])} & {*RESUMABLE}
         resumes = "; the same command resumes from the last checkpoint, if there is one" * bool(resumable)

@@ -329,7 +329,7 @@ def test_cache_limit_is_enforced(tmp_path, capsys):
 def test_out_of_memory_is_one_line(error, monkeypatch, capsys):
     monkeypatch.setattr("dlip.cost.sizes.models_table", Mock(side_effect=error))
     assert main(["models"]) == 2
-    assert capsys.readouterr().err == "dlip: not enough memory; use a smaller --batch-size or --size\n"
+    assert capsys.readouterr().err == "dlip: not enough memory; use a smaller model or fewer images\n"
     monkeypatch.setattr("dlip.cost.sizes.models_table", Mock(side_effect=RuntimeError("a fault of ours")))
     with pytest.raises(RuntimeError, match="a fault of ours"):
         main(["models"])

@@ -7,6 +7,7 @@ source lacks keeps its values.
 
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,16 @@ def initialize(model: "VLM", source: str) -> list[str]:
             warnings.warn(f"{name} has another vocabulary than the model: words that it lacks keep random weights; "
                           f"--tokenizer {name} gives the model its vocabulary", stacklevel=2)  # fmt: skip
     return copied
+
+
+def check_backbone(config: ModelConfig, sources: Iterable[str], trained: bool) -> None:
+    """Raise UserError for an image backbone that nothing initializes and that is not `trained` either."""
+    begun = trained or any(parse_source(source)[0] in ("", "image", "backbone") for source in sources)
+    if config.image_backbone and not begun:
+        raise UserError(
+            f"{config.image_backbone} would stay random, as it is frozen; add --init-from backbone=imagenet, or train "
+            "it with --backbone-lr"
+        )
 
 
 def _initialize_backbone(med: Med) -> list[str]:

@@ -90,9 +90,9 @@ def kept_channels(label: str, importance: Tensor, source: ModelConfig, target: M
     size, new_size = getattr(source, field), getattr(target, field)
     if new_size > size:
         raise UserError(f"{field} of the source is {size}, the model's {new_size}; choose a model that is no wider")
-    if kind != "heads" or size == new_size:
-        return importance.topk(new_size).indices.sort().values
     heads, new_heads = getattr(source, f"{side}_heads"), getattr(target, f"{side}_heads")
+    if kind != "heads" or (size, heads) == (new_size, new_heads):
+        return importance.topk(new_size).indices.sort().values
     by_head = importance.view(heads, -1)  # [heads, channels per head]
     channels = torch.arange(size, device=importance.device).view(heads, -1)
     if new_heads == heads:

@@ -7,7 +7,6 @@ from dlip.common.errors import UserError
 from dlip.evaluation import tasks
 from dlip.experiments.config import EvaluationConfig, MeasureConfig
 from dlip.experiments.run import held_out, note_skipped
-from dlip.export import runner_evaluate
 from dlip.export.optimize import optimize
 from dlip.vlm import VLM
 
@@ -26,8 +25,7 @@ def evaluate_optimized(config: EvaluationConfig, results: str | None = None, pro
     dataset = data_sets.open(source.name, source.split or held_out(source.name, "--"), source.limit, source.on_error)
     skipped = {dataset.split: len(data_sets.verify(dataset))}
     model, candidates = optimize(VLM.load(config.model))
-    evaluate = tasks.evaluate if isinstance(model, VLM) else runner_evaluate.evaluate
-    metrics = evaluate(
+    metrics = tasks.evaluate(
         model, dataset, tasks=config.tasks, k=how.candidates, num_beams=config.beams, return_items=True,
         generate_limit=how.generate_limit, progress=progress,
     )  # fmt: skip

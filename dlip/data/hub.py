@@ -8,6 +8,7 @@ format, images with metadata). Code of a dataset is never run. Options after the
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -73,8 +74,8 @@ class Hub(AnnotatedImages):
         self.annotations = [self.annotations[i] for i in kept]
 
     def fingerprint(self) -> str:
-        """Hash of the library's fingerprint, of the columns, and of the rows used."""
-        known = repr((self.data._fingerprint, self.columns, self._rows))
+        """Hash of the library's fingerprint, of the columns, of the rows used, and of the files that these name."""
+        known = repr((self.data._fingerprint, self.columns, self._rows, [*self._files()]))
         return hashlib.sha256(known.encode()).hexdigest()
 
     def _group(self) -> list[str]:
@@ -120,6 +121,17 @@ class Hub(AnnotatedImages):
         if not (file.is_file() and any(map(file.is_relative_to, self._roots))):
             raise OSError("there is no such file in the dataset's own folders")
         return file.read_bytes()
+
+    def _files(self) -> Iterator[tuple[str, int, int]]:
+        """Path, size and time of each image file beside the rows; none if the first row holds its image."""
+        for first, *_ in self._rows:
+            value = self.data[first][self.columns["image"]]
+            path = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else value
+            if not isinstance(path, str):
+                return
+            with suppress(OSError, ValueError):
+                about = (self._roots[0] / path).stat()
+                yield path, about.st_size, about.st_mtime_ns
 
 
 def splits(name: str) -> list[str]:

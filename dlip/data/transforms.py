@@ -29,6 +29,8 @@ _UPRIGHT = {
     7: _Turn.TRANSVERSE, 8: _Turn.ROTATE_90,
 }  # fmt: skip
 """EXIF orientation -> what turns the image upright."""
+_ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""What Pillow reads an orientation from."""
 
 
 def read_image(path: str | Path, data: bytes | None = None) -> Image.Image:
@@ -60,16 +62,24 @@ def as_pil(image: Image.Image | np.ndarray) -> Image.Image:
 
 def as_list(values: Iterable, noun: str) -> list:
     """Images or texts as a list. Raises UserError for a single one: a string would be taken for a list of letters."""
-    if isinstance(values, str | Path | Image.Image):
+    if isinstance(values, str | Path | Image.Image) or (isinstance(values, np.ndarray) and values.ndim < 4):
         raise UserError(f"expected a list of {noun}s, got a single one; put it in brackets: [{noun}]")
     return list(values)
 
 
 def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
-    """An image (RGB and upright), the path of one, or pixels (unchanged)."""
+    """An image (RGB and upright), the path of one, or pixels, uint8 [H, W, 3] (unchanged).
+
+    Raises UserError for other pixels, such as those between 0 and 1.
+    """
     if isinstance(image, str | Path):
         return read_image(image)
-    return to_rgb(image) if isinstance(image, Image.Image) else image
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UserError(f"pixels have to be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}; convert them")
+    return pixels
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -94,7 +104,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     image = image if image.mode == "RGB" else image.convert("RGB")
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+        for key in _ORIENTED:  # else it would be turned once more
+            image.info.pop(key, None)
+    return image
 
 
 def _orientation(image: Image.Image) -> int | None:

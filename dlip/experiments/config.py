@@ -143,12 +143,16 @@ class EvaluationConfig:
     def __post_init__(self):
         check(self, "--")
 
-    def differences(self) -> list[str]:
-        """What distinguishes it from the evaluation after training, for a record's name."""
-        words = [self.precision] if self.precision != EvaluationConfig.precision else []
+    def differences(self, precision: str) -> list[str]:
+        """What distinguishes it, and the model's precision, from the evaluation after training, for a record's name."""
+        how = self.measure
+        words = [precision] if precision != EvaluationConfig.precision else []
         words += [f"{self.beams} beams"] if self.beams != EvaluationConfig.beams else []
         words += [" and ".join(self.tasks)] if {*self.tasks} != {*TASKS} else []
-        return words + (["by ITC alone"] if self.measure.candidates == 0 else [])
+        words += [f"texts of {how.generate_limit} images"] if how.generate_limit is not None else []
+        if how.candidates is not None:
+            words.append(f"{how.candidates} candidates" if how.candidates else "by ITC alone")
+        return words
 
     def command(self) -> str:
         """The command line of this evaluation, for information."""

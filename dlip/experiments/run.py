@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dlip import data as data_sets
-from dlip.checkpoints.init_from import initialize
+from dlip.checkpoints.init_from import check_backbone, initialize
 from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
@@ -37,7 +37,7 @@ from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
 from dlip.training.run_folder import Run, weights_hash
-from dlip.training.terms import AT, HR, VLP, trained_abilities
+from dlip.training.terms import AT, HR, VLP, abilities, trained_abilities
 from dlip.vlm import VLM
 
 VOCABULARY_SIZE = 8192
@@ -131,6 +131,8 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     if not isinstance(student, VLM):
         student = new_student(student, teacher, config.seed, data)
         student.med.abilities = trained_abilities(config.weights)
+    else:
+        student.med.abilities |= abilities(config.weights)
     return train(student, data, config, folder, teacher)
 
 
@@ -240,6 +242,8 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
     watched = data_sets.FirstN(val, config.eval_items)
     teacher = VLM.load(experiment.teacher) if experiment.teacher else None
     source = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher
+    if experiment.tokenizer and isinstance(source.tokenizer, StockTokenizer):
+        raise UserError(f"{experiment.tokenizer} is no BLIP, whose tokenizer a student could have; drop --tokenizer")
 
     def initialized() -> VLM:
         model = new_student(experiment.size, source, config.seed, dataset)
@@ -249,7 +253,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         measurable_tasks(model, test.dataset if isinstance(test, data_sets.FirstN) else test)  # reads no image
         return model
 
-    preset(experiment.size)  # refuse a wrong size before images are read
+    check_backbone(preset(experiment.size), experiment.init_from, config.backbone_lr > 0)
     reads_data = source is None or isinstance(source.tokenizer, StockTokenizer)
     student, skipped = None if reads_data else initialized(), dict[str, int]()
     for one in {id(one): one for one in (dataset, test, val)}.values() if verify else ():
@@ -362,7 +366,7 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
     """
     first = model_record(config.model)
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
-    about["name"] = ", ".join([first["name"], *config.differences()])
+    about["name"] = ", ".join([first["name"], *config.differences(precision(vlm.med))])
     about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
     record = new_record(command=config.command(), metrics=metrics, items=items, **about)
     record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}

@@ -132,14 +132,18 @@ class Runner:
 
     def caption(self, images: list[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None) -> list[str]:
         """A caption for each image, without the prompt, of at most `max_text` tokens by default."""
-        part = self.part("lm")
+        part, images = self.part("lm"), as_list(images, "image")
+        if not images:
+            return []
         states = self._encode(part, images, "states")
         prompt, mask = [part.config["dec_id"], *part.config["prompt_ids"]], np.ones(states.shape[:2], bool)
         return self._decode(part.search(states, mask, prompt, num_beams, max_new_tokens or self.config["max_text"]))
 
     def answer(self, images: list[ImageInput], questions: list[str], num_beams: int = 3) -> list[str]:
         """The answer to each image's question; a single image may come with several questions."""
-        part = self.part("vqa")
+        part, questions = self.part("vqa"), as_list(questions, "question")
+        if not questions:
+            return []
         ids, mask, states, rows = self._pairs(part, images, questions)
         (context,) = part.run("fusion", ["question"], ids=ids, mask=mask, states=states[rows])
         return self._decode(
@@ -153,7 +157,9 @@ class Runner:
 
     def match_logits(self, images: list[ImageInput], texts: list[str]) -> np.ndarray:
         """ITM logits [N, 2], index 1 is a match."""
-        part = self.part("itm")
+        part, texts = self.part("itm"), as_list(texts, "text")
+        if not texts:
+            return np.zeros((0, 2), np.float32)
         ids, mask, states, rows = self._pairs(part, images, texts)
         batches = (slice(i, i + PAIR_BATCH) for i in range(0, len(ids), PAIR_BATCH))
         logits = [part.run("fusion", ["match"], ids=ids[b], mask=mask[b], states=states[rows[b]])[0] for b in batches]

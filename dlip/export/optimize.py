@@ -16,7 +16,9 @@ from dlip.common.errors import UserError
 from dlip.export import backends
 from dlip.export.backends.agreement import Inputs, call, outputs_of, relative_errors
 from dlip.export.onnx_runner import Runner
+from dlip.export.runner_evaluate import EVALUATORS
 from dlip.models.composite import Composite
+from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import PRECISIONS, refuse_lowered
 from dlip.training.caches.disk import cache_key
 from dlip.vlm import VLM
@@ -53,6 +55,7 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     captions, and where no candidate is within the tolerance.
     """
     med = refuse_lowered(vlm.med.model_for("lm"), "optimize")
+    refuse_packed(med)
     if isinstance(vlm.med, Composite):
         raise UserError("a model made of several cannot be optimized; optimize each by itself")
     packages = {name for backend in BACKENDS for name in backends.packages(backend) if find_spec(name)}
@@ -90,6 +93,8 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     times = caption_times(list(ready), inputs)
     timed = {backend: candidate(ms=ms) for (backend, candidate), ms in zip(ready.items(), times, strict=True)}
     fastest = min(timed, key=lambda backend: timed[backend].ms)
+    if isinstance(fastest.model, Runner):
+        fastest.model.evaluators = EVALUATORS
     fastest.model.name = f"{vlm.name} by {timed[fastest].backend} in {timed[fastest].precision}"
     return fastest.model, sorted(timed.values(), key=lambda candidate: candidate.ms) + others
 

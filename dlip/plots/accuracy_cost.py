@@ -58,6 +58,9 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1") 
         raise UserError(f"no record has both {cost} and {score}; choose other axes")
     if len(test_sets := describe_test_sets(rows)) > 1:
         raise UserError(f"the records are of {'; '.join(test_sets)}; keep those of one of them")
+    teachers = rows.loc[rows["role"] == "teacher", "name"]
+    if len(teachers) > 1:
+        raise UserError(f"the records have the teachers {', '.join(teachers)}; keep those of one of them")
     fig = figure(_cost_finding(rows, cost, score))
     front = rows.iloc[pareto(list(rows[cost]), list(rows[score]))]
     fig.add_scatter(

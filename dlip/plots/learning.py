@@ -27,7 +27,8 @@ def learning_curves(records: list[dict], score: str) -> go.Figure:
             levels.setdefault(_images(record), level)
     curves = []
     for record in runs:
-        scores, level = record["evaluations"]["scores"], levels.get(_images(record))
+        scores = record["evaluations"]["scores"]
+        level = record["evaluations"]["teacher"].get(score) or levels.get(_images(record))
         if level or not levels:
             curves.append((record, scores["step"], percent(scores[score], level or 100)))
     unit = "%" if levels else ""

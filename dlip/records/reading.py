@@ -122,6 +122,6 @@ def _latency_setup(latency: dict | None) -> str:
 
 
 def count_test_images(record: dict) -> int:
-    """Number of images measured, those with captions or those with questions, whichever are more; 0 if unknown."""
+    """Number of images measured: the most that were ranked, captioned or asked about; 0 if unknown."""
     columns = outcomes(record)
-    return max((len(columns[name]) for name in ("captions", "questions") if name in columns), default=0)
+    return max((len(columns[name]) for name in ("captions", "cider", "questions") if name in columns), default=0)

@@ -125,6 +125,8 @@ class TrainConfig:
             raise UserError("cached teacher outputs are those of unaugmented images; drop train.augment or train.cache")
         if self.feature_views > 1 and not self.augment:
             raise UserError("without augmentation all views of an image are equal; use 1 of them, or --augment")
+        if self.flip and not self.augment:
+            raise UserError("train.flip mirrors augmented photographs; set train.augment too")
         if self.queue and not self.momentum:
             raise UserError("train.queue needs momentum encoders; set train.momentum, for example to 0.995")
 

@@ -24,7 +24,7 @@ class Learner(nn.Module):
 
     def __init__(self, student: VLM, teacher: VLM | None, config: TrainConfig, tags: int = 0):
         super().__init__()
-        self.config, self.med = config, student.med
+        self.config, self.med = config, student.med.requires_grad_(True)  # it may have been a teacher
         if backbone := self.med.vision_model.embeddings.backbone:
             backbone.requires_grad_(config.backbone_lr > 0)
         self.feature_cache: FeatureCache | None = None

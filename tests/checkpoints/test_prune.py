@@ -93,3 +93,10 @@ def test_whole_heads_are_pruned_if_their_number_differs():
 def test_wider_models_and_other_heads_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         pruned_to(made(**changes), made())
+
+
+def test_other_heads_of_the_same_width_are_refused():
+    """Their weights fit in shape, and mean something else."""
+    wide, narrow = made(), made(image_heads=2)
+    with pytest.raises(UserError, match="image heads differ in number"):
+        pruned_to(narrow, wide)

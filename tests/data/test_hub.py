@@ -1,6 +1,7 @@
 """Datasets that the `datasets` library has on this disk; no request to the hub."""
 
 import io
+import os
 import sys
 
 import datasets
@@ -188,6 +189,9 @@ def test_paths_beside_the_rows(tmp_path):
     dataset = data.open(f"hub:{tmp_path}/train.csv", "train", on_error="skip")
     dataset.verify()
     assert [item.captions for item in dataset] == [["one"]] and len(dataset.faults) == 1
+    before = dataset.fingerprint()
+    os.utime(tmp_path / "a.png", (0, 0))
+    assert dataset.fingerprint() != before  # caches are named by it
 
 
 def test_rows_without_an_id_are_images_of_their_own(tmp_path):

@@ -7,7 +7,7 @@ import transformers
 from PIL import Image, ImageChops
 
 from dlip.common.errors import UserError
-from dlip.data.transforms import FORMATS, MAX_PIXELS, augment, read_image, resize_square, to_rgb
+from dlip.data.transforms import FORMATS, MAX_PIXELS, as_list, augment, load_image, read_image, resize_square, to_rgb
 
 
 @pytest.fixture
@@ -53,6 +53,7 @@ def test_exif_turns_the_image(photo, tmp_path, orientation, suffix):
     image = read_image(tmp_path / f"a.{suffix}")
     assert quadrants(image) == ORIENTATIONS[orientation].split()
     assert image.size == ((50, 80) if orientation in (5, 6, 7, 8) else (80, 50))
+    assert quadrants(load_image(image)) == quadrants(image)  # not turned once more
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -231,3 +232,11 @@ def test_formats_of_external_programs_are_refused(photo, tmp_path):
     for kind in FORMATS:
         photo.save(tmp_path / "photo", kind)
         assert read_image(tmp_path / "photo").size == photo.size, kind
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)])
+def test_other_pixels_are_refused(pixels):
+    with pytest.raises(UserError, match=r"pixels have to be uint8 \[H, W, 3\], not (float64|uint8) \[4, 4"):
+        load_image(pixels)
+    with pytest.raises(UserError, match="expected a list of images, got a single one"):
+        as_list(pixels, "image")

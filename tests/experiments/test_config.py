@@ -104,8 +104,10 @@ def test_roles_and_teachers_agree():
 
 
 def test_records_names_say_how_a_model_was_evaluated():
-    assert EvaluationConfig("scenes/student").differences() == []
+    assert EvaluationConfig("scenes/student").differences("fp32") == []
     config = EvaluationConfig("scenes/student", precision="int8", beams=5, tasks=("captioning", "vqa"))
-    assert config.differences() == ["int8", "5 beams", "captioning and vqa"]
+    assert config.differences("int8") == ["int8", "5 beams", "captioning and vqa"]
     config = EvaluationConfig("a", tasks=("vqa", "captioning", "retrieval"), measure=MeasureConfig(candidates=0))
-    assert config.differences() == ["by ITC alone"]
+    assert config.differences("fp32") == ["by ITC alone"]
+    config = EvaluationConfig("a", measure=MeasureConfig(candidates=16, generate_limit=50))
+    assert config.differences("fp32") == ["texts of 50 images", "16 candidates"]

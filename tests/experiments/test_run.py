@@ -25,6 +25,7 @@ from dlip.training.learner import Learner
 from dlip.training.run_folder import Run
 from dlip.training.terms import AT, HR, VLP, weights
 from dlip.vlm import VLM
+from tests.checkpoints.dual_helpers import dual_folder
 
 TRAIN = ExperimentConfig("scenes-student", tokenizer="scenes/teacher", data=DataConfig(limit=8))
 DISTILL = TRAIN.replace(tokenizer=None, teacher="scenes/teacher", role="distilled")
@@ -352,3 +353,15 @@ def test_models_are_measured_on_the_accelerator_but_int8(tiny, scenes, monkeypat
     for _ in range(2):
         measure(tiny, FirstN(scenes, 2), 0, False, teacher=tiny, tasks=("vqa",))
     assert placed == ["the fast one"] * 2 + ["cpu"] * 2
+
+
+def test_a_frozen_backbone_does_not_stay_random():
+    experiment = ExperimentConfig("photos-hybrid-student", data=DataConfig(limit=8))
+    with pytest.raises(UserError, match="tf_efficientnet_lite0 would stay random.*--init-from backbone=imagenet"):
+        prepare(experiment)
+
+
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
+    folder = dual_folder(tmp_path, "siglip")
+    with pytest.raises(UserError, match="is no BLIP, whose tokenizer a student could have"):
+        prepare(ExperimentConfig("scenes-student", tokenizer=str(folder), data=DataConfig(limit=8)))

@@ -1,10 +1,13 @@
 """The fastest of the backends that keep a model's outputs serves it."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 
+import dlip
 from dlip.common.errors import UserError
+from dlip.data import FirstN
 from dlip.export import optimize as module
 from dlip.export.optimize import Candidate, optimize
 from dlip.models.fast.precision import lower
@@ -44,6 +47,11 @@ def test_fastest_backend_has_the_methods_of_a_vlm(backend, tiny, scenes, cache, 
     assert model.match(images, TEXTS).tolist() == pytest.approx(tiny.match(images, TEXTS).tolist(), abs=1e-4)
     expected = tiny.similarity(images, TEXTS).flatten().tolist()
     assert model.similarity(images, TEXTS).flatten().tolist() == pytest.approx(expected, abs=1e-4)
+    assert model.caption([]) == model.answer([], []) == [] and len(model.match([], [])) == 0
+    scores, options = [], dict(progress=False, java=False)
+    for one in (model, tiny):
+        scores.append(dlip.evaluate(one, FirstN(scenes, 2), **options)["retrieval"])
+    assert scores[0] == scores[1]
 
 
 def test_candidates_beyond_the_tolerance_are_not_timed(tiny, cache, monkeypatch):
@@ -109,3 +117,8 @@ def test_model_in_another_precision_is_refused(tiny, cache):
     lowered = VLM(lower(VLM.load("scenes/student").med, "bf16"), tiny.tokenizer)
     with pytest.raises(UserError, match="in bf16, which optimize does not support"):
         lowered.optimize()
+
+
+def test_a_packed_model_is_refused(tiny, cache):
+    with pytest.raises(UserError, match="packed"):
+        optimize(copy.deepcopy(tiny).pack(), cache=cache)

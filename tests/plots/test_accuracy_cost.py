@@ -202,3 +202,8 @@ def test_titles_break_at_spaces_only():
 
 def test_labels_are_unique():
     assert len({name for name, _ in LABELS.values()}) == len(LABELS)
+
+
+def test_two_teachers_are_refused(records: list[dict]):
+    with pytest.raises(UserError, match="the records have the teachers .*; keep those of one of them"):
+        accuracy_cost(frame([*records, make_record("another", "teacher", tr1=90.0)]))

@@ -34,6 +34,10 @@ def test_runs_without_a_teacher_share_that_of_the_same_images():
     elsewhere = make_record("elsewhere", "undistilled", evaluations=make_evaluations([1], images=7, tr1=[20.0]))
     fig = learning_curves([alone, elsewhere, taught], "tr1")
     assert {trace.name: list(trace.y) for trace in fig.data} == {"undistilled": [50.0], "distilled": [75.0]}
+    other = make_record("other", evaluations=make_evaluations([1], {"tr1": 30.0}, tr1=[15.0]))
+    for records in ([taught, other], [other, taught]):
+        ends = {trace.y[0] for trace in learning_curves(records, "tr1").data}
+        assert ends == {75.0, 50.0}  # each of its own teacher
     raw = learning_curves([alone, elsewhere], "tr1")
     assert [list(trace.y) for trace in raw.data] == [[40.0], [20.0]] and not raw.layout.shapes
 

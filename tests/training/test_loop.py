@@ -314,3 +314,11 @@ def test_evaluation_is_logged_and_does_not_change_training(make_vlm, tmp_path):
     assert all(step == row["step"] for step, row in rows_when_evaluated)
     assert [step for step, row in rows_when_evaluated if "eval" in row] == [2, 4, 6]
     assert seen == [student] * 3 and run.losses() == plain.losses()
+
+
+def test_a_model_that_was_a_teacher_learns(make_vlm, tmp_path):
+    model = make_vlm(0)
+    train(make_vlm(1), TRAIN_SCENES, SHORT.replace(weights={"hr.image": 1.0}), tmp_path / "a", model, progress=False)
+    before = model.med.vision_proj.weight.clone()
+    train(model, TRAIN_SCENES, SHORT.replace(weights={"itc": 1.0}), tmp_path / "b", progress=False)
+    assert not torch.equal(model.med.vision_proj.weight, before)

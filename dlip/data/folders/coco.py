@@ -12,7 +12,7 @@ from dlip.data.annotation import Annotation, check_split
 from dlip.data.folders.annotations import image_path, load_json, require
 from dlip.data.folders.images import ImageFiles
 
-_SPLIT = re.compile(r"train|val|test")
+_SPLIT = re.compile(r"(?<![a-z])(train|val|test)(?![a-z])")
 
 
 def split_of(stem: str) -> str:

@@ -57,7 +57,8 @@ def open_columns(
     """
     if not 0 < max_gb < math.inf:
         raise UserError(f"the caches' limit is {max_gb} GB; use a finite number above 0")
-    needed_gb = (sum(2 * math.prod(shape) for shape in shapes.values()) + sum(map(stored_bytes, keep))) / 1e9
+    own = sum(2 * math.prod(shape) for shape in shapes.values())
+    needed_gb = (own + sum(map(stored_bytes, {*keep} - {folder}))) / 1e9
     if needed_gb > max_gb:
         raise UserError(
             f"{noun} would take {needed_gb:.1f} GB, more than the {max_gb:g} GB allowed; raise --cache-gb, use fewer "

@@ -89,6 +89,7 @@ def test_the_caches_of_a_run_do_not_delete_each_other(student, tmp_path):
     with pytest.raises(UserError, match="image features would take"):
         cache(views=2, max_gb=2.5 * gb, keep=[first])
     cache(views=2, max_gb=3.5 * gb, keep=[first])
+    assert cache(views=1, max_gb=1.5 * gb, keep=[first]) == first  # counted once
     assert (first / "view.0.f16").is_file()
     cache(views=3, max_gb=3.5 * gb)
     assert not first.exists()
