@@ -57,7 +57,7 @@ class VLM:
         return self
 
     def optimize(self, tolerance: float = 0.05) -> "VLM | Runner":
-        """The model as what runs it fastest on this machine, with the same methods for captions, answers and scores;
+        """Return this model on the machine's fastest backend, with the same methods for captions, answers and scores;
         its `name` says what that is. See `dlip.export.optimize.optimize`."""
         from dlip.export.optimize import optimize  # nothing else here imports what lies above
 

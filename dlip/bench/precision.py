@@ -16,7 +16,7 @@ from dlip.evaluation.tasks import evaluate
 from dlip.export import runner_evaluate
 from dlip.export.onnx_export import quantize, to_onnx
 from dlip.export.onnx_runner import Runner
-from dlip.models.fast.precision import PRECISIONS, lower
+from dlip.models.fast.precision import PRECISIONS, convert_precision
 from dlip.records.schema import HEADLINE_SCORES, SCORES, TABLE_SCORES
 from dlip.vlm import VLM
 
@@ -31,7 +31,7 @@ def run(rounds: int = 100, images: int = 1000) -> tuple[dict, list[dict]]:
     with tempfile.TemporaryDirectory() as name:
         folder, models, mb = Path(name), {}, {}
         for name in PRECISIONS:
-            models[name] = VLM(lower(copy.deepcopy(fp32.med), name), fp32.tokenizer, name)
+            models[name] = VLM(convert_precision(copy.deepcopy(fp32.med), name), fp32.tokenizer, name)
             save_model(models[name].med, fp32.tokenizer, folder / name)
             mb[name] = _megabytes(folder / name / "model.safetensors")
         for name, graphs in export_graphs(MODEL, folder).items():

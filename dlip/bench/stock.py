@@ -17,7 +17,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
 from dlip.export.onnx_runner import Part, Runner
 from dlip.export.transformers import to_stock
-from dlip.models.fast.precision import PRECISIONS, lower, pack
+from dlip.models.fast.precision import PRECISIONS, convert_precision, pack
 from dlip.models.generate import generate, until_sep
 from dlip.models.med import Med
 from dlip.models.token_ids import first_token
@@ -74,7 +74,7 @@ def implementations(med: Med, parts: dict[str, Part], batch: int) -> dict[str, C
     c = med.config
     captioner, matcher = to_stock(med, "captioning"), to_stock(med, "retrieval")
     names = {"packed": "fp32"} | {name: name for name in PRECISIONS[1:]}
-    served = {name: pack(lower(copy.deepcopy(med), precision)) for name, precision in names.items()}
+    served = {name: pack(convert_precision(copy.deepcopy(med), precision)) for name, precision in names.items()}
     images = torch.randint(256, (batch, c.image_size, c.image_size, 3), dtype=torch.uint8)
     pixels = med.normalize(images.permute(0, 3, 1, 2))
     prompt = torch.full((batch, 1), c.dec_id)

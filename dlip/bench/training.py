@@ -6,6 +6,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dlip.bench import alternate, row
+from dlip.common.torch_private import ONEDNN_LINEAR
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_student
@@ -18,7 +19,7 @@ from dlip.vlm import VLM
 
 BATCH, QUESTIONS = 64, 3
 KINDS = {
-    "products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
+    "products": ("aten::mm", "aten::addmm", "aten::bmm", ONEDNN_LINEAR),
     "copies and casts": ("aten::copy_",),
 }
 """Kind of work -> its kernels."""

@@ -22,7 +22,7 @@ from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig
-from dlip.models.fast.precision import lower, warn_if_emulated
+from dlip.models.fast.precision import convert_precision, warn_if_emulated
 from dlip.models.features import ABILITIES
 from dlip.models.med import Med
 
@@ -74,9 +74,9 @@ class Checkpoint:
     def build(self, source: str) -> Med:
         """The model in eval mode; weights that no ability needs are zero. Raises UserError if others are missing."""
         with ZeroInit(), torch.device("meta"):  # first without memory, which a damaged configuration could exhaust
-            self._complete_tensors(lower(Med(self.config), self.precision), source)
+            self._complete_tensors(convert_precision(Med(self.config), self.precision), source)
         with ZeroInit():
-            med = lower(Med(self.config).eval(), self.precision)
+            med = convert_precision(Med(self.config).eval(), self.precision)
         warn_if_emulated(self.precision, f"the fp32 original of {source} is faster here")
         med.abilities = self.abilities
         load_weights(med, self._complete_tensors(med, source))

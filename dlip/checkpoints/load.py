@@ -74,7 +74,7 @@ def load_model(name: str | Path) -> tuple[Med | DualEncoder | Composite, Tokeniz
 
 
 def mark_own_tokens(models: list[HasAbilities], tokenizer: Tokenizer | StockTokenizer) -> None:
-    """Make those models that have another vocabulary than `tokenizer` tokenize the captions of a batch themselves."""
+    """Set `own_tokens` of models whose vocabulary differs from `tokenizer`'s, and of every dual encoder."""
     for model in models:
         same = model.tokenizer is tokenizer or model.tokenizer.fast.get_vocab() == tokenizer.fast.get_vocab()
         model.own_tokens = isinstance(model, DualEncoder) or not same
@@ -86,7 +86,7 @@ def _load_one(name: str) -> Med | DualEncoder:
     path = locate(parsed.name)
     if kind := _dual_encoder_type(path):
         if parsed.size or parsed.heads:
-            raise UserError(f"the image size and heads of {parsed.name} are its own; leave out what follows its name")
+            raise UserError(f"the image size and heads of {parsed.name} are its own; remove what follows its name")
         with checkpoint_errors(path):
             return read_dual_encoder(path, kind)
     checkpoint = _read(parsed, path)
@@ -141,7 +141,7 @@ def _read(parsed: ModelName, path: Path) -> Checkpoint:
         if path.is_file():
             checkpoint = blip.read_original(path, parsed.heads)
         elif parsed.heads:
-            raise UserError(f"{parsed.name} says how many heads it has; leave out what follows its name")
+            raise UserError(f"{parsed.name} says how many heads it has; remove what follows its name")
         elif "model" in (values := read_json(path / "config.json")):
             checkpoint = _read_own(path, values)
         elif values.get("model_type") == "blip":

@@ -88,7 +88,10 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def global_mean(summed: Tensor, count: Tensor) -> Tensor:
-    """`summed` / `count` over the global batch, scaled such that its mean over processes is that; 0 for count 0."""
+    """`summed` / `count` over the global batch, times the number of processes, over which DDP takes the mean.
+
+    0 for count 0.
+    """
     return summed * batch_world_size() / all_sum(count).clamp(min=1)
 
 

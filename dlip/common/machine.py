@@ -24,10 +24,12 @@ def machine_info() -> dict:
     torch uses, followed by "bf16" where oneDNN has bf16 kernels for this CPU."""
     import torch  # here, because reading records needs no torch
 
+    from dlip.common.torch_private import onednn_has_bf16
+
     model = re.search(r"model name\s*:\s*(.+)", CPUINFO.read_text() if CPUINFO.exists() else "")
     return {
         "cpu": model[1].strip() if model else platform.processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability() + " bf16" * has_bf16_instructions(),
+        "instructions": torch.backends.cpu.get_cpu_capability() + " bf16" * onednn_has_bf16(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -71,10 +73,3 @@ def code_version() -> dict:
     except (OSError, subprocess.CalledProcessError):
         pass  # no git, no checkout, or no commit yet
     return {"version": dlip.__version__, "commit": commit, "modified": modified}
-
-
-def has_bf16_instructions() -> bool:
-    """Whether oneDNN multiplies bf16 matrices with instructions of this CPU rather than emulating them."""
-    import torch
-
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -26,7 +26,7 @@ from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import lower, warn_if_emulated
+from dlip.models.fast.precision import convert_precision, warn_if_emulated
 from dlip.models.tasks import TASKS
 from dlip.records import TABLE_SCORES
 from dlip.training.config import TrainConfig
@@ -222,7 +222,7 @@ def _measured_teacher(job: Job) -> dict:
     )
     test = data.open("scenes", plan.test_split, plan.test_images)
     vlm, teacher = VLM.load(plan.teacher), VLM.load(plan.teacher)
-    lower(vlm.med, job.row.precision)
+    convert_precision(vlm.med, job.row.precision)
     metrics, items = run.measure(
         vlm, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates,
         generate_limit=plan.generate_limit,

@@ -28,7 +28,7 @@ from dlip.experiments.history import history, model_record, models_of
 from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
 from dlip.experiments.trackers import Reporter, check_installed
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import lower, precision
+from dlip.models.fast.precision import convert_precision, precision
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 from dlip.records import contains, record_of_run
@@ -187,7 +187,7 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
     check_tasks(config.tasks)
     vlm, split = VLM.load(config.model), config.data.split or held_out(config.data.name, "--")
     for med in vlm.med.members:
-        lower(med, config.precision)
+        convert_precision(med, config.precision)
     dataset = data_sets.open(config.data.name, split, config.data.limit, config.data.on_error)
     skipped, how = {dataset.split: len(data_sets.verify(dataset))}, config.measure
     known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}

@@ -14,7 +14,7 @@ from dlip.common.errors import UserError
 from dlip.export.card import encoder_card
 from dlip.export.transformers import processor, record_of, write_folder
 from dlip.models.composite import Composite
-from dlip.models.fast.precision import refuse_lowered
+from dlip.models.fast.precision import require_fp32_blip
 from dlip.models.med import Med
 from dlip.vlm import VLM
 
@@ -42,7 +42,7 @@ def to_encoder(
     vlm, folder = VLM.load(name), Path(out) / kind
     if isinstance(vlm.med, Composite):
         raise UserError(f"{name} is made of several models; export each by itself")
-    med = refuse_lowered(vlm.med, "export")
+    med = require_fp32_blip(vlm.med, "export")
     stock, c = STOCK_ENCODERS[kind](med), med.config
     if kind == "vit":
         preparation = ViTImageProcessorPil(

@@ -26,7 +26,7 @@ from dlip.export import onnx_runner
 from dlip.export.card import onnx_card
 from dlip.export.transformers import record_of, write_folder
 from dlip.models import beam_search
-from dlip.models.fast.precision import refuse_lowered
+from dlip.models.fast.precision import require_fp32_blip
 from dlip.models.features import ABILITIES
 from dlip.models.med import KeysValues, Med
 from dlip.vlm import MAX_ANSWER_TOKENS, VLM
@@ -221,7 +221,7 @@ def parts_of(vlm: VLM) -> tuple[dict[str, tuple[Med, set]], dict[str, str]]:
     skipped = {}
     for ability in ABILITIES:
         try:
-            med = refuse_lowered(vlm.med.model_for(ability).eval(), "export")
+            med = require_fp32_blip(vlm.med.model_for(ability).eval(), "export")
             if med.own_tokens:
                 raise UserError("this model has another vocabulary than those exported with it; export it by itself")
             members.setdefault(id(med), (med, set()))[1].add(ability)

@@ -19,7 +19,7 @@ from dlip.export.onnx_runner import Runner
 from dlip.export.runner_evaluate import EVALUATORS
 from dlip.models.composite import Composite
 from dlip.models.fast.linear import refuse_packed
-from dlip.models.fast.precision import PRECISIONS, refuse_lowered
+from dlip.models.fast.precision import PRECISIONS, require_fp32_blip
 from dlip.training.caches.disk import cache_key
 from dlip.vlm import VLM
 
@@ -54,7 +54,7 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     Raises UserError for a model in another precision, for one that is no BLIP, is made of several or cannot write
     captions, and where no candidate is within the tolerance.
     """
-    med = refuse_lowered(vlm.med.model_for("lm"), "optimize")
+    med = require_fp32_blip(vlm.med.model_for("lm"), "optimize")
     refuse_packed(med)
     if isinstance(vlm.med, Composite):
         raise UserError("a model made of several cannot be optimized; optimize each by itself")

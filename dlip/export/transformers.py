@@ -31,7 +31,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.export.card import dlip_card, transformers_card
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
-from dlip.models.fast.precision import lower, refuse_lowered
+from dlip.models.fast.precision import convert_precision, require_fp32_blip
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 from dlip.records.migration import upgrade
@@ -96,9 +96,9 @@ def to_dlip(
     vlm, record, folder = VLM.load(name), record_of(name), Path(out) / precision
     if isinstance(vlm.med, Composite):
         raise UserError(f"{name} is made of several models; export each by itself")
-    refuse_lowered(vlm.med, "export")
+    require_fp32_blip(vlm.med, "export")
     if precision != "fp16":
-        lower(vlm.med, precision)
+        convert_precision(vlm.med, precision)
 
     def write(new: Path) -> None:
         save_model(vlm.med, vlm.tokenizer, new, {"made_from": name}, precision == "fp16", shard_mb)
@@ -122,7 +122,7 @@ def to_stock(med: Med, task: str) -> PreTrainedModel:
     if task == "vqa" and med.config.image_width != med.config.text_width:
         raise UserError("stock BlipForQuestionAnswering needs equal widths of image and text; this model's differ")
     stock = CLASSES[task](stock_config(med.config))
-    state = refuse_lowered(med, "export").state_dict()
+    state = require_fp32_blip(med, "export").state_dict()
     stock.load_state_dict({name: state[name] for name in stock.state_dict()})
     return stock.eval()
 

@@ -70,7 +70,7 @@ class DualEncoder(HasAbilities, nn.Module):
 
     ITC logits are the cosines divided by `temp`, which is 1 / exp(logit_scale). SigLIP's own logits also have a bias,
     the same for all pairs, which places the threshold of their sigmoid. A softmax over candidates, as in kd.itc, does
-    not depend on it: it is left out.
+    not depend on it: it is ignored.
     """
 
     abilities = frozenset({"itc"})

@@ -71,7 +71,7 @@ def layer_matrices(med: Med) -> list[nn.Parameter]:
 
 
 def counts(batch: Batch, prompt: int) -> dict[str, int]:
-    """How many a batch has of what terms are means over (`MEAN_OVER`). prompt: the decoder's prompt tokens."""
+    """Counts of images, captions and tokens in a batch, by the names in `MEAN_OVER`. prompt: tokens of the prompt."""
     captions, tokens = batch.captioned.sum().item(), batch.caption_mask.sum().item()
     return {
         "images": len(batch), "captions": captions, "tokens": tokens, "decoder tokens": tokens + prompt * captions,

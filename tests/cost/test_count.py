@@ -20,7 +20,7 @@ from dlip.cost.latency import Workload
 from dlip.cost.sizes import PRINTED, models_table, models_text
 from dlip.models.composite import Composite
 from dlip.models.config import PRESETS, ModelConfig, scenes_size
-from dlip.models.fast.precision import lower
+from dlip.models.fast.precision import convert_precision
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder
@@ -153,7 +153,7 @@ def test_summaries_of_configuration_and_model_are_equal():
 
 def test_megabytes_follow_the_precision():
     assert summary(TINY)["weights_mb"] == pytest.approx(4 * summary(TINY)["params_m"])
-    assert summary(lower(Med(TINY), "bf16"))["weights_mb"] == pytest.approx(2 * summary(TINY)["params_m"])
+    assert summary(convert_precision(Med(TINY), "bf16"))["weights_mb"] == pytest.approx(2 * summary(TINY)["params_m"])
 
 
 def test_parameters_of_single_task_checkpoints():

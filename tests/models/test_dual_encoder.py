@@ -13,7 +13,7 @@ import dlip
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.batch import Batch
 from dlip.evaluation.attention_maps import image_maps
-from dlip.models.fast.precision import lower, refuse_lowered
+from dlip.models.fast.precision import convert_precision, require_fp32_blip
 from dlip.models.features import Want
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, SIZES, dual_folder, image_processor_of, stock_model
@@ -121,14 +121,14 @@ def test_images_of_another_size_are_resized(pair):
 def test_lower_precision(pair):
     """bf16 gives about the same vectors; int8 and exports are refused."""
     vlm, _, images, _ = pair
-    half = VLM(lower(copy.deepcopy(vlm.med), "bf16"), vlm.tokenizer)
+    half = VLM(convert_precision(copy.deepcopy(vlm.med), "bf16"), vlm.tokenizer)
     for one, other in ((vlm.embed_images(images), half.embed_images(images)),
                        (vlm.embed_texts(TEXTS), half.embed_texts(TEXTS))):  # fmt: skip
         assert other.dtype == torch.float32 and ((one * other).sum(1) > 0.99).all()
     with pytest.raises(UserError, match="int8 is for BLIP"):
-        lower(vlm.med, "int8")
+        convert_precision(vlm.med, "int8")
     with pytest.raises(UserError, match="export does not support a CLIP or SigLIP"):
-        refuse_lowered(vlm.med, "export")
+        require_fp32_blip(vlm.med, "export")
 
 
 def test_texts_of_older_clips_end_at_their_highest_id(tmp_path):

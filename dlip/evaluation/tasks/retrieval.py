@@ -136,7 +136,7 @@ def encode_images(vlm, med, dataset, batch_size: int, progress: Progress) -> Ite
 
 
 def unique_texts(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The unique ones of padded texts [T, L], ids and mask [U, L], and which of them each text is, [T].
+    """Deduplicate padded texts [T, L]: ids and mask [U, L] of the unique ones, and the index of each text in them [T].
 
     Equal texts then get equal scores: encoded in batches of different lengths, they would differ by rounding.
     """

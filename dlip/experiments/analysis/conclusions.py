@@ -49,7 +49,7 @@ class GridRuns:
     rows: list[str]
     seeds: list[int]
     pooled: np.ndarray
-    """Whether the deviation of the run is pooled, bool [N]: not if its row trains no task, as its score is chance."""
+    """bool [N]: whether a run counts in the pooled deviation. Runs of rows that train no task do not."""
     sums: dict[str, np.ndarray]
     """Score -> sums of each test image, float64 [N, P, K] (`dlip.records.image_sums`)."""
     floor: Mapping[str, float]

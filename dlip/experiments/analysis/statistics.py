@@ -87,7 +87,7 @@ def noncentrality(dof: float, power: float) -> float:
 
 
 def pooled_spread(rows: Sequence[str], seeds: Sequence[int], values: np.ndarray) -> Spread:
-    """The spread of what neither its row nor its seed explains of a run: residuals of a least-squares fit.
+    """Residual standard deviation after a least-squares fit of a number per row and a number per seed.
 
     values: float64 [N]. Two runs per row and seed are not expected. With R rows of the same S seeds this is the
     residual of a two-way table, with (R - 1)(S - 1) degrees of freedom.

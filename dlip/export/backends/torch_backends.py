@@ -12,7 +12,7 @@ from dlip.export.backends.base import BEAMS, Backend, GraphBackend
 from dlip.export.onnx_export import GRAPHS
 from dlip.export.onnx_runner import Part
 from dlip.export.transformers import CLASSES, to_stock
-from dlip.models.fast.precision import lower, pack
+from dlip.models.fast.precision import convert_precision, pack
 from dlip.models.generate import Decoder, generate
 from dlip.models.grid_resize import normalized
 from dlip.models.med import Med
@@ -83,7 +83,7 @@ class Dlip(TorchBackend):
     packed = False
 
     def convert(self, vlm, folder, images):
-        lower(vlm.med, self.precision)
+        convert_precision(vlm.med, self.precision)
         vlm.save(folder / "model")
 
     def load(self, folder):
@@ -128,7 +128,7 @@ class Compiled(GraphBackend, TorchBackend):
     lacks = {"int8": "its int8 needs a quantized graph from another package"}
 
     def convert(self, vlm, folder, images):
-        lower(vlm.med, self.precision)
+        convert_precision(vlm.med, self.precision)
         vlm.save(folder / "model")
 
     def load(self, folder):

@@ -7,12 +7,10 @@ for the few rows of a decoding step. oneDNN is faster there, but each call costs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
 
 from dlip.common.errors import UserError
-from dlip.common.machine import has_bf16_instructions
+from dlip.common.torch_private import ONEDNN, onednn_has_bf16, onednn_layout, onednn_linear
 
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 MIN_WEIGHTS, MIN_PRODUCTS = 90_000, 1_500_000
 """Weights, or multiply-accumulates, from which oneDNN is faster, the cost of its call included."""
 PACKED_ROWS = 24
@@ -30,17 +28,15 @@ class Linear(nn.Linear):
             refuse_packed(self)
         if self.packed is not None or self._suits_onednn(x):
             weight = self.weight if self.packed is None else self.packed
-            return torch.ops.mkldnn._linear_pointwise(
-                x, weight, self.bias, "gelu" if gelu else "none", [], "none" if gelu else ""
-            )
+            return onednn_linear(x, weight, self.bias, gelu)
         x = F.linear(x, self.weight, self.bias)
         return F.gelu(x) if gelu else x
 
     def pack(self) -> None:
         """Reorder the weights into oneDNN's layout if that is faster; `weight` then has a shape but no values."""
-        fits = self.weight.dtype == torch.float32 or has_bf16_instructions()
+        fits = self.weight.dtype == torch.float32 or onednn_has_bf16()
         if ONEDNN and fits and self.packed is None and self.in_features * self.out_features >= MIN_WEIGHTS:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), PACKED_ROWS)
+            self.packed = onednn_layout(self.weight.detach(), PACKED_ROWS)
             self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)
 
     def _suits_onednn(self, x: Tensor) -> bool:
@@ -61,10 +57,3 @@ def refuse_packed(module: nn.Module) -> None:
     """Raise UserError if a layer is packed."""
     if any(isinstance(layer, Linear) and layer.packed is not None for layer in module.modules()):
         raise UserError("a packed model has no weights left and only does inference; load the model again")
-
-
-if ONEDNN:
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _flops(x: torch.Size, weight: torch.Size, *rest, **more) -> int:
-        return 2 * x.numel() * weight[0]

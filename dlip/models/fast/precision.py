@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlip.common.errors import UserError
-from dlip.common.machine import has_bf16_instructions
+from dlip.common.torch_private import bf16_times_int8, onednn_has_bf16
 from dlip.models.fast.linear import Linear, refuse_packed
 from dlip.models.med import Med
 
@@ -40,7 +40,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         rows = x.numel() // x.shape[-1]
         if 0 < rows <= MAX_INT8_ROWS and x.device.type == "cpu":
-            out = torch._weight_int8pack_mm(x.reshape(rows, -1).contiguous(), self.weight, self.scale) + self.bias
+            out = bf16_times_int8(x.reshape(rows, -1).contiguous(), self.weight, self.scale) + self.bias
             out = out.view(*x.shape[:-1], -1)
         else:
             out = F.linear(x, self.weight.to(x.dtype) * self.scale[:, None], self.bias)
@@ -49,7 +49,7 @@ class Int8Linear(nn.Module):
 
 def native_bf16() -> bool:
     """Whether bf16 is fast on this machine; torch emulates it on processors without instructions for it."""
-    return has_bf16_instructions() or torch.accelerator.is_available()
+    return onednn_has_bf16() or torch.accelerator.is_available()
 
 
 def warn_if_emulated(precision: str, advice: str) -> None:
@@ -58,7 +58,7 @@ def warn_if_emulated(precision: str, advice: str) -> None:
         warnings.warn(f"this processor has no instructions for bf16, so it is slow; {advice}", stacklevel=3)
 
 
-def lower(med: Med, precision: str) -> Med:
+def convert_precision(med: Med, precision: str) -> Med:
     """Convert the model in place to "bf16" or "int8" and return it; "fp32" changes nothing.
 
     Raises UserError for another precision and for a packed model.
@@ -102,7 +102,7 @@ def precision(med: Med) -> str:
     return "bf16" if med.temp.dtype == torch.bfloat16 else "fp32"
 
 
-def refuse_lowered(med: Med, purpose: str) -> Med:
+def require_fp32_blip(med: Med, purpose: str) -> Med:
     """Return the model if it is a MED in fp32. Raises UserError if not."""
     if not isinstance(med, Med):
         raise UserError(f"{purpose} does not support a CLIP or SigLIP; use the stock classes of transformers")

@@ -21,7 +21,7 @@ VERSION = 1
 
 
 class FeatureCache:
-    """What `med`'s backbone makes of the images of a dataset. Call it with a batch whose `rows` and `views` are known.
+    """Cached backbone features of a dataset's images. Call it with a batch whose `rows` and `views` are known.
 
     A column has one view of every image. Runs may share a cache, whatever their seeds.
     """

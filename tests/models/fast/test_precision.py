@@ -22,7 +22,7 @@ from dlip.experiments.grids import FULL, QUICK
 from dlip.export.onnx_export import to_onnx
 from dlip.export.transformers import to_dlip, to_transformers
 from dlip.models.fast.linear import Linear
-from dlip.models.fast.precision import Int8Linear, lower, precision
+from dlip.models.fast.precision import Int8Linear, convert_precision, precision
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.training.terms import AT, HR, KD, VLP
@@ -80,7 +80,7 @@ def test_results_are_nearly_equal(student, lowered):
 
 
 def test_which_layers_are_int8(student):
-    med = lower(copy.deepcopy(student.med), "int8")
+    med = convert_precision(copy.deepcopy(student.med), "int8")
     small = {name for name, module in med.named_modules() if isinstance(module, Int8Linear)}
     assert "text_decoder.cls.predictions.decoder" in small and "text_encoder.encoder.layer.0.output.dense" in small
     assert not any(name.startswith("vision_model") or ".crossattention.self.key" in name for name in small)
@@ -163,7 +163,7 @@ def test_export_folder_is_named_after_the_model(make_vlm, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("low", ["bf16", "int8"])
 def test_low_precision_teacher_for_an_fp32_student(low, tiny, make_vlm, scenes, tmp_path):
-    teacher = VLM(lower(copy.deepcopy(make_vlm().med), low), tiny.tokenizer)
+    teacher = VLM(convert_precision(copy.deepcopy(make_vlm().med), low), tiny.tokenizer)
     config = TrainConfig(steps=2, batch_size=4, weights=VLP | HR | AT | KD, center_states=True)
     for learn in (True, False):
         run = train(
@@ -184,7 +184,7 @@ def test_packed_model_gives_the_same_and_only_does_inference(make_vlm, scenes, t
     for use in (
         lambda: packed.save(tmp_path),
         lambda: load_weights(packed.med, weights(original.med)),
-        lambda: lower(packed.med, "bf16"),
+        lambda: convert_precision(packed.med, "bf16"),
         lambda: packed.med.encode_image(torch.rand(1, 3, 64, 64, requires_grad=True)),
         lambda: train(packed, scenes, config, tmp_path / "a", progress=False),
         lambda: train(original, scenes, config.replace(weights=VLP | HR), tmp_path / "b", packed, progress=False),

@@ -1,0 +1,46 @@
+"""Functions of torch that are not public, and which a release may change: pyproject.toml has a ceiling on its version.
+
+Each can go when the public function in its comment is as fast (`dlip bench modules`, `dlip bench precision`).
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether `onednn_linear` and `onednn_layout` exist."""
+ONEDNN_LINEAR = "mkldnn::_linear_pointwise"
+"""`onednn_linear` in a profile."""
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN instead of MKL, followed by GELU on request; without gradients."""
+    how = ("gelu", [], "none") if gelu else ("none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *how)
+
+
+def onednn_layout(weight: Tensor, rows: int) -> Tensor:
+    """Weights as oneDNN reads them in products with about so many rows; torch.compile with freezing does the same."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+
+
+def onednn_has_bf16() -> bool:
+    """Whether oneDNN multiplies bf16 matrices with instructions of this CPU; torch.cpu has no public function."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def bf16_times_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """bf16 rows [N, I] times int8 weights [O, I] with a scale [O]; converted weights are twice as many bytes."""
+    return torch._weight_int8pack_mm(x, weight, scale)
+
+
+def int8_times_int8(a: Tensor, b: Tensor) -> Tensor:
+    """The product of int8 matrices, int32; `torch.matmul` has none on a CPU."""
+    return torch._int_mm(a, b)
+
+
+if ONEDNN:
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _flops(x: torch.Size, weight: torch.Size, *rest, **more) -> int:
+        return 2 * x.numel() * weight[0]
