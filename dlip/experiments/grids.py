@@ -303,7 +303,7 @@ TEACHER_ROW = Row("teacher", "scenes-teacher", "", (92.0, 78.5, 121.8, 75.3))
 
 
 def grid(name: str) -> Grid:
-    """Raise UserError where there is no grid of that name."""
+    """The grid of that name. Raises UserError where there is none."""
     if name not in GRIDS:
         raise UserError(f"there is no grid {name!r}; choose one of {', '.join(GRIDS)} or all")
     return GRIDS[name]

@@ -76,27 +76,27 @@ class _Write:
     """Captions and scores of some images of a data set."""
 
     def __init__(self, config: WritingConfig):
-        self.config, self.teacher = config, VLM.load(config.filter) if config.filter else None
-        if self.teacher:
-            self.teacher.med.model_for(config.score)  # MissingAbility before anything is written
-            self.teacher.med.to(machine.device())
+        self.config, self.filter = config, VLM.load(config.filter) if config.filter else None
+        if self.filter:
+            self.filter.med.model_for(config.score)  # MissingAbility before anything is written
+            self.filter.med.to(machine.device())
         self.writer = open_writer(config.writer)
 
     def __call__(self, dataset, split: str, places: range) -> tuple[list[list[str]], list[list[float]] | None]:
         images = [dataset[i].image for i in places]
         torch.manual_seed(image_id_from_name(f"{self.config.seed}:{split}:{places[0]}"))  # the same after a resume
         captions = self.writer.write(images, self.config)
-        return captions, None if self.teacher is None else scores(self.teacher, self.config.score, images, captions)
+        return captions, None if self.filter is None else scores(self.filter, self.config.score, images, captions)
 
 
-def scores(teacher: VLM, kind: str, images: list, captions: list[list[str]]) -> list[list[float]]:
+def scores(model: VLM, kind: str, images: list, captions: list[list[str]]) -> list[list[float]]:
     """The ITM probability ("itm") or ITC cosine ("itc") of every caption with its image."""
     texts = [caption for own in captions for caption in own]
     rows = [row for row, own in enumerate(captions) for _ in own]
     if kind == "itm":
-        values = teacher.match([images[row] for row in rows], texts).tolist()
+        values = model.match([images[row] for row in rows], texts).tolist()
     else:
-        values = teacher.similarity(images, texts)[rows, range(len(texts))].tolist()
+        values = model.similarity(images, texts)[rows, range(len(texts))].tolist()
     remaining = iter(values)
     return [[next(remaining) for _ in own] for own in captions]
 

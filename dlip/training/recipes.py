@@ -1,7 +1,7 @@
 """The paper's schedule as configuration: pre-training with distillation on the 4M set, then fine-tuning at 384 px.
 
-A recipe is options of `dlip train` and `dlip distill`; explicit options override it. docs/training.md lists which values
-are the paper's (arXiv 2308.12956, section 4.1) and which were chosen here.
+A recipe is options of `dlip train` and `dlip distill`; explicit options override it. docs/training.md lists which
+values are the paper's (arXiv 2308.12956, section 4.1) and which were chosen here.
 """
 
 from dataclasses import dataclass
