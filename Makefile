@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-slow docs lint format notebooks encoders weights photos drills test-oldest lock audit clean
+.PHONY: help demo app test test-slow docs lint format notebooks encoders weights siglip photos drills test-oldest lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,16 @@ weights: $(INSTALLED) ## train the shipped models of scenes again (four hours on
 		--name student-undistilled --out runs/scenes-student-undistilled
 	.venv/bin/dlip distill --teacher scenes/teacher $(STUDENT) --weights tags=30,itc,itm,lm,vqa=2,hr=5,at,kd,kd.vqa=2 \
 		--center-states --fixed-teacher-space --cache --name student --out runs/scenes-student
+
+SIGLIP_STUDENT := --size scenes-student --tokenizer scenes/teacher --init-from image=scenes/encoders/80x4/vit --split train-small \
+	--test-split test-5k $(subst runs/records,runs/siglip,$(SCENES)) --steps 3000
+siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alone and without it, three seeds (two hours on one core)
+	.venv/bin/python -m dlip.experiments.siglip runs/siglip
+	for seed in 0 1 2; do \
+		.venv/bin/dlip train $(SIGLIP_STUDENT) --weights itc --seed $$seed --name alone --out runs/siglip-alone-$$seed && \
+		.venv/bin/dlip distill --teacher runs/siglip $(SIGLIP_STUDENT) --weights itc,kd.itc,hr.image=5,hr.text=5 \
+			--center-states --fixed-teacher-space --seed $$seed --name "from SigLIP" --out runs/siglip-student-$$seed || exit 1; \
+	done
 
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --warmup 100 \
 	--batch-size 64 --precision bf16 --weight-decay 0.05 --questions 2 --augment --flip --feature-views 2 --candidates 16 \
