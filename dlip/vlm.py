@@ -84,7 +84,7 @@ class VLM:
         """The tokenizer of `med`; models of a composite may differ in it."""
         return med.tokenizer or self.tokenizer
 
-    def texts(self, texts: Iterable[str], med: HasAbilities | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenize(self, texts: Iterable[str], med: HasAbilities | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids int64 [N, T] and mask bool [N, T] as `med` reads them, truncated to its longest text."""
         med = med or self.med
         ids, mask = self.tokenizer_of(med).encode(list(texts), max_length=med.config.max_text)
@@ -178,7 +178,7 @@ class VLM:
 
     def _fuse(self, images: list, texts: list[str], med: Med) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts read together with their images [N, T, Dt], and their mask; the same object is encoded once."""
-        ids, mask = self.texts(texts, med)
+        ids, mask = self.tokenize(texts, med)
         distinct = {id(image): image for image in images}
         index = {key: row for row, key in enumerate(distinct)}
         rows = torch.tensor([index[id(image)] for image in images], device=self.device)
@@ -202,7 +202,7 @@ class VLM:
         texts, med = as_list(texts, "text"), self.med.model_for("itc").eval()
         if not texts:
             return torch.zeros(0, med.config.embed_dim, device=self.device)
-        return med.project_text(med.encode_text(*self.texts(texts, med)))
+        return med.project_text(med.encode_text(*self.tokenize(texts, med)))
 
     @torch.inference_mode()
     def match(self, images: Iterable[ImageInput], texts: Iterable[str]) -> torch.Tensor:

@@ -45,7 +45,7 @@ def test_similarity_is_the_cosine_of_the_two_encoders(tiny, images):
 @torch.no_grad()
 def test_match_is_the_probability_of_index_one(tiny, images):
     scores = tiny.match(images, TEXTS)
-    logits = tiny.med.match_logits(tiny.med.fuse(*tiny.texts(TEXTS), tiny.image_states(images)))
+    logits = tiny.med.match_logits(tiny.med.fuse(*tiny.tokenize(TEXTS), tiny.image_states(images)))
     torch.testing.assert_close(scores, 1 / (1 + (logits[:, 0] - logits[:, 1]).exp()))
     assert scores.shape == (4,) and scores.std() > 0
 
@@ -105,7 +105,7 @@ def test_top_answers_have_their_probability(images, questions):
     for image, question, top in zip(images, questions, ranked, strict=True):
         assert len(top) == 5 and top == sorted(top, key=lambda answer: -answer[1])
         assert vlm.answer([image], [question], num_beams=5)[0] in [text for text, _ in top]
-        ids, mask = vlm.texts([question])
+        ids, mask = vlm.tokenize([question])
         answer_ids, answer_mask = vlm.tokenizer.encode([text for text, p in top if p > 1e-3], first="[DEC]")
         with torch.no_grad():
             states = vlm.med.question_states(vlm.med.fuse(ids, mask, vlm.image_states([image])))
@@ -171,7 +171,7 @@ def test_wrong_inputs_are_refused(tiny, images, tmp_path):
 
 def test_long_texts_are_truncated(tiny, images):
     long = "a red circle " * 100
-    ids, mask = tiny.texts([long])
+    ids, mask = tiny.tokenize([long])
     assert ids.shape == (1, tiny.med.config.max_text) and mask.all()
     assert tiny.match(images[:1], [long]).shape == (1,)
     assert tiny.words_read(long) == tiny.med.config.max_text - 2

@@ -118,7 +118,7 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
             vlm, "vqa", loaded, lambda batch: vlm.top_answers(batch, [question], ANSWER_BEAMS)
         )
         passes = task_macs(
-            vlm.med.model_for("vqa").config, "vqa", vlm.texts([question])[0].shape[1], measured[1], ANSWER_BEAMS
+            vlm.med.model_for("vqa").config, "vqa", vlm.tokenize([question])[0].shape[1], measured[1], ANSWER_BEAMS
         )
         cost = _cost(vlm, passes, *measured)
         return {"answers": likeliest, "cost": cost, "note": parts.truncation_note(vlm, "the question", [question])}
@@ -148,7 +148,7 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
         (itc, itm), *measured = _timed(vlm, ability, loaded, lambda batch: score(vlm, batch))
         rows = [Ranked(text=t, itm=p, itc=c) for t, p, c in zip(texts, itm, itc, strict=True)]
         passes = retrieval_macs(
-            vlm.med.model_for(ability), ability == "itm", text_tokens=vlm.texts(texts)[0].shape[1], texts=len(texts)
+            vlm.med.model_for(ability), ability == "itm", text_tokens=vlm.tokenize(texts)[0].shape[1], texts=len(texts)
         )
         cost = _cost(vlm, passes, *measured, image_passes=2 if ability == "itm" else 1)
         note = parts.truncation_note(vlm, "a long caption", texts)

@@ -14,7 +14,7 @@ from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import certain_referents
 from dlip.data.scenes.world import Scene
-from dlip.evaluation.attention_maps import cover, differ, mass, named, patches, pointing
+from dlip.evaluation.attention_maps import map_divergence, mask_coverage, mass, patches, pointing, word_objects
 from dlip.plots import css_scale, overlay, peak
 from dlip.plots.html import PIXEL_ART_SIDE, data_uri
 from dlip.vlm import VLM
@@ -86,7 +86,7 @@ def compare_maps(
         sides[side] |= _scores(values, own, mask)
         if own.any():
             positive.append(own)
-    bits = differ(*positive).item() if len(positive) == 2 else None
+    bits = map_divergence(*positive).item() if len(positive) == 2 else None
     return Maps(about=about, kind=kind, **sides, divergence=bits, object=None if mask is None else object_index)
 
 
@@ -99,7 +99,7 @@ def _scores(values: Tensor, positive: Tensor, mask: Tensor | None) -> dict:
     shares = (grid / grid.abs().sum().clamp(min=1e-9))[0]
     scores: dict = {"map": [[round(x, 6) for x in row] for row in shares.tolist()]}
     if mask is not None:
-        covered, on_patches = cover(mask, side), patches(positive)
+        covered, on_patches = mask_coverage(mask, side), patches(positive)
         scores |= {"hit": pointing(on_patches, covered).item(), "share": mass(on_patches, covered).item()}
         scores |= {"chance_hit": (covered > 0).float().mean().item(), "chance_share": covered.mean().item()}
     return scores
@@ -126,7 +126,7 @@ def word_at(index: int, text: str) -> str:
 
 def named_object(word: int, text: str, scene: Scene | None) -> int | None:
     """Index of the scene's object that a word of a text names without ambiguity."""
-    return None if scene is None else named(text, scene, certain_referents).get(word)
+    return None if scene is None else word_objects(text, scene, certain_referents).get(word)
 
 
 def show(maps: Maps, image: Image.Image, outline: bool = True) -> str:

@@ -80,7 +80,7 @@ def prepare(vlm: VLM, dataset) -> tuple:
     med = vlm.med.eval()
     items = [dataset[i] for i in range(len(dataset))]
     states = [vlm.image_states(item.image for item in items[i : i + 64]) for i in range(0, len(items), 64)]
-    ids, mask = vlm.texts(caption for item in items for caption in item.captions)
+    ids, mask = vlm.tokenize(caption for item in items for caption in item.captions)
     image_of = torch.arange(len(items))
     text_of = image_of.repeat_interleave(torch.tensor([len(item.captions) for item in items]))
     images = torch.cat([med.project_image(some) for some in states])

@@ -100,7 +100,7 @@ class Checkpoint:
             users = {"itc", "itm", "vqa"}
         return bool(self.abilities & users)
 
-    def at(self, size: int) -> "Checkpoint":
+    def with_image_size(self, size: int) -> "Checkpoint":
         """The same for images of another size in px, positions interpolated as BLIP does."""
         config = replace(self.config, image_size=size)
         tensors = {**self.tensors, POSITIONS: resize_positions(self.tensors[POSITIONS].float(), config.grid**2 + 1)}

@@ -151,7 +151,7 @@ def _read(parsed: ModelName, path: Path) -> Checkpoint:
             raise UserError(
                 f"{path / 'config.json'} is neither of dlip nor of BLIP{kind}; name a run folder or a BLIP folder"
             )
-        return checkpoint.at(parsed.size) if parsed.size else checkpoint
+        return checkpoint.with_image_size(parsed.size) if parsed.size else checkpoint
 
 
 def _read_own(path: Path, values: dict) -> Checkpoint:

@@ -87,7 +87,8 @@ def word_maps(vlm: VLM, image: ImageInput, text: str, source: str = "fusion") ->
     med = vlm.med.model_for_states(source).eval()
     words, pool = _read_words(vlm, text, med, "the text has no word; type one")
     layers = med.config.fusion_layers
-    maps = cross(med, vlm.image_states([image], med), *vlm.texts([text], med), source, layers)  # each [1, H, T, 1+P]
+    states, (ids, mask) = vlm.image_states([image], med), vlm.tokenize([text], med)
+    maps = cross_attention_maps(med, states, ids, mask, source, layers)  # each [1, H, T, 1+P]
     return WordMaps(words, layers, pool @ torch.cat(maps).float().cpu())
 
 
@@ -100,11 +101,11 @@ def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> Word
     """
     med = vlm.med.model_for("vqa").eval()
     words, pool = _read_words(vlm, answer, med, "the answer has no word; ask another question")
-    c, (question_ids, mask) = med.config, vlm.texts([question], med)  # [1, T]
+    c, (question_ids, mask) = med.config, vlm.tokenize([question], med)  # [1, T]
     trace = Trace(Want(layers={("fusion", "cross"): c.fusion_layers}).layers_of("fusion", c))
     states = med.question_states(med.fuse(question_ids, mask, vlm.image_states([image], med), trace=trace))
     question_maps = torch.cat([trace.get("cross", i) for i in c.fusion_layers])  # [L, H, T, 1+P]
-    ids, _ = vlm.texts([answer], med)
+    ids, _ = vlm.tokenize([answer], med)
     trace = Trace(Want(layers={("decoder", "cross"): (-1,)}).layers_of("decoder", c))
     med.decode(first_token(ids, c.dec_id), states, mask, trace=trace)
     answer_weights = trace.get("cross", -1).mean(1)[0].roll(1, 0)  # [A, T]
@@ -150,7 +151,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     return (entropy.sum(-1) / torch.log(torch.tensor(2.0))).clamp(0, 1)
 
 
-def differ(p: Tensor, q: Tensor) -> Tensor:
+def map_divergence(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon divergence [...] of two models' maps [..., 1+P] and [..., 1+Q], on the coarser of their grids."""
     side = round((min(p.shape[-1], q.shape[-1]) - 1) ** 0.5)
     return jensen_shannon(
@@ -161,7 +162,7 @@ def differ(p: Tensor, q: Tensor) -> Tensor:
 # --- against the masks of scenes --------------------------------------------------------------------------------------
 
 
-def named(caption: str, scene: Scene, find: Callable = referents) -> dict[int, int]:
+def word_objects(caption: str, scene: Scene, find: Callable = referents) -> dict[int, int]:
     """Index of a word in `caption.split()` -> index in `scene.objects` of the object it names; articles excluded.
 
     find: `referents`, or a function of dlip.data.scenes.truth with the same arguments.
@@ -172,7 +173,7 @@ def named(caption: str, scene: Scene, find: Callable = referents) -> dict[int, i
     return {i: o for i, o in places.items() if words[i] not in ARTICLES}
 
 
-def cover(mask: Tensor, grid: int) -> Tensor:
+def mask_coverage(mask: Tensor, grid: int) -> Tensor:
     """Fraction of each patch that masks, bool [..., S, S], cover: [..., grid, grid], 0 to 1."""
     side = mask.shape[-1]
     pixels = F.pad(mask.reshape(1, 1, -1, side * side).float(), (1, 0))  # pixels are a grid with [CLS] before it
@@ -182,8 +183,8 @@ def cover(mask: Tensor, grid: int) -> Tensor:
 def pointing(over: Tensor, covered: Tensor) -> Tensor:
     """Pointing game, bool [...]: whether the maximum patch of maps [..., g, g] contains a pixel of the object.
 
-    covered: `cover` of its mask, [..., g, g]. The tolerance is one patch; chance is the fraction of patches with a
-    pixel of the object. Of several maxima, half must contain one. Source: Zhang et al. (arXiv 1608.00507), section 4.1.
+    covered: `mask_coverage` of its mask, [..., g, g]. The tolerance is one patch; chance is the share of patches with
+    a pixel of the object. Of several maxima, half must contain one. Source: Zhang et al. (arXiv 1608.00507), 4.1.
     """
     greatest = (over == over.amax((-2, -1), keepdim=True)).float()
     return (greatest * (covered > 0)).sum((-2, -1)) >= greatest.sum((-2, -1)) / 2
@@ -213,12 +214,12 @@ def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> 
     for first, captions, rows, maps in _batches((vlm,), dataset, limit):
         scenes = [dataset.scene(first + i) for i in range(max(rows) + 1)]
         known = maps["fusion"][0].sum(-1) > 0  # [N, W]: a long caption's last words may be cut off
-        names = [named(text, scenes[row]).items() for text, row in zip(captions, rows, strict=True)]
+        names = [word_objects(text, scenes[row]).items() for text, row in zip(captions, rows, strict=True)]
         words = [(i, word, rows[i], o) for i, pairs in enumerate(names) for word, o in pairs if known[i, word]]
         if not words:
             continue
         text, word, image, own = torch.tensor(words).T  # [K] words
-        covers = [cover(torch.from_numpy(masks(scene)), grid) for scene in scenes]
+        covers = [mask_coverage(torch.from_numpy(masks(scene)), grid) for scene in scenes]
         others = torch.tensor([len(objects) - 1 for objects in covers])[image]
         covered = pad_sequence(covers, batch_first=True)[image]  # [K, O, g, g], zeros where there is no object
 
@@ -253,14 +254,16 @@ def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200) -> dict[st
     for _, _, _, maps in _batches((teacher, student), dataset, limit):
         for source, (teacher_maps, student_maps) in maps.items():
             both = (teacher_maps.sum(-1) > 0) & (student_maps.sum(-1) > 0)
-            bits[source].append(differ(teacher_maps[both], student_maps[both]))
+            bits[source].append(map_divergence(teacher_maps[both], student_maps[both]))
     return {source: torch.cat(parts).mean().item() for source, parts in bits.items()}
 
 
 # --- many texts at once -----------------------------------------------------------------------------------------------
 
 
-def cross(med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, layers: Sequence[int]) -> list[Tensor]:
+def cross_attention_maps(
+    med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, layers: Sequence[int]
+) -> list[Tensor]:
     """Cross-attention [N, H, T, 1+P] of each layer for texts [N, T] and image states [N or B, 1+P, Di].
 
     Each of B images has N / B consecutive texts. Position t is token t, or in "decoder" the step that predicts it
@@ -275,7 +278,7 @@ def cross(med: Med, states: Tensor, ids: Tensor, mask: Tensor, source: str, laye
     return [trace.get("cross", i)[:, :, before:].roll(1, 2) for i in layers]
 
 
-def pieces(vlm: VLM, texts: Sequence[str], med: HasAbilities | None = None) -> Tensor:
+def word_weights(vlm: VLM, texts: Sequence[str], med: HasAbilities | None = None) -> Tensor:
     """Weights [N, W, T] that average the tokens of `vlm.texts` of these texts and `med` into words; rows sum to 1.
 
     W: number of words between spaces in the longest text; a row is 0 where a text has no such word, or it was cut off.
@@ -316,9 +319,9 @@ def _batches(
             if len({len(item.captions) for item in items}) > 1:
                 states = {med: some[rows] for med, some in states.items()}
             for source, med in meds.items():
-                ids, mask = vlm.texts(captions, med)
-                pool = pieces(vlm, captions, med)
-                (probs,) = cross(med, states[med], ids, mask, source, (-1,))
+                ids, mask = vlm.tokenize(captions, med)
+                pool = word_weights(vlm, captions, med)
+                (probs,) = cross_attention_maps(med, states[med], ids, mask, source, (-1,))
                 maps[source].append(pool @ probs.float().mean(1).cpu())
         yield first, captions, rows, maps
 
@@ -328,7 +331,7 @@ def _batches(
 
 def _read_words(vlm: VLM, text: str, med: HasAbilities, no_word: str) -> tuple[list[str], Tensor]:
     """The W words of a text that `med` reads, and their weights of its tokens, [W, T]."""
-    pool = pieces(vlm, [text], med)[0]
+    pool = word_weights(vlm, [text], med)[0]
     known = int((pool.sum(1) > 0).sum())
     if not known:
         raise UserError(no_word)

@@ -13,7 +13,7 @@ from captum.attr import IntegratedGradients, Occlusion
 from torch import Tensor
 
 from dlip.common.errors import UserError
-from dlip.evaluation.attention_maps import pieces
+from dlip.evaluation.attention_maps import word_weights
 from dlip.models.features import Trace, Want
 from dlip.models.token_ids import with_prompt
 from dlip.vlm import VLM, ImageInput
@@ -33,8 +33,8 @@ class Score:
     def __init__(self, vlm: VLM, text: str, word: int | None = None):
         self.vlm, self.word = vlm, word
         self.med = vlm.med.model_for("itm" if word is None else "lm").eval()
-        self.ids, self.mask = vlm.texts([text], self.med)  # [1, T]
-        pool = pieces(vlm, [text], self.med)[0].to(vlm.device)
+        self.ids, self.mask = vlm.tokenize([text], self.med)  # [1, T]
+        pool = word_weights(vlm, [text], self.med)[0].to(vlm.device)
         self.pool = pool[pool.sum(1) > 0]  # [W, T]
         if not 0 <= (word or 0) < len(self.pool):
             raise UserError(

@@ -48,7 +48,7 @@ class HasAbilities:
             return self.members[0]
         return self._first(TRAINED_BY[source], DESCRIPTIONS[TRAINED_BY[source][0]])
 
-    def tokens_of(self, batch: Batch) -> Batch:
+    def tokenized(self, batch: Batch) -> Batch:
         """The batch with the captions' ids in this model's vocabulary."""
         if not self.own_tokens or batch.ids is None:
             return batch

@@ -193,7 +193,7 @@ class DualEncoder(HasAbilities, nn.Module):
 
         image: precomputed image states [B, 1+P, Di], read instead of pixels.
         """
-        batch = self.tokens_of(batch)
+        batch = self.tokenized(batch)
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         mask = None if batch.mask is None else batch.caption_mask
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)

@@ -349,7 +349,7 @@ class Med(HasAbilities, nn.Module):
         pairs: (image rows, text rows) that ITM reads, the B matching pairs first; a student mines hard negatives itself
         (None) and passes them to its teacher. image: precomputed image states [B, P+1, Di], read instead of pixels.
         """
-        batch = self.tokens_of(batch)
+        batch = self.tokenized(batch)
         abilities, traces = want.abilities, {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         mask = None if batch.mask is None else batch.caption_mask
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)

@@ -21,13 +21,13 @@ class AttentionExplorer:
         import torch
 
         from dlip.data.scenes.render import masks
-        from dlip.evaluation.attention_maps import named, word_maps
+        from dlip.evaluation.attention_maps import word_maps, word_objects
 
         item, scene = dataset[index], dataset.scene(index)
         self.models, self.image, self.text = models, item.image, item.captions[0]
         self.maps = {role: word_maps(vlm, item.image, self.text) for role, vlm in models.items()}
         self.masks = torch.from_numpy(masks(scene))  # [O, S, S]
-        self.objects = named(self.text, scene)
+        self.objects = word_objects(self.text, scene)
         mapped = range(min(len(maps.words) for maps in self.maps.values()))
         words = self.text.split()
         nouns = {i for i in self.objects if self.objects.get(i + 1) != self.objects[i]}  # "circle" of "a red circle"
@@ -43,11 +43,11 @@ class AttentionExplorer:
 
     def attention(self, word: int, layer: int = -1, head: int | None = None, student: str = "distilled"):
         """Cross-attention of a word in teacher and student, and the divergence of the two maps."""
-        from dlip.evaluation.attention_maps import differ
+        from dlip.evaluation.attention_maps import map_divergence
 
         pair = {role: self.maps[role] for role in ("teacher", student)}
         panels = [(role, role, maps.patches(word, layer, head).numpy()) for role, maps in pair.items()]
-        bits = differ(*(maps.map(word, layer, head) for maps in pair.values())).item()
+        bits = map_divergence(*(maps.map(word, layer, head) for maps in pair.values())).item()
         return overlays(self.image, panels, self.text.split()[word], self._mask(word), bits)
 
     def attributions(self, word: int, method: str = ATTRIBUTION_METHODS[0], student: str = "distilled"):

@@ -21,7 +21,16 @@ from app.view import attention_view
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.render import masks
-from dlip.evaluation.attention_maps import answer_maps, cover, differ, image_maps, mass, patches, pointing, word_maps
+from dlip.evaluation.attention_maps import (
+    answer_maps,
+    image_maps,
+    map_divergence,
+    mask_coverage,
+    mass,
+    patches,
+    pointing,
+    word_maps,
+)
 from dlip.evaluation.attribution import Score, grad_cam
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
@@ -111,9 +120,9 @@ def test_maps_and_scores_equal_those_of_dlip(image_path, source):
     result = page.attention(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, source)
     image, scene = images.read(image_path), Scenes("test").scene(images.EXAMPLE_SCENES[0])
     maps = [word_maps(dlip.load(name), image, CAPTION, source).map(CIRCLE) for name in NAMES.values()]
-    assert result["divergence"] == pytest.approx(differ(*maps).item(), abs=1e-6)
+    assert result["divergence"] == pytest.approx(map_divergence(*maps).item(), abs=1e-6)
     assert result["about"] == "circle" and [scene.objects[result["object"]].shape] == ["circle"]
-    covered = cover(torch.from_numpy(masks(scene)[result["object"]]), 8)
+    covered = mask_coverage(torch.from_numpy(masks(scene)[result["object"]]), 8)
     for (side, name), over in zip(NAMES.items(), maps, strict=True):
         own = result[side]
         assert own["model"] == name

@@ -14,7 +14,7 @@ import dlip
 from app.tabs import attention, attributions, disagreements, tradeoffs
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation import disagreement
-from dlip.evaluation.attention_maps import answer_maps, differ, word_maps
+from dlip.evaluation.attention_maps import answer_maps, map_divergence, word_maps
 from dlip.evaluation.tasks import evaluate
 from dlip.records import frame
 from dlip.records.compare import summary
@@ -42,7 +42,7 @@ def test_clicking_a_word_shows_both_maps(open_page, screens):
     page.screenshot(path=screens / "attention-word.png")
 
     word = captions[1].split()[2]
-    bits = differ(*(word_maps(dlip.load(name), image, captions[1], "decoder").map(2) for name in BOTH)).item()
+    bits = map_divergence(*(word_maps(dlip.load(name), image, captions[1], "decoder").map(2) for name in BOTH)).item()
     page.locator("#words .student button").nth(2).click()
     wait_for_text(page, "#attention-maps", f"“{word}”")
     wait_for_text(page, "#attention-maps", f"differ by {bits:.3f} of 1 bit")
@@ -58,7 +58,7 @@ def test_clicking_a_word_shows_both_maps(open_page, screens):
     page.locator("#words > div > div, .words > div").last.locator("button").first.click()
     maps = [answer_maps(dlip.load(name), image, question, answers[1]).map(0) for name in BOTH]
     wait_for_text(page, "#attention-maps", f"“{answers[1].split()[0]}”")
-    wait_for_text(page, "#attention-maps", f"differ by {differ(*maps).item():.3f} of 1 bit")
+    wait_for_text(page, "#attention-maps", f"differ by {map_divergence(*maps).item():.3f} of 1 bit")
 
 
 STOP_AT_ONCE = """([start, stop]) => new Promise((done, fail) => {

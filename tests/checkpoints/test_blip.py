@@ -33,7 +33,7 @@ def test_retrieval_folder(weights, images, tmp_path):
     stock_model = stock("retrieval", width=192)
     model = dlip.load(stock_folder(stock_model, tmp_path, weights))
     assert model.med.abilities == {"itc", "itm"} and model.med.config.image_width == 192
-    ids, mask = model.texts(TEXTS)
+    ids, mask = model.tokenize(TEXTS)
     score = stock_model(ids, pixels(images), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
     match = stock_model(ids, pixels(images), attention_mask=mask.long()).itm_score.softmax(-1)[:, 1]
@@ -59,7 +59,7 @@ def test_vqa_folder(images, tmp_path):
     stock_model = stock("vqa")
     model = dlip.load(stock_folder(stock_model, tmp_path))
     questions = ["what is it ?"] * 3  # of one length: the stock class lets answers attend to pads
-    ids, mask = model.texts(questions)
+    ids, mask = model.tokenize(questions)
     for beams in (1, 3):
         generated = stock_model.generate(
             ids, pixels(images), mask.long(), num_beams=beams, max_new_tokens=10, do_sample=False

@@ -33,7 +33,7 @@ def test_original_retrieval_file(width, images, tmp_path):
     stock_model = stock("retrieval", width, eps=1e-6)
     model = dlip.load(named(write(with_training_state(to_original_names(stock_model.state_dict())), tmp_path), width))
     assert model.med.abilities == {"itc", "itm"} and model.med.temp.item() == pytest.approx(0.0321)
-    ids, mask = model.texts(TEXTS)
+    ids, mask = model.tokenize(TEXTS)
     score = stock_model(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
     match = stock_model(with_enc(ids), pixels(images, **CLIP), attention_mask=mask.long()).itm_score.softmax(-1)[:, 1]
@@ -68,7 +68,7 @@ def test_original_vqa_file(width, images, tmp_path):
     state |= {f"text_decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
     model = dlip.load(named(write(to_original_names(state), tmp_path), width))
     assert model.med.abilities == {"vqa"}
-    ids, mask = model.texts(["what is it ?"] * 3)  # of one length: the stock class lets answers attend to pads
+    ids, mask = model.tokenize(["what is it ?"] * 3)  # of one length: the stock class lets answers attend to pads
     seen = complete.vision_model(pixels(images, **CLIP))[0]
     fused = encoder.eval()(with_enc(ids), mask.long(), encoder_hidden_states=seen)[0]
     answers, _ = model.tokenizer.encode(["a red cat", "a star", "it"], first="[DEC]")
@@ -92,7 +92,7 @@ def test_original_pretraining_file(apart, images, tmp_path):
     model = dlip.load(named(write(with_training_state(to_original_names(state)), tmp_path), 192))
     c = model.med.config
     assert model.med.abilities == {"itc", "itm", "lm"} and c.tie_decoder and c.tie_head != apart and c.prompt_ids == ()
-    ids, mask = model.texts(TEXTS)
+    ids, mask = model.tokenize(TEXTS)
     score = encoder(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
     captions, _ = model.tokenizer.encode(TEXTS, first="[DEC]")
@@ -116,7 +116,7 @@ def test_another_image_size_interpolates_the_positions(images, tmp_path):
     resized = torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
     large, small = stock("retrieval", size=48, eps=1e-6), stock("retrieval", eps=1e-6).state_dict()
     large.load_state_dict({**small, "vision_model.embeddings.position_embedding": resized})
-    ids, mask = model.texts(TEXTS)
+    ids, mask = model.tokenize(TEXTS)
     score = large(ids, pixels(images, **CLIP, size=48), use_itm_head=False, attention_mask=mask.long()).itm_score
     torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-4, rtol=0)
 
@@ -133,7 +133,7 @@ def test_head_counts_are_never_guessed(images, tmp_path):
         with pytest.raises(UserError, match=r"how many heads .* as in model.pth:image_heads=N,text_heads=N"):
             dlip.load(path)
         model = dlip.load(f"{name},text_heads={text_heads}")
-        ids, mask = model.texts(TEXTS)
+        ids, mask = model.tokenize(TEXTS)
         score = stock_model(ids, pixels(images, **CLIP), use_itm_head=False, attention_mask=mask.long()).itm_score
         torch.testing.assert_close(model.similarity(images, TEXTS), score, atol=1e-5, rtol=0)
         beside.write_text(json.dumps(MED_CONFIG | {"num_attention_heads": text_heads}))

@@ -173,7 +173,7 @@ def test_dual_encoders_against_torchs_counter(family, size, tmp_path):
     vlm = dlip.load(dual_folder(tmp_path, family, size))
     med, c = vlm.med, vlm.med.config
     images = torch.zeros(1, 3, c.image_size, c.image_size, dtype=torch.uint8)
-    ids, mask = vlm.texts(["a" * 9 if family == "clip" else "a"])
+    ids, mask = vlm.tokenize(["a" * 9 if family == "clip" else "a"])
     macs = dual_encoder_macs(med, text_tokens=ids.shape[1])
     torch.backends.mha.set_fastpath_enabled(False)
     try:

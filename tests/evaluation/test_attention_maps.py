@@ -15,19 +15,19 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
 from dlip.evaluation.attention_maps import (  # fmt: skip
     answer_maps,
-    cover,
-    differ,
     divergence,
     image_maps,
     jensen_shannon,
+    map_divergence,
+    mask_coverage,
     mass,
     measure,
-    named,
     patches,
-    pieces,
     pointing,
     rollout,
     word_maps,
+    word_objects,
+    word_weights,
 )
 from dlip.experiments import run
 from dlip.models.config import scenes_size
@@ -48,7 +48,7 @@ def changed(vlm: VLM, seed: int, **changes) -> VLM:
 
 def features(vlm: VLM, image, text: str):
     """What the losses read of one picture and caption."""
-    batch = Batch(vlm.pixels([image]), torch.zeros(1), *vlm.texts([text]))
+    batch = Batch(vlm.pixels([image]), torch.zeros(1), *vlm.tokenize([text]))
     with torch.no_grad():
         return vlm.med.eval()(batch, Want(layers={("fusion", "cross"): (-1,), ("decoder", "cross"): (-1,)}))
 
@@ -59,7 +59,7 @@ def features(vlm: VLM, image, text: str):
 def test_word_maps_average_their_tokens():
     words = Tokenizer.train(["red star on it", "red star"], 40)  # "blue" is not among them: b ##l ##u ##e
     vlm = VLM(Med(scenes_size(32, 1, 1, vocab_size=len(words), max_text=9)), words)
-    pool = pieces(vlm, ["Red  star, (on)", "it - rats star star star star"])
+    pool = word_weights(vlm, ["Red  star, (on)", "it - rats star star star star"])
     assert pool.shape == (2, 7, 9)
     assert pool[0, 0].nonzero().flatten().tolist() == [1]
     assert pool[0, 1].nonzero().flatten().tolist() == [2]  # without its comma
@@ -79,7 +79,7 @@ def test_maps_equal_those_of_the_losses(tiny, scenes):
     assert maps.words == words and maps.layers == (1,) and maps.maps.shape == (1, 4, len(words), 65)
     expected = features(tiny, item.image, caption).maps("fusion", "cross")[0]  # [H, T, 1+P]
     where = len(words) - 1
-    full = pieces(tiny, [caption])[0, where] > 0
+    full = word_weights(tiny, [caption])[0, where] > 0
     torch.testing.assert_close(maps.map(where, head=2), expected[2, full].mean(0))
     torch.testing.assert_close(maps.map(where), expected[:, full].mean((0, 1)))
     torch.testing.assert_close(maps.map(where, layer=1), maps.map(where))
@@ -98,7 +98,7 @@ def test_answer_maps_combine_question_maps(tiny, scenes):
     maps = answer_maps(vlm, scenes[0].image, question.text, "yes two")
     assert maps.words == ["yes", "two"]
     torch.testing.assert_close(maps.maps.sum(-1), torch.ones(1, 4, 2))
-    med, (ids, mask), (said, _) = vlm.med.eval(), vlm.texts([question.text]), vlm.texts(["yes two"])
+    med, (ids, mask), (said, _) = vlm.med.eval(), vlm.tokenize([question.text]), vlm.tokenize(["yes two"])
     with torch.no_grad():
         states = med.question_states(med.fuse(ids, mask, vlm.image_states([scenes[0].image])))
         trace = Trace({"cross": {-1: med.config.fusion_layers[-1]}})
@@ -118,7 +118,7 @@ def test_decoder_map_is_that_of_the_predicting_step(tiny, scenes, prompt):
     expected = features(vlm, item.image, caption).maps("decoder", "cross")[0].mean(0)  # [prompt + T, 1+P]
     maps = word_maps(vlm, item.image, caption, "decoder")
     for word in (0, len(maps.words) - 1):
-        tokens = pieces(vlm, [caption])[0, word].nonzero().flatten()
+        tokens = word_weights(vlm, [caption])[0, word].nonzero().flatten()
         torch.testing.assert_close(maps.map(word), expected[tokens + len(prompt) - 1].mean(0))
 
 
@@ -174,9 +174,9 @@ def test_cover_counts_pixels():
     mask[0, :3, :3] = True  # a whole patch of a grid of two
     mask[0, 0, 3] = True  # and a ninth of the next
     mask[1, 5, 5] = True
-    torch.testing.assert_close(cover(mask, 2)[0], torch.tensor([[1, 1 / 9], [0, 0]]))
-    torch.testing.assert_close(cover(mask, 2)[1], torch.tensor([[0, 0], [0, 1 / 9]]))
-    uneven = cover(mask, 4)  # patches of 1.5 pixels
+    torch.testing.assert_close(mask_coverage(mask, 2)[0], torch.tensor([[1, 1 / 9], [0, 0]]))
+    torch.testing.assert_close(mask_coverage(mask, 2)[1], torch.tensor([[0, 0], [0, 1 / 9]]))
+    uneven = mask_coverage(mask, 4)  # patches of 1.5 pixels
     torch.testing.assert_close(uneven[0, 0], torch.tensor([1.0, 1.0, 1 / 1.5**2, 0.0]))
     torch.testing.assert_close(uneven.mean((1, 2)), mask.float().mean((1, 2)))  # the area stays
 
@@ -200,10 +200,10 @@ def test_named_words_refer_to_objects():
     for i in range(30):
         scene = data.scene(i)
         for caption in data[i].captions:
-            result, words = named(caption, scene), caption.replace(",", "").split()
+            result, words = word_objects(caption, scene), caption.replace(",", "").split()
             assert result and {"a", "the", "left", "and"}.isdisjoint(words[place] for place in result)
             assert all(words[place] in scene.objects[o].kind for place, o in result.items())
-    assert named("nothing of note", data.scene(0)) == {}
+    assert word_objects("nothing of note", data.scene(0)) == {}
 
 
 def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
@@ -215,13 +215,13 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
         maps[..., 0], maps[..., 1 + place] = 0.5, 0.5  # [CLS] is left out
         return [maps]
 
-    monkeypatch.setattr(attention_maps, "cross", stare)
+    monkeypatch.setattr(attention_maps, "cross_attention_maps", stare)
     hits, under, others, areas, touched = [], [], [], [], []
     for i in range(5):
         scene = scenes.scene(i)
         shares = masks(scene).reshape(-1, 8, 8, 8, 8).mean((2, 4)).reshape(len(scene.objects), 64)
         for caption in scenes[i].captions:
-            for o in named(caption, scene).values():
+            for o in word_objects(caption, scene).values():
                 hits.append(shares[o, place] > 0)
                 under.append(shares[o, place])
                 others.append(np.mean([shares[p, place] > 0 for p in range(len(shares)) if p != o]))
@@ -240,13 +240,13 @@ def test_measure_agrees_with_counting(tiny, scenes, monkeypatch):
 
 def test_uniform_maps_score_chance(tiny, scenes, monkeypatch):
     even = lambda med, states, ids, mask, source, layers: [torch.full((len(ids), 4, ids.shape[1], 65), 1 / 65)]  # noqa: E731
-    monkeypatch.setattr(attention_maps, "cross", even)
+    monkeypatch.setattr(attention_maps, "cross_attention_maps", even)
     result = measure(tiny, scenes)
     assert result["fusion"]["mass"] == pytest.approx(result["chance"]["mass"])
 
 
 def test_captions_without_objects_are_refused(tiny, scenes, monkeypatch):
-    monkeypatch.setattr(attention_maps, "named", lambda caption, scene: {})
+    monkeypatch.setattr(attention_maps, "word_objects", lambda caption, scene: {})
     with pytest.raises(UserError, match="no caption of scenes test names an object"):
         measure(tiny, scenes)
 
@@ -265,10 +265,10 @@ def test_uneven_numbers_of_captions(tiny, scenes):
     alone = []
     for i in range(4):
         scene, item = scenes.scene(i), Uneven()[i]
-        covered = cover(torch.from_numpy(masks(scene)), 8)
+        covered = mask_coverage(torch.from_numpy(masks(scene)), 8)
         for caption in item.captions:
             maps = word_maps(tiny, item.image, caption)
-            alone += [mass(maps.patches(word), covered[o]).item() for word, o in named(caption, scene).items()]
+            alone += [mass(maps.patches(word), covered[o]).item() for word, o in word_objects(caption, scene).items()]
     assert result["fusion"]["mass"] == pytest.approx(100 * np.mean(alone), rel=1e-4)
 
 
@@ -285,7 +285,7 @@ def test_jensen_shannon_by_hand():
 def test_maps_of_two_grids_are_compared_on_the_coarser():
     fine, coarse = torch.zeros(1, 17), torch.zeros(1, 5)
     fine[0, 1 + 5], fine[0, 0], coarse[0, 1], coarse[0, 0] = 0.6, 0.4, 0.6, 0.4  # row 1, column 1 lies in the first
-    assert differ(fine, coarse).item() == pytest.approx(0.0, abs=1e-6) == differ(coarse, fine).item()
+    assert map_divergence(fine, coarse).item() == pytest.approx(0.0, abs=1e-6) == map_divergence(coarse, fine).item()
 
 
 def test_divergence_is_symmetric_and_zero_for_equal_models(tiny, scenes):
@@ -301,7 +301,7 @@ def test_divergence_is_the_mean_over_words(tiny, scenes):
     for i in range(2):
         for caption in scenes[i].captions:
             tiny_maps, other_maps = (word_maps(vlm, scenes[i].image, caption, "decoder") for vlm in (tiny, other))
-            bits += [differ(tiny_maps.map(w), other_maps.map(w)).item() for w in range(len(tiny_maps.words))]
+            bits += [map_divergence(tiny_maps.map(w), other_maps.map(w)).item() for w in range(len(tiny_maps.words))]
     assert divergence(tiny, other, scenes, limit=2)["decoder"] == pytest.approx(np.mean(bits), rel=1e-3)
 
 
@@ -339,5 +339,5 @@ def test_of_a_model_with_an_image_backbone(scenes):
     text, grid = scenes[0].captions[0], vlm.med.config.grid
     over = word_maps(vlm, scenes[0].image, text)
     expected = features(vlm, scenes[0].image, text).maps("fusion", "cross")[0].mean(0)  # [T, 1+P]
-    torch.testing.assert_close(over.map(0), (pieces(vlm, [text])[0] @ expected)[0])
+    torch.testing.assert_close(over.map(0), (word_weights(vlm, [text])[0] @ expected)[0])
     assert over.patches(0).shape == (grid, grid) and grid == 3

@@ -47,7 +47,7 @@ def test_word_scores_add_up_to_the_captions(tiny, scenes, prompt):
     torch.manual_seed(0)
     vlm = VLM(Med(replace(tiny.med.config, prompt_ids=prompt)), tiny.tokenizer)
     text, image = "a large red star above a cross", scenes[0].image
-    batch = Batch(vlm.pixels([image]), torch.zeros(1), *vlm.texts([text]))
+    batch = Batch(vlm.pixels([image]), torch.zeros(1), *vlm.tokenize([text]))
     with torch.no_grad():
         said = vlm.med.eval()(batch, Want(frozenset({"lm"})))
         words = [Score(vlm, text, i)(Score(vlm, text).pixels(image))[0] for i in range(len(text.split()))]

@@ -138,7 +138,7 @@ def test_a_composite_ranks_by_the_itc_of_one_and_the_itm_of_the_other(make_vlm, 
 
 def match_logit(vlm, image, texts) -> torch.Tensor:
     """ITM's logit of a match of an image with each text."""
-    ids, mask = vlm.texts(texts)
+    ids, mask = vlm.tokenize(texts)
     with torch.no_grad():
         fused = vlm.med.fuse(ids, mask, vlm.image_states([image]), torch.zeros(len(texts), dtype=torch.long))
         return vlm.med.match_logits(fused)[:, 1]

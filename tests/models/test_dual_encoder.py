@@ -59,7 +59,7 @@ def test_embeddings_and_logits_equal_stock(pair):
 def test_the_pooled_text_state_equals_stock(pair):
     vlm, stock, _, inputs = pair
     with torch.no_grad():
-        states = vlm.med.encode_text(*vlm.texts(TEXTS))
+        states = vlm.med.encode_text(*vlm.tokenize(TEXTS))
         out = stock.text_model(**{key: value for key, value in inputs.items() if key in TEXT_INPUTS})
     is_clip = stock.config.model_type == "clip"
     torch.testing.assert_close(states[:, 0], out.pooler_output if is_clip else out.last_hidden_state[:, -1], **CLOSE)
@@ -144,7 +144,7 @@ def test_texts_of_older_clips_end_at_their_highest_id(tmp_path):
     config["text_config"]["eos_token_id"] = 2
     (folder / "config.json").write_text(json.dumps(config))
     vlm, stock = dlip.load(folder), AutoModel.from_pretrained(folder).eval()
-    ids, mask = vlm.texts(TEXTS)
+    ids, mask = vlm.tokenize(TEXTS)
     with torch.no_grad():
         expected = stock.text_model(input_ids=ids, attention_mask=mask.long()).pooler_output
         states = vlm.med.encode_text(ids, mask)[:, 0]

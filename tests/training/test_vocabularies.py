@@ -61,7 +61,7 @@ def test_losses_are_those_computed_by_hand(folders):
         features = student.med(batch, distiller.want("student"))
         losses = distiller(features, Teacher(teacher.med)(batch, distiller.want("teacher")))
         states = teacher.med.encode_image(teacher.med.normalize(batch.images))
-        texts = teacher.med.encode_text(*teacher.texts(batch.captions))
+        texts = teacher.med.encode_text(*teacher.tokenize(batch.captions))
         z_t = teacher.med.project_image(states) @ teacher.embed_texts(batch.captions).T / teacher.med.temp
         kl = [F.kl_div(s.log_softmax(1), t.log_softmax(1), log_target=True, reduction="batchmean")
               for s, t in ((features.logits["itc"], z_t), (features.logits["itc"].T, z_t.T))]  # fmt: skip

@@ -96,13 +96,13 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     if not captions:
         raise MetricUnavailable("the data have no captions")
 
-    ids, mask, text = unique_texts(*vlm.texts(captions, med))
+    ids, mask, text = unique_texts(*vlm.tokenize(captions, med))
     images, texts = torch.cat(vectors), ids.new_empty(len(ids), vectors[0].shape[1], dtype=vectors[0].dtype)
     for rows in mask.sum(1).argsort().split(TEXT_BATCH):
         texts[rows] = med.project_text(med.encode_text(ids[rows], mask[rows], first_only=True))
     texts = texts[text]
     if med is not matcher:
-        ids, mask, text = unique_texts(*vlm.texts(captions, matcher))
+        ids, mask, text = unique_texts(*vlm.tokenize(captions, matcher))
     if free_bytes < 0:
         kept = (states for _, states in encode_images(vlm, matcher, dataset, batch_size, False))
     match = partial(match_logits, matcher, ids, mask, kept, progress=subrange(progress, 0.1, 1))

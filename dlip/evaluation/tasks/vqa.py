@@ -41,7 +41,7 @@ def run(
         cross = med.text_encoder.cross(vlm.image_states((item.image for item in items), med))
         for start in range(0, len(pairs), QUESTION_BATCH):
             rows, batch = zip(*pairs[start : start + QUESTION_BATCH], strict=True)
-            ids, mask = vlm.texts((q.text for q in batch), med)
+            ids, mask = vlm.tokenize((q.text for q in batch), med)
             states = med.question_states(med.fuse_with(cross, ids, mask, torch.tensor(rows, device=ids.device)))
             prompt = ids.new_full((len(ids), 1), med.config.dec_id)
             generated += vlm.tokenizer_of(med).decode(generate(med, states, mask, prompt, num_beams, MAX_ANSWER_TOKENS))

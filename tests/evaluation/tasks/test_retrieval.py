@@ -21,7 +21,7 @@ def plain_scores(vlm, dataset) -> tuple[torch.Tensor, torch.Tensor]:
     for i, item in enumerate(dataset):
         image = vlm.image_states([item.image])
         for t, caption in enumerate(captions):
-            ids, mask = vlm.texts([caption])
+            ids, mask = vlm.tokenize([caption])
             itc[i, t] = (med.project_image(image) * med.project_text(med.encode_text(ids, mask))).sum()
             itm[i, t] = med.match_logits(med.fuse(ids, mask, image))[0, 1]
     return itc, itm

@@ -92,7 +92,7 @@ ANSWERS = ["yes", "no", "two", "red circle", "red square", "large striped red ci
 def plain_likelihood(vlm, picture, question: str, answer: str) -> float:
     """log p of one answer to one question, token by token."""
     med = vlm.med.eval()
-    ids, mask = vlm.texts([question])
+    ids, mask = vlm.tokenize([question])
     states = med.question_states(med.fuse(ids, mask, vlm.image_states([picture])))
     words, _ = vlm.tokenizer.encode([answer], first="[DEC]")
     total = 0.0
@@ -104,7 +104,7 @@ def plain_likelihood(vlm, picture, question: str, answer: str) -> float:
 @torch.inference_mode()
 def states_of(vlm, dataset):
     asked = [(i, q.text) for i, it in enumerate(dataset) for q in it.questions[:2]]
-    ids, mask = vlm.texts(text for _, text in asked)
+    ids, mask = vlm.tokenize(text for _, text in asked)
     rows = torch.tensor([i for i, _ in asked])
     images = vlm.image_states(it.image for it in dataset)
     return asked, vlm.med.question_states(vlm.med.fuse(ids, mask, images, rows)), mask
@@ -151,7 +151,7 @@ def test_rows_of_a_model(tiny, scenes, monkeypatch):
     assert [row["answer"] for row in rows] == tiny.answer(
         [it.image for it, _ in questions], [q.text for _, q in questions]
     )
-    ids, mask = tiny.texts(q.text for _, q in questions)
+    ids, mask = tiny.tokenize(q.text for _, q in questions)
     with torch.no_grad():
         fused = tiny.med.fuse(ids, mask, tiny.image_states(it.image for it, _ in questions))
         best = best_answers(tiny, tiny.med.question_states(fused), mask, ANSWERS)
