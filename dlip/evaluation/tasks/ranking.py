@@ -1,4 +1,4 @@
-"""Ranks of each query's own items in a gallery: by similarity, then with the best candidates scored again.
+"""Ranks of each query's relevant items in a gallery: by similarity, then with the best candidates scored again.
 
 Similarities are computed for a chunk of queries at a time, so that memory does not grow with their number.
 """
@@ -29,22 +29,22 @@ class Nearest:
 def nearest(queries: Tensor, gallery: Tensor, query_of: Tensor, gallery_of: Tensor, k: int) -> Nearest:
     """Nearest items of queries [Q, E] in a gallery [G, E], by dot product.
 
-    query_of, gallery_of: image ids, int64 [Q] and [G]; a query owns the items of the same id.
+    query_of, gallery_of: image ids, int64 [Q] and [G]; items of the same id are relevant.
     """
-    chunks, owned = [], OwnedItems(query_of, gallery_of)
+    chunks, relevant_items = [], RelevantItems(query_of, gallery_of)
     finite = queries.isfinite().all() and gallery.isfinite().all()
     chunk_rows = torch.arange(len(queries), device=queries.device).split(max(1, CHUNK_SIMILARITIES // len(gallery)))
     buffer = queries.new_empty(len(chunk_rows[0]), len(gallery))  # allocating anew takes as long as the product
     for rows in chunk_rows:
         similarity = torch.mm(queries[rows], gallery.T, out=buffer[: len(rows)]).float()  # [q, G]
         best = similarity.topk(min(k, len(gallery)), 1)
-        rank = owned.ranks(similarity, rows) if finite else ranks(similarity, owned.mask(rows))
+        rank = relevant_items.ranks(similarity, rows) if finite else ranks(similarity, relevant_items.mask(rows))
         chunks.append((best.indices.cpu(), best.values.cpu(), rank.cpu()))
     return Nearest(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
 
-class OwnedItems:
-    """Which gallery items each query owns, by position: a mask would be as large as all similarities."""
+class RelevantItems:
+    """Which gallery items are relevant to each query, by position: a mask would be as large as all similarities."""
 
     def __init__(self, query_of: Tensor, gallery_of: Tensor):
         self.query_of, self.gallery_of = query_of, gallery_of
@@ -56,7 +56,7 @@ class OwnedItems:
         return self.query_of[rows, None] == self.gallery_of
 
     def ranks(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """`ranks` of some queries for finite scores [q, G]: by counting, except for ties with the best own one."""
+        """`ranks` of some queries for finite scores [q, G]: by counting, except for ties with the best relevant one."""
         first, last = self.first[rows, None], self.end[rows, None] - 1
         width = max(1, int((last - first).max()) + 1)
         positions = self.order[(first + torch.arange(width, device=rows.device)).minimum(last)]  # [q, width], repeated
@@ -70,25 +70,25 @@ class OwnedItems:
         return rank
 
 
-def ranks(scores: Tensor, own: Tensor) -> Tensor:
-    """Number of foreign items before each query's best own one, int64 [Q]; scores [Q, N], own bool [Q, N].
+def ranks(scores: Tensor, relevant: Tensor) -> Tensor:
+    """Number of irrelevant items before each query's best relevant one, int64 [Q]; scores [Q, N], relevant bool [Q, N].
 
     Equal scores keep their order, as in a stable sort, and NaN comes first, so that neither a collapsed nor a diverged
     model scores hits.
     """
-    best, place = scores.masked_fill(~own, float("-inf")).max(1, keepdim=True)
+    best, place = scores.masked_fill(~relevant, float("-inf")).max(1, keepdim=True)
     later = torch.arange(scores.shape[1], device=scores.device) > place
     behind = (scores < best) | ((scores == best) & later)
-    return (~(behind | own)).sum(1, dtype=torch.int32).long()
+    return (~(behind | relevant)).sum(1, dtype=torch.int32).long()
 
 
-def reranked(nearest: Nearest, scores: Tensor, own: Tensor, size: int) -> Tensor:
+def reranked(nearest: Nearest, scores: Tensor, relevant: Tensor, size: int) -> Tensor:
     """`ranks` once the candidates, scored again [Q, k], come before the rest of the gallery of `size` items.
 
-    own: bool [Q, k]. A query without an own candidate keeps its rank among the rest; one with a NaN for an own
-    candidate's score ranks last.
+    relevant: bool [Q, k]. A query without a relevant candidate keeps its rank among the rest; one with NaN as the score
+    of a relevant candidate ranks last.
     """
     if not scores.shape[1]:
         return nearest.rank
-    rank = torch.where(own.any(1), ranks(scores, own), nearest.rank.maximum((~own).sum(1)))
-    return rank.masked_fill((scores.isnan() & own).any(1), size - 1)
+    rank = torch.where(relevant.any(1), ranks(scores, relevant), nearest.rank.maximum((~relevant).sum(1)))
+    return rank.masked_fill((scores.isnan() & relevant).any(1), size - 1)

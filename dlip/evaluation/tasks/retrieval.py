@@ -30,7 +30,7 @@ class Direction:
     scores: Tensor
     """[Q, k]: the candidates' cosine plus ITM's match logit."""
     rank: Tensor
-    """int64 [Q]: number of foreign items before the best own one, candidates ordered by `scores`."""
+    """int64 [Q]: number of irrelevant items before the best relevant one, candidates ordered by `scores`."""
 
 
 @dataclass
@@ -121,9 +121,12 @@ def rank(
     tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
     tr_logits, ir_logits = candidate_logits(match, text, tr.candidates, ir.candidates)
     directions = []
-    for best, logits, own, others in ((tr, tr_logits, image_id, caption_id), (ir, ir_logits, caption_id, image_id)):
+    for best, logits, queries, gallery in (
+        (tr, tr_logits, image_id, caption_id),
+        (ir, ir_logits, caption_id, image_id),
+    ):
         scores = best.similarity + logits
-        new_rank = reranked(best, scores, own[:, None] == others[best.candidates], len(others))
+        new_rank = reranked(best, scores, queries[:, None] == gallery[best.candidates], len(gallery))
         directions.append(Direction(best, scores, new_rank))
     return RetrievalResult(*directions, image_id, caption_id, captions)
 
