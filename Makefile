@@ -15,7 +15,7 @@ help: ## list the targets
 demo: $(INSTALLED) ## distill a small student, compare it with its teacher, write runs/demo/report.html
 	.venv/bin/dlip demo
 
-app: $(INSTALLED) ## open teacher and student side by side in the browser; PORT=8000 sets the port
+app: $(INSTALLED) ## serve teacher and student side by side and print the address; PORT=8000 sets the port
 	.venv/bin/dlip app $(if $(PORT),--port $(PORT))
 
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal

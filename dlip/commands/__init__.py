@@ -334,7 +334,7 @@ class App:
 
 
 def app(options: App) -> None:
-    """Open teacher and student side by side in a browser."""
+    """Serve a page with teacher and student side by side."""
     package = "dlip._app" if find_spec("dlip._app") else "app"  # of an installed wheel, of a checkout
     try:
         serve = resolve_name(f"{package}.page:serve")  # by name, because dlip does not depend on the app
