@@ -73,7 +73,10 @@ class Gallery:
     def image(self, place: int) -> Image.Image:
         """The image, scaled down to `MAX_SIDE`. Raises UserError if it can no longer be read."""
         entry = self.entries[place]
-        image = as_pil(entry.dataset[entry.index].image)
+        try:
+            image = as_pil(entry.dataset[entry.index].image)
+        except UserError:  # names the file on this machine
+            raise UserError("an image of the gallery can no longer be read; restart the app") from None
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         return image
 
@@ -97,6 +100,8 @@ class Gallery:
         if kind not in cached:
             embed, read = (vlm.embed_images, self.image) if kind == "images" else (vlm.embed_texts, self.caption)
             places, batches = self.places(vlm, kind), []
+            if not places:
+                raise UserError(f"this gallery has no {kind} that {vlm.name} knows; choose another model")
             for start in range(0, len(places), BATCH):
                 batch = [read(place) for place in places[start : start + BATCH]]
                 with models.turn:

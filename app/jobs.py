@@ -1,7 +1,7 @@
 """Long jobs: other requests run between their steps, and the visitor can stop them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import gradio as gr
@@ -56,16 +56,19 @@ def stop_button(elem_id: str) -> gr.Button:
     return gr.Button("Stop", visible=False, elem_id=elem_id, scale=0, min_width=120)
 
 
-def on_start(start: gr.Button, stop: gr.Button, function: Callable, inputs: list, outputs, cancel_on: list, **options):
+def on_start(
+    start: gr.Button, stop: gr.Button, function: Callable, inputs: list, outputs, cancel_on: list,
+    cancel_events: Sequence = (), **options,
+):  # fmt: skip
     """Run a job when its start button is clicked.
 
-    cancel_on: inputs whose change makes the job pointless and stops it. All but the job itself happens in the page, as
-    a request might arrive after the one that starts the next job.
+    cancel_on: inputs whose change makes the job pointless and stops it. cancel_events: other events that do. All but
+    the job itself happens in the page, as a request might arrive after the one that starts the next job.
     """
     private, hide = dict(api_visibility="private"), set_in_page(gr.update(visible=False))
     start.click(None, None, stop, js=set_in_page(gr.update(visible=True)), **private)
     job = start.click(guarded(function, long=True), inputs, outputs, **private, **LONG, **options)
-    for triggers in ([component.change for component in cancel_on], [stop.click]):
+    for triggers in ([component.change for component in cancel_on] + [*cancel_events], [stop.click]):
         gr.on(triggers, None, None, stop, js=hide, cancels=job, trigger_mode="multiple", **private)
     for end in (job.then, job.failure):
         end(None, None, stop, js=hide, **private)

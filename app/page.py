@@ -25,12 +25,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 
 import gradio as gr
 
 from dlip.common.errors import UserError
 
-from . import events, gallery, gradio_workarounds, images, models, security
+from . import events, gallery, gradio_workarounds, images, inputs, models, security
 from .tabs import attention, compare, disagreements, search, speed, tradeoffs
 from .view import parts, theme
 
@@ -76,7 +77,7 @@ def build() -> gr.Blocks:
                 place = gr.JSON(visible=False)
                 gr.HTML(parts.hint("Drop, paste or photograph an image, or choose one of these."))
                 strange = compare.out_of_domain_hint(examples[0].image, models.defaults())
-                hint, unreadable = gr.HTML(strange, elem_id="domain-hint"), gr.Checkbox(visible=False)
+                hint, unreadable = gr.HTML(strange, elem_id="domain-hint"), gr.JSON(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():
@@ -93,14 +94,13 @@ def build() -> gr.Blocks:
         def update_hint(image, teacher, student):
             return compare.out_of_domain_hint(images.read(image), (teacher, student)) if image else ""
 
-        def is_unreadable(image):
-            if image:
-                images.read(image)
-            return False
-
-        def warn_unreadable(message):
-            events.warn(message)
-            return True
+        def unreadable_upload(image):
+            """The path of an image that cannot be read, after a warning."""
+            try:
+                return images.read(image) and None if image else None
+            except UserError as error:
+                events.warn(escape(events.as_sentence(str(error)), quote=False))
+                return image
 
         private = dict(api_visibility="private", show_progress="hidden")
         events.chain([image.change, *(name.change for name in names)])(
@@ -111,9 +111,9 @@ def build() -> gr.Blocks:
         )
         # the image itself is no output here, not even as gr.skip(): gradio would make it anew, without its preprocess
         checked = events.chain([image.input])(
-            events.on_selection_change(is_unreadable, warn_unreadable), image, unreadable, **private, **events.QUICK
+            events.on_selection_change(unreadable_upload, events.warn), image, unreadable, **private, **events.QUICK
         )
-        checked.then(None, unreadable, js=parts.REMOVE_IMAGE_IF)
+        checked.then(None, [unreadable, image], js=parts.REMOVE_IMAGE_IF)
         gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES, api_visibility="private")
         clicked = buttons.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
         filled = [image, *names, *returned["compare"], returned["search"]]
@@ -135,6 +135,7 @@ def _model_dropdowns() -> tuple[gr.Dropdown, gr.Dropdown]:
 
 def _student_color(student: str) -> str:
     """Style sheet with the color of the student's role."""
+    student = student if isinstance(student, str) and len(student) <= inputs.MAX_CHARACTERS else ""
     return f"<style>:root {{ --student: var(--{models.role(student, 'student')}); }}</style>"
 
 

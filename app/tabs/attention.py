@@ -255,7 +255,8 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     for setting in (source, *places):
         setting.input(events.guarded(find_maps), **maps_event)
     outline.input(events.guarded(redraw), [image, maps_json, outline], shown_maps, **quick)
-    attributions.add_events(models_and_image, texts, chosen, view, outline, explain, stop, maps_out)
+    attributions.add_events(models_and_image, texts, chosen, view, outline, explain, stop, maps_out,
+                            [shown_words.click, answer.click, question.submit])  # fmt: skip
 
     with gr.Row(visible=False):
         text, word = gr.Textbox(label="text"), gr.Number(0, precision=0, label="word")

@@ -49,8 +49,8 @@ def attribution(
         return attention_view.compare_maps(about, method, models.names(pair), maps, scene, named)
 
 
-def add_events(models_and_image, texts, chosen, view, outline, explain, stop, outputs) -> None:
-    """Let the button `explain` fill `outputs`, maps and their HTML, and `stop` cancel it."""
+def add_events(models_and_image, texts, chosen, view, outline, explain, stop, outputs, redrawn_by) -> None:
+    """Let the button `explain` fill `outputs`, maps and their HTML; `stop` and the events `redrawn_by` cancel it."""
 
     def explain_word(image, teacher, student, texts, chosen, method, outline, bar=gr.Progress()):  # noqa: B008
         if not texts or not chosen:
@@ -65,5 +65,6 @@ def add_events(models_and_image, texts, chosen, view, outline, explain, stop, ou
 
     inputs = [*models_and_image, texts, chosen, view]
     jobs.on_start(
-        explain, stop, explain_word, [*inputs, outline], outputs, cancel_on=inputs, show_progress_on=outputs[1]
-    )
+        explain, stop, explain_word, [*inputs, outline], outputs, cancel_on=inputs, cancel_events=redrawn_by,
+        show_progress_on=outputs[1],
+    )  # fmt: skip

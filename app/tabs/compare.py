@@ -176,11 +176,13 @@ def _results(teacher: str, student: str, compute: Callable[[VLM], dict], empty: 
 
 
 def _timed(vlm: VLM, ability: str, image: Image.Image, compute: Callable[[list], object]) -> tuple:
-    """Result of `compute([image])`, its milliseconds, and the number of decoder steps. The image is resized before."""
+    """Result of `compute([image])`, its milliseconds, and the number of decoder steps. The image is resized before,
+    unless each of several models, or a CLIP, has its own way."""
     med, steps = vlm.med.model_for(ability), []
     with ExitStack() as hooks:
-        if isinstance(med, Med):  # others have no decoder, and resize in a way of their own
-            image = resize_square(image, med.config.image_size)
+        if isinstance(med, Med):  # others have no decoder
+            if len(vlm.med.members) == 1:  # each of several resizes for itself
+                image = resize_square(image, med.config.image_size)
             hooks.callback(med.text_decoder.cls.register_forward_hook(lambda *_: steps.append(1)).remove)
         start = time.perf_counter()
         result = compute([image])

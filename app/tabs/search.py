@@ -49,7 +49,7 @@ def search(teacher: str, student: str, sentence: str) -> SearchResults:
     sentence, searched = inputs.text(sentence, "sentence"), gallery.current()
     return _both(
         teacher, student, "images", lambda vlm: vlm.embed_texts([sentence]),
-        lambda vlm, best: vlm.match([searched.image(place) for place in best], [sentence] * len(best)), sentence,
+        searched.image, lambda vlm, found: vlm.match(found, [sentence] * len(found)), sentence,
     )  # fmt: skip
 
 
@@ -61,13 +61,20 @@ def sentences(image: str, teacher: str, student: str) -> SearchResults:
         raise UserError("the images of this gallery have no captions to choose from; search them by a sentence")
     return _both(
         teacher, student, "captions", lambda vlm: vlm.embed_images([loaded]),
-        lambda vlm, best: vlm.match([loaded] * len(best), [searched.caption(place) for place in best]),
+        searched.caption, lambda vlm, found: vlm.match([loaded] * len(found), found),
     )  # fmt: skip
 
 
-def _both(teacher: str, student: str, kind: gallery.Kind, embed: Callable[[VLM], Tensor],
-          match: Callable[[VLM, list[int]], Tensor], sentence: str = "") -> SearchResults:  # fmt: skip
-    """Hits of both models among the gallery's images or captions (`kind`)."""
+def _both(
+    teacher: str,
+    student: str,
+    kind: gallery.Kind,
+    embed: Callable[[VLM], Tensor],
+    read: Callable[[int], object],
+    match: Callable[[VLM, list], Tensor],
+    sentence: str = "",
+) -> SearchResults:
+    """Hits of both models among the gallery's images or captions (`kind`), which `read` opens by their places."""
     results, searched = {}, gallery.current()
     for side, vlm in models.pair(teacher, student).items():
         try:
@@ -75,8 +82,12 @@ def _both(teacher: str, student: str, kind: gallery.Kind, embed: Callable[[VLM],
             with models.turn:
                 itc, best = (embed(vlm)[0] @ embeddings.T).topk(min(CANDIDATES, len(places)))
                 best = [places[i] for i in best]
-                itm = match(vlm, best).tolist() if "itm" in vlm.med.abilities else [None] * len(best)
                 note = parts.truncation_note(vlm, "the sentence", [sentence])
+            itm = [None] * len(best)
+            if "itm" in vlm.med.abilities:
+                found = [read(place) for place in best]  # others take their turn meanwhile
+                with models.turn:
+                    itm = match(vlm, found).tolist()
             order = sorted(range(len(best)), key=lambda i: -(itm[i] or 0))[:SHOWN]  # equal ones in ITC's order
             hits = [
                 Hit(place=best[i], caption=searched.caption(best[i]), itc=itc[i].item(), itm=itm[i], itc_rank=i + 1)

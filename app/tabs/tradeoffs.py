@@ -82,9 +82,11 @@ def tradeoffs(group: str | None = None, cost: str = "params_m", score: str = "vq
 
 
 @inputs.checked
-def run(name: str, group: str | None = None) -> Run:
+def run(name: str, group: str | None = None, cost: str = "params_m", score: str = "vqa_mean") -> Run:
     """The run behind a point of `tradeoffs`: configuration, command, figures, and samples of its outputs."""
+    _check_axes(cost, score)
     runs = [record for record in records_of(group) if record["name"] == name]
+    runs = [one for one, drawn in zip(runs, frame(runs)[[cost, score]].notna().all(axis=1), strict=True) if drawn]
     if not runs:
         raise UserError(f"there is no point {name!r} among these runs; choose one of the chart")
     runs, row = sorted(runs, key=lambda record: record["created"], reverse=True), summary(frame(runs)).iloc[-1]
@@ -97,10 +99,14 @@ def run(name: str, group: str | None = None) -> Run:
     )  # fmt: skip
 
 
-def _rows(group: str | None, cost: str, score: str) -> pd.DataFrame:
+def _check_axes(cost: str, score: str) -> None:
     for column, columns in ((cost, AXES), (score, SCORES)):
         if column not in columns:
             raise UserError(f"{column!r} is no axis of this chart; choose one of {', '.join(columns)}")
+
+
+def _rows(group: str | None, cost: str, score: str) -> pd.DataFrame:
+    _check_axes(cost, score)
     runs = table(group)
     rows = summary(runs.dropna(subset=[cost, score])) if len(runs) else runs
     if rows.empty:
@@ -235,10 +241,10 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         title, fig = charts.responsive(chart_of(group, cost, score))
         point = point if point in names else None
         text = description(tradeoffs(group, cost, score), group)
-        return text, title, fig, gr.Dropdown(names, value=point), show_point(point, group)
+        return text, title, fig, gr.Dropdown(names, value=point), show_point(point, group, cost, score)
 
-    def show_point(point, group):
-        return show(run(point, group), group) if point else ""
+    def show_point(point, group, cost, score):
+        return show(run(point, group, cost, score), group) if point else ""
 
     quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
     axes_inputs = [group, cost, score]
@@ -248,6 +254,6 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     events.chain([group.input])(events.guarded(update_axes), axes_inputs, [cost, score], **quick).then(**drawn)
     clicked = clickable.click(None, None, point, js=PICKED_POINT, api_visibility="private")
     for event in (clicked.then, point.input):
-        event(events.guarded(show_point), [point, group], shown, **quick)
+        event(events.guarded(show_point), [point, *axes_inputs], shown, **quick)
     events.endpoint(tradeoffs, axes_inputs)
-    events.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), group])
+    events.endpoint(run, [gr.Textbox("teacher", visible=False, label="point"), *axes_inputs])

@@ -22,7 +22,10 @@ SHOW_IMAGE = "() => document.querySelector('#image').scrollIntoView({block: 'nea
 RELEASE_EXAMPLES = (
     "() => document.querySelectorAll('#examples [aria-pressed=true]').forEach(b => b.ariaPressed = 'false')"
 )
-REMOVE_IMAGE_IF = "bad => { if (bad) document.querySelector('#image [aria-label=\"Remove Image\"]')?.click() }"
+REMOVE_IMAGE_IF = """(bad, image) => {
+    if (bad && image?.path === bad) document.querySelector('#image [aria-label="Remove Image"]')?.click()
+}"""
+"""Removes the image whose path is `bad`, not one that was chosen meanwhile."""
 RESIZE_CHARTS = "() => setTimeout(() => window.dispatchEvent(new Event('resize')), 100)"
 """Charts drawn in a hidden tab take its width once the tab is shown."""
 SIDES = {"teacher": "Teacher", "student": "Student"}

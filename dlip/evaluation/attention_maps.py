@@ -187,7 +187,8 @@ def pointing(over: Tensor, covered: Tensor) -> Tensor:
     a pixel of the object. Of several maxima, half must contain one. Source: Zhang et al. (arXiv 1608.00507), 4.1.
     """
     greatest = (over == over.amax((-2, -1), keepdim=True)).float()
-    return (greatest * (covered > 0)).sum((-2, -1)) >= greatest.sum((-2, -1)) / 2
+    maxima = greatest.sum((-2, -1))  # 0 for NaN
+    return (maxima > 0) & ((greatest * (covered > 0)).sum((-2, -1)) >= maxima / 2)
 
 
 def mass(over: Tensor, covered: Tensor) -> Tensor:
@@ -332,10 +333,11 @@ def _batches(
 def _read_words(vlm: VLM, text: str, med: HasAbilities, no_word: str) -> tuple[list[str], Tensor]:
     """The W words of a text that `med` reads, and their weights of its tokens, [W, T]."""
     pool = word_weights(vlm, [text], med)[0]
-    known = int((pool.sum(1) > 0).sum())
-    if not known:
+    known = (pool.sum(1) > 0).nonzero()
+    if not len(known):
         raise UserError(no_word)
-    return text.split()[:known], pool[:known]
+    end = int(known.max()) + 1  # words before it may have no token, as a zero-width space
+    return text.split()[:end], pool[:end]
 
 
 def _select(maps: Tensor, layers: Sequence[int], layer: int | None, head: int | None) -> Tensor:

@@ -35,11 +35,9 @@ class Score:
         self.med = vlm.med.model_for("itm" if word is None else "lm").eval()
         self.ids, self.mask = vlm.tokenize([text], self.med)  # [1, T]
         pool = word_weights(vlm, [text], self.med)[0].to(vlm.device)
-        self.pool = pool[pool.sum(1) > 0]  # [W, T]
-        if not 0 <= (word or 0) < len(self.pool):
-            raise UserError(
-                f"there is no word {word or 0} among the {len(self.pool)} that the model reads; count from 0"
-            )
+        self.pool, known = pool, pool.sum(1) > 0  # [W, T], [W]
+        if not (known.any() if word is None else 0 <= word < len(known) and known[word]):
+            raise UserError(f"there is no word {word or 0} among those that the model reads; count from 0")
 
     def pixels(self, image: ImageInput) -> Tensor:
         """Normalized pixels [1, 3, S, S]. Raises UserError for an unreadable image."""
