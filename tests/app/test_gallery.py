@@ -99,6 +99,13 @@ def test_unreadable_images_are_skipped_and_large_ones_scaled_down(plain):
     assert gallery.current().image(0).size == (gallery.MAX_SIDE, 102)
 
 
+def test_a_deleted_image_is_one_sentence_without_its_path(plain):
+    gallery.use(str(plain))
+    (plain / "0.png").unlink()
+    with pytest.raises(UserError, match="^an image of the gallery can no longer be read; restart the app$"):
+        search.search(TEACHER, STUDENT, "a star")
+
+
 def test_images_beyond_the_limit_are_not_searched(plain, monkeypatch):
     monkeypatch.setattr(gallery, "MAX_IMAGES", 5)
     gallery.use(str(plain))

@@ -64,7 +64,7 @@ def test_points_average_over_seeds_and_know_the_pareto_front(records):
 
 
 def test_a_point_shows_its_run(records):
-    result = page.run("good")
+    result = page.run("good", score="tr1")
     last = max((r for r in records if r["name"] == "good"), key=lambda r: r["created"])
     assert (result["command"], result["config"], result["seeds"]) == (last["command"], last["config"], [0, 1, 2])
     assert result["figures"]["tr1"] == 71.0 and result["samples"] == [SAMPLE]
@@ -215,3 +215,11 @@ def test_captions_are_scored_by_cider_while_other_requests_run(monkeypatch):
     items = [evaluate(name, Scenes("test", size=10), tasks=("captioning",), return_items=True, progress=False)["items"]
              for name in (TEACHER, STUDENT)]  # fmt: skip
     assert result == disagreement.disagreements(*items, "captioning").to_dict("records") and result
+
+
+def test_a_point_shows_the_run_that_is_drawn(records, tmp_path):
+    """Not a later one of that name, which lacks one of the axes."""
+    later = make_record("good", vqa=None, command="later") | {"created": "2999-01-01T00:00:00+00:00"}
+    with open(tmp_path / "some.jsonl", "a") as file:
+        file.write(json.dumps(later) + "\n")
+    assert page.run("good", score="tr1")["command"] == "later" != page.run("good")["command"]

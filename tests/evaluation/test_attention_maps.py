@@ -189,6 +189,18 @@ def test_pointing_and_mass_by_hand():
     assert pointing(over[:, None], covered[None].expand(2, -1, -1, -1)).tolist() == [[False, True], [True, True]]
 
 
+def test_pointing_of_a_map_that_is_not_finite_is_no_hit():
+    assert not pointing(torch.full((2, 2), float("nan")), torch.ones(2, 2))
+
+
+def test_words_without_tokens_keep_the_others_in_place(tiny, scenes):
+    """A zero-width space is a word between spaces, but no token."""
+    image = scenes[0].image
+    plain, spaced = word_maps(tiny, image, "a red square"), word_maps(tiny, image, "a \u200b red square")
+    assert spaced.words == ["a", "\u200b", "red", "square"]
+    torch.testing.assert_close(spaced.map(2), plain.map(1))
+
+
 def test_pointing_with_several_maxima():
     covered = torch.tensor([[0.0, 0.0], [0.5, 1.0]])
     over = torch.tensor([[[0.3, 0.1], [0.3, 0.3]], [[0.3, 0.3], [0.3, 0.1]], [[0.4, 0.1], [0.1, 0.4]]])
