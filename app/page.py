@@ -77,7 +77,7 @@ def build() -> gr.Blocks:
                 place = gr.JSON(visible=False)
                 gr.HTML(parts.hint("Drop, paste or photograph an image, or choose one of these."))
                 strange = compare.out_of_domain_hint(examples[0].image, models.defaults())
-                hint, unreadable = gr.HTML(strange, elem_id="domain-hint"), gr.JSON(visible=False)
+                hint, unreadable = gr.HTML(strange, elem_id="domain-hint"), gr.Textbox(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():

@@ -40,7 +40,7 @@ def test_table_of_times():
 
 
 def test_table_of_footprints():
-    assert footprints(RECORD).splitlines()[2:] == ["| scenes/student, half, OpenVINO | 1,234 | 7.25 | 0.5 | 0.01 |"]
+    assert footprints(RECORD).splitlines()[2:] == ["| scenes/student, half, OpenVINO | 1,234 | 7.25 | 0.500 | 0.01 |"]
 
 
 def test_fastest_of_both_sides_counts():

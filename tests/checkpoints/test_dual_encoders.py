@@ -119,7 +119,7 @@ def test_damaged_folders_are_refused(damage, says, copied):
 
 def test_what_follows_the_name_is_refused(folder):
     for suffix in ("@64", ":image_heads=2"):
-        with pytest.raises(UserError, match="leave out what follows its name"):
+        with pytest.raises(UserError, match="remove what follows its name"):
             dlip.load(f"{folder}{suffix}")
 
 

@@ -143,7 +143,7 @@ def test_what_may_follow_a_name(tmp_path, monkeypatch):
 
 
 def test_head_counts_of_a_model_that_has_its_own_are_refused():
-    with pytest.raises(UserError, match="scenes/student says how many heads it has; leave out"):
+    with pytest.raises(UserError, match="scenes/student says how many heads it has; remove"):
         load_model("scenes/student:text_heads=2")
 
 
