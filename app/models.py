@@ -5,11 +5,13 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import dlip
 from dlip.checkpoints.load import built_in_models, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.export.onnx_runner import Runner
 from dlip.vlm import VLM
 
 from . import inputs
@@ -24,6 +26,8 @@ turn = threading.Condition()
 nobody holds it while a model is loaded."""
 
 _fixed: tuple[str, ...] = ()
+_optimizes = False
+_optimized: WeakKeyDictionary[VLM, VLM | Runner] = WeakKeyDictionary()
 _loaded: OrderedDict[str, Future[VLM]] = OrderedDict()
 """Models by name, those being loaded included; the most recently used one last."""
 
@@ -33,6 +37,17 @@ def fix(names: list[str] | None) -> None:
     global _fixed
     _fixed = tuple(names or ())
     role.cache_clear()
+
+
+def optimize(wanted: bool) -> None:
+    """Whether models that are loaded from now on are optimized, for `fastest`."""
+    global _optimizes
+    _optimizes = wanted
+
+
+def fastest(vlm: VLM) -> VLM | Runner:
+    """What `dlip.export.optimize.optimize` picked for a loaded model; the model itself if it was not optimized."""
+    return _optimized.get(vlm, vlm)
 
 
 def are_fixed() -> bool:
@@ -92,6 +107,9 @@ def _load(name: str, future: Future[VLM]) -> None:
     vlm = failure = None
     try:
         vlm = dlip.load(name)
+        if _optimizes:
+            with suppress(UserError):  # a CLIP, several models as one, one without captions
+                _optimized[vlm] = vlm.optimize()
     except Exception as error:
         failure = error
     with turn:

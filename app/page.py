@@ -140,19 +140,23 @@ def _student_color(student: str) -> str:
 
 
 def serve(
-    port: int | None = None, share: bool = False, names: list[str] | None = None, searched: str | None = None
+    port: int | None = None, share: bool = False, names: list[str] | None = None, searched: str | None = None,
+    optimize: bool = False,
 ) -> None:  # fmt: skip
     """Serve the page until interrupted.
 
     names: the only models that can be chosen, the first two at the start; on a public address the built-in ones by
-    default. searched: data set for the Search tab. Raises UserError if a model cannot be loaded, the data set cannot be
-    opened or the port is taken.
+    default. searched: data set for the Search tab. optimize: each model for this machine. Raises UserError if a model
+    cannot be loaded, the data set cannot be opened or the port is taken.
     """
     built_in = dict.fromkeys((*models.defaults(), *models.choices()))
     models.fix(names or (list(built_in) if share or security.is_public() else None))
     gallery.use(searched)
+    models.optimize(optimize)
     for name in reversed(dict.fromkeys((*models.defaults(), *(names or ())))):  # the first ones stay in memory
-        models.load(name)
+        fastest = models.fastest(models.load(name))
+        if optimize:
+            print(fastest.name, flush=True)
     with _exit_on_signals(), tempfile.TemporaryDirectory(prefix="dlip-app-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         page = build().queue(max_size=MAX_QUEUE, api_open=False)

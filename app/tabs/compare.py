@@ -13,6 +13,7 @@ from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import MissingAbility, UserError
 from dlip.cost.count import Macs, needed_params, retrieval_macs, task_macs
 from dlip.data.transforms import resize_square
+from dlip.export.onnx_runner import Runner
 from dlip.models.med import Med
 from dlip.vlm import VLM
 
@@ -101,7 +102,10 @@ def captions(
 
     def caption(vlm: VLM) -> dict:
         torch.manual_seed(seed)
-        (text,), *measured = _timed(vlm, "lm", loaded, lambda batch: vlm.caption(batch, beams, length, top_p))
+        sampling = {"top_p": top_p} if top_p else {}
+        (text,), *measured = _timed(
+            vlm, "lm", loaded, lambda model, batch: model.caption(batch, beams, length, **sampling), not sampling
+        )
         passes = task_macs(vlm.med.model_for("lm").config, "captioning", new_tokens=measured[1], beams=beams)
         return {"text": text, "cost": _cost(vlm, passes, *measured)}
 
@@ -115,7 +119,7 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
 
     def answer(vlm: VLM) -> dict:
         (likeliest,), *measured = _timed(
-            vlm, "vqa", loaded, lambda batch: vlm.top_answers(batch, [question], ANSWER_BEAMS)
+            vlm, "vqa", loaded, lambda model, batch: model.top_answers(batch, [question], ANSWER_BEAMS), False
         )
         passes = task_macs(
             vlm.med.model_for("vqa").config, "vqa", vlm.tokenize([question])[0].shape[1], measured[1], ANSWER_BEAMS
@@ -138,14 +142,14 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
         raise UserError(f"{len(lines)} captions cannot be ranked; type 1 to {MAX_CAPTIONS}, one per line")
     texts = [inputs.text(line, "caption") for line in lines]
 
-    def score(vlm: VLM, batch: list) -> tuple[list[float], list[float | None]]:
-        matched = "itm" in vlm.med.abilities
-        itm = vlm.match(batch * len(texts), texts).tolist() if matched else [None] * len(texts)
-        return vlm.similarity(batch, texts)[0].tolist(), itm
-
     def rank(vlm: VLM) -> dict:
         ability = "itm" if "itm" in vlm.med.abilities else "itc"
-        (itc, itm), *measured = _timed(vlm, ability, loaded, lambda batch: score(vlm, batch))
+
+        def score(model: VLM | Runner, batch: list) -> tuple[list[float], list[float | None]]:
+            itm = model.match(batch * len(texts), texts).tolist() if ability == "itm" else [None] * len(texts)
+            return model.similarity(batch, texts)[0].tolist(), itm
+
+        (itc, itm), *measured = _timed(vlm, ability, loaded, score, True)
         rows = [Ranked(text=t, itm=p, itc=c) for t, p, c in zip(texts, itm, itc, strict=True)]
         passes = retrieval_macs(
             vlm.med.model_for(ability), ability == "itm", text_tokens=vlm.tokenize(texts)[0].shape[1], texts=len(texts)
@@ -175,18 +179,30 @@ def _results(teacher: str, student: str, compute: Callable[[VLM], dict], empty: 
     return {**results, "summary": parts.savings(*costs) if all(costs) else ""}
 
 
-def _timed(vlm: VLM, ability: str, image: Image.Image, compute: Callable[[list], object]) -> tuple:
-    """Result of `compute([image])`, its milliseconds, and the number of decoder steps. The image is resized before,
-    unless each of several models, or a CLIP, has its own way."""
+def _timed(
+    vlm: VLM, ability: str, image: Image.Image, compute: Callable[[VLM | Runner, list], object], optimized: bool
+) -> tuple:
+    """Result of `compute(model, [image])`, its milliseconds, and the number of decoder steps. The image is resized
+    before, unless each of several models, or a CLIP, has its own way.
+
+    optimized: whether the backend that `models.fastest` names has what `compute` calls.
+    """
+    model = models.fastest(vlm) if optimized else vlm
     med, steps = vlm.med.model_for(ability), []
     with ExitStack() as hooks:
         if isinstance(med, Med):  # others have no decoder
             if len(vlm.med.members) == 1:  # each of several resizes for itself
                 image = resize_square(image, med.config.image_size)
-            hooks.callback(med.text_decoder.cls.register_forward_hook(lambda *_: steps.append(1)).remove)
+        if isinstance(model, Runner):
+            part = model.part(ability)
+            part.steps = 0
+        elif isinstance(med, Med):
+            decoder = model.med.model_for(ability).text_decoder
+            hooks.callback(decoder.cls.register_forward_hook(lambda *_: steps.append(1)).remove)
         start = time.perf_counter()
-        result = compute([image])
-        return result, 1000 * (time.perf_counter() - start), len(steps)
+        result = compute(model, [image])
+        ms = 1000 * (time.perf_counter() - start)
+        return result, ms, part.steps if isinstance(model, Runner) else len(steps)
 
 
 def _cost(vlm: VLM, passes: dict[str, Macs], ms: float, steps: int, image_passes: int = 1) -> parts.Cost:

@@ -22,6 +22,7 @@ BENCHES = {
     "demo": "dlip demo from command to report",
     "growth": "captioning time by batch, image size, tokens and beams; ITM time by candidates",
     "modules": "the modules of captioning against the machine's peak speed",
+    "optimized": "the shipped models and what optimize picks for them: scores and captioning time (photos with --data)",
     "precision": "the shipped student in fp32, bf16, int8 and ONNX: scores and captioning time",
     "reading": "images per second from a folder and from shards against torchvision's ImageFolder (needs --data)",
     "reranking": "retrieval's second stage (ITM) against BLIP's own loops, with equal ranks",

@@ -328,6 +328,8 @@ class App:
     """Offer only these models, comma-separated; the first two are preselected."""
     gallery: str | None = option(None, metavar="FOLDER")
     """Folder of images, with or without captions, for the Search tab; or another data set (default: shipped images)."""
+    optimize: bool = False
+    """Run captions and rankings by each model's fastest backend (docs/speed.md); the first start takes minutes."""
 
     def __post_init__(self):
         check(self, "--")
@@ -340,4 +342,4 @@ def app(options: App) -> None:
         serve = resolve_name(f"{package}.page:serve")  # by name, because dlip does not depend on the app
     except ModuleNotFoundError as missing:
         raise UserError(f"the app needs {missing.name}, which is not installed; run pip install 'dlip[app]'") from None
-    serve(options.port, options.share, list(options.models) or None, options.gallery)
+    serve(options.port, options.share, list(options.models) or None, options.gallery, options.optimize)

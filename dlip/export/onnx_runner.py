@@ -29,6 +29,9 @@ class Part:
     config: an entry of "parts" in config.json. spin: waiting threads keep their core, for programs without other ones.
     """
 
+    steps = 0
+    """Decoder steps of the last search."""
+
     def __init__(self, folder: Path, config: dict, threads: int, spin: bool = False):
         self.folder, self.config, self.threads, self.spin, self.sessions = folder, config, threads, spin, {}
 
@@ -78,7 +81,7 @@ class Part:
             decoder.keep(rows, beams)
             total = total.astype(np.float32)
             scores, tokens = decoder(tokens)
-        texts = [finished[0][1] for finished in search.finished]
+        self.steps, texts = search.step, [finished[0][1] for finished in search.finished]
         return [text[:-1] if text[-1] == c["sep_id"] else text for text in texts]
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import OrderedDict
 
 import gradio as gr
 import pytest
@@ -20,6 +21,7 @@ from app.tabs import compare, search
 from app.view import parts
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.dataset import Scenes
+from dlip.export import optimize
 from dlip.models.generate import Decoder
 from tests.helpers import ROOT
 
@@ -85,6 +87,35 @@ def test_tokens_and_flops_are_counted(function, options, image_path, monkeypatch
     assert sum(written) == pytest.approx(len(steps))
     if options.get("length"):
         assert written == pytest.approx([5, 5, 5])  # cut, without an end
+
+
+@pytest.mark.parametrize("backend", ["dlip, packed", "onnxruntime"])
+def test_optimized_models_give_the_same_results(backend, image_path, tmp_path, monkeypatch):
+    if backend == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    texts = "a small red circle\na photo"
+    captions, rankings = compare.captions(image_path, **BOTH), compare.rankings(image_path, **BOTH, candidates=texts)
+    monkeypatch.chdir(tmp_path)  # where converted models are kept
+    monkeypatch.setattr(optimize, "BACKENDS", (backend,))
+    monkeypatch.setattr(optimize, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(models, "_loaded", OrderedDict())
+    monkeypatch.setattr(models, "_optimizes", True)
+    fast_captions = compare.captions(image_path, **BOTH)
+    fast_rankings = compare.rankings(image_path, **BOTH, candidates=texts)
+    assert models.fastest(models.load(STUDENT)).name == f"{STUDENT} by {backend} in fp32"
+    for side in parts.SIDES:
+        before, after = captions[side], fast_captions[side]
+        assert after["text"] == before["text"]
+        for key in ("flops_g", "params_m"):
+            assert after["cost"][key] == before["cost"][key] and after["cost"][key]
+        steps = [one["cost"]["tokens_per_s"] * one["cost"]["ms"] for one in (before, after)]
+        assert steps[0] == pytest.approx(steps[1])
+        before, after = rankings[side], fast_rankings[side]
+        assert after["cost"]["tokens_per_s"] is None
+        for one, other in zip(before["ranked"], after["ranked"], strict=True):
+            assert (other["text"], other["itm"]) == (one["text"], pytest.approx(one["itm"], abs=1e-4))
+            assert other["itc"] == pytest.approx(one["itc"], abs=1e-4)
+    assert compare.captions(image_path, **BOTH, method="nucleus")["teacher"]["text"]
 
 
 def test_answers_equal_those_of_dlip(image_path):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dlip import bench
-from dlip.bench import demo, growth, modules, precision, reading, reranking, search, step, stock, training
+from dlip.bench import demo, growth, modules, optimized, precision, reading, reranking, search, step, stock, training
 from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.common.errors import UserError
@@ -19,7 +19,7 @@ from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_model, texts_of
-from dlip.export import onnx_export
+from dlip.export import onnx_export, optimize
 from dlip.models.config import ModelConfig
 from dlip.records import TABLE_SCORES
 from tests.helpers import reuse_graphs
@@ -218,6 +218,17 @@ def small(monkeypatch):
     monkeypatch.setattr(growth, "SIZE", name)
     monkeypatch.setattr(growth, "DEFAULTS", dict(batch=1, image_size=48, tokens=4, beams=2))
     monkeypatch.setattr(growth, "VARIED", {"batch": (1, 2), "image_size": (32, 48), "tokens": (2,), "beams": (1,)})
+
+
+def test_optimized_models_keep_scores(folder, monkeypatch):
+    monkeypatch.setattr(optimize, "BACKENDS", ("dlip, packed",))
+    monkeypatch.setattr(optimize, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(optimized, "built_in_models", lambda kind: ["scenes/student"])
+    settings, rows = optimized.run(rounds=1, images=12, data=str(folder))
+    names = ["scenes/student", "scenes/student by dlip, packed in fp32"]
+    assert [row["name"] for row in rows] == 2 * names and settings["images"] == 12
+    assert all(row["kept"] == 100 and row["ms"] > 0 for row in rows) and "facts_f1" in rows[0]
+    assert rows[1]["again"] == 1 and [*rows[1]["candidates"]] == ["dlip, packed in fp32"]
 
 
 @pytest.mark.slow
