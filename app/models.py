@@ -28,8 +28,8 @@ nobody holds it while a model is loaded."""
 _fixed: tuple[str, ...] = ()
 _optimizes = False
 _optimized: WeakKeyDictionary[VLM, VLM | Runner] = WeakKeyDictionary()
-_loaded: OrderedDict[str, Future[VLM]] = OrderedDict()
-"""Models by name, those being loaded included; the most recently used one last."""
+_loaded: OrderedDict[tuple[str, tuple[int, ...]], Future[VLM]] = OrderedDict()
+"""Models by name and version, those being loaded included; the most recently used one last."""
 
 
 def fix(names: list[str] | None) -> None:
@@ -93,20 +93,28 @@ def load(name: str) -> VLM:
         raise UserError(f"a model's name has {len(name):,} characters; give at most {inputs.MAX_CHARACTERS:,}")
     if _fixed and name not in _fixed:
         raise UserError(f"the model {name!r} is not available here; choose one of {', '.join(_fixed)}")
+    key = name, _version(name)
     with turn:
-        if name not in _loaded:
-            _loaded[name] = Future()
-            threading.Thread(target=_load, args=(name, _loaded[name]), daemon=True).start()
-        _loaded.move_to_end(name)
-        future = _loaded[name]
+        if key not in _loaded:
+            _loaded[key] = Future()
+            threading.Thread(target=_load, args=(key, _loaded[key]), daemon=True).start()
+        _loaded.move_to_end(key)
+        future = _loaded[key]
         turn.wait_for(future.done)
     return future.result()
 
 
-def _load(name: str, future: Future[VLM]) -> None:
+def _version(name: str) -> tuple[int, ...]:
+    """Times of the weights in a run's folder: one that is trained again is loaded again."""
+    with suppress(UserError, OSError):
+        return tuple(file.stat().st_mtime_ns for file in sorted(model_folder(name).glob("model*.safetensors")))
+    return ()
+
+
+def _load(key: tuple[str, tuple[int, ...]], future: Future[VLM]) -> None:
     vlm = failure = None
     try:
-        vlm = dlip.load(name)
+        vlm = dlip.load(key[0])
         if _optimizes:
             with suppress(UserError):  # a CLIP, several models as one, one without captions
                 _optimized[vlm] = vlm.optimize()
@@ -115,7 +123,7 @@ def _load(name: str, future: Future[VLM]) -> None:
     with turn:
         if failure:
             future.set_exception(failure)
-            _loaded.pop(name, None)  # the next request tries again
+            _loaded.pop(key, None)  # the next request tries again
         else:
             future.set_result(vlm)
         while len(_loaded) > MAX_LOADED:

@@ -1,5 +1,6 @@
 """The app as a service: how it ends, and how it loads models while others are served."""
 
+import copy
 import json
 import signal
 import threading
@@ -101,3 +102,13 @@ def test_recent_models_are_kept_and_failures_are_not(slow):
         with pytest.raises(UserError, match="no model 'none'"):
             models.load("none")
     assert requests[-2:] == ["none", "none"]
+
+
+def test_a_run_that_is_trained_again_is_loaded_again(tiny, tmp_path):
+    tiny.save(folder := tmp_path / "run")
+    first = models.load(str(folder))
+    assert models.load(str(folder)) is first
+    other = copy.deepcopy(tiny)
+    other.med.temp.data += 1
+    other.save(folder)
+    assert models.load(str(folder)).med.temp == other.med.temp != first.med.temp
