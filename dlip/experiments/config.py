@@ -88,11 +88,6 @@ class ExperimentConfig:
                 f"role is {self.role!r} with teacher {self.teacher}; a distilled model has a teacher, others have none"
             )
 
-    @property
-    def tokenizer_source(self) -> str | None:
-        """Name of the model whose tokenizer the student has."""
-        return self.tokenizer or self.teacher
-
     def command(self, out: str) -> str:
         """The command line that runs this experiment, for information: nothing reads it back."""
         name = "distill" if self.teacher else "train"

@@ -6,14 +6,12 @@ from pathlib import Path
 import torch
 
 from dlip import data as data_sets
-from dlip.checkpoints.load import BUILT_IN
-from dlip.common.files import read_json
 from dlip.common.text import plural
 from dlip.cost.latency import compare_latency
 from dlip.experiments import run
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
+from dlip.experiments.history import model_record
 from dlip.models.fast.precision import native_bf16
-from dlip.records.migration import upgrade
 from dlip.reports.comparison import finding, table
 from dlip.reports.report import report
 from dlip.training.config import TrainConfig
@@ -58,7 +56,7 @@ def demo(folder: Path, steps: int = 1200, seed: int = 0, quiet: bool = False) ->
         experiment(steps, seed), folder / "student", folder / "records.jsonl",
         command=f"dlip demo --steps {steps} --seed {seed}", progress=not quiet,
     )  # fmt: skip
-    records = [*(upgrade(read_json(BUILT_IN / name / "record.json")) for name in SHIPPED), live]
+    records = [*map(model_record, SHIPPED), live]
     models = {
         record["name"]: VLM.load(name) for record, name in zip(records, (*SHIPPED, folder / "student"), strict=True)
     }

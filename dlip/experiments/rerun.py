@@ -9,7 +9,7 @@ from dlip.common.errors import UserError
 from dlip.common.text import one_line
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig
 from dlip.experiments.history import models_of
-from dlip.experiments.run import evaluate_model, run, same_experiment
+from dlip.experiments.run import measure_model, remeasured_record, run, same_experiment
 
 
 def find_record(path: str | Path, name: str | None = None, seed: int | None = None) -> dict:
@@ -33,8 +33,9 @@ def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool
     if evaluation := record.get("evaluation"):
         config = EvaluationConfig.from_dict(evaluation)
         check_models(record, [config.model])
-        evaluate_model(config, results, progress)
-        return [one for one in records.read(results) if "evaluation" in one][-1]
+        repeated = remeasured_record(config, *measure_model(config, progress))
+        records.append(repeated, results)
+        return repeated
     experiment = ExperimentConfig.from_dict(record["config"])
     experiment = experiment.replace(name=record["name"])
     check_models(record, models_of(experiment.to_dict(), folder))

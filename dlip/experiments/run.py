@@ -32,7 +32,7 @@ from dlip.models.fast.precision import convert_precision, precision
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
 from dlip.records import contains, record_of_run
-from dlip.records.write import SAMPLES, append, new_record
+from dlip.records.write import append, new_record, samples
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
@@ -184,6 +184,17 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
     """
     if results:
         model_record(config.model)  # before the work is done
+    vlm, metrics, items, dataset = measure_model(config, progress)
+    if results:
+        append(remeasured_record(config, vlm, metrics, items, dataset), results)
+    return {**metrics, "items": items}
+
+
+def measure_model(config: EvaluationConfig, progress: bool = True, teacher: VLM | None = None) -> tuple:
+    """Load a model by name and measure it: the model, its metrics, its predictions and the data.
+
+    teacher: as in `measure`. Raises UserError as `evaluate_model` does.
+    """
     check_tasks(config.tasks)
     vlm, split = VLM.load(config.model), config.data.split or held_out(config.data.name, "--")
     for med in vlm.med.members:
@@ -192,14 +203,12 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
     skipped, how = {dataset.split: len(data_sets.verify(dataset))}, config.measure
     known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
     metrics, items = measure(
-        vlm, dataset, how.latency_repeats, progress, tasks=config.tasks, k=how.candidates, num_beams=config.beams,
-        generate_limit=how.generate_limit, answers=read_answers(config.answers) if config.answers else None,
+        vlm, dataset, how.latency_repeats, progress, teacher, tasks=config.tasks, k=how.candidates,
+        num_beams=config.beams, generate_limit=how.generate_limit,
+        answers=read_answers(config.answers) if config.answers else None,
     )  # fmt: skip
     note_skipped(metrics, skipped)
-    metrics |= known
-    if results:
-        append(remeasured_record(config, vlm, metrics, items, dataset), results)
-    return {**metrics, "items": items}
+    return vlm, metrics | known, items, dataset
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -378,22 +387,3 @@ def note_skipped(metrics: dict, faults: dict[str, int]) -> None:
     """Add a note such as `faults skipped: 2 of train, 1 of val` to metrics. faults: split -> number of faults."""
     if counts := [f"{count} of {split}" for split, count in faults.items() if count]:
         metrics.setdefault("notes", {})["data"] = f"faults skipped: {', '.join(counts)}"
-
-
-def samples(items: dict, dataset) -> list[dict]:
-    """Predictions on the first images beside the references; the reference answer is the annotators' most frequent."""
-    captions = {row["image_id"]: row["caption"] for row in items.get("captioning", [])}
-    answers: dict[int, list[dict]] = {}
-    for row in items.get("vqa", []):
-        answers.setdefault(row["image_id"], []).append(row)
-    shown = []
-    for item in (dataset[i] for i in range(min(SAMPLES, len(dataset)))):
-        shown.append({
-            "image_id": item.image_id,
-            "caption": captions.get(item.image_id),
-            "references": item.captions,
-            "questions": [question.text for question in item.questions],
-            "answers": [row["answer"] for row in answers.get(item.image_id, [])],
-            "truth": [max(question.answers, key=question.answers.count) for question in item.questions],
-        })  # fmt: skip
-    return shown

@@ -126,7 +126,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     steps = short(steps)
     experiment = live_experiment(size, weights, steps, **options)
     config = experiment.train
-    source = VLM.load(experiment.tokenizer_source)
+    source = VLM.load(experiment.tokenizer or experiment.teacher)
     dataset = data_sets.open(experiment.data.name, experiment.data.split)
     data_sets.verify(dataset)
     student = new_student(size, source, config.seed, dataset)

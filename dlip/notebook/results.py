@@ -10,11 +10,9 @@ from IPython.display import Markdown
 
 from dlip import plots
 from dlip.common.errors import UserError
-from dlip.common.files import read_json
 from dlip.common.text import plural
 from dlip.records import read
 from dlip.records.compare import summary
-from dlip.records.migration import upgrade
 from dlip.records.schema import TABLE_SCORES
 
 RERUN_RESULTS = "runs/notebooks/ablations.jsonl"
@@ -51,9 +49,10 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
 
 def shipped_records(rerun: bool = False) -> list[dict]:
     """The records of the shipped models; with rerun, evaluated again on this machine."""
-    from dlip.checkpoints.load import BUILT_IN, built_in_models
+    from dlip.checkpoints.load import built_in_models
+    from dlip.experiments.history import model_record
 
-    made = {name: upgrade(read_json(BUILT_IN / name / "record.json")) for name in built_in_models("scenes")}
+    made = {name: model_record(name) for name in built_in_models("scenes")}
     if rerun:
         from dlip import data
         from dlip.experiments import run as experiment

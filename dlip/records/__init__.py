@@ -25,6 +25,7 @@
   same images, empty without one. Captions are scored without Java.
 - bounds (of `dlip evaluate --bounds` only): "floor" and "ceiling", what a blind guesser and the ground truth score on
   the test set, each with "retrieval", "captioning" and "vqa" as in metrics (`dlip.evaluation.bounds`).
+- evaluation (of `dlip evaluate` and of a grid's teachers only): its options.
 - outcomes: the items that the scores are computed from, each a column of float16, compressed, in base64 (`outcomes`
   unpacks them), in the order of the test images. Per image with captions: tr1 (0 or 1), cider (x 100) and facts (the
   numbers of `dlip.data.scenes.facts.count_facts`, row by row). Per caption: ir1. Per question: vqa (0 to 1) and

@@ -23,20 +23,16 @@ def packed(items: dict[str, list[dict]]) -> dict[str, str]:
         return [len(list(group)) for _, group in groupby(rows, key=lambda row: row["image_id"])]
 
     tr, ir, captions, vqa = (items.get(table, []) for table in ("tr", "ir", "captioning", "vqa"))
+    types = [row.get("type") for row in vqa]
     columns = {
         "tr1": [row["rank"] < 1 for row in tr], "ir1": [row["rank"] < 1 for row in ir],
         "cider": [row["cider"] for row in captions],
         "facts": [count for row in captions for kind in row.get("facts", ()) for count in kind],
-        "vqa": [row["accuracy"] for row in vqa], "vqa_type": _codes([row.get("type") for row in vqa]),
+        "vqa": [row["accuracy"] for row in vqa],
+        "vqa_type": np.unique(types, return_inverse=True)[1].tolist() if all(types) else [],
         "captions": per_image(ir), "questions": per_image(vqa),
     }  # fmt: skip
     return {name: _pack(values) for name, values in columns.items() if values}
-
-
-def _codes(types: list[str | None]) -> list[int]:
-    """The index of each type among the sorted ones; empty if one has none."""
-    names = {name: i for i, name in enumerate(sorted(set(types)))} if all(types) else {}
-    return [names[name] for name in types if names]
 
 
 def _pack(values: list[float]) -> str:

@@ -90,6 +90,25 @@ def new_record(
     return record | ({"bounds": _plain(metrics["bounds"])} if "bounds" in metrics else {})
 
 
+def samples(items: dict, dataset) -> list[dict]:
+    """Predictions on the first images beside the references; the reference answer is the annotators' most frequent."""
+    captions = {row["image_id"]: row["caption"] for row in items.get("captioning", [])}
+    answers: dict[int, list[dict]] = {}
+    for row in items.get("vqa", []):
+        answers.setdefault(row["image_id"], []).append(row)
+    shown = []
+    for item in (dataset[i] for i in range(min(SAMPLES, len(dataset)))):
+        shown.append({
+            "image_id": item.image_id,
+            "caption": captions.get(item.image_id),
+            "references": item.captions,
+            "questions": [question.text for question in item.questions],
+            "answers": [row["answer"] for row in answers.get(item.image_id, [])],
+            "truth": [max(question.answers, key=question.answers.count) for question in item.questions],
+        })  # fmt: skip
+    return shown
+
+
 def failed_run(name: str, role: str, seed: int, ablation: dict, reason: str) -> dict:
     """The line of a failed run of a grid."""
     about = {"schema": SCHEMA, "failed": reason, "created": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -34,7 +34,7 @@ def comparison(records: list[dict]) -> pd.DataFrame:
     "kept" is the minimum over the headline scores (NaN for the teacher). Raises UserError if there are no records or
     they have different test sets.
     """
-    df = comparable_latencies(frame(records))
+    df = comparable_latencies(latest_runs(frame(records)))
     if len(test_sets := describe_test_sets(df)) != 1:
         raise UserError(
             f"a report compares records of one test set, but these are of: {'; '.join(test_sets) or 'none'}; "

@@ -16,16 +16,15 @@ def learning_lines(evaluations: dict | None) -> list[str]:
     if not evaluations:
         return []
     scores, teacher = evaluations["scores"], evaluations["teacher"]
-    columns = []
+    columns = [[f"step{step:6}" for step in scores["step"]]]
     for column, name in HEADLINE_SCORES.items():
         if level := teacher.get(column):
             columns.append([f"{name} {_bar(share)}" for share in percent(scores.get(column, []), level)])
         else:
             columns.append([f"{name} {_number(value)}" for value in scores.get(column, [])])
-    rows = zip(*filter(None, columns), strict=True)
     head = f"On {plural(evaluations['images'], 'image')} of {evaluations['data']} {evaluations['split']}"
     head += ", in % of the teacher's scores:" if teacher else ":"
-    return [head, *("  ".join([f"step{step:6}", *row]) for step, row in zip(scores["step"], rows, strict=True))]
+    return [head, *map("  ".join, zip(*filter(None, columns), strict=True))]
 
 
 def _bar(share: float | None) -> str:

@@ -1,8 +1,8 @@
 """Cost of a run before it starts: a few images go through one real step, and the rest is extrapolated.
 
 FLOPs are 2 per multiply-accumulate of every matrix product that is executed, forward and backward, the teacher's
-included. Memory is that of weights, gradients, AdamW's two moments, the teacher and the tensors saved for backward;
-temporary tensors within an operation and the libraries' own memory are not counted.
+included. Memory is that of weights, gradients, two moments (of which Muon's matrices have one), the teacher and the
+tensors saved for backward; temporary tensors within an operation and the libraries' own memory are not counted.
 """
 
 import time

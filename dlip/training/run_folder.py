@@ -99,7 +99,7 @@ class Run:
         return read_json(self.folder / "run.json")
 
     def rows(self) -> list[dict]:
-        """The log: rows {step, epoch, lr, norm, images_per_s, losses}, {step, eval} and {step, skipped}.
+        """The log: rows {step, epoch, lr, norm, images_per_s, losses}, {step, eval} and {step, skipped}, with seconds.
 
         "skipped" names the non-finite losses or gradients. A row that a crash left half written is dropped.
         """

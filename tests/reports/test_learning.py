@@ -35,3 +35,8 @@ def test_unmeasured_scores_and_no_teacher():
     head, line = learning_lines(make_evaluations([1], **{column: [12.34]}))
     assert line.split() == ["step", "1", *name.split(), "12.3"] and "%" not in head
     assert learning_lines(None) == []
+
+
+def test_runs_without_headline_scores():
+    """A captioner of photographs has CIDEr alone."""
+    assert learning_lines(make_evaluations([1, 2], cider=[5.0, 6.0]))[1:] == ["step     1", "step     2"]

@@ -43,8 +43,8 @@ def gains(grid_: str | Grid, records: list[dict], score: str = "tr1") -> pd.Data
     seeds. Rows that share no seed with the first are skipped.
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
-    rows, out = {row.name: row for row in grid_.rows}, []
-    first = rows[grid_.rows[0].name]
+    first, *others = grid_.rows
+    out = []
     by_row, parts = matched(grid_, records), {score: 1.0}
     if score == "composite":
         own, parts = points(grid_, by_row), COMPOSITE
@@ -52,8 +52,8 @@ def gains(grid_: str | Grid, records: list[dict], score: str = "tr1") -> pd.Data
         own = grid_runs(grid_, by_row, {score: 0.0}, {score: 100.0})
     if isinstance(own, str):
         return pd.DataFrame(columns=COLUMNS)
-    for row in grid_.rows:
-        if row is first or not {row.name, first.name} <= set(own.rows):
+    for row in others:
+        if not {row.name, first.name} <= set(own.rows):
             continue
         try:
             found = own.effect(difference(row.name, first.name), parts)
