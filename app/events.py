@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import wraps
 from html import escape
 
@@ -52,11 +52,13 @@ def guarded(function: Callable, long: bool = False) -> Callable:
 
     @wraps(function)
     def call(*args):
-        with _error_messages():
-            if long:
+        try:
+            with nullcontext() if long else models.turn:
                 return function(*args)
-            with models.turn:
-                return function(*args)
+        except gr.Error:
+            raise
+        except Exception as exception:
+            raise error(message(exception)) from None
 
     return call
 
@@ -71,7 +73,7 @@ def on_selection_change(function: Callable, on_error: Callable[[str], object]) -
             try:
                 return function(*args)
             except Exception as error:
-                return on_error(_message(error))
+                return on_error(message(error))
 
     return call
 
@@ -99,17 +101,7 @@ def error(text: str) -> gr.Error:
     return gr.Error(as_sentence(text), duration=MESSAGE_S, title="", print_exception=False)
 
 
-@contextmanager
-def _error_messages():
-    try:
-        yield
-    except gr.Error:
-        raise
-    except Exception as exception:
-        raise error(_message(exception)) from None
-
-
-def _message(exception: Exception) -> str:
+def message(exception: Exception) -> str:
     """One sentence of HTML; an exception that is no UserError is logged."""
     if not isinstance(exception, UserError):
         logging.getLogger("app").error("an event failed", exc_info=exception)

@@ -25,7 +25,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 
 import gradio as gr
 
@@ -99,7 +98,7 @@ def build() -> gr.Blocks:
             try:
                 return images.read(image) and None if image else None
             except UserError as error:
-                events.warn(escape(events.as_sentence(str(error)), quote=False))
+                events.warn(events.message(error))
                 return image
 
         private = dict(api_visibility="private", show_progress="hidden")

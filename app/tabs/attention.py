@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from dlip.common.errors import MissingAbility, UserError
+from dlip.data.answers import ARTICLES
 from dlip.data.scenes.truth import mentions
-from dlip.evaluation.attention_maps import ARTICLES, ImageMaps, WordMaps, answer_maps, image_maps, word_maps
+from dlip.evaluation.attention_maps import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.vlm import VLM
 
 from .. import events, images, inputs, jobs, models
@@ -103,12 +104,12 @@ def self_attention(
     return attention_view.compare_maps("the image", ROLLOUT if rollout else SELF, models.names(pair), maps)
 
 
-def _capable(pair: dict[str, VLM], method: Callable, *inputs) -> list[tuple[str, str]]:
+def _capable(pair: dict[str, VLM], method: Callable, *given) -> list[tuple[str, str]]:
     """Side and text of each model that has the weights for a method."""
     texts = []
     for side, vlm in pair.items():
         with suppress(MissingAbility):
-            texts.append((side, method(vlm, *inputs)[0]))
+            texts.append((side, method(vlm, *given)[0]))
     return texts
 
 

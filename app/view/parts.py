@@ -9,7 +9,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from dlip.data.transforms import as_pil
-from dlip.plots.html import environment, image_tag, mark_differences
+from dlip.plots.html import environment, image_tag
 from dlip.vlm import VLM
 
 from .. import models
@@ -52,7 +52,7 @@ def digits(number: float) -> str:
 
 
 _templates = environment(FOLDER / "templates")
-_templates.filters |= {"digits": digits, "marked": mark_differences}
+_templates.filters["digits"] = digits
 
 
 def render(template: str, **values) -> Markup:

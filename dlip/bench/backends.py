@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,14 +11,12 @@ import torch
 
 from dlip.bench import alternate, row
 from dlip.bench.modules import BYTES, SIDE, peak_calls
-from dlip.bench.step import bert_sized_tokenizer
+from dlip.bench.step import random_model
 from dlip.common.errors import UserError
 from dlip.common.text import three_digits
 from dlip.common.torch_private import int8_times_int8
 from dlip.cost.count import context_macs, image_macs, step_macs, task_macs
 from dlip.cost.memory import peak_mb
-from dlip.data.scenes.dataset import Scenes
-from dlip.experiments.run import new_model
 from dlip.export import backends
 from dlip.export.backends.agreement import (
     BEAMS,
@@ -27,7 +24,6 @@ from dlip.export.backends.agreement import (
     TEXT,
     TOKENS,
     Inputs,
-    call,
     outputs_of,
     relative_errors,
 )
@@ -96,8 +92,7 @@ def saved(model: str, folder: Path) -> str:
     """A shipped model's name, or the folder of a random one."""
     if model in SHIPPED:
         return model
-    torch.manual_seed(0)
-    new_model(model, bert_sized_tokenizer(Scenes("train-small", size=16)), 0).save(folder / model)
+    random_model(model).save(folder / model)
     return str(folder / model)
 
 
@@ -109,8 +104,8 @@ def compare(
     config, names = vlm.med.config, outputs_of(vlm)
     inputs = Inputs(config, max(SAMPLES, *(cell.batch for cell in cells)))
     reference = DLIP if config.image_backbone else STOCK
-    run_here = partial(call, backends.make(*DLIP).prepare(path, folder / "dlip-fp32", None))
-    expected, rows = inputs.outputs(run_here, names), []
+    here = backends.make(*DLIP).prepare(path, folder / "dlip-fp32", None)
+    expected, rows = inputs.outputs(here, names), []
     for precision in CLASSES:
         variants = [reference, *((name, precision) for name in backends.CLASSES if (name, precision) != reference)]
         with ExitStack() as stack:
@@ -123,7 +118,7 @@ def compare(
                     Worker(*job).stop()  # converts the model
                     worker = Worker(*job)
                     stack.callback(worker.stop)
-                    outputs = inputs.outputs(worker.result, names)
+                    outputs = inputs.outputs(worker, names)
                     errors[name, own] = difference(f"{model} by {worker.name}", own, expected, outputs)
                 except UserError as reason:
                     if (name, own) == reference:  # ratios are relative to it
@@ -137,7 +132,7 @@ def compare(
 
 def measure(
     model: str, config: ModelConfig, folder: Path, workers: Workers, precision: str, cells: list[Cell],
-    inputs: "Inputs", errors: dict[tuple[str, str], float], rounds: int, peaks: dict[str, float],
+    inputs: Inputs, errors: dict[tuple[str, str], float], rounds: int, peaks: dict[str, float],
 ) -> list[dict]:  # fmt: skip
     """The rows of a model's backends of one precision; the first of `workers` is what ratios are relative to."""
     rows = []
@@ -155,7 +150,7 @@ def measure(
     return rows
 
 
-def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: "Inputs", rounds: int) -> list[dict]:
+def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: Inputs, rounds: int) -> list[dict]:
     """A row of each worker of this precision, its times taken in turns with all others'."""
     arguments, times, texts = inputs.of(cell.output, cell.batch), {variant: [] for variant in workers}, {}
     for turn in range(1 + rounds):

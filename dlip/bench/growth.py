@@ -6,10 +6,8 @@ from functools import partial
 import torch
 
 from dlip.bench import alternate, row
-from dlip.bench.step import bert_sized_tokenizer
+from dlip.bench.step import random_model
 from dlip.cost.latency import Workload
-from dlip.data.scenes.dataset import Scenes
-from dlip.experiments.run import new_model
 from dlip.models.config import preset
 
 SIZE = "dlip-small"
@@ -23,9 +21,8 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
 
     One setting varies at a time. per: seconds per image, or per candidate. ratio: relative to the setting's first row.
     """
-    tokenizer = bert_sized_tokenizer(Scenes("train-small", size=16))
     sizes = {side: replace(preset(SIZE), image_size=side) for side in VARIED["image_size"]}
-    models = {side: new_model(size, tokenizer, 0).med.eval() for side, size in sizes.items()}
+    models = {side: random_model(size).med.eval() for side, size in sizes.items()}
     calls, groups = {}, {}
     for setting, values in VARIED.items():
         for value in values:

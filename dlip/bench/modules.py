@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from dlip.bench import alternate, row
-from dlip.bench.step import bert_sized_tokenizer
+from dlip.bench.step import random_model
 from dlip.cost.count import decoder_macs, image_macs, step_macs
 from dlip.cost.latency import Workload
-from dlip.data.scenes.dataset import Scenes
-from dlip.experiments.run import new_model
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
 
@@ -36,10 +34,10 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
         f"{rows} rows, fp32: {name}": partial(call, x[:rows])
         for rows in (3, 24, SIDE) for name, call in (("torch", partial(F.linear, weight=layer.weight)), ("here", layer))
     }  # fmt: skip
-    tokenizer, calls, costs = bert_sized_tokenizer(Scenes("train-small", size=16)), {}, {}
+    calls, costs = {}, {}
     for size in SIZES:
         for precision, dtype in DTYPES.items():
-            med = new_model(size, tokenizer, 0).med.to(dtype)
+            med = random_model(size).med.to(dtype)
             for batch in BATCHES:
                 for part, call in Workload(med, "captioning", batch, BEAMS, TOKENS).modules().items():
                     name = f"{size}, {precision}, batch {batch}: {part}"

@@ -1,19 +1,18 @@
 """What `optimize` picks for the shipped models: captioning time, scores kept, and whether a second run agrees."""
 
 import tempfile
-from functools import partial, reduce
+from functools import partial
 from itertools import cycle
 
 import torch
 
 from dlip import data as data_sets
 from dlip.bench import alternate, row
+from dlip.bench.precision import caption_next, scores
 from dlip.checkpoints.load import built_in_models
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.tasks import evaluate
-from dlip.export.onnx_runner import Runner
 from dlip.export.optimize import Candidate, optimize
-from dlip.records.schema import SCORES, TABLE_SCORES
+from dlip.records.schema import TABLE_SCORES
 from dlip.vlm import VLM
 
 SHOWN = [*TABLE_SCORES, "vqa"]
@@ -40,15 +39,13 @@ def run(rounds: int = 100, images: int = 1000, data: str | None = None) -> tuple
                 fastest, first = optimize(fp32, cache=cache)
                 again = _times(optimize(fp32, cache=cache)[1])
                 models = {name: fp32, fastest.name: fastest}
-                calls = {key: partial(_caption, model, cycle(pixels)) for key, model in models.items()}
-                times, scores = (
-                    alternate(calls, rounds),
-                    {key: _scores(model, dataset) for key, model in models.items()},
-                )
+                calls = {key: partial(caption_next, model, cycle(pixels)) for key, model in models.items()}
+                times = alternate(calls, rounds)
+                scored = {key: scores(model, dataset, SHOWN) for key, model in models.items()}
             ms = {key: [1000 * seconds for seconds in times[key]] for key in models}
             for key in models:
-                kept = min(100 * score / scores[name][column] for column, score in scores[key].items())
-                figures = {column: round(score, 2) for column, score in scores[key].items()}
+                kept = min(100 * score / scored[name][column] for column, score in scored[key].items())
+                figures = {column: round(score, 2) for column, score in scored[key].items()}
                 rows.append(row(key, ms[key], ms[name], "ms", **figures, kept=round(kept, 2)))
             timed = _times(first)
             rows[-1] |= {"candidates": timed, "again": round(again[min(timed, key=timed.get)] / min(again.values()), 3)}
@@ -57,13 +54,3 @@ def run(rounds: int = 100, images: int = 1000, data: str | None = None) -> tuple
 
 def _times(candidates: list[Candidate]) -> dict[str, float]:
     return {f"{one.backend} in {one.precision}": round(one.ms, 2) for one in candidates if one.ms}
-
-
-def _caption(model: VLM | Runner, images) -> None:
-    model.caption([next(images)])
-
-
-def _scores(model: VLM | Runner, dataset) -> dict[str, float]:
-    metrics = {"metrics": evaluate(model, dataset, progress=False)}
-    scores = {name: reduce(lambda found, key: (found or {}).get(key), SCORES[name], metrics) for name in SHOWN}
-    return {name: score for name, score in scores.items() if score is not None}

@@ -3,7 +3,8 @@
 import copy
 import shutil
 import tempfile
-from functools import partial, reduce
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from dlip.bench import alternate, row
 from dlip.checkpoints.load import save_model
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
-from dlip.export import runner_evaluate
 from dlip.export.onnx_export import quantize, to_onnx
 from dlip.export.onnx_runner import Runner
+from dlip.export.runner_evaluate import EVALUATORS
 from dlip.models.fast.precision import PRECISIONS, convert_precision
-from dlip.records.schema import HEADLINE_SCORES, SCORES, TABLE_SCORES
+from dlip.records.schema import HEADLINE_SCORES, SCORES, TABLE_SCORES, value_at
 from dlip.vlm import VLM
 
 MODEL = "scenes/student"
@@ -36,13 +37,14 @@ def run(rounds: int = 100, images: int = 1000) -> tuple[dict, list[dict]]:
             mb[name] = _megabytes(folder / name / "model.safetensors")
         for name, graphs in export_graphs(MODEL, folder).items():
             models[name], mb[name] = Runner(graphs, threads), _megabytes(graphs / "weights.bin")
+            models[name].evaluators = EVALUATORS
         pixels = [scenes[i].image for i in range(images)]
-        times = alternate({name: partial(_caption, model, cycle(pixels)) for name, model in models.items()}, rounds)
-        scores, rows = {name: _scores(model, scenes) for name, model in models.items()}, []
+        times = alternate({name: partial(caption_next, model, cycle(pixels)) for name, model in models.items()}, rounds)
+        scored, rows = {name: scores(model, scenes, TABLE_SCORES) for name, model in models.items()}, []
     for name in models:
-        kept = min(100 * scores[name][column] / scores["fp32"][column] for column in HEADLINE_SCORES)
+        kept = min(100 * scored[name][column] / scored["fp32"][column] for column in HEADLINE_SCORES)
         ms, first = ([1000 * seconds for seconds in times[key]] for key in (name, "fp32"))
-        figures = {column: round(score, 2) for column, score in scores[name].items()}
+        figures = {column: round(score, 2) for column, score in scored[name].items()}
         rows.append(row(name, ms, first, "ms", **figures, kept=round(kept, 2), mb=mb[name]))
     return {"model": MODEL, "images": images, "rounds": rounds, "threads": threads}, rows
 
@@ -54,14 +56,15 @@ def export_graphs(model: str, folder: Path) -> dict[str, Path]:
     return {"onnx": fp32, "onnx-int8": int8}
 
 
-def _caption(model: VLM | Runner, images) -> None:
+def caption_next(model: VLM | Runner, images: Iterator) -> None:
     model.caption([next(images)])
 
 
-def _scores(model: VLM | Runner, scenes: Scenes) -> dict[str, float]:
-    run = runner_evaluate.evaluate if isinstance(model, Runner) else evaluate
-    metrics = run(model, scenes, progress=False)
-    return {name: reduce(dict.get, SCORES[name], {"metrics": metrics}) for name in TABLE_SCORES}
+def scores(model: VLM | Runner, dataset, columns: Iterable[str]) -> dict[str, float]:
+    """Column of `dlip.records` -> the model's score, for those of the columns that the data have."""
+    metrics = {"metrics": evaluate(model, dataset, progress=False)}
+    values = {column: value_at(metrics, *SCORES[column]) for column in columns}
+    return {column: value for column, value in values.items() if value is not None}
 
 
 def _megabytes(path: Path) -> float:

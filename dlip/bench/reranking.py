@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from dlip.bench import row
-from dlip.bench.step import bert_sized_tokenizer
+from dlip.bench.step import random_model
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import retrieval
 from dlip.evaluation.tasks.ranking import nearest, reranked
-from dlip.experiments.run import new_model
 from dlip.export.transformers import to_stock
 from dlip.models.token_ids import first_token
 from dlip.vlm import VLM
@@ -34,7 +33,7 @@ def run(rounds: int = 3, images: int = 1000) -> tuple[dict, list[dict]]:
     or the ranks of plain and here differ.
     """
     teacher = VLM.load("scenes/teacher")
-    small = new_model("dlip-small", bert_sized_tokenizer(Scenes("train-small", size=16)), 0)
+    small = random_model("dlip-small")
     cases = {"scenes/teacher": (teacher, images), "dlip-small, 224 px": (small, max(2, images // 10))}
     rows, read, tokens = [], [], {}
     for name, (vlm, count) in cases.items():

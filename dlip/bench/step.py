@@ -20,8 +20,10 @@ from dlip.common import machine
 from dlip.common.errors import UserError
 from dlip.cost.memory import peak_bytes
 from dlip.data.collate import Collate
+from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_model, new_student, texts_of
+from dlip.models.config import ModelConfig
 from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
@@ -30,6 +32,7 @@ from dlip.training.layer_modes import can_compile, set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import make_optimizer
 from dlip.training.terms import AT, HR, VLP
+from dlip.vlm import VLM
 
 VOCABULARY = 30_524
 """Size of BERT's vocabulary, with BLIP's two tokens."""
@@ -159,6 +162,11 @@ def _serve(connection: Connection, data: str, split: str, batch: int, variant: V
         machine.synchronize(device)
         connection.send((time.perf_counter() - start, {term: loss.item() for term, loss in losses.items()}))
     connection.send(peak_bytes(device))
+
+
+def random_model(size: str | ModelConfig) -> VLM:
+    """An untrained model with a vocabulary of BERT's size."""
+    return new_model(size, bert_sized_tokenizer(Scenes("train-small", size=16)), 0)
 
 
 def bert_sized_tokenizer(dataset) -> Tokenizer:

@@ -11,10 +11,8 @@ import torch
 
 from dlip.bench import alternate, row
 from dlip.bench.precision import export_graphs
-from dlip.bench.step import bert_sized_tokenizer
+from dlip.bench.step import random_model
 from dlip.common.errors import UserError
-from dlip.data.scenes.dataset import Scenes
-from dlip.experiments.run import new_model
 from dlip.export.onnx_runner import Part, Runner
 from dlip.export.transformers import to_stock
 from dlip.models.fast.precision import PRECISIONS, convert_precision, pack
@@ -36,11 +34,10 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     `dlip.export.onnx_export.to_onnx`. Outputs in fp32 are compared before anything is timed: tokens must be equal,
     numbers within 1e-3. Raises UserError if they differ.
     """
-    tokenizer, groups = bert_sized_tokenizer(Scenes("train-small", size=16)), {}
+    groups = {}
     with TemporaryDirectory() as folder:
         for size in SIZES:
-            torch.manual_seed(0)
-            vlm = new_model(size, tokenizer, 0)
+            vlm = random_model(size)
             parts = graphs(vlm, Path(folder) / size)
             for batch in BATCHES:
                 calls = implementations(vlm.med.eval(), parts, batch)

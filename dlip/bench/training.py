@@ -35,7 +35,8 @@ def run(rounds: int = 10) -> tuple[dict, list[dict]]:
     weights = {**VLP, **HR, **AT, **KD}
     config = TrainConfig(steps=1, batch_size=BATCH, questions=QUESTIONS, weights=weights)
     teacher_outputs = Teacher(teacher.med)
-    batch = Collate(teacher.tokenizer, 48, True, questions=QUESTIONS)([dataset[i] for i in range(BATCH)])
+    collate = Collate(teacher.tokenizer, teacher.image_size, True, teacher.med.config.max_text, questions=QUESTIONS)
+    batch = collate([dataset[i] for i in range(BATCH)])
     steps = {}
     for name in ("fp32", "bf16", "bf16, known"):
         learner = Learner(new_student("scenes-student", teacher, 0), teacher, config).train()

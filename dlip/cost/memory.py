@@ -1,4 +1,4 @@
-"""Measured memory of a task: the peak of what torch's allocator hands out."""
+"""Measured memory of a task: the peak of what torch's allocator hands out on a GPU, of the process on a CPU."""
 
 import os
 import re

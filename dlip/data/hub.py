@@ -71,7 +71,7 @@ class Hub(AnnotatedImages):
 
     def _keep(self, kept: list[int]) -> None:
         self._rows = [self._rows[i] for i in kept]
-        self.annotations = [self.annotations[i] for i in kept]
+        super()._keep(kept)
 
     def fingerprint(self) -> str:
         """Hash of the library's fingerprint, of the columns, of the rows used, and of the files that these name."""
@@ -190,7 +190,8 @@ def _load(address: str, options: dict[str, str]) -> dict:
         raise UserError(f"{address} is not a known table; give one of: {', '.join(FILES)}")
     try:
         if path.is_file():
-            loaded = datasets.load_dataset(FILES[path.suffix], data_files=str(path))
+            separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
+            loaded = datasets.load_dataset(FILES[path.suffix], data_files=str(path), **separator)
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = datasets.load_from_disk(str(path))
         else:

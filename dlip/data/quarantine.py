@@ -109,6 +109,9 @@ class AnnotatedImages(QuarantineMixin):
 
     annotations: list[Annotation]
 
+    def _keep(self, kept: list[int]) -> None:
+        self.annotations = [self.annotations[i] for i in kept]
+
     def __len__(self) -> int:
         return len(self.annotations)
 

@@ -32,38 +32,24 @@ METRICS = {  # (task, metric) -> title, unit
 }  # fmt: skip
 
 
+def card(
+    template: str, vlm: VLM, record: dict, library: str, tasks: Iterable[str], license: str | None, **values
+) -> str:
+    """Markdown with the hub's metadata. record: may be empty; values: of the template."""
+    role = ROLES.get(record.get("role"), "a BLIP-style model")
+    return metadata(vlm, record, library, tasks, license) + render(
+        template, record, name=model_name(vlm, record), role=role, **values
+    )
+
+
 def transformers_card(task: str, vlm: VLM, med: Med, record: dict, stock_class: str, license: str | None) -> str:
-    """Markdown with the hub's metadata. med: the model that does the task; record: may be empty."""
+    """The card of one task's model in stock transformers. med: the model that does the task."""
     config = med.config
     prompt = vlm.tokenizer_of(med).decode([list(config.prompt_ids)])[0] if config.prompt_ids else ""
-    role = ROLES.get(record.get("role"), "a BLIP-style model")
-    return metadata(vlm, record, "transformers", [task], license) + render(
-        "transformers.md", record, name=model_name(vlm, record), task=task, title=TITLES[task], role=role,
-        config=config, prompt=prompt, stock_class=stock_class,
+    return card(
+        "transformers.md", vlm, record, "transformers", [task], license, task=task, title=TITLES[task], config=config,
+        prompt=prompt, stock_class=stock_class,
     )  # fmt: skip
-
-
-def encoder_card(vlm: VLM, record: dict, stock_class: str, license: str | None) -> str:
-    """Markdown with the hub's metadata, of one side of a model; record: may be empty."""
-    name = model_name(vlm, record)
-    return metadata(vlm, record, "transformers", [], license) + render(
-        "encoder.md", record, name=name, stock_class=stock_class
-    )
-
-
-def dlip_card(vlm: VLM, record: dict, precision: str, license: str | None) -> str:
-    """Markdown with the hub's metadata, of a folder that `dlip.load` reads; record: may be empty."""
-    role = ROLES.get(record.get("role"), "a BLIP-style model")
-    return metadata(vlm, record, "dlip", TITLES, license) + render(
-        "dlip.md", record, name=model_name(vlm, record), role=role, precision=precision, abilities=vlm.med.abilities
-    )
-
-
-def onnx_card(vlm: VLM, graphs: list[tuple[str, str]], record: dict, int8: bool, license: str | None) -> str:
-    """Markdown with the hub's metadata. graphs: (file, description) of each graph; record: may be empty."""
-    return metadata(vlm, record, "onnx", TITLES, license) + render(
-        "onnx.md", record, name=model_name(vlm, record), graphs=graphs, int8=int8
-    )
 
 
 def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license: str | None) -> str:

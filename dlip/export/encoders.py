@@ -11,9 +11,8 @@ from transformers import BertConfig, BertLMHeadModel, ViTConfig, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from dlip.common.errors import UserError
-from dlip.export.card import encoder_card
+from dlip.export.card import card
 from dlip.export.transformers import processor, record_of, write_folder
-from dlip.models.composite import Composite
 from dlip.models.fast.precision import require_fp32_blip
 from dlip.models.med import Med
 from dlip.vlm import VLM
@@ -40,8 +39,6 @@ def to_encoder(
     skipped. Raises UserError for a composite, a model in lower precision, and as `STOCK_ENCODERS` do.
     """
     vlm, folder = VLM.load(name), Path(out) / kind
-    if isinstance(vlm.med, Composite):
-        raise UserError(f"{name} is made of several models; export each by itself")
     med = require_fp32_blip(vlm.med, "export")
     stock, c = STOCK_ENCODERS[kind](med), med.config
     if kind == "vit":
@@ -51,12 +48,12 @@ def to_encoder(
         )  # fmt: skip
     else:
         preparation = processor(vlm.tokenizer, c, "captioning").tokenizer
-    card = encoder_card(vlm, record_of(name), type(stock).__name__, license)
+    about = card("encoder.md", vlm, record_of(name), "transformers", [], license, stock_class=type(stock).__name__)
 
     def write(new: Path) -> None:
         (stock.half() if half else stock).save_pretrained(new)
         preparation.save_pretrained(new)
-        (new / "README.md").write_text(card)
+        (new / "README.md").write_text(about)
 
     write_folder(folder, write)
     return {kind: folder}, {}

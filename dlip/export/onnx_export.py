@@ -23,7 +23,7 @@ from dlip.common.errors import UserError
 from dlip.common.files import write_json
 from dlip.data import transforms
 from dlip.export import onnx_runner
-from dlip.export.card import onnx_card
+from dlip.export.card import TITLES, card
 from dlip.export.transformers import record_of, write_folder
 from dlip.models import beam_search
 from dlip.models.fast.precision import require_fp32_blip
@@ -263,7 +263,7 @@ def write(
         code = re.sub(r"^from dlip\.(?:\w+\.)*(\w+) import", r"from \1 import", code, flags=re.M)
         (folder / f"{name}.py").write_text(code)
     files = [(f"{Path(part) / name}.onnx", " ".join(graph.__doc__.split())) for (part, name), graph in graphs.items()]
-    (folder / "README.md").write_text(onnx_card(vlm, files, record, int8, license))
+    (folder / "README.md").write_text(card("onnx.md", vlm, record, "onnx", TITLES, license, graphs=files, int8=int8))
     check(vlm, onnx_runner.Runner(folder, torch.get_num_threads()), graphs)
     for part in parts if int8 else ():
         quantize(folder / part)

@@ -14,10 +14,9 @@ import numpy as np
 
 from dlip.common.errors import UserError
 from dlip.export import backends
-from dlip.export.backends.agreement import Inputs, call, outputs_of, relative_errors
+from dlip.export.backends.agreement import Inputs, outputs_of, relative_errors
 from dlip.export.onnx_runner import Runner
 from dlip.export.runner_evaluate import EVALUATORS
-from dlip.models.composite import Composite
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import PRECISIONS, require_fp32_blip
 from dlip.training.caches.disk import cache_key
@@ -54,10 +53,8 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     Raises UserError for a model in another precision, for one that is no BLIP, is made of several or cannot write
     captions, and where no candidate is within the tolerance.
     """
-    med = require_fp32_blip(vlm.med.model_for("lm"), "optimize")
+    med = require_fp32_blip(vlm.med, "optimize").model_for("lm")
     refuse_packed(med)
-    if isinstance(vlm.med, Composite):
-        raise UserError("a model made of several cannot be optimized; optimize each by itself")
     packages = {name for backend in BACKENDS for name in backends.packages(backend) if find_spec(name)}
     about = {name: version(name) for name in sorted(packages | {"dlip", "torch"})} | {
         "model": med.config.to_dict(), "abilities": sorted(med.abilities), "tokenizer": vlm.tokenizer.rules(),
@@ -71,13 +68,13 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
         return backend.prepare(folder / "model", folder / f"{name}-{precision}", inputs.images)
 
     outputs = outputs_of(vlm)
-    expected = inputs.outputs(partial(call, prepare("dlip", "fp32")), outputs)
+    expected = inputs.outputs(prepare("dlip", "fp32"), outputs)
     ready, others = {}, []
     for name, precision in product(BACKENDS, PRECISIONS):
         candidate = partial(Candidate, name, precision)
         try:
             backend = prepare(name, precision)
-            errors = relative_errors(expected, inputs.outputs(partial(call, backend), outputs))
+            errors = relative_errors(expected, inputs.outputs(backend, outputs))
             error = float(np.max([*errors.values()]))  # NaN if one is
         except Exception as mistake:  # a library raises nearly anything
             others.append(candidate(reason=str(mistake)))
@@ -105,6 +102,6 @@ def caption_times(ready: list[backends.Backend], inputs: Inputs) -> list[float]:
     for _ in range(1 + ROUNDS):
         for backend, own in zip(ready, times, strict=True):
             start = time.perf_counter()
-            call(backend, "caption", *inputs.of("caption", 1))
+            backend.caption(*inputs.of("caption", 1))
             own.append(1000 * (time.perf_counter() - start))
     return [median(own[1:]) for own in times]

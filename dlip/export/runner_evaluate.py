@@ -6,15 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlip.evaluation import tasks
+from dlip.common.errors import UserError
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, subrange
 from dlip.export.onnx_runner import Runner
-
-
-def evaluate(runner: Runner, dataset, **options) -> dict:
-    """Metrics of `dlip.evaluation.tasks.evaluate`, with its options, but answers are not ranked."""
-    return tasks.evaluate(runner, dataset, evaluators=EVALUATORS, **options)
 
 
 def run_retrieval(
@@ -57,9 +52,16 @@ def run_retrieval(
 
 
 def run_vqa(
-    runner: Runner, dataset, batch_size: int = 64, num_beams: int = 3, progress: Progress = True, answers: None = None
+    runner: Runner,
+    dataset,
+    batch_size: int = 64,
+    num_beams: int = 3,
+    progress: Progress = True,
+    answers: list[str] | None = None,
 ) -> TaskResult:
-    """Generated answers; the questions of an image are answered together."""
+    """Generated answers; the questions of an image are answered together. Raises UserError for a list of answers."""
+    if answers:
+        raise UserError("a model by its runner cannot rank answers; leave answers out")
     generated, questions, image_id = [], [], []
     for items in batches(dataset, batch_size, "vqa", progress):
         for item in items:

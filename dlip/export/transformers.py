@@ -28,8 +28,7 @@ from dlip.checkpoints.load import locate, parse_name, save_model
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, leftover_temporaries, read_json, system_errors, write_json
 from dlip.data.tokenizer import Tokenizer
-from dlip.export.card import dlip_card, transformers_card
-from dlip.models.composite import Composite
+from dlip.export.card import TITLES, card, transformers_card
 from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import convert_precision, require_fp32_blip
 from dlip.models.med import Med
@@ -94,15 +93,14 @@ def to_dlip(
     Returns the folder by its precision, and an empty dict, as nothing is skipped. Raises UserError for a composite.
     """
     vlm, record, folder = VLM.load(name), record_of(name), Path(out) / precision
-    if isinstance(vlm.med, Composite):
-        raise UserError(f"{name} is made of several models; export each by itself")
     require_fp32_blip(vlm.med, "export")
     if precision != "fp16":
         convert_precision(vlm.med, precision)
 
     def write(new: Path) -> None:
         save_model(vlm.med, vlm.tokenizer, new, {"made_from": name}, precision == "fp16", shard_mb)
-        (new / "README.md").write_text(dlip_card(vlm, record, precision, license))
+        about = dict(precision=precision, abilities=vlm.med.abilities)
+        (new / "README.md").write_text(card("dlip.md", vlm, record, "dlip", TITLES, license, **about))
         if "id" in record:
             write_json(new / "record.json", record)
 

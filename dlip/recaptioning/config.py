@@ -1,6 +1,6 @@
 """Options of `dlip data recaption`: how captions are written, and which of them a data set gets."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from dlip.common.errors import UserError
@@ -36,9 +36,6 @@ class WritingConfig:
         check(self, "--")
         if self.beams is not None and self.beams < self.captions:
             raise UserError(f"--beams {self.beams} cannot give {self.captions} captions; use {self.captions} or more")
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ Source: BLIP's CapFilt (Li et al., arXiv 2201.12086, section 3.3).
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def recaption(
     selection.check_filter(writing.filter)
     folder = Path(out)
     datasets = _open(name, splits, on_error)
-    about = {"writing": writing.to_dict(), "data": {split: datasets[split].fingerprint() for split in splits}}
+    about = {"writing": asdict(writing), "data": {split: datasets[split].fingerprint() for split in splits}}
     if folder.exists() and not (folder / JOURNAL).exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise UserError(f"{folder} holds other files; name another folder")
     left = list(_missing(datasets, splits, Journal(folder / JOURNAL, about), writing.batch_size))

@@ -130,7 +130,7 @@ def test_spaces_between_models_are_ignored(monkeypatch):
     served = []
     monkeypatch.setattr("app.page.serve", lambda *arguments: served.append(arguments))
     assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
-    assert served == [(None, False, [OTHER, STUDENT], None)]
+    assert served == [(None, False, [OTHER, STUDENT], None, False)]
 
 
 def test_exceptions_become_one_sentence():

@@ -5,6 +5,7 @@ import pytest
 
 from dlip import bench
 from dlip.bench import backends as benchmark
+from dlip.bench import step
 from dlip.bench.backends import Cell, difference, footprints, limit_s, speed_over_peers, table
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import Tokenizer
@@ -98,7 +99,7 @@ def test_backends_take_turns_in_processes(monkeypatch):
     monkeypatch.setattr(benchmark, "RANDOM", (small,))
     monkeypatch.setattr(benchmark, "SHIPPED", ())
     monkeypatch.setattr(benchmark, "BATCHES", (2,))
-    monkeypatch.setattr(benchmark, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
     names = ("stock", "dlip", "dlip, packed")
     monkeypatch.setattr(backends, "CLASSES", {name: backends.CLASSES[name] for name in names})
     record = bench.bench("backends", rounds=1)

@@ -18,7 +18,7 @@ from dlip.common.errors import UserError
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.experiments.run import new_model, texts_of
+from dlip.experiments.run import texts_of
 from dlip.export import onnx_export, optimize
 from dlip.models.config import ModelConfig
 from dlip.records import TABLE_SCORES
@@ -143,7 +143,7 @@ def test_stock_and_here_are_compared_before_timing(monkeypatch, scenes):
     small = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
     monkeypatch.setattr(stock, "SIZES", (small.replace("32", "48"), small))
     monkeypatch.setattr(stock, "BATCHES", (2,))
-    monkeypatch.setattr(stock, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
     settings, rows = stock.run(rounds=1)
     assert [row["name"].removeprefix(f"{small}, ") for row in rows[-15:]] == [
         "caption of 2: stock", "caption of 2: here", "caption of 2: here, packed", "caption of 2: here, bf16",
@@ -186,8 +186,8 @@ def test_demo_runs_in_its_own_process(code, monkeypatch):
 
 def test_reranking_variants_rank_the_same(monkeypatch):
     monkeypatch.setattr(reranking, "K", 3)
-    monkeypatch.setattr(reranking, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
-    monkeypatch.setattr(reranking, "new_model", lambda size, *given: new_model("scenes-student", *given))
+    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    monkeypatch.setattr(reranking, "random_model", lambda size: step.random_model("scenes-student"))
     settings, rows = reranking.run(rounds=1, images=6)
     assert [row["name"].split(": ")[1] for row in rows] == ["stock", "plain", "here"] * 2
     assert (rows[0]["images"], rows[0]["captions"], rows[3]["captions"], settings["candidates"]) == (6, 30, 10, 3)
@@ -212,8 +212,7 @@ def test_search_at_growing_sizes(monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     name = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
-    for module in (modules, growth):
-        monkeypatch.setattr(module, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
     monkeypatch.setattr(modules, "SIZES", (name,))
     monkeypatch.setattr(growth, "SIZE", name)
     monkeypatch.setattr(growth, "DEFAULTS", dict(batch=1, image_size=48, tokens=4, beams=2))

@@ -183,10 +183,11 @@ def test_rows_reach_no_file_outside_the_dataset(tmp_path):
     assert all("there is no such file in the dataset's own folders" in problem for problem in dataset.faults)
 
 
-def test_paths_beside_the_rows(tmp_path):
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_paths_beside_the_rows(suffix, separator, tmp_path):
     (tmp_path / "a.png").write_bytes(png(7))
-    (tmp_path / "train.csv").write_text("image,text\na.png,one\n../b.png,two\n")
-    dataset = data.open(f"hub:{tmp_path}/train.csv", "train", on_error="skip")
+    (table := tmp_path / f"train.{suffix}").write_text("image,text\na.png,one\n../b.png,two\n".replace(",", separator))
+    dataset = data.open(f"hub:{table}", "train", on_error="skip")
     dataset.verify()
     assert [item.captions for item in dataset] == [["one"]] and len(dataset.faults) == 1
     before = dataset.fingerprint()

@@ -159,15 +159,15 @@ def test_dual_encoders_retrieve_and_say_what_they_cannot_do(family, scenes, tmp_
     assert "not trained with ITM" in figures["notes"]["retrieval.tr@1"]
 
 
-def test_options_reach_their_tasks(tiny, scenes):
+def test_options_reach_their_tasks(tiny, scenes, monkeypatch):
     given = {}
 
     def listen(task: str):
         return lambda model, data, **options: given.update({task: options}) or TaskResult({"score": 1.0}, {})
 
+    monkeypatch.setattr(tiny, "evaluators", {task: listen(task) for task in EVALUATORS}, raising=False)
     dlip.evaluate(
         tiny, scenes, k=4, answers=["yes"], java=False, num_beams=5, max_new_tokens=7, batch_size=2, progress=False,
-        evaluators={task: listen(task) for task in EVALUATORS},
     )  # fmt: skip
     common = dict(batch_size=2, progress=False)
     assert given == {

@@ -15,8 +15,9 @@ from dlip.common.errors import MissingAbility, UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
-from dlip.export import onnx_export, runner_evaluate
+from dlip.export import onnx_export
 from dlip.export.onnx_runner import Runner
+from dlip.export.runner_evaluate import EVALUATORS
 from dlip.models.composite import Composite
 from dlip.models.config import ModelConfig
 from dlip.models.med import Med
@@ -204,7 +205,9 @@ def test_evaluation_of_an_export_equals_the_models(student):
     vlm, folder, _, _ = student
     scenes = Scenes("test", size=12)
     expected = evaluate(vlm, scenes, progress=False)
-    results = runner_evaluate.evaluate(Runner(folder, threads=1), scenes, progress=False)
+    runner = Runner(folder, threads=1)
+    runner.evaluators = EVALUATORS
+    results = evaluate(runner, scenes, progress=False)
     assert results == expected | {"model": results["model"]}
 
 

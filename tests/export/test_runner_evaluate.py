@@ -5,15 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dlip.common.errors import UserError
 from dlip.data import FirstN
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
-from dlip.export import runner_evaluate
+from dlip.export.runner_evaluate import EVALUATORS
 from dlip.vlm import VLM
 
 
 class Served:
     """A runner whose graphs are the model itself."""
+
+    evaluators = EVALUATORS
 
     def __init__(self, vlm: VLM):
         self.vlm, self.name, self.abilities = vlm, vlm.name, vlm.med.abilities
@@ -51,8 +54,8 @@ def vlm() -> VLM:
 def test_equals_the_models_evaluation(options, vlm):
     data = Partly(Scenes("test", size=12), 12)
     expected, actual = (
-        run(model, data, batch_size=4, return_items=True, progress=False, **options)
-        for run, model in ((evaluate, vlm), (runner_evaluate.evaluate, Served(vlm)))
+        evaluate(model, data, batch_size=4, return_items=True, progress=False, **options)
+        for model in (vlm, Served(vlm))
     )
     assert actual == expected
 
@@ -60,8 +63,10 @@ def test_equals_the_models_evaluation(options, vlm):
 def test_without_itm_retrieval_is_by_itc(vlm):
     vlm.med.abilities = frozenset({"itc"})
     data = Scenes("test", size=4)
-    expected, actual = (
-        run(model, data, tasks=("retrieval",), progress=False)
-        for run, model in ((evaluate, vlm), (runner_evaluate.evaluate, Served(vlm)))
-    )
+    expected, actual = (evaluate(model, data, tasks=("retrieval",), progress=False) for model in (vlm, Served(vlm)))
     assert actual == expected and "not trained with ITM" in actual["notes"]["retrieval.tr@1"]
+
+
+def test_answers_cannot_be_ranked(vlm):
+    with pytest.raises(UserError, match="cannot rank answers"):
+        evaluate(Served(vlm), Scenes("test", size=1), answers=["yes"], progress=False)

@@ -60,9 +60,6 @@ class Folder(AnnotatedImages):
         reason = _decoding_error(self.root / name, stat.st_mtime_ns, stat.st_size)
         return reason and f"{name} cannot be read ({reason})"
 
-    def _keep(self, kept: list[int]) -> None:
-        self.annotations = [self.annotations[i] for i in kept]
-
     def fingerprint(self) -> str:
         """Hash of the texts and of the images' names, sizes and times."""
         digest = hashlib.sha256()

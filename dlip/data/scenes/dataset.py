@@ -18,7 +18,7 @@ DISJOINT_SPLITS = ("train-large", "train-small", "val", "test")
 """Splits without a common layout."""
 _BLOCK = 10_000_000  # numbers reserved for the scenes of one split and seed
 CACHED_ITEMS = 8192
-"""Items kept in memory, about 12 KB each; all of `train-small`."""
+"""Items kept in memory, about 40 KB each; all of `train-small`."""
 _FINGERPRINTED = 256  # items that represent all of them in a fingerprint
 
 

@@ -1,6 +1,5 @@
 """Evaluation of a model on retrieval, captioning and visual question answering."""
 
-from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -33,7 +32,6 @@ def evaluate(
     num_beams: int = 3,
     max_new_tokens: int | None = None,
     batch_size: int = 64,
-    evaluators: dict[str, Callable] | None = None,
     return_items: bool = False,
     progress: Progress = True,
 ) -> dict:
@@ -46,8 +44,7 @@ def evaluate(
     generate_limit: captions and answers are generated for the first images only, so many; by default for all. answers:
     a list from which VQA also picks answers, besides generating them. java: whether to run the Java programs that
     tokenize captions and compute METEOR and SPICE, which take many seconds to start. num_beams: of captions and
-    answers. max_new_tokens: of a caption, by default the model's `max_text`. evaluators: functions like
-    `EVALUATORS`, which are the default unless the model has its own. return_items: adds "items", the tables
+    answers. max_new_tokens: of a caption, by default the model's `max_text`. return_items: adds "items", the tables
     "tr" (a row for each image), "ir" (caption), "captioning" (image) and "vqa" (question). progress: whether to show a
     bar, or a function that is called with the fraction done.
 
@@ -59,7 +56,7 @@ def evaluate(
             model.med.to(machine.device())
     data = open_data(data, split) if isinstance(data, str | Path) else data
     check_tasks(tasks)
-    evaluators = evaluators or getattr(model, "evaluators", EVALUATORS)
+    evaluators = getattr(model, "evaluators", EVALUATORS)
     options = {
         "retrieval": dict(k=k),
         "captioning": dict(num_beams=num_beams, max_new_tokens=max_new_tokens, java=java),

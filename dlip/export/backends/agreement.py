@@ -1,15 +1,17 @@
 """What backends are compared and timed by: the same images and texts, and how far their numbers are apart."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlip.data.scenes.dataset import Scenes
+from dlip.data.scenes.world import SIDE
 from dlip.export.backends.base import BEAMS, Backend
 from dlip.models.config import ModelConfig
 
 if TYPE_CHECKING:
+    from dlip.export.backends.worker import Worker
     from dlip.vlm import VLM  # which imports torch
 
 OUTPUTS = {"caption": "caption", "states": "image_states", "pair": "pair_score"}
@@ -24,7 +26,7 @@ class Inputs:
 
     def __init__(self, c: ModelConfig, n: int):
         random, side = np.random.default_rng(0), c.image_size
-        if side == Scenes("test", size=1)[0].image.shape[0]:
+        if side == SIDE:
             self.images = np.stack([item.image for item in Scenes("test", size=n)])  # uint8 [n, S, S, 3]
         else:
             self.images = random.integers(256, size=(n, side, side, 3), dtype=np.uint8)
@@ -37,19 +39,15 @@ class Inputs:
         images = self.images[:batch]
         return {"caption": (images, BEAMS, TOKENS), "states": (images,), "pair": (images, self.ids[:batch])}[output]
 
-    def outputs(self, call: Callable, names: Iterable[str]) -> Outputs:
-        """What a backend gives for one image. call: runs its method of a name. names: of `OUTPUTS`."""
-        scores = call("next_scores", self.images[:1], self.forced[:1])
-        return {name: call(OUTPUTS[name], *self.of(name, 1)) for name in names} | {"scores": scores}
+    def outputs(self, backend: "Backend | Worker", names: Iterable[str]) -> Outputs:
+        """What a backend gives for one image. names: of `OUTPUTS`."""
+        scores = backend.result("next_scores", self.images[:1], self.forced[:1])
+        return {name: backend.result(OUTPUTS[name], *self.of(name, 1)) for name in names} | {"scores": scores}
 
 
 def outputs_of(vlm: "VLM") -> list[str]:
     """Those of `OUTPUTS` that a model was trained for."""
     return [name for name in OUTPUTS if name != "pair" or "itm" in vlm.med.abilities]
-
-
-def call(backend: Backend, method: str, *arguments):
-    return getattr(backend, method)(*arguments)
 
 
 def relative_errors(expected: Outputs, actual: Outputs) -> dict[str, float]:

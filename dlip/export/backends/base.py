@@ -58,6 +58,10 @@ class Backend(ABC):
     @abstractmethod
     def load(self, folder: Path) -> None: ...
 
+    def result(self, method: str, *arguments):
+        """The result of a method by its name, as `Worker.result` gives it."""
+        return getattr(self, method)(*arguments)
+
     @abstractmethod
     def image_states(self, images: np.ndarray) -> np.ndarray:
         """States of the image encoder [B, P+1, Di]."""

@@ -71,5 +71,5 @@ def _serve(
         while True:
             method, arguments = connection.recv()
             start = time.perf_counter()
-            result = getattr(backend, method)(*arguments)
+            result = backend.result(method, *arguments)
             connection.send((time.perf_counter() - start, result))

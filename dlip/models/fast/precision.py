@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dlip.common.errors import UserError
 from dlip.common.torch_private import bf16_times_int8, onednn_has_bf16
+from dlip.models.composite import Composite
 from dlip.models.fast.linear import Linear, refuse_packed
 from dlip.models.med import Med
 
@@ -104,6 +105,8 @@ def precision(med: Med) -> str:
 
 def require_fp32_blip(med: Med, purpose: str) -> Med:
     """Return the model if it is a MED in fp32. Raises UserError if not."""
+    if isinstance(med, Composite):
+        raise UserError(f"{purpose} does not support a model made of several; {purpose} each by itself")
     if not isinstance(med, Med):
         raise UserError(f"{purpose} does not support a CLIP or SigLIP; use the stock classes of transformers")
     if (lowered := precision(med)) != "fp32":
