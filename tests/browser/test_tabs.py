@@ -144,7 +144,8 @@ def test_a_job_is_stopped_before_the_page_knows_its_id(late, open_page):
     )
     with page.expect_response("**/cancel") as cancelled:
         page.locator("#explain").click()
-        page.locator("#stop-explaining").click()
+        page.locator("#stop-explaining").wait_for()
+        page.locator("#stop-explaining").click(force=True)  # at once: the job is short
     assert cancelled.value.ok
     assert json.loads(cancelled.value.request.post_data)["event_id"] is None
     page.locator("#stop-explaining").wait_for(state="hidden")
