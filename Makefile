@@ -76,7 +76,7 @@ weights: $(INSTALLED) ## train the shipped models of scenes again (four hours on
 
 SIGLIP_STUDENT := --size scenes-student --tokenizer scenes/teacher --init-from image=scenes/encoders/80x4/vit --split train-small \
 	--test-split test-5k $(subst runs/records,runs/siglip,$(SCENES)) --steps 3000
-siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alone and without it, three seeds (hours)
+siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alone and without it, three seeds (1.5 hours on one core)
 	.venv/bin/python -m dlip.experiments.siglip runs/siglip
 	for seed in 0 1 2; do \
 		.venv/bin/dlip train $(SIGLIP_STUDENT) --weights itc --seed $$seed --name alone --out runs/siglip-alone-$$seed && \
