@@ -1,4 +1,4 @@
-"""Scores and captioning latency of the shipped student in fp32, bf16 and int8, in torch and onnxruntime."""
+"""Scores and captioning latency of the shipped student in every precision, and of what `optimize` picks."""
 
 import copy
 import shutil
@@ -10,23 +10,29 @@ from pathlib import Path
 
 import torch
 
+from dlip import data as data_sets
 from dlip.bench import alternate, row
-from dlip.checkpoints.load import save_model
+from dlip.checkpoints.load import built_in_models, save_model
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
 from dlip.export.onnx_export import quantize, to_onnx
 from dlip.export.onnx_runner import Runner
+from dlip.export.optimize import Candidate, optimize
 from dlip.export.runner_evaluate import EVALUATORS
 from dlip.models.fast.precision import PRECISIONS, convert_precision
 from dlip.records.schema import HEADLINE_SCORES, SCORES, TABLE_SCORES, value_at
 from dlip.vlm import VLM
 
 MODEL = "scenes/student"
+SHOWN = [*TABLE_SCORES, "vqa"]
+SAMPLES = 100
+"""Images whose captions are timed."""
 
 
-def run(rounds: int = 100, images: int = 1000) -> tuple[dict, list[dict]]:
+def run(rounds: int = 100, images: int = 1000, data: str | None = None) -> tuple[dict, list[dict]]:
     """On `images` of the test split. ms: from an image to its caption with 3 beams, a new image each round. mb: weights
-    on disk. kept: minimum of the headline scores, in % of fp32's.
+    on disk. kept: minimum of the headline scores, in % of fp32's. Then the rows of `optimized`: models of scenes on the
+    same images, those of photographs on the val split of `data`, if passed.
     """
     threads, scenes, fp32 = torch.get_num_threads(), Scenes("test", size=images), VLM.load(MODEL)
     with tempfile.TemporaryDirectory() as name:
@@ -46,7 +52,41 @@ def run(rounds: int = 100, images: int = 1000) -> tuple[dict, list[dict]]:
         ms, first = ([1000 * seconds for seconds in times[key]] for key in (name, "fp32"))
         figures = {column: round(score, 2) for column, score in scored[name].items()}
         rows.append(row(name, ms, first, "ms", **figures, kept=round(kept, 2), mb=mb[name]))
+    sets = {"scenes": scenes} | ({"photos": data_sets.open(data, "val", on_error="skip")} if data else {})
+    rows += optimized(sets, rounds)
     return {"model": MODEL, "images": images, "rounds": rounds, "threads": threads}, rows
+
+
+def optimized(sets: dict[str, object], rounds: int) -> list[dict]:
+    """Rows of every shipped model in fp32, then as it is optimized.
+
+    sets: kind of images ("scenes", "photos") -> data. candidates: of the optimization, ms each. again: time of what was
+    picked over that of the fastest candidate when the model is optimized once more.
+    """
+    rows = []
+    for kind, dataset in sets.items():
+        pixels = [dataset[i].image for i in range(min(SAMPLES, len(dataset)))]
+        for name in built_in_models(kind):
+            fp32 = VLM.load(name)
+            with tempfile.TemporaryDirectory() as cache:
+                fastest, first = optimize(fp32, cache=cache)
+                again = _times(optimize(fp32, cache=cache)[1])
+                models = {name: fp32, fastest.name: fastest}
+                calls = {key: partial(caption_next, model, cycle(pixels)) for key, model in models.items()}
+                times = alternate(calls, rounds)
+                scored = {key: scores(model, dataset, SHOWN) for key, model in models.items()}
+            ms = {key: [1000 * seconds for seconds in times[key]] for key in models}
+            for key in models:
+                kept = min(100 * score / scored[name][column] for column, score in scored[key].items())
+                figures = {column: round(score, 2) for column, score in scored[key].items()}
+                rows.append(row(key, ms[key], ms[name], "ms", **figures, kept=round(kept, 2)))
+            timed = _times(first)
+            rows[-1] |= {"candidates": timed, "again": round(again[min(timed, key=timed.get)] / min(again.values()), 3)}
+    return rows
+
+
+def _times(candidates: list[Candidate]) -> dict[str, float]:
+    return {f"{one.backend} in {one.precision}": round(one.ms, 2) for one in candidates if one.ms}
 
 
 def export_graphs(model: str, folder: Path) -> dict[str, Path]:

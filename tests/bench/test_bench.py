@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dlip import bench
-from dlip.bench import demo, growth, modules, optimized, precision, reading, reranking, search, step, stock, training
+from dlip import bench, data
+from dlip.bench import demo, growth, modules, precision, reading, reranking, search, step, stock, training
 from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.common.errors import UserError
@@ -222,10 +222,11 @@ def small(monkeypatch):
 def test_optimized_models_keep_scores(folder, monkeypatch):
     monkeypatch.setattr(optimize, "BACKENDS", ("dlip, packed",))
     monkeypatch.setattr(optimize, "PRECISIONS", ("fp32",))
-    monkeypatch.setattr(optimized, "built_in_models", lambda kind: ["scenes/student"])
-    settings, rows = optimized.run(rounds=1, images=12, data=str(folder))
+    monkeypatch.setattr(precision, "built_in_models", lambda kind: ["scenes/student"])
+    sets = {"scenes": Scenes("test", size=12), "photos": data.open(str(folder), "val")}
+    rows = precision.optimized(sets, rounds=1)
     names = ["scenes/student", "scenes/student by dlip, packed in fp32"]
-    assert [row["name"] for row in rows] == 2 * names and settings["images"] == 12
+    assert [row["name"] for row in rows] == 2 * names
     assert all(row["kept"] == 100 and row["ms"] > 0 for row in rows) and "facts_f1" in rows[0]
     assert rows[1]["again"] == 1 and [*rows[1]["candidates"]] == ["dlip, packed in fp32"]
 
@@ -233,6 +234,7 @@ def test_optimized_models_keep_scores(folder, monkeypatch):
 @pytest.mark.slow
 def test_precisions_keep_scores(exported_student, monkeypatch):
     monkeypatch.setattr(onnx_export, "trace", reuse_graphs(exported_student))
+    monkeypatch.setattr(precision, "built_in_models", lambda kind: [])
     settings, rows = precision.run(rounds=1, images=12)
     assert [row["name"] for row in rows] == ["fp32", "bf16", "int8", "onnx", "onnx-int8"] and settings["images"] == 12
     assert rows[0]["kept"] == 100 and rows[0]["mb"] > rows[1]["mb"] > rows[2]["mb"] > rows[4]["mb"]
