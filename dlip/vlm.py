@@ -1,6 +1,7 @@
 """A vision-language model as its users see it: images and texts in, captions, answers and scores out."""
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from PIL import Image
 
 from dlip.checkpoints.load import load_model, save_model
 from dlip.common.errors import UserError
-from dlip.common.text import plural, replace_surrogates
+from dlip.common.text import plural
 from dlip.data.batch import squares
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
@@ -92,9 +93,10 @@ class VLM:
 
     def words_read(self, text: str) -> int:
         """Number of words, separated by spaces, that are left of a text after truncation."""
-        self.tokenizer.fast.enable_truncation(self.med.config.max_text)
-        ends = (end for _, end in self.tokenizer.fast.encode(replace_surrogates(text)).offsets)
-        return len(text[: max(ends, default=0)].split())
+        longest = self.med.config.max_text
+        ends = [word.end() for word in re.finditer(r"\S+", text)][:longest]
+        ids, _ = self.tokenizer.encode([text[:end] for end in (0, *ends)] + [text], max_length=longest)
+        return next((words for words in range(len(ends)) if ids[words].equal(ids[-1])), len(ends))
 
     def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med` (of a composite the first model)."""

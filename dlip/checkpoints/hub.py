@@ -5,7 +5,7 @@ from pathlib import Path
 from dlip.checkpoints.tensors import INDEX
 from dlip.common.errors import UserError
 
-MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "model.safetensors", "model-*-of-*.safetensors")
+MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "spiece.model", "model.safetensors", "model-*-of-*.safetensors")
 
 
 def from_hub(name: str, patterns: tuple[str, ...]) -> Path:

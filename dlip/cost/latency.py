@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 class Workload:
     """One task of a model on a batch of random inputs; calling it runs the task.
 
-    retrieval: `batch` images, each with a text of `text_tokens`: ITC similarity and ITM score. captioning: `tokens` new
-    tokens. vqa: a question of `text_tokens`, an answer of `tokens`. tokens: None for `NEW_TOKENS`. Raises UserError for
-    an unknown task, or where the model has too few positions.
+    retrieval: `batch` images, each with a text of `text_tokens`: ITC similarity and, with `matching`, ITM score (None:
+    if the model has it). captioning: `tokens` new tokens. vqa: a question of `text_tokens`, an answer of `tokens`.
+    tokens: None for `NEW_TOKENS`. Raises UserError for an unknown task, for one that the model cannot do, for a CLIP or
+    SigLIP, or where the model has too few positions.
     """
 
     def __init__(
@@ -41,10 +42,15 @@ class Workload:
         beams: int = 3,
         tokens: int | None = None,
         text_tokens: int = TEXT_TOKENS,
+        matching: bool | None = None,
     ):
         if task not in TASKS:
             raise UserError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-        self.med: Med = getattr(model, "med", model).model_for(TASKS[task].abilities[-1]).eval()
+        abilities, med = TASKS[task].abilities, getattr(model, "med", model)
+        self.matching = can_match(med) if matching is None else matching
+        self.med: Med = med.model_for(abilities[-1 if task != "retrieval" or self.matching else 0]).eval()
+        if not isinstance(self.med, Med):
+            raise UserError("a CLIP or SigLIP cannot be timed; choose a BLIP")
         c, device, dtype = self.med.config, self.med.temp.device, self.med.temp.dtype
         prompt = (c.dec_id, *(c.prompt_ids if task == "captioning" else ()))
         self.task, self.beams = task, beams
@@ -75,7 +81,8 @@ class Workload:
         if self.task == "retrieval":
             texts = self.med.project_text(self.text())
             torch.matmul(self.med.project_image(states), texts.T)  # [B, B] similarities
-            self.med.match_logits(self.fusion(states))
+            if self.matching:
+                self.med.match_logits(self.fusion(states))
         elif self.task == "captioning":
             self.decoder(states, None)
         else:
@@ -101,7 +108,7 @@ class Workload:
             return calls | self._decoder_calls(states, None)
         fusion = {"fusion": lambda: self.fusion(states)}
         if self.task == "retrieval":
-            return calls | {"text": self.text} | fusion
+            return calls | {"text": self.text} | (fusion if self.matching else {})
         return calls | fusion | self._decoder_calls(self.med.question_states(self.fusion(states)), self.mask)
 
     def _decoder_calls(self, context: Tensor, mask: Tensor | None) -> dict[str, Callable[[], object]]:
@@ -116,6 +123,16 @@ class Workload:
             decoder(token)
 
         return {"decoder": lambda: self.decoder(context, mask), "decoder_step": step}
+
+
+def can_match(model: "Med | VLM") -> bool:
+    return "itm" in getattr(model, "med", model).abilities
+
+
+def workloads(models: "dict[str, Med | VLM]", task: str, **size) -> dict[str, Workload]:
+    """The same task of every model: retrieval without ITM's score if one of them lacks it."""
+    matching = all(map(can_match, models.values()))
+    return {name: Workload(model, task, matching=matching, **size) for name, model in models.items()}
 
 
 @torch.inference_mode()
@@ -134,7 +151,7 @@ def compare_latency(
     with the fraction done, 0 to 1, after each timed call. Raises UserError as `Workload`, and for models on different
     devices.
     """
-    work = {name: Workload(model, task, **size) for name, model in models.items()}
+    work = workloads(models, task, **size)
     if len({load.pixels.device for load in work.values()}) > 1:
         places = ", ".join(f"{name} on {load.pixels.device}" for name, load in work.items())
         raise UserError(f"times on different devices cannot be compared: {places}; move the models to one of them")
@@ -172,7 +189,7 @@ def throughput(
     """
     out = {name: [] for name in models}
     for place, batch in enumerate(batches):
-        work = {name: Workload(model, task, batch, **size) for name, model in models.items()}
+        work = workloads(models, task, batch=batch, **size)
         times = {name: [] for name in models}  # ms
         turns = list(product(range(1 + repeats), work.items()))
         for done, (turn, (name, load)) in enumerate(turns, 1):

@@ -10,7 +10,10 @@ from dlip.common.errors import UserError
 from dlip.common.text import replace_surrogates
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
+
+PIECES = "spiece.model"
+"""File of SigLIP's tokenizer, which stock `transformers` reads by the package sentencepiece."""
 
 
 class StockTokenizer:
@@ -19,29 +22,32 @@ class StockTokenizer:
     fixed_length: pad every text to the maximum length, as SigLIP was trained, whose padding is read too.
     """
 
-    def __init__(self, stock: "PreTrainedTokenizerFast", fixed_length: bool):
+    def __init__(self, stock: "PreTrainedTokenizerBase", fixed_length: bool):
         self.stock, self.fixed_length = stock, fixed_length
         self.pad_id: int = stock.pad_token_id
 
     @classmethod
     def load(cls, folder: Path, fixed_length: bool) -> "StockTokenizer":
-        """The tokenizer that stock `transformers` chooses for a folder, or its tokenizer.json where that is a slow one.
+        """The tokenizer that stock `transformers` chooses for a folder; its tokenizer.json where that needs a package
+        which is not installed.
 
         Raises UserError if there is none, or if it has no token for padding.
         """
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         stock = None
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "merges.txt")):  # stock makes an empty one
+        there = {name for name in ("tokenizer.json", "merges.txt", PIECES) if (folder / name).is_file()}
+        if not there:  # stock makes an empty one
             raise UserError(f"{folder} has no tokenizer.json; copy the checkpoint's own there")
         with suppress(Exception):  # the library raises many types, as for a missing sentencepiece
             stock = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if stock is None or not stock.is_fast:
+        if stock is None or not (stock.is_fast or PIECES in there):  # a slow one without its pieces is empty
             try:
                 stock = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
             except Exception:
                 raise UserError(
                     f"{folder} has no tokenizer that can be read; copy the checkpoint's tokenizer.json there"
+                    + (", or install sentencepiece" if PIECES in there else "")
                 ) from None
         if stock.pad_token_id is None:
             raise UserError(f"the tokenizer of {folder} has no token for padding; copy the checkpoint's own there")
@@ -51,11 +57,6 @@ class StockTokenizer:
     def masks_padding(self) -> bool:
         """Whether the model is told which tokens are padding; most SigLIP checkpoints are not."""
         return "attention_mask" in self.stock.model_input_names
-
-    @property
-    def fast(self):
-        """The tokenizer of the library `tokenizers`."""
-        return self.stock.backend_tokenizer
 
     def encode(self, texts: list[str], max_length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """ids int64 [N, T] and mask bool [N, T], truncated to `max_length`; all true where padding is read too."""

@@ -56,7 +56,10 @@ def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license
     """The header that the hub reads: library, license, teacher and data on the hub, results of the tasks."""
     config, name = record.get("config") or {}, model_name(vlm, record)
     results = [
-        EvalResult(task, record["data"], f"{record['data']} {record['split']}", metric, round(value, 2))
+        EvalResult(
+            PIPELINES.get(task, task), record["data"], record["data"], metric, round(value, 2),
+            dataset_split=record["split"],
+        )  # fmt: skip
         for (task, metric), value in measured(record).items()
         if task in tasks
     ]

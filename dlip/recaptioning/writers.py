@@ -70,7 +70,8 @@ class StockWriter:
             if is_out_of_memory(error):
                 raise
             raise UserError(
-                f"{name} cannot be loaded as an image-text-to-text model of transformers ({error}); check its files"
+                f"{name} cannot be loaded as an image-text-to-text model of transformers ({error}); check its files, "
+                "or name another model"
             ) from error
         tokenizer = getattr(self.processor, "tokenizer", None)
         if tokenizer is not None:
@@ -81,7 +82,7 @@ class StockWriter:
     def write(self, images: list[Image.Image | np.ndarray], config: WritingConfig) -> list[list[str]]:
         """As `Writer.write`. Raises UserError if the model refuses the prompt."""
         images = [as_pil(image) for image in images]
-        sampling = {"do_sample": True, "num_beams": 1, "top_p": config.top_p, "top_k": 0}
+        sampling = {"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_p": config.top_p, "top_k": 0}
         how = {"do_sample": False, "num_beams": config.beams} if config.beams else sampling
         try:
             inputs = self._inputs(images, config.prompt).to(self.model.device, self.model.dtype)

@@ -72,6 +72,7 @@ def test_missing_and_foreign_options_are_refused():
         parse("s --out o --cache", command="two")
     with pytest.raises(UserError, match="'a,,b' has an empty name"):
         comma_separated("a,,b")
+    assert comma_separated("a.pth:image_heads=4,text_heads=4, b") == ("a.pth:image_heads=4,text_heads=4", "b")
 
 
 def test_help_has_each_fields_docstring_and_default(capsys):

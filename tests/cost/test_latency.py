@@ -36,6 +36,16 @@ def test_latency_states_settings_and_modules(med, task):
     assert {name: figures[name] for name in stated} == stated
 
 
+def test_retrieval_is_timed_without_itm_if_one_model_lacks_it(med, monkeypatch):
+    by_itc = Med(scenes_size(32, 1, 2))
+    by_itc.abilities = frozenset({"itc", "lm"})
+    monkeypatch.setattr(Med, "match_logits", lambda *_: 1 / 0)
+    figures = compare_latency({"both": med, "itc": by_itc}, "retrieval", repeats=2, warmup=1)["models"]
+    assert set(figures["both"]["modules"]) == set(figures["itc"]["modules"]) == {"image", "text"}
+    assert throughput({"itc": by_itc}, "retrieval", batches=(1,), repeats=1)["itc"][0] > 0
+    assert memory(by_itc, "retrieval")["peak_mb"] > 0
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generated_texts_have_the_requested_tokens(med, beams):
     """Also where the model would end at once."""

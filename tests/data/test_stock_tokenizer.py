@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from sentencepiece import SentencePieceTrainer
+from transformers import SiglipTokenizer
 
 from dlip.common.errors import UserError
 from dlip.data.stock_tokenizer import StockTokenizer
@@ -50,6 +52,29 @@ def test_tokenizer_json_alone(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
     again = StockTokenizer.load(tmp_path, fixed_length=True).encode(["a red star"], 16)
     assert torch.equal(expected[0], again[0])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_sentencepiece_alone(masked, tmp_path, monkeypatch):
+    """As stock SigLIP tokenizers are saved: without tokenizer.json."""
+    sentences = ["a photo of the red cat", "two blue things sit on a mat", "one dog runs away from it"] * 20
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_prefix=str(tmp_path / "spiece"), vocab_size=60, hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    names = ["input_ids", "attention_mask"] if masked else ["input_ids"]
+    stock = SiglipTokenizer(str(tmp_path / "spiece.model"), model_input_names=names, model_max_length=16)
+    stock.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "config.json").write_text(json.dumps({"model_type": "siglip"}))
+    assert not (tmp_path / "saved" / "tokenizer.json").exists()
+    texts = ["A photo of the cat, two dogs!", "it"]
+    ids, mask = StockTokenizer.load(tmp_path / "saved", fixed_length=True).encode(texts, 16)
+    expected = stock(texts, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
+    assert torch.equal(ids, expected["input_ids"])
+    assert torch.equal(mask, expected["attention_mask"].bool() if masked else torch.ones(2, 16, dtype=torch.bool))
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: 1 / 0)
+    with pytest.raises(UserError, match="or install sentencepiece"):
+        StockTokenizer.load(tmp_path / "saved", fixed_length=True)
 
 
 def test_a_missing_or_damaged_tokenizer_is_refused(folder):

@@ -56,6 +56,8 @@ def test_tensorboard_has_the_losses_scores_captions_and_images_of_the_log(tmp_pa
     text = found.Tensors("caption/3/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert text == samples[3]["caption"]
     assert found.Images("caption/3")[-1].width == Scenes("val")[3].image.shape[1]
+    (settings,) = (tmp_path / "run" / "tensorboard").rglob("hparams.yml")
+    assert "train.batch_size: 4" in settings.read_text().splitlines()
 
 
 @pytest.mark.parametrize("resumed", [False, True])

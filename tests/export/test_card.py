@@ -48,8 +48,10 @@ def test_metadata_of_the_hub(to, folder, library, pipeline, published, tmp_path)
     assert (data.library_name, data.pipeline_tag, data.license) == (library, pipeline, "mit")
     assert data.base_model == ["Salesforce/blip-itm-base-coco"] and data.datasets == ["nlphuji/flickr30k"]
     assert "distillation" in data.tags
-    tasks = {"captioning": {"captioning"}, "retrieval": {"retrieval"}, "fp32": {"retrieval", "captioning", "vqa"}}
+    captioning, retrieval, vqa = "image-text-to-text", "retrieval", "visual-question-answering"
+    tasks = {"captioning": {captioning}, "retrieval": {retrieval}, "fp32": {retrieval, captioning, vqa}}
     assert {result.task_type for result in data.eval_results or []} == tasks.get(folder, set())
+    assert {result.dataset_split for result in data.eval_results or []} <= {"test"}
     assert ("## Results" in card.text) == bool(data.eval_results) and "## Training" in card.text
 
 
@@ -62,20 +64,26 @@ def test_what_is_unknown_is_left_out(tiny, tmp_path):
 def test_folders_load_from_the_cache_of_a_hub(published, tmp_path):
     """In a process of its own, as the hub's library reads its settings when it is imported."""
     folders = to_dlip(str(published), tmp_path / "out")[0] | to_transformers(str(published), tmp_path / "out")[0]
-    for name in ("fp32", "captioning"):
+    for name in ("fp32", "captioning", "retrieval"):
         repository = tmp_path / "hub" / f"models--me--{name}"
         shutil.copytree(folders[name], repository / "snapshots" / "abc")
         (repository / "refs").mkdir()
         (repository / "refs" / "main").write_text("abc")
     code = """if True:
+        import torch
         import dlip
         from dlip.data.scenes.dataset import Scenes
         images = [Scenes("val")[i].image for i in range(2)]
         for name in ("fp32", "captioning"):
             print(dlip.load(f"me/{name}").caption(images))
+        from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
+        for name, of in (("captioning", BlipForConditionalGeneration), ("retrieval", BlipForImageTextRetrieval)):
+            stock, own = of.from_pretrained(f"me/{name}"), dlip.load(f"me/{name}").med
+            print(len(stock.state_dict()) > 50, torch.equal(
+                stock.vision_model.post_layernorm.weight, own.vision_model.post_layernorm.weight))
     """
     offline = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=offline)
     assert done.returncode == 0, done.stderr
     captions = str(dlip.load(published).caption([Scenes("val")[i].image for i in range(2)]))
-    assert done.stdout.splitlines() == [captions, captions]
+    assert done.stdout.splitlines() == [captions, captions, "True True", "True True"]

@@ -117,6 +117,14 @@ def test_the_filter_keeps_what_the_teacher_scores_highest(source, writer, tmp_pa
     assert 0 < result["splits"]["train"]["written"] == sum(map(len, passed)) < 20
 
 
+def test_a_filter_of_itc_alone_names_the_option(source, writer, tmp_path, make_vlm):
+    teacher = make_vlm(3)
+    teacher.med.abilities = frozenset({"itc"})
+    teacher.save(tmp_path / "teacher")
+    with pytest.raises(UserError, match="no ITM score; add --score itc"):
+        make(source, tmp_path / "out", writing(writer, filter=str(tmp_path / "teacher")), keep=1)
+
+
 def test_a_killed_command_continues_to_the_same_result(source, writer, tmp_path, monkeypatch):
     config = writing(writer, filter=writer)
     make(source, tmp_path / "whole", config, keep=2)
