@@ -57,7 +57,11 @@ def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license
     config, name = record.get("config") or {}, model_name(vlm, record)
     results = [
         EvalResult(
-            PIPELINES.get(task, task), record["data"], record["data"], metric, round(value, 2),
+            PIPELINES.get(task, task),
+            record["data"],
+            record["data"],
+            metric,
+            round(value, 2),
             dataset_split=record["split"],
         )  # fmt: skip
         for (task, metric), value in measured(record).items()
