@@ -12,6 +12,7 @@ from dlip.checkpoints.load import built_in_models, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.export.onnx_runner import Runner
+from dlip.export.optimize import Optimized
 from dlip.vlm import VLM
 
 from . import inputs
@@ -27,7 +28,7 @@ nobody holds it while a model is loaded."""
 
 _fixed: tuple[str, ...] = ()
 _optimizes = False
-_optimized: WeakKeyDictionary[VLM, VLM | Runner] = WeakKeyDictionary()
+_optimized: WeakKeyDictionary[VLM, Optimized] = WeakKeyDictionary()
 _loaded: OrderedDict[tuple[str, tuple[int, ...]], Future[VLM]] = OrderedDict()
 """Models by name and version, those being loaded included; the most recently used one last."""
 
@@ -45,9 +46,11 @@ def optimize(wanted: bool) -> None:
     _optimizes = wanted
 
 
-def fastest(vlm: VLM) -> VLM | Runner:
-    """What `dlip.export.optimize.optimize` picked for a loaded model; the model itself if it was not optimized."""
-    return _optimized.get(vlm, vlm)
+def fastest(vlm: VLM, captions: bool) -> VLM | Runner | Optimized:
+    """What `dlip.export.optimize.optimize` made of a loaded model, for captions what runs these; the model itself if it
+    was not optimized."""
+    optimized = _optimized.get(vlm)
+    return vlm if optimized is None else optimized.pick("caption", 1) if captions else optimized
 
 
 def are_fixed() -> bool:

@@ -23,7 +23,7 @@ from dlip.models.generate import beam_search, generate
 from dlip.models.med import Med
 
 if TYPE_CHECKING:
-    from dlip.export.onnx_runner import Runner
+    from dlip.export.optimize import Optimized
 
 ImageInput = Image.Image | str | Path
 MAX_ANSWER_TOKENS = 10
@@ -57,9 +57,9 @@ class VLM:
         pack(self.med)
         return self
 
-    def optimize(self, tolerance: float = 0.05) -> "VLM | Runner":
-        """Return this model on the machine's fastest backend, with the same methods for captions, answers and scores;
-        its `name` says what that is. See `dlip.export.optimize.optimize`."""
+    def optimize(self, tolerance: float = 0.05) -> "Optimized":
+        """Return this model with the same methods for captions, answers and scores, each run by the backend that is the
+        fastest at it on this machine's CPU; `name` says which. See `dlip.export.optimize.optimize`."""
         from dlip.export.optimize import optimize  # nothing else here imports what lies above
 
         return optimize(self, tolerance)[0]

@@ -14,6 +14,7 @@ from dlip.common.errors import MissingAbility, UserError
 from dlip.cost.count import Macs, needed_params, retrieval_macs, task_macs
 from dlip.data.transforms import resize_square
 from dlip.export.onnx_runner import Runner
+from dlip.export.optimize import Optimized
 from dlip.models.med import Med
 from dlip.vlm import VLM
 
@@ -145,7 +146,7 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
     def rank(vlm: VLM) -> dict:
         ability = "itm" if "itm" in vlm.med.abilities else "itc"
 
-        def score(model: VLM | Runner, batch: list) -> tuple[list[float], list[float | None]]:
+        def score(model: VLM | Optimized, batch: list) -> tuple[list[float], list[float | None]]:
             itm = model.match(batch * len(texts), texts).tolist() if ability == "itm" else [None] * len(texts)
             return model.similarity(batch, texts)[0].tolist(), itm
 
@@ -180,14 +181,14 @@ def _results(teacher: str, student: str, compute: Callable[[VLM], dict], empty: 
 
 
 def _timed(
-    vlm: VLM, ability: str, image: Image.Image, compute: Callable[[VLM | Runner, list], object], optimized: bool
+    vlm: VLM, ability: str, image: Image.Image, compute: Callable[[object, list], object], optimized: bool
 ) -> tuple:
     """Result of `compute(model, [image])`, its milliseconds, and the number of decoder steps. The image is resized
     before, unless each of several models, or a CLIP, has its own way.
 
-    optimized: whether the backend that `models.fastest` names has what `compute` calls.
+    optimized: whether what `models.fastest` gives has what `compute` calls.
     """
-    model = models.fastest(vlm) if optimized else vlm
+    model = models.fastest(vlm, ability == "lm") if optimized else vlm
     med, steps = vlm.med.model_for(ability), []
     with ExitStack() as hooks:
         if isinstance(med, Med):  # others have no decoder
@@ -196,7 +197,7 @@ def _timed(
         if isinstance(model, Runner):
             part = model.part(ability)
             part.steps = 0
-        elif isinstance(med, Med):
+        elif isinstance(model, VLM) and isinstance(med, Med):
             decoder = model.med.model_for(ability).text_decoder
             hooks.callback(decoder.cls.register_forward_hook(lambda *_: steps.append(1)).remove)
         start = time.perf_counter()

@@ -19,20 +19,23 @@ from dlip.cost.count import context_macs, image_macs, step_macs, task_macs
 from dlip.cost.memory import peak_mb
 from dlip.export import backends
 from dlip.export.backends.agreement import (
-    BEAMS,
+    BATCHES,
     OUTPUTS,
     TEXT,
     TOKENS,
     Inputs,
     outputs_of,
+    reference,
     relative_errors,
 )
+from dlip.export.backends.base import BEAMS
 from dlip.export.backends.worker import Worker
+from dlip.export.optimize import BACKENDS, TOLERANCE
 from dlip.models.backbone import backbone_size
 from dlip.models.config import ModelConfig
 from dlip.vlm import VLM
 
-RANDOM, BATCHES = ("blip-base", "dlip-small"), (1, 8)
+RANDOM = ("blip-base", "dlip-small")
 SHIPPED = ("scenes/teacher", "scenes/student", "photos/teacher", "photos/student")
 SAMPLES = 16
 """Images by which 8-bit ranges are chosen."""
@@ -79,9 +82,8 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     ]  # fmt: skip
     for model in (*RANDOM, *SHIPPED):
         with TemporaryDirectory() as folder:  # the conversions of BLIP-Base take some 10 GB
-            cells = (
-                [Cell(output, n) for output in OUTPUTS for n in BATCHES] if model in RANDOM else [Cell("caption", 1)]
-            )
+            cells = [Cell(output, n) for output in OUTPUT_TITLES for n in BATCHES]
+            cells = cells if model in RANDOM else [Cell("caption", 1)]
             rows += compare(model, saved(model, Path(folder)), Path(folder), cells, rounds, threads, peaks)
     settings = {"image_size": 224, "beams": BEAMS, "tokens": TOKENS, "text_tokens": TEXT, "rounds": rounds}
     versions = {package: version(package) for name in backends.CLASSES for package in backends.packages(name)}
@@ -101,13 +103,12 @@ def compare(
 ) -> list[dict]:
     """The rows of a model: every precision's backends, timed in turns. path: of the model; folder: for conversions."""
     vlm = VLM.load(path)
-    config, names = vlm.med.config, outputs_of(vlm)
-    inputs = Inputs(config, max(SAMPLES, *(cell.batch for cell in cells)))
-    reference = DLIP if config.image_backbone else STOCK
-    here = backends.make(*DLIP).prepare(path, folder / "dlip-fp32", None)
-    expected, rows = inputs.outputs(here, names), []
+    config, names, batches = vlm.med.config, outputs_of(vlm), sorted({cell.batch for cell in cells})
+    inputs, first = Inputs(config, SAMPLES), DLIP if config.image_backbone else STOCK
+    expected = reference(backends.make(*DLIP).prepare(path, folder / "dlip-fp32", None), inputs, names, batches)
+    rows = []
     for precision in CLASSES:
-        variants = [reference, *((name, precision) for name in backends.CLASSES if (name, precision) != reference)]
+        variants = [first, *((name, precision) for name in backends.CLASSES if (name, precision) != first)]
         with ExitStack() as stack:
             workers, errors = {}, {}
             for name, own in variants:
@@ -118,10 +119,10 @@ def compare(
                     Worker(*job).stop()  # converts the model
                     worker = Worker(*job)
                     stack.callback(worker.stop)
-                    outputs = inputs.outputs(worker, names)
+                    outputs = inputs.outputs(worker, names, batches)
                     errors[name, own] = difference(f"{model} by {worker.name}", own, expected, outputs)
                 except UserError as reason:
-                    if (name, own) == reference:  # ratios are relative to it
+                    if (name, own) == first:  # ratios are relative to it
                         raise
                     rows.append({"name": name, "model": model, "precision": own, "cannot": str(reason)})
                     continue
@@ -175,11 +176,12 @@ def difference(name: str, precision: str, expected: dict, actual: dict) -> float
     Raises UserError if it exceeds `TOLERANCES`, or captions in fp32 are not the same.
     """
     errors = relative_errors(expected, actual)
-    for output, error in errors.items():
+    for (output, batch), error in errors.items():
         if not error <= TOLERANCES[precision]:  # also where it is NaN
-            raise UserError(f"the {output} of {name} differ by {error:.2g} from this package's")
-    if precision == "fp32" and actual["caption"] != expected["caption"]:
-        raise UserError(f"the caption of {name} differs from this package's")
+            raise UserError(f"the {output} of {name} differ by {error:.2g} from this package's, batch {batch}")
+    for (output, batch), texts in actual.items():
+        if output == "caption" and precision == "fp32" and texts != expected[output, batch]:
+            raise UserError(f"the captions of {name} differ from this package's, batch {batch}")
     return max(errors.values())
 
 
@@ -260,6 +262,33 @@ def speed_over_peers(by_name: dict[str, dict]) -> float:
         for own in (True, False)
     )
     return peers / here
+
+
+def picks(record: dict) -> str:
+    """The fastest backend that `optimize` can pick for every model, output and batch, and the fastest other one, as a
+    table in Markdown: of those within its tolerance, in any precision.
+    """
+    lines = ["| | optimize, ms | fastest other, ms | ratio | share of the limit |", "|---" * 5 + "|"]
+    errors = {(one["model"], one["name"], one["precision"]): one["error"] for one in record["rows"] if "error" in one}
+    cells: dict[tuple, list[dict]] = {}
+    limits = {}
+    for one in record["rows"]:
+        cell = tuple(one.get(key) for key in ("output", "model", "batch"))
+        if one["name"] == "limit":
+            limits[*cell, one["precision"]] = one["ms"]
+        elif "output" in one and errors[one["model"], one["name"], one["precision"]] <= TOLERANCE:
+            cells.setdefault(cell, []).append(one)
+    for (output, model, batch), rows in cells.items():
+        own, other = (
+            min((one for one in rows if (one["name"] in BACKENDS) == serves), key=lambda one: one["ms"], default=None)
+            for serves in (True, False)
+        )
+        title = f"{OUTPUT_TITLES[output]}, {TITLES.get(model, model)}, batch {batch}"
+        times = [f"{three_digits(one['ms'])}, {one['name']} {one['precision']}" if one else "" for one in (own, other)]
+        ratio = f"{other['ms'] / own['ms']:.2f}" if own and other else ""
+        share = f"{100 * limits[output, model, batch, own['precision']] / own['ms']:.0f}%" if own else ""
+        lines.append(f"| {' | '.join([title, *times, ratio, share])} |")
+    return "\n".join(lines)
 
 
 def footprints(record: dict) -> str:

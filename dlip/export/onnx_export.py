@@ -150,7 +150,7 @@ class DecoderGraph(Graph):
         """Scores and tokens; keys and values are read from the cache and added to it."""
         c, tensors = self.med.config, iter(cross)
         pairs = [(next(tensors), next(tensors)) if i in c.fusion_layers else None for i in range(c.text_layers)]
-        states = self.med.text_decoder.bert(token.reshape(-1, 1), None, pairs, mask, cache=cache)
+        states = self.med.text_decoder.bert(token.reshape(-1, 1), cache.mask, pairs, mask, cache=cache)
         scores = self.med.text_decoder.cls(states[:, 0]).float().log_softmax(-1)  # [N, V]
         return scores.unflatten(0, token.shape).topk(2 * token.shape[1])
 
@@ -167,6 +167,9 @@ class DecoderGraph(Graph):
 
 class Past:
     """The decoder's cache in a graph: takes keys and values [L, 2, N, H, t, d], collects each layer's longer ones."""
+
+    mask = None
+    """All of them are valid."""
 
     def __init__(self, past: Tensor):
         self.past, self.length, self.present = past, past.shape[4], []

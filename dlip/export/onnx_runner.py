@@ -26,7 +26,7 @@ PAIR_BATCH = 64
 class Part:
     """The graphs of one model, each opened when it first runs.
 
-    config: an entry of "parts" in config.json. spin: waiting threads keep their core, for programs without other ones.
+    config: an entry of "parts" in config.json. spin: threads that wait within a call keep their core.
     """
 
     steps = 0
@@ -43,6 +43,7 @@ class Part:
             options.intra_op_num_threads = self.threads
             options.add_session_config_entry("session.x64quantprecision", "1")  # no overflow on processors without VNNI
             options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spin)))
+            options.add_session_config_entry("session.force_spinning_stop", "1")
             self.sessions[graph] = onnxruntime.InferenceSession(
                 self.folder / f"{graph}.onnx", options, providers=["CPUExecutionProvider"]
             )
@@ -193,12 +194,18 @@ class Runner:
         return np.array(ids), np.array(mask, bool)  # [N, T]
 
     def _pairs(self, part: Part, images: list, texts: list[str]) -> tuple[np.ndarray, ...]:
-        """Ids and mask of texts [N, T], image states, and the row of each text's image in these [N]."""
+        """Ids and mask of texts [N, T], image states, and the row of each text's image in these [N]; the same object is
+        encoded once."""
         images, texts = as_list(images, "image"), as_list(texts, "text")
         if len(images) not in (1, len(texts)):
             raise UserError(f"{len(images)} images and {len(texts)} texts; give one text per image, or a single image")
-        states = self._encode(part, images, "states")
-        return *self._tokenize(part, texts), states, np.arange(len(texts)) % len(images)
+        distinct = {id(image): image for image in images}
+        states, index = (
+            self._encode(part, [*distinct.values()], "states"),
+            {key: row for row, key in enumerate(distinct)},
+        )
+        rows = np.array([index[id(image)] for image in images])
+        return *self._tokenize(part, texts), states, rows.repeat(len(texts) // len(images))
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         return self.tokenizer.decode_batch(rows, skip_special_tokens=True)

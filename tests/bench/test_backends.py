@@ -6,7 +6,7 @@ import pytest
 from dlip import bench
 from dlip.bench import backends as benchmark
 from dlip.bench import step
-from dlip.bench.backends import Cell, difference, footprints, limit_s, speed_over_peers, table
+from dlip.bench.backends import Cell, difference, footprints, limit_s, picks, speed_over_peers, table
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_student, texts_of
@@ -40,6 +40,21 @@ def test_table_of_times():
     ]]  # fmt: skip
 
 
+def test_table_of_what_optimize_can_pick():
+    """OpenVINO is faster but too far off; the fastest other is what cannot serve, in another precision."""
+    rows = [
+        *map(dict, RECORD["rows"][2:6]),
+        {"name": "torch.compile", "ms": 250.0, **CELL, "precision": "bf16"},
+        *({"name": name, "model": "blip-base", "precision": precision, "error": error} for name, precision, error in
+          (("dlip, packed", "int8", 0.05), ("onnxruntime", "int8", 0.01), ("OpenVINO", "int8", 0.2),
+           ("torch.compile", "bf16", 0.01))),
+    ]  # fmt: skip
+    rows[2]["ms"] = 100.0
+    assert picks({"rows": rows}).splitlines()[2:] == [
+        "| caption, BLIP-Base, batch 8 | 200, dlip, packed int8 | 250, torch.compile bf16 | 1.25 | 31% |"
+    ]
+
+
 def test_table_of_footprints():
     assert footprints(RECORD).splitlines()[2:] == ["| scenes/student, half, OpenVINO | 1,234 | 7.25 | 0.500 | 0.01 |"]
 
@@ -71,18 +86,23 @@ def test_limit_reads_an_image_backbone_too():
 
 
 def test_difference_by_precision():
-    outputs = {"states": [1.0, 0.0], "pair": [0.0, 1.0], "scores": [3.0, 4.0], "caption": [[1, 2]]}
-    outputs = {name: np.array(value) if name != "caption" else value for name, value in outputs.items()}
-    assert difference("x", "fp32", outputs, outputs) == 0
-    off = {**outputs, "pair": np.array([0.0, 1.01])}
-    assert difference("x", "bf16", outputs, off) == pytest.approx(0.01)
-    with pytest.raises(UserError, match="the pair of x differ by 0.01 from"):
-        difference("x", "fp32", outputs, off)
-    for output in ("states", "pair", "scores"):
-        with pytest.raises(UserError, match=f"the {output} of x differ by nan from"):
-            difference("x", "int8", outputs, {**outputs, output: np.array([np.nan, 1.0])})
-    with pytest.raises(UserError, match="the caption of x differs"):
-        difference("x", "fp32", outputs, {**outputs, "caption": [[1, 3]]})
+    best = np.array([[[-1.0, -2.0]]]), np.array([[[2, 0]]])  # after one token of one text
+    outputs = {("states", 1): np.array([1.0, 0.0]), ("pair", 8): np.array([0.0, 1.0]), ("scores", 8): best,
+               ("caption", 8): [[1, 2]]}  # fmt: skip
+    expected = outputs | {("log_probs", 8): np.array([[[-2.0, -6.0, -1.0]]])}
+    assert difference("x", "fp32", expected, outputs) == 0
+    off = {**outputs, ("pair", 8): np.array([0.0, 1.01])}
+    assert difference("x", "bf16", expected, off) == pytest.approx(0.01)
+    with pytest.raises(UserError, match="the pair of x differ by 0.01 from .* batch 8"):
+        difference("x", "fp32", expected, off)
+    lower = {**outputs, ("scores", 8): (best[0] - 0.05, best[1])}  # the best are 2 and 1 above the mean of -3
+    assert difference("x", "int8", expected, lower) == pytest.approx(0.05 * (2 / 5) ** 0.5)
+    nan = np.array([np.nan, 1.0])
+    for output, wrong in ((("states", 1), nan), (("pair", 8), nan), (("scores", 8), (np.nan * best[0], best[1]))):
+        with pytest.raises(UserError, match=f"the {output[0]} of x differ by nan from"):
+            difference("x", "int8", expected, {**outputs, output: wrong})
+    with pytest.raises(UserError, match="the captions of x differ from .* batch 8"):
+        difference("x", "fp32", expected, {**outputs, ("caption", 8): [[1, 3]]})
 
 
 def test_missing_package(monkeypatch):
@@ -106,7 +126,7 @@ def test_backends_take_turns_in_processes(monkeypatch):
     rows = [row for row in record["rows"] if row.get("precision") == "int8"]
     assert [(row["name"], row.get("output")) for row in rows] == [
         ("product, int8", None), ("stock int8", None),
-        *((name, output) for output in benchmark.OUTPUTS for name in ("dlip, packed", "limit")),
+        *((name, output) for output in benchmark.OUTPUT_TITLES for name in ("dlip, packed", "limit")),
         ("dlip, packed", None),
     ]  # fmt: skip
     assert all(row["ratio"] > 0 for row in rows if row["name"] == "dlip, packed" and "output" in row)

@@ -229,12 +229,38 @@ def test_optimized_models_keep_scores(folder, monkeypatch):
     assert [row["name"] for row in rows] == 2 * names
     assert all(row["kept"] == 100 and row["ms"] > 0 for row in rows) and "facts_f1" in rows[0]
     assert rows[1]["again"] == 1 and [*rows[1]["candidates"]] == ["dlip, packed in fp32"]
+    assert rows[1]["picks"].keys() == {
+        "caption, 1",
+        "caption, 8",
+        "image, 1",
+        "image, 8",
+        "match, 1",
+        "match, 8",
+        "rank, 64",
+    }
+
+
+def test_a_pick_is_compared_with_the_fastest_of_a_second_run(monkeypatch):
+    times = [({"a": 1.0}, {"a": 2.0}), ({"a": 3.0}, {"a": 2.0})]
+    runs = iter(
+        [
+            None,
+            [optimize.Candidate("x", "fp32", x), optimize.Candidate("y", "bf16", y), optimize.Candidate("z", "int8")],
+        ]
+        for x, y in times
+    )
+    monkeypatch.setattr(precision, "optimize", lambda vlm, cache: next(runs))
+    _, about = precision.optimized_twice(None, "")
+    assert about == {
+        "candidates": {"x in fp32": {"a": 1.0}, "y in bf16": {"a": 2.0}}, "picks": {"a": "x in fp32"}, "again": 1.5,
+    }  # fmt: skip
 
 
 @pytest.mark.slow
 def test_precisions_keep_scores(exported_student, monkeypatch):
     monkeypatch.setattr(onnx_export, "trace", reuse_graphs(exported_student))
     monkeypatch.setattr(precision, "built_in_models", lambda kind: [])
+    monkeypatch.setattr(precision, "RANDOM", ())
     settings, rows = precision.run(rounds=1, images=12)
     assert [row["name"] for row in rows] == ["fp32", "bf16", "int8", "onnx", "onnx-int8"] and settings["images"] == 12
     assert rows[0]["kept"] == 100 and rows[0]["mb"] > rows[1]["mb"] > rows[2]["mb"] > rows[4]["mb"]

@@ -24,6 +24,7 @@ def test_scores_are_those_of_the_model(backend, tiny, tmp_path, monkeypatch):
     assert {task: optimized[task] for task in SCORES} == {task: plain[task] for task in SCORES}
     assert optimized["model"] == f"model by {backend} in fp32"
     assert [(one["backend"], one["precision"]) for one in optimized["optimized"]] == [(backend, "fp32")]
+    assert optimized["optimized"][0]["ms"]["caption, 8"] > 0
 
 
 @pytest.mark.parametrize("option", ["--precision bf16", "--bounds", "--answers file", "--results file"])

@@ -7,6 +7,7 @@ import pytest
 
 from dlip.common.errors import UserError
 from dlip.export import backends
+from dlip.export.backends.agreement import score_error
 from dlip.models.med import Med
 from dlip.vlm import VLM
 from tests.helpers import randomize_weights
@@ -39,7 +40,7 @@ def outputs(backend, images, ids, c) -> dict:
     texts[:, 0], forced[:, 0] = c.enc_id, c.dec_id
     return {
         "states": backend.image_states(images), "pair": backend.pair_score(images, texts),
-        "scores": backend.next_scores(images, forced), "captions": backend.caption(images, 3, 9),
+        "scores": backend.next_scores(images, forced), "forced": forced, "captions": backend.caption(images, 3, 9),
         "greedy": backend.caption(images[:1], 1, 9),
     }  # fmt: skip
 
@@ -47,7 +48,9 @@ def outputs(backend, images, ids, c) -> dict:
 @pytest.fixture(scope="module")
 def expected(model):
     folder, *inputs = model
-    return outputs(backends.make("dlip", "fp32").prepare(folder / "model", folder / "dlip", inputs[0]), *inputs)
+    backend = backends.make("dlip", "fp32").prepare(folder / "model", folder / "dlip", inputs[0])
+    expected = outputs(backend, *inputs)
+    return expected | {"log_probs": backend.log_probs(inputs[0], expected["forced"])}
 
 
 @pytest.mark.parametrize(("name", "precision"), VARIANTS)
@@ -59,7 +62,8 @@ def test_backend_equals_this_package(name, precision, model, expected):
     backends.make(name, precision, threads=1).prepare(folder / "model", place, inputs[0])
     backend = backends.make(name, precision, threads=1).prepare("not read again", place, inputs[0])
     actual = outputs(backend, *inputs)
-    for output in ("states", "pair", "scores"):
+    assert score_error(expected["log_probs"], *actual["scores"]) < TOLERANCES[precision]
+    for output in ("states", "pair"):
         error = np.linalg.norm(actual[output] - expected[output]) / np.linalg.norm(expected[output])
         assert error < TOLERANCES[precision], output
     if precision == "fp32":

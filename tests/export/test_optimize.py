@@ -3,18 +3,20 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import dlip
-from dlip.common.errors import UserError
+from dlip.common.errors import MissingAbility, UserError
 from dlip.data import FirstN
 from dlip.export import optimize as module
-from dlip.export.optimize import Candidate, optimize
+from dlip.export.optimize import Candidate, Optimized, optimize
 from dlip.models.fast import linear
 from dlip.models.fast.precision import convert_precision
 from dlip.models.med import Med
 from dlip.vlm import VLM
 
+SIZED = [f"{what}, {size}" for what, sizes in module.SIZES.items() for size in sizes]
 TEXTS = ["is there a red circle?", "what color is the large square at left?"]
 
 
@@ -24,13 +26,19 @@ def cache(tmp_path_factory):
 
 
 def pick(monkeypatch, backend: str, precision: str) -> None:
-    """Make this candidate the fastest."""
+    """Make this candidate the fastest at everything."""
+    make, wanted = module.backends.make, []
 
-    def times(ready, inputs):
-        names = {module.backends.make(name, "fp32").__class__: name for name in module.BACKENDS}
-        return [1.0 if (names[type(one)], one.precision) == (backend, precision) else 2.0 for one in ready]
+    def marked(name, own, *options):
+        made = make(name, own, *options)
+        if (name, own) == (backend, precision):
+            wanted.append(made)
+        return made
 
-    monkeypatch.setattr(module, "caption_times", times)
+    monkeypatch.setattr(module.backends, "make", marked)
+    monkeypatch.setattr(
+        module, "measure", lambda models, *_: [1.0 if any(m is one.model for one in wanted) else 2.0 for m in models]
+    )
 
 
 @pytest.mark.parametrize("backend", ["dlip, packed", "onnxruntime", "OpenVINO"])
@@ -55,12 +63,41 @@ def test_fastest_backend_has_the_methods_of_a_vlm(backend, tiny, scenes, cache, 
     assert scores[0] == scores[1]
 
 
+class Recorder:
+    """Stands for a model and records what it is called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda images, *rest: self.calls.append((name, len(images))) or np.zeros((len(images), 4))
+
+
+def test_every_method_is_run_by_what_was_fastest_at_it_for_as_many():
+    picks = {(what, size): Recorder() for what, sizes in module.SIZES.items() for size in sizes}
+    model, image, texts = Optimized("x", picks), "image.png", [""] * 9
+    model.caption([image])
+    model.caption([image] * 9)
+    model.answer([image] * 7, texts[:7])
+    model.match([image], texts[:1])
+    model.match([str(i) for i in range(9)], texts)
+    model.match([image] * 9, texts)
+    model.similarity([image], texts)
+    called = {pick: one.calls for pick, one in picks.items()}
+    assert called == {
+        ("caption", 1): [("caption", 1), ("answer", 7)], ("caption", 8): [("caption", 9)],
+        ("match", 1): [("match", 1)], ("match", 8): [("match", 9)], ("rank", 64): [("match", 9)],
+        ("image", 1): [("embed_images", 1)], ("image", 8): [("embed_texts", 9)],
+    }  # fmt: skip
+
+
 def test_candidates_beyond_the_tolerance_are_not_timed(tiny, cache, monkeypatch):
     monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
     pick(monkeypatch, "dlip, packed", "fp32")
     model, candidates = optimize(tiny, tolerance=1e-6, cache=cache)
-    assert isinstance(model, VLM) and candidates[0] == Candidate("dlip, packed", "fp32", 1.0, candidates[0].error)
-    assert {one.precision: one.ms for one in candidates[1:]} == {"bf16": None, "int8": None}
+    times = dict.fromkeys(SIZED, 1.0)
+    assert candidates[0] == Candidate("dlip, packed", "fp32", times, candidates[0].error)
+    assert {one.precision: one.ms for one in candidates[1:]} == {"bf16": {}, "int8": {}}
     assert all("outputs differ by" in one.reason for one in candidates[1:])
     model, candidates = optimize(tiny, tolerance=1.0, cache=cache)
     assert all(one.ms for one in candidates)
@@ -71,10 +108,10 @@ def test_a_backend_that_fails_is_passed_over(tiny, cache, monkeypatch):
     monkeypatch.setattr(module, "BACKENDS", ("dlip, packed", "OpenVINO"))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     model, (_, failed) = optimize(tiny, cache=cache)
-    assert isinstance(model, VLM) and "not installed" in failed.reason
+    assert isinstance(model.pick("caption", 1), VLM) and "not installed" in failed.reason
 
 
-def test_models_without_itm_are_optimized(tiny, tmp_path, monkeypatch):
+def test_models_without_itm_are_optimized(tiny, scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BACKENDS", ("onnxruntime",))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     pick(monkeypatch, "onnxruntime", "fp32")
@@ -82,13 +119,19 @@ def test_models_without_itm_are_optimized(tiny, tmp_path, monkeypatch):
     med.load_state_dict(tiny.med.state_dict())
     med.abilities = frozenset({"itc", "lm", "vqa"})
     model, (candidate,) = optimize(VLM(med, tiny.tokenizer, "part"), cache=tmp_path)
-    assert candidate.error < 1e-4 and model.abilities == med.abilities
+    assert candidate.error < 1e-4 and model.pick("caption", 1).abilities == med.abilities
+    with pytest.raises(MissingAbility):
+        model.match(["image.png"], TEXTS[:1])
+    images = [item.image for item in scenes][:2]
+    scores = dlip.evaluate(model, FirstN(scenes, 2), tasks=("retrieval",), progress=False)["retrieval"]
+    assert scores == dlip.evaluate(tiny, FirstN(scenes, 2), tasks=("retrieval",), k=0, progress=False)["retrieval"]
+    assert model.embed_images(images).shape == (2, tiny.med.config.embed_dim)
 
 
 def test_candidates_with_nan_are_refused(tiny, cache, monkeypatch):
     monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
-    errors = {"states": 0.0, "pair": float("nan"), "scores": 0.0}
+    errors = {("states", 1): 0.0, ("pair", 1): float("nan"), ("scores", 1): 0.0}
     monkeypatch.setattr(module, "relative_errors", lambda expected, actual: errors)
     with pytest.raises(UserError, match="no backend keeps the outputs within 0.05 .* differ by nan"):
         optimize(tiny, cache=cache)
@@ -101,8 +144,9 @@ def test_other_heads_are_another_model(tiny, cache, monkeypatch):
     heads = tiny.med.config.text_heads // 2
     other = VLM(Med(replace(tiny.med.config, text_heads=heads)).eval(), tiny.tokenizer, "other")
     other.med.load_state_dict(tiny.med.state_dict())
-    assert optimize(tiny, cache=cache)[0].med.config.text_heads == 2 * heads
-    assert optimize(other, cache=cache)[0].med.config.text_heads == heads
+    assert [optimize(vlm, cache=cache)[0].pick("caption", 1).med.config.text_heads for vlm in (tiny, other)] == [
+        2 * heads, heads,
+    ]  # fmt: skip
 
 
 def test_every_candidate_is_timed(tiny, cache, monkeypatch):
@@ -110,8 +154,13 @@ def test_every_candidate_is_timed(tiny, cache, monkeypatch):
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     ticks = iter(range(0, 1000))
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks) ** 2)
+    monkeypatch.setattr(module, "SIZES", {"caption": (1, 8)})
+    monkeypatch.setattr(module, "ROUNDS", {1: 3})
     _, (candidate,) = optimize(tiny, cache=cache)
-    assert candidate.ms == 1000 * (7**2 - 6**2)  # the median of five, the first of six left out
+    assert candidate.ms == {
+        "caption, 1": 1000 * (5**2 - 4**2),  # the median of three, the first of four left out
+        "caption, 8": 1000 * (15**2 - 14**2),  # of five
+    }
 
 
 def test_model_in_another_precision_is_refused(tiny, cache):

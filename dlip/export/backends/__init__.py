@@ -16,7 +16,7 @@ CLASSES = {
     "dlip, packed": "torch_backends:Packed",
     "onnxruntime": "onnxruntime_backend:OnnxRuntime",
     "OpenVINO": "openvino_backend:OpenVino",
-    "torch.compile": "torch_backends:Compiled",
+    "torch.compile": "compiled_backend:Compiled",
 }
 """Name of a backend -> its module and class."""
 

@@ -4,45 +4,46 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.scenes.world import SIDE
+from dlip.data.transforms import resize_square
 from dlip.export.backends.base import BEAMS, Backend
 from dlip.models.config import ModelConfig
 
 if TYPE_CHECKING:
+    from dlip.export.backends.torch_backends import Dlip  # which imports torch, as VLM does
     from dlip.export.backends.worker import Worker
-    from dlip.vlm import VLM  # which imports torch
+    from dlip.vlm import VLM
 
-OUTPUTS = {"caption": "caption", "states": "image_states", "pair": "pair_score"}
+OUTPUTS = {"caption": "caption", "states": "image_states", "pair": "pair_score", "scores": "next_scores"}
 """What is compared -> method of `Backend`."""
+BATCHES = (1, 8)
 TOKENS, TEXT = 20, 12
-"""Tokens of a caption, and of a text that is matched."""
-Outputs = dict[str, np.ndarray | list[list[int]]]
+"""Tokens of a caption, and of a text that is matched or continued."""
+Outputs = dict[tuple[str, int], object]
+"""(output, batch) -> its value."""
 
 
 class Inputs:
-    """Random images and texts; scenes for a model that was trained on them."""
+    """Scenes at the model's size, and random texts."""
 
     def __init__(self, c: ModelConfig, n: int):
-        random, side = np.random.default_rng(0), c.image_size
-        if side == SIDE:
-            self.images = np.stack([item.image for item in Scenes("test", size=n)])  # uint8 [n, S, S, 3]
-        else:
-            self.images = random.integers(256, size=(n, side, side, 3), dtype=np.uint8)
+        random = np.random.default_rng(0)
+        self.pil = [Image.fromarray(item.image) for item in Scenes("val", size=n)]
+        self.images = np.stack([resize_square(image, c.image_size) for image in self.pil])  # uint8 [n, S, S, 3]
         self.ids = random.integers(10, c.vocab_size, size=(n, TEXT))
         self.ids[:, 0] = c.enc_id
         self.forced = np.where(np.arange(TEXT) == 0, c.dec_id, self.ids)
 
     def of(self, output: str, batch: int) -> tuple:
         """Arguments of an output's method."""
-        images = self.images[:batch]
-        return {"caption": (images, BEAMS, TOKENS), "states": (images,), "pair": (images, self.ids[:batch])}[output]
+        more = {"caption": (BEAMS, TOKENS), "states": (), "pair": (self.ids[:batch],), "scores": (self.forced[:batch],)}
+        return self.images[:batch], *more[output]
 
-    def outputs(self, backend: "Backend | Worker", names: Iterable[str]) -> Outputs:
-        """What a backend gives for one image. names: of `OUTPUTS`."""
-        scores = backend.result("next_scores", self.images[:1], self.forced[:1])
-        return {name: backend.result(OUTPUTS[name], *self.of(name, 1)) for name in names} | {"scores": scores}
+    def outputs(self, backend: "Backend | Worker", names: Iterable[str], batches: Iterable[int] = BATCHES) -> Outputs:
+        """What a backend gives. names: of `OUTPUTS`."""
+        return {(name, n): backend.result(OUTPUTS[name], *self.of(name, n)) for n in batches for name in names}
 
 
 def outputs_of(vlm: "VLM") -> list[str]:
@@ -50,11 +51,33 @@ def outputs_of(vlm: "VLM") -> list[str]:
     return [name for name in OUTPUTS if name != "pair" or "itm" in vlm.med.abilities]
 
 
-def relative_errors(expected: Outputs, actual: Outputs) -> dict[str, float]:
-    """Norm of the differences of image states, ITM logits and forced tokens' log-probabilities over that of the
-    expected."""
-    return {
-        key: float(np.linalg.norm(actual[key] - expected[key]) / np.linalg.norm(expected[key]))
-        for key in ("states", "pair", "scores")
-        if key in expected
-    }
+def reference(backend: "Dlip", inputs: Inputs, names: Iterable[str], batches: Iterable[int] = BATCHES) -> Outputs:
+    """What others are compared with: this package's outputs in fp32, and all tokens' log-probabilities."""
+    every = {("log_probs", n): backend.log_probs(*inputs.of("scores", n)) for n in batches}
+    return inputs.outputs(backend, names, batches) | every
+
+
+def relative_errors(expected: Outputs, actual: Outputs) -> dict[tuple[str, int], float]:
+    """(output, batch) -> norm of the differences of image states and ITM logits over the norm of the expected; of
+    log-probabilities as in `score_error`.
+
+    expected: as `reference` gives it.
+    """
+    errors = {}
+    for (name, n), values in actual.items():
+        if name == "scores":
+            errors[name, n] = score_error(expected["log_probs", n], *values)
+        elif name != "caption":
+            errors[name, n] = _norm(values - expected[name, n]) / _norm(expected[name, n])
+    return errors
+
+
+def score_error(log_probs: np.ndarray, scores: np.ndarray, tokens: np.ndarray) -> float:
+    """Norm of the difference of scores [B, T, K] from the log-probabilities [B, T, V] of their tokens, over the norm of
+    what these are above the mean of all tokens, which says nothing of the text."""
+    expected = np.take_along_axis(log_probs, tokens, -1)
+    return _norm(scores - expected) / _norm(expected - log_probs.mean(-1, keepdims=True))
+
+
+def _norm(values: np.ndarray) -> float:
+    return float(np.linalg.norm(values))

@@ -75,8 +75,11 @@ class Backend(ABC):
         """Tokens of each image's caption, without prompt and [SEP]; at most `tokens`."""
 
     @abstractmethod
-    def next_scores(self, images: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Log-probability of the best next token after each of given tokens [B, T]; ids int64 [B, T], from [DEC] on."""
+    def next_scores(self, images: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of the best next tokens after each of given tokens, and those tokens [B, T, 2 * BEAMS].
+
+        ids: int64 [B, T], from [DEC] on.
+        """
 
 
 class GraphBackend(Backend):
@@ -98,4 +101,6 @@ class GraphBackend(Backend):
     def next_scores(self, images, ids):
         context = self.image_states(images)
         decoder = self.part.decoder(context, np.ones(context.shape[:2], bool), BEAMS)
-        return np.stack([decoder(token.repeat(BEAMS, 1))[0][:, 0, 0] for token in np.split(ids, ids.shape[1], 1)], 1)
+        steps = [decoder(token.repeat(BEAMS, 1)) for token in np.split(ids, ids.shape[1], 1)]
+        scores, tokens = (np.stack([values[:, 0] for values in of], 1) for of in zip(*steps, strict=True))
+        return scores, tokens

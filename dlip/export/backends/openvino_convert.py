@@ -44,6 +44,9 @@ class StepGraph(DecoderGraph):
 class LayerPast:
     """The decoder's cache in a graph, with a tensor [N, H, t, d] for each layer's keys and one for its values."""
 
+    mask = None
+    """All of them are valid."""
+
     def __init__(self, past: list[Tensor]):
         self.past, self.length, self.present = past, past[0].shape[2], []
 

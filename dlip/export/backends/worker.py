@@ -63,13 +63,21 @@ def _serve(
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # those of transformers too
     try:
         backend = backends.make(name, precision, threads).prepare(model, folder, images)
+        backend.caption(images[:1])
     except Exception as error:  # a library raises nearly anything
-        mistake = isinstance(error, UserError)
-        return connection.send(error if mistake else UserError(f"{type(error).__name__}: {error}"))
-    connection.send(backend.caption(images[:1]))
+        return connection.send(_mistake(error))
+    connection.send(None)
     with suppress(EOFError):
         while True:
             method, arguments = connection.recv()
             start = time.perf_counter()
-            result = backend.result(method, *arguments)
-            connection.send((time.perf_counter() - start, result))
+            try:
+                result = backend.result(method, *arguments)
+            except Exception as error:
+                connection.send(_mistake(error))
+            else:
+                connection.send((time.perf_counter() - start, result))
+
+
+def _mistake(error: Exception) -> UserError:
+    return error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {error}")
