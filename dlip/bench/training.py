@@ -82,7 +82,7 @@ def profiled(name: str, step, rounds: int) -> list[dict]:
     kinds = {kind: [event for event in events if event.key in kernels] for kind, kernels in KINDS.items()}
     kinds["all others"] = [event for event in events if event.key not in known]
     total, rows = sum(event.self_cpu_time_total for event in events), []
-    for kind, group in kinds.items():
+    for kind, group in ((kind, group) for kind, group in kinds.items() if group):
         spent = sum(event.self_cpu_time_total for event in group)  # us
         about = {"share": round(100 * spent / total), "calls": sum(event.count for event in group) // rounds}
         if kind == "products" and all(event.key != ONEDNN_LINEAR for event in group):
