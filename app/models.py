@@ -11,7 +11,6 @@ import dlip
 from dlip.checkpoints.load import built_in_models, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
-from dlip.export.onnx_runner import Runner
 from dlip.export.optimize import Optimized
 from dlip.vlm import VLM
 
@@ -46,11 +45,9 @@ def optimize(wanted: bool) -> None:
     _optimizes = wanted
 
 
-def fastest(vlm: VLM, captions: bool) -> VLM | Runner | Optimized:
-    """What `dlip.export.optimize.optimize` made of a loaded model, for captions what runs these; the model itself if it
-    was not optimized."""
-    optimized = _optimized.get(vlm)
-    return vlm if optimized is None else optimized.pick("caption", 1) if captions else optimized
+def fastest(vlm: VLM) -> VLM | Optimized:
+    """What `dlip.export.optimize.optimize` made of a loaded model; the model itself if it was not optimized."""
+    return _optimized.get(vlm, vlm)
 
 
 def are_fixed() -> bool:

@@ -59,7 +59,7 @@ class VLM:
 
     def optimize(self, tolerance: float = 0.05) -> "Optimized":
         """Return this model with the same methods for captions, answers and scores, each run by the backend that is the
-        fastest at it on this machine's CPU; `name` says which. See `dlip.export.optimize.optimize`."""
+        fastest at it on this machine's CPU; `name` says which. See `dlip.export.optimize.Optimized`."""
         from dlip.export.optimize import optimize  # nothing else here imports what lies above
 
         return optimize(self, tolerance)[0]
@@ -94,9 +94,12 @@ class VLM:
     def words_read(self, text: str) -> int:
         """Number of words, separated by spaces, that are left of a text after truncation."""
         longest = self.med.config.max_text
-        ends = [word.end() for word in re.finditer(r"\S+", text)][:longest]
-        ids, _ = self.tokenizer.encode([text[:end] for end in (0, *ends)] + [text], max_length=longest)
-        return next((words for words in range(len(ends)) if ids[words].equal(ids[-1])), len(ends))
+        ends = [0, *(word.end() for word in re.finditer(r"\S+", text))]
+        beginnings = [text[:end] for end in ends[: longest + 1]]
+        ids, _ = self.tokenizer.encode([*beginnings, text, f"{text} a"], max_length=longest)
+        if not ids[-1].equal(ids[-2]):  # there is room for more
+            return len(ends) - 1
+        return next((words for words in range(len(beginnings)) if ids[words].equal(ids[-2])), longest)
 
     def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med` (of a composite the first model)."""
@@ -147,7 +150,7 @@ class VLM:
     @torch.inference_mode()
     def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
         """The answer to each image's question. Raises UserError if their numbers differ."""
-        images, questions = _pairs(images, questions, "question")
+        images, questions = pairs(images, questions, "question")
         if not images:
             return []
         med, *inputs = self._answer_inputs(images, questions)
@@ -159,7 +162,7 @@ class VLM:
     ) -> list[list[tuple[str, float]]]:
         """The `k` (2 or more) best answers of a beam search to each image's question, the most probable first, each
         with its probability, 0 to 1. Raises UserError if the numbers of images and questions differ."""
-        images, questions = _pairs(images, questions, "question")
+        images, questions = pairs(images, questions, "question")
         if not images:
             return []
         ranked, (med, *inputs) = [], self._answer_inputs(images, questions)
@@ -209,14 +212,15 @@ class VLM:
     @torch.inference_mode()
     def match(self, images: Iterable[ImageInput], texts: Iterable[str]) -> torch.Tensor:
         """ITM probability that each text describes its image [N]. Raises UserError if their numbers differ."""
-        images, texts = _pairs(images, texts, "text")
+        images, texts = pairs(images, texts, "text")
         if not images:
             return torch.zeros(0)
         med = self.med.model_for("itm").eval()
-        return med.match_logits(self._fuse(images, texts, med)[0]).softmax(-1)[:, 1]
+        return med.match_logits(self._fuse(images, texts, med)[0]).float().softmax(-1)[:, 1]
 
 
-def _pairs(images: Iterable[ImageInput], texts: Iterable[str], noun: str) -> tuple[list, list]:
+def pairs(images: Iterable[ImageInput], texts: Iterable[str], noun: str) -> tuple[list, list]:
+    """Both as lists. Raises UserError if their numbers differ."""
     images, texts = as_list(images, "image"), as_list(texts, noun)
     if len(images) != len(texts):
         raise UserError(f"{plural(len(images), 'image')} and {plural(len(texts), noun)}; give one {noun} per image")

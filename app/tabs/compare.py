@@ -188,7 +188,9 @@ def _timed(
 
     optimized: whether what `models.fastest` gives has what `compute` calls.
     """
-    model = models.fastest(vlm, ability == "lm") if optimized else vlm
+    model = models.fastest(vlm) if optimized else vlm
+    if ability == "lm" and isinstance(model, Optimized):
+        model = model.pick("caption", 1)  # whose steps can be counted
     med, steps = vlm.med.model_for(ability), []
     with ExitStack() as hooks:
         if isinstance(med, Med):  # others have no decoder

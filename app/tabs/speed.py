@@ -10,7 +10,7 @@ import torch
 
 from dlip.common.errors import UserError
 from dlip.common.text import plural
-from dlip.cost.latency import compare_latency, throughput
+from dlip.cost.latency import can_match, compare_latency, throughput
 from dlip.cost.memory import memory
 from dlip.evaluation.tasks.base import subrange
 from dlip.models.tasks import TASKS
@@ -69,10 +69,10 @@ def speed(
         text = dict(beams=beams, tokens=tokens)
         latency = compare_latency(pair, task, repeats, WARMUP_ROUNDS, subrange(step, 0.0, 0.5), batch=batch, **text)
         rates = throughput(pair, task, batches, THROUGHPUT_ROUNDS, subrange(step, 0.5, 0.8), **text) if batches else {}
-        usage = {}
+        usage, matching = {}, all(map(can_match, pair.values()))
         for i, (side, vlm) in enumerate(pair.items()):
             if with_memory:
-                usage[side] = memory(vlm, task, batch=batch, **text)
+                usage[side] = memory(vlm, task, batch=batch, matching=matching, **text)
                 step(0.9 + 0.1 * i)
     return Speed(models=models.names(pair), latency=latency, batches=batches, throughput=rates, memory=usage or None)
 

@@ -171,7 +171,7 @@ def timed(model: str, cell: Cell, precision: str, workers: Workers, inputs: Inpu
 
 
 def difference(name: str, precision: str, expected: dict, actual: dict) -> float:
-    """Largest difference of the numbers, relative to their norm.
+    """Largest of `relative_errors`.
 
     Raises UserError if it exceeds `TOLERANCES`, or captions in fp32 are not the same.
     """

@@ -76,8 +76,9 @@ def load_model(name: str | Path) -> tuple[Med | DualEncoder | Composite, Tokeniz
 def mark_own_tokens(models: list[HasAbilities], tokenizer: Tokenizer | StockTokenizer) -> None:
     """Set `own_tokens` of models whose vocabulary differs from `tokenizer`'s, and of every dual encoder."""
     for model in models:
-        same = model.tokenizer is tokenizer or model.tokenizer.fast.get_vocab() == tokenizer.fast.get_vocab()
-        model.own_tokens = isinstance(model, DualEncoder) or not same
+        model.own_tokens = isinstance(model, DualEncoder) or (
+            model.tokenizer is not tokenizer and model.tokenizer.fast.get_vocab() != tokenizer.fast.get_vocab()
+        )
 
 
 def _load_one(name: str) -> Med | DualEncoder:

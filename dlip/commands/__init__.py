@@ -104,7 +104,7 @@ class Evaluate(Figures):
     results: str | None = option(None, metavar="FILE")
     """Append a record to FILE; needs the record of the model's run in the model's folder."""
     optimize: bool = False
-    """Score the model as the fastest backend that is installed runs it (docs/speed.md)."""
+    """Score the model as the fastest installed backends run it (docs/speed.md)."""
     evaluation: EvaluationConfig
     """Evaluation."""
 
@@ -329,7 +329,7 @@ class App:
     gallery: str | None = option(None, metavar="FOLDER")
     """Folder of images, with or without captions, for the Search tab; or another data set (default: shipped images)."""
     optimize: bool = False
-    """Run captions and rankings by each model's fastest backend (docs/speed.md); the first start takes minutes."""
+    """Run captions and rankings by each model's fastest backends (docs/speed.md); the first start takes minutes."""
 
     def __post_init__(self):
         check(self, "--")

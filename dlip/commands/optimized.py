@@ -1,4 +1,4 @@
-"""`dlip evaluate --optimize`: the scores of a model as its fastest backend runs it."""
+"""`dlip evaluate --optimize`: the scores of a model as the fastest backends run it."""
 
 from dataclasses import asdict
 
@@ -12,7 +12,7 @@ from dlip.vlm import VLM
 
 
 def evaluate_optimized(config: EvaluationConfig, results: str | None = None, progress: bool = True) -> dict:
-    """Metrics with "items", and under "optimized" every candidate of `optimize`, the one that was used first.
+    """Metrics with "items", and under "optimized" every candidate of `optimize`, the fastest at one caption first.
 
     Raises UserError for options that only `evaluate_model` has, and as `optimize` does.
     """

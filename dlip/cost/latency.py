@@ -46,9 +46,10 @@ class Workload:
     ):
         if task not in TASKS:
             raise UserError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")
-        abilities, med = TASKS[task].abilities, getattr(model, "med", model)
+        med = getattr(model, "med", model)
         self.matching = can_match(med) if matching is None else matching
-        self.med: Med = med.model_for(abilities[-1 if task != "retrieval" or self.matching else 0]).eval()
+        ability = "itc" if task == "retrieval" and not self.matching else TASKS[task].abilities[-1]
+        self.med: Med = med.model_for(ability).eval()
         if not isinstance(self.med, Med):
             raise UserError("a CLIP or SigLIP cannot be timed; choose a BLIP")
         c, device, dtype = self.med.config, self.med.temp.device, self.med.temp.dtype

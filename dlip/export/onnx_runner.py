@@ -200,11 +200,9 @@ class Runner:
         if len(images) not in (1, len(texts)):
             raise UserError(f"{len(images)} images and {len(texts)} texts; give one text per image, or a single image")
         distinct = {id(image): image for image in images}
-        states, index = (
-            self._encode(part, [*distinct.values()], "states"),
-            {key: row for row, key in enumerate(distinct)},
-        )
+        index = {key: row for row, key in enumerate(distinct)}
         rows = np.array([index[id(image)] for image in images])
+        states = self._encode(part, [*distinct.values()], "states")
         return *self._tokenize(part, texts), states, rows.repeat(len(texts) // len(images))
 
     def _decode(self, rows: list[list[int]]) -> list[str]:

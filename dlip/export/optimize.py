@@ -3,7 +3,7 @@ installed."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -17,16 +17,17 @@ import torch
 
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.tasks import EVALUATORS as EVALUATORS_OF_VLM
+from dlip.data.transforms import as_list
+from dlip.evaluation.tasks import EVALUATORS
 from dlip.export import backends
 from dlip.export.backends.agreement import TOKENS, Inputs, outputs_of, reference, relative_errors
 from dlip.export.backends.base import BEAMS
 from dlip.export.onnx_runner import Runner
-from dlip.export.runner_evaluate import EVALUATORS
+from dlip.export.runner_evaluate import EVALUATORS as RUNNER_EVALUATORS
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import PRECISIONS, require_fp32_blip
 from dlip.training.caches.disk import cache_key
-from dlip.vlm import VLM
+from dlip.vlm import VLM, ImageInput, pairs
 
 CACHE = "runs/cache/optimized"
 """Folder of converted models."""
@@ -48,7 +49,7 @@ class Candidate:
 
     backend: str
     precision: str
-    ms: dict[str, float] = field(default_factory=dict, hash=False)
+    ms: dict[str, float] = field(default_factory=dict)
     """"caption, 8" -> median of captions of 8 images with 3 beams and 20 tokens, end to end. Empty if not timed."""
     error: float | None = None
     """Largest relative difference of its outputs from this package's in fp32. None if it cannot run the model."""
@@ -60,9 +61,8 @@ class Candidate:
 
 
 class Optimized:
-    """A model each of whose methods is run by the backend that was fastest at it, for about as many inputs.
-
-    The methods are those of `VLM`, with numpy arrays for tensors.
+    """The methods of `VLM`, each run by the backend that was fastest at it for about as many inputs: answers by that of
+    captions, embeddings of texts by that of images. They return arrays of numpy in place of tensors.
     """
 
     def __init__(self, name: str, picks: dict[tuple[str, int], VLM | Runner]):
@@ -70,46 +70,52 @@ class Optimized:
         self.name, self.picks = name, picks
 
     def pick(self, what: str, n: int) -> VLM | Runner:
-        """What runs something of `SIZES` for n images or texts. Raises MissingAbility if the model cannot do it."""
+        """What runs something of `SIZES` for n images or texts; if the model cannot do it, anything, which says so."""
         sizes = [size for name, size in self.picks if name == what]
-        if not sizes:  # let any of them say why
-            return next(iter(self.picks.values()))
-        return self.picks[what, max((size for size in sizes if size <= n), default=sizes[0])]
+        nearest = min(sizes, key=lambda size: abs(size - n), default=None)
+        return self.picks.get((what, nearest)) or self.picks["caption", 1]
 
-    def caption(self, images: Sequence, *options, **named) -> list[str]:
-        return self.pick("caption", len(images)).caption(images, *options, **named)
+    def caption(self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None) -> list[str]:
+        images = as_list(images, "image")
+        return self.pick("caption", len(images)).caption(images, num_beams, max_new_tokens)
 
-    def answer(self, images: Sequence, questions: Sequence[str], *options, **named) -> list[str]:
-        return self.pick("caption", len(questions)).answer(images, questions, *options, **named)
+    def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
+        images, questions = pairs(images, questions, "question")
+        return self.pick("caption", len(images)).answer(images, questions, num_beams)
 
-    def match(self, images: Sequence, texts: Sequence[str]) -> np.ndarray:
+    def match(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
+        images, texts = pairs(images, texts, "text")
         alone = len({id(image) for image in images}) == 1 < len(texts)
         return np.asarray(self.pick("rank" if alone else "match", len(texts)).match(images, texts))
 
-    def similarity(self, images: Sequence, texts: Sequence[str]) -> np.ndarray:
+    def similarity(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
         return self.embed_images(images) @ self.embed_texts(texts).T
 
-    def embed_images(self, images: Sequence) -> np.ndarray:
-        return np.asarray(self.pick("image", len(images)).embed_images(images))
+    def embed_images(self, images: Iterable[ImageInput]) -> np.ndarray:
+        images = as_list(images, "image")
+        return _as_fp32(self.pick("image", len(images)).embed_images(images))
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return np.asarray(self.pick("image", len(texts)).embed_texts(texts))
+    def embed_texts(self, texts: Iterable[str]) -> np.ndarray:
+        texts = as_list(texts, "text")
+        return _as_fp32(self.pick("image", len(texts)).embed_texts(texts))
 
     @property
     def evaluators(self) -> dict[str, Callable]:
         """Those of `dlip.evaluate`, each with what runs its task."""
         ranking = "rank" if ("rank", 64) in self.picks else "image"
-        picks = {task: self.pick(what, 64) for task, what in
-                 (("retrieval", ranking), ("captioning", "caption"), ("vqa", "caption"))}  # fmt: skip
-        return {
-            task: partial(_evaluate, (EVALUATORS if isinstance(model, Runner) else EVALUATORS_OF_VLM)[task], model)
-            for task, model in picks.items()
-        }
+        whats = {"retrieval": ranking, "captioning": "caption", "vqa": "caption"}
+        return {task: partial(_evaluate, task, self.pick(what, 64)) for task, what in whats.items()}
 
 
 @torch.inference_mode()
-def _evaluate(evaluator: Callable, model: VLM | Runner, _: Optimized, *arguments, **options):
-    return evaluator(model, *arguments, **options)
+def _evaluate(task: str, model: VLM | Runner, _: Optimized, *arguments, **options):
+    """What `dlip.evaluate` calls with the optimized model."""
+    evaluators = RUNNER_EVALUATORS if isinstance(model, Runner) else EVALUATORS
+    return evaluators[task](model, *arguments, **options)
+
+
+def _as_fp32(vectors: torch.Tensor | np.ndarray) -> np.ndarray:
+    return vectors.float().numpy() if isinstance(vectors, torch.Tensor) else vectors
 
 
 def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) -> tuple[Optimized, list[Candidate]]:
@@ -126,6 +132,7 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     packages = {name for backend in BACKENDS for name in backends.packages(backend) if find_spec(name)}
     about = {name: version(name) for name in sorted(packages | {"dlip", "torch"})} | {
         "model": med.config.to_dict(), "abilities": sorted(med.abilities), "tokenizer": vlm.tokenizer.rules(),
+        "samples": f"{SAMPLES} scenes of val",
     }  # fmt: skip
     folder = Path(cache) / cache_key(about, med)
     vlm.save(folder / "model")
@@ -137,33 +144,35 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
 
     outputs = outputs_of(vlm)
     expected = reference(prepare("dlip", "fp32"), inputs, outputs)
-    ready, others = {}, []
-    for name, precision in product(BACKENDS, PRECISIONS):
-        candidate = partial(Candidate, name, precision)
+    ready, others = {}, []  # backend and precision -> model and error
+    for variant in product(BACKENDS, PRECISIONS):
+        candidate = partial(Candidate, *variant)
         try:
-            backend = prepare(name, precision)
+            backend = prepare(*variant)
             errors = relative_errors(expected, inputs.outputs(backend, outputs))
             error = float(np.max([*errors.values()]))  # NaN if one is
         except Exception as mistake:  # a library raises nearly anything
             others.append(candidate(reason=str(mistake)))
             continue
         if error <= tolerance:
-            ready[candidate(error=error)] = backend.model
+            ready[variant] = backend.model, error
         else:  # also where it is NaN
             known = error if math.isfinite(error) else None
             others.append(candidate(error=known, reason=f"its outputs differ by {error:.2g}"))
     if not ready:
         reasons = "; ".join(f"{one}: {one.reason}" for one in others)
         raise UserError(f"no backend keeps the outputs within {tolerance:g} of fp32's ({reasons}); raise the tolerance")
-    names, picks = {}, {}
-    for what, n in ((what, n) for what, sizes in SIZES.items() if ABILITIES[what] in med.abilities for n in sizes):
-        times = measure(list(ready.values()), what, n, inputs)
-        for candidate, ms in zip(ready, times, strict=True):
-            candidate.ms[f"{what}, {n}"] = ms
-        fastest = min(ready, key=lambda candidate: candidate.ms[f"{what}, {n}"])
-        names[str(fastest)], picks[what, n] = None, ready[fastest]
-    timed = sorted(ready, key=lambda candidate: candidate.ms["caption, 1"])
-    return Optimized(f"{vlm.name} by {' and '.join(names)}", picks), timed + others
+    models = [model for model, _ in ready.values()]
+    sizes = [(what, n) for what, of in SIZES.items() if ABILITIES[what] in med.abilities for n in of]
+    times = {size: measure(models, *size, inputs) for size in sizes}  # ms of each model
+    timed = [
+        Candidate(*variant, {f"{what}, {n}": ms[i] for (what, n), ms in times.items()}, error)
+        for i, (variant, (_, error)) in enumerate(ready.items())
+    ]
+    fastest = {size: ms.index(min(ms)) for size, ms in times.items()}
+    name = f"{vlm.name} by {' and '.join(dict.fromkeys(str(timed[i]) for i in fastest.values()))}"
+    ranked = sorted(timed, key=lambda candidate: candidate.ms["caption, 1"])
+    return Optimized(name, {size: models[i] for size, i in fastest.items()}), ranked + others
 
 
 def measure(models: list[VLM | Runner], what: str, n: int, inputs: Inputs) -> list[float]:

@@ -79,7 +79,7 @@ class _Write:
     def __init__(self, config: WritingConfig):
         self.config, self.filter = config, VLM.load(config.filter) if config.filter else None
         if self.filter:
-            if config.score == "itm" and self.filter.med.abilities == {"itc"}:
+            if config.score == "itm" and {"itc", "itm"} & self.filter.med.abilities == {"itc"}:
                 raise UserError(f"{config.filter} gives no ITM score; add --score itc")
             self.filter.med.model_for(config.score)  # MissingAbility before anything is written
             self.filter.med.to(machine.device())

@@ -102,7 +102,7 @@ def test_optimized_models_give_the_same_results(backend, image_path, tmp_path, m
     monkeypatch.setattr(models, "_optimizes", True)
     fast_captions = compare.captions(image_path, **BOTH)
     fast_rankings = compare.rankings(image_path, **BOTH, candidates=texts)
-    assert models.fastest(models.load(STUDENT), captions=False).name == f"{STUDENT} by {backend} in fp32"
+    assert models.fastest(models.load(STUDENT)).name == f"{STUDENT} by {backend} in fp32"
     for side in parts.SIDES:
         before, after = captions[side], fast_captions[side]
         assert after["text"] == before["text"]

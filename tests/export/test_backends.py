@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from dlip.common.errors import UserError
+from dlip.data.scenes.dataset import Scenes
+from dlip.data.transforms import resize_square
 from dlip.export import backends
 from dlip.export.backends.agreement import score_error
 from dlip.models.med import Med
@@ -24,12 +27,15 @@ VARIANTS = [
 
 @pytest.fixture(scope="module")
 def model(tiny, tmp_path_factory):
-    """Folder of a model, images and texts."""
+    """Folder of a model, images and texts. Captions of the images have 5, more than 30, and 5 tokens."""
     folder = tmp_path_factory.mktemp("backends")
     c = replace(tiny.med.config, fusion_layers=(0, 1))  # stock has cross-attention in every layer
-    VLM(randomize_weights(Med(c), seed=1, spread=0.1), tiny.tokenizer).save(folder / "model")
+    med = randomize_weights(Med(c), seed=1, spread=0.1)
+    with torch.no_grad():
+        med.text_decoder.cls.predictions.bias[c.sep_id] += 0.6
+    VLM(med, tiny.tokenizer).save(folder / "model")
+    images = np.stack([resize_square(Scenes("val")[i].image, c.image_size) for i in (0, 3, 9)])
     random = np.random.default_rng(0)
-    images = random.integers(256, size=(3, c.image_size, c.image_size, 3), dtype=np.uint8)
     ids = random.integers(10, c.vocab_size, size=(3, 7))
     return folder, images, ids, c
 
@@ -40,7 +46,7 @@ def outputs(backend, images, ids, c) -> dict:
     texts[:, 0], forced[:, 0] = c.enc_id, c.dec_id
     return {
         "states": backend.image_states(images), "pair": backend.pair_score(images, texts),
-        "scores": backend.next_scores(images, forced), "forced": forced, "captions": backend.caption(images, 3, 9),
+        "scores": backend.next_scores(images, forced), "forced": forced, "captions": backend.caption(images, 3, 30),
         "greedy": backend.caption(images[:1], 1, 9),
     }  # fmt: skip
 
@@ -68,7 +74,7 @@ def test_backend_equals_this_package(name, precision, model, expected):
         assert error < TOLERANCES[precision], output
     if precision == "fp32":
         assert all(actual[output] == expected[output] for output in ("captions", "greedy"))
-    assert all(0 < len(text) <= 9 for text in actual["captions"])
+        assert [*map(len, actual["captions"])] == [5, 30, 5]
 
 
 def test_missing_package_and_precision(monkeypatch):

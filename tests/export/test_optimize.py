@@ -63,6 +63,17 @@ def test_fastest_backend_has_the_methods_of_a_vlm(backend, tiny, scenes, cache, 
     assert scores[0] == scores[1]
 
 
+def test_low_precision_gives_arrays_too(tiny, scenes, cache, monkeypatch):
+    monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
+    monkeypatch.setattr(module, "PRECISIONS", ("bf16",))
+    model, _ = optimize(tiny, tolerance=1.0, cache=cache)
+    images = [item.image for item in scenes][:2]
+    assert model.match(images, TEXTS).tolist() == pytest.approx(tiny.match(images, TEXTS).tolist(), abs=0.05)
+    assert model.similarity(images, TEXTS).dtype == np.float32
+    with pytest.raises(UserError, match="1 image and 2 texts"):
+        model.match(images[:1], TEXTS)
+
+
 class Recorder:
     """Stands for a model and records what it is called with."""
 
@@ -85,7 +96,7 @@ def test_every_method_is_run_by_what_was_fastest_at_it_for_as_many():
     model.similarity([image], texts)
     called = {pick: one.calls for pick, one in picks.items()}
     assert called == {
-        ("caption", 1): [("caption", 1), ("answer", 7)], ("caption", 8): [("caption", 9)],
+        ("caption", 1): [("caption", 1)], ("caption", 8): [("caption", 9), ("answer", 7)],
         ("match", 1): [("match", 1)], ("match", 8): [("match", 9)], ("rank", 64): [("match", 9)],
         ("image", 1): [("embed_images", 1)], ("image", 8): [("embed_texts", 9)],
     }  # fmt: skip

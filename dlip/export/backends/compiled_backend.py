@@ -97,7 +97,7 @@ class CompiledPart(Part):
         return [results[name].float().numpy() for name in outputs]
 
     def search(self, context, mask, prompt, num_beams, max_new_tokens):
-        self.length = max(self.length, len(prompt) + max_new_tokens)
+        self.length = max(self.length, min(len(prompt) + max_new_tokens, self.config["max_positions"]))
         return super().search(context, mask, prompt, num_beams, max_new_tokens)
 
     def decoder(self, context, mask, beams):
@@ -129,8 +129,8 @@ class CompiledDecoder:
         return scores[: len(token)].numpy(), tokens[: len(token)].numpy()
 
     def keep(self, rows: np.ndarray, beams: np.ndarray) -> None:
-        contexts = len(self.cross[0])
+        contexts, moved = len(self.cross[0]), rows.tolist() != list(range(len(rows)))
         rows, beams = (np.pad(x, [(0, contexts - len(rows))] + [(0, 0)] * (x.ndim - 1), "edge") for x in (rows, beams))
-        if rows.tolist() != list(range(contexts)):
+        if moved:
             self.cross = [values[torch.from_numpy(rows)] for values in self.cross]
         self.sources = torch.from_numpy((rows[:, None] * self.beams + beams).ravel())

@@ -1,8 +1,8 @@
 """OpenVINO: the graphs of `dlip.export.onnx_export`, and a decoder that keeps its keys and values as its state.
 
 As OpenVINO's own export of `transformers` does it: a beam's past is gathered by `beam_idx` inside the model, which its
-CPU plugin fuses with attention. int8: NNCF quantizes weights and activations of all graphs but the decoder's, which is
-bound by reading weights and gets 8-bit weights only.
+CPU plugin fuses with attention. int8: NNCF quantizes weights and activations; of the graphs of texts and the decoder,
+which are bound by reading weights, the weights only.
 """
 
 import contextlib
