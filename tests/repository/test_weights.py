@@ -112,6 +112,16 @@ def test_table_of_siglip_equals_its_records():
         assert f"| 4,000 | 3 | {' | '.join(cells)} |" in page
 
 
+def test_table_of_written_captions_equals_its_records():
+    rows = records.summary(records.load(ROOT / "results" / "written-captions.jsonl")).set_index("name")
+    page = (ROOT / "docs" / "data.md").read_text()
+    for mixture, captions in (("1", "5 human"), ("0", "3 written"), ("0.5", "3 human, 3 written")):
+        for how in ("alone", "distilled"):
+            row = rows.loc[f"human {mixture}, {how}"]
+            cells = [_cell(row, score) for score in ("ir1", "tr1", "cider")]
+            assert f"| {captions} | {how} | {row['runs']} | {' | '.join(cells)} |" in page
+
+
 @pytest.mark.parametrize("name", ["student", "student-undistilled", "teacher"])
 def test_retrieval_among_5000_images_equals_the_records(name):
     row = records.summary(records.load(ROOT / "results" / "playground-5k.jsonl")).set_index("name").loc[name]
