@@ -42,6 +42,10 @@ async ([button, result]) => {
 }
 """
 """Clicks a button; milliseconds until its result is replaced."""
+MARK_NEXT_WORD = """() => {
+    const words = [...document.querySelectorAll('#words button')];
+    words[(words.findIndex(word => word.ariaPressed === 'true') + 1) % words.length].id = 'next';
+}"""
 
 
 def in_browser(address: str) -> dict[str, list[float]]:
@@ -66,9 +70,8 @@ def in_browser(address: str) -> dict[str, list[float]]:
         page.locator("#attention-button").click()
         page.wait_for_selector("#attention-maps img")
         page.wait_for_timeout(1000)  # the words are drawn once more
-        words = page.locator("#words button").count()
-        for i in range(1 + ROUNDS):
-            page.evaluate("i => document.querySelectorAll('#words button')[i].id = 'next'", (i + 1) % words)
+        for _ in range(1 + ROUNDS):
+            page.evaluate(MARK_NEXT_WORD)
             seconds[ATTENTION].append(page.evaluate(CLICK_AND_WAIT, ["#next", "#attention-maps img"]) / 1000)
             page.evaluate("document.getElementById('next')?.removeAttribute('id')")
             page.wait_for_timeout(200)
