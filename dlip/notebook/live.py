@@ -75,13 +75,12 @@ def live_experiment(
     data: str | Path = "scenes",
     split: str = "train-small",
     teacher: str = "scenes/teacher",
-    batch_size: int = 64,
-    feature_views: int = 0,
+    **train,
 ) -> "ExperimentConfig":
     """The experiment of a live cell: the grids' training, with few steps and without checkpoints of its own.
 
-    size, weights, init_from, feature_views: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the student
-    is distilled.
+    size, weights, init_from: as `dlip train` takes them; with a weight of hr.*, at.* or kd.* the student is distilled.
+    train: other options of `TrainConfig` than the grids'.
     """
     from dlip.experiments.config import DataConfig, ExperimentConfig
     from dlip.experiments.grids import FULL
@@ -97,11 +96,10 @@ def live_experiment(
         role="distilled" if distilled else "undistilled",
         init_from=tuple(init_from),
         data=DataConfig(name=str(data), split=split),
-        train=FULL.train.replace(
-            weights=loss_weights, steps=steps, log_every=max(1, steps // 60), batch_size=batch_size,
-            feature_views=feature_views, warmup=min(FULL.train.warmup, steps // 4),
-            precision="bf16" if native_bf16() else "no",
-        ),
+        train=FULL.train.replace(**{
+            "weights": loss_weights, "steps": steps, "log_every": max(1, steps // 60), "batch_size": 64,
+            "warmup": min(FULL.train.warmup, steps // 4), "precision": "bf16" if native_bf16() else "no",
+        } | train),
     )  # fmt: skip
 
 
