@@ -28,7 +28,6 @@ BENCHES = {
     "scenes": "scenes rendered per second, pixels alone and with texts",
     "search": "retrieval's first stage (ITC) at growing sizes: time and memory",
     "step": "a distillation step of DLIP-Small from BLIP-Base: time and memory, beside the --dry-run estimate",
-    "stock": "captions, image states and ITM scores against stock transformers with the same weights and outputs",
     "training": "a distillation step of the scenes student in fp32, bf16 and with a warm cache, and its profile",
 }
 """Name of a benchmark's module -> what it compares."""

@@ -1,4 +1,7 @@
-"""Captions, image states and ITM scores by every backend of `dlip.export.backends`, beside the machine's own limit."""
+"""Captions, image states and ITM scores by every backend of `dlip.export.backends`, beside the machine's own limit.
+
+`dlip.bench.backend_tables` makes the tables of docs/speed.md of a record.
+"""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +16,6 @@ from dlip.bench import alternate, row
 from dlip.bench.modules import BYTES, SIDE, peak_calls
 from dlip.bench.step import random_model
 from dlip.common.errors import UserError
-from dlip.common.text import three_digits
 from dlip.common.torch_private import int8_times_int8
 from dlip.cost.count import context_macs, image_macs, step_macs, task_macs
 from dlip.cost.memory import peak_mb
@@ -30,7 +32,6 @@ from dlip.export.backends.agreement import (
 )
 from dlip.export.backends.base import BEAMS
 from dlip.export.backends.worker import Worker
-from dlip.export.optimize import BACKENDS, TOLERANCE
 from dlip.models.backbone import backbone_size
 from dlip.models.config import ModelConfig
 from dlip.vlm import VLM
@@ -39,10 +40,9 @@ RANDOM = ("blip-base", "dlip-small")
 SHIPPED = ("scenes/teacher", "scenes/student", "photos/teacher", "photos/student")
 SAMPLES = 16
 """Images by which 8-bit ranges are chosen."""
-CLASSES = {"fp32": "fp32", "bf16": "half", "int8": "8 bits"}
-"""Precision -> its name in the table."""
+OUTPUT_NAMES = ("caption", "states", "pair")
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.2}
-"""Largest difference from this package's fp32, relative to the norm of the numbers."""
+"""Precision -> largest difference from this package's fp32, relative to the norm of the numbers."""
 OWN = ("dlip", "dlip, packed")
 STOCK, DLIP = ("stock", "fp32"), ("dlip", "fp32")
 
@@ -82,7 +82,7 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     ]  # fmt: skip
     for model in (*RANDOM, *SHIPPED):
         with TemporaryDirectory() as folder:  # the conversions of BLIP-Base take some 10 GB
-            cells = [Cell(output, n) for output in OUTPUT_TITLES for n in BATCHES]
+            cells = [Cell(output, n) for output in OUTPUT_NAMES for n in BATCHES]
             cells = cells if model in RANDOM else [Cell("caption", 1)]
             rows += compare(model, saved(model, Path(folder)), Path(folder), cells, rounds, threads, peaks)
     settings = {"image_size": 224, "beams": BEAMS, "tokens": TOKENS, "text_tokens": TEXT, "rounds": rounds}
@@ -107,7 +107,7 @@ def compare(
     inputs, first = Inputs(config, SAMPLES), DLIP if config.image_backbone else STOCK
     expected = reference(backends.make(*DLIP).prepare(path, folder / "dlip-fp32", None), inputs, names, batches)
     rows = []
-    for precision in CLASSES:
+    for precision in TOLERANCES:
         variants = [first, *((name, precision) for name in backends.CLASSES if (name, precision) != first)]
         with ExitStack() as stack:
             workers, errors = {}, {}
@@ -230,77 +230,3 @@ def limit_s(c: ModelConfig, cell: Cell, precision: str, peaks: dict[str, float])
 
 def megabytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-TITLES = {"blip-base": "BLIP-Base", "dlip-small": "DLIP-Small"}
-OUTPUT_TITLES = {"caption": "caption", "states": "image states", "pair": "pair score"}
-
-
-def table(record: dict) -> str:
-    """The record's times as a table in Markdown: a row is an output, model, batch and precision, a column a backend."""
-    names = list(backends.CLASSES)
-    head = ["", *names, "dlip / best peer", "limit"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    cells: dict[tuple, dict[str, dict]] = {}
-    for one in record["rows"]:
-        if "output" in one:
-            cells.setdefault((one["output"], one["model"], one["batch"], one["precision"]), {})[one["name"]] = one
-    for (output, model, batch, precision), by_name in cells.items():
-        title = f"{OUTPUT_TITLES[output]}, {TITLES.get(model, model)}, batch {batch}, {CLASSES[precision]}"
-        times = [spread(by_name[name]) if name in by_name else "" for name in names]
-        ratio = f"{speed_over_peers(by_name):.2f}" if by_name.keys() - {*OWN, "limit"} else ""
-        lines.append(f"| {' | '.join([title, *times, ratio, three_digits(by_name['limit']['ms'])])} |")
-    return "\n".join(lines)
-
-
-def speed_over_peers(by_name: dict[str, dict]) -> float:
-    """How many times as fast this package is as the fastest other backend, by medians."""
-    here, peers = (
-        min(one["ms"] for name, one in by_name.items() if name != "limit" and (name in OWN) == own)
-        for own in (True, False)
-    )
-    return peers / here
-
-
-def picks(record: dict) -> str:
-    """The fastest backend that `optimize` can pick for every model, output and batch, and the fastest other one, as a
-    table in Markdown: of those within its tolerance, in any precision.
-    """
-    lines = ["| | optimize, ms | fastest other, ms | ratio | share of the limit |", "|---" * 5 + "|"]
-    errors = {(one["model"], one["name"], one["precision"]): one["error"] for one in record["rows"] if "error" in one}
-    cells: dict[tuple, list[dict]] = {}
-    limits = {}
-    for one in record["rows"]:
-        cell = tuple(one.get(key) for key in ("output", "model", "batch"))
-        if one["name"] == "limit":
-            limits[*cell, one["precision"]] = one["ms"]
-        elif "output" in one and errors[one["model"], one["name"], one["precision"]] <= TOLERANCE:
-            cells.setdefault(cell, []).append(one)
-    for (output, model, batch), rows in cells.items():
-        own, other = (
-            min((one for one in rows if (one["name"] in BACKENDS) == serves), key=lambda one: one["ms"], default=None)
-            for serves in (True, False)
-        )
-        title = f"{OUTPUT_TITLES[output]}, {TITLES.get(model, model)}, batch {batch}"
-        times = [f"{three_digits(one['ms'])}, {one['name']} {one['precision']}" if one else "" for one in (own, other)]
-        ratio = f"{other['ms'] / own['ms']:.2f}" if own and other else ""
-        share = f"{100 * limits[output, model, batch, own['precision']] / own['ms']:.0f}%" if own else ""
-        lines.append(f"| {' | '.join([title, *times, ratio, share])} |")
-    return "\n".join(lines)
-
-
-def footprints(record: dict) -> str:
-    """Peak memory, size on disk, start-up and error of every backend as a table in Markdown, a row for each model."""
-    lines = ["| model, precision, backend | peak memory, MB | on disk, MB | start-up, s | error |", "|---" * 5 + "|"]
-    for one in record["rows"]:
-        if "peak_mb" in one:
-            title = f"{TITLES.get(one['model'], one['model'])}, {CLASSES[one['precision']]}, {one['name']}"
-            sizes = [f"{one['peak_mb']:,}", three_digits(one["disk_mb"]), three_digits(one["start_s"])]
-            lines.append(f"| {' | '.join([title, *sizes])} | {one['error']:.1g} |")
-    return "\n".join(lines)
-
-
-def spread(one: dict) -> str:
-    return f"{three_digits(one['ms'])} ({three_digits(one['ms_min'])} to {three_digits(one['ms_max'])})"

@@ -1,4 +1,4 @@
-"""The benchmark of backends: its rows, its limits, and its tables."""
+"""The benchmark of backends: its rows and its limits."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import pytest
 from dlip import bench
 from dlip.bench import backends as benchmark
 from dlip.bench import step
-from dlip.bench.backends import Cell, difference, footprints, limit_s, picks, speed_over_peers, table
+from dlip.bench.backend_tables import footprints, times
+from dlip.bench.backends import Cell, difference, limit_s
 from dlip.common.errors import UserError
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_student, texts_of
@@ -15,53 +16,6 @@ from dlip.models.backbone import backbone_size
 from dlip.models.config import ModelConfig, preset
 from dlip.vlm import VLM
 from tests.helpers import TINY_BACKBONE
-
-CELL = {"model": "blip-base", "output": "caption", "batch": 8, "precision": "int8"}
-RECORD = {
-    "rows": [
-        {"name": "product, int8", "precision": "int8", "gflops": 900.0},
-        {"name": "stock int8", "precision": "int8", "cannot": "a reason"},
-        {"name": "dlip, packed", "ms": 200.0, "ms_min": 190.4, "ms_max": 1210.0, "ratio": 5.0, **CELL},
-        {"name": "onnxruntime", "ms": 250.0, "ms_min": 240.0, "ms_max": 260.0, "ratio": 4.0, **CELL},
-        {"name": "OpenVINO", "ms": 300.0, "ms_min": 290.0, "ms_max": 310.0, "ratio": 3.3, **CELL},
-        {"name": "limit", "ms": 61.25, **CELL},
-        {"name": "OpenVINO", "model": "scenes/student", "precision": "bf16", "peak_mb": 1234, "disk_mb": 7.25,
-         "start_s": 0.5, "error": 0.0123},
-    ]
-}  # fmt: skip
-
-
-def test_table_of_times():
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(RECORD).splitlines()]
-    assert lines[0] == ["", *backends.CLASSES, "dlip / best peer", "limit"]
-    assert lines[2:] == [[
-        "caption, BLIP-Base, batch 8, 8 bits", "", "", "200 (190 to 1,210)", "250 (240 to 260)", "300 (290 to 310)", "",
-        "1.25", "61.2",
-    ]]  # fmt: skip
-
-
-def test_table_of_what_optimize_can_pick():
-    """OpenVINO is faster but too far off; the fastest other is what cannot serve, in another precision."""
-    rows = [
-        *map(dict, RECORD["rows"][2:6]),
-        {"name": "torch.compile", "ms": 250.0, **CELL, "precision": "bf16"},
-        *({"name": name, "model": "blip-base", "precision": precision, "error": error} for name, precision, error in
-          (("dlip, packed", "int8", 0.05), ("onnxruntime", "int8", 0.01), ("OpenVINO", "int8", 0.2),
-           ("torch.compile", "bf16", 0.01))),
-    ]  # fmt: skip
-    rows[2]["ms"] = 100.0
-    assert picks({"rows": rows}).splitlines()[2:] == [
-        "| caption, BLIP-Base, batch 8 | 200, dlip, packed int8 | 250, torch.compile bf16 | 1.25 | 31% |"
-    ]
-
-
-def test_table_of_footprints():
-    assert footprints(RECORD).splitlines()[2:] == ["| scenes/student, half, OpenVINO | 1,234 | 7.25 | 0.500 | 0.01 |"]
-
-
-def test_fastest_of_both_sides_counts():
-    times = {"stock": 4.0, "dlip": 3.0, "dlip, packed": 2.0, "OpenVINO": 1.0, "limit": 0.1}
-    assert speed_over_peers({name: {"ms": ms} for name, ms in times.items()}) == 0.5
 
 
 def test_limit_is_products_or_reading():
@@ -126,12 +80,12 @@ def test_backends_take_turns_in_processes(monkeypatch):
     rows = [row for row in record["rows"] if row.get("precision") == "int8"]
     assert [(row["name"], row.get("output")) for row in rows] == [
         ("product, int8", None), ("stock int8", None),
-        *((name, output) for output in benchmark.OUTPUT_TITLES for name in ("dlip, packed", "limit")),
+        *((name, output) for output in benchmark.OUTPUT_NAMES for name in ("dlip, packed", "limit")),
         ("dlip, packed", None),
     ]  # fmt: skip
     assert all(row["ratio"] > 0 for row in rows if row["name"] == "dlip, packed" and "output" in row)
     assert rows[-1]["peak_mb"] > 0 and rows[-1]["start_s"] > 0 and rows[-1]["error"] < 0.2
-    assert len(table(record).splitlines()) == 2 + 9 and len(footprints(record).splitlines()) == 2 + 6
+    assert len(times(record).splitlines()) == 2 + 9 and len(footprints(record).splitlines()) == 2 + 6
 
 
 @pytest.mark.slow

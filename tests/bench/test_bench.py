@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dlip import bench, data
-from dlip.bench import demo, growth, modules, precision, reading, reranking, search, step, stock, training
+from dlip.bench import demo, growth, modules, precision, reading, reranking, search, step, training
 from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.common.errors import UserError
@@ -137,34 +137,6 @@ def test_steps_with_other_losses_are_refused():
     for name, loss in (("fp32", 2.01), ("bf16", 2.3), ("bf16, cached teacher", float("nan"))):
         with pytest.raises(UserError, match=rf"itc is {loss:.4g} in a step {name}, 2 in a plain one"):
             step.check_equal(plain | {name: {"itc": loss}})
-
-
-@pytest.mark.slow
-def test_stock_and_here_are_compared_before_timing(monkeypatch, scenes):
-    small = "scenes-student:image_width=32,text_width=32,image_layers=1,text_layers=1"
-    monkeypatch.setattr(stock, "SIZES", (small.replace("32", "48"), small))
-    monkeypatch.setattr(stock, "BATCHES", (2,))
-    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
-    settings, rows = stock.run(rounds=1)
-    assert [row["name"].removeprefix(f"{small}, ") for row in rows[-15:]] == [
-        "caption of 2: stock", "caption of 2: here", "caption of 2: here, packed", "caption of 2: here, bf16",
-        "caption of 2: here, int8", "caption of 2: onnx", "caption of 2: onnx-int8",
-        "states of 2: stock", "states of 2: here", "states of 2: here, packed", "states of 2: onnx",
-        "states of 2: onnx-int8", "pair of 2: stock", "pair of 2: here", "pair of 2: here, packed",
-    ]  # fmt: skip
-    caption = rows[-15]
-    assert caption["ratio"] == 1 and caption["base_ratio"] == pytest.approx(rows[0]["s"] / caption["s"], abs=0.01)
-    monkeypatch.setattr(stock, "same", lambda expected, actual: False)
-    monkeypatch.setattr(stock, "graphs", lambda vlm, place: {})
-    with pytest.raises(UserError, match="by here differs from stock"):
-        stock.run(rounds=1)
-    assert settings["tokens"] == 20
-
-
-def test_same():
-    numbers = torch.ones(3)
-    assert stock.same(numbers, numbers + 1e-4) and not stock.same(numbers, numbers + 0.1)
-    assert stock.same([[1, 2]], [[1, 2]]) and not stock.same([[1, 2]], [[1, 3]])
 
 
 @pytest.mark.parametrize("code", [0, 2])
@@ -300,7 +272,7 @@ def test_growth_varies_one_setting_at_a_time(small):
 def test_options_and_unknown_benchmarks():
     assert list(bench.every({"rounds": 1})) == [name for name in bench.BENCHES if name != "reading"]
     assert bench.every({"data": "a", "rounds": 1})["reading"] == {"data": "a", "rounds": 1}
-    assert bench.every({"data": "a"})["stock"] == {}
+    assert bench.every({"data": "a"})["step"] == {}
     with pytest.raises(UserError, match="no benchmark 'x'"):
         bench.bench("x")
 
