@@ -24,7 +24,8 @@ def times(record: dict) -> str:
     lines = []
     for (*cell, precision), by_name in cells.items():
         own = [_spread(by_name[name]) if name in by_name else "" for name in names]
-        ratio = f"{speed_over_peers(by_name):.2f}" if by_name.keys() - {*OWN, "limit"} else ""
+        compared = by_name.keys() & {*OWN} and by_name.keys() - {*OWN, "limit"}
+        ratio = f"{speed_over_peers(by_name):.2f}" if compared else ""
         lines.append([f"{_title(*cell)}, {PRECISIONS[precision]}", *own, ratio, three_digits(by_name["limit"]["ms"])])
     return _markdown(["", *names, "dlip / best peer", "limit"], lines)
 

@@ -219,7 +219,7 @@ class Export(Figures):
     bf16: bool = False
     """Store bf16 weights, for this package."""
     int8: bool = False
-    """Store int8 weights, for this package or onnx."""
+    """Store int8 weights, for onnx."""
     shard_mb: float | None = option(None, above=0)
     """Split weights over files of at most so many MB, for this package."""
     out: str | None = option(None, metavar="FOLDER")
@@ -245,7 +245,7 @@ def export(options: Export) -> None:
         from dlip.export.onnx_export import to_onnx
 
         write = partial(to_onnx, int8=options.int8)
-    elif options.to == "dlip":
+    elif options.to == "dlip" and precision != "int8":
         write = partial(to_dlip, precision=precision, shard_mb=options.shard_mb)
     elif options.to in STOCK_ENCODERS and precision in ("fp32", "fp16"):
         write = partial(to_encoder, kind=options.to, half=options.fp16)

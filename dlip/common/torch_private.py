@@ -29,11 +29,6 @@ def onednn_has_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def bf16_times_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """bf16 rows [N, I] times int8 weights [O, I] with a scale [O]; converted weights are twice as many bytes."""
-    return torch._weight_int8pack_mm(x, weight, scale)
-
-
 def int8_times_int8(a: Tensor, b: Tensor) -> Tensor:
     """The product of int8 matrices, int32; `torch.matmul` has none on a CPU."""
     return torch._int_mm(a, b)

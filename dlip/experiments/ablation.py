@@ -60,7 +60,7 @@ def identity(row: Row, plan: Plan) -> str:
     if plan.generate_limit:
         parts["test"].append(plan.generate_limit)
     if row.precision != "fp32":
-        parts["precision"] = row.precision
+        parts["precision"] = f"{row.precision} graphs"
     if row.weights:
         train = _changed(TrainConfig(), row.train(plan, 0).to_dict())
         parts |= {
@@ -210,7 +210,7 @@ def do(job: Job) -> None:
 
 
 def _measured_teacher(job: Job) -> dict:
-    """The teacher's record, in the row's precision, with its metrics on the grids' test images, in fp32 with bounds."""
+    """The teacher's record in the row's precision, with its metrics on the grids' test images; in fp32 with bounds."""
     plan = job.plan
     config = EvaluationConfig(
         model=plan.teacher,

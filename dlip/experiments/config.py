@@ -127,7 +127,7 @@ class EvaluationConfig:
     beams: int = option(3, least=1, most=100)
     """Beams of captions and answers."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """Convert the model to this precision first."""
+    """Precision in which the model runs: fp32 and bf16 in torch, int8 as `dlip export --to onnx --int8`."""
     data: DataConfig = DataConfig()
     """Data."""
     measure: MeasureConfig = MeasureConfig()

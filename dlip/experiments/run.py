@@ -11,7 +11,7 @@ import torch
 
 from dlip import data as data_sets
 from dlip.checkpoints.init_from import check_backbone, initialize
-from dlip.common import distributed
+from dlip.common import distributed, machine
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
 from dlip.cost.count import summary
@@ -27,6 +27,7 @@ from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutC
 from dlip.experiments.history import history, model_record, models_of
 from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
 from dlip.experiments.trackers import Reporter, check_installed
+from dlip.export.runner_evaluate import int8_runner
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import convert_precision, precision
 from dlip.models.med import Med
@@ -151,12 +152,10 @@ def measure(
 
     On scenes with "attention" too. Where latency is measured, memory is as well. Attention and latency are compared
     with those of `teacher` where one is passed: latency is then measured in turns, and its "share" is the percentage of
-    the teacher's. Models are moved to the accelerator where there is one, except int8, which runs on a CPU only.
+    the teacher's. Models are moved to the accelerator where there is one.
     """
-    models = [model for model in (vlm, teacher) if model]
-    fast = torch.accelerator.is_available() and all(precision(model.med) != "int8" for model in models)
-    for model in models:
-        model.med.to(torch.accelerator.current_accelerator() if fast else "cpu")
+    for model in (vlm, teacher) if teacher else (vlm,):
+        model.med.to(machine.device())
     metrics = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
     items = metrics.pop("items")
     if hasattr(dataset, "scene") and attention_maps.measurable(vlm):
@@ -191,22 +190,28 @@ def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, 
 
 
 def measure_model(config: EvaluationConfig, progress: bool = True, teacher: VLM | None = None) -> tuple:
-    """Load a model by name and measure it: the model, its metrics, its predictions and the data.
+    """Load a model by name and measure it: the model in torch, its metrics, its predictions and the data.
 
-    teacher: as in `measure`. Raises UserError as `evaluate_model` does.
+    In int8 it has no attention, latency or memory. teacher: as in `measure`. Raises UserError as `evaluate_model` does.
     """
     check_tasks(config.tasks)
     vlm, split = VLM.load(config.model), config.data.split or held_out(config.data.name, "--")
-    for med in vlm.med.members:
-        convert_precision(med, config.precision)
     dataset = data_sets.open(config.data.name, split, config.data.limit, config.data.on_error)
     skipped, how = {dataset.split: len(data_sets.verify(dataset))}, config.measure
     known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
-    metrics, items = measure(
-        vlm, dataset, how.latency_repeats, progress, teacher, tasks=config.tasks, k=how.candidates,
-        num_beams=config.beams, generate_limit=how.generate_limit,
-        answers=read_answers(config.answers) if config.answers else None,
-    )  # fmt: skip
+    options = {
+        "tasks": config.tasks, "k": how.candidates, "num_beams": config.beams, "generate_limit": how.generate_limit,
+        "answers": read_answers(config.answers) if config.answers else None, "progress": progress,
+    }  # fmt: skip
+    if config.precision == "int8":
+        with int8_runner(config.model) as (runner, mb):
+            metrics = evaluate(runner, dataset, return_items=True, **options)
+            metrics["efficiency"] = summary(vlm.med) | {"weights_mb": mb}
+        items = metrics.pop("items")
+    else:
+        for med in vlm.med.members:
+            convert_precision(med, config.precision)
+        metrics, items = measure(vlm, dataset, how.latency_repeats, teacher=teacher, **options)
     note_skipped(metrics, skipped)
     return vlm, metrics | known, items, dataset
 
@@ -375,7 +380,8 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
     """
     first = model_record(config.model)
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
-    about["name"] = ", ".join([first["name"], *config.differences(precision(vlm.med))])
+    lowered = "int8" if config.precision == "int8" else precision(vlm.med)
+    about["name"] = ", ".join([first["name"], *config.differences(lowered)])
     about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
     record = new_record(command=config.command(), metrics=metrics, items=items, **about)
     record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}

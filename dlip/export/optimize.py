@@ -21,11 +21,11 @@ from dlip.data.transforms import as_list
 from dlip.evaluation.tasks import EVALUATORS
 from dlip.export import backends
 from dlip.export.backends.agreement import TOKENS, Inputs, outputs_of, reference, relative_errors
-from dlip.export.backends.base import BEAMS
+from dlip.export.backends.base import BEAMS, PRECISIONS
 from dlip.export.onnx_runner import Runner
 from dlip.export.runner_evaluate import EVALUATORS as RUNNER_EVALUATORS
 from dlip.models.fast.linear import refuse_packed
-from dlip.models.fast.precision import PRECISIONS, require_fp32_blip
+from dlip.models.fast.precision import require_fp32_blip
 from dlip.training.caches.disk import cache_key
 from dlip.vlm import VLM, ImageInput, pairs
 

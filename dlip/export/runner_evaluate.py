@@ -1,6 +1,9 @@
 """Evaluation of a model by its runner, with the metrics of `dlip.evaluation.tasks.evaluate`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 from dlip.common.errors import UserError
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, subrange
+from dlip.export.onnx_export import to_onnx
 from dlip.export.onnx_runner import Runner
 
 
@@ -72,3 +76,16 @@ def run_vqa(
 
 
 EVALUATORS = {"retrieval": run_retrieval, "captioning": captioning.run, "vqa": run_vqa}
+
+
+@contextmanager
+def int8_runner(model: str) -> Iterator[tuple[Runner, float]]:
+    """A model by its name as int8 graphs for `dlip.evaluate`, which last as long as the context, and the MB of its
+    weights.
+
+    Raises UserError as `to_onnx` does.
+    """
+    with TemporaryDirectory() as folder:
+        runner = Runner(to_onnx(model, folder, int8=True)[0]["onnx-int8"], torch.get_num_threads())
+        runner.evaluators = EVALUATORS
+        yield runner, sum((part.folder / "weights.bin").stat().st_size for part in runner.parts) / 1e6

@@ -87,7 +87,7 @@ def to_dlip(
     license: str | None = None,
     shard_mb: float | None = None,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Write `out`/fp32, fp16, bf16 or int8, which `dlip.load` reads, whole or not at all.
+    """Write `out`/fp32, fp16 or bf16, which `dlip.load` reads, whole or not at all.
 
     fp16 weights are read as fp32. shard_mb: size of a file in MB above which weights are split over several.
     Returns the folder by its precision, and an empty dict, as nothing is skipped. Raises UserError for a composite.

@@ -74,5 +74,5 @@ def test_differences_are_listed(tmp_path):
 
 
 def test_failed_command_is_a_fault(tmp_path):
-    (fault,) = killed.finish(killed.Scenario("export nothing --int8", killed.files), tmp_path / "run")
+    (fault,) = killed.finish(killed.Scenario("export nothing --bf16", killed.files), tmp_path / "run")
     assert fault.startswith("exit 2: ") and "there is no model" in fault

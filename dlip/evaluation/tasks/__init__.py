@@ -11,7 +11,6 @@ from dlip.data import FirstN
 from dlip.data import open as open_data
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, subrange
-from dlip.models.fast.precision import precision
 from dlip.models.tasks import TASKS
 from dlip.vlm import VLM
 
@@ -52,8 +51,7 @@ def evaluate(
     """
     if isinstance(model, str | Path):
         model = VLM.load(model)
-        if precision(model.med) != "int8":
-            model.med.to(machine.device())
+        model.med.to(machine.device())
     data = open_data(data, split) if isinstance(data, str | Path) else data
     check_tasks(tasks)
     evaluators = getattr(model, "evaluators", EVALUATORS)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dlip.vlm import VLM
 
 CONFIG, BEAMS = "backend.json", 3
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 class Backend(ABC):
@@ -28,7 +29,7 @@ class Backend(ABC):
     """Precision that it does not support -> the reason."""
 
     def __init__(self, precision: str, threads: int = 0):
-        """precision: "fp32", "bf16" or "int8". threads: 0 leaves their number to the library."""
+        """precision: one of `PRECISIONS`. threads: 0 leaves their number to the library."""
         self.precision, self.threads = precision, threads
 
     def prepare(self, model: str | Path, folder: Path, images: np.ndarray) -> Self:

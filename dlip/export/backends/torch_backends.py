@@ -12,6 +12,7 @@ from dlip.models.grid_resize import normalized
 from dlip.vlm import VLM
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+NO_INT8 = "other backends were faster at it"
 
 
 class TorchBackend(Backend):
@@ -77,7 +78,7 @@ class Stock(TorchBackend):
 class Dlip(TorchBackend):
     """This package."""
 
-    lacks = dict.fromkeys(("bf16", "int8"), "it is for serving, so packed as well")
+    lacks = {"bf16": "it is for serving, so packed as well", "int8": NO_INT8}
     packed = False
 
     def convert(self, vlm, folder, images):
@@ -121,4 +122,4 @@ class Dlip(TorchBackend):
 class Packed(Dlip):
     """This package with its weights laid out for inference."""
 
-    lacks, packed = {}, True
+    lacks, packed = {"int8": NO_INT8}, True
