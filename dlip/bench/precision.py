@@ -12,7 +12,6 @@ import torch
 
 from dlip import data as data_sets
 from dlip.bench import alternate, row
-from dlip.bench.step import random_model
 from dlip.checkpoints.load import built_in_models, save_model
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.tasks import evaluate
@@ -24,7 +23,7 @@ from dlip.models.fast.precision import PRECISIONS, convert_precision
 from dlip.records.schema import HEADLINE_SCORES, SCORES, TABLE_SCORES, value_at
 from dlip.vlm import VLM
 
-MODEL, RANDOM = "scenes/student", ("blip-base", "dlip-small")
+MODEL = "scenes/student"
 SHOWN = [*TABLE_SCORES, "vqa"]
 SAMPLES = 100
 """Images whose captions are timed."""
@@ -33,7 +32,7 @@ SAMPLES = 100
 def run(rounds: int = 100, images: int = 1000, data: str | None = None) -> tuple[dict, list[dict]]:
     """On `images` of the test split. ms: from an image to its caption with 3 beams, a new image each round. mb: weights
     on disk. kept: minimum of the headline scores, in % of fp32's. Then the rows of `optimized`: models of scenes on the
-    same images, those of photographs on the val split of `data`, if passed; and of random models, without scores.
+    same images, those of photographs on the val split of `data`, if passed.
     """
     threads, scenes, fp32 = torch.get_num_threads(), Scenes("test", size=images), VLM.load(MODEL)
     with tempfile.TemporaryDirectory() as name:
@@ -55,10 +54,6 @@ def run(rounds: int = 100, images: int = 1000, data: str | None = None) -> tuple
         rows.append(row(name, ms, first, "ms", **figures, kept=round(kept, 2), mb=mb[name]))
     sets = {"scenes": scenes} | ({"photos": data_sets.open(data, "val", on_error="skip")} if data else {})
     rows += optimized(sets, rounds)
-    for size in RANDOM:
-        with tempfile.TemporaryDirectory() as cache:
-            fastest, about = optimized_twice(random_model(size), cache)
-        rows.append({"name": f"{size} {fastest.name}", **about})
     return {"model": MODEL, "images": images, "rounds": rounds, "threads": threads}, rows
 
 

@@ -61,16 +61,17 @@ class Candidate:
 
 
 class Optimized:
-    """The methods of `VLM`, each run by the backend that was fastest at it for about as many inputs: answers by that of
-    captions, embeddings of texts by that of images. They return arrays of numpy in place of tensors.
+    """The methods of `VLM`, each run by the backend that was fastest at it for about as many inputs: answers by the one
+    in fp32 that was fastest at captions, because 8 bits may cost answers more than the outputs that are compared show;
+    embeddings of texts by that of images. They return arrays of numpy in place of tensors.
     """
 
     def __init__(self, name: str, picks: dict[tuple[str, int], VLM | Runner]):
-        """picks: of `SIZES`, something that is timed and a size -> what runs it."""
+        """picks: of `SIZES`, something that is timed and a size, or "answer" and a size -> what runs it."""
         self.name, self.picks = name, picks
 
     def pick(self, what: str, n: int) -> VLM | Runner:
-        """What runs something of `SIZES` for n images or texts; if the model cannot do it, anything, which says so."""
+        """What runs something for n images or texts; if the model cannot do it, anything, which says so."""
         sizes = [size for name, size in self.picks if name == what]
         nearest = min(sizes, key=lambda size: abs(size - n), default=None)
         return self.picks.get((what, nearest)) or self.picks["caption", 1]
@@ -81,7 +82,7 @@ class Optimized:
 
     def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
         images, questions = pairs(images, questions, "question")
-        return self.pick("caption", len(images)).answer(images, questions, num_beams)
+        return self.pick("answer", len(images)).answer(images, questions, num_beams)
 
     def match(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
         images, texts = pairs(images, texts, "text")
@@ -103,7 +104,7 @@ class Optimized:
     def evaluators(self) -> dict[str, Callable]:
         """Those of `dlip.evaluate`, each with what runs its task."""
         ranking = "rank" if ("rank", 64) in self.picks else "image"
-        whats = {"retrieval": ranking, "captioning": "caption", "vqa": "caption"}
+        whats = {"retrieval": ranking, "captioning": "caption", "vqa": "answer"}
         return {task: partial(_evaluate, task, self.pick(what, 64)) for task, what in whats.items()}
 
 
@@ -170,6 +171,9 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
         for i, (variant, (_, error)) in enumerate(ready.items())
     ]
     fastest = {size: ms.index(min(ms)) for size, ms in times.items()}
+    exact = [i for i, one in enumerate(timed) if one.precision == "fp32"] or range(len(timed))
+    if "vqa" in med.abilities:
+        fastest |= {("answer", n): min(exact, key=times["caption", n].__getitem__) for n in SIZES["caption"]}
     name = f"{vlm.name} by {' and '.join(dict.fromkeys(str(timed[i]) for i in fastest.values()))}"
     ranked = sorted(timed, key=lambda candidate: candidate.ms["caption, 1"])
     return Optimized(name, {size: models[i] for size, i in fastest.items()}), ranked + others

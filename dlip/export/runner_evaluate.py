@@ -87,5 +87,5 @@ def int8_runner(model: str) -> Iterator[tuple[Runner, float]]:
     """
     with TemporaryDirectory() as folder:
         runner = Runner(to_onnx(model, folder, int8=True)[0]["onnx-int8"], torch.get_num_threads())
-        runner.evaluators = EVALUATORS
+        runner.name, runner.evaluators = model, EVALUATORS
         yield runner, sum((part.folder / "weights.bin").stat().st_size for part in runner.parts) / 1e6

@@ -235,7 +235,6 @@ def test_a_pick_is_compared_with_the_fastest_of_a_second_run(monkeypatch):
 def test_precisions_keep_scores(exported_student, monkeypatch):
     monkeypatch.setattr(onnx_export, "trace", reuse_graphs(exported_student))
     monkeypatch.setattr(precision, "built_in_models", lambda kind: [])
-    monkeypatch.setattr(precision, "RANDOM", ())
     settings, rows = precision.run(rounds=1, images=12)
     assert [row["name"] for row in rows] == ["fp32", "bf16", "onnx", "onnx-int8"] and settings["images"] == 12
     assert rows[0]["kept"] == 100 and rows[0]["mb"] > rows[1]["mb"] > rows[2]["mb"] > rows[4]["mb"]

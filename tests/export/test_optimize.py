@@ -12,7 +12,7 @@ from dlip.data import FirstN
 from dlip.export import optimize as module
 from dlip.export.optimize import Candidate, Optimized, optimize
 from dlip.models.fast import linear
-from dlip.models.fast.precision import convert_precision
+from dlip.models.fast.precision import convert_precision, precision
 from dlip.models.med import Med
 from dlip.vlm import VLM
 
@@ -74,6 +74,14 @@ def test_low_precision_gives_arrays_too(tiny, scenes, cache, monkeypatch):
         model.match(images[:1], TEXTS)
 
 
+def test_answers_stay_in_fp32(tiny, cache, monkeypatch):
+    monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
+    monkeypatch.setattr(module, "PRECISIONS", ("fp32", "bf16"))
+    pick(monkeypatch, "dlip, packed", "bf16")
+    model, _ = optimize(tiny, tolerance=1.0, cache=cache)
+    assert [precision(model.pick(what, 1).med) for what in ("caption", "answer")] == ["bf16", "fp32"]
+
+
 class Recorder:
     """Stands for a model and records what it is called with."""
 
@@ -85,7 +93,8 @@ class Recorder:
 
 
 def test_every_method_is_run_by_what_was_fastest_at_it_for_as_many():
-    picks = {(what, size): Recorder() for what, sizes in module.SIZES.items() for size in sizes}
+    timed = module.SIZES | {"answer": (1, 8)}
+    picks = {(what, size): Recorder() for what, sizes in timed.items() for size in sizes}
     model, image, texts = Optimized("x", picks), "image.png", [""] * 9
     model.caption([image])
     model.caption([image] * 9)
@@ -96,7 +105,8 @@ def test_every_method_is_run_by_what_was_fastest_at_it_for_as_many():
     model.similarity([image], texts)
     called = {pick: one.calls for pick, one in picks.items()}
     assert called == {
-        ("caption", 1): [("caption", 1)], ("caption", 8): [("caption", 9), ("answer", 7)],
+        ("caption", 1): [("caption", 1)], ("caption", 8): [("caption", 9)], ("answer", 1): [],
+        ("answer", 8): [("answer", 7)],
         ("match", 1): [("match", 1)], ("match", 8): [("match", 9)], ("rank", 64): [("match", 9)],
         ("image", 1): [("embed_images", 1)], ("image", 8): [("embed_texts", 9)],
     }  # fmt: skip
