@@ -274,7 +274,9 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
 
 def test_a_teacher_in_int8_is_evaluated_once(tmp_path, tiny):
     tiny.save(tmp_path / "teacher")
-    write_json(tmp_path / "teacher" / "record.json", make_record("t", "teacher"))
+    record = make_record("t", "teacher")
+    record["config"]["train"] |= {"steps": 2, "batch_size": 4}
+    write_json(tmp_path / "teacher" / "record.json", record)
     plan = replace(TINY, teacher=str(tmp_path / "teacher"))
     place = {"out": tmp_path / "out", "results": tmp_path / "runs.jsonl", "progress": False}
     for _ in range(2):
