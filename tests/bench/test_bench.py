@@ -271,7 +271,7 @@ def test_growth_varies_one_setting_at_a_time(small):
 def test_options_and_unknown_benchmarks():
     assert list(bench.every({"rounds": 1})) == [name for name in bench.BENCHES if name != "reading"]
     assert bench.every({"data": "a", "rounds": 1})["reading"] == {"data": "a", "rounds": 1}
-    assert bench.every({"data": "a"})["step"] == {}
+    assert bench.every({"data": "a"})["modules"] == {}
     with pytest.raises(UserError, match="no benchmark 'x'"):
         bench.bench("x")
 
