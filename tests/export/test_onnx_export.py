@@ -190,6 +190,7 @@ def test_int8_weights(student, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--to", "transformers", "--int8"], "--to transformers has no int8"),
+        (["--int8"], "--to dlip has no int8"),
         (["--to", "onnx", "--bf16"], "--to onnx has no bf16"),
         (["--to", "onnx", "--fp16"], "--to onnx has no fp16"),
         (["--fp16", "--int8"], "--fp16 and --int8 exclude each other"),
