@@ -62,6 +62,12 @@ def kind(image: Image.Image | np.ndarray) -> str:
     return "scenes" if as_pil(image).size == (SIDE, SIDE) else "photos"
 
 
+def is_drawing(image: Image.Image) -> bool:
+    """Whether 32 colors cover most of the image, as in drawings, charts and pages of text, but not in photographs."""
+    counts = sorted(count for count, _ in as_pil(image).getcolors(image.width * image.height))
+    return sum(counts[-32:]) > 0.9 * sum(counts)
+
+
 def examples() -> list[Example]:
     """Photographs, a drawing and scenes; those that the models of the opening page know come first."""
     every = [*photographs(), DRAWING, *_scenes()]

@@ -39,10 +39,10 @@ def fix(names: list[str] | None) -> None:
     role.cache_clear()
 
 
-def optimize(wanted: bool) -> None:
-    """Whether models that are loaded from now on are optimized, for `fastest`."""
+def optimize(on: bool) -> None:
+    """Optimize the models that are loaded from now on, for `fastest`, or stop doing so."""
     global _optimizes
-    _optimizes = wanted
+    _optimizes = on
 
 
 def fastest(vlm: VLM) -> VLM | Optimized:

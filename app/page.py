@@ -2,9 +2,9 @@
 
 A tab is a module of `app.tabs` with a function
 
-    def tab(page, names, image) -> None
+    def tab(page, names, image)
 
-that is called inside its own gr.Tab:
+that is called inside its own gr.Tab. It returns the inputs, if any, that an example fills in.
 
 - `names` = (teacher, student) are two gr.Dropdown of model names; `image` is a gr.Image whose value is a file's path or
   None. They come first among an event's inputs: `[image, *names, ...]`. The server keeps no state of a visitor: every
@@ -13,8 +13,8 @@ that is called inside its own gr.Tab:
   models with `models.pair`, return plain JSON as a TypedDict, and raise UserError.
 - `events.endpoint(function, [image, *names, ...])` makes such a function an API endpoint, documented by its docstring
   and return type. The page shows the same result as HTML, made by a pure function `show` from a template in `view`. The
-  page's own events have `api_visibility="private"` and a queue: `**events.QUICK`, or `**events.LONG` if they take more
-  than a second.
+  page's own events have `api_visibility="private"` and a queue of `events`: `**events.QUICK`, or `**events.LONG`
+  if they take more than a second.
 - Every event handler is wrapped by `events.guarded` or `events.on_selection_change`, which show exceptions as a
   sentence and hold `models.turn`. Long jobs take the turn themselves, see `jobs.turns`.
 """
@@ -75,8 +75,8 @@ def build() -> gr.Blocks:
                                   elem_id="examples")  # fmt: skip
                 place = gr.JSON(visible=False)
                 gr.HTML(parts.hint("Drop, paste or photograph an image, or choose one of these."))
-                strange = compare.out_of_domain_hint(examples[0].image, models.defaults())
-                hint, unreadable = gr.HTML(strange, elem_id="domain-hint"), gr.Textbox(visible=False)
+                first_hint = compare.out_of_domain_hint(examples[0].image, models.defaults())
+                hint, unreadable = gr.HTML(first_hint, elem_id="domain-hint"), gr.Textbox(visible=False)
             with gr.Column(scale=8, min_width=320), gr.Tabs():
                 returned = {}
                 for name, (label, module) in TABS.items():
@@ -96,7 +96,8 @@ def build() -> gr.Blocks:
         def unreadable_upload(image):
             """The path of an image that cannot be read, after a warning."""
             try:
-                return images.read(image) and None if image else None
+                if image:
+                    images.read(image)
             except UserError as error:
                 events.warn(events.message(error))
                 return image
@@ -152,7 +153,8 @@ def serve(
     models.fix(names or (list(built_in) if share or security.is_public() else None))
     gallery.use(searched)
     models.optimize(optimize)
-    for name in reversed(dict.fromkeys((*models.defaults(), *(names or ())))):  # the first ones stay in memory
+    shown = (*models.defaults(), models.undistilled(models.defaults()[1]), *(names or ()))
+    for name in reversed(dict.fromkeys(filter(None, shown))):  # the first ones stay in memory
         fastest = models.fastest(models.load(name))
         if optimize:
             print(fastest.name, flush=True)

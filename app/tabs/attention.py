@@ -104,12 +104,12 @@ def self_attention(
     return attention_view.compare_maps("the image", ROLLOUT if rollout else SELF, models.names(pair), maps)
 
 
-def _capable(pair: dict[str, VLM], method: Callable, *given) -> list[tuple[str, str]]:
+def _capable(pair: dict[str, VLM], method: Callable, *arguments) -> list[tuple[str, str]]:
     """Side and text of each model that has the weights for a method."""
     texts = []
     for side, vlm in pair.items():
         with suppress(MissingAbility):
-            texts.append((side, method(vlm, *given)[0]))
+            texts.append((side, method(vlm, *arguments)[0]))
     return texts
 
 

@@ -193,13 +193,12 @@ def _timed(
         model = model.pick("caption", 1)  # whose steps can be counted
     med, steps = vlm.med.model_for(ability), []
     with ExitStack() as hooks:
-        if isinstance(med, Med):  # others have no decoder
-            if len(vlm.med.members) == 1:  # each of several resizes for itself
-                image = resize_square(image, med.config.image_size)
+        if isinstance(med, Med) and len(vlm.med.members) == 1:  # others resize for themselves
+            image = resize_square(image, med.config.image_size)
         if isinstance(model, Runner):
             part = model.part(ability)
             part.steps = 0
-        elif isinstance(model, VLM) and isinstance(med, Med):
+        elif isinstance(model, VLM) and isinstance(med, Med):  # others have no decoder
             decoder = model.med.model_for(ability).text_decoder
             hooks.callback(decoder.cls.register_forward_hook(lambda *_: steps.append(1)).remove)
         start = time.perf_counter()
@@ -228,6 +227,7 @@ HINTS = {
 }
 """Kind of images -> what to say of a shipped model that does not know it."""
 FEW_PHOTOGRAPHS = "The photos models know mostly people and dogs."
+NO_DRAWINGS = "The photos models know only photographs, and this looks like a drawing."
 
 
 def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
@@ -235,7 +235,9 @@ def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
     kind = images.kind(image)
     if models.out_of_domain(kind, names):
         return parts.hint(HINTS[kind])
-    return parts.hint(FEW_PHOTOGRAPHS) if kind == "photos" and {*names} & {*built_in_models("photos")} else ""
+    if kind == "photos" and {*names} & {*built_in_models("photos")}:
+        return parts.hint(NO_DRAWINGS if images.is_drawing(image) else FEW_PHOTOGRAPHS)
+    return ""
 
 
 def show_captions(results: Captions, names: tuple[str, str]) -> str:
@@ -263,7 +265,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     """Return the question and the captions to rank, which an example fills in."""
     first = images.examples()[0]
     with gr.Row(elem_classes="ask"):
-        method = gr.Radio(["beam", "greedy", "nucleus"], value="beam", label="Decoding", scale=3, min_width=240)
+        method = gr.Radio(list(get_args(Method)), value="beam", label="Decoding", scale=3, min_width=240)
         with gr.Accordion("Beams, length and seed", open=False, elem_classes="settings"), gr.Row():
             beams = gr.Slider(*BEAMS, DEFAULTS["beams"], step=1, label="Beams", info="of beam search")
             top_p = gr.Slider(*TOP_P, 0.9, step=0.05, label="Top p", info="of nucleus sampling")

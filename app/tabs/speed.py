@@ -81,7 +81,7 @@ def table(speed: Speed) -> pd.DataFrame:
     """Every number as a row: side, model, measure, part, batch, value, unit, and the settings."""
     rows = []
 
-    def add(measure: str, part: str, batch: int, value: float | None, unit: str) -> None:
+    def add(side: str, measure: str, part: str, batch: int, value: float | None, unit: str) -> None:
         if value is not None:
             model = speed["models"][side]
             rows.append(dict(side=side, model=model, measure=measure, part=part, batch=batch, value=value, unit=unit))
@@ -89,12 +89,12 @@ def table(speed: Speed) -> pd.DataFrame:
     for side, latency in speed["latency"]["models"].items():
         for part, spread in (("end to end", latency), *latency["modules"].items()):
             for measure in ("p50", "p95"):
-                add(measure, part, latency["batch"], spread[f"{measure}_ms"], "ms")
+                add(side, measure, part, latency["batch"], spread[f"{measure}_ms"], "ms")
         for size, rate in zip(speed["batches"], speed["throughput"].get(side, []), strict=False):
-            add("throughput", "end to end", size, rate, "1/s")
+            add(side, "throughput", "end to end", size, rate, "1/s")
         usage = (speed["memory"] or {}).get(side, {})
-        add("memory", "weights", latency["batch"], usage.get("weights_mb"), "MB")
-        add("memory", "peak on top", latency["batch"], usage.get("peak_mb"), "MB")
+        add(side, "memory", "weights", latency["batch"], usage.get("weights_mb"), "MB")
+        add(side, "memory", "peak on top", latency["batch"], usage.get("peak_mb"), "MB")
     settings = next(iter(speed["latency"]["models"].values()))
     columns = ("task", "beams", "tokens", "text_tokens", "threads", "device", "dtype", "repeats", "warmup")
     return pd.DataFrame(rows).assign(**{name: settings[name] for name in columns}, torch=torch.__version__)

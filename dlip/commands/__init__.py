@@ -116,8 +116,8 @@ def evaluate(options: Evaluate) -> None:
 
     run = evaluate_optimized if options.optimize else evaluate_model
     metrics = run(options.evaluation, options.results, progress=options.json != "-")
-    items = metrics.pop("items")
-    metrics |= {"items": items} if options.items else {}
+    if not options.items:
+        del metrics["items"]
     options.show(metrics, lambda: json.dumps(metrics, indent=1))
 
 

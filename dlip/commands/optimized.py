@@ -21,10 +21,10 @@ def evaluate_optimized(config: EvaluationConfig, results: str | None = None, pro
     if refused := [name for name, given in (others | {"results": results}).items() if given]:
         raise UserError(f"--optimize and --{refused[0]} exclude each other")
     tasks.check_tasks(config.tasks)
-    source, how = config.data, config.measure
+    vlm, source, how = VLM.load(config.model), config.data, config.measure
     dataset = data_sets.open(source.name, source.split or held_out(source.name, "--"), source.limit, source.on_error)
     skipped = {dataset.split: len(data_sets.verify(dataset))}
-    model, candidates = optimize(VLM.load(config.model))
+    model, candidates = optimize(vlm)
     metrics = tasks.evaluate(
         model, dataset, tasks=config.tasks, k=how.candidates, num_beams=config.beams, return_items=True,
         generate_limit=how.generate_limit, progress=progress,

@@ -82,7 +82,8 @@ class ImageMaps:
 def word_maps(vlm: VLM, image: ImageInput, text: str, source: str = "fusion") -> WordMaps:
     """Maps of a text that is read with its image ("fusion"), or of a caption that is generated ("decoder").
 
-    Raises UserError for an unreadable image or a text without words.
+    Raises UserError for an unreadable image or a text without words, and MissingAbility, a UserError, for a model that
+    lacks the decoder or cross-attention.
     """
     med = vlm.med.model_for_states(source).eval()
     words, pool = _read_words(vlm, text, med, "the text has no word; type one")

@@ -131,6 +131,7 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     data = data_sets.open(data, train_split(data)) if isinstance(data, str | Path) else data
     if not isinstance(student, VLM):
         student = new_student(student, teacher, config.seed, data)
+        check_backbone(student.med.config, (), config.backbone_lr > 0)
         student.med.abilities = trained_abilities(config.weights)
     else:
         student.med.abilities |= abilities(config.weights)

@@ -88,9 +88,7 @@ def model_name(vlm: VLM, record: dict) -> str:
 
 def render(template: str, record: dict, **values) -> str:
     environment = Environment(loader=PackageLoader("dlip.export", "cards"), keep_trailing_newline=True)
-    figures = [
-        (METRICS[key][0], f"{value:.1f}{METRICS[key][1]}") for key, value in measured(record).items()
-    ]  # markdown, so that nothing is escaped
+    figures = [(METRICS[key][0], f"{value:.1f}{METRICS[key][1]}") for key, value in measured(record).items()]
     text = environment.get_template(template).render(
         version=__version__, record=record, figures=figures, training=training(record), **values
     )

@@ -286,7 +286,7 @@ def write_config(folder: Path, vlm: VLM, parts: dict[str, tuple[Med, set]], skip
 
 def sizes(med: Med) -> dict:
     c = med.config
-    names = ("image_size", "max_text", "dec_id", "sep_id", "prompt_ids", "max_positions", "vocab_size")
+    names = ("image_size", "max_text", "dec_id", "sep_id", "prompt_ids", "max_positions", "vocab_size", "embed_dim")
     return {
         **{name: getattr(c, name) for name in names},
         "layers": c.text_layers, "cross": 2 * len(c.fusion_layers),

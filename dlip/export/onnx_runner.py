@@ -174,10 +174,13 @@ class Runner:
         return self.embed_images(images) @ self.embed_texts(texts).T
 
     def embed_images(self, images: list[ImageInput]) -> np.ndarray:
-        return self._encode(self.part("itc"), images, "vector")  # unit vectors [I, E]
+        part, images = self.part("itc"), as_list(images, "image")
+        return self._encode(part, images, "vector") if images else _no_vectors(part)  # unit vectors [I, E]
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        part = self.part("itc")
+        part, texts = self.part("itc"), as_list(texts, "text")
+        if not texts:
+            return _no_vectors(part)
         ids, mask = self._tokenize(part, texts)
         return part.run("text", ["vector"], ids=ids, mask=mask)[0]  # unit vectors [T, E]
 
@@ -207,6 +210,10 @@ class Runner:
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         return self.tokenizer.decode_batch(rows, skip_special_tokens=True)
+
+
+def _no_vectors(part: Part) -> np.ndarray:
+    return np.zeros((0, part.config["embed_dim"]), np.float32)
 
 
 def main(argv: list[str] | None = None) -> int:

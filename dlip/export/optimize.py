@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dlip import __version__
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.transforms import as_list
@@ -130,9 +131,9 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     med = require_fp32_blip(vlm.med, "optimize").model_for("lm")
     refuse_packed(med)
     packages = {name for backend in BACKENDS for name in backends.packages(backend) if find_spec(name)}
-    about = {name: version(name) for name in sorted(packages | {"dlip", "torch"})} | {
-        "model": med.config.to_dict(), "abilities": sorted(med.abilities), "tokenizer": vlm.tokenizer.rules(),
-        "samples": f"{SAMPLES} scenes of val",
+    about = {name: version(name) for name in sorted(packages | {"torch"})} | {
+        "dlip": __version__, "model": med.config.to_dict(), "abilities": sorted(med.abilities),
+        "tokenizer": vlm.tokenizer.rules(), "samples": f"{SAMPLES} scenes of val",
     }  # fmt: skip
     folder = Path(cache) / cache_key(about, med)
     vlm.save(folder / "model")

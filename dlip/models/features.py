@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dlip.common import distributed
-from dlip.common.errors import UserError
+from dlip.common.errors import MissingAbility, UserError
 
 SOURCES = ("image", "text", "fusion", "decoder")
 ABILITIES = ("itc", "itm", "lm", "vqa")
@@ -31,13 +31,15 @@ class Want:
     def layers_of(self, source: str, config) -> dict[str, dict[int, int]]:
         """Kind -> {requested layer: the same counted from 0}; for "cross", -1 is the last with cross-attention.
 
-        Raises UserError for a layer that the model does not have.
+        Raises UserError for a layer that the model does not have, and MissingAbility if none has cross-attention.
         """
         depth = config.image_layers if source == "image" else config.text_layers
         out = {}
         for (name, kind), layers in self.layers.items():
             if name == source:
                 existing = config.fusion_layers if kind == "cross" else range(depth)
+                if not existing:
+                    raise MissingAbility("this model has no cross-attention, so its words attend to no image")
                 index = {i: i for i in existing} | {k - len(existing): i for k, i in enumerate(existing)}
                 if missing := [i for i in layers if i not in index]:
                     raise UserError(f"{source} has no {kind} of layer {missing[0]}; choose from {sorted(existing)}")

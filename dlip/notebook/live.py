@@ -113,7 +113,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     import torch
 
     from dlip import data as data_sets
-    from dlip.checkpoints.init_from import initialize
+    from dlip.checkpoints.init_from import check_backbone, initialize
     from dlip.experiments.run import new_student
     from dlip.experiments.trackers import Reporter
     from dlip.training.loop import train
@@ -128,6 +128,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     dataset = data_sets.open(experiment.data.name, experiment.data.split)
     data_sets.verify(dataset)
     student = new_student(size, source, config.seed, dataset)
+    check_backbone(student.med.config, experiment.init_from, config.backbone_lr > 0)
     shown = {"itc", "lm", "vqa"}  # kept even where they are not trained; re-ranking by an untrained itm would hide itc
     student.med.abilities = trained_abilities(config.weights) | shown
     for name in experiment.init_from:

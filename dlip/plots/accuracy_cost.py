@@ -16,8 +16,8 @@ from dlip.records.schema import COSTS, ROLES, SCORES
 
 KEPT = (95, 99)
 """Percent of the teacher's score that are marked by lines."""
-MAX_LABELED = 8
-"""Up to how many points all carry their names; of more, only those on the front do."""
+MAX_LABELED, FEW = 8, 3
+"""Up to how many points all carry their names; of more, those on the front, and those of a role with so few of them."""
 WIDTH, HEIGHT = 480, 300
 """px: the smallest plot area for which names are placed."""
 MARK, LETTER, LINE = 8, 6.5, 14
@@ -133,8 +133,8 @@ def _rows_finding(students: pd.DataFrame, score: str) -> str:
 def _place_names(rows: pd.DataFrame, front: pd.DataFrame, lines: list[float], axes: tuple[str, str], ranges) -> dict:
     """Index in `rows` -> name of the point and its position, without overlaps.
 
-    Points without room for a name get none, nor do those off the front if there are more than `MAX_LABELED`. lines:
-    heights of horizontal lines. Boxes are (left, low, right, high) in px.
+    Points without room for a name get none, nor do some if there are more than `MAX_LABELED`. lines: heights of
+    horizontal lines. Boxes are (left, low, right, high) in px.
     """
     (left, right), (low, high) = ranges
     x, y = (rows[axis].to_numpy() for axis in axes)
@@ -146,9 +146,9 @@ def _place_names(rows: pd.DataFrame, front: pd.DataFrame, lines: list[float], ax
     drawn += [(0, at, WIDTH, at) for at in (HEIGHT * (line - low) / (high - low) for line in lines)]
     for i, j in pairwise(steps):
         drawn += [(x[i], y[i], x[j], y[i]), (x[j], y[i], x[j], y[j])]
-    names = {}
+    names, few = {}, rows.groupby("role")["role"].transform("size") <= FEW
     for k, (i, name) in enumerate(rows["name"].items()):
-        if len(rows) > MAX_LABELED and i not in front.index:
+        if len(rows) > MAX_LABELED and i not in front.index and not few[i]:
             continue
         width = LETTER * len(name)
         for position, (sideways, upwards) in NAME_POSITIONS.items():

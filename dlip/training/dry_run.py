@@ -24,6 +24,7 @@ from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner
+from dlip.training.optimizer import layer_matrices
 from dlip.vlm import VLM
 
 PROBE_IMAGES = 4
@@ -116,7 +117,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     return {
         "steps": config.steps, "images": seen, "epochs": seen / len(dataset), "train_images": len(dataset),
         "flops": flops,
-        "memory_gb": {name: size / 1e9 for name, size in (*_resident(learner, teacher), ("saved", saved))},
+        "memory_gb": {name: size / 1e9 for name, size in (*_resident(learner, teacher, config), ("saved", saved))},
         "hours": {"this machine": seconds / 3600, **hours}, "utilization": UTILIZATION, "precision": config.precision,
     }  # fmt: skip
 
@@ -154,16 +155,17 @@ def first_images(batch: Batch, images: int) -> Batch:
     return replace(batch, **changes)
 
 
-def _resident(learner: Learner, teacher: VLM | None) -> list[tuple[str, int]]:
+def _resident(learner: Learner, teacher: VLM | None, config: TrainConfig) -> list[tuple[str, int]]:
     """Bytes held during the whole run, by purpose."""
 
     def size(tensors: Iterable[Tensor]) -> int:
         return sum(tensor.nbytes for tensor in tensors)
 
     trained = size(p for p in learner.parameters() if p.requires_grad)
+    one_moment = size(layer_matrices(learner.med)) if config.optimizer == "muon" else 0
     return [
         ("student", size([*learner.parameters(), *learner.buffers()])), ("gradients", trained),
-        ("optimizer", 2 * trained), ("teacher", size(teacher.med.parameters()) if teacher else 0),
+        ("optimizer", 2 * trained - one_moment), ("teacher", size(teacher.med.parameters()) if teacher else 0),
     ]  # fmt: skip
 
 

@@ -250,12 +250,15 @@ def test_the_undistilled_student_is_shown_beside_a_shipped_one(image_path, monke
 
 
 def test_out_of_domain_images_get_a_hint():
-    scene, photograph = Image.fromarray(Scenes("test")[0].image), Image.new("RGB", (640, 480))
+    scene, photograph = Image.fromarray(Scenes("test")[0].image), images.photographs()[0].image
     assert "know only the drawn scenes" in compare.out_of_domain_hint(photograph, (TEACHER, "runs/own"))
     assert compare.out_of_domain_hint(scene, (TEACHER, STUDENT)) == ""
     assert "know only photographs" in compare.out_of_domain_hint(scene, (PHOTO_TEACHER, STUDENT))
     assert "mostly people and dogs" in compare.out_of_domain_hint(photograph, (PHOTO_TEACHER, "runs/own"))
     assert compare.out_of_domain_hint(photograph, ("runs/big", "runs/own")) == ""
+    assert "looks like a drawing" in compare.out_of_domain_hint(images.drawing(), (PHOTO_TEACHER, STUDENT))
+    assert not any(images.is_drawing(example.image) for example in images.photographs())
+    assert not any(images.is_drawing(example.image.convert("L").convert("RGB")) for example in images.photographs())
 
 
 def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):

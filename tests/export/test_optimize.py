@@ -57,6 +57,7 @@ def test_fastest_backend_has_the_methods_of_a_vlm(backend, tiny, scenes, cache, 
     expected = tiny.similarity(images, TEXTS).flatten().tolist()
     assert model.similarity(images, TEXTS).flatten().tolist() == pytest.approx(expected, abs=1e-4)
     assert model.caption([]) == model.answer([], []) == [] and len(model.match([], [])) == 0
+    assert model.similarity([], TEXTS).shape == (0, 2) and model.similarity(images, []).shape == (2, 0)
     scores, options = [], dict(progress=False, java=False)
     for one in (model, tiny):
         scores.append(dlip.evaluate(one, FirstN(scenes, 2), **options)["retrieval"])

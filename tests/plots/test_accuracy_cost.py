@@ -95,6 +95,14 @@ def test_names_of_points_do_not_overlap():
             assert other == name or not (left < right2 and left2 < right and low < high2 and low2 < high), (name, other)
 
 
+def test_baselines_keep_their_names_among_many_students():
+    """Off the front, as students that are cut from the teacher."""
+    made = [make_record(f"s{i}", params=0.2 + 0.1 * i, tr1=90.0 - 5 * i) for i in range(9)]
+    made.append(make_record("cut", role="undistilled", params=1.1, tr1=80.0))
+    texts = {trace.name: [*trace.text] for trace in accuracy_cost(frame(made)).data[1:]}
+    assert texts == {"distilled": ["s0", *[""] * 8], "undistilled": ["cut"]}
+
+
 def test_name_without_room_is_in_the_hover_text():
     made = [make_record(f"one-of-many-students-{i}", params=0.62) for i in range(8)]
     (points,) = [trace for trace in accuracy_cost(frame(made)).data if trace.name == "distilled"]

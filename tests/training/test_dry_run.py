@@ -17,6 +17,7 @@ from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.dry_run import budget, extrapolate, first_images, probe
 from dlip.training.learner import Learner
+from dlip.training.optimizer import make_optimizer
 from dlip.vlm import VLM
 
 
@@ -140,6 +141,21 @@ def test_memory_and_hours(teacher, monkeypatch):
     half = budget(student, Scenes("val", size=8), config.replace(precision="bf16"))
     assert half["hours"]["A100"] == pytest.approx(half["flops"] / (312e12 * 0.35) / 3600)
     assert half["memory_gb"]["saved"] < alone["memory_gb"]["saved"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_moments_are_those_of_the_optimizer(optimizer, teacher, monkeypatch):
+    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
+    student = new_student("scenes-student", teacher, 0)
+    config = TrainConfig(steps=1, batch_size=4, weights={"itc": 1.0}, optimizer=optimizer)
+    learner = Learner(student, None, config)
+    made_optimizer = make_optimizer(learner, config)
+    for parameter in learner.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    made_optimizer.step()
+    moments = [m for state in made_optimizer.state.values() for name, m in state.items() if name != "step"]
+    cost = budget(student, Scenes("val", size=4), config)["memory_gb"]["optimizer"]
+    assert cost == pytest.approx(sum(m.nbytes for m in moments) / 1e9)
 
 
 def test_micro_batches_cost_as_much_and_hold_less(teacher, monkeypatch):

@@ -36,6 +36,7 @@ def test_recipes_have_the_papers_values():
     terms = {**dict.fromkeys(("itc", "itm", "lm", *AT), 1.0), **dict.fromkeys(HR, 0.25)}  # L_HR is a mean
     assert config.weights == terms and config.momentum and config.epochs == 20
     assert pretrain.size == "dlip-small"
+    assert {experiment("distill", "--recipe", name).train.optimizer for name in RECIPES} == {"adamw"}
     for name in RECIPES.keys() - {"pretrain"}:
         assert experiment("train", "--recipe", name).size == "dlip-small:image_size=384"
 

@@ -5,6 +5,7 @@ and `statistics` computes effects and their limits.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +35,7 @@ from dlip.training.terms import abilities, weights
 HOLDS, FAILS, EQUAL, UNRESOLVED = "holds", "fails", "equal", "unresolved"
 READING = (
     "Points: share of the range from chance to the teacher, in %, mean of IR@1, facts F1 and VQA. Brackets: one-sided\n"
-    f"95% limits over seeds and test images. Effects within {MARGIN:g} points are equal. Rules: docs/ablations.md."
+    f"95% limits over seeds and test images. Equal: both are within {MARGIN:g} points. Rules: docs/ablations.md."
 )
 """How to read `figures`."""
 
@@ -129,8 +130,9 @@ def conclusions(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
 
     Columns: number, statement and verdict of the conclusion; comparison and grid; decides, whether the conclusion's
     verdict depends on the claim; effect, low and high, its one-sided 95% limits, in points; range_low and range_high,
-    the claimed range; claim, its verdict; seeds; deviation over seeds, pooled over the grid, and its dof; detectable,
-    as `detectable_effect` returns it; why, what the records lack; d_<score>, the effect on a score in its own unit.
+    the claimed range; claim, its verdict; seeds and planned, the number of seeds there are and will be; deviation over
+    seeds, pooled over the grid, and its dof; detectable, as `detectable_effect` returns it; why, what the records lack;
+    d_<score>, the effect on a score in its own unit.
     """
     grids = {}
     for name in {claim.grid for conclusion in CONCLUSIONS for claim in conclusion.claims}:
@@ -142,7 +144,7 @@ def conclusions(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
         judged = [_judged(claim, *grids[claim.grid], parts if claim.decides else 1) for claim in conclusion.claims]
         about = dict(number=conclusion.number, statement=conclusion.statement)
         about["verdict"] = combine([row["claim"] for row in judged if row["decides"]])
-        rows += [about | row for row in judged]
+        rows += [about | row | dict(planned=plan.seeds) for row in judged]
     return pd.DataFrame(rows)
 
 
@@ -199,21 +201,24 @@ def spreads(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """How much seeds differ in the composite score: one row per grid that has runs with headline scores.
 
     Columns: grid, runs, deviation (pooled over rows, in points), dof; half_width, of the 90% interval of the difference
-    of two rows with `plan.seeds` seeds, without the noise of test images; collapsed, a list of the collapsed runs.
+    of two rows with as many seeds as every row has, without the noise of test images; collapsed, a list of the
+    collapsed runs. Rows that train no task are left out.
     """
     out = []
     for grid_ in GRIDS.values():
         own = points(grid_, matched(grid_, records, plan))
         if isinstance(own, str) or not own.rows:
             continue
-        values, spread = _weighted(own.values, COMPOSITE), own.spread(COMPOSITE)
+        rows, seeds = (np.array(names)[own.pooled] for names in (own.rows, own.seeds))
+        values, spread = _weighted(own.values, COMPOSITE)[own.pooled], own.spread(COMPOSITE)
         low = [
             f"{row}, seed {seed}: {value:.1f} points"
-            for row, seed, value, below in zip(own.rows, own.seeds, values, collapsed(own.rows, values), strict=True)
+            for row, seed, value, below in zip(rows, seeds, values, collapsed(rows, values), strict=True)
             if below
         ]
+        fewest = min(Counter(rows).values(), default=0)
         about = dict(grid=grid_.name, runs=len(values), deviation=spread.deviation, dof=spread.dof)
-        out.append(about | dict(half_width=half_width(spread, plan.seeds), collapsed=low))
+        out.append(about | dict(half_width=half_width(spread, fewest), collapsed=low))
     return pd.DataFrame(out, columns=["grid", "runs", "deviation", "dof", "half_width", "collapsed"])
 
 
@@ -224,16 +229,26 @@ def text(rows: pd.DataFrame, spread: pd.DataFrame) -> str:
     """`conclusions` and `spreads` for a terminal."""
     lines = []
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
-        lines.append(f"{number}. {statement} {verdict.upper()}")
+        lines.append(f"{number}. {statement} {verdict.upper()}{preliminary(verdict, claims)}")
         for _, row in claims.iterrows():
             lines.append(f"   {row['comparison']}: {figures(row)}")
     lines.append(READING)
     for _, row in spread.iterrows():
-        deviation = f"{row['deviation']:.2f} points between seeds ({plural(row['dof'], 'degree')} of freedom)"
-        width = f"a difference of two rows is known to ±{row['half_width']:.2f}"
-        lines.append(f"{row['grid']}: {deviation}, {width}; {plural(len(row['collapsed']), 'collapsed run')}")
+        deviation = "too few runs to know how much seeds differ"
+        if row["dof"]:
+            deviation = (
+                f"{row['deviation']:.2f} points between seeds ({plural(row['dof'], 'degree')} of freedom), "
+                f"a difference of two rows is known to ±{row['half_width']:.2f}"
+            )
+        lines.append(f"{row['grid']}: {deviation}; {plural(len(row['collapsed']), 'collapsed run')}")
         lines += [f"   {run}" for run in row["collapsed"]]
     return "\n".join([*lines, f"{UNLIKE_PAPER}."])
+
+
+def preliminary(verdict: str, claims: pd.DataFrame) -> str:
+    """What to add to a verdict from fewer seeds than planned. claims: a conclusion's rows of `conclusions`."""
+    decided = verdict != UNRESOLVED and (claims["seeds"] < claims["planned"]).any()
+    return " so far (preliminary: seeds are missing)" if decided else ""
 
 
 def figures(row: pd.Series) -> str:
@@ -242,7 +257,7 @@ def figures(row: pd.Series) -> str:
         return row["why"]
     ends = [f"{'above' if side == 'low' else 'below'} {row[f'range_{side}']:g}" for side in ("low", "high")
             if math.isfinite(row[f"range_{side}"])]  # fmt: skip
-    effect_ = f"{row['effect']:+.2f} points from {plural(row['seeds'], 'seed')}, claimed {' and '.join(ends)}"
+    effect_ = f"{row['effect']:+.2f} points from {row['seeds']} of {row['planned']} seeds, claimed {' and '.join(ends)}"
     beside = "" if row["decides"] else " (shown beside, decides nothing)"
     if math.isnan(row["low"]):
         return f"{effect_}: {row['claim']} ({row['why']}){beside}"

@@ -1,6 +1,5 @@
 """onnxruntime: the graphs of `dlip.export.onnx_export`, in int8 with activations quantized at run time."""
 
-import shutil
 from functools import partial
 
 from dlip.export.backends.base import GraphBackend
@@ -14,9 +13,7 @@ class OnnxRuntime(GraphBackend):
     def convert(self, vlm, folder, images):
         from dlip.export.onnx_export import to_onnx
 
-        vlm.save(folder / "model")
-        to_onnx(str(folder / "model"), folder, int8=self.precision == "int8")
-        shutil.rmtree(folder / "model")
+        to_onnx(vlm.name, folder, int8=self.precision == "int8")
 
     def load(self, folder):
         (graphs,) = folder.glob("onnx*")

@@ -36,7 +36,8 @@ class Worker:
 
     def call(self, method: str, *arguments) -> tuple[float, object]:
         """Seconds and result of a method of `Backend`, without the transfer between processes."""
-        self.connection.send((method, arguments))
+        with suppress(BrokenPipeError):  # `_receive` says that the process ended
+            self.connection.send((method, arguments))
         return self._receive()
 
     def result(self, method: str, *arguments):
@@ -49,7 +50,7 @@ class Worker:
     def _receive(self):
         try:
             answer = self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             raise UserError(f"the process of {self.name} ended, maybe for lack of memory; free some") from None
         if isinstance(answer, UserError):
             raise answer

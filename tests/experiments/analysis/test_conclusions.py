@@ -195,7 +195,8 @@ def test_one_seed_has_an_effect_without_limits():
     assert why(records) == "too few runs to know how much seeds differ"
     _, rows = verdict(3, records)
     assert rows["effect"].iloc[0] == pytest.approx(10, abs=0.3) and math.isnan(rows["low"].iloc[0])
-    assert " points from 1 seed, claimed above 0: unresolved (too few runs" in text(rows, spreads(records))
+    printed = text(rows, spreads(records))
+    assert " points from 1 of 6 seeds, claimed above 0: unresolved (too few runs" in printed and "nan" not in printed
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
@@ -224,6 +225,9 @@ def test_deviation_is_pooled_over_rows_that_train_a_task():
     assert with_noisy["deviation"] > 3 * first["deviation"] and with_noisy["effect"] == pytest.approx(first["effect"])
     assert (first["dof"], with_noisy["dof"]) == (5, 10)
     assert list(with_chance[["deviation", "dof"]]) == list(first[["deviation", "dof"]])
+    row = next(r for r in GRIDS["objectives"].rows if r.name == "AT+HR")
+    by_luck = [student_record(row, 1.0 if seed else 0.0, seed) for seed in range(6)]
+    assert spreads(alone + by_luck)["collapsed"].item() == []
 
 
 def test_spreads_and_collapses_of_a_grid():
@@ -235,6 +239,9 @@ def test_spreads_and_collapses_of_a_grid():
     assert row["half_width"] == pytest.approx(stats.t.ppf(0.95, 5) * row["deviation"] / math.sqrt(3))
     (run,) = row["collapsed"]
     assert run.startswith("self-attention, seed 0: 30.")
+    fewer = spreads([r for r in records if r["name"] != "self-attention" or r["seed"] < 3])
+    half_width = fewer.set_index("grid").loc["attention"]["half_width"]
+    assert half_width == pytest.approx(stats.t.ppf(0.95, 2) * fewer["deviation"].item() * math.sqrt(2 / 3))
     _, with_collapse = verdict(4, records)  # it counts as any other
     assert with_collapse["effect"].iloc[2] == pytest.approx(80 - (70 - 40 / 6), abs=1)
     assert "1 collapsed run\n" in text(with_collapse, spreads(records)) and run in text(with_collapse, spreads(records))
@@ -301,5 +308,8 @@ def test_text_names_each_verdict_and_its_limits():
     printed = text(conclusions(records), spreads(records))
     assert "3. Representations carry more than attention maps. HOLDS" in printed
     assert "VLP+HR minus VLP+AT: +10.0" in printed and "claimed above 0: holds" in printed
-    assert printed.count("UNRESOLVED") == len(CONCLUSIONS) - 1 == 6
+    assert printed.count("UNRESOLVED") == len(CONCLUSIONS) - 1 == 6 and "preliminary" not in printed
+    fewer = [r for r in records if r["seed"] < 3 or r["role"] == "teacher"]
+    printed = text(conclusions(fewer), spreads(fewer))
+    assert "attention maps. HOLDS so far (preliminary" in printed and " from 3 of 6 seeds, claimed above 0" in printed
     assert "unresolved (80% power at " in printed and "objectives: " in printed
