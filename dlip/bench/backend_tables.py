@@ -106,11 +106,11 @@ def _title(output: str, model: str, batch: int) -> str:
 
 
 def _accurate(record: dict) -> dict[Cell, list[Row]]:
-    """Timed rows of backends within the tolerance of `optimize`."""
+    """Timed rows of backends within the tolerance of `optimize`; an error that is rounded to it may be above."""
     errors = {(one["model"], one["name"], one["precision"]): one["error"] for one in record["rows"] if "error" in one}
     cells: dict[Cell, list[Row]] = {}
     for one in filter(_is_timed, record["rows"]):
-        if one["name"] != "limit" and errors[one["model"], one["name"], one["precision"]] <= TOLERANCE:
+        if one["name"] != "limit" and errors[one["model"], one["name"], one["precision"]] < TOLERANCE:
             cells.setdefault(_cell(one), []).append(one)
     return cells
 

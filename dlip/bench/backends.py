@@ -5,7 +5,6 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,14 +31,13 @@ from dlip.export.backends.agreement import (
 )
 from dlip.export.backends.base import BEAMS
 from dlip.export.backends.worker import Worker
+from dlip.export.optimize import SAMPLES
 from dlip.models.backbone import backbone_size
 from dlip.models.config import ModelConfig
 from dlip.vlm import VLM
 
 RANDOM = ("blip-base", "dlip-small")
 SHIPPED = ("scenes/teacher", "scenes/student", "photos/teacher", "photos/student")
-SAMPLES = 16
-"""Images by which 8-bit ranges are chosen."""
 OUTPUT_NAMES = ("caption", "states", "pair")
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.2}
 """Precision -> largest difference from this package's fp32, relative to the norm of the numbers."""
@@ -86,7 +84,7 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
             cells = cells if model in RANDOM else [Cell("caption", 1)]
             rows += compare(model, saved(model, Path(folder)), Path(folder), cells, rounds, threads, peaks)
     settings = {"image_size": 224, "beams": BEAMS, "tokens": TOKENS, "text_tokens": TEXT, "rounds": rounds}
-    versions = {package: version(package) for name in backends.CLASSES for package in backends.packages(name)}
+    versions = backends.releases(package for name in backends.CLASSES for package in backends.packages(name))
     return settings | {"threads": threads, **versions}, rows
 
 
@@ -146,7 +144,7 @@ def measure(
             rows.append({
                 "name": name, "model": model, "precision": own, "peak_mb": round(peak_mb(worker.process.pid)),
                 "disk_mb": round(megabytes(folder / f"{name}-{own}"), 1), "start_s": round(worker.start_s, 2),
-                "error": float(f"{errors[name, own]:.2g}"),
+                "error": float(f"{errors[name, own]:.3g}"),
             })  # fmt: skip
     return rows
 

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
@@ -39,8 +37,8 @@ BACKENDS = ("dlip, packed", "onnxruntime", "OpenVINO")
 SIZES = {"caption": (1, 8), "image": (1, 8), "match": (1, 8), "rank": (64,)}
 """What is timed -> for how many images, or for "rank" texts of one image."""
 ABILITIES = {"caption": "lm", "image": "itc", "match": "itm", "rank": "itm"}
-ROUNDS = {1: 40}
-"""Timed calls of each candidate by size; 15 for others."""
+MIN_ROUNDS, MAX_ROUNDS, ENOUGH_S = 5, 40, 20
+"""Timed calls of each candidate: at least, at most, and seconds of all after which no more are needed."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,8 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     """
     med = require_fp32_blip(vlm.med, "optimize").model_for("lm")
     refuse_packed(med)
-    packages = {name for backend in BACKENDS for name in backends.packages(backend) if find_spec(name)}
-    about = {name: version(name) for name in sorted(packages | {"torch"})} | {
+    packages = {"torch"}.union(*map(backends.packages, BACKENDS))
+    about = backends.releases(sorted(packages)) | {
         "dlip": __version__, "model": med.config.to_dict(), "abilities": sorted(med.abilities),
         "tokenizer": vlm.tokenizer.rules(), "samples": f"{SAMPLES} scenes of val",
     }  # fmt: skip
@@ -192,10 +190,10 @@ def measure(models: list[VLM | Runner], what: str, n: int, inputs: Inputs) -> li
             return model.caption(images, BEAMS, TOKENS)
         return model.embed_images(images) if what == "image" else model.match(images, texts)
 
-    fastest = [math.inf for _ in models]
-    for _ in range(ROUNDS.get(n, 15)):
-        for i, model in enumerate(models):
+    seconds = [[] for _ in models]
+    while len(seconds[0]) < MAX_ROUNDS and (len(seconds[0]) < MIN_ROUNDS or sum(map(sum, seconds)) < ENOUGH_S):
+        for model, own in zip(models, seconds, strict=True):
             start = time.perf_counter()
             call(model)
-            fastest[i] = min(fastest[i], 1000 * (time.perf_counter() - start))
-    return fastest
+            own.append(time.perf_counter() - start)
+    return [1000 * min(own) for own in seconds]

@@ -4,6 +4,8 @@ A backend converts a model once into a folder and runs it from there. Its librar
 a process which serves by onnxruntime or OpenVINO never loads torch.
 """
 
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pkgutil import resolve_name
 
@@ -40,6 +42,12 @@ def lacks(name: str) -> dict[str, str]:
 def packages(name: str) -> tuple[str, ...]:
     """Optional packages that a backend needs."""
     return _class(name).packages
+
+
+def releases(names: Iterable[str]) -> dict[str, str]:
+    """Installed package -> its release, whatever its distribution is called, as onnxruntime-gpu."""
+    distributions = packages_distributions()
+    return {name: version(distributions[name][0]) for name in names if name in distributions}
 
 
 def check_installed(name: str) -> None:
