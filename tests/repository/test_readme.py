@@ -180,3 +180,19 @@ def test_tables_of_backends_equal_the_latest_record():
     record = json.loads((ROOT / "results" / "bench" / "backends.jsonl").read_text().splitlines()[-1])
     for table in (tables.picks, tables.over_stock, tables.times, tables.footprints):
         assert table(record) in PAGES["speed.md"], table.__name__
+
+
+def test_table_of_optimized_models_equals_the_latest_record():
+    record = json.loads((ROOT / "results" / "bench" / "precision.jsonl").read_text().splitlines()[-1])
+    rows, count = record["rows"], 0
+    for fp32, optimized in zip(rows, rows[1:], strict=False):
+        if "again" in optimized:
+            scores = [f"{optimized[name]:.1f} ({fp32[name]:.1f})" for name in ("ir1", "cider")]
+            kept = {name: 100 * optimized[name] / fp32[name] for name in SCORES if name in fp32}
+            least = min(kept, key=kept.get)
+            where = "" if kept[least] >= 100 else f" ({TABLE_SCORES[least]})"
+            cells = [f"`{fp32['name']}`", f"{optimized['ms']:.1f}", f"{optimized['ratio']:.1f}", *scores]
+            cells += [f"{optimized['kept']:.{1 if where else 0}f}{where}", f"{optimized['again']:.2f}"]
+            assert f"| {' | '.join(cells)} |" in PAGES["speed.md"]
+            count += 1
+    assert count == 6
