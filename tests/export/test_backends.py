@@ -11,6 +11,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.data.transforms import resize_square
 from dlip.export import backends
 from dlip.export.backends.agreement import score_error
+from dlip.export.backends.worker import Worker
 from dlip.models.med import Med
 from dlip.vlm import VLM
 from tests.helpers import randomize_weights
@@ -83,3 +84,13 @@ def test_missing_package_and_precision(monkeypatch):
         backends.make("OpenVINO", "fp32")
     with pytest.raises(UserError, match="stock has no int8: "):
         backends.make("stock", "int8")
+
+
+def test_a_killed_process_is_reported(model, tmp_path):
+    """As the system kills one for lack of memory, while it waits for a request."""
+    folder, images, *_ = model
+    worker = Worker("dlip", "fp32", 1, str(folder / "model"), tmp_path, images)
+    worker.process.kill()
+    worker.process.join()
+    with pytest.raises(UserError, match="the process of dlip in fp32 ended"):
+        worker.call("image_states", images)
