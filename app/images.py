@@ -64,7 +64,8 @@ def kind(image: Image.Image | np.ndarray) -> str:
 
 def is_drawing(image: Image.Image) -> bool:
     """Whether 32 colors cover most of the image, as in drawings, charts and pages of text, but not in photographs."""
-    counts = sorted(count for count, _ in as_pil(image).getcolors(image.width * image.height))
+    small = as_pil(image).resize((128, 128), Image.Resampling.NEAREST)
+    counts = sorted(count for count, _ in small.getcolors(128 * 128))
     return sum(counts[-32:]) > 0.9 * sum(counts)
 
 
