@@ -247,7 +247,7 @@ def text(rows: pd.DataFrame, spread: pd.DataFrame) -> str:
 
 def preliminary(verdict: str, claims: pd.DataFrame) -> str:
     """What to add to a verdict from fewer seeds than planned. claims: a conclusion's rows of `conclusions`."""
-    decided = verdict != UNRESOLVED and (claims["seeds"] < claims["planned"]).any()
+    decided = verdict != UNRESOLVED and (claims["seeds"] < claims["planned"])[claims["decides"]].any()
     return " so far (preliminary: seeds are missing)" if decided else ""
 
 

@@ -227,7 +227,7 @@ def test_deviation_is_pooled_over_rows_that_train_a_task():
     assert list(with_chance[["deviation", "dof"]]) == list(first[["deviation", "dof"]])
     row = next(r for r in GRIDS["objectives"].rows if r.name == "AT+HR")
     by_luck = [student_record(row, 1.0 if seed else 0.0, seed) for seed in range(6)]
-    assert spreads(alone + by_luck)["collapsed"].item() == []
+    assert spreads(alone + by_luck).set_index("grid").loc["objectives"]["collapsed"] == []
 
 
 def test_spreads_and_collapses_of_a_grid():
