@@ -294,7 +294,7 @@ SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does i
 DATA = Grid("data", "From how many training images on does distillation pay off?", tuple(
     Row(f"{images:,} images" + ", distilled" * (losses == DISTILLED), STUDENT, losses, images=images)
     for images in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
-), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} images, so it never sees most of 200,000.\n"
+), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} images, so it never sees some of 200,000.\n"
    "The teacher was trained on the 20,000 and 200,000 images, not on the others.")  # fmt: skip
 
 GRIDS = {g.name: g for g in (OBJECTIVES, MODALITIES, ATTENTION, INIT, SIZES, FUSION, MODULES, DATA)}

@@ -149,6 +149,6 @@ def _data_finding(students: pd.DataFrame, score: str) -> str:
     gain = (by_role["distilled"] - by_role["undistilled"]).dropna()
     if gain.empty:
         return f"{name} by training images"
-    ends = [f"most at {gain.idxmax():,} images ({gain.max():+.1f})"]
-    ends += [f"least at {gain.idxmin():,} ({gain.min():+.1f})"] * (len(gain) > 1)
-    return f"Distillation adds to {name} {', '.join(ends).replace('-', '−')}"
+    most, least = (f"at {images:,} images ({gain[images]:+.1f})" for images in (gain.idxmax(), gain.idxmin()))
+    where = most if len(gain) == 1 else f"most {most}, least {least.replace(' images', '')}"
+    return f"Distillation adds to {name} {where.replace('-', '−')}"

@@ -114,6 +114,9 @@ def test_data_curves_are_means_over_seeds():
     assert fig.layout.title.text.replace("<br>", " ") == (
         "Distillation adds to TR@1 most at 250 images (+20.0), least at 4,000 (−1.0)"
     )
+    few = runs()
+    title = data_curves(few[few["train_images"] == 4000], "tr1").layout.title.text
+    assert title == "Distillation adds to TR@1 at 4,000 images (−1.0)"
 
 
 def test_data_curves_without_runs():
