@@ -25,7 +25,7 @@ from dlip.training.recipes import RECIPES
 class Demo(Figures):
     out: str = option("runs/demo", metavar="FOLDER")
     """Folder of the run and its report."""
-    steps: int = option(1200, least=1)
+    steps: int = option(1500, least=1)
     """Optimizer steps of the student."""
     seed: int = option(0, least=0, most=2**32 - 1)
     """Seed of the student."""
