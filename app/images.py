@@ -96,18 +96,18 @@ def _scenes() -> list[Example]:
 
 
 PHOTOGRAPH_CAPTIONS = (
-    (PHOTOGRAPHS / "lion.jpg", "a lion", "what animal is this?",
+    (PHOTOGRAPHS / "lion.jpg", "a lion", "what is lying on the rock?",
      ["a lion rests on a rock", "a cheetah runs", "a tower at night", "a woman in a uniform"]),
-    (PHOTOGRAPHS / "cheetah1.jpg", "a cheetah", "what animal is this?",
+    (PHOTOGRAPHS / "cheetah1.jpg", "a cheetah", "what is looking at the camera?",
      ["the face of a cheetah", "a lion on a rock", "a man on a horse", "a tower at night"]),
-    (PHOTOGRAPHS / "cheetah.jpg", "a running cheetah", "what is the animal doing?",
+    (PHOTOGRAPHS / "cheetah.jpg", "a running cheetah", "what is running through the grass?",
      ["a cheetah runs", "a lion rests on a rock", "a dog in the snow", "a woman in a uniform"]),
-    (PHOTOGRAPHS / "tower.jpg", "the Eiffel Tower", "what is this?",
+    (PHOTOGRAPHS / "tower.jpg", "the Eiffel Tower", "what is lit up at night?",
      ["a tall tower with lights", "a bridge over a river", "a cheetah runs", "a woman in a uniform"]),
-    (MATPLOTLIB / "mpl-data" / "sample_data" / "grace_hopper.jpg", "Grace Hopper", "what is on her head?",
+    (MATPLOTLIB / "mpl-data" / "sample_data" / "grace_hopper.jpg", "Grace Hopper", "what is the woman wearing?",
      ["a woman in a uniform in front of a flag", "a man in a suit", "a lion on a rock", "a tower at night"]),
 )  # fmt: skip
-"""File, what it shows, a question, and captions to rank."""
+"""File, what it shows, a question in the words of COCO-QA, and captions to rank."""
 
 
 def drawing(side: int = 240) -> Image.Image:
