@@ -105,7 +105,8 @@ def here(med, ids: Tensor, mask: Tensor, states: list[Tensor], tr, ir) -> tuple[
     """ITM match logits of the candidates of images `[I, k]` and of texts `[T, k]`."""
     *texts, text = retrieval.unique_texts(ids, mask)
     match = partial(retrieval.match_logits, med, *texts, states, progress=False)
-    return retrieval.candidate_logits(match, text, tr[0].candidates, ir[0].candidates)
+    of_images, of_texts = retrieval.candidate_logits(match, text, tr[0].candidates, ir[0].candidates)
+    return of_images[..., 1], of_texts[..., 1]
 
 
 @torch.inference_mode()

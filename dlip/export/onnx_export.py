@@ -288,7 +288,7 @@ def sizes(med: Med) -> dict:
     c = med.config
     names = ("image_size", "max_text", "dec_id", "sep_id", "prompt_ids", "max_positions", "vocab_size", "embed_dim")
     return {
-        **{name: getattr(c, name) for name in names},
+        **{name: getattr(c, name) for name in names}, "temperature": med.temp.item(),
         "layers": c.text_layers, "cross": 2 * len(c.fusion_layers),
         "heads": c.text_heads, "head_width": c.text_width // c.text_heads,
     }  # fmt: skip

@@ -128,6 +128,11 @@ class Runner:
     def abilities(self) -> frozenset[str]:
         return frozenset(ability for part in self.parts for ability in part.config["abilities"])
 
+    @property
+    def temperature(self) -> float:
+        """Of ITC, whose logits are the cosines divided by it."""
+        return self.part("itc").config["temperature"]
+
     def part(self, ability: str) -> Part:
         for part in self.parts:
             if ability in part.config["abilities"]:

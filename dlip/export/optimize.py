@@ -28,6 +28,8 @@ from dlip.training.caches.disk import cache_key
 from dlip.vlm import VLM, ImageInput, pairs
 
 CACHE = "runs/cache/optimized"
+VERSION = 2
+"""Version of what is kept there."""
 """Folder of converted models."""
 TOLERANCE = 0.05
 SAMPLES = 16
@@ -130,7 +132,7 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     refuse_packed(med)
     packages = {"torch"}.union(*map(backends.packages, BACKENDS))
     about = backends.releases(sorted(packages)) | {
-        "dlip": __version__, "model": med.config.to_dict(), "abilities": sorted(med.abilities),
+        "dlip": __version__, "version": VERSION, "model": med.config.to_dict(), "abilities": sorted(med.abilities),
         "tokenizer": vlm.tokenizer.rules(), "samples": f"{SAMPLES} scenes of val",
     }  # fmt: skip
     folder = Path(cache) / cache_key(about, med)

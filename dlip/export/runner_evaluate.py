@@ -37,11 +37,11 @@ def run_retrieval(
     parts = [runner.embed_texts(texts[i : i + batch_size].tolist()) for i in range(0, len(texts), batch_size)]
 
     def match(rows: Tensor, counts: Tensor) -> Tensor:
-        logits = [np.empty(0, np.float32)]
+        logits = [np.empty((0, 2), np.float32)]
         with counter(len(places), "retrieval: re-ranking", subrange(progress, 0.2, 1)) as update:
             for place, own in zip(places, rows.split(counts.tolist()), strict=True):
                 if len(own):
-                    logits.append(runner.match_logits([dataset[place].image], texts[own].tolist())[:, 1])
+                    logits.append(runner.match_logits([dataset[place].image], texts[own].tolist()))
                 update(1)
         return torch.from_numpy(np.concatenate(logits))
 
@@ -49,7 +49,9 @@ def run_retrieval(
     notes = retrieval.note(k, runner.abilities)
     k = 0 if notes else retrieval.default_candidates(dataset) if k is None else k
     result = retrieval.score(
-        retrieval.rank(image_vectors, text_vectors[text], text, image_id, caption_id, captions, k, match)
+        retrieval.rank(
+            image_vectors, text_vectors[text], runner.temperature, text, image_id, caption_id, captions, k, match
+        )
     )
     result.notes |= notes
     return result

@@ -21,7 +21,7 @@ class Served:
     def __init__(self, vlm: VLM):
         self.vlm, self.name, self.abilities = vlm, vlm.name, vlm.med.abilities
         self.config = {"max_text": vlm.med.config.max_text}
-        self.caption = vlm.caption
+        self.caption, self.temperature = vlm.caption, vlm.med.temp.item()
 
     def embed_images(self, images):
         return self.vlm.embed_images(images).numpy()

@@ -1,6 +1,8 @@
 """Retrieval of captions by image (TR) and of images by caption (IR): ITC, then re-ranking of the best by ITM.
 
-Source: Li et al., BLIP (arXiv 2201.12086), section 5.1.
+Source: Li et al., BLIP (arXiv 2201.12086), section 5.1. BLIP adds ITM's match logit to ITC's cosine. Beside it stands
+the sum of ITC's logit and ITM's log-odds ("joint"): as ITM's negatives are drawn by the softmax of ITC's logits
+(`hard_negatives`), its log-odds estimate how much more probable a pair is than by ITC.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +33,8 @@ class Direction:
     """[Q, k]: the candidates' cosine plus ITM's match logit."""
     rank: Tensor
     """int64 [Q]: number of irrelevant items before the best relevant one, candidates ordered by `scores`."""
+    joint_rank: Tensor
+    """int64 [Q]: the same, candidates ordered by ITC's logit plus ITM's log-odds."""
 
 
 @dataclass
@@ -106,16 +110,18 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     if free_bytes < 0:
         kept = (states for _, states in encode_images(vlm, matcher, dataset, batch_size, False))
     match = partial(match_logits, matcher, ids, mask, kept, progress=subrange(progress, 0.1, 1))
-    return rank(images, texts, text.cpu(), torch.tensor(image_id), torch.tensor(caption_id), captions, k, match)
+    temperature, image_ids, caption_ids = med.temp.item(), torch.tensor(image_id), torch.tensor(caption_id)
+    return rank(images, texts, temperature, text.cpu(), image_ids, caption_ids, captions, k, match)
 
 
 def rank(
-    images: Tensor, texts: Tensor, text: Tensor, image_id: Tensor, caption_id: Tensor, captions: list[str], k: int,
-    match: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor, texts: Tensor, temperature: float, text: Tensor, image_id: Tensor, caption_id: Tensor,
+    captions: list[str], k: int, match: Callable[[Tensor, Tensor], Tensor],
 ) -> RetrievalResult:  # fmt: skip
     """Both directions of retrieval from the ITC vectors of images [I, E] and captions [T, E], the k best re-ranked.
 
-    text: int64 [T], the unique text that each caption is. match: `match_logits` of texts and counts.
+    temperature: of ITC. text: int64 [T], the unique text that each caption is. match: `match_logits` of texts and
+    counts.
     """
     ids = image_id.to(texts.device), caption_id.to(texts.device)
     tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
@@ -125,9 +131,11 @@ def rank(
         (tr, tr_logits, image_id, caption_id),
         (ir, ir_logits, caption_id, image_id),
     ):
-        scores = best.similarity + logits
-        new_rank = reranked(best, scores, queries[:, None] == gallery[best.candidates], len(gallery))
-        directions.append(Direction(best, scores, new_rank))
+        no_match, matching = logits.unbind(-1)
+        relevant = queries[:, None] == gallery[best.candidates]
+        scores, joint = best.similarity + matching, best.similarity / temperature + matching - no_match
+        ranks = [reranked(best, values, relevant, len(gallery)) for values in (scores, joint)]
+        directions.append(Direction(best, scores, *ranks))
     return RetrievalResult(*directions, image_id, caption_id, captions)
 
 
@@ -150,14 +158,15 @@ def unique_texts(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def candidate_logits(
     match: Callable[[Tensor, Tensor], Tensor], text: Tensor, tr: Tensor, ir: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """ITM's match logits of images' candidate captions, [I, k] as `tr`, and captions' candidate images, [T, k] as `ir`.
+    """ITM's logits of images' candidate captions, [I, k, 2], and of captions' candidate images, [T, k, 2].
 
-    match, text: as in `rank`. A pair of both directions, or of equal texts, is computed once.
+    match, text: as in `rank`. tr, ir: the candidates, [I, k] and [T, k]. A pair of both directions, or of equal texts,
+    is computed once.
     """
     image, caption = (torch.cat(both) for both in zip(_pairs(tr), _pairs(ir)[::-1], strict=True))
     keys, place = (image * len(text) + text[caption]).unique(return_inverse=True)
     logits = match(keys % len(text), (keys // len(text)).bincount(minlength=len(tr)))[place]
-    return logits[: tr.numel()].view_as(tr), logits[tr.numel() :].view_as(ir)
+    return logits[: tr.numel()].view(*tr.shape, 2), logits[tr.numel() :].view(*ir.shape, 2)
 
 
 def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,12 +177,12 @@ def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:
 def match_logits(
     med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], texts: Tensor, counts: Tensor, progress: Progress
 ) -> Tensor:
-    """ITM's match logits, fp32 [P], of P pairs: each image with its `texts`, int64 [P], in the order of images.
+    """ITM's logits, fp32 [P, 2], of P pairs: each image with its `texts`, int64 [P], in the order of images.
 
     ids, mask: the unique texts. states: image states in batches [B, P+1, Di]. counts: number of texts of each image.
     An image's cross-attention keys and values are computed once, and its texts are sorted by length.
     """
-    logits, lengths = torch.empty(len(texts)), mask.sum(1).cpu()
+    logits, lengths = torch.empty(len(texts), 2), mask.sum(1).cpu()
     pairs_of_images = iter(torch.arange(len(texts)).split(counts.tolist()))
     with counter(len(counts), "retrieval: re-ranking", progress) as update:
         for batch in states if len(texts) else ():
@@ -184,18 +193,20 @@ def match_logits(
                     part_ids, part_mask = trim(ids[rows], mask[rows])
                     part_mask = None if part_mask.all() else part_mask  # without padding
                     fused = med.fuse_with(cross, part_ids, part_mask, first_only=True)
-                    logits[part] = med.match_logits(fused)[:, 1].float().cpu()
+                    logits[part] = med.match_logits(fused).float().cpu()
                 update(1)
     return logits
 
 
 def score(result: RetrievalResult) -> TaskResult:
-    """Recalls in percent: "tr@1", "tr@5" ... "ir@10" re-ranked, "itc_tr@1" ... "itc_ir@10" by ITC alone.
+    """Recalls in percent: "tr@1", "tr@5" ... "ir@10" re-ranked, "joint_tr@1" ... "joint_ir@10" re-ranked by ITC's logit
+    plus ITM's log-odds, "itc_tr@1" ... "itc_ir@10" by ITC alone.
 
     An image is matched by any of its captions, a caption by its image. Items "tr", a row for each image, and "ir", for
     each caption, hold the ranks, counted from 0.
     """
     ranks = {"tr": result.tr.rank, "ir": result.ir.rank}
+    ranks |= {"joint_tr": result.tr.joint_rank, "joint_ir": result.ir.joint_rank}
     ranks |= {"itc_tr": result.tr.nearest.rank, "itc_ir": result.ir.nearest.rank}
     metrics = {f"{name}@{n}": percent(rank < n) for name, rank in ranks.items() for n in RECALLS}
     ranks = {name: rank.tolist() for name, rank in ranks.items()}

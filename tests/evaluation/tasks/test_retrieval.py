@@ -14,16 +14,16 @@ from tests.helpers import reference_rank
 
 @torch.inference_mode()
 def plain_scores(vlm, dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """ITC similarity, and ITM logits pair by pair, one text and one picture at a time: [I, T] each."""
+    """ITC similarity [I, T], and ITM logits [I, T, 2] pair by pair, one text and one picture at a time."""
     med = vlm.med.eval()
     captions = [caption for item in dataset for caption in item.captions]
-    itc, itm = torch.zeros(len(dataset), len(captions)), torch.zeros(len(dataset), len(captions))
+    itc, itm = torch.zeros(len(dataset), len(captions)), torch.zeros(len(dataset), len(captions), 2)
     for i, item in enumerate(dataset):
         image = vlm.image_states([item.image])
         for t, caption in enumerate(captions):
             ids, mask = vlm.tokenize([caption])
             itc[i, t] = (med.project_image(image) * med.project_text(med.encode_text(ids, mask))).sum()
-            itm[i, t] = med.match_logits(med.fuse(ids, mask, image))[0, 1]
+            itm[i, t] = med.match_logits(med.fuse(ids, mask, image))[0]
     return itc, itm
 
 
@@ -35,20 +35,23 @@ def plain(tiny, scenes):
 @pytest.mark.parametrize("k", [0, 1, 3, 8, 100])
 @torch.inference_mode()
 def test_retrieval_against_pairwise_scores(tiny, scenes, plain, k):
-    """Each query's k best get similarity + logit, the others 100 less; picture by picture and text by text."""
+    """Each query's k best get similarity + logit, or the sum of log-odds; the others come after them."""
     tiny.med.eval()
+    temperature = tiny.med.temp.item()
     result = predict(tiny, scenes, k=k, batch_size=3, progress=False)
     own = torch.arange(8)[:, None] == torch.arange(40) // 5
-    ways = (result.tr, plain[0], plain[1], own), (result.ir, plain[0].T, plain[1].T, own.T)
+    ways = (result.tr, plain[0], plain[1], own), (result.ir, plain[0].T, plain[1].transpose(0, 1), own.T)
     for mine, similarity, logits, owned in ways:
         for q, (sims, itms, is_own) in enumerate(zip(similarity, logits, owned, strict=True)):
             best, places = sims.topk(min(k, len(sims)))
             assert mine.nearest.candidates[q].tolist() == places.tolist()
             torch.testing.assert_close(mine.nearest.similarity[q], best, atol=1e-5, rtol=0)
-            torch.testing.assert_close(mine.scores[q], best + itms[places], atol=1e-4, rtol=0)
-            ordered = (sims - 100).index_copy(0, places, best + itms[places])
+            no_match, match = itms[places].T
+            torch.testing.assert_close(mine.scores[q], best + match, atol=1e-4, rtol=0)
             assert mine.nearest.rank[q] == reference_rank(sims.tolist(), is_own.tolist())
-            assert mine.rank[q] == reference_rank(ordered.tolist(), is_own.tolist())
+            for rank, scores in ((mine.rank, best + match), (mine.joint_rank, best / temperature + match - no_match)):
+                ordered = (sims - 100).index_copy(0, places, scores)
+                assert rank[q] == reference_rank(ordered.tolist(), is_own.tolist())
 
 
 @torch.inference_mode()
@@ -56,7 +59,8 @@ def test_metrics_and_rows(tiny, scenes):
     tiny.med.eval()
     result = predict(tiny, scenes, k=3, progress=False)
     outcome = score(result)
-    for name, rank in (("tr", result.tr.rank), ("ir", result.ir.rank), ("itc_ir", result.ir.nearest.rank)):
+    ranks = {"tr": result.tr.rank, "ir": result.ir.rank, "joint_tr": result.tr.joint_rank}
+    for name, rank in (*ranks.items(), ("itc_ir", result.ir.nearest.rank)):
         for n in (1, 5, 10):
             assert outcome.metrics[f"{name}@{n}"] == pytest.approx(100 * sum(r < n for r in rank.tolist()) / len(rank))
     assert outcome.items["ir"][7] == {
