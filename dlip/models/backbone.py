@@ -3,6 +3,7 @@
 Source: the hybrid of ViT (Dosovitskiy et al., arXiv 2010.11929, section 3.1).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlip.common.errors import UserError
+from dlip.models.fast.depthwise import Fp32Depthwise
 
 
 class Backbone(nn.Module):
@@ -41,7 +43,9 @@ class Backbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalized pixels [B, 3, S, S] -> features of its last grid [B, P, C]."""
-        features = self.model.forward_features(pixels)
+        trained = torch.is_grad_enabled() and next(self.model.parameters()).requires_grad
+        with Fp32Depthwise() if trained and torch.is_autocast_enabled("cpu") else nullcontext():
+            features = self.model.forward_features(pixels)
         if features.ndim == 3:  # tokens, some of which are no patches
             return features[:, self.model.num_prefix_tokens :]
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"

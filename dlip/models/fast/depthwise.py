@@ -1,0 +1,25 @@
+"""Depthwise convolutions that are trained on a CPU in bfloat16."""
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class Fp32Depthwise(TorchFunctionMode):
+    """Within this context, strided depthwise convolutions and those of kernels over 3 are in fp32 under autocast.
+
+    Their gradients in bfloat16 take oneDNN 3 to 100 times as long. In EfficientNet-Lite0 forward and backward take 0.7
+    times as long with it.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return (_conv2d if function is torch.conv2d else function)(*args, **(kwargs or {}))
+
+
+def _conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups=1
+) -> Tensor:
+    autocast = torch.is_autocast_enabled("cpu")
+    slow = autocast and 1 < groups == input.shape[1] and (weight.shape[-1] > 3 or stride not in (1, (1, 1)))
+    with torch.autocast("cpu", enabled=autocast and not slow):
+        return torch.conv2d(input.float() if slow else input, weight, bias, stride, padding, dilation, groups)
