@@ -8,8 +8,7 @@ from torch.overrides import TorchFunctionMode
 class Fp32Depthwise(TorchFunctionMode):
     """Within this context, strided depthwise convolutions and those of kernels over 3 are in fp32 under autocast.
 
-    Their gradients in bfloat16 take oneDNN 3 to 100 times as long. In EfficientNet-Lite0 forward and backward take 0.7
-    times as long with it.
+    oneDNN is many times slower with their gradients in bfloat16.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
