@@ -28,9 +28,9 @@ from dlip.training.caches.disk import cache_key
 from dlip.vlm import VLM, ImageInput, pairs
 
 CACHE = "runs/cache/optimized"
+"""Folder of converted models."""
 VERSION = 2
 """Version of what is kept there."""
-"""Folder of converted models."""
 TOLERANCE = 0.05
 SAMPLES = 16
 """Images by which 8-bit ranges are chosen."""
