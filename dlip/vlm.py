@@ -68,6 +68,11 @@ class VLM:
     def device(self) -> torch.device:
         return self.med.temp.device
 
+    def to(self, device: str | torch.device) -> "VLM":
+        """Move the weights to a device, as in `model.to("cuda")`, and return this model."""
+        self.med.to(device)
+        return self
+
     @property
     def image_size(self) -> int:
         """Side of the largest square that one of its models reads, in px."""

@@ -1,5 +1,6 @@
 """The public methods of a model against its parts; results do not depend on the rest of the batch."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -189,6 +190,11 @@ def test_prompt_is_not_part_of_the_caption(tiny, images):
     with torch.no_grad():
         first = med.decode(ids, prompted.image_states(images[:1]))[0, -1].argmax().item()
     assert captions[0].startswith(tiny.tokenizer.decode([[first]])[0]) and captions != tiny.caption(images, 1, 5)
+
+
+def test_moves_to_a_device(tiny):
+    moved = VLM(copy.deepcopy(tiny.med), tiny.tokenizer)
+    assert moved.to("meta") is moved and moved.device.type == "meta"
 
 
 def test_methods_run_without_dropout_and_gradients(tiny, images, questions):
