@@ -24,7 +24,7 @@ LONG = {"concurrency_id": "long", "concurrency_limit": 1}
 CHOICE = {"concurrency_id": "choice", "concurrency_limit": 1, **LATEST}
 """Options of an event that name its queue: a short question never waits behind a long measurement or a model that is
 being loaded."""
-MESSAGE_S = 15
+MESSAGE_S = 8
 """Seconds that an error message stays on the page."""
 BUSY = "Too many visitors are waiting; reload the page in a minute."
 FAILED = "This failed, and the reason is in the program's log; try another image, text or model"

@@ -110,6 +110,15 @@ PHOTOGRAPH_CAPTIONS = (
 """File, what it shows, a question in the words of COCO-QA, and captions to rank."""
 
 
+OWN_IMAGE = {
+    "photos": ("are there any people in the picture?",
+               ["a dog runs on the grass", "a group of people", "a street with cars", "a plate of food"]),
+    "scenes": ("how many things are there?",
+               ["a red circle", "a large blue square", "a small green star", "a yellow cross"]),
+}  # fmt: skip
+"""Kind of an image of the visitor's own -> a question and captions to rank, in place of an example's."""
+
+
 def drawing(side: int = 240) -> Image.Image:
     """A house, a tree and the sun."""
     image = Image.new("RGB", (side, side), "#bfe3f5")

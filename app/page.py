@@ -64,8 +64,9 @@ def build() -> gr.Blocks:
         with gr.Row(elem_id="body"):
             with gr.Column(scale=3, min_width=280, elem_id="image-panel"):
                 image = gr.Image(
-                    examples[0].image, type="filepath", image_mode=None, format="png", label="Image", elem_id="image",
+                    examples[0].image, type="filepath", image_mode=None, format="png", label="Image", show_label=False,
                     sources=["upload", "clipboard", "webcam"], alt_text="the image that the models are shown",
+                    elem_id="image",
                 )  # fmt: skip
                 gradio_workarounds.take_raw_value(image, security.uploaded_path)
                 file = {"path": "image.png", "url": "image.png", "meta": {"_type": "gradio.FileData"}}
@@ -89,6 +90,19 @@ def build() -> gr.Blocks:
             pair = models.pair_for(images.kind(example.image), (teacher, student))
             sentence = gr.skip() if pair == (teacher, student) else example.captions[0]
             return example.image, *pair, example.question, "\n".join(example.captions), sentence
+
+        def fit_to_own_image(image, teacher, student, *texts):
+            """Models that know an image of the visitor's own, and texts about it in place of those of an example."""
+            try:
+                kind = images.kind(images.read(image))
+            except UserError:  # none, or one of which `unreadable_upload` warns
+                return (gr.skip(),) * 4
+            of_examples = {text for one in images.examples() for text in (one.question, "\n".join(one.captions))}
+            question, captions = images.OWN_IMAGE[kind]
+            own = (question, "\n".join(captions))
+            return *models.pair_for(kind, (teacher, student)), *(
+                new if text in of_examples else text for text, new in zip(texts, own, strict=True)
+            )
 
         def update_hint(image, teacher, student):
             return compare.out_of_domain_hint(images.read(image), (teacher, student)) if image else ""
@@ -114,9 +128,13 @@ def build() -> gr.Blocks:
             events.on_selection_change(unreadable_upload, events.warn), image, unreadable, **private, **events.QUICK
         )
         checked.then(None, [unreadable, image], js=parts.REMOVE_IMAGE_IF)
+        sentence, found = returned["search"]
+        asked = [*names, *returned["compare"]]
+        for own_image in (events.chain([image.input]), found.then):
+            own_image(fit_to_own_image, [image, *asked], asked, queue=False, **private)
         gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES, api_visibility="private")
         clicked = buttons.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
-        filled = [image, *names, *returned["compare"], returned["search"]]
+        filled = [image, *asked, sentence]
         chosen = events.guarded(choose_example, long=True)
         clicked.then(chosen, [place, *names], filled, api_visibility="private", **events.CHOICE)
     return page

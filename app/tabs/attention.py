@@ -24,6 +24,7 @@ CROSS, SELF, ROLLOUT = "cross-attention", "self-attention", "rollout"
 VIEWS = (CROSS, SELF, ROLLOUT, *attributions.METHODS)
 SOURCES = {"as the decoder writes it": "decoder", "as it is read with the image": "fusion"}
 EMPTY = "Upload an image, or choose an example: its captions appear here; click a word."
+ONE_LAYER = "Both image encoders have one layer, so rollout shows the same as self-attention."
 NO_CAPTIONS = "Neither model can write captions: type a question, to see its words and the answers’."
 
 
@@ -163,8 +164,9 @@ def show(texts: list[Text], chosen: dict | None) -> str:
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
     with gr.Row(elem_classes="ask"):
-        example = f"to see its words and the answers’, as: {images.examples()[0].question}"
-        question = gr.Textbox("", label="Question", scale=4, max_lines=1, placeholder=example)
+        question = gr.Textbox(
+            "", label="Question", scale=4, max_lines=1, placeholder="to see its words, and those of both answers"
+        )
         answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="describe")
     texts, chosen, maps_json = (gr.JSON(visible=False) for _ in range(3))
     opened = gr.Checkbox(visible=False)
@@ -204,6 +206,8 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         image = images.read(image)
         if view != CROSS:
             maps = self_attention(image, teacher, student, view == ROLLOUT, *places)
+            if view == ROLLOUT and all(models.load(name).med.config.image_layers == 1 for name in (teacher, student)):
+                return maps, f"{attention_view.show(maps, image)}{parts.hint(ONE_LAYER)}"
         else:
             text = texts[chosen["text"]]
             how = {"caption": SOURCES[source], "question": "fusion", "answer": "answer"}[text["kind"]]

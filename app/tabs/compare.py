@@ -226,7 +226,7 @@ HINTS = {
     "photos": "The scenes models know only the drawn scenes: in any other image they see one of those.",
 }
 """Kind of images -> what to say of a shipped model that does not know it."""
-FEW_PHOTOGRAPHS = "The photos models know mostly people and dogs."
+FEW_PHOTOGRAPHS = "The photos models know people and dogs; of other photographs their captions are mostly wrong."
 NO_DRAWINGS = "The photos models know only photographs, and this looks like a drawing."
 
 
@@ -242,7 +242,8 @@ def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
 
 def show_captions(results: Captions, names: tuple[str, str]) -> str:
     """All captions, with the words that differ marked."""
-    return _cards("captions.html", results, names)
+    marks = "Underlined words differ from the teacher’s."
+    return _cards("captions.html", {**results, "summary": f"{results['summary']} {marks}"}, names)
 
 
 def show_answers(results: Answers, names: tuple[str, str]) -> str:
@@ -278,8 +279,8 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="answer")
     answered = gr.HTML(elem_id="answers")
     with gr.Row(elem_classes="ask"):
-        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=2,
-                                max_lines=2, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
+        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=4,
+                                max_lines=4, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
         rank = gr.Button("Rank", variant="primary", scale=1, min_width=110, elem_id="rank")
     ranked = gr.HTML(elem_id="rankings")
 

@@ -9,7 +9,7 @@ import pandas as pd
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.evaluation import disagreement
-from dlip.evaluation.tasks import captioning, evaluate
+from dlip.evaluation.tasks import evaluate
 from dlip.evaluation.tasks.base import subrange
 from dlip.models import tasks
 from dlip.plots import disagreement_cards
@@ -27,7 +27,7 @@ COMPARISONS = {
 MIN_IMAGES, MAX_IMAGES, SHOWN = 10, SPLITS["test"], 12
 EMPTY = (
     f"Both models read drawn scenes; the {SHOWN} on which the student loses most appear here, with both outputs. "
-    "The shipped models of photographs never saw such scenes and are refused."
+    "In place of the shipped models of photographs, which never saw such scenes, those of scenes are compared."
 )
 BATCH = 4
 """Images at a time; other visitors' requests run in between."""
@@ -64,18 +64,14 @@ def disagreements(
     images = inputs.integer(images, "images", MIN_IMAGES, MAX_IMAGES)
     evaluated, kind = COMPARISONS[task]
     with jobs.turns(progress) as step:
-        predictions, items, pair = [], [], models.pair(teacher, student)
+        items, pair = [], models.pair(teacher, student)
         for vlm in pair.values():
             if tasks.TASKS[evaluated].abilities[0] not in vlm.med.abilities:
                 raise UserError(f"the model {vlm.name} was not trained for {task}; choose another model or comparison")
         data = Scenes("test", size=images)
         for i, vlm in enumerate(pair.values()):
             options = dict(batch_size=BATCH, progress=subrange(step, i / 2, (i + 1) / 2))
-            if kind == "captioning":
-                predictions.append(captioning.predict(vlm, data, max_new_tokens=vlm.med.config.max_text, **options))
-            else:
-                items.append(evaluate(vlm, data, tasks=(evaluated,), return_items=True, **options)["items"])
-    items += [{"captioning": one.rows(captioning.ciders(one.captions, one.references))} for one in predictions]
+            items.append(evaluate(vlm, data, tasks=(evaluated,), java=False, return_items=True, **options)["items"])
     rows = disagreement.disagreements(*items, kind, SHOWN)
     return [Disagreement(**row) for row in rows.to_dict("records")]
 
@@ -100,6 +96,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
 
     def find(teacher, student, task, count, bar=gr.Progress()):  # noqa: B008
         step = jobs.stoppable(lambda share: bar(share, desc="Evaluating both models"))
+        teacher, student = models.pair_for("scenes", (teacher, student))
         rows = disagreements(teacher, student, task, count, step)
         none = f"{escape(student)} loses on none of these {count:.0f} images; take more, or compare something else."
         return show(rows, (teacher, student)) if rows else parts.hint(none)

@@ -34,6 +34,8 @@ class Hit(TypedDict):
 class Hits(TypedDict):
     hits: list[Hit]
     """The candidates that ITM ranks highest; without matching, those of ITC."""
+    searched: int
+    """Number of images, or captions, that were searched."""
     note: str
     """Why there are none, or how much of a long sentence was read."""
 
@@ -93,9 +95,9 @@ def _both(
                 Hit(place=best[i], caption=searched.caption(best[i]), itc=itc[i].item(), itm=itm[i], itc_rank=i + 1)
                 for i in order
             ]
-            results[side] = Hits(hits=hits, note=note)
+            results[side] = Hits(hits=hits, searched=len(places), note=note)
         except MissingAbility as unable:
-            results[side] = Hits(hits=[], note=str(unable))
+            results[side] = Hits(hits=[], searched=0, note=str(unable))
     return results
 
 
@@ -108,7 +110,7 @@ def introduction() -> str:
     reverse = "Or the other way round, from the image to sentences." if searched.has_captions else ""
     return parts.hint(escape(
         f"Both models find those of {len(searched.entries):,} images that fit the sentence best: contrast (ITC) "
-        f"chooses {CANDIDATES} candidates, matching (ITM) ranks them again, where a model has it. "
+        f"chooses {CANDIDATES} candidates; where a model has matching (ITM), it ranks them again. "
         f"Click one to make it your image. {reverse} "
         f"{searched.note}"
     ))  # fmt: skip
@@ -117,10 +119,12 @@ def introduction() -> str:
 def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> str:
     """Both models' hits side by side; a hit of both is marked."""
     places = [{hit["place"] for hit in results[side]["hits"]} for side in parts.SIDES]
-    shared = places[0] & places[1]
-    summary = (
-        f"{len(shared)} of the {len(places[0])} are found by both; those are marked." if shared else "They share none."
-    )
+    shared, searched = places[0] & places[1], max(results[side]["searched"] for side in parts.SIDES)
+    if len(shared) == searched:
+        shared, summary = set(), f"All {searched} are shown; only their order differs."
+    else:
+        summary = f"{len(shared) or 'None'} of the {len(places[0])} {'is' if len(shared) == 1 else 'are'} found by both"
+        summary += "; marked." if shared else "."
     thumbnails = {}
     if with_images:
         thumbnails = {place: gallery.current().entries[place].thumbnail for place in places[0] | places[1]}
@@ -128,8 +132,10 @@ def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> s
                       shared=shared, thumbnails=thumbnails)  # fmt: skip
 
 
-def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> gr.Textbox:
-    """Return the sentence, which an example fills in if it selects other models."""
+def tab(
+    page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
+) -> tuple[gr.Textbox, gr.events.Dependency]:
+    """Return the sentence, which an example fills in if it selects other models, and the choice of a found image."""
     searched, empty = gallery.current(), introduction()
     with gr.Row(elem_classes="ask"):
         sentence = gr.Textbox(images.examples()[0].captions[0], label="Sentence", scale=3,
@@ -161,4 +167,4 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     read = events.guarded(searched.image, long=True)
     chosen = clicked.then(read, place, image, api_visibility="private", **events.CHOICE)
     chosen.then(None, js=parts.RELEASE_EXAMPLES).then(None, js=parts.SHOW_IMAGE)
-    return sentence
+    return sentence, chosen

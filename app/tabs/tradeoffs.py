@@ -29,7 +29,7 @@ SHOWN_SAMPLES = 4
 AXES = tuple(column for column in COSTS if column not in ("latency_ms", "latency_p95_ms"))
 """Costs that runs can be compared by: milliseconds of different days, machines and threads cannot."""
 SAME_COST = 1.05
-"""If the students' costs lie within this ratio, each run is a row of the chart instead of a point."""
+"""If costs lie within this ratio, each run is a row of the chart instead of a point; in grids, those of students."""
 MAIN_FIGURES = (*TABLE_SCORES, "pointing", "params_m", "flops_g", "latency_share")
 """Figures of a point that are shown without a click."""
 PICKED_POINT = "() => document.querySelector(':is(#chart-of-runs, #chart-of-runs *)[data-picked]').dataset.picked"
@@ -196,9 +196,9 @@ def point_names(group: str | None, cost: str, score: str) -> list[str]:
 
 
 def chart_of(group: str | None, cost: str, score: str) -> go.Figure:
-    """Score against cost, or a row for each run if all students cost the same."""
+    """Score against cost, or a row for each run if all cost the same, in grids all students."""
     runs, rows = table(group), _rows(group, cost, score)
-    costs = rows.loc[rows["role"] != "teacher", cost]
+    costs = rows.loc[rows["role"] != "teacher", cost] if group in GRIDS else rows[cost]
     same_cost = len(costs) > 1 and costs.max() <= SAME_COST * costs.min()
     fig = (score_rows if same_cost else accuracy_cost)(runs, cost, score)
     for trace in fig.select_traces(dict(hoverinfo="text")):  # without the command, which is shown below

@@ -146,7 +146,7 @@ def show(maps: Maps, image: Image.Image, outline: bool = True) -> str:
             }
     names = [maps[side]["model"] for side in parts.SIDES]
     attends = maps["kind"] == "rollout" or maps["kind"].endswith("attention")
-    return parts.pair("attention.html", names, results, maps=maps, top=f"{top:.3g}%" if grids else "", signed=signed,
+    return parts.pair("attention.html", names, results, maps=maps, top=f"{top:.1f}" if grids else "", signed=signed,
                       unit="attention" if attends else "score", gradient=css_scale(signed))  # fmt: skip
 
 

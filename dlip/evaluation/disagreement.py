@@ -2,12 +2,20 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from dlip.common.errors import UserError
+from dlip.data.scenes.facts import facts_f1
 
-MEASURES = {"captioning": "CIDEr x 100", "vqa": "% accuracy", "tr": "100 / rank", "ir": "100 / rank"}
-"""Table of items -> what its items are scored by."""
+MEASURES = {
+    "captioning": "CIDEr x 100",
+    "facts": "% facts F1",
+    "vqa": "% accuracy",
+    "tr": "100 / rank",
+    "ir": "100 / rank",
+}
+"""What items are scored by, by their table; "facts": captions of scenes, of which CIDEr would compare the wording."""
 
 
 def disagreements(
@@ -16,7 +24,7 @@ def disagreements(
     """At most `count` items, the worst first, one for each image.
 
     teacher, student: "items" of `dlip.evaluate` on the same data. task: a table of items: "captioning", "vqa", "tr" (a
-    caption for an image) or "ir" (an image for a caption), scored as in `MEASURES`.
+    caption for an image) or "ir" (an image for a caption), scored as in `MEASURES`; captions of scenes by their facts.
 
     Columns: image_id; asked (the question, the caption of "ir", or ""); teacher and student (their outputs);
     teacher_score, student_score; loss, their difference, above 0; measure. Raises UserError where a model has no such
@@ -36,11 +44,13 @@ def disagreements(
     df = df.assign(teacher_score=teacher_df["score"], student_score=student_df["score"])
     df = df.assign(loss=df["teacher_score"] - df["student_score"])
     df = df[df["loss"] > 0].sort_values("loss", ascending=False, kind="stable").drop_duplicates("image_id")
-    return df.head(count).reset_index(drop=True).assign(measure=MEASURES[task])
+    measure = MEASURES["facts" if task == "captioning" and "facts" in tables[0][0] else task]
+    return df.head(count).reset_index(drop=True).assign(measure=measure)
 
 
 def _caption(row: dict) -> tuple:
-    return row["image_id"], "", row["caption"], row["cider"]
+    score = 100 * float(facts_f1(np.array(row["facts"]))) if "facts" in row else row["cider"]
+    return row["image_id"], "", row["caption"], score
 
 
 def _vqa(row: dict) -> tuple:

@@ -74,11 +74,12 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1") 
     margin = 0.12 * (max(reach) - min(reach) or 1)  # for the names
     x_range, y_range = [0, 1.12 * (rows[cost] + spread[cost]).max()], [min(reach) - margin, max(reach) + margin]
     names = _place_names(rows, front, [y for _, y in lines], (cost, score), (x_range, y_range))
-    for role, some in rows.groupby("role", sort=False):
+    for role, some in sorted(rows.groupby("role"), key=lambda group: -ROLES.index(group[0])):  # the teacher on top
         texts, positions = zip(*(names.get(i, ("", "top center")) for i in some.index), strict=True)
         fig.add_scatter(
-            x=some[cost], y=some[score], mode="markers+text", name=role, text=texts, textposition=positions,
-            textfont=dict(size=11), marker=dict(color=COLORS[role], symbol=SYMBOLS[role], size=12), cliponaxis=False,
+            x=some[cost], y=some[score], mode="markers+text", name=role, legendrank=ROLES.index(role), text=texts,
+            textposition=positions, textfont=dict(size=11), cliponaxis=False,
+            marker=dict(color=COLORS[role], symbol=SYMBOLS[role], size=12),
             error_x=error_bars(some[f"{cost}_sd"], role), error_y=error_bars(some[f"{score}_sd"], role),
             hovertext=[_hover(row, cost, score) for _, row in some.iterrows()], hoverinfo="text",
             customdata=some["name"],
@@ -124,9 +125,10 @@ def _rows_finding(students: pd.DataFrame, score: str) -> str:
     best, last, name = students.iloc[0], students.iloc[-1], LABELS[score][0]
     if len(students) == 1:
         return f"{name} is {best[score]:.1f} for {best['label']}"
+    seeds = ", one seed each" if students["runs"].max() == 1 else ""
     return (
         f"At the same cost {name} is best for {best['label']} ({best[score]:.1f}) and lowest for {last['label']} "
-        f"({last[score]:.1f})"
+        f"({last[score]:.1f}){seeds}"
     )
 
 

@@ -25,14 +25,17 @@ def environment(folder: Path) -> Environment:
 
 
 def mark_differences(text: str, reference: str | None) -> Markup:
-    """The text with the words marked that differ from the reference, and "…" in place of missing words."""
+    """The text with the words marked that differ from the reference; a marked gap names missing words in its title."""
     if reference is None:
         return Markup.escape(text)
     old, new = reference.split(), text.split()
     parts = []
-    for change, _, _, start, end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        words = " ".join(new[start:end]) or "…"
-        parts.append(words if change == "equal" else Markup("<mark>{}</mark>").format(words))
+    for change, was, until, start, end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        words, missing = " ".join(new[start:end]), " ".join(old[was:until])
+        mark = (
+            Markup("<mark>{}</mark>").format(words) if words else Markup('<mark title="{}">\xa0</mark>').format(missing)
+        )
+        parts.append(words if change == "equal" else mark)
     return Markup(" ").join(parts)
 
 

@@ -34,13 +34,13 @@ def overlays(
     """The image, and beside it each model's map over the image in gray, all on one scale.
 
     image: RGB, or uint8 `[H, W, 3]`. maps: (name, role, map `[g, g]`) of each model: attention, or attributions, which
-    may be negative; each is shown in percent of its sum of absolute values. word: the word of the maps. mask: bool
+    may be negative; each is shown in multiples of its mean absolute value. word: the word of the maps. mask: bool
     `[S, S]`, an object, drawn as an outline and scored in the title. divergence: of two maps, in bits. signed: whether
     the maps are attributions; by default if a value is negative.
     """
     if signed is None:
         signed = any((np.asarray(values) < 0).any() for _, _, values in maps)
-    maps = [(name, role, _percent(values)) for name, role, values in maps]
+    maps = [(name, role, _relative(values)) for name, role, values in maps]
     maximum, colors = max(peak(values) for _, _, values in maps), SIGNED if signed else SHARES
     image, panels = _scaled(image), 1 + len(maps)
     fig = figure(_finding(maps, word, mask, divergence, signed), panels)
@@ -65,7 +65,7 @@ def overlays(
         rows, columns = values.shape
         fig.add_heatmap(
             z=values, x0=0.5 / columns, dx=1 / columns, y0=0.5 / rows, dy=1 / rows, row=1, col=column, name=name,
-            coloraxis="coloraxis", hovertemplate=f"%{{z:.2f}}%<extra>{escape(name)}</extra>",
+            coloraxis="coloraxis", hovertemplate=f"%{{z:.2f}} times the mean<extra>{escape(name)}</extra>",
         )  # fmt: skip
         if mask is not None:
             side = (np.arange(len(mask)) + 0.5) / len(mask)
@@ -74,7 +74,7 @@ def overlays(
                 line=dict(color="#ffffff", width=2), hoverinfo="skip", showscale=False, row=1, col=column,
             )  # fmt: skip
     bar = dict(
-        title=dict(text="% of the effect on the score" if signed else "% of the attention", side="bottom"),
+        title=dict(text=f"{'effect on the score' if signed else 'attention'}, times the mean", side="bottom"),
         orientation="h", thickness=10, len=0.5, x=1, xanchor="right", y=0, yanchor="top", ypad=4, outlinewidth=0,
         tickcolor=INK,
     )  # fmt: skip
@@ -91,10 +91,11 @@ def overlay(
 ) -> Image.Image:
     """One map `[g, g]` over the image, as in `overlays`, as an image.
 
-    maximum: the percentage with the brightest color, so that several maps can share it. mask: bool `[S, S]`, an object
-    whose outline is drawn. signed: whether colors distinguish what lowers a score from what raises it.
+    maximum: the multiple of the mean with the brightest color, so that several maps can share it (`peak`). mask: bool
+    `[S, S]`, an object whose outline is drawn. signed: whether colors distinguish what lowers a score from what raises
+    it.
     """
-    image, values = _scaled(image), _percent(values)
+    image, values = _scaled(image), _relative(values)
     position = (values / maximum).clip(-1, 1)
     position = (position + 1) / 2 if signed else position
     tint = np.stack(
@@ -116,14 +117,15 @@ def css_scale(signed: bool) -> str:
     return f"linear-gradient(90deg, {', '.join(stops)}) #555"
 
 
-def _percent(values: np.ndarray) -> np.ndarray:
+def _relative(values: np.ndarray) -> np.ndarray:
+    """A map in multiples of its mean absolute value, so that maps of different grids can be compared."""
     values = np.asarray(values, float)
-    return 100 * values / (np.abs(values).sum() or 1.0)
+    return values / (np.abs(values).mean() or 1.0)
 
 
 def peak(values: np.ndarray) -> float:
-    """The percentage of a map with the brightest color: its maximum; of attributions, the 99% quantile."""
-    size = np.abs(_percent(values))
+    """The brightest color's multiple of a map's mean: the map's maximum; of attributions, the 99% quantile."""
+    size = np.abs(_relative(values))
     return float(np.quantile(size, 0.99) if (values < 0).any() else size.max()) or 1.0
 
 

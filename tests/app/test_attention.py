@@ -158,7 +158,7 @@ def test_self_attention_and_rollout(image_path):
     rolled = page.self_attention(image_path, TEACHER, STUDENT, True)
     torch.testing.assert_close(grid(rolled["student"]), maps.rollout(), atol=1e-6, rtol=0)
     assert 0 < rolled["divergence"] < 1
-    assert "of the attention in one cell" in attention_view.show(rolled, images.read(image_path))
+    assert "times the mean attention" in attention_view.show(rolled, images.read(image_path))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_the_outline_can_be_hidden(image_path):
     result = page.attention(image_path, TEACHER, STUDENT, CAPTION, CIRCLE)
     outlined, plain = (attention_view.show(result, images.read(image_path), outline) for outline in (True, False))
     assert outlined != plain and re.sub('base64,[^"]*', "", outlined) == re.sub('base64,[^"]*', "", plain)
-    share = f"{100 * result['student']['share']:.0f}% on the object"
+    share = f"{100 * result['student']['share']:.0f}% is on the object"
     assert share in outlined and ("is-hit" in outlined or "is-miss" in outlined)
 
 

@@ -80,7 +80,8 @@ def test_a_small_gallery_is_shown_whole(plain):
     gallery.use(str(plain))
     result = search.search(TEACHER, STUDENT, "a red circle")
     assert sorted(hit["place"] for hit in result["student"]["hits"]) == [0, 1, 2]
-    assert "3 of the 3 are found by both" in search.show(result, (TEACHER, STUDENT), with_images=True)
+    shown = search.show(result, (TEACHER, STUDENT), with_images=True)
+    assert "All 3 are shown" in shown and "hit shared" not in shown
 
 
 def test_embeddings_belong_to_one_gallery(plain):

@@ -2,12 +2,9 @@
 
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
-from unittest.mock import Mock
 
 import pytest
 
-from app import models
 from app.page import build
 from app.tabs import disagreements as worst
 from app.tabs import shipped
@@ -16,9 +13,9 @@ from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
+from dlip.data.scenes.facts import count_facts, facts_f1
 from dlip.evaluation import disagreement
-from dlip.evaluation.tasks import captioning, evaluate
-from dlip.evaluation.tasks.base import MetricUnavailable
+from dlip.evaluation.tasks import evaluate
 from dlip.records import frame
 from dlip.records.compare import summary
 from tests.helpers import make_record
@@ -138,14 +135,17 @@ def test_an_axis_without_figures_is_replaced(records):
 
 
 def test_runs_of_the_same_cost_are_rows(monkeypatch):
+    """In a grid beside a teacher of any cost, elsewhere without one."""
     made = [make_record(name, tr1=score, params=params) for name, score, params in (("a", 1, 2.0), ("b", 3, 2.05))]
-    made += [make_record("big", "teacher", tr1=9, params=8.0)]
+    teacher = make_record("big", "teacher", tr1=9, params=8.0)
     monkeypatch.setattr(page, "table", lambda group: frame(made))
-    fig = page.chart_of("any", "params_m", "tr1")
+    made.append(teacher)
+    fig = page.chart_of("fusion", "params_m", "tr1")
     assert list(fig.data[0].y) == ["b", "a"] == list(fig.data[0].customdata) and list(fig.data[0].x) == [3, 1]
-    made[0] = make_record("a", tr1=1, params=1.0)
     (points,) = page.chart_of("any", "params_m", "tr1").select_traces(dict(name="distilled"))
-    assert sorted(points.x) == [1.0, 2.05]
+    assert sorted(points.x) == [2.0, 2.05]
+    made.remove(teacher)
+    assert list(page.chart_of("any", "params_m", "tr1").data[0].y) == ["b", "a"]
 
 
 def test_the_runs_of_a_grid_are_named_after_its_rows(records, monkeypatch):
@@ -198,23 +198,14 @@ def test_other_requests_run_while_retrieval_ranks():
     assert shares == sorted(shares) and len(shares) > 2 * 10 and shares[-1] == 1
 
 
-def test_captions_are_scored_by_cider_while_other_requests_run(monkeypatch):
-    def others_get_in() -> bool:
-        with ThreadPoolExecutor(1) as other:
-            if got_in := other.submit(models.turn.acquire, False).result():
-                other.submit(models.turn.release).result()
-        return got_in
-
-    run_java, got_in = captioning._run_java, []
-    monkeypatch.setattr(captioning, "_run_java", lambda *_, **__: got_in.append(others_get_in()) or run_java(*_, **__))
-    monkeypatch.setattr(captioning, "_meteor", lambda *_: pytest.fail("METEOR takes long"))
-    result = worst.disagreements(TEACHER, STUDENT, "captions", 10)
-    assert all(got_in)
-
-    monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=MetricUnavailable("not here")))
-    items = [evaluate(name, Scenes("test", size=10), tasks=("captioning",), return_items=True, progress=False)["items"]
-             for name in (TEACHER, STUDENT)]  # fmt: skip
-    assert result == disagreement.disagreements(*items, "captioning").to_dict("records") and result
+def test_captions_are_compared_by_their_facts():
+    result = worst.disagreements(TEACHER, STUDENT, "captions", 50)
+    scenes = {scene.image_id: scene for scene in map(Scenes("test").scene, range(50))}
+    for row in result:
+        counts = [count_facts(row[side], scenes[row["image_id"]]) for side in ("teacher", "student")]
+        teacher, student = map(facts_f1, counts)
+        assert row["loss"] == pytest.approx(100 * (teacher - student)) and row["loss"] > 0
+    assert result and {row["measure"] for row in result} == {"% facts F1"}
 
 
 def test_a_point_shows_the_run_that_is_drawn(records, tmp_path):

@@ -31,6 +31,15 @@ def test_captions_are_compared_by_cider():
     ]  # fmt: skip
 
 
+def test_captions_of_scenes_are_compared_by_their_facts():
+    """Claims that are all true: of 4, 4 recalled or 2 recalled, whatever their wording scores."""
+    full, half = ([[n, n, n, 4], [0, 0, 0, 0], [0, 0, 0, 0]] for n in (4, 2))
+    rows = [[dict(image_id=1, caption="x", cider=cider, facts=facts)] for cider, facts in ((10.0, full), (90.0, half))]
+    (row,) = disagreements({"captioning": rows[0]}, {"captioning": rows[1]}).to_dict("records")
+    assert row["teacher_score"] == pytest.approx(100.0) and row["student_score"] == pytest.approx(200 / 3)
+    assert row["measure"] == "% facts F1"
+
+
 def test_answers_are_sorted_by_loss_of_accuracy():
     df = disagreements(TEACHER, STUDENT, "vqa")
     assert (list(df["image_id"]), list(df["loss"]), list(df["asked"])) == ([2, 1], [100.0, 60.0], ["q?", "q?"])

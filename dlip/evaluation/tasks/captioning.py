@@ -116,12 +116,6 @@ def score(
     return metrics, [100 * float(x) for x in ciders_of_images], notes
 
 
-def ciders(captions: list[str], references: list[list[str]]) -> list[float]:
-    """Each image's CIDEr x 100 as in `score`, without the slower metrics."""
-    captions, references, _ = _tokenize(find_java(), captions, references)
-    return [100 * float(x) for x in Cider().compute_score(*_numbered(captions, references))[1]]
-
-
 def _tokenize(java: str | None, captions: list[str], references: list[list[str]]) -> tuple[list, list, dict[str, str]]:
     """Captions and references as tokens joined by spaces, and notes: why it was done without Java."""
     try:
