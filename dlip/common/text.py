@@ -24,6 +24,15 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def join_words(text: str) -> str:
+    """Decoded WordPiece as people write it: "a man ' s dog" becomes "a man's dog".
+
+    tokenizers' decoder cleans up one token at a time, so it never sees the spaces on both sides of an apostrophe;
+    `transformers` replaces them in the whole text, as this does.
+    """
+    return text.replace(" ' ", "'")
+
+
 def three_digits(value: float) -> str:
     """A cost with three significant digits: 0.0493, 12.5, 12,345."""
     return "<0.001" if value < 0.001 else f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"

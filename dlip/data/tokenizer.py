@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from dlip.common.errors import UserError
 from dlip.common.files import write_atomically
-from dlip.common.text import replace_surrogates
+from dlip.common.text import join_words, replace_surrogates
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
 
@@ -91,7 +91,7 @@ class Tokenizer:
     def decode(self, ids: torch.Tensor | list[list[int]]) -> list[str]:
         """Texts of rows of ids, without special tokens."""
         rows = ids.tolist() if isinstance(ids, torch.Tensor) else ids
-        return self.fast.decode_batch(rows, skip_special_tokens=True)
+        return [join_words(text) for text in self.fast.decode_batch(rows, skip_special_tokens=True)]
 
 
 def _checked(fast: FastTokenizer) -> FastTokenizer:

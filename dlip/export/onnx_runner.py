@@ -14,7 +14,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from dlip.common.errors import MissingAbility, UserError
-from dlip.common.text import replace_surrogates
+from dlip.common.text import join_words, replace_surrogates
 from dlip.data.transforms import as_list, load_image, resize_square
 from dlip.models.beam_search import BeamSearch
 
@@ -214,7 +214,7 @@ class Runner:
         return *self._tokenize(part, texts), states, rows.repeat(len(texts) // len(images))
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
-        return self.tokenizer.decode_batch(rows, skip_special_tokens=True)
+        return [join_words(text) for text in self.tokenizer.decode_batch(rows, skip_special_tokens=True)]
 
 
 def _no_vectors(part: Part) -> np.ndarray:

@@ -163,7 +163,7 @@ def processor(tokenizer: Tokenizer, c: ModelConfig, task: str) -> BlipProcessor:
     stock = PreTrainedTokenizerFast(
         tokenizer_object=fast, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
         mask_token="[MASK]", bos_token="[DEC]", extra_special_tokens=["[ENC]"], model_max_length=c.max_text,
-        padding_side="right", model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False,
+        padding_side="right", model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=True,
     )  # fmt: skip
     image_processor = BlipImageProcessorPil(
         size={"height": c.image_size, "width": c.image_size}, image_mean=list(c.image_mean), image_std=list(c.image_std)

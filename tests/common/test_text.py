@@ -1,6 +1,8 @@
 """Text as terminals and pages can show it."""
 
-from dlip.common.text import MAX_CHARACTERS, one_line, plural, three_digits
+from transformers import PreTrainedTokenizerFast
+
+from dlip.common.text import MAX_CHARACTERS, join_words, one_line, plural, three_digits
 
 
 def test_a_long_text_loses_its_middle():
@@ -11,6 +13,12 @@ def test_a_long_text_loses_its_middle():
 
 def test_counts_and_their_nouns_agree():
     assert [plural(n, "fault") for n in (0, 1, 2, 1000)] == ["0 faults", "1 fault", "2 faults", "1,000 faults"]
+
+
+def test_apostrophes_are_joined_as_in_transformers():
+    texts = ["a man ' s dog doesn ' t bark", "they ' re at 5 o ' clock", "the dogs ' bowl", "' hi ' he said", "a ' ' b"]
+    expected = [PreTrainedTokenizerFast.clean_up_tokenization(None, text) for text in texts]
+    assert [join_words(text) for text in texts] == expected and expected[0] == "a man's dog doesn't bark"
 
 
 def test_three_digits():

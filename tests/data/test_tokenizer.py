@@ -67,6 +67,13 @@ def test_decode_skips_special_tokens(tokenizer):
     assert tokenizer.decode(ids) == tokenizer.decode(ids.tolist()) == ["the red cat sits.", "apples, cafe"]
 
 
+def test_decode_joins_apostrophes():
+    texts = ["a man's dog doesn't bark", "can't tell", "they're here, i don't know."]
+    for size in (20, 100):  # words in letters, and whole words
+        tokenizer = Tokenizer.train(texts, size)
+        assert tokenizer.decode(tokenizer.encode(texts)[0]) == texts
+
+
 def test_unknown_letters_are_unknown_words(tokenizer):
     assert tokenizer.encode(["red кот"])[0].tolist()[0][2] == 1
     assert tokenizer.decode(tokenizer.encode(["act"])[0]) == ["act"]  # split into letters

@@ -14,6 +14,7 @@ from dlip.cli import main
 from dlip.common.errors import MissingAbility, UserError
 from dlip.common.files import read_json
 from dlip.data.scenes.dataset import Scenes
+from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation.tasks import evaluate
 from dlip.export import onnx_export
 from dlip.export.onnx_runner import Runner
@@ -127,6 +128,15 @@ def test_runner_equals_the_model_without_torch(of, request):
     assert len(set(words["caption 3"])) > 1 and len(set(words["answer 3"])) > 1
     torch.testing.assert_close(torch.tensor(results["match"]), vlm.match(paths, questions), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.tensor(results["itc"]), vlm.similarity(paths, questions), atol=1e-4, rtol=0)
+
+
+def test_runner_decodes_as_the_model(tmp_path):
+    texts = ["a man's dog doesn't bark", "can't tell"]
+    tokenizer = Tokenizer.train(texts, 100)
+    tokenizer.save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"parts": [], "pad_id": tokenizer.pad_id}))
+    ids = tokenizer.encode(texts)[0].tolist()
+    assert Runner(tmp_path)._decode(ids) == tokenizer.decode(ids) == texts
 
 
 def test_runner_command_line(student):

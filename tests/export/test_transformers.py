@@ -9,11 +9,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import AutoProcessor
 
 import dlip
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import resize_square
 from dlip.experiments.run import new_model
 from dlip.export import transformers
@@ -143,6 +145,15 @@ def test_captions_and_answers_are_equal(made):
     for written in (outputs["captioning"], outputs["pipeline"]):
         assert [text.replace(" ", "") for text in written] == captions
     assert outputs["vqa"] == [vlm.answer([path], [text])[0] for path, text in zip(paths, texts, strict=True)]
+
+
+def test_apostrophes_are_decoded_as_by_the_model(tiny, tmp_path):
+    texts = ["a man's dog doesn't bark.", "can't tell, i don't know"]
+    tokenizer = Tokenizer.train(texts, 100)
+    ids = tokenizer.encode(texts)[0]
+    transformers.processor(tokenizer, tiny.med.config, "captioning").save_pretrained(tmp_path)
+    stock = AutoProcessor.from_pretrained(tmp_path, backend="pil")
+    assert stock.batch_decode(ids, skip_special_tokens=True) == tokenizer.decode(ids) == texts
 
 
 def test_distilling_stock_checkpoints_into_stock_classes(tiny, images, scenes, tmp_path):

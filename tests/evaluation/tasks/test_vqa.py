@@ -6,6 +6,7 @@ import torch
 from dlip.common.errors import UserError
 from dlip.data.answers import normalize
 from dlip.data.batch import Item, Question
+from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation.tasks import vqa
 from dlip.evaluation.tasks.vqa import best_answers, blind_baseline, log_likelihood, score, soft_accuracy
 
@@ -43,6 +44,13 @@ def test_ten_annotators(same, expected):
 )
 def test_fewer_annotators(same, of, expected):
     assert soft_accuracy("cat", ["a cat"] * same + ["dog"] * (of - same)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("answer", ["can't tell", "don't know", "men's", "o'clock"])
+def test_decoded_apostrophes_agree_with_annotators(answer):
+    tokenizer = Tokenizer.train([answer], 100)
+    (decoded,) = tokenizer.decode(tokenizer.encode([answer], first="[DEC]")[0])
+    assert soft_accuracy(decoded, [answer] * 10) == 1
 
 
 def test_accuracy_overall_and_by_type():
