@@ -5,6 +5,9 @@ import re
 MAX_CHARACTERS = 800
 """Longest text that `one_line` returns in full: users' file names and texts are quoted in error messages."""
 
+CJK = "\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0002fa1f"
+"""Class of a regular expression: Chinese and Japanese characters and punctuation, which have no spaces between them."""
+
 
 def plural(n: int, noun: str) -> str:
     """A count with its noun: `1 fault`, `2 faults`, `1,000 faults`."""
@@ -25,12 +28,17 @@ def replace_surrogates(text: str) -> str:
 
 
 def join_words(text: str) -> str:
-    """Decoded WordPiece as people write it: "a man ' s dog" becomes "a man's dog".
+    """Decoded WordPiece as people write it: "a man ' s dog" becomes "a man's dog"; no space stays between `CJK`.
 
     tokenizers' decoder cleans up one token at a time, so it never sees the spaces on both sides of an apostrophe;
-    `transformers` replaces them in the whole text, as this does.
+    `transformers` replaces them in the whole text, as this does. BERT puts spaces around each Chinese character.
     """
-    return text.replace(" ' ", "'")
+    return re.sub(f"(?<=[{CJK}]) (?=[{CJK}])", "", text.replace(" ' ", "'"))
+
+
+def split_cjk(text: str) -> str:
+    """The text with spaces around each Chinese or Japanese character, and a space in place of their punctuation."""
+    return re.sub(f"[{CJK}]", lambda match: f" {match[0]} " if match[0].isalnum() else " ", text)
 
 
 def three_digits(value: float) -> str:

@@ -37,9 +37,10 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """Special tokens, every character, and the most frequent words up to `vocab_size` tokens in all.
 
+        Words are in lower case and keep their accents: without them Hindi loses its vowels and Korean its syllables.
         The same texts always give the same ids, which the library's own trainer does not promise.
         """
-        fast = _bert(models.WordPiece(unk_token="[UNK]"))
+        fast = _bert(models.WordPiece(unk_token="[UNK]"), strip_accents=False)
         counts = Counter()
         for text in texts:
             words = fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(replace_surrogates(text)))
@@ -48,7 +49,8 @@ class Tokenizer:
         pieces = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters)]
         frequent = sorted(counts, key=lambda word: (-counts[word], word))
         pieces += [word for word in frequent if len(word) > 1][: max(0, vocab_size - len(pieces))]
-        return cls(_bert(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")))
+        model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+        return cls(_bert(model, strip_accents=False))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -108,9 +110,9 @@ def _checked(fast: FastTokenizer) -> FastTokenizer:
     return fast
 
 
-def _bert(model: models.WordPiece) -> FastTokenizer:
+def _bert(model: models.WordPiece, strip_accents: bool | None = None) -> FastTokenizer:
     fast = FastTokenizer(model)
-    fast.normalizer = normalizers.BertNormalizer(lowercase=True)
+    fast.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     fast.decoder = decoders.WordPiece()
     return fast

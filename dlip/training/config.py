@@ -83,7 +83,7 @@ class TrainConfig:
     augment: bool = option(False, negatable=True)
     """Augment the training images: crop photos, shift scenes."""
     flip: bool = option(False, negatable=True)
-    """With --augment, also mirror photos whose texts name neither left nor right."""
+    """With --augment, also mirror photos, but none whose texts contain the English word left or right."""
     backbone_lr: float = option(0.0, least=0, most=1)
     """Peak learning rate of an image backbone; 0 freezes it."""
     feature_views: int = option(0, least=0, most=100)

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerFast
 
-from dlip.common.text import MAX_CHARACTERS, join_words, one_line, plural, three_digits
+from dlip.common.text import MAX_CHARACTERS, join_words, one_line, plural, split_cjk, three_digits
 
 
 def test_a_long_text_loses_its_middle():
@@ -19,6 +19,13 @@ def test_apostrophes_are_joined_as_in_transformers():
     texts = ["a man ' s dog doesn ' t bark", "they ' re at 5 o ' clock", "the dogs ' bowl", "' hi ' he said", "a ' ' b"]
     expected = [PreTrainedTokenizerFast.clean_up_tokenization(None, text) for text in texts]
     assert [join_words(text) for text in texts] == expected and expected[0] == "a man's dog doesn't bark"
+
+
+def test_chinese_and_japanese_characters_are_joined_and_split():
+    assert join_words("2 只 狗 ， 在 跑 。 개가 달린다") == "2 只狗，在跑。 개가 달린다"
+    assert join_words("犬 が 走 る 、 バナナ a dog") == "犬が走る、バナナ a dog"
+    assert split_cjk("2只狗，在跑。 개가 a dog").split() == ["2", "只", "狗", "在", "跑", "개가", "a", "dog"]
+    assert split_cjk("人々のバナナー").split() == [*"人々のバナナー"]
 
 
 def test_three_digits():

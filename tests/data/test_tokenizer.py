@@ -22,11 +22,11 @@ def test_vocabulary_by_hand(tokenizer):
     """Special tokens, letters, letters inside words, then words by frequency and alphabet."""
     vocab = sorted(tokenizer.fast.get_vocab().items(), key=lambda pair: pair[1])
     pieces = [piece for piece, _ in vocab]
-    letters = sorted(set("aredcatsits.thedogsitsapples,acafe"))
+    letters = sorted(set("aredcatsits.thedogsitsapples,acafé"))
     assert [i for _, i in vocab] == list(range(len(tokenizer)))
     assert pieces[:7] == SPECIALS and pieces[7 : 7 + len(letters)] == letters
     assert pieces[7 + len(letters) : 7 + 2 * len(letters)] == [f"##{letter}" for letter in letters]
-    assert pieces[7 + 2 * len(letters) :] == ["red", "sits", "apples", "cafe", "cat", "dog", "the"]
+    assert pieces[7 + 2 * len(letters) :] == ["red", "sits", "apples", "café", "cat", "dog", "the"]
     assert (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.dec_id, tokenizer.enc_id) == (0, 2, 3, 5, 6)
 
 
@@ -64,12 +64,19 @@ def test_no_texts_and_empty_texts(tokenizer):
 
 def test_decode_skips_special_tokens(tokenizer):
     ids, _ = tokenizer.encode(["The red CAT sits.", "apples, café"], first="[DEC]")
-    assert tokenizer.decode(ids) == tokenizer.decode(ids.tolist()) == ["the red cat sits.", "apples, cafe"]
+    assert tokenizer.decode(ids) == tokenizer.decode(ids.tolist()) == ["the red cat sits.", "apples, café"]
 
 
 def test_decode_joins_apostrophes():
     texts = ["a man's dog doesn't bark", "can't tell", "they're here, i don't know."]
     for size in (20, 100):  # words in letters, and whole words
+        tokenizer = Tokenizer.train(texts, size)
+        assert tokenizer.decode(tokenizer.encode(texts)[0]) == texts
+
+
+def test_texts_of_any_language_are_kept():
+    texts = ["größer, schöner", "con chó đang chạy", "एक कुत्ता", "개가 달린다", "一只狗在跑。", "ガラスと犬、パン"]
+    for size in (20, 200):
         tokenizer = Tokenizer.train(texts, size)
         assert tokenizer.decode(tokenizer.encode(texts)[0]) == texts
 

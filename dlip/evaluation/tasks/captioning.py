@@ -20,6 +20,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
+from dlip.common.text import split_cjk
 from dlip.data.scenes.facts import FACT_KINDS, count_facts, fact_scores, facts_f1
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches
 
@@ -117,9 +118,13 @@ def score(
 
 
 def _tokenize(java: str | None, captions: list[str], references: list[list[str]]) -> tuple[list, list, dict[str, str]]:
-    """Captions and references as tokens joined by spaces, and notes: why it was done without Java."""
+    """Captions and references as tokens joined by spaces, and notes: why it was done without Java.
+
+    Each Chinese or Japanese character is a token, as these languages have no spaces between words.
+    """
+    captions, *references = ([*map(split_cjk, texts)] for texts in [captions, *references])
     try:
-        captions, *references = _ptb_tokenize(java, [captions, *map(list, references)])
+        captions, *references = _ptb_tokenize(java, [captions, *references])
         return captions, references, {}
     except MetricUnavailable as reason:
         captions, *references = ([*map(plain_tokens, texts)] for texts in [captions, *references])

@@ -13,6 +13,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from dlip.data.scenes.facts import count_facts
+from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation.tasks import captioning
 from dlip.evaluation.tasks.base import MetricUnavailable
 from dlip.evaluation.tasks.captioning import facts, find_java, plain_tokens, score
@@ -56,6 +57,20 @@ def test_non_ascii_letters_survive_any_locale(monkeypatch):
     needs_java()
     monkeypatch.setenv("LC_ALL", "C")
     assert captioning._ptb_tokenize(find_java(), [["Ein Café, größer!"], []]) == [["ein café größer"], []]
+
+
+@pytest.mark.parametrize("with_java", [True, False])
+@pytest.mark.parametrize(
+    "text", ["Größere Hunde laufen dort.", "一只狗在海滩上奔跑。", "개가 해변을 빠르게 달린다", "犬がパンを食べる。"]
+)
+def test_decoded_caption_equals_its_reference(text, with_java, monkeypatch):
+    monkeypatch.setattr(captioning, "_meteor", Mock(side_effect=MetricUnavailable("it takes seconds to start")))
+    if with_java:
+        needs_java()
+    tokenizer = Tokenizer.train([text], 100)
+    (caption,) = tokenizer.decode(tokenizer.encode([text])[0])
+    for written in (caption, caption.rstrip("。")):
+        assert score([written], [[text]], with_java)[0]["bleu4"] == pytest.approx(100)
 
 
 def test_reference_as_caption_scores_best(monkeypatch):
