@@ -102,7 +102,7 @@ def grad_cam(score: Score, image: ImageInput, progress: Progress | None = None) 
     value = _with_progress(score, 1, progress)(pixels, trace)
     probs = trace.get("cross")  # [1, H, T, 1+P]
     (gradient,) = torch.autograd.grad(value.sum(), probs)
-    cam = (probs * gradient.clamp(min=0)).mean(1)[0].detach()  # [T, 1+P]
+    cam = (probs * gradient.clamp(min=0)).mean(1)[0].detach().float()  # [T, 1+P]
     if score.word is None:
         cam = cam[0]
     else:  # a word's map is that of the step that generates it

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from dlip.data.batch import Batch
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.experiments.run import new_student
+from dlip.models.fast.precision import convert_precision
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM
@@ -141,6 +143,14 @@ def test_frozen_model_has_the_same_maps(student, item, method):
     frozen = VLM(copy.deepcopy(student.med).requires_grad_(False), student.tokenizer)
     maps = [method(Score(vlm, item.captions[0]), item.image) for vlm in (student, frozen)]
     torch.testing.assert_close(maps[1], maps[0])
+
+
+@pytest.mark.parametrize("word", [None, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_model_in_bf16_has_similar_maps_in_fp32(student, item, method, word):
+    low = VLM(convert_precision(copy.deepcopy(student.med), "bf16"), student.tokenizer)
+    maps = [method(Score(vlm, item.captions[0], word), item.image).numpy() for vlm in (student, low)]
+    assert maps[1].dtype == np.float32 and np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("method", METHODS)
