@@ -108,7 +108,7 @@ class OptimizerStep:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.config, self.steps_per_epoch) * group.get("lr_scale", 1.0)
         for batch, weights in zip(micro_batches, self._micro_batch_weights(micro_batches), strict=True):
-            with self.accelerator.accumulate(self.model), self.accelerator.autocast():
+            with self.accelerator.accumulate(self.model):
                 self._backward(batch, weights, teacher, step)
                 if self.accelerator.sync_gradients:  # the last micro-batch
                     self._update(micro_batches, teacher, step)

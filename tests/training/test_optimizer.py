@@ -42,6 +42,14 @@ def test_the_loop_follows_the_schedule(make_vlm, tmp_path):
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-3)
 
 
+def test_only_the_forward_pass_runs_under_autocast(make_vlm, tmp_path):
+    vlm, halved = make_vlm(), []
+    vlm.med.register_forward_hook(lambda *_: halved.append(torch.is_autocast_enabled("cpu")))
+    vlm.med.temp.register_hook(lambda _: halved.append(torch.is_autocast_enabled("cpu")))
+    train(vlm, TRAIN_SCENES, SHORT.replace(steps=1, warmup=0, precision="bf16"), tmp_path, progress=False)
+    assert halved == [True, False]
+
+
 def test_only_matrices_have_weight_decay(make_vlm):
     learner = Learner(make_vlm(), None, SHORT.replace(momentum=0.9, queue=4))
     adamw = make_optimizer(learner, SHORT)
