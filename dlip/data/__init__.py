@@ -23,6 +23,21 @@ class FirstN:
             raise IndexError(i)
         return self.dataset[i]
 
+    def verify(self, images: int | None = None) -> None:
+        """Verify the first `images` of these, or all, as `QuarantineMixin.verify` does."""
+        self.dataset.verify(len(range(len(self))[:images]))
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of images, captions and questions; reads every image, but does not decode those that are stored."""
+        from dlip.data.shards.write import encoded_item
+
+        counts = {"images": len(self), "captions": 0, "questions": 0}
+        for i in range(len(self)):
+            item = encoded_item(self.dataset, i)
+            counts["captions"] += len(item.captions)
+            counts["questions"] += len(item.questions)
+        return counts
+
     def fingerprint(self) -> str:
         return f"{self.dataset.fingerprint()} {len(self)}"
 
@@ -62,6 +77,7 @@ def open(
 def verify(dataset) -> list[str]:
     """Decode every image once, so that none fails later. Returns the quarantined faults, and warns of them.
 
+    Of a limited dataset only the images in use are decoded where faults are fatal, and all where they are skipped.
     Raises UserError if faults are fatal or nothing is left.
     """
     dataset.verify()

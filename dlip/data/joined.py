@@ -47,10 +47,10 @@ class JoinedDatasets:
         item = encoded_item(self.datasets[which], place)
         return replace(item, image_id=_joined_id(which, item.image_id))
 
-    def verify(self) -> None:
-        """Verify every dataset. Raises UserError as they do."""
-        for dataset in self.datasets:
-            dataset.verify()
+    def verify(self, images: int | None = None) -> None:
+        """Verify every dataset; `images` counts over all of them. Raises UserError as they do."""
+        for dataset, start in zip(self.datasets, self.starts, strict=False):
+            dataset.verify(None if images is None else max(0, images - start))
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions."""

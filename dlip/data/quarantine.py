@@ -68,25 +68,28 @@ class QuarantineMixin:
         """Restrict the dataset to these images."""
         raise NotImplementedError
 
-    def verify(self) -> None:
+    def verify(self, images: int | None = None) -> None:
         """Decode every image once, so that none fails later, and quarantine those that fail.
 
-        Of several processes the main one decodes. Raises UserError if faults are fatal or nothing is left.
+        images: where faults are fatal, decode only so many, the first ones. Skipped ones are replaced by later ones, so
+        that all are decoded. Of several processes the main one decodes. Raises UserError if faults are fatal or nothing
+        is left.
         """
-        faults = run_on_main(self._image_faults)
-        if len(faults) != len(self):
+        checked = range(len(self))[: images if self.on_error == "fatal" else None]
+        faults = run_on_main(lambda: self._image_faults(checked))
+        if len(faults) != len(checked):
             raise UserError(
-                f"{self.where} has {len(self):,} images here and {len(faults):,} in the first process; copy it again"
+                f"{self.where} has {len(checked):,} images here and {len(faults):,} in the first process; copy it again"
             )
-        self._keep([i for i, fault in enumerate(faults) if fault is None])
+        self._keep([i for i in range(len(self)) if i not in checked or faults[i] is None])
         with raised_by_all():
             self._report([fault for fault in faults if fault is not None])
 
-    def _image_faults(self) -> list[str | None]:
-        pool, count = ThreadPoolExecutor(os.cpu_count()), len(self)
+    def _image_faults(self, checked: range) -> list[str | None]:
+        pool = ThreadPoolExecutor(os.cpu_count())
         try:
-            checks = pool.map(self.image_fault, range(count))
-            return list(tqdm(checks, "checking images", count, leave=False, disable=None))
+            checks = pool.map(self.image_fault, checked)
+            return list(tqdm(checks, "checking images", len(checked), leave=False, disable=None))
         finally:
             pool.shutdown(cancel_futures=True)
 

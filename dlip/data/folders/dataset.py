@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -64,8 +65,9 @@ class Folder(AnnotatedImages):
         """Hash of the texts and of the images' names, sizes and times."""
         digest = hashlib.sha256()
         for about in self.annotations:
-            stat = (self.root / about.name).stat()
-            digest.update(repr((about, stat.st_size, stat.st_mtime_ns)).encode())
+            with suppress(OSError, ValueError):  # an image beyond the limit may be missing
+                stat = (self.root / about.name).stat()
+                digest.update(repr((about, stat.st_size, stat.st_mtime_ns)).encode())
         return digest.hexdigest()
 
 

@@ -115,13 +115,13 @@ class Shards(QuarantineMixin):
         """Whether some shards are on the web, so that their faults are found only when they are read."""
         return any(is_url(shard.source) for shard in self.shards)
 
-    def verify(self) -> None:
-        """Decode every image once and quarantine those that fail, unless some shards are on the web.
+    def verify(self, images: int | None = None) -> None:
+        """Decode images once and quarantine those that fail, unless some shards are on the web.
 
-        Raises UserError if faults are fatal or nothing is left.
+        images: as in `QuarantineMixin`. Raises UserError if faults are fatal or nothing is left.
         """
         if not self.remote:
-            super().verify()
+            super().verify(images)
 
     def order(self, seed: int, epoch: int) -> list[int]:
         """A permutation of the samples for one epoch; samples of one shard stay near each other."""
