@@ -33,14 +33,14 @@ MIN_PROBE_S = 0.5
 UTILIZATION = 0.35
 """Assumed share of a card's peak that a run reaches."""
 PEAK_TFLOPS = {
-    # card       fp32   bf16 or fp16, dense, by their makers
-    "H100 SXM": (67.0, 989.0),
-    "A100":     (19.5, 312.0),
-    "RTX 4090": (82.6, 165.0),
-    "L4":       (30.3, 121.0),
-    "V100":     (15.7, 125.0),
-    "T4":       (8.1, 65.0),
+    "H100 SXM": {"no": 67.0, "bf16": 989.0, "fp16": 989.0},
+    "A100":     {"no": 19.5, "bf16": 312.0, "fp16": 312.0},
+    "RTX 4090": {"no": 82.6, "bf16": 165.0, "fp16": 165.0},
+    "L4":       {"no": 30.3, "bf16": 121.0, "fp16": 121.0},
+    "V100":     {"no": 15.7, "bf16": 15.7,  "fp16": 125.0},
+    "T4":       {"no": 8.1,  "bf16": 8.1,   "fp16": 65.0},
 }  # fmt: skip
+"""Card -> its dense peak by `TrainConfig.precision`, as its maker states; V100 and T4 compute bf16 in fp32."""
 
 
 @dataclass
@@ -112,8 +112,8 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     flops = sum(length * config.accumulate * one.flops for length, one in zip(lengths, steps, strict=True))
     seconds = sum(length * config.accumulate * one.seconds for length, one in zip(lengths, steps, strict=True))
     saved = max(one.saved_bytes for one in steps)
-    half = config.precision != "no"
-    hours = {card: flops / (peaks[half] * 1e12 * UTILIZATION) / 3600 for card, peaks in PEAK_TFLOPS.items()}
+    peaks = {card: by_precision[config.precision] * 1e12 for card, by_precision in PEAK_TFLOPS.items()}
+    hours = {card: flops / (peak * UTILIZATION) / 3600 for card, peak in peaks.items()}
     seen = config.steps * config.batch_size
     return {
         "steps": config.steps, "images": seen, "epochs": seen / len(dataset), "train_images": len(dataset),

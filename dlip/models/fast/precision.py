@@ -14,14 +14,16 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def native_bf16() -> bool:
-    """Whether bf16 is fast on this machine; torch emulates it on processors without instructions for it."""
+    """Whether the accelerator, or else the CPU, has instructions for bf16; without them torch emulates it."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return onednn_has_bf16() or torch.accelerator.is_available()
 
 
 def warn_if_emulated(precision: str, advice: str) -> None:
     """Warn, with advice, if "bf16" is chosen on a machine that emulates it."""
     if precision == "bf16" and not native_bf16():
-        warnings.warn(f"this processor has no instructions for bf16, so it is slow; {advice}", stacklevel=3)
+        warnings.warn(f"this machine has no instructions for bf16, so it is slow; {advice}", stacklevel=3)
 
 
 def convert_precision(med: Med, precision: str) -> Med:

@@ -21,7 +21,7 @@ from dlip.experiments.grids import FULL, QUICK
 from dlip.export.onnx_export import to_onnx
 from dlip.export.transformers import to_dlip, to_transformers
 from dlip.models.fast.linear import Linear
-from dlip.models.fast.precision import convert_precision, precision
+from dlip.models.fast.precision import convert_precision, native_bf16, precision, warn_if_emulated
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 from dlip.training.terms import AT, HR, KD, VLP
@@ -88,10 +88,24 @@ def test_export_command_and_folder(tmp_path, capsys):
         VLM.load(folder)
 
 
+@pytest.mark.parametrize(("major", "native"), [(7, False), (8, True)])
+def test_gpus_before_ampere_emulate_bf16(major, native, monkeypatch, recwarn):
+    """Also beside a CPU that has instructions for it."""
+    for accelerator in (torch.accelerator, torch.cuda):
+        monkeypatch.setattr(accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Mock(major=major))
+    assert native_bf16() == native
+    warn_if_emulated("bf16", "--precision no is faster here")
+    assert len(recwarn) == (not native)
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, recwarn):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for accelerator in (torch.accelerator, torch.cuda):
+        monkeypatch.setattr(accelerator, "is_available", lambda: False)
     folder, images = to_dlip("scenes/student", tmp_path, "bf16")[0]["bf16"], Scenes("train-small", size=4)
     stop_before_training = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr("dlip.training.loop.check_divisible", stop_before_training)
