@@ -197,7 +197,7 @@ def is_hub_id(name: str) -> bool:
 
 def built_in_models(data: str = "*") -> list[str]:
     """The names of the shipped models, or of those of one kind of data: "scenes" or "photos"."""
-    return sorted(str(path.parent.relative_to(BUILT_IN)) for path in BUILT_IN.glob(f"{data}/*/config.json"))
+    return sorted(path.parent.relative_to(BUILT_IN).as_posix() for path in BUILT_IN.glob(f"{data}/*/config.json"))
 
 
 def model_folder(name: str | Path) -> Path:
