@@ -188,21 +188,21 @@ class DualEncoder(HasAbilities, nn.Module):
     def project_text(self, states: Tensor) -> Tensor:
         return F.normalize(self.text_head(states[:, 0]).float(), dim=-1)  # [N, E]
 
-    def forward(self, batch: Batch, want: Want, pairs=None, image: Tensor | None = None) -> Features:
-        """Compute what `want` names of images, captions and ITC. pairs: not read, as there is no ITM.
+    def forward(self, batch: Batch, want: Want, pairs=None, image: None = None) -> Features:
+        """Compute what `want` names of images, captions and ITC.
 
-        image: precomputed image states [B, 1+P, Di], read instead of pixels.
+        pairs and image: not read, as there is no ITM, and outputs of a model with its own tokens are not cached.
         """
         batch = self.tokenized(batch)
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
         mask = None if batch.mask is None else batch.caption_mask
         out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
-        if image is None and (want.abilities or want.includes("image")):
-            image = self.encode_image(self.normalize(batch.images), traces["image"])
+        if want.abilities or want.includes("image"):
+            image_states = self.encode_image(self.normalize(batch.images), traces["image"])
         if want.includes("text"):
-            text = self.encode_text(batch.ids, batch.mask, traces["text"])
+            text_states = self.encode_text(batch.ids, batch.mask, traces["text"])
             if "itc" in want.abilities:
-                out.contrast(self.project_image(image), self.project_text(text))
+                out.contrast(self.project_image(image_states), self.project_text(text_states))
         return out
 
 
