@@ -119,11 +119,6 @@ def projection(inputs: int, outputs: int) -> nn.Linear:
     return linear
 
 
-def _model_for(teacher: HasAbilities | ModelConfig, source: str) -> HasAbilities | ModelConfig:
-    """The model of a teacher that gives the states of a source; a configuration stands for itself."""
-    return teacher.model_for_states(source) if isinstance(teacher, HasAbilities) else teacher
-
-
 def _owner(teacher: HasAbilities, term: str) -> HasAbilities:
     """The model of a teacher that a term compares with; the first one if it has none."""
     kind, name = term.split(".")
@@ -141,14 +136,14 @@ class Distiller(nn.Module):
     wide as the teacher; False compares with the teacher's own states, a target that cannot collapse. center_states:
     hr.* compares `centered` states.
 
-    teacher: the model, or its configuration where it has the student's vocabulary. Raises UserError where `layers`
-    names a layer that a model does not have, and MissingAbility where a teacher has no weights for a source.
+    Raises UserError where `layers` names a layer that a model does not have, and MissingAbility where a teacher has no
+    weights for a source.
     """
 
     def __init__(
         self,
         student: ModelConfig,
-        teacher: HasAbilities | ModelConfig,
+        teacher: HasAbilities,
         weights: dict[str, float],
         layers: dict | None = None,
         learn_teacher_projection: bool = True,
@@ -158,20 +153,19 @@ class Distiller(nn.Module):
         self.terms = distills(weights)
         self.layers, self.grid, self.center_states = layers or {}, student.grid, center_states
         self.student_projections, self.teacher_projections = nn.ModuleDict(), nn.ModuleDict()
-        teachers = {source: _model_for(teacher, source) for source, _ in self.want("teacher").layers}
-        self.pooled_text = "text" in teachers and getattr(teachers["text"], "own_tokens", False)
-        configs = {source: getattr(model, "config", model) for source, model in teachers.items()}
+        teachers = {source: teacher.model_for_states(source) for source, _ in self.want("teacher").layers}
+        self.pooled_text = "text" in teachers and teachers["text"].own_tokens
         for source in (term.removeprefix("hr.") for term in self.terms if term.startswith("hr.")):
             width = "image_width" if source == "image" else "text_width"
-            student_width, teacher_width = getattr(student, width), getattr(configs[source], width)
+            student_width, teacher_width = getattr(student, width), getattr(teachers[source].config, width)
             for i, _ in enumerate(self.layer_pairs(source)):
                 self.student_projections[f"{source}_{i}"] = projection(student_width, teacher_width)
                 self.teacher_projections[f"{source}_{i}"] = (
                     projection(teacher_width, teacher_width) if learn_teacher_projection else nn.Identity()
                 )
-        for source, config in configs.items():  # raises for a missing layer
+        for source, model in teachers.items():  # raises for a missing layer
             self.want("student").layers_of(source, student)
-            self.want("teacher").layers_of(source, config)
+            self.want("teacher").layers_of(source, model.config)
 
     @classmethod
     def between(cls, student: VLM, teacher: VLM, config: TrainConfig) -> "Distiller":

@@ -298,7 +298,7 @@ def test_every_preset_goes_forward_and_backward(name, make_batch):
 def test_every_preset_can_be_built_and_distilled_from_base(name):
     with torch.device("meta"):
         med = Med(PRESETS[name])
-        Distiller(med.config, PRESETS["blip-base"], {"hr.image": 1.0, "hr.fusion": 1.0, "at.cross": 1.0})
+        Distiller(med.config, Med(PRESETS["blip-base"]), {"hr.image": 1.0, "hr.fusion": 1.0, "at.cross": 1.0})
         states = med.encode_image(torch.zeros(2, 3, med.config.image_size, med.config.image_size))
         ids = torch.zeros(2, med.config.max_text, dtype=torch.long)
         logits = med.decode(ids, states)

@@ -26,7 +26,7 @@ OTHER = dict(  # unequal widths, heads, depths, grids and image sizes, and a lay
 
 
 def losses(student, teacher, batch, weights=TERMS, distiller=None, **options) -> dict[str, torch.Tensor]:
-    distiller = distiller or Distiller(student.config, teacher.config, weights, **options)
+    distiller = distiller or Distiller(student.config, teacher, weights, **options)
     torch.manual_seed(5)  # the same negatives every time
     features = student(batch, distiller.want("student"))
     return distiller(features, Teacher(teacher)(batch, distiller.want("teacher"), features.pairs))
@@ -62,7 +62,7 @@ def test_loss_and_gradients_of_equal_models_are_zero(term, changes, make_med, ma
 @pytest.mark.parametrize("changes", [{}, OTHER])
 def test_each_term_falls_when_trained_alone(term, changes, make_med, make_batch):
     student, teacher, batch = make_med(1, **changes), make_med(0), make_batch()
-    distiller = Distiller(student.config, teacher.config, {term: 1.0}, learn_teacher_projection=False)
+    distiller = Distiller(student.config, teacher, {term: 1.0}, learn_teacher_projection=False)
     adam = torch.optim.Adam([*student.parameters(), *distiller.parameters()], 3e-3)
     values = []
     for _ in range(12):
@@ -82,7 +82,7 @@ def test_each_term_falls_when_trained_alone(term, changes, make_med, make_batch)
 def test_padding_does_not_change_losses(changes, center, make_med, make_batch):
     prompt = {k: v for k, v in changes.items() if k == "prompt_ids"}
     student, teacher, batch = make_med(1, **changes), make_med(0, **prompt), make_batch()
-    distiller = Distiller(student.config, teacher.config, TERMS, center_states=center)
+    distiller = Distiller(student.config, teacher, TERMS, center_states=center)
     plain = losses(student, teacher, batch, distiller=distiller)
     padded = losses(student, teacher, pad_more(batch), distiller=distiller)
     assert plain.keys() == TERMS.keys()
@@ -95,7 +95,7 @@ def test_padding_does_not_change_losses(changes, center, make_med, make_batch):
 def test_losses_are_means_over_tokens(term, make_med, make_batch):
     """A batch's loss is the mean over all tokens: that of two halves, weighted by their tokens."""
     student, teacher, batch = make_med(1), make_med(0), make_batch(size=6)
-    distiller = Distiller(student.config, teacher.config, {term: 1.0})
+    distiller = Distiller(student.config, teacher, {term: 1.0})
     batch_loss = losses(student, teacher, batch, distiller=distiller)[term]
     mask = batch.answer_mask if term == "kd.vqa" else batch.mask
     total = count = 0
@@ -252,7 +252,7 @@ def test_states_on_another_grid():
 
 
 def test_last_layers_are_compared_by_default(make_med):
-    student, teacher = make_med(text_layers=2, image_layers=2).config, make_med(text_layers=4, image_layers=3).config
+    student, teacher = make_med(text_layers=2, image_layers=2).config, make_med(text_layers=4, image_layers=3)
     plain = Distiller(student, teacher, TERMS)
     assert set(plain.want("teacher").layers.values()) == set(plain.want("student").layers.values()) == {(-1,)}
     chosen = Distiller(student, teacher, TERMS, {"fusion": ((3, 1), (1, 0)), "image": ((2, 0),)})
@@ -328,7 +328,7 @@ def test_the_teacher_is_frozen(make_med, make_batch):
     holder = nn.ModuleDict({"teacher": teacher}).train()
     assert holder.training and not any(module.training for module in teacher.modules() if module is not teacher)
     assert not any(p.requires_grad for p in teacher.parameters())
-    want = Distiller(med.config, med.config, TERMS).want("teacher")
+    want = Distiller(med.config, med, TERMS).want("teacher")
     one, two = teacher(batch, want, (torch.arange(5),) * 2), teacher(batch, want, (torch.arange(5),) * 2)
     for task, logits in one.logits.items():
         assert not logits.requires_grad and torch.equal(logits, two.logits[task])
@@ -353,11 +353,11 @@ def test_projections_are_trained(learned, make_med, make_batch):
 
 
 def test_projections_start_as_the_identity_where_widths_are_equal(make_med):
-    config, other = make_med().config, make_med(**OTHER).config
-    same = Distiller(config, config, HR)
+    teacher, other = make_med(), make_med(**OTHER).config
+    same = Distiller(teacher.config, teacher, HR)
     for linear in (*same.student_projections.values(), *same.teacher_projections.values()):
         assert torch.equal(linear.weight, torch.eye(16)) and linear.bias is None
-    unequal = Distiller(other, config, HR)
+    unequal = Distiller(other, teacher, HR)
     assert {name: tuple(p.shape) for name, p in unequal.student_projections.named_parameters()} == {
         "image_0.weight": (16, 24), "text_0.weight": (16, 20), "fusion_0.weight": (16, 20), "decoder_0.weight": (16, 20)
     }  # fmt: skip

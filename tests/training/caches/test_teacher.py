@@ -80,7 +80,7 @@ def test_cached_outputs_equal_live_ones(layers, precision, captioned, teacher, i
         teacher.med.bfloat16()
     live = Teacher(teacher.med)
     cached = TeacherCache(tmp_path, live, images, collate_for(teacher), layers)
-    distiller = Distiller(teacher.med.config, teacher.med.config, {**HR, **AT, **KD}, layers)
+    distiller = Distiller(teacher.med.config, teacher.med, {**HR, **AT, **KD}, layers)
     want = distiller.want("teacher")
     for batch in batches(teacher, images):
         pairs = hard_negatives(torch.randn(8, 8), batch.image_id)
@@ -106,7 +106,7 @@ def test_layers_without_cross_attention_are_cached(tiny, images, tmp_path):
     layers = {"fusion": ((0, 0),)}
     live = Teacher(copy.deepcopy(tiny.med))  # Teacher freezes its model, and other tests train `tiny`
     cached = TeacherCache(tmp_path, live, images, collate_for(tiny), layers)
-    want = Distiller(tiny.med.config, tiny.med.config, HR, layers).want("teacher")
+    want = Distiller(tiny.med.config, tiny.med, HR, layers).want("teacher")
     batch = next(iter(batches(tiny, images)))
     kept, true = (model(batch, want).states("fusion", 0)[batch.mask] for model in (cached, live))
     torch.testing.assert_close(kept, true, atol=2e-3, rtol=2e-3)
@@ -124,7 +124,7 @@ def test_works_without_fallocate(teacher, images, tmp_path, monkeypatch):
 
 def test_loss_of_equal_models_is_zero(teacher, images, tmp_path):
     cached = TeacherCache(tmp_path, Teacher(teacher.med), images, collate_for(teacher))
-    distiller = Distiller(teacher.med.config, teacher.med.config, {**HR, **AT, **KD})
+    distiller = Distiller(teacher.med.config, teacher.med, {**HR, **AT, **KD})
     for batch in batches(teacher, images):
         with torch.no_grad():
             mine = teacher.med(batch, distiller.want("student"))
