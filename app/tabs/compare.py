@@ -279,8 +279,8 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="answer")
     answered = gr.HTML(elem_id="answers")
     with gr.Row(elem_classes="ask"):
-        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=4,
-                                max_lines=4, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
+        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=2,
+                                max_lines=2, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
         rank = gr.Button("Rank", variant="primary", scale=1, min_width=110, elem_id="rank")
     ranked = gr.HTML(elem_id="rankings")
 

@@ -35,7 +35,7 @@ def test_tab_closes_dropdowns(open_page):
     page.wait_for_selector("#runs .js-plotly-plot .point")
     page.locator("#tradeoffs-button").focus()
     assert tab_on(page, "footer") == ["Runs", "Cost", "Score", "A point of the chart"]
-    assert page.get_by_label("Score", exact=True).input_value() == "VQA accuracy"
+    assert page.get_by_label("Score", exact=True).input_value() == "VQA by type"  # as before
 
 
 def test_models_are_chosen_by_keyboard(open_page, app_address):
