@@ -29,7 +29,7 @@ from dlip.models.med import Med
 from dlip.models.token_ids import first_token, with_prompt
 from dlip.vlm import VLM, ImageInput
 
-SOURCES = ("fusion", "decoder")
+MAP_SOURCES = ("fusion", "decoder")
 BATCH_IMAGES = 32
 """Images per batch, with all their captions."""
 
@@ -199,7 +199,7 @@ def mass(over: Tensor, covered: Tensor) -> Tensor:
 
 def measurable(vlm: VLM) -> bool:
     """Whether a model has weights for both attentions that `measure` scores, the fusion's and the decoder's."""
-    return all(vlm.med.abilities & set(TRAINED_BY[source]) for source in SOURCES)
+    return all(vlm.med.abilities & set(TRAINED_BY[source]) for source in MAP_SOURCES)
 
 
 def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> dict:
@@ -226,7 +226,7 @@ def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> 
         covered = pad_sequence(covers, batch_first=True)[image]  # [K, O, g, g], zeros where there is no object
 
         scores = {("chance", "pointing"): (covered > 0).float().mean((2, 3)), ("chance", "mass"): covered.mean((2, 3))}
-        for source in SOURCES:
+        for source in MAP_SOURCES:
             over = patches(maps[source][0][text, word])[:, None]  # [K, 1, g, g]
             scores[source, "pointing"] = pointing(over, covered).float()
             scores[source, "mass"] = mass(over, covered)
@@ -237,7 +237,7 @@ def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> 
                 values[source, f"{name}_other"].append((of_each.sum(1) - hit) / others)
     if not values:
         raise UserError(f"no caption of {dataset.name} {dataset.split} names an object; attention cannot be scored")
-    out: dict = {source: {} for source in (*SOURCES, "chance")}
+    out: dict = {source: {} for source in (*MAP_SOURCES, "chance")}
     for (source, name), parts in values.items():
         out[source][name] = percent(torch.cat(parts))
     if teacher is not None:
@@ -252,7 +252,7 @@ def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200) -> dict[st
     On the first `limit` images of any data with captions; heads averaged, on the coarser grid, [CLS] included. Words
     are compared even where the models split them into different tokens.
     """
-    bits: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
+    bits: dict[str, list[Tensor]] = {source: [] for source in MAP_SOURCES}
     for _, _, _, maps in _batches((teacher, student), dataset, limit):
         for source, (teacher_maps, student_maps) in maps.items():
             both = (teacher_maps.sum(-1) > 0) & (student_maps.sum(-1) > 0)
@@ -314,9 +314,9 @@ def _batches(
         rows = [i for i, item in enumerate(items) for _ in item.captions]
         if not captions:
             continue
-        maps: dict[str, list[Tensor]] = {source: [] for source in SOURCES}
+        maps: dict[str, list[Tensor]] = {source: [] for source in MAP_SOURCES}
         for vlm in models:
-            meds = {source: vlm.med.model_for_states(source).eval() for source in SOURCES}
+            meds = {source: vlm.med.model_for_states(source).eval() for source in MAP_SOURCES}
             states = {med: vlm.image_states([item.image for item in items], med) for med in set(meds.values())}
             if len({len(item.captions) for item in items}) > 1:
                 states = {med: some[rows] for med, some in states.items()}

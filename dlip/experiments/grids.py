@@ -18,7 +18,7 @@ from dlip.training.terms import distills, weights
 
 TEACHER = "scenes/teacher"
 STUDENT = "scenes-student"
-SOURCES = {
+TRAINED_PARTS = {
     "image": "scenes/encoders/{image_width}x{image_layers}/vit",
     "language": "scenes/encoders/{text_width}x{text_layers}/bert",
     "": TEACHER,
@@ -98,7 +98,7 @@ class Row:
     paper: tuple[float | None, ...] = (None,) * 4
     """TR@1, IR@1, CIDEr, VQA accuracy."""
     trained: tuple[str, ...] = ("image",)
-    """Parts that are initialized with trained weights, of `SOURCES`."""
+    """Parts that are initialized with trained weights, of `TRAINED_PARTS`."""
     images: int = IMAGES
     """Number of training images."""
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class Row:
     def init_from(self) -> tuple[str, ...]:
         """Sources of the initial weights, as `dlip.checkpoints.init_from.initialize` takes them."""
         sizes = preset(self.size).to_dict()
-        return tuple((f"{part}=" if part else "") + SOURCES[part].format(**sizes) for part in self.trained)
+        return tuple((f"{part}=" if part else "") + TRAINED_PARTS[part].format(**sizes) for part in self.trained)
 
     @property
     def split(self) -> str:

@@ -16,7 +16,8 @@ from dlip.data.batch import Batch, squares
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
 from dlip.models.config import ModelConfig
-from dlip.models.features import ABILITIES, SOURCES, Features, Trace, Want
+from dlip.models.features import ABILITIES, Features, Trace, Want
+from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import pad_to_longest
 
 TRAINED_BY = {"text": ("itc",), "fusion": ("itm", "vqa"), "decoder": ("lm",)}

@@ -20,8 +20,9 @@ from dlip.data.batch import Batch
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.transforms import as_pil
 from dlip.models.composite import HasAbilities
-from dlip.models.features import SOURCES, Features, Trace, Want
+from dlip.models.features import Features, Trace, Want
 from dlip.models.grid_resize import normalized
+from dlip.models.tasks import SOURCES
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel

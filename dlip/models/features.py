@@ -8,7 +8,6 @@ from torch import Tensor
 from dlip.common import distributed
 from dlip.common.errors import MissingAbility, UserError
 
-SOURCES = ("image", "text", "fusion", "decoder")
 ABILITIES = ("itc", "itm", "lm", "vqa")
 SOURCES_OF = {"itc": {"text"}, "itm": {"fusion"}, "lm": {"decoder"}, "vqa": set()}
 """Ability -> sources that its logits need, apart from the image; ITM needs the text too to mine hard negatives."""

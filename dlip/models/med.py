@@ -16,9 +16,10 @@ from dlip.models.attention_kernel import attend
 from dlip.models.composite import HasAbilities
 from dlip.models.config import ModelConfig
 from dlip.models.fast.linear import Linear
-from dlip.models.features import SOURCES, Features, Trace, Want
+from dlip.models.features import Features, Trace, Want
 from dlip.models.grid_resize import normalized
 from dlip.models.patches import PatchEmbeddings
+from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import first_token, next_tokens, trim, with_prompt
 
 KeysValues = tuple[Tensor, Tensor]

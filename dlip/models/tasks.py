@@ -1,6 +1,9 @@
-"""The tasks that a model is evaluated, timed and exported for."""
+"""The tasks that a model is evaluated, timed and exported for, and the sources of its hidden states."""
 
 from dataclasses import dataclass
+
+SOURCES = ("image", "text", "fusion", "decoder")
+"""Where hidden states come from."""
 
 
 @dataclass(frozen=True)

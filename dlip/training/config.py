@@ -6,8 +6,9 @@ from typing import Literal
 
 from dlip.common.errors import UserError
 from dlip.common.fields import check, from_dict, option
+from dlip.models.tasks import SOURCES
 from dlip.training import terms
-from dlip.training.terms import SOURCES, TERMS, VLP
+from dlip.training.terms import TERMS, VLP
 
 CACHE = "runs/cache"
 """Default folder of cached outputs of teachers and image backbones."""

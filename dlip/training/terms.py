@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 from dlip.common.errors import UserError
+from dlip.models.tasks import SOURCES
 
 TERMS = (
     "itc", "itm", "lm", "vqa", "tags",
@@ -12,8 +13,6 @@ TERMS = (
     "kd.itc", "kd.itm", "kd.lm", "kd.vqa",
 )  # fmt: skip
 """Every term a loss may have; an ablation is a table of their weights."""
-SOURCES = ("image", "text", "fusion", "decoder")
-"""Where hidden states come from."""
 
 VLP = {"itc": 1.0, "itm": 1.0, "lm": 1.0, "vqa": 1.0}
 HR = {f"hr.{source}": 1.0 for source in SOURCES}

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 
 from dlip.models.attention_kernel import attend
 from dlip.models.config import PRESETS, ModelConfig
-from dlip.models.features import SOURCES, Want
+from dlip.models.features import Want
 from dlip.models.generate import Cache
 from dlip.models.med import Med
+from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import first_token
 from dlip.training.distillation import Distiller
 from dlip.training.terms import VLP

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlip.models.features import SOURCES, Want
+from dlip.models.features import Want
 from dlip.models.grid_resize import map_to_grid, to_grid
+from dlip.models.tasks import SOURCES
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher, centered, cosine_loss, logit_loss, map_loss
 from dlip.training.learner import Learner

@@ -18,7 +18,8 @@ from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
 from dlip.data.transforms import resize_square
-from dlip.models.features import SOURCES, Features, Trace, Want
+from dlip.models.features import Features, Trace, Want
+from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import with_prompt
 from dlip.training.caches.disk import cache_key, fill, locked, open_columns, to_float16
 from dlip.training.config import CACHE_GB
