@@ -276,11 +276,11 @@ def test_attention_explorer(tiny, scenes):
     assert "differ by 0.00 of 1 bit" in fig.layout.title.text
     actual = [np.asarray(trace.z) for trace in fig.data if trace.type == "heatmap"]
     wanted = explorer.maps["teacher"].patches(first, -1, 2).numpy()
-    assert len(actual) == 2 and np.allclose(actual[0], 100 * wanted, atol=1e-4)
+    assert len(actual) == 2 and np.allclose(actual[0], wanted / wanted.mean(), atol=1e-4)
     for method in notebook.ATTRIBUTION_METHODS:
         fig = explorer.attributions(first, method)
         assert any(trace.type == "heatmap" for trace in fig.data)
-        assert fig.layout.coloraxis.colorbar.title.text == "% of the effect on the score"
+        assert fig.layout.coloraxis.colorbar.title.text == "effect on the score, times the mean"
 
 
 # --- executing --------------------------------------------------------------------------------------------------------
