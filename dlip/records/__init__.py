@@ -28,7 +28,8 @@
 - evaluation (of `dlip evaluate` and of a grid's teachers only): its options.
 - outcomes: the items that the scores are computed from, each a column of float16, compressed, in base64 (`outcomes`
   unpacks them), in the order of the test images. Per image with captions: tr1 (0 or 1), cider (x 100) and facts (the
-  numbers of `dlip.data.scenes.facts.count_facts`, row by row). Per caption: ir1. Per question: vqa (0 to 1) and
+  numbers of `dlip.data.scenes.facts.count_facts`, row by row). Per caption: ir1, and joint_ir1 by the
+  sum of ITC's logit and ITM's log-odds. Per question: vqa (0 to 1) and
   vqa_type (index of its type among the sorted ones). Per image: captions and questions, how many of each it has.
   `image_sums` and `score_of_sums` compute the scores of any sample of the images.
 - history: the runs that produced the models this run started from (initial weights, teacher, tokenizer, or the model

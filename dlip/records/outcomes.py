@@ -8,7 +8,7 @@ import numpy as np
 
 from dlip.data.scenes.facts import COUNTS, FACT_KINDS, facts_f1
 
-ITEM_COUNTS = {"ir1": "captions", "vqa": "questions"}
+ITEM_COUNTS = {"ir1": "captions", "joint_ir1": "captions", "vqa": "questions"}
 """Score with several items per image -> the outcome that holds their number per image."""
 FACTS = len(FACT_KINDS) * len(COUNTS)
 """Numbers of `dlip.data.scenes.facts.count_facts` of one image."""
@@ -26,6 +26,7 @@ def packed(items: dict[str, list[dict]]) -> dict[str, str]:
     types = [row.get("type") for row in vqa]
     columns = {
         "tr1": [row["rank"] < 1 for row in tr], "ir1": [row["rank"] < 1 for row in ir],
+        "joint_ir1": [row["joint_rank"] < 1 for row in ir],
         "cider": [row["cider"] for row in captions],
         "facts": [count for row in captions for kind in row.get("facts", ()) for count in kind],
         "vqa": [row["accuracy"] for row in vqa],
@@ -49,6 +50,8 @@ def outcomes(record: dict) -> dict[str, np.ndarray]:
     except (AttributeError, TypeError, zlib.error) as error:
         raise ValueError(f"outcomes are damaged: {error}") from error
     for score, counts in ITEM_COUNTS.items():
+        if score == "joint_ir1" and score not in columns:  # a record of version 0.3.0 or older
+            continue
         per_image = columns.get(counts, np.zeros(0))
         if not (per_image >= 1).all() or per_image.sum() != len(columns.get(score, ())):
             raise ValueError(f"outcomes are damaged: {counts} do not add up to the items of {score}")
@@ -72,8 +75,8 @@ def _unpack(text: str) -> np.ndarray:
 def image_sums(record: dict, score: str) -> np.ndarray:
     """float64 [P, K]: each test image's part of the sums that `score_of_sums` makes a score of.
 
-    score: tr1, ir1, cider, facts_f1, vqa or vqa_mean. The P images are the first of the test set: all of them for tr1
-    and ir1, for the others those that texts were generated for. Raises KeyError if the record lacks them.
+    score: tr1, ir1, joint_ir1, cider, facts_f1, vqa or vqa_mean. The P images are the first of the test set: all of
+    them for ranks, for the others those that texts were generated for. Raises KeyError if the record lacks them.
     """
     columns = outcomes(record)
     if score == "facts_f1":

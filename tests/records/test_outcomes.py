@@ -37,7 +37,10 @@ def test_damaged_outcomes_make_no_record(broken):
 FACTS = [[[1, 2, 1, 3], [6, 8, 6, 12], [0, 1, 0, 2]], [[3, 3, 3, 3], [12, 12, 12, 12], [2, 2, 2, 2]]]
 ITEMS = {
     "tr": [{"image_id": 7, "rank": 0}, {"image_id": 9, "rank": 4}],
-    "ir": [{"image_id": i, "rank": rank} for i, rank in ((7, 0), (7, 1), (7, 0), (9, 0), (9, 2))],
+    "ir": [
+        {"image_id": i, "rank": rank, "joint_rank": joint}
+        for i, rank, joint in ((7, 0, 0), (7, 1, 0), (7, 0, 0), (9, 0, 3), (9, 2, 1))
+    ],
     "captioning": [
         {"image_id": 7, "cider": 123.5, "facts": FACTS[0]},
         {"image_id": 9, "cider": 0.0, "facts": FACTS[1]},
@@ -52,7 +55,13 @@ ITEMS = {
 
 def test_outcomes_round_trip_in_few_bytes():
     columns = outcomes(make_record(items=ITEMS))
-    expected = {"tr1": [1, 0], "ir1": [1, 0, 1, 1, 0], "cider": [123.5, 0], "vqa": [1, 0, 0.5, 0.5, 0.5]}
+    expected = {
+        "tr1": [1, 0],
+        "ir1": [1, 0, 1, 1, 0],
+        "joint_ir1": [1, 1, 1, 0, 0],
+        "cider": [123.5, 0],
+        "vqa": [1, 0, 0.5, 0.5, 0.5],
+    }
     expected |= {"captions": [3, 2], "questions": [3, 2], "vqa_type": [1, 0, 1, 2, 0]}
     expected |= {"facts": np.array(FACTS).ravel()}
     assert columns.keys() == expected.keys()
@@ -76,6 +85,7 @@ def test_scores_of_any_sample_of_images():
     expected = {
         "tr1": [50, 100, 0, 200 / 3],
         "ir1": [60, 200 / 3, 50, 62.5],
+        "joint_ir1": [60, 100, 0, 75],
         "cider": [61.75, 123.5, 0, 247 / 3],
         "vqa": [50, 50, 50, 50],
         "vqa_mean": [100 * x for x in ((0.25 + 0.75 + 0.5) / 3, 0.75 / 2, 0.5, (0.5 / 3 + 0.75 + 0.5) / 3)],

@@ -211,9 +211,13 @@ def score(result: RetrievalResult) -> TaskResult:
     metrics = {f"{name}@{n}": percent(rank < n) for name, rank in ranks.items() for n in RECALLS}
     ranks = {name: rank.tolist() for name, rank in ranks.items()}
     images = zip(result.image_id.tolist(), ranks["tr"], ranks["itc_tr"], strict=True)
-    captions = zip(result.caption_id.tolist(), result.captions, ranks["ir"], ranks["itc_ir"], strict=True)
+    by_caption = (ranks[name] for name in ("ir", "joint_ir", "itc_ir"))
+    captions = zip(result.caption_id.tolist(), result.captions, *by_caption, strict=True)
     items = {
         "tr": [dict(image_id=i, rank=rank, itc_rank=itc) for i, rank, itc in images],
-        "ir": [dict(image_id=i, caption=text, rank=rank, itc_rank=itc) for i, text, rank, itc in captions],
+        "ir": [
+            dict(image_id=i, caption=text, rank=rank, joint_rank=joint, itc_rank=itc)
+            for i, text, rank, joint, itc in captions
+        ],
     }
     return TaskResult(metrics, items)
