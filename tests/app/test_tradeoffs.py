@@ -41,7 +41,7 @@ def records(tmp_path, monkeypatch) -> list[dict]:
         make_record("far", tr1=99.0) | {"split": "<val>"},
         make_record("row", tr1=99.0) | {"ablation": {"hash": "x"}},
     ]
-    items = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
+    items = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
     made += [make_record("of one picture", tr1=99.0, items=items)]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
     monkeypatch.setattr(shipped, "RESULTS", tmp_path)

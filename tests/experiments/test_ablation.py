@@ -265,7 +265,8 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
     for record in after:
         items = records.outcomes(record)
         assert {name: len(values) for name, values in items.items()} == {
-            "tr1": 4, "ir1": 20, "cider": 4, "facts": 48, "vqa": 24, "vqa_type": 24, "captions": 4, "questions": 4,
+            "tr1": 4, "ir1": 20, "joint_ir1": 20, "cider": 4, "facts": 48, "vqa": 24, "vqa_type": 24, "captions": 4,
+            "questions": 4,
         }  # fmt: skip
         assert 100 * items["vqa"].mean() == pytest.approx(record["metrics"]["vqa"]["accuracy"], abs=0.01)
         assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])
