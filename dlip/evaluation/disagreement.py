@@ -15,7 +15,7 @@ MEASURES = {
     "tr": "100 / rank",
     "ir": "100 / rank",
 }
-"""What items are scored by, by their table; "facts": captions of scenes, of which CIDEr would compare the wording."""
+"""What items are scored by, by their table. Captions of scenes are scored by "facts", as CIDEr compares wording."""
 
 
 def disagreements(
