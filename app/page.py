@@ -131,7 +131,7 @@ def build() -> gr.Blocks:
         sentence, found = returned["search"]
         asked = [*names, *returned["compare"]]
         for own_image in (events.chain([image.input]), found.then):
-            own_image(fit_to_own_image, [image, *asked], asked, queue=False, **private)
+            own_image(events.guarded(fit_to_own_image, long=True), [image, *asked], asked, queue=False, **private)
         gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES, api_visibility="private")
         clicked = buttons.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
         filled = [image, *asked, sentence]

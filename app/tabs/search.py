@@ -124,7 +124,7 @@ def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> s
         shared, summary = set(), f"All {searched} are shown; only their order differs."
     else:
         summary = f"{len(shared) or 'None'} of the {len(places[0])} {'is' if len(shared) == 1 else 'are'} found by both"
-        summary += "; marked." if shared else "."
+        summary += ", and marked." if shared else "."
     thumbnails = {}
     if with_images:
         thumbnails = {place: gallery.current().entries[place].thumbnail for place in places[0] | places[1]}

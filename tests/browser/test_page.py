@@ -29,8 +29,8 @@ NAMELESS = """[...document.querySelectorAll("button, input:not([type=file]), tex
 
 
 def card_texts(page, where: str) -> list[str]:
-    """What both models' cards say, without each "…" where one has none of the other's words."""
-    return [" ".join(text.replace("…", " ").split()) for text in page.locator(f"#{where} .said").all_inner_texts()]
+    """What both models' cards say, without the gaps where one has none of the other's words."""
+    return [" ".join(text.split()) for text in page.locator(f"#{where} .said").all_inner_texts()]
 
 
 def test_the_page_follows_every_choice(open_page, screens):
@@ -148,6 +148,24 @@ def test_an_example_selects_the_models_that_know_it(open_page, app_address, scre
     page.get_by_role("button", name=scene.name, exact=True).click()
     wait_for_cards(page, "captions", captions_of(scene.image, PHOTOS[0], STUDENT, OTHER))
     page.locator("#domain-hint").get_by_text("know only photographs").wait_for()
+
+
+def test_an_own_image_brings_models_and_texts(open_page, app_address, tmp_path):
+    """In place of those of an example; what the visitor typed stays."""
+    page, photo = open_page(address=app_address), tmp_path / "photo.png"
+    images.photographs()[1].image.save(photo)
+    question = page.locator("#question textarea, #question input")
+    new_question, new_captions = images.OWN_IMAGE["photos"]
+    for kept in (new_question, "is it night?"):
+        page.get_by_role("button", name=EXAMPLES[1].name, exact=True).click()
+        wait_for_cards(page, "captions", captions_of(EXAMPLES[1].image, *TRIO))
+        if kept != new_question:
+            type_text(question, kept)
+        page.get_by_label("Remove Image").click()
+        page.locator("#image input[type=file]").set_input_files(photo)
+        wait_for_cards(page, "captions", captions_of(images.photographs()[1].image, *PHOTOS))
+        assert question.input_value() == kept
+        assert page.locator("#candidates textarea").input_value() == "\n".join(new_captions)
 
 
 def test_an_image_is_uploaded_and_errors_are_sentences(open_page, app_address, tmp_path):
