@@ -197,10 +197,8 @@ def point_names(group: str | None, cost: str, score: str) -> list[str]:
 
 def chart_of(group: str | None, cost: str, score: str) -> go.Figure:
     """Score against cost, or a row for each run if all cost the same, in grids all students."""
-    runs, rows = table(group), _rows(group, cost, score)
-    costs = rows.loc[rows["role"] != "teacher", cost] if group in GRIDS else rows[cost]
-    same_cost = len(costs) > 1 and costs.max() <= SAME_COST * costs.min()
-    fig = (score_rows if same_cost else accuracy_cost)(runs, cost, score)
+    _check_axes(cost, score)
+    fig = (accuracy_cost if _differ(group, cost) else score_rows)(table(group), cost, score)
     for trace in fig.select_traces(dict(hoverinfo="text")):  # without the command, which is shown below
         trace.hovertext = [text.partition("<br><i>")[0] for text in trace.hovertext]
     return fig
@@ -212,6 +210,22 @@ def axes(group: str | None, columns: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(LABELS[column][0], column) for column in columns if runs[column].notna().any()]
 
 
+def cost_axis(group: str | None, cost: str = "params_m") -> gr.Dropdown:
+    """The choice among costs; hidden if runs are of one size, which differ by the noise of their latency alone."""
+    choices = axes(group, AXES)
+    columns = [column for _, column in choices]
+    visible = any(_differ(group, column) for column in ("params_m", "flops_g"))
+    value = cost if visible and cost in columns else columns[0]
+    return gr.Dropdown(choices, value=value, label="Cost", min_width=180, visible=visible)
+
+
+def _differ(group: str | None, cost: str) -> bool:
+    """Whether runs of a group differ in a cost; of a grid, its students."""
+    runs = table(group).dropna(subset=[cost])
+    costs = runs.loc[runs["role"] != "teacher", cost] if group in GRIDS else runs[cost]
+    return len(costs) < 2 or costs.max() > SAME_COST * costs.min()
+
+
 # --- the tab ----------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +233,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     first = (groups()[0], "params_m", "vqa_mean")
     with gr.Row():
         group = gr.Dropdown(groups(), value=first[0], label="Runs", min_width=180)
-        cost = gr.Dropdown(axes(first[0], AXES), value=first[1], label="Cost", min_width=180)
+        cost = cost_axis(first[0])
         score = gr.Dropdown(axes(first[0], SCORES), value=first[2], label="Score", min_width=180)
     note = gr.HTML(description(tradeoffs(*first)))
     heading = charts.heading("runs")
@@ -230,11 +244,9 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     shown = gr.HTML(elem_id="run")
 
     def update_axes(group, cost, score):
-        updates = []
-        for choices, value in ((axes(group, AXES), cost), (axes(group, SCORES), score)):
-            columns = [column for _, column in choices]
-            updates.append(gr.Dropdown(choices, value=value if value in columns else columns[0]))
-        return updates
+        scores = axes(group, SCORES)
+        columns = [column for _, column in scores]
+        return cost_axis(group, cost), gr.Dropdown(scores, value=score if score in columns else columns[0])
 
     def draw(group, cost, score, point):
         names = point_names(group, cost, score)

@@ -41,6 +41,6 @@ def theme() -> gr.themes.Base:
 
 
 def css() -> str:
-    """The style sheets, after the role colors as variables: --teacher, --distilled, --undistilled."""
+    """The style sheets, after the role colors as variables, as --teacher."""
     colors = " ".join(f"--{role}: {color};" for role, color in COLORS.items())
     return "\n".join([f":root {{ {colors} }}", *(sheet.read_text() for sheet in sorted(FOLDER.glob("*.css")))])

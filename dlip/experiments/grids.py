@@ -114,7 +114,7 @@ class Row:
     @property
     def role(self) -> str:
         if not self.weights:
-            return "teacher" if self.precision == "fp32" else "undistilled"
+            return "teacher" if self.precision == "fp32" else "quantized"
         return "distilled" if distills(weights(self.weights)) else "undistilled"
 
     @property

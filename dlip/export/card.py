@@ -21,6 +21,7 @@ ROLES = {
     "distilled": "a student distilled from a heavier teacher",
     "undistilled": "a model trained without a teacher",
     "teacher": "a model trained without a teacher",
+    "quantized": "a teacher in int8",
 }
 METRICS = {  # (task, metric) -> title, unit
     ("retrieval", "tr@1"): ("TR@1", "%"), ("retrieval", "tr@5"): ("TR@5", "%"), ("retrieval", "ir@1"): ("IR@1", "%"),

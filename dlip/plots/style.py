@@ -6,9 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL import ImageColor
 
-COLORS = {"teacher": "#0072B2", "undistilled": "#D55E00", "distilled": "#009E73"}
-"""Role -> color, from the color-blind safe palette of Okabe and Ito."""
-SYMBOLS = {"teacher": "diamond", "undistilled": "square", "distilled": "circle"}
+COLORS = {"teacher": "#0072B2", "undistilled": "#D55E00", "distilled": "#009E73", "quantized": "#8C6D1F"}
+"""Role -> color, all but the last from the color-blind safe palette of Okabe and Ito."""
+SYMBOLS = {"teacher": "diamond", "undistilled": "square", "distilled": "circle", "quantized": "triangle-up"}
 INK, RULE, CLEAR = "#777777", "rgba(128, 128, 128, 0.25)", "rgba(0, 0, 0, 0)"
 FONT = "system-ui, sans-serif"
 REFERENCE_LINE = dict(color=COLORS["teacher"], width=1.5, dash="dot")

@@ -3,7 +3,7 @@
 **Keys of a record** (schema 3), in this order:
 
 - schema: 3. id: unique. created: UTC, ISO 8601. name: the same for all seeds of one setup. role: "teacher",
-  "undistilled" or "distilled".
+  "undistilled", "distilled" or "quantized" (a teacher in int8).
 - command: as typed. config: the resolved configuration ("model", "train" and everything else that decides the result).
   config_hash: its hash without the seed (`config_hash`). seed.
 - data, split: the test set (`count_test_images` gives its size). train_images: number of training images.

@@ -9,7 +9,7 @@ import json
 from dlip.records.outcomes import outcomes
 
 SCHEMA = 3
-ROLES = ("teacher", "undistilled", "distilled")
+ROLES = ("teacher", "undistilled", "distilled", "quantized")
 SCORES = {
     **{f"{recall}{k}": ("metrics", "retrieval", f"{recall}@{k}") for recall in ("tr", "ir") for k in (1, 5, 10)},
     **{name: ("metrics", "captioning", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},

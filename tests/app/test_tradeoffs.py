@@ -134,6 +134,14 @@ def test_an_axis_without_figures_is_replaced(records):
     assert (cost.value, score.value) == ("params_m", "vqa")
 
 
+def test_costs_are_no_choice_among_models_of_one_size(monkeypatch):
+    made = [make_record(name, tr1=1, latency=latency) for name, latency in (("a", 10.0), ("b", 20.0))]
+    monkeypatch.setattr(page, "table", lambda group: frame(made))
+    assert not page.cost_axis("any").visible
+    made.append(make_record("c", params=9.0))
+    assert page.cost_axis("any", "flops_g").visible and page.cost_axis("any", "flops_g").value == "flops_g"
+
+
 def test_runs_of_the_same_cost_are_rows(monkeypatch):
     """In a grid beside a teacher of any cost, elsewhere without one."""
     made = [make_record(name, tr1=score, params=params) for name, score, params in (("a", 1, 2.0), ("b", 3, 2.05))]

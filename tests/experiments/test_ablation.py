@@ -283,7 +283,7 @@ def test_a_teacher_in_int8_is_evaluated_once(tmp_path, tiny):
     for _ in range(2):
         assert ablate([Grid("one", "?", (INT8_TEACHER,))], plan, 3, 1, **place) == {}
     teacher, int8 = records.read(place["results"])
-    assert (teacher["role"], int8["role"], int8["name"]) == ("teacher", "undistilled", "sizes: teacher in int8")
+    assert (teacher["role"], int8["role"], int8["name"]) == ("teacher", "quantized", "sizes: teacher in int8")
     assert " --precision int8 " in int8["command"] and int8["evaluation"]["precision"] == "int8"
     costs, originals = int8["efficiency"], teacher["efficiency"]
     assert costs["params_m"] == originals["params_m"]

@@ -12,9 +12,9 @@ from tests.helpers import make_record
 
 def test_loss_curves_have_a_line_per_run():
     curve = {"step": [10, 20], "lm": [3.0, 1.0], "total": [3.0, 1.0]}
-    records = [make_record(role, role=role, seed=seed, losses=curve) for role in ROLES for seed in range(2)]
+    records = [make_record(role, role=role, seed=seed, losses=curve) for role in ROLES[:3] for seed in range(2)]
     fig = loss_curves([*records, make_record("other", losses={"step": [1], "itc": [1.0]})], "lm")
-    assert [trace.line.color for trace in fig.data] == [COLORS[role] for role in ROLES for _ in range(2)]
+    assert [trace.line.color for trace in fig.data] == [COLORS[role] for role in ROLES[:3] for _ in range(2)]
     assert [trace.showlegend for trace in fig.data] == [True, False] * 3
     assert (list(fig.data[0].x), list(fig.data[0].y)) == ([10, 20], [3.0, 1.0])
     assert (fig.layout.xaxis.title.text, fig.layout.yaxis.title.text) == ("step", "nats")
