@@ -179,6 +179,9 @@ def test_advise(tmp_path, capsys):
     assert printed.startswith("Within 2 M parameters: s (distilled, 1 seed") and printed.endswith("  dlip distill x\n")
     assert main([*words, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["kept"]["tr1"] == 87.5
+    append(make_record("far") | {"data": "photos"}, tmp_path / "runs.jsonl")
+    assert main(words) == 2 and "choose one of them with --data" in capsys.readouterr().err
+    assert main([*words, "--data", "scenes", "--split", "test"]) == 0 and capsys.readouterr().out == printed
     assert main([*words[:1], *words[3:]]) == 2
     assert "advice needs a budget" in capsys.readouterr().err
 

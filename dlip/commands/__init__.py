@@ -16,7 +16,7 @@ from dlip.commands.figures import Figures
 from dlip.common.errors import UserError
 from dlip.common.fields import check, option
 from dlip.common.options import comma_separated, to_argv
-from dlip.experiments.config import EvaluationConfig, ExperimentConfig
+from dlip.experiments.config import DataConfig, EvaluationConfig, ExperimentConfig, MeasureConfig
 from dlip.training.config import CACHE, CACHE_GB
 from dlip.training.recipes import RECIPES
 
@@ -74,7 +74,6 @@ def train(options: Train) -> None:
     """Train a model without a teacher."""
     from dlip.common import distributed
     from dlip.experiments import run
-    from dlip.reports.comparison import table
     from dlip.training import dry_run
 
     experiment = options.experiment
@@ -89,7 +88,25 @@ def train(options: Train) -> None:
     )  # fmt: skip
     if distributed.rank() == 0:
         where = f"The model is in {options.out}, its record in {options.results}."
-        options.show(record, lambda: f"{table([record])}\n{where}")
+        options.show(record, lambda: f"{_with_teacher(record, experiment, options.results)}\n{where}")
+
+
+def _with_teacher(record: dict, experiment: ExperimentConfig, results: str) -> str:
+    """The table of a run beside its teacher, or how to get the teacher's record."""
+    from dlip.experiments.history import teacher_record
+    from dlip.reports.comparison import table
+
+    if record["role"] != "distilled":
+        return table([record])
+    if teacher := teacher_record(record, results):
+        return table([teacher, record])
+    held = experiment.evaluation
+    data = DataConfig(held.data or experiment.data.name, record["split"], held.limit, experiment.data.on_error)
+    measure = MeasureConfig(held.candidates, held.latency_repeats, held.generate_limit)
+    command = EvaluationConfig(experiment.teacher, data=data, measure=measure).command()
+    return (
+        f"{table([record])}\nThis records its teacher, for what it keeps:\n  {command} --results {shlex.quote(results)}"
+    )
 
 
 def distill(options: Train) -> None:
@@ -102,7 +119,7 @@ class Evaluate(Figures):
     items: bool = False
     """Also print every caption, answer and rank."""
     results: str | None = option(None, metavar="FILE")
-    """Append a record to FILE; needs the record of the model's run in the model's folder."""
+    """Append a record to FILE; a model from elsewhere, without a record of its run, counts as a teacher."""
     optimize: bool = False
     """Score the model as the fastest installed backends run it (docs/speed.md)."""
     evaluation: EvaluationConfig
@@ -135,6 +152,8 @@ class Ablate(Figures):
     """Take minutes instead of hours; the scores mean nothing."""
     conclusions: bool = False
     """Test the paper's conclusions on the records."""
+    train: bool = option(True, flag="no_train", inverse=True)
+    """Train nothing; print what the records hold."""
     out: str = option("runs/ablate", metavar="FOLDER")
     """Folder of the runs."""
     results: str | None = option(None, metavar="FILE")
@@ -153,6 +172,7 @@ def ablate(options: Ablate) -> None:
     grids, failed = [], {}
     if options.grids or not options.conclusions:
         grids = ablation.choose(options.grids, options.only)
+    if grids and options.train:
         progress = options.json != "-"
         failed = ablation.ablate(grids, plan, options.seeds, options.workers, options.out, results, progress)
     runs = records.read(results)
@@ -303,8 +323,12 @@ class Advise(Figures):
     """Budget in ms of median latency of the timed task."""
     metric: str = "all"
     """Score to keep: ir1, facts_f1, vqa_mean, tr1, cider, ..., or all, the minimum kept of the first three."""
-    results: str = option("results/ablations.jsonl", metavar="PATH")
+    records: str = option("results/ablations.jsonl", flag="results", metavar="PATH")
     """File of records, or a folder of them."""
+    data: str | None = option(None, metavar="DATA")
+    """Test data of the records to choose from, where they are of several."""
+    split: str | None = None
+    """Their split."""
 
 
 def advise(options: Advise) -> None:
@@ -314,7 +338,9 @@ def advise(options: Advise) -> None:
 
     budget = {"params_m": options.max_params, "flops_g": options.max_gflops, "latency_ms": options.max_latency}
     budget = {cost: value for cost, value in budget.items() if value is not None}
-    answer = advice.advise(read(options.results), budget, options.metric)
+    chosen = {key: value for key in ("data", "split") if (value := getattr(options, key)) is not None}
+    records = [one for one in read(options.records) if chosen.items() <= one.items()]
+    answer = advice.advise(records, budget, options.metric)
     options.show(answer, lambda: advice.text(answer))
 
 

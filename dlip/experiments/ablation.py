@@ -28,6 +28,7 @@ from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.models.tasks import TASKS
 from dlip.records import TABLE_SCORES
+from dlip.records.outcomes import has_joint_ranks
 from dlip.training.config import TrainConfig
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
@@ -35,6 +36,8 @@ from dlip.vlm import VLM
 
 RESULTS = "results/ablations.jsonl"
 QUICK_RESULTS = "runs/ablate/quick.jsonl"
+GRID_SCORES = {"ir1": "IR@1", "joint_ir1": "joint"} | TABLE_SCORES
+"""Columns of scores in a grid's table -> their printed names; joint: IR@1 by ITC's logit plus ITM's log-odds."""
 NOT_IN_IDENTITY = ("seed", "workers", "log_every", "save_every", "eval_every", "eval_items")
 """Fields of TrainConfig that do not decide the result, and the seed, which records have apart."""
 
@@ -234,6 +237,8 @@ def ablate(
 ) -> dict[str, str]:
     """Run what `results` lacks of the grids, and return the runs that failed: name and seed -> reason.
 
+    Runs of version 0.3.0 or older, without outcomes of joint ranks, are repeated: a grid is judged by these only if all
+    of its runs have them.
     Interrupted at any moment, it resumes from the last checkpoints when it is called again; a failed run is tried
     again. Raises UserError where another process runs grids in `out`.
     """
@@ -243,7 +248,7 @@ def ablate(
     with exclusive_lock(Path(out) / "lock", busy):
         warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
         earlier = records.read(results) if Path(results).exists() else []
-        done = {(r["ablation"]["hash"], r["seed"]) for r in earlier if "ablation" in r}
+        done = {(r["ablation"]["hash"], r["seed"]) for r in earlier if "ablation" in r and has_joint_ranks(r)}
         todo = [job for job in jobs(grids, plan, seeds, out, results) if job.key not in done]
         return _run(todo, workers, Path(out), progress) if todo else {}
 
@@ -293,7 +298,7 @@ def runs(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFram
 def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """A grid as the paper prints it: a row for the teacher and each of the grid's rows, NaN where there is no run yet.
 
-    Columns: name, role; runs (number of seeds); the scores of `TABLE_SCORES` and vqa (mean), <score>_sd (standard
+    Columns: name, role; runs (number of seeds); the scores of `GRID_SCORES` and vqa (mean), <score>_sd (standard
     deviation over seeds), paper_<score> (`Row.paper_score`); params_m, flops_g; wall_s (seconds of training, mean).
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
@@ -301,7 +306,7 @@ def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFra
     means = records.summary(df).set_index("name").reindex([row.name for row in rows])
     out = pd.DataFrame({"name": means.index, "role": [row.role for row in rows]}, index=means.index)
     out["runs"] = means["runs"].fillna(0).astype(int)
-    for score in (*TABLE_SCORES, "vqa"):
+    for score in (*GRID_SCORES, "vqa"):
         out[score], out[f"{score}_sd"] = means[score], means[f"{score}_sd"]
         out[f"paper_{score}"] = [row.paper_score(score) for row in rows]
     out[["params_m", "flops_g"]] = means[["params_m", "flops_g"]]
@@ -312,9 +317,9 @@ def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFra
 def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
     """A `table` for a terminal, at most 120 columns wide."""
     width = max(len(name) for name in rows["name"])
-    widths = {score: 12 if score == "cider" else 11 for score in TABLE_SCORES if rows[score].notna().any()}
+    widths = {score: 12 if score == "cider" else 11 for score in GRID_SCORES if rows[score].notna().any()}
     papers = {score for score in widths if rows[f"paper_{score}"].notna().any()}
-    head = "".join(f"{TABLE_SCORES[s]:>{w}}" + f"{'paper':>6}" * (s in papers) for s, w in widths.items())
+    head = "".join(f"{GRID_SCORES[s]:>{w}}" + f"{'paper':>6}" * (s in papers) for s, w in widths.items())
     lines = [f"{grid_.name}: {grid_.question}", f"{'':{width}}{head}{'runs':>5}"]
     for _, row in rows.iterrows():
         cells = ""

@@ -7,9 +7,9 @@ import pandas as pd
 from dlip.common.errors import UserError
 from dlip.common.text import plural, three_digits
 from dlip.plots.style import LABELS
-from dlip.records import HEADLINE_SCORES, TABLE_SCORES, frame
-from dlip.records.compare import comparable_latencies, describe_test_sets, latest_runs, retention, summary
-from dlip.records.schema import SCORES
+from dlip.records import TABLE_SCORES, frame
+from dlip.records.compare import comparable_latencies, describe_test_sets, latest_runs, measured, retention, summary
+from dlip.records.schema import SCORES, headline_scores
 
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
 """Cost -> (unit, name)."""
@@ -21,7 +21,7 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     """The student that keeps most of its teacher's scores within `budget` (cost of `COSTS` -> maximum).
 
     records: as returned by `dlip.records.read`, of one test set. metric: of `SCORES`, or "all", the minimum kept over
-    those of `HEADLINE_SCORES` that any record has. Latencies are those of `dlip.records.compare.comparable_latencies`.
+    the `headline_scores` of the records. Latencies are those of `dlip.records.compare.comparable_latencies`.
 
     Returns {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model",
     "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, where kept is in percent of the teacher's,
@@ -37,7 +37,7 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     records = [record for record in records if not record.get("quick")]
     df = latest_runs(frame(records))
     if len(test_sets := describe_test_sets(df)) > 1:
-        raise UserError(f"the records are of {'; '.join(test_sets)}; name a file of one of them with --results")
+        raise UserError(f"the records are of {'; '.join(test_sets)}; choose one of them with --data and --split")
     df = comparable_latencies(df)
     rows, doubts = _students(df), []
     out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
@@ -83,8 +83,7 @@ def _students(df: pd.DataFrame) -> pd.DataFrame:
     """`dlip.records.compare.summary` of the students, with <figure>_kept and <figure>_kept_sd, also of "all"."""
     rows = summary(df)
     kept = retention(df)
-    measured = [score for score in HEADLINE_SCORES if df[score].notna().any()]
-    kept["all"] = kept[measured].min(axis=1, skipna=False)
+    kept["all"] = kept[[*headline_scores(measured(df))]].min(axis=1, skipna=False)
     groups = kept.groupby(["name", "role"])[[*SCORES, "all", *COSTS]]
     rows = rows.join(groups.mean().add_suffix("_kept"), on=["name", "role"])
     rows = rows.join(groups.std().add_suffix("_kept_sd"), on=["name", "role"])

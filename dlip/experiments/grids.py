@@ -39,8 +39,7 @@ UNLIKE_PAPER = (
     "HR compares how states differ from their mean over the batch, in the teacher's own space; the paper compares the\n"
     "states themselves, both sides projected. One row of the grid objectives has the paper's HR"
 )
-"""Difference between `FULL` and the paper that affects its conclusions; `p1-unit` and `p2-unit-center` in
-results/tuning/scenes.jsonl show by how much."""
+"""Difference between `FULL` and the paper that affects its conclusions."""
 PAPER_HR = {"learn_teacher_projection": True, "center_states": False}
 """Settings of training with which `hr=0.25` is the paper's L_HR: the mean over four sources, both sides projected."""
 PAPER_COLUMNS = {"tr1": 0, "ir1": 1, "cider": 2, "vqa": 3, "vqa_mean": 3}
@@ -213,7 +212,7 @@ MODULES = Grid(
     ),
     "The paper's figures are of undistilled models. Its small encoders have a quarter of base's parameters, these a\n"
     "third (image) or a seventh (text); tiny and middle have the paper's shares, a twentieth and a half.\n"
-    "All sizes have one learning rate and the same number of steps, in which larger ones learn less.",
+    "All sizes have one learning rate, which was tuned for none of them, and the same number of steps.",
 )  # fmt: skip
 
 # --- fusion: how many text layers need cross-attention? The upper ones have it, as in ALBEF ---------------------------
@@ -288,7 +287,7 @@ SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does i
     square(32, 4, 1), square(48, 4, 1), square(48, 4, 2), square(64, 4, 2), square(80, 4, 1), square(80, 4, 2),
     square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 5, 2), square(128, 5, 6),
     square(80, 4, 2, cut=True), square(112, 4, 3, cut=True), INT8_TEACHER,
-), "All sizes have one untuned learning rate and as many steps, in which wider ones learn less.\n"
+), "All sizes have one learning rate, which was tuned for none of them, and the same number of steps.\n"
    "Cut: initialized from the teacher's weights and fine-tuned without it.")  # fmt: skip
 
 DATA = Grid("data", "From how many training images on does distillation pay off?", tuple(

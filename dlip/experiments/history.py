@@ -4,22 +4,39 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dlip.checkpoints.init_from import parse_source
-from dlip.checkpoints.load import model_folder, parse_name, split_names
+from dlip.checkpoints.load import built_in_models, model_folder, parse_name, split_names
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.records.migration import upgrade
+from dlip.records.reading import count_test_images, read
 from dlip.records.schema import is_record
 from dlip.training.run_folder import Run
 
 
-def model_record(model: str) -> dict:
-    """The record of the run that made a model. Raises UserError where none lies beside it."""
-    path = model_folder(model) / "record.json"
-    if not path.exists():
-        raise UserError(f"no record of a run lies beside {model}, so how it was made is unknown; drop --results")
+def model_record(model: str | Path) -> dict | None:
+    """The record of the run that made a model; None where none lies beside it. Raises UserError if it is damaged."""
+    folder = model_folder(model) if str(model) in built_in_models() else Path(parse_name(model).name)
+    path = folder / "record.json"
+    if not path.is_file():
+        return None
     if not is_record(record := upgrade(read_json(path))) or "failed" in record:
         raise UserError(f"{path} is not a record of a run; take another copy of the folder")
     return record
+
+
+def teacher_record(record: dict, results: str | Path) -> dict | None:
+    """The latest record of a run's teacher on the run's test set, in `results` or beside the teacher, if any.
+
+    record: of a distilled student.
+    """
+
+    def test_set(one: dict) -> tuple:
+        return one["data"], one["split"], count_test_images(one)
+
+    name, weights = record["config"]["teacher"], record["inputs"]["teacher"]
+    evaluated = [one for one in read(results) if (one.get("inputs") or {}).get("model") == weights]
+    found = [one for one in (model_record(name), *evaluated) if one and one["role"] == "teacher"]
+    return next((one for one in reversed(found) if test_set(one) == test_set(record)), None)
 
 
 def history(models: Iterable[str], after: tuple[Path, ...] = ()) -> list[dict]:
@@ -35,7 +52,7 @@ def history(models: Iterable[str], after: tuple[Path, ...] = ()) -> list[dict]:
             continue
         run = Run(folder)
         config = run.config()
-        command = model_record(folder)["command"] if (folder / "record.json").is_file() else None
+        command = (model_record(folder) or {}).get("command")
         runs |= {Path(one["folder"]): one for one in history(models_of(config, folder), (*after, folder))}
         about = {"folder": str(folder), "command": command, "config": config, "wall_s": round(run.seconds(), 1)}
         runs[folder] = about

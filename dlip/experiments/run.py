@@ -180,10 +180,10 @@ def measure(
 def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, progress: bool = True) -> dict:
     """Evaluate a model by name and return its metrics with "items"; with `results`, append its record there.
 
-    Raises UserError where the model or data cannot be read, or, with `results`, no record lies beside the model.
+    Raises UserError where the model or data cannot be read, or, with `results`, the record beside the model.
     """
     if results:
-        model_record(config.model)  # before the work is done
+        model_record(config.model)  # raises before the work is done
     vlm, metrics, items, dataset = measure_model(config, progress)
     if results:
         append(remeasured_record(config, vlm, metrics, items, dataset), results)
@@ -375,15 +375,24 @@ def same_experiment(record: dict, experiment: ExperimentConfig) -> bool:
 
 
 def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: dict, dataset) -> dict:
-    """The record of a trained model that was evaluated once more; its "history" tells how the model was made.
+    """The record of a model that was evaluated; its "history" tells how the model was made.
 
-    metrics, items: of `measure`. Raises UserError as `model_record` does.
+    A model without a record of its own was made elsewhere, and counts as a teacher. In int8 it has no curves of
+    training, which are those of the model in full precision. metrics, items: of `measure`. Raises UserError as
+    `model_record` does.
     """
-    first = model_record(config.model)
+    elsewhere = {
+        "name": config.model, "role": "teacher", "command": None, "seed": 0, "train_images": 0, "losses": {},
+        "config": {"model": vlm.med.config.to_dict() if isinstance(vlm.med.config, ModelConfig) else None},
+        "wall_s": 0.0,
+    }  # fmt: skip
+    first = model_record(config.model) or elsewhere
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
     lowered = "int8" if config.precision == "int8" else precision(vlm.med)
     about["name"] = ", ".join([first["name"], *config.differences(lowered)])
     about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
+    if config.precision == "int8":
+        about |= {"losses": {}, "evaluations": None}
     record = new_record(command=config.command(), metrics=metrics, items=items, **about)
     record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}
     made = {"folder": config.model} | {key: first[key] for key in ("command", "config", "wall_s")}

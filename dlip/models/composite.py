@@ -73,14 +73,6 @@ def first_with(abilities: Iterable[str], models: Iterable[HasAbilities]) -> HasA
     return next((model for ability in abilities for model in models if ability in model.abilities), None)
 
 
-def check(model: HasAbilities, want: Want) -> None:
-    """Raise MissingAbility if `want` names logits or states that the model has no weights for."""
-    for ability in want.abilities:
-        model.model_for(ability)
-    for source, _ in want.layers:
-        model.model_for_states(source)
-
-
 def shared_config(models: list[HasAbilities]):
     """The configuration of a `Composite` of these models."""
     meds = [model for model in models if isinstance(model.config, ModelConfig) and not model.own_tokens]

@@ -17,6 +17,8 @@ REFERENCE_LINE = dict(color=COLORS["teacher"], width=1.5, dash="dot")
 LABELS = {
     "tr1": ("TR@1", "%"), "tr5": ("TR@5", "%"), "tr10": ("TR@10", "%"),
     "ir1": ("IR@1", "%"), "ir5": ("IR@5", "%"), "ir10": ("IR@10", "%"),
+    "joint_tr1": ("TR@1 by the joint sum", "%"), "joint_ir1": ("IR@1 by the joint sum", "%"),
+    "itc_tr1": ("TR@1 by ITC alone", "%"), "itc_ir1": ("IR@1 by ITC alone", "%"),
     "bleu4": ("BLEU-4", "x 100"), "meteor": ("METEOR", "x 100"), "rougeL": ("ROUGE-L", "x 100"),
     "cider": ("CIDEr", "x 100"), "spice": ("SPICE", "x 100"), "facts_f1": ("facts F1", "%"),
     "composite": ("composite score", "% of the range from chance to the teacher"),

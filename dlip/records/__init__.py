@@ -53,7 +53,8 @@ returns these lines and `read` skips them. Records of schemas 1 and 2 are upgrad
 Then numbers, NaN if the record lacks them:
 
 - tr1 tr5 tr10 ir1 ir5 ir10: recall of text retrieval (image -> text) and image retrieval (text -> image), in %:
-  re-ranked by ITM, or by ITC alone if "notes" say so.
+  re-ranked by ITM as in BLIP, or by ITC alone if "notes" say so. joint_tr1 joint_ir1: re-ranked by ITC's logit plus
+  ITM's log-odds. itc_tr1 itc_ir1: by ITC alone.
 - bleu4 meteor rougeL cider spice: captioning scores x 100.
 - facts_f1: F1 of what captions of scenes state, in %, mean over objects, attributes and relations. facts.<kind>: of
   one kind.

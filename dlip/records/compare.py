@@ -40,6 +40,11 @@ def comparable_latencies(df: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+def measured(df: pd.DataFrame) -> list[str]:
+    """The scores that any row has."""
+    return [score for score in SCORES if df[score].notna().any()]
+
+
 def retention(df: pd.DataFrame) -> pd.DataFrame:
     """`load`'s table with every figure in percent of the teacher's on the same test set.
 

@@ -40,6 +40,11 @@ def _pack(values: list[float]) -> str:
     return base64.b64encode(zlib.compress(np.asarray(values, "<f2").tobytes(), 9)).decode()
 
 
+def has_joint_ranks(record: dict) -> bool:
+    """Whether a record has outcomes of joint ranks; those of version 0.3.0 or older lack them."""
+    return "joint_ir1" in (record.get("outcomes") or ())
+
+
 def outcomes(record: dict) -> dict[str, np.ndarray]:
     """Name -> float32 `[items]`, the per-item scores of a record; empty if it has none.
 
@@ -50,7 +55,7 @@ def outcomes(record: dict) -> dict[str, np.ndarray]:
     except (AttributeError, TypeError, zlib.error) as error:
         raise ValueError(f"outcomes are damaged: {error}") from error
     for score, counts in ITEM_COUNTS.items():
-        if score == "joint_ir1" and score not in columns:  # a record of version 0.3.0 or older
+        if score == "joint_ir1" and not has_joint_ranks(record):
             continue
         per_image = columns.get(counts, np.zeros(0))
         if not (per_image >= 1).all() or per_image.sum() != len(columns.get(score, ())):

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 
 from dlip.records.outcomes import outcomes
 
@@ -12,6 +13,7 @@ SCHEMA = 3
 ROLES = ("teacher", "undistilled", "distilled", "quantized")
 SCORES = {
     **{f"{recall}{k}": ("metrics", "retrieval", f"{recall}@{k}") for recall in ("tr", "ir") for k in (1, 5, 10)},
+    **{name: ("metrics", "retrieval", f"{name[:-1]}@1") for name in ("joint_tr1", "joint_ir1", "itc_tr1", "itc_ir1")},
     **{name: ("metrics", "captioning", name) for name in ("bleu4", "meteor", "rougeL", "cider", "spice")},
     "facts_f1": ("metrics", "captioning", "facts_f1"),
     "vqa": ("metrics", "vqa", "accuracy"),
@@ -38,9 +40,19 @@ OTHER_FIGURES = {
 """Column -> path in a record, of figures that are neither a score nor a cost."""
 FIGURES = [*SCORES, *COSTS, *OTHER_FIGURES]
 HEADLINE_SCORES = {"ir1": "IR@1", "facts_f1": "facts F1", "vqa_mean": "VQA"}
-"""Column of each headline score -> its printed name. One per task, and none that a good model saturates."""
+"""Column of each headline score of scenes -> its printed name. One per task, and none that a good model saturates."""
 TABLE_SCORES = HEADLINE_SCORES | {"tr1": "TR@1", "cider": "CIDEr"}
 """Columns of scores in tables -> their printed names: the headline scores, then others that papers print."""
+
+
+def headline_scores(measured: Collection[str]) -> dict[str, str]:
+    """The headline scores among measured columns -> their printed names.
+
+    Captions of photographs have no facts: their score is CIDEr.
+    """
+    columns = ("ir1", "facts_f1" if "facts_f1" in measured else "cider", "vqa_mean")
+    return {column: TABLE_SCORES[column] for column in columns if column in measured}
+
 
 REQUIRED_KEYS = {
     **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),

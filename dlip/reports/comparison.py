@@ -13,11 +13,12 @@ from dlip.records.compare import (
     comparable_latencies,
     describe_test_sets,
     latest_runs,
+    measured,
     retention,
     summary,
     undistilled_twin,
 )
-from dlip.records.schema import HEADLINE_SCORES, TABLE_SCORES
+from dlip.records.schema import TABLE_SCORES, headline_scores
 
 COSTS = {"params_m": "params", "flops_g": "FLOPs", "latency_ms": "latency"}
 """Costs of the table -> their heads."""
@@ -31,7 +32,7 @@ WIDTH, NAME_WIDTH = 110, 24
 def comparison(records: list[dict]) -> pd.DataFrame:
     """`dlip.records.summary` with <column>_kept, each figure in % of the teacher's, and "kept".
 
-    "kept" is the minimum over the headline scores (NaN for the teacher). Raises UserError if there are no records or
+    "kept" is the minimum over the `headline_scores` (NaN for the teacher). Raises UserError if there are no records or
     they have different test sets.
     """
     df = comparable_latencies(latest_runs(frame(records)))
@@ -43,7 +44,7 @@ def comparison(records: list[dict]) -> pd.DataFrame:
     rows = summary(df)
     kept = summary(retention(df))[["name", "role", *COSTS, *TABLE_SCORES]]
     rows = rows.merge(kept, on=["name", "role"], suffixes=("", "_kept"))
-    kept_scores = rows[[f"{score}_kept" for score in HEADLINE_SCORES]]
+    kept_scores = rows[[f"{score}_kept" for score in headline_scores(measured(df))]]
     rows["kept"] = kept_scores.min(axis=1).where(rows["role"] != "teacher")
     return rows
 
@@ -61,11 +62,11 @@ def finding(records: list[dict]) -> list[str]:
     if students.empty:
         return ["A comparison needs a teacher and a distilled student; these records lack one of them."]
     student, others = students.iloc[0], students.iloc[1:]
-    scores = [score for score in HEADLINE_SCORES if not math.isnan(student[f"{score}_kept"])]
+    scores = [score for score in headline_scores(measured(rows)) if not math.isnan(student[f"{score}_kept"])]
     name = "The distilled student" if others.empty else student["name"]
     sentences = [
         f"{name} keeps at least {student['kept']:.1f}% of its teacher's "
-        f"{_listing(HEADLINE_SCORES[s] for s in scores)} with {student['params_m_kept']:.0f}% of the parameters."
+        f"{_listing(TABLE_SCORES[s] for s in scores)} with {student['params_m_kept']:.0f}% of the parameters."
     ]
     costs = [f"needs {student['flops_g_kept']:.0f}% of the FLOPs"]
     if student["latency_share"] > 0:  # timed in alternation with the teacher
@@ -83,12 +84,12 @@ def finding(records: list[dict]) -> list[str]:
 def _gain(student: pd.Series, twin: pd.Series, scores: list[str]) -> str:
     """What distillation adds, and for which scores this exceeds the standard deviation of the difference."""
     gains = {score: student[score] - twin[score] for score in scores}
-    changes = _listing(f"{HEADLINE_SCORES[score]} by {gain:+.1f}".replace("-", "−") for score, gain in gains.items())
+    changes = _listing(f"{TABLE_SCORES[score]} by {gain:+.1f}".replace("-", "−") for score, gain in gains.items())
     text = f"Undistilled, a student of this size keeps at least {twin['kept']:.1f}%; distillation changes {changes}"
     if min(student["runs"], twin["runs"]) < 2:
         return text + ", from one seed, so without a spread."
     clear = [s for s in scores if gains[s] > math.hypot(student[f"{s}_sd"], twin[f"{s}_sd"])]
-    names = "all" if len(clear) == len(scores) else _listing(HEADLINE_SCORES[s] for s in clear) if clear else "none"
+    names = "all" if len(clear) == len(scores) else _listing(TABLE_SCORES[s] for s in clear) if clear else "none"
     return text + f", above the spread over seeds on {names} of them."
 
 
@@ -122,9 +123,9 @@ def conditions(records: list[dict]) -> str:
     """How to read the figures of the table."""
     df = comparable_latencies(latest_runs(frame(records)))
     timed = df.dropna(subset=["latency_ms"])
-    scores = [name for score, name in HEADLINE_SCORES.items() if df[score].notna().any()]
-    text = f"kept: minimum of {_listing(scores)} in % of the teacher's; " if scores else ""
-    text += "VQA: mean over types of question; " if HEADLINE_SCORES["vqa_mean"] in scores else ""
+    scores = headline_scores(measured(df))
+    text = f"kept: minimum of {_listing(scores.values())} in % of the teacher's; " if scores else ""
+    text += "VQA: mean over types of question; " if "vqa_mean" in scores else ""
     text += f"retrieval: among {images:,} images; " if (images := df["test_images"].max()) else ""
     text += "±: standard deviation over seeds; FLOPs: of one image and one text"
     for setup in timed["latency_setup"].head(1):

@@ -2,7 +2,7 @@
 
 from dlip.common.text import plural
 from dlip.records.evaluations import percent
-from dlip.records.schema import HEADLINE_SCORES
+from dlip.records.schema import headline_scores
 
 BAR = 10
 """Characters of a bar that stands for the teacher's score."""
@@ -17,7 +17,8 @@ def learning_lines(evaluations: dict | None) -> list[str]:
         return []
     scores, teacher = evaluations["scores"], evaluations["teacher"]
     columns = [[f"step{step:6}" for step in scores["step"]]]
-    for column, name in HEADLINE_SCORES.items():
+    measured = [column for column, values in scores.items() if any(value is not None for value in values)]
+    for column, name in headline_scores(measured).items():
         if level := teacher.get(column):
             columns.append([f"{name} {_bar(share)}" for share in percent(scores.get(column, []), level)])
         else:

@@ -18,7 +18,7 @@ from dlip.data.answers import normalize
 from dlip.plots.html import environment
 from dlip.records import frame
 from dlip.records.compare import comparable_latencies, latest_runs
-from dlip.records.schema import HEADLINE_SCORES, TABLE_SCORES
+from dlip.records.schema import TABLE_SCORES, headline_scores
 from dlip.records.write import SAMPLES
 from dlip.reports.comparison import COSTS, cell, columns, comparison, conditions, finding, share
 
@@ -35,7 +35,7 @@ def report(records: list[dict], images: dict[int, Image.Image | np.ndarray], pat
         if rows[[cost, score]].notna().all(axis=1).sum() > 1
     ]  # fmt: skip
     terms = [term for term in plots.terms(records) if term != "total"]
-    learned = [score for score in plots.learned_scores(records) if score in HEADLINE_SCORES]
+    learned = [*headline_scores(plots.learned_scores(records))]
     figures = {f"{cost}/{score}": plots.accuracy_cost(df, cost, score) for cost, score in axes}
     for fig in figures.values():
         fig.update_traces(customdata=None)  # only the app needs the names, for clicks

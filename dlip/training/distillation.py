@@ -15,7 +15,7 @@ from dlip.checkpoints.load import mark_own_tokens
 from dlip.common import distributed
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.batch import Batch
-from dlip.models.composite import HasAbilities, check
+from dlip.models.composite import HasAbilities
 from dlip.models.config import ModelConfig
 from dlip.models.features import Features, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
@@ -119,13 +119,13 @@ def projection(inputs: int, outputs: int) -> nn.Linear:
     return linear
 
 
-def _owner(teacher: HasAbilities, term: str) -> HasAbilities:
-    """The model of a teacher that a term compares with; the first one if it has none."""
+def _owner(teacher: HasAbilities, term: str) -> HasAbilities | None:
+    """The model of a teacher that a term compares with; None if no model was trained for it."""
     kind, name = term.split(".")
     try:
         return teacher.model_for(name) if kind == "kd" else teacher.model_for_states(MAPS.get(term, (name,))[0])
     except MissingAbility:
-        return teacher.members[0]
+        return None
 
 
 class Distiller(nn.Module):
@@ -171,23 +171,29 @@ class Distiller(nn.Module):
     def between(cls, student: VLM, teacher: VLM, config: TrainConfig) -> "Distiller":
         """The terms of a configuration, with a teacher that tokenizes for itself where vocabularies differ.
 
-        Raises UserError where a term compares tokens of different vocabularies, or captions after different prompts,
-        and MissingAbility where the teacher has no weights for a term.
+        Raises UserError where the teacher was not trained for a term, or a term compares tokens of different
+        vocabularies, or captions after different prompts.
         """
         for model in teacher.med.members:
             model.tokenizer = teacher.tokenizer_of(model)
         mark_own_tokens(teacher.med.members, student.tokenizer)
         terms = distills(config.weights)
-        if refused := [term for term in terms if term in BY_TOKEN and _owner(teacher.med, term).own_tokens]:
-            raise UserError(
-                f"teacher and student have different vocabularies, but {', '.join(refused)} compare token by token; "
-                "set their weights to 0, or give the student the tokenizer of its teacher, if that is a BLIP"
-            )
+        owners = {term: _owner(teacher.med, term) for term in terms}
+        missing = [term for term, owner in owners.items() if owner is None]
+        by_token = [term for term, owner in owners.items() if owner and owner.own_tokens and term in BY_TOKEN]
+        refused = []
+        if missing:
+            refused.append(f"the teacher was not trained for {', '.join(missing)}")
+        if by_token:
+            refused.append(f"{', '.join(by_token)} compare token by token, but its vocabulary is not the student's")
+        if refused:
+            others = {term: w for term, w in config.weights.items() if w and term not in (*missing, *by_token)}
+            instead = ",".join(term if w == 1 else f"{term}={w:g}" for term, w in others.items())
+            raise UserError(f"{', and '.join(refused)}; leave these terms out" + f": {instead}" * bool(instead))
         distiller = cls(
             student.med.config, teacher.med, config.weights, config.layers, config.learn_teacher_projection,
             config.center_states,
         )  # fmt: skip
-        check(teacher.med, distiller.want("teacher"))
         if any("decoder" in term or term == "kd.lm" for term in terms):
             if teacher.med.model_for("lm").config.prompt_ids != student.med.config.prompt_ids:
                 raise UserError("teacher and student have different prompts; give the student the teacher's prompt_ids")

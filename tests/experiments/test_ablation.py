@@ -30,13 +30,16 @@ TWO = Grid(
 )  # fmt: skip
 
 
+ITEMS = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
+
+
 def fake(job: ablation.Job) -> None:
     """Write a record of a run that never was, and a line for each time it is asked to."""
     with open(Path(job.out) / "done", "a") as file:
         file.write(f"{job.row.name} {job.seed}\n")
     if job.row.name == "broken" and not (Path(job.out) / "mended").exists():
         raise ValueError("no such luck")
-    record = make_record(job.name, job.row.role, seed=job.seed, tr1=50.0 + job.seed)
+    record = make_record(job.name, job.row.role, seed=job.seed, tr1=50.0 + job.seed, items=ITEMS)
     records.append(record | {"ablation": {"hash": job.hash}}, job.results)
 
 
@@ -158,6 +161,17 @@ def test_runs_are_done_once_and_failures_are_tried_again(place):
     assert records.read(place["results"])[:5] == made
     assert ablate([ONE, TWO], FULL, 3, 1, **place) == {}
     assert len(records.read(place["results"])) == 10
+
+
+def test_runs_without_joint_ranks_are_repeated(place):
+    ablate([ONE], FULL, 1, 1, **place)
+    made = records.read(place["results"])
+    del made[0]["outcomes"]["joint_ir1"]
+    place["results"].write_text("".join(json.dumps(record) + "\n" for record in made))
+    ablate([ONE], FULL, 1, 1, **place)
+    assert [record["name"] for record in records.read(place["results"])] == [
+        *(record["name"] for record in made), made[0]["name"]
+    ]  # fmt: skip
 
 
 def test_the_bar_leaves_out_what_was_done_before_and_what_failed(place, monkeypatch):

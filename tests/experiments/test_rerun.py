@@ -1,6 +1,7 @@
 """Reruns of records: equal figures, refused folders, missing models."""
 
 import json
+import shlex
 from unittest.mock import Mock
 
 import pytest
@@ -82,12 +83,23 @@ def test_evaluation_is_rerun(tmp_path, capsys):
     assert again["inputs"] == {"model": weights_hash(VLM.load("scenes/student")), "test": test}
 
 
-def test_model_without_a_record_is_refused_before_evaluation(tiny, tmp_path, capsys, monkeypatch):
-    tiny.save(tmp_path / "model")
-    monkeypatch.setattr("dlip.experiments.run.measure", lambda *_, **__: pytest.fail("measured"))
-    words = ["evaluate", "--model", str(tmp_path / "model"), "--results", str(tmp_path / "r.jsonl")]
-    assert main(words) == 2
-    assert f"no record of a run lies beside {tmp_path / 'model'}" in capsys.readouterr().err
+def test_a_teacher_from_elsewhere_is_recorded_and_its_student_compared_with_it(tiny, tmp_path, capsys):
+    file, teacher = tmp_path / "runs.jsonl", str(tmp_path / "teacher")
+    tiny.save(teacher)
+    words = ["distill", "--teacher", teacher, "--size", TINY, "--weights", "itc,kd.itc", "--limit", "8", "--steps", "1"]
+    words += ["--batch-size", "8", "--test-split", "val", "--test-limit", "4", "--latency-repeats", "0"]
+    words += ["--out", str(tmp_path / "run"), "--results", str(file)]
+    assert main(words) == 0
+    (advice,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  dlip evaluate")]
+    assert main(shlex.split(advice)[1:]) == 0
+    made = records.read(file)[-1]
+    assert (made["name"], made["role"], made["train_images"]) == (teacher, "teacher", 0)
+    assert made["history"] == [{"folder": teacher, "command": None, "config": made["config"], "wall_s": 0.0}]
+    capsys.readouterr()
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "of the teacher's" in printed and "dlip evaluate" not in printed
+    assert main(["rerun", str(file), "--name", teacher, "--results", str(tmp_path / "again.jsonl")]) == 0
 
 
 def test_find_record(tmp_path):

@@ -6,7 +6,7 @@ import torch
 import dlip
 from dlip.common.errors import MissingAbility, UserError
 from dlip.experiments.run import measure
-from dlip.models.composite import Composite, check
+from dlip.models.composite import Composite
 from dlip.models.features import Want
 from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
@@ -71,12 +71,12 @@ def test_only_needed_members_are_run(parts, make_batch, monkeypatch):
 
 def test_missing_abilities_are_refused(parts):
     composite = Composite([parts["match"], parts["speak"]])
-    check(composite, Want(frozenset({"itc", "lm"}), {("image", "states"): (-1,), ("decoder", "cross"): (-1,)}))
+    assert composite.model_for("lm") is parts["speak"] is composite.model_for_states("decoder")
     with pytest.raises(MissingAbility, match="cannot answer questions"):
-        check(composite, Want(frozenset({"vqa"})))
+        composite.model_for("vqa")
     with pytest.raises(MissingAbility, match="cannot write captions"):
-        check(parts["match"], Want(layers={("decoder", "self"): (-1,)}))
-    check(parts["answer"], Want(layers={("fusion", "states"): (-1,)}))
+        parts["match"].model_for_states("decoder")
+    assert parts["answer"].model_for_states("fusion") is parts["answer"]
 
 
 def test_each_source_has_the_sizes_of_its_member(parts, make_med, make_batch):
@@ -144,9 +144,9 @@ def test_student_is_distilled_from_a_composite(names, scenes, tmp_path):
     assert set(weights) <= set(losses) and all(value > 0 for term in weights for value in losses[term])
     with pytest.raises(UserError, match="several checkpoints, .* cannot be cached"):
         dlip.distill(teacher, "scenes-student", scenes, config.replace(cache=True), tmp_path / "b")
-    with pytest.raises(MissingAbility, match="cannot answer"):
-        lone = config.replace(weights={"kd.vqa": 1.0})
-        train(dlip.load(names["match"]), scenes, lone, tmp_path / "c", dlip.load(teacher))
+    with pytest.raises(UserError, match="not trained for kd.vqa; leave these terms out: lm=2,kd.lm$"):
+        more = config.replace(weights={"lm": 2.0, "kd.lm": 1.0, "kd.vqa": 1.0, "kd.itc": 0.0})
+        train(dlip.load(names["match"]), scenes, more, tmp_path / "c", dlip.load(teacher))
 
 
 def test_models_without_all_abilities_are_measured(names, scenes):

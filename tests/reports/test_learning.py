@@ -37,6 +37,7 @@ def test_unmeasured_scores_and_no_teacher():
     assert learning_lines(None) == []
 
 
-def test_runs_without_headline_scores():
+def test_captions_without_facts():
     """A captioner of photographs has CIDEr alone."""
-    assert learning_lines(make_evaluations([1, 2], cider=[5.0, 6.0]))[1:] == ["step     1", "step     2"]
+    lines = learning_lines(make_evaluations([1, 2], cider=[5.0, 6.0]))
+    assert lines[1:] == ["step     1  CIDEr   5.0", "step     2  CIDEr   6.0"]

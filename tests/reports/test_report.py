@@ -150,14 +150,14 @@ def test_table_fits_a_terminal(records: list[dict]):
     assert "batch 1, 3 beams, 20 tokens, 2 threads, cpu" in " ".join(lines)
 
 
-def test_records_without_a_headline_score_show_the_others(records: list[dict], tmp_path: Path):
-    """As records made before facts F1 was measured."""
+def test_captions_without_facts_are_judged_by_cider(records: list[dict], tmp_path: Path):
+    """As those of photographs."""
     for record in records:
         record["metrics"]["captioning"]["facts_f1"] = None
     lines = table(records).splitlines()
     assert lines[0].split() == ["params", "FLOPs", "latency", "IR@1", "VQA", "TR@1", "CIDEr", "kept"]
     assert comparison(records).set_index("name").loc["taught", "kept"] == pytest.approx(90.0)
-    assert "minimum of IR@1 and VQA in" in " ".join(lines) and "IR@1 and VQA with 25%" in finding(records)[0]
+    assert "minimum of IR@1, CIDEr and VQA" in " ".join(lines) and "IR@1, CIDEr and VQA with 25%" in finding(records)[0]
     assert "facts F1" not in page(records, tmp_path).shows()
 
 
