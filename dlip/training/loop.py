@@ -26,7 +26,7 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from tqdm import tqdm
 
 from dlip.checkpoints.tensors import load_weights, weights
-from dlip.common import distributed
+from dlip.common import distributed, machine
 from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data import has_field
@@ -110,6 +110,8 @@ def _train(
 ) -> None:  # fmt: skip
     """`train` inside the locked folder."""
     main, device = accelerator.is_main_process, accelerator.device
+    if device.type == "cpu":
+        machine.keep_freed_memory()
     tags = dataset[0].tags
     learner = Learner(student, teacher, config, 0 if tags is None else tags.shape[-1]).to(device)
     start = distributed.run_on_main(
