@@ -19,6 +19,10 @@ TINY_BACKBONE = "scenes-student:image_backbone=tf_efficientnet_lite0,image_size=
 """A small size with an image backbone."""
 
 
+ONE_PAIR = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
+"""Items of an evaluation of one image and one caption, for outcomes of joint ranks."""
+
+
 def make_record(
     name="student", role="distilled", *, seed=0, data="scenes", images=4000, width=64, params=1.0, latency=20.0,
     tr1=70.0, vqa=80.0, retrieval=None, losses=None, weights=None, samples=(), command="dlip train", notes=None,

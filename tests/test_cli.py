@@ -21,7 +21,7 @@ from dlip.experiments.grids import FULL, GRIDS, TEACHER, TEACHER_ROW
 from dlip.experiments.history import model_record
 from dlip.records import floors, outcomes, read
 from dlip.records.write import append
-from tests.helpers import make_record
+from tests.helpers import ONE_PAIR, make_record
 
 TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--test-limit", "20"]
 TINY += ["--eval-items", "8"]
@@ -141,7 +141,8 @@ def test_ablate_prints_recorded_runs(tmp_path, capsys, monkeypatch):
     for row in (TEACHER_ROW, untrained):
         seed = model_record(TEACHER)["seed"] if row.role == "teacher" else 0
         append(
-            make_record("x", row.role, seed=seed, tr1=61.5) | {"ablation": {"hash": ablation.identity(row, FULL)}},
+            make_record("x", row.role, seed=seed, tr1=61.5, items=ONE_PAIR)
+            | {"ablation": {"hash": ablation.identity(row, FULL)}},
             results,
         )
     words = ["ablate", "init", "--only", "neither trained", "--seeds", "1"]

@@ -18,7 +18,7 @@ from dlip.evaluation import disagreement
 from dlip.evaluation.tasks import evaluate
 from dlip.records import frame
 from dlip.records.compare import summary
-from tests.helpers import make_record
+from tests.helpers import ONE_PAIR, make_record
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
 SAMPLE = {"image_id": 0, "caption": "a <blue> star", "references": ["a star"],
@@ -41,8 +41,7 @@ def records(tmp_path, monkeypatch) -> list[dict]:
         make_record("far", tr1=99.0) | {"split": "<val>"},
         make_record("row", tr1=99.0) | {"ablation": {"hash": "x"}},
     ]
-    items = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
-    made += [make_record("of one picture", tr1=99.0, items=items)]
+    made += [make_record("of one picture", tr1=99.0, items=ONE_PAIR)]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
     monkeypatch.setattr(shipped, "RESULTS", tmp_path)
     monkeypatch.setattr(shipped, "built_in_models", list)

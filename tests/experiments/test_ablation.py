@@ -19,7 +19,7 @@ from dlip.experiments import ablation
 from dlip.experiments.ablation import ablate, choose, identity, jobs, runs, table, text
 from dlip.experiments.grids import DISTILLED, FULL, GRIDS, INT8_TEACHER, QUICK, TEACHER, TEACHER_ROW, Grid, Row
 from dlip.experiments.history import model_record
-from tests.helpers import ROOT, make_record
+from tests.helpers import ONE_PAIR, ROOT, make_record
 
 SMALL = "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1,embed_dim=8"
 SmallRow = partial(Row, size=SMALL, trained=())
@@ -30,16 +30,13 @@ TWO = Grid(
 )  # fmt: skip
 
 
-ITEMS = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
-
-
 def fake(job: ablation.Job) -> None:
     """Write a record of a run that never was, and a line for each time it is asked to."""
     with open(Path(job.out) / "done", "a") as file:
         file.write(f"{job.row.name} {job.seed}\n")
     if job.row.name == "broken" and not (Path(job.out) / "mended").exists():
         raise ValueError("no such luck")
-    record = make_record(job.name, job.row.role, seed=job.seed, tr1=50.0 + job.seed, items=ITEMS)
+    record = make_record(job.name, job.row.role, seed=job.seed, tr1=50.0 + job.seed, items=ONE_PAIR)
     records.append(record | {"ablation": {"hash": job.hash}}, job.results)
 
 
