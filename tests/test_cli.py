@@ -182,6 +182,8 @@ def test_advise(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["student"]["kept"]["tr1"] == 87.5
     append(make_record("far") | {"data": "photos"}, tmp_path / "runs.jsonl")
     assert main(words) == 2 and "choose one of them with --data" in capsys.readouterr().err
+    assert main([*words, "--data", "none"]) == 2
+    assert "no record is of none; choose one of scenes test, photos test" in capsys.readouterr().err
     assert main([*words, "--data", "scenes", "--split", "test"]) == 0 and capsys.readouterr().out == printed
     assert main([*words[:1], *words[3:]]) == 2
     assert "advice needs a budget" in capsys.readouterr().err

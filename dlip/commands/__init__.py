@@ -339,7 +339,11 @@ def advise(options: Advise) -> None:
     budget = {"params_m": options.max_params, "flops_g": options.max_gflops, "latency_ms": options.max_latency}
     budget = {cost: value for cost, value in budget.items() if value is not None}
     chosen = {key: value for key in ("data", "split") if (value := getattr(options, key)) is not None}
-    records = [one for one in read(options.records) if chosen.items() <= one.items()]
+    found = read(options.records)
+    records = [one for one in found if chosen.items() <= one.items()]
+    if found and not records:
+        test_sets = dict.fromkeys(f"{one['data']} {one['split']}" for one in found)
+        raise UserError(f"no record is of {' '.join(chosen.values())}; choose one of {', '.join(test_sets)}")
     answer = advice.advise(records, budget, options.metric)
     options.show(answer, lambda: advice.text(answer))
 

@@ -7,10 +7,13 @@ from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import built_in_models, model_folder, parse_name, split_names
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.experiments.config import EvaluationConfig
+from dlip.models.config import ModelConfig
 from dlip.records.migration import upgrade
 from dlip.records.reading import count_test_images, read
 from dlip.records.schema import is_record
 from dlip.training.run_folder import Run
+from dlip.vlm import VLM
 
 
 def model_record(model: str | Path) -> dict | None:
@@ -24,19 +27,34 @@ def model_record(model: str | Path) -> dict | None:
     return record
 
 
+def made_elsewhere(model: str, vlm: VLM) -> dict:
+    """What is known of a model without a record: its name and size. It counts as a teacher."""
+    config = vlm.med.config.to_dict() if isinstance(vlm.med.config, ModelConfig) else None
+    about = {"name": model, "role": "teacher", "command": None, "config": {"model": config}, "seed": 0}
+    return about | {"train_images": 0, "losses": {}, "wall_s": 0.0}
+
+
 def teacher_record(record: dict, results: str | Path) -> dict | None:
-    """The latest record of a run's teacher on the run's test set, in `results` or beside the teacher, if any.
+    """The latest record of a run's teacher, measured as the run was, in `results` or beside the teacher, if any.
 
     record: of a distilled student.
     """
 
-    def test_set(one: dict) -> tuple:
-        return one["data"], one["split"], count_test_images(one)
+    def measured(one: dict) -> tuple:
+        evaluation, default = one.get("evaluation"), EvaluationConfig
+        how = evaluation["measure"] if evaluation else one["config"]["evaluation"]
+        others = evaluation and (evaluation["beams"], len(evaluation["tasks"]), evaluation["precision"])
+        conditions = (
+            how.get("candidates"),
+            how.get("generate_limit"),
+            others or (default.beams, len(default.tasks), default.precision),
+        )
+        return one["data"], one["split"], count_test_images(one), *conditions
 
     name, weights = record["config"]["teacher"], record["inputs"]["teacher"]
     evaluated = [one for one in read(results) if (one.get("inputs") or {}).get("model") == weights]
     found = [one for one in (model_record(name), *evaluated) if one and one["role"] == "teacher"]
-    return next((one for one in reversed(found) if test_set(one) == test_set(record)), None)
+    return next((one for one in reversed(found) if measured(one) == measured(record)), None)
 
 
 def history(models: Iterable[str], after: tuple[Path, ...] = ()) -> list[dict]:

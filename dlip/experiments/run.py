@@ -24,7 +24,7 @@ from dlip.evaluation import attention_maps
 from dlip.evaluation.bounds import bounds
 from dlip.evaluation.tasks import check_tasks, evaluate
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutConfig
-from dlip.experiments.history import history, model_record, models_of
+from dlip.experiments.history import history, made_elsewhere, model_record, models_of
 from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
 from dlip.experiments.trackers import Reporter, check_installed
 from dlip.export.runner_evaluate import int8_runner
@@ -377,22 +377,17 @@ def same_experiment(record: dict, experiment: ExperimentConfig) -> bool:
 def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: dict, dataset) -> dict:
     """The record of a model that was evaluated; its "history" tells how the model was made.
 
-    A model without a record of its own was made elsewhere, and counts as a teacher. In int8 it has no curves of
-    training, which are those of the model in full precision. metrics, items: of `measure`. Raises UserError as
-    `model_record` does.
+    In int8 it has no curves of training, which are those in full precision, and a teacher is "quantized". metrics,
+    items: of `measure`. Raises UserError as `model_record` does.
     """
-    elsewhere = {
-        "name": config.model, "role": "teacher", "command": None, "seed": 0, "train_images": 0, "losses": {},
-        "config": {"model": vlm.med.config.to_dict() if isinstance(vlm.med.config, ModelConfig) else None},
-        "wall_s": 0.0,
-    }  # fmt: skip
-    first = model_record(config.model) or elsewhere
+    first = model_record(config.model) or made_elsewhere(config.model, vlm)
     about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
     lowered = "int8" if config.precision == "int8" else precision(vlm.med)
     about["name"] = ", ".join([first["name"], *config.differences(lowered)])
     about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
     if config.precision == "int8":
         about |= {"losses": {}, "evaluations": None}
+        about["role"] = "quantized" if about["role"] == "teacher" else about["role"]
     record = new_record(command=config.command(), metrics=metrics, items=items, **about)
     record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}
     made = {"folder": config.model} | {key: first[key] for key in ("command", "config", "wall_s")}

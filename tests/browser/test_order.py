@@ -1,6 +1,6 @@
 """What several events show in one place, in a browser: the answer to the last one stays, whatever comes when."""
 
-from tests.browser.helpers import EXAMPLES, TRIO, captions_of, type_text, wait_for_cards
+from tests.browser.helpers import EXAMPLES, TRIO, captions_of, delay_requests, type_text, wait_for_cards
 
 LATE = """const now = window.fetch
 window.late = []
@@ -24,3 +24,13 @@ def test_a_late_answer_to_an_earlier_request_is_dropped(open_page):
     page.wait_for_timeout(8000)  # until both are answered
     assert page.evaluate("window.late.length") == 0
     wait_for_cards(page, "captions", short)
+
+
+def test_the_last_of_two_examples_wins_if_the_first_is_slow(open_page):
+    page = open_page()
+    delay_requests(page, "/queue/join", 2000)
+    for place in (2, 1):
+        page.locator("#examples button").nth(place).click()
+        page.wait_for_timeout(300)
+    page.wait_for_timeout(3000)  # until both are answered
+    wait_for_cards(page, "captions", captions_of(EXAMPLES[1].image, *TRIO))

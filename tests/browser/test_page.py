@@ -309,16 +309,6 @@ def test_the_last_of_quick_choices_wins(open_page):
     assert not requests
 
 
-def test_the_last_of_two_examples_wins_if_the_first_is_slow(open_page):
-    page = open_page()
-    delay_requests(page, "/queue/join", 2000)
-    for place in (2, 1):
-        page.locator("#examples button").nth(place).click()
-        page.wait_for_timeout(300)
-    page.wait_for_timeout(3000)  # until both are answered
-    wait_for_cards(page, "captions", captions_of(EXAMPLES[1].image, *TRIO))
-
-
 LATE = """const now = window.fetch
 window.fetch = async (...asked) => {
     const answer = await now(...asked)

@@ -12,6 +12,7 @@ from dlip.checkpoints.load import model_folder
 from dlip.cli import INTERRUPTED, main
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
+from dlip.experiments.history import teacher_record
 from dlip.experiments.rerun import check_models, circumstances, difference, find_record, repeat
 from dlip.records.write import append
 from dlip.training.run_folder import weights_hash
@@ -95,6 +96,10 @@ def test_a_teacher_from_elsewhere_is_recorded_and_its_student_compared_with_it(t
     made = records.read(file)[-1]
     assert (made["name"], made["role"], made["train_images"]) == (teacher, "teacher", 0)
     assert made["history"] == [{"folder": teacher, "command": None, "config": made["config"], "wall_s": 0.0}]
+    other = made | {"evaluation": made["evaluation"] | {"tasks": ["retrieval"]}}
+    assert teacher_record(records.read(file)[0], file)["id"] == made["id"]
+    (tmp_path / "other.jsonl").write_text(json.dumps(other) + "\n")
+    assert teacher_record(records.read(file)[0], tmp_path / "other.jsonl") is None  # measured otherwise
     capsys.readouterr()
     assert main(words) == 0
     printed = capsys.readouterr().out
