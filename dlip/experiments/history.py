@@ -42,7 +42,7 @@ def teacher_record(record: dict, results: str | Path) -> dict | None:
 
     def measured(one: dict) -> tuple:
         evaluation, default = one.get("evaluation"), EvaluationConfig
-        how = evaluation["measure"] if evaluation else one["config"]["evaluation"]
+        how = evaluation["measure"] if evaluation else one["config"].get("evaluation") or {}
         others = evaluation and (evaluation["beams"], len(evaluation["tasks"]), evaluation["precision"])
         conditions = (
             how.get("candidates"),
