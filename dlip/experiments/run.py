@@ -41,7 +41,7 @@ from dlip.training.run_folder import Run, weights_hash
 from dlip.training.terms import AT, HR, VLP, abilities, trained_abilities
 from dlip.vlm import VLM
 
-VOCABULARY_SIZE = 8192
+VOCABULARY_SIZE = 5000
 """Maximum size of a vocabulary that is trained on the training texts."""
 VOCABULARY_IMAGES = 20_000
 """Maximum number of images whose texts a vocabulary is trained on."""

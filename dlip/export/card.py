@@ -91,8 +91,9 @@ def render(template: str, record: dict, **values) -> str:
     environment = Environment(loader=PackageLoader("dlip.export", "cards"), keep_trailing_newline=True)
     figures = [(METRICS[key][0], f"{value:.1f}{METRICS[key][1]}") for key, value in measured(record).items()]
     text = environment.get_template(template).render(
-        version=__version__, record=record, figures=figures, training=training(record), **values
-    )
+        version=__version__, record=record, figures=figures, training=training(record),
+        earlier=runs(record)[:-1], **values,
+    )  # fmt: skip
     return text.rstrip() + "\n"
 
 
@@ -103,13 +104,18 @@ def measured(record: dict) -> dict[tuple[str, str], float]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def runs(record: dict) -> list[dict]:
+    """The runs that made the model, the earliest first and its own last. record: may be empty."""
+    own = [] if "evaluation" in record else [record]
+    return [*record.get("history", []), *own]
+
+
 def training(record: dict) -> list[tuple[str, str]]:
     """Rows of the table of how the model was trained; none if the record does not say."""
     config = record.get("config") or {}
     train, data = config.get("train") or {}, config.get("data") or {}
     images = record.get("train_images")
-    trained = record["history"][-1] if "evaluation" in record else record
-    command = trained.get("command")
+    command = runs(record)[-1].get("command")
     rows = {
         "teacher": config.get("teacher"),
         "initialized from": ", ".join(config.get("init_from") or []),

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 import dlip
 from dlip.cli import main
-from dlip.common.files import write_json
+from dlip.common.files import read_json, write_json
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
 from dlip.export.transformers import to_dlip, to_transformers
@@ -53,6 +53,15 @@ def test_metadata_of_the_hub(to, folder, library, pipeline, published, tmp_path)
     assert {result.task_type for result in data.eval_results or []} == tasks.get(folder, set())
     assert {result.dataset_split for result in data.eval_results or []} <= {"test"}
     assert ("## Results" in card.text) == bool(data.eval_results) and "## Training" in card.text
+
+
+def test_all_runs_are_named(published, tmp_path):
+    record = read_json(published / "record.json")
+    before = {"folder": "runs/first", "config": record["config"]}
+    commands = [{"command": "dlip train --out runs/first", "wall_s": 1234.5}, {"command": None, "wall_s": 5.0}]
+    write_json(published / "record.json", record | {"history": [before | one for one in commands]})
+    text = (to_dlip(str(published), tmp_path / "out")[0]["fp32"] / "README.md").read_text()
+    assert "- `runs/first`, 1,234 s: `dlip train --out runs/first`\n- `runs/first`, 5 s\n\n## Cost" in text
 
 
 def test_what_is_unknown_is_left_out(tiny, tmp_path):
