@@ -3,6 +3,7 @@
 Source: the hybrid of ViT (Dosovitskiy et al., arXiv 2010.11929, section 3.1).
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,25 @@ class Backbone(nn.Module):
             raise UserError(f"timm has no model {name!r}; model.image_backbone is one of timm.list_models()")
         self.model = timm.create_model(name, num_classes=0, global_pool="").eval()
         self.model.to(memory_format=torch.channels_last)  # convolutions are 1.3 to 1.7 times as fast on a CPU
+        self._cut: int | None = None
+
+    def train_last(self, stages: int) -> None:
+        """Freeze all but the last `stages` stages of an EfficientNet. Raises UserError for others, or for too many."""
+        from timm.models.efficientnet import EfficientNet
+
+        if not isinstance(self.model, EfficientNet):
+            raise UserError("only of an EfficientNet some stages can be trained; drop --backbone-stages")
+        if stages >= (most := len(self.model.blocks)):
+            raise UserError(f"the image backbone has {most} stages; train fewer, or drop --backbone-stages to train all")
+        self._cut = most - stages
+        self.frozen_part.requires_grad_(False)
+
+    @property
+    def frozen_part(self) -> nn.Module:
+        """What `frozen_features` runs."""
+        if self._cut is None:
+            return self.model
+        return nn.Sequential(self.model.conv_stem, self.model.bn1, *self.model.blocks[: self._cut])
 
     @property
     def channels(self) -> int:
@@ -42,14 +62,29 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels [B, 3, S, S] -> features of its last grid [B, P, C]."""
-        trained = torch.is_grad_enabled() and next(self.model.parameters()).requires_grad
+        """Normalized pixels [B, 3, S, S], or `frozen_features` of them -> features of its last grid [B, P, C]."""
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.model.parameters())
         with Fp32Depthwise() if trained and torch.is_autocast_enabled("cpu") else nullcontext():
-            features = self.model.forward_features(pixels)
+            features = pixels if pixels.ndim == 3 else self.frozen_features(pixels)
+            if self._cut is None:
+                return features
+            grid = features.transpose(1, 2).unflatten(2, (math.isqrt(features.shape[1]), -1))
+            grid = self.model.blocks[self._cut :](grid.contiguous(memory_format=torch.channels_last))
+            return _patches(self.model.bn2(self.model.conv_head(grid)))
+
+    def frozen_features(self, pixels: Tensor) -> Tensor:
+        """Normalized pixels [B, 3, S, S] -> [B, P', C'] of the last frozen stage, which a cache may keep; of the last
+        grid where all stages are alike."""
+        features = self.model.forward_features(pixels) if self._cut is None else self.frozen_part(pixels)
         if features.ndim == 3:  # tokens, some of which are no patches
             return features[:, self.model.num_prefix_tokens :]
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+        return features.flatten(1, 2) if last else _patches(features)
+
+
+def _patches(grid: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H W, C]."""
+    return grid.flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)

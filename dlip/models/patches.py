@@ -23,9 +23,9 @@ class PatchEmbeddings(nn.Module):
         self.position_embedding = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels [B, 3, S, S], or in their place the backbone's features [B, P, C]."""
+        """pixels [B, 3, S, S], or in their place the backbone's `frozen_features` [B, P', C']."""
         if self.backbone:
-            patches = self.patch_embedding(pixels if pixels.ndim == 3 else self.backbone(pixels))  # [B, P, D]
+            patches = self.patch_embedding(self.backbone(pixels))  # [B, P, D]
         else:
             patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_embedding.expand(pixels.shape[0], -1, -1), patches], 1)

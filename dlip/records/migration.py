@@ -9,7 +9,7 @@ from dlip.records.schema import config_hash
 
 NEW_OPTIONS = {
     "model": {"image_backbone": ""},
-    "train": {"optimizer": "adamw", "backbone_lr": 0.0, "feature_views": 0, "itm_ramp": 0},
+    "train": {"optimizer": "adamw", "backbone_lr": 0.0, "backbone_stages": 0, "feature_views": 0, "itm_ramp": 0},
     "evaluation": {"generate_limit": None},
 }
 """Options of experiments that older records lack, by part, with the values that their runs had."""

@@ -87,9 +87,11 @@ class TrainConfig:
     """With --augment, also mirror photos, but none whose texts contain the English word left or right."""
     backbone_lr: float = option(0.0, least=0, most=1)
     """Peak learning rate of an image backbone; 0 freezes it."""
+    backbone_stages: int = option(0, least=0, most=100)
+    """Last stages of an EfficientNet that --backbone-lr trains, the others stay frozen; 0 trains all."""
     feature_views: int = option(0, least=0, most=100)
-    """Cache the features of frozen image backbones on disk, of so many augmented views of each image; 0 computes them
-    anew in every step."""
+    """Cache the features of frozen image backbones, or of their frozen stages, on disk, of so many augmented views of
+    each image; 0 computes them anew in every step."""
     questions: int = option(1, least=1)
     """Questions per image and step."""
     cache: bool = option(False, hidden=True)
@@ -127,6 +129,8 @@ class TrainConfig:
             raise UserError(f"train.batch_size {self.batch_size} is not divisible by {self.accumulate} micro-batches")
         if self.cache and self.augment:
             raise UserError("cached teacher outputs are those of unaugmented images; drop train.augment or train.cache")
+        if self.backbone_stages and not self.backbone_lr:
+            raise UserError("train.backbone_stages needs a learning rate; set train.backbone_lr")
         if self.feature_views > 1 and not self.augment:
             raise UserError("without augmentation all views of an image are equal; use 1 of them, or --augment")
         if self.flip and not self.augment:

@@ -27,6 +27,8 @@ class Learner(nn.Module):
         self.config, self.med = config, student.med.requires_grad_(True)  # it may have been a teacher
         if backbone := self.med.vision_model.embeddings.backbone:
             backbone.requires_grad_(config.backbone_lr > 0)
+            if config.backbone_stages:
+                backbone.train_last(config.backbone_stages)
         self.feature_cache: FeatureCache | None = None
         self.momentum = None
         if config.momentum:

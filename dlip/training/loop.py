@@ -247,7 +247,7 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
     if config.feature_views and not frozen_backbones(student, teacher, config):
         raise UserError(
             "no model has a frozen image backbone whose features could be cached; drop --feature-views, or give the "
-            "student an image_backbone and no --backbone-lr"
+            "student an image_backbone, and no --backbone-lr or fewer --backbone-stages than it has"
         )
     if config.backbone_lr and not student.med.config.image_backbone:
         raise UserError("the student has no image backbone; drop --backbone-lr, or give its size an image_backbone")
@@ -255,8 +255,9 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
 
 
 def frozen_backbones(student: VLM, teacher: VLM | None, config: TrainConfig) -> list[VLM]:
-    """The models that read their patches in every step from a backbone that is not trained."""
-    frozen = [None if config.cache else teacher, None if config.backbone_lr else student]
+    """The models that read images in every step by a backbone whose first stages at least are not trained."""
+    all_trained = config.backbone_lr and not config.backbone_stages
+    frozen = [None if config.cache else teacher, None if all_trained else student]
     return [vlm for vlm in frozen if vlm and isinstance(vlm.med, Med) and vlm.med.config.image_backbone]
 
 

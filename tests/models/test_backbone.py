@@ -113,6 +113,28 @@ def test_it_is_frozen_or_has_a_learning_rate_of_its_own(student, backbone_lr, tm
     assert change["vision_model.embeddings.patch_embedding.weight"] == pytest.approx(1e-3, rel=0.05)
 
 
+def test_its_last_stages_are_trained_alone(student, tmp_path):
+    before, backbone = tensors_of(student), student.med.vision_model.embeddings.backbone
+    config = SHORT.replace(backbone_lr=1e-3, backbone_stages=2)
+    distill("scenes/teacher", student, Scenes("train-small", size=8), config, tmp_path)
+    changed = {name for name, tensor in tensors_of(student).items() if not torch.equal(before[name], tensor)}
+    parts = [name.partition(".backbone.model.")[2] for name in changed if ".backbone." in name]
+    assert {name.split(".")[1] if name.startswith("blocks") else name.split(".")[0] for name in parts} == {
+        "5", "6", "conv_head", "bn2"
+    }  # fmt: skip
+    pixels = torch.rand(2, 3, 72, 72)
+    whole = backbone.model.forward_features(pixels)
+    torch.testing.assert_close(backbone(pixels), whole.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize(("name", "stages"), [(LITE, 7), ("convnext_atto", 1)])
+def test_stages_that_a_backbone_lacks_are_refused(name, stages):
+    with pytest.raises(UserError, match="7 stages|only of an EfficientNet"):
+        Backbone(name).train_last(stages)
+    with pytest.raises(UserError, match="set train.backbone_lr"):
+        SHORT.replace(backbone_stages=1)
+
+
 def test_published_weights_initialize_it(student):
     reference = Backbone(LITE)
     load_imagenet(reference, LITE)

@@ -1,4 +1,4 @@
-"""Features of a frozen image backbone, cached on disk: of each image, some augmented views that epochs take in turn."""
+"""Features of the frozen stages of an image backbone, cached on disk: of each image, some augmented views that epochs take in turn."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -49,8 +49,7 @@ class FeatureCache:
             "std": c.image_std, "data": dataset.fingerprint(), "image_size": collate.image_size, "views": collate.views,
             "augment": [collate.augment, collate.flip],
         }  # fmt: skip
-        self.folder, noun = Path(root) / cache_key(about, backbone), "image features"
-        shape = (len(dataset), c.grid**2, backbone.channels)
+        self.folder, noun = Path(root) / cache_key(about, backbone.frozen_part), "image features"
         device = med.temp.device
 
         @torch.no_grad()
@@ -58,16 +57,18 @@ class FeatureCache:
             items = [dataset[row] for row in rows]
             for view, column in enumerate(self.columns):
                 with autocast():
-                    features = backbone(med.normalize(collate.pixels(items, view).to(device)))
+                    features = backbone.frozen_features(med.normalize(collate.pixels(items, view).to(device)))
                 column[rows.start : rows.stop] = to_float16(features, "the backbone's output")
 
+        with torch.no_grad():
+            shape = backbone.frozen_features(torch.zeros(1, 3, c.image_size, c.image_size, device=device)).shape
         with locked(self.folder):
-            columns = open_columns(self.folder, {f"view.{v}": shape for v in range(collate.views)}, max_gb, noun, keep)
+            columns = open_columns(self.folder, {f"view.{v}": (len(dataset), *shape[1:]) for v in range(collate.views)}, max_gb, noun, keep)
             self.columns = list(columns.values())
             fill(self.folder, columns, len(dataset), compute, noun)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Features [B, P, C], float32."""
+        """Features [B, P', C'], float32."""
         view = self.columns[int(batch.views[0])]  # a batch never spans two epochs
         return torch.from_numpy(view[batch.rows.cpu().numpy()]).float().to(batch.image_id.device)
 

@@ -46,16 +46,19 @@ def student() -> VLM:
     return new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), seed=0)
 
 
-def test_features_equal_live_ones_of_the_same_view(student, tmp_path):
-    images = Scenes("train-small", size=12)
+@pytest.mark.parametrize("stages", [0, 2])
+def test_features_equal_live_ones_of_the_same_view(stages, student, tmp_path):
+    images, backbone = Scenes("train-small", size=12), student.med.vision_model.embeddings.backbone
+    if stages:
+        backbone.train_last(stages)
     collate = Collate(student.tokenizer, 72, train=True, augment=True, views=2)
     cache = FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no")
     batches = list(train_loader(images, ResumableBatchSampler(12, 4, 9, seed=0), collate))
     assert [int(batch.views[0]) for batch in batches] == [0, 0, 0, 1, 1, 1, 0, 0, 0]
     for batch in batches:
         with torch.no_grad():
-            live = student.med.vision_model.embeddings.backbone(student.med.normalize(batch.images))
-        torch.testing.assert_close(cache(batch), live, rtol=1e-3, atol=1e-3)
+            live, cached = backbone(student.med.normalize(batch.images)), backbone(cache(batch))
+        torch.testing.assert_close(cached, live, rtol=1e-2, atol=5e-3)  # kept in float16
     assert not (cache.columns[0] == cache.columns[1]).all()
 
 
@@ -116,11 +119,12 @@ def test_a_student_equal_to_its_teacher_loses_nothing(student, tmp_path):
     assert abs(first["hr.image"]) < 1e-5 and abs(first["at.cross"]) < 1e-5
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(student, tmp_path):
+@pytest.mark.parametrize("trained", [{}, {"backbone_lr": 1e-4, "backbone_stages": 2}])
+def test_a_resumed_run_equals_an_uninterrupted_one(trained, student, tmp_path):
     images, teacher = Scenes("train-small", size=8), VLM.load("scenes/teacher")
 
     def run(folder: str, model: VLM, on_row=None):
-        return train(model, images, CONFIG, tmp_path / folder, teacher, progress=False, cache=tmp_path / "cache",
+        return train(model, images, CONFIG.replace(**trained), tmp_path / folder, teacher, progress=False, cache=tmp_path / "cache",
                      on_row=on_row)  # fmt: skip
 
     def stop(row: dict) -> None:
