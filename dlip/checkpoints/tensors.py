@@ -62,7 +62,10 @@ def write_folder(folder: Path, tensors: dict[str, torch.Tensor], shard_mb: float
     """Write model.safetensors, or files of at most `shard_mb` MB with an index of them, as the hub has them."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
-    size = int(shard_mb * 1e6) if shard_mb else sum(tensor.nbytes for tensor in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if shard_mb:
+        header = sum(len(name) + 100 for name in tensors)  # names, shapes and offsets, in JSON
+        size = max(1, int(shard_mb * 1e6) - header)
     shards = split_torch_state_dict_into_shards(tensors, max_shard_size=size)
     for file, names in shards.filename_to_tensors.items():
         write_tensors(folder / file, {name: tensors[name] for name in names})
