@@ -68,7 +68,7 @@ class Batch:
     views: torch.Tensor | None = None
     """int64 [B]: which augmented view of each image this is, with `Collate.views`."""
     features: torch.Tensor | None = None
-    """float32 [B, P', C']: what the frozen stages of the model's image backbone make of the images, read in their place."""
+    """float32 [B, P', C']: what the frozen stages of the image backbone make of the images, read in their place."""
     captions: list[str | None] | None = None
     """The captions as text, None for an image without one, for models of another vocabulary than that of `ids`."""
 

@@ -38,7 +38,7 @@ class Backbone(nn.Module):
         if not isinstance(self.model, EfficientNet):
             raise UserError("only of an EfficientNet some stages can be trained; drop --backbone-stages")
         if stages >= (most := len(self.model.blocks)):
-            raise UserError(f"the image backbone has {most} stages; train fewer, or drop --backbone-stages to train all")
+            raise UserError(f"the backbone has {most} stages; train fewer, or drop --backbone-stages to train all")
         self._cut = most - stages
         self.frozen_part.requires_grad_(False)
 
@@ -73,8 +73,8 @@ class Backbone(nn.Module):
             return _patches(self.model.bn2(self.model.conv_head(grid)))
 
     def frozen_features(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels [B, 3, S, S] -> features [B, P', C'] of the last frozen stage, which a cache may keep; of the
-        last grid unless `train_last` was called."""
+        """Normalized pixels [B, 3, S, S] -> features [B, P', C'] of the last frozen stage, for a cache; of the last
+        grid unless `train_last` was called."""
         features = self.model.forward_features(pixels) if self._cut is None else self.frozen_part(pixels)
         if features.ndim == 3:  # tokens, some of which are no patches
             return features[:, self.model.num_prefix_tokens :]

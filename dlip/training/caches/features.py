@@ -1,4 +1,4 @@
-"""Features of the frozen stages of an image backbone, cached on disk: of each image, some augmented views that epochs take in turn."""
+"""Features of the frozen stages of an image backbone, cached on disk: of each image, some views that epochs take in turn."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -63,7 +63,9 @@ class FeatureCache:
         with torch.no_grad():
             shape = backbone.frozen_features(torch.zeros(1, 3, c.image_size, c.image_size, device=device)).shape
         with locked(self.folder):
-            columns = open_columns(self.folder, {f"view.{v}": (len(dataset), *shape[1:]) for v in range(collate.views)}, max_gb, noun, keep)
+            columns = open_columns(
+                self.folder, {f"view.{v}": (len(dataset), *shape[1:]) for v in range(collate.views)}, max_gb, noun, keep
+            )
             self.columns = list(columns.values())
             fill(self.folder, columns, len(dataset), compute, noun)
 

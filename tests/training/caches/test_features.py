@@ -124,7 +124,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained, student, tmp_path):
     images, teacher = Scenes("train-small", size=8), VLM.load("scenes/teacher")
 
     def run(folder: str, model: VLM, on_row=None):
-        return train(model, images, CONFIG.replace(**trained), tmp_path / folder, teacher, progress=False, cache=tmp_path / "cache",
+        config = CONFIG.replace(**trained)
+        return train(model, images, config, tmp_path / folder, teacher, progress=False, cache=tmp_path / "cache",
                      on_row=on_row)  # fmt: skip
 
     def stop(row: dict) -> None:
