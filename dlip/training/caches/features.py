@@ -1,4 +1,4 @@
-"""Features of the frozen stages of an image backbone, cached on disk: of each image, some views that epochs take in turn."""
+"""Features of the frozen stages of an image backbone, cached on disk: some augmented views of each image, in turn."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
