@@ -127,9 +127,11 @@ def test_its_last_stages_are_trained_alone(student, tmp_path):
     torch.testing.assert_close(backbone(pixels), whole.flatten(2).transpose(1, 2))
 
 
-@pytest.mark.parametrize(("name", "stages"), [(LITE, 7), ("convnext_atto", 1)])
-def test_stages_that_a_backbone_lacks_are_refused(name, stages):
-    with pytest.raises(UserError, match="7 stages|only of an EfficientNet"):
+@pytest.mark.parametrize(
+    ("name", "stages", "message"), [(LITE, 7, "has 7 stages"), ("convnext_atto", 1, "only of an EfficientNet")]
+)
+def test_stages_that_a_backbone_lacks_are_refused(name, stages, message):
+    with pytest.raises(UserError, match=message):
         Backbone(name).train_last(stages)
     with pytest.raises(UserError, match="set train.backbone_lr"):
         SHORT.replace(backbone_stages=1)

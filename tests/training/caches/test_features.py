@@ -46,8 +46,9 @@ def student() -> VLM:
     return new_student(TINY_BACKBONE, VLM.load("scenes/teacher"), seed=0)
 
 
-@pytest.mark.parametrize("stages", [0, 2])
-def test_features_equal_live_ones_of_the_same_view(stages, student, tmp_path):
+@pytest.mark.parametrize(("stages", "tolerance"), [(0, 1e-3), (2, 5e-3)])
+def test_features_equal_live_ones_of_the_same_view(stages, tolerance, student, tmp_path):
+    """They are kept in float16, whose rounding the trained stages pass on."""
     images, backbone = Scenes("train-small", size=12), student.med.vision_model.embeddings.backbone
     if stages:
         backbone.train_last(stages)
@@ -58,7 +59,7 @@ def test_features_equal_live_ones_of_the_same_view(stages, student, tmp_path):
     for batch in batches:
         with torch.no_grad():
             live, cached = backbone(student.med.normalize(batch.images)), backbone(cache(batch))
-        torch.testing.assert_close(cached, live, rtol=1e-2, atol=5e-3)  # kept in float16
+        torch.testing.assert_close(cached, live, rtol=1e-3, atol=tolerance)
     assert not (cache.columns[0] == cache.columns[1]).all()
 
 
