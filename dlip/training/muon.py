@@ -9,6 +9,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from dlip.models.fast.precision import native_bf16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """(a, b, c) of a Newton-Schulz step X <- a X + (b G + c G G) X, where G = X X^T."""
 STEPS = 5
@@ -16,9 +18,12 @@ STEPS = 5
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix to each of matrices [N, R, C], in bf16; quickest where R <= C."""
+    """The nearest semi-orthogonal matrix to each of matrices [N, R, C]; quickest where R <= C.
+
+    In bf16, or in fp32 where the machine has no instructions for bf16.
+    """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if native_bf16() else matrices.float()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         gram = x @ x.mT
