@@ -43,7 +43,8 @@ notebooks: $(INSTALLED) ## execute every notebook in place (chart images need Ch
 	.venv/bin/python -m pip install --quiet --editable ".[notebooks]"
 	.venv/bin/python -m dlip.notebook.execute notebooks/*.ipynb
 
-SCENES := --optimizer muon --lr 3e-3 --schedule cosine --warmup 100 --batch-size 32 --precision bf16 --label-smoothing 0 \
+PRECISION ?= bf16# of training; "no" is faster on a CPU without bf16 instructions
+SCENES := --optimizer muon --lr 3e-3 --schedule cosine --warmup 100 --batch-size 32 --precision $(PRECISION) --label-smoothing 0 \
 	--results runs/records.jsonl
 LARGE := --split train-large $(SCENES)
 ENCODERS := 32x4 48x4 64x4 80x4 104x4 112x4 128x5
@@ -84,7 +85,7 @@ siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alo
 			--center-states --fixed-teacher-space --seed $$seed --name "from SigLIP" --out runs/siglip-student-$$seed || exit 1; \
 	done
 
-PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --precision bf16 \
+PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --precision $(PRECISION) \
 	--weight-decay 0.05 --augment --flip --candidates 16 --results runs/records.jsonl
 PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher --questions 2 --feature-views 2 $(PHOTO)
 ALONE := train --size photos-hybrid-student --tokenizer runs/photos-teacher --weights itc,lm,vqa --questions 2 $(PHOTO)

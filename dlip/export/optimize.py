@@ -23,7 +23,7 @@ from dlip.export.backends.base import BEAMS, PRECISIONS
 from dlip.export.onnx_runner import Runner
 from dlip.export.runner_evaluate import EVALUATORS as RUNNER_EVALUATORS
 from dlip.models.fast.linear import refuse_packed
-from dlip.models.fast.precision import require_fp32_blip
+from dlip.models.fast.precision import native_bf16, require_fp32_blip
 from dlip.training.caches.disk import cache_key
 from dlip.vlm import VLM, ImageInput, pairs
 
@@ -148,6 +148,9 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     ready, others = {}, []  # backend and precision -> model and error
     for variant in product(BACKENDS, PRECISIONS):
         candidate = partial(Candidate, *variant)
+        if "bf16" in variant and not native_bf16():
+            others.append(candidate(reason="this machine has no instructions for bf16"))
+            continue
         try:
             backend = prepare(*variant)
             errors = relative_errors(expected, inputs.outputs(backend, outputs))

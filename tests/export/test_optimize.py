@@ -25,6 +25,12 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("optimized")
 
 
+@pytest.fixture(autouse=True)
+def bf16_instructions(monkeypatch):
+    """The same candidates on every machine."""
+    monkeypatch.setattr(module, "native_bf16", lambda: True)
+
+
 def pick(monkeypatch, backend: str, precision: str) -> None:
     """Make this candidate the fastest at everything."""
     make, wanted = module.backends.make, []
@@ -123,6 +129,15 @@ def test_candidates_beyond_the_tolerance_are_not_timed(tiny, cache, monkeypatch)
     assert "outputs differ by" in candidates[1].reason and "has no int8" in candidates[2].reason
     model, candidates = optimize(tiny, tolerance=1.0, cache=cache)
     assert [bool(one.ms) for one in candidates] == [True, True, False]
+
+
+def test_bf16_is_passed_over_where_it_is_emulated(tiny, cache, monkeypatch):
+    monkeypatch.setattr(module, "native_bf16", lambda: False)
+    monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
+    pick(monkeypatch, "dlip, packed", "fp32")
+    model, candidates = optimize(tiny, cache=cache)
+    assert [one.precision for one in candidates if one.ms] == ["fp32"]
+    assert {one.precision: one.reason for one in candidates}["bf16"] == "this machine has no instructions for bf16"
 
 
 def test_a_backend_that_fails_is_passed_over(tiny, cache, monkeypatch):
