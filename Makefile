@@ -43,7 +43,8 @@ notebooks: $(INSTALLED) ## execute every notebook in place (chart images need Ch
 	.venv/bin/python -m pip install --quiet --editable ".[notebooks]"
 	.venv/bin/python -m dlip.notebook.execute notebooks/*.ipynb
 
-PRECISION ?= bf16# of training; "no" is faster on a CPU without bf16 instructions
+# PRECISION=no is faster on a CPU without bf16 instructions
+PRECISION ?= bf16
 SCENES := --optimizer muon --lr 3e-3 --schedule cosine --warmup 100 --batch-size 32 --precision $(PRECISION) --label-smoothing 0 \
 	--results runs/records.jsonl
 LARGE := --split train-large $(SCENES)
