@@ -98,6 +98,7 @@ def test_optimized_models_give_the_same_results(backend, image_path, tmp_path, m
     monkeypatch.chdir(tmp_path)  # where converted models are kept
     monkeypatch.setattr(optimize, "BACKENDS", (backend,))
     monkeypatch.setattr(optimize, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(optimize, "MAX_ROUNDS", 1)  # of one candidate, whose time decides nothing
     monkeypatch.setattr(models, "_loaded", OrderedDict())
     monkeypatch.setattr(models, "_optimizes", True)
     fast_captions = compare.captions(image_path, **BOTH)

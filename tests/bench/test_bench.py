@@ -197,6 +197,7 @@ def small(monkeypatch):
 def test_optimized_models_keep_scores(folder, monkeypatch):
     monkeypatch.setattr(optimize, "BACKENDS", ("dlip, packed",))
     monkeypatch.setattr(optimize, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(optimize, "MAX_ROUNDS", 1)
     monkeypatch.setattr(precision, "built_in_models", lambda kind: ["scenes/student"])
     sets = {"scenes": Scenes("test", size=12), "photos": data.open(str(folder), "val")}
     rows = precision.optimized(sets, rounds=1)

@@ -15,6 +15,7 @@ def test_scores_are_those_of_the_model(backend, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     monkeypatch.setattr(module, "BACKENDS", (backend,))
+    monkeypatch.setattr(module, "MAX_ROUNDS", 1)
     tiny.save("model")
     figures = []
     for option in ("--optimize", "--latency-repeats=0"):
