@@ -1,6 +1,6 @@
 """Captions, image states and ITM scores by every backend of `dlip.export.backends`, beside the machine's own limit.
 
-`dlip.bench.backend_tables` makes the tables of docs/speed.md of a record.
+`dlip.bench.backend_tables` makes the tables of docs/speed.md and docs/backends.md of a record.
 """
 
 from contextlib import ExitStack
