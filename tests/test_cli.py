@@ -238,6 +238,7 @@ TRAIN = ["train", "--size", "scenes-student", "--out", "run"]
         (["train", "--size", "scenes-student:max_positions=4", "--out", "x"], "model.max_text is 40; give 3 to"),
         (["train", "--size", "scenes-student:image_width=16+32", "--out", "x"], "give whole numbers"),
         (["train", "--size", "scenes-student:vocab_size=7", "--out", "x"], "changes 'vocab_size'"),
+        (["evaluate", "--model", "m", "--precision", "int8", "--answers", "f"], "int8 cannot rank answers"),
         (["evaluate", "--model", "scenes/student", "--beams", "0"], "--beams is 0; give a whole number, at least 1"),
         (["evaluate", "--model", "scenes/student", "--latency-repeats", "-5"], "evaluation.latency_repeats is -5"),
         (["bench", "captioning", "--rounds", "0"], "--rounds is 0; give a whole number, at least 1"),

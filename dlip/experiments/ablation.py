@@ -204,6 +204,7 @@ def do(job: Job) -> None:
     if not job.row.weights:
         records.append(_measured_teacher(job) | extra, job.results)
         return
+    (job.folder / "record.json").unlink(missing_ok=True)  # or a run without joint ranks would count as measured
     run.run(
         job.row.experiment(job.plan, job.seed, job.name), job.folder, job.results, progress=False,
         cache=Path(job.out).parent / "cache", extra=extra,
@@ -237,10 +238,9 @@ def ablate(
 ) -> dict[str, str]:
     """Run what `results` lacks of the grids, and return the runs that failed: name and seed -> reason.
 
-    Runs of version 0.3.0 or older, without outcomes of joint ranks, are repeated: a grid is judged by these only if all
-    of its runs have them.
     Interrupted at any moment, it resumes from the last checkpoints when it is called again; a failed run is tried
-    again. Raises UserError where another process runs grids in `out`.
+    again. Runs of version 0.3.0 or older have no outcomes of joint ranks, by which a grid is judged only if all of its
+    runs have them: they are measured again. Raises UserError where another process runs grids in `out`.
     """
     if workers < 1 or (seeds is not None and seeds < 1):
         raise UserError(f"workers is {workers} and seeds {seeds}; give both as positive whole numbers")

@@ -13,8 +13,6 @@ from dlip.records.schema import SCORES, headline_scores
 
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
 """Cost -> (unit, name)."""
-LATENCY_CONDITIONS = ("task", "batch", "beams", "tokens", "threads", "device")
-"""Conditions that must be equal for latencies to be compared."""
 
 
 def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -> dict:
@@ -41,7 +39,7 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     df = comparable_latencies(df)
     rows, doubts = _students(df), []
     out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
-    if "latency_ms" in budget and (doubt := _latency_problem(records)):
+    if "latency_ms" in budget and (doubt := _latency_problem(df)):
         doubts.append(doubt)
         return out
     within = rows[(rows[list(budget)] <= (1 + 1e-9) * pd.Series(budget)).all(axis=1)]  # means over seeds are rounded
@@ -90,16 +88,12 @@ def _students(df: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["role"] != "teacher"]
 
 
-def _latency_problem(records: list[dict]) -> str | None:
-    """Why latencies cannot be compared."""
-    timed = [record["efficiency"]["latency"] for record in records if record["efficiency"].get("latency")]
-    if not timed:
-        return "no record has a latency; dlip evaluate measures it"
-    conditions = {tuple(latency.get(name) for name in LATENCY_CONDITIONS) for latency in timed}
-    if len(conditions) > 1:
-        unlike = [name for i, name in enumerate(LATENCY_CONDITIONS) if len({values[i] for values in conditions}) > 1]
-        return f"latencies were measured with different {' and '.join(unlike)}, and cannot be compared"
-    return None
+def _latency_problem(df: pd.DataFrame) -> str | None:
+    """Why the latencies of runs cannot be compared."""
+    setups = [setup for setup in df["latency_setup"].unique() if setup]
+    if len(setups) > 1:
+        return f"latencies were measured in different ways ({'; '.join(setups)}), and cannot be compared"
+    return None if setups else "no record has a latency; dlip evaluate measures it"
 
 
 def _budget(budget: dict[str, float]) -> str:

@@ -137,6 +137,8 @@ class EvaluationConfig:
 
     def __post_init__(self):
         check(self, "--")
+        if self.answers and self.precision == "int8":
+            raise UserError("a model in int8 cannot rank answers; drop --answers, or choose another --precision")
 
     def differences(self, precision: str) -> list[str]:
         """What distinguishes it, and the model's precision, from the evaluation after training, for a record's name."""

@@ -17,14 +17,17 @@ from dlip.vlm import VLM
 
 
 def model_record(model: str | Path) -> dict | None:
-    """The record of the run that made a model; None where none lies beside it. Raises UserError if it is damaged."""
-    folder = model_folder(model) if str(model) in built_in_models() else Path(parse_name(model).name)
-    path = folder / "record.json"
+    """The record of the run that made a model; None where none lies beside it. Raises UserError if it is damaged.
+
+    The record's name states the image size that follows the model's (`@384`).
+    """
+    parsed = parse_name(str(model))
+    path = (model_folder(parsed.name) if parsed.name in built_in_models() else Path(parsed.name)) / "record.json"
     if not path.is_file():
         return None
     if not is_record(record := upgrade(read_json(path))) or "failed" in record:
         raise UserError(f"{path} is not a record of a run; take another copy of the folder")
-    return record
+    return record | ({"name": f"{record['name']}, {parsed.size} px"} if parsed.size else {})
 
 
 def made_elsewhere(model: str, vlm: VLM) -> dict:
@@ -40,20 +43,18 @@ def teacher_record(record: dict, results: str | Path) -> dict | None:
     record: of a distilled student.
     """
 
+    name, weights = record["config"]["teacher"], record["inputs"].get("teacher")  # older runs did not keep it
+    defaults = EvaluationConfig(name).to_dict()
+
     def measured(one: dict) -> tuple:
-        evaluation, default = one.get("evaluation"), EvaluationConfig
-        how = evaluation["measure"] if evaluation else one["config"].get("evaluation") or {}
-        others = evaluation and (evaluation["beams"], len(evaluation["tasks"]), evaluation["precision"])
-        conditions = (
-            how.get("candidates"),
-            how.get("generate_limit"),
-            others or (default.beams, len(default.tasks), default.precision),
-        )
+        how = defaults | (one.get("evaluation") or {"measure": one["config"].get("evaluation") or {}})
+        measure = how["measure"].get("candidates"), how["measure"].get("generate_limit")
+        conditions = *measure, how["beams"], len(how["tasks"]), how["precision"]
         return one["data"], one["split"], count_test_images(one), *conditions
 
-    name, weights = record["config"]["teacher"], record["inputs"]["teacher"]
-    evaluated = [one for one in read(results) if (one.get("inputs") or {}).get("model") == weights]
-    found = [one for one in (model_record(name), *evaluated) if one and one["role"] == "teacher"]
+    evaluated = [one for one in read(results) if weights and (one.get("inputs") or {}).get("model") == weights]
+    own = None if parse_name(name).size else model_record(name)  # its record is of the model's own image size
+    found = [one for one in (own, *evaluated) if one and one["role"] == "teacher"]
     return next((one for one in reversed(found) if measured(one) == measured(record)), None)
 
 
@@ -85,4 +86,4 @@ def models_of(config: dict, folder: str | Path) -> list[str]:
     init_from, names = config.get("init_from") or [], [config.get(key) or "" for key in ("teacher", "tokenizer")]
     if not isinstance(init_from, list | tuple) or not all(isinstance(one, str) for one in (*init_from, *names)):
         raise UserError(f"{Path(folder) / 'run.json'} does not say what the run started from; take another copy of it")
-    return [*(part for name in names for part in split_names(name)), *init_from]
+    return [*(part for name in filter(None, names) for part in split_names(name)), *init_from]

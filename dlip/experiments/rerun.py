@@ -19,7 +19,7 @@ def find_record(path: str | Path, name: str | None = None, seed: int | None = No
     """
     matching = [r for r in records.read(path) if name in (None, r["name"]) and seed in (None, r["seed"])]
     if matching:
-        return matching[-1]
+        return sorted(matching, key=lambda r: r["created"])[-1]  # of equal times the last line
     query = " and ".join(f"{key} {value}" for key, value in (("name", name), ("seed", seed)) if value is not None)
     raise UserError(f"{path} has no record of {query or 'a run'}; see its names with pandas or in the app")
 

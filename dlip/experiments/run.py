@@ -253,7 +253,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
     test = data_sets.open(test_data, held.split, held.limit, data.on_error)
     val = test
     if config.eval_every and test.split != "val" and "val" in data_sets.splits(test_data):
-        val = data_sets.open(test_data, "val", on_error=data.on_error)
+        val = data_sets.open(test_data, "val", config.eval_items, data.on_error)
     watched = data_sets.FirstN(val, config.eval_items)
     teacher = VLM.load(experiment.teacher) if experiment.teacher else None
     source = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher

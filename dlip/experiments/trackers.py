@@ -1,5 +1,6 @@
 """Copies of a run's log for accelerate's trackers: trackio, TensorBoard, Weights & Biases. The log itself stays."""
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,7 @@ class Reporter:
         elif name == "trackio":
             tracker = TrackioTracker(PROJECT, name=title, resume="allow")
         else:
-            tracker = WandBTracker(PROJECT, name=title, id=title.replace(" ", "-"), resume="allow")
+            tracker = WandBTracker(PROJECT, name=title, id=re.sub(r"[^\w.-]+", "-", title), resume="allow")
         tracker.start()
         tracker.store_init_configuration(dict(_flat(config, ".", (int, float, str))))
         return tracker

@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +30,7 @@ def work(
     """
     waiting, running = deque(jobs), {}  # connection -> (process, job)
     threads = max(1, torch.get_num_threads() // workers)
-    numbers = iter(range(len(jobs) + workers))
+    numbers = count()
 
     def start_worker() -> None:
         if not waiting:

@@ -18,8 +18,8 @@
   `dlip.cost.memory.memory`.
 - samples: up to 12 of {"image_id", "caption", "references", "questions", "answers", "truth"}; questions
   and truth are lists of equal length, answers may be shorter.
-- notes: name of a metric -> why it is null; "data" -> number of skipped faulty items; "steps" -> number of skipped
-  training steps.
+- notes: name of a task or metric -> why it is null, or what limits it; "data" -> number of skipped faulty items;
+  "steps" -> number of skipped training steps.
 - evaluations (of runs evaluated during training): "data", "split" and number of "images"; "scores": "step" and each
   score, by its column of `load`, as lists of equal length, at most 100 points; "teacher": the teacher's scores on the
   same images, empty without one. Captions are scored without Java.

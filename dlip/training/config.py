@@ -143,8 +143,8 @@ class TrainConfig:
         return frozenset(term for term, weight in self.weights.items() if weight and step >= self.joins.get(term, 0))
 
     def hardness(self, step: int) -> float:
-        """How hard ITM's negatives are in a step, counted from 0: 1 as in BLIP, 0 for random ones."""
-        return min(1.0, (step - self.joins.get("itm", 0)) / self.itm_ramp) if self.itm_ramp else 1.0
+        """How hard ITM's negatives are in a step, counted from 0: 1 as in BLIP, 0 (at first) for random ones."""
+        return min(1.0, max(0, step - self.joins.get("itm", 0)) / self.itm_ramp) if self.itm_ramp else 1.0
 
     def for_dataset(self, size: int) -> "TrainConfig":
         """The configuration with `epochs` resolved to steps over `size` training images."""

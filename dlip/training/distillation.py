@@ -21,7 +21,7 @@ from dlip.models.features import Features, Want
 from dlip.models.grid_resize import map_to_grid, to_grid
 from dlip.training.caches.features import FeatureCache
 from dlip.training.config import TrainConfig
-from dlip.training.terms import BY_TOKEN, distills
+from dlip.training.terms import BY_TOKEN, distills, terms_text
 from dlip.vlm import VLM
 
 MAPS = {
@@ -188,8 +188,8 @@ class Distiller(nn.Module):
             refused.append(f"{', '.join(by_token)} compare token by token, but its vocabulary is not the student's")
         if refused:
             others = {term: w for term, w in config.weights.items() if w and term not in (*missing, *by_token)}
-            instead = ",".join(term if w == 1 else f"{term}={w:g}" for term, w in others.items())
-            raise UserError(f"{', and '.join(refused)}; leave these terms out" + f": {instead}" * bool(instead))
+            instead = f": {terms_text(others)}" if distills(others) else ""
+            raise UserError(f"{', and '.join(refused)}; leave these terms out{instead}")
         distiller = cls(
             student.med.config, teacher.med, config.weights, config.layers, config.learn_teacher_projection,
             config.center_states,

@@ -56,7 +56,7 @@ class Step:
 
 
 def probe(learner: Learner, teacher: Teacher | None, batch: Batch, config: TrainConfig, step: int) -> Step:
-    """Measure the step's cost on a batch. Run it three times: for memory and warm-up, for time, for FLOPs."""
+    """Measure the step's cost on a batch in three runs: for memory and warm-up, for time, for FLOPs."""
     weights = {p.untyped_storage().data_ptr() for p in (*learner.parameters(), *learner.buffers())}
     kept: dict[int, int] = {}
 

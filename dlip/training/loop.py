@@ -141,7 +141,7 @@ def _train(
     if frozen_teacher and config.cache:
         frozen_teacher = TeacherCache(cache, frozen_teacher, dataset, collate, config.layers, cache_gb)
     if config.feature_views:
-        opened = [frozen_teacher.folder] if config.cache else []
+        opened = [frozen_teacher.folder] if frozen_teacher and config.cache else []
         cached = frozen_backbones(student, teacher, config)
         for vlm, user in ((student, learner), (teacher, frozen_teacher)):
             if vlm in cached:

@@ -18,14 +18,14 @@ from dlip.models.features import Features, cosines
 from dlip.models.med import Med
 
 
-def itc_targets(image_id: Tensor, queue_id: Tensor) -> Tensor:
-    """Hard ITC labels [C, Q] of image ids [C] and [Q]: equal weight on all entries of the same image, rows sum to 1."""
-    same = (image_id[:, None] == queue_id[None]).float()
+def itc_targets(image_id: Tensor) -> Tensor:
+    """Hard ITC labels [C, C] of image ids [C]: equal weight on all captions of the same image, rows sum to 1."""
+    same = (image_id[:, None] == image_id[None]).float()
     return same / same.sum(1, keepdim=True)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-sum_j y_ij log softmax(logits)_ij, mean over rows i of logits and targets y [C, Q]; 0 without rows."""
+    """-sum_j y_ij log softmax(logits)_ij, mean over rows i of logits and targets y [C, C]; 0 without rows."""
     return -(targets * logits.float().log_softmax(1)).sum() / max(1, len(logits))
 
 
@@ -35,8 +35,7 @@ def itc(features: Features) -> Tensor:
     logits [C, C] = cos(image_i, text_j) / temperature, for the C images with a caption of all processes; an image's
     other captions are positives too (`itc_targets`). Source: BLIP, section 3.2; ALBEF, eq. 1 and 2.
     """
-    ids = features.contrasted(features.image_id)
-    targets, logits = itc_targets(ids, ids), features.logits["itc"]
+    targets, logits = itc_targets(features.contrasted(features.image_id)), features.logits["itc"]
     return (soft_cross_entropy(logits, targets) + soft_cross_entropy(logits.T, targets)) / 2
 
 

@@ -283,6 +283,13 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
         assert 100 * items["tr1"].mean() == pytest.approx(record["metrics"]["retrieval"]["tr@1"])
         assert items["cider"].mean() == pytest.approx(record["metrics"]["captioning"]["cider"], rel=0.01, abs=0.01)
 
+    older = after[2] | {"outcomes": {name: v for name, v in after[2]["outcomes"].items() if name != "joint_ir1"}}
+    place["results"].write_text("".join(json.dumps(record) + "\n" for record in (*before, older)))
+    write_json(last.folder / "record.json", older)
+    assert ablate([REAL], plan, 1, 1, **place) == {}  # measured again, as joint ranks are lacking
+    assert [record["name"] for record in records.read(place["results"])[3:]] == ["real: b"]
+    assert [json.loads(line) for line in (last.folder / "log.jsonl").read_text().splitlines()] == rows  # not trained
+
 
 def test_a_teacher_in_int8_is_evaluated_once(tmp_path, tiny):
     tiny.save(tmp_path / "teacher")

@@ -48,7 +48,7 @@ FULL_OF_OPTIONS = ExperimentConfig(
 def test_json_holds_the_experiment():
     values = json.loads(json.dumps(FULL_OF_OPTIONS.to_dict()))
     assert ExperimentConfig.from_dict({**values, "model": {}, "inputs": {}}) == FULL_OF_OPTIONS
-    evaluation = EvaluationConfig("m", ("vqa",), ("f",), 5, "int8", DataConfig(limit=2), MeasureConfig(3, 4, 5), True)
+    evaluation = EvaluationConfig("m", ("vqa",), ("f",), 5, "bf16", DataConfig(limit=2), MeasureConfig(3, 4, 5), True)
     assert EvaluationConfig.from_dict(json.loads(json.dumps(evaluation.to_dict()))) == evaluation
 
 

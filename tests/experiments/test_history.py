@@ -8,7 +8,7 @@ from dlip import records
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import SPLITS
-from dlip.experiments.history import history
+from dlip.experiments.history import history, model_record, models_of
 
 
 def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
@@ -37,6 +37,15 @@ def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
         (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"init_from": wrong}))
         with pytest.raises(UserError, match="run.json does not say what the run started from"):
             history(["two"])
+
+
+def test_the_record_of_a_model_at_another_image_size_says_so():
+    own, resized = model_record("scenes/student"), model_record("scenes/student@48")
+    assert resized == own | {"name": "student, 48 px"} and own["role"] == "distilled"
+
+
+def test_no_run_lies_in_the_place_of_a_missing_name():
+    assert models_of({"teacher": None, "tokenizer": None, "init_from": ["image=x"]}, "run") == ["image=x"]
 
 
 def test_a_run_that_has_the_place_of_the_one_it_began_at_is_one(tmp_path):

@@ -65,6 +65,13 @@ def test_rerun_killed_after_training_resumes(last, tmp_path, monkeypatch, capsys
     assert main(again) == 2 and "holds a finished run" in capsys.readouterr().err
 
 
+def test_the_latest_record_is_of_whatever_file(tmp_path):
+    for file, day in (("a", 2), ("b", 1)):
+        record = make_record(file) | {"created": f"2026-01-0{day}T00:00:00+00:00"}
+        (tmp_path / f"{file}.jsonl").write_text(json.dumps(record) + "\n")
+    assert find_record(tmp_path)["name"] == "a"
+
+
 def test_evaluation_is_rerun(tmp_path, capsys):
     file, more = tmp_path / "r.jsonl", tmp_path / "more.jsonl"
     words = ["evaluate", "--model", "scenes/student", "--split", "test-5k", "--limit", "20", "--tasks", "retrieval"]
@@ -96,8 +103,13 @@ def test_a_teacher_from_elsewhere_is_recorded_and_its_student_compared_with_it(t
     made = records.read(file)[-1]
     assert (made["name"], made["role"], made["train_images"]) == (teacher, "teacher", 0)
     assert made["history"] == [{"folder": teacher, "command": None, "config": made["config"], "wall_s": 0.0}]
-    other = made | {"evaluation": made["evaluation"] | {"tasks": ["retrieval"]}}
     assert teacher_record(records.read(file)[0], file)["id"] == made["id"]
+    student, older = records.read(file)[0], made | {"evaluation": {**made["evaluation"]}}
+    del older["evaluation"]["precision"]
+    (tmp_path / "older.jsonl").write_text(json.dumps(older) + "\n")
+    assert teacher_record(student, tmp_path / "older.jsonl")["id"] == made["id"]
+    assert teacher_record(student | {"inputs": {}}, file) is None  # the teacher's weights are unknown
+    other = made | {"evaluation": made["evaluation"] | {"tasks": ["retrieval"]}}
     (tmp_path / "other.jsonl").write_text(json.dumps(other) + "\n")
     assert teacher_record(records.read(file)[0], tmp_path / "other.jsonl") is None  # measured otherwise
     capsys.readouterr()

@@ -36,7 +36,7 @@ def evaluate(
 ) -> dict:
     """Metrics of a model: {"model", "data", "split", "retrieval", "captioning", "vqa", "notes"}, percents as 0 to 100.
 
-    A task or metric that could not be computed is None, and "notes" has the reason under its name.
+    A task or metric that could not be computed is None; "notes" has the reason under its name, or what limits a metric.
 
     model, data: a VLM and a data set, or their names; `split` applies to a name, and a model
     loaded by name is moved to the accelerator, if there is one. k: candidates that retrieval re-ranks.
