@@ -1,7 +1,7 @@
 """Images that visitors upload, and the examples on the page."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -50,11 +50,16 @@ def read(path: str | Path | Image.Image | None) -> Image.Image:
     if not Path(path).exists():
         raise UserError("this image has expired after an hour; upload it, or choose it, again")
     try:
-        return read_image(path)
+        return _decoded(str(path), Path(path).stat().st_mtime_ns)
     except UserError as error:
         if "above the limit" in str(error):
             raise Unreadable(f"this image is above the limit of {MAX_PIXELS:,} pixels; scale it down") from None
         raise Unreadable("this file cannot be read as an image; choose another, as PNG, JPEG or WebP") from None
+
+
+@lru_cache(maxsize=2)  # every tab reads the chosen image
+def _decoded(path: str, mtime_ns: int) -> Image.Image:
+    return read_image(path)
 
 
 def kind(image: Image.Image | np.ndarray) -> str:

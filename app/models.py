@@ -4,7 +4,6 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import dlip
@@ -36,7 +35,6 @@ def fix(names: list[str] | None) -> None:
     """Allow these models only; with None, allow whatever `dlip.load` finds."""
     global _fixed
     _fixed = tuple(names or ())
-    role.cache_clear()
 
 
 def optimize(on: bool) -> None:
@@ -141,7 +139,6 @@ def names(pair: dict[str, VLM]) -> dict[str, str]:
     return {side: vlm.name for side, vlm in pair.items()}
 
 
-@lru_cache(maxsize=64)
 def role(name: str, side: str) -> str:
     """Key of `dlip.plots.style.COLORS` for a model: a student's record says whether it was distilled.
 

@@ -18,6 +18,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import as_list, load_image
 from dlip.models.composite import Composite, HasAbilities
 from dlip.models.dual_encoder import DualEncoder
+from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import pack
 from dlip.models.generate import beam_search, generate
 from dlip.models.med import Med
@@ -69,7 +70,11 @@ class VLM:
         return self.med.temp.device
 
     def to(self, device: str | torch.device) -> "VLM":
-        """Move the weights to a device, as in `model.to("cuda")`, and return this model."""
+        """Move the weights to a device, as in `model.to("cuda")`, and return this model.
+
+        Raises UserError for a packed model.
+        """
+        refuse_packed(self.med)
         self.med.to(device)
         return self
 
@@ -191,7 +196,9 @@ class VLM:
         ids, mask = self.tokenize(texts, med)
         distinct = {id(image): image for image in images}
         index = {key: row for row, key in enumerate(distinct)}
-        rows = torch.tensor([index[id(image)] for image in images], device=self.device)
+        rows = None  # the texts of a single image share its keys and values
+        if len(distinct) > 1:
+            rows = torch.tensor([index[id(image)] for image in images], device=self.device)
         return med.fuse(ids, mask, self.image_states(distinct.values(), med), rows), mask
 
     def similarity(self, images: Iterable[ImageInput], texts: Iterable[str]) -> torch.Tensor:

@@ -11,11 +11,11 @@ from dlip.evaluation.tasks.base import subrange
 from dlip.vlm import VLM
 
 from .. import images, inputs, jobs, models
-from ..view import attention_view
+from ..view import attention_view, parts
 
-HINT = (
-    '<p class="hint">Choose a word of a caption and press Explain: which pixels raise the word’s probability? '
-    "For a word of a question or an answer, pixels that raise the match of that text and the image are shown.</p>"
+HINT = parts.hint(
+    "Choose a word of a caption and press Explain: which pixels raise the word’s probability? "
+    "For a word of a question or an answer, pixels that raise the match of that text and the image are shown."
 )
 
 

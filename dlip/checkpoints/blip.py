@@ -21,7 +21,7 @@ from dlip.checkpoints.tensors import check_weights, load_weights, read_state, we
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.data.tokenizer import Tokenizer
-from dlip.models.config import ModelConfig
+from dlip.models.config import ModelConfig, whole_backbone_size
 from dlip.models.fast.precision import convert_precision, warn_if_emulated
 from dlip.models.features import ABILITIES
 from dlip.models.med import Med
@@ -101,8 +101,13 @@ class Checkpoint:
         return bool(self.abilities & users)
 
     def with_image_size(self, size: int) -> "Checkpoint":
-        """The same for images of another size in px, positions interpolated as BLIP does."""
+        """The same for images of another size in px, positions interpolated as BLIP does.
+
+        Raises UserError for a size that its backbone does not support.
+        """
         config = replace(self.config, image_size=size)
+        if config.image_backbone:
+            whole_backbone_size(config.image_backbone, size)
         tensors = {**self.tensors, POSITIONS: resize_positions(self.tensors[POSITIONS].float(), config.grid**2 + 1)}
         return replace(self, tensors=tensors, config=config)
 

@@ -84,10 +84,9 @@ def exclusive_lock(path: Path, busy: str | None = None) -> Iterator[None]:
 
 def check_file(path: Path) -> None:
     """Raise UserError unless `path` is a regular file; reading a pipe would block forever."""
-    if not path.exists():
-        raise UserError(f"{path} is missing; name a folder that dlip has written")
     if not path.is_file():
-        raise UserError(f"{path} is not a file; name a folder that dlip has written")
+        wrong = "is not a file" if path.exists() else "is missing"
+        raise UserError(f"{path} {wrong}; name a folder that dlip has written")
 
 
 def write_json(path: Path, value) -> None:

@@ -25,8 +25,13 @@ def onednn_layout(weight: Tensor, rows: int) -> Tensor:
 
 
 def onednn_has_bf16() -> bool:
-    """Whether oneDNN multiplies bf16 matrices with instructions of this CPU; torch.cpu has no public function."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether oneDNN multiplies bf16 matrices with instructions of this CPU.
+
+    It accepts bf16 on every CPU with AVX-512, and emulates it on those without AVX512_BF16.
+    """
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    return torch.backends.cpu.get_cpu_capability() != "AVX512" or torch.cpu._is_avx512_bf16_supported()
 
 
 def int8_times_int8(a: Tensor, b: Tensor) -> Tensor:

@@ -92,7 +92,9 @@ def verify(dataset) -> list[str]:
 def has_field(dataset, noun: str) -> bool:
     """Whether a dataset has any "captions" or "questions"; a limited one is searched."""
     if isinstance(dataset, FirstN):
-        return any(getattr(dataset[i], noun) for i in range(len(dataset)))
+        from dlip.data.shards.write import encoded_item  # does not decode what is stored
+
+        return any(getattr(encoded_item(dataset, i), noun) for i in range(len(dataset)))
     return bool(dataset.counts()[noun])
 
 

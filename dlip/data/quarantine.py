@@ -3,8 +3,8 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
 
 from tqdm import tqdm
 
@@ -86,12 +86,9 @@ class QuarantineMixin:
             self._report([fault for fault in faults if fault is not None])
 
     def _image_faults(self, checked: range) -> list[str | None]:
-        pool = ThreadPoolExecutor(os.cpu_count())
-        try:
-            checks = pool.map(self.image_fault, checked)
+        with ThreadPool(os.cpu_count()) as pool:  # an executor would make an object for every image beforehand
+            checks = pool.imap(self.image_fault, checked, chunksize=16)
             return list(tqdm(checks, "checking images", len(checked), leave=False, disable=None))
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _report(self, faults: list[str]) -> None:
         """Quarantine faults. Raises UserError if they are fatal, EmptySplitError if nothing is left."""

@@ -191,20 +191,19 @@ class Runner:
 
     def _encode(self, part: Part, images: list[ImageInput], output: str) -> np.ndarray:
         side = part.config["image_size"]
-        pixels = np.stack([resize_square(load_image(image), side) for image in as_list(images, "image")])
+        pixels = np.stack([resize_square(load_image(image), side) for image in images])
         return part.run("image", [output], pixels=pixels)[0]  # of pixels [B, S, S, 3]
 
     def _tokenize(self, part: Part, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         self.tokenizer.enable_truncation(part.config.get("max_text", self.config["max_text"]))  # 0.2 has only that
-        texts = [replace_surrogates(text) for text in as_list(texts, "text")]
-        encodings = self.tokenizer.encode_batch(texts)
+        encodings = self.tokenizer.encode_batch([replace_surrogates(text) for text in texts])
         ids, mask = [one.ids for one in encodings], [one.attention_mask for one in encodings]
         return np.array(ids), np.array(mask, bool)  # [N, T]
 
     def _pairs(self, part: Part, images: list, texts: list[str]) -> tuple[np.ndarray, ...]:
         """Ids and mask of texts [N, T], image states, and the row of each text's image in these [N]; the same object is
         encoded once."""
-        images, texts = as_list(images, "image"), as_list(texts, "text")
+        images = as_list(images, "image")
         if len(images) not in (1, len(texts)):
             raise UserError(f"{len(images)} images and {len(texts)} texts; give one text per image, or a single image")
         distinct = {id(image): image for image in images}

@@ -14,6 +14,7 @@ import torch
 
 from dlip import __version__
 from dlip.common.errors import UserError
+from dlip.common.torch_private import onednn_has_bf16
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.transforms import as_list
 from dlip.evaluation.tasks import EVALUATORS
@@ -23,7 +24,7 @@ from dlip.export.backends.base import BEAMS, PRECISIONS
 from dlip.export.onnx_runner import Runner
 from dlip.export.runner_evaluate import EVALUATORS as RUNNER_EVALUATORS
 from dlip.models.fast.linear import refuse_packed
-from dlip.models.fast.precision import native_bf16, require_fp32_blip
+from dlip.models.fast.precision import require_fp32_blip
 from dlip.training.caches.disk import cache_key
 from dlip.vlm import VLM, ImageInput, pairs
 
@@ -148,8 +149,8 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     ready, others = {}, []  # backend and precision -> model and error
     for variant in product(BACKENDS, PRECISIONS):
         candidate = partial(Candidate, *variant)
-        if "bf16" in variant and not native_bf16():
-            others.append(candidate(reason="this machine has no instructions for bf16"))
+        if "bf16" in variant and not onednn_has_bf16():
+            others.append(candidate(reason="this CPU has no instructions for bf16"))
             continue
         try:
             backend = prepare(*variant)

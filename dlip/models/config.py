@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from dlip.common.errors import UserError
 from dlip.common.fields import from_dict
-from dlip.models.backbone import backbone_size
+from dlip.models.backbone import BackboneSize, backbone_size
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -200,10 +200,14 @@ def preset(name: str) -> ModelConfig:
         values.setdefault("fusion_layers", None)
     name, image_size = (values.get(key, getattr(PRESETS[base], key)) for key in ("image_backbone", "image_size"))
     if changes and name:
-        size = backbone_size(name, image_size)
+        size = whole_backbone_size(name, image_size)
         values |= {"patch_size": size.stride, "image_mean": size.mean, "image_std": size.std}
-        if size.patches != (-(-image_size // size.stride)) ** 2:
-            raise UserError(
-                f"{name} leaves out the edge of images of {image_size} px; choose a multiple of {size.stride}"
-            )
     return replace(PRESETS[base], **values)
+
+
+def whole_backbone_size(name: str, image_size: int) -> BackboneSize:
+    """`backbone_size`. Raises UserError as it does, and where the backbone leaves out the edge of images."""
+    size = backbone_size(name, image_size)
+    if size.patches != (-(-image_size // size.stride)) ** 2:
+        raise UserError(f"{name} leaves out the edge of images of {image_size} px; choose a multiple of {size.stride}")
+    return size

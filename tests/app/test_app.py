@@ -270,6 +270,7 @@ def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):
     (tmp_path / "record.json").write_text(json.dumps({"role": "</style><img src=x onerror=alert(1)>"}))
     assert models.role(str(tmp_path), "student") == "distilled"
     (tmp_path / "record.json").write_text(json.dumps({"role": "undistilled"}))
+    assert models.role(str(tmp_path), "student") == "undistilled"  # trained again
     monkeypatch.setattr(models, "_fixed", ())
     models.fix([TEACHER, OTHER])  # no file of another model is read
     assert models.role(str(tmp_path), "student") == "distilled" and models.role(OTHER, "student") == "undistilled"

@@ -28,7 +28,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def bf16_instructions(monkeypatch):
     """The same candidates on every machine."""
-    monkeypatch.setattr(module, "native_bf16", lambda: True)
+    monkeypatch.setattr(module, "onednn_has_bf16", lambda: True)
 
 
 def pick(monkeypatch, backend: str, precision: str) -> None:
@@ -132,12 +132,12 @@ def test_candidates_beyond_the_tolerance_are_not_timed(tiny, cache, monkeypatch)
 
 
 def test_bf16_is_passed_over_where_it_is_emulated(tiny, cache, monkeypatch):
-    monkeypatch.setattr(module, "native_bf16", lambda: False)
+    monkeypatch.setattr(module, "onednn_has_bf16", lambda: False)
     monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
     pick(monkeypatch, "dlip, packed", "fp32")
     model, candidates = optimize(tiny, cache=cache)
     assert [one.precision for one in candidates if one.ms] == ["fp32"]
-    assert {one.precision: one.reason for one in candidates}["bf16"] == "this machine has no instructions for bf16"
+    assert {one.precision: one.reason for one in candidates}["bf16"] == "this CPU has no instructions for bf16"
 
 
 def test_a_backend_that_fails_is_passed_over(tiny, cache, monkeypatch):

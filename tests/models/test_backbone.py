@@ -182,6 +182,14 @@ def test_an_unsuitable_backbone_is_refused(name, size, message):
         preset(f"scenes-student:image_backbone={name},image_size={size}")
 
 
+def test_another_image_size_whose_edge_its_backbone_leaves_out_is_refused(tmp_path):
+    size = "scenes-student:image_backbone=convnext_atto,image_size=64,image_layers=1,text_layers=1"
+    new_student(size, VLM.load("scenes/teacher"), seed=0).save(tmp_path)
+    assert VLM.load(f"{tmp_path}@96").image_size == 96
+    with pytest.raises(UserError, match="leaves out the edge of images of 70 px"):
+        VLM.load(f"{tmp_path}@70")
+
+
 def test_images_are_cut_and_normalized_as_the_backbone_does_it():
     assert preset("photos-hybrid-student:patch_size=16") == preset("photos-hybrid-student")
     assert Med(preset(TINY_BACKBONE)).config.image_mean == (0.5, 0.5, 0.5)

@@ -5,7 +5,7 @@ import random
 from dlip.data.scenes.world import BACKGROUNDS, SHAPES, VALUES, Object, Scene, pick, relation
 
 MAX_TOKENS = 19
-"""Words and punctuation marks of a caption; with [SEP], the 20 tokens that a decoder writes by default."""
+"""Words and punctuation marks of a caption; with [SEP], the 20 tokens that `dlip.cost.count` counts for it."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 PHRASES = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 """Relations, as questions word them."""

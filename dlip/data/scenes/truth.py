@@ -151,7 +151,8 @@ def certain_referents(parsed: ParsedCaption, scene: Scene) -> list[int | None]:
         return len({*choice} - {None}), complete, sum(_holds(claim, assigned, scene) for claim in parsed.relations)
 
     scores = {choice: score(choice) for choice in product(*fitting)}
-    best = [choice for choice, value in scores.items() if value == max(scores.values())]
+    most = max(scores.values())
+    best = [choice for choice, value in scores.items() if value == most]
     return [some[0] if len(set(some)) == 1 else None for some in zip(*best, strict=True)] + unmatched
 
 

@@ -19,6 +19,8 @@ TIMEOUT = 60
 """Seconds without a byte after which an attempt fails."""
 NOT_THERE = (403, 404, 410)
 """HTTP statuses of a file that does not exist: object stores answer 403 where files cannot be listed."""
+TOO_MANY_REQUESTS = 429
+"""HTTP status that is tried again, as those from 500 on are."""
 
 
 def cache_folder() -> Path:
@@ -76,7 +78,7 @@ def download(url: str, path: Path) -> None:
             write_atomically(path, lambda temporary: _http().get_file(url, temporary))
             return
         except Exception as error:  # of aiohttp, asyncio and the system
-            if attempt == ATTEMPTS or _status(error) < 500:
+            if attempt == ATTEMPTS or (_status(error) < 500 and _status(error) != TOO_MANY_REQUESTS):
                 raise UserError(
                     f"{url} cannot be downloaded ({_reason(error)}); check the address and the network, then try again"
                 ) from error

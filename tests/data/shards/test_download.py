@@ -27,11 +27,13 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 class Server:
-    """Serves a folder; `requests` are the paths in order, `fails` how many times a path breaks off in the middle."""
+    """Serves a folder; `requests` are the paths in order, `fails` how many times a path breaks off in the middle,
+    `busy` how many times it answers that there are too many requests."""
 
     def __init__(self, folder: Path):
         self.requests: list[str] = []
         self.fails: dict[str, int] = {}
+        self.busy: dict[str, int] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,6 +42,10 @@ class Server:
                 outer.requests.append(name)
                 if not (folder / name).is_file():
                     self.send_error(404)
+                    return
+                if outer.busy.get(name, 0) > 0:
+                    outer.busy[name] -= 1
+                    self.send_error(429)
                     return
                 content = (folder / name).read_bytes()
                 self.send_response(200)
@@ -125,7 +131,7 @@ def test_interrupted_download_is_retried_and_never_half(server, tmp_path, monkey
     with pytest.raises(UserError, match=r"train-00000\.tar cannot be downloaded \(.*not completed"):
         dataset[0]
     assert not list(download.cache_folder().rglob("*.tar"))
-    server.fails["train-00000.tar"] = 2
+    server.fails["train-00000.tar"] = server.busy["train-00000.tar"] = 1
     assert dataset[0].image_id == Scenes("train-small")[0].image_id
     (tmp_path / "train-00000.tar").unlink()
     server.requests.clear()

@@ -15,6 +15,7 @@ from dlip.checkpoints.init_from import initialize
 from dlip.checkpoints.tensors import load_weights, weights
 from dlip.cli import main
 from dlip.common.errors import UserError
+from dlip.common.torch_private import onednn_has_bf16
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.ablation import ablate
 from dlip.experiments.grids import FULL, QUICK
@@ -101,9 +102,18 @@ def test_gpus_before_ampere_emulate_bf16(major, native, monkeypatch, recwarn):
     assert len(recwarn) == (not native)
 
 
+def test_avx512_without_its_bf16_instructions_is_emulated(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=native: answer)
+        assert onednn_has_bf16() == native
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_emulated_bf16_is_warned_about(native, make_vlm, monkeypatch, tmp_path, recwarn):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     for accelerator in (torch.accelerator, torch.cuda):
         monkeypatch.setattr(accelerator, "is_available", lambda: False)
     folder, images = to_dlip("scenes/student", tmp_path, "bf16")[0]["bf16"], Scenes("train-small", size=4)
@@ -163,6 +173,7 @@ def test_packed_model_gives_the_same_and_only_does_inference(make_vlm, scenes, t
     config = TrainConfig(steps=1, batch_size=4)
     for use in (
         lambda: packed.save(tmp_path),
+        lambda: packed.to("cpu"),
         lambda: load_weights(packed.med, weights(original.med)),
         lambda: convert_precision(packed.med, "bf16"),
         lambda: packed.med.encode_image(torch.rand(1, 3, 64, 64, requires_grad=True)),
