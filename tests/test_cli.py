@@ -15,7 +15,7 @@ import pytest
 
 from dlip.cli import COMMANDS, main, parse
 from dlip.data.folders.write import write_folder
-from dlip.data.scenes.dataset import Scenes
+from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.experiments import ablation
 from dlip.experiments.grids import FULL, GRIDS, TEACHER, TEACHER_ROW
 from dlip.experiments.history import model_record
@@ -24,7 +24,7 @@ from dlip.records.write import append
 from tests.helpers import ONE_PAIR, make_record
 
 TINY = ["--limit", "64", "--steps", "2", "--batch-size", "8", "--test-split", "val", "--test-limit", "20"]
-TINY += ["--eval-items", "8"]
+TINY += ["--eval-items", "8", "--latency-repeats", "0"]
 
 
 def help_of(capsys, *words: str) -> str:
@@ -102,8 +102,9 @@ def test_user_error_is_one_line_with_exit_code_2(words, message, capsys, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_train_then_distill_then_evaluate(tmp_path, capsys):
+def test_train_then_distill_then_evaluate(tmp_path, capsys, monkeypatch):
     """The main workflow on a few images: train a teacher, distill it, evaluate the student."""
+    monkeypatch.setitem(SPLITS, "train-small", 64)  # bounds read all of it
     results = str(tmp_path / "records.jsonl")
     teacher, student = str(tmp_path / "teacher"), str(tmp_path / "student")
     common = [*TINY, "--results", results, "--json", "-"]
@@ -166,6 +167,7 @@ def test_ablate_prints_recorded_runs(tmp_path, capsys, monkeypatch):
     assert main(words) == 2
     printed = capsys.readouterr().err
     assert printed == "dlip: init: a, seed 0 failed (it broke), and 1 more did; the same command tries again\n"
+    assert main([*words, "--no-train"]) == 0
 
 
 def test_advise(tmp_path, capsys):

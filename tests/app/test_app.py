@@ -23,7 +23,7 @@ from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.export import optimize
 from dlip.models.generate import Decoder
-from tests.helpers import ROOT
+from tests.helpers import ROOT, reuse_graphs
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
@@ -90,19 +90,22 @@ def test_tokens_and_flops_are_counted(function, options, image_path, monkeypatch
 
 
 @pytest.mark.parametrize("backend", ["dlip, packed", "onnxruntime"])
-def test_optimized_models_give_the_same_results(backend, image_path, tmp_path, monkeypatch):
+def test_optimized_models_give_the_same_results(backend, image_path, tmp_path, monkeypatch, request):
     if backend == "onnxruntime":
         pytest.importorskip("onnxruntime")
-    texts = "a small red circle\na photo"
-    captions, rankings = compare.captions(image_path, **BOTH), compare.rankings(image_path, **BOTH, candidates=texts)
+        graphs = request.getfixturevalue("exported_student")
+        monkeypatch.setattr("dlip.export.onnx_export.trace", reuse_graphs(graphs))
+    monkeypatch.setattr(models, "_fixed", (STUDENT,))  # no undistilled student beside it
+    texts, both = "a small red circle\na photo", dict(teacher=STUDENT, student=STUDENT)
+    captions, rankings = compare.captions(image_path, **both), compare.rankings(image_path, **both, candidates=texts)
     monkeypatch.chdir(tmp_path)  # where converted models are kept
     monkeypatch.setattr(optimize, "BACKENDS", (backend,))
     monkeypatch.setattr(optimize, "PRECISIONS", ("fp32",))
     monkeypatch.setattr(optimize, "MAX_ROUNDS", 1)  # of one candidate, whose time decides nothing
     monkeypatch.setattr(models, "_loaded", OrderedDict())
     monkeypatch.setattr(models, "_optimizes", True)
-    fast_captions = compare.captions(image_path, **BOTH)
-    fast_rankings = compare.rankings(image_path, **BOTH, candidates=texts)
+    fast_captions = compare.captions(image_path, **both)
+    fast_rankings = compare.rankings(image_path, **both, candidates=texts)
     assert models.fastest(models.load(STUDENT)).name == f"{STUDENT} by {backend} in fp32"
     for side in parts.SIDES:
         before, after = captions[side], fast_captions[side]
@@ -116,7 +119,7 @@ def test_optimized_models_give_the_same_results(backend, image_path, tmp_path, m
         for one, other in zip(before["ranked"], after["ranked"], strict=True):
             assert (other["text"], other["itm"]) == (one["text"], pytest.approx(one["itm"], abs=1e-4))
             assert other["itc"] == pytest.approx(one["itc"], abs=1e-4)
-    assert compare.captions(image_path, **BOTH, method="nucleus")["teacher"]["text"]
+    assert compare.captions(image_path, **both, method="nucleus")["teacher"]["text"]
 
 
 def test_answers_equal_those_of_dlip(image_path):
@@ -282,8 +285,12 @@ def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def test_endpoints_have_the_defaults_of_their_functions(image_path):
-    page = build()
+@pytest.fixture(scope="module")
+def page() -> gr.Blocks:
+    return build()
+
+
+def test_endpoints_have_the_defaults_of_their_functions(page):
     result = page.get_api_info()["named_endpoints"]
     page_text = (ROOT / "docs" / "api.md").read_text()
     assert not [name for name in result if f"`{name}`" not in page_text and f'"{name}"' not in page_text]
@@ -332,8 +339,7 @@ def test_missing_photographs_are_skipped(monkeypatch):
         ("photos", ("runs/own", STUDENT), ("runs/own", STUDENT)),
     ],
 )
-def test_an_example_switches_two_shipped_models_that_do_not_know_it(kind, chosen, expected):
-    page = build()
+def test_an_example_switches_two_shipped_models_that_do_not_know_it(kind, chosen, expected, page):
     (choose,) = [fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "choose_example"]
     assert [part.elem_id for part in choose.outputs][:3] == ["image", "teacher", "student"]
     place = next(i for i, example in enumerate(images.examples()) if images.kind(example.image) == kind)

@@ -88,11 +88,12 @@ def event(name: str):
 
 
 def test_a_chosen_point_stays_chosen_while_it_is_in_the_chart(records):
+    draw = event("draw")
     for axes, point, kept in (
         ((None, "params_m", "ir1"), "good", "good"),
         ((None, "params_m", "tr1"), "x", None),
     ):
-        *_, chosen, shown = event("draw")(*axes, point)
+        *_, chosen, shown = draw(*axes, point)
         assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
 
 
@@ -126,10 +127,11 @@ def test_runs_on_other_data_are_another_group(records):
 
 
 def test_an_axis_without_figures_is_replaced(records):
-    cost, score = event("update_axes")(OTHERS[1], "params_m", "pointing")
+    update_axes = event("update_axes")
+    cost, score = update_axes(OTHERS[1], "params_m", "pointing")
     assert (cost.value, score.value) == ("params_m", "tr1")
     assert [column for _, column in score.choices] == ["tr1", "ir1", "cider", "facts_f1", "vqa", "vqa_mean"]
-    cost, score = event("update_axes")(OTHERS[1], "params_m", "vqa")
+    cost, score = update_axes(OTHERS[1], "params_m", "vqa")
     assert (cost.value, score.value) == ("params_m", "vqa")
 
 

@@ -123,7 +123,7 @@ def test_a_failed_job_leaves_one_sentence(open_page, screens):
     assert page.locator("[data-testid=status-tracker] :is(.error, .clear-status):visible").count() == 0
 
 
-@pytest.mark.parametrize("late", ["request", "answer"])
+@pytest.mark.parametrize("late", [pytest.param("request", marks=pytest.mark.slow), "answer"])
 def test_a_job_is_stopped_before_the_page_knows_its_id(late, open_page):
     page = open_page()
     page.locator("#attention-button").click()
@@ -347,14 +347,8 @@ def rounded(number: str) -> float:
     return round(float(number), 3)
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "scheme"),
-    [
-        (390, 844, "dark"),
-        pytest.param(390, 844, "light", marks=pytest.mark.slow),
-        pytest.param(1280, 800, "dark", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "dark"), (390, 844, "light"), (1280, 800, "dark")])
 def test_the_tabs_fit_a_phone_and_dark_mode(open_page, screens, width, height, scheme):
     page = open_page(width=width, height=height, scheme=scheme)
     for tab, filled in (("Attention", "#attention-maps img"), ("Trade-offs", "#runs .js-plotly-plot .point")):

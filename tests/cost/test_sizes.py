@@ -17,7 +17,9 @@ LARGE = dict(image_width=1024, image_heads=16, image_layers=24)
     "size",
     [
         *(
-            pytest.param(name, marks=pytest.mark.slow) if name in ("blip-base", "dlip-mid") else name
+            pytest.param(name, marks=pytest.mark.slow)
+            if name in ("blip-base", "dlip-mid", "dlip-small", "photos-hybrid-teacher")
+            else name
             for name in PRESETS
         ),
         pytest.param("large-384", marks=pytest.mark.slow),

@@ -16,6 +16,7 @@ def test_each_drill_can_be_repeated(name):
     assert inspect.signature(resolve_name(f"drills.{name}:run")).parameters["times"].default > 0
 
 
+@pytest.mark.slow
 def test_a_hundred_bad_inputs_and_their_record(tmp_path, capsys):
     path = tmp_path / "drills.jsonl"
     assert main(["inputs", "--times", "100", "--results", str(path)]) == 0, capsys.readouterr().out

@@ -22,7 +22,7 @@ from dlip.models.med import Med
 from dlip.vlm import VLM
 from tests.helpers import TINY_BACKBONE
 
-METHODS = (integrated_gradients, occlusion, grad_cam)
+METHODS = (integrated_gradients, partial(occlusion, window=16, stride=16), grad_cam)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,16 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 
 from dlip.checkpoints.load import BUILT_IN
 from dlip.cli import main
 from dlip.common.files import read_json
+from dlip.cost.latency import compare_latency
 from dlip.data.scenes.dataset import SPLITS
+from dlip.experiments.config import HeldOutConfig
 from dlip.experiments.demo import LIVE, SHIPPED
 from dlip.records.schema import HEADLINE_SCORES
 
@@ -17,6 +20,8 @@ from dlip.records.schema import HEADLINE_SCORES
 def little(monkeypatch):
     for split, size in {"train-small": 64, "val": 4, "test": 16}.items():
         monkeypatch.setitem(SPLITS, split, size)
+    monkeypatch.setattr("dlip.experiments.demo.HeldOutConfig", partial(HeldOutConfig, latency_repeats=0))
+    monkeypatch.setattr("dlip.experiments.demo.compare_latency", partial(compare_latency, repeats=2, warmup=1))
     monkeypatch.setattr("dlip.records.reading.count_test_images", lambda record: 16)  # shipped: 1,000
 
 

@@ -26,7 +26,7 @@ def test_rerun_is_bit_exact(tmp_path, capsys, monkeypatch):
     file = tmp_path / "first.jsonl"
     words = ["train", "--tokenizer", "scenes/teacher", "--size", TINY, "--limit", "32", "--steps", "3", "--batch-size"]
     words += ["8", "--warmup", "1", "--log-every", "1", "--test-split", "val", "--seed", "3", "--name", "mine"]
-    words += ["--test-limit", "64"]
+    words += ["--test-limit", "16", "--latency-repeats", "0"]
     assert main([*words, "--out", str(tmp_path / "run"), "--results", str(file), "--json", str(tmp_path / "a")]) == 0
     again = ["rerun", str(file), "--out", str(tmp_path / "again"), "--results", str(tmp_path / "second.jsonl")]
     capsys.readouterr()
@@ -37,7 +37,7 @@ def test_rerun_is_bit_exact(tmp_path, capsys, monkeypatch):
     assert len(records.read(file)) == 1 and records.read(tmp_path / "second.jsonl")[0]["seed"] == 3
     inputs = records.read(file)[0]["inputs"]
     assert "inputs" not in records.read(file)[0]["config"]  # else seeds, which begin elsewhere, would share no hash
-    assert inputs["test"] == data.open("scenes", "val", 64).fingerprint() != inputs["data"]
+    assert inputs["test"] == data.open("scenes", "val", 16).fingerprint() != inputs["data"]
     assert len(inputs["start"]) == 64
     assert (inputs["teacher"], inputs["images"]) == (None, 32)
     assert inputs["code"] == records.read(file)[0]["code"]  # known from the start: it may be newer a week later

@@ -12,8 +12,7 @@ from dlip.common.errors import UserError
 from dlip.cost.count import image_macs, params
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import distill, new_student
-from dlip.export.onnx_export import to_onnx
-from dlip.export.onnx_runner import Runner
+from dlip.export.onnx_export import ImageGraph, feed, trace
 from dlip.export.transformers import to_transformers
 from dlip.models.backbone import Backbone, backbone_size
 from dlip.models.config import preset
@@ -159,13 +158,19 @@ def test_its_weights_come_from_imagenet_or_from_another_model(size, tmp_path):
         initialize(other, "scenes/teacher")
 
 
-def test_graphs_give_what_the_model_gives_and_stock_classes_are_refused(student, tmp_path):
+@torch.no_grad()
+def test_its_graph_gives_what_the_model_gives_and_stock_classes_are_refused(student, tmp_path):
+    """The other graphs are those of every model; tests/repository/test_readme.py exports a whole one."""
     student.save(tmp_path / "saved")
     with pytest.raises(UserError, match="--to onnx"):
         to_transformers(str(tmp_path / "saved"), tmp_path / "stock")
-    folder = to_onnx(str(tmp_path / "saved"), tmp_path / "graphs")[0]["onnx"]
-    images = [Scenes("test")[i].image for i in range(2)]
-    assert Runner(folder, threads=1).caption(images) == student.caption(images)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    graph = ImageGraph(student.med, frozenset({"itc"})).eval()
+    trace(graph, tmp_path / "image.onnx")
+    inputs = graph.example(3, 7)
+    found = onnxruntime.InferenceSession(tmp_path / "image.onnx").run(graph.outputs, feed(inputs))
+    for expected, output in zip(graph(**inputs), found, strict=True):
+        torch.testing.assert_close(torch.from_numpy(output), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

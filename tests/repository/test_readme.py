@@ -13,7 +13,9 @@ from PIL import Image
 from dlip import data
 from dlip.bench import backend_tables as tables
 from dlip.cli import main, parse
-from dlip.data.scenes.dataset import SPLITS
+from dlip.data.batch import Item
+from dlip.data.scenes.dataset import SPLITS, Scenes
+from dlip.data.scenes.questions import questions
 from dlip.evaluation.tasks.vqa import blind_baseline
 from dlip.experiments import ablation
 from dlip.experiments.analysis.claims import COMPOSITE, CONCLUSIONS
@@ -26,16 +28,17 @@ from tests.helpers import ROOT, make_record
 
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 README = PAGES["README.md"]
-SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl"]
+SMALL = ["--limit", "32", "--steps", "2", "--batch-size", "8", "--results", "records.jsonl", "--latency-repeats", "0"]
 RUN = {
-    "models": [], "data": [], "train": SMALL, "distill": SMALL, "evaluate": ["--latency-repeats", "1"], "advise": [],
-    "bench": ["--rounds", "1"], "export": [], "demo": ["--steps", "2"],
+    "data": [], "train": SMALL, "distill": SMALL, "evaluate": ["--latency-repeats", "1"], "advise": [],
+    "bench": ["--rounds", "1"], "export": [],
 }  # fmt: skip
 """Command -> options that shorten it."""
 NOT_RUN = {
     "dlip ablate": "trains a grid for minutes; tests/experiments/test_ablation.py runs one of two steps",
     "dlip app": "serves until it is stopped; tests/app/test_app.py opens it",
     "dlip rerun": "trains as long as the record did; tests/experiments/test_rerun.py reruns one of three steps",
+    "exports/small-onnx": "traces graphs as `dlip export runs/mine --to onnx` does, which is run",
     "openai/": "needs the hub; tests/checkpoints/test_dual_encoders.py reads small checkpoints of the same layout",
     "google/": "needs the hub; tests/checkpoints/test_dual_encoders.py reads small checkpoints of the same layouts",
     "Salesforce/": "needs the hub; tests/checkpoints/test_blip.py reads small checkpoints of the same layouts",
@@ -85,7 +88,7 @@ def test_commands_parse(page):
 
 def test_commands_run(workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace)
-    for split, size in {"train-small": 64, "val": 16, "test": 16}.items():
+    for split, size in {"train-small": 64, "val": 16, "test": 16, "test-5k": 16}.items():
         monkeypatch.setitem(SPLITS, split, size)
     trained_first = sorted(PAGES, key=lambda page: page != "training.md")
     lines = dict.fromkeys(shlex.join(words) for page in trained_first for words in commands(page))
@@ -172,7 +175,8 @@ def test_ablations_page_states_every_claim():
 
 def test_blind_baselines_equal_their_computation():
     numbers = re.findall(r"blind_baseline`[^)]*\)\s+answers ([\d.]+)%", PAGES["results.md"])
-    found = [blind_baseline(data.open("scenes", "train-small", 1000), data.open("scenes", "test"))]
+    train, test = (map(Scenes(split).scene, range(1000)) for split in ("train-small", "test"))  # no image is drawn
+    found = [blind_baseline(*([Item(None, 0, [], questions(scene)) for scene in some] for some in (train, test)))]
     if (photos := ROOT.parent / "shared" / "data" / "coco_vqa").is_dir():
         found.append(blind_baseline(*(data.open(photos, split, on_error="skip") for split in ("train", "val"))))
     assert [f"{figures['accuracy']:.1f}" for figures in found] == numbers[: len(found)]
