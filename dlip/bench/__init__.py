@@ -85,8 +85,9 @@ def row(name: str, values: list[float], first: list[float], unit: str, **more) -
 
 
 def text(record: dict) -> str:
-    """A record as a table for the terminal."""
-    columns = list(dict.fromkeys(key for one in record["rows"] for key in one))
+    """A record as a table for the terminal, without values that are tables themselves."""
+    items = (item for one in record["rows"] for item in one.items())
+    columns = [*dict.fromkeys(key for key, value in items if not isinstance(value, dict))]
     cells = [columns, *([_cell(one.get(column)) for column in columns] for one in record["rows"])]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

@@ -17,7 +17,7 @@ from dlip.bench.step import random_model
 from dlip.common.errors import UserError
 from dlip.common.torch_private import int8_times_int8
 from dlip.cost.count import context_macs, image_macs, step_macs, task_macs
-from dlip.cost.memory import peak_mb
+from dlip.cost.memory import peak_bytes, peak_mb
 from dlip.export import backends
 from dlip.export.backends.agreement import (
     BATCHES,
@@ -63,13 +63,16 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     Every backend runs in a process of its own; the backends of a precision alternate. Before timing each is compared
     with this package in fp32: fp32 has to give the same captions, and numbers may differ by `TOLERANCES`.
     A timed row has ms, and ratio: speed relative to stock in fp32, timed in the same turns, or to this package in fp32
-    where stock has no such model (one with an image backbone). tokens: of a caption, on
-    average. A row "limit" is the time of the products at the measured peak, but no less than that of reading each
-    step's weights at the measured bandwidth. A row of a model and a backend has peak_mb (memory of the process),
+    where stock has no such model (one with an image backbone). tokens: mean number of tokens of a caption.
+
+    A row "limit" is the time of the products at the measured peak, but no less than that of reading each step's weights
+    at the measured bandwidth. A row of a model and a backend has peak_mb (peak memory of the process, in MB),
     disk_mb, start_s (from the start of the process to the first caption of a converted model) and error (largest
     relative difference). cannot: why a backend lacks a precision or a model, or how far its outputs differ.
-    Raises UserError if a package is missing, or if what ratios are relative to cannot run the model.
+    Raises UserError if a package or /proc is missing, or if what ratios are relative to cannot run the model.
     """
+    if peak_bytes(torch.device("cpu")) is None:
+        raise UserError("this benchmark reads the memory of processes from /proc; run it on Linux")
     for name in backends.CLASSES:
         backends.check_installed(name)
     threads, peaks = torch.get_num_threads(), measured_peaks(rounds)

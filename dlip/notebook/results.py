@@ -36,14 +36,15 @@ def records(*grids: str, rerun: bool = False, path: str | Path | None = None) ->
     loaded = read(path) if path.exists() else []
     for name in grids:
         by_row = ablation.matched(name, loaded)
-        students = {row: runs for row, runs in by_row.items() if runs and row != "teacher"}
+        trained = [row.name for row in ablation.grid(name).rows if row.weights]  # a teacher in int8 is not
+        students = {row: by_row[row] for row in trained if by_row[row]}
         if not students:
             print(f"{path} holds no run of the grid {name} yet; `dlip ablate {name}` or RERUN = True makes them.")
             continue
         made = [run for runs in students.values() for run in runs]
         hours = sum(run["wall_s"] for run in made) / 3600
         runs = plural(len(made), "run")
-        print(f"{name}: {runs} of {len(students)} of {len(by_row) - 1} students, {hours:.1f} hours of training")
+        print(f"{name}: {runs} of {len(students)} of {len(trained)} students, {hours:.1f} hours of training")
     return loaded
 
 

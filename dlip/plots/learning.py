@@ -15,16 +15,15 @@ def learning_curves(records: list[dict], score: str) -> go.Figure:
     """A score over the steps of training in percent of the teacher's, a line per run; 100 is marked.
 
     records: as returned by `dlip.records.read`. score: a column of `dlip.records.load`. A run without a teacher is
-    compared with the teacher of a run that was evaluated on the same images. Where no run has one, the scores are shown
-    as they are. Raises UserError if no run has the score.
+    compared with the teacher of a run that was evaluated on the same images; if there is none, it is skipped. Where no
+    run has a teacher, the scores are shown as they are. Raises UserError if no run has the score.
     """
     runs = [record for record in records if score in learned_scores([record])]
     if not runs:
-        raise UserError(f"no record has evaluations of {score!r} during training; choose one of {_choices(records)}")
-    levels = {}
-    for record in runs:
-        if level := record["evaluations"]["teacher"].get(score):
-            levels.setdefault(_images(record), level)
+        choices = ", ".join(learned_scores(records)) or "none"
+        raise UserError(f"no record has evaluations of {score!r} during training; choose one of {choices}")
+    taught = [record for record in reversed(runs) if record["evaluations"]["teacher"].get(score)]
+    levels = {_images(record): record["evaluations"]["teacher"][score] for record in taught}  # the first one's counts
     curves = []
     for record in runs:
         scores = record["evaluations"]["scores"]
@@ -48,10 +47,6 @@ def learned_scores(records: list[dict]) -> list[str]:
     """The scores of evaluations during training in the records, each once, in order of appearance."""
     found = [record["evaluations"]["scores"] for record in records if record.get("evaluations")]
     return [*dict.fromkeys(score for scores in found for score in scores if score != "step")]
-
-
-def _choices(records: list[dict]) -> str:
-    return ", ".join(learned_scores(records)) or "none"
 
 
 def _images(record: dict) -> tuple:

@@ -62,5 +62,10 @@ class Journal:
                 flag = f"--{name.replace('_', '-')}"
                 before, now = (f"without {flag}" if v is None else f"with {flag} {v}" for v in (old, value))
                 raise UserError(f"{folder} holds captions written {before}, not {now}; name another folder")
+        if {*there["data"]} != {*self.about["data"]}:
+            raise UserError(
+                f"{folder} holds captions of the splits {','.join(there['data'])}; pass these as --splits, or name "
+                "another folder"
+            )
         if there["data"] != self.about["data"]:
             raise UserError(f"{folder} holds captions of other data, or the data have changed; name another folder")

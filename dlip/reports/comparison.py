@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from dlip.common.errors import UserError
-from dlip.common.text import three_digits
+from dlip.common.text import plural, three_digits
 from dlip.records import frame
 from dlip.records.compare import (
     comparable_latencies,
@@ -18,6 +18,7 @@ from dlip.records.compare import (
     summary,
     undistilled_twin,
 )
+from dlip.records.outcomes import outcomes
 from dlip.records.schema import TABLE_SCORES, headline_scores
 
 COSTS = {"params_m": "params", "flops_g": "FLOPs", "latency_ms": "latency"}
@@ -32,8 +33,8 @@ WIDTH, NAME_WIDTH = 110, 24
 def comparison(records: list[dict]) -> pd.DataFrame:
     """`dlip.records.summary` with <column>_kept, each figure in % of the teacher's, and "kept".
 
-    "kept" is the minimum over the `headline_scores` (NaN for the teacher). Raises UserError if there are no records or
-    they have different test sets.
+    "kept" is the minimum over those of the `headline_scores` that the row has (NaN for the teacher). Raises UserError
+    if there are no records or they have different test sets.
     """
     df = comparable_latencies(latest_runs(frame(records)))
     if len(test_sets := describe_test_sets(df)) != 1:
@@ -124,9 +125,10 @@ def conditions(records: list[dict]) -> str:
     df = comparable_latencies(latest_runs(frame(records)))
     timed = df.dropna(subset=["latency_ms"])
     scores = headline_scores(measured(df))
-    text = f"kept: minimum of {_listing(scores.values())} in % of the teacher's; " if scores else ""
+    text = f"kept: minimum of {_listing(scores.values())} in % of the teacher's, as far as measured; " if scores else ""
     text += "VQA: mean over types of question; " if "vqa_mean" in scores else ""
-    text += f"retrieval: among {images:,} images; " if (images := df["test_images"].max()) else ""
+    gallery = max((len(outcomes(record).get("captions", ())) for record in records), default=0)
+    text += f"retrieval: among {plural(gallery, 'image')}; " if gallery else ""
     text += "±: standard deviation over seeds; FLOPs: of one image and one text"
     for setup in timed["latency_setup"].head(1):
         text += f"; latency: median of {setup}"

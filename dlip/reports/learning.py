@@ -19,13 +19,12 @@ def learning_lines(evaluations: dict | None) -> list[str]:
     columns = [[f"step{step:6}" for step in scores["step"]]]
     measured = [column for column, values in scores.items() if any(value is not None for value in values)]
     for column, name in headline_scores(measured).items():
-        if level := teacher.get(column):
-            columns.append([f"{name} {_bar(share)}" for share in percent(scores.get(column, []), level)])
-        else:
-            columns.append([f"{name} {_number(value)}" for value in scores.get(column, [])])
+        level = teacher.get(column)
+        values, show = (percent(scores[column], level), _bar) if level else (scores[column], _number)
+        columns.append([f"{name} {show(value)}" for value in values])
     head = f"On {plural(evaluations['images'], 'image')} of {evaluations['data']} {evaluations['split']}"
     head += ", in % of the teacher's scores:" if teacher else ":"
-    return [head, *map("  ".join, zip(*filter(None, columns), strict=True))]
+    return [head, *map("  ".join, zip(*columns, strict=True))]
 
 
 def _bar(share: float | None) -> str:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dlip import bench, data
-from dlip.bench import demo, growth, modules, precision, reading, reranking, search, step, training
+from dlip.bench import backends, demo, growth, modules, precision, reading, reranking, search, step, training
 from dlip.bench import scenes as drawn
 from dlip.cli import main
 from dlip.common.errors import UserError
@@ -291,3 +291,18 @@ def test_all_runs_what_can_run(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert "not run: backends: openvino is not installed" in printed.err
     assert printed.out.split() == [name for name in bench.BENCHES if name not in ("backends", "reading")]
+
+
+def test_a_table_has_no_tables_in_its_cells():
+    machine = {"gpu": None, "cpu": "a cpu", "cores": 2}
+    rows = [{"name": "a", "ms": 1.0}, {"name": "b", "ms": 2.0, "picks": {"caption, 1": "a"}, "again": 1.1}]
+    lines = bench.text({"rows": rows, "settings": {}, "machine": machine}).splitlines()
+    assert lines[0].split() == ["name", "ms", "again"] and lines[2].split() == ["b", "2", "1.1"]
+
+
+def test_memory_that_is_unknown(tmp_path, monkeypatch):
+    """Outside of Linux."""
+    monkeypatch.setattr("dlip.cost.memory.PROCESSES", tmp_path)
+    assert search._measure(8, 1, 1)[2] is None
+    with pytest.raises(UserError, match="/proc"):
+        backends.run()

@@ -68,6 +68,8 @@ def test_what_is_unknown_is_left_out(tiny, tmp_path):
     tiny.save(tmp_path / "run")
     card = ModelCard.load(to_dlip(str(tmp_path / "run"), tmp_path / "out")[0]["fp32"] / "README.md")
     assert card.data.license is card.data.base_model is card.data.datasets is card.data.eval_results is None
+    half = to_dlip(str(tmp_path / "run"), tmp_path / "half", "fp16")[0]["fp16"]
+    assert "figures below" not in (half / "README.md").read_text()
 
 
 def test_folders_load_from_the_cache_of_a_hub(published, tmp_path):

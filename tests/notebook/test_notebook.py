@@ -19,7 +19,7 @@ from dlip.cli import parse
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import ablation
-from dlip.experiments.grids import FULL
+from dlip.experiments.grids import FULL, INT8_TEACHER
 from dlip.experiments.run import new_student
 from dlip.models.fast.precision import native_bf16
 from dlip.notebook import execute, kernel, live, results
@@ -333,3 +333,14 @@ def test_charts_without_a_browser(monkeypatch):
 def test_unknown_grid():
     with pytest.raises(UserError, match="there is no grid"):
         notebook.records("nothing")
+
+
+def test_a_teacher_in_int8_is_no_student(tmp_path, capsys):
+    path = tmp_path / "some.jsonl"
+    lines = [
+        make_record("it") | {"ablation": {"hash": ablation.identity(row, FULL)}, "wall_s": 1800.0}
+        for row in (ablation.grid("sizes").rows[0], INT8_TEACHER)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    notebook.records("sizes", path=path)
+    assert capsys.readouterr().out == "sizes: 1 run of 1 of 13 students, 0.5 hours of training\n"

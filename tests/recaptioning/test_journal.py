@@ -46,6 +46,8 @@ def test_a_journal_of_something_else_is_refused(path):
         Journal(path, ABOUT | {"writing": ABOUT["writing"] | {"filter": "t"}})
     with pytest.raises(UserError, match="holds captions of other data, or the data have changed"):
         Journal(path, ABOUT | {"data": {"train": "abd"}})
+    with pytest.raises(UserError, match="of the splits train; pass these as --splits"):
+        Journal(path, ABOUT | {"data": {"train": "abc", "val": "x"}})
     assert path.read_bytes() == before
     for content in ("no JSON\n", "[]\n[]\n", json.dumps(ABOUT) + '\n{"split": "train"}\n'):
         path.write_text(content)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dlip.common.errors import UserError
 from dlip.records.schema import TABLE_SCORES
-from dlip.reports.comparison import COSTS, comparison, finding, table
+from dlip.reports.comparison import COSTS, comparison, conditions, finding, table
 from dlip.reports.report import report
 from tests.helpers import make_evaluations, make_record
 
@@ -157,7 +157,10 @@ def test_captions_without_facts_are_judged_by_cider(records: list[dict], tmp_pat
     lines = table(records).splitlines()
     assert lines[0].split() == ["params", "FLOPs", "latency", "IR@1", "VQA", "TR@1", "CIDEr", "kept"]
     assert comparison(records).set_index("name").loc["taught", "kept"] == pytest.approx(90.0)
-    assert "minimum of IR@1, CIDEr and VQA" in " ".join(lines) and "IR@1, CIDEr and VQA with 25%" in finding(records)[0]
+    assert (
+        "minimum of IR@1, CIDEr and VQA in % of the teacher's, as far as measured" in " ".join(lines)
+        and "IR@1, CIDEr and VQA with 25%" in finding(records)[0]
+    )
     assert "facts F1" not in page(records, tmp_path).shows()
 
 
@@ -287,3 +290,10 @@ def test_texts_are_escaped(tmp_path: Path):
 def test_unwritable_page(records: list[dict], tmp_path: Path):
     with pytest.raises(UserError, match="cannot be written"):
         report(records, {}, tmp_path)
+
+
+def test_the_gallery_has_the_images_with_captions_only():
+    ranked = [dict(image_id=i, rank=0, joint_rank=0) for i in range(2)]
+    asked = [dict(image_id=i, accuracy=1.0, type="x") for i in range(3)]
+    assert "retrieval: among 2 images" in conditions([make_record(items={"ir": ranked, "vqa": asked})])
+    assert "retrieval:" not in conditions([make_record(items={"vqa": asked})])
