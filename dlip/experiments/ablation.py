@@ -240,7 +240,8 @@ def ablate(
 
     Interrupted at any moment, it resumes from the last checkpoints when it is called again; a failed run is tried
     again. Runs of version 0.3.0 or older have no outcomes of joint ranks, by which a grid is judged only if all of its
-    runs have them: they are measured again. Raises UserError where another process runs grids in `out`.
+    runs have them: they are measured again, and trained again without their folder. Raises UserError where another
+    process runs grids in `out`.
     """
     if workers < 1 or (seeds is not None and seeds < 1):
         raise UserError(f"workers is {workers} and seeds {seeds}; give both as positive whole numbers")

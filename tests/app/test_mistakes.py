@@ -130,8 +130,14 @@ def test_spaces_between_models_are_ignored(monkeypatch):
     served = []
     monkeypatch.setattr("app.page.serve", lambda *arguments: served.append(arguments))
     assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
+    assert served == [(None, False, [OTHER, STUDENT], None, False)]
+
+
+def test_optimize_reaches_the_page(monkeypatch):
+    served = []
+    monkeypatch.setattr("app.page.serve", lambda *arguments: served.append(arguments))
     assert main(["app", "--optimize"]) == 0
-    assert served == [(None, False, [OTHER, STUDENT], None, False), (None, False, None, None, True)]
+    assert served == [(None, False, None, None, True)]
 
 
 def test_exceptions_become_one_sentence():
