@@ -7,8 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-slow docs lint format notebooks encoders weights siglip photos photo-terms drills \
-	test-oldest lock audit clean
+.PHONY: help demo app test test-slow docs lint format notebooks encoders weights siglip photos photo-terms drills test-oldest lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile

@@ -153,7 +153,10 @@ class VLM:
             raise UserError(f"the prompt has {len(words)} tokens; give at most {med.config.max_positions - 2}")
         start = torch.tensor([[med.config.dec_id, *words]], device=self.device).expand(len(images), -1)
         states = self.image_states(images, med)
-        rows = generate(med, states, None, start, num_beams, max_new_tokens or self.med.config.max_text, top_p, n=n)
+        rows = generate(
+            med, states, None, start, num_beams, max_new_tokens or self.med.config.max_text, top_p, n=n,
+            no_repeat_ngram_size=med.config.no_repeat_ngram_size,
+        )  # fmt: skip
         texts = tokenizer.decode([row[start.shape[1] :] for row in rows])
         return [texts[first : first + n] for first in range(0, len(texts), n)]
 

@@ -125,10 +125,14 @@ class ContextGraph(Graph):
         return {"context": torch.randn(n, t, self.med.config.image_width)}
 
 
+SPARE = 8
+"""Next tokens of a beam that may be forbidden as repetitions."""
+
+
 class DecoderGraph(Graph):
     """`token` int64 [B, K] of each beam, `past` [L, 2, B, K, H, t, d], `mask` of the context bool [B, S], `cross0`...
-    -> the 2K most probable next `tokens` of each beam, int64 [B, K, 2K], and their log-probabilities `scores`;
-    `present` [L, 2, B, K, H, t+1, d]"""
+    -> the N most probable next `tokens` of each beam, int64 [B, K, N], and their log-probabilities `scores`;
+    `present` [L, 2, B, K, H, t+1, d]. N is 2K, and `SPARE` more where captions must not repeat n-grams."""
 
     users, outputs = frozenset({"lm", "vqa"}), ["scores", "tokens", "present"]
 
@@ -152,7 +156,8 @@ class DecoderGraph(Graph):
         pairs = [(next(tensors), next(tensors)) if i in c.fusion_layers else None for i in range(c.text_layers)]
         states = self.med.text_decoder.bert(token.reshape(-1, 1), cache.mask, pairs, mask, cache=cache)
         scores = self.med.text_decoder.cls(states[:, 0]).float().log_softmax(-1)  # [N, V]
-        return scores.unflatten(0, token.shape).topk(2 * token.shape[1])
+        spare = SPARE if c.no_repeat_ngram_size else 0
+        return scores.unflatten(0, token.shape).topk(2 * token.shape[1] + spare)
 
     def example(self, n: int, t: int):
         c, k = self.med.config, 2 * n - 1
@@ -286,7 +291,10 @@ def write_config(folder: Path, vlm: VLM, parts: dict[str, tuple[Med, set]], skip
 
 def sizes(med: Med) -> dict:
     c = med.config
-    names = ("image_size", "max_text", "dec_id", "sep_id", "prompt_ids", "max_positions", "vocab_size", "embed_dim")
+    names = (
+        "image_size", "max_text", "dec_id", "sep_id", "prompt_ids", "max_positions", "vocab_size", "embed_dim",
+        "no_repeat_ngram_size",
+    )  # fmt: skip
     return {
         **{name: getattr(c, name) for name in names}, "temperature": med.temp.item(),
         "layers": c.text_layers, "cross": 2 * len(c.fusion_layers),

@@ -53,8 +53,9 @@ class Part:
         return Decoder(self, context, mask, beams)
 
     def search(
-        self, context: np.ndarray, mask: np.ndarray, prompt: list[int], num_beams: int, max_new_tokens: int
-    ) -> list[list[int]]:
+        self, context: np.ndarray, mask: np.ndarray, prompt: list[int], num_beams: int, max_new_tokens: int,
+        no_repeat_ngram_size: int = 0,
+    ) -> list[list[int]]:  # fmt: skip
         """The best text of each context [B, S, Di], without prompt and [SEP]; one beam is greedy. mask: bool [B, S].
 
         Raises UserError for more beams than half of the vocabulary.
@@ -68,21 +69,23 @@ class Part:
         decoder = self.decoder(context, mask, k)
         for token in prompt:
             scores, tokens = decoder(np.full((b, k), token))
-        search = BeamSearch([[]] * b, k, c["sep_id"], max_new_tokens)
+        search = BeamSearch([prompt] * b, k, c["sep_id"], max_new_tokens, no_repeat_ngram_size)
         total = np.full((b, k), -1e9, np.float32)
         total[:, 0] = 0  # all beams are equal at first
         while True:
-            sums = (total[..., None] + scores).reshape(len(scores), -1)
+            for row, beam, token in zip(*(search.repeats() or ()), strict=True):
+                scores[row, beam, tokens[row, beam] == token] = -np.inf
+            each, sums = scores.shape[-1], (total[..., None] + scores).reshape(len(scores), -1)
             best = np.argsort(-sums, kind="stable")[:, : 2 * k]  # of all beams [B, 2k]
             sums, tokens = (np.take_along_axis(of.reshape(sums.shape), best, 1) for of in (sums, tokens))
-            update = search.advance(sums.tolist(), (best // (2 * k)).tolist(), tokens.tolist())
+            update = search.advance(sums.tolist(), (best // each).tolist(), tokens.tolist())
             if update is None:
                 break
             rows, beams, tokens, total = (np.array(values) for values in update)
             decoder.keep(rows, beams)
             total = total.astype(np.float32)
             scores, tokens = decoder(tokens)
-        self.steps, texts = search.step, [finished[0][1] for finished in search.finished]
+        self.steps, texts = search.step, [finished[0][1][len(prompt) :] for finished in search.finished]
         return [text[:-1] if text[-1] == c["sep_id"] else text for text in texts]
 
 
@@ -96,7 +99,7 @@ class Decoder:
         self.past = np.zeros((c["layers"], 2, len(context), beams, c["heads"], 0, c["head_width"]), np.float32)
 
     def __call__(self, token: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read a token of each text [B, K]. Returns log-probabilities and ids of its 2K best next ones [B, K, 2K]."""
+        """Read a token of each text [B, K]. Returns log-probabilities and ids of its best next ones [B, K, N]."""
         scores, tokens, self.past = self.part.run(
             "decoder", ["scores", "tokens", "present"], token=token, past=self.past, mask=self.mask, **self.cross
         )
@@ -146,7 +149,8 @@ class Runner:
             return []
         states = self._encode(part, images, "states")
         prompt, mask = [part.config["dec_id"], *part.config["prompt_ids"]], np.ones(states.shape[:2], bool)
-        return self._decode(part.search(states, mask, prompt, num_beams, max_new_tokens or self.config["max_text"]))
+        max_new_tokens, size = max_new_tokens or self.config["max_text"], part.config.get("no_repeat_ngram_size", 0)
+        return self._decode(part.search(states, mask, prompt, num_beams, max_new_tokens, size))
 
     def answer(self, images: list[ImageInput], questions: list[str], num_beams: int = 3) -> list[str]:
         """The answer to each image's question; a single image may come with several questions."""

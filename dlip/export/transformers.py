@@ -64,6 +64,7 @@ def to_transformers(name: str, out: str | Path, license: str | None = None) -> t
             stock.generation_config = GenerationConfig(
                 max_new_tokens=caption if task == "captioning" else MAX_ANSWER_TOKENS, num_beams=3, do_sample=False,
                 bos_token_id=c.dec_id, eos_token_id=c.sep_id, pad_token_id=c.pad_id,
+                no_repeat_ngram_size=c.no_repeat_ngram_size if task == "captioning" else 0,
             )  # fmt: skip
         stock_processor = processor(vlm.tokenizer_of(med), med.config, task)
         card = transformers_card(task, vlm, med, record, CLASSES[task].__name__, license)

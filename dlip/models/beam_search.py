@@ -9,16 +9,29 @@ class BeamSearch:
     """The running and finished beams of a batch of texts.
 
     prompts: the tokens that each text starts with; k: beams of each; end: the token that finishes a text; max_steps:
-    new tokens at most.
+    new tokens at most; no_repeat_ngram_size: as in `repeating`.
     """
 
-    def __init__(self, prompts: list[list[int]], k: int, end: int, max_steps: int):
+    def __init__(
+        self, prompts: list[list[int]], k: int, end: int, max_steps: int, no_repeat_ngram_size: int = 0
+    ):  # fmt: skip
         self.k, self.end, self.max_steps, self.step = k, end, max_steps, 0
+        self.no_repeat_ngram_size = no_repeat_ngram_size
         self.active = list(range(len(prompts)))
         """Texts whose beams still run, in the order of the rows that `advance` takes."""
         self.running = [[prompt] * k for prompt in prompts]
         self.finished: list[list[tuple[float, list[int]]]] = [[] for _ in prompts]
         """The k best of each text, the best first: mean log-probability of a new token, and all tokens."""
+
+    def repeats(self) -> tuple[list[int], list[int], list[int]] | None:
+        """Row, beam and next token of all that `repeating` names; the caller gives these tokens probability 0."""
+        found = [
+            (row, beam, token)
+            for row, text in enumerate(self.active)
+            for beam, tokens in enumerate(self.running[text])
+            for token in repeating(tokens, self.no_repeat_ngram_size)
+        ]
+        return tuple(map(list, zip(*found, strict=True))) if found else None
 
     def advance(
         self, scores: list[list[float]], beams: list[list[int]], tokens: list[list[int]]
@@ -49,6 +62,14 @@ class BeamSearch:
             self.running[text] = [[*self.running[text][beam], token] for _, beam, token in going[row]]
         scores, beams, tokens = ([[beam[part] for beam in going[row]] for row in rows] for part in range(3))
         return rows, beams, tokens, scores
+
+
+def repeating(tokens: list[int], size: int) -> list[int]:
+    """The next tokens with which the text would have an n-gram of `size` tokens twice; none if it is 0."""
+    start = len(tokens) - size + 1
+    if not size:
+        return []
+    return [tokens[i + size - 1] for i in range(start) if tokens[i : i + size - 1] == tokens[start:]]
 
 
 def fill_gaps(rows: list[int]) -> list[int]:

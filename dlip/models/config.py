@@ -57,6 +57,8 @@ class ModelConfig:
     `transformers` keeps [CLS], so that `enc_id = cls_id` gives its exact scores."""
     prompt_ids: tuple[int, ...] = ()
     """Tokens that each decoded caption starts with and that have no loss (BLIP's captioning: "a picture of")."""
+    no_repeat_ngram_size: int = 0
+    """A caption has no n-gram of so many tokens twice, as in `generate` of `transformers`; 0 allows repetition."""
     dropout: float = 0.0
     """Probability of dropout after each sub-layer."""
     max_text: int = 30
@@ -72,7 +74,8 @@ class ModelConfig:
         set_field("image_mlp", self.image_mlp or 4 * self.image_width)
         set_field("text_mlp", self.text_mlp or 4 * self.text_width)
         for f in fields(self):
-            least, most = 0 if f.name.endswith("_id") else 1, MAX_LAYERS if f.name.endswith("_layers") else MAX_SIZE
+            least = 0 if f.name.endswith(("_id", "ngram_size")) else 1
+            most = MAX_LAYERS if f.name.endswith("_layers") else MAX_SIZE
             if f.type is int and not least <= getattr(self, f.name) <= most:
                 raise UserError(
                     f"model.{f.name} is {getattr(self, f.name)}; give a whole number from {least} to {most:,}"
@@ -154,7 +157,7 @@ def hybrid_size(number: int, image_size: int, image: tuple[int, int, int], text:
     sizes = encoder_sizes(image, text) | dict(
         image_backbone=f"tf_efficientnet_lite{number}", image_size=image_size, patch_size=32, image_mean=(0.5,) * 3,
         image_std=(0.5,) * 3, embed_dim=128, vocab_size=4096, max_positions=64, cls_id=2, sep_id=3, dec_id=5, enc_id=6,
-        dropout=0.1,
+        dropout=0.1, no_repeat_ngram_size=2,
     )  # fmt: skip
     return ModelConfig(**{**sizes, **changes})
 

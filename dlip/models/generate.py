@@ -6,7 +6,7 @@ The cross-attention keys and values of an image are computed once and shared by 
 import torch
 from torch import Tensor
 
-from dlip.models.beam_search import BeamSearch, fill_gaps
+from dlip.models.beam_search import BeamSearch, fill_gaps, repeating
 from dlip.models.med import KeysValues, Med
 
 
@@ -69,17 +69,20 @@ def generate(
     top_p: float | None = None,
     min_new_tokens: int = 0,
     n: int = 1,
+    no_repeat_ngram_size: int = 0,
 ) -> list[list[int]]:
     """Continue each prompt [B, t] over its context [B, S, Di] up to [SEP]; return all tokens without the [SEP].
 
     With one beam it is greedy; with `top_p` it samples from the smallest set of tokens of that probability. Each prompt
     gets `n` texts, one after the other: samples, or the best of at least `n` beams.
-    `min_new_tokens` forbids an earlier [SEP], so that models can be timed on equal work. A text ends at the model's
-    last position at the latest.
+    `min_new_tokens` forbids an earlier [SEP], so that models can be timed on equal work. `no_repeat_ngram_size`, if not
+    0, forbids an n-gram of that size to occur twice in a text. A text ends at the model's last position at the latest.
     """
     max_new_tokens, sep = min(max_new_tokens, med.config.max_positions - prompt.shape[1]), med.config.sep_id
     if num_beams > 1 and top_p is None and max_new_tokens > 0:
-        finished = beam_search(med, context, context_mask, prompt, num_beams, max_new_tokens, min_new_tokens)
+        finished = beam_search(
+            med, context, context_mask, prompt, num_beams, max_new_tokens, min_new_tokens, no_repeat_ngram_size
+        )
         return [until_sep(text, sep, prompt.shape[1]) for best in finished for _, text in best[:n]]
     if n > 1:
         context, prompt = context.repeat_interleave(n, 0), prompt.repeat_interleave(n, 0)
@@ -90,6 +93,8 @@ def generate(
         scores = decoder(new)
         if step < min_new_tokens:
             scores[:, sep] = float("-inf")
+        for row, text in enumerate(active):
+            scores[row, repeating(texts[text], no_repeat_ngram_size)] = float("-inf")
         tokens = (scores.argmax(-1) if top_p is None else nucleus(scores, top_p)).tolist()
         for text, token in zip(active, tokens, strict=True):
             texts[text].append(token)
@@ -127,18 +132,21 @@ def beam_search(
     num_beams: int,
     max_new_tokens: int,
     min_new_tokens: int = 0,
+    no_repeat_ngram_size: int = 0,
 ) -> list[list[tuple[float, list[int]]]]:
     """The `num_beams` best texts of each prompt, the best first, as `BeamSearch.finished` has them."""
     b, k, sep, device = len(prompt), num_beams, med.config.sep_id, prompt.device
-    search = BeamSearch(prompt.tolist(), k, sep, max_new_tokens)
+    search = BeamSearch(prompt.tolist(), k, sep, max_new_tokens, no_repeat_ngram_size)
     decoder = Decoder(med, context, context_mask, b, prompt.shape[1] + max_new_tokens)
     scores = decoder(prompt)  # [B, V]: all beams of a text are still the same
     decoder.cache.store = decoder.cache.store.repeat_interleave(k, dim=2)
-    scores = scores[:, None].expand(b, k, -1)
+    scores = scores[:, None].repeat(1, k, 1)
     total = torch.tensor([[0.0] + [-1e9] * (k - 1)] * b, device=device)
     while True:
         if search.step < min_new_tokens:
-            scores = scores.index_fill(-1, torch.tensor([sep], device=device), float("-inf"))
+            scores[..., sep] = float("-inf")
+        if repeats := search.repeats():
+            scores[repeats] = float("-inf")
         each = scores.topk(min(2 * k, scores.shape[-1]))  # of each beam [B, k, 2k]
         best = (total[..., None] + each.values).flatten(1).topk(2 * k)  # of all beams [B, 2k]
         beams, tokens = best.indices // each.values.shape[-1], each.indices.flatten(1).gather(1, best.indices)

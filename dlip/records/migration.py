@@ -8,7 +8,7 @@ from itertools import pairwise
 from dlip.records.schema import config_hash
 
 NEW_OPTIONS = {
-    "model": {"image_backbone": ""},
+    "model": {"image_backbone": "", "no_repeat_ngram_size": 0},
     "train": {"optimizer": "adamw", "backbone_lr": 0.0, "backbone_stages": 0, "feature_views": 0, "itm_ramp": 0},
     "evaluation": {"generate_limit": None},
 }

@@ -28,9 +28,11 @@ VARIANTS = [
 
 @pytest.fixture(scope="module")
 def model(tiny, tmp_path_factory):
-    """Folder of a model, images and texts. Captions of the images have 5, more than 30, and 5 tokens."""
+    """Folder of a model, images and texts. Captions of the images have 5, more than 30, and 5 tokens, and would repeat
+    themselves."""
     folder = tmp_path_factory.mktemp("backends")
-    c = replace(tiny.med.config, fusion_layers=(0, 1))  # stock has cross-attention in every layer
+    # stock has cross-attention in every layer
+    c = replace(tiny.med.config, fusion_layers=(0, 1), no_repeat_ngram_size=2)
     med = randomize_weights(Med(c), seed=1, spread=0.1)
     with torch.no_grad():
         med.text_decoder.cls.predictions.bias[c.sep_id] += 0.6

@@ -51,8 +51,9 @@ inputs = processor(images=images, return_tensors="pt", **options)
 ids = model.generate(**inputs, generation_config=model.generation_config)
 outputs["captioning"] = processor.batch_decode(ids, skip_special_tokens=True)
 pipe = pipeline("image-text-to-text", model=f"{folder}/captioning")
-longest = model.generation_config.max_new_tokens
-outputs["pipeline"] = [pipe(image, text=prompt, generate_kwargs=dict(num_beams=3, max_new_tokens=longest))
+own = model.generation_config
+options = dict(num_beams=3, max_new_tokens=own.max_new_tokens, no_repeat_ngram_size=own.no_repeat_ngram_size)
+outputs["pipeline"] = [pipe(image, text=prompt, generate_kwargs=options)
                      [0]["generated_text"] for image in images]
 
 processor, model = load("vqa", BlipForQuestionAnswering)
@@ -112,7 +113,9 @@ def made(tiny, images, tmp_path_factory):
     """A model whose texts start with [ENC] and captions with a prompt, exported, and the reader's results."""
     folder = tmp_path_factory.mktemp("export")
     prompt = tuple(tiny.tokenizer.encode(["a red"])[0][0, 1:-1].tolist())
-    vlm = untrained(tiny.tokenizer, enc_id=6, prompt_ids=prompt, image_mean=(0.4, 0.5, 0.6))
+    vlm = untrained(
+        tiny.tokenizer, enc_id=6, prompt_ids=prompt, image_mean=(0.4, 0.5, 0.6), no_repeat_ngram_size=1
+    )  # fmt: skip
     vlm.save(folder / "run")
     (folder / "run" / "record.json").write_text(json.dumps(RECORD))
     assert main(["export", str(folder / "run"), "--to", "transformers", "--out", str(folder / "out")]) == 0

@@ -184,6 +184,18 @@ def test_image_keys_are_computed_once(med, beams):
     assert rows == [3]
 
 
+@pytest.mark.parametrize("options", [dict(num_beams=1), dict(num_beams=4), dict(top_p=0.1)])
+def test_no_ngram_occurs_twice(med, options):
+    """Not even one of the prompt."""
+    med.text_decoder.cls.predictions.bias.data[SEP] -= 100
+    prompt = torch.tensor([[5, 9, 11]]).expand(3, -1)
+    for size, length in ((0, 2), (1, 1), (2, 2)):
+        texts = generate(med, contexts(med, 3), None, prompt, max_new_tokens=14, no_repeat_ngram_size=size, **options)
+        for text in texts:
+            most = max(Counter(zip(*(text[i:] for i in range(length)), strict=False)).values())
+            assert most == 1 if size else most > 1
+
+
 @pytest.mark.parametrize("new", [0, 6])
 def test_several_texts_of_a_prompt(med, new):
     context, prompt = contexts(med, 3), START.expand(3, -1)

@@ -1,5 +1,7 @@
 """The MED against stock transformers on the same weights: scores within 1e-4, generated tokens equal."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -65,10 +67,14 @@ def test_caption_logits_and_tokens(med):
     expected = stock(pixels, first_token(ids, 5), attention_mask=mask).logits
     torch.testing.assert_close(med.decode(ids, context)[mask], expected[mask], atol=1e-4, rtol=0)
     prompt = torch.full((5, 1), 5)
-    for beams in (1, 3, 4):
-        result = generate(med, context, None, prompt, beams, 12)
-        expected = stock.generate(pixels, num_beams=beams, max_new_tokens=12, do_sample=False)
-        assert result == [until_end(row) for row in expected.tolist()], beams
+    repetitive = generate(med, context, None, prompt, 3, 12)
+    for beams, size in product((1, 3, 4), (0, 1, 2)):
+        result = generate(med, context, None, prompt, beams, 12, no_repeat_ngram_size=size)
+        expected = stock.generate(
+            pixels, num_beams=beams, max_new_tokens=12, do_sample=False, no_repeat_ngram_size=size
+        )
+        assert result == [until_end(row) for row in expected.tolist()], (beams, size)
+        assert (beams, size) != (3, 2) or result != repetitive
 
 
 @torch.no_grad()

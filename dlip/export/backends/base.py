@@ -97,11 +97,13 @@ class GraphBackend(Backend):
 
     def caption(self, images, beams=BEAMS, tokens=20):
         context = self.image_states(images)
-        return self.part.search(context, np.ones(context.shape[:2], bool), self.prompt, beams, tokens)
+        mask, size = np.ones(context.shape[:2], bool), self.config["no_repeat_ngram_size"]
+        return self.part.search(context, mask, self.prompt, beams, tokens, size)
 
     def next_scores(self, images, ids):
         context = self.image_states(images)
         decoder = self.part.decoder(context, np.ones(context.shape[:2], bool), BEAMS)
         steps = [decoder(token.repeat(BEAMS, 1)) for token in np.split(ids, ids.shape[1], 1)]
-        scores, tokens = (np.stack([values[:, 0] for values in of], 1) for of in zip(*steps, strict=True))
+        best = slice(2 * BEAMS)
+        scores, tokens = (np.stack([values[:, 0, best] for values in of], 1) for of in zip(*steps, strict=True))
         return scores, tokens

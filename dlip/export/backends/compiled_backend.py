@@ -96,9 +96,9 @@ class CompiledPart(Part):
             results = dict(zip(self.modules[graph].outputs, self.sessions[graph](**tensors), strict=True))
         return [results[name].float().numpy() for name in outputs]
 
-    def search(self, context, mask, prompt, num_beams, max_new_tokens):
+    def search(self, context, mask, prompt, num_beams, max_new_tokens, *options):
         self.length = max(self.length, min(len(prompt) + max_new_tokens, self.config["max_positions"]))
-        return super().search(context, mask, prompt, num_beams, max_new_tokens)
+        return super().search(context, mask, prompt, num_beams, max_new_tokens, *options)
 
     def decoder(self, context, mask, beams):
         return CompiledDecoder(self, context, beams)

@@ -64,8 +64,9 @@ class Stock(TorchBackend):
         sep = self.config["sep_id"]
         prompt = torch.cat([prompt, torch.full_like(prompt[:, :1], sep)], 1)  # `generate` drops it
         rows = self.captioner.generate(
-            self.pixels(images), prompt, num_beams=beams, max_new_tokens=tokens, do_sample=False
-        ).tolist()
+            self.pixels(images), prompt, num_beams=beams, max_new_tokens=tokens, do_sample=False,
+            no_repeat_ngram_size=self.config["no_repeat_ngram_size"],
+        ).tolist()  # fmt: skip
         return [row[: row.index(sep)] if sep in row else row for row in rows]
 
     @torch.inference_mode()
@@ -107,7 +108,8 @@ class Dlip(TorchBackend):
 
     @torch.inference_mode()
     def continuations(self, images, prompt, beams, tokens):
-        return generate(self.med, self.states(images), None, prompt, beams, tokens)
+        size = self.med.config.no_repeat_ngram_size
+        return generate(self.med, self.states(images), None, prompt, beams, tokens, no_repeat_ngram_size=size)
 
     @torch.inference_mode()
     def log_probs(self, images: np.ndarray, ids: np.ndarray) -> np.ndarray:
