@@ -93,7 +93,7 @@ def generate(
         scores = decoder(new)
         if step < min_new_tokens:
             scores[:, sep] = float("-inf")
-        for row, text in enumerate(active):
+        for row, text in enumerate(active if no_repeat_ngram_size else ()):
             scores[row, repeating(texts[text], no_repeat_ngram_size)] = float("-inf")
         tokens = (scores.argmax(-1) if top_p is None else nucleus(scores, top_p)).tolist()
         for text, token in zip(active, tokens, strict=True):
