@@ -128,8 +128,8 @@ photo-terms: $(INSTALLED) ## compare the terms of distillation on the photograph
 			augmented:*) how="train --tokenizer photos/teacher --feature-views 4 --augment --flip" ;; \
 			*) how="distill --teacher photos/teacher --center-states --fixed-teacher-space --cache --feature-views 1" ;; \
 		esac; \
-		name=$${row%%:*}-$$seed; \
-		.venv/bin/dlip $$how $(TERMS) --weights $${row#*:} --seed $$seed --name $$name --out runs/photo-terms/$$name || exit 1; \
+		.venv/bin/dlip $$how $(TERMS) --weights $${row#*:} --seed $$seed --name $${row%%:*} \
+			--out runs/photo-terms/$${row%%:*}-$$seed || exit 1; \
 	done; done
 
 drills: $(INSTALLED) ## inject faults many times: kills, bad inputs, full disks, 50 app users (hours)

@@ -125,14 +125,10 @@ class ContextGraph(Graph):
         return {"context": torch.randn(n, t, self.med.config.image_width)}
 
 
-SPARE = 8
-"""Next tokens of a beam that may be forbidden as repetitions."""
-
-
 class DecoderGraph(Graph):
     """`token` int64 [B, K] of each beam, `past` [L, 2, B, K, H, t, d], `mask` of the context bool [B, S], `cross0`...
     -> the N most probable next `tokens` of each beam, int64 [B, K, N], and their log-probabilities `scores`;
-    `present` [L, 2, B, K, H, t+1, d]. N is 2K, and `SPARE` more where captions must not repeat n-grams."""
+    `present` [L, 2, B, K, H, t+1, d]. N is 2K, and more where repetitions are forbidden."""
 
     users, outputs = frozenset({"lm", "vqa"}), ["scores", "tokens", "present"]
 
@@ -156,7 +152,7 @@ class DecoderGraph(Graph):
         pairs = [(next(tensors), next(tensors)) if i in c.fusion_layers else None for i in range(c.text_layers)]
         states = self.med.text_decoder.bert(token.reshape(-1, 1), cache.mask, pairs, mask, cache=cache)
         scores = self.med.text_decoder.cls(states[:, 0]).float().log_softmax(-1)  # [N, V]
-        spare = SPARE if c.no_repeat_ngram_size else 0
+        spare = c.max_text if c.no_repeat_ngram_size else 0  # any earlier token may be forbidden
         return scores.unflatten(0, token.shape).topk(2 * token.shape[1] + spare)
 
     def example(self, n: int, t: int):

@@ -125,6 +125,14 @@ def test_table_of_written_captions_equals_its_records():
             assert f"| {captions} | {how} | {row['runs']} | {' | '.join(cells)} |" in page
 
 
+def test_table_of_terms_on_photographs_equals_its_records():
+    rows = records.summary(records.load(ROOT / "results" / "photo-terms.jsonl")).set_index("name")
+    section = RESULTS_PAGE.partition("### Which terms help retrieval of photographs")[2]
+    for name, row in rows.iterrows():
+        line = next(line for line in section.splitlines() if line.startswith(f"| {name} |"))
+        assert line.endswith(f"| {row['runs']} | {_cell(row, 'tr1')} | {_cell(row, 'ir1')} |")
+
+
 @pytest.mark.parametrize("name", ["student", "student-undistilled", "teacher"])
 def test_retrieval_among_1000_images_and_5000_equals_the_records(name):
     row, small = (
