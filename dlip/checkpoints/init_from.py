@@ -54,9 +54,12 @@ def initialize(model: "VLM", source: str) -> list[str]:
     if (part, name) == ("backbone", IMAGENET):
         return _initialize_backbone(model.med)
     checkpoint = _read(name, model.med.config)
-    theirs, ours = checkpoint.config.image_backbone, model.med.config.image_backbone
-    if part in ("", "image", "backbone") and theirs and ours and theirs != ours:
-        raise UserError(f"{name} has the image backbone {theirs}, the model {ours}; choose a size with {theirs}")
+    source_backbone, backbone = checkpoint.config.image_backbone, model.med.config.image_backbone
+    if part in ("", "image", "backbone") and source_backbone and backbone and source_backbone != backbone:
+        raise UserError(
+            f"{name} has the image backbone {source_backbone}, the model {backbone}; choose a size with "
+            f"{source_backbone}"
+        )
     own, copied, tensors = weights(model.med), [], checkpoint.tensors
     depths, source_depths = _depths(own), _depths(tensors)
     with checkpoint_errors(Path(name)):

@@ -239,8 +239,8 @@ def ablate(
     """Run what `results` lacks of the grids, and return the runs that failed: name and seed -> reason.
 
     Interrupted at any moment, it resumes from the last checkpoints when it is called again; a failed run is tried
-    again. Runs of version 0.3.0 or older have no outcomes of joint ranks, by which a grid is judged only if all of its
-    runs have them: they are measured again, and trained again without their folder. Raises UserError where another
+    again. Runs of the release 0.3.0 or older have no outcomes of joint ranks, by which a grid is judged only if all of
+    its runs have them: they are measured again, and trained again without their folder. Raises UserError where another
     process runs grids in `out`.
     """
     if workers < 1 or (seeds is not None and seeds < 1):
@@ -282,28 +282,28 @@ def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, 
 # --- reading them back ------------------------------------------------------------------------------------------------
 
 
-def matched(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> dict[str, list[dict]]:
+def matched(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> dict[str, list[dict]]:
     """The teacher and a grid's rows by name -> their records."""
     grid_, by_hash = grid(grid_) if isinstance(grid_, str) else grid_, defaultdict(list)
-    for record in found:
+    for record in run_records:
         by_hash[record.get("ablation", {}).get("hash")].append(record)
     return {row.name: by_hash[identity(row, plan)] for row in (TEACHER_ROW, *grid_.rows)}
 
 
-def runs(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
+def runs(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """A grid's runs as `dlip.records.frame` gives them, with the names of its rows."""
-    by_row = matched(grid_, found, plan)
+    by_row = matched(grid_, run_records, plan)
     return records.frame([{**record, "name": name} for name, own in by_row.items() for record in own])
 
 
-def table(grid_: str | Grid, found: list[dict], plan: Plan = FULL) -> pd.DataFrame:
+def table(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
     """A grid as the paper prints it: a row for the teacher and each of the grid's rows, NaN where there is no run yet.
 
     Columns: name, role; runs (number of seeds); the scores of `GRID_SCORES` and vqa (mean), <score>_sd (standard
     deviation over seeds), paper_<score> (`Row.paper_score`); params_m, flops_g; wall_s (seconds of training, mean).
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
-    rows, df = (TEACHER_ROW, *grid_.rows), runs(grid_, found, plan)
+    rows, df = (TEACHER_ROW, *grid_.rows), runs(grid_, run_records, plan)
     means = records.summary(df).set_index("name").reindex([row.name for row in rows])
     out = pd.DataFrame({"name": means.index, "role": [row.role for row in rows]}, index=means.index)
     out["runs"] = means["runs"].fillna(0).astype(int)

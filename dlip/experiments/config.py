@@ -71,7 +71,8 @@ class ExperimentConfig:
     role: Literal["teacher", "undistilled", "distilled"] = option("undistilled", command="train")
     """Role of the model in records: a teacher, or a student that learns undistilled."""
     init_from: tuple[str, ...] = option((), metavar="[PART=]MODEL")
-    """Initialize from the weights of a model or BERT, whole or one part, as in image=runs/teacher; may be repeated."""
+    """Initialize from a model, ViT, DeiT or BERT: whole, or its part image, text, language or backbone, as in
+    image=runs/teacher; may be repeated."""
     name: str | None = None
     """Name in the records; by default that of the run folder."""
     data: DataConfig = DataConfig()

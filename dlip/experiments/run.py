@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dlip.cost.latency import compare_latency
 from dlip.cost.memory import memory
 from dlip.data.folders.vqa2 import read_answers
 from dlip.data.stock_tokenizer import StockTokenizer
+from dlip.data.texts import texts_of, warn_of_lost_texts
 from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
 from dlip.evaluation.bounds import bounds
@@ -44,7 +45,7 @@ from dlip.vlm import VLM
 VOCABULARY_SIZE = 5000
 """Maximum size of a vocabulary that is trained on the training texts."""
 VOCABULARY_IMAGES = 20_000
-"""Maximum number of images whose texts a vocabulary is trained on."""
+"""Maximum number of images, of each of joined datasets, whose texts a vocabulary is trained on."""
 FROM_TEACHER = ("enc_id", "prompt_ids", "image_mean", "image_std", "max_positions")
 """Fields of a student's ModelConfig that are its teacher's."""
 
@@ -52,22 +53,9 @@ FROM_TEACHER = ("enc_id", "prompt_ids", "image_mean", "image_std", "max_position
 # --- models and data by name ------------------------------------------------------------------------------------------
 
 
-def texts_of(dataset) -> Iterable[str]:
-    """Captions, questions and answers of at most `VOCABULARY_IMAGES` images, of each of joined data sets."""
-    for part in [dataset] if isinstance(dataset, data_sets.FirstN) else getattr(dataset, "datasets", [dataset]):
-        if hasattr(type(part), "texts"):  # reads no image
-            yield from part.texts(VOCABULARY_IMAGES)
-            continue
-        for i in range(min(VOCABULARY_IMAGES, len(part))):
-            item = part[i]
-            yield from item.captions
-            for question in item.questions:
-                yield from (question.text, *question.answers)
-
-
 def train_tokenizer(dataset) -> Tokenizer:
     """A tokenizer trained on the texts of a data set."""
-    return Tokenizer.train(texts_of(dataset), VOCABULARY_SIZE)
+    return Tokenizer.train(texts_of(dataset, VOCABULARY_IMAGES), VOCABULARY_SIZE)
 
 
 def new_model(size: str | ModelConfig, tokenizer: Tokenizer, seed: int, **changes) -> VLM:
@@ -275,6 +263,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         skipped[one.split] = skipped.get(one.split, 0) + len(data_sets.verify(one))
     student = student or initialized()
     if verify:
+        warn_of_lost_texts(dataset, student.tokenizer, student.med.config.max_text)
         for measured in (test, watched) if config.eval_every else (test,):
             measurable_tasks(student, measured)
     experiment = experiment.replace(data=data, evaluation=held, train=config.for_dataset(len(dataset)))
@@ -286,7 +275,7 @@ def preview(experiment: ExperimentConfig) -> dict:
 
     Raises UserError as `prepare` and `dlip.training.loop.train` do.
     """
-    ready = prepare(experiment, verify=False)
+    ready = prepare(experiment, verify=experiment.data.on_error == "skip")  # else a faulty image would stop it
     config = ready.experiment.train
     check_fit(ready.student, ready.teacher, ready.dataset, config)
     return budget(ready.student, ready.dataset, config, ready.teacher)

@@ -63,8 +63,8 @@ def new_siglip(vocabulary: int) -> SiglipModel:
             if name == "embeddings.position_embeddings":
                 vision["embeddings.position_embedding.weight"].copy_(weight[0, 1:])
             elif name != "embeddings.cls_token":
-                for theirs, siglip in _VIT.items():
-                    name = name.replace(theirs, siglip, 1)
+                for vit_name, siglip_name in _VIT.items():
+                    name = name.replace(vit_name, siglip_name, 1)
                 vision[name].copy_(weight)
     return model
 

@@ -41,7 +41,7 @@ def _pack(values: list[float]) -> str:
 
 
 def has_joint_ranks(record: dict) -> bool:
-    """Whether a record has outcomes of joint ranks; those of version 0.3.0 or older lack them."""
+    """Whether a record has outcomes of joint ranks; those of the release 0.3.0 or older lack them."""
     return "joint_ir1" in (record.get("outcomes") or ())
 
 

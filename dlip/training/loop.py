@@ -11,6 +11,7 @@ One training step, in reading order:
 
 import math
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -41,10 +42,13 @@ from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.distillation import Distiller, Teacher
 from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner
-from dlip.training.optimizer import OptimizerStep
-from dlip.training.run_folder import Run, run_inputs
+from dlip.training.optimizer import OptimizerStep, learning_rate
+from dlip.training.run_folder import Run, run_inputs, set_random_states
 from dlip.training.terms import NEEDS, distills
 from dlip.vlm import VLM
+
+LEAST_LAST_RATE = 1e-2
+"""Share of the peak learning rate below which the last step learns next to nothing, and a warning says so."""
 
 
 def train(
@@ -135,6 +139,7 @@ def _train(
     )  # fmt: skip
     steps_per_epoch = max(1, batches.per_epoch // config.accumulate)
     optimizer_step = OptimizerStep(learner, config, steps_per_epoch, accelerator)
+    states = run.restore(learner, optimizer_step.optimizer, start, accelerator.scaler) if start else {}
     frozen_teacher = teacher and Teacher(teacher.med.to(device))
     if frozen_teacher:
         set_layer_modes(frozen_teacher, compiled=config.compile)
@@ -153,8 +158,8 @@ def _train(
             dataset, collate = WithoutImages(dataset), replace(collate, reads_images=False)
     distributed.run_on_main(lambda: None)  # all wait for caches that are being read, longer than a step would
     stream = raise_faults(iter(train_loader(dataset, batches, collate, config.workers)))  # `iter` draws a random number
-    if start:
-        run.restore(learner, optimizer_step.optimizer, start, accelerator.scaler)
+    if states:
+        set_random_states(states)
 
     step, meter = start, Meter()
 
@@ -252,6 +257,13 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
     if config.backbone_lr and not student.med.config.image_backbone:
         raise UserError("the student has no image backbone; drop --backbone-lr, or give its size an image_backbone")
     check_data(dataset, config)
+    last = learning_rate(config.steps - 1, config, max(1, len(dataset) // config.batch_size)) / config.lr
+    if config.schedule == "epoch" and last < LEAST_LAST_RATE:
+        warnings.warn(
+            f"the last step has {last:.0e} of the peak learning rate, as it falls in every epoch; use "
+            "--schedule cosine, or fewer steps",
+            stacklevel=3,
+        )
 
 
 def frozen_backbones(student: VLM, teacher: VLM | None, config: TrainConfig) -> list[VLM]:

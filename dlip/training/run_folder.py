@@ -53,8 +53,8 @@ CHANGEABLE_INPUTS = {
 }
 """Inputs whose change gives a warning -> their name in messages. Copied data have other times, and the others change
 results by rounding at most."""
-INPUT_OF_NAME = {"teacher": "teacher", "tokenizer": "vocabulary", "init_from": "start"}
-"""Key of run.json that holds a model's name -> the input it stands for. Another name of the same input is no change."""
+INPUT_OF_NAME = {"teacher": "teacher", "tokenizer": "vocabulary", "init_from": "start", "data.name": "data"}
+"""Key of run.json that holds a name -> the input it stands for. Another name of the same input is no change."""
 
 
 def weights_hash(vlm: VLM) -> str:
@@ -219,8 +219,8 @@ class Run:
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
-    def restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None) -> None:
-        """Load what `save` wrote, in every process its own part.
+    def restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler=None) -> dict:
+        """Load what `save` wrote, in every process its own part, and return the random states for `set_random_states`.
 
         Raises UserError where the checkpoint is of another run or another number of processes.
         """
@@ -244,11 +244,12 @@ class Run:
                 _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = tensors[name]
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            torch.set_rng_state(tensors[_of_rank(rank, "rng.cpu")])
-            if torch.cuda.is_available() and _of_rank(rank, "rng.cuda") in tensors:
-                torch.cuda.set_rng_state(tensors[_of_rank(rank, "rng.cuda")])
             if scaler and about["scaler"]:
                 scaler.load_state_dict(about["scaler"])
+            states = {"cpu": tensors[_of_rank(rank, "rng.cpu")]}
+            if (cuda := tensors.get(_of_rank(rank, "rng.cuda"))) is not None:
+                states["cuda"] = cuda
+            return states
 
     def finish(self, student: VLM) -> None:
         save_model(student.med, student.tokenizer, self.folder, extra={"run": self.config()})
@@ -258,11 +259,19 @@ class Run:
         return hashlib.sha256((self.folder / "run.json").read_bytes()).hexdigest()
 
 
+def set_random_states(states: dict[str, torch.Tensor]) -> None:
+    """Set torch's random states, by device."""
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.is_available() and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+
+
 def _differences(old: dict, new: dict) -> tuple[list[str], list[str]]:
     """What makes `new` another run than `old`, and which changeable inputs changed, as messages name them."""
     old_inputs, new_inputs = (run.get("inputs", {}) for run in (old, new))
     changed = {name for name in old_inputs if old_inputs[name] != new_inputs.get(name)}
-    ignored = {"train.workers"} | {key for key, name in INPUT_OF_NAME.items() if name in {*old_inputs} - changed}
+    same = {name for name in {*old_inputs} - changed if old_inputs[name]}
+    ignored = {"train.workers"} | {key for key, name in INPUT_OF_NAME.items() if name in same}
     # the name and the evaluation of a run change nothing of its training
     defaults = {"model": ModelConfig().to_dict(), "train": TrainConfig().to_dict()}  # an old run lacks newer options
     old, new = (

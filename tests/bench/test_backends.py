@@ -9,8 +9,9 @@ from dlip.bench import step
 from dlip.bench.backend_tables import footprints, times
 from dlip.bench.backends import Cell, difference, limit_s
 from dlip.common.errors import UserError
+from dlip.data.texts import texts_of
 from dlip.data.tokenizer import Tokenizer
-from dlip.experiments.run import new_student, texts_of
+from dlip.experiments.run import new_student
 from dlip.export import backends
 from dlip.models.backbone import backbone_size
 from dlip.models.config import ModelConfig, preset
@@ -73,7 +74,7 @@ def test_backends_take_turns_in_processes(monkeypatch):
     monkeypatch.setattr(benchmark, "RANDOM", (small,))
     monkeypatch.setattr(benchmark, "SHIPPED", ())
     monkeypatch.setattr(benchmark, "BATCHES", (2,))
-    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset), 200))
+    monkeypatch.setattr(step, "bert_sized_tokenizer", lambda dataset: Tokenizer.train(texts_of(dataset, 50), 200))
     names = ("stock", "dlip", "dlip, packed")
     monkeypatch.setattr(backends, "CLASSES", {name: backends.CLASSES[name] for name in names})
     record = bench.bench("backends", rounds=1)

@@ -22,6 +22,7 @@ from dlip.checkpoints.tensors import load_weights, read_state, read_tensors, wei
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.models.med import Med
+from dlip.vlm import VLM
 
 
 @pytest.fixture
@@ -129,6 +130,16 @@ def test_tensors_round_trip(tmp_path):
 def break_config(folder, **changes):
     values = read_json(folder / "config.json")
     write_json(folder / "config.json", {"model": {**values["model"], **changes}})
+
+
+def test_a_folder_with_the_name_of_a_shipped_model_gives_a_warning(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert VLM.load("scenes/student").name == "scenes/student"
+    tiny.save("scenes/student")
+    with pytest.warns(UserWarning, match=f"scenes/student is a shipped model; .*{tmp_path}/scenes/student"):
+        shipped = VLM.load("scenes/student")
+    assert shipped.med.config != tiny.med.config
+    assert VLM.load(tmp_path / "scenes/student").med.config == tiny.med.config
 
 
 def test_what_may_follow_a_name(tmp_path, monkeypatch):

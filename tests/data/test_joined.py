@@ -14,8 +14,9 @@ from dlip.data.audit import check
 from dlip.data.joined import JoinedDatasets
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.write import write_shards
+from dlip.data.texts import texts_of
 from dlip.experiments.config import DataConfig, ExperimentConfig
-from dlip.experiments.run import new_model, prepare, texts_of, train_tokenizer
+from dlip.experiments.run import new_model, prepare, train_tokenizer
 from dlip.training.config import TrainConfig
 from dlip.training.loop import train
 
@@ -120,7 +121,7 @@ def test_tags_are_dropped(make):
 
 def test_vocabulary_and_training_use_all_datasets(make, tmp_path):
     joined = data.open(f"{make('captioned', 6)}+{make('questioned', 6, questions=True)}", "train")
-    assert {"shade 5", "how much?"} <= set(texts_of(joined))
+    assert {"shade 5", "how much?"} <= set(texts_of(joined, 6))
     torch.manual_seed(0)
     student = new_model(
         "scenes-student:image_width=16,text_width=16,image_layers=1,text_layers=1", train_tokenizer(joined), 0

@@ -16,9 +16,10 @@ from dlip.data import FirstN
 from dlip.data.batch import Item, Question
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import SPLITS, Scenes
+from dlip.data.texts import texts_of
 from dlip.experiments import run as run_module
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
-from dlip.experiments.run import held_out, measure, new_student, prepare, samples, texts_of, train_tokenizer
+from dlip.experiments.run import held_out, measure, new_student, prepare, samples, train_tokenizer
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
@@ -155,7 +156,7 @@ def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):
 def test_the_scenes_vocabulary_is_closed():
     words = train_tokenizer(Scenes("train-large", size=300))
     unknown = words.fast.token_to_id("[UNK]")
-    ids, _ = words.encode(list(texts_of(Scenes("test", size=50))))
+    ids, _ = words.encode(list(texts_of(Scenes("test", size=50), 50)))
     assert not (ids == unknown).any()
 
 
@@ -329,14 +330,6 @@ def test_other_data_to_measure_on(tmp_path):
     assert main([*words, "--test-data", str(tmp_path / "other")]) == 0
     (record,) = records.read(tmp_path / "r.jsonl")
     assert (record["data"], record["split"], record["train_images"]) == ("other", "val", 8)
-
-
-def test_words_come_from_no_more_pictures_than_are_learnt_from(tmp_path):
-    write_folder(tmp_path / "set", {"train": Scenes("train-small", size=6)})
-    write_folder(tmp_path / "more", {"train": Scenes("train-small", size=6)})
-    for name in (str(tmp_path / "set"), f"{tmp_path / 'set'}+{tmp_path / 'more'}"):
-        some = data.open(name, "train", limit=2)
-        assert list(texts_of(some)) == [text for i in range(2) for text in texts_of([some[i]])]
 
 
 @pytest.mark.parametrize(("asked", "got"), [("max_text=20", 20), ("max_text=44", 40)])

@@ -276,6 +276,17 @@ def test_differing_exports_are_not_written(student, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_tokens_with_nearly_equal_scores_may_change_places():
+    def scores(*tokens: int):
+        outputs = {"scores": torch.tensor([[-0.5, -1.0, -1.00001]]), "tokens": torch.tensor([tokens])}
+        return onnx_export._by_token(outputs, 6)["scores"]
+
+    torch.testing.assert_close(scores(4, 2, 3), torch.tensor([[-1.00001, -1.00001, -1.0, -1.00001, -0.5, -1.00001]]))
+    assert torch.allclose(scores(4, 2, 3), scores(4, 3, 2), 1e-4) and not torch.allclose(
+        scores(4, 2, 3), scores(2, 4, 3)
+    )
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["export", "scenes/student", "--to", "onnx", "--out", str(tmp_path)]) == 2

@@ -9,6 +9,7 @@ import torch
 from dlip.cli import main
 from dlip.cost.count import task_macs
 from dlip.data.collate import Collate
+from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model, new_student
 from dlip.models.config import scenes_size
@@ -186,6 +187,15 @@ def test_dry_run_writes_no_files_and_draws_no_random_numbers(tmp_path, monkeypat
     with torch.random.fork_rng():
         budget(new_student("scenes-student", teacher, 0), Scenes("val", size=8), TrainConfig(batch_size=8, steps=1))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_faulty_image_is_skipped(tmp_path, capsys):
+    write_folder(tmp_path / "set", {"train": Scenes("val", size=9), "val": Scenes("val", size=2)})
+    next((tmp_path / "set" / "images").glob("train-*0.png")).unlink()
+    words = ["train", "--size", "scenes-student", "--data", str(tmp_path / "set"), "--batch-size", "8", "--epochs", "1"]
+    words += ["--out", str(tmp_path / "run"), "--dry-run"]
+    assert main(words) == 2 and "there is no image" in capsys.readouterr().err
+    assert main([*words, "--on-error", "skip"]) == 0 and "epochs of 8" in capsys.readouterr().out
 
 
 def test_invalid_options_are_refused_before_a_probe(capsys):

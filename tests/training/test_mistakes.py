@@ -15,7 +15,7 @@ from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
-from dlip.training.loop import train
+from dlip.training.loop import check_fit, train
 from dlip.training.recipes import RECIPES
 from dlip.training.run_folder import Run
 from dlip.training.terms import HR, VLP, weights
@@ -131,10 +131,13 @@ def test_resume_with_renamed_models_and_other_workers(make_vlm, tmp_path):
 
     def go(dataset, teacher, start, seed=1, workers=1):
         about, config = {"teacher": teacher, "init_from": [start]}, SHORT.replace(weights=HR, workers=workers)
+        about["data"] = {"name": f"{teacher}/data", "split": "train-small"}
         return train(make_vlm(seed), dataset, config, tmp_path, make_vlm(2), about=about, progress=False)
 
+    interrupted = InterruptedDataset(TRAIN_SCENES, 20)
+    interrupted.fingerprint = TRAIN_SCENES.fingerprint
     with pytest.raises(KeyboardInterrupt):
-        go(InterruptedDataset(TRAIN_SCENES, 20), "t", "s", workers=0)
+        go(interrupted, "t", "s", workers=0)
     with pytest.raises(UserError, match="holds a run with another init_from; choose"):
         go(TRAIN_SCENES, "t", "../s", seed=4)
     run = go(TRAIN_SCENES, "../t", "../s")
@@ -296,3 +299,14 @@ def test_checkpoint_without_checksum_is_damaged(run, make_vlm):
     (run.folder / "config.json").unlink()  # it was killed before its end
     train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)
     assert (run.folder / f"damaged-{last.name}").exists()
+
+
+def test_a_learning_rate_that_vanishes_gives_a_warning(make_vlm, recwarn):
+    """25 epochs of 0.85 end at 2% of the peak, 30 at 0.9%."""
+    config = SHORT.replace(schedule="epoch", decay=0.85, warmup=1)
+    per_epoch = len(TRAIN_SCENES) // config.batch_size
+    for long in (config.replace(steps=25 * per_epoch), config.replace(steps=30 * per_epoch, schedule="cosine")):
+        check_fit(make_vlm(), None, TRAIN_SCENES, long)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="the last step has 9e-03 of the peak learning rate"):
+        check_fit(make_vlm(), None, TRAIN_SCENES, config.replace(steps=30 * per_epoch))

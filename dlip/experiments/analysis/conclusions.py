@@ -166,24 +166,24 @@ def _judged(claim: Claim, by_row: Mapping[str, list[dict]], own: GridRuns | str,
     if missing := [name for name in claim.rows if name not in own.rows]:
         return row | {"why": f"the runs of {missing[0]!r} lack a headline score; run dlip ablate {claim.grid}"}
     try:
-        found, spread = own.effect(claim.rows, claim.score), own.spread(claim.score)
+        measured, spread = own.effect(claim.rows, claim.score), own.spread(claim.score)
     except ValueError:
         return row | {"why": "its rows share no seed"}
-    row |= dict(effect=found.value, low=found.limit(LEVEL), high=found.limit(1 - LEVEL), seeds=found.seeds)
-    row |= dict(claim=judge(claim, found, parts), deviation=spread.deviation, dof=spread.dof)
+    row |= dict(effect=measured.value, low=measured.limit(LEVEL), high=measured.limit(1 - LEVEL), seeds=measured.seeds)
+    row |= dict(claim=judge(claim, measured, parts), deviation=spread.deviation, dof=spread.dof)
     for score in COMPOSITE:
         unit = (own.teacher[score] - own.floor[score]) / 100
         row[f"d_{score}"] = unit * own.effect(claim.rows, {score: 1.0}).value
     why = "" if spread.dof else "too few runs to know how much seeds differ"
-    return row | dict(detectable=detectable_effect(claim, found), why=why)
+    return row | dict(detectable=detectable_effect(claim, measured), why=why)
 
 
-def judge(claim: Claim, found: Effect, parts: int = 1) -> str:
+def judge(claim: Claim, measured: Effect, parts: int = 1) -> str:
     """The verdict on one of `parts` claims that decide on a conclusion; unresolved where limits are NaN."""
-    low, high = found.limit(LEVEL), found.limit(1 - LEVEL)
+    low, high = measured.limit(LEVEL), measured.limit(1 - LEVEL)
     if claim.low < low and high < claim.high:
         return HOLDS
-    if found.limit(1 - LEVEL / parts) < claim.low or found.limit(LEVEL / parts) > claim.high:
+    if measured.limit(1 - LEVEL / parts) < claim.low or measured.limit(LEVEL / parts) > claim.high:
         return FAILS
     return EQUAL if -MARGIN < low and high < MARGIN else UNRESOLVED
 
@@ -193,14 +193,14 @@ def combine(verdicts: Sequence[str]) -> str:
     return next(verdict for verdict in (FAILS, UNRESOLVED, EQUAL, HOLDS) if verdict in verdicts)
 
 
-def detectable_effect(claim: Claim, found: Effect) -> float:
+def detectable_effect(claim: Claim, measured: Effect) -> float:
     """Distance from the claim's bound at which a true effect is found to hold with 80% power, in points.
 
     Of a range with two bounds: half its width, with which a true effect in its middle is found to hold with 80% power,
     so that each of the two tests may miss 10%.
     """
     two_sided = math.isfinite(claim.low) and math.isfinite(claim.high)
-    return found.detectable((1 + POWER) / 2 if two_sided else POWER)
+    return measured.detectable((1 + POWER) / 2 if two_sided else POWER)
 
 
 def spreads(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
@@ -208,7 +208,7 @@ def spreads(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
 
     Columns: grid, runs, deviation (pooled over rows, in points), dof; half_width, of the 90% interval of the difference
     of two rows with as many seeds as every row has, without the noise of test images; collapsed, a list of the
-    collapsed runs; ranking, as in `GridRuns`. Rows that train no task are left out.
+    collapsed runs; ranking, as in `GridRuns`. Rows that train no task are ignored.
     """
     out = []
     for grid_ in GRIDS.values():

@@ -136,7 +136,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained, student, tmp_path):
     whole = run("whole", copy.deepcopy(student)).model()
     with pytest.raises(KeyboardInterrupt):
         run("stopped", copy.deepcopy(student), stop)
-    resumed = run("stopped", copy.deepcopy(student)).model()
+    other = copy.deepcopy(student)  # as where the folder of --init-from was trained again meanwhile
+    for parameter in other.med.vision_model.embeddings.backbone.parameters():
+        parameter.data *= 1.1
+    with pytest.warns(UserWarning, match="the student's initial weights changed"):
+        resumed = run("stopped", other).model()
     for (name, tensor), other in zip(whole.med.state_dict().items(), resumed.med.state_dict().values(), strict=True):
         assert torch.equal(tensor, other), name
 

@@ -1,0 +1,43 @@
+"""The texts of a dataset, and how well a vocabulary covers them."""
+
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+
+from dlip.data import FirstN
+from dlip.data.tokenizer import Tokenizer
+
+CHECKED_TEXTS = 5000
+TOLERATED = 0.02
+"""Share of unknown tokens, or of truncated texts, above which `warn_of_lost_texts` warns."""
+
+
+def texts_of(dataset, images: int) -> Iterator[str]:
+    """Captions, questions and answers of at most `images` images, of each of joined datasets."""
+    for part in [dataset] if isinstance(dataset, FirstN) else getattr(dataset, "datasets", [dataset]):
+        if hasattr(type(part), "texts"):  # reads no image
+            yield from part.texts(images)
+            continue
+        for i in range(min(images, len(part))):
+            item = part[i]
+            yield from item.captions
+            for question in item.questions:
+                yield from (question.text, *question.answers)
+
+
+def warn_of_lost_texts(dataset, tokenizer: Tokenizer, max_text: int) -> None:
+    """Warn where the vocabulary lacks many characters of the first texts, or many exceed `max_text` tokens."""
+    ids, mask = tokenizer.encode(list(islice(texts_of(dataset, CHECKED_TEXTS), CHECKED_TEXTS)))
+    if not mask.any():
+        return
+    unknown = ((ids == tokenizer.fast.token_to_id("[UNK]")).sum() / mask.sum()).item()
+    truncated = (mask.sum(1) > max_text).float().mean().item()
+    lost = f"{unknown:.0%} of the tokens are unknown to the vocabulary" * (unknown > TOLERATED)
+    lost += " and " * (min(unknown, truncated) > TOLERATED)
+    lost += f"{truncated:.0%} are cut at {max_text} tokens" * (truncated > TOLERATED)
+    if lost:
+        warnings.warn(
+            f"of the first texts of {dataset.name} {lost}, so the model cannot learn them; choose a teacher or "
+            "--tokenizer that knows their words",
+            stacklevel=3,
+        )

@@ -1,0 +1,50 @@
+import warnings
+from types import SimpleNamespace
+
+import pytest
+
+from dlip import data
+from dlip.data.folders.write import write_folder
+from dlip.data.scenes.dataset import Scenes
+from dlip.data.texts import texts_of, warn_of_lost_texts
+from dlip.data.tokenizer import Tokenizer
+
+
+def test_texts_of_a_limited_dataset_are_those_of_its_images(tmp_path):
+    write_folder(tmp_path / "set", {"train": Scenes("train-small", size=6)})
+    write_folder(tmp_path / "more", {"train": Scenes("train-small", size=6)})
+    for name in (str(tmp_path / "set"), f"{tmp_path / 'set'}+{tmp_path / 'more'}"):
+        some = data.open(name, "train", limit=2)
+        assert list(texts_of(some, 6)) == [text for i in range(2) for text in texts_of([some[i]], 1)]
+
+
+class Captions(list):
+    """A dataset of images with one caption each."""
+
+    name = "mine"
+
+    def __init__(self, *captions: str):
+        super().__init__(SimpleNamespace(captions=[caption], questions=[]) for caption in captions)
+
+
+@pytest.mark.parametrize(
+    ("captions", "lost"),
+    [
+        (["a dog runs", "ein Mädchen"], "of mine 11% of the tokens are unknown to the vocabulary, so"),
+        (["a dog runs", "a dog runs a dog runs"], "of mine 50% are cut at 7 tokens, so"),
+        (["Ä Ö Ü Ä Ö Ü"], "75% of the tokens are unknown to the vocabulary and 100% are cut at 7 tokens, so"),
+    ],
+)
+def test_lost_texts_are_counted(captions, lost):
+    """By hand: [CLS] and [SEP] count; of "ein Mädchen" the word with an unknown letter is one of 9 tokens."""
+    words = Tokenizer.train(["a dog runs", "ein"], 100)
+    with pytest.warns(UserWarning, match=lost):
+        warn_of_lost_texts(Captions(*captions), words, 7)
+
+
+def test_known_texts_give_no_warning():
+    words = Tokenizer.train(["a dog runs"], 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_lost_texts(Captions("a dog", "dogs"), words, 7)
+        warn_of_lost_texts(Captions(), words, 7)
