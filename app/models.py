@@ -20,6 +20,9 @@ MAX_LOADED = 6
 SHIPPED = {kind: (f"{kind}/teacher", f"{kind}/student") for kind in ("photos", "scenes")}
 """Kind of images -> the shipped teacher and student that know it, the pair that the page prefers first."""
 
+UNDISTILLED = "-undistilled"
+"""End of the names of shipped students that were trained without a teacher."""
+
 turn = threading.Condition()
 """Held while a model runs, as two at a time would distort each other's timings. Long jobs hold it a step at a time, and
 nobody holds it while a model is loaded."""
@@ -71,14 +74,15 @@ def out_of_domain(kind: str, names: tuple[str, str]) -> set[str]:
 
 def pair_for(kind: str, names: tuple[str, str]) -> tuple[str, str]:
     """The shipped teacher and student for a kind of images, if both models are out of their domain on it and this pair
-    can be chosen; else the models themselves."""
-    pair = SHIPPED[kind]
+    can be chosen; else the models themselves. An undistilled student is replaced by an undistilled one."""
+    teacher, student = SHIPPED[kind]
+    pair = teacher, (undistilled(student) or student) if names[1].endswith(UNDISTILLED) else student
     return pair if out_of_domain(kind, names) == {*names} and {*pair} <= {*choices()} else names
 
 
 def undistilled(student: str) -> str | None:
     """Name of the student of the same kind that was trained without a teacher, if it can be chosen."""
-    name = f"{student}-undistilled"
+    name = student + UNDISTILLED
     return name if name in choices() else None
 
 

@@ -111,6 +111,12 @@ class VLM:
             return len(ends) - 1
         return next((words for words in range(len(beginnings)) if ids[words].equal(ids[-2])), longest)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words, separated by spaces, in which the vocabulary lacks a character."""
+        words = text.split()
+        ids, _ = self.tokenize(words)
+        return [word for word, tokens in zip(words, ids, strict=True) if self.tokenizer.unknown_id in tokens.tolist()]
+
     def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med` (of a composite the first model)."""
         med = med or self.med.model_for_states("image")

@@ -170,6 +170,10 @@ def test_wrong_inputs_are_refused(tiny, images, tmp_path):
         tiny.similarity([tmp_path / "broken.png"], TEXTS)
 
 
+def test_unknown_words_have_an_unknown_character(tiny):
+    assert tiny.unknown_words("a собака red Ünique circle") == ["собака", "Ünique"] and tiny.unknown_words(" ") == []
+
+
 def test_long_texts_are_truncated(tiny, images):
     long = "a red circle " * 100
     ids, mask = tiny.tokenize([long])

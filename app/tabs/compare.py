@@ -126,7 +126,7 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
             vlm.med.model_for("vqa").config, "vqa", vlm.tokenize([question])[0].shape[1], measured[1], ANSWER_BEAMS
         )
         cost = _cost(vlm, passes, *measured)
-        return {"answers": likeliest, "cost": cost, "note": parts.truncation_note(vlm, "the question", [question])}
+        return {"answers": likeliest, "cost": cost, "note": parts.reading_note(vlm, "the question", [question])}
 
     return _results(teacher, student, answer, {"answers": []})
 
@@ -156,7 +156,7 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
             vlm.med.model_for(ability), ability == "itm", text_tokens=vlm.tokenize(texts)[0].shape[1], texts=len(texts)
         )
         cost = _cost(vlm, passes, *measured, image_passes=2 if ability == "itm" else 1)
-        note = parts.truncation_note(vlm, "a long caption", texts)
+        note = parts.reading_note(vlm, "a long caption", texts)
         return {"ranked": sorted(rows, key=lambda row: -row[ability]), "cost": cost, "note": note}
 
     results = _results(teacher, student, rank, {"ranked": []})
@@ -258,7 +258,7 @@ def show_rankings(results: Rankings, names: tuple[str, str]) -> str:
 
 def _cards(template: str, results: dict, names: tuple[str, str]) -> str:
     teacher, *students = (results[side] for side in parts.CARDS if side in results)
-    cards = [{**teacher, "other": students[0]}, *({**student, "other": teacher} for student in students)]
+    cards = [{**side, "other": teacher} for side in (teacher, *students)]  # so that no word of the teacher is marked
     return parts.pair(template, [*names, models.undistilled(names[1])], cards, results["summary"])
 
 

@@ -205,8 +205,9 @@ def chart_of(group: str | None, cost: str, score: str) -> go.Figure:
 
 
 def axes(group: str | None, columns: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The columns that can be an axis of a group's chart, with their labels."""
+    """The columns that can be an axis of a group's chart, with their labels: those that its students have."""
     runs = table(group)
+    runs = runs[runs["role"] != "teacher"] if (runs["role"] != "teacher").any() else runs
     return [(LABELS[column][0], column) for column in columns if runs[column].notna().any()]
 
 

@@ -92,11 +92,13 @@ def _ratio(ratio: float) -> str:
     return "all" if text in ("1/1.0 of", "1.0 times") else text
 
 
-def truncation_note(vlm: VLM, noun: str, texts: Sequence[str]) -> str:
-    """A sentence if one of the texts is longer than the model reads; else empty."""
+def reading_note(vlm: VLM, noun: str, texts: Sequence[str]) -> str:
+    """A sentence if one of the texts is longer than the model reads, or has words that it does not know; else empty."""
     for text in texts:
         if (read := vlm.words_read(text)) < (words := len(text.split())):
             return f"Of {noun} the model reads the first {read} of {words} words."
+        if unknown := vlm.unknown_words(text):
+            return f"The model does not know {', '.join(unknown[:3])}."
     return ""
 
 

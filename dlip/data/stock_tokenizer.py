@@ -25,6 +25,8 @@ class StockTokenizer:
     def __init__(self, stock: "PreTrainedTokenizerBase", fixed_length: bool):
         self.stock, self.fixed_length = stock, fixed_length
         self.pad_id: int = stock.pad_token_id
+        self.unknown_id: int | None = None if stock.unk_token_id == stock.eos_token_id else stock.unk_token_id
+        """None where every text has tokens, as in CLIP."""
 
     @classmethod
     def load(cls, folder: Path, fixed_length: bool) -> "StockTokenizer":

@@ -30,7 +30,7 @@ def warn_of_lost_texts(dataset, tokenizer: Tokenizer, max_text: int) -> None:
     ids, mask = tokenizer.encode(list(islice(texts_of(dataset, CHECKED_TEXTS), CHECKED_TEXTS)))
     if not mask.any():
         return
-    unknown = ((ids == tokenizer.fast.token_to_id("[UNK]")).sum() / mask.sum()).item()
+    unknown = ((ids == tokenizer.unknown_id).sum() / mask.sum()).item()
     truncated = (mask.sum(1) > max_text).float().mean().item()
     lost = f"{unknown:.0%} of the tokens are unknown to the vocabulary" * (unknown > TOLERATED)
     lost += " and " * (min(unknown, truncated) > TOLERATED)

@@ -25,6 +25,7 @@ class Tokenizer:
         self.pad_id, self.cls_id, self.sep_id, self.dec_id, self.enc_id = (
             fast.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]", "[DEC]", "[ENC]")
         )
+        self.unknown_id: int | None = fast.token_to_id("[UNK]")
         fast.no_padding()
         fast.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]

@@ -123,12 +123,16 @@ def score_rows(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1") -> 
 
 def _rows_finding(students: pd.DataFrame, score: str) -> str:
     best, last, name = students.iloc[0], students.iloc[-1], LABELS[score][0]
+
+    def value(row: pd.Series) -> str:
+        return f"{row[score]:.1f}" + (f" ±{row[f'{score}_sd']:.1f}" if row["runs"] > 1 else "")
+
     if len(students) == 1:
-        return f"{name} is {best[score]:.1f} for {best['label']}"
+        return f"{name} is {value(best)} for {best['label']}"
     seeds = ", one seed each" if students["runs"].max() == 1 else ""
     return (
-        f"At the same cost {name} is best for {best['label']} ({best[score]:.1f}) and lowest for {last['label']} "
-        f"({last[score]:.1f}){seeds}"
+        f"At the same cost {name} is best for {best['label']} ({value(best)}) and lowest for {last['label']} "
+        f"({value(last)}){seeds}"
     )
 
 

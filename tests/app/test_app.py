@@ -221,11 +221,22 @@ def test_truncated_texts_are_noted(image_path):
     assert shown.count(note) == 2 and shown.count("<li") == 10
 
 
+def test_unknown_words_are_noted(image_path):
+    """All of them would otherwise be the same text, answered with confidence."""
+    asked = "сколько собак is it ?"
+    answered = compare.answers(image_path, TEACHER, STUDENT, asked)
+    ranked = compare.rankings(image_path, TEACHER, STUDENT, "собака\n狗")
+    found = search.search(TEACHER, STUDENT, "собака 狗")
+    notes = "сколько, собак", "собака", "собака, 狗"
+    for results, words in zip((answered, ranked, found), notes, strict=True):
+        assert [results[side]["note"] for side in BOTH] == [f"The model does not know {words}."] * 2
+
+
 def test_differing_words_are_marked_and_texts_escaped(image_path):
     result = compare.captions(image_path, TEACHER, OTHER)
     result["teacher"]["text"], result["student"]["text"] = "a red <b>circle", "a blue <b>circle"
     html = compare.show_captions(result, (TEACHER, "<i>"))
-    assert re.findall("<mark>(.*?)</mark>", html) == ["red", "blue"]
+    assert re.findall("<mark>(.*?)</mark>", html) == ["blue"]  # the student's, as the sentence below them says
     assert "<b>circle" not in html and "&lt;b&gt;circle" in html and "<i>" not in html
     result["student"]["text"] = "a red <b>circle"
     assert "<mark>" not in compare.show_captions(result, (TEACHER, OTHER))
@@ -262,6 +273,7 @@ def test_out_of_domain_images_get_a_hint():
     assert compare.out_of_domain_hint(photograph, ("runs/big", "runs/own")) == ""
     assert "looks like a drawing" in compare.out_of_domain_hint(images.drawing(), (PHOTO_TEACHER, "runs/own"))
     assert not any(images.is_drawing(example.image) for example in images.photographs())
+    assert {images.kind(example.image.resize((64, 64))) for example in images.photographs()} == {"photos"}
     assert not any(images.is_drawing(example.image.convert("L").convert("RGB")) for example in images.photographs())
 
 
@@ -351,6 +363,7 @@ def test_an_example_switches_two_shipped_models_that_do_not_know_it(kind, chosen
 
 def test_models_that_cannot_be_chosen_are_not_switched_to(monkeypatch):
     chosen = (PHOTO_TEACHER, "photos/student")
+    assert models.pair_for("scenes", (PHOTO_TEACHER, "photos/student-undistilled")) == (TEACHER, OTHER)
     monkeypatch.setattr(models, "_fixed", (*chosen, STUDENT))
     assert models.pair_for("scenes", chosen) == chosen
 

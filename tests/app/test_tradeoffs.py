@@ -135,6 +135,12 @@ def test_an_axis_without_figures_is_replaced(records):
     assert (cost.value, score.value) == ("params_m", "vqa")
 
 
+def test_a_score_of_the_teacher_alone_is_no_choice(monkeypatch):
+    made = [make_record("teacher", role="teacher"), make_record("a", vqa=None)]
+    monkeypatch.setattr(page, "table", lambda group: frame(made))
+    assert "tr1" in (columns := [column for _, column in page.axes("any", page.SCORES)]) and "vqa" not in columns
+
+
 def test_costs_are_no_choice_among_models_of_one_size(monkeypatch):
     made = [make_record(name, tr1=1, latency=latency) for name, latency in (("a", 10.0), ("b", 20.0))]
     monkeypatch.setattr(page, "table", lambda group: frame(made))

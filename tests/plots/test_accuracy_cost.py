@@ -199,6 +199,8 @@ def test_score_rows_are_sorted_beside_the_teacher():
     assert fig.layout.shapes[0].x0 == 80 and fig.layout.shapes[0].line.color == COLORS["teacher"]
     said = fig.layout.title.text.replace("<br>", " ")
     assert said == "At the same cost TR@1 is best for c (50.0) and lowest for &lt;a&gt; (30.0)"
+    said = score_rows(frame([*made[:3], made[4]]), score="tr1").layout.title.text.replace("<br>", " ")
+    assert said == "At the same cost TR@1 is best for c (50.0) and lowest for b (41.0 ±1.0)"
     with pytest.raises(UserError, match="no student has both params_m and spice"):
         score_rows(frame(made), score="spice")
 
