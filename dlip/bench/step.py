@@ -21,8 +21,9 @@ from dlip.common.errors import UserError
 from dlip.cost.memory import peak_bytes
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
+from dlip.data.texts import texts_of
 from dlip.data.tokenizer import Tokenizer
-from dlip.experiments.run import new_model, new_student, texts_of
+from dlip.experiments.run import VOCABULARY_IMAGES, new_model, new_student
 from dlip.models.config import ModelConfig
 from dlip.training.caches.teacher import TeacherCache
 from dlip.training.config import TrainConfig
@@ -171,4 +172,5 @@ def random_model(size: str | ModelConfig) -> VLM:
 
 def bert_sized_tokenizer(dataset) -> Tokenizer:
     """A tokenizer of the data's words, filled up with unused ones to the size of BERT's vocabulary."""
-    return Tokenizer.train(chain(texts_of(dataset), (f"w{i}" for i in range(VOCABULARY))), VOCABULARY)
+    texts = texts_of(dataset, VOCABULARY_IMAGES)
+    return Tokenizer.train(chain(texts, (f"w{i}" for i in range(VOCABULARY))), VOCABULARY)
