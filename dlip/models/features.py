@@ -21,8 +21,6 @@ class Want:
     """Whose logits to compute, of `ABILITIES`."""
     layers: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     """(source, kind) -> layers to keep, -1 for the last. Kind is "states", or "self" or "cross" for attention maps."""
-    hardness: float = 1.0
-    """Share of ITM's negatives that are drawn by similarity (`hard_negatives`): 1 as in BLIP, 0 at random."""
 
     def includes(self, source: str) -> bool:
         """Whether a source has to be computed."""
@@ -130,7 +128,7 @@ class Features:
         """Gather values [B, ...] of all processes and select the contrasted images, [C, ...]."""
         return distributed.all_gather(values)[self.rows]
 
-    def choose_pairs(self, pairs: tuple[Tensor, Tensor] | None, hardness: float) -> tuple[Tensor, Tensor]:
+    def choose_pairs(self, pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Set and return the pairs that ITM reads: those passed, or hard negatives from all processes' batch.
 
         BLIP mines them so for retrieval (for pre-training within each process). The main process draws them, and each
@@ -139,7 +137,7 @@ class Features:
         b = len(self.image_id)
         if pairs is None:
             ids = self.contrasted(self.image_id)
-            drawn = hard_negatives(self.logits["itc"].detach(), ids, hardness)
+            drawn = hard_negatives(self.logits["itc"].detach(), ids)
             images, texts = (self.rows[x[len(ids) :]] for x in drawn)
             images, texts = distributed.broadcast_from_main(torch.stack([images, texts]))
             first = b * (distributed.rank() if distributed.batch_world_size() > 1 else 0)
@@ -161,12 +159,11 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
         return a.float() @ b.float().T
 
 
-def hard_negatives(similarity: Tensor, image_id: Tensor, hardness: float = 1.0) -> tuple[Tensor, Tensor]:
+def hard_negatives(similarity: Tensor, image_id: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs for ITM: the B matching ones, B images each with a wrong text, B texts each with a wrong image.
 
-    Wrong ones are drawn in proportion to softmax(similarity [B, B]), images in rows, or with probability 1 - `hardness`
-    at random; captions of the same image are never drawn. Returns image rows and text rows, [3 B] each, or [B] if all
-    captions are of one image.
+    Wrong ones are drawn in proportion to softmax(similarity [B, B]), images in rows; captions of the same image are
+    never drawn. Returns image rows and text rows, [3 B] each, or [B] if all captions are of one image.
     Source: Li et al., ALBEF (arXiv 2107.07651), section 3.2, as BLIP uses it.
     """
     similarity = similarity.float().nan_to_num()  # a non-finite loss is reported later, where the loss is computed
@@ -174,7 +171,6 @@ def hard_negatives(similarity: Tensor, image_id: Tensor, hardness: float = 1.0) 
     rows = torch.arange(len(image_id), device=image_id.device)
     if not keep.any():
         return rows, rows
-    least = 1e-4 + (1 - hardness) / len(rows)
-    texts = torch.multinomial((hardness * similarity.softmax(1) + least) * keep, 1).squeeze(1)
-    images = torch.multinomial((hardness * similarity.softmax(0).T + least) * keep, 1).squeeze(1)
+    texts = torch.multinomial((similarity.softmax(1) + 1e-4) * keep, 1).squeeze(1)
+    images = torch.multinomial((similarity.softmax(0).T + 1e-4) * keep, 1).squeeze(1)
     return torch.cat([rows, rows, images]), torch.cat([rows, texts, rows])

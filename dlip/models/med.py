@@ -364,7 +364,7 @@ class Med(HasAbilities, nn.Module):
         if want.includes("fusion"):
             ids, mask, rows = batch.ids, batch.mask, None
             if "itm" in abilities:
-                rows, texts = out.choose_pairs(pairs, want.hardness)
+                rows, texts = out.choose_pairs(pairs)
                 ids, mask = distributed.all_gather(ids)[texts], distributed.all_gather(mask)[texts]
             fused = self.fuse_with(cross, ids, mask, rows, traces["fusion"])
             if "itm" in abilities:

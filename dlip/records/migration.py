@@ -9,10 +9,12 @@ from dlip.records.schema import config_hash
 
 NEW_OPTIONS = {
     "model": {"image_backbone": "", "no_repeat_ngram_size": 0},
-    "train": {"optimizer": "adamw", "backbone_lr": 0.0, "backbone_stages": 0, "feature_views": 0, "itm_ramp": 0},
+    "train": {"optimizer": "adamw", "backbone_lr": 0.0, "backbone_stages": 0, "feature_views": 0},
     "evaluation": {"generate_limit": None},
 }
 """Options of experiments that older records lack, by part, with the values that their runs had."""
+REMOVED_OPTIONS = {"train": {"itm_ramp": 0}}
+"""Options that no longer exist, by part, with the values at which they did nothing; a record keeps other values."""
 
 
 def upgrade(record: dict) -> dict:
@@ -21,16 +23,19 @@ def upgrade(record: dict) -> dict:
         record = _from_1(record)
     if record.get("schema") == 2:
         record = _from_2(record)
-    return _with_new_options(record) if record.get("schema") == 3 else record
+    return _with_present_options(record) if record.get("schema") == 3 else record
 
 
-def _with_new_options(record: dict) -> dict:
-    """The record with `NEW_OPTIONS` where its configuration lacks them; "config_hash" is then computed again."""
+def _with_present_options(record: dict) -> dict:
+    """The record with `NEW_OPTIONS` and without `REMOVED_OPTIONS`; if it changes, so does its "config_hash"."""
     with suppress(AttributeError, KeyError, TypeError):  # damaged
-        config = record["config"]
-        filled = config | {part: values | config[part] for part, values in NEW_OPTIONS.items() if part in config}
-        if filled != config:
-            return record | {"config": filled, "config_hash": config_hash(filled)}
+        config = dict(record["config"])
+        for part in NEW_OPTIONS.keys() & config.keys():
+            removed = REMOVED_OPTIONS.get(part, {}).items()
+            options = (NEW_OPTIONS[part] | config[part]).items()
+            config[part] = {name: value for name, value in options if (name, value) not in removed}
+        if config != record["config"]:
+            return record | {"config": config, "config_hash": config_hash(config)}
     return record
 
 

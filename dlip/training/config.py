@@ -61,9 +61,6 @@ class TrainConfig:
     """Loss terms and groups with their weights, as in vlp,hr,kd.lm=0.5; a term without weight is not computed."""
     joins: dict[str, int] = option(factory=dict, parse=terms.joins, show=terms.terms_text, metavar="TERMS")
     """Optimizer steps after which loss terms join, as in vlp=500,itm=900; 0 for terms not named."""
-    itm_ramp: int = option(0, least=0)
-    """Steps after itm joins in which its negatives go from random ones to the hard ones of BLIP; 0 for hard ones at
-    once."""
     layers: dict[str, tuple[tuple[int, int], ...]] = option(
         factory=dict, parse=terms.layers, show=terms.layers_text, metavar="PAIRS", command="distill"
     )
@@ -141,10 +138,6 @@ class TrainConfig:
     def active(self, step: int) -> frozenset[str]:
         """Terms that are computed in a step, counted from 0."""
         return frozenset(term for term, weight in self.weights.items() if weight and step >= self.joins.get(term, 0))
-
-    def hardness(self, step: int) -> float:
-        """How hard ITM's negatives are in a step, counted from 0: 1 as in BLIP, 0 (at first) for random ones."""
-        return min(1.0, max(0, step - self.joins.get("itm", 0)) / self.itm_ramp) if self.itm_ramp else 1.0
 
     def for_dataset(self, size: int) -> "TrainConfig":
         """The configuration with `epochs` resolved to steps over `size` training images."""

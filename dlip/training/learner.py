@@ -54,7 +54,7 @@ class Learner(nn.Module):
         if distributed.batch_world_size() > 1:
             batch = pad_to_longest(batch, self.med.config.pad_id)
         own = replace(batch, features=self.feature_cache(batch)) if self.feature_cache else batch
-        features = self.med(own, replace(self.want(terms), hardness=self.config.hardness(step)))
+        features = self.med(own, self.want(terms))
         losses = {}
         if "itc" in terms:
             losses["itc"] = self.momentum(features, self.med, own, epoch) if self.momentum else objectives.itc(features)

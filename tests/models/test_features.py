@@ -6,9 +6,6 @@ import torch
 from dlip.common.errors import UserError
 from dlip.models.config import scenes_size
 from dlip.models.features import Trace, Want, hard_negatives
-from dlip.training.config import TrainConfig
-from dlip.training.learner import Learner
-from dlip.vlm import VLM
 
 CONFIG = scenes_size(32, 5, 4, fusion_layers=(1, 2))
 
@@ -72,27 +69,14 @@ def test_single_image_has_no_negatives():
     assert images.tolist() == texts.tolist() == [0, 1, 2, 3]
 
 
-def test_negatives_become_hard_after_itm_joins(make_med, make_batch, monkeypatch):
-    drawn, batch = [], make_batch()
-    draw = lambda similarity, ids, hardness: drawn.append(hardness) or hard_negatives(similarity, ids)  # noqa: E731
-    monkeypatch.setattr("dlip.models.features.hard_negatives", draw)
-    config = TrainConfig(weights={"itc": 1.0, "itm": 1.0}, joins={"itm": 2}, itm_ramp=4)
-    for ramp in (config, config.replace(itm_ramp=0)):
-        learner = Learner(VLM(make_med(0), None), None, ramp)
-        for step in (1, 2, 4, 6, 9):
-            learner(batch, None, step, 0.0)
-    assert drawn == [0.0, 0.5, 1.0, 1.0] + [1.0] * 4
-
-
-@pytest.mark.parametrize("hardness", [1.0, 0.5, 0.0])
-def test_negatives_follow_similarity(hardness: float):
-    """In proportion to the softmax of rows (texts for an image) and of columns (images for a text), or at random."""
+def test_negatives_follow_similarity():
+    """In proportion to the softmax of rows (texts for an image) and of columns (images for a text)."""
     torch.manual_seed(0)
     similarity, n = torch.randn(5, 5) * 1.5, 4000
-    draws = [hard_negatives(similarity, torch.arange(5), hardness) for _ in range(n)]
+    draws = [hard_negatives(similarity, torch.arange(5)) for _ in range(n)]
     texts = torch.stack([t[5:10] for _, t in draws])  # [n, 5], for each image
     images = torch.stack([p[10:] for p, _ in draws])
     for drawn, table in ((texts, similarity), (images, similarity.T)):
         counts = torch.stack([(drawn == j).float().mean(0) for j in range(5)], 1)  # [5, 5]
-        expected = (hardness * table.softmax(1) + (1 - hardness) / 5) * (1 - torch.eye(5))
+        expected = table.softmax(1) * (1 - torch.eye(5))
         torch.testing.assert_close(counts, expected / expected.sum(1, keepdim=True), atol=0.03, rtol=0)

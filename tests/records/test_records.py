@@ -188,6 +188,16 @@ def test_unusable_paths(tmp_path: Path):
         append({}, tmp_path)
 
 
+def test_options_that_came_or_went_do_not_separate_runs():
+    present, older = make_record(), make_record()
+    del older["config"]["train"]["optimizer"]
+    older["config"]["train"]["itm_ramp"] = 0
+    older["config_hash"] = config_hash(older["config"])
+    assert [upgrade(older)[key] for key in ("config", "config_hash")] == [present["config"], present["config_hash"]]
+    older["config"]["train"]["itm_ramp"] = 800
+    assert upgrade(older)["config"]["train"]["itm_ramp"] == 800
+
+
 def test_config_hash_ignores_seed_and_order():
     config = {"model": {"width": 64, "fusion_layers": (1, 2)}, "train": {"lr": 0.1, "seed": 0}, "data": {"seed": 5}}
     same = {"train": {"seed": 7, "lr": 0.1}, "data": {"seed": 5}, "model": {"fusion_layers": [1, 2], "width": 64}}

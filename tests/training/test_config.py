@@ -37,11 +37,6 @@ def test_invalid_configurations_are_refused(changes, says):
         TrainConfig(**changes)
 
 
-def test_negatives_become_hard_once_itm_has_joined():
-    config = TrainConfig(joins={"itm": 4}, itm_ramp=4)
-    assert [config.hardness(step) for step in (0, 4, 6, 8, 9)] == [0, 0, 0.5, 1, 1]
-
-
 def test_configurations_survive_json():
     c = TrainConfig(weights={**VLP, **HR}, layers={"image": ((5, 3), (-1, -1))}, momentum=0.995, queue=32)
     again = TrainConfig.from_dict(json.loads(json.dumps(c.to_dict())))
