@@ -269,7 +269,7 @@ def retrieval_macs(model: Med | DualEncoder, matched: bool = True, **sizes) -> d
 COUNTED = (
     "params_m: millions of stored tensors, tied ones once. flops_g: 2 per multiply-accumulate of all matrix "
     f"products, attention's too, of one image and one text of {TEXT_TOKENS} tokens (image encoder, text encoder, "
-    "fusion, ITC, ITM), which is the task retrieval; captioning is "
+    "fusion, ITC, ITM, also of a model without ITM), which is the task retrieval; captioning is "
     f"{NEW_TOKENS['captioning']} tokens, vqa {NEW_TOKENS['vqa']} for a question of {TEXT_TOKENS}, both greedy. "
     "params_m_paper, macs_g_paper: image and text encoder in the paper's count, which is multiply-accumulates "
     "of linear layers only, the text read alone."

@@ -80,10 +80,11 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
 def _students(df: pd.DataFrame) -> pd.DataFrame:
     """`dlip.records.compare.summary` of the students, with <figure>_kept and <figure>_kept_sd, also of "all"."""
     rows = summary(df)
-    kept = retention(df)
-    kept["all"] = kept[[*headline_scores(measured(df))]].min(axis=1, skipna=False)
+    kept, headline = retention(df), [*headline_scores(measured(df))]
+    kept["all"] = kept[headline].min(axis=1, skipna=False)
     groups = kept.groupby(["name", "role"])[[*SCORES, "all", *COSTS]]
     rows = rows.join(groups.mean().add_suffix("_kept"), on=["name", "role"])
+    rows["all_kept"] = rows[[f"{score}_kept" for score in headline]].min(axis=1, skipna=False)  # as in a report
     rows = rows.join(groups.std().add_suffix("_kept_sd"), on=["name", "role"])
     return rows[rows["role"] != "teacher"]
 

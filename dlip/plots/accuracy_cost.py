@@ -145,10 +145,12 @@ def _place_names(rows: pd.DataFrame, front: pd.DataFrame, lines: list[float], ax
     (left, right), (low, high) = ranges
     x, y = (rows[axis].to_numpy() for axis in axes)
     x, y = WIDTH * (x - left) / (right - left), HEIGHT * (y - low) / (high - low)
-    spread = HEIGHT * rows[f"{axes[1]}_sd"].fillna(0).to_numpy() / (high - low)
+    across, spread = (rows[f"{axis}_sd"].fillna(0).to_numpy() for axis in axes)
+    across, spread = WIDTH * across / (right - left), HEIGHT * spread / (high - low)
     steps = [rows.index.get_loc(i) for i in front.index]
     drawn = [(a - MARK, b - MARK, a + MARK, b + MARK) for a, b in zip(x, y, strict=True)]
     drawn += [(a, b - sd, a, b + sd) for a, b, sd in zip(x, y, spread, strict=True)]
+    drawn += [(a - sd, b, a + sd, b) for a, b, sd in zip(x, y, across, strict=True)]
     drawn += [(0, at, WIDTH, at) for at in (HEIGHT * (line - low) / (high - low) for line in lines)]
     for i, j in pairwise(steps):
         drawn += [(x[i], y[i], x[j], y[i]), (x[j], y[i], x[j], y[j])]

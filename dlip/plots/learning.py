@@ -7,7 +7,7 @@ from dlip.plots.losses import add_runs, ends_by_role
 from dlip.plots.style import LABELS, REFERENCE_LINE, axis_title, figure
 from dlip.records.evaluations import percent
 
-HEADROOM = 1.08
+HEADROOM = 1.15
 """Top of the y axis over the highest value."""
 
 
@@ -35,7 +35,7 @@ def learning_curves(records: list[dict], score: str) -> go.Figure:
     add_runs(fig, curves, f"%{{y:.1f}}{unit}", "lines+markers")
     tops = [value for _, _, values in curves for value in values if value is not None]
     if levels:
-        fig.add_hline(y=100, line=REFERENCE_LINE, annotation_text="teacher", annotation_position="bottom right")
+        fig.add_hline(y=100, line=REFERENCE_LINE, annotation_text="teacher", annotation_position="top left")
         tops.append(100)
     fig.update_xaxes(rangemode="tozero")
     return fig.update_yaxes(
