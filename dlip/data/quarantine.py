@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 
@@ -120,14 +119,6 @@ class AnnotatedImages(QuarantineMixin):
         captions = sum(len(about.captions) for about in self.annotations)
         questions = sum(len(about.questions) for about in self.annotations)
         return {"images": len(self), "captions": captions, "questions": questions}
-
-    def texts(self, images: int | None = None) -> Iterator[str]:
-        """Every caption, question and answer of the first `images` images, or of all; no image is read."""
-        for about in self.annotations[:images]:
-            yield from about.captions
-            for question in about.questions:
-                yield question.text
-                yield from question.answers
 
 
 def image_id_from_name(name: str) -> int:
