@@ -12,7 +12,6 @@ from PIL import Image
 from dlip.checkpoints.load import load_model, save_model
 from dlip.common.errors import UserError
 from dlip.common.text import plural
-from dlip.data.batch import squares
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
 from dlip.data.transforms import as_list, load_image
@@ -83,14 +82,6 @@ class VLM:
         """Side of the largest square that one of its models reads, in px."""
         return max(med.config.image_size for med in self.med.members)
 
-    def pixels(self, images: Iterable[ImageInput], med: Med | None = None) -> torch.Tensor:
-        """Images as the squares that `med` reads (of a composite the first model), uint8 [B, 3, S, S].
-
-        Raises UserError if an image cannot be read.
-        """
-        side = (med or self.med.model_for_states("image")).config.image_size
-        return squares(map(load_image, images), side)
-
     def tokenizer_of(self, med: HasAbilities) -> Tokenizer | StockTokenizer:
         """The tokenizer of `med`; models of a composite may differ in it."""
         return med.tokenizer or self.tokenizer
@@ -120,7 +111,11 @@ class VLM:
     def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med` (of a composite the first model)."""
         med = med or self.med.model_for_states("image")
-        return med.encode_image(med.preprocess([load_image(image) for image in images]))
+        return med.encode_image(self.pixels(images, med))
+
+    def pixels(self, images: Iterable[ImageInput], med: HasAbilities):
+        """Images as `med.encode_image` reads them. Raises UserError if an image cannot be read."""
+        return med.preprocess([load_image(image) for image in images])
 
     def caption(
         self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None,

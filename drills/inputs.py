@@ -113,7 +113,7 @@ def images(rng: random.Random, folder: Path):
         yield "the good image was skipped"
     for name in names[1:]:
         if name in kept:
-            outcome = outcome_of(lambda name=name: _student().pixels([dataset[kept[name]].image]))
+            outcome = outcome_of(lambda name=name: _student().image_states([dataset[kept[name]].image]))
             yield outcome if outcome != "refused" else f"{name} passed verify and was then refused"
         else:
             faults = [fault for fault in dataset.faults if fault.startswith(f"{name} ")]

@@ -138,12 +138,11 @@ def test_paths_and_images_of_any_mode_give_the_same(tiny, images, tmp_path):
     for i, image in enumerate(images):
         image.save(tmp_path / f"{i}.png")
     paths = [tmp_path / "0.png", str(tmp_path / "1.png"), images[2].convert("RGBA"), np.array(images[3])]
-    assert torch.equal(tiny.pixels(paths), tiny.pixels(images))
+    assert torch.equal(tiny.pixels(paths, tiny.med), tiny.pixels(images, tiny.med))
     assert tiny.caption(iter(paths)) == tiny.caption(images)
     torch.testing.assert_close(tiny.match(paths, TEXTS), tiny.match(images, TEXTS))
     grey = Image.new("L", (100, 30), 128)
-    pixels = tiny.pixels([grey])
-    assert pixels.shape == (1, 3, 64, 64) and pixels.dtype == torch.uint8 and (pixels == 128).all()
+    assert torch.equal(tiny.pixels([grey], tiny.med), tiny.med.normalize(torch.full((1, 3, 64, 64), 128)))
 
 
 def test_empty_inputs(tiny, images):

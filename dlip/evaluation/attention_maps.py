@@ -119,7 +119,7 @@ def image_maps(vlm: VLM, image: ImageInput) -> ImageMaps:
     med = vlm.med.model_for_states("image").eval()
     layers = tuple(range(med.config.image_layers))
     trace = Trace(Want(layers={("image", "self"): layers}).layers_of("image", med.config))
-    med.encode_image(med.normalize(vlm.pixels([image]).to(vlm.device)), trace)
+    med.encode_image(vlm.pixels([image], med), trace)
     return ImageMaps(torch.cat([trace.get("self", i) for i in layers]).float().cpu())
 
 

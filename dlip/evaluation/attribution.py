@@ -41,7 +41,7 @@ class Score:
 
     def pixels(self, image: ImageInput) -> Tensor:
         """Normalized pixels [1, 3, S, S]. Raises UserError for an unreadable image."""
-        return self.med.normalize(self.vlm.pixels([image], self.med).to(self.vlm.device))
+        return self.vlm.pixels([image], self.med)
 
     def __call__(self, pixels: Tensor, trace: Trace | None = None) -> Tensor:
         """Scores [N] of normalized pixels [N, 3, S, S]."""

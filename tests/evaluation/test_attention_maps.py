@@ -8,7 +8,7 @@ import torch
 
 from dlip import records
 from dlip.common.errors import UserError
-from dlip.data.batch import Batch
+from dlip.data.batch import Batch, squares
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.render import masks
 from dlip.data.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ def changed(vlm: VLM, seed: int, **changes) -> VLM:
 
 def features(vlm: VLM, image, text: str):
     """What the losses read of one picture and caption."""
-    batch = Batch(vlm.pixels([image]), torch.zeros(1), *vlm.tokenize([text]))
+    batch = Batch(squares([image], vlm.image_size), torch.zeros(1), *vlm.tokenize([text]))
     with torch.no_grad():
         return vlm.med.eval()(batch, Want(layers={("fusion", "cross"): (-1,), ("decoder", "cross"): (-1,)}))
 
@@ -146,7 +146,7 @@ def test_image_maps_equal_those_of_the_encoder(tiny, scenes):
     image = scenes[0].image
     maps = image_maps(tiny, image)
     assert maps.maps.shape == (2, 4, 65, 65)
-    batch = Batch(tiny.pixels([image]), torch.zeros(1))
+    batch = Batch(squares([image], tiny.image_size), torch.zeros(1))
     with torch.no_grad():
         expected = tiny.med.eval()(batch, Want(layers={("image", "self"): (0, -1)}))
     torch.testing.assert_close(maps.maps[0], expected.maps("image", "self", 0)[0])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import dlip.models.med
 from dlip.common.errors import UserError
-from dlip.data.batch import Batch
+from dlip.data.batch import Batch, squares
 from dlip.data.scenes.dataset import Scenes
 from dlip.evaluation.attribution import Score, grad_cam, integrated_gradients, occlusion
 from dlip.experiments.run import new_student
@@ -49,7 +49,7 @@ def test_word_scores_add_up_to_the_captions(tiny, scenes, prompt):
     torch.manual_seed(0)
     vlm = VLM(Med(replace(tiny.med.config, prompt_ids=prompt)), tiny.tokenizer)
     text, image = "a large red star above a cross", scenes[0].image
-    batch = Batch(vlm.pixels([image]), torch.zeros(1), *vlm.tokenize([text]))
+    batch = Batch(squares([image], vlm.image_size), torch.zeros(1), *vlm.tokenize([text]))
     with torch.no_grad():
         said = vlm.med.eval()(batch, Want(frozenset({"lm"})))
         words = [Score(vlm, text, i)(Score(vlm, text).pixels(image))[0] for i in range(len(text.split()))]

@@ -30,7 +30,7 @@ def language_model(tiny, tmp_path_factory):
 def test_vit_has_the_same_states(language_model, scenes):
     vlm, out = language_model
     images = [item.image for item in scenes]
-    pixels = vlm.med.normalize(vlm.pixels(images))
+    pixels = vlm.pixels(images, vlm.med)
     stock = AutoImageProcessor.from_pretrained(out / "vit", backend="pil")(images=images, return_tensors="pt")
     torch.testing.assert_close(stock.pixel_values, pixels, atol=1e-5, rtol=0)
     states = ViTModel.from_pretrained(out / "vit", add_pooling_layer=False).eval()(pixels).last_hidden_state

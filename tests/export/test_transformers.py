@@ -129,7 +129,7 @@ def test_reader_cannot_import_this_package(made):
 
 def test_pixels_are_equal(made):
     vlm, paths, _, outputs, _ = made
-    expected = vlm.med.normalize(vlm.pixels(paths))
+    expected = vlm.pixels(paths, vlm.med)
     torch.testing.assert_close(torch.tensor(outputs["pixels"]), expected, atol=1e-5, rtol=0)
     assert resize_square(Image.open(paths[0]).convert("RGB"), 48).shape == (48, 48, 3)
 
