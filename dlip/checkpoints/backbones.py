@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dlip.checkpoints.tensors import read_state
-from dlip.common.errors import UserError
+from dlip.common.errors import UserError, first_line
 from dlip.models.backbone import Backbone
 
 IMAGENET = "imagenet"
@@ -43,8 +43,7 @@ def _downloaded(name: str) -> dict[str, Tensor]:
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, global_pool="")
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the ImageNet weights of {name} cannot be downloaded ({reason}); see docs/checkpoints.md"
+            f"the ImageNet weights of {name} cannot be downloaded ({first_line(error)}); see docs/checkpoints.md"
         ) from None
     return model.state_dict()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dlip.checkpoints.tensors import INDEX
-from dlip.common.errors import UserError
+from dlip.common.errors import UserError, first_line
 
 MODEL_FILES = ("*.json", "vocab.txt", "merges.txt", "spiece.model", "model.safetensors", "model-*-of-*.safetensors")
 
@@ -22,7 +22,7 @@ def from_hub(name: str, patterns: tuple[str, ...]) -> Path:
     except LocalEntryNotFoundError:
         reason = "the hub cannot be reached"
     except Exception as error:  # network, hub and disk raise many types
-        reason = f"its download failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        reason = f"its download failed: {first_line(error)}"
     raise UserError(f"there is no folder {name!r}, and {reason}; check the name and the connection")
 
 

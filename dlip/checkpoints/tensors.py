@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dlip.common.errors import UserError, is_out_of_memory
+from dlip.common.errors import UserError, first_line, is_out_of_memory
 from dlip.common.files import check_file, read_json, write_atomically, write_json
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.med import Med
@@ -153,7 +153,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is damaged, or holds objects other than tensors, which could run code; use a file of tensors only"
         ) from None
     except Exception as error:  # a damaged file raises nearly anything
-        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) and str(error) else type(error).__name__
+        reason = first_line(error) if isinstance(error, RuntimeError) else type(error).__name__
         raise UserError(f"{path} cannot be read as weights ({reason}); name a checkpoint, or copy it again") from None
     state = state.get("model", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):

@@ -16,6 +16,11 @@ class MissingAbility(UserError):
     """The checkpoint has no weights for what the model was asked to do."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, or the type of the error if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error reports lack of memory; torch raises a plain RuntimeError for it on CPUs."""
     return isinstance(error, MemoryError) or bool(re.search("out of memory|can't allocate memory", str(error)))

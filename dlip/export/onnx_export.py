@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dlip import __version__
 from dlip.common import errors, text
-from dlip.common.errors import UserError
+from dlip.common.errors import UserError, first_line
 from dlip.common.files import write_json
 from dlip.data import transforms
 from dlip.export import onnx_runner
@@ -257,7 +257,7 @@ def write(
                 except torch.onnx.OnnxExporterError as error:
                     raise UserError(
                         f"torch {torch.__version__} cannot write {name}.onnx of {vlm.name} "
-                        f"({str(error).strip().splitlines()[0]}); try another version of torch or onnxscript"
+                        f"({first_line(error)}); try another version of torch or onnxscript"
                     ) from error
                 share_weights(folder / part / f"{name}.onnx", folder / part / "weights.bin", offsets)
     write_config(folder, vlm, parts, skipped)
@@ -371,7 +371,7 @@ def check(vlm: VLM, runner: onnx_runner.Runner, graphs: dict[tuple[str, str], Gr
             try:
                 results = parts[part].run(name, graph.outputs, **feed(inputs))
             except Exception as error:  # onnxruntime raises types of its own
-                raise UserError(f"{refused} {name}.onnx does not run ({str(error).splitlines()[0]})") from error
+                raise UserError(f"{refused} {name}.onnx does not run ({first_line(error)})") from error
             expected, actual = (
                 _by_token(dict(zip(graph.outputs, outputs, strict=True)), graph.med.config.vocab_size)
                 for outputs in (graph(**inputs), map(torch.from_numpy, results))

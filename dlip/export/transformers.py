@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from dlip.checkpoints.load import locate, parse_name, save_model
-from dlip.common.errors import UserError
+from dlip.common.errors import UserError, first_line
 from dlip.common.files import exclusive_lock, leftover_temporaries, read_json, system_errors, write_json
 from dlip.data.tokenizer import Tokenizer
 from dlip.export.card import TITLES, card, transformers_card
@@ -227,6 +227,7 @@ def push(folders: dict[str, Path], repo: str) -> list[str]:
             api.create_repo(name, exist_ok=True)
             api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="Exported by DLIP Workbench")
     except Exception as error:  # network and hub raise many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the upload to {name} failed ({reason}); log in with `hf auth login`, or check it") from None
+        raise UserError(
+            f"the upload to {name} failed ({first_line(error)}); log in with `hf auth login`, or check it"
+        ) from None
     return list(names)

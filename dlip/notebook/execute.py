@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from nbclient import NotebookClient
 
+from dlip.common.errors import first_line
 from dlip.notebook.controls import PLOTLY_MIME
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
@@ -80,7 +81,7 @@ def add_images(notebook) -> int:
         try:
             pio.write_images(figures, files, width=WIDTH, height=[f.layout.height or 450 for f in figures], scale=SCALE)
         except RuntimeError as error:  # no browser, or no kaleido to drive it
-            print(f"no images of charts: {str(error).strip().splitlines()[0]}")
+            print(f"no images of charts: {first_line(error)}")
             return len(charts)
         for data, file in zip(charts, files, strict=True):
             data["image/png"] = base64.b64encode(file.read_bytes()).decode()

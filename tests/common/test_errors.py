@@ -2,7 +2,7 @@
 
 import pickle
 
-from dlip.common.errors import UserError
+from dlip.common.errors import UserError, first_line
 
 
 def test_unprintable_characters_are_escaped():
@@ -11,3 +11,7 @@ def test_unprintable_characters_are_escaped():
 
 def test_it_can_be_pickled():
     assert str(pickle.loads(pickle.dumps(UserError("a\x07b")))) == "a\\x07b"
+
+
+def test_first_line_of_any_message():
+    assert first_line(ValueError("\n a\nb")) == "a" and first_line(ValueError(" \n")) == "ValueError"
