@@ -283,42 +283,32 @@ DUAL_ENCODER_COUNTED = (
 )
 
 
-def summary(model: ModelConfig | Med | DualEncoder | Composite) -> dict:
+def summary(model: Med | DualEncoder | Composite) -> dict:
     """A model's cost as records hold it; "counted" explains each figure.
 
     For a model with some abilities only, or of several checkpoints, parameters are those that its abilities need;
     FLOPs, the paper's count and parameters by task are of its (first) configuration. A dual encoder's has neither the
     paper's count nor parameters by task.
     """
-    if isinstance(model, DualEncoder):
-        return dual_encoder_summary(model)
-    c = getattr(model, "config", model)
-    count = params(c) if c is model else needed_params(model)
-    macs = {task: task_macs(c, task) for task in TASKS}
-    stored = [] if c is model else list(model.parameters())
-    bytes_each = sum(p.nbytes for p in stored) / sum(p.numel() for p in stored) if stored else 4
+    c, count, stored = model.config, needed_params(model), list(model.parameters())
+    dual = isinstance(model, DualEncoder)
+    bytes_each = sum(p.nbytes for p in stored) / sum(p.numel() for p in stored)
+    macs = {"retrieval": dual_encoder_macs(model)} if dual else {task: task_macs(c, task) for task in TASKS}
     flops = {task: sum(m.flops for m in passes.values()) for task, passes in macs.items()}
-    paper = paper_count(c)
-    return {
+    out = {
         "params_m": sum(count.values()) / 1e6,
         "weights_mb": bytes_each * sum(count.values()) / 1e6,
         "flops_g": flops["retrieval"] / 1e9,
-        "macs_g_paper": (paper["image_macs"] + paper["text_macs"]) / 1e9,
-        "params_m_paper": (paper["image_params"] + paper["text_params"]) / 1e6,
         "params_by_module": count,
-        "params_by_task": task_params(c),
         "flops_by_module": {name: m.flops for name, m in macs["retrieval"].items()},
         "flops_by_task": flops,
-        "counted": COUNTED,
+        "counted": DUAL_ENCODER_COUNTED if dual else COUNTED,
     }
-
-
-def dual_encoder_summary(model: DualEncoder) -> dict:
-    """`summary` of a CLIP or SigLIP."""
-    params, macs = dual_encoder_params(model), dual_encoder_macs(model)
-    flops = {name: one.flops for name, one in macs.items()}
-    return {
-        "params_m": sum(params.values()) / 1e6, "weights_mb": sum(p.nbytes for p in model.parameters()) / 1e6,
-        "flops_g": sum(flops.values()) / 1e9, "params_by_module": params, "flops_by_module": flops,
-        "flops_by_task": {"retrieval": sum(flops.values())}, "counted": DUAL_ENCODER_COUNTED,
-    }  # fmt: skip
+    if dual:
+        return out
+    paper = paper_count(c)
+    return out | {
+        "macs_g_paper": (paper["image_macs"] + paper["text_macs"]) / 1e9,
+        "params_m_paper": (paper["image_params"] + paper["text_params"]) / 1e6,
+        "params_by_task": task_params(c),
+    }
