@@ -351,7 +351,7 @@ def count_layers(names: Iterable[str], prefix: str) -> int:
 
 def resize_positions(positions: Tensor, length: int) -> Tensor:
     """[CLS] and patch positions [1, 1+g*g, D] for another grid, bicubic as in BLIP's own code."""
-    old, new = (round((n - 1) ** 0.5) for n in (positions.shape[1], length))
-    patches = positions[:, 1:].transpose(1, 2).unflatten(-1, (old, old))
-    patches = F.interpolate(patches, (new, new), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-    return positions if old == new else torch.cat([positions[:, :1], patches], 1)
+    from timm.layers import resample_abs_pos_embed  # takes a second
+
+    side = round((length - 1) ** 0.5)
+    return resample_abs_pos_embed(positions, [side, side], antialias=False)

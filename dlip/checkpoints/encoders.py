@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dlip.checkpoints.blip import count_layers, head_counts, rename_timm
@@ -89,17 +88,3 @@ def _without_distillation_token(tensors: dict[str, Tensor]) -> dict[str, Tensor]
 def _sizes(folder: Path, names: dict[str, str], like: ModelConfig) -> ModelConfig:
     config = read_json(folder / "config.json")
     return replace(like, **{own: config[stock] for own, stock in names.items()})
-
-
-def resize_patch_embedding(kernel: Tensor, size: int) -> Tensor:
-    """A patch embedding [D, 3, p, p] for patches of another size.
-
-    An image enlarged bilinearly from p to `size` px per patch gives exactly the same tokens as before.
-    Source: Beyer et al., FlexiViT (arXiv 2212.08013), section 3.4.
-    """
-    p = kernel.shape[-1]
-    if p == size:
-        return kernel
-    pixels = torch.eye(p * p).view(p * p, 1, p, p)
-    resize = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False).view(p * p, size * size)
-    return (kernel.float().flatten(2) @ torch.linalg.pinv(resize).T).unflatten(-1, (size, size))

@@ -136,12 +136,17 @@ def _fit(key: str, value: Tensor, own: Tensor, tokenizer: Tokenizer, source_toke
     """A weight of the source for the model's vocabulary, number of positions, image grid or patch size."""
     if key.endswith(_PER_TOKEN):
         return _match_tokens(own, value, tokenizer, source_tokenizer)
+    if value.shape == own.shape:
+        return value
     if key.endswith("position_embeddings.weight"):
         return torch.cat([value, own[len(value) :]])[: len(own)]
     if key.endswith("position_embedding"):
         return resize_positions(value.float(), own.shape[1])
     if key.endswith("patch_embedding.weight") and value.ndim == own.ndim == 4:
-        return encoders.resize_patch_embedding(value, own.shape[-1])
+        from timm.layers import resample_patch_embed  # takes a second
+
+        # an image enlarged bilinearly gives the same tokens as before: FlexiViT (arXiv 2212.08013), section 3.4
+        return resample_patch_embed(value.float(), [*own.shape[-2:]], "bilinear", antialias=False)
     return value
 
 
