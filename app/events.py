@@ -18,12 +18,14 @@ VALIDATING = (gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.CheckboxGroup, gr.
 """Components whose values gradio would validate in its own words."""
 LATEST = {"trigger_mode": "always_last"}
 """Option of an event: of the choices made while it runs, the latest one is answered next."""
-QUICK = {"concurrency_id": "quick", "concurrency_limit": 4, **LATEST}
-SEARCH = {"concurrency_id": "search", "concurrency_limit": 1, **LATEST}
-LONG = {"concurrency_id": "long", "concurrency_limit": 1}
-CHOICE = {"concurrency_id": "choice", "concurrency_limit": 1, **LATEST}
-"""Options of an event that name its queue: a short question never waits behind a long measurement or a model that is
-being loaded."""
+PRIVATE = {"api_visibility": "private"}
+"""Option of an event with a function that is no API endpoint."""
+QUICK = {"concurrency_id": "quick", "concurrency_limit": 4, **LATEST, **PRIVATE}
+SEARCH = {"concurrency_id": "search", "concurrency_limit": 1, **LATEST, **PRIVATE}
+LONG = {"concurrency_id": "long", "concurrency_limit": 1, **PRIVATE}
+CHOICE = {"concurrency_id": "choice", "concurrency_limit": 1, **LATEST, **PRIVATE}
+"""Options of the page's own events that name their queue: a short question never waits behind a long measurement or a
+model that is being loaded."""
 MESSAGE_S = 8
 """Seconds that an error message stays on the page."""
 BUSY = "Too many visitors are waiting; reload the page in a minute."
@@ -41,7 +43,7 @@ def chain(triggers: list) -> Callable:
     Gradio runs a deferred event by triggering all listeners once more, so that two that defer would trigger each other
     for ever. Behind a step of its own, a deferred event triggers nothing else.
     """
-    return gr.on(triggers, None, js="() => {}", api_visibility="private", trigger_mode="multiple").then
+    return gr.on(triggers, None, js="() => {}", trigger_mode="multiple").then
 
 
 def guarded(function: Callable, long: bool = False) -> Callable:
@@ -81,7 +83,7 @@ def on_selection_change(function: Callable, on_error: Callable[[str], object]) -
 def or_busy(event: gr.events.Dependency, outputs: list[gr.HTML]) -> gr.events.Dependency:
     """The event; if the queue is full, its first output shows `BUSY` and the others are cleared."""
     values = [parts.hint(BUSY), *[""] * (len(outputs) - 1)]
-    event.failure(None, None, outputs, js=set_in_page(values), api_visibility="private")
+    event.failure(None, None, outputs, js=set_in_page(values))
     return event
 
 
@@ -124,4 +126,5 @@ def endpoint(function: Callable, inputs: list, queue: dict = QUICK) -> None:
         if isinstance(component, VALIDATING):
             gradio_workarounds.take_raw_value(component)
     handler = guarded(function, long=queue is not QUICK)
-    gr.on([], handler, inputs, gradio_workarounds.typed_result(function), api_name=function.__name__, **queue)
+    public = {**queue, "api_visibility": "public"}
+    gr.on([], handler, inputs, gradio_workarounds.typed_result(function), api_name=function.__name__, **public)

@@ -65,10 +65,10 @@ def on_start(
     cancel_on: inputs whose change makes the job pointless and stops it. cancel_events: other events that do. All but
     the job itself happens in the page, as a request might arrive after the one that starts the next job.
     """
-    private, hide = dict(api_visibility="private"), set_in_page(gr.update(visible=False))
-    start.click(None, None, stop, js=set_in_page(gr.update(visible=True)), **private)
-    job = start.click(guarded(function, long=True), inputs, outputs, **private, **LONG, **options)
+    hide = set_in_page(gr.update(visible=False))
+    start.click(None, None, stop, js=set_in_page(gr.update(visible=True)))
+    job = start.click(guarded(function, long=True), inputs, outputs, **LONG, **options)
     for triggers in ([component.change for component in cancel_on] + [*cancel_events], [stop.click]):
-        gr.on(triggers, None, None, stop, js=hide, cancels=job, trigger_mode="multiple", **private)
+        gr.on(triggers, None, None, stop, js=hide, cancels=job, trigger_mode="multiple")
     for end in (job.then, job.failure):
-        end(None, None, stop, js=hide, **private)
+        end(None, None, stop, js=hide)

@@ -13,8 +13,7 @@ that is called inside its own gr.Tab. It returns the inputs, if any, that an exa
   models with `models.pair`, return plain JSON as a TypedDict, and raise UserError.
 - `events.endpoint(function, [image, *names, ...])` makes such a function an API endpoint, documented by its docstring
   and return type. The page shows the same result as HTML, made by a pure function `show` from a template in `view`. The
-  page's own events have `api_visibility="private"` and a queue of `events`: `**events.QUICK`, or `**events.LONG`
-  if they take more than a second.
+  page's own events have a queue of `events`: `**events.QUICK`, or `**events.LONG` if they take more than a second.
 - Every event handler is wrapped by `events.guarded` or `events.on_selection_change`, which show exceptions as a
   sentence and hold `models.turn`. Long jobs take the turn themselves, see `jobs.turns`.
 """
@@ -83,7 +82,7 @@ def build() -> gr.Blocks:
                 for name, (label, module) in TABS.items():
                     with gr.Tab(label, id=name, elem_id=name) as tab:
                         returned[name] = module.tab(page, names, image)
-                    tab.select(None, js=parts.RESIZE_CHARTS, api_visibility="private")
+                    tab.select(None, js=parts.RESIZE_CHARTS)
 
         def choose_example(place, teacher, student):
             example = examples[place]
@@ -116,27 +115,26 @@ def build() -> gr.Blocks:
                 events.warn(events.message(error))
                 return image
 
-        private = dict(api_visibility="private", show_progress="hidden")
+        quick = dict(**events.QUICK, show_progress="hidden")
+        at_once = dict(**events.PRIVATE, queue=False, show_progress="hidden")
         events.chain([image.change, *(name.change for name in names)])(
-            events.on_selection_change(update_hint, events.ignore), [image, *names], hint, **private, **events.QUICK
+            events.on_selection_change(update_hint, events.ignore), [image, *names], hint, **quick
         )
-        events.chain([names[1].change])(
-            _student_color, names[1], student_color, queue=False, **private, **events.LATEST
-        )
+        events.chain([names[1].change])(_student_color, names[1], student_color, **at_once, **events.LATEST)
         # the image itself is no output here, not even as gr.skip(): gradio would make it anew, without its preprocess
         checked = events.chain([image.input])(
-            events.on_selection_change(unreadable_upload, events.warn), image, unreadable, **private, **events.QUICK
+            events.on_selection_change(unreadable_upload, events.warn), image, unreadable, **quick
         )
         checked.then(None, [unreadable, image], js=parts.REMOVE_IMAGE_IF)
         sentence, found = returned["search"]
         asked = [*names, *returned["compare"]]
         for own_image in (events.chain([image.input]), found.then):
-            own_image(events.guarded(fit_to_own_image, long=True), [image, *asked], asked, queue=False, **private)
-        gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES, api_visibility="private")
-        clicked = buttons.click(None, None, place, js=parts.picked("examples"), api_visibility="private")
+            own_image(events.guarded(fit_to_own_image, long=True), [image, *asked], asked, **at_once)
+        gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES)
+        clicked = buttons.click(None, None, place, js=parts.picked("examples"))
         filled = [image, *asked, sentence]
         chosen = events.guarded(choose_example, long=True)
-        clicked.then(chosen, [place, *names], filled, api_visibility="private", **events.CHOICE)
+        clicked.then(chosen, [place, *names], filled, **events.CHOICE)
     return page
 
 

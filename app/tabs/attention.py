@@ -227,7 +227,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         maps = find_maps(image, teacher, student, texts, chosen, view, source, outline, *2 * ("last", "mean"))
         return *update_settings(teacher, student, view), *maps
 
-    quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
+    quick = dict(**events.QUICK, show_progress="minimal")
     models_and_image, settings, maps_out = [image, *names], [view, source, outline, *places], [maps_json, shown_maps]
     words_event = dict(inputs=[*models_and_image, question, opened], outputs=[texts, chosen, shown_words],
                        show_progress_on=shown_words, **quick)  # fmt: skip
@@ -248,14 +248,14 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         events.or_busy(found_or_busy.then(maps_after_change, **maps_event), [shown_maps])
 
     # nothing is computed before the tab is first opened
-    shown_words.parent.select(None, None, opened, js=events.set_in_page(True), api_visibility="private")
+    shown_words.parent.select(None, None, opened, js=events.set_in_page(True))
     then_maps(events.chain([opened.change, image.change])(words_after_change, **words_event))
     for trigger in (answer.click, question.submit):
         trigger(events.guarded(find_words), **words_event).then(maps_after_change, **maps_event)
     new_models = events.chain([name.change for name in names])(**settings_event)
     then_maps(events.or_busy(new_models, [shown_words, shown_maps]).then(words_after_change, **words_event))
     events.chain([view.change])(events.guarded(change_view), **view_event)
-    clicked = shown_words.click(None, None, chosen, js=parts.picked("words"), api_visibility="private")
+    clicked = shown_words.click(None, None, chosen, js=parts.picked("words"))
     clicked.then(events.guarded(find_maps), **maps_event)
     for setting in (source, *places):
         setting.input(events.guarded(find_maps), **maps_event)

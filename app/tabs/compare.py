@@ -291,7 +291,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         (rankings, show_rankings, [candidates], ranked, rank.click),
     ]
     outputs = [captioned, answered, ranked]
-    event = dict(api_visibility="private", show_progress="minimal", **events.QUICK)
+    event = dict(show_progress="minimal", **events.QUICK)
     then = events.chain([page.load, image.change, *(name.change for name in names)])
     on_error = _warn_and_show  # an error that all three meet is shown once
     for i, (function, show, options, output, click) in enumerate(actions):
@@ -304,7 +304,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     method.input(events.guarded(_shown(captions, show_captions, quiet=True)), [image, *names, *decoding], captioned,
                  **event)  # fmt: skip
     question.submit(events.guarded(_shown(answers, show_answers)), [image, *names, question], answered,
-                    api_visibility="private", **events.QUICK)  # fmt: skip
+                    **events.QUICK)  # fmt: skip
     return question, candidates
 
 

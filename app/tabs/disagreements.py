@@ -104,5 +104,5 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     arguments = [*names, task, count]
     jobs.on_start(start, stop, find, arguments, shown, cancel_on=arguments)
     gr.on([component.change for component in arguments], None, None, shown, js=events.set_in_page(parts.hint(EMPTY)),
-          api_visibility="private", trigger_mode="multiple")  # fmt: skip
+          trigger_mode="multiple")  # fmt: skip
     events.endpoint(disagreements, arguments, events.LONG)

@@ -153,18 +153,18 @@ def tab(
     def find_sentences(image, teacher, student):
         return show(sentences(image, teacher, student), (teacher, student), with_images=False)
 
-    event = dict(api_visibility="private", show_progress="minimal", **events.SEARCH)
+    event = dict(show_progress="minimal", **events.SEARCH)
     finding = gr.on(
         [find.click, sentence.submit], events.guarded(find_images, long=True), [*names, sentence], out, **event
     )
     reversing = reverse.click(events.guarded(find_sentences, long=True), [image, *names], out, **event)
-    clear = dict(outputs=out, api_visibility="private", trigger_mode="multiple")
+    clear = dict(outputs=out, trigger_mode="multiple")
     gr.on([name.change for name in names], None, js=events.set_in_page(empty), cancels=[finding, reversing],
           **clear)  # fmt: skip
     images_stay = f"shown => shown.includes('data-index') ? {json.dumps(gr.skip())} : {json.dumps(empty)}"
     image.change(None, out, js=images_stay, cancels=reversing, **clear)
-    clicked = out.click(None, None, place, js=parts.picked("found"), api_visibility="private")
+    clicked = out.click(None, None, place, js=parts.picked("found"))
     read = events.guarded(searched.image, long=True)
-    chosen = clicked.then(read, place, image, api_visibility="private", **events.CHOICE)
+    chosen = clicked.then(read, place, image, **events.CHOICE)
     chosen.then(None, js=parts.RELEASE_EXAMPLES).then(None, js=parts.SHOW_IMAGE)
     return sentence, chosen

@@ -192,11 +192,11 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         drawings = [update for heading, fig in figures(measured) for update in charts.updates(heading, fig)]
         return show(measured), gr.Column(visible=True), *drawings
 
-    clear = dict(api_visibility="private", trigger_mode="multiple")
-    task.change(None, task, [beams, tokens], js=ENABLE_TEXT_SIZES, **clear)
+    task.change(None, task, [beams, tokens], js=ENABLE_TEXT_SIZES, trigger_mode="multiple")
     arguments = [*names, task, batch, beams, tokens, repeats, batches, with_memory]
     jobs.on_start(start, stop, measure, arguments, [shown, drawn, *chart_parts], cancel_on=arguments,
                   show_progress_on=shown)  # fmt: skip
     nothing = events.set_in_page(["", gr.update(visible=False)])
-    gr.on([component.change for component in arguments], None, None, [shown, drawn], js=nothing, **clear)
+    gr.on([component.change for component in arguments], None, None, [shown, drawn], js=nothing,
+          trigger_mode="multiple")  # fmt: skip
     events.endpoint(speed, arguments, events.LONG)

@@ -259,13 +259,13 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     def show_point(point, group, cost, score):
         return show(run(point, group, cost, score), group) if point else ""
 
-    quick = dict(**events.QUICK, api_visibility="private", show_progress="minimal")
+    quick = dict(**events.QUICK, show_progress="minimal")
     axes_inputs = [group, cost, score]
     drawn = dict(fn=events.guarded(draw), inputs=[*axes_inputs, point], outputs=[note, heading, chart, point, shown],
                  show_progress_on=chart, **quick)  # fmt: skip
     events.chain([heading.parent.select, cost.input, score.input])(**drawn)
     events.chain([group.input])(events.guarded(update_axes), axes_inputs, [cost, score], **quick).then(**drawn)
-    clicked = clickable.click(None, None, point, js=PICKED_POINT, api_visibility="private")
+    clicked = clickable.click(None, None, point, js=PICKED_POINT)
     for event in (clicked.then, point.input):
         event(events.guarded(show_point), [point, *axes_inputs], shown, **quick)
     events.endpoint(tradeoffs, axes_inputs)
