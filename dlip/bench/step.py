@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from dlip import data as data_sets
-from dlip.bench import row
+from dlip.bench import row, training
 from dlip.common import machine
 from dlip.common.errors import UserError
 from dlip.cost.memory import peak_bytes
@@ -154,12 +154,7 @@ def _serve(connection: Connection, data: str, split: str, batch: int, variant: V
     torch.manual_seed(0)  # for the sampled negatives
     while connection.recv():
         start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=variant.precision == "bf16"):
-            losses = learner(ready, outputs, 0, 0.0)
-            total = sum(weights[term] * loss for term, loss in losses.items())
-        total.backward()
-        adamw.step()
-        adamw.zero_grad()
+        losses = training.step(learner, adamw, outputs, ready, variant.precision == "bf16")
         machine.synchronize(device)
         connection.send((time.perf_counter() - start, {term: loss.item() for term, loss in losses.items()}))
     connection.send(peak_bytes(device))

@@ -62,13 +62,15 @@ def memoized(teacher: Teacher):
     return first_outputs
 
 
-def step(learner: Learner, adamw, teacher, batch, bf16: bool) -> None:
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+def step(learner: Learner, adamw, teacher, batch, bf16: bool) -> dict[str, torch.Tensor]:
+    """Forward, backward and optimizer; returns the losses."""
+    with torch.autocast(batch.image_id.device.type, torch.bfloat16, enabled=bf16):
         losses = learner(batch, teacher, 0, 0.0)
         total = sum(learner.config.weights[term] * loss for term, loss in losses.items())
     total.backward()
     adamw.step()
     adamw.zero_grad()
+    return losses
 
 
 def profiled(name: str, step, rounds: int) -> list[dict]:
