@@ -17,7 +17,6 @@ from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
-from dlip.data.transforms import resize_square
 from dlip.models.features import Features, Trace, Want
 from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import with_prompt
@@ -187,9 +186,8 @@ class TeacherCache(nn.Module):
         """Compute and store the outputs of consecutive images and all their captions."""
         med = self.teacher.med
         device = med.temp.device
-        pixels = torch.from_numpy(np.stack([resize_square(item.image, collate.image_size) for item in items]))
         trace = Trace(self.want.layers_of("image", med.config))
-        image = med.encode_image(med.normalize(pixels.permute(0, 3, 1, 2).to(device)), trace)
+        image = med.encode_image(med.normalize(collate.pixels(items, 0).to(device)), trace)
         own_rows = slice(rows.start, rows.stop)
         self._store("image.embed", own_rows, med.project_image(image))
         for layer in self.want.layers["image", "states"]:
