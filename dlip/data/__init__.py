@@ -29,7 +29,7 @@ class FirstN:
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions; reads every image, but does not decode those that are stored."""
-        from dlip.data.shards.write import encoded_item
+        from dlip.data.quarantine import encoded_item
 
         counts = {"images": len(self), "captions": 0, "questions": 0}
         for i in range(len(self)):
@@ -92,7 +92,7 @@ def verify(dataset) -> list[str]:
 def has_field(dataset, noun: str) -> bool:
     """Whether a dataset has any "captions" or "questions"; a limited one is searched."""
     if isinstance(dataset, FirstN):
-        from dlip.data.shards.write import encoded_item  # does not decode what is stored
+        from dlip.data.quarantine import encoded_item  # does not decode what is stored
 
         return any(getattr(encoded_item(dataset, i), noun) for i in range(len(dataset)))
     return bool(dataset.counts()[noun])

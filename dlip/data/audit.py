@@ -9,9 +9,8 @@ from tqdm import tqdm
 from dlip import data as data_sets
 from dlip.common.text import one_line, plural
 from dlip.data.annotation import HUMAN
-from dlip.data.quarantine import EmptySplitError
+from dlip.data.quarantine import EmptySplitError, encoded_item
 from dlip.data.shards.dataset import BadSampleError
-from dlip.data.shards.write import encoded_item
 
 KINDS = {
     "questions without answers": " has no answer to ",  # first, as it quotes the question

@@ -9,8 +9,7 @@ import numpy as np
 
 from dlip.data.batch import Item
 from dlip.data.loader import epoch_order
-from dlip.data.quarantine import EncodedItem, image_id_from_name
-from dlip.data.shards.write import encoded_item
+from dlip.data.quarantine import EncodedItem, encoded_item, image_id_from_name
 
 
 class JoinedDatasets:

@@ -1,6 +1,7 @@
 """What datasets on disk share: faults are fatal or quarantined, and images can be had as they are stored."""
 
 import hashlib
+import io
 import os
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
@@ -12,7 +13,7 @@ from dlip.common.errors import UserError
 from dlip.common.text import plural
 from dlip.data.annotation import Annotation
 from dlip.data.batch import Item, Question
-from dlip.data.transforms import read_image
+from dlip.data.transforms import as_pil, read_image
 
 SUFFIXES = {
     b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*": ".tif",
@@ -46,6 +47,16 @@ class EncodedItem:
         """Raise UserError if the image cannot be decoded."""
         image = read_image(self.name, self.data)
         return Item(image, self.image_id, self.captions, self.questions, writers=self.writers)
+
+
+def encoded_item(dataset, i: int) -> EncodedItem:
+    """Item i of any dataset with its image as an encoded file; pixels become a PNG."""
+    if hasattr(dataset, "encoded_item"):
+        return dataset.encoded_item(i)
+    item, data = dataset[i], io.BytesIO()
+    as_pil(item.image).save(data, "PNG")
+    name = f"{dataset.split}-{i}"
+    return EncodedItem(name, item.image_id, item.captions, item.questions, data.getvalue(), item.writers)
 
 
 class QuarantineMixin:

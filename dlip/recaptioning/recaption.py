@@ -18,8 +18,7 @@ from dlip.common.text import plural
 from dlip.data.annotation import Annotation
 from dlip.data.folders.dataset import Folder
 from dlip.data.folders.write import write_annotations
-from dlip.data.quarantine import image_id_from_name
-from dlip.data.shards.write import encoded_item
+from dlip.data.quarantine import encoded_item, image_id_from_name
 from dlip.recaptioning.config import SelectionConfig, WritingConfig
 from dlip.recaptioning.journal import Journal
 from dlip.recaptioning.selection import mix, select

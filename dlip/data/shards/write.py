@@ -10,9 +10,8 @@ from tqdm import tqdm
 from dlip.common.errors import UserError
 from dlip.common.files import write_atomically, write_json
 from dlip.data.annotation import check_split
-from dlip.data.quarantine import EncodedItem
+from dlip.data.quarantine import encoded_item
 from dlip.data.shards.naming import INDEX
-from dlip.data.transforms import as_pil
 
 IMAGES_PER_SHARD = 1000
 
@@ -45,17 +44,6 @@ def check_empty(folder: str | Path) -> None:
     """Raise UserError if the folder holds shards."""
     if any(Path(folder).glob("*.tar")):
         raise UserError(f"{folder} holds shards already; name another folder, or remove them")
-
-
-def encoded_item(dataset, i: int) -> EncodedItem:
-    """Item i of any dataset with its image as an encoded file; pixels become a PNG."""
-    if hasattr(dataset, "encoded_item"):
-        return dataset.encoded_item(i)
-    item, data = dataset[i], io.BytesIO()
-    image = as_pil(item.image)
-    image.save(data, "PNG")
-    name = f"{dataset.split}-{i}"
-    return EncodedItem(name, item.image_id, item.captions, item.questions, data.getvalue(), item.writers)
 
 
 def _write(path: Path, dataset, places, counts: dict[str, int]) -> None:
