@@ -7,12 +7,12 @@ import ast
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise
 from textwrap import dedent
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
 from dlip.common.errors import UserError
 
@@ -124,6 +124,24 @@ def from_dict(cls: type, values: dict, what: str):
     if missing:
         raise UserError(f"the {what} configuration has no {missing[0]}; add it")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in read.items()})
+
+
+class Config:
+    """What configurations share: a frozen dataclass that is written as JSON and read back.
+
+    Errors call a `TrainConfig` train, and so on.
+    """
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Self:
+        """Raise UserError where a value is missing, has an unknown name or is of the wrong type."""
+        return from_dict(cls, values, cls.__name__.removesuffix("Config").lower())
+
+    def replace(self, **changes) -> Self:
+        return replace(self, **changes)
 
 
 def _valid(value, kind) -> bool:

@@ -1,11 +1,11 @@
 """What an experiment is: the value behind `dlip train` and `distill`, a grid's row, a run folder and a record."""
 
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from dlip.common.errors import UserError
-from dlip.common.fields import check, from_dict, option
+from dlip.common.fields import Config, check, option
 from dlip.common.options import comma_separated, to_argv
 from dlip.models.tasks import TASKS
 from dlip.training.config import TrainConfig
@@ -57,7 +57,7 @@ class HeldOutConfig(MeasureConfig):
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
+class ExperimentConfig(Config):
     """One training with its evaluation: names of models and data, and how they are trained and measured."""
 
     size: str = option(metavar="SIZE")
@@ -95,20 +95,13 @@ class ExperimentConfig:
         argv = to_argv(self, name, COMMAND_DEFAULTS[name]) + ["--cache"] * self.train.cache
         return shlex.join(["dlip", name, *argv, "--out", out])
 
-    def to_dict(self) -> dict:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: dict) -> "ExperimentConfig":
         """An experiment from a record's "config" or a run folder's run.json; what else stands there is ignored.
 
         Raises UserError where a value is missing or wrong.
         """
-        about = {name: value for name, value in values.items() if name not in ("model", "inputs")}
-        return from_dict(cls, about, "experiment")
-
-    def replace(self, **changes) -> "ExperimentConfig":
-        return replace(self, **changes)
+        return super().from_dict({name: value for name, value in values.items() if name not in ("model", "inputs")})
 
 
 COMMAND_DEFAULTS = {"train": {}, "distill": {"weights": VLP | HR | AT, "role": "distilled"}}
@@ -116,7 +109,7 @@ COMMAND_DEFAULTS = {"train": {}, "distill": {"weights": VLP | HR | AT, "role": "
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Config):
     """One evaluation of a model that exists."""
 
     model: str = option(metavar="MODEL")
@@ -155,11 +148,3 @@ class EvaluationConfig:
     def command(self) -> str:
         """The command line of this evaluation, for information."""
         return shlex.join(["dlip", "evaluate", *to_argv(self, "evaluate", {})])
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "EvaluationConfig":
-        """Raise UserError where a value is missing or wrong."""
-        return from_dict(cls, values, "evaluation")

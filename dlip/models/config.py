@@ -1,11 +1,11 @@
 """Sizes of a model: a validated dataclass, and the sizes that have names."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import ClassVar
 
 from dlip.common.errors import UserError
-from dlip.common.fields import from_dict
+from dlip.common.fields import Config
 from dlip.models.backbone import BackboneSize, backbone_size
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -15,7 +15,7 @@ MAX_LAYERS, MAX_SIZE = 1_000, 10_000_000
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Config):
     """Sizes and vocabulary of a BLIP (its MED: multimodal mixture of encoder-decoder). The defaults are BLIP-Base's."""
 
     class_token: ClassVar[bool] = True
@@ -109,14 +109,6 @@ class ModelConfig:
     def grid(self) -> int:
         """Patches per side."""
         return -(-self.image_size // self.patch_size)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "ModelConfig":
-        """Raise UserError for an unknown name or a value of the wrong type."""
-        return from_dict(cls, values, "model")
 
 
 # The paper's encoder sizes (Table 1): width, heads, layers.

@@ -1,11 +1,11 @@
 """How a model is trained: a validated dataclass, the only place where a training option is declared."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from dlip.common.errors import UserError
-from dlip.common.fields import check, from_dict, option
+from dlip.common.fields import Config, check, option
 from dlip.models.tasks import SOURCES
 from dlip.training import terms
 from dlip.training.terms import TERMS, VLP
@@ -17,7 +17,7 @@ CACHE_GB = 20.0
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     """How a model is trained.
 
     The defaults are the paper's where it states them, except that ITC has no momentum encoders and that VQA is a term
@@ -144,14 +144,3 @@ class TrainConfig:
         if self.epochs is None:
             return self
         return self.replace(steps=max(1, round(self.epochs * (size // self.batch_size))), epochs=None)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "TrainConfig":
-        """Raise UserError where a name is not a field, or a value not of its field's type."""
-        return from_dict(cls, values, "train")
-
-    def replace(self, **changes) -> "TrainConfig":
-        return replace(self, **changes)
