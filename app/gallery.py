@@ -94,7 +94,7 @@ class Gallery:
     def embeddings(self, vlm: VLM, kind: Kind) -> Tensor:
         """ITC embeddings [N, E] of the N `places` of a kind, computed once per model, a batch at a time.
 
-        Raises MissingAbility, and UserError as `places` does.
+        Raises MissingAbility, and UserError where the model knows none of them.
         """
         cached = self._embeddings.setdefault(vlm, {})
         if kind not in cached:

@@ -4,8 +4,8 @@
 
 - schema: 3. id: unique. created: UTC, ISO 8601. name: the same for all seeds of one setup. role: "teacher",
   "undistilled", "distilled" or "quantized" (a teacher in int8).
-- command: as typed. config: the resolved configuration ("model", "train" and everything else that decides the result).
-  config_hash: its hash without the seed (`config_hash`). seed.
+- command: the command line of the run, for information. config: the resolved configuration ("model", "train" and
+  everything else that decides the result). config_hash: its hash without the seed (`config_hash`). seed.
 - data, split: the test set (`count_test_images` gives its size). train_images: number of training images.
 - code: "version", "commit" and "modified" (uncommitted changes of the package); the last two are null outside a git
   checkout. python, torch, transformers: versions. releases: package -> version (`dlip.common.machine.PACKAGES`).
