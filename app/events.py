@@ -65,9 +65,9 @@ def guarded(function: Callable, long: bool = False) -> Callable:
     return call
 
 
-def on_selection_change(function: Callable, on_error: Callable[[str], object]) -> Callable:
-    """Event handler that follows a choice elsewhere on the page: on an exception it returns `on_error(message)`, so
-    that nothing of the earlier choice stays. The message is HTML."""
+def handled(function: Callable, on_error: Callable[[str], object]) -> Callable:
+    """Event handler that on an exception returns `on_error(message)`, so that no earlier result stays. The message is
+    HTML."""
 
     @wraps(function)
     def call(*args):

@@ -14,7 +14,7 @@ that is called inside its own gr.Tab. It returns the inputs, if any, that an exa
 - `events.endpoint(function, [image, *names, ...])` makes such a function an API endpoint, documented by its docstring
   and return type. The page shows the same result as HTML, made by a pure function `show` from a template in `view`. The
   page's own events have a queue of `events`: `**events.QUICK`, or `**events.LONG` if they take more than a second.
-- Every event handler is wrapped by `events.guarded` or `events.on_selection_change`, which show exceptions as a
+- Every event handler is wrapped by `events.guarded` or `events.handled`, which show exceptions as a
   sentence and hold `models.turn`. Long jobs take the turn themselves, see `jobs.turns`.
 """
 
@@ -118,12 +118,12 @@ def build() -> gr.Blocks:
         quick = dict(**events.QUICK, show_progress="hidden")
         at_once = dict(**events.PRIVATE, queue=False, show_progress="hidden")
         events.chain([image.change, *(name.change for name in names)])(
-            events.on_selection_change(update_hint, events.ignore), [image, *names], hint, **quick
+            events.handled(update_hint, events.ignore), [image, *names], hint, **quick
         )
         events.chain([names[1].change])(_student_color, names[1], student_color, **at_once, **events.LATEST)
         # the image itself is no output here, not even as gr.skip(): gradio would make it anew, without its preprocess
         checked = events.chain([image.input])(
-            events.on_selection_change(unreadable_upload, events.warn), image, unreadable, **quick
+            events.handled(unreadable_upload, events.warn), image, unreadable, **quick
         )
         checked.then(None, [unreadable, image], js=parts.REMOVE_IMAGE_IF)
         sentence, found = returned["search"]

@@ -233,11 +233,11 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
                        show_progress_on=shown_words, **quick)  # fmt: skip
     maps_event = dict(inputs=[*models_and_image, texts, chosen, *settings], outputs=maps_out,
                       show_progress_on=shown_maps, **quick)  # fmt: skip
-    words_after_change = events.on_selection_change(find_words, lambda message: ([], None, parts.hint(message)))
-    maps_after_change = events.on_selection_change(find_maps, lambda message: (None, parts.hint(message)))
+    words_after_change = events.handled(find_words, lambda message: ([], None, parts.hint(message)))
+    maps_after_change = events.handled(find_maps, lambda message: (None, parts.hint(message)))
     settings_out = [explain_row, source, *places]
     settings_event = dict(
-        fn=events.on_selection_change(update_settings, lambda message: (gr.skip(),) * len(settings_out)),
+        fn=events.handled(update_settings, lambda message: (gr.skip(),) * len(settings_out)),
         inputs=[*names, view], outputs=settings_out, **{**quick, "show_progress": "hidden"},
     )  # fmt: skip
     view_event = dict(inputs=[*models_and_image, texts, chosen, view, source, outline],

@@ -222,12 +222,12 @@ def _cost(vlm: VLM, passes: dict[str, Macs], ms: float, steps: int, image_passes
 
 
 HINTS = {
-    "scenes": "The photos models know only photographs, not drawn scenes.",
-    "photos": "The scenes models know only the drawn scenes: in any other image they see one of those.",
+    "scenes": "The photo models know only photographs, not drawn scenes.",
+    "photos": "The models of scenes know only drawn scenes: in any other image they see one of those.",
 }
 """Kind of images -> what to say of a shipped model that does not know it."""
-FEW_PHOTOGRAPHS = "The photos models know people and dogs; of other photographs their captions are mostly wrong."
-NO_DRAWINGS = "The photos models know only photographs, and this looks like a drawing."
+FEW_PHOTOGRAPHS = "The photo models know people and dogs; of other photographs their captions are mostly wrong."
+NO_DRAWINGS = "The photo models know only photographs, and this looks like a drawing."
 
 
 def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
@@ -242,7 +242,7 @@ def out_of_domain_hint(image: Image.Image, names: tuple[str, str]) -> str:
 
 def show_captions(results: Captions, names: tuple[str, str]) -> str:
     """All captions, with the words that differ marked."""
-    marks = "Underlined words differ from the teacher’s."
+    marks = "Underlined words differ from the teacher’s; an empty mark stands where the teacher has more words."
     return _cards("captions.html", {**results, "summary": f"{results['summary']} {marks}"}, names)
 
 
@@ -279,8 +279,8 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="answer")
     answered = gr.HTML(elem_id="answers")
     with gr.Row(elem_classes="ask"):
-        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=2,
-                                max_lines=2, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
+        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=4,
+                                max_lines=6, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
         rank = gr.Button("Rank", variant="primary", scale=1, min_width=110, elem_id="rank")
     ranked = gr.HTML(elem_id="rankings")
 
@@ -297,14 +297,14 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     for i, (function, show, options, output, click) in enumerate(actions):
         arguments = [image, *names, *options]
         events.endpoint(function, arguments)
-        click(events.guarded(_shown(function, show)), arguments, output, **event)
-        handler = events.on_selection_change(_shown(function, show, quiet=True), on_error)
+        click(events.handled(_shown(function, show), events.warn), arguments, output, **event)
+        handler = events.handled(_shown(function, show, quiet=True), on_error)
         then = events.or_busy(then(handler, arguments, output, **event), outputs[i:]).then
         on_error = events.ignore
     method.input(events.guarded(_shown(captions, show_captions, quiet=True)), [image, *names, *decoding], captioned,
                  **event)  # fmt: skip
-    question.submit(events.guarded(_shown(answers, show_answers)), [image, *names, question], answered,
-                    **events.QUICK)  # fmt: skip
+    ask = events.handled(_shown(answers, show_answers), events.warn)
+    question.submit(ask, [image, *names, question], answered, **events.QUICK)
     return question, candidates
 
 

@@ -88,7 +88,7 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
     with gr.Row():
         task = gr.Radio(list(COMPARISONS), value="captions", label="Compare their", scale=3, min_width=300)
         count = gr.Slider(MIN_IMAGES, MAX_IMAGES, 50, step=10, label="Images", scale=2, min_width=200,
-                          info=f"of the {SPLITS['test']:,} that test the scenes models")  # fmt: skip
+                          info=f"of the {SPLITS['test']:,} that test the models of scenes")  # fmt: skip
     with gr.Row(elem_classes="act"):
         start = gr.Button("Find the worst", variant="primary", elem_id="find-worst", scale=0, min_width=200)
         stop = jobs.stop_button("stop-finding")

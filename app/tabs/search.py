@@ -109,8 +109,8 @@ def introduction() -> str:
     searched = gallery.current()
     reverse = "Or the other way round, from the image to sentences." if searched.has_captions else ""
     return parts.hint(escape(
-        f"Both models find those of {len(searched.entries):,} images that fit the sentence best: contrast (ITC) "
-        f"chooses {CANDIDATES} candidates; where a model has matching (ITM), it ranks them again. "
+        f"Both models find the images that fit the sentence best: contrast (ITC) chooses {CANDIDATES} candidates; "
+        "where a model has matching (ITM), it ranks them again. "
         f"Click one to make it your image. {reverse} "
         f"{searched.note}"
     ))  # fmt: skip
@@ -121,7 +121,9 @@ def show(results: SearchResults, names: tuple[str, str], with_images: bool) -> s
     places = [{hit["place"] for hit in results[side]["hits"]} for side in parts.SIDES]
     shared, searched = places[0] & places[1], max(results[side]["searched"] for side in parts.SIDES)
     if len(shared) == searched:
-        shared, summary = set(), f"All {searched} are shown; only their order differs."
+        orders = [[hit["place"] for hit in results[side]["hits"]] for side in parts.SIDES]
+        equal = "the same order" if orders[0] == orders[1] else "another order"
+        shared, summary = set(), f"All {searched} are shown, by the student in {equal}."
     else:
         summary = f"{len(shared) or 'None'} of the {len(places[0])} {'is' if len(shared) == 1 else 'are'} found by both"
         summary += ", and marked." if shared else "."

@@ -42,6 +42,13 @@ def groups() -> list[str]:
     return [*_outside_grids(_files()), *grids]
 
 
+def group_of(model: str) -> str:
+    """The group with the record of a built-in model; the first one for any other model."""
+    record = read(file)[0] if (file := BUILT_IN / model / "record.json").is_file() else None
+    outside = _outside_grids(_files())
+    return next((name for name, runs in outside.items() if record in runs), groups()[0])
+
+
 def records_of(group: str | None = None) -> list[dict]:
     """The records of a group, by default the first; those of a grid are named after its rows.
 

@@ -21,9 +21,9 @@ from dlip.records.compare import describe_test_sets, summary
 from dlip.records.schema import COSTS, ROLES, SCORES, TABLE_SCORES
 from dlip.records.write import SAMPLES
 
-from .. import events, gradio_workarounds, inputs
+from .. import events, gradio_workarounds, inputs, models
 from ..view import charts, parts
-from .shipped import RESULTS, groups, records, records_of, table
+from .shipped import RESULTS, group_of, groups, records, records_of, table
 
 SHOWN_SAMPLES = 4
 AXES = tuple(column for column in COSTS if column not in ("latency_ms", "latency_p95_ms"))
@@ -231,12 +231,12 @@ def _differ(group: str | None, cost: str) -> bool:
 
 
 def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image) -> None:
-    first = (groups()[0], "params_m", "vqa_mean")
+    first = (group_of(models.defaults()[1]), "params_m", "vqa_mean")
     with gr.Row():
         group = gr.Dropdown(groups(), value=first[0], label="Runs", min_width=180)
         cost = cost_axis(first[0])
         score = gr.Dropdown(axes(first[0], SCORES), value=first[2], label="Score", min_width=180)
-    note = gr.HTML(description(tradeoffs(*first)))
+    note = gr.HTML(description(tradeoffs(*first), first[0]))
     heading = charts.heading("runs")
     with gr.HTML(html_template="@children", js_on_load=charts.ON_POINT_CLICK, elem_id="chart-of-runs") as clickable:
         chart = gr.Plot(show_label=False, container=False, elem_id="runs")

@@ -29,7 +29,7 @@ REMOVE_IMAGE_IF = """(bad, image) => {
 RESIZE_CHARTS = "() => setTimeout(() => window.dispatchEvent(new Event('resize')), 100)"
 """Charts drawn in a hidden tab take its width once the tab is shown."""
 SIDES = {"teacher": "Teacher", "student": "Student"}
-CARDS = SIDES | {"undistilled": "Learned alone"}
+CARDS = SIDES | {"undistilled": "Undistilled"}
 """Cards of the Compare tab; the last is that of `models.undistilled`."""
 
 

@@ -141,7 +141,7 @@ def evaluate(options: Evaluate) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Ablate(Figures):
     grids: tuple[str, ...] = option((), positional=True, metavar="GRID")
-    """Grids to run, such as modules or fusion (docs/ablations.md), or all."""
+    """Grids to run: objectives, modalities, attention, init, sizes, fusion, modules, data, or all."""
     seeds: int | None = option(None, least=1)
     """Runs of each row; by default 6 of rows that a conclusion compares, 2 of others."""
     workers: int = option(1, least=1)

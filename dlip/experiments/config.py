@@ -69,7 +69,7 @@ class ExperimentConfig(Config):
     """Model whose tokenizer to use; by default the teacher's if that is a BLIP, else one trained on the training
     texts."""
     role: Literal["teacher", "undistilled", "distilled"] = option("undistilled", command="train")
-    """Role of the model in records: a teacher, or a student that learns undistilled."""
+    """Role in records and tables: teacher, undistilled student or distilled student."""
     init_from: tuple[str, ...] = option((), metavar="[PART=]MODEL")
     """Initialize from a model, ViT, DeiT or BERT: whole, or its part image, text, language or backbone, as in
     image=runs/teacher; may be repeated."""

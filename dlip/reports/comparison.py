@@ -23,7 +23,7 @@ from dlip.records.schema import TABLE_SCORES, headline_scores
 
 COSTS = {"params_m": "params", "flops_g": "FLOPs", "latency_ms": "latency"}
 """Costs of the table -> their heads."""
-UNITS = {"params_m": "M", "flops_g": "G", "latency_ms": "\u00a0ms"}
+UNITS = {"params_m": "M", "flops_g": "G", "latency_ms": " ms"}
 WIDTHS = {"params_m": 7, "flops_g": 8, "latency_ms": 10, **dict.fromkeys(TABLE_SCORES, 11), "cider": 12, "kept": 7}
 """Characters of each column in a terminal."""
 WIDTH, NAME_WIDTH = 110, 24

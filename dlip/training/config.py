@@ -66,8 +66,8 @@ class TrainConfig(Config):
     )
     """Layers that hr.* and at.* compare as teacher:student pairs, as in fusion=5:1+3:0; by default the last ones."""
     learn_teacher_projection: bool = option(True, flag="fixed_teacher_space", inverse=True, command="distill")
-    """With --fixed-teacher-space, hr.* compares in the teacher's own space and projects only the student's states;
-    by default it projects both (the paper)."""
+    """Compare hr.* in the teacher's own space and project only the student's states; by default both are projected (the
+    paper)."""
     center_states: bool = option(False, command="distill")
     """Subtract the batch mean from the states that hr.* compares (beyond the paper)."""
     label_smoothing: float = option(0.1, least=0, most=1)

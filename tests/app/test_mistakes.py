@@ -81,7 +81,7 @@ def test_an_expired_image_is_reported(tmp_path):
     gone = str(tmp_path / "gone.png")
     with pytest.raises(UserError, match="this image has expired after an hour; upload it"):
         compare.captions(gone, TEACHER, STUDENT)
-    shown = events.on_selection_change(compare._shown(compare.captions, compare.show_captions, quiet=True), str)
+    shown = events.handled(compare._shown(compare.captions, compare.show_captions, quiet=True), str)
     assert shown(gone, TEACHER, STUDENT).startswith("This image has expired")
 
 
@@ -155,12 +155,12 @@ def test_an_event_that_fails_clears_the_earlier_result(caplog):
         raise error
 
     messages = []
-    follows = events.on_selection_change(fails, messages.append)
+    follows = events.handled(fails, messages.append)
     assert follows(UserError("there is no <b>")) is None and messages == ["There is no &lt;b&gt;."]
     assert follows(ZeroDivisionError("/secret/path")) is None and "the program's log" in messages[1]
-    assert caplog.text.count("Traceback") == 1 and events.on_selection_change(lambda: 3, events.ignore)() == 3
+    assert caplog.text.count("Traceback") == 1 and events.handled(lambda: 3, events.ignore)() == 3
     with pytest.warns(UserWarning, match="^No[.]$"):
-        assert events.on_selection_change(fails, events.warn)(UserError("no")) == ""
+        assert events.handled(fails, events.warn)(UserError("no")) == ""
 
 
 def following(page: gr.Blocks, trigger: str) -> list:
