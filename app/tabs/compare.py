@@ -223,7 +223,7 @@ def _cost(vlm: VLM, passes: dict[str, Macs], ms: float, steps: int, image_passes
 
 HINTS = {
     "scenes": "The photo models know only photographs, not drawn scenes.",
-    "photos": "The models of scenes know only drawn scenes: in any other image they see one of those.",
+    "photos": "The models of scenes know only the drawn scenes: in any other image they see one of those.",
 }
 """Kind of images -> what to say of a shipped model that does not know it."""
 FEW_PHOTOGRAPHS = "The photo models know people and dogs; of other photographs their captions are mostly wrong."
@@ -279,8 +279,8 @@ def tab(page: gr.Blocks, names: tuple[gr.Dropdown, gr.Dropdown], image: gr.Image
         answer = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="answer")
     answered = gr.HTML(elem_id="answers")
     with gr.Row(elem_classes="ask"):
-        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=4,
-                                max_lines=6, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
+        candidates = gr.Textbox("\n".join(first.captions), label="Captions", placeholder="one per line", lines=2,
+                                max_lines=2, scale=3, min_width=240, elem_id="candidates")  # fmt: skip
         rank = gr.Button("Rank", variant="primary", scale=1, min_width=110, elem_id="rank")
     ranked = gr.HTML(elem_id="rankings")
 
