@@ -158,7 +158,7 @@ def test_comparison_of_the_distilled_student_equals_the_records():
     params, _, ir1, facts, vqa, *_ = kept
     text = " ".join(README.split())
     assert f"has {params}% of the teacher's parameters and keeps {ir1}% of its IR@1, {facts}% of its facts" in text
-    assert f"F1 and {vqa}% of its VQA accuracy" in text
+    assert f"F1 and {vqa}% of its VQA" in text
 
 
 def _cell(row, score: str) -> str:
