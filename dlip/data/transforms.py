@@ -85,7 +85,7 @@ def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB: turned by its EXIF orientation, transparency over white, first frame.
 
-    16-bit gray keeps its upper 8 bits, float gray is stretched from its minimum to its maximum. Raises UserError above
+    16-bit gray keeps its upper 8 bits, 32-bit gray is stretched from its minimum to its maximum. Raises UserError above
     `MAX_PIXELS`, before anything is decoded.
     """
     if image.width * image.height > MAX_PIXELS:
@@ -96,9 +96,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.seek(0)
     image.load()
     orientation = _orientation(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
-    elif image.mode == "F":
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    elif image.mode in ("I", "F"):
         image = Image.fromarray(_stretch(np.asarray(image)))
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -151,5 +151,6 @@ def augment(image: Image.Image, size: int, rng: np.random.Generator, flip: bool 
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
+    values = values.astype(np.float64)  # differences of int32 overflow
     low, high = np.nanmin(values), np.nanmax(values)
-    return np.nan_to_num((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return np.nan_to_num(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)

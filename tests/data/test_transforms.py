@@ -87,7 +87,7 @@ def test_jpeg_palette_and_bilevel_in_memory(photo):
     assert to_rgb(photo.convert("HSV")).mode == "RGB"
 
 
-@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_16_bit_gray_keeps_its_shades(tmp_path, dtype):
     levels = np.array([[0, 255, 256, 32768, 65535]])
     Image.fromarray(levels.astype(dtype)).save(tmp_path / "a.tif")
@@ -100,9 +100,12 @@ def test_16_bit_gray_png(tmp_path):
     assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_float_gray_is_stretched():
+def test_32_bit_gray_is_stretched():
     image = Image.fromarray(np.array([[-1, 0, 1, np.nan]], np.float32))
     assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255, 0]
+    for last in (200, 2**31 - 1):  # 8 bits in 32, and all of them
+        image = Image.fromarray(np.array([[-last, 0, last]], np.int32))
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa", "PA"])
