@@ -10,7 +10,7 @@ import dlip
 from dlip.common.errors import UserError
 from dlip.data.batch import Item, Question
 from dlip.data.scenes.dataset import Scenes
-from dlip.evaluation.tasks import EVALUATORS, captioning
+from dlip.evaluation.tasks import EVALUATORS
 from dlip.evaluation.tasks.base import TaskResult
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
@@ -19,13 +19,6 @@ from tests.helpers import reference_rank
 
 class Data(list):
     name, split = "mine", "val"
-
-
-@pytest.fixture(autouse=True)
-def no_java(monkeypatch):
-    monkeypatch.setattr(
-        captioning, "find_java", lambda: None
-    )  # a second a call, and tests/evaluation/tasks/test_captioning.py has it
 
 
 def test_metrics_of_an_untrained_model(tiny, scenes):
