@@ -19,6 +19,14 @@ TINY_BACKBONE = "scenes-student:image_backbone=tf_efficientnet_lite0,image_size=
 """A small size with an image backbone."""
 
 
+class ListDataset(list):
+    """A data set of these items."""
+
+    def __init__(self, items=(), name: str = "mine", split: str = "test"):
+        super().__init__(items)
+        self.name, self.split = name, split
+
+
 ONE_PAIR = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
 """Items of an evaluation of one image and one caption, for outcomes of joint ranks."""
 

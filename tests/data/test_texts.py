@@ -1,13 +1,14 @@
 import warnings
-from types import SimpleNamespace
 
 import pytest
 
 from dlip import data
+from dlip.data.batch import Item
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.texts import texts_of, warn_of_lost_texts
 from dlip.data.tokenizer import Tokenizer
+from tests.helpers import ListDataset
 
 
 def test_texts_of_a_limited_dataset_are_those_of_its_images(tmp_path):
@@ -18,13 +19,9 @@ def test_texts_of_a_limited_dataset_are_those_of_its_images(tmp_path):
         assert list(texts_of(some, 6)) == [text for i in range(2) for text in texts_of([some[i]], 1)]
 
 
-class Captions(list):
+def captioned(*captions: str) -> ListDataset:
     """A dataset of images with one caption each."""
-
-    name = "mine"
-
-    def __init__(self, *captions: str):
-        super().__init__(SimpleNamespace(captions=[caption], questions=[]) for caption in captions)
+    return ListDataset(Item(None, 0, [caption]) for caption in captions)
 
 
 @pytest.mark.parametrize(
@@ -39,12 +36,12 @@ def test_lost_texts_are_counted(captions, lost):
     """By hand: [CLS] and [SEP] count; of "ein Mädchen" the word with an unknown letter is one of 9 tokens."""
     words = Tokenizer.train(["a dog runs", "ein"], 100)
     with pytest.warns(UserWarning, match=lost):
-        warn_of_lost_texts(Captions(*captions), words, 7)
+        warn_of_lost_texts(captioned(*captions), words, 7)
 
 
 def test_known_texts_give_no_warning():
     words = Tokenizer.train(["a dog runs"], 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_lost_texts(Captions("a dog", "dogs"), words, 7)
-        warn_of_lost_texts(Captions(), words, 7)
+        warn_of_lost_texts(captioned("a dog", "dogs"), words, 7)
+        warn_of_lost_texts(captioned(), words, 7)

@@ -15,6 +15,7 @@ from dlip.data.scenes.facts import count_facts
 from dlip.data.scenes.truth import caption_facts
 from dlip.evaluation.bounds import bounds, retrieval_ceiling, retrieval_floor, true_images
 from dlip.evaluation.tasks import captioning
+from tests.helpers import ListDataset
 
 IMAGES = 300
 
@@ -137,8 +138,5 @@ def test_form_is_that_of_an_evaluation(found, many):
 
 
 def test_other_data_have_no_bounds():
-    class Photos(list):
-        name, split = "photos", "test"
-
     with pytest.raises(UserError, match="photos lacks"):
-        bounds(Photos([Item(None, 0, ["a dog"], [Question("what?", ["dog"])])]))
+        bounds(ListDataset([Item(None, 0, ["a dog"], [Question("what?", ["dog"])])], "photos"))

@@ -14,11 +14,7 @@ from dlip.evaluation.tasks import EVALUATORS
 from dlip.evaluation.tasks.base import TaskResult
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
-from tests.helpers import reference_rank
-
-
-class Data(list):
-    name, split = "mine", "val"
+from tests.helpers import ListDataset, reference_rank
 
 
 def test_metrics_of_an_untrained_model(tiny, scenes):
@@ -45,11 +41,11 @@ def test_items_agree_with_metrics(tiny, scenes):
 
 
 def test_unavailable_task_is_none_with_a_note(tiny, scenes):
-    captions = Data(Item(item.image, item.image_id, item.captions) for item in scenes)
+    captions = ListDataset(Item(item.image, item.image_id, item.captions) for item in scenes)
     figures = dlip.evaluate(tiny, captions, progress=False)
     assert figures["vqa"] is None and "no questions" in figures["notes"]["vqa"]
     assert figures["retrieval"]["tr@10"] is not None and "facts" not in figures["captioning"]
-    questions = Data(Item(item.image, item.image_id, [], [Question("red?", ["yes"])]) for item in scenes)
+    questions = ListDataset(Item(item.image, item.image_id, [], [Question("red?", ["yes"])]) for item in scenes)
     figures = dlip.evaluate(tiny, questions, progress=False)
     assert figures["retrieval"] is None and figures["captioning"] is None and "accuracy" in figures["vqa"]
 
@@ -98,9 +94,9 @@ def test_invalid_arguments_are_refused(tiny, scenes):
     with pytest.raises(UserError, match="no task 'ocr'; choose one of retrieval, captioning, vqa"):
         dlip.evaluate(tiny, scenes, tasks=("ocr",))
     with pytest.raises(
-        UserError, match="on mine val: the data have no captions; the data have no questions with answers$"
+        UserError, match="on mine test: the data have no captions; the data have no questions with answers$"
     ):
-        dlip.evaluate(tiny, Data(Item(item.image, item.image_id) for item in scenes), progress=False)
+        dlip.evaluate(tiny, ListDataset(Item(item.image, item.image_id) for item in scenes), progress=False)
 
 
 def test_progress_bar_is_on_standard_error_or_off(tiny, scenes, capsys):
@@ -117,7 +113,7 @@ def test_a_composite_ranks_by_the_itc_of_one_and_the_itm_of_the_other(make_vlm, 
     blip.med.abilities = frozenset({"itm"})
     blip.save(tmp_path / "blip")
     both = dlip.load(f"{dual_folder(tmp_path / 'clip', 'clip')}+{tmp_path / 'blip'}")
-    data = Data(Item(scenes[i].image, i, scenes[i].captions[:1]) for i in range(4))
+    data = ListDataset(Item(scenes[i].image, i, scenes[i].captions[:1]) for i in range(4))
     images, texts = [item.image for item in data], [item.captions[0] for item in data]
     figures = dlip.evaluate(both, data, tasks=("retrieval",), return_items=True, progress=False)
     cosines = both.similarity(images, texts)
@@ -142,7 +138,7 @@ def test_dual_encoders_retrieve_and_say_what_they_cannot_do(family, scenes, tmp_
     """Texts of unequal length are ranked by the cosines of `similarity`."""
     vlm = dlip.load(dual_folder(tmp_path / family, family, "wide"))
     texts = ["a red star", "a", "the large blue circle above a green cat", "small cat"]
-    data = Data(Item(scenes[i].image, i, [text], scenes[i].questions) for i, text in enumerate(texts))
+    data = ListDataset(Item(scenes[i].image, i, [text], scenes[i].questions) for i, text in enumerate(texts))
     figures = dlip.evaluate(vlm, data, return_items=True, progress=False)
     similarity = vlm.similarity([item.image for item in data], texts)
     expected = [reference_rank(row.tolist(), [i == j for j in range(4)]) for i, row in enumerate(similarity)]

@@ -29,7 +29,7 @@ from dlip.training.learner import Learner
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
 from dlip.vlm import VLM
-from tests.helpers import make_record
+from tests.helpers import ListDataset, make_record
 
 
 @pytest.fixture
@@ -257,10 +257,8 @@ def test_score_table_has_a_row_per_model(tiny, scenes):
 
 @pytest.mark.parametrize(("lacks", "measured", "asked"), [("questions", ["IR@1", "TR@1"], 1), ("captions", ["VQA"], 4)])
 def test_items_may_lack_questions_or_captions(lacks, measured, asked, tiny, scenes):
-    class Own(list):
-        name, split = "own", "test"
-
-    models, own = [("one", "teacher", tiny)], Own(dataclasses.replace(scenes[i], **{lacks: []}) for i in range(3))
+    models = [("one", "teacher", tiny)]
+    own = ListDataset(dataclasses.replace(scenes[i], **{lacks: []}) for i in range(3))
     assert list(notebook.score_table(models, own).dropna(axis=1).columns) == measured
     assert notebook.compare_texts(models, [*own, scenes[3]], questions=True).data.count("<img") == asked
     assert ("None of" in notebook.compare_texts(models, own, questions=True).data) == (lacks == "questions")

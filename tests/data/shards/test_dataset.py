@@ -21,6 +21,7 @@ from dlip.data.shards.dataset import Shards
 from dlip.data.shards.naming import expand_braces, shards
 from dlip.data.shards.write import write_shards
 from tests.data.shards.helpers import jpeg, write_tar
+from tests.helpers import ListDataset
 
 
 @pytest.fixture(autouse=True)
@@ -115,12 +116,6 @@ def test_packed_folder_reads_back_equal(tmp_path, images_per_shard):
         write_shards(tmp_path / "shards", splits)
 
 
-class Unordered(list):
-    """Data that have no order of their own."""
-
-    name, split = "list", "train"
-
-
 def test_order_is_a_permutation_local_to_shards(tmp_path, monkeypatch):
     for shard in range(6):
         write_tar(
@@ -138,7 +133,7 @@ def test_order_is_a_permutation_local_to_shards(tmp_path, monkeypatch):
     first = data.FirstN(dataset, 10)
     assert first.order(0, 0) == [i for i in orders[0] if i < 10]
     with pytest.raises(AttributeError):
-        _ = data.FirstN(Unordered(), 2).order
+        _ = data.FirstN(ListDataset(), 2).order
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -17,6 +17,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation.tasks import captioning
 from dlip.evaluation.tasks.base import MetricUnavailable
 from dlip.evaluation.tasks.captioning import facts, find_java, plain_tokens, score
+from tests.helpers import ListDataset
 
 pytestmark = pytest.mark.usefixtures("java")
 
@@ -182,11 +183,8 @@ def test_rows_and_metrics_of_a_model(tiny, scenes, monkeypatch):
 
 
 def test_no_captions(tiny):
-    class Empty(list):
-        name, split = "empty", "test"
-
     with pytest.raises(MetricUnavailable, match="no captions"):
-        captioning.run(tiny, Empty(), progress=False)
+        captioning.run(tiny, ListDataset(), progress=False)
 
 
 def test_java_timeout_message_has_no_command(monkeypatch):

@@ -9,7 +9,7 @@ from dlip.common.errors import MissingAbility
 from dlip.evaluation.tasks import retrieval
 from dlip.evaluation.tasks.base import MetricUnavailable
 from dlip.evaluation.tasks.retrieval import predict, score
-from tests.helpers import reference_rank
+from tests.helpers import ListDataset, reference_rank
 
 
 @torch.inference_mode()
@@ -97,17 +97,11 @@ def test_pair_of_both_directions_is_scored_once(tiny, scenes, monkeypatch):
 def test_equal_texts_have_equal_scores(tiny, scenes, monkeypatch):
     """Whatever would be beside each of them in a batch."""
     monkeypatch.setattr(retrieval, "TEXT_BATCH", 3)
-
-    class Alike:
-        name, split = "alike", "test"
-
-        def __len__(self) -> int:
-            return len(scenes)
-
-        def __getitem__(self, i: int):
-            return replace(scenes[i], captions=["a red star", *scenes[i].captions[:2], scenes[i % 2].captions[0]])
-
-    result = predict(tiny, Alike(), k=32, progress=False)
+    alike = ListDataset(
+        replace(item, captions=["a red star", *item.captions[:2], scenes[i % 2].captions[0]])
+        for i, item in enumerate(scenes)
+    )
+    result = predict(tiny, alike, k=32, progress=False)
     for row, places in zip(result.tr.scores.tolist(), result.tr.nearest.candidates.tolist(), strict=True):
         said = {(result.captions[place], number) for number, place in zip(row, places, strict=True)}
         assert len(said) == len(set(result.captions)) < len(row)
@@ -115,11 +109,9 @@ def test_equal_texts_have_equal_scores(tiny, scenes, monkeypatch):
 
 
 def test_only_built_in_scenes_have_fewer_candidates(tiny, scenes):
-    class Folder(list):
-        name, split = "scenes", "test"  # as a folder of photos may be called
-
     tiny.med.eval()
-    few, many = (predict(tiny, data, progress=False).tr.nearest.candidates for data in (scenes, Folder(scenes)))
+    folder = ListDataset(scenes, name="scenes")  # as a folder of photos may be called
+    few, many = (predict(tiny, data, progress=False).tr.nearest.candidates for data in (scenes, folder))
     assert few.shape == (8, 16) and many.shape == (8, 40)
 
 
@@ -135,19 +127,6 @@ def test_model_without_itm_ranks_by_itc_with_a_note(tiny, scenes, monkeypatch):
         predict(tiny, scenes, progress=False)
 
 
-class Wordless:
-    name, split = "wordless", "test"
-
-    def __init__(self, dataset):
-        self.items = [replace(item, captions=[]) for item in dataset]
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, i):
-        return self.items[i]
-
-
 def test_no_captions(tiny, scenes):
     with pytest.raises(MetricUnavailable, match="no captions"):
-        predict(tiny, Wordless(scenes), progress=False)
+        predict(tiny, ListDataset(replace(item, captions=[]) for item in scenes), progress=False)
