@@ -40,6 +40,14 @@ def without_java(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory) -> Iterator[None]:
+    """Keep downloaded shards and indexes out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def java() -> Iterator[None]:
     """Lets this process find Java again."""

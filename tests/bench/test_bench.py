@@ -27,8 +27,7 @@ from tests.helpers import reuse_graphs
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("DLIP_CACHE", str(tmp_path / "cache"))
+def folder(tmp_path):
     write_folder(tmp_path / "set", {"val": Scenes("val", size=6)})
     return tmp_path / "set"
 

@@ -73,8 +73,7 @@ def test_no_faults(monkeypatch):
     assert result["splits"]["test"] == {"images": 5, "captions": 25, "questions": 30}
 
 
-def test_shard_by_command(faulty, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("DLIP_CACHE", str(tmp_path / "cache"))
+def test_shard_by_command(faulty, tmp_path, capsys):
     words = ["data", "shard", str(faulty), "--out", str(tmp_path / "shards")]
     assert main(words) == 2
     assert "faults" in capsys.readouterr().err

@@ -18,8 +18,7 @@ from dlip.data.shards.write import write_shards
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+def offline(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("arrow")))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 

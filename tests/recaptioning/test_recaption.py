@@ -78,8 +78,7 @@ def test_a_data_set_like_any_other(source, writer, tmp_path):
     assert audit["ok"] and audit["writers"] == {"human": 9, writer: count}
 
 
-def test_shards_and_joined_images_keep_the_writer(source, writer, tmp_path, monkeypatch):
-    monkeypatch.setenv("DLIP_CACHE", str(tmp_path / "cache"))
+def test_shards_and_joined_images_keep_the_writer(source, writer, tmp_path):
     out, shards, again = tmp_path / "out", tmp_path / "shards", tmp_path / "again"
     make(source, out, writing(writer))
     assert main(["data", "shard", str(out), "--out", str(shards)]) == 0

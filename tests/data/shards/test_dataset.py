@@ -24,11 +24,6 @@ from tests.data.shards.helpers import jpeg, write_tar
 from tests.helpers import ListDataset
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def captions(dataset) -> list[list[str]]:
     return [item.captions for item in dataset]
 

@@ -21,8 +21,7 @@ from tests.data.shards.helpers import jpeg, write_tar
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("DLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+def no_pauses(monkeypatch):
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
 
 
