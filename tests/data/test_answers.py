@@ -1,0 +1,26 @@
+"""Answers as VQA v2's evaluation normalizes them."""
+
+import pytest
+
+from dlip.data.answers import normalize
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Yes.", "yes"),
+        ("  A  Dog\n", "dog"),
+        ("the an a", ""),
+        ("two", "2"), ("None", "0"), ("zero", "0"), ("Ten o'clock", "10 o'clock"), ("eleven", "eleven"),
+        ("dont", "don't"), ("couldntve", "couldntve"), ("couldnt've", "couldn't've"), ("couldn'tve", "couldn't've"),
+        ("twas", "'twas"), ("ow's'at", "'ow's'at"), ("yall'd've", "y'all'd've"), ("its", "its"), ("wed", "wed"),
+        ("girl's", "girl's"), ("2:50 pm", "2:50 pm"),
+        ("t-shirt", "t shirt"), ("black/white", "black white"), ("black / white", "black white"),
+        ("red, white", "red white"), ("red,white", "red white"), ("what?", "what"), ("what ?", "what"),
+        ("100,978", "100978"), ("1,000 t-shirts", "1000 tshirts"),
+        ("3.5", "3.5"), ("3. 5", "3 5"), ("mt. fuji", "mt fuji"), ("u.s.a", "usa"), (".5", ".5"),
+    ],
+)  # fmt: skip
+def test_normalization(answer, expected):
+    """By the published rules, and their program where the rules are silent (spaces beside punctuation)."""
+    assert normalize(answer) == expected
