@@ -3,18 +3,13 @@
 import html
 import json
 import re
-import threading
-from contextvars import copy_context
-from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 import torch
-from gradio.context import LocalContext
 from PIL import Image
 
 import dlip
-from app import images, jobs, models
+from app import images, models
 from app.tabs import attention as page
 from app.tabs import attributions
 from app.view import attention_view
@@ -38,13 +33,6 @@ NAMES = {"teacher": TEACHER, "student": STUDENT}
 CAPTION = "a small blue circle with a large lime moon at right"
 CIRCLE = 3  # its place among the words
 QUESTION = "what color is the circle?"
-
-
-@pytest.fixture(scope="module")
-def image_path(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("app") / "scene.png"
-    Image.fromarray(Scenes("test")[images.EXAMPLE_SCENES[0]].image).save(path)
-    return str(path)
 
 
 def grid(side: dict) -> torch.Tensor:
@@ -118,7 +106,7 @@ def test_every_word_that_is_read_is_a_button():
 @pytest.mark.parametrize("source", ["decoder", "fusion"])
 def test_maps_and_scores_equal_those_of_dlip(image_path, source):
     result = page.attention(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, source)
-    image, scene = images.read(image_path), Scenes("test").scene(images.EXAMPLE_SCENES[0])
+    image, scene = images.read(image_path), Scenes("test").scene(0)
     maps = [word_maps(dlip.load(name), image, CAPTION, source).map(CIRCLE) for name in NAMES.values()]
     assert result["divergence"] == pytest.approx(map_divergence(*maps).item(), abs=1e-6)
     assert result["about"] == "circle" and [scene.objects[result["object"]].shape] == ["circle"]
@@ -210,7 +198,7 @@ def test_any_image_of_the_gallery_is_scored(tmp_path):
 
 
 def test_ambiguous_words_are_not_scored(image_path):
-    scene = Scenes("test").scene(images.EXAMPLE_SCENES[0])
+    scene = Scenes("test").scene(0)
     shapes = [o.shape for o in scene.objects]
     assert "star" not in shapes and shapes.count("circle") == 1
     for text, word in (("what color is the star?", 4), ("a small yellow circle", 3), ("a large red circle", 2)):
@@ -221,7 +209,7 @@ def test_ambiguous_words_are_not_scored(image_path):
 
 
 def test_several_largest_cells_hit_if_half_of_them_do():
-    scene = Scenes("test").scene(images.EXAMPLE_SCENES[0])
+    scene = Scenes("test").scene(0)
     mask = masks(scene)[0]
     over = torch.zeros(1 + mask.size)
     rows, columns = mask.nonzero()
@@ -253,49 +241,3 @@ def test_large_maps_are_averaged():
     assert len(result["student"]["map"]) == attention_view.MAX_CELLS
     assert result["divergence"] == pytest.approx(0, abs=1e-6)
     assert sum(map(sum, result["student"]["map"])) == pytest.approx(1, abs=0.01)
-
-
-def test_a_stopped_job_ends(image_path):
-    shares, event = [], SimpleNamespace(alive=True)
-
-    def report(share: float) -> None:
-        shares.append(share)
-        event.alive = share < 0.1
-
-    def explain() -> None:
-        LocalContext.blocks.set(SimpleNamespace(_queue=SimpleNamespace(event_ids_to_events={"mine": event})))
-        LocalContext.event_id.set("mine")
-        attributions.attribution(image_path, TEACHER, STUDENT, CAPTION, CIRCLE, "occlusion", jobs.stoppable(report))
-
-    with pytest.raises(gr.Error, match="Stopped"):
-        copy_context().run(explain)
-    assert 0.1 < shares[-1] < 0.5
-    assert models.turn.acquire(blocking=False)
-    models.turn.release()
-
-
-def test_other_requests_run_between_the_steps_of_a_job():
-    began, got_in = threading.Event(), threading.Event()
-
-    def other():
-        began.wait(5)
-        with models.turn:
-            got_in.set()
-
-    visitor = threading.Thread(target=other)
-    visitor.start()
-    with jobs.turns(lambda share: began.set() or got_in.wait(5)) as step:
-        assert not got_in.is_set()
-        step(0.5)
-        assert got_in.is_set()
-    visitor.join(5)
-
-
-def test_a_job_ends_at_its_time_limit(monkeypatch):
-    with jobs.turns() as step:
-        step(0.5)
-    monkeypatch.setattr(jobs, "LIMIT_S", -1)
-    with pytest.raises(UserError, match="limit of -1 seconds"), jobs.turns() as step:
-        step(0.5)
-    assert models.turn.acquire(blocking=False)
-    models.turn.release()

@@ -16,7 +16,6 @@ import app
 import dlip
 from app import events, models
 from app.page import build, serve
-from app.security import is_public
 from app.tabs import attention, compare, disagreements, search
 from app.view import parts
 from dlip.cli import main
@@ -228,17 +227,6 @@ def test_invalid_options_are_one_line_and_exit_2(word, app_address, capsys, monk
         models.fix(None)
     error = capsys.readouterr().err
     assert message in error and error.startswith("dlip: ") and error.count("\n") == 1
-
-
-def test_public_addresses(monkeypatch):
-    monkeypatch.delenv("SPACE_ID", raising=False)
-    for address, expected in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("192.168.1.5", True)):
-        monkeypatch.setenv("GRADIO_SERVER_NAME", address)
-        assert is_public() is expected
-    monkeypatch.delenv("GRADIO_SERVER_NAME")
-    assert not is_public()
-    monkeypatch.setenv("SPACE_ID", "somebody/dlip")
-    assert is_public()
 
 
 def test_long_names_and_invalid_layers_are_refused(image_path):

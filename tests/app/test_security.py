@@ -64,3 +64,14 @@ def test_only_uploaded_files_are_read(tmp_path, monkeypatch):
     for path in ("/etc/passwd", f"{tmp_path}/../x.png", "x.png"):
         with pytest.raises(gr.Error, match="not uploaded here"):
             security.uploaded_path(image(path=path))
+
+
+def test_public_addresses(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    for address, expected in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("192.168.1.5", True)):
+        monkeypatch.setenv("GRADIO_SERVER_NAME", address)
+        assert security.is_public() is expected
+    monkeypatch.delenv("GRADIO_SERVER_NAME")
+    assert not security.is_public()
+    monkeypatch.setenv("SPACE_ID", "somebody/dlip")
+    assert security.is_public()
