@@ -1,7 +1,9 @@
 """What tests of several packages share."""
 
 import asyncio
+import struct
 import subprocess
+import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -110,6 +112,13 @@ def reuse_graphs(folder: Path) -> Callable:
         onnx.save(onnx.load(folder / f"{name}.onnx"), path)  # with its weights
 
     return trace
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG with a header of this size, and no pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
 
 
 def reference_rank(scores: list[float], relevant: list[bool]) -> int:

@@ -4,8 +4,6 @@ import importlib
 import json
 import os
 import re
-import struct
-import zlib
 
 import gradio as gr
 import numpy as np
@@ -21,6 +19,7 @@ from app.view import parts
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
+from tests.helpers import png_claiming
 from dlip.data.transforms import MAX_PIXELS
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
@@ -48,24 +47,14 @@ def test_any_image_is_read(mode, tmp_path):
     assert [result["student"]["text"]] == dlip.load(STUDENT).caption([path], 1, 30)
 
 
-def huge(side: int) -> bytes:
-    """A PNG that says it is so many pixels wide and high."""
-    chunks = (b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), b"IDAT")
-    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda path: path.write_bytes(b"GIF89a no picture"), "cannot be read as an image"),
         (lambda path: path.write_text("hello"), "cannot be read as an image"),
         (lambda path: path.write_bytes(b""), "cannot be read as an image"),
-        (lambda path: path.write_bytes(huge(60000)), "above the limit of 80,000,000"),
-        (
-            lambda path: Image.new("1", (20000, MAX_PIXELS // 20000 + 1)).save(path, "PNG"),
-            "above the limit of 80,000,000",
-        ),
+        (lambda path: path.write_bytes(png_claiming(60000, 60000)), "above the limit of 80,000,000"),
+        (lambda path: Image.new("1", (20000, MAX_PIXELS // 20000 + 1)).save(path, "PNG"), "limit of 80,000,000"),
     ],
 )
 def test_unreadable_files_are_refused_without_their_path(make, message, tmp_path):

@@ -1,5 +1,4 @@
-import struct
-import zlib
+"""Images of any mode, format and orientation as RGB squares; damaged and huge ones are refused."""
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ from PIL import Image, ImageChops
 
 from dlip.common.errors import UserError
 from dlip.data.transforms import FORMATS, MAX_PIXELS, as_list, augment, load_image, read_image, resize_square, to_rgb
+from tests.helpers import png_claiming
 
 
 @pytest.fixture
@@ -22,13 +22,6 @@ def quadrants(image: Image.Image) -> list[str]:
     names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow"}
     w, h = image.width - 1, image.height - 1
     return [names[tuple(v > 128 for v in image.getpixel(at))] for at in ((0, 0), (w, 0), (0, h), (w, h))]
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """A complete header without pixels."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
 
 
 ORIENTATIONS = {  # expected corners, worked out by hand from the EXIF standard
