@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from app.served import served
+from dlip.data.batch import Batch
 from dlip.models.med import Med
 from dlip.records.migration import NEW_OPTIONS
 from dlip.records.write import new_record
@@ -119,6 +120,12 @@ def png_claiming(width: int, height: int) -> bytes:
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
+
+
+def differences(actual: Batch, expected: Batch) -> list[str]:
+    """Names of the fields in which two batches differ."""
+    pairs = {name: (getattr(actual, name), value) for name, value in vars(expected).items()}
+    return [name for name, (a, b) in pairs.items() if not (torch.equal(a, b) if torch.is_tensor(b) else a == b)]
 
 
 def reference_rank(scores: list[float], relevant: list[bool]) -> int:
