@@ -1,3 +1,5 @@
+"""Texts of a data set, and the warning of those that a vocabulary loses."""
+
 import warnings
 
 import pytest

@@ -1,3 +1,5 @@
+"""The journal of written captions: it survives a crash, and refuses what was written otherwise."""
+
 import json
 
 import pytest

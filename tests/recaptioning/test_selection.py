@@ -1,3 +1,5 @@
+"""Which written captions are kept, and in what mixture with human ones."""
+
 import pytest
 
 from dlip.recaptioning.config import SelectionConfig

@@ -1,4 +1,4 @@
-"""Muon beside torch.optim's, and the rule for which parameters it takes."""
+"""Muon against torch.optim's, and the size of its updates."""
 
 import pytest
 import torch

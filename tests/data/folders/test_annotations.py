@@ -1,3 +1,5 @@
+"""Captions and questions in their files: what is read, and what is refused by its place."""
+
 import json
 
 import pytest

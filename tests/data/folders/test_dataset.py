@@ -1,3 +1,5 @@
+"""A folder of images with captions and questions: what is joined, quarantined, verified and fingerprinted."""
+
 import json
 import os
 from pathlib import Path
