@@ -66,6 +66,7 @@ def test_limited_scenes():
 
 
 def test_an_image_missing_beyond_the_limit_has_no_part_in_the_fingerprint(tmp_path: Path):
-    dataset = data.open(folder(tmp_path, "gm"), "test", limit=1)
-    data.verify(dataset)
-    assert dataset.fingerprint() == data.open(tmp_path, "test", limit=1).fingerprint()
+    before = data.open(folder(tmp_path, "gm"), "test", limit=1).fingerprint()
+    rows = json.loads((tmp_path / "captions.json").read_text())["images"]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": rows[:1]}))
+    assert data.open(tmp_path, "test", limit=1).fingerprint() == before
