@@ -19,8 +19,8 @@ from app.view import parts
 from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
-from tests.helpers import png_claiming
 from dlip.data.transforms import MAX_PIXELS
+from tests.helpers import png_claiming
 
 TEACHER, STUDENT, OTHER = "scenes/teacher", "scenes/student", "scenes/student-undistilled"
 BOTH = {"teacher": TEACHER, "student": STUDENT}
@@ -92,24 +92,26 @@ def test_invalid_texts_and_models_are_refused(image_path):
     assert compare.answers(image_path, TEACHER, STUDENT, long)["teacher"]["answers"]
 
 
-def test_only_fixed_models_can_be_chosen(image_path):
-    models.fix([OTHER, STUDENT])
-    try:
-        assert models.choices() == [OTHER, STUDENT] and models.defaults() == (OTHER, STUDENT)
-        with pytest.raises(UserError, match="'scenes/teacher' is not available here; choose one of scenes/student-"):
-            compare.captions(image_path, TEACHER, STUDENT)
-    finally:
-        models.fix(None)
+@pytest.fixture
+def fix_models():
+    """`models.fix`, undone afterwards."""
+    yield models.fix
+    models.fix(None)
+
+
+def test_only_fixed_models_can_be_chosen(fix_models, image_path):
+    fix_models([OTHER, STUDENT])
+    assert models.choices() == [OTHER, STUDENT] and models.defaults() == (OTHER, STUDENT)
+    with pytest.raises(UserError, match="'scenes/teacher' is not available here; choose one of scenes/student-"):
+        compare.captions(image_path, TEACHER, STUDENT)
+    fix_models(None)
     assert models.defaults() == models.SHIPPED["photos"] and TEACHER in models.choices()
 
 
 @pytest.mark.parametrize("names", [[OTHER, STUDENT], [STUDENT], [TEACHER, STUDENT, OTHER]])
-def test_the_page_opens_on_any_list_of_models(names):
-    models.fix(names)
-    try:
-        shown = {part["props"].get("elem_id"): part["props"] for part in build().get_config_file()["components"]}
-    finally:
-        models.fix(None)
+def test_the_page_opens_on_any_list_of_models(names, fix_models):
+    fix_models(names)
+    shown = {part["props"].get("elem_id"): part["props"] for part in build().get_config_file()["components"]}
     assert (shown["teacher"]["value"], shown["student"]["value"]) == (names[0], names[min(1, len(names) - 1)])
     assert "info" not in shown["teacher"]  # nothing else can be typed
 
@@ -201,6 +203,7 @@ def test_a_new_image_clears_all_results():
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.usefixtures("fix_models")
 @pytest.mark.parametrize("word", ["port", "models", "gallery"])
 def test_invalid_options_are_one_line_and_exit_2(word, app_address, capsys, monkeypatch):
     port = app_address.rstrip("/").rpartition(":")[2]
@@ -210,10 +213,7 @@ def test_invalid_options_are_one_line_and_exit_2(word, app_address, capsys, monk
         "gallery": ("nowhere", "there is no folder nowhere; check its name"),
     }[word]
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    try:
-        assert main(["app", f"--{word}", value]) == 2
-    finally:
-        models.fix(None)
+    assert main(["app", f"--{word}", value]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("dlip: ") and error.count("\n") == 1
 
