@@ -53,14 +53,13 @@ def test_costs_and_their_summary(image_path):
     assert round(teacher["params_m"], 2) == 3.07 and round(student["params_m"], 2) == 0.63
     assert 4 < teacher["flops_g"] / student["flops_g"] < 6
     costs = [dict(ms=ms, tokens_per_s=None, params_m=p, flops_g=f) for ms, p, f in ((30, 4, 8), (20, 2, 0.8))]
-    sentence = compare.parts.savings(*costs)
-    assert (
-        sentence
-        == "The student was 1.5 times faster this time, with 1/2.0 of the parameters and 1/10.0 of the operations."
-    )
-    assert "1.5 times slower this time, with 2.0 times the parameters" in compare.parts.savings(*costs[::-1])
-    same = compare.parts.savings(costs[0], costs[0] | {"ms": 30.4})
-    assert same == "The student was equally fast this time, with all the parameters and all the operations."
+    for models_costs, *stated in (
+        (costs, "1.5 times faster", "1/2.0 of the parameters", "1/10.0 of the operations"),
+        (costs[::-1], "1.5 times slower", "2.0 times the parameters", "10.0 times the operations"),
+        ((costs[0], costs[0] | {"ms": 30.4}), "equally fast", "all the parameters", "all the operations"),
+    ):
+        sentence = parts.savings(*models_costs)
+        assert all(part in sentence for part in stated), sentence
 
 
 @pytest.mark.parametrize(

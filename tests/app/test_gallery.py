@@ -103,8 +103,9 @@ def test_unreadable_images_are_skipped_and_large_ones_scaled_down(plain):
 def test_a_deleted_image_is_one_sentence_without_its_path(plain):
     gallery.use(str(plain))
     (plain / "0.png").unlink()
-    with pytest.raises(UserError, match="^an image of the gallery can no longer be read; restart the app$"):
+    with pytest.raises(UserError, match="can no longer be read; restart the app") as caught:
         search.search(TEACHER, STUDENT, "a star")
+    assert str(plain) not in str(caught.value)
 
 
 def test_images_beyond_the_limit_are_not_searched(plain, monkeypatch):

@@ -40,4 +40,4 @@ def test_unmeasured_scores_and_no_teacher():
 def test_captions_without_facts():
     """A captioner of photographs has CIDEr alone."""
     lines = learning_lines(make_evaluations([1, 2], cider=[5.0, 6.0]))
-    assert lines[1:] == ["step     1  CIDEr   5.0", "step     2  CIDEr   6.0"]
+    assert [line.split() for line in lines[1:]] == [["step", "1", "CIDEr", "5.0"], ["step", "2", "CIDEr", "6.0"]]

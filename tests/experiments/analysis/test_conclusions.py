@@ -322,10 +322,10 @@ def test_detectable_effect_of_claims_with_one_bound_and_two():
 def test_text_names_each_verdict_and_its_limits():
     records = grid_records("objectives", {"VLP+HR": 90, "VLP+AT": 80, "VLP": 79.5}, spread=3)
     printed = text(conclusions(records), spreads(records))
-    assert "3. Representations carry more than attention maps. HOLDS" in printed
+    assert f"3. {CONCLUSIONS[2].statement} HOLDS" in printed.replace("\n", " ")
     assert "VLP+HR minus VLP+AT: +10.0" in printed and "claimed above 0: holds" in printed
     assert printed.count("UNRESOLVED") == len(CONCLUSIONS) - 1 == 6 and "preliminary" not in printed
     fewer = [r for r in records if r["seed"] < 3 or r["role"] == "teacher"]
     printed = text(conclusions(fewer), spreads(fewer))
-    assert "attention maps. HOLDS so far (preliminary" in printed and " from 3 of 6 seeds, claimed above 0" in printed
+    assert "HOLDS so far (preliminary" in printed and " from 3 of 6 seeds, claimed above 0" in printed
     assert "unresolved (80% power at " in printed and "objectives: " in printed
