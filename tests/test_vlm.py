@@ -81,7 +81,7 @@ def test_several_captions_of_an_image(tiny, images):
         tiny.captions(images, 4)
 
 
-def test_a_prompt_is_continued_and_left_out(tiny, images):
+def test_a_caption_continues_its_prompt_without_repeating_it(tiny, images):
     greedy, prompt = tiny.captions(images, 1, 1, 4), "a red circle"
     continued = tiny.captions(images, 1, 1, 4, prompt=prompt)
     assert continued != greedy and tiny.captions(images, 1, 1, 4, prompt="") == greedy  # tiny has no prompt itself

@@ -49,7 +49,7 @@ def test_search_by_similarity(name, image_path):
     assert search.show(reverse, (name, STUDENT), with_images=False).count("ITM") == 5
 
 
-def test_captions_answers_and_attention_say_what_it_cannot_do(name, image_path):
+def test_missing_abilities_are_noted(name, image_path):
     for result, missing in (
         (compare.captions(image_path, name, STUDENT), "write captions"),
         (compare.answers(image_path, name, STUDENT, "what is it?"), "answer questions"),

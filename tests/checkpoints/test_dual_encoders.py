@@ -123,7 +123,7 @@ def test_what_follows_the_name_is_refused(folder):
             dlip.load(f"{folder}{suffix}")
 
 
-def test_it_initializes_nothing_and_is_not_saved_again(folder, make_vlm, tmp_path):
+def test_dual_encoders_cannot_initialize_a_model_or_be_saved(folder, make_vlm, tmp_path):
     with pytest.raises(UserError, match="CLIP or SigLIP, which can only be a teacher"):
         initialize(make_vlm(), str(folder))
     with pytest.raises(UserError, match="cannot be saved"):

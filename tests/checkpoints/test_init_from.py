@@ -83,7 +83,7 @@ def test_model_with_an_output_matrix_of_its_own(tokenizer, tmp_path):
     assert rows.shape == (len(tokenizer), 16) and all(value in wide[3] for value in rows[3])
 
 
-def test_whole_model_of_another_vocabulary_is_told(tokenizer, tmp_path):
+def test_whole_model_of_another_vocabulary_gives_a_warning(tokenizer, tmp_path):
     small(Tokenizer.train(["a green dog"], 100), seed=1).save(tmp_path)
     with pytest.warns(UserWarning, match=f"another vocabulary .*--tokenizer {tmp_path} gives the model its"):
         initialize(small(tokenizer), str(tmp_path))

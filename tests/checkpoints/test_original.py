@@ -149,7 +149,7 @@ def test_head_counts_are_never_guessed(images, tmp_path):
     ("kind", "width"),
     [("retrieval", 128), ("retrieval", 192), ("captioning", 128), ("captioning", 192), ("vqa", 128)],
 )
-def test_no_file_loads_without_a_word_unless_its_heads_are_certain(kind, width, tmp_path):
+def test_files_load_only_with_known_head_counts(kind, width, tmp_path):
     """With med_config.json beside it or not, and counts stated or not."""
     path = write(to_original_names(stock(kind, width, eps=1e-6).state_dict()), tmp_path)
     for beside in (True, False):
@@ -165,7 +165,7 @@ def test_no_file_loads_without_a_word_unless_its_heads_are_certain(kind, width, 
                     dlip.load(name)
 
 
-def test_heads_of_published_shapes_are_said(tmp_path):
+def test_assumed_heads_of_published_shapes_give_a_warning(tmp_path):
     base, large = (768, 12, 3072), (1024, 24, 4096)
     with pytest.warns(UserWarning, match="how many heads it has: 16 image heads and 12 text heads, as the published"):
         found = head_counts({"image": large, "text": base}, {}, tmp_path)

@@ -134,7 +134,7 @@ def match_logit(vlm, image, texts) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_dual_encoders_retrieve_and_say_what_they_cannot_do(family, scenes, tmp_path):
+def test_dual_encoders_retrieve_and_note_missing_abilities(family, scenes, tmp_path):
     """Texts of unequal length are ranked by the cosines of `similarity`."""
     vlm = dlip.load(dual_folder(tmp_path / family, family, "wide"))
     texts = ["a red star", "a", "the large blue circle above a green cat", "small cat"]

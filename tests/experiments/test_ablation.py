@@ -171,7 +171,7 @@ def test_runs_without_joint_ranks_are_repeated(place):
     ]  # fmt: skip
 
 
-def test_the_bar_leaves_out_what_was_done_before_and_what_failed(place, monkeypatch):
+def test_the_progress_bar_skips_earlier_and_failed_runs(place, monkeypatch):
     bars = []
 
     class Bar(ablation.tqdm):
@@ -230,7 +230,7 @@ LONG = replace(TINY, train=TINY.train.replace(steps=60))
 REAL = Grid("real", "?", (SmallRow("a", images=8), SmallRow("b", weights="vlp,hr.image,kd.lm", images=8)))
 
 
-def test_a_killed_grid_goes_on_where_it_was(tmp_path, tiny):
+def test_a_killed_grid_resumes(tmp_path, tiny):
     """Killed in its last run: what is recorded stays as it is, and the last run goes on from its checkpoint."""
     tiny.save(tmp_path / "teacher")
     write_json(tmp_path / "teacher" / "record.json", make_record("t", "teacher"))

@@ -72,7 +72,7 @@ def test_nothing_within_the_budget():
     assert "within 0.1 M parameters" in text(advice) and "the minimum is 0.5 M" in text(advice)
 
 
-def test_a_lead_within_the_spread_is_said():
+def test_a_lead_within_the_spread_is_uncertain():
     near = student("near", 59.0, 0.9)
     (doubt,) = advise([*KNOWN, *near], {"params_m": 2.0}, "tr1")["cannot_tell"]
     assert "better than near: the lead of 1.2 points is within the spread over seeds, 1.8" in doubt
@@ -81,7 +81,7 @@ def test_a_lead_within_the_spread_is_said():
     assert "better than small (+23.8 points): one has a single seed" in doubt
 
 
-def test_latencies_that_are_lacking_or_unlike():
+def test_missing_or_incomparable_latencies():
     bare = [r | {"efficiency": {**r["efficiency"], "latency": None}} for r in KNOWN]
     advice = advise(bare, {"latency_ms": 15.0})
     assert advice["student"] is None and "no record has a latency" in advice["cannot_tell"][0]
@@ -101,7 +101,7 @@ def test_without_a_teacher_one_score_still_ranks():
     assert advice["student"] is None and "choose one --metric" in advice["cannot_tell"][1]
 
 
-def test_students_without_the_score_and_quick_runs_are_left_out():
+def test_students_without_the_score_and_quick_runs_are_skipped():
     advice = advise([*TEACHER, *SMALL, *student("mute", 70.0, 1.0, vqa=None)], {"params_m": 2.0}, "vqa")
     assert (
         advice["student"]["name"] == "small"

@@ -73,7 +73,7 @@ def test_the_command_of_a_grid_row_builds_its_experiment(name, plan):
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)
-def test_records_of_schema_1_hold_experiments_and_commands(file):
+def test_shipped_records_hold_experiments_and_commands(file):
     for record in records.read(file):
         if REMOVED_OPTIONS["train"].keys() & record["config"]["train"].keys():
             continue  # no experiment of this version

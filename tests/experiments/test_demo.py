@@ -52,7 +52,7 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_demo_says_its_records_alone_where_they_are_asked_for(tmp_path, capsys):
+def test_the_demo_prints_only_its_records_as_json(tmp_path, capsys):
     assert main(["demo", "--steps", "2", "--out", str(tmp_path), "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)["records"]
     assert [record["role"] for record in found] == ["teacher", "undistilled", "distilled", "distilled"]

@@ -11,7 +11,7 @@ from dlip.data.scenes.dataset import SPLITS
 from dlip.experiments.history import history, model_record, models_of
 
 
-def test_the_runs_that_a_run_begins_at_are_written_down(tmp_path, monkeypatch):
+def test_a_record_lists_the_runs_that_its_model_comes_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split in ("train-small", "test"):
         monkeypatch.setitem(SPLITS, split, 8)
@@ -44,11 +44,11 @@ def test_the_record_of_a_model_at_another_image_size_says_so():
     assert resized == own | {"name": "student, 48 px"} and own["role"] == "distilled"
 
 
-def test_no_run_lies_in_the_place_of_a_missing_name():
+def test_missing_names_are_no_earlier_runs():
     assert models_of({"teacher": None, "tokenizer": None, "init_from": ["image=x"]}, "run") == ["image=x"]
 
 
-def test_a_run_that_has_the_place_of_the_one_it_began_at_is_one(tmp_path):
+def test_a_run_in_the_folder_that_initialized_it_is_listed_once(tmp_path):
     run = {"init_from": [str(tmp_path)], "model": {}, "train": {}}
     (tmp_path / "run.json").write_text(json.dumps(run))
     (found,) = history([f"image={tmp_path}/"])

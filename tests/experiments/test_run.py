@@ -45,7 +45,7 @@ def test_a_student_reads_what_its_teacher_reads(teacher):
 
 
 @pytest.mark.parametrize("change", ["max_positions=64", "image_width=32,enc_id=6"])
-def test_a_size_cannot_say_what_the_teacher_does(change, teacher):
+def test_a_size_cannot_change_what_the_teacher_sets(change, teacher):
     with pytest.raises(
         UserError, match=r"a student's (max_positions|enc_id) is its teacher's; leave it out of the size"
     ):
@@ -58,7 +58,7 @@ def test_a_seed_is_a_student(teacher):
     assert not torch.equal(first.itm_head.weight, other.itm_head.weight)
 
 
-def test_distil_as_python(teacher, tmp_path):
+def test_distill_from_python(teacher, tmp_path):
     config = TrainConfig(steps=2, batch_size=4, warmup=1, weights={"hr.image": 1.0, "kd.vqa": 1.0})
     run = dlip.distill("scenes/teacher", "scenes-student", Scenes("train-small", size=8), config, tmp_path / "run")
     assert set(run.losses()) == {"step", "hr.image", "kd.vqa", "total"}
@@ -128,7 +128,7 @@ def test_faults_of_two_sets_of_one_split_are_added_up(damaged, tmp_path):
 
 
 @pytest.mark.parametrize(("typed", "glanced"), [("itc", "retrieval"), ("lm", "captioning")])
-def test_every_loss_that_is_measured_alone_leaves_its_record(typed, glanced, tmp_path, monkeypatch):
+def test_a_run_with_one_loss_leaves_a_record(typed, glanced, tmp_path, monkeypatch):
     for split in ("train-small", "val", "test"):
         monkeypatch.setitem(SPLITS, split, 8)
     words = ["train", "--tokenizer", "scenes/teacher", "--size", "scenes-student", "--weights", typed, "--steps", "2"]
@@ -207,7 +207,7 @@ def damaged(tmp_path) -> list[str]:
     return ["--data", str(tmp_path / "set"), "--on-error", "skip"]
 
 
-def test_what_is_left_out_is_told_and_written_down(damaged, tmp_path, capsys):
+def test_skipped_images_are_warned_about_and_recorded(damaged, tmp_path, capsys):
     new = ["--size", "scenes-student", "--tokenizer", "scenes/teacher", "--steps", "1", "--batch-size", "4"]
     places = ["--out", str(tmp_path / "run"), "--results", str(tmp_path / "r.jsonl"), "--latency-repeats", "0"]
     with pytest.warns(UserWarning) as warned:
@@ -225,7 +225,7 @@ def test_what_is_left_out_is_told_and_written_down(damaged, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["notes"]["data"] == "faults skipped: 1 of test"
 
 
-def test_steps_that_are_left_out_are_written_down(tmp_path, monkeypatch):
+def test_skipped_steps_are_recorded(tmp_path, monkeypatch):
     plain = Learner.forward
 
     def spoilt(*inputs) -> dict:
@@ -274,7 +274,7 @@ def test_a_run_is_measured_by_one_process_at_a_time(tmp_path, monkeypatch):
         pass
 
 
-def test_of_several_processes_of_a_machine_one_tells(damaged, monkeypatch, capsys):
+def test_only_the_first_process_of_a_machine_prints(damaged, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     words = ["evaluate", "--model", "scenes/student", *damaged, "--tasks", "retrieval", "--latency-repeats", "0"]
     with warnings.catch_warnings(record=True) as told:
@@ -282,7 +282,7 @@ def test_of_several_processes_of_a_machine_one_tells(damaged, monkeypatch, capsy
     assert not told and not capsys.readouterr().err
 
 
-def test_a_process_tells_what_it_alone_may_have_met(monkeypatch, capsys):
+def test_an_error_of_one_process_names_it(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
     monkeypatch.setattr(distributed, "rank", lambda: 3)

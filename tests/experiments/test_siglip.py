@@ -9,7 +9,7 @@ from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import siglip
 
 
-def test_image_encoder_begins_as_the_vit():
+def test_image_encoder_is_initialized_from_the_vit():
     vit = ViTModel.from_pretrained(locate(siglip.IMAGE_ENCODER), add_pooling_layer=False, dtype=torch.float32).eval()
     ours = siglip.new_siglip(vocabulary=10).vision_model.eval()
     pixels = torch.randn(2, 3, 64, 64)

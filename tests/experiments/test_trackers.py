@@ -88,7 +88,7 @@ def test_trackio_has_one_run_also_if_it_is_resumed(tmp_path):
     assert done.stdout.startswith("alone 20")  # and nothing else
 
 
-def test_a_tracker_that_fails_is_left_out(tmp_path, monkeypatch):
+def test_a_tracker_that_fails_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers.TensorBoardTracker, "log", lambda *_, **__: 1 / 0)
     with pytest.warns(UserWarning, match="tensorboard failed .* whose log is complete: division by zero"):
         record = run(EXPERIMENT, tmp_path / "run", tmp_path / "r.jsonl", progress=False, report_to=("tensorboard",))

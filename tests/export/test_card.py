@@ -64,7 +64,7 @@ def test_all_runs_are_named(published, tmp_path):
     assert "- `runs/first`, 1,234 s: `dlip train --out runs/first`\n- `runs/first`, 5 s\n\n## Cost" in text
 
 
-def test_what_is_unknown_is_left_out(tiny, tmp_path):
+def test_unknown_metadata_are_absent(tiny, tmp_path):
     tiny.save(tmp_path / "run")
     card = ModelCard.load(to_dlip(str(tmp_path / "run"), tmp_path / "out")[0]["fp32"] / "README.md")
     assert card.data.license is card.data.base_model is card.data.datasets is card.data.eval_results is None

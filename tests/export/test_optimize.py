@@ -99,7 +99,7 @@ class Recorder:
         return lambda images, *rest: self.calls.append((name, len(images))) or np.zeros((len(images), 4))
 
 
-def test_every_method_is_run_by_what_was_fastest_at_it_for_as_many():
+def test_each_call_uses_the_fastest_backend_for_its_size():
     timed = module.SIZES | {"answer": (1, 8)}
     picks = {(what, size): Recorder() for what, sizes in timed.items() for size in sizes}
     model, image, texts = Optimized("x", picks), "image.png", [""] * 9

@@ -30,8 +30,8 @@ class InterruptedDataset:
         return self.dataset[i]
 
 
-class Asked(Scenes):
-    """Every fifth picture has a question and every third a caption, of several lengths."""
+class Sparse(Scenes):
+    """Every fifth image has a question and every third a caption, of several lengths."""
 
     def __getitem__(self, i: int):
         item = super().__getitem__(i)

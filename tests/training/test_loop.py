@@ -12,7 +12,7 @@ from dlip.training.run_folder import Run, weights_hash
 from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
 from tests.helpers import randomize_weights
-from tests.training.helpers import SHORT, TRAIN_SCENES, Asked, InterruptedDataset, force_fp16_scaler, untimed_rows
+from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, Sparse, force_fp16_scaler, untimed_rows
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ def test_accumulation_equals_one_batch_of_partly_annotated_images(term, make_vlm
     for accumulate in (1, 12):  # 12: some micro-batches of two images have no caption or question
         student, cut = made(1), config.replace(accumulate=accumulate)
         teacher = made(2) if "." in term else None
-        run = train(student, Asked("val", size=24), cut, tmp_path / f"{accumulate}", teacher, progress=False)
+        run = train(student, Sparse("val", size=24), cut, tmp_path / f"{accumulate}", teacher, progress=False)
         weight = student.med.text_encoder.encoder.layer[0].output.dense.weight
         results.append((weight, run.losses()[term], run.rows()[-1]["norm"]))
     (whole, whole_losses, whole_norm), (parts, losses, norm) = results

@@ -22,7 +22,7 @@ from dlip.training.terms import AT, HR, KD
 from dlip.vlm import VLM
 from tests.checkpoints.dual_helpers import FAMILIES, dual_folder
 from tests.helpers import randomize_weights
-from tests.training.helpers import SHORT, TRAIN_SCENES, Asked
+from tests.training.helpers import SHORT, TRAIN_SCENES, Sparse
 
 TERMS = {"kd.itc": 1.0, "hr.image": 1.0, "hr.text": 1.0}
 STUDENT = "scenes-student:image_width=16,text_width=16,text_layers=1,image_layers=1"
@@ -161,6 +161,6 @@ def test_pooled_states_are_a_mean_over_captions(make_vlm, foreign, tmp_path):
     for accumulate in (1, 4, 12):
         student, cut = make_vlm(1), config.replace(accumulate=accumulate)
         randomize_weights(student.med, 1)
-        run = train(student, Asked("val", size=24), cut, tmp_path / f"{accumulate}", foreign, progress=False)
+        run = train(student, Sparse("val", size=24), cut, tmp_path / f"{accumulate}", foreign, progress=False)
         losses += run.losses()["hr.text"]
     assert losses[1:] == pytest.approx([losses[0]] * 2, abs=1e-5)

@@ -99,7 +99,7 @@ def test_without_java_a_note_replaces_meteor(monkeypatch):
     assert plain_tokens("Don't STOP — the dog's tail, No. 5!") == "don't stop the dog's tail no 5"
 
 
-def test_java_is_not_started_where_it_is_not_to_be_used(monkeypatch):
+def test_java_can_be_turned_off(monkeypatch):
     references = [["a dog running", "one big dog runs there"], ["a red car"]]
     monkeypatch.setattr(captioning, "find_java", lambda: None)
     expected, ciders, _ = score(["A dog, running!", "a blue car"], references)
