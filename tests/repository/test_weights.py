@@ -49,7 +49,10 @@ def test_model_beats_chance(name):
     counts = sum(map(count_facts, model.caption(images), (scenes.scene(i) for i in range(20))))
     precision = captioning.facts(counts)["facts"]["object"]["precision"]
     assert precision > 85  # 95 to 100 for the shipped models, 0 to 9 for captions of other scenes
-    assert len(model.answer(images, [item.questions[0].text for item in items])) == 20
+    asked = [(item.image, q.text, q.answers[0]) for item in items for q in item.questions]
+    answers = model.answer([image for image, *_ in asked], [question for _, question, _ in asked])
+    right = sum(answer == truth for answer, (*_, truth) in zip(answers, asked, strict=True))
+    assert right > 0.9 * len(asked)  # 97 to 99%; a blind baseline has 30%
 
 
 @pytest.mark.parametrize("name", ["photos/teacher", "photos/student"])
