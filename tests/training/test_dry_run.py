@@ -27,6 +27,11 @@ def teacher() -> VLM:
     return VLM.load("scenes/teacher")
 
 
+@pytest.fixture(autouse=True)
+def short_probes(monkeypatch):
+    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
+
+
 def made(student: VLM, teacher: VLM | None, config: TrainConfig) -> tuple:
     return Learner(student, teacher, config), Teacher(teacher.med) if teacher else None
 
@@ -58,9 +63,8 @@ def test_small_probes_predict_a_batch(teacher):
 
 
 @pytest.mark.parametrize("changes", [{}, dict(precision="bf16"), dict(momentum=0.9, queue=512)])
-def test_constant_costs_are_counted_once(changes, teacher, monkeypatch):
+def test_constant_costs_are_counted_once(changes, teacher):
     """Weights cast to bf16, a queue."""
-    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
     config = TrainConfig(steps=1, batch_size=16, weights={"itc": 1, "lm": 1}, **changes)
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
     batch = Collate(student.tokenizer, 48, True)([dataset[i] for i in range(16)])
@@ -110,8 +114,7 @@ def test_first_images_keep_their_questions_and_padding(teacher):
     assert first_images(batch, 6) is batch
 
 
-def test_joining_terms_cost_from_their_step(teacher, monkeypatch):
-    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
+def test_joining_terms_cost_from_their_step(teacher):
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=8)
     config = TrainConfig(steps=10, batch_size=8, weights={"hr.image": 1.0, "lm": 1.0})
     early = budget(student, dataset, config.replace(weights={"hr.image": 1.0}), teacher)
@@ -122,22 +125,14 @@ def test_joining_terms_cost_from_their_step(teacher, monkeypatch):
     assert (full["images"], full["epochs"], full["train_images"]) == (80, 10.0, 8)
 
 
-def test_memory_and_hours(teacher, monkeypatch):
-    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
+def test_memory_and_hours(teacher):
     student = new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0)
     config = TrainConfig(steps=10, batch_size=8)
     alone = budget(student, Scenes("val", size=8), config)
     stored = sum(p.numel() for p in student.med.parameters()) * 4e-9
     kept = 24e-9  # mean and standard deviation of the pixels
-    assert alone["memory_gb"] == pytest.approx(
-        {
-            "student": stored + kept,
-            "gradients": stored,
-            "optimizer": 2 * stored,
-            "teacher": 0,
-            "saved": alone["memory_gb"]["saved"],
-        }
-    )
+    weights = {"student": stored + kept, "gradients": stored, "optimizer": 2 * stored, "teacher": 0}
+    assert alone["memory_gb"] == pytest.approx(weights | {"saved": alone["memory_gb"]["saved"]})
     assert alone["hours"]["A100"] == pytest.approx(alone["flops"] / (19.5e12 * 0.35) / 3600)
     for precision, a100, t4 in (("bf16", 312e12, 8.1e12), ("fp16", 312e12, 65e12)):  # a T4 emulates bf16
         half = budget(student, Scenes("val", size=8), config.replace(precision=precision))
@@ -147,8 +142,7 @@ def test_memory_and_hours(teacher, monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_moments_are_those_of_the_optimizer(optimizer, teacher, monkeypatch):
-    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
+def test_moments_are_those_of_the_optimizer(optimizer, teacher):
     student = new_student("scenes-student", teacher, 0)
     config = TrainConfig(steps=1, batch_size=4, weights={"itc": 1.0}, optimizer=optimizer)
     learner = Learner(student, None, config)
@@ -161,8 +155,7 @@ def test_moments_are_those_of_the_optimizer(optimizer, teacher, monkeypatch):
     assert cost == pytest.approx(sum(m.nbytes for m in moments) / 1e9)
 
 
-def test_micro_batches_cost_as_much_and_hold_less(teacher, monkeypatch):
-    monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
+def test_micro_batches_cost_as_much_and_hold_less(teacher):
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
     config = TrainConfig(steps=10, batch_size=16, weights={"hr.image": 1.0})
     whole, parts = (budget(student, dataset, config.replace(accumulate=n), teacher) for n in (1, 4))
@@ -198,7 +191,8 @@ def test_a_faulty_image_is_skipped(tmp_path, capsys):
     assert main([*words, "--on-error", "skip"]) == 0 and "epochs of 8" in capsys.readouterr().out
 
 
-def test_invalid_options_are_refused_before_a_probe(capsys):
+def test_invalid_options_are_refused_before_a_probe(capsys, monkeypatch):
+    monkeypatch.setattr(costs, "probe", lambda *_: pytest.fail("probed"))
     words = ["distill", "--teacher", "scenes/teacher", "--size", "scenes-student", "--weights", "vlp", "--out", "run"]
     assert main([*words, "--dry-run"]) == 2
     assert "no term of hr.*" in capsys.readouterr().err
