@@ -14,11 +14,11 @@ SHORT = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup=2, log_every=1, save_
 
 
 class InterruptedDataset:
-    """A data set that raises KeyboardInterrupt at its `last` read."""
+    """Scenes that raise KeyboardInterrupt at the `last` read."""
 
-    def __init__(self, dataset, last: int):
+    def __init__(self, dataset: Scenes, last: int):
         self.dataset, self.left, self.name, self.split = dataset, last, dataset.name, dataset.split
-        self.counts = dataset.counts
+        self.counts, self.order = dataset.counts, dataset.order
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -33,6 +33,7 @@ from dlip.training.distillation import Distiller, Teacher
 from dlip.training.loop import train
 from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
+from tests.training.helpers import InterruptedDataset
 
 LAYERS = {"image": ((0, 0),), "fusion": ((0, 0), (1, 1)), "decoder": ((0, 1),)}
 
@@ -242,39 +243,19 @@ def test_killed_filling_resumes_to_the_same_bytes(teacher, tmp_path, monkeypatch
 
 def test_training_with_a_cache_resumes_bit_exactly(teacher, tiny, images, tmp_path):
     config = TrainConfig(
-        steps=6,
-        batch_size=8,
-        warmup=2,
-        log_every=1,
-        save_every=2,
-        weights={**VLP, **HR, **AT, **KD},
-        cache=True,
+        steps=6, batch_size=8, warmup=2, log_every=1, save_every=2, weights={**VLP, **HR, **AT, **KD}, cache=True,
         layers={"image": ((0, 0),)},
-    )
+    )  # fmt: skip
 
     def run(folder, data=images):
         torch.manual_seed(5)
         student = VLM(Med(replace(tiny.med.config, prompt_ids=(9, 10))), tiny.tokenizer, "student")
         return train(student, data, config, folder, teacher, progress=False, cache=tmp_path / "cache")
 
-    full = run(tmp_path / "whole")
-
-    class Stops(FirstN):
-        """Stop the run in its fourth step."""
-
-        left = 30
-
-        def __getitem__(self, i):
-            self.left -= 1
-            if not self.left:
-                raise KeyboardInterrupt
-            return super().__getitem__(i)
-
-        def fingerprint(self):
-            return self.dataset.fingerprint()
-
+    full, interrupted = run(tmp_path / "whole"), InterruptedDataset(images, 30)  # in the fourth step
+    interrupted.fingerprint = images.fingerprint
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "stopped", Stops(images, len(images)))
+        run(tmp_path / "stopped", interrupted)
     resumed = run(tmp_path / "stopped")
     weights = [read_tensors(r.folder / "model.safetensors")[0] for r in (full, resumed)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
