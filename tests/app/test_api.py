@@ -83,25 +83,16 @@ def test_api_errors_are_one_sentence(client, image_path, tmp_path):
     (tmp_path / "wrong.png").write_text("no picture")
     image, address, line = handle_file(image_path), handle_file("http://127.0.0.1:9/a.png"), r"^[A-Z][^\n]*[.]$"
     for sent, message in (
-        (
-            dict(image=handle_file(str(tmp_path / "wrong.png")), **BOTH, question="what?"),
-            "cannot be read as an image",
-        ),
+        (dict(image=handle_file(str(tmp_path / "wrong.png")), **BOTH, question="what?"), "cannot be read as an image"),
         (dict(image=image, **BOTH, question=" "), "The question is empty; type one."),
         (
             dict(image=image, teacher="scenes/none", student=STUDENT, question="what?"),
             "There is no model 'scenes/none'",
         ),
         (dict(image=None, **BOTH, question="what?"), "There is no image yet"),
-        (
-            dict(image=image, **BOTH, beams=None, api_name="/captions"),
-            "Beams is missing; choose a number from 2 to 8.",
-        ),
+        (dict(image=image, **BOTH, beams=None, api_name="/captions"), "Beams is missing; choose a number from 2 to 8."),
         (dict(image=image, **BOTH, method="magic", api_name="/captions"), "There is no decoding 'magic'"),
-        (
-            dict(**BOTH, task="answers", images=None, api_name="/disagreements"),
-            "Images is missing; choose a number",
-        ),
+        (dict(**BOTH, task="answers", images=None, api_name="/disagreements"), "Images is missing; choose a number"),
         (dict(image=address, **BOTH, question="what?"), "not fetched from URLs"),
         (dict(image=image, teacher=address, student=STUDENT, question="what?"), "not fetched from URLs"),
         (dict(image=image, **BOTH, question=["what?"]), "Question is \\['what\\?'\\]; give a text"),

@@ -54,15 +54,8 @@ def test_the_page_states_every_setting_and_offers_the_files(measured):
     taken = {side: {"weights_mb": 12.34, "peak_mb": peak} for side, peak in (("teacher", 5.0), ("student", None))}
     full = {**measured, "memory": taken}
     shown = page.show(full)
-    for stated in (
-        "vqa, batch 2",
-        "2 beams",
-        "3 new tokens",
-        "2 rounds after 3 of warm-up",
-        "float32",
-        torch.__version__,
-    ):
-        assert stated in shown
+    settings = ("vqa, batch 2", "2 beams", "3 new tokens", "2 rounds after 3 of warm-up", "float32", torch.__version__)
+    assert all(setting in shown for setting in settings)
     assert f"{measured['latency']['models']['teacher']['p50_ms']:.1f} ms" in shown
     assert "12.3 MB" in shown and "not known here" in shown and "undistilled" in shown
     files = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', shown))

@@ -82,10 +82,7 @@ def event(name: str):
 
 def test_a_chosen_point_stays_chosen_while_it_is_in_the_chart(records):
     draw = event("draw")
-    for axes, point, kept in (
-        ((None, "params_m", "ir1"), "good", "good"),
-        ((None, "params_m", "tr1"), "x", None),
-    ):
+    for axes, point, kept in (((None, "params_m", "ir1"), "good", "good"), ((None, "params_m", "tr1"), "x", None)):
         *_, chosen, shown = draw(*axes, point)
         assert chosen.value == kept and shown == (page.show(page.run("good")) if kept else "")
 
@@ -97,10 +94,7 @@ def test_hover_texts_omit_the_command(records):
 
 def test_invalid_groups_axes_and_names_are_refused(records):
     for call, message in (
-        (
-            lambda: page.tradeoffs("all grids"),
-            "no runs called 'all grids'; choose one of scenes test; scenes <val>; ",
-        ),
+        (lambda: page.tradeoffs("all grids"), "no runs called 'all grids'; choose one of scenes test; scenes <val>; "),
         (lambda: page.tradeoffs(None, "tr1"), "'tr1' is no axis"),
         (lambda: page.tradeoffs(None, "params_m", "spice"), "choose other axes"),
         (lambda: page.tradeoffs("fusion"), "none of these runs has both"),

@@ -213,26 +213,13 @@ def test_optimized_models_keep_scores(folder, monkeypatch):
     assert [row["name"] for row in rows] == 2 * names
     assert all(row["kept"] == 100 and row["ms"] > 0 for row in rows) and "facts_f1" in rows[0]
     assert rows[1]["again"] == 1 and [*rows[1]["candidates"]] == ["dlip, packed in fp32"]
-    assert rows[1]["picks"].keys() == {
-        "caption, 1",
-        "caption, 8",
-        "image, 1",
-        "image, 8",
-        "match, 1",
-        "match, 8",
-        "rank, 64",
-    }
+    assert rows[1]["picks"].keys() == {f"{what}, {size}" for what, sizes in optimize.SIZES.items() for size in sizes}
 
 
 def test_a_pick_is_compared_with_the_fastest_of_a_second_run(monkeypatch):
     times = [({"a": 1.0}, {"a": 2.0}), ({"a": 3.0}, {"a": 2.0})]
-    runs = iter(
-        [
-            None,
-            [optimize.Candidate("x", "fp32", x), optimize.Candidate("y", "bf16", y), optimize.Candidate("z", "int8")],
-        ]
-        for x, y in times
-    )
+    made = optimize.Candidate
+    runs = iter([None, [made("x", "fp32", x), made("y", "bf16", y), made("z", "int8")]] for x, y in times)
     monkeypatch.setattr(precision, "optimize", lambda vlm, cache: next(runs))
     _, about = precision.optimized_twice(None, "")
     assert about == {

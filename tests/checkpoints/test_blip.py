@@ -141,10 +141,7 @@ def test_other_and_damaged_files_are_refused(tmp_path):
         (write(other | {"text_decoder.x": torch.ones(1)}, tmp_path, "bare.pth"), "bare.pth is damaged, or not a model"),
         (write({"a": 1}, tmp_path, "numbers.pth"), "not a table of tensors"),
         (write(deep, tmp_path, "deep.pth"), r"3 layers of blocks\. up to number 1000000"),
-        (
-            write(void, tmp_path, "void.pth"),
-            "void.pth.* has non-finite values in text_encoder.embeddings.word",
-        ),
+        (write(void, tmp_path, "void.pth"), "void.pth.* has non-finite values in text_encoder.embeddings.word"),
         (f"{complete}@{10**20}", "there is no model"),
         (tmp_path / "none.pth", "there is no model"),
     ):

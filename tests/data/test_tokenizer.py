@@ -105,23 +105,7 @@ def test_save_and_load(tokenizer, tmp_path):
 
 def test_berts_vocabulary_file(tokenizer, tmp_path):
     """The ids of transformers' own BertTokenizer with the same vocab.txt; [DEC] and [ENC] are appended."""
-    pieces = [
-        "[PAD]",
-        "[unused0]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "the",
-        "cat",
-        "sit",
-        "##s",
-        "cafe",
-        ".",
-        "!",
-        "'",
-        "t",
-    ]
+    pieces = "[PAD] [unused0] [UNK] [CLS] [SEP] [MASK] the cat sit ##s cafe . ! ' t".split()
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
     loaded = Tokenizer.load(tmp_path)
     assert (loaded.pad_id, loaded.cls_id, loaded.sep_id) == (0, 3, 4)

@@ -179,17 +179,7 @@ def test_held_out_split(tmp_path):
 
 def test_evaluate_takes_the_held_out_split(tmp_path, capsys):
     write_folder(tmp_path / "set", {"train": Scenes("train-small", size=4), "val": Scenes("val", size=4)})
-    measured = [
-        "evaluate",
-        "--model",
-        "scenes/student",
-        "--tasks",
-        "retrieval",
-        "--latency-repeats",
-        "0",
-        "--json",
-        "-",
-    ]
+    measured = "evaluate --model scenes/student --tasks retrieval --latency-repeats 0 --json -".split()
     assert main([*measured, "--data", str(tmp_path / "set")]) == 0
     assert json.loads(capsys.readouterr().out)["split"] == "val"
     write_folder(tmp_path / "more", {"train": Scenes("train-small", size=4)})
@@ -314,16 +304,8 @@ def test_other_data_to_measure_on(tmp_path):
     """Data with a training split alone are learned from, and measured on others."""
     write_folder(tmp_path / "set", {"train": Scenes("train-small", size=8)})
     words = ["train", "--data", str(tmp_path / "set"), "--size", "scenes-student", "--tokenizer", "scenes/teacher"]
-    words += [
-        "--steps",
-        "1",
-        "--batch-size",
-        "4",
-        "--out",
-        str(tmp_path / "run"),
-        "--results",
-        str(tmp_path / "r.jsonl"),
-    ]
+    words += ["--steps", "1", "--batch-size", "4", "--out", str(tmp_path / "run")]
+    words += ["--results", str(tmp_path / "r.jsonl")]
     assert main(words) == 2 and main([*words, "--dry-run"]) == 2
     write_folder(tmp_path / "other", {"val": Scenes("val", size=6)})
     words += ["--candidates", "2", "--latency-repeats", "0"]

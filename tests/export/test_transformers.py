@@ -22,6 +22,7 @@ from dlip.export import transformers
 from dlip.export.transformers import to_stock
 from dlip.models.config import scenes_size
 from dlip.training.config import TrainConfig
+from dlip.training.terms import weights
 from dlip.vlm import VLM
 
 READER = r"""
@@ -156,17 +157,8 @@ def test_distilling_stock_checkpoints_into_stock_classes(tiny, images, scenes, t
     for task in ("retrieval", "captioning"):
         to_stock(untrained_model.med, task).save_pretrained(tmp_path / task)
         tiny.tokenizer.save(tmp_path / task)
-    weights = {
-        "itc": 1.0,
-        "itm": 1.0,
-        "lm": 1.0,
-        "vqa": 1.0,
-        "hr.image": 1.0,
-        "hr.fusion": 1.0,
-        "at.decoder_cross": 1.0,
-        "kd.lm": 1.0,
-    }
-    config = TrainConfig(steps=3, batch_size=4, warmup=1, lr=1e-2, weights=weights)
+    terms = weights("vlp,hr.image,hr.fusion,at.decoder_cross,kd.lm")
+    config = TrainConfig(steps=3, batch_size=4, warmup=1, lr=1e-2, weights=terms)
     teacher, size = f"{tmp_path / 'retrieval'}+{tmp_path / 'captioning'}", "scenes-student:image_width=32,text_width=32"
     run = dlip.distill(teacher, size, scenes, config, tmp_path / "run")
     transformers.to_transformers(str(tmp_path / "run"), tmp_path / "out")

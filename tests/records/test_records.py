@@ -364,12 +364,7 @@ def test_shipped_records_of_schema_1_are_upgraded():
 
 
 def test_failed_runs_of_schema_1_are_upgraded(tmp_path: Path):
-    line = {
-        "schema": 1,
-        "failed": "out of memory",
-        "created": "2026-01-01T00:00:00+00:00",
-        "name": "a",
-        "role": "distilled",
-    }
-    append(line | {"seed": 0, "ablation": {"hash": "ab"}}, tmp_path / "runs.jsonl")
+    line = {"schema": 1, "failed": "out of memory", "name": "a", "role": "distilled", "seed": 0}
+    line |= {"created": "2026-01-01T00:00:00+00:00", "ablation": {"hash": "ab"}}
+    append(line, tmp_path / "runs.jsonl")
     assert [(row["schema"], row["failed"]) for row in failures(tmp_path / "runs.jsonl")] == [(3, "out of memory")]

@@ -76,10 +76,7 @@ def test_student_is_as_small_as_the_paper_s():
 
 TABLES = {
     "playground-5k": ({name.partition("/")[2]: name for name in NAMES}, TABLE_SCORES),
-    "photos": (
-        {name.partition("/")[2]: name for name in PHOTO_NAMES},
-        ("tr1", "ir1", "cider", "vqa_mean"),
-    ),
+    "photos": ({name.partition("/")[2]: name for name in PHOTO_NAMES}, ("tr1", "ir1", "cider", "vqa_mean")),
 }
 """File of results -> record names in the tables of docs/results.md, built-in models under their own names; scores."""
 RESULTS_PAGE = (ROOT / "docs" / "results.md").read_text()

@@ -65,12 +65,7 @@ def test_unsuitable_data_are_refused(dataset, changes, says, make_vlm, tmp_path)
 def test_unsuitable_teachers_are_refused(teacher, changes, says, make_vlm, tmp_path):
     with pytest.raises(UserError, match=says):
         train(
-            make_vlm(),
-            TRAIN_SCENES,
-            SHORT.replace(**changes),
-            tmp_path / "run",
-            make_vlm(0, **teacher),
-            progress=False,
+            make_vlm(), TRAIN_SCENES, SHORT.replace(**changes), tmp_path / "run", make_vlm(0, **teacher), progress=False
         )
     assert not (tmp_path / "run").exists()
 

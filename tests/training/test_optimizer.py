@@ -78,13 +78,8 @@ def test_muon_steps_the_matrices_of_the_layers(make_vlm):
     assert sorted([*first, *chain(*rest)]) == sorted(names.values())
     one_layer = ["attention.self.query", "attention.output.dense", "crossattention.self.value", "output.dense"]
     assert {f"med.text_encoder.encoder.layer.0.{part}.weight" for part in one_layer} <= {*first}
-    others = {
-        "text_encoder.embeddings.word_embeddings",
-        "vision_proj",
-        "itm_head",
-        "vision_model.embeddings.patch_embedding",
-    }
-    assert {f"med.{name}.weight" for name in others} | {"tag_head.weight"} <= {*chain(*rest)}
+    others = ["text_encoder.embeddings.word_embeddings", "vision_model.embeddings.patch_embedding", "vision_proj"]
+    assert {f"med.{name}.weight" for name in [*others, "itm_head"]} | {"tag_head.weight"} <= {*chain(*rest)}
     assert type(make_optimizer(learner, config.replace(optimizer="adamw"))) is torch.optim.AdamW
 
 
@@ -247,9 +242,8 @@ def test_skipped_steps(optimizer, gradient, accumulate, make_vlm, tmp_path, monk
         run = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "skipped", progress=False)
     monkeypatch.undo()
     full = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
-    assert [row["step"] for row in run.rows() if "skipped" in row] == [
-        4
-    ] and run.skipped_steps() == 1 > full.skipped_steps()
+    assert [row["step"] for row in run.rows() if "skipped" in row] == [4]
+    assert run.skipped_steps() == 1 and full.skipped_steps() == 0
     actual, expected = ({r["step"]: r["losses"] for r in some.rows() if "losses" in r} for some in (run, full))
     assert actual[3] == expected[3] and 4 not in actual and actual[6] != expected[6]
     assert actual[5] == pytest.approx(expected[5], rel=0.1)  # without micro-batches of the step that was left out

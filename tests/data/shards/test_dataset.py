@@ -14,6 +14,7 @@ from dlip import data
 from dlip.common.errors import UserError
 from dlip.data.batch import Question
 from dlip.data.collate import Collate
+from dlip.data.folders.write import write_folder
 from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards import tar_index
@@ -86,8 +87,6 @@ def test_shard_names_and_splits(tmp_path):
 
 @pytest.mark.parametrize("images_per_shard", [3, 100])
 def test_packed_folder_reads_back_equal(tmp_path, images_per_shard):
-    from dlip.data.folders.write import write_folder
-
     write_folder(tmp_path / "plain", {"train": Scenes("train-small", size=7), "train-more": Scenes("val", size=2)})
     splits = {split: data.open(tmp_path / "plain", split) for split in ("train", "train-more")}
     written = write_shards(tmp_path / "shards", splits, images_per_shard)
@@ -99,11 +98,8 @@ def test_packed_folder_reads_back_equal(tmp_path, images_per_shard):
         assert len(packed) == len(plain) and packed.counts() == plain.counts()
         for actual, expected in zip(packed, plain, strict=True):
             assert np.array_equal(np.asarray(actual.image), np.asarray(expected.image))
-            assert (actual.captions, actual.questions, actual.image_id) == (
-                expected.captions,
-                expected.questions,
-                expected.image_id,
-            )
+            assert actual.captions == expected.captions and actual.questions == expected.questions
+            assert actual.image_id == expected.image_id
     first = {file.name: file.read_bytes() for file in (tmp_path / "shards").glob("*.tar")}
     write_shards(tmp_path / "again", splits, images_per_shard)
     assert first == {file.name: file.read_bytes() for file in (tmp_path / "again").glob("*.tar")}
@@ -114,8 +110,7 @@ def test_packed_folder_reads_back_equal(tmp_path, images_per_shard):
 def test_order_is_a_permutation_local_to_shards(tmp_path, monkeypatch):
     for shard in range(6):
         write_tar(
-            tmp_path / f"{shard}.tar",
-            {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))},
+            tmp_path / f"{shard}.tar", {f"{i}.{s}": d for i in range(4) for s, d in (("jpg", jpeg(i)), ("txt", "x"))}
         )
     dataset = Shards(tmp_path, "train")
     monkeypatch.setattr("dlip.data.shards.dataset.SHUFFLE_WINDOW", 8)
