@@ -143,8 +143,8 @@ class DecoderGraph(Graph):
     def forward(self, token: Tensor, past: Tensor, mask: Tensor, cross: list[Tensor]):
         cache = Past(past.flatten(2, 3))
         scores, tokens = self.step(token, mask, cross, cache)
-        present = torch.stack(cache.present).reshape(*past.shape[:5], -1, past.shape[-1])
-        return scores, tokens, present
+        present = torch.stack([torch.stack(kv) for kv in cache.present])
+        return scores, tokens, present.reshape(*past.shape[:5], -1, past.shape[-1])
 
     def step(self, token: Tensor, mask: Tensor | None, cross: list[Tensor], cache) -> tuple[Tensor, Tensor]:
         """Scores and tokens; keys and values are read from the cache and added to it."""
@@ -167,18 +167,20 @@ class DecoderGraph(Graph):
 
 
 class Past:
-    """The decoder's cache in a graph: takes keys and values [L, 2, N, H, t, d], collects each layer's longer ones."""
+    """The decoder's cache in a graph: takes each layer's keys and values [N, H, t, d], and collects the longer ones.
+
+    past: a pair of tensors for each layer, or one tensor [L, 2, N, H, t, d].
+    """
 
     mask = None
     """All of them are valid."""
 
-    def __init__(self, past: Tensor):
-        self.past, self.length, self.present = past, past.shape[4], []
+    def __init__(self, past: Tensor | list[KeysValues]):
+        self.past, self.length, self.present = past, past[0][0].shape[2], list[KeysValues]()
 
     def extend(self, layer: int, kv: KeysValues) -> KeysValues:
-        kv = tuple(torch.cat([old, new], 2) for old, new in zip(self.past[layer], kv, strict=True))
-        self.present.append(torch.stack(kv))
-        return kv
+        self.present.append(tuple(torch.cat(pair, 2) for pair in zip(self.past[layer], kv, strict=True)))
+        return self.present[layer]
 
 
 GRAPHS = {"image": ImageGraph, "text": TextGraph, "fusion": FusionGraph, "context": ContextGraph,

@@ -1,5 +1,6 @@
 """Conversion to OpenVINO's files; what runs them needs no torch (openvino_backend.py)."""
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlip.export.onnx_export import GRAPHS, DecoderGraph, Graph, feed, parts_of, without_warnings, write_config
+from dlip.export.onnx_export import GRAPHS, DecoderGraph, Graph, Past, feed, parts_of, without_warnings, write_config
 from dlip.models.features import ABILITIES
-from dlip.models.med import KeysValues, Med
+from dlip.models.med import Med
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -32,29 +33,13 @@ class StepGraph(DecoderGraph):
         return {"token": super().axes["token"], "past": past, "cross": super().axes["cross"]}
 
     def forward(self, token: Tensor, past: list[Tensor], cross: list[Tensor]):
-        cache = LayerPast(past)
-        return *self.step(token, None, cross, cache), *cache.present
+        cache = Past(list(zip(past[::2], past[1::2], strict=True)))
+        return *self.step(token, None, cross, cache), *chain.from_iterable(cache.present)
 
     def example(self, n: int, t: int):
         inputs = super().example(n, t)
         past = [values.clone() for values in inputs["past"].flatten(2, 3).flatten(0, 1)]
         return {"token": inputs["token"], "past": past, "cross": inputs["cross"]}
-
-
-class LayerPast:
-    """The decoder's cache in a graph, with a tensor [N, H, t, d] for each layer's keys and one for its values."""
-
-    mask = None
-    """All of them are valid."""
-
-    def __init__(self, past: list[Tensor]):
-        self.past, self.length, self.present = past, past[0].shape[2], []
-
-    def extend(self, layer: int, kv: KeysValues) -> KeysValues:
-        old = self.past[2 * layer : 2 * layer + 2]
-        kv = tuple(torch.cat(pair, 2) for pair in zip(old, kv, strict=True))
-        self.present += kv
-        return kv
 
 
 @torch.no_grad()
