@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -28,48 +27,29 @@ JARS = Path(next(iter(pycocoevalcap.__path__)))
 JAVA_TIMEOUT_S = 1800
 
 
-@dataclass
-class Predictions:
-    """A generated caption and the references of each image that has captions."""
-
-    image_id: list[int] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    references: list[list[str]] = field(default_factory=list)
-
-    def rows(self, ciders: list[float]) -> list[dict]:
-        """One row for each image: image_id, caption, and the caption's CIDEr."""
-        columns = zip(self.image_id, self.captions, ciders, strict=True)
-        return [dict(image_id=i, caption=caption, cider=cider) for i, caption, cider in columns]
-
-
 def run(
     vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int | None = None,
     progress: Progress = True, java: bool = True,
 ) -> TaskResult:  # fmt: skip
-    """Metrics of `score` and, on scenes, of `facts`; items "captioning"."""
-    predictions = predict(vlm, dataset, batch_size, num_beams, max_new_tokens, progress)
-    metrics, ciders, notes = score(predictions.captions, predictions.references, java)
-    rows = predictions.rows(ciders)
+    """Caption the images that have captions by beam search: metrics of `score` and, on scenes, of `facts`.
+
+    Items "captioning": a row for each image. Raises MetricUnavailable where no image has a caption.
+    """
+    captions, references, image_id = [], [], []
+    for items in batches(dataset, batch_size, "captioning", progress):
+        if items := [item for item in items if item.captions]:
+            captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
+            references += [item.captions for item in items]
+            image_id += [item.image_id for item in items]
+    if not captions:
+        raise MetricUnavailable("the data have no captions")
+    metrics, ciders, notes = score(captions, references, java)
+    rows = [dict(image_id=i, caption=c, cider=x) for i, c, x in zip(image_id, captions, ciders, strict=True)]
     if hasattr(dataset, "scene"):
-        counts = [count_facts(caption, dataset.scene(i)) for i, caption in enumerate(predictions.captions)]
+        counts = [count_facts(caption, dataset.scene(i)) for i, caption in enumerate(captions)]
         metrics |= facts(sum(counts))
         rows = [row | {"facts": own.tolist()} for row, own in zip(rows, counts, strict=True)]
     return TaskResult(metrics, {"captioning": rows}, notes)
-
-
-def predict(
-    vlm, dataset, batch_size: int = 64, num_beams: int = 3, max_new_tokens: int | None = None, progress: Progress = True
-) -> Predictions:
-    """Captions by beam search of the images that have captions. Raises MetricUnavailable where none has."""
-    predictions = Predictions()
-    for items in batches(dataset, batch_size, "captioning", progress):
-        if items := [item for item in items if item.captions]:
-            predictions.captions += vlm.caption([item.image for item in items], num_beams, max_new_tokens)
-            predictions.references += [item.captions for item in items]
-            predictions.image_id += [item.image_id for item in items]
-    if not predictions.captions:
-        raise MetricUnavailable("the data have no captions")
-    return predictions
 
 
 def facts(counts: np.ndarray) -> dict:
@@ -98,7 +78,7 @@ def score(
     """
     program = find_java() if java else None
     captions, references, notes = _tokenize(program, captions, references)
-    pair = _numbered(captions, references)
+    pair = dict(enumerate(references)), {i: [text] for i, text in enumerate(captions)}  # as pycocoevalcap takes them
     cider, ciders_of_images = Cider().compute_score(*pair)
     metrics = {
         "bleu4": 100 * Bleu(4).compute_score(*pair, verbose=0)[0][3],
@@ -130,11 +110,6 @@ def _tokenize(java: str | None, captions: list[str], references: list[list[str]]
         captions, *references = ([*map(plain_tokens, texts)] for texts in [captions, *references])
         note = f"texts were split at punctuation instead of by the PTB tokenizer: {reason}"
         return captions, references, {"tokenizer": note}
-
-
-def _numbered(captions: list[str], references: list[list[str]]) -> tuple[dict, dict]:
-    """References and captions in the form of pycocoevalcap."""
-    return dict(enumerate(references)), {i: [text] for i, text in enumerate(captions)}
 
 
 def plain_tokens(text: str) -> str:
