@@ -23,7 +23,7 @@ from dlip.data.scenes.truth import parse_caption, referents
 from dlip.data.scenes.world import Scene
 from dlip.evaluation.tasks.base import percent
 from dlip.models.composite import TRAINED_BY, HasAbilities
-from dlip.models.features import Trace, Want
+from dlip.models.features import Trace
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
 from dlip.models.token_ids import first_token, with_prompt
@@ -103,11 +103,11 @@ def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> Word
     med = vlm.med.model_for("vqa").eval()
     words, pool = _read_words(vlm, answer, med, "the answer has no word; ask another question")
     c, (question_ids, mask) = med.config, vlm.tokenize([question], med)  # [1, T]
-    trace = Trace(Want(layers={("fusion", "cross"): c.fusion_layers}).layers_of("fusion", c))
+    trace = Trace.of(c, "fusion", "cross", c.fusion_layers)
     states = med.question_states(med.fuse(question_ids, mask, vlm.image_states([image], med), trace=trace))
     question_maps = torch.cat([trace.get("cross", i) for i in c.fusion_layers])  # [L, H, T, 1+P]
     ids, _ = vlm.tokenize([answer], med)
-    trace = Trace(Want(layers={("decoder", "cross"): (-1,)}).layers_of("decoder", c))
+    trace = Trace.of(c, "decoder", "cross")
     med.decode(first_token(ids, c.dec_id), states, mask, trace=trace)
     answer_weights = trace.get("cross", -1).mean(1)[0].roll(1, 0)  # [A, T]
     return WordMaps(words, c.fusion_layers, pool @ (answer_weights @ question_maps).float().cpu())
@@ -117,8 +117,8 @@ def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> Word
 def image_maps(vlm: VLM, image: ImageInput) -> ImageMaps:
     """The image encoder's maps. Raises UserError for an unreadable image."""
     med = vlm.med.model_for_states("image").eval()
-    layers = tuple(range(med.config.image_layers))
-    trace = Trace(Want(layers={("image", "self"): layers}).layers_of("image", med.config))
+    layers = range(med.config.image_layers)
+    trace = Trace.of(med.config, "image", "self", layers)
     med.encode_image(vlm.pixels([image], med), trace)
     return ImageMaps(torch.cat([trace.get("self", i) for i in layers]).float().cpu())
 
@@ -271,7 +271,7 @@ def cross_attention_maps(
     Each of B images has N / B consecutive texts. Position t is token t, or in "decoder" the step that predicts it
     (position 0 has no meaning there).
     """
-    trace = Trace(Want(layers={(source, "cross"): tuple(layers)}).layers_of(source, med.config))
+    trace = Trace.of(med.config, source, "cross", layers)
     if source == "fusion":
         med.fuse(ids, mask, states, trace=trace)
         return [trace.get("cross", i) for i in layers]

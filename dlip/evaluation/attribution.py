@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dlip.common.errors import UserError
 from dlip.evaluation.attention_maps import word_weights
-from dlip.models.features import Trace, Want
+from dlip.models.features import Trace
 from dlip.models.token_ids import with_prompt
 from dlip.vlm import VLM, ImageInput
 
@@ -97,7 +97,7 @@ def grad_cam(score: Score, image: ImageInput, progress: Progress | None = None) 
     layer that has it. Source: ALBEF (arXiv 2107.07651) and its code; after Selvaraju et al. (arXiv 1610.02391).
     """
     c, source = score.med.config, "fusion" if score.word is None else "decoder"
-    trace = Trace(Want(layers={(source, "cross"): (-1,)}).layers_of(source, c))
+    trace = Trace.of(c, source, "cross")
     pixels = score.pixels(image).requires_grad_()  # or a frozen model's maps would have no gradient
     value = _with_progress(score, 1, progress)(pixels, trace)
     probs = trace.get("cross")  # [1, H, T, 1+P]

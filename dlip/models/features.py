@@ -1,5 +1,6 @@
 """What a model computes of a batch: the names that losses read, the same for teacher and student."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -61,6 +62,11 @@ class Trace:
     def __init__(self, wanted: dict[str, dict[int, int]] | None = None):
         self.wanted = wanted or {}
         self.kept: dict[tuple[str, int], Tensor] = {}
+
+    @classmethod
+    def of(cls, config, source: str, kind: str, layers: Iterable[int] = (-1,)) -> "Trace":
+        """A trace of one kind in some layers of a source; by default the last. Raises as `Want.layers_of` does."""
+        return cls(Want(layers={(source, kind): tuple(layers)}).layers_of(source, config))
 
     def wants(self, kind: str, layer: int) -> bool:
         return layer in self.wanted.get(kind, {}).values()

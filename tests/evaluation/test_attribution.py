@@ -120,7 +120,7 @@ def test_grad_cam_against_finite_differences(student, item, word, monkeypatch):
         return (out + sign * (more @ v).transpose(1, 2).flatten(2) if want_map else out), probs
 
     def seen() -> tuple[torch.Tensor, torch.Tensor]:
-        trace = Trace(Want(layers={(source, "cross"): (-1,)}).layers_of(source, student.med.config))
+        trace = Trace.of(student.med.config, source, "cross")
         with torch.no_grad():
             return score(score.pixels(item.image).expand(256, -1, -1, -1), trace), trace.get("cross")[0]
 
