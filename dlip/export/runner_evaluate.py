@@ -20,14 +20,13 @@ def run_retrieval(
     runner: Runner, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True
 ) -> TaskResult:
     """Retrieval by ITC, its k best candidates re-ranked by ITM, one image with all of its candidate texts at a time."""
-    places, items, vectors = [], [], []
+    rows, items, vectors, read = [], [], [], 0
     for batch in batches(dataset, batch_size, "retrieval: images", subrange(progress, 0, 0.2)):
         if captioned := [item for item in batch if item.captions]:
             vectors.append(runner.embed_images([item.image for item in captioned]))
-        first = len(items)
-        places += [first + i for i, item in enumerate(batch) if item.captions]
-        items += [replace(item, image=None) for item in batch]
-    items = [items[place] for place in places]
+        rows += [row for row, item in enumerate(batch, read) if item.captions]
+        items += [replace(item, image=None) for item in captioned]
+        read += len(batch)
     captions = [caption for item in items for caption in item.captions]
     if not captions:
         raise MetricUnavailable("the data have no captions")
@@ -36,16 +35,16 @@ def run_retrieval(
     caption_id = image_id.repeat_interleave(torch.tensor([len(item.captions) for item in items]))
     parts = [runner.embed_texts(texts[i : i + batch_size].tolist()) for i in range(0, len(texts), batch_size)]
 
-    def match(rows: Tensor, counts: Tensor) -> Tensor:
+    def match(candidates: Tensor, counts: Tensor) -> Tensor:
         logits = [np.empty((0, 2), np.float32)]
-        with counter(len(places), "retrieval: re-ranking", subrange(progress, 0.2, 1)) as update:
-            for place, own in zip(places, rows.split(counts.tolist()), strict=True):
+        with counter(len(rows), "retrieval: re-ranking", subrange(progress, 0.2, 1)) as update:
+            for row, own in zip(rows, candidates.split(counts.tolist()), strict=True):
                 if len(own):
-                    logits.append(runner.match_logits([dataset[place].image], texts[own].tolist()))
+                    logits.append(runner.match_logits([dataset[row].image], texts[own].tolist()))
                 update(1)
         return torch.from_numpy(np.concatenate(logits))
 
-    text, image_vectors, text_vectors = (torch.from_numpy(x) for x in (text, *map(np.concatenate, (vectors, parts))))
+    text, image_vectors, text_vectors = map(torch.from_numpy, (text, np.concatenate(vectors), np.concatenate(parts)))
     notes = retrieval.note(k, runner.abilities)
     k = 0 if notes else retrieval.default_candidates(dataset) if k is None else k
     result = retrieval.score(
