@@ -126,13 +126,13 @@ def build() -> gr.Blocks:
             events.handled(unreadable_upload, events.warn), image, unreadable, **quick
         )
         checked.then(None, [unreadable, image], js=parts.REMOVE_IMAGE_IF)
-        sentence, found = returned["search"]
-        asked = [*names, *returned["compare"]]
-        for own_image in (events.chain([image.input]), found.then):
-            own_image(events.guarded(fit_to_own_image, long=True), [image, *asked], asked, **at_once)
+        sentence, hit_chosen = returned["search"]
+        compared = [*names, *returned["compare"]]
+        for own_image in (events.chain([image.input]), hit_chosen.then):
+            own_image(events.guarded(fit_to_own_image, long=True), [image, *compared], compared, **at_once)
         gr.on([image.input, image.clear], None, js=parts.RELEASE_EXAMPLES)
         clicked = buttons.click(None, None, place, js=parts.picked("examples"))
-        filled = [image, *asked, sentence]
+        filled = [image, *compared, sentence]
         chosen = events.guarded(choose_example, long=True)
         clicked.then(chosen, [place, *names], filled, **events.CHOICE)
     return page

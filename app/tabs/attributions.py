@@ -63,8 +63,8 @@ def add_events(models_and_image, texts, chosen, view, outline, explain, stop, ou
         maps = attribution(image, teacher, student, text["text"], word, method, step)
         return maps, attention_view.show(maps, image, outline)
 
-    given = [*models_and_image, texts, chosen, view]
+    arguments = [*models_and_image, texts, chosen, view]
     jobs.on_start(
-        explain, stop, explain_word, [*given, outline], outputs, cancel_on=given, cancel_events=redrawn_by,
+        explain, stop, explain_word, [*arguments, outline], outputs, cancel_on=arguments, cancel_events=redrawn_by,
         show_progress_on=outputs[1],
     )  # fmt: skip

@@ -51,7 +51,7 @@ def search(teacher: str, student: str, sentence: str) -> SearchResults:
     sentence, searched = inputs.text(sentence, "sentence"), gallery.current()
     return _both(
         teacher, student, "images", lambda vlm: vlm.embed_texts([sentence]),
-        searched.image, lambda vlm, found: vlm.match(found, [sentence] * len(found)), sentence,
+        searched.image, lambda vlm, candidates: vlm.match(candidates, [sentence] * len(candidates)), sentence,
     )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def sentences(image: str, teacher: str, student: str) -> SearchResults:
         raise UserError("the images of this gallery have no captions to choose from; search them by a sentence")
     return _both(
         teacher, student, "captions", lambda vlm: vlm.embed_images([loaded]),
-        searched.caption, lambda vlm, found: vlm.match([loaded] * len(found), found),
+        searched.caption, lambda vlm, candidates: vlm.match([loaded] * len(candidates), candidates),
     )  # fmt: skip
 
 
@@ -87,9 +87,9 @@ def _both(
                 note = parts.reading_note(vlm, "the sentence", [sentence])
             itm = [None] * len(best)
             if "itm" in vlm.med.abilities:
-                found = [read(place) for place in best]  # others take their turn meanwhile
+                candidates = [read(place) for place in best]  # others take their turn meanwhile
                 with models.turn:
-                    itm = match(vlm, found).tolist()
+                    itm = match(vlm, candidates).tolist()
             order = sorted(range(len(best)), key=lambda i: -(itm[i] or 0))[:SHOWN]  # equal ones in ITC's order
             hits = [
                 Hit(place=best[i], caption=searched.caption(best[i]), itc=itc[i].item(), itm=itm[i], itc_rank=i + 1)

@@ -93,11 +93,11 @@ def true_images(captions: Sequence[str], scenes: Sequence[Scene]) -> list[np.nda
     Scenes that lack one of its objects, its count or its background are ruled out by index; the rest, few, are checked
     claim by claim.
     """
-    index, found = _SceneIndex(scenes), {}
+    index, true_of = _SceneIndex(scenes), {}
     for caption in dict.fromkeys(captions):
         candidates = np.flatnonzero(index.may_hold(caption))
-        found[caption] = np.array([i for i in candidates if _is_true(caption, scenes[i])], int)
-    return [found[caption] for caption in captions]
+        true_of[caption] = np.array([i for i in candidates if _is_true(caption, scenes[i])], int)
+    return [true_of[caption] for caption in captions]
 
 
 def _is_true(caption: str, scene: Scene) -> bool:

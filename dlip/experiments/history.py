@@ -54,8 +54,8 @@ def teacher_record(record: dict, results: str | Path) -> dict | None:
 
     evaluated = [one for one in read(results) if weights and (one.get("inputs") or {}).get("model") == weights]
     own = None if parse_name(name).size else model_record(name)  # its record is of the model's own image size
-    found = [one for one in (own, *evaluated) if one and one["role"] == "teacher"]
-    return next((one for one in reversed(found) if measured(one) == measured(record)), None)
+    teachers = [one for one in (own, *evaluated) if one and one["role"] == "teacher"]
+    return next((one for one in reversed(teachers) if measured(one) == measured(record)), None)
 
 
 def history(models: Iterable[str], after: tuple[Path, ...] = ()) -> list[dict]:

@@ -77,7 +77,7 @@ class Part:
                 scores[row, beam, tokens[row, beam] == token] = -np.inf
             each, sums = scores.shape[-1], (total[..., None] + scores).reshape(len(scores), -1)
             best = np.argsort(-sums, kind="stable")[:, : 2 * k]  # of all beams [B, 2k]
-            sums, tokens = (np.take_along_axis(of.reshape(sums.shape), best, 1) for of in (sums, tokens))
+            sums, tokens = (np.take_along_axis(values.reshape(sums.shape), best, 1) for values in (sums, tokens))
             update = search.advance(sums.tolist(), (best // each).tolist(), tokens.tolist())
             if update is None:
                 break

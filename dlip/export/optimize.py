@@ -105,8 +105,8 @@ class Optimized:
     def evaluators(self) -> dict[str, Callable]:
         """Those of `dlip.evaluate`, each with what runs its task."""
         ranking = "rank" if ("rank", 64) in self.picks else "image"
-        whats = {"retrieval": ranking, "captioning": "caption", "vqa": "answer"}
-        return {task: partial(_evaluate, task, self.pick(what, 64)) for task, what in whats.items()}
+        timed = {"retrieval": ranking, "captioning": "caption", "vqa": "answer"}
+        return {task: partial(_evaluate, task, self.pick(what, 64)) for task, what in timed.items()}
 
 
 @torch.inference_mode()
@@ -168,7 +168,7 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
         reasons = "; ".join(f"{one}: {one.reason}" for one in others)
         raise UserError(f"no backend keeps the outputs within {tolerance:g} of fp32's ({reasons}); raise the tolerance")
     models = [model for model, _ in ready.values()]
-    sizes = [(what, n) for what, of in SIZES.items() if ABILITIES[what] in med.abilities for n in of]
+    sizes = [(what, n) for what, counts in SIZES.items() if ABILITIES[what] in med.abilities for n in counts]
     times = {size: measure(models, *size, inputs) for size in sizes}  # ms of each model
     timed = [
         Candidate(*variant, {f"{what}, {n}": ms[i] for (what, n), ms in times.items()}, error)

@@ -15,8 +15,8 @@ _COCO_FOLDER = re.compile(r"(train|val|test)20\d\d")
 
 def image_files(root: Path) -> list[str]:
     """Paths below a folder of all files that are images by their suffix, sorted."""
-    found = (path for path in _files(root) if Path(path).suffix.lower().removeprefix(".") in SUFFIXES)
-    return sorted(path for path in found if (root / path).is_file())
+    paths = (path for path in _files(root) if Path(path).suffix.lower().removeprefix(".") in SUFFIXES)
+    return sorted(path for path in paths if (root / path).is_file())
 
 
 def _files(root: Path) -> Iterator[str]:

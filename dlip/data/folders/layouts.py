@@ -27,8 +27,8 @@ def read(path: Path, uncaptioned: bool = False) -> tuple[Path, list[Annotation]]
     questions = [path / "vqa.json"] if (path / "vqa.json").is_file() else []
     vqa2 = question_files(_files(path, "*mscoco_*.json"))
     if not karpathy + coco + questions + vqa2:
-        if uncaptioned and (found := image_files(root := path / "images" if (path / "images").is_dir() else path)):
-            return root, [Annotation(name, "train") for name in found]
+        if uncaptioned and (names := image_files(root := path / "images" if (path / "images").is_dir() else path)):
+            return root, [Annotation(name, "train") for name in names]
         raise UserError(
             f"{path} holds {'no images, and ' * uncaptioned}neither captions.json nor vqa.json, nor COCO's "
             f"captions_*.json, Karpathy's dataset_*.json, NoCaps or VQA v2; put one there, beside images/"

@@ -78,12 +78,12 @@ def _comparison(rng: random.Random, kinds: list[Kind]) -> tuple[str, str]:
         return question
     attribute = SHAPE if rng.random() < 0.5 else COLOR
     present = [kind[attribute] for kind in kinds]
-    found = sorted({*present})
-    unequal = [(more, less) for more, less in permutations(found, 2) if present.count(more) > present.count(less)]
+    values = sorted({*present})
+    unequal = [(more, less) for more, less in permutations(values, 2) if present.count(more) > present.count(less)]
     if unequal and rng.random() < _BOTH_PRESENT:
         more, less = pick(rng, unequal)
     else:
-        more, less = pick(rng, found), pick(rng, [value for value in VALUES[attribute] if value not in present])
+        more, less = pick(rng, values), pick(rng, [value for value in VALUES[attribute] if value not in present])
     if attribute == SHAPE:
         return f"are there more {_either(rng, PLURALS[more], PLURALS[less])}?", PLURALS[more]
     return f"are there more {_either(rng, more, less)} things?", more

@@ -31,12 +31,12 @@ def captions(scene: Scene) -> list[str]:
     from it, in at most `MAX_TOKENS` tokens.
     """
     rng = random.Random(scene.image_id * 4 + 1)
-    found: list[str] = []
-    while len(found) < 5:
+    chosen: list[str] = []
+    while len(chosen) < 5:
         caption = _caption(rng, scene)
-        if caption not in found and len(caption.replace(":", " :").split()) <= MAX_TOKENS:
-            found.append(caption)
-    return found
+        if caption not in chosen and len(caption.replace(":", " :").split()) <= MAX_TOKENS:
+            chosen.append(caption)
+    return chosen
 
 
 def _caption(rng: random.Random, scene: Scene) -> str:

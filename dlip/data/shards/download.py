@@ -63,8 +63,8 @@ def open_shard(source: str, size: int | None = None) -> BinaryIO:
             for leftover in leftover_temporaries(folder, path.name):  # of a killed process: this one has the lock
                 leftover.unlink(missing_ok=True)
             download(source, path)
-        if size not in (None, found := path.stat().st_size):
-            raise UserError(f"{source} has {found:,} bytes, but its index says {size:,}; pack the shards again")
+        if size not in (None, downloaded := path.stat().st_size):
+            raise UserError(f"{source} has {downloaded:,} bytes, but its index says {size:,}; pack the shards again")
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # the last use, for `make_room`
         file = open(path, "rb", buffering=0)
     make_room(folder, limit, path)

@@ -63,15 +63,15 @@ def shards(name: str | Path) -> list[Shard]:
         index = _read_index(path)
         files = sorted({*_tars(path), *(path / label for label in index)})
         labels = [file.relative_to(path).as_posix() for file in files]
-        found = [_shard(label, str(path / label), index.get(label), _folder_split(label)) for label in labels]
+        listed = [_shard(label, str(path / label), index.get(label), _folder_split(label)) for label in labels]
     else:
         files = [f for part in expand_braces(name) for f in (sorted(glob(part)) if has_magic(part) else [part])]
         if missing := [file for file in files if not os.path.isfile(file)]:
             raise UserError(f"there is no shard {missing[0]}; check its name")
-        found = _of_pattern(files, lambda folder: _read_index(Path(folder or "."))) if files else []
-    if not found:
+        listed = _of_pattern(files, lambda folder: _read_index(Path(folder or "."))) if files else []
+    if not listed:
         raise UserError(f"there are no shards {name}; check the name, or give a folder that holds *.tar")
-    return found
+    return listed
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -106,7 +106,7 @@ def _of_pattern(sources: list[str], read_index: Callable[[str], dict[str, dict]]
     folders = [os.path.dirname(path) for path in paths]
     indexes = {folder: read_index(folder) for folder in dict.fromkeys(folders)}
     try:
-        shared, found = os.path.commonpath(folders) or ".", []
+        shared, listed = os.path.commonpath(folders) or ".", []
     except ValueError as error:  # a pattern of absolute and relative paths
         raise UserError(
             f"the shards {sources[0]} and {sources[-1]} have no folder in common; name them apart"
@@ -114,8 +114,8 @@ def _of_pattern(sources: list[str], read_index: Callable[[str], dict[str, dict]]
     for path, folder, source in zip(paths, folders, sources, strict=True):
         label = os.path.normpath(os.path.join(os.path.relpath(folder or ".", shared), os.path.basename(path)))
         row = indexes[folder].get(os.path.basename(path))
-        found.append(_shard(label, source, row, SPLITS.get(os.path.basename(folder))))
-    return found
+        listed.append(_shard(label, source, row, SPLITS.get(os.path.basename(folder))))
+    return listed
 
 
 def _shard(label: str, source: str, row: dict | None, folder_split: str | None) -> Shard:

@@ -94,14 +94,14 @@ def grid_runs(
     ranking: str = "ir1",
 ) -> GridRuns:  # fmt: skip
     """The runs of a grid, of a repeated one the last. by_row: `matched` records. The scores are those of `teacher`."""
-    found = {}
+    by_run = {}
     for row in grid_.rows:
         for record in by_row[row.name]:
             if sums := _sums(record, teacher, ranking):
-                found[row.name, record["seed"]] = row, sums
-    pooled = np.array([bool(abilities(weights(row.weights))) for row, _ in found.values()], bool)
-    sums = {score: np.stack([own[score] for _, own in found.values()]) for score in teacher} if found else {}
-    return GridRuns([row for row, _ in found], [seed for _, seed in found], pooled, sums, floor, teacher, ranking)
+                by_run[row.name, record["seed"]] = row, sums
+    pooled = np.array([bool(abilities(weights(row.weights))) for row, _ in by_run.values()], bool)
+    sums = {score: np.stack([own[score] for _, own in by_run.values()]) for score in teacher} if by_run else {}
+    return GridRuns([row for row, _ in by_run], [seed for _, seed in by_run], pooled, sums, floor, teacher, ranking)
 
 
 def _sums(record: dict, scores: Iterable[str], ranking: str) -> dict[str, np.ndarray]:

@@ -56,11 +56,11 @@ def gains(grid_: str | Grid, records: list[dict], score: str = "tr1") -> pd.Data
         if not {row.name, first.name} <= set(own.rows):
             continue
         try:
-            found = own.effect(difference(row.name, first.name), parts)
+            gain = own.effect(difference(row.name, first.name), parts)
         except ValueError:
             continue
         out.append(dict(
-            name=row.name, role=row.role, gain=found.value, low=found.limit(LEVEL), high=found.limit(1 - LEVEL),
-            paper=row.paper_score(score) - first.paper_score(score), seeds=found.seeds,
+            name=row.name, role=row.role, gain=gain.value, low=gain.limit(LEVEL), high=gain.limit(1 - LEVEL),
+            paper=row.paper_score(score) - first.paper_score(score), seeds=gain.seeds,
         ))  # fmt: skip
     return pd.DataFrame(out, columns=COLUMNS)

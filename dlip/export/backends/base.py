@@ -105,5 +105,5 @@ class GraphBackend(Backend):
         decoder = self.part.decoder(context, np.ones(context.shape[:2], bool), BEAMS)
         steps = [decoder(token.repeat(BEAMS, 1)) for token in np.split(ids, ids.shape[1], 1)]
         best = slice(2 * BEAMS)
-        scores, tokens = (np.stack([values[:, 0, best] for values in of], 1) for of in zip(*steps, strict=True))
+        scores, tokens = (np.stack([values[:, 0, best] for values in output], 1) for output in zip(*steps, strict=True))
         return scores, tokens

@@ -82,7 +82,7 @@ class CompiledPart(Part):
     def __init__(self, med: Med, folder: Path, config: dict, threads: int):
         super().__init__(folder, config, threads)
         graphs = GRAPHS | {"decoder": StaticStep}
-        self.modules = {name: of(med, med.abilities).eval() for name, of in graphs.items()}
+        self.modules = {name: graph_class(med, med.abilities).eval() for name, graph_class in graphs.items()}
         self.sessions = {
             name: torch.compile(module, dynamic=False, options={"freezing": True})
             for name, module in self.modules.items()

@@ -47,8 +47,8 @@ def convert(vlm, folder: Path, precision: str, images: np.ndarray) -> None:
     """Write what `Runner` reads, with graphs of OpenVINO. images: uint8 [N, S, S, 3], by which NNCF quantizes."""
     import openvino
 
-    every, graphs = frozenset(ABILITIES), GRAPHS | {"decoder": StepGraph}
-    models = {name: to_openvino(of(vlm.med, every).eval()) for name, of in graphs.items()}
+    abilities, graphs = frozenset(ABILITIES), GRAPHS | {"decoder": StepGraph}
+    models = {name: to_openvino(graph_class(vlm.med, abilities).eval()) for name, graph_class in graphs.items()}
     make_stateful(models["decoder"], vlm.med)
     if precision == "int8":
         models = quantize(models, vlm.med, images)
@@ -73,7 +73,7 @@ def to_openvino(graph: Graph) -> "Model":
     with without_warnings():
         model = openvino.convert_model(torch.export.export(graph, (), inputs, dynamic_shapes=dynamic))
     shapes, ports = {}, zip(model.inputs, feed(inputs).items(), strict=True)
-    axes = [one for of in graph.axes.values() for one in (of if isinstance(of, list) else [of])]
+    axes = [one for some in graph.axes.values() for one in (some if isinstance(some, list) else [some])]
     for (port, (name, example)), dims in zip(ports, axes, strict=True):
         port.get_tensor().set_names({name})
         shapes[name] = [-1 if i in dims else size for i, size in enumerate(example.shape)]
