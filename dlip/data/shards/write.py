@@ -10,7 +10,7 @@ from tqdm import tqdm
 from dlip.common.errors import UserError
 from dlip.common.files import write_atomically, write_json
 from dlip.data.annotation import check_split
-from dlip.data.quarantine import encoded_item
+from dlip.data.quarantine import EncodedItem, encoded_item
 from dlip.data.shards.naming import INDEX
 
 IMAGES_PER_SHARD = 1000
@@ -30,12 +30,8 @@ def write_shards(path: str | Path, splits: dict[str, object], images: int = IMAG
     write_json(folder / INDEX, {"version": 1, "shards": None})  # marks the shards as unfinished
     for split, dataset in splits.items():
         for number, first in enumerate(range(0, len(dataset), images)):
-            places = range(first, min(first + images, len(dataset)))
-            file, counts = folder / f"{split}-{number:05}.tar", {"captions": 0, "questions": 0}
-            bar = tqdm(places, file.name, leave=False, disable=None)
-            write_atomically(file, lambda to, bar=bar, dataset=dataset, counts=counts: _write(to, dataset, bar, counts))
-            size = {"images": len(places), **counts, "bytes": file.stat().st_size}
-            rows.append({"file": file.name, "split": split, **size})
+            file, places = folder / f"{split}-{number:05}.tar", range(first, min(first + images, len(dataset)))
+            rows.append({"file": file.name, "split": split, **_write_shard(file, dataset, places)})
     write_json(folder / INDEX, {"version": 1, "shards": rows})
     return {"shards": rows}
 
@@ -46,16 +42,27 @@ def check_empty(folder: str | Path) -> None:
         raise UserError(f"{folder} holds shards already; name another folder, or remove them")
 
 
-def _write(path: Path, dataset, places, counts: dict[str, int]) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for i in places:
-            item = encoded_item(dataset, i)
-            counts["captions"] += len(item.captions)
-            counts["questions"] += len(item.questions)
-            questions = [{"question": q.text, "answers": q.answers, "question_type": q.type} for q in item.questions]
-            about = {"image_id": item.image_id, "name": item.name, "captions": item.captions, "questions": questions}
-            about |= {"writers": item.writers} if item.writers else {}
-            for suffix, data in ((item.suffix, item.data), (".json", json.dumps(about).encode())):
-                member = tarfile.TarInfo(f"{i:09}{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+def _write_shard(path: Path, dataset, places: range) -> dict[str, int]:
+    """Write the images at some places of a dataset; return the shard's numbers of images, texts and bytes."""
+    counts = {"images": len(places), "captions": 0, "questions": 0}
+
+    def write(temporary: Path) -> None:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i in tqdm(places, path.name, leave=False, disable=None):
+                item = encoded_item(dataset, i)
+                counts["captions"] += len(item.captions)
+                counts["questions"] += len(item.questions)
+                for suffix, data in ((item.suffix, item.data), (".json", json.dumps(_texts(item)).encode())):
+                    member = tarfile.TarInfo(f"{i:09}{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+    write_atomically(path, write)
+    return counts | {"bytes": path.stat().st_size}
+
+
+def _texts(item: EncodedItem) -> dict:
+    """The JSON beside an image."""
+    questions = [{"question": q.text, "answers": q.answers, "question_type": q.type} for q in item.questions]
+    about = {"image_id": item.image_id, "name": item.name, "captions": item.captions, "questions": questions}
+    return about | ({"writers": item.writers} if item.writers else {})
