@@ -25,7 +25,7 @@ class FirstN:
 
     def verify(self, images: int | None = None) -> None:
         """Verify the first `images` of these, or all, as `QuarantineMixin.verify` does."""
-        self.dataset.verify(len(range(len(self))[:images]))
+        self.dataset.verify(len(self) if images is None else min(images, len(self)))
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions; reads every image, but does not decode those that are stored."""
@@ -53,9 +53,7 @@ class FirstN:
         return getattr(self.dataset, name)
 
 
-def open(
-    name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal", uncaptioned: bool = False
-):  # fmt: skip
+def open(name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal", uncaptioned: bool = False):
     """Open a split of the dataset `name`: "scenes", "hub:NAME", shards, a folder, or several joined by +.
 
     limit: use the first images only. on_error: "fatal" raises at an image or text that cannot be used, "skip"

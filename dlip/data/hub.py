@@ -174,7 +174,7 @@ def _texts(value: Any) -> Iterator[str]:
         for one in value:
             yield from _texts(one)
     elif value is not None:
-        yield str(value).strip()
+        yield str(value)
 
 
 def _load(address: str, options: dict[str, str]) -> dict:

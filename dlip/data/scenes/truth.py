@@ -64,7 +64,7 @@ def parse_caption(caption: str) -> ParsedCaption:
         elif word in _DIRECTION:
             marks.append(("where", word))
         elif word in ("it", "its", "and"):
-            marks.append((word[:2], ""))
+            marks.append(("and" if word == "and" else "it", ""))
         elif word == "background" and before in BACKGROUNDS:
             backgrounds.append(before)
         elif word in ("object", "objects") and before in _NUMBER:
@@ -102,7 +102,7 @@ def _relations(marks: list[tuple]) -> list[tuple[int | None, str, int | None]]:
             b = None if a == b else b
         elif earlier[-1] is None:  # under b sits a
             b, a = later[:2]
-        elif last == "an" and relations:  # a is left of b and above c
+        elif last == "and" and relations:  # a is left of b and above c
             a, b = relations[-1][0], later[0]
         else:  # a above b
             a, b = earlier[-1], later[0]
