@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,9 +259,9 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
 
     check_backbone(preset(experiment.size), experiment.init_from, config.backbone_lr > 0)
     reads_data = source is None or isinstance(source.tokenizer, StockTokenizer)
-    student, skipped = None if reads_data else initialized(), dict[str, int]()
+    student, skipped = None if reads_data else initialized(), Counter[str]()
     for one in {id(one): one for one in (dataset, test, val)}.values() if verify else ():
-        skipped[one.split] = skipped.get(one.split, 0) + len(data_sets.verify(one))
+        skipped[one.split] += len(data_sets.verify(one))
     student = student or initialized()
     if verify:
         warn_of_lost_texts(dataset, student.tokenizer, student.med.config.max_text)
