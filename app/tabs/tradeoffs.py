@@ -102,7 +102,7 @@ def run(name: str, group: str | None = None, cost: str = "params_m", score: str 
 def _check_axes(cost: str, score: str) -> None:
     for column, columns in ((cost, AXES), (score, SCORES)):
         if column not in columns:
-            raise UserError(f"{column!r} is no axis of this chart; choose one of {', '.join(columns)}")
+            raise UserError(f"{column!r} is not an axis of this chart; choose one of {', '.join(columns)}")
 
 
 def _rows(group: str | None, cost: str, score: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from dlip.data.batch import Question
 SPLIT_NAME = re.compile(r"\w[\w .-]{0,99}")
 """Files are named after splits."""
 HUMAN = "human"
-"""Who wrote a caption of which no model is named."""
+"""Writer of a caption for which no model is named."""
 
 
 def check_split(name: str) -> None:

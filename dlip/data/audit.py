@@ -33,7 +33,7 @@ def check(name: str) -> dict:
     Counts are of usable images and texts, in "writers" by who wrote a caption: "human", or a model's name. Faults are
     those of `KINDS`; "repeated captions", the same caption twice for one image; "images shared by splits" and, within
     one split, "repeated images": files equal byte for byte, or equal image ids in one dataset. "shared_captions" counts
-    captions of more than one image, which is no fault; "ok" is whether there are no faults. Of datasets joined by +
+    captions of more than one image, which is not a fault; "ok" is whether there are no faults. Of datasets joined by +
     each is read with all its splits. Raises UserError if there is no such dataset.
     """
     splits, faults = {}, defaultdict(list)

@@ -40,7 +40,7 @@ class Collate:
     augment: bool = False
     """In training: crop photos, and shift drawn images (arrays) by up to `MAX_SHIFT` pixels."""
     flip: bool = False
-    """With `augment`: also mirror photos, except those of which a text has the English word left or right."""
+    """With `augment`: also mirror photos, except those with a text that has the English word left or right."""
     questions: int = 1
     """Maximum number of questions per image."""
     views: int = 0

@@ -81,9 +81,9 @@ class QuarantineMixin:
     def verify(self, images: int | None = None) -> None:
         """Decode every image once, so that none fails later, and quarantine those that fail.
 
-        images: where faults are fatal, decode only so many, the first ones. Skipped ones are replaced by later ones, so
-        that all are decoded. Of several processes the main one decodes. Raises UserError if faults are fatal or nothing
-        is left.
+        images: where faults are fatal, decode only this many, the first ones. Skipped ones are replaced by later ones,
+        so that all are decoded. Of several processes the main one decodes. Raises UserError if faults are fatal or
+        nothing is left.
         """
         checked = range(len(self))[: images if self.on_error == "fatal" else None]
         faults = run_on_main(lambda: self._image_faults(checked))

@@ -247,7 +247,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
     teacher = VLM.load(experiment.teacher) if experiment.teacher else None
     source = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher
     if experiment.tokenizer and isinstance(source.tokenizer, StockTokenizer):
-        raise UserError(f"{experiment.tokenizer} is no BLIP, whose tokenizer a student could have; drop --tokenizer")
+        raise UserError(f"{experiment.tokenizer} is not a BLIP, so students cannot use its tokenizer; drop --tokenizer")
 
     def initialized() -> VLM:
         model = new_student(experiment.size, source, config.seed, dataset)

@@ -61,7 +61,7 @@ class Reporter:
                 call()
         except Exception as error:  # the trackers raise many types
             self.trackers.pop(name, None)
-            message = f"{name} failed and gets no more of this run, whose log is complete: {error}"
+            message = f"{name} failed and receives no more rows of this run, whose log is complete: {error}"
             warnings.warn(one_line(message), stacklevel=4)
 
     def _started(self, name: str) -> GeneralTracker:

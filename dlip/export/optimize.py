@@ -1,5 +1,5 @@
-"""Pick what runs each task of a model fastest on this machine, of this package's precisions and the libraries that are
-installed."""
+"""Pick the fastest way to run each task of a model on this machine, among this package's precisions and the installed
+libraries."""
 
 import math
 import time
@@ -125,9 +125,8 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
 
     Image states, ITM logits and log-probabilities of given tokens may differ from fp32's by `tolerance`
     (`relative_errors`). Converted models are kept in the folder `cache`; times are measured in turns, anew in every
-    call, on the CPU.
-    Raises UserError for a model in another precision, for one that is no BLIP, is made of several or cannot write
-    captions, and where no candidate is within the tolerance.
+    call, on the CPU. Raises UserError for a model in another precision, for one that is not a BLIP, is made of several
+    or cannot write captions, and where no candidate is within the tolerance.
     """
     med = require_fp32_blip(vlm.med, "optimize").model_for("lm")
     refuse_packed(med)

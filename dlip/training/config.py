@@ -87,8 +87,8 @@ class TrainConfig(Config):
     backbone_stages: int = option(0, least=0, most=100)
     """Last stages of an EfficientNet that --backbone-lr trains, the others stay frozen; 0 trains all."""
     feature_views: int = option(0, least=0, most=100)
-    """Cache the features of frozen image backbones, or of their frozen stages, on disk, of so many augmented views of
-    each image; 0 computes them anew in every step."""
+    """Cache the features of frozen image backbones, or of their frozen stages, on disk, for this many augmented views
+    of each image; 0 computes them anew in every step."""
     questions: int = option(1, least=1)
     """Questions per image and step."""
     cache: bool = option(False, hidden=True)

@@ -233,7 +233,7 @@ class Run:
                     f"run with as many"
                 )
             if (about["step"], about["run"]) != (step, self._config_hash()):
-                raise UserError(f"{path} is of another run or step; remove it, or choose another folder")
+                raise UserError(f"{path} belongs to another run or step; remove it, or choose another folder")
             with torch.no_grad():
                 for name, parameter in learner.named_parameters():
                     parameter.copy_(tensors[f"learner.{name}"])

@@ -95,7 +95,7 @@ def test_hover_texts_omit_the_command(records):
 def test_invalid_groups_axes_and_names_are_refused(records):
     for call, message in (
         (lambda: page.tradeoffs("all grids"), "no runs called 'all grids'; choose one of scenes test; scenes <val>; "),
-        (lambda: page.tradeoffs(None, "tr1"), "'tr1' is no axis"),
+        (lambda: page.tradeoffs(None, "tr1"), "'tr1' is not an axis"),
         (lambda: page.tradeoffs(None, "params_m", "spice"), "choose other axes"),
         (lambda: page.tradeoffs("fusion"), "none of these runs has both"),
         (lambda: page.run("nobody"), "no point 'nobody'"),

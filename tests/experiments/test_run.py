@@ -337,5 +337,5 @@ def test_a_frozen_backbone_does_not_stay_random():
 
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
     folder = dual_folder(tmp_path, "siglip")
-    with pytest.raises(UserError, match="is no BLIP, whose tokenizer a student could have"):
+    with pytest.raises(UserError, match="is not a BLIP, so students cannot use its tokenizer"):
         prepare(ExperimentConfig("scenes-student", tokenizer=str(folder), data=DataConfig(limit=8)))

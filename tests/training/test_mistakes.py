@@ -282,7 +282,7 @@ def test_foreign_checkpoint_is_refused(what, run, make_vlm):
     (run.folder / "config.json").unlink()  # it was killed before its end
     last = sorted(run.folder.glob("checkpoint-*"))[-1]
     changed(last, CHANGES[what])
-    with pytest.raises(UserError, match="is of another run or step; remove it"):
+    with pytest.raises(UserError, match="belongs to another run or step; remove it"):
         train(make_vlm(), TRAIN_SCENES, SHORT, run.folder, progress=False)
     assert last.exists()
 

@@ -16,7 +16,7 @@ from dlip.data.folders.coco import split_of
 from dlip.data.folders.images import ImageFiles
 
 MIN_QUESTIONS = 9
-"""An answer is listed if it is the most common one of so many questions: 3,129 of VQA v2's training and validation."""
+"""An answer is listed if it is the most common one of this many questions: 3,129 of VQA v2's train and validation."""
 
 
 def question_files(files: list[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ SIDE = 64
 SIZES = {"small": 10, "large": 16}
 """Width of an object's bounding square in pixels, by the name of its size."""
 LATTICE = 8
-"""Bounding squares start at multiples of so many pixels, so that a shape looks the same everywhere."""
+"""Bounding squares start at multiples of this many pixels, so that a shape looks the same everywhere."""
 TEXTURES = ("plain", "striped", "dotted")
 COLORS = {
     "red": (220, 35, 40),

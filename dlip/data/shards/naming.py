@@ -147,7 +147,7 @@ def _parse_index(data: bytes, where: str) -> dict[str, dict]:
     try:
         rows = json.loads(data)["shards"]
         if rows is None:
-            raise UserError(f"{where} is of unfinished shards; remove them, and pack them again")
+            raise UserError(f"{where} belongs to unfinished shards; remove them, and pack them again")
         for row in rows:
             index[str(row["file"])] = {"split": str(row["split"]), **{noun: int(row[noun]) for noun in COUNTS}}
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -38,14 +38,14 @@ def evaluate(
 
     A task or metric that could not be computed is None; "notes" has the reason under its name, or what limits a metric.
 
-    model, data: a VLM and a data set, or their names; `split` applies to a name, and a model
-    loaded by name is moved to the accelerator, if there is one. k: candidates that retrieval re-ranks.
-    generate_limit: captions and answers are generated for the first images only, so many; by default for all. answers:
-    a list from which VQA also picks answers, besides generating them. java: whether to run the Java programs that
-    tokenize captions and compute METEOR and SPICE, which take many seconds to start. num_beams: of captions and
-    answers. max_new_tokens: of a caption, by default the model's `max_text`. return_items: adds "items", the tables
-    "tr" (a row for each image), "ir" (caption), "captioning" (image) and "vqa" (question). progress: whether to show a
-    bar, or a function that is called with the fraction done.
+    model, data: a VLM and a data set, or their names; `split` applies to a name, and a model loaded by name is moved
+    to the accelerator, if there is one. k: candidates that retrieval re-ranks. generate_limit: number of images, the
+    first ones, that captions and answers are generated for; by default all. answers: a list from which VQA also picks
+    answers, besides generating them. java: whether to run the Java programs that tokenize captions and compute METEOR
+    and SPICE, which take many seconds to start. num_beams: of captions and answers. max_new_tokens: of a caption, by
+    default the model's `max_text`. return_items: adds "items", the tables "tr" (a row for each image), "ir" (caption),
+    "captioning" (image) and "vqa" (question). progress: whether to show a bar, or a function that is called with the
+    fraction done.
 
     Raises UserError for an unknown task, or where no task can be evaluated.
     """

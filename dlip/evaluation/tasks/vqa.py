@@ -73,8 +73,8 @@ def best_answers(vlm, states: Tensor, mask: Tensor, answers: list[str], k: int =
     """Index in `answers` of each question's likeliest answer; question states [N, Q, Di], mask bool [N, Q].
 
     As in BLIP, only the `k` answers with the likeliest first tokens are scored in full. BLIP's code smooths the labels,
-    which favors short answers; this is the plain likelihood. Raises UserError for an answer that is
-    longer than the model reads.
+    which favors short answers; this is the plain likelihood. Raises UserError for an answer that is longer than the
+    model reads.
     """
     med = vlm.med.model_for("vqa")
     ids, ids_mask = (x.to(states.device) for x in vlm.tokenizer_of(med).encode(answers, first="[DEC]"))  # [C, A]

@@ -46,7 +46,7 @@ READING = (
 
 @dataclass(frozen=True)
 class GridRuns:
-    """The runs of a grid that have every score asked for."""
+    """The runs of a grid that have every requested score."""
 
     rows: list[str]
     seeds: list[int]

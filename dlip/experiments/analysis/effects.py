@@ -38,9 +38,9 @@ def gains(grid_: str | Grid, records: list[dict], score: str = "tr1") -> pd.Data
     """Gain of each row of a grid over its first row, for `dlip.plots.gain_bars`.
 
     score: a column of `dlip.records` with outcomes of each image, or "composite", which conclusions are about. Columns:
-    name, role; gain, low and high (one-sided 95% limits over seeds and test images, as in
-    `conclusions`; NaN where too few runs tell how much seeds differ), in the score's own unit; paper, the paper's gain;
-    seeds. Rows that share no seed with the first are skipped.
+    name, role; gain, low and high (one-sided 95% limits over seeds and test images, as in `conclusions`; NaN where too
+    few runs tell how much seeds differ), in the score's own unit; paper, the paper's gain; seeds. Rows that share no
+    seed with the first are skipped.
     """
     grid_ = grid(grid_) if isinstance(grid_, str) else grid_
     first, *others = grid_.rows

@@ -1,4 +1,4 @@
-"""What backends are compared and timed by: the same images and texts, and how far their numbers are apart."""
+"""How backends are compared: the images and texts that all of them read, and how far apart their outputs are."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

@@ -241,7 +241,7 @@ def test_unfinished_or_incomplete_shards_are_refused(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_shards(tmp_path / "stopped", {"train": Stops("train-small", size=9)}, 3)
-    with pytest.raises(UserError, match="index.json is of unfinished shards"):
+    with pytest.raises(UserError, match="index.json belongs to unfinished shards"):
         data.splits(tmp_path / "stopped")
     write_shards(tmp_path, {"train": Scenes("train-small", size=9), "val": Scenes("val", size=2)}, 3)
     (tmp_path / "train-00001.tar").unlink()
