@@ -122,6 +122,8 @@ async def cancel_one(queue: Queue, body: bytes) -> bytes:
         event_id = request["event_id"]
     except (ValueError, RecursionError, KeyError, TypeError):
         return body
+    if not isinstance(event_id, str | None):
+        return body
     session_and_function = request.get("session_hash"), request.get("fn_index")
     loop = asyncio.get_running_loop()
     end = loop.time() + UNSENT_S * (session_and_function != (None, None))  # a reset names neither

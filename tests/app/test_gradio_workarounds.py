@@ -52,7 +52,10 @@ def test_a_request_to_cancel_ends_no_other_event_of_the_function():
     assert not events["old"].alive and events["new"].alive
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"[]", b"7", b"null", b'"event_id"', b"{}", b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[" * 100_000, b"[]", b"7", b"null", b'"event_id"', b"{}", b"\xff", b'{"event_id": ["a"]}'],
+)
 def test_malformed_requests_to_cancel_stay_unchanged(body):
     async def visit():
         assert await gradio_workarounds.cancel_one(SimpleNamespace(event_ids_to_events={}), body) == body
