@@ -3,7 +3,7 @@
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from datetime import datetime
 from importlib import import_module
@@ -47,24 +47,24 @@ class Reporter:
         if self.trackers is None:
             self.trackers = {}
             for name in self.names:
-                self._guarded(name, lambda name=name: self.trackers.update({name: self._started(name)}))
+                self._guarded(name, self._start, name)
         for name in list(self.trackers):
-            self._guarded(name, lambda name=name: self._send(name, row))
+            self._guarded(name, self._send, name, row)
 
     def close(self) -> None:
         for name in list(self.trackers or {}):
             self._guarded(name, self.trackers[name].finish)
 
-    def _guarded(self, name: str, call) -> None:
+    def _guarded(self, name: str, function: Callable, *arguments) -> None:
         try:
             with redirect_stdout(sys.stderr):  # standard output is for --json
-                call()
+                function(*arguments)
         except Exception as error:  # the trackers raise many types
             self.trackers.pop(name, None)
             message = f"{name} failed and receives no more rows of this run, whose log is complete: {error}"
             warnings.warn(one_line(message), stacklevel=4)
 
-    def _started(self, name: str) -> GeneralTracker:
+    def _start(self, name: str) -> None:
         config = self.run.config()
         began = datetime.fromtimestamp((self.run.folder / "run.json").stat().st_mtime)  # written once
         title = f"{config.get('name') or self.run.folder.name} {began:%Y-%m-%d %H.%M.%S}"
@@ -76,7 +76,7 @@ class Reporter:
             tracker = WandBTracker(PROJECT, name=title, id=re.sub(r"[^\w.-]+", "-", title), resume="allow")
         tracker.start()
         tracker.store_init_configuration(dict(_flat(config, ".", (int, float, str))))
-        return tracker
+        self.trackers[name] = tracker
 
     def _send(self, name: str, row: dict) -> None:
         step, tracker = row["step"], self.trackers[name]
