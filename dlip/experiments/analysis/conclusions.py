@@ -74,10 +74,14 @@ class GridRuns:
     def _points(self, score: str, sums: np.ndarray) -> np.ndarray:
         return composite({score: score_of_sums(score, sums)}, self.teacher, self.floor, (score,))
 
+    def pooled_runs(self, score: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row, seed and weighted scores of each run that counts in the pooled deviation. score: name -> weight."""
+        columns = self.rows, self.seeds, _weighted(self.values, score)
+        return tuple(np.array(column)[self.pooled] for column in columns)
+
     def spread(self, score: Mapping[str, float]) -> Spread:
-        """Deviation of a weighted sum of scores over seeds, pooled over rows. score: name -> weight."""
-        rows, seeds = (np.array(names)[self.pooled] for names in (self.rows, self.seeds))
-        return pooled_spread(rows, seeds, _weighted(self.values, score)[self.pooled])
+        """Deviation of a weighted sum of scores over seeds, pooled over rows."""
+        return pooled_spread(*self.pooled_runs(score))
 
     def effect(self, row_weights: Mapping[str, float], score: Mapping[str, float]) -> Effect:
         """The effect of rows on a weighted sum of scores. Raises ValueError if the rows share no seed."""
@@ -215,8 +219,7 @@ def spreads(records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
         own = points(grid_, matched(grid_, records, plan))
         if isinstance(own, str) or not own.rows:
             continue
-        rows, seeds = (np.array(names)[own.pooled] for names in (own.rows, own.seeds))
-        values, spread = _weighted(own.values, COMPOSITE)[own.pooled], own.spread(COMPOSITE)
+        (rows, seeds, values), spread = own.pooled_runs(COMPOSITE), own.spread(COMPOSITE)
         low = [
             f"{row}, seed {seed}: {value:.1f} points"
             for row, seed, value, below in zip(rows, seeds, values, collapsed(rows, values), strict=True)
