@@ -284,10 +284,10 @@ def _run(todo: list[Job], workers: int, out: Path, progress: bool) -> dict[str, 
 
 def matched(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> dict[str, list[dict]]:
     """The teacher and a grid's rows by name -> their records."""
-    grid_, by_hash = grid(grid_) if isinstance(grid_, str) else grid_, defaultdict(list)
+    by_hash = defaultdict(list)
     for record in run_records:
         by_hash[record.get("ablation", {}).get("hash")].append(record)
-    return {row.name: by_hash[identity(row, plan)] for row in (TEACHER_ROW, *grid_.rows)}
+    return {row.name: by_hash[identity(row, plan)] for row in (TEACHER_ROW, *grid(grid_).rows)}
 
 
 def runs(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> pd.DataFrame:
@@ -302,8 +302,7 @@ def table(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> pd.D
     Columns: name, role; runs (number of seeds); the scores of `GRID_SCORES` and vqa (mean), <score>_sd (standard
     deviation over seeds), paper_<score> (`Row.paper_score`); params_m, flops_g; wall_s (seconds of training, mean).
     """
-    grid_ = grid(grid_) if isinstance(grid_, str) else grid_
-    rows, df = (TEACHER_ROW, *grid_.rows), runs(grid_, run_records, plan)
+    rows, df = (TEACHER_ROW, *grid(grid_).rows), runs(grid_, run_records, plan)
     means = records.summary(df).set_index("name").reindex([row.name for row in rows])
     out = pd.DataFrame({"name": means.index, "role": [row.role for row in rows]}, index=means.index)
     out["runs"] = means["runs"].fillna(0).astype(int)

@@ -302,8 +302,10 @@ TEACHER_ROW = Row("teacher", "scenes-teacher", "", (92.0, 78.5, 121.8, 75.3))
 """The first row of every table; the paper's is BLIP-Base."""
 
 
-def grid(name: str) -> Grid:
-    """The grid of that name. Raises UserError where there is none."""
+def grid(name: str | Grid) -> Grid:
+    """The grid of that name; a grid itself is returned as it is. Raises UserError where there is none."""
+    if isinstance(name, Grid):
+        return name
     if name not in GRIDS:
         raise UserError(f"there is no grid {name!r}; choose one of {', '.join(GRIDS)} or all")
     return GRIDS[name]

@@ -42,7 +42,7 @@ def gains(grid_: str | Grid, records: list[dict], score: str = "tr1") -> pd.Data
     few runs tell how much seeds differ), in the score's own unit; paper, the paper's gain; seeds. Rows that share no
     seed with the first are skipped.
     """
-    grid_ = grid(grid_) if isinstance(grid_, str) else grid_
+    grid_ = grid(grid_)
     first, *others = grid_.rows
     out = []
     by_row, parts = matched(grid_, records), {score: 1.0}
