@@ -345,9 +345,10 @@ def run(
 
     record: dict = {}
     train(
-        ready.student, ready.dataset, config, folder, ready.teacher, quick_eval,
-        {name: value for name, value in about.items() if name != "train"}, progress, cache, cache_gb,
-        lambda done: record.update(distributed.run_on_main(lambda: write_record(done))), on_row,
+        ready.student, ready.dataset, config, folder, ready.teacher, evaluate=quick_eval,
+        about={name: value for name, value in about.items() if name != "train"}, progress=progress,
+        cache=cache, cache_gb=cache_gb, on_row=on_row,
+        on_finished=lambda done: record.update(distributed.run_on_main(lambda: write_record(done))),
     )  # fmt: skip
     reporter.close()
     return record

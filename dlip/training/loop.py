@@ -129,13 +129,13 @@ def _train(
 
     batches = ResumableBatchSampler(
         len(dataset), config.batch_size // config.accumulate, config.steps * config.accumulate, config.seed,
-        start * config.accumulate, accelerator.process_index, accelerator.num_processes,
-        getattr(dataset, "order", None),
+        start=start * config.accumulate, rank=accelerator.process_index, world=accelerator.num_processes,
+        order=getattr(dataset, "order", None),
     )  # fmt: skip
     image_size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(
-        student.tokenizer, image_size, True, student.med.config.max_text, config.seed, config.augment, config.flip,
-        config.questions, config.feature_views,
+        student.tokenizer, image_size, train=True, max_text=student.med.config.max_text, seed=config.seed,
+        augment=config.augment, flip=config.flip, questions=config.questions, views=config.feature_views,
     )  # fmt: skip
     steps_per_epoch = max(1, batches.per_epoch // config.accumulate)
     optimizer_step = OptimizerStep(learner, config, steps_per_epoch, accelerator)
