@@ -58,25 +58,18 @@ def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license
     config, name = record.get("config") or {}, model_name(vlm, record)
     results = [
         EvalResult(
-            PIPELINES.get(task, task),
-            record["data"],
-            record["data"],
-            metric,
-            round(value, 2),
-            dataset_split=record["split"],
-        )  # fmt: skip
-        for (task, metric), value in measured(record).items()
-        if task in tasks
-    ]
+            task_type=PIPELINES.get(task, task), dataset_type=record["data"], dataset_name=record["data"],
+            metric_type=metric, metric_value=round(value, 2), dataset_split=record["split"],
+        )
+        for (task, metric), value in measured(record).items() if task in tasks
+    ]  # fmt: skip
     teachers = [parse_name(one).name for one in split_names(config.get("teacher") or "")]
-    datasets = [
-        name for name in re.findall(r"hub:([^+?]+)", (config.get("data") or {}).get("name", "")) if is_hub_id(name)
-    ]
+    datasets = re.findall(r"hub:([^+?]+)", (config.get("data") or {}).get("name", ""))
     pipelines = [PIPELINES[task] for task in tasks if task in PIPELINES]
     distilled = ["distillation"] if record.get("role") == "distilled" else []
     data = ModelCardData(
         library_name=library, license=license, base_model=list(filter(is_hub_id, teachers)) or None,
-        datasets=datasets or None, tags=["blip", "vision-language", *distilled],
+        datasets=list(filter(is_hub_id, datasets)) or None, tags=["blip", "vision-language", *distilled],
         pipeline_tag=pipelines[0] if pipelines else None, model_name=name if results else None,
         eval_results=results or None,
     )  # fmt: skip
