@@ -71,7 +71,7 @@ class Tokenizer:
         write_atomically(Path(folder) / "tokenizer.json", lambda temporary: self.fast.save(str(temporary)))
 
     def rules(self) -> dict:
-        """Everything that decides how a text is tokenized, save the truncation."""
+        """Everything that decides how a text is tokenized, except truncation and padding."""
         settings = json.loads(self.fast.to_str())
         return {name: rule for name, rule in settings.items() if name not in ("truncation", "padding")}
 
