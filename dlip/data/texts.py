@@ -32,12 +32,14 @@ def warn_of_lost_texts(dataset, tokenizer: Tokenizer, max_text: int) -> None:
         return
     unknown = ((ids == tokenizer.unknown_id).sum() / mask.sum()).item()
     truncated = (mask.sum(1) > max_text).float().mean().item()
-    lost = f"{unknown:.0%} of the tokens are unknown to the vocabulary" * (unknown > TOLERATED)
-    lost += " and " * (min(unknown, truncated) > TOLERATED)
-    lost += f"{truncated:.0%} are cut at {max_text} tokens" * (truncated > TOLERATED)
+    lost = []
+    if unknown > TOLERATED:
+        lost.append(f"{unknown:.0%} of the tokens are unknown to the vocabulary")
+    if truncated > TOLERATED:
+        lost.append(f"{truncated:.0%} are cut at {max_text} tokens")
     if lost:
         warnings.warn(
-            f"of the first texts of {dataset.name} {lost}, so the model cannot learn them; choose a teacher or "
-            "--tokenizer that knows their words",
+            f"of the first texts of {dataset.name} {' and '.join(lost)}, so the model cannot learn them; choose a "
+            "teacher or --tokenizer that knows their words",
             stacklevel=3,
         )
