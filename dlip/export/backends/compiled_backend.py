@@ -13,7 +13,6 @@ from dlip.export.backends.base import GraphBackend
 from dlip.export.backends.torch_backends import TorchBackend
 from dlip.export.onnx_export import GRAPHS, DecoderGraph
 from dlip.export.onnx_runner import Part
-from dlip.models.fast.precision import convert_precision
 from dlip.models.med import KeysValues, Med, TextEmbeddings
 from dlip.training.layer_modes import can_compile
 from dlip.vlm import VLM
@@ -23,10 +22,6 @@ class Compiled(GraphBackend, TorchBackend):
     """The modules of `dlip.export.onnx_export`, compiled; needs a C++ compiler."""
 
     lacks = {"int8": "its int8 needs a quantized graph from another package"}
-
-    def convert(self, vlm, folder, images):
-        convert_precision(vlm.med, self.precision)
-        vlm.save(folder / "model")
 
     def load(self, folder):
         if not can_compile():

@@ -21,6 +21,10 @@ class TorchBackend(Backend):
         if threads:
             torch.set_num_threads(threads)
 
+    def convert(self, vlm, folder, images):
+        convert_precision(vlm.med, self.precision)
+        vlm.save(folder / "model")
+
     def caption(self, images, beams=BEAMS, tokens=20):
         rows = self.continuations(images, torch.tensor([self.prompt] * len(images)), beams, tokens)
         return [row[len(self.prompt) :] for row in rows]
@@ -81,10 +85,6 @@ class Dlip(TorchBackend):
 
     lacks = {"bf16": "it is for serving, so packed as well", "int8": NO_INT8}
     packed = False
-
-    def convert(self, vlm, folder, images):
-        convert_precision(vlm.med, self.precision)
-        vlm.save(folder / "model")
 
     def load(self, folder):
         self.model = VLM.load(folder / "model")
