@@ -12,7 +12,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from dlip.common.errors import UserError
 from dlip.export.card import card
-from dlip.export.transformers import processor, record_of, write_folder
+from dlip.export.transformers import image_options, processor, record_of, text_options, write_folder
 from dlip.models.fast.precision import require_fp32_blip
 from dlip.models.med import Med
 from dlip.vlm import VLM
@@ -62,14 +62,9 @@ def to_encoder(
 @torch.no_grad()
 def to_vit(med: Med) -> ViTModel:
     """The image encoder as a stock ViT without a pooler, in eval mode; its last states are the encoder's."""
-    c = med.config
-    if c.image_backbone:
+    if med.config.image_backbone:
         raise UserError("a stock ViT has no backbone; export the model with --to onnx")
-    stock = ViTModel(ViTConfig(
-        hidden_size=c.image_width, intermediate_size=c.image_mlp, num_hidden_layers=c.image_layers,
-        num_attention_heads=c.image_heads, image_size=c.image_size, patch_size=c.patch_size,
-        layer_norm_eps=c.image_eps, hidden_act="gelu", qkv_bias=True,
-    ), add_pooling_layer=False)  # fmt: skip
+    stock = ViTModel(ViTConfig(**image_options(med.config), qkv_bias=True), add_pooling_layer=False)
     own = dict(med.vision_model.named_parameters())
     for name, parameter in stock.named_parameters():
         if match := re.fullmatch(r"layers\.(\d+)\.attention\.([qkv])_proj\.(\w+)", name):
@@ -85,16 +80,9 @@ def to_vit(med: Med) -> ViTModel:
 @torch.no_grad()
 def to_bert(med: Med) -> BertLMHeadModel:
     """The decoder as a stock BERT language model, in eval mode. Raises UserError if it has cross-attention."""
-    c = med.config
-    if c.fusion_layers:
+    if med.config.fusion_layers:
         raise UserError("a stock BERT reads texts alone, and this model has cross-attention; train one without it")
-    stock = BertLMHeadModel(BertConfig(
-        hidden_size=c.text_width, intermediate_size=c.text_mlp, num_hidden_layers=c.text_layers,
-        num_attention_heads=c.text_heads, vocab_size=c.vocab_size, max_position_embeddings=c.max_positions,
-        layer_norm_eps=c.text_eps, hidden_act="gelu", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        type_vocab_size=1, is_decoder=True, pad_token_id=c.pad_id, bos_token_id=c.dec_id, eos_token_id=c.sep_id,
-        tie_word_embeddings=c.tie_head,
-    ))  # fmt: skip
+    stock = BertLMHeadModel(BertConfig(**text_options(med.config), type_vocab_size=1, is_decoder=True))
     own = med.text_decoder.state_dict()
     for name, parameter in stock.named_parameters():
         if name == "bert.embeddings.token_type_embeddings.weight":

@@ -132,22 +132,30 @@ def stock_config(c: ModelConfig) -> BlipConfig:
         raise UserError("stock transformers has no BLIP with an image backbone; export the model with --to onnx")
     if c.fusion_layers != tuple(range(c.text_layers)):
         raise UserError("stock transformers has cross-attention in every text layer; this model lacks it in some")
-    vision = dict(
-        hidden_size=c.image_width, intermediate_size=c.image_mlp, num_hidden_layers=c.image_layers,
-        num_attention_heads=c.image_heads, image_size=c.image_size, patch_size=c.patch_size,
-        layer_norm_eps=c.image_eps, attention_dropout=0.0, hidden_act="gelu",
-    )  # fmt: skip
-    text = dict(
-        hidden_size=c.text_width, intermediate_size=c.text_mlp, num_hidden_layers=c.text_layers,
-        num_attention_heads=c.text_heads, vocab_size=c.vocab_size, max_position_embeddings=c.max_positions,
-        layer_norm_eps=c.text_eps, encoder_hidden_size=c.image_width, hidden_act="gelu",
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        pad_token_id=c.pad_id, bos_token_id=c.dec_id, eos_token_id=c.sep_id, sep_token_id=c.sep_id,
+    text = text_options(c) | {"encoder_hidden_size": c.image_width, "sep_token_id": c.sep_id}
+    return BlipConfig(
+        vision_config=image_options(c), text_config=text, image_text_hidden_size=c.embed_dim,
         tie_word_embeddings=c.tie_head,
     )  # fmt: skip
-    return BlipConfig(
-        vision_config=vision, text_config=text, image_text_hidden_size=c.embed_dim, tie_word_embeddings=c.tie_head
-    )
+
+
+def image_options(c: ModelConfig) -> dict:
+    """The image encoder's options that the stock BLIP and ViT share."""
+    return dict(
+        hidden_size=c.image_width, intermediate_size=c.image_mlp, num_hidden_layers=c.image_layers,
+        num_attention_heads=c.image_heads, image_size=c.image_size, patch_size=c.patch_size,
+        layer_norm_eps=c.image_eps, hidden_act="gelu",
+    )  # fmt: skip
+
+
+def text_options(c: ModelConfig) -> dict:
+    """The decoder's options that the stock BLIP and BERT share."""
+    return dict(
+        hidden_size=c.text_width, intermediate_size=c.text_mlp, num_hidden_layers=c.text_layers,
+        num_attention_heads=c.text_heads, vocab_size=c.vocab_size, max_position_embeddings=c.max_positions,
+        layer_norm_eps=c.text_eps, hidden_act="gelu", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        pad_token_id=c.pad_id, bos_token_id=c.dec_id, eos_token_id=c.sep_id, tie_word_embeddings=c.tie_head,
+    )  # fmt: skip
 
 
 def processor(tokenizer: Tokenizer, c: ModelConfig, task: str) -> BlipProcessor:
