@@ -116,7 +116,7 @@ def reuse_graphs(folder: Path) -> Callable:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG with a header of this size, and no pixels."""
+    """A PNG whose header claims this size, without pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end

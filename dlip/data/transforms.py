@@ -85,8 +85,8 @@ def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB: turned by its EXIF orientation, transparency over white, first frame.
 
-    16-bit gray keeps its upper 8 bits, 32-bit gray is stretched from its minimum to its maximum. Raises UserError above
-    `MAX_PIXELS`, before anything is decoded.
+    16-bit gray keeps its upper 8 bits, 32-bit and signed gray is stretched from its minimum to its maximum. Raises
+    UserError above `MAX_PIXELS`, before anything is decoded.
     """
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
@@ -96,7 +96,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.seek(0)
     image.load()
     orientation = _orientation(image)
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_stretch(np.asarray(image)))

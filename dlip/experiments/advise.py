@@ -133,8 +133,8 @@ def text(advice: dict) -> str:
         for cost, (unit, name) in COSTS.items():
             if best["costs"][cost] is not None:
                 share = best["costs_kept"][cost]
-                kept = "" if share is None else f", {share:.0f}% of the teacher's {name}"
-                lines.append(f"  {three_digits(best['costs'][cost])} {unit}{kept}")
+                relative = "" if share is None else f", {share:.0f}% of the teacher's {name}"
+                lines.append(f"  {three_digits(best['costs'][cost])} {unit}{relative}")
         lines.append(f"  {best['command']}")
     lines += [f"The records cannot tell: {doubt}." for doubt in advice["cannot_tell"]]
     return "\n".join(lines)

@@ -105,10 +105,19 @@ def test_every_reader_reads_the_same_images(folder, monkeypatch):
         def __getitem__(self, i):
             return Image.open(self.files[i]).convert("RGB"), 0
 
+    class Recorded:
+        def __init__(self, dataset):
+            self.dataset, self.images = dataset, []
+
+        def __getitem__(self, i):
+            item = self.dataset[i]
+            self.images.append((item[0] if isinstance(item, tuple) else item.image).tobytes())
+            return item
+
     def read(dataset, order: list[int]) -> None:
-        images = [item[0] if isinstance(item, tuple) else item.image for item in map(dataset.__getitem__, order)]
-        seen.setdefault(type(dataset).__name__, []).append([image.tobytes() for image in images])
-        plain(dataset, order)
+        recorded = Recorded(dataset)
+        plain(recorded, order)
+        seen.setdefault(type(dataset).__name__, []).append(recorded.images)
 
     monkeypatch.setattr(reading, "_read", read)
     module = types.ModuleType("torchvision.datasets")

@@ -88,17 +88,22 @@ def test_16_bit_gray_keeps_its_shades(tmp_path, dtype):
     assert shades[0].tolist() == [[v] * 3 for v in (0, 0, 1, 128, 255)]
 
 
+def test_16_bit_gray_pgm(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 1 65535\n" + np.array([0, 32768, 65535], ">u2").tobytes())
+    assert np.asarray(read_image(tmp_path / "a.pgm"))[0, :, 0].tolist() == [0, 128, 255]
+
+
 def test_16_bit_gray_png(tmp_path):
     Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(tmp_path / "a.png")
     assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_32_bit_gray_is_stretched():
+def test_32_bit_gray_is_stretched(tmp_path):
     image = Image.fromarray(np.array([[-1, 0, 1, np.nan]], np.float32))
     assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255, 0]
     for last in (200, 2**31 - 1):  # 8 bits in 32, and all of them
-        image = Image.fromarray(np.array([[-last, 0, last]], np.int32))
-        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255]
+        Image.fromarray(np.array([[-last, 0, last]], np.int32)).save(tmp_path / "a.tif")
+        assert np.asarray(read_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 127, 255]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa", "PA"])

@@ -27,7 +27,7 @@ def teacher() -> VLM:
     return VLM.load("scenes/teacher")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_probes(monkeypatch):
     monkeypatch.setattr(costs, "MIN_PROBE_S", 0)
 
@@ -63,7 +63,7 @@ def test_small_probes_predict_a_batch(teacher):
 
 
 @pytest.mark.parametrize("changes", [{}, dict(precision="bf16"), dict(momentum=0.9, queue=512)])
-def test_constant_costs_are_counted_once(changes, teacher):
+def test_constant_costs_are_counted_once(changes, teacher, short_probes):
     """Weights cast to bf16, a queue."""
     config = TrainConfig(steps=1, batch_size=16, weights={"itc": 1, "lm": 1}, **changes)
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
@@ -114,7 +114,7 @@ def test_first_images_keep_their_questions_and_padding(teacher):
     assert first_images(batch, 6) is batch
 
 
-def test_joining_terms_cost_from_their_step(teacher):
+def test_joining_terms_cost_from_their_step(teacher, short_probes):
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=8)
     config = TrainConfig(steps=10, batch_size=8, weights={"hr.image": 1.0, "lm": 1.0})
     early = budget(student, dataset, config.replace(weights={"hr.image": 1.0}), teacher)
@@ -125,7 +125,7 @@ def test_joining_terms_cost_from_their_step(teacher):
     assert (full["images"], full["epochs"], full["train_images"]) == (80, 10.0, 8)
 
 
-def test_memory_and_hours(teacher):
+def test_memory_and_hours(teacher, short_probes):
     student = new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0)
     config = TrainConfig(steps=10, batch_size=8)
     alone = budget(student, Scenes("val", size=8), config)
@@ -142,7 +142,7 @@ def test_memory_and_hours(teacher):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_moments_are_those_of_the_optimizer(optimizer, teacher):
+def test_moments_are_those_of_the_optimizer(optimizer, teacher, short_probes):
     student = new_student("scenes-student", teacher, 0)
     config = TrainConfig(steps=1, batch_size=4, weights={"itc": 1.0}, optimizer=optimizer)
     learner = Learner(student, None, config)
@@ -155,7 +155,7 @@ def test_moments_are_those_of_the_optimizer(optimizer, teacher):
     assert cost == pytest.approx(sum(m.nbytes for m in moments) / 1e9)
 
 
-def test_micro_batches_cost_as_much_and_hold_less(teacher):
+def test_micro_batches_cost_as_much_and_hold_less(teacher, short_probes):
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
     config = TrainConfig(steps=10, batch_size=16, weights={"hr.image": 1.0})
     whole, parts = (budget(student, dataset, config.replace(accumulate=n), teacher) for n in (1, 4))
