@@ -51,6 +51,8 @@ def _gain_finding(df: pd.DataFrame, name: str, base: str) -> str:
     figures += [] if pd.isna(best["low"]) else [f"[{best['low']:+.1f}, {best['high']:+.1f}]"]
     what = "gains most from" if best["gain"] > 0 else "does not gain; it loses least from"
     text = f"{name} {what} {best['name']}: {' '.join(figures).replace('-', '−')} over {base}; "
+    if with_interval.empty:
+        return text + "too few seeds for an interval"
     return text + f"{above} of {len(df)} gains {'has' if above == 1 else 'have'} an interval above 0"
 
 

@@ -88,6 +88,8 @@ def test_gain_bars_plot_gains_and_intervals():
         == "IR@1 gains most from fusion: +3.0 [+1.0, +4.0] over no distillation; 1 of 2 gains has an interval above 0"
     )
     assert len(gain_bars(df.assign(paper=np.nan)).data) == 1
+    one_seed = gain_bars(df.assign(low=np.nan, high=np.nan), "ir1").layout.title.text.replace("<br>", " ")
+    assert one_seed == "IR@1 gains most from fusion: +3.0 over no distillation; too few seeds for an interval"
     with pytest.raises(UserError, match="no gains"):
         gain_bars(df.iloc[:0])
 
