@@ -167,15 +167,12 @@ class DecoderGraph(Graph):
 
 
 class Past:
-    """The decoder's cache in a graph: takes each layer's keys and values [N, H, t, d], and collects the longer ones.
-
-    past: a pair of tensors for each layer, or one tensor [L, 2, N, H, t, d].
-    """
+    """The decoder's cache in a graph: takes each layer's keys and values [N, H, t, d], and collects the longer ones."""
 
     mask = None
     """All of them are valid."""
 
-    def __init__(self, past: Tensor | list[KeysValues]):
+    def __init__(self, past: Tensor | list[KeysValues]):  # [L, 2, N, H, t, d], or a pair for each layer
         self.past, self.length, self.present = past, past[0][0].shape[2], list[KeysValues]()
 
     def extend(self, layer: int, kv: KeysValues) -> KeysValues:
