@@ -110,10 +110,11 @@ def _which(
 
     Both names, without an excluded attribute, are as short as the scene allows; the answer is the first one's.
     """
+    shortest = {kind: _shortest(_names(kinds, kind, excluded)) for kind in kinds}
     named = [
         (comparative, a, one, b, other)
         for comparative, a, b in comparisons
-        for one, other in product(_names(kinds, a, excluded), _names(kinds, b, excluded))
+        for one, other in product(shortest[a], shortest[b])
     ]
     if not named:
         return None
@@ -140,6 +141,10 @@ def _names(kinds: list[Kind], kind: Kind, excluded: int | None = None) -> list[t
         for named, take in _NAMINGS
         if excluded not in named and [take(other) for other in kinds].count(take(kind)) == 1
     ]
+
+
+def _shortest(names: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    return [name for name in names if len(name) == len(names[0])]
 
 
 def _noun(kind: Kind | list[str], named: tuple[int, ...]) -> str:
