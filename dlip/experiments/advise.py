@@ -21,10 +21,11 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     records: as returned by `dlip.records.read`, of one test set. metric: of `SCORES`, or "all", the minimum kept over
     the `headline_scores` of the records. Latencies are those of `dlip.records.compare.comparable_latencies`.
 
-    Returns {"budget", "metric", "student", "runner_up", "cannot_tell"}: a student is None or {"name", "role", "model",
-    "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, where kept is in percent of the teacher's,
-    by score and "all"; cannot_tell is a list of sentences. Raises UserError without a budget, for an unknown metric,
-    and for records of several test sets or teachers.
+    Returns {"budget", "metric", "latency_setup", "student", "runner_up", "cannot_tell"}: a student is None or {"name",
+    "role", "model", "seeds", "costs", "costs_kept", "scores", "kept", "kept_sd", "command"}, where kept is in percent
+    of the teacher's, by score and "all"; latency_setup says how latencies were measured, None if there are none;
+    cannot_tell is a list of sentences. Raises UserError without a budget, for an unknown metric, and for records of
+    several test sets or teachers.
     """
     if not budget:
         raise UserError("advice needs a budget; give --max-params, --max-gflops or --max-latency")
@@ -38,7 +39,11 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
         raise UserError(f"the records are of {'; '.join(test_sets)}; choose one of them with --data and --split")
     df = comparable_latencies(df)
     rows, doubts = _students(df), []
-    out = {"budget": budget, "metric": metric, "student": None, "runner_up": None, "cannot_tell": doubts}
+    setup = next(iter(df.dropna(subset=["latency_ms"])["latency_setup"]), None)
+    out = {
+        "budget": budget, "metric": metric, "latency_setup": setup, "student": None, "runner_up": None,
+        "cannot_tell": doubts,
+    }  # fmt: skip
     if "latency_ms" in budget and (doubt := _latency_problem(df)):
         doubts.append(doubt)
         return out
@@ -134,7 +139,8 @@ def text(advice: dict) -> str:
             if best["costs"][cost] is not None:
                 share = best["costs_kept"][cost]
                 relative = "" if share is None else f", {share:.0f}% of the teacher's {name}"
-                lines.append(f"  {three_digits(best['costs'][cost])} {unit}{relative}")
+                setup = f" ({advice['latency_setup']})" if cost == "latency_ms" else ""
+                lines.append(f"  {three_digits(best['costs'][cost])} {unit}{relative}{setup}")
         lines.append(f"  {best['command']}")
     lines += [f"The records cannot tell: {doubt}." for doubt in advice["cannot_tell"]]
     return "\n".join(lines)
