@@ -58,6 +58,18 @@ def choices(f: Field) -> tuple:
     return get_args(f.type) if get_origin(f.type) is Literal else tuple(f.metadata.get("choices", ()))
 
 
+def key(f: Field) -> str:
+    """The name of a field's flag and of its value among those that were typed."""
+    return f.metadata.get("flag", f.name)
+
+
+def flag(f: Field) -> str:
+    """A field as a command line names it: `--batch-size`, or its metavar if it is positional."""
+    if f.metadata.get("positional"):
+        return f.metadata.get("metavar", key(f).upper())
+    return f"--{key(f).replace('_', '-')}"
+
+
 @cache
 def docstrings(cls: type) -> dict[str, str]:
     """Field -> the docstring below it in the source, on one line."""
@@ -76,11 +88,11 @@ def docstrings(cls: type) -> dict[str, str]:
 def check(config, prefix: str) -> None:
     """Raise UserError where a value of a dataclass is out of its field's bounds or choices, or an empty string.
 
-    prefix: what errors put before a field's name, as in "train.".
+    prefix: what errors put before a field's name, as in "train."; "--" names it as the command line does.
     """
     for f in fields(config):
         value, bounds = getattr(config, f.name), f.metadata
-        name = f"{prefix}{f.name}" if prefix != "--" else f"--{bounds.get('flag', f.name).replace('_', '-')}"
+        name = flag(f) if prefix == "--" else f"{prefix}{f.name}"
         if value == "":
             raise UserError(f"{name} is empty; give a value, or drop it")
         if value is not None and choices(f) and value not in choices(f):

@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 from dlip.common.errors import UserError
-from dlip.common.fields import base_type, choices, docstrings
+from dlip.common.fields import base_type, choices, docstrings, flag, key
 
 METAVARS = {int: "N", float: "X"}
 
@@ -23,11 +23,6 @@ def comma_separated(text: str) -> tuple[str, ...]:
     if not all(names):
         raise UserError(f"{text!r} has an empty name; put one comma between names")
     return names
-
-
-def key(f: Field) -> str:
-    """The name of a field's flag and of its value among those that were typed."""
-    return f.metadata.get("flag", f.name)
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type, command: str, defaults: dict[str, Any], group=None) -> None:
@@ -80,7 +75,7 @@ def _add(parser: argparse.ArgumentParser, f: Field, help_: str) -> None:
     if about.get("positional"):
         parser.add_argument(key(f), **options)
     else:
-        parser.add_argument(f"--{key(f).replace('_', '-')}", dest=key(f), **options)
+        parser.add_argument(flag(f), dest=key(f), **options)
 
 
 def build(cls: type, command: str, values: dict[str, Any]):
@@ -96,8 +91,7 @@ def build(cls: type, command: str, values: dict[str, Any]):
             value = values[key(f)]
             found[f.name] = tuple(value) if isinstance(value, list) else value
         elif default(f) is MISSING or (f.metadata.get("required") and _has(f, command)):
-            name = key(f).upper() if f.metadata.get("positional") else f"--{key(f).replace('_', '-')}"
-            raise UserError(f"dlip {command} needs {name}; see dlip {command} --help")
+            raise UserError(f"dlip {command} needs {flag(f)}; see dlip {command} --help")
     return cls(**found)
 
 
@@ -117,13 +111,13 @@ def _values(options, command: str) -> Iterator[tuple[Field, Any]]:
 def _argv(f: Field, value, defaults: dict[str, Any]) -> list[str]:
     if value is None or value == defaults.get(key(f), default(f)):
         return []
-    flag = f"--{key(f).replace('_', '-')}"
+    name = flag(f)
     if base_type(f) is bool:
-        return [flag if bool(value) != bool(f.metadata.get("inverse")) else f"--no-{flag[2:]}"]
+        return [name if bool(value) != bool(f.metadata.get("inverse")) else f"--no-{name[2:]}"]
     if base_type(f) is tuple and "parse" not in f.metadata:
         texts = [str(one) for one in value]
     else:
         texts = [_text(f, value)]
     if f.metadata.get("positional"):
         return texts
-    return [word for text in texts for word in ([f"{flag}={text}"] if text.startswith("-") else [flag, text])]
+    return [word for text in texts for word in ([f"{name}={text}"] if text.startswith("-") else [name, text])]
