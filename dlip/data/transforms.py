@@ -85,8 +85,8 @@ def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB: turned by its EXIF orientation, transparency over white, first frame.
 
-    16-bit gray keeps its upper 8 bits, 32-bit and signed gray is stretched from its minimum to its maximum. Raises
-    UserError above `MAX_PIXELS`, before anything is decoded.
+    16-bit gray keeps its upper 8 bits, 32-bit and signed gray is stretched from its minimum to its maximum, where
+    non-finite values are black. Raises UserError above `MAX_PIXELS`, before anything is decoded.
     """
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
@@ -151,6 +151,6 @@ def augment(image: Image.Image, size: int, rng: np.random.Generator, flip: bool 
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
-    values = values.astype(np.float64)  # differences of int32 overflow
+    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)  # differences of int32 overflow
     low, high = np.nanmin(values), np.nanmax(values)
     return np.nan_to_num(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)

@@ -99,8 +99,8 @@ def test_16_bit_gray_png(tmp_path):
 
 
 def test_32_bit_gray_is_stretched(tmp_path):
-    image = Image.fromarray(np.array([[-1, 0, 1, np.nan]], np.float32))
-    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255, 0]
+    image = Image.fromarray(np.array([[-1, 0, 1, np.nan, np.inf, -np.inf]], np.float32))
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 127, 255, 0, 0, 0]
     for last in (200, 2**31 - 1):  # 8 bits in 32, and all of them
         Image.fromarray(np.array([[-last, 0, last]], np.int32)).save(tmp_path / "a.tif")
         assert np.asarray(read_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 127, 255]
