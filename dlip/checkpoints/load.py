@@ -101,7 +101,7 @@ def _load_one(name: str) -> Med | DualEncoder:
 def _dual_encoder_type(path: Path) -> str | None:
     """`model_type` of a CLIP's or SigLIP's folder, else None."""
     kind = None if path.is_file() else read_json(path / "config.json").get("model_type")
-    return kind if kind in FAMILIES else None
+    return kind if kind in [*FAMILIES] else None  # JSON may hold what cannot be hashed
 
 
 def split_names(name: str | Path) -> list[str]:

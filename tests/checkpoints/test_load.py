@@ -190,6 +190,7 @@ def test_compressed_files_are_refused(tmp_path):
         (lambda f: (f / "config.json").unlink(), "no model"),
         (lambda f: (f / "config.json").write_text('{"model": {'), "config.json cannot be read as JSON"),
         (lambda f: (f / "config.json").write_text('{"architectures": ["x"]}'), "is neither of dlip nor of BLIP"),
+        (lambda f: (f / "config.json").write_text('{"model_type": []}'), "is neither of dlip nor of BLIP"),
         (lambda f: break_config(f, colour=3), "unknown name 'colour'"),
         (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json cannot be read as JSON"),
         (lambda f: (f / "config.json").write_text('["model"]'), "config.json is not a JSON object"),
