@@ -31,7 +31,7 @@ def memory(model: "Med | VLM", task: str = "captioning", **size) -> dict:
     work = Workload(model, task, **size)
     measured = {"cuda": _peak_on_cuda, "cpu": peak_on_cpu}.get(work.pixels.device.type)
     peak = measured(work) / 1e6 if measured else None
-    weights = sum(p.numel() * p.element_size() for p in work.med.parameters())
+    weights = sum(p.nbytes for p in work.med.parameters())
     return {**work.settings, "weights_mb": weights / 1e6, "peak_mb": peak}
 
 
