@@ -20,6 +20,8 @@ CHAT_PROMPT = "Describe this image in one short sentence."
 
 
 class Writer(Protocol):
+    """A model that writes captions of images."""
+
     def write(self, images: list[Image.Image | np.ndarray], config: WritingConfig) -> list[list[str]]:
         """`config.captions` captions of each RGB image (or its pixels, uint8 [H, W, 3]), without the prompt."""
 

@@ -35,8 +35,8 @@ class Shards(QuarantineMixin):
     """One split of a set of shards.
 
     Shards on disk are indexed when the dataset is opened; faults of texts are found then, faults of images by `verify`.
-    A shard on the web is downloaded when one of its samples is first read, and so are its faults: with on_error "skip"
-    the next good sample takes the place of a bad one, whoever reads it and whenever, and the fault is logged.
+    A shard on the web is downloaded when one of its samples is first read, and its faults are found then: with on_error
+    "skip" the fault is logged, and the next good sample always takes the place of the bad one.
     """
 
     def __init__(self, name: str | Path, split: str, on_error: str = "fatal"):

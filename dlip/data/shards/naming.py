@@ -26,6 +26,8 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
 
 @dataclass
 class Shard:
+    """One tar file of a dataset."""
+
     split: str
     label: str
     """Path below the folder that all shards of the dataset are in."""
