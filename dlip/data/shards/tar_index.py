@@ -8,9 +8,11 @@ import hashlib
 import json
 import os
 import tarfile
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -36,9 +38,8 @@ def sample_index(tar: Path, label: str, cache: Path) -> tuple[np.ndarray, list[s
     stat = tar.stat()
     identity = f"{VERSION} {label} {tar.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     cached = cache / f"{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()[:32]}.npz"
-    if cached.is_file():
-        with np.load(cached) as arrays:
-            return arrays["samples"], json.loads(arrays["faults"].tobytes())
+    with suppress(OSError, EOFError, ValueError, KeyError, BadZipFile), np.load(cached) as arrays:  # none, or damaged
+        return arrays["samples"], json.loads(arrays["faults"].tobytes())
     samples, faults = scan(tar, label)
 
     def write(temporary: Path) -> None:

@@ -19,6 +19,7 @@ from dlip.data.loader import ResumableBatchSampler, train_loader
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards import tar_index
 from dlip.data.shards.dataset import Shards
+from dlip.data.shards.download import cache_folder
 from dlip.data.shards.naming import expand_braces, shards
 from dlip.data.shards.write import write_shards
 from tests.data.shards.helpers import jpeg, write_tar
@@ -228,6 +229,16 @@ def test_changed_shard_is_indexed_again(tmp_path):
     write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one", "2.jpg": jpeg(2), "2.txt": "two"})
     again = Shards(tmp_path, "train")
     assert captions(again) == [["one"], ["two"]] and again.fingerprint() != first.fingerprint()
+
+
+@pytest.mark.parametrize("left", [0, 50, 600])
+def test_damaged_index_is_made_again(tmp_path, left):
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg(1), "1.txt": "one"})
+    Shards(tmp_path, "train")
+    (index,) = (cache_folder() / "indexes").iterdir()
+    whole = index.read_bytes()
+    index.write_bytes(whole[:left])
+    assert captions(Shards(tmp_path, "train")) == [["one"]] and len(index.read_bytes()) == len(whole)
 
 
 def test_unfinished_or_incomplete_shards_are_refused(tmp_path):
