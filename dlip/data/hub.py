@@ -197,8 +197,11 @@ def _load(address: str, options: dict[str, str]) -> dict:
         else:
             loaded = datasets.load_dataset(address, name=options.get("config"), revision=options.get("revision"))
     except Exception as error:  # the library raises nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the dataset {address} cannot be loaded ({reason}); check its name and the network") from error
+        malformed = isinstance(error, datasets.exceptions.DatasetGenerationError)
+        cause = (error.__cause__ if malformed else None) or error
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        advice = "correct its files" if malformed else "check its name and the network"
+        raise UserError(f"the dataset {address} cannot be loaded ({reason}); {advice}") from error
     if isinstance(loaded, datasets.Dataset):
         loaded = {str(loaded.split or "train"): loaded}
     splits = {}

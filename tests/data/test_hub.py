@@ -161,6 +161,12 @@ def test_dataset_that_cannot_be_loaded(tmp_path):
         data.open(f"hub:{tmp_path}/nothing", "train")
 
 
+def test_malformed_table(tmp_path):
+    (tmp_path / "train.csv").write_text("image,text\na.png,one\nb.png,two,three\n")
+    with pytest.raises(UserError, match=r"train.csv cannot be loaded \(.*Expected 2 fields in line 3.*; correct its"):
+        data.open(f"hub:{tmp_path}/train.csv", "train")
+
+
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'dlip\[hub\]'"):
