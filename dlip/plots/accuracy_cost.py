@@ -74,7 +74,8 @@ def accuracy_cost(df: pd.DataFrame, cost: str = "params_m", score: str = "tr1") 
     margin = 0.12 * (max(reach) - min(reach) or 1)  # for the names
     x_range, y_range = [0, 1.12 * (rows[cost] + spread[cost]).max()], [min(reach) - margin, max(reach) + margin]
     names = _place_names(rows, front, [y for _, y in lines], (cost, score), (x_range, y_range))
-    for role, some in sorted(rows.groupby("role"), key=lambda group: -ROLES.index(group[0])):  # the teacher on top
+    # the teacher on top, and on it the quantized one, which costs as many parameters and scores nearly the same
+    for role, some in sorted(rows.groupby("role"), key=lambda group: (group[0] == "quantized", -ROLES.index(group[0]))):
         texts, positions = zip(*(names.get(i, ("", "top center")) for i in some.index), strict=True)
         fig.add_scatter(
             x=some[cost], y=some[score], mode="markers+text", name=role, legendrank=ROLES.index(role), text=texts,

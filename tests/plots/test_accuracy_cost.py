@@ -52,6 +52,12 @@ def test_means_and_spread_in_role_colors(records: list[dict]):
     assert len(set(COLORS.values())) == len(COLORS)
 
 
+def test_no_point_hides_another_of_its_cost(records: list[dict]):
+    """A quantized teacher has as many parameters as the teacher, whose diamond is larger than its triangle."""
+    fig = accuracy_cost(frame([*records, make_record("int8", "quantized", tr1=79.9, params=4.0)]), "params_m", "tr1")
+    assert [trace.name for trace in fig.data][-2:] == ["teacher", "quantized"]  # the last one is on top
+
+
 def test_line_joins_pareto_optimal_models(records: list[dict]):
     front = traces_by_name(accuracy_cost(frame(records), "params_m", "tr1"))["best at this cost"]
     assert list(zip(front.x, front.y, strict=True)) == [(1.0, 77.0), (4.0, 80.0)] and front.showlegend
