@@ -1,11 +1,13 @@
 """Latency, throughput and memory: every part named, in the colors of the roles."""
 
+import re
+
 import pytest
 
 from dlip.plots import COLORS, latency_bars, memory_bars, throughput_curves
 from dlip.plots.speed import PARTS, luminance
 from dlip.records.schema import ROLES
-from tests.plots.helpers import traces_by_name
+from tests.plots.helpers import numbers_of, title_of, traces_by_name
 
 NAMES = {"big": "teacher", "small <1>": "distilled"}
 
@@ -24,8 +26,7 @@ def test_latency_bars_stack_the_modules():
     assert traces["p50 end to end"].x == (9.0, 3.0) and traces["p95 end to end"].x == (18.0, 6.0)
     assert traces["decoder"].marker.color == tuple(COLORS[role].lower() for role in NAMES.values())
     assert traces["image"].marker.color[0] == "#003f62"  # 0.55 of #0072B2
-    title = fig.layout.title.text.replace("<br>", " ")
-    assert title == "Most of the time goes to: decoder 75% of big’s, decoder 67% of small &lt;1&gt;’s"
+    assert re.search("decoder 75% .*big.* decoder 67% .*small &lt;1&gt;", title_of(fig))
 
 
 def test_every_module_is_in_the_legend():
@@ -48,7 +49,7 @@ def test_throughput_curves_have_a_line_per_model():
     traces = traces_by_name(fig)
     assert traces["big"].x == (1, 4) and traces["small &lt;1&gt;"].y == (50.0, 140.0)
     assert traces["big"].line.color == COLORS["teacher"]
-    assert fig.layout.title.text == "At most 140 items per second: small &lt;1&gt; at batch size 4"
+    assert numbers_of(fig)[0] == "140" and re.search(r"small &lt;1&gt; .*\b4$", title_of(fig))
 
 
 def test_memory_bars_stack_weights_and_peak():
@@ -56,4 +57,4 @@ def test_memory_bars_stack_weights_and_peak():
     fig = memory_bars(memories, NAMES)
     traces = traces_by_name(fig)
     assert traces["weights"].x == (8.0, 1.0) and traces["additional peak"].x == (2.0, None)
-    assert fig.layout.title.text == "big 10.0 MB, small &lt;1&gt; 1.0 MB"
+    assert re.search(r"big 10\.0 MB.* small &lt;1&gt; 1\.0 MB", title_of(fig))
