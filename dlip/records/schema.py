@@ -56,8 +56,9 @@ def headline_scores(measured: Collection[str]) -> dict[str, str]:
 
 REQUIRED_KEYS = {
     **dict.fromkeys(("id", "created", "name", "role", "data", "split", "command", "config_hash"), str),
-    **dict.fromkeys(("config", "losses", "metrics", "efficiency"), dict), "seed": int, "samples": list,
-    "train_images": int, "wall_s": (int, float),
+    **dict.fromkeys(("python", "torch", "transformers", "device"), str), "seed": int, "train_images": int,
+    **dict.fromkeys(("config", "losses", "metrics", "efficiency", "notes", "code"), dict), "samples": list,
+    "threads": int, "wall_s": (int, float),
 }  # fmt: skip
 """Key of a record -> its type."""
 FAILED_RUN_KEYS = {"failed": str, "created": str, "name": str, "role": str, "seed": int, "ablation": dict}
@@ -118,7 +119,7 @@ def is_record(line: dict) -> bool:
         outcomes(line)
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
-    threads, history = line.get("threads", 1), line.get("history", [])
+    threads, history = line["threads"], line.get("history", [])
     return (
         line["role"] in ROLES
         and type(threads) is int

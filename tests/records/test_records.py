@@ -106,6 +106,7 @@ def test_concurrent_appends_lose_nothing(tmp_path: Path):
         {"name": "\ud800"}, {"threads": "two"}, {"threads": 0}, {"threads": 10**9},
         {"history": None}, {"history": "runs"}, {"history": ["a"]}, {"history": [{}]},
         {"wall_s": None}, {"train_images": None}, {"inputs": [1]}, {"machine": "x"}, {"releases": 1},
+        {"notes": None}, {"notes": [1]}, {"code": None}, {"torch": None}, {"device": 1},
     ],
 )  # fmt: skip
 def test_line_with_wrong_types_is_skipped(change, tmp_path: Path):
