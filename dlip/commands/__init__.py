@@ -305,8 +305,7 @@ def rerun(options: Rerun) -> None:
     from dlip.experiments.rerun import circumstances, difference, find_record, repeat, text
 
     before = find_record(options.records, options.name, options.seed)
-    if before.get("threads"):
-        torch.set_num_threads(before["threads"])
+    torch.set_num_threads(before["threads"])
     with contextlib.redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):
         after = repeat(before, options.out, options.results, progress=options.json != "-")
     compared, changed = difference(before, after), circumstances(before, after)

@@ -6,12 +6,9 @@ from pathlib import Path
 from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import built_in_models, model_folder, parse_name, split_names
 from dlip.common.errors import UserError
-from dlip.common.files import read_json
 from dlip.experiments.config import EvaluationConfig
 from dlip.models.config import ModelConfig
-from dlip.records.migration import upgrade
-from dlip.records.reading import count_test_images, read
-from dlip.records.schema import is_record
+from dlip.records.reading import count_test_images, read, record_of_run
 from dlip.training.run_folder import Run
 from dlip.vlm import VLM
 
@@ -22,11 +19,11 @@ def model_record(model: str | Path) -> dict | None:
     The record's name states the image size that follows the model's (`@384`).
     """
     parsed = parse_name(str(model))
-    path = (model_folder(parsed.name) if parsed.name in built_in_models() else Path(parsed.name)) / "record.json"
-    if not path.is_file():
+    folder = model_folder(parsed.name) if parsed.name in built_in_models() else Path(parsed.name)
+    if not (record := record_of_run(folder)):
+        if (path := folder / "record.json").is_file():
+            raise UserError(f"{path} is not a record of a run; take another copy of the folder")
         return None
-    if not is_record(record := upgrade(read_json(path))) or "failed" in record:
-        raise UserError(f"{path} is not a record of a run; take another copy of the folder")
     return record | ({"name": f"{record['name']}, {parsed.size} px"} if parsed.size else {})
 
 

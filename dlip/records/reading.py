@@ -36,9 +36,9 @@ def failures(path: str | Path) -> list[dict]:
 
 
 def record_of_run(folder: Path) -> dict:
-    """The record in a run folder; empty if it is missing or damaged."""
+    """The record in a run folder; empty if it is missing, damaged or of a failed run."""
     with suppress(UserError):
-        if is_record(record := upgrade(read_json(folder / "record.json"))):
+        if is_record(record := upgrade(read_json(folder / "record.json"))) and "failed" not in record:
             return record
     return {}
 
