@@ -199,10 +199,10 @@ def _cost_finding(rows: pd.DataFrame, cost: str, score: str) -> str:
     order = ([cost, score], [True, False]) if len(enough) else ([score, cost], [False, True])
     student = (enough if len(enough) else students).sort_values(order[0], ascending=order[1]).iloc[0]
     named = len(students) > 1 and student["name"] != "student"
-    who = f"The distilled student {escape(student['name'])}" if named else "The distilled student"
+    who = f'The distilled student "{escape(student["name"])}"' if named else "The distilled student"
     kept = f"{100 * student[score] / reference[score]:.1f}% of {what}" if reference[score] else what
     text = f"{who} keeps {kept} with {100 * student[cost] / reference[cost]:.0f}% of the {cost_name}"
     twin = undistilled_twin(rows, student)
-    if twin is None or not reference[score]:
-        return text
-    return f"{text}; without distillation {100 * twin[score] / reference[score]:.1f}%"
+    if twin is not None and reference[score]:
+        text += f"; without distillation {100 * twin[score] / reference[score]:.1f}%"
+    return text if student["runs"] > 1 else f"{text} (one seed)"

@@ -128,18 +128,23 @@ def test_title_and_units(records: list[dict]):
     assert numbers_of(accuracy_cost(frame(students))) == []
 
 
+def test_title_says_when_there_is_one_seed(records: list[dict]):
+    assert "seed" not in title_of(accuracy_cost(frame(records)))
+    assert title_of(accuracy_cost(frame([r for r in records if r["seed"] == 0]))).endswith("(one seed)")
+
+
 def test_title_names_the_student_among_several(records: list[dict]):
     better = make_record("b", tr1=78.0, params=1.0)
     larger = make_record("c", tr1=80.0, params=2.0)
     fig = accuracy_cost(frame([*records, better, larger]))
-    assert "student b " in title_of(fig) and numbers_of(fig)[:2] == ["97.5%", "25%"]
+    assert 'student "b" ' in title_of(fig) and numbers_of(fig)[:2] == ["97.5%", "25%"]
 
 
 def test_title_names_the_best_student_if_none_keeps_enough(records: list[dict]):
     few = [r for r in records if r["role"] != "distilled"]
     low = [make_record("cheap", tr1=40.0, params=0.5), make_record("dear", tr1=70.0, params=2.0)]
     fig = accuracy_cost(frame([*few, *low]))
-    assert "student dear " in title_of(fig) and numbers_of(fig)[:2] == ["87.5%", "50%"]
+    assert 'student "dear" ' in title_of(fig) and numbers_of(fig)[:2] == ["87.5%", "50%"]
 
 
 def test_hover_text_is_escaped():
