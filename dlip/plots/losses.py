@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dlip.common.errors import UserError
+from dlip.common.text import plural
 from dlip.plots.style import COLORS, INK, figure
 from dlip.records.schema import ROLES
 from dlip.training.terms import GROUPS
@@ -118,9 +119,10 @@ def _term_finding(losses: dict[str, list[float]], steps: int | None) -> str:
     complete = [all(value is not None for value in row) for row in zip(*losses.values(), strict=True)]
     start = complete.index(True) if any(complete) else -1  # terms that join later are not in the sum before
     first, last = losses["total"][start], losses["total"][-1]
-    of = f" of {steps}" if steps else ""
+    step = losses["step"][-1]
+    after = f"After {step:,} of {plural(steps, 'step')}" if steps else f"After {plural(step, 'step')}"
     if last == first:  # of a single row too
-        return f"After {losses['step'][-1]}{of} steps the weighted sum is {last:.2f}"
+        return f"{after} the weighted sum is {last:.2f}"
     change = f"{'fallen' if last < first else 'risen'} from {first:.2f} to {last:.2f}"
     since = f", since all terms joined at step {losses['step'][start]}" if start else ""
-    return f"After {losses['step'][-1]}{of} steps the weighted sum has {change}{since}"
+    return f"{after} the weighted sum has {change}{since}"
