@@ -21,6 +21,8 @@ MAX_COLORS = 1024
 """Colors of a scene at most. Of 3,000 scenes none has more than 467; photographs of their size have thousands."""
 EXAMPLE_SCENES = (0, 1, 6, 7, 23, 18)
 """Indices in `SCENES` of those among the examples."""
+SHIPPED = Path(__file__).parent / "photographs"
+"""A photograph by Lav Varshney, dedicated to the public domain (CC0), from scikit-image."""
 GRADIO, MATPLOTLIB = (Path(find_spec(package).origin).parent for package in ("gradio", "matplotlib"))
 PHOTOGRAPHS = GRADIO / "media_assets" / "images"
 """Photographs that gradio ships."""
@@ -85,7 +87,7 @@ def examples() -> list[Example]:
 
 @cache
 def photographs() -> list[Example]:
-    """The photographs that gradio and matplotlib ship, as far as they are installed."""
+    """The photographs that the app, gradio and matplotlib ship, as far as they are installed."""
     return [
         Example(read_image(file), f"Photograph: {name}", question, captions)
         for file, name, question, captions in PHOTOGRAPH_CAPTIONS if file.is_file()
@@ -104,12 +106,12 @@ def _scenes() -> list[Example]:
 
 
 PHOTOGRAPH_CAPTIONS = (
+    (SHIPPED / "man_with_camera.jpg", "a man with a camera", "is the man outside?",
+     ["a man with a camera", "a man rides a horse", "a dog runs on the grass", "a tower at night"]),
     (PHOTOGRAPHS / "lion.jpg", "a lion", "what is lying on the rock?",
      ["a lion rests on a rock", "a cheetah runs", "a tower at night", "a woman in a uniform"]),
     (PHOTOGRAPHS / "cheetah1.jpg", "a cheetah", "what is looking at the camera?",
      ["the face of a cheetah", "a lion on a rock", "a man on a horse", "a tower at night"]),
-    (PHOTOGRAPHS / "cheetah.jpg", "a running cheetah", "what is running through the grass?",
-     ["a cheetah runs", "a lion rests on a rock", "a dog in the snow", "a woman in a uniform"]),
     (PHOTOGRAPHS / "tower.jpg", "the Eiffel Tower", "what is lit up at night?",
      ["a tall tower with lights", "a bridge over a river", "a cheetah runs", "a woman in a uniform"]),
     (MATPLOTLIB / "mpl-data" / "sample_data" / "grace_hopper.jpg", "Grace Hopper", "what is the woman wearing?",

@@ -41,7 +41,7 @@ def test_the_shipped_gallery_has_scenes_and_photographs():
     assert shipped.caption(5) == Scenes("test")[5].captions[0]
     assert shipped.image(200) == images.photographs()[0].image
     assert f"{len(images.SCENES)} drawn scenes" in search.introduction() and components()["reverse"]["visible"]
-    hits = search.search("photos/teacher", "scenes/student", "a lion rests on a rock")
+    hits = search.search("photos/teacher", "scenes/student", "a man with a camera")
     assert hits["teacher"]["hits"][0]["place"] == 200
     assert {hit["place"] for hit in hits["teacher"]["hits"]} <= {*range(200, len(shipped.entries))}
     assert {hit["place"] for hit in hits["student"]["hits"]} <= {*range(200)}
