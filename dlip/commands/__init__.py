@@ -143,7 +143,7 @@ class Ablate(Figures):
     grids: tuple[str, ...] = option((), positional=True, metavar="GRID")
     """Grids to run: objectives, modalities, attention, init, sizes, fusion, modules, data, or all."""
     seeds: int | None = option(None, least=1)
-    """Runs of each row; by default 6 of rows that a conclusion compares, 2 of others."""
+    """Runs of each row; by default 6 of rows that a conclusion compares, 2 of others; 1 with --quick."""
     workers: int = option(1, least=1)
     """Number of parallel runs."""
     only: tuple[str, ...] = option((), metavar="ROW")

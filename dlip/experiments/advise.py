@@ -87,10 +87,10 @@ def _students(df: pd.DataFrame) -> pd.DataFrame:
     rows = summary(df)
     kept, headline = retention(df), [*headline_scores(measured(df))]
     kept["all"] = kept[headline].min(axis=1, skipna=False)
-    groups = kept.groupby(["name", "role"])[[*SCORES, "all", *COSTS]]
-    rows = rows.join(groups.mean().add_suffix("_kept"), on=["name", "role"])
+    groups = kept.groupby(["name", "role"])
+    rows = rows.join(groups[[*SCORES, *COSTS]].mean().add_suffix("_kept"), on=["name", "role"])
     rows["all_kept"] = rows[[f"{score}_kept" for score in headline]].min(axis=1, skipna=False)  # as in a report
-    rows = rows.join(groups.std().add_suffix("_kept_sd"), on=["name", "role"])
+    rows = rows.join(groups[[*SCORES, "all", *COSTS]].std().add_suffix("_kept_sd"), on=["name", "role"])
     return rows[rows["role"] != "teacher"]
 
 

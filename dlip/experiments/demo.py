@@ -28,7 +28,7 @@ EVALUATIONS, EVALUATION_IMAGES = 6, 100
 
 
 def experiment(steps: int, seed: int) -> ExperimentConfig:
-    """The demo's distillation: the losses of the grids' distilled rows, in fewer steps. KD would halve the speed."""
+    """The demo's distillation: the losses of the grids' distilled rows, in fewer steps. KD would take too long."""
     train = TrainConfig(
         steps=steps, batch_size=32, optimizer="muon", lr=3e-3, schedule="cosine", warmup=min(100, steps // 6),
         seed=seed, label_smoothing=0.0, weights=weights(DISTILLED), learn_teacher_projection=False, center_states=True,

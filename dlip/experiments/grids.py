@@ -153,7 +153,7 @@ class Grid:
     question: str
     rows: tuple[Row, ...]
     note: str = ""
-    """How to read the paper's figures."""
+    """Printed below the table: how to read it."""
 
 
 def student_size(*changes: str) -> str:
@@ -294,7 +294,7 @@ DATA = Grid("data", "From how many training images on does distillation pay off?
     Row(f"{images:,} images" + ", distilled" * (losses == DISTILLED), STUDENT, losses, images=images)
     for images in (250, 1000, 4000, 20_000, 200_000) for losses in (TASK, DISTILLED)
 ), f"A run draws {FULL.train.steps * FULL.train.batch_size:,} images, so it never sees some of 200,000.\n"
-   "The teacher was trained on the 20,000 and 200,000 images, not on the others.")  # fmt: skip
+   "The teacher was trained on images of the 20,000 and 200,000, not on the others.")  # fmt: skip
 
 GRIDS = {g.name: g for g in (OBJECTIVES, MODALITIES, ATTENTION, INIT, SIZES, FUSION, MODULES, DATA)}
 """In the order in which `dlip ablate all` runs them."""

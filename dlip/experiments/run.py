@@ -329,7 +329,7 @@ def run(
         )  # fmt: skip
         note_skipped(metrics, ready.skipped)
         if steps := done.skipped_steps():
-            metrics.setdefault("notes", {})["steps"] = f"skipped as non-finite: {steps} of {config.steps}"
+            metrics["notes"]["steps"] = f"skipped as non-finite: {steps} of {config.steps}"
         record = new_record(
             experiment.name, experiment.role, command=command or experiment.command(str(folder)),
             config={"model": started_from["model"], **about}, seed=config.seed, train_images=len(ready.dataset),
@@ -388,4 +388,4 @@ def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: 
 def note_skipped(metrics: dict, faults: dict[str, int]) -> None:
     """Add a note such as `faults skipped: 2 of train, 1 of val` to metrics. faults: split -> number of faults."""
     if counts := [f"{count} of {split}" for split, count in faults.items() if count]:
-        metrics.setdefault("notes", {})["data"] = f"faults skipped: {', '.join(counts)}"
+        metrics["notes"]["data"] = f"faults skipped: {', '.join(counts)}"

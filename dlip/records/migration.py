@@ -87,7 +87,7 @@ def _from_1(record: dict) -> dict:
 
 
 def _with_experiment(record: dict) -> dict:
-    """The record with its configurations as experiments; unchanged if it is damaged."""
+    """The record with its configurations as experiments, as far as it is not damaged."""
     config, command, history = (record.get(key) for key in ("config", "command", "history"))
     if not isinstance(config, dict) or "train" not in config or not isinstance(command, str):
         return record

@@ -78,8 +78,8 @@ def train(
 
     Raises UserError where configuration, data, teacher and folder do not fit together.
     """
-    check_fit(student, teacher, dataset, config)
     config = config.for_dataset(len(dataset))
+    check_fit(student, teacher, dataset, config)
     AcceleratorState._reset_state()  # or a second run in this process would keep the first one's precision
     accelerator = Accelerator(
         mixed_precision=config.precision,

@@ -296,12 +296,13 @@ def test_checkpoint_without_checksum_is_damaged(run, make_vlm):
     assert (run.folder / f"damaged-{last.name}").exists()
 
 
-def test_a_learning_rate_that_vanishes_gives_a_warning(make_vlm, recwarn):
+def test_a_learning_rate_that_vanishes_gives_a_warning(make_vlm, recwarn, tmp_path):
     """25 epochs of 0.85 end at 2% of the peak, 30 at 0.9%."""
     config = SHORT.replace(schedule="epoch", decay=0.85, warmup=1)
     per_epoch = len(TRAIN_SCENES) // config.batch_size
     for long in (config.replace(steps=25 * per_epoch), config.replace(steps=30 * per_epoch, schedule="cosine")):
         check_fit(make_vlm(), None, TRAIN_SCENES, long)
+    train(make_vlm(), TRAIN_SCENES, config.replace(steps=30 * per_epoch, epochs=1), tmp_path / "run", progress=False)
     assert not recwarn.list
     with pytest.warns(UserWarning, match="the last step has 9e-03 of the peak learning rate"):
         check_fit(make_vlm(), None, TRAIN_SCENES, config.replace(steps=30 * per_epoch))
