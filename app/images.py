@@ -67,9 +67,13 @@ def _decoded(path: str, mtime_ns: int) -> Image.Image:
 
 
 def kind(image: Image.Image | np.ndarray) -> str:
-    """Which of the shipped models know such an image: "scenes" if it has their size and few colors, else "photos"."""
-    image = as_pil(image)
-    return "scenes" if image.size == (SIDE, SIDE) and image.convert("RGB").getcolors(MAX_COLORS) else "photos"
+    """Which of the shipped models know such an image: "scenes" if it has their size and few colors, else "photos".
+
+    Scenes have colors, so an image of grays is a photograph.
+    """
+    image = as_pil(image).convert("RGB")
+    colors = image.getcolors(MAX_COLORS) if image.size == (SIDE, SIDE) else None
+    return "scenes" if colors and any(len({*color}) > 1 for _, color in colors) else "photos"
 
 
 def is_drawing(image: Image.Image) -> bool:

@@ -165,7 +165,7 @@ def test_controls_redraw(displayed):
     choice = notebook.interact(draw, size=["small", "large"], word=[("2. red", 1), ("1. a", 0)], hr=1.0, kd=0.0)
     first = {"size": "small", "word": 1, "hr": 1.0, "kd": 0.0}
     assert drawn == [first] and choice.values() == first and choice.weights == "hr=1"
-    assert displayed[1]["text/plain"].startswith("After 1 steps")
+    assert displayed[1]["text/plain"].startswith("After 1 step the")
     assert displayed[1][PLOTLY_MIME]["data"][0]["type"] == "scatter"
     choice.boxes["kd"].value = 0.5
     choice.boxes["word"].value = 0
@@ -314,7 +314,7 @@ def test_every_chart_gets_an_image(monkeypatch):
     book = executed()
     monkeypatch.setattr("plotly.io.write_images", write)
     assert execute.add_images(book) == 0
-    assert base64.b64decode(book.cells[0].outputs[1]["data"]["image/png"]).startswith(b"After 1 steps")
+    assert base64.b64decode(book.cells[0].outputs[1]["data"]["image/png"]).startswith(b"After 1 step the")
     assert execute.add_images(book) == 0  # which it has by now
 
 
