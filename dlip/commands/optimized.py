@@ -2,11 +2,10 @@
 
 from dataclasses import asdict
 
-from dlip import data as data_sets
 from dlip.common.errors import UserError
 from dlip.evaluation import tasks
 from dlip.experiments.config import EvaluationConfig, MeasureConfig
-from dlip.experiments.run import held_out, note_skipped
+from dlip.experiments.run import note_skipped, open_verified
 from dlip.export.optimize import optimize
 from dlip.vlm import VLM
 
@@ -21,9 +20,8 @@ def evaluate_optimized(config: EvaluationConfig, results: str | None = None, pro
     if refused := [name for name, given in (others | {"results": results}).items() if given]:
         raise UserError(f"--optimize and --{refused[0]} exclude each other")
     tasks.check_tasks(config.tasks)
-    vlm, source, how = VLM.load(config.model), config.data, config.measure
-    dataset = data_sets.open(source.name, source.split or held_out(source.name, "--"), source.limit, source.on_error)
-    skipped = {dataset.split: len(data_sets.verify(dataset))}
+    vlm, how = VLM.load(config.model), config.measure
+    dataset, skipped = open_verified(config.data)
     model, candidates = optimize(vlm)
     metrics = tasks.evaluate(
         model, dataset, tasks=config.tasks, k=how.candidates, num_beams=config.beams, return_items=True,

@@ -25,7 +25,7 @@ from dlip.data.tokenizer import Tokenizer
 from dlip.evaluation import attention_maps
 from dlip.evaluation.bounds import bounds
 from dlip.evaluation.tasks import check_tasks, evaluate
-from dlip.experiments.config import EvaluationConfig, ExperimentConfig, HeldOutConfig
+from dlip.experiments.config import DataConfig, EvaluationConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.history import history, made_elsewhere, model_record, models_of
 from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
 from dlip.experiments.trackers import Reporter, check_installed
@@ -166,6 +166,15 @@ def measure(
     return metrics, items
 
 
+def open_verified(data: DataConfig) -> tuple:
+    """A data set to evaluate on, by default its held-out split, and the number of faults skipped by split.
+
+    Raises UserError where it cannot be read.
+    """
+    dataset = data_sets.open(data.name, data.split or held_out(data.name, "--"), data.limit, data.on_error)
+    return dataset, {dataset.split: len(data_sets.verify(dataset))}
+
+
 def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, progress: bool = True) -> dict:
     """Evaluate a model by name and return its metrics with "items"; with `results`, append its record there.
 
@@ -185,9 +194,8 @@ def measure_model(config: EvaluationConfig, progress: bool = True, teacher: VLM 
     In int8 it has no attention, latency or memory. teacher: as in `measure`. Raises UserError as `evaluate_model` does.
     """
     check_tasks(config.tasks)
-    vlm, split = VLM.load(config.model), config.data.split or held_out(config.data.name, "--")
-    dataset = data_sets.open(config.data.name, split, config.data.limit, config.data.on_error)
-    skipped, how = {dataset.split: len(data_sets.verify(dataset))}, config.measure
+    vlm, how = VLM.load(config.model), config.measure
+    dataset, skipped = open_verified(config.data)
     known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
     options = {
         "tasks": config.tasks, "k": how.candidates, "num_beams": config.beams, "generate_limit": how.generate_limit,
