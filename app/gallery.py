@@ -74,7 +74,7 @@ class Gallery:
         """The image, scaled down to `MAX_SIDE`. Raises UserError if it can no longer be read."""
         entry = self.entries[place]
         try:
-            image = as_pil(entry.dataset[entry.index].image)
+            image = as_pil(entry.dataset[entry.index].image).copy()
         except UserError:  # names the file on this machine
             raise UserError("an image of the gallery can no longer be read; restart the app") from None
         image.thumbnail((MAX_SIDE, MAX_SIDE))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -54,11 +55,16 @@ def read(path: str | Path | Image.Image | None) -> Image.Image:
     if not Path(path).exists():
         raise UserError("this image has expired after an hour; upload it, or choose it, again")
     try:
-        return _decoded(str(path), Path(path).stat().st_mtime_ns)
+        with _decoding:
+            return _decoded(str(path), Path(path).stat().st_mtime_ns)
     except UserError as error:
         if "above the limit" in str(error):
             raise Unreadable(f"this image is above the limit of {MAX_PIXELS:,} pixels; scale it down") from None
         raise Unreadable("this file cannot be read as an image; choose another, as PNG, JPEG or WebP") from None
+
+
+_decoding = Lock()
+"""Held by the one upload that is decoded: many large ones at once would need more memory than there is."""
 
 
 @lru_cache(maxsize=2)  # every tab reads the chosen image
@@ -71,8 +77,8 @@ def kind(image: Image.Image | np.ndarray) -> str:
 
     Scenes have colors, so an image of grays is a photograph.
     """
-    image = as_pil(image).convert("RGB")
-    colors = image.getcolors(MAX_COLORS) if image.size == (SIDE, SIDE) else None
+    image = as_pil(image)
+    colors = image.convert("RGB").getcolors(MAX_COLORS) if image.size == (SIDE, SIDE) else None
     return "scenes" if colors and any(len({*color}) > 1 for _, color in colors) else "photos"
 
 

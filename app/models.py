@@ -4,10 +4,11 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import dlip
-from dlip.checkpoints.load import built_in_models, model_folder
+from dlip.checkpoints.load import built_in_models, model_folder, parse_name
 from dlip.common.errors import UserError
 from dlip.common.files import read_json
 from dlip.export.optimize import Optimized
@@ -109,8 +110,13 @@ def load(name: str) -> VLM:
 def _version(name: str) -> tuple[int, ...]:
     """Times of the weights in a run's folder: one that is trained again is loaded again."""
     with suppress(UserError, OSError):
-        return tuple(file.stat().st_mtime_ns for file in sorted(model_folder(name).glob("model*.safetensors")))
+        return tuple(file.stat().st_mtime_ns for file in sorted(_folder(name).glob("model*.safetensors")))
     return ()
+
+
+def _folder(name: str) -> Path:
+    """The folder of a model, at whatever image size. Raises UserError if dlip has not written it."""
+    return model_folder(parse_name(name).name)
 
 
 def _load(key: tuple[str, tuple[int, ...]], future: Future[VLM]) -> None:
@@ -153,5 +159,5 @@ def role(name: str, side: str) -> str:
     recorded = None
     if not _fixed or name in _fixed:
         with suppress(UserError, OSError):
-            recorded = read_json(model_folder(name) / "record.json").get("role")
+            recorded = read_json(_folder(name) / "record.json").get("role")
     return "undistilled" if recorded == "undistilled" else "distilled"  # never any other text of a file

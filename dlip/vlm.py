@@ -58,8 +58,9 @@ class VLM:
         return self
 
     def optimize(self, tolerance: float = 0.05) -> "Optimized":
-        """Return this model with the same methods for captions, answers and scores, each run by the backend that is the
-        fastest at it on this machine's CPU; `name` says which. See `dlip.export.optimize.Optimized`."""
+        """Return this model with `caption` (not sampled), `answer`, `match`, `similarity` and embeddings, each run by
+        the backend that is the fastest at it on this machine's CPU; `name` says which. See
+        `dlip.export.optimize.Optimized`."""
         from dlip.export.optimize import optimize  # nothing else here imports what lies above
 
         return optimize(self, tolerance)[0]
@@ -92,21 +93,22 @@ class VLM:
         ids, mask = self.tokenizer_of(med).encode(list(texts), max_length=med.config.max_text)
         return ids.to(self.device), mask.to(self.device)
 
-    def words_read(self, text: str) -> int:
-        """Number of words, separated by spaces, that are left of a text after truncation."""
-        longest = self.med.config.max_text
+    def words_read(self, text: str, med: HasAbilities | None = None) -> int:
+        """Number of words, separated by spaces, that `med` reads of a text before it is truncated."""
+        med = med or self.med
+        longest = med.config.max_text
         ends = [0, *(word.end() for word in re.finditer(r"\S+", text))]
         beginnings = [text[:end] for end in ends[: longest + 1]]
-        ids, _ = self.tokenizer.encode([*beginnings, text, f"{text} a"], max_length=longest)
+        ids, _ = self.tokenizer_of(med).encode([*beginnings, text, f"{text} a"], max_length=longest)
         if not ids[-1].equal(ids[-2]):  # there is room for more
             return len(ends) - 1
         return next((words for words in range(len(beginnings)) if ids[words].equal(ids[-2])), longest)
 
-    def unknown_words(self, text: str) -> list[str]:
-        """Words, separated by spaces, in which the vocabulary lacks a character."""
-        words = text.split()
-        ids, _ = self.tokenize(words)
-        return [word for word, tokens in zip(words, ids, strict=True) if self.tokenizer.unknown_id in tokens.tolist()]
+    def unknown_words(self, text: str, med: HasAbilities | None = None) -> list[str]:
+        """Words, separated by spaces, in which the vocabulary of `med` lacks a character."""
+        words, unknown = text.split(), self.tokenizer_of(med or self.med).unknown_id
+        ids, _ = self.tokenize(words, med)
+        return [word for word, tokens in zip(words, ids, strict=True) if unknown in tokens.tolist()]
 
     def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med` (of a composite the first model)."""
@@ -140,9 +142,11 @@ class VLM:
         """`n` captions for each image, without the prompt: the best of a beam search, or sampled (`top_p`).
 
         prompt: text that captions continue, in place of the model's own. Raises UserError if it leaves no room for a
-        caption, or there are fewer beams than captions.
+        caption, if `n` is below 1, or if there are fewer beams than captions.
         """
         images = as_list(images, "image")
+        if n < 1:
+            raise UserError(f"the number of captions is {n}; give 1 or more")
         if not images:
             return []
         if top_p is None and n > num_beams:

@@ -77,6 +77,8 @@ def test_several_captions_of_an_image(tiny, images):
     sampled = tiny.captions(images, 6, top_p=0.99, max_new_tokens=5)
     assert [len(texts) for texts in sampled] == [6] * 4 and len(set(sampled[0])) > 1
     assert tiny.captions([], 3) == []
+    with pytest.raises(UserError, match="number of captions is 0"):
+        tiny.captions(images, 0)
     with pytest.raises(UserError, match="3 beams cannot give 4 captions"):
         tiny.captions(images, 4)
 
@@ -180,6 +182,8 @@ def test_long_texts_are_truncated(tiny, images):
     assert tiny.match(images[:1], [long]).shape == (1,)
     assert tiny.words_read(long) == tiny.med.config.max_text - 2
     assert [tiny.words_read(text) for text in (" a red\ncircle ", "", "half a \ud800 character")] == [3, 0, 4]
+    short = Med(replace(tiny.med.config, max_text=12))  # one of several in a composite
+    assert tiny.words_read(long, short) == 10
 
 
 def test_prompt_is_not_part_of_the_caption(tiny, images):

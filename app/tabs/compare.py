@@ -97,9 +97,9 @@ def captions(
     loaded = images.read(image)
     if method not in get_args(Method):
         raise UserError(f"there is no decoding {method!r}; choose {', '.join(get_args(Method))}")
-    beams, top_p = inputs.integer(beams, "beams", *BEAMS), inputs.number(top_p, "top p", *TOP_P)
+    beams = inputs.integer(beams, "beams", *BEAMS) if method == "beam" else 1
+    top_p = inputs.number(top_p, "top p", *TOP_P) if method == "nucleus" else None
     length, seed = inputs.integer(length, "length", *LENGTH), inputs.integer(seed, "seed", *SEED)
-    beams, top_p = (beams if method == "beam" else 1), (top_p if method == "nucleus" else None)
 
     def caption(vlm: VLM) -> dict:
         torch.manual_seed(seed)
@@ -122,11 +122,10 @@ def answers(image: str, teacher: str, student: str, question: str) -> Answers:
         (likeliest,), *measured = _timed(
             vlm, "vqa", loaded, lambda model, batch: model.top_answers(batch, [question], ANSWER_BEAMS), False
         )
-        passes = task_macs(
-            vlm.med.model_for("vqa").config, "vqa", vlm.tokenize([question])[0].shape[1], measured[1], ANSWER_BEAMS
-        )
-        cost = _cost(vlm, passes, *measured)
-        return {"answers": likeliest, "cost": cost, "note": parts.reading_note(vlm, "the question", [question])}
+        med = vlm.med.model_for("vqa")
+        tokens = vlm.tokenize([question], med)[0].shape[1]
+        cost = _cost(vlm, task_macs(med.config, "vqa", tokens, measured[1], ANSWER_BEAMS), *measured)
+        return {"answers": likeliest, "cost": cost, "note": parts.reading_note(vlm, med, "the question", [question])}
 
     return _results(teacher, student, answer, {"answers": []})
 
@@ -152,11 +151,11 @@ def rankings(image: str, teacher: str, student: str, candidates: str) -> Ranking
 
         (itc, itm), *measured = _timed(vlm, ability, loaded, score, True)
         rows = [Ranked(text=t, itm=p, itc=c) for t, p, c in zip(texts, itm, itc, strict=True)]
-        passes = retrieval_macs(
-            vlm.med.model_for(ability), ability == "itm", text_tokens=vlm.tokenize(texts)[0].shape[1], texts=len(texts)
-        )
+        med = vlm.med.model_for(ability)
+        tokens = vlm.tokenize(texts, med)[0].shape[1]
+        passes = retrieval_macs(med, ability == "itm", text_tokens=tokens, texts=len(texts))
         cost = _cost(vlm, passes, *measured, image_passes=2 if ability == "itm" else 1)
-        note = parts.reading_note(vlm, "a long caption", texts)
+        note = parts.reading_note(vlm, med, "a long caption", texts)
         return {"ranked": sorted(rows, key=lambda row: -row[ability]), "cost": cost, "note": note}
 
     results = _results(teacher, student, rank, {"ranked": []})

@@ -84,7 +84,7 @@ def _both(
             with models.turn:
                 itc, best = (embed(vlm)[0] @ embeddings.T).topk(min(CANDIDATES, len(places)))
                 best = [places[i] for i in best]
-                note = parts.reading_note(vlm, "the sentence", [sentence])
+                note = parts.reading_note(vlm, vlm.med.model_for("itc"), "the sentence", [sentence])
             itm = [None] * len(best)
             if "itm" in vlm.med.abilities:
                 candidates = [read(place) for place in best]  # others take their turn meanwhile

@@ -13,7 +13,7 @@ from torch import Tensor
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import certain_referents
-from dlip.data.scenes.world import Scene
+from dlip.data.scenes.world import SIDE, Scene
 from dlip.evaluation.attention_maps import map_divergence, mask_coverage, mass, patches, pointing, word_objects
 from dlip.plots import css_scale, overlay, peak
 from dlip.plots.html import PIXEL_ART_SIDE, data_uri
@@ -107,7 +107,7 @@ def _scores(values: Tensor, positive: Tensor, mask: Tensor | None) -> dict:
 
 def scene_of(image: Image.Image) -> Scene | None:
     """The scene that an image shows, if it is one of `images.SCENES`."""
-    index = _scene_index().get(image.tobytes())
+    index = _scene_index().get(image.tobytes()) if image.size == (SIDE, SIDE) else None
     return None if index is None else images.SCENES.scene(index)
 
 

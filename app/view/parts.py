@@ -9,6 +9,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from dlip.data.transforms import as_pil
+from dlip.models.composite import HasAbilities
 from dlip.plots.html import environment, image_tag
 from dlip.vlm import VLM
 
@@ -92,12 +93,13 @@ def _ratio(ratio: float) -> str:
     return "all" if text in ("1/1.0 of", "1.0 times") else text
 
 
-def reading_note(vlm: VLM, noun: str, texts: Sequence[str]) -> str:
-    """A sentence if one of the texts is longer than the model reads, or has words that it does not know; else empty."""
+def reading_note(vlm: VLM, med: HasAbilities, noun: str, texts: Sequence[str]) -> str:
+    """A sentence if one of the texts is longer than `med` of `vlm` reads, or has words that it does not know; else
+    empty."""
     for text in texts:
-        if (read := vlm.words_read(text)) < (words := len(text.split())):
+        if (read := vlm.words_read(text, med)) < (words := len(text.split())):
             return f"Of {noun} the model reads the first {read} of {words} words."
-        if unknown := vlm.unknown_words(text):
+        if unknown := vlm.unknown_words(text, med):
             return f"The model does not know {', '.join(unknown[:3])}."
     return ""
 

@@ -131,7 +131,8 @@ def kind_of(state: dict[str, Tensor], source: str) -> str:
 def read_hugging_face(folder: Path) -> Checkpoint:
     """Read a folder of stock `transformers`: config.json, weights, BERT's vocabulary, the processor's mean and std.
 
-    As in the stock classes, texts read with images start with [CLS], and captions have no prompt.
+    As in the stock classes, captions have no prompt, and texts read with images start with [CLS]; with [ENC] where the
+    folder's tokenizer says so, as in exports of models that were trained with it.
     """
     from transformers import BlipConfig
 
@@ -159,10 +160,17 @@ def read_hugging_face(folder: Path) -> Checkpoint:
         text_mlp=text.intermediate_size, embed_dim=stock.image_text_hidden_size, vocab_size=text.vocab_size,
         max_positions=text.max_position_embeddings, max_text=KINDS[kind][1], image_eps=image.layer_norm_eps,
         text_eps=text.layer_norm_eps, pad_id=text.pad_token_id, cls_id=tokenizer.cls_id, sep_id=text.sep_token_id,
-        dec_id=text.bos_token_id, enc_id=tokenizer.cls_id, tie_decoder=kind != "vqa", tie_head=LM_WEIGHT not in tensors,
+        dec_id=text.bos_token_id, enc_id=tokenizer.first_id, tie_decoder=kind != "vqa",
+        tie_head=LM_WEIGHT not in tensors, no_repeat_ngram_size=read_no_repeat_ngram_size(folder),
         **read_normalization(folder),
     )  # fmt: skip
     return Checkpoint(tensors, config, tokenizer, KINDS[kind][0])
+
+
+def read_no_repeat_ngram_size(folder: Path) -> int:
+    """How many tokens in a row captions must not repeat; 0 where the folder does not say."""
+    path = folder / "generation_config.json"
+    return read_json(path).get("no_repeat_ngram_size") or 0 if path.is_file() else 0
 
 
 def read_normalization(folder: Path) -> dict[str, tuple[float, ...]]:

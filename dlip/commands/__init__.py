@@ -321,7 +321,7 @@ class Advise(Figures):
     max_latency: float | None = option(None, metavar="MS")
     """Budget in ms of median latency of the timed task."""
     metric: str = "all"
-    """Score to keep: ir1, facts_f1, vqa_mean, tr1, cider, ..., or all, the minimum kept of the first three."""
+    """Score to keep: ir1, facts_f1, vqa_mean, tr1, cider, ..., or all, the minimum kept of the headline scores."""
     records: str = option("results/ablations.jsonl", flag="results", metavar="PATH")
     """File of records, or a folder of them."""
     data: str | None = option(None, metavar="DATA")

@@ -1,5 +1,6 @@
 """Formatting of text that users read."""
 
+import math
 import re
 
 MAX_CHARACTERS = 800
@@ -39,6 +40,13 @@ def join_words(text: str) -> str:
 def split_cjk(text: str) -> str:
     """The text with spaces around each Chinese or Japanese character, and a space in place of their punctuation."""
     return re.sub(f"[{CJK}]", lambda match: f" {match[0]} " if match[0].isalnum() else " ", text)
+
+
+def mean_and_spread(mean: float, spread: float, digits: int = 1) -> str:
+    """A mean with its standard deviation, if it has one: `86.6 ±4.8`; a dash in place of NaN."""
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.{digits}f}" + ("" if math.isnan(spread) else f" ±{spread:.{digits}f}")
 
 
 def three_digits(value: float) -> str:

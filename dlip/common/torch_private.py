@@ -12,6 +12,10 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 ONEDNN_LINEAR = "mkldnn::_linear_pointwise"
 """`onednn_linear` in a profile."""
 
+foreach_add_, foreach_mul_ = torch._foreach_add_, torch._foreach_mul_
+foreach_lerp, foreach_lerp_ = torch._foreach_lerp, torch._foreach_lerp_
+"""Arithmetic on lists of tensors in one call, as in torch's own optimizers."""
+
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     """`torch.nn.functional.linear` by oneDNN instead of MKL, followed by GELU on request; without gradients."""

@@ -10,7 +10,7 @@ import torch
 
 from dlip.data.batch import Batch, Item, Question, squares
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import augment, resize_square
+from dlip.data.transforms import augment, load_image, resize_square
 
 MAX_SHIFT = 3
 """Pixels by which the augmentation moves a drawn image at most."""
@@ -75,7 +75,7 @@ class Collate:
         )
 
     def _rng(self, image_id: int) -> np.random.Generator | None:
-        return np.random.default_rng((self.seed, self.epoch, image_id)) if self.train else None
+        return np.random.default_rng((self.seed, self.epoch, image_id % 2**64)) if self.train else None
 
     def _question_pairs(self, questions: list[Question], rng: np.random.Generator | None) -> list[tuple[str, str]]:
         """Different questions about one image, each with an answer."""
@@ -91,12 +91,13 @@ class Collate:
         return squares((self._view(item, view) for item in items), self.image_size)
 
     def _view(self, item: Item, view: int) -> np.ndarray:
+        image = load_image(item.image)
         if not (self.train and self.augment):
-            return resize_square(item.image, self.image_size)
-        rng = np.random.default_rng((0 if self.views else self.seed, view, item.image_id, 1))
-        if isinstance(item.image, np.ndarray):
-            return shift(resize_square(item.image, self.image_size), rng)
-        return augment(item.image, self.image_size, rng, self.flip and not _names_a_side(item))
+            return resize_square(image, self.image_size)
+        rng = np.random.default_rng((0 if self.views else self.seed, view, item.image_id % 2**64, 1))
+        if isinstance(image, np.ndarray):
+            return shift(resize_square(image, self.image_size), rng)
+        return augment(image, self.image_size, rng, self.flip and not _names_a_side(item))
 
     def _encode(self, texts: list[str | None], first: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """ids and mask [B, T]; in evaluation two Nones if there is no text at all."""

@@ -26,6 +26,8 @@ class Tokenizer:
             fast.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]", "[DEC]", "[ENC]")
         )
         self.unknown_id: int | None = fast.token_to_id("[UNK]")
+        self.first_id: int = self.enc_id if fast.encode("").ids[:1] == [self.enc_id] else self.cls_id
+        """What texts begin with by the file's own rule, [CLS] or [ENC]."""
         fast.no_padding()
         fast.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]

@@ -17,6 +17,7 @@ from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import locate, model_folder
 from dlip.common.errors import UserError
 from dlip.common.files import exclusive_lock, read_json
+from dlip.common.text import mean_and_spread
 from dlip.cost.count import task_macs
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments import history, run
@@ -315,19 +316,18 @@ def table(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> pd.D
 
 
 def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
-    """A `table` for a terminal, at most 120 columns wide."""
-    width = max(len(name) for name in rows["name"])
-    widths = {score: 12 if score == "cider" else 11 for score in GRID_SCORES if rows[score].notna().any()}
-    papers = {score for score in widths if rows[f"paper_{score}"].notna().any()}
-    head = "".join(f"{GRID_SCORES[s]:>{w}}" + f"{'paper':>6}" * (s in papers) for s, w in widths.items())
-    lines = [f"{grid_.name}: {grid_.question}", f"{'':{width}}{head}{'runs':>5}"]
-    for _, row in rows.iterrows():
-        cells = ""
-        for score, w in widths.items():
-            mean, spread, paper = row[score], row[f"{score}_sd"], row[f"paper_{score}"]
-            here = "–" if math.isnan(mean) else f"{mean:.1f}" + ("" if math.isnan(spread) else f" ±{spread:.1f}")
-            cells += f"{here:>{w}}" + f"{'' if math.isnan(paper) else f'{paper:.1f}':>6}" * (score in papers)
-        lines.append(f"{row['name']:{width}}{cells}{row['runs']:>5}")
+    """A `table` for a terminal."""
+    columns = [["", *rows["name"]]]
+    for score in (score for score in GRID_SCORES if rows[score].notna().any()):
+        columns.append([GRID_SCORES[score], *map(mean_and_spread, rows[score], rows[f"{score}_sd"])])
+        if (paper := rows[f"paper_{score}"]).notna().any():
+            columns.append(["paper", *("" if math.isnan(value) else f"{value:.1f}" for value in paper)])
+    columns.append(["runs", *map(str, rows["runs"])])
+    widths = [max(map(len, column)) for column in columns]
+    lines = [f"{grid_.name}: {grid_.question}"]
+    for name, *cells in zip(*columns, strict=True):
+        numbers = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([f"{name:{widths[0]}}", *numbers]))
     train, counts = plan.train, sorted({row.images for row in grid_.rows if row.weights})
     images = " to ".join(f"{count:,}" for count in dict.fromkeys(counts[:1] + counts[-1:]))
     texts = f", captions and answers of the first {plan.generate_limit:,}" if plan.generate_limit else ""

@@ -36,7 +36,9 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     records = [record for record in records if not record.get("quick")]
     df = latest_runs(frame(records))
     if len(test_sets := describe_test_sets(df)) > 1:
-        raise UserError(f"the records are of {'; '.join(test_sets)}; choose one of them with --data and --split")
+        raise UserError(
+            f"the records are of {'; '.join(test_sets)}; name a file with --results, or choose with --data and --split"
+        )
     df = comparable_latencies(df)
     rows, doubts = _students(df), []
     setup = next(iter(df.dropna(subset=["latency_ms"])["latency_setup"]), None)
@@ -89,7 +91,7 @@ def _students(df: pd.DataFrame) -> pd.DataFrame:
     kept["all"] = kept[headline].min(axis=1, skipna=False)
     groups = kept.groupby(["name", "role"])
     rows = rows.join(groups[[*SCORES, *COSTS]].mean().add_suffix("_kept"), on=["name", "role"])
-    rows["all_kept"] = rows[[f"{score}_kept" for score in headline]].min(axis=1, skipna=False)  # as in a report
+    rows["all_kept"] = rows[[f"{score}_kept" for score in headline]].min(axis=1, skipna=False)
     rows = rows.join(groups[[*SCORES, "all", *COSTS]].std().add_suffix("_kept_sd"), on=["name", "role"])
     return rows[rows["role"] != "teacher"]
 

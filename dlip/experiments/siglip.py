@@ -21,7 +21,7 @@ from dlip.training.muon import Muon
 from dlip.training.optimizer import BETAS, learning_rate
 
 IMAGE_ENCODER = "scenes/encoders/128x5/vit"
-"""What the image encoder begins as."""
+"""What the image encoder is initialized from."""
 TOKENIZER_OF = "scenes/teacher"
 MAX_TEXT = 30
 """Tokens to which SigLIP pads every text; captions of scenes are shorter."""

@@ -113,7 +113,7 @@ class Decoder:
 
 
 class Runner:
-    """An exported model, with the methods of `dlip.vlm.VLM` on numpy arrays.
+    """An exported model, with methods of `dlip.vlm.VLM` on numpy arrays.
 
     threads: of the library; 0 leaves the choice to it. part: opens the graphs of one model, with those of another
     library than onnxruntime. Raises MissingAbility, a UserError, if the model was not trained for what a method does.

@@ -62,8 +62,8 @@ class Candidate:
 
 
 class Optimized:
-    """The methods of `VLM`, each run by the backend that was fastest at it for about as many inputs: answers by the one
-    in fp32 that was fastest at captions, because 8 bits may cost answers more than the outputs that are compared show;
+    """Methods of `VLM`, each run by the backend that was fastest at it for about as many inputs: answers by the one in
+    fp32 that was fastest at captions, because 8 bits may cost answers more than the outputs that are compared show;
     embeddings of texts by that of images. They return arrays of numpy in place of tensors.
     """
 

@@ -184,13 +184,19 @@ def processor(tokenizer: Tokenizer, c: ModelConfig, task: str) -> BlipProcessor:
 
 
 def record_of(name: str) -> dict:
-    """The record of a model's run, else its configuration as a part of one, else an empty dict."""
+    """The record of a model's run, else its configuration as a part of one, else an empty dict.
+
+    At another image size it has no scores and no costs, which are those of the model's own.
+    """
+    parsed = parse_name(name)
     try:
-        folder = locate(parse_name(name).name)
+        folder = locate(parsed.name)
     except UserError:  # a composite
         return {}
     if (folder / "record.json").is_file():
-        return upgrade(read_json(folder / "record.json"))
+        record = upgrade(read_json(folder / "record.json"))
+        own = ("id", "metrics", "efficiency") if parsed.size else ()
+        return {key: value for key, value in record.items() if key not in own}
     run = read_json(folder / "config.json").get("run", {}) if (folder / "config.json").is_file() else {}
     return {"config": run, "name": folder.name} if run else {}
 
@@ -225,6 +231,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 def push(folders: dict[str, Path], repo: str) -> list[str]:
     """Upload each folder to the hub as `repo`-KEY, such as `repo`-retrieval; return these names.
 
+    Files of an earlier upload that the folder lacks are deleted there.
     Raises UserError if an upload fails.
     """
     from huggingface_hub import HfApi
@@ -233,7 +240,9 @@ def push(folders: dict[str, Path], repo: str) -> list[str]:
     try:
         for name, folder in names.items():
             api.create_repo(name, exist_ok=True)
-            api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="Exported by DLIP Workbench")
+            api.upload_folder(
+                repo_id=name, folder_path=str(folder), commit_message="Exported by DLIP Workbench", delete_patterns="*"
+            )
     except Exception as error:  # network and hub raise many types
         raise UserError(
             f"the upload to {name} failed ({first_line(error)}); log in with `hf auth login`, or check it"

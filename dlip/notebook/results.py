@@ -10,7 +10,7 @@ from IPython.display import Markdown
 
 from dlip import plots
 from dlip.common.errors import UserError
-from dlip.common.text import plural
+from dlip.common.text import mean_and_spread, plural
 from dlip.records import read
 from dlip.records.compare import summary
 from dlip.records.schema import TABLE_SCORES
@@ -115,9 +115,7 @@ def column_table(grid: str, records: list[dict], *columns: str):
 
 
 def _figure(mean: float, spread: float = math.nan, digits: int = 1) -> str:
-    if math.isnan(mean):
-        return ""
-    return f"{mean:.{digits}f}" + ("" if math.isnan(spread) else f"\u00a0±{spread:.{digits}f}")
+    return "" if math.isnan(mean) else mean_and_spread(mean, spread, digits).replace(" ", "\u00a0")
 
 
 def verdicts(records: list[dict], *numbers: int):

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dlip.common.errors import UserError
-from dlip.common.text import plural
+from dlip.common.text import mean_and_spread, plural
 from dlip.plots.style import COLORS, INK, LABELS, REFERENCE_LINE, SYMBOLS, axis_title, error_bars, figure
 from dlip.records.compare import describe_test_sets, summary, undistilled_twin
 from dlip.records.schema import COSTS, ROLES, SCORES
@@ -126,7 +126,7 @@ def _rows_finding(students: pd.DataFrame, score: str) -> str:
     best, last, name = students.iloc[0], students.iloc[-1], LABELS[score][0]
 
     def value(row: pd.Series) -> str:
-        return f"{row[score]:.1f}" + (f" ±{row[f'{score}_sd']:.1f}" if row["runs"] > 1 else "")
+        return mean_and_spread(row[score], row[f"{score}_sd"])
 
     if len(students) == 1:
         return f"{name} is {value(best)} for {best['label']}"

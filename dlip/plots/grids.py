@@ -1,9 +1,12 @@
 """Figures of ablation grids: gains over a row, score against encoder size, score against training images."""
 
+from html import escape
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from dlip.common.errors import UserError
+from dlip.common.text import mean_and_spread
 from dlip.plots.style import COLORS, INK, LABELS, REFERENCE_LINE, SYMBOLS, axis_title, error_bars, figure, tint
 from dlip.records.compare import summary
 from dlip.records.schema import ROLES
@@ -29,8 +32,7 @@ def gain_bars(df: pd.DataFrame, score: str = "tr1", base: str = "no distillation
             marker=dict(color=tint(role), line=dict(color=COLORS[role], width=2)),
             error_x=dict(type="data", array=some["high"] - some["gain"], arrayminus=some["gain"] - some["low"],
                          color=INK, thickness=1.5, width=5),
-            customdata=some[["low", "high"]],
-            hovertemplate="%{y}: %{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}]<extra></extra>",
+            hoverinfo="text", hovertext=[f"{escape(row['name'])}: {_gain(row, 2)}" for _, row in some.iterrows()],
         )  # fmt: skip
     if df["paper"].notna().any():
         fig.add_scatter(
@@ -47,13 +49,17 @@ def gain_bars(df: pd.DataFrame, score: str = "tr1", base: str = "no distillation
 def _gain_finding(df: pd.DataFrame, name: str, base: str) -> str:
     above, with_interval = (df["low"] > 0).sum(), df[df["low"].notna()]
     best = (df if with_interval.empty else with_interval).sort_values("gain").iloc[-1]  # a single seed has no interval
-    figures = [f"{best['gain']:+.1f}"]
-    figures += [] if pd.isna(best["low"]) else [f"[{best['low']:+.1f}, {best['high']:+.1f}]"]
     what = "gains most from" if best["gain"] > 0 else "does not gain; it loses least from"
-    text = f"{name} {what} {best['name']}: {' '.join(figures).replace('-', '−')} over {base}; "
+    text = f"{name} {what} {best['name']}: {_gain(best, 1)} over {base}; "
     if with_interval.empty:
         return text + "too few seeds for an interval"
     return text + f"{above} of {len(df)} gains {'has' if above == 1 else 'have'} an interval above 0"
+
+
+def _gain(row: pd.Series, digits: int) -> str:
+    """A gain with its interval, if it has one."""
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+    return f"{row['gain']:+.{digits}f}{interval}".replace("-", "−")
 
 
 def module_curves(df: pd.DataFrame, score: str = "tr1") -> go.Figure:
@@ -79,9 +85,12 @@ def module_curves(df: pd.DataFrame, score: str = "tr1") -> go.Figure:
                 showlegend=name not in shown, legendrank=10 * ROLES.index(role) + [*dashes].index(fixed),
                 line=dict(color=COLORS[role], dash=dashes[fixed], width=2),
                 marker=dict(symbol=SYMBOLS[role], size=9), error_y=error_bars(line[f"{score}_sd"], role),
-                customdata=line[["size", f"{score}_sd"]], row=1, col=column, cliponaxis=False,
-                hovertemplate=f"{swept} encoder %{{customdata[0]}}, %{{x:.3g}}M parameters<br>{axis_title(score)}: "
-                f"%{{y:.1f}} ± %{{customdata[1]:.1f}}<extra>{name}</extra>",
+                row=1, col=column, cliponaxis=False, hoverinfo="text+name",
+                hovertext=[
+                    f"{swept} encoder {row['size']}, {row['encoder_m']:.3g}M parameters<br>{axis_title(score)}: "
+                    + mean_and_spread(row[score], row[f"{score}_sd"])
+                    for _, row in line.iterrows()
+                ],
             )  # fmt: skip
             shown.add(name)
         sizes = panel.groupby("size", sort=False)["encoder_m"].mean().reset_index()  # depends on the other encoder
@@ -109,7 +118,8 @@ def _module_finding(students: pd.DataFrame, score: str) -> str:
             sizes = runs.groupby("size")["encoder_m"].mean().sort_values().index  # depends on the other encoder
             if len(sizes) > 1:
                 by_size = runs.pivot_table(index="fixed", columns="size", values=score)
-                lost.append(f"{(by_size[sizes[0]] - by_size[sizes[-1]]).mean():+.1f} {role}")
+                gap = (by_size[sizes[0]] - by_size[sizes[-1]]).dropna()
+                lost += [] if gap.empty else [f"{gap.mean():+.1f} {role}"]
         parts += [f"{swept} encoder {', '.join(lost)}"] * bool(lost)
     if not parts:
         return f"{LABELS[score][0]} by the size of an encoder"

@@ -14,8 +14,8 @@ class Journal:
     def __init__(self, path: Path, about: dict):
         """Read what is there. about: {"writing": options, "data": {split: fingerprint}}.
 
-        Raises UserError if the file holds captions of another writer, with other options or of other data, or anything
-        else. A line that a crash left half written is dropped.
+        Raises UserError if the file holds captions of another writer, with other options or of other data, or cannot be
+        read. A file without captions is begun anew; a line that a crash left half written is dropped.
         """
         self.path, self.about = path, json.loads(json.dumps(about))
         self.captions: dict[str, dict[int, list[str]]] = {}

@@ -1,6 +1,7 @@
 """Compare records: over seeds, with their teacher, with an undistilled twin."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -28,15 +29,18 @@ def comparable_latencies(df: pd.DataFrame) -> pd.DataFrame:
     """`load`'s table with comparable latencies only; the others are NaN.
 
     Milliseconds measured on different days, beside other processes, cannot be compared. A student's latency is
-    therefore its share of the teacher's, both timed in alternation, times the teacher's lowest. Without a timed teacher
-    the latencies with the same setup as the first one are kept as they are. df: one teacher and its students.
+    therefore its share of the teacher's, both timed in alternation, times the lowest that the teacher had in its own
+    runs and beside distilled students. Without a timed teacher the latencies with the same setup as the first one are
+    kept as they are. df: one teacher and its students.
     """
     out, timed = df.copy(), df[df["latency_ms"].notna()]
     teachers = timed[timed["role"] == "teacher"].sort_values("latency_ms")
+    same = df["latency_setup"].isin(pd.concat([teachers, timed])["latency_setup"].head(1))
     if len(teachers):
-        out["latency_ms"] = df["latency_share"] / 100 * teachers["latency_ms"].iloc[0]
-    first = pd.concat([teachers, timed])["latency_setup"].head(1)
-    out["latency_ms"] = out["latency_ms"].where(df["latency_setup"].isin(first))
+        share = df["latency_share"] / 100
+        beside_teacher = same & df["role"].isin(("teacher", "distilled"))  # others may have been timed beside another
+        out["latency_ms"] = share * (df["latency_ms"] / share)[beside_teacher].min()
+    out["latency_ms"] = out["latency_ms"].where(same)
     return out
 
 
@@ -82,9 +86,15 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 
     Columns: name, role, data, split, test_images; train_images, model, init_from and command of the latest run; runs
     (number of seeds); each figure (mean) and <figure>_sd (sample standard deviation; NaN of a single run). A repeated
-    run counts once.
+    run counts once. Warns where runs of one name differ in more than their seed.
     """
     groups = latest_runs(df).groupby(["name", "role", *TEST_SET])
+    configurations = groups["config_hash"].nunique()
+    for name in configurations[configurations > 1].index.unique("name"):
+        warnings.warn(
+            f"runs named {name} differ in more than their seed, so their mean says little; give each its own --name",
+            stacklevel=2,
+        )
     about = groups[["train_images", "model", "init_from", "command"]].last()
     spread = groups[FIGURES].std().add_suffix("_sd")
     out = pd.concat([about, groups.size().rename("runs"), groups[FIGURES].mean(), spread], axis=1).reset_index()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from dlip.common.errors import UserError
-from dlip.common.text import plural, three_digits
+from dlip.common.text import mean_and_spread, plural, three_digits
 from dlip.records import frame
 from dlip.records.compare import (
     comparable_latencies,
@@ -86,7 +86,8 @@ def _gain(student: pd.Series, twin: pd.Series, scores: list[str]) -> str:
     """What distillation adds, and for which scores this exceeds the standard deviation of the difference."""
     gains = {score: student[score] - twin[score] for score in scores}
     changes = _listing(f"{TABLE_SCORES[score]} by {gain:+.1f}".replace("-", "−") for score, gain in gains.items())
-    text = f"Undistilled, a student of this size keeps at least {twin['kept']:.1f}%; distillation changes {changes}"
+    kept = min(twin[f"{score}_kept"] for score in scores)
+    text = f"Undistilled, a student of this size keeps at least {kept:.1f}%; distillation changes {changes}"
     if min(student["runs"], twin["runs"]) < 2:
         return text + ", from one seed, so without a spread."
     clear = [s for s in scores if gains[s] > math.hypot(student[f"{s}_sd"], twin[f"{s}_sd"])]
@@ -108,8 +109,7 @@ def cell(row: pd.Series, column: str) -> str:
         return three_digits(value) + UNITS[column]
     if column == "kept":
         return f"{value:.1f}%"
-    spread = row[f"{column}_sd"]
-    return f"{value:.1f}" if math.isnan(spread) else f"{value:.1f} ±{spread:.1f}"
+    return mean_and_spread(value, row[f"{column}_sd"])
 
 
 def share(row: pd.Series, column: str) -> str:

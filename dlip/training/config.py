@@ -143,4 +143,8 @@ class TrainConfig(Config):
         """The configuration with `epochs` resolved to steps over `size` training images."""
         if self.epochs is None:
             return self
-        return self.replace(steps=max(1, round(self.epochs * (size // self.batch_size))), epochs=None)
+        return self.replace(steps=max(1, round(self.epochs * self.steps_per_epoch(size))), epochs=None)
+
+    def steps_per_epoch(self, size: int) -> int:
+        """Steps of a pass over `size` training images; what is left after whole batches is dropped."""
+        return max(1, size // self.batch_size)

@@ -34,7 +34,7 @@ from dlip.data import has_field
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, explain_killed_worker, raise_faults, train_loader
 from dlip.models.fast.linear import refuse_packed
-from dlip.models.fast.precision import warn_if_emulated
+from dlip.models.fast.precision import require_fp32_blip, warn_if_emulated
 from dlip.models.med import Med
 from dlip.training.caches.features import FeatureCache, WithoutImages
 from dlip.training.caches.teacher import TeacherCache
@@ -137,7 +137,7 @@ def _train(
         student.tokenizer, image_size, train=True, max_text=student.med.config.max_text, seed=config.seed,
         augment=config.augment, flip=config.flip, questions=config.questions, views=config.feature_views,
     )  # fmt: skip
-    steps_per_epoch = max(1, batches.per_epoch // config.accumulate)
+    steps_per_epoch = config.steps_per_epoch(len(dataset))
     optimizer_step = OptimizerStep(learner, config, steps_per_epoch, accelerator)
     states = run.restore(learner, optimizer_step.optimizer, start, accelerator.scaler) if start else {}
     frozen_teacher = teacher and Teacher(teacher.med.to(device))
@@ -202,7 +202,7 @@ def _train(
 
 
 class Meter:
-    """Mean losses and step time since the log's last row; skipped steps do not count."""
+    """Mean losses and step time since the log's last row; of skipped steps only the time counts."""
 
     def __init__(self):
         self._reset()
@@ -236,10 +236,13 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
     """Raise UserError where the weighted terms, the models and the data do not fit together, or a model is packed."""
     for model in filter(None, (student, teacher)):
         refuse_packed(model.med)
+    require_fp32_blip(student.med, "training")
     terms = distills(config.weights)
     if terms and teacher is None:
         raise UserError(f"the term {terms[0]} needs a teacher; name one")
     if teacher is not None:
+        if student.med in teacher.med.members:
+            raise UserError("teacher and student are one model, which cannot be frozen and trained; load it twice")
         if not terms:
             raise UserError("no term of hr.*, at.* or kd.* has a weight; set one, or drop the teacher")
         Distiller.between(student, teacher, config)
@@ -257,8 +260,8 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
     if config.backbone_lr and not student.med.config.image_backbone:
         raise UserError("the student has no image backbone; drop --backbone-lr, or give its size an image_backbone")
     check_data(dataset, config)
-    last = learning_rate(config.steps - 1, config, max(1, len(dataset) // config.batch_size)) / config.lr
-    if config.schedule == "epoch" and last < LEAST_LAST_RATE:
+    last = learning_rate(config.steps - 1, config, config.steps_per_epoch(len(dataset))) / config.lr
+    if config.schedule == "epoch" and config.steps > config.warmup and last < LEAST_LAST_RATE:
         warnings.warn(
             f"the last step has {last:.0e} of the peak learning rate, as it falls in every epoch; use "
             "--schedule cosine, or fewer steps",

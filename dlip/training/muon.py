@@ -9,6 +9,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from dlip.common.torch_private import foreach_add_, foreach_lerp, foreach_lerp_, foreach_mul_
 from dlip.models.fast.precision import native_bf16
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -68,9 +69,9 @@ class Muon(torch.optim.AdamW):
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
         gradients, momenta = [p.grad for p in matrices], [self.state[p]["momentum"] for p in matrices]
-        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = foreach_lerp(gradients, momenta, group["momentum"])
+        foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         of_shape = defaultdict(list)
         for p, update in zip(matrices, updates, strict=True):
             wide = p.shape[0] <= p.shape[1]
@@ -78,4 +79,4 @@ class Muon(torch.optim.AdamW):
         for (_, width), pairs in of_shape.items():
             some, updates = zip(*pairs, strict=True)
             scaled = orthogonalize(torch.stack(updates)).float().mul_(-0.2 * width**0.5 * group["lr"])
-            torch._foreach_add_(some, scaled.unbind())
+            foreach_add_(some, scaled.unbind())

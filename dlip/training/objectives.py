@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dlip.common import distributed
 from dlip.data.batch import Batch
@@ -120,8 +121,9 @@ class MomentumITC(nn.Module):
             self.images[rows], self.texts[rows], self.ids[rows] = images[:n], texts[:n], ids[:n]
             self.place.copy_((self.place + n) % self.size)
         self.waiting.clear()
+        average = get_ema_multi_avg_fn(self.momentum)
         for name, encoder in self.encoders.items():
-            torch._foreach_lerp_(list(encoder.parameters()), list(getattr(med, name).parameters()), 1 - self.momentum)
+            average(list(encoder.parameters()), list(getattr(med, name).parameters()), None)
 
     @torch.no_grad()
     def embed(self, med: Med, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,8 @@ CHANGEABLE_INPUTS = {
 }
 """Inputs whose change gives a warning -> their name in messages. Copied data have other times, and the others change
 results by rounding at most."""
+CHANGEABLE_OPTIONS = ("workers", "nonfinite", "gradient_checkpointing", "log_every", "save_every")
+"""Options of training that may differ when a run is resumed, as they leave finite steps as they are."""
 INPUT_OF_NAME = {"teacher": "teacher", "tokenizer": "vocabulary", "init_from": "start", "data.name": "data"}
 """Key of run.json that holds a name -> the input it stands for. Another name of the same input is no change."""
 
@@ -271,7 +273,8 @@ def _differences(old: dict, new: dict) -> tuple[list[str], list[str]]:
     old_inputs, new_inputs = (run.get("inputs", {}) for run in (old, new))
     changed = {name for name in old_inputs if old_inputs[name] != new_inputs.get(name)}
     same = {name for name in {*old_inputs} - changed if old_inputs[name]}
-    ignored = {"train.workers"} | {key for key, name in INPUT_OF_NAME.items() if name in same}
+    ignored = {f"train.{name}" for name in CHANGEABLE_OPTIONS}
+    ignored |= {key for key, name in INPUT_OF_NAME.items() if name in same}
     # the name and the evaluation of a run change nothing of its training
     defaults = {"model": ModelConfig().to_dict(), "train": TrainConfig().to_dict()}  # an old run lacks newer options
     old, new = (

@@ -33,7 +33,7 @@ QUESTION = "what color is the circle?"
     [
         ({}, dict(num_beams=3, max_new_tokens=30)),
         (dict(beams=5, length=4), dict(num_beams=5, max_new_tokens=4)),
-        (dict(method="greedy", beams=5), dict(num_beams=1, max_new_tokens=30)),
+        (dict(method="greedy", beams=1, top_p=7.0), dict(num_beams=1, max_new_tokens=30)),
         (dict(method="nucleus", top_p=0.7, seed=3), dict(num_beams=1, max_new_tokens=30, top_p=0.7)),
     ],
 )
@@ -154,7 +154,7 @@ def test_rankings_equal_those_of_dlip(image_path):
         (dict(beams=None), "beams is missing; choose a number from 2 to 8"),
         (dict(seed=None), "seed is missing; choose a number from 0 to 2,147,483,648"),
         (dict(seed=-1), "seed is -1; choose a number from 0"),
-        (dict(top_p=2), "top p is 2; choose a number from 0.1 to 1"),
+        (dict(method="nucleus", top_p=2), "top p is 2; choose a number from 0.1 to 1"),
         (dict(length=1000), "length is 1000;"),
         (dict(method="magic"), "there is no decoding 'magic'; choose beam, greedy, nucleus"),
     ],
@@ -276,6 +276,7 @@ def test_out_of_domain_images_get_a_hint():
 def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):
     assert models.role(TEACHER, "teacher") == "teacher" and models.role(STUDENT, "student") == "distilled"
     assert models.role(OTHER, "student") == "undistilled" and models.role("scenes/none", "student") == "distilled"
+    assert models.role(f"{OTHER}@96", "student") == "undistilled"  # at another image size
     assert models.role(TEACHER, "student") == "distilled"
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "record.json").write_text(json.dumps({"role": "</style><img src=x onerror=alert(1)>"}))

@@ -211,6 +211,15 @@ def test_several_different_questions_per_image(tokenizer):
     assert seen == {"who", "what is it", "two"}
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
+def test_images_of_other_modes_and_negative_ids(mode, tokenizer):
+    """As a user's own data set may give them."""
+    rows = [item(-3, ["one"], image=photo().convert("L").convert(mode))]
+    collate = Collate(tokenizer, 16, train=True, augment=True)
+    expected = collate([item(-3, ["one"], image=photo().convert("L").convert(mode).convert("RGB"))])
+    assert torch.equal(collate(rows).images, expected.images) and collate(rows).image_id.tolist() == [-3]
+
+
 def test_photos_are_augmented_only_in_training_on_request(tokenizer):
     image = photo()
     row = item(7, ["one"], image=image)

@@ -177,6 +177,17 @@ def test_an_export_is_read_back(task, made):
     for name in ("image_mean", "image_std", "image_size", "max_positions", "dec_id", "sep_id"):
         assert getattr(again.med.config, name) == getattr(vlm.med.config, name), name
     torch.testing.assert_close(again.image_states(paths), vlm.image_states(paths))
+    if task == "retrieval":
+        torch.testing.assert_close(again.match(paths, TEXTS), vlm.match(paths, TEXTS))
+    else:
+        assert again.captions(paths, 1, prompt="a red") == vlm.captions(paths, 1)
+
+
+def test_an_export_at_another_image_size_claims_no_scores(made, tmp_path):
+    folder = transformers.to_dlip(f"{made[4] / 'run'}@48", tmp_path)[0]["fp32"]
+    text = (folder / "README.md").read_text()
+    assert "## Training" in text and "## Results" not in text and "## Cost" not in text
+    assert not (folder / "record.json").exists() and VLM.load(folder).image_size == 48
 
 
 def test_card_has_the_facts_of_the_record(made):
@@ -264,7 +275,8 @@ def test_push(tiny, tmp_path, monkeypatch, capsys):
                 raise OSError("403 Forbidden\nlong story")
             calls.append(name)
 
-        def upload_folder(self, repo_id, folder_path, commit_message):
+        def upload_folder(self, repo_id, folder_path, commit_message, delete_patterns):
+            assert delete_patterns == "*"  # an earlier upload's shards would be read in place of these weights
             calls.append((repo_id, read_json_of(folder_path)["model_type"]))
 
     def read_json_of(folder):

@@ -15,6 +15,8 @@ from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
+from dlip.models.composite import Composite
+from dlip.models.fast.precision import convert_precision
 from dlip.training.loop import check_fit, train
 from dlip.training.recipes import RECIPES
 from dlip.training.run_folder import Run
@@ -122,10 +124,11 @@ def test_resume_with_another_vocabulary_is_refused(make_vlm, tmp_path):
 
 
 def test_resume_with_renamed_models_and_other_workers(make_vlm, tmp_path):
-    """As from another working directory, and as where a process that drew pictures was killed."""
+    """As from another working directory, as where a process that drew pictures was killed, and as an error advises."""
 
     def go(dataset, teacher, start, seed=1, workers=1):
         about, config = {"teacher": teacher, "init_from": [start]}, SHORT.replace(weights=HR, workers=workers)
+        config = config.replace(nonfinite="skip" if workers else "stop")
         about["data"] = {"name": f"{teacher}/data", "split": "train-small"}
         return train(make_vlm(seed), dataset, config, tmp_path, make_vlm(2), about=about, progress=False)
 
@@ -136,7 +139,7 @@ def test_resume_with_renamed_models_and_other_workers(make_vlm, tmp_path):
     with pytest.raises(UserError, match="holds a run with another init_from; choose"):
         go(TRAIN_SCENES, "t", "../s", seed=4)
     run = go(TRAIN_SCENES, "../t", "../s")
-    assert run.finished and run.config()["train"]["workers"] == 0
+    assert run.finished and (run.config()["train"]["workers"], run.config()["train"]["nonfinite"]) == (0, "stop")
     assert [row["step"] for row in run.rows()] == list(range(1, 7))
 
 
@@ -296,6 +299,16 @@ def test_checkpoint_without_checksum_is_damaged(run, make_vlm):
     assert (run.folder / f"damaged-{last.name}").exists()
 
 
+def test_unsuitable_students_are_refused(make_vlm):
+    vlm, config = make_vlm(), SHORT.replace(weights={"lm": 1.0, "hr.text": 1.0})
+    several = VLM(Composite([make_vlm(1).med, make_vlm(2).med]), vlm.tokenizer)
+    lowered = make_vlm(1)
+    convert_precision(lowered.med, "bf16")
+    for student, says in ((vlm, "are one model"), (several, "made of several"), (lowered, "is in bf16")):
+        with pytest.raises(UserError, match=says):
+            check_fit(student, vlm, TRAIN_SCENES, config)
+
+
 def test_a_learning_rate_that_vanishes_gives_a_warning(make_vlm, recwarn, tmp_path):
     """25 epochs of 0.85 end at 2% of the peak, 30 at 0.9%."""
     config = SHORT.replace(schedule="epoch", decay=0.85, warmup=1)
@@ -303,6 +316,7 @@ def test_a_learning_rate_that_vanishes_gives_a_warning(make_vlm, recwarn, tmp_pa
     for long in (config.replace(steps=25 * per_epoch), config.replace(steps=30 * per_epoch, schedule="cosine")):
         check_fit(make_vlm(), None, TRAIN_SCENES, long)
     train(make_vlm(), TRAIN_SCENES, config.replace(steps=30 * per_epoch, epochs=1), tmp_path / "run", progress=False)
+    check_fit(make_vlm(), None, TRAIN_SCENES, config.replace(steps=3, warmup=10**4))  # the warm-up does not end
     assert not recwarn.list
     with pytest.warns(UserWarning, match="the last step has 9e-03 of the peak learning rate"):
         check_fit(make_vlm(), None, TRAIN_SCENES, config.replace(steps=30 * per_epoch))

@@ -61,7 +61,7 @@ def precision(med: Med) -> str:
 def require_fp32_blip(med: Med, purpose: str) -> Med:
     """Return the model if it is a MED in fp32. Raises UserError if not."""
     if isinstance(med, Composite):
-        raise UserError(f"{purpose} does not support a model made of several; {purpose} each by itself")
+        raise UserError(f"{purpose} does not support a model made of several; name one of them")
     if not isinstance(med, Med):
         raise UserError(f"{purpose} does not support a CLIP or SigLIP; use the stock classes of transformers")
     if (lowered := precision(med)) != "fp32":
