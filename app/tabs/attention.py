@@ -39,7 +39,7 @@ class Text(TypedDict):
     question: str
     """The question of an answer; else empty."""
     read: int
-    """Number of words that both models read: long texts are truncated."""
+    """Number of words that all models read: long texts are truncated."""
 
 
 @inputs.checked
@@ -54,9 +54,10 @@ def words(image: str, teacher: str, student: str, question: str = "") -> list[Te
     if question:
         texts.append(("you", "question", question, ""))
         texts += [(who, "answer", text, question) for who, text in _capable(pair, VLM.answer, [loaded], [question])]
-    readers = [vlm for vlm in pair.values() if vlm.med.abilities - {"itc"}] or list(pair.values())
+    members = [(vlm, med) for vlm in pair.values() for med in vlm.med.members]
+    readers = [(vlm, med) for vlm, med in members if med.abilities - {"itc"}] or members
     return [
-        Text(who=who, kind=kind, text=text, question=about, read=min(vlm.words_read(text) for vlm in readers))
+        Text(who=who, kind=kind, text=text, question=about, read=min(vlm.words_read(text, med) for vlm, med in readers))
         for who, kind, text, about in texts
     ]
 

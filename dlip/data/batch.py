@@ -25,7 +25,7 @@ class Item:
     """One image with its captions and questions."""
 
     image: Image.Image | np.ndarray | None
-    """RGB image, or its pixels as uint8 [H, W, 3]; None where no model needs it."""
+    """An image of any mode, or its pixels as uint8 [H, W, 3]; None where no model needs it."""
     image_id: int
     """Equal for equal images, so that another caption of an image is never taken for a negative."""
     captions: list[str] = field(default_factory=list)

@@ -8,7 +8,15 @@ from dlip.common.errors import UserError
 from dlip.common.text import plural, three_digits
 from dlip.plots.style import LABELS
 from dlip.records import TABLE_SCORES, frame
-from dlip.records.compare import comparable_latencies, describe_test_sets, latest_runs, measured, retention, summary
+from dlip.records.compare import (
+    comparable_latencies,
+    describe_test_sets,
+    latest_runs,
+    measured,
+    retention,
+    summary,
+    warn_of_shared_names,
+)
 from dlip.records.schema import SCORES, headline_scores
 
 COSTS = {"params_m": ("M parameters", "parameters"), "flops_g": ("GFLOPs", "FLOPs"), "latency_ms": ("ms", "latency")}
@@ -40,6 +48,7 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
             f"the records are of {'; '.join(test_sets)}; name a file with --results, or choose with --data and --split"
         )
     df = comparable_latencies(df)
+    warn_of_shared_names(df)
     rows, doubts = _students(df), []
     setup = next(iter(df.dropna(subset=["latency_ms"])["latency_setup"]), None)
     out = {

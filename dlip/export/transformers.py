@@ -186,7 +186,7 @@ def processor(tokenizer: Tokenizer, c: ModelConfig, task: str) -> BlipProcessor:
 def record_of(name: str) -> dict:
     """The record of a model's run, else its configuration as a part of one, else an empty dict.
 
-    At another image size it has no scores and no costs, which are those of the model's own.
+    At another image size it has no scores and no costs, which would be those of the model at its own.
     """
     parsed = parse_name(name)
     try:
@@ -195,8 +195,10 @@ def record_of(name: str) -> dict:
         return {}
     if (folder / "record.json").is_file():
         record = upgrade(read_json(folder / "record.json"))
-        own = ("id", "metrics", "efficiency") if parsed.size else ()
-        return {key: value for key, value in record.items() if key not in own}
+        if parsed.size:
+            record |= {"name": f"{record['name']}, {parsed.size} px"}
+            record |= {"metrics": {}, "efficiency": {}, "outcomes": {}, "samples": [], "bounds": None}
+        return record
     run = read_json(folder / "config.json").get("run", {}) if (folder / "config.json").is_file() else {}
     return {"config": run, "name": folder.name} if run else {}
 
@@ -231,7 +233,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 def push(folders: dict[str, Path], repo: str) -> list[str]:
     """Upload each folder to the hub as `repo`-KEY, such as `repo`-retrieval; return these names.
 
-    Files of an earlier upload that the folder lacks are deleted there.
+    Weights and record of an earlier upload are deleted there if the folder lacks them.
     Raises UserError if an upload fails.
     """
     from huggingface_hub import HfApi
@@ -241,7 +243,10 @@ def push(folders: dict[str, Path], repo: str) -> list[str]:
         for name, folder in names.items():
             api.create_repo(name, exist_ok=True)
             api.upload_folder(
-                repo_id=name, folder_path=str(folder), commit_message="Exported by DLIP Workbench", delete_patterns="*"
+                repo_id=name,
+                folder_path=str(folder),
+                commit_message="Exported by DLIP Workbench",
+                delete_patterns=["model*", "record.json"],
             )
     except Exception as error:  # network and hub raise many types
         raise UserError(

@@ -1,7 +1,5 @@
 """Figures of ablation grids: gains over a row, score against encoder size, score against training images."""
 
-from html import escape
-
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -32,7 +30,7 @@ def gain_bars(df: pd.DataFrame, score: str = "tr1", base: str = "no distillation
             marker=dict(color=tint(role), line=dict(color=COLORS[role], width=2)),
             error_x=dict(type="data", array=some["high"] - some["gain"], arrayminus=some["gain"] - some["low"],
                          color=INK, thickness=1.5, width=5),
-            hoverinfo="text", hovertext=[f"{escape(row['name'])}: {_gain(row, 2)}" for _, row in some.iterrows()],
+            hoverinfo="text", hovertext=[f"{row['name']}: {_gain(row, 2)}" for _, row in some.iterrows()],
         )  # fmt: skip
     if df["paper"].notna().any():
         fig.add_scatter(

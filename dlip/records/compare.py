@@ -25,6 +25,17 @@ def latest_runs(df: pd.DataFrame) -> pd.DataFrame:
     return df.sort_values("created", kind="stable").drop_duplicates(["name", "role", *TEST_SET, "seed"], keep="last")
 
 
+def warn_of_shared_names(df: pd.DataFrame) -> None:
+    """Warn where runs of one name have different configurations, so that their mean may say little."""
+    configurations = df.groupby(["name", "role", *TEST_SET])["config_hash"].nunique()
+    for name in configurations[configurations > 1].index.unique("name"):
+        warnings.warn(
+            f"runs named {name} have different configurations; if more differs than seeds and folders, give each its "
+            "own --name",
+            stacklevel=3,
+        )
+
+
 def comparable_latencies(df: pd.DataFrame) -> pd.DataFrame:
     """`load`'s table with comparable latencies only; the others are NaN.
 
@@ -86,15 +97,9 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 
     Columns: name, role, data, split, test_images; train_images, model, init_from and command of the latest run; runs
     (number of seeds); each figure (mean) and <figure>_sd (sample standard deviation; NaN of a single run). A repeated
-    run counts once. Warns where runs of one name differ in more than their seed.
+    run counts once.
     """
     groups = latest_runs(df).groupby(["name", "role", *TEST_SET])
-    configurations = groups["config_hash"].nunique()
-    for name in configurations[configurations > 1].index.unique("name"):
-        warnings.warn(
-            f"runs named {name} differ in more than their seed, so their mean says little; give each its own --name",
-            stacklevel=2,
-        )
     about = groups[["train_images", "model", "init_from", "command"]].last()
     spread = groups[FIGURES].std().add_suffix("_sd")
     out = pd.concat([about, groups.size().rename("runs"), groups[FIGURES].mean(), spread], axis=1).reset_index()

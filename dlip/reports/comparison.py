@@ -17,6 +17,7 @@ from dlip.records.compare import (
     retention,
     summary,
     undistilled_twin,
+    warn_of_shared_names,
 )
 from dlip.records.outcomes import outcomes
 from dlip.records.schema import TABLE_SCORES, headline_scores
@@ -37,6 +38,7 @@ def comparison(records: list[dict]) -> pd.DataFrame:
     if there are no records or they have different test sets.
     """
     df = comparable_latencies(latest_runs(frame(records)))
+    warn_of_shared_names(df)
     if len(test_sets := describe_test_sets(df)) != 1:
         raise UserError(
             f"a report compares records of one test set, but these are of: {'; '.join(test_sets) or 'none'}; "

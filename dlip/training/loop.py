@@ -233,7 +233,8 @@ class Meter:
 
 @distributed.raised_by_all()
 def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -> None:
-    """Raise UserError where the weighted terms, the models and the data do not fit together, or a model is packed."""
+    """Raise UserError where the weighted terms, the models and the data do not fit together, or for a student that
+    cannot be trained: in bf16, of several models, a CLIP or SigLIP, packed, or its own teacher."""
     for model in filter(None, (student, teacher)):
         refuse_packed(model.med)
     require_fp32_blip(student.med, "training")

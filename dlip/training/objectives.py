@@ -18,6 +18,9 @@ from dlip.data.batch import Batch
 from dlip.models.features import Features, cosines
 from dlip.models.med import Med
 
+NO_ID = torch.iinfo(torch.int64).min
+"""In place of an image's id where the queue is still empty."""
+
 
 def itc_targets(image_id: Tensor) -> Tensor:
     """Hard ITC labels [C, C] of image ids [C]: equal weight on all captions of the same image, rows sum to 1."""
@@ -109,7 +112,7 @@ class MomentumITC(nn.Module):
         width = med.config.embed_dim
         self.register_buffer("images", F.normalize(torch.randn(self.size, width), dim=-1))
         self.register_buffer("texts", F.normalize(torch.randn(self.size, width), dim=-1))
-        self.register_buffer("ids", torch.full((self.size,), -1))
+        self.register_buffer("ids", torch.full((self.size,), NO_ID))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from dlip.training.config import TrainConfig
 from dlip.training.distillation import Teacher
 from dlip.training.learner import Learner
 from dlip.training.loop import train
+from dlip.training.objectives import NO_ID
 from dlip.training.run_folder import Run
 from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
@@ -195,9 +196,9 @@ def test_losses_and_gradients_equal_those_of_one_process(name, two_processes):
 
 def test_each_process_keeps_its_part_of_the_queue(two_processes):
     ids = [TRAIN[i].image_id for i in range(8)]
-    assert one_step(ALL_TERMS)["queue"] == [ids[i] for i in (0, 2, 3, 4, 5)] + [-1] * 3
-    assert two_processes[1][0]["all"]["queue"] == [ids[i] for i in (0, 2, 3)] + [-1]
-    assert two_processes[1][1]["all"]["queue"] == [ids[4], ids[5], -1, -1]
+    assert one_step(ALL_TERMS)["queue"] == [ids[i] for i in (0, 2, 3, 4, 5)] + [NO_ID] * 3
+    assert two_processes[1][0]["all"]["queue"] == [ids[i] for i in (0, 2, 3)] + [NO_ID]
+    assert two_processes[1][1]["all"]["queue"] == [ids[4], ids[5], NO_ID, NO_ID]
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import nn
 
 from dlip.models.features import Features, Want
 from dlip.training import objectives
-from dlip.training.objectives import MomentumITC, cross_entropy, itc_targets
+from dlip.training.objectives import NO_ID, MomentumITC, cross_entropy, itc_targets
 
 
 def features(ids=None, **values) -> Features:
@@ -159,7 +159,7 @@ def test_the_queue_wraps_around(start):
     """Seven places, five vectors a step: the newest overwrite the oldest."""
     med, out, batch = start
     momentum = MomentumITC(med, queue=7, momentum=1.0)  # encoders that stand still: every step has the same vectors
-    assert momentum.ids.tolist() == [-1] * 7
+    assert momentum.ids.tolist() == [NO_ID] * 7
     places = []
     for start_id in (10, 20, 30):
         out.image_id = torch.arange(5) + start_id
@@ -203,10 +203,10 @@ def test_momentum_update_follows_all_micro_batches(start):
         out.image_id = torch.arange(5) + start_id
         momentum(out, med, batch)
     torch.testing.assert_close(momentum.encoders.state_dict()[name], before)
-    assert momentum.ids.tolist() == [-1] * 12
+    assert momentum.ids.tolist() == [NO_ID] * 12
     momentum.update(med)
     torch.testing.assert_close(momentum.encoders.state_dict()[name], before + 0.1)
-    assert momentum.ids.tolist() == [*range(10, 15), *range(20, 25), -1, -1] and momentum.place == 10
+    assert momentum.ids.tolist() == [*range(10, 15), *range(20, 25), NO_ID, NO_ID] and momentum.place == 10
 
 
 def test_tags_by_hand():
