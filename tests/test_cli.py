@@ -52,13 +52,20 @@ def test_help_covers_every_option_and_ends_with_an_example(name, capsys, monkeyp
     assert len({doc for _, doc in flags}) == len(flags)
 
 
-def test_help_does_not_import_torch():
+def test_parsing_does_not_import_torch():
     code = (
         "import sys, dlip.cli; dlip.cli.parse(['distill', '--teacher', 't', '--size', 's', '--out', 'o']); "
         "print({'torch', 'pandas', 'numpy'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_predictions_are_printed_on_request(capsys):
+    words = ["evaluate", "--model", "scenes/student", "--limit", "2", "--tasks", "vqa", "--latency-repeats", "0"]
+    for more in ([], ["--items"]):
+        assert main([*words, *more, "--json", "-"]) == 0
+        assert ("items" in json.loads(capsys.readouterr().out)) == bool(more)
 
 
 def test_models_as_text_and_as_json(capsys):
@@ -154,10 +161,13 @@ def test_advise(tmp_path, capsys):
     assert main([*words, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["kept"]["tr1"] == 87.5
     append(make_record("far") | {"data": "photos"}, tmp_path / "runs.jsonl")
-    assert main(words) == 2 and "choose one of them with --data" in capsys.readouterr().err
+    assert main(words) == 2 and "choose with --data and --split" in capsys.readouterr().err
     assert main([*words, "--data", "none"]) == 2
     assert "no record is of none; choose one of scenes test, photos test" in capsys.readouterr().err
     assert main([*words, "--data", "scenes", "--split", "test"]) == 0 and capsys.readouterr().out == printed
+    for flag, cost in (("--max-gflops", "GFLOPs"), ("--max-latency", "ms")):
+        assert main([words[0], flag, "0.001", *words[3:], "--data", "scenes"]) == 0
+        assert f"within 0.001 {cost}" in capsys.readouterr().out
     assert main([*words[:1], *words[3:]]) == 2
     assert "advice needs a budget" in capsys.readouterr().err
 

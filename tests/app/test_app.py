@@ -86,12 +86,12 @@ def test_tokens_and_flops_are_counted(function, options, image_path, monkeypatch
 
 
 @pytest.mark.parametrize("backend", ["dlip, packed", "onnxruntime"])
-def test_optimized_models_give_the_same_results(backend, image_path, tmp_path, monkeypatch, request):
+def test_optimized_models_give_the_same_results(backend, image_path, tmp_path, monkeypatch, request, fix_models):
     if backend == "onnxruntime":
         pytest.importorskip("onnxruntime")
         graphs = request.getfixturevalue("exported_student")
         monkeypatch.setattr("dlip.export.onnx_export.trace", reuse_graphs(graphs))
-    monkeypatch.setattr(models, "_fixed", (STUDENT,))  # no undistilled student beside it
+    fix_models([STUDENT])  # no undistilled student beside it
     texts, both = "a small red circle\na photo", dict(teacher=STUDENT, student=STUDENT)
     captions, rankings = compare.captions(image_path, **both), compare.rankings(image_path, **both, candidates=texts)
     monkeypatch.chdir(tmp_path)  # where converted models are kept
@@ -238,7 +238,7 @@ def test_differing_words_are_marked_and_texts_escaped(image_path):
     assert "<mark>" not in compare.show_captions(result, (TEACHER, OTHER))
 
 
-def test_the_undistilled_student_is_shown_beside_a_shipped_one(image_path, monkeypatch):
+def test_the_undistilled_student_is_shown_beside_a_shipped_one(image_path, fix_models):
     names = {"teacher": TEACHER, "student": STUDENT, "undistilled": OTHER}
     for function, show, options in (
         (compare.captions, compare.show_captions, {}),
@@ -256,7 +256,7 @@ def test_the_undistilled_student_is_shown_beside_a_shipped_one(image_path, monke
     for student in (OTHER, TEACHER):  # which have none
         assert "undistilled" not in (result := compare.captions(image_path, TEACHER, student))
         assert compare.show_captions(result, (TEACHER, student)).count("<article") == 2
-    monkeypatch.setattr(models, "_fixed", (TEACHER, STUDENT))
+    fix_models([TEACHER, STUDENT])
     assert "undistilled" not in compare.captions(image_path, TEACHER, STUDENT)
 
 
@@ -273,7 +273,7 @@ def test_out_of_domain_images_get_a_hint():
     assert not any(images.is_drawing(example.image.convert("L").convert("RGB")) for example in images.photographs())
 
 
-def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):
+def test_the_color_of_a_student_is_that_of_its_role(tmp_path, fix_models):
     assert models.role(TEACHER, "teacher") == "teacher" and models.role(STUDENT, "student") == "distilled"
     assert models.role(OTHER, "student") == "undistilled" and models.role("scenes/none", "student") == "distilled"
     assert models.role(f"{OTHER}@96", "student") == "undistilled"  # at another image size
@@ -283,10 +283,9 @@ def test_the_color_of_a_student_is_that_of_its_role(tmp_path, monkeypatch):
     assert models.role(str(tmp_path), "student") == "distilled"
     (tmp_path / "record.json").write_text(json.dumps({"role": "undistilled"}))
     assert models.role(str(tmp_path), "student") == "undistilled"  # trained again
-    monkeypatch.setattr(models, "_fixed", ())
-    models.fix([TEACHER, OTHER])  # no file of another model is read
+    fix_models([TEACHER, OTHER])  # no file of another model is read
     assert models.role(str(tmp_path), "student") == "distilled" and models.role(OTHER, "student") == "undistilled"
-    models.fix(None)
+    fix_models(None)
     assert models.role(str(tmp_path), "student") == "undistilled"
     assert models.role("x" * 3000, "student") == "distilled"
 
@@ -322,11 +321,11 @@ def test_examples():
     assert all(example.question and len(set(example.captions)) == 4 for example in images.examples())
 
 
-def test_the_page_opens_with_models_that_know_its_first_image(monkeypatch):
+def test_the_page_opens_with_models_that_know_its_first_image(monkeypatch, fix_models):
     assert models.defaults() == (PHOTO_TEACHER, "photos/student")
-    monkeypatch.setattr(models, "_fixed", (TEACHER, STUDENT))
+    fix_models([TEACHER, STUDENT])
     assert images.examples()[0].name.startswith("Scene")
-    monkeypatch.setattr(models, "_fixed", ())
+    fix_models(None)
     monkeypatch.setattr(models, "built_in_models", lambda data="scenes": [TEACHER, STUDENT] * (data == "scenes"))
     assert models.defaults() == (TEACHER, STUDENT) and images.examples()[0].name.startswith("Scene")
 
@@ -358,8 +357,8 @@ def test_an_example_switches_two_shipped_models_that_do_not_know_it(kind, chosen
     assert sentence == (gr.skip() if expected == chosen else images.examples()[place].captions[0])
 
 
-def test_models_that_cannot_be_chosen_are_not_switched_to(monkeypatch):
+def test_models_that_cannot_be_chosen_are_not_switched_to(fix_models):
     chosen = (PHOTO_TEACHER, "photos/student")
     assert models.pair_for("scenes", (PHOTO_TEACHER, "photos/student-undistilled")) == (TEACHER, OTHER)
-    monkeypatch.setattr(models, "_fixed", (*chosen, STUDENT))
+    fix_models([*chosen, STUDENT])
     assert models.pair_for("scenes", chosen) == chosen

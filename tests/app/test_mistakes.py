@@ -92,13 +92,6 @@ def test_invalid_texts_and_models_are_refused(image_path):
     assert compare.answers(image_path, TEACHER, STUDENT, long)["teacher"]["answers"]
 
 
-@pytest.fixture
-def fix_models():
-    """`models.fix`, undone afterwards."""
-    yield models.fix
-    models.fix(None)
-
-
 def test_only_fixed_models_can_be_chosen(fix_models, image_path):
     fix_models([OTHER, STUDENT])
     assert models.choices() == [OTHER, STUDENT] and models.defaults() == (OTHER, STUDENT)

@@ -13,8 +13,10 @@ from gradio_client import Client, handle_file
 from gradio_client.utils import Status
 
 import dlip
-from app import events, models
+from app import events, models, security
+from app.page import serve
 from app.served import served
+from dlip.checkpoints.load import built_in_models
 from dlip.common.errors import UserError
 
 TEACHER, STUDENT = "scenes/teacher", "scenes/student"
@@ -42,6 +44,22 @@ def test_a_signal_ends_the_app_and_deletes_uploads(number, code, image_path, tmp
         app.send_signal(number)
         assert app.wait(30) == code
     assert not list(tmp_path.glob("dlip-app-*"))
+
+
+def test_a_shared_app_offers_the_shipped_models_only(fix_models, monkeypatch):
+    launched = {}
+
+    def launch(page, **options):
+        launched.update(options)
+        raise OSError
+
+    monkeypatch.setattr("gradio.Blocks.launch", launch)
+    for name in ("GRADIO_TEMP_DIR", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(UserError, match="cannot listen"):
+        serve(share=True)
+    assert set(models.choices()) == set(built_in_models()) and models.are_fixed()
+    assert len(launched["app_kwargs"]["middleware"]) == len(security.middleware(local_only=False))
 
 
 def test_requests_cannot_bypass_the_queue(app_address):

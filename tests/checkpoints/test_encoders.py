@@ -151,10 +151,14 @@ def test_another_grid_equals_the_stock_interpolation(tokenizer, tmp_path):
 
 @torch.no_grad()
 def test_depth_and_width_of_a_vit(tokenizer, tmp_path):
-    stock_model, vlm = model("vit"), student(tokenizer, image_layers=2, image_width=64, image_heads=1, image_mlp=128)
+    stock_model, smaller = model("vit"), dict(image_layers=2, image_width=64, image_heads=1, image_mlp=128)
     stock_model.save_pretrained(tmp_path)
-    assert initialize(vlm, f"image={tmp_path}")
-    assert states(vlm).isfinite().all()
+    whole, from_vit, from_blip = student(tokenizer), student(tokenizer, **smaller), student(tokenizer, **smaller)
+    initialize(whole, f"image={tmp_path}")
+    whole.save(tmp_path / "whole")
+    initialize(from_vit, f"image={tmp_path}")
+    initialize(from_blip, f"image={tmp_path / 'whole'}")
+    torch.testing.assert_close(states(from_vit), states(from_blip), atol=0, rtol=0)
     with pytest.raises(UserError, match="no wider"):
         initialize(student(tokenizer, image_width=256, image_heads=4), f"image={tmp_path}")
     with pytest.raises(UserError, match="no weights for the text"):

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from dlip import records
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common import distributed
 from dlip.common.errors import UserError
@@ -24,6 +25,8 @@ from dlip.data.folders.dataset import Folder
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.tokenizer import Tokenizer
+from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
+from dlip.experiments.run import run
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
 from dlip.training.config import TrainConfig
@@ -49,6 +52,10 @@ RUN = TrainConfig(
     weights={**VLP, "tags": 1.0, **HR, "kd.itm": 1.0},
 )  # fmt: skip
 QUEUED_RUN = RUN.replace(momentum=0.9, queue=12, eval_every=3)
+RECORDED = ExperimentConfig(
+    "scenes-student:image_layers=1,text_layers=2", tokenizer="scenes/teacher", data=DataConfig(limit=8),
+    train=RUN.replace(steps=2, weights={"itc": 1.0}), evaluation=HeldOutConfig(limit=4, latency_repeats=0),
+)  # fmt: skip
 MUON_RUN = RUN.replace(optimizer="muon")
 
 
@@ -134,6 +141,7 @@ def run_process(rank: int, folder: Path, port: int) -> None:
     images.image_fault = lambda i: checked.append(i) or ("faulty" if i == 1 else None)
     images.verify()
     results["kept"] = len(images)
+    run(RECORDED, folder / "recorded", folder / "records.jsonl", progress=False)
     student, teacher = make_models()
     train(student, TRAIN, RUN, folder / "plain", teacher, progress=False)
     student, teacher = make_models()
@@ -192,6 +200,10 @@ def test_losses_and_gradients_equal_those_of_one_process(name, two_processes):
     for parameter, gradient in whole["gradients"].items():
         for part in parts:
             torch.testing.assert_close(part["gradients"][parameter], gradient, atol=1e-5, rtol=1e-4, msg=parameter)
+
+
+def test_processes_leave_one_record(two_processes):
+    assert len(records.read(two_processes[0] / "records.jsonl")) == 1
 
 
 def test_each_process_keeps_its_part_of_the_queue(two_processes):

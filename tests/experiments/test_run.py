@@ -264,7 +264,7 @@ def test_a_run_is_measured_by_one_process_at_a_time(tmp_path, monkeypatch):
         pass
 
 
-def test_only_the_first_process_of_a_machine_prints(damaged, monkeypatch, capsys):
+def test_only_the_first_process_of_a_machine_warns(damaged, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     words = ["evaluate", "--model", "scenes/student", *damaged, "--tasks", "retrieval", "--latency-repeats", "0"]
     with warnings.catch_warnings(record=True) as told:

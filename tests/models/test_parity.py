@@ -91,9 +91,10 @@ def test_answers(med):
     answers, _ = texts(3, 4)
     ids = first_token(ids, 6)
     states = med.question_states(med.fuse(ids, mask, med.encode_image(pixels)))
-    expected = stock(ids, pixels, decoder_input_ids=first_token(answers, 5), attention_mask=mask)
+    image_states = stock.vision_model(pixels).last_hidden_state
+    expected = stock.text_encoder(ids, attention_mask=mask, encoder_hidden_states=image_states).last_hidden_state
+    torch.testing.assert_close(states, expected, atol=1e-4, rtol=0)
     result = med.decode(answers, states, mask)
-    assert expected.image_embeds.shape == (3, 10, med.config.image_width)
     stock_logits = stock.text_decoder(first_token(answers, 5), encoder_hidden_states=states).logits
     torch.testing.assert_close(result, stock_logits, atol=1e-4, rtol=0)
     prompt = torch.full((3, 1), 5)

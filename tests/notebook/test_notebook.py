@@ -327,11 +327,6 @@ def test_charts_without_a_browser(monkeypatch):
     assert execute.add_images(book) == 1 and PLOTLY_MIME in book.cells[0].outputs[1]["data"]
 
 
-def test_unknown_grid():
-    with pytest.raises(UserError, match="there is no grid"):
-        notebook.records("nothing")
-
-
 def test_a_teacher_in_int8_is_no_student(tmp_path, capsys):
     path = tmp_path / "some.jsonl"
     lines = [

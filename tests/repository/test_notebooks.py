@@ -76,9 +76,6 @@ def test_committed_copy_is_executed(path):
 def test_structure_of_a_notebook(path):
     cells = nbformat.read(path, 4).cells
     assert cells[0].source.startswith(f"# {int(path.stem[:2])}. ")
-    assert "**Aim.**" in cells[0].source and "**Run time.**" in cells[0].source
-    assert "RERUN = False" in cells[1].source
-    assert any("## What we learned" in cell.source for cell in cells[-3:])
     assert sum(execute.LIVE_TAG in cell.metadata.get("tags", ()) for cell in cells) == 1
 
 

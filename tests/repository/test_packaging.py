@@ -76,12 +76,6 @@ def test_environment_installs_every_extra():
     assert PROJECT["requires-python"] == python.replace("python=", ">=")
 
 
-def test_operating_systems():
-    """Windows is none of them: `records` locks with fcntl."""
-    systems = {name for name in PROJECT["classifiers"] if name.startswith("Operating System")}
-    assert systems == {"Operating System :: MacOS", "Operating System :: POSIX :: Linux"}
-
-
 def test_dependencies_are_ranges():
     loose_range = re.compile(r"[\w-]+(\[\w+\])?>=[\d.]+(,<[\d.]+)?")
     assert [requirement for requirement in REQUIREMENTS if not loose_range.fullmatch(requirement)] == []

@@ -1,7 +1,10 @@
 """The loop: it learns, follows its schedule, resumes to the last bit, and says what is wrong."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from PIL import Image
 
 from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
@@ -164,17 +167,33 @@ def test_batches_have_the_larger_images_and_the_students_longest_text(student, t
 
 @pytest.mark.parametrize(
     ("term", "change"),
-    [("lm", {"label_smoothing": 0.5}), ("vqa", {"questions": 3}), ("itc", {"augment": True}),
+    [("lm", {"label_smoothing": 0.5}), ("vqa", {"questions": 3}), ("itc", {"augment": True}), ("itc", {"alpha": 0.0}),
      ("hr.text", {"center_states": True}), ("hr.text", {"learn_teacher_projection": False})],
 )  # fmt: skip
 def test_options_reach_the_losses(term, change, make_vlm, tmp_path):
-    config = SHORT.replace(steps=2, warmup=0, weights={term: 1.0}, label_smoothing=0.0)
+    config = SHORT.replace(steps=2, warmup=0, weights={term: 1.0}, label_smoothing=0.0, momentum=0.9)
     losses = []
     for name, changes in (("plain", {}), ("changed", change)):
         teacher = make_vlm(2) if "." in term else None
         run = train(make_vlm(1), TRAIN_SCENES, config.replace(**changes), tmp_path / name, teacher, progress=False)
         losses.append(run.losses()[term])
     assert losses[0][-1] != pytest.approx(losses[1][-1], abs=1e-6)
+
+
+def test_flip_mirrors_photographs(make_vlm, tmp_path):
+    class Photographs(Scenes):
+        def __getitem__(self, i: int):
+            item = super().__getitem__(i)
+            return replace(item, image=Image.fromarray(item.image), captions=["a circle"], questions=[])
+
+    config, losses = SHORT.replace(steps=2, warmup=0, weights={"lm": 1.0}, augment=True), []
+    for flip in (False, True):
+        run = train(
+            make_vlm(1), Photographs("train-small", size=24), config.replace(flip=flip), tmp_path / str(flip),
+            progress=False,
+        )  # fmt: skip
+        losses.append(run.losses()["lm"][0])
+    assert losses[0] != pytest.approx(losses[1], abs=1e-7)
 
 
 def test_epochs_become_steps(make_vlm, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 
 import pytest
 
@@ -53,12 +52,8 @@ def test_options_override_a_recipe_in_any_position():
         experiment("train", "--rec", "vqa", "--size", "scenes-student")
 
 
-def test_documented_commands_parse():
-    lines = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("dlip ")]
-    commands = [words for words in commands if "--recipe" in words]
-    assert {words[words.index("--recipe") + 1] for words in commands} == set(RECIPES)
-    assert all(parse(words)[1].experiment.teacher.startswith("Salesforce/") for words in commands)
+def test_every_recipe_is_documented():
+    assert set(re.findall(r"^dlip \w+ --recipe (\w+)", PAGE, re.MULTILINE)) == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)

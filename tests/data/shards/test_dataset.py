@@ -143,10 +143,10 @@ def test_resumed_epoch_is_bit_exact(tmp_path, tiny, workers):
 
 def test_malicious_names_reach_no_file(tmp_path):
     """Nothing is unpacked: neither names that point elsewhere nor links create a file."""
-    shard = tmp_path / "in" / "0.tar"
-    shard.parent.mkdir()
+    shard = tmp_path / "a" / "b" / "0.tar"
+    shard.parent.mkdir(parents=True)
     with tarfile.open(shard, "w") as tar:
-        for name in ("../../evil.jpg", "../../evil.txt", "/etc/evil.jpg", "/etc/evil.txt"):
+        for name in ("../../evil.jpg", "../../evil.txt", f"{tmp_path}/evil.jpg", f"{tmp_path}/evil.txt"):
             content = jpeg(1) if name.endswith("jpg") else b"a text"
             member = tarfile.TarInfo(name)
             member.size = len(content)

@@ -73,9 +73,14 @@ def test_metrics_and_rows(tiny, scenes):
 @torch.inference_mode()
 def test_images_beyond_the_memory_limit_are_encoded_again(tiny, scenes, monkeypatch):
     tiny.med.eval()
+    encode, encoded = type(tiny.med).encode_image, []
+    monkeypatch.setattr(
+        type(tiny.med), "encode_image", lambda med, pixels: encoded.append(len(pixels)) or encode(med, pixels)
+    )
     kept = predict(tiny, scenes, k=3, batch_size=3, progress=False)
-    monkeypatch.setattr(retrieval, "MAX_STATE_BYTES", 50_000)  # of one batch, not of two
+    monkeypatch.setattr(retrieval, "MAX_STATE_BYTES", 50_000)  # of two batches, not of three
     again = predict(tiny, scenes, k=3, batch_size=3, progress=False)
+    assert encoded == [3, 3, 2] + 2 * [3, 3, 2]
     assert torch.equal(kept.tr.scores, again.tr.scores) and torch.equal(kept.ir.scores, again.ir.scores)
 
 

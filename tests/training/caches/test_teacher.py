@@ -203,8 +203,6 @@ def test_data_without_captions_are_refused(teacher, images, tmp_path):
 
 
 FILL = """
-import sys, torch
-sys.path.insert(0, {tests!r})
 from dlip.training.caches.teacher import TeacherCache
 from dlip.data.collate import Collate
 from dlip.data.scenes.dataset import Scenes
@@ -221,7 +219,7 @@ def test_killed_filling_resumes_to_the_same_bytes(teacher, tmp_path, monkeypatch
     teacher.save(tmp_path / "model")
     teacher.med.eval()
     root = tmp_path / "killed"
-    code = FILL.format(tests="", model=str(tmp_path / "model"), root=str(root))
+    code = FILL.format(model=str(tmp_path / "model"), root=str(root))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(root.glob("*/cache.json")):
         time.sleep(0.01)
