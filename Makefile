@@ -109,7 +109,7 @@ photos: $(INSTALLED) ## train the shipped photo models again; PHOTOS=FOLDER hold
 	.venv/bin/dlip $(ALONE) --init-from backbone=imagenet --lr 2e-3 --warmup 100 --batch-size 64 --steps 2500 --feature-views 2 \
 		--out runs/photos-undistilled-stage1
 	.venv/bin/dlip $(ALONE) --init-from runs/photos-undistilled-stage1 --lr 1e-3 --backbone-lr 5e-4 --backbone-stages 2 --warmup 50 \
-		--batch-size 96 --steps 1500 --seed 1 --feature-views 4 --name student-undistilled --out runs/photos-student-undistilled
+		--batch-size 96 --steps 3136 --seed 1 --feature-views 4 --name student-undistilled --out runs/photos-student-undistilled
 	.venv/bin/dlip $(DISTILLED) --init-from backbone=imagenet --lr 2e-3 --backbone-lr 1e-3 --warmup 100 --steps 6000 \
 		--weights itc,kd.itc,hr.image=10,hr.text=10 --out runs/photos-student-stage1
 	.venv/bin/dlip $(DISTILLED) --init-from runs/photos-student-stage1 --lr 1e-3 --backbone-lr 5e-4 --warmup 50 --steps 1200 --seed 1 \
