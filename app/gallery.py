@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from markupsafe import Markup
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -74,11 +74,10 @@ class Gallery:
         """The image, scaled down to `MAX_SIDE`. Raises UserError if it can no longer be read."""
         entry = self.entries[place]
         try:
-            image = as_pil(entry.dataset[entry.index].image).copy()
+            image = as_pil(entry.dataset[entry.index].image)
         except UserError:  # names the file on this machine
             raise UserError("an image of the gallery can no longer be read; restart the app") from None
-        image.thumbnail((MAX_SIDE, MAX_SIDE))
-        return image
+        return image if max(image.size) <= MAX_SIDE else ImageOps.contain(image, (MAX_SIDE, MAX_SIDE))
 
     def caption(self, place: int) -> str:
         return self.entries[place].caption
