@@ -1,7 +1,6 @@
 """Images with their captions and questions, and what several models generate for them."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,9 @@ if TYPE_CHECKING:
     from dlip.vlm import VLM
 
 
-def photographs() -> list[Item]:
-    """The photographs that gradio ships, without texts; none where it is not installed."""
-    if not (gradio := find_spec("gradio")):
-        return []
-    folder = Path(gradio.origin).parent / "media_assets" / "images"
-    return [Item(read_image(file), i, []) for i, file in enumerate(sorted(folder.glob("*.jpg")))]
+def photographs(folder: str) -> list[Item]:
+    """The JPEG images of a folder, without texts, in the order of their names."""
+    return [Item(read_image(file), i, []) for i, file in enumerate(sorted(Path(folder).glob("*.jpg")))]
 
 
 def gallery(items: Sequence):
