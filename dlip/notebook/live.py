@@ -149,7 +149,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     student.med.eval()
     done = max(losses.get("step", ()), default=0)
     print(f"{done} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}; the same in a terminal:")
-    print(experiment.command("runs/mine"))
+    print(experiment.command("runs/live"))
     return LiveStudent(student, experiment.role, losses, seconds)
 
 

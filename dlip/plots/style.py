@@ -21,7 +21,7 @@ LABELS = {
     "itc_tr1": ("TR@1 by ITC alone", "%"), "itc_ir1": ("IR@1 by ITC alone", "%"),
     "bleu4": ("BLEU-4", "x 100"), "meteor": ("METEOR", "x 100"), "rougeL": ("ROUGE-L", "x 100"),
     "cider": ("CIDEr", "x 100"), "spice": ("SPICE", "x 100"), "facts_f1": ("facts F1", "%"),
-    "composite": ("composite score", "% of the range from chance to the teacher"),
+    "composite": ("composite score", "% of the range from floor to teacher"),
     "vqa": ("VQA over all questions", "%"), "vqa_mean": ("VQA by type", "%, mean over types"),
     "pointing": ("words that point at their object", "%"), "mass": ("attention on the word's object", "%"),
     "pointing_decoder": ("generated words that point at their object", "%"),

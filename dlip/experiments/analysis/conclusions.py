@@ -35,7 +35,7 @@ from dlip.training.terms import abilities, weights
 
 HOLDS, FAILS, EQUAL, UNRESOLVED = "holds", "fails", "equal", "unresolved"
 READING = (
-    "Points: share of the range from chance to the teacher, in %, mean of IR@1, facts F1 and VQA. Brackets: one-sided\n"
+    "Points: share of the range from floor to teacher, in %, mean of IR@1, facts F1 and VQA. Brackets: one-sided\n"
     f"95% limits over seeds and test images. Equal: both are within {MARGIN:g} points. Rules: docs/ablations.md."
 )
 """How to read `figures`."""
