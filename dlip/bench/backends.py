@@ -79,7 +79,7 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
     rows = [row_of_peak(name, peak) for name, peak in peaks.items()]
     rows += [
         {"name": f"{name} {precision}", "precision": precision, "cannot": reason}
-        for name in backends.CLASSES if name not in OWN for precision, reason in backends.lacks(name).items()
+        for name in backends.CLASSES if name not in OWN for precision, reason in backends.backend(name).lacks.items()
     ]  # fmt: skip
     for model in (*RANDOM, *SHIPPED):
         with TemporaryDirectory() as folder:  # the conversions of BLIP-Base take some 10 GB
@@ -87,7 +87,7 @@ def run(rounds: int = 5) -> tuple[dict, list[dict]]:
             cells = cells if model in RANDOM else [Cell("caption", 1)]
             rows += compare(model, saved(model, Path(folder)), Path(folder), cells, rounds, threads, peaks)
     settings = {"image_size": 224, "beams": BEAMS, "tokens": TOKENS, "text_tokens": TEXT, "rounds": rounds}
-    versions = backends.releases(package for name in backends.CLASSES for package in backends.packages(name))
+    versions = backends.releases(package for name in backends.CLASSES for package in backends.backend(name).packages)
     return settings | {"threads": threads, **versions}, rows
 
 
@@ -113,7 +113,7 @@ def compare(
         with ExitStack() as stack:
             workers, errors = {}, {}
             for name, own in variants:
-                if own in backends.lacks(name):
+                if own in backends.backend(name).lacks:
                     continue
                 job = (name, own, threads, path, folder / f"{name}-{own}", inputs.images)
                 try:

@@ -128,11 +128,15 @@ class Evaluate(Figures):
 
 def evaluate(options: Evaluate) -> None:
     """Evaluate a model on a data set."""
-    from dlip.commands.optimized import evaluate_optimized
-    from dlip.experiments.run import evaluate_model
+    from dlip.experiments.measure import evaluate_model
 
-    run = evaluate_optimized if options.optimize else evaluate_model
-    metrics = run(options.evaluation, options.results, progress=options.json != "-")
+    config = options.evaluation
+    others = {"answers": config.answers, "bounds": config.bounds, "precision": config.precision != "fp32"}
+    others |= {"latency-repeats": config.measure.latency_repeats != MeasureConfig.latency_repeats}
+    refused = [name for name, given in (others | {"results": options.results}).items() if given]
+    if options.optimize and refused:
+        raise UserError(f"--optimize and --{refused[0]} exclude each other")
+    metrics = evaluate_model(config, options.results, options.json != "-", options.optimize)
     if not options.items:
         del metrics["items"]
     options.show(metrics, lambda: json.dumps(metrics, indent=1))

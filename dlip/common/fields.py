@@ -24,25 +24,16 @@ TYPE_NAMES = {
 }  # fmt: skip
 
 
-def option(
-    default: Any = MISSING,
-    *,
-    factory: Callable[[], Any] = MISSING,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    **command_line,
-) -> Any:
-    """A dataclass field with bounds and, in `command_line`, what `dlip.common.options` reads of it.
+def option(default: Any = MISSING, *, factory: Callable[[], Any] = MISSING, **metadata) -> Any:
+    """A dataclass field with bounds and what `dlip.common.options` reads of it. metadata: any of
 
-    least, most: inclusive bounds. above: exclusive lower bound. command_line: any of
+    - least, most: inclusive bounds. above: exclusive lower bound.
     - flag: name of its flag, if not the field's; `inverse`: the flag turns the field off; `negatable`: a --no-FLAG too.
     - positional: it has no flag. required: it must be passed, though the class has a default. hidden: it has no flag.
     - command: the only command that has it.
     - parse, show: from text to value, and back; metavar, choices: as in argparse; const: value of the flag alone.
     """
-    bounds = {name: value for name, value in (("least", least), ("above", above), ("most", most)) if value is not None}
-    return field(default=default, default_factory=factory, metadata=bounds | command_line)
+    return field(default=default, default_factory=factory, metadata=metadata)
 
 
 def base_type(f: Field) -> type:
@@ -111,27 +102,23 @@ def check(config, prefix: str) -> None:
             raise UserError(f"{name} is {value}; give {', '.join([TYPE_NAMES[base_type(f)], *limits])}")
 
 
-def check_types(cls: type, values: dict, what: str) -> None:
-    """Raise UserError where JSON `values` are not an object of fields of `cls`, each of its field's type."""
+def from_dict(cls: type, values: dict, what: str):
+    """A dataclass from its JSON; lists become tuples, and objects the dataclasses of their fields.
+
+    Raises UserError where `values` are not an object of fields of `cls`, each of its field's type, and what the class
+    itself refuses.
+    """
     if not isinstance(values, dict):
         raise UserError(f"the {what} configuration is {values!r}, which is not an object of names and values")
     known = {f.name: f for f in fields(cls)}
     if unknown := sorted(set(values) - set(known)):
         raise UserError(f"the {what} configuration has the unknown name {unknown[0]!r}; {cls.__name__} has them all")
+    read = {}
     for name, value in values.items():
-        if not _valid(value, known[name].type):
+        kind = known[name].type
+        if not _valid(value, kind):
             raise UserError(f"{what}.{name} is {value!r}; it has to be {TYPE_NAMES[base_type(known[name])]}")
-
-
-def from_dict(cls: type, values: dict, what: str):
-    """A dataclass from its JSON; lists become tuples, and objects the dataclasses of their fields.
-
-    Raises UserError as `check_types` does, and what the class itself refuses.
-    """
-    check_types(cls, values, what)
-    kinds = {f.name: f.type for f in fields(cls)}
-    read = {name: from_dict(kinds[name], value, name) if is_dataclass(kinds[name]) else value
-            for name, value in values.items()}  # fmt: skip
+        read[name] = from_dict(kind, value, name) if is_dataclass(kind) else value
     missing = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING and f.name not in read]
     if missing:
         raise UserError(f"the {what} configuration has no {missing[0]}; add it")

@@ -8,7 +8,7 @@ alike.
 import time
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from dlip.models.tasks import TASKS
 
 if TYPE_CHECKING:
     from dlip.vlm import VLM
+
+K = TypeVar("K")
 
 
 class Workload:
@@ -131,9 +133,16 @@ def can_match(model: "Med | VLM") -> bool:
 
 
 def workloads(models: "dict[str, Med | VLM]", task: str, **size) -> dict[str, Workload]:
-    """The same task of every model: retrieval without ITM's score if one of them lacks it."""
+    """The same task of every model: retrieval without ITM's score if one of them lacks it.
+
+    Raises UserError as `Workload`, and for models on different devices, whose times cannot be compared.
+    """
     matching = all(map(can_match, models.values()))
-    return {name: Workload(model, task, matching=matching, **size) for name, model in models.items()}
+    work = {name: Workload(model, task, matching=matching, **size) for name, model in models.items()}
+    if len({load.pixels.device for load in work.values()}) > 1:
+        places = ", ".join(f"{name} on {load.pixels.device}" for name, load in work.items())
+        raise UserError(f"times on different devices cannot be compared: {places}; move the models to one of them")
+    return work
 
 
 @torch.inference_mode()
@@ -149,25 +158,16 @@ def compare_latency(
 
     Times are median "p50_ms" and "p95_ms" of the task and of each of its "modules"; `size` as in `Workload`.
     In each of `warmup` + `repeats` rounds the models take turns at the task, then at each module. `progress` is called
-    with the fraction done, 0 to 1, after each timed call. Raises UserError as `Workload`, and for models on different
-    devices.
+    with the fraction done, 0 to 1, after each timed call. Raises UserError as `workloads`.
     """
     work = workloads(models, task, **size)
-    if len({load.pixels.device for load in work.values()}) > 1:
-        places = ", ".join(f"{name} on {load.pixels.device}" for name, load in work.items())
-        raise UserError(f"times on different devices cannot be compared: {places}; move the models to one of them")
-    calls = {name: {"total": load, **load.modules()} for name, load in work.items()}
-    times = {name: {part: [] for part in parts} for name, parts in calls.items()}  # ms
-    turns = list(product(range(warmup + repeats), next(iter(calls.values())), calls))
-    for done, (turn, part, name) in enumerate(turns, 1):
-        ms = _time(calls[name][part], work[name].pixels.device)
-        if turn >= warmup:
-            times[name][part].append(ms)
-        if progress:
-            progress(done / len(turns))
+    modules = {name: {"total": load, **load.modules()} for name, load in work.items()}
+    parts = next(iter(modules.values()))
+    calls = {(part, name): modules[name][part] for part in parts for name in work}
+    times = _in_turns(calls, warmup, repeats, next(iter(work.values())).pixels.device, progress)
     out = {}
-    for name, parts in times.items():
-        spread = {part: _percentiles(ms) for part, ms in parts.items()}
+    for name in work:
+        spread = {part: _percentiles(times[part, name]) for part in parts}
         settings = {**work[name].settings, "repeats": repeats, "warmup": warmup}
         out[name] = {**settings, **spread.pop("total"), "modules": spread}
     first = next(iter(out.values()))["p50_ms"]
@@ -186,22 +186,35 @@ def throughput(
     """Name -> items per second at each batch size: the batch size / the median time of the task end to end.
 
     The models take turns at each batch size, after one warm-up round. `progress` is called with the fraction done, 0 to
-    1, after each timed call. Raises UserError as `Workload`.
+    1, after each timed call. Raises UserError as `workloads`.
     """
     out = {name: [] for name in models}
     for place, batch in enumerate(batches):
         work = workloads(models, task, batch=batch, **size)
-        times = {name: [] for name in models}  # ms
-        turns = list(product(range(1 + repeats), work.items()))
-        for done, (turn, (name, load)) in enumerate(turns, 1):
-            ms = _time(load, load.pixels.device)
-            if turn:
-                times[name].append(ms)
-            if progress:
-                progress((place + done / len(turns)) / len(batches))
+        report = progress and (lambda done, place=place: progress((place + done) / len(batches)))
+        times = _in_turns(work, 1, repeats, next(iter(work.values())).pixels.device, report)
         for name, some in times.items():
             out[name].append(1000 * batch / float(np.median(some)))
     return out
+
+
+def _in_turns(
+    calls: dict[K, Callable[[], object]],
+    warmup: int,
+    rounds: int,
+    device: torch.device,
+    progress: Callable[[float], object] | None,
+) -> dict[K, list[float]]:
+    """Milliseconds of each call in each of `rounds`, after `warmup` others; in a round every call runs once."""
+    times = {key: [] for key in calls}
+    turns = list(product(range(warmup + rounds), calls))
+    for done, (turn, key) in enumerate(turns, 1):
+        ms = _time(calls[key], device)
+        if turn >= warmup:
+            times[key].append(ms)
+        if progress:
+            progress(done / len(turns))
+    return times
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:

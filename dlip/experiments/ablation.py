@@ -24,6 +24,7 @@ from dlip.experiments import history, run
 from dlip.experiments.analysis import claims
 from dlip.experiments.config import DataConfig, EvaluationConfig
 from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan, Row, grid
+from dlip.experiments.measure import measure_model, remeasured_record
 from dlip.experiments.workers import work
 from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import warn_if_emulated
@@ -224,7 +225,7 @@ def _measured_teacher(job: Job) -> dict:
         bounds=job.row.role == "teacher",
         measure=plan.measure(),
     )
-    record = run.remeasured_record(config, *run.measure_model(config, False, VLM.load(plan.teacher)))
+    record = remeasured_record(config, *measure_model(config, False, VLM.load(plan.teacher)))
     return record | {"name": job.name, "role": job.row.role}
 
 

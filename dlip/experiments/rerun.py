@@ -9,7 +9,8 @@ from dlip.common.errors import UserError
 from dlip.common.text import one_line
 from dlip.experiments.config import EvaluationConfig, ExperimentConfig
 from dlip.experiments.history import models_of
-from dlip.experiments.run import measure_model, remeasured_record, run, same_experiment
+from dlip.experiments.measure import measure_model, remeasured_record
+from dlip.experiments.run import run, same_experiment
 
 
 def find_record(path: str | Path, name: str | None = None, seed: int | None = None) -> dict:

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,34 +13,25 @@ import torch
 
 from dlip import data as data_sets
 from dlip.checkpoints.init_from import check_backbone, initialize
-from dlip.common import distributed, machine
+from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.common.files import write_json
-from dlip.cost.count import summary
-from dlip.cost.latency import compare_latency
-from dlip.cost.memory import memory
-from dlip.data.folders.vqa2 import read_answers
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.texts import texts_of, warn_of_lost_texts
 from dlip.data.tokenizer import Tokenizer
-from dlip.evaluation import attention_maps
-from dlip.evaluation.bounds import bounds
-from dlip.evaluation.tasks import check_tasks, evaluate
-from dlip.experiments.config import DataConfig, EvaluationConfig, ExperimentConfig, HeldOutConfig
-from dlip.experiments.history import history, made_elsewhere, model_record, models_of
+from dlip.experiments.config import ExperimentConfig
+from dlip.experiments.history import history, models_of
+from dlip.experiments.measure import held_out, measure, note_skipped
 from dlip.experiments.quick_eval import QuickEvaluation, measurable_tasks
 from dlip.experiments.trackers import Reporter, check_installed
-from dlip.export.runner_evaluate import int8_runner
 from dlip.models.config import ModelConfig, preset
-from dlip.models.fast.precision import convert_precision, precision
 from dlip.models.med import Med
-from dlip.models.tasks import TASKS
 from dlip.records import contains, record_of_run
 from dlip.records.write import append, new_record, samples
 from dlip.training.config import CACHE, CACHE_GB, TrainConfig
 from dlip.training.dry_run import budget
 from dlip.training.loop import check_fit, train
-from dlip.training.run_folder import Run, weights_hash
+from dlip.training.run_folder import Run
 from dlip.training.terms import AT, HR, VLP, abilities, trained_abilities
 from dlip.vlm import VLM
 
@@ -88,23 +80,24 @@ def new_student(size: str | ModelConfig, teacher: VLM | None, seed: int, dataset
     return new_model(size, teacher.tokenizer, seed, **shared, max_text=max_text)
 
 
+def student_for(
+    size: str | ModelConfig, source: VLM | None, config: TrainConfig, dataset=None, init_from: Sequence[str] = ()
+) -> VLM:
+    """A new student, initialized from `init_from`, with the abilities that `config` trains.
+
+    source, dataset: teacher and data of `new_student`. Raises UserError where the parts do not fit.
+    """
+    student = new_student(size, source, config.seed, dataset)
+    check_backbone(student.med.config, init_from, config.backbone_lr > 0)
+    student.med.abilities = trained_abilities(config.weights)
+    for weights in init_from:
+        initialize(student, weights)
+    return student
+
+
 def train_split(data: str | Path) -> str:
     """The default training split of a data set."""
     return "train-small" if str(data) == "scenes" else "train"
-
-
-def held_out(data: str, flag_prefix: str = "--test-") -> str:
-    """The default split to evaluate on: test, or val where there is no test.
-
-    flag_prefix: start of the flags that name others. Raises UserError where there is neither.
-    """
-    splits = data_sets.splits(data)
-    if split := next((split for split in ("test", "val") if split in splits), None):
-        return split
-    raise UserError(
-        f"{data} has neither a test nor a val split to measure the model on, only {', '.join(splits)}; name one with "
-        f"{flag_prefix}split, or other data with {flag_prefix}data"
-    )
 
 
 def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "runs/student") -> Run:
@@ -119,99 +112,10 @@ def distill(teacher, student, data, config: TrainConfig, folder: str | Path = "r
     teacher = VLM.load(teacher) if isinstance(teacher, str | Path) else teacher
     data = data_sets.open(data, train_split(data)) if isinstance(data, str | Path) else data
     if not isinstance(student, VLM):
-        student = new_student(student, teacher, config.seed, data)
-        check_backbone(student.med.config, (), config.backbone_lr > 0)
-        student.med.abilities = trained_abilities(config.weights)
+        student = student_for(student, teacher, config, data)
     else:
         student.med.abilities |= abilities(config.weights)
     return train(student, data, config, folder, teacher)
-
-
-# --- measuring --------------------------------------------------------------------------------------------------------
-
-
-def measure(
-    vlm: VLM,
-    dataset,
-    latency_repeats: int = HeldOutConfig.latency_repeats,
-    progress: bool = True,
-    teacher: VLM | None = None,
-    **options,
-) -> tuple[dict, dict]:
-    """The model's metrics on `dataset` with "efficiency" among them, and its predictions ("items").
-
-    On scenes with "attention" too. Where latency is measured, memory is as well. Attention and latency are compared
-    with those of `teacher` where one is passed: latency is then measured in turns, and its "share" is the percentage of
-    the teacher's. Models are moved to the accelerator where there is one.
-    """
-    for model in (vlm, teacher) if teacher else (vlm,):
-        model.med.to(machine.device())
-    metrics = evaluate(vlm, dataset, return_items=True, progress=progress, **options)
-    items = metrics.pop("items")
-    if hasattr(dataset, "scene") and attention_maps.measurable(vlm):
-        metrics["attention"] = attention_maps.measure(
-            vlm, dataset, teacher=teacher if teacher and attention_maps.measurable(teacher) else None
-        )
-    metrics["efficiency"] = summary(vlm.med)
-    if latency_repeats:
-        timed = "captioning" if "lm" in vlm.med.abilities else "vqa" if "vqa" in vlm.med.abilities else "retrieval"
-        pair = {"teacher": teacher} if teacher and TASKS[timed].abilities[-1] in teacher.med.abilities else {}
-        try:
-            latency = compare_latency({**pair, "model": vlm}, timed, latency_repeats)
-            share = {"share": 100 / latency["speedup"]["model"]} if pair else {}
-            metrics["efficiency"]["latency"] = latency["models"]["model"] | share
-            metrics["efficiency"]["memory"] = memory(vlm, timed)
-        except UserError as reason:  # the model was not trained for the task, or has too few positions
-            metrics["notes"]["latency"] = str(reason)
-    return metrics, items
-
-
-def open_verified(data: DataConfig) -> tuple:
-    """A data set to evaluate on, by default its held-out split, and the number of faults skipped by split.
-
-    Raises UserError where it cannot be read.
-    """
-    dataset = data_sets.open(data.name, data.split or held_out(data.name, "--"), data.limit, data.on_error)
-    return dataset, {dataset.split: len(data_sets.verify(dataset))}
-
-
-def evaluate_model(config: EvaluationConfig, results: str | Path | None = None, progress: bool = True) -> dict:
-    """Evaluate a model by name and return its metrics with "items"; with `results`, append its record there.
-
-    Raises UserError where the model or data cannot be read, or, with `results`, the record beside the model.
-    """
-    if results:
-        model_record(config.model)  # raises before the work is done
-    vlm, metrics, items, dataset = measure_model(config, progress)
-    if results:
-        append(remeasured_record(config, vlm, metrics, items, dataset), results)
-    return {**metrics, "items": items}
-
-
-def measure_model(config: EvaluationConfig, progress: bool = True, teacher: VLM | None = None) -> tuple:
-    """Load a model by name and measure it: the model in torch, its metrics, its predictions and the data.
-
-    In int8 it has no attention, latency or memory. teacher: as in `measure`. Raises UserError as `evaluate_model` does.
-    """
-    check_tasks(config.tasks)
-    vlm, how = VLM.load(config.model), config.measure
-    dataset, skipped = open_verified(config.data)
-    known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
-    options = {
-        "tasks": config.tasks, "k": how.candidates, "num_beams": config.beams, "generate_limit": how.generate_limit,
-        "answers": read_answers(config.answers) if config.answers else None, "progress": progress,
-    }  # fmt: skip
-    if config.precision == "int8":
-        with int8_runner(config.model) as (runner, mb):
-            metrics = evaluate(runner, dataset, return_items=True, **options)
-            metrics["efficiency"] = summary(vlm.med) | {"weights_mb": mb}
-        items = metrics.pop("items")
-    else:
-        for med in vlm.med.members:
-            convert_precision(med, config.precision)
-        metrics, items = measure(vlm, dataset, how.latency_repeats, teacher=teacher, **options)
-    note_skipped(metrics, skipped)
-    return vlm, metrics | known, items, dataset
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -258,10 +162,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         raise UserError(f"{experiment.tokenizer} is not a BLIP, so students cannot use its tokenizer; drop --tokenizer")
 
     def initialized() -> VLM:
-        model = new_student(experiment.size, source, config.seed, dataset)
-        model.med.abilities = trained_abilities(config.weights)
-        for weights in experiment.init_from:
-            initialize(model, weights)
+        model = student_for(experiment.size, source, config, dataset, experiment.init_from)
         measurable_tasks(model, test.dataset if isinstance(test, data_sets.FirstN) else test)  # reads no image
         return model
 
@@ -352,13 +253,13 @@ def run(
         return record
 
     record: dict = {}
-    train(
-        ready.student, ready.dataset, config, folder, ready.teacher, evaluate=quick_eval,
-        about={name: value for name, value in about.items() if name != "train"}, progress=progress,
-        cache=cache, cache_gb=cache_gb, on_row=on_row,
-        on_finished=lambda done: record.update(distributed.run_on_main(lambda: write_record(done))),
-    )  # fmt: skip
-    reporter.close()
+    with closing(reporter):
+        train(
+            ready.student, ready.dataset, config, folder, ready.teacher, evaluate=quick_eval,
+            about={name: value for name, value in about.items() if name != "train"}, progress=progress,
+            cache=cache, cache_gb=cache_gb, on_row=on_row,
+            on_finished=lambda done: record.update(distributed.run_on_main(lambda: write_record(done))),
+        )  # fmt: skip
     return record
 
 
@@ -371,29 +272,3 @@ def same_experiment(record: dict, experiment: ExperimentConfig) -> bool:
         return ExperimentConfig.from_dict(record["config"]) == experiment
     except UserError:
         return False
-
-
-def remeasured_record(config: EvaluationConfig, vlm: VLM, metrics: dict, items: dict, dataset) -> dict:
-    """The record of a model that was evaluated; its "history" tells how the model was made.
-
-    In int8 it has no curves of training, which are those in full precision, and a teacher is "quantized". metrics,
-    items: of `measure`. Raises UserError as `model_record` does.
-    """
-    first = model_record(config.model) or made_elsewhere(config.model, vlm)
-    about = {key: first[key] for key in ("name", "role", "config", "seed", "train_images", "losses", "wall_s")}
-    lowered = "int8" if config.precision == "int8" else precision(vlm.med)
-    about["name"] = ", ".join([first["name"], *config.differences(lowered)])
-    about |= {"device": str(vlm.device), "samples": samples(items, dataset), "evaluations": first.get("evaluations")}
-    if config.precision == "int8":
-        about |= {"losses": {}, "evaluations": None}
-        about["role"] = "quantized" if about["role"] == "teacher" else about["role"]
-    record = new_record(command=config.command(), metrics=metrics, items=items, **about)
-    record |= {"evaluation": config.to_dict(), "inputs": {"model": weights_hash(vlm), "test": dataset.fingerprint()}}
-    made = {"folder": config.model} | {key: first[key] for key in ("command", "config", "wall_s")}
-    return record | {"history": first.get("history", []) + [made] * ("evaluation" not in first)}
-
-
-def note_skipped(metrics: dict, faults: dict[str, int]) -> None:
-    """Add a note such as `faults skipped: 2 of train, 1 of val` to metrics. faults: split -> number of faults."""
-    if counts := [f"{count} of {split}" for split, count in faults.items() if count]:
-        metrics["notes"]["data"] = f"faults skipped: {', '.join(counts)}"

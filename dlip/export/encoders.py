@@ -84,11 +84,8 @@ def to_bert(med: Med) -> BertLMHeadModel:
         raise UserError("a stock BERT reads texts alone, and this model has cross-attention; train one without it")
     stock = BertLMHeadModel(BertConfig(**text_options(med.config), type_vocab_size=1, is_decoder=True))
     own = med.text_decoder.state_dict()
-    for name, parameter in stock.named_parameters():
-        if name == "bert.embeddings.token_type_embeddings.weight":
-            parameter.zero_()
-        else:
-            parameter.copy_(own[name])
+    own["bert.embeddings.token_type_embeddings.weight"] = torch.zeros(1, med.config.text_width)
+    stock.load_state_dict({name: own[name] for name in stock.state_dict()})
     return stock.eval()
 
 

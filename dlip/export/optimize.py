@@ -130,7 +130,7 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     """
     med = require_fp32_blip(vlm.med, "optimize").model_for("lm")
     refuse_packed(med)
-    packages = {"torch"}.union(*map(backends.packages, BACKENDS))
+    packages = {"torch"}.union(*(backends.backend(name).packages for name in BACKENDS))
     about = backends.releases(sorted(packages)) | {
         "dlip": __version__, "version": VERSION, "model": med.config.to_dict(), "abilities": sorted(med.abilities),
         "tokenizer": vlm.tokenizer.rules(), "samples": f"{SAMPLES} scenes of val",

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -113,12 +113,10 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     import torch
 
     from dlip import data as data_sets
-    from dlip.checkpoints.init_from import check_backbone, initialize
-    from dlip.experiments.run import new_student
+    from dlip.experiments.run import student_for
     from dlip.experiments.trackers import Reporter
     from dlip.training.loop import train
     from dlip.training.run_folder import Run
-    from dlip.training.terms import trained_abilities
     from dlip.vlm import VLM
 
     steps = short(steps)
@@ -127,24 +125,18 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     source = VLM.load(experiment.tokenizer or experiment.teacher)
     dataset = data_sets.open(experiment.data.name, experiment.data.split)
     data_sets.verify(dataset)
-    student = new_student(size, source, config.seed, dataset)
-    check_backbone(student.med.config, experiment.init_from, config.backbone_lr > 0)
-    shown = {"itc", "lm", "vqa"}  # kept even where they are not trained; re-ranking by an untrained itm would hide itc
-    student.med.abilities = trained_abilities(config.weights) | shown
-    for name in experiment.init_from:
-        initialize(student, name)
+    student = student_for(size, source, config, dataset, experiment.init_from)
+    student.med.abilities |= {"itc", "lm", "vqa"}  # also untrained; re-ranking by an untrained itm would hide itc
     with TemporaryDirectory(prefix="dlip-") as folder:
-        reporter, began = Reporter(report_to, Run(folder), dataset), time.perf_counter()
+        began = time.perf_counter()
         try:
-            with watch(folder, steps):
+            with closing(Reporter(report_to, Run(folder), dataset)) as reporter, watch(folder, steps):
                 train(
                     student, dataset, config, folder, source if experiment.teacher else None, progress=False,
                     about={"name": "live student"}, on_row=reporter,
                 )  # fmt: skip
         except KeyboardInterrupt:
             print("Interrupted; the student is what it was then.")
-        finally:
-            reporter.close()
         losses, seconds = Run(folder).losses(), time.perf_counter() - began
     student.med.eval()
     done = max(losses.get("step", ()), default=0)

@@ -56,13 +56,13 @@ def shipped_records(rerun: bool = False) -> list[dict]:
     made = {name: model_record(name) for name in built_in_models("scenes")}
     if rerun:
         from dlip import data
-        from dlip.experiments import run as experiment
+        from dlip.experiments.measure import measure
         from dlip.vlm import VLM
 
         teacher = VLM.load("scenes/teacher")
         for name, record in made.items():
             compared = None if name == teacher.name else teacher
-            figures, _ = experiment.measure(VLM.load(name), data.open("scenes", record["split"]), teacher=compared)
+            figures, _ = measure(VLM.load(name), data.open("scenes", record["split"]), teacher=compared)
             record["metrics"] = {task: figures.get(task) for task in record["metrics"]}
             record["efficiency"] = figures["efficiency"]
     return list(made.values())

@@ -26,7 +26,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 from tqdm import tqdm
 
-from dlip.checkpoints.tensors import load_weights, weights
 from dlip.common import distributed, machine
 from dlip.common.errors import UserError
 from dlip.common.text import plural
@@ -122,7 +121,7 @@ def _train(
         lambda: run.start(student, config, about | {"inputs": run_inputs(student, teacher, dataset)})
     )
     if run.finished:
-        load_weights(student.med, weights(run.model().med))
+        student.med.load_state_dict(run.model().med.state_dict())
         return
     learner.train()
     set_layer_modes(student.med, config.gradient_checkpointing, config.compile)

@@ -135,6 +135,7 @@ def test_memory_grows_with_batch_and_model(med):
         assert memory(dlip.load("scenes/student"), task) == student  # whatever this process held before
 
 
-def test_times_on_different_devices_are_not_compared(med):
+@pytest.mark.parametrize("compare", [compare_latency, throughput])
+def test_times_on_different_devices_are_not_compared(compare, med):
     with pytest.raises(UserError, match="cannot be compared: teacher on cpu, student on meta; move"):
-        compare_latency({"teacher": med, "student": Med(med.config).to("meta")}, repeats=1)
+        compare({"teacher": med, "student": Med(med.config).to("meta")}, repeats=1)

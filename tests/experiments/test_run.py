@@ -1,6 +1,5 @@
 """From names to a run: students that fit their teacher, and the splits that are taken where none is named."""
 
-import itertools
 import json
 import warnings
 
@@ -12,15 +11,12 @@ from dlip import data, records
 from dlip.cli import main
 from dlip.common import distributed
 from dlip.common.errors import UserError
-from dlip.data import FirstN
-from dlip.data.batch import Item, Question
 from dlip.data.folders.write import write_folder
 from dlip.data.scenes.dataset import SPLITS, Scenes
 from dlip.data.texts import texts_of
 from dlip.experiments import run as run_module
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
-from dlip.experiments.run import held_out, measure, new_student, prepare, samples, train_tokenizer
-from dlip.models.med import Med
+from dlip.experiments.run import measure, new_student, prepare, train_tokenizer
 from dlip.training.config import TrainConfig
 from dlip.training.learner import Learner
 from dlip.training.run_folder import Run
@@ -109,13 +105,6 @@ def test_mistakes_are_found_before_images_are_read(changes, message, monkeypatch
         prepare(TRAIN.replace(**changes))
 
 
-def test_a_model_too_short_for_the_timed_text_is_scored_without_its_time(scenes):
-    words = train_tokenizer(scenes)
-    short = run_module.new_model("scenes-student:max_positions=20,max_text=20", words, 0)
-    figures, _ = measure(short, scenes, 1, progress=False, tasks=("vqa",))
-    assert figures["vqa"] and "21 tokens exceed the model's 20 positions" in figures["notes"]["latency"]
-
-
 def test_faults_of_two_sets_of_one_split_are_added_up(damaged, tmp_path):
     write_folder(tmp_path / "more", {"train": Scenes("val", size=4)})
     (tmp_path / "more" / "images" / "train-000001.png").write_bytes(b"broken")
@@ -140,51 +129,11 @@ def test_a_run_with_one_loss_leaves_a_record(typed, glanced, tmp_path, monkeypat
     assert len(looked) == 2 and all(looked)
 
 
-def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):
-    clock = {"teacher": 8.0, "model": 2.0}  # ms of each call
-    monkeypatch.setattr("dlip.cost.latency.Workload.__call__", lambda work: None)
-    monkeypatch.setattr("dlip.cost.latency._time", lambda call, device: next(turns))
-    turns = itertools.cycle(clock.values())
-    figures, _ = measure(tiny, scenes, latency_repeats=3, progress=False, teacher=tiny, tasks=("vqa",))
-    assert figures["efficiency"]["latency"]["share"] == 25 and figures["efficiency"]["latency"]["p50_ms"] == 2
-    alone, _ = measure(tiny, scenes, latency_repeats=3, progress=False, tasks=("vqa",))
-    assert "share" not in alone["efficiency"]["latency"]
-    taken = alone["efficiency"]["memory"]  # of calls that do nothing here
-    assert taken["peak_mb"] == 0 and taken["weights_mb"] == pytest.approx(4 * alone["efficiency"]["params_m"])
-
-
 def test_the_scenes_vocabulary_is_closed():
     words = train_tokenizer(Scenes("train-large", size=300))
     unknown = words.fast.token_to_id("[UNK]")
     ids, _ = words.encode(list(texts_of(Scenes("test", size=50), 50)))
     assert not (ids == unknown).any()
-
-
-def test_the_truth_of_an_example_is_what_most_annotators_say():
-    item = Item(None, 7, ["a dog"], [Question("how many?", ["3", *["2"] * 9])])
-    row = {"image_id": 7, "answer": "two", "accuracy": 1.0}
-    (sample,) = samples({"vqa": [row]}, [item])
-    assert (sample["answers"], sample["truth"]) == (["two"], ["2"])
-
-
-def test_held_out_split(tmp_path):
-    assert held_out("scenes") == "test"
-    (tmp_path / "images").mkdir()
-    (tmp_path / "vqa.json").write_text('[{"image": "a.png", "question": "q", "answers": ["a"], "split": "val"}]')
-    assert held_out(str(tmp_path)) == "val"
-    (tmp_path / "vqa.json").write_text('[{"image": "a.png", "question": "q", "answers": ["a"], "split": "train"}]')
-    with pytest.raises(UserError, match="neither a test nor a val split .* only train; .*--test-data"):
-        held_out(str(tmp_path))
-
-
-def test_evaluate_takes_the_held_out_split(tmp_path, capsys):
-    write_folder(tmp_path / "set", {"train": Scenes("train-small", size=4), "val": Scenes("val", size=4)})
-    measured = "evaluate --model scenes/student --tasks retrieval --latency-repeats 0 --json -".split()
-    assert main([*measured, "--data", str(tmp_path / "set")]) == 0
-    assert json.loads(capsys.readouterr().out)["split"] == "val"
-    write_folder(tmp_path / "more", {"train": Scenes("train-small", size=4)})
-    assert main([*measured, "--data", str(tmp_path / "more")]) == 2
-    assert "name one with --split, or other data with --data" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -318,15 +267,6 @@ def test_other_data_to_measure_on(tmp_path):
 def test_a_student_reads_no_longer_texts_than_it_may_or_its_teacher_does(asked, got):
     student = new_student(f"scenes-student:{asked}", VLM.load("scenes/teacher"), 0)
     assert student.med.config.max_text == got
-
-
-def test_models_are_measured_on_the_accelerator(tiny, scenes, monkeypatch):
-    placed = []
-    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
-    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: "the fast one")
-    monkeypatch.setattr(Med, "to", lambda med, place: placed.append(place))
-    measure(tiny, FirstN(scenes, 2), 0, False, teacher=tiny, tasks=("vqa",))
-    assert placed == ["the fast one"] * 2
 
 
 def test_a_frozen_backbone_does_not_stay_random():

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -93,6 +94,15 @@ def test_a_tracker_that_fails_is_skipped(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="tensorboard failed .* whose log is complete: division by zero"):
         record = run(EXPERIMENT, tmp_path / "run", tmp_path / "r.jsonl", progress=False, report_to=("tensorboard",))
     assert record["losses"]["step"] == [1, 2, 3, 4]
+
+
+def test_trackers_are_finished_where_a_run_fails(tmp_path, monkeypatch):
+    finished = []
+    monkeypatch.setattr(trackers.TensorBoardTracker, "finish", lambda tracker: finished.append(tracker.run_name))
+    monkeypatch.setattr("dlip.experiments.run.measure", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(EXPERIMENT, tmp_path / "run", tmp_path / "r.jsonl", progress=False, report_to=("tensorboard",))
+    assert finished == ["tensorboard"]
 
 
 def test_unknown_and_missing_trackers_are_refused_before_the_run(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ TOLERANCES = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3}
 SLOW = [("onnxruntime", "int8"), ("torch.compile", "fp32"), ("torch.compile", "bf16")]
 VARIANTS = [
     pytest.param(name, precision, marks=pytest.mark.slow if (name, precision) in SLOW else ())
-    for name in backends.CLASSES for precision in PRECISIONS if precision not in backends.lacks(name)
+    for name in backends.CLASSES for precision in PRECISIONS if precision not in backends.backend(name).lacks
 ]  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def expected(model):
 
 @pytest.mark.parametrize(("name", "precision"), VARIANTS)
 def test_backend_equals_this_package(name, precision, model, expected):
-    for package in backends.packages(name):
+    for package in backends.backend(name).packages:
         pytest.importorskip(package)
     folder, *inputs = model
     place = folder / f"{name}-{precision}"  # the C++ compiler takes no spaces

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dlip.common.errors import UserError
+from dlip.data.batch import Item, Question
 from dlip.records import FIGURES, contains, failures, frame, load, read
 from dlip.records.compare import (
     comparable_latencies,
@@ -23,7 +24,7 @@ from dlip.records.compare import (
 from dlip.records.migration import upgrade
 from dlip.records.reading import RUN_COLUMNS
 from dlip.records.schema import HEADLINE_SCORES, config_hash, is_record
-from dlip.records.write import append, failed_run, thin
+from dlip.records.write import append, failed_run, samples, thin
 from tests.helpers import ROOT, make_record
 
 
@@ -145,6 +146,13 @@ def test_failed_runs_are_read_apart(tmp_path: Path):
     assert failed.pop("created") and failed == {
         "schema": 3, "failed": "it broke", "name": "s", "role": "distilled", "seed": 2, "ablation": {"hash": "ab"},
     }  # fmt: skip
+
+
+def test_the_truth_of_an_example_is_what_most_annotators_say():
+    item = Item(None, 7, ["a dog"], [Question("how many?", ["3", *["2"] * 9])])
+    row = {"image_id": 7, "answer": "two", "accuracy": 1.0}
+    (sample,) = samples({"vqa": [row]}, [item])
+    assert (sample["answers"], sample["truth"]) == (["two"], ["2"])
 
 
 def test_quick_runs_are_marked():

@@ -29,19 +29,15 @@ def make(name: str, precision: str, threads: int = 0) -> Backend:
     Raises UserError if it lacks the precision, or a package is not installed.
     """
     check_installed(name)
-    if precision in lacks(name):
-        raise UserError(f"{name} has no {precision}: {lacks(name)[precision]}")
-    return _class(name)(precision, threads)
+    chosen = backend(name)
+    if precision in chosen.lacks:
+        raise UserError(f"{name} has no {precision}: {chosen.lacks[precision]}")
+    return chosen(precision, threads)
 
 
-def lacks(name: str) -> dict[str, str]:
-    """Precision that a backend does not support -> the reason."""
-    return _class(name).lacks
-
-
-def packages(name: str) -> tuple[str, ...]:
-    """Optional packages that a backend needs."""
-    return _class(name).packages
+def backend(name: str) -> type[Backend]:
+    """The class of a backend, with its `lacks` and `packages`."""
+    return resolve_name(f"{__name__}.{CLASSES[name]}")
 
 
 def releases(names: Iterable[str]) -> dict[str, str]:
@@ -52,10 +48,6 @@ def releases(names: Iterable[str]) -> dict[str, str]:
 
 def check_installed(name: str) -> None:
     """Raise UserError if a package that a backend needs is not installed."""
-    for package in packages(name):
+    for package in backend(name).packages:
         if not find_spec(package):
             raise UserError(f"{name} needs {package}, which is not installed; run pip install 'dlip[bench]'")
-
-
-def _class(name: str) -> type[Backend]:
-    return resolve_name(f"{__name__}.{CLASSES[name]}")
