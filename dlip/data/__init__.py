@@ -3,6 +3,7 @@
 import re
 import warnings
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from dlip.common.errors import UserError
@@ -94,6 +95,14 @@ def has_field(dataset, noun: str) -> bool:
 
         return any(getattr(encoded_item(dataset, i), noun) for i in range(len(dataset)))
     return bool(dataset.counts()[noun])
+
+
+def first_with(dataset, noun: str, count: int) -> FirstN:
+    """The first images of a dataset, as many as hold `count` with "captions" or "questions"."""
+    from dlip.data.quarantine import without_image
+
+    indices = (i for i in range(len(dataset)) if getattr(without_image(dataset, i), noun))
+    return FirstN(dataset, next((i + 1 for i in islice(indices, count - 1, None)), len(dataset)))
 
 
 def splits(name: str | Path, uncaptioned: bool = False) -> list[str]:

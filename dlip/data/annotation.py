@@ -9,6 +9,8 @@ from dlip.data.batch import Question
 
 SPLIT_NAME = re.compile(r"\w[\w .-]{0,99}")
 """Files are named after splits."""
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+"""Word in the name of a file, a folder or a hub's split -> split."""
 HUMAN = "human"
 """Writer of a caption for which no model is named."""
 
@@ -41,9 +43,10 @@ class Annotation:
         written = {caption.strip(): name for caption, name in (writers or {}).items()}
         self.writers |= {caption: written[caption] for caption in self.captions if written.get(caption, HUMAN) != HUMAN}
 
-    def add_question(self, text: str, answers: Iterable[str], kind: str) -> None:
-        """Add a question with its non-empty answers, or a fault if there is no text or no answer."""
-        text, answers = text.strip(), [answer.strip() for answer in answers if answer.strip()]
+    def add_question(self, text: str, answers: Iterable[str | float], kind: str) -> None:
+        """Add a question with its non-empty answers, numbers as text, or a fault if there is no text or no answer."""
+        answers = [str(answer).strip() for answer in answers if isinstance(answer, str | int | float)]
+        text, answers = text.strip(), list(filter(None, answers))
         if not text:
             self.faults.append(f"{self.name} has an empty question")
         elif not answers:

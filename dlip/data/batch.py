@@ -63,7 +63,7 @@ class Batch:
     """int64 [N]: row of the image of each question; None means N = B, one per image."""
     caption_index: torch.Tensor | None = None
     """int64 [B]: which of its captions each image comes with; 0 if it has none."""
-    rows: torch.Tensor | None = None
+    index: torch.Tensor | None = None
     """int64 [B]: index of each image in the dataset; set by `train_loader`."""
     views: torch.Tensor | None = None
     """int64 [B]: which augmented view of each image this is, with `Collate.views`."""

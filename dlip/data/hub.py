@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from dlip.common.errors import UserError
-from dlip.data.annotation import Annotation
+from dlip.data.annotation import SPLITS, Annotation
 from dlip.data.batch import Item
 from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
 
@@ -178,7 +178,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _load(address: str, options: dict[str, str]) -> dict:
-    """The splits by name, `validation` as val, with images not decoded."""
+    """The splits by name, `validation` and the like as val, with images not decoded."""
     try:
         import datasets
     except ModuleNotFoundError as missing:
@@ -209,7 +209,8 @@ def _load(address: str, options: dict[str, str]) -> dict:
         for column, kind in data.features.items():
             if isinstance(kind, datasets.Image):
                 data = data.cast_column(column, datasets.Image(decode=False))
-        splits["val" if split == "validation" else split] = data
+        usual = SPLITS.get(split, split)
+        splits[split if usual in (*loaded, *splits) else usual] = data
     return splits
 
 

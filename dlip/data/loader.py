@@ -21,38 +21,37 @@ def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
 
 @dataclass
 class ResumableBatchSampler:
-    """Batches of (epoch, item) pairs from step `start` on; process `rank` of `world` gets its part of each.
+    """(epoch, item) pairs of the micro-batches of each step from `start` on; process `rank` of `world` gets its part.
 
-    The parts in order of rank are the batch of a single process. A batch never spans two epochs; the remaining items of
-    an epoch are dropped. `order(seed, epoch)` permutes the items, by default `epoch_order`.
+    A step's `batch_size` items are those of `accumulate` micro-batches, and a micro-batch's those of all processes in
+    order of rank. A step never spans two epochs; the remaining items of an epoch are dropped. `order(seed, epoch)`
+    permutes the items, by default `epoch_order`.
     """
 
     length: int
     batch_size: int
     steps: int
     seed: int
+    accumulate: int = 1
     start: int = 0
     rank: int = 0
     world: int = 1
     order: Callable[[int, int], list[int]] | None = None
 
-    @property
-    def per_epoch(self) -> int:
-        """Batches of one epoch."""
-        return self.length // self.batch_size
-
     def __len__(self) -> int:
-        return self.steps - self.start
+        return (self.steps - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         new_order, order, epoch = self.order or partial(epoch_order, self.length), [], -1
+        micro = self.batch_size // self.accumulate
+        size = micro // self.world
         for step in range(self.start, self.steps):
-            if step // self.per_epoch != epoch:
-                epoch = step // self.per_epoch
-                order = new_order(self.seed, epoch)
-            size = self.batch_size // self.world
-            first = step % self.per_epoch * self.batch_size + self.rank * size
-            yield [(epoch, i) for i in order[first : first + size]]
+            step_epoch, place = divmod(step, self.length // self.batch_size)
+            if step_epoch != epoch:
+                epoch, order = step_epoch, new_order(self.seed, step_epoch)
+            for i in range(self.accumulate):
+                first = place * self.batch_size + i * micro + self.rank * size
+                yield [(epoch, item) for item in order[first : first + size]]
 
 
 class EpochItems(Dataset):
@@ -73,10 +72,10 @@ def train_loader(dataset, batches: ResumableBatchSampler, collate: Collate, work
     """Batches in the order of `batches`; iterate over `raise_faults` of it."""
 
     def collate_epoch(samples: list) -> Batch | Exception:
-        epochs, rows, items = zip(*samples, strict=True)
+        epochs, indices, items = zip(*samples, strict=True)
         if faults := [item for item in items if isinstance(item, Exception)]:
             return faults[0]
-        return replace(replace(collate, epoch=epochs[0])(list(items)), rows=torch.tensor(rows))
+        return replace(replace(collate, epoch=epochs[0])(list(items)), index=torch.tensor(indices))
 
     return DataLoader(
         EpochItems(dataset), batch_sampler=batches, collate_fn=collate_epoch, num_workers=workers,

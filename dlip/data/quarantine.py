@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.pool import ThreadPool
 
 from tqdm import tqdm
@@ -15,7 +15,7 @@ from dlip.data.annotation import Annotation
 from dlip.data.batch import Item, Question
 from dlip.data.transforms import as_pil, read_image
 
-SUFFIXES = {
+SUFFIX_OF_FIRST_BYTES = {
     b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*": ".tif",
     b"MM": ".tif",
 }  # fmt: skip
@@ -41,7 +41,7 @@ class EncodedItem:
     @property
     def suffix(self) -> str:
         """Suffix for the format of `data`: .jpg, .png, ...; .img for an unknown one."""
-        return next((suffix for start, suffix in SUFFIXES.items() if self.data.startswith(start)), ".img")
+        return next((suffix for start, suffix in SUFFIX_OF_FIRST_BYTES.items() if self.data.startswith(start)), ".img")
 
     def decode(self) -> Item:
         """Raise UserError if the image cannot be decoded."""
@@ -57,6 +57,14 @@ def encoded_item(dataset, i: int) -> EncodedItem:
     as_pil(item.image).save(data, "PNG")
     name = f"{dataset.split}-{i}"
     return EncodedItem(name, item.image_id, item.captions, item.questions, data.getvalue(), item.writers)
+
+
+def without_image(dataset, i: int) -> Item:
+    """Item i of any dataset with its texts alone; an image that is stored is not decoded."""
+    if not hasattr(dataset, "encoded_item"):
+        return replace(dataset[i], image=None)
+    item = dataset.encoded_item(i)
+    return Item(None, item.image_id, item.captions, item.questions, writers=item.writers)
 
 
 class QuarantineMixin:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dlip.common.errors import UserError
+from dlip.common.text import replace_surrogates
 from dlip.data.answers import ARTICLES
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import parse_caption, referents
@@ -289,7 +290,7 @@ def word_weights(vlm: VLM, texts: Sequence[str], med: HasAbilities | None = None
     med = med or vlm.med
     fast = vlm.tokenizer_of(med).fast
     fast.enable_truncation(med.config.max_text)
-    encodings = fast.encode_batch(list(texts))
+    encodings = fast.encode_batch([*map(replace_surrogates, texts)])
     starts = [[word.start() for word in re.finditer(r"\S+", text)] for text in texts]
     longest = max(len(encoding.ids) for encoding in encodings)
     out = torch.zeros(len(texts), max(map(len, starts)), longest)

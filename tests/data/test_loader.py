@@ -41,6 +41,15 @@ def test_processes_split_each_batch():
         assert one == batch[:2] and two == batch[2:]
 
 
+@pytest.mark.parametrize("start", [0, 2])
+def test_micro_batches_of_a_step_are_its_batch(start):
+    """Also where an epoch leaves over more than a micro-batch."""
+    whole = list(ResumableBatchSampler(23, 6, 9, seed=3, start=start))
+    micro = list(ResumableBatchSampler(23, 6, 9, seed=3, accumulate=3, start=start))
+    assert len(micro) == 3 * len(whole) == len(ResumableBatchSampler(23, 6, 9, seed=3, accumulate=3, start=start))
+    assert [a + b + c for a, b, c in zip(*[iter(micro)] * 3, strict=True)] == whole
+
+
 def test_items_know_their_epoch(scenes):
     epoch, index, item = EpochItems(scenes)[7, 3]
     assert epoch == 7 and item.image_id == scenes[3].image_id

@@ -193,6 +193,10 @@ def test_pointing_of_a_map_that_is_not_finite_is_no_hit():
     assert not pointing(torch.full((2, 2), float("nan")), torch.ones(2, 2))
 
 
+def test_half_of_a_surrogate_pair_is_a_word(tiny):
+    assert word_weights(tiny, ["a \ud800 circle"]).shape[:2] == (1, 3)
+
+
 def test_words_without_tokens_keep_the_others_in_place(tiny, scenes):
     """A zero-width space is a word between spaces, but no token."""
     image = scenes[0].image

@@ -58,6 +58,12 @@ def test_texts_of_the_first_images_only(tiny, scenes):
     assert whole["captioning"] == first["captioning"] and whole["vqa"] == first["vqa"]
     assert whole["retrieval"] == dlip.evaluate(tiny, scenes, tasks=("retrieval",), progress=False)["retrieval"]
     assert "first 3 images" in whole["notes"]["captioning"] and "first 3 images" in whole["notes"]["vqa"]
+    questions_last = ListDataset(
+        Item(item.image, item.image_id, item.captions, item.questions if i >= 5 else [])
+        for i, item in enumerate(scenes)
+    )
+    figures = dlip.evaluate(tiny, questions_last, tasks=("vqa",), generate_limit=2, return_items=True, progress=False)
+    assert {row["image_id"] for row in figures["items"]["vqa"]} == {scenes[i].image_id for i in (5, 6)}
     all_of_them = dlip.evaluate(tiny, scenes, tasks=("vqa",), generate_limit=9, progress=False)
     assert "vqa" not in all_of_them["notes"]
 

@@ -8,19 +8,23 @@ from typing import Any
 
 from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation, check_split
+from dlip.data.batch import Question
+from dlip.data.folders.images import ImageFiles
 
 TYPES = {str: "a string", list: "a list", int: "an integer"}
 
 
-def read_captions(file: Path) -> Iterator[Annotation]:
+def read_captions(file: Path, images: ImageFiles) -> Iterator[Annotation]:
     """Karpathy's layout: {"images": [{"filename", "split", "sentences": [{"raw"}], ...}]}; restval counts as train.
 
-    COCO's "filepath", if present, is the folder of the filename. A sentence's "writer", if present, is the model that
-    wrote it. Raises UserError if the layout is another one.
+    COCO's "filepath", if present, is the folder of the filename, unless the image is elsewhere. A sentence's "writer",
+    if present, is the model that wrote it. Raises UserError if the layout is another one.
     """
     for i, image in enumerate(require(load_json(file), "images", list, str(file))):
         where = f"{file}, images[{i}]"
-        name = image_path(require(image, "filepath", str, where, ""), require(image, "filename", str, where), where)
+        folder, name = require(image, "filepath", str, where, ""), require(image, "filename", str, where)
+        path = image_path(folder, name, where)
+        name = images.find(path, image_path("", name, where)) or path
         split = require(image, "split", str, where)
         check_split(split)
         annotation = Annotation(name, "train" if split == "restval" else split)
@@ -35,19 +39,25 @@ def read_captions(file: Path) -> Iterator[Annotation]:
 def read_questions(file: Path) -> Iterator[Annotation]:
     """A list of {"image", "question", "answers", "question_type" (optional), "split"}; one Annotation per question.
 
-    Raises UserError if the layout is another one.
+    Rows with the same question about an image are of several annotators: the first gets all of their answers. Raises
+    UserError if the layout is another one.
     """
     rows = load_json(file)
     if not isinstance(rows, list):
         raise UserError(f"{file} must be a list of {{image, question, answers, question_type, split}}; rewrite it so")
+    known: dict[tuple[str, str, str], Question] = {}
     for i, row in enumerate(rows):
         where = f"{file}, [{i}]"
         name, split = image_path("", require(row, "image", str, where), where), require(row, "split", str, where)
         check_split(split)
         annotation = Annotation(name, split)
-        answers = [str(a) for a in require(row, "answers", list, where) if isinstance(a, str | int | float)]
-        kind = require(row, "question_type", str, where, "other")
+        answers, kind = require(row, "answers", list, where), require(row, "question_type", str, where, "other")
         annotation.add_question(require(row, "question", str, where), answers, kind)
+        for question in annotation.questions:
+            same = known.setdefault((name, split, question.text), question)
+            if same is not question:
+                same.answers += question.answers
+                annotation.questions = []
         yield annotation
 
 

@@ -8,17 +8,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlip.data.annotation import Annotation, check_split
+from dlip.data.annotation import SPLITS, Annotation, check_split
 from dlip.data.folders.annotations import image_path, load_json, require
 from dlip.data.folders.images import ImageFiles
 
-_SPLIT = re.compile(r"(?<![a-z])(train|val|test)(?![a-z])")
+_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 
 
 def split_of(stem: str) -> str:
     """captions_train2014 -> train; nocaps_val_4500_captions -> val; captions_mine -> mine."""
     match = _SPLIT.search(stem)
-    return match[0] if match else stem.removeprefix("captions_")
+    return SPLITS[match[0]] if match else stem.removeprefix("captions_")
 
 
 def read_coco(file: Path, images: ImageFiles) -> Iterator[Annotation]:
@@ -28,14 +28,15 @@ def read_coco(file: Path, images: ImageFiles) -> Iterator[Annotation]:
     """
     content, split = load_json(file), split_of(file.stem)
     check_split(split)
+    folder = file.stem.removeprefix("captions_")  # train2014
     captions: dict[int, list[str]] = defaultdict(list)
     for i, row in enumerate(require(content, "annotations", list, str(file))):
         where = f"{file}, annotations[{i}]"
         captions[require(row, "image_id", int, where)].append(require(row, "caption", str, where))
     for i, image in enumerate(require(content, "images", list, str(file))):
         where = f"{file}, images[{i}]"
-        name = images.find(image_path("", require(image, "file_name", str, where), where))
-        annotation = Annotation(name, split)
+        name = image_path("", require(image, "file_name", str, where), where)
+        annotation = Annotation(images.find(f"{folder}/{name}", name) or name, split)
         annotation.add_captions(captions.pop(require(image, "id", int, where), []))
         annotation.check_not_empty()
         yield annotation

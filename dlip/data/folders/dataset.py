@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation
-from dlip.data.batch import Item, Question
+from dlip.data.batch import Item
 from dlip.data.folders import layouts
 from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
 from dlip.data.transforms import read_image
@@ -89,7 +89,6 @@ def _join(
         raise UserError(f"{path} has no split {split!r}; choose one of: {names}")
 
     images: dict[str, Annotation] = {}
-    questions: dict[tuple[str, str], Question] = {}
     faults: list[str] = []
     for about in annotations:
         image = images.setdefault(about.name, Annotation(about.name, about.split))
@@ -101,12 +100,7 @@ def _join(
         faults += [fault for fault in about.faults if not (uncaptioned and fault == about.no_caption)]
         image.captions += about.captions
         image.writers |= about.writers
-        for question in about.questions:
-            same = questions.setdefault((about.name, question.text), question)
-            if same is question:
-                image.questions.append(question)
-            else:
-                same.answers += question.answers
+        image.questions += about.questions
     kept = [
         image for image in images.values()
         if image.captions or image.questions or (uncaptioned and image.split == split)

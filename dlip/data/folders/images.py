@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -45,13 +46,25 @@ class ImageFiles:
         self.root = roots[0]
 
     @cached_property
-    def _paths(self) -> dict[str, str]:
-        """File name -> path below the root."""
-        paths = {}
+    def _paths(self) -> dict[str, list[str]]:
+        """Path below the root -> itself; file name -> the paths of all files of this name."""
+        paths = defaultdict(list)
         for path in _files(self.root):
-            paths.setdefault(path.rpartition("/")[2], path)
+            name = path.rpartition("/")[2]
+            paths[name].append(path)
+            if name != path:
+                paths[path] = [path]
         return paths
 
-    def find(self, *names: str) -> str:
-        """Path below the root of the first of these files that exists; the first name if none does."""
-        return next((self._paths[name] for name in names if name in self._paths), names[0])
+    def find(self, *names: str) -> str | None:
+        """Path below the root of the first of these file names or paths that exists; None if none does.
+
+        Raises UserError for a name that several files in subfolders have.
+        """
+        found = next((name for name in names if name in self._paths), None)
+        paths = self._paths[found] if found else [None]
+        if len(paths) > 1 and found not in paths:
+            raise UserError(
+                f"the image {found} is both {paths[0]} and {paths[1]} in {self.root}; name it by its path there"
+            )
+        return found if found in paths else paths[0]

@@ -36,7 +36,7 @@ def read(path: Path, uncaptioned: bool = False) -> tuple[Path, list[Annotation]]
     _check_one_file_per_split(coco)
     _check_one_file_per_split(vqa2)
     images = ImageFiles(path)
-    annotations = [annotation for file in karpathy for annotation in read_captions(file)]
+    annotations = [annotation for file in karpathy for annotation in read_captions(file, images)]
     annotations += [annotation for file in coco for annotation in read_coco(file, images)]
     annotations += [annotation for file in questions for annotation in read_questions(file)]
     annotations += [annotation for file in vqa2 for annotation in read_vqa2(file, images)]

@@ -65,8 +65,9 @@ def read_vqa2(file: Path, images: ImageFiles) -> Iterator[Annotation]:
         answered[require(row, "question_id", int, where)] = (where, row)
     for i, row in enumerate(require(load_json(file), "questions", list, str(file))):
         where = f"{file}, questions[{i}]"
-        name = images.find(*coco_names(require(row, "image_id", int, where), tag))
-        annotation, text = Annotation(name, split_of(tag)), require(row, "question", str, where)
+        names = coco_names(require(row, "image_id", int, where), tag)
+        annotation = Annotation(images.find(*names) or names[0], split_of(tag))
+        text = require(row, "question", str, where)
         place, about = answered.get(require(row, "question_id", int, where), (str(answers_file), {"answers": []}))
         rows = require(about, "answers", list, place)
         answers = [require(answer, "answer", str, f"{place}, answers") for answer in rows]

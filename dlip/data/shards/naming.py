@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from dlip.common.errors import UserError
-from dlip.data.annotation import check_split
+from dlip.data.annotation import SPLITS, check_split
 from dlip.data.shards.download import is_url, read_url
 
 INDEX = "index.json"
@@ -19,8 +19,6 @@ MAX_SHARDS = 1_000_000
 """A larger range in braces is taken for a mistake."""
 COUNTS = ("images", "captions", "questions", "bytes")
 """Counts of a shard in the index."""
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-"""Word in the name of a shard or of its folder -> split."""
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}")
 
 
@@ -54,7 +52,7 @@ def shards(name: str | Path) -> list[Shard]:
     """The shards of a folder, a pattern (`*`, `{000..041}`, `{train,val}`) or a URL, in order.
 
     A shard's split is the one in the index beside it; else its subfolder, which of a pattern or URL has to be a word of
-    `SPLITS`; else the word before its number (train-00000.tar, cc3m-validation-000.tar, val-00000-of-00002.tar); else
+    `SPLITS`; else the word before its number (train-00000.tar, cc3m-validation-000.tar, val2014-000-of-002.tar); else
     train. Raises UserError if there are no shards.
     """
     name = str(name)
@@ -123,7 +121,7 @@ def _of_pattern(sources: list[str], read_index: Callable[[str], dict[str, dict]]
 def _shard(label: str, source: str, row: dict | None, folder_split: str | None) -> Shard:
     """row: its entry in the index, if it has one. folder_split: the split that its folder names, if it does."""
     file = re.sub(r"-of-\d+$", "", label.rpartition("/")[2].removesuffix(".tar"))  # train-00000-of-00010
-    word = re.split(r"[-_.]", file.rstrip("0123456789").rstrip("-_."))[-1]
+    word = re.split(r"[-_.]", file.rstrip("0123456789").rstrip("-_."))[-1].rstrip("0123456789")
     return Shard(row["split"] if row else folder_split or SPLITS.get(word, "train"), label, source, row)
 
 

@@ -19,10 +19,11 @@ import numpy as np
 from dlip.common.files import write_atomically
 from dlip.common.text import plural
 from dlip.data.annotation import Annotation
+from dlip.data.quarantine import image_id_from_name
 from dlip.data.transforms import SUFFIXES
 
 IMAGE_SUFFIXES = (*SUFFIXES, "img")
-VERSION = 4
+VERSION = 5
 """Version of the index on disk."""
 PARTS = ("image", "json", "txt")
 COLUMNS = ("key", "captions", "questions", *(f"{part}{what}" for part in PARTS for what in ("", "_bytes")))
@@ -98,9 +99,11 @@ def parse_sample(name: str, about: bytes | None, text: bytes | None) -> tuple[An
         item = item if isinstance(item, dict) else {}
         question, kind = item.get("question"), item.get("question_type")
         question = question if isinstance(question, str) else ""
-        annotation.add_question(question, _strings(item.get("answers")), kind if isinstance(kind, str) else "other")
+        answers = item["answers"] if isinstance(item.get("answers"), list) else []
+        annotation.add_question(question, answers, kind if isinstance(kind, str) else "other")
     annotation.check_not_empty()
     number = row.get("image_id")
+    number = image_id_from_name(number) if isinstance(number, str) else number
     return annotation, number if type(number) is int and 0 <= number < 2**53 else None
 
 

@@ -7,7 +7,7 @@ import torch
 
 from dlip.common import machine
 from dlip.common.errors import MissingAbility, UserError
-from dlip.data import FirstN
+from dlip.data import first_with
 from dlip.data import open as open_data
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, subrange
@@ -16,6 +16,8 @@ from dlip.vlm import VLM
 
 EVALUATORS = {"retrieval": retrieval.run, "captioning": captioning.run, "vqa": vqa.run}
 """Task -> function that predicts and scores."""
+TEXTS = {"captioning": "captions", "vqa": "questions"}
+"""Task whose images can be limited -> the texts that they need."""
 
 
 def evaluate(
@@ -38,14 +40,14 @@ def evaluate(
 
     A task or metric that could not be computed is None; "notes" has the reason under its name, or what limits a metric.
 
-    model, data: a VLM and a data set, or their names; `split` applies to a name, and a model loaded by name is moved
-    to the accelerator, if there is one. k: candidates that retrieval re-ranks. generate_limit: number of images, the
-    first ones, that captions and answers are generated for; by default all. answers: a list from which VQA also picks
-    answers, besides generating them. java: whether to run the Java programs that tokenize captions and compute METEOR
-    and SPICE, which take many seconds to start. num_beams: of captions and answers. max_new_tokens: of a caption, by
-    default the model's `max_text`. return_items: adds "items", the tables "tr" (a row for each image), "ir" (caption),
-    "captioning" (image) and "vqa" (question). progress: whether to show a bar, or a function that is called with the
-    fraction done.
+    model, data: a VLM and a data set, or their names; `split` applies to a name, and a model loaded by name is
+    moved to the accelerator, if there is one. k: candidates that retrieval re-ranks. generate_limit: number of
+    images, the first ones that have such texts, that captions and answers are generated for; by default all.
+    answers: a list from which VQA also picks answers, besides generating them. java: whether to run the Java
+    programs that tokenize captions and compute METEOR and SPICE, which take many seconds to start. num_beams: of
+    captions and answers. max_new_tokens: of a caption, by default the model's `max_text`. return_items: adds
+    "items", the tables "tr" (a row for each image), "ir" (caption), "captioning" (image) and "vqa" (question).
+    progress: whether to show a bar, or a function that is called with the fraction done.
 
     Raises UserError for an unknown task, or where no task can be evaluated.
     """
@@ -67,7 +69,7 @@ def evaluate(
         for i, task in enumerate(tasks):
             part = subrange(progress, i / len(tasks), (i + 1) / len(tasks))
             limited = task != "retrieval" and generate_limit is not None and generate_limit < len(data)
-            images = FirstN(data, generate_limit) if limited else data
+            images = first_with(data, TEXTS[task], generate_limit) if limited else data
             try:
                 evaluated = evaluators[task](model, images, batch_size=batch_size, progress=part, **options[task])
             except (MetricUnavailable, MissingAbility) as reason:
@@ -75,7 +77,7 @@ def evaluate(
                 continue
             result[task] = evaluated.metrics
             items |= evaluated.items
-            notes |= {task: f"of the first {generate_limit:,} images"} if limited else {}
+            notes |= {task: f"of the first {generate_limit:,} images with {TEXTS[task]}"} if limited else {}
             notes |= {f"{task}.{name}": note for name, note in evaluated.notes.items()}
     if not any(result[task] for task in tasks):
         reasons = "; ".join(dict.fromkeys(notes.values()))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from dlip.data.batch import Batch, Item
 from dlip.data.collate import Collate
+from dlip.data.quarantine import without_image
 from dlip.models.med import Med
 from dlip.training.caches.disk import cache_key, fill, locked, open_columns, to_float16
 from dlip.training.config import CACHE_GB
@@ -21,7 +21,7 @@ VERSION = 1
 
 
 class FeatureCache:
-    """Cached backbone features of a dataset's images. Call it with a batch whose `rows` and `views` are known.
+    """Cached backbone features of a dataset's images. Call it with a batch whose `index` and `views` are known.
 
     A column has one view of every image. Runs may share a cache, whatever their seeds.
     """
@@ -72,11 +72,11 @@ class FeatureCache:
     def __call__(self, batch: Batch) -> Tensor:
         """Features [B, P', C'], float32."""
         view = self.columns[int(batch.views[0])]  # a batch never spans two epochs
-        return torch.from_numpy(view[batch.rows.cpu().numpy()]).float().to(batch.image_id.device)
+        return torch.from_numpy(view[batch.index.cpu().numpy()]).float().to(batch.image_id.device)
 
 
 class WithoutImages:
-    """A dataset whose items have no images. A process decodes each once, by the dataset itself, and keeps its texts."""
+    """A dataset whose items have no images. A process reads the texts of each once and keeps them."""
 
     def __init__(self, dataset):
         self.dataset, self._items = dataset, dict[int, Item]()
@@ -86,5 +86,5 @@ class WithoutImages:
 
     def __getitem__(self, i: int) -> Item:
         if i not in self._items:
-            self._items[i] = replace(self.dataset[i], image=None)
+            self._items[i] = without_image(self.dataset, i)
         return self._items[i]

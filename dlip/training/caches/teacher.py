@@ -17,6 +17,7 @@ from dlip.checkpoints.tensors import read_tensors, write_tensors
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.data.collate import Collate
+from dlip.data.quarantine import without_image
 from dlip.models.features import Features, Trace, Want
 from dlip.models.tasks import SOURCES
 from dlip.models.token_ids import with_prompt
@@ -79,9 +80,9 @@ class TeacherCache(nn.Module):
     # --- reading --------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, want: Want, pairs=None) -> Features:
-        """Features of a batch of the cached data set, whose `rows` and `caption_index` are known."""
+        """Features of a batch of the cached data set, whose `index` and `caption_index` are known."""
         med, device = self.teacher.med, batch.image_id.device
-        image = self._rows("image.states.-1", batch.rows).to(device, med.temp.dtype)
+        image = self._rows("image.states.-1", batch.index).to(device, med.temp.dtype)
         out = self.teacher(batch, Want(want.abilities & {"itm", "vqa"}), pairs, image)
         mask = with_prompt(batch.ids, batch.mask, med.config.prompt_ids)[1]
         out.decoder_mask = mask & batch.captioned[:, None]
@@ -92,7 +93,7 @@ class TeacherCache(nn.Module):
                     trace.kept[kind, layer] = self._read(source, kind, requested, batch, out)
             out.traces[source] = trace
         if "itc" in want.abilities:
-            embeds = self._rows("image.embed", batch.rows), self._rows("text.embed", self._captions(batch))
+            embeds = self._rows("image.embed", batch.index), self._rows("text.embed", self._captions(batch))
             out.contrast(*(embed.to(device) for embed in embeds))
         if "lm" in want.abilities:
             with torch.no_grad():
@@ -104,7 +105,7 @@ class TeacherCache(nn.Module):
         """States [B, T, D], or a map [B, 1, T, K]."""
         column = f"{source}.{kind}.{layer}"
         if source == "image":
-            return self._rows(column, batch.rows).to(batch.image_id.device)
+            return self._rows(column, batch.index).to(batch.image_id.device)
         mask = out.text_mask(source).cpu()
         first = torch.from_numpy(self.starts[source].ravel()[self._captions(batch)])
         stored = self._rows(column, (first[:, None] + torch.arange(mask.shape[1]))[mask])
@@ -119,7 +120,7 @@ class TeacherCache(nn.Module):
 
     def _captions(self, batch: Batch) -> Tensor:
         """Row of each caption in `text.embed`: every image has as many rows as the most captions of one."""
-        return (batch.rows * self.lengths.shape[1] + batch.caption_index).cpu()
+        return (batch.index * self.lengths.shape[1] + batch.caption_index).cpu()
 
     # --- layout ---------------------------------------------------------------------------------------------------
 
@@ -145,7 +146,8 @@ class TeacherCache(nn.Module):
         try:
             self.lengths = read_tensors(path, checked=True)[0]["lengths"].numpy()
         except UserError:  # missing or damaged
-            texts = [dataset[i].captions for i in tqdm(range(len(dataset)), "reading captions", leave=False)]
+            indices = tqdm(range(len(dataset)), "reading captions", leave=False)
+            texts = [without_image(dataset, i).captions for i in indices]
             if not any(texts):
                 raise UserError(f"{dataset.name} has no captions, which the cache needs; train without it") from None
             self.lengths = np.zeros((len(texts), max(map(len, texts))), np.int64)

@@ -8,6 +8,7 @@ from dlip.common.errors import UserError
 from dlip.data.annotation import Annotation
 from dlip.data.batch import Question
 from dlip.data.folders.annotations import read_captions, read_questions
+from dlip.data.folders.images import ImageFiles
 
 IMAGE = {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "one"}]}
 ROW = {"image": "a.jpg", "question": "what?", "answers": ["cat"], "split": "train"}
@@ -20,7 +21,8 @@ def without(row: dict, key: str) -> dict:
 def captions(tmp_path, content) -> list[Annotation]:
     file = tmp_path / "captions.json"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    return list(read_captions(file))
+    (tmp_path / "images").mkdir(exist_ok=True)
+    return list(read_captions(file, ImageFiles(tmp_path)))
 
 
 def questions(tmp_path, content) -> list[Annotation]:

@@ -68,6 +68,18 @@ def test_coco_2017_in_one_folder(tmp_path):
     assert captions(tmp_path, "val") == [("000000000139.jpg", ["a room"])]
 
 
+def test_images_numbered_in_each_split(tmp_path):
+    paint(tmp_path / "train2017/1.png", tmp_path / "val2017/1.png", tmp_path / "val2017/more/1.png")
+    dump(tmp_path / "captions_val2017.json", coco({1: "1.png"}, [(1, "one")]))
+    assert captions(tmp_path, "val") == [("val2017/1.png", ["one"])]
+    dump(tmp_path / "captions_val2017.json", coco({1: "val2017/more/1.png"}, [(1, "one")]))
+    assert captions(tmp_path, "val") == [("val2017/more/1.png", ["one"])]
+    (tmp_path / "captions_val2017.json").rename(tmp_path / "captions_dev.json")
+    dump(tmp_path / "captions_dev.json", coco({1: "1.png"}, [(1, "one")]))
+    with pytest.raises(UserError, match=r"the image 1.png is both train2017/1.png and val2017/1.png in .*; name it"):
+        captions(tmp_path, "val")
+
+
 def test_coco_faults(tmp_path):
     paint(*(tmp_path / "images" / f"{name}.jpg" for name in "ab"))
     images = {1: "a.jpg", 2: "b.jpg", 3: "gone.jpg"}
@@ -107,6 +119,13 @@ def test_karpathys_split_of_coco_has_precedence(tmp_path):
     assert [name for name, _ in captions(tmp_path, "train")] == [f"train2014/{TRAIN}", f"val2014/{VAL}"]
 
 
+def test_karpathys_split_of_coco_in_one_folder(tmp_path):
+    paint(tmp_path / "images" / VAL)
+    sentences = {"sentences": [{"raw": "one"}], "split": "val"}
+    dump(tmp_path / "dataset_coco.json", {"images": [{"filepath": "val2014", "filename": VAL, **sentences}]})
+    assert captions(tmp_path, "val") == [(VAL, ["one"])]
+
+
 def test_karpathys_split_of_flickr30k(tmp_path):
     paint(tmp_path / "flickr30k_images/2.jpg")
     images = [{"filename": "2.jpg", "split": "test", "sentences": [{"raw": "x"}]}]
@@ -142,6 +161,14 @@ def test_vqa2(tmp_path):
     ]  # fmt: skip
     assert data.splits(tmp_path) == ["train", "val"]
     assert data.open(tmp_path, "val").counts() == {"images": 1, "captions": 0, "questions": 1}
+
+
+def test_vqa2_counts_a_question_asked_twice_twice(tmp_path):
+    """By another ten annotators, as the official program does."""
+    paint(tmp_path / "train2014" / TRAIN)
+    vqa2(tmp_path, "train2014", [(9, 90, "What?", "net", "other"), (9, 91, "What?", "rope", "other")])
+    (item,) = data.open(tmp_path, "train")
+    assert [question.answers[1:] for question in item.questions] == [["net"] * 9, ["rope"] * 9]
 
 
 def test_vqa2_on_images_of_2017(tmp_path):

@@ -35,16 +35,25 @@ def test_webdataset_layout(tmp_path):
         "./a/1.jpg": jpeg(1), "./a/1.txt": "a cat\na tabby\n", "b.PNG": jpeg(2), "b.json": {"caption": "a dog"},
         "c.seg.png": jpeg(3), "c.jpeg": jpeg(4), "c.cls": "7", "c.txt": "a cow",
         "d.jpg": jpeg(5), "d.json": {"captions": ["x", "y"], "image_id": 77, "questions": [
-            {"question": "what?", "answers": ["z", " "], "question_type": "kind"}]},
+            {"question": "what?", "answers": ["z", " ", 2], "question_type": "kind"}]},
     })  # fmt: skip
     dataset = Shards(tmp_path, "train")
     assert captions(dataset) == [["a cat", "a tabby"], ["a dog"], ["a cow"], ["x", "y"]]
-    assert dataset[3].image_id == 77 and dataset[3].questions == [Question("what?", ["z"], "kind")]
+    assert dataset[3].image_id == 77 and dataset[3].questions == [Question("what?", ["z", "2"], "kind")]
     assert dataset[2].image.getpixel((0, 0))[0] == Image.open(io.BytesIO(jpeg(4))).getpixel((0, 0))[0]
     assert dataset.counts() == {"images": 4, "captions": 6, "questions": 1}
     assert len({item.image_id for item in dataset}) == 4
     with pytest.raises(IndexError):
         dataset[4]
+
+
+def test_samples_of_one_image(tmp_path):
+    """By its number or its name."""
+    about = [{"caption": f"text {i}", "image_id": number} for i, number in enumerate((17, 17, "17", "17", "x"))]
+    write_tar(tmp_path / "0.tar", {f"{i}.{end}": value for i, row in enumerate(about) for end, value in
+                                   (("jpg", jpeg(1)), ("json", row))})  # fmt: skip
+    ids = [item.image_id for item in Shards(tmp_path, "train")]
+    assert ids[0] == ids[1] == 17 and ids[2] == ids[3] and len(set(ids)) == 3
 
 
 def test_img2dataset_output(tmp_path):
@@ -68,12 +77,12 @@ def test_shard_names_and_splits(tmp_path):
         with pytest.raises(UserError, match="is not a range of 1 to 1,000,000 shards"):
             expand_braces(f"x-{wrong}.tar")
     files = ("cc3m-train-0000.tar", "cc3m-validation-0000.tar", "laion-7.tar", "extra/1.tar", "validation/2.tar",
-             "val-00001-of-00002.tar", "x-dev-0.tar", "valid_3.tar")  # fmt: skip
+             "val-00001-of-00002.tar", "x-dev-0.tar", "valid_3.tar", "val2014-1.tar")  # fmt: skip
     for i, name in enumerate(files):
         write_tar(tmp_path / name, {"1.jpg": jpeg(i), "1.txt": str(i)})
     assert data.splits(tmp_path) == ["extra", "train", "val"]
     assert captions(data.open(tmp_path, "train")) == [["0"], ["2"]]
-    assert sorted(captions(data.open(tmp_path, "val"))) == [["1"], ["4"], ["5"], ["6"], ["7"]]
+    assert sorted(captions(data.open(tmp_path, "val"))) == [["1"], ["4"], ["5"], ["6"], ["7"], ["8"]]
     assert captions(data.open(tmp_path / "{laion,laion}-7.tar", "train")) == [["2"]] * 2
     assert captions(data.open(tmp_path / "cc3m-*.tar", "val")) == [["1"]]
     for pattern in ("{extra,validation}/*.tar", "*/*.tar"):  # extra is no split's name
