@@ -142,7 +142,7 @@ def _serve(connection: Connection, data: str, split: str, batch: int, variant: V
     for model in (learner, outputs):
         set_layer_modes(model, compiled=variant.compiled)
     collate = Collate(student.tokenizer, 224, True, student.med.config.max_text)
-    ready = replace(collate([dataset[i] for i in range(batch)]), rows=torch.arange(batch)).to(device)
+    ready = replace(collate([dataset[i] for i in range(batch)]), index=torch.arange(batch)).to(device)
     if variant.padded:
         padding = (0, max(0, TOKENS - ready.ids.shape[1]))
         ready = replace(

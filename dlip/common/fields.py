@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise
+from numbers import Integral, Real
 from textwrap import dedent
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
@@ -31,7 +32,8 @@ def option(default: Any = MISSING, *, factory: Callable[[], Any] = MISSING, **me
     - flag: name of its flag, if not the field's; `inverse`: the flag turns the field off; `negatable`: a --no-FLAG too.
     - positional: it has no flag. required: it must be passed, though the class has a default. hidden: it has no flag.
     - command: the only command that has it.
-    - parse, show: from text to value, and back; metavar, choices: as in argparse; const: value of the flag alone.
+    - parse, show: from text to value, and back; metavar, choices: as in argparse (choices of a Literal: those that the
+      command line offers); const: value of the flag alone.
     """
     return field(default=default, default_factory=factory, metadata=metadata)
 
@@ -77,13 +79,14 @@ def docstrings(cls: type) -> dict[str, str]:
 
 
 def check(config, prefix: str) -> None:
-    """Raise UserError where a value of a dataclass is out of its field's bounds or choices, or an empty string.
+    """Raise UserError where a value of a dataclass is not of its field's type, bounds or choices, or an empty string.
 
     prefix: what errors put before a field's name, as in "train."; "--" names it as the command line does.
     """
     for f in fields(config):
         value, bounds = getattr(config, f.name), f.metadata
         name = flag(f) if prefix == "--" else f"{prefix}{f.name}"
+        _check_type(value, f, name)
         if value == "":
             raise UserError(f"{name} is empty; give a value, or drop it")
         if value is not None and choices(f) and value not in choices(f):
@@ -95,8 +98,7 @@ def check(config, prefix: str) -> None:
             bounds.get("above", -math.inf),
             bounds.get("most", math.inf),
         )
-        finite = base_type(f) is int or abs(value) < MAX_NUMBER
-        if not (finite and least <= value <= most and value > above):  # written so that NaN fails
+        if not (least <= value <= most and value > above):
             words = [f"above {above:,}", f"at least {least:,}", f"at most {most:,}"]
             limits = [word for word, bound in zip(words, (above, least, most), strict=True) if math.isfinite(bound)]
             raise UserError(f"{name} is {value}; give {', '.join([TYPE_NAMES[base_type(f)], *limits])}")
@@ -116,8 +118,7 @@ def from_dict(cls: type, values: dict, what: str):
     read = {}
     for name, value in values.items():
         kind = known[name].type
-        if not _valid(value, kind):
-            raise UserError(f"{what}.{name} is {value!r}; it has to be {TYPE_NAMES[base_type(known[name])]}")
+        _check_type(value, known[name], f"{what}.{name}")
         read[name] = from_dict(kind, value, name) if is_dataclass(kind) else value
     missing = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING and f.name not in read]
     if missing:
@@ -143,15 +144,32 @@ class Config:
         return replace(self, **changes)
 
 
+def _check_type(value, f: Field, name: str) -> None:
+    """Raise UserError where a value, or a value of a dict of numbers, is not of its field's type."""
+    if _valid(value, f.type):
+        return
+    kind = base_type(f)
+    if kind is dict and isinstance(value, dict):
+        _, kind = get_args(f.type)
+        name, value = next((f"{name}[{key!r}]", one) for key, one in value.items() if not _valid(one, kind))
+    raise UserError(f"{name} is {value!r}; it has to be {TYPE_NAMES[get_origin(kind) or kind]}")
+
+
 def _valid(value, kind) -> bool:
-    """Whether a JSON value is of an annotated type."""
+    """Whether a value, perhaps read from JSON, is of an annotated type."""
     if isinstance(kind, UnionType):
         return any(_valid(value, one) for one in get_args(kind))
     origin, inner = get_origin(kind) or kind, get_args(kind)
-    if origin is dict or is_dataclass(origin):
+    if is_dataclass(origin):
+        return isinstance(value, origin | dict)
+    if origin is dict:
         return isinstance(value, dict) and all(_valid(one, inner[1]) for one in value.values() if inner)
     if origin is tuple:
         return isinstance(value, list | tuple) and all(_valid(one, inner[0]) for one in value)
+    if isinstance(value, bool):
+        return origin is bool
+    if origin is int:
+        return isinstance(value, Integral)
     if origin is float:
-        return type(value) in (int, float) and abs(value) < MAX_NUMBER
+        return isinstance(value, Real) and abs(value) < MAX_NUMBER  # written so that NaN fails
     return type(value) is (str if origin is Literal else origin)

@@ -60,7 +60,7 @@ def _text(f: Field, value) -> str:
 
 
 def _add(parser: argparse.ArgumentParser, f: Field, help_: str) -> None:
-    about, kind, values = f.metadata, base_type(f), choices(f)
+    about, kind, values = f.metadata, base_type(f), f.metadata.get("choices", choices(f))
     options: dict[str, Any] = {"help": help_.replace("%", "%%"), "default": argparse.SUPPRESS}
     if kind is bool:
         off = "store_false" if about.get("inverse") else "store_true"

@@ -38,7 +38,7 @@ class MeasureConfig:
     latency_repeats: int = option(20, least=0)
     """Repetitions of the latency measurement; 0 for none."""
     generate_limit: int | None = option(None, least=1)
-    """Generate captions and answers for the first N images only; retrieval is among all."""
+    """Generate captions for the first N images that have captions, and answers likewise; retrieval is among all."""
 
     def __post_init__(self):
         check(self, "evaluation.")
@@ -68,8 +68,10 @@ class ExperimentConfig(Config):
     tokenizer: str | None = option(None, metavar="MODEL")
     """Model whose tokenizer to use; by default the teacher's if that is a BLIP, else one trained on the training
     texts."""
-    role: Literal["teacher", "undistilled", "distilled"] = option("undistilled", command="train")
-    """Role in records and tables: teacher, undistilled student or distilled student."""
+    role: Literal["teacher", "undistilled", "distilled"] = option(
+        "undistilled", command="train", choices=("teacher", "undistilled")
+    )
+    """Role in records and tables: teacher or undistilled student."""
     init_from: tuple[str, ...] = option((), metavar="[PART=]MODEL")
     """Initialize from a model, ViT, DeiT or BERT: whole, or its part image, text, language or backbone, as in
     image=runs/teacher; may be repeated."""

@@ -29,10 +29,6 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [N, T, D] -> [N, H, T, d]
 
 
-def drop(p: float) -> nn.Module:
-    return nn.Dropout(p) if p else nn.Identity()
-
-
 # --- image encoder ----------------------------------------------------------------------------------------------------
 
 
@@ -68,7 +64,7 @@ class ImageLayer(nn.Module):
         self.layer_norm1 = nn.LayerNorm(c.image_width, c.image_eps)
         self.mlp = ImageMLP(c)
         self.layer_norm2 = nn.LayerNorm(c.image_width, c.image_eps)
-        self.drop = drop(c.dropout)
+        self.drop = nn.Dropout(c.dropout)
 
     def forward(self, x: Tensor, want_map: bool) -> tuple[Tensor, Tensor | None]:
         out, probs = self.self_attn(self.layer_norm1(x), want_map)
@@ -105,7 +101,7 @@ class TextEmbeddings(nn.Module):
         self.word_embeddings = nn.Embedding(c.vocab_size, c.text_width, padding_idx=c.pad_id)
         self.position_embeddings = nn.Embedding(c.max_positions, c.text_width)
         self.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
-        self.dropout = drop(c.dropout)
+        self.dropout = nn.Dropout(c.dropout)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         positions = self.position_embeddings.weight[start : start + ids.shape[1]]
@@ -133,7 +129,7 @@ class ResidualNorm(nn.Module):
         super().__init__()
         self.dense = Linear(width, c.text_width)
         self.LayerNorm = nn.LayerNorm(c.text_width, c.text_eps)
-        self.dropout = drop(c.dropout)
+        self.dropout = nn.Dropout(c.dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(x)) + residual)

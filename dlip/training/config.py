@@ -1,6 +1,5 @@
 """How a model is trained: a validated dataclass, the only place where a training option is declared."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,16 +104,16 @@ class TrainConfig(Config):
     """Images of a quick evaluation."""
 
     def __post_init__(self):
+        check(self, "train.")
         pairs = {source: tuple(map(tuple, layers)) for source, layers in self.layers.items()}
         object.__setattr__(self, "layers", pairs)
         if unknown := sorted({*self.weights, *self.joins} - set(TERMS)):
             raise UserError(f"there is no loss term {unknown[0]!r}; the terms are {', '.join(TERMS)}")
         if unknown := sorted(set(self.layers) - set(SOURCES)):
             raise UserError(f"train.layers has no source {unknown[0]!r}; it has {', '.join(SOURCES)}")
-        check(self, "train.")
         for term, weight in self.weights.items():
-            if not 0 <= weight < math.inf:
-                raise UserError(f"the weight of {term} is {weight}; give a finite number, at least 0")
+            if weight < 0:
+                raise UserError(f"the weight of {term} is {weight}; give a number, at least 0")
         if not any(self.weights.values()):
             raise UserError("every loss weight is 0, so there is nothing to learn; give at least one term a weight")
         if not self.active(0):

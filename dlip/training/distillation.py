@@ -85,8 +85,7 @@ def map_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Te
     [N, H, Q, K], whose numbers of heads may differ; mask: bool [N, Q], false at padding. Source: DLIP, eq. 6.
     """
     a_t, a_s = teacher.float().mean(1), student.float().mean(1)  # [N, Q, K]
-    kl = (torch.xlogy(a_t, a_t) - torch.xlogy(a_t, a_s.clamp(min=1e-9))).sum(-1)
-    return masked_mean(kl, mask)
+    return masked_mean(F.kl_div(a_s.clamp(min=1e-9).log(), a_t, reduction="none").sum(-1), mask)
 
 
 def logit_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -95,7 +94,7 @@ def logit_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     student, teacher: logits [..., K]; mask: bool [...]. Beyond the paper. Source: Hinton et al. (arXiv 1503.02531).
     """
     log_p_t, log_p_s = teacher.float().log_softmax(-1), student.float().log_softmax(-1)
-    return masked_mean((log_p_t.exp() * (log_p_t - log_p_s)).sum(-1), mask)
+    return masked_mean(F.kl_div(log_p_s, log_p_t, reduction="none", log_target=True).sum(-1), mask)
 
 
 def centered(states: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -96,8 +96,9 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     """
     size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
-    micro = config.batch_size // config.accumulate
-    sampler = ResumableBatchSampler(len(dataset), micro, 1, config.seed, order=getattr(dataset, "order", None))
+    sampler = ResumableBatchSampler(
+        len(dataset), config.batch_size, 1, config.seed, config.accumulate, order=getattr(dataset, "order", None)
+    )
     device = machine.device()
     batch = collate([dataset[i] for _, i in next(iter(sampler))]).to(device)
     tags = dataset[0].tags

@@ -10,11 +10,9 @@ One training step, in reading order:
 """
 
 import math
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -42,11 +40,11 @@ from dlip.training.distillation import Distiller, Teacher
 from dlip.training.layer_modes import set_layer_modes
 from dlip.training.learner import Learner
 from dlip.training.optimizer import OptimizerStep, learning_rate
-from dlip.training.run_folder import Run, run_inputs, set_random_states
+from dlip.training.run_folder import Run, Stopwatch, run_inputs, set_random_states
 from dlip.training.terms import NEEDS, distills
 from dlip.vlm import VLM
 
-LEAST_LAST_RATE = 1e-2
+MIN_LAST_LR_SHARE = 1e-2
 """Share of the peak learning rate below which the last step learns next to nothing, and a warning says so."""
 
 
@@ -92,16 +90,18 @@ def train(
     warn_if_emulated(config.precision, "--precision no is faster here")
     check_divisible(config, accelerator.num_processes)
     set_seed(config.seed, device_specific=True)
-    run, models = Run(folder), [model for model in (student, teacher) if model]
+    run = Run(folder)
     with run.exclusive(), explain_killed_worker():
-        _train(
-            run, student, teacher, dataset, config, accelerator, evaluate, on_row, about or {}, progress,
-            cache, cache_gb,
-        )  # fmt: skip
-        for model in models:
-            set_layer_modes(model.med)
-        student.med.eval()
-        accelerator.free_memory()  # the optimizer's state
+        try:
+            _train(
+                run, student, teacher, dataset, config, accelerator, evaluate, on_row, about or {}, progress,
+                cache, cache_gb,
+            )  # fmt: skip
+        finally:  # or a notebook could not use the models of an interrupted run
+            for model in filter(None, (student, teacher)):
+                set_layer_modes(model.med)
+            student.med.eval()
+            accelerator.free_memory()  # the optimizer's state
         if on_finished:
             on_finished(run)
     return run
@@ -127,9 +127,8 @@ def _train(
     set_layer_modes(student.med, config.gradient_checkpointing, config.compile)
 
     batches = ResumableBatchSampler(
-        len(dataset), config.batch_size // config.accumulate, config.steps * config.accumulate, config.seed,
-        start=start * config.accumulate, rank=accelerator.process_index, world=accelerator.num_processes,
-        order=getattr(dataset, "order", None),
+        len(dataset), config.batch_size, config.steps, config.seed, config.accumulate, start,
+        accelerator.process_index, accelerator.num_processes, getattr(dataset, "order", None),
     )  # fmt: skip
     image_size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(
@@ -165,7 +164,7 @@ def _train(
     def log(row: dict) -> None:
         run.log(row)
         if on_row:
-            with meter.paused():
+            with run.stopwatch.paused(), meter.stopwatch.paused():
                 on_row(row)
 
     with tqdm(total=config.steps, initial=start, unit="step", disable=not (progress and main), smoothing=0.05) as bar:
@@ -189,7 +188,7 @@ def _train(
                 })  # fmt: skip
                 bar.set_postfix(loss=f"{losses['total']:.3f}", images_per_s=f"{images_per_s:.0f}")
             if evaluate and config.eval_every and step % config.eval_every == 0:
-                with meter.paused():
+                with run.stopwatch.paused(), meter.stopwatch.paused():
                     metrics = distributed.run_on_main(partial(evaluate, student))
                     learner.train()
                 if main:
@@ -204,10 +203,7 @@ class Meter:
     """Mean losses and step time since the log's last row; of skipped steps only the time counts."""
 
     def __init__(self):
-        self._reset()
-
-    def _reset(self) -> None:
-        self.steps, self.sums, self.started = 0, Counter(), time.perf_counter()
+        self.steps, self.sums, self.stopwatch = 0, Counter(), Stopwatch()
 
     def add(self, losses: dict[str, float]) -> None:
         self.steps += bool(losses)
@@ -216,15 +212,9 @@ class Meter:
     def read(self) -> tuple[dict[str, float], float]:
         """Mean loss by term and seconds per step; both start anew."""
         means = {term: round(value / self.steps, 6) for term, value in self.sums.items()}
-        seconds = (time.perf_counter() - self.started) / self.steps
-        self._reset()
+        seconds = self.stopwatch.read() / self.steps
+        self.steps, self.sums = 0, Counter()
         return means, seconds
-
-    @contextmanager
-    def paused(self):
-        paused = time.perf_counter()
-        yield
-        self.started += time.perf_counter() - paused
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -261,7 +251,7 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
         raise UserError("the student has no image backbone; drop --backbone-lr, or give its size an image_backbone")
     check_data(dataset, config)
     last = learning_rate(config.steps - 1, config, config.steps_per_epoch(len(dataset))) / config.lr
-    if config.schedule == "epoch" and config.steps > config.warmup and last < LEAST_LAST_RATE:
+    if config.schedule == "epoch" and config.steps > config.warmup and last < MIN_LAST_LR_SHARE:
         warnings.warn(
             f"the last step has {last:.0e} of the peak learning rate, as it falls in every epoch; use "
             "--schedule cosine, or fewer steps",
@@ -307,6 +297,7 @@ def check_divisible(config: TrainConfig, processes: int) -> None:
         raise UserError(f"queue {config.queue} is not divisible by {processes} processes; use a multiple")
 
 
+@distributed.raised_by_all()
 def check_finite(learner: Learner, step: int) -> None:
     """Raise UserError where a weight is non-finite, before a checkpoint would keep it."""
     if bad := [name for name, parameter in learner.named_parameters() if not parameter.isfinite().all()]:

@@ -30,7 +30,7 @@ def itc_targets(image_id: Tensor) -> Tensor:
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """-sum_j y_ij log softmax(logits)_ij, mean over rows i of logits and targets y [C, C]; 0 without rows."""
-    return -(targets * logits.float().log_softmax(1)).sum() / max(1, len(logits))
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(logits))
 
 
 def itc(features: Features) -> Tensor:

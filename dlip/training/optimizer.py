@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from dlip.common import distributed
 from dlip.common.errors import UserError
 from dlip.data.batch import Batch
 from dlip.models.med import ImageLayer, Med, TextLayer
@@ -178,21 +179,23 @@ class OptimizerStep:
                     terms[term] = None
         return [f"the gradient of {term}" for term in terms or ["the total"]]
 
+    @distributed.raised_by_all()
     def _mark_nonfinite(self, names: list[str], step: int) -> None:
         self.nonfinite = names
         if self.config.nonfinite == "stop":
             raise UserError(
-                f"non-finite in step {step}: {', '.join(names)}; lower the learning rate in a new folder, or skip such "
-                f"steps with --nonfinite skip"
+                f"non-finite in step {step + 1}: {', '.join(names)}; lower the learning rate in a new folder, or skip "
+                f"such steps with --nonfinite skip"
             )
 
+    @distributed.raised_by_all()
     def _skip(self, step: int) -> None:
         self.skipped_in_a_row += 1
         names = ", ".join(self.nonfinite)
         if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise UserError(
-                f"non-finite in step {step}: {names}; {MAX_SKIPPED_IN_A_ROW} steps in a row were skipped, so lower the "
-                f"learning rate in a new folder"
+                f"non-finite in step {step + 1}: {names}; {MAX_SKIPPED_IN_A_ROW} steps in a row were skipped, so lower "
+                f"the learning rate in a new folder"
             )
-        warnings.warn(f"non-finite in step {step}: {names}; the step is skipped", stacklevel=3)
+        warnings.warn(f"non-finite in step {step + 1}: {names}; the step is skipped", stacklevel=4)
         self.learner.after_skipped_step()

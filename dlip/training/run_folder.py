@@ -85,7 +85,7 @@ class Run:
     """`run.json` (the configuration), `log.jsonl`, `checkpoint-*.safetensors`, and the finished model beside them."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder, self.stopwatch = Path(folder), Stopwatch()
 
     @property
     def finished(self) -> bool:
@@ -103,7 +103,8 @@ class Run:
     def rows(self) -> list[dict]:
         """The log: rows {step, epoch, lr, norm, images_per_s, losses}, {step, eval} and {step, skipped}, with seconds.
 
-        "skipped" names the non-finite losses or gradients. A row that a crash left half written is dropped.
+        "skipped" names the non-finite losses or gradients. Seconds are those of training since the row before, without
+        evaluation. A row that a crash left half written is dropped.
         """
         path, rows = self.folder / "log.jsonl", []
         for line in path.read_bytes().splitlines() if path.is_file() else []:
@@ -122,7 +123,7 @@ class Run:
         return sum("skipped" in row for row in self.rows())
 
     def seconds(self) -> float:
-        """Wall time of training, over all its sessions."""
+        """Wall time of training, without evaluation, over all its sessions."""
         return sum(row.get("seconds", 0.0) for row in self.rows())
 
     @contextmanager
@@ -155,7 +156,7 @@ class Run:
         step = self._last_step(config.steps)
         lines = "".join(json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step)
         write_atomically(self.folder / "log.jsonl", lambda temporary: temporary.write_text(lines))
-        self._logged = time.perf_counter()
+        self.stopwatch.read()
         return step
 
     def _check_same_run(self, new: dict) -> None:
@@ -190,9 +191,7 @@ class Run:
         return self.folder / f"checkpoint-{step:08d}.safetensors"
 
     def log(self, row: dict) -> None:
-        now = time.perf_counter()
-        row = {**row, "seconds": round(now - self._logged, 3)}
-        self._logged = now
+        row = {**row, "seconds": round(self.stopwatch.read(), 3)}
         path = self.folder / "log.jsonl"
         with system_errors(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -229,11 +228,12 @@ class Run:
         path, rank = self._checkpoint(step), distributed.rank()
         tensors, about = read_tensors(path)
         with checkpoint_errors(path):
-            if about["processes"] != distributed.world_size():
-                raise UserError(
-                    f"{path} was written by {about['processes']} processes, not {distributed.world_size()}; resume the "
-                    f"run with as many"
-                )
+            with distributed.raised_by_all():
+                if about["processes"] != distributed.world_size():
+                    raise UserError(
+                        f"{path} was written by {about['processes']} processes, not {distributed.world_size()}; resume "
+                        f"the run with as many"
+                    )
             if (about["step"], about["run"]) != (step, self._config_hash()):
                 raise UserError(f"{path} belongs to another run or step; remove it, or choose another folder")
             with torch.no_grad():
@@ -259,6 +259,24 @@ class Run:
     def _config_hash(self) -> str:
         """SHA-256 of run.json, which is written once."""
         return hashlib.sha256((self.folder / "run.json").read_bytes()).hexdigest()
+
+
+class Stopwatch:
+    """Measures seconds between readings, without those in which it is paused."""
+
+    def __init__(self):
+        self._started = time.perf_counter()
+
+    def read(self) -> float:
+        """Seconds since the last reading, at first since it was made."""
+        before, self._started = self._started, time.perf_counter()
+        return self._started - before
+
+    @contextmanager
+    def paused(self):
+        paused = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - paused
 
 
 def set_random_states(states: dict[str, torch.Tensor]) -> None:

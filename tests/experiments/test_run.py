@@ -173,7 +173,7 @@ def test_skipped_steps_are_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(Learner, "forward", spoilt)
     words = "train --size scenes-student --tokenizer scenes/teacher --limit 4 --test-limit 2 --steps 3 --batch-size 4"
     words += f" --weights itc --nonfinite skip --latency-repeats 0 --out {tmp_path}/run --results {tmp_path}/r.jsonl"
-    with pytest.warns(UserWarning, match="non-finite in step 1: itc; the step is skipped"):
+    with pytest.warns(UserWarning, match="non-finite in step 2: itc; the step is skipped"):
         assert main(words.split()) == 0
     (record,) = records.read(tmp_path / "r.jsonl")
     assert record["notes"]["steps"] == "skipped as non-finite: 1 of 3"

@@ -30,6 +30,10 @@ def test_defaults_are_the_papers():
         (dict(epochs=0.0), "epochs is 0.0; give a number, above 0"),
         (dict(joins={"lm": 1000}), "lm joins after 1000 of 1000 steps"),
         (dict(queue=64), "queue needs momentum"),
+        (dict(steps=1e3), "steps is 1000.0; it has to be a whole number"),
+        (dict(precision=None), "precision is None; it has to be a string"),
+        (dict(weights={"itc": "1"}), r"weights\['itc'\] is '1'; it has to be a number"),
+        (dict(weights="vlp,hr"), "weights is 'vlp,hr'; it has to be an object"),
     ],
 )
 def test_invalid_configurations_are_refused(changes, says):

@@ -337,6 +337,24 @@ def test_evaluation_is_logged_and_does_not_change_training(make_vlm, tmp_path):
     assert seen == [student] * 3 and run.losses() == plain.losses()
 
 
+def test_seconds_are_those_of_training(make_vlm, tmp_path, monkeypatch):
+    """Not of what happens while the loop waits: evaluation, and whoever is shown the log."""
+    clock = [0.0]
+
+    def passed(seconds: float = 0.001) -> float:
+        clock[0] += seconds
+        return clock[0]
+
+    def wait(_) -> dict:
+        passed(1000)
+        return {}
+
+    monkeypatch.setattr("dlip.training.run_folder.time.perf_counter", passed)
+    config = SHORT.replace(steps=4, log_every=2, eval_every=3)
+    run = train(make_vlm(), TRAIN_SCENES, config, tmp_path, evaluate=wait, on_row=wait, progress=False)
+    assert 0 < run.seconds() < 1
+
+
 def test_a_model_that_was_a_teacher_learns(make_vlm, tmp_path):
     model = make_vlm(0)
     train(make_vlm(1), TRAIN_SCENES, SHORT.replace(weights={"hr.image": 1.0}), tmp_path / "a", model, progress=False)

@@ -206,6 +206,15 @@ def test_folder_of_another_run_is_refused(make_vlm, tmp_path):
         train(make_vlm(), TRAIN_SCENES, SHORT.replace(steps=1), tmp_path, about={"data": "scenes"}, progress=False)
 
 
+def test_models_of_a_failed_run_are_as_before(make_vlm, tmp_path):
+    """A notebook may go on with them."""
+    student, config = make_vlm(), SHORT.replace(gradient_checkpointing=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(student, InterruptedDataset(TRAIN_SCENES, 20), config, tmp_path, progress=False)
+    assert not student.med.training
+    assert not any("forward" in vars(module) for module in student.med.modules())  # which would recompute a layer
+
+
 def test_run_without_checkpoints_is_replaced(make_vlm, tmp_path):
     """As one does whose cache was refused, to the same without it."""
     (tmp_path / "log.jsonl").write_text('{"step": 1, "losses": {}}\n')

@@ -125,7 +125,7 @@ def test_nonfinite_loss_stops_the_run(other, make_vlm, tmp_path):
     """Nor do hard negatives of such a similarity: they are drawn before the loss is looked at."""
     student = make_vlm()
     student.med.text_proj.weight.data[0, 0] = float("nan")
-    with pytest.raises(UserError, match="non-finite in step 0: itc"):
+    with pytest.raises(UserError, match="non-finite in step 1: itc"):
         train(student, TRAIN_SCENES, SHORT.replace(weights={"itc": 1.0, other: 1.0}), tmp_path, progress=False)
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model.safetensors").exists()
 
@@ -159,7 +159,7 @@ class NoGradient(torch.autograd.Function):
 def test_nonfinite_gradient_stops_the_run(gradient, says, make_vlm, tmp_path, monkeypatch):
     Spoilt(monkeypatch, {4}, "lm", gradient)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, save_every=2)
-    with pytest.raises(UserError, match=f"^non-finite in step 4: {says}; .* --nonfinite skip"):
+    with pytest.raises(UserError, match=f"^non-finite in step 5: {says}; .* --nonfinite skip"):
         train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     last = read_tensors(tmp_path / "checkpoint-00000004.safetensors")[0]  # stands as it was
     assert all(tensor.isfinite().all() for tensor in last.values())
@@ -175,7 +175,7 @@ def test_nonfinite_gradient_of_an_earlier_micro_batch_is_named(make_vlm, tmp_pat
 
     monkeypatch.setattr(Learner, "forward", forward)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, accumulate=2)
-    with pytest.raises(UserError, match="^non-finite in step 0: the gradient of lm"):
+    with pytest.raises(UserError, match="^non-finite in step 1: the gradient of lm"):
         train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
 
 
@@ -184,7 +184,7 @@ def test_nonfinite_gradient_at_the_lowest_fp16_scale_stops_the_run(make_vlm, tmp
     force_fp16_scaler(monkeypatch, 4.0, 0.5)
     Spoilt(monkeypatch, set(range(6)), "lm", gradient=True)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16")
-    with pytest.raises(UserError, match="^non-finite in step 3: the gradient of lm"):
+    with pytest.raises(UserError, match="^non-finite in step 4: the gradient of lm"):
         train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
 
 
@@ -193,7 +193,7 @@ def test_skipped_steps_in_fp16(gradient, make_vlm, tmp_path, monkeypatch):
     force_fp16_scaler(monkeypatch, 2.0**-8, 0.5)
     Spoilt(monkeypatch, {3}, "lm", gradient)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, precision="fp16", nonfinite="skip")
-    with pytest.warns(UserWarning, match="non-finite in step 3: .*lm; the step is skipped"):
+    with pytest.warns(UserWarning, match="non-finite in step 4: .*lm; the step is skipped"):
         run = train(make_vlm(1), TRAIN_SCENES, config, tmp_path, progress=False)
     assert [(row["step"], "skipped" in row) for row in run.rows()] == [(i, i == 4) for i in range(1, 7)]
 
@@ -201,7 +201,7 @@ def test_skipped_steps_in_fp16(gradient, make_vlm, tmp_path, monkeypatch):
 def test_nonfinite_temperature_gradient_stops_the_run(make_vlm, tmp_path):
     student = make_vlm()
     student.med.temp.register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(UserError, match="^non-finite in step 0: the gradient of itc"):
+    with pytest.raises(UserError, match="^non-finite in step 1: the gradient of itc"):
         train(student, TRAIN_SCENES, SHORT.replace(weights={"itc": 1.0, "lm": 1.0}), tmp_path, progress=False)
 
 
@@ -222,8 +222,8 @@ def test_too_many_skipped_steps_stop_the_run(make_vlm, tmp_path, monkeypatch):
     monkeypatch.setattr("dlip.training.optimizer.MAX_SKIPPED_IN_A_ROW", 3)
     Spoilt(monkeypatch, {1, 3, 4, 5}, "lm", False)
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")
-    sentence = "^non-finite in step 5: lm; 3 steps in a row were skipped"
-    with pytest.warns(UserWarning, match="step 1: lm; the step is skipped"), pytest.raises(UserError, match=sentence):
+    sentence = "^non-finite in step 6: lm; 3 steps in a row were skipped"
+    with pytest.warns(UserWarning, match="step 2: lm; the step is skipped"), pytest.raises(UserError, match=sentence):
         train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
 
 
@@ -238,7 +238,7 @@ def test_skipped_steps(optimizer, gradient, accumulate, make_vlm, tmp_path, monk
         optimizer=optimizer,
     )  # fmt: skip
     Spoilt(monkeypatch, {3}, "lm", gradient)
-    with pytest.warns(UserWarning, match="non-finite in step 3: .*lm; the step is skipped"):
+    with pytest.warns(UserWarning, match="non-finite in step 4: .*lm; the step is skipped"):
         run = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "skipped", progress=False)
     monkeypatch.undo()
     full = train(make_vlm(1), TRAIN_SCENES, config, tmp_path / "whole", progress=False)
