@@ -158,13 +158,24 @@ def read_hugging_face(folder: Path) -> Checkpoint:
         image_heads=image.num_attention_heads, image_layers=image.num_hidden_layers, image_mlp=image.intermediate_size,
         text_width=text.hidden_size, text_heads=text.num_attention_heads, text_layers=text.num_hidden_layers,
         text_mlp=text.intermediate_size, embed_dim=stock.image_text_hidden_size, vocab_size=text.vocab_size,
-        max_positions=text.max_position_embeddings, max_text=KINDS[kind][1], image_eps=image.layer_norm_eps,
+        max_positions=text.max_position_embeddings,
+        max_text=read_max_text(folder, KINDS[kind][1], text.max_position_embeddings), image_eps=image.layer_norm_eps,
         text_eps=text.layer_norm_eps, pad_id=text.pad_token_id, cls_id=tokenizer.cls_id, sep_id=text.sep_token_id,
         dec_id=text.bos_token_id, enc_id=tokenizer.first_id, tie_decoder=kind != "vqa",
         tie_head=LM_WEIGHT not in tensors, no_repeat_ngram_size=read_no_repeat_ngram_size(folder),
         **read_normalization(folder),
     )  # fmt: skip
     return Checkpoint(tensors, config, tokenizer, KINDS[kind][0])
+
+
+def read_max_text(folder: Path, usual: int, positions: int) -> int:
+    """Tokens of a text: the tokenizer's `model_max_length` where it is below the number of positions, else the usual.
+
+    BLIP's own checkpoints have as many as there are positions.
+    """
+    path = folder / "tokenizer_config.json"
+    length = read_json(path).get("model_max_length") if path.is_file() else None
+    return length if isinstance(length, int) and 0 < length < positions else min(usual, positions)
 
 
 def read_no_repeat_ngram_size(folder: Path) -> int:
@@ -251,7 +262,8 @@ def read_original(path: Path, heads: Mapping[str, int]) -> Checkpoint:
         image_layers=sizes["image"][1], image_mlp=sizes["image"][2], text_width=text, text_layers=text_layers,
         text_mlp=sizes["text"][2], fusion_layers=tuple(fusion), **heads,
         embed_dim=len(state["vision_proj.bias"]) if "vision_proj.bias" in state else 256, vocab_size=vocab,
-        max_positions=len(state[f"{side}.embeddings.position_embeddings.weight"]), max_text=KINDS[kind][1],
+        max_positions=len(state[f"{side}.embeddings.position_embeddings.weight"]),
+        max_text=min(KINDS[kind][1], len(state[f"{side}.embeddings.position_embeddings.weight"])),
         image_eps=1e-6, pad_id=tokenizer.pad_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id,
         dec_id=tokenizer.dec_id, enc_id=tokenizer.enc_id,
         prompt_ids=tuple(tokenizer.encode([PROMPT])[0][0, 1:-1].tolist()) if kind == "captioning" else (),

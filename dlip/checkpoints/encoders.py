@@ -18,8 +18,8 @@ from dlip.common.files import read_json
 from dlip.models.config import ModelConfig
 
 Encoder = tuple[dict[str, Tensor], ModelConfig]
-TEXT_SIZES = {"text_width": "hidden_size", "text_heads": "num_attention_heads", "text_mlp": "intermediate_size"}
-IMAGE_SIZES = {"image_width": "hidden_size", "image_heads": "num_attention_heads", "image_mlp": "intermediate_size"}
+TEXT_FIELDS = {"text_width": "hidden_size", "text_heads": "num_attention_heads", "text_mlp": "intermediate_size"}
+IMAGE_FIELDS = {"image_width": "hidden_size", "image_heads": "num_attention_heads", "image_mlp": "intermediate_size"}
 _VIT = (  # Hugging Face's names, in files and in state dicts of transformers 5 -> timm's
     (r"(?:encoder\.)?layers?\.(\d+)\.layernorm_before", r"blocks.\1.norm1"),
     (r"(?:encoder\.)?layers?\.(\d+)\.layernorm_after", r"blocks.\1.norm2"),
@@ -43,7 +43,7 @@ def read_bert(folder: Path, like: ModelConfig) -> Encoder:
     tensors[positions] = tensors[positions] + tensors.pop("embeddings.token_type_embeddings.weight")[0]
     named = {f"{part}.{name}": t for part in ("text_encoder", "text_decoder.bert") for name, t in tensors.items()}
     named |= {f"text_decoder.{name}": tensor for name, tensor in tensors.items() if name.startswith("cls.")}
-    return named, _sizes(folder, TEXT_SIZES, like)
+    return named, _sizes(folder, TEXT_FIELDS, like)
 
 
 def read_vit(folder: Path, like: ModelConfig) -> Encoder:
@@ -59,7 +59,7 @@ def read_vit(folder: Path, like: ModelConfig) -> Encoder:
     tensors |= {"cls_token": tensors["embeddings.cls_token"], "pos_embed": tensors["embeddings.position_embeddings"]}
     if "embeddings.distillation_token" in tensors:
         tensors["dist_token"] = tensors["embeddings.distillation_token"]
-    return rename_timm(_without_distillation_token(tensors), folder), _sizes(folder, IMAGE_SIZES, like)
+    return rename_timm(_without_distillation_token(tensors), folder), _sizes(folder, IMAGE_FIELDS, like)
 
 
 def read_timm(path: Path, like: ModelConfig, heads: Mapping[str, int]) -> Encoder:

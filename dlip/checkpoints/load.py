@@ -11,7 +11,7 @@ from dlip.checkpoints import blip
 from dlip.checkpoints.blip import Checkpoint
 from dlip.checkpoints.dual_encoders import read_dual_encoder
 from dlip.checkpoints.hub import hub_model
-from dlip.checkpoints.tensors import checkpoint_errors, read_folder, weights, write_folder
+from dlip.checkpoints.tensors import checkpoint_errors, read_weights, weights, write_weights
 from dlip.common.errors import UserError
 from dlip.common.files import read_json, write_json
 from dlip.data.stock_tokenizer import StockTokenizer
@@ -50,7 +50,7 @@ def save_model(
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
         if large := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise UserError(f"{large[0]} has values beyond fp16's limit of 65,504; store the model in fp32 or bf16")
-    write_folder(folder, tensors, shard_mb)
+    write_weights(folder, tensors, shard_mb)
     config = {"model": med.config.to_dict()}
     config |= {} if med.abilities == frozenset(ABILITIES) else {"abilities": sorted(med.abilities)}
     config |= {} if precision(med) == "fp32" else {"precision": precision(med)}
@@ -158,7 +158,7 @@ def _read(parsed: ModelName, path: Path) -> Checkpoint:
 
 def _read_own(path: Path, values: dict) -> Checkpoint:
     """A folder of `save_model`. Raises UserError if the tokenizer is not the model's."""
-    tensors, abilities = read_folder(path), frozenset(values.get("abilities", ABILITIES))
+    tensors, abilities = read_weights(path), frozenset(values.get("abilities", ABILITIES))
     if not abilities or abilities - set(ABILITIES):
         raise ValueError(f"abilities {sorted(abilities)}")
     config, tokenizer = ModelConfig.from_dict(values["model"]), Tokenizer.load(path)

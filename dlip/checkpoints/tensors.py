@@ -58,7 +58,7 @@ def read_tensors(path: Path, checked: bool = False) -> tuple[dict[str, torch.Ten
     return tensors, meta
 
 
-def write_folder(folder: Path, tensors: dict[str, torch.Tensor], shard_mb: float | None = None) -> None:
+def write_weights(folder: Path, tensors: dict[str, torch.Tensor], shard_mb: float | None = None) -> None:
     """Write model.safetensors, or files of at most `shard_mb` MB with an index of them, as the hub has them."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -78,8 +78,8 @@ def write_folder(folder: Path, tensors: dict[str, torch.Tensor], shard_mb: float
             old.unlink()
 
 
-def read_folder(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a folder of `write_folder`. Raises UserError as `read_tensors` does."""
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a folder of `write_weights`. Raises UserError as `read_tensors` does."""
     if not (folder / INDEX).is_file():
         return read_tensors(folder / "model.safetensors")[0]
     files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
@@ -135,7 +135,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Only tensors are read, never code. Raises UserError if there are none or if reading them would need code.
     """
     if (path / INDEX).is_file():
-        return read_folder(path)
+        return read_weights(path)
     if path.is_dir():
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
         if not files:

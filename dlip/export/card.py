@@ -77,7 +77,7 @@ def metadata(vlm: VLM, record: dict, library: str, tasks: Iterable[str], license
 
 
 def model_name(vlm: VLM, record: dict) -> str:
-    return record.get("name") or Path(vlm.name).name
+    return record.get("name") or "+".join(Path(name).name for name in split_names(vlm.name))
 
 
 def render(template: str, record: dict, **values) -> str:

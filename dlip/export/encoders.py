@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import torch
+from PIL.Image import Resampling
 from transformers import BertConfig, BertLMHeadModel, ViTConfig, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from dlip.common.errors import UserError
 from dlip.export.card import card
-from dlip.export.transformers import image_options, processor, record_of, text_options, write_folder
+from dlip.export.transformers import image_options, processor, record_of, replace_folder, text_options
 from dlip.models.fast.precision import require_fp32_blip
 from dlip.models.med import Med
 from dlip.vlm import VLM
@@ -44,7 +45,7 @@ def to_encoder(
     if kind == "vit":
         preparation = ViTImageProcessorPil(
             size={"height": c.image_size, "width": c.image_size}, image_mean=list(c.image_mean),
-            image_std=list(c.image_std),
+            image_std=list(c.image_std), resample=Resampling.BICUBIC,
         )  # fmt: skip
     else:
         preparation = processor(vlm.tokenizer, c, "captioning").tokenizer
@@ -55,7 +56,7 @@ def to_encoder(
         preparation.save_pretrained(new)
         (new / "README.md").write_text(about)
 
-    write_folder(folder, write)
+    replace_folder(folder, write)
     return {kind: folder}, {}
 
 

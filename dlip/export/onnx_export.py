@@ -24,7 +24,7 @@ from dlip.common.files import write_json
 from dlip.data import transforms
 from dlip.export import onnx_runner
 from dlip.export.card import TITLES, card
-from dlip.export.transformers import record_of, write_folder
+from dlip.export.transformers import record_of, replace_folder
 from dlip.models import beam_search
 from dlip.models.fast.precision import require_fp32_blip
 from dlip.models.features import ABILITIES
@@ -214,7 +214,7 @@ def to_onnx(
         raise UserError(f"{name} cannot be exported to ONNX: {'; '.join(dict.fromkeys(skipped.values()))}")
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # for the inputs that graphs are checked with
-        write_folder(folder, lambda new: write(new, vlm, parts, skipped, record, int8, license))
+        replace_folder(folder, lambda new: write(new, vlm, parts, skipped, record, int8, license))
     return {kind: folder}, skipped
 
 

@@ -75,7 +75,7 @@ def to_transformers(name: str, out: str | Path, license: str | None = None) -> t
             (folder / "README.md").write_text(card)
 
         folders[task] = out / task
-        write_folder(folders[task], write)
+        replace_folder(folders[task], write)
     if not folders:
         raise UserError(f"stock transformers does not support {name}: {'; '.join(dict.fromkeys(skipped.values()))}")
     return folders, skipped
@@ -105,7 +105,7 @@ def to_dlip(
         if "id" in record:
             write_json(new / "record.json", record)
 
-    write_folder(folder, write)
+    replace_folder(folder, write)
     return {precision: folder}, {}
 
 
@@ -203,7 +203,7 @@ def record_of(name: str) -> dict:
     return {"config": run, "name": folder.name} if run else {}
 
 
-def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write(temporary folder)` and rename the folder to `path`, so that an earlier export is replaced at once.
 
     Waits while another process exports to `path`, and removes what killed exports left. Raises UserError if something

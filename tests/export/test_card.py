@@ -13,9 +13,11 @@ from dlip.cli import main
 from dlip.common.files import read_json, write_json
 from dlip.data.scenes.dataset import Scenes
 from dlip.experiments.run import new_model
+from dlip.export.card import model_name
 from dlip.export.transformers import to_dlip, to_transformers
 from dlip.models.config import scenes_size
 from dlip.training.config import TrainConfig
+from dlip.vlm import VLM
 from tests.helpers import make_record
 
 TEACHER = "Salesforce/blip-itm-base-coco@384+scenes/teacher+runs/t"
@@ -70,6 +72,10 @@ def test_unknown_metadata_are_absent(tiny, tmp_path):
     assert card.data.license is card.data.base_model is card.data.datasets is card.data.eval_results is None
     half = to_dlip(str(tmp_path / "run"), tmp_path / "half", "fp16")[0]["fp16"]
     assert "figures below" not in (half / "README.md").read_text()
+
+
+def test_a_joined_teacher_is_named_after_all_its_models(tiny):
+    assert model_name(VLM(tiny.med, tiny.tokenizer, "runs/one+scenes/two"), {}) == "one+two"
 
 
 def test_folders_load_from_the_cache_of_a_hub(published, tmp_path):

@@ -1,7 +1,9 @@
 """One side of a model gives the same outputs in stock `transformers`, and initializes a model with the same weights."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, BertLMHeadModel, ViTModel
 
 from dlip.checkpoints.init_from import initialize
@@ -29,7 +31,8 @@ def language_model(tiny, tmp_path_factory):
 @torch.no_grad()
 def test_vit_has_the_same_states(language_model, scenes):
     vlm, out = language_model
-    images = [item.image for item in scenes]
+    noise = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)  # to be resized
+    images = [*(item.image for item in scenes), Image.fromarray(noise)]
     pixels = vlm.pixels(images, vlm.med)
     stock = AutoImageProcessor.from_pretrained(out / "vit", backend="pil")(images=images, return_tensors="pt")
     torch.testing.assert_close(stock.pixel_values, pixels, atol=1e-5, rtol=0)

@@ -242,13 +242,13 @@ def test_folders_are_written_whole_or_not_at_all(tiny, tmp_path):
         return write
 
     with pytest.raises(KeyboardInterrupt):
-        transformers.write_folder(tmp_path / "x" / "captioning", half)
+        transformers.replace_folder(tmp_path / "x" / "captioning", half)
     assert list((tmp_path / "x").iterdir()) == []
-    transformers.write_folder(tmp_path / "x" / "captioning", writer("1"))
+    transformers.replace_folder(tmp_path / "x" / "captioning", writer("1"))
     with pytest.raises(KeyboardInterrupt):
-        transformers.write_folder(tmp_path / "x" / "captioning", half)
+        transformers.replace_folder(tmp_path / "x" / "captioning", half)
     assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "1"
-    transformers.write_folder(tmp_path / "x" / "captioning", writer("2"))
+    transformers.replace_folder(tmp_path / "x" / "captioning", writer("2"))
     assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "2"
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["captioning"]
 
@@ -257,13 +257,13 @@ def test_folders_are_written_whole_or_not_at_all(tiny, tmp_path):
         shutil.rmtree(folder)
 
     with pytest.raises(FileNotFoundError):
-        transformers.write_folder(tmp_path / "x" / "captioning", taken)
+        transformers.replace_folder(tmp_path / "x" / "captioning", taken)
     assert (tmp_path / "x" / "captioning" / "README.md").read_text() == "2"
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["captioning"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all my work")
     with pytest.raises(UserError, match="is not an export"):
-        transformers.write_folder(tmp_path / "mine", writer("3"))
+        transformers.replace_folder(tmp_path / "mine", writer("3"))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"
 
 
