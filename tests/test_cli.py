@@ -157,7 +157,9 @@ def test_advise(tmp_path, capsys):
     words = ["advise", "--max-params", "2", "--metric", "tr1", "--results", str(tmp_path / "runs.jsonl")]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("Within 2 M parameters: s (distilled, 1 seed") and printed.endswith("  dlip distill x\n")
+    assert printed.startswith('Within 2 M parameters: "s" (distilled, 1 seed') and printed.endswith(
+        "  trained by: dlip distill x\n"
+    )
     assert main([*words, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["kept"]["tr1"] == 87.5
     append(make_record("far") | {"data": "photos"}, tmp_path / "runs.jsonl")
@@ -183,7 +185,7 @@ INVALID_VALUES = """steps=0 lr=nan lr=-1 lr=inf clip=nan clip=0 warmup=-1 weight
         *(([*TRAIN, f"--{word}"], f"train.{word.partition('=')[0].replace('-', '_')} is ") for word in INVALID_VALUES),
         ([*TRAIN, "--weights", "nothing"], "there is no loss term 'nothing'"),
         ([*TRAIN, "--weights", "hr"], "needs a teacher"),
-        ([*TRAIN, "--weights", "itc=nan"], "the weight of itc is nan"),
+        ([*TRAIN, "--weights", "itc=nan"], "train.weights['itc'] is nan; it has to be a number"),
         ([*TRAIN, "--weights", "itc=-1"], "the weight of itc is -1"),
         ([*TRAIN, "--joins", "lm=-5"], "lm joins after -5 of 1000 steps"),
         ([*TRAIN, "--joins", "lm=1000"], "lm joins after 1000 of 1000 steps"),
@@ -193,7 +195,7 @@ INVALID_VALUES = """steps=0 lr=nan lr=-1 lr=inf clip=nan clip=0 warmup=-1 weight
         (["train", "--size", "scenes-student"], "dlip train needs --out; see dlip train --help"),
         (["distill", "--size", "scenes-student", "--out", "x"], "dlip distill needs --teacher"),
         ([*TRAIN, "--teacher", "scenes/teacher"], "unrecognized arguments: --teacher scenes/teacher; see dlip train"),
-        ([*TRAIN, "--role", "distilled"], "role is 'distilled' with teacher None"),
+        ([*TRAIN, "--role", "distilled"], "invalid choice: 'distilled'"),
         ([*TRAIN, "--data", ""], "data.name is empty"),
         ([*TRAIN, "--data", "nowhere"], "there is no folder nowhere"),
         ([*TRAIN, "--json", "."], "--json . cannot be a file"),
@@ -223,6 +225,7 @@ INVALID_VALUES = """steps=0 lr=nan lr=-1 lr=inf clip=nan clip=0 warmup=-1 weight
         (["ablate"], "there is no grid to run; choose one of objectives, modalities"),
         (["ablate", "depth"], "there is no grid 'depth'"),
         (["ablate", "fusion", "--only", "seven"], "there is no row 'seven' in fusion"),
+        (["ablate", "--conclusions", "--only", "VLP"], "--only and --seeds choose runs of a grid"),
         (["advise", "--max-params", "1"], "no records at results/ablations.jsonl"),
         (["app", "--models", ","], "has an empty name"),
     ],

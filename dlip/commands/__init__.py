@@ -1,9 +1,7 @@
 """Each command's options as a dataclass and its function, which imports what is slow to import itself."""
 
-import contextlib
 import json
 import shlex
-import sys
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -132,7 +130,6 @@ def evaluate(options: Evaluate) -> None:
 
     config = options.evaluation
     others = {"answers": config.answers, "bounds": config.bounds, "precision": config.precision != "fp32"}
-    others |= {"latency-repeats": config.measure.latency_repeats != MeasureConfig.latency_repeats}
     refused = [name for name, given in (others | {"results": options.results}).items() if given]
     if options.optimize and refused:
         raise UserError(f"--optimize and --{refused[0]} exclude each other")
@@ -174,6 +171,8 @@ def ablate(options: Ablate) -> None:
     plan = QUICK if options.quick else FULL
     results = options.results or (ablation.QUICK_RESULTS if options.quick else ablation.RESULTS)
     grids, failed = [], {}
+    if options.conclusions and not options.grids and (options.only or options.seeds):
+        raise UserError("--only and --seeds choose runs of a grid; name one, or drop them")
     if options.grids or not options.conclusions:
         grids = ablation.choose(options.grids, options.only)
     if grids and options.train:
@@ -310,8 +309,7 @@ def rerun(options: Rerun) -> None:
 
     before = find_record(options.records, options.name, options.seed)
     torch.set_num_threads(before["threads"])
-    with contextlib.redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):
-        after = repeat(before, options.out, options.results, progress=options.json != "-")
+    after = repeat(before, options.out, options.results, progress=options.json != "-")
     compared, changed = difference(before, after), circumstances(before, after)
     options.show(compared | {"circumstances": changed}, text(compared, changed))
 

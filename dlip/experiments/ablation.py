@@ -30,7 +30,7 @@ from dlip.models.config import ModelConfig, preset
 from dlip.models.fast.precision import warn_if_emulated
 from dlip.models.tasks import TASKS
 from dlip.records import TABLE_SCORES
-from dlip.records.outcomes import has_joint_ranks
+from dlip.records.outcomes import lacks_joint_ranks
 from dlip.training.config import TrainConfig
 from dlip.training.run_folder import Run
 from dlip.training.terms import weights
@@ -117,19 +117,19 @@ class Job:
 
     def cost(self) -> tuple[float, float]:
         """Approximate FLOPs of training and of measuring."""
-        is_teacher = not self.row.weights
-        forward = _flops(self.row.size)
-        seen = 0 if is_teacher else self.plan.train.steps * self.plan.train.batch_size
-        trained = 3 * seen * forward
-        if self.row.role == "distilled" and not self.row.train(self.plan, self.seed).cache:
-            trained += seen * _flops("scenes-teacher")
+        forward, trained = _flops(self.row.size), 0
+        if self.row.weights:
+            train = self.row.train(self.plan, self.seed)
+            read_by_teacher = self.row.role == "distilled" and not train.cache
+            teacher = _flops("scenes-teacher") if read_by_teacher else 0
+            trained = train.steps * train.batch_size * (3 * forward + teacher)
         return trained, 20 * self.plan.test_images * forward  # candidates per image and per text; tokens are short
 
     def done(self) -> float:
         """FLOPs done so far, by the last line of the run's log."""
         trained, _ = self.cost()
         rows = Run(self.folder).rows()
-        return trained * rows[-1]["step"] / self.plan.train.steps if rows else 0.0
+        return trained * rows[-1]["step"] / self.row.train(self.plan, self.seed).steps if rows else 0.0
 
 
 def _flops(size: str) -> int:
@@ -180,7 +180,8 @@ def _claimed_contents() -> frozenset[tuple]:
 
 def _content(row: Row) -> tuple:
     settings = tuple(sorted(row.settings.items()))
-    return preset(row.size), tuple(sorted(weights(row.weights).items())), row.trained, row.images, settings
+    losses = tuple(sorted(weights(row.weights).items()))
+    return preset(row.size), losses, row.trained, row.images, row.precision, settings
 
 
 def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:
@@ -251,7 +252,7 @@ def ablate(
     with exclusive_lock(Path(out) / "lock", busy):
         warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
         earlier = records.read(results) if Path(results).exists() else []
-        done = {(r["ablation"]["hash"], r["seed"]) for r in earlier if "ablation" in r and has_joint_ranks(r)}
+        done = {(r["ablation"]["hash"], r["seed"]) for r in earlier if "ablation" in r and not lacks_joint_ranks(r)}
         todo = [job for job in jobs(grids, plan, seeds, out, results) if job.key not in done]
         return _run(todo, workers, Path(out), progress) if todo else {}
 
@@ -316,12 +317,18 @@ def table(grid_: str | Grid, run_records: list[dict], plan: Plan = FULL) -> pd.D
     return out.reset_index(drop=True)
 
 
+def has_paper_score(rows: pd.DataFrame, score: str) -> bool:
+    """Whether the paper has a score of any student of a `table`."""
+    return bool(rows.loc[rows["role"] != "teacher", f"paper_{score}"].notna().any())
+
+
 def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
     """A `table` for a terminal."""
     columns = [["", *rows["name"]]]
     for score in (score for score in GRID_SCORES if rows[score].notna().any()):
         columns.append([GRID_SCORES[score], *map(mean_and_spread, rows[score], rows[f"{score}_sd"])])
-        if (paper := rows[f"paper_{score}"]).notna().any():
+        if has_paper_score(rows, score):
+            paper = rows[f"paper_{score}"]
             columns.append(["paper", *("" if math.isnan(value) else f"{value:.1f}" for value in paper)])
     columns.append(["runs", *map(str, rows["runs"])])
     widths = [max(map(len, column)) for column in columns]

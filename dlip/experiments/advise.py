@@ -84,11 +84,11 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
         out["runner_up"] = _describe(second, scores)
         lead, noise = best[value] - second[value], math.hypot(best[spread], second[spread])
         if math.isnan(noise):
-            doubts.append(f"whether it is better than {second['name']} ({lead:+.1f} points): one has a single seed")
+            doubts.append(f'whether it is better than "{second["name"]}" ({lead:+.1f} points): one has a single seed')
         elif lead <= noise:
             doubts.append(
-                f"whether it is better than {second['name']}: the lead of {lead:.1f} points is within the spread over "
-                f"seeds, {noise:.1f}"
+                f'whether it is better than "{second["name"]}": the lead of {lead:.1f} points is within the spread '
+                f"over seeds, {noise:.1f}"
             )
     return out
 
@@ -140,7 +140,8 @@ def text(advice: dict) -> str:
     lines, best = [], advice["student"]
     if best:
         seeds = plural(best["seeds"], "seed")
-        lines.append(f"Within {_budget(advice['budget'])}: {best['name']} ({best['role']}, {seeds}; {best['model']})")
+        about = f'"{best["name"]}" ({best["role"]}, {seeds}; {best["model"]})'
+        lines.append(f"Within {_budget(advice['budget'])}: {about}")
         for score, value in best["scores"].items():
             name, kept, spread = TABLE_SCORES.get(score, LABELS[score][0]), best["kept"][score], best["kept_sd"][score]
             cell = "not measured" if value is None else f"{value:.1f}"
@@ -152,6 +153,7 @@ def text(advice: dict) -> str:
                 relative = "" if share is None else f", {share:.0f}% of the teacher's {name}"
                 setup = f" ({advice['latency_setup']})" if cost == "latency_ms" else ""
                 lines.append(f"  {three_digits(best['costs'][cost])} {unit}{relative}{setup}")
-        lines.append(f"  {best['command']}")
+        how = "measured" if best["command"].startswith("dlip evaluate") else "trained"
+        lines.append(f"  {how} by: {best['command']}")
     lines += [f"The records cannot tell: {doubt}." for doubt in advice["cannot_tell"]]
     return "\n".join(lines)

@@ -128,8 +128,8 @@ class Row:
 
     def train(self, plan: Plan, seed: int) -> TrainConfig:
         """The plan's training with this row's losses and settings."""
-        cache = self.role == "distilled" and self.images <= plan.cached_images
-        return plan.train.replace(weights=weights(self.weights), seed=seed, cache=cache, **self.settings)
+        cache = self.role == "distilled" and self.images <= plan.cached_images and not self.settings.get("augment")
+        return plan.train.replace(**{"weights": weights(self.weights), "seed": seed, "cache": cache, **self.settings})
 
     def experiment(self, plan: Plan, seed: int, name: str) -> ExperimentConfig:
         """The experiment of one run, for any row but the teacher's. name: that of the record."""

@@ -121,11 +121,13 @@ def measure_model(
         metrics = evaluate(fastest, dataset, return_items=True, **options)
         metrics["optimized"] = [asdict(candidate) for candidate in candidates]
         items = metrics.pop("items")
+        metrics["notes"]["latency"] = "measured in torch only"
     elif config.precision == "int8":
         with int8_runner(config.model) as (runner, mb):
             metrics = evaluate(runner, dataset, return_items=True, **options)
             metrics["efficiency"] = summary(vlm.med) | {"weights_mb": mb}
         items = metrics.pop("items")
+        metrics["notes"]["latency"] = "measured in torch only"
     else:
         for med in vlm.med.members:
             convert_precision(med, config.precision)

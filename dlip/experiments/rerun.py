@@ -18,11 +18,13 @@ def find_record(path: str | Path, name: str | None = None, seed: int | None = No
 
     Raises UserError where there is none.
     """
-    matching = [r for r in records.read(path) if name in (None, r["name"]) and seed in (None, r["seed"])]
+    found = records.read(path)
+    matching = [r for r in found if name in (None, r["name"]) and seed in (None, r["seed"])]
     if matching:
         return sorted(matching, key=lambda r: r["created"])[-1]  # of equal times the last line
     query = " and ".join(f"{key} {value}" for key, value in (("name", name), ("seed", seed)) if value is not None)
-    raise UserError(f"{path} has no record of {query or 'a run'}; see its names with pandas or in the app")
+    there = ", ".join(dict.fromkeys(f"{r['name']} (seed {r['seed']})" for r in found)) or "none"
+    raise UserError(f"{path} has no record of {query or 'a run'}; choose one of: {there}")
 
 
 def repeat(record: dict, folder: str | Path, results: str | Path, progress: bool = True) -> dict:

@@ -16,6 +16,7 @@ from IPython.display import Markdown
 from dlip.common.text import plural
 from dlip.notebook.controls import mime_bundle, weights_text
 from dlip.plots import term_curves
+from dlip.records import config_hash
 
 if TYPE_CHECKING:
     from dlip.experiments.config import ExperimentConfig
@@ -141,7 +142,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     student.med.eval()
     done = max(losses.get("step", ()), default=0)
     print(f"{done} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}; the same in a terminal:")
-    print(experiment.command("runs/live"))
+    print(experiment.command(f"runs/live-{config_hash(experiment.to_dict())[:8]}"))
     return LiveStudent(student, experiment.role, losses, seconds)
 
 

@@ -96,7 +96,7 @@ def grid_table(grid: str, records: list[dict]):
             continue
         pairs = zip(rows[score], rows[f"{score}_sd"], strict=True)
         columns[name, "here"] = [_figure(mean, spread) for mean, spread in pairs]
-        if rows.loc[rows["role"] != "teacher", f"paper_{score}"].notna().any():
+        if ablation.has_paper_score(rows, score):
             columns[name, "paper"] = [_figure(value) for value in rows[f"paper_{score}"]]
     columns["parameters", "M"] = [_figure(value, digits=2) for value in rows["params_m"]]
     return pd.DataFrame(columns, index=list(rows["name"]))

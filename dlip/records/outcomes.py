@@ -40,9 +40,10 @@ def _pack(values: list[float]) -> str:
     return base64.b64encode(zlib.compress(np.asarray(values, "<f2").tobytes(), 9)).decode()
 
 
-def has_joint_ranks(record: dict) -> bool:
-    """Whether a record has outcomes of joint ranks; those of the release 0.3.0 or older lack them."""
-    return "joint_ir1" in (record.get("outcomes") or ())
+def lacks_joint_ranks(record: dict) -> bool:
+    """Whether a record has outcomes of BLIP's ranks only, as those of the release 0.3.0 or older."""
+    columns = record.get("outcomes") or ()
+    return "ir1" in columns and "joint_ir1" not in columns
 
 
 def outcomes(record: dict) -> dict[str, np.ndarray]:
@@ -55,7 +56,7 @@ def outcomes(record: dict) -> dict[str, np.ndarray]:
     except (AttributeError, TypeError, zlib.error) as error:
         raise ValueError(f"outcomes are damaged: {error}") from error
     for score, counts in ITEM_COUNTS.items():
-        if score == "joint_ir1" and not has_joint_ranks(record):
+        if score == "joint_ir1" and "joint_ir1" not in columns:
             continue
         per_image = columns.get(counts, np.zeros(0))
         if not (per_image >= 1).all() or per_image.sum() != len(columns.get(score, ())):

@@ -172,6 +172,15 @@ def test_runs_without_joint_ranks_are_repeated(place):
     ]  # fmt: skip
 
 
+def test_runs_that_rank_nothing_are_done_once(place):
+    ablate([ONE], FULL, 1, 1, **place)
+    made = records.read(place["results"])
+    del made[0]["outcomes"]["joint_ir1"], made[0]["outcomes"]["ir1"]
+    place["results"].write_text("".join(json.dumps(record) + "\n" for record in made))
+    ablate([ONE], FULL, 1, 1, **place)
+    assert len(records.read(place["results"])) == len(made)
+
+
 def test_the_progress_bar_skips_earlier_and_failed_runs(place, monkeypatch):
     bars = []
 
@@ -195,6 +204,13 @@ def test_the_cost_of_a_run_counts_its_teacher_unless_it_is_read_from_the_disk():
     costs = {name.removeprefix("data: "): job.cost()[0] for name, job in runs.items()}
     assert costs["250 images"] == costs["250 images, distilled"] == costs["200,000 images"]
     assert costs["200,000 images, distilled"] > 2 * costs["200,000 images"]
+    longer = Grid("long", "?", (Row("long", settings={"steps": 2 * FULL.train.steps}),))
+    assert jobs([longer], FULL, 1, "out", "results")[1].cost()[0] == 2 * costs["250 images"]
+
+
+def test_a_teacher_in_another_precision_is_another_run():
+    grids = [Grid("halves", "?", (replace(INT8_TEACHER, name="bf16", precision="bf16"), INT8_TEACHER))]
+    assert [job.row.precision for job in jobs(grids, FULL, 1, "out", "results")] == ["fp32", "bf16", "int8"]
 
 
 def test_two_processes_do_not_share_a_folder(place):

@@ -55,9 +55,9 @@ def test_all_is_of_the_headline_scores_that_were_measured():
 
 def test_text_has_the_figures_and_the_command():
     said = text(advise(KNOWN, {"params_m": 2.0}, "tr1"))
-    assert said.startswith("Within 2 M parameters: large (distilled, 3 seeds; ")
+    assert said.startswith('Within 2 M parameters: "large" (distilled, 3 seeds; ')
     assert "TR@1     60.0, 75.0% ±1.2 kept" in said and "25% of the teacher's parameters" in said
-    assert said.splitlines()[-1] == "  make large"
+    assert said.splitlines()[-1] == "  trained by: make large"
 
 
 def test_text_of_a_slow_model_has_whole_milliseconds():
@@ -76,10 +76,10 @@ def test_nothing_within_the_budget():
 def test_a_lead_within_the_spread_is_uncertain():
     near = student("near", 59.0, 0.9)
     (doubt,) = advise([*KNOWN, *near], {"params_m": 2.0}, "tr1")["cannot_tell"]
-    assert "better than near: the lead of 1.2 points is within the spread over seeds, 1.8" in doubt
+    assert 'better than "near": the lead of 1.2 points is within the spread over seeds, 1.8' in doubt
     single = [*TEACHER, *SMALL, LARGE[0]]
     (doubt,) = advise(single, {"params_m": 2.0}, "tr1")["cannot_tell"]
-    assert "better than small (+23.8 points): one has a single seed" in doubt
+    assert 'better than "small" (+23.8 points): one has a single seed' in doubt
 
 
 def test_missing_or_incomparable_latencies():

@@ -143,6 +143,8 @@ def test_rows_train_by_the_plan():
     assert config.joins == {} and config.questions == 3
     assert not Row("a", weights=TASK).train(FULL, 0).cache and not Row("a", weights=DISTILLED).train(QUICK, 0).cache
     assert not Row("a", weights=DISTILLED, images=200_000).train(FULL, 0).cache
+    augmented = Row("a", weights=DISTILLED, settings={"augment": True, "seed": 9}).train(FULL, 0)
+    assert augmented.augment and not augmented.cache and augmented.seed == 9
     assert QUICK.quick and not FULL.quick and (FULL.seeds, FULL.other_seeds, QUICK.seeds) == (6, 2, 1)
 
 

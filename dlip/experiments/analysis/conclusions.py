@@ -30,7 +30,7 @@ from dlip.experiments.analysis.statistics import (
 )
 from dlip.experiments.grids import FULL, GRIDS, TEACHER_ROW, UNLIKE_PAPER, Grid, Plan
 from dlip.records import HEADLINE_SCORES, composite, floors, image_sums, score_of_sums
-from dlip.records.outcomes import has_joint_ranks
+from dlip.records.outcomes import lacks_joint_ranks
 from dlip.training.terms import abilities, weights
 
 HOLDS, FAILS, EQUAL, UNRESOLVED = "holds", "fails", "equal", "unresolved"
@@ -122,7 +122,7 @@ def points(grid_: Grid, by_row: Mapping[str, list[dict]]) -> GridRuns | str:
         return f"there is no run of 'teacher'; run dlip ablate {grid_.name}"
     record = by_row[TEACHER_ROW.name][-1]
     last = {(row, run["seed"]): run for row, runs in by_row.items() for run in runs}.values()
-    ranking = "joint_ir1" if all(map(has_joint_ranks, last)) else "ir1"
+    ranking = "ir1" if any(map(lacks_joint_ranks, last)) else "joint_ir1"
     sums, floor = _sums(record, COMPOSITE, ranking), floors(record)
     if not sums or not floor.keys() >= COMPOSITE.keys():
         return f"the teacher's record lacks a headline score or its floor; run dlip ablate {grid_.name}"
