@@ -48,7 +48,7 @@ def _gain_finding(df: pd.DataFrame, name: str, base: str) -> str:
     above, with_interval = (df["low"] > 0).sum(), df[df["low"].notna()]
     best = (df if with_interval.empty else with_interval).sort_values("gain").iloc[-1]  # a single seed has no interval
     what = "gains most from" if best["gain"] > 0 else "does not gain; it loses least from"
-    text = f"{name} {what} {best['name']}: {_gain(best, 1)} over {base}; "
+    text = f"{name[0].upper()}{name[1:]} {what} {best['name']}: {_gain(best, 1)} over {base}; "
     if with_interval.empty:
         return text + "too few seeds for an interval"
     return text + f"{above} of {len(df)} gains {'has' if above == 1 else 'have'} an interval above 0"
