@@ -12,7 +12,7 @@ from typing import Literal
 from dlip.bench import BENCHES
 from dlip.commands.figures import Figures
 from dlip.common.errors import UserError
-from dlip.common.fields import check, option
+from dlip.common.fields import option
 from dlip.common.options import comma_separated, to_argv
 from dlip.experiments.config import DataConfig, EvaluationConfig, ExperimentConfig, MeasureConfig
 from dlip.training.config import CACHE, CACHE_GB
@@ -361,9 +361,6 @@ class App:
     """Folder of images, with or without captions, for the Search tab; or another data set (default: shipped images)."""
     optimize: bool = False
     """Run captions and rankings by each model's fastest backends (docs/speed.md); the first start takes minutes."""
-
-    def __post_init__(self):
-        check(self, "--")
 
 
 def app(options: App) -> None:

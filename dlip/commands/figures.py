@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlip.common.fields import check, option
+from dlip.common.fields import option
 from dlip.common.files import write_output
 
 
@@ -15,9 +15,6 @@ class Figures:
 
     json: str | None = option(None, metavar="PATH")
     """Write the figures to PATH as JSON; - for standard output."""
-
-    def __post_init__(self):
-        check(self, "--")
 
     def show(self, figures: dict, text: str | Callable[[], str]) -> None:
         """Print `text`, or write the figures as JSON if --json is passed."""

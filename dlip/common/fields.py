@@ -79,29 +79,32 @@ def docstrings(cls: type) -> dict[str, str]:
 
 
 def check(config, prefix: str) -> None:
-    """Raise UserError where a value of a dataclass is not of its field's type, bounds or choices, or an empty string.
+    """Raise UserError as `check_value` for the fields of a dataclass.
 
-    prefix: what errors put before a field's name, as in "train."; "--" names it as the command line does.
+    prefix: what errors put before a field's name, as in "train.".
     """
     for f in fields(config):
-        value, bounds = getattr(config, f.name), f.metadata
-        name = flag(f) if prefix == "--" else f"{prefix}{f.name}"
-        _check_type(value, f, name)
-        if value == "":
-            raise UserError(f"{name} is empty; give a value, or drop it")
-        if value is not None and choices(f) and value not in choices(f):
-            raise UserError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices(f)))}")
-        if value is None or base_type(f) not in (int, float):
-            continue
-        least, above, most = (
-            bounds.get("least", -math.inf),
-            bounds.get("above", -math.inf),
-            bounds.get("most", math.inf),
-        )
-        if not (least <= value <= most and value > above):
-            words = [f"above {above:,}", f"at least {least:,}", f"at most {most:,}"]
-            limits = [word for word, bound in zip(words, (above, least, most), strict=True) if math.isfinite(bound)]
-            raise UserError(f"{name} is {value}; give {', '.join([TYPE_NAMES[base_type(f)], *limits])}")
+        check_value(f, getattr(config, f.name), f"{prefix}{f.name}")
+
+
+def check_value(f: Field, value, name: str) -> None:
+    """Raise UserError, which calls it `name`, for a value not of a field's type, bounds or choices, or empty."""
+    _check_type(value, f, name)
+    if value == "":
+        raise UserError(f"{name} is empty; give a value, or drop it")
+    if value is not None and choices(f) and value not in choices(f):
+        raise UserError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices(f)))}")
+    if value is None or base_type(f) not in (int, float):
+        return
+    least, above, most = (
+        f.metadata.get("least", -math.inf),
+        f.metadata.get("above", -math.inf),
+        f.metadata.get("most", math.inf),
+    )
+    if not (least <= value <= most and value > above):
+        words = [f"above {above:,}", f"at least {least:,}", f"at most {most:,}"]
+        limits = [word for word, bound in zip(words, (above, least, most), strict=True) if math.isfinite(bound)]
+        raise UserError(f"{name} is {value}; give {', '.join([TYPE_NAMES[base_type(f)], *limits])}")
 
 
 def from_dict(cls: type, values: dict, what: str):

@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 from dlip.common.errors import UserError
-from dlip.common.fields import base_type, choices, docstrings, flag, key
+from dlip.common.fields import base_type, check_value, choices, docstrings, flag, key
 
 METAVARS = {int: "N", float: "X"}
 
@@ -81,7 +81,8 @@ def _add(parser: argparse.ArgumentParser, f: Field, help_: str) -> None:
 def build(cls: type, command: str, values: dict[str, Any]):
     """`cls` from values by `key`; its fields' defaults where there are none.
 
-    Raises UserError for a value that is missing, and what the class itself refuses.
+    Raises UserError for a value that is missing or, by its flag, that `check_value` refuses, and what the class itself
+    refuses.
     """
     found = {}
     for f in fields(cls):
@@ -90,6 +91,7 @@ def build(cls: type, command: str, values: dict[str, Any]):
         elif key(f) in values and not f.metadata.get("hidden"):
             value = values[key(f)]
             found[f.name] = tuple(value) if isinstance(value, list) else value
+            check_value(f, found[f.name], flag(f))
         elif default(f) is MISSING or (f.metadata.get("required") and _has(f, command)):
             raise UserError(f"dlip {command} needs {flag(f)}; see dlip {command} --help")
     return cls(**found)

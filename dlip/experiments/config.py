@@ -132,7 +132,7 @@ class EvaluationConfig(Config):
     """Also score a blind guesser (floor) and the ground truth (ceiling); scenes only."""
 
     def __post_init__(self):
-        check(self, "--")
+        check(self, "")
         if self.answers and self.precision == "int8":
             raise UserError("a model in int8 cannot rank answers; drop --answers, or choose another --precision")
 

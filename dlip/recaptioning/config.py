@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlip.common.errors import UserError
-from dlip.common.fields import check, option
+from dlip.common.fields import option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,6 @@ class WritingConfig:
     """Seed of the sampling."""
 
     def __post_init__(self):
-        check(self, "--")
         if self.beams is not None and self.beams < self.captions:
             raise UserError(f"--beams {self.beams} cannot give {self.captions} captions; use {self.captions} or more")
 
@@ -48,9 +47,6 @@ class SelectionConfig:
     """Keep captions that score at least this."""
     human: float | None = option(None, least=0, most=1)
     """Share of human captions among those of an image, 0 to 1: the larger kind loses captions; by default all stay."""
-
-    def __post_init__(self):
-        check(self, "--")
 
     def check_filter(self, model: str | None) -> None:
         """Raise UserError for a filter without `keep` or `threshold`, or for these without a filter."""

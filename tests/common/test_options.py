@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from dlip.common.errors import UserError
-from dlip.common.fields import check, option
+from dlip.common.fields import option
 from dlip.common.options import add_options, build, comma_separated, to_argv
 
 
@@ -76,9 +76,9 @@ def test_missing_and_foreign_options_are_refused():
 
 
 def test_errors_name_options_as_they_are_typed():
-    for empty, name in ((Options("", "o"), "SOURCE"), (Options("s", ""), "--out")):
+    for values, name in ((("", "o"), "SOURCE"), (("s", ""), "--out")):
         with pytest.raises(UserError, match=f"^{name} is empty"):
-            check(empty, "--")
+            build(Options, "one", dict(zip(("source", "out"), values, strict=True)))
 
 
 def test_help_has_each_fields_docstring_and_default(capsys):

@@ -72,8 +72,8 @@ def test_invalid_recipes_are_refused(capsys):
     for words, sentence in (
         (["--recipe", "soup"], "invalid choice: 'soup'"),
         (["--steps", "3", "--epochs", "2", "--size", "scenes-student"], "pass one of them"),
-        (["--epochs", "0", "--size", "scenes-student"], "give a number, above 0"),
-        (["--epochs", "nan", "--size", "scenes-student"], "epochs is nan; it has to be a number"),
+        (["--epochs", "0", "--size", "scenes-student"], "--epochs is 0.0; give a number, above 0"),
+        (["--epochs", "nan", "--size", "scenes-student"], "--epochs is nan; it has to be a number"),
     ):
         assert main(["train", "--out", "x", *words]) == 2
         assert sentence in capsys.readouterr().err
