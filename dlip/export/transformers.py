@@ -50,6 +50,9 @@ def to_transformers(name: str, out: str | Path, license: str | None = None) -> t
     or if something else is in the way.
     """
     vlm, record, out = VLM.load(name), record_of(name), Path(out)
+    if vlm.med.abilities <= {"itc"}:
+        raise UserError(f"{name} was not trained for ITM, LM or VQA, of which stock classes need one; export its "
+                        "encoders by --to vit and --to bert")  # fmt: skip
     folders, skipped = {}, {}
     for task in TASKS:
         try:

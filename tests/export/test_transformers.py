@@ -226,6 +226,11 @@ def test_unsupported_tasks_are_skipped_and_reported(tiny, tmp_path, capsys):
     tiny.save(tmp_path / "sparse")  # lacks cross-attention in a layer
     with pytest.raises(UserError, match="does not support.*cross-attention in every text layer"):
         transformers.to_transformers(str(tmp_path / "sparse"), tmp_path / "b")
+    compares = untrained(tiny.tokenizer)
+    compares.med.abilities = frozenset({"itc"})
+    compares.save(tmp_path / "compares")
+    with pytest.raises(UserError, match="not trained for ITM, LM or VQA.*--to vit"):
+        transformers.to_transformers(str(tmp_path / "compares"), tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
