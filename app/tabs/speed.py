@@ -124,18 +124,16 @@ def show(speed: Speed) -> str:
             figures[f"{size} at a time"] = f"{rate:,.1f} per second"
         if speed["memory"]:
             usage = speed["memory"][side]
-            peak = "not known here" if usage["peak_mb"] is None else f"{usage['peak_mb']:,.1f} MB"
-            figures |= {"weights": f"{usage['weights_mb']:,.1f} MB", "memory on top": peak}
+            peak = "not measured on this device" if usage["peak_mb"] is None else f"{usage['peak_mb']:,.1f} MB"
+            figures |= {"weights": f"{usage['weights_mb']:,.1f} MB", "peak memory beyond the weights": peak}
         results.append({"figures": figures})
     times = speed["latency"]["speedup"]["student"]
-    pace = f"{times:.1f} times as fast as" if times >= 1 else f"{1 / times:.1f} times slower than"
     files = [
         charts.download_link("speed.json", "application/json", json.dumps(speed, indent=1)),
         charts.download_link("speed.csv", "text/csv", table(speed).to_csv(index=False)),
     ]
     names = [speed["models"][side] for side in parts.SIDES]
-    return parts.pair("speed.html", names, results, settings(speed), files=files,
-                      pace="as fast as" if pace.startswith("1.0 ") else pace)  # fmt: skip
+    return parts.pair("speed.html", names, results, settings(speed), files=files, pace=parts.pace(times))
 
 
 def figures(speed: Speed) -> list[tuple[str, go.Figure | None]]:

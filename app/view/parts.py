@@ -81,16 +81,18 @@ def picked(elem_id: str) -> str:
 
 def savings(teacher: Cost, student: Cost) -> str:
     """One sentence on how much faster and smaller the student is."""
-    faster = teacher["ms"] / student["ms"]
-    pace = f"{faster:.1f} times faster" if faster >= 1 else f"{1 / faster:.1f} times slower"
-    pace = "equally fast" if pace.startswith("1.0 ") else pace
-    size, work = (_ratio(teacher[key] / student[key]) for key in ("params_m", "flops_g"))
-    return f"The student was {pace} this time, with {size} the parameters and {work} the operations."
+    params, flops = (f"{student[key] / teacher[key]:.1%}" for key in ("params_m", "flops_g"))
+    return (
+        f"The student was {pace(teacher['ms'] / student['ms'])} its teacher this time, with {params} of its parameters "
+        f"and {flops} of its FLOPs."
+    )
 
 
-def _ratio(ratio: float) -> str:
-    text = f"1/{ratio:.1f} of" if ratio >= 1 else f"{1 / ratio:.1f} times"
-    return "all" if text in ("1/1.0 of", "1.0 times") else text
+def pace(times: float) -> str:
+    """How fast the student is, before the word "teacher". times: the teacher's time over the student's."""
+    if f"{times:.1f}" == "1.0":
+        return "as fast as"
+    return f"{times:.1f} times as fast as" if times > 1 else f"{1 / times:.1f} times slower than"
 
 
 def reading_note(vlm: VLM, med: HasAbilities, noun: str, texts: Sequence[str]) -> str:

@@ -54,9 +54,9 @@ def test_costs_and_their_summary(image_path):
     assert 4 < teacher["flops_g"] / student["flops_g"] < 6
     costs = [dict(ms=ms, tokens_per_s=None, params_m=p, flops_g=f) for ms, p, f in ((30, 4, 8), (20, 2, 0.8))]
     for models_costs, *stated in (
-        (costs, "1.5 times faster", "1/2.0 of the parameters", "1/10.0 of the operations"),
-        (costs[::-1], "1.5 times slower", "2.0 times the parameters", "10.0 times the operations"),
-        ((costs[0], costs[0] | {"ms": 30.4}), "equally fast", "all the parameters", "all the operations"),
+        (costs, "1.5 times as fast as", "50.0% of its parameters", "10.0% of its FLOPs"),
+        (costs[::-1], "1.5 times slower than", "200.0% of its parameters", "1000.0% of its FLOPs"),
+        ((costs[0], costs[0] | {"ms": 30.4}), "as fast as", "100.0% of its parameters", "100.0% of its FLOPs"),
     ):
         sentence = parts.savings(*models_costs)
         assert all(part in sentence for part in stated), sentence
@@ -265,7 +265,7 @@ def test_out_of_domain_images_get_a_hint():
     assert "know only the drawn scenes" in compare.out_of_domain_hint(photograph, (TEACHER, "runs/own"))
     assert compare.out_of_domain_hint(scene, (TEACHER, STUDENT)) == ""
     assert "know only photographs" in compare.out_of_domain_hint(scene, (PHOTO_TEACHER, STUDENT))
-    assert "know people and dogs" in compare.out_of_domain_hint(photograph, (PHOTO_TEACHER, "runs/own"))
+    assert "people and dogs" in compare.out_of_domain_hint(photograph, (PHOTO_TEACHER, "runs/own"))
     assert compare.out_of_domain_hint(photograph, ("runs/big", "runs/own")) == ""
     assert "looks like a drawing" in compare.out_of_domain_hint(images.drawing(), (PHOTO_TEACHER, "runs/own"))
     assert not any(images.is_drawing(example.image) for example in images.photographs())

@@ -57,7 +57,7 @@ def test_the_page_states_every_setting_and_offers_the_files(measured):
     settings = ("vqa, batch 2", "2 beams", "3 new tokens", "2 rounds after 3 of warm-up", "float32", torch.__version__)
     assert all(setting in shown for setting in settings)
     assert f"{measured['latency']['models']['teacher']['p50_ms']:.1f} ms" in shown
-    assert "12.3 MB" in shown and "not known here" in shown and "undistilled" in shown
+    assert "12.3 MB" in shown and "not measured on this device" in shown and "undistilled" in shown
     files = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', shown))
     assert json.loads(base64.b64decode(files["speed.json"])) == full
     csv = pd.read_csv(io.BytesIO(base64.b64decode(files["speed.csv"])))

@@ -86,7 +86,7 @@ def test_the_page_follows_every_choice(open_page, screens):
     assert words[1] - words[0] and set(" ".join(marks).split()) >= words[1] - words[0]
     for part in ("ms", "tokens/s", "0.63M parameters", "GFLOPs"):
         assert part in page.locator("#captions .undistilled footer").inner_text()
-    assert "times faster" in page.locator("#captions .summary").inner_text()
+    assert "times as fast as" in page.locator("#captions .summary").inner_text()
 
 
 def test_search_by_sentence_and_by_image(open_page, screens, image_path):
