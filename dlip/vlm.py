@@ -110,9 +110,10 @@ class VLM:
         ids, _ = self.tokenize(words, med)
         return [word for word, tokens in zip(words, ids, strict=True) if unknown in tokens.tolist()]
 
+    @torch.no_grad()
     def image_states(self, images: Iterable[ImageInput], med: HasAbilities | None = None) -> torch.Tensor:
         """States [B, P+1, Di] of the image encoder of `med` (of a composite the first model)."""
-        med = med or self.med.model_for_states("image")
+        med = (med or self.med.model_for_states("image")).eval()
         return med.encode_image(self.pixels(images, med))
 
     def pixels(self, images: Iterable[ImageInput], med: HasAbilities):
@@ -159,7 +160,7 @@ class VLM:
         start = torch.tensor([[med.config.dec_id, *words]], device=self.device).expand(len(images), -1)
         states = self.image_states(images, med)
         rows = generate(
-            med, states, None, start, num_beams, max_new_tokens or self.med.config.max_text, top_p, n=n,
+            med, states, None, start, num_beams, max_new_tokens or med.config.max_text, top_p, n=n,
             no_repeat_ngram_size=med.config.no_repeat_ngram_size,
         )  # fmt: skip
         texts = tokenizer.decode([row[start.shape[1] :] for row in rows])

@@ -11,6 +11,7 @@ from PIL import Image
 import dlip
 from dlip.common.errors import UserError
 from dlip.evaluation.tasks.vqa import log_likelihood
+from dlip.models.composite import Composite
 from dlip.models.generate import generate
 from dlip.models.med import Med
 from dlip.vlm import VLM
@@ -67,6 +68,14 @@ def test_captions_end_where_the_model_stops_reading(tiny, images):
             longest[name] = tiny.caption(images, **options)
             tiny.med.text_decoder.cls.predictions.bias[tiny.med.config.sep_id] += 100
     assert longest["default"] == longest["max_text"] and len(longest["default"][0].split()) > 20
+
+
+def test_a_composite_writes_captions_as_long_as_its_writer(tiny, images):
+    writer, other = (Med(replace(tiny.med.config, max_text=longest)) for longest in (6, 20))
+    writer.load_state_dict(tiny.med.state_dict())
+    writer.abilities, other.abilities = frozenset({"lm"}), frozenset({"itc"})
+    joined = VLM(Composite([other, writer]), tiny.tokenizer)
+    assert joined.caption(images) == tiny.caption(images, max_new_tokens=6)
 
 
 def test_several_captions_of_an_image(tiny, images):

@@ -225,7 +225,9 @@ HINTS = {
     "photos": "The models of scenes know only the drawn scenes: in any other image they see one of those.",
 }
 """Kind of images -> what to say of a shipped model that does not know it."""
-FEW_PHOTOGRAPHS = "The photo models learned from photographs of people and dogs: of anything else their captions are mostly wrong."
+FEW_PHOTOGRAPHS = (
+    "The photo models learned mostly from people and dogs; their captions of other photographs are mostly wrong."
+)
 NO_DRAWINGS = "The photo models know only photographs, and this looks like a drawing."
 
 

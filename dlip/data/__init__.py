@@ -29,12 +29,12 @@ class FirstN:
         self.dataset.verify(len(self) if images is None else min(images, len(self)))
 
     def counts(self) -> dict[str, int]:
-        """Numbers of images, captions and questions; reads every image, but does not decode those that are stored."""
-        from dlip.data.quarantine import encoded_item
+        """Numbers of images, captions and questions; stored images are not decoded."""
+        from dlip.data.quarantine import without_image
 
         counts = {"images": len(self), "captions": 0, "questions": 0}
         for i in range(len(self)):
-            item = encoded_item(self.dataset, i)
+            item = without_image(self.dataset, i)
             counts["captions"] += len(item.captions)
             counts["questions"] += len(item.questions)
         return counts
@@ -91,9 +91,9 @@ def verify(dataset) -> list[str]:
 def has_field(dataset, noun: str) -> bool:
     """Whether a dataset has any "captions" or "questions"; a limited one is searched."""
     if isinstance(dataset, FirstN):
-        from dlip.data.quarantine import encoded_item  # does not decode what is stored
+        from dlip.data.quarantine import without_image
 
-        return any(getattr(encoded_item(dataset, i), noun) for i in range(len(dataset)))
+        return any(getattr(without_image(dataset, i), noun) for i in range(len(dataset)))
     return bool(dataset.counts()[noun])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlip.data.batch import Item
 from dlip.data.loader import epoch_order
-from dlip.data.quarantine import EncodedItem, encoded_item, image_id_from_name
+from dlip.data.quarantine import EncodedItem, encoded_item, image_id_from_name, without_image
 
 
 class JoinedDatasets:
@@ -45,6 +45,12 @@ class JoinedDatasets:
         which, place = self._locate(i)
         item = encoded_item(self.datasets[which], place)
         return replace(item, image_id=_joined_id(which, item.image_id))
+
+    def text_item(self, i: int) -> Item:
+        """Image i's texts alone."""
+        which, place = self._locate(i)
+        item = without_image(self.datasets[which], place)
+        return replace(item, image_id=_joined_id(which, item.image_id), tags=None)
 
     def verify(self, images: int | None = None) -> None:
         """Verify every dataset; `images` counts over all of them. Raises UserError as they do."""

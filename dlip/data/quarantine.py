@@ -60,7 +60,10 @@ def encoded_item(dataset, i: int) -> EncodedItem:
 
 
 def without_image(dataset, i: int) -> Item:
-    """Item i of any dataset with its texts alone; an image that is stored is not decoded."""
+    """Item i of any dataset with its texts alone; an image that is stored is not decoded, nor read where texts are in
+    memory."""
+    if hasattr(dataset, "text_item"):
+        return dataset.text_item(i)
     if not hasattr(dataset, "encoded_item"):
         return replace(dataset[i], image=None)
     item = dataset.encoded_item(i)
@@ -132,6 +135,11 @@ class AnnotatedImages(QuarantineMixin):
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    def text_item(self, i: int) -> Item:
+        """Image i's texts alone."""
+        about = self.annotations[i]
+        return Item(None, image_id_from_name(about.name), about.captions, about.questions, writers=about.writers)
 
     def counts(self) -> dict[str, int]:
         """Numbers of images, captions and questions."""

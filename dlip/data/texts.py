@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from dlip.data import FirstN
-from dlip.data.quarantine import AnnotatedImages
+from dlip.data.quarantine import without_image
 from dlip.data.tokenizer import Tokenizer
 
 CHECKED_TEXTS = 1000
@@ -16,10 +16,8 @@ TOLERATED = 0.02
 def texts_of(dataset, images: int) -> Iterator[str]:
     """Captions, questions and answers of at most `images` images, of each of joined datasets."""
     for part in [dataset] if isinstance(dataset, FirstN) else getattr(dataset, "datasets", [dataset]):
-        inner = part.dataset if isinstance(part, FirstN) else part
-        items = inner.annotations if isinstance(inner, AnnotatedImages) else part  # no image is read for its texts
         for i in range(min(images, len(part))):
-            item = items[i]
+            item = without_image(part, i)
             yield from item.captions
             for question in item.questions:
                 yield from (question.text, *question.answers)

@@ -116,7 +116,7 @@ def answer_maps(vlm: VLM, image: ImageInput, question: str, answer: str) -> Word
 
 @torch.inference_mode()
 def image_maps(vlm: VLM, image: ImageInput) -> ImageMaps:
-    """The image encoder's maps. Raises UserError for an unreadable image."""
+    """The image encoder's maps. Raises UserError for an unreadable image, and MissingAbility for a CLIP or SigLIP."""
     med = vlm.med.model_for_states("image").eval()
     layers = range(med.config.image_layers)
     trace = Trace.of(med.config, "image", "self", layers)
@@ -209,11 +209,11 @@ def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> 
     For "fusion" and "decoder", in percent over all words that name an object: "pointing", "mass", and the same against
     the scene's other objects ("pointing_other", "mass_other"), which a model reaches that attends to objects regardless
     of the word. Maps are over patches only. With a teacher also "divergence" (see `divergence`). Besides "chance",
-    {"pointing", "mass"} of an uninformed map, and the numbers of "images" and "words". Raises UserError where no
-    caption names an object.
+    {"pointing", "mass"} of an uninformed map of the fusion's grid, and the numbers of "images" and "words". Raises
+    UserError where no caption names an object.
     """
     values: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
-    images, grid = min(limit, len(dataset)), vlm.med.config.grid
+    images = min(limit, len(dataset))
     for first, captions, rows, maps in _batches((vlm,), dataset, limit):
         scenes = [dataset.scene(first + i) for i in range(max(rows) + 1)]
         known = maps["fusion"][0].sum(-1) > 0  # [N, W]: a long caption's last words may be cut off
@@ -222,15 +222,18 @@ def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> 
         if not words:
             continue
         text, word, image, own = torch.tensor(words).T  # [K] words
-        covers = [mask_coverage(torch.from_numpy(masks(scene)), grid) for scene in scenes]
-        others = torch.tensor([len(objects) - 1 for objects in covers])[image]
-        covered = pad_sequence(covers, batch_first=True)[image]  # [K, O, g, g], zeros where there is no object
+        objects = pad_sequence([torch.from_numpy(masks(scene)) for scene in scenes], batch_first=True)  # [B, O, S, S]
+        others = torch.tensor([len(scene.objects) - 1 for scene in scenes])[image]
 
-        scores = {("chance", "pointing"): (covered > 0).float().mean((2, 3)), ("chance", "mass"): covered.mean((2, 3))}
+        scores = {}
         for source in MAP_SOURCES:
-            over = patches(maps[source][0][text, word])[:, None]  # [K, 1, g, g]
+            over = patches(maps[source][0][text, word])[:, None]  # [K, 1, g, g], of the source's own grid
+            covered = mask_coverage(objects, over.shape[-1])[image]  # [K, O, g, g], zeros where there is no object
             scores[source, "pointing"] = pointing(over, covered).float()
             scores[source, "mass"] = mass(over, covered)
+            if source == "fusion":
+                scores["chance", "pointing"] = (covered > 0).float().mean((2, 3))
+                scores["chance", "mass"] = covered.mean((2, 3))
         for (source, name), of_each in scores.items():  # [K, O]
             hit = of_each.gather(1, own[:, None]).squeeze(1)
             values[source, name].append(hit)
@@ -251,13 +254,15 @@ def divergence(teacher: VLM, student: VLM, dataset, limit: int = 200) -> dict[st
     """Jensen-Shannon divergence in bits between two models' maps of the same words, by source, mean over words.
 
     On the first `limit` images of any data with captions; heads averaged, on the coarser grid, [CLS] included. Words
-    are compared even where the models split them into different tokens.
+    are compared even where the models split them into different tokens. Raises UserError where there is no caption.
     """
     bits: dict[str, list[Tensor]] = {source: [] for source in MAP_SOURCES}
     for _, _, _, maps in _batches((teacher, student), dataset, limit):
         for source, (teacher_maps, student_maps) in maps.items():
             both = (teacher_maps.sum(-1) > 0) & (student_maps.sum(-1) > 0)
             bits[source].append(map_divergence(teacher_maps[both], student_maps[both]))
+    if not bits["fusion"]:
+        raise UserError(f"{dataset.name} {dataset.split} has no captions; maps of words cannot be compared")
     return {source: torch.cat(parts).mean().item() for source, parts in bits.items()}
 
 

@@ -8,23 +8,16 @@ from dlip.checkpoints.load import built_in_models, model_folder, parse_name, spl
 from dlip.common.errors import UserError
 from dlip.experiments.config import EvaluationConfig
 from dlip.models.config import ModelConfig
-from dlip.records.reading import count_test_images, read, record_of_run
+from dlip.records.reading import count_test_images, read, record_of_model
 from dlip.training.run_folder import Run
 from dlip.vlm import VLM
 
 
 def model_record(model: str | Path) -> dict | None:
-    """The record of the run that made a model; None where none lies beside it. Raises UserError if it is damaged.
-
-    The record's name states the image size that follows the model's (`@384`).
-    """
+    """The record of the run that made a model, by its name; see `dlip.records.reading.record_of_model`."""
     parsed = parse_name(str(model))
     folder = model_folder(parsed.name) if parsed.name in built_in_models() else Path(parsed.name)
-    if not (record := record_of_run(folder)):
-        if (path := folder / "record.json").is_file():
-            raise UserError(f"{path} is not a record of a run; take another copy of the folder")
-        return None
-    return record | ({"name": f"{record['name']}, {parsed.size} px"} if parsed.size else {})
+    return record_of_model(folder, parsed.size)
 
 
 def made_elsewhere(model: str, vlm: VLM) -> dict:

@@ -149,7 +149,8 @@ class Runner:
             return []
         states = self._encode(part, images, "states")
         prompt, mask = [part.config["dec_id"], *part.config["prompt_ids"]], np.ones(states.shape[:2], bool)
-        max_new_tokens, size = max_new_tokens or self.config["max_text"], part.config.get("no_repeat_ngram_size", 0)
+        max_new_tokens = max_new_tokens or part.config.get("max_text", self.config["max_text"])
+        size = part.config.get("no_repeat_ngram_size", 0)
         return self._decode(part.search(states, mask, prompt, num_beams, max_new_tokens, size))
 
     def answer(self, images: list[ImageInput], questions: list[str], num_beams: int = 3) -> list[str]:

@@ -25,7 +25,8 @@ from dlip.export.onnx_runner import Runner
 from dlip.export.runner_evaluate import EVALUATORS as RUNNER_EVALUATORS
 from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import require_fp32_blip
-from dlip.training.caches.disk import cache_key
+from dlip.training.caches.disk import cache_key, delete_old_caches, locked
+from dlip.training.config import CACHE_GB
 from dlip.vlm import VLM, ImageInput, pairs
 
 CACHE = "runs/cache/optimized"
@@ -124,9 +125,9 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
     """The model with each task run by its fastest candidate, and all candidates, the fastest at one caption first.
 
     Image states, ITM logits and log-probabilities of given tokens may differ from fp32's by `tolerance`
-    (`relative_errors`). Converted models are kept in the folder `cache`; times are measured in turns, anew in every
-    call, on the CPU. Raises UserError for a model in another precision, for one that is not a BLIP, is made of several
-    or cannot write captions, and where no candidate is within the tolerance.
+    (`relative_errors`). Converted models are kept in the folder `cache`, those of earlier models up to `CACHE_GB`;
+    times are measured in turns, anew in every call, on the CPU. Raises UserError for a model in another precision, for
+    one that is not a BLIP, is made of several or cannot write captions, and where no candidate is within the tolerance.
     """
     med = require_fp32_blip(vlm.med, "optimize").model_for("lm")
     refuse_packed(med)
@@ -136,12 +137,15 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
         "tokenizer": vlm.tokenizer.rules(), "samples": f"{SAMPLES} scenes of val",
     }  # fmt: skip
     folder = Path(cache) / cache_key(about, med)
-    vlm.save(folder / "model")
+    with locked(folder):
+        delete_old_caches(folder, CACHE_GB)
+        vlm.save(folder / "model")
     inputs = Inputs(med.config, SAMPLES)
 
     def prepare(name: str, precision: str) -> backends.Backend:
         backend = backends.make(name, precision)
-        return backend.prepare(folder / "model", folder / f"{name}-{precision}", inputs.images)
+        with locked(folder):  # another process may convert the same model
+            return backend.prepare(folder / "model", folder / f"{name}-{precision}", inputs.images)
 
     outputs = outputs_of(vlm)
     expected = reference(prepare("dlip", "fp32"), inputs, outputs)

@@ -72,7 +72,8 @@ def run_vqa(
         for item in items:
             if own := [question for question in item.questions if question.answers]:
                 generated += runner.answer([item.image], [question.text for question in own], num_beams)
-                questions, image_id = questions + own, image_id + [item.image_id] * len(own)
+                questions += own
+                image_id += [item.image_id] * len(own)
     return vqa.result(generated, questions, image_id)
 
 

@@ -33,7 +33,7 @@ from dlip.models.config import ModelConfig
 from dlip.models.fast.precision import convert_precision, require_fp32_blip
 from dlip.models.med import Med
 from dlip.models.tasks import TASKS
-from dlip.records.migration import upgrade
+from dlip.records.reading import record_of_model
 from dlip.vlm import MAX_ANSWER_TOKENS, VLM
 
 CLASSES = {
@@ -189,19 +189,17 @@ def processor(tokenizer: Tokenizer, c: ModelConfig, task: str) -> BlipProcessor:
 def record_of(name: str) -> dict:
     """The record of a model's run, else its configuration as a part of one, else an empty dict.
 
-    At another image size it has no scores and no costs, which would be those of the model at its own.
+    At another image size it has no scores and no costs, which would be those of the model at its own. Raises UserError
+    for a damaged record.
     """
     parsed = parse_name(name)
     try:
         folder = locate(parsed.name)
     except UserError:  # a composite
         return {}
-    if (folder / "record.json").is_file():
-        record = upgrade(read_json(folder / "record.json"))
-        if parsed.size:
-            record |= {"name": f"{record['name']}, {parsed.size} px"}
-            record |= {"metrics": {}, "efficiency": {}, "outcomes": {}, "samples": [], "bounds": None}
-        return record
+    if record := record_of_model(folder, parsed.size):
+        unscored = {"metrics": {}, "efficiency": {}, "outcomes": {}, "samples": [], "bounds": None}
+        return record | (unscored if parsed.size else {})
     run = read_json(folder / "config.json").get("run", {}) if (folder / "config.json").is_file() else {}
     return {"config": run, "name": folder.name} if run else {}
 

@@ -311,11 +311,13 @@ class Med(HasAbilities, nn.Module):
         return self.fuse_with(self.text_encoder.cross(image_states), ids, mask, rows, trace)
 
     def fuse_with(
-        self, cross: list, ids: Tensor, mask: Tensor, rows: Tensor | None = None, trace=None, first_only: bool = False
-    ) -> Tensor:
+        self, cross: list, ids: Tensor, mask: Tensor | None, rows: Tensor | None = None, trace=None,
+        first_only: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Like `fuse`, with precomputed keys and values of the images (`TextEncoder.cross`).
 
-        One image may serve all texts. `first_only` gives [N, 1, Dt], all that matching reads.
+        mask: None if no text is padded. rows: int64 [N], each text's image; one image may serve all texts. `first_only`
+        gives [N, 1, Dt], all that matching reads.
         """
         if rows is not None:
             # index_select, as the gradients of kv[rows] are summed in random order by several threads

@@ -43,6 +43,18 @@ def record_of_run(folder: Path) -> dict:
     return {}
 
 
+def record_of_model(folder: Path, size: int | None = None) -> dict | None:
+    """The record in a model's folder, None if there is none. Raises UserError if it is damaged.
+
+    size: image size that follows the model's name (`@384`), which the record's name then states.
+    """
+    if not (path := folder / "record.json").is_file():
+        return None
+    if not (record := record_of_run(folder)):
+        raise UserError(f"{path} is not a record of a run; take another copy of the folder")
+    return record | ({"name": f"{record['name']}, {size} px"} if size else {})
+
+
 def contains(path: str | Path, record: dict) -> bool:
     """Whether a file of records exists and holds this record, by its id."""
     return Path(path).is_file() and record["id"].encode() in Path(path).read_bytes()

@@ -94,6 +94,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     A teacher is counted even if its outputs are cached, and a backbone even if its features are. Hours are of one
     process.
     """
+    config = config.for_dataset(len(dataset))
     size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
     sampler = ResumableBatchSampler(
@@ -148,12 +149,11 @@ def first_images(batch: Batch, images: int) -> Batch:
     """The first images of a batch, padded as there, with their questions, at least one."""
     if len(batch) <= images:
         return batch
-    questions = range(images) if batch.question_rows is None else batch.question_rows.lt(images).nonzero()[:, 0]
+    questions = batch.question_rows.lt(images).nonzero()[:, 0]
     by_question = ("question_ids", "question_mask", "answer_ids", "answer_mask", "question_rows")
     rows = dict.fromkeys(by_question, questions if len(questions) else [0])
     changes = {name: value[rows.get(name, slice(images))] for name, value in vars(batch).items() if value is not None}
-    if changes.get("question_rows") is not None:
-        changes["question_rows"] = changes["question_rows"].clamp(max=images - 1)
+    changes["question_rows"] = changes["question_rows"].clamp(max=images - 1)
     return replace(batch, **changes)
 
 

@@ -1,6 +1,7 @@
 """Datasets joined by +: all images of each, mixed anew every epoch, no image id shared."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dlip.cli import main
 from dlip.common.errors import UserError
 from dlip.data.audit import check
 from dlip.data.joined import JoinedDatasets
+from dlip.data.quarantine import without_image
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.shards.write import write_shards
 from dlip.data.texts import texts_of
@@ -67,6 +69,7 @@ def test_writers_of_captions_are_kept(make, tmp_path):
     joined = data.open(f"{human}+{written}", "train")
     assert [item.writers for item in joined] == [{}, {}, {"a shade": "m"}]
     assert joined.encoded_item(2).writers == {"a shade": "m"}
+    assert [without_image(joined, i) for i in range(3)] == [replace(item, image=None) for item in joined]
     assert check(f"{human}+{written}")["writers"] == {"human": 2, "m": 1}
 
 

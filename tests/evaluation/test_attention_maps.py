@@ -34,7 +34,7 @@ from dlip.models.config import scenes_size
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM
-from tests.helpers import TINY_BACKBONE
+from tests.helpers import TINY_BACKBONE, ListDataset
 
 
 def changed(vlm: VLM, seed: int, **changes) -> VLM:
@@ -286,6 +286,17 @@ def test_uneven_numbers_of_captions(tiny, scenes):
             maps = word_maps(tiny, item.image, caption)
             alone += [mass(maps.patches(word), covered[o]).item() for word, o in word_objects(caption, scene).items()]
     assert result["fusion"]["mass"] == pytest.approx(100 * np.mean(alone), rel=1e-4)
+
+
+def test_maps_of_data_without_captions_are_refused(tiny, scenes):
+    silent = ListDataset([replace(item, captions=[]) for item in scenes], "silent")
+    with pytest.raises(UserError, match="silent test has no captions"):
+        divergence(tiny, tiny, silent)
+
+
+def test_members_of_a_composite_have_grids_of_their_own(scenes):
+    alone, joined = (measure(VLM.load(f"scenes/student{other}"), scenes, 2) for other in ("", "+scenes/teacher@96"))
+    assert joined == alone
 
 
 # --- two models -------------------------------------------------------------------------------------------------------

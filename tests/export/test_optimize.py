@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,6 +120,18 @@ def test_each_call_uses_the_fastest_backend_for_its_size():
     }  # fmt: skip
 
 
+def test_conversions_of_earlier_models_are_deleted_beyond_the_limit(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CACHE_GB", 1e-9)
+    monkeypatch.setattr(module, "BACKENDS", ("dlip",))
+    monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
+    earlier = tmp_path / ("0" * 24)
+    (earlier / "onnxruntime-fp32").mkdir(parents=True)
+    (earlier / "onnxruntime-fp32" / "weights.bin").write_bytes(b"four")
+    optimize(tiny, cache=tmp_path)
+    (kept,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert kept != earlier and (kept / "model").is_dir()
+
+
 def test_candidates_beyond_the_tolerance_are_not_timed(tiny, cache, monkeypatch):
     monkeypatch.setattr(module, "BACKENDS", ("dlip, packed",))
     pick(monkeypatch, "dlip, packed", "fp32")
@@ -191,7 +204,7 @@ def test_times_are_those_of_the_fastest_call(tiny, cache, monkeypatch):
     monkeypatch.setattr(module, "PRECISIONS", ("fp32",))
     seconds = [0.5, 0.3, 0.4, 12, 9, 8]  # three calls, and two that take 20 seconds together
     ticks = iter([tick for duration in seconds for tick in (0, duration)])
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     monkeypatch.setattr(module, "SIZES", {"caption": (1, 8)})
     monkeypatch.setattr(module, "MIN_ROUNDS", 2)
     monkeypatch.setattr(module, "MAX_ROUNDS", 3)

@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 import dlip
 from dlip.cli import main
 from dlip.common.errors import UserError
-from dlip.common.files import read_json
+from dlip.common.files import read_json, write_json
 from dlip.data.tokenizer import Tokenizer
 from dlip.experiments.run import new_model
 from dlip.export import transformers
@@ -24,6 +24,7 @@ from dlip.records.schema import is_record
 from dlip.training.config import TrainConfig
 from dlip.training.terms import weights
 from dlip.vlm import VLM
+from tests.helpers import make_record
 
 READER = r"""
 import json, sys
@@ -95,9 +96,8 @@ def images(tmp_path_factory):
 
 
 TEXTS = ["a red circle", "a small blue star above it", "what color is it ?"]
-RECORD = {
-    "name": "tiny", "role": "distilled", "command": "dlip distill --out runs/tiny", "wall_s": 12.3, "device": "cpu",
-    "data": "scenes", "split": "test", "train_images": 4000, "efficiency": {"params_m": 0.12, "flops_g": 0.034},
+RECORD = make_record("tiny", command="dlip distill --out runs/tiny", seed=3) | {
+    "efficiency": {"params_m": 0.12, "flops_g": 0.034},
     "config": {"teacher": "scenes/teacher", "start": [], "data": {"name": "scenes", "split": "train"},
                "train": {"steps": 100, "batch_size": 8, "seed": 3, "weights": {"itc": 1.0, "kd.lm": 0.5, "vqa": 0}}},
     "metrics": {"retrieval": {"tr@1": 75.81, "ir@1": 54.3}, "captioning": {"cider": 315.0, "spice": None}, "vqa": None},
@@ -204,6 +204,13 @@ def test_card_has_the_facts_of_the_record(made):
         assert line in text, line
     assert "SPICE" not in text and "VQA soft" not in text and "| seed | 3 |" in text
     assert "[CLS]" in (made[4] / "out" / "retrieval" / "README.md").read_text()
+
+
+def test_a_damaged_record_is_named(tiny, tmp_path):
+    tiny.save(tmp_path / "run")
+    write_json(tmp_path / "run" / "record.json", {"schema": 3, "name": "tiny"})
+    with pytest.raises(UserError, match="record.json is not a record of a run"):
+        transformers.to_dlip(str(tmp_path / "run"), tmp_path / "out")
 
 
 def test_model_without_a_record_has_a_card(tiny, tmp_path):

@@ -125,6 +125,11 @@ def test_joining_terms_cost_from_their_step(teacher, short_probes):
     assert (full["images"], full["epochs"], full["train_images"]) == (80, 10.0, 8)
 
 
+def test_epochs_are_turned_into_steps(teacher):
+    student, config = new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0), TrainConfig(batch_size=8, epochs=2)
+    assert budget(student, Scenes("val", size=32), config)["steps"] == 8
+
+
 def test_memory_and_hours(teacher, short_probes):
     student = new_model(scenes_size(32, 1, 1), teacher.tokenizer, 0)
     config = TrainConfig(steps=10, batch_size=8)

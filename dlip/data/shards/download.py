@@ -104,8 +104,9 @@ def make_room(folder: Path, limit: int, keep: Path) -> None:
     total = sum(size for _, size, _ in shards)
     for _, size, path in sorted(shards):
         if total > limit and path != keep:
-            path.unlink(missing_ok=True)  # a process that has it open reads on
-            total -= size
+            with contextlib.suppress(UserError), exclusive_lock(path.with_suffix(".lock"), "another process opens it"):
+                path.unlink(missing_ok=True)  # a process that has it open reads on
+                total -= size
 
 
 def _http():

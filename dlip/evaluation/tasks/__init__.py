@@ -16,8 +16,6 @@ from dlip.vlm import VLM
 
 EVALUATORS = {"retrieval": retrieval.run, "captioning": captioning.run, "vqa": vqa.run}
 """Task -> function that predicts and scores."""
-TEXTS = {"captioning": "captions", "vqa": "questions"}
-"""Task whose images can be limited -> the texts that they need."""
 
 
 def evaluate(
@@ -69,7 +67,7 @@ def evaluate(
         for i, task in enumerate(tasks):
             part = subrange(progress, i / len(tasks), (i + 1) / len(tasks))
             limited = task != "retrieval" and generate_limit is not None and generate_limit < len(data)
-            images = first_with(data, TEXTS[task], generate_limit) if limited else data
+            images = first_with(data, TASKS[task].data, generate_limit) if limited else data
             try:
                 evaluated = evaluators[task](model, images, batch_size=batch_size, progress=part, **options[task])
             except (MetricUnavailable, MissingAbility) as reason:
@@ -77,7 +75,7 @@ def evaluate(
                 continue
             result[task] = evaluated.metrics
             items |= evaluated.items
-            notes |= {task: f"of the first {generate_limit:,} images with {TEXTS[task]}"} if limited else {}
+            notes |= {task: f"of the first {generate_limit:,} images with {TASKS[task].data}"} if limited else {}
             notes |= {f"{task}.{name}": note for name, note in evaluated.notes.items()}
     if not any(result[task] for task in tasks):
         reasons = "; ".join(dict.fromkeys(notes.values()))

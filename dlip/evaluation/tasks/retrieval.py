@@ -85,7 +85,7 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     else:
         k = 0
     vectors, image_id, caption_id, captions = [], [], [], []
-    kept, free_bytes = [], MAX_STATE_BYTES
+    kept, free_bytes = [], MAX_STATE_BYTES if k else 0  # states for re-ranking
     for items, states in encode_images(vlm, matcher, dataset, batch_size, subrange(progress, 0, 0.1)):
         own = states if med is matcher else vlm.image_states((item.image for item in items), med)
         vectors.append(med.project_image(own))

@@ -140,8 +140,8 @@ def lock_path(folder: Path) -> Path:
 
 
 def stored_bytes(folder: Path) -> int:
-    """Size of a cache's columns on disk."""
-    return sum(file.stat().st_size for file in folder.glob("*.f16"))
+    """Size of a cache on disk."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def delete_old_caches(folder: Path, max_gb: float, keep: Sequence[Path] = ()) -> None:

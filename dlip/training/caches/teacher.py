@@ -82,8 +82,9 @@ class TeacherCache(nn.Module):
     def forward(self, batch: Batch, want: Want, pairs=None) -> Features:
         """Features of a batch of the cached data set, whose `index` and `caption_index` are known."""
         med, device = self.teacher.med, batch.image_id.device
-        image = self._rows("image.states.-1", batch.index).to(device, med.temp.dtype)
-        out = self.teacher(batch, Want(want.abilities & {"itm", "vqa"}), pairs, image)
+        fused = want.abilities & {"itm", "vqa"}
+        image = self._rows("image.states.-1", batch.index).to(device, med.temp.dtype) if fused else None
+        out = self.teacher(batch, Want(fused), pairs, image)
         mask = with_prompt(batch.ids, batch.mask, med.config.prompt_ids)[1]
         out.decoder_mask = mask & batch.captioned[:, None]
         for source in SOURCES:

@@ -10,6 +10,7 @@ import pytest
 
 from dlip import data
 from dlip.common.errors import UserError
+from dlip.common.files import exclusive_lock
 from dlip.data import audit
 from dlip.data.collate import Collate
 from dlip.data.loader import ResumableBatchSampler, train_loader
@@ -165,6 +166,15 @@ def test_cache_stays_within_its_limit(server, tmp_path, monkeypatch):
         monkeypatch.setenv("DLIP_CACHE_GB", wrong)
         with pytest.raises(UserError, match=f"DLIP_CACHE_GB is '{wrong}'"):
             data.open(server.address, "train")[0]
+
+
+def test_a_shard_that_another_process_opens_is_not_deleted(tmp_path):
+    used, old, new = (tmp_path / f"{name}.tar" for name in ("used", "old", "new"))
+    for path in (used, old, new):
+        path.write_bytes(b"x" * 10)
+    with exclusive_lock(used.with_suffix(".lock")):
+        download.make_room(tmp_path, 10, new)
+    assert used.exists() and new.exists() and not old.exists()
 
 
 def test_broken_image_on_the_web(server, tmp_path, caplog):
