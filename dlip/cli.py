@@ -120,12 +120,14 @@ def with_recipe(command: Command, typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_outputs(options: Any) -> None:
-    """Raise UserError, before any work is done, if --json or --results cannot be written."""
+    """Raise UserError, before any work is done, if --json or --results cannot be written or are one file."""
     paths = {name: getattr(options, name, None) for name in ("json", "results")}
     if paths["json"] == "-" or paths["json"] is None:
         del paths["json"]
     if getattr(options, "dry_run", False) or paths["results"] is None:  # no record is written
         del paths["results"]
+    if len({Path(path).resolve() for path in paths.values()}) < len(paths):
+        raise UserError(f"--json would replace the records of --results {paths['results']}; choose another path")
     for name, path in ((name, Path(path)) for name, path in paths.items()):
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
         if path.is_dir() or (existing != path and not existing.is_dir()):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dlip.checkpoints.load import load_model, save_model
-from dlip.common.errors import UserError
+from dlip.common.errors import UserError, check_at_least, first_line
 from dlip.common.text import plural
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
@@ -72,10 +72,15 @@ class VLM:
     def to(self, device: str | torch.device) -> "VLM":
         """Move the weights to a device, as in `model.to("cuda")`, and return this model.
 
-        Raises UserError for a packed model.
+        Raises UserError for a packed model, and for a device that torch does not find.
         """
         refuse_packed(self.med)
-        self.med.to(device)
+        try:
+            self.med.to(device)
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(
+                f"the model cannot be moved to {device} ({first_line(error)}); name a device that torch finds here"
+            ) from error
         return self
 
     @property
@@ -143,11 +148,12 @@ class VLM:
         """`n` captions for each image, without the prompt: the best of a beam search, or sampled (`top_p`).
 
         prompt: text that captions continue, in place of the model's own. Raises UserError if it leaves no room for a
-        caption, if `n` is below 1, or if there are fewer beams than captions.
+        caption, if a number is out of range, or if there are fewer beams than captions.
         """
         images = as_list(images, "image")
-        if n < 1:
-            raise UserError(f"the number of captions is {n}; give 1 or more")
+        check_at_least(1, n=n, num_beams=num_beams, max_new_tokens=max_new_tokens)
+        if top_p is not None and not 0 < top_p <= 1:
+            raise UserError(f"top_p is {top_p}; give a number above 0 and at most 1")
         if not images:
             return []
         if top_p is None and n > num_beams:
@@ -168,8 +174,9 @@ class VLM:
 
     @torch.inference_mode()
     def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
-        """The answer to each image's question. Raises UserError if their numbers differ."""
+        """The answer to each image's question. Raises UserError if their numbers differ or there is no beam."""
         images, questions = pairs(images, questions, "question")
+        check_at_least(1, num_beams=num_beams)
         if not images:
             return []
         med, *inputs = self._answer_inputs(images, questions)
@@ -180,8 +187,10 @@ class VLM:
         self, images: Iterable[ImageInput], questions: Iterable[str], k: int = 5
     ) -> list[list[tuple[str, float]]]:
         """The `k` (2 or more) best answers of a beam search to each image's question, the most probable first, each
-        with its probability, 0 to 1. Raises UserError if the numbers of images and questions differ."""
+        with its probability, 0 to 1. Raises UserError if the numbers of images and questions differ, or k is below
+        2."""
         images, questions = pairs(images, questions, "question")
+        check_at_least(2, k=k)
         if not images:
             return []
         ranked, (med, *inputs) = [], self._answer_inputs(images, questions)

@@ -202,6 +202,10 @@ INVALID_VALUES = """steps=0 lr=nan lr=-1 lr=inf clip=nan clip=0 warmup=-1 weight
         ([*TRAIN, "--results", "taken/records.jsonl"], "--results taken/records.jsonl cannot be a file"),
         ([*TRAIN, "--results", "/dev/null"], "--results /dev/null is not a file on a disk"),
         ([*TRAIN, "--results", ""], "--results is empty"),
+        (
+            [*TRAIN, "--results", "r.jsonl", "--json", "./r.jsonl"],
+            "--json would replace the records of --results r.jsonl",
+        ),
         ([*TRAIN, "--json", ""], "--json is empty"),
         (["evaluate", "--model", "scenes/student", "--data", "photos", "--tasks", "vqa,run"], "there is no task 'run'"),
         (["data", "shard", "photos", "--out", "x", "--images", "0"], "--images is 0; give a whole number, at least 1"),

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from math import nan
 
 import numpy as np
 import pytest
@@ -86,8 +87,17 @@ def test_several_captions_of_an_image(tiny, images):
     sampled = tiny.captions(images, 6, top_p=0.99, max_new_tokens=5)
     assert [len(texts) for texts in sampled] == [6] * 4 and len(set(sampled[0])) > 1
     assert tiny.captions([], 3) == []
-    with pytest.raises(UserError, match="number of captions is 0"):
-        tiny.captions(images, 0)
+    for options in (
+        dict(n=0),
+        dict(num_beams=0),
+        dict(max_new_tokens=0),
+        dict(top_p=0),
+        dict(top_p=2),
+        dict(top_p=nan),
+    ):
+        ((name, value),) = options.items()
+        with pytest.raises(UserError, match=f"{name} is {value}; give"):
+            tiny.captions(images, **{"n": 1, **options})
     with pytest.raises(UserError, match="3 beams cannot give 4 captions"):
         tiny.captions(images, 4)
 

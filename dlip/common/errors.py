@@ -12,6 +12,13 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+def check_at_least(least: int, **values: int | None) -> None:
+    """Raise UserError if a value, by its name, is below `least`; None is unset."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise UserError(f"{name} is {value}; give {least} or more")
+
+
 class MissingAbility(UserError):
     """The checkpoint has no weights for what the model was asked to do."""
 

@@ -21,6 +21,11 @@ def check_split(name: str) -> None:
         raise UserError(f"the split name {name[:100]!a} is invalid; use letters, digits, spaces, hyphens and periods")
 
 
+def as_text(value) -> str:
+    """A value as text, a whole number without a decimal point: tables store counts as floats beside missing values."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 @dataclass
 class Annotation:
     """Captions and questions of one image, all of them or some."""
@@ -45,7 +50,7 @@ class Annotation:
 
     def add_question(self, text: str, answers: Iterable[str | float], kind: str) -> None:
         """Add a question with its non-empty answers, numbers as text, or a fault if there is no text or no answer."""
-        answers = [str(answer).strip() for answer in answers if isinstance(answer, str | int | float)]
+        answers = [as_text(answer).strip() for answer in answers if isinstance(answer, str | int | float)]
         text, answers = text.strip(), list(filter(None, answers))
         if not text:
             self.faults.append(f"{self.name} has an empty question")

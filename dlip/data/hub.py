@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from dlip.common.errors import UserError
-from dlip.data.annotation import SPLITS, Annotation
+from dlip.data.annotation import SPLITS, Annotation, as_text
 from dlip.data.batch import Item
 from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
 
@@ -174,7 +174,7 @@ def _texts(value: Any) -> Iterator[str]:
         for one in value:
             yield from _texts(one)
     elif value is not None:
-        yield str(value)
+        yield as_text(value)
 
 
 def _load(address: str, options: dict[str, str]) -> dict:

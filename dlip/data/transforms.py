@@ -70,7 +70,7 @@ def as_list(values: Iterable, noun: str) -> list:
 def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
     """An image (RGB and upright), the path of one, or pixels, uint8 [H, W, 3] (unchanged).
 
-    Raises UserError for other pixels, such as those between 0 and 1.
+    Raises UserError for other pixels, such as those between 0 and 1, and for an empty image.
     """
     if isinstance(image, str | Path):
         return read_image(image)
@@ -79,15 +79,22 @@ def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UserError(f"pixels have to be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}; convert them")
+    _check_not_empty(pixels.shape[1], pixels.shape[0])
     return pixels
+
+
+def _check_not_empty(width: int, height: int) -> None:
+    if not width * height:
+        raise UserError(f"an image of {width} x {height} has no pixels; crop less of it")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB: turned by its EXIF orientation, transparency over white, first frame.
 
     16-bit gray keeps its upper 8 bits, 32-bit and signed gray is stretched from its minimum to its maximum, where
-    non-finite values are black. Raises UserError above `MAX_PIXELS`, before anything is decoded.
+    non-finite values are black. Raises UserError above `MAX_PIXELS`, before anything is decoded, and without pixels.
     """
+    _check_not_empty(image.width, image.height)
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
             f"an image of {image.width} x {image.height} is above the limit of {MAX_PIXELS:,} pixels; scale it down"

@@ -119,7 +119,7 @@ def is_record(line: dict) -> bool:
         outcomes(line)
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
-    threads, history = line["threads"], line.get("history", [])
+    threads, history, grid = line["threads"], line.get("history", []), line.get("ablation", {"hash": ""})
     return (
         line["role"] in ROLES
         and type(threads) is int
@@ -127,6 +127,8 @@ def is_record(line: dict) -> bool:
         and all(
             isinstance(line.get(key), dict | None) for key in ("machine", "inputs", "releases", "bounds", "evaluations")
         )
+        and isinstance(grid, dict)
+        and isinstance(grid.get("hash"), str)
         and isinstance(history, list)
         and all(isinstance(run, dict) and _has_origin(run) for run in history)
         and all(value is None or (isinstance(value, int | float) and type(value) is not bool) for value in values)

@@ -200,6 +200,14 @@ def test_paths_beside_the_rows(suffix, separator, tmp_path):
     assert dataset.fingerprint() != before  # caches are named by it
 
 
+def test_counts_beside_missing_answers_stay_whole(tmp_path):
+    """pandas reads such a column as floats."""
+    (tmp_path / "a.png").write_bytes(png(7))
+    (tmp_path / "t.csv").write_text("image,caption,question,answers\na.png,,how many?,3\na.png,one,,\n")
+    (item, _) = data.open(f"hub:{tmp_path / 't.csv'}", "train")
+    assert item.questions[0].answers == ["3"]
+
+
 def test_rows_without_an_id_are_images_of_their_own(tmp_path):
     table(image=images(3), filename=["a", None, None], caption=["x", "y", "z"]).to_parquet(
         str(tmp_path / "train.parquet")

@@ -235,6 +235,12 @@ def test_formats_of_external_programs_are_refused(photo, tmp_path):
         assert read_image(tmp_path / "photo").size == photo.size, kind
 
 
+@pytest.mark.parametrize("empty", [np.zeros((0, 4, 3), np.uint8), Image.new("RGB", (4, 0))])
+def test_empty_images_are_refused(empty):
+    with pytest.raises(UserError, match="an image of 4 x 0 has no pixels"):
+        load_image(empty)
+
+
 @pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)])
 def test_other_pixels_are_refused(pixels):
     with pytest.raises(UserError, match=r"pixels have to be uint8 \[H, W, 3\], not (float64|uint8) \[4, 4"):

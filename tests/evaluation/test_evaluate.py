@@ -99,6 +99,13 @@ def test_invalid_arguments_are_refused(tiny, scenes):
         dlip.evaluate(tiny, "atlantis")
     with pytest.raises(UserError, match="no task 'ocr'; choose one of retrieval, captioning, vqa"):
         dlip.evaluate(tiny, scenes, tasks=("ocr",))
+    for options in (dict(k=-1), dict(generate_limit=0), dict(num_beams=0), dict(max_new_tokens=0), dict(batch_size=0)):
+        ((name, value),) = options.items()
+        with pytest.raises(UserError, match=f"{name} is {value}; give"):
+            dlip.evaluate(tiny, scenes, **options)
+    for options in (dict(tasks="vqa"), dict(answers="yes")):
+        with pytest.raises(UserError, match="expected a list of (tasks|answers), got a single one"):
+            dlip.evaluate(tiny, scenes, **options)
     with pytest.raises(
         UserError, match="on mine test: the data have no captions; the data have no questions with answers$"
     ):

@@ -109,6 +109,7 @@ def test_concurrent_appends_lose_nothing(tmp_path: Path):
         {"history": None}, {"history": "runs"}, {"history": ["a"]}, {"history": [{}]},
         {"wall_s": None}, {"train_images": None}, {"inputs": [1]}, {"machine": "x"}, {"releases": 1},
         {"notes": None}, {"notes": [1]}, {"code": None}, {"torch": None}, {"device": 1},
+        {"ablation": None}, {"ablation": {"hash": []}},
     ],
 )  # fmt: skip
 def test_line_with_wrong_types_is_skipped(change, tmp_path: Path):

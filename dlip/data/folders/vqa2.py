@@ -85,7 +85,7 @@ def read_answers(files: Sequence[str | Path]) -> list[str]:
     for file in files:
         if file not in annotations:
             try:
-                answers += filter(None, map(str.strip, Path(file).read_text().splitlines()))
+                answers += filter(None, map(str.strip, Path(file).read_text("utf-8-sig").splitlines()))
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(
                     f"{file} cannot be read as a list of answers ({error}); give a text file with one per line"

@@ -8,12 +8,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dlip.common.errors import UserError
-from dlip.common.files import write_atomically, write_json
+from dlip.common.files import read_json, write_atomically, write_json
 from dlip.data.annotation import check_split
 from dlip.data.quarantine import EncodedItem, encoded_item
 from dlip.data.shards.naming import INDEX
 
 IMAGES_PER_SHARD = 1000
+UNFINISHED = {"version": 1, "shards": None}
+"""Index of shards that are being written."""
 
 
 def write_shards(path: str | Path, splits: dict[str, object], images: int = IMAGES_PER_SHARD) -> dict:
@@ -27,7 +29,7 @@ def write_shards(path: str | Path, splits: dict[str, object], images: int = IMAG
     for split in splits:
         check_split(split)
     rows = []
-    write_json(folder / INDEX, {"version": 1, "shards": None})  # marks the shards as unfinished
+    write_json(folder / INDEX, UNFINISHED)
     for split, dataset in splits.items():
         for number, first in enumerate(range(0, len(dataset), images)):
             file, places = folder / f"{split}-{number:05}.tar", range(first, min(first + images, len(dataset)))
@@ -37,9 +39,11 @@ def write_shards(path: str | Path, splits: dict[str, object], images: int = IMAG
 
 
 def check_empty(folder: str | Path) -> None:
-    """Raise UserError if the folder holds shards."""
+    """Raise UserError if the folder holds shards, or an index that is not of an interrupted `write_shards`."""
     if any(Path(folder).glob("*.tar")):
         raise UserError(f"{folder} holds shards already; name another folder, or remove them")
+    if (index := Path(folder) / INDEX).exists() and read_json(index) != UNFINISHED:
+        raise UserError(f"{index} would be replaced; name another folder, or remove it")
 
 
 def _write_shard(path: Path, dataset, places: range) -> dict[str, int]:

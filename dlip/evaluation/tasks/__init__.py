@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from dlip.common import machine
-from dlip.common.errors import MissingAbility, UserError
+from dlip.common.errors import MissingAbility, UserError, check_at_least
 from dlip.data import first_with
 from dlip.data import open as open_data
+from dlip.data.transforms import as_list
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, subrange
 from dlip.models.tasks import TASKS
@@ -47,8 +48,13 @@ def evaluate(
     "items", the tables "tr" (a row for each image), "ir" (caption), "captioning" (image) and "vqa" (question).
     progress: whether to show a bar, or a function that is called with the fraction done.
 
-    Raises UserError for an unknown task, or where no task can be evaluated.
+    Raises UserError for an unknown task or a number out of range, or where no task can be evaluated.
     """
+    tasks, answers = as_list(tasks, "task"), answers and as_list(answers, "answer")
+    check_at_least(0, k=k)
+    check_at_least(
+        1, generate_limit=generate_limit, num_beams=num_beams, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
     if isinstance(model, str | Path):
         model = VLM.load(model)
         model.med.to(machine.device())

@@ -195,6 +195,8 @@ def test_incomplete_vqa2_pair_names_the_missing_file(tmp_path, gone, message):
 def test_answers_from_lines(tmp_path, capsys):
     (tmp_path / "answers.txt").write_text("yes\n\n  no \nyes\n")
     assert read_answers([tmp_path / "answers.txt"]) == ["yes", "no"]
+    (tmp_path / "answers.txt").write_text("yes\nno\n", "utf-8-sig")  # as Windows writes it
+    assert read_answers([tmp_path / "answers.txt"]) == ["yes", "no"]
     words = ["evaluate", "--model", "scenes/student", "--limit", "4", "--tasks", "vqa", "--latency-repeats", "0"]
     assert main([*words, "--answers", str(tmp_path / "answers.txt"), "--json", "-"]) == 0
     assert "accuracy" in json.loads(capsys.readouterr().out)["vqa"]["ranked"]

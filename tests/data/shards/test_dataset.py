@@ -115,6 +115,9 @@ def test_packed_folder_reads_back_equal(tmp_path, images_per_shard):
     assert first == {file.name: file.read_bytes() for file in (tmp_path / "again").glob("*.tar")}
     with pytest.raises(UserError, match="holds shards already"):
         write_shards(tmp_path / "shards", splits)
+    (tmp_path / "index.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="index.json would be replaced"):
+        write_shards(tmp_path, splits)
 
 
 def test_order_is_a_permutation_local_to_shards(tmp_path, monkeypatch):
