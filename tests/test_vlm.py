@@ -102,6 +102,11 @@ def test_several_captions_of_an_image(tiny, images):
         tiny.captions(images, 4)
 
 
+def test_a_device_that_torch_does_not_know_is_refused(tiny):
+    with pytest.raises(UserError, match="the model cannot be moved to gpu .* name a device that torch finds here"):
+        tiny.to("gpu")
+
+
 def test_a_caption_continues_its_prompt_without_repeating_it(tiny, images):
     greedy, prompt = tiny.captions(images, 1, 1, 4), "a red circle"
     continued = tiny.captions(images, 1, 1, 4, prompt=prompt)
