@@ -14,7 +14,7 @@ that is called inside its own gr.Tab. It returns the inputs, if any, that an exa
 - `events.endpoint(function, [image, *names, ...])` makes such a function an API endpoint, documented by its docstring
   and return type. The page shows the same result as HTML, made by a pure function `show` from a template in `view`. The
   page's own events have a queue of `events`: `**events.QUICK`, or `**events.LONG` if they take more than a second.
-- Every event handler is wrapped by `events.guarded` or `events.handled`, which show exceptions as a
+- Every handler that can fail is wrapped by `events.guarded` or `events.handled`, which show exceptions as a
   sentence and hold `models.turn`. Long jobs take the turn themselves, see `jobs.turns`.
 """
 

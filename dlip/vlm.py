@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 
 from dlip.checkpoints.load import load_model, save_model
 from dlip.common.errors import UserError, check_at_least, first_line
 from dlip.common.text import plural
 from dlip.data.stock_tokenizer import StockTokenizer
 from dlip.data.tokenizer import Tokenizer
-from dlip.data.transforms import as_list, load_image
+from dlip.data.transforms import ImageInput, as_list, load_image
 from dlip.models.composite import Composite, HasAbilities
 from dlip.models.dual_encoder import DualEncoder
 from dlip.models.fast.linear import refuse_packed
@@ -25,12 +24,11 @@ from dlip.models.med import Med
 if TYPE_CHECKING:
     from dlip.export.optimize import Optimized
 
-ImageInput = Image.Image | str | Path
 MAX_ANSWER_TOKENS = 10
 
 
 class VLM:
-    """A model with its tokenizer. Images are PIL images or paths; methods run in eval mode without gradients.
+    """A model with its tokenizer. Images are PIL images, paths, or pixels; methods run in eval mode without gradients.
 
     Raises MissingAbility, a UserError, if the checkpoint has no weights for what a method computes.
     """

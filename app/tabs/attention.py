@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlip.common.errors import MissingAbility, UserError
 from dlip.data.answers import ARTICLES
-from dlip.data.scenes.truth import mentions
+from dlip.data.scenes.truth import parse_caption
 from dlip.evaluation.attention_maps import ImageMaps, WordMaps, answer_maps, image_maps, word_maps
 from dlip.vlm import VLM
 
@@ -149,7 +149,7 @@ def layers_and_heads(name: str, view: str) -> tuple[list[str], list[str]]:
 def first_word(texts: list[Text]) -> dict | None:
     """The first word that names an object of a scene, or is no article: {"text": index in `texts`, "word": index}."""
     for i, text in enumerate(texts):
-        if named := mentions(text["text"]):
+        if named := parse_caption(text["text"]).mentions:
             return {"text": i, "word": named[0].end - 1}
     words = [(i, k, word) for i, text in enumerate(texts) for k, word in enumerate(text["text"].split())]
     return next(({"text": i, "word": k} for i, k, word in words if word.lower() not in ARTICLES), None)

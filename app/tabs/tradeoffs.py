@@ -107,8 +107,7 @@ def _check_axes(cost: str, score: str) -> None:
 
 def _rows(group: str | None, cost: str, score: str) -> pd.DataFrame:
     _check_axes(cost, score)
-    runs = table(group)
-    rows = summary(runs.dropna(subset=[cost, score])) if len(runs) else runs
+    rows = summary(table(group).dropna(subset=[cost, score]))
     if rows.empty:
         raise UserError(f"none of these runs has both {cost} and {score}; choose other axes, or other runs")
     return rows

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from dlip.common.text import three_digits
 from dlip.data.transforms import as_pil
 from dlip.models.composite import HasAbilities
 from dlip.plots.html import environment, image_tag
@@ -47,13 +48,8 @@ class Cost(TypedDict):
     """Billions of floating-point operations of this call, counted."""
 
 
-def digits(number: float) -> str:
-    """A number in few digits, as 224, 3.06 or 0.063, so that the costs fit in three cards side by side."""
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}" if number >= 1 else f"{number:.2g}"
-
-
 _templates = environment(FOLDER / "templates")
-_templates.filters["digits"] = digits
+_templates.filters["three_digits"] = three_digits
 
 
 def render(template: str, **values) -> Markup:

@@ -1,7 +1,4 @@
-"""Captions, image states and ITM scores by every backend of `dlip.export.backends`, beside the machine's own limit.
-
-`dlip.bench.backend_tables` makes the tables of docs/speed.md and docs/backends.md of a record.
-"""
+"""Captions, image states and ITM scores by every backend of `dlip.export.backends`, beside the machine's own limit."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +31,7 @@ from dlip.export.backends.worker import Worker
 from dlip.export.optimize import SAMPLES
 from dlip.models.backbone import backbone_size
 from dlip.models.config import ModelConfig
+from dlip.training.caches.disk import stored_bytes
 from dlip.vlm import VLM
 
 RANDOM = ("blip-base", "dlip-small")
@@ -146,7 +144,7 @@ def measure(
         if own == precision:
             rows.append({
                 "name": name, "model": model, "precision": own, "peak_mb": round(peak_mb(worker.process.pid)),
-                "disk_mb": round(megabytes(folder / f"{name}-{own}"), 1), "start_s": round(worker.start_s, 2),
+                "disk_mb": round(stored_bytes(folder / f"{name}-{own}") / 1e6, 1), "start_s": round(worker.start_s, 2),
                 "error": float(f"{errors[name, own]:.3g}"),
             })  # fmt: skip
     return rows
@@ -227,7 +225,3 @@ def limit_s(c: ModelConfig, cell: Cell, precision: str, peaks: dict[str, float])
             step = step_macs(c, 1, before, patches)
             total += seconds(n * BEAMS * step.flops, step.linear)
     return total
-
-
-def megabytes(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

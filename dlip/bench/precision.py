@@ -83,8 +83,10 @@ def optimized(sets: dict[str, object], rounds: int) -> list[dict]:
 
 
 def optimized_twice(vlm: VLM, cache: str) -> tuple[Optimized, dict]:
-    """The model as it is optimized; its candidates, with the ms of what is timed; what was picked for each; again: in a
-    second run, the time of that pick over the fastest, at worst."""
+    """The model as it is optimized; its candidates, with the ms of what is timed; and what was picked for each.
+
+    again: largest ratio, over what is timed, of that pick's time in a second run to the fastest candidate's.
+    """
     fastest, candidates = optimize(vlm, cache=cache)
     first, second = _times(candidates), _times(optimize(vlm, cache=cache)[1])
     picks = {what: min(first, key=lambda name: first[name][what]) for what in next(iter(first.values()))}

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from pkgutil import resolve_name
 
-from torch.utils.data import DataLoader, Dataset
-
 from dlip.bench import row
 from dlip.common.errors import UserError
 from dlip.data.folders.dataset import Folder, splits
@@ -56,19 +54,6 @@ def run(data: str | None = None, rounds: int = 9) -> tuple[dict, list[dict]]:
     return {"data": files.name, "images": len(order), "rounds": rounds}, rows
 
 
-class ReadOnly(Dataset):
-    """Items in a given order; returns no pixels, so that collation takes no time."""
-
-    def __init__(self, dataset, order: list[int]):
-        self.dataset, self.order = dataset, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, i: int) -> int:
-        return 0 if self.dataset[self.order[i]] else 1
-
-
 def _read(dataset, order: list[int]) -> None:
-    for _ in DataLoader(ReadOnly(dataset, order), 16, collate_fn=len):
-        pass
+    for i in order:
+        dataset[i]

@@ -141,7 +141,7 @@ def _serve(connection: Connection, data: str, split: str, batch: int, variant: V
     outputs, adamw = Teacher(teacher.med.to(device)), make_optimizer(learner, config)
     for model in (learner, outputs):
         set_layer_modes(model, compiled=variant.compiled)
-    collate = Collate(student.tokenizer, 224, True, student.med.config.max_text)
+    collate = Collate(student.tokenizer, 224, student.med.config.max_text)
     ready = replace(collate([dataset[i] for i in range(batch)]), index=torch.arange(batch)).to(device)
     if variant.padded:
         padding = (0, max(0, TOKENS - ready.ids.shape[1]))

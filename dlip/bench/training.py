@@ -36,7 +36,7 @@ def run(rounds: int = 10) -> tuple[dict, list[dict]]:
     weights = {**VLP, **HR, **AT, **KD}
     config = TrainConfig(steps=1, batch_size=BATCH, questions=QUESTIONS, weights=weights)
     teacher_outputs = Teacher(teacher.med)
-    collate = Collate(teacher.tokenizer, teacher.image_size, True, teacher.med.config.max_text, questions=QUESTIONS)
+    collate = Collate(teacher.tokenizer, teacher.image_size, teacher.med.config.max_text, questions=QUESTIONS)
     batch = collate([dataset[i] for i in range(BATCH)])
     steps = {}
     for name in ("fp32", "bf16", "bf16, known"):

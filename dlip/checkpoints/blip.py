@@ -63,11 +63,11 @@ class ZeroInit(TorchFunctionMode):
 
 @dataclass
 class Checkpoint:
-    """The files of a model: weights under this project's names, sizes and tokenizer."""
+    """The files of a model: weights under this project's names, sizes, and tokenizer (None for an image encoder)."""
 
     tensors: dict[str, Tensor]
     config: ModelConfig
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     abilities: frozenset[str] = frozenset(ABILITIES)
     precision: str = "fp32"
 

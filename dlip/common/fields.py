@@ -5,7 +5,7 @@ From a field come validation (`check`), reading from JSON (`from_dict`), and its
 
 import ast
 import inspect
-import math
+import operator
 from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass, replace
 from functools import cache
@@ -17,6 +17,8 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from dlip.common.errors import UserError
 
+LIMITS = {"above": ("above", operator.gt), "least": ("at least", operator.ge), "most": ("at most", operator.le)}
+"""Bound of an option -> its words, and the comparison of a value with it that must hold."""
 MAX_NUMBER = 1e38
 """Largest float of a configuration: more does not fit single precision."""
 TYPE_NAMES = {
@@ -96,15 +98,10 @@ def check_value(f: Field, value, name: str) -> None:
         raise UserError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices(f)))}")
     if value is None or base_type(f) not in (int, float):
         return
-    least, above, most = (
-        f.metadata.get("least", -math.inf),
-        f.metadata.get("above", -math.inf),
-        f.metadata.get("most", math.inf),
-    )
-    if not (least <= value <= most and value > above):
-        words = [f"above {above:,}", f"at least {least:,}", f"at most {most:,}"]
-        limits = [word for word, bound in zip(words, (above, least, most), strict=True) if math.isfinite(bound)]
-        raise UserError(f"{name} is {value}; give {', '.join([TYPE_NAMES[base_type(f)], *limits])}")
+    limits = [(words, holds, f.metadata[limit]) for limit, (words, holds) in LIMITS.items() if limit in f.metadata]
+    if not all(holds(value, bound) for _, holds, bound in limits):
+        expected = [TYPE_NAMES[base_type(f)], *(f"{words} {bound:,}" for words, _, bound in limits)]
+        raise UserError(f"{name} is {value}; give {', '.join(expected)}")
 
 
 def from_dict(cls: type, values: dict, what: str):

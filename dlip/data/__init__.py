@@ -121,7 +121,7 @@ def dataset_names(name: str | Path) -> list[str]:
     """`photos/flickr8k+photos/coco_vqa` as its names.
 
     A path that exists is one name, and so is a URL, a pattern or a hub's name with a + in it, unless all its parts are
-    datasets.
+    datasets. Raises UserError for an empty name, or one that is given twice.
     """
     if not str(name).strip():
         raise UserError("the name of the data is empty; give scenes, a folder, shards or hub:NAME")

@@ -38,21 +38,18 @@ class Item:
 
 @dataclass
 class Batch:
-    """Tensors of B images and N questions about them.
-
-    Captions or questions are None if there are none; in training they are always tensors, some of them empty.
-    """
+    """Tensors of B images and N questions about them."""
 
     images: torch.Tensor
     """uint8 [B, 3, H, W]; each model resizes and normalizes for itself. [B, 0] if no model needs them."""
     image_id: torch.Tensor
     """int64 [B]"""
-    ids: torch.Tensor | None = None
+    ids: torch.Tensor
     """int64 [B, T]: one caption per image, [CLS] ... [SEP], padded to the longest."""
-    mask: torch.Tensor | None = None
+    mask: torch.Tensor
     """bool [B, T]: true for tokens, false for padding."""
     question_ids: torch.Tensor | None = None
-    """int64 [N, Q]"""
+    """int64 [N, Q]; None, as are answers, for a model that reads captions alone."""
     question_mask: torch.Tensor | None = None
     answer_ids: torch.Tensor | None = None
     """int64 [N, A]: one answer per question, [DEC] ... [SEP]."""

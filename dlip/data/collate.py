@@ -1,7 +1,6 @@
 """Items to a Batch: choice of texts, pixels, padding."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 
@@ -19,26 +18,24 @@ _SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 @dataclass
 class Collate:
-    """Make a Batch from items: of each, one caption and some questions with one answer each.
+    """Make a Batch to train on from items: of each, one caption and some questions with one answer each.
 
-    In training they are drawn anew each epoch. Every draw depends on (seed, epoch, image_id) alone, so that batches are
-    the same in a resumed run, in any order, by any worker. In evaluation the first caption and questions, the most
-    common answer and the whole image are taken.
+    They are drawn anew each epoch. Every draw depends on (seed, epoch, image_id) alone, so that batches are the same in
+    a resumed run, in any order, by any worker.
 
     The row of an image without caption holds a first token and padding, and only that token is attended to: no row is
-    all masked out, so there is no NaN, and `mask[:, 1:]` is false, so there is no target. A training batch without any
-    question has one such row for a question, so that all batches of all processes compute the same losses.
+    all masked out, so there is no NaN, and `mask[:, 1:]` is false, so there is no target. A batch without any question
+    has one such row for a question, so that all batches of all processes compute the same losses.
     """
 
     tokenizer: Tokenizer
     image_size: int
     """Height and width in pixels."""
-    train: bool = False
-    max_text: int | None = 30
+    max_text: int = 30
     """Maximum tokens of a caption, question or answer, with its first and last; longer ones are truncated."""
     seed: int = 0
     augment: bool = False
-    """In training: crop photos, and shift drawn images (arrays) by up to `MAX_SHIFT` pixels."""
+    """Crop photos, and shift drawn images (arrays) by up to `MAX_SHIFT` pixels."""
     flip: bool = False
     """With `augment`: also mirror photos, except those with a text that has the English word left or right."""
     questions: int = 1
@@ -51,14 +48,14 @@ class Collate:
     """Draws differ between epochs; `train_loader` sets it."""
 
     def __call__(self, items: list[Item]) -> Batch:
-        rngs = [self._rng(item.image_id) for item in items]
+        rngs = [np.random.default_rng((self.seed, self.epoch, item.image_id % 2**64)) for item in items]
         caption_index = [_draw(item.captions, rng) for item, rng in zip(items, rngs, strict=True)]
         captions = [item.captions[i] if item.captions else None for item, i in zip(items, caption_index, strict=True)]
         captions = [caption if caption and caption.strip() else None for caption in captions]
         pairs = [self._question_pairs(item.questions, rng) for item, rng in zip(items, rngs, strict=True)]
         questions = [pair for some in pairs for pair in some]
         question_rows = [row for row, some in enumerate(pairs) for _ in some]
-        if self.train and not questions:
+        if not questions:
             questions, question_rows = [(None, None)], [0]
         view = self.epoch % self.views if self.views else self.epoch
         return Batch(
@@ -68,42 +65,33 @@ class Collate:
             *self._encode([question for question, _ in questions], "[CLS]"),
             *self._encode([answer for _, answer in questions], "[DEC]"),
             None if items[0].tags is None else torch.from_numpy(np.stack([item.tags for item in items])),
-            torch.tensor(question_rows) if question_rows else None,
+            torch.tensor(question_rows),
             torch.tensor(caption_index),
             views=torch.full((len(items),), view) if self.views else None,
             captions=captions,
         )
 
-    def _rng(self, image_id: int) -> np.random.Generator | None:
-        return np.random.default_rng((self.seed, self.epoch, image_id % 2**64)) if self.train else None
-
-    def _question_pairs(self, questions: list[Question], rng: np.random.Generator | None) -> list[tuple[str, str]]:
-        """Different questions about one image, each with an answer."""
-        order = range(len(questions)) if rng is None else rng.permutation(len(questions))
-        return [(questions[i].text, self._answer(questions[i].answers, rng)) for i in order[: self.questions]]
-
-    def _answer(self, answers: list[str], rng: np.random.Generator | None) -> str:
-        """In training a random annotator's answer, so that answers are as frequent as among the annotators."""
-        return answers[_draw(answers, rng)] if self.train else Counter(answers).most_common(1)[0][0]
+    def _question_pairs(self, questions: list[Question], rng: np.random.Generator) -> list[tuple[str, str]]:
+        """Different questions about one image, each with a random annotator's answer."""
+        chosen = (questions[i] for i in rng.permutation(len(questions))[: self.questions])
+        return [(question.text, question.answers[_draw(question.answers, rng)]) for question in chosen]
 
     def pixels(self, items: list[Item], view: int) -> torch.Tensor:
-        """The images as uint8 [B, 3, S, S], in training with `augment` the view of that number."""
+        """The images as uint8 [B, 3, S, S], with `augment` the view of that number."""
         return squares((self._view(item, view) for item in items), self.image_size)
 
     def _view(self, item: Item, view: int) -> np.ndarray:
         image = load_image(item.image)
-        if not (self.train and self.augment):
+        if not self.augment:
             return resize_square(image, self.image_size)
         rng = np.random.default_rng((0 if self.views else self.seed, view, item.image_id % 2**64, 1))
         if isinstance(image, np.ndarray):
             return shift(resize_square(image, self.image_size), rng)
         return augment(image, self.image_size, rng, self.flip and not _names_a_side(item))
 
-    def _encode(self, texts: list[str | None], first: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """ids and mask [B, T]; in evaluation two Nones if there is no text at all."""
+    def _encode(self, texts: list[str | None], first: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids and mask [B, T]."""
         rows = [row for row, text in enumerate(texts) if text is not None]
-        if not rows and not self.train:
-            return None, None
         some_ids, some_mask = self.tokenizer.encode([texts[row] for row in rows], first, self.max_text)
         ids = torch.full((len(texts), max(2, some_ids.shape[1])), self.tokenizer.pad_id)
         mask = torch.zeros(ids.shape, dtype=torch.bool)
@@ -126,6 +114,6 @@ def _names_a_side(item: Item) -> bool:
     return any(map(_SIDE.search, chain(item.captions, questions)))
 
 
-def _draw(options: list, rng: np.random.Generator | None) -> int:
-    """A random index; 0 in evaluation, or if there are no options."""
-    return 0 if rng is None or not options else int(rng.integers(len(options)))
+def _draw(options: list, rng: np.random.Generator) -> int:
+    """A random index; 0 if there are no options."""
+    return int(rng.integers(len(options))) if options else 0

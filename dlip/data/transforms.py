@@ -14,6 +14,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from dlip.common.errors import UserError
 
+ImageInput = Image.Image | np.ndarray | str | Path
+"""An image, its pixels (uint8 [H, W, 3] or [H, W]), or its file."""
 MAX_PIXELS = 80_000_000
 """Larger images are refused: a small file can decode into more memory than there is."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -159,5 +161,6 @@ def augment(image: Image.Image, size: int, rng: np.random.Generator, flip: bool 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
     values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)  # differences of int32 overflow
-    low, high = np.nanmin(values), np.nanmax(values)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     return np.nan_to_num(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)

@@ -22,13 +22,14 @@ from dlip.data.answers import ARTICLES
 from dlip.data.scenes.render import masks
 from dlip.data.scenes.truth import parse_caption, referents
 from dlip.data.scenes.world import Scene
+from dlip.data.transforms import ImageInput
 from dlip.evaluation.tasks.base import percent
 from dlip.models.composite import TRAINED_BY, HasAbilities
 from dlip.models.features import Trace
 from dlip.models.grid_resize import map_to_grid
 from dlip.models.med import Med
 from dlip.models.token_ids import first_token, with_prompt
-from dlip.vlm import VLM, ImageInput
+from dlip.vlm import VLM
 
 MAP_SOURCES = ("fusion", "decoder")
 BATCH_IMAGES = 32
@@ -157,7 +158,7 @@ def map_divergence(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon divergence [...] of two models' maps [..., 1+P] and [..., 1+Q], on the coarser of their grids."""
     side = round((min(p.shape[-1], q.shape[-1]) - 1) ** 0.5)
     return jensen_shannon(
-        *(map_to_grid(x.reshape(1, 1, -1, x.shape[-1]), side).view(*x.shape[:-1], -1) for x in (p, q))
+        *(map_to_grid(x.reshape(1, 1, -1, x.shape[-1]), side).view(*x.shape[:-1], 1 + side**2) for x in (p, q))
     )
 
 
@@ -286,13 +287,12 @@ def cross_attention_maps(
     return [trace.get("cross", i)[:, :, before:].roll(1, 2) for i in layers]
 
 
-def word_weights(vlm: VLM, texts: Sequence[str], med: HasAbilities | None = None) -> Tensor:
+def word_weights(vlm: VLM, texts: Sequence[str], med: HasAbilities) -> Tensor:
     """Weights [N, W, T] that average the tokens of `vlm.texts` of these texts and `med` into words; rows sum to 1.
 
     W: number of words between spaces in the longest text; a row is 0 where a text has no such word, or it was cut off.
     Punctuation counts only in a word that has nothing else.
     """
-    med = med or vlm.med
     fast = vlm.tokenizer_of(med).fast
     fast.enable_truncation(med.config.max_text)
     encodings = fast.encode_batch([*map(replace_surrogates, texts)])

@@ -13,10 +13,11 @@ from captum.attr import IntegratedGradients, Occlusion
 from torch import Tensor
 
 from dlip.common.errors import UserError
+from dlip.data.transforms import ImageInput
 from dlip.evaluation.attention_maps import word_weights
 from dlip.models.features import Trace
 from dlip.models.token_ids import with_prompt
-from dlip.vlm import VLM, ImageInput
+from dlip.vlm import VLM
 
 Progress = Callable[[float], object]
 BATCH_IMAGES = 16
@@ -27,7 +28,7 @@ class Score:
 
     word: None for the log-odds that text and image match (ITM before its softmax); else an index into `text.split()`,
     for the decoder's log-probability of that word after the words before it. Raises UserError for a word that the model
-    does not read.
+    does not read, or if there is none.
     """
 
     def __init__(self, vlm: VLM, text: str, word: int | None = None):
@@ -36,8 +37,10 @@ class Score:
         self.ids, self.mask = vlm.tokenize([text], self.med)  # [1, T]
         pool = word_weights(vlm, [text], self.med)[0].to(vlm.device)
         self.pool, known = pool, pool.sum(1) > 0  # [W, T], [W]
-        if not (known.any() if word is None else 0 <= word < len(known) and known[word]):
-            raise UserError(f"there is no word {word or 0} among those that the model reads; count from 0")
+        if not known.any():
+            raise UserError("the text has no word that the model reads; give one")
+        if word is not None and not (0 <= word < len(known) and known[word]):
+            raise UserError(f"there is no word {word} among those that the model reads; count from 0")
 
     def pixels(self, image: ImageInput) -> Tensor:
         """Normalized pixels [1, 3, S, S]. Raises UserError for an unreadable image."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dlip import records
 from dlip.checkpoints.init_from import parse_source
 from dlip.checkpoints.load import locate, model_folder
-from dlip.common.errors import UserError
+from dlip.common.errors import UserError, check_at_least
 from dlip.common.files import exclusive_lock, read_json
 from dlip.common.text import mean_and_spread
 from dlip.cost.count import task_macs
@@ -60,10 +60,10 @@ def identity(row: Row, plan: Plan) -> str:
             _changed(ModelConfig(), teacher),
             *(_sha256(folder, f) for f in ("tokenizer.json", "model.safetensors")),
         ],
-        "test": [_test_fingerprint(plan.test_split), plan.test_images, plan.candidates],
+        "test": [_test_fingerprint(plan.test_split), plan.test_images, plan.measure.candidates],
     }
-    if plan.generate_limit:
-        parts["test"].append(plan.generate_limit)
+    if plan.measure.generate_limit:
+        parts["test"].append(plan.measure.generate_limit)
     if row.precision != "fp32":
         parts["precision"] = f"{row.precision} graphs"
     if row.weights:
@@ -104,8 +104,11 @@ class Job:
     seed: int
     plan: Plan
     hash: str
+    """`identity` of the row."""
     out: str
+    """Folder of all run folders."""
     results: str
+    """File that its record is appended to."""
 
     @property
     def folder(self) -> Path:
@@ -186,7 +189,7 @@ def _content(row: Row) -> tuple:
 
 def choose(names: Sequence[str], only: Sequence[str] = ()) -> list[Grid]:
     """The grids of these names ("all": every one), or their rows named in `only`. Raises UserError for an unknown."""
-    grids = [one for name in names for one in (GRIDS.values() if name == "all" else [grid(name)])]
+    grids = [grid(one) for one in dict.fromkeys(one for name in names for one in (GRIDS if name == "all" else [name]))]
     if not grids:
         raise UserError(f"there is no grid to run; choose one of {', '.join(GRIDS)} or all")
     if not only:
@@ -224,7 +227,7 @@ def _measured_teacher(job: Job) -> dict:
         precision=job.row.precision,
         data=DataConfig(split=plan.test_split, limit=plan.test_images),
         bounds=job.row.role == "teacher",
-        measure=plan.measure(),
+        measure=plan.measure,
     )
     record = remeasured_record(config, *measure_model(config, False, VLM.load(plan.teacher)))
     return record | {"name": job.name, "role": job.row.role}
@@ -246,8 +249,7 @@ def ablate(
     its runs have them: they are measured again, and trained again without their folder. Raises UserError where another
     process runs grids in `out`.
     """
-    if workers < 1 or (seeds is not None and seeds < 1):
-        raise UserError(f"workers is {workers} and seeds {seeds}; give both as positive whole numbers")
+    check_at_least(1, workers=workers, seeds=seeds)
     busy = f"another process runs grids in {out}; wait for it, or choose another --out"
     with exclusive_lock(Path(out) / "lock", busy):
         warn_if_emulated(plan.train.precision, "grids train in bf16, --quick ones do not")
@@ -338,7 +340,8 @@ def text(grid_: Grid, rows: pd.DataFrame, plan: Plan = FULL) -> str:
         lines.append("  ".join([f"{name:{widths[0]}}", *numbers]))
     train, counts = plan.train, sorted({row.images for row in grid_.rows if row.weights})
     images = " to ".join(f"{count:,}" for count in dict.fromkeys(counts[:1] + counts[-1:]))
-    texts = f", captions and answers of the first {plan.generate_limit:,}" if plan.generate_limit else ""
+    limit = plan.measure.generate_limit
+    texts = f", captions and answers of the first {limit:,}" if limit else ""
     caveat = "too few to mean anything" if plan.quick else "±: standard deviation over seeds"
     lines.append(
         f"{train.steps} steps of {train.batch_size} images, {images or 'no'} training images; {caveat}\n"

@@ -58,19 +58,11 @@ class Plan:
     test_images: int
     """Evaluate on the first N images of the test split."""
     test_split: str = "test"
-    generate_limit: int | None = None
-    """Generate captions and answers for the first N of them only; by default for all."""
-    candidates: int = 0
-    """Candidates that ITM re-ranks in retrieval."""
+    measure: MeasureConfig = MeasureConfig(candidates=0)
     cached_images: int = IMAGES
     """Maximum number of training images whose teacher outputs are cached on disk."""
     teacher: str = TEACHER
-    latency_repeats: int = HeldOutConfig.latency_repeats
     quick: bool = False
-
-    def measure(self) -> MeasureConfig:
-        """How its runs are measured."""
-        return MeasureConfig(self.candidates, self.latency_repeats, self.generate_limit)
 
 
 FULL = Plan(
@@ -78,11 +70,12 @@ FULL = Plan(
         steps=4500, batch_size=32, questions=3, optimizer="muon", lr=3e-3, schedule="cosine", warmup=100,
         label_smoothing=0.0, precision="bf16", learn_teacher_projection=False, center_states=True,
     ),
-    seeds=6, other_seeds=2, test_split="test-5k", test_images=5000, generate_limit=1000, candidates=16,
+    seeds=6, other_seeds=2, test_split="test-5k", test_images=5000,
+    measure=MeasureConfig(candidates=16, generate_limit=1000),
 )  # fmt: skip
 QUICK = replace(
     FULL, train=FULL.train.replace(steps=10, warmup=4, precision="no"), seeds=1, other_seeds=1, test_split="test",
-    test_images=24, generate_limit=None, cached_images=0, latency_repeats=1, quick=True,
+    test_images=24, measure=MeasureConfig(candidates=16, latency_repeats=1), cached_images=0, quick=True,
 )  # fmt: skip
 
 
@@ -142,7 +135,7 @@ class Row:
             init_from=self.init_from,
             name=name,
             data=DataConfig(split=self.split, limit=self.images if self.images < SPLITS[self.split] else None),
-            evaluation=HeldOutConfig(split=plan.test_split, limit=plan.test_images, **asdict(plan.measure())),
+            evaluation=HeldOutConfig(split=plan.test_split, limit=plan.test_images, **asdict(plan.measure)),
             train=self.train(plan, seed),
         )
 

@@ -50,7 +50,7 @@ def measure(
 
     On scenes with "attention" too. Where latency is measured, memory is as well. Attention and latency are compared
     with those of `teacher` where one is passed: latency is then measured in turns, and its "share" is the percentage of
-    the teacher's. Models are moved to the accelerator where there is one.
+    the teacher's. Models are moved to the accelerator where there is one. options: of `dlip.evaluate`.
     """
     for model in (vlm, teacher) if teacher else (vlm,):
         model.med.to(machine.device())

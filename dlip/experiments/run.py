@@ -81,13 +81,17 @@ def new_student(size: str | ModelConfig, teacher: VLM | None, seed: int, dataset
 
 
 def student_for(
-    size: str | ModelConfig, source: VLM | None, config: TrainConfig, dataset=None, init_from: Sequence[str] = ()
+    size: str | ModelConfig,
+    tokenizer_model: VLM | None,
+    config: TrainConfig,
+    dataset=None,
+    init_from: Sequence[str] = (),
 ) -> VLM:
     """A new student, initialized from `init_from`, with the abilities that `config` trains.
 
-    source, dataset: teacher and data of `new_student`. Raises UserError where the parts do not fit.
+    tokenizer_model, dataset: teacher and data of `new_student`. Raises UserError where the parts do not fit.
     """
-    student = new_student(size, source, config.seed, dataset)
+    student = new_student(size, tokenizer_model, config.seed, dataset)
     check_backbone(student.med.config, init_from, config.backbone_lr > 0)
     student.med.abilities = trained_abilities(config.weights)
     for weights in init_from:
@@ -157,17 +161,17 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         val = data_sets.open(test_data, "val", config.eval_items, data.on_error)
     watched = data_sets.FirstN(val, config.eval_items)
     teacher = VLM.load(experiment.teacher) if experiment.teacher else None
-    source = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher
-    if experiment.tokenizer and isinstance(source.tokenizer, StockTokenizer):
+    tokenizer_model = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher
+    if experiment.tokenizer and isinstance(tokenizer_model.tokenizer, StockTokenizer):
         raise UserError(f"{experiment.tokenizer} is not a BLIP, so students cannot use its tokenizer; drop --tokenizer")
 
     def initialized() -> VLM:
-        model = student_for(experiment.size, source, config, dataset, experiment.init_from)
+        model = student_for(experiment.size, tokenizer_model, config, dataset, experiment.init_from)
         measurable_tasks(model, test.dataset if isinstance(test, data_sets.FirstN) else test)  # reads no image
         return model
 
     check_backbone(preset(experiment.size), experiment.init_from, config.backbone_lr > 0)
-    reads_data = source is None or isinstance(source.tokenizer, StockTokenizer)
+    reads_data = tokenizer_model is None or isinstance(tokenizer_model.tokenizer, StockTokenizer)
     student, skipped = None if reads_data else initialized(), Counter[str]()
     for one in {id(one): one for one in (dataset, test, val)}.values() if verify else ():
         skipped[one.split] += len(data_sets.verify(one))
@@ -177,7 +181,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
         for measured in (test, watched) if config.eval_every else (test,):
             measurable_tasks(student, measured)
     experiment = experiment.replace(data=data, evaluation=held, train=config.for_dataset(len(dataset)))
-    return PreparedRun(experiment, student, teacher, teacher or source, dataset, test, watched, skipped)
+    return PreparedRun(experiment, student, teacher, teacher or tokenizer_model, dataset, test, watched, skipped)
 
 
 def preview(experiment: ExperimentConfig) -> dict:

@@ -10,15 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tokenizers import Tokenizer
 
-from dlip.common.errors import MissingAbility, UserError
+from dlip.common.errors import MissingAbility, UserError, check_at_least
 from dlip.common.text import join_words, replace_surrogates
-from dlip.data.transforms import as_list, load_image, resize_square
+from dlip.data.transforms import ImageInput, as_list, load_image, resize_square
 from dlip.models.beam_search import BeamSearch
 
-ImageInput = Image.Image | np.ndarray | str | Path
 PAIR_BATCH = 64
 """Pairs of an image and a text that are matched at a time."""
 
@@ -144,6 +142,7 @@ class Runner:
 
     def caption(self, images: list[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None) -> list[str]:
         """A caption for each image, without the prompt, of at most `max_text` tokens by default."""
+        check_at_least(1, num_beams=num_beams, max_new_tokens=max_new_tokens)
         part, images = self.part("lm"), as_list(images, "image")
         if not images:
             return []
@@ -155,6 +154,7 @@ class Runner:
 
     def answer(self, images: list[ImageInput], questions: list[str], num_beams: int = 3) -> list[str]:
         """The answer to each image's question; a single image may come with several questions."""
+        check_at_least(1, num_beams=num_beams)
         part, questions = self.part("vqa"), as_list(questions, "question")
         if not questions:
             return []
@@ -200,7 +200,9 @@ class Runner:
         return part.run("image", [output], pixels=pixels)[0]  # of pixels [B, S, S, 3]
 
     def _tokenize(self, part: Part, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        self.tokenizer.enable_truncation(part.config.get("max_text", self.config["max_text"]))  # 0.2 has only that
+        self.tokenizer.enable_truncation(
+            part.config.get("max_text", self.config["max_text"])
+        )  # 0.2 has one for all parts
         encodings = self.tokenizer.encode_batch([replace_surrogates(text) for text in texts])
         ids, mask = [one.ids for one in encodings], [one.attention_mask for one in encodings]
         return np.array(ids), np.array(mask, bool)  # [N, T]
@@ -237,8 +239,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not (args.caption or args.match or args.answer):
         parser.error("give --caption, --match or --answer")
-    if args.beams < 1:
-        parser.error("--beams must be 1 or more")
     try:
         runner = Runner()
         if args.caption:

@@ -16,7 +16,7 @@ from dlip import __version__
 from dlip.common.errors import UserError
 from dlip.common.torch_private import onednn_has_bf16
 from dlip.data.scenes.dataset import Scenes
-from dlip.data.transforms import as_list
+from dlip.data.transforms import ImageInput, as_list
 from dlip.evaluation.tasks import EVALUATORS
 from dlip.export import backends
 from dlip.export.backends.agreement import TOKENS, Inputs, outputs_of, reference, relative_errors
@@ -27,7 +27,7 @@ from dlip.models.fast.linear import refuse_packed
 from dlip.models.fast.precision import require_fp32_blip
 from dlip.training.caches.disk import cache_key, delete_old_caches, locked
 from dlip.training.config import CACHE_GB
-from dlip.vlm import VLM, ImageInput, pairs
+from dlip.vlm import VLM, pairs
 
 CACHE = "runs/cache/optimized"
 """Folder of converted models."""
@@ -40,7 +40,7 @@ BACKENDS = ("dlip, packed", "onnxruntime", "OpenVINO")
 """Those that can serve: torch.compile would compile anew for every batch size."""
 SIZES = {"caption": (1, 8), "image": (1, 8), "match": (1, 8), "rank": (64,)}
 """What is timed -> for how many images, or for "rank" texts of one image."""
-ABILITIES = {"caption": "lm", "image": "itc", "match": "itm", "rank": "itm"}
+ABILITY_OF = {"caption": "lm", "image": "itc", "match": "itm", "rank": "itm"}
 MIN_ROUNDS, MAX_ROUNDS, ENOUGH_S = 5, 40, 20
 """Timed calls of each candidate: at least, at most, and seconds of all after which no more are needed."""
 
@@ -63,9 +63,10 @@ class Candidate:
 
 
 class Optimized:
-    """Methods of `VLM`, each run by the backend that was fastest at it for about as many inputs: answers by the one in
-    fp32 that was fastest at captions, because 8 bits may cost answers more than the outputs that are compared show;
-    embeddings of texts by that of images. They return arrays of numpy in place of tensors.
+    """Methods of `VLM`, each run by the backend that was fastest for about as many inputs.
+
+    Answers run on the fastest fp32 backend for captions: 8 bits may change answers more than the compared outputs show.
+    Texts are embedded by the backend of images. Arrays are of numpy.
     """
 
     def __init__(self, name: str, picks: dict[tuple[str, int], VLM | Runner]):
@@ -79,26 +80,32 @@ class Optimized:
         return self.picks.get((what, nearest)) or self.picks["caption", 1]
 
     def caption(self, images: Iterable[ImageInput], num_beams: int = 3, max_new_tokens: int | None = None) -> list[str]:
+        """As `VLM.caption`."""
         images = as_list(images, "image")
         return self.pick("caption", len(images)).caption(images, num_beams, max_new_tokens)
 
     def answer(self, images: Iterable[ImageInput], questions: Iterable[str], num_beams: int = 3) -> list[str]:
+        """As `VLM.answer`."""
         images, questions = pairs(images, questions, "question")
         return self.pick("answer", len(images)).answer(images, questions, num_beams)
 
     def match(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
+        """ITM probabilities [N], as `VLM.match`."""
         images, texts = pairs(images, texts, "text")
         alone = len({id(image) for image in images}) == 1 < len(texts)
         return np.asarray(self.pick("rank" if alone else "match", len(texts)).match(images, texts))
 
     def similarity(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
+        """Cosines [I, T], fp32."""
         return self.embed_images(images) @ self.embed_texts(texts).T
 
     def embed_images(self, images: Iterable[ImageInput]) -> np.ndarray:
+        """Unit vectors [I, E], fp32."""
         images = as_list(images, "image")
         return _as_fp32(self.pick("image", len(images)).embed_images(images))
 
     def embed_texts(self, texts: Iterable[str]) -> np.ndarray:
+        """Unit vectors [T, E], fp32."""
         texts = as_list(texts, "text")
         return _as_fp32(self.pick("image", len(texts)).embed_texts(texts))
 
@@ -171,7 +178,7 @@ def optimize(vlm: VLM, tolerance: float = TOLERANCE, cache: str | Path = CACHE) 
         reasons = "; ".join(f"{one}: {one.reason}" for one in others)
         raise UserError(f"no backend keeps the outputs within {tolerance:g} of fp32's ({reasons}); raise the tolerance")
     models = [model for model, _ in ready.values()]
-    sizes = [(what, n) for what, counts in SIZES.items() if ABILITIES[what] in med.abilities for n in counts]
+    sizes = [(what, n) for what, counts in SIZES.items() if ABILITY_OF[what] in med.abilities for n in counts]
     times = {size: measure(models, *size, inputs) for size in sizes}  # ms of each model
     timed = [
         Candidate(*variant, {f"{what}, {n}": ms[i] for (what, n), ms in times.items()}, error)

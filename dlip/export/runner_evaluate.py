@@ -46,7 +46,7 @@ def run_retrieval(
 
     text, image_vectors, text_vectors = map(torch.from_numpy, (text, np.concatenate(vectors), np.concatenate(parts)))
     notes = retrieval.note(k, runner.abilities)
-    k = 0 if notes else retrieval.default_candidates(dataset) if k is None else k
+    k = retrieval.candidates(k, dataset, runner.abilities)
     result = retrieval.score(
         retrieval.rank(
             image_vectors, text_vectors[text], runner.temperature, text, image_id, caption_id, captions, k, match

@@ -51,7 +51,7 @@ class HasAbilities:
 
     def tokenized(self, batch: Batch) -> Batch:
         """The batch with the captions' ids in this model's vocabulary."""
-        if not self.own_tokens or batch.ids is None:
+        if not self.own_tokens:
             return batch
         batch = batch.tokenized_by(self.tokenizer, self.config.max_text)
         return pad_to_longest(batch, self.tokenizer.pad_id) if distributed.batch_world_size() > 1 else batch
@@ -113,8 +113,9 @@ class Composite(HasAbilities, nn.Module):
         """What `want` names, each part from the model trained for it. `image` must be None: image states differ."""
         if image is not None:
             raise ValueError("a composite has several image encoders; it cannot read precomputed image states")
-        mask = None if batch.mask is None else batch.caption_mask
-        out = Features({source: Trace() for source in SOURCES}, mask, batch.image_id, self.temp, pairs=pairs)
+        out = Features(
+            {source: Trace() for source in SOURCES}, batch.caption_mask, batch.image_id, self.temp, pairs=pairs
+        )
         for med in self.meds:
             abilities = frozenset(ability for ability in want.abilities if self.model_for(ability) is med)
             layers = {key: kept for key, kept in want.layers.items() if self.model_for_states(key[0]) is med}

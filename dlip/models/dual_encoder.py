@@ -196,8 +196,7 @@ class DualEncoder(HasAbilities, nn.Module):
         """
         batch = self.tokenized(batch)
         traces = {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
-        mask = None if batch.mask is None else batch.caption_mask
-        out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
+        out = Features(traces=traces, mask=batch.caption_mask, image_id=batch.image_id, temp=self.temp)
         if want.abilities or want.includes("image"):
             image_states = self.encode_image(self.normalize(batch.images), traces["image"])
         if want.includes("text"):

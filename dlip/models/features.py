@@ -89,7 +89,7 @@ class Features:
 
     traces: dict[str, Trace]
     """Source -> hidden states and attention maps."""
-    mask: Tensor | None
+    mask: Tensor
     """bool [B, T]: true for the tokens of a caption; all false for an image without a caption."""
     image_id: Tensor
     """int64 [B]: equal for rows of the same image."""

@@ -350,8 +350,7 @@ class Med(HasAbilities, nn.Module):
         """
         batch = self.tokenized(batch)
         abilities, traces = want.abilities, {source: Trace(want.layers_of(source, self.config)) for source in SOURCES}
-        mask = None if batch.mask is None else batch.caption_mask
-        out = Features(traces=traces, mask=mask, image_id=batch.image_id, temp=self.temp)
+        out = Features(traces=traces, mask=batch.caption_mask, image_id=batch.image_id, temp=self.temp)
         if image is None and (abilities or any(map(want.includes, ("image", "fusion", "decoder")))):
             image = self.encode_image(self.pixels_of(batch), traces["image"])
         if want.includes("text") or ("itm" in abilities and pairs is None):

@@ -123,17 +123,17 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
     steps = short(steps)
     experiment = live_experiment(size, weights, steps, **options)
     config = experiment.train
-    source = VLM.load(experiment.tokenizer or experiment.teacher)
+    tokenizer_model = VLM.load(experiment.tokenizer or experiment.teacher)
     dataset = data_sets.open(experiment.data.name, experiment.data.split)
     data_sets.verify(dataset)
-    student = student_for(size, source, config, dataset, experiment.init_from)
+    student = student_for(size, tokenizer_model, config, dataset, experiment.init_from)
     student.med.abilities |= {"itc", "lm", "vqa"}  # also untrained; re-ranking by an untrained itm would hide itc
     with TemporaryDirectory(prefix="dlip-") as folder:
         began = time.perf_counter()
         try:
             with closing(Reporter(report_to, Run(folder), dataset)) as reporter, watch(folder, steps):
                 train(
-                    student, dataset, config, folder, source if experiment.teacher else None, progress=False,
+                    student, dataset, config, folder, tokenizer_model if experiment.teacher else None, progress=False,
                     about={"name": "live student"}, on_row=reporter,
                 )  # fmt: skip
         except KeyboardInterrupt:

@@ -120,14 +120,14 @@ def _figure(mean: float, spread: float = math.nan, digits: int = 1) -> str:
 
 def verdicts(records: list[dict], *numbers: int):
     """The paper's conclusions with these numbers, tested on the records (`dlip.experiments.analysis.conclusions`)."""
-    from dlip.experiments.analysis.conclusions import READING, conclusions, figures, preliminary
+    from dlip.experiments.analysis.conclusions import READING, claim_text, conclusions, preliminary
     from dlip.experiments.grids import UNLIKE_PAPER
 
     rows, lines = conclusions(records), []
     rows = rows[rows["number"].isin(numbers)]
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
         lines.append(f"**{number}. {statement}** → **{verdict}**{preliminary(verdict, claims)}\n")
-        lines += [f"- {row['comparison']}: {figures(row)}" for _, row in claims.iterrows()] + [""]
+        lines += [f"- {row['comparison']}: {claim_text(row)}" for _, row in claims.iterrows()] + [""]
     lines.append(f"{READING} {UNLIKE_PAPER}.")
     return Markdown("\n".join(lines))
 

@@ -83,17 +83,13 @@ def term_curves(losses: dict[str, list[float]], steps: int | None = None) -> go.
     groups = GROUPS | {"vlp": [*GROUPS["vlp"], "tags"]}
     panels = {name: [term for term in terms if term in losses] for name, terms in groups.items()}
     panels = {name: terms for name, terms in panels.items() if terms}
-    fig = figure(_term_finding(losses, steps), max(1, len(panels)))
-    width = (1 - GAP * (len(panels) - 1)) / max(1, len(panels))
+    fig = figure(_term_finding(losses, steps), max(1, len(panels)), GAP)
     for column, (name, terms) in enumerate(panels.items(), 1):
-        left = (column - 1) * (width + GAP)
-        fig.update_xaxes(domain=[left, min(1, left + width)], col=column)
         for term, shade in zip(terms, SHADES, strict=False):
             fig.add_scatter(
                 x=losses["step"], y=losses[term], mode="lines", line=dict(color=shade, width=2), showlegend=False,
                 name=term, hovertemplate=f"{term}, step %{{x}}: %{{y:.3f}}<extra></extra>", row=1, col=column,
             )  # fmt: skip
-        place = "" if column == 1 else column
         heads = [f"<span style='color: {s}'>■</span> {_short(term)}" for term, s in zip(terms, SHADES, strict=False)]
         lines = [
             f"<b>{name}</b> ({UNITS.get(name, 'nats')})",
@@ -101,7 +97,7 @@ def term_curves(losses: dict[str, list[float]], steps: int | None = None) -> go.
         ]
         fig.add_annotation(
             text="<br>".join(lines), showarrow=False, align="left",
-            xref=f"x{place} domain", yref=f"y{place} domain", x=0, y=1, xanchor="left", yanchor="bottom", yshift=6,
+            xref="x domain", yref="y domain", x=0, y=1, xanchor="left", yanchor="bottom", yshift=6, row=1, col=column,
         )  # fmt: skip
     fig.update_xaxes(title_text="step", range=[0, steps] if steps else None, rangemode="tozero")
     fig.update_yaxes(matches=None, showticklabels=True, rangemode="tozero")

@@ -29,17 +29,15 @@ def overlays(
     word: str,
     mask: np.ndarray | None = None,
     divergence: float | None = None,
-    signed: bool | None = None,
+    signed: bool = False,
 ) -> go.Figure:
     """The image, and beside it each model's map over the image in gray, all on one scale.
 
     image: RGB, or uint8 `[H, W, 3]`. maps: (name, role, map `[g, g]`) of each model: attention, or attributions, which
     may be negative; each is shown in multiples of its mean absolute value. word: the word of the maps. mask: bool
     `[S, S]`, an object, drawn as an outline and scored in the title. divergence: of two maps, in bits. signed: whether
-    the maps are attributions; by default if a value is negative.
+    the maps are attributions.
     """
-    if signed is None:
-        signed = any((np.asarray(values) < 0).any() for _, _, values in maps)
     maps = [(name, role, _relative(values)) for name, role, values in maps]
     maximum, colors = max(peak(values) for _, _, values in maps), SIGNED if signed else SHARES
     image, panels = _scaled(image), 1 + len(maps)

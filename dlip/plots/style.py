@@ -46,8 +46,11 @@ def tint(role: str) -> str:
     return f"rgba{(*ImageColor.getrgb(COLORS[role]), 0.3)}"
 
 
-def figure(title: str, panels: int = 1) -> go.Figure:
-    """An empty figure with a wrapped title, its panels side by side over one y axis."""
+def figure(title: str, panels: int = 1, gap: float = 0.05) -> go.Figure:
+    """An empty figure with a wrapped title, its panels side by side over one y axis.
+
+    gap: space between panels, as a share of the width.
+    """
     hover = dict(
         bgcolor="#24292f", bordercolor="#24292f", font=dict(family=FONT, color="#ffffff", size=12), align="left"
     )
@@ -58,7 +61,7 @@ def figure(title: str, panels: int = 1) -> go.Figure:
         legend=dict(orientation="h", y=1, yanchor="bottom", x=0), hoverlabel=hover, height=440,
         modebar=dict(orientation="v", bgcolor=CLEAR, color=INK), margin=dict(l=56, r=40, t=88, b=64),
     )  # fmt: skip
-    fig = go.Figure(layout=layout).set_subplots(1, panels, shared_yaxes=True, horizontal_spacing=0.05)
+    fig = go.Figure(layout=layout).set_subplots(1, panels, shared_yaxes=True, horizontal_spacing=gap)
     return fig.update_xaxes(**AXIS).update_yaxes(**AXIS)
 
 

@@ -3,7 +3,6 @@
 Source: BLIP's CapFilt (Li et al., arXiv 2201.12086, section 3.3).
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,16 +46,17 @@ def recaption(
     about = {"writing": asdict(writing), "data": {split: datasets[split].fingerprint() for split in splits}}
     if folder.exists() and not (folder / JOURNAL).exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise UserError(f"{folder} holds other files; name another folder")
-    left = list(_missing(datasets, splits, Journal(folder / JOURNAL, about), writing.batch_size))
+    journal = Journal(folder / JOURNAL, about)
+    left = any(_missing(journal, datasets, split, writing.batch_size) for split in splits)
     write = _Write(writing) if left else None  # before anything is written
     with exclusive_lock(folder / ".lock", f"another process writes to {folder}; wait for it, or name another folder"):
         journal = Journal(folder / JOURNAL, about)  # another process may have added to it
         for split in splits if write else ():
-            todo = list(_missing(datasets, (split,), journal, writing.batch_size))
+            todo = _missing(journal, datasets, split, writing.batch_size)
             n = len(datasets[split])
-            done = n - sum(len(places) for _, places in todo)
+            done = n - sum(map(len, todo))
             with tqdm(total=n, initial=done, desc=f"writing {split}", unit="image", disable=None) as bar:
-                for _, places in todo:
+                for places in todo:
                     journal.append(split, places[0], *write(datasets[split], split, places))
                     bar.update(len(places))
         counts = _write_data_set(folder, datasets, splits, journal, writing.writer, selection)
@@ -115,11 +115,10 @@ def _open(name: str, splits: tuple[str, ...], on_error: str) -> dict:
     return datasets
 
 
-def _missing(datasets: dict, splits: tuple[str, ...], journal: Journal, size: int) -> Iterator[tuple[str, range]]:
-    """The batches of images that the journal lacks."""
-    for split in splits:
-        done, n = journal.captions.get(split, {}), len(datasets[split])
-        yield from ((split, range(i, min(i + size, n))) for i in range(0, n, size) if i not in done)
+def _missing(journal: Journal, datasets: dict, split: str, size: int) -> list[range]:
+    """The batches of a split's images that the journal lacks."""
+    done, n = journal.captions.get(split, {}), len(datasets[split])
+    return [range(i, min(i + size, n)) for i in range(0, n, size) if i not in done]
 
 
 def _write_data_set(

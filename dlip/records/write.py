@@ -45,8 +45,8 @@ def new_record(
 
     metrics: the result of `dlip.evaluate` with "efficiency" added; data, split, notes and bounds are taken from it too.
     losses: "step" and one list per term, thinned here. items: the "items" of `dlip.evaluate`, for "outcomes".
-    evaluations: of `dlip.records.evaluations`, thinned here too. Raises ValueError if the role is not in `ROLES` or the
-    lists of losses differ in length.
+    evaluations: of `dlip.records.evaluations`, thinned here too. Raises ValueError as `thin`, or if the role is not
+    in `ROLES`.
     """
     import torch  # imported here because reading records needs no torch
 
@@ -78,16 +78,16 @@ def new_record(
         "threads": torch.get_num_threads(),
         "processes": world_size(),
         "wall_s": round(wall_s, 1),
-        "losses": _plain(thin(losses)),
-        "metrics": _plain({task: metrics.get(task) for task in ("retrieval", "captioning", "vqa", "attention")}),
-        "efficiency": _plain(metrics["efficiency"]),
-        "samples": _plain(list(samples)[:SAMPLES]),
-        "notes": _plain(metrics.get("notes") or {}),
+        "losses": thin(losses),
+        "metrics": {task: metrics.get(task) for task in ("retrieval", "captioning", "vqa", "attention")},
+        "efficiency": metrics["efficiency"],
+        "samples": list(samples)[:SAMPLES],
+        "notes": metrics.get("notes") or {},
         "outcomes": packed(items or {}),
     }
     if evaluations:
-        record["evaluations"] = _plain(evaluations | {"scores": thin(evaluations["scores"])})
-    return record | ({"bounds": _plain(metrics["bounds"])} if "bounds" in metrics else {})
+        record["evaluations"] = evaluations | {"scores": thin(evaluations["scores"])}
+    return _plain(record | ({"bounds": metrics["bounds"]} if "bounds" in metrics else {}))
 
 
 def samples(items: dict, dataset) -> list[dict]:
@@ -116,7 +116,10 @@ def failed_run(name: str, role: str, seed: int, ablation: dict, reason: str) -> 
 
 
 def thin(losses: dict[str, list[float]]) -> dict[str, list[float]]:
-    """Curves reduced to at most `CURVE_POINTS` evenly spaced steps, the first and the last included."""
+    """Curves reduced to at most `CURVE_POINTS` evenly spaced steps, the first and the last included.
+
+    Raises ValueError if the lists differ in length.
+    """
     lengths = {len(values) for values in losses.values()}
     if len(lengths) > 1:
         raise ValueError(f'the losses have lists of {sorted(lengths)} points; all must be as long as "step"')

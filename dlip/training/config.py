@@ -107,6 +107,10 @@ class TrainConfig(Config):
         check(self, "train.")
         pairs = {source: tuple(map(tuple, layers)) for source, layers in self.layers.items()}
         object.__setattr__(self, "layers", pairs)
+        if wrong := [source for source, some in pairs.items() if not some or any(len(pair) != 2 for pair in some)]:
+            raise UserError(
+                f"train.layers[{wrong[0]!r}] is {pairs[wrong[0]]}; give pairs (teacher layer, student layer)"
+            )
         if unknown := sorted({*self.weights, *self.joins} - set(TERMS)):
             raise UserError(f"there is no loss term {unknown[0]!r}; the terms are {', '.join(TERMS)}")
         if unknown := sorted(set(self.layers) - set(SOURCES)):

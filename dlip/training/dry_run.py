@@ -96,7 +96,7 @@ def budget(student: VLM, dataset, config: TrainConfig, teacher: VLM | None = Non
     """
     config = config.for_dataset(len(dataset))
     size = max(vlm.image_size for vlm in (student, teacher) if vlm)
-    collate = Collate(student.tokenizer, size, True, student.med.config.max_text, questions=config.questions)
+    collate = Collate(student.tokenizer, size, student.med.config.max_text, questions=config.questions)
     sampler = ResumableBatchSampler(
         len(dataset), config.batch_size, 1, config.seed, config.accumulate, order=getattr(dataset, "order", None)
     )

@@ -132,7 +132,7 @@ def _train(
     )  # fmt: skip
     image_size = max(vlm.image_size for vlm in (student, teacher) if vlm)
     collate = Collate(
-        student.tokenizer, image_size, train=True, max_text=student.med.config.max_text, seed=config.seed,
+        student.tokenizer, image_size, max_text=student.med.config.max_text, seed=config.seed,
         augment=config.augment, flip=config.flip, questions=config.questions, views=config.feature_views,
     )  # fmt: skip
     steps_per_epoch = config.steps_per_epoch(len(dataset))

@@ -1,7 +1,7 @@
 """The tables of a record of `dlip bench backends`."""
 
-from dlip.bench.backend_tables import footprints, over_stock, picks, speed_over_peers, times
 from dlip.export import backends
+from tests.bench.backend_tables import footprints, over_stock, picks, speed_over_peers, times
 
 CELL = {"model": "blip-base", "output": "caption", "batch": 8, "precision": "int8"}
 RECORD = {

@@ -6,7 +6,6 @@ import pytest
 from dlip import bench
 from dlip.bench import backends as benchmark
 from dlip.bench import step
-from dlip.bench.backend_tables import footprints, times
 from dlip.bench.backends import Cell, difference, limit_s
 from dlip.common.errors import UserError
 from dlip.data.texts import texts_of
@@ -16,6 +15,7 @@ from dlip.export import backends
 from dlip.models.backbone import backbone_size
 from dlip.models.config import ModelConfig, preset
 from dlip.vlm import VLM
+from tests.bench.backend_tables import footprints, times
 from tests.helpers import TINY_BACKBONE
 
 

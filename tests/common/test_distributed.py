@@ -103,7 +103,7 @@ def one_step(config: TrainConfig, rank: int = 0, world_size: int = 1) -> dict:
     if config.momentum:
         learner.momentum.images.copy_(queue[0, part])
         learner.momentum.texts.copy_(queue[1, part])
-    batch = Collate(student.tokenizer, 48, True, 40, questions=config.questions)(mixed_items()[part])
+    batch = Collate(student.tokenizer, 48, 40, questions=config.questions)(mixed_items()[part])
     model = learner
     if world_size > 1:
         model = DistributedDataParallel(learner, find_unused_parameters=True, broadcast_buffers=False)

@@ -58,7 +58,7 @@ def test_items_know_their_epoch(scenes):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_batches_are_bit_exact_for_any_workers(workers, tiny):
     dataset = Scenes("train-small", size=9)
-    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40, seed=1, augment=True)
+    collate = Collate(tiny.tokenizer, 48, max_text=40, seed=1, augment=True)
     plain = list(train_loader(dataset, ResumableBatchSampler(9, 3, 6, seed=1), collate))
     late = list(train_loader(dataset, ResumableBatchSampler(9, 3, 6, seed=1, start=2), collate, workers))
     assert len(plain) == 6 and len(late) == 4
@@ -79,7 +79,7 @@ def test_faults_of_items_are_raised_unchanged(fault, workers, tiny):
                 raise fault
             return super().__getitem__(i)
 
-    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
+    collate = Collate(tiny.tokenizer, 48, max_text=40)
     drawn = raise_faults(
         iter(train_loader(Broken("val", size=8), ResumableBatchSampler(8, 4, 2, seed=0), collate, workers))
     )
@@ -91,7 +91,7 @@ def test_faults_of_items_are_raised_unchanged(fault, workers, tiny):
 def test_each_epoch_draws_other_texts(tiny):
     """Most images come with another caption or question than in the epoch before."""
     dataset = Scenes("train-small", size=8)
-    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
+    collate = Collate(tiny.tokenizer, 48, max_text=40)
     shown = []
     for batch in train_loader(dataset, ResumableBatchSampler(8, 8, 2, seed=0), collate):
         texts = zip(tiny.tokenizer.decode(batch.ids), tiny.tokenizer.decode(batch.question_ids), strict=True)

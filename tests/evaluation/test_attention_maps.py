@@ -59,7 +59,7 @@ def features(vlm: VLM, image, text: str):
 def test_word_maps_average_their_tokens():
     words = Tokenizer.train(["red star on it", "red star"], 40)  # "blue" is not among them: b ##l ##u ##e
     vlm = VLM(Med(scenes_size(32, 1, 1, vocab_size=len(words), max_text=9)), words)
-    pool = word_weights(vlm, ["Red  star, (on)", "it - rats star star star star"])
+    pool = word_weights(vlm, ["Red  star, (on)", "it - rats star star star star"], vlm.med)
     assert pool.shape == (2, 7, 9)
     assert pool[0, 0].nonzero().flatten().tolist() == [1]
     assert pool[0, 1].nonzero().flatten().tolist() == [2]  # without its comma
@@ -79,7 +79,7 @@ def test_maps_equal_those_of_the_losses(tiny, scenes):
     assert maps.words == words and maps.layers == (1,) and maps.maps.shape == (1, 4, len(words), 65)
     expected = features(tiny, item.image, caption).maps("fusion", "cross")[0]  # [H, T, 1+P]
     where = len(words) - 1
-    full = word_weights(tiny, [caption])[0, where] > 0
+    full = word_weights(tiny, [caption], tiny.med)[0, where] > 0
     torch.testing.assert_close(maps.map(where, head=2), expected[2, full].mean(0))
     torch.testing.assert_close(maps.map(where), expected[:, full].mean((0, 1)))
     torch.testing.assert_close(maps.map(where, layer=1), maps.map(where))
@@ -118,7 +118,7 @@ def test_decoder_map_is_that_of_the_predicting_step(tiny, scenes, prompt):
     expected = features(vlm, item.image, caption).maps("decoder", "cross")[0].mean(0)  # [prompt + T, 1+P]
     maps = word_maps(vlm, item.image, caption, "decoder")
     for word in (0, len(maps.words) - 1):
-        tokens = word_weights(vlm, [caption])[0, word].nonzero().flatten()
+        tokens = word_weights(vlm, [caption], vlm.med)[0, word].nonzero().flatten()
         torch.testing.assert_close(maps.map(word), expected[tokens + len(prompt) - 1].mean(0))
 
 
@@ -146,7 +146,7 @@ def test_image_maps_equal_those_of_the_encoder(tiny, scenes):
     image = scenes[0].image
     maps = image_maps(tiny, image)
     assert maps.maps.shape == (2, 4, 65, 65)
-    batch = Batch(squares([image], tiny.image_size), torch.zeros(1))
+    batch = Batch(squares([image], tiny.image_size), torch.zeros(1), *tiny.tokenize(["a star"]))
     with torch.no_grad():
         expected = tiny.med.eval()(batch, Want(layers={("image", "self"): (0, -1)}))
     torch.testing.assert_close(maps.maps[0], expected.maps("image", "self", 0)[0])
@@ -194,7 +194,7 @@ def test_pointing_of_a_map_that_is_not_finite_is_no_hit():
 
 
 def test_half_of_a_surrogate_pair_is_a_word(tiny):
-    assert word_weights(tiny, ["a \ud800 circle"]).shape[:2] == (1, 3)
+    assert word_weights(tiny, ["a \ud800 circle"], tiny.med).shape[:2] == (1, 3)
 
 
 def test_words_without_tokens_keep_the_others_in_place(tiny, scenes):
@@ -313,6 +313,7 @@ def test_maps_of_two_grids_are_compared_on_the_coarser():
     fine, coarse = torch.zeros(1, 17), torch.zeros(1, 5)
     fine[0, 1 + 5], fine[0, 0], coarse[0, 1], coarse[0, 0] = 0.6, 0.4, 0.6, 0.4  # row 1, column 1 lies in the first
     assert map_divergence(fine, coarse).item() == pytest.approx(0.0, abs=1e-6) == map_divergence(coarse, fine).item()
+    assert map_divergence(fine.expand(0, -1), coarse.expand(0, -1)).shape == (0,)
 
 
 def test_divergence_is_symmetric_and_zero_for_equal_models(tiny, scenes):
@@ -366,5 +367,5 @@ def test_of_a_model_with_an_image_backbone(scenes):
     text, grid = scenes[0].captions[0], vlm.med.config.grid
     over = word_maps(vlm, scenes[0].image, text)
     expected = features(vlm, scenes[0].image, text).maps("fusion", "cross")[0].mean(0)  # [T, 1+P]
-    torch.testing.assert_close(over.map(0), (word_weights(vlm, [text])[0] @ expected)[0])
+    torch.testing.assert_close(over.map(0), (word_weights(vlm, [text], vlm.med)[0] @ expected)[0])
     assert over.patches(0).shape == (grid, grid) and grid == 3

@@ -61,7 +61,7 @@ def test_word_scores_add_up_to_the_captions(tiny, scenes, prompt):
 def test_missing_words_are_refused(student, item):
     with pytest.raises(UserError, match="no word 3 among those that"):
         Score(student, "a red star", 3)
-    with pytest.raises(UserError, match="no word 0 among those that"):
+    with pytest.raises(UserError, match="no word that the model reads"):
         Score(student, " ")
     with pytest.raises(UserError, match="no word -1"):
         Score(student, "a red star", -1)

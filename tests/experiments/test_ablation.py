@@ -67,9 +67,9 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
         (replace(row, trained=()), plan),
         (replace(row, images=1000), plan),
         (row, replace(plan, test_images=10)),
-        (row, replace(plan, candidates=0)),
+        (row, replace(plan, measure=replace(plan.measure, candidates=0))),
         (row, replace(plan, test_split="val")),
-        (row, replace(plan, generate_limit=100)),
+        (row, replace(plan, measure=replace(plan.measure, generate_limit=100))),
         (row, replace(plan, train=plan.train.replace(lr=1e-4))),
         (row, replace(plan, train=plan.train.replace(steps=7))),
         (row, QUICK),
@@ -84,7 +84,7 @@ def test_everything_that_decides_the_result_is_in_the_hash(tmp_path):
         (replace(row, settings={"center_states": True}), plan),
         (replace(row, size="scenes-student:image_width=80,text_layers=2"), plan),
         (row, replace(plan, seeds=9, other_seeds=5)),
-        (row, replace(plan, latency_repeats=3)),
+        (row, replace(plan, measure=replace(plan.measure, latency_repeats=3))),
         (row, replace(plan, train=plan.train.replace(save_every=7, log_every=3))),
     ]
     assert {identity(*pair) for pair in same} == {identity(row, plan)}
@@ -219,7 +219,7 @@ def test_two_processes_do_not_share_a_folder(place):
         pytest.raises(UserError, match="another process runs grids in"),
     ):
         ablate([ONE], FULL, 1, 1, **place)
-    with pytest.raises(UserError, match="workers is 0 and seeds 1"):
+    with pytest.raises(UserError, match="workers is 0"):
         ablate([ONE], FULL, 1, 0, **place)
 
 

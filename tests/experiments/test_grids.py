@@ -125,7 +125,7 @@ def test_retrieval_of_every_row_is_reranked_by_itm():
             if {*terms(row)} & {*VLP}:
                 config = row.train(FULL, 0)
                 assert config.weights["itm"] and not config.joins, row.name
-    assert FULL.candidates == 16
+    assert FULL.measure.candidates == 16
 
 
 def test_grids_beyond_the_paper():

@@ -29,7 +29,7 @@ def test_overlays_share_one_scale_and_score_the_mask():
 
 def test_signed_overlays_have_a_symmetric_scale():
     signed = np.array([[3.0, -1.0], [0.0, 0.0]])
-    fig = overlays(Image.fromarray(IMAGE), [("m", "teacher", signed)], "x")
+    fig = overlays(Image.fromarray(IMAGE), [("m", "teacher", signed)], "x", signed=True)
     np.testing.assert_allclose(fig.data[-1].z, signed)
     assert fig.layout.coloraxis.cmin == -fig.layout.coloraxis.cmax
     assert "effect on the score" in fig.layout.coloraxis.colorbar.title.text

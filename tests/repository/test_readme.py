@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from dlip import data
-from dlip.bench import backend_tables as tables
 from dlip.cli import main, parse
 from dlip.data.batch import Item
 from dlip.data.scenes.dataset import SPLITS, Scenes
@@ -24,6 +23,7 @@ from dlip.experiments.grids import GRIDS
 from dlip.records import TABLE_SCORES, read
 from dlip.records.schema import SCORES, value_at
 from dlip.records.write import append
+from tests.bench import backend_tables as tables
 from tests.helpers import ROOT, make_record
 
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}

@@ -23,6 +23,8 @@ def test_defaults_are_the_papers():
         (dict(weights={"itc": 0.0}), "nothing to learn"),
         (dict(weights={}), "nothing to learn"),
         (dict(layers={"vision": ((-1, -1),)}), "no source 'vision'"),
+        (dict(layers={"fusion": ((-1, -1, 0),)}), "give pairs"),
+        (dict(layers={"fusion": ()}), "give pairs"),
         (dict(schedule="step"), "schedule is 'step'"),
         (dict(precision="int8"), "precision is 'int8'"),
         (dict(steps=0), "steps is 0"),

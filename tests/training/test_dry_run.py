@@ -40,7 +40,7 @@ def test_flops_by_hand(teacher):
     """Of labels alone the image encoder's products: forward once, backward twice, but not for the pixels' gradient."""
     config = TrainConfig(steps=1, batch_size=4, weights={"tags": 1.0})
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=4)
-    batch = Collate(student.tokenizer, 48, True)([dataset[i] for i in range(4)])
+    batch = Collate(student.tokenizer, 48)([dataset[i] for i in range(4)])
     learner = Learner(student, None, config, dataset[0].tags.shape[1])
     result = probe(learner, None, batch, config, 0)
     c, kinds = student.med.config, dataset[0].tags.shape[1]
@@ -55,7 +55,7 @@ def test_small_probes_predict_a_batch(teacher):
         steps=1, batch_size=16, weights={"itc": 1, "itm": 1, "lm": 1, "vqa": 1, "hr.image": 1, "kd.lm": 1}
     )
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
-    batch = Collate(student.tokenizer, 48, True, questions=2)([dataset[i] for i in range(16)])
+    batch = Collate(student.tokenizer, 48, questions=2)([dataset[i] for i in range(16)])
     part, full = (probe(*made(student, teacher, config), b, config, 0) for b in (first_images(batch, 4), batch))
     assert (part.images, full.images) == (4, 16)
     assert part.flops * 4 == pytest.approx(full.flops, rel=0.02)
@@ -67,7 +67,7 @@ def test_constant_costs_are_counted_once(changes, teacher, short_probes):
     """Weights cast to bf16, a queue."""
     config = TrainConfig(steps=1, batch_size=16, weights={"itc": 1, "lm": 1}, **changes)
     student, dataset = new_student("scenes-student", teacher, 0), Scenes("val", size=16)
-    batch = Collate(student.tokenizer, 48, True)([dataset[i] for i in range(16)])
+    batch = Collate(student.tokenizer, 48)([dataset[i] for i in range(16)])
     extrapolated, full = (way(*made(student, None, config), batch, config, 0) for way in (extrapolate, probe))
     assert extrapolated.images == 16
     assert extrapolated.flops == pytest.approx(full.flops, rel=0.01)
@@ -103,12 +103,12 @@ def test_probes_use_the_first_batch(teacher):
 
 def test_first_images_keep_their_questions_and_padding(teacher):
     dataset = [replace(item, questions=item.questions * (i != 1)) for i, item in enumerate(Scenes("val", size=6))]
-    batch = Collate(teacher.tokenizer, 48, True, questions=2)(dataset)
+    batch = Collate(teacher.tokenizer, 48, questions=2)(dataset)
     part = first_images(batch, 3)
     assert part.ids.shape == (3, batch.ids.shape[1]) and part.question_rows.tolist() == [0, 0, 2, 2]
     torch.testing.assert_close(part.question_ids, batch.question_ids[batch.question_rows < 3])
     unasked = first_images(
-        Collate(teacher.tokenizer, 48, True)([replace(item, questions=[]) for item in dataset[:2]] + dataset[2:]), 2
+        Collate(teacher.tokenizer, 48)([replace(item, questions=[]) for item in dataset[:2]] + dataset[2:]), 2
     )
     assert unasked.question_rows.tolist() == [1] and len(unasked.question_ids) == 1
     assert first_images(batch, 6) is batch

@@ -56,7 +56,7 @@ def test_losses_are_those_computed_by_hand(folders):
     """From the teacher's own embeddings and states, of images at its own size and texts in its own tokens."""
     teacher, dataset = dlip.load(folders["siglip"]), TRAIN_SCENES
     student = dlip.load("scenes/student")
-    batch = Collate(student.tokenizer, 64, True)([dataset[i] for i in range(6)])
+    batch = Collate(student.tokenizer, 64)([dataset[i] for i in range(6)])
     config = TrainConfig(weights=TERMS, learn_teacher_projection=False)
     distiller = Distiller.between(student, teacher, config)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_a_blip_of_another_vocabulary_teaches_by_the_text(make_vlm, foreign, tmp
     """It reads the captions in its own tokens: its logits are those of its own tokenizer's batch."""
     weights, student = {**TERMS, "kd.itm": 1.0}, make_vlm()
     items = [TRAIN_SCENES[i] for i in range(6)]
-    batch, own = (Collate(vlm.tokenizer, 16, True, foreign.med.config.max_text)(items) for vlm in (student, foreign))
+    batch, own = (Collate(vlm.tokenizer, 16, foreign.med.config.max_text)(items) for vlm in (student, foreign))
     distiller = Distiller.between(student, foreign, TrainConfig(weights=weights))
     pairs = torch.arange(6), torch.arange(6).roll(1)
     got = Teacher(foreign.med)(batch, distiller.want("teacher"), pairs)

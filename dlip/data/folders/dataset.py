@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -36,9 +37,7 @@ class Folder(AnnotatedImages):
 
     def __getitem__(self, i: int) -> Item:
         """Image i, decoded now, with its texts. Raises UserError if it cannot be decoded."""
-        about = self.annotations[i]
-        image = read_image(self.root / about.name)
-        return Item(image, image_id_from_name(about.name), about.captions, about.questions, writers=about.writers)
+        return replace(self.text_item(i), image=read_image(self.root / self.annotations[i].name))
 
     def encoded_item(self, i: int) -> EncodedItem:
         """Image i as its file holds it. Raises UserError if the file cannot be read."""

@@ -72,11 +72,6 @@ def parse_caption(caption: str) -> ParsedCaption:
     return ParsedCaption(mentions, _relations(marks), counts, backgrounds)
 
 
-def mentions(caption: str) -> list[Mention]:
-    """The objects that a caption names, each with its place among the words."""
-    return parse_caption(caption).mentions
-
-
 def _mention(words: list[str], shape: int) -> Mention:
     start = shape
     while start and words[start - 1] in _ATTRIBUTE and words[start - 1] not in SHAPES:

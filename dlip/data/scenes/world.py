@@ -128,7 +128,7 @@ def make_scene(image_id: int, residue: int, modulus: int) -> Scene:
     """
     rng = random.Random(image_id // 2 * 8 + 4)
     kinds = _kinds(rng, 3 + int(rng.random() * 3))
-    rng = random.Random(image_id * 4)  # of odd scenes the seed above: see the caveats of docs/ablations.md
+    rng = random.Random(image_id * 4)  # of odd scenes the kinds' seed again: see the caveats of docs/ablations.md
     background = pick(rng, BACKGROUNDS)
     tone = {"dark": 48, "pale": 222}.get(background, 128) + int(rng.random() * 25) - 12
     variant = int(rng.random() * 4)

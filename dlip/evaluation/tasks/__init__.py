@@ -51,6 +51,7 @@ def evaluate(
     Raises UserError for an unknown task or a number out of range, or where no task can be evaluated.
     """
     tasks, answers = as_list(tasks, "task"), answers and as_list(answers, "answer")
+    check_tasks(tasks)
     check_at_least(0, k=k)
     check_at_least(
         1, generate_limit=generate_limit, num_beams=num_beams, max_new_tokens=max_new_tokens, batch_size=batch_size
@@ -59,7 +60,6 @@ def evaluate(
         model = VLM.load(model)
         model.med.to(machine.device())
     data = open_data(data, split) if isinstance(data, str | Path) else data
-    check_tasks(tasks)
     evaluators = getattr(model, "evaluators", EVALUATORS)
     options = {
         "retrieval": dict(k=k),

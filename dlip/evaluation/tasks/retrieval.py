@@ -66,24 +66,26 @@ def note(k: int | None, abilities: frozenset[str]) -> dict[str, str]:
     return {} if "itm" in abilities else {"tr@1": "by ITC alone, as the model was not trained with ITM"}
 
 
-def default_candidates(dataset) -> int:
-    """16 for the built-in scenes, else BLIP's 128."""
-    return 16 if hasattr(dataset, "scene") else 128
+def candidates(k: int | None, dataset, abilities: frozenset[str]) -> int:
+    """Candidates of each query that are re-ranked: k, by default 16 for the built-in scenes, else BLIP's 128.
+
+    0 for a model that has no ITM among its abilities.
+    """
+    if "itm" not in abilities:
+        return 0
+    return (16 if hasattr(dataset, "scene") else 128) if k is None else k
 
 
 @torch.inference_mode()
 def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> RetrievalResult:
     """Rank all captions for each image that has captions, and all such images for each caption. Needs eval mode.
 
-    k: candidates of each query that are re-ranked (`default_candidates`); 0 keeps ITC's order, as does a model without
-    ITM. Raises MetricUnavailable where there are no captions, and MissingAbility for a model without ITC.
+    k: as in `candidates`; 0 keeps ITC's order. Raises MetricUnavailable where there are no captions, and MissingAbility
+    for a model without ITC.
     """
-    k = default_candidates(dataset) if k is None else k
-    med = matcher = vlm.med.model_for("itc")
-    if k and "itm" in vlm.med.abilities:
-        matcher = vlm.med.model_for("itm")
-    else:
-        k = 0
+    k = candidates(k, dataset, vlm.med.abilities)
+    med = vlm.med.model_for("itc")
+    matcher = vlm.med.model_for("itm") if k else med
     vectors, image_id, caption_id, captions = [], [], [], []
     kept, free_bytes = [], MAX_STATE_BYTES if k else 0  # states for re-ranking
     for items, states in encode_images(vlm, matcher, dataset, batch_size, subrange(progress, 0, 0.1)):

@@ -38,7 +38,7 @@ READING = (
     "Points: share of the range from floor to teacher, in %, mean of IR@1, facts F1 and VQA. Brackets: one-sided\n"
     f"95% limits over seeds and test images. Equal: both are within {MARGIN:g} points. Rules: docs/ablations.md."
 )
-"""How to read `figures`."""
+"""How to read `claim_text`."""
 
 
 # --- scores of a grid's runs ------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def text(rows: pd.DataFrame, spread: pd.DataFrame) -> str:
     for (number, statement, verdict), claims in rows.groupby(["number", "statement", "verdict"], sort=False):
         lines.append(f"{number}. {statement} {verdict.upper()}{preliminary(verdict, claims)}")
         for _, row in claims.iterrows():
-            lines.append(f"   {row['comparison']}: {figures(row)}")
+            lines.append(f"   {row['comparison']}: {claim_text(row)}")
     lines.append(READING)
     for _, row in spread.iterrows():
         deviation = "too few runs to know how much seeds differ"
@@ -261,7 +261,7 @@ def preliminary(verdict: str, claims: pd.DataFrame) -> str:
     return " so far (preliminary: seeds are missing)" if decided else ""
 
 
-def figures(row: pd.Series) -> str:
+def claim_text(row: pd.Series) -> str:
     """Describe a claim's effect, limits, range and verdict, or why there is no effect."""
     if math.isnan(row["effect"]):
         return row["why"]

@@ -6,7 +6,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Fp32Depthwise(TorchFunctionMode):
-    """Within this context, strided depthwise convolutions and those of kernels over 3 are in fp32 under autocast.
+    """Run strided depthwise convolutions, and those with kernels larger than 3, in fp32 under autocast.
 
     oneDNN is many times slower with their gradients in bfloat16.
     """

@@ -10,7 +10,7 @@ import pytest
 from dlip.data.scenes.dataset import Scenes
 from dlip.data.scenes.questions import questions
 from dlip.data.scenes.text import MAX_TOKENS, captions, vocabulary
-from dlip.data.scenes.truth import Fact, caption_facts, certain_referents, mentions, parse_caption, referents
+from dlip.data.scenes.truth import Fact, caption_facts, certain_referents, parse_caption, referents
 from dlip.data.scenes.world import ATTRIBUTES, Object, Scene
 
 
@@ -38,7 +38,7 @@ def wrong(caption: str, scene: Scene) -> list[tuple[str, str]]:
 
 def is_true_caption(caption: str, scene: Scene) -> bool:
     """Whether a caption names at least one object and makes no false claim."""
-    return bool(mentions(caption)) and not wrong(caption, scene)
+    return bool(parse_caption(caption).mentions) and not wrong(caption, scene)
 
 
 def test_every_caption_is_true_and_names_three_objects(scenes):
@@ -47,7 +47,7 @@ def test_every_caption_is_true_and_names_three_objects(scenes):
         assert len(set(texts)) == 5
         for caption in texts:
             assert is_true_caption(caption, scene), (caption, scene)
-            named = mentions(caption)
+            named = parse_caption(caption).mentions
             assert len({m.claims for m in named}) == len(named) == 3
             assert all({attribute for attribute, _ in m.claims} == set(ATTRIBUTES) for m in named)
 
@@ -75,7 +75,7 @@ def test_few_captions_are_true_of_another_image(scenes):
     shared = 0
     for i, scene in enumerate(scenes):
         for caption in captions(scene):
-            others = set.intersection(*(holders[frozenset(m.claims)] for m in mentions(caption))) - {i}
+            others = set.intersection(*(holders[frozenset(m.claims)] for m in parse_caption(caption).mentions)) - {i}
             shared += any(not wrong(caption, scenes[j]) for j in others)
     assert shared < 0.001 * 5 * len(scenes)
 
@@ -98,7 +98,7 @@ def test_one_changed_word_makes_a_caption_false(scenes):
         kinds = {o.kind for o in scene.objects}
         for caption in captions(scene):
             words = caption.split()
-            nouns = {i: dict(m.claims) for m in mentions(caption) for i in range(m.start, m.end)}
+            nouns = {i: dict(m.claims) for m in parse_caption(caption).mentions for i in range(m.start, m.end)}
             for i, word in enumerate(words):
                 bare = word.rstrip(",:")
                 swap = other.get(bare)
@@ -107,7 +107,7 @@ def test_one_changed_word_makes_a_caption_false(scenes):
                         swap = value
                 if swap:
                     changed = " ".join([*words[:i], word.replace(bare, swap), *words[i + 1 :]])
-                    named = [dict(m.claims) for m in mentions(changed) if m.start <= i < m.end]
+                    named = [dict(m.claims) for m in parse_caption(changed).mentions if m.start <= i < m.end]
                     if all(tuple(claims[a] for a in ATTRIBUTES) not in kinds for claims in named):
                         assert not is_true_caption(changed, scene), (caption, changed, scene)
                         changes += 1
@@ -153,7 +153,7 @@ def test_any_text_can_be_parsed(scene):
     for _ in range(1000):
         caption = " ".join(rng.choices(vocabulary(), k=rng.randrange(25)))
         facts = caption_facts(caption, scene)
-        assert sum(fact.kind == "object" for fact in facts) == len(mentions(caption))
+        assert sum(fact.kind == "object" for fact in facts) == len(parse_caption(caption).mentions)
 
 
 def test_surplus_object_is_false(scene):
@@ -167,10 +167,10 @@ def test_surplus_object_is_false(scene):
 
 def test_mentions_locate_objects_among_the_words(scene):
     caption = "a noisy background with a large striped blue square, a small dotted green star and a large red circle"
-    spans = [" ".join(caption.split()[m.start : m.end]) for m in mentions(caption)]
+    spans = [" ".join(caption.split()[m.start : m.end]) for m in parse_caption(caption).mentions]
     assert spans == ["a large striped blue square,", "a small dotted green star", "a large red circle"]
     assert referents(parse_caption(caption), scene) == [1, 2, 0]
-    assert mentions("large red circle")[0].start == 0
+    assert parse_caption("large red circle").mentions[0].start == 0
 
 
 def test_relation_decides_between_two_fitting_objects(scene):

@@ -143,7 +143,7 @@ def test_order_is_a_permutation_local_to_shards(tmp_path, monkeypatch):
 def test_resumed_epoch_is_bit_exact(tmp_path, tiny, workers):
     write_shards(tmp_path, {"train": Scenes("train-small", size=23)}, 5)
     dataset = Shards(tmp_path, "train")
-    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40, seed=1, augment=True)
+    collate = Collate(tiny.tokenizer, 48, max_text=40, seed=1, augment=True)
     whole = list(train_loader(dataset, ResumableBatchSampler(23, 4, 8, 1, order=dataset.order), collate))
     sampler = ResumableBatchSampler(23, 4, 8, 1, start=3, order=dataset.order)
     late = list(train_loader(Shards(tmp_path, "train"), sampler, collate, workers))

@@ -80,7 +80,7 @@ def test_batches_equal_those_from_disk_with_one_download_each(server, tmp_path, 
     there.verify()
     assert server.requests == ["index.json"] and there.counts() == here.counts() and there.remote
     assert there.order(3, 1) == here.order(3, 1)
-    collate = Collate(tiny.tokenizer, 48, train=True, max_text=40)
+    collate = Collate(tiny.tokenizer, 48, max_text=40)
     whole = list(train_loader(here, ResumableBatchSampler(23, 4, 9, 1, order=here.order), collate))
     late = list(train_loader(there, ResumableBatchSampler(23, 4, 9, 1, start=2, order=there.order), collate, workers=2))
     for actual, expected in zip(late, whole[2:], strict=True):

@@ -52,7 +52,7 @@ def test_features_equal_live_ones_of_the_same_view(stages, tolerance, student, t
     images, backbone = Scenes("train-small", size=12), student.med.vision_model.embeddings.backbone
     if stages:
         backbone.train_last(stages)
-    collate = Collate(student.tokenizer, 72, train=True, augment=True, views=2)
+    collate = Collate(student.tokenizer, 72, augment=True, views=2)
     cache = FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no")
     batches = list(train_loader(images, ResumableBatchSampler(12, 4, 9, seed=0), collate))
     assert [int(batch.views[0]) for batch in batches] == [0, 0, 0, 1, 1, 1, 0, 0, 0]
@@ -67,7 +67,7 @@ def test_a_cache_is_shared_by_seeds_but_not_by_weights(student, tmp_path):
     images = Scenes("train-small", size=4)
 
     def folder(dataset=images, augment=True, precision="no", **options):
-        collate = Collate(student.tokenizer, 72, train=True, augment=augment, **options)
+        collate = Collate(student.tokenizer, 72, augment=augment, **options)
         return FeatureCache(tmp_path, student.med, dataset, collate, nullcontext, precision).folder
 
     first = folder(views=2)
@@ -85,7 +85,7 @@ def test_the_caches_of_a_run_do_not_delete_each_other(student, tmp_path):
     images = Scenes("train-small", size=4)
 
     def cache(views: int, max_gb: float, keep=()):
-        collate = Collate(student.tokenizer, 72, train=True, augment=True, views=views)
+        collate = Collate(student.tokenizer, 72, augment=True, views=views)
         return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no", max_gb, keep).folder
 
     gb = 4 * 9 * 1280 * 2 / 1e9
@@ -100,7 +100,7 @@ def test_the_caches_of_a_run_do_not_delete_each_other(student, tmp_path):
 
 
 def test_features_are_read_in_the_precision_of_the_model(student):
-    batch = Batch(torch.empty(2, 0), torch.arange(2), features=torch.rand(2, 9, 1280))
+    batch = Batch(torch.empty(2, 0), torch.arange(2), *student.tokenize(["a", "b"]), features=torch.rand(2, 9, 1280))
     assert student.med.bfloat16().encode_image(student.med.pixels_of(batch)).dtype == torch.bfloat16
 
 

@@ -61,7 +61,7 @@ class SomeSilent(FirstN):
 
 
 def collate_for(vlm: VLM) -> Collate:
-    return Collate(vlm.tokenizer, 48, train=True, max_text=40)
+    return Collate(vlm.tokenizer, 48, max_text=40)
 
 
 def batches(vlm: VLM, images, count: int = 3):
