@@ -24,6 +24,7 @@ test: lint ## lint, check the import order, run the tests on two cores, except t
 	$(PYTEST) -m "not slow"
 
 test-slow: $(INSTALLED) ## run the slow tests: large sizes, more windows and signals, notebooks of records, benchmarks
+	.venv/bin/python -m pip install --quiet --editable ".[test,bench]"
 	$(PYTEST) -m slow
 
 docs: $(INSTALLED) ## build the documentation site in build/site; warnings are errors

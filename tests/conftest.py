@@ -18,7 +18,7 @@ from dlip.evaluation.tasks import captioning
 from dlip.models.config import ModelConfig, scenes_size
 from dlip.models.med import Med
 from dlip.vlm import VLM
-from tests.helpers import SMALL_CONFIG, random_texts, randomize_weights, running_app
+from tests.helpers import SMALL_CONFIG, random_texts, randomize_weights, running_app, shaken
 
 FIND_JAVA, PATH = captioning.find_java, os.environ.get("PATH", "")
 
@@ -71,8 +71,7 @@ def tiny(scenes) -> VLM:
     tokenizer = Tokenizer.train(texts, 200)
     torch.manual_seed(0)
     med = Med(scenes_size(32, 2, 2, vocab_size=len(tokenizer), fusion_layers=(1,)))
-    for parameter in med.parameters():
-        parameter.data += 0.3 * torch.randn_like(parameter)
+    shaken(med, 0.3)
     return VLM(med, tokenizer, "tiny")
 
 

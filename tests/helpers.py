@@ -91,6 +91,14 @@ def randomize_weights(med: Med, seed: int, spread: float = 0.2) -> Med:
     return med
 
 
+@torch.no_grad()
+def shaken(model: torch.nn.Module, spread: float = 0.1) -> torch.nn.Module:
+    """The model, with normal noise from torch's generator added to every parameter."""
+    for parameter in model.parameters():
+        parameter.add_(spread * torch.randn_like(parameter))
+    return model
+
+
 def random_texts(n: int, length: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask, both [n, length]: `first`, random tokens, [SEP], padding. The first text is the longest, the
     second has one token."""

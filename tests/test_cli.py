@@ -312,3 +312,15 @@ def test_out_of_memory_is_one_line(error, monkeypatch, capsys):
     monkeypatch.setattr("dlip.cost.sizes.models_table", Mock(side_effect=RuntimeError("a fault of ours")))
     with pytest.raises(RuntimeError, match="a fault of ours"):
         main(["models"])
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr("dlip.cost.sizes.models_table", Mock(side_effect=OSError(28, "No space left on device", "/x")))
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == "dlip: /x: No space left on device; choose another path, or free disk space\n"
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    assert main(["models", "--json", str(tmp_path / "a.json")]) == 2
+    assert "a.json is not writable" in capsys.readouterr().err

@@ -109,18 +109,12 @@ def test_the_page_opens_on_any_list_of_models(names, fix_models):
     assert "info" not in shown["teacher"]  # nothing else can be typed
 
 
-def test_spaces_between_models_are_ignored(monkeypatch):
+def test_options_reach_the_page(monkeypatch):
     served = []
     monkeypatch.setattr("app.page.serve", lambda *arguments: served.append(arguments))
-    assert main(["app", "--models", f"{OTHER}, {STUDENT} "]) == 0
-    assert served == [(None, False, [OTHER, STUDENT], None, False)]
-
-
-def test_optimize_reaches_the_page(monkeypatch):
-    served = []
-    monkeypatch.setattr("app.page.serve", lambda *arguments: served.append(arguments))
-    assert main(["app", "--optimize"]) == 0
-    assert served == [(None, False, None, None, True)]
+    options = ["--port", "8000", "--share", "--models", f"{OTHER}, {STUDENT} ", "--gallery", "x", "--optimize"]
+    assert main(["app"]) == main(["app", *options]) == 0
+    assert served == [(None, False, None, None, False), (8000, True, [OTHER, STUDENT], "x", True)]
 
 
 def test_exceptions_become_one_sentence():

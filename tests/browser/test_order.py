@@ -16,12 +16,12 @@ def test_a_late_answer_to_an_earlier_request_is_dropped(open_page):
     short, full = (captions_of(image, *TRIO, num_beams=1, max_new_tokens=length) for length in (4, 30))
     assert short != full
     page.get_by_role("button", name="Beams, length and seed").click()
-    page.evaluate("window.late = [6000]")
+    page.evaluate("window.late = [2500]")
     page.get_by_text("greedy", exact=True).click()  # asks for the whole caption
     type_text(page.get_by_label("number input for Length"), "4")
     page.locator("#caption-button").click()
     wait_for_cards(page, "captions", short)
-    page.wait_for_timeout(8000)  # until both are answered
+    page.wait_for_timeout(4000)  # until both are answered
     assert page.evaluate("window.late.length") == 0
     wait_for_cards(page, "captions", short)
 

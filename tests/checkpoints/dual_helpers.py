@@ -19,6 +19,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
+from tests.helpers import shaken
+
 WORDS = "a and red blue green star circle square cat large small above below left right of the is there".split()
 FAMILIES = ("clip", "siglip", "siglip2")
 SIZES = {
@@ -79,11 +81,8 @@ def stock_model(family: str, size: dict, tokenizer):
     shared = {"projection_dim": size["shared"]} if family == "clip" else {}
     text |= {} if family == "clip" else {"projection_size": size["width"]}
     config_class, model_class = CLASSES[family]
-    model = model_class(config_class(vision_config=vision, text_config=text, **shared)).eval()
-    for name, parameter in model.named_parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-        if name == "logit_scale":
-            parameter.data.fill_(2.0)
+    model = shaken(model_class(config_class(vision_config=vision, text_config=text, **shared)).eval())
+    model.logit_scale.data.fill_(2.0)
     return model
 
 

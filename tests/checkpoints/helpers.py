@@ -4,12 +4,12 @@ import json
 import re
 
 import torch
-from torch import nn
 from transformers import BlipConfig
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from dlip.export.transformers import CLASSES
 from dlip.models.config import ModelConfig
+from tests.helpers import shaken
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a picture of red star cat what is it ?".split() + [f"w{i}" for i in range(40)]
 DEC, ENC, VOCAB = len(WORDS), len(WORDS) + 1, len(WORDS) + 2
@@ -31,12 +31,6 @@ def stock(kind: str, width: int = 128, size: int = 32, eps: float = 1e-5, heads:
                 pad_token_id=0)  # fmt: skip
     model = CLASSES[kind](BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=16)).eval()
     return shaken(model)
-
-
-def shaken(model: nn.Module) -> nn.Module:
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def stock_folder(model, folder, weights: str = "safetensors"):

@@ -14,6 +14,7 @@ from dlip.common.errors import UserError
 from dlip.data.tokenizer import SPECIALS, Tokenizer
 from dlip.experiments.run import new_model
 from dlip.models.config import ModelConfig
+from tests.helpers import shaken
 
 SIZES = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=256, image_size=32,
              patch_size=8, initializer_range=0.1)  # fmt: skip
@@ -39,8 +40,7 @@ def model(kind: str):
     }
     config, cls = stock[kind]
     out = cls(config(**SIZES)).eval()
-    for parameter in out.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
+    shaken(out, 0.05)
     return out
 
 

@@ -17,7 +17,6 @@ from tests.checkpoints.helpers import (
     TEXTS,
     named,
     pixels,
-    shaken,
     stock,
     to_original_names,
     until_end,
@@ -25,6 +24,7 @@ from tests.checkpoints.helpers import (
     with_training_state,
     write,
 )
+from tests.helpers import shaken
 
 
 @pytest.mark.parametrize("width", [128, 192])

@@ -8,6 +8,7 @@ from dlip.checkpoints.tensors import weights
 from dlip.common.errors import UserError
 from dlip.models.config import scenes_size
 from dlip.models.med import Med
+from tests.helpers import shaken
 
 WIDE = dict(image_width=32, text_width=32, image_mlp=64, text_mlp=64, image_heads=4, text_heads=4)
 NARROW = dict(image_width=16, text_width=24, image_mlp=40, text_mlp=48, image_heads=4, text_heads=4)
@@ -16,8 +17,7 @@ NARROW = dict(image_width=16, text_width=24, image_mlp=40, text_mlp=48, image_he
 def made(seed: int = 0, **changes) -> Med:
     torch.manual_seed(seed)
     med = Med(scenes_size(32, 2, 2, **{**WIDE, **changes}))
-    for parameter in med.parameters():
-        parameter.data += 0.3 * torch.randn_like(parameter)
+    shaken(med, 0.3)
     return med
 
 

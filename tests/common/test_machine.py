@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from dlip.common import machine
+
 FAULTS = """
 import resource
 import torch
@@ -27,3 +29,32 @@ def test_kept_memory_is_not_mapped_anew():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
     returned, kept = map(int, done.stdout.split())
     assert kept < 1000 and returned > 2 * kept
+
+
+def test_the_code_of_a_record_is_the_commit_of_the_package(tmp_path, monkeypatch):
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def code() -> tuple[str | None, bool | None]:
+        version = machine.code_version.__wrapped__()
+        return version["commit"], version["modified"]
+
+    package, other = tmp_path / "dlip" / "__init__.py", tmp_path / "other.txt"
+    package.parent.mkdir()
+    package.write_text("")
+    other.write_text("")
+    monkeypatch.setattr(machine.dlip, "__file__", str(package))
+    assert code() == (None, None)  # no checkout
+    git("init")
+    git("add", "other.txt")
+    git("commit", "-m", "a")
+    assert code() == (None, None)  # an environment inside another project's checkout
+    git("add", "dlip")
+    git("commit", "-m", "b")
+    commit = git("rev-parse", "HEAD")
+    assert code() == (commit, False)
+    other.write_text("changed")
+    assert code() == (commit, False)
+    package.write_text("changed = 1")
+    assert code() == (commit, True)

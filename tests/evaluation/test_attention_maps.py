@@ -34,15 +34,14 @@ from dlip.models.config import scenes_size
 from dlip.models.features import Trace, Want
 from dlip.models.med import Med
 from dlip.vlm import VLM
-from tests.helpers import TINY_BACKBONE, ListDataset
+from tests.helpers import TINY_BACKBONE, ListDataset, shaken
 
 
 def changed(vlm: VLM, seed: int, **changes) -> VLM:
     """Another untrained model over the same words."""
     torch.manual_seed(seed)
     med = Med(replace(vlm.med.config, **changes))
-    for parameter in med.parameters():
-        parameter.data += 0.3 * torch.randn_like(parameter)
+    shaken(med, 0.3)
     return VLM(med, vlm.tokenizer, f"tiny {seed}")
 
 

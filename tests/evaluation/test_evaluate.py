@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,16 @@ def test_unavailable_task_is_none_with_a_note(tiny, scenes):
     questions = ListDataset(Item(item.image, item.image_id, [], [Question("red?", ["yes"])]) for item in scenes)
     figures = dlip.evaluate(tiny, questions, progress=False)
     assert figures["retrieval"] is None and figures["captioning"] is None and "accuracy" in figures["vqa"]
+
+
+def test_images_without_texts_change_no_score(tiny, scenes):
+    silent = [replace(item, image_id=-i, captions=[], questions=[]) for i, item in enumerate(scenes, 1)]
+    mixed = ListDataset(item for pair in zip(silent, scenes, strict=True) for item in pair)
+    expected, actual = (
+        dlip.evaluate(tiny, data, return_items=True, progress=False, batch_size=3)
+        for data in (ListDataset(scenes), mixed)
+    )
+    assert actual == expected
 
 
 def test_texts_of_the_first_images_only(tiny, scenes):

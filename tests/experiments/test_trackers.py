@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -121,3 +122,32 @@ def test_samples_come_with_their_own_images():
     reporter.trackers = {"tensorboard": tracker}
     reporter._send("tensorboard", {"step": 1, "eval": {"samples": [{"image_id": images[5].image_id, "caption": "a"}]}})
     assert (sent["caption/0"][0] == images[5].image).all()
+
+
+def test_wandb_has_one_run_also_if_it_is_resumed(tmp_path, monkeypatch):
+    made, rows = [], {}
+
+    class Tracker:
+        def __init__(self, project, **options):
+            made.append(options)
+
+        def start(self): ...
+
+        def finish(self): ...
+
+        def store_init_configuration(self, values): ...
+
+        def log(self, values, step):
+            rows.setdefault(step, {}).update(values)
+
+    monkeypatch.setattr(trackers, "WandBTracker", Tracker)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Image=lambda image, caption: (image.shape, caption)))
+    experiment, place = EXPERIMENT.replace(name="a b/c:d"), (tmp_path / "run", tmp_path / "records.jsonl")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("dlip.training.run_folder.Run.finish", Mock(side_effect=KeyboardInterrupt))
+        run(experiment, *place, progress=False, report_to=("wandb",))
+    run(experiment, *place, progress=False, report_to=("wandb",))
+    first, second = made
+    assert first == second and first["resume"] == "allow" and re.fullmatch(r"[\w.-]+", first["id"])
+    assert {"caption/0", "caption/3", "losses/lm"} <= rows[4].keys()

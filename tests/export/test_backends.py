@@ -17,11 +17,11 @@ from dlip.vlm import VLM
 from tests.helpers import randomize_weights
 
 PRECISIONS = ("fp32", "bf16", "int8")
-TOLERANCES = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3}
-"""Relative to the norm."""
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.1}
+"""Relative to the norm; outputs of another image differ by 0.17 or more."""
 SLOW = [("onnxruntime", "int8"), ("torch.compile", "fp32"), ("torch.compile", "bf16")]
 VARIANTS = [
-    pytest.param(name, precision, marks=pytest.mark.slow if (name, precision) in SLOW else ())
+    pytest.param(name, precision, marks=pytest.mark.slow if name == "OpenVINO" or (name, precision) in SLOW else ())
     for name in backends.CLASSES for precision in PRECISIONS if precision not in backends.backend(name).lacks
 ]  # fmt: skip
 

@@ -48,7 +48,7 @@ def pick(monkeypatch, backend: str, precision: str) -> None:
     )
 
 
-@pytest.mark.parametrize("backend", ["dlip, packed", "onnxruntime", "OpenVINO"])
+@pytest.mark.parametrize("backend", ["dlip, packed", "onnxruntime", pytest.param("OpenVINO", marks=pytest.mark.slow)])
 def test_fastest_backend_has_the_methods_of_a_vlm(backend, tiny, scenes, cache, monkeypatch):
     for package in module.backends.backend(backend).packages:
         pytest.importorskip(package)

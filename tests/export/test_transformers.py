@@ -24,7 +24,7 @@ from dlip.records.schema import is_record
 from dlip.training.config import TrainConfig
 from dlip.training.terms import weights
 from dlip.vlm import VLM
-from tests.helpers import make_record
+from tests.helpers import make_record, shaken
 
 READER = r"""
 import json, sys
@@ -80,8 +80,7 @@ def elsewhere(folder, paths, texts, prompt, cls) -> dict:
 def untrained(tokenizer, **changes) -> VLM:
     vlm = new_model(scenes_size(32, 2, 2, **changes), tokenizer, 0)
     torch.manual_seed(2)
-    for parameter in vlm.med.parameters():  # far from their initialization, so that scores differ
-        parameter.data += 0.2 * torch.randn_like(parameter)
+    shaken(vlm.med, 0.2)  # far from their initialization, so that scores differ
     return vlm
 
 

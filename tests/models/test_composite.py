@@ -12,6 +12,7 @@ from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
 from dlip.training.loop import train
 from dlip.vlm import VLM
+from tests.helpers import shaken
 
 ONLY = {"match": frozenset({"itc", "itm"}), "speak": frozenset({"lm"}), "answer": frozenset({"vqa"})}
 HR = {f"hr.{source}": 1.0 for source in ("image", "text", "fusion", "decoder")}
@@ -101,8 +102,7 @@ def names(tiny, tmp_path_factory):
     for seed, name in enumerate(("match", "speak")):
         med, tokenizer = type(tiny.med)(tiny.med.config), tiny.tokenizer
         torch.manual_seed(seed)
-        for parameter in med.parameters():
-            parameter.data += 0.2 * torch.randn_like(parameter)
+        shaken(med, 0.2)
         med.abilities = ONLY[name]
         VLM(med, tokenizer).save(folder / name)
         out[name] = str(folder / name)

@@ -109,13 +109,14 @@ def test_what_it_cannot_do_is_refused(pair):
 
 def test_images_of_another_size_are_resized(pair):
     """Enlarged squares give about the same vectors as the squares."""
-    med, (small,) = pair[0].med, torch.randint(256, (1, 1, 3, 4, 4), dtype=torch.uint8)
+    torch.manual_seed(0)
+    med, small = pair[0].med, torch.randint(256, (4, 3, 4, 4), dtype=torch.uint8)
     side = med.config.image_size
     square = small.repeat_interleave(side // 4, 2).repeat_interleave(side // 4, 3)
     large = square.repeat_interleave(4, 2).repeat_interleave(4, 3)
     with torch.no_grad():
         a, b = (med.project_image(med.encode_image(med.normalize(images))) for images in (square, large))
-    assert (a * b).sum() > 0.95
+    assert ((a * b).sum(1) > 0.99).all()
 
 
 def test_lower_precision(pair):
@@ -124,7 +125,7 @@ def test_lower_precision(pair):
     half = VLM(convert_precision(copy.deepcopy(vlm.med), "bf16"), vlm.tokenizer)
     for one, other in ((vlm.embed_images(images), half.embed_images(images)),
                        (vlm.embed_texts(TEXTS), half.embed_texts(TEXTS))):  # fmt: skip
-        assert other.dtype == torch.float32 and ((one * other).sum(1) > 0.99).all()
+        assert other.dtype == torch.float32 and ((one * other).sum(1) > 0.999).all()
     with pytest.raises(UserError, match="export does not support a CLIP or SigLIP"):
         require_fp32_blip(vlm.med, "export")
 

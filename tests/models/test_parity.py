@@ -10,6 +10,7 @@ from dlip.models.config import ModelConfig
 from dlip.models.generate import generate
 from dlip.models.med import Med
 from dlip.models.token_ids import first_token
+from tests.helpers import shaken
 
 SIZES = {
     "small": dict(image_width=32, image_heads=4, image_layers=2, text_width=32, text_heads=4, text_layers=2),
@@ -28,8 +29,7 @@ def make(name: str) -> Med:
         **SIZES[name],
     )  # fmt: skip
     med = Med(config).eval()
-    for parameter in med.parameters():  # far from their initialization, so that differences show
-        parameter.data += 0.2 * torch.randn_like(parameter)
+    shaken(med, 0.2)  # far from their initialization, so that differences show
     med.text_decoder.cls.predictions.bias.data[3] += 1.0  # [SEP], so that some texts end before the limit
     return med
 

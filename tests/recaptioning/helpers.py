@@ -17,6 +17,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.helpers import shaken
+
 WORDS = (
     "<pad> <s> </s> <unk> <image> USER : ASSISTANT a red star cat Describe this image in one short sentence .".split()
 )
@@ -51,8 +53,7 @@ def git(folder: Path):
 
 
 def _saved(model, processor, folder: Path):
-    for parameter in model.parameters():
-        parameter.data += 0.5 * torch.randn_like(parameter)
+    shaken(model, 0.5)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model.eval(), processor

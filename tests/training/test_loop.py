@@ -45,7 +45,7 @@ def test_distillation_approaches_the_teacher(make_vlm, tmp_path):
     losses = train(make_vlm(1), TRAIN_SCENES, config, tmp_path, teacher, progress=False).losses()
     assert losses.keys() == {"step", "total", *HR, *AT, *KD}
     for term in (*HR, "kd.itc", "kd.lm", "kd.vqa", "total"):
-        assert losses[term][-1] < losses[term][0], term
+        assert losses[term][-1] < 0.5 * losses[term][0], term
     assert all(torch.equal(p, before[name]) for name, p in teacher.med.named_parameters())
 
 
@@ -215,6 +215,7 @@ CASES = {
         dict(dropout=0.1),
     ),
     "bf16": (SHORT.replace(precision="bf16", momentum=0.9, queue=12, weights={**VLP, **HR, **AT}), {}),
+    "joins": (SHORT.replace(weights={"itc": 1.0, "lm": 1.0, "hr.text": 1.0}, joins={"lm": 4, "hr.text": 5}), {}),
     "rarely logged": (SHORT.replace(log_every=5), {}),
     "workers": (SHORT.replace(workers=1), {}),
     "muon": (SHORT.replace(optimizer="muon", accumulate=2, precision="bf16", momentum=0.9, queue=12), {}),

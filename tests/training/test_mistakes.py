@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer as FastTokenizer
 from torch.utils.data import get_worker_info
 
@@ -141,6 +142,21 @@ def test_resume_with_renamed_models_and_other_workers(make_vlm, tmp_path):
     run = go(TRAIN_SCENES, "../t", "../s")
     assert run.finished and (run.config()["train"]["workers"], run.config()["train"]["nonfinite"]) == (0, "stop")
     assert [row["step"] for row in run.rows()] == list(range(1, 7))
+
+
+@pytest.mark.parametrize("option", [{"gradient_checkpointing": True}, {"log_every": 3}, {"save_every": 3}], ids=str)
+def test_resume_with_options_that_change_no_weight(option, make_vlm, tmp_path):
+    whole, resumed = make_vlm(1), make_vlm(1)
+    train(whole, TRAIN_SCENES, SHORT, tmp_path / "whole", progress=False)
+    interrupted = InterruptedDataset(TRAIN_SCENES, 20)
+    interrupted.fingerprint = TRAIN_SCENES.fingerprint
+    with pytest.raises(KeyboardInterrupt):
+        train(make_vlm(1), interrupted, SHORT, tmp_path / "run", progress=False)
+    run = train(resumed, TRAIN_SCENES, SHORT.replace(**option), tmp_path / "run", progress=False)
+    assert run.finished and run.config()["train"]["save_every"] == SHORT.save_every
+    for (name, one), other in zip(whole.med.named_parameters(), resumed.med.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0, msg=name)
+    assert [row["step"] for row in run.rows()][-2:] == ([4, 6] if "log_every" in option else [5, 6])
 
 
 @pytest.mark.parametrize("what", ["data", "threads", "torch", "releases", "instructions", "code"])

@@ -111,14 +111,14 @@ def test_answers_are_balanced(scenes):
 
 
 def test_blind_guesser_has_low_accuracy(scenes):
-    """It answers with the most common answer to the same question in 6,000 training images."""
+    """It answers with the most common answer to the same question in 1,500 training images."""
     learned, beginnings = defaultdict(Counter), defaultdict(Counter)
     train = Scenes("train-large")
-    for i in range(6000):
+    for i in range(1500):
         for question in questions(train.scene(i)):
             learned[question.text][question.answers[0]] += 1
             beginnings[question.text.split()[1]][question.answers[0]] += 1
     generated = [question for scene in scenes for question in questions(scene)]
     known = [learned.get(q.text) or beginnings[q.text.split()[1]] for q in generated]
     right = sum(counts.most_common(1)[0][0] == q.answers[0] for counts, q in zip(known, generated, strict=True))
-    assert 0.3 < right / len(generated) < 0.5
+    assert 0.3 < right / len(generated) < 0.45

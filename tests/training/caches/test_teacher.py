@@ -33,6 +33,7 @@ from dlip.training.distillation import Distiller, Teacher
 from dlip.training.loop import train
 from dlip.training.terms import AT, HR, KD, VLP
 from dlip.vlm import VLM
+from tests.helpers import shaken
 from tests.training.helpers import InterruptedDataset
 
 LAYERS = {"image": ((0, 0),), "fusion": ((0, 0), (1, 1)), "decoder": ((0, 1),)}
@@ -47,8 +48,7 @@ def images() -> Scenes:
 def teacher(tiny) -> VLM:
     torch.manual_seed(3)
     med = Med(replace(tiny.med.config, fusion_layers=(0, 1), prompt_ids=(9, 10)))
-    for parameter in med.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
+    shaken(med, 0.1)
     return VLM(med, tiny.tokenizer, "teacher")
 
 
@@ -98,7 +98,7 @@ def test_cached_outputs_equal_live_ones(layers, precision, captioned, teacher, i
                     kept, true = actual.maps(source, kind, layer), expected.maps(source, kind, layer).mean(1, True)
                 rows = ... if source == "image" else expected.text_mask(source)
                 kept, true = (kept, true) if kind == "states" else (kept[:, 0], true[:, 0])
-                close = 2e-3 if precision == "fp32" else 2e-2
+                close = 2e-3 if precision == "fp32" else 2e-2 if kind == "states" else 4e-3
                 assert torch.allclose(kept[rows], true[rows].float(), rtol=close, atol=close), (source, kind, layer)
 
 
@@ -130,7 +130,8 @@ def test_loss_of_equal_models_is_zero(teacher, images, tmp_path):
         with torch.no_grad():
             mine = teacher.med(batch, distiller.want("student"))
             losses = distiller(mine, cached(batch, distiller.want("teacher"), mine.pairs))
-        assert all(loss.abs() < 1e-3 for loss in losses.values()), losses
+        for term, loss in losses.items():
+            assert loss.abs() < (1e-5 if term.startswith("at.") else 1e-3), term
 
 
 def test_filled_once(teacher, images, tmp_path, monkeypatch):
