@@ -84,7 +84,7 @@ class Gallery:
 
     def places(self, vlm: VLM, kind: Kind) -> list[int]:
         """Indices in `entries` of the images, or of the captions, that a model searches."""
-        unknown = {one for one in models.SHIPPED if self.shipped and models.out_of_domain(one, (vlm.name, vlm.name))}
+        unknown = {one for one in models.PAIRS if self.shipped and models.out_of_domain(one, (vlm.name, vlm.name))}
         return [
             place for place, entry in enumerate(self.entries)
             if entry.image_kind not in unknown and (kind == "images" or entry.caption)

@@ -22,9 +22,9 @@ MAX_COLORS = 1024
 """Colors of a scene at most. Of 3,000 scenes none has more than 467; photographs of their size have thousands."""
 EXAMPLE_SCENES = (0, 1, 6, 23)
 """Indices in `SCENES` of those among the examples."""
-SHIPPED = Path(__file__).parent / "photographs"
+OWN_PHOTOGRAPHS = Path(__file__).parent / "photographs"
 """Photographs that the app ships; docs/licenses.md names their authors."""
-PHOTOGRAPHS = Path(find_spec("gradio").origin).parent / "media_assets" / "images"
+GRADIO_PHOTOGRAPHS = Path(find_spec("gradio").origin).parent / "media_assets" / "images"
 """Photographs that gradio ships."""
 
 
@@ -115,19 +115,19 @@ def _scenes() -> list[Example]:
 
 
 PHOTOGRAPH_CAPTIONS = (
-    (SHIPPED / "bicycle_jump.jpg", "a bicycle in the air", "is the bicycle in the air?",
+    (OWN_PHOTOGRAPHS / "bicycle_jump.jpg", "a bicycle in the air", "is the bicycle in the air?",
      ["a man jumps with a bicycle", "a man rides a horse", "a dog runs on the grass", "a man stands in the snow"]),
-    (SHIPPED / "mountain_top.jpg", "a man on a mountain", "what is the man standing on?",
+    (OWN_PHOTOGRAPHS / "mountain_top.jpg", "a man on a mountain", "what is the man standing on?",
      ["a man on top of a mountain", "a man in a red coat", "a dog in the water", "two children on a beach"]),
-    (SHIPPED / "hiker.jpg", "a hiker at dusk", "is the man wearing a backpack?",
+    (OWN_PHOTOGRAPHS / "hiker.jpg", "a hiker at dusk", "is the man wearing a backpack?",
      ["a man with a backpack at dusk", "a man on a bicycle", "a woman in a pool", "a dog runs on the grass"]),
-    (SHIPPED / "snow.jpg", "a person in the snow", "what is covered in snow?",
+    (OWN_PHOTOGRAPHS / "snow.jpg", "a person in the snow", "what is covered in snow?",
      ["a person on a snowy mountain", "a man on a beach", "a dog runs on the grass", "a crowd in a street"]),
-    (SHIPPED / "orange_jacket.jpg", "a wreck on a black beach", "what color is the jacket?",
+    (OWN_PHOTOGRAPHS / "orange_jacket.jpg", "a wreck on a black beach", "what color is the jacket?",
      ["a man in an orange jacket", "a man in the snow", "a bicycle in the air", "two dogs play"]),
-    (SHIPPED / "man_with_camera.jpg", "a man with a camera", "is the man outside?",
+    (OWN_PHOTOGRAPHS / "man_with_camera.jpg", "a man with a camera", "is the man outside?",
      ["a man with a camera", "a man rides a horse", "a dog runs on the grass", "a tower at night"]),
-    (PHOTOGRAPHS / "lion.jpg", "a lion", "what is lying on the rock?",
+    (GRADIO_PHOTOGRAPHS / "lion.jpg", "a lion", "what is lying on the rock?",
      ["a lion rests on a rock", "a cheetah runs", "a tower at night", "a woman in a uniform"]),
 )  # fmt: skip
 """File, what it shows, a question in the words of COCO-QA, and captions to rank."""

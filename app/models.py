@@ -18,7 +18,7 @@ from . import inputs
 
 MAX_LOADED = 6
 """Models in memory; beyond that, the least recently used one is dropped."""
-SHIPPED = {kind: (f"{kind}/teacher", f"{kind}/student") for kind in ("photos", "scenes")}
+PAIRS = {kind: (f"{kind}/teacher", f"{kind}/student") for kind in ("photos", "scenes")}
 """Kind of images -> the shipped teacher and student that know it, the pair that the page prefers first."""
 
 UNDISTILLED = "-undistilled"
@@ -65,7 +65,7 @@ def defaults() -> tuple[str, str]:
     """The teacher and the student that the page opens with."""
     if _fixed:
         return _fixed[0], _fixed[min(1, len(_fixed) - 1)]
-    return next(pair for pair in SHIPPED.values() if {*pair} <= {*choices()})
+    return next(pair for pair in PAIRS.values() if {*pair} <= {*choices()})
 
 
 def out_of_domain(kind: str, names: tuple[str, str]) -> set[str]:
@@ -76,7 +76,7 @@ def out_of_domain(kind: str, names: tuple[str, str]) -> set[str]:
 def pair_for(kind: str, names: tuple[str, str]) -> tuple[str, str]:
     """The shipped teacher and student for a kind of images, if both models are out of their domain on it and this pair
     can be chosen; else the models themselves. An undistilled student is replaced by an undistilled one."""
-    teacher, student = SHIPPED[kind]
+    teacher, student = PAIRS[kind]
     pair = teacher, (undistilled(student) or student) if names[1].endswith(UNDISTILLED) else student
     return pair if out_of_domain(kind, names) == {*names} and {*pair} <= {*choices()} else names
 

@@ -19,7 +19,7 @@ from dlip.training.config import TrainConfig
 from dlip.training.terms import weights
 from dlip.vlm import VLM
 
-SHIPPED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")
+COMPARED = ("scenes/teacher", "scenes/student-undistilled", "scenes/student")
 LIVE = "live student"
 ENCODER = "image=scenes/encoders/80x4/vit"
 """What the student is initialized with, as the shipped students were."""
@@ -56,9 +56,9 @@ def demo(folder: Path, steps: int = 1500, seed: int = 0, quiet: bool = False) ->
         experiment(steps, seed), folder / "student", folder / "records.jsonl",
         command=f"dlip demo --steps {steps} --seed {seed}", progress=not quiet,
     )  # fmt: skip
-    records = [*map(model_record, SHIPPED), live]
+    records = [*map(model_record, COMPARED), live]
     models = {
-        record["name"]: VLM.load(name) for record, name in zip(records, (*SHIPPED, folder / "student"), strict=True)
+        record["name"]: VLM.load(name) for record, name in zip(records, (*COMPARED, folder / "student"), strict=True)
     }
     latency = compare_latency(models, "captioning")
     for record in records:

@@ -98,7 +98,7 @@ def test_only_fixed_models_can_be_chosen(fix_models, image_path):
     with pytest.raises(UserError, match="'scenes/teacher' is not available here; choose one of scenes/student-"):
         compare.captions(image_path, TEACHER, STUDENT)
     fix_models(None)
-    assert models.defaults() == models.SHIPPED["photos"] and TEACHER in models.choices()
+    assert models.defaults() == models.PAIRS["photos"] and TEACHER in models.choices()
 
 
 @pytest.mark.parametrize("names", [[OTHER, STUDENT], [STUDENT], [TEACHER, STUDENT, OTHER]])

@@ -18,7 +18,7 @@ from dlip.plots.html import data_uri
 from tests.browser.helpers import EXAMPLES, TRIO, captions_of, delay_requests, type_text, wait_for_cards
 
 TEACHER, STUDENT, OTHER = TRIO
-PHOTOS = (*models.SHIPPED["photos"], "photos/student-undistilled")
+PHOTOS = (*models.PAIRS["photos"], "photos/student-undistilled")
 BOTH = {"teacher": TEACHER, "student": STUDENT}
 
 

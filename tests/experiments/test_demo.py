@@ -12,7 +12,7 @@ from dlip.common.files import read_json
 from dlip.cost.latency import compare_latency
 from dlip.data.scenes.dataset import SPLITS
 from dlip.experiments.config import HeldOutConfig
-from dlip.experiments.demo import LIVE, SHIPPED
+from dlip.experiments.demo import COMPARED, LIVE
 from dlip.records.schema import HEADLINE_SCORES
 
 
@@ -28,7 +28,7 @@ def little(monkeypatch):
 def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
     assert main(["demo", "--steps", "6", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    shipped = [read_json(BUILT_IN / name / "record.json")["name"] for name in SHIPPED]
+    shipped = [read_json(BUILT_IN / name / "record.json")["name"] for name in COMPARED]
     rows = [line for line in said.splitlines() if line.startswith((*shipped, LIVE)) and re.search(r"\d\.\d+M ", line)]
     assert len(rows) == 4 and any(row.startswith(LIVE) for row in rows)
     assert f"Report: {tmp_path / 'report.html'}" in said

@@ -58,10 +58,10 @@ def test_model_beats_chance(name):
 @pytest.mark.parametrize("name", ["photos/teacher", "photos/student"])
 def test_photo_models_know_what_they_see(name):
     """Photographs of an installed package, which they never saw."""
-    from app.images import PHOTOGRAPHS
+    from app.images import GRADIO_PHOTOGRAPHS
 
     model = dlip.load(name)
-    images = [PHOTOGRAPHS / name for name in ("lion.jpg", "tower.jpg")]
+    images = [GRADIO_PHOTOGRAPHS / name for name in ("lion.jpg", "tower.jpg")]
     texts = ["a lion rests on a rock", "a tall tower with lights"]
     similarity = model.similarity(images, texts)
     assert similarity.trace() > similarity.fliplr().trace() + 0.2  # two random texts: 0 on average
