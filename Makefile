@@ -150,7 +150,7 @@ photo-init: $(INSTALLED) ## train photo students from trained and random weights
 		from=; \
 		case $$row in image|both) from="--init-from backbone=imagenet" ;; esac; \
 		case $$row in text|both) from="$$from --init-from text=$$($(MINILM))" ;; esac; \
-		.venv/bin/dlip $(INITIALIZED) $$from --seed $$seed --name $$row --results runs/photo-init.jsonl \
+		.venv/bin/dlip $(INITIALIZED) $$from --seed $$seed --name init-$$row --results runs/photo-init.jsonl \
 			--out runs/photo-init/$$row-$$seed || exit 1; \
 	done; done
 

@@ -125,9 +125,12 @@ def test_table_of_written_captions_equals_its_records():
             assert f"| {captions} | {how} | {row['runs']} | {' | '.join(cells)} |" in page
 
 
-def test_table_of_terms_on_photographs_equals_its_records():
-    rows = records.summary(records.load(ROOT / "results" / "photo-terms.jsonl")).set_index("name")
-    section = RESULTS_PAGE.partition("### Which terms help retrieval of photographs")[2]
+@pytest.mark.parametrize(
+    ("file", "title"), [("photo-terms", "Which terms help retrieval"), ("photo-init", "Which initialization helps")]
+)
+def test_tables_of_students_of_photographs_equal_their_records(file, title):
+    rows = records.summary(records.load(ROOT / "results" / f"{file}.jsonl")).set_index("name")
+    section = RESULTS_PAGE.partition(f"### {title}")[2]
     for name, row in rows.iterrows():
         line = next(line for line in section.splitlines() if line.startswith(f"| {name} |"))
         scores = ("cider",) if name.startswith("caption-") else ("tr1", "ir1")
