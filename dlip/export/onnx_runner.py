@@ -200,9 +200,8 @@ class Runner:
         return part.run("image", [output], pixels=pixels)[0]  # of pixels [B, S, S, 3]
 
     def _tokenize(self, part: Part, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        self.tokenizer.enable_truncation(
-            part.config.get("max_text", self.config["max_text"])
-        )  # 0.2 has one for all parts
+        # folders of version 0.2 have one max_text for all parts
+        self.tokenizer.enable_truncation(part.config.get("max_text", self.config["max_text"]))
         encodings = self.tokenizer.encode_batch([replace_surrogates(text) for text in texts])
         ids, mask = [one.ids for one in encodings], [one.attention_mask for one in encodings]
         return np.array(ids), np.array(mask, bool)  # [N, T]
