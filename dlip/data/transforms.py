@@ -15,7 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from dlip.common.errors import UserError
 
 ImageInput = Image.Image | np.ndarray | str | Path
-"""An image, its pixels (uint8 [H, W, 3] or [H, W]), or its file."""
+"""An image, its pixels (uint8 [H, W, 3]), or its file."""
 MAX_PIXELS = 80_000_000
 """Larger images are refused: a small file can decode into more memory than there is."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
