@@ -277,8 +277,7 @@ def square(width: int, image_layers: int, text_layers: int, cut: bool = False) -
 
 INT8_TEACHER = Row("teacher in int8", "scenes-teacher", "", precision="int8")
 SIZES = Grid("sizes", "What does a size cost, and how much of the teacher does it keep?", (
-    square(32, 4, 1), square(48, 4, 1), square(48, 4, 2), square(64, 4, 2), square(80, 4, 1), square(80, 4, 2),
-    square(80, 4, 4), square(104, 4, 2), square(112, 4, 3), square(128, 5, 2), square(128, 5, 6),
+    square(32, 4, 1), square(48, 4, 2), square(64, 4, 2), square(80, 4, 2), square(112, 4, 3), square(128, 5, 6),
     square(80, 4, 2, cut=True), square(112, 4, 3, cut=True), INT8_TEACHER,
 ), "All sizes have one learning rate, which was tuned for none of them, and the same number of steps.\n"
    "Cut: initialized from the teacher's weights and fine-tuned without it.")  # fmt: skip
