@@ -335,4 +335,4 @@ def test_a_teacher_in_int8_is_no_student(tmp_path, capsys):
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     notebook.records("sizes", path=path)
-    assert capsys.readouterr().out == "sizes: 1 run of 1 of 13 students, 0.5 hours of training\n"
+    assert capsys.readouterr().out == "sizes: 1 run of 1 of 8 students, 0.5 hours of training\n"
