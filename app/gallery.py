@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from markupsafe import Markup
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -77,7 +77,10 @@ class Gallery:
             image = as_pil(entry.dataset[entry.index].image)
         except UserError:  # names the file on this machine
             raise UserError("an image of the gallery can no longer be read; restart the app") from None
-        return image if max(image.size) <= MAX_SIDE else ImageOps.contain(image, (MAX_SIDE, MAX_SIDE))
+        if max(image.size) > MAX_SIDE:
+            image = image.copy()
+            image.thumbnail((MAX_SIDE, MAX_SIDE))  # keeps at least one pixel of a side
+        return image
 
     def caption(self, place: int) -> str:
         return self.entries[place].caption

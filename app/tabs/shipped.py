@@ -10,7 +10,7 @@ from dlip.checkpoints.load import BUILT_IN, built_in_models
 from dlip.common.errors import UserError
 from dlip.experiments.ablation import matched
 from dlip.experiments.grids import GRIDS
-from dlip.records import frame, read
+from dlip.records import frame, read, record_of_run
 from dlip.records.compare import describe_test_sets
 
 RESULTS = Path(dlip.__file__).parents[1] / "results"
@@ -44,7 +44,7 @@ def groups() -> list[str]:
 
 def group_of(model: str) -> str:
     """The group with the record of a built-in model; the first one for any other model."""
-    record = read(file)[0] if (file := BUILT_IN / model / "record.json").is_file() else None
+    record = record_of_run(BUILT_IN / model)  # {} if it is missing or damaged, which no group holds
     outside = _outside_grids(_files())
     return next((name for name, runs in outside.items() if record in runs), groups()[0])
 

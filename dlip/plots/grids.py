@@ -117,12 +117,11 @@ def _module_finding(students: pd.DataFrame, score: str) -> str:
             if len(sizes) > 1:
                 by_size = runs.pivot_table(index="fixed", columns="size", values=score)
                 gap = (by_size[sizes[0]] - by_size[sizes[-1]]).dropna()
-                lost += [] if gap.empty else [f"{gap.mean():+.1f} {role}"]
+                lost += [] if gap.empty else [f"{gap.mean():+.1f}".replace("-", "−") + f" {role}"]
         parts += [f"{swept} encoder {', '.join(lost)}"] * bool(lost)
     if not parts:
         return f"{LABELS[score][0]} by the size of an encoder"
-    text = f"{LABELS[score][0]} of the smallest encoder minus the largest: {'; '.join(parts)}"
-    return text.replace("-", "−")
+    return f"{LABELS[score][0]} of the smallest encoder minus the largest: {'; '.join(parts)}"
 
 
 def data_curves(df: pd.DataFrame, score: str = "tr1") -> go.Figure:

@@ -154,7 +154,7 @@ def _finding(maps: list, word: str, mask: np.ndarray | None, divergence: float |
             raised = Image.fromarray(values.clip(min=0).astype(np.float32))
             over = np.asarray(raised.resize(area.shape[::-1], Image.Resampling.NEAREST))
             if over.any():
-                shares.append(f"{100 * (over * area).sum() / over.sum():.0f}% of the {name}'s")
+                shares.append(f"{100 * (over * area).sum() / over.sum():.0f}% of the {escape(name)}'s")
         if shares:
             parts.append(f"{' and '.join(shares)} {'positive effect is on it' if signed else 'attention is on it'}")
     if divergence is not None:

@@ -94,10 +94,12 @@ def test_embeddings_belong_to_one_gallery(plain):
 def test_unreadable_images_are_skipped_and_large_ones_scaled_down(plain):
     (plain / "0.png").write_text("no image")
     Image.new("RGB", (3000, 300)).save(plain / "1.png")
+    Image.new("RGB", (5000, 2)).save(plain / "2.png")
     with pytest.warns(UserWarning, match=r"^skipped 1 image of .*plain: .*0\.png"):
         gallery.use(str(plain))
     assert len(gallery.current().entries) == SIZE - 1
     assert gallery.current().image(0).size == (gallery.MAX_SIDE, 102)
+    assert gallery.current().image(1).size == (gallery.MAX_SIDE, 1)
 
 
 def test_a_deleted_image_is_one_sentence_without_its_path(plain):
