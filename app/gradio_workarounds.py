@@ -20,13 +20,18 @@ from gradio.route_utils import FnIndexInferError
 from gradio_client.utils import python_type_to_json_schema
 from starlette.requests import Request
 
+from dlip.common.text import plural
+
 EVENT_STREAM = f"<script>{(Path(__file__).parent / 'view' / 'event_stream.js').read_text()}</script>"
 """For the page's head: no answer is lost at the end of the event stream, of two answers to one place the one to the
 later request stays, and no answer is shown to a request that was cancelled before the page knew its id. Can go when
 gradio's client does so."""
 
-UNKNOWN_ENDPOINT = (FnIndexInferError, KeyError)
-"""What gradio raises for a request to an endpoint that does not exist. Can go when it answers 404."""
+
+def is_unknown_endpoint(error: Exception, path: str) -> bool:
+    """Whether gradio raised this as a request named an endpoint that does not exist. Can go when it answers 404."""
+    names_endpoint = "/gradio_api/call/" in path or path.endswith("/queue/join")
+    return isinstance(error, FnIndexInferError) or (isinstance(error, KeyError) and names_endpoint)
 
 
 def refuse_downloads() -> None:
@@ -64,7 +69,8 @@ def friendly_input_errors(page: gr.Blocks, message: Callable[[str], gr.Error]) -
             if isinstance(error, gr.Error) and not error.print_exception:  # worded by this app
                 raise
             count, needed = len(inputs), len(function.inputs)
-            reason = f"got {count} values, but {needed} are needed" if count < needed else "a value has the wrong type"
+            too_few = f"got {plural(count, 'value')} instead of {needed}" if count < needed else ""
+            reason = too_few or "a value has the wrong type"
             raise message(f"{reason}; see gradio_api/info, and upload images first as gradio_client does") from None
 
     page.preprocess_data = preprocess

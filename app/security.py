@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 
-from .gradio_workarounds import UNKNOWN_ENDPOINT, CancelOneEvent, refuse_downloads
+from .gradio_workarounds import CancelOneEvent, is_unknown_endpoint, refuse_downloads
 
 MAX_BODY, MAX_FILE = 4 << 20, 20 << 20
 """Bytes of a request and of an uploaded file."""
@@ -58,7 +58,7 @@ class ErrorsToJson:
         try:
             await self.app(scope, receive, send_and_note)
         except Exception as error:
-            if not started and isinstance(error, UNKNOWN_ENDPOINT):
+            if not started and is_unknown_endpoint(error, scope.get("path", "")):
                 return await JSONResponse({"detail": NO_ENDPOINT}, 404)(scope, receive, send)
             logging.getLogger("app").error("%.200r failed: %.500r", scope.get("path"), error)
             if not started:

@@ -48,8 +48,10 @@ def write(folder: Path) -> None:
         raise UserError("a Space is written from a checkout of the repository; clone it first")
     contents = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     main = folder / "space.py"
-    if folder.is_file() or (contents - EMPTY_CLONE and not (main.is_file() and main.read_text() == MAIN)):
+    if folder.is_file() or (contents - EMPTY_CLONE and not (main.is_file() and main.read_bytes() == MAIN.encode())):
         raise UserError(f"{folder} is not empty and not a Space; name a new folder, or the clone of a Space")
+    if any(folder.resolve().is_relative_to(ROOT / part) for part in COPIED):
+        raise UserError(f"{folder} lies in a folder that is copied into the Space; name another")
     for part in COPIED:
         shutil.rmtree(folder / part, ignore_errors=True)
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))

@@ -105,7 +105,7 @@ def settings(speed: Speed) -> str:
     latency = speed["latency"]["models"]["teacher"]
     by_itc = latency["task"] == "retrieval" and "fusion" not in latency["modules"]
     text = [f"{latency['task']}{' by ITC alone' if by_itc else ''}, batch {latency['batch']}"]
-    text += [f"{latency[key]} {noun}" for key, noun in (("beams", "beams"), ("tokens", "new tokens")) if latency[key]]
+    text += [plural(latency[key], noun) for key, noun in (("beams", "beam"), ("tokens", "new token")) if latency[key]]
     text += [f"a text of {plural(latency['text_tokens'], 'token')}"] if latency["text_tokens"] else []
     text += [plural(latency["threads"], "thread"), f"{latency['device']}, {latency['dtype']}"]
     text += [f"{plural(latency['repeats'], 'round')} after {latency['warmup']} of warm-up, the models in turns"]

@@ -57,9 +57,9 @@ class FirstN:
 def open(name: str | Path, split: str, limit: int | None = None, on_error: str = "fatal", uncaptioned: bool = False):
     """Open a split of the dataset `name`: "scenes", "hub:NAME", shards, a folder, or several joined by +.
 
-    limit: use the first images only. on_error: "fatal" raises at an image or text that cannot be used, "skip"
-    quarantines it in `faults`. uncaptioned: keep a folder's images without texts; a folder of images alone is the split
-    train. Raises UserError if there is no such dataset or split.
+    limit: use the first images only, as `first` does. on_error: "fatal" raises at an image or text that cannot be used,
+    "skip" quarantines it in `faults`. uncaptioned: keep a folder's images without texts; a folder of images alone is
+    the split train. Raises UserError if there is no such dataset or split.
     """
     names = dataset_names(name)
     if len(names) > 1 and split not in (shared := splits(name, uncaptioned)):
@@ -70,7 +70,16 @@ def open(name: str | Path, split: str, limit: int | None = None, on_error: str =
         from dlip.data.joined import JoinedDatasets
 
         dataset = JoinedDatasets(datasets)
-    return dataset if limit is None else FirstN(dataset, limit)
+    return dataset if limit is None else first(dataset, limit)
+
+
+def first(dataset, limit: int):
+    """The first `limit` images of a dataset; of joined ones an equal share of each, fewer where one is smaller."""
+    parts = getattr(dataset, "datasets", None)
+    if parts is None:
+        return FirstN(dataset, limit)
+    share, rest = divmod(limit, len(parts))
+    return type(dataset)([FirstN(part, share + (i < rest)) for i, part in enumerate(parts)])
 
 
 def verify(dataset) -> list[str]:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from itertools import islice
 
-from dlip.data import FirstN
 from dlip.data.quarantine import without_image
 from dlip.data.tokenizer import Tokenizer
 
@@ -15,7 +14,7 @@ TOLERATED = 0.02
 
 def texts_of(dataset, images: int) -> Iterator[str]:
     """Captions, questions and answers of at most `images` images, of each of joined datasets."""
-    for part in [dataset] if isinstance(dataset, FirstN) else getattr(dataset, "datasets", [dataset]):
+    for part in getattr(dataset, "datasets", [dataset]):
         for i in range(min(images, len(part))):
             item = without_image(part, i)
             yield from item.captions

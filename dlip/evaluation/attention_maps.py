@@ -200,8 +200,9 @@ def mass(over: Tensor, covered: Tensor) -> Tensor:
 
 
 def measurable(vlm: VLM) -> bool:
-    """Whether a model has weights for both attentions that `measure` scores, the fusion's and the decoder's."""
-    return all(vlm.med.abilities & set(TRAINED_BY[source]) for source in MAP_SOURCES)
+    """Whether a model has trained weights for both attentions that `measure` scores, the fusion's and the decoder's."""
+    trained = all(vlm.med.abilities & set(TRAINED_BY[source]) for source in MAP_SOURCES)
+    return trained and all(vlm.med.model_for_states(source).config.fusion_layers for source in MAP_SOURCES)
 
 
 def measure(vlm: VLM, dataset, limit: int = 200, teacher: VLM | None = None) -> dict:

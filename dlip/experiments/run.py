@@ -159,7 +159,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
     val = test
     if config.eval_every and test.split != "val" and "val" in data_sets.splits(test_data):
         val = data_sets.open(test_data, "val", config.eval_items, data.on_error)
-    watched = data_sets.FirstN(val, config.eval_items)
+    watched = data_sets.first(val, config.eval_items)
     teacher = VLM.load(experiment.teacher) if experiment.teacher else None
     tokenizer_model = VLM.load(experiment.tokenizer) if experiment.tokenizer else teacher
     if experiment.tokenizer and isinstance(tokenizer_model.tokenizer, StockTokenizer):
@@ -167,7 +167,7 @@ def prepare(experiment: ExperimentConfig, verify: bool = True) -> PreparedRun:
 
     def initialized() -> VLM:
         model = student_for(experiment.size, tokenizer_model, config, dataset, experiment.init_from)
-        measurable_tasks(model, test.dataset if isinstance(test, data_sets.FirstN) else test)  # reads no image
+        measurable_tasks(model, test)  # reads no image
         return model
 
     check_backbone(preset(experiment.size), experiment.init_from, config.backbone_lr > 0)

@@ -25,7 +25,7 @@ def to_grid(tokens: Tensor, grid: int) -> Tensor:
 
 def map_to_grid(probs: Tensor, grid: int) -> Tensor:
     """Attention over [CLS] and patches [N, H, Q, 1+g*g] -> [N, H, Q, 1+grid*grid]; each new patch gets the
-    probability of the area under it, so that the sum stays 1."""
+    probability of the area under it, so that the sum stays 1. In fp32 under autocast too, as a softmax is."""
     old = round((probs.shape[-1] - 1) ** 0.5)
     if old == grid:
         return probs
@@ -33,5 +33,6 @@ def map_to_grid(probs: Tensor, grid: int) -> Tensor:
     old_edges = torch.arange(old + 1, device=probs.device) * grid
     overlap = torch.minimum(new_edges[1:], old_edges[1:]) - torch.maximum(new_edges[:-1], old_edges[:-1])
     share = (overlap.clamp(min=0) / grid).to(probs.dtype)  # [grid, g]: part of each old row inside each new row
-    patches = share @ probs[..., 1:].unflatten(-1, (old, old)) @ share.T  # [N, H, Q, grid, grid]
+    with torch.autocast(probs.device.type, enabled=False):
+        patches = share @ probs[..., 1:].unflatten(-1, (old, old)) @ share.T  # [N, H, Q, grid, grid]
     return torch.cat([probs[..., :1], patches.flatten(-2)], -1)

@@ -141,7 +141,7 @@ def learn(size: str, weights: str, steps: int, *, report_to: Sequence[str] = (),
         losses, seconds = Run(folder).losses(), time.perf_counter() - began
     student.med.eval()
     done = max(losses.get("step", ()), default=0)
-    print(f"{done} steps in {seconds:.0f} seconds, threads: {torch.get_num_threads()}; the same in a terminal:")
+    print(f"{plural(done, 'step')} in {seconds:.0f} s, threads: {torch.get_num_threads()}; the same in a terminal:")
     print(experiment.command(f"runs/live-{config_hash(experiment.to_dict())[:8]}"))
     return LiveStudent(student, experiment.role, losses, seconds)
 

@@ -18,6 +18,9 @@ from dlip.models.med import ImageLayer, TextAttention, TextLayer
 WRAPPED_METHODS = {ImageLayer: "forward", TextAttention: "forward", TextLayer: "feed_forward"}
 """Module -> method that is recomputed or compiled. Text layers are wrapped by halves, as cached keys and values pass
 between these."""
+RECOMPILE_LIMIT = 64
+"""Graphs that torch.compile keeps of a method before it runs this uncompiled. Student and teacher together have more of
+the text attention than 8, the default: with and without a mask, cached keys, gradients and maps."""
 
 
 def can_compile() -> bool:
@@ -32,6 +35,8 @@ def set_layer_modes(model: nn.Module, recomputed: bool = False, compiled: bool =
     """
     if compiled and not can_compile():
         raise UserError("--compile needs a C++ compiler on a CPU; install g++, name one in CXX, or drop the option")
+    if compiled:
+        torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
     for module in model.modules():
         name = WRAPPED_METHODS.get(type(module))
         if name:

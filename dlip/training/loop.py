@@ -64,9 +64,9 @@ def train(
 ) -> Run:
     """Train `student` on `dataset`, distilled from `teacher` if there is one; everything is kept in the run's folder.
 
-    A folder that holds a checkpoint of the same configuration is resumed bit-exactly: weights, optimizer, schedule,
-    random states, data order, momentum queue, fp16 scale. Several processes (`accelerate launch`) share each batch and
-    learn what one would; only the main one evaluates and writes.
+    A folder that holds a checkpoint of the same configuration is resumed, on a CPU to the same bits: weights,
+    optimizer, schedule, random states, data order, momentum queue, fp16 scale. Several processes (`accelerate launch`)
+    share each batch and learn what one would; only the main one evaluates and writes.
 
     evaluate: called on the student every `config.eval_every` steps; its metrics go to the log. about: entries for
     run.json. cache, cache_gb: folder of cached outputs and their total size, used with `config.cache` and
@@ -251,7 +251,13 @@ def check_fit(student: VLM, teacher: VLM | None, dataset, config: TrainConfig) -
         raise UserError("the student has no image backbone; drop --backbone-lr, or give its size an image_backbone")
     check_data(dataset, config)
     last = learning_rate(config.steps - 1, config, config.steps_per_epoch(len(dataset))) / config.lr
-    if config.schedule == "epoch" and config.steps > config.warmup and last < MIN_LAST_LR_SHARE:
+    if config.steps <= config.warmup and last < 1:
+        warnings.warn(
+            f"the run ends during its warm-up of {config.warmup} steps, at {last:.0%} of the peak learning rate; use "
+            "more --steps, or a shorter --warmup",
+            stacklevel=3,
+        )
+    elif config.schedule == "epoch" and last < MIN_LAST_LR_SHARE:
         warnings.warn(
             f"the last step has {last:.0e} of the peak learning rate, as it falls in every epoch; use "
             "--schedule cosine, or fewer steps",

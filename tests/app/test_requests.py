@@ -55,7 +55,7 @@ def test_wrong_requests_get_a_reason(route, body, status, reason, app):
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ([TEACHER], "Got 1 values, but 4 are needed"),
+        ([TEACHER], "Got 1 value instead of 4"),
         (["picture.png", TEACHER, STUDENT, "what?"], "A value has the wrong type"),
         ([5, TEACHER, STUDENT, "what?"], "A value has the wrong type"),
         ([{"path": "/etc/passwd", **FILE}, TEACHER, STUDENT, "what?"], "A value has the wrong type"),

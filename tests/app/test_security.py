@@ -9,6 +9,8 @@ from starlette.testclient import TestClient
 
 from app import security
 
+KNOWN, UNKNOWN = "/known", "/gradio_api/call/unknown"
+
 
 async def echo(request):
     return PlainTextResponse(f"{len(await request.body())} bytes")
@@ -27,7 +29,8 @@ async def fail_later(request):
 
 
 def client(local_only: bool = False, host: str = "http://127.0.0.1") -> TestClient:
-    routes = [Route("/fail", fail), Route("/later", fail_later), Route("/missing", lambda request: {}["x"])]
+    routes = [Route("/fail", fail), Route("/later", fail_later)]
+    routes += [Route(path, lambda request: {}["x"]) for path in (KNOWN, UNKNOWN)]
     routes += [Route(path, echo, methods=["GET", "POST"]) for path in ("/", security.UPLOAD_PATH)]
     return TestClient(Starlette(routes=routes, middleware=security.middleware(local_only)), base_url=host)
 
@@ -47,7 +50,8 @@ def test_exceptions_are_json_and_one_line_in_the_log(caplog):
     assert client().get("/later").text == "begun"
     assert [record.exc_info for record in caplog.records] == [None, None]
     assert all(record.getMessage().isprintable() for record in caplog.records)
-    assert client().get("/missing").json() == {"detail": security.NO_ENDPOINT}
+    assert client().get(UNKNOWN).json() == {"detail": security.NO_ENDPOINT} and len(caplog.records) == 2
+    assert client().get(KNOWN).json() == {"detail": security.FAILED}
 
 
 @pytest.mark.parametrize(("host", "status"), [("localhost:7860", 200), ("127.0.0.1", 200), ("rebound.example", 400)])

@@ -35,5 +35,7 @@ def test_a_space_replaces_only_a_space(tmp_path, capsys):
     assert "safetensors filter=lfs" in (new / ".gitattributes").read_text()
     assert space.run([str(other)]) == 2 and (other / "app" / "mine.py").read_text() == "mine"
     assert f"{other} is not empty and not a Space; name a new folder" in capsys.readouterr().err
+    assert space.run([str(space.ROOT / "app" / "space")]) == 2 and not (space.ROOT / "app" / "space").exists()
+    assert "lies in a folder that is copied" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         space.run(["--help"])

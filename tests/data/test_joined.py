@@ -56,6 +56,17 @@ def test_all_images_of_each_dataset(make):
             joined[beyond]
 
 
+@pytest.mark.parametrize(("limit", "counts"), [(4, (2, 2)), (5, (3, 2)), (9, (5, 4)), (1, (1, 0)), (100, (5, 4))])
+def test_a_limit_takes_an_equal_share_of_each(make, limit, counts):
+    name = f"{make('captioned', 5)}+{make('questioned', 4, questions=True)}"
+    limited = data.open(name, "train", limit)
+    assert limited.counts() == {"images": sum(counts), "captions": counts[0], "questions": counts[1]}
+    assert [i for item in limited for i in item.captions] == [f"shade {i}" for i in range(counts[0])]
+    assert sorted(limited.order(0, 0)) == list(range(sum(counts)))
+    assert limited.fingerprint() != data.open(name, "train").fingerprint() or limit == 100
+    assert data.verify(limited) == []
+
+
 def test_images_of_the_same_name_have_different_ids(make):
     joined = data.open(f"{make('one', 3)}+{make('two', 3)}", "train")
     numbers = [item.image_id for item in joined]
@@ -102,20 +113,20 @@ def test_quarantined_image_moves_those_behind_it(make):
 def test_has_field_of_a_limited_dataset(make):
     name = f"{make('captioned', 3)}+{make('questioned', 2, questions=True)}"
     assert data.has_field(data.open(name, "train"), "questions")
-    assert not data.has_field(data.open(name, "train", limit=3), "questions")
-    assert data.has_field(data.open(name, "train", limit=4), "questions")
+    assert not data.has_field(data.open(name, "train", limit=1), "questions")
+    assert data.has_field(data.open(name, "train", limit=2), "questions")
 
 
 def test_evaluated_images_have_the_trained_fields(make):
     """Otherwise the first evaluation would end the run."""
     name = f"{make('captioned', 3, split='val')}+{make('questioned', 2, questions=True, split='val')}"
-    config = TrainConfig(weights={"vqa": 1.0}, eval_every=1, eval_items=3)
+    config = TrainConfig(weights={"vqa": 1.0}, eval_every=1, eval_items=1)
     experiment = ExperimentConfig(
         "scenes-student", tokenizer="scenes/teacher", data=DataConfig(name, "val"), train=config
     )
-    with pytest.raises(UserError, match=r"on 3 images of captioned\+questioned val; .* or more --eval-items"):
+    with pytest.raises(UserError, match=r"on 1 image of captioned\+questioned val; .* or more --eval-items"):
         prepare(experiment)
-    prepare(experiment.replace(train=config.replace(eval_items=4)))
+    prepare(experiment.replace(train=config.replace(eval_items=2)))
 
 
 def test_tags_are_dropped(make):

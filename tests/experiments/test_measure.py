@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,15 @@ def test_a_model_too_short_for_the_timed_text_is_scored_without_its_time(scenes)
     short = new_model("scenes-student:max_positions=20,max_text=20", words, 0)
     figures, _ = measure(short, scenes, 1, progress=False, tasks=("vqa",))
     assert figures["vqa"] and "21 tokens exceed the model's 20 positions" in figures["notes"]["latency"]
+
+
+def test_a_model_without_cross_attention_is_measured_without_its_maps(tiny, scenes):
+    blind = VLM(Med(replace(tiny.med.config, fusion_layers=())), tiny.tokenizer)
+    blind.med.abilities = {"itc", "itm", "lm", "vqa"}
+    figures, _ = measure(blind, FirstN(scenes, 2), 0, progress=False, teacher=tiny, tasks=("retrieval",))
+    assert "attention" not in figures
+    figures, _ = measure(tiny, FirstN(scenes, 2), 0, progress=False, teacher=blind, tasks=("retrieval",))
+    assert "divergence" not in figures["attention"]["fusion"]
 
 
 def test_latency_is_compared_with_the_teachers(tiny, scenes, monkeypatch):

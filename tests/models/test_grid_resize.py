@@ -37,6 +37,13 @@ def test_a_map_between_grids_by_hand():
     torch.testing.assert_close(map_to_grid(row[None, None, None], 2)[0, 0, 0], expected)
 
 
+def test_maps_on_another_grid_are_exact_under_autocast():
+    maps = torch.randn(2, 3, 5, 1 + 16).softmax(-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        resized = map_to_grid(maps, 6)
+    assert torch.equal(resized, map_to_grid(maps, 6))
+
+
 def test_states_on_another_grid():
     """[CLS] stays; equal patches stay equal; a slope from left to right stays one."""
     tokens = torch.randn(2, 1 + 16, 6)

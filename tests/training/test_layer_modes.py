@@ -90,6 +90,20 @@ def test_compiled_layers_have_the_same_gradients(backend, terms, make_med, make_
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
+def test_no_layer_is_compiled_too_often(make_med, make_batch, monkeypatch):
+    """torch.compile would warn, and run the text attention uncompiled from then on."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr("dlip.training.layer_modes.can_compile", lambda: True)
+    torch.compiler.reset()
+    student, teacher, batch = VLM(make_med(1), None), VLM(make_med(0), None), make_batch()
+    frozen = Teacher(teacher.med)
+    learner = Learner(student, teacher, TrainConfig(weights={**VLP, **HR, **AT, **KD})).train()
+    for model in (student.med, frozen):
+        set_layer_modes(model, compiled=True)
+    monkeypatch.setattr(torch.compiler.config, "fail_on_recompile_limit_hit", True)
+    sum(learner(batch, frozen, 0, 1.0).values()).backward()
+
+
 def test_compile_without_a_compiler_is_refused(make_med, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

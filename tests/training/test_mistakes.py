@@ -161,7 +161,7 @@ def test_resume_with_options_that_change_no_weight(option, make_vlm, tmp_path):
 
 @pytest.mark.parametrize("what", ["data", "threads", "torch", "releases", "instructions", "code"])
 def test_changed_environment_gives_a_warning(what, make_vlm, tmp_path, recwarn):
-    config, path = SHORT.replace(steps=1), tmp_path / "run.json"
+    config, path = SHORT.replace(steps=1, warmup=1), tmp_path / "run.json"
     train(make_vlm(), TRAIN_SCENES, config, tmp_path, progress=False)
     run = json.loads(path.read_text())
     path.write_text(json.dumps(run | {"inputs": run["inputs"] | {what: "other"}}))
@@ -341,7 +341,10 @@ def test_a_learning_rate_that_vanishes_gives_a_warning(make_vlm, recwarn, tmp_pa
     for long in (config.replace(steps=25 * per_epoch), config.replace(steps=30 * per_epoch, schedule="cosine")):
         check_fit(make_vlm(), None, TRAIN_SCENES, long)
     train(make_vlm(), TRAIN_SCENES, config.replace(steps=30 * per_epoch, epochs=1), tmp_path / "run", progress=False)
-    check_fit(make_vlm(), None, TRAIN_SCENES, config.replace(steps=3, warmup=10**4))  # the warm-up does not end
     assert not recwarn.list
+    with pytest.warns(UserWarning, match="ends during its warm-up of 10 steps, at 40% of the peak learning rate"):
+        check_fit(make_vlm(), None, TRAIN_SCENES, config.replace(steps=4, warmup=10))
+    check_fit(make_vlm(), None, TRAIN_SCENES, config.replace(steps=4, warmup=4))  # the last step has all of it
+    assert len(recwarn.list) == 0
     with pytest.warns(UserWarning, match="the last step has 9e-03 of the peak learning rate"):
         check_fit(make_vlm(), None, TRAIN_SCENES, config.replace(steps=30 * per_epoch))
