@@ -235,7 +235,7 @@ def test_interrupted_student_is_kept(displayed, monkeypatch, capsys):
     assert not torch.equal(made.model.med.vision_proj.weight, before.vision_proj.weight)
     assert made.model.caption([Scenes("test", size=1)[0].image]) and not made.model.med.training
     said = capsys.readouterr().out
-    assert "Interrupted" in said and "\n1 steps in " in said and made.losses["step"] == [1]
+    assert "Interrupted" in said and "\n1 step in " in said and made.losses["step"] == [1]
 
 
 # --- words and looks --------------------------------------------------------------------------------------------------
