@@ -173,13 +173,19 @@ def _read_own(path: Path, values: dict) -> Checkpoint:
     return Checkpoint(tensors, config, tokenizer, abilities, values.get("precision", "fp32"))
 
 
+def local_path(name: str | Path) -> Path:
+    """The folder of a shipped model, or any other name as a path, which need not exist."""
+    shipped = BUILT_IN / name
+    return shipped if os.path.isfile(shipped / "config.json") else Path(name)
+
+
 def locate(name: str) -> Path:
     """The folder or file of a name; a hub id is downloaded unless a local folder has its name or its owner's.
 
     Names below `runs/` are never looked up on the hub. Warns where a local folder has the name of a shipped model,
     which is then meant. Raises UserError if there is no such model.
     """
-    path = BUILT_IN / name if os.path.isfile(BUILT_IN / name / "config.json") else Path(name)
+    path = local_path(name)
     if path != (own := Path(name)) and os.path.isfile(own / "config.json"):
         warnings.warn(
             f"{name} is a shipped model; to use your own folder of this name, write {own.absolute()}", stacklevel=2
@@ -208,7 +214,7 @@ def built_in_models(data: str = "*") -> list[str]:
 
 def model_folder(name: str | Path) -> Path:
     """The folder of a model that dlip has written. Raises UserError if there is none."""
-    folder = BUILT_IN / name if str(name) in built_in_models() else Path(name)
+    folder = local_path(name)
     if not os.path.isfile(folder / "config.json"):
         raise UserError(f"there is no model {str(name)!r}; name a run folder or one of {', '.join(built_in_models())}")
     return folder

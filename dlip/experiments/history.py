@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dlip.checkpoints.init_from import parse_source
-from dlip.checkpoints.load import built_in_models, model_folder, parse_name, split_names
+from dlip.checkpoints.load import local_path, parse_name, split_names
 from dlip.common.errors import UserError
 from dlip.experiments.config import EvaluationConfig
 from dlip.models.config import ModelConfig
@@ -16,8 +16,7 @@ from dlip.vlm import VLM
 def model_record(model: str | Path) -> dict | None:
     """The record of the run that made a model, by its name; see `dlip.records.reading.record_of_model`."""
     parsed = parse_name(str(model))
-    folder = model_folder(parsed.name) if parsed.name in built_in_models() else Path(parsed.name)
-    return record_of_model(folder, parsed.size)
+    return record_of_model(local_path(parsed.name), parsed.size)
 
 
 def made_elsewhere(model: str, vlm: VLM) -> dict:
