@@ -266,3 +266,13 @@ def test_real_photographs_make_a_batch():
     assert batch.images.shape == (8, 3, 96, 96) and len(batch.image_id.unique()) == 8
     assert batch.mask.sum(1).min() > 4 and batch.captioned.all()
     assert batch.images.float().std((1, 2, 3)).min() > 5
+
+
+def test_views_are_the_same_for_all_seeds(tiny, scenes):
+    """So that runs of several seeds share a feature cache."""
+    rows = [scenes[i] for i in range(8)]
+
+    def images(seed: int, views: int):
+        return Collate(tiny.tokenizer, 48, augment=True, seed=seed, views=views)(rows).images
+
+    assert torch.equal(images(0, 2), images(5, 2)) and not torch.equal(images(5, 2), images(5, 0))

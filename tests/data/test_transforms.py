@@ -247,3 +247,12 @@ def test_other_pixels_are_refused(pixels):
         load_image(pixels)
     with pytest.raises(UserError, match="expected a list of images, got a single one"):
         as_list(pixels, "image")
+
+
+def test_crops_reach_every_corner():
+    ramp = np.zeros((64, 64, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(64)[None] * 4, np.arange(64)[:, None] * 4  # column and row
+    crops = [augment(Image.fromarray(ramp), 16, np.random.default_rng(seed)) for seed in range(200)]
+    for channel in (0, 1):
+        first, last = zip(*((crop[..., channel].min(), crop[..., channel].max()) for crop in crops), strict=True)
+        assert min(first) < 8 and max(first) > 40 and min(last) < 210 and max(last) > 244

@@ -368,3 +368,13 @@ def test_of_a_model_with_an_image_backbone(scenes):
     expected = features(vlm, scenes[0].image, text).maps("fusion", "cross")[0].mean(0)  # [T, 1+P]
     torch.testing.assert_close(over.map(0), (word_weights(vlm, [text], vlm.med)[0] @ expected)[0])
     assert over.patches(0).shape == (grid, grid) and grid == 3
+
+
+def test_later_batches_are_scored_on_their_own_scenes(tiny, monkeypatch):
+    scenes = Scenes("test", size=8)
+    whole = attention_maps.measure(tiny, scenes)
+    monkeypatch.setattr(attention_maps, "BATCH_IMAGES", 3)
+    parts = attention_maps.measure(tiny, scenes)
+    assert parts["words"] == whole["words"]
+    for source in ("fusion", "decoder", "chance"):
+        assert parts[source] == pytest.approx(whole[source], abs=1e-3)

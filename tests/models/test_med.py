@@ -320,3 +320,10 @@ def test_bf16_on_a_cpu_is_close_and_masks_the_same(make_med, make_batch):
     for task, scores in result.logits.items():
         torch.testing.assert_close(scores.float(), exact.logits[task], atol=0.15, rtol=0.05)
         torch.testing.assert_close(scores, padded.logits[task][:, : scores.shape[1]], atol=0.05, rtol=0.02)
+
+
+def test_images_are_resized_with_antialiasing(make_med):
+    """Stripes one pixel wide become their mean."""
+    med = make_med(image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
+    stripes = (torch.arange(64) % 4 == 0).to(torch.uint8).mul(255).expand(1, 3, 64, 64).contiguous()
+    torch.testing.assert_close(med.normalize(stripes)[..., 2:-2], torch.full((1, 3, 16, 12), 0.25), atol=0.03, rtol=0)

@@ -314,3 +314,12 @@ def test_projections_start_as_the_identity_where_widths_are_equal(make_med):
         "image_0.weight": (16, 24), "text_0.weight": (16, 20), "fusion_0.weight": (16, 20), "decoder_0.weight": (16, 20)
     }  # fmt: skip
     assert all(torch.equal(linear.weight, torch.eye(16)) for linear in unequal.teacher_projections.values())
+
+
+def test_teacher_matches_the_students_pairs(make_med, make_batch):
+    """A student equal to its teacher loses nothing, though negatives are drawn at random."""
+    med, batch = make_med(), make_batch()
+    learner = Learner(VLM(copy.deepcopy(med), None), VLM(med, None), TrainConfig(weights={"kd.itm": 1.0}))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        assert learner(batch, Teacher(med), 0, 0.0)["kd.itm"].abs() < 1e-6

@@ -10,6 +10,7 @@ from dlip.checkpoints.tensors import read_tensors
 from dlip.common.errors import UserError
 from dlip.data.scenes.dataset import Scenes
 from dlip.training.config import TrainConfig
+from dlip.training.learner import Learner
 from dlip.training.loop import train
 from dlip.training.run_folder import Run, weights_hash
 from dlip.training.terms import AT, HR, KD, VLP
@@ -309,6 +310,27 @@ def test_seed_determines_the_run(make_vlm, tmp_path):
         for i, seed in enumerate((0, 0, 1))
     ]
     assert runs[0] == runs[1] != runs[2]
+
+
+class InOrder(Scenes):
+    def order(self, seed: int, epoch: int) -> list[int]:
+        return list(range(len(self)))
+
+
+@pytest.mark.parametrize("part", ["order", "captions", "torch"])
+def test_seed_reaches_every_draw(part, make_vlm, tmp_path, monkeypatch):
+    seen, forward = [], Learner.forward
+
+    def listen(learner, batch, *rest):
+        seen.append({"order": batch.index.tolist(), "captions": batch.captions, "torch": torch.initial_seed()}[part])
+        return forward(learner, batch, *rest)
+
+    monkeypatch.setattr(Learner, "forward", listen)
+    data = TRAIN_SCENES if part == "order" else InOrder("val", size=8)
+    for seed in (0, 1):
+        config = SHORT.replace(steps=1, warmup=0, seed=seed, weights={"lm": 1.0})
+        train(make_vlm(1), data, config, tmp_path / str(seed), progress=False)
+    assert seen[0] != seen[1]
 
 
 # --- evaluation during training ---------------------------------------------------------------------------------------

@@ -217,3 +217,30 @@ def test_tags_by_hand():
     torch.testing.assert_close(loss, torch.tensor(6 * math.log(2) / 8))
     mean = objectives.tags(nn.Identity(), states, torch.tensor([[[0.0, 1.0]]]))  # of the patches: [-25, 25]
     torch.testing.assert_close(mean, torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+def test_soft_labels_are_those_of_the_momentum_encoders(make_med, make_batch):
+    """Also once the student has moved away from them."""
+    med, batch = make_med(), make_batch()
+    momentum = MomentumITC(med, alpha=0.4)
+    with torch.no_grad():
+        med.vision_proj.weight.neg_()
+    out = med(batch, Want(frozenset({"itc"})))
+    images, texts = momentum.embed(med, batch)
+    expected = 0.0
+    for own, slow, other in ((out.image_embed, images, texts), (out.text_embed, texts, images)):
+        targets = 0.4 * (slow @ other.T / med.temp).softmax(1) + 0.6 * torch.eye(5)
+        expected = expected + F.cross_entropy(own @ other.T / med.temp, targets.detach()) / 2
+    torch.testing.assert_close(momentum(out, med, batch), expected)
+
+
+def test_moving_average_of_every_encoder(make_med):
+    med = make_med()
+    momentum = MomentumITC(med, momentum=0.9)
+    before = {name: p.clone() for name, p in momentum.encoders.named_parameters()}
+    with torch.no_grad():
+        for p in med.parameters():
+            p.add_(1.0)
+    momentum.update(med)
+    for name, p in momentum.encoders.named_parameters():
+        torch.testing.assert_close(p, before[name] + 0.1, msg=name)

@@ -14,6 +14,7 @@ from dlip.training.loop import train
 from dlip.training.objectives import MomentumITC
 from dlip.training.optimizer import learning_rate, make_optimizer
 from dlip.training.terms import HR, VLP
+from dlip.vlm import VLM
 from tests.training.helpers import SHORT, TRAIN_SCENES, InterruptedDataset, force_fp16_scaler, untimed_rows
 
 
@@ -253,6 +254,14 @@ def test_skipped_steps(optimizer, gradient, accumulate, make_vlm, tmp_path, monk
 
 
 @pytest.mark.filterwarnings("ignore:non-finite")
+def test_vectors_of_a_skipped_step_stay_out_of_the_queue(make_med, make_batch):
+    learner = Learner(VLM(make_med(), None), None, TrainConfig(weights={"itc": 1.0}, momentum=0.9, queue=12))
+    learner(make_batch(), None, 0, 0.0)
+    learner.after_skipped_step()
+    learner.after_step()
+    assert learner.momentum.place == 0
+
+
 def test_resume_after_only_skipped_steps(make_vlm, tmp_path, monkeypatch):
     """Its optimizer has no moments yet."""
     config = SHORT.replace(weights={"itc": 1.0, "lm": 1.0}, nonfinite="skip")

@@ -329,3 +329,20 @@ def test_text_names_each_verdict_and_its_limits():
     printed = text(conclusions(fewer), spreads(fewer))
     assert "HOLDS so far (preliminary" in printed and " from 3 of 6 seeds, claimed above 0" in printed
     assert "unresolved (80% power at " in printed and "objectives: " in printed
+
+
+def test_claims_of_a_conclusion_share_the_error(monkeypatch):
+    """Those of another row, shown beside, do not count."""
+    parts = {}
+
+    def listen(claim, measured, n=1):
+        parts[claim.comparison] = n
+        return judge(claim, measured, n)
+
+    monkeypatch.setattr("dlip.experiments.analysis.conclusions.judge", listen)
+    conclusions([
+        *grid_records("attention", {"cross-attention": 85, "self-attention": 80.0}),
+        *grid_records("objectives", {"VLP+HR": 90, "VLP+AT": 80, "VLP+HR as in the paper": 85}),
+    ])  # fmt: skip
+    assert parts["cross-attention minus self-attention"] == 3
+    assert parts["VLP+HR minus VLP+AT"] == parts["VLP+HR as in the paper, minus VLP+AT"] == 1

@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,6 +98,18 @@ def test_the_caches_of_a_run_do_not_delete_each_other(student, tmp_path):
     assert (first / "view.0.f16").is_file()
     cache(views=3, max_gb=3.5 * gb)
     assert not first.exists()
+
+
+def test_key_depends_on_the_size_and_normalization_of_images(student, tmp_path):
+    images = Scenes("train-small", size=2)
+
+    def folder(size: int = 72):
+        collate = Collate(student.tokenizer, size, views=1)
+        return FeatureCache(tmp_path, student.med, images, collate, nullcontext, "no").folder
+
+    folders = [folder(), folder(96)]
+    student.med.config = replace(student.med.config, image_mean=(0.1, 0.2, 0.3))
+    assert len({*folders, folder()}) == 3
 
 
 def test_features_are_read_in_the_precision_of_the_model(student):

@@ -147,6 +147,7 @@ def test_key_depends_on_teacher_data_and_tokenizer(teacher, images, tmp_path):
     folders.append(TeacherCache(tmp_path, live, FirstN(images, 20), collate).folder)
     folders.append(TeacherCache(tmp_path, live, Scenes("train-small", seed=1, size=40), collate).folder)
     folders.append(TeacherCache(tmp_path, live, images, replace(collate, max_text=12)).folder)
+    folders.append(TeacherCache(tmp_path, live, images, replace(collate, image_size=64)).folder)
     folders.append(TeacherCache(tmp_path, live, images, collate, LAYERS).folder)
     cased = Tokenizer(FastTokenizer.from_str(collate.tokenizer.fast.to_str()))
     cased.fast.normalizer = BertNormalizer(lowercase=False)  # the same vocabulary, another normalization
