@@ -47,7 +47,10 @@ class VLM:
         return cls(*load_model(name), name=str(name))
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `load` reads. Raises UserError for a packed model."""
+        """Write a folder that `load` reads. Raises UserError for a packed model, and for a folder with the record of
+        another one."""
+        if (record := Path(folder) / "record.json").exists():
+            raise UserError(f"{record} describes the model that is there; save into another folder")
         save_model(self.med, self.tokenizer, folder)
 
     def pack(self) -> "VLM":

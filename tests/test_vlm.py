@@ -188,6 +188,9 @@ def test_wrong_inputs_are_refused(tiny, images, tmp_path):
         tiny.similarity(images, "a red circle")
     with pytest.raises(UserError, match="list of questions"):
         tiny.answer(images[:1], "?")
+    for texts in ([None] * 4, [3] * 4):
+        with pytest.raises(UserError, match=f"the text {texts[0]} is not a string"):
+            tiny.match(images, texts)
     with pytest.raises(UserError, match="missing.png"):
         tiny.caption([tmp_path / "missing.png"])
     (tmp_path / "broken.png").write_bytes(b"not an image")
@@ -244,3 +247,11 @@ def test_save_and_load(tiny, images, tmp_path):
     again = dlip.load(str(tmp_path / "model"))
     assert again.name == str(tmp_path / "model") and again.caption(images) == tiny.caption(images)
     assert torch.equal(again.similarity(images, TEXTS), tiny.similarity(images, TEXTS))
+
+
+def test_a_model_does_not_replace_one_with_a_record(tiny, tmp_path):
+    """Which would then describe another model."""
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(UserError, match="record.json describes the model that is there"):
+        tiny.save(tmp_path)
+    assert not (tmp_path / "config.json").exists()

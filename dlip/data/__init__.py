@@ -119,8 +119,11 @@ def splits(name: str | Path, uncaptioned: bool = False) -> list[str]:
 
     Raises UserError if there is no such dataset or no common split.
     """
-    first, *others = [_kind(part, uncaptioned)[1](part) for part in dataset_names(name)]
-    common = [split for split in first if all(split in other for other in others)]
+    names = dataset_names(name)
+    of_each = [_kind(part, uncaptioned)[1](part) for part in names]
+    if [] in of_each:
+        raise UserError(f"{names[of_each.index([])]} has no images with texts; its files of annotations are empty")
+    common = [split for split in of_each[0] if all(split in others for others in of_each)]
     if not common:
         raise UserError(f"the datasets of {name} have no split in common; rename their splits alike")
     return common

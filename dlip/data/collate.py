@@ -73,6 +73,7 @@ class Collate:
 
     def _question_pairs(self, questions: list[Question], rng: np.random.Generator) -> list[tuple[str, str]]:
         """Different questions about one image, each with a random annotator's answer."""
+        questions = [question for question in questions if question.answers]
         chosen = (questions[i] for i in rng.permutation(len(questions))[: self.questions])
         return [(question.text, question.answers[_draw(question.answers, rng)]) for question in chosen]
 

@@ -2,8 +2,8 @@
 
 NAME is a dataset of the hub, or a folder or file on this disk that the `datasets` library reads (parquet, its own
 format, images with metadata). Code of a dataset is never run. Options after the question mark: the columns `image`,
-`caption`, `question`, `answers`, `type` (of the question) and `id` (equal in all rows of one image), and the dataset's
-`config` and `revision`.
+`caption`, `question`, `answers`, `type` (of the question) and `id` (equal in all rows of one image; by default the path
+where images are files beside the rows), and the dataset's `config` and `revision`.
 """
 
 import hashlib
@@ -49,6 +49,8 @@ class Hub(AnnotatedImages):
         self.data = loaded[split]
         self._roots = _image_folders(address)
         self.columns = _columns(self.data.column_names, options, str(name))
+        if "id" not in self.columns and self._names_files():
+            self.columns["id"] = self.columns["image"]
         self._report(self._group())
 
     def __getitem__(self, i: int) -> Item:
@@ -77,6 +79,10 @@ class Hub(AnnotatedImages):
         """Hash of the library's fingerprint, of the columns, of the rows used, and of the files that these name."""
         known = repr((self.data._fingerprint, self.columns, self._rows, [*self._files()]))
         return hashlib.sha256(known.encode()).hexdigest()
+
+    def _names_files(self) -> bool:
+        """Whether the column of images holds paths; rows of one path are then one image."""
+        return getattr(self.data.features[self.columns["image"]], "dtype", None) in ("string", "large_string")
 
     def _group(self) -> list[str]:
         """Join the rows of each image; returns their faults. Raises UserError if a text is not UTF-8."""

@@ -63,10 +63,14 @@ def as_pil(image: Image.Image | np.ndarray) -> Image.Image:
 
 
 def as_list(values: Iterable, noun: str) -> list:
-    """Images or texts as a list. Raises UserError for a single one: a string would be taken for a list of letters."""
+    """Images or texts as a list. Raises UserError for a single one, as a string would be taken for a list of letters,
+    and for a text that is not a string."""
     if isinstance(values, str | Path | Image.Image) or (isinstance(values, np.ndarray) and values.ndim < 4):
         raise UserError(f"expected a list of {noun}s, got a single one; put it in brackets: [{noun}]")
-    return list(values)
+    values = list(values)
+    if noun != "image" and (wrong := [value for value in values if not isinstance(value, str)]):
+        raise UserError(f"the {noun} {wrong[0]!r} is not a string; write it as one, or leave it out")
+    return values
 
 
 def load_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image | np.ndarray:

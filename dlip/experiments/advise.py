@@ -42,13 +42,15 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     if metric not in (*SCORES, "all"):
         raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(SCORES)} or all")
     records = [record for record in records if not record.get("quick")]
-    df = latest_runs(frame(records))
+    every = frame(records)
+    df = latest_runs(every)
     if len(test_sets := describe_test_sets(df)) > 1:
         raise UserError(
-            f"the records are of {'; '.join(test_sets)}; name a file with --results, or choose with --data and --split"
+            f"the records are of {'; '.join(test_sets)}; choose with --data and --split, or name a file with --results "
+            "that has records of one of them"
         )
     df = comparable_latencies(df)
-    warn_of_shared_names(df)
+    warn_of_shared_names(every)
     rows, doubts = _students(df), []
     setup = next(iter(df.dropna(subset=["latency_ms"])["latency_setup"]), None)
     out = {

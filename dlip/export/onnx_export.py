@@ -266,7 +266,8 @@ def write(
         code = re.sub(r"^from dlip\.(?:\w+\.)*(\w+) import", r"from \1 import", code, flags=re.M)
         (folder / f"{name}.py").write_text(code)
     files = [(f"{Path(part) / name}.onnx", " ".join(graph.__doc__.split())) for (part, name), graph in graphs.items()]
-    (folder / "README.md").write_text(card("onnx.md", vlm, record, "onnx", TITLES, license, graphs=files, int8=int8))
+    about = dict(graphs=files, int8=int8, abilities=set().union(*(abilities for _, abilities in parts.values())))
+    (folder / "README.md").write_text(card("onnx.md", vlm, record, "onnx", TITLES, license, **about))
     check(vlm, onnx_runner.Runner(folder, torch.get_num_threads()), graphs)
     for part in parts if int8 else ():
         quantize(folder / part)

@@ -26,7 +26,8 @@ def latest_runs(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def warn_of_shared_names(df: pd.DataFrame) -> None:
-    """Warn where runs of one name have different configurations, so that their mean may say little."""
+    """Warn where runs of one name have different configurations: of one seed only the last counts, and the mean over
+    several may say little."""
     configurations = df.groupby(["name", "role", *TEST_SET])["config_hash"].nunique()
     for name in configurations[configurations > 1].index.unique("name"):
         warnings.warn(

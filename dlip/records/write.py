@@ -98,13 +98,14 @@ def samples(items: dict, dataset) -> list[dict]:
         answers.setdefault(row["image_id"], []).append(row)
     shown = []
     for item in (dataset[i] for i in range(min(SAMPLES, len(dataset)))):
+        questions = [question for question in item.questions if question.answers]  # those that are evaluated
         shown.append({
             "image_id": item.image_id,
             "caption": captions.get(item.image_id),
             "references": item.captions,
-            "questions": [question.text for question in item.questions],
+            "questions": [question.text for question in questions],
             "answers": [row["answer"] for row in answers.get(item.image_id, [])],
-            "truth": [max(question.answers, key=question.answers.count) for question in item.questions],
+            "truth": [max(question.answers, key=question.answers.count) for question in questions],
         })  # fmt: skip
     return shown
 

@@ -37,8 +37,9 @@ def comparison(records: list[dict]) -> pd.DataFrame:
     "kept" is the minimum over those of the `headline_scores` that the row has (NaN for the teacher). Raises UserError
     if there are no records or they have different test sets.
     """
-    df = comparable_latencies(latest_runs(frame(records)))
+    df = frame(records)
     warn_of_shared_names(df)
+    df = comparable_latencies(latest_runs(df))
     if len(test_sets := describe_test_sets(df)) != 1:
         raise UserError(
             f"a report compares records of one test set, but these are of: {'; '.join(test_sets) or 'none'}; "

@@ -276,3 +276,13 @@ def test_views_are_the_same_for_all_seeds(tiny, scenes):
         return Collate(tiny.tokenizer, 48, augment=True, seed=seed, views=views)(rows).images
 
     assert torch.equal(images(0, 2), images(5, 2)) and not torch.equal(images(5, 2), images(5, 0))
+
+
+def test_questions_without_an_answer_are_not_drawn(tokenizer):
+    """As in evaluation."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    item = Item(pixels, 1, ["one"], [Question("who", []), Question("what is it", ["yes"])])
+    for seed in range(4):
+        batch = Collate(tokenizer, 8, seed=seed)([item])
+        assert tokenizer.decode(batch.question_ids) == ["what is it"]
+    assert Collate(tokenizer, 8)([dataclasses.replace(item, questions=item.questions[:1])]).question_mask.sum() == 1

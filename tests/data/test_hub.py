@@ -204,7 +204,7 @@ def test_counts_beside_missing_answers_stay_whole(tmp_path):
     """pandas reads such a column as floats."""
     (tmp_path / "a.png").write_bytes(png(7))
     (tmp_path / "t.csv").write_text("image,caption,question,answers\na.png,,how many?,3\na.png,one,,\n")
-    (item, _) = data.open(f"hub:{tmp_path / 't.csv'}", "train")
+    (item,) = data.open(f"hub:{tmp_path / 't.csv'}", "train")
     assert item.questions[0].answers == ["3"]
 
 
@@ -213,3 +213,14 @@ def test_rows_without_an_id_are_images_of_their_own(tmp_path):
         str(tmp_path / "train.parquet")
     )
     assert [item.captions for item in data.open(f"hub:{tmp_path}", "train")] == [["x"], ["y"], ["z"]]
+
+
+def test_rows_that_name_one_file_are_one_image(tmp_path):
+    """As in Kaggle's Flickr8k; other captions of an image would else be its negatives."""
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    (tmp_path / "train.csv").write_text("image,caption\n0.png,one\n1.png,two\n0.png,three\n")
+    dataset = data.open(f"hub:{tmp_path}/train.csv", "train")
+    dataset.verify()
+    assert [item.captions for item in dataset] == [["one", "three"], ["two"]]
+    assert [item.image.getpixel((0, 0))[0] for item in dataset] == [0, 1]

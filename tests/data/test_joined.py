@@ -152,6 +152,12 @@ def test_wrong_names(make, tmp_path):
     for mixed in (f"{one}+{two}", f"scenes+{one}"):
         with pytest.raises(UserError, match="no split in common"):
             data.open(mixed, "train")
+    empty = tmp_path / "empty"
+    (empty / "images").mkdir(parents=True)
+    (empty / "vqa.json").write_text("[]")
+    for name in (empty, f"{one}+{empty}"):
+        with pytest.raises(UserError, match="empty has no images with texts"):
+            data.splits(name)
     with pytest.raises(UserError, match="share no split 'val'; choose one of: train"):
         data.open(f"{one}+{make('other', 1)}", "val")
     with pytest.raises(UserError, match="empty name"):

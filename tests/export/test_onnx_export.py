@@ -1,6 +1,7 @@
 """ONNX graphs give torch's numbers, and their runner torch's texts without torch or this package."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -246,6 +247,8 @@ def test_members_of_a_composite_have_their_own_graphs(tiny, tmp_path, monkeypatc
         "2/image.onnx": "states", "2/context.onnx": "cross0,cross1",
         "2/decoder.onnx": "scores,tokens,present",
     }  # fmt: skip
+    (command,) = re.findall("python runner.py.*", (folders["onnx"] / "README.md").read_text())
+    assert "--caption" in command and "--match" in command and "--answer" not in command
     runner = Runner(folders["onnx"])
     assert [runner.part(task).folder.name for task in ("itc", "itm", "lm")] == ["1", "1", "2"]
     assert set(skipped) == {"vqa"} and read_json(folders["onnx"] / "config.json")["skipped"] == skipped

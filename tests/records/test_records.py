@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,8 @@ def test_the_truth_of_an_example_is_what_most_annotators_say():
     row = {"image_id": 7, "answer": "two", "accuracy": 1.0}
     (sample,) = samples({"vqa": [row]}, [item])
     assert (sample["answers"], sample["truth"]) == (["two"], ["2"])
+    (sample,) = samples({"vqa": [row]}, [replace(item, questions=[Question("why?", []), *item.questions])])
+    assert (sample["questions"], sample["truth"]) == (["how many?"], ["2"])
 
 
 def test_quick_runs_are_marked():

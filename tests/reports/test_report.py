@@ -295,3 +295,10 @@ def test_the_gallery_has_the_images_with_captions_only():
     asked = [dict(image_id=i, accuracy=1.0, type="x") for i in range(3)]
     assert "retrieval: among 2 images" in conditions([make_record(items={"ir": ranked, "vqa": asked})])
     assert "retrieval:" not in conditions([make_record(items={"vqa": asked})])
+
+
+def test_runs_that_replace_another_of_their_name_are_noted(records: list[dict]):
+    """Only the last of one name and seed counts, also where both were different experiments."""
+    other = next(record for record in records if record["role"] == "distilled") | {"id": "x", "config_hash": "other"}
+    with pytest.warns(UserWarning, match="have different configurations"):
+        comparison([*records, other])

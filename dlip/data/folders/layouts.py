@@ -22,10 +22,8 @@ def read(path: Path, uncaptioned: bool = False) -> tuple[Path, list[Annotation]]
     """
     if not path.is_dir():
         raise UserError(f"there is no folder {path}; check its name")
-    karpathy = [path / "captions.json"] if (path / "captions.json").is_file() else _files(path, "dataset_*.json")
-    coco = [] if karpathy else _files(path, "captions_*.json") + _files(path, "nocaps_*captions.json")
-    questions = [path / "vqa.json"] if (path / "vqa.json").is_file() else []
-    vqa2 = question_files(_files(path, "*mscoco_*.json"))
+    karpathy, coco, questions, vqa2 = _annotation_files(path)
+    vqa2 = question_files(vqa2)
     if not karpathy + coco + questions + vqa2:
         if uncaptioned and (names := image_files(root := path / "images" if (path / "images").is_dir() else path)):
             return root, [Annotation(name, "train") for name in names]
@@ -41,6 +39,19 @@ def read(path: Path, uncaptioned: bool = False) -> tuple[Path, list[Annotation]]
     annotations += [annotation for file in questions for annotation in read_questions(file)]
     annotations += [annotation for file in vqa2 for annotation in read_vqa2(file, images)]
     return images.root, annotations
+
+
+def has_annotations(path: Path) -> bool:
+    """Whether a folder has a file of captions or questions in a known layout."""
+    return any(_annotation_files(path))
+
+
+def _annotation_files(path: Path) -> tuple[list[Path], list[Path], list[Path], list[Path]]:
+    """Files of Karpathy's captions, of COCO's or NoCaps', of questions in `vqa.json`, and VQA v2's."""
+    karpathy = [path / "captions.json"] if (path / "captions.json").is_file() else _files(path, "dataset_*.json")
+    coco = [] if karpathy else _files(path, "captions_*.json") + _files(path, "nocaps_*captions.json")
+    questions = [path / "vqa.json"] if (path / "vqa.json").is_file() else []
+    return karpathy, coco, questions, _files(path, "*mscoco_*.json")
 
 
 def _files(path: Path, pattern: str) -> list[Path]:

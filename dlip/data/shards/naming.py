@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dlip.common.errors import UserError
 from dlip.data.annotation import SPLITS, check_split
+from dlip.data.folders.layouts import has_annotations
 from dlip.data.shards.download import is_url, read_url
 
 INDEX = "index.json"
@@ -36,11 +37,15 @@ class Shard:
 
 
 def is_shards(name: str | Path) -> bool:
-    """Whether a name stands for shards: a .tar file or a pattern of them, a URL, or a folder of .tar files."""
+    """Whether a name stands for shards: a .tar file or a pattern of them, a URL, or a folder of .tar files.
+
+    A folder with images or annotations is none; the .tar file that its images came in may still lie there.
+    """
     path = Path(name)
     if is_url(str(name)) or path.suffix == ".tar":
         return True
-    return path.is_dir() and not (path / "images").is_dir() and bool(_tars(path))
+    is_folder = (path / "images").is_dir() or has_annotations(path)
+    return path.is_dir() and not is_folder and bool(_tars(path))
 
 
 def splits(name: str | Path) -> list[str]:

@@ -92,7 +92,11 @@ def parse_sample(name: str, about: bytes | None, text: bytes | None) -> tuple[An
     captions = row.get("captions") or row.get("caption")
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list):
-        captions = [] if text is None else text.decode("utf-8", "replace").strip().splitlines() or [""]
+        try:
+            captions = [] if text is None else text.decode().strip().splitlines() or [""]
+        except UnicodeDecodeError:
+            annotation.faults.append(f"{name} has text that is not UTF-8")
+            captions = []
     writers = row["writers"] if isinstance(row.get("writers"), dict) else {}
     annotation.add_captions(_strings(captions), {c: name for c, name in writers.items() if isinstance(name, str)})
     for item in row["questions"] if isinstance(row.get("questions"), list) else []:

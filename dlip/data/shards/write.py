@@ -1,4 +1,4 @@
-"""Write any dataset as shards in WebDataset's layout; they read back as the dataset was."""
+"""Write any dataset as shards in WebDataset's layout; all but tags read back as it was."""
 
 import io
 import json

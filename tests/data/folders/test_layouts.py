@@ -130,6 +130,7 @@ def test_karpathys_split_of_flickr30k(tmp_path):
     paint(tmp_path / "flickr30k_images/2.jpg")
     images = [{"filename": "2.jpg", "split": "test", "sentences": [{"raw": "x"}]}]
     dump(tmp_path / "dataset_flickr30k.json", {"images": images})
+    (tmp_path / "flickr30k_images.tar").touch()  # the images came in it
     assert captions(tmp_path, "test") == [("2.jpg", ["x"])]
 
 
