@@ -30,7 +30,7 @@ class ListDataset(list):
         self.name, self.split = name, split
 
 
-ONE_PAIR = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image_id": 0}], "captioning": [], "vqa": []}
+ONE_PAIR = {"tr": [{"rank": 0}], "ir": [{"rank": 0, "joint_rank": 0, "image": 0}], "captioning": [], "vqa": []}
 """Items of an evaluation of one image and one caption, for outcomes of joint ranks."""
 
 

@@ -32,7 +32,7 @@ def run_retrieval(
         raise MetricUnavailable("the data have no captions")
     texts, text = np.unique(captions, return_inverse=True)
     image_id = torch.tensor([item.image_id for item in items])
-    caption_id = image_id.repeat_interleave(torch.tensor([len(item.captions) for item in items]))
+    caption_image = torch.arange(len(items)).repeat_interleave(torch.tensor([len(item.captions) for item in items]))
     parts = [runner.embed_texts(texts[i : i + batch_size].tolist()) for i in range(0, len(texts), batch_size)]
 
     def match(candidates: Tensor, counts: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def run_retrieval(
     k = retrieval.candidates(k, dataset, runner.abilities)
     result = retrieval.score(
         retrieval.rank(
-            image_vectors, text_vectors[text], runner.temperature, text, image_id, caption_id, captions, k, match
+            image_vectors, text_vectors[text], runner.temperature, text, image_id, caption_image, captions, k, match
         )
     )
     result.notes |= notes
@@ -67,14 +67,15 @@ def run_vqa(
     """Generated answers; the questions of an image are answered together. Raises UserError for a list of answers."""
     if answers:
         raise UserError("a model by its runner cannot rank answers; leave answers out")
-    generated, questions, image_id = [], [], []
+    generated, questions, images, read = [], [], [], 0
     for items in batches(dataset, batch_size, "vqa", progress):
         for item in items:
             if own := [question for question in item.questions if question.answers]:
                 generated += runner.answer([item.image], [question.text for question in own], num_beams)
                 questions += own
-                image_id += [item.image_id] * len(own)
-    return vqa.result(generated, questions, image_id)
+                images += [(read, item.image_id)] * len(own)
+                read += 1
+    return vqa.result(generated, questions, images)
 
 
 EVALUATORS = {"retrieval": run_retrieval, "captioning": captioning.run, "vqa": run_vqa}

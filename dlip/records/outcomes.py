@@ -20,7 +20,7 @@ def packed(items: dict[str, list[dict]]) -> dict[str, str]:
     """The "outcomes" of a record, from the "items" tables of `dlip.evaluate`."""
 
     def per_image(rows: list[dict]) -> list[int]:
-        return [len(list(group)) for _, group in groupby(rows, key=lambda row: row["image_id"])]
+        return [len(list(group)) for _, group in groupby(rows, key=lambda row: row["image"])]
 
     tr, ir, captions, vqa = (items.get(table, []) for table in ("tr", "ir", "captioning", "vqa"))
     types = [row.get("type") for row in vqa]

@@ -3,14 +3,16 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dlip.data.scenes.facts import facts_f1
+from dlip.evaluation.tasks import evaluate
 from dlip.records.outcomes import _pack, image_sums, outcomes, score_of_sums
 from dlip.records.schema import is_record
-from tests.helpers import make_record
+from tests.helpers import ListDataset, make_record
 
 
 @pytest.mark.parametrize(
@@ -38,16 +40,16 @@ FACTS = [[[1, 2, 1, 3], [6, 8, 6, 12], [0, 1, 0, 2]], [[3, 3, 3, 3], [12, 12, 12
 ITEMS = {
     "tr": [{"image_id": 7, "rank": 0}, {"image_id": 9, "rank": 4}],
     "ir": [
-        {"image_id": i, "rank": rank, "joint_rank": joint}
-        for i, rank, joint in ((7, 0, 0), (7, 1, 0), (7, 0, 0), (9, 0, 3), (9, 2, 1))
+        {"image": i, "rank": rank, "joint_rank": joint}
+        for i, rank, joint in ((0, 0, 0), (0, 1, 0), (0, 0, 0), (1, 0, 3), (1, 2, 1))
     ],
     "captioning": [
         {"image_id": 7, "cider": 123.5, "facts": FACTS[0]},
         {"image_id": 9, "cider": 0.0, "facts": FACTS[1]},
     ],
     "vqa": [
-        {"image_id": i, "accuracy": a, "type": type}
-        for i, a, type in ((7, 1.0, "b"), (7, 0.0, "a"), (7, 0.5, "b"), (9, 0.5, "c"), (9, 0.5, "a"))
+        {"image": i, "accuracy": a, "type": type}
+        for i, a, type in ((0, 1.0, "b"), (0, 0.0, "a"), (0, 0.5, "b"), (1, 0.5, "c"), (1, 0.5, "a"))
     ],
 }
 """Two images: one with three captions and three questions, one with two and two."""
@@ -73,8 +75,17 @@ def test_outcomes_round_trip_in_few_bytes():
     assert outcomes(make_record(items=photos)).keys() == expected.keys() - {"facts", "vqa_type"}
     rng = np.random.default_rng(0)
     types = ["attribute", "attribute", "comparison", "counting", "existence", "relation"]
-    many = [{"image_id": i // 6, "accuracy": float(rng.random() < 0.6), "type": types[i % 6]} for i in range(6000)]
+    many = [{"image": i // 6, "accuracy": float(rng.random() < 0.6), "type": types[i % 6]} for i in range(6000)]
     assert len(json.dumps(make_record(items={"vqa": many})["outcomes"])) < 2600
+
+
+def test_neighbors_of_one_image_id_are_counted_apart(tiny, scenes):
+    """Shards may hold an image in several samples."""
+    twins = ListDataset([replace(scenes[i], image_id=7, captions=scenes[i].captions[: i + 1]) for i in range(3)])
+    items = evaluate(tiny, twins, tasks=("retrieval", "vqa"), return_items=True, progress=False)["items"]
+    columns = outcomes(make_record(items=items))
+    assert columns["captions"].tolist() == [1, 2, 3] and len(columns["tr1"]) == 3
+    assert columns["questions"].tolist() == [len(item.questions) for item in twins]
 
 
 def test_scores_of_any_sample_of_images():

@@ -291,8 +291,8 @@ def test_unwritable_page(records: list[dict], tmp_path: Path):
 
 
 def test_the_gallery_has_the_images_with_captions_only():
-    ranked = [dict(image_id=i, rank=0, joint_rank=0) for i in range(2)]
-    asked = [dict(image_id=i, accuracy=1.0, type="x") for i in range(3)]
+    ranked = [dict(image=i, rank=0, joint_rank=0) for i in range(2)]
+    asked = [dict(image=i, accuracy=1.0, type="x") for i in range(3)]
     assert "retrieval: among 2 images" in conditions([make_record(items={"ir": ranked, "vqa": asked})])
     assert "retrieval:" not in conditions([make_record(items={"vqa": asked})])
 

@@ -47,8 +47,8 @@ class RetrievalResult:
     """Images by caption."""
     image_id: Tensor
     """int64 [I]"""
-    caption_id: Tensor
-    """int64 [T]: the image that each caption belongs to."""
+    caption_image: Tensor
+    """int64 [T]: index of the image that each caption belongs to."""
     captions: list[str]
 
 
@@ -86,7 +86,7 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     k = candidates(k, dataset, vlm.med.abilities)
     med = vlm.med.model_for("itc")
     matcher = vlm.med.model_for("itm") if k else med
-    vectors, image_id, caption_id, captions = [], [], [], []
+    vectors, image_id, caption_image, captions = [], [], [], []
     kept, free_bytes = [], MAX_STATE_BYTES if k else 0  # states for re-ranking
     for items, states in encode_images(vlm, matcher, dataset, batch_size, subrange(progress, 0, 0.1)):
         own = states if med is matcher else vlm.image_states((item.image for item in items), med)
@@ -96,8 +96,8 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
             kept.append(states.cpu())
         else:
             kept.clear()
+        caption_image += [i for i, item in enumerate(items, len(image_id)) for _ in item.captions]
         image_id += [item.image_id for item in items]
-        caption_id += [item.image_id for item in items for _ in item.captions]
         captions += [caption for item in items for caption in item.captions]
     if not captions:
         raise MetricUnavailable("the data have no captions")
@@ -112,12 +112,12 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
     if free_bytes < 0:
         kept = (states for _, states in encode_images(vlm, matcher, dataset, batch_size, False))
     match = partial(match_logits, matcher, ids, mask, kept, progress=subrange(progress, 0.1, 1))
-    temperature, image_ids, caption_ids = med.temp.item(), torch.tensor(image_id), torch.tensor(caption_id)
-    return rank(images, texts, temperature, text.cpu(), image_ids, caption_ids, captions, k, match)
+    temperature, ids, owners = med.temp.item(), torch.tensor(image_id), torch.tensor(caption_image)
+    return rank(images, texts, temperature, text.cpu(), ids, owners, captions, k, match)
 
 
 def rank(
-    images: Tensor, texts: Tensor, temperature: float, text: Tensor, image_id: Tensor, caption_id: Tensor,
+    images: Tensor, texts: Tensor, temperature: float, text: Tensor, image_id: Tensor, caption_image: Tensor,
     captions: list[str], k: int, match: Callable[[Tensor, Tensor], Tensor],
 ) -> RetrievalResult:  # fmt: skip
     """Both directions of retrieval from the ITC vectors of images [I, E] and captions [T, E], the k best re-ranked.
@@ -125,6 +125,7 @@ def rank(
     temperature: of ITC. text: int64 [T], the unique text that each caption is. match: `match_logits` of texts and
     counts.
     """
+    caption_id = image_id[caption_image]
     ids = image_id.to(texts.device), caption_id.to(texts.device)
     tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
     tr_logits, ir_logits = candidate_logits(match, text, tr.candidates, ir.candidates)
@@ -138,7 +139,7 @@ def rank(
         scores, joint = best.similarity + matching, best.similarity / temperature + matching - no_match
         ranks = [reranked(best, values, relevant, len(gallery)) for values in (scores, joint)]
         directions.append(Direction(best, scores, *ranks))
-    return RetrievalResult(*directions, image_id, caption_id, captions)
+    return RetrievalResult(*directions, image_id, caption_image, captions)
 
 
 def encode_images(vlm, med, dataset, batch_size: int, progress: Progress) -> Iterator[tuple[list[Item], Tensor]]:
@@ -212,13 +213,14 @@ def score(result: RetrievalResult) -> TaskResult:
     ranks |= {"itc_tr": result.tr.nearest.rank, "itc_ir": result.ir.nearest.rank}
     metrics = {f"{name}@{n}": percent(rank < n) for name, rank in ranks.items() for n in RECALLS}
     ranks = {name: rank.tolist() for name, rank in ranks.items()}
-    images = zip(result.image_id.tolist(), ranks["tr"], ranks["itc_tr"], strict=True)
+    ids = result.image_id.tolist()
+    images = zip(ids, ranks["tr"], ranks["itc_tr"], strict=True)
     by_caption = (ranks[name] for name in ("ir", "joint_ir", "itc_ir"))
-    captions = zip(result.caption_id.tolist(), result.captions, *by_caption, strict=True)
+    captions = zip(result.caption_image.tolist(), result.captions, *by_caption, strict=True)
     items = {
         "tr": [dict(image_id=i, rank=rank, itc_rank=itc) for i, rank, itc in images],
         "ir": [
-            dict(image_id=i, caption=text, rank=rank, joint_rank=joint, itc_rank=itc)
+            dict(image=i, image_id=ids[i], caption=text, rank=rank, joint_rank=joint, itc_rank=itc)
             for i, text, rank, joint, itc in captions
         ],
     }

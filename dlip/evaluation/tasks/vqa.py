@@ -33,11 +33,13 @@ def run(
     an answer.
     """
     med = vlm.med.model_for("vqa")
-    questions, image_id, generated, ranked = [], [], [], []
+    questions, images, generated, ranked, read = [], [], [], [], 0
     for items in batches(dataset, batch_size, "vqa", progress):
-        pairs = [(row, q) for row, item in enumerate(items) for q in item.questions if q.answers]
-        if not pairs:
+        items = [item for item in items if any(q.answers for q in item.questions)]
+        if not items:
             continue
+        first, read = read, read + len(items)
+        pairs = [(row, q) for row, item in enumerate(items) for q in item.questions if q.answers]
         cross = med.text_encoder.cross(vlm.image_states((item.image for item in items), med))
         for start in range(0, len(pairs), QUESTION_BATCH):
             rows, batch = zip(*pairs[start : start + QUESTION_BATCH], strict=True)
@@ -48,8 +50,8 @@ def run(
             if answers:
                 ranked += [answers[i] for i in best_answers(vlm, states, mask, answers)]
             questions += batch
-            image_id += [items[row].image_id for row in rows]
-    evaluated = result(generated, questions, image_id)
+            images += [(first + row, items[row].image_id) for row in rows]
+    evaluated = result(generated, questions, images)
     if answers:
         evaluated.metrics["ranked"], accuracies = score(ranked, questions)
         for row, answer, accuracy in zip(evaluated.items["vqa"], ranked, accuracies, strict=True):
@@ -57,14 +59,17 @@ def run(
     return evaluated
 
 
-def result(answers: list[str], questions: list[Question], image_id: list[int]) -> TaskResult:
-    """Metrics of `score` and a row for each question. Raises MetricUnavailable where there is no question."""
+def result(answers: list[str], questions: list[Question], images: list[tuple[int, int]]) -> TaskResult:
+    """Metrics of `score` and a row for each question. images: index and id of each question's image.
+
+    Raises MetricUnavailable where there is no question.
+    """
     if not questions:
         raise MetricUnavailable("the data have no questions with answers")
     metrics, accuracies = score(answers, questions)
     table = [
-        dict(image_id=i, question=q.text, type=q.type, answer=answer, accuracy=accuracy)
-        for i, q, answer, accuracy in zip(image_id, questions, answers, accuracies, strict=True)
+        dict(image=i, image_id=image_id, question=q.text, type=q.type, answer=answer, accuracy=accuracy)
+        for (i, image_id), q, answer, accuracy in zip(images, questions, answers, accuracies, strict=True)
     ]
     return TaskResult(metrics, {"vqa": table})
 

@@ -64,7 +64,7 @@ def test_metrics_and_rows(tiny, scenes):
         for n in (1, 5, 10):
             assert outcome.metrics[f"{name}@{n}"] == pytest.approx(100 * sum(r < n for r in rank.tolist()) / len(rank))
     assert outcome.items["ir"][7] == {
-        "image_id": scenes[1].image_id, "caption": scenes[1].captions[2], "rank": result.ir.rank[7].item(),
+        "image": 1, "image_id": scenes[1].image_id, "caption": scenes[1].captions[2], "rank": result.ir.rank[7].item(),
         "joint_rank": result.ir.joint_rank[7].item(), "itc_rank": result.ir.nearest.rank[7].item(),
     }  # fmt: skip
     assert [row["rank"] for row in outcome.items["tr"]] == result.tr.rank.tolist()
