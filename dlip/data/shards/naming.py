@@ -44,8 +44,7 @@ def is_shards(name: str | Path) -> bool:
     path = Path(name)
     if is_url(str(name)) or path.suffix == ".tar":
         return True
-    is_folder = (path / "images").is_dir() or has_annotations(path)
-    return path.is_dir() and not is_folder and bool(_tars(path))
+    return path.is_dir() and bool(_tars(path)) and not ((path / "images").is_dir() or has_annotations(path))
 
 
 def splits(name: str | Path) -> list[str]:
