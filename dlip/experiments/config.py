@@ -135,6 +135,8 @@ class EvaluationConfig(Config):
         check(self, "")
         if self.answers and self.precision == "int8":
             raise UserError("a model in int8 cannot rank answers; drop --answers, or choose another --precision")
+        if self.answers and "vqa" not in self.tasks:
+            raise UserError("--answers are ranked in the task vqa; add it to --tasks, or drop --answers")
 
     def differences(self, precision: str) -> list[str]:
         """What distinguishes it, and the model's precision, from the evaluation after training, for a record's name."""

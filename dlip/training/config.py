@@ -137,6 +137,8 @@ class TrainConfig(Config):
             raise UserError("train.flip mirrors augmented photographs; set train.augment too")
         if self.queue and not self.momentum:
             raise UserError("train.queue needs momentum encoders; set train.momentum, for example to 0.995")
+        if self.momentum and not self.weights.get("itc"):
+            raise UserError("momentum encoders serve itc alone; give itc a weight, or set train.momentum to 0")
 
     def active(self, step: int) -> frozenset[str]:
         """Terms that are computed in a step, counted from 0."""

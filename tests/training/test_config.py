@@ -32,6 +32,7 @@ def test_defaults_are_the_papers():
         (dict(epochs=0.0), "epochs is 0.0; give a number, above 0"),
         (dict(joins={"lm": 1000}), "lm joins after 1000 of 1000 steps"),
         (dict(queue=64), "queue needs momentum"),
+        (dict(weights={"lm": 1.0}, momentum=0.9), "momentum encoders serve itc alone"),
         (dict(steps=1e3), "steps is 1000.0; it has to be a whole number"),
         (dict(precision=None), "precision is None; it has to be a string"),
         (dict(weights={"itc": "1"}), r"weights\['itc'\] is '1'; it has to be a number"),
