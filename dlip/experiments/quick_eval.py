@@ -35,10 +35,13 @@ SAMPLES = 4
 
 
 class QuickEvaluation:
-    """Evaluate the student of a run during training, and its teacher once; captions without the metrics of Java."""
+    """Evaluate the student of a run during training, and its teacher once; captions without the metrics of Java.
 
-    def __init__(self, run: Run, dataset, teacher: VLM | None):
-        self.run, self.dataset, self.teacher = run, dataset, teacher
+    candidates: as in `dlip.evaluation.tasks.retrieval.candidates`.
+    """
+
+    def __init__(self, run: Run, dataset, teacher: VLM | None, candidates: int | None = None):
+        self.run, self.dataset, self.teacher, self.candidates = run, dataset, teacher, candidates
         self.printed = 0
 
     def __call__(self, student: VLM) -> dict:
@@ -52,7 +55,9 @@ class QuickEvaluation:
         return metrics
 
     def _evaluate(self, vlm: VLM, tasks: tuple[str, ...]) -> dict:
-        metrics = evaluate(vlm, self.dataset, tasks=tasks, java=False, return_items=True, progress=False)
+        metrics = evaluate(
+            vlm, self.dataset, tasks=tasks, k=self.candidates, java=False, return_items=True, progress=False
+        )
         captions = metrics.pop("items").get("captioning", [])[:SAMPLES]
         samples = [{"image_id": row["image_id"], "caption": row["caption"]} for row in captions]
         return metrics | ({"samples": samples} if samples else {})

@@ -220,7 +220,7 @@ def run(
     experiment = ready.experiment.replace(name=experiment.name or Path(folder).resolve().name)
     config, held, test, about = experiment.train, experiment.evaluation, ready.test, experiment.to_dict()
     earlier = history(models_of(about, folder))
-    quick_eval = QuickEvaluation(Run(folder), ready.watched, ready.teacher)
+    quick_eval = QuickEvaluation(Run(folder), ready.watched, ready.teacher, held.candidates)
     reporter = Reporter(report_to, Run(folder), ready.watched)
 
     def on_row(row: dict) -> None:

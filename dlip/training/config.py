@@ -5,9 +5,10 @@ from typing import Literal
 
 from dlip.common.errors import UserError
 from dlip.common.fields import Config, check, option
+from dlip.common.options import comma_separated
 from dlip.models.tasks import SOURCES
 from dlip.training import terms
-from dlip.training.terms import TERMS, VLP
+from dlip.training.terms import TERMS, TRAINED, VLP
 
 CACHE = "runs/cache"
 """Default folder of cached outputs of teachers and image backbones."""
@@ -81,6 +82,9 @@ class TrainConfig(Config):
     """Augment the training images: crop photos, shift scenes."""
     flip: bool = option(False, negatable=True)
     """With --augment, also mirror photos, but none whose texts contain the English word left or right."""
+    frozen: tuple[str, ...] = option((), parse=comma_separated, show=",".join, metavar="PARTS")
+    """Parts that stay as they are, comma-separated: image and text, all that ITC reads of an image or of a text. With
+    both, itm, lm and vqa train cross-attention, the decoder's self-attention and the heads."""
     backbone_lr: float = option(0.0, least=0, most=1)
     """Peak learning rate of an image backbone; 0 freezes it."""
     backbone_stages: int = option(0, least=0, most=100)
@@ -129,6 +133,12 @@ class TrainConfig(Config):
             raise UserError(f"train.batch_size {self.batch_size} is not divisible by {self.accumulate} micro-batches")
         if self.cache and self.augment:
             raise UserError("cached teacher outputs are those of unaugmented images; drop train.augment or train.cache")
+        if unknown := sorted(set(self.frozen) - {"image", "text"}):
+            raise UserError(f"train.frozen has no part {unknown[0]!r}; it has image and text")
+        if idle := [t for t, weight in self.weights.items() if weight and set(self.frozen) >= TRAINED.get(t, {"all"})]:
+            raise UserError(f"{idle[0]} trains nothing that is not frozen; set its weight to 0, or change train.frozen")
+        if "image" in self.frozen and self.backbone_lr:
+            raise UserError("the image backbone is frozen too; drop train.backbone_lr, or image of train.frozen")
         if self.backbone_stages and not self.backbone_lr:
             raise UserError("train.backbone_stages needs a learning rate; set train.backbone_lr")
         if self.feature_views > 1 and not self.augment:

@@ -1,5 +1,6 @@
 """The student with all that is trained beside it: a batch in, named losses out."""
 
+import re
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,9 @@ from dlip.training.config import TrainConfig
 from dlip.training.distillation import Distiller, Teacher
 from dlip.vlm import VLM
 
+FROZEN = {"image": "vision_", "text": "text_(encoder|proj)(?!.*crossattention)"}
+"""Part that may be frozen -> pattern of its weights' names. A tied decoder shares those of text."""
+
 
 class Learner(nn.Module):
     """The student, its momentum encoders (for ITC), its projections (for hr.*) and its tag head (for tags).
@@ -29,6 +33,9 @@ class Learner(nn.Module):
             backbone.requires_grad_(config.backbone_lr > 0)
             if config.backbone_stages:
                 backbone.train_last(config.backbone_stages)
+        for name, parameter in self.med.named_parameters():
+            if any(re.match(FROZEN[part], name) for part in config.frozen):
+                parameter.requires_grad_(False)
         self.feature_cache: FeatureCache | None = None
         self.momentum = None
         if config.momentum:

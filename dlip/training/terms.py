@@ -27,6 +27,11 @@ BY_TOKEN = ("hr.fusion", "hr.decoder", *AT, "kd.lm", "kd.vqa")
 """Terms that compare student and teacher token by token, so that both must tokenize texts alike."""
 NEEDS = {"vqa": "questions", "kd.vqa": "questions", "tags": "tags", "hr.image": "images"}
 """What a term needs of the data; captions where it is not named."""
+TRAINED = {
+    "itc": {"image", "text"}, "kd.itc": {"image", "text"}, "hr.text": {"text"},
+    **dict.fromkeys(("hr.image", "tags"), {"image"}),
+}  # fmt: skip
+"""The parts that a term trains, of those that may be frozen; a term that is not named also trains others."""
 MEAN_OVER = {
     "lm": "next tokens", "kd.lm": "next tokens", "vqa": "answer tokens", "kd.vqa": "answer tokens",
     **dict.fromkeys(("hr.text", "hr.fusion", "at.self", "at.cross"), "tokens"),
