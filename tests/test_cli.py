@@ -216,6 +216,7 @@ INVALID_VALUES = """steps=0 lr=nan lr=-1 lr=inf clip=nan clip=0 warmup=-1 weight
         (["evaluate", "--model", "nowhere"], "there is no model 'nowhere'"),
         (["evaluate", "--model", "scenes/teacher", "--split", "nope"], "no split 'nope'"),
         (["evaluate", "--model", "m", "--precision", "int8", "--answers", "f"], "int8 cannot rank answers"),
+        (["evaluate", "--model", "m", "--precision", "int8", "--rerank", "decoder"], "cannot rank by its decoder"),
         (["evaluate", "--model", "m", "--tasks", "retrieval", "--answers", "f"], "ranked in the task vqa"),
         (["evaluate", "--model", "scenes/student", "--beams", "0"], "--beams is 0; give a whole number, at least 1"),
         (["evaluate", "--model", "scenes/student", "--latency-repeats", "-5"], "--latency-repeats is -5"),

@@ -129,7 +129,12 @@ def evaluate(options: Evaluate) -> None:
     from dlip.experiments.measure import evaluate_model
 
     config = options.evaluation
-    others = {"answers": config.answers, "bounds": config.bounds, "precision": config.precision != "fp32"}
+    others = {
+        "rerank": config.rerank != "itm",
+        "answers": config.answers,
+        "bounds": config.bounds,
+        "precision": config.precision != "fp32",
+    }
     refused = [name for name, given in (others | {"results": options.results}).items() if given]
     if options.optimize and refused:
         raise UserError(f"--optimize and --{refused[0]} exclude each other")

@@ -7,7 +7,7 @@ from typing import Literal
 from dlip.common.errors import UserError
 from dlip.common.fields import Config, check, option
 from dlip.common.options import comma_separated, to_argv
-from dlip.models.tasks import TASKS
+from dlip.models.tasks import TASKS, Reranker
 from dlip.training.config import TrainConfig
 from dlip.training.terms import AT, HR, VLP
 
@@ -130,11 +130,15 @@ class EvaluationConfig(Config):
     """Measurement."""
     bounds: bool = False
     """Also score a blind guesser (floor) and the ground truth (ceiling); scenes only."""
+    rerank: Reranker = "itm"
+    """What re-ranks retrieval's candidates: "itm", or the caption "decoder", which a model without ITM may have."""
 
     def __post_init__(self):
         check(self, "")
         if self.answers and self.precision == "int8":
             raise UserError("a model in int8 cannot rank answers; drop --answers, or choose another --precision")
+        if self.rerank == "decoder" and self.precision == "int8":
+            raise UserError("a model in int8 cannot rank by its decoder; drop --rerank, or choose another --precision")
         if self.answers and "vqa" not in self.tasks:
             raise UserError("--answers are ranked in the task vqa; add it to --tasks, or drop --answers")
 
@@ -147,6 +151,7 @@ class EvaluationConfig(Config):
         words += [f"texts of {how.generate_limit} images"] if how.generate_limit is not None else []
         if how.candidates is not None:
             words.append(f"{how.candidates} candidates" if how.candidates else "by ITC alone")
+        words += ["re-ranked by the decoder"] if self.rerank == "decoder" else []
         return words
 
     def command(self) -> str:

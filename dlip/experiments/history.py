@@ -38,7 +38,7 @@ def teacher_record(record: dict, results: str | Path) -> dict | None:
     def measured(one: dict) -> tuple:
         how = defaults | (one.get("evaluation") or {"measure": one["config"].get("evaluation") or {}})
         measure = how["measure"].get("candidates"), how["measure"].get("generate_limit")
-        conditions = *measure, how["beams"], len(how["tasks"]), how["precision"]
+        conditions = *measure, how["rerank"], how["beams"], len(how["tasks"]), how["precision"]
         return one["data"], one["split"], count_test_images(one), *conditions
 
     evaluated = [one for one in read(results) if weights and (one.get("inputs") or {}).get("model") == weights]

@@ -113,7 +113,8 @@ def measure_model(
     dataset, skipped = open_verified(config.data)
     known = {"bounds": bounds(dataset, config.tasks, how.generate_limit)} if config.bounds else {}
     options = {
-        "tasks": config.tasks, "k": how.candidates, "num_beams": config.beams, "generate_limit": how.generate_limit,
+        "tasks": config.tasks, "k": how.candidates, "rerank": config.rerank,
+        "num_beams": config.beams, "generate_limit": how.generate_limit,
         "answers": read_answers(config.answers) if config.answers else None, "progress": progress,
     }  # fmt: skip
     if optimized:

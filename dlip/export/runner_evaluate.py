@@ -14,12 +14,23 @@ from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, subrange
 from dlip.export.onnx_export import to_onnx
 from dlip.export.onnx_runner import Runner
+from dlip.models.tasks import Reranker
 
 
 def run_retrieval(
-    runner: Runner, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True
+    runner: Runner,
+    dataset,
+    k: int | None = None,
+    rerank: Reranker = "itm",
+    batch_size: int = 64,
+    progress: Progress = True,
 ) -> TaskResult:
-    """Retrieval by ITC, its k best candidates re-ranked by ITM, one image with all of its candidate texts at a time."""
+    """Retrieval by ITC, its k best candidates re-ranked by ITM, one image with all of its candidate texts at a time.
+
+    Raises UserError for re-ranking by the decoder.
+    """
+    if rerank == "decoder":
+        raise UserError("a model by its runner cannot rank by its decoder; leave rerank out")
     rows, items, vectors, read = [], [], [], 0
     for batch in batches(dataset, batch_size, "retrieval: images", subrange(progress, 0, 0.2)):
         if captioned := [item for item in batch if item.captions]:

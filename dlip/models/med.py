@@ -336,6 +336,12 @@ class Med(HasAbilities, nn.Module):
         cross = self.text_decoder.bert.cross(context)
         return self.text_decoder.cls(self._decode(ids, cross, context_mask, trace))
 
+    def caption_log_likelihood(self, ids: Tensor, mask: Tensor, cross: list) -> Tensor:
+        """log p(caption | image), fp32 [N], of captions [N, T] after the prompt; cross: the decoder's, of the image."""
+        ids, _, labels = with_prompt(ids, mask, self.config.prompt_ids)
+        logits = self.text_decoder.cls(self._decode(ids, cross, None, None))
+        return -F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none").sum(1)
+
     def _decode(self, ids: Tensor, cross: list, cross_mask: Tensor | None, trace: Trace | None) -> Tensor:
         ids = first_token(ids, self.config.dec_id)
         return self.text_decoder.bert(ids, None, cross, cross_mask, causal=True, trace=trace)  # [N, T, D]

@@ -1,9 +1,12 @@
 """The tasks that a model is evaluated, timed and exported for, and the sources of its hidden states."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 SOURCES = ("image", "text", "fusion", "decoder")
 """Where hidden states come from."""
+Reranker = Literal["itm", "decoder"]
+"""What re-ranks the candidates of retrieval."""
 
 
 @dataclass(frozen=True)

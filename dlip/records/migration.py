@@ -28,6 +28,8 @@ def upgrade(record: dict) -> dict:
 
 def _with_present_options(record: dict) -> dict:
     """The record with `NEW_OPTIONS` and without `REMOVED_OPTIONS`; if it changes, so does its "config_hash"."""
+    if isinstance(evaluation := record.get("evaluation"), dict):
+        record = record | {"evaluation": evaluation | {"rerank": evaluation.get("rerank", "itm")}}
     with suppress(AttributeError, KeyError, TypeError):  # damaged
         config = dict(record["config"])
         for part in NEW_OPTIONS.keys() & config.keys():

@@ -180,10 +180,12 @@ def test_options_reach_their_tasks(tiny, scenes, monkeypatch):
 
     monkeypatch.setattr(tiny, "evaluators", {task: listen(task) for task in EVALUATORS}, raising=False)
     dlip.evaluate(
-        tiny, scenes, k=4, answers=["yes"], java=False, num_beams=5, max_new_tokens=7, batch_size=2, progress=False,
+        tiny, scenes, k=4, rerank="decoder", answers=["yes"], java=False, num_beams=5, max_new_tokens=7, batch_size=2,
+        progress=False,
     )  # fmt: skip
     common = dict(batch_size=2, progress=False)
     assert given == {
-        "retrieval": common | dict(k=4), "captioning": common | dict(num_beams=5, max_new_tokens=7, java=False),
+        "retrieval": common | dict(k=4, rerank="decoder"),
+        "captioning": common | dict(num_beams=5, max_new_tokens=7, java=False),
         "vqa": common | dict(num_beams=5, answers=["yes"]),
     }  # fmt: skip

@@ -58,7 +58,7 @@ def test_the_command_line_builds_the_experiment():
     assert from_command("dlip train --size s --out x") == ExperimentConfig("s")
     how = MeasureConfig(3, 4, 5)
     evaluation = EvaluationConfig(
-        "m", ("vqa", "retrieval"), ("f", "g"), 5, "bf16", DataConfig("a", "b"), how, bounds=True
+        "m", ("vqa", "retrieval"), ("f", "g"), 5, "bf16", DataConfig("a", "b"), how, bounds=True, rerank="decoder"
     )
     assert parse(shlex.split(evaluation.command())[1:])[1].evaluation == evaluation
 

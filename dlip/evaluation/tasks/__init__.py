@@ -12,7 +12,7 @@ from dlip.data import open as open_data
 from dlip.data.transforms import as_list
 from dlip.evaluation.tasks import captioning, retrieval, vqa
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, subrange
-from dlip.models.tasks import TASKS
+from dlip.models.tasks import TASKS, Reranker
 from dlip.vlm import VLM
 
 EVALUATORS = {"retrieval": retrieval.run, "captioning": captioning.run, "vqa": vqa.run}
@@ -26,6 +26,7 @@ def evaluate(
     tasks: tuple[str, ...] = tuple(TASKS),
     *,
     k: int | None = None,
+    rerank: Reranker = "itm",
     generate_limit: int | None = None,
     answers: list[str] | None = None,
     java: bool = True,
@@ -40,13 +41,14 @@ def evaluate(
     A task or metric that could not be computed is None; "notes" has the reason under its name, or what limits a metric.
 
     model, data: a VLM and a data set, or their names; `split` applies to a name, and a model loaded by name is
-    moved to the accelerator, if there is one. k: candidates that retrieval re-ranks. generate_limit: number of
-    images, the first ones that have such texts, that captions and answers are generated for; by default all.
-    answers: a list from which VQA also picks answers, besides generating them. java: whether to run the Java
-    programs that tokenize captions and compute METEOR and SPICE, which take many seconds to start. num_beams: of
-    captions and answers. max_new_tokens: of a caption, by default the model's `max_text`. return_items: adds
-    "items", the tables "tr" (a row for each image), "ir" (caption), "captioning" (image) and "vqa" (question).
-    progress: whether to show a bar, or a function that is called with the fraction done.
+    moved to the accelerator, if there is one. k: candidates that retrieval re-ranks. rerank: by "itm", or by the
+    caption "decoder", which a model without ITM may have. generate_limit: number of images, the first ones that have
+    such texts, that captions and answers are generated for; by default all. answers: a list from which VQA also picks
+    answers, besides generating them. java: whether to run the Java programs that tokenize captions and compute METEOR
+    and SPICE, which take many seconds to start. num_beams: of captions and answers. max_new_tokens: of a caption, by
+    default the model's `max_text`. return_items: adds "items", the tables "tr" (a row for each image), "ir" (caption),
+    "captioning" (image) and "vqa" (question). progress: whether to show a bar, or a function that is called with the
+    fraction done.
 
     Raises UserError for an unknown task or a number out of range, or where no task can be evaluated.
     """
@@ -62,7 +64,7 @@ def evaluate(
     data = open_data(data, split) if isinstance(data, str | Path) else data
     evaluators = getattr(model, "evaluators", EVALUATORS)
     options = {
-        "retrieval": dict(k=k),
+        "retrieval": dict(k=k, rerank=rerank),
         "captioning": dict(num_beams=num_beams, max_new_tokens=max_new_tokens, java=java),
         "vqa": dict(answers=answers, num_beams=num_beams),
     }

@@ -1,10 +1,14 @@
-"""Retrieval of captions by image (TR) and of images by caption (IR): ITC, then re-ranking of the best by ITM.
+"""Retrieval of captions by image (TR) and of images by caption (IR): ITC, then re-ranking of the best candidates.
 
 Source: Li et al., BLIP (arXiv 2201.12086), section 5.1. BLIP adds ITM's match logit to ITC's cosine. Beside it stands
 the sum of ITC's logit and ITM's log-odds ("joint"): as ITM's negatives are drawn by the softmax of ITC's logits
 (`hard_negatives`), its log-odds estimate how much more probable a pair is than by ITC.
+
+A model without ITM can re-rank by its caption decoder: ITC's logit plus log p(caption | image) - log p(caption), as in
+Lin et al., Revisiting the Role of Language Priors in Vision-Language Models (arXiv 2306.01879).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +19,7 @@ from torch import Tensor
 from dlip.data.batch import Item
 from dlip.evaluation.tasks.base import MetricUnavailable, Progress, TaskResult, batches, counter, percent, subrange
 from dlip.evaluation.tasks.ranking import Nearest, nearest, reranked
+from dlip.models.tasks import Reranker
 from dlip.models.token_ids import trim
 
 RECALLS = (1, 5, 10)
@@ -30,11 +35,11 @@ class Direction:
     nearest: Nearest
     """By ITC's cosine alone."""
     scores: Tensor
-    """[Q, k]: the candidates' cosine plus ITM's match logit."""
+    """[Q, k]: the candidates' cosine plus ITM's match logit; by the decoder, as for `joint_rank`."""
     rank: Tensor
     """int64 [Q]: number of irrelevant items before the best relevant one, candidates ordered by `scores`."""
     joint_rank: Tensor
-    """int64 [Q]: the same, candidates ordered by ITC's logit plus ITM's log-odds."""
+    """int64 [Q]: the same, candidates ordered by ITC's logit plus ITM's log-odds, or the decoder's log-ratio."""
 
 
 @dataclass
@@ -52,40 +57,46 @@ class RetrievalResult:
     captions: list[str]
 
 
-def run(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> TaskResult:
-    """Recalls of `score`, with a note where the candidates were not re-ranked."""
-    result = score(predict(vlm, dataset, k, batch_size, progress))
-    result.notes |= note(k, vlm.med.abilities)
+def run(
+    vlm, dataset, k: int | None = None, rerank: Reranker = "itm", batch_size: int = 64, progress: Progress = True
+) -> TaskResult:
+    """Recalls of `score`, with a note where the candidates were not re-ranked by ITM."""
+    result = score(predict(vlm, dataset, k, rerank, batch_size, progress))
+    result.notes |= note(k, vlm.med.abilities, rerank)
     return result
 
 
-def note(k: int | None, abilities: frozenset[str]) -> dict[str, str]:
-    """What limits retrieval with k candidates by a model with these abilities, if anything does."""
+def note(k: int | None, abilities: frozenset[str], rerank: Reranker = "itm") -> dict[str, str]:
+    """How a model with these abilities re-ranks k candidates, if not by ITM."""
     if k == 0:
         return {"tr@1": "by ITC alone, as no candidates are re-ranked"}
+    if rerank == "decoder":
+        return {"tr@1": "re-ranked by the caption decoder"}
     return {} if "itm" in abilities else {"tr@1": "by ITC alone, as the model was not trained with ITM"}
 
 
-def candidates(k: int | None, dataset, abilities: frozenset[str]) -> int:
+def candidates(k: int | None, dataset, abilities: frozenset[str], rerank: Reranker = "itm") -> int:
     """Candidates of each query that are re-ranked: k, by default 16 for the built-in scenes, else 128.
 
-    128 is BLIP's number for Flickr30k; it takes 256 for COCO. 0 for a model that has no ITM among its abilities.
+    128 is BLIP's number for Flickr30k; it takes 256 for COCO. 0 by ITM for a model that has none among its abilities.
     """
-    if "itm" not in abilities:
+    if rerank == "itm" and "itm" not in abilities:
         return 0
     return (16 if hasattr(dataset, "scene") else 128) if k is None else k
 
 
 @torch.inference_mode()
-def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: Progress = True) -> RetrievalResult:
+def predict(
+    vlm, dataset, k: int | None = None, rerank: Reranker = "itm", batch_size: int = 64, progress: Progress = True
+) -> RetrievalResult:
     """Rank all captions for each image that has captions, and all such images for each caption. Needs eval mode.
 
-    k: as in `candidates`; 0 keeps ITC's order. Raises MetricUnavailable where there are no captions, and MissingAbility
-    for a model without ITC.
+    k: as in `candidates`; 0 keeps ITC's order. rerank: by ITM, or by the caption decoder. Raises MetricUnavailable
+    where there are no captions, and MissingAbility for a model without ITC, or without the decoder that `rerank` names.
     """
-    k = candidates(k, dataset, vlm.med.abilities)
+    k = candidates(k, dataset, vlm.med.abilities, rerank)
     med = vlm.med.model_for("itc")
-    matcher = vlm.med.model_for("itm") if k else med
+    matcher = vlm.med.model_for("lm" if rerank == "decoder" else "itm") if k else med
     vectors, image_id, caption_image, captions = [], [], [], []
     kept, free_bytes = [], MAX_STATE_BYTES if k else 0  # states for re-ranking
     for items, states in encode_images(vlm, matcher, dataset, batch_size, subrange(progress, 0, 0.1)):
@@ -111,24 +122,27 @@ def predict(vlm, dataset, k: int | None = None, batch_size: int = 64, progress: 
         ids, mask, text = unique_texts(*vlm.tokenize(captions, matcher))
     if free_bytes < 0:
         kept = (states for _, states in encode_images(vlm, matcher, dataset, batch_size, False))
-    match = partial(match_logits, matcher, ids, mask, kept, progress=subrange(progress, 0.1, 1))
+    match = partial(match_logits, matcher, ids, mask, kept, rerank=rerank, progress=subrange(progress, 0.1, 1))
     temperature, ids, owners = med.temp.item(), torch.tensor(image_id), torch.tensor(caption_image)
-    return rank(images, texts, temperature, text.cpu(), ids, owners, captions, k, match)
+    return rank(images, texts, temperature, text.cpu(), ids, owners, captions, k, match, rerank)
 
 
 def rank(
     images: Tensor, texts: Tensor, temperature: float, text: Tensor, image_id: Tensor, caption_image: Tensor,
-    captions: list[str], k: int, match: Callable[[Tensor, Tensor], Tensor],
+    captions: list[str], k: int, match: Callable[[Tensor, Tensor], Tensor], rerank: Reranker = "itm",
 ) -> RetrievalResult:  # fmt: skip
     """Both directions of retrieval from the ITC vectors of images [I, E] and captions [T, E], the k best re-ranked.
 
     temperature: of ITC. text: int64 [T], the unique text that each caption is. match: `match_logits` of texts and
-    counts.
+    counts. By the decoder, p(caption) is its mean over the caption's own candidates.
     """
     caption_id = image_id[caption_image]
     ids = image_id.to(texts.device), caption_id.to(texts.device)
     tr, ir = nearest(images, texts, *ids, k), nearest(texts, images, *ids[::-1], k)
     tr_logits, ir_logits = candidate_logits(match, text, tr.candidates, ir.candidates)
+    if rerank == "decoder" and k:
+        typical = ir_logits[..., 1].logsumexp(1) - math.log(ir_logits.shape[1])  # log p(caption), [T]
+        tr_logits[..., 0], ir_logits[..., 0] = typical[tr.candidates], typical[:, None]
     directions = []
     for best, logits, queries, gallery in (
         (tr, tr_logits, image_id, caption_id),
@@ -136,7 +150,8 @@ def rank(
     ):
         no_match, matching = logits.unbind(-1)
         relevant = queries[:, None] == gallery[best.candidates]
-        scores, joint = best.similarity + matching, best.similarity / temperature + matching - no_match
+        joint = best.similarity / temperature + matching - no_match
+        scores = best.similarity + matching if rerank == "itm" else joint
         ranks = [reranked(best, values, relevant, len(gallery)) for values in (scores, joint)]
         directions.append(Direction(best, scores, *ranks))
     return RetrievalResult(*directions, image_id, caption_image, captions)
@@ -178,22 +193,28 @@ def _pairs(candidates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_logits(
-    med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], texts: Tensor, counts: Tensor, progress: Progress
-) -> Tensor:
+    med, ids: Tensor, mask: Tensor, states: Iterable[Tensor], texts: Tensor, counts: Tensor, progress: Progress,
+    rerank: Reranker = "itm",
+) -> Tensor:  # fmt: skip
     """ITM's logits, fp32 [P, 2], of P pairs: each image with its `texts`, int64 [P], in the order of images.
 
-    ids, mask: the unique texts. states: image states in batches [B, P+1, Di]. counts: number of texts of each image.
-    An image's cross-attention keys and values are computed once, and its texts are sorted by length.
+    By the decoder, [:, 1] is log p(text | image) and [:, 0] is 0. ids, mask: the unique texts. states: image states in
+    batches [B, P+1, Di]. counts: number of texts of each image. An image's cross-attention keys and values are computed
+    once, and its texts are sorted by length.
     """
-    logits, lengths = torch.empty(len(texts), 2), mask.sum(1).cpu()
+    logits, lengths = torch.zeros(len(texts), 2), mask.sum(1).cpu()
     pairs_of_images = iter(torch.arange(len(texts)).split(counts.tolist()))
     with counter(len(counts), "retrieval: re-ranking", progress) as update:
         for batch in states if len(texts) else ():
+            text_layers = med.text_encoder if rerank == "itm" else med.text_decoder.bert
             for image in batch.to(ids.device).split(1):
-                cross, pairs = med.text_encoder.cross(image), next(pairs_of_images)
+                cross, pairs = text_layers.cross(image), next(pairs_of_images)
                 for part in pairs[lengths[texts[pairs]].argsort()].split(TEXT_BATCH):
                     rows = texts[part].to(ids.device)
                     part_ids, part_mask = trim(ids[rows], mask[rows])
+                    if rerank == "decoder":
+                        logits[part, 1] = med.caption_log_likelihood(part_ids, part_mask, cross).cpu()
+                        continue
                     part_mask = None if part_mask.all() else part_mask  # without padding
                     fused = med.fuse_with(cross, part_ids, part_mask, first_only=True)
                     logits[part] = med.match_logits(fused).float().cpu()
@@ -202,8 +223,8 @@ def match_logits(
 
 
 def score(result: RetrievalResult) -> TaskResult:
-    """Recalls in percent: "tr@1", "tr@5" ... "ir@10" re-ranked, "joint_tr@1" ... "joint_ir@10" re-ranked by ITC's logit
-    plus ITM's log-odds, "itc_tr@1" ... "itc_ir@10" by ITC alone.
+    """Recalls in percent: "tr@1", "tr@5" ... "ir@10" re-ranked, "joint_tr@1" ... "joint_ir@10" by `joint_rank`,
+    "itc_tr@1" ... "itc_ir@10" by ITC alone.
 
     An image is matched by any of its captions, a caption by its image. Items "tr", a row for each image, and "ir", for
     each caption, hold the ranks, counted from 0.

@@ -1,5 +1,6 @@
 """Retrieval against BLIP's evaluation written as plain loops."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -135,3 +136,36 @@ def test_model_without_itm_ranks_by_itc_with_a_note(tiny, scenes, monkeypatch):
 def test_no_captions(tiny, scenes):
     with pytest.raises(MetricUnavailable, match="no captions"):
         predict(tiny, ListDataset(replace(item, captions=[]) for item in scenes), progress=False)
+
+
+@torch.inference_mode()
+def test_decoder_re_ranks_by_the_ratio_of_a_caption_with_its_image(tiny, scenes):
+    """Against log-likelihoods token by token; p(caption) is the mean over the caption's candidates."""
+    med, k = tiny.med.eval(), 3
+    captions = [caption for item in scenes for caption in item.captions]
+    said = torch.zeros(len(captions), len(scenes))
+    for i, item in enumerate(scenes):
+        image = tiny.image_states([item.image])
+        for t, caption in enumerate(captions):
+            ids, _ = tiny.tokenize([caption])
+            chances = med.decode(ids, image)[0].log_softmax(-1)
+            said[t, i] = sum(chances[place, token] for place, token in enumerate(ids[0, 1:].tolist()))
+    result = predict(tiny, scenes, k=k, rerank="decoder", batch_size=3, progress=False)
+    temperature, places = med.temp.item(), result.ir.nearest.candidates
+    typical = said.gather(1, places).logsumexp(1) - math.log(k)
+    expected = result.ir.nearest.similarity / temperature + said.gather(1, places) - typical[:, None]
+    torch.testing.assert_close(result.ir.scores, expected, atol=1e-3, rtol=0)
+    best = result.tr.nearest.candidates
+    ratio = said[best, torch.arange(len(scenes))[:, None]] - typical[best]
+    torch.testing.assert_close(result.tr.scores, result.tr.nearest.similarity / temperature + ratio, atol=1e-3, rtol=0)
+    assert torch.equal(result.tr.rank, result.tr.joint_rank)
+
+
+def test_decoder_re_ranks_without_itm(tiny, scenes, monkeypatch):
+    tiny.med.eval()
+    monkeypatch.setattr(tiny.med, "abilities", frozenset({"itc", "lm"}), raising=False)
+    result = retrieval.run(tiny, scenes, k=3, rerank="decoder", progress=False)
+    assert result.notes["tr@1"] == "re-ranked by the caption decoder"
+    monkeypatch.setattr(tiny.med, "abilities", frozenset({"itc", "itm"}))
+    with pytest.raises(MissingAbility, match="cannot"):
+        predict(tiny, scenes, k=3, rerank="decoder", progress=False)
