@@ -89,6 +89,7 @@ def test_order_is_a_permutation_that_mixes_the_datasets(make):
     first, second = joined.order(0, 0), joined.order(0, 1)
     assert sorted(first) == sorted(second) == list(range(400)) and first != second
     assert first == joined.order(0, 0) != joined.order(1, 0)
+    assert [i >= 300 for i in first] != [i >= 300 for i in second]
     share = np.mean([np.array(first[start : start + 100]) >= 300 for start in range(0, 400, 100)], axis=1)
     assert (abs(share - 0.25) < 0.15).all()  # a quarter of every stretch is of the smaller dataset
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dlip.data.scenes.dataset import SPLITS
-from dlip.experiments import quick_eval
+from dlip.experiments import measure, quick_eval
 from dlip.experiments.config import DataConfig, ExperimentConfig, HeldOutConfig
 from dlip.experiments.run import run
 from dlip.records.evaluations import evaluations
@@ -61,6 +61,18 @@ def test_scores_of_student_and_teacher_are_recorded_and_change_nothing_of_traini
     assert [record[key] for key in ("losses", "metrics", "outcomes")] == [
         plain[key] for key in ("losses", "metrics", "outcomes")
     ]
+
+
+def test_quick_and_last_evaluations_have_the_candidates_of_the_run(tmp_path, monkeypatch):
+    given = []
+    for module in (quick_eval, measure):
+        evaluate = module.evaluate
+        monkeypatch.setattr(
+            module, "evaluate", lambda *args, f=evaluate, **options: given.append(options["k"]) or f(*args, **options)
+        )
+    held = HeldOutConfig(candidates=3, latency_repeats=0)
+    run(experiment().replace(evaluation=held), tmp_path / "run", tmp_path / "records.jsonl", progress=False)
+    assert given == [3] * 6
 
 
 def test_resumed_run_has_the_whole_curve(tmp_path, capsys, evaluated, monkeypatch):

@@ -32,3 +32,14 @@ def test_one_frozen_part_leaves_the_other_in_training(frozen, part, make_vlm, tm
     changed = {name for name, value in state(trained).items() if not torch.equal(value, before[name])}
     assert changed
     assert not any(name.startswith(part) for name in changed)
+
+
+def test_a_student_in_eval_mode_is_trained_with_dropout(make_vlm, tmp_path):
+    losses = []
+    for training in (True, False):
+        student = make_vlm(1, dropout=0.3)
+        student.med.train(training)
+        config = SHORT.replace(steps=2, weights={"lm": 1.0})
+        run = train(student, TRAIN_SCENES, config, tmp_path / str(training), progress=False)
+        losses.append(run.losses()["lm"])
+    assert losses[0] == losses[1]

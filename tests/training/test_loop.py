@@ -168,8 +168,9 @@ def test_batches_have_the_larger_images_and_the_students_longest_text(student, t
 
 @pytest.mark.parametrize(
     ("term", "change"),
-    [("lm", {"label_smoothing": 0.5}), ("vqa", {"questions": 3}), ("itc", {"augment": True}), ("itc", {"alpha": 0.0}),
-     ("hr.text", {"center_states": True}), ("hr.text", {"learn_teacher_projection": False})],
+    [("lm", {"label_smoothing": 0.5}), ("vqa", {"label_smoothing": 0.5}), ("vqa", {"questions": 3}),
+     ("itc", {"augment": True}), ("itc", {"alpha": 0.0}), ("hr.text", {"center_states": True}),
+     ("hr.text", {"learn_teacher_projection": False})],
 )  # fmt: skip
 def test_options_reach_the_losses(term, change, make_vlm, tmp_path):
     momentum = 0.9 if term == "itc" else 0.0
@@ -180,6 +181,15 @@ def test_options_reach_the_losses(term, change, make_vlm, tmp_path):
         run = train(make_vlm(1), TRAIN_SCENES, config.replace(**changes), tmp_path / name, teacher, progress=False)
         losses.append(run.losses()[term])
     assert losses[0][-1] != pytest.approx(losses[1][-1], abs=1e-6)
+
+
+def test_rows_of_the_log_are_means_of_their_steps(make_vlm, tmp_path):
+    config = SHORT.replace(steps=4, save_every=4, weights={"lm": 1.0})
+    every, second = (
+        train(make_vlm(1), TRAIN_SCENES, config.replace(log_every=n), tmp_path / str(n), progress=False).losses()["lm"]
+        for n in (1, 2)
+    )
+    assert second == pytest.approx([(every[0] + every[1]) / 2, (every[2] + every[3]) / 2], abs=1e-5)
 
 
 def test_flip_mirrors_photographs(make_vlm, tmp_path):
