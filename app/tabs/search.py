@@ -15,7 +15,7 @@ from .. import events, gallery, images, inputs, models
 from ..view import parts
 
 CANDIDATES, SHOWN = 16, 5
-"""Candidates by ITC that ITM ranks again; results shown."""
+"""Candidates by ITC that are ranked again with ITM; results shown."""
 
 
 class Hit(TypedDict):
@@ -33,7 +33,7 @@ class Hit(TypedDict):
 
 class Hits(TypedDict):
     hits: list[Hit]
-    """The candidates that ITM ranks highest; without matching, those of ITC."""
+    """The best candidates by the sum of ITC's logit and ITM's log-odds; without matching, by ITC."""
     searched: int
     """Number of images, or captions, that were searched."""
     note: str
@@ -47,7 +47,7 @@ class SearchResults(TypedDict):
 
 @inputs.checked
 def search(teacher: str, student: str, sentence: str) -> SearchResults:
-    """The gallery's images that fit a sentence best: ITC chooses 16, ITM ranks them again; the top five."""
+    """The gallery's images that fit a sentence best: ITC chooses 16, which both ITC and ITM rank; the top five."""
     sentence, searched = inputs.text(sentence, "sentence"), gallery.current()
     return _both(
         teacher, student, "images", lambda vlm: vlm.embed_texts([sentence]),
@@ -85,12 +85,14 @@ def _both(
                 itc, best = (embed(vlm)[0] @ embeddings.T).topk(min(CANDIDATES, len(places)))
                 best = [places[i] for i in best]
                 note = parts.reading_note(vlm, vlm.med.model_for("itc"), "the sentence", [sentence])
-            itm = [None] * len(best)
+            itm, scores = [None] * len(best), itc
             if "itm" in vlm.med.abilities:
                 candidates = [read(place) for place in best]  # others take their turn meanwhile
                 with models.turn:
-                    itm = match(vlm, candidates).tolist()
-            order = sorted(range(len(best)), key=lambda i: -(itm[i] or 0))[:SHOWN]  # equal ones in ITC's order
+                    matching = match(vlm, candidates).cpu()
+                    scores = itc.cpu() / vlm.med.model_for("itc").temp.item() + matching.logit(eps=1e-6)
+                itm = matching.tolist()
+            order = scores.argsort(descending=True, stable=True)[:SHOWN].tolist()
             hits = [
                 Hit(place=best[i], caption=searched.caption(best[i]), itc=itc[i].item(), itm=itm[i], itc_rank=i + 1)
                 for i in order
@@ -110,7 +112,7 @@ def introduction() -> str:
     reverse = "Or the other way round, from the image to sentences." if searched.has_captions else ""
     return parts.hint(escape(
         f"Both models find the images that fit the sentence best: contrast (ITC) chooses {CANDIDATES} candidates; "
-        "where a model has matching (ITM), it ranks them again. "
+        "where a model has matching (ITM), the sum of ITC's logit and ITM's log-odds ranks them again. "
         f"Click one to make it your image. {reverse} "
         f"{searched.note}"
     ))  # fmt: skip

@@ -164,7 +164,7 @@ def test_invalid_decoding_settings_are_named(options, message, image_path):
         compare.captions(image_path, TEACHER, STUDENT, **options)
 
 
-def test_search_ranks_itc_candidates_by_itm(image_path):
+def test_search_ranks_itc_candidates_by_the_joint_sum(image_path):
     sentence = Scenes("test")[5].captions[0]
     shown = [Scenes("test")[i] for i in range(200)]  # the scenes models do not search the photographs
     pictures, captions = [item.image for item in shown], [item.captions[0] for item in shown]
@@ -174,7 +174,8 @@ def test_search_ranks_itc_candidates_by_itm(image_path):
         itc = vlm.similarity(pictures, [sentence])[:, 0]
         best = itc.argsort(descending=True)[:16]
         itm = vlm.match([pictures[i] for i in best], [sentence] * 16)
-        places = [best[i].item() for i in itm.argsort(descending=True)[:5]]
+        joint = itc[best] / vlm.med.temp + (itm / (1 - itm)).log()
+        places = [best[i].item() for i in joint.argsort(descending=True)[:5]]
         assert [hit["place"] for hit in result[side]["hits"]] == places
         for hit in result[side]["hits"]:
             assert hit["itc"] == pytest.approx(itc[hit["place"]].item(), abs=1e-5)
@@ -182,7 +183,8 @@ def test_search_ranks_itc_candidates_by_itm(image_path):
         itc = vlm.similarity([image_path], captions)[0]
         best = itc.argsort(descending=True)[:16]
         itm = vlm.match([image_path] * 16, [captions[i] for i in best])
-        assert reverse[side]["hits"][0]["place"] == best[itm.argmax()].item()
+        joint = itc[best] / vlm.med.temp + (itm / (1 - itm)).log()
+        assert reverse[side]["hits"][0]["place"] == best[joint.argmax()].item()
     assert result["teacher"]["hits"][0]["place"] == 5
 
 

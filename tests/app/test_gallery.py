@@ -56,9 +56,11 @@ def test_a_folder_with_captions_is_searched_both_ways(tmp_path, image_path):
     assert [entry.caption for entry in gallery.current().entries] == captions
     vlm, shown = dlip.load(TEACHER), [item.image for item in own]
     itm = vlm.match(shown, [captions[6]] * len(own))
+    joint = vlm.similarity(shown, [captions[6]])[:, 0] / vlm.med.temp + itm.logit()
+    best = joint.argsort(descending=True)[: search.SHOWN]
     result = search.search(TEACHER, STUDENT, captions[6])["teacher"]["hits"]
-    assert [hit["place"] for hit in result] == itm.argsort(descending=True).tolist()[: search.SHOWN]
-    assert [hit["itm"] for hit in result] == pytest.approx(itm.sort(descending=True).values[: search.SHOWN].tolist())
+    assert [hit["place"] for hit in result] == best.tolist()
+    assert [hit["itm"] for hit in result] == pytest.approx(itm[best].tolist())
     result = search.sentences(image_path, TEACHER, STUDENT)["student"]["hits"]
     assert {hit["caption"] for hit in result} <= {*captions} and len(result) == search.SHOWN
 
