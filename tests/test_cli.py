@@ -163,13 +163,17 @@ def test_advise(tmp_path, capsys):
     assert main([*words, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["kept"]["tr1"] == 87.5
     append(make_record("far") | {"data": "photos"}, tmp_path / "runs.jsonl")
-    assert main(words) == 2 and "choose with --data and --split" in capsys.readouterr().err
+    assert main(words) == 2 and "choose with --data, --split and --test-images" in capsys.readouterr().err
     assert main([*words, "--data", "none"]) == 2
-    assert "no record is of none; choose one of scenes test, photos test" in capsys.readouterr().err
-    assert main([*words, "--data", "scenes", "--split", "test"]) == 0 and capsys.readouterr().out == printed
+    assert "no record is of none; choose one of scenes test; photos test" in capsys.readouterr().err
+    scenes = [*words, "--data", "scenes", "--split", "test"]
+    assert main(scenes) == 0 and capsys.readouterr().out == printed
     for flag, cost in (("--max-gflops", "GFLOPs"), ("--max-latency", "ms")):
         assert main([words[0], flag, "0.001", *words[3:], "--data", "scenes"]) == 0
         assert f"within 0.001 {cost}" in capsys.readouterr().out
+    append(make_record("larger", items=ONE_PAIR), tmp_path / "runs.jsonl")
+    assert main(scenes) == 2 and "scenes test; scenes test, 1 image" in capsys.readouterr().err
+    assert main([*scenes, "--test-images", "1"]) == 0 and 'Within 2 M parameters: "larger"' in capsys.readouterr().out
     assert main([*words[:1], *words[3:]]) == 2
     assert "advice needs a budget" in capsys.readouterr().err
 

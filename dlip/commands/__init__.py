@@ -335,21 +335,25 @@ class Advise(Figures):
     """Test data of the records to choose from, where they are of several."""
     split: str | None = None
     """Their split."""
+    test_images: int | None = option(None, metavar="N", least=1)
+    """Number of images that they measure."""
 
 
 def advise(options: Advise) -> None:
     """Name the best student known within a budget."""
     from dlip.experiments import advise as advice
-    from dlip.records import read
+    from dlip.records import frame, read
+    from dlip.records.compare import TEST_SET, describe_test_sets
 
     budget = {"params_m": options.max_params, "flops_g": options.max_gflops, "latency_ms": options.max_latency}
     budget = {cost: value for cost, value in budget.items() if value is not None}
-    chosen = {key: value for key in ("data", "split") if (value := getattr(options, key)) is not None}
+    chosen = {key: value for key in TEST_SET if (value := getattr(options, key)) is not None}
     found = read(options.records)
-    records = [one for one in found if chosen.items() <= one.items()]
+    rows = frame(found)
+    records = [one for one, row in zip(found, rows.to_dict("records"), strict=True) if chosen.items() <= row.items()]
     if found and not records:
-        test_sets = dict.fromkeys(f"{one['data']} {one['split']}" for one in found)
-        raise UserError(f"no record is of {' '.join(chosen.values())}; choose one of {', '.join(test_sets)}")
+        wanted, test_sets = " ".join(map(str, chosen.values())), "; ".join(describe_test_sets(rows))
+        raise UserError(f"no record is of {wanted}; choose one of {test_sets}")
     answer = advice.advise(records, budget, options.metric)
     options.show(answer, lambda: advice.text(answer))
 

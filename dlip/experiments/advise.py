@@ -45,10 +45,7 @@ def advise(records: list[dict], budget: dict[str, float], metric: str = "all") -
     every = frame(records)
     df = latest_runs(every)
     if len(test_sets := describe_test_sets(df)) > 1:
-        raise UserError(
-            f"the records are of {'; '.join(test_sets)}; choose with --data and --split, or name a file with --results "
-            "that has records of one of them"
-        )
+        raise UserError(f"the records are of {'; '.join(test_sets)}; choose with --data, --split and --test-images")
     df = comparable_latencies(df)
     warn_of_shared_names(every)
     rows, doubts = _students(df), []
