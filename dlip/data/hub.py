@@ -196,8 +196,12 @@ def _load(address: str, options: dict[str, str]) -> dict:
         raise UserError(f"{address} is not a known table; give one of: {', '.join(FILES)}")
     try:
         if path.is_file():
-            separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
-            loaded = datasets.load_dataset(FILES[path.suffix], data_files=str(path), **separator)
+            reading = {}
+            if separator := {".csv": ",", ".tsv": "\t"}.get(
+                path.suffix
+            ):  # pandas takes the answer "None" for a missing one
+                reading = {"sep": separator, "keep_default_na": False, "na_values": [""]}
+            loaded = datasets.load_dataset(FILES[path.suffix], data_files=str(path), **reading)
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = datasets.load_from_disk(str(path))
         else:

@@ -109,7 +109,11 @@ def _latency_problem(df: pd.DataFrame) -> str | None:
     setups = [setup for setup in df["latency_setup"].unique() if setup]
     if len(setups) > 1:
         return f"latencies were measured in different ways ({'; '.join(setups)}), and cannot be compared"
-    return None if setups else "no record has a latency; dlip evaluate measures it"
+    if not setups:
+        return "no record has a latency; dlip evaluate measures it"
+    if df.loc[df["role"] != "teacher", "latency_ms"].isna().all():
+        return "no student was timed beside its teacher, as dlip distill does, so latencies cannot be compared"
+    return None
 
 
 def _budget(budget: dict[str, float]) -> str:

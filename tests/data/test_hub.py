@@ -200,6 +200,15 @@ def test_paths_beside_the_rows(suffix, separator, tmp_path):
     assert dataset.fingerprint() != before  # caches are named by it
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_answers_that_read_like_missing_ones_are_kept(suffix, separator, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(7))
+    rows = "image,question,answer\na.png,what is on it?,None\na.png,what letters?,NA\n"
+    (tmp_path / f"t.{suffix}").write_text(rows.replace(",", separator))
+    (item,) = data.open(f"hub:{tmp_path / 't'}.{suffix}", "train")
+    assert [question.answers for question in item.questions] == [["None"], ["NA"]]
+
+
 def test_counts_beside_missing_answers_stay_whole(tmp_path):
     """pandas reads such a column as floats."""
     (tmp_path / "a.png").write_bytes(png(7))

@@ -86,6 +86,11 @@ def test_missing_or_incomparable_latencies():
     bare = [r | {"efficiency": {**r["efficiency"], "latency": None}} for r in KNOWN]
     advice = advise(bare, {"latency_ms": 15.0})
     assert advice["student"] is None and "no record has a latency" in advice["cannot_tell"][0]
+    apart = [
+        r | {"efficiency": {**r["efficiency"], "latency": r["efficiency"]["latency"] | {"share": None}}} for r in KNOWN
+    ]
+    advice = advise(apart, {"latency_ms": 1000.0})
+    assert advice["student"] is None and "no student was timed beside its teacher" in advice["cannot_tell"][0]
     other = {**KNOWN[1]["efficiency"]["latency"], "threads": 16}
     mixed = [*KNOWN, SMALL[0] | {"seed": 9, "efficiency": {**SMALL[0]["efficiency"], "latency": other}}]
     advice = advise(mixed, {"latency_ms": 15.0})

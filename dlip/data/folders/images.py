@@ -15,8 +15,9 @@ _COCO_FOLDER = re.compile(r"(train|val|test)20\d\d")
 
 
 def image_files(root: Path) -> list[str]:
-    """Paths below a folder of all files that are images by their suffix, sorted."""
+    """Paths below a folder of all files that are images by their suffix, sorted. Hidden ones are left out."""
     paths = (path for path in _files(root) if Path(path).suffix.lower().removeprefix(".") in SUFFIXES)
+    paths = (path for path in paths if not any(part.startswith((".", "__MACOSX")) for part in Path(path).parts))
     return sorted(path for path in paths if (root / path).is_file())
 
 

@@ -69,13 +69,18 @@ def shards(name: str | Path) -> list[Shard]:
         labels = [file.relative_to(path).as_posix() for file in files]
         listed = [_shard(label, str(path / label), index.get(label), _folder_split(label)) for label in labels]
     else:
-        files = [f for part in expand_braces(name) for f in (sorted(glob(part)) if has_magic(part) else [part])]
+        files = [file for part in expand_braces(name) for file in _matching(part)]
         if missing := [file for file in files if not os.path.isfile(file)]:
             raise UserError(f"there is no shard {missing[0]}; check its name")
         listed = _of_pattern(files, lambda folder: _read_index(Path(folder or "."))) if files else []
     if not listed:
         raise UserError(f"there are no shards {name}; check the name, or give a folder that holds *.tar")
     return listed
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files of a name with or without wildcards. A file may have them in its name: `photos [1].tar`."""
+    return sorted(glob(pattern)) if has_magic(pattern) and not os.path.isfile(pattern) else [pattern]
 
 
 def expand_braces(pattern: str) -> list[str]:

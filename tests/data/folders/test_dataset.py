@@ -154,7 +154,7 @@ def test_images_without_texts_are_kept_on_request(make):
 
 @pytest.mark.parametrize("below", ["images", "."])
 def test_a_folder_of_images_alone_is_read_on_request(tmp_path, below):
-    for name in ("b/one.JPG", "a.png", "notes.txt", "folder.png/x.webp"):
+    for name in ("b/one.JPG", "a.png", "notes.txt", "folder.png/x.webp", ".trash/c.png", "__MACOSX/._a.png", "._a.png"):
         file = tmp_path / below / name
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 3)).save(file, "PNG")

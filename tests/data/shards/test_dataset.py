@@ -93,6 +93,8 @@ def test_shard_names_and_splits(tmp_path):
             data.open(tmp_path / name, "train")
     with pytest.raises(UserError, match=r"no split 'test'; .* extra \(1 shard\), train \(2 shards\), val"):
         data.open(tmp_path, "test")
+    (tmp_path / "photos [1].tar").touch()  # a name with wildcards that is a file
+    assert [shard.label for shard in shards(tmp_path / "photos [1].tar")] == ["photos [1].tar"]
 
 
 @pytest.mark.parametrize("images_per_shard", [3, 100])
