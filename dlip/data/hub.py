@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from dlip.common.errors import UserError
+from dlip.common.text import plural
 from dlip.data.annotation import SPLITS, Annotation, as_text
 from dlip.data.batch import Item
 from dlip.data.quarantine import AnnotatedImages, EncodedItem, image_id_from_name
@@ -161,13 +162,21 @@ def read_rows(name: str, rows: list[dict[str, Any]]) -> Annotation:
     """The texts of the rows of one image, each {"caption", "question", "answers", "type"} or less.
 
     A caption or answer may be a string, a list of them, or a dictionary as in datasets of the hub: {"raw": text},
-    {"answer": text}, {"answer": [texts]}. A caption in several rows of one image counts once.
+    {"answer": text}, {"answer": [texts]}. A list of questions has a list of as many answers, or lists of answers. A
+    caption in several rows of one image counts once.
     """
     annotation = Annotation(name)
     for row in rows:
         annotation.add_captions(_texts(row.get("caption")))
-        if row.get("question") is not None:
-            annotation.add_question(str(row["question"]), _texts(row.get("answers")), str(row.get("type") or "other"))
+        questions, answers = row.get("question"), row.get("answers")
+        if not isinstance(questions, list):
+            questions, answers = [questions], [answers]
+        elif not isinstance(answers, list) or len(answers) != len(questions):
+            annotation.faults.append(f"{name} has {plural(len(questions), 'question')}, but not as many answers")
+            continue
+        for question, its_answers in zip(questions, answers, strict=True):
+            if question is not None:
+                annotation.add_question(str(question), _texts(its_answers), str(row.get("type") or "other"))
     annotation.captions = list(dict.fromkeys(annotation.captions))
     annotation.check_not_empty()
     return annotation

@@ -98,6 +98,9 @@ def test_forms_of_rows():
     row = {"question": "q", "answers": {"answer": ["a", "b"], "id": [1, 2]}}
     assert read_rows("a", [row]).questions == [Question("q", ["a", "b"])]
     assert read_rows("a", [{"question": "q", "answers": 2}]).questions == [Question("q", ["2"])]
+    row = {"question": ["p", "q"], "answers": ["a", ["b", "c"]]}
+    assert read_rows("a", [row]).questions == [Question("p", ["a"]), Question("q", ["b", "c"])]
+    assert read_rows("a", [row | {"answers": ["b"]}]).faults == ["a has 2 questions, but not as many answers"]
     assert read_rows("a", [{"question": " ", "answers": "a"}]).faults == ["a has an empty question"]
     assert read_rows("a", [{"question": "q", "answers": []}]).faults == ["a has no answer to 'q'"]
     assert read_rows("a", [{"caption": None}]).faults == ["a has no caption"]

@@ -62,7 +62,9 @@ def scan(tar: Path, label: str) -> tuple[np.ndarray, list[str]]:
                 parts.setdefault("image" if suffix in IMAGE_SUFFIXES else suffix, (start, size))
             texts = [os.pread(file.fileno(), *parts[part][::-1]) if part in parts else None for part in PARTS[1:]]
             if "image" not in parts:
-                if texts != [None, None]:
+                if any(suffix.rpartition(".")[2] in IMAGE_SUFFIXES for suffix in parts):
+                    faults.append(f"{label}/{key} is skipped: its image has another dot in its name; rename it")
+                elif texts != [None, None]:
                     faults.append(f"{label}/{key} is missing: it has a text but no image")
                 continue
             annotation, _ = parse_sample(f"{label}/{key}", *texts)

@@ -179,13 +179,14 @@ def test_faults_of_members(tmp_path):
         "good.jpg": jpeg(1), "good.txt": "fine", "text.txt": "alone", "bare.jpg": jpeg(1), "broken.jpg": jpeg(1)[:90],
         "broken.txt": "cut", "blank.jpg": jpeg(1), "blank.txt": " \n", "odd.jpg": jpeg(1), "odd.json": "{",
         "latin.jpg": jpeg(1), "latin.txt": "un café".encode("latin-1"),
+        "photo 10.15.jpg": jpeg(1), "photo 10.15.txt": "at a quarter past ten",
     })  # fmt: skip
-    with pytest.raises(UserError, match=r"has 5 faults: "):
+    with pytest.raises(UserError, match=r"has 6 faults: "):
         Shards(tmp_path, "train")
     dataset = Shards(tmp_path, "train", "skip")
     assert sorted(problem.split(" (")[0].split(":")[0] for problem in dataset.faults) == [
         "0.tar/bare has no caption", "0.tar/blank has an empty caption", "0.tar/latin has text that is not UTF-8",
-        "0.tar/odd has JSON that cannot be read",
+        "0.tar/odd has JSON that cannot be read", "0.tar/photo 10 is skipped",
         "0.tar/text is missing",
     ]  # fmt: skip
     dataset.verify()
