@@ -112,9 +112,10 @@ def test_search_by_sentence_and_by_image(open_page, screens, image_path):
     expected = []
     for name in BOTH.values():
         vlm, texts = dlip.load(name), [item.captions[0] for item in images.SCENES]
-        best = vlm.similarity([image_path], texts)[0].argsort(descending=True)[: search.CANDIDATES].tolist()
+        itc, best = vlm.similarity([image_path], texts)[0].topk(search.CANDIDATES)
         itm = vlm.match([image_path] * len(best), [texts[i] for i in best])
-        expected += [texts[best[i]] for i in itm.argsort(descending=True, stable=True)[: search.SHOWN]]
+        joint = itc / vlm.med.temp + itm.logit(eps=1e-6)
+        expected += [texts[best[i]] for i in joint.argsort(descending=True, stable=True)[: search.SHOWN]]
     assert hit_captions(page) == expected
 
 
